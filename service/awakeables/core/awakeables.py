@@ -1,0 +1,242 @@
+"""Every transition of an awakeable: pending → resolved | rejected | timed-out | cancelled.
+
+    pending ──accepted──▶ resolved | rejected      settle()
+       │ ────deadline──▶ timed-out                 expire()
+       └─────end, cancel▶ cancelled                cancel()
+
+An awakeable settles once (A1): whatever comes afterwards gets a verdict and changes nothing but
+the book. `invalid` leaves it pending (A4).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
+from awakeables.core.records import Record
+from awakeables.core.sameness import same_answer
+
+State: TypeAlias = Literal["pending", "resolved", "rejected", "timed-out", "cancelled"]
+VerdictKind: TypeAlias = Literal["accepted", "duplicate", "conflict", "late", "unknown", "invalid"]
+Codec: TypeAlias = Literal["json", "bytes", "custom"]
+
+BOOK_EDGE = 10
+"""The first and the last ten verdicts of an awakeable are kept, the rest is counted."""
+
+STATES: tuple[State, ...] = ("pending", "resolved", "rejected", "timed-out", "cancelled")
+VERDICTS: tuple[VerdictKind, ...] = ("accepted", "duplicate", "conflict", "late", "unknown", "invalid")
+
+
+class Heartbeat(Record):
+    """A worker's sign of life; `progress` is JSON text."""
+
+    progress: Raw = Raw(b"null")
+
+
+class Completion(Record):
+    """What the outside says about an awakeable.
+
+    Attributes:
+        body: The answer; None when it could not be read, then `refusal` says why.
+        source: Where it came from; one source tells one thing once, so a repeat from the same
+            source is the same completion again (a lost acknowledgement, a replay).
+        checked: The hash of the schema that the value was checked against and fits.
+        refusal: Why it can't be accepted, when the edge already knows.
+    """
+
+    awakeable_id: str
+    body: Resolution | Rejection | Heartbeat | None
+    source: str
+    event_id: str | None = None
+    worker: str | None = None
+    attempt: int | None = None
+    checked: str | None = None
+    refusal: str | None = None
+
+
+class Verdict(Record):
+    """What became of a completion (A2)."""
+
+    kind: VerdictKind
+    awakeable_id: str
+    source: str
+    at_ms: int
+    event_id: str | None = None
+    reason: str | None = None
+    outcome: Outcome | None = None
+
+
+class BookEntry(Record):
+    """One verdict as the awakeable remembers it."""
+
+    kind: VerdictKind
+    source: str
+    at_ms: int
+    event_id: str | None = None
+    reason: str | None = None
+
+
+class Book(Record):
+    """The verdicts over one awakeable: a counter per kind, the first and the last ten."""
+
+    counts: dict[str, int] = {}
+    first: tuple[BookEntry, ...] = ()
+    last: tuple[BookEntry, ...] = ()
+
+    def add(self, verdict: Verdict) -> Book:
+        entry = BookEntry(
+            kind=verdict.kind,
+            source=verdict.source,
+            at_ms=verdict.at_ms,
+            event_id=verdict.event_id,
+            reason=verdict.reason,
+        )
+        counts = self.counts | {verdict.kind: self.counts.get(verdict.kind, 0) + 1}
+        if len(self.first) < BOOK_EDGE:
+            return Book(counts=counts, first=(*self.first, entry), last=self.last)
+        return Book(counts=counts, first=self.first, last=(*self.last, entry)[-BOOK_EDGE:])
+
+
+class Beat(Record):
+    """The last heartbeat of an awakeable."""
+
+    progress: Raw
+    at_ms: int
+    worker: str | None = None
+
+
+class Awakeable(Record):
+    """The row of a durable callback.
+
+    Attributes:
+        schema_hash: The hash of the JSON Schema that a JSON value must fit; None: any value.
+        settled_by: The source of the completion that settled it.
+    """
+
+    id: str
+    invocation_id: str
+    created_ms: int
+    codec: Codec = "json"
+    schema_hash: str | None = None
+    deadline_ms: int | None = None
+    state: State = "pending"
+    outcome: Outcome | None = None
+    settled_ms: int | None = None
+    settled_by: str | None = None
+    book: Book = Book()
+    beat: Beat | None = None
+
+
+class Settled(Record):
+    """The result of one completion: the row as it is now, and the verdict."""
+
+    awakeable: Awakeable
+    verdict: Verdict | None
+    settled: bool = False
+
+
+def needs_check(awakeable: Awakeable, completion: Completion) -> bool:
+    """Must the value be checked against this row's schema before it can be settled?"""
+    return (
+        awakeable.state == "pending"
+        and completion.refusal is None
+        and isinstance(completion.body, Resolution)
+        and awakeable.schema_hash != completion.checked
+    )
+
+
+def settle(awakeable: Awakeable, completion: Completion, *, now_ms: int, horizon_ms: int) -> Settled:
+    """Apply one completion to a row.
+
+    A deadline at or before the horizon wins over the completion, so that a sweeper that is late
+    can't be overtaken. A repeat from the source that settled it is told `accepted` again. The
+    caller has seen to it that the value is checked (`needs_check`).
+    """
+    row = expire(awakeable, now_ms=now_ms, horizon_ms=horizon_ms) or awakeable
+    expired = row is not awakeable
+    body = completion.body
+    if row.state == "pending":
+        if completion.refusal is not None or body is None:
+            return _told(row, completion, "invalid", now_ms, completion.refusal)
+        if isinstance(body, Heartbeat):
+            beat = Beat(progress=body.progress, at_ms=now_ms, worker=completion.worker)
+            return Settled(awakeable=replace(row, beat=beat), verdict=None)
+        misfit = _misfit(row, body)
+        if misfit is not None:
+            return _told(row, completion, "invalid", now_ms, misfit)
+        state: State = "resolved" if isinstance(body, Resolution) else "rejected"
+        row = replace(row, state=state, outcome=body, settled_ms=now_ms, settled_by=completion.source)
+        return _told(row, completion, "accepted", now_ms, None, settled=True)
+    if row.settled_by == completion.source:
+        return Settled(awakeable=row, verdict=_verdict(row, completion, "accepted", now_ms, None))
+    if body is None:
+        return _told(row, completion, "invalid", now_ms, completion.refusal, settled=expired)
+    if row.state in ("timed-out", "cancelled"):
+        return _told(row, completion, "late", now_ms, f"the awakeable is {row.state}", settled=expired)
+    assert row.outcome is not None
+    if not isinstance(body, Heartbeat) and same_answer(row.outcome, body):
+        return _told(row, completion, "duplicate", now_ms, None)
+    reason = f"the awakeable is {row.state} with another answer"
+    return _told(row, completion, "late" if isinstance(body, Heartbeat) else "conflict", now_ms, reason)
+
+
+def _misfit(row: Awakeable, body: Resolution | Rejection) -> str | None:
+    """JSON for an awakeable of bytes, or bytes for one of JSON?"""
+    if isinstance(body, Rejection) or body.is_json == (row.codec == "json"):
+        return None
+    if row.codec == "json":
+        return "this awakeable takes a JSON value: send it as `value`, not as `value_base64`"
+    return "this awakeable takes bytes: send them as `value_base64`"
+
+
+def expire(awakeable: Awakeable, *, now_ms: int, horizon_ms: int) -> Awakeable | None:
+    """Time a pending row out if its deadline is at or before the horizon; None: nothing to do."""
+    deadline_ms = awakeable.deadline_ms
+    if awakeable.state != "pending" or deadline_ms is None or deadline_ms > horizon_ms:
+        return None
+    outcome = Expiry(deadline_ms=deadline_ms)
+    return replace(awakeable, state="timed-out", outcome=outcome, settled_ms=now_ms)
+
+
+def cancel(awakeable: Awakeable, *, now_ms: int, reason: str) -> Awakeable | None:
+    """Call a pending row off; None: it is settled, nothing to do."""
+    if awakeable.state != "pending":
+        return None
+    return replace(awakeable, state="cancelled", outcome=Cancellation(reason=reason), settled_ms=now_ms)
+
+
+def without_row(completion: Completion, *, issued_ms: int, now_ms: int, retention_ms: int) -> Verdict:
+    """The verdict over a well-formed ID that has no row: purged (late) or never issued (unknown)."""
+    if now_ms - issued_ms > retention_ms:
+        return _verdict(None, completion, "late", now_ms, "the awakeable was purged after its retention")
+    return _verdict(None, completion, "unknown", now_ms, "no awakeable was issued with this ID")
+
+
+def _told(
+    row: Awakeable,
+    completion: Completion,
+    kind: VerdictKind,
+    now_ms: int,
+    reason: str | None,
+    *,
+    settled: bool = False,
+) -> Settled:
+    verdict = _verdict(row, completion, kind, now_ms, reason)
+    return Settled(awakeable=replace(row, book=row.book.add(verdict)), verdict=verdict, settled=settled)
+
+
+def _verdict(
+    row: Awakeable | None, completion: Completion, kind: VerdictKind, now_ms: int, reason: str | None
+) -> Verdict:
+    return Verdict(
+        kind=kind,
+        awakeable_id=completion.awakeable_id,
+        source=completion.source,
+        at_ms=now_ms,
+        event_id=completion.event_id,
+        reason=reason,
+        outcome=row.outcome if row is not None else None,
+    )

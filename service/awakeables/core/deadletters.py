@@ -1,0 +1,55 @@
+"""Dead letters: how the copy for the dead-letter topic is made."""
+
+from __future__ import annotations
+
+from awakeables.core.orders import DeadLetter, Effect, Header
+
+ERROR_PREFIX = "__connect.errors."
+CODE_HEADER = "awakeable-error-code"
+OMITTED_HEADER = "awakeable-value-omitted"
+
+
+def relay(letter: DeadLetter, *, to: str, now_ms: int) -> Effect:
+    """The dead letter's copy: key, value and headers byte for byte, then why and from where.
+
+    The names are Kafka Connect's, so that tools which know its dead letters know these.
+    """
+    facts = (
+        ("topic", letter.topic),
+        ("partition", str(letter.partition)),
+        ("offset", str(letter.offset)),
+        ("class.name", letter.code),
+        ("exception.message", letter.reason),
+    )
+    headers: tuple[Header, ...] = (
+        *letter.headers,
+        *((ERROR_PREFIX + name, text.encode()) for name, text in facts),
+        (CODE_HEADER, letter.code.encode()),
+    )
+    return Effect(
+        event_id=letter.id,
+        stream=letter.id,
+        topic=to,
+        key=letter.key,
+        value=letter.value,
+        headers=headers,
+        created_ms=now_ms,
+    )
+
+
+def without_value(effect: Effect, reason: str) -> Effect | None:
+    """The same copy for a topic that finds it too large: no value, and a header that says so.
+
+    None when there is no value to leave out, or the effect is no dead letter.
+    """
+    if effect.value is None or not effect.event_id.startswith("dlq_"):
+        return None
+    return Effect(
+        event_id=effect.event_id,
+        stream=effect.stream,
+        topic=effect.topic,
+        key=effect.key,
+        value=None,
+        headers=(*effect.headers, (OMITTED_HEADER, reason.encode())),
+        created_ms=effect.created_ms,
+    )

@@ -1,0 +1,190 @@
+"""Every transition of an invocation.
+
+    begin ─▶ pending ──claim──▶ running ──Suspend──▶ suspended ──wake, due──▶ (claim)
+                ▲                  ├──────BackOff──▶ backing-off ──due──────▶ (claim)
+                │                  ├──────Pause────▶ paused ──resume──▶ pending
+                └─────release──────┤
+                                   └──────End──────▶ completed
+
+Only the owner, under the epoch of its claim and the version that it saw, appends to the journal
+(J1). Everybody else says `wake`: they count on the row, and what was suspended becomes pending.
+An owner suspends only if it has seen every wake; otherwise the row stays runnable, so that no
+wake-up is lost (O3).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from msgspec.structs import replace
+
+from awakeables.core.outcomes import Outcome
+from awakeables.core.records import Record
+
+Status: TypeAlias = Literal["pending", "running", "suspended", "backing-off", "paused", "completed"]
+
+STATUSES: tuple[Status, ...] = ("pending", "running", "suspended", "backing-off", "paused", "completed")
+
+MAX_STARTS = 5
+"""Starts without one commit after which an invocation is taken for one that kills its process."""
+
+CRASHED = "crashed its owner"
+
+
+class Failure(Record):
+    """Why an attempt failed or an invocation was paused; no stack, it may leave the service."""
+
+    kind: str
+    message: str
+    at_ms: int
+
+
+class Invocation(Record):
+    """The row of an invocation.
+
+    Attributes:
+        epoch: Counts claims; with `owner` the fence of every commit of an owner.
+        version: Counts the chunks of the journal.
+        wake: Counts what the outside has told it.
+        starts: Claims since the owner's last commit.
+        attempts: Failed attempts since the journal last grew.
+        due_ms: When it is to be claimed at the earliest; None: when something wakes it.
+        commit_id: The last commit of an owner, so that a lost acknowledgement is recognised.
+        build: The build of the code that last wrote it.
+    """
+
+    id: str
+    service: str
+    handler: str
+    created_ms: int
+    updated_ms: int
+    key: str | None = None
+    status: Status = "pending"
+    owner: str | None = None
+    epoch: int = 0
+    version: int = 1
+    wake: int = 0
+    starts: int = 0
+    attempts: int = 0
+    due_ms: int | None = None
+    commit_id: str | None = None
+    build: str | None = None
+    failure: Failure | None = None
+    result: Outcome | None = None
+
+
+class Continue(Record):
+    """The owner goes on."""
+
+
+class Suspend(Record):
+    """The owner lets go until something wakes the invocation or `due_ms` comes.
+
+    `wake` is the last wake that the owner has handed to the handler or knows to be in the rows
+    that it read.
+    """
+
+    wake: int
+    due_ms: int | None = None
+
+
+class BackOff(Record):
+    """The attempt failed; try again at `due_ms`."""
+
+    due_ms: int
+    failure: Failure
+
+
+class Pause(Record):
+    """Park it: visible, resumable, nothing lost."""
+
+    failure: Failure
+
+
+class End(Record):
+    """It is done; `abandoned` are its awakeables that may still be pending (hard case 4)."""
+
+    result: Outcome
+    abandoned: tuple[str, ...] = ()
+
+
+Next: TypeAlias = Continue | Suspend | BackOff | Pause | End
+
+
+def owns(row: Invocation, *, owner: str, epoch: int, version: int) -> bool:
+    """The fence (J1): may this owner commit what it decided on that version?"""
+    return row.status == "running" and row.owner == owner and row.epoch == epoch and row.version == version
+
+
+def claim(row: Invocation, *, owner: str, now_ms: int) -> Invocation:
+    """Give a runnable invocation to an owner, or park it if it keeps killing its owners."""
+    if row.starts >= MAX_STARTS:
+        message = f"{row.starts} starts without a commit; fix the handler, then resume"
+        return _parked(row, Failure(kind=CRASHED, message=message, at_ms=now_ms), now_ms)
+    return replace(
+        row,
+        status="running",
+        owner=owner,
+        epoch=row.epoch + 1,
+        starts=row.starts + 1,
+        due_ms=None,
+        updated_ms=now_ms,
+    )
+
+
+def advance(
+    row: Invocation, step: Next, *, grows: bool, commit_id: str, build: str, now_ms: int
+) -> Invocation:
+    """Apply the owner's commit; `grows`: it appends a chunk to the journal."""
+    row = replace(
+        row,
+        version=row.version + grows,
+        attempts=0 if grows else row.attempts,
+        starts=0,
+        commit_id=commit_id,
+        build=build,
+        updated_ms=now_ms,
+    )
+    match step:
+        case Continue():
+            return row
+        case Suspend():
+            if step.wake != row.wake:
+                return replace(row, status="pending", owner=None, due_ms=now_ms)
+            return replace(row, status="suspended", owner=None, due_ms=step.due_ms)
+        case BackOff():
+            return replace(
+                row,
+                status="backing-off",
+                owner=None,
+                due_ms=step.due_ms,
+                attempts=row.attempts + 1,
+                failure=step.failure,
+            )
+        case Pause():
+            return _parked(row, step.failure, now_ms)
+        case End():
+            return replace(row, status="completed", owner=None, due_ms=None, result=step.result)
+
+
+def wake(row: Invocation, *, now_ms: int) -> Invocation:
+    """Count what the outside told; make a suspended invocation runnable."""
+    if row.status == "suspended":
+        return replace(row, wake=row.wake + 1, status="pending", due_ms=now_ms)
+    return replace(row, wake=row.wake + 1)
+
+
+def release(row: Invocation, *, now_ms: int) -> Invocation:
+    """Take a running invocation from an owner that does not hold it (any more)."""
+    return replace(row, status="pending", owner=None, due_ms=now_ms)
+
+
+def resume(row: Invocation, *, now_ms: int) -> Invocation | None:
+    """Let a paused or backing-off invocation run again now; None: it is neither."""
+    if row.status not in ("paused", "backing-off"):
+        return None
+    return replace(row, status="pending", due_ms=now_ms, starts=0, attempts=0, updated_ms=now_ms)
+
+
+def _parked(row: Invocation, failure: Failure, now_ms: int) -> Invocation:
+    return replace(row, status="paused", owner=None, due_ms=None, failure=failure, updated_ms=now_ms)

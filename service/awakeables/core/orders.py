@@ -1,0 +1,335 @@
+"""What a store can be told to do: the members of a group commit, and what each answers.
+
+`Store.commit` takes a list of them and applies it in order in ONE transaction. Each member is
+all or nothing by itself: one whose fence fails answers so and changes nothing, the others are
+applied (hard case 2). Every member can be sent again after a lost acknowledgement: the second
+time it changes nothing and answers as the first time, or that it was fenced.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from awakeables.core.awakeables import Codec, Completion, Verdict
+from awakeables.core.invocations import Invocation, Next
+from awakeables.core.outcomes import Outcome
+from awakeables.core.records import Record
+
+Header: TypeAlias = tuple[str, bytes | None]
+
+
+class TaskFacts(Record):
+    """What a task tells its worker beside the payload.
+
+    `deadline_ms` is filled in by the store, whose clock decides it, when it inserts the row.
+    """
+
+    awakeable_id: str
+    reply_to: str
+    task: str | None = None
+    enveloped: bool = True
+    deadline_ms: int | None = None
+
+
+class Effect(Record):
+    """A record to be published once its commit is done (K3).
+
+    Attributes:
+        event_id: Stable over resends.
+        stream: Effects of one stream are published in order: an invocation's ID, or the ID of a
+            dead letter.
+        value: The payload; the envelope of a task is put around it when it is published.
+        task: Set for a task. Its awakeable is rejected with `publish-failed` if Kafka refuses
+            the record for good.
+    """
+
+    event_id: str
+    stream: str
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[Header, ...] = ()
+    task: TaskFacts | None = None
+    created_ms: int = 0
+
+
+class DeadLetter(Record):
+    """A record that could not be used, byte for byte, and why.
+
+    Attributes:
+        source: topic:partition:offset, unique: a record becomes a dead letter once.
+        code: A `VerdictKind` or `unreadable`.
+    """
+
+    id: str
+    source: str
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    code: str
+    reason: str
+    at_ms: int
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: tuple[Header, ...] = ()
+    awakeable_id: str | None = None
+
+
+# ── members ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Idempotency(Record):
+    """The caller's key, and the fingerprint of the request that it stands for."""
+
+    scope: str
+    key: str
+    fingerprint: str
+
+
+class Begin(Record):
+    """Create an invocation; with an owner it is running at once, else it waits to be claimed."""
+
+    id: str
+    service: str
+    handler: str
+    chunk: bytes
+    key: str | None = None
+    owner: str | None = None
+    delay_ms: int = 0
+    idempotency: Idempotency | None = None
+    build: str | None = None
+
+
+class Begun(Record):
+    """`created` is False when the idempotency key stands for an older invocation."""
+
+    id: str
+    created: bool
+
+
+class KeyConflict(Record):
+    """The idempotency key stands for another request: nothing was created."""
+
+    id: str
+
+
+class Claim(Record):
+    """Take up to `limit` runnable invocations, the longest due first; park crashers."""
+
+    owner: str
+    limit: int
+
+
+class Claimed(Record):
+    """The rows as they are now: running under the owner, or just parked."""
+
+    invocations: tuple[Invocation, ...]
+
+
+class NewAwakeable(Record):
+    """A pending row; the store computes the deadline from its clock."""
+
+    id: str
+    codec: Codec = "json"
+    schema_hash: str | None = None
+    timeout_ms: int | None = None
+
+
+class Advance(Record):
+    """An owner's commit: journal, awakeables, effects and what comes next, or nothing of it."""
+
+    invocation_id: str
+    owner: str
+    epoch: int
+    version: int
+    commit_id: str
+    build: str
+    next: Next
+    chunk: bytes | None = None
+    awakeables: tuple[NewAwakeable, ...] = ()
+    schemas: tuple[tuple[str, bytes], ...] = ()
+    effects: tuple[Effect, ...] = ()
+
+
+class Advanced(Record):
+    """The row as it is now, and the effects as they were queued, with their deadlines."""
+
+    invocation: Invocation
+    effects: tuple[Effect, ...] = ()
+
+
+class Fenced(Record):
+    """The fence failed: somebody else owns what the member was about. Nothing was changed."""
+
+
+class PartitionFence(Record):
+    """A batch's place in its partition: offsets `first` up to `next` (exclusive)."""
+
+    topic: str
+    partition: int
+    epoch: int
+    first: int
+    next: int
+
+
+class Settle(Record):
+    """Apply completions in order, with the offsets that they come from (K1).
+
+    Attributes:
+        held_back_to_ms: The horizon for deadlines when the completions topic is read late; None:
+            the store's clock (hard case 5).
+        dead_letters: Records that could not be read at all.
+        originals: For a completion that may turn out unknown or invalid, by its place in
+            `completions`, the record to keep then.
+        relay_to: The dead-letter topic; the effects that relay dead letters to it have the
+            dead letter's ID as stream and as event ID.
+    """
+
+    completions: tuple[Completion, ...]
+    fence: PartitionFence | None = None
+    held_back_to_ms: int | None = None
+    originals: dict[int, DeadLetter] = {}
+    dead_letters: tuple[DeadLetter, ...] = ()
+    relay_to: str = ""
+
+
+class Wake(Record):
+    """An invocation was told something: how often by now, and what."""
+
+    invocation_id: str
+    wake: int
+    awakeable_id: str
+    outcome: Outcome
+
+
+class SettledAll(Record):
+    """A verdict per completion (None: a heartbeat that was kept), and who is to be woken.
+
+    `dead_letters` counts those that were added; their copies wait in the outbox, unclaimed.
+    """
+
+    verdicts: tuple[Verdict | None, ...]
+    wakes: tuple[Wake, ...] = ()
+    dead_letters: int = 0
+
+
+class Unchecked(Record):
+    """Some values were not checked against the schema of their row: check, and send again."""
+
+    awakeable_ids: tuple[str, ...]
+
+
+class Expire(Record):
+    """Time out up to `limit` pending awakeables whose deadline has come."""
+
+    limit: int
+    held_back_to_ms: int | None = None
+
+
+class Expired(Record):
+    wakes: tuple[Wake, ...]
+
+
+class Release(Record):
+    """Make running invocations runnable again: these, or all that are not `owner`'s."""
+
+    owner: str
+    ids: tuple[str, ...] | None = None
+
+
+class Released(Record):
+    count: int
+
+
+class Resume(Record):
+    """Let a paused invocation run again."""
+
+    invocation_id: str
+
+
+class Resumed(Record):
+    """`invocation` as it is now, None if there is none; `changed`: it was paused or backing off."""
+
+    invocation: Invocation | None
+    changed: bool
+
+
+class TakePartitions(Record):
+    """Become the one reader of partitions: count their epochs up."""
+
+    owner: str
+    topic: str
+    partitions: tuple[int, ...]
+
+
+class Position(Record):
+    """Where to read on, and under which epoch. `next` is 0 for a partition never read."""
+
+    partition: int
+    next: int
+    epoch: int
+
+
+class Taken(Record):
+    positions: tuple[Position, ...]
+
+
+class ClaimEffects(Record):
+    """Take the unsent effects that are not this owner's, oldest first, whole streams."""
+
+    owner: str
+    limit: int
+
+
+class ClaimedEffects(Record):
+    effects: tuple[Effect, ...]
+
+
+class Sent(Record):
+    """These effects are acknowledged by Kafka."""
+
+    event_ids: tuple[str, ...]
+
+
+class Refused(Record):
+    """Kafka will never take this effect: keep it, failed, and reject its awakeable."""
+
+    event_id: str
+    reason: str
+
+
+class Noted(Record):
+    wakes: tuple[Wake, ...] = ()
+
+
+Member: TypeAlias = (
+    Begin
+    | Claim
+    | Advance
+    | Settle
+    | Expire
+    | Release
+    | Resume
+    | TakePartitions
+    | ClaimEffects
+    | Sent
+    | Refused
+)  # fmt: skip
+Answer: TypeAlias = (
+    Begun
+    | KeyConflict
+    | Claimed
+    | Advanced
+    | Fenced
+    | SettledAll
+    | Unchecked
+    | Expired
+    | Released
+    | Resumed
+    | Taken
+    | ClaimedEffects
+    | Noted
+)  # fmt: skip
+
+EffectState: TypeAlias = Literal["unsent", "failed"]

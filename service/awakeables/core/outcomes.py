@@ -1,0 +1,77 @@
+"""How something that was waited for ended: resolved, rejected, timed out, cancelled.
+
+The same four words stand in the journal, in an awakeable's row and in an invocation's result.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from awakeables.core.records import Record
+
+NULL = b"null"
+
+
+class Resolution(Record, tag_field="status", tag="resolved"):
+    """It succeeded with a value: JSON text exactly as it was written, or raw bytes."""
+
+    value: Raw | UnsetType = UNSET
+    value_base64: bytes | UnsetType = UNSET
+
+    @classmethod
+    def of_json(cls, text: bytes) -> Resolution:
+        return cls(value=Raw(text))
+
+    @classmethod
+    def of_bytes(cls, content: bytes) -> Resolution:
+        return cls(value_base64=content)
+
+    @property
+    def is_json(self) -> bool:
+        return self.value is not UNSET
+
+    @property
+    def content(self) -> bytes:
+        """The JSON text or the raw bytes."""
+        if isinstance(self.value, Raw):
+            return bytes(self.value)
+        return self.value_base64 if isinstance(self.value_base64, bytes) else NULL
+
+
+class Rejection(Record, tag_field="status", tag="rejected"):
+    """It failed for good. `details` is JSON text exactly as it was written."""
+
+    reason: str
+    code: int = 500
+    details: Raw | UnsetType = UNSET
+
+
+class Expiry(Record, tag_field="status", tag="timed-out"):
+    """Its deadline passed first."""
+
+    deadline_ms: int
+
+
+class Cancellation(Record, tag_field="status", tag="cancelled"):
+    """It was called off."""
+
+    reason: str
+
+
+Outcome: TypeAlias = Resolution | Rejection | Expiry | Cancellation
+
+_encode = msgspec.json.Encoder().encode
+_decoder: msgspec.json.Decoder[Outcome] = msgspec.json.Decoder(Outcome)
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """Write an outcome as JSON; `decode_outcome` gives it back, values to the letter."""
+    return _encode(outcome)
+
+
+def decode_outcome(text: bytes) -> Outcome:
+    """Read what `encode_outcome` wrote."""
+    return _decoder.decode(text)

@@ -1,0 +1,21 @@
+"""How a fact is written down: immutable, named fields, one tag per kind.
+
+`msgspec` structs rather than dataclasses: the journal and the wire are made of them, and they
+encode ten times faster (docs/adr/0003-msgspec-for-records.md). Integers that count time end in
+`_ms` and are milliseconds since 1970 (instants) or milliseconds (durations).
+"""
+
+from __future__ import annotations
+
+from typing import dataclass_transform
+
+import msgspec
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class _RecordMeta(msgspec.StructMeta):
+    """Tells type checkers what `Record` hands down: frozen, keyword-only."""
+
+
+class Record(msgspec.Struct, metaclass=_RecordMeta, frozen=True, kw_only=True, omit_defaults=True):
+    """A fact or an order: never changed, compared by value."""

@@ -1,0 +1,192 @@
+"""Replay: the same operations in the same order, outcomes in the order of the journal (J2).
+
+`Replay` walks the history once. While history is left, what the handler asks for must be what
+stands there; past its end, what it asks for is new and is collected for the next commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import TypeVar, cast
+
+from awakeables.core.journal import (
+    AwakeableAsked,
+    Delivered,
+    Entry,
+    Input,
+    NowRead,
+    PublishAsked,
+    RunAsked,
+    SettleAsked,
+    SleepAsked,
+    Tried,
+)
+from awakeables.core.outcomes import Outcome
+from awakeables.errors import ReplayMismatch
+
+Op = TypeVar("Op", AwakeableAsked, PublishAsked, RunAsked, SleepAsked, SettleAsked, NowRead)
+
+
+class Replay:
+    """One walk of a handler along its journal.
+
+    Attributes:
+        outcomes: What has been handed to the handler so far, by the operation's index.
+        tried: The last failed try of each run that is still to be retried.
+    """
+
+    def __init__(self, history: Sequence[Entry]) -> None:
+        """Begin at the input, which must be there."""
+        self._entries = list(history)
+        self._history = len(self._entries)
+        self._cursor = 1
+        self._committed = self._history
+        self.outcomes: dict[int, Outcome] = {}
+        self.tried: dict[int, Tried] = {}
+
+    @property
+    def input(self) -> Input:
+        first = self._entries[0]
+        assert isinstance(first, Input)
+        return first
+
+    @property
+    def replaying(self) -> bool:
+        """Is there history left that the handler has not yet repeated?"""
+        return self._cursor < self._history
+
+    def ask(self, op: Op) -> tuple[int, Op]:
+        """Match an operation against the history, or note it as new.
+
+        Returns:
+            Its index, and the operation as it was first asked for (with the first ID, the first
+            instant), which is the one to use.
+
+        Raises:
+            ReplayMismatch: History tells of something else here.
+        """
+        index = self._cursor
+        if not self.replaying:
+            self._entries.append(op)
+            self._cursor += 1
+            return index, op
+        recorded = self._entries[index]
+        if _signature(recorded) != _signature(op):
+            raise ReplayMismatch(self._difference(f"asks for: {describe(op)}"))
+        self._cursor += 1
+        return index, cast("Op", recorded)
+
+    def recall(self, waited: Container[int]) -> int | None:
+        """Hand out the next outcome of history to a handler that awaits one of `waited`.
+
+        Returns:
+            The index of the operation that ended, its outcome now in `outcomes`; None when
+            history has run out, so that the outcome must come from outside.
+
+        Raises:
+            ReplayMismatch: History tells that the handler did something else than wait here.
+        """
+        while self.replaying:
+            entry = self._entries[self._cursor]
+            match entry:
+                case Tried() if entry.of in waited:
+                    self.tried[entry.of] = entry
+                    self._cursor += 1
+                case Delivered() if entry.of in waited:
+                    self.outcomes[entry.of] = entry.outcome
+                    self._cursor += 1
+                    return entry.of
+                case _:
+                    names = ", ".join(self.describe_at(i) for i in range(self._history) if i in waited)
+                    raise ReplayMismatch(self._difference(f"awaits: {names}"))
+        return None
+
+    def finish(self) -> None:
+        """Check that a handler that ends has repeated all its history.
+
+        Raises:
+            ReplayMismatch: It ended while history tells of more.
+        """
+        if self.replaying:
+            raise ReplayMismatch(self._difference("ends"))
+
+    def deliver(self, index: int, outcome: Outcome) -> None:
+        """Note an outcome that comes from outside, at the place where the handler gets it."""
+        self.outcomes[index] = outcome
+        self._append(Delivered(of=index, outcome=outcome))
+
+    def retry(self, tried: Tried) -> None:
+        """Note a failed try of a run."""
+        self.tried[tried.of] = tried
+        self._append(tried)
+
+    def take_new(self) -> list[Entry]:
+        """What is not yet committed; the next call does not give it again."""
+        new = self._entries[self._committed :]
+        self._committed = len(self._entries)
+        return new
+
+    def open_awakeables(self) -> tuple[str, ...]:
+        """The awakeables that were asked for and whose outcome was not handed out."""
+        return tuple(
+            entry.id
+            for index, entry in enumerate(self._entries)
+            if isinstance(entry, AwakeableAsked) and index not in self.outcomes
+        )
+
+    def describe_at(self, index: int) -> str:
+        return describe(self._entries[index])
+
+    def _append(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        self._cursor += 1
+
+    def _difference(self, asked: str) -> str:
+        first = max(0, self._cursor - 3)
+        lines = [f"    {i:>4}  {self.describe_at(i)}" for i in range(first, self._cursor)]
+        lines.append(f"  - {self._cursor:>4}  {self.describe_at(self._cursor)}")
+        return "\n".join(
+            [
+                "the handler's code no longer does what its journal tells.",
+                *lines,
+                f"  +       the handler {asked}",
+                "Deploy code that repeats the journal (the line marked -) and resume the invocation.",
+            ]
+        )
+
+
+def describe(entry: Entry) -> str:  # noqa: PLR0911 - one line per kind
+    """One entry in words, for differences and for people."""
+    match entry:
+        case Input():
+            return f"input of {entry.service}/{entry.handler}"
+        case AwakeableAsked():
+            return f"awakeable {entry.id}"
+        case PublishAsked():
+            carried = "" if entry.of is None else f" with the awakeable of entry {entry.of}"
+            return f"publish to {entry.topic!r}{carried}" + (f", task {entry.task!r}" if entry.task else "")
+        case RunAsked():
+            return f"run {entry.name!r}"
+        case SleepAsked():
+            return "sleep"
+        case SettleAsked():
+            return f"settle {entry.id}: {entry.status}"
+        case NowRead():
+            return "now"
+        case Tried():
+            return f"try {entry.attempt} of entry {entry.of} failed: {entry.error}"
+        case Delivered():
+            return f"outcome of entry {entry.of}"
+
+
+def _signature(entry: Entry) -> tuple[object, ...]:
+    """What makes two operations the same; what the handler may vary (a time-out) is not in it."""
+    match entry:
+        case PublishAsked():
+            return (PublishAsked, entry.topic, entry.of, entry.task)
+        case RunAsked():
+            return (RunAsked, entry.name)
+        case SettleAsked():
+            return (SettleAsked, entry.id, entry.status)
+        case _:
+            return (type(entry),)

@@ -1,0 +1,57 @@
+"""When two answers are the same answer: numbers as written, keys in any order.
+
+A repeat of a completion is told *duplicate*, any other answer *conflict*, so the comparison
+must not be fooled by white space or the order of keys, and must not take 1 for 1.0 or round
+2⁶⁴ + 1. Of duplicate keys the last counts, as for every reader of the value.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from awakeables.core.outcomes import Outcome, Rejection, Resolution
+
+
+class _Number:
+    """A JSON number by its text: neither equal to a string nor to another spelling."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Number) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def same_answer(one: Outcome, other: Outcome) -> bool:
+    """Do both say the same: the same status and the same value, or reason, code and details?"""
+    match one, other:
+        case Resolution(), Resolution():
+            if one.is_json != other.is_json:
+                return False
+            return _same_json(one.content, other.content) if one.is_json else one.content == other.content
+        case Rejection(), Rejection():
+            return (
+                one.reason == other.reason
+                and one.code == other.code
+                and _same_json(_text(one.details), _text(other.details))
+            )
+        case _:
+            return False
+
+
+def _text(details: Any) -> bytes:
+    return b"null" if details is None or not details else bytes(details)
+
+
+def _same_json(one: bytes, other: bytes) -> bool:
+    return one == other or _parse(one) == _parse(other)
+
+
+def _parse(text: bytes) -> Any:
+    return json.loads(text, parse_int=_Number, parse_float=_Number)

@@ -1,0 +1,140 @@
+"""Group commit: what is asked for in one turn of the loop, by whomever, commits together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import structlog
+
+from awakeables.core.orders import Answer, Member
+from awakeables.errors import Overloaded, StoreUnavailable
+from awakeables.ports import Commits
+from awakeables.telemetry import events
+
+log = structlog.stdlib.get_logger(__name__)
+A = TypeVar("A", bound=Answer)
+
+LAZY_S = 0.05
+"""How long a member that nobody waits for may wait for company."""
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 2.0
+"""Back-off while the store is down: soon enough that nobody notices a hiccup."""
+
+
+class Committer:
+    """Collects members and commits them in groups, in the order in which they were submitted.
+
+    While the store is down the group is kept and sent again: members can be repeated
+    (core/orders.py). A member whose future was cancelled meanwhile is dropped.
+    """
+
+    def __init__(self, store: Commits, *, max_members: int = 2000, max_waiting: int = 20_000) -> None:
+        """Serve a store.
+
+        Args:
+            store: What is written to.
+            max_members: Bound of one transaction, so that none takes long.
+            max_waiting: Bound of the queue; past it `submit` refuses.
+        """
+        self._store = store
+        self._max_members = max_members
+        self._max_waiting = max_waiting
+        self._queue: deque[tuple[Member, asyncio.Future[Answer]]] = deque()
+        self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.on_store: Callable[[str | None], None] = lambda _problem: None
+
+    def submit(self, member: Member, *, lazily: bool = False) -> asyncio.Future[Answer]:
+        """Queue a member; the future has its answer once it is durable.
+
+        Args:
+            member: What to write.
+            lazily: Nobody waits for it: let it ride with the next group.
+
+        Raises:
+            Overloaded: The queue is full; nothing was queued.
+        """
+        loop = asyncio.get_running_loop()
+        if len(self._queue) >= self._max_waiting:
+            raise Overloaded(f"{self._max_waiting} writes wait for the store; try again later")
+        future: asyncio.Future[Answer] = loop.create_future()
+        self._queue.append((member, future))
+        self._idle.clear()
+        if lazily:
+            loop.call_later(LAZY_S, self._wanted.set)
+        else:
+            self._wanted.set()
+        return future
+
+    async def commit(self, member: Member, answer: type[A]) -> A:
+        """Submit and wait; for members with one kind of answer.
+
+        Raises:
+            StoreRefused: The store will never take it.
+        """
+        got = await self.submit(member)
+        if not isinstance(got, answer):
+            raise TypeError(f"{type(member).__name__} was answered with {type(got).__name__}")
+        return got
+
+    async def run(self) -> None:
+        """Commit for ever; cancel to stop."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            while self._queue:
+                group = [self._queue.popleft() for _ in range(min(self._max_members, len(self._queue)))]
+                await self._commit(group)
+            self._idle.set()
+
+    async def drained(self) -> None:
+        """Wait until nothing is queued or under way."""
+        self._wanted.set()
+        await self._idle.wait()
+
+    async def _commit(self, group: Sequence[tuple[Member, asyncio.Future[Answer]]]) -> None:
+        pause_s = FIRST_PAUSE_S
+        down = False
+        while True:
+            group = [(member, future) for member, future in group if not future.cancelled()]
+            if not group:
+                break
+            try:
+                answers = await self._store.commit([member for member, _ in group])
+            except StoreUnavailable as error:
+                if not down:
+                    log.error(events.STORE_DOWN, error=str(error))
+                    self.on_store(str(error))
+                down = True
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            except Exception as error:
+                await self._bisect(group, error)
+                break
+            else:
+                for (_, future), answer in zip(group, answers, strict=True):
+                    if not future.cancelled():
+                        future.set_result(answer)
+                break
+        if down:
+            log.info(events.STORE_BACK)
+            self.on_store(None)
+
+    async def _bisect(self, group: Sequence[tuple[Member, asyncio.Future[Answer]]], error: Exception) -> None:
+        """Find the member that can't be committed, so that the others are (hard case 2)."""
+        if len(group) > 1:
+            middle = len(group) // 2
+            await self._commit(group[:middle])
+            await self._commit(group[middle:])
+            return
+        [(member, future)] = group
+        log.error(events.MEMBER_REFUSED, member=type(member).__name__, error=str(error))
+        if not future.cancelled():
+            future.set_exception(error)
+            # Some members have nobody who waits; their failure is logged here.
+            future.exception()

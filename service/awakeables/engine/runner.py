@@ -1,0 +1,400 @@
+"""One invocation, live: drives the execution, commits what it asks for, hands in what it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.invocations import BackOff, Continue, End, Failure, Next, Pause, Suspend
+from awakeables.core.journal import Entry, Tried, encode_chunk
+from awakeables.core.orders import Advance, Advanced, Answer, Begun, Effect, Wake
+from awakeables.core.outcomes import NULL, Outcome, Rejection, Resolution
+from awakeables.engine.committer import Committer
+from awakeables.errors import HandlerMisuse, OwnershipLost, StoreRefused
+from awakeables.handlers.actions import perform
+from awakeables.handlers.execution import (
+    AwakeableWait,
+    Broken,
+    Crashed,
+    Execution,
+    Finished,
+    Left,
+    RunWait,
+    SettleWait,
+    SleepWait,
+    Step,
+    Taken,
+    Wait,
+)
+from awakeables.handlers.retry import RetryPolicy
+from awakeables.ports import Clock
+from awakeables.telemetry import events
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerSettings:
+    """How invocations are run.
+
+    Attributes:
+        linger: How long a waiting handler stays in memory before it is suspended.
+        retry: What happens to attempts that fail.
+        always_suspend: Suspend at every await, also when the outcome is at hand: a test mode
+            that makes every step of a handler a replay.
+    """
+
+    linger: timedelta = timedelta(seconds=1)
+    retry: RetryPolicy = RetryPolicy()
+    always_suspend: bool = False
+
+
+class House(Protocol):
+    """What a runner needs of the engine that it lives in."""
+
+    owner: str
+    build: str
+    committer: Committer
+    clock: Clock
+    settings: RunnerSettings
+    stopping: bool
+    executor: Executor
+
+    def crowded(self) -> bool:
+        """Are the places for live handlers used up, so that nobody may linger?"""
+        ...
+
+    def publish(self, effects: tuple[Effect, ...]) -> None:
+        """Effects are committed: relay them."""
+        ...
+
+    def remember(self, taken: Taken) -> None:
+        """Awakeables are being created: keep what they expect at hand."""
+        ...
+
+    async def settle(self, completion: Completion) -> Verdict | None:
+        """Settle a completion of the handler's own."""
+        ...
+
+    def ended(self, invocation_id: str, result: Outcome) -> None:
+        """Tell who waits for the invocation."""
+        ...
+
+    def look_again(self) -> None:
+        """An invocation may have become runnable."""
+        ...
+
+
+class Runner:
+    """The live half of an invocation.
+
+    Its commits are numbered by the version that they build on, so several can be under way: if
+    one fails, those behind it are fenced.
+    """
+
+    def __init__(
+        self,
+        house: House,
+        *,
+        invocation_id: str,
+        epoch: int,
+        version: int,
+        wake: int,
+        attempts: int,
+    ) -> None:
+        """Prepare to run what this owner has claimed under this epoch."""
+        self.invocation_id = invocation_id
+        self._house = house
+        self._epoch = epoch
+        self._version = version
+        self._wake = wake
+        self._attempts = attempts
+        self._stored = version
+        self._commits = 0
+        self._tail: asyncio.Future[Answer] | None = None
+        self._outcomes: dict[str, Outcome] = {}
+        self._awaited: str | None = None
+        self._rung: asyncio.Future[None] | None = None
+
+    # ── told from outside ──────────────────────────────────────────────────────────────────
+
+    def notify(self, wake: Wake) -> None:
+        """An awakeable of this invocation was settled."""
+        self._outcomes[wake.awakeable_id] = wake.outcome
+        if wake.wake == self._wake + 1:
+            # A gap means that a hint was lost: then the old count stays, and suspending with
+            # it answers "look again" instead of sleeping through what was missed.
+            self._wake = wake.wake
+        if wake.awakeable_id == self._awaited:
+            self._ring()
+
+    def preload(self, outcomes: dict[str, Outcome]) -> None:
+        """Outcomes that were read after the claim."""
+        self._outcomes |= outcomes
+
+    def hurry(self) -> None:
+        """Stop lingering."""
+        self._ring()
+
+    # ── running ────────────────────────────────────────────────────────────────────────────
+
+    async def run(self, execution: Execution, *, begun: asyncio.Future[Answer] | None = None) -> None:
+        """Run until the invocation ends, suspends, backs off or is paused.
+
+        Args:
+            execution: The attempt.
+            begun: The commit that creates the invocation, when it is still under way.
+        """
+        self._tail = begun
+        try:
+            while True:
+                step = await execution.step()
+                if not isinstance(step, Wait):
+                    await self._conclude(execution, step)
+                    return
+                if not await self._obtain(execution, step):
+                    return
+        except OwnershipLost:
+            log.info(events.OWNERSHIP_LOST, invocation_id=self.invocation_id)
+            await execution.leave()
+        except asyncio.CancelledError:
+            if self._house.stopping:
+                raise
+            await self._conclude(execution, await _unwound(execution, Broken(HandlerMisuse(CANCELLED))))
+        except StoreRefused as error:
+            self._version = self._stored
+            rejection = Rejection(
+                reason=f"the store refuses what the handler wants to keep: {error}", code=500
+            )
+            await self._end(execution, rejection, None)
+
+    async def park(self, error: Exception) -> None:
+        """Pause an invocation that can't even be begun with this code."""
+        await self._submit(Pause(failure=self._failure(error)), None)
+        log.warning(events.INVOCATION_PAUSED, invocation_id=self.invocation_id, reason=str(error))
+
+    async def _obtain(self, execution: Execution, wait: Wait) -> bool:
+        """Get what the handler waits for and hand it in; False: the attempt is over."""
+        match wait:
+            case AwakeableWait():
+                outcome = self._outcomes.get(wait.awakeable_id)
+                if outcome is None:
+                    outcome = await self._linger(execution, wait.awakeable_id)
+                if outcome is None:
+                    return await self._suspend(execution, due_ms=None)
+            case SleepWait():
+                if not await self._until(execution, wait.until_ms):
+                    return await self._suspend(execution, due_ms=wait.until_ms)
+                outcome = Resolution.of_json(NULL)
+            case RunWait():
+                if wait.tried is not None and not await self._until(execution, wait.tried.retry_at_ms):
+                    return await self._suspend(execution, due_ms=wait.tried.retry_at_ms)
+                await self._flush(execution)
+                result = await self._execute(wait)
+                if isinstance(result, Crashed):
+                    await self._conclude(execution, await _unwound(execution, result))
+                    return False
+                if isinstance(result, Tried):
+                    execution.retry_later(result)
+                    await self._flush(execution)
+                    return True
+                outcome = result
+            case SettleWait():
+                await self._flush(execution)
+                verdict = await self._house.settle(wait.completion)
+                outcome = Resolution.of_json(msgspec.json.encode(verdict))
+        execution.deliver(wait.index, outcome)
+        if self._house.settings.always_suspend:
+            return await self._suspend(execution, due_ms=None, runnable=True)
+        if isinstance(wait, RunWait):
+            # Recorded as soon as it is known: not only when the handler next waits (J3).
+            self._send(execution)
+        return True
+
+    async def _linger(self, execution: Execution, awakeable_id: str) -> Outcome | None:
+        """Wait a moment for an answer; None: the handler is to be suspended."""
+        if self._house.settings.always_suspend:
+            return None
+        await self._flush(execution)
+        linger_s = 0.0 if self._house.crowded() else self._house.settings.linger.total_seconds()
+        self._awaited = awakeable_id
+        if awakeable_id not in self._outcomes:
+            await self._wait(linger_s)
+        self._awaited = None
+        return self._outcomes.get(awakeable_id)
+
+    async def _until(self, execution: Execution, until_ms: int) -> bool:
+        """Wait for an instant that is near; False: it is far, suspend."""
+        left_s = (until_ms - self._house.clock.now_ms()) / 1000
+        if left_s <= 0:
+            return True
+        settings = self._house.settings
+        if settings.always_suspend or self._house.crowded() or left_s > settings.linger.total_seconds():
+            return False
+        await self._flush(execution)
+        await self._wait(left_s)
+        return self._house.clock.now_ms() >= until_ms
+
+    async def _wait(self, longest_s: float) -> None:
+        """Wait until something rings, or so long."""
+        loop = asyncio.get_running_loop()
+        self._rung = loop.create_future()
+        timer = loop.call_later(longest_s, self._ring)
+        try:
+            await self._rung
+        finally:
+            timer.cancel()
+            self._rung = None
+
+    def _ring(self) -> None:
+        if self._rung is not None and not self._rung.done():
+            self._rung.set_result(None)
+
+    async def _execute(self, wait: RunWait) -> Resolution | Rejection | Tried | Crashed:
+        began_ms = wait.tried.began_ms if wait.tried else self._house.clock.now_ms()
+        try:
+            return await perform(wait, self._house.executor)
+        except Exception as error:
+            if wait.retry is None:
+                return Crashed(error)
+            attempt = (wait.tried.attempt if wait.tried else 0) + 1
+            pause_ms = wait.retry.pause_ms(attempt)
+            retry_at_ms = self._house.clock.now_ms() + (pause_ms or 0)
+            described = f"{type(error).__name__}: {error}"
+            if pause_ms is None or wait.retry.is_over(began_ms, retry_at_ms):
+                return Rejection(reason=f"run {wait.name!r} failed {attempt} times, last with {described}")
+            return Tried(
+                of=wait.index, attempt=attempt, began_ms=began_ms, error=described, retry_at_ms=retry_at_ms
+            )
+
+    # ── ending an attempt ──────────────────────────────────────────────────────────────────
+
+    async def _suspend(self, execution: Execution, *, due_ms: int | None, runnable: bool = False) -> bool:
+        left = await execution.leave()
+        if not isinstance(left, Left):
+            await self._conclude(execution, left)
+            return False
+        # -1 is no wake that was ever seen: the row stays runnable.
+        step = Suspend(wake=-1 if runnable else self._wake, due_ms=due_ms)
+        row = (await self._submit(step, execution.take())).invocation
+        if row.status == "pending":
+            self._house.look_again()
+        return False
+
+    async def _conclude(self, execution: Execution, step: Step) -> None:
+        match step:
+            case Finished():
+                await self._end(execution, step.result, execution.take())
+            case Crashed():
+                await self._failed(step.error)
+            case Broken():
+                log.warning(
+                    events.INVOCATION_PAUSED, invocation_id=self.invocation_id, reason=str(step.error)
+                )
+                await self._submit(Pause(failure=self._failure(step.error)), None)
+            case _:
+                raise TypeError(f"an attempt can't conclude with {step!r}")
+
+    async def _end(self, execution: Execution, result: Outcome, taken: Taken | None) -> None:
+        abandoned = execution.open_awakeables()
+        await self._submit(End(result=result, abandoned=abandoned), taken)
+        self._house.ended(self.invocation_id, result)
+
+    async def _failed(self, error: BaseException) -> None:
+        failures = self._attempts + 1
+        pause_ms = self._house.settings.retry.pause_ms(failures)
+        failure = self._failure(error)
+        log.warning(
+            events.ATTEMPT_FAILED,
+            invocation_id=self.invocation_id,
+            failures=failures,
+            retry_in_ms=pause_ms,
+            exc_info=error,
+        )
+        if pause_ms is None:
+            log.warning(events.INVOCATION_PAUSED, invocation_id=self.invocation_id, reason=failure.message)
+            await self._submit(Pause(failure=failure), None)
+        else:
+            await self._submit(BackOff(due_ms=self._house.clock.now_ms() + pause_ms, failure=failure), None)
+
+    def _failure(self, error: BaseException) -> Failure:
+        return Failure(kind=type(error).__name__, message=str(error), at_ms=self._house.clock.now_ms())
+
+    # ── committing ─────────────────────────────────────────────────────────────────────────
+
+    async def _flush(self, execution: Execution) -> None:
+        """Make durable whatever the handler has decided so far."""
+        self._send(execution)
+        if self._tail is not None:
+            answer = await self._tail
+            if not isinstance(answer, Advanced | Begun):
+                raise OwnershipLost(f"a commit was answered with {type(answer).__name__}")
+            self._tail = None
+
+    def _send(self, execution: Execution) -> None:
+        taken = execution.take()
+        if taken:
+            self._tail = self._advance(Continue(), taken)
+
+    async def _submit(self, step: Next, taken: Taken | None) -> Advanced:
+        """Commit and let go."""
+        answer = await self._advance(step, taken)
+        if isinstance(answer, Advanced):
+            return answer
+        if self._tail is not None:
+            # The commit before this one failed; why is worth more than that this one was fenced.
+            await self._tail
+        raise OwnershipLost(f"a commit was answered with {type(answer).__name__}")
+
+    def _advance(self, step: Next, taken: Taken | None) -> asyncio.Future[Answer]:
+        entries: list[Entry] = taken.entries if taken else []
+        self._commits += 1
+        member = Advance(
+            invocation_id=self.invocation_id,
+            owner=self._house.owner,
+            epoch=self._epoch,
+            version=self._version,
+            commit_id=f"{self._house.owner}:{self._epoch}:{self._commits}",
+            build=self._house.build,
+            next=step,
+            chunk=encode_chunk(entries) if entries else None,
+            awakeables=tuple(taken.awakeables) if taken else (),
+            schemas=tuple(taken.schemas.items()) if taken else (),
+            effects=tuple(taken.effects) if taken else (),
+        )
+        if entries:
+            self._version += 1
+            self._attempts = 0
+        if taken and taken.awakeables:
+            self._house.remember(taken)
+        future = self._house.committer.submit(member)
+        future.add_done_callback(self._committed)
+        return future
+
+    def _committed(self, future: asyncio.Future[Answer]) -> None:
+        if future.cancelled() or future.exception() is not None:
+            return
+        answer = future.result()
+        if isinstance(answer, Advanced):
+            self._stored = answer.invocation.version
+            if answer.effects:
+                self._house.publish(answer.effects)
+
+
+async def _unwound(execution: Execution, step: Crashed | Broken) -> Step:
+    """Unwind a handler after a failure; that it would not go is worth more than the failure."""
+    left = await execution.leave()
+    return step if isinstance(left, Left) else left
+
+
+CANCELLED = (
+    "asyncio cancelled a durable wait: asyncio.timeout over the context's futures can't be replayed; "
+    "use ctx.awakeable(timeout=...)"
+)

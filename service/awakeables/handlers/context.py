@@ -1,0 +1,379 @@
+"""What a handler holds: its way to everything that must survive a crash."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any, Literal, TypeVar, TypeVarTuple, Unpack, cast, overload
+
+import msgspec
+import structlog
+from msgspec import UNSET, Raw
+from pydantic_core import to_json
+
+from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.ids import parse_id
+from awakeables.core.journal import (
+    AwakeableAsked,
+    NowRead,
+    PublishAsked,
+    RunAsked,
+    SettleAsked,
+    SleepAsked,
+)
+from awakeables.core.orders import Effect, NewAwakeable, TaskFacts
+from awakeables.core.outcomes import Outcome, Rejection, Resolution
+from awakeables.errors import MalformedId, PayloadError, TerminalError, ValueRefused
+from awakeables.handlers.actions import result_codec
+from awakeables.handlers.execution import (
+    AwakeableWait,
+    Execution,
+    RunWait,
+    SettleWait,
+    SleepWait,
+    rejection_of,
+)
+from awakeables.handlers.futures import Awakeable, Durable, Promise, raise_terminal, value_of
+from awakeables.handlers.retry import RetryPolicy
+from awakeables.handlers.serde import Codec, Serde, codec_for, explain
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+Envelope = Literal["json", "none"]
+
+MAX_PUBLISH_BYTES = 1_000_000
+"""Kafka's default `max.message.bytes` is 1 MiB with the record's overhead; refuse at the call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the handler was called with, beside its input.
+
+    Attributes:
+        attempt: 1 for the first; counts anew after each step that was journaled.
+        headers: The caller's headers, names in lower case.
+    """
+
+    invocation_id: str
+    attempt: int
+    headers: Mapping[str, str]
+
+
+class Context:
+    """The durable side of a handler: what is asked for here is journaled and replayed.
+
+    Everything else in a handler must do the same each time it runs: take time, chance and IDs
+    from here, and put side effects into `run`.
+    """
+
+    def __init__(self, execution: Execution, *, attempt: int) -> None:
+        self._execution = execution
+        self._log = _ReplaySafeLog(execution)
+        self._chance: Random | None = None
+        given = execution.replay.input
+        self.request = Request(invocation_id=execution.invocation_id, attempt=attempt, headers=given.headers)
+
+    @overload
+    def awakeable(
+        self, type: None = None, *, timeout: timedelta | None = None, serde: None = None
+    ) -> Awakeable[Any]: ...
+    @overload
+    def awakeable(
+        self, type: None = None, *, timeout: timedelta | None = None, serde: Serde[T]
+    ) -> Awakeable[T]: ...
+    @overload
+    def awakeable(
+        self, type: type[T], *, timeout: timedelta | None = None, serde: Serde[T] | None = None
+    ) -> Awakeable[T]: ...
+    @overload
+    def awakeable(
+        self, type: Any, *, timeout: timedelta | None = None, serde: Serde[Any] | None = None
+    ) -> Awakeable[Any]: ...
+
+    def awakeable(
+        self, type: Any = None, *, timeout: timedelta | None = None, serde: Serde[Any] | None = None
+    ) -> Awakeable[Any]:
+        """Create a durable callback.
+
+        Its row is committed before its ID leaves through `publish` or a later `run` (A3); don't
+        send the ID anywhere from the handler's bare code before the next await.
+
+        Args:
+            type: What the answer must be: anything that pydantic validates, `bytes` for raw
+                bytes, None for any JSON. An answer that does not fit is refused where it comes
+                in, and the awakeable stays pending (A4).
+            timeout: After this long without an answer, awaiting raises `TimedOut`.
+            serde: How the answer's bytes are read instead of JSON by type.
+        """
+        try:
+            codec = codec_for(type, serde)
+        except TypeError as error:
+            raise self._execution.misuse(f"ctx.awakeable: {error}") from error
+        if timeout is not None and timeout <= timedelta(0):
+            raise self._execution.misuse(f"ctx.awakeable: timeout must be longer than nothing, not {timeout}")
+        timeout_ms = None if timeout is None else _ms(timeout)
+        replaying = self._execution.replaying
+        new_id = "" if replaying else self._execution.world.new_id("prom")
+        index, asked = self._execution.ask(AwakeableAsked(id=new_id, timeout_ms=timeout_ms))
+        awakeable_id: str = asked.id
+        if not replaying:
+            self._execution.add_awakeable(
+                NewAwakeable(
+                    id=awakeable_id,
+                    codec=codec.kind,
+                    schema_hash=codec.schema_hash,
+                    timeout_ms=timeout_ms,
+                ),
+                codec.schema,
+            )
+        self._execution.expect(AwakeableWait(index, awakeable_id))
+        read = functools.partial(self._read_answer, awakeable_id, codec)
+        return Awakeable(awakeable_id, Promise(self._execution, index, read))
+
+    def publish(
+        self,
+        topic: str,
+        payload: Any,
+        *,
+        awakeable: Awakeable[Any] | None = None,
+        task: str | None = None,
+        key: str | bytes | None = None,
+        headers: Mapping[str, str | bytes] | None = None,
+        envelope: Envelope = "json",
+    ) -> None:
+        """Publish a record to Kafka, once what was decided before is committed.
+
+        The record leaves through the outbox, in the commit of the awakeable that it carries (K3).
+        With an awakeable it is a task: an envelope (docs/workers.md) around the payload, or, with
+        `envelope="none"`, the bare payload with the same facts in headers. Without an awakeable
+        the payload is sent as it is.
+
+        Args:
+            payload: Bytes are sent as they are, anything else as JSON.
+            task: The name of the task, for a topic with several.
+            key: The record's key; the awakeable's ID by default.
+        """
+        world = self._execution.world
+        of = None
+        if awakeable is not None:
+            of = awakeable.promise._index
+        replaying = self._execution.replaying
+        self._execution.ask(PublishAsked(topic=topic, of=of, task=task))
+        if replaying:
+            return
+        value = self._payload(topic, payload, enveloped=awakeable is not None and envelope == "json")
+        facts = None
+        if awakeable is not None:
+            facts = TaskFacts(
+                awakeable_id=awakeable.id, reply_to=world.reply_to, task=task, enveloped=envelope == "json"
+            )
+            key = awakeable.id if key is None else key
+        self._execution.add_effect(
+            Effect(
+                event_id=world.new_id("evt"),
+                stream=self._execution.invocation_id,
+                topic=topic,
+                key=_bytes(key),
+                value=value,
+                headers=tuple((name, _bytes(text)) for name, text in (headers or {}).items()),
+                task=facts,
+                created_ms=world.clock.now_ms(),
+            )
+        )
+
+    @overload
+    def run(
+        self,
+        name: str,
+        action: Callable[[Unpack[Args]], Awaitable[T]],
+        *args: Unpack[Args],
+        type: Any = None,
+        retry: RetryPolicy | None = None,
+    ) -> Durable[T]: ...
+    @overload
+    def run(
+        self,
+        name: str,
+        action: Callable[[Unpack[Args]], T],
+        *args: Unpack[Args],
+        type: Any = None,
+        retry: RetryPolicy | None = None,
+    ) -> Durable[T]: ...
+
+    def run(  # type: ignore[misc]  # mypy can't match *args with *Args
+        self,
+        name: str,
+        action: Callable[..., Any],
+        *args: Any,
+        type: Any = None,
+        retry: RetryPolicy | None = None,
+    ) -> Durable[Any]:
+        """Execute a side effect, and journal its result: once recorded it is never repeated (J3).
+
+        A crash between the side effect and the journal executes it again: hand `ctx.uuid()` on as
+        an idempotency key. It starts when it is awaited, after everything before it is committed.
+
+        Args:
+            action: A coroutine function, or a plain one, which runs in a thread.
+            type: The result's type, if the action's return annotation does not say it.
+            retry: Without it a failure fails the attempt, which is retried as a whole and at last
+                paused. With it the action is tried again by itself; the last failure is a
+                `TerminalError` that the handler can catch. A `TerminalError` of the action's own
+                is never retried.
+        """
+        index, _ = self._execution.ask(RunAsked(name=name))
+        bound = functools.partial(action, *args) if args else action
+        codec = functools.lru_cache(1)(lambda: result_codec(action, type))
+        wait = RunWait(index, name, bound, lambda _result: codec(), retry, None)
+        self._execution.expect(wait, must=f"ctx.run({name!r})")
+
+        def read(outcome: Outcome) -> Any:
+            if not isinstance(outcome, Resolution):
+                raise_terminal(outcome)
+            return self._decode(codec(), outcome, f"the result of run {name!r}")
+
+        return Durable(self._execution, index, read)
+
+    def sleep(self, duration: timedelta) -> Durable[None]:
+        """Wait for at least this long, over restarts too."""
+        until_ms = self._execution.world.clock.now_ms() + max(0, _ms(duration))
+        index, asked = self._execution.ask(SleepAsked(until_ms=until_ms))
+        self._execution.expect(SleepWait(index, asked.until_ms), must="ctx.sleep")
+        return Durable(self._execution, index, lambda _outcome: None)
+
+    def resolve_awakeable(self, awakeable_id: str, value: Any = None) -> Durable[Verdict]:
+        """Resolve an awakeable, of this or any other invocation; the answer is the verdict.
+
+        Raises:
+            TerminalError: The text is not an awakeable ID (code 400).
+        """
+        outcome = codec_for(bytes if isinstance(value, bytes) else None).resolution(value)
+        return self._settle(awakeable_id, outcome)
+
+    def reject_awakeable(
+        self, awakeable_id: str, reason: str, *, code: int = 500, details: Any = None
+    ) -> Durable[Verdict]:
+        """Reject an awakeable, of this or any other invocation; the answer is the verdict.
+
+        Raises:
+            TerminalError: The text is not an awakeable ID (code 400).
+        """
+        error = TerminalError(reason, code=code, details=details)
+        return self._settle(awakeable_id, rejection_of(error))
+
+    def now(self) -> datetime:
+        """The time at which the handler first came by here (UTC); replay gives the same."""
+        at_ms = self._execution.world.clock.now_ms()
+        _, asked = self._execution.ask(NowRead(at_ms=at_ms))
+        return datetime.fromtimestamp(asked.at_ms / 1000, UTC)
+
+    def random(self) -> Random:
+        """A generator whose numbers are the same in replay; never for secrets."""
+        self._execution.check()
+        if self._chance is None:
+            self._chance = Random(self._execution.replay.input.seed)  # noqa: S311 - must repeat
+        return self._chance
+
+    def uuid(self) -> uuid.UUID:
+        """A UUID that is the same in replay: the idempotency key to hand to a side effect."""
+        return uuid.UUID(int=self.random().getrandbits(128), version=4)
+
+    @property
+    def log(self) -> structlog.stdlib.BoundLogger:
+        """A structured logger that is silent in replay, so that each event is logged once."""
+        return cast("structlog.stdlib.BoundLogger", self._log)
+
+    def decode_input(self, codec: Codec[T]) -> T:
+        """The input of the invocation, as today's type reads it."""
+        given = self._execution.replay.input
+        content = given.value if isinstance(given.value, Raw) else given.value_base64
+        resolution = Resolution.of_bytes(bytes(content) if content is not UNSET else b"null")
+        return self._decode(codec, resolution, "the input")
+
+    def _settle(self, awakeable_id: str, outcome: Resolution | Rejection) -> Durable[Verdict]:
+        try:
+            parse_id(awakeable_id, "prom")
+        except MalformedId as error:
+            raise TerminalError(str(error), code=400) from error
+        index, _ = self._execution.ask(SettleAsked(id=awakeable_id, status=_status(outcome)))
+        completion = Completion(
+            awakeable_id=awakeable_id,
+            body=outcome,
+            # The same on every replay, so that the store tells a repeat the first verdict.
+            source=f"handler:{self._execution.invocation_id}:{index}",
+        )
+        verb = "ctx.resolve_awakeable" if isinstance(outcome, Resolution) else "ctx.reject_awakeable"
+        self._execution.expect(SettleWait(index, completion), must=verb)
+        return Durable(self._execution, index, _read_verdict)
+
+    def _payload(self, topic: str, payload: Any, *, enveloped: bool) -> bytes:
+        if isinstance(payload, bytes):
+            if enveloped:
+                raise self._execution.misuse(
+                    f'ctx.publish to {topic!r}: bytes can\'t stand in a JSON envelope; use envelope="none"'
+                )
+            value = payload
+        else:
+            value = to_json(payload)
+        if len(value) > MAX_PUBLISH_BYTES:
+            raise self._execution.misuse(
+                f"ctx.publish to {topic!r}: the payload has {len(value):,} bytes, at most "
+                f"{MAX_PUBLISH_BYTES:,} fit a record; put it elsewhere and publish a reference"
+            )
+        return value
+
+    def _read_answer(self, awakeable_id: str, codec: Codec[T], outcome: Outcome) -> T:
+        resolution = value_of(outcome, awakeable_id)
+        if codec.kind != "custom":
+            return self._decode(codec, resolution, f"the answer to awakeable {awakeable_id}")
+        try:
+            return codec.decode(resolution.content)
+        except Exception as error:
+            raise PayloadError(f"the answer to awakeable {awakeable_id} can't be decoded: {error}") from error
+
+    def _decode(self, codec: Codec[T], resolution: Resolution, what: str) -> T:
+        try:
+            return codec.decode(resolution.content)
+        except Exception as error:
+            message = f"{what} does not fit today's type ({explain(error)}); it is kept: deploy code that takes it, resume"
+            raise self._execution.break_off(ValueRefused(message)) from None
+
+
+class _ReplaySafeLog:
+    """Passes calls on to a structured logger, except in replay."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._bound = structlog.stdlib.get_logger("awakeables.handler").bind(
+            invocation_id=execution.invocation_id
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        target = getattr(self._bound, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return None if self._execution.replaying else target(*args, **kwargs)
+
+        return call
+
+
+def _read_verdict(outcome: Outcome) -> Verdict:
+    if not isinstance(outcome, Resolution):
+        raise_terminal(outcome)
+    return msgspec.json.decode(outcome.content, type=Verdict)
+
+
+def _status(outcome: Resolution | Rejection) -> str:
+    return "resolved" if isinstance(outcome, Resolution) else "rejected"
+
+
+def _bytes(text: str | bytes | None) -> bytes | None:
+    return text.encode() if isinstance(text, str) else text
+
+
+def _ms(duration: timedelta) -> int:
+    return round(duration.total_seconds() * 1000)

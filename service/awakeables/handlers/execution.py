@@ -1,0 +1,360 @@
+"""One attempt of a handler: driven along its journal until it ends or must wait.
+
+The execution sees no store and no network. Its owner calls `step()`; the answer says what the
+handler waits for, or how it ended. What came new on the way (`take()`) is the owner's to commit;
+an outcome is handed in with `deliver()`. The same three verbs can be spoken over a wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import types
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from awakeables.core.awakeables import Completion
+from awakeables.core.ids import RANDOM_BYTES, IdKind, new_id
+from awakeables.core.journal import Entry, Tried
+from awakeables.core.orders import Effect, NewAwakeable
+from awakeables.core.outcomes import Outcome, Rejection, Resolution
+from awakeables.core.replay import Replay
+from awakeables.errors import AuthorError, HandlerMisuse, ReplayMismatch, Suspended, TerminalError
+from awakeables.handlers.retry import RetryPolicy
+from awakeables.handlers.serde import Codec, explain
+from awakeables.ports import Clock, Entropy
+
+BLOCK = object()
+"""What a durable future yields to its driver when its outcome must come from outside."""
+
+INSTEAD = (
+    "await the context's futures directly, one after the other; for a time limit use "
+    "ctx.awakeable(timeout=...). asyncio's gather, wait, wait_for, timeout, shield and tasks can't be replayed"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AwakeableWait:
+    """The handler waits for the answer to an awakeable."""
+
+    index: int
+    awakeable_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SleepWait:
+    """The handler sleeps until an instant."""
+
+    index: int
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunWait:
+    """The handler waits for a side effect, which its owner is to execute (`actions.perform`)."""
+
+    index: int
+    name: str
+    action: Callable[[], Any]
+    codec: Callable[[Any], Codec[Any]]
+    retry: RetryPolicy | None
+    tried: Tried | None
+
+
+@dataclass(frozen=True, slots=True)
+class SettleWait:
+    """The handler waits for the verdict over a completion of its own."""
+
+    index: int
+    completion: Completion
+
+
+Wait: TypeAlias = AwakeableWait | SleepWait | RunWait | SettleWait
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """It returned, or raised a `TerminalError`."""
+
+    result: Resolution | Rejection
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """It raised something else: the attempt failed and can be tried again."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """It can't go on with this code: park it."""
+
+    error: AuthorError
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """It was told to let go at its await, and did."""
+
+
+Step: TypeAlias = Wait | Finished | Crashed | Broken | Left
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What is to be committed: entries, and the rows and records that they speak of."""
+
+    entries: list[Entry]
+    awakeables: list[NewAwakeable]
+    effects: list[Effect]
+    schemas: dict[str, bytes]
+
+    def __bool__(self) -> bool:
+        return bool(self.entries)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What an execution is given of the world."""
+
+    clock: Clock
+    entropy: Entropy
+    reply_to: str
+
+    def new_id(self, kind: IdKind) -> str:
+        return new_id(kind, at_ms=self.clock.now_ms(), entropy=self.entropy.bytes(RANDOM_BYTES))
+
+
+class Execution:
+    """A coroutine on its way along a journal."""
+
+    def __init__(
+        self,
+        begin: Callable[[Execution], Awaitable[Any]],
+        history: Sequence[Entry],
+        *,
+        invocation_id: str,
+        output: Codec[Any],
+        world: World,
+    ) -> None:
+        """Prepare an attempt; `begin` makes the handler's coroutine."""
+        self.invocation_id = invocation_id
+        self.replay = Replay(history)
+        self.world = world
+        self._output = output
+        self._coroutine: Any = begin(self)
+        self._started = False
+        self._ending = False
+        self._left = False
+        self._broken: AuthorError | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._waits: dict[int, Wait] = {}
+        self._unawaited: dict[int, str] = {}
+        self._waiting: int | None = None
+        self._awakeables: list[NewAwakeable] = []
+        self._effects: list[Effect] = []
+        self._schemas: dict[str, bytes] = {}
+
+    # ── for the owner ──────────────────────────────────────────────────────────────────────
+
+    async def step(self) -> Step:
+        """Drive the handler until it waits for something that history does not tell, or ends."""
+        return await self._drive(self._resume)
+
+    async def leave(self) -> Step:
+        """Unwind the handler at its await; `Left`, or `Broken` if it would not go."""
+        if self._left:
+            return Left()
+        self._left = True
+        self._ending = True
+        return await self._drive(lambda: self._coroutine.throw(Suspended()))
+
+    def deliver(self, index: int, outcome: Outcome) -> None:
+        """Hand in the outcome that the handler waits for; the next `step` goes on from it."""
+        self.replay.deliver(index, outcome)
+
+    def retry_later(self, tried: Tried) -> None:
+        """Note that a run failed and is to be tried again; the next `step` asks for it again."""
+        self.replay.retry(tried)
+
+    def take(self) -> Taken:
+        """What is new since the last call, to be committed."""
+        taken = Taken(self.replay.take_new(), self._awakeables, self._effects, self._schemas)
+        self._awakeables, self._effects, self._schemas = [], [], {}
+        return taken
+
+    def open_awakeables(self) -> tuple[str, ...]:
+        """The awakeables of this invocation whose outcome the handler was not given."""
+        return self.replay.open_awakeables()
+
+    # ── for the context ────────────────────────────────────────────────────────────────────
+
+    def check(self) -> None:
+        """Refuse to do anything for a handler that should have ended, or from another task."""
+        if self._ending or self._broken is not None:
+            raise Suspended
+        if self._started and asyncio.current_task() is not self._task:
+            raise self.misuse(f"the context was used from another asyncio task: {INSTEAD}")
+
+    def misuse(self, message: str) -> HandlerMisuse:
+        """An error to raise in the handler; even if it is swallowed there, the invocation is parked."""
+        error = HandlerMisuse(message)
+        self._broken = error
+        return error
+
+    def break_off(self, error: AuthorError) -> Suspended:
+        """End the attempt for an error that the handler must not see; raise what is returned."""
+        self._broken = error
+        return Suspended()
+
+    def ask(self, op: Any) -> tuple[int, Any]:
+        """Match an operation with history; its index, and the operation as first asked for."""
+        self.check()
+        try:
+            return self.replay.ask(op)
+        except ReplayMismatch as error:
+            raise self.break_off(error) from None
+
+    @property
+    def replaying(self) -> bool:
+        return self.replay.replaying
+
+    def add_awakeable(self, row: NewAwakeable, schema: bytes | None) -> None:
+        self._awakeables.append(row)
+        if schema is not None and row.schema_hash is not None:
+            self._schemas[row.schema_hash] = schema
+
+    def add_effect(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def expect(self, wait: Wait, *, must: str | None = None) -> None:
+        """Note what an operation waits for; `must` names one that has to be awaited."""
+        self._waits[wait.index] = wait
+        if must is not None:
+            self._unawaited[wait.index] = must
+
+    def wait(self, index: int) -> Generator[Any, Any, Outcome]:
+        """The outcome of an operation, waited for if need be (called by durable futures)."""
+        # wait_for awaits in the caller's own task from Python 3.12 on: only the frame shows it.
+        if sys._getframe(2).f_globals.get("__name__") == "asyncio.tasks":
+            raise self.misuse(f"a durable future was awaited by asyncio: {INSTEAD}")
+        self.check()
+        self._unawaited.pop(index, None)
+        outcomes = self.replay.outcomes
+        while index not in outcomes:
+            try:
+                recalled = self.replay.recall((index,))
+            except ReplayMismatch as error:
+                raise self.break_off(error) from None
+            if recalled is None:
+                self._waiting = index
+                yield BLOCK
+        return outcomes[index]
+
+    # ── driving ────────────────────────────────────────────────────────────────────────────
+
+    def _resume(self) -> Any:
+        self._started = True
+        return self._coroutine.send(None)
+
+    async def _drive(self, resume: Callable[[], Any]) -> Step:
+        self._task = asyncio.current_task()
+        try:
+            await self._until_blocked(resume)
+        except StopIteration:
+            raise RuntimeError("a handler can't raise StopIteration") from None
+        except _Returned as returned:
+            return self._returned(returned.value)
+        except Suspended:
+            return self._unwound()
+        except TerminalError as error:
+            return self._broke_off() or self._failed(error)
+        except AuthorError as error:
+            return self._broke_off() or Broken(error)
+        except asyncio.CancelledError:
+            if self._task is not None and self._task.cancelling():
+                raise
+            return self._broke_off() or Crashed(asyncio.CancelledError("the handler cancelled itself"))
+        except Exception as error:
+            return self._broke_off() or Crashed(error)
+        if self._ending:
+            return Broken(HandlerMisuse(_SWALLOWED))
+        if self._waiting is None:
+            return Broken(HandlerMisuse("the handler yielded without a durable future to wait for"))
+        wait = self._waits[self._waiting]
+        if isinstance(wait, RunWait):
+            tried = self.replay.tried.get(wait.index)
+            wait = RunWait(wait.index, wait.name, wait.action, wait.codec, wait.retry, tried)
+        return wait
+
+    @types.coroutine
+    def _until_blocked(self, resume: Callable[[], Any]) -> Generator[Any, Any, None]:
+        """Pass what the handler awaits of asyncio on to the loop, until it yields `BLOCK`."""
+        try:
+            item = resume()
+            while item is not BLOCK:
+                try:
+                    sent = yield item
+                except BaseException as error:
+                    item = self._coroutine.throw(error)
+                else:
+                    item = self._coroutine.send(sent)
+        except StopIteration as stop:
+            raise _Returned(stop.value) from None
+
+    def _broke_off(self) -> Broken | None:
+        if self._broken is not None:
+            return Broken(self._broken)
+        return Broken(HandlerMisuse(_SWALLOWED)) if self._ending else None
+
+    def _unwound(self) -> Step:
+        if self._broken is not None:
+            return Broken(self._broken)
+        return Left() if self._ending else Broken(HandlerMisuse("the handler raised Suspended itself"))
+
+    def _returned(self, value: Any) -> Step:
+        broken = self._broke_off() or self._incomplete()
+        if broken is not None:
+            return broken
+        if self._unawaited:
+            names = ", ".join(self._unawaited.values())
+            return Crashed(HandlerMisuse(f"never awaited: {names}; put `await` before it"))
+        try:
+            return Finished(self._output.resolution(value))
+        except Exception as error:
+            described = f"the handler's result can't be serialised: {explain(error)}"
+            return Crashed(TypeError(described).with_traceback(error.__traceback__))
+
+    def _failed(self, error: TerminalError) -> Step:
+        return self._incomplete() or Finished(rejection_of(error))
+
+    def _incomplete(self) -> Broken | None:
+        try:
+            self.replay.finish()
+        except ReplayMismatch as error:
+            return Broken(error)
+        return None
+
+
+_SWALLOWED = (
+    "the handler caught Suspended, with which an attempt ends: catch Exception, not BaseException, "
+    "or raise it again"
+)
+
+
+class _Returned(Exception):  # noqa: N818 - control flow between two functions here
+    """Carries the handler's return value: a StopIteration can't cross a generator."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def rejection_of(error: TerminalError) -> Rejection:
+    """A terminal error as the outcome that tells it."""
+    from msgspec import UNSET, Raw
+    from pydantic_core import to_json
+
+    details = UNSET if error.details is None else Raw(to_json(error.details))
+    return Rejection(reason=error.reason, code=error.code, details=details)

@@ -1,0 +1,96 @@
+"""What a handler awaits: durable futures, whose outcomes come from the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
+
+from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
+from awakeables.errors import Cancelled, Rejected, TerminalError, TimedOut
+from awakeables.handlers.serde import decode_json
+
+T = TypeVar("T")
+
+
+class Waiter(Protocol):
+    """What gives a durable future its outcome: the execution of the handler."""
+
+    def wait(self, index: int) -> Generator[Any, Any, Outcome]: ...
+
+
+class Durable(Generic[T]):
+    """A durable future: await it in the handler, as often as you like.
+
+    It waits for as long as it takes, also over restarts of the process. Await it directly:
+    `asyncio.gather`, `asyncio.wait_for` and tasks of your own can't be replayed, and raise
+    `HandlerMisuse`.
+    """
+
+    __slots__ = ("_index", "_read", "_waiter")
+
+    def __init__(self, waiter: Waiter, index: int, read: Callable[[Outcome], T]) -> None:
+        self._waiter = waiter
+        self._index = index
+        self._read = read
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        outcome = yield from self._waiter.wait(self._index)
+        return self._read(outcome)
+
+
+class Promise(Durable[T]):
+    """The answer to an awakeable.
+
+    Awaiting returns the value, or raises `Rejected`, `TimedOut` or `Cancelled`.
+    """
+
+    __slots__ = ()
+
+
+class Awakeable(tuple[str, Promise[T]], Generic[T]):
+    """A durable callback: an ID for the outside, and a promise of its answer.
+
+    Await it, or unpack it: `id, promise = ctx.awakeable(Parcel)`.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, awakeable_id: str, promise: Promise[T]) -> Awakeable[T]:
+        return super().__new__(cls, (awakeable_id, promise))
+
+    @property
+    def id(self) -> str:
+        """The awakeable's ID; with it anybody can resolve or reject it."""
+        return self[0]
+
+    @property
+    def promise(self) -> Promise[T]:
+        return self[1]
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self[1].__await__()
+
+
+def value_of(outcome: Outcome, awakeable_id: str) -> Resolution:
+    """The resolution of an awakeable, or its failure, raised."""
+    match outcome:
+        case Resolution():
+            return outcome
+        case Rejection():
+            raise Rejected(outcome.reason, code=outcome.code, details=details_of(outcome))
+        case Expiry():
+            raise TimedOut(f"awakeable {awakeable_id} timed out")
+        case Cancellation():
+            raise Cancelled(f"awakeable {awakeable_id} was cancelled: {outcome.reason}")
+
+
+def raise_terminal(outcome: Outcome) -> NoReturn:
+    """Raise a failure that was journaled for a run."""
+    if not isinstance(outcome, Rejection):
+        raise TypeError(f"a run can't end with {type(outcome).__name__}")
+    raise TerminalError(outcome.reason, code=outcome.code, details=details_of(outcome))
+
+
+def details_of(rejection: Rejection) -> Any:
+    """The details as Python values, None when there are none."""
+    return decode_json(bytes(rejection.details)) if rejection.details else None

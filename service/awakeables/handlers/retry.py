@@ -1,0 +1,50 @@
+"""When to try again: exponential back-off with a bound on tries and on time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often and how fast something is tried again.
+
+    The n-th failure is followed by a pause of `initial_interval × factor^(n-1)`, at most
+    `max_interval`.
+
+    Attributes:
+        max_attempts: Tries in all, the first one counted; None: no bound.
+        max_duration: No new try begins later than this after the first; None: no bound.
+    """
+
+    initial_interval: timedelta = timedelta(milliseconds=500)
+    factor: float = 2.0
+    max_interval: timedelta = timedelta(seconds=60)
+    max_attempts: int | None = 70
+    max_duration: timedelta | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be meant.
+
+        Raises:
+            ValueError: Says which number is wrong.
+        """
+        if self.initial_interval < timedelta(0) or self.max_interval < timedelta(0):
+            raise ValueError("RetryPolicy: intervals can't be negative")
+        if self.factor < 1:
+            raise ValueError(f"RetryPolicy: factor must be at least 1, not {self.factor}")
+        if self.max_attempts is not None and self.max_attempts < 1:
+            raise ValueError(f"RetryPolicy: max_attempts must be at least 1, not {self.max_attempts}")
+
+    def pause_ms(self, failures: int) -> int | None:
+        """Milliseconds to wait after that many failures; None: give up."""
+        if self.max_attempts is not None and failures >= self.max_attempts:
+            return None
+        # The exponent is bounded: 2^70 intervals would not fit a float's range of use.
+        grown = self.initial_interval.total_seconds() * self.factor ** min(failures - 1, 64)
+        return round(min(grown, self.max_interval.total_seconds()) * 1000)
+
+    def is_over(self, began_ms: int, next_ms: int) -> bool:
+        """Would a try at that instant begin later than `max_duration` allows?"""
+        return self.max_duration is not None and next_ms - began_ms > self.max_duration.total_seconds() * 1000

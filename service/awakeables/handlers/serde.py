@@ -1,0 +1,136 @@
+"""How values become bytes and back: JSON by type, raw bytes, or a serde of the user's own.
+
+A type's JSON Schema is pinned to each awakeable that waits for it, so that every process can
+check a value at the edge; where the process has the type, its own validator decides as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from types import NoneType
+from typing import Any, Generic, Protocol, TypeVar
+
+import orjson
+from pydantic import PydanticInvalidForJsonSchema, TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
+
+from awakeables.core.awakeables import Codec as CodecKind
+from awakeables.core.outcomes import Resolution
+
+T = TypeVar("T")
+
+
+class Serde(Protocol[T]):
+    """A user's own way to write a value; errors of `loads` become `PayloadError`."""
+
+    def dumps(self, value: T) -> bytes:
+        """The value as bytes."""
+        ...
+
+    def loads(self, content: bytes) -> T:
+        """The value that `dumps` wrote."""
+        ...
+
+
+class Codec(Generic[T]):
+    """One type's way to bytes and back.
+
+    Attributes:
+        kind: `json`, `bytes` or `custom`.
+        schema: The JSON Schema (2020-12) of a typed JSON value, as JSON text.
+        schema_hash: Its SHA-256; two types with one schema share it.
+    """
+
+    __slots__ = ("decode", "encode", "kind", "schema", "schema_hash")
+
+    def __init__(
+        self,
+        kind: CodecKind,
+        *,
+        encode: Callable[[T], bytes],
+        decode: Callable[[bytes], T],
+        schema: bytes | None = None,
+    ) -> None:
+        self.kind = kind
+        self.encode = encode
+        self.decode = decode
+        self.schema = schema
+        self.schema_hash = None if schema is None else hashlib.sha256(schema).hexdigest()
+
+    def resolution(self, value: T) -> Resolution:
+        """A value as the outcome that carries it."""
+        content = self.encode(value)
+        return Resolution.of_json(content) if self.kind == "json" else Resolution.of_bytes(content)
+
+
+def decode_json(text: bytes) -> Any:
+    """JSON as Python values; integers of any size are kept exactly.
+
+    Raises:
+        ValueError: No JSON text (NaN, bad UTF-8 and lone surrogates are none).
+    """
+    return from_json(text, allow_inf_nan=False)
+
+
+ANY: Codec[Any] = Codec("json", encode=to_json, decode=decode_json)
+BYTES: Codec[bytes] = Codec("bytes", encode=bytes, decode=bytes)
+
+_by_type: dict[Any, Codec[Any]] = {bytes: BYTES, None: ANY, Any: ANY}
+_by_hash: dict[str, Codec[Any]] = {}
+
+
+def codec_for(type_: Any, serde: Serde[Any] | None = None) -> Codec[Any]:
+    """The codec of a type: anything that pydantic validates, `bytes`, or None for any JSON.
+
+    Raises:
+        TypeError: Pydantic can't make a validator or a schema of it.
+    """
+    if serde is not None:
+        return Codec("custom", encode=serde.dumps, decode=serde.loads)
+    try:
+        known = _by_type.get(type_)
+    except TypeError:  # an Annotated type with unhashable metadata
+        return _codec_of(type_)
+    if known is None:
+        known = _by_type[type_] = _codec_of(type_)
+    return known
+
+
+def codec_by_hash(schema_hash: str) -> Codec[Any] | None:
+    """The codec of a type that this process has, by the hash of its schema."""
+    return _by_hash.get(schema_hash)
+
+
+def _codec_of(type_: Any) -> Codec[Any]:
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(type_)
+    except Exception as error:
+        raise TypeError(f"{type_!r} is no type that pydantic can validate: {error}") from error
+    try:
+        schema = orjson.dumps(adapter.json_schema(), option=orjson.OPT_SORT_KEYS)
+    except PydanticInvalidForJsonSchema as error:
+        raise TypeError(
+            f"{type_!r} has no JSON Schema, so that no other process could check it: {error.message}"
+        ) from error
+
+    def decode(text: bytes) -> Any:
+        return adapter.validate_json(text)
+
+    codec = Codec("json", encode=adapter.dump_json, decode=decode, schema=schema)
+    if codec.schema_hash is not None:
+        _by_hash[codec.schema_hash] = codec
+    return codec
+
+
+def explain(error: Exception) -> str:
+    """A decoding error in one line, without the value, which may be a secret."""
+    if isinstance(error, ValidationError):
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        parts = [f"{'.'.join(map(str, p['loc'])) or 'value'}: {p['msg']}" for p in problems[:3]]
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        return "; ".join(parts) + more
+    return str(error)
+
+
+NOTHING = codec_for(NoneType)

@@ -1,0 +1,174 @@
+"""Declarations: apps, services, handlers. Importing them loads no driver and starts nothing."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, get_type_hints
+
+from awakeables.errors import DeclarationError, NotFound
+from awakeables.handlers.serde import NOTHING, Codec, codec_for
+
+if TYPE_CHECKING:
+    from awakeables.handlers.context import Context
+
+P = ParamSpec("P")
+R = TypeVar("R")
+HandlerFunction = Callable[Concatenate["Context", P], Awaitable[R]]
+
+RESERVED_SERVICES = frozenset(
+    {"restate", "awakeables", "invocations", "dead-letters", "health", "metrics", "openapi.json", "docs"}
+)
+"""First segments of the service's own paths."""
+
+RESERVED_HANDLERS = frozenset({"send"})
+"""`POST /{service}/{handler}/send` would be ambiguous."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class Handler:
+    """A function that can be replayed, and the codecs of what it takes and returns."""
+
+    def __init__(self, service: str, name: str, function: Callable[..., Awaitable[Any]]) -> None:
+        """Read the function's signature.
+
+        Raises:
+            DeclarationError: It is not `async`, or takes something else than a context and at
+                most one input.
+        """
+        self.service = service
+        self.name = _checked(name, "handler")
+        self.function = function
+        where = f"handler {service}/{name}"
+        if name in RESERVED_HANDLERS:
+            raise DeclarationError(f"{where}: the name {name!r} is reserved; choose another")
+        if not inspect.iscoroutinefunction(function):
+            raise DeclarationError(
+                f"{where}: declare it with `async def`; what it calls may be blocking, in ctx.run"
+            )
+        parameters = list(inspect.signature(function).parameters.values())
+        positional = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+        if not 1 <= len(parameters) <= 2 or any(p.kind not in positional for p in parameters):
+            raise DeclarationError(
+                f"{where}: it takes a Context and at most one input, (ctx) or (ctx, input)"
+            )
+        try:
+            hints = get_type_hints(function, include_extras=True)
+        except NameError as error:
+            raise DeclarationError(f"{where}: a type of its signature can't be found: {error}") from error
+        self.takes_input = len(parameters) == 2
+        self.input: Codec[Any] = NOTHING
+        if self.takes_input:
+            self.input = _codec(hints.get(parameters[1].name, Any), where)
+        self.output: Codec[Any] = _codec(hints.get("return", Any), where)
+
+    def __repr__(self) -> str:
+        return f"<handler {self.service}/{self.name}>"
+
+
+class Service:
+    """A named group of handlers.
+
+    Raises:
+        DeclarationError: The name is reserved or can't stand in a URL.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = _checked(name, "service")
+        if name in RESERVED_SERVICES:
+            raise DeclarationError(f"service {name!r}: the name is reserved for the service's own paths")
+        self.handlers: dict[str, Handler] = {}
+
+    def handler(self, name: str | None = None) -> Callable[[HandlerFunction[P, R]], HandlerFunction[P, R]]:
+        """Declare an async function `(ctx)` or `(ctx, input)` as a handler.
+
+        Its name is the function's, unless one is given. The function is returned unchanged.
+
+        Raises:
+            DeclarationError: There is a handler of that name, or it can't be one.
+        """
+
+        def declare(function: HandlerFunction[P, R]) -> HandlerFunction[P, R]:
+            chosen = name or str(getattr(function, "__name__", ""))
+            if chosen in self.handlers:
+                raise DeclarationError(f"service {self.name!r} has two handlers called {chosen!r}")
+            self.handlers[chosen] = Handler(self.name, chosen, function)
+            return function
+
+        return declare
+
+
+class App:
+    """A named set of services that share a store, a completions topic and a consumer group.
+
+    Attributes:
+        name: Also the consumer group, and the first part of the topics' names.
+    """
+
+    def __init__(self, name: str, *, services: Sequence[Service]) -> None:
+        """Collect the services.
+
+        Raises:
+            DeclarationError: Two services have one name, or there is none.
+        """
+        self.name = _checked(name, "app")
+        self.services: dict[str, Service] = {}
+        for service in services:
+            if service.name in self.services:
+                raise DeclarationError(f"app {name!r} has two services called {service.name!r}")
+            self.services[service.name] = service
+        if not services:
+            raise DeclarationError(f"app {name!r} has no services")
+
+    @property
+    def completions_topic(self) -> str:
+        return f"{self.name}.completions"
+
+    @property
+    def dead_letter_topic(self) -> str:
+        return f"{self.name}.completions.dlq"
+
+    def handler(self, service: str, name: str) -> Handler:
+        """Find a handler.
+
+        Raises:
+            NotFound: There is none; the message lists what there is.
+        """
+        if service not in self.services:
+            raise NotFound(f"no service {service!r}; there are: {', '.join(sorted(self.services))}")
+        handlers = self.services[service].handlers
+        if name not in handlers:
+            raise NotFound(
+                f"service {service!r} has no handler {name!r}; it has: {', '.join(sorted(handlers))}"
+            )
+        return handlers[name]
+
+    def find(self, function: Callable[..., Any]) -> Handler:
+        """The handler that this function was declared as.
+
+        Raises:
+            NotFound: It was declared in no service of this app.
+        """
+        for service in self.services.values():
+            for handler in service.handlers.values():
+                if handler.function is function:
+                    return handler
+        raise NotFound(f"{function!r} is no handler of app {self.name!r}")
+
+
+def _checked(name: str, what: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise DeclarationError(
+            f"{what} {name!r}: a name has letters, digits, '.', '_' and '-', begins with a letter or digit, "
+            "and has at most 100 characters"
+        )
+    return name
+
+
+def _codec(type_: Any, where: str) -> Codec[Any]:
+    try:
+        return codec_for(type_)
+    except TypeError as error:
+        raise DeclarationError(f"{where}: {error}") from error

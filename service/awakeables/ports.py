@@ -1,0 +1,161 @@
+"""The ports: everything that the engine asks of the world, on one page.
+
+A store is six small ports. Writing is one verb: `Commits.commit` takes orders as data
+(`core/orders.py`) and applies them in one transaction, so that one group commit serves every
+kind of write and a fault can be put before or after it in one place
+(docs/adr/0002-one-write-verb.md). The five others only read; what they return was committed.
+
+Every verb of a store may raise `StoreUnavailable`; `commit` may raise `StoreRefused` too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from awakeables.core.awakeables import Awakeable, Codec, State
+from awakeables.core.invocations import Invocation, Status
+from awakeables.core.journal import Entry
+from awakeables.core.orders import Answer, DeadLetter, Effect, EffectState, Member, Position
+from awakeables.core.outcomes import Outcome
+from awakeables.core.records import Record
+
+
+class Clock(Protocol):
+    """Time, handed in."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970, UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards."""
+        ...
+
+
+class Entropy(Protocol):
+    """Chance, handed in."""
+
+    def bytes(self, count: int) -> bytes:
+        """`count` unpredictable bytes."""
+        ...
+
+
+class Commits(Protocol):
+    """The one way to write."""
+
+    async def commit(self, members: Sequence[Member]) -> list[Answer]:
+        """Apply members in order, in one durable transaction; an answer per member, in order.
+
+        When it returns, everything is on disk. When it raises `StoreUnavailable`, all or nothing
+        of it may be: send the same members again. When it raises `StoreRefused`, nothing is, and
+        at least one member can never be: the caller bisects.
+        """
+        ...
+
+
+class JournalReader(Protocol):
+    """What an owner needs to go on with an invocation."""
+
+    async def history(self, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
+        """The whole journals of these invocations."""
+        ...
+
+    async def outcomes(self, awakeable_ids: Sequence[str]) -> dict[str, Outcome]:
+        """The outcomes of those of these awakeables that are settled."""
+        ...
+
+    async def held_by(self, owner: str) -> list[str]:
+        """The invocations that are running under this owner."""
+        ...
+
+
+class Expectation(Record):
+    """What a value must be to resolve an awakeable."""
+
+    codec: Codec
+    schema_hash: str | None
+    schema: bytes | None
+
+
+class SettlementReader(Protocol):
+    """What the edge needs to check a value before it is settled."""
+
+    async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
+        """What these awakeables expect; those without a row are left out."""
+        ...
+
+
+class OutboxReader(Protocol):
+    """What is still to be published."""
+
+    async def effects(self, state: EffectState, limit: int) -> list[Effect]:
+        """Effects in this state, oldest first."""
+        ...
+
+
+class OffsetReader(Protocol):
+    """How far the completions topic was read."""
+
+    async def positions(self, topic: str) -> list[Position]:
+        """The position of each partition that was ever read."""
+        ...
+
+
+class Page(Record):
+    """Which part of a list: `limit` rows from the newest, before the ID `before`."""
+
+    limit: int = 50
+    before: str | None = None
+
+
+class Inspection(Protocol):
+    """What people and programs look at; newest first."""
+
+    async def invocation(self, invocation_id: str) -> Invocation | None: ...
+
+    async def invocations(
+        self, page: Page, *, status: Status | None = None, service: str | None = None
+    ) -> list[Invocation]: ...
+
+    async def awakeable(self, awakeable_id: str) -> Awakeable | None: ...
+
+    async def awakeables(self, page: Page, *, state: State | None = None) -> list[Awakeable]: ...
+
+    async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None: ...
+
+    async def dead_letters(self, page: Page) -> list[DeadLetter]: ...
+
+    async def counts(self) -> Mapping[str, int]:
+        """How much there is: pending awakeables, invocations that are not done, unsent effects."""
+        ...
+
+
+class Store(Commits, JournalReader, SettlementReader, OutboxReader, OffsetReader, Inspection, Protocol):
+    """All of it; also opened and closed."""
+
+    async def open(self) -> None:
+        """Be ready to serve; a new store is made, an older one migrated.
+
+        Raises:
+            StoreLocked: Another process has it open.
+            StoreTooNew: A newer release has written it.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish what was begun and let go."""
+        ...
+
+
+class Publisher(Protocol):
+    """The way out to Kafka."""
+
+    async def publish(self, effect: Effect) -> None:
+        """Publish one record; returns when every in-sync replica has it.
+
+        Raises:
+            PublishRefused: It can never be published as it is.
+            BrokerUnavailable: It may or may not have been published; try again.
+        """
+        ...

@@ -1,0 +1,319 @@
+"""What each order does to the rows: shared by the stores with one writer (memory, SQLite).
+
+Every decision is the core's; this module loads the rows that a decision needs and puts back
+what came out of it, all inside the transaction that the adapter has opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from awakeables.core import awakeables, invocations
+from awakeables.core.awakeables import Awakeable, Completion, Verdict
+from awakeables.core.deadletters import relay
+from awakeables.core.ids import parse_id
+from awakeables.core.invocations import End, Invocation
+from awakeables.core.orders import (
+    Advance,
+    Advanced,
+    Answer,
+    Begin,
+    Begun,
+    Claim,
+    Claimed,
+    ClaimedEffects,
+    ClaimEffects,
+    DeadLetter,
+    Effect,
+    Expire,
+    Expired,
+    Fenced,
+    KeyConflict,
+    Member,
+    Noted,
+    PartitionFence,
+    Position,
+    Refused,
+    Release,
+    Released,
+    Resume,
+    Resumed,
+    Sent,
+    Settle,
+    SettledAll,
+    Taken,
+    TakePartitions,
+    Unchecked,
+    Wake,
+)
+from awakeables.core.outcomes import Rejection
+from awakeables.store.tables import Tables
+
+UNCLAIMED = ""
+ABANDONED = "its invocation ended"
+PUBLISH_FAILED = "publish-failed"
+
+
+def apply(members: Sequence[Member], tables: Tables, *, now_ms: int, retention_ms: int) -> list[Answer]:
+    """Apply the members of a group commit in order; an answer for each."""
+    return [_apply(member, tables, now_ms, retention_ms) for member in members]
+
+
+def _apply(member: Member, tables: Tables, now_ms: int, retention_ms: int) -> Answer:  # noqa: PLR0911 - a table
+    match member:
+        case Advance():
+            return _advance(member, tables, now_ms)
+        case Begin():
+            return _begin(member, tables, now_ms)
+        case Settle():
+            return _settle(member, tables, now_ms, retention_ms)
+        case Sent():
+            for event_id in member.event_ids:
+                tables.drop_effect(event_id)
+            return Noted()
+        case Claim():
+            return _claim(member, tables, now_ms)
+        case Expire():
+            return _expire(member, tables, now_ms)
+        case Release():
+            return _release(member, tables, now_ms)
+        case Resume():
+            return _resume(member, tables, now_ms)
+        case TakePartitions():
+            return _take(member, tables)
+        case ClaimEffects():
+            return ClaimedEffects(effects=tuple(tables.unclaimed(member.owner, member.limit)))
+        case Refused():
+            return _refuse(member, tables, now_ms)
+        case _:
+            assert_never(member)
+
+
+def _begin(order: Begin, tables: Tables, now_ms: int) -> Begun | KeyConflict:
+    if tables.invocation(order.id) is not None:
+        return Begun(id=order.id, created=True)
+    if order.idempotency is not None:
+        known = tables.idempotent(order.idempotency.scope, order.idempotency.key)
+        if known is not None:
+            fingerprint, invocation_id = known
+            if fingerprint != order.idempotency.fingerprint:
+                return KeyConflict(id=invocation_id)
+            return Begun(id=invocation_id, created=False)
+        tables.add_idempotent(order.idempotency, order.id)
+    row = Invocation(
+        id=order.id,
+        service=order.service,
+        handler=order.handler,
+        key=order.key,
+        build=order.build,
+        created_ms=now_ms,
+        updated_ms=now_ms,
+        due_ms=now_ms + order.delay_ms,
+    )
+    if order.owner is not None:
+        row = invocations.claim(row, owner=order.owner, now_ms=now_ms)
+    tables.put_invocation(row)
+    tables.add_chunk(order.id, 1, order.chunk)
+    return Begun(id=order.id, created=True)
+
+
+def _claim(order: Claim, tables: Tables, now_ms: int) -> Claimed:
+    rows = [
+        invocations.claim(row, owner=order.owner, now_ms=now_ms) for row in tables.due(now_ms, order.limit)
+    ]
+    for row in rows:
+        tables.put_invocation(row)
+    return Claimed(invocations=tuple(rows))
+
+
+def _advance(order: Advance, tables: Tables, now_ms: int) -> Advanced | Fenced:
+    row = tables.invocation(order.invocation_id)
+    if row is None:
+        return Fenced()
+    if row.commit_id == order.commit_id:
+        # The same commit again is not a stale owner's: its acknowledgement was lost (hard case 3).
+        return _again(order, row, tables)
+    if not invocations.owns(row, owner=order.owner, epoch=order.epoch, version=order.version):
+        return Fenced()
+    row = invocations.advance(
+        row,
+        order.next,
+        grows=order.chunk is not None,
+        commit_id=order.commit_id,
+        build=order.build,
+        now_ms=now_ms,
+    )
+    tables.put_invocation(row)
+    if order.chunk is not None:
+        tables.add_chunk(row.id, row.version, order.chunk)
+    for schema_hash, schema in order.schemas:
+        tables.add_schema(schema_hash, schema)
+    for new in order.awakeables:
+        deadline_ms = None if new.timeout_ms is None else now_ms + new.timeout_ms
+        tables.put_awakeable(
+            Awakeable(
+                id=new.id,
+                invocation_id=row.id,
+                created_ms=now_ms,
+                codec=new.codec,
+                schema_hash=new.schema_hash,
+                deadline_ms=deadline_ms,
+            )
+        )
+    effects = tuple(_dated(effect, tables) for effect in order.effects)
+    for effect in effects:
+        tables.add_effect(effect, order.owner)
+    if isinstance(order.next, End):
+        for awakeable_id in order.next.abandoned:
+            pending = tables.awakeable(awakeable_id)
+            cancelled = pending and awakeables.cancel(pending, now_ms=now_ms, reason=ABANDONED)
+            if cancelled:
+                tables.put_awakeable(cancelled)
+    return Advanced(invocation=row, effects=effects)
+
+
+def _again(order: Advance, row: Invocation, tables: Tables) -> Advanced:
+    """The answer whose acknowledgement was lost; effects that were sent meanwhile are left out."""
+    queued = (tables.effect(effect.event_id) for effect in order.effects)
+    return Advanced(invocation=row, effects=tuple(effect for effect in queued if effect is not None))
+
+
+def _dated(effect: Effect, tables: Tables) -> Effect:
+    """Tell the task when its awakeable's time is up: the row knows, the handler does not."""
+    row = tables.awakeable(effect.task.awakeable_id) if effect.task else None
+    if row is None or row.deadline_ms is None or effect.task is None:
+        return effect
+    return replace(effect, task=replace(effect.task, deadline_ms=row.deadline_ms))
+
+
+def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> SettledAll | Fenced | Unchecked:
+    if order.fence is not None and not _is_next(order.fence, tables):
+        return Fenced()
+    unchecked = tuple(c.awakeable_id for c in order.completions if _needs_check(c, tables))
+    if unchecked:
+        return Unchecked(awakeable_ids=unchecked)
+    horizon_ms = now_ms if order.held_back_to_ms is None else min(now_ms, order.held_back_to_ms)
+    verdicts: list[Verdict | None] = []
+    wakes: list[Wake] = []
+    letters = list(order.dead_letters)
+    for place, completion in enumerate(order.completions):
+        row = tables.awakeable(completion.awakeable_id)
+        if row is None:
+            issued_ms = parse_id(completion.awakeable_id, "prom")
+            verdict: Verdict | None = awakeables.without_row(
+                completion, issued_ms=issued_ms, now_ms=now_ms, retention_ms=retention_ms
+            )
+        else:
+            result = awakeables.settle(row, completion, now_ms=now_ms, horizon_ms=horizon_ms)
+            verdict = result.verdict
+            if result.awakeable is not row:
+                tables.put_awakeable(result.awakeable)
+            if result.settled:
+                wakes.append(_wake(result.awakeable, tables, now_ms))
+        verdicts.append(verdict)
+        if verdict is not None and verdict.kind in ("unknown", "invalid") and place in order.originals:
+            letters.append(_because(order.originals[place], verdict))
+    buried = _bury(letters, order.relay_to, tables, now_ms)
+    if order.fence is not None:
+        fence = order.fence
+        tables.put_position(
+            fence.topic, Position(partition=fence.partition, next=fence.next, epoch=fence.epoch)
+        )
+    return SettledAll(verdicts=tuple(verdicts), wakes=tuple(wakes), dead_letters=buried)
+
+
+def _is_next(fence: PartitionFence, tables: Tables) -> bool:
+    """Is this batch the holder's, and not one that was committed before (K1)?"""
+    held = tables.position(fence.topic, fence.partition)
+    return held is not None and held.epoch == fence.epoch and held.next <= fence.first
+
+
+def _needs_check(completion: Completion, tables: Tables) -> bool:
+    row = tables.awakeable(completion.awakeable_id)
+    return row is not None and awakeables.needs_check(row, completion)
+
+
+def _because(original: DeadLetter, verdict: Verdict) -> DeadLetter:
+    return replace(original, code=verdict.kind, reason=verdict.reason or original.reason)
+
+
+def _bury(letters: Sequence[DeadLetter], relay_to: str, tables: Tables, now_ms: int) -> int:
+    """Keep dead letters, each record once, and queue their copies for the dead-letter topic (K2)."""
+    new = [letter for letter in letters if not tables.has_dead_letter(letter.source)]
+    for letter in new:
+        tables.add_dead_letter(letter)
+        tables.add_effect(relay(letter, to=relay_to, now_ms=now_ms), UNCLAIMED)
+    return len(new)
+
+
+def _wake(awakeable: Awakeable, tables: Tables, now_ms: int) -> Wake:
+    """Count the wake-up in the transaction that causes it (hard case 1)."""
+    row = tables.invocation(awakeable.invocation_id)
+    assert row is not None, f"{awakeable.id} has no invocation"
+    assert awakeable.outcome is not None
+    row = invocations.wake(row, now_ms=now_ms)
+    tables.put_invocation(row)
+    return Wake(invocation_id=row.id, wake=row.wake, awakeable_id=awakeable.id, outcome=awakeable.outcome)
+
+
+def _expire(order: Expire, tables: Tables, now_ms: int) -> Expired:
+    horizon_ms = now_ms if order.held_back_to_ms is None else min(now_ms, order.held_back_to_ms)
+    wakes = []
+    for row in tables.overdue(horizon_ms, order.limit):
+        expired = awakeables.expire(row, now_ms=now_ms, horizon_ms=horizon_ms)
+        if expired is not None:
+            tables.put_awakeable(expired)
+            wakes.append(_wake(expired, tables, now_ms))
+    return Expired(wakes=tuple(wakes))
+
+
+def _release(order: Release, tables: Tables, now_ms: int) -> Released:
+    if order.ids is None:
+        rows = [row for row in tables.running() if row.owner != order.owner]
+    else:
+        found = (tables.invocation(invocation_id) for invocation_id in order.ids)
+        rows = [row for row in found if row and row.status == "running" and row.owner == order.owner]
+    for row in rows:
+        tables.put_invocation(invocations.release(row, now_ms=now_ms))
+    return Released(count=len(rows))
+
+
+def _resume(order: Resume, tables: Tables, now_ms: int) -> Resumed:
+    row = tables.invocation(order.invocation_id)
+    resumed = row and invocations.resume(row, now_ms=now_ms)
+    if not resumed:
+        return Resumed(invocation=row, changed=False)
+    tables.put_invocation(resumed)
+    return Resumed(invocation=resumed, changed=True)
+
+
+def _take(order: TakePartitions, tables: Tables) -> Taken:
+    positions = []
+    for partition in order.partitions:
+        held = tables.position(order.topic, partition) or Position(partition=partition, next=0, epoch=0)
+        position = Position(partition=partition, next=held.next, epoch=held.epoch + 1)
+        tables.put_position(order.topic, position, order.owner)
+        positions.append(position)
+    return Taken(positions=tuple(positions))
+
+
+def _refuse(order: Refused, tables: Tables, now_ms: int) -> Noted:
+    effect = tables.effect(order.event_id)
+    if effect is None:
+        return Noted()
+    tables.fail_effect(order.event_id, order.reason)
+    row = tables.awakeable(effect.task.awakeable_id) if effect.task else None
+    if row is None or row.state != "pending":
+        return Noted()
+    completion = Completion(
+        awakeable_id=row.id,
+        body=Rejection(reason=PUBLISH_FAILED, code=502),
+        source=f"effect:{order.event_id}",
+        event_id=order.event_id,
+    )
+    result = awakeables.settle(row, completion, now_ms=now_ms, horizon_ms=0)
+    tables.put_awakeable(result.awakeable)
+    return Noted(wakes=(_wake(result.awakeable, tables, now_ms),))

@@ -1,0 +1,240 @@
+"""The store in memory: the reference meaning of the ports, for tests and `awakeables.testing`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from awakeables.core.awakeables import Awakeable, State
+from awakeables.core.invocations import Invocation, Status
+from awakeables.core.journal import Entry, decode_chunks
+from awakeables.core.orders import (
+    Answer,
+    DeadLetter,
+    Effect,
+    EffectState,
+    Idempotency,
+    Member,
+    Position,
+)
+from awakeables.core.outcomes import Outcome
+from awakeables.ports import Clock, Expectation, Page
+from awakeables.store.apply import apply
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class MemoryTables:
+    """Dicts, and a list of what undoes the transaction that is under way."""
+
+    def __init__(self) -> None:
+        self.invocations: dict[str, Invocation] = {}
+        self.chunks: dict[str, dict[int, bytes]] = {}
+        self.keys: dict[tuple[str, str], tuple[str, str]] = {}
+        self.awakeables: dict[str, Awakeable] = {}
+        self.schemas: dict[str, bytes] = {}
+        self.effects: dict[str, Effect] = {}
+        self.claims: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+        self.letters: dict[str, DeadLetter] = {}
+        self.sources: dict[str, str] = {}
+        self.positions: dict[tuple[str, int], Position] = {}
+        self._undo: list[Callable[[], object]] = []
+
+    def begin(self) -> None:
+        self._undo.clear()
+
+    def roll_back(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    def _set(self, table: dict[K, V], key: K, value: V) -> None:
+        if key in table:
+            old = table[key]
+            self._undo.append(lambda: table.__setitem__(key, old))
+        else:
+            self._undo.append(lambda: table.pop(key))
+        table[key] = value
+
+    def _delete(self, table: dict[K, V], key: K) -> None:
+        if key in table:
+            old = table.pop(key)
+            self._undo.append(lambda: table.__setitem__(key, old))
+
+    def invocation(self, invocation_id: str) -> Invocation | None:
+        return self.invocations.get(invocation_id)
+
+    def put_invocation(self, row: Invocation) -> None:
+        self._set(self.invocations, row.id, row)
+
+    def due(self, now_ms: int, limit: int) -> list[Invocation]:
+        rows = [(row.due_ms, row.id) for row in self.invocations.values() if row.due_ms is not None]
+        return [self.invocations[key] for due_ms, key in sorted(rows) if due_ms <= now_ms][:limit]
+
+    def running(self) -> list[Invocation]:
+        return [row for row in self.invocations.values() if row.owner is not None]
+
+    def add_chunk(self, invocation_id: str, version: int, chunk: bytes) -> None:
+        if invocation_id not in self.chunks:
+            self._set(self.chunks, invocation_id, {})
+        self._set(self.chunks[invocation_id], version, chunk)
+
+    def idempotent(self, scope: str, key: str) -> tuple[str, str] | None:
+        return self.keys.get((scope, key))
+
+    def add_idempotent(self, idempotency: Idempotency, invocation_id: str) -> None:
+        self._set(self.keys, (idempotency.scope, idempotency.key), (idempotency.fingerprint, invocation_id))
+
+    def awakeable(self, awakeable_id: str) -> Awakeable | None:
+        return self.awakeables.get(awakeable_id)
+
+    def put_awakeable(self, row: Awakeable) -> None:
+        self._set(self.awakeables, row.id, row)
+
+    def overdue(self, horizon_ms: int, limit: int) -> list[Awakeable]:
+        rows = sorted(
+            (row.deadline_ms, row.id)
+            for row in self.awakeables.values()
+            if row.state == "pending" and row.deadline_ms is not None and row.deadline_ms <= horizon_ms
+        )
+        return [self.awakeables[key] for _, key in rows[:limit]]
+
+    def add_schema(self, schema_hash: str, schema: bytes) -> None:
+        if schema_hash not in self.schemas:
+            self._set(self.schemas, schema_hash, schema)
+
+    def add_effect(self, effect: Effect, owner: str) -> None:
+        if effect.event_id not in self.effects:
+            self._set(self.effects, effect.event_id, effect)
+            self._set(self.claims, effect.event_id, owner)
+
+    def unclaimed(self, owner: str, limit: int) -> list[Effect]:
+        others = [key for key, held_by in self.claims.items() if held_by != owner and key not in self.failed]
+        streams = {self.effects[key].stream for key in sorted(others)[:limit]}
+        claimed = sorted(key for key in others if self.effects[key].stream in streams)
+        for key in claimed:
+            self._set(self.claims, key, owner)
+        return [self.effects[key] for key in claimed]
+
+    def effect(self, event_id: str) -> Effect | None:
+        return None if event_id in self.failed else self.effects.get(event_id)
+
+    def drop_effect(self, event_id: str) -> None:
+        self._delete(self.effects, event_id)
+        self._delete(self.claims, event_id)
+        self._delete(self.failed, event_id)
+
+    def fail_effect(self, event_id: str, reason: str) -> None:
+        self._set(self.failed, event_id, reason)
+
+    def has_dead_letter(self, source: str) -> bool:
+        return source in self.sources
+
+    def add_dead_letter(self, letter: DeadLetter) -> None:
+        self._set(self.letters, letter.id, letter)
+        self._set(self.sources, letter.source, letter.id)
+
+    def position(self, topic: str, partition: int) -> Position | None:
+        return self.positions.get((topic, partition))
+
+    def put_position(self, topic: str, position: Position, owner: str | None = None) -> None:
+        self._set(self.positions, (topic, position.partition), position)
+
+
+class MemoryStore:
+    """Keeps everything in this process; nothing outlives it."""
+
+    def __init__(self, *, clock: Clock, retention_ms: int) -> None:
+        self._clock = clock
+        self._retention_ms = retention_ms
+        self.tables = MemoryTables()
+
+    async def open(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        return None
+
+    async def commit(self, members: Sequence[Member]) -> list[Answer]:
+        self.tables.begin()
+        try:
+            return apply(members, self.tables, now_ms=self._clock.now_ms(), retention_ms=self._retention_ms)
+        except BaseException:
+            self.tables.roll_back()
+            raise
+
+    async def history(self, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
+        chunks = self.tables.chunks
+        return {
+            key: decode_chunks(chunk for _, chunk in sorted(chunks[key].items()))
+            for key in invocation_ids
+            if key in chunks
+        }
+
+    async def outcomes(self, awakeable_ids: Sequence[str]) -> dict[str, Outcome]:
+        rows = (self.tables.awakeables.get(key) for key in awakeable_ids)
+        return {row.id: row.outcome for row in rows if row is not None and row.outcome is not None}
+
+    async def held_by(self, owner: str) -> list[str]:
+        return [row.id for row in self.tables.running() if row.owner == owner]
+
+    async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
+        rows = (self.tables.awakeables.get(key) for key in awakeable_ids)
+        return {
+            row.id: Expectation(
+                codec=row.codec,
+                schema_hash=row.schema_hash,
+                schema=self.tables.schemas.get(row.schema_hash or ""),
+            )
+            for row in rows
+            if row is not None
+        }
+
+    async def effects(self, state: EffectState, limit: int) -> list[Effect]:
+        wanted = state == "failed"
+        failed = self.tables.failed
+        return [e for key, e in sorted(self.tables.effects.items()) if (key in failed) == wanted][:limit]
+
+    async def positions(self, topic: str) -> list[Position]:
+        return [position for (name, _), position in sorted(self.tables.positions.items()) if name == topic]
+
+    async def invocation(self, invocation_id: str) -> Invocation | None:
+        return self.tables.invocations.get(invocation_id)
+
+    async def invocations(
+        self, page: Page, *, status: Status | None = None, service: str | None = None
+    ) -> list[Invocation]:
+        rows = self.tables.invocations.values()
+        return _newest(
+            {row.id: row for row in rows if status in (None, row.status) and service in (None, row.service)},
+            page,
+        )
+
+    async def awakeable(self, awakeable_id: str) -> Awakeable | None:
+        return self.tables.awakeables.get(awakeable_id)
+
+    async def awakeables(self, page: Page, *, state: State | None = None) -> list[Awakeable]:
+        rows = self.tables.awakeables.values()
+        return _newest({row.id: row for row in rows if state in (None, row.state)}, page)
+
+    async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
+        return self.tables.letters.get(dead_letter_id)
+
+    async def dead_letters(self, page: Page) -> list[DeadLetter]:
+        return _newest(self.tables.letters, page)
+
+    async def counts(self) -> Mapping[str, int]:
+        tables = self.tables
+        return {
+            "awakeables_pending": sum(row.state == "pending" for row in tables.awakeables.values()),
+            "invocations_open": sum(row.status != "completed" for row in tables.invocations.values()),
+            "effects_unsent": len(tables.effects) - len(tables.failed),
+            "effects_failed": len(tables.failed),
+            "dead_letters": len(tables.letters),
+        }
+
+
+def _newest(rows: Mapping[str, V], page: Page) -> list[V]:
+    keys = sorted((key for key in rows if page.before is None or key < page.before), reverse=True)
+    return [rows[key] for key in keys[: page.limit]]

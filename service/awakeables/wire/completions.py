@@ -1,0 +1,173 @@
+"""The completion record: schemas/completion.schema.json.
+
+A value is kept as its JSON text was written: 2⁶⁴ and 0.1000 stay what they are. Of duplicate
+keys the last counts. Unknown fields are ignored, so that workers and service can be upgraded
+apart; a version `v` that is not known is refused.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+from pydantic_core import from_json
+
+from awakeables.core.awakeables import Completion, Heartbeat
+from awakeables.core.ids import parse_id
+from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.errors import CallerError, MalformedId
+
+VERSION = 1
+
+
+class Unreadable(CallerError):
+    """The record is no completion: it can't even be said which awakeable it is about."""
+
+
+class _Envelope(msgspec.Struct):
+    awakeable_id: str
+    status: str
+    value: Raw | UnsetType = UNSET
+    value_base64: str | UnsetType = UNSET
+    reason: str | None = None
+    code: int | None = None
+    details: Raw | UnsetType = UNSET
+    progress: Raw | UnsetType = UNSET
+    event_id: str | None = None
+    worker: str | None = None
+    attempt: int | None = None
+    v: int = VERSION
+
+
+class _Addressed(msgspec.Struct):
+    awakeable_id: str
+
+
+_decoder = msgspec.json.Decoder(_Envelope)
+_address_decoder = msgspec.json.Decoder(_Addressed)
+
+NO_REASON = "rejected without a reason"
+
+
+def decode_completion(value: bytes | None, *, source: str) -> Completion:
+    """Read a completion.
+
+    What is addressed to a well-formed awakeable ID but can't be accepted comes back with
+    `refusal` set, so that it gets its verdict in that awakeable's book.
+
+    Raises:
+        Unreadable: It is no JSON object with a well-formed `awakeable_id`.
+    """
+    if value is None:
+        raise Unreadable("the record has no value; a completion is a JSON object")
+    try:
+        envelope = _decoder.decode(value)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        return _addressed_at_least(value, source, str(error))
+    _check_id(envelope.awakeable_id)
+    try:
+        body = _body(envelope)
+    except ValueError as error:
+        return Completion(
+            awakeable_id=envelope.awakeable_id,
+            body=None,
+            source=source,
+            event_id=envelope.event_id,
+            worker=envelope.worker,
+            attempt=envelope.attempt,
+            refusal=str(error),
+        )
+    return Completion(
+        awakeable_id=envelope.awakeable_id,
+        body=body,
+        source=source,
+        event_id=envelope.event_id,
+        worker=envelope.worker,
+        attempt=envelope.attempt,
+    )
+
+
+def _addressed_at_least(value: bytes, source: str, problem: str) -> Completion:
+    try:
+        addressed = _address_decoder.decode(value)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        raise Unreadable(f"not a completion: {problem}") from None
+    _check_id(addressed.awakeable_id)
+    return Completion(awakeable_id=addressed.awakeable_id, body=None, source=source, refusal=problem)
+
+
+def _check_id(awakeable_id: str) -> None:
+    try:
+        parse_id(awakeable_id, "prom")
+    except MalformedId as error:
+        raise Unreadable(str(error)) from None
+
+
+def _body(envelope: _Envelope) -> Resolution | Rejection | Heartbeat:
+    if envelope.v != VERSION:
+        raise ValueError(
+            f"version {envelope.v} of the completion record is not known here, only {VERSION} is"
+        )
+    match envelope.status:
+        case "resolved":
+            return _resolution(envelope)
+        case "rejected":
+            return Rejection(
+                reason=envelope.reason or NO_REASON,
+                code=500 if envelope.code is None else envelope.code,
+                details=UNSET if envelope.details is UNSET else _json("details", envelope.details),
+            )
+        case "heartbeat":
+            if envelope.progress is UNSET:
+                return Heartbeat()
+            return Heartbeat(progress=_json("progress", envelope.progress))
+        case unknown:
+            raise ValueError(f"status {unknown[:40]!r} is none of resolved, rejected, heartbeat")
+
+
+def _resolution(envelope: _Envelope) -> Resolution:
+    if envelope.value is not UNSET:
+        if envelope.value_base64 is not UNSET:
+            raise ValueError("resolved has both `value` and `value_base64`; send one")
+        return Resolution(value=_json("value", envelope.value))
+    if isinstance(envelope.value_base64, str):
+        try:
+            return Resolution.of_bytes(b64decode(envelope.value_base64, validate=True))
+        except (binascii.Error, ValueError) as error:
+            raise ValueError(f"value_base64 is not base64: {error}") from None
+    raise ValueError("resolved requires `value` (it may be null) or `value_base64`")
+
+
+def _json(field: str, raw: Any) -> Raw:
+    """JSON that every reader can decode: no bad UTF-8 inside, not nested too deep."""
+    text = bytes(raw)
+    try:
+        from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
+    return Raw(text)
+
+
+def encode_completion(completion: Completion) -> bytes:
+    """Write a completion as a worker sends it."""
+    fields: dict[str, Any] = {"awakeable_id": completion.awakeable_id}
+    match completion.body:
+        case Resolution() as resolution:
+            fields["status"] = "resolved"
+            key = "value" if resolution.is_json else "value_base64"
+            fields[key] = Raw(resolution.content) if resolution.is_json else resolution.content
+        case Rejection() as rejection:
+            fields |= {"status": "rejected", "reason": rejection.reason, "code": rejection.code}
+            if rejection.details is not UNSET:
+                fields["details"] = rejection.details
+        case Heartbeat() as heartbeat:
+            fields |= {"status": "heartbeat", "progress": heartbeat.progress}
+        case None:
+            raise ValueError("a completion without a body can't be sent")
+    optional = {"event_id": completion.event_id, "worker": completion.worker, "attempt": completion.attempt}
+    return msgspec.json.encode(
+        fields | {name: value for name, value in optional.items() if value is not None}
+    )

@@ -1,0 +1,124 @@
+"""The task record: schemas/task.schema.json, and the same facts in headers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec import Raw
+
+from awakeables.core.ids import parse_id
+from awakeables.core.orders import Effect, Header, TaskFacts
+from awakeables.errors import CallerError, MalformedId
+
+JSON_TYPE = b"application/json"
+EVENT_ID = "awakeable-event-id"
+
+
+class UnreadableTask(CallerError):
+    """The record is no task."""
+
+
+class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A task as a worker gets it; `payload` is JSON text, or the record's bare value."""
+
+    awakeable_id: str
+    reply_to: str
+    payload: Raw = Raw(b"null")
+    event_id: str | None = None
+    task: str | None = None
+    deadline: datetime | None = None
+    attempt: int = 1
+
+
+_decoder = msgspec.json.Decoder(TaskRecord)
+
+
+def encode_effect(effect: Effect) -> tuple[bytes | None, list[Header]]:
+    """The value and the headers of the record that an effect becomes."""
+    headers = list(effect.headers)
+    facts = effect.task
+    if facts is None:
+        if effect.event_id.startswith("evt_"):
+            headers.append((EVENT_ID, effect.event_id.encode()))
+        return effect.value, headers
+    headers += _facts_as_headers(effect.event_id, facts)
+    if not facts.enveloped or effect.value is None:
+        return effect.value, headers
+    record = {
+        "awakeable_id": facts.awakeable_id,
+        "event_id": effect.event_id,
+        "task": facts.task,
+        "payload": Raw(effect.value),
+        "reply_to": facts.reply_to,
+        "deadline": _instant(facts.deadline_ms),
+        "attempt": 1,
+    }
+    return msgspec.json.encode(record), [*headers, ("content-type", JSON_TYPE)]
+
+
+def _facts_as_headers(event_id: str, facts: TaskFacts) -> list[Header]:
+    pairs = (
+        ("awakeable-id", facts.awakeable_id),
+        (EVENT_ID, event_id),
+        ("awakeable-task", facts.task),
+        ("awakeable-reply-to", facts.reply_to),
+        ("awakeable-deadline", _instant(facts.deadline_ms)),
+        ("awakeable-attempt", "1"),
+    )
+    return [(name, text.encode()) for name, text in pairs if text is not None]
+
+
+def _instant(at_ms: int | None) -> str | None:
+    if at_ms is None:
+        return None
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:
+    """Read a task: the envelope, or a bare payload whose facts stand in the headers.
+
+    Raises:
+        UnreadableTask: It is neither; the message says what is missing.
+    """
+    facts = {name: (content or b"").decode("utf-8", "replace") for name, content in headers}
+    envelope_problem = ""
+    if value is not None:
+        try:
+            record = _decoder.decode(value)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            envelope_problem = str(error)
+        else:
+            return _checked(record)
+    if "awakeable-id" not in facts or "awakeable-reply-to" not in facts:
+        problem = envelope_problem or "the record has no value"
+        raise UnreadableTask(
+            f"neither a task ({problem}) nor a payload with awakeable-id and awakeable-reply-to headers"
+        )
+    try:
+        deadline = (
+            datetime.fromisoformat(facts["awakeable-deadline"]) if facts.get("awakeable-deadline") else None
+        )
+        attempt = int(facts.get("awakeable-attempt", "1"))
+    except ValueError as error:
+        raise UnreadableTask(f"the awakeable-… headers can't be read: {error}") from None
+    return _checked(
+        TaskRecord(
+            awakeable_id=facts["awakeable-id"],
+            reply_to=facts["awakeable-reply-to"],
+            payload=Raw(value or b"null"),
+            event_id=facts.get(EVENT_ID),
+            task=facts.get("awakeable-task"),
+            deadline=deadline,
+            attempt=attempt,
+        )
+    )
+
+
+def _checked(record: TaskRecord) -> TaskRecord:
+    try:
+        parse_id(record.awakeable_id, "prom")
+    except MalformedId as error:
+        raise UnreadableTask(str(error)) from None
+    return record

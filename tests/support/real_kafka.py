@@ -1,0 +1,239 @@
+"""A real Apache Kafka in a container, on a loopback port of its own."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import secrets
+import socket
+import time
+from typing import TYPE_CHECKING, Protocol, Self, cast
+
+# Read by testcontainers when it is imported. Without the first two it looks for the broker on
+# the bridge's address; Ryuk's image cannot be had where no image registry is in reach.
+os.environ.setdefault("TESTCONTAINERS_CONNECTION_MODE", "docker_host")
+os.environ.setdefault("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
+os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from testcontainers.core.container import DockerContainer
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+LOOPBACK = "127.0.0.1"
+CLIENT_PORT = 9092
+START_TIMEOUT_S = 60.0
+STARTED = b"Kafka Server started"
+OWNER_LABEL = "awakeables.test.owner"
+
+
+class TopicFactory(Protocol):
+    """What the fixture `topic` hands out."""
+
+    async def __call__(self, name: str, *, partitions: int = 4, **configs: object) -> str:
+        """Create a topic named after `name` and return its unique name.
+
+        A config is spelled with underscores: `retention_ms=1000` sets `retention.ms`.
+        """
+        ...
+
+
+class BrokerNotReadyError(Exception):
+    """The broker did not come up; the message ends with its last log lines."""
+
+
+def image() -> str:
+    """The image that a broker is started from; honours the contract of apache/kafka."""
+    return os.environ.get("TEST_KAFKA_IMAGE", "awakeables-test/kafka:4.3.1")
+
+
+def reason_real_kafka_is_missing() -> str | None:
+    """One sentence on why no broker can be started here, or None."""
+    try:
+        client = docker.from_env()
+    except DockerException:
+        return "No Docker engine answers; `.ci/engine` starts one."
+    try:
+        client.images.get(image())
+    except ImageNotFound:
+        return f"The image {image()} is not there; `.ci/engine` builds it."
+    except DockerException as error:
+        return f"The Docker engine does not answer properly: {error}"
+    finally:
+        client.close()
+    return None
+
+
+class RealKafka:
+    """One KRaft node; the port and the data stay the same over every restart.
+
+    All methods block. In an async test: `await asyncio.to_thread(kafka.restart)`.
+    """
+
+    def __init__(self, *, auto_create_topics: bool = False) -> None:
+        self._auto_create_topics = auto_create_topics
+        self._container: DockerContainer | None = None
+        self._port = 0
+
+    @property
+    def bootstrap(self) -> str:
+        """`host:port` for clients. Raises `RuntimeError` before `start`."""
+        self._started_container()
+        return f"{LOOPBACK}:{self._port}"
+
+    def start(self) -> None:
+        """Start a broker with no data. Raises `BrokerNotReadyError`."""
+        if self._container is not None:
+            raise RuntimeError("The broker is started already.")
+        remove_orphans()
+        self._port = free_port()
+        self._container = self._described_container()
+        atexit.register(self.stop)
+        try:
+            self._container.start()
+            self._wait_until_started(times=1)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Remove the container and its data. Does nothing when there is none."""
+        container, self._container = self._container, None
+        atexit.unregister(self.stop)
+        if container is not None:
+            with contextlib.suppress(NotFound):
+                container.stop()
+
+    def take_down(self, *, abruptly: bool = False) -> None:
+        """Stop the broker and keep its data: cleanly, or `abruptly` as `kill -9` would.
+
+        After an abrupt end `bring_up` takes about 10 s longer: the controller lets nobody
+        register as this node until the dead one's session (9 s) is over.
+        """
+        container = self._started_container().get_wrapped_container()
+        if abruptly:
+            container.kill()
+            container.wait(timeout=START_TIMEOUT_S)
+        else:
+            container.stop(timeout=30)
+
+    def bring_up(self) -> None:
+        """Start the broker that `take_down` stopped. Raises `BrokerNotReadyError`."""
+        starts = self._logs().count(STARTED)
+        self._started_container().get_wrapped_container().start()
+        self._wait_until_started(times=starts + 1)
+
+    def restart(self) -> None:
+        """Stop the broker cleanly and start it again, on the same port, with its data."""
+        self.take_down()
+        self.bring_up()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _started_container(self) -> DockerContainer:
+        if self._container is None:
+            raise RuntimeError("The broker is not started: call start() first.")
+        return self._container
+
+    def _described_container(self) -> DockerContainer:
+        container = DockerContainer(image(), env=self._environment())
+        # with_bind_ports can only bind every interface; docker itself takes (address, port).
+        container.ports[f"{CLIENT_PORT}/tcp"] = cast("int", (LOOPBACK, self._port))
+        owner = f"{socket.gethostname()}:{os.getpid()}"
+        return container.with_kwargs(labels={OWNER_LABEL: owner})
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "CLUSTER_ID": "5L6g3nShT-eMCtK--X86sw",
+            "KAFKA_NODE_ID": "1",
+            "KAFKA_PROCESS_ROLES": "broker,controller",
+            "KAFKA_CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
+            "KAFKA_CONTROLLER_LISTENER_NAMES": "CONTROLLER",
+            # BROKER is the broker's way to itself: the advertised port exists on the host only,
+            # and a transactional produce asks the coordinator over the inter-broker listener.
+            "KAFKA_LISTENERS": f"EXTERNAL://:{CLIENT_PORT},CONTROLLER://:9093,BROKER://:9094",
+            "KAFKA_ADVERTISED_LISTENERS": f"EXTERNAL://{LOOPBACK}:{self._port},BROKER://localhost:9094",
+            "KAFKA_INTER_BROKER_LISTENER_NAME": "BROKER",
+            "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": (
+                "EXTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT,BROKER:PLAINTEXT"
+            ),
+            "KAFKA_LOG_DIRS": "/var/lib/kafka/data",
+            "KAFKA_AUTO_CREATE_TOPICS_ENABLE": str(self._auto_create_topics).lower(),
+            "KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
+            "KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
+            # 50 by default, and each costs a directory on the first commit.
+            "KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS": "4",
+            "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
+            "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR": "1",
+            "KAFKA_TRANSACTION_STATE_LOG_NUM_PARTITIONS": "4",
+            "KAFKA_HEAP_OPTS": "-Xmx512m -Xms256m",
+        }
+
+    def _logs(self) -> bytes:
+        out, err = self._started_container().get_logs()
+        return out + err
+
+    def _wait_until_started(self, *, times: int) -> None:
+        """Return once the log tells of the `times`-th start: it keeps the former ones."""
+        container = self._started_container()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self._logs().count(STARTED) < times:
+            container.reload()
+            if container.status not in {"created", "running"} or time.monotonic() > deadline:
+                tail = self._logs()[-3000:].decode(errors="replace")
+                raise BrokerNotReadyError(f"Kafka is {container.status}, not ready.\n{tail}")
+            time.sleep(0.1)
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on.
+
+    Taken from below the range of ephemeral ports: while the broker is down, a client that
+    reconnects to a port in that range can be given the same port as its source, connect to
+    itself, and keep the broker from coming back.
+    """
+    for _ in range(100):
+        port = 20_000 + secrets.randbelow(10_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
+    raise OSError("No free port between 20000 and 29999.")
+
+
+def remove_orphans() -> None:
+    """Remove brokers whose test run ended without its exit handlers: SIGTERM, SIGKILL."""
+    client = docker.from_env()
+    try:
+        for container in client.containers.list(
+            all=True, filters={"label": OWNER_LABEL}, ignore_removed=True
+        ):
+            host, _, pid = container.labels[OWNER_LABEL].rpartition(":")
+            if host == socket.gethostname() and not _is_alive(int(pid)):
+                # Another run may be removing it at this moment.
+                with contextlib.suppress(APIError):
+                    container.remove(force=True, v=True)
+    finally:
+        client.close()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
