@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from awakeables.core.awakeables import Completion, Verdict
-from awakeables.core.ids import RANDOM_BYTES, IdKind, new_id
+from awakeables.core.ids import IdKind, Ids
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import AwakeableAsked, Entry, Input, decode_chunks, encode_chunk
 from awakeables.core.orders import (
@@ -129,7 +129,8 @@ class Engine:
         self.errors: list[BaseException] = []
         self._engine_settings = settings
         self._entropy = entropy
-        self.owner = self.new_id("evt")
+        self._ids = Ids(clock.now_ms, entropy.bytes)
+        self.owner = self._ids.new("evt")
         self.committer = Committer(store)
         self.committer.on_store = self._store_changed
         self.edge = Edge(store)
@@ -139,7 +140,7 @@ class Engine:
             self.edge,
             self.horizon,
             clock=clock,
-            entropy=entropy,
+            ids=self._ids,
             dead_letter_topic=app.dead_letter_topic,
         )
         self.relay = Relay(
@@ -151,7 +152,7 @@ class Engine:
         self.executor: Executor = executor or ThreadPoolExecutor(
             settings.threads, thread_name_prefix="awakeables-run"
         )
-        self._world = World(clock=clock, entropy=entropy, reply_to=app.completions_topic)
+        self._world = World(clock=clock, ids=self._ids, reply_to=app.completions_topic)
         self._live: dict[str, Runner] = {}
         self._strangers: set[str] = set()
         self._waiters: dict[str, list[asyncio.Future[Outcome]]] = {}
@@ -161,7 +162,7 @@ class Engine:
     # ── calls ──────────────────────────────────────────────────────────────────────────────
 
     def new_id(self, kind: IdKind) -> str:
-        return new_id(kind, at_ms=self.clock.now_ms(), entropy=self._entropy.bytes(RANDOM_BYTES))
+        return self._ids.new(kind)
 
     async def begin(
         self,
@@ -185,6 +186,8 @@ class Engine:
             Overloaded: Too many calls wait already; nothing was created.
             IdempotencyConflict: The key was used for another request.
         """
+        if self._tasks is None or self.stopping:
+            raise Overloaded("the service is starting or stopping; try again later")
         if len(self._live) >= self._engine_settings.max_running + self._engine_settings.max_backlog:
             raise Overloaded("too many calls wait for a place; try again later")
         is_json = handler.input.kind == "json"
@@ -198,7 +201,7 @@ class Engine:
             value_base64=msgspec.UNSET if is_json else content,
         )
         chunk = encode_chunk([given])
-        at_once = idempotency is None and not delay and not self.stopping and not self.crowded()
+        at_once = idempotency is None and not delay and not self.crowded()
         order = Begin(
             id=self.new_id("inv"),
             service=handler.service,
@@ -317,6 +320,11 @@ class Engine:
                 tasks.create_task(self.relay.run(), name="relay")
                 tasks.create_task(self._claim_for_ever(), name="claims")
                 tasks.create_task(self._sweep_for_ever(), name="sweep")
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    # Before the group cancels the runners, who must know that it is no misuse.
+                    self.stopping = True
         finally:
             self.stopping = True
             self._tasks = None
@@ -431,8 +439,7 @@ class Engine:
         self._spawn(runner, runner.run(execution, begun=begun))
 
     def _spawn(self, runner: Runner, work: Coroutine[Any, Any, None]) -> None:
-        if self._tasks is None:
-            raise Overloaded("the service is starting or stopping; try again later")
+        assert self._tasks is not None, "nothing is run outside Engine.run"
         self._tasks.create_task(self._supervise(runner, work))
 
     async def _supervise(self, runner: Runner, work: Coroutine[Any, Any, None]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from awakeables.core.awakeables import Completion, Verdict
-from awakeables.core.ids import RANDOM_BYTES, new_id
+from awakeables.core.ids import Ids
 from awakeables.core.orders import (
     DeadLetter,
     Fenced,
@@ -29,7 +29,7 @@ from awakeables.engine.committer import Committer
 from awakeables.engine.edge import Edge
 from awakeables.engine.horizon import Horizon
 from awakeables.errors import OwnershipLost
-from awakeables.ports import Clock, Entropy
+from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.wire.completions import Unreadable, decode_completion
 
@@ -57,13 +57,13 @@ class Intake:
         horizon: Horizon,
         *,
         clock: Clock,
-        entropy: Entropy,
+        ids: Ids,
         dead_letter_topic: str,
     ) -> None:
         self._committer = committer
         self._edge = edge
         self._clock = clock
-        self._entropy = entropy
+        self._ids = ids
         self._dead_letter_topic = dead_letter_topic
         self.horizon = horizon
         self.on_wakes: Callable[[Sequence[Wake]], None] = lambda _wakes: None
@@ -155,7 +155,7 @@ class Intake:
     ) -> DeadLetter:
         now_ms = self._clock.now_ms()
         return DeadLetter(
-            id=new_id("dlq", at_ms=now_ms, entropy=self._entropy.bytes(RANDOM_BYTES)),
+            id=self._ids.new("dlq"),
             source=f"{topic}:{partition}:{record.offset}",
             topic=topic,
             partition=partition,

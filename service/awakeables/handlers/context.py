@@ -117,7 +117,7 @@ class Context:
             raise self._execution.misuse(f"ctx.awakeable: timeout must be longer than nothing, not {timeout}")
         timeout_ms = None if timeout is None else _ms(timeout)
         replaying = self._execution.replaying
-        new_id = "" if replaying else self._execution.world.new_id("prom")
+        new_id = "" if replaying else self._execution.world.ids.new("prom")
         index, asked = self._execution.ask(AwakeableAsked(id=new_id, timeout_ms=timeout_ms))
         awakeable_id: str = asked.id
         if not replaying:
@@ -174,7 +174,7 @@ class Context:
             key = awakeable.id if key is None else key
         self._execution.add_effect(
             Effect(
-                event_id=world.new_id("evt"),
+                event_id=world.ids.new("evt"),
                 stream=self._execution.invocation_id,
                 topic=topic,
                 key=_bytes(key),

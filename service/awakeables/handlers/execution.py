@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from awakeables.core.awakeables import Completion
-from awakeables.core.ids import RANDOM_BYTES, IdKind, new_id
+from awakeables.core.ids import Ids
 from awakeables.core.journal import Entry, Tried
 from awakeables.core.orders import Effect, NewAwakeable
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
@@ -23,7 +23,7 @@ from awakeables.core.replay import Replay
 from awakeables.errors import AuthorError, HandlerMisuse, ReplayMismatch, Suspended, TerminalError
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import Codec, explain
-from awakeables.ports import Clock, Entropy
+from awakeables.ports import Clock
 
 BLOCK = object()
 """What a durable future yields to its driver when its outcome must come from outside."""
@@ -120,11 +120,8 @@ class World:
     """What an execution is given of the world."""
 
     clock: Clock
-    entropy: Entropy
+    ids: Ids
     reply_to: str
-
-    def new_id(self, kind: IdKind) -> str:
-        return new_id(kind, at_ms=self.clock.now_ms(), entropy=self.entropy.bytes(RANDOM_BYTES))
 
 
 class Execution:

@@ -1,0 +1,177 @@
+"""The promises, held against the rows after a run. Numbers as in docs/architecture.md."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from simulation import corpus
+from simulation.world import World
+
+from awakeables.core.awakeables import Awakeable
+from awakeables.core.journal import AwakeableAsked, Delivered, Entry, PublishAsked, decode_chunks
+from awakeables.core.outcomes import Expiry, Outcome, Rejection, Resolution
+from awakeables.wire.completions import Unreadable, decode_completion
+
+
+def violations(world: World) -> list[str]:
+    """Everything that a run has broken; empty when all promises were kept."""
+    return [
+        *world.violations,
+        *_everything_ends(world),
+        *_one_outcome(world),
+        *_every_completion_has_its_verdict(world),
+        *_misfits_are_never_accepted(world),
+        *_journals_are_whole(world),
+        *_handlers_saw_what_the_rows_say(world),
+        *_offsets_are_at_the_end(world),
+        *_effects_are_out_in_order(world),
+    ]
+
+
+def journal_of(world: World, invocation_id: str) -> list[Entry]:
+    chunks = world.store.tables.chunks[invocation_id]
+    return decode_chunks(chunk for _, chunk in sorted(chunks.items()))
+
+
+def _everything_ends(world: World) -> Iterator[str]:
+    rows = world.store.tables.invocations
+    for invocation_id in world.begun:
+        if invocation_id not in rows:
+            yield f"O3: {invocation_id} was begun and is lost"
+    for row in rows.values():
+        if row.status != "completed":
+            yield f"O3/J2: {row.handler} {row.id} is {row.status}: {row.failure}"
+
+
+def _one_outcome(world: World) -> Iterator[str]:
+    """A1: the journal tells what the row tells, and one source has settled it."""
+    for row in world.store.tables.awakeables.values():
+        accepted = {e.source for e in (*row.book.first, *row.book.last) if e.kind == "accepted"}
+        if row.book.counts.get("accepted", 0) > 1 or len(accepted) > 1:
+            yield f"A1: {row.id} was settled by {accepted}"
+        if (row.state in ("resolved", "rejected")) != bool(accepted):
+            yield f"A1: {row.id} is {row.state}, accepted from {accepted}"
+    for invocation_id in world.store.tables.invocations:
+        journal = journal_of(world, invocation_id)
+        for entry in journal:
+            asked = journal[entry.of] if isinstance(entry, Delivered) else None
+            if not isinstance(asked, AwakeableAsked) or not isinstance(entry, Delivered):
+                continue
+            row = world.store.tables.awakeables[asked.id]
+            if not _same(entry.outcome, row.outcome):
+                yield f"A1: {row.id} is {row.outcome}, its handler was told {entry.outcome}"
+
+
+def _every_completion_has_its_verdict(world: World) -> Iterator[str]:
+    """A2, K1, K2: each record is in one book, or is one dead letter, exactly once."""
+    letters = world.store.tables.letters
+    expected: Counter[str] = Counter()
+    buried = set()
+    topic = corpus.app.completions_topic
+    for partition, log in enumerate(world.broker.completions):
+        for record in log:
+            source = f"{topic}:{partition}:{record.offset}"
+            try:
+                completion = decode_completion(record.value, source="")
+            except Unreadable:
+                buried.add(source)
+                continue
+            if completion.awakeable_id in world.store.tables.awakeables:
+                expected[completion.awakeable_id] += 1
+            else:
+                buried.add(source)
+    misfits = {x.source for x in letters.values() if x.code == "invalid"}
+    if {x.source for x in letters.values()} - misfits != buried - misfits:
+        yield f"K2: dead letters {sorted(x.source for x in letters.values())}, expected {sorted(buried)}"
+    if len({x.source for x in letters.values()}) != len(letters):
+        yield "K2: a record was buried twice"
+    for row in world.store.tables.awakeables.values():
+        beats = sum(1 for log in world.broker.completions for r in log if _is_beat_of(row, r.value))
+        own = sum(e.source.startswith("handler:") for e in (*row.book.first, *row.book.last))
+        told = sum(row.book.counts.values()) - own
+        if not expected[row.id] - beats <= told <= expected[row.id]:
+            yield f"A2: {row.id} got {expected[row.id]} completions ({beats} heartbeats), {told} verdicts"
+    relayed = {effect.event_id for effect in world.broker.published}
+    for letter in letters.values():
+        if letter.id not in relayed:
+            yield f"K2: dead letter {letter.id} was not relayed"
+
+
+def _is_beat_of(row: Awakeable, value: bytes | None) -> bool:
+    return value is not None and b"heartbeat" in value and row.id.encode() in value
+
+
+def _misfits_are_never_accepted(world: World) -> Iterator[str]:
+    for row in world.store.tables.awakeables.values():
+        if row.schema_hash and isinstance(row.outcome, Resolution):
+            value = msgspec.json.decode(row.outcome.content)
+            if not isinstance(value, dict) or not isinstance(value.get("n"), int):
+                yield f"A4: {row.id} was resolved with {value!r}"
+
+
+def _journals_are_whole(world: World) -> Iterator[str]:
+    for row in world.store.tables.invocations.values():
+        chunks = world.store.tables.chunks[row.id]
+        if sorted(chunks) != list(range(1, row.version + 1)):
+            yield f"J1: {row.id} is at version {row.version}, its chunks are {sorted(chunks)}"
+        asked = [e.id for e in journal_of(world, row.id) if isinstance(e, AwakeableAsked)]
+        rows = [a.id for a in world.store.tables.awakeables.values() if a.invocation_id == row.id]
+        if sorted(asked) != sorted(rows):
+            yield f"J1: {row.id} asked for {asked}, its rows are {rows}"
+
+
+def _handlers_saw_what_the_rows_say(world: World) -> Iterator[str]:
+    """Nobody was told wrongly: the results of the handlers are made of the rows' outcomes."""
+    for row in world.store.tables.invocations.values():
+        match row.result:
+            case Resolution() as result:
+                told: list[Any] = msgspec.json.decode(result.content)
+            case Rejection(reason="as planned") as result:
+                told = msgspec.json.decode(bytes(result.details))  # type: ignore[arg-type]
+            case None:
+                continue
+            case other:
+                yield f"O1: {row.handler} {row.id} ended with {other}"
+                continue
+        for awakeable_id, state, *_ in told:
+            settled = world.store.tables.awakeables[awakeable_id]
+            if settled.state != state:
+                yield f"O1: {row.id} saw {awakeable_id} {state}, it is {settled.state}"
+
+
+def _offsets_are_at_the_end(world: World) -> Iterator[str]:
+    for partition, log in enumerate(world.broker.completions):
+        position = world.store.tables.positions[corpus.app.completions_topic, partition]
+        if position.next != len(log):
+            yield f"K1: partition {partition} is at {position.next}, its end is {len(log)}"
+
+
+def _effects_are_out_in_order(world: World) -> Iterator[str]:
+    """K3: everything that a journal tells was published, each stream in order, and nothing else."""
+    if world.store.tables.effects:
+        yield f"K3: {len(world.store.tables.effects)} effects are still in the outbox"
+    first_seen: dict[str, list[str]] = {}
+    for effect in world.broker.published:
+        stream = first_seen.setdefault(effect.stream, [])
+        if effect.event_id not in stream:
+            stream.append(effect.event_id)
+    for invocation_id in world.store.tables.invocations:
+        asked = sum(isinstance(e, PublishAsked) for e in journal_of(world, invocation_id))
+        seen = first_seen.get(invocation_id, [])
+        if len(seen) != asked:
+            yield f"K3: {invocation_id} asked for {asked} records, {len(seen)} were published"
+        if seen != sorted(seen):
+            yield f"K3: {invocation_id} published out of order"
+
+
+def _same(one: Outcome, other: Outcome | None) -> bool:
+    match one, other:
+        case Resolution(), Resolution():
+            return one.content == other.content
+        case Expiry(), Expiry():
+            return one.deadline_ms == other.deadline_ms
+        case _:
+            return one == other

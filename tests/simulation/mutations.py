@@ -1,0 +1,143 @@
+"""Guards taken away, one at a time: each must make the simulation fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from msgspec.structs import replace
+
+from awakeables.core import awakeables, invocations
+from awakeables.core.awakeables import Awakeable
+from awakeables.core.invocations import Invocation, Suspend
+from awakeables.engine.edge import Edge
+from awakeables.engine.horizon import Horizon
+from awakeables.engine.runner import Runner
+from awakeables.store import apply
+
+
+@contextmanager
+def no_owner_fence() -> Iterator[None]:
+    """J1: a stale owner commits."""
+
+    def owns(row: Invocation, **_: Any) -> bool:
+        return row.status == "running"
+
+    with mock.patch.object(invocations, "owns", owns):
+        yield
+
+
+@contextmanager
+def last_answer_wins() -> Iterator[None]:
+    """A1: settlement without its condition."""
+    settle = awakeables.settle
+
+    def careless(row: Awakeable, completion: Any, **kwargs: Any) -> Any:
+        return settle(replace(row, state="pending", settled_by=None), completion, **kwargs)
+
+    with mock.patch.object(awakeables, "settle", careless):
+        yield
+
+
+@contextmanager
+def suspend_without_looking() -> Iterator[None]:
+    """O3: suspending although something was told meanwhile."""
+    advance = invocations.advance
+
+    def careless(row: Invocation, step: Any, **kwargs: Any) -> Invocation:
+        if isinstance(step, Suspend) and step.wake != -1:
+            step = replace(step, wake=row.wake)
+        return advance(row, step, **kwargs)
+
+    with mock.patch.object(invocations, "advance", careless):
+        yield
+
+
+@contextmanager
+def settle_without_waking() -> Iterator[None]:
+    """Hard case 1: the wake-up is left to the hint."""
+
+    def careless(row: Invocation, **_: Any) -> Invocation:
+        return replace(row, wake=row.wake + 1)
+
+    with mock.patch.object(invocations, "wake", careless):
+        yield
+
+
+@contextmanager
+def no_offset_fence() -> Iterator[None]:
+    """K1: a batch is settled again."""
+    with mock.patch.object(apply, "_is_next", lambda *_: True):
+        yield
+
+
+@contextmanager
+def no_edge_check() -> Iterator[None]:
+    """A4: whatever comes is taken."""
+    with (
+        mock.patch.object(Edge, "_misfit", lambda *_: None),
+    ):
+        yield
+
+
+@contextmanager
+def effects_before_their_commit() -> Iterator[None]:
+    """A3: the hand-off does not wait for the row."""
+    advance = Runner._advance
+
+    def careless(runner: Any, step: Any, taken: Any) -> Any:
+        if taken:
+            runner._house.publish(tuple(taken.effects))
+        return advance(runner, step, taken)
+
+    with mock.patch.object(Runner, "_advance", careless):
+        yield
+
+
+@contextmanager
+def journal_after_the_next_run() -> Iterator[None]:
+    """J3: a run's result is kept in memory only until something else is committed."""
+    take_new = Runner._send
+
+    def careless(runner: Any, execution: Any) -> None:
+        if any(type(e).__name__ == "Delivered" for e in execution.replay._entries[-1:]):
+            execution.replay._entries.pop()
+            execution.replay._cursor -= 1
+        take_new(runner, execution)
+
+    with mock.patch.object(Runner, "_send", careless):
+        yield
+
+
+@contextmanager
+def commit_forgotten_after_a_lost_acknowledgement() -> Iterator[None]:
+    """Dead letters are buried once per read, not once per record."""
+    from awakeables.store.memory import MemoryTables
+
+    with (
+        mock.patch.object(MemoryTables, "has_dead_letter", lambda *_: False),
+        mock.patch.object(apply, "_is_next", lambda *_: True),
+    ):
+        yield
+
+
+@contextmanager
+def deadlines_by_the_wall_clock() -> Iterator[None]:
+    """Hard case 5 (held by a test of its own, not by the simulation's invariants)."""
+    with mock.patch.object(Horizon, "held_back_to_ms", lambda _self: None):
+        yield
+
+
+MUTATIONS: tuple[Callable[[], Any], ...] = (
+    no_owner_fence,
+    last_answer_wins,
+    suspend_without_looking,
+    settle_without_waking,
+    no_offset_fence,
+    no_edge_check,
+    effects_before_their_commit,
+    journal_after_the_next_run,
+    commit_forgotten_after_a_lost_acknowledgement,
+)

@@ -1,0 +1,68 @@
+"""The whole engine under faults, many seeds; a seed that fails joins regressions.txt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from simulation import corpus
+from simulation.invariants import violations
+from simulation.mutations import MUTATIONS
+from simulation.world import Faults, simulate
+
+SEEDS = int(os.environ.get("SIM_SEEDS", "200"))
+FIRST = int(os.environ.get("SIM_FIRST", "0"))
+STRIDE = 20
+REGRESSIONS = Path(__file__).with_name("regressions.txt")
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("first", range(FIRST, FIRST + SEEDS, STRIDE))
+def test_every_promise_is_kept_under_faults(first: int) -> None:
+    for seed in range(first, min(first + STRIDE, FIRST + SEEDS)):
+        assert violations(simulate(seed)) == [], f"seed {seed} (add it to tests/simulation/regressions.txt)"
+
+
+def test_seeds_that_failed_once_stay_mended() -> None:
+    seeds = [int(line.split()[0]) for line in REGRESSIONS.read_text().splitlines() if line[:1].isdigit()]
+    for seed in seeds:
+        assert violations(simulate(seed)) == [], f"seed {seed}"
+
+
+def test_a_seed_gives_the_same_run_every_time() -> None:
+    one, other = simulate(7), simulate(7)
+    assert one.store.tables.invocations == other.store.tables.invocations
+    assert [e.event_id for e in one.broker.published] == [e.event_id for e in other.broker.published]
+
+
+def test_the_simulation_reaches_what_it_is_for() -> None:
+    """A simulation in which nothing happens keeps every promise, too."""
+    verdicts: set[str] = set()
+    handlers: set[str] = set()
+    for seed in range(12):
+        world = simulate(seed)
+        handlers |= {row.handler for row in world.store.tables.invocations.values()}
+        for row in world.store.tables.awakeables.values():
+            verdicts |= set(row.book.counts) | ({"timed-out"} if row.state == "timed-out" else set())
+        verdicts |= {letter.code for letter in world.store.tables.letters.values()}
+    wanted = {"accepted", "duplicate", "conflict", "late", "unknown", "invalid", "unreadable", "timed-out"}
+    assert wanted <= verdicts
+    assert handlers == set(corpus.service.handlers)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
+def test_a_guard_that_is_taken_away_is_missed(mutation: object) -> None:
+    def broken(seed: int) -> bool:
+        with mutation():  # type: ignore[operator]
+            try:
+                return violations(simulate(seed)) != []
+            except (AssertionError, RuntimeError):
+                return True
+
+    assert any(broken(seed) for seed in range(60))
+
+
+def test_without_faults_nothing_is_retried() -> None:
+    world = simulate(1, faults=Faults(0, 0, 0, 1e9, 0))
+    assert violations(world) == []

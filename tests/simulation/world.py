@@ -1,0 +1,343 @@
+"""The world of the simulation: the unmodified engine over ports that fail as the seed decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+import msgspec
+from simulation import corpus
+
+from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.ids import new_id
+from awakeables.core.invocations import Invocation
+from awakeables.core.orders import Answer, Effect, Member
+from awakeables.core.outcomes import Outcome, Rejection, Resolution
+from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.intake import Record
+from awakeables.engine.outbox import RelaySettings
+from awakeables.engine.runner import RunnerSettings
+from awakeables.errors import BrokerUnavailable, Overloaded, OwnershipLost, StoreUnavailable
+from awakeables.handlers.retry import RetryPolicy
+from awakeables.store.memory import MemoryStore
+from awakeables.testing.loop import InlineExecutor, SeededEntropy, SeededLoop, VirtualClock
+from awakeables.wire.completions import encode_completion
+from awakeables.wire.tasks import decode_task, encode_effect
+
+RETENTION_MS = 7 * 86_400_000
+PARTITIONS = 3
+SETTINGS = EngineSettings(
+    runner=RunnerSettings(
+        linger=timedelta(seconds=1), retry=RetryPolicy(max_interval=timedelta(seconds=5))
+    ),
+    relay=RelaySettings(sweep_interval=timedelta(seconds=1)),
+    horizon=timedelta(minutes=2),
+    max_running=8,
+)
+
+
+@dataclass
+class Faults:
+    """How likely things go wrong."""
+
+    before_commit: float = 0.05
+    after_commit: float = 0.05
+    publish: float = 0.1
+    crash_every_s: float = 12.0
+    rewind: float = 0.1
+
+
+class FaultyStore:
+    """Delegates to the truth; loses commits and acknowledgements, and can be frozen."""
+
+    def __init__(self, truth: MemoryStore, chance: Random, faults: Faults) -> None:
+        self._truth = truth
+        self._chance = chance
+        self._faults = faults
+        self._thawed = asyncio.Event()
+        self._thawed.set()
+
+    def freeze(self) -> None:
+        self._thawed.clear()
+
+    def thaw(self) -> None:
+        self._thawed.set()
+
+    async def commit(self, members: Sequence[Member]) -> list[Answer]:
+        await asyncio.sleep(self._chance.random() * 0.01)
+        await self._thawed.wait()
+        if self._chance.random() < self._faults.before_commit:
+            raise StoreUnavailable("lost before the commit")
+        answers = await self._truth.commit(members)
+        if self._chance.random() < self._faults.after_commit:
+            raise StoreUnavailable("the acknowledgement was lost")
+        await asyncio.sleep(self._chance.random() * 0.01)
+        return answers
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._truth, name)
+
+
+class Broker:
+    """Topics as lists."""
+
+    def __init__(self) -> None:
+        self.completions: list[list[Record]] = [[] for _ in range(PARTITIONS)]
+        self.tasks: list[tuple[bytes | None, tuple[tuple[str, bytes | None], ...]]] = []
+        self.published: list[Effect] = []
+
+    def complete(self, value: bytes | None, partition: int, now_ms: int) -> None:
+        log = self.completions[partition]
+        log.append(Record(offset=len(log), timestamp_ms=now_ms, key=None, value=value))
+
+
+class FaultyPublisher:
+    """Publishes late, not at all, or without saying so; checks that the row came before the ID."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def publish(self, effect: Effect) -> None:
+        chance, faults = self._world.chance, self._world.faults
+        await asyncio.sleep(chance.random() * 0.02)
+        if chance.random() < faults.publish:
+            raise BrokerUnavailable("lost before it was sent")
+        if effect.task is not None and effect.task.awakeable_id not in self._world.store.tables.awakeables:
+            self._world.violations.append(f"A3: {effect.task.awakeable_id} left before its row")
+        value, headers = encode_effect(effect)
+        self._world.broker.published.append(effect)
+        if effect.topic == corpus.TASKS:
+            self._world.broker.tasks.append((value, tuple(headers)))
+        if chance.random() < faults.publish:
+            raise BrokerUnavailable("sent, but the acknowledgement was lost")
+
+
+class Process:
+    """One process of the service: engine, and reader of the completions topic."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.store = FaultyStore(world.store, world.chance, world.faults)
+        self.engine = Engine(
+            corpus.app,
+            self.store,  # type: ignore[arg-type]  # delegates what it does not have
+            FaultyPublisher(world),
+            clock=world.clock,
+            entropy=world.entropy,
+            settings=SETTINGS,
+            executor=InlineExecutor(),
+        )
+        self.tasks = [asyncio.ensure_future(self.engine.run()), asyncio.ensure_future(self._read())]
+
+    async def kill(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        for error in self.engine.errors:
+            self.world.violations.append(f"background error: {error!r}")
+
+    async def _read(self) -> None:
+        """What the Kafka adapter does: claim, read in batches, settle, claim again when fenced."""
+        world, intake = self.world, self.engine.intake
+        topic = corpus.app.completions_topic
+        everything = tuple(range(PARTITIONS))
+        intake.horizon.expect(everything)
+        while True:
+            taken = await intake.take_partitions(self.engine.owner, topic, everything)
+            positions = {position.partition: position for position in taken}
+            fenced = False
+            while not fenced:
+                for partition in everything:
+                    at_ms = world.clock.now_ms()
+                    position = positions[partition]
+                    start = 0 if world.chance.random() < world.faults.rewind else position.next
+                    log = world.broker.completions[partition]
+                    batch = log[start : start + world.chance.randrange(1, 8)]
+                    if not batch:
+                        intake.horizon.read_to_end(partition, at_ms)
+                        continue
+                    try:
+                        await intake.take(topic, partition, position.epoch, batch)
+                    except OwnershipLost:
+                        fenced = True
+                        break
+                    positions[partition] = msgspec.structs.replace(position, next=batch[-1].offset + 1)
+                await asyncio.sleep(world.chance.random() * 0.2)
+
+
+class World:
+    """Everything of one run."""
+
+    def __init__(self, seed: int, loop: SeededLoop, faults: Faults) -> None:
+        self.chance = Random(seed)
+        self.faults = faults
+        self.clock = VirtualClock(loop)
+        self.entropy = SeededEntropy(seed)
+        self.store = MemoryStore(clock=self.clock, retention_ms=RETENTION_MS)
+        self.broker = Broker()
+        self.violations: list[str] = []
+        self.told: list[tuple[Completion, Verdict]] = []
+        self.begun: list[str] = []
+        self._workers_done = 0
+        corpus.ledger.executed.clear()
+        corpus.ledger.flaky.clear()
+        self._watch_executions()
+
+    def _watch_executions(self) -> None:
+        """J3: nothing is executed whose result is recorded."""
+        world = self
+
+        class Watched(list[tuple[str, str]]):
+            def append(self, execution: tuple[str, str]) -> None:
+                invocation_id, name = execution
+                if name in recorded_runs(world.store, invocation_id):
+                    world.violations.append(f"J3: run {name} of {invocation_id} again, though recorded")
+                super().append(execution)
+
+        corpus.ledger.executed = Watched()
+
+    async def live(self, calls: int) -> None:
+        """Begin calls, let everything go wrong for a while, then let everything finish."""
+        process = Process(self)
+        worker = asyncio.ensure_future(self._work())
+        zombies: list[Process] = []
+        names = sorted(corpus.service.handlers)
+        ends = self.clock.monotonic() + 60
+        next_crash = self.faults.crash_every_s * self.chance.random()
+        while self.clock.monotonic() < ends or len(self.begun) < calls:
+            if len(self.begun) < calls:
+                await self._begin(process, self.chance.choice(names))
+            await asyncio.sleep(self.chance.random())
+            next_crash -= 0.5
+            if next_crash < 0:
+                next_crash = self.faults.crash_every_s * self.chance.random() * 2
+                if self.chance.random() < 0.5:
+                    process.store.freeze()
+                    zombies.append(process)
+                else:
+                    await process.kill()
+                process = Process(self)
+                if zombies and self.chance.random() < 0.7:
+                    zombies[-1].store.thaw()
+        self.faults = Faults(0, 0, 0, 0, 0)
+        for zombie in zombies:
+            zombie.store.thaw()
+        await asyncio.sleep(5)
+        for zombie in zombies:
+            await zombie.kill()
+        await process.kill()
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+        await self._finish()
+
+    async def _finish(self) -> None:
+        """No faults from here on: everything must come to its end."""
+        process = Process(self)
+        worker = asyncio.ensure_future(self._work(honest=True))
+        for _ in range(3000):
+            await asyncio.sleep(1)
+            rows = self.store.tables.invocations.values()
+            if all(row.status in ("completed", "paused") for row in rows) and self._all_read():
+                break
+        await asyncio.sleep(3)
+        if process.engine.live:
+            self.violations.append(f"O2: {process.engine.live} handlers are held though all ended")
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+        await process.kill()
+
+    def _all_read(self) -> bool:
+        positions = self.store.tables.positions
+        topic = corpus.app.completions_topic
+        return self._workers_done >= len(self.broker.tasks) and all(
+            positions[topic, n].next == len(log) for n, log in enumerate(self.broker.completions) if log
+        )
+
+    async def _begin(self, process: Process, name: str) -> None:
+        handler = corpus.app.handler("corpus", name)
+        number = self.chance.randrange(100)
+        try:
+            async with asyncio.timeout(2):
+                begun = await process.engine.begin(handler, str(number).encode())
+        except (TimeoutError, asyncio.CancelledError, Overloaded):
+            return
+        self.begun.append(begun.id)
+
+    async def _work(self, *, honest: bool = False) -> None:
+        """Workers: answer each task some time, mostly; and send all kinds of nonsense."""
+        while True:
+            while self._workers_done < len(self.broker.tasks):
+                value, headers = self.broker.tasks[self._workers_done]
+                self._workers_done += 1
+                task = decode_task(value, headers)
+                for answer in self._answers(task.awakeable_id, honest=honest):
+                    partition = self.chance.randrange(PARTITIONS)
+                    self.broker.complete(answer, partition, self.clock.now_ms())
+            if honest:
+                self._answer_what_still_waits()
+            await asyncio.sleep(self.chance.random() * 3)
+
+    def _answer_what_still_waits(self) -> None:
+        for row in list(self.store.tables.awakeables.values()):
+            if row.state == "pending":
+                self.broker.complete(self._resolve(row.id), 0, self.clock.now_ms())
+
+    def _answers(self, awakeable_id: str, *, honest: bool) -> list[bytes | None]:
+        good = self._resolve(awakeable_id)
+        if honest:
+            return [good]
+        reject = Rejection(reason="no", code=409)
+        rejection = encode_completion(Completion(awakeable_id=awakeable_id, body=reject, source=""))
+        misfit = msgspec.json.encode({"awakeable_id": awakeable_id, "status": "resolved", "value": "x"})
+        beat = msgspec.json.encode({"awakeable_id": awakeable_id, "status": "heartbeat", "progress": 1})
+        stranger = new_id("prom", at_ms=self.clock.now_ms(), entropy=self.entropy.bytes(10))
+        nonsense: list[bytes | None] = [b"{", None, b"[]", b'{"awakeable_id": "prom_1x", "status": "resolved"}']
+        roll = self.chance.random()
+        if roll < 0.1:
+            return []
+        menu: list[list[bytes | None]] = [
+            [good],
+            [good, good],
+            [good, rejection],
+            [rejection],
+            [misfit, good],
+            [beat, good, beat],
+            [good, self._resolve(stranger)],
+            [self.chance.choice(nonsense), good],
+            [self._resolve(awakeable_id), self._resolve(awakeable_id)],
+        ]
+        return self.chance.choice(menu)
+
+    def _resolve(self, awakeable_id: str) -> bytes:
+        answer = Resolution.of_json(msgspec.json.encode({"n": self.chance.randrange(1000)}))
+        return encode_completion(Completion(awakeable_id=awakeable_id, body=answer, source=""))
+
+
+def recorded_runs(store: MemoryStore, invocation_id: str) -> set[str]:
+    """The names of the runs whose outcome is in an invocation's journal."""
+    from awakeables.core.journal import Delivered, RunAsked, decode_chunks
+
+    chunks = store.tables.chunks.get(invocation_id, {})
+    journal = decode_chunks(chunk for _, chunk in sorted(chunks.items()))
+    ended = {entry.of for entry in journal if isinstance(entry, Delivered)}
+    return {e.name for i, e in enumerate(journal) if isinstance(e, RunAsked) and i in ended}
+
+
+def simulate(seed: int, *, calls: int = 12, faults: Faults | None = None) -> World:
+    """Run the world of a seed to its end."""
+    loop = SeededLoop(seed)
+    try:
+        world = World(seed, loop, faults or Faults())
+        loop.run_until_complete(world.live(calls))
+        return world
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+Rows = Mapping[str, Invocation]
+Outcomes = Mapping[str, Outcome]
