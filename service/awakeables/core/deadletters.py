@@ -9,22 +9,32 @@ CODE_HEADER = "awakeable-error-code"
 OMITTED_HEADER = "awakeable-value-omitted"
 
 
+def error_headers(*, topic: str, partition: int, offset: int, code: str, reason: str) -> tuple[Header, ...]:
+    """What a dead letter's copy says of itself: where the record came from, and what was wrong."""
+    facts = (
+        ("topic", topic),
+        ("partition", str(partition)),
+        ("offset", str(offset)),
+        ("class.name", code),
+        ("exception.message", reason),
+    )
+    return (
+        *((ERROR_PREFIX + name, text.encode("utf-8", "replace")) for name, text in facts),
+        (CODE_HEADER, code.encode()),
+    )
+
+
 def relay(letter: DeadLetter, *, to: str, now_ms: int) -> Effect:
     """The dead letter's copy: key, value and headers byte for byte, then why and from where.
 
     The names are Kafka Connect's, so that tools which know its dead letters know these.
     """
-    facts = (
-        ("topic", letter.topic),
-        ("partition", str(letter.partition)),
-        ("offset", str(letter.offset)),
-        ("class.name", letter.code),
-        ("exception.message", letter.reason),
-    )
-    headers: tuple[Header, ...] = (
-        *letter.headers,
-        *((ERROR_PREFIX + name, text.encode()) for name, text in facts),
-        (CODE_HEADER, letter.code.encode()),
+    why = error_headers(
+        topic=letter.topic,
+        partition=letter.partition,
+        offset=letter.offset,
+        code=letter.code,
+        reason=letter.reason,
     )
     return Effect(
         event_id=letter.id,
@@ -32,7 +42,7 @@ def relay(letter: DeadLetter, *, to: str, now_ms: int) -> Effect:
         topic=to,
         key=letter.key,
         value=letter.value,
-        headers=headers,
+        headers=(*letter.headers, *why),
         created_ms=now_ms,
     )
 

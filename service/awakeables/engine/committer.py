@@ -92,6 +92,10 @@ class Committer:
                 await self._commit(group)
             self._idle.set()
 
+    @property
+    def idle(self) -> bool:
+        return self._idle.is_set()
+
     async def drained(self) -> None:
         """Wait until nothing is queued or under way."""
         self._wanted.set()

@@ -93,6 +93,7 @@ class Engine:
         owner: This process's name in the fences; new for each start.
         problems: What is wrong with store or broker now, by name; empty: ready.
         errors: Errors of background work that should not have happened.
+        serving: Set while calls are taken.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class Engine:
         self._waiters: dict[str, list[asyncio.Future[Outcome]]] = {}
         self._poked = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
+        self.serving = asyncio.Event()
 
     # ── calls ──────────────────────────────────────────────────────────────────────────────
 
@@ -186,7 +188,7 @@ class Engine:
             Overloaded: Too many calls wait already; nothing was created.
             IdempotencyConflict: The key was used for another request.
         """
-        if self._tasks is None or self.stopping:
+        if not self.serving.is_set() or self.stopping:
             raise Overloaded("the service is starting or stopping; try again later")
         if len(self._live) >= self._engine_settings.max_running + self._engine_settings.max_backlog:
             raise Overloaded("too many calls wait for a place; try again later")
@@ -320,6 +322,7 @@ class Engine:
                 tasks.create_task(self.relay.run(), name="relay")
                 tasks.create_task(self._claim_for_ever(), name="claims")
                 tasks.create_task(self._sweep_for_ever(), name="sweep")
+                self.serving.set()
                 try:
                     await asyncio.Event().wait()
                 finally:
@@ -327,6 +330,7 @@ class Engine:
                     self.stopping = True
         finally:
             self.stopping = True
+            self.serving.clear()
             self._tasks = None
             self.executor.shutdown(wait=False, cancel_futures=True)
 
@@ -345,14 +349,22 @@ class Engine:
             log.warning(events.DRAIN_INCOMPLETE, live=len(self._live))
         return drained
 
+    async def settled_down(self) -> None:
+        """Wait until nothing is under way: no handler is live, nothing is to be written or sent."""
+        while True:
+            await self.committer.drained()
+            idle = not self._live and not self._poked.is_set() and self.relay.idle
+            if idle and self.committer.idle:
+                return
+            await asyncio.sleep(0.001)
+
     async def _claim_for_ever(self) -> None:
-        interval_s = self._engine_settings.sweep_interval.total_seconds()
         while True:
             self._poked.clear()
             free = self._engine_settings.max_running - len(self._live)
             more = free > 0 and not self.stopping and await self._claim(min(free, CLAIM_LIMIT))
             if not more:
-                await _either(self._poked, interval_s)
+                await self._poked.wait()
 
     async def _claim(self, limit: int) -> bool:
         """Run what is runnable; True: there may be more."""
@@ -457,11 +469,16 @@ class Engine:
         interval_s = self._engine_settings.sweep_interval.total_seconds()
         while True:
             try:
-                await self._expire()
-                await self._let_go()
+                await self.sweep()
             except Exception as error:
                 self._unexpected(error)
             await asyncio.sleep(interval_s)
+
+    async def sweep(self) -> None:
+        """Look once at the rows for what no hint told of: deadlines, due and lost invocations."""
+        await self._expire()
+        await self._let_go()
+        self.look_again()
 
     async def _expire(self) -> None:
         while True:
@@ -515,11 +532,3 @@ def execution_of(
 
     return Execution(begin, journal, invocation_id=invocation_id, output=handler.output, world=world)
 
-
-async def _either(event: asyncio.Event, timeout_s: float) -> None:
-    """Wait for an event, at most so long."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        pass

@@ -86,6 +86,11 @@ class Relay:
                 self._poked.clear()
                 await _wait_for(self._poked, interval_s)
 
+    @property
+    def idle(self) -> bool:
+        """Is everything out that was handed off?"""
+        return not self._known and not self._poked.is_set()
+
     async def drained(self, timeout_s: float) -> bool:
         """Wait until everything that was handed off is out; False: not in time."""
         waited = 0.0

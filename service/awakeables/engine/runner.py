@@ -167,6 +167,11 @@ class Runner:
         except asyncio.CancelledError:
             if self._house.stopping:
                 raise
+            if self._tail is not None and self._tail.cancelled():
+                # The caller gave up on the commit that creates the invocation, so it isn't known
+                # whether there is a row; if there is, the sweep lets go of it and it is claimed.
+                await execution.leave()
+                return
             await self._conclude(execution, await _unwound(execution, Broken(HandlerMisuse(CANCELLED))))
         except StoreRefused as error:
             self._version = self._stored

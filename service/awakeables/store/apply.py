@@ -242,11 +242,13 @@ def _because(original: DeadLetter, verdict: Verdict) -> DeadLetter:
 
 def _bury(letters: Sequence[DeadLetter], relay_to: str, tables: Tables, now_ms: int) -> int:
     """Keep dead letters, each record once, and queue their copies for the dead-letter topic (K2)."""
-    new = [letter for letter in letters if not tables.has_dead_letter(letter.source)]
-    for letter in new:
-        tables.add_dead_letter(letter)
-        tables.add_effect(relay(letter, to=relay_to, now_ms=now_ms), UNCLAIMED)
-    return len(new)
+    buried = 0
+    for letter in letters:
+        if not tables.has_dead_letter(letter.source):
+            tables.add_dead_letter(letter)
+            tables.add_effect(relay(letter, to=relay_to, now_ms=now_ms), UNCLAIMED)
+            buried += 1
+    return buried
 
 
 def _wake(awakeable: Awakeable, tables: Tables, now_ms: int) -> Wake:

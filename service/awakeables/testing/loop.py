@@ -27,6 +27,8 @@ class SeededLoop(asyncio.SelectorEventLoop):
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         self._virtual_s = 0.0
+        # A nanosecond is lost in a float that counts months: timers would never be due.
+        self._clock_resolution = 1e-6
         self._chance = Random(seed)  # noqa: S311 - must repeat
 
     def time(self) -> float:
@@ -50,6 +52,7 @@ class SeededLoop(asyncio.SelectorEventLoop):
         super()._run_once()  # type: ignore[misc]
 
     _timer_cancelled_count: int
+    _clock_resolution: float
 
 
 class VirtualClock:

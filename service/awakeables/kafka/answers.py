@@ -1,0 +1,238 @@
+"""How a worker's answers get to Kafka: produced until they are there, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka import errors as kafka
+
+from awakeables.errors import BrokerUnavailable, PublishRefused, TopicMissing
+from awakeables.kafka.connection import Connection
+from awakeables.kafka.topics import create_topics, describe
+from awakeables.ports import Clock
+from awakeables.telemetry import events
+from awakeables.worker.port import Outgoing
+
+log = structlog.stdlib.get_logger(__name__)
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+
+TOPIC_TIMEOUT_S = 60.0
+"""A topic that is missing for this long is taken for one that never comes."""
+
+STALL_TIMEOUT_S = 60.0
+"""No acknowledgement for this long, and the producer is replaced: some of aiokafka's ways to hang
+end only so (#1017). What it held may land later all the same, and then counts as a duplicate."""
+
+FLUSH_S = 2.0
+"""How long a producer that is let go of may take for what it holds."""
+
+MAX_REQUEST_BYTES = 32 * 1024 * 1024
+"""Far above what topics allow, so that the topic's own limit decides."""
+
+TOO_LARGE = (kafka.MessageSizeTooLargeError, kafka.RecordListTooLargeError)
+
+
+class AnswerProducer:
+    """Sends records through an idempotent producer, and replaces that when it is broken.
+
+    An answer has no time-out: the work is done, and nobody else will tell of it. It waits in its
+    task's slot, so a broker that is away stops the worker from taking more.
+    """
+
+    def __init__(self, connection: Connection, *, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._producer: AIOKafkaProducer | None = None
+        self._ready = asyncio.Event()
+        self._broken = asyncio.Event()
+        self._unacknowledged = 0
+        self._heard_at = 0.0
+        self._known_topics: set[str] = set()
+
+    async def keep(self) -> None:
+        """Have a producer ready, always; runs until it is cancelled, then closes it."""
+        async with asyncio.TaskGroup() as closing:
+            while True:
+                producer = await self._started()
+                try:
+                    self._heard_at = self._clock.monotonic()
+                    self._broken.clear()
+                    self._producer = producer
+                    self._ready.set()
+                    await self._until_broken()
+                    log.warning(events.CLIENT_REPLACED, client="producer", waiting=self._unacknowledged)
+                except asyncio.CancelledError:
+                    await _close(producer)
+                    raise
+                finally:
+                    self._producer = None
+                    self._ready.clear()
+                # It may yet deliver some of what it holds, so it is closed beside the next one's start.
+                closing.create_task(_close(producer))
+
+    async def send(self, record: Outgoing) -> None:
+        """As `TaskPort.send`."""
+        if record.topic not in self._known_topics:
+            await self._find(record.topic)
+        await self._send_until_acknowledged(record)
+
+    async def send_letter(self, letter: Outgoing) -> None:
+        """Send a dead letter; its topic is made if there is none, and waited for without end."""
+        while letter.topic not in self._known_topics:
+            await self._create(letter.topic)
+            with contextlib.suppress(TopicMissing):
+                await self._find(letter.topic)
+        await self._send_until_acknowledged(letter)
+
+    async def _send_until_acknowledged(self, record: Outgoing) -> None:
+        pause_s = FIRST_PAUSE_S
+        alone = record.key is None and record.value is None  # `send` of aiokafka asserts one of them
+        while True:
+            producer = self._producer
+            if producer is None:
+                await self._ready.wait()
+                continue
+            try:
+                await self._send_once(producer, record, alone=alone)
+            except TOO_LARGE as error:
+                # A batch that the broker refused leaves a gap in the sequence that it expects.
+                self._break(producer)
+                if alone:
+                    raise PublishRefused(f"too large for topic {record.topic}") from error
+                alone = True  # the batch may have been too large, not this record
+            except kafka.InvalidTopicError as error:
+                raise PublishRefused(f"{record.topic!r} is no topic's name") from error
+            except kafka.UnknownTopicOrPartitionError:
+                self._known_topics.discard(record.topic)
+                await self._find(record.topic)
+            except kafka.KafkaError as error:
+                if producer is self._producer:
+                    log.warning(events.EFFECT_FAILED, topic=record.topic, error=_told(error))
+                    self._break(producer)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            else:
+                return
+
+    async def _send_once(self, producer: AIOKafkaProducer, record: Outgoing, *, alone: bool) -> None:
+        if not self._unacknowledged:
+            self._heard_at = self._clock.monotonic()
+        self._unacknowledged += 1
+        try:
+            if alone:
+                future = await _batch_of_one(producer, record)
+            else:
+                future = await producer.send(record.topic, record.value, record.key, headers=_headers(record))
+            await future
+        finally:
+            self._unacknowledged -= 1
+        self._heard_at = self._clock.monotonic()
+
+    def _break(self, producer: AIOKafkaProducer) -> None:
+        if producer is self._producer:
+            self._producer = None
+            self._ready.clear()
+            self._broken.set()
+
+    async def _until_broken(self) -> None:
+        while not self._broken.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STALL_TIMEOUT_S / 10):
+                    await self._broken.wait()
+            silent_s = self._clock.monotonic() - self._heard_at
+            if self._unacknowledged and silent_s > STALL_TIMEOUT_S:
+                return
+
+    async def _started(self) -> AIOKafkaProducer:
+        pause_s, told = FIRST_PAUSE_S, False
+        options = self._connection.producer_options() | {"max_request_size": MAX_REQUEST_BYTES}
+        while True:
+            producer = AIOKafkaProducer(**options)
+            try:
+                async with asyncio.timeout(self._connection.request_timeout.total_seconds()):
+                    await producer.start()
+            except (kafka.KafkaError, TimeoutError, OSError) as error:
+                await _close(producer)
+                if not told:
+                    log.warning(events.BROKER_DOWN, client="producer", error=_told(error))
+                    told = True
+            except BaseException:
+                await _close(producer)
+                raise
+            else:
+                if told:
+                    log.info(events.BROKER_BACK, client="producer")
+                return producer
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    async def _find(self, topic: str) -> None:
+        """Return once the topic is there; asking for it does not create it."""
+        until = self._clock.monotonic() + TOPIC_TIMEOUT_S
+        told = False
+        while True:
+            await self._ready.wait()
+            producer = self._producer
+            missing = False
+            if producer is not None:
+                with contextlib.suppress(kafka.KafkaError):
+                    facts = (await describe(producer.client, [topic]))[topic]
+                    missing = facts.missing
+                    if facts.problem is None:
+                        self._known_topics.add(topic)
+                        return
+            if missing and not told:
+                log.error(events.TOPIC_MISSING, topic=topic)
+                told = True
+            if missing and self._clock.monotonic() > until:
+                raise TopicMissing(f"there is no topic {topic!r}; was it deleted, or never created?")
+            await asyncio.sleep(FIRST_PAUSE_S if told else FIRST_PAUSE_S / 4)
+
+    async def _create(self, topic: str) -> None:
+        """See to a dead-letter topic; one partition is enough, and one that exists stays as it is."""
+        try:
+            await create_topics(self._connection, {topic: 1})
+        except (BrokerUnavailable, AttributeError, TimeoutError) as error:
+            # The embedded broker knows no such request (an AttributeError within aiokafka). There, as
+            # on every broker that makes topics up, it is enough to name it.
+            log.info(events.TOPIC_MISSING, topic=topic, error=_told(error))
+            producer = self._producer
+            if producer is not None:
+                await producer.client.add_topic(topic)
+
+
+async def _batch_of_one(producer: AIOKafkaProducer, record: Outgoing) -> asyncio.Future[Any]:
+    partitions = sorted(await producer.partitions_for(record.topic))
+    batch = producer.create_batch()
+    batch.append(timestamp=None, key=record.key, value=record.value, headers=_headers(record))
+    batch.close()
+    future: asyncio.Future[Any] = await producer.send_batch(batch, record.topic, partition=partitions[0])
+    return future
+
+
+def _headers(record: Outgoing) -> list[tuple[str, bytes | None]]:
+    return list(record.headers)
+
+
+async def _close(producer: AIOKafkaProducer) -> None:
+    """Flush for a moment, then close for good; `stop` alone goes on for as long as the broker is away."""
+    with contextlib.suppress(TimeoutError, kafka.KafkaError):
+        async with asyncio.timeout(FLUSH_S):
+            await producer.flush()
+    with contextlib.suppress(TimeoutError, kafka.KafkaError):
+        async with asyncio.timeout(FLUSH_S):
+            await producer._sender.close()
+    producer._message_accumulator.fail_all(kafka.ProducerClosed())
+    with contextlib.suppress(TimeoutError, kafka.KafkaError):
+        async with asyncio.timeout(FLUSH_S):
+            await producer.stop()
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,227 @@
+"""The consumer of the completions topic: one instance reads all partitions, assigned by hand.
+
+Positions and epochs come from the store (K1). A group of one would only cost seconds to join;
+Kafka is told the offsets for lag dashboards alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, MutableMapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import errors as kafka
+
+from awakeables.engine.intake import Intake
+from awakeables.errors import BrokerUnavailable, TopicMissing
+from awakeables.kafka.alarms import Alarms
+from awakeables.kafka.closing import close_consumer
+from awakeables.kafka.connection import Connection
+from awakeables.kafka.lag import report_lag
+from awakeables.kafka.partitions import PartitionReader, ReadingSettings
+from awakeables.kafka.topics import partitions_of
+from awakeables.ports import Clock
+from awakeables.telemetry import events
+
+log = structlog.stdlib.get_logger(__name__)
+
+BROKER = "broker"
+TOPIC = "completions topic"
+"""Names on the board of problems."""
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 3.0
+
+METADATA_MS = 3000
+"""New partitions are seen after this long at the latest."""
+
+LOOK_S = 0.5
+"""How often partitions and silence are looked at; costs no request."""
+
+SILENT_S = 3.0
+"""A broker answers a fetch after 0.1 s, with or without records; silent for so long, it is away."""
+
+STUCK_S = 30.0
+"""A consumer that got nothing for so long, although it should have, is built anew."""
+
+LEAVE_S = 2.0
+"""Batches that are on their way into the store are let there before the consumer is built anew."""
+
+
+class _BuildAnew(Exception):
+    """This consumer is of no more use; the message says why."""
+
+
+class CompletionsConsumer:
+    """Feeds the intake from the completions topic, whatever happens to broker and topic.
+
+    Attributes:
+        records_expired: Records that were deleted before they were read, since the start.
+        reading: The partitions that are being read now.
+    """
+
+    def __init__(  # noqa: PLR0913 - all of it is told apart by name
+        self,
+        connection: Connection,
+        intake: Intake,
+        *,
+        owner: str,
+        topic: str,
+        group: str,
+        clock: Clock,
+        problems: MutableMapping[str, str],
+        max_records: int = 2000,
+        settings: ReadingSettings | None = None,
+        stuck: timedelta = timedelta(seconds=STUCK_S),
+    ) -> None:
+        """Prepare; `run` does the rest.
+
+        Args:
+            connection: Where Kafka is.
+            intake: What settles completions.
+            owner: This process's name in the partitions' claims.
+            topic: The app's completions topic.
+            group: The consumer group that lag is reported for.
+            clock: The store's clock.
+            problems: The board for readiness: what is wrong now, by name.
+            max_records: Bound of one batch of one partition.
+            settings: How partitions are read; without, the defaults with `max_records`.
+            stuck: After this long without an answer the consumer is built anew.
+        """
+        self.records_expired = 0
+        self.reading: frozenset[int] = frozenset()
+        self._connection = connection
+        self._intake = intake
+        self._owner = owner
+        self._topic = topic
+        self._group = group
+        self._clock = clock
+        self._alarms = Alarms(problems)
+        self._settings = settings or ReadingSettings(max_records=max_records)
+        self._stuck_s = stuck.total_seconds()
+
+    async def run(self) -> None:
+        """Read for ever; cancel to stop."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                await self._serve()
+            except* _BuildAnew as group:
+                log.info(events.CONSUMER_RENEWED, topic=self._topic, reason=str(group.exceptions[0]))
+                pause_s = FIRST_PAUSE_S
+            except* TopicMissing as group:
+                self._alarms.sound(TOPIC, events.TOPIC_MISSING, str(group.exceptions[0]), topic=self._topic)
+            except* (kafka.KafkaError, OSError, TimeoutError, BrokerUnavailable) as group:
+                self._alarms.sound(BROKER, events.BROKER_DOWN, _told(group.exceptions[0]))
+            except* Exception as group:
+                # The supervisor of the whole consumer: completions wait, the service goes on.
+                self._alarms.sound(TOPIC, events.BACKGROUND_ERROR, repr(group), exc_info=group)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    async def _serve(self) -> None:
+        """Serve with one consumer, until it must be built anew."""
+        numbers = await partitions_of(self._connection, self._topic)
+        self._intake.horizon.expect(tuple(sorted(numbers)))
+        async with self._consumer() as consumer:
+            self._alarms.clear(BROKER, events.BROKER_BACK)
+            self._alarms.clear(TOPIC)
+            readers = self._assign(consumer, numbers)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for reader in readers:
+                        tasks.create_task(reader.run(), name=f"completions-{reader.partition.partition}")
+                    tasks.create_task(self._watch(consumer, readers), name="completions-watch")
+                    tasks.create_task(
+                        report_lag(
+                            self._connection,
+                            self._group,
+                            lambda: {r.partition: r.next for r in readers if r.next},
+                        ),
+                        name="completions-lag",
+                    )
+            finally:
+                self.reading = frozenset()
+                self.records_expired += sum(reader.expired for reader in readers)
+
+    @asynccontextmanager
+    async def _consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
+        consumer = AIOKafkaConsumer(
+            **self._connection.consumer_options()
+            | {"metadata_max_age_ms": METADATA_MS, "auto_offset_reset": "none"}
+        )
+        try:
+            async with asyncio.timeout(self._connection.request_timeout.total_seconds()):
+                await consumer.start()
+            yield consumer
+        finally:
+            await close_consumer(consumer)
+
+    def _assign(self, consumer: AIOKafkaConsumer, numbers: Iterable[int]) -> Sequence[PartitionReader]:
+        """Assign all partitions, held at a placeholder until their readers know their places."""
+        partitions = [TopicPartition(self._topic, number) for number in sorted(numbers)]
+        consumer.assign(partitions)
+        consumer.pause(*partitions)
+        for partition in partitions:
+            consumer.seek(partition, 0)
+        self.reading = frozenset(numbers)
+        return [
+            PartitionReader(
+                consumer,
+                self._intake,
+                partition,
+                owner=self._owner,
+                clock=self._clock,
+                alarms=self._alarms,
+                settings=self._settings,
+            )
+            for partition in partitions
+        ]
+
+    async def _watch(self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]) -> None:
+        """See new partitions, a topic that is gone, a silent broker, a stuck consumer."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            reason = self._look(consumer, readers)
+            if reason is not None:
+                await _let_settle(readers)
+                raise _BuildAnew(reason)
+
+    def _look(self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]) -> str | None:
+        """Why the consumer must be built anew, if it must."""
+        known = consumer.partitions_for_topic(self._topic)
+        if known is not None and frozenset(known) != self.reading:
+            return f"its partitions are {sorted(known)} now"
+        silent_s = max((reader.silent_s for reader in readers), default=0.0)
+        if silent_s > SILENT_S:
+            self._alarms.sound(
+                BROKER, events.BROKER_DOWN, f"no answer from {self._connection.bootstrap} any more"
+            )
+        else:
+            self._alarms.clear(BROKER, events.BROKER_BACK)
+        behind_s = max((reader.behind_s for reader in readers), default=0.0)
+        if max(silent_s, behind_s) > self._stuck_s:
+            return f"it has read nothing for {self._stuck_s:.0f} s"
+        if known is None and silent_s > SILENT_S:
+            return "its topic is gone"
+        return None
+
+
+def _offsets(readers: Sequence[PartitionReader]) -> dict[TopicPartition, int]:
+    return {reader.partition: reader.next for reader in readers if reader.next}
+
+
+async def _let_settle(readers: Sequence[PartitionReader]) -> None:
+    for reader in readers:
+        reader.leaving = True
+    waited_s = 0.0
+    while waited_s < LEAVE_S and any(reader.settling for reader in readers):
+        await asyncio.sleep(0.01)
+        waited_s += 0.01
+
+
+def _told(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,57 @@
+"""Tells Kafka how far the completions were read, for lag dashboards; nothing here reads it back.
+
+With a client of its own, so that a group that may not be used, or a coordinator that is away,
+never comes near the data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import errors as kafka
+
+from awakeables.kafka.closing import close_consumer
+from awakeables.kafka.connection import Connection
+
+INTERVAL_S = 5.0
+PATIENCE_S = 2.0
+START_S = 10.0
+AFTER_FAILURE_S = 30.0
+
+
+async def report_lag(
+    connection: Connection, group: str, offsets: Callable[[], Mapping[TopicPartition, int]]
+) -> None:
+    """Commit the offsets under the group's name every few seconds, as well as it goes."""
+    while True:
+        consumer = AIOKafkaConsumer(**connection.consumer_options(), group_id=group)
+        try:
+            async with asyncio.timeout(START_S):
+                await consumer.start()
+            await _commit_for_ever(consumer, offsets)
+        except (kafka.KafkaError, kafka.IllegalOperation, OSError, TimeoutError):
+            await asyncio.sleep(AFTER_FAILURE_S)
+        finally:
+            await close_consumer(consumer)
+
+
+async def _commit_for_ever(
+    consumer: AIOKafkaConsumer, offsets: Callable[[], Mapping[TopicPartition, int]]
+) -> None:
+    told: Mapping[TopicPartition, int] = {}
+    while True:
+        await asyncio.sleep(INTERVAL_S)
+        now = offsets()
+        if not now or now == told:
+            continue
+        if now.keys() != told.keys():
+            # Assigned by hand, which joins no group; held in place, so that nothing is fetched.
+            consumer.assign(list(now))
+            consumer.pause(*now)
+            for partition, offset in now.items():
+                consumer.seek(partition, offset)
+        async with asyncio.timeout(PATIENCE_S):
+            await consumer.commit(dict(now))
+        told = dict(now)

@@ -1,0 +1,373 @@
+"""One partition of the completions topic: claim it, seek, read, settle; whatever happens to it.
+
+Partitions don't wait for each other: each has a task of its own. What several of them settle in
+one turn of the loop is committed together.
+
+Each is polled by itself, because `getmany` over all of them, when one can't be decoded, drops what
+it has taken from the others already, and doesn't tell which one it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import errors as kafka
+
+from awakeables.core.orders import Position
+from awakeables.engine.intake import Intake, Record
+from awakeables.errors import Overloaded, OwnershipLost, StoreRefused, StoreUnavailable
+from awakeables.kafka.alarms import Alarms
+from awakeables.ports import Clock
+from awakeables.telemetry import events
+
+log = structlog.stdlib.get_logger(__name__)
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingSettings:
+    """How partitions are read.
+
+    Attributes:
+        max_records: Bound of one batch, so that no transaction takes long.
+        idle: How often a partition without records tells that it was read to its end; well
+            below the second after which deadlines are held back.
+        stuck_retry: How soon a batch that can't be opened is tried again.
+        ahead_retry: How soon a partition whose stored offset lies beyond its end is looked at again.
+    """
+
+    max_records: int = 2000
+    idle: timedelta = timedelta(milliseconds=150)
+    stuck_retry: timedelta = timedelta(minutes=1)
+    ahead_retry: timedelta = timedelta(seconds=5)
+
+
+class UnreadableBatch(Exception):
+    """A batch of the partition can't be opened; the records before it were settled."""
+
+
+class OffsetsAhead(Exception):
+    """The stored offset lies beyond the end: the topic was cut short, or is another one."""
+
+
+class PartitionReader:
+    """Reads one partition for ever.
+
+    Attributes:
+        next: The offset after the last batch that was settled; None before the first claim.
+        expired: Records that were deleted before they were read.
+        settling: A batch is on its way into the store.
+        leaving: No further batch shall be begun.
+    """
+
+    def __init__(  # noqa: PLR0913 - all of it is told apart by name
+        self,
+        consumer: AIOKafkaConsumer,
+        intake: Intake,
+        partition: TopicPartition,
+        *,
+        owner: str,
+        clock: Clock,
+        alarms: Alarms,
+        settings: ReadingSettings,
+    ) -> None:
+        self.next: int | None = None
+        self.expired = 0
+        self.settling = False
+        self.leaving = False
+        self.partition = partition
+        self._consumer = consumer
+        self._intake = intake
+        self._owner = owner
+        self._clock = clock
+        self._alarms = alarms
+        self._settings = settings
+        self._name = f"partition {partition.partition}"
+        self._facts = {"topic": partition.topic, "partition": partition.partition}
+        self._epoch = 0
+        self._position = 0
+        self._wary = False
+        self._pause_s = FIRST_PAUSE_S
+        self._pulse = Pulse(clock)
+
+    @property
+    def silent_s(self) -> float:
+        """For how long a read has waited for an answer of the broker."""
+        return self._pulse.silent_s()
+
+    @property
+    def behind_s(self) -> float:
+        """For how long nothing came although the broker has told of more."""
+        return self._pulse.behind_s()
+
+    async def run(self) -> None:
+        """Read and settle until cancelled, or until the consumer is closed."""
+        while not self.leaving:
+            try:
+                await self._take_place()
+                while not self.leaving:
+                    await self._read_and_settle()
+            except kafka.ConsumerStoppedError:
+                return
+            except Exception as error:
+                # The supervisor of this partition: the others go on, and so will this one.
+                await self._rest(self._trouble(error))
+
+    def _trouble(self, error: Exception) -> float:
+        """Say what is wrong; how long to stay away, in seconds."""
+        match error:
+            case OwnershipLost():
+                log.warning(events.BATCH_FENCED, reason=str(error), **self._facts)
+            case OffsetsAhead():
+                self._alarms.sound(self._name, events.OFFSETS_AHEAD, str(error), **self._facts)
+                return self._settings.ahead_retry.total_seconds()
+            case UnreadableBatch():
+                self._alarms.sound(
+                    self._name, events.PARTITION_STUCK, str(error), offset=self._position, **self._facts
+                )
+                return self._settings.stuck_retry.total_seconds()
+            case kafka.TopicAuthorizationFailedError():
+                self._alarms.sound(self._name, events.BROKER_DOWN, str(error), **self._facts)
+            case kafka.KafkaError():
+                # Whether the broker is there is watched for all partitions together; and records
+                # that were deleted under the reader are reported when it takes its place again.
+                log.debug(events.BROKER_DOWN, error=repr(error), **self._facts)
+            case StoreRefused():
+                self._alarms.sound(self._name, events.MEMBER_REFUSED, str(error), **self._facts)
+            case _:
+                self._alarms.sound(
+                    self._name, events.BACKGROUND_ERROR, repr(error), exc_info=error, **self._facts
+                )
+        pause_s = self._pause_s
+        self._pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        return pause_s
+
+    # ── place ──────────────────────────────────────────────────────────────────────────────
+
+    async def _take_place(self) -> None:
+        """Claim the partition, and stand where its last reader has stopped."""
+        number = self.partition.partition
+        [held] = await self._patiently_claim()
+        begin, end = await self._bounds()
+        if held.next > end:
+            raise OffsetsAhead(
+                f"partition {number} of {self.partition.topic} is to be read from offset {held.next}, "
+                f"but ends at {end}: the topic was recreated or has lost records; it waits"
+            )
+        if 0 < held.next < begin:
+            self.expired += begin - held.next
+            log.error(
+                events.RECORDS_EXPIRED, first=held.next, next=begin, count=begin - held.next, **self._facts
+            )
+        self._epoch = held.epoch
+        self.next = held.next
+        self._go_to(max(held.next, begin))
+        self._consumer.resume(self.partition)
+        self._pulse.begin(self._stamp())
+
+    async def _patiently_claim(self) -> Sequence[Position]:
+        while True:
+            try:
+                return await self._intake.take_partitions(
+                    self._owner, self.partition.topic, (self.partition.partition,)
+                )
+            except (Overloaded, StoreUnavailable):
+                await asyncio.sleep(FIRST_PAUSE_S)
+
+    async def _bounds(self) -> tuple[int, int]:
+        """Where the partition begins and, as far as it is committed, ends."""
+        begin, end = await asyncio.gather(
+            self._consumer.beginning_offsets([self.partition]), self._consumer.end_offsets([self.partition])
+        )
+        return begin[self.partition], end[self.partition]
+
+    def _go_to(self, offset: int) -> None:
+        self._position = offset
+        self._consumer.seek(self.partition, offset)
+
+    async def _rest(self, pause_s: float) -> None:
+        """Stay away from the partition for a while; fetch nothing of it."""
+        self._pulse.end()
+        if self.partition in self._consumer.assignment():
+            self._consumer.pause(self.partition)
+        await asyncio.sleep(pause_s)
+
+    # ── read ───────────────────────────────────────────────────────────────────────────────
+
+    async def _read_and_settle(self) -> None:
+        records = await (self._read_one_by_one() if self._wary else self._read())
+        if records:
+            await self._settle(records)
+            self._alarms.clear(self._name)
+            self._pause_s = FIRST_PAUSE_S
+        await self._observe()
+
+    async def _read(self) -> Sequence[ConsumerRecord]:
+        try:
+            return await self._poll(self._settings.max_records)
+        except UnreadableBatch:
+            # The good records before the bad batch went down with it: again, carefully.
+            self._wary = True
+            self._go_to(self._position)
+            return ()
+
+    async def _read_one_by_one(self) -> Sequence[ConsumerRecord]:
+        """Read up to the batch that can't be opened; wary until the end was reached without one."""
+        records: list[ConsumerRecord] = []
+        try:
+            while len(records) < self._settings.max_records:
+                record = await self._poll(1, wait=not records)
+                if not record:
+                    self._wary = bool(records)
+                    break
+                records += record
+        except UnreadableBatch:
+            self._go_to(self._position)
+            if not records:
+                raise
+        return records
+
+    async def _poll(self, max_records: int, *, wait: bool = True) -> Sequence[ConsumerRecord]:
+        timeout_ms = round(self._settings.idle.total_seconds() * 1000) if wait else 0
+        try:
+            batches = await self._consumer.getmany(
+                self.partition, timeout_ms=timeout_ms, max_records=max_records
+            )
+        except (kafka.OffsetOutOfRangeError, kafka.ConsumerStoppedError, kafka.TopicAuthorizationFailedError):
+            raise
+        except Exception as error:
+            # A codec raises what it likes: gzip an OSError, cramjam an error of its own.
+            raise UnreadableBatch(
+                f"partition {self.partition.partition} of {self.partition.topic}: the batch at or after "
+                f"offset {self._position} can't be opened: {error!r}"
+            ) from error
+        records: Sequence[ConsumerRecord] = batches.get(self.partition, ())
+        if records:
+            self._position = records[-1].offset + 1
+        return records
+
+    # ── settle ─────────────────────────────────────────────────────────────────────────────
+
+    async def _settle(self, records: Sequence[ConsumerRecord]) -> None:
+        self._pulse.end()
+        self.settling = True
+        try:
+            await self._take(
+                [
+                    Record(
+                        offset=record.offset,
+                        timestamp_ms=record.timestamp,
+                        key=record.key,
+                        value=record.value,
+                        headers=record.headers,
+                    )
+                    for record in records
+                ]
+            )
+        finally:
+            self.settling = False
+        self._pulse.resume()
+
+    async def _take(self, records: Sequence[Record]) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                await self._intake.take(self.partition.topic, self.partition.partition, self._epoch, records)
+            except (Overloaded, StoreUnavailable):
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            except StoreRefused:
+                # One record is to blame: let the others through, up to it.
+                if len(records) == 1:
+                    raise
+                middle = len(records) // 2
+                await self._take(records[:middle])
+                await self._take(records[middle:])
+                return
+            else:
+                self.next = records[-1].offset + 1
+                return
+
+    # ── observe ────────────────────────────────────────────────────────────────────────────
+
+    async def _observe(self) -> None:
+        """Tell the horizon when the partition was read to its end, if it is."""
+        end = self._consumer.last_stable_offset(self.partition)
+        if end is None or end < 0:
+            end = self._consumer.highwater(self.partition)
+        position = await self._consumer.position(self.partition)
+        at_end = end is not None and position >= end
+        covered_ms = self._pulse.beat(self._stamp(), position, at_end=at_end)
+        if covered_ms is not None and at_end:
+            self._alarms.clear(self._name)
+            self._intake.horizon.read_to_end(self.partition.partition, covered_ms)
+
+    def _stamp(self) -> int | None:
+        stamp: int | None = self._consumer.last_poll_timestamp(self.partition)
+        return stamp
+
+
+class Pulse:
+    """What the broker's answers tell about time.
+
+    aiokafka stamps an answer when it has it in hands; records may have been appended since the
+    broker made it. But it asks again only after it has the last answer. So when one answer came
+    between two looks, and another one since, the newer was asked for after the first of the two
+    looks, and what was in the partition then is below the end that it tells.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._stamp: int | None = None
+        self._looked_ms: int | None = None
+        self._covered_ms: int | None = None
+        self._position = -1
+        self._heard: float | None = None
+        self._behind: float | None = None
+
+    def begin(self, stamp: int | None) -> None:
+        """The partition is read from a new place from now on."""
+        self._stamp = stamp
+        self._looked_ms = self._clock.now_ms()
+        self._covered_ms = None
+        self.resume()
+
+    def resume(self) -> None:
+        """Answers are waited for from now on."""
+        self._heard = self._clock.monotonic()
+        self._behind = None
+
+    def end(self) -> None:
+        """Nothing is waited for."""
+        self._heard = self._behind = None
+
+    def beat(self, stamp: int | None, position: int, *, at_end: bool) -> int | None:
+        """Look; the moment whose records all lie below the end known now, if there is one."""
+        covered_ms = None
+        now_ms, before_ms = self._clock.now_ms(), self._looked_ms
+        self._looked_ms = now_ms
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._heard = self._clock.monotonic()
+            covered_ms, self._covered_ms = self._covered_ms, before_ms
+        if at_end or position != self._position:
+            self._behind = None
+        elif self._behind is None:
+            self._behind = self._clock.monotonic()
+        self._position = position
+        return covered_ms
+
+    def silent_s(self) -> float:
+        """For how long no answer came while one was waited for."""
+        return 0.0 if self._heard is None else self._clock.monotonic() - self._heard
+
+    def behind_s(self) -> float:
+        """For how long the position stands still before the end."""
+        return 0.0 if self._behind is None else self._clock.monotonic() - self._behind

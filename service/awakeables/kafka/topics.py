@@ -1,0 +1,136 @@
+"""Which topics there are, asked so that asking creates none; and creating an app's topics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiokafka import errors as kafka
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.metadata import MetadataRequest
+
+from awakeables.errors import BrokerUnavailable, TopicMissing
+from awakeables.kafka.connection import Connection
+
+READY_PAUSE_S = 0.05
+"""A new topic has no leader yet in the first milliseconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicFacts:
+    """What a broker says of a topic; `problem` is None when all is well with it."""
+
+    partitions: frozenset[int]
+    problem: type[kafka.KafkaError] | None
+
+    @property
+    def missing(self) -> bool:
+        return self.problem is kafka.UnknownTopicOrPartitionError
+
+
+async def describe(client: AIOKafkaClient, names: Iterable[str]) -> dict[str, TopicFacts]:
+    """Ask a broker about these topics.
+
+    aiokafka's own look-ups let the broker create what they name (its default); this doesn't.
+
+    Raises:
+        KafkaError: The broker did not answer.
+    """
+    request = MetadataRequest(list(names), allow_auto_topic_creation=False)
+    response = await client.send(client.get_random_node(), request)
+    facts = {}
+    for code, name, _internal, partitions in response.topics:
+        problem = None if code == 0 else kafka.for_code(code)
+        leaderless = any(leader < 0 for _, _, leader, *_ in partitions)
+        if problem is None and (leaderless or not partitions):
+            problem = kafka.LeaderNotAvailableError
+        facts[name] = TopicFacts(partitions=frozenset(row[1] for row in partitions), problem=problem)
+    return facts
+
+
+async def partitions_of(connection: Connection, topic: str) -> frozenset[int]:
+    """The partitions of a topic.
+
+    Raises:
+        TopicMissing: There is no such topic.
+        BrokerUnavailable: The broker can't be reached, or has no leader for it yet.
+    """
+    async with _client(connection) as client:
+        facts = (await describe(client, [topic]))[topic]
+    if facts.missing:
+        raise TopicMissing(f"there is no topic {topic!r}; create it")
+    if facts.problem is not None:
+        raise BrokerUnavailable(f"topic {topic!r}: {facts.problem.__name__}")
+    return facts.partitions
+
+
+async def missing_topics(connection: Connection, names: Iterable[str]) -> list[str]:
+    """Those of the topics that do not exist; none is created by asking.
+
+    Raises:
+        BrokerUnavailable: The broker can't be reached.
+    """
+    wanted = list(dict.fromkeys(names))
+    if not wanted:
+        return []
+    async with _client(connection) as client:
+        facts = await describe(client, wanted)
+    return [name for name in wanted if facts[name].missing]
+
+
+async def create_topics(connection: Connection, topics: Mapping[str, int]) -> None:
+    """Create topics with so many partitions; those that exist stay as they are.
+
+    Returns when every broker that we ask knows a leader for all their partitions.
+
+    Raises:
+        BrokerUnavailable: The broker can't be reached, or refuses.
+    """
+    # What an embedded broker or another process has made needs no admin protocol.
+    wanted = set(await missing_topics(connection, topics))
+    # The cluster's own replication factor (-1), which aiokafka lets pass with assignments only.
+    new = [NewTopic(name, count, -1, {}) for name, count in topics.items() if name in wanted]
+    if new:
+        await _create(connection, new)
+    async with _client(connection) as client, asyncio.timeout(connection.request_timeout.total_seconds()):
+        while True:
+            described = await describe(client, topics)
+            if not any(facts.problem for facts in described.values()):
+                return
+            await asyncio.sleep(READY_PAUSE_S)
+
+
+async def _create(connection: Connection, new: list[NewTopic]) -> None:
+    admin = AIOKafkaAdminClient(**connection.client_options())
+    try:
+        await admin.start()
+        response = await admin.create_topics(new)
+    except (kafka.KafkaError, OSError, TimeoutError) as error:
+        raise BrokerUnavailable(f"the topics can't be created: {_told(error)}") from error
+    finally:
+        await admin.close()
+    # aiokafka returns the broker's refusal instead of raising it.
+    for name, code, *message in response.topic_errors:
+        if code and kafka.for_code(code) is not kafka.TopicAlreadyExistsError:
+            told = next((text for text in message if text), kafka.for_code(code).__name__)
+            raise BrokerUnavailable(f"topic {name!r} can't be created: {told}")
+
+
+@asynccontextmanager
+async def _client(connection: Connection) -> AsyncIterator[AIOKafkaClient]:
+    client = AIOKafkaClient(**connection.client_options())
+    try:
+        async with asyncio.timeout(connection.request_timeout.total_seconds()):
+            await client.bootstrap()
+            yield client
+    except (kafka.KafkaError, OSError, TimeoutError) as error:
+        raise BrokerUnavailable(f"Kafka at {connection.bootstrap}: {_told(error)}") from error
+    finally:
+        await client.close()
+
+
+def _told(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,379 @@
+"""A worker on Kafka: one member of the consumer group that has the worker's name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaError
+
+from awakeables.errors import BrokerUnavailable, DeclarationError
+from awakeables.kafka.answers import FIRST_PAUSE_S, LONGEST_PAUSE_S, AnswerProducer
+from awakeables.kafka.closing import close_consumer
+from awakeables.kafka.connection import Connection
+from awakeables.kafka.topics import missing_topics
+from awakeables.ports import Clock
+from awakeables.telemetry import events
+from awakeables.worker.ledger import Ledger
+from awakeables.worker.letters import dead_letter_topic
+from awakeables.worker.loop import LoopSettings, WorkerLoop
+from awakeables.worker.port import Incoming, Outgoing
+from awakeables.worker.worker import Worker
+
+log = structlog.stdlib.get_logger(__name__)
+
+POLL_MS = 200
+"""How long one look for records waits; also how late the order to stop is seen."""
+
+COMMIT_TIMEOUT_S = 2.0
+"""`commit` of aiokafka has no end while the broker is down."""
+
+_NOWHERE = TopicPartition("", -1)
+"""No partition: to poll it brings no records, only the group's own errors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """How a worker behaves on Kafka.
+
+    Attributes:
+        commit_interval: How often offsets are committed; what was done since is done again
+            after a crash.
+        topic_check_interval: How often topics that are missing are looked for.
+        most_open: How far a partition is read past its first unfinished task.
+        stuck_retry_interval: How often a partition with a batch that can't be read is tried.
+        loop: How long to drain.
+    """
+
+    commit_interval: timedelta = timedelta(seconds=1)
+    topic_check_interval: timedelta = timedelta(seconds=5)
+    most_open: int = 10_000
+    stuck_retry_interval: timedelta = timedelta(minutes=1)
+    loop: LoopSettings = field(default_factory=LoopSettings)
+
+
+class WorkerRunner:
+    """Runs a worker on Kafka until it is told to stop."""
+
+    def __init__(
+        self, worker: Worker, connection: Connection, *, clock: Clock, settings: WorkerSettings | None = None
+    ) -> None:
+        """Prepare; nothing is connected yet.
+
+        Raises:
+            DeclarationError: The worker has no functions.
+        """
+        if not worker.topics:
+            raise DeclarationError(f"worker {worker.name!r} has no functions: declare one with @worker.task")
+        self._worker = worker
+        self._connection = connection
+        self._clock = clock
+        self._settings = settings or WorkerSettings()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; then drain: finish what runs, answer it, commit, leave.
+
+        A broker that can't be reached is waited for, at the start as well as later.
+        """
+        port = KafkaTasks(self._worker, self._connection, clock=self._clock, settings=self._settings)
+        loop = WorkerLoop(self._worker, port, clock=self._clock, settings=self._settings.loop)
+        log.info(events.WORKER_STARTED, worker=self._worker.name, topics=sorted(self._worker.topics))
+        try:
+            async with asyncio.TaskGroup() as children:
+                keepers = [
+                    children.create_task(port.keep_producer()),
+                    children.create_task(port.keep_offsets()),
+                ]
+                await loop.run(stop)
+                for keeper in keepers:
+                    keeper.cancel()
+        finally:
+            await port.close()
+            log.info(events.WORKER_STOPPED, worker=self._worker.name)
+
+
+class KafkaTasks:
+    """The worker's port, on aiokafka."""
+
+    def __init__(
+        self, worker: Worker, connection: Connection, *, clock: Clock, settings: WorkerSettings
+    ) -> None:
+        self._worker = worker
+        self._connection = connection
+        self._clock = clock
+        self._settings = settings
+        self._answers = AnswerProducer(connection, clock=clock)
+        self._ledger = Ledger()
+        self._letter_topics = {dead_letter_topic(topic) for topic in worker.topics}
+        self._consumer: AIOKafkaConsumer | None = None
+        self._subscribed: frozenset[str] = frozenset()
+        self._told_missing: frozenset[str] = frozenset()
+        self._topics_checked_at = float("-inf")
+        self._stuck: dict[TopicPartition, float] = {}
+        self._doubtful = False
+        self._turn = 0
+
+    # ── the port ──────────────────────────────────────────────────────────────────────────────
+
+    async def receive(self, limit: int) -> Sequence[Incoming]:
+        """As `TaskPort.receive`."""
+        consumer = self._consumer or await self._join()
+        try:
+            await self._look_for_topics(consumer)
+            if not self._subscribed:
+                await asyncio.sleep(POLL_MS / 1000)
+                return []
+            records = await self._poll(consumer, limit)
+        except KafkaError as error:
+            await self._leave(error)
+            return []
+        return [
+            incoming
+            for record in records
+            if self._ledger.begin((record.topic, record.partition), record.offset)
+            for incoming in (_incoming(record),)
+        ]
+
+    async def send(self, record: Outgoing) -> None:
+        """As `TaskPort.send`."""
+        if record.topic in self._letter_topics:
+            await self._answers.send_letter(record)
+        else:
+            await self._answers.send(record)
+
+    def acknowledge(self, record: Incoming) -> None:
+        """As `TaskPort.acknowledge`."""
+        self._ledger.settle((record.topic, record.partition), record.offset)
+
+    # ── what runs beside the loop ─────────────────────────────────────────────────────────────
+
+    async def keep_producer(self) -> None:
+        """Have a producer ready; runs until it is cancelled."""
+        await self._answers.keep()
+
+    async def keep_offsets(self) -> None:
+        """Commit now and then; runs until it is cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.commit_interval.total_seconds())
+            await self.commit()
+
+    async def commit(self) -> None:
+        """Commit what is done with; a failure costs nothing but work done twice after a crash."""
+        consumer = self._consumer
+        if consumer is None:
+            return
+        mine = consumer.assignment()
+        offsets = {
+            place: offset
+            for place, offset in self._ledger.committable().items()
+            if TopicPartition(*place) in mine
+        }
+        if not offsets:
+            return
+        try:
+            async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                await consumer.commit({TopicPartition(*place): offset for place, offset in offsets.items()})
+        except (KafkaError, IllegalStateError, TimeoutError) as error:
+            log.info(events.OFFSETS_NOT_COMMITTED, worker=self._worker.name, error=_told(error))
+        else:
+            self._ledger.commit(offsets)
+
+    async def close(self) -> None:
+        """Commit, leave the group, let go."""
+        await self.commit()
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await close_consumer(consumer)
+
+    # ── membership ────────────────────────────────────────────────────────────────────────────
+
+    async def _join(self) -> AIOKafkaConsumer:
+        pause_s, told = FIRST_PAUSE_S, False
+        while True:
+            consumer = AIOKafkaConsumer(
+                **self._connection.consumer_options(),
+                **self._connection.group_options(),
+                group_id=self._worker.name,
+                auto_offset_reset="earliest",
+            )
+            try:
+                async with asyncio.timeout(self._connection.request_timeout.total_seconds()):
+                    await consumer.start()
+            except (KafkaError, TimeoutError, OSError) as error:
+                if not told:
+                    log.warning(events.BROKER_DOWN, client="consumer", error=_told(error))
+                    told = True
+                await close_consumer(consumer)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            except BaseException:
+                await close_consumer(consumer)
+                raise
+            else:
+                if told:
+                    log.info(events.BROKER_BACK, client="consumer")
+                self._consumer = consumer
+                self._subscribed = frozenset()
+                self._topics_checked_at = float("-inf")
+                return consumer
+
+    async def _leave(self, error: Exception) -> None:
+        """Give a consumer up that the group's own machinery reports broken; the next call joins anew."""
+        log.warning(events.CLIENT_REPLACED, client="consumer", worker=self._worker.name, error=_told(error))
+        consumer, self._consumer = self._consumer, None
+        self._forget_partitions(consumer.assignment() if consumer else ())
+        if consumer is not None:
+            await close_consumer(consumer)
+        await asyncio.sleep(FIRST_PAUSE_S)
+
+    async def _look_for_topics(self, consumer: AIOKafkaConsumer) -> None:
+        """Subscribe to those topics that exist.
+
+        To subscribe to a missing one would create it on many brokers, with the wrong number of
+        partitions, and blocks aiokafka's start on the others.
+        """
+        if self._subscribed == self._worker.topics:
+            return
+        now = self._clock.monotonic()
+        if now - self._topics_checked_at < self._settings.topic_check_interval.total_seconds():
+            return
+        self._topics_checked_at = now
+        try:
+            missing = frozenset(await missing_topics(self._connection, self._worker.topics))
+        except BrokerUnavailable as error:
+            log.warning(events.BROKER_DOWN, client="consumer", error=str(error))
+            return
+        there = self._worker.topics - missing
+        if missing - self._told_missing:
+            log.error(events.TOPIC_MISSING, worker=self._worker.name, topics=sorted(missing))
+        self._told_missing = missing
+        if there != self._subscribed:
+            consumer.subscribe(sorted(there), listener=_Listener(self))
+            self._subscribed = there
+
+    async def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        """Begin with partitions: a new assignment knows no pauses."""
+        self._stuck.clear()
+        log.info(events.PARTITIONS_ASSIGNED, worker=self._worker.name, partitions=_shown(partitions))
+
+    async def revoked(self, partitions: Collection[TopicPartition]) -> None:
+        """Commit what can be, and forget the partitions: others may read them from now on."""
+        await self.commit()
+        self._forget_partitions(partitions)
+
+    def _forget_partitions(self, partitions: Iterable[TopicPartition]) -> None:
+        self._ledger.lose([(partition.topic, partition.partition) for partition in partitions])
+
+    # ── polling ───────────────────────────────────────────────────────────────────────────────
+
+    async def _poll(self, consumer: AIOKafkaConsumer, limit: int) -> list[ConsumerRecord[Any, Any]]:
+        readable = self._readable(consumer, limit)
+        if not readable:
+            await consumer.getmany(_NOWHERE, timeout_ms=0 if limit == 0 else POLL_MS)
+            return []
+        if self._doubtful:
+            return await self._poll_doubtfully(consumer, readable, limit)
+        records: list[ConsumerRecord[Any, Any]] = []
+        try:
+            # One record only: if a partition raises, a larger call would lose what it had taken
+            # from the others. The rest is then taken partition by partition.
+            for batch in (await consumer.getmany(timeout_ms=POLL_MS, max_records=1)).values():
+                records += batch
+            for partition in readable if records else ():
+                if len(records) < limit:
+                    found = await consumer.getmany(partition, max_records=limit - len(records))
+                    records += found.get(partition, ())
+        except Exception as error:  # a batch that can't be opened raises whatever its codec does
+            await consumer.getmany(_NOWHERE)  # raises if it is the group's error, no partition's
+            log.debug(events.PARTITION_STUCK, worker=self._worker.name, error=_told(error))
+            self._doubtful = True
+        return records
+
+    async def _poll_doubtfully(
+        self, consumer: AIOKafkaConsumer, readable: Sequence[TopicPartition], limit: int
+    ) -> list[ConsumerRecord[Any, Any]]:
+        """Find the partition that raises, and take the records before the bad batch, one by one."""
+        records: list[ConsumerRecord[Any, Any]] = []
+        for partition in readable:
+            try:
+                while len(records) < limit:
+                    found = await consumer.getmany(partition, timeout_ms=POLL_MS // 4, max_records=1)
+                    if not found:
+                        break
+                    records += found[partition]
+            except Exception as error:
+                await consumer.getmany(_NOWHERE)
+                await self._set_aside(consumer, partition, error)
+                self._doubtful = False
+        return records
+
+    async def _set_aside(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition, error: Exception
+    ) -> None:
+        consumer.pause(partition)
+        self._stuck[partition] = self._clock.monotonic()
+        log.error(
+            events.PARTITION_STUCK,
+            worker=self._worker.name,
+            topic=partition.topic,
+            partition=partition.partition,
+            offset=await consumer.position(partition),
+            error=_told(error),
+        )
+
+    def _readable(self, consumer: AIOKafkaConsumer, limit: int) -> list[TopicPartition]:
+        """The partitions that may be read now; the others are paused. A different one is first each time."""
+        now = self._clock.monotonic()
+        again = self._settings.stuck_retry_interval.total_seconds()
+        self._stuck = {partition: since for partition, since in self._stuck.items() if now - since < again}
+        paused = consumer.paused()
+        readable: list[TopicPartition] = []
+        for partition in consumer.assignment():
+            stays_open = self._ledger.open_count((partition.topic, partition.partition))
+            if limit and partition not in self._stuck and stays_open < self._settings.most_open:
+                readable.append(partition)
+                if partition in paused:
+                    consumer.resume(partition)
+            elif partition not in paused:
+                consumer.pause(partition)
+        self._turn += 1
+        start = self._turn % len(readable) if readable else 0
+        return readable[start:] + readable[:start]
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
+    """Tells the port of rebalances. aiokafka logs and swallows what these raise."""
+
+    def __init__(self, tasks: KafkaTasks) -> None:
+        self._tasks = tasks
+
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        await self._tasks.revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        await self._tasks.assigned(assigned)
+
+
+def _incoming(record: ConsumerRecord[Any, Any]) -> Incoming:
+    return Incoming(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp_ms=record.timestamp,
+        key=record.key,
+        value=record.value,
+        headers=tuple(record.headers),
+    )
+
+
+def _shown(partitions: Iterable[TopicPartition]) -> list[str]:
+    return sorted(f"{partition.topic}:{partition.partition}" for partition in partitions)
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,47 @@
+"""One process per database: a lock file beside it, held as long as the store is open."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from awakeables.errors import StoreLocked
+
+
+class FileLock:
+    """An advisory lock that ends with its process, however that dies.
+
+    The file is never removed: between unlinking it and locking it anew two processes could both
+    hold "the" lock. Its content, the holder's process ID, is for people.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            StoreLocked: Another store holds it; the message names the file and the process.
+            OSError: The file can't be made.
+        """
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise StoreLocked(
+                f"{self._path} is held by process {holder}: only one can open the store, stop that one first"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let go; without effect when it is not held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,31 @@
+"""Named queries: SQL stands in `.sql` files, a line `-- name --` before each statement."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from types import MappingProxyType
+
+_NAME = re.compile(r"^-- (\w+) --$", re.MULTILINE)
+
+
+def load() -> Mapping[str, str]:
+    """All queries of `sql/`, by name; a name that is used twice is an error."""
+    found: dict[str, str] = {}
+    for file in sorted(files(__package__).joinpath("sql").iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".sql"):
+            for name, query in named(file.read_text(encoding="utf-8")).items():
+                if name in found:
+                    raise ValueError(f"{file.name}: the query {name!r} is there twice")
+                found[name] = query
+    return found
+
+
+def named(text: str) -> dict[str, str]:
+    """Cut the text of one file at its names."""
+    _, *parts = _NAME.split(text)
+    return {name: query.strip() for name, query in zip(parts[::2], parts[1::2], strict=True)}
+
+
+QUERIES: Mapping[str, str] = MappingProxyType(load())

@@ -1,0 +1,111 @@
+"""What readers ask: one statement each, so one consistent state each."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Sequence
+
+from awakeables.core.awakeables import Awakeable, State
+from awakeables.core.invocations import Invocation, Status
+from awakeables.core.journal import Entry, decode_chunks
+from awakeables.core.orders import DeadLetter, Effect, EffectState, Position
+from awakeables.core.outcomes import Outcome, decode_outcome
+from awakeables.ports import Expectation, Page
+from awakeables.store.sqlite import rows
+from awakeables.store.sqlite.queries import QUERIES
+from awakeables.store.sqlite.tables import id_list
+
+_AFTER_ALL = "\U0010ffff"
+"""Sorts after every ID: the page that begins with the newest."""
+
+_BY_STATUS: dict[Status, str] = {
+    "running": "list_running",
+    "paused": "list_paused",
+    "completed": "list_completed",
+}
+"""Where the rows of one status are few or not open, a list has a way of its own to them."""
+
+_COUNTED = ("awakeables_pending", "invocations_open", "effects_unsent", "effects_failed", "dead_letters")
+
+
+def history(connection: sqlite3.Connection, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
+    chunks: dict[str, list[bytes]] = defaultdict(list)
+    for invocation_id, chunk in connection.execute(QUERIES["history"], (id_list(set(invocation_ids)),)):
+        chunks[invocation_id].append(chunk)
+    return {invocation_id: decode_chunks(found) for invocation_id, found in chunks.items()}
+
+
+def outcomes(connection: sqlite3.Connection, awakeable_ids: Sequence[str]) -> dict[str, Outcome]:
+    found = connection.execute(QUERIES["outcomes"], (id_list(awakeable_ids),))
+    return {awakeable_id: decode_outcome(outcome) for awakeable_id, outcome in found}
+
+
+def held_by(connection: sqlite3.Connection, owner: str) -> list[str]:
+    return [invocation_id for (invocation_id,) in connection.execute(QUERIES["held_by"], (owner,))]
+
+
+def expectations(connection: sqlite3.Connection, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
+    found = connection.execute(QUERIES["expectations"], (id_list(awakeable_ids),))
+    return {
+        awakeable_id: Expectation(codec=codec, schema_hash=schema_hash, schema=schema)
+        for awakeable_id, codec, schema_hash, schema in found
+    }
+
+
+def effects(connection: sqlite3.Connection, state: EffectState, limit: int) -> list[Effect]:
+    query = QUERIES["list_unsent" if state == "unsent" else "list_failed"]
+    return [rows.effect_from(row) for row in connection.execute(query, (limit,))]
+
+
+def positions(connection: sqlite3.Connection, topic: str) -> list[Position]:
+    found = connection.execute(QUERIES["positions"], (topic,))
+    return [Position(partition=partition, next=next_, epoch=epoch) for partition, next_, epoch in found]
+
+
+def invocation(connection: sqlite3.Connection, invocation_id: str) -> Invocation | None:
+    row = connection.execute(QUERIES["invocation"], (invocation_id,)).fetchone()
+    return None if row is None else rows.invocation_from(row)
+
+
+def invocations(
+    connection: sqlite3.Connection, page: Page, status: Status | None, service: str | None
+) -> list[Invocation]:
+    before = _AFTER_ALL if page.before is None else page.before
+    if status is None:
+        found = connection.execute(QUERIES["list_invocations"], (before, service, page.limit))
+    else:
+        query = QUERIES[_BY_STATUS.get(status, "list_open")]
+        found = connection.execute(query, (before, service, status, page.limit))
+    return [rows.invocation_from(row) for row in found]
+
+
+def awakeable(connection: sqlite3.Connection, awakeable_id: str) -> Awakeable | None:
+    row = connection.execute(QUERIES["awakeable"], (awakeable_id,)).fetchone()
+    return None if row is None else rows.awakeable_from(row)
+
+
+def awakeables(connection: sqlite3.Connection, page: Page, state: State | None) -> list[Awakeable]:
+    before = _AFTER_ALL if page.before is None else page.before
+    if state is None:
+        found = connection.execute(QUERIES["list_awakeables"], (before, page.limit))
+    elif state == "pending":
+        found = connection.execute(QUERIES["list_pending"], (before, page.limit))
+    else:
+        found = connection.execute(QUERIES["list_settled"], (before, state, page.limit))
+    return [rows.awakeable_from(row) for row in found]
+
+
+def dead_letter(connection: sqlite3.Connection, dead_letter_id: str) -> DeadLetter | None:
+    row = connection.execute(QUERIES["dead_letter"], (dead_letter_id,)).fetchone()
+    return None if row is None else rows.dead_letter_from(row)
+
+
+def dead_letters(connection: sqlite3.Connection, page: Page) -> list[DeadLetter]:
+    before = _AFTER_ALL if page.before is None else page.before
+    found = connection.execute(QUERIES["list_dead_letters"], (before, page.limit))
+    return [rows.dead_letter_from(row) for row in found]
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    return dict(zip(_COUNTED, connection.execute(QUERIES["counts"]).fetchone(), strict=True))

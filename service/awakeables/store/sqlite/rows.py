@@ -1,0 +1,281 @@
+"""Records to rows and back: the only place that knows the order of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+
+from awakeables.core.awakeables import Awakeable, Beat, Book
+from awakeables.core.invocations import Failure, Invocation
+from awakeables.core.orders import DeadLetter, Effect, Header, TaskFacts
+from awakeables.core.outcomes import Outcome, decode_outcome, encode_outcome
+
+Row: TypeAlias = tuple[Any, ...]
+T = TypeVar("T")
+U = TypeVar("U")
+
+_encode = msgspec.json.Encoder().encode
+_decode_book = msgspec.json.Decoder(Book).decode
+_decode_beat = msgspec.json.Decoder(Beat).decode
+_decode_failure = msgspec.json.Decoder(Failure).decode
+_decode_task = msgspec.json.Decoder(TaskFacts).decode
+_decode_headers = msgspec.json.Decoder(tuple[Header, ...]).decode
+
+_NO_BOOK = Book()
+
+
+def invocation_from(row: Row) -> Invocation:
+    (
+        id_,
+        service,
+        handler,
+        created_ms,
+        updated_ms,
+        key,
+        status,
+        owner,
+        epoch,
+        version,
+        wake,
+        starts,
+        attempts,
+        due_ms,
+        commit_id,
+        build,
+        failure,
+        result,
+    ) = row
+    return Invocation(
+        id=id_,
+        service=service,
+        handler=handler,
+        created_ms=created_ms,
+        updated_ms=updated_ms,
+        key=_maybe(text_from, key),
+        status=status,
+        owner=owner,
+        epoch=epoch,
+        version=version,
+        wake=wake,
+        starts=starts,
+        attempts=attempts,
+        due_ms=due_ms,
+        commit_id=commit_id,
+        build=build,
+        failure=_maybe(_decode_failure, failure),
+        result=_maybe(decode_outcome, result),
+    )
+
+
+def invocation_row(record: Invocation) -> Row:
+    """All columns, for `insert_invocation`."""
+    return (
+        record.id,
+        record.service,
+        record.handler,
+        record.created_ms,
+        record.updated_ms,
+        _maybe(text_bytes, record.key),
+        record.status,
+        record.owner,
+        record.epoch,
+        record.version,
+        record.wake,
+        record.starts,
+        record.attempts,
+        record.due_ms,
+        record.commit_id,
+        record.build,
+        _maybe(_encode, record.failure),
+        _outcome_bytes(record.result),
+    )
+
+
+def invocation_progress(record: Invocation) -> Row:
+    """The columns of `update_invocation`: none of them is indexed."""
+    return (
+        record.updated_ms,
+        record.epoch,
+        record.version,
+        record.wake,
+        record.starts,
+        record.attempts,
+        record.commit_id,
+        record.build,
+        _maybe(_encode, record.failure),
+    )
+
+
+def invocation_place(record: Invocation) -> Row:
+    """The columns that `move_invocation` sets as well: in what state, whose, due when."""
+    return (record.status, record.owner, record.due_ms)
+
+
+def invocation_result(record: Invocation) -> Row:
+    """The column that `end_invocation` sets as well."""
+    return (_outcome_bytes(record.result),)
+
+
+def awakeable_from(row: Row) -> Awakeable:
+    (
+        id_,
+        invocation_id,
+        created_ms,
+        codec,
+        schema_hash,
+        deadline_ms,
+        state,
+        settled_ms,
+        settled_by,
+        outcome,
+        book,
+        beat,
+    ) = row
+    return Awakeable(
+        id=id_,
+        invocation_id=invocation_id,
+        created_ms=created_ms,
+        codec=codec,
+        schema_hash=schema_hash,
+        deadline_ms=deadline_ms,
+        state=state,
+        settled_ms=settled_ms,
+        settled_by=settled_by,
+        outcome=_maybe(decode_outcome, outcome),
+        book=_NO_BOOK if book is None else _decode_book(book),
+        beat=_maybe(_decode_beat, beat),
+    )
+
+
+def awakeable_row(record: Awakeable) -> Row:
+    """All columns, for `insert_awakeable`."""
+    return (
+        record.id,
+        record.invocation_id,
+        record.created_ms,
+        record.codec,
+        record.schema_hash,
+        record.deadline_ms,
+        record.state,
+        record.settled_ms,
+        record.settled_by,
+        _outcome_bytes(record.outcome),
+        *awakeable_notes(record),
+    )
+
+
+def awakeable_notes(record: Awakeable) -> Row:
+    """The columns of `note_awakeable`: none of them is indexed."""
+    return (_encode(record.book) if record.book.counts else None, _maybe(_encode, record.beat))
+
+
+def awakeable_settlement(record: Awakeable) -> Row:
+    """The columns that `settle_awakeable` sets as well."""
+    return (record.state, record.settled_ms, record.settled_by, _outcome_bytes(record.outcome))
+
+
+def effect_from(row: Row) -> Effect:
+    event_id, stream, _, _, created_ms, topic, _, task, headers, key, value = row
+    return Effect(
+        event_id=event_id,
+        stream=stream,
+        topic=topic,
+        key=key,
+        value=value,
+        headers=_headers_from(headers),
+        task=_maybe(_decode_task, task),
+        created_ms=created_ms,
+    )
+
+
+def effect_row(effect: Effect, owner: str) -> Row:
+    """The columns of `insert_effect`."""
+    return (
+        effect.event_id,
+        effect.stream,
+        owner,
+        effect.created_ms,
+        effect.topic,
+        _maybe(_encode, effect.task),
+        _headers_bytes(effect.headers),
+        effect.key,
+        effect.value,
+    )
+
+
+def dead_letter_from(row: Row) -> DeadLetter:
+    (
+        id_,
+        source,
+        topic,
+        partition,
+        offset,
+        timestamp_ms,
+        code,
+        reason,
+        at_ms,
+        awakeable_id,
+        headers,
+        key,
+        value,
+    ) = row
+    return DeadLetter(
+        id=id_,
+        source=source,
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        timestamp_ms=timestamp_ms,
+        code=code,
+        reason=text_from(reason),
+        at_ms=at_ms,
+        key=key,
+        value=value,
+        headers=_headers_from(headers),
+        awakeable_id=_maybe(text_from, awakeable_id),
+    )
+
+
+def dead_letter_row(letter: DeadLetter) -> Row:
+    return (
+        letter.id,
+        letter.source,
+        letter.topic,
+        letter.partition,
+        letter.offset,
+        letter.timestamp_ms,
+        letter.code,
+        text_bytes(letter.reason),
+        letter.at_ms,
+        _maybe(text_bytes, letter.awakeable_id),
+        _headers_bytes(letter.headers),
+        letter.key,
+        letter.value,
+    )
+
+
+def text_bytes(text: str) -> bytes:
+    """Text from outside: half of a surrogate pair, which UTF-8 refuses, is kept, too."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def text_from(content: bytes) -> str:
+    return content.decode("utf-8", "surrogatepass")
+
+
+def _outcome_bytes(outcome: Outcome | None) -> bytes | None:
+    return None if outcome is None else encode_outcome(outcome)
+
+
+def _headers_bytes(headers: tuple[Header, ...]) -> bytes | None:
+    return _encode(headers) if headers else None
+
+
+def _headers_from(content: bytes | None) -> tuple[Header, ...]:
+    return _decode_headers(content) if content else ()
+
+
+def _maybe(function: Callable[[T], U], value: T | None) -> U | None:
+    return None if value is None else function(value)

@@ -1,0 +1,73 @@
+"""Migrations: numbered files, applied forward only, each in a transaction of its own."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from importlib.resources import files
+
+from awakeables.errors import StoreTooNew, StoreUnavailable
+from awakeables.store.sqlite.queries import QUERIES
+
+APPLICATION_ID = 0x61776B31
+"""'awk1' in the file's header, so that another program's database is not taken for ours."""
+
+
+def migrations() -> list[str]:
+    """The texts of all migrations; the first one makes schema version 1."""
+    folder = files(__package__).joinpath("migrations")
+    found = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name)
+    return [file.read_text(encoding="utf-8") for file in found]
+
+
+def migrate(connection: sqlite3.Connection, path: object) -> None:
+    """Bring a database to the newest schema.
+
+    Raises:
+        StoreTooNew: A newer release has written it.
+        StoreUnavailable: It is another program's.
+    """
+    chain = migrations()
+    version = schema_version(connection)
+    if version == 0 and not _ask(connection, "is_empty"):
+        raise StoreUnavailable(f"{path} is a database of another program; choose another path")
+    if version and _ask(connection, "application_id") != APPLICATION_ID:
+        raise StoreUnavailable(f"{path} is a database of another program; choose another path")
+    if version > len(chain):
+        raise StoreTooNew(
+            f"{path} has schema version {version}, this release knows up to {len(chain)}:"
+            " install the release that wrote it, or a newer one"
+        )
+    for text in chain[version:]:
+        apply_migration(connection, text)
+
+
+def apply_migration(connection: sqlite3.Connection, text: str) -> None:
+    """Run one migration, all or nothing; its last statement sets the version."""
+    connection.execute(QUERIES["begin"])
+    try:
+        for statement in _statements(text):
+            connection.execute(statement)
+        connection.execute(QUERIES["commit"])
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute(QUERIES["roll_back"])
+        raise
+
+
+def schema_version(connection: sqlite3.Connection) -> int:
+    return _ask(connection, "schema_version")
+
+
+def _ask(connection: sqlite3.Connection, name: str) -> int:
+    (answer,) = connection.execute(QUERIES[name]).fetchone()
+    return int(answer)
+
+
+def _statements(text: str) -> Iterator[str]:
+    statement = ""
+    for line in text.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

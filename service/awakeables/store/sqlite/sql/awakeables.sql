@@ -1,0 +1,47 @@
+-- awakeable --
+SELECT * FROM awakeables WHERE id = ?
+
+-- awakeables --
+SELECT awakeables.*
+FROM json_each(?) AS wanted
+CROSS JOIN awakeables ON awakeables.id = wanted.value
+
+-- insert_awakeable --
+INSERT INTO awakeables VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- note_awakeable --
+UPDATE awakeables SET book = ?, beat = ? WHERE id = ?
+
+-- settle_awakeable --
+UPDATE awakeables SET book = ?, beat = ?, state = ?, settled_ms = ?, settled_by = ?, outcome = ? WHERE id = ?
+
+-- overdue_awakeables --
+SELECT * FROM awakeables INDEXED BY awakeables_deadline
+WHERE state = 'pending' AND deadline_ms IS NOT NULL AND deadline_ms <= ?
+ORDER BY deadline_ms, id LIMIT ?
+
+-- outcomes --
+SELECT awakeables.id, awakeables.outcome
+FROM json_each(?) AS wanted
+CROSS JOIN awakeables ON awakeables.id = wanted.value
+WHERE awakeables.outcome IS NOT NULL
+
+-- expectations --
+SELECT awakeables.id, awakeables.codec, awakeables.schema_hash, schemas.body
+FROM json_each(?) AS wanted
+CROSS JOIN awakeables ON awakeables.id = wanted.value
+LEFT JOIN schemas ON schemas.hash = awakeables.schema_hash
+
+-- list_awakeables --
+SELECT * FROM awakeables WHERE id < ? ORDER BY id DESC LIMIT ?
+
+-- list_pending --
+SELECT * FROM awakeables INDEXED BY awakeables_pending
+WHERE state = 'pending' AND id < ?
+ORDER BY id DESC LIMIT ?
+
+-- list_settled --
+SELECT * FROM awakeables WHERE id < ? AND state = ? ORDER BY id DESC LIMIT ?
+
+-- insert_schema --
+INSERT OR IGNORE INTO schemas VALUES (?, ?)

@@ -1,0 +1,79 @@
+-- invocation --
+SELECT * FROM invocations WHERE id = ?
+
+-- invocations --
+SELECT invocations.*
+FROM json_each(?) AS wanted
+CROSS JOIN invocations ON invocations.id = wanted.value
+
+-- insert_invocation --
+INSERT INTO invocations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- update_invocation --
+UPDATE invocations
+SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, commit_id = ?, build = ?,
+    failure = ?
+WHERE id = ?
+
+-- move_invocation --
+UPDATE invocations
+SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, commit_id = ?, build = ?,
+    failure = ?, status = ?, owner = ?, due_ms = ?
+WHERE id = ?
+
+-- end_invocation --
+UPDATE invocations
+SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, commit_id = ?, build = ?,
+    failure = ?, status = ?, owner = ?, due_ms = ?, result = ?
+WHERE id = ?
+
+-- due_invocations --
+SELECT * FROM invocations INDEXED BY invocations_due
+WHERE due_ms IS NOT NULL AND due_ms <= ?
+ORDER BY due_ms, id LIMIT ?
+
+-- running_invocations --
+SELECT * FROM invocations INDEXED BY invocations_owned WHERE owner IS NOT NULL ORDER BY id
+
+-- held_by --
+SELECT id FROM invocations WHERE owner = ? ORDER BY id
+
+-- list_invocations --
+SELECT * FROM invocations
+WHERE id < ? AND ifnull(service = ?, 1)
+ORDER BY id DESC LIMIT ?
+
+-- list_open --
+SELECT * FROM invocations INDEXED BY invocations_open
+WHERE result IS NULL AND id < ? AND ifnull(service = ?, 1) AND status = ?
+ORDER BY id DESC LIMIT ?
+
+-- list_running --
+SELECT * FROM invocations INDEXED BY invocations_owned
+WHERE owner IS NOT NULL AND id < ? AND ifnull(service = ?, 1) AND status = ?
+ORDER BY id DESC LIMIT ?
+
+-- list_paused --
+SELECT * FROM invocations INDEXED BY invocations_paused
+WHERE status = 'paused' AND id < ? AND ifnull(service = ?, 1) AND status = ?
+ORDER BY id DESC LIMIT ?
+
+-- list_completed --
+SELECT * FROM invocations
+WHERE id < ? AND ifnull(service = ?, 1) AND status = ?
+ORDER BY id DESC LIMIT ?
+
+-- insert_chunk --
+INSERT INTO journal VALUES (?, ?, ?)
+
+-- history --
+SELECT journal.invocation_id, journal.chunk
+FROM json_each(?) AS wanted
+CROSS JOIN journal ON journal.invocation_id = wanted.value
+ORDER BY journal.invocation_id, journal.version
+
+-- idempotent --
+SELECT fingerprint, invocation_id FROM idempotency WHERE scope = ? AND key = ?
+
+-- insert_idempotent --
+INSERT INTO idempotency VALUES (?, ?, ?, ?)

@@ -1,0 +1,43 @@
+-- insert_effect --
+INSERT OR IGNORE INTO outbox VALUES (?, ?, ?, 'unsent', ?, ?, NULL, ?, ?, ?, ?)
+
+-- drop_effect --
+DELETE FROM outbox WHERE event_id = ?
+
+-- effect --
+SELECT * FROM outbox WHERE event_id = ? AND state = 'unsent'
+
+-- fail_effect --
+UPDATE outbox SET state = 'failed', reason = ? WHERE event_id = ?
+
+-- other_holders --
+-- Hops from owner to owner along the index: few steps, however many effects each holds.
+WITH RECURSIVE holders (name) AS (
+    SELECT min(claimed_by) FROM outbox WHERE state = 'unsent'
+    UNION ALL
+    SELECT (SELECT min(claimed_by) FROM outbox WHERE state = 'unsent' AND claimed_by > holders.name)
+    FROM holders WHERE holders.name IS NOT NULL
+)
+SELECT name FROM holders WHERE name IS NOT NULL AND name <> ?
+
+-- oldest_of_holder --
+SELECT event_id, stream FROM outbox
+WHERE state = 'unsent' AND claimed_by = ?
+ORDER BY event_id LIMIT ?
+
+-- unclaimed_of_streams --
+SELECT outbox.*
+FROM json_each(?) AS wanted
+CROSS JOIN outbox ON outbox.stream = wanted.value
+WHERE outbox.state = 'unsent' AND outbox.claimed_by <> ?
+ORDER BY outbox.event_id
+
+-- claim_effect --
+UPDATE outbox SET claimed_by = ? WHERE event_id = ?
+
+-- list_unsent --
+-- The + keeps the index out: in the order of the primary key it stops at the limit.
+SELECT * FROM outbox WHERE +state = 'unsent' ORDER BY event_id LIMIT ?
+
+-- list_failed --
+SELECT * FROM outbox INDEXED BY outbox_failed WHERE state = 'failed' ORDER BY event_id LIMIT ?

@@ -1,0 +1,175 @@
+"""The embedded store: one SQLite file, one process, three lanes.
+
+The writer's lane does one commit after the other. The engine reads in a lane of its own and
+lists have another, so that nobody who looks makes the engine wait. Readers see only what was
+committed: they have connections of their own, and with a log (WAL) nobody waits for the writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from awakeables.core.awakeables import Awakeable, State
+from awakeables.core.invocations import Invocation, Status
+from awakeables.core.journal import Entry
+from awakeables.core.orders import Answer, DeadLetter, Effect, EffectState, Member, Position
+from awakeables.core.outcomes import Outcome
+from awakeables.errors import StoreUnavailable
+from awakeables.ports import Clock, Expectation, Page
+from awakeables.store.apply import apply
+from awakeables.store.sqlite import reading
+from awakeables.store.sqlite.lane import Lane
+from awakeables.store.sqlite.lock import FileLock
+from awakeables.store.sqlite.queries import QUERIES
+from awakeables.store.sqlite.schema import migrate
+from awakeables.store.sqlite.tables import SqliteTables
+
+
+class SqliteStore:
+    """`ports.Store` in one file; a commit that changes nothing does not touch the disk."""
+
+    def __init__(self, path: Path | str, *, clock: Clock, retention_ms: int) -> None:
+        """Touches no file yet.
+
+        Args:
+            path: The database; it is made by `open`, its folder must be there.
+            clock: Read once in each transaction.
+            retention_ms: How old an awakeable's ID can be before its missing row means *purged*.
+        """
+        self._path = Path(path)
+        self._clock = clock
+        self._retention_ms = retention_ms
+        self._lock = FileLock(self._path.with_name(self._path.name + ".lock"))
+        self._writer = Lane(self._path, "writer", connect=self._connect, disconnect=self._disconnect)
+        self._reader = Lane(self._path, "reader", connect=self._connect_reader)
+        self._lister = Lane(self._path, "lister", connect=self._connect_reader)
+
+    # ── opening and closing ─────────────────────────────────────────────────────────────────
+
+    async def open(self) -> None:
+        """As the port says; a missing folder or a file that is no database is `StoreUnavailable`."""
+        try:
+            await self._writer.start()
+            await self._reader.start()
+            await self._lister.start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Finish what was begun, fold the log into the file, let go of the lock."""
+        await asyncio.shield(asyncio.wrap_future(self._writer.stop()))
+
+    def _connect(self) -> sqlite3.Connection:
+        folder = self._path.parent
+        if not folder.is_dir():
+            raise StoreUnavailable(
+                f"the folder {folder} of the database {self._path.name} is not there: make it"
+            )
+        self._lock.acquire()
+        try:
+            return _prepared(self._path)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None)
+        connection.executescript(QUERIES["reader"])
+        return connection
+
+    def _disconnect(self, connection: sqlite3.Connection) -> None:
+        try:
+            self._lister.stop().result()
+            self._reader.stop().result()
+            with suppress(sqlite3.OperationalError):  # what stays in the log, the next open reads from there
+                connection.execute(QUERIES["checkpoint"])
+        finally:
+            connection.close()
+            self._lock.release()
+
+    # ── writing ─────────────────────────────────────────────────────────────────────────────
+
+    async def commit(self, members: Sequence[Member]) -> list[Answer]:
+        return await self._writer.run(self._commit, members)
+
+    def _commit(self, connection: sqlite3.Connection, members: Sequence[Member]) -> list[Answer]:
+        _roll_back(connection)
+        connection.execute(QUERIES["begin"])
+        try:
+            before = connection.total_changes
+            tables = SqliteTables(connection)
+            tables.prefetch(members)
+            answers = apply(members, tables, now_ms=self._clock.now_ms(), retention_ms=self._retention_ms)
+            tables.flush()
+            if connection.total_changes != before:
+                connection.execute(QUERIES["commit"])
+        finally:
+            _roll_back(connection)
+        return answers
+
+    # ── reading, for the engine ─────────────────────────────────────────────────────────────
+
+    async def history(self, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
+        return await self._reader.run(reading.history, invocation_ids)
+
+    async def outcomes(self, awakeable_ids: Sequence[str]) -> dict[str, Outcome]:
+        return await self._reader.run(reading.outcomes, awakeable_ids)
+
+    async def held_by(self, owner: str) -> list[str]:
+        return await self._reader.run(reading.held_by, owner)
+
+    async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
+        return await self._reader.run(reading.expectations, awakeable_ids)
+
+    async def effects(self, state: EffectState, limit: int) -> list[Effect]:
+        return await self._reader.run(reading.effects, state, limit)
+
+    async def positions(self, topic: str) -> list[Position]:
+        return await self._reader.run(reading.positions, topic)
+
+    async def invocation(self, invocation_id: str) -> Invocation | None:
+        return await self._reader.run(reading.invocation, invocation_id)
+
+    async def awakeable(self, awakeable_id: str) -> Awakeable | None:
+        return await self._reader.run(reading.awakeable, awakeable_id)
+
+    async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
+        return await self._reader.run(reading.dead_letter, dead_letter_id)
+
+    # ── lists ───────────────────────────────────────────────────────────────────────────────
+
+    async def invocations(
+        self, page: Page, *, status: Status | None = None, service: str | None = None
+    ) -> list[Invocation]:
+        return await self._lister.run(reading.invocations, page, status, service)
+
+    async def awakeables(self, page: Page, *, state: State | None = None) -> list[Awakeable]:
+        return await self._lister.run(reading.awakeables, page, state)
+
+    async def dead_letters(self, page: Page) -> list[DeadLetter]:
+        return await self._lister.run(reading.dead_letters, page)
+
+    async def counts(self) -> Mapping[str, int]:
+        return await self._lister.run(reading.counts)
+
+
+def _prepared(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.executescript(QUERIES["writer"])
+        migrate(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    """End a transaction that was not committed: it changed nothing, or it failed."""
+    if connection.in_transaction:
+        connection.execute(QUERIES["roll_back"])

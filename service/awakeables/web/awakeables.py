@@ -1,0 +1,138 @@
+"""Completing awakeables and looking at them: `/awakeables`, `/restate/awakeables`, `/restate/a`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+from starlette.responses import Response
+
+from awakeables.core.awakeables import STATES, Completion, Verdict, VerdictKind
+from awakeables.core.ids import parse_id
+from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.engine.engine import Engine
+from awakeables.errors import NotFound
+from awakeables.ports import Expectation
+from awakeables.web import render
+from awakeables.web.answers import as_json
+from awakeables.web.bodies import checked_json, is_json_type, json_of, malformed, read_body
+from awakeables.web.lists import one_of, page, page_of
+from awakeables.web.problems import Problem
+from awakeables.web.request import Request
+from awakeables.web.settings import WebSettings
+from awakeables.web.waiting import Waiting
+from awakeables.wire.completions import NO_REASON
+
+IN_DOUBT = "it is not known whether the answer was applied; it is safe to repeat the request"
+
+REFUSALS: Final[dict[VerdictKind, tuple[int, str]]] = {
+    "conflict": (409, "The awakeable has another answer already"),
+    "late": (410, "The awakeable no longer waits"),
+    "unknown": (404, "There is no such awakeable"),
+    "invalid": (422, "The value does not fit the awakeable"),
+}
+"""The verdicts that are told as a problem: status and title; the type is the verdict's name."""
+
+
+class _Refusal(msgspec.Struct):
+    """The JSON body of a reject."""
+
+    reason: str | None = None
+    code: int | None = None
+    details: Raw | UnsetType = UNSET
+
+
+_refusal_decoder = msgspec.json.Decoder(_Refusal)
+
+
+class Awakeables:
+    """The routes of the awakeables."""
+
+    def __init__(self, engine: Engine, waiting: Waiting, settings: WebSettings) -> None:
+        self._engine = engine
+        self._waiting = waiting
+        self._settings = settings
+
+    async def resolve(self, request: Request) -> Response:
+        awakeable_id = _checked(request)
+        body = await read_body(request, self._settings.max_body_bytes)
+        expected = await self._waiting.store(self._engine.edge.expectation(awakeable_id))
+        return await self._settle(request, awakeable_id, _resolution(request, body, expected))
+
+    async def reject(self, request: Request) -> Response:
+        awakeable_id = _checked(request)
+        body = await read_body(request, self._settings.max_body_bytes)
+        return await self._settle(request, awakeable_id, _rejection(request, body))
+
+    async def list(self, request: Request) -> Response:
+        asked = page_of(request, "prom")
+        rows = self._engine.store.awakeables(asked, state=one_of(request, "state", STATES))
+        return page(await self._waiting.store(rows), asked, render.awakeable)
+
+    async def show(self, request: Request) -> Response:
+        awakeable_id = _checked(request)
+        row = await self._waiting.store(self._engine.store.awakeable(awakeable_id))
+        if row is None:
+            raise NotFound(f"no awakeable {awakeable_id}")
+        expected = await self._waiting.store(self._engine.edge.expectation(awakeable_id))
+        return as_json(render.awakeable_in_full(row, expected))
+
+    async def _settle(self, request: Request, awakeable_id: str, body: Resolution | Rejection) -> Response:
+        completion = Completion(
+            awakeable_id=awakeable_id,
+            body=body,
+            source=f"http:{self._engine.new_id('evt')}",
+            event_id=request.header(b"awakeable-event-id"),
+            worker=request.header(b"awakeable-worker"),
+        )
+        verdict = await self._waiting.store(self._engine.settle(completion), doubt=IN_DOUBT)
+        assert verdict is not None, "only a heartbeat has no verdict"
+        if verdict.kind in REFUSALS:
+            raise _refused(verdict)
+        return as_json(render.verdict(verdict))
+
+
+def _resolution(request: Request, body: bytes, expected: Expectation | None) -> Resolution:
+    if expected is not None and expected.codec != "json":
+        return Resolution.of_bytes(body)
+    try:
+        return Resolution.of_json(json_of(request, body))
+    except Problem:
+        if expected is None:
+            # That there is no such awakeable is worth more to know than that the body is wrong.
+            return Resolution.of_bytes(body)
+        raise
+
+
+def _rejection(request: Request, body: bytes) -> Rejection:
+    if body and is_json_type(request.media_type):
+        return _json_rejection(checked_json(body))
+    try:
+        return Rejection(reason=body.decode() or NO_REASON)
+    except UnicodeDecodeError as error:
+        raise malformed(f"the reason is no UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _json_rejection(text: bytes) -> Rejection:
+    try:
+        given = _refusal_decoder.decode(text)
+    except msgspec.ValidationError as error:
+        raise malformed(f"a rejection is an object with reason, code and details: {error}") from None
+    return Rejection(
+        reason=given.reason or NO_REASON,
+        code=500 if given.code is None else given.code,
+        details=given.details if given.details is UNSET else Raw(bytes(given.details)),
+    )
+
+
+def _refused(verdict: Verdict) -> Problem:
+    status, title = REFUSALS[verdict.kind]
+    members = render.verdict(verdict) | {"outcome": render.outcome(verdict.outcome)}
+    return Problem(status, verdict.kind, title, verdict.reason or title, members=members)
+
+
+def _checked(request: Request) -> str:
+    [awakeable_id] = request.names
+    parse_id(awakeable_id, "prom")
+    return awakeable_id

@@ -1,0 +1,126 @@
+"""Calling handlers: `POST /{service}/{handler}` and `…/send`."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+
+from starlette.responses import Response
+
+from awakeables.core.orders import Begun, Idempotency
+from awakeables.engine.engine import Engine
+from awakeables.errors import InvalidInput
+from awakeables.handlers.serde import explain
+from awakeables.handlers.service import Handler
+from awakeables.web.answers import INVOCATION_ID, as_json, not_yet, of_result, output_path
+from awakeables.web.bodies import json_of, read_body
+from awakeables.web.durations import parse_duration
+from awakeables.web.problems import bad_request
+from awakeables.web.request import Request
+from awakeables.web.settings import WebSettings
+from awakeables.web.waiting import Waiting
+
+NOT_HANDED_ON = frozenset(
+    name.encode()
+    for name in (
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+        *("content-length", "content-encoding", "expect", "idempotency-key", "prefer"),
+        *("authorization", "proxy-authorization", "cookie"),
+    )
+)
+"""Headers that are about this hop or this request only, or that are secrets: the journal is no
+place for them."""
+
+LONGEST_KEY = 255
+IN_DOUBT = "it is not known whether the invocation was begun; with an Idempotency-Key it is safe to repeat"
+
+
+class Calls:
+    """The routes of the handlers."""
+
+    def __init__(self, engine: Engine, waiting: Waiting, settings: WebSettings) -> None:
+        self._engine = engine
+        self._waiting = waiting
+        self._settings = settings
+
+    async def call(self, request: Request) -> Response:
+        """Begin an invocation, or attach to the one that the idempotency key stands for; wait."""
+        invocation_id = (await self._begin(request)).id
+        outcome = await self._waiting.result(request, invocation_id)
+        if outcome is not None:
+            return of_result(invocation_id, outcome)
+        row = await self._waiting.store(self._engine.store.invocation(invocation_id))
+        status = row.status if row is not None else "pending"
+        return not_yet(invocation_id, status, retry_after=self._settings.retry_after_header)
+
+    async def send(self, request: Request) -> Response:
+        """Begin an invocation, now or after a delay; don't wait."""
+        try:
+            delay = parse_duration(request.query["delay"]) if "delay" in request.query else timedelta(0)
+        except ValueError as error:
+            raise bad_request(f"delay: {error}") from None
+        begun = await self._begin(request, delay)
+        return as_json(
+            {"invocation_id": begun.id, "created": begun.created},
+            status=202,
+            headers={
+                "location": output_path(begun.id),
+                "retry-after": self._settings.retry_after_header,
+                INVOCATION_ID: begun.id,
+            },
+        )
+
+    async def _begin(self, request: Request, delay: timedelta = timedelta(0)) -> Begun:
+        handler = self._engine.app.handler(*request.names)
+        self._waiting.admit()
+        body = await read_body(request, self._settings.max_body_bytes)
+        begin = self._engine.begin(
+            handler,
+            _input(handler, request, body),
+            headers=_handed_on(request),
+            idempotency=_idempotency(handler, request, body),
+            delay=delay,
+        )
+        return await self._waiting.store(begin, doubt=IN_DOUBT)
+
+
+def _input(handler: Handler, request: Request, body: bytes) -> bytes:
+    """The body as it will be journaled, known to fit.
+
+    Raises:
+        InvalidInput: It does not fit the handler's input type.
+    """
+    if handler.input.kind != "json":
+        return body
+    content = json_of(request, body)
+    if not handler.takes_input:
+        if content != b"null":
+            raise InvalidInput(f"{handler.service}/{handler.name} takes no input; send no body")
+        return content
+    try:
+        handler.input.decode(content)
+    except Exception as error:  # a validator of the user's own may raise anything
+        raise InvalidInput(
+            f"the body does not fit the input of {handler.service}/{handler.name}: {explain(error)}"
+        ) from error
+    return content
+
+
+def _handed_on(request: Request) -> dict[str, str]:
+    """The caller's headers, for `ctx.request`; several of one name become a list."""
+    headers: dict[str, str] = {}
+    for raw_name, value in request.raw_headers:
+        if raw_name not in NOT_HANDED_ON:
+            name, text = raw_name.decode("latin-1"), value.decode("latin-1")
+            headers[name] = f"{headers[name]}, {text}" if name in headers else text
+    return headers
+
+
+def _idempotency(handler: Handler, request: Request, body: bytes) -> Idempotency | None:
+    key = request.header(b"idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= LONGEST_KEY:
+        raise bad_request(f"an Idempotency-Key has 1 to {LONGEST_KEY} characters")
+    fingerprint = hashlib.sha256(body).hexdigest()
+    return Idempotency(scope=f"{handler.service}/{handler.name}", key=key, fingerprint=fingerprint)

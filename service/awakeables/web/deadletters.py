@@ -1,0 +1,35 @@
+"""Looking at dead letters: `/dead-letters`."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from awakeables.core.ids import parse_id
+from awakeables.engine.engine import Engine
+from awakeables.errors import NotFound
+from awakeables.web import render
+from awakeables.web.answers import as_json
+from awakeables.web.lists import page, page_of
+from awakeables.web.request import Request
+from awakeables.web.waiting import Waiting
+
+
+class DeadLetters:
+    """The routes below `/dead-letters`."""
+
+    def __init__(self, engine: Engine, waiting: Waiting) -> None:
+        self._store = engine.store
+        self._waiting = waiting
+
+    async def list(self, request: Request) -> Response:
+        asked = page_of(request, "dlq")
+        rows = await self._waiting.store(self._store.dead_letters(asked))
+        return page(rows, asked, render.dead_letter)
+
+    async def show(self, request: Request) -> Response:
+        [letter_id] = request.names
+        parse_id(letter_id, "dlq")
+        row = await self._waiting.store(self._store.dead_letter(letter_id))
+        if row is None:
+            raise NotFound(f"no dead letter {letter_id}")
+        return as_json(render.dead_letter_in_full(row))

@@ -1,0 +1,72 @@
+"""Looking at invocations, getting their results, resuming them: `/invocations`."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from awakeables.core.ids import parse_id
+from awakeables.core.invocations import STATUSES, Invocation
+from awakeables.engine.engine import Engine
+from awakeables.errors import NotFound
+from awakeables.web import render
+from awakeables.web.answers import as_json, not_yet, of_result
+from awakeables.web.lists import one_of, page, page_of
+from awakeables.web.request import Request
+from awakeables.web.settings import WebSettings
+from awakeables.web.waiting import Waiting
+
+
+class Invocations:
+    """The routes below `/invocations`."""
+
+    def __init__(self, engine: Engine, waiting: Waiting, settings: WebSettings) -> None:
+        self._engine = engine
+        self._waiting = waiting
+        self._retry_after = settings.retry_after_header
+
+    async def list(self, request: Request) -> Response:
+        asked = page_of(request, "inv")
+        status = one_of(request, "status", STATUSES)
+        rows = self._engine.store.invocations(asked, status=status, service=request.query.get("service"))
+        return page(await self._waiting.store(rows), asked, render.invocation)
+
+    async def show(self, request: Request) -> Response:
+        row = await self._row(request)
+        journals = await self._waiting.store(self._engine.store.history([row.id]))
+        return as_json(render.invocation_with_journal(row, journals.get(row.id, [])))
+
+    async def output(self, request: Request) -> Response:
+        """The result if there is one; don't wait."""
+        row = await self._row(request)
+        if row.result is None:
+            return not_yet(row.id, row.status, retry_after=self._retry_after)
+        return of_result(row.id, row.result)
+
+    async def attach(self, request: Request) -> Response:
+        """The result, waited for like a call's."""
+        row = await self._row(request)
+        outcome = row.result or await self._waiting.result(request, row.id)
+        if outcome is not None:
+            return of_result(row.id, outcome)
+        return not_yet(row.id, (await self._row(request)).status, retry_after=self._retry_after)
+
+    async def resume(self, request: Request) -> Response:
+        invocation_id = _checked(request)
+        row = await self._waiting.store(
+            self._engine.resume(invocation_id),
+            doubt="it is not known whether the invocation was resumed; look at it",
+        )
+        return as_json(render.invocation(row))
+
+    async def _row(self, request: Request) -> Invocation:
+        invocation_id = _checked(request)
+        row = await self._waiting.store(self._engine.store.invocation(invocation_id))
+        if row is None:
+            raise NotFound(f"no invocation {invocation_id}")
+        return row
+
+
+def _checked(request: Request) -> str:
+    [invocation_id] = request.names
+    parse_id(invocation_id, "inv")
+    return invocation_id

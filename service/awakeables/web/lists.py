@@ -1,0 +1,66 @@
+"""Lists: newest first, a page at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from starlette.responses import Response
+
+from awakeables.core.ids import IdKind, parse_id
+from awakeables.ports import Page
+from awakeables.web.answers import as_json
+from awakeables.web.problems import bad_request
+from awakeables.web.request import Request
+
+PAGING = ("limit", "before")
+USUAL_LIMIT = 50
+LARGEST_LIMIT = 500
+
+
+class _Row(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+R = TypeVar("R", bound=_Row)
+C = TypeVar("C", bound=str)
+
+
+def page_of(request: Request, kind: IdKind) -> Page:
+    """The page that the query asks for, and one row more: it tells whether there is a next page.
+
+    Raises:
+        Problem: The limit is no number from 1 to 500.
+        MalformedId: The cursor is no ID of this kind.
+    """
+    text = request.query.get("limit", str(USUAL_LIMIT))
+    limit = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
+    if not 1 <= limit <= LARGEST_LIMIT:
+        raise bad_request(f"limit={text[:20]} is not a number from 1 to {LARGEST_LIMIT}")
+    before = request.query.get("before")
+    if before is not None:
+        parse_id(before, kind)
+    return Page(limit=limit + 1, before=before)
+
+
+def one_of(request: Request, name: str, choices: Sequence[C]) -> C | None:
+    """A parameter that has a fixed set of values.
+
+    Raises:
+        Problem: It has another.
+    """
+    value = request.query.get(name)
+    for choice in choices:
+        if choice == value:
+            return choice
+    if value is not None:
+        raise bad_request(f"{name}={value[:40]} is none of {', '.join(choices)}")
+    return None
+
+
+def page(rows: Sequence[R], asked: Page, render: Callable[[R], dict[str, Any]]) -> Response:
+    """The rows, and the cursor of the next page if there is one."""
+    shown = rows[: asked.limit - 1]
+    following = shown[-1].id if len(rows) == asked.limit else None
+    return as_json({"items": [render(row) for row in shown], "next": following})

@@ -1,0 +1,107 @@
+"""Errors as problem details (RFC 9457): one table from error class to status, type and title.
+
+`type` is a short relative reference (`handler-failed`), made to be compared; `detail` is for
+people. No stack trace ever stands in one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from starlette.responses import Response
+
+from awakeables import errors
+from awakeables.errors import CallerError
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+_TABLE: Final[dict[type[Exception], tuple[int, str, str]]] = {
+    errors.MalformedId: (400, "malformed-id", "The ID is malformed"),
+    errors.NotFound: (404, "not-found", "There is no such thing here"),
+    errors.InvalidInput: (422, "invalid-input", "The body does not fit the handler's input"),
+    errors.IdempotencyConflict: (422, "idempotency-conflict", "The idempotency key was used before"),
+    errors.NotPossible: (409, "not-possible", "The state does not allow this"),
+    errors.CallerError: (400, "bad-request", "The request is wrong"),
+    errors.OwnershipLost: (503, "try-again", "The work moved meanwhile"),
+    errors.StoreRefused: (422, "store-refused", "The store can't keep this data"),
+    errors.StoreUnavailable: (503, "store-unavailable", "The store can't be reached"),
+    errors.Overloaded: (503, "overloaded", "Too much is under way"),
+    errors.OperatorError: (503, "unavailable", "The service can't do this now"),
+}
+_INTERNAL: Final = (500, "internal-error", "The service failed")
+_INTERNAL_DETAIL: Final = "an error that should not happen; the service's log tells which"
+
+
+class Problem(CallerError):  # noqa: N818 - the name that RFC 9457 gives it
+    """A request that is answered with this very problem.
+
+    Attributes:
+        members: Further members of the document.
+        headers: Further headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        type: str,
+        title: str,
+        detail: str,
+        *,
+        members: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.type = type
+        self.title = title
+        self.members = members or {}
+        self.headers = headers or {}
+
+
+class ClientGone(Exception):  # noqa: N818 - a fact, and nobody is left to be told
+    """The client closed the connection before its request was read."""
+
+
+def bad_request(detail: str, *, type: str = "bad-request", title: str = "The request is wrong") -> Problem:
+    return Problem(400, type, title, detail)
+
+
+def in_doubt(detail: str) -> Problem:
+    """The store did not answer in time: it isn't known what became of the request."""
+    return Problem(503, "in-doubt", "The store did not answer in time", detail)
+
+
+def is_expected(error: Exception) -> bool:
+    """Is this an error that has a row in the table?"""
+    return isinstance(error, Problem) or _row(error) is not _INTERNAL
+
+
+def answer(error: Exception, *, retry_after: str) -> Response:
+    """The answer that tells a client of an error."""
+    if isinstance(error, Problem):
+        problem = error
+    else:
+        row = _row(error)
+        status, type_, title = row
+        problem = Problem(status, type_, title, _INTERNAL_DETAIL if row is _INTERNAL else str(error))
+    headers = dict(problem.headers)
+    if problem.status == 503:
+        headers["retry-after"] = retry_after
+    document = {
+        "type": problem.type,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": str(problem),
+        **problem.members,
+    }
+    return Response(
+        msgspec.json.encode(document), status_code=problem.status, headers=headers, media_type=MEDIA_TYPE
+    )
+
+
+def _row(error: Exception) -> tuple[int, str, str]:
+    for kind in type(error).__mro__:
+        if kind in _TABLE:
+            return _TABLE[kind]
+    return _INTERNAL

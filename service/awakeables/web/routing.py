@@ -1,0 +1,116 @@
+"""Which route a request takes: a tree over the segments of the raw path.
+
+The path is split before it is decoded, so that `%2F` stays in its segment. An own tree rather
+than Starlette's list of regular expressions: a call is the last row of that list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, unquote
+
+from awakeables.web.problems import Problem, bad_request
+from awakeables.web.request import Route
+
+ANYTHING = "*"
+MAX_PARAMETERS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A route, and the query parameters that it takes."""
+
+    route: Route
+    parameters: Sequence[str]
+
+
+@dataclass(slots=True)
+class _Node:
+    fixed: dict[str, _Node] = field(default_factory=dict)
+    variable: _Node | None = None
+    methods: dict[str, Target] = field(default_factory=dict)
+
+
+class Routes:
+    """The table of routes; a fixed segment is preferred to a variable one."""
+
+    def __init__(self) -> None:
+        self._root = _Node()
+
+    def add(self, method: str, path: str, route: Route, *, parameters: Sequence[str] = ()) -> None:
+        """Add a row; `*` in the path stands for one segment that isn't empty."""
+        node = self._root
+        for segment in path[1:].split("/"):
+            if segment == ANYTHING:
+                node.variable = node.variable or _Node()
+                node = node.variable
+            else:
+                node = node.fixed.setdefault(segment, _Node())
+        node.methods[method] = Target(route, parameters)
+
+    def find(self, raw_path: bytes) -> tuple[dict[str, Target], tuple[str, ...]]:
+        """The targets by method, and what stands in the variable segments.
+
+        Raises:
+            Problem: Nothing is served at this path.
+        """
+        node = self._root
+        names: list[str] = []
+        text = raw_path.decode("latin-1")
+        for segment in text[1:].split("/"):
+            if "%" in segment:
+                segment = _decoded(segment)
+            child = node.fixed.get(segment)
+            if child is None:
+                child = node.variable
+                if child is None or not segment:
+                    raise nothing_at(text)
+                names.append(segment)
+            node = child
+        if not node.methods:
+            raise nothing_at(text)
+        return node.methods, tuple(names)
+
+
+def nothing_at(path: str) -> Problem:
+    return Problem(404, "not-found", "There is no such thing here", f"nothing is served at {path[:200]}")
+
+
+def method_not_allowed(method: str, allowed: Sequence[str]) -> Problem:
+    return Problem(
+        405,
+        "method-not-allowed",
+        "The method is not allowed here",
+        f"{method[:20]} is not allowed here; allowed: {', '.join(allowed)}",
+        headers={"allow": ", ".join(allowed)},
+    )
+
+
+def read_query(query: bytes, allowed: Sequence[str]) -> dict[str, str]:
+    """The parameters of a query.
+
+    Raises:
+        Problem: One is unknown, or given twice.
+    """
+    takes = f"this path takes {', '.join(allowed)}" if allowed else "this path takes none"
+    try:
+        pairs = parse_qsl(
+            query.decode("latin-1"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS
+        )
+    except ValueError as error:
+        raise bad_request(f"the query can't be read: {error}") from None
+    parameters = dict(pairs)
+    for name in parameters:
+        if name not in allowed:
+            raise bad_request(f"unknown query parameter {name[:60]!r}; {takes}")
+    if len(parameters) != len(pairs):
+        raise bad_request(f"a query parameter is given twice; {takes}, each once")
+    return parameters
+
+
+def _decoded(segment: str) -> str:
+    try:
+        return unquote(segment, errors="strict")
+    except UnicodeDecodeError:
+        raise bad_request("the path is no UTF-8 once it is percent-decoded") from None

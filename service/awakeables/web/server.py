@@ -1,0 +1,123 @@
+"""The HTTP server: uvicorn inside a loop and a task group of ours."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import uvicorn
+
+from awakeables.errors import OperatorError
+from awakeables.web.app import WebApp
+
+KEEP_ALIVE_S = 75
+"""Longer than the idle time of the usual load balancers (60 s), so that they close first."""
+
+
+class WebServer:
+    """Serves an app on a port that is taken as soon as this is made.
+
+    It handles no signals: whoever runs it calls `stop`.
+    """
+
+    def __init__(
+        self,
+        app: WebApp,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        grace: timedelta = timedelta(seconds=10),
+        access_log: bool = False,
+    ) -> None:
+        """Take the port; connections are accepted when it runs.
+
+        Args:
+            app: What is served.
+            host: The address to listen on.
+            port: 0 takes any that is free.
+            grace: How long requests that are under way may take after `stop`.
+            access_log: A line per request, by uvicorn's logger.
+
+        Raises:
+            OperatorError: The port can't be had.
+        """
+        self._app = app
+        self._host = host
+        self._socket = _bound(host, port)
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=access_log,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=max(1, round(grace.total_seconds())),
+            )
+        )
+
+    @property
+    def port(self) -> int:
+        return int(self._socket.getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self.port}"
+
+    @property
+    def started(self) -> bool:
+        """Are connections accepted?"""
+        return self._server.started
+
+    async def run(self) -> None:
+        """Serve until `stop`, then until the requests under way are answered, within the grace.
+
+        Cancelled, it closes at once.
+        """
+        try:
+            await self._server.serve(sockets=[self._socket])
+        finally:
+            self._socket.close()
+            for listener in getattr(self._server, "servers", ()):
+                listener.close()
+            for connection in list(self._server.server_state.connections):
+                connection.shutdown()
+
+    def stop(self) -> None:
+        """Accept nothing more, answer what waits."""
+        self._app.drain()
+        self._server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone: they are the caller's."""
+        yield
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise OperatorError(f"can't listen on {host}: {error.strerror or error}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise OperatorError(
+                f"port {port} on {host} is in use; stop what listens there, or choose another port"
+            ) from error
+        raise OperatorError(f"can't listen on port {port} of {host}: {error.strerror or error}") from error
+    return listener

@@ -1,0 +1,148 @@
+"""The loop of a worker: takes records, does them at the same time, answers, drains."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import assert_never
+
+import structlog
+
+from awakeables.errors import PublishRefused, TopicMissing
+from awakeables.ports import Clock
+from awakeables.telemetry import events
+from awakeables.worker.letters import without_value
+from awakeables.worker.port import Incoming, Outgoing, TaskPort
+from awakeables.worker.process import Answered, DeadLettered, Left, Processor, Skipped
+from awakeables.worker.threads import Threads
+from awakeables.worker.worker import Worker
+
+log = structlog.stdlib.get_logger(__name__)
+
+SIGN_OF_LIFE_S = 1.0
+"""While all slots are taken, the port is asked this often, so that the group sees a member."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopSettings:
+    """How the loop behaves.
+
+    Attributes:
+        drain_timeout: What still runs this long after the order to stop is left to the next
+            worker. Less than the grace period of whoever sends SIGKILL.
+    """
+
+    drain_timeout: timedelta = timedelta(seconds=30)
+
+
+class WorkerLoop:
+    """Runs a worker against a port, until it is told to stop.
+
+    A slot is taken from the receipt of a record until it is acknowledged, back-off included, so
+    that neither a slow function nor a broker that is down piles up work in memory.
+    """
+
+    def __init__(
+        self, worker: Worker, port: TaskPort, *, clock: Clock, settings: LoopSettings | None = None
+    ) -> None:
+        self._worker = worker
+        self._port = port
+        self._settings = settings or LoopSettings()
+        self._threads = Threads(worker.name, worker.concurrency)
+        self._processor = Processor(worker, clock=clock, threads=self._threads, pause=self._pause)
+        self._running: dict[tuple[str, int, int, int], asyncio.Task[None]] = {}
+        self._slot_freed = asyncio.Event()
+        self._draining = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then finish what runs, within the time-out."""
+        try:
+            async with asyncio.TaskGroup() as children:
+                fetching = children.create_task(self._fetch(children))
+                await stop.wait()
+                self._draining.set()
+                log.info(events.WORKER_DRAINING, worker=self._worker.name, running=len(self._running))
+                await self._finish()
+                fetching.cancel()
+        finally:
+            self._threads.close()
+
+    async def _fetch(self, children: asyncio.TaskGroup) -> None:
+        while not self._draining.is_set():
+            free = self._worker.concurrency - len(self._running)
+            if free <= 0:
+                free = await self._free_slots()
+            for record in await self._port.receive(free):
+                if self._draining.is_set():
+                    return
+                key = (record.topic, record.partition, record.offset, record.timestamp_ms)
+                # After a rebalance a record can come again while it is being done: that run answers.
+                if key not in self._running:
+                    self._running[key] = children.create_task(self._do(key, record))
+
+    async def _free_slots(self) -> int:
+        self._slot_freed.clear()
+        try:
+            async with asyncio.timeout(SIGN_OF_LIFE_S):
+                await self._slot_freed.wait()
+        except TimeoutError:
+            return 0
+        return self._worker.concurrency - len(self._running)
+
+    async def _do(self, key: tuple[str, int, int, int], record: Incoming) -> None:
+        try:
+            fate = await self._processor.process(record)
+            match fate:
+                case Answered():
+                    await self._answer(record, fate)
+                case DeadLettered():
+                    await self._set_aside(fate.message)
+                case Skipped():
+                    pass
+                case Left():
+                    return
+                case _:
+                    assert_never(fate)
+            self._port.acknowledge(record)
+        finally:
+            del self._running[key]
+            self._slot_freed.set()
+
+    async def _answer(self, record: Incoming, answered: Answered) -> None:
+        try:
+            try:
+                await self._port.send(answered.message)
+            except PublishRefused as error:
+                await self._port.send(self._processor.too_large(record, answered, str(error)).message)
+        except (PublishRefused, TopicMissing) as error:
+            letter = self._processor.give_up(record, "unanswerable", str(error))
+            await self._set_aside(letter.message)
+
+    async def _set_aside(self, letter: Outgoing) -> None:
+        try:
+            try:
+                await self._port.send(letter)
+            except PublishRefused as error:
+                await self._port.send(without_value(letter, str(error)))
+        except PublishRefused as error:
+            # Not even the headers fit. The record itself stays where it is, until its topic drops it.
+            log.error(events.EFFECT_REFUSED, worker=self._worker.name, topic=letter.topic, reason=str(error))  # noqa: TRY400
+
+    async def _pause(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._draining.wait()
+        except TimeoutError:
+            return True
+        return False
+
+    async def _finish(self) -> None:
+        running = list(self._running.values())
+        if not running:
+            return
+        _, left = await asyncio.wait(running, timeout=self._settings.drain_timeout.total_seconds())
+        if left:
+            log.warning(events.DRAIN_INCOMPLETE, worker=self._worker.name, tasks=len(left))
+        for task in left:
+            task.cancel()

@@ -1,0 +1,279 @@
+"""What becomes of one record: which function takes it, how often it is tried, what is answered.
+
+record ──unreadable, nobody's, misfit──▶ DeadLettered
+   │
+   ▼ ◀──────────── back-off ─────────────┐
+deadline passed? ──▶ Skipped             │
+   │                                     │
+function ──returns──▶ Answered: resolved │
+   ├─────raise Reject──▶ Answered: rejected
+   ├─────any other error─────────────────┤
+   │                                     └──no more tries──▶ Answered: rejected, 500
+   └─────the worker drains meanwhile──▶ Left
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import structlog
+
+from awakeables.core.awakeables import Completion
+from awakeables.core.orders import Header
+from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.records import Record
+from awakeables.errors import TerminalError
+from awakeables.handlers.serde import explain
+from awakeables.ports import Clock
+from awakeables.telemetry import events
+from awakeables.wire.completions import encode_completion
+from awakeables.wire.tasks import EVENT_ID, JSON_TYPE, TaskRecord, UnreadableTask, decode_task
+from awakeables.worker.letters import DeadLetterCode, dead_letter
+from awakeables.worker.port import Incoming, Outgoing
+from awakeables.worker.results import rejection
+from awakeables.worker.task import Reject, Task
+from awakeables.worker.threads import Threads
+from awakeables.worker.worker import TaskFunction, Worker, is_topic_name
+
+log = structlog.stdlib.get_logger(__name__)
+
+FAILED = 500
+"""The code of a rejection that no function asked for."""
+
+_TRACING = {"traceparent", "tracestate"}
+
+Pause: TypeAlias = Callable[[float], Awaitable[bool]]
+"""Waits for so many seconds; False: the worker drains, so there will be no next try."""
+
+
+class Answered(Record):
+    """The completion that is to be sent, and the try that it tells of."""
+
+    message: Outgoing
+    task: TaskRecord
+    attempt: int
+
+
+class DeadLettered(Record):
+    """The copy for the dead-letter topic."""
+
+    message: Outgoing
+
+
+class Skipped(Record):
+    """Nobody waits any more: there is nothing to send, and the record is done with."""
+
+
+class Left(Record):
+    """The worker drains before the task's next try: the record stays for the next worker."""
+
+
+Fate: TypeAlias = Answered | DeadLettered | Skipped | Left
+SKIPPED = Skipped()
+LEFT = Left()
+
+
+class Processor:
+    """Decides on records, one by one; it sends nothing and moves no offset."""
+
+    def __init__(self, worker: Worker, *, clock: Clock, threads: Threads, pause: Pause) -> None:
+        self._worker = worker
+        self._clock = clock
+        self._threads = threads
+        self._pause = pause
+        # Bound once: to bind at each call, as the module's logger does, costs more than the rest.
+        self._log = log.bind(worker=worker.name)
+
+    async def process(self, record: Incoming) -> Fate:
+        """Do the task that a record carries."""
+        try:
+            task = decode_task(record.value, record.headers)
+        except (UnreadableTask, ValueError) as error:  # a string that is no UTF-8 is a ValueError
+            return self.give_up(record, "unreadable", str(error))
+        if not is_topic_name(task.reply_to):
+            return self.give_up(record, "unreadable", f"reply_to {task.reply_to[:60]!r} is no topic's name")
+        function = self._worker.function_for(record.topic, task.task)
+        if function is None:
+            return self.give_up(record, "unknown-task", self._nobody_takes(record.topic, task.task))
+        try:
+            payload = function.payload.decode(bytes(task.payload))
+        except Exception as error:  # validators are the author's code and raise what they like
+            return self.give_up(record, "invalid", f"the payload does not fit: {explain(error)}")
+        return await self._try(_Job(record, task, function, payload))
+
+    def give_up(self, record: Incoming, code: DeadLetterCode, reason: str) -> DeadLettered:
+        """Set a record aside, and say so."""
+        self._log.error(
+            events.TASK_UNREADABLE,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            code=code,
+            reason=reason,
+        )
+        return DeadLettered(message=dead_letter(record, code, reason))
+
+    def too_large(self, record: Incoming, answered: Answered, problem: str) -> Answered:
+        """The answer in place of one that Kafka refused."""
+        size = len(answered.message.value or b"")
+        return self._answered(
+            record,
+            answered.task,
+            answered.attempt,
+            rejection(f"the result can't be sent: a completion of {size} bytes, {problem}", FAILED, None),
+        )
+
+    async def _try(self, job: _Job) -> Fate:
+        began_ms = self._clock.now_ms()
+        failures = 0
+        while True:
+            if job.is_late(self._clock.now_ms()):
+                return self._skip(job)
+            job.attempt = job.task.attempt + failures
+            try:
+                return self._resolved(job, await self._call(job))
+            except (Reject, TerminalError) as error:
+                return self._rejected(job, error)
+            except asyncio.CancelledError as error:
+                if _is_being_cancelled():
+                    raise
+                problem: BaseException = error  # something within the function cancelled itself
+            except (Exception, SystemExit) as error:
+                # SystemExit too: a task that calls sys.exit() must not end every worker it comes to.
+                problem = error
+            failures += 1
+            pause_ms = job.function.retry.pause_ms(failures)
+            now_ms = self._clock.now_ms()
+            if (
+                pause_ms is None
+                or job.function.retry.is_over(began_ms, now_ms + pause_ms)
+                or job.is_late(now_ms + pause_ms)
+            ):
+                return self._failed(job, failures, problem)
+            self._log.warning(
+                events.TASK_RETRIED, **self._facts(job), pause_ms=pause_ms, error=_told(problem)
+            )
+            if not await self._pause(pause_ms / 1000):
+                return LEFT
+
+    async def _call(self, job: _Job) -> Resolution:
+        task, function = job.as_task(), job.function
+        if function.is_async:
+            result = await function.function(task)
+        else:
+            result = await self._threads.call(function.function, task)
+            if inspect.isawaitable(result):  # a plain function around an async one
+                result = await result
+        return function.result(result)
+
+    def _resolved(self, job: _Job, resolution: Resolution) -> Answered:
+        self._log.debug(events.TASK_DONE, **self._facts(job))
+        return self._answered(job.record, job.task, job.attempt, resolution)
+
+    def _rejected(self, job: _Job, error: Reject | TerminalError) -> Answered:
+        self._log.info(events.TASK_REJECTED, **self._facts(job), code=error.code, reason=error.reason)
+        outcome = rejection(error.reason, error.code, error.details)
+        return self._answered(job.record, job.task, job.attempt, outcome)
+
+    def _failed(self, job: _Job, failures: int, problem: BaseException) -> Answered:
+        reason = _told(problem)
+        self._log.error(
+            events.TASK_REJECTED, **self._facts(job), code=FAILED, reason=reason, exc_info=problem
+        )
+        tries = "once" if failures == 1 else f"{failures} times"
+        outcome = rejection(f"failed {tries}, last with {reason}", FAILED, None)
+        return self._answered(job.record, job.task, job.attempt, outcome)
+
+    def _skip(self, job: _Job) -> Skipped:
+        self._log.warning(events.TASK_EXPIRED, **self._facts(job), deadline=str(job.deadline))
+        return SKIPPED
+
+    def _answered(
+        self, record: Incoming, task: TaskRecord, attempt: int, outcome: Resolution | Rejection
+    ) -> Answered:
+        event_id = f"{task.awakeable_id}:{attempt}"
+        completion = Completion(
+            awakeable_id=task.awakeable_id,
+            body=outcome,
+            source=self._worker.name,
+            event_id=event_id,
+            worker=self._worker.name,
+            attempt=attempt,
+        )
+        headers: tuple[Header, ...] = (
+            (EVENT_ID, event_id.encode()),
+            ("content-type", JSON_TYPE),
+            *(header for header in record.headers if header[0] in _TRACING),
+        )
+        message = Outgoing(
+            topic=task.reply_to,
+            key=task.awakeable_id.encode(),
+            value=encode_completion(completion),
+            headers=headers,
+        )
+        return Answered(message=message, task=task, attempt=attempt)
+
+    def _nobody_takes(self, topic: str, name: str | None) -> str:
+        there = sorted(str(known) for of, known in self._worker.functions if of == topic)
+        return f"worker {self._worker.name!r} has no function for task {name!r} of {topic}, only for {there}"
+
+    def _facts(self, job: _Job) -> dict[str, Any]:
+        return {
+            "awakeable_id": job.task.awakeable_id,
+            "task": job.task.task,
+            "attempt": job.attempt,
+            "topic": job.record.topic,
+            "partition": job.record.partition,
+            "offset": job.record.offset,
+        }
+
+
+class _Job:
+    """A readable task on its way through its tries."""
+
+    __slots__ = ("attempt", "deadline", "function", "headers", "payload", "record", "task")
+
+    def __init__(self, record: Incoming, task: TaskRecord, function: TaskFunction, payload: Any) -> None:
+        self.record = record
+        self.task = task
+        self.function = function
+        self.payload = payload
+        self.attempt = task.attempt
+        self.deadline = _aware(task.deadline)
+        self.headers = {
+            name: (content or b"").decode("utf-8", "surrogateescape") for name, content in record.headers
+        }
+
+    def is_late(self, at_ms: int) -> bool:
+        return self.deadline is not None and self.deadline.timestamp() * 1000 <= at_ms
+
+    def as_task(self) -> Task[Any]:
+        return Task(
+            payload=self.payload,
+            awakeable_id=self.task.awakeable_id,
+            attempt=self.attempt,
+            deadline=self.deadline,
+            headers=self.headers,
+            name=self.task.task,
+            topic=self.record.topic,
+            event_id=self.task.event_id,
+        )
+
+
+def _aware(deadline: datetime | None) -> datetime | None:
+    """An instant without a zone is UTC: the wire knows no other."""
+    return deadline.replace(tzinfo=UTC) if deadline is not None and deadline.tzinfo is None else deadline
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _told(error: BaseException) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

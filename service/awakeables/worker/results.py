@@ -1,0 +1,59 @@
+"""How what a function returned becomes the outcome that settles the awakeable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from msgspec import UNSET, Raw
+from pydantic import TypeAdapter
+from pydantic_core import from_json, to_json
+
+from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.handlers.serde import Serde
+
+ResultWriter: TypeAlias = Callable[[Any], Resolution]
+
+
+def writer_for(type_: Any, serde: Serde[Any] | None = None) -> ResultWriter:
+    """The writer of a function's results, by its return annotation.
+
+    A writer raises (whatever the type's serializer or the serde raises) for a value that is not
+    of the type: the service would refuse it as `invalid`, where the worker's author never sees it.
+
+    Raises:
+        TypeError: Pydantic can't make a serializer of the type.
+    """
+    if serde is not None:
+        return lambda value: Resolution.of_bytes(serde.dumps(value))
+    if type_ is bytes:
+        return _bytes
+    if type_ is Any:
+        return lambda value: _json(to_json(value))
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(type_)
+    except Exception as error:
+        raise TypeError(f"{type_!r} is no type that pydantic can write: {error}") from error
+    return lambda value: _json(adapter.dump_json(value, warnings="error"))
+
+
+def rejection(reason: str, code: int, details: Any) -> Rejection:
+    """A refusal that can always be written: details that JSON can't say are shown as text."""
+    return Rejection(
+        reason=reason,
+        code=code,
+        details=UNSET
+        if details is None
+        else Raw(to_json(details, inf_nan_mode="null", fallback=repr, bytes_mode="base64")),
+    )
+
+
+def _json(text: bytes) -> Resolution:
+    from_json(text, allow_inf_nan=False)  # NaN, or nested deeper than any reader goes
+    return Resolution.of_json(text)
+
+
+def _bytes(value: Any) -> Resolution:
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError(f"the function is annotated to return bytes, and returned {type(value).__name__}")
+    return Resolution.of_bytes(bytes(value))

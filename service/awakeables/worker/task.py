@@ -1,0 +1,58 @@
+"""What a worker's function takes, and how it says no."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task(Generic[T]):
+    """A piece of work that an awakeable waits for.
+
+    It may come more than once (at-least-once): use `awakeable_id` as the key of whatever must
+    not happen twice.
+
+    Attributes:
+        payload: What the handler published.
+        awakeable_id: The awakeable that the answer settles; the same over every delivery.
+        attempt: 1 for the first try of this delivery, one more for each retry.
+        deadline: When the awakeable times out; an answer that comes later counts for nothing.
+        headers: The record's headers as text; of a repeated name the last counts. Bytes that are
+            no UTF-8 come back with `.encode("utf-8", "surrogateescape")`.
+        name: The task's name, where its topic has several.
+        topic: Where the record came from.
+        event_id: The record's ID, stable over resends.
+    """
+
+    payload: T
+    awakeable_id: str
+    attempt: int = 1
+    deadline: datetime | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    name: str | None = None
+    topic: str = ""
+    event_id: str | None = None
+
+
+class Reject(Exception):  # noqa: N818  # reads as the verb that it is: raise Reject("out of stock")
+    """Raised by a worker's function: the answer is no, and trying again would not change it.
+
+    Attributes:
+        reason: What the waiting handler is told, for people.
+        code: An HTTP-like number.
+        details: Anything that JSON can say, for programs.
+    """
+
+    def __init__(self, reason: str, *, code: int = 400, details: Any = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.code = code
+        self.details = details
+
+    def __repr__(self) -> str:
+        return f"Reject({self.reason!r}, code={self.code}, details={self.details!r})"

@@ -1,0 +1,237 @@
+"""Puts a store through its paces: short verbs over `Store.commit`, on a clock that stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from awakeables.core.awakeables import Awakeable, Completion, Heartbeat, Verdict
+from awakeables.core.ids import IdKind, new_id
+from awakeables.core.invocations import Continue, End, Invocation, Next, Suspend
+from awakeables.core.journal import Input, encode_chunk
+from awakeables.core.orders import (
+    Advance,
+    Advanced,
+    Answer,
+    Begin,
+    Begun,
+    Claim,
+    Claimed,
+    ClaimedEffects,
+    ClaimEffects,
+    DeadLetter,
+    Effect,
+    Idempotency,
+    Member,
+    NewAwakeable,
+    Settle,
+    SettledAll,
+    Taken,
+    TakePartitions,
+    TaskFacts,
+)
+from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.ports import Store
+
+A = TypeVar("A", bound=Answer)
+
+START_MS = 1_750_000_000_000
+RETENTION_MS = 30 * 24 * 3600 * 1000
+DLQ = "shop.completions.dlq"
+TOPIC = "shop.completions"
+
+
+class FakeClock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.ms = START_MS
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def monotonic(self) -> float:
+        return self.ms / 1000
+
+
+class Driver:
+    """A store, its clock, and IDs that count."""
+
+    def __init__(self, store: Store, clock: FakeClock) -> None:
+        self.store = store
+        self.clock = clock
+        self._issued = 0
+
+    def id(self, kind: IdKind, *, at_ms: int | None = None) -> str:
+        self._issued += 1
+        entropy = self._issued.to_bytes(10, "big")
+        return new_id(kind, at_ms=self.clock.ms if at_ms is None else at_ms, entropy=entropy)
+
+    async def do(self, kind: type[A], member: Member) -> A:
+        """Commit one member, whose answer is of this kind."""
+        (answer,) = await self.store.commit([member])
+        assert isinstance(answer, kind), answer
+        return answer
+
+    # ── orders ──────────────────────────────────────────────────────────────────────────────
+
+    def a_begin(
+        self,
+        *,
+        owner: str | None = None,
+        delay_ms: int = 0,
+        idempotency: Idempotency | None = None,
+        service: str = "orders",
+    ) -> Begin:
+        return Begin(
+            id=self.id("inv"),
+            service=service,
+            handler="fulfil",
+            chunk=encode_chunk([Input(service=service, handler="fulfil", seed="5eed", at_ms=START_MS)]),
+            owner=owner,
+            delay_ms=delay_ms,
+            idempotency=idempotency,
+            build="b1",
+        )
+
+    def an_advance(
+        self,
+        row: Invocation,
+        step: Next | None = None,
+        *,
+        chunk: bytes | None = b"[]",
+        awakeables: Sequence[NewAwakeable] = (),
+        schemas: Sequence[tuple[str, bytes]] = (),
+        effects: Sequence[Effect] = (),
+    ) -> Advance:
+        assert row.owner is not None
+        return Advance(
+            invocation_id=row.id,
+            owner=row.owner,
+            epoch=row.epoch,
+            version=row.version,
+            commit_id=self.id("evt"),
+            build="b2",
+            next=Continue() if step is None else step,
+            chunk=chunk,
+            awakeables=tuple(awakeables),
+            schemas=tuple(schemas),
+            effects=tuple(effects),
+        )
+
+    def an_effect(self, stream: str, *, task_for: str | None = None, value: bytes | None = b"{}") -> Effect:
+        facts = None if task_for is None else TaskFacts(awakeable_id=task_for, reply_to=TOPIC, task="pack")
+        return Effect(
+            event_id=self.id("evt"),
+            stream=stream,
+            topic="pack-requests",
+            key=b"k",
+            value=value,
+            headers=(("a", b"1"), ("a", None)),
+            task=facts,
+            created_ms=self.clock.ms,
+        )
+
+    def a_letter(self, *, offset: int, code: str = "unreadable") -> DeadLetter:
+        return DeadLetter(
+            id=self.id("dlq"),
+            source=f"{TOPIC}:0:{offset}",
+            topic=TOPIC,
+            partition=0,
+            offset=offset,
+            timestamp_ms=START_MS - 5,
+            code=code,
+            reason="not JSON",
+            at_ms=self.clock.ms,
+            key=b"\x00\xff",
+            value=b"{broken \xfe",
+            headers=(("h", b"\x80"), ("h", None)),
+            awakeable_id="as it was written: \x00",
+        )
+
+    # ── steps ───────────────────────────────────────────────────────────────────────────────
+
+    async def begin(
+        self, *, owner: str | None = None, delay_ms: int = 0, service: str = "orders"
+    ) -> Invocation:
+        order = self.a_begin(owner=owner, delay_ms=delay_ms, service=service)
+        await self.do(Begun, order)
+        return await self.invocation(order.id)
+
+    async def claim(self, owner: str = "me", *, limit: int = 100) -> list[Invocation]:
+        return list((await self.do(Claimed, Claim(owner=owner, limit=limit))).invocations)
+
+    async def advance(self, row: Invocation, step: Next | None = None) -> Invocation:
+        return (await self.do(Advanced, self.an_advance(row, step))).invocation
+
+    async def end(self, row: Invocation, *abandoned: str) -> Invocation:
+        return await self.advance(row, End(result=Resolution.of_json(b"1"), abandoned=abandoned))
+
+    async def waiting(self, *, timeout_ms: int | None = None, owner: str = "me") -> tuple[Invocation, str]:
+        """An invocation that is suspended until its only awakeable is settled."""
+        row, (awakeable_id,) = await self.running_with(
+            NewAwakeable(id=self.id("prom"), timeout_ms=timeout_ms)
+        )
+        return await self.advance(row, Suspend(wake=0)), awakeable_id
+
+    async def running_with(
+        self, *awakeables: NewAwakeable, schemas: Sequence[tuple[str, bytes]] = ()
+    ) -> tuple[Invocation, list[str]]:
+        """A running invocation that has created these awakeables."""
+        row = await self.begin(owner="me")
+        order = self.an_advance(row, awakeables=awakeables, schemas=schemas)
+        row = (await self.do(Advanced, order)).invocation
+        return row, [new.id for new in awakeables]
+
+    async def settle(self, *completions: Completion, held_back_to_ms: int | None = None) -> SettledAll:
+        return await self.do(SettledAll, Settle(completions=completions, held_back_to_ms=held_back_to_ms))
+
+    async def verdict(self, completion: Completion) -> Verdict:
+        (verdict,) = (await self.settle(completion)).verdicts
+        assert verdict is not None
+        return verdict
+
+    async def take(self, *partitions: int, owner: str = "me") -> list[int]:
+        """The epochs of these partitions, taken."""
+        answer = await self.do(Taken, TakePartitions(owner=owner, topic=TOPIC, partitions=partitions))
+        return [position.epoch for position in answer.positions]
+
+    async def claim_effects(self, owner: str = "me", *, limit: int = 100) -> list[Effect]:
+        return list((await self.do(ClaimedEffects, ClaimEffects(owner=owner, limit=limit))).effects)
+
+    # ── what is there ───────────────────────────────────────────────────────────────────────
+
+    async def invocation(self, invocation_id: str) -> Invocation:
+        row = await self.store.invocation(invocation_id)
+        assert row is not None
+        return row
+
+    async def awakeable(self, awakeable_id: str) -> Awakeable:
+        row = await self.store.awakeable(awakeable_id)
+        assert row is not None
+        return row
+
+
+def resolved(
+    awakeable_id: str, value: bytes = b'{"parcel":9}', *, source: str = "t:0:1", checked: str | None = None
+) -> Completion:
+    return Completion(
+        awakeable_id=awakeable_id,
+        body=Resolution.of_json(value),
+        source=source,
+        event_id="e1",
+        checked=checked,
+    )
+
+
+def rejected(awakeable_id: str, reason: str = "no", *, source: str = "t:0:1") -> Completion:
+    return Completion(awakeable_id=awakeable_id, body=Rejection(reason=reason, code=409), source=source)
+
+
+def unreadable(awakeable_id: str, *, source: str = "t:0:1") -> Completion:
+    return Completion(awakeable_id=awakeable_id, body=None, source=source, refusal="status is missing")
+
+
+def beating(awakeable_id: str, progress: bytes = b"0.40", *, source: str = "t:0:1") -> Completion:
+    body = Heartbeat(progress=Resolution.of_json(progress).value)  # type: ignore[arg-type]
+    return Completion(awakeable_id=awakeable_id, body=body, source=source, worker="w1")

@@ -1,0 +1,252 @@
+"""One random stream of orders through memory and SQLite: every answer and every row is the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from awakeables.core.awakeables import Completion, Heartbeat
+from awakeables.core.ids import IdKind
+from awakeables.core.invocations import BackOff, Continue, End, Failure, Invocation, Next, Pause, Suspend
+from awakeables.core.orders import (
+    Advance,
+    Answer,
+    Claim,
+    ClaimEffects,
+    DeadLetter,
+    Expire,
+    Idempotency,
+    Member,
+    NewAwakeable,
+    PartitionFence,
+    Refused,
+    Release,
+    Resume,
+    Sent,
+    Settle,
+    TakePartitions,
+)
+from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.errors import MalformedId
+from awakeables.ports import Page, Store
+from awakeables.store.memory import MemoryStore
+from awakeables.store.sqlite.store import SqliteStore
+from contract.driver import DLQ, RETENTION_MS, TOPIC, Driver, FakeClock
+
+COMMITS = 120
+OWNERS = ("one", "two", "three")
+VALUES = (b"1", b"1.0", b'{"a":1,"b":2}', b'{ "b":2, "a":1 }', b"null")
+EVERYTHING = Page(limit=10**6)
+
+
+class Stream:
+    """Makes orders up from what is there: most fit, some are stale, repeated or about nothing."""
+
+    def __init__(self, seed: int, memory: MemoryStore, driver: Driver) -> None:
+        self.chance = random.Random(seed)  # the seed is the test's name
+        self.tables = memory.tables
+        self.driver = driver
+        self.past: list[Member] = []
+
+    def commit(self) -> list[Member]:
+        members = [self.member() for _ in range(self.chance.randint(0, 6))]
+        self.past += members
+        return members
+
+    def member(self) -> Member:
+        if self.past and self.chance.random() < 0.1:
+            return self.chance.choice(self.past)
+        orders = [self.claim, self.expire, self.release, self.resume, self.take, self.effects, self.sent]
+        often = [self.begin, self.advance, self.settle] * 2
+        make = self.chance.choice([*orders, *often, self.advance, self.refused])
+        return make()
+
+    def one_of(self, known: Sequence[str], kind: IdKind) -> str:
+        return self.chance.choice(known) if known and self.chance.random() < 0.95 else self.driver.id(kind)
+
+    def invocation_id(self) -> str:
+        return self.one_of(list(self.tables.invocations), "inv")
+
+    def awakeable_id(self) -> str:
+        if self.chance.random() < 0.05:
+            return self.driver.id("prom", at_ms=0)
+        return self.one_of(list(self.tables.awakeables), "prom")
+
+    def event_id(self) -> str:
+        return self.one_of(list(self.tables.effects), "evt")
+
+    def begin(self) -> Member:
+        keyed = self.chance.random() < 0.4
+        number = self.chance.randrange(8)
+        return self.driver.a_begin(
+            owner=self.chance.choice([None, *OWNERS]),
+            delay_ms=self.chance.choice([0, 0, 500]),
+            idempotency=Idempotency(scope="s", key=f"k{number}", fingerprint=f"f{self.chance.randrange(2)}")
+            if keyed
+            else None,
+            service=self.chance.choice(["orders", "billing"]),
+        )
+
+    def advance(self) -> Member:
+        running = [row for row in self.tables.invocations.values() if row.owner is not None]
+        row = self.chance.choice(running or list(self.tables.invocations.values()) or [None])
+        if row is None:
+            return self.begin()
+        stale = self.chance.random() < 0.1
+        new = [
+            NewAwakeable(
+                id=self.driver.id("prom"),
+                timeout_ms=self.chance.choice([None, 0, 300, 2000]),
+                schema_hash=self.chance.choice([None, None, "h1"]),
+                codec=self.chance.choice(["json", "json", "bytes"]),
+            )
+            for _ in range(self.chance.choice([0, 1, 3]))
+        ]
+        effects = self.chance.choice([0, 1, 2])
+        carried = [*(awakeable.id for awakeable in new), None, self.awakeable_id()]
+        return Advance(
+            invocation_id=row.id,
+            owner=row.owner or "one",
+            epoch=row.epoch - stale,
+            version=row.version,
+            commit_id=self.driver.id("evt"),
+            build=self.chance.choice(["b1", "b2"]),
+            next=self.step(row),
+            chunk=b'[{"k":"now","at_ms":1}]' if new or effects else None,
+            awakeables=tuple(new),
+            schemas=(("h1", b"{}"),) if new else (),
+            effects=tuple(
+                self.driver.an_effect(row.id, task_for=self.chance.choice(carried)) for _ in range(effects)
+            ),
+        )
+
+    def step(self, row: Invocation) -> Next:
+        now_ms = self.driver.clock.ms
+        failure = Failure(kind="k", message="m", at_ms=now_ms)
+        mine = [a.id for a in self.tables.awakeables.values() if a.invocation_id == row.id]
+        steps: list[Next] = [
+            Continue(),
+            Continue(),
+            Suspend(wake=self.chance.choice([row.wake, max(0, row.wake - 1)])),
+            Suspend(wake=row.wake, due_ms=now_ms + 400),
+            BackOff(due_ms=now_ms + 100, failure=failure),
+            Pause(failure=failure),
+            End(result=Resolution.of_json(b"0.10"), abandoned=tuple(mine)),
+        ]
+        return self.chance.choice(steps)
+
+    def settle(self) -> Member:
+        count = self.chance.choice([1, 1, 2, 20])
+        completions = tuple(self.completion() for _ in range(count))
+        places = [place for place in range(count) if self.chance.random() < 0.5]
+        return Settle(
+            completions=completions,
+            fence=self.fence() if self.chance.random() < 0.6 else None,
+            held_back_to_ms=self.chance.choice([None, None, self.driver.clock.ms - 1000]),
+            originals={place: self.letter() for place in places},
+            dead_letters=tuple(self.letter() for _ in range(self.chance.choice([0, 0, 2]))),
+            relay_to=DLQ,
+        )
+
+    def completion(self) -> Completion:
+        body: Resolution | Rejection | Heartbeat | None = self.chance.choice(
+            [
+                Resolution.of_json(self.chance.choice(VALUES)),
+                Resolution.of_json(self.chance.choice(VALUES)),
+                Resolution.of_bytes(b"\xff"),
+                Rejection(reason=self.chance.choice("ab")),
+                Heartbeat(),
+                None,
+            ]
+        )
+        mistyped = self.chance.random() < 0.002
+        return Completion(
+            awakeable_id="prom_1mistyped" if mistyped else self.awakeable_id(),
+            body=body,
+            source=f"t:0:{self.chance.randrange(500)}",
+            checked=self.chance.choice([None, "h1"]),
+            refusal="no" if body is None or self.chance.random() < 0.05 else None,
+        )
+
+    def letter(self) -> DeadLetter:
+        return self.driver.a_letter(offset=self.chance.randrange(60))
+
+    def fence(self) -> PartitionFence:
+        partition = self.chance.randrange(2)
+        held = self.tables.position(TOPIC, partition)
+        first = (held.next if held else 0) + self.chance.choice([0, 0, 3, -1])
+        epoch = (held.epoch if held else 1) - self.chance.choice([0, 0, 0, 1])
+        next_ = first + self.chance.randint(1, 5)
+        return PartitionFence(topic=TOPIC, partition=partition, epoch=epoch, first=first, next=next_)
+
+    def claim(self) -> Member:
+        return Claim(owner=self.chance.choice(OWNERS), limit=self.chance.choice([1, 3, 100]))
+
+    def expire(self) -> Member:
+        held_back_to_ms = self.chance.choice([None, self.driver.clock.ms - 500])
+        return Expire(limit=self.chance.choice([1, 100]), held_back_to_ms=held_back_to_ms)
+
+    def release(self) -> Member:
+        ids = tuple(self.invocation_id() for _ in range(3)) if self.chance.random() < 0.8 else None
+        return Release(owner=self.chance.choice(OWNERS), ids=ids)
+
+    def resume(self) -> Member:
+        return Resume(invocation_id=self.invocation_id())
+
+    def take(self) -> Member:
+        return TakePartitions(owner=self.chance.choice(OWNERS), topic=TOPIC, partitions=(0, 1))
+
+    def effects(self) -> Member:
+        return ClaimEffects(owner=self.chance.choice(OWNERS), limit=self.chance.choice([1, 5, 100]))
+
+    def sent(self) -> Member:
+        return Sent(event_ids=tuple(self.event_id() for _ in range(self.chance.randrange(4))))
+
+    def refused(self) -> Member:
+        return Refused(event_id=self.event_id(), reason="too large")
+
+
+async def answers(store: Store, members: list[Member]) -> list[Answer] | str:
+    try:
+        return await store.commit(members)
+    except MalformedId as error:
+        return str(error)
+
+
+async def rows(store: Store) -> dict[str, object]:
+    """Everything that a store has."""
+    invocations = await store.invocations(EVERYTHING)
+    awakeables = await store.awakeables(EVERYTHING)
+    ids = [row.id for row in awakeables]
+    return {
+        "invocations": invocations,
+        "history": await store.history([row.id for row in invocations]),
+        "awakeables": awakeables,
+        "outcomes": await store.outcomes(ids),
+        "expectations": await store.expectations(ids),
+        "held": {owner: sorted(await store.held_by(owner)) for owner in OWNERS},
+        "unsent": await store.effects("unsent", 10**6),
+        "failed": await store.effects("failed", 10**6),
+        "letters": await store.dead_letters(EVERYTHING),
+        "positions": await store.positions(TOPIC),
+        "counts": await store.counts(),
+    }
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_sqlite_does_what_memory_does(seed: int, tmp_path: Path) -> None:
+    clock = FakeClock()
+    memory = MemoryStore(clock=clock, retention_ms=RETENTION_MS)
+    sqlite = SqliteStore(tmp_path / "shop.db", clock=clock, retention_ms=RETENTION_MS)
+    await sqlite.open()
+    stream = Stream(seed, memory, Driver(memory, clock))
+    for number in range(COMMITS):
+        members = stream.commit()
+        expected = await answers(memory, members)
+        assert await answers(sqlite, members) == expected, f"commit {number}: {members}"
+        clock.ms += stream.chance.choice([0, 1, 50, 400])
+    assert await rows(sqlite) == await rows(memory)
+    await sqlite.close()

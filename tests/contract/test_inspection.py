@@ -1,0 +1,210 @@
+"""Lists, counts and single rows; and values kept to the letter."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from msgspec import Raw
+
+from awakeables.core.awakeables import STATES, Completion
+from awakeables.core.invocations import STATUSES, BackOff, Failure, Invocation, Pause, Status, Suspend
+from awakeables.core.journal import Delivered, Input, encode_chunk
+from awakeables.core.orders import (
+    Advanced,
+    Begin,
+    Begun,
+    Expire,
+    Expired,
+    NewAwakeable,
+    Noted,
+    Refused,
+    Settle,
+    SettledAll,
+)
+from awakeables.core.outcomes import Outcome, Rejection, Resolution
+from awakeables.ports import Page
+from contract.driver import DLQ, Driver, rejected, resolved
+
+FAILURE = Failure(kind="ValueError", message="\x00 ö", at_ms=1)
+
+
+async def in_every_status(driver: Driver) -> dict[Status, Invocation]:
+    return {
+        "pending": await driver.begin(),
+        "running": await driver.begin(owner="me"),
+        "suspended": await driver.advance(await driver.begin(owner="me"), Suspend(wake=0)),
+        "backing-off": await driver.advance(
+            await driver.begin(owner="me"), BackOff(due_ms=2**40, failure=FAILURE)
+        ),
+        "paused": await driver.advance(await driver.begin(owner="me"), Pause(failure=FAILURE)),
+        "completed": await driver.end(await driver.begin(owner="me")),
+    }
+
+
+async def a_completed(driver: Driver) -> Invocation:
+    return await driver.end(await driver.begin(owner="me"))
+
+
+async def a_paused(driver: Driver) -> Invocation:
+    return await driver.advance(await driver.begin(owner="me"), Pause(failure=FAILURE))
+
+
+async def test_invocations_are_found_by_status(driver: Driver) -> None:
+    rows = await in_every_status(driver)
+    for status in STATUSES:
+        assert await driver.store.invocations(Page(), status=status) == [rows[status]]
+        assert await driver.store.invocations(Page(), status=status, service="other") == []
+    assert await driver.store.invocations(Page()) == list(reversed(rows.values()))
+    for row in rows.values():
+        assert await driver.store.invocation(row.id) == row
+
+
+@pytest.mark.parametrize("status", [None, "pending", "running", "paused", "completed"])
+async def test_invocations_are_listed_newest_first_in_pages(driver: Driver, status: Status | None) -> None:
+    make: dict[Status | None, Callable[[], Awaitable[Invocation]]] = {
+        "running": lambda: driver.begin(owner="me"),
+        "completed": lambda: a_completed(driver),
+        "paused": lambda: a_paused(driver),
+    }
+    rows = [await make.get(status, driver.begin)() for _ in range(4)]
+    newest = list(reversed(rows))
+    list_ = driver.store.invocations
+    assert await list_(Page(limit=2), status=status) == newest[:2]
+    assert await list_(Page(limit=2, before=newest[1].id), status=status) == newest[2:]
+    assert await list_(Page(limit=2, before=newest[3].id), status=status) == []
+
+
+async def test_invocations_are_found_by_service(driver: Driver) -> None:
+    mine = await driver.begin(service="billing")
+    await driver.begin()
+    assert await driver.store.invocations(Page(), service="billing") == [mine]
+
+
+async def test_awakeables_are_found_by_state(driver: Driver) -> None:
+    row, (settled, refused, cancelled) = await driver.running_with(
+        *(NewAwakeable(id=driver.id("prom")) for _ in range(3))
+    )
+    _, late = await driver.waiting(timeout_ms=1)
+    _, pending = await driver.waiting()
+    driver.clock.ms += 1
+    await driver.settle(resolved(settled), rejected(refused))
+    await driver.do(Expired, Expire(limit=1))
+    await driver.end(row, cancelled)
+    found = {state: [a.id for a in await driver.store.awakeables(Page(), state=state)] for state in STATES}
+    assert found == {
+        "pending": [pending],
+        "resolved": [settled],
+        "rejected": [refused],
+        "timed-out": [late],
+        "cancelled": [cancelled],
+    }
+
+
+@pytest.mark.parametrize("state", [None, "pending"])
+async def test_awakeables_are_listed_newest_first_in_pages(driver: Driver, state: None) -> None:
+    _, ids = await driver.running_with(*(NewAwakeable(id=driver.id("prom")) for _ in range(4)))
+    newest = list(reversed(ids))
+    first = await driver.store.awakeables(Page(limit=3), state=state)
+    assert [row.id for row in first] == newest[:3]
+    rest = await driver.store.awakeables(Page(limit=3, before=newest[2]), state=state)
+    assert [row.id for row in rest] == newest[3:]
+
+
+async def test_what_is_not_there_is_none(driver: Driver) -> None:
+    assert await driver.store.invocation(driver.id("inv")) is None
+    assert await driver.store.awakeable(driver.id("prom")) is None
+    assert await driver.store.history([driver.id("inv")]) == {}
+    assert await driver.store.outcomes([]) == {}
+
+
+async def test_counts_tell_how_much_there_is(driver: Driver) -> None:
+    assert set((await driver.store.counts()).values()) == {0}
+    await in_every_status(driver)
+    row, (pending, settled) = await driver.running_with(
+        *(NewAwakeable(id=driver.id("prom")) for _ in range(2))
+    )
+    await driver.settle(resolved(settled))
+    bad, good = driver.an_effect(row.id), driver.an_effect(row.id)
+    await driver.do(Advanced, driver.an_advance(row, effects=[bad, good]))
+    await driver.do(Noted, Refused(event_id=bad.event_id, reason="x"))
+    letters = tuple(driver.a_letter(offset=offset) for offset in range(2))
+    await driver.do(SettledAll, Settle(completions=(), dead_letters=letters, relay_to=DLQ))
+    assert await driver.store.counts() == {
+        "awakeables_pending": 1,
+        "invocations_open": 6,
+        "effects_unsent": 3,
+        "effects_failed": 1,
+        "dead_letters": 2,
+    }
+    assert [row.id for row in await driver.store.awakeables(Page(), state="pending")] == [pending]
+
+
+async def test_those_held_by_an_owner_are_those_that_run_under_it(driver: Driver) -> None:
+    mine = [await driver.begin(owner="me") for _ in range(3)]
+    await driver.begin(owner="you")
+    await driver.begin()
+    await driver.advance(mine[1], Suspend(wake=0))
+    assert sorted(await driver.store.held_by("me")) == [mine[0].id, mine[2].id]
+
+
+# ── to the letter ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"18446744073709551616",
+        b"0.1000",
+        b"1E400",
+        b'{ "b" :1, "a":[ ]}',
+        b'"\\u0000 \\ud83c\\udf81 \xc3\xb6"',
+        b"null",
+        b'{"a":1,"a":2}',
+    ],
+)
+async def test_json_is_kept_as_it_was_written(driver: Driver, text: bytes) -> None:
+    row, (awakeable_id,) = await driver.running_with(NewAwakeable(id=driver.id("prom")))
+    await driver.settle(resolved(awakeable_id, text))
+    outcome = (await driver.store.outcomes([awakeable_id]))[awakeable_id]
+    assert isinstance(outcome, Resolution)
+    assert outcome.content == text
+    delivered = Delivered(of=1, outcome=outcome)
+    await driver.do(Advanced, driver.an_advance(row, chunk=encode_chunk([delivered])))
+    assert (await driver.store.history([row.id]))[row.id][-1] == delivered
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Resolution.of_bytes(b""),
+        Resolution.of_bytes(bytes(range(256))),
+        Rejection(reason="\x00 ö 🎁", code=-1),
+        Rejection(reason="", details=Raw(b'{"x": 0.10}')),
+    ],
+)
+async def test_bytes_and_rejections_are_kept_as_they_were_said(
+    driver: Driver, outcome: Resolution | Rejection
+) -> None:
+    _, (awakeable_id,) = await driver.running_with(NewAwakeable(id=driver.id("prom"), codec="bytes"))
+    await driver.settle(Completion(awakeable_id=awakeable_id, body=outcome, source="t:0:1"))
+    found: Outcome | None = (await driver.awakeable(awakeable_id)).outcome
+    assert found == outcome
+
+
+async def test_an_effects_bytes_are_kept(driver: Driver) -> None:
+    row = await driver.begin(owner="me")
+    nothing, everything = (
+        driver.an_effect(row.id, value=None),
+        driver.an_effect(row.id, value=bytes(range(256))),
+    )
+    await driver.do(Advanced, driver.an_advance(row, effects=[nothing, everything]))
+    assert await driver.store.effects("unsent", 10) == [nothing, everything]
+
+
+async def test_an_objects_key_may_be_any_text(driver: Driver) -> None:
+    key = "a\x00b ö \ud800"
+    chunk = encode_chunk([Input(service="s", handler="h", seed="", at_ms=0)])
+    order = Begin(id=driver.id("inv"), service="s", handler="h", chunk=chunk, key=key)
+    await driver.do(Begun, order)
+    assert (await driver.invocation(order.id)).key == key

@@ -1,0 +1,179 @@
+"""The completions topic: epochs, offsets, dead letters (K1, K2)."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from awakeables.core.deadletters import relay
+from awakeables.core.orders import (
+    DeadLetter,
+    Fenced,
+    NewAwakeable,
+    PartitionFence,
+    Position,
+    Settle,
+    SettledAll,
+    Unchecked,
+)
+from awakeables.ports import Page
+from contract.driver import DLQ, TOPIC, Driver, resolved, unreadable
+
+
+def fence(*, first: int, next_: int, epoch: int = 1, partition: int = 0) -> PartitionFence:
+    return PartitionFence(topic=TOPIC, partition=partition, epoch=epoch, first=first, next=next_)
+
+
+async def test_a_partition_that_was_never_read_begins_at_zero(driver: Driver) -> None:
+    assert await driver.store.positions(TOPIC) == []
+    assert await driver.take(2, 0) == [1, 1]
+    assert await driver.store.positions(TOPIC) == [Position(partition=p, next=0, epoch=1) for p in (0, 2)]
+    assert await driver.store.positions("other") == []
+
+
+async def test_taking_a_partition_counts_its_epoch_up(driver: Driver) -> None:
+    await driver.take(0, 1)
+    assert await driver.take(1, owner="you") == [2]
+    assert await driver.store.positions(TOPIC) == [
+        Position(partition=0, next=0, epoch=1),
+        Position(partition=1, next=0, epoch=2),
+    ]
+
+
+async def test_offsets_and_settlements_go_together(driver: Driver) -> None:
+    await driver.take(0)
+    _, awakeable_id = await driver.waiting()
+    order = Settle(completions=(resolved(awakeable_id),), fence=fence(first=0, next_=5))
+    await driver.do(SettledAll, order)
+    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=5, epoch=1)]
+    assert await driver.take(0) == [2]
+    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=5, epoch=2)]
+
+
+async def test_a_batch_under_a_stale_epoch_is_dropped_alone(driver: Driver) -> None:
+    await driver.take(0, 1)
+    await driver.take(0, owner="you")
+    _, stale = await driver.waiting()
+    _, good = await driver.waiting()
+    answers = await driver.store.commit(
+        [
+            Settle(completions=(resolved(stale),), fence=fence(first=0, next_=1)),
+            Settle(completions=(resolved(good),), fence=fence(first=0, next_=1, partition=1)),
+        ]
+    )
+    assert [type(answer) for answer in answers] == [Fenced, SettledAll]
+    assert (await driver.awakeable(stale)).state == "pending"
+    assert (await driver.awakeable(good)).state == "resolved"
+    assert [position.next for position in await driver.store.positions(TOPIC)] == [0, 1]
+
+
+async def test_a_batch_of_a_partition_that_nobody_took_is_dropped(driver: Driver) -> None:
+    await driver.do(Fenced, Settle(completions=(), fence=fence(first=0, next_=1)))
+
+
+async def test_a_batch_that_was_committed_before_is_dropped(driver: Driver) -> None:
+    await driver.take(0)
+    order = Settle(completions=(), fence=fence(first=0, next_=10))
+    await driver.do(SettledAll, order)
+    await driver.do(Fenced, order)
+    await driver.do(Fenced, Settle(completions=(), fence=fence(first=9, next_=12)))
+    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=10, epoch=1)]
+
+
+async def test_offsets_may_have_gaps(driver: Driver) -> None:
+    await driver.take(0)
+    await driver.do(SettledAll, Settle(completions=(), fence=fence(first=3, next_=4)))
+    await driver.do(SettledAll, Settle(completions=(), fence=fence(first=100, next_=101)))
+    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=101, epoch=1)]
+
+
+async def test_two_batches_of_one_partition_in_one_commit_follow_each_other(driver: Driver) -> None:
+    await driver.take(0)
+    batch = [Settle(completions=(), fence=fence(first=n, next_=n + 2)) for n in (0, 2, 3)]
+    answers = await driver.store.commit(batch)
+    assert [type(answer) for answer in answers] == [SettledAll, SettledAll, Fenced]
+
+
+async def test_an_unchecked_batch_does_not_move_the_offset(driver: Driver) -> None:
+    await driver.take(0)
+    _, (awakeable_id,) = await driver.running_with(
+        NewAwakeable(id=driver.id("prom"), schema_hash="h"), schemas=[("h", b"{}")]
+    )
+    await driver.do(Unchecked, Settle(completions=(resolved(awakeable_id),), fence=fence(first=0, next_=1)))
+    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=0, epoch=1)]
+
+
+# ── dead letters ────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_could_not_be_read_becomes_a_dead_letter_and_its_copy_waits_unclaimed(
+    driver: Driver,
+) -> None:
+    letter = driver.a_letter(offset=4)
+    answer = await driver.do(SettledAll, Settle(completions=(), dead_letters=(letter,), relay_to=DLQ))
+    assert answer.dead_letters == 1
+    assert await driver.store.dead_letter(letter.id) == letter
+    copy = relay(letter, to=DLQ, now_ms=driver.clock.ms)
+    assert (copy.event_id, copy.topic, copy.key, copy.value) == (letter.id, DLQ, letter.key, letter.value)
+    assert copy.headers[: len(letter.headers)] == letter.headers
+    assert await driver.claim_effects("me") == [copy]
+    assert await driver.claim_effects("me") == []
+
+
+async def test_one_record_becomes_a_dead_letter_once(driver: Driver) -> None:
+    letter = driver.a_letter(offset=4)
+    again = replace(letter, id=driver.id("dlq"))
+    order = Settle(completions=(), dead_letters=(letter, again), relay_to=DLQ)
+    assert (await driver.do(SettledAll, order)).dead_letters == 1
+    assert (await driver.do(SettledAll, order)).dead_letters == 0
+    assert await driver.store.dead_letters(Page()) == [letter]
+    assert len(await driver.store.effects("unsent", 10)) == 1
+
+
+async def test_originals_of_unknown_and_invalid_completions_are_kept(driver: Driver) -> None:
+    _, pending = await driver.waiting()
+    _, good = await driver.waiting()
+    unknown, purged = driver.id("prom"), driver.id("prom", at_ms=0)
+    completions = (resolved(good), resolved(unknown), unreadable(pending), resolved(purged))
+    originals = {place: driver.a_letter(offset=place) for place in range(4)}
+    answer = await driver.do(SettledAll, Settle(completions=completions, originals=originals, relay_to=DLQ))
+    kinds = [verdict and verdict.kind for verdict in answer.verdicts]
+    assert kinds == ["accepted", "unknown", "invalid", "late"]
+    assert answer.dead_letters == 2
+    kept = await driver.store.dead_letters(Page())
+    assert kept == [told(originals[2], "invalid", "status is missing"), kept[1]]
+    assert (kept[1].id, kept[1].code, kept[1].value) == (originals[1].id, "unknown", originals[1].value)
+    assert [effect.value for effect in await driver.claim_effects()] == [originals[1].value] * 2
+
+
+async def test_a_bad_completion_without_an_original_makes_no_dead_letter(driver: Driver) -> None:
+    answer = await driver.settle(resolved(driver.id("prom")))
+    assert answer.dead_letters == 0
+    assert await driver.store.dead_letters(Page()) == []
+
+
+async def test_a_bad_record_does_not_stop_its_partition(driver: Driver) -> None:
+    await driver.take(0)
+    _, awakeable_id = await driver.waiting()
+    order = Settle(
+        completions=(resolved(awakeable_id),),
+        dead_letters=(driver.a_letter(offset=0),),
+        fence=fence(first=0, next_=2),
+        relay_to=DLQ,
+    )
+    await driver.do(SettledAll, order)
+    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=2, epoch=1)]
+    assert (await driver.awakeable(awakeable_id)).state == "resolved"
+
+
+async def test_dead_letters_are_listed_newest_first_in_pages(driver: Driver) -> None:
+    letters = [driver.a_letter(offset=offset) for offset in range(5)]
+    await driver.do(SettledAll, Settle(completions=(), dead_letters=tuple(letters), relay_to=DLQ))
+    newest = list(reversed(letters))
+    assert await driver.store.dead_letters(Page()) == newest
+    assert await driver.store.dead_letters(Page(limit=2)) == newest[:2]
+    assert await driver.store.dead_letters(Page(limit=2, before=newest[1].id)) == newest[2:4]
+    assert await driver.store.dead_letter(driver.id("dlq")) is None
+
+
+def told(letter: DeadLetter, code: str, reason: str) -> DeadLetter:
+    return replace(letter, code=code, reason=reason)

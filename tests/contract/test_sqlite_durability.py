@@ -1,0 +1,270 @@
+"""What survives: a restart, SIGKILL, a full disk, a lock that others hold."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import sys
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from awakeables.core.awakeables import Awakeable, Beat, Book, BookEntry
+from awakeables.core.invocations import Failure, Invocation
+from awakeables.core.orders import Claim, ClaimEffects, Expire, Member, NewAwakeable, Release, Settle
+from awakeables.core.outcomes import Resolution
+from awakeables.core.records import Record
+from awakeables.errors import StoreUnavailable
+from awakeables.store.sqlite import rows
+from awakeables.store.sqlite import store as store_module
+from awakeables.store.sqlite.queries import QUERIES
+from awakeables.store.sqlite.store import SqliteStore
+from contract.driver import DLQ, RETENTION_MS, TOPIC, Driver, FakeClock, beating, resolved
+from contract.test_transactions import everything
+
+VICTIM = """
+import asyncio, os, sys, time
+from awakeables.core.ids import new_id
+from awakeables.core.orders import Begin
+from awakeables.store.sqlite.store import SqliteStore
+
+class Clock:
+    def now_ms(self): return 1_750_000_000_000
+    def monotonic(self): return 0.0
+
+def begin():
+    id = new_id("inv", at_ms=1_750_000_000_000, entropy=os.urandom(10))
+    return Begin(id=id, service="s", handler="h", chunk=b"[]")
+
+async def main():
+    store = SqliteStore(sys.argv[1], clock=Clock(), retention_ms=1)
+    await store.open()
+    while True:
+        members = [begin() for _ in range(5)]
+        await store.commit(members)
+        print(*(member.id for member in members), flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "shop.db"
+
+
+@pytest.fixture
+async def sqlite(path: Path, clock: FakeClock) -> AsyncIterator[SqliteStore]:
+    opened = SqliteStore(path, clock=clock, retention_ms=RETENTION_MS)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def driver(sqlite: SqliteStore, clock: FakeClock) -> Driver:
+    return Driver(sqlite, clock)
+
+
+async def some_of_everything(driver: Driver) -> None:
+    await driver.take(0)
+    row, (awakeable_id, other) = await driver.running_with(
+        NewAwakeable(id=driver.id("prom"), timeout_ms=10), NewAwakeable(id=driver.id("prom"))
+    )
+    letters = (driver.a_letter(offset=1),)
+    await driver.store.commit(
+        [
+            driver.an_advance(row, effects=[driver.an_effect(row.id, task_for=awakeable_id)]),
+            Settle(completions=(resolved(awakeable_id), beating(other)), dead_letters=letters, relay_to=DLQ),
+        ]
+    )
+
+
+async def test_reopening_finds_everything(sqlite: SqliteStore, driver: Driver) -> None:
+    await some_of_everything(driver)
+    before = await everything(sqlite)
+    await sqlite.close()
+    await sqlite.open()
+    assert await everything(sqlite) == before
+    assert await sqlite.positions(TOPIC)
+
+
+@pytest.mark.parametrize("acknowledged", [1, 7, 60])
+async def test_a_process_that_is_killed_loses_no_acknowledged_commit(
+    path: Path, clock: FakeClock, acknowledged: int
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", VICTIM, str(path), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    told = [await process.stdout.readline() for _ in range(acknowledged)]
+    os.kill(process.pid, signal.SIGKILL)
+    rest, _ = await process.communicate()
+    ids = b"".join(told).decode().split() + [
+        key for line in rest.decode().splitlines(keepends=True) if line.endswith("\n") for key in line.split()
+    ]
+    store = SqliteStore(path, clock=clock, retention_ms=RETENTION_MS)
+    await store.open()
+    assert len(ids) >= 5 * acknowledged
+    assert all([await store.invocation(key) for key in ids])
+    found = (await store.counts())["invocations_open"]
+    assert found >= len(ids)
+    assert found % 5 == 0
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        Claim(owner="me", limit=10),
+        ClaimEffects(owner="me", limit=10),
+        Expire(limit=10),
+        Release(owner="me"),
+        Settle(completions=()),
+    ],
+)
+async def test_a_commit_that_changes_nothing_does_not_touch_the_disk(
+    path: Path, sqlite: SqliteStore, driver: Driver, nothing: Member
+) -> None:
+    row = await driver.begin(owner="me")
+    await driver.store.commit([driver.an_advance(row, effects=[driver.an_effect(row.id)])])
+    log = path.with_name(path.name + "-wal")
+    before = (log.stat().st_size, log.stat().st_mtime_ns)
+    for _ in range(3):
+        await sqlite.commit([nothing])
+        await sqlite.commit([driver.an_advance(row)])  # fenced: the version is stale
+    assert (log.stat().st_size, log.stat().st_mtime_ns) == before
+
+
+async def test_a_full_disk_is_an_outage_that_ends(sqlite: SqliteStore, driver: Driver) -> None:
+    await some_of_everything(driver)
+    before = await everything(sqlite)
+    big = [driver.a_begin(owner="me") for _ in range(2000)]
+    await sqlite._writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
+    with pytest.raises(StoreUnavailable, match="full"):
+        await sqlite.commit(big)
+    assert await everything(sqlite) == before
+    await sqlite._writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 1000000"))
+    assert len(await sqlite.commit(big)) == 2000
+    assert len(await sqlite.held_by("me")) == 2001
+
+
+async def test_a_commit_that_fails_at_its_last_step_is_rolled_back(
+    sqlite: SqliteStore, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await everything(sqlite)
+    failing: Mapping[str, str] = MappingProxyType({**QUERIES, "commit": "SELECT * FROM a_broken_disk"})
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "QUERIES", failing)
+        with pytest.raises(StoreUnavailable, match="a_broken_disk"):
+            await sqlite.commit([driver.a_begin()])
+    assert await everything(sqlite) == before
+    await driver.begin()
+
+
+async def test_a_database_that_others_write_to_is_unavailable_until_they_are_done(
+    path: Path, sqlite: SqliteStore, driver: Driver
+) -> None:
+    await sqlite._writer.run(lambda connection: connection.execute("PRAGMA busy_timeout = 0"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="SQLITE_BUSY"):
+            await sqlite.commit([driver.a_begin()])
+        assert (await sqlite.counts())["invocations_open"] == 0
+        other.execute("ROLLBACK")
+    await driver.begin()
+
+
+async def test_nobody_who_reads_waits_for_the_writer(sqlite: SqliteStore, driver: Driver) -> None:
+    row = await driver.begin()
+    began, finish = threading.Event(), threading.Event()
+
+    def slow(connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("DELETE FROM invocations")
+        began.set()
+        finish.wait()
+        connection.execute("ROLLBACK")
+
+    writing = asyncio.ensure_future(sqlite._writer.run(slow))
+    await asyncio.to_thread(began.wait)
+    assert await sqlite.invocation(row.id) == row
+    assert row.id in await sqlite.history([row.id])
+    assert (await sqlite.counts())["invocations_open"] == 1
+    finish.set()
+    await writing
+
+
+async def test_the_engine_does_not_wait_for_lists(sqlite: SqliteStore, driver: Driver) -> None:
+    row = await driver.begin()
+    finish = threading.Event()
+    listing = asyncio.ensure_future(sqlite._lister.run(lambda _: finish.wait()))
+    assert row.id in await sqlite.history([row.id])
+    await driver.begin()
+    finish.set()
+    await listing
+
+
+# ── every field ─────────────────────────────────────────────────────────────────────────────
+
+FULL_INVOCATION = Invocation(
+    id="inv",
+    service="s",
+    handler="h",
+    created_ms=1,
+    updated_ms=2,
+    key="k",
+    status="paused",
+    owner="o",
+    epoch=3,
+    version=4,
+    wake=5,
+    starts=6,
+    attempts=7,
+    due_ms=8,
+    commit_id="c",
+    build="b",
+    failure=Failure(kind="k", message="m", at_ms=9),
+    result=Resolution.of_json(b"0.10"),
+)
+FULL_AWAKEABLE = Awakeable(
+    id="prom",
+    invocation_id="inv",
+    created_ms=1,
+    codec="bytes",
+    schema_hash="h",
+    deadline_ms=2,
+    state="resolved",
+    outcome=Resolution.of_bytes(b"\x00"),
+    settled_ms=3,
+    settled_by="t:0:1",
+    book=Book(
+        counts={"late": 1}, first=(BookEntry(kind="late", source="t:0:1", at_ms=4, event_id="e", reason="r"),)
+    ),
+    beat=Beat(progress=Resolution.of_json(b"0.10").value, at_ms=5, worker="w"),  # type: ignore[arg-type]
+)
+
+
+@pytest.mark.parametrize("full", [FULL_INVOCATION, FULL_AWAKEABLE])
+def test_the_rows_below_have_every_field_set(full: Record) -> None:
+    for name, default in zip(full.__struct_fields__, _defaults(full), strict=True):
+        assert getattr(full, name) not in (default, None), f"{name} is new: give it a column and a value here"
+
+
+def test_every_field_of_an_invocation_is_kept() -> None:
+    assert rows.invocation_from(rows.invocation_row(FULL_INVOCATION)) == FULL_INVOCATION
+
+
+def test_every_field_of_an_awakeable_is_kept() -> None:
+    assert rows.awakeable_from(rows.awakeable_row(FULL_AWAKEABLE)) == FULL_AWAKEABLE
+
+
+def _defaults(record: Record) -> list[object]:
+    given = list(record.__struct_defaults__)
+    return [None] * (len(record.__struct_fields__) - len(given)) + given

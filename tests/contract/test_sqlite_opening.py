@@ -1,0 +1,215 @@
+"""Opening, closing, migrating: what can be wrong with a file, said clearly."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from awakeables.errors import StoreLocked, StoreTooNew, StoreUnavailable
+from awakeables.store.sqlite import schema
+from awakeables.store.sqlite.queries import QUERIES, named
+from awakeables.store.sqlite.store import SqliteStore
+from contract.driver import RETENTION_MS, Driver, FakeClock
+
+VERSION = len(schema.migrations())
+SORTING = {"running_invocations", "list_running", "unclaimed_of_streams", "history"}
+"""Queries that may sort what they find: it is as much as one process runs or asks for at once."""
+
+
+def a_store(path: Path) -> SqliteStore:
+    return SqliteStore(path, clock=FakeClock(), retention_ms=RETENTION_MS)
+
+
+async def ask(store: SqliteStore, query: str, values: Sequence[object] = ()) -> Any:
+    """Ask the writer's own connection."""
+    return await store._writer.run(lambda connection: connection.execute(query, values).fetchall())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "shop.db"
+
+
+DIARY = b"dear diary " * 1000
+
+
+@pytest.fixture
+def diary(path: Path) -> Path:
+    path.write_bytes(DIARY)
+    return path
+
+
+async def test_a_store_that_is_open_is_locked_by_its_process(path: Path) -> None:
+    first = a_store(path)
+    await first.open()
+    with pytest.raises(StoreLocked, match=re.escape(f"{path}.lock") + f".*process {os.getpid()}"):
+        await a_store(path).open()
+    await Driver(first, FakeClock()).begin()
+    await first.close()
+    second = a_store(path)
+    await second.open()
+    await second.close()
+
+
+async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match=re.escape(str(tmp_path / "nowhere"))):
+        await a_store(tmp_path / "nowhere" / "shop.db").open()
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(diary: Path) -> None:
+    with pytest.raises(StoreUnavailable, match=r"shop\.db.*not a database"):
+        await a_store(diary).open()
+    with diary.open("rb") as file:
+        assert file.read() == DIARY
+
+
+async def test_another_programs_database_is_refused_and_left_alone(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    for version in (0, 1):
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(f"PRAGMA user_version = {version}")
+        with pytest.raises(StoreUnavailable, match="another program"):
+            await a_store(path).open()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == [("theirs",)]
+
+
+async def test_a_store_of_a_newer_release_is_refused_with_both_versions(path: Path) -> None:
+    store = a_store(path)
+    await store.open()
+    await ask(store, "PRAGMA user_version = 99")
+    await store.close()
+    with pytest.raises(StoreTooNew, match=f"99.*{VERSION}"):
+        await a_store(path).open()
+
+
+async def test_an_opening_that_failed_lets_go_of_the_lock(diary: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await a_store(diary).open()
+
+
+async def test_a_store_that_is_not_open_says_so(path: Path) -> None:
+    store = a_store(path)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="not open"):
+            await store.commit([])
+        with pytest.raises(StoreUnavailable, match="not open"):
+            await store.counts()
+        await store.open()
+        assert await store.commit([]) == []
+        await store.close()
+        await store.close()
+
+
+async def test_closing_folds_the_log_into_the_file(path: Path) -> None:
+    store = a_store(path)
+    await store.open()
+    await Driver(store, FakeClock()).begin()
+    await store.close()
+    assert sorted(file.name for file in path.parent.iterdir()) == ["shop.db", "shop.db.lock"]
+
+
+async def test_a_commit_is_on_disk_when_it_returns(path: Path) -> None:
+    store = a_store(path)
+    await store.open()
+    assert await ask(store, "PRAGMA journal_mode") == [("wal",)]
+    assert await ask(store, "PRAGMA synchronous") == [(2,)]
+    await store.close()
+
+
+async def test_readers_cant_write(path: Path) -> None:
+    store = a_store(path)
+    await store.open()
+    for lane in (store._reader, store._lister):
+        with pytest.raises(StoreUnavailable, match="readonly"):
+            await lane.run(lambda connection: connection.execute("DELETE FROM outbox"))
+    await store.close()
+
+
+# ── migrations ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_each_migration_sets_the_version_that_its_number_says(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for number, text in enumerate(schema.migrations(), start=1):
+            schema.apply_migration(connection, text)
+            assert schema.schema_version(connection) == number
+
+
+async def test_an_older_store_is_migrated_and_keeps_its_rows(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = a_store(path)
+    await store.open()
+    row = await Driver(store, FakeClock()).begin()
+    await store.close()
+    added = f"CREATE TABLE added (x);\nPRAGMA user_version = {VERSION + 1};\n"
+    chain = [*schema.migrations(), added]
+    monkeypatch.setattr(schema, "migrations", lambda: chain)
+    for _ in range(2):
+        await store.open()
+        assert await ask(store, "SELECT count(*) FROM added") == [(0,)]
+        assert await ask(store, "PRAGMA user_version") == [(VERSION + 1,)]
+        assert await store.invocation(row.id) == row
+        await store.close()
+
+
+async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = a_store(path)
+    await store.open()
+    await store.close()
+    broken = f"CREATE TABLE added (x);\nPRAGMA user_version = {VERSION + 1};\nDROP TABLE nowhere;\n"
+    with monkeypatch.context() as patch:
+        chain = [*schema.migrations(), broken]
+        patch.setattr(schema, "migrations", lambda: chain)
+        with pytest.raises(StoreUnavailable, match="nowhere"):
+            await store.open()
+    await store.open()
+    assert await ask(store, "PRAGMA user_version") == [(VERSION,)]
+    assert await ask(store, "SELECT count(*) FROM sqlite_schema WHERE name = 'added'") == [(0,)]
+    await store.close()
+
+
+# ── queries ─────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_no_query_scans_a_table_that_grows(path: Path) -> None:
+    store = a_store(path)
+    await store.open()
+    planned = 0
+    for name, query in QUERIES.items():
+        if not re.match(r"(--.*\n)*(SELECT|UPDATE|DELETE|WITH)", query) or "sqlite_schema" in query:
+            continue
+        plan = [row[3] for row in await ask(store, "EXPLAIN QUERY PLAN " + query, [None] * query.count("?"))]
+        scans = [step for step in plan if re.match(r"SCAN (?!wanted|holders|CONSTANT)", step)]
+        assert all("USING" in step and "INDEX" in step for step in scans) or name == "list_unsent", (
+            name,
+            plan,
+        )
+        assert not any("ORDER BY" in step for step in plan) or name in SORTING, (name, plan)
+        planned += 1
+    assert planned > 20
+    await store.close()
+
+
+def test_a_query_name_stands_once() -> None:
+    assert named("-- a --\nSELECT 1\n\n-- b --\n-- why\nSELECT 2\n") == {
+        "a": "SELECT 1",
+        "b": "-- why\nSELECT 2",
+    }
+
+
+def test_every_query_is_used() -> None:
+    folder = Path(schema.__file__).parent
+    code = "".join(file.read_text() for file in folder.glob("*.py"))
+    overlays = {"invocation", "invocations", "awakeable", "awakeables"}
+    assert {name for name in QUERIES if f'"{name}"' not in code} <= overlays

@@ -1,0 +1,442 @@
+"""Completions from a real Kafka: once, in spite of everything that comes along (K1, K2)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+
+from awakeables.core.ids import new_id
+from awakeables.core.orders import DeadLetter
+from awakeables.engine.intake import Record
+from awakeables.errors import OwnershipLost
+from awakeables.kafka.connection import Connection
+from awakeables.kafka.topics import create_topics, missing_topics, partitions_of
+from awakeables.ports import Page, Store
+from awakeables.world import SystemClock, SystemEntropy
+from support.eventually import eventually
+from support.service import (
+    Running,
+    create_app_topics,
+    new_app,
+    new_store,
+    produce,
+    producing,
+    read_records,
+    rejected,
+    resolved,
+    running,
+)
+
+if TYPE_CHECKING:
+    from awakeables.handlers.service import App
+
+UNKNOWN = new_id("prom", at_ms=SystemClock().now_ms(), entropy=SystemEntropy().bytes(10))
+
+
+@pytest.fixture
+def app() -> App:
+    return new_app()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return new_store(request.param, tmp_path)
+
+
+@pytest.fixture
+async def shop(bootstrap: str, app: App, store: Store) -> AsyncIterator[Running]:
+    await create_app_topics(bootstrap, app)
+    async with running(bootstrap, app, store) as shop:
+        yield shop
+
+
+# ── once ────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_completion_twice_in_one_batch_is_accepted_once(bootstrap: str, shop: Running) -> None:
+    [awakeable_id] = await shop.pending()
+    await produce(bootstrap, shop.app.completions_topic, [resolved(awakeable_id, 1)] * 2)
+    await eventually(lambda: _told(shop, awakeable_id, {"accepted": 1, "duplicate": 1}))
+
+
+async def test_a_completion_in_two_batches_is_accepted_once(bootstrap: str, shop: Running) -> None:
+    [awakeable_id] = await shop.pending()
+    for _ in range(2):
+        await produce(bootstrap, shop.app.completions_topic, [resolved(awakeable_id, 1)])
+    await eventually(lambda: _told(shop, awakeable_id, {"accepted": 1, "duplicate": 1}))
+
+
+async def test_a_completion_in_two_partitions_is_accepted_once(bootstrap: str, shop: Running) -> None:
+    [awakeable_id] = await shop.pending()
+    for partition in (0, 1):
+        await produce(bootstrap, shop.app.completions_topic, [resolved(awakeable_id, 1)], partition=partition)
+    await eventually(lambda: _told(shop, awakeable_id, {"accepted": 1, "duplicate": 1}))
+
+
+async def test_the_first_of_two_answers_wins_and_the_other_is_told_of_the_conflict(
+    bootstrap: str, shop: Running
+) -> None:
+    [awakeable_id] = await shop.pending()
+    answers = [rejected(awakeable_id), resolved(awakeable_id, 1)]
+    await produce(bootstrap, shop.app.completions_topic, answers)
+    await eventually(lambda: _told(shop, awakeable_id, {"accepted": 1, "conflict": 1}))
+    assert (await shop.row(awakeable_id)).state == "rejected"
+
+
+async def test_offsets_that_were_reset_in_kafka_rewind_nothing(
+    bootstrap: str, app: App, tmp_path: Path
+) -> None:
+    await create_app_topics(bootstrap, app, partitions=1)
+    async with running(bootstrap, app, new_store("sqlite", tmp_path)) as shop:
+        first, second = await shop.pending(count=2)
+        await produce(bootstrap, app.completions_topic, [resolved(first)])
+        await shop.settled(first)
+    await _commit(bootstrap, app.name, TopicPartition(app.completions_topic, 0), 0)
+
+    async with running(bootstrap, app, new_store("sqlite", tmp_path)) as shop:
+        await produce(bootstrap, app.completions_topic, [resolved(second)])
+        await shop.settled(second)
+        assert await shop.counts(first) == {"accepted": 1}
+
+
+async def test_a_second_reader_takes_over_and_the_first_takes_back(bootstrap: str, shop: Running) -> None:
+    topic = shop.app.completions_topic
+    first, second = await shop.pending(count=2)
+    await produce(bootstrap, topic, [resolved(first)])
+    await shop.settled(first)
+    [held] = await shop.engine.intake.take_partitions("somebody else", topic, (0,))
+    await produce(bootstrap, topic, [resolved(second)])
+    await shop.settled(second)
+    assert await shop.counts(first) == {"accepted": 1}
+    with pytest.raises(OwnershipLost):
+        await shop.engine.intake.take(topic, 0, held.epoch, [_record(held.next)])
+
+
+async def test_kafka_is_told_the_offsets_for_lag_dashboards(bootstrap: str, shop: Running) -> None:
+    [awakeable_id] = await shop.pending()
+    await produce(bootstrap, shop.app.completions_topic, [resolved(awakeable_id)])
+    await shop.settled(awakeable_id)
+    place = TopicPartition(shop.app.completions_topic, 0)
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=shop.app.name) as consumer:
+        assert await eventually(lambda: consumer.committed(place), timeout=30) == 1
+
+
+# ── transactions and codecs ─────────────────────────────────────────────────────────────────
+
+
+async def test_an_aborted_transaction_is_never_seen_and_a_committed_one_is(
+    bootstrap: str, shop: Running
+) -> None:
+    topic = shop.app.completions_topic
+    aborted, committed = await shop.pending(count=2)
+    async with producing(bootstrap, transactional_id=shop.app.name) as producer:
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, resolved(aborted), partition=0)
+        await producer.abort_transaction()
+        async with producer.transaction():
+            await producer.send_and_wait(topic, resolved(committed), partition=0)
+    await shop.settled(committed)
+    assert (await shop.row(aborted)).state == "pending"
+    assert await shop.counts(aborted) == {}
+    # The markers at the end count as read, or deadlines would wait for ever.
+    await eventually(lambda: shop.engine.horizon.held_back_to_ms() is None)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+async def test_every_codec_that_a_worker_may_choose_is_read(
+    bootstrap: str, shop: Running, codec: str
+) -> None:
+    ids = await shop.pending(count=5)
+    answers = [resolved(awakeable_id, "x" * 500) for awakeable_id in ids]
+    await produce(bootstrap, shop.app.completions_topic, answers, compression_type=codec)
+    for awakeable_id in ids:
+        assert (await shop.settled(awakeable_id)).state == "resolved"
+
+
+# ── poison ──────────────────────────────────────────────────────────────────────────────────
+
+POISON = {
+    "no JSON": b"resolve it!",
+    "no object": b"[]",
+    "no awakeable_id": b'{"status":"resolved","value":1}',
+    "a malformed ID": b'{"awakeable_id":"prom_1nonsense","status":"resolved","value":1}',
+    "an unknown ID": resolved(UNKNOWN),
+    "no value": None,
+    "an empty value": b"",
+    "invalid UTF-8": b'{"awakeable_id":"\xff\xfe","status":"resolved","value":1}',
+    "deep nesting": b"[" * 100_000 + b"]" * 100_000,
+    "a huge number for an ID": b'{"awakeable_id":' + b"9" * 5000 + b"}",
+    "a null byte": b'{"awakeable_id":"prom_1\\u0000","status":"resolved","value":1}',
+    "half a surrogate": b'{"awakeable_id":"prom_1\\ud800","status":"resolved","value":1}',
+}
+
+
+def addressed_poison(awakeable_id: str) -> dict[str, bytes]:
+    """Invalid, but it can be told what it is about: the awakeable stays pending."""
+    head = f'{{"awakeable_id":"{awakeable_id}","status":'.encode()
+    return {
+        "an unknown status": head + b'"done","value":1}',
+        "no status": f'{{"awakeable_id":"{awakeable_id}"}}'.encode(),
+        "resolved without a value": head + b'"resolved"}',
+        "NaN": head + b'"resolved","value":NaN}',
+        "a type that does not fit": head + b'"resolved","value":"three"}',
+        "a value nested too deep": head + b'"resolved","value":' + b"[" * 5000 + b"]" * 5000 + b"}",
+        "bytes that are not base64": head + b'"resolved","value_base64":"%%"}',
+        "an unknown version": head + b'"resolved","value":1,"v":99}',
+        "invalid UTF-8 in its value": head + b'"resolved","value":"\xff"}',
+        "half a surrogate in its value": head + b'"resolved","value":"\\ud800"}',
+        "a code out of range": head + b'"rejected","reason":"no","code":1e999}',
+    }
+
+
+async def test_poison_never_stops_a_partition_and_becomes_a_dead_letter_once(
+    bootstrap: str, shop: Running
+) -> None:
+    [good] = await shop.pending("count")
+    poison = [*POISON.values(), *addressed_poison(good).values()]
+    await produce(bootstrap, shop.app.completions_topic, [*poison, resolved(good, 3)])
+
+    assert (await shop.settled(good, timeout=20)).state == "resolved"
+    letters = await eventually(lambda: _letters(shop, len(poison)))
+    assert {letter.value for letter in letters} == set(poison)
+    copies = await read_records(bootstrap, shop.app.dead_letter_topic, len(poison))
+    assert sorted((copy.value or b"" for copy in copies), key=repr) == sorted(
+        (value or b"" for value in poison), key=repr
+    )
+    for copy in copies:
+        told = dict(copy.headers)
+        assert copy.key == b"key"
+        assert told["__connect.errors.topic"] == shop.app.completions_topic.encode()
+        assert poison[int(told["__connect.errors.offset"])] == copy.value
+        assert told["__connect.errors.exception.message"]
+        assert told["awakeable-error-code"] in {b"unreadable", b"unknown", b"invalid"}
+    assert shop.problems == {}
+
+
+async def test_a_dead_letter_keeps_the_headers_of_its_record(bootstrap: str, shop: Running) -> None:
+    headers = (("a", b"1"), ("a", b"2"), ("empty", b""), ("null", None), ("bytes", b"\xff\x00"))
+    async with producing(bootstrap) as producer:
+        await producer.send_and_wait(
+            shop.app.completions_topic, b"poison", partition=0, headers=list(headers)
+        )
+    [copy] = await read_records(bootstrap, shop.app.dead_letter_topic, 1)
+    [letter] = await _letters(shop, 1)
+    assert copy.headers[: len(headers)] == headers
+    assert letter.headers == headers
+
+
+async def test_a_record_without_key_and_value_becomes_a_dead_letter_too(
+    bootstrap: str, shop: Running
+) -> None:
+    async with producing(bootstrap) as producer:
+        batch = producer.create_batch()
+        batch.append(timestamp=None, key=None, value=None)
+        await (await producer.send_batch(batch, shop.app.completions_topic, partition=0))
+    [copy] = await read_records(bootstrap, shop.app.dead_letter_topic, 1)
+    assert (copy.key, copy.value) == (None, None)
+
+
+async def test_a_dead_letter_too_large_for_its_topic_arrives_without_its_value(
+    bootstrap: str, app: App, store: Store
+) -> None:
+    connection = Connection(bootstrap=bootstrap)
+    await create_topics(connection, {app.completions_topic: 1})
+    await _create_small(bootstrap, app.dead_letter_topic, max_bytes=2000)
+    poison = b"x" * 5000
+    async with running(bootstrap, app, store) as shop:
+        await produce(bootstrap, app.completions_topic, [poison])
+        [copy] = await read_records(bootstrap, app.dead_letter_topic, 1)
+        [letter] = await _letters(shop, 1)
+    assert copy.value is None
+    assert copy.key == b"key"
+    assert "awakeable-value-omitted" in dict(copy.headers)
+    assert letter.value == poison
+
+
+# ── topics that change ──────────────────────────────────────────────────────────────────────
+
+
+async def test_new_partitions_are_read_from_their_beginning(bootstrap: str, shop: Running) -> None:
+    topic = shop.app.completions_topic
+    old, new = await shop.pending(count=2)
+    async with _admin(bootstrap) as admin:
+        await admin.create_partitions({topic: NewPartitions(total_count=3)})
+    await eventually(lambda: _partitions(bootstrap, topic, 3))
+    await produce(bootstrap, topic, [resolved(new)], partition=2)
+    await produce(bootstrap, topic, [resolved(old)], partition=0)
+    await shop.settled(old)
+    await shop.settled(new)
+    assert shop.consumer.reading == {0, 1, 2}
+
+
+async def test_records_that_expired_unread_are_counted_and_the_rest_is_read(
+    bootstrap: str, app: App, tmp_path: Path
+) -> None:
+    await create_app_topics(bootstrap, app, partitions=1)
+    topic = app.completions_topic
+    async with running(bootstrap, app, new_store("sqlite", tmp_path)) as shop:
+        read, lost, kept = await shop.pending(count=3)
+        await produce(bootstrap, topic, [resolved(read)])
+        await shop.settled(read)
+    await produce(bootstrap, topic, [resolved(lost), resolved(lost), resolved(kept)])
+    async with _admin(bootstrap) as admin:
+        await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=3)})
+
+    async with running(bootstrap, app, new_store("sqlite", tmp_path)) as shop:
+        await shop.settled(kept)
+        assert (await shop.row(lost)).state == "pending"
+        assert shop.consumer.records_expired == 2
+        assert shop.problems == {}
+
+
+async def test_records_that_are_deleted_under_the_reader_are_counted_too(
+    bootstrap: str, shop: Running
+) -> None:
+    topic = shop.app.completions_topic
+    [awakeable_id] = await shop.pending()
+    async with producing(bootstrap, transactional_id=shop.app.name) as producer:
+        # An open transaction holds the reader back while what it waits for is deleted.
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, b"{}", partition=0)
+        await produce(bootstrap, topic, [resolved(awakeable_id)] * 3)
+        await producer.abort_transaction()
+        await shop.settled(awakeable_id)
+    async with _admin(bootstrap) as admin:
+        await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=-1)})
+    [other] = await shop.pending()
+    await produce(bootstrap, topic, [resolved(other)])
+    await shop.settled(other)
+
+
+async def test_a_topic_that_was_recreated_is_not_read_and_its_other_partitions_are(
+    bootstrap: str, app: App, tmp_path: Path
+) -> None:
+    await create_app_topics(bootstrap, app)
+    topic = app.completions_topic
+    async with running(bootstrap, app, new_store("sqlite", tmp_path)) as shop:
+        read, other = await shop.pending(count=2)
+        await produce(bootstrap, topic, [resolved(read)] * 5)
+        await shop.settled(read)
+    await _recreate(bootstrap, topic, partitions=2)
+
+    async with running(bootstrap, app, new_store("sqlite", tmp_path)) as shop:
+        assert "recreated" in await eventually(lambda: shop.problems.get("partition 0", ""))
+        await produce(bootstrap, topic, [resolved(other)], partition=1)
+        await shop.settled(other)
+        assert shop.engine.horizon.held_back_to_ms() is not None
+        # Enough records again: it goes on where it was, by itself.
+        last = (await shop.pending())[0]
+        await produce(bootstrap, topic, [b"{}"] * 5 + [resolved(last)])
+        await shop.settled(last)
+        await eventually(lambda: shop.problems == {})
+
+
+async def test_a_missing_topic_is_waited_for_and_not_created(bootstrap: str, app: App, store: Store) -> None:
+    async with running(bootstrap, app, store) as shop:
+        [awakeable_id] = await shop.pending()
+        await eventually(lambda: "completions topic" in shop.problems)
+        names = [app.completions_topic]
+        assert await missing_topics(Connection(bootstrap=bootstrap), names) == names
+        await create_app_topics(bootstrap, app)
+        await produce(bootstrap, app.completions_topic, [resolved(awakeable_id)])
+        await shop.settled(awakeable_id)
+        assert shop.problems == {}
+
+
+async def test_a_topic_that_is_deleted_is_missed_and_read_again_once_it_is_back(
+    bootstrap: str, shop: Running
+) -> None:
+    await _delete(bootstrap, shop.app.completions_topic)
+    await eventually(lambda: "completions topic" in shop.problems, timeout=30)
+    await create_app_topics(bootstrap, shop.app)
+    [awakeable_id] = await shop.pending()
+    await produce(bootstrap, shop.app.completions_topic, [resolved(awakeable_id)])
+    await shop.settled(awakeable_id, timeout=30)
+    await eventually(lambda: shop.problems == {})
+
+
+async def test_a_broker_that_is_not_there_at_the_start_is_a_problem_and_no_end(
+    app: App, store: Store
+) -> None:
+    async with running("127.0.0.1:1", app, store) as shop:
+        assert "127.0.0.1:1" in await eventually(lambda: shop.problems.get("broker", ""))
+
+
+async def test_a_backlog_of_many_batches_is_settled_in_order(bootstrap: str, app: App, store: Store) -> None:
+    await create_app_topics(bootstrap, app, partitions=3)
+    async with running(bootstrap, app, store) as shop:
+        ids = await shop.pending(count=300)
+    async with producing(bootstrap) as producer:
+        futures = [
+            await producer.send(app.completions_topic, resolved(key, n), partition=n % 3)
+            for n, key in enumerate(ids)
+        ]
+        await asyncio.gather(*futures)
+    if isinstance(store, type(new_store("memory", Path()))):
+        return
+    async with running(bootstrap, app, store) as shop:
+        for key in ids:
+            assert (await shop.settled(key)).state == "resolved"
+        assert await shop.positions() == {0: 100, 1: 100, 2: 100}
+
+
+# ── helpers ─────────────────────────────────────────────────────────────────────────────────
+
+
+async def _told(shop: Running, awakeable_id: str, counts: dict[str, int]) -> bool:
+    return await shop.counts(awakeable_id) == counts
+
+
+async def _letters(shop: Running, count: int) -> list[DeadLetter]:
+    letters = await shop.store.dead_letters(Page(limit=1000))
+    return letters if len(letters) == count else []
+
+
+def _record(offset: int) -> Record:
+    return Record(offset=offset, timestamp_ms=0, key=None, value=b"{}")
+
+
+async def _commit(bootstrap: str, group: str, place: TopicPartition, offset: int) -> None:
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group) as consumer:
+        consumer.assign([place])
+        await consumer.commit({place: offset})
+
+
+@asynccontextmanager
+async def _admin(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def _create_small(bootstrap: str, topic: str, *, max_bytes: int) -> None:
+    async with _admin(bootstrap) as admin:
+        await admin.create_topics(
+            [NewTopic(topic, 1, 1, topic_configs={"max.message.bytes": str(max_bytes)})]
+        )
+    await create_topics(Connection(bootstrap=bootstrap), {topic: 1})
+
+
+async def _delete(bootstrap: str, topic: str) -> None:
+    async with _admin(bootstrap) as admin:
+        await admin.delete_topics([topic])
+    await eventually(lambda: missing_topics(Connection(bootstrap=bootstrap), [topic]))
+
+
+async def _recreate(bootstrap: str, topic: str, *, partitions: int) -> None:
+    await _delete(bootstrap, topic)
+    await create_topics(Connection(bootstrap=bootstrap), {topic: partitions})
+
+
+async def _partitions(bootstrap: str, topic: str, count: int) -> bool:
+    return len(await partitions_of(Connection(bootstrap=bootstrap), topic)) == count

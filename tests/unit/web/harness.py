@@ -1,0 +1,281 @@
+"""An engine with the HTTP interface before it, in one loop, with a store that can go down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, field_validator
+
+from awakeables.core.awakeables import Awakeable
+from awakeables.core.invocations import Invocation
+from awakeables.core.orders import Answer, DeadLetter, Effect, Member
+from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.runner import RunnerSettings
+from awakeables.errors import StoreUnavailable, TerminalError
+from awakeables.handlers.context import Context
+from awakeables.handlers.service import App, Service
+from awakeables.ports import Clock, Expectation
+from awakeables.store.memory import MemoryStore
+from awakeables.testing.loop import SeededEntropy, VirtualClock
+from awakeables.web.app import WebApp, WebSettings, create_app
+
+RETENTION_MS = 86_400_000
+MAX_BODY_BYTES = 1000
+
+
+class Order(BaseModel):
+    id: str
+    n: int = 1
+
+    @field_validator("id")
+    @classmethod
+    def short(cls, value: str) -> str:
+        if len(value) > 10:
+            raise ValueError("an order's id has at most 10 characters")
+        return value
+
+
+class Parcel(BaseModel):
+    weight: int
+
+
+class Upper:
+    """A serde of the user's own."""
+
+    def dumps(self, value: str) -> bytes:
+        return value.upper().encode()
+
+    def loads(self, content: bytes) -> str:
+        return content.decode().lower()
+
+
+orders = Service("orders")
+
+
+@orders.handler()
+async def echo(ctx: Context, order: Order) -> Order:
+    return order
+
+
+@orders.handler()
+async def anything(ctx: Context, value: Any) -> Any:
+    return value
+
+
+@orders.handler()
+async def greet(ctx: Context) -> str:
+    return "hello"
+
+
+@orders.handler()
+async def copy(ctx: Context, content: bytes) -> bytes:
+    return content
+
+
+@orders.handler()
+async def headers(ctx: Context) -> dict[str, str]:
+    return dict(ctx.request.headers)
+
+
+@orders.handler()
+async def fail(ctx: Context, code: int) -> None:
+    raise TerminalError("out of stock", code=code, details={"sku": "x", "exact": 2**64})
+
+
+@orders.handler()
+async def crash(ctx: Context) -> None:
+    raise RuntimeError("the secret is 42")
+
+
+@orders.handler()
+async def misuse(ctx: Context) -> None:
+    ctx.awakeable(timeout=timedelta(0))
+
+
+@orders.handler()
+async def wait(ctx: Context) -> Any:
+    return await ctx.awakeable()
+
+
+@orders.handler()
+async def wait_parcel(ctx: Context) -> Parcel:
+    return await ctx.awakeable(Parcel, timeout=timedelta(hours=4))
+
+
+@orders.handler()
+async def wait_bytes(ctx: Context) -> bytes:
+    return await ctx.awakeable(bytes)
+
+
+@orders.handler()
+async def wait_custom(ctx: Context) -> str:
+    return await ctx.awakeable(serde=Upper())
+
+
+class FragileStore(MemoryStore):
+    """The memory store, until `down` is set; `slow_s` makes commits slow."""
+
+    def __init__(self, *, clock: Clock) -> None:
+        super().__init__(clock=clock, retention_ms=RETENTION_MS)
+        self.down = False
+        self.slow_s = 0.0
+
+    def _check(self) -> None:
+        if self.down:
+            raise StoreUnavailable("the disk is gone")
+
+    async def commit(self, members: Sequence[Member]) -> list[Answer]:
+        self._check()
+        answers = await super().commit(members)
+        if self.slow_s:
+            await asyncio.sleep(self.slow_s)
+        return answers
+
+    async def invocation(self, invocation_id: str) -> Invocation | None:
+        self._check()
+        return await super().invocation(invocation_id)
+
+    async def awakeable(self, awakeable_id: str) -> Awakeable | None:
+        self._check()
+        return await super().awakeable(awakeable_id)
+
+    async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
+        self._check()
+        return await super().expectations(awakeable_ids)
+
+
+class NoKafka:
+    async def publish(self, effect: Effect) -> None:
+        return None
+
+
+class Web:
+    """What a test holds."""
+
+    def __init__(self, engine: Engine, store: FragileStore, app: WebApp, client: httpx.AsyncClient) -> None:
+        self.engine = engine
+        self.store = store
+        self.app = app
+        self.client = client
+
+    @property
+    def waiters(self) -> int:
+        """How many futures wait for invocations."""
+        return sum(map(len, self.engine._waiters.values()))
+
+    async def begin(self, handler: str, content: bytes = b"null") -> str:
+        begun = await self.engine.begin(self.engine.app.handler("orders", handler), content)
+        return begun.id
+
+    async def awakeable_of(self, handler: str) -> str:
+        """Begin a handler that waits; the ID of what it waits for, its row committed."""
+        invocation_id = await self.begin(handler)
+        await until(lambda: self._of(invocation_id) is not None)
+        found = self._of(invocation_id)
+        assert found is not None
+        return found
+
+    def _of(self, invocation_id: str) -> str | None:
+        rows = self.store.tables.awakeables.values()
+        return next((row.id for row in rows if row.invocation_id == invocation_id), None)
+
+    def add_dead_letter(self, **fields: Any) -> str:
+        letter = DeadLetter(
+            id=self.engine.new_id("dlq"),
+            topic="shop.completions",
+            partition=0,
+            timestamp_ms=0,
+            code="unreadable",
+            reason="no JSON",
+            at_ms=self.engine.clock.now_ms(),
+            **fields,
+        )
+        self.store.tables.add_dead_letter(letter)
+        return letter.id
+
+
+async def until(condition: Callable[[], object], *, within_s: float = 120) -> None:
+    """Wait for a condition, in virtual time."""
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def serving(settings: WebSettings | None = None) -> AsyncIterator[Web]:
+    clock = VirtualClock(asyncio.get_running_loop())
+    store = FragileStore(clock=clock)
+    engine = Engine(
+        App("shop", services=[orders]),
+        store,
+        NoKafka(),
+        clock=clock,
+        entropy=SeededEntropy(),
+        settings=EngineSettings(
+            runner=RunnerSettings(linger=timedelta(milliseconds=50)), horizon=timedelta(0)
+        ),
+    )
+    app = create_app(engine, settings=settings or WebSettings(max_body_bytes=MAX_BODY_BYTES))
+    running = asyncio.ensure_future(engine.run())
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as client:
+        try:
+            await engine.serving.wait()
+            yield Web(engine, store, app, client)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            assert engine.errors == []
+
+
+class Exchange:
+    """One request, by hand: for what httpx would not send, and for clients that go away."""
+
+    def __init__(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, chunks: Sequence[bytes] = ()
+    ) -> None:
+        raw_path, _, query = path.partition("?")
+        self.scope: dict[str, Any] = {
+            "type": "http",
+            "method": method,
+            "path": raw_path,
+            "raw_path": raw_path.encode(),
+            "query_string": query.encode(),
+            "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
+        }
+        self._chunks = list(chunks) or [b""]
+        self._gone = asyncio.Event()
+        self.read = 0
+        self.status: int | None = None
+        self.headers: dict[str, str] = {}
+        self.body = b""
+
+    def leave(self) -> None:
+        """The client closes the connection."""
+        self._gone.set()
+
+    async def receive(self) -> dict[str, Any]:
+        if self.read < len(self._chunks):
+            self.read += 1
+            chunk = self._chunks[self.read - 1]
+            return {"type": "http.request", "body": chunk, "more_body": self.read < len(self._chunks)}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+        else:
+            self.body += message.get("body", b"")
+
+    def run(self, app: WebApp) -> Awaitable[None]:
+        return app(self.scope, self.receive, self.send)  # type: ignore[arg-type]
+
+
+__all__ = ["Exchange", "FragileStore", "Web", "serving", "until"]

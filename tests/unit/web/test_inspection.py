@@ -1,0 +1,291 @@
+"""Lists and single rows: `/invocations`, `/awakeables`, `/dead-letters`, `/health`."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from unit.web.harness import Exchange, Web, until
+from unit.web.test_completing import JSON, problem
+
+from awakeables.core.awakeables import Completion, Heartbeat
+from awakeables.core.ids import new_id
+from awakeables.core.invocations import STATUSES
+
+
+async def paused(web: Web) -> str:
+    invocation_id = await web.begin("misuse")
+    await until(lambda: web.store.tables.invocations[invocation_id].status == "paused")
+    return invocation_id
+
+
+# ── invocations ─────────────────────────────────────────────────────────────────────────────
+
+
+async def test_invocations_are_listed_newest_first_a_page_at_a_time(web: Web) -> None:
+    ids = [(await web.client.post("/orders/greet")).headers["invocation-id"] for _ in range(5)]
+    first = (await web.client.get("/invocations", params={"limit": 2})).json()
+    assert [item["id"] for item in first["items"]] == ids[:2:-1]
+    second = (await web.client.get("/invocations", params={"limit": 2, "before": first["next"]})).json()
+    assert [item["id"] for item in second["items"]] == ids[2:0:-1]
+    last = (await web.client.get("/invocations", params={"limit": 2, "before": second["next"]})).json()
+    assert ([item["id"] for item in last["items"]], last["next"]) == ([ids[0]], None)
+    exact = (await web.client.get("/invocations", params={"limit": 5})).json()
+    assert (len(exact["items"]), exact["next"]) == (5, None)
+    assert first["items"][0]["ended"] == "succeeded"
+
+
+async def test_invocations_are_filtered_by_status_and_service(web: Web) -> None:
+    done = (await web.client.post("/orders/greet")).headers["invocation-id"]
+    stuck = await paused(web)
+    for params, expected in (
+        ({"status": "completed"}, [done]),
+        ({"status": "paused"}, [stuck]),
+        ({"status": "running"}, []),
+        ({"service": "orders"}, [stuck, done]),
+        ({"service": "other"}, []),
+    ):
+        items = (await web.client.get("/invocations", params=params)).json()["items"]
+        assert [item["id"] for item in items] == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/invocations?status=done", ", ".join(STATUSES)),
+        ("/invocations?state=pending", "status, service, limit, before"),
+        ("/invocations?limit=0", "1 to 500"),
+        ("/invocations?limit=501", "1 to 500"),
+        ("/invocations?limit=-1", "1 to 500"),
+        ("/invocations?limit=", "1 to 500"),
+        ("/invocations?limit=1&limit=2", "twice"),
+        ("/invocations?%ff=1", "query"),
+        ("/awakeables?state=done", "timed-out"),
+        ("/awakeables?limit=x", "1 to 500"),
+        ("/dead-letters?state=x", "limit, before"),
+        ("/health/live?x=1", "takes none"),
+        ("/invocations?" + "&".join(f"a{i}" for i in range(50)), "query"),
+    ],
+)
+async def test_a_wrong_query_is_400_and_says_what_is_allowed(web: Web, path: str, allowed: str) -> None:
+    exchange = Exchange("GET", path)
+    await exchange.run(web.app)
+    assert exchange.status == 400
+    assert allowed in exchange.body.decode()
+
+
+async def test_a_cursor_that_is_no_id_is_400(web: Web) -> None:
+    for path in ("/invocations", "/awakeables", "/dead-letters"):
+        problem(await web.client.get(path, params={"before": "x"}), 400, "malformed-id")
+
+
+async def test_an_invocation_shows_its_state_and_its_journal(web: Web) -> None:
+    awakeable_id = await web.awakeable_of("wait_parcel")
+    invocation_id = web.store.tables.awakeables[awakeable_id].invocation_id
+    await until(lambda: web.store.tables.invocations[invocation_id].status == "suspended")
+    shown = (await web.client.get(f"/invocations/{invocation_id}")).json()
+    assert (shown["id"], shown["service"], shown["handler"]) == (invocation_id, "orders", "wait_parcel")
+    assert (shown["status"], shown["attempts"], shown["result"], shown["ended"]) == ("suspended", 0, None, None)
+    assert shown["created"].startswith("2026-01-01T00:00:00.0")
+    assert shown["created"].endswith("Z")
+    assert [(line["index"], line["text"]) for line in shown["journal"]] == [
+        (0, "input of orders/wait_parcel"),
+        (1, f"awakeable {awakeable_id}"),
+    ]
+    assert shown["journal"][1]["entry"] == {"k": "awakeable", "id": awakeable_id, "timeout_ms": 14_400_000}
+
+
+async def test_an_invocation_that_fails_shows_why_and_when_it_is_tried_again(web: Web) -> None:
+    invocation_id = await web.begin("crash")
+    await until(lambda: web.store.tables.invocations[invocation_id].status == "backing-off")
+    shown = (await web.client.get(f"/invocations/{invocation_id}")).json()
+    assert shown["attempts"] >= 1
+    assert shown["due"] > shown["created"]
+    assert shown["failure"]["kind"] == "RuntimeError"
+
+
+async def test_a_result_is_shown(web: Web) -> None:
+    failed = (await web.client.post("/orders/fail", json=409)).headers["invocation-id"]
+    shown = (await web.client.get(f"/invocations/{failed}")).json()
+    assert shown["ended"] == "failed"
+    assert shown["result"] == {
+        "status": "rejected",
+        "reason": "out of stock",
+        "code": 409,
+        "details": {"sku": "x", "exact": 2**64},
+    }
+
+
+async def test_the_output_is_the_result_the_failure_or_not_yet(web: Web) -> None:
+    greeted = (await web.client.post("/orders/greet")).headers["invocation-id"]
+    failed = (await web.client.post("/orders/fail", json=409)).headers["invocation-id"]
+    waiting = await web.begin("wait")
+    for verb in ("output", "attach"):
+        response = await web.client.get(f"/invocations/{greeted}/{verb}")
+        assert (response.status_code, response.json()) == (200, "hello")
+        problem(await web.client.get(f"/invocations/{failed}/{verb}"), 409, "handler-failed")
+        response = await web.client.get(f"/invocations/{waiting}/{verb}", headers={"prefer": "wait=2"})
+        assert response.status_code == 202
+        assert response.headers["retry-after"] == "1"
+        assert response.headers["location"] == f"/invocations/{waiting}/output"
+        assert response.json()["invocation_id"] == waiting
+
+
+async def test_attach_waits_for_the_end(web: Web) -> None:
+    awakeable_id = await web.awakeable_of("wait")
+    invocation_id = web.store.tables.awakeables[awakeable_id].invocation_id
+    attached = [
+        asyncio.ensure_future(web.client.get(f"/invocations/{invocation_id}/attach")) for _ in range(3)
+    ]
+    await asyncio.sleep(10)
+    assert web.waiters == 3
+    await web.client.post(f"/awakeables/{awakeable_id}/resolve", json="done")
+    assert [(await response).json() for response in attached] == ["done"] * 3
+    assert web.waiters == 0
+
+
+async def test_a_paused_invocation_is_resumed_and_any_other_is_409(web: Web) -> None:
+    invocation_id = await paused(web)
+    response = await web.client.post(f"/invocations/{invocation_id}/resume")
+    assert (response.status_code, response.json()["status"]) == (200, "pending")
+    done = (await web.client.post("/orders/greet")).headers["invocation-id"]
+    assert "completed" in problem(
+        await web.client.post(f"/invocations/{done}/resume"), 409, "not-possible"
+    )["detail"]
+
+
+async def test_ids_that_are_unknown_are_404_and_malformed_ones_400(web: Web) -> None:
+    at_ms = web.engine.clock.now_ms()
+    inv, prom, dlq = (new_id(kind, at_ms=at_ms, entropy=bytes(10)) for kind in ("inv", "prom", "dlq"))
+    for known, unknown in (
+        (prom, f"/invocations/{inv}"),
+        (prom, f"/invocations/{inv}/output"),
+        (prom, f"/invocations/{inv}/attach"),
+        (inv, f"/awakeables/{prom}"),
+        (inv, f"/dead-letters/{dlq}"),
+    ):
+        problem(await web.client.get(unknown), 404, "not-found")
+        other = unknown.replace(unknown.split("/")[2], known)
+        problem(await web.client.get(other), 400, "malformed-id")
+    problem(await web.client.post(f"/invocations/{inv}/resume"), 404, "not-found")
+    problem(await web.client.post(f"/invocations/{prom}/resume"), 400, "malformed-id")
+
+
+# ── awakeables ──────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_awakeable_shows_its_deadline_schema_book_and_heartbeat(web: Web) -> None:
+    awakeable_id = await web.awakeable_of("wait_parcel")
+    url = f"/awakeables/{awakeable_id}"
+    await web.engine.settle(Completion(awakeable_id=awakeable_id, body=Heartbeat(), source="s:1", worker="w"))
+    await web.client.post(f"{url}/resolve", json={"weight": "x"}, headers={"awakeable-event-id": "e-1"})
+    await web.client.post(f"{url}/resolve", json={"weight": 3})
+    await web.client.post(f"{url}/resolve", json={"weight": 3})
+    shown = (await web.client.get(url)).json()
+    assert (shown["id"], shown["state"], shown["codec"]) == (awakeable_id, "resolved", "json")
+    assert shown["invocation"] == web.store.tables.awakeables[awakeable_id].invocation_id
+    assert shown["deadline"].startswith("2026-01-01T04:00:00")
+    assert shown["schema"]["properties"]["weight"] == {"title": "Weight", "type": "integer"}
+    assert shown["outcome"] == {"status": "resolved", "value": {"weight": 3}}
+    assert shown["verdicts"] == {
+        "accepted": 1, "duplicate": 1, "conflict": 0, "late": 0, "unknown": 0, "invalid": 1,
+    }  # fmt: skip
+    assert [entry["verdict"] for entry in shown["first"]] == ["invalid", "accepted", "duplicate"]
+    assert shown["first"][0]["event_id"] == "e-1"
+    assert shown["last"] == []
+    assert (shown["heartbeat"]["worker"], shown["heartbeat"]["progress"]) == ("w", None)
+
+
+async def test_awakeables_of_bytes_show_base64(web: Web) -> None:
+    awakeable_id = await web.awakeable_of("wait_bytes")
+    await web.client.post(f"/awakeables/{awakeable_id}/resolve", content=b"\xff")
+    shown = (await web.client.get(f"/awakeables/{awakeable_id}")).json()
+    assert shown["outcome"] == {"status": "resolved", "value_base64": "/w=="}
+    assert (shown["schema"], shown["heartbeat"], shown["deadline"]) == (None, None, None)
+
+
+async def test_awakeables_are_listed_and_filtered_by_state(web: Web) -> None:
+    ids = [await web.awakeable_of("wait") for _ in range(3)]
+    await web.client.post(f"/awakeables/{ids[1]}/reject", content=b"no")
+    everything = (await web.client.get("/awakeables")).json()
+    assert [item["id"] for item in everything["items"]] == sorted(ids, reverse=True)
+    rejected = (await web.client.get("/awakeables?state=rejected")).json()
+    assert [item["id"] for item in rejected["items"]] == [ids[1]]
+    page = (await web.client.get("/awakeables?state=pending&limit=1")).json()
+    assert page["next"] == page["items"][0]["id"]
+
+
+async def test_cancelled_awakeables_show_why(web: Web) -> None:
+    awakeable_id = await web.awakeable_of("wait")
+    row = web.store.tables.awakeables[awakeable_id]
+    from awakeables.core.awakeables import cancel
+
+    cancelled = cancel(row, now_ms=row.created_ms, reason="its invocation ended")
+    assert cancelled is not None
+    web.store.tables.put_awakeable(cancelled)
+    shown = (await web.client.get(f"/awakeables/{awakeable_id}")).json()
+    assert shown["outcome"] == {"status": "cancelled", "reason": "its invocation ended"}
+
+
+# ── dead letters ────────────────────────────────────────────────────────────────────────────
+
+
+async def test_dead_letters_are_shown_as_text_or_else_in_base64(web: Web) -> None:
+    headers = (("ce_type", b"x"), ("h", b"\xff"), ("none", None))
+    letter_id = web.add_dead_letter(
+        source="shop.completions:0:1", offset=1, key="Größe".encode(), value=b"\xff\xfe", headers=headers
+    )
+    empty = web.add_dead_letter(source="shop.completions:0:2", offset=2)
+    shown = (await web.client.get(f"/dead-letters/{letter_id}")).json()
+    assert (shown["key"], shown["value_base64"]) == ("Größe", "//4=")
+    assert shown["headers"] == [
+        {"name": "ce_type", "value": "x"},
+        {"name": "h", "value_base64": "/w=="},
+        {"name": "none", "value": None},
+    ]
+    assert (shown["topic"], shown["offset"], shown["code"]) == ("shop.completions", 1, "unreadable")
+    shown = (await web.client.get(f"/dead-letters/{empty}")).json()
+    assert (shown["key"], shown["value"], shown["headers"]) == (None, None, [])
+    listed = (await web.client.get("/dead-letters?limit=1")).json()
+    assert listed["next"] == listed["items"][0]["id"]
+    assert {"value", "value_base64"}.isdisjoint(listed["items"][0])
+
+
+# ── health ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_service_that_is_well_is_live_and_ready(web: Web) -> None:
+    live = await web.client.get("/health/live")
+    ready = await web.client.get("/health/ready")
+    assert (live.status_code, ready.status_code, ready.json()) == (200, 200, {"ready": True})
+
+
+async def test_a_service_whose_store_is_down_is_live_but_not_ready(web: Web) -> None:
+    web.store.down = True
+    await until(lambda: web.engine.problems)
+    response = await web.client.get("/health/ready")
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+    assert response.json() == {"ready": False, "problems": {"store": "the disk is gone"}}
+    assert (await web.client.get("/health/live")).status_code == 200
+    web.store.down = False
+    await until(lambda: not web.engine.problems)
+    assert (await web.client.get("/health/ready")).status_code == 200
+
+
+async def test_a_service_that_drains_is_not_ready(web: Web) -> None:
+    await web.engine.drain(timedelta(seconds=1))
+    assert (await web.client.get("/health/ready")).json()["problems"] == {"service": "stopping"}
+
+
+async def test_while_the_store_is_down_looking_is_503(web: Web) -> None:
+    done = (await web.client.post("/orders/greet")).headers["invocation-id"]
+    web.store.down = True
+    response = await web.client.get(f"/invocations/{done}")
+    problem(response, 503, "store-unavailable")
+    assert response.headers["retry-after"] == "1"
+
+
+async def test_content_type_of_lists_is_json(web: Web) -> None:
+    assert (await web.client.get("/invocations")).headers["content-type"] == JSON["content-type"]
