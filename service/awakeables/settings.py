@@ -38,16 +38,21 @@ class Settings(BaseSettings):
         timedelta(seconds=1), description="How long a waiting handler stays in memory before it is suspended."
     )
     always_suspend: bool = Field(False, description="Suspend at every await: a test mode.")
-    retry_initial: timedelta = Field(timedelta(milliseconds=500), description="Pause after the first failed attempt.")
+    retry_initial: timedelta = Field(
+        timedelta(milliseconds=500), description="Pause after the first failed attempt."
+    )
     retry_factor: Annotated[float, Field(ge=1)] = 2.0
-    retry_max_interval: timedelta = Field(timedelta(seconds=60), description="Longest pause between attempts.")
+    retry_max_interval: timedelta = Field(
+        timedelta(seconds=60), description="Longest pause between attempts."
+    )
     retry_max_attempts: Annotated[int, Field(ge=1)] = 70
     max_running: Annotated[int, Field(ge=1)] = 1000
     max_backlog: Annotated[int, Field(ge=0)] = 10_000
     threads: Annotated[int, Field(ge=1)] = 16
 
     publish_timeout: timedelta = Field(
-        timedelta(seconds=60), description="A topic that is missing for this long is taken for one that never comes."
+        timedelta(seconds=60),
+        description="A topic that is missing for this long is taken for one that never comes.",
     )
     horizon: timedelta = Field(
         timedelta(minutes=15),

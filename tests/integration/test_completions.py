@@ -21,6 +21,7 @@ from awakeables.kafka.topics import create_topics, missing_topics, partitions_of
 from awakeables.ports import Page, Store
 from awakeables.world import SystemClock, SystemEntropy
 from support.eventually import eventually
+from support.raw_kafka import raw_producing
 from support.service import (
     Running,
     create_app_topics,
@@ -243,6 +244,21 @@ async def test_a_record_without_key_and_value_becomes_a_dead_letter_too(
     assert (copy.key, copy.value) == (None, None)
 
 
+async def test_a_header_name_that_is_not_utf_8_stops_nothing(bootstrap: str, shop: Running) -> None:
+    topic = shop.app.completions_topic
+    odd, good = await shop.pending(count=2)
+    async with raw_producing(bootstrap) as producer:
+        await producer.write(topic, 0, [resolved(odd), b"poison"], header_name=b"\xff\xfe")
+    await produce(bootstrap, topic, [resolved(good)])
+    assert (await shop.settled(odd)).state == "resolved"
+    assert (await shop.settled(good)).state == "resolved"
+    [letter] = await eventually(lambda: _letters(shop, 1))
+    assert (letter.value, letter.headers) == (b"poison", (("\\xff\\xfe", b"1"),))
+    [copy] = await read_records(bootstrap, shop.app.dead_letter_topic, 1)
+    assert copy.headers[0] == ("\\xff\\xfe", b"1")
+    assert shop.problems == {}
+
+
 async def test_a_dead_letter_too_large_for_its_topic_arrives_without_its_value(
     bootstrap: str, app: App, store: Store
 ) -> None:
@@ -300,19 +316,18 @@ async def test_records_that_are_deleted_under_the_reader_are_counted_too(
     bootstrap: str, shop: Running
 ) -> None:
     topic = shop.app.completions_topic
-    [awakeable_id] = await shop.pending()
-    async with producing(bootstrap, transactional_id=shop.app.name) as producer:
+    lost, kept = await shop.pending(count=2)
+    async with producing(bootstrap, transactional_id=shop.app.name) as producer, _admin(bootstrap) as admin:
         # An open transaction holds the reader back while what it waits for is deleted.
         await producer.begin_transaction()
         await producer.send_and_wait(topic, b"{}", partition=0)
-        await produce(bootstrap, topic, [resolved(awakeable_id)] * 3)
+        await produce(bootstrap, topic, [resolved(lost), resolved(lost), resolved(kept)])
+        await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=3)})
         await producer.abort_transaction()
-        await shop.settled(awakeable_id)
-    async with _admin(bootstrap) as admin:
-        await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=-1)})
-    [other] = await shop.pending()
-    await produce(bootstrap, topic, [resolved(other)])
-    await shop.settled(other)
+    await shop.settled(kept)
+    assert (await shop.row(lost)).state == "pending"
+    # What was at offset 0 is unknown to the reader, who has never been further.
+    assert shop.problems == {}
 
 
 async def test_a_topic_that_was_recreated_is_not_read_and_its_other_partitions_are(

@@ -163,7 +163,7 @@ async def running(
         await publisher.start()
         async with asyncio.TaskGroup() as tasks:
             serving = [tasks.create_task(engine.run()), tasks.create_task(consumer.run())]
-            await eventually(lambda: engine._tasks is not None)
+            await engine.serving.wait()
             try:
                 yield Running(app=app, engine=engine, consumer=consumer, publisher=publisher, store=store)
             finally:

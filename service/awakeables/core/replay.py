@@ -155,7 +155,7 @@ class Replay:
         )
 
 
-def describe(entry: Entry) -> str:  # noqa: PLR0911 - one line per kind
+def describe(entry: Entry) -> str:
     """One entry in words, for differences and for people."""
     match entry:
         case Input():

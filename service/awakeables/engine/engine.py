@@ -531,4 +531,3 @@ def execution_of(
         return await handler.function(context, context.decode_input(handler.input))
 
     return Execution(begin, journal, invocation_id=invocation_id, output=handler.output, world=world)
-

@@ -33,7 +33,8 @@ async def perform(run: RunWait, executor: Executor) -> Resolution | Rejection:
 
 async def _call(action: Callable[[], Any], executor: Executor) -> Any:
     target = getattr(action, "func", action)
-    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None)):
+    called = getattr(target, "__call__", None)  # noqa: B004 - an object whose __call__ is async
+    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(called):
         return await action()
     result = await asyncio.get_running_loop().run_in_executor(executor, action)
     # A lambda around a coroutine function is called in the thread, which only makes the coroutine.

@@ -190,7 +190,7 @@ class Context:
         self,
         name: str,
         action: Callable[[Unpack[Args]], Awaitable[T]],
-        *args: Unpack[Args],
+        *args: *Args,
         type: Any = None,
         retry: RetryPolicy | None = None,
     ) -> Durable[T]: ...
@@ -199,7 +199,7 @@ class Context:
         self,
         name: str,
         action: Callable[[Unpack[Args]], T],
-        *args: Unpack[Args],
+        *args: *Args,
         type: Any = None,
         retry: RetryPolicy | None = None,
     ) -> Durable[T]: ...
@@ -339,8 +339,9 @@ class Context:
         try:
             return codec.decode(resolution.content)
         except Exception as error:
-            message = f"{what} does not fit today's type ({explain(error)}); it is kept: deploy code that takes it, resume"
-            raise self._execution.break_off(ValueRefused(message)) from None
+            message = f"{what} does not fit today's type ({explain(error)})"
+            instead = "it is kept: deploy code that takes it, then resume"
+            raise self._execution.break_off(ValueRefused(f"{message}; {instead}")) from None
 
 
 class _ReplaySafeLog:

@@ -30,7 +30,8 @@ BLOCK = object()
 
 INSTEAD = (
     "await the context's futures directly, one after the other; for a time limit use "
-    "ctx.awakeable(timeout=...). asyncio's gather, wait, wait_for, timeout, shield and tasks can't be replayed"
+    "ctx.awakeable(timeout=...). "
+    "asyncio's gather, wait, wait_for, timeout, shield and tasks can't be replayed"
 )
 
 
@@ -341,7 +342,7 @@ _SWALLOWED = (
 )
 
 
-class _Returned(Exception):  # noqa: N818 - control flow between two functions here
+class _Returned(Exception):
     """Carries the handler's return value: a StopIteration can't cross a generator."""
 
     def __init__(self, value: Any) -> None:

@@ -10,9 +10,14 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Alarms:
-    """Alarms by name, on the board that readiness looks at."""
+    """Alarms by name, on the board that readiness looks at.
+
+    Attributes:
+        records_expired: Records that were deleted before they were read: lost, so never cleared.
+    """
 
     def __init__(self, board: MutableMapping[str, str]) -> None:
+        self.records_expired = 0
         self._board = board
         self._raised: set[str] = set()
 

@@ -7,6 +7,7 @@ Kafka is told the offsets for lag dashboards alone.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Iterable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -21,6 +22,7 @@ from awakeables.kafka.alarms import Alarms
 from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.lag import report_lag
+from awakeables.kafka.lenient import fetch_leniently
 from awakeables.kafka.partitions import PartitionReader, ReadingSettings
 from awakeables.kafka.topics import partitions_of
 from awakeables.ports import Clock
@@ -59,7 +61,6 @@ class CompletionsConsumer:
     """Feeds the intake from the completions topic, whatever happens to broker and topic.
 
     Attributes:
-        records_expired: Records that were deleted before they were read, since the start.
         reading: The partitions that are being read now.
     """
 
@@ -91,7 +92,6 @@ class CompletionsConsumer:
             settings: How partitions are read; without, the defaults with `max_records`.
             stuck: After this long without an answer the consumer is built anew.
         """
-        self.records_expired = 0
         self.reading: frozenset[int] = frozenset()
         self._connection = connection
         self._intake = intake
@@ -102,6 +102,11 @@ class CompletionsConsumer:
         self._alarms = Alarms(problems)
         self._settings = settings or ReadingSettings(max_records=max_records)
         self._stuck_s = stuck.total_seconds()
+
+    @property
+    def records_expired(self) -> int:
+        """Records that were deleted before they were read, since the start."""
+        return self._alarms.records_expired
 
     async def run(self) -> None:
         """Read for ever; cancel to stop."""
@@ -145,7 +150,6 @@ class CompletionsConsumer:
                     )
             finally:
                 self.reading = frozenset()
-                self.records_expired += sum(reader.expired for reader in readers)
 
     @asynccontextmanager
     async def _consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
@@ -177,6 +181,7 @@ class CompletionsConsumer:
                 clock=self._clock,
                 alarms=self._alarms,
                 settings=self._settings,
+                lenient=functools.partial(fetch_leniently, self._connection),
             )
             for partition in partitions
         ]

@@ -10,9 +10,10 @@ it has taken from the others already, and doesn't tell which one it was.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeAlias
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -57,17 +58,20 @@ class OffsetsAhead(Exception):
     """The stored offset lies beyond the end: the topic was cut short, or is another one."""
 
 
+LenientRead: TypeAlias = Callable[[TopicPartition, int], Awaitable[Sequence[ConsumerRecord]]]
+"""Reads from an offset on what aiokafka refuses."""
+
+
 class PartitionReader:
     """Reads one partition for ever.
 
     Attributes:
         next: The offset after the last batch that was settled; None before the first claim.
-        expired: Records that were deleted before they were read.
         settling: A batch is on its way into the store.
         leaving: No further batch shall be begun.
     """
 
-    def __init__(  # noqa: PLR0913 - all of it is told apart by name
+    def __init__(
         self,
         consumer: AIOKafkaConsumer,
         intake: Intake,
@@ -77,9 +81,9 @@ class PartitionReader:
         clock: Clock,
         alarms: Alarms,
         settings: ReadingSettings,
+        lenient: LenientRead,
     ) -> None:
         self.next: int | None = None
-        self.expired = 0
         self.settling = False
         self.leaving = False
         self.partition = partition
@@ -89,6 +93,7 @@ class PartitionReader:
         self._clock = clock
         self._alarms = alarms
         self._settings = settings
+        self._lenient = lenient
         self._name = f"partition {partition.partition}"
         self._facts = {"topic": partition.topic, "partition": partition.partition}
         self._epoch = 0
@@ -162,7 +167,7 @@ class PartitionReader:
                 f"but ends at {end}: the topic was recreated or has lost records; it waits"
             )
         if 0 < held.next < begin:
-            self.expired += begin - held.next
+            self._alarms.records_expired += begin - held.next
             log.error(
                 events.RECORDS_EXPIRED, first=held.next, next=begin, count=begin - held.next, **self._facts
             )
@@ -228,7 +233,10 @@ class PartitionReader:
                     self._wary = bool(records)
                     break
                 records += record
-        except UnreadableBatch:
+        except UnreadableBatch as error:
+            if not records and isinstance(error.__cause__, UnicodeDecodeError):
+                records += await self._lenient(self.partition, self._position)
+                self._position = records[-1].offset + 1 if records else self._position
             self._go_to(self._position)
             if not records:
                 raise

@@ -266,7 +266,8 @@ class KafkaPublisher:
         pause_s = FIRST_PAUSE_S
         while True:
             producer = AIOKafkaProducer(
-                **self._connection.producer_options() | {"max_request_size": 2 * self._settings.max_request_bytes}
+                **self._connection.producer_options()
+                | {"max_request_size": 2 * self._settings.max_request_bytes}
             )
             try:
                 async with asyncio.timeout(self._settings.timeout.total_seconds()):

@@ -62,7 +62,7 @@ def apply(members: Sequence[Member], tables: Tables, *, now_ms: int, retention_m
     return [_apply(member, tables, now_ms, retention_ms) for member in members]
 
 
-def _apply(member: Member, tables: Tables, now_ms: int, retention_ms: int) -> Answer:  # noqa: PLR0911 - a table
+def _apply(member: Member, tables: Tables, now_ms: int, retention_ms: int) -> Answer:
     match member:
         case Advance():
             return _advance(member, tables, now_ms)

@@ -30,6 +30,8 @@ def configure_logs(*, format_: str, level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+    )
     # aiokafka logs every broken connection with a stack; our own events tell of the outage once.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

@@ -278,9 +278,7 @@ def _app_of(function: Callable[..., Any]) -> tuple[App, Handler]:
     return app, app.handler("testing", name)
 
 
-def _result(
-    handler: Handler, row: Invocation, store: MemoryStore
-) -> tuple[Any, AwakeablesError | None]:
+def _result(handler: Handler, row: Invocation, store: MemoryStore) -> tuple[Any, AwakeablesError | None]:
     match row.result:
         case Resolution() as resolution:
             return (_readable(resolution.content) if resolution.is_json else resolution.content), None

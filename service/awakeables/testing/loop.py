@@ -13,7 +13,7 @@ STARTED_MS = 1_767_225_600_000
 """Virtual time begins on 2026-01-01."""
 
 
-class Deadlock(Exception):  # noqa: N818 - a fact about the code under test
+class Deadlock(Exception):
     """Nothing can ever happen again: no callback is ready and no timer is set."""
 
 

@@ -28,6 +28,8 @@ class Health:
         problems = dict(self._engine.problems)
         if self._waiting.draining:
             problems["service"] = "draining"
+        elif not self._engine.serving.is_set():
+            problems["service"] = "starting"
         if not problems:
             return as_json({"ready": True})
         return as_json(

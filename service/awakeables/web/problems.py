@@ -33,7 +33,7 @@ _INTERNAL: Final = (500, "internal-error", "The service failed")
 _INTERNAL_DETAIL: Final = "an error that should not happen; the service's log tells which"
 
 
-class Problem(CallerError):  # noqa: N818 - the name that RFC 9457 gives it
+class Problem(CallerError):
     """A request that is answered with this very problem.
 
     Attributes:
@@ -59,7 +59,7 @@ class Problem(CallerError):  # noqa: N818 - the name that RFC 9457 gives it
         self.headers = headers or {}
 
 
-class ClientGone(Exception):  # noqa: N818 - a fact, and nobody is left to be told
+class ClientGone(Exception):
     """The client closed the connection before its request was read."""
 
 

@@ -7,25 +7,39 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Protocol
 
 import uvicorn
+from starlette.types import Receive, Scope, Send
 
 from awakeables.errors import OperatorError
-from awakeables.web.app import WebApp
 
 KEEP_ALIVE_S = 75
 """Longer than the idle time of the usual load balancers (60 s), so that they close first."""
+
+
+class Served(Protocol):
+    """An ASGI application that can be told to let its requests go."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    def drain(self) -> None:
+        """Answer what waits, now."""
+        ...
 
 
 class WebServer:
     """Serves an app on a port that is taken as soon as this is made.
 
     It handles no signals: whoever runs it calls `stop`.
+
+    Attributes:
+        port: Which port it is, also when any was asked for.
     """
 
     def __init__(
         self,
-        app: WebApp,
+        app: Served,
         *,
         host: str = "127.0.0.1",
         port: int = 8080,
@@ -47,6 +61,7 @@ class WebServer:
         self._app = app
         self._host = host
         self._socket = _bound(host, port)
+        self.port: int = self._socket.getsockname()[1]
         self._server = _Server(
             uvicorn.Config(
                 app,
@@ -60,10 +75,6 @@ class WebServer:
                 timeout_graceful_shutdown=max(1, round(grace.total_seconds())),
             )
         )
-
-    @property
-    def port(self) -> int:
-        return int(self._socket.getsockname()[1])
 
     @property
     def url(self) -> str:
@@ -83,7 +94,7 @@ class WebServer:
         try:
             await self._server.serve(sockets=[self._socket])
         finally:
-            self._socket.close()
+            self.close()
             for listener in getattr(self._server, "servers", ()):
                 listener.close()
             for connection in list(self._server.server_state.connections):
@@ -93,6 +104,10 @@ class WebServer:
         """Accept nothing more, answer what waits."""
         self._app.drain()
         self._server.should_exit = True
+
+    def close(self) -> None:
+        """Give the port back without ever having run."""
+        self._socket.close()
 
 
 class _Server(uvicorn.Server):

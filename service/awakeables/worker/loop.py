@@ -127,7 +127,7 @@ class WorkerLoop:
                 await self._port.send(without_value(letter, str(error)))
         except PublishRefused as error:
             # Not even the headers fit. The record itself stays where it is, until its topic drops it.
-            log.error(events.EFFECT_REFUSED, worker=self._worker.name, topic=letter.topic, reason=str(error))  # noqa: TRY400
+            log.error(events.EFFECT_REFUSED, worker=self._worker.name, topic=letter.topic, reason=str(error))
 
     async def _pause(self, seconds: float) -> bool:
         try:

@@ -124,7 +124,7 @@ class Processor:
             record,
             answered.task,
             answered.attempt,
-            rejection(f"the result can't be sent: a completion of {size} bytes, {problem}", FAILED, None),
+            rejection(f"the result can't be sent: {problem} (a completion of {size} bytes)", FAILED, None),
         )
 
     async def _try(self, job: _Job) -> Fate:

@@ -34,7 +34,14 @@ def writer_for(type_: Any, serde: Serde[Any] | None = None) -> ResultWriter:
         adapter: TypeAdapter[Any] = TypeAdapter(type_)
     except Exception as error:
         raise TypeError(f"{type_!r} is no type that pydantic can write: {error}") from error
-    return lambda value: _json(adapter.dump_json(value, warnings="error"))
+    may_be_none = _takes_none(adapter)
+
+    def write(value: Any) -> Resolution:
+        if value is None and not may_be_none:  # pydantic writes it without a warning
+            raise TypeError(f"the function is annotated to return {type_!r}, and returned None")
+        return _json(adapter.dump_json(value, warnings="error"))
+
+    return write
 
 
 def rejection(reason: str, code: int, details: Any) -> Rejection:
@@ -46,6 +53,14 @@ def rejection(reason: str, code: int, details: Any) -> Rejection:
         if details is None
         else Raw(to_json(details, inf_nan_mode="null", fallback=repr, bytes_mode="base64")),
     )
+
+
+def _takes_none(adapter: TypeAdapter[Any]) -> bool:
+    try:
+        adapter.validate_python(None)
+    except Exception:  # validators are the author's code and raise what they like
+        return False
+    return True
 
 
 def _json(text: bytes) -> Resolution:

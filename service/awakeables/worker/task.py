@@ -39,7 +39,7 @@ class Task(Generic[T]):
     event_id: str | None = None
 
 
-class Reject(Exception):  # noqa: N818  # reads as the verb that it is: raise Reject("out of stock")
+class Reject(Exception):  # reads as the verb that it is: raise Reject("out of stock")
     """Raised by a worker's function: the answer is no, and trying again would not change it.
 
     Attributes:

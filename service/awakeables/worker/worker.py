@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -58,7 +58,7 @@ class TaskFunction:
         hints = _hints(function, where)
         try:
             self.payload: Codec[Any] = codec_for(_payload_type(hints.get(parameter), where))
-            self.result: ResultWriter = writer_for(hints.get("return", Any), serde)
+            self.result: ResultWriter = writer_for(_result_type(hints.get("return", Any)), serde)
         except TypeError as error:
             raise DeclarationError(f"{where}: {error}") from error
 
@@ -185,3 +185,10 @@ def _payload_type(annotation: Any, where: str) -> Any:
         raise DeclarationError(f"{where}: its parameter is a Task[…], not {annotation!r}")
     (payload,) = get_args(annotation)
     return Any if isinstance(payload, TypeVar) else payload
+
+
+def _result_type(annotation: Any) -> Any:
+    """What an annotation says of the result; a plain function may return an awaitable of it."""
+    if get_origin(annotation) in {Awaitable, Coroutine}:
+        return get_args(annotation)[-1]
+    return annotation

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
 import pytest_asyncio
-from unit.web.harness import Web, serving
 
 from awakeables.testing.loop import SeededLoop
+from unit.web.harness import Web, serving
 
 
 def pytest_asyncio_loop_factories(

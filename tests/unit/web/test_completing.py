@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from unit.web.harness import MAX_BODY_BYTES, RETENTION_MS, Web, serving, until
 
 from awakeables.core.ids import new_id
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.web.app import WebSettings
+from unit.web.harness import MAX_BODY_BYTES, RETENTION_MS, Web, serving, until
 
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "application/x-www-form-urlencoded"}
@@ -93,7 +93,12 @@ async def test_json_is_taken_by_type_with_curls_form_type_and_without_type(
 
 @pytest.mark.parametrize(
     ("sent", "body"),
-    [(TEXT, b"yes"), (FORM, b"hello=world"), ({"content-type": "text/xml"}, b"{}"), ({"content-encoding": "gzip"}, b"x")],
+    [
+        (TEXT, b"yes"),
+        (FORM, b"hello=world"),
+        ({"content-type": "text/xml"}, b"{}"),
+        ({"content-encoding": "gzip"}, b"x"),
+    ],
 )
 async def test_what_is_no_json_by_its_type_is_415_and_stays_pending(
     web: Web, sent: dict[str, str], body: bytes
@@ -104,18 +109,24 @@ async def test_what_is_no_json_by_its_type_is_415_and_stays_pending(
     assert web.store.tables.awakeables[awakeable_id].state == "pending"
 
 
-@pytest.mark.parametrize("body", [b"{", b"NaN", b'"\xff"', b"[" * 5000, b" ", b'"\\ud800"', b"[1e5,-Infinity]"])
+@pytest.mark.parametrize(
+    "body", [b"{", b"NaN", b'"\xff"', b"[" * 5000, b" ", b'"\\ud800"', b"[1e5,-Infinity]"]
+)
 async def test_a_body_that_is_no_json_is_400_and_stays_pending(body: bytes) -> None:
     async with serving(WebSettings(max_body_bytes=10_000)) as web:
         awakeable_id = await web.awakeable_of("wait")
         for sent in (JSON, {}):
-            response = await web.client.post(f"/awakeables/{awakeable_id}/resolve", headers=sent, content=body)
+            response = await web.client.post(
+                f"/awakeables/{awakeable_id}/resolve", headers=sent, content=body
+            )
             problem(response, 400, "malformed-body")
         assert web.store.tables.awakeables[awakeable_id].state == "pending"
 
 
 @pytest.mark.parametrize("handler", ["wait_bytes", "wait_custom"])
-async def test_an_awakeable_of_bytes_or_a_custom_serde_takes_any_body_verbatim(web: Web, handler: str) -> None:
+async def test_an_awakeable_of_bytes_or_a_custom_serde_takes_any_body_verbatim(
+    web: Web, handler: str
+) -> None:
     for sent, body in ((JSON, b"{not json "), (TEXT, b"\xff\x00"), ({}, b"")):
         awakeable_id = await web.awakeable_of(handler)
         response = await web.client.post(f"/awakeables/{awakeable_id}/resolve", headers=sent, content=body)
@@ -130,10 +141,14 @@ async def test_a_value_that_does_not_fit_is_422_and_the_awakeable_stays_pending(
     assert document["verdict"] == "invalid"
     assert "weight" in document["detail"]
     assert web.store.tables.awakeables[awakeable_id].state == "pending"
-    assert (await web.client.post(f"/awakeables/{awakeable_id}/resolve", json={"weight": 3})).status_code == 200
+    assert (
+        await web.client.post(f"/awakeables/{awakeable_id}/resolve", json={"weight": 3})
+    ).status_code == 200
 
 
-async def test_a_repeat_is_told_duplicate_and_another_answer_conflict_with_the_stored_outcome(web: Web) -> None:
+async def test_a_repeat_is_told_duplicate_and_another_answer_conflict_with_the_stored_outcome(
+    web: Web,
+) -> None:
     awakeable_id = await web.awakeable_of("wait")
     url = f"/awakeables/{awakeable_id}"
     await web.client.post(f"{url}/resolve", headers=JSON, content=b'{"exact": 1.0}')
@@ -163,7 +178,9 @@ async def test_an_awakeable_that_was_purged_is_410_and_one_never_issued_404(web:
     for verb in ("resolve", "reject"):
         problem(await web.client.post(f"/awakeables/{purged}/{verb}"), 410, "late")
         problem(await web.client.post(f"/awakeables/{unknown}/{verb}"), 404, "unknown")
-    problem(await web.client.post(f"/awakeables/{unknown}/resolve", content=b"{", headers=TEXT), 404, "unknown")
+    problem(
+        await web.client.post(f"/awakeables/{unknown}/resolve", content=b"{", headers=TEXT), 404, "unknown"
+    )
 
 
 async def test_a_mistyped_id_is_400(web: Web) -> None:
@@ -178,7 +195,9 @@ async def test_a_body_that_is_too_large_is_413(web: Web) -> None:
     awakeable_id = await web.awakeable_of("wait")
     fits = b'"' + b"x" * (MAX_BODY_BYTES - 2) + b'"'
     for verb in ("resolve", "reject"):
-        response = await web.client.post(f"/awakeables/{awakeable_id}/{verb}", headers=JSON, content=fits + b" ")
+        response = await web.client.post(
+            f"/awakeables/{awakeable_id}/{verb}", headers=JSON, content=fits + b" "
+        )
         problem(response, 413, "too-large")
     response = await web.client.post(f"/awakeables/{awakeable_id}/resolve", headers=JSON, content=fits)
     assert response.status_code == 200
@@ -252,7 +271,9 @@ async def test_a_repeat_of_an_answer_in_doubt_that_was_applied_is_told_duplicate
     problem(await web.client.post(f"/awakeables/{awakeable_id}/resolve", json=1), 503, "in-doubt")
     web.store.slow_s = 0
     await asyncio.sleep(30)
-    assert (await web.client.post(f"/awakeables/{awakeable_id}/resolve", json=1)).json()["verdict"] == "duplicate"
+    assert (await web.client.post(f"/awakeables/{awakeable_id}/resolve", json=1)).json()[
+        "verdict"
+    ] == "duplicate"
 
 
 async def test_a_web_page_of_another_site_completes_nothing(web: Web) -> None:

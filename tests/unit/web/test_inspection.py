@@ -6,12 +6,12 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from unit.web.harness import Exchange, Web, until
-from unit.web.test_completing import JSON, problem
 
-from awakeables.core.awakeables import Completion, Heartbeat
+from awakeables.core.awakeables import Completion, Heartbeat, cancel
 from awakeables.core.ids import new_id
 from awakeables.core.invocations import STATUSES
+from unit.web.harness import Exchange, Web, until
+from unit.web.test_completing import JSON, problem
 
 
 async def paused(web: Web) -> str:
@@ -24,7 +24,10 @@ async def paused(web: Web) -> str:
 
 
 async def test_invocations_are_listed_newest_first_a_page_at_a_time(web: Web) -> None:
-    ids = [(await web.client.post("/orders/greet")).headers["invocation-id"] for _ in range(5)]
+    ids = []
+    for _ in range(5):
+        ids.append((await web.client.post("/orders/greet")).headers["invocation-id"])
+        await asyncio.sleep(0.001)  # IDs sort by the millisecond
     first = (await web.client.get("/invocations", params={"limit": 2})).json()
     assert [item["id"] for item in first["items"]] == ids[:2:-1]
     second = (await web.client.get("/invocations", params={"limit": 2, "before": first["next"]})).json()
@@ -38,6 +41,7 @@ async def test_invocations_are_listed_newest_first_a_page_at_a_time(web: Web) ->
 
 async def test_invocations_are_filtered_by_status_and_service(web: Web) -> None:
     done = (await web.client.post("/orders/greet")).headers["invocation-id"]
+    await asyncio.sleep(0.001)
     stuck = await paused(web)
     for params, expected in (
         ({"status": "completed"}, [done]),
@@ -86,7 +90,12 @@ async def test_an_invocation_shows_its_state_and_its_journal(web: Web) -> None:
     await until(lambda: web.store.tables.invocations[invocation_id].status == "suspended")
     shown = (await web.client.get(f"/invocations/{invocation_id}")).json()
     assert (shown["id"], shown["service"], shown["handler"]) == (invocation_id, "orders", "wait_parcel")
-    assert (shown["status"], shown["attempts"], shown["result"], shown["ended"]) == ("suspended", 0, None, None)
+    assert (shown["status"], shown["attempts"], shown["result"], shown["ended"]) == (
+        "suspended",
+        0,
+        None,
+        None,
+    )
     assert shown["created"].startswith("2026-01-01T00:00:00.0")
     assert shown["created"].endswith("Z")
     assert [(line["index"], line["text"]) for line in shown["journal"]] == [
@@ -150,9 +159,10 @@ async def test_a_paused_invocation_is_resumed_and_any_other_is_409(web: Web) -> 
     response = await web.client.post(f"/invocations/{invocation_id}/resume")
     assert (response.status_code, response.json()["status"]) == (200, "pending")
     done = (await web.client.post("/orders/greet")).headers["invocation-id"]
-    assert "completed" in problem(
-        await web.client.post(f"/invocations/{done}/resume"), 409, "not-possible"
-    )["detail"]
+    assert (
+        "completed"
+        in problem(await web.client.post(f"/invocations/{done}/resume"), 409, "not-possible")["detail"]
+    )
 
 
 async def test_ids_that_are_unknown_are_404_and_malformed_ones_400(web: Web) -> None:
@@ -219,8 +229,6 @@ async def test_awakeables_are_listed_and_filtered_by_state(web: Web) -> None:
 async def test_cancelled_awakeables_show_why(web: Web) -> None:
     awakeable_id = await web.awakeable_of("wait")
     row = web.store.tables.awakeables[awakeable_id]
-    from awakeables.core.awakeables import cancel
-
     cancelled = cancel(row, now_ms=row.created_ms, reason="its invocation ended")
     assert cancelled is not None
     web.store.tables.put_awakeable(cancelled)
@@ -276,7 +284,12 @@ async def test_a_service_whose_store_is_down_is_live_but_not_ready(web: Web) -> 
 
 async def test_a_service_that_drains_is_not_ready(web: Web) -> None:
     await web.engine.drain(timedelta(seconds=1))
-    assert (await web.client.get("/health/ready")).json()["problems"] == {"service": "stopping"}
+    assert (await web.client.get("/health/ready")).json()["problems"] == {"service": "draining"}
+
+
+async def test_a_service_that_starts_is_not_ready(web: Web) -> None:
+    web.engine.serving.clear()
+    assert (await web.client.get("/health/ready")).json()["problems"] == {"service": "starting"}
 
 
 async def test_while_the_store_is_down_looking_is_503(web: Web) -> None:

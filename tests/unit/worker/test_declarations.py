@@ -40,12 +40,10 @@ def keyword(*, task: Task[Order]) -> None: ...
 def not_a_task(order: Order) -> None: ...
 
 
-def not_a_type(task: Task["Nowhere"]) -> None: ...  # type: ignore[name-defined] # noqa: F821
+def not_a_type(task: Task[Nowhere]) -> None: ...  # type: ignore[name-defined] # noqa: F821
 
 
-@pytest.mark.parametrize(
-    "function", [two_parameters, none_at_all, anything, keyword, not_a_task, not_a_type]
-)
+@pytest.mark.parametrize("function", [two_parameters, none_at_all, anything, keyword, not_a_task, not_a_type])
 def test_a_function_that_does_not_take_exactly_one_task_is_refused(function: Callable[..., Any]) -> None:
     with pytest.raises(DeclarationError, match=function.__name__):
         Worker("packer").task("tasks")(function)

@@ -1,0 +1,24 @@
+"""A worker with the SDK: packs orders, and says no to some."""
+
+from pydantic import BaseModel
+
+from awakeables.worker.task import Reject, Task
+from awakeables.worker.worker import Worker
+
+
+class Order(BaseModel):
+    order: str
+
+
+class Parcel(BaseModel):
+    parcel: str
+
+
+packer = Worker("packer")
+
+
+@packer.task("pack-requests")
+async def pack(task: Task[Order]) -> Parcel:
+    if task.payload.order == "sold-out":
+        raise Reject("out of stock", code=409, details={"order": task.payload.order})
+    return Parcel(parcel=f"parcel of {task.payload.order}")

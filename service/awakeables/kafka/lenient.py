@@ -1,0 +1,112 @@
+r"""Reads what aiokafka refuses: records with a header name that is not UTF-8.
+
+Kafka lets any bytes be a header's name, aiokafka decodes them strictly: one such record would
+make its batch unreadable for ever, and K2 promises that one bad record never stops a partition.
+So that batch is fetched once more and decoded here, bad bytes as `\xff`. It costs a connection,
+and happens only then.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, SupportsIndex
+
+from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import errors as kafka
+from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+
+from awakeables.kafka.connection import Connection
+
+BATCH_HEAD = struct.Struct(">qi")
+"""A batch's first offset, and how many bytes follow."""
+
+MAX_WAIT_MS = 1000
+MAX_BYTES = 1024 * 1024
+"""A batch that is larger is sent whole all the same."""
+
+
+async def fetch_leniently(
+    connection: Connection, partition: TopicPartition, offset: int
+) -> Sequence[ConsumerRecord]:
+    """The records of one fetch from this offset on, up to the first that can't be read at all.
+
+    Raises:
+        KafkaError: The broker did not answer, or refused.
+    """
+    client = AIOKafkaClient(**connection.client_options())
+    try:
+        await client.bootstrap()
+        await client.add_topic(partition.topic)
+        leader = client.cluster.leader_for_partition(partition)
+        if leader is None or leader < 0:
+            raise kafka.LeaderNotAvailableError(partition)
+        part = (partition.partition, offset, MAX_BYTES)
+        request = FetchRequest(MAX_WAIT_MS, 1, MAX_BYTES, READ_COMMITTED, [(partition.topic, [part])])
+        response = await client.send(leader, request)
+    finally:
+        await client.close()
+    [(_, [(_, code, *_, data)])] = response.topics
+    if code:
+        raise kafka.for_code(code)(partition)
+    [(_, [row])] = response.topics
+    # From version 11 on the preferred replica stands between the aborted ones and the data.
+    aborted = row[-3] if response.API_VERSION >= 11 else row[-2]
+    return _decode(partition, data, aborted, offset)
+
+
+def _decode(partition: TopicPartition, data: bytes, aborted: Any, offset: int) -> Sequence[ConsumerRecord]:
+    records: list[ConsumerRecord] = []
+    decoding = PartitionRecords(
+        partition, _LenientBatches(data), aborted, offset, None, None, False, READ_COMMITTED
+    )
+    # What is unreadable for another reason is left to the next read, which says so.
+    with suppress(Exception):
+        records.extend(decoding)
+    return records
+
+
+class _LenientBatches:
+    """Stands in for aiokafka's `MemoryRecords`."""
+
+    def __init__(self, data: bytes) -> None:
+        self._slices = _slices(data)
+        self._next = next(self._slices, None)
+
+    def has_next(self) -> bool:
+        return self._next is not None
+
+    def next_batch(self) -> _DefaultRecordBatchPy:
+        batch = _DefaultRecordBatchPy(self._next or b"")
+        if not batch.validate_crc():
+            raise kafka.CorruptRecordException(f"the checksum of a batch at {batch.base_offset} is wrong")
+        batch._maybe_uncompress()
+        batch._buffer = _LenientText(batch._buffer)
+        self._next = next(self._slices, None)
+        return batch
+
+
+def _slices(data: bytes) -> Iterator[bytes]:
+    at = 0
+    while at + BATCH_HEAD.size <= len(data):
+        _, length = BATCH_HEAD.unpack_from(data, at)
+        end = at + BATCH_HEAD.size + length
+        if end > len(data):
+            return
+        yield data[at:end]
+        at = end
+
+
+class _LenientText(bytearray):
+    """Bytes of which every slice can be decoded."""
+
+    def __getitem__(self, place: SupportsIndex | slice) -> Any:
+        got = super().__getitem__(place)
+        return _LenientText(got) if isinstance(got, bytearray) else got
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return super().decode(encoding, "backslashreplace")

@@ -1,0 +1,158 @@
+"""Completions and the publisher on the embedded broker: what a real one can't be made to do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from awakeables.core.orders import Effect
+from awakeables.devbroker import EmbeddedBroker
+from awakeables.errors import TopicMissing
+from awakeables.handlers.service import App
+from awakeables.kafka.connection import Connection
+from awakeables.kafka.publisher import KafkaPublisher
+from awakeables.kafka.topics import create_topics, missing_topics
+from awakeables.ports import Page, Store
+from awakeables.store.memory import MemoryStore
+from awakeables.world import SystemClock
+from support.eventually import eventually
+from support.raw_kafka import raw_producing
+from support.service import DAY_MS, Running, new_app, produce, resolved, running
+
+UNKNOWN_CODEC = 7
+GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[EmbeddedBroker]:
+    async with EmbeddedBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def app() -> App:
+    return new_app()
+
+
+@pytest.fixture
+def store() -> Store:
+    return MemoryStore(clock=SystemClock(), retention_ms=DAY_MS)
+
+
+@pytest.fixture
+async def shop(broker: EmbeddedBroker, app: App, store: Store) -> AsyncIterator[Running]:
+    await broker.create_topic(app.completions_topic, partitions=3)
+    await broker.create_topic(app.dead_letter_topic, partitions=1)
+    async with running(broker.bootstrap, app, store, connection=_quick(broker)) as shop:
+        yield shop
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param({"wrong_checksum": True}, id="checksum"),
+        pytest.param({"codec": UNKNOWN_CODEC}, id="unknown codec"),
+        pytest.param({"codec": GZIP}, id="gzip"),
+        pytest.param({"codec": SNAPPY}, id="snappy"),
+        pytest.param({"codec": LZ4}, id="lz4"),
+        pytest.param({"codec": ZSTD}, id="zstd"),
+    ],
+)
+async def test_a_batch_that_cannot_be_opened_stops_its_partition_and_no_other(
+    broker: EmbeddedBroker, shop: Running, damage: dict[str, int]
+) -> None:
+    topic = shop.app.completions_topic
+    before, behind, *others = await shop.pending(count=12)
+    async with raw_producing(broker.bootstrap) as producer:
+        await producer.write(topic, 0, [b"poison", resolved(before)])
+        await producer.write(topic, 0, [b"{}"], **damage)  # type: ignore[arg-type]
+        await producer.write(topic, 0, [resolved(behind)])
+        for number, other in enumerate(others):
+            await producer.write(topic, 1 + number % 2, [resolved(other)])
+
+    for awakeable_id in [before, *others]:
+        assert (await shop.settled(awakeable_id)).state == "resolved"
+    assert "can't be opened" in await eventually(lambda: shop.problems.get("partition 0", ""))
+    assert list(shop.problems) == ["partition 0"]
+    assert (await shop.row(behind)).state == "pending"
+    assert len(await shop.store.dead_letters(Page())) == 1
+    assert (await shop.positions())[0] == 2
+    # Deadlines are held back: what lies in the closed partition may have been in time.
+    assert shop.engine.horizon.held_back_to_ms() is not None
+
+
+async def test_damage_that_is_there_from_the_start_stops_only_its_partition(
+    broker: EmbeddedBroker, app: App, store: Store
+) -> None:
+    await broker.create_topic(app.completions_topic, partitions=2)
+    async with raw_producing(broker.bootstrap) as producer:
+        await producer.write(app.completions_topic, 0, [b"{}"], wrong_checksum=True)
+    async with running(broker.bootstrap, app, store, connection=_quick(broker)) as shop:
+        await eventually(lambda: "partition 0" in shop.problems)
+        [awakeable_id] = await shop.pending()
+        await produce(broker.bootstrap, app.completions_topic, [resolved(awakeable_id)], partition=1)
+        await shop.settled(awakeable_id)
+
+
+async def test_a_broker_that_goes_away_is_a_problem_until_it_is_back(
+    broker: EmbeddedBroker, shop: Running
+) -> None:
+    await broker.down()
+    await eventually(lambda: "broker" in shop.problems, timeout=20)
+    [awakeable_id] = await shop.pending()
+    await broker.up()
+    await eventually(lambda: shop.problems == {}, timeout=20)
+    await produce(broker.bootstrap, shop.app.completions_topic, [resolved(awakeable_id)])
+    await shop.settled(awakeable_id)
+
+
+async def test_a_broker_that_comes_late_is_waited_for(broker: EmbeddedBroker, app: App, store: Store) -> None:
+    await broker.create_topic(app.completions_topic, partitions=1)
+    await broker.down()
+    async with running(broker.bootstrap, app, store, connection=_quick(broker)) as shop:
+        await eventually(lambda: "broker" in shop.problems)
+        [awakeable_id] = await shop.pending()
+        await broker.up()
+        await produce(broker.bootstrap, app.completions_topic, [resolved(awakeable_id)])
+        await shop.settled(awakeable_id)
+        assert shop.problems == {}
+
+
+async def test_a_consumer_that_hears_nothing_for_long_is_built_anew(
+    broker: EmbeddedBroker, app: App, store: Store
+) -> None:
+    await broker.create_topic(app.completions_topic, partitions=1)
+    async with running(
+        broker.bootstrap, app, store, connection=_quick(broker), stuck=timedelta(seconds=1)
+    ) as shop:
+        [awakeable_id] = await shop.pending()
+        await eventually(lambda: shop.consumer.reading)
+        await broker.down()
+        await eventually(lambda: not shop.consumer.reading, timeout=20)
+        await broker.up()
+        await produce(broker.bootstrap, app.completions_topic, [resolved(awakeable_id)])
+        await shop.settled(awakeable_id)
+
+
+async def test_publishing_to_a_missing_topic_does_not_create_it(broker: EmbeddedBroker) -> None:
+    publisher = KafkaPublisher(_quick(broker), SystemClock())
+    await publisher.start()
+    with pytest.raises(TopicMissing):
+        await publisher.publish(
+            Effect(event_id="evt_1", stream="inv_1", topic="nowhere", key=b"k", value=b"{}")
+        )
+    await publisher.stop()
+    assert await missing_topics(_quick(broker), ["nowhere"]) == ["nowhere"]
+
+
+async def test_creating_topics_that_exist_needs_no_admin_protocol(broker: EmbeddedBroker) -> None:
+    await broker.create_topic("there", partitions=3)
+    await create_topics(_quick(broker), {"there": 5})
+    assert await missing_topics(_quick(broker), ["there", "not there", "there"]) == ["not there"]
+
+
+def _quick(broker: EmbeddedBroker) -> Connection:
+    return replace(Connection(bootstrap=broker.bootstrap), fetch_max_wait_ms=5)

@@ -1,0 +1,465 @@
+"""What becomes of one record: no broker, no time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.errors import TerminalError
+from awakeables.handlers.retry import RetryPolicy
+from awakeables.telemetry import events
+from awakeables.worker.port import Incoming, Outgoing
+from awakeables.worker.process import Answered, DeadLettered, Fate, Left, Skipped
+from awakeables.worker.task import Reject, Task
+from awakeables.worker.worker import Worker
+from unit.worker.fakes import (
+    NOW_MS,
+    TRACEPARENT,
+    MovedClock,
+    at,
+    awakeable_id,
+    completion,
+    heard,
+    process,
+    task_record,
+)
+
+
+class Order(BaseModel):
+    order: str
+
+
+ORDER = {"order": "o-17"}
+
+
+class OvenError(Exception):
+    """What a task raises that is not meant to."""
+
+
+def message(fate: Fate) -> Outgoing:
+    assert isinstance(fate, Answered | DeadLettered)
+    return fate.message
+
+
+def outcome(fate: Fate) -> Any:
+    assert isinstance(fate, Answered)
+    return completion(fate.message).body
+
+
+def header(record: Outgoing, name: str) -> str:
+    (content,) = [value for key, value in record.headers if key == name]
+    assert content is not None
+    return content.decode()
+
+
+def answering(result: Any = None, error: BaseException | None = None) -> Worker:
+    worker = Worker("packer")
+
+    @worker.task("tasks")
+    async def pack(task: Task[Any]) -> Any:
+        if error is not None:
+            raise error
+        return result
+
+    return worker
+
+
+# ── answers ─────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_returning_resolves() -> None:
+    fate = await process(answering({"parcel": "p-9"}), task_record(ORDER))
+    assert outcome(fate) == Resolution.of_json(b'{"parcel":"p-9"}')
+
+
+async def test_returning_bytes_resolves_with_the_bytes() -> None:
+    worker = Worker("packer")
+
+    @worker.task("tasks")
+    async def pack(task: Task[Order]) -> bytes:
+        return b"\xff\x00"
+
+    assert outcome(await process(worker, task_record(ORDER))) == Resolution.of_bytes(b"\xff\x00")
+
+
+async def test_an_answer_goes_where_the_task_says_under_the_awakeables_id() -> None:
+    fate = await process(answering(), task_record(ORDER, reply_to="bookshop.completions"))
+    sent = message(fate)
+    assert (sent.topic, sent.key) == ("bookshop.completions", awakeable_id().encode())
+
+
+async def test_an_answer_names_its_worker_its_try_and_an_event_id_that_is_the_same_next_time() -> None:
+    first, second = [message(await process(answering(), task_record(ORDER))) for _ in range(2)]
+    said = completion(first)
+    assert (said.worker, said.attempt, said.event_id) == ("packer", 1, f"{awakeable_id()}:1")
+    assert header(first, "awakeable-event-id") == said.event_id
+    assert header(first, "content-type") == "application/json"
+    assert first == second
+
+
+async def test_an_answer_belongs_to_the_trace_of_its_task() -> None:
+    state = ("tracestate", b"vendor=1")
+    other = ("tenant", b"acme")
+    sent = message(await process(answering(), task_record(ORDER, headers=[TRACEPARENT, other, state])))
+    assert [pair for pair in sent.headers if pair[0].startswith("trace")] == [TRACEPARENT, state]
+    assert "tenant" not in dict(sent.headers)
+
+
+async def test_reject_rejects_with_reason_code_and_details() -> None:
+    fate = await process(
+        answering(error=Reject("out of stock", code=409, details={"sku": "x"})), task_record()
+    )
+    rejection = outcome(fate)
+    assert (rejection.reason, rejection.code, bytes(rejection.details)) == (
+        "out of stock",
+        409,
+        b'{"sku":"x"}',
+    )
+
+
+async def test_reject_is_a_bad_request_unless_it_says_otherwise() -> None:
+    assert outcome(await process(answering(error=Reject("no")), task_record())) == Rejection(
+        reason="no", code=400
+    )
+
+
+async def test_reject_is_not_tried_again() -> None:
+    clock = MovedClock()
+    await process(answering(error=Reject("no")), task_record(), clock)
+    assert clock.pauses == []
+
+
+async def test_a_terminal_error_is_final_in_a_worker_too() -> None:
+    fate = await process(answering(error=TerminalError("never", code=410)), task_record())
+    assert outcome(fate) == Rejection(reason="never", code=410)
+
+
+# ── what the function is given ──────────────────────────────────────────────────────────────
+
+
+async def given(record: Incoming) -> Task[Any]:
+    worker = Worker("packer")
+    tasks: list[Task[Any]] = []
+
+    @worker.task("tasks")
+    def keep(task: Task[Order]) -> None:
+        tasks.append(task)
+
+    assert isinstance(await process(worker, record), Answered)
+    (task,) = tasks
+    return task
+
+
+@pytest.mark.parametrize("enveloped", [True, False])
+async def test_the_function_is_given_all_that_the_task_says(enveloped: bool) -> None:
+    deadline_ms = NOW_MS + 60_000
+    task = await given(
+        task_record(
+            ORDER,
+            name="pack",
+            deadline_ms=deadline_ms,
+            enveloped=enveloped,
+            headers=[("tenant", b"a"), ("tenant", b"b"), ("raw", b"\xff"), ("none", None)],
+        )
+    )
+    assert task.payload == Order(order="o-17")
+    assert (task.awakeable_id, task.event_id) == (awakeable_id(), "evt_1")
+    assert (task.name, task.topic, task.attempt) == ("pack", "tasks", 1)
+    assert task.deadline == at(deadline_ms)
+    assert task.headers["tenant"] == "b"
+    assert task.headers["raw"].encode("utf-8", "surrogateescape") == b"\xff"
+    assert task.headers["none"] == ""
+
+
+async def test_a_function_without_annotations_is_given_plain_json() -> None:
+    worker = Worker("packer")
+    payloads: list[Any] = []
+
+    @worker.task("tasks")
+    def keep(task):  # type: ignore[no-untyped-def]
+        payloads.append(task.payload)
+
+    await process(worker, task_record(b'{"n": 18446744073709551616}'))
+    assert payloads == [{"n": 2**64}]
+
+
+async def test_a_function_can_take_the_payload_as_it_was_written() -> None:
+    worker = Worker("packer")
+    payloads: list[bytes] = []
+
+    @worker.task("tasks")
+    def keep(task: Task[bytes]) -> None:
+        payloads.append(task.payload)
+
+    await process(worker, task_record(b"\xff\x00", enveloped=False))
+    await process(worker, task_record(b'{"order": 1.50}'))
+    assert payloads == [b"\xff\x00", b'{"order": 1.50}']
+
+
+async def test_a_blocking_function_runs_in_a_thread() -> None:
+    worker = Worker("packer")
+
+    @worker.task("tasks")
+    def where(task: Task[Any]) -> bool:
+        return threading.current_thread() is threading.main_thread()
+
+    assert outcome(await process(worker, task_record())) == Resolution.of_json(b"false")
+
+
+async def test_an_async_function_runs_on_the_event_loop() -> None:
+    worker = Worker("packer")
+
+    @worker.task("tasks")
+    async def where(task: Task[Any]) -> bool:
+        return threading.current_thread() is threading.main_thread()
+
+    assert outcome(await process(worker, task_record())) == Resolution.of_json(b"true")
+
+
+async def test_a_plain_function_around_an_async_one_is_awaited() -> None:
+    worker = Worker("packer")
+
+    async def answer() -> int:
+        return 5
+
+    @worker.task("tasks")
+    def around(task: Task[Any]) -> Awaitable[int]:
+        return answer()
+
+    assert outcome(await process(worker, task_record())) == Resolution.of_json(b"5")
+
+
+async def test_stop_iteration_in_a_thread_is_an_error_like_any_other() -> None:
+    worker = Worker("packer", retry=RetryPolicy(max_attempts=1))
+
+    @worker.task("tasks")
+    def first(task: Task[Any]) -> Any:
+        return next(iter(()))
+
+    assert outcome(await process(worker, task_record())).code == 500
+
+
+# ── retries ─────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_other_errors_are_tried_again_with_back_off_until_it_works() -> None:
+    worker, clock = Worker("packer"), MovedClock()
+    attempts: list[int] = []
+
+    @worker.task("tasks")
+    async def flaky(task: Task[Any]) -> int:
+        attempts.append(task.attempt)
+        if len(attempts) < 4:
+            raise OvenError
+        return task.attempt
+
+    fate = await process(worker, task_record(), clock)
+    assert attempts == [1, 2, 3, 4]
+    assert clock.pauses == [0.5, 1, 2]
+    said = completion(message(fate))
+    assert (said.body, said.attempt, said.event_id) == (
+        Resolution.of_json(b"4"),
+        4,
+        f"{awakeable_id()}:4",
+    )
+
+
+async def test_what_keeps_failing_is_rejected_with_code_500_and_the_last_error() -> None:
+    clock = MovedClock()
+    with heard() as logs:
+        fate = await process(answering(error=OvenError("the oven is cold")), task_record(), clock)
+    assert outcome(fate) == Rejection(
+        reason="failed 5 times, last with OvenError: the oven is cold", code=500
+    )
+    assert len(clock.pauses) == 4
+    assert [entry["event"] for entry in logs] == [events.TASK_RETRIED] * 4 + [events.TASK_REJECTED]
+    assert {entry["awakeable_id"] for entry in logs} == {awakeable_id()}
+
+
+async def test_a_policy_can_bound_the_time_of_the_retries() -> None:
+    worker, clock = Worker("packer"), MovedClock()
+
+    @worker.task(
+        "tasks",
+        retry=RetryPolicy(initial_interval=timedelta(seconds=1), factor=1, max_duration=timedelta(seconds=3)),
+    )
+    async def fail(task: Task[Any]) -> None:
+        raise OvenError
+
+    assert "failed 4 times" in outcome(await process(worker, task_record(), clock)).reason
+    assert sum(clock.pauses) == 3
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError(), ValueError()])
+async def test_no_error_of_a_function_ends_the_worker(error: BaseException) -> None:
+    assert type(error).__name__ in outcome(await process(answering(error=error), task_record())).reason
+
+
+async def test_the_cancellation_of_the_worker_is_no_error_of_the_function() -> None:
+    worker, begun = Worker("packer"), asyncio.Event()
+
+    @worker.task("tasks")
+    async def wait(task: Task[Any]) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with asyncio.TaskGroup() as children:
+        running = children.create_task(process(worker, task_record()))
+        await begun.wait()
+        running.cancel()
+    assert running.cancelled()
+
+
+@pytest.mark.parametrize("result", [object(), float("nan"), {"deep": float("inf")}])
+async def test_a_result_that_can_not_be_written_counts_as_an_error(result: object) -> None:
+    clock = MovedClock()
+    assert outcome(await process(answering(result), task_record(), clock)).code == 500
+    assert len(clock.pauses) == 4
+
+
+async def test_a_drain_during_the_back_off_leaves_the_task_to_the_next_worker() -> None:
+    clock = MovedClock()
+    clock.drains_after = 2
+    assert isinstance(await process(answering(error=OvenError()), task_record(), clock), Left)
+
+
+# ── the deadline ────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_task_past_its_deadline_is_skipped_and_logged() -> None:
+    with heard() as logs:
+        fate = await process(answering(), task_record(deadline_ms=NOW_MS))
+    assert isinstance(fate, Skipped)
+    (entry,) = logs
+    assert (entry["event"], entry["log_level"]) == (events.TASK_EXPIRED, "warning")
+    assert (entry["awakeable_id"], entry["worker"]) == (awakeable_id(), "packer")
+
+
+async def test_a_task_just_before_its_deadline_is_done() -> None:
+    assert isinstance(await process(answering(), task_record(deadline_ms=NOW_MS + 1)), Answered)
+
+
+async def test_a_deadline_without_a_zone_is_utc() -> None:
+    value = f'{{"awakeable_id":"{awakeable_id()}","reply_to":"r","deadline":"2026-09-21T14:13:20"}}'
+    assert at(NOW_MS).isoformat() == "2026-09-21T14:13:20+00:00"
+    record = Incoming(topic="tasks", partition=0, offset=0, value=value.encode())
+    assert isinstance(await process(answering(), record), Skipped)
+
+
+async def test_the_deadline_is_looked_at_before_each_try() -> None:
+    worker, clock = Worker("packer"), MovedClock()
+
+    @worker.task("tasks", retry=RetryPolicy(initial_interval=timedelta(0)))
+    async def slow(task: Task[Any]) -> None:
+        clock.ms += 400
+        raise OvenError
+
+    with heard() as logs:
+        fate = await process(worker, task_record(deadline_ms=NOW_MS + 1000), clock)
+    # The third failure comes after the deadline; there is no fourth try.
+    assert isinstance(fate, Answered)
+    assert outcome(fate).reason.startswith("failed 3 times")
+    assert [entry["event"] for entry in logs] == [events.TASK_RETRIED] * 2 + [events.TASK_REJECTED]
+
+
+async def test_what_can_not_be_tried_again_in_time_is_rejected_while_somebody_listens() -> None:
+    clock = MovedClock()
+    fate = await process(answering(error=OvenError("cold")), task_record(deadline_ms=NOW_MS + 1000), clock)
+    assert outcome(fate) == Rejection(reason="failed 2 times, last with OvenError: cold", code=500)
+    assert clock.pauses == [0.5]
+
+
+# ── dead letters ────────────────────────────────────────────────────────────────────────────
+
+
+def misfit() -> Worker:
+    worker = Worker("packer")
+
+    @worker.task("tasks", "pack")
+    def pack(task: Task[Order]) -> None:
+        raise AssertionError("not to be called")
+
+    return worker
+
+
+SEEN: Any = [("seen", b"1"), ("seen", b"2"), ("null", None)]
+UNREADABLE = {
+    "null": None,
+    "no JSON": b"\xff\xfe",
+    "no task": b'{"hello": "world"}',
+    "deep": b"[" * 20_000,
+    "bad ID": b'{"awakeable_id": "prom_1x", "reply_to": "shop.completions"}',
+    "bad UTF-8 in a field": b'{"awakeable_id": "\xff", "reply_to": "shop.completions"}',
+    "no topic": f'{{"awakeable_id": "{awakeable_id()}", "reply_to": "no topic"}}'.encode(),
+    "empty topic": f'{{"awakeable_id": "{awakeable_id()}", "reply_to": ""}}'.encode(),
+}
+
+
+@pytest.mark.parametrize("value", UNREADABLE.values(), ids=UNREADABLE.keys())
+async def test_a_record_that_is_no_task_is_a_dead_letter_byte_for_byte(value: bytes | None) -> None:
+    record = Incoming(topic="tasks", partition=3, offset=17, key=b"\xff", value=value, headers=tuple(SEEN))
+    with heard() as logs:
+        fate = await process(misfit(), record)
+    assert isinstance(fate, DeadLettered)
+    letter = fate.message
+    assert (letter.topic, letter.key, letter.value) == ("tasks.dlq", b"\xff", value)
+    assert list(letter.headers[:3]) == SEEN
+    assert header(letter, "awakeable-error-code") == "unreadable"
+    assert header(letter, "__connect.errors.topic") == "tasks"
+    assert header(letter, "__connect.errors.partition") == "3"
+    assert header(letter, "__connect.errors.offset") == "17"
+    assert header(letter, "__connect.errors.exception.message")
+    (entry,) = logs
+    assert (entry["event"], entry["log_level"]) == (events.TASK_UNREADABLE, "error")
+
+
+@pytest.mark.parametrize("payload", [b"{}", b'{"order": 5}', b"null", b"[]", b'{"order": "\xff"}'])
+@pytest.mark.parametrize("enveloped", [True, False])
+async def test_a_payload_that_does_not_fit_is_a_dead_letter(payload: bytes, enveloped: bool) -> None:
+    fate = await process(misfit(), task_record(payload, name="pack", enveloped=enveloped))
+    assert isinstance(fate, DeadLettered)
+    assert header(fate.message, "awakeable-error-code") == "invalid"
+
+
+async def test_a_dead_letter_says_what_does_not_fit_without_the_value() -> None:
+    record = task_record({"order": 17, "card": "4111"}, name="pack")
+    reason = header(message(await process(misfit(), record)), "__connect.errors.exception.message")
+    assert reason == "the payload does not fit: order: Input should be a valid string"
+
+
+async def test_a_task_that_no_function_takes_is_a_dead_letter() -> None:
+    letter = message(await process(misfit(), task_record(ORDER, name="ship")))
+    assert header(letter, "awakeable-error-code") == "unknown-task"
+    assert "'ship'" in header(letter, "__connect.errors.exception.message")
+
+
+async def test_a_validator_that_raises_anything_makes_a_dead_letter() -> None:
+    class Odd:
+        @classmethod
+        def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+            from pydantic_core import core_schema
+
+            def check(value: Any) -> Any:
+                raise KeyError("odd")
+
+            return core_schema.no_info_plain_validator_function(
+                check, json_schema_input_schema=core_schema.any_schema()
+            )
+
+    worker = Worker("packer")
+    worker.task("tasks")(_taking(Odd))
+    assert isinstance(await process(worker, task_record(ORDER)), DeadLettered)
+
+
+def _taking(type_: Any) -> Any:
+    def function(task: Any) -> None: ...
+
+    function.__annotations__["task"] = Task[type_]
+    return function
