@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 INTERVAL_S = 0.02
 
 
-async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = 10) -> T:
+@overload
+async def eventually(check: Callable[[], Awaitable[T]], timeout: float = 10) -> T: ...
+@overload
+async def eventually(check: Callable[[], T], timeout: float = 10) -> T: ...
+
+
+async def eventually(check: Callable[[], Any], timeout: float = 10) -> Any:
     """What `check` returns once it is truthy; fails the test when it isn't in time.
 
     An `AssertionError` of the check counts as not yet, and is what the test fails with.
@@ -23,7 +29,7 @@ async def eventually(check: Callable[[], T | Awaitable[T]], timeout: float = 10)
         problem: AssertionError | None = None
         try:
             got = check()
-            value = cast("T", await got if inspect.isawaitable(got) else got)
+            value = await got if inspect.isawaitable(got) else got
         except AssertionError as error:
             problem = error
         else:

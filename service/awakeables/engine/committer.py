@@ -38,7 +38,7 @@ class Committer:
         Args:
             store: What is written to.
             max_members: Bound of one transaction, so that none takes long.
-            max_waiting: Bound of the queue; past it `submit` refuses.
+            max_waiting: Bound of the queue; past it `refuse_if_full` does.
         """
         self._store = store
         self._max_members = max_members
@@ -55,13 +55,8 @@ class Committer:
         Args:
             member: What to write.
             lazily: Nobody waits for it: let it ride with the next group.
-
-        Raises:
-            Overloaded: The queue is full; nothing was queued.
         """
         loop = asyncio.get_running_loop()
-        if len(self._queue) >= self._max_waiting:
-            raise Overloaded(f"{self._max_waiting} writes wait for the store; try again later")
         future: asyncio.Future[Answer] = loop.create_future()
         self._queue.append((member, future))
         self._idle.clear()
@@ -91,6 +86,15 @@ class Committer:
                 group = [self._queue.popleft() for _ in range(min(self._max_members, len(self._queue)))]
                 await self._commit(group)
             self._idle.set()
+
+    def refuse_if_full(self) -> None:
+        """Keep new work out while the store is behind; work that was begun is never refused.
+
+        Raises:
+            Overloaded: The queue is full.
+        """
+        if len(self._queue) >= self._max_waiting:
+            raise Overloaded(f"{self._max_waiting} writes wait for the store; try again later")
 
     @property
     def idle(self) -> bool:

@@ -190,7 +190,8 @@ class Engine:
         """
         if not self.serving.is_set() or self.stopping:
             raise Overloaded("the service is starting or stopping; try again later")
-        if len(self._live) >= self._engine_settings.max_running + self._engine_settings.max_backlog:
+        self.committer.refuse_if_full()
+        if len(self._waiters) >= self._engine_settings.max_running + self._engine_settings.max_backlog:
             raise Overloaded("too many calls wait for a place; try again later")
         is_json = handler.input.kind == "json"
         given = Input(

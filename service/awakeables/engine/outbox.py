@@ -13,7 +13,7 @@ import structlog
 from awakeables.core.deadletters import without_value
 from awakeables.core.orders import ClaimedEffects, ClaimEffects, Effect, Noted, Refused, Sent, Wake
 from awakeables.engine.committer import Committer
-from awakeables.errors import BrokerUnavailable, PublishRefused, TopicMissing
+from awakeables.errors import BrokerUnavailable, PublishRefused, StoreUnavailable, TopicMissing
 from awakeables.ports import Clock, OutboxReader, Publisher
 from awakeables.telemetry import events
 
@@ -22,6 +22,9 @@ log = structlog.stdlib.get_logger(__name__)
 CLAIM_LIMIT = 500
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
+
+SWEEPS_PER_CHECK = 10
+"""Every so many sweeps the store is asked for effects that a lost hand-off left behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,12 @@ class RelaySettings:
 
 
 class Relay:
-    """One queue per stream; a stream's next effect goes out when its last one is settled."""
+    """One queue per stream; a stream's next effect goes out when its last one is settled.
+
+    Effects come by hand-off, right after their commit. At the start, when there is no room, and
+    now and then in case a hand-off was lost, the relay is *behind*: then it takes no hand-off and
+    reads what is unsent from the store, in order, until it knows all of it.
+    """
 
     def __init__(
         self,
@@ -60,15 +68,21 @@ class Relay:
         self._settings = settings
         self._streams: dict[str, deque[Effect]] = {}
         self._known: set[str] = set()
+        self._behind = True
+        self._gone_while_reading: set[str] | None = None
+        self._sweeps = 0
         self._poked = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self.on_wakes: Callable[[Sequence[Wake]], None] = lambda _wakes: None
 
     def hand_off(self, effects: Sequence[Effect]) -> None:
         """Publish effects that were just committed, claimed by this owner."""
+        if self._behind or len(self._known) + len(effects) > self._settings.max_waiting:
+            self._behind = True
+            self._poked.set()
+            return
         for effect in effects:
-            if effect.event_id not in self._known:
-                self._enqueue(effect)
+            self._enqueue(effect)
 
     def poke(self) -> None:
         """Look for effects that nobody has claimed."""
@@ -79,17 +93,15 @@ class Relay:
         interval_s = self._settings.sweep_interval.total_seconds()
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            for stream in list(self._streams):
-                tasks.create_task(self._publish_stream(stream))
             while True:
-                await self._sweep()
                 self._poked.clear()
+                await self._sweep()
                 await _wait_for(self._poked, interval_s)
 
     @property
     def idle(self) -> bool:
         """Is everything out that was handed off?"""
-        return not self._known and not self._poked.is_set()
+        return not self._known and not self._behind and not self._poked.is_set()
 
     async def drained(self, timeout_s: float) -> bool:
         """Wait until everything that was handed off is out; False: not in time."""
@@ -100,36 +112,65 @@ class Relay:
         return not self._known
 
     def _enqueue(self, effect: Effect) -> None:
+        if effect.event_id in self._known or self._tasks is None:
+            return
         self._known.add(effect.event_id)
         queue = self._streams.get(effect.stream)
         if queue is not None:
             queue.append(effect)
             return
         self._streams[effect.stream] = deque([effect])
-        if self._tasks is not None:
-            self._tasks.create_task(self._publish_stream(effect.stream))
+        self._tasks.create_task(self._publish_stream(effect.stream))
 
     async def _sweep(self) -> None:
         """Claim what is unclaimed or a dead owner's, and what a lost hand-off left behind (O3)."""
-        free = self._settings.max_waiting - len(self._known)
-        if free <= 0:
-            return
-        order = ClaimEffects(owner=self._owner, limit=min(CLAIM_LIMIT, free))
-        claimed = await self._committer.commit(order, ClaimedEffects)
-        self.hand_off(claimed.effects)
-        if len(claimed.effects) == order.limit:
+        claimed = await self._committer.commit(
+            ClaimEffects(owner=self._owner, limit=CLAIM_LIMIT), ClaimedEffects
+        )
+        if claimed.effects or self._sweeps % SWEEPS_PER_CHECK == 0:
+            # Also what was claimed comes by reading: its answer could have been lost.
+            self._behind = True
+        self._sweeps += 1
+        if self._behind:
+            await self._catch_up()
+        if len(claimed.effects) >= CLAIM_LIMIT:
             self._poked.set()
-        elif not self._known:
-            self.hand_off(await self._reader.effects("unsent", CLAIM_LIMIT))
+
+    async def _catch_up(self) -> None:
+        room = self._settings.max_waiting - len(self._known)
+        if room <= 0:
+            return
+        self._behind = False
+        limit = len(self._known) + min(room, CLAIM_LIMIT)
+        self._gone_while_reading = gone = set()
+        try:
+            unsent = await self._reader.effects("unsent", limit)
+        except StoreUnavailable:
+            self._behind = True
+            return
+        finally:
+            self._gone_while_reading = None
+        for effect in unsent:
+            if effect.event_id not in gone:
+                self._enqueue(effect)
+        if len(unsent) >= limit:
+            self._behind = True
+        if self._behind:
+            # There is more, or something was committed meanwhile that was not taken in.
+            self._poked.set()
 
     async def _publish_stream(self, stream: str) -> None:
         queue = self._streams[stream]
         while queue:
-            effect = queue[0]
-            await self._publish(effect)
+            await self._publish(queue[0])
             queue.popleft()
-            self._known.discard(effect.event_id)
         del self._streams[stream]
+
+    def _settled(self, event_id: str) -> None:
+        """The row is gone or failed: a read that is under way may still show it."""
+        self._known.discard(event_id)
+        if self._gone_while_reading is not None:
+            self._gone_while_reading.add(event_id)
 
     async def _publish(self, effect: Effect) -> None:
         pause_s = FIRST_PAUSE_S
@@ -156,12 +197,15 @@ class Relay:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
             else:
-                self._committer.submit(Sent(event_ids=(effect.event_id,)), lazily=True)
+                # Known until its row is gone, so that no sweep publishes it again.
+                sent = self._committer.submit(Sent(event_ids=(effect.event_id,)), lazily=True)
+                sent.add_done_callback(lambda _: self._settled(effect.event_id))
                 return
 
     async def _refused(self, effect: Effect, reason: str) -> None:
         log.error(events.EFFECT_REFUSED, event_id=effect.event_id, topic=effect.topic, reason=reason)
         noted = await self._committer.commit(Refused(event_id=effect.event_id, reason=reason), Noted)
+        self._settled(effect.event_id)
         self.on_wakes(noted.wakes)
 
 

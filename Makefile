@@ -1,0 +1,48 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+SEEDS ?= 100000
+
+.PHONY: help install demo test test-all check fmt sim bench lock clean
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+install: .venv/installed ## the environment in .venv, exactly as locked
+
+.venv/installed: requirements/lock.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install ## watch a callback survive kill -9
+	@$(BIN)/python -m examples.demo
+
+test: install ## everything that this machine can run; what needs a Docker engine is skipped without one
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: install ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-all: check test ## what CI runs
+
+fmt: install ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+sim: install ## the simulation at length: make sim SEEDS=100000
+	SIM_SEEDS=$(SEEDS) $(BIN)/python -m pytest -n 2 -q tests/simulation -k every_promise
+
+bench: install ## how fast it is here, beside the floor (needs wrk and a real Kafka or a Docker engine)
+	@$(BIN)/python -m benchmarks
+
+lock: ## pin the dependencies anew (needs uv)
+	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
+		--extra dev --group test -o requirements/lock.txt pyproject.toml
+
+clean: ## forget the environment and caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
