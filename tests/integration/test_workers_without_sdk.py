@@ -6,27 +6,23 @@ import asyncio
 import importlib.util
 import os
 import shutil
-import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from aiokafka import AIOKafkaProducer, ConsumerRecord
 
 from awakeables.core.awakeables import Completion
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.topics import create_topics
-from awakeables.kafka.worker import WorkerRunner
 from awakeables.wire.completions import decode_completion
 from awakeables.worker.worker import Worker
 from awakeables.world import SystemClock
 from support.real_kafka import TopicFactory
-from support.tasks import awakeable_id, task_effect, task_headers
+from support.tasks import answers_in, awakeable_id, process, task_effect, task_headers, working
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "workers"
@@ -74,19 +70,6 @@ async def _publish(
     await producer.send_and_wait(tasks, value, key=effect.key, headers=headers)
 
 
-async def answers_in(bootstrap: str, topic: str, count: int) -> list[ConsumerRecord]:
-    """The first `count` records of a topic."""
-    records: list[ConsumerRecord] = []
-    async with (
-        asyncio.timeout(60),
-        AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer,
-    ):
-        while len(records) < count:
-            for batch in (await consumer.getmany(timeout_ms=500)).values():
-                records += batch
-    return records
-
-
 def by_number(records: list[ConsumerRecord]) -> dict[int, Completion]:
     numbers = {awakeable_id(number): number for number in range(10)}
     read = [decode_completion(record.value, source="test") for record in records]
@@ -94,7 +77,8 @@ def by_number(records: list[ConsumerRecord]) -> dict[int, Completion]:
 
 
 async def check_answers(bootstrap: str, topics: Topics, worker: str) -> None:
-    records = await answers_in(bootstrap, topics.answers, 3)
+    async with answers_in(bootstrap, topics.answers) as answers:
+        records = await answers.at_least(3, timeout=60)
     completions = by_number(records)
     assert sorted(completions) == [0, 1, 3]
     for number, completion in completions.items():
@@ -109,22 +93,9 @@ async def check_answers(bootstrap: str, topics: Topics, worker: str) -> None:
         assert completion.worker == worker
         assert completion.event_id == f"{completion.awakeable_id}:1"
     assert {record.key for record in records} == {awakeable_id(number).encode() for number in EXPECTED}
-    (letter,) = await answers_in(bootstrap, f"{topics.tasks}.dlq", 1)
+    async with answers_in(bootstrap, f"{topics.tasks}.dlq") as letters:
+        (letter,) = await letters.at_least(1)
     assert b"no task" in (letter.value or b"")
-
-
-@asynccontextmanager
-async def process(*command: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A program in a process group of its own, ended as a whole."""
-    running = await asyncio.create_subprocess_exec(
-        *command, start_new_session=True, env=os.environ | environment
-    )
-    try:
-        yield running
-    finally:
-        if running.returncode is None:
-            os.killpg(running.pid, signal.SIGTERM)
-        await asyncio.wait_for(running.wait(), 20)
 
 
 async def test_the_worker_in_plain_aiokafka_answers(bootstrap: str, topics: Topics) -> None:
@@ -156,9 +127,26 @@ async def test_the_worker_in_kcat_and_shell_goes_on_where_it_was(
     kcat_or_skip()
     program = str(EXAMPLES / "worker.sh")
     (tmp_path / f"{topics.tasks}-0.next").write_text("4\n")
-    async with process(program, bootstrap, topics.tasks, "0", PLACES=str(tmp_path)):
-        (record,) = await answers_in(bootstrap, topics.answers, 1)
-    assert list(by_number([record])) == [3]
+    async with (
+        process(program, bootstrap, topics.tasks, "0", PLACES=str(tmp_path)),
+        answers_in(bootstrap, topics.answers) as answers,
+    ):
+        records = await answers.at_least(1, timeout=60)
+    assert list(by_number(records)) == [3]
+
+
+async def test_the_worker_in_kcat_and_shell_stays_where_it_was_if_it_can_not_answer(
+    bootstrap: str, topics: Topics, tmp_path: Path
+) -> None:
+    kcat_or_skip()
+    broken = tmp_path / "kcat"
+    broken.write_text(f'#!/bin/sh\n[ "$1" != -P ] && exec {shutil.which("kcat")} "$@"\nexit 1\n')
+    broken.chmod(0o755)
+    program = str(EXAMPLES / "worker.sh")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    async with process(program, bootstrap, topics.tasks, "0", PLACES=str(tmp_path), PATH=path) as worker:
+        assert await asyncio.wait_for(worker.wait(), 60) != 0
+    assert [name for name in os.listdir(tmp_path) if ".next" in name] == []
 
 
 async def test_the_worker_with_the_sdk_answers(bootstrap: str, topics: Topics) -> None:
@@ -171,14 +159,8 @@ async def test_the_worker_with_the_sdk_answers(bootstrap: str, topics: Topics) -
     # The same function, on a topic of this test's own.
     worker = Worker(f"packer-{topics.tasks}")
     worker.task(topics.tasks)(module.pack)
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as children:
-        runner = WorkerRunner(worker, Connection(bootstrap=bootstrap), clock=SystemClock())
-        children.create_task(runner.run(stop))
-        try:
-            await check_answers(bootstrap, topics, worker.name)
-        finally:
-            stop.set()
+    async with working(worker, Connection(bootstrap=bootstrap)):
+        await check_answers(bootstrap, topics, worker.name)
 
 
 @pytest.mark.parametrize("name", ["sdk_worker.py", "plain_worker.py", "worker.sh"])

@@ -255,7 +255,12 @@ class Engine:
                 self._waiters.pop(invocation_id, None)
 
     async def settle(self, completion: Completion) -> Verdict | None:
-        """Settle a completion that came by HTTP or from a handler."""
+        """Settle a completion that somebody outside has sent; None: a heartbeat, kept.
+
+        Raises:
+            Overloaded: Too much waits for the store already.
+        """
+        self.committer.refuse_if_full()
         return await self.intake.settle(completion)
 
     async def resume(self, invocation_id: str) -> Invocation:
@@ -287,6 +292,9 @@ class Engine:
             self.edge.remember(
                 row.id, Expectation(codec=row.codec, schema_hash=row.schema_hash, schema=schema)
             )
+
+    async def settle_own(self, completion: Completion) -> Verdict | None:
+        return await self.intake.settle(completion)
 
     def ended(self, invocation_id: str, result: Outcome) -> None:
         for future in self._waiters.get(invocation_id, ()):

@@ -74,9 +74,7 @@ class Intake:
 
         Raises:
             StoreRefused: The store will never take the value.
-            Overloaded: Too much waits for the store already.
         """
-        self._committer.refuse_if_full()
         settled = await self._settle(
             lambda completions: Settle(
                 completions=tuple(completions), held_back_to_ms=self.horizon.held_back_to_ms()

@@ -142,7 +142,8 @@ class Relay:
             return
         self._behind = False
         limit = len(self._known) + min(room, CLAIM_LIMIT)
-        self._gone_while_reading = gone = set()
+        gone: set[str] = set()
+        self._gone_while_reading = gone
         try:
             unsent = await self._reader.effects("unsent", limit)
         except StoreUnavailable:

@@ -79,7 +79,7 @@ class House(Protocol):
         """Awakeables are being created: keep what they expect at hand."""
         ...
 
-    async def settle(self, completion: Completion) -> Verdict | None:
+    async def settle_own(self, completion: Completion) -> Verdict | None:
         """Settle a completion of the handler's own."""
         ...
 
@@ -213,7 +213,7 @@ class Runner:
                 outcome = result
             case SettleWait():
                 await self._flush(execution)
-                verdict = await self._house.settle(wait.completion)
+                verdict = await self._house.settle_own(wait.completion)
                 outcome = Resolution.of_json(msgspec.json.encode(verdict))
         execution.deliver(wait.index, outcome)
         if self._house.settings.always_suspend:

@@ -16,6 +16,7 @@ from awakeables.errors import BrokerUnavailable, DeclarationError
 from awakeables.kafka.answers import FIRST_PAUSE_S, LONGEST_PAUSE_S, AnswerProducer
 from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import Connection
+from awakeables.kafka.lenient import fetch_leniently
 from awakeables.kafka.topics import missing_topics
 from awakeables.ports import Clock
 from awakeables.telemetry import events
@@ -308,9 +309,22 @@ class KafkaTasks:
                     records += found[partition]
             except Exception as error:
                 await consumer.getmany(_NOWHERE)
-                await self._set_aside(consumer, partition, error)
+                found = await self._read_leniently(consumer, partition, limit - len(records))
+                if not found:
+                    await self._set_aside(consumer, partition, error)
+                records += found
                 self._doubtful = False
         return records
+
+    async def _read_leniently(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition, limit: int
+    ) -> Sequence[ConsumerRecord[Any, Any]]:
+        """What aiokafka alone refuses: a header's name that is no UTF-8."""
+        found = await fetch_leniently(self._connection, partition, await consumer.position(partition))
+        taken = found[:limit]
+        if taken:
+            consumer.seek(partition, taken[-1].offset + 1)
+        return taken
 
     async def _set_aside(
         self, consumer: AIOKafkaConsumer, partition: TopicPartition, error: Exception

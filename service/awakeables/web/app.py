@@ -1,4 +1,4 @@
-"""The HTTP interface: the table of routes (docs: design, HTTP), and what goes for all of them."""
+"""The HTTP interface: the table of routes, and what goes for all of them."""
 
 from __future__ import annotations
 

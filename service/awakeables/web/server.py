@@ -99,6 +99,8 @@ class WebServer:
                 listener.close()
             for connection in list(self._server.server_state.connections):
                 connection.shutdown()
+            for task in list(self._server.server_state.tasks):
+                task.cancel()
 
     def stop(self) -> None:
         """Accept nothing more, answer what waits."""

@@ -1,0 +1,12 @@
+-- One POST for ever; what wrk measured, as one line of JSON.
+wrk.method = "POST"
+wrk.body = '{"id": "o-17", "item": "book"}'
+wrk.headers["content-type"] = "application/json"
+
+function done(summary, latency, requests)
+  local errors = summary.errors
+  io.write(string.format(
+    '\n{"requests": %d, "duration_us": %d, "p50_us": %d, "p99_us": %d, "refused": %d, "broken": %d}\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    errors.status, errors.connect + errors.read + errors.write + errors.timeout))
+end

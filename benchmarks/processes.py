@@ -1,0 +1,101 @@
+"""The processes that are measured: started, waited for, and ended whatever happens."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 40.0
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class Failed(Exception):
+    """A process did not do what it was started for; the message ends with what it said last."""
+
+
+class Process:
+    """One process, its log beside the store."""
+
+    def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path) -> None:
+        self.name = name
+        self.log = log
+        self._popen = popen
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def cpu_s(self) -> float | None:
+        """Processor time so far, in seconds; None where there is no /proc."""
+        try:
+            text = Path(f"/proc/{self.pid}/stat").read_text()
+        except OSError:
+            return None
+        fields = text.rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+    def check(self) -> None:
+        """Raise `Failed` if it has ended."""
+        if self._popen.poll() is not None:
+            raise Failed(f"{self.name} ended with code {self._popen.returncode}:\n{self.last_words()}")
+
+    def last_words(self) -> str:
+        return self.log.read_text(errors="replace")[-2000:]
+
+    def stop(self) -> None:
+        self._popen.terminate()
+        try:
+            self._popen.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
+
+
+@contextmanager
+def running(
+    name: str, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str]
+) -> Iterator[Process]:
+    """A Python process with these arguments, until the block is left."""
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        popen = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},  # noqa: TID251 - a child's environment is ours and more
+        )
+    process = Process(name, popen, log)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def wait_for_port(process: Process, port: int) -> None:
+    """Return once a process answers on its port.
+
+    Raises:
+        Failed: It ended, or took too long.
+    """
+    until = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < until:
+        process.check()
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise Failed(f"{process.name} did not listen on port {port}:\n{process.last_words()}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

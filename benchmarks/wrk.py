@@ -1,0 +1,66 @@
+"""Driving a server with `wrk`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import msgspec
+
+SCRIPT = Path(__file__).with_name("cycle.lua")
+PATIENCE_S = 60
+
+
+class Missing(Exception):
+    """Something that the benchmark needs is not there; the message says what to do."""
+
+
+class Measured(msgspec.Struct):
+    """What `wrk` saw of one run.
+
+    Attributes:
+        refused: Answers with a status above 399.
+        broken: Connections that could not be made, failed, or were too slow.
+    """
+
+    requests: int
+    duration_us: int
+    p50_us: int
+    p99_us: int
+    refused: int
+    broken: int
+
+    @property
+    def per_second(self) -> float:
+        return self.requests / self.duration_us * 1e6
+
+
+def find() -> str:
+    """Where `wrk` is.
+
+    Raises:
+        Missing: Nowhere.
+    """
+    found = shutil.which("wrk")
+    if found is None:
+        raise Missing("wrk is not installed: apt-get install wrk, or brew install wrk")
+    return found
+
+
+def drive(url: str, *, in_flight: int, seconds: int) -> Measured:
+    """POST to a URL for so long, with so many requests in flight.
+
+    Raises:
+        subprocess.SubprocessError: `wrk` failed or hangs.
+    """
+    threads = 1 if in_flight == 1 else 2
+    command = [find(), f"-t{threads}", f"-c{in_flight}", f"-d{seconds}s", "--timeout", "30s", "-s"]
+    ran = subprocess.run(
+        [*command, str(SCRIPT), url],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=seconds + PATIENCE_S,
+    )
+    return msgspec.json.decode(ran.stdout.strip().splitlines()[-1], type=Measured)
