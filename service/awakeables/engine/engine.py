@@ -18,7 +18,7 @@ import structlog
 from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.ids import IdKind, Ids
 from awakeables.core.invocations import Invocation
-from awakeables.core.journal import AwakeableAsked, Entry, Input, decode_chunks, encode_chunk
+from awakeables.core.journal import AwakeableAsked, Entry, Input, encode_chunk
 from awakeables.core.orders import (
     Answer,
     Begin,
@@ -203,13 +203,12 @@ class Engine:
             value=msgspec.Raw(content) if is_json else msgspec.UNSET,
             value_base64=msgspec.UNSET if is_json else content,
         )
-        chunk = encode_chunk([given])
         at_once = idempotency is None and not delay and not self.crowded()
         order = Begin(
             id=self.new_id("inv"),
             service=handler.service,
             handler=handler.name,
-            chunk=chunk,
+            chunk=encode_chunk([given]),
             owner=self.owner if at_once else None,
             delay_ms=round(delay.total_seconds() * 1000),
             idempotency=idempotency,
@@ -219,7 +218,7 @@ class Engine:
         if at_once:
             # The handler runs while its row is being written: what it decides commits behind it.
             runner = Runner(self, invocation_id=order.id, epoch=1, version=1, wake=0, attempts=0)
-            self._start(runner, handler, decode_chunks([chunk]), attempts=0, begun=begun)
+            self._start(runner, handler, [given], attempts=0, begun=begun)
         answer = await begun
         if isinstance(answer, KeyConflict):
             raise IdempotencyConflict(

@@ -72,7 +72,6 @@ class Context:
 
     def __init__(self, execution: Execution, *, attempt: int) -> None:
         self._execution = execution
-        self._log = _ReplaySafeLog(execution)
         self._chance: Random | None = None
         given = execution.replay.input
         self.request = Request(invocation_id=execution.invocation_id, attempt=attempt, headers=given.headers)
@@ -285,7 +284,7 @@ class Context:
     @property
     def log(self) -> structlog.stdlib.BoundLogger:
         """A structured logger that is silent in replay, so that each event is logged once."""
-        return cast("structlog.stdlib.BoundLogger", self._log)
+        return cast("structlog.stdlib.BoundLogger", _ReplaySafeLog(self._execution))
 
     def decode_input(self, codec: Codec[T]) -> T:
         """The input of the invocation, as today's type reads it."""
