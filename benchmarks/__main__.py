@@ -27,8 +27,8 @@ def main() -> None:
     plan = Plan(in_flight=given.in_flight, seconds=given.seconds, rounds=given.rounds, worker=given.worker)
     try:
         wrk.find()
-        with _kafka(given.bootstrap) as bootstrap, tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            report = measure(bootstrap, Path(folder), plan)
+        with _kafka(given.bootstrap) as bootstrap, _folder(given.folder) as folder:
+            report = measure(bootstrap, folder, plan)
     except (wrk.Missing, Failed, disk.Broken, AwakeablesError, subprocess.SubprocessError) as error:
         sys.exit(f"error: {error}")
     print(json.dumps(report, indent=2) if given.json else table(report))
@@ -51,7 +51,16 @@ def _arguments() -> argparse.Namespace:
         default=os.environ.get("KAFKA_BOOTSTRAP"),  # noqa: TID251 - a flag's default
         help="a Kafka that runs, HOST:PORT; KAFKA_BOOTSTRAP; without, one is started in a container",
     )
+    parser.add_argument(
+        "--folder", type=Path, help="where the database is made; no memory disk (a temporary one)"
+    )
     return parser.parse_args()
+
+
+@contextmanager
+def _folder(parent: Path | None) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=parent) as folder:
+        yield Path(folder)
 
 
 @contextmanager

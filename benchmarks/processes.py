@@ -32,12 +32,12 @@ class Process:
     def pid(self) -> int:
         return self._popen.pid
 
-    def cpu_s(self) -> float | None:
-        """Processor time so far, in seconds; None where there is no /proc."""
+    def cpu_s(self) -> float:
+        """Processor time so far, in seconds; 0 where there is no /proc."""
         try:
             text = Path(f"/proc/{self.pid}/stat").read_text()
         except OSError:
-            return None
+            return 0.0
         fields = text.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 

@@ -10,14 +10,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import httpx
-from aiokafka.errors import KafkaError
+from awakeables.devbroker import EmbeddedBroker, EmbeddedBrokerError
 from examples.demo.looking import Service
 from examples.demo.processes import Child, ended_in_order, free_port
 from examples.demo.story import Story
-from examples.demo.timeline import StepFailed, Timeline
-
-from awakeables.devbroker import EmbeddedBroker, EmbeddedBrokerError
+from examples.demo.timeline import Timeline
 
 PORT = 8080
 TOPICS = ("demo.completions", "demo.completions.dlq", "pack-requests", "approval-requests", "quote-requests")
@@ -45,7 +42,7 @@ async def show(timeline: Timeline, folder: Path, port: int) -> bool:
             try:
                 async with asyncio.timeout(90):
                     await story.play()
-            except (StepFailed, httpx.HTTPError, KafkaError, OSError) as error:
+            except Exception as error:  # whatever it is, show it beside what the processes said
                 _tell_failure(timeline, error, (service, worker))
                 return False
             finally:
@@ -71,7 +68,7 @@ def _children(folder: Path, bootstrap: str, port: int) -> tuple[Child, Child]:
 
 
 def _tell_failure(timeline: Timeline, error: BaseException, children: Sequence[Child]) -> None:
-    timeline.tell("", f"✗ {error or type(error).__name__}", style="bold red")
+    timeline.tell("", f"✗ {str(error) or type(error).__name__}", style="bold red")
     for child in children:
         timeline.console.print(f"\n[bold]the {child.name}'s last words[/bold] ({child.log.name})")
         for line in child.last_words() or ["(none)"]:

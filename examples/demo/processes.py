@@ -58,8 +58,10 @@ class Child:
     async def stop(self) -> int | None:
         """SIGTERM, and SIGKILL if that is not obeyed; the exit status."""
         process = self._process
-        if process is None or process.returncode is not None:
-            return process and process.returncode
+        if process is None:
+            return None
+        if process.returncode is not None:
+            return process.returncode
         process.send_signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(DRAIN_S):

@@ -16,7 +16,14 @@ class Story:
     """What the chapters share, and what they learn."""
 
     def __init__(
-        self, timeline: Timeline, *, service: Child, worker: Child, http: Service, bootstrap: str, ledger: Path
+        self,
+        timeline: Timeline,
+        *,
+        service: Child,
+        worker: Child,
+        http: Service,
+        bootstrap: str,
+        ledger: Path,
     ) -> None:
         self.timeline = timeline
         self._service = service
@@ -88,7 +95,9 @@ class Story:
         self._check("it is told accepted", answer["verdict"] == "accepted", found=answer)
         row = await self._ended(invocation_id)
         self._tell("service", f"orders/approve returned {_value(row)}")
-        self._check("the handler got the value", _result(row) == {"order": "o-19", "approved": {"hello": "world"}})
+        self._check(
+            "the handler got the value", _result(row) == {"order": "o-19", "approved": {"hello": "world"}}
+        )
 
     async def a_repeat_is_told_duplicate(self) -> None:
         self.timeline.chapter("The same once more")
@@ -102,7 +111,9 @@ class Story:
         self._check("it is told accepted", answer["verdict"] == "accepted", found=answer)
         row = await self._ended(invocation_id)
         self._tell("service", f"orders/approve returned {_value(row)}")
-        self._check("the handler got the reason", _result(row) == {"order": "o-20", "refused": "Very bad error!"})
+        self._check(
+            "the handler got the reason", _result(row) == {"order": "o-20", "refused": "Very bad error!"}
+        )
 
     async def time_runs_out(self) -> None:
         self.timeline.chapter("One times out, and its answer comes late")
@@ -158,12 +169,10 @@ class Story:
         self._tell("", json.dumps({k: answer[k] for k in ("verdict", "detail") if k in answer}))
         return answer
 
-    async def _ended(self, invocation_id: str) -> Mapping[str, Any]:
-        row = await self.timeline.until(
+    async def _ended(self, invocation_id: str) -> Json:
+        return await self.timeline.until(
             f"{invocation_id} has ended", lambda: self._http.ended(invocation_id), within_s=30
         )
-        assert row is not None
-        return row
 
     async def _check_waits(self, invocation_id: str, awakeable_id: str) -> None:
         row = await self._http.invocation(invocation_id)
@@ -177,7 +186,9 @@ class Story:
         kinds = [entry["entry"]["k"] for entry in row["journal"]]
         told = ["input", "awakeable", "publish", "outcome", "run", "outcome"]
         self._check("its journal has one publish, and each outcome once", kinds == told, found=kinds)
-        events = {json.loads(r.value or b"")["event_id"] for r in await records_of(self._bootstrap, "pack-requests")}
+        events = {
+            json.loads(r.value or b"")["event_id"] for r in await records_of(self._bootstrap, "pack-requests")
+        }
         self._check("Kafka has one task", len(events) == 1, found=events)
         lines = self._ledger.read_text().splitlines()
         self._check(f"its side effect happened once: {lines[0]}", len(lines) == 1, found=lines)

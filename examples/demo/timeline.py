@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -48,7 +47,7 @@ class Timeline:
         self.checks += 1
         self.tell("", f"✓ {claim}", style="green")
 
-    async def until(self, claim: str, probe: Callable[[], T | Awaitable[T]], *, within_s: float = 20) -> T:
+    async def until(self, claim: str, probe: Callable[[], Awaitable[T | None]], *, within_s: float = 20) -> T:
         """Wait until the probe returns something true, and return that.
 
         Raises:
@@ -56,8 +55,7 @@ class Timeline:
         """
         end_s = time.monotonic() + within_s
         while True:
-            answer = probe()
-            found = cast("T", await answer if inspect.isawaitable(answer) else answer)
+            found = await probe()
             if found:
                 return found
             if time.monotonic() > end_s:

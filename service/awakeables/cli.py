@@ -286,7 +286,7 @@ def _print_verdict(answer: Any, as_json: bool) -> None:
 
 def _print_rows(items: list[dict[str, Any]], what: What) -> None:
     columns = {
-        What.awakeables: ("id", "state", "created", "deadline", "invocation_id"),
+        What.awakeables: ("id", "state", "created", "deadline", "invocation"),
         What.invocations: ("id", "status", "service", "handler", "created", "attempts"),
     }[what]
     table = Table(box=None, pad_edge=False)

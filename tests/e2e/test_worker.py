@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from awakeables.worker.worker import Worker
 from support.eventually import eventually
 from support.raw_kafka import raw_producing
 from support.tasks import (
+    QUICK,
     answers_in,
     awakeable_id,
     committed,
@@ -169,19 +171,21 @@ async def test_a_header_whose_name_is_no_text_stops_nothing(
 async def test_no_answer_is_lost_while_the_broker_is_away(
     broker: EmbeddedBroker, connection: Connection
 ) -> None:
-    worker, gate, inside = Worker("packer"), asyncio.Event(), asyncio.Event()
+    worker, gate, inside, returned = Worker("packer"), asyncio.Event(), list[int](), list[int]()
 
     @worker.task(TASKS)
     async def wait(task: Task[dict[str, int]]) -> int:
-        inside.set()
+        inside.append(task.payload["number"])
         await gate.wait()
+        returned.append(task.payload["number"])
         return task.payload["number"]
 
     async with working(worker, connection):
         await publish_tasks(broker.bootstrap, TASKS, ANSWERS, range(40))
-        await asyncio.wait_for(inside.wait(), 20)
+        await eventually(lambda: len(inside) == worker.concurrency, 20)
         await broker.down()
         gate.set()
+        await eventually(lambda: len(returned) == worker.concurrency)
         await broker.up()
         async with answers_in(broker.bootstrap, ANSWERS) as answers:
             await answers.of_all(range(40))
@@ -233,6 +237,32 @@ async def test_a_slow_task_holds_its_offset_back_while_others_are_answered(
         await eventually(lambda: is_at(2))
         gate.set()
         await eventually(lambda: is_at(20))
+
+
+async def test_a_partition_is_not_read_far_past_its_first_unfinished_task(
+    broker: EmbeddedBroker, connection: Connection
+) -> None:
+    worker, gate, begun = Worker("packer", concurrency=4), asyncio.Event(), list[int]()
+    await broker.create_topic("narrow", partitions=1)
+
+    @worker.task("narrow")
+    async def first_waits(task: Task[dict[str, int]]) -> int:
+        begun.append(task.payload["number"])
+        if task.payload["number"] == 0:
+            await gate.wait()
+        return task.payload["number"]
+
+    await publish_tasks(broker.bootstrap, "narrow", ANSWERS, range(100))
+    settings = replace(QUICK, most_open=10)
+    async with (
+        working(worker, connection, settings=settings),
+        answers_in(broker.bootstrap, ANSWERS) as answers,
+    ):
+        await eventually(lambda: len(begun) >= settings.most_open)
+        await answers.of_all(range(1, settings.most_open))
+        assert len(begun) < settings.most_open + worker.concurrency
+        gate.set()
+        await answers.of_all(range(100))
 
 
 async def test_sigterm_drains(broker: EmbeddedBroker) -> None:

@@ -32,6 +32,7 @@ from awakeables.handlers.execution import (
     Step,
     Taken,
     Wait,
+    writable,
 )
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.ports import Clock
@@ -272,7 +273,7 @@ class Runner:
             attempt = (wait.tried.attempt if wait.tried else 0) + 1
             pause_ms = wait.retry.pause_ms(attempt)
             retry_at_ms = self._house.clock.now_ms() + (pause_ms or 0)
-            described = f"{type(error).__name__}: {error}"
+            described = writable(f"{type(error).__name__}: {error}")
             if pause_ms is None or wait.retry.is_over(began_ms, retry_at_ms):
                 return Rejection(reason=f"run {wait.name!r} failed {attempt} times, last with {described}")
             return Tried(
@@ -330,7 +331,9 @@ class Runner:
             await self._submit(BackOff(due_ms=self._house.clock.now_ms() + pause_ms, failure=failure), None)
 
     def _failure(self, error: BaseException) -> Failure:
-        return Failure(kind=type(error).__name__, message=str(error), at_ms=self._house.clock.now_ms())
+        return Failure(
+            kind=type(error).__name__, message=writable(str(error)), at_ms=self._house.clock.now_ms()
+        )
 
     # ── committing ─────────────────────────────────────────────────────────────────────────
 

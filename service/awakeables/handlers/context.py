@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar, TypeVarTuple, Unpack, cast, overload
 import msgspec
 import structlog
 from msgspec import UNSET, Raw
-from pydantic_core import to_json
 
 from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.ids import parse_id
@@ -39,7 +38,7 @@ from awakeables.handlers.execution import (
 )
 from awakeables.handlers.futures import Awakeable, Durable, Promise, raise_terminal, value_of
 from awakeables.handlers.retry import RetryPolicy
-from awakeables.handlers.serde import Codec, Serde, codec_for, explain
+from awakeables.handlers.serde import ANY, Codec, Serde, codec_for, explain
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -161,24 +160,27 @@ class Context:
         if awakeable is not None:
             of = awakeable.promise._index
         replaying = self._execution.replaying
+        # Written before it is asked for, in replay too: what can't be written fails the same way.
+        value = self._payload(topic, payload, enveloped=awakeable is not None and envelope == "json")
+        record_headers = tuple((name, _bytes(text)) for name, text in (headers or {}).items())
+        record_key = _bytes(key)
         self._execution.ask(PublishAsked(topic=topic, of=of, task=task))
         if replaying:
             return
-        value = self._payload(topic, payload, enveloped=awakeable is not None and envelope == "json")
         facts = None
         if awakeable is not None:
             facts = TaskFacts(
                 awakeable_id=awakeable.id, reply_to=world.reply_to, task=task, enveloped=envelope == "json"
             )
-            key = awakeable.id if key is None else key
+            record_key = _bytes(awakeable.id) if key is None else record_key
         self._execution.add_effect(
             Effect(
                 event_id=world.ids.new("evt"),
                 stream=self._execution.invocation_id,
                 topic=topic,
-                key=_bytes(key),
+                key=record_key,
                 value=value,
-                headers=tuple((name, _bytes(text)) for name, text in (headers or {}).items()),
+                headers=record_headers,
                 task=facts,
                 created_ms=world.clock.now_ms(),
             )
@@ -317,7 +319,7 @@ class Context:
                 )
             value = payload
         else:
-            value = to_json(payload)
+            value = ANY.resolution(payload).content
         if len(value) > MAX_PUBLISH_BYTES:
             raise self._execution.misuse(
                 f"ctx.publish to {topic!r}: the payload has {len(value):,} bytes, at most "

@@ -14,6 +14,9 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from msgspec import UNSET, Raw
+from pydantic_core import to_json
+
 from awakeables.core.awakeables import Completion
 from awakeables.core.ids import Ids
 from awakeables.core.journal import Entry, Tried
@@ -22,7 +25,7 @@ from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.replay import Replay
 from awakeables.errors import AuthorError, HandlerMisuse, ReplayMismatch, Suspended, TerminalError
 from awakeables.handlers.retry import RetryPolicy
-from awakeables.handlers.serde import Codec, explain
+from awakeables.handlers.serde import Codec, decode_json, explain
 from awakeables.ports import Clock
 
 BLOCK = object()
@@ -350,9 +353,21 @@ class _Returned(Exception):
 
 
 def rejection_of(error: TerminalError) -> Rejection:
-    """A terminal error as the outcome that tells it."""
-    from msgspec import UNSET, Raw
-    from pydantic_core import to_json
+    """A terminal error as the outcome that tells it, whatever it says: it must always be kept."""
+    details = UNSET if error.details is None else Raw(_told(error.details))
+    return Rejection(reason=writable(str(error.reason)), code=error.code, details=details)
 
-    details = UNSET if error.details is None else Raw(to_json(error.details))
-    return Rejection(reason=error.reason, code=error.code, details=details)
+
+def writable(text: str) -> str:
+    """The text without lone surrogates, which UTF-8 can't say (file names have them)."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _told(details: Any) -> bytes:
+    """Details as JSON; what JSON can't say is shown as text."""
+    try:
+        text = to_json(details, inf_nan_mode="null", fallback=repr, bytes_mode="base64")
+        decode_json(text)
+    except ValueError:
+        return to_json(ascii(details))
+    return text

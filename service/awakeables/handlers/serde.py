@@ -59,9 +59,16 @@ class Codec(Generic[T]):
         self.schema_hash = None if schema is None else hashlib.sha256(schema).hexdigest()
 
     def resolution(self, value: T) -> Resolution:
-        """A value as the outcome that carries it."""
+        """A value as the outcome that carries it.
+
+        Raises:
+            ValueError: Its JSON could not be read again.
+        """
         content = self.encode(value)
-        return Resolution.of_json(content) if self.kind == "json" else Resolution.of_bytes(content)
+        if self.kind != "json":
+            return Resolution.of_bytes(content)
+        decode_json(content)  # pydantic writes NaN, and deeper nesting than it reads
+        return Resolution.of_json(content)
 
 
 def decode_json(text: bytes) -> Any:

@@ -20,6 +20,7 @@ class Alarms:
         self.records_expired = 0
         self._board = board
         self._raised: set[str] = set()
+        self._lost_to: dict[str, int] = {}
 
     def sound(self, name: str, event: str, text: str, **facts: object) -> None:
         """Something is wrong; logged unless it was wrong before."""
@@ -28,6 +29,13 @@ class Alarms:
             self._raised.add(name)
             log.error(event, problem=text, **facts)
 
+    def lost(self, name: str, first: int, behind: int) -> int:
+        """Records from `first` up to `behind` expired unread; how many of them are news."""
+        news = max(0, behind - max(first, self._lost_to.get(name, 0)))
+        self._lost_to[name] = behind
+        self.records_expired += news
+        return news
+
     def clear(self, name: str, event: str | None = None, **facts: object) -> None:
         """It is well; logged, with an event, if it was wrong before."""
         if name in self._raised:
@@ -35,3 +43,8 @@ class Alarms:
             self._board.pop(name, None)
             if event is not None:
                 log.info(event, **facts)
+
+    def clear_all(self, prefix: str) -> None:
+        """Whatever is still wrong with these will be said again."""
+        for name in [name for name in self._raised if name.startswith(prefix)]:
+            self.clear(name)

@@ -21,9 +21,10 @@ from awakeables.errors import BrokerUnavailable, TopicMissing
 from awakeables.kafka.alarms import Alarms
 from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import Connection
+from awakeables.kafka.gate import Gate
 from awakeables.kafka.lag import report_lag
 from awakeables.kafka.lenient import fetch_leniently
-from awakeables.kafka.partitions import PartitionReader, ReadingSettings
+from awakeables.kafka.partitions import PARTITION, PartitionReader, ReadingSettings, Surroundings
 from awakeables.kafka.topics import partitions_of
 from awakeables.ports import Clock
 from awakeables.telemetry import events
@@ -74,7 +75,6 @@ class CompletionsConsumer:
         group: str,
         clock: Clock,
         problems: MutableMapping[str, str],
-        max_records: int = 2000,
         settings: ReadingSettings | None = None,
         stuck: timedelta = timedelta(seconds=STUCK_S),
     ) -> None:
@@ -88,8 +88,7 @@ class CompletionsConsumer:
             group: The consumer group that lag is reported for.
             clock: The store's clock.
             problems: The board for readiness: what is wrong now, by name.
-            max_records: Bound of one batch of one partition.
-            settings: How partitions are read; without, the defaults with `max_records`.
+            settings: How partitions are read.
             stuck: After this long without an answer the consumer is built anew.
         """
         self.reading: frozenset[int] = frozenset()
@@ -100,7 +99,7 @@ class CompletionsConsumer:
         self._group = group
         self._clock = clock
         self._alarms = Alarms(problems)
-        self._settings = settings or ReadingSettings(max_records=max_records)
+        self._settings = settings or ReadingSettings()
         self._stuck_s = stuck.total_seconds()
 
     @property
@@ -150,6 +149,7 @@ class CompletionsConsumer:
                     )
             finally:
                 self.reading = frozenset()
+                self._alarms.clear_all(PARTITION)
 
     @asynccontextmanager
     async def _consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
@@ -172,19 +172,16 @@ class CompletionsConsumer:
         for partition in partitions:
             consumer.seek(partition, 0)
         self.reading = frozenset(numbers)
-        return [
-            PartitionReader(
-                consumer,
-                self._intake,
-                partition,
-                owner=self._owner,
-                clock=self._clock,
-                alarms=self._alarms,
-                settings=self._settings,
-                lenient=functools.partial(fetch_leniently, self._connection),
-            )
-            for partition in partitions
-        ]
+        shared = Surroundings(
+            intake=self._intake,
+            owner=self._owner,
+            clock=self._clock,
+            alarms=self._alarms,
+            settings=self._settings,
+            gate=Gate(self._settings.max_settling),
+            lenient=functools.partial(fetch_leniently, self._connection),
+        )
+        return [PartitionReader(consumer, partition, shared) for partition in partitions]
 
     async def _watch(self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]) -> None:
         """See new partitions, a topic that is gone, a silent broker, a stuck consumer."""

@@ -23,10 +23,15 @@ from awakeables.core.orders import Position
 from awakeables.engine.intake import Intake, Record
 from awakeables.errors import Overloaded, OwnershipLost, StoreRefused, StoreUnavailable
 from awakeables.kafka.alarms import Alarms
+from awakeables.kafka.gate import Gate
+from awakeables.kafka.pulse import Pulse
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 
 log = structlog.stdlib.get_logger(__name__)
+
+PARTITION = "partition"
+"""With its number, a partition's name on the board of problems."""
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
@@ -37,14 +42,18 @@ class ReadingSettings:
     """How partitions are read.
 
     Attributes:
-        max_records: Bound of one batch, so that no transaction takes long.
+        max_records: Bound of one batch of one partition, because its decoding holds up the loop.
+        max_settling: Bound of the records of all partitions that are on their way into the store,
+            because whatever else is committed waits for them: two batches, so that one is decoded
+            while the other is written.
         idle: How often a partition without records tells that it was read to its end; well
             below the second after which deadlines are held back.
         stuck_retry: How soon a batch that can't be opened is tried again.
         ahead_retry: How soon a partition whose stored offset lies beyond its end is looked at again.
     """
 
-    max_records: int = 2000
+    max_records: int = 1000
+    max_settling: int = 2000
     idle: timedelta = timedelta(milliseconds=150)
     stuck_retry: timedelta = timedelta(minutes=1)
     ahead_retry: timedelta = timedelta(seconds=5)
@@ -62,6 +71,19 @@ LenientRead: TypeAlias = Callable[[TopicPartition, int], Awaitable[Sequence[Cons
 """Reads from an offset on what aiokafka refuses."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the readers of all partitions share."""
+
+    intake: Intake
+    owner: str
+    clock: Clock
+    alarms: Alarms
+    settings: ReadingSettings
+    gate: Gate
+    lenient: LenientRead
+
+
 class PartitionReader:
     """Reads one partition for ever.
 
@@ -71,36 +93,25 @@ class PartitionReader:
         leaving: No further batch shall be begun.
     """
 
-    def __init__(
-        self,
-        consumer: AIOKafkaConsumer,
-        intake: Intake,
-        partition: TopicPartition,
-        *,
-        owner: str,
-        clock: Clock,
-        alarms: Alarms,
-        settings: ReadingSettings,
-        lenient: LenientRead,
-    ) -> None:
+    def __init__(self, consumer: AIOKafkaConsumer, partition: TopicPartition, shared: Surroundings) -> None:
         self.next: int | None = None
         self.settling = False
         self.leaving = False
         self.partition = partition
         self._consumer = consumer
-        self._intake = intake
-        self._owner = owner
-        self._clock = clock
-        self._alarms = alarms
-        self._settings = settings
-        self._lenient = lenient
-        self._name = f"partition {partition.partition}"
+        self._intake = shared.intake
+        self._owner = shared.owner
+        self._alarms = shared.alarms
+        self._settings = shared.settings
+        self._gate = shared.gate
+        self._lenient = shared.lenient
+        self._name = f"{PARTITION} {partition.partition}"
         self._facts = {"topic": partition.topic, "partition": partition.partition}
         self._epoch = 0
         self._position = 0
         self._wary = False
         self._pause_s = FIRST_PAUSE_S
-        self._pulse = Pulse(clock)
+        self._pulse = Pulse(shared.clock)
 
     @property
     def silent_s(self) -> float:
@@ -167,10 +178,9 @@ class PartitionReader:
                 f"but ends at {end}: the topic was recreated or has lost records; it waits"
             )
         if 0 < held.next < begin:
-            self._alarms.records_expired += begin - held.next
-            log.error(
-                events.RECORDS_EXPIRED, first=held.next, next=begin, count=begin - held.next, **self._facts
-            )
+            count = self._alarms.lost(self._name, held.next, begin)
+            if count:
+                log.error(events.RECORDS_EXPIRED, first=begin - count, next=begin, count=count, **self._facts)
         self._epoch = held.epoch
         self.next = held.next
         self._go_to(max(held.next, begin))
@@ -265,22 +275,12 @@ class PartitionReader:
 
     async def _settle(self, records: Sequence[ConsumerRecord]) -> None:
         self._pulse.end()
-        self.settling = True
-        try:
-            await self._take(
-                [
-                    Record(
-                        offset=record.offset,
-                        timestamp_ms=record.timestamp,
-                        key=record.key,
-                        value=record.value,
-                        headers=record.headers,
-                    )
-                    for record in records
-                ]
-            )
-        finally:
-            self.settling = False
+        async with self._gate.passing(len(records)):
+            self.settling = True
+            try:
+                await self._take([_record(record) for record in records])
+            finally:
+                self.settling = False
         self._pulse.resume()
 
     async def _take(self, records: Sequence[Record]) -> None:
@@ -322,60 +322,11 @@ class PartitionReader:
         return stamp
 
 
-class Pulse:
-    """What the broker's answers tell about time.
-
-    aiokafka stamps an answer when it has it in hands; records may have been appended since the
-    broker made it. But it asks again only after it has the last answer. So when one answer came
-    between two looks, and another one since, the newer was asked for after the first of the two
-    looks, and what was in the partition then is below the end that it tells.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._stamp: int | None = None
-        self._looked_ms: int | None = None
-        self._covered_ms: int | None = None
-        self._position = -1
-        self._heard: float | None = None
-        self._behind: float | None = None
-
-    def begin(self, stamp: int | None) -> None:
-        """The partition is read from a new place from now on."""
-        self._stamp = stamp
-        self._looked_ms = self._clock.now_ms()
-        self._covered_ms = None
-        self.resume()
-
-    def resume(self) -> None:
-        """Answers are waited for from now on."""
-        self._heard = self._clock.monotonic()
-        self._behind = None
-
-    def end(self) -> None:
-        """Nothing is waited for."""
-        self._heard = self._behind = None
-
-    def beat(self, stamp: int | None, position: int, *, at_end: bool) -> int | None:
-        """Look; the moment whose records all lie below the end known now, if there is one."""
-        covered_ms = None
-        now_ms, before_ms = self._clock.now_ms(), self._looked_ms
-        self._looked_ms = now_ms
-        if stamp != self._stamp:
-            self._stamp = stamp
-            self._heard = self._clock.monotonic()
-            covered_ms, self._covered_ms = self._covered_ms, before_ms
-        if at_end or position != self._position:
-            self._behind = None
-        elif self._behind is None:
-            self._behind = self._clock.monotonic()
-        self._position = position
-        return covered_ms
-
-    def silent_s(self) -> float:
-        """For how long no answer came while one was waited for."""
-        return 0.0 if self._heard is None else self._clock.monotonic() - self._heard
-
-    def behind_s(self) -> float:
-        """For how long the position stands still before the end."""
-        return 0.0 if self._behind is None else self._clock.monotonic() - self._behind
+def _record(record: ConsumerRecord) -> Record:
+    return Record(
+        offset=record.offset,
+        timestamp_ms=record.timestamp,
+        key=record.key,
+        value=record.value,
+        headers=record.headers,
+    )

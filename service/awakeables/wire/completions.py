@@ -64,6 +64,7 @@ def decode_completion(value: bytes | None, *, source: str) -> Completion:
     if value is None:
         raise Unreadable("the record has no value; a completion is a JSON object")
     try:
+        value.decode()  # msgspec does not look into the strings that it skips
         envelope = _decoder.decode(value)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         return _addressed_at_least(value, source, str(error))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from awakeables.core.ids import parse_id
 from awakeables.core.orders import Effect, Header, TaskFacts
 from awakeables.errors import CallerError, MalformedId
 
+VERSION = 1
 JSON_TYPE = b"application/json"
 EVENT_ID = "awakeable-event-id"
 
@@ -28,8 +30,9 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     payload: Raw = Raw(b"null")
     event_id: str | None = None
     task: str | None = None
-    deadline: datetime | None = None
+    deadline: Annotated[datetime, Meta(tz=True)] | None = None
     attempt: int = 1
+    v: int = VERSION
 
 
 _decoder = msgspec.json.Decoder(TaskRecord)
@@ -87,7 +90,7 @@ def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:
     if value is not None:
         try:
             record = _decoder.decode(value)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             envelope_problem = str(error)
         else:
             return _checked(record)
@@ -97,9 +100,7 @@ def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:
             f"neither a task ({problem}) nor a payload with awakeable-id and awakeable-reply-to headers"
         )
     try:
-        deadline = (
-            datetime.fromisoformat(facts["awakeable-deadline"]) if facts.get("awakeable-deadline") else None
-        )
+        deadline = _deadline(facts.get("awakeable-deadline"))
         attempt = int(facts.get("awakeable-attempt", "1"))
     except ValueError as error:
         raise UnreadableTask(f"the awakeable-… headers can't be read: {error}") from None
@@ -116,7 +117,18 @@ def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:
     )
 
 
+def _deadline(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    deadline = datetime.fromisoformat(text)
+    if deadline.tzinfo is None:
+        raise ValueError(f"the deadline {text!r} has no time zone")
+    return deadline
+
+
 def _checked(record: TaskRecord) -> TaskRecord:
+    if record.v != VERSION:
+        raise UnreadableTask(f"version {record.v} of the task record is not known here, only {VERSION} is")
     try:
         parse_id(record.awakeable_id, "prom")
     except MalformedId as error:
