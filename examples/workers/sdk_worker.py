@@ -2,8 +2,7 @@
 
 from pydantic import BaseModel
 
-from awakeables.worker.task import Reject, Task
-from awakeables.worker.worker import Worker
+from awakeables import Reject, Task, Worker
 
 
 class Order(BaseModel):

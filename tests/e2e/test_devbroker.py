@@ -49,9 +49,7 @@ async def broker() -> AsyncIterator[EmbeddedBroker]:
         yield broker
 
 
-async def read(
-    broker: EmbeddedBroker, partition: TopicPartition, count: int
-) -> list[ConsumerRecord]:
+async def read(broker: EmbeddedBroker, partition: TopicPartition, count: int) -> list[ConsumerRecord]:
     # The mock does not wake a waiting fetch when a record comes: a short wait is the latency.
     async with (
         asyncio.timeout(BOUND),

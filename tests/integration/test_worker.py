@@ -110,7 +110,7 @@ async def test_a_worker_goes_on_where_it_stopped(bench: Bench) -> None:
 
 async def test_kill_9_loses_no_task_and_offsets_stay_behind_the_answers(bench: Bench) -> None:
     """Again and again, at moments that nobody chose: what is committed was answered."""
-    count, kills = 3000, 3
+    count, kills = 3000, 2
     await bench.publish(range(count))
     command = [sys.executable, "-m", "support.worker_process", bench.bootstrap, bench.tasks, bench.group]
     async with answered(bench) as answers, asyncio.timeout(110):

@@ -29,7 +29,7 @@ def say(word: str) -> None:
 
 
 async def run(bootstrap: str, topic: str, group: str, *, gated: bool) -> None:
-    worker, stop = Worker(group), asyncio.Event()
+    worker, stop = Worker(group, concurrency=64), asyncio.Event()
 
     def obey() -> None:
         stop.set()
@@ -48,7 +48,9 @@ async def run(bootstrap: str, topic: str, group: str, *, gated: bool) -> None:
     else:
 
         @worker.task(topic)
-        async def answer(task: Task[Any]) -> Any:
+        async def answer(task: Task[dict[str, int]]) -> Any:
+            # Work that ends in another order than it was begun: up to 60 ms of it.
+            await asyncio.sleep(task.payload["number"] % 7 / 100)
             return task.payload
 
     connection = Connection(bootstrap=bootstrap, fetch_max_wait_ms=20, session_timeout=SESSION)

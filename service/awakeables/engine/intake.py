@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
+from msgspec.structs import replace
 
 from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.ids import Ids
@@ -28,7 +29,7 @@ from awakeables.core.orders import (
 from awakeables.engine.committer import Committer
 from awakeables.engine.edge import Edge
 from awakeables.engine.horizon import Horizon
-from awakeables.errors import OwnershipLost
+from awakeables.errors import OwnershipLost, StoreRefused
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.wire.completions import Unreadable, decode_completion
@@ -131,6 +132,32 @@ class Intake:
         if settled.dead_letters:
             log.warning(events.DEAD_LETTERS, topic=topic, partition=partition, count=settled.dead_letters)
             self.on_dead_letters()
+
+    async def bury(self, topic: str, partition: int, epoch: int, record: Record, reason: str) -> None:
+        """Make a dead letter of a record that the store refuses, and move the offset past it (K2).
+
+        Its value is left out if it is what the store refuses; the topic still has it.
+
+        Raises:
+            OwnershipLost: The partition has another reader, or the record was settled before.
+        """
+        letter = self._letter(topic, partition, record, "unstorable", reason, None)
+        fence = PartitionFence(
+            topic=topic, partition=partition, epoch=epoch, first=record.offset, next=record.offset + 1
+        )
+        for kept in (letter, replace(letter, key=None, value=None, headers=())):
+            try:
+                await self._settle(
+                    lambda _, kept=kept: Settle(  # type: ignore[misc]
+                        completions=(), fence=fence, dead_letters=(kept,), relay_to=self._dead_letter_topic
+                    ),
+                    (),
+                )
+            except StoreRefused:
+                continue
+            break
+        log.warning(events.DEAD_LETTERS, topic=topic, partition=partition, count=1)
+        self.on_dead_letters()
 
     async def _settle(
         self, order: Callable[[Sequence[Completion]], Settle], completions: Sequence[Completion]

@@ -1,0 +1,317 @@
+"""The promises, held against the database, the topics and the ledgers after a run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from msgspec import Raw
+
+from awakeables.core.awakeables import Awakeable
+from awakeables.core.invocations import Invocation
+from awakeables.core.journal import AwakeableAsked, Delivered, Entry, Input, PublishAsked, RunAsked
+from awakeables.core.outcomes import Expiry, Outcome, Rejection, Resolution
+from awakeables.ports import Page
+from awakeables.store.sqlite.store import SqliteStore
+from awakeables.world import SystemClock
+from e2e.chaos.kafka import Records, ends_of, everything_in
+from e2e.chaos.ledger import Line
+from e2e.chaos.load import Call
+from e2e.chaos.world import PARTITIONS, World
+
+DAY_MS = 24 * 3600 * 1000
+ALL = Page(limit=1_000_000)
+
+Kind: TypeAlias = Literal["lost", "applied twice", "told wrongly"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Violation:
+    kind: Kind
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.what}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is left of a run once everything has stopped."""
+
+    invocations: Mapping[str, Invocation]
+    journals: Mapping[str, Sequence[Entry]]
+    awakeables: Mapping[str, Awakeable]
+    versions: Mapping[str, Sequence[int]]
+    positions: Mapping[int, int]
+    ends: Mapping[int, int]
+    unsent: int
+    dead_letters: int
+    answers: Records
+    tasks: Records
+    ledger: Sequence[Line]
+    calls: Sequence[Call]
+
+    def lines(self, kind: str) -> Iterator[Line]:
+        return (line for line in self.ledger if line["kind"] == kind)
+
+
+async def gather(world: World, calls: Sequence[Call]) -> Evidence:
+    """Read the file as a service would, and the topics as a consumer would."""
+    assert world.rows("PRAGMA integrity_check") == [("ok",)]
+    store = SqliteStore(world.database, clock=SystemClock(), retention_ms=DAY_MS)
+    await store.open()
+    try:
+        invocations = {row.id: row for row in await store.invocations(ALL)}
+        awakeables = {row.id: row for row in await store.awakeables(ALL)}
+        journals = await store.history(list(invocations))
+        positions = {row.partition: row.next for row in await store.positions(world.completions)}
+        unsent = [*await store.effects("unsent", ALL.limit), *await store.effects("failed", ALL.limit)]
+        dead_letters = await store.dead_letters(ALL)
+    finally:
+        await store.close()
+    versions: dict[str, list[int]] = {}
+    for invocation_id, version in world.rows("SELECT invocation_id, version FROM journal ORDER BY 1, 2"):
+        versions.setdefault(invocation_id, []).append(version)
+    return Evidence(
+        invocations=invocations,
+        journals=journals,
+        awakeables=awakeables,
+        versions=versions,
+        positions=positions,
+        ends=await ends_of(world.bootstrap, world.completions, PARTITIONS),
+        unsent=len(unsent),
+        dead_letters=len(dead_letters),
+        answers=await everything_in(world.bootstrap, [world.completions], PARTITIONS),
+        tasks=await everything_in(world.bootstrap, world.task_topics, PARTITIONS),
+        ledger=world.ledger.lines(),
+        calls=calls,
+    )
+
+
+def violations(evidence: Evidence) -> list[Violation]:
+    return [
+        *_every_call_is_one_invocation(evidence),
+        *_clients_were_told_what_is_stored(evidence),
+        *_everything_is_done(evidence),
+        *_journals_are_whole(evidence),
+        *_one_outcome_which_somebody_sent(evidence),
+        *_handlers_saw_what_the_rows_say(evidence),
+        *_every_answer_in_the_topic_has_one_verdict(evidence),
+        *_workers_were_told_what_is_stored(evidence),
+        *_every_task_was_published(evidence),
+        *_effects_are_recorded_once(evidence),
+    ]
+
+
+def _every_call_is_one_invocation(evidence: Evidence) -> Iterator[Violation]:
+    """O3: by its number, which is in the input."""
+    found: dict[int, list[str]] = {}
+    for invocation_id, journal in evidence.journals.items():
+        entry = journal[0]
+        if not isinstance(entry, Input) or not isinstance(entry.value, Raw):
+            yield Violation(kind="told wrongly", what=f"J1: {invocation_id} begins with {entry}")
+            continue
+        found.setdefault(json.loads(bytes(entry.value))["n"], []).append(invocation_id)
+    for call in evidence.calls:
+        own = found.pop(call.question.n, [])
+        if not own:
+            yield Violation(kind="lost", what=f"{call.key} has no invocation")
+        if len(own) > 1:
+            yield Violation(kind="applied twice", what=f"{call.key} has the invocations {own}")
+        if call.invocations != set(own):
+            yield Violation(kind="told wrongly", what=f"{call.key} is {own}, told were {call.invocations}")
+    for n, own in found.items():
+        yield Violation(kind="applied twice", what=f"nobody called {own} with {n}")
+
+
+def _clients_were_told_what_is_stored(evidence: Evidence) -> Iterator[Violation]:
+    for call in evidence.calls:
+        if call.status is None:
+            yield Violation(kind="lost", what=f"{call.key} was never answered")
+            continue
+        for invocation_id in call.invocations & evidence.invocations.keys():
+            stored = evidence.invocations[invocation_id].result
+            match stored:
+                case Resolution():
+                    same = call.status == 200 and call.body == json.loads(stored.content)
+                case Rejection():
+                    same = (call.status, call.body.get("reason")) == (stored.code, stored.reason)
+                case _:
+                    same = False
+            if not same or (call.shape == "doomed") != isinstance(stored, Rejection):
+                yield Violation(
+                    kind="told wrongly",
+                    what=f"{call.shape} {call.key} was told {call.status} {call.body}, stored is {stored}",
+                )
+
+
+def _everything_is_done(evidence: Evidence) -> Iterator[Violation]:
+    for row in evidence.invocations.values():
+        if row.status != "completed":
+            yield Violation(kind="lost", what=f"{row.handler} {row.id} is {row.status}: {row.failure}")
+    if evidence.unsent:
+        yield Violation(kind="lost", what=f"K3: {evidence.unsent} effects were not sent")
+    if evidence.dead_letters:
+        yield Violation(kind="lost", what=f"K2: {evidence.dead_letters} dead letters, where all are in order")
+    reached = {partition: evidence.positions.get(partition, 0) for partition in evidence.ends}
+    if reached != evidence.ends:
+        yield Violation(kind="lost", what=f"K1: read to {reached} of {evidence.ends}")
+
+
+def _journals_are_whole(evidence: Evidence) -> Iterator[Violation]:
+    """J1: chunks without gaps, every awakeable a row, every outcome delivered once."""
+    for row in evidence.invocations.values():
+        if list(evidence.versions.get(row.id, ())) != list(range(1, row.version + 1)):
+            yield Violation(
+                kind="lost", what=f"J1: {row.id} is at {row.version}, has {evidence.versions.get(row.id)}"
+            )
+        journal = evidence.journals[row.id]
+        asked = sorted(entry.id for entry in journal if isinstance(entry, AwakeableAsked))
+        own = sorted(each.id for each in evidence.awakeables.values() if each.invocation_id == row.id)
+        if asked != own:
+            yield Violation(kind="lost", what=f"A3: {row.id} asked for {asked}, its rows are {own}")
+        told = Counter(entry.of for entry in journal if isinstance(entry, Delivered))
+        for index, count in told.items():
+            if count > 1:
+                yield Violation(kind="applied twice", what=f"J1: {row.id} was told {count} times of {index}")
+
+
+def _one_outcome_which_somebody_sent(evidence: Evidence) -> Iterator[Violation]:
+    """A1: at most one was accepted, and the outcome is one that a worker was about to send."""
+    sent: dict[str, list[Any]] = {}
+    for line in evidence.lines("sent"):
+        sent.setdefault(line["id"], []).append(line.get("answer") or line["reason"])
+    for row in evidence.awakeables.values():
+        accepted = row.book.counts.get("accepted", 0)
+        if accepted > 1:
+            yield Violation(kind="applied twice", what=f"A1: {row.id} was settled {accepted} times")
+        if (row.state in ("resolved", "rejected")) != (accepted == 1):
+            yield Violation(kind="told wrongly", what=f"A1: {row.id} is {row.state}, accepted {accepted}")
+        if isinstance(row.outcome, Expiry):
+            continue
+        content = _content(row.outcome)
+        if content not in sent.get(row.id, []):
+            yield Violation(
+                kind="told wrongly", what=f"A1: {row.id} is {content}, sent was {sent.get(row.id)}"
+            )
+
+
+def _handlers_saw_what_the_rows_say(evidence: Evidence) -> Iterator[Violation]:
+    for row in evidence.invocations.values():
+        if not isinstance(row.result, Resolution):
+            continue
+        told = json.loads(row.result.content)
+        n = told["n"]
+        for seen in told["seen"]:
+            settled = evidence.awakeables[seen["id"]]
+            content = seen["answer"] or seen["reason"]
+            if (seen["state"], content) != (settled.state, _content(settled.outcome)):
+                yield Violation(kind="told wrongly", what=f"A1: {row.id} saw {seen}, stored is {settled}")
+            if seen["answer"]:
+                if seen["answer"]["double"] != 2 * n:
+                    yield Violation(kind="told wrongly", what=f"{row.handler} {row.id}: {seen} for {n}")
+                n = 2 * n if row.handler == "chain" else n
+        if row.handler == "unanswered" and [seen["state"] for seen in told["seen"]] != ["timed-out"]:
+            yield Violation(kind="told wrongly", what=f"{row.id} was answered by nobody: {told}")
+
+
+def _every_answer_in_the_topic_has_one_verdict(evidence: Evidence) -> Iterator[Violation]:
+    """A2, K1: each record is in its awakeable's book exactly once."""
+    in_topic: dict[str, set[str]] = {}
+    for record in evidence.answers:
+        awakeable_id = json.loads(record.value)["awakeable_id"]
+        source = f"kafka:{record.topic}:{record.partition}:{record.offset}"
+        in_topic.setdefault(awakeable_id, set()).add(source)
+    for row in evidence.awakeables.values():
+        booked = [*row.book.first, *row.book.last]
+        if sum(row.book.counts.values()) != len(booked):
+            yield Violation(
+                kind="told wrongly", what=f"the book of {row.id} is not long, yet cut: {row.book}"
+            )
+        sources = Counter(entry.source for entry in booked if entry.source.startswith("kafka:"))
+        expected = in_topic.pop(row.id, set())
+        for source in expected - sources.keys():
+            yield Violation(kind="lost", what=f"A2: {source} for {row.id} has no verdict")
+        for source in sources.keys() - expected:
+            yield Violation(
+                kind="told wrongly", what=f"A2: {row.id} has a verdict for {source}, not in Kafka"
+            )
+        for source, count in sources.items():
+            if count > 1:
+                yield Violation(kind="applied twice", what=f"K1: {source} has {count} verdicts")
+    for awakeable_id in in_topic:
+        yield Violation(kind="lost", what=f"A3: somebody answered {awakeable_id}, which has no row")
+
+
+def _workers_were_told_what_is_stored(evidence: Evidence) -> Iterator[Violation]:
+    """A2: over HTTP nobody is told success for a result that was discarded."""
+    for line in evidence.lines("told"):
+        row = evidence.awakeables[line["id"]]
+        same = _content(row.outcome) == line["answer"]
+        match line["verdict"]:
+            case "accepted" | "duplicate":
+                true = same
+            case "conflict":
+                true = row.state in ("resolved", "rejected") and not same
+            case "late":
+                true = row.state == "timed-out"
+            case _:
+                true = False
+        if not true:
+            yield Violation(kind="told wrongly", what=f"A2: {line}, but stored is {row.outcome}")
+
+
+def _every_task_was_published(evidence: Evidence) -> Iterator[Violation]:
+    """K3: at least once, under one event ID, and only those that a journal tells of."""
+    published: dict[str, set[str]] = {}
+    for record in evidence.tasks:
+        task = json.loads(record.value)
+        published.setdefault(task["awakeable_id"], set()).add(task["event_id"])
+    for row in evidence.invocations.values():
+        journal = evidence.journals[row.id]
+        for entry in journal:
+            if isinstance(entry, PublishAsked) and entry.of is not None:
+                awakeable_id = journal[entry.of].id  # type: ignore[union-attr]
+                events = published.pop(awakeable_id, set())
+                if not events:
+                    yield Violation(kind="lost", what=f"K3: the task of {awakeable_id} was not published")
+                if len(events) > 1:
+                    yield Violation(kind="applied twice", what=f"K3: {awakeable_id} has the tasks {events}")
+    for awakeable_id in published:
+        yield Violation(
+            kind="told wrongly", what=f"A3: a task was published for {awakeable_id}, not journaled"
+        )
+
+
+def _effects_are_recorded_once(evidence: Evidence) -> Iterator[Violation]:
+    """J3: executed at least once, always under one key, and what is recorded is one of them."""
+    executed: dict[str, list[Line]] = {}
+    for line in evidence.lines("effect"):
+        executed.setdefault(line["invocation"], []).append(line)
+    for row in evidence.invocations.values():
+        runs = sum(isinstance(entry, RunAsked) for entry in evidence.journals[row.id])
+        if row.handler not in ("charge", "prepaid"):
+            continue
+        done = executed.pop(row.id, [])
+        effect = json.loads(row.result.content)["effect"] if isinstance(row.result, Resolution) else None
+        if effect not in [line["nonce"] for line in done]:
+            yield Violation(kind="told wrongly", what=f"J3: {row.id} recorded {effect}, executed were {done}")
+        if runs != 1:
+            yield Violation(kind="applied twice", what=f"J3: {row.id} recorded {runs} runs")
+        if len({line["key"] for line in done}) > 1:
+            yield Violation(kind="applied twice", what=f"J3: {row.id} had several keys: {done}")
+    for invocation_id in executed:
+        yield Violation(kind="lost", what=f"an effect of {invocation_id}, which is not there")
+
+
+def _content(outcome: Outcome | None) -> Any:
+    match outcome:
+        case Resolution():
+            return json.loads(outcome.content)
+        case Rejection():
+            return outcome.reason
+        case _:
+            return None

@@ -1,0 +1,109 @@
+"""A worker that is killed: it answers rightly, twice, in two minds, slowly, over HTTP, or says no.
+
+`python -m e2e.chaos.worker SIDE`. What it is about to send is in the ledger before it is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import uuid
+from datetime import timedelta
+from functools import cache
+
+import httpx
+from aiokafka import AIOKafkaProducer
+
+from awakeables import Reject, Task, Worker
+from awakeables.kafka.connection import Connection
+from awakeables.kafka.worker import WorkerRunner
+from awakeables.world import SystemClock
+from e2e.chaos.app import NAME, Answer, Question, topic
+from e2e.chaos.ledger import ledger_of_this_process
+
+ledger = ledger_of_this_process()
+connection = Connection(
+    bootstrap=os.environ["AWAKEABLES_KAFKA"],
+    client_id="chaos-worker",
+    session_timeout=timedelta(seconds=float(os.environ["CHAOS_SESSION_S"])),
+)
+
+
+def worker_of(side: str) -> Worker:
+    worker = Worker(f"{NAME}-{side}", concurrency=64)
+
+    @worker.task(topic(side))
+    async def answer(task: Task[Question]) -> Answer:
+        question = task.payload
+        await asyncio.sleep(question.takes_s)
+        if question.manner == "refuses":
+            reason = f"no, says {uuid.uuid4().hex}"
+            ledger.write("sent", id=task.awakeable_id, reason=reason)
+            raise Reject(reason, code=409)
+        chosen = new_answer(task)
+        if question.manner == "twice":
+            await send_aside(task, chosen)
+        elif question.manner == "two minds":
+            await send_aside(task, new_answer(task))
+        elif question.manner == "by http":
+            await resolve_by_http(task, chosen)
+        return chosen
+
+    return worker
+
+
+def new_answer(task: Task[Question]) -> Answer:
+    """Right, and unlike any other; in the ledger from now on."""
+    answer = Answer(double=2 * task.payload.n, nonce=uuid.uuid4().hex)
+    ledger.write("sent", id=task.awakeable_id, answer=answer.model_dump())
+    return answer
+
+
+@cache
+def producer() -> asyncio.Task[AIOKafkaProducer]:
+    async def started() -> AIOKafkaProducer:
+        made = AIOKafkaProducer(bootstrap_servers=connection.bootstrap, enable_idempotence=True)
+        await made.start()
+        return made
+
+    return asyncio.get_running_loop().create_task(started())
+
+
+async def send_aside(task: Task[Question], answer: Answer) -> None:
+    """Beside the SDK, which sends only one."""
+    value = {"awakeable_id": task.awakeable_id, "status": "resolved", "value": answer.model_dump()}
+    sender = await asyncio.shield(producer())
+    await sender.send_and_wait(
+        task.headers["awakeable-reply-to"], json.dumps(value).encode(), key=task.awakeable_id.encode()
+    )
+
+
+async def resolve_by_http(task: Task[Question], answer: Answer) -> None:
+    """Ask until it is told a verdict, and write down which."""
+    url = f"{os.environ['CHAOS_URL']}/restate/awakeables/{task.awakeable_id}/resolve"
+    async with httpx.AsyncClient(timeout=10) as http:
+        for _ in range(100):
+            ledger.write("http", id=task.awakeable_id)
+            try:
+                told = await http.post(url, json=answer.model_dump())
+            except httpx.TransportError:
+                told = None
+            if told is not None and told.status_code < 500:
+                verdict = told.json()["verdict"]
+                ledger.write("told", id=task.awakeable_id, answer=answer.model_dump(), verdict=verdict)
+                return
+            await asyncio.sleep(0.1)
+
+
+async def main(side: str) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    ledger.write("worker", side=side)
+    await WorkerRunner(worker_of(side), connection, clock=SystemClock()).run(stop)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

@@ -1,0 +1,169 @@
+"""The command line as a user meets it: its words when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+AWAKEABLES = str(Path(sys.executable).parent / "awakeables")
+UNKNOWN = "prom_101hf7yat0060rk4csm6mv3ee1s3zhr432"
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [AWAKEABLES, *words],
+        cwd=ROOT / "examples",
+        env=os.environ | {"COLUMNS": "160", "NO_COLOR": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def started(*words: str, until: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [AWAKEABLES, *words], cwd=ROOT / "examples", stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if until in line:
+                break
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=40)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    port = free_port()
+    words = ("dev", "shop:app", "--worker", "shop:packer", "--port", str(port))
+    with started(*words, until="awakeables resolve"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("serve", "shop"), "is not MODULE:NAME"),
+        (("serve", "nowhere:app"), "no module 'nowhere'"),
+        (("serve", "shop:shop"), "it has: app"),
+        (("worker", "shop:app"), "it has: packer"),
+        (("list",), "can't be reached"),
+        (("list", "--url", "nonsense"), "nonsense"),
+        (("reject", UNKNOWN, "no", "--details", "{"), "--details is not JSON"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line_without_a_stack(words: tuple[str, ...], told: str) -> None:
+    result = run(*words, AWAKEABLES_URL="http://127.0.0.1:9")
+    assert result.returncode == 1
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_misspelled_setting_is_refused_with_the_nearest_name() -> None:
+    result = run("serve", "shop:app", AWAKEABLES_PROT="1")
+    assert result.returncode == 1
+    assert "did you mean AWAKEABLES_PORT?" in result.stderr
+
+
+def test_a_setting_that_can_not_be_is_refused_by_name() -> None:
+    result = run("serve", "shop:app", AWAKEABLES_PORT="many")
+    assert result.returncode == 1
+    assert "AWAKEABLES_PORT" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["dev", "serve", "worker", "resolve", "reject", "list", "show", "resume"])
+def test_every_command_has_help(command: str) -> None:
+    result = run(command, "--help")
+    assert result.returncode == 0
+    assert "Usage: awakeables" in result.stdout
+
+
+def test_a_wrong_flag_is_a_usage_error() -> None:
+    assert run("serve", "shop:app", "--prot", "1").returncode == 2
+
+
+def test_a_port_in_use_and_a_file_in_use_are_named(tmp_path: Path) -> None:
+    port, store = free_port(), str(tmp_path / "a.db")
+    common = ("serve", "shop:app", "--kafka", "127.0.0.1:9")
+    with started(*common, "--store", store, "--port", str(port), until="service_started"):
+        again = run(*common, "--store", store, "--port", str(free_port()))
+        assert again.returncode == 1
+        assert "is held by process" in again.stderr
+        other = run(*common, "--store", str(tmp_path / "b.db"), "--port", str(port))
+        assert other.returncode == 1
+        assert f"port {port}" in other.stderr
+
+
+def test_without_kafka_the_service_is_up_says_so_and_keeps_what_it_is_given(tmp_path: Path) -> None:
+    port = free_port()
+    common = ("serve", "shop:app", "--kafka", "127.0.0.1:9", "--store", str(tmp_path / "a.db"))
+    with started(*common, "--port", str(port), until="broker_unavailable") as process:
+        base = f"http://127.0.0.1:{port}"
+        ready = httpx.get(f"{base}/health/ready")
+        assert ready.status_code == 503
+        assert "broker" in ready.json()["problems"]
+        assert httpx.get(f"{base}/health/live").status_code == 200
+        sent = httpx.post(f"{base}/orders/fulfil/send", json={"id": "o-1"})
+        assert sent.status_code == 202
+        listed = run("list", "--url", base, "--json")
+        assert [item["state"] for item in json.loads(listed.stdout)["items"]] == ["pending"]
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+        assert process.returncode == 0
+
+
+def test_dev_serves_an_app_with_its_worker(url: str) -> None:
+    answer = httpx.post(f"{url}/orders/fulfil", json={"id": "o-1"}, timeout=30)
+    assert answer.status_code == 200
+    assert answer.json() == {"order": "o-1", "parcel": {"tracking": "parcel-of-o-1"}}
+
+
+def test_lists_and_shows(url: str) -> None:
+    httpx.post(f"{url}/orders/fulfil", json={"id": "o-2"}, timeout=30)
+    rows = run("list", "--url", url)
+    [first, *_] = re.findall(r"prom_1\w+", rows.stdout)
+    shown = json.loads(run("show", first, "--url", url).stdout)
+    assert shown["state"] == "resolved"
+    invocations = json.loads(
+        run("list", "invocations", "--json", "--state", "completed", "--url", url).stdout
+    )
+    shown = json.loads(run("show", invocations["items"][0]["id"], "--url", url).stdout)
+    assert shown["status"] == "completed"
+    assert [entry["entry"]["k"] for entry in shown["journal"]] == ["input", "awakeable", "publish", "outcome"]
+
+
+def test_a_verdict_that_is_no_success_is_told_and_exits_with_1(url: str) -> None:
+    httpx.post(f"{url}/orders/fulfil", json={"id": "o-3"}, timeout=30)
+    [first, *_] = re.findall(r"prom_1\w+", run("list", "--url", url).stdout)
+    again = run("resolve", first, '{"tracking": "parcel-of-o-3"}', "--url", url)
+    assert (again.returncode, again.stdout.split()[0]) == (0, "duplicate")
+    other = run("reject", first, "changed my mind", "--url", url)
+    assert other.returncode == 1
+    assert other.stdout.startswith("conflict")
+    unknown = run("resolve", UNKNOWN, "--url", url)
+    assert unknown.returncode == 1
+    mistyped = run("resolve", first[:-1] + ("0" if first[-1] != "0" else "1"), "--url", url)
+    assert mistyped.returncode == 1
+    assert "mistyped" in mistyped.stderr

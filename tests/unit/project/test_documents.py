@@ -1,0 +1,60 @@
+"""Documents tell the truth about the files beside them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "schemas").rglob("*.md")])
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+MENTION = re.compile(r"`((?:service|tests|docs|schemas|examples|benchmarks|requirements|\.ci)/[\w./-]+)`")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_document_names_a_file_that_is_not_there(document: Path) -> None:
+    text = document.read_text()
+    missing = [target for target in LINK.findall(text) if not (document.parent / target).exists()]
+    missing += [target for target in MENTION.findall(text) if not (ROOT / target).exists()]
+    assert missing == []
+
+
+def test_the_example_of_the_readme_is_the_example_that_runs() -> None:
+    [block] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    example = (ROOT / "examples/shop.py").read_text()
+    _, _, body = example.partition("from __future__ import annotations\n\n")
+    assert block == body
+
+
+def test_every_decision_is_listed_and_short() -> None:
+    listed = (ROOT / "docs/adr/README.md").read_text()
+    for decision in (ROOT / "docs/adr").glob("0*.md"):
+        assert decision.name in listed
+        assert len(decision.read_text().splitlines()) <= 80
+
+
+def test_make_without_a_target_prints_the_targets() -> None:
+    told = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("demo", "test", "test-all", "check", "fmt", "sim", "bench"):
+        assert f"make {target} " in told
+
+
+def test_the_lock_has_hashes_and_no_addresses() -> None:
+    lock = (ROOT / "requirements/lock.txt").read_text()
+    assert "://" not in lock
+    pinned = re.findall(r"^[a-z0-9][\w.-]*==", lock, re.MULTILINE)
+    assert len(pinned) > 50
+    assert lock.count("--hash=sha256:") > len(pinned)
+
+
+def test_importing_the_declarations_loads_no_driver() -> None:
+    program = (
+        "import sys, awakeables; "
+        "print([m for m in ('aiokafka', 'sqlite3', 'starlette', 'uvicorn', 'asyncpg') if m in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "[]"

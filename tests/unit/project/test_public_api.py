@@ -1,0 +1,30 @@
+"""The public names: about twenty, all there, none by accident."""
+
+from __future__ import annotations
+
+import awakeables
+from awakeables import testing
+
+PUBLIC = {
+    "App", "Awakeable", "AwakeablesError", "Cancelled", "Context", "Durable", "PayloadError", "Promise", "Reject",
+    "Rejected", "Request", "RetryPolicy", "Serde", "Service", "Suspended", "Task", "TerminalError", "TimedOut",
+    "Verdict", "Worker",
+}  # fmt: skip
+
+
+def test_the_public_names_are_these() -> None:
+    assert set(awakeables.__all__) == PUBLIC
+    assert all(hasattr(awakeables, name) for name in PUBLIC)
+
+
+def test_the_testing_names_are_these() -> None:
+    assert set(testing.__all__) == {"Paused", "Published", "Run", "Stuck", "run"}
+
+
+def test_failures_of_an_awakeable_are_terminal() -> None:
+    for error in (awakeables.Rejected, awakeables.TimedOut, awakeables.Cancelled, awakeables.PayloadError):
+        assert issubclass(error, awakeables.TerminalError)
+
+
+def test_a_suspension_is_no_exception_that_user_code_catches() -> None:
+    assert not issubclass(awakeables.Suspended, Exception)

@@ -1,0 +1,412 @@
+"""schemas/ and the code say the same: valid examples go through, invalid ones don't, what we emit fits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jsonschema
+import jsonschema_rs
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from msgspec import UNSET, Raw
+
+from awakeables.core.awakeables import Completion, Heartbeat
+from awakeables.core.deadletters import error_headers, relay, without_value
+from awakeables.core.ids import new_id
+from awakeables.core.orders import DeadLetter, Effect, Header, TaskFacts
+from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.wire.completions import Unreadable, decode_completion, encode_completion
+from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect
+from awakeables.worker.letters import DeadLetterCode, dead_letter
+from awakeables.worker.port import Incoming
+
+SCHEMAS = Path(__file__).parents[3] / "schemas"
+NAMES = ("completion", "task", "dead-letter")
+DECODER_ONLY = "decoder only: "
+
+
+def _validator(name: str) -> jsonschema_rs.Draft202012Validator:
+    schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    return jsonschema_rs.Draft202012Validator(schema, validate_formats=True)
+
+
+VALIDATORS = {name: _validator(name) for name in NAMES}
+
+
+def refusal(name: str, record: bytes) -> str | None:
+    """Why a record does not fit its schema, as anybody's JSON reader and validator would say."""
+
+    def no_json(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        value = json.loads(record.decode(), parse_constant=no_json)
+        json.dumps(value, ensure_ascii=False).encode()
+    except ValueError as error:
+        return str(error)
+    misfit = next(VALIDATORS[name].iter_errors(value), None)
+    return None if misfit is None else misfit.message
+
+
+def examples(kind: str, name: str) -> list[Any]:
+    paths = sorted((SCHEMAS / "examples" / kind / name).glob("*.json"))
+    return [pytest.param(path, id=path.stem) for path in paths]
+
+
+def facts(headers: dict[str, str]) -> bytes:
+    return json.dumps(headers).encode()
+
+
+def as_object(headers: tuple[Header, ...] | list[Header]) -> dict[str, str]:
+    return {name: (content or b"").decode() for name, content in headers}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_schema_is_a_schema_of_its_draft(name: str) -> None:
+    schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_every_invalid_example_says_why_and_every_why_has_its_example() -> None:
+    for name in NAMES:
+        folder = SCHEMAS / "examples" / "invalid" / name
+        records = {path.name.removesuffix(".json") for path in folder.glob("*.json")}
+        reasons = {path.name.removesuffix(".why.txt") for path in folder.glob("*.why.txt")}
+        assert records == reasons
+        assert records, name
+        assert all(path.read_text().strip() for path in folder.glob("*.why.txt"))
+
+
+def test_the_readme_names_what_is_there() -> None:
+    text = (SCHEMAS / "README.md").read_text()
+    for name in NAMES:
+        assert f"`{name}.schema.json`" in text
+
+
+# ── completions ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("path", examples("valid", "completion"))
+def test_a_valid_completion_decodes_and_encodes_to_a_valid_one(path: Path) -> None:
+    record = path.read_bytes()
+    assert refusal("completion", record) is None
+    completion = decode_completion(record, source="test")
+    assert completion.refusal is None
+    again = encode_completion(completion)
+    assert refusal("completion", again) is None
+    assert decode_completion(again, source="test") == completion
+
+
+@pytest.mark.parametrize("path", examples("invalid", "completion"))
+def test_an_invalid_completion_is_refused_by_schema_and_decoder(path: Path) -> None:
+    record = path.read_bytes()
+    why = path.with_name(f"{path.stem}.why.txt").read_text()
+    assert (refusal("completion", record) is None) == why.startswith(DECODER_ONLY)
+    try:
+        completion = decode_completion(record, source="test")
+    except Unreadable as error:
+        assert str(error)
+    else:
+        assert completion.refusal
+        assert completion.body is None
+
+
+def test_values_of_the_examples_are_kept_to_the_letter() -> None:
+    folder = SCHEMAS / "examples" / "valid" / "completion"
+
+    def value(stem: str) -> bytes:
+        body = decode_completion((folder / f"{stem}.json").read_bytes(), source="test").body
+        assert isinstance(body, Resolution)
+        return body.content
+
+    assert value("numbers-to-the-letter") == b"[18446744073709551616, 0.1000, 1e400, -0, 1E+2]"
+    assert value("spaces-and-escapes-to-the-letter") == rb'{ "a" : "\u00e9\/\ud83d\ude00\u0000" }'
+    assert value("duplicate-keys-the-last-counts") == b"2"
+
+
+ids = st.builds(
+    lambda at_ms, entropy: new_id("prom", at_ms=at_ms, entropy=entropy),
+    st.integers(0, 2**48 - 1),
+    st.binary(min_size=10, max_size=10),
+)
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+LITERALS = (b"18446744073709551616", b"0.1000", b"1e400", b"-0", rb'"\u00e9\ud83d\ude00\u0000"', b'{"a":1,"a":2}')
+json_texts = st.sampled_from(LITERALS) | st.builds(
+    lambda value, ascii_only, indent: json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode(),
+    json_values,
+    st.booleans(),
+    st.sampled_from([None, 2]),
+)
+rejections = st.builds(
+    Rejection,
+    reason=st.text(min_size=1),
+    code=st.integers(),
+    details=st.just(UNSET) | json_texts.map(Raw),
+)
+bodies = (
+    json_texts.map(Resolution.of_json)
+    | st.binary().map(Resolution.of_bytes)
+    | rejections
+    | json_texts.map(lambda text: Heartbeat(progress=Raw(text)))
+)
+completions = st.builds(
+    Completion,
+    awakeable_id=ids,
+    body=bodies,
+    source=st.just("test"),
+    event_id=st.none() | st.text(),
+    worker=st.none() | st.text(),
+    attempt=st.none() | st.integers(),
+)
+
+
+@given(completions)
+def test_any_completion_is_written_so_that_it_fits_and_reads_the_same(completion: Completion) -> None:
+    record = encode_completion(completion)
+    assert refusal("completion", record) is None
+    assert decode_completion(record, source="test") == completion
+
+
+AN_ID = new_id("prom", at_ms=1_767_225_600_000, entropy=bytes(range(10)))
+VALID = [path.values[0].read_bytes() for path in examples("valid", "completion")]
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A good record with a piece of it replaced."""
+    record = draw(st.sampled_from(VALID))
+    start = draw(st.integers(0, len(record)))
+    end = draw(st.integers(start, min(len(record), start + 6)))
+    pieces = st.binary(max_size=6) | st.sampled_from(
+        [b"NaN", b"\\ud800", b"\xed\xa0\x80", b"[" * 400, b"null", b'"v":2,', b"9" * 5000, b"\x00", b"{}", b'"']
+    )
+    return record[:start] + draw(pieces) + record[end:]
+
+
+def _is_what_it_seems(text: bytes) -> bool:
+    value = json.loads(text.decode(), parse_constant=pytest.fail)
+    json.dumps(value, ensure_ascii=False).encode()
+    return True
+
+
+@given(st.binary() | damaged() | json_values.map(lambda value: json.dumps(value).encode()))
+@example(b"[" * 100_000)
+@example(b'{"a":' * 100_000)
+@example(b'{"awakeable_id":' + b"9" * 5000 + b"}")
+@example(f'{{"awakeable_id":"{AN_ID}","status":"rejected","code":{"9" * 5000}}}'.encode())
+@example(f'{{"awakeable_id":"{AN_ID}","status":"resolved","value":{"[" * 100_000}'.encode())
+def test_whatever_the_bytes_the_decoder_answers_or_says_unreadable(record: bytes) -> None:
+    """K2: one bad record never stops a partition."""
+    try:
+        completion = decode_completion(record, source="test")
+    except Unreadable:
+        return
+    assert (completion.body is None) == (completion.refusal is not None)
+    assert refusal("completion", encode_completion(completion)) is None if completion.body else True
+    match completion.body:
+        case Resolution(is_json=True) as resolution:
+            assert _is_what_it_seems(resolution.content)
+        case Rejection(details=Raw() as details):
+            assert _is_what_it_seems(bytes(details))
+        case Heartbeat(progress=progress):
+            assert _is_what_it_seems(bytes(progress))
+
+
+@pytest.mark.parametrize("field", ["reason", "worker", "event_id", "status", "unknown", "value"])
+@pytest.mark.parametrize("text", [rb"\ud800", rb"\udc00x", rb"\ud800\ud800", b"\xed\xa0\x80", b"\xff"])
+def test_half_a_surrogate_pair_and_bad_utf_8_are_taken_nowhere(field: str, text: bytes) -> None:
+    record = b'{"awakeable_id":"%s","status":"rejected","%s":"%s"}' % (AN_ID.encode(), field.encode(), text)
+    try:
+        completion = decode_completion(record, source="test")
+    except Unreadable:
+        return
+    assert completion.refusal
+    assert completion.body is None
+
+
+def test_a_record_without_a_value_is_unreadable() -> None:
+    with pytest.raises(Unreadable, match="no value"):
+        decode_completion(None, source="test")
+
+
+def test_a_record_that_names_its_awakeable_but_is_wrong_keeps_its_address() -> None:
+    """A2: it gets its verdict in that awakeable's book, with what is known about its sender."""
+    record = f'{{"awakeable_id":"{AN_ID}","status":"resolved","event_id":"e1","worker":"w","attempt":2}}'
+    completion = decode_completion(record.encode(), source="t:0:1")
+    assert completion == Completion(
+        awakeable_id=AN_ID,
+        body=None,
+        source="t:0:1",
+        event_id="e1",
+        worker="w",
+        attempt=2,
+        refusal="resolved requires `value` (it may be null) or `value_base64`",
+    )
+
+
+def test_an_unknown_status_is_shown_only_in_part() -> None:
+    record = json.dumps({"awakeable_id": AN_ID, "status": "x" * 1000}).encode()
+    assert len(decode_completion(record, source="test").refusal or "") < 120
+
+
+def test_a_completion_without_a_body_can_not_be_sent() -> None:
+    with pytest.raises(ValueError, match="without a body"):
+        encode_completion(Completion(awakeable_id=AN_ID, body=None, source="test", refusal="no"))
+
+
+# ── tasks ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("path", examples("valid", "task"))
+def test_a_valid_task_decodes_and_encodes_to_a_valid_one(path: Path) -> None:
+    record = path.read_bytes()
+    assert refusal("task", record) is None
+    task = decode_task(record, [])
+    again = msgspec.json.encode(task)
+    assert refusal("task", again) is None
+    assert decode_task(again, []) == task
+
+
+@pytest.mark.parametrize("path", examples("invalid", "task"))
+def test_an_invalid_task_is_refused_by_schema_and_decoder(path: Path) -> None:
+    record = path.read_bytes()
+    why = path.with_name(f"{path.stem}.why.txt").read_text()
+    assert (refusal("task", record) is None) == why.startswith(DECODER_ONLY)
+    with pytest.raises(UnreadableTask):
+        decode_task(record, [])
+
+
+effects = st.builds(
+    Effect,
+    event_id=st.builds(lambda e: new_id("evt", at_ms=1, entropy=e), st.binary(min_size=10, max_size=10)),
+    stream=st.just("inv"),
+    topic=st.just("pack-requests"),
+    key=st.none() | st.binary(),
+    value=json_texts,
+    headers=st.lists(st.tuples(st.text(min_size=1), st.none() | st.binary())).map(tuple),
+    task=st.builds(
+        TaskFacts,
+        awakeable_id=ids,
+        reply_to=st.just("shop.completions"),
+        task=st.none() | st.text(min_size=1),
+        enveloped=st.booleans(),
+        deadline_ms=st.none() | st.integers(0, 253_402_300_799_999),
+    ),
+)
+
+
+@given(effects)
+def test_every_task_that_is_published_fits_and_reads_the_same_in_both_forms(effect: Effect) -> None:
+    value, headers = encode_effect(effect)
+    told = effect.task
+    assert told is not None
+    if told.enveloped:
+        assert refusal("task", value or b"") is None
+        assert ("content-type", b"application/json") in headers
+    assert headers[: len(effect.headers)] == list(effect.headers)
+    task = decode_task(value, headers)
+    assert (task.awakeable_id, task.reply_to, task.task) == (told.awakeable_id, told.reply_to, told.task)
+    assert (task.event_id, task.attempt, bytes(task.payload)) == (effect.event_id, 1, effect.value)
+    assert (None if task.deadline is None else round(task.deadline.timestamp() * 1000)) == told.deadline_ms
+
+
+def test_a_record_that_carries_no_awakeable_has_its_event_id_in_a_header() -> None:
+    """K3: an event ID that is stable over resends."""
+    effect = Effect(event_id="evt_1x", stream="inv", topic="t", key=None, value=b"\xff", headers=(("a", None),))
+    assert encode_effect(effect) == (b"\xff", [("a", None), ("awakeable-event-id", b"evt_1x")])
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"awakeable-id": None}, "neither a task"),
+        ({"awakeable-reply-to": None}, "neither a task"),
+        ({"awakeable-id": b"prom_1x"}, "was it cut"),
+        ({"awakeable-deadline": b"soon"}, "can't be read"),
+        ({"awakeable-deadline": b"2026-11-21T12:00:00"}, "has no time zone"),
+        ({"awakeable-attempt": b"two"}, "can't be read"),
+        ({"awakeable-attempt": b"9" * 5000}, "can't be read"),
+    ],
+)
+def test_a_bare_payload_with_wrong_headers_is_refused(changes: dict[str, bytes | None], problem: str) -> None:
+    headers: dict[str, bytes | None] = {"awakeable-id": AN_ID.encode(), "awakeable-reply-to": b"r"} | changes
+    with pytest.raises(UnreadableTask, match=problem):
+        decode_task(b"\xff", [(name, content) for name, content in headers.items() if content is not None])
+
+
+def test_a_bare_payload_keeps_its_bytes_whatever_they_are() -> None:
+    headers: list[Header] = [("awakeable-id", AN_ID.encode()), ("awakeable-reply-to", b"shop.completions")]
+    assert bytes(decode_task(b"\xff\x00", headers).payload) == b"\xff\x00"
+    assert bytes(decode_task(None, headers).payload) == b"null"
+
+
+@given(st.binary(), st.lists(st.tuples(st.sampled_from(["awakeable-id", "awakeable-reply-to"]), st.binary())))
+@example(b'{"awakeable_id":"\xff","reply_to":"x"}', [])
+@example(b"[" * 100_000, [])
+def test_whatever_the_bytes_a_task_is_read_or_unreadable(value: bytes, headers: list[tuple[str, bytes]]) -> None:
+    try:
+        decode_task(value, headers)
+    except UnreadableTask as error:
+        assert str(error)
+
+
+# ── dead letters ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("path", examples("valid", "dead-letter"))
+def test_headers_of_a_dead_letter_as_they_may_be_fit(path: Path) -> None:
+    assert refusal("dead-letter", path.read_bytes()) is None
+
+
+@pytest.mark.parametrize("path", examples("invalid", "dead-letter"))
+def test_headers_of_no_dead_letter_are_refused(path: Path) -> None:
+    assert refusal("dead-letter", path.read_bytes()) is not None
+
+
+@pytest.mark.parametrize("code", ["unreadable", "unknown", "invalid"])
+def test_the_copy_of_a_dead_letter_fits(code: str) -> None:
+    letter = DeadLetter(
+        id="dlq_1x",
+        source="shop.completions:0:17",
+        topic="shop.completions",
+        partition=0,
+        offset=17,
+        timestamp_ms=1,
+        code=code,
+        reason="not JSON: \ud800",
+        at_ms=2,
+        value=b"{",
+        headers=(("traceparent", b"00-1"),),
+    )
+    copy = relay(letter, to="shop.completions.dlq", now_ms=3)
+    assert refusal("dead-letter", facts(as_object(encode_effect(copy)[1]))) is None
+    shorter = without_value(copy, "1048600 bytes are too many")
+    assert shorter is not None
+    assert refusal("dead-letter", facts(as_object(shorter.headers))) is None
+
+
+@pytest.mark.parametrize("code", DeadLetterCode.__args__)
+def test_the_copy_of_a_worker_s_dead_letter_fits(code: DeadLetterCode) -> None:
+    record = Incoming(topic="pack", partition=2, offset=5, key=None, value=b"x", headers=())
+    assert refusal("dead-letter", facts(as_object(dead_letter(record, code, "why").headers))) is None
+
+
+def test_the_headers_say_where_and_why() -> None:
+    told = as_object(error_headers(topic="t", partition=1, offset=2, code="invalid", reason="no"))
+    assert told == {
+        "__connect.errors.topic": "t",
+        "__connect.errors.partition": "1",
+        "__connect.errors.offset": "2",
+        "__connect.errors.class.name": "invalid",
+        "__connect.errors.exception.message": "no",
+        "awakeable-error-code": "invalid",
+    }
