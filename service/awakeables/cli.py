@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Annotated, Any
@@ -231,6 +232,19 @@ def _run(settings: Settings, main: Callable[[asyncio.Event], Awaitable[None]]) -
             runner.run(supervised())
         except* AwakeablesError as group:
             raise _first(group) from None
+    _leave_stuck_threads()
+
+
+def _leave_stuck_threads() -> None:
+    """End although an action of `ctx.run` or a task still blocks its thread past the drain.
+
+    Everything that is durable is closed by now; the interpreter would wait for the thread for ever.
+    """
+    stuck = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
+    if stuck:
+        err.print(f"left {len(stuck)} blocked thread(s); what they did is done again", highlight=False)
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

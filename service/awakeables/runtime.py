@@ -100,6 +100,8 @@ async def _run(
         await engine.serving.wait()
         reading = tasks.create_task(consumer.run(), name="completions")
         web = tasks.create_task(server.run(), name="web")
+        while not server.started:
+            await asyncio.sleep(0.01)
         log.info(
             events.STARTED, app=engine.app.name, url=server.url, kafka=settings.kafka, store=settings.store
         )

@@ -167,3 +167,38 @@ def test_a_verdict_that_is_no_success_is_told_and_exits_with_1(url: str) -> None
     mistyped = run("resolve", first[:-1] + ("0" if first[-1] != "0" else "1"), "--url", url)
     assert mistyped.returncode == 1
     assert "mistyped" in mistyped.stderr
+
+
+BLOCKED = """
+import time
+from awakeables import App, Context, Service
+
+service = Service("blocked")
+
+@service.handler()
+async def for_ever(ctx: Context) -> None:
+    await ctx.run("block", time.sleep, 1000)
+
+app = App("blocked", services=[service])
+"""
+
+
+def test_sigterm_does_not_wait_for_a_blocked_thread_past_the_drain(tmp_path: Path) -> None:
+    (tmp_path / "blocked.py").write_text(BLOCKED)
+    port = free_port()
+    process = subprocess.Popen(
+        [AWAKEABLES, "serve", "blocked:app", "--kafka", "127.0.0.1:9", "--port", str(port)],
+        cwd=tmp_path,
+        env=os.environ | {"AWAKEABLES_DRAIN_TIMEOUT": "1", "AWAKEABLES_COMPLETIONS_PARTITIONS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "broker_unavailable" in line:
+            break
+    assert httpx.post(f"http://127.0.0.1:{port}/blocked/for_ever/send").status_code == 202
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "drain_incomplete" in told

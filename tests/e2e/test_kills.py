@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from awakeables.devbroker import EmbeddedBroker
+from e2e.chaos import fates
 from e2e.chaos.kills import survive_kills
+from e2e.chaos.world import CreateTopics, world
 
 SESSION_S = 2.0
 """The embedded broker lets a worker that was killed join again when its former session is over."""
@@ -23,7 +26,7 @@ async def broker() -> AsyncIterator[EmbeddedBroker]:
 
 
 @pytest.fixture
-def create_topics(broker: EmbeddedBroker) -> Callable[[dict[str, int]], Awaitable[None]]:
+def create_topics(broker: EmbeddedBroker) -> CreateTopics:
     async def create(topics: dict[str, int]) -> None:
         for topic, partitions in topics.items():
             await broker.create_topic(topic, partitions=partitions)
@@ -32,6 +35,37 @@ def create_topics(broker: EmbeddedBroker) -> Callable[[dict[str, int]], Awaitabl
 
 
 async def test_twenty_kills_under_load_lose_repeat_and_misstate_nothing(
-    tmp_path: Path, broker: EmbeddedBroker, create_topics: Callable[[dict[str, int]], Awaitable[None]]
+    tmp_path: Path, broker: EmbeddedBroker, create_topics: CreateTopics
 ) -> None:
+    # Room for kills between a record and its acknowledgement.
+    await broker.round_trip_time(timedelta(milliseconds=20))
     await survive_kills(tmp_path, broker.bootstrap, create_topics, seed=1, kills=20, session_s=SESSION_S)
+
+
+async def test_sigterm_drains_and_exits_with_0(
+    tmp_path: Path, broker: EmbeddedBroker, create_topics: CreateTopics
+) -> None:
+    async with world(tmp_path, broker.bootstrap, create_topics) as here:
+        await fates.drains(here)
+
+
+async def test_sigterm_ends_the_process_though_an_action_runs_for_longer_than_the_drain(
+    tmp_path: Path, broker: EmbeddedBroker, create_topics: CreateTopics
+) -> None:
+    async with world(tmp_path, broker.bootstrap, create_topics, AWAKEABLES_DRAIN_TIMEOUT="PT1S") as here:
+        await fates.stops_in_time(here)
+
+
+async def test_a_service_that_was_killed_needs_no_repair(
+    tmp_path: Path, broker: EmbeddedBroker, create_topics: CreateTopics
+) -> None:
+    async with world(tmp_path, broker.bootstrap, create_topics) as here:
+        await fates.needs_no_repair(here)
+
+
+@pytest.mark.parametrize("killers", [1, 2])
+async def test_a_handler_that_kills_its_process_is_parked_and_others_go_on(
+    tmp_path: Path, broker: EmbeddedBroker, create_topics: CreateTopics, killers: int
+) -> None:
+    async with world(tmp_path, broker.bootstrap, create_topics) as here:
+        await fates.parks_who_kills_it(here, killers=killers)

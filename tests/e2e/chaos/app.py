@@ -165,6 +165,7 @@ def side_effect(invocation_id: str, key: str) -> str:
     """What must be recorded once; each execution has a nonce."""
     nonce = uuid.uuid4().hex
     ledger_of_this_process().write("effect", invocation=invocation_id, key=key, nonce=nonce)
+    time.sleep(0.2)  # room for a kill between the effect and its record
     return nonce
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from support.real_kafka import free_port
 
 PARTITIONS = 4
 START_S = 30.0
+JSON = {"content-type": "application/json"}
 
 CreateTopics = Callable[[dict[str, int]], Awaitable[None]]
 
@@ -28,7 +30,9 @@ CreateTopics = Callable[[dict[str, int]], Awaitable[None]]
 class World:
     """Everything that one run has."""
 
-    def __init__(self, folder: Path, bootstrap: str, *, session_s: float) -> None:
+    def __init__(
+        self, folder: Path, bootstrap: str, *, session_s: float, settings: Mapping[str, str]
+    ) -> None:
         self.folder = folder
         self.bootstrap = bootstrap
         self.name = f"chaos-{secrets.token_hex(4)}"
@@ -45,6 +49,7 @@ class World:
             "CHAOS_LEDGER": str(folder / "ledger.jsonl"),
             "CHAOS_SESSION_S": str(session_s),
             "CHAOS_URL": self.url,
+            **settings,
         }
         self.service = Victim(
             "service",
@@ -97,6 +102,43 @@ class World:
         except httpx.TransportError:
             return False
 
+    async def send(self, path: str, body: Any = None) -> str:
+        """Begin an invocation; its ID."""
+        answer = await self.http.post(f"/{path}/send", content=json.dumps(body), headers=JSON)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["invocation_id"])
+
+    async def invocation(self, invocation_id: str) -> dict[str, Any]:
+        """Its row; empty while the service is down."""
+        try:
+            answer = await self.http.get(f"/invocations/{invocation_id}")
+        except httpx.TransportError:
+            return {}
+        return dict(answer.json()) if answer.status_code == 200 else {}
+
+    async def value_of(self, invocation_id: str) -> Any:
+        """What it returned, once it has."""
+
+        async def row() -> dict[str, Any]:
+            found = await self.invocation(invocation_id)
+            assert found.get("status") == "completed", found
+            return found
+
+        return (await eventually(row, timeout=30))["result"]["value"]
+
+    async def awakeable_of(self, invocation_id: str) -> str:
+        """The awakeable that it waits for."""
+
+        async def asked() -> str:
+            journal = (await self.invocation(invocation_id)).get("journal", [])
+            return next((each["entry"]["id"] for each in journal if each["entry"]["k"] == "awakeable"), "")
+
+        return await eventually(asked)
+
+    async def resolve(self, awakeable_id: str, value: Any) -> None:
+        answer = await self.http.post(f"/awakeables/{awakeable_id}/resolve", json=value)
+        assert answer.json()["verdict"] == "accepted", answer.text
+
     async def worker_works(self, side: str) -> None:
         """Wait until this start of a worker has taken a task."""
         pid = self.workers[side].process.pid
@@ -110,10 +152,13 @@ class World:
 
 @asynccontextmanager
 async def world(
-    folder: Path, bootstrap: str, create_topics: CreateTopics, *, session_s: float
+    folder: Path, bootstrap: str, create_topics: CreateTopics, *, session_s: float = 10, **settings: str
 ) -> AsyncIterator[World]:
-    """Topics, and nothing started yet; afterwards nothing runs any more."""
-    made = World(folder, bootstrap, session_s=session_s)
+    """Topics, and nothing started yet; afterwards nothing runs any more.
+
+    Settings are variables of the processes' environment.
+    """
+    made = World(folder, bootstrap, session_s=session_s, settings=settings)
     await create_topics(made.topics)
     async with made.http, ended(made.service, *made.workers.values()):
         yield made

@@ -1,0 +1,71 @@
+"""Evidence with one thing changed: an audit that does not notice is worth nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import msgspec
+
+from awakeables.core.journal import Delivered
+from awakeables.core.outcomes import Resolution
+from e2e.chaos.audit import Evidence
+
+
+def forgeries(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
+    """Each names what was done to it."""
+    rows = dict(evidence.awakeables)
+    answered = next(row for row in rows.values() if isinstance(row.outcome, Resolution))
+    expired = next(row for row in rows.values() if row.state == "timed-out")
+    charged = next(row for row in evidence.invocations.values() if row.handler == "charge")
+    alone = next(row for row in evidence.invocations.values() if row.handler == "one")
+    journal = evidence.journals[charged.id]
+    delivered = next(entry for entry in journal if isinstance(entry, Delivered))
+    told = next(line for line in evidence.lines("told") if line["verdict"] in ("accepted", "duplicate"))
+
+    yield "a call that is not there", _without(evidence, alone.id)
+    yield "an outcome that nobody sent", _with(evidence, answered, outcome=Resolution.of_json(b"1"))
+    yield "a time-out over an answer", _with(evidence, answered, state="timed-out", outcome=expired.outcome)
+    yield "an answer that is accepted twice", _with(evidence, answered, book=_twice(answered.book))
+    yield "an answer without a verdict", _with(evidence, answered, book=type(answered.book)())
+    yield "a row that is not there", replace(evidence, awakeables=rows | {"": answered})
+    yield (
+        "an outcome told twice",
+        replace(evidence, journals=dict(evidence.journals) | {charged.id: [*journal, delivered]}),
+    )
+    yield "a chunk that is missing", replace(evidence, versions=dict(evidence.versions) | {alone.id: [2]})
+    yield (
+        "offsets short of the end",
+        replace(evidence, positions={partition: end - 1 for partition, end in evidence.ends.items()}),
+    )
+    yield "an effect that is not sent", replace(evidence, unsent=1)
+    yield "a task that is not there", replace(evidence, tasks=evidence.tasks[1:])
+    yield (
+        "a side effect that never happened",
+        replace(evidence, ledger=[line for line in evidence.ledger if line["kind"] != "effect"]),
+    )
+    lie = told | {"verdict": "conflict" if told["verdict"] == "accepted" else "late"}
+    yield "a worker that was lied to", replace(evidence, ledger=[*evidence.ledger, lie])
+    call = next(call for call in evidence.calls if call.status == 200)
+    yield (
+        "a client that was lied to",
+        replace(evidence, calls=[*evidence.calls, replace(call, body={"n": 0})]),
+    )
+
+
+def _with(evidence: Evidence, row: object, **changes: object) -> Evidence:
+    forged = msgspec.structs.replace(row, **changes)  # type: ignore[type-var]
+    return replace(evidence, awakeables=dict(evidence.awakeables) | {forged.id: forged})  # type: ignore[attr-defined]
+
+
+def _without(evidence: Evidence, invocation_id: str) -> Evidence:
+    return replace(
+        evidence,
+        invocations={key: row for key, row in evidence.invocations.items() if key != invocation_id},
+        journals={key: entries for key, entries in evidence.journals.items() if key != invocation_id},
+    )
+
+
+def _twice(book: object) -> object:
+    counts = book.counts | {"accepted": 2}  # type: ignore[attr-defined]
+    return msgspec.structs.replace(book, counts=counts)  # type: ignore[type-var]

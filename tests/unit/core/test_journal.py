@@ -1,0 +1,96 @@
+"""The journal's format 1: what is written reads the same, and unknown kinds are refused."""
+
+from __future__ import annotations
+
+import json
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import UNSET, Raw
+
+from awakeables.core import journal
+from awakeables.core.journal import (
+    AwakeableAsked,
+    Delivered,
+    Entry,
+    Input,
+    NowRead,
+    PublishAsked,
+    RunAsked,
+    SettleAsked,
+    SleepAsked,
+    Tried,
+    decode_chunks,
+    encode_chunk,
+)
+from awakeables.core.outcomes import Cancellation, Expiry, Rejection, Resolution
+
+texts = st.text()
+numbers = st.integers(0, 2**53)
+json_texts = st.sampled_from([b"null", b"18446744073709551616", b"0.1000", b'{"a":[1,"\\u00e9"]}']) | st.builds(
+    lambda value: json.dumps(value).encode(), st.lists(st.text() | st.integers() | st.booleans())
+)
+outcomes = st.one_of(
+    json_texts.map(Resolution.of_json),
+    st.binary().map(Resolution.of_bytes),
+    st.builds(Rejection, reason=texts, code=st.integers(), details=st.just(UNSET) | json_texts.map(Raw)),
+    st.builds(Expiry, deadline_ms=numbers),
+    st.builds(Cancellation, reason=texts),
+)
+inputs = st.builds(
+    Input,
+    service=texts,
+    handler=texts,
+    seed=texts,
+    at_ms=numbers,
+    key=st.none() | texts,
+    value=json_texts.map(Raw),
+    headers=st.dictionaries(texts, texts),
+) | st.builds(Input, service=texts, handler=texts, seed=texts, at_ms=numbers, value_base64=st.binary())
+entries: st.SearchStrategy[Entry] = st.one_of(
+    inputs,
+    st.builds(AwakeableAsked, id=texts, timeout_ms=st.none() | numbers),
+    st.builds(PublishAsked, topic=texts, of=st.none() | numbers, task=st.none() | texts),
+    st.builds(RunAsked, name=texts),
+    st.builds(SleepAsked, until_ms=numbers),
+    st.builds(SettleAsked, id=texts, status=texts),
+    st.builds(NowRead, at_ms=numbers),
+    st.builds(Tried, of=numbers, attempt=numbers, began_ms=numbers, error=texts, retry_at_ms=numbers),
+    st.builds(Delivered, of=numbers, outcome=outcomes),
+)
+
+
+@given(st.lists(st.lists(entries, max_size=4), max_size=5))
+def test_a_journal_reads_as_it_was_written_chunk_by_chunk(chunks: list[list[Entry]]) -> None:
+    written = [encode_chunk(chunk) for chunk in chunks]
+    assert decode_chunks(written) == [entry for chunk in chunks for entry in chunk]
+    assert [encode_chunk(decode_chunks([chunk])) for chunk in written] == written
+
+
+def test_the_strategies_know_every_kind_of_entry() -> None:
+    kinds = {kind.__name__ for kind in get_args(journal.Entry)}
+    here = {cls.__name__ for cls in (Input, AwakeableAsked, PublishAsked, RunAsked, SleepAsked)}
+    assert kinds == here | {cls.__name__ for cls in (SettleAsked, NowRead, Tried, Delivered)}
+
+
+def test_a_chunk_is_a_json_array_with_short_tags() -> None:
+    chunk = encode_chunk([RunAsked(name="a"), Delivered(of=1, outcome=Resolution.of_json(b"0.1000"))])
+    assert chunk == b'[{"k":"run","name":"a"},{"k":"outcome","of":1,"outcome":{"status":"resolved","value":0.1000}}]'
+
+
+def test_an_entry_of_an_unknown_kind_is_refused_by_name() -> None:
+    with pytest.raises(msgspec.ValidationError, match="'telepathy'"):
+        decode_chunks([b'[{"k":"telepathy"}]'])
+
+
+def test_a_field_that_a_newer_release_has_added_is_ignored() -> None:
+    assert decode_chunks([b'[{"k":"run","name":"a","colour":"blue"}]']) == [RunAsked(name="a")]
+
+
+@pytest.mark.parametrize("chunk", [b"", b"{}", b"[{}]", b'[{"k":"run"}]', b"[", b"null"])
+def test_a_damaged_chunk_is_refused(chunk: bytes) -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        decode_chunks([chunk])
