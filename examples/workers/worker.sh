@@ -32,13 +32,13 @@ answer() {
 
 late='.deadline != null and (.deadline | sub("\\.[0-9]+"; "") | fromdateiso8601) <= now'
 
-kcat -C -q -u -J -b "$brokers" -t "$topic" -p "$partition" -o "$(cat "$place" 2>/dev/null || echo beginning)" |
-  while IFS= read -r record; do
-    if ! task=$(printf '%s' "$record" | jq -ce '.payload | fromjson | select(.awakeable_id and .reply_to)'); then
-      printf '%s\n' "$record" | send "$topic.dlq" "$topic-$partition"   # no task: set it aside, and go on
-    elif [ "$(printf '%s' "$task" | jq "$late")" = false ]; then
-      answer "$task"
-    fi
-    # Only now: were it before, a crash in between would lose the task.
-    printf '%s' "$record" | jq '.offset + 1' > "$place.new" && mv "$place.new" "$place"
-  done
+while :; do
+  record=$(kcat -C -q -J -b "$brokers" -t "$topic" -p "$partition" -c 1 -o "$(cat "$place" 2>/dev/null || echo beginning)")
+  if ! task=$(printf '%s' "$record" | jq -ce '.payload | fromjson | select(.awakeable_id and .reply_to)'); then
+    printf '%s\n' "$record" | send "$topic.dlq" "$topic-$partition" # no task: set it aside, and go on
+  elif [ "$(printf '%s' "$task" | jq "$late")" = false ]; then
+    answer "$task"
+  fi
+  # Only now: were it before, a crash in between would lose the task.
+  printf '%s' "$record" | jq '.offset + 1' >"$place.new" && mv "$place.new" "$place"
+done

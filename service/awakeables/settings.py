@@ -11,12 +11,23 @@ import os
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from awakeables.errors import OperatorError
 
 PREFIX = "AWAKEABLES_"
+
+
+def _seconds(text: object) -> object:
+    """`30` and `0.5` are seconds; the rest is pydantic's to read."""
+    try:
+        return timedelta(seconds=float(text)) if isinstance(text, str) else text
+    except ValueError:
+        return text
+
+
+Duration = Annotated[timedelta, BeforeValidator(_seconds)]
 
 
 class SettingsRefused(OperatorError):
@@ -34,39 +45,37 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     url: str = Field("http://127.0.0.1:8080", description="The service that the CLI's commands talk to.")
 
-    linger: timedelta = Field(
+    linger: Duration = Field(
         timedelta(seconds=1), description="How long a waiting handler stays in memory before it is suspended."
     )
     always_suspend: bool = Field(False, description="Suspend at every await: a test mode.")
-    retry_initial: timedelta = Field(
+    retry_initial: Duration = Field(
         timedelta(milliseconds=500), description="Pause after the first failed attempt."
     )
     retry_factor: Annotated[float, Field(ge=1)] = 2.0
-    retry_max_interval: timedelta = Field(
-        timedelta(seconds=60), description="Longest pause between attempts."
-    )
+    retry_max_interval: Duration = Field(timedelta(seconds=60), description="Longest pause between attempts.")
     retry_max_attempts: Annotated[int, Field(ge=1)] = 70
     max_running: Annotated[int, Field(ge=1)] = 1000
     max_backlog: Annotated[int, Field(ge=0)] = 10_000
     threads: Annotated[int, Field(ge=1)] = 16
 
-    publish_timeout: timedelta = Field(
+    publish_timeout: Duration = Field(
         timedelta(seconds=60),
         description="A topic that is missing for this long is taken for one that never comes.",
     )
-    horizon: timedelta = Field(
+    horizon: Duration = Field(
         timedelta(minutes=15),
         description="How long deadlines are held back at most while completions can't be read.",
     )
-    retention: timedelta = Field(
+    retention: Duration = Field(
         timedelta(days=7), description="An ID older than this without a row counts as purged."
     )
     completions_partitions: Annotated[int, Field(ge=1)] = 4
 
-    call_timeout: timedelta = Field(timedelta(seconds=60), description="How long an HTTP call waits at most.")
-    commit_timeout: timedelta = Field(timedelta(seconds=10), description="How long HTTP waits for the store.")
+    call_timeout: Duration = Field(timedelta(seconds=60), description="How long an HTTP call waits at most.")
+    commit_timeout: Duration = Field(timedelta(seconds=10), description="How long HTTP waits for the store.")
     max_body_bytes: Annotated[int, Field(ge=1)] = 32 * 1024 * 1024
-    drain_timeout: timedelta = Field(timedelta(seconds=30), description="What SIGTERM leaves for finishing.")
+    drain_timeout: Duration = Field(timedelta(seconds=30), description="What SIGTERM leaves for finishing.")
 
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from awakeables.core.orders import Effect
+from awakeables.core.orders import Answer, Effect, Member, Settle
+from awakeables.core.outcomes import Resolution
 from awakeables.devbroker import EmbeddedBroker
-from awakeables.errors import TopicMissing
+from awakeables.errors import StoreRefused, StoreUnavailable, TopicMissing
 from awakeables.handlers.service import App
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.publisher import KafkaPublisher
 from awakeables.kafka.topics import create_topics, missing_topics
-from awakeables.ports import Page, Store
+from awakeables.ports import Expectation, Page, Store
 from awakeables.store.memory import MemoryStore
 from awakeables.world import SystemClock
 from support.eventually import eventually
@@ -135,6 +136,67 @@ async def test_a_consumer_that_hears_nothing_for_long_is_built_anew(
         await broker.up()
         await produce(broker.bootstrap, app.completions_topic, [resolved(awakeable_id)])
         await shop.settled(awakeable_id)
+
+
+class FaultyStore(MemoryStore):
+    """Away for a while, and never takes what it does not like."""
+
+    away = False
+    disliked = b"unbearable"
+
+    async def commit(self, members: Sequence[Member]) -> list[Answer]:
+        self._check()
+        for member in members:
+            if isinstance(member, Settle):
+                bodies = [c.body for c in member.completions if isinstance(c.body, Resolution)]
+                if any(self.disliked in body.content for body in bodies):
+                    raise StoreRefused("no, never")
+        return await super().commit(members)
+
+    async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
+        self._check()
+        return await super().expectations(awakeable_ids)
+
+    def _check(self) -> None:
+        if self.away:
+            raise StoreUnavailable("on holiday")
+
+
+async def test_completions_wait_for_a_store_that_is_away(broker: EmbeddedBroker, app: App) -> None:
+    store = FaultyStore(clock=SystemClock(), retention_ms=DAY_MS)
+    await broker.create_topic(app.completions_topic, partitions=2)
+    async with running(broker.bootstrap, app, store, connection=_quick(broker)) as shop:
+        ids = await shop.pending(count=4)
+        store.away = True
+        shop.engine.edge._expected.clear()
+        for number, awakeable_id in enumerate(ids):
+            await produce(
+                broker.bootstrap, app.completions_topic, [resolved(awakeable_id)], partition=number % 2
+            )
+        await eventually(lambda: "store" in shop.problems)
+        store.away = False
+        for awakeable_id in ids:
+            await shop.settled(awakeable_id)
+            assert await shop.counts(awakeable_id) == {"accepted": 1}
+        await eventually(lambda: shop.problems == {})
+
+
+async def test_a_record_that_the_store_refuses_is_buried_and_those_around_it_are_settled(
+    broker: EmbeddedBroker, app: App
+) -> None:
+    store = FaultyStore(clock=SystemClock(), retention_ms=DAY_MS)
+    await broker.create_topic(app.completions_topic, partitions=1)
+    await broker.create_topic(app.dead_letter_topic, partitions=1)
+    async with running(broker.bootstrap, app, store, connection=_quick(broker)) as shop:
+        first, refused, *others = await shop.pending(count=9)
+        values = [resolved(first), resolved(refused, "unbearable"), *map(resolved, others)]
+        await produce(broker.bootstrap, app.completions_topic, values)
+        for awakeable_id in [first, *others]:
+            assert (await shop.settled(awakeable_id)).state == "resolved"
+        [letter] = await store.dead_letters(Page())
+        assert (letter.offset, letter.value) == (1, values[1])
+        assert (await shop.row(refused)).state == "pending"
+        assert shop.problems == {}
 
 
 async def test_publishing_to_a_missing_topic_does_not_create_it(broker: EmbeddedBroker) -> None:

@@ -31,9 +31,7 @@ from awakeables.wire.tasks import decode_task, encode_effect
 RETENTION_MS = 7 * 86_400_000
 PARTITIONS = 3
 SETTINGS = EngineSettings(
-    runner=RunnerSettings(
-        linger=timedelta(seconds=1), retry=RetryPolicy(max_interval=timedelta(seconds=5))
-    ),
+    runner=RunnerSettings(linger=timedelta(seconds=1), retry=RetryPolicy(max_interval=timedelta(seconds=5))),
     relay=RelaySettings(sweep_interval=timedelta(seconds=1)),
     horizon=timedelta(minutes=2),
     max_running=8,
@@ -295,7 +293,12 @@ class World:
         misfit = msgspec.json.encode({"awakeable_id": awakeable_id, "status": "resolved", "value": "x"})
         beat = msgspec.json.encode({"awakeable_id": awakeable_id, "status": "heartbeat", "progress": 1})
         stranger = new_id("prom", at_ms=self.clock.now_ms(), entropy=self.entropy.bytes(10))
-        nonsense: list[bytes | None] = [b"{", None, b"[]", b'{"awakeable_id": "prom_1x", "status": "resolved"}']
+        nonsense: list[bytes | None] = [
+            b"{",
+            None,
+            b"[]",
+            b'{"awakeable_id": "prom_1x", "status": "resolved"}',
+        ]
         roll = self.chance.random()
         if roll < 0.1:
             return []

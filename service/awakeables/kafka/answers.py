@@ -84,11 +84,14 @@ class AnswerProducer:
 
     async def send_letter(self, letter: Outgoing) -> None:
         """Send a dead letter; its topic is made if there is none, and waited for without end."""
-        while letter.topic not in self._known_topics:
-            await self._create(letter.topic)
-            with contextlib.suppress(TopicMissing):
-                await self._find(letter.topic)
-        await self._send_until_acknowledged(letter)
+        while True:
+            try:
+                if letter.topic not in self._known_topics:
+                    await self._create(letter.topic)
+                    await self._find(letter.topic)
+                return await self._send_until_acknowledged(letter)
+            except TopicMissing as error:
+                log.error(events.TOPIC_MISSING, topic=letter.topic, error=str(error))
 
     async def _send_until_acknowledged(self, record: Outgoing) -> None:
         pause_s = FIRST_PAUSE_S

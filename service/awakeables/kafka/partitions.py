@@ -13,13 +13,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka import errors as kafka
 
-from awakeables.core.orders import Position
 from awakeables.engine.intake import Intake, Record
 from awakeables.errors import Overloaded, OwnershipLost, StoreRefused, StoreUnavailable
 from awakeables.kafka.alarms import Alarms
@@ -28,6 +27,7 @@ from awakeables.kafka.pulse import Pulse
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 
+T = TypeVar("T")
 log = structlog.stdlib.get_logger(__name__)
 
 PARTITION = "partition"
@@ -170,7 +170,9 @@ class PartitionReader:
     async def _take_place(self) -> None:
         """Claim the partition, and stand where its last reader has stopped."""
         number = self.partition.partition
-        [held] = await self._patiently_claim()
+        [held] = await _patiently(
+            lambda: self._intake.take_partitions(self._owner, self.partition.topic, (number,))
+        )
         begin, end = await self._bounds()
         if held.next > end:
             raise OffsetsAhead(
@@ -186,15 +188,6 @@ class PartitionReader:
         self._go_to(max(held.next, begin))
         self._consumer.resume(self.partition)
         self._pulse.begin(self._stamp())
-
-    async def _patiently_claim(self) -> Sequence[Position]:
-        while True:
-            try:
-                return await self._intake.take_partitions(
-                    self._owner, self.partition.topic, (self.partition.partition,)
-                )
-            except (Overloaded, StoreUnavailable):
-                await asyncio.sleep(FIRST_PAUSE_S)
 
     async def _bounds(self) -> tuple[int, int]:
         """Where the partition begins and, as far as it is committed, ends."""
@@ -284,24 +277,19 @@ class PartitionReader:
         self._pulse.resume()
 
     async def _take(self, records: Sequence[Record]) -> None:
-        pause_s = FIRST_PAUSE_S
-        while True:
-            try:
-                await self._intake.take(self.partition.topic, self.partition.partition, self._epoch, records)
-            except (Overloaded, StoreUnavailable):
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-            except StoreRefused:
-                # One record is to blame: let the others through, up to it.
-                if len(records) == 1:
-                    raise
+        topic, number = self.partition
+        try:
+            await _patiently(lambda: self._intake.take(topic, number, self._epoch, records))
+        except StoreRefused as error:
+            # One record is to blame: the others are let through, up to it.
+            if len(records) > 1:
                 middle = len(records) // 2
                 await self._take(records[:middle])
                 await self._take(records[middle:])
                 return
-            else:
-                self.next = records[-1].offset + 1
-                return
+            reason = str(error)
+            await _patiently(lambda: self._intake.bury(topic, number, self._epoch, records[0], reason))
+        self.next = records[-1].offset + 1
 
     # ── observe ────────────────────────────────────────────────────────────────────────────
 
@@ -330,3 +318,14 @@ def _record(record: ConsumerRecord) -> Record:
         value=record.value,
         headers=record.headers,
     )
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask until the store is there; what waits is one batch."""
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            return await ask()
+        except (Overloaded, StoreUnavailable):
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)

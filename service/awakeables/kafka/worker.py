@@ -31,6 +31,10 @@ log = structlog.stdlib.get_logger(__name__)
 POLL_MS = 200
 """How long one look for records waits; also how late the order to stop is seen."""
 
+DOUBTFUL_ROUNDS = 5
+"""So often every partition is looked at alone after a failure. One that raises is found by then;
+an error of the group is raised once and is gone, and then nothing is found."""
+
 COMMIT_TIMEOUT_S = 2.0
 """`commit` of aiokafka has no end while the broker is down."""
 
@@ -116,7 +120,7 @@ class KafkaTasks:
         self._told_missing: frozenset[str] = frozenset()
         self._topics_checked_at = float("-inf")
         self._stuck: dict[TopicPartition, float] = {}
-        self._doubtful = False
+        self._doubtful = 0
         self._turn = 0
 
     # ── the port ──────────────────────────────────────────────────────────────────────────────
@@ -291,8 +295,8 @@ class KafkaTasks:
                     records += found.get(partition, ())
         except Exception as error:  # a batch that can't be opened raises whatever its codec does
             await consumer.getmany(_NOWHERE)  # raises if it is the group's error, no partition's
-            log.debug(events.PARTITION_STUCK, worker=self._worker.name, error=_told(error))
-            self._doubtful = True
+            log.warning(events.FETCH_FAILED, worker=self._worker.name, error=_told(error))
+            self._doubtful = DOUBTFUL_ROUNDS
         return records
 
     async def _poll_doubtfully(
@@ -300,6 +304,7 @@ class KafkaTasks:
     ) -> list[ConsumerRecord[Any, Any]]:
         """Find the partition that raises, and take the records before the bad batch, one by one."""
         records: list[ConsumerRecord[Any, Any]] = []
+        self._doubtful -= 1
         for partition in readable:
             try:
                 while len(records) < limit:
@@ -313,7 +318,7 @@ class KafkaTasks:
                 if not found:
                     await self._set_aside(consumer, partition, error)
                 records += found
-                self._doubtful = False
+                self._doubtful = 0
         return records
 
     async def _read_leniently(

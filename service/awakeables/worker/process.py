@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import structlog
@@ -243,7 +242,7 @@ class _Job:
         self.function = function
         self.payload = payload
         self.attempt = task.attempt
-        self.deadline = _aware(task.deadline)
+        self.deadline = task.deadline
         self.headers = {
             name: (content or b"").decode("utf-8", "surrogateescape") for name, content in record.headers
         }
@@ -262,11 +261,6 @@ class _Job:
             topic=self.record.topic,
             event_id=self.task.event_id,
         )
-
-
-def _aware(deadline: datetime | None) -> datetime | None:
-    """An instant without a zone is UTC: the wire knows no other."""
-    return deadline.replace(tzinfo=UTC) if deadline is not None and deadline.tzinfo is None else deadline
 
 
 def _is_being_cancelled() -> bool:

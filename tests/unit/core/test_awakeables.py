@@ -270,7 +270,9 @@ def test_a_value_that_was_checked_against_this_schema_needs_no_other_check() -> 
 # ── IDs without a row ───────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("age_ms", "kind"), [(0, "unknown"), (500, "unknown"), (501, "late"), (-10, "unknown")])
+@pytest.mark.parametrize(
+    ("age_ms", "kind"), [(0, "unknown"), (500, "unknown"), (501, "late"), (-10, "unknown")]
+)
 def test_an_id_without_a_row_is_unknown_until_it_may_have_been_purged(age_ms: int, kind: str) -> None:
     """Hard case 8."""
     verdict = without_row(SAID["the same answer"], issued_ms=NOW_MS - age_ms, now_ms=NOW_MS, retention_ms=500)

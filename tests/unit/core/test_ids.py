@@ -89,7 +89,12 @@ def test_an_id_of_another_kind_is_named(kind: IdKind, other: IdKind) -> None:
     if kind == other:
         assert parse_id(text, kind) == 1
         return
-    named = {"prom": "an awakeable ID", "inv": "an invocation ID", "evt": "an event ID", "dlq": "a dead letter's ID"}
+    named = {
+        "prom": "an awakeable ID",
+        "inv": "an invocation ID",
+        "evt": "an event ID",
+        "dlq": "a dead letter's ID",
+    }
     with pytest.raises(MalformedId, match=f"is not {named[kind]}: .*; this is {named[other]}"):
         parse_id(text, kind)
 

@@ -112,7 +112,13 @@ def test_only_the_owner_under_its_epoch_and_version_may_commit(
 
 def test_a_claim_counts_the_epoch_and_the_start() -> None:
     after = claim(row("pending", due_ms=3), owner="you", now_ms=NOW_MS)
-    assert (after.status, after.owner, after.epoch, after.starts, after.due_ms) == ("running", "you", 3, 1, None)
+    assert (after.status, after.owner, after.epoch, after.starts, after.due_ms) == (
+        "running",
+        "you",
+        3,
+        1,
+        None,
+    )
 
 
 def test_five_starts_without_a_commit_park_the_invocation() -> None:

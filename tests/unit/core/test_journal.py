@@ -30,9 +30,9 @@ from awakeables.core.outcomes import Cancellation, Expiry, Rejection, Resolution
 
 texts = st.text()
 numbers = st.integers(0, 2**53)
-json_texts = st.sampled_from([b"null", b"18446744073709551616", b"0.1000", b'{"a":[1,"\\u00e9"]}']) | st.builds(
-    lambda value: json.dumps(value).encode(), st.lists(st.text() | st.integers() | st.booleans())
-)
+json_texts = st.sampled_from(
+    [b"null", b"18446744073709551616", b"0.1000", b'{"a":[1,"\\u00e9"]}']
+) | st.builds(lambda value: json.dumps(value).encode(), st.lists(st.text() | st.integers() | st.booleans()))
 outcomes = st.one_of(
     json_texts.map(Resolution.of_json),
     st.binary().map(Resolution.of_bytes),
@@ -78,7 +78,10 @@ def test_the_strategies_know_every_kind_of_entry() -> None:
 
 def test_a_chunk_is_a_json_array_with_short_tags() -> None:
     chunk = encode_chunk([RunAsked(name="a"), Delivered(of=1, outcome=Resolution.of_json(b"0.1000"))])
-    assert chunk == b'[{"k":"run","name":"a"},{"k":"outcome","of":1,"outcome":{"status":"resolved","value":0.1000}}]'
+    assert (
+        chunk
+        == b'[{"k":"run","name":"a"},{"k":"outcome","of":1,"outcome":{"status":"resolved","value":0.1000}}]'
+    )
 
 
 def test_an_entry_of_an_unknown_kind_is_refused_by_name() -> None:

@@ -23,7 +23,9 @@ def test_an_outcome_reads_as_it_was_written(outcome: Outcome) -> None:
     assert decode_outcome(encode_outcome(outcome)) == outcome
 
 
-@pytest.mark.parametrize("text", [b"18446744073709551616", b"0.1000", b"1e400", rb'"\u00e9\/"', b"null", b"-0"])
+@pytest.mark.parametrize(
+    "text", [b"18446744073709551616", b"0.1000", b"1e400", rb'"\u00e9\/"', b"null", b"-0"]
+)
 def test_a_json_value_is_kept_to_the_letter(text: bytes) -> None:
     outcome = decode_outcome(encode_outcome(Resolution.of_json(text)))
     assert isinstance(outcome, Resolution)

@@ -139,7 +139,14 @@ json_values: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=8,
 )
-LITERALS = (b"18446744073709551616", b"0.1000", b"1e400", b"-0", rb'"\u00e9\ud83d\ude00\u0000"', b'{"a":1,"a":2}')
+LITERALS = (
+    b"18446744073709551616",
+    b"0.1000",
+    b"1e400",
+    b"-0",
+    rb'"\u00e9\ud83d\ude00\u0000"',
+    b'{"a":1,"a":2}',
+)
 json_texts = st.sampled_from(LITERALS) | st.builds(
     lambda value, ascii_only, indent: json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode(),
     json_values,
@@ -187,7 +194,18 @@ def damaged(draw: st.DrawFn) -> bytes:
     start = draw(st.integers(0, len(record)))
     end = draw(st.integers(start, min(len(record), start + 6)))
     pieces = st.binary(max_size=6) | st.sampled_from(
-        [b"NaN", b"\\ud800", b"\xed\xa0\x80", b"[" * 400, b"null", b'"v":2,', b"9" * 5000, b"\x00", b"{}", b'"']
+        [
+            b"NaN",
+            b"\\ud800",
+            b"\xed\xa0\x80",
+            b"[" * 400,
+            b"null",
+            b'"v":2,',
+            b"9" * 5000,
+            b"\x00",
+            b"{}",
+            b'"',
+        ]
     )
     return record[:start] + draw(pieces) + record[end:]
 
@@ -321,7 +339,9 @@ def test_every_task_that_is_published_fits_and_reads_the_same_in_both_forms(effe
 
 def test_a_record_that_carries_no_awakeable_has_its_event_id_in_a_header() -> None:
     """K3: an event ID that is stable over resends."""
-    effect = Effect(event_id="evt_1x", stream="inv", topic="t", key=None, value=b"\xff", headers=(("a", None),))
+    effect = Effect(
+        event_id="evt_1x", stream="inv", topic="t", key=None, value=b"\xff", headers=(("a", None),)
+    )
     assert encode_effect(effect) == (b"\xff", [("a", None), ("awakeable-event-id", b"evt_1x")])
 
 
@@ -352,7 +372,9 @@ def test_a_bare_payload_keeps_its_bytes_whatever_they_are() -> None:
 @given(st.binary(), st.lists(st.tuples(st.sampled_from(["awakeable-id", "awakeable-reply-to"]), st.binary())))
 @example(b'{"awakeable_id":"\xff","reply_to":"x"}', [])
 @example(b"[" * 100_000, [])
-def test_whatever_the_bytes_a_task_is_read_or_unreadable(value: bytes, headers: list[tuple[str, bytes]]) -> None:
+def test_whatever_the_bytes_a_task_is_read_or_unreadable(
+    value: bytes, headers: list[tuple[str, bytes]]
+) -> None:
     try:
         decode_task(value, headers)
     except UnreadableTask as error:

@@ -346,13 +346,6 @@ async def test_a_task_just_before_its_deadline_is_done() -> None:
     assert isinstance(await process(answering(), task_record(deadline_ms=NOW_MS + 1)), Answered)
 
 
-async def test_a_deadline_without_a_zone_is_utc() -> None:
-    value = f'{{"awakeable_id":"{awakeable_id()}","reply_to":"r","deadline":"2026-09-21T14:13:20"}}'
-    assert at(NOW_MS).isoformat() == "2026-09-21T14:13:20+00:00"
-    record = Incoming(topic="tasks", partition=0, offset=0, value=value.encode())
-    assert isinstance(await process(answering(), record), Skipped)
-
-
 async def test_the_deadline_is_looked_at_before_each_try() -> None:
     worker, clock = Worker("packer"), MovedClock()
 
@@ -390,7 +383,9 @@ def misfit() -> Worker:
 
 
 SEEN: Any = [("seen", b"1"), ("seen", b"2"), ("null", None)]
+NO_ZONE = f'{{"awakeable_id": "{awakeable_id()}", "reply_to": "r", "deadline": "2026-09-21T14:13:20"}}'
 UNREADABLE = {
+    "a deadline without a zone": NO_ZONE.encode(),
     "null": None,
     "no JSON": b"\xff\xfe",
     "no task": b'{"hello": "world"}',
