@@ -141,7 +141,7 @@ class Story:
                 self._check("the service runs", False, found=self._service.last_words(3))
             return await self._http.ready()
 
-        await self.timeline.until("the service is ready", ready)
+        await self.timeline.until("the service is ready", ready, within_s=30)
         self._tell("service", f"awakeables serve, at {self._http.address} (pid {self._service.pid})")
 
     async def _task(self, topic: str, number: int = 1) -> Json:

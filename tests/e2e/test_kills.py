@@ -63,9 +63,21 @@ async def test_a_service_that_was_killed_needs_no_repair(
         await fates.needs_no_repair(here)
 
 
-@pytest.mark.parametrize("killers", [1, 2])
+@pytest.mark.parametrize(
+    "killers",
+    [
+        1,
+        pytest.param(
+            2,
+            marks=pytest.mark.xfail(
+                strict=True, reason="those that only shared the process are parked with the second killer"
+            ),
+        ),
+    ],
+)
 async def test_a_handler_that_kills_its_process_is_parked_and_others_go_on(
     tmp_path: Path, broker: EmbeddedBroker, create_topics: CreateTopics, killers: int
 ) -> None:
-    async with world(tmp_path, broker.bootstrap, create_topics) as here:
+    # Others wait live, so that each kill hits them as well.
+    async with world(tmp_path, broker.bootstrap, create_topics, AWAKEABLES_LINGER="PT60S") as here:
         await fates.parks_who_kills_it(here, killers=killers)

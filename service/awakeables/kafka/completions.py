@@ -185,17 +185,24 @@ class CompletionsConsumer:
 
     async def _watch(self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]) -> None:
         """See new partitions, a topic that is gone, a silent broker, a stuck consumer."""
+        seen = self._clock.monotonic()
         while True:
             await asyncio.sleep(LOOK_S)
-            reason = self._look(consumer, readers)
+            known = consumer.partitions_for_topic(self._topic)
+            if known is not None:
+                seen = self._clock.monotonic()
+                reason = self._look(known, readers)
+            else:
+                # Now and then a broker doesn't know for a moment what topics it has.
+                gone = self._clock.monotonic() - seen > SILENT_S
+                reason = "its topic is gone" if gone else None
             if reason is not None:
                 await _let_settle(readers)
                 raise _BuildAnew(reason)
 
-    def _look(self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]) -> str | None:
+    def _look(self, known: Iterable[int], readers: Sequence[PartitionReader]) -> str | None:
         """Why the consumer must be built anew, if it must."""
-        known = consumer.partitions_for_topic(self._topic)
-        if known is not None and frozenset(known) != self.reading:
+        if frozenset(known) != self.reading:
             return f"its partitions are {sorted(known)} now"
         silent_s = max((reader.silent_s for reader in readers), default=0.0)
         if silent_s > SILENT_S:
@@ -207,8 +214,6 @@ class CompletionsConsumer:
         behind_s = max((reader.behind_s for reader in readers), default=0.0)
         if max(silent_s, behind_s) > self._stuck_s:
             return f"it has read nothing for {self._stuck_s:.0f} s"
-        if known is None and silent_s > SILENT_S:
-            return "its topic is gone"
         return None
 
 

@@ -173,6 +173,7 @@ class PartitionReader:
         [held] = await _patiently(
             lambda: self._intake.take_partitions(self._owner, self.partition.topic, (number,))
         )
+        self._pulse.resume()
         begin, end = await self._bounds()
         if held.next > end:
             raise OffsetsAhead(

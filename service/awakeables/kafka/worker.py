@@ -325,7 +325,10 @@ class KafkaTasks:
         self, consumer: AIOKafkaConsumer, partition: TopicPartition, limit: int
     ) -> Sequence[ConsumerRecord[Any, Any]]:
         """What aiokafka alone refuses: a header's name that is no UTF-8."""
-        found = await fetch_leniently(self._connection, partition, await consumer.position(partition))
+        try:
+            found = await fetch_leniently(self._connection, partition, await consumer.position(partition))
+        except (KafkaError, OSError, TimeoutError, ValueError):
+            return []  # the partition is tried again before long
         taken = found[:limit]
         if taken:
             consumer.seek(partition, taken[-1].offset + 1)

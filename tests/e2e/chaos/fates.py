@@ -6,6 +6,8 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 from e2e.chaos.world import World
 from support.eventually import eventually
@@ -53,8 +55,8 @@ async def needs_no_repair(here: World) -> None:
     """SIGKILL, and another start on the same file."""
     await here.service.start()
     await here.started()
-    waiting = [await here.send("fates/waits") for _ in range(5)]
-    await eventually(lambda: len(here.rows("SELECT 1 FROM awakeables")) == 5)
+    waiting = [await here.send("fates/waits") for _ in range(2)]
+    await eventually(lambda: len(here.rows("SELECT 1 FROM awakeables")) == 2)
     for invocation_id in waiting:
         await here.service.kill()
         await here.service.start()
@@ -71,18 +73,21 @@ async def parks_who_kills_it(here: World, *, killers: int) -> None:
     waiting = [await here.send("fates/waits") for _ in range(5)]
     awakeables = [await here.awakeable_of(invocation_id) for invocation_id in waiting]
     async with supervised(here):
-        parked = []
-        for _ in range(killers):
-            parked.append(await send_until_heard(here))
+        parked = [await send_until_heard(here) for _ in range(killers)]
         for invocation_id in parked:
-            row = await eventually(lambda: _paused(here, invocation_id), timeout=60)
+            row = await eventually(partial(_paused, here, invocation_id), timeout=60)
             assert row["failure"]["kind"] == "crashed its owner"
-        for invocation_id in parked:
             shots = [line for line in here.ledger.lines("shot") if line["invocation"] == invocation_id]
-            assert len(shots) == PARKED_AFTER
+            # Where there are several, one may be shot by another before it shoots.
+            assert len(shots) == PARKED_AFTER if killers == 1 else 0 < len(shots) <= PARKED_AFTER
+        assert here.rows("SELECT id FROM invocations WHERE status = 'paused' ORDER BY 1") == [
+            (invocation_id,) for invocation_id in sorted(parked)
+        ]
+        await here.started()
         for invocation_id, awakeable_id in zip(waiting, awakeables, strict=True):
             await here.resolve(awakeable_id, "at last")
             assert await here.value_of(invocation_id) == "at last"
+        assert await here.value_of(await here.send("fates/works", 0.0)) == "done"
 
 
 async def send_until_heard(here: World) -> str:
@@ -98,7 +103,7 @@ async def send_until_heard(here: World) -> str:
             return str(new.pop()[0])
 
 
-async def _paused(here: World, invocation_id: str) -> dict[str, object]:
+async def _paused(here: World, invocation_id: str) -> dict[str, Any]:
     row = await here.invocation(invocation_id)
     return row if row.get("status") == "paused" else {}
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 
+from awakeables.core.awakeables import Awakeable, Book
 from awakeables.core.journal import Delivered
 from awakeables.core.outcomes import Resolution
 from e2e.chaos.audit import Evidence
@@ -27,7 +29,7 @@ def forgeries(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
     yield "an outcome that nobody sent", _with(evidence, answered, outcome=Resolution.of_json(b"1"))
     yield "a time-out over an answer", _with(evidence, answered, state="timed-out", outcome=expired.outcome)
     yield "an answer that is accepted twice", _with(evidence, answered, book=_twice(answered.book))
-    yield "an answer without a verdict", _with(evidence, answered, book=type(answered.book)())
+    yield "an answer without a verdict", _with(evidence, answered, book=Book())
     yield "a row that is not there", replace(evidence, awakeables=rows | {"": answered})
     yield (
         "an outcome told twice",
@@ -53,9 +55,9 @@ def forgeries(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
     )
 
 
-def _with(evidence: Evidence, row: object, **changes: object) -> Evidence:
-    forged = msgspec.structs.replace(row, **changes)  # type: ignore[type-var]
-    return replace(evidence, awakeables=dict(evidence.awakeables) | {forged.id: forged})  # type: ignore[attr-defined]
+def _with(evidence: Evidence, row: Awakeable, **changes: Any) -> Evidence:
+    forged = msgspec.structs.replace(row, **changes)
+    return replace(evidence, awakeables=dict(evidence.awakeables) | {row.id: forged})
 
 
 def _without(evidence: Evidence, invocation_id: str) -> Evidence:
@@ -66,6 +68,5 @@ def _without(evidence: Evidence, invocation_id: str) -> Evidence:
     )
 
 
-def _twice(book: object) -> object:
-    counts = book.counts | {"accepted": 2}  # type: ignore[attr-defined]
-    return msgspec.structs.replace(book, counts=counts)  # type: ignore[type-var]
+def _twice(book: Book) -> Book:
+    return msgspec.structs.replace(book, counts=book.counts | {"accepted": 2})

@@ -1,0 +1,25 @@
+"""`kill -9` of real processes on a real Kafka."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from awakeables.kafka.connection import Connection
+from awakeables.kafka.topics import create_topics
+from e2e.chaos.kills import survive_kills
+
+SESSION_S = 6.0
+"""The shortest that a broker allows by default; a worker that was killed is missed for so long."""
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("kills-real")]
+
+
+async def test_twenty_kills_under_load_lose_repeat_and_misstate_nothing(
+    tmp_path: Path, bootstrap: str
+) -> None:
+    async def create(topics: dict[str, int]) -> None:
+        await create_topics(Connection(bootstrap=bootstrap), topics)
+
+    await survive_kills(tmp_path, bootstrap, create, seed=2, kills=20, session_s=SESSION_S)
