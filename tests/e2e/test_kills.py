@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,8 @@ from e2e.chaos.world import CreateTopics, world
 
 SESSION_S = 2.0
 """The embedded broker lets a worker that was killed join again when its former session is over."""
+
+SEED = int(os.environ.get("CHAOS_SEED", "1"))
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("kills")]
 
@@ -39,7 +42,7 @@ async def test_twenty_kills_under_load_lose_repeat_and_misstate_nothing(
 ) -> None:
     # Room for kills between a record and its acknowledgement.
     await broker.round_trip_time(timedelta(milliseconds=20))
-    await survive_kills(tmp_path, broker.bootstrap, create_topics, seed=1, kills=20, session_s=SESSION_S)
+    await survive_kills(tmp_path, broker.bootstrap, create_topics, seed=SEED, kills=20, session_s=SESSION_S)
 
 
 async def test_sigterm_drains_and_exits_with_0(

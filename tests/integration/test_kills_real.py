@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from e2e.chaos.kills import survive_kills
 SESSION_S = 6.0
 """The shortest that a broker allows by default; a worker that was killed is missed for so long."""
 
+SEED = int(os.environ.get("CHAOS_SEED", "2"))
+
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("kills-real")]
 
 
@@ -22,4 +25,4 @@ async def test_twenty_kills_under_load_lose_repeat_and_misstate_nothing(
     async def create(topics: dict[str, int]) -> None:
         await create_topics(Connection(bootstrap=bootstrap), topics)
 
-    await survive_kills(tmp_path, bootstrap, create, seed=2, kills=20, session_s=SESSION_S)
+    await survive_kills(tmp_path, bootstrap, create, seed=SEED, kills=20, session_s=SESSION_S)

@@ -10,6 +10,7 @@ never issued.
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable
 from typing import Literal
@@ -24,7 +25,10 @@ RANDOM_BYTES = 10
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _VALUES = {character: value for value, character in enumerate(_ALPHABET)}
+_SYMBOLS = frozenset(_ALPHABET)
 _BODY_CHARS = 26
+_TIME_CHARS = 10
+_CHANCE_CHARS = 16
 _CHECK_CHARS = 7
 _NAMES: dict[str, str] = {
     "prom": "an awakeable ID",
@@ -36,9 +40,15 @@ _NAMES: dict[str, str] = {
 
 def new_id(kind: IdKind, *, at_ms: int, entropy: bytes) -> str:
     """Make the ID of something that came to be at `at_ms` (milliseconds since 1970)."""
-    number = (at_ms << 80) | int.from_bytes(entropy, "big")
-    text = f"{kind}_1{_base32(number, _BODY_CHARS)}"
+    chance = _base32(int.from_bytes(entropy, "big"), _CHANCE_CHARS)
+    text = f"{kind}_1{_instant(at_ms)}{chance}"
     return text + _base32(zlib.crc32(text.encode()), _CHECK_CHARS)
+
+
+@functools.lru_cache(maxsize=4)
+def _instant(at_ms: int) -> str:
+    """The first characters of all IDs of one millisecond."""
+    return _base32(at_ms, _TIME_CHARS)
 
 
 class Ids:
@@ -84,14 +94,14 @@ def parse_id(text: str, kind: IdKind) -> int:
             f"{shown!r} is not {_NAMES[kind]}: it has {len(text)} characters, not {expected}; was it cut?"
         )
     body, check = text[:-_CHECK_CHARS], text[-_CHECK_CHARS:]
-    if not all(c in _VALUES for c in text[len(prefix) :]) or check != _base32(
+    if not _SYMBOLS.issuperset(text[len(prefix) :]) or check != _base32(
         zlib.crc32(body.encode()), _CHECK_CHARS
     ):
         raise MalformedId(f"{shown!r} is not {_NAMES[kind]}: its checksum does not fit; was it mistyped?")
-    number = 0
-    for character in body[len(prefix) :]:
-        number = number << 5 | _VALUES[character]
-    return number >> 80
+    at_ms = 0
+    for character in body[len(prefix) : len(prefix) + _TIME_CHARS]:
+        at_ms = at_ms << 5 | _VALUES[character]
+    return at_ms
 
 
 def _base32(number: int, width: int) -> str:

@@ -45,6 +45,7 @@ class Committer:
         self._max_waiting = max_waiting
         self._queue: deque[tuple[Member, asyncio.Future[Answer]]] = deque()
         self._wanted = asyncio.Event()
+        self._later: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self.on_store: Callable[[str | None], None] = lambda _problem: None
@@ -60,10 +61,10 @@ class Committer:
         future: asyncio.Future[Answer] = loop.create_future()
         self._queue.append((member, future))
         self._idle.clear()
-        if lazily:
-            loop.call_later(LAZY_S, self._wanted.set)
-        else:
+        if not lazily:
             self._wanted.set()
+        elif self._later is None:
+            self._later = loop.call_later(LAZY_S, self._enough)
         return future
 
     async def commit(self, member: Member, answer: type[A]) -> A:
@@ -77,10 +78,19 @@ class Committer:
             raise TypeError(f"{type(member).__name__} was answered with {type(got).__name__}")
         return got
 
+    def _enough(self) -> None:
+        """What was submitted lazily has waited long enough, if it is not committed yet."""
+        self._later = None
+        if self._queue:
+            self._wanted.set()
+
     async def run(self) -> None:
         """Commit for ever; cancel to stop."""
         while True:
             await self._wanted.wait()
+            # Whoever is woken in this turn of the loop is in time for the group: the first step
+            # of a new invocation is committed with its beginning.
+            await asyncio.sleep(0)
             self._wanted.clear()
             while self._queue:
                 group = [self._queue.popleft() for _ in range(min(self._max_members, len(self._queue)))]
