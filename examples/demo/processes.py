@@ -42,7 +42,7 @@ class Child:
                 CLI,
                 *self._arguments,
                 cwd=ROOT,
-                env={**os.environ, **self._environment},  # noqa: TID251 - handed on as it is
+                env={**os.environ, **self._environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

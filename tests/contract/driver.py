@@ -158,8 +158,9 @@ class Driver:
         await self.do(Begun, order)
         return await self.invocation(order.id)
 
-    async def claim(self, owner: str = "me", *, limit: int = 100) -> list[Invocation]:
-        return list((await self.do(Claimed, Claim(owner=owner, limit=limit))).invocations)
+    async def claim(self, owner: str = "me", *, limit: int = 100, suspect: bool = True) -> list[Invocation]:
+        order = Claim(owner=owner, limit=limit, suspect=suspect)
+        return list((await self.do(Claimed, order)).invocations)
 
     async def advance(self, row: Invocation, step: Next | None = None) -> Invocation:
         return (await self.do(Advanced, self.an_advance(row, step))).invocation

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from awakeables.core.invocations import CRASHED, MAX_STARTS, BackOff, Continue, Failure, Pause, Suspend
+from awakeables.core.invocations import (
+    CRASHED,
+    MAX_STARTS,
+    SUSPECT_STARTS,
+    BackOff,
+    Continue,
+    Failure,
+    Pause,
+    Suspend,
+)
 from awakeables.core.journal import Input
 from awakeables.core.orders import (
     Begun,
@@ -125,6 +134,21 @@ async def test_an_invocation_that_keeps_killing_its_owners_is_parked(driver: Dri
     assert parked.failure.kind == CRASHED
     assert await driver.invocation(row.id) == parked
     assert await driver.claim("last") == []
+
+
+async def test_of_those_that_were_there_at_each_crash_only_one_runs_at_a_time(driver: Driver) -> None:
+    """Hard case 11: who only shared the process with a killer is not parked with it."""
+    rows = [await driver.begin() for _ in range(3)]
+    for start in range(SUSPECT_STARTS):
+        assert len(await driver.claim(f"owner-{start}")) == 3
+        await driver.do(Released, Release(owner="sweeper"))
+    fresh = await driver.begin()
+    assert [row.id for row in await driver.claim(suspect=False)] == [fresh.id]
+    (suspect,) = await driver.claim()
+    assert suspect.id in {row.id for row in rows}
+    (second,) = await driver.claim()
+    assert second.id != suspect.id
+    assert (await driver.advance(suspect, Continue())).starts == 0
 
 
 async def test_a_commit_of_the_owner_forgives_its_starts(driver: Driver) -> None:

@@ -183,7 +183,11 @@ class Stream:
         return PartitionFence(topic=TOPIC, partition=partition, epoch=epoch, first=first, next=next_)
 
     def claim(self) -> Member:
-        return Claim(owner=self.chance.choice(OWNERS), limit=self.chance.choice([1, 3, 100]))
+        return Claim(
+            owner=self.chance.choice(OWNERS),
+            limit=self.chance.choice([1, 3, 100]),
+            suspect=self.chance.random() < 0.5,
+        )
 
     def expire(self) -> Member:
         held_back_to_ms = self.chance.choice([None, self.driver.clock.ms - 500])

@@ -66,18 +66,7 @@ async def test_a_service_that_was_killed_needs_no_repair(
         await fates.needs_no_repair(here)
 
 
-@pytest.mark.parametrize(
-    "killers",
-    [
-        1,
-        pytest.param(
-            2,
-            marks=pytest.mark.xfail(
-                strict=True, reason="those that only shared the process are parked with the second killer"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("killers", [1, 2])
 async def test_a_handler_that_kills_its_process_is_parked_and_others_go_on(
     tmp_path: Path, broker: EmbeddedBroker, create_topics: CreateTopics, killers: int
 ) -> None:

@@ -139,11 +139,15 @@ class Settled(Record):
 
 
 def needs_check(awakeable: Awakeable, completion: Completion) -> bool:
-    """Must the value be checked against this row's schema before it can be settled?"""
+    """Must the value be checked against this row's schema before it can be settled?
+
+    Raw bytes never fit a schema: `settle` refuses them by their form.
+    """
     return (
         awakeable.state == "pending"
         and completion.refusal is None
         and isinstance(completion.body, Resolution)
+        and completion.body.is_json
         and awakeable.schema_hash != completion.checked
     )
 
@@ -164,7 +168,7 @@ def settle(awakeable: Awakeable, completion: Completion, *, now_ms: int, horizon
         if isinstance(body, Heartbeat):
             beat = Beat(progress=body.progress, at_ms=now_ms, worker=completion.worker)
             return Settled(awakeable=replace(row, beat=beat), verdict=None)
-        misfit = _misfit(row, body)
+        misfit = codec_misfit(row.codec, body) if isinstance(body, Resolution) else None
         if misfit is not None:
             return _told(row, completion, "invalid", now_ms, misfit)
         state: State = "resolved" if isinstance(body, Resolution) else "rejected"
@@ -183,11 +187,11 @@ def settle(awakeable: Awakeable, completion: Completion, *, now_ms: int, horizon
     return _told(row, completion, "late" if isinstance(body, Heartbeat) else "conflict", now_ms, reason)
 
 
-def _misfit(row: Awakeable, body: Resolution | Rejection) -> str | None:
-    """JSON for an awakeable of bytes, or bytes for one of JSON?"""
-    if isinstance(body, Rejection) or body.is_json == (row.codec == "json"):
+def codec_misfit(codec: Codec, body: Resolution) -> str | None:
+    """JSON for an awakeable of bytes, or bytes for one of JSON: what is wrong, in words."""
+    if body.is_json == (codec == "json"):
         return None
-    if row.codec == "json":
+    if codec == "json":
         return "this awakeable takes a JSON value: send it as `value`, not as `value_base64`"
     return "this awakeable takes bytes: send them as `value_base64`"
 

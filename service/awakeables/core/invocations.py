@@ -28,6 +28,13 @@ STATUSES: tuple[Status, ...] = ("pending", "running", "suspended", "backing-off"
 MAX_STARTS = 5
 """Starts without one commit after which an invocation is taken for one that kills its process."""
 
+SUSPECT_STARTS = 2
+"""Starts without one commit after which an invocation is run without another such one beside it.
+
+A handler that kills its process takes every handler down that is live beside it. Those would be
+parked with it, if each were not given a chance to commit by itself (hard case 11).
+"""
+
 CRASHED = "crashed its owner"
 
 
@@ -114,6 +121,11 @@ Next: TypeAlias = Continue | Suspend | BackOff | Pause | End
 def owns(row: Invocation, *, owner: str, epoch: int, version: int) -> bool:
     """The fence (J1): may this owner commit what it decided on that version?"""
     return row.status == "running" and row.owner == owner and row.epoch == epoch and row.version == version
+
+
+def is_suspect(row: Invocation) -> bool:
+    """Was it live at each of the last crashes of its owners?"""
+    return row.starts >= SUSPECT_STARTS
 
 
 def claim(row: Invocation, *, owner: str, now_ms: int) -> Invocation:

@@ -115,10 +115,14 @@ class KeyConflict(Record):
 
 
 class Claim(Record):
-    """Take up to `limit` runnable invocations, the longest due first; park crashers."""
+    """Take up to `limit` runnable invocations, the longest due first; park crashers.
+
+    Of the suspects (`invocations.is_suspect`) at most one is taken, and only with `suspect`.
+    """
 
     owner: str
     limit: int
+    suspect: bool = False
 
 
 class Claimed(Record):

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import jsonschema_rs
 from msgspec.structs import replace
 
-from awakeables.core.awakeables import Completion
+from awakeables.core.awakeables import Completion, codec_misfit
 from awakeables.core.outcomes import Resolution
 from awakeables.handlers.serde import codec_by_hash, decode_json, explain
 from awakeables.ports import Expectation, SettlementReader
@@ -38,27 +38,37 @@ class Edge:
 
     async def expectation(self, awakeable_id: str) -> Expectation | None:
         """What one awakeable expects; None: it has no row."""
-        await self._load([awakeable_id])
-        return self._expected.get(awakeable_id)
+        return (await self._load([awakeable_id])).get(awakeable_id)
+
+    def knows(self, awakeable_id: str) -> bool:
+        """Did its row exist when it was last looked for?"""
+        return awakeable_id in self._expected
 
     async def check(self, completions: Iterable[Completion]) -> list[Completion]:
         """The same completions, each marked as checked, or with its refusal."""
         completions = list(completions)
-        await self._load([c.awakeable_id for c in completions if isinstance(c.body, Resolution)])
-        return [self._check(completion) for completion in completions]
+        known = await self._load([c.awakeable_id for c in completions if isinstance(c.body, Resolution)])
+        return [self._check(completion, known.get(completion.awakeable_id)) for completion in completions]
 
-    async def _load(self, awakeable_ids: Iterable[str]) -> None:
-        missing = [key for key in awakeable_ids if key not in self._expected]
+    async def _load(self, awakeable_ids: Iterable[str]) -> dict[str, Expectation]:
+        """What these expect; in a dict of its own, because remembering one may forget another."""
+        wanted = set(awakeable_ids)
+        known = {key: self._expected[key] for key in wanted if key in self._expected}
+        missing = sorted(wanted - known.keys())
         if missing:
             for awakeable_id, expectation in (await self._reader.expectations(missing)).items():
+                known[awakeable_id] = expectation
                 self.remember(awakeable_id, expectation)
+        return known
 
-    def _check(self, completion: Completion) -> Completion:
+    def _check(self, completion: Completion, expected: Expectation | None) -> Completion:
         body = completion.body
-        expected = self._expected.get(completion.awakeable_id)
-        if expected is None or expected.schema_hash is None or not isinstance(body, Resolution):
+        if expected is None or not isinstance(body, Resolution):
             return completion
-        if not body.is_json:
+        misfit = codec_misfit(expected.codec, body)
+        if misfit is not None:
+            return replace(completion, refusal=misfit)
+        if expected.schema_hash is None:
             return completion
         problem = self._misfit(body.content, expected)
         if problem is not None:

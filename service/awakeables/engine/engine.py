@@ -17,7 +17,7 @@ import structlog
 
 from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.ids import IdKind, Ids
-from awakeables.core.invocations import Invocation
+from awakeables.core.invocations import SUSPECT_STARTS, Invocation
 from awakeables.core.journal import AwakeableAsked, Entry, Input, encode_chunk
 from awakeables.core.orders import (
     Answer,
@@ -156,6 +156,7 @@ class Engine:
         self._world = World(clock=clock, ids=self._ids, reply_to=app.completions_topic)
         self._live: dict[str, Runner] = {}
         self._strangers: set[str] = set()
+        self._suspect: Runner | None = None
         self._waiters: dict[str, list[asyncio.Future[Outcome]]] = {}
         self._poked = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
@@ -380,7 +381,8 @@ class Engine:
 
     async def _claim(self, limit: int) -> bool:
         """Run what is runnable; True: there may be more."""
-        claimed = await self.committer.commit(Claim(owner=self.owner, limit=limit), Claimed)
+        order = Claim(owner=self.owner, limit=limit, suspect=self._suspect is None)
+        claimed = await self.committer.commit(order, Claimed)
         rows = [row for row in claimed.invocations if row.status == "running"]
         for row in claimed.invocations:
             if row.status == "paused" and row.failure is not None:
@@ -398,9 +400,19 @@ class Engine:
             for row in rows
         }
         self._live.update(runners)
+        for row in rows:
+            # `starts` counts this claim, too.
+            if row.starts > SUSPECT_STARTS:
+                self._suspect = runners[row.id]
+                self._suspect.stand_alone(self._cleared)
         if rows and self._tasks is not None:
             self._tasks.create_task(self._revive(rows, runners))
-        return len(claimed.invocations) == limit
+        return len(claimed.invocations) == limit or any(r.status == "paused" for r in claimed.invocations)
+
+    def _cleared(self) -> None:
+        """The suspect has committed, or is gone: the next one may have its turn."""
+        self._suspect = None
+        self._poked.set()
 
     async def _revive(self, rows: Sequence[Invocation], runners: Mapping[str, Runner]) -> None:
         """Read the journals of claimed invocations, and run them."""
@@ -415,8 +427,8 @@ class Engine:
             outcomes = await self.store.outcomes(asked) if asked else {}
         except Exception as error:
             self._unexpected(error)
-            for row in rows:
-                self._live.pop(row.id, None)
+            for runner in runners.values():
+                self._forget(runner)
             return
         for row in rows:
             runner = runners[row.id]
@@ -472,10 +484,15 @@ class Engine:
         except Exception as error:
             self._unexpected(error)
         finally:
-            if self._live.get(runner.invocation_id) is runner:
-                del self._live[runner.invocation_id]
+            self._forget(runner)
             if len(self._live) == self._engine_settings.max_running - 1:
                 self._poked.set()
+
+    def _forget(self, runner: Runner) -> None:
+        if self._live.get(runner.invocation_id) is runner:
+            del self._live[runner.invocation_id]
+        if runner is self._suspect:
+            self._cleared()
 
     async def _sweep_for_ever(self) -> None:
         interval_s = self._engine_settings.sweep_interval.total_seconds()

@@ -98,7 +98,7 @@ class Intake:
             OwnershipLost: The partition has another reader, or the batch was settled before.
         """
         completions: list[Completion] = []
-        originals: dict[int, DeadLetter] = {}
+        readable: list[Record] = []
         unreadable: list[DeadLetter] = []
         for record in records:
             source = f"kafka:{topic}:{partition}:{record.offset}"
@@ -107,10 +107,8 @@ class Intake:
             except Unreadable as error:
                 unreadable.append(self._letter(topic, partition, record, "unreadable", str(error), None))
                 continue
-            originals[len(completions)] = self._letter(
-                topic, partition, record, "invalid", completion.refusal or "", completion.awakeable_id
-            )
             completions.append(completion)
+            readable.append(record)
         fence = PartitionFence(
             topic=topic,
             partition=partition,
@@ -123,7 +121,7 @@ class Intake:
                 completions=tuple(checked),
                 fence=fence,
                 held_back_to_ms=self.horizon.held_back_to_ms(),
-                originals=originals,
+                originals=self._originals(topic, partition, readable, checked),
                 dead_letters=tuple(unreadable),
                 relay_to=self._dead_letter_topic,
             ),
@@ -140,6 +138,7 @@ class Intake:
 
         Raises:
             OwnershipLost: The partition has another reader, or the record was settled before.
+            StoreRefused: The store does not even take the dead letter without its value.
         """
         letter = self._letter(topic, partition, record, "unstorable", reason, None)
         fence = PartitionFence(
@@ -153,11 +152,13 @@ class Intake:
                     ),
                     (),
                 )
-            except StoreRefused:
+            except StoreRefused as error:
+                refusal = error
                 continue
-            break
-        log.warning(events.DEAD_LETTERS, topic=topic, partition=partition, count=1)
-        self.on_dead_letters()
+            log.warning(events.DEAD_LETTERS, topic=topic, partition=partition, count=1)
+            self.on_dead_letters()
+            return
+        raise refusal
 
     async def _settle(
         self, order: Callable[[Sequence[Completion]], Settle], completions: Sequence[Completion]
@@ -176,6 +177,21 @@ class Intake:
                     continue
                 case _:
                     raise TypeError(f"Settle was answered with {type(answer).__name__}")
+
+    def _originals(
+        self, topic: str, partition: int, records: Sequence[Record], checked: Sequence[Completion]
+    ) -> dict[int, DeadLetter]:
+        """The records to keep whose completions will be found unknown or invalid.
+
+        The edge knows the row of every other one, and that its value fits.
+        """
+        return {
+            place: self._letter(
+                topic, partition, records[place], "invalid", completion.refusal or "", completion.awakeable_id
+            )
+            for place, completion in enumerate(checked)
+            if completion.refusal is not None or not self._edge.knows(completion.awakeable_id)
+        }
 
     def _letter(
         self, topic: str, partition: int, record: Record, code: str, reason: str, awakeable_id: str | None

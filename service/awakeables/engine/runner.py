@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -39,6 +40,9 @@ from awakeables.ports import Clock
 from awakeables.telemetry import events
 
 log = structlog.stdlib.get_logger(__name__)
+
+ALIVE_S = 1.0
+"""A handler that kills its process does so at once, as far as one can tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +127,7 @@ class Runner:
         self._outcomes: dict[str, Outcome] = {}
         self._awaited: str | None = None
         self._rung: asyncio.Future[None] | None = None
+        self._cleared: Callable[[], None] | None = None
 
     # ── told from outside ──────────────────────────────────────────────────────────────────
 
@@ -143,6 +148,18 @@ class Runner:
     def hurry(self) -> None:
         """Stop lingering."""
         self._ring()
+
+    def stand_alone(self, cleared: Callable[[], None]) -> None:
+        """This one was there at each of the last crashes: commit soon, to show that it lives.
+
+        It does not linger, and what runs for longer says so with a commit of its own.
+        """
+        self._cleared = cleared
+        asyncio.get_running_loop().call_later(ALIVE_S, self._say_alive)
+
+    def _say_alive(self) -> None:
+        if self._cleared is not None and not self._house.stopping:
+            self._advance(Continue(), None)
 
     # ── running ────────────────────────────────────────────────────────────────────────────
 
@@ -229,7 +246,7 @@ class Runner:
         if self._house.settings.always_suspend:
             return None
         await self._flush(execution)
-        linger_s = 0.0 if self._house.crowded() else self._house.settings.linger.total_seconds()
+        linger_s = 0.0 if self._is_pressed() else self._house.settings.linger.total_seconds()
         self._awaited = awakeable_id
         if awakeable_id not in self._outcomes:
             await self._wait(linger_s)
@@ -242,11 +259,15 @@ class Runner:
         if left_s <= 0:
             return True
         settings = self._house.settings
-        if settings.always_suspend or self._house.crowded() or left_s > settings.linger.total_seconds():
+        if settings.always_suspend or self._is_pressed() or left_s > settings.linger.total_seconds():
             return False
         await self._flush(execution)
         await self._wait(left_s)
         return self._house.clock.now_ms() >= until_ms
+
+    def _is_pressed(self) -> bool:
+        """Is there no time to linger?"""
+        return self._cleared is not None or self._house.crowded()
 
     async def _wait(self, longest_s: float) -> None:
         """Wait until something rings, or so long."""
@@ -392,6 +413,9 @@ class Runner:
         answer = future.result()
         if isinstance(answer, Advanced):
             self._stored = answer.invocation.version
+            if self._cleared is not None:
+                cleared, self._cleared = self._cleared, None
+                cleared()
             if answer.effects:
                 self._house.publish(answer.effects)
 

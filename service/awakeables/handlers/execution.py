@@ -278,7 +278,12 @@ class Execution:
             if self._task is not None and self._task.cancelling():
                 raise
             return self._broke_off() or Crashed(asyncio.CancelledError("the handler cancelled itself"))
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseExceptionGroup as group:
+            # A TaskGroup that Suspended passes through wraps it: it was not swallowed.
+            return self._unwound() if group.subgroup(Suspended) else self._broke_off() or Crashed(group)
+        except BaseException as error:
             return self._broke_off() or Crashed(error)
         if self._ending:
             return Broken(HandlerMisuse(_SWALLOWED))

@@ -124,7 +124,11 @@ def _codec_of(type_: Any) -> Codec[Any]:
     def decode(text: bytes) -> Any:
         return adapter.validate_json(text)
 
-    codec = Codec("json", encode=adapter.dump_json, decode=decode, schema=schema)
+    def encode(value: Any) -> bytes:
+        # An action may return what its type is made of (a dict for a model): reading it will tell.
+        return adapter.dump_json(value, warnings=False)
+
+    codec = Codec("json", encode=encode, decode=decode, schema=schema)
     if codec.schema_hash is not None:
         _by_hash[codec.schema_hash] = codec
     return codec

@@ -121,9 +121,9 @@ def _begin(order: Begin, tables: Tables, now_ms: int) -> Begun | KeyConflict:
 
 
 def _claim(order: Claim, tables: Tables, now_ms: int) -> Claimed:
-    rows = [
-        invocations.claim(row, owner=order.owner, now_ms=now_ms) for row in tables.due(now_ms, order.limit)
-    ]
+    suspects = tables.due(now_ms, 1, suspects=True) if order.suspect else []
+    others = tables.due(now_ms, order.limit - len(suspects), suspects=False)
+    rows = [invocations.claim(row, owner=order.owner, now_ms=now_ms) for row in (*suspects, *others)]
     for row in rows:
         tables.put_invocation(row)
     return Claimed(invocations=tuple(rows))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from awakeables.core.awakeables import Awakeable, State
-from awakeables.core.invocations import Invocation, Status
+from awakeables.core.invocations import Invocation, Status, is_suspect
 from awakeables.core.journal import Entry, decode_chunks
 from awakeables.core.orders import (
     Answer,
@@ -68,8 +68,12 @@ class MemoryTables:
     def put_invocation(self, row: Invocation) -> None:
         self._set(self.invocations, row.id, row)
 
-    def due(self, now_ms: int, limit: int) -> list[Invocation]:
-        rows = [(row.due_ms, row.id) for row in self.invocations.values() if row.due_ms is not None]
+    def due(self, now_ms: int, limit: int, *, suspects: bool) -> list[Invocation]:
+        rows = [
+            (row.due_ms, row.id)
+            for row in self.invocations.values()
+            if row.due_ms is not None and is_suspect(row) == suspects
+        ]
         return [self.invocations[key] for due_ms, key in sorted(rows) if due_ms <= now_ms][:limit]
 
     def running(self) -> list[Invocation]:

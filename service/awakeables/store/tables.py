@@ -20,8 +20,8 @@ class Tables(Protocol):
 
     def put_invocation(self, row: Invocation) -> None: ...
 
-    def due(self, now_ms: int, limit: int) -> list[Invocation]:
-        """Those with `due_ms` at or before now, the longest due first."""
+    def due(self, now_ms: int, limit: int, *, suspects: bool) -> list[Invocation]:
+        """Those with `due_ms` at or before now, the longest due first: suspects, or the others."""
         ...
 
     def running(self) -> list[Invocation]:

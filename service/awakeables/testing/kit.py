@@ -118,7 +118,17 @@ def run(
             _run(loop, handler, args, _functions(workers, answers or {}), suspend, retry, seed)
         )
     finally:
+        loop.run_until_complete(_end_stray_tasks())
         loop.close()
+
+
+async def _end_stray_tasks() -> None:
+    """Cancel what a handler has begun and left, as `asyncio.run` does at its end."""
+    stray = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in stray:
+        task.cancel()
+    await asyncio.gather(*stray, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 def _functions(

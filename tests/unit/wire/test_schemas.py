@@ -394,7 +394,7 @@ def test_headers_of_no_dead_letter_are_refused(path: Path) -> None:
     assert refusal("dead-letter", path.read_bytes()) is not None
 
 
-@pytest.mark.parametrize("code", ["unreadable", "unknown", "invalid"])
+@pytest.mark.parametrize("code", ["unreadable", "unknown", "invalid", "unstorable"])
 def test_the_copy_of_a_dead_letter_fits(code: str) -> None:
     letter = DeadLetter(
         id="dlq_1x",

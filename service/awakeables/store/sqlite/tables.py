@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from awakeables.core.awakeables import Awakeable
-from awakeables.core.invocations import End, Invocation
+from awakeables.core.invocations import SUSPECT_STARTS, End, Invocation
 from awakeables.core.orders import (
     Advance,
     Begin,
@@ -153,9 +153,10 @@ class SqliteTables:
     def put_invocation(self, row: Invocation) -> None:
         self._invocations.put(row)
 
-    def due(self, now_ms: int, limit: int) -> list[Invocation]:
+    def due(self, now_ms: int, limit: int, *, suspects: bool) -> list[Invocation]:
         self.flush()
-        return self._invocations.load(self._connection.execute(QUERIES["due_invocations"], (now_ms, limit)))
+        query = QUERIES["due_suspects" if suspects else "due_invocations"]
+        return self._invocations.load(self._connection.execute(query, (now_ms, SUSPECT_STARTS, limit)))
 
     def running(self) -> list[Invocation]:
         self.flush()

@@ -29,7 +29,12 @@ WHERE id = ?
 
 -- due_invocations --
 SELECT * FROM invocations INDEXED BY invocations_due
-WHERE due_ms IS NOT NULL AND due_ms <= ?
+WHERE due_ms IS NOT NULL AND due_ms <= ? AND starts < ?
+ORDER BY due_ms, id LIMIT ?
+
+-- due_suspects --
+SELECT * FROM invocations INDEXED BY invocations_due
+WHERE due_ms IS NOT NULL AND due_ms <= ? AND starts >= ?
 ORDER BY due_ms, id LIMIT ?
 
 -- running_invocations --

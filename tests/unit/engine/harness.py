@@ -1,0 +1,196 @@
+"""One store and one broker in memory; processes of the service come and go, with this code or that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from awakeables.core.awakeables import Awakeable, Completion, Verdict
+from awakeables.core.invocations import Invocation
+from awakeables.core.journal import Entry
+from awakeables.core.orders import Answer, Effect, Member
+from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.intake import Record
+from awakeables.engine.outbox import RelaySettings
+from awakeables.engine.runner import RunnerSettings
+from awakeables.errors import StoreRefused, StoreUnavailable
+from awakeables.handlers.service import App, Service
+from awakeables.store.memory import MemoryStore
+from awakeables.testing.loop import InlineExecutor, SeededEntropy, VirtualClock
+
+RETENTION_MS = 30 * 86_400_000
+TOPIC = "shop.completions"
+
+
+class Store(MemoryStore):
+    """The memory store; notes every commit, and fails as it is told.
+
+    Attributes:
+        commits: The members of each commit that was applied.
+        lose_before: So many commits fail before they are applied.
+        lose_after: So many are applied and their acknowledgement is lost.
+        refuses: A group with such a member is refused.
+        gate: Closed, every commit waits.
+    """
+
+    def __init__(self, clock: Any) -> None:
+        super().__init__(clock=clock, retention_ms=RETENTION_MS)
+        self.commits: list[list[Member]] = []
+        self.tries = 0
+        self.lose_before = 0
+        self.lose_after = 0
+        self.refuses: Callable[[Member], bool] = lambda _member: False
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def commit(self, members: Sequence[Member]) -> list[Answer]:
+        self.tries += 1
+        await self.gate.wait()
+        if self.lose_before:
+            self.lose_before -= 1
+            raise StoreUnavailable("lost before the commit")
+        if any(self.refuses(member) for member in members):
+            raise StoreRefused("this data can't be kept")
+        answers = await super().commit(members)
+        self.commits.append(list(members))
+        if self.lose_after:
+            self.lose_after -= 1
+            raise StoreUnavailable("the acknowledgement was lost")
+        return answers
+
+    def members(self, kind: type[Member]) -> list[Any]:
+        """The members of this kind that were committed."""
+        return [member for group in self.commits for member in group if isinstance(member, kind)]
+
+
+class Broker:
+    """Takes what is published; `fail` says with which error a record is not taken."""
+
+    def __init__(self) -> None:
+        self.published: list[Effect] = []
+        self.tries: list[Effect] = []
+        self.fail: Callable[[Effect], Exception | None] = lambda _effect: None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def publish(self, effect: Effect) -> None:
+        self.tries.append(effect)
+        await self.gate.wait()
+        error = self.fail(effect)
+        if error is not None:
+            raise error
+        self.published.append(effect)
+
+    def values(self, topic: str) -> list[Any]:
+        return [msgspec.json.decode(e.value or b"null") for e in self.published if e.topic == topic]
+
+
+class Bench:
+    """What outlives the processes: store, broker, clock."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock(asyncio.get_running_loop())
+        self.store = Store(self.clock)
+        self.broker = Broker()
+        self._processes = 0
+        self._offset = 0
+
+    @asynccontextmanager
+    async def serving(self, settings: EngineSettings | None = None, /, **handlers: Any) -> AsyncIterator[Engine]:
+        """One process of the service, with these handlers by name; killed at the end of the block."""
+        self._processes += 1
+        service = Service("orders")
+        for name, function in handlers.items():
+            service.handler(name)(function)
+        engine = Engine(
+            App("shop", services=[service]),
+            self.store,
+            self.broker,
+            clock=self.clock,
+            entropy=SeededEntropy(self._processes),
+            settings=settings or quick(),
+            executor=InlineExecutor(),
+            build=str(self._processes),
+        )
+        running = asyncio.ensure_future(engine.run())
+        try:
+            await engine.serving.wait()
+            yield engine
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        assert engine.errors == []
+
+    async def begin(self, engine: Engine, handler: str, content: bytes = b"null", **kwargs: Any) -> str:
+        begun = await engine.begin(engine.app.handler("orders", handler), content, **kwargs)
+        return begun.id
+
+    async def status(self, invocation_id: str, *wanted: str) -> Invocation:
+        """The row, once it has one of these statuses."""
+        await until(lambda: self.row(invocation_id).status in wanted, f"{invocation_id} is {wanted}")
+        return self.row(invocation_id)
+
+    def row(self, invocation_id: str) -> Invocation:
+        return self.store.tables.invocations[invocation_id]
+
+    def awakeables(self, invocation_id: str) -> list[Awakeable]:
+        rows = self.store.tables.awakeables.values()
+        return sorted((r for r in rows if r.invocation_id == invocation_id), key=lambda row: row.created_ms)
+
+    async def awakeable(self, invocation_id: str) -> Awakeable:
+        """Its first awakeable, once there is one."""
+        await until(lambda: self.awakeables(invocation_id), f"{invocation_id} has an awakeable")
+        return self.awakeables(invocation_id)[0]
+
+    async def journal(self, invocation_id: str) -> list[Entry]:
+        return (await self.store.history([invocation_id]))[invocation_id]
+
+    async def settle(self, engine: Engine, awakeable_id: str, value: Any, source: str = "http:1") -> Verdict:
+        body = Resolution.of_json(msgspec.json.encode(value))
+        verdict = await engine.settle(Completion(awakeable_id=awakeable_id, body=body, source=source))
+        assert verdict is not None
+        return verdict
+
+    async def records(self, engine: Engine, *values: bytes | None, first: int | None = None) -> None:
+        """A batch of the completions topic, from the offset that was reached or from `first`."""
+        taken = await engine.intake.take_partitions(engine.owner, TOPIC, (0,))
+        start = taken[0].next if first is None else first
+        batch = [
+            Record(offset=start + n, timestamp_ms=0, key=None, value=value) for n, value in enumerate(values)
+        ]
+        await engine.intake.take(TOPIC, 0, taken[0].epoch, batch)
+
+
+def quick(*, linger: timedelta = timedelta(0), **runner: Any) -> EngineSettings:
+    """Suspends at once; waits for nothing of Kafka."""
+    return EngineSettings(
+        runner=RunnerSettings(linger=linger, **runner),
+        relay=RelaySettings(publish_timeout=timedelta(seconds=60)),
+        horizon=timedelta(0),
+    )
+
+
+def failed(row: Invocation) -> Rejection:
+    assert isinstance(row.result, Rejection), row
+    return row.result
+
+
+def value(row: Invocation) -> Any:
+    assert isinstance(row.result, Resolution), row
+    return msgspec.json.decode(row.result.content)
+
+
+async def until(condition: Callable[[], object], what: str = "it happens", *, within_s: float = 600) -> None:
+    """Wait for a condition, in virtual time."""
+    try:
+        async with asyncio.timeout(within_s):
+            while not condition():  # noqa: ASYNC110 - whatever it is about tells nobody
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"waited {within_s} s until {what}") from None

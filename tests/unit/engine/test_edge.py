@@ -1,0 +1,171 @@
+"""The edge check (hard case 7, A4): the schema pinned with the row, and the type where it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, field_validator
+
+from awakeables.core.awakeables import Completion, Heartbeat
+from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.engine import edge as edge_module
+from awakeables.engine.edge import Edge
+from awakeables.handlers.serde import codec_for
+from awakeables.ports import Expectation
+
+
+class Parcel(BaseModel):
+    id: str
+    weight: int = 1
+    due: date | None = None
+
+    @field_validator("weight")
+    @classmethod
+    def light(cls, value: int) -> int:
+        if value > 100:
+            raise ValueError("a parcel weighs at most 100")
+        return value
+
+
+class Tree(BaseModel):
+    children: list[Tree] = []
+
+
+class Rows:
+    """What the store knows of awakeables."""
+
+    def __init__(self, **expectations: Expectation) -> None:
+        self.expectations_ = expectations
+        self.asked: list[Sequence[str]] = []
+
+    async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
+        self.asked.append(list(awakeable_ids))
+        return {key: self.expectations_[key] for key in awakeable_ids if key in self.expectations_}
+
+
+def of(type_: Any) -> Expectation:
+    codec = codec_for(type_)
+    return Expectation(codec=codec.kind, schema_hash=codec.schema_hash, schema=codec.schema)
+
+
+def elsewhere(schema: bytes) -> Expectation:
+    """The type is in another process."""
+    return Expectation(codec="json", schema_hash=f"hash of {schema!r}", schema=schema)
+
+
+async def check(expectation: Expectation, text: bytes) -> Completion:
+    completion = Completion(awakeable_id="a", body=Resolution.of_json(text), source="s")
+    (checked,) = await Edge(Rows(a=expectation)).check([completion])
+    return checked
+
+
+@pytest.mark.parametrize(
+    ("type_", "text"),
+    [
+        (Parcel, b'{"id":"p","weight":100,"unknown":1}'),
+        (Parcel, b'{"id":"p","due":"2026-02-28"}'),
+        (int, b"18446744073709551617"),
+        (int | None, b"null"),
+        (list[int], b"[]"),
+        (str, rb'"\u0000"'),
+        (float, b"0.1000"),
+        (Any, b"[1e400]"),
+    ],
+)
+async def test_a_value_that_fits_is_marked_as_checked_by_the_schema_s_hash(type_: Any, text: bytes) -> None:
+    checked = await check(of(type_), text)
+    assert checked.refusal is None
+    assert checked.checked == of(type_).schema_hash
+
+
+@pytest.mark.parametrize(
+    ("type_", "text", "problem"),
+    [
+        (Parcel, b'{"weight":1}', "id"),
+        (Parcel, b'{"id":"p","weight":"heavy"}', "weight"),
+        (Parcel, b'{"id":"p","weight":101}', "a parcel weighs at most 100"),
+        (Parcel, b'{"id":"p","due":"2026-02-30"}', "due"),
+        (Parcel, b"null", "value"),
+        (int, b"1.5", "value"),
+        (int, b'"1"', "value"),
+        (list[int], b'[1,"x"]', "1"),
+        (float, b"1e400", "value"),
+        (Tree, b'{"children":' * 150 + b"{}", "EOF"),
+    ],
+)
+async def test_a_value_that_does_not_fit_is_refused_and_told_where(
+    type_: Any, text: bytes, problem: str
+) -> None:
+    """A4: by the schema, or by the type's own validator where the process has it."""
+    checked = await check(of(type_), text)
+    assert checked.checked is None
+    assert checked.refusal is not None
+    assert checked.refusal.startswith("the value does not fit its type: ")
+    assert problem in checked.refusal
+
+
+async def test_a_refusal_never_shows_the_value_which_may_be_a_secret() -> None:
+    for text in (b'{"id":"p","weight":"s3cret"}', b'{"id":"p","weight":31337}', b'["s3cret", 31337]'):
+        refusal = (await check(of(Parcel), text)).refusal
+        assert refusal
+        assert "s3cret" not in refusal
+        assert "31337" not in refusal
+
+
+async def test_another_process_s_type_is_checked_by_its_schema_alone_with_formats_asserted() -> None:
+    schema = b'{"type":"string","format":"date"}'
+    assert (await check(elsewhere(schema), b'"2026-02-28"')).checked
+    assert (await check(elsewhere(schema), b'"2026-02-30"')).refusal
+
+
+async def test_a_very_deep_value_is_decided_on_like_any_other() -> None:
+    deep = b'{"children":[' * 90 + b"{}" + b"]}" * 90
+    assert (await check(of(Tree), deep)).checked
+    assert (await check(of(Tree), deep.replace(b"{}", b"5"))).refusal
+
+
+async def test_what_has_no_schema_passes() -> None:
+    for expectation in (of(bytes), of(None), Expectation(codec="custom", schema_hash=None, schema=None)):
+        checked = await check(expectation, b"1")
+        assert (checked.checked, checked.refusal) == (None, None)
+
+
+async def test_only_values_are_looked_up() -> None:
+    rows = Rows(a=of(Parcel))
+    said = [
+        Completion(awakeable_id="a", body=Rejection(reason="no"), source="s"),
+        Completion(awakeable_id="a", body=Heartbeat(), source="s"),
+        Completion(awakeable_id="a", body=None, refusal="nonsense", source="s"),
+    ]
+    assert await Edge(rows).check(said) == said
+    assert rows.asked == []
+
+
+async def test_a_batch_is_one_look_up_and_what_is_remembered_is_none() -> None:
+    rows = Rows(a=of(int), b=of(int))
+    edge = Edge(rows)
+    edge.remember("c", of(int))
+    said = [Completion(awakeable_id=key, body=Resolution.of_json(b"1"), source="s") for key in "abcx"]
+    assert [c.checked is not None for c in await edge.check(said)] == [True, True, True, False]
+    assert rows.asked == [["a", "b", "x"]]
+    await edge.check(said)
+    assert rows.asked == [["a", "b", "x"], ["x"]]
+
+
+async def test_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_module, "CACHED", 3)
+    edge = Edge(Rows())
+    for number in range(10):
+        edge.remember(str(number), of(int))
+    assert await edge.expectation("9") == of(int)
+    assert await edge.expectation("0") is None
+
+
+async def test_a_batch_larger_than_the_memory_is_checked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_module, "CACHED", 3)
+    rows = {f"a{n}": of(int) for n in range(10)}
+    said = [Completion(awakeable_id=key, body=Resolution.of_json(b'"x"'), source="s") for key in rows]
+    assert all(completion.refusal for completion in await Edge(Rows(**rows)).check(said))
