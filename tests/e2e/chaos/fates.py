@@ -91,11 +91,16 @@ async def parks_who_kills_it(here: World, *, killers: int) -> None:
 
 
 async def send_until_heard(here: World) -> str:
-    """Begin the handler that kills its process; what is answered tells nothing, the process is dead."""
+    """Begin the handler that kills its process; what is answered tells nothing, the process is dead.
+
+    With an idempotency key, because then the row is there before the handler runs: a call without
+    one is run while its row is written, and dies with its process before it was ever accepted.
+    """
     before = set(here.rows("SELECT id FROM invocations"))
+    key = {"idempotency-key": f"killer-{len(before)}"}
     while True:
         try:
-            await here.http.post("/fates/kills_its_process/send")
+            await here.http.post("/fates/kills_its_process/send", headers=key)
         except Exception:
             await asyncio.sleep(0.05)
         new = set(here.rows("SELECT id FROM invocations")) - before
