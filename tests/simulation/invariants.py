@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-from simulation import corpus
-from simulation.world import World
 
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.journal import AwakeableAsked, Delivered, Entry, PublishAsked, decode_chunks
 from awakeables.core.outcomes import Expiry, Outcome, Rejection, Resolution
 from awakeables.wire.completions import Unreadable, decode_completion
+from simulation import corpus
+from simulation.world import World
 
 
 def violations(world: World) -> list[str]:

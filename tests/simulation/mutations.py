@@ -69,16 +69,14 @@ def settle_without_waking() -> Iterator[None]:
 @contextmanager
 def no_offset_fence() -> Iterator[None]:
     """K1: a batch is settled again."""
-    with mock.patch.object(apply, "_is_next", lambda *_: True):
+    with mock.patch.object(apply, "_is_next", return_value=True):
         yield
 
 
 @contextmanager
 def no_edge_check() -> Iterator[None]:
     """A4: whatever comes is taken."""
-    with (
-        mock.patch.object(Edge, "_misfit", lambda *_: None),
-    ):
+    with mock.patch.object(Edge, "_misfit", return_value=None):
         yield
 
 
@@ -117,8 +115,8 @@ def commit_forgotten_after_a_lost_acknowledgement() -> Iterator[None]:
     from awakeables.store.memory import MemoryTables
 
     with (
-        mock.patch.object(MemoryTables, "has_dead_letter", lambda *_: False),
-        mock.patch.object(apply, "_is_next", lambda *_: True),
+        mock.patch.object(MemoryTables, "has_dead_letter", return_value=False),
+        mock.patch.object(apply, "_is_next", return_value=True),
     ):
         yield
 
@@ -126,7 +124,7 @@ def commit_forgotten_after_a_lost_acknowledgement() -> Iterator[None]:
 @contextmanager
 def deadlines_by_the_wall_clock() -> Iterator[None]:
     """Hard case 5 (held by a test of its own, not by the simulation's invariants)."""
-    with mock.patch.object(Horizon, "held_back_to_ms", lambda _self: None):
+    with mock.patch.object(Horizon, "held_back_to_ms", return_value=None):
         yield
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from simulation import corpus
 from simulation.invariants import violations
 from simulation.mutations import MUTATIONS

@@ -10,7 +10,6 @@ from random import Random
 from typing import Any
 
 import msgspec
-from simulation import corpus
 
 from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.ids import new_id
@@ -27,6 +26,7 @@ from awakeables.store.memory import MemoryStore
 from awakeables.testing.loop import InlineExecutor, SeededEntropy, SeededLoop, VirtualClock
 from awakeables.wire.completions import encode_completion
 from awakeables.wire.tasks import decode_task, encode_effect
+from simulation import corpus
 
 RETENTION_MS = 7 * 86_400_000
 PARTITIONS = 3
@@ -122,7 +122,7 @@ class Process:
         self.store = FaultyStore(world.store, world.chance, world.faults)
         self.engine = Engine(
             corpus.app,
-            self.store,  # type: ignore[arg-type]  # delegates what it does not have
+            self.store,
             FaultyPublisher(world),
             clock=world.clock,
             entropy=world.entropy,

@@ -197,6 +197,10 @@ class Relay:
                 )
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            except Exception as error:
+                # A record that can't even be written must stop no other stream; it can be resent.
+                await self._refused(effect, f"{type(error).__name__}: {error}")
+                return
             else:
                 # Known until its row is gone, so that no sweep publishes it again.
                 sent = self._committer.submit(Sent(event_ids=(effect.event_id,)), lazily=True)

@@ -80,13 +80,13 @@ KIND: dict[State, dict[str, str | None]] = {
         "a misfit": "conflict",
         "bytes": "conflict",
     },
-    "timed-out": dict.fromkeys(SAID, "late") | {"nonsense": "invalid"},
-    "cancelled": dict.fromkeys(SAID, "late") | {"nonsense": "invalid"},
+    "timed-out": {**dict.fromkeys(SAID, "late"), "nonsense": "invalid"},
+    "cancelled": {**dict.fromkeys(SAID, "late"), "nonsense": "invalid"},
 }
 
 
 def row(state: State = "pending", **fields: Any) -> Awakeable:
-    settled = {} if state == "pending" else {"settled_ms": 9, "settled_by": "1"}
+    settled: dict[str, Any] = {} if state == "pending" else {"settled_ms": 9, "settled_by": "1"}
     outcome = OUTCOMES[state]
     return Awakeable(
         id="a", invocation_id="i", created_ms=1, state=state, outcome=outcome, **(settled | fields)

@@ -102,7 +102,9 @@ class Bench:
         self._offset = 0
 
     @asynccontextmanager
-    async def serving(self, settings: EngineSettings | None = None, /, **handlers: Any) -> AsyncIterator[Engine]:
+    async def serving(
+        self, settings: EngineSettings | None = None, /, **handlers: Any
+    ) -> AsyncIterator[Engine]:
         """One process of the service, with these handlers by name; killed at the end of the block."""
         self._processes += 1
         service = Service("orders")

@@ -82,7 +82,9 @@ async def test_an_error_that_nobody_expected_is_the_guilty_member_s_alone() -> N
             return False
 
         store.refuses = odd
-        answers = await asyncio.gather(*[committer.submit(begin(n)) for n in range(3)], return_exceptions=True)
+        answers = await asyncio.gather(
+            *[committer.submit(begin(n)) for n in range(3)], return_exceptions=True
+        )
         assert [type(answer) for answer in answers] == [Begun, ZeroDivisionError, Begun]
 
 
@@ -119,7 +121,9 @@ async def test_a_refusal_after_an_outage_still_spares_the_others() -> None:
         store.lose_before = 1
         store.lose_after = 2
         store.refuses = lambda member: getattr(member, "id", "") == "i0001"
-        answers = await asyncio.gather(*[committer.submit(begin(n)) for n in range(4)], return_exceptions=True)
+        answers = await asyncio.gather(
+            *[committer.submit(begin(n)) for n in range(4)], return_exceptions=True
+        )
         assert [isinstance(answer, StoreRefused) for answer in answers] == [False, True, False, False]
 
 

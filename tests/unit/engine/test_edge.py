@@ -127,10 +127,26 @@ async def test_a_very_deep_value_is_decided_on_like_any_other() -> None:
     assert (await check(of(Tree), deep.replace(b"{}", b"5"))).refusal
 
 
-async def test_what_has_no_schema_passes() -> None:
-    for expectation in (of(bytes), of(None), Expectation(codec="custom", schema_hash=None, schema=None)):
-        checked = await check(expectation, b"1")
-        assert (checked.checked, checked.refusal) == (None, None)
+CUSTOM = Expectation(codec="custom", schema_hash=None, schema=None)
+
+
+async def test_what_has_no_schema_passes_if_it_has_the_right_form() -> None:
+    untyped = await check(of(None), b"1")
+    assert (untyped.checked, untyped.refusal) == (None, None)
+    raw = Completion(awakeable_id="a", body=Resolution.of_bytes(b"1"), source="s")
+    for expectation in (of(bytes), CUSTOM):
+        assert await Edge(Rows(a=expectation)).check([raw]) == [raw]
+
+
+@pytest.mark.parametrize(
+    "expectation", [of(bytes), CUSTOM, of(Parcel), of(None)], ids=["bytes", "custom", "parcel", "any"]
+)
+async def test_a_value_of_the_wrong_form_is_refused_at_the_edge(expectation: Expectation) -> None:
+    json = expectation.codec == "json"
+    wrong = Resolution.of_bytes(b"1") if json else Resolution.of_json(b"1")
+    said = Completion(awakeable_id="a", body=wrong, source="s")
+    (checked,) = await Edge(Rows(a=expectation)).check([said])
+    assert "value_base64" in (checked.refusal or "")
 
 
 async def test_only_values_are_looked_up() -> None:
@@ -164,7 +180,9 @@ async def test_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await edge.expectation("0") is None
 
 
-async def test_a_batch_larger_than_the_memory_is_checked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_larger_than_the_memory_is_checked_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(edge_module, "CACHED", 3)
     rows = {f"a{n}": of(int) for n in range(10)}
     said = [Completion(awakeable_id=key, body=Resolution.of_json(b'"x"'), source="s") for key in rows]

@@ -234,8 +234,8 @@ async def test_a_record_that_kafka_refuses_rejects_its_awakeable_and_the_next_on
         assert row.outcome == Rejection(reason="publish-failed", code=502)
         assert [(w.invocation_id, w.awakeable_id) for w in rig.wakes] == [("inv_a", awakeable_id)]
         assert await rig.store.effects("failed", 10) == [effects[0]]
-        assert await rig.store.effects("unsent", 10) == []
         await asyncio.sleep(60)
+        assert await rig.store.effects("unsent", 10) == []
         assert len(rig.broker.tries) == 2, "failed effects are left alone"
 
 
@@ -264,13 +264,14 @@ async def test_a_topic_that_comes_in_time_gets_its_record() -> None:
         assert rig.sent() == [b"1"]
 
 
-async def test_a_broker_that_is_away_for_a_day_is_waited_for() -> None:
+async def test_a_broker_that_is_away_for_hours_is_waited_for() -> None:
     async with relaying() as rig:
         effect = rig.effect(1)
-        rig.broker.fail = lambda _e: BrokerUnavailable("down") if rig.clock.monotonic() < 86_400 else None
+        rig.broker.fail = lambda _e: BrokerUnavailable("down") if rig.clock.monotonic() < 10_000 else None
         await rig.commit(effect)
         rig.relay.hand_off([effect])
-        await until(lambda: rig.sent() == [b"1"], within_s=90_000)
+        await asyncio.sleep(10_010)
+        assert rig.sent() == [b"1"]
 
 
 def a_dead_letter(value: bytes | None) -> Effect:
@@ -347,6 +348,7 @@ async def test_an_error_that_nobody_expected_stops_no_other_stream() -> None:
             rig.relay.hand_off([effect])
         await until(lambda: rig.sent() == [b"2"])
         await asyncio.sleep(5)
+        assert rig.store.tables.failed == {odd.event_id: "UnicodeError: a header that can't be sent"}
 
 
 async def test_two_owners_don_t_take_each_other_s_effects_by_handing_off() -> None:

@@ -105,7 +105,12 @@ def test_an_awakeable_may_be_awaited_as_often_as_one_likes(run: Runs) -> None:
         return [parcel.weight for parcel in values]
 
     calls: list[str] = []
-    result = run(handler, answers={"pack": lambda task: calls.append(task.awakeable_id) or PARCEL})
+
+    def pack(task: Task[str]) -> Any:
+        calls.append(task.awakeable_id)
+        return PARCEL
+
+    result = run(handler, answers={"pack": pack})
     assert result.value == [1, 1, 1]
     assert len(calls) == 1
     assert sum(line.startswith("outcome") for line in result.journal) == 1

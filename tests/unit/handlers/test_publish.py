@@ -56,7 +56,12 @@ def test_a_task_has_its_facts_in_headers_and_the_awakeable_s_id_as_key(run: Runs
         return await awakeable
 
     seen: list[Task[Any]] = []
-    result = run(handler, answers={"pack": lambda task: seen.append(task) or 5})
+
+    def pack(task: Task[Any]) -> int:
+        seen.append(task)
+        return 5
+
+    result = run(handler, answers={"pack": pack})
     assert result.value == 5
     (record,) = result.published
     assert record.awakeable_id is not None
@@ -119,7 +124,9 @@ def test_what_was_published_before_a_failure_goes_out_all_the_same_once_it_was_c
     assert [record.payload for record in run(handler).published] == ["before", "after"]
 
 
-@pytest.mark.parametrize("payload", ["x" * MAX_PUBLISH_BYTES, b"x" * (MAX_PUBLISH_BYTES + 1)], ids=["json", "bytes"])
+@pytest.mark.parametrize(
+    "payload", ["x" * MAX_PUBLISH_BYTES, b"x" * (MAX_PUBLISH_BYTES + 1)], ids=["json", "bytes"]
+)
 def test_a_payload_that_fits_no_record_is_refused_at_the_call(run: Runs, payload: Any) -> None:
     async def handler(ctx: Context) -> None:
         ctx.publish("notices", payload)

@@ -199,7 +199,10 @@ def test_a_policy_ends_with_its_duration_too(run: Runs) -> None:
 
     async def handler(ctx: Context) -> None:
         policy = RetryPolicy(
-            initial_interval=timedelta(minutes=1), factor=1, max_duration=timedelta(minutes=3), max_attempts=None
+            initial_interval=timedelta(minutes=1),
+            factor=1,
+            max_duration=timedelta(minutes=3),
+            max_attempts=None,
         )
         await ctx.run("charge", calls.sync, retry=policy)
 
@@ -219,7 +222,9 @@ def test_a_run_that_is_never_awaited_fails_the_attempt_by_name(run: Runs) -> Non
         ctx.sleep(timedelta(seconds=1))
         return "done"
 
-    with pytest.raises(Paused, match=r"never awaited: ctx\.run\('refund'\), ctx\.sleep; put `await` before it"):
+    with pytest.raises(
+        Paused, match=r"never awaited: ctx\.run\('refund'\), ctx\.sleep; put `await` before it"
+    ):
         _ = run(handler, retry=RetryPolicy(max_attempts=2)).value
     assert calls.count == 0
 
@@ -228,8 +233,8 @@ def test_a_run_that_is_awaited_later_starts_then(run: Runs) -> None:
     order: list[str] = []
 
     async def handler(ctx: Context) -> list[str]:
-        late = ctx.run("late", lambda: order.append("late"))
-        await ctx.run("early", lambda: order.append("early"))
+        late = ctx.run("late", order.append, "late")
+        await ctx.run("early", order.append, "early")
         await late
         return order
 

@@ -6,10 +6,27 @@ import awakeables
 from awakeables import testing
 
 PUBLIC = {
-    "App", "Awakeable", "AwakeablesError", "Cancelled", "Context", "Durable", "PayloadError", "Promise", "Reject",
-    "Rejected", "Request", "RetryPolicy", "Serde", "Service", "Suspended", "Task", "TerminalError", "TimedOut",
-    "Verdict", "Worker",
-}  # fmt: skip
+    "App",
+    "Awakeable",
+    "AwakeablesError",
+    "Cancelled",
+    "Context",
+    "Durable",
+    "PayloadError",
+    "Promise",
+    "Reject",
+    "Rejected",
+    "Request",
+    "RetryPolicy",
+    "Serde",
+    "Service",
+    "Suspended",
+    "Task",
+    "TerminalError",
+    "TimedOut",
+    "Verdict",
+    "Worker",
+}
 
 
 def test_the_public_names_are_these() -> None:

@@ -1,0 +1,63 @@
+"""Blocking actions of `ctx.run` with real threads, in real time."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from datetime import timedelta
+
+from awakeables import Context
+from awakeables.core.outcomes import Resolution
+from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.handlers.service import App, Service
+from awakeables.store.memory import MemoryStore
+from awakeables.world import SystemClock, SystemEntropy
+from unit.engine.harness import Broker
+
+
+async def test_a_plain_function_runs_in_a_thread_and_a_coroutine_on_the_loop() -> None:
+    meeting = threading.Barrier(2, timeout=10)
+    service = Service("orders")
+
+    def blocking() -> str:
+        meeting.wait()  # two invocations meet here: neither blocks the loop
+        return threading.current_thread().name
+
+    async def coroutine() -> str:
+        await asyncio.sleep(0)
+        return threading.current_thread().name
+
+    @service.handler()
+    async def act(ctx: Context) -> list[str]:
+        return [
+            await ctx.run("blocking", blocking),
+            await ctx.run("coroutine", coroutine),
+            await ctx.run("lambda", lambda: coroutine()),
+            await ctx.run("partial", functools.partial(coroutine)),
+        ]
+
+    clock = SystemClock()
+    engine = Engine(
+        App("shop", services=[service]),
+        MemoryStore(clock=clock, retention_ms=1_000_000),
+        Broker(),
+        clock=clock,
+        entropy=SystemEntropy(),
+        settings=EngineSettings(horizon=timedelta(0), threads=2),
+    )
+    running = asyncio.ensure_future(engine.run())
+    try:
+        async with asyncio.timeout(20):
+            await engine.serving.wait()
+            handler = engine.app.handler("orders", "act")
+            begun = await asyncio.gather(*[engine.begin(handler, b"null") for _ in range(2)])
+            results = await asyncio.gather(*[engine.result(one.id) for one in begun])
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    for result in results:
+        assert isinstance(result, Resolution)
+        assert b'["awakeables-run' in result.content
+        assert result.content.count(b'"MainThread"') == 3
+    assert engine.errors == []
