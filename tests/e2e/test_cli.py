@@ -17,6 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from awakeables.devbroker import EmbeddedBroker
+
 ROOT = Path(__file__).parents[2]
 AWAKEABLES = str(Path(sys.executable).parent / "awakeables")
 UNKNOWN = "prom_101hf7yat0060rk4csm6mv3ee1s3zhr432"
@@ -40,9 +42,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def started(*words: str, until: str) -> Iterator[subprocess.Popen[str]]:
+def started(*words: str, until: str, store: str = "memory:") -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [AWAKEABLES, *words], cwd=ROOT / "examples", stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [AWAKEABLES, *words],
+        cwd=ROOT / "examples",
+        env=os.environ | {"AWAKEABLES_STORE": store},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stderr is not None
@@ -207,3 +214,31 @@ def test_sigterm_does_not_wait_for_a_blocked_thread_past_the_drain(tmp_path: Pat
     _, told = process.communicate(timeout=20)
     assert process.returncode == 0
     assert "drain_incomplete" in told
+
+
+def test_hard_case_17_dev_begins_empty_with_each_embedded_broker() -> None:
+    """The broker's log dies with it: a store that remembered its offsets would wait for ever."""
+    for order in ("o-1", "o-2"):
+        port = free_port()
+        base = f"http://127.0.0.1:{port}"
+        words = ("dev", "shop:app", "--worker", "shop:packer", "--port", str(port))
+        with started(*words, until="awakeables resolve"):
+            assert httpx.get(f"{base}/invocations").json()["items"] == []
+            assert httpx.post(f"{base}/orders/fulfil", json={"id": order}, timeout=30).status_code == 200
+
+
+async def test_hard_case_17_dev_with_a_kafka_of_its_own_keeps_the_store(tmp_path: Path) -> None:
+    async with EmbeddedBroker() as broker:
+        for topic in ("shop.completions", "shop.completions.dlq", "pack-requests"):
+            await broker.create_topic(topic, partitions=1)
+        for known in (0, 1):
+            port = free_port()
+            base = f"http://127.0.0.1:{port}"
+            words = ("dev", "shop:app", "--worker", "shop:packer", "--port", str(port))
+            with started(
+                *words, "--kafka", broker.bootstrap, until="awakeables resolve", store=str(tmp_path / "a.db")
+            ):
+                async with httpx.AsyncClient(timeout=30) as client:
+                    assert len((await client.get(f"{base}/invocations")).json()["items"]) == known
+                    answer = await client.post(f"{base}/orders/fulfil", json={"id": "o-1"})
+                    assert answer.status_code == 200

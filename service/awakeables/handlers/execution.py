@@ -280,11 +280,8 @@ class Execution:
             return self._broke_off() or Crashed(asyncio.CancelledError("the handler cancelled itself"))
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseExceptionGroup as group:
-            # A TaskGroup that Suspended passes through wraps it: it was not swallowed.
-            return self._unwound() if group.subgroup(Suspended) else self._broke_off() or Crashed(group)
         except BaseException as error:
-            return self._broke_off() or Crashed(error)
+            return self._crashed(error)
         if self._ending:
             return Broken(HandlerMisuse(_SWALLOWED))
         if self._waiting is None:
@@ -314,6 +311,12 @@ class Execution:
         if self._broken is not None:
             return Broken(self._broken)
         return Broken(HandlerMisuse(_SWALLOWED)) if self._ending else None
+
+    def _crashed(self, error: BaseException) -> Step:
+        if isinstance(error, BaseExceptionGroup) and error.subgroup(Suspended):
+            # A TaskGroup that Suspended passes through wraps it: it was not swallowed.
+            return self._unwound()
+        return self._broke_off() or Crashed(error)
 
     def _unwound(self) -> Step:
         if self._broken is not None:

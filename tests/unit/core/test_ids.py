@@ -78,7 +78,7 @@ def test_every_swap_of_neighbours_is_found(kind: IdKind, at_ms: int, entropy: by
 @given(instants, entropies, st.integers(0, 38))
 def test_a_cut_id_is_told_to_be_cut(at_ms: int, entropy: bytes, length: int) -> None:
     text = new_id("prom", at_ms=at_ms, entropy=entropy)[:length]
-    with pytest.raises(MalformedId, match="was it cut|begin with 'prom_1'"):
+    with pytest.raises(MalformedId, match=r"was it cut|begin with 'prom_1'"):
         parse_id(text, "prom")
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from awakeables.core.deadletters import OMITTED_HEADER
 from awakeables.core.ids import new_id
+from awakeables.core.invocations import Continue
 from awakeables.core.orders import (
     Advance,
     Begin,
@@ -23,7 +24,6 @@ from awakeables.core.orders import (
     TaskFacts,
     Wake,
 )
-from awakeables.core.invocations import Continue
 from awakeables.core.outcomes import Rejection
 from awakeables.engine.committer import Committer
 from awakeables.engine.outbox import Relay, RelaySettings

@@ -167,7 +167,6 @@ def test_a_rejection_tells_reason_code_and_details(run: Runs) -> None:
         try:
             await awakeable
         except Rejected as error:
-            assert isinstance(error, TerminalError)
             return [error.reason, error.code, error.details]
         return []
 
@@ -197,7 +196,6 @@ def test_a_wait_ends_at_its_deadline(run: Runs) -> None:
         try:
             await awakeable
         except TimedOut as error:
-            assert isinstance(error, TerminalError)
             return [error.code, awakeable.id in error.reason, error.details]
         return []
 

@@ -130,7 +130,7 @@ def test_who_catches_base_exception_is_found_out(run: Runs) -> None:
             return "swallowed"
         return "done"
 
-    with pytest.raises(Paused, match="caught Suspended.* catch Exception, not BaseException"):
+    with pytest.raises(Paused, match=r"caught Suspended.* catch Exception, not BaseException"):
         _ = run(handler).value
 
 

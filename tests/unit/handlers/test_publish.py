@@ -13,7 +13,6 @@ from awakeables.testing import Paused
 from unit.handlers.conftest import Runs
 from unit.handlers.shapes import Box, Parcel
 
-
 UNSPEAKABLE = {"nan": float("nan"), "inf": [float("inf")], "object": {1, object()}, "surrogate": "\ud800"}
 
 

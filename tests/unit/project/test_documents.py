@@ -58,3 +58,23 @@ def test_importing_the_declarations_loads_no_driver() -> None:
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert told.strip() == "[]"
+
+
+def test_every_test_that_a_document_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/architecture.md").read_text()))
+    written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    missing = [name for name in named if f"def {name}(" not in written]
+    assert named
+    assert missing == []
+
+
+def test_every_promise_and_hard_case_is_cited_by_a_test() -> None:
+    """By their numbers in docs/architecture.md."""
+    written = "\n".join(path.read_text().lower() for path in (ROOT / "tests").rglob("*.py"))
+    promises = ("a1", "a2", "a3", "a4", "j1", "j2", "j3", "k1", "k2", "k3", "o1", "o2", "o3")
+    missing = [name for name in promises if not re.search(rf"\b{name}[:\b]|test_{name}_|\b{name}\b", written)]
+    cases = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 15, 16, 17)
+    missing += [
+        f"hard case {n}" for n in cases if not re.search(rf"hard[ _]case[ _]{n}\b|hard_case_{n}_", written)
+    ]
+    assert missing == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -108,11 +109,10 @@ def test_an_invalid_completion_is_refused_by_schema_and_decoder(path: Path) -> N
     assert (refusal("completion", record) is None) == why.startswith(DECODER_ONLY)
     try:
         completion = decode_completion(record, source="test")
-    except Unreadable as error:
-        assert str(error)
-    else:
-        assert completion.refusal
-        assert completion.body is None
+    except Unreadable:
+        return
+    assert completion.refusal
+    assert completion.body is None
 
 
 def test_values_of_the_examples_are_kept_to_the_letter() -> None:
@@ -375,10 +375,8 @@ def test_a_bare_payload_keeps_its_bytes_whatever_they_are() -> None:
 def test_whatever_the_bytes_a_task_is_read_or_unreadable(
     value: bytes, headers: list[tuple[str, bytes]]
 ) -> None:
-    try:
+    with contextlib.suppress(UnreadableTask):
         decode_task(value, headers)
-    except UnreadableTask as error:
-        assert str(error)
 
 
 # ── dead letters ────────────────────────────────────────────────────────────────────────────
