@@ -30,12 +30,20 @@ from simulation import corpus
 
 RETENTION_MS = 7 * 86_400_000
 PARTITIONS = 3
-SETTINGS = EngineSettings(
-    runner=RunnerSettings(linger=timedelta(seconds=1), retry=RetryPolicy(max_interval=timedelta(seconds=5))),
-    relay=RelaySettings(sweep_interval=timedelta(seconds=1)),
-    horizon=timedelta(minutes=2),
-    max_running=8,
-)
+
+
+def settings_of(seed: int) -> EngineSettings:
+    """Every third seed suspends at every await, so that each step of a handler is a replay."""
+    return EngineSettings(
+        runner=RunnerSettings(
+            linger=timedelta(seconds=1),
+            retry=RetryPolicy(max_interval=timedelta(seconds=5)),
+            always_suspend=seed % 3 == 2,
+        ),
+        relay=RelaySettings(sweep_interval=timedelta(seconds=1)),
+        horizon=timedelta(minutes=2),
+        max_running=8,
+    )
 
 
 @dataclass
@@ -126,7 +134,7 @@ class Process:
             FaultyPublisher(world),
             clock=world.clock,
             entropy=world.entropy,
-            settings=SETTINGS,
+            settings=world.settings,
             executor=InlineExecutor(),
         )
         self.tasks = [asyncio.ensure_future(self.engine.run()), asyncio.ensure_future(self._read())]
@@ -172,6 +180,7 @@ class World:
 
     def __init__(self, seed: int, loop: SeededLoop, faults: Faults) -> None:
         self.chance = Random(seed)
+        self.settings = settings_of(seed)
         self.faults = faults
         self.clock = VirtualClock(loop)
         self.entropy = SeededEntropy(seed)

@@ -1,0 +1,141 @@
+"""J2 over releases: journals of format 1 are understood for ever (README.md)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from golden.handlers import SCRIPTS, app
+from msgspec import Raw
+
+from awakeables.core import journal, outcomes
+from awakeables.core.ids import Ids
+from awakeables.core.journal import AwakeableAsked, Delivered, Entry, SleepAsked, decode_chunks, encode_chunk
+from awakeables.core.outcomes import Outcome
+from awakeables.engine.engine import execution_of
+from awakeables.handlers.execution import AwakeableWait, Execution, Finished, RunWait, SleepWait, World
+
+V1 = Path(__file__).with_name("v1")
+FILES = sorted(V1.glob("*.json"))
+
+
+class Recorded(msgspec.Struct):
+    """One file; `end` is None where the recording ends in a wait."""
+
+    handler: str
+    invocation_id: str
+    chunks: list[Raw]
+    end: Outcome | None
+
+    @property
+    def entries(self) -> list[Entry]:
+        return decode_chunks(map(bytes, self.chunks))
+
+
+def read(path: Path) -> Recorded:
+    return msgspec.json.decode(path.read_bytes(), type=Recorded)
+
+
+class Later:
+    """Long after the recording."""
+
+    def now_ms(self) -> int:
+        return 4_000_000_000_000
+
+    def monotonic(self) -> float:
+        return 4e9
+
+
+def no_chance(count: int) -> Any:
+    pytest.fail("a replay asked for something new")
+
+
+def replay(recorded: Recorded) -> Execution:
+    return execution_of(
+        app.handler("golden", recorded.handler),
+        recorded.entries,
+        invocation_id=recorded.invocation_id,
+        attempts=0,
+        world=World(clock=Later(), ids=Ids(Later().now_ms, no_chance), reply_to="golden.completions"),
+    )
+
+
+files = pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+
+
+@files
+async def test_a_journal_replays_to_its_recorded_end_and_asks_for_nothing_new(path: Path) -> None:
+    """J2, J3: no operation, no side effect, no ID, no instant is new."""
+    recorded = read(path)
+    execution = replay(recorded)
+    step = await execution.step()
+    assert not execution.take(), "something new was asked for"
+    if recorded.end is not None:
+        assert step == Finished(recorded.end)  # type: ignore[arg-type]
+        return
+    delivered = {entry.of for entry in recorded.entries if isinstance(entry, Delivered)}
+    open_ = [i for i, entry in enumerate(recorded.entries) if _can_be_waited_for(entry) and i not in delivered]
+    assert isinstance(step, AwakeableWait | SleepWait | RunWait)
+    assert [step.index] == open_
+    await execution.leave()
+
+
+def _can_be_waited_for(entry: Entry) -> bool:
+    return isinstance(entry, AwakeableAsked | SleepAsked)
+
+
+@files
+async def test_a_journal_that_was_cut_anywhere_goes_on_with_what_comes_next(path: Path) -> None:
+    """A crash between any two commits: what is there is repeated, the rest is asked for again."""
+    recorded = read(path)
+    for length in range(1, len(recorded.chunks)):
+        part = msgspec.structs.replace(recorded, chunks=recorded.chunks[:length])
+        execution = execution_of(
+            app.handler("golden", recorded.handler),
+            part.entries,
+            invocation_id=recorded.invocation_id,
+            attempts=0,
+            world=World(clock=Later(), ids=Ids(Later().now_ms, bytes), reply_to="golden.completions"),
+        )
+        step = await execution.step()
+        assert isinstance(step, AwakeableWait | SleepWait | RunWait) or hasattr(step, "completion"), step
+        again = execution.take().entries
+        following = recorded.entries[len(part.entries) : len(part.entries) + len(again)]
+        assert [type(entry) for entry in again] == [type(entry) for entry in following]
+        await execution.leave()
+
+
+@files
+def test_a_journal_is_written_today_as_it_was_then(path: Path) -> None:
+    for chunk in map(bytes, read(path).chunks):
+        assert encode_chunk(decode_chunks([chunk])) == chunk
+
+
+def test_every_kind_of_entry_and_of_outcome_occurs() -> None:
+    entries = [entry for path in FILES for entry in read(path).entries]
+    assert {type(entry) for entry in entries} == set(get_args(journal.Entry))
+    delivered = {type(entry.outcome) for entry in entries if isinstance(entry, Delivered)}
+    assert delivered == set(get_args(outcomes.Outcome))
+
+
+def test_every_recorded_handler_has_its_journal() -> None:
+    assert {path.stem for path in FILES} == set(SCRIPTS)
+    assert all(read(path).handler == path.stem for path in FILES)
+
+
+def test_no_journal_was_ever_edited() -> None:
+    sums = dict(reversed(line.split()) for line in (V1 / "SHA256SUMS").read_text().splitlines())
+    assert sums == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in FILES}
+
+
+def test_an_entry_of_a_newer_release_is_refused_by_name_not_skipped() -> None:
+    with pytest.raises(msgspec.ValidationError, match="Invalid value 'telepathy'"):
+        decode_chunks([b'[{"k":"input","service":"s","handler":"h","seed":"","at_ms":1},{"k":"telepathy"}]'])
+
+
+def test_an_outcome_of_a_newer_release_is_refused_by_name() -> None:
+    with pytest.raises(msgspec.ValidationError, match="Invalid value 'forgotten'"):
+        decode_chunks([b'[{"k":"outcome","of":1,"outcome":{"status":"forgotten"}}]'])
