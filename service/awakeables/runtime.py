@@ -100,7 +100,7 @@ async def _run(
         await engine.serving.wait()
         reading = tasks.create_task(consumer.run(), name="completions")
         web = tasks.create_task(server.run(), name="web")
-        while not server.started:
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         log.info(
             events.STARTED, app=engine.app.name, url=server.url, kafka=settings.kafka, store=settings.store

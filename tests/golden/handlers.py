@@ -5,15 +5,18 @@ A handler that changes would no longer show that old journals are understood: ad
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Raw
 from pydantic import BaseModel
 
 from awakeables import App, Cancelled, Context, Rejected, RetryPolicy, Service, TerminalError, TimedOut
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 service = Service("golden")
 app = App("golden", services=[service])
@@ -42,7 +45,7 @@ class Backwards:
 class Script:
     """How a journal comes to be: the input, and the answers to the awakeables in their order.
 
-    Where an answer is missing, the recording ends in a wait; `now_s` later than the last step.
+    The recording ends `lasts_s` after the last answer, if need be in a wait.
     """
 
     input: bytes = b"null"
@@ -54,10 +57,13 @@ SCRIPTS: dict[str, Script] = {}
 failures = {"flaky": 0}
 
 
-def recorded(script: Script) -> Any:
-    def declare(function: Any) -> Any:
+def recorded(script: Script) -> Callable[[F], F]:
+    """Declare a handler, and how its journal was recorded."""
+
+    def declare(function: F) -> F:
         SCRIPTS[function.__name__] = script
-        return service.handler()(function)
+        service.handler()(function)
+        return function
 
     return declare
 
@@ -74,7 +80,9 @@ async def packs(ctx: Context, order: Order) -> Parcel:
     return await packed
 
 
-@recorded(Script(b'{"id":"o-17"}', (Rejection(reason="out of stock", code=409, details=Raw(b'{"sku":"x"}')),)))
+@recorded(
+    Script(b'{"id":"o-17"}', (Rejection(reason="out of stock", code=409, details=Raw(b'{"sku":"x"}')),))
+)
 async def compensates(ctx: Context, order: Order) -> list[Any]:
     packed = ctx.awakeable(Parcel)
     ctx.publish("pack-requests", order, awakeable=packed)

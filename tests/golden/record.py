@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import msgspec
-from golden.handlers import SCRIPTS, Script, app
 from msgspec import Raw
 
 from awakeables.core import awakeables, invocations
@@ -17,7 +16,8 @@ from awakeables.core.journal import AwakeableAsked
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution, encode_outcome
 from awakeables.engine.engine import Engine
 from awakeables.testing.loop import SeededLoop
-from unit.engine.harness import Bench, quick, until
+from golden.handlers import SCRIPTS, Script, app
+from unit.engine.harness import Bench, quick
 
 V1 = Path(__file__).with_name("v1")
 SUMS = V1 / "SHA256SUMS"
@@ -25,12 +25,11 @@ SUMS = V1 / "SHA256SUMS"
 
 async def play(name: str, script: Script) -> bytes:
     """The journal of one invocation, as its file."""
-    bench = Bench()
+    bench = Bench("golden")
     function = app.handler("golden", name).function
     async with bench.serving(quick(), **{name: function}) as engine:
         invocation_id = await bench.begin(engine, name, script.input)
         for number, answer in enumerate(script.answers):
-            await until(lambda number=number: len(bench.awakeables(invocation_id)) > number)
             await bench.status(invocation_id, "suspended")
             asked = [e.id for e in await bench.journal(invocation_id) if isinstance(e, AwakeableAsked)]
             await settle(bench, engine, asked[number], answer)
@@ -53,7 +52,8 @@ async def play(name: str, script: Script) -> bytes:
 
 async def settle(bench: Bench, engine: Engine, awakeable_id: str, answer: Outcome) -> None:
     if isinstance(answer, Resolution | Rejection):
-        await engine.settle(Completion(awakeable_id=awakeable_id, body=answer, source=f"golden:{awakeable_id}"))
+        source = f"golden:{awakeable_id}"
+        await engine.settle(Completion(awakeable_id=awakeable_id, body=answer, source=source))
         return
     # Nothing cancels a single awakeable yet; the journal's format knows it all the same.
     assert isinstance(answer, Cancellation)

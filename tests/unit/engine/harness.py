@@ -94,7 +94,8 @@ class Broker:
 class Bench:
     """What outlives the processes: store, broker, clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, service: str = "orders") -> None:
+        self.service = service
         self.clock = VirtualClock(asyncio.get_running_loop())
         self.store = Store(self.clock)
         self.broker = Broker()
@@ -107,7 +108,7 @@ class Bench:
     ) -> AsyncIterator[Engine]:
         """One process of the service, with these handlers by name; killed at the end of the block."""
         self._processes += 1
-        service = Service("orders")
+        service = Service(self.service)
         for name, function in handlers.items():
             service.handler(name)(function)
         engine = Engine(
@@ -130,7 +131,7 @@ class Bench:
         assert engine.errors == []
 
     async def begin(self, engine: Engine, handler: str, content: bytes = b"null", **kwargs: Any) -> str:
-        begun = await engine.begin(engine.app.handler("orders", handler), content, **kwargs)
+        begun = await engine.begin(engine.app.handler(self.service, handler), content, **kwargs)
         return begun.id
 
     async def status(self, invocation_id: str, *wanted: str) -> Invocation:
