@@ -47,6 +47,9 @@ Envelope = Literal["json", "none"]
 MAX_PUBLISH_BYTES = 1_000_000
 """Kafka's default `max.message.bytes` is 1 MiB with the record's overhead; refuse at the call."""
 
+LONGEST_WAIT = timedelta(days=365_250)
+"""Dates end with the year 9999; whoever means never should say so."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -113,6 +116,8 @@ class Context:
             raise self._execution.misuse(f"ctx.awakeable: {error}") from error
         if timeout is not None and timeout <= timedelta(0):
             raise self._execution.misuse(f"ctx.awakeable: timeout must be longer than nothing, not {timeout}")
+        if timeout is not None and timeout > LONGEST_WAIT:
+            raise self._execution.misuse(f"ctx.awakeable: timeout={timeout} is too long; leave it out")
         timeout_ms = None if timeout is None else _ms(timeout)
         replaying = self._execution.replaying
         new_id = "" if replaying else self._execution.world.ids.new("prom")
@@ -241,6 +246,8 @@ class Context:
 
     def sleep(self, duration: timedelta) -> Durable[None]:
         """Wait for at least this long, over restarts too."""
+        if duration > LONGEST_WAIT:
+            raise self._execution.misuse(f"ctx.sleep: {duration} is too long; at most a thousand years")
         until_ms = self._execution.world.clock.now_ms() + max(0, _ms(duration))
         index, asked = self._execution.ask(SleepAsked(until_ms=until_ms))
         self._execution.expect(SleepWait(index, asked.until_ms), must="ctx.sleep")

@@ -19,7 +19,7 @@ from pydantic_core import to_json
 
 from awakeables.core.awakeables import Completion
 from awakeables.core.ids import Ids
-from awakeables.core.journal import Entry, Tried
+from awakeables.core.journal import Entry, Tried, encode_chunk
 from awakeables.core.orders import Effect, NewAwakeable
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.replay import Replay
@@ -213,6 +213,11 @@ class Execution:
     def ask(self, op: Any) -> tuple[int, Any]:
         """Match an operation with history; its index, and the operation as first asked for."""
         self.check()
+        if not self.replaying:
+            try:
+                encode_chunk([op])
+            except UnicodeEncodeError as error:
+                raise self.misuse(f"a name that is no UTF-8 can't be kept in the journal: {error}") from None
         try:
             return self.replay.ask(op)
         except ReplayMismatch as error:

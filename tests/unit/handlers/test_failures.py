@@ -102,6 +102,32 @@ def test_a_result_that_can_t_be_serialised_fails_the_attempt(run: Runs, result: 
         _ = run(handler, retry=ONCE).value
 
 
+@pytest.mark.parametrize("verb", ["run", "publish", "task"])
+def test_a_name_that_the_journal_can_t_hold_is_a_misuse(run: Runs, verb: str) -> None:
+    async def handler(ctx: Context) -> None:
+        if verb == "run":
+            await ctx.run("\ud800", lambda: None)
+        elif verb == "publish":
+            ctx.publish("\ud800", 1)
+        else:
+            ctx.publish("pack", 1, awakeable=ctx.awakeable(), task="\ud800")
+
+    with pytest.raises(Paused, match="a name that is no UTF-8 can't be kept in the journal"):
+        _ = run(handler).value
+
+
+@pytest.mark.parametrize("verb", ["awakeable", "sleep"])
+def test_a_wait_beyond_all_dates_is_a_misuse(run: Runs, verb: str) -> None:
+    async def handler(ctx: Context) -> None:
+        if verb == "sleep":
+            await ctx.sleep(timedelta.max)
+        else:
+            await ctx.awakeable(timeout=timedelta.max)
+
+    with pytest.raises(Paused, match="is too long"):
+        _ = run(handler).value
+
+
 # ── suspending ──────────────────────────────────────────────────────────────────────────────
 
 
