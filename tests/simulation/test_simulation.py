@@ -47,7 +47,7 @@ def test_the_simulation_reaches_what_it_is_for() -> None:
         for row in world.store.tables.awakeables.values():
             verdicts |= set(row.book.counts) | ({"timed-out"} if row.state == "timed-out" else set())
         verdicts |= {letter.code for letter in world.store.tables.letters.values()}
-    wanted = {"accepted", "duplicate", "conflict", "late", "unknown", "invalid", "unreadable", "timed-out"}
+    wanted = {"accepted", "duplicate", "conflict", "late", "unknown", "invalid", "timed-out"}
     assert wanted <= verdicts
     assert handlers == set(corpus.service.handlers)
 

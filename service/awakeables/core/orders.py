@@ -58,7 +58,7 @@ class DeadLetter(Record):
 
     Attributes:
         source: topic:partition:offset, unique: a record becomes a dead letter once.
-        code: A `VerdictKind` or `unreadable`.
+        code: `unknown` or `invalid`, as the verdict; `unstorable`: the store refuses the record.
     """
 
     id: str

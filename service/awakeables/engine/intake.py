@@ -105,7 +105,7 @@ class Intake:
             try:
                 completion = decode_completion(record.value, source=source)
             except Unreadable as error:
-                unreadable.append(self._letter(topic, partition, record, "unreadable", str(error), None))
+                unreadable.append(self._letter(topic, partition, record, "invalid", str(error), None))
                 continue
             completions.append(completion)
             readable.append(record)
