@@ -7,9 +7,15 @@ encode ten times faster (docs/adr/0003-msgspec-for-records.md). Integers that co
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import dataclass_transform
 
 import msgspec
+
+
+def instant(at_ms: int) -> datetime:
+    """The instant of so many milliseconds since 1970, exactly: a float of seconds would round."""
+    return datetime.fromtimestamp(at_ms // 1000, UTC).replace(microsecond=at_ms % 1000 * 1000)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))

@@ -6,7 +6,7 @@ import functools
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from random import Random
 from typing import Any, Literal, TypeVar, TypeVarTuple, Unpack, cast, overload
 
@@ -26,6 +26,7 @@ from awakeables.core.journal import (
 )
 from awakeables.core.orders import Effect, NewAwakeable, TaskFacts
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
+from awakeables.core.records import instant
 from awakeables.errors import MalformedId, PayloadError, TerminalError, ValueRefused
 from awakeables.handlers.actions import result_codec
 from awakeables.handlers.execution import (
@@ -277,7 +278,7 @@ class Context:
         """The time at which the handler first came by here (UTC); replay gives the same."""
         at_ms = self._execution.world.clock.now_ms()
         _, asked = self._execution.ask(NowRead(at_ms=at_ms))
-        return datetime.fromtimestamp(asked.at_ms / 1000, UTC)
+        return instant(asked.at_ms)
 
     def random(self) -> Random:
         """A generator whose numbers are the same in replay; never for secrets."""

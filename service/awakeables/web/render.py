@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import msgspec
@@ -15,6 +14,7 @@ from awakeables.core.invocations import Failure, Invocation
 from awakeables.core.journal import Entry
 from awakeables.core.orders import DeadLetter
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
+from awakeables.core.records import instant as instant_of
 from awakeables.core.replay import describe
 from awakeables.ports import Expectation
 
@@ -28,7 +28,7 @@ def instant(at_ms: int | None) -> str | None:
     """Milliseconds since 1970 as RFC 3339."""
     if at_ms is None:
         return None
-    at = datetime.fromtimestamp(min(at_ms, _LATEST_MS) / 1000, UTC)
+    at = instant_of(min(at_ms, _LATEST_MS))
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -11,6 +11,7 @@ from msgspec import Meta, Raw
 
 from awakeables.core.ids import parse_id
 from awakeables.core.orders import Effect, Header, TaskFacts
+from awakeables.core.records import instant
 from awakeables.errors import CallerError, MalformedId
 
 VERSION = 1
@@ -76,7 +77,7 @@ def _facts_as_headers(event_id: str, facts: TaskFacts) -> list[Header]:
 def _instant(at_ms: int | None) -> str | None:
     if at_ms is None:
         return None
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return instant(at_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:
