@@ -30,12 +30,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def real_kafka() -> Iterator[RealKafka]:
-    """One broker for the whole run; whoever takes it down brings it up again."""
+def engine_and_image() -> None:
+    """For tests that start a broker of their own: skipped, or failed, where none can be had."""
     if reason := reason_real_kafka_is_missing():
         if os.environ.get("REQUIRE_REAL_KAFKA") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def real_kafka(engine_and_image: None) -> Iterator[RealKafka]:
+    """One broker for the whole run; whoever takes it down brings it up again."""
     with RealKafka() as kafka:
         yield kafka
 

@@ -254,7 +254,7 @@ async def test_a_broker_that_restarts_in_the_middle_costs_no_answer(
                 await answers.of_all(range(700), timeout=60)
 
 
-async def test_a_topic_that_comes_later_is_read_and_was_not_made_by_asking() -> None:
+async def test_a_topic_that_comes_later_is_read_and_was_not_made_by_asking(engine_and_image: None) -> None:
     def broker() -> RealKafka:
         return RealKafka(auto_create_topics=True)
 
