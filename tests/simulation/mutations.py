@@ -13,7 +13,6 @@ from awakeables.core import awakeables, invocations
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation, Suspend
 from awakeables.engine.edge import Edge
-from awakeables.engine.horizon import Horizon
 from awakeables.engine.runner import Runner
 from awakeables.store import apply
 
@@ -118,13 +117,6 @@ def commit_forgotten_after_a_lost_acknowledgement() -> Iterator[None]:
         mock.patch.object(MemoryTables, "has_dead_letter", return_value=False),
         mock.patch.object(apply, "_is_next", return_value=True),
     ):
-        yield
-
-
-@contextmanager
-def deadlines_by_the_wall_clock() -> Iterator[None]:
-    """Hard case 5 (held by a test of its own, not by the simulation's invariants)."""
-    with mock.patch.object(Horizon, "held_back_to_ms", return_value=None):
         yield
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
@@ -13,9 +13,8 @@ import msgspec
 
 from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.ids import new_id
-from awakeables.core.invocations import Invocation
 from awakeables.core.orders import Answer, Effect, Member
-from awakeables.core.outcomes import Outcome, Rejection, Resolution
+from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.intake import Record
 from awakeables.engine.outbox import RelaySettings
@@ -349,7 +348,3 @@ def simulate(seed: int, *, calls: int = 12, faults: Faults | None = None) -> Wor
     finally:
         asyncio.set_event_loop(None)
         loop.close()
-
-
-Rows = Mapping[str, Invocation]
-Outcomes = Mapping[str, Outcome]
