@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SEEDS ?= 100000
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help install demo test test-all check fmt sim bench lock clean
+.PHONY: help install demo test test-all check fmt sim bench up down lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -41,9 +42,20 @@ sim: install ## the simulation at length: make sim SEEDS=100000
 bench: install ## how fast it is here, beside the floor (needs wrk and a real Kafka or a Docker engine)
 	@$(BIN)/python -m benchmarks
 
+up: ## Kafka, the service and a worker in containers (docker-compose.yml); returns when they are ready
+	$(COMPOSE) up --detach --build
+	@echo "the shop is served at http://127.0.0.1:$${HTTP_PORT:-8080}"
+
+down: ## stop and remove them; their data stays in the volumes
+	$(COMPOSE) down
+
 lock: ## pin the dependencies anew (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
 		--extra dev --group test -o requirements/lock.txt pyproject.toml
+	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
+		-c requirements/lock.txt -o requirements/runtime.txt pyproject.toml
+	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
+		-c requirements/lock.txt --group build -o requirements/build.txt
 
 clean: ## forget the environment and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

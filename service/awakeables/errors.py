@@ -19,6 +19,8 @@ AwakeablesError
 │   ├── StoreLocked          another process has the file open
 │   ├── StoreTooNew          the file was written by a newer release
 │   ├── BrokerUnavailable    Kafka can't be reached
+│   │   ├── BrokerRefused    Kafka refuses us, or we refuse it
+│   │   └── TopicMissing     there is no such topic (yet)
 │   ├── PublishRefused       Kafka will never take this record
 │   ├── Overloaded           a bound was reached; try again later
 │   └── MissingDependency    an extra is not installed
@@ -133,6 +135,10 @@ class StoreTooNew(OperatorError):
 
 class BrokerUnavailable(OperatorError):
     """Kafka can't be reached now."""
+
+
+class BrokerRefused(BrokerUnavailable):
+    """Kafka refuses our credentials, certificate or access, or we its certificate: waiting won't help."""
 
 
 class TopicMissing(BrokerUnavailable):

@@ -1,9 +1,9 @@
 """The ports: everything that the engine asks of the world, on one page.
 
-A store is six small ports. Writing is one verb: `Commits.commit` takes orders as data
+A store is seven small ports. Writing is one verb: `Commits.commit` takes orders as data
 (`core/orders.py`) and applies them in one transaction, so that one group commit serves every
 kind of write and a fault can be put before or after it in one place
-(docs/adr/0002-one-write-verb.md). The five others only read; what they return was committed.
+(docs/adr/0002-one-write-verb.md). The six others only read; what they return was committed.
 
 Every verb of a store may raise `StoreUnavailable`; `commit` may raise `StoreRefused` too.
 """
@@ -94,6 +94,14 @@ class OutboxReader(Protocol):
         ...
 
 
+class RetentionReader(Protocol):
+    """What may be forgotten."""
+
+    async def ended(self, before_ms: int, limit: int) -> list[str]:
+        """Invocations that ended at or before this, the longest ended first."""
+        ...
+
+
 class OffsetReader(Protocol):
     """How far the completions topic was read."""
 
@@ -127,11 +135,26 @@ class Inspection(Protocol):
     async def dead_letters(self, page: Page) -> list[DeadLetter]: ...
 
     async def counts(self) -> Mapping[str, int]:
-        """How much there is: pending awakeables, invocations that are not done, unsent effects."""
+        """How much there is, in time that does not grow with it but for effects and dead letters.
+
+        `awakeables_pending`, `invocations_open` and those of each open status
+        (`invocations_<status>`), `effects_unsent`, `effects_failed`, `dead_letters`; and when the
+        oldest was made, left out where there is none: `awakeables_oldest_ms` (pending ones),
+        `effects_oldest_ms` (unsent ones).
+        """
         ...
 
 
-class Store(Commits, JournalReader, SettlementReader, OutboxReader, OffsetReader, Inspection, Protocol):
+class Store(
+    Commits,
+    JournalReader,
+    SettlementReader,
+    OutboxReader,
+    OffsetReader,
+    RetentionReader,
+    Inspection,
+    Protocol,
+):
     """All of it; also opened and closed."""
 
     async def open(self) -> None:

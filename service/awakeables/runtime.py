@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
+from prometheus_client import ProcessCollector
 
 from awakeables import __version__
+from awakeables.credentials import security_of
 from awakeables.devbroker import EmbeddedBroker
+from awakeables.engine.census import Census, show_readiness
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.outbox import RelaySettings
+from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.runner import RunnerSettings
+from awakeables.errors import OperatorError
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.service import App
 from awakeables.kafka.completions import CompletionsConsumer
@@ -27,14 +35,24 @@ from awakeables.settings import Settings
 from awakeables.store.memory import MemoryStore
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.telemetry import events
+from awakeables.telemetry.metrics import WorkerMetrics
+from awakeables.telemetry.server import served
+from awakeables.telemetry.stalls import Stalls
 from awakeables.web.app import WebSettings, create_app
-from awakeables.web.server import WebServer
+from awakeables.web.server import WebServer, is_exposed
+from awakeables.web.settings import ConnectionLimits
+from awakeables.web.tokens import Tokens
 from awakeables.worker.worker import Worker
 from awakeables.world import SystemClock, SystemEntropy
 
 log = structlog.stdlib.get_logger(__name__)
 
 MEMORY = "memory:"
+PLAIN = {
+    name: field.get_default() for name, field in Settings.model_fields.items() if name.startswith("kafka_")
+}
+"""The embedded broker knows neither TLS nor users."""
+
 Ready = Callable[[str], None]
 
 
@@ -48,10 +66,13 @@ async def serve(app: App, settings: Settings, *, stop: asyncio.Event, ready: Rea
         ready: Told the service's URL once HTTP is answered.
 
     Raises:
-        OperatorError: It can't start: port in use, store locked or too new.
+        OperatorError: It can't start: settings refused, port in use, store locked or too new.
     """
     clock, entropy = SystemClock(), SystemEntropy()
-    connection = Connection(bootstrap=settings.kafka, client_id=f"awakeables-{app.name}")
+    connection = connection_of(settings, f"awakeables-{app.name}")
+    exposed = is_exposed(settings.host)
+    if exposed and settings.tokens_file is None:
+        _accept_exposure(settings)
     async with AsyncExitStack() as stack:
         store = _store(settings, clock)
         await store.open()
@@ -77,11 +98,19 @@ async def serve(app: App, settings: Settings, *, stop: asyncio.Event, ready: Rea
             clock=clock,
             problems=engine.problems,
         )
+        web = create_app(
+            engine,
+            settings=_web_settings(settings, exposed=exposed),
+            entropy=entropy,
+            tokens=_tokens(settings, engine),
+        )
         server = WebServer(
-            create_app(engine, settings=_web_settings(settings)),
+            web,
             host=settings.host,
             port=settings.port,
             grace=settings.drain_timeout,
+            limits=_connection_limits(settings),
+            refuse=web.refuse,
         )
         await _run(engine, consumer, server, settings, stop=stop, ready=ready)
 
@@ -98,6 +127,7 @@ async def _run(
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(engine.run(), name="engine")
         await engine.serving.wait()
+        telling = [tasks.create_task(told, name=name) for name, told in _telemetry(engine, settings).items()]
         reading = tasks.create_task(consumer.run(), name="completions")
         web = tasks.create_task(server.run(), name="web")
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
@@ -114,14 +144,52 @@ async def _run(
         await web
         reading.cancel()
         serving.cancel()
+        for told in telling:
+            told.cancel()
     log.info(events.STOPPED, app=engine.app.name)
 
 
+def _telemetry(engine: Engine, settings: Settings) -> dict[str, Coroutine[Any, Any, None]]:
+    """What is counted and watched beside the work, by the names of its tasks."""
+    metrics, clock = engine.metrics, engine.clock
+    show_readiness(metrics, engine.problems, serving=lambda: engine.serving.is_set() and not engine.stopping)
+    if settings.store != MEMORY:
+        folder = Path(settings.store).parent
+        metrics.disk_free_bytes.set_function(lambda: _space(folder)[0])
+        metrics.disk_bytes.set_function(lambda: _space(folder)[1])
+    ProcessCollector(registry=metrics.registry)
+    stalls = Stalls(metrics.loop_stalls, monotonic=clock.monotonic, threshold=settings.stall_threshold)
+    return {"census": Census(engine.store, metrics, clock=clock).run(), "stalls": stalls.run()}
+
+
+def _space(folder: Path) -> tuple[float, float]:
+    """Free and all bytes of a file system; not a number while it is gone, so that all else is told."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return math.nan, math.nan
+    return usage.free, usage.total
+
+
 async def work(worker: Worker, settings: Settings, *, stop: asyncio.Event) -> None:
-    """Do a worker's tasks until `stop` is set, then drain."""
-    connection = Connection(bootstrap=settings.kafka, client_id=f"awakeables-worker-{worker.name}")
-    runner = WorkerRunner(worker, connection, clock=SystemClock())
-    await runner.run(stop)
+    """Do a worker's tasks until `stop` is set, then drain.
+
+    Raises:
+        SettingsRefused: The settings of Kafka contradict one another.
+        OperatorError: The port for metrics can't be had.
+    """
+    connection = connection_of(settings, f"awakeables-worker-{worker.name}")
+    clock, metrics = SystemClock(), WorkerMetrics()
+    ProcessCollector(registry=metrics.registry)
+    runner = WorkerRunner(worker, connection, clock=clock, metrics=metrics)
+    stalls = Stalls(metrics.loop_stalls, monotonic=clock.monotonic, threshold=settings.stall_threshold)
+    async with AsyncExitStack() as stack:
+        if settings.metrics_port is not None:
+            stack.enter_context(served(metrics.registry, settings.metrics_port))
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(stalls.run(), name="stalls")
+            await runner.run(stop)
+            watching.cancel()
 
 
 async def develop(
@@ -139,7 +207,10 @@ async def develop(
     remembers offsets of a topic that is gone would wait for records that never come.
     """
     async with _development_broker(app, workers, settings, kafka) as (bootstrap, store):
-        local = settings.model_copy(update={"kafka": bootstrap, "store": store})
+        # The service's own `/metrics` is enough, and several workers would want the one port.
+        local = settings.model_copy(update={"kafka": bootstrap, "store": store, "metrics_port": None})
+        if kafka is None:
+            local = local.model_copy(update=PLAIN)
         working = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             for worker in workers:
@@ -166,6 +237,15 @@ async def _development_broker(
             yield broker.bootstrap, str(Path(folder) / "awakeables.db")
 
 
+def connection_of(settings: Settings, client_id: str) -> Connection:
+    """How Kafka is reached by these settings, under this name in the brokers' logs.
+
+    Raises:
+        SettingsRefused: The settings of Kafka contradict one another, or a file of theirs is wrong.
+    """
+    return Connection(bootstrap=settings.kafka, client_id=client_id, security=security_of(settings))
+
+
 def engine_settings(settings: Settings) -> EngineSettings:
     """What of the settings the engine is told."""
     return EngineSettings(
@@ -184,11 +264,52 @@ def engine_settings(settings: Settings) -> EngineSettings:
         max_backlog=settings.max_backlog,
         horizon=settings.horizon,
         threads=settings.threads,
+        max_journal_entries=settings.max_journal_entries,
+        retention=RetentionSettings(
+            ended=settings.retention,
+            dead_letters=settings.dead_letter_retention,
+            interval=settings.purge_interval,
+        ),
+        verdicts=settings.verdicts,
     )
 
 
-def _web_settings(settings: Settings) -> WebSettings:
+def _tokens(settings: Settings, engine: Engine) -> Tokens | None:
+    if settings.tokens_file is None:
+        return None
+    return Tokens(settings.tokens_file, clock=engine.clock, problems=engine.problems)
+
+
+def _accept_exposure(settings: Settings) -> None:
+    """Serve everybody on the network, if that is wanted.
+
+    Raises:
+        OperatorError: It was not said to be wanted.
+    """
+    if not settings.insecure:
+        raise OperatorError(
+            f"{settings.host} can be reached from other machines, and no token would be asked for: set "
+            "AWAKEABLES_TOKENS_FILE (docs/security.md), or listen on 127.0.0.1, or, where something else "
+            "guards the port, set AWAKEABLES_INSECURE=1"
+        )
+    log.warning(events.UNGUARDED, host=settings.host)
+
+
+def _connection_limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        request_timeout=settings.request_timeout,
+        max_connections=settings.max_connections,
+        max_header_bytes=settings.max_header_bytes,
+    )
+
+
+def _web_settings(settings: Settings, *, exposed: bool) -> WebSettings:
+    named = frozenset(name.strip() for name in settings.allowed_hosts.split(",") if name.strip())
+    # Where no token is asked for on loopback, a web page that gave its own name our address must
+    # not get in by the visitor's browser; elsewhere names are checked if some are given.
+    anybody = settings.tokens_file is not None or (exposed and not named)
     return WebSettings(
+        hosts=None if anybody else named | {settings.host},
         call_timeout=settings.call_timeout,
         commit_timeout=settings.commit_timeout,
         max_body_bytes=settings.max_body_bytes,

@@ -1,22 +1,29 @@
 """Every setting, with its meaning and default: the only reader of the environment.
 
-A setting comes from its `AWAKEABLES_…` variable or, before that, from a flag of the CLI.
-Durations are seconds or ISO 8601 (`30`, `PT15M`).
+A setting comes from a flag of the CLI, else from its `AWAKEABLES_…` variable, else from a TOML
+file (`--config` or `AWAKEABLES_CONFIG`), else it has its default. Durations are seconds or ISO
+8601 (`30`, `PT15M`).
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
 
 from awakeables.errors import OperatorError
 
 PREFIX = "AWAKEABLES_"
+CONFIG = "config"
+"""`AWAKEABLES_CONFIG` names the file; it is no setting itself."""
 
 
 def _seconds(text: object) -> object:
@@ -30,6 +37,14 @@ def _seconds(text: object) -> object:
 Duration = Annotated[timedelta, BeforeValidator(_seconds)]
 
 
+def _none_if_empty(value: object) -> object:
+    """An empty variable, as compose files leave it, is none."""
+    return None if value == "" else value
+
+
+NoneIfEmpty = BeforeValidator(_none_if_empty)
+
+
 class SettingsRefused(OperatorError):
     """A setting that is misspelled or can't be what it is."""
 
@@ -40,10 +55,44 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     kafka: str = Field("127.0.0.1:9092", description="Kafka's bootstrap servers, host:port[,host:port…].")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="What Kafka's port speaks; SASL_PLAINTEXT sends credentials unencrypted."
+    )
+    kafka_sasl_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None, NoneIfEmpty
+    ] = Field(None, description="How we prove to Kafka who we are; with SASL.")
+    kafka_sasl_username: Annotated[str | None, NoneIfEmpty] = Field(
+        None, description="Who we are to Kafka; with SASL."
+    )
+    kafka_sasl_password: Annotated[SecretStr | None, NoneIfEmpty] = Field(
+        None, description="The password of that user."
+    )
+    kafka_ssl_ca: Annotated[Path | None, NoneIfEmpty] = Field(
+        None, description="Whose certificates of brokers we trust, PEM; the system's authorities if not set."
+    )
+    kafka_ssl_cert: Annotated[Path | None, NoneIfEmpty] = Field(
+        None, description="Our own certificate, PEM, for brokers that want one (mTLS)."
+    )
+    kafka_ssl_key: Annotated[Path | None, NoneIfEmpty] = Field(
+        None, description="The private key of our certificate, PEM."
+    )
+    kafka_ssl_key_password: Annotated[SecretStr | None, NoneIfEmpty] = Field(
+        None, description="What opens that key, if it is encrypted."
+    )
     store: str = Field("awakeables.db", description="The SQLite file, or `memory:` for a store that forgets.")
     host: str = Field("127.0.0.1", description="Where HTTP listens.")
-    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    port: int = Field(8080, ge=0, le=65535, description="HTTP's port; 0 takes a free one.")
+    tokens_file: Annotated[Path | None, NoneIfEmpty] = Field(
+        None, description="Who may use HTTP (docs/security.md); without it, everybody who can reach it."
+    )
+    insecure: bool = Field(False, description="Serve beyond this machine without a tokens file, too.")
+    allowed_hosts: str = Field(
+        "", description="More host names that HTTP answers to without a tokens file, name[,name…]."
+    )
     url: str = Field("http://127.0.0.1:8080", description="The service that the CLI's commands talk to.")
+    token: Annotated[SecretStr | None, NoneIfEmpty] = Field(
+        None, description="The bearer token that the CLI's commands send."
+    )
 
     linger: Duration = Field(
         timedelta(seconds=1), description="How long a waiting handler stays in memory before it is suspended."
@@ -52,12 +101,14 @@ class Settings(BaseSettings):
     retry_initial: Duration = Field(
         timedelta(milliseconds=500), description="Pause after the first failed attempt."
     )
-    retry_factor: Annotated[float, Field(ge=1)] = 2.0
+    retry_factor: float = Field(2.0, ge=1, description="By how much each pause is longer than the last.")
     retry_max_interval: Duration = Field(timedelta(seconds=60), description="Longest pause between attempts.")
-    retry_max_attempts: Annotated[int, Field(ge=1)] = 70
-    max_running: Annotated[int, Field(ge=1)] = 1000
-    max_backlog: Annotated[int, Field(ge=0)] = 10_000
-    threads: Annotated[int, Field(ge=1)] = 16
+    retry_max_attempts: int = Field(70, ge=1, description="After so many failures an invocation is paused.")
+    max_running: int = Field(1000, ge=1, description="How many handlers run at once; the rest wait as rows.")
+    max_backlog: int = Field(
+        10_000, ge=0, description="How many calls may wait for a place; more are answered 503."
+    )
+    threads: int = Field(16, ge=1, description="Threads for actions of `ctx.run` that are not async.")
 
     publish_timeout: Duration = Field(
         timedelta(seconds=60),
@@ -68,38 +119,160 @@ class Settings(BaseSettings):
         description="How long deadlines are held back at most while completions can't be read.",
     )
     retention: Duration = Field(
-        timedelta(days=7), description="An ID older than this without a row counts as purged."
+        timedelta(days=7),
+        ge=timedelta(0),
+        description="How long what has ended is kept; an older ID without a row is answered late.",
     )
-    completions_partitions: Annotated[int, Field(ge=1)] = 4
+    dead_letter_retention: Duration = Field(
+        timedelta(days=30),
+        ge=timedelta(0),
+        description="How long dead letters and records that Kafka refused are kept.",
+    )
+    purge_interval: Duration = Field(
+        timedelta(minutes=1), gt=timedelta(0), description="How often it is looked for what may be forgotten."
+    )
+    verdicts: bool = Field(False, description="Publish what became of each completion to `<app>.verdicts`.")
+    max_journal_entries: int = Field(
+        100_000, ge=10, description="An invocation whose journal is this long is paused."
+    )
+    completions_partitions: int = Field(4, ge=1, description="Partitions of the topics that `dev` makes.")
 
     call_timeout: Duration = Field(timedelta(seconds=60), description="How long an HTTP call waits at most.")
     commit_timeout: Duration = Field(timedelta(seconds=10), description="How long HTTP waits for the store.")
-    max_body_bytes: Annotated[int, Field(ge=1)] = 32 * 1024 * 1024
+    max_body_bytes: int = Field(32 * 1024 * 1024, ge=1, description="A longer body is answered 413.")
+    max_header_bytes: int = Field(
+        64 * 1024, ge=1024, description="A request with more in its path and headers is answered 431."
+    )
+    max_connections: int = Field(
+        900, ge=1, description="HTTP connections, idle ones too; on more, requests are answered 503."
+    )
+    request_timeout: Duration = Field(
+        timedelta(seconds=30),
+        gt=timedelta(0),
+        description="How long a request may take to come in; what keeps coming earns more.",
+    )
     drain_timeout: Duration = Field(timedelta(seconds=30), description="What SIGTERM leaves for finishing.")
 
-    log_format: Literal["console", "json"] = "console"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    stall_threshold: Duration = Field(
+        timedelta(milliseconds=100),
+        description="Code that blocks the event loop for longer is logged with its stack.",
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Where a worker serves `/metrics`, on 127.0.0.1; not set: nowhere."
+    )
+
+    log_format: Literal["console", "json"] = Field("console", description="Logs for people or for machines.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least important lines that are logged."
+    )
 
 
-def load_settings(**flags: object) -> Settings:
-    """Read the environment; flags that are not None win over it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a setting comes from: a kind, and the name that it has there."""
+
+    kind: Literal["default", "file", "environment", "flag"]
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}".rstrip()
+
+    def place_of(self, setting: str) -> str:
+        """How an error names it: as the user has written it."""
+        match self.kind:
+            case "default":
+                return setting
+            case "file":
+                return f"{setting} in {self.name}"
+            case _:
+                return self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourcedSettings:
+    """All settings, and where each comes from."""
+
+    settings: Settings
+    sources: Mapping[str, Source]
+
+
+def load_settings(config: Path | None = None, **flags: object) -> Settings:
+    """The settings: flags that are not None win over the environment, that over the file.
 
     Raises:
-        SettingsRefused: A variable of our prefix that is no setting (with the nearest name), or
-            a value that can't be.
+        SettingsRefused: See `read_settings`.
     """
-    known = set(Settings.model_fields)
+    return read_settings(config, **flags).settings
+
+
+def read_settings(config: Path | None = None, **flags: object) -> SourcedSettings:
+    """Read flags, environment and file, and remember what came from where.
+
+    Raises:
+        SettingsRefused: A variable of our prefix or a key of the file that is no setting (with the
+            nearest name), a value that can't be (with its place), a file that can't be read.
+    """
+    variables = _variables()
+    named = variables.pop(CONFIG, None)
+    if config is None and named is not None and os.environ[named]:  # noqa: TID251 - the one place
+        config = Path(os.environ[named])  # noqa: TID251 - the one place
+    in_file = {} if config is None else _read_file(config)
+    given = {name: value for name, value in flags.items() if value is not None}
+    sources = (
+        {name: Source(kind="default") for name in Settings.model_fields}
+        | {name: Source(kind="file", name=str(config)) for name in in_file}
+        | {name: Source(kind="environment", name=variable) for name, variable in variables.items()}
+        | {name: Source(kind="flag", name=f"--{name.replace('_', '-')}") for name in given}
+    )
+    # What is handed in wins over the environment, which pydantic reads by itself.
+    values = {name: value for name, value in in_file.items() if name not in variables} | given
+    try:
+        return SourcedSettings(settings=Settings(**values), sources=sources)
+    except ValidationError as error:
+        raise SettingsRefused("; ".join(_told(problem, sources) for problem in error.errors())) from None
+    except SettingsError as error:
+        raise SettingsRefused(str(error)) from None
+
+
+def _variables() -> dict[str, str]:
+    """The variables of our prefix, as they are spelled, by the setting that they mean."""
+    known = [*Settings.model_fields, CONFIG]
+    found = {}
     for variable in os.environ:  # noqa: TID251 - the one place
         if variable.upper().startswith(PREFIX):
             name = variable[len(PREFIX) :].lower()
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
+                near = _nearest(name, known)
+                hint = f"; did you mean {PREFIX}{near.upper()}?" if near else ""
                 raise SettingsRefused(f"{variable} is no setting{hint}")
+            found[name] = variable
+    return found
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise SettingsRefused(f"there is no file {path} to read settings from")
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{PREFIX}{'.'.join(map(str, p['loc'])).upper()}: {p['msg']}" for p in error.errors()
-        )
-        raise SettingsRefused(problems) from None
+        found = TomlConfigSettingsSource(Settings, toml_file=path)()
+    except (OSError, ValueError) as error:
+        raise SettingsRefused(f"{path} can't be read as TOML: {error}") from None
+    for name in found:
+        if name not in Settings.model_fields:
+            near = _nearest(name.lower().replace("-", "_"), list(Settings.model_fields))
+            hint = f"; did you mean {near}?" if near else ""
+            raise SettingsRefused(f"{name} in {path} is no setting{hint}")
+    return found
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name.removeprefix(PREFIX.lower()), known, n=1)), None)
+
+
+def _told(problem: ErrorDetails, sources: Mapping[str, Source]) -> str:
+    """One problem with its place; the value isn't told, it may be a secret."""
+    words = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return words
+    name, *inner = map(str, problem["loc"])
+    place = sources.get(name, Source(kind="default")).place_of(name)
+    return f"{'.'.join((place, *inner))}: {words}"

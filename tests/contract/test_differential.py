@@ -5,28 +5,36 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from awakeables.core.awakeables import Completion, Heartbeat
 from awakeables.core.ids import IdKind
 from awakeables.core.invocations import BackOff, Continue, End, Failure, Invocation, Next, Pause, Suspend
+from awakeables.core.journal import AwakeableAsked, NowRead, encode_chunk
 from awakeables.core.orders import (
     Advance,
     Answer,
+    Cancel,
     Claim,
     ClaimEffects,
     DeadLetter,
+    Ended,
     Expire,
     Idempotency,
     Member,
     NewAwakeable,
     PartitionFence,
+    Purge,
+    PurgeLetters,
     Refused,
     Release,
+    Resend,
     Resume,
     Sent,
     Settle,
+    Skip,
     TakePartitions,
 )
 from awakeables.core.outcomes import Rejection, Resolution
@@ -60,8 +68,9 @@ class Stream:
         if self.past and self.chance.random() < 0.1:
             return self.chance.choice(self.past)
         orders = [self.claim, self.expire, self.release, self.resume, self.take, self.effects, self.sent]
-        often = [self.begin, self.advance, self.settle] * 2
-        make = self.chance.choice([*orders, *often, self.advance, self.refused])
+        rare = [self.cancel, self.purge, self.purge_letters, self.resend, self.skip]
+        often = [self.begin, self.advance, self.settle] * 4
+        make = self.chance.choice([*orders, *orders, *rare, *often, self.advance, self.refused])
         return make()
 
     def one_of(self, known: Sequence[str], kind: IdKind) -> str:
@@ -115,7 +124,9 @@ class Stream:
             commit_id=self.driver.id("evt"),
             build=self.chance.choice(["b1", "b2"]),
             next=self.step(row),
-            chunk=b'[{"k":"now","at_ms":1}]' if new or effects else None,
+            chunk=encode_chunk([NowRead(at_ms=1), *(AwakeableAsked(id=n.id) for n in new)])
+            if new or effects
+            else None,
             awakeables=tuple(new),
             schemas=(("h1", b"{}"),) if new else (),
             effects=tuple(
@@ -149,7 +160,16 @@ class Stream:
             originals={place: self.letter() for place in places},
             dead_letters=tuple(self.letter() for _ in range(self.chance.choice([0, 0, 2]))),
             relay_to=DLQ,
+            **self.verdicts(count),
         )
+
+    def verdicts(self, count: int) -> dict[str, Any]:
+        if self.chance.random() < 0.7:
+            return {}
+        return {
+            "verdicts_to": "shop.verdicts",
+            "verdict_ids": tuple(self.driver.id("evt") for _ in range(count)),
+        }
 
     def completion(self) -> Completion:
         body: Resolution | Rejection | Heartbeat | None = self.chance.choice(
@@ -200,6 +220,37 @@ class Stream:
     def resume(self) -> Member:
         return Resume(invocation_id=self.invocation_id())
 
+    def cancel(self) -> Member:
+        return Cancel(invocation_id=self.invocation_id())
+
+    def purge(self) -> Member:
+        ids = {self.invocation_id() for _ in range(4)}
+        mine = {
+            key: tuple(a.id for a in self.tables.awakeables.values() if a.invocation_id == key) for key in ids
+        }
+        before_ms = self.driver.clock.ms - self.chance.choice([0, 500, 3000])
+        return Purge(ended=tuple(Ended(id=key, awakeables=mine[key]) for key in ids), before_ms=before_ms)
+
+    def purge_letters(self) -> Member:
+        before_ms = self.driver.clock.ms - self.chance.choice([500, 3000])
+        return PurgeLetters(before_ms=before_ms, limit=self.chance.choice([1, 5]))
+
+    def resend(self) -> Member:
+        letter_id = self.one_of(list(self.tables.letters), "dlq")
+        return Resend(dead_letter_id=letter_id, event_id=self.driver.id("evt"))
+
+    def skip(self) -> Member:
+        held = self.tables.position(TOPIC, 0)
+        before = (held.next if held else 0) + self.chance.choice([0, 0, 1])
+        return Skip(
+            topic=TOPIC,
+            partition=0,
+            before=before,
+            next=before + self.chance.choice([-1, 1, 2]),
+            dead_letter=self.letter(),
+            relay_to=DLQ,
+        )
+
     def take(self) -> Member:
         return TakePartitions(owner=self.chance.choice(OWNERS), topic=TOPIC, partitions=(0, 1))
 
@@ -236,6 +287,7 @@ async def rows(store: Store) -> dict[str, object]:
         "failed": await store.effects("failed", 10**6),
         "letters": await store.dead_letters(EVERYTHING),
         "positions": await store.positions(TOPIC),
+        "ended": await store.ended(10**15, 10**6),
         "counts": await store.counts(),
     }
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+from msgspec.structs import replace
+
 from awakeables.core.invocations import Invocation
 from awakeables.core.orders import (
     Advanced,
     ClaimedEffects,
     ClaimEffects,
+    CloudEventMode,
     Effect,
     NewAwakeable,
     Noted,
@@ -39,6 +43,16 @@ async def test_effects_are_unsent_until_they_are_sent(driver: Driver) -> None:
     assert await driver.store.effects("failed", 10) == []
     assert await driver.do(Noted, Sent(event_ids=(effects[0].event_id, effects[2].event_id))) == Noted()
     assert await driver.store.effects("unsent", 10) == [effects[1]]
+
+
+@pytest.mark.parametrize("form", [True, False, "structured", "binary"])
+async def test_the_form_of_a_task_is_kept(driver: Driver, form: bool | CloudEventMode) -> None:
+    row = await driver.begin(owner="me")
+    effect = driver.an_effect(row.id, task_for=driver.id("prom"))
+    assert effect.task is not None
+    effect = replace(effect, task=replace(effect.task, enveloped=form, source="/apps/shop"))
+    await driver.do(Advanced, driver.an_advance(row, effects=[effect]))
+    assert await driver.store.effects("unsent", 10) == [effect]
 
 
 async def test_telling_that_it_was_sent_again_changes_nothing(driver: Driver) -> None:

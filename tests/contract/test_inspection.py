@@ -19,6 +19,7 @@ from awakeables.core.orders import (
     NewAwakeable,
     Noted,
     Refused,
+    Sent,
     Settle,
     SettledAll,
 )
@@ -132,12 +133,37 @@ async def test_counts_tell_how_much_there_is(driver: Driver) -> None:
     await driver.do(SettledAll, Settle(completions=(), dead_letters=letters, relay_to=DLQ))
     assert await driver.store.counts() == {
         "awakeables_pending": 1,
+        "awakeables_oldest_ms": driver.clock.ms,
         "invocations_open": 6,
+        "invocations_pending": 1,
+        "invocations_running": 2,
+        "invocations_suspended": 1,
+        "invocations_backing-off": 1,
+        "invocations_paused": 1,
         "effects_unsent": 3,
+        "effects_oldest_ms": driver.clock.ms,
         "effects_failed": 1,
         "dead_letters": 2,
     }
     assert [row.id for row in await driver.store.awakeables(Page(), state="pending")] == [pending]
+
+
+async def test_counts_tell_when_the_oldest_pending_and_unsent_were_made(driver: Driver) -> None:
+    row, (first, second) = await driver.running_with(*(NewAwakeable(id=driver.id("prom")) for _ in range(2)))
+    effects = [driver.an_effect(row.id), driver.an_effect(row.id)]
+    for effect in effects:
+        row = (await driver.do(Advanced, driver.an_advance(row, effects=[effect]))).invocation
+    made_ms = driver.clock.ms
+    driver.clock.ms += 5000
+    letter = driver.a_letter(offset=1)
+    await driver.do(SettledAll, Settle(completions=(), dead_letters=(letter,), relay_to=DLQ))
+    await driver.running_with(NewAwakeable(id=driver.id("prom")))
+    counts = await driver.store.counts()
+    assert counts["awakeables_oldest_ms"] == counts["effects_oldest_ms"] == made_ms
+    await driver.settle(resolved(first), resolved(second))
+    await driver.do(Noted, Sent(event_ids=tuple(effect.event_id for effect in effects)))
+    counts = await driver.store.counts()
+    assert counts["awakeables_oldest_ms"] == counts["effects_oldest_ms"] == made_ms + 5000
 
 
 async def test_those_held_by_an_owner_are_those_that_run_under_it(driver: Driver) -> None:

@@ -11,6 +11,7 @@ from awakeables.core.orders import NewAwakeable, Settle, SettledAll, Unchecked
 from awakeables.core.outcomes import Expiry, Rejection, Resolution
 from awakeables.errors import MalformedId
 from awakeables.ports import Expectation
+from awakeables.wire.verdicts import encode_verdict
 from contract.driver import (
     RETENTION_MS,
     START_MS,
@@ -287,3 +288,27 @@ async def test_something_unreadable_for_an_overdue_awakeable_is_invalid_and_time
     answer = await driver.settle(unreadable(awakeable_id))
     assert [verdict and verdict.kind for verdict in answer.verdicts] == ["invalid"]
     assert [wake.invocation_id for wake in answer.wakes] == [row.id]
+
+
+async def test_verdicts_are_queued_for_their_topic_with_the_settlement(driver: Driver) -> None:
+    _, awakeable_id = await driver.waiting()
+    ids = (driver.id("evt"), driver.id("evt"), driver.id("evt"))
+    completions = (
+        beating(awakeable_id, source="kafka:t:0:1"),
+        resolved(awakeable_id, b"0.10", source="kafka:a:b:3:7"),
+        resolved(awakeable_id, b"2", source="http:evt_1"),
+    )
+    order = Settle(completions=completions, verdicts_to="shop.verdicts", verdict_ids=ids)
+    settled = await driver.do(SettledAll, order)
+    told = await driver.claim_effects()
+    assert [effect.event_id for effect in told] == [ids[1], ids[2]]
+    assert {(e.topic, e.stream, e.key) for e in told} == {
+        ("shop.verdicts", awakeable_id, awakeable_id.encode())
+    }
+    assert [effect.value for effect in told] == [encode_verdict(v) for v in settled.verdicts if v]
+
+
+async def test_no_verdict_is_queued_unless_it_is_asked_for(driver: Driver) -> None:
+    _, awakeable_id = await driver.waiting()
+    await driver.settle(resolved(awakeable_id))
+    assert await driver.claim_effects() == []

@@ -232,6 +232,7 @@ FULL_INVOCATION = Invocation(
     build="b",
     failure=Failure(kind="k", message="m", at_ms=9),
     result=Resolution.of_json(b"0.10"),
+    cancelled_ms=7,
 )
 FULL_AWAKEABLE = Awakeable(
     id="prom",

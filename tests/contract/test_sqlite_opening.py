@@ -190,7 +190,7 @@ async def test_no_query_scans_a_table_that_grows(path: Path) -> None:
         if not re.match(r"(--.*\n)*(SELECT|UPDATE|DELETE|WITH)", query) or "sqlite_schema" in query:
             continue
         plan = [row[3] for row in await ask(store, "EXPLAIN QUERY PLAN " + query, [None] * query.count("?"))]
-        scans = [step for step in plan if re.match(r"SCAN (?!wanted|holders|CONSTANT)", step)]
+        scans = [step for step in plan if re.match(r"SCAN (?!wanted|json_each|holders|CONSTANT)", step)]
         assert all("USING" in step and "INDEX" in step for step in scans) or name == "list_unsent", (
             name,
             plan,

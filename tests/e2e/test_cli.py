@@ -101,9 +101,28 @@ def test_a_setting_that_can_not_be_is_refused_by_name() -> None:
     assert "AWAKEABLES_PORT" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["dev", "serve", "worker", "resolve", "reject", "list", "show", "resume"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(
+            "dev",
+            "serve",
+            "worker",
+            "resolve",
+            "reject",
+            "list",
+            "show",
+            "resume",
+            "cancel",
+            "doctor",
+            "settings",
+        ),
+        *("dead-letters list", "dead-letters show", "dead-letters resend", "offsets show", "offsets skip"),
+        *("topics check", "topics create"),
+    ],
+)
 def test_every_command_has_help(command: str) -> None:
-    result = run(command, "--help")
+    result = run(*command.split(), "--help")
     assert result.returncode == 0
     assert "Usage: awakeables" in result.stdout
 
@@ -242,3 +261,29 @@ async def test_hard_case_17_dev_with_a_kafka_of_its_own_keeps_the_store(tmp_path
                     assert len((await client.get(f"{base}/invocations")).json()["items"]) == known
                     answer = await client.post(f"{base}/orders/fulfil", json={"id": "o-1"})
                     assert answer.status_code == 200
+
+
+def test_a_settings_file_is_read_before_the_command_or_behind_it_and_a_typo_in_it_is_told(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "awakeables.toml"
+    file.write_text('url = "http://127.0.0.1:9"\n')
+    for words in (("--config", str(file), "list"), ("list", "--config", str(file))):
+        assert "the service at http://127.0.0.1:9 can't be reached" in run(*words).stderr
+    file.write_text('ulr = "x"\n')
+    told = run("list", "--config", str(file))
+    assert told.returncode == 1
+    assert told.stderr == f"error: ulr in {file} is no setting; did you mean url?\n"
+
+
+def test_an_operator_mends_by_command_what_went_wrong(url: str) -> None:
+    called = httpx.post(f"{url}/orders/fulfil", json={"id": "o-4"}, timeout=30)
+    told = run("cancel", called.headers["invocation-id"], "--url", url)
+    assert told.returncode == 1
+    assert "has ended; there is nothing to cancel" in told.stderr
+    offsets = json.loads(run("offsets", "show", "--json", "--url", url).stdout)["items"]
+    assert {row["topic"] for row in offsets} == {"shop.completions"}
+    skipped = run("offsets", "skip", "0", "--yes", "--url", url)
+    assert skipped.returncode == 1
+    assert "stuck" in skipped.stderr
+    assert run("dead-letters", "list", "--url", url).stderr == "no dead letters\n"

@@ -45,11 +45,13 @@ class Backwards:
 class Script:
     """How a journal comes to be: the input, and the answers to the awakeables in their order.
 
-    The recording ends `lasts_s` after the last answer, if need be in a wait.
+    The recording ends `lasts_s` after the last answer, if need be in a wait; before the answers
+    the invocation is cancelled, if it says so.
     """
 
     input: bytes = b"null"
     answers: tuple[Outcome, ...] = ()
+    cancelled: bool = False
     lasts_s: float = 10_000
 
 
@@ -192,3 +194,23 @@ async def waits(ctx: Context) -> int:
 async def still_sleeps(ctx: Context) -> None:
     await ctx.run("act", lambda: None)
     await ctx.sleep(timedelta(days=30))
+
+
+@recorded(Script(cancelled=True))
+async def ends_cancelled(ctx: Context) -> Any:
+    return await ctx.awakeable(timeout=timedelta(days=30))
+
+
+@recorded(Script(cancelled=True))
+async def undoes_when_cancelled(ctx: Context) -> list[str]:
+    first = ctx.awakeable(Parcel)
+    ctx.publish("tasks", 1, awakeable=first)
+    try:
+        await first
+    except Cancelled as error:
+        await ctx.run("undo", lambda: "undone")
+        try:
+            await first
+        except Cancelled as again:
+            return [error.reason, again.reason]
+    return []

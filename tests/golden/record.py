@@ -29,6 +29,9 @@ async def play(name: str, script: Script) -> bytes:
     function = app.handler("golden", name).function
     async with bench.serving(quick(), **{name: function}) as engine:
         invocation_id = await bench.begin(engine, name, script.input)
+        if script.cancelled:
+            await bench.status(invocation_id, "suspended")
+            await engine.cancel(invocation_id)
         for number, answer in enumerate(script.answers):
             await bench.status(invocation_id, "suspended")
             asked = [e.id for e in await bench.journal(invocation_id) if isinstance(e, AwakeableAsked)]
@@ -36,7 +39,7 @@ async def play(name: str, script: Script) -> bytes:
         await asyncio.sleep(script.lasts_s)
         row = bench.row(invocation_id)
         assert row.status in ("completed", "suspended"), row
-    chunks = [chunk for _, chunk in sorted(bench.store.tables.chunks[invocation_id].items())]
+    chunks = [chunk for _, chunk in sorted(bench.store.tables.journals[invocation_id].items())]
     end = b"null" if row.result is None else encode_outcome(row.result)
     return b"\n".join(
         [

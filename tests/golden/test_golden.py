@@ -59,7 +59,9 @@ def replay(recorded: Recorded) -> Execution:
         recorded.entries,
         invocation_id=recorded.invocation_id,
         attempts=0,
-        world=World(clock=Later(), ids=Ids(Later().now_ms, no_chance), reply_to="golden.completions"),
+        world=World(
+            clock=Later(), ids=Ids(Later().now_ms, no_chance), app="golden", reply_to="golden.completions"
+        ),
     )
 
 
@@ -95,7 +97,9 @@ async def test_a_journal_that_was_cut_anywhere_goes_on_with_what_comes_next(path
             part.entries,
             invocation_id=recorded.invocation_id,
             attempts=0,
-            world=World(clock=Later(), ids=Ids(Later().now_ms, bytes), reply_to="golden.completions"),
+            world=World(
+                clock=Later(), ids=Ids(Later().now_ms, bytes), app="golden", reply_to="golden.completions"
+            ),
         )
         step = await execution.step()
         if isinstance(step, Finished):

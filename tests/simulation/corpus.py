@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from awakeables.errors import Rejected, TerminalError, TimedOut
+from awakeables.errors import Cancelled, Rejected, TerminalError, TimedOut
 from awakeables.handlers.context import Context
 from awakeables.handlers.futures import Awakeable
 from awakeables.handlers.retry import RetryPolicy
@@ -186,6 +186,21 @@ async def compensates(ctx: Context, n: int) -> list[Any]:
         await ctx.run("compensate", effect(ctx, "compensate"))
     ctx.publish("notices", {"result": result[1]})
     return [result]
+
+
+@service.handler()
+async def undone_when_cancelled(ctx: Context, n: int) -> list[Any]:
+    a = ctx.awakeable(Answer)
+    ctx.publish(TASKS, n, awakeable=a)
+    try:
+        await ctx.sleep(timedelta(seconds=5 + n % 10))
+        return [await seen(a)]
+    except Cancelled:
+        undo = ctx.awakeable(Answer)
+        ctx.publish(TASKS, "undo", awakeable=undo)
+        await ctx.run("undo", effect(ctx, "undo"))
+        await ctx.sleep(timedelta(seconds=2))
+        return [await seen(undo)]
 
 
 app = App("sim", services=[service])

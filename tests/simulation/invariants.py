@@ -9,8 +9,15 @@ from typing import Any
 import msgspec
 
 from awakeables.core.awakeables import Awakeable
-from awakeables.core.journal import AwakeableAsked, Delivered, Entry, PublishAsked, decode_chunks
-from awakeables.core.outcomes import Expiry, Outcome, Rejection, Resolution
+from awakeables.core.journal import (
+    AwakeableAsked,
+    CancelRaised,
+    Delivered,
+    Entry,
+    PublishAsked,
+    decode_chunks,
+)
+from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.wire.completions import Unreadable, decode_completion
 from simulation import corpus
 from simulation.world import World
@@ -26,13 +33,14 @@ def violations(world: World) -> list[str]:
         *_misfits_are_never_accepted(world),
         *_journals_are_whole(world),
         *_handlers_saw_what_the_rows_say(world),
+        *_cancelled_once_and_told(world),
         *_offsets_are_at_the_end(world),
         *_effects_are_out_in_order(world),
     ]
 
 
 def journal_of(world: World, invocation_id: str) -> list[Entry]:
-    chunks = world.store.tables.chunks[invocation_id]
+    chunks = world.store.tables.journals[invocation_id]
     return decode_chunks(chunk for _, chunk in sorted(chunks.items()))
 
 
@@ -115,7 +123,7 @@ def _misfits_are_never_accepted(world: World) -> Iterator[str]:
 
 def _journals_are_whole(world: World) -> Iterator[str]:
     for row in world.store.tables.invocations.values():
-        chunks = world.store.tables.chunks[row.id]
+        chunks = world.store.tables.journals[row.id]
         if sorted(chunks) != list(range(1, row.version + 1)):
             yield f"J1: {row.id} is at version {row.version}, its chunks are {sorted(chunks)}"
         asked = [e.id for e in journal_of(world, row.id) if isinstance(e, AwakeableAsked)]
@@ -132,6 +140,8 @@ def _handlers_saw_what_the_rows_say(world: World) -> Iterator[str]:
                 told: list[Any] = msgspec.json.decode(result.content)
             case Rejection(reason="as planned") as result:
                 told = msgspec.json.decode(bytes(result.details))  # type: ignore[arg-type]
+            case Cancellation() if row.cancelled_ms is not None:
+                continue
             case None:
                 continue
             case other:
@@ -141,6 +151,18 @@ def _handlers_saw_what_the_rows_say(world: World) -> Iterator[str]:
             settled = world.store.tables.awakeables[awakeable_id]
             if settled.state != state:
                 yield f"O1: {row.id} saw {awakeable_id} {state}, it is {settled.state}"
+
+
+def _cancelled_once_and_told(world: World) -> Iterator[str]:
+    """Hard case 12: only what was cancelled is told, once; and whoever waited is told."""
+    for row in world.store.tables.invocations.values():
+        raised = sum(isinstance(entry, CancelRaised) for entry in journal_of(world, row.id))
+        if raised > 1 or (raised and row.cancelled_ms is None):
+            yield f"12: {row.id}, cancelled {row.cancelled_ms}, was told so {raised} times"
+        if not raised and row.id in world.cancelled_waiting:
+            yield f"12: {row.id} waited when it was cancelled, and was never told"
+        if raised and not isinstance(row.result, Cancellation) and row.handler != "undone_when_cancelled":
+            yield f"12: {row.id} was cancelled, and ended with {row.result}"
 
 
 def _offsets_are_at_the_end(world: World) -> Iterator[str]:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from awakeables.core import awakeables, invocations
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation, Suspend
+from awakeables.core.replay import Replay
 from awakeables.engine.edge import Edge
 from awakeables.engine.runner import Runner
 from awakeables.store import apply
@@ -120,6 +121,20 @@ def commit_forgotten_after_a_lost_acknowledgement() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def cancelled_and_not_told() -> Iterator[None]:
+    """Hard case 12: the mark is left for a hint that never comes."""
+    with mock.patch.object(Runner, "_is_to_be_told", return_value=False):
+        yield
+
+
+@contextmanager
+def cancelled_in_every_attempt() -> Iterator[None]:
+    """Hard case 12: what the journal tells of the cancellation is not looked at."""
+    with mock.patch.object(Replay, "cancelled", False):
+        yield
+
+
 MUTATIONS: tuple[Callable[[], Any], ...] = (
     no_owner_fence,
     last_answer_wins,
@@ -130,4 +145,6 @@ MUTATIONS: tuple[Callable[[], Any], ...] = (
     effects_before_their_commit,
     journal_after_the_next_run,
     commit_forgotten_after_a_lost_acknowledgement,
+    cancelled_and_not_told,
+    cancelled_in_every_attempt,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
@@ -19,7 +20,13 @@ from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.intake import Record
 from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.runner import RunnerSettings
-from awakeables.errors import BrokerUnavailable, Overloaded, OwnershipLost, StoreUnavailable
+from awakeables.errors import (
+    BrokerUnavailable,
+    NotPossible,
+    Overloaded,
+    OwnershipLost,
+    StoreUnavailable,
+)
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.store.memory import MemoryStore
 from awakeables.testing.loop import InlineExecutor, SeededEntropy, SeededLoop, VirtualClock
@@ -54,6 +61,7 @@ class Faults:
     publish: float = 0.1
     crash_every_s: float = 12.0
     rewind: float = 0.1
+    cancel: float = 0.03
 
 
 class FaultyStore:
@@ -188,6 +196,7 @@ class World:
         self.violations: list[str] = []
         self.told: list[tuple[Completion, Verdict]] = []
         self.begun: list[str] = []
+        self.cancelled_waiting: set[str] = set()
         self._workers_done = 0
         corpus.ledger.executed.clear()
         corpus.ledger.flaky.clear()
@@ -218,6 +227,8 @@ class World:
             if len(self.begun) < calls:
                 await self._begin(process, self.chance.choice(names))
             await asyncio.sleep(self.chance.random())
+            if self.begun and self.chance.random() < self.faults.cancel:
+                await self._cancel(process, self.chance.choice(self.begun))
             next_crash -= 0.5
             if next_crash < 0:
                 next_crash = self.faults.crash_every_s * self.chance.random() * 2
@@ -229,7 +240,7 @@ class World:
                 process = Process(self)
                 if zombies and self.chance.random() < 0.7:
                     zombies[-1].store.thaw()
-        self.faults = Faults(0, 0, 0, 0, 0)
+        self.faults = Faults(0, 0, 0, 0, 0, 0)
         for zombie in zombies:
             zombie.store.thaw()
         await asyncio.sleep(5)
@@ -272,6 +283,14 @@ class World:
         except (TimeoutError, asyncio.CancelledError, Overloaded):
             return
         self.begun.append(begun.id)
+
+    async def _cancel(self, process: Process, invocation_id: str) -> None:
+        before = self.store.tables.invocations[invocation_id]
+        with suppress(TimeoutError, NotPossible):
+            async with asyncio.timeout(2):
+                row = await process.engine.cancel(invocation_id)
+                if before.status == "suspended" and (row.status, row.wake) == ("pending", before.wake + 1):
+                    self.cancelled_waiting.add(invocation_id)
 
     async def _work(self, *, honest: bool = False) -> None:
         """Workers: answer each task some time, mostly; and send all kinds of nonsense."""
@@ -332,7 +351,7 @@ def recorded_runs(store: MemoryStore, invocation_id: str) -> set[str]:
     """The names of the runs whose outcome is in an invocation's journal."""
     from awakeables.core.journal import Delivered, RunAsked, decode_chunks
 
-    chunks = store.tables.chunks.get(invocation_id, {})
+    chunks = store.tables.journals.get(invocation_id, {})
     journal = decode_chunks(chunk for _, chunk in sorted(chunks.items()))
     ended = {entry.of for entry in journal if isinstance(entry, Delivered)}
     return {e.name for i, e in enumerate(journal) if isinstance(e, RunAsked) and i in ended}

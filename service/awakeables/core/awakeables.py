@@ -43,6 +43,7 @@ class Completion(Record):
         body: The answer; None when it could not be read, then `refusal` says why.
         source: Where it came from; one source tells one thing once, so a repeat from the same
             source is the same completion again (a lost acknowledgement, a replay).
+        trace: The `traceparent` that it came with, if that is well-formed.
         checked: The hash of the schema that the value was checked against and fits.
         refusal: Why it can't be accepted, when the edge already knows.
     """
@@ -53,6 +54,7 @@ class Completion(Record):
     event_id: str | None = None
     worker: str | None = None
     attempt: int | None = None
+    trace: str | None = None
     checked: str | None = None
     refusal: str | None = None
 
@@ -70,13 +72,14 @@ class Verdict(Record):
 
 
 class BookEntry(Record):
-    """One verdict as the awakeable remembers it."""
+    """One verdict as the awakeable remembers it, and the `traceparent` of its completion."""
 
     kind: VerdictKind
     source: str
     at_ms: int
     event_id: str | None = None
     reason: str | None = None
+    trace: str | None = None
 
 
 class Book(Record):
@@ -86,13 +89,14 @@ class Book(Record):
     first: tuple[BookEntry, ...] = ()
     last: tuple[BookEntry, ...] = ()
 
-    def add(self, verdict: Verdict) -> Book:
+    def add(self, verdict: Verdict, trace: str | None = None) -> Book:
         entry = BookEntry(
             kind=verdict.kind,
             source=verdict.source,
             at_ms=verdict.at_ms,
             event_id=verdict.event_id,
             reason=verdict.reason,
+            trace=trace,
         )
         counts = self.counts | {verdict.kind: self.counts.get(verdict.kind, 0) + 1}
         if len(self.first) < BOOK_EDGE:
@@ -229,7 +233,8 @@ def _told(
     settled: bool = False,
 ) -> Settled:
     verdict = _verdict(row, completion, kind, now_ms, reason)
-    return Settled(awakeable=replace(row, book=row.book.add(verdict)), verdict=verdict, settled=settled)
+    book = row.book.add(verdict, completion.trace)
+    return Settled(awakeable=replace(row, book=book), verdict=verdict, settled=settled)
 
 
 def _verdict(

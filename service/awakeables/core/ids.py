@@ -45,6 +45,11 @@ def new_id(kind: IdKind, *, at_ms: int, entropy: bytes) -> str:
     return text + _base32(zlib.crc32(text.encode()), _CHECK_CHARS)
 
 
+def first_id(kind: IdKind, at_ms: int) -> str:
+    """The text that sorts before every ID of this kind made at `at_ms` or later, after the older ones."""
+    return f"{kind}_1{_instant(at_ms)}"
+
+
 @functools.lru_cache(maxsize=4)
 def _instant(at_ms: int) -> str:
     """The first characters of all IDs of one millisecond."""

@@ -6,6 +6,9 @@
                 └─────release──────┤
                                    └──────End──────▶ completed
 
+    cancel: pending, suspended, backing-off, paused ─▶ pending, marked; running stays, marked;
+            what never ran ─▶ completed
+
 Only the owner, under the epoch of its claim and the version that it saw, appends to the journal
 (J1). Everybody else says `wake`: they count on the row, and what was suspended becomes pending.
 An owner suspends only if it has seen every wake; otherwise the row stays runnable, so that no
@@ -18,7 +21,7 @@ from typing import Literal, TypeAlias
 
 from msgspec.structs import replace
 
-from awakeables.core.outcomes import Outcome
+from awakeables.core.outcomes import Cancellation, Outcome
 from awakeables.core.records import Record
 
 Status: TypeAlias = Literal["pending", "running", "suspended", "backing-off", "paused", "completed"]
@@ -36,6 +39,7 @@ parked with it, if each were not given a chance to commit by itself (hard case 1
 """
 
 CRASHED = "crashed its owner"
+CANCELLED = "the invocation was cancelled"
 
 
 class Failure(Record):
@@ -58,6 +62,7 @@ class Invocation(Record):
         due_ms: When it is to be claimed at the earliest; None: when something wakes it.
         commit_id: The last commit of an owner, so that a lost acknowledgement is recognised.
         build: The build of the code that last wrote it.
+        cancelled_ms: When it was told to be cancelled; the handler is told at its next await.
     """
 
     id: str
@@ -78,6 +83,7 @@ class Invocation(Record):
     build: str | None = None
     failure: Failure | None = None
     result: Outcome | None = None
+    cancelled_ms: int | None = None
 
 
 class Continue(Record):
@@ -196,6 +202,25 @@ def resume(row: Invocation, *, now_ms: int) -> Invocation | None:
     if row.status not in ("paused", "backing-off"):
         return None
     return replace(row, status="pending", due_ms=now_ms, starts=0, attempts=0, updated_ms=now_ms)
+
+
+def cancel(row: Invocation, *, now_ms: int) -> Invocation | None:
+    """Mark it, so that its handler is told at its next await; None: it has ended.
+
+    What can be run is made runnable: what is paused was parked for its code, and the code may
+    still have something to undo. What never ran has nothing to undo and ends here. A second
+    cancel changes nothing.
+    """
+    if row.status == "completed":
+        return None
+    if row.cancelled_ms is not None:
+        return row
+    row = replace(row, cancelled_ms=now_ms, wake=row.wake + 1, updated_ms=now_ms)
+    if row.status == "running":
+        return row
+    if row.epoch == 0:
+        return replace(row, status="completed", due_ms=None, result=Cancellation(reason=CANCELLED))
+    return replace(row, status="pending", due_ms=now_ms, starts=0, attempts=0)
 
 
 def _parked(row: Invocation, failure: Failure, now_ms: int) -> Invocation:

@@ -89,8 +89,14 @@ class Delivered(Record, tag_field="k", tag="outcome"):
     outcome: Outcome
 
 
+class CancelRaised(Record, tag_field="k", tag="cancel"):
+    """The invocation's cancellation was raised in the handler, here; at most once in a journal."""
+
+    reason: str
+
+
 Operation: TypeAlias = AwakeableAsked | PublishAsked | RunAsked | SleepAsked | SettleAsked | NowRead
-Entry: TypeAlias = Input | Operation | Tried | Delivered
+Entry: TypeAlias = Input | Operation | Tried | Delivered | CancelRaised
 
 _encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[list[Entry]] = msgspec.json.Decoder(list[Entry])

@@ -16,19 +16,24 @@ from awakeables.core.outcomes import Outcome
 from awakeables.core.records import Record
 
 Header: TypeAlias = tuple[str, bytes | None]
+CloudEventMode: TypeAlias = Literal["structured", "binary"]
 
 
 class TaskFacts(Record):
     """What a task tells its worker beside the payload.
 
-    `deadline_ms` is filled in by the store, whose clock decides it, when it inserts the row.
+    Attributes:
+        enveloped: True: in an envelope of our own; False: the bare payload; else a CloudEvent.
+        deadline_ms: Filled in by the store, whose clock decides it, when it inserts the row.
+        source: Of a CloudEvent: who publishes it.
     """
 
     awakeable_id: str
     reply_to: str
     task: str | None = None
-    enveloped: bool = True
+    enveloped: bool | CloudEventMode = True
     deadline_ms: int | None = None
+    source: str | None = None
 
 
 class Effect(Record):
@@ -58,7 +63,9 @@ class DeadLetter(Record):
 
     Attributes:
         source: topic:partition:offset, unique: a record becomes a dead letter once.
-        code: `unknown` or `invalid`, as the verdict; `unstorable`: the store refuses the record.
+        code: `unknown` or `invalid`, as the verdict; `unstorable`: the store refuses the record;
+            `skipped`: an operator has moved the partition past records that can't be read.
+        resent: How often it was sent again.
     """
 
     id: str
@@ -74,6 +81,7 @@ class DeadLetter(Record):
     value: bytes | None = None
     headers: tuple[Header, ...] = ()
     awakeable_id: str | None = None
+    resent: int = 0
 
 
 # ── members ─────────────────────────────────────────────────────────────────────────────────
@@ -188,6 +196,8 @@ class Settle(Record):
             `completions`, the record to keep then.
         relay_to: The dead-letter topic; the effects that relay dead letters to it have the
             dead letter's ID as stream and as event ID.
+        verdicts_to: The verdicts topic; empty: verdicts are not published.
+        verdict_ids: With `verdicts_to`, an event ID for the verdict of each completion.
     """
 
     completions: tuple[Completion, ...]
@@ -196,6 +206,8 @@ class Settle(Record):
     originals: dict[int, DeadLetter] = {}
     dead_letters: tuple[DeadLetter, ...] = ()
     relay_to: str = ""
+    verdicts_to: str = ""
+    verdict_ids: tuple[str, ...] = ()
 
 
 class Wake(Record):
@@ -259,6 +271,86 @@ class Resumed(Record):
     changed: bool
 
 
+class Cancel(Record):
+    """Mark an invocation as cancelled, and call its pending awakeables off (hard case 12)."""
+
+    invocation_id: str
+
+
+class CancelAsked(Record):
+    """`invocation` as it is now, None if there is none; `accepted`: it had not ended before.
+
+    `called_off` are the awakeables that its cancellation has called off.
+    """
+
+    invocation: Invocation | None
+    accepted: bool
+    called_off: tuple[str, ...] = ()
+
+
+class Ended(Record):
+    """An invocation to be purged, and the awakeables that its journal tells of."""
+
+    id: str
+    awakeables: tuple[str, ...] = ()
+
+
+class Purge(Record):
+    """Forget these if they ended at or before `before_ms`: row, journal, awakeables, keys."""
+
+    ended: tuple[Ended, ...]
+    before_ms: int
+
+
+class PurgeLetters(Record):
+    """Forget up to `limit` dead letters, and as many refused effects, made before `before_ms`."""
+
+    before_ms: int
+    limit: int
+
+
+class Purged(Record):
+    """How many invocations, or dead letters and refused effects, are gone."""
+
+    count: int
+
+
+class Resend(Record):
+    """Send a dead letter to the topic that it came from again, under this event ID."""
+
+    dead_letter_id: str
+    event_id: str
+
+
+class Resent(Record):
+    """The dead letter, None if there is none; and the effect, None if its value was not kept."""
+
+    dead_letter: DeadLetter | None
+    effect: Effect | None
+
+
+class Skip(Record):
+    """Read a partition on from `next` rather than `before`; its reader is fenced.
+
+    Attributes:
+        before: Where it is to be read on now; if that is no longer so, nothing is done.
+        dead_letter: What is kept of it: where it was, and that an operator has skipped it.
+    """
+
+    topic: str
+    partition: int
+    before: int
+    next: int
+    dead_letter: DeadLetter
+    relay_to: str
+
+
+class Skipped(Record):
+    """Was it done? A repeat is told that it was not."""
+
+    done: bool
+
+
 class TakePartitions(Record):
     """Become the one reader of partitions: count their epochs up."""
 
@@ -307,6 +399,9 @@ class Noted(Record):
     wakes: tuple[Wake, ...] = ()
 
 
+Operating: TypeAlias = Resume | Cancel | Purge | PurgeLetters | Resend | Skip
+"""What people ask for, or the passing of time, rather than the work itself."""
+
 Member: TypeAlias = (
     Begin
     | Claim
@@ -314,7 +409,7 @@ Member: TypeAlias = (
     | Settle
     | Expire
     | Release
-    | Resume
+    | Operating
     | TakePartitions
     | ClaimEffects
     | Sent
@@ -331,6 +426,10 @@ Answer: TypeAlias = (
     | Expired
     | Released
     | Resumed
+    | CancelAsked
+    | Purged
+    | Resent
+    | Skipped
     | Taken
     | ClaimedEffects
     | Noted

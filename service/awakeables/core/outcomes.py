@@ -13,6 +13,7 @@ from msgspec import UNSET, Raw, UnsetType
 from awakeables.core.records import Record
 
 NULL = b"null"
+NO_REASON = "rejected without a reason"
 
 
 class Resolution(Record, tag_field="status", tag="resolved"):

@@ -18,6 +18,11 @@ def instant(at_ms: int) -> datetime:
     return datetime.fromtimestamp(at_ms // 1000, UTC).replace(microsecond=at_ms % 1000 * 1000)
 
 
+def rfc3339(at_ms: int) -> str:
+    """The same instant as text, to the millisecond: 2026-11-21T12:00:00.000Z."""
+    return instant(at_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class _RecordMeta(msgspec.StructMeta):
     """Tells type checkers what `Record` hands down: frozen, keyword-only."""

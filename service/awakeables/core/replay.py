@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 
 from awakeables.core.journal import (
     AwakeableAsked,
+    CancelRaised,
     Delivered,
     Entry,
     Input,
@@ -76,12 +77,13 @@ class Replay:
         self._cursor += 1
         return index, cast("Op", recorded)
 
-    def recall(self, waited: Container[int]) -> int | None:
-        """Hand out the next outcome of history to a handler that awaits one of `waited`.
+    def recall(self, waited: Container[int]) -> int | CancelRaised | None:
+        """Hand out what history has next for a handler that awaits one of `waited`.
 
         Returns:
-            The index of the operation that ended, its outcome now in `outcomes`; None when
-            history has run out, so that the outcome must come from outside.
+            The index of the operation that ended, its outcome now in `outcomes`; or the
+            cancellation that is to be raised here; None when history has run out, so that the
+            outcome must come from outside.
 
         Raises:
             ReplayMismatch: History tells that the handler did something else than wait here.
@@ -96,6 +98,9 @@ class Replay:
                     self.outcomes[entry.of] = entry.outcome
                     self._cursor += 1
                     return entry.of
+                case CancelRaised():
+                    self._cursor += 1
+                    return entry
                 case _:
                     names = ", ".join(self.describe_at(i) for i in range(self._history) if i in waited)
                     raise ReplayMismatch(self._difference(f"awaits: {names}"))
@@ -119,6 +124,18 @@ class Replay:
         """Note a failed try of a run."""
         self.tried[tried.of] = tried
         self._append(tried)
+
+    def cancel(self, raised: CancelRaised) -> None:
+        """Note that the invocation's cancellation is raised at this await."""
+        self._append(raised)
+
+    @property
+    def cancelled(self) -> bool:
+        """Was the cancellation raised, here or in history that is still to be repeated?"""
+        return any(isinstance(entry, CancelRaised) for entry in self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def take_new(self) -> list[Entry]:
         """What is not yet committed; the next call does not give it again."""
@@ -177,6 +194,8 @@ def describe(entry: Entry) -> str:
             return f"try {entry.attempt} of entry {entry.of} failed: {entry.error}"
         case Delivered():
             return f"outcome of entry {entry.of}"
+        case CancelRaised():
+            return f"cancellation: {entry.reason}"
 
 
 def _signature(entry: Entry) -> tuple[object, ...]:

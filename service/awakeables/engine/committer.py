@@ -9,10 +9,11 @@ from typing import TypeVar
 
 import structlog
 
-from awakeables.core.orders import Answer, Member
+from awakeables.core.orders import Advance, Answer, Begin, Cancel, Member, Resume
 from awakeables.errors import Overloaded, StoreUnavailable
 from awakeables.ports import Commits
 from awakeables.telemetry import events
+from awakeables.telemetry.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
 A = TypeVar("A", bound=Answer)
@@ -32,18 +33,28 @@ class Committer:
     (core/orders.py). A member whose future was cancelled meanwhile is dropped.
     """
 
-    def __init__(self, store: Commits, *, max_members: int = 2000, max_waiting: int = 20_000) -> None:
+    def __init__(
+        self,
+        store: Commits,
+        *,
+        max_members: int = 2000,
+        max_waiting: int = 20_000,
+        metrics: Metrics | None = None,
+    ) -> None:
         """Serve a store.
 
         Args:
             store: What is written to.
             max_members: Bound of one transaction, so that none takes long.
             max_waiting: Bound of the queue; past it `refuse_if_full` does.
+            metrics: Where commits are counted.
         """
         self._store = store
         self._max_members = max_members
         self._max_waiting = max_waiting
         self._queue: deque[tuple[Member, asyncio.Future[Answer]]] = deque()
+        self._metrics = metrics or Metrics()
+        self._metrics.commit_waiting.set_function(lambda: len(self._queue))
         self._wanted = asyncio.Event()
         self._later: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
@@ -123,8 +134,9 @@ class Committer:
             if not group:
                 break
             try:
-                answers = await self._store.commit([member for member, _ in group])
+                answers = await self._timed([member for member, _ in group])
             except StoreUnavailable as error:
+                self._metrics.failed_commits["unavailable"].inc()
                 if not down:
                     log.error(events.STORE_DOWN, error=str(error))
                     self.on_store(str(error))
@@ -143,6 +155,14 @@ class Committer:
             log.info(events.STORE_BACK)
             self.on_store(None)
 
+    async def _timed(self, members: Sequence[Member]) -> list[Answer]:
+        now = asyncio.get_running_loop().time
+        began = now()
+        answers = await self._store.commit(members)
+        self._metrics.commit_s.observe(now() - began)
+        self._metrics.commit_members.observe(len(members))
+        return answers
+
     async def _bisect(self, group: Sequence[tuple[Member, asyncio.Future[Answer]]], error: Exception) -> None:
         """Find the member that can't be committed, so that the others are (hard case 2)."""
         if len(group) > 1:
@@ -151,8 +171,22 @@ class Committer:
             await self._commit(group[middle:])
             return
         [(member, future)] = group
-        log.error(events.MEMBER_REFUSED, member=type(member).__name__, error=str(error))
+        self._metrics.failed_commits["refused"].inc()
+        log.error(events.MEMBER_REFUSED, **_facts(member), error=str(error))
         if not future.cancelled():
             future.set_exception(error)
             # Some members have nobody who waits; their failure is logged here.
             future.exception()
+
+
+def _facts(member: Member) -> dict[str, str]:
+    """What a log line says of a member: also whom it is about, if that is an invocation."""
+    facts = {"member": type(member).__name__}
+    match member:
+        case Begin():
+            facts["invocation_id"] = member.id
+        case Advance() | Resume() | Cancel():
+            facts["invocation_id"] = member.invocation_id
+        case _:
+            pass
+    return facts

@@ -23,6 +23,8 @@ from awakeables.core.orders import (
     Answer,
     Begin,
     Begun,
+    Cancel,
+    CancelAsked,
     Claim,
     Claimed,
     Effect,
@@ -32,6 +34,8 @@ from awakeables.core.orders import (
     KeyConflict,
     Release,
     Released,
+    Resend,
+    Resent,
     Resume,
     Resumed,
     Wake,
@@ -41,7 +45,9 @@ from awakeables.engine.committer import Committer
 from awakeables.engine.edge import Edge
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.intake import Intake
+from awakeables.engine.offsets import Offsets
 from awakeables.engine.outbox import Relay, RelaySettings
+from awakeables.engine.retention import Retention, RetentionSettings
 from awakeables.engine.runner import Runner, RunnerSettings
 from awakeables.errors import (
     AuthorError,
@@ -56,11 +62,14 @@ from awakeables.handlers.execution import Execution, Taken, World
 from awakeables.handlers.service import App, Handler
 from awakeables.ports import Clock, Entropy, Expectation, Publisher, Store
 from awakeables.telemetry import events
+from awakeables.telemetry.metrics import Metrics, end_of
 
 log = structlog.stdlib.get_logger(__name__)
 
 CLAIM_LIMIT = 200
 EXPIRE_LIMIT = 1000
+MOST_NAMED = 20
+"""So many invocations one line of the log names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +84,9 @@ class EngineSettings:
         sweep_interval: How often rows are looked at that no hint told of.
         horizon: How long deadlines are held back when the completions topic can't be read.
         threads: Threads for blocking actions of `ctx.run`.
+        max_journal_entries: An invocation whose journal is this long is paused.
+        retention: How long what has ended is kept, and dead letters.
+        verdicts: Publish every verdict to the app's verdicts topic.
     """
 
     runner: RunnerSettings = field(default_factory=RunnerSettings)
@@ -84,6 +96,9 @@ class EngineSettings:
     sweep_interval: timedelta = timedelta(milliseconds=250)
     horizon: timedelta = timedelta(minutes=15)
     threads: int = 16
+    max_journal_entries: int = 100_000
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
+    verdicts: bool = False
 
 
 class Engine:
@@ -94,9 +109,10 @@ class Engine:
         problems: What is wrong with store or broker now, by name; empty: ready.
         errors: Errors of background work that should not have happened.
         serving: Set while calls are taken.
+        metrics: What was counted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all of it is told apart by name
         self,
         app: App,
         store: Store,
@@ -107,6 +123,7 @@ class Engine:
         settings: EngineSettings,
         build: str = "0",
         executor: Executor | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """Prepare to serve; nothing happens before `run`.
 
@@ -119,6 +136,7 @@ class Engine:
             settings: Bounds and pauses.
             build: Names the code, for the rows that it writes.
             executor: Runs blocking actions of `ctx.run`; threads by default.
+            metrics: Where everything is counted; a registry of its own by default.
         """
         self.app = app
         self.store = store
@@ -128,11 +146,13 @@ class Engine:
         self.stopping = False
         self.problems: dict[str, str] = {}
         self.errors: list[BaseException] = []
+        self.metrics = metrics or Metrics()
+        self.metrics.handlers_live.set_function(lambda: len(self._live))
         self._engine_settings = settings
         self._entropy = entropy
         self._ids = Ids(clock.now_ms, entropy.bytes)
         self.owner = self._ids.new("evt")
-        self.committer = Committer(store)
+        self.committer = Committer(store, metrics=self.metrics)
         self.committer.on_store = self._store_changed
         self.edge = Edge(store)
         self.horizon = Horizon(clock, longest_ms=round(settings.horizon.total_seconds() * 1000))
@@ -143,17 +163,33 @@ class Engine:
             clock=clock,
             ids=self._ids,
             dead_letter_topic=app.dead_letter_topic,
+            verdicts_topic=app.verdicts_topic if settings.verdicts else "",
+            metrics=self.metrics,
         )
         self.relay = Relay(
-            self.committer, store, publisher, owner=self.owner, clock=clock, settings=settings.relay
+            self.committer,
+            store,
+            publisher,
+            owner=self.owner,
+            clock=clock,
+            settings=settings.relay,
+            metrics=self.metrics,
         )
         self.intake.on_wakes = self.wake
-        self.intake.on_dead_letters = self.relay.poke
+        self.intake.on_effects = self.relay.poke
         self.relay.on_wakes = self.wake
         self.executor: Executor = executor or ThreadPoolExecutor(
             settings.threads, thread_name_prefix="awakeables-run"
         )
-        self._world = World(clock=clock, ids=self._ids, reply_to=app.completions_topic)
+        self.offsets = Offsets(self.intake, store, self.problems, topic=app.completions_topic)
+        self._retention = Retention(self.committer, store, clock=clock, settings=settings.retention)
+        self._world = World(
+            clock=clock,
+            ids=self._ids,
+            app=app.name,
+            reply_to=app.completions_topic,
+            max_entries=settings.max_journal_entries,
+        )
         self._live: dict[str, Runner] = {}
         self._strangers: set[str] = set()
         self._suspect: Runner | None = None
@@ -278,6 +314,48 @@ class Engine:
         self.look_again()
         return resumed.invocation
 
+    async def cancel(self, invocation_id: str) -> Invocation:
+        """Call an invocation off: its handler is told at its next await, once (hard case 12).
+
+        Raises:
+            NotFound: There is no such invocation.
+            NotPossible: It has ended.
+        """
+        asked = await self.committer.commit(Cancel(invocation_id=invocation_id), CancelAsked)
+        row = asked.invocation
+        if row is None:
+            raise NotFound(f"no invocation {invocation_id}")
+        if not asked.accepted:
+            raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to cancel")
+        runner = self._live.get(invocation_id)
+        if runner is not None:
+            runner.cancel(row.wake, asked.called_off)
+        elif row.result is not None:
+            self.ended(invocation_id, row.result)
+        else:
+            self.look_again()
+        return row
+
+    async def resend(self, dead_letter_id: str) -> Effect:
+        """Send a dead letter to the topic that it came from again.
+
+        Raises:
+            NotFound: There is no such dead letter.
+            NotPossible: Its bytes were not kept.
+        """
+        order = Resend(dead_letter_id=dead_letter_id, event_id=self.new_id("evt"))
+        resent = await self.committer.commit(order, Resent)
+        letter = resent.dead_letter
+        if letter is None:
+            raise NotFound(f"no dead letter {dead_letter_id}")
+        if resent.effect is None:
+            raise NotPossible(
+                f"the bytes of dead letter {dead_letter_id} were not kept; while the topic has them they "
+                f"are at offset {letter.offset} of partition {letter.partition} of {letter.topic}"
+            )
+        self.relay.poke()
+        return resent.effect
+
     # ── the house of the runners ───────────────────────────────────────────────────────────
 
     def crowded(self) -> bool:
@@ -331,6 +409,7 @@ class Engine:
                 tasks.create_task(self.relay.run(), name="relay")
                 tasks.create_task(self._claim_for_ever(), name="claims")
                 tasks.create_task(self._sweep_for_ever(), name="sweep")
+                tasks.create_task(self._retention.run(self._unexpected), name="retention")
                 self.serving.set()
                 try:
                     await asyncio.Event().wait()
@@ -396,6 +475,7 @@ class Engine:
                 version=row.version,
                 wake=row.wake,
                 attempts=row.attempts,
+                cancelled=row.cancelled_ms is not None,
             )
             for row in rows
         }
@@ -426,7 +506,7 @@ class Engine:
             ]
             outcomes = await self.store.outcomes(asked) if asked else {}
         except Exception as error:
-            self._unexpected(error)
+            self._unexpected(error, invocation_ids=sorted(runners)[:MOST_NAMED])
             for runner in runners.values():
                 self._forget(runner)
             return
@@ -472,17 +552,26 @@ class Engine:
             handler, journal, invocation_id=runner.invocation_id, attempts=attempts, world=self._world
         )
         self._live[runner.invocation_id] = runner
-        self._spawn(runner, runner.run(execution, begun=begun))
+        self._spawn(runner, self._metered(runner, handler, runner.run(execution, begun=begun)))
 
     def _spawn(self, runner: Runner, work: Coroutine[Any, Any, None]) -> None:
         assert self._tasks is not None, "nothing is run outside Engine.run"
-        self._tasks.create_task(self._supervise(runner, work))
+        # By its task's name a handler is known to whoever watches the loop.
+        self._tasks.create_task(self._supervise(runner, work), name=runner.invocation_id)
+
+    async def _metered(self, runner: Runner, handler: Handler, work: Coroutine[Any, Any, None]) -> None:
+        began = self.clock.monotonic()
+        try:
+            await work
+        finally:
+            took_s = self.clock.monotonic() - began
+            self.metrics.attempt(handler.service, handler.name, end_of(runner.last), took_s)
 
     async def _supervise(self, runner: Runner, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except Exception as error:
-            self._unexpected(error)
+            self._unexpected(error, invocation_id=runner.invocation_id)
         finally:
             self._forget(runner)
             if len(self._live) == self._engine_settings.max_running - 1:
@@ -527,7 +616,7 @@ class Engine:
         self._strangers = held - lost
         if lost:
             released = await self.committer.commit(Release(owner=self.owner, ids=tuple(lost)), Released)
-            log.warning(events.LET_GO, count=released.count)
+            log.warning(events.LET_GO, count=released.count, invocation_ids=sorted(lost)[:MOST_NAMED])
             self.look_again()
 
     def _store_changed(self, problem: str | None) -> None:
@@ -536,11 +625,11 @@ class Engine:
         else:
             self.problems["store"] = problem
 
-    def _unexpected(self, error: Exception) -> None:
+    def _unexpected(self, error: Exception, **facts: object) -> None:
         """Go on after a failure: the rows are the truth, a sweep finds what was dropped here."""
         if not isinstance(error, OperatorError):
             self.errors.append(error)
-        log.error(events.BACKGROUND_ERROR, exc_info=error)
+        log.error(events.BACKGROUND_ERROR, exc_info=error, **facts)
 
 
 def execution_of(

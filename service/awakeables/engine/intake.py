@@ -12,6 +12,7 @@ import structlog
 from msgspec.structs import replace
 
 from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.deadletters import SKIPPED, UNSTORABLE
 from awakeables.core.ids import Ids
 from awakeables.core.orders import (
     DeadLetter,
@@ -21,6 +22,8 @@ from awakeables.core.orders import (
     Position,
     Settle,
     SettledAll,
+    Skip,
+    Skipped,
     Taken,
     TakePartitions,
     Unchecked,
@@ -32,6 +35,7 @@ from awakeables.engine.horizon import Horizon
 from awakeables.errors import OwnershipLost, StoreRefused
 from awakeables.ports import Clock
 from awakeables.telemetry import events
+from awakeables.telemetry.metrics import Metrics
 from awakeables.wire.completions import Unreadable, decode_completion
 
 log = structlog.stdlib.get_logger(__name__)
@@ -48,8 +52,25 @@ class Record:
     headers: tuple[Header, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stuck:
+    """A batch that can't be opened: where it begins, and where the next one does, if that is known."""
+
+    offset: int
+    next: int | None
+
+
 class Intake:
-    """Settles completions, from wherever they come."""
+    """Settles completions, from wherever they come.
+
+    Attributes:
+        metrics: What was counted; the partitions' readers count there, too.
+        ends: Where each partition ends, as last heard.
+        stuck: Partitions that wait before a batch that can't be opened.
+        on_wakes: Told whom a settlement has woken.
+        on_effects: Told that a commit has queued effects that nobody has claimed.
+        on_skip: Told that a partition is to be read on from elsewhere.
+    """
 
     def __init__(
         self,
@@ -60,15 +81,34 @@ class Intake:
         clock: Clock,
         ids: Ids,
         dead_letter_topic: str,
+        verdicts_topic: str = "",
+        metrics: Metrics | None = None,
     ) -> None:
+        """Settle through a committer.
+
+        Args:
+            committer: Where members are committed.
+            edge: Checks values.
+            horizon: What deadlines are held against.
+            clock: The store's clock.
+            ids: Issues IDs of dead letters and effects.
+            dead_letter_topic: Where copies of dead letters are relayed to.
+            verdicts_topic: Where verdicts are told; empty: nowhere.
+            metrics: Where verdicts and dead letters are counted.
+        """
+        self.metrics = metrics or Metrics()
         self._committer = committer
         self._edge = edge
         self._clock = clock
         self._ids = ids
         self._dead_letter_topic = dead_letter_topic
+        self._verdicts_topic = verdicts_topic
+        self.ends: dict[int, int] = {}
+        self.stuck: dict[int, Stuck] = {}
+        self.on_skip: Callable[[int], None] = lambda _partition: None
         self.horizon = horizon
         self.on_wakes: Callable[[Sequence[Wake]], None] = lambda _wakes: None
-        self.on_dead_letters: Callable[[], None] = lambda: None
+        self.on_effects: Callable[[], None] = lambda: None
 
     async def settle(self, completion: Completion) -> Verdict | None:
         """Settle one completion that does not come from Kafka; None: a heartbeat, kept.
@@ -78,9 +118,15 @@ class Intake:
         """
         settled = await self._settle(
             lambda completions: Settle(
-                completions=tuple(completions), held_back_to_ms=self.horizon.held_back_to_ms()
+                completions=tuple(completions),
+                held_back_to_ms=self.horizon.held_back_to_ms(),
+                verdicts_to=self._verdicts_topic,
+                verdict_ids=self._verdict_ids(len(completions)),
             ),
             [completion],
+        )
+        self.metrics.settled(
+            "handler" if completion.source.startswith("handler:") else "http", settled.verdicts
         )
         return settled.verdicts[0]
 
@@ -103,7 +149,9 @@ class Intake:
         for record in records:
             source = f"kafka:{topic}:{partition}:{record.offset}"
             try:
-                completion = decode_completion(record.value, source=source)
+                completion = decode_completion(
+                    record.value, headers=record.headers, key=record.key, source=source
+                )
             except Unreadable as error:
                 unreadable.append(self._letter(topic, partition, record, "invalid", str(error), None))
                 continue
@@ -124,12 +172,18 @@ class Intake:
                 originals=self._originals(topic, partition, readable, checked),
                 dead_letters=tuple(unreadable),
                 relay_to=self._dead_letter_topic,
+                verdicts_to=self._verdicts_topic,
+                verdict_ids=self._verdict_ids(len(checked)),
             ),
             completions,
         )
+        self.metrics.settled("kafka", settled.verdicts)
         if settled.dead_letters:
+            unknown = sum(verdict is not None and verdict.kind == "unknown" for verdict in settled.verdicts)
+            self.metrics.buried("unknown", unknown)
+            self.metrics.buried("invalid", settled.dead_letters - unknown)
             log.warning(events.DEAD_LETTERS, topic=topic, partition=partition, count=settled.dead_letters)
-            self.on_dead_letters()
+            self.on_effects()
 
     async def bury(self, topic: str, partition: int, epoch: int, record: Record, reason: str) -> None:
         """Make a dead letter of a record that the store refuses, and move the offset past it (K2).
@@ -140,7 +194,7 @@ class Intake:
             OwnershipLost: The partition has another reader, or the record was settled before.
             StoreRefused: The store does not even take the dead letter without its value.
         """
-        letter = self._letter(topic, partition, record, "unstorable", reason, None)
+        letter = self._letter(topic, partition, record, UNSTORABLE, reason, None)
         fence = PartitionFence(
             topic=topic, partition=partition, epoch=epoch, first=record.offset, next=record.offset + 1
         )
@@ -156,9 +210,38 @@ class Intake:
                 refusal = error
                 continue
             log.warning(events.DEAD_LETTERS, topic=topic, partition=partition, count=1)
-            self.on_dead_letters()
+            self.metrics.buried("unstorable")
+            self.on_effects()
             return
         raise refusal
+
+    async def skip(self, topic: str, partition: int, before: int, next_: int) -> bool:
+        """Read a partition on from `next_` rather than `before`; a dead letter tells of it.
+
+        Returns:
+            Was it done? Not if the partition has been read on meanwhile.
+        """
+        lost = Record(offset=before, timestamp_ms=self._clock.now_ms(), key=None, value=None)
+        reason = f"an operator has moved the partition from offset {before} to {next_}"
+        order = Skip(
+            topic=topic,
+            partition=partition,
+            before=before,
+            next=next_,
+            dead_letter=self._letter(topic, partition, lost, SKIPPED, reason, None),
+            relay_to=self._dead_letter_topic,
+        )
+        done = (await self._committer.commit(order, Skipped)).done
+        if done:
+            log.warning(events.SKIPPED, topic=topic, partition=partition, before=before, next=next_)
+            self.stuck.pop(partition, None)
+            self.metrics.buried("skipped")
+            self.on_effects()
+            self.on_skip(partition)
+        return done
+
+    def _verdict_ids(self, count: int) -> tuple[str, ...]:
+        return tuple(self._ids.new("evt") for _ in range(count)) if self._verdicts_topic else ()
 
     async def _settle(
         self, order: Callable[[Sequence[Completion]], Settle], completions: Sequence[Completion]
@@ -169,6 +252,8 @@ class Intake:
             match answer:
                 case SettledAll():
                     self.on_wakes(answer.wakes)
+                    if self._verdicts_topic:
+                        self.on_effects()
                     return answer
                 case Fenced():
                     raise OwnershipLost("the batch's partition has another reader, or it was settled before")

@@ -16,6 +16,7 @@ from awakeables.engine.committer import Committer
 from awakeables.errors import BrokerUnavailable, PublishRefused, StoreUnavailable, TopicMissing
 from awakeables.ports import Clock, OutboxReader, Publisher
 from awakeables.telemetry import events
+from awakeables.telemetry.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -59,6 +60,7 @@ class Relay:
         owner: str,
         clock: Clock,
         settings: RelaySettings,
+        metrics: Metrics | None = None,
     ) -> None:
         self._committer = committer
         self._reader = reader
@@ -66,6 +68,7 @@ class Relay:
         self._owner = owner
         self._clock = clock
         self._settings = settings
+        self._published = (metrics or Metrics()).publishes
         self._streams: dict[str, deque[Effect]] = {}
         self._known: set[str] = set()
         self._behind = True
@@ -192,9 +195,8 @@ class Relay:
                 if missing and self._clock.monotonic() - began >= patience_s:
                     await self._refused(effect, str(error))
                     return
-                log.warning(
-                    events.EFFECT_FAILED, event_id=effect.event_id, topic=effect.topic, error=str(error)
-                )
+                log.warning(events.EFFECT_FAILED, **_facts(effect), error=str(error))
+                self._published["retried"].inc()
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
             except Exception as error:
@@ -202,16 +204,26 @@ class Relay:
                 await self._refused(effect, f"{type(error).__name__}: {error}")
                 return
             else:
+                self._published["published"].inc()
                 # Known until its row is gone, so that no sweep publishes it again.
                 sent = self._committer.submit(Sent(event_ids=(effect.event_id,)), lazily=True)
                 sent.add_done_callback(lambda _: self._settled(effect.event_id))
                 return
 
     async def _refused(self, effect: Effect, reason: str) -> None:
-        log.error(events.EFFECT_REFUSED, event_id=effect.event_id, topic=effect.topic, reason=reason)
+        self._published["refused"].inc()
+        log.error(events.EFFECT_REFUSED, **_facts(effect), reason=reason)
         noted = await self._committer.commit(Refused(event_id=effect.event_id, reason=reason), Noted)
         self._settled(effect.event_id)
         self.on_wakes(noted.wakes)
+
+
+def _facts(effect: Effect) -> dict[str, str]:
+    """What a log line says of an effect: a handler's has its invocation for a stream."""
+    facts = {"event_id": effect.event_id, "topic": effect.topic}
+    if effect.stream.startswith("inv_"):
+        facts["invocation_id"] = effect.stream
+    return facts
 
 
 async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:

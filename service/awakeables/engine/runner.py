@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,10 +13,19 @@ import msgspec
 import structlog
 
 from awakeables.core.awakeables import Completion, Verdict
-from awakeables.core.invocations import BackOff, Continue, End, Failure, Next, Pause, Suspend
+from awakeables.core.invocations import (
+    CANCELLED,
+    BackOff,
+    Continue,
+    End,
+    Failure,
+    Next,
+    Pause,
+    Suspend,
+)
 from awakeables.core.journal import Entry, Tried, encode_chunk
 from awakeables.core.orders import Advance, Advanced, Answer, Begun, Effect, Wake
-from awakeables.core.outcomes import NULL, Outcome, Rejection, Resolution
+from awakeables.core.outcomes import NULL, Cancellation, Outcome, Rejection, Resolution
 from awakeables.engine.committer import Committer
 from awakeables.errors import HandlerMisuse, OwnershipLost, StoreRefused
 from awakeables.handlers.actions import perform
@@ -102,6 +111,9 @@ class Runner:
 
     Its commits are numbered by the version that they build on, so several can be under way: if
     one fails, those behind it are fenced.
+
+    Attributes:
+        last: What the commit said that ended the attempt; None before, and where none did.
     """
 
     def __init__(
@@ -113,9 +125,12 @@ class Runner:
         version: int,
         wake: int,
         attempts: int,
+        cancelled: bool = False,
     ) -> None:
         """Prepare to run what this owner has claimed under this epoch."""
+        self._cancelled = cancelled
         self.invocation_id = invocation_id
+        self.last: Next | None = None
         self._house = house
         self._epoch = epoch
         self._version = version
@@ -126,6 +141,7 @@ class Runner:
         self._tail: asyncio.Future[Answer] | None = None
         self._outcomes: dict[str, Outcome] = {}
         self._awaited: str | None = None
+        self._told = False
         self._rung: asyncio.Future[None] | None = None
         self._cleared: Callable[[], None] | None = None
 
@@ -133,6 +149,7 @@ class Runner:
 
     def notify(self, wake: Wake) -> None:
         """An awakeable of this invocation was settled."""
+        self._told = True
         self._outcomes[wake.awakeable_id] = wake.outcome
         if wake.wake == self._wake + 1:
             # A gap means that a hint was lost: then the old count stays, and suspending with
@@ -140,6 +157,14 @@ class Runner:
             self._wake = wake.wake
         if wake.awakeable_id == self._awaited:
             self._ring()
+
+    def cancel(self, wake: int, called_off: Sequence[str]) -> None:
+        """The invocation was cancelled, and with it these awakeables."""
+        self._told = self._cancelled = True
+        if wake == self._wake + 1:
+            self._wake = wake
+        self._outcomes |= {awakeable_id: Cancellation(reason=CANCELLED) for awakeable_id in called_off}
+        self._ring()
 
     def preload(self, outcomes: dict[str, Outcome]) -> None:
         """Outcomes that were read after the claim."""
@@ -177,7 +202,13 @@ class Runner:
                 if not isinstance(step, Wait):
                     await self._conclude(execution, step)
                     return
-                if not await self._obtain(execution, step):
+                if self._is_to_be_told(execution):
+                    # Before any outcome that is not yet journaled (hard case 12).
+                    execution.cancel()
+                    if self._house.settings.always_suspend:
+                        await self._suspend(execution, due_ms=None, runnable=True)
+                        return
+                elif not await self._obtain(execution, step):
                     return
         except OwnershipLost:
             log.info(events.OWNERSHIP_LOST, invocation_id=self.invocation_id)
@@ -190,7 +221,9 @@ class Runner:
                 # whether there is a row; if there is, the sweep lets go of it and it is claimed.
                 await execution.leave()
                 return
-            await self._conclude(execution, await _unwound(execution, Broken(HandlerMisuse(CANCELLED))))
+            await self._conclude(
+                execution, await _unwound(execution, Broken(HandlerMisuse(CANCELLED_BY_ASYNCIO)))
+            )
         except StoreRefused as error:
             self._version = self._stored
             rejection = Rejection(
@@ -207,39 +240,58 @@ class Runner:
         """Get what the handler waits for and hand it in; False: the attempt is over."""
         match wait:
             case AwakeableWait():
-                outcome = self._outcomes.get(wait.awakeable_id)
+                outcome, due_ms = self._outcomes.get(wait.awakeable_id), None
                 if outcome is None:
                     outcome = await self._linger(execution, wait.awakeable_id)
-                if outcome is None:
-                    return await self._suspend(execution, due_ms=None)
             case SleepWait():
-                if not await self._until(execution, wait.until_ms):
-                    return await self._suspend(execution, due_ms=wait.until_ms)
-                outcome = Resolution.of_json(NULL)
+                slept, due_ms = await self._until(execution, wait.until_ms), wait.until_ms
+                outcome = Resolution.of_json(NULL) if slept else None
             case RunWait():
-                if wait.tried is not None and not await self._until(execution, wait.tried.retry_at_ms):
-                    return await self._suspend(execution, due_ms=wait.tried.retry_at_ms)
-                await self._flush(execution)
-                result = await self._execute(wait)
-                if isinstance(result, Crashed):
-                    await self._conclude(execution, await _unwound(execution, result))
-                    return False
-                if isinstance(result, Tried):
-                    execution.retry_later(result)
-                    await self._flush(execution)
-                    return True
-                outcome = result
+                return await self._run_action(execution, wait)
             case SettleWait():
                 await self._flush(execution)
                 verdict = await self._house.settle_own(wait.completion)
-                outcome = Resolution.of_json(msgspec.json.encode(verdict))
-        execution.deliver(wait.index, outcome)
+                return await self._deliver(
+                    execution, wait.index, Resolution.of_json(msgspec.json.encode(verdict))
+                )
+        if self._is_to_be_told(execution):
+            return True
+        if outcome is None:
+            return await self._suspend(execution, due_ms=due_ms)
+        return await self._deliver(execution, wait.index, outcome)
+
+    async def _run_action(self, execution: Execution, wait: RunWait) -> bool:
+        """Execute an action, unless it is too early to try it again, or the handler is called off."""
+        retry_at_ms = wait.tried.retry_at_ms if wait.tried else None
+        if retry_at_ms is not None and not await self._until(execution, retry_at_ms):
+            return self._is_to_be_told(execution) or await self._suspend(execution, due_ms=retry_at_ms)
+        if self._is_to_be_told(execution):
+            return True
+        await self._flush(execution)
+        result = await self._execute(wait)
+        if isinstance(result, Crashed):
+            await self._conclude(execution, await _unwound(execution, result))
+            return False
+        if isinstance(result, Tried):
+            execution.retry_later(result)
+            await self._flush(execution)
+            return True
+        if not await self._deliver(execution, wait.index, result):
+            return False
+        # Recorded as soon as it is known, not only when the handler next waits (J3); and handed
+        # out also if the invocation was cancelled meanwhile: what was done can't be undone by it.
+        self._send(execution)
+        return True
+
+    async def _deliver(self, execution: Execution, index: int, outcome: Outcome) -> bool:
+        execution.deliver(index, outcome)
         if self._house.settings.always_suspend:
             return await self._suspend(execution, due_ms=None, runnable=True)
-        if isinstance(wait, RunWait):
-            # Recorded as soon as it is known: not only when the handler next waits (J3).
-            self._send(execution)
         return True
+
+    def _is_to_be_told(self, execution: Execution) -> bool:
+        """Was the invocation cancelled, and its handler not yet told?"""
+        return self._cancelled and not execution.cancelled
 
     async def _linger(self, execution: Execution, awakeable_id: str) -> Outcome | None:
         """Wait a moment for an answer; None: the handler is to be suspended."""
@@ -248,7 +300,7 @@ class Runner:
         await self._flush(execution)
         linger_s = 0.0 if self._is_pressed() else self._house.settings.linger.total_seconds()
         self._awaited = awakeable_id
-        if awakeable_id not in self._outcomes:
+        if awakeable_id not in self._outcomes and not self._is_to_be_told(execution):
             await self._wait(linger_s)
         self._awaited = None
         return self._outcomes.get(awakeable_id)
@@ -262,7 +314,8 @@ class Runner:
         if settings.always_suspend or self._is_pressed() or left_s > settings.linger.total_seconds():
             return False
         await self._flush(execution)
-        await self._wait(left_s)
+        if not self._is_to_be_told(execution):
+            await self._wait(left_s)
         return self._house.clock.now_ms() >= until_ms
 
     def _is_pressed(self) -> bool:
@@ -310,8 +363,10 @@ class Runner:
             return False
         # -1 is no wake that was ever seen: the row stays runnable.
         step = Suspend(wake=-1 if runnable else self._wake, due_ms=due_ms)
+        self._told = False
         row = (await self._submit(step, execution.take())).invocation
-        if row.status == "pending":
+        if row.status == "pending" or self._told:
+            # What it was told after it had let go is for the next attempt.
             self._house.look_again()
         return False
 
@@ -376,6 +431,7 @@ class Runner:
         """Commit and let go."""
         answer = await self._advance(step, taken)
         if isinstance(answer, Advanced):
+            self.last = step
             return answer
         if self._tail is not None:
             # The commit before this one failed; why is worth more than that this one was fenced.
@@ -426,7 +482,7 @@ async def _unwound(execution: Execution, step: Crashed | Broken) -> Step:
     return step if isinstance(left, Left) else left
 
 
-CANCELLED = (
+CANCELLED_BY_ASYNCIO = (
     "asyncio cancelled a durable wait: asyncio.timeout over the context's futures can't be replayed; "
     "use ctx.awakeable(timeout=...)"
 )

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
-from typing import Any, Literal, TypeVar, TypeVarTuple, Unpack, cast, overload
+from typing import Any, TypeVar, TypeVarTuple, Unpack, cast, overload
 
 import msgspec
 import structlog
@@ -27,7 +27,7 @@ from awakeables.core.journal import (
 from awakeables.core.orders import Effect, NewAwakeable, TaskFacts
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.records import instant
-from awakeables.errors import MalformedId, PayloadError, TerminalError, ValueRefused
+from awakeables.errors import HandlerMisuse, MalformedId, PayloadError, TerminalError, ValueRefused
 from awakeables.handlers.actions import result_codec
 from awakeables.handlers.execution import (
     AwakeableWait,
@@ -38,15 +38,13 @@ from awakeables.handlers.execution import (
     rejection_of,
 )
 from awakeables.handlers.futures import Awakeable, Durable, Promise, raise_terminal, value_of
+from awakeables.handlers.publishing import OCTETS, Envelope, form_of, payload_bytes, traced
 from awakeables.handlers.retry import RetryPolicy
-from awakeables.handlers.serde import ANY, Codec, Serde, codec_for, explain
+from awakeables.handlers.serde import Codec, Serde, codec_for, explain
+from awakeables.wire.traces import Trace, trace_of
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
-Envelope = Literal["json", "none"]
-
-MAX_PUBLISH_BYTES = 1_000_000
-"""Kafka's default `max.message.bytes` is 1 MiB with the record's overhead; refuse at the call."""
 
 LONGEST_WAIT = timedelta(days=365_250)
 """Dates end with the year 9999; whoever means never should say so."""
@@ -59,11 +57,14 @@ class Request:
     Attributes:
         attempt: 1 for the first; counts anew after each step that was journaled.
         headers: The caller's headers, names in lower case.
+        traceparent: The invocation's trace (W3C Trace Context): the caller's, or one of its own.
+            Hand it on to whatever the handler calls; `publish` does so by itself.
     """
 
     invocation_id: str
     attempt: int
     headers: Mapping[str, str]
+    traceparent: str
 
 
 class Context:
@@ -75,9 +76,19 @@ class Context:
 
     def __init__(self, execution: Execution, *, attempt: int) -> None:
         self._execution = execution
+        self._attempt = attempt
         self._chance: Random | None = None
-        given = execution.replay.input
-        self.request = Request(invocation_id=execution.invocation_id, attempt=attempt, headers=given.headers)
+
+    @functools.cached_property
+    def request(self) -> Request:
+        """What the handler was called with, beside its input."""
+        invocation_id = self._execution.invocation_id
+        return Request(
+            invocation_id=invocation_id,
+            attempt=self._attempt,
+            headers=self._execution.replay.input.headers,
+            traceparent=self._trace.traceparent(invocation_id),
+        )
 
     @overload
     def awakeable(
@@ -152,41 +163,53 @@ class Context:
         """Publish a record to Kafka, once what was decided before is committed.
 
         The record leaves through the outbox, in the commit of the awakeable that it carries (K3).
-        With an awakeable it is a task: an envelope (docs/workers.md) around the payload, or, with
-        `envelope="none"`, the bare payload with the same facts in headers. Without an awakeable
-        the payload is sent as it is.
+        With an awakeable it is a task, in one of four forms (docs/workers.md), each with the same
+        facts in headers. Without an awakeable the payload is sent as it is. Both carry the
+        invocation's trace, unless `headers` name another `traceparent`.
 
         Args:
             payload: Bytes are sent as they are, anything else as JSON.
             task: The name of the task, for a topic with several.
             key: The record's key; the awakeable's ID by default.
+            envelope: `json`: our envelope around the payload. `none`: the bare payload.
+                `cloudevents`: a structured CloudEvent. `cloudevents-binary`: a binary one, whose
+                payload may be bytes.
         """
         world = self._execution.world
-        of = None
-        if awakeable is not None:
-            of = awakeable.promise._index
+        of = None if awakeable is None else awakeable.promise._index
+
+        def misuse(message: str) -> HandlerMisuse:
+            return self._execution.misuse(f"ctx.publish to {topic!r}: {message}")
+
         replaying = self._execution.replaying
         # Written before it is asked for, in replay too: what can't be written fails the same way.
-        value = self._payload(topic, payload, enveloped=awakeable is not None and envelope == "json")
+        form = form_of(envelope, is_task=awakeable is not None, misuse=misuse)
+        value = payload_bytes(payload, form, misuse=misuse)
         record_headers = tuple((name, _bytes(text)) for name, text in (headers or {}).items())
-        record_key = _bytes(key)
+        record_key = _bytes(awakeable.id if awakeable is not None and key is None else key)
         self._execution.ask(PublishAsked(topic=topic, of=of, task=task))
         if replaying:
             return
         facts = None
         if awakeable is not None:
             facts = TaskFacts(
-                awakeable_id=awakeable.id, reply_to=world.reply_to, task=task, enveloped=envelope == "json"
+                awakeable_id=awakeable.id,
+                reply_to=world.reply_to,
+                task=task,
+                enveloped=form,
+                source=f"/apps/{world.app}" if isinstance(form, str) else None,
             )
-            record_key = _bytes(awakeable.id) if key is None else record_key
+        if form == "binary" and isinstance(payload, bytes):
+            record_headers = (OCTETS, *record_headers)
+        event_id = world.ids.new("evt")
         self._execution.add_effect(
             Effect(
-                event_id=world.ids.new("evt"),
+                event_id=event_id,
                 stream=self._execution.invocation_id,
                 topic=topic,
                 key=record_key,
                 value=value,
-                headers=record_headers,
+                headers=traced(record_headers, self._trace, event_id),
                 task=facts,
                 created_ms=world.clock.now_ms(),
             )
@@ -293,8 +316,11 @@ class Context:
 
     @property
     def log(self) -> structlog.stdlib.BoundLogger:
-        """A structured logger that is silent in replay, so that each event is logged once."""
-        return cast("structlog.stdlib.BoundLogger", _ReplaySafeLog(self._execution))
+        """A structured logger that is silent in replay, so that each event is logged once.
+
+        Each event tells the invocation's ID, and the ID of its trace.
+        """
+        return cast("structlog.stdlib.BoundLogger", _ReplaySafeLog(self._execution, self._trace.trace_id))
 
     def decode_input(self, codec: Codec[T]) -> T:
         """The input of the invocation, as today's type reads it."""
@@ -314,26 +340,16 @@ class Context:
             body=outcome,
             # The same on every replay, so that the store tells a repeat the first verdict.
             source=f"handler:{self._execution.invocation_id}:{index}",
+            trace=self.request.traceparent,
         )
         verb = "ctx.resolve_awakeable" if isinstance(outcome, Resolution) else "ctx.reject_awakeable"
         self._execution.expect(SettleWait(index, completion), must=verb)
         return Durable(self._execution, index, _read_verdict)
 
-    def _payload(self, topic: str, payload: Any, *, enveloped: bool) -> bytes:
-        if isinstance(payload, bytes):
-            if enveloped:
-                raise self._execution.misuse(
-                    f'ctx.publish to {topic!r}: bytes can\'t stand in a JSON envelope; use envelope="none"'
-                )
-            value = payload
-        else:
-            value = ANY.resolution(payload).content
-        if len(value) > MAX_PUBLISH_BYTES:
-            raise self._execution.misuse(
-                f"ctx.publish to {topic!r}: the payload has {len(value):,} bytes, at most "
-                f"{MAX_PUBLISH_BYTES:,} fit a record; put it elsewhere and publish a reference"
-            )
-        return value
+    @functools.cached_property
+    def _trace(self) -> Trace:
+        given = self._execution.replay.input
+        return trace_of(given.headers, given.seed)
 
     def _read_answer(self, awakeable_id: str, codec: Codec[T], outcome: Outcome) -> T:
         resolution = value_of(outcome, awakeable_id)
@@ -356,10 +372,10 @@ class Context:
 class _ReplaySafeLog:
     """Passes calls on to a structured logger, except in replay."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, trace_id: str) -> None:
         self._execution = execution
         self._bound = structlog.stdlib.get_logger("awakeables.handler").bind(
-            invocation_id=execution.invocation_id
+            invocation_id=execution.invocation_id, trace_id=trace_id
         )
 
     def __getattr__(self, name: str) -> Any:

@@ -19,11 +19,19 @@ from pydantic_core import to_json
 
 from awakeables.core.awakeables import Completion
 from awakeables.core.ids import Ids
-from awakeables.core.journal import Entry, Tried, encode_chunk
+from awakeables.core.invocations import CANCELLED
+from awakeables.core.journal import CancelRaised, Entry, Tried, encode_chunk
 from awakeables.core.orders import Effect, NewAwakeable
-from awakeables.core.outcomes import Outcome, Rejection, Resolution
+from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
 from awakeables.core.replay import Replay
-from awakeables.errors import AuthorError, HandlerMisuse, ReplayMismatch, Suspended, TerminalError
+from awakeables.errors import (
+    AuthorError,
+    Cancelled,
+    HandlerMisuse,
+    ReplayMismatch,
+    Suspended,
+    TerminalError,
+)
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import Codec, decode_json, explain
 from awakeables.ports import Clock
@@ -81,7 +89,7 @@ Wait: TypeAlias = AwakeableWait | SleepWait | RunWait | SettleWait
 class Finished:
     """It returned, or raised a `TerminalError`."""
 
-    result: Resolution | Rejection
+    result: Resolution | Rejection | Cancellation
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +129,25 @@ class Taken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """What an execution is given of the world."""
+    """What an execution is given of the world.
+
+    Attributes:
+        max_entries: A journal that is this long takes no more operations.
+    """
 
     clock: Clock
     ids: Ids
+    app: str
     reply_to: str
+    max_entries: int = 100_000
 
 
 class Execution:
-    """A coroutine on its way along a journal."""
+    """A coroutine on its way along a journal.
+
+    Attributes:
+        cancelled: Was the invocation's cancellation raised, or does history tell that it will be?
+    """
 
     def __init__(
         self,
@@ -150,6 +168,9 @@ class Execution:
         self._ending = False
         self._left = False
         self._broken: AuthorError | None = None
+        self.cancelled = self.replay.cancelled
+        self._cancelling: CancelRaised | None = None
+        self._cancellation: Cancelled | None = None
         self._task: asyncio.Task[Any] | None = None
         self._waits: dict[int, Wait] = {}
         self._unawaited: dict[int, str] = {}
@@ -175,6 +196,12 @@ class Execution:
     def deliver(self, index: int, outcome: Outcome) -> None:
         """Hand in the outcome that the handler waits for; the next `step` goes on from it."""
         self.replay.deliver(index, outcome)
+
+    def cancel(self) -> None:
+        """Raise `Cancelled` at the await that the handler is at; once in an invocation's life."""
+        self.cancelled = True
+        self._cancelling = CancelRaised(reason=CANCELLED)
+        self.replay.cancel(self._cancelling)
 
     def retry_later(self, tried: Tried) -> None:
         """Note that a run failed and is to be tried again; the next `step` asks for it again."""
@@ -218,6 +245,11 @@ class Execution:
                 encode_chunk([op])
             except UnicodeEncodeError as error:
                 raise self.misuse(f"a name that is no UTF-8 can't be kept in the journal: {error}") from None
+            if len(self.replay) >= self.world.max_entries:
+                raise self.misuse(
+                    f"the journal has {len(self.replay):,} entries, the most that one invocation may have "
+                    "(AWAKEABLES_MAX_JOURNAL_ENTRIES): split its work into several invocations"
+                )
         try:
             return self.replay.ask(op)
         except ReplayMismatch as error:
@@ -257,6 +289,10 @@ class Execution:
             if recalled is None:
                 self._waiting = index
                 yield BLOCK
+                recalled, self._cancelling = self._cancelling, None
+            if isinstance(recalled, CancelRaised):
+                self._cancellation = Cancelled(recalled.reason)
+                raise self._cancellation
         return outcomes[index]
 
     # ── driving ────────────────────────────────────────────────────────────────────────────
@@ -342,6 +378,8 @@ class Execution:
             return Crashed(TypeError(described).with_traceback(error.__traceback__))
 
     def _failed(self, error: TerminalError) -> Step:
+        if error is self._cancellation:
+            return self._incomplete() or Finished(Cancellation(reason=error.reason))
         return self._incomplete() or Finished(rejection_of(error))
 
     def _incomplete(self) -> Broken | None:

@@ -71,13 +71,23 @@ class Codec(Generic[T]):
         return Resolution.of_json(content)
 
 
+MAX_NESTING = 200
+"""How deep JSON may be nested: pydantic's own bound, so that its readers of types agree."""
+
+
 def decode_json(text: bytes) -> Any:
     """JSON as Python values; integers of any size are kept exactly.
 
     Raises:
-        ValueError: No JSON text (NaN, bad UTF-8 and lone surrogates are none).
+        ValueError: No JSON text (NaN, bad UTF-8 and lone surrogates are none), or nested deeper
+            than `MAX_NESTING`.
     """
-    return from_json(text, allow_inf_nan=False)
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        if str(error).startswith("recursion limit"):
+            raise ValueError(f"nested deeper than {MAX_NESTING} levels") from None
+        raise
 
 
 ANY: Codec[Any] = Codec("json", encode=to_json, decode=decode_json)

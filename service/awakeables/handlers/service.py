@@ -18,7 +18,18 @@ R = TypeVar("R")
 HandlerFunction = Callable[Concatenate["Context", P], Awaitable[R]]
 
 RESERVED_SERVICES = frozenset(
-    {"restate", "awakeables", "invocations", "dead-letters", "health", "metrics", "openapi.json", "docs"}
+    {
+        "restate",
+        "awakeables",
+        "invocations",
+        "dead-letters",
+        "offsets",
+        "health",
+        "metrics",
+        "openapi.json",
+        "asyncapi.json",
+        "docs",
+    }
 )
 """First segments of the service's own paths."""
 
@@ -129,6 +140,10 @@ class App:
     @property
     def dead_letter_topic(self) -> str:
         return f"{self.name}.completions.dlq"
+
+    @property
+    def verdicts_topic(self) -> str:
+        return f"{self.name}.verdicts"
 
     def handler(self, service: str, name: str) -> Handler:
         """Find a handler.

@@ -19,14 +19,14 @@ class Alarms:
     def __init__(self, board: MutableMapping[str, str]) -> None:
         self.records_expired = 0
         self._board = board
-        self._raised: set[str] = set()
+        self._raised: dict[str, str] = {}
         self._lost_to: dict[str, int] = {}
 
     def sound(self, name: str, event: str, text: str, **facts: object) -> None:
-        """Something is wrong; logged unless it was wrong before."""
+        """Something is wrong; logged unless the same was wrong before."""
         self._board[name] = text
-        if name not in self._raised:
-            self._raised.add(name)
+        if self._raised.get(name) != event:
+            self._raised[name] = event
             log.error(event, problem=text, **facts)
 
     def lost(self, name: str, first: int, behind: int) -> int:
@@ -39,7 +39,7 @@ class Alarms:
     def clear(self, name: str, event: str | None = None, **facts: object) -> None:
         """It is well; logged, with an event, if it was wrong before."""
         if name in self._raised:
-            self._raised.discard(name)
+            del self._raised[name]
             self._board.pop(name, None)
             if event is not None:
                 log.info(event, **facts)

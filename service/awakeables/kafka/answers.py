@@ -11,7 +11,9 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
 from awakeables.errors import BrokerUnavailable, PublishRefused, TopicMissing
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import NO_CONNECTION, Connection
+from awakeables.kafka.diagnosis import DENIED, denied
+from awakeables.kafka.outage import Outage
 from awakeables.kafka.topics import create_topics, describe
 from awakeables.ports import Clock
 from awakeables.telemetry import events
@@ -116,7 +118,9 @@ class AnswerProducer:
                 await self._find(record.topic)
             except kafka.KafkaError as error:
                 if producer is self._producer:
-                    log.warning(events.EFFECT_FAILED, topic=record.topic, error=_told(error))
+                    log.warning(
+                        events.EFFECT_FAILED, topic=record.topic, error=self._told_of(record.topic, error)
+                    )
                     self._break(producer)
                     await asyncio.sleep(pause_s)
                     pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
@@ -153,24 +157,21 @@ class AnswerProducer:
                 return
 
     async def _started(self) -> AIOKafkaProducer:
-        pause_s, told = FIRST_PAUSE_S, False
+        pause_s, outage = FIRST_PAUSE_S, Outage(self._connection, client="producer")
         options = self._connection.producer_options() | {"max_request_size": MAX_REQUEST_BYTES}
         while True:
             producer = AIOKafkaProducer(**options)
             try:
                 async with asyncio.timeout(self._connection.request_timeout.total_seconds()):
                     await producer.start()
-            except (kafka.KafkaError, TimeoutError, OSError) as error:
+            except NO_CONNECTION as error:
                 await _close(producer)
-                if not told:
-                    log.warning(events.BROKER_DOWN, client="producer", error=_told(error))
-                    told = True
+                await outage.explain(error)
             except BaseException:
                 await _close(producer)
                 raise
             else:
-                if told:
-                    log.info(events.BROKER_BACK, client="producer")
+                outage.end()
                 return producer
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
@@ -190,12 +191,20 @@ class AnswerProducer:
                     if facts.problem is None:
                         self._known_topics.add(topic)
                         return
+                    if facts.problem in DENIED and not told:
+                        log.error(events.BROKER_REFUSED, error=self._told_of(topic, facts.problem()))
+                        told = True
             if missing and not told:
                 log.error(events.TOPIC_MISSING, topic=topic)
                 told = True
             if missing and self._clock.monotonic() > until:
                 raise TopicMissing(f"there is no topic {topic!r}; was it deleted, or never created?")
             await asyncio.sleep(FIRST_PAUSE_S if told else FIRST_PAUSE_S / 4)
+
+    def _told_of(self, topic: str, error: kafka.KafkaError) -> str:
+        if isinstance(error, DENIED):
+            return str(denied(self._connection.security, f"topic {topic!r}"))
+        return _told(error)
 
     async def _create(self, topic: str) -> None:
         """See to a dead-letter topic; one partition is enough, and one that exists stays as it is."""

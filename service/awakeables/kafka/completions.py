@@ -17,14 +17,15 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
 from awakeables.engine.intake import Intake
-from awakeables.errors import BrokerUnavailable, TopicMissing
+from awakeables.engine.offsets import PARTITION
+from awakeables.errors import BrokerRefused, BrokerUnavailable, TopicMissing
 from awakeables.kafka.alarms import Alarms
 from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.gate import Gate
 from awakeables.kafka.lag import report_lag
-from awakeables.kafka.lenient import fetch_leniently
-from awakeables.kafka.partitions import PARTITION, PartitionReader, ReadingSettings, Surroundings
+from awakeables.kafka.lenient import fetch_leniently, next_batch
+from awakeables.kafka.partitions import PartitionReader, ReadingSettings, Surroundings
 from awakeables.kafka.topics import partitions_of
 from awakeables.ports import Clock
 from awakeables.telemetry import events
@@ -118,6 +119,8 @@ class CompletionsConsumer:
                 pause_s = FIRST_PAUSE_S
             except* TopicMissing as group:
                 self._alarms.sound(TOPIC, events.TOPIC_MISSING, str(group.exceptions[0]), topic=self._topic)
+            except* BrokerRefused as group:
+                self._alarms.sound(BROKER, events.BROKER_REFUSED, str(group.exceptions[0]))
             except* (kafka.KafkaError, OSError, TimeoutError, BrokerUnavailable) as group:
                 self._alarms.sound(BROKER, events.BROKER_DOWN, _told(group.exceptions[0]))
             except* Exception as group:
@@ -134,6 +137,7 @@ class CompletionsConsumer:
             self._alarms.clear(BROKER, events.BROKER_BACK)
             self._alarms.clear(TOPIC)
             readers = self._assign(consumer, numbers)
+            self._intake.on_skip = functools.partial(_call_back, readers)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     for reader in readers:
@@ -180,6 +184,7 @@ class CompletionsConsumer:
             settings=self._settings,
             gate=Gate(self._settings.max_settling),
             lenient=functools.partial(fetch_leniently, self._connection),
+            next_batch=functools.partial(next_batch, self._connection),
         )
         return [PartitionReader(consumer, partition, shared) for partition in partitions]
 
@@ -215,6 +220,12 @@ class CompletionsConsumer:
         if max(silent_s, behind_s) > self._stuck_s:
             return f"it has read nothing for {self._stuck_s:.0f} s"
         return None
+
+
+def _call_back(readers: Sequence[PartitionReader], number: int) -> None:
+    for reader in readers:
+        if reader.partition.partition == number:
+            reader.call_back()
 
 
 def _offsets(readers: Sequence[PartitionReader]) -> dict[TopicPartition, int]:

@@ -2,9 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ssl
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, TypeAlias
+
+from aiokafka import errors as kafka
+
+SecurityProtocol: TypeAlias = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+SaslMechanism: TypeAlias = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+
+NO_CONNECTION = (kafka.KafkaError, OSError, TimeoutError, ValueError)
+"""What a client of aiokafka raises when it can't be started; a ValueError when a broker fails to
+prove in turn that it knows the user's SCRAM password."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Security:
+    """How brokers know us, and we them; its `repr` never shows the password.
+
+    Attributes:
+        protocol: What a broker's port speaks, by Kafka's names.
+        tls: Whom to trust, and our own certificate if there is one; with a protocol of TLS only.
+        mechanism: How the user proves to be who they say; with a protocol of SASL only, as is
+            what follows.
+        username: The user.
+        password: Their password.
+    """
+
+    protocol: SecurityProtocol = "PLAINTEXT"
+    tls: ssl.SSLContext | None = None
+    mechanism: SaslMechanism | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def who(self) -> str:
+        """Whom a broker deals with, for messages."""
+        return "us" if self.username is None else f"user {self.username!r}"
+
+    def client_options(self) -> dict[str, Any]:
+        """What every client of aiokafka takes; the password is among it."""
+        options: dict[str, Any] = {"security_protocol": self.protocol, "ssl_context": self.tls}
+        if self.mechanism is not None:
+            options |= {
+                "sasl_mechanism": self.mechanism,
+                "sasl_plain_username": self.username,
+                "sasl_plain_password": self.password,
+            }
+        return options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +60,7 @@ class Connection:
     Attributes:
         bootstrap: One or more brokers, `host:port,host:port`.
         client_id: The name in the brokers' logs and quotas.
+        security: TLS and credentials; neither, unless said.
         request_timeout: The end of a wait for an answer of a broker. An idempotent producer
             knows no end (it goes on until the broker is back), so callers bound their sends.
         metadata_max_age: New topics and partitions are seen after this long at the latest.
@@ -24,6 +71,7 @@ class Connection:
 
     bootstrap: str
     client_id: str = "awakeables"
+    security: Security = field(default_factory=Security)
     request_timeout: timedelta = timedelta(seconds=20)
     metadata_max_age: timedelta = timedelta(minutes=1)
     fetch_max_wait_ms: int = 100
@@ -36,7 +84,7 @@ class Connection:
             "client_id": self.client_id,
             "request_timeout_ms": _ms(self.request_timeout),
             "metadata_max_age_ms": _ms(self.metadata_max_age),
-        }
+        } | self.security.client_options()
 
     def consumer_options(self) -> dict[str, Any]:
         """What every consumer of ours takes: bytes, no offsets moved behind our back.

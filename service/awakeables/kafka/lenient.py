@@ -1,4 +1,4 @@
-r"""Reads what aiokafka refuses: records with a header name that is not UTF-8.
+r"""Reads what aiokafka refuses: records with a header name that is not UTF-8, heads of broken batches.
 
 Kafka lets any bytes be a header's name, aiokafka decodes them strictly: one such record would
 make its batch unreadable for ever, and K2 promises that one bad record never stops a partition.
@@ -25,6 +25,10 @@ from awakeables.kafka.connection import Connection
 BATCH_HEAD = struct.Struct(">qi")
 """A batch's first offset, and how many bytes follow."""
 
+LAST_OFFSET = struct.Struct(">i")
+LAST_OFFSET_AT = 23
+"""Where a batch of version 2, which all brokers since 0.11 write, tells its last offset, less the first."""
+
 MAX_WAIT_MS = 1000
 MAX_BYTES = 1024 * 1024
 """A batch that is larger is sent whole all the same."""
@@ -38,6 +42,30 @@ async def fetch_leniently(
     Raises:
         KafkaError: The broker did not answer, or refused.
     """
+    data, aborted = await _fetch(connection, partition, offset)
+    return _decode(partition, data, aborted, offset)
+
+
+async def next_batch(connection: Connection, partition: TopicPartition, offset: int) -> int | None:
+    """The offset behind the batch at this one, told by its head, which is never compressed.
+
+    None when there is no such batch.
+
+    Raises:
+        KafkaError: The broker did not answer, or refused.
+    """
+    data, _ = await _fetch(connection, partition, offset)
+    for batch in _slices(data):
+        base, _ = BATCH_HEAD.unpack_from(batch)
+        (last,) = LAST_OFFSET.unpack_from(batch, LAST_OFFSET_AT)
+        if base + last >= offset:
+            following: int = base + last + 1
+            return following
+    return None
+
+
+async def _fetch(connection: Connection, partition: TopicPartition, offset: int) -> tuple[bytes, Any]:
+    """The bytes of one fetch from this offset on, and the transactions in it that were aborted."""
     client = AIOKafkaClient(**connection.client_options())
     try:
         await client.bootstrap()
@@ -56,7 +84,7 @@ async def fetch_leniently(
     [(_, [row])] = response.topics
     # From version 11 on the preferred replica stands between the aborted ones and the data.
     aborted = row[-3] if response.API_VERSION >= 11 else row[-2]
-    return _decode(partition, data, aborted, offset)
+    return data, aborted
 
 
 def _decode(partition: TopicPartition, data: bytes, aborted: Any, offset: int) -> Sequence[ConsumerRecord]:

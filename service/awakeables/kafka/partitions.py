@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias, TypeVar
@@ -19,7 +20,8 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka import errors as kafka
 
-from awakeables.engine.intake import Intake, Record
+from awakeables.engine.intake import Intake, Record, Stuck
+from awakeables.engine.offsets import PARTITION
 from awakeables.errors import Overloaded, OwnershipLost, StoreRefused, StoreUnavailable
 from awakeables.kafka.alarms import Alarms
 from awakeables.kafka.gate import Gate
@@ -29,9 +31,6 @@ from awakeables.telemetry import events
 
 T = TypeVar("T")
 log = structlog.stdlib.get_logger(__name__)
-
-PARTITION = "partition"
-"""With its number, a partition's name on the board of problems."""
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
@@ -67,6 +66,9 @@ class OffsetsAhead(Exception):
     """The stored offset lies beyond the end: the topic was cut short, or is another one."""
 
 
+NextBatch: TypeAlias = Callable[[TopicPartition, int], Awaitable[int | None]]
+"""Tells where the batch behind the one at an offset begins."""
+
 LenientRead: TypeAlias = Callable[[TopicPartition, int], Awaitable[Sequence[ConsumerRecord]]]
 """Reads from an offset on what aiokafka refuses."""
 
@@ -82,6 +84,7 @@ class Surroundings:
     settings: ReadingSettings
     gate: Gate
     lenient: LenientRead
+    next_batch: NextBatch
 
 
 class PartitionReader:
@@ -105,6 +108,8 @@ class PartitionReader:
         self._settings = shared.settings
         self._gate = shared.gate
         self._lenient = shared.lenient
+        self._next_batch = shared.next_batch
+        self._called = asyncio.Event()
         self._name = f"{PARTITION} {partition.partition}"
         self._facts = {"topic": partition.topic, "partition": partition.partition}
         self._epoch = 0
@@ -112,6 +117,10 @@ class PartitionReader:
         self._wary = False
         self._pause_s = FIRST_PAUSE_S
         self._pulse = Pulse(shared.clock)
+        self._clock = shared.clock
+        self._settled_ms = 0
+        self._lag = self._intake.metrics.consumer_lag.labels(str(partition.partition))
+        self._behind_s = self._intake.metrics.consumer_behind_s.labels(str(partition.partition))
 
     @property
     def silent_s(self) -> float:
@@ -122,6 +131,10 @@ class PartitionReader:
     def behind_s(self) -> float:
         """For how long nothing came although the broker has told of more."""
         return self._pulse.behind_s()
+
+    def call_back(self) -> None:
+        """Rest no longer: the partition is to be read on from elsewhere."""
+        self._called.set()
 
     async def run(self) -> None:
         """Read and settle until cancelled, or until the consumer is closed."""
@@ -134,6 +147,8 @@ class PartitionReader:
                 return
             except Exception as error:
                 # The supervisor of this partition: the others go on, and so will this one.
+                if isinstance(error, UnreadableBatch):
+                    await self._note_stuck()
                 await self._rest(self._trouble(error))
 
     def _trouble(self, error: Exception) -> float:
@@ -150,7 +165,8 @@ class PartitionReader:
                 )
                 return self._settings.stuck_retry.total_seconds()
             case kafka.TopicAuthorizationFailedError():
-                self._alarms.sound(self._name, events.BROKER_DOWN, str(error), **self._facts)
+                told = f"Kafka does not let us read topic {self.partition.topic!r}; grant it by an ACL"
+                self._alarms.sound(self._name, events.BROKER_REFUSED, told, **self._facts)
             case kafka.KafkaError():
                 # Whether the broker is there is watched for all partitions together; and records
                 # that were deleted under the reader are reported when it takes its place again.
@@ -183,9 +199,11 @@ class PartitionReader:
         if 0 < held.next < begin:
             count = self._alarms.lost(self._name, held.next, begin)
             if count:
+                self._intake.metrics.records_expired.inc(count)
                 log.error(events.RECORDS_EXPIRED, first=begin - count, next=begin, count=count, **self._facts)
         self._epoch = held.epoch
         self.next = held.next
+        self._measure(end, max(held.next, begin))
         self._go_to(max(held.next, begin))
         self._consumer.resume(self.partition)
         self._pulse.begin(self._stamp())
@@ -195,6 +213,7 @@ class PartitionReader:
         begin, end = await asyncio.gather(
             self._consumer.beginning_offsets([self.partition]), self._consumer.end_offsets([self.partition])
         )
+        self._intake.ends[self.partition.partition] = end[self.partition]
         return begin[self.partition], end[self.partition]
 
     def _go_to(self, offset: int) -> None:
@@ -206,7 +225,19 @@ class PartitionReader:
         self._pulse.end()
         if self.partition in self._consumer.assignment():
             self._consumer.pause(self.partition)
-        await asyncio.sleep(pause_s)
+        self._called.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._called.wait()
+
+    async def _note_stuck(self) -> None:
+        """Find out where the batch ends that can't be opened, for an operator who skips it."""
+        try:
+            following = await self._next_batch(self.partition, self._position)
+        except (kafka.KafkaError, OSError, TimeoutError):
+            following = None
+        stuck = Stuck(offset=self._position, next=following)
+        self._intake.stuck[self.partition.partition] = stuck
 
     # ── read ───────────────────────────────────────────────────────────────────────────────
 
@@ -215,6 +246,7 @@ class PartitionReader:
         if records:
             await self._settle(records)
             self._alarms.clear(self._name)
+            self._intake.stuck.pop(self.partition.partition, None)
             self._pause_s = FIRST_PAUSE_S
         await self._observe()
 
@@ -291,6 +323,7 @@ class PartitionReader:
             reason = str(error)
             await _patiently(lambda: self._intake.bury(topic, number, self._epoch, records[0], reason))
         self.next = records[-1].offset + 1
+        self._settled_ms = records[-1].timestamp_ms
 
     # ── observe ────────────────────────────────────────────────────────────────────────────
 
@@ -299,12 +332,22 @@ class PartitionReader:
         end = self._consumer.last_stable_offset(self.partition)
         if end is None or end < 0:
             end = self._consumer.highwater(self.partition)
+        if end is not None:
+            self._intake.ends[self.partition.partition] = end
         position = await self._consumer.position(self.partition)
+        self._measure(end, position)
         at_end = end is not None and position >= end
         covered_ms = self._pulse.beat(self._stamp(), position, at_end=at_end)
         if covered_ms is not None and at_end:
             self._alarms.clear(self._name)
             self._intake.horizon.read_to_end(self.partition.partition, covered_ms)
+
+    def _measure(self, end: int | None, position: int) -> None:
+        """Tell how much waits, and since when: the record before it is about as old."""
+        lag = 0 if end is None else max(0, end - position)
+        self._lag.set(lag)
+        behind_ms = self._clock.now_ms() - self._settled_ms if lag and self._settled_ms else 0
+        self._behind_s.set(max(0, behind_ms) / 1000)
 
     def _stamp(self) -> int | None:
         stamp: int | None = self._consumer.last_poll_timestamp(self.partition)

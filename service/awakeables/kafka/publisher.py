@@ -15,7 +15,8 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from awakeables.core.orders import Effect, Header
 from awakeables.errors import BrokerUnavailable, PublishRefused, TopicMissing
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import NO_CONNECTION, Connection
+from awakeables.kafka.diagnosis import denied
 from awakeables.kafka.topics import describe
 from awakeables.ports import Clock
 from awakeables.telemetry import events
@@ -29,7 +30,7 @@ LONGEST_PAUSE_S = 3.0
 FLUSH_S = 2.0
 """How long a producer that is let go of may take for what it holds."""
 
-REFUSED = (kafka.TopicAuthorizationFailedError, kafka.InvalidTopicError, kafka.PolicyViolationError)
+REFUSED = (kafka.InvalidTopicError, kafka.PolicyViolationError)
 """Never: whoever else is in the batch."""
 
 REFUSED_BATCH = (
@@ -166,6 +167,9 @@ class KafkaPublisher:
                 await self._answered(event_id, sent)
             except SEQUENCE_LOST as error:
                 self._wear_out(producer, record.topic, error)
+            except kafka.TopicAuthorizationFailedError as error:
+                told = denied(self._connection.security, f"topic {record.topic!r}")
+                raise PublishRefused(str(told)) from error
             except REFUSED as error:
                 raise PublishRefused(f"topic {record.topic!r}: {_told(error)}") from error
             except REFUSED_BATCH as error:
@@ -272,7 +276,8 @@ class KafkaPublisher:
             try:
                 async with asyncio.timeout(self._settings.timeout.total_seconds()):
                     await producer.start()
-            except (kafka.KafkaError, OSError, TimeoutError) as error:
+            except NO_CONNECTION as error:
+                # The consumer finds the same, and says why.
                 await producer.stop()
                 log.debug(events.BROKER_DOWN, bootstrap=self._connection.bootstrap, error=_told(error))
             except BaseException:

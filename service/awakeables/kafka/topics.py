@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -13,7 +13,8 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.metadata import MetadataRequest
 
 from awakeables.errors import BrokerUnavailable, TopicMissing
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import NO_CONNECTION, Connection
+from awakeables.kafka.diagnosis import DENIED, denied, diagnose
 
 READY_PAUSE_S = 0.05
 """A new topic has no leader yet in the first milliseconds."""
@@ -21,9 +22,14 @@ READY_PAUSE_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicFacts:
-    """What a broker says of a topic; `problem` is None when all is well with it."""
+    """What a broker says of a topic; `problem` is None when all is well with it.
+
+    Attributes:
+        replication: The replicas of the partition that has the fewest.
+    """
 
     partitions: frozenset[int]
+    replication: int
     problem: type[kafka.KafkaError] | None
 
     @property
@@ -47,7 +53,11 @@ async def describe(client: AIOKafkaClient, names: Iterable[str]) -> dict[str, To
         leaderless = any(leader < 0 for _, _, leader, *_ in partitions)
         if problem is None and (leaderless or not partitions):
             problem = kafka.LeaderNotAvailableError
-        facts[name] = TopicFacts(partitions=frozenset(row[1] for row in partitions), problem=problem)
+        facts[name] = TopicFacts(
+            partitions=frozenset(row[1] for row in partitions),
+            replication=min((len(row[3]) for row in partitions), default=0),
+            problem=problem,
+        )
     return facts
 
 
@@ -58,10 +68,12 @@ async def partitions_of(connection: Connection, topic: str) -> frozenset[int]:
         TopicMissing: There is no such topic.
         BrokerUnavailable: The broker can't be reached, or has no leader for it yet.
     """
-    async with _client(connection) as client:
+    async with asking(connection) as client:
         facts = (await describe(client, [topic]))[topic]
     if facts.missing:
         raise TopicMissing(f"there is no topic {topic!r}; create it")
+    if facts.problem in DENIED:
+        raise denied(connection.security, f"topic {topic!r}")
     if facts.problem is not None:
         raise BrokerUnavailable(f"topic {topic!r}: {facts.problem.__name__}")
     return facts.partitions
@@ -76,13 +88,22 @@ async def missing_topics(connection: Connection, names: Iterable[str]) -> list[s
     wanted = list(dict.fromkeys(names))
     if not wanted:
         return []
-    async with _client(connection) as client:
+    async with asking(connection) as client:
         facts = await describe(client, wanted)
     return [name for name in wanted if facts[name].missing]
 
 
-async def create_topics(connection: Connection, topics: Mapping[str, int]) -> None:
-    """Create topics with so many partitions; those that exist stay as they are.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicPlan:
+    """A topic to be made; what isn't said is the cluster's to choose."""
+
+    partitions: int
+    replication: int = -1
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+async def create_topics(connection: Connection, topics: Mapping[str, int | TopicPlan]) -> None:
+    """Create topics by plans, or with so many partitions; those that exist stay as they are.
 
     Returns when every broker that we ask knows a leader for all their partitions.
 
@@ -91,16 +112,24 @@ async def create_topics(connection: Connection, topics: Mapping[str, int]) -> No
     """
     # What an embedded broker or another process has made needs no admin protocol.
     wanted = set(await missing_topics(connection, topics))
-    # The cluster's own replication factor (-1), which aiokafka lets pass with assignments only.
-    new = [NewTopic(name, count, -1, {}) for name, count in topics.items() if name in wanted]
+    new = [_new(name, plan) for name, plan in topics.items() if name in wanted]
     if new:
         await _create(connection, new)
-    async with _client(connection) as client, asyncio.timeout(connection.request_timeout.total_seconds()):
+    async with asking(connection) as client, asyncio.timeout(connection.request_timeout.total_seconds()):
         while True:
             described = await describe(client, topics)
             if not any(facts.problem for facts in described.values()):
                 return
             await asyncio.sleep(READY_PAUSE_S)
+
+
+def _new(name: str, plan: int | TopicPlan) -> NewTopic:
+    if isinstance(plan, int):
+        plan = TopicPlan(partitions=plan)
+    # The cluster's own replication factor (-1) is let pass by aiokafka with assignments only, and
+    # any other without them only.
+    assignments: dict[int, list[int]] | None = {} if plan.replication < 0 else None
+    return NewTopic(name, plan.partitions, plan.replication, assignments, dict(plan.settings))
 
 
 async def _create(connection: Connection, new: list[NewTopic]) -> None:
@@ -120,14 +149,19 @@ async def _create(connection: Connection, new: list[NewTopic]) -> None:
 
 
 @asynccontextmanager
-async def _client(connection: Connection) -> AsyncIterator[AIOKafkaClient]:
+async def asking(connection: Connection) -> AsyncIterator[AIOKafkaClient]:
+    """A client for a few questions.
+
+    Raises:
+        BrokerUnavailable: Kafka can't be reached, refuses us, or doesn't answer one of them.
+    """
     client = AIOKafkaClient(**connection.client_options())
     try:
         async with asyncio.timeout(connection.request_timeout.total_seconds()):
             await client.bootstrap()
             yield client
-    except (kafka.KafkaError, OSError, TimeoutError) as error:
-        raise BrokerUnavailable(f"Kafka at {connection.bootstrap}: {_told(error)}") from error
+    except NO_CONNECTION as error:
+        raise await diagnose(connection, error) from error
     finally:
         await client.close()
 

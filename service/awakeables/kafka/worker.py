@@ -15,11 +15,14 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from awakeables.errors import BrokerUnavailable, DeclarationError
 from awakeables.kafka.answers import FIRST_PAUSE_S, LONGEST_PAUSE_S, AnswerProducer
 from awakeables.kafka.closing import close_consumer
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import NO_CONNECTION, Connection
+from awakeables.kafka.diagnosis import DENIED
 from awakeables.kafka.lenient import fetch_leniently
+from awakeables.kafka.outage import Outage
 from awakeables.kafka.topics import missing_topics
 from awakeables.ports import Clock
 from awakeables.telemetry import events
+from awakeables.telemetry.metrics import WorkerMetrics
 from awakeables.worker.ledger import Ledger
 from awakeables.worker.letters import dead_letter_topic
 from awakeables.worker.loop import LoopSettings, WorkerLoop
@@ -66,7 +69,13 @@ class WorkerRunner:
     """Runs a worker on Kafka until it is told to stop."""
 
     def __init__(
-        self, worker: Worker, connection: Connection, *, clock: Clock, settings: WorkerSettings | None = None
+        self,
+        worker: Worker,
+        connection: Connection,
+        *,
+        clock: Clock,
+        settings: WorkerSettings | None = None,
+        metrics: WorkerMetrics | None = None,
     ) -> None:
         """Prepare; nothing is connected yet.
 
@@ -79,6 +88,7 @@ class WorkerRunner:
         self._connection = connection
         self._clock = clock
         self._settings = settings or WorkerSettings()
+        self._metrics = metrics
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then drain: finish what runs, answer it, commit, leave.
@@ -86,7 +96,9 @@ class WorkerRunner:
         A broker that can't be reached is waited for, at the start as well as later.
         """
         port = KafkaTasks(self._worker, self._connection, clock=self._clock, settings=self._settings)
-        loop = WorkerLoop(self._worker, port, clock=self._clock, settings=self._settings.loop)
+        loop = WorkerLoop(
+            self._worker, port, clock=self._clock, settings=self._settings.loop, metrics=self._metrics
+        )
         log.info(events.WORKER_STARTED, worker=self._worker.name, topics=sorted(self._worker.topics))
         try:
             async with asyncio.TaskGroup() as children:
@@ -122,6 +134,7 @@ class KafkaTasks:
         self._stuck: dict[TopicPartition, float] = {}
         self._doubtful = 0
         self._turn = 0
+        self._denial = Outage(connection, client="consumer")
 
     # ── the port ──────────────────────────────────────────────────────────────────────────────
 
@@ -198,7 +211,7 @@ class KafkaTasks:
     # ── membership ────────────────────────────────────────────────────────────────────────────
 
     async def _join(self) -> AIOKafkaConsumer:
-        pause_s, told = FIRST_PAUSE_S, False
+        pause_s, outage = FIRST_PAUSE_S, Outage(self._connection, client="consumer")
         while True:
             consumer = AIOKafkaConsumer(
                 **self._connection.consumer_options(),
@@ -209,19 +222,16 @@ class KafkaTasks:
             try:
                 async with asyncio.timeout(self._connection.request_timeout.total_seconds()):
                     await consumer.start()
-            except (KafkaError, TimeoutError, OSError) as error:
-                if not told:
-                    log.warning(events.BROKER_DOWN, client="consumer", error=_told(error))
-                    told = True
+            except NO_CONNECTION as error:
                 await close_consumer(consumer)
+                await outage.explain(error)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
             except BaseException:
                 await close_consumer(consumer)
                 raise
             else:
-                if told:
-                    log.info(events.BROKER_BACK, client="consumer")
+                outage.end()
                 self._consumer = consumer
                 self._subscribed = frozenset()
                 self._topics_checked_at = float("-inf")
@@ -229,12 +239,17 @@ class KafkaTasks:
 
     async def _leave(self, error: Exception) -> None:
         """Give a consumer up that the group's own machinery reports broken; the next call joins anew."""
-        log.warning(events.CLIENT_REPLACED, client="consumer", worker=self._worker.name, error=_told(error))
+        if isinstance(error, DENIED):
+            await self._denial.explain(error)
+        else:
+            log.warning(
+                events.CLIENT_REPLACED, client="consumer", worker=self._worker.name, error=_told(error)
+            )
         consumer, self._consumer = self._consumer, None
         self._forget_partitions(consumer.assignment() if consumer else ())
         if consumer is not None:
             await close_consumer(consumer)
-        await asyncio.sleep(FIRST_PAUSE_S)
+        await asyncio.sleep(LONGEST_PAUSE_S if isinstance(error, DENIED) else FIRST_PAUSE_S)
 
     async def _look_for_topics(self, consumer: AIOKafkaConsumer) -> None:
         """Subscribe to those topics that exist.
@@ -264,6 +279,7 @@ class KafkaTasks:
     async def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """Begin with partitions: a new assignment knows no pauses."""
         self._stuck.clear()
+        self._denial.end()
         log.info(events.PARTITIONS_ASSIGNED, worker=self._worker.name, partitions=_shown(partitions))
 
     async def revoked(self, partitions: Collection[TopicPartition]) -> None:

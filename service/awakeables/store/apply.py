@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
 from awakeables.core.awakeables import Awakeable, Completion, Verdict
-from awakeables.core.deadletters import relay
 from awakeables.core.ids import parse_id
 from awakeables.core.invocations import End, Invocation
 from awakeables.core.orders import (
@@ -22,6 +21,7 @@ from awakeables.core.orders import (
     Answer,
     Begin,
     Begun,
+    Cancel,
     Claim,
     Claimed,
     ClaimedEffects,
@@ -36,23 +36,27 @@ from awakeables.core.orders import (
     Noted,
     PartitionFence,
     Position,
+    Purge,
+    PurgeLetters,
     Refused,
     Release,
     Released,
+    Resend,
     Resume,
-    Resumed,
     Sent,
     Settle,
     SettledAll,
+    Skip,
     Taken,
     TakePartitions,
     Unchecked,
     Wake,
 )
 from awakeables.core.outcomes import Rejection
+from awakeables.store.operate import UNCLAIMED, bury, call_off, operate
 from awakeables.store.tables import Tables
+from awakeables.wire.verdicts import encode_verdict
 
-UNCLAIMED = ""
 ABANDONED = "its invocation ended"
 PUBLISH_FAILED = "publish-failed"
 
@@ -80,8 +84,8 @@ def _apply(member: Member, tables: Tables, now_ms: int, retention_ms: int) -> An
             return _expire(member, tables, now_ms)
         case Release():
             return _release(member, tables, now_ms)
-        case Resume():
-            return _resume(member, tables, now_ms)
+        case Resume() | Cancel() | Purge() | PurgeLetters() | Resend() | Skip():
+            return operate(member, tables, now_ms=now_ms)
         case TakePartitions():
             return _take(member, tables)
         case ClaimEffects():
@@ -168,10 +172,7 @@ def _advance(order: Advance, tables: Tables, now_ms: int) -> Advanced | Fenced:
         tables.add_effect(effect, order.owner)
     if isinstance(order.next, End):
         for awakeable_id in order.next.abandoned:
-            pending = tables.awakeable(awakeable_id)
-            cancelled = pending and awakeables.cancel(pending, now_ms=now_ms, reason=ABANDONED)
-            if cancelled:
-                tables.put_awakeable(cancelled)
+            call_off(awakeable_id, ABANDONED, tables, now_ms)
     return Advanced(invocation=row, effects=effects)
 
 
@@ -216,13 +217,30 @@ def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> Se
         verdicts.append(verdict)
         if verdict is not None and verdict.kind in ("unknown", "invalid") and place in order.originals:
             letters.append(_because(order.originals[place], verdict))
-    buried = _bury(letters, order.relay_to, tables, now_ms)
+    buried = bury(letters, order.relay_to, tables, now_ms)
+    if order.verdicts_to:
+        _tell_verdicts(order, verdicts, tables, now_ms)
     if order.fence is not None:
         fence = order.fence
         tables.put_position(
             fence.topic, Position(partition=fence.partition, next=fence.next, epoch=fence.epoch)
         )
     return SettledAll(verdicts=tuple(verdicts), wakes=tuple(wakes), dead_letters=buried)
+
+
+def _tell_verdicts(order: Settle, verdicts: Sequence[Verdict | None], tables: Tables, now_ms: int) -> None:
+    """Queue the verdicts for their topic, in the transaction that decides them."""
+    for event_id, verdict in zip(order.verdict_ids, verdicts, strict=True):
+        if verdict is not None:
+            effect = Effect(
+                event_id=event_id,
+                stream=verdict.awakeable_id,
+                topic=order.verdicts_to,
+                key=verdict.awakeable_id.encode(),
+                value=encode_verdict(verdict),
+                created_ms=now_ms,
+            )
+            tables.add_effect(effect, UNCLAIMED)
 
 
 def _is_next(fence: PartitionFence, tables: Tables) -> bool:
@@ -238,17 +256,6 @@ def _needs_check(completion: Completion, tables: Tables) -> bool:
 
 def _because(original: DeadLetter, verdict: Verdict) -> DeadLetter:
     return replace(original, code=verdict.kind, reason=verdict.reason or original.reason)
-
-
-def _bury(letters: Sequence[DeadLetter], relay_to: str, tables: Tables, now_ms: int) -> int:
-    """Keep dead letters, each record once, and queue their copies for the dead-letter topic (K2)."""
-    buried = 0
-    for letter in letters:
-        if not tables.has_dead_letter(letter.source):
-            tables.add_dead_letter(letter)
-            tables.add_effect(relay(letter, to=relay_to, now_ms=now_ms), UNCLAIMED)
-            buried += 1
-    return buried
 
 
 def _wake(awakeable: Awakeable, tables: Tables, now_ms: int) -> Wake:
@@ -281,15 +288,6 @@ def _release(order: Release, tables: Tables, now_ms: int) -> Released:
     for row in rows:
         tables.put_invocation(invocations.release(row, now_ms=now_ms))
     return Released(count=len(rows))
-
-
-def _resume(order: Resume, tables: Tables, now_ms: int) -> Resumed:
-    row = tables.invocation(order.invocation_id)
-    resumed = row and invocations.resume(row, now_ms=now_ms)
-    if not resumed:
-        return Resumed(invocation=row, changed=False)
-    tables.put_invocation(resumed)
-    return Resumed(invocation=resumed, changed=True)
 
 
 def _take(order: TakePartitions, tables: Tables) -> Taken:

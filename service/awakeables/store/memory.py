@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from awakeables.core.awakeables import Awakeable, State
-from awakeables.core.invocations import Invocation, Status, is_suspect
+from awakeables.core.ids import first_id
+from awakeables.core.invocations import STATUSES, Invocation, Status, is_suspect
 from awakeables.core.journal import Entry, decode_chunks
 from awakeables.core.orders import (
     Answer,
@@ -30,7 +32,7 @@ class MemoryTables:
 
     def __init__(self) -> None:
         self.invocations: dict[str, Invocation] = {}
-        self.chunks: dict[str, dict[int, bytes]] = {}
+        self.journals: dict[str, dict[int, bytes]] = {}
         self.keys: dict[tuple[str, str], tuple[str, str]] = {}
         self.awakeables: dict[str, Awakeable] = {}
         self.schemas: dict[str, bytes] = {}
@@ -80,9 +82,21 @@ class MemoryTables:
         return [row for row in self.invocations.values() if row.owner is not None]
 
     def add_chunk(self, invocation_id: str, version: int, chunk: bytes) -> None:
-        if invocation_id not in self.chunks:
-            self._set(self.chunks, invocation_id, {})
-        self._set(self.chunks[invocation_id], version, chunk)
+        if invocation_id not in self.journals:
+            self._set(self.journals, invocation_id, {})
+        self._set(self.journals[invocation_id], version, chunk)
+
+    def chunks(self, invocation_id: str) -> list[bytes]:
+        return [chunk for _, chunk in sorted(self.journals.get(invocation_id, {}).items())]
+
+    def forget(self, invocation_ids: Sequence[str], awakeable_ids: Sequence[str]) -> None:
+        for key in invocation_ids:
+            self._delete(self.invocations, key)
+            self._delete(self.journals, key)
+        for pair in [pair for pair, (_, stands_for) in self.keys.items() if stands_for in invocation_ids]:
+            self._delete(self.keys, pair)
+        for key in awakeable_ids:
+            self._delete(self.awakeables, key)
 
     def idempotent(self, scope: str, key: str) -> tuple[str, str] | None:
         return self.keys.get((scope, key))
@@ -139,6 +153,22 @@ class MemoryTables:
         self._set(self.letters, letter.id, letter)
         self._set(self.sources, letter.source, letter.id)
 
+    def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
+        return self.letters.get(dead_letter_id)
+
+    def put_dead_letter(self, letter: DeadLetter) -> None:
+        self._set(self.letters, letter.id, letter)
+
+    def forget_letters(self, before_ms: int, limit: int) -> int:
+        letters = sorted(key for key in self.letters if key < first_id("dlq", before_ms))[:limit]
+        for key in letters:
+            self._delete(self.sources, self.letters[key].source)
+            self._delete(self.letters, key)
+        refused = sorted(key for key in self.failed if self.effects[key].created_ms < before_ms)[:limit]
+        for key in refused:
+            self.drop_effect(key)
+        return len(letters) + len(refused)
+
     def position(self, topic: str, partition: int) -> Position | None:
         return self.positions.get((topic, partition))
 
@@ -169,12 +199,8 @@ class MemoryStore:
             raise
 
     async def history(self, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
-        chunks = self.tables.chunks
-        return {
-            key: decode_chunks(chunk for _, chunk in sorted(chunks[key].items()))
-            for key in invocation_ids
-            if key in chunks
-        }
+        tables = self.tables
+        return {key: decode_chunks(tables.chunks(key)) for key in invocation_ids if key in tables.journals}
 
     async def outcomes(self, awakeable_ids: Sequence[str]) -> dict[str, Outcome]:
         rows = (self.tables.awakeables.get(key) for key in awakeable_ids)
@@ -199,6 +225,11 @@ class MemoryStore:
         wanted = state == "failed"
         failed = self.tables.failed
         return [e for key, e in sorted(self.tables.effects.items()) if (key in failed) == wanted][:limit]
+
+    async def ended(self, before_ms: int, limit: int) -> list[str]:
+        rows = self.tables.invocations.values()
+        ended = [(row.updated_ms, row.id) for row in rows if row.status == "completed"]
+        return [key for at_ms, key in sorted(ended) if at_ms <= before_ms][:limit]
 
     async def positions(self, topic: str) -> list[Position]:
         return [position for (name, _), position in sorted(self.tables.positions.items()) if name == topic]
@@ -230,10 +261,16 @@ class MemoryStore:
 
     async def counts(self) -> Mapping[str, int]:
         tables = self.tables
+        pending = [row.created_ms for row in tables.awakeables.values() if row.state == "pending"]
+        unsent = [row.created_ms for key, row in tables.effects.items() if key not in tables.failed]
+        statuses = Counter(row.status for row in tables.invocations.values() if row.status != "completed")
+        oldest = {"awakeables_oldest_ms": pending, "effects_oldest_ms": unsent}
         return {
-            "awakeables_pending": sum(row.state == "pending" for row in tables.awakeables.values()),
-            "invocations_open": sum(row.status != "completed" for row in tables.invocations.values()),
-            "effects_unsent": len(tables.effects) - len(tables.failed),
+            "awakeables_pending": len(pending),
+            "invocations_open": statuses.total(),
+            **{f"invocations_{status}": statuses[status] for status in STATUSES if status != "completed"},
+            **{name: min(made) for name, made in oldest.items() if made},
+            "effects_unsent": len(unsent),
             "effects_failed": len(tables.failed),
             "dead_letters": len(tables.letters),
         }

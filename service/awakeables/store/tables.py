@@ -6,6 +6,7 @@ read of the same transaction.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from awakeables.core.awakeables import Awakeable
@@ -30,6 +31,14 @@ class Tables(Protocol):
 
     def add_chunk(self, invocation_id: str, version: int, chunk: bytes) -> None:
         """Append the chunk that made the journal this version."""
+        ...
+
+    def chunks(self, invocation_id: str) -> list[bytes]:
+        """A whole journal."""
+        ...
+
+    def forget(self, invocation_ids: Sequence[str], awakeable_ids: Sequence[str]) -> None:
+        """Delete invocations with their journals and idempotency keys, and awakeables."""
         ...
 
     def idempotent(self, scope: str, key: str) -> tuple[str, str] | None:
@@ -71,6 +80,16 @@ class Tables(Protocol):
     def has_dead_letter(self, source: str) -> bool: ...
 
     def add_dead_letter(self, letter: DeadLetter) -> None: ...
+
+    def dead_letter(self, dead_letter_id: str) -> DeadLetter | None: ...
+
+    def put_dead_letter(self, letter: DeadLetter) -> None:
+        """Note how often a dead letter was sent again."""
+        ...
+
+    def forget_letters(self, before_ms: int, limit: int) -> int:
+        """Delete the oldest dead letters, and refused effects, made before; how many of both."""
+        ...
 
     def position(self, topic: str, partition: int) -> Position | None: ...
 

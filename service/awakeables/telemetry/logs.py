@@ -10,12 +10,18 @@ import structlog
 
 
 def configure_logs(*, format_: str, level: str) -> None:
-    """Set up the process's logs; libraries that use `logging` are heard from warnings on."""
+    """Set up the process's logs; libraries that use `logging` are heard from warnings on.
+
+    Stacks are printed without the frames' variables, which may hold a password: structlog shows
+    them otherwise, wherever rich is installed.
+    """
     number = logging.getLevelNamesMapping()[level.upper()]
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if format_ == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -34,4 +40,5 @@ def configure_logs(*, format_: str, level: str) -> None:
         level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )
     # aiokafka logs every broken connection with a stack; our own events tell of the outage once.
+    # And its debug lines hold the requests, a password that is sent by PLAIN among them.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

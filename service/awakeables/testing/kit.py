@@ -25,6 +25,7 @@ from awakeables.handlers.service import App, Handler, Service
 from awakeables.store.memory import MemoryStore
 from awakeables.testing.loop import InlineExecutor, SeededEntropy, SeededLoop, VirtualClock
 from awakeables.wire.tasks import decode_task, encode_effect
+from awakeables.wire.traces import TRACEPARENT, known_traceparent
 from awakeables.worker.results import rejection
 from awakeables.worker.task import Reject, Task
 from awakeables.worker.worker import TaskFunction, Worker
@@ -186,7 +187,12 @@ class _Workers:
             self.errors.append(error)
             return
         await self.engine.settle(
-            Completion(awakeable_id=record.awakeable_id, body=body, source=f"worker:{effect.event_id}")
+            Completion(
+                awakeable_id=record.awakeable_id,
+                body=body,
+                source=f"worker:{effect.event_id}",
+                trace=known_traceparent(text.get(TRACEPARENT)),
+            )
         )
 
 

@@ -2,44 +2,66 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
 
 from awakeables.engine.engine import Engine
+from awakeables.ports import Entropy
 from awakeables.telemetry import events
 from awakeables.web import problems
 from awakeables.web.awakeables import Awakeables
 from awakeables.web.calls import Calls
 from awakeables.web.deadletters import DeadLetters
+from awakeables.web.guard import Guard
 from awakeables.web.health import Health
 from awakeables.web.invocations import Invocations
 from awakeables.web.lists import PAGING
+from awakeables.web.metrics import MetricsPage
+from awakeables.web.offsets import Offsets
 from awakeables.web.problems import ClientGone, Problem
 from awakeables.web.request import Request
+from awakeables.web.requestids import REQUEST_ID, RequestIds
 from awakeables.web.routing import Routes, method_not_allowed, read_query
 from awakeables.web.settings import WebSettings
+from awakeables.web.tokens import Tokens
 from awakeables.web.waiting import Waiting
 
 __all__ = ["WebApp", "WebSettings", "create_app"]
 
 log = structlog.stdlib.get_logger(__name__)
 
+COUNTED_AS = "awakeables.counted_as"
+"""Where a request keeps the method and the template of its route."""
+
+NOWHERE = ("none", "none")
+"""What a request is counted as that found no route: its words are the client's, so any."""
+
 AWAKEABLE_PATHS = ("/awakeables", "/restate/awakeables", "/restate/a")
 
 
-def create_app(engine: Engine, *, settings: WebSettings) -> WebApp:
-    """Put the HTTP interface before an engine, which must be running when requests come."""
-    return WebApp(engine, settings)
+def create_app(
+    engine: Engine, *, settings: WebSettings, entropy: Entropy, tokens: Tokens | None = None
+) -> WebApp:
+    """Put the HTTP interface before an engine, which must be running when requests come.
+
+    Args:
+        engine: What is served.
+        settings: How.
+        entropy: Makes this process's request IDs unlike any other's.
+        tokens: Who is let in; None: everybody.
+    """
+    return WebApp(engine, settings, Guard(tokens, settings.hosts), RequestIds(entropy))
 
 
 class WebApp:
     """An ASGI application over one engine."""
 
-    def __init__(self, engine: Engine, settings: WebSettings) -> None:
+    def __init__(self, engine: Engine, settings: WebSettings, guard: Guard, request_ids: RequestIds) -> None:
         self._engine = engine
+        self._guard = guard
+        self._request_ids = request_ids
         self._waiting = Waiting(engine, settings)
         self._retry_after = settings.retry_after_header
         self._routes = _routes(engine, self._waiting, settings)
@@ -48,9 +70,19 @@ class WebApp:
         """Refuse calls from now on; calls that wait are answered 202, now."""
         self._waiting.drain()
 
+    def refuse(self, problem: Problem) -> Response:
+        """The answer to what the server refuses before it is a request."""
+        request_id = self._request_ids.new()
+        response = self._refusal(problem, request_id)
+        self._engine.metrics.answered(*NOWHERE, response.status_code)
+        response.raw_headers.append((REQUEST_ID, request_id.encode()))
+        return response
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise NotImplementedError(f"only HTTP is served here, not {scope['type']}")
+        request_id = self._request_ids.of(scope["headers"])
+        bind_contextvars(request_id=request_id)
         try:
             response = await self._answer(scope, receive)
         except ClientGone:
@@ -58,19 +90,27 @@ class WebApp:
         except Exception as error:
             if not problems.is_expected(error):
                 log.exception(events.REQUEST_FAILED, method=scope["method"], path=scope["path"])
-            response = problems.answer(error, retry_after=self._retry_after)
+            response = self._refusal(error, request_id)
+        method, route = scope.get(COUNTED_AS, NOWHERE)
+        self._engine.metrics.answered(method, route, response.status_code)
+        response.raw_headers.append((REQUEST_ID, request_id.encode()))
         await response(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         targets, names = self._routes.find(scope.get("raw_path") or scope["path"].encode())
         target = targets.get(scope["method"])
+        request = Request(scope, receive, names=names)
         if target is None:
+            self._guard.check(request, next(iter(targets.values())).scope)
             raise self._not_allowed(scope["method"], sorted(targets), names)
-        query = read_query(scope["query_string"], target.parameters) if scope["query_string"] else {}
-        request = Request(scope, receive, names=names, query=query)
-        if request.method != "GET":
-            _check_origin(request)
+        scope[COUNTED_AS] = (scope["method"], target.template)
+        self._guard.check(request, target.scope)
+        if scope["query_string"]:
+            request.query = read_query(scope["query_string"], target.parameters)
         return await target.route(request)
+
+    def _refusal(self, error: Exception, request_id: str) -> Response:
+        return problems.answer(error, retry_after=self._retry_after, request_id=request_id)
 
     def _not_allowed(self, method: str, allowed: list[str], names: tuple[str, ...]) -> Problem:
         if len(names) == 2:
@@ -84,45 +124,30 @@ def _routes(engine: Engine, waiting: Waiting, settings: WebSettings) -> Routes:
     dead_letters = DeadLetters(engine, waiting)
     health = Health(engine, waiting, settings)
     invocations = Invocations(engine, waiting, settings)
+    metrics = MetricsPage(engine)
+    offsets = Offsets(engine, waiting)
     routes = Routes()
-    routes.add("POST", "/*/*", calls.call)
-    routes.add("POST", "/*/*/send", calls.send, parameters=("delay",))
+    routes.add("POST", "/*/*", calls.call, scope="call")
+    routes.add("POST", "/*/*/send", calls.send, scope="call", parameters=("delay",))
     for path in AWAKEABLE_PATHS:
-        routes.add("POST", f"{path}/*/resolve", awakeables.resolve)
-        routes.add("POST", f"{path}/*/reject", awakeables.reject)
-    routes.add("GET", "/awakeables", awakeables.list, parameters=("state", *PAGING))
-    routes.add("GET", "/awakeables/*", awakeables.show)
-    routes.add("GET", "/invocations", invocations.list, parameters=("status", "service", *PAGING))
-    routes.add("GET", "/invocations/*", invocations.show)
-    routes.add("GET", "/invocations/*/output", invocations.output)
-    routes.add("GET", "/invocations/*/attach", invocations.attach)
-    routes.add("POST", "/invocations/*/resume", invocations.resume)
-    routes.add("GET", "/dead-letters", dead_letters.list, parameters=PAGING)
-    routes.add("GET", "/dead-letters/*", dead_letters.show)
-    routes.add("GET", "/health/live", health.live)
-    routes.add("GET", "/health/ready", health.ready)
+        routes.add("POST", f"{path}/*/resolve", awakeables.resolve, scope="complete")
+        routes.add("POST", f"{path}/*/reject", awakeables.reject, scope="complete")
+    routes.add("GET", "/awakeables", awakeables.list, scope="read", parameters=("state", *PAGING))
+    routes.add("GET", "/awakeables/*", awakeables.show, scope="read")
+    routes.add(
+        "GET", "/invocations", invocations.list, scope="read", parameters=("status", "service", *PAGING)
+    )
+    routes.add("GET", "/invocations/*", invocations.show, scope="read")
+    routes.add("GET", "/invocations/*/output", invocations.output, scope="read")
+    routes.add("GET", "/invocations/*/attach", invocations.attach, scope="read")
+    routes.add("POST", "/invocations/*/cancel", invocations.cancel, scope="operate")
+    routes.add("POST", "/invocations/*/resume", invocations.resume, scope="operate")
+    routes.add("GET", "/dead-letters", dead_letters.list, scope="read", parameters=PAGING)
+    routes.add("GET", "/dead-letters/*", dead_letters.show, scope="read")
+    routes.add("POST", "/dead-letters/*/resend", dead_letters.resend, scope="operate")
+    routes.add("GET", "/offsets", offsets.list, scope="read")
+    routes.add("POST", "/offsets/*/skip", offsets.skip, scope="operate", parameters=("to",))
+    routes.add("GET", "/metrics", metrics.show, scope="read")
+    routes.add("GET", "/health/live", health.live, scope=None)
+    routes.add("GET", "/health/ready", health.ready, scope=None)
     return routes
-
-
-def _check_origin(request: Request) -> None:
-    """Let no web page of another site call or complete anything with its visitor's browser.
-
-    Raises:
-        Problem: 403.
-    """
-    site = request.header(b"sec-fetch-site")
-    origin = request.header(b"origin")
-    if site is None and origin is None:
-        return
-    same = site in ("same-origin", "none") if site is not None else _is_host(origin, request.header(b"host"))
-    if not same:
-        raise Problem(
-            403, "cross-site", "The request comes from another site", "a web page sent this request"
-        )
-
-
-def _is_host(origin: str | None, host: str | None) -> bool:
-    try:
-        return host is not None and urlsplit(origin or "").netloc.lower() == host.lower()
-    except ValueError:
-        return False

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from awakeables.core.awakeables import STATES, Completion, Verdict, VerdictKind
 from awakeables.core.ids import parse_id
-from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
 from awakeables.engine.engine import Engine
 from awakeables.errors import NotFound
 from awakeables.ports import Expectation
@@ -22,7 +22,7 @@ from awakeables.web.problems import Problem
 from awakeables.web.request import Request
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
-from awakeables.wire.completions import NO_REASON
+from awakeables.wire.traces import TRACEPARENT, known_traceparent
 
 IN_DOUBT = "it is not known whether the answer was applied; it is safe to repeat the request"
 
@@ -85,6 +85,7 @@ class Awakeables:
             source=f"http:{self._engine.new_id('evt')}",
             event_id=request.header(b"awakeable-event-id"),
             worker=request.header(b"awakeable-worker"),
+            trace=known_traceparent(request.header(TRACEPARENT.encode())),
         )
         verdict = await self._waiting.store(self._engine.settle(completion), doubt=IN_DOUBT)
         assert verdict is not None, "only a heartbeat has no verdict"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic_core import from_json
-
+from awakeables.handlers.serde import decode_json
 from awakeables.web.problems import ClientGone, Problem, bad_request
 from awakeables.web.request import Request
 
@@ -94,7 +93,7 @@ def unsupported(detail: str) -> Problem:
 
 def _json_error(text: bytes) -> str | None:
     try:
-        from_json(text, allow_inf_nan=False)
+        decode_json(text)
     except ValueError as error:
         return str(error)
     return None

@@ -1,4 +1,4 @@
-"""Looking at dead letters: `/dead-letters`."""
+"""Looking at dead letters, and sending them again: `/dead-letters`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class DeadLetters:
     """The routes below `/dead-letters`."""
 
     def __init__(self, engine: Engine, waiting: Waiting) -> None:
+        self._engine = engine
         self._store = engine.store
         self._waiting = waiting
 
@@ -27,9 +28,24 @@ class DeadLetters:
         return page(rows, asked, render.dead_letter)
 
     async def show(self, request: Request) -> Response:
-        [letter_id] = request.names
-        parse_id(letter_id, "dlq")
+        letter_id = _checked(request)
         row = await self._waiting.store(self._store.dead_letter(letter_id))
         if row is None:
             raise NotFound(f"no dead letter {letter_id}")
         return as_json(render.dead_letter_in_full(row))
+
+    async def resend(self, request: Request) -> Response:
+        """Accepted: it goes out to its topic again, by way of the outbox."""
+        letter_id = _checked(request)
+        effect = await self._waiting.store(
+            self._engine.resend(letter_id),
+            doubt="it is not known whether the record is sent again; look at how often it was",
+        )
+        answer = {"id": letter_id, "event_id": effect.event_id, "topic": effect.topic}
+        return as_json(answer, status=202)
+
+
+def _checked(request: Request) -> str:
+    [letter_id] = request.names
+    parse_id(letter_id, "dlq")
+    return letter_id

@@ -1,4 +1,4 @@
-"""Looking at invocations, getting their results, resuming them: `/invocations`."""
+"""Looking at invocations, getting their results, resuming and cancelling them: `/invocations`."""
 
 from __future__ import annotations
 
@@ -57,6 +57,15 @@ class Invocations:
             doubt="it is not known whether the invocation was resumed; look at it",
         )
         return as_json(render.invocation(row))
+
+    async def cancel(self, request: Request) -> Response:
+        """Accepted: the handler is told at its next await; one that never ran has ended already."""
+        invocation_id = _checked(request)
+        row = await self._waiting.store(
+            self._engine.cancel(invocation_id),
+            doubt="it is not known whether the invocation was cancelled; it is safe to repeat the request",
+        )
+        return as_json(render.invocation(row), status=202)
 
     async def _row(self, request: Request) -> Invocation:
         invocation_id = _checked(request)

@@ -77,8 +77,8 @@ def is_expected(error: Exception) -> bool:
     return isinstance(error, Problem) or _row(error) is not _INTERNAL
 
 
-def answer(error: Exception, *, retry_after: str) -> Response:
-    """The answer that tells a client of an error."""
+def answer(error: Exception, *, retry_after: str = "1", request_id: str | None = None) -> Response:
+    """The answer that tells a client of an error; `request_id` stands in its document."""
     if isinstance(error, Problem):
         problem = error
     else:
@@ -95,6 +95,8 @@ def answer(error: Exception, *, retry_after: str) -> Response:
         "detail": str(problem),
         **problem.members,
     }
+    if request_id is not None:
+        document["request_id"] = request_id
     return Response(
         msgspec.json.encode(document), status_code=problem.status, headers=headers, media_type=MEDIA_TYPE
     )

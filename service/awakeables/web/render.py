@@ -16,6 +16,7 @@ from awakeables.core.orders import DeadLetter
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.records import instant as instant_of
 from awakeables.core.replay import describe
+from awakeables.engine.offsets import Reading
 from awakeables.ports import Expectation
 
 Json: TypeAlias = dict[str, Any]
@@ -73,6 +74,7 @@ def invocation(row: Invocation) -> Json:
         "ended": _ended(row.result),
         "attempts": row.attempts,
         "due": instant(row.due_ms),
+        "cancelled": instant(row.cancelled_ms),
         "failure": _failure(row.failure),
         "build": row.build,
         "created": instant(row.created_ms),
@@ -126,6 +128,19 @@ def dead_letter(row: DeadLetter) -> Json:
         "timestamp": instant(row.timestamp_ms),
         "awakeable_id": row.awakeable_id,
         "at": instant(row.at_ms),
+        "resent": row.resent,
+    }
+
+
+def reading(row: Reading) -> Json:
+    return {
+        "topic": row.topic,
+        "partition": row.partition,
+        "next": row.next,
+        "end": row.end,
+        "lag": row.lag,
+        "epoch": row.epoch,
+        "problem": row.problem,
     }
 
 
@@ -168,6 +183,7 @@ def _book_entry(entry: BookEntry) -> Json:
         "source": entry.source,
         "at": instant(entry.at_ms),
         "event_id": entry.event_id,
+        "traceparent": entry.trace,
         "reason": entry.reason,
     }
 

@@ -20,20 +20,18 @@ class Request:
 
     Attributes:
         names: What stood in the variable segments of the path, decoded, in order.
-        query: The query's parameters, of those that the route takes.
+        query: The query's parameters, of those that the route takes; none before it was let in.
         raw_headers: As received, in order, names in lower case.
     """
 
     __slots__ = ("_headers", "method", "names", "query", "raw_headers", "receive")
 
-    def __init__(
-        self, scope: Scope, receive: Receive, *, names: tuple[str, ...], query: Mapping[str, str]
-    ) -> None:
+    def __init__(self, scope: Scope, receive: Receive, *, names: tuple[str, ...]) -> None:
         self.method: str = scope["method"]
         self.receive = receive
         self.raw_headers: list[tuple[bytes, bytes]] = scope["headers"]
         self.names = names
-        self.query = query
+        self.query: Mapping[str, str] = {}
         self._headers = dict(self.raw_headers)
 
     def header(self, name: bytes) -> str | None:

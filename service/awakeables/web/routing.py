@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, unquote
 
 from awakeables.web.problems import Problem, bad_request
 from awakeables.web.request import Route
+from awakeables.web.tokenfile import Scope
 
 ANYTHING = "*"
 MAX_PARAMETERS = 20
@@ -19,10 +20,12 @@ MAX_PARAMETERS = 20
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A route, and the query parameters that it takes."""
+    """A route, the query parameters that it takes, the scope that its callers need, its row's path."""
 
     route: Route
     parameters: Sequence[str]
+    scope: Scope | None
+    template: str
 
 
 @dataclass(slots=True)
@@ -38,8 +41,18 @@ class Routes:
     def __init__(self) -> None:
         self._root = _Node()
 
-    def add(self, method: str, path: str, route: Route, *, parameters: Sequence[str] = ()) -> None:
-        """Add a row; `*` in the path stands for one segment that isn't empty."""
+    def add(
+        self, method: str, path: str, route: Route, *, scope: Scope | None, parameters: Sequence[str] = ()
+    ) -> None:
+        """Add a row.
+
+        Args:
+            method: Of HTTP.
+            path: `*` stands for one segment that isn't empty.
+            route: What answers.
+            scope: What a token must be good for; None: no token is asked for.
+            parameters: The query parameters that it takes.
+        """
         node = self._root
         for segment in path[1:].split("/"):
             if segment == ANYTHING:
@@ -47,7 +60,7 @@ class Routes:
                 node = node.variable
             else:
                 node = node.fixed.setdefault(segment, _Node())
-        node.methods[method] = Target(route, parameters)
+        node.methods[method] = Target(route, parameters, scope, path)
 
     def find(self, raw_path: bytes) -> tuple[dict[str, Target], tuple[str, ...]]:
         """The targets by method, and what stands in the variable segments.

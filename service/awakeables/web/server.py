@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import functools
+import ipaddress
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from awakeables.errors import OperatorError
+from awakeables.web import problems
+from awakeables.web.connection import Connection, Refuse
+from awakeables.web.settings import ConnectionLimits
+
+LONGEST_LOOK_S = 1.0
+"""Between two looks for slow clients: one look costs microseconds per connection."""
 
 KEEP_ALIVE_S = 75
 """Longer than the idle time of the usual load balancers (60 s), so that they close first."""
@@ -45,6 +54,8 @@ class WebServer:
         port: int = 8080,
         grace: timedelta = timedelta(seconds=10),
         access_log: bool = False,
+        limits: ConnectionLimits | None = None,
+        refuse: Refuse = problems.answer,
     ) -> None:
         """Take the port; connections are accepted when it runs.
 
@@ -54,6 +65,8 @@ class WebServer:
             port: 0 takes any that is free.
             grace: How long requests that are under way may take after `stop`.
             access_log: A line per request, by uvicorn's logger.
+            limits: What a client may take.
+            refuse: Words the answer to one that takes more.
 
         Raises:
             OperatorError: The port can't be had.
@@ -62,9 +75,13 @@ class WebServer:
         self._host = host
         self._socket = _bound(host, port)
         self.port: int = self._socket.getsockname()[1]
+        limits = limits or ConnectionLimits()
+        protocol: Any = functools.partial(Connection, limits=limits, refuse=refuse)
+        self._look_every_s = min(LONGEST_LOOK_S, limits.request_timeout.total_seconds() / 4)
         self._server = _Server(
             uvicorn.Config(
                 app,
+                http=protocol,
                 lifespan="off",
                 ws="none",
                 log_config=None,
@@ -92,15 +109,27 @@ class WebServer:
         Cancelled, it closes at once.
         """
         try:
-            await self._server.serve(sockets=[self._socket])
+            async with asyncio.TaskGroup() as tasks:
+                cutting = tasks.create_task(self._cut_slow_clients(), name="slow-clients")
+                await self._server.serve(sockets=[self._socket])
+                cutting.cancel()
         finally:
-            self.close()
             for listener in getattr(self._server, "servers", ()):
                 listener.close()
+            self.close()
             for connection in list(self._server.server_state.connections):
                 connection.shutdown()
             for task in list(self._server.server_state.tasks):
                 task.cancel()
+
+    async def _cut_slow_clients(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._look_every_s)
+            now_s = loop.time()
+            for connection in list(self._server.server_state.connections):
+                assert isinstance(connection, Connection)
+                connection.cut_if_slow(now_s)
 
     def stop(self) -> None:
         """Accept nothing more, answer what waits."""
@@ -119,11 +148,26 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def is_exposed(host: str) -> bool:
+    """Would a server on this host be reached from other machines?
+
+    Raises:
+        OperatorError: The host has no address.
+    """
+    addresses = [str(address[0]) for *_, address in _addresses(host, 0)]
+    return not all(ipaddress.ip_address(address).is_loopback for address in addresses)
+
+
+def _addresses(host: str, port: int) -> list[tuple[Any, Any, int, str, tuple[Any, ...]]]:
     try:
-        [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise OperatorError(f"can't listen on {host}: {error.strerror or error}") from error
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    [(family, kind, protocol, _, address), *_] = _addresses(host, port)
+    try:
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise OperatorError(f"can't listen on {host}: {error.strerror or error}") from error

@@ -8,21 +8,44 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebSettings:
-    """Limits of one request.
+    """How requests are answered.
 
     Attributes:
         call_timeout: How long a call or an attach waits at most before it is answered 202.
         max_body_bytes: The largest body that is read.
         commit_timeout: How long a request waits for the store.
         retry_after: What a client is told to wait before it asks again.
+        hosts: Names that requests may ask for beside the loopback's own; None: any.
     """
 
     call_timeout: timedelta = timedelta(seconds=60)
     max_body_bytes: int = 32 * 1024 * 1024
     commit_timeout: timedelta = timedelta(seconds=10)
     retry_after: timedelta = timedelta(seconds=1)
+    hosts: frozenset[str] | None = frozenset()
 
     @property
     def retry_after_header(self) -> str:
         """Whole seconds, at least one, as HTTP writes them."""
         return str(max(1, -(-self.retry_after // timedelta(seconds=1))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """What a client may take of the server.
+
+    Attributes:
+        request_timeout: How long a request may take to come in, head and body; what it sends
+            earns it more.
+        max_connections: Open at a time, idle ones too. The default leaves some of the 1,024
+            files that a process may usually open to the store and Kafka.
+        max_header_bytes: Path and headers of a request together.
+        max_headers: Their number.
+        max_target_bytes: Path and query.
+    """
+
+    request_timeout: timedelta = timedelta(seconds=30)
+    max_connections: int = 900
+    max_header_bytes: int = 64 * 1024
+    max_headers: int = 100
+    max_target_bytes: int = 8 * 1024

@@ -1,4 +1,8 @@
-"""The completion record: schemas/completion.schema.json.
+"""The completion record, in all its forms.
+
+A plain JSON object (schemas/completion.schema.json), or a CloudEvent in binary or structured mode
+(schemas/completion-cloudevent.schema.json). An event of a type that is not ours is read as a
+plain one: a worker may have copied its task's headers.
 
 A value is kept as its JSON text was written: 2⁶⁴ and 0.1000 stay what they are. Of duplicate
 keys the last counts. Unknown fields are ignored, so that workers and service can be upgraded
@@ -9,6 +13,7 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64decode
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,8 +22,12 @@ from pydantic_core import from_json
 
 from awakeables.core.awakeables import Completion, Heartbeat
 from awakeables.core.ids import parse_id
-from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.orders import Header
+from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
 from awakeables.errors import CallerError, MalformedId
+from awakeables.wire.cloudevents import CloudEvent, read_event
+from awakeables.wire.completion_events import TYPES, attempt_of, body_of, event_id_of
+from awakeables.wire.traces import TRACEPARENT, known_traceparent
 
 VERSION = 1
 
@@ -49,38 +58,81 @@ class _Addressed(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Envelope)
 _address_decoder = msgspec.json.Decoder(_Addressed)
 
-NO_REASON = "rejected without a reason"
 
-
-def decode_completion(value: bytes | None, *, source: str) -> Completion:
-    """Read a completion.
+def decode_completion(
+    value: bytes | None, *, source: str, headers: Sequence[Header] = (), key: bytes | None = None
+) -> Completion:
+    """Read a completion: a plain one, or a CloudEvent in binary or structured mode.
 
     What is addressed to a well-formed awakeable ID but can't be accepted comes back with
-    `refusal` set, so that it gets its verdict in that awakeable's book.
+    `refusal` set, so that it gets its verdict in that awakeable's book. The record's key
+    addresses it, too, if nothing in the record does. Of a repeated header the last counts.
 
     Raises:
-        Unreadable: It is no JSON object with a well-formed `awakeable_id`.
+        Unreadable: It can't be said which awakeable it is about.
     """
+    named = dict(headers)
+    trace = known_traceparent(named.get(TRACEPARENT))
+    event = read_event(value, named)
+    try:
+        if event is not None and event.find("type") in TYPES:
+            return _of_event(event, source, trace)
+        return _of_envelope(value, source, trace)
+    except Unreadable as error:
+        refusal = str(error) if event is None else _why(event, error)
+        addressed = _address(event.find("subject") if event else None) or _address(_text(key))
+        if addressed is None:
+            raise Unreadable(refusal) from None
+        return Completion(awakeable_id=addressed, body=None, source=source, trace=trace, refusal=refusal)
+
+
+def _why(event: CloudEvent, error: Unreadable) -> str:
+    kind = event.find("type")
+    if kind is None and event.fault is not None:
+        return event.fault
+    if kind is None or kind in TYPES:
+        return str(error)
+    return f"{error}; and no event of the type {kind[:60]!r} is a completion"
+
+
+def _of_event(event: CloudEvent, source: str, trace: str | None) -> Completion:
+    awakeable_id = event.find("subject")
+    if awakeable_id is None:
+        raise Unreadable("the event has no subject; it is the awakeable's ID")
+    _check_id(awakeable_id)
+    body, attempt, refusal = None, None, None
+    try:
+        event.check()
+        attempt = attempt_of(event)
+        body = body_of(event)
+    except ValueError as error:
+        refusal = str(error)
+    return Completion(
+        awakeable_id=awakeable_id,
+        body=body,
+        source=source,
+        event_id=event_id_of(event),
+        worker=event.find("worker"),
+        attempt=attempt,
+        trace=trace,
+        refusal=refusal,
+    )
+
+
+def _of_envelope(value: bytes | None, source: str, trace: str | None) -> Completion:
     if value is None:
         raise Unreadable("the record has no value; a completion is a JSON object")
     try:
         value.decode()  # msgspec does not look into the strings that it skips
         envelope = _decoder.decode(value)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        return _addressed_at_least(value, source, str(error))
+        return _addressed_at_least(value, source, trace, str(error))
     _check_id(envelope.awakeable_id)
+    body, refusal = None, None
     try:
         body = _body(envelope)
     except ValueError as error:
-        return Completion(
-            awakeable_id=envelope.awakeable_id,
-            body=None,
-            source=source,
-            event_id=envelope.event_id,
-            worker=envelope.worker,
-            attempt=envelope.attempt,
-            refusal=str(error),
-        )
+        refusal = str(error)
     return Completion(
         awakeable_id=envelope.awakeable_id,
         body=body,
@@ -88,16 +140,33 @@ def decode_completion(value: bytes | None, *, source: str) -> Completion:
         event_id=envelope.event_id,
         worker=envelope.worker,
         attempt=envelope.attempt,
+        trace=trace,
+        refusal=refusal,
     )
 
 
-def _addressed_at_least(value: bytes, source: str, problem: str) -> Completion:
+def _addressed_at_least(value: bytes, source: str, trace: str | None, problem: str) -> Completion:
     try:
         addressed = _address_decoder.decode(value)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         raise Unreadable(f"not a completion: {problem}") from None
     _check_id(addressed.awakeable_id)
-    return Completion(awakeable_id=addressed.awakeable_id, body=None, source=source, refusal=problem)
+    return Completion(
+        awakeable_id=addressed.awakeable_id, body=None, source=source, trace=trace, refusal=problem
+    )
+
+
+def _address(text: str | None) -> str | None:
+    """The text, if it is an awakeable's ID."""
+    try:
+        parse_id(text or "", "prom")
+    except MalformedId:
+        return None
+    return text
+
+
+def _text(key: bytes | None) -> str:
+    return (key or b"").decode("ascii", "replace")
 
 
 def _check_id(awakeable_id: str) -> None:

@@ -1,4 +1,8 @@
-"""The task record: schemas/task.schema.json, and the same facts in headers."""
+"""The task record in all its forms, and the same facts in headers.
+
+Our envelope (schemas/task.schema.json), the bare payload, or a CloudEvent in binary or
+structured mode (schemas/task-cloudevent.schema.json).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,10 @@ from msgspec import Meta, Raw
 
 from awakeables.core.ids import parse_id
 from awakeables.core.orders import Effect, Header, TaskFacts
-from awakeables.core.records import instant
+from awakeables.core.records import rfc3339
 from awakeables.errors import CallerError, MalformedId
+from awakeables.wire.cloudevents import CONTENT_TYPE, CloudEvent, read_event
+from awakeables.wire.task_events import REQUESTED, binary_headers, structured
 
 VERSION = 1
 JSON_TYPE = b"application/json"
@@ -48,6 +54,11 @@ def encode_effect(effect: Effect) -> tuple[bytes | None, list[Header]]:
             headers.append((EVENT_ID, effect.event_id.encode()))
         return effect.value, headers
     headers += _facts_as_headers(effect.event_id, facts)
+    if facts.enveloped == "structured":
+        value, content_type = structured(effect, facts)
+        return value, [*headers, (CONTENT_TYPE, content_type)]
+    if facts.enveloped == "binary":
+        return effect.value, [*headers, *binary_headers(effect, facts)]
     if not facts.enveloped or effect.value is None:
         return effect.value, headers
     record = {
@@ -59,7 +70,7 @@ def encode_effect(effect: Effect) -> tuple[bytes | None, list[Header]]:
         "deadline": _instant(facts.deadline_ms),
         "attempt": 1,
     }
-    return msgspec.json.encode(record), [*headers, ("content-type", JSON_TYPE)]
+    return msgspec.json.encode(record), [*headers, (CONTENT_TYPE, JSON_TYPE)]
 
 
 def _facts_as_headers(event_id: str, facts: TaskFacts) -> list[Header]:
@@ -77,15 +88,19 @@ def _facts_as_headers(event_id: str, facts: TaskFacts) -> list[Header]:
 def _instant(at_ms: int | None) -> str | None:
     if at_ms is None:
         return None
-    return instant(at_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return rfc3339(at_ms)
 
 
 def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:
-    """Read a task: the envelope, or a bare payload whose facts stand in the headers.
+    """Read a task: a CloudEvent, the envelope, or a bare payload whose facts stand in the headers.
 
     Raises:
-        UnreadableTask: It is neither; the message says what is missing.
+        UnreadableTask: It is none of them; the message says what is missing.
     """
+    # An event of another type may be the bare payload of a handler that speaks CloudEvents itself.
+    event = read_event(value, dict(headers))
+    if event is not None and event.find("type") == REQUESTED:
+        return _checked(_of_event(event))
     facts = {name: (content or b"").decode("utf-8", "replace") for name, content in headers}
     envelope_problem = ""
     if value is not None:
@@ -116,6 +131,22 @@ def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:
             attempt=attempt,
         )
     )
+
+
+def _of_event(event: CloudEvent) -> TaskRecord:
+    try:
+        event.check()
+        return TaskRecord(
+            awakeable_id=event.require("subject"),
+            reply_to=event.require("replyto"),
+            payload=Raw(b"null" if event.data is None else event.data),
+            event_id=event.get("id"),
+            task=event.get("task"),
+            deadline=_deadline(event.get("deadline")),
+            attempt=int(event.get("attempt") or "1"),
+        )
+    except ValueError as error:
+        raise UnreadableTask(f"the task's event can't be read: {error}") from None
 
 
 def _deadline(text: str | None) -> datetime | None:

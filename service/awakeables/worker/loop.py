@@ -12,6 +12,8 @@ import structlog
 from awakeables.errors import PublishRefused, TopicMissing
 from awakeables.ports import Clock
 from awakeables.telemetry import events
+from awakeables.telemetry.metrics import WorkerMetrics
+from awakeables.telemetry.vocabulary import TaskEnd
 from awakeables.worker.letters import without_value
 from awakeables.worker.port import Incoming, Outgoing, TaskPort
 from awakeables.worker.process import Answered, DeadLettered, Left, Processor, Skipped
@@ -44,11 +46,20 @@ class WorkerLoop:
     """
 
     def __init__(
-        self, worker: Worker, port: TaskPort, *, clock: Clock, settings: LoopSettings | None = None
+        self,
+        worker: Worker,
+        port: TaskPort,
+        *,
+        clock: Clock,
+        settings: LoopSettings | None = None,
+        metrics: WorkerMetrics | None = None,
     ) -> None:
         self._worker = worker
         self._port = port
+        self._clock = clock
         self._settings = settings or LoopSettings()
+        self._metrics = metrics or WorkerMetrics()
+        self._metrics.running.set_function(lambda: len(self._running))
         self._threads = Threads(worker.name, worker.concurrency)
         self._processor = Processor(worker, clock=clock, threads=self._threads, pause=self._pause)
         self._running: dict[tuple[str, int, int, int], asyncio.Task[None]] = {}
@@ -91,21 +102,26 @@ class WorkerLoop:
         return self._worker.concurrency - len(self._running)
 
     async def _do(self, key: tuple[str, int, int, int], record: Incoming) -> None:
+        began = self._clock.monotonic()
+        end: TaskEnd = "left"
         try:
             fate = await self._processor.process(record)
             match fate:
                 case Answered():
                     await self._answer(record, fate)
+                    end = "resolved" if fate.resolved else "rejected"
                 case DeadLettered():
                     await self._set_aside(fate.message)
+                    end = "dead-letter"
                 case Skipped():
-                    pass
+                    end = "expired"
                 case Left():
                     return
                 case _:
                     assert_never(fate)
             self._port.acknowledge(record)
         finally:
+            self._metrics.task(record.topic, end, self._clock.monotonic() - began)
             del self._running[key]
             self._slot_freed.set()
 

@@ -50,11 +50,12 @@ Pause: TypeAlias = Callable[[float], Awaitable[bool]]
 
 
 class Answered(Record):
-    """The completion that is to be sent, and the try that it tells of."""
+    """The completion that is to be sent, the try that it tells of, and whether that went well."""
 
     message: Outgoing
     task: TaskRecord
     attempt: int
+    resolved: bool
 
 
 class DeadLettered(Record):
@@ -214,7 +215,8 @@ class Processor:
             value=encode_completion(completion),
             headers=headers,
         )
-        return Answered(message=message, task=task, attempt=attempt)
+        resolved = isinstance(outcome, Resolution)
+        return Answered(message=message, task=task, attempt=attempt, resolved=resolved)
 
     def _nobody_takes(self, topic: str, name: str | None) -> str:
         there = sorted(str(known) for of, known in self._worker.functions if of == topic)

@@ -38,6 +38,11 @@ class Task(Generic[T]):
     topic: str = ""
     event_id: str | None = None
 
+    @property
+    def traceparent(self) -> str | None:
+        """The trace that the task belongs to (W3C Trace Context); its completion carries it, too."""
+        return self.headers.get("traceparent")
+
 
 class Reject(Exception):  # reads as the verb that it is: raise Reject("out of stock")
     """Raised by a worker's function: the answer is no, and trying again would not change it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import pairwise
 
 import pytest
@@ -106,6 +107,12 @@ def test_any_other_text_is_malformed_and_is_shown_only_in_part(text: str, kind: 
     with pytest.raises(MalformedId) as caught:
         parse_id(text + "x" * 1000, kind)
     assert len(str(caught.value)) < 1000
+
+
+@given(st.text(alphabet="0123456789abcdefghjkmnpqrstvwxyzIO²٣\ud800\x00", max_size=40), kinds)
+def test_what_begins_like_an_id_is_one_or_is_malformed(rest: str, kind: IdKind) -> None:
+    with contextlib.suppress(MalformedId):
+        assert 0 <= parse_id(f"{kind}_1{rest}", kind) < 2**50
 
 
 def test_a_mistyped_id_is_told_so() -> None:

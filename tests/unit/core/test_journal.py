@@ -14,6 +14,7 @@ from msgspec import UNSET, Raw
 from awakeables.core import journal
 from awakeables.core.journal import (
     AwakeableAsked,
+    CancelRaised,
     Delivered,
     Entry,
     Input,
@@ -60,6 +61,7 @@ entries: st.SearchStrategy[Entry] = st.one_of(
     st.builds(NowRead, at_ms=numbers),
     st.builds(Tried, of=numbers, attempt=numbers, began_ms=numbers, error=texts, retry_at_ms=numbers),
     st.builds(Delivered, of=numbers, outcome=outcomes),
+    st.builds(CancelRaised, reason=texts),
 )
 
 
@@ -73,7 +75,7 @@ def test_a_journal_reads_as_it_was_written_chunk_by_chunk(chunks: list[list[Entr
 def test_the_strategies_know_every_kind_of_entry() -> None:
     kinds = {kind.__name__ for kind in get_args(journal.Entry)}
     here = {cls.__name__ for cls in (Input, AwakeableAsked, PublishAsked, RunAsked, SleepAsked)}
-    assert kinds == here | {cls.__name__ for cls in (SettleAsked, NowRead, Tried, Delivered)}
+    assert kinds == here | {cls.__name__ for cls in (SettleAsked, NowRead, Tried, Delivered, CancelRaised)}
 
 
 def test_a_chunk_is_a_json_array_with_short_tags() -> None:

@@ -296,11 +296,11 @@ async def test_j1_a_stale_owner_s_commit_changes_nothing() -> None:
         async with bench.serving(act=fast) as new:
             await bench.status(invocation_id, "completed")
             assert new.live == 0
-            chunks = dict(bench.store.tables.chunks[invocation_id])
+            chunks = dict(bench.store.tables.journals[invocation_id])
             held.set()
             await until(lambda: old.live == 0)
         assert value(bench.row(invocation_id)) == "theirs"
-        assert bench.store.tables.chunks[invocation_id] == chunks
+        assert bench.store.tables.journals[invocation_id] == chunks
         await until(lambda: bench.broker.published)
         await asyncio.sleep(5)
         assert len({effect.event_id for effect in bench.broker.published}) == 1, "the stale one's is not out"
@@ -359,7 +359,7 @@ async def test_j2_a_handler_that_is_gone_or_a_journal_that_can_t_be_read_parks_t
         for key in (gone, unreadable):
             await bench.status(key, "suspended")
             assert await bench.awakeable(key)
-    bench.store.tables.chunks[unreadable][9] = b'[{"k":"telepathy"}]'
+    bench.store.tables.journals[unreadable][9] = b'[{"k":"telepathy"}]'
     async with bench.serving(other=wait) as engine:
         for key in (gone, unreadable):
             await bench.settle(engine, (await bench.awakeable(key)).id, {"weight": 1})
@@ -407,7 +407,7 @@ async def test_j3_a_run_starts_only_after_what_it_was_decided_on_is_committed() 
         ctx.publish("notices", 1)
 
         def look() -> None:
-            chunks = bench.store.tables.chunks[ctx.request.invocation_id]
+            chunks = bench.store.tables.journals[ctx.request.invocation_id]
             recorded.append(sum(len(msgspec.json.decode(chunk)) for chunk in chunks.values()))
 
         await ctx.run("act", look)

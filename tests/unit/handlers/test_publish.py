@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from awakeables import Context, Task
-from awakeables.handlers.context import MAX_PUBLISH_BYTES
+from awakeables.handlers.publishing import MAX_PUBLISH_BYTES, Envelope
 from awakeables.testing import Paused
 from unit.handlers.conftest import Runs
 from unit.handlers.shapes import Box, Parcel
@@ -25,6 +25,7 @@ def test_a_record_goes_out_as_it_is_with_key_and_headers(run: Runs) -> None:
     assert (record.topic, record.key, record.payload) == ("notices", "k-ä".encode(), {"n": 1})
     assert (record.awakeable_id, record.task) == (None, None)
     assert record.headers.pop("awakeable-event-id").startswith("evt_1")  # type: ignore[attr-defined]
+    assert record.headers.pop("traceparent").startswith("00-")  # type: ignore[attr-defined]
     assert record.headers == {"a": "text-ä", "b": "\x01"}
 
 
@@ -84,6 +85,44 @@ def test_a_task_may_have_a_key_and_headers_of_its_own(run: Runs) -> None:
     assert record.headers["traceparent"] == "00-1"
 
 
+@pytest.mark.parametrize("envelope", ["json", "none", "cloudevents", "cloudevents-binary"])
+def test_a_task_is_done_and_answered_in_every_form(run: Runs, envelope: Envelope) -> None:
+    async def handler(ctx: Context) -> int:
+        awakeable = ctx.awakeable(int, timeout=timedelta(hours=1))
+        ctx.publish("pack", {"order": 1}, awakeable=awakeable, task="box", envelope=envelope)
+        return await awakeable
+
+    seen: list[Task[Any]] = []
+
+    def pack(task: Task[Any]) -> int:
+        seen.append(task)
+        return 5
+
+    result = run(handler, answers={"pack": pack})
+    assert result.value == 5
+    ((task,), (record,)) = (seen, result.published)
+    assert (task.payload, task.name, task.awakeable_id) == ({"order": 1}, "box", record.awakeable_id)
+    assert str(task.deadline) == "2026-01-01 01:00:00+00:00"
+    assert task.event_id == record.headers["awakeable-event-id"]
+    assert record.headers["awakeable-reply-to"] == "testing.completions"
+
+
+def test_a_binary_event_says_of_bytes_that_they_are_bytes_unless_the_handler_knows_better(
+    run: Runs,
+) -> None:
+    async def handler(ctx: Context) -> None:
+        awakeable = ctx.awakeable()
+        ctx.publish("scan", b"\xff", awakeable=awakeable, envelope="cloudevents-binary")
+        png = {"content-type": "image/png"}
+        ctx.publish("scan", b"\xff", awakeable=awakeable, envelope="cloudevents-binary", headers=png)
+
+    unsure, known = run(handler).published
+    assert unsure.payload == b"\xff"
+    assert unsure.headers["ce_source"] == "/apps/testing"
+    assert unsure.headers["content-type"] == "application/octet-stream"
+    assert known.headers["content-type"] == "image/png"
+
+
 def test_a_bare_payload_may_be_bytes_with_the_facts_in_headers(run: Runs) -> None:
     async def handler(ctx: Context) -> int:
         awakeable = ctx.awakeable(int)
@@ -136,11 +175,28 @@ def test_a_payload_that_fits_no_record_is_refused_at_the_call(run: Runs, payload
         _ = result.value
 
 
-def test_bytes_in_a_json_envelope_are_refused_at_the_call(run: Runs) -> None:
+@pytest.mark.parametrize("envelope", ["json", "cloudevents"])
+def test_bytes_in_a_json_envelope_are_refused_at_the_call(run: Runs, envelope: Envelope) -> None:
     async def handler(ctx: Context) -> None:
-        ctx.publish("scan", b"\xff", awakeable=ctx.awakeable())
+        ctx.publish("scan", b"\xff", awakeable=ctx.awakeable(), envelope=envelope)
 
     with pytest.raises(Paused, match=r'bytes can\'t stand in a JSON envelope; use envelope="none"'):
+        _ = run(handler).value
+
+
+def test_a_form_that_there_is_not_is_refused_at_the_call(run: Runs) -> None:
+    async def handler(ctx: Context) -> None:
+        ctx.publish("scan", 1, awakeable=ctx.awakeable(), envelope="cloudevent")  # type: ignore[arg-type]
+
+    with pytest.raises(Paused, match="envelope='cloudevent' is none of json, none, cloudevents"):
+        _ = run(handler).value
+
+
+def test_an_event_without_an_awakeable_is_refused_at_the_call(run: Runs) -> None:
+    async def handler(ctx: Context) -> None:
+        ctx.publish("notices", 1, envelope="cloudevents-binary")
+
+    with pytest.raises(Paused, match="is for tasks: hand it an awakeable"):
         _ = run(handler).value
 
 

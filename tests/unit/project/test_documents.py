@@ -39,7 +39,7 @@ def test_every_decision_is_listed_and_short() -> None:
 
 def test_make_without_a_target_prints_the_targets() -> None:
     told = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("demo", "test", "test-all", "check", "fmt", "sim", "bench"):
+    for target in ("demo", "test", "test-all", "check", "fmt", "sim", "bench", "up", "down"):
         assert f"make {target} " in told
 
 

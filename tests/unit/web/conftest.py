@@ -1,4 +1,4 @@
-"""Virtual time for everything here but the server, which needs sockets."""
+"""Virtual time for everything here but what needs sockets: that runs on both loops that we serve on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
 import pytest_asyncio
+import uvloop
 
 from awakeables.testing.loop import SeededLoop
 from unit.web.harness import Web, serving
@@ -15,7 +16,9 @@ from unit.web.harness import Web, serving
 def pytest_asyncio_loop_factories(
     item: pytest.Item,
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"real": asyncio.new_event_loop} if item.path.stem == "test_server" else {"virtual": SeededLoop}
+    if item.path.stem in ("test_server", "test_connection"):
+        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return {"virtual": SeededLoop}
 
 
 @pytest_asyncio.fixture

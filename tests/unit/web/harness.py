@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from awakeables.ports import Clock, Expectation
 from awakeables.store.memory import MemoryStore
 from awakeables.testing.loop import SeededEntropy, VirtualClock
 from awakeables.web.app import WebApp, WebSettings, create_app
+from awakeables.web.tokens import Tokens
 
 RETENTION_MS = 86_400_000
 MAX_BODY_BYTES = 1000
@@ -150,14 +152,28 @@ class FragileStore(MemoryStore):
 
 
 class NoKafka:
+    """Takes whatever is published."""
+
+    def __init__(self) -> None:
+        self.published: list[Effect] = []
+
     async def publish(self, effect: Effect) -> None:
-        return None
+        self.published.append(effect)
 
 
 class Web:
     """What a test holds."""
 
-    def __init__(self, engine: Engine, store: FragileStore, app: WebApp, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        store: FragileStore,
+        app: WebApp,
+        client: httpx.AsyncClient,
+        *,
+        published: list[Effect],
+    ) -> None:
+        self.published = published
         self.engine = engine
         self.store = store
         self.app = app
@@ -190,10 +206,9 @@ class Web:
             topic="shop.completions",
             partition=0,
             timestamp_ms=0,
-            code="unreadable",
             reason="no JSON",
             at_ms=self.engine.clock.now_ms(),
-            **fields,
+            **{"code": "unreadable"} | fields,
         )
         self.store.tables.add_dead_letter(letter)
         return letter.id
@@ -207,26 +222,32 @@ async def until(condition: Callable[[], object], *, within_s: float = 120) -> No
 
 
 @asynccontextmanager
-async def serving(settings: WebSettings | None = None) -> AsyncIterator[Web]:
+async def serving(settings: WebSettings | None = None, tokens: Path | None = None) -> AsyncIterator[Web]:
     clock = VirtualClock(asyncio.get_running_loop())
     store = FragileStore(clock=clock)
+    kafka = NoKafka()
     engine = Engine(
         App("shop", services=[orders]),
         store,
-        NoKafka(),
+        kafka,
         clock=clock,
         entropy=SeededEntropy(),
         settings=EngineSettings(
             runner=RunnerSettings(linger=timedelta(milliseconds=50)), horizon=timedelta(0)
         ),
     )
-    app = create_app(engine, settings=settings or WebSettings(max_body_bytes=MAX_BODY_BYTES))
+    app = create_app(
+        engine,
+        settings=settings or WebSettings(max_body_bytes=MAX_BODY_BYTES),
+        entropy=SeededEntropy(),
+        tokens=None if tokens is None else Tokens(tokens, clock=clock, problems=engine.problems),
+    )
     running = asyncio.ensure_future(engine.run())
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as client:
         try:
             await engine.serving.wait()
-            yield Web(engine, store, app, client)
+            yield Web(engine, store, app, client, published=kafka.published)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)

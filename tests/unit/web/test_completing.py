@@ -56,6 +56,24 @@ async def test_curl_rejects_as_the_readme_says(web: Web) -> None:
     assert stored(web, awakeable_id) == Rejection(reason="Very bad error!")
 
 
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",) * 2,
+        ("00-aa-bb-01", None),
+        (None, None),
+    ],
+)
+async def test_the_trace_of_a_completion_is_shown_with_its_verdict(
+    web: Web, sent: str | None, kept: str | None
+) -> None:
+    awakeable_id = await web.awakeable_of("wait")
+    headers = JSON if sent is None else JSON | {"Traceparent": sent}
+    await web.client.post(f"/awakeables/{awakeable_id}/resolve", headers=headers, content=b"1")
+    shown = (await web.client.get(f"/awakeables/{awakeable_id}")).json()
+    assert [told["traceparent"] for told in shown["first"]] == [kept]
+
+
 @pytest.mark.parametrize("path", ["/restate/awakeables", "/restate/a", "/awakeables"])
 async def test_all_three_paths_complete(web: Web, path: str) -> None:
     for verb in ("resolve", "reject"):

@@ -111,5 +111,6 @@ async def test_cancelled_it_lets_go_of_the_port() -> None:
     await started(server)
     serving.cancel()
     await asyncio.wait([serving])
+    assert serving.cancelled()
     again = server_on(port)
     again.close()

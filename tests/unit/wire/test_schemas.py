@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import get_args
 
 import jsonschema_rs
 import msgspec
@@ -23,38 +23,19 @@ from awakeables.wire.completions import Unreadable, decode_completion, encode_co
 from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect
 from awakeables.worker.letters import DeadLetterCode, dead_letter
 from awakeables.worker.port import Incoming
-
-SCHEMAS = Path(__file__).parents[3] / "schemas"
-NAMES = ("completion", "task", "dead-letter")
-DECODER_ONLY = "decoder only: "
-
-
-def _validator(name: str) -> jsonschema_rs.Draft202012Validator:
-    schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
-    return jsonschema_rs.Draft202012Validator(schema, validate_formats=True)
-
-
-VALIDATORS = {name: _validator(name) for name in NAMES}
-
-
-def refusal(name: str, record: bytes) -> str | None:
-    """Why a record does not fit its schema, as anybody's JSON reader and validator would say."""
-
-    def no_json(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no JSON")
-
-    try:
-        value = json.loads(record.decode(), parse_constant=no_json)
-        json.dumps(value, ensure_ascii=False).encode()
-    except ValueError as error:
-        return str(error)
-    misfit = next(VALIDATORS[name].iter_errors(value), None)
-    return None if misfit is None else misfit.message
-
-
-def examples(kind: str, name: str) -> list[Any]:
-    paths = sorted((SCHEMAS / "examples" / kind / name).glob("*.json"))
-    return [pytest.param(path, id=path.stem) for path in paths]
+from unit.wire.contract import (
+    AN_ID,
+    DECODER_ONLY,
+    NAMES,
+    SCHEMAS,
+    damaged,
+    examples,
+    ids,
+    json_texts,
+    json_values,
+    records,
+    refusal,
+)
 
 
 def facts(headers: dict[str, str]) -> bytes:
@@ -128,30 +109,6 @@ def test_values_of_the_examples_are_kept_to_the_letter() -> None:
     assert value("duplicate-keys-the-last-counts") == b"2"
 
 
-ids = st.builds(
-    lambda at_ms, entropy: new_id("prom", at_ms=at_ms, entropy=entropy),
-    st.integers(0, 2**48 - 1),
-    st.binary(min_size=10, max_size=10),
-)
-json_values: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=8,
-)
-LITERALS = (
-    b"18446744073709551616",
-    b"0.1000",
-    b"1e400",
-    b"-0",
-    rb'"\u00e9\ud83d\ude00\u0000"',
-    b'{"a":1,"a":2}',
-)
-json_texts = st.sampled_from(LITERALS) | st.builds(
-    lambda value, ascii_only, indent: json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode(),
-    json_values,
-    st.booleans(),
-    st.sampled_from([None, 2]),
-)
 rejections = st.builds(
     Rejection,
     reason=st.text(min_size=1),
@@ -182,31 +139,7 @@ def test_any_completion_is_written_so_that_it_fits_and_reads_the_same(completion
     assert decode_completion(record, source="test") == completion
 
 
-AN_ID = new_id("prom", at_ms=1_767_225_600_000, entropy=bytes(range(10)))
-VALID = [path.read_bytes() for path in sorted((SCHEMAS / "examples" / "valid" / "completion").glob("*.json"))]
-
-
-@st.composite
-def damaged(draw: st.DrawFn) -> bytes:
-    """A good record with a piece of it replaced."""
-    record = draw(st.sampled_from(VALID))
-    start = draw(st.integers(0, len(record)))
-    end = draw(st.integers(start, min(len(record), start + 6)))
-    pieces = st.binary(max_size=6) | st.sampled_from(
-        [
-            b"NaN",
-            b"\\ud800",
-            b"\xed\xa0\x80",
-            b"[" * 400,
-            b"null",
-            b'"v":2,',
-            b"9" * 5000,
-            b"\x00",
-            b"{}",
-            b'"',
-        ]
-    )
-    return record[:start] + draw(pieces) + record[end:]
+VALID = records("completion")
 
 
 def _is_what_it_seems(text: bytes) -> bool:
@@ -215,7 +148,7 @@ def _is_what_it_seems(text: bytes) -> bool:
     return True
 
 
-@given(st.binary() | damaged() | json_values.map(lambda value: json.dumps(value).encode()))
+@given(st.binary() | damaged(VALID) | json_values.map(lambda value: json.dumps(value).encode()))
 @example(b"[" * 100_000)
 @example(b'{"a":' * 100_000)
 @example(b'{"awakeable_id":' + b"9" * 5000 + b"}")
@@ -392,7 +325,7 @@ def test_headers_of_no_dead_letter_are_refused(path: Path) -> None:
     assert refusal("dead-letter", path.read_bytes()) is not None
 
 
-@pytest.mark.parametrize("code", ["unreadable", "unknown", "invalid", "unstorable"])
+@pytest.mark.parametrize("code", ["unreadable", "unknown", "invalid", "unstorable", "skipped"])
 def test_the_copy_of_a_dead_letter_fits(code: str) -> None:
     letter = DeadLetter(
         id="dlq_1x",

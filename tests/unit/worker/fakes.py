@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-import structlog
-from structlog.testing import capture_logs
-from structlog.typing import EventDict
 
 from awakeables.core.awakeables import Completion
 from awakeables.core.ids import new_id
@@ -142,15 +138,3 @@ class FakePort:
 
 def missing(topic: str) -> Callable[[Outgoing], Exception | None]:
     return lambda record: TopicMissing(f"there is no topic {topic!r}") if record.topic == topic else None
-
-
-@contextmanager
-def heard() -> Iterator[list[EventDict]]:
-    """What is logged within the block, from `info` up."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20))
-    try:
-        with capture_logs() as logs:
-            yield logs
-    finally:
-        structlog.configure(**before)

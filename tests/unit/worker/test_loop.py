@@ -19,7 +19,8 @@ from awakeables.worker.port import Incoming
 from awakeables.worker.task import Task
 from awakeables.worker.worker import Worker
 from support.eventually import eventually
-from unit.worker.fakes import FakePort, MovedClock, completion, heard, missing, task_record
+from support.logs import heard
+from unit.worker.fakes import FakePort, MovedClock, completion, missing, task_record
 
 
 def tasks(count: int) -> list[Incoming]:

@@ -19,6 +19,7 @@ from awakeables.worker.port import Incoming, Outgoing
 from awakeables.worker.process import Answered, DeadLettered, Fate, Left, Skipped
 from awakeables.worker.task import Reject, Task
 from awakeables.worker.worker import Worker
+from support.logs import heard
 from unit.worker.fakes import (
     NOW_MS,
     TRACEPARENT,
@@ -26,7 +27,6 @@ from unit.worker.fakes import (
     at,
     awakeable_id,
     completion,
-    heard,
     process,
     task_record,
 )

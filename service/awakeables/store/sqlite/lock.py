@@ -9,6 +9,36 @@ from pathlib import Path
 from awakeables.errors import StoreLocked
 
 
+def lock_file_of(database: Path) -> Path:
+    """Where the lock of a database is."""
+    return database.with_name(database.name + ".lock")
+
+
+def holder_of(path: Path) -> str | None:
+    """The process that holds a lock; None: nobody does.
+
+    Raises:
+        OSError: The lock file is there but can't be opened.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        # Shared, and let go at once: who looks does not keep a service from starting.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _name_in(descriptor)
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _name_in(descriptor: int) -> str:
+    return os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+
+
 class FileLock:
     """An advisory lock that ends with its process, however that dies.
 
@@ -31,7 +61,7 @@ class FileLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            holder = _name_in(descriptor)
             os.close(descriptor)
             raise StoreLocked(
                 f"{self._path} is held by process {holder}: only one can open the store, stop that one first"

@@ -26,7 +26,7 @@ _BY_STATUS: dict[Status, str] = {
 }
 """Where the rows of one status are few or not open, a list has a way of its own to them."""
 
-_COUNTED = ("awakeables_pending", "invocations_open", "effects_unsent", "effects_failed", "dead_letters")
+_COUNTED = ("effects_unsent", "effects_failed", "dead_letters", "awakeables_oldest_ms")
 
 
 def history(connection: sqlite3.Connection, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
@@ -56,6 +56,10 @@ def expectations(connection: sqlite3.Connection, awakeable_ids: Sequence[str]) -
 def effects(connection: sqlite3.Connection, state: EffectState, limit: int) -> list[Effect]:
     query = QUERIES["list_unsent" if state == "unsent" else "list_failed"]
     return [rows.effect_from(row) for row in connection.execute(query, (limit,))]
+
+
+def ended(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[str]:
+    return [invocation_id for (invocation_id,) in connection.execute(QUERIES["ended"], (before_ms, limit))]
 
 
 def positions(connection: sqlite3.Connection, topic: str) -> list[Position]:
@@ -108,4 +112,6 @@ def dead_letters(connection: sqlite3.Connection, page: Page) -> list[DeadLetter]
 
 
 def counts(connection: sqlite3.Connection) -> dict[str, int]:
-    return dict(zip(_COUNTED, connection.execute(QUERIES["counts"]).fetchone(), strict=True))
+    counted = dict(zip(_COUNTED, connection.execute(QUERIES["counts"]).fetchone(), strict=True))
+    (counted["effects_oldest_ms"],) = connection.execute(QUERIES["oldest_unsent"]).fetchone()
+    return {name: count for name, count in counted.items() if count is not None}

@@ -46,6 +46,8 @@ def invocation_from(row: Row) -> Invocation:
         build,
         failure,
         result,
+        cancelled_ms,
+        _ended_ms,
     ) = row
     return Invocation(
         id=id_,
@@ -66,6 +68,7 @@ def invocation_from(row: Row) -> Invocation:
         build=build,
         failure=_maybe(_decode_failure, failure),
         result=_maybe(decode_outcome, result),
+        cancelled_ms=cancelled_ms,
     )
 
 
@@ -90,6 +93,8 @@ def invocation_row(record: Invocation) -> Row:
         record.build,
         _maybe(_encode, record.failure),
         _outcome_bytes(record.result),
+        record.cancelled_ms,
+        None if record.result is None else record.updated_ms,
     )
 
 
@@ -109,13 +114,13 @@ def invocation_progress(record: Invocation) -> Row:
 
 
 def invocation_place(record: Invocation) -> Row:
-    """The columns that `move_invocation` sets as well: in what state, whose, due when."""
-    return (record.status, record.owner, record.due_ms)
+    """The columns that `move_invocation` sets as well: in what state, whose, due when, cancelled when."""
+    return (record.status, record.owner, record.due_ms, record.cancelled_ms)
 
 
 def invocation_result(record: Invocation) -> Row:
-    """The column that `end_invocation` sets as well."""
-    return (_outcome_bytes(record.result),)
+    """The columns that `end_invocation` sets as well."""
+    return (_outcome_bytes(record.result), record.updated_ms)
 
 
 def awakeable_from(row: Row) -> Awakeable:
@@ -220,6 +225,7 @@ def dead_letter_from(row: Row) -> DeadLetter:
         headers,
         key,
         value,
+        resent,
     ) = row
     return DeadLetter(
         id=id_,
@@ -235,6 +241,7 @@ def dead_letter_from(row: Row) -> DeadLetter:
         value=value,
         headers=_headers_from(headers),
         awakeable_id=_maybe(text_from, awakeable_id),
+        resent=resent,
     )
 
 
@@ -253,6 +260,7 @@ def dead_letter_row(letter: DeadLetter) -> Row:
         _headers_bytes(letter.headers),
         letter.key,
         letter.value,
+        letter.resent,
     )
 
 

@@ -28,18 +28,28 @@ def migrate(connection: sqlite3.Connection, path: object) -> None:
         StoreUnavailable: It is another program's.
     """
     chain = migrations()
-    version = schema_version(connection)
+    check_version(connection, path)
+    for text in chain[schema_version(connection) :]:
+        apply_migration(connection, text)
+
+
+def check_version(connection: sqlite3.Connection, path: object) -> None:
+    """See that a database is one of ours that this release can serve, or empty.
+
+    Raises:
+        StoreTooNew: A newer release has written it.
+        StoreUnavailable: It is another program's.
+    """
+    newest, version = len(migrations()), schema_version(connection)
     if version == 0 and not _ask(connection, "is_empty"):
         raise StoreUnavailable(f"{path} is a database of another program; choose another path")
     if version and _ask(connection, "application_id") != APPLICATION_ID:
         raise StoreUnavailable(f"{path} is a database of another program; choose another path")
-    if version > len(chain):
+    if version > newest:
         raise StoreTooNew(
-            f"{path} has schema version {version}, this release knows up to {len(chain)}:"
+            f"{path} has schema version {version}, this release knows up to {newest}:"
             " install the release that wrote it, or a newer one"
         )
-    for text in chain[version:]:
-        apply_migration(connection, text)
 
 
 def apply_migration(connection: sqlite3.Connection, text: str) -> None:

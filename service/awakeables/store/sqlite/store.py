@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,9 +22,9 @@ from awakeables.core.outcomes import Outcome
 from awakeables.errors import StoreUnavailable
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.apply import apply
-from awakeables.store.sqlite import reading
+from awakeables.store.sqlite import reading, tally
 from awakeables.store.sqlite.lane import Lane
-from awakeables.store.sqlite.lock import FileLock
+from awakeables.store.sqlite.lock import FileLock, lock_file_of
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.schema import migrate
 from awakeables.store.sqlite.tables import SqliteTables
@@ -43,10 +44,12 @@ class SqliteStore:
         self._path = Path(path)
         self._clock = clock
         self._retention_ms = retention_ms
-        self._lock = FileLock(self._path.with_name(self._path.name + ".lock"))
+        self._lock = FileLock(lock_file_of(self._path))
         self._writer = Lane(self._path, "writer", connect=self._connect, disconnect=self._disconnect)
         self._reader = Lane(self._path, "reader", connect=self._connect_reader)
         self._lister = Lane(self._path, "lister", connect=self._connect_reader)
+        self._tally: tally.Tally = Counter()
+        self._doubtful = False
 
     # ── opening and closing ─────────────────────────────────────────────────────────────────
 
@@ -72,10 +75,12 @@ class SqliteStore:
             )
         self._lock.acquire()
         try:
-            return _prepared(self._path)
+            connection = _prepared(self._path)
+            self._tally = tally.take(connection)
         except BaseException:
             self._lock.release()
             raise
+        return connection
 
     def _connect_reader(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None)
@@ -99,6 +104,8 @@ class SqliteStore:
 
     def _commit(self, connection: sqlite3.Connection, members: Sequence[Member]) -> list[Answer]:
         _roll_back(connection)
+        if self._doubtful:
+            self._tally, self._doubtful = tally.take(connection), False
         connection.execute(QUERIES["begin"])
         try:
             before = connection.total_changes
@@ -107,10 +114,19 @@ class SqliteStore:
             answers = apply(members, tables, now_ms=self._clock.now_ms(), retention_ms=self._retention_ms)
             tables.flush()
             if connection.total_changes != before:
+                self._doubtful = True
                 connection.execute(QUERIES["commit"])
+                self._note(tables.tally)
         finally:
             _roll_back(connection)
         return answers
+
+    def _note(self, changes: tally.Tally) -> None:
+        """Replace the tally, so that whoever reads it meanwhile sees whole commits only."""
+        noted = self._tally.copy()
+        noted.update(changes)
+        self._tally = noted
+        self._doubtful = False
 
     # ── reading, for the engine ─────────────────────────────────────────────────────────────
 
@@ -128,6 +144,9 @@ class SqliteStore:
 
     async def effects(self, state: EffectState, limit: int) -> list[Effect]:
         return await self._reader.run(reading.effects, state, limit)
+
+    async def ended(self, before_ms: int, limit: int) -> list[str]:
+        return await self._lister.run(reading.ended, before_ms, limit)
 
     async def positions(self, topic: str) -> list[Position]:
         return await self._reader.run(reading.positions, topic)
@@ -155,7 +174,7 @@ class SqliteStore:
         return await self._lister.run(reading.dead_letters, page)
 
     async def counts(self) -> Mapping[str, int]:
-        return await self._lister.run(reading.counts)
+        return tally.told(self._tally) | await self._lister.run(reading.counts)
 
 
 def _prepared(path: Path) -> sqlite3.Connection:

@@ -8,21 +8,25 @@ is written by `flush`, at the end or when a search must see it.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
 from awakeables.core.awakeables import Awakeable
+from awakeables.core.ids import first_id
 from awakeables.core.invocations import SUSPECT_STARTS, End, Invocation
 from awakeables.core.orders import (
     Advance,
     Begin,
+    Cancel,
     DeadLetter,
     Effect,
     Idempotency,
     Member,
     Position,
+    Purge,
     Release,
     Resume,
     Settle,
@@ -30,6 +34,7 @@ from awakeables.core.orders import (
 from awakeables.store.sqlite import rows
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.rows import Row
+from awakeables.store.sqlite.tally import PENDING, Tally
 
 _json = msgspec.json.Encoder().encode
 
@@ -96,6 +101,12 @@ class Overlay(Generic[R]):
             self._now[row.id] = self._stored[row.id] = row
         return loaded
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """These rows were deleted; nothing waits to be written over them."""
+        for key in keys:
+            self._now[key] = None
+            self._stored.pop(key, None)
+
     def take_changes(self) -> list[tuple[R | None, R]]:
         """What is to be written: the row as it is stored (None: not at all), and as it is now."""
         changes = [(self._stored.get(key), row) for key, row in self._put.items()]
@@ -105,7 +116,11 @@ class Overlay(Generic[R]):
 
 
 class SqliteTables:
-    """`Tables` over the connection of a transaction that has begun."""
+    """`Tables` over the connection of a transaction that has begun.
+
+    Attributes:
+        tally: By how much the transaction has changed the numbers of rows that are tallied.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -118,6 +133,7 @@ class SqliteTables:
         self._dropped: set[str] = set()
         self._letters: dict[str, Row] = {}
         self._positions: dict[tuple[str, int], Row] = {}
+        self.tally: Tally = Counter()
 
     # ── reading ahead ───────────────────────────────────────────────────────────────────────
 
@@ -132,8 +148,10 @@ class SqliteTables:
                 case Advance():
                     invocation_ids.append(member.invocation_id)
                     awakeable_ids.extend(_needed_by(member))
-                case Resume():
+                case Resume() | Cancel():
                     invocation_ids.append(member.invocation_id)
+                case Purge():
+                    invocation_ids.extend(ended.id for ended in member.ended)
                 case Settle():
                     awakeable_ids.extend(completion.awakeable_id for completion in member.completions)
                 case Release(ids=tuple() as ids):
@@ -164,6 +182,22 @@ class SqliteTables:
 
     def add_chunk(self, invocation_id: str, version: int, chunk: bytes) -> None:
         self._chunks.append((invocation_id, version, chunk))
+
+    def chunks(self, invocation_id: str) -> list[bytes]:
+        self.flush()
+        return [chunk for (chunk,) in self._connection.execute(QUERIES["chunks"], (invocation_id,))]
+
+    def forget(self, invocation_ids: Sequence[str], awakeable_ids: Sequence[str]) -> None:
+        self.flush()
+        doomed = id_list(invocation_ids)
+        for query in ("forget_invocations", "forget_journals", "forget_idempotent"):
+            self._connection.execute(QUERIES[query], (doomed,))
+        forgotten = (id_list(awakeable_ids),)
+        (pending,) = self._connection.execute(QUERIES["count_pending"], forgotten).fetchone()
+        self.tally[PENDING] -= pending
+        self._connection.execute(QUERIES["forget_awakeables"], forgotten)
+        self._invocations.forget(invocation_ids)
+        self._awakeables.forget(awakeable_ids)
 
     def idempotent(self, scope: str, key: str) -> tuple[str, str] | None:
         wanted = (rows.text_bytes(scope), rows.text_bytes(key))
@@ -239,6 +273,20 @@ class SqliteTables:
     def add_dead_letter(self, letter: DeadLetter) -> None:
         self._letters[letter.source] = rows.dead_letter_row(letter)
 
+    def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
+        self.flush()
+        row = self._connection.execute(QUERIES["dead_letter"], (dead_letter_id,)).fetchone()
+        return None if row is None else rows.dead_letter_from(row)
+
+    def put_dead_letter(self, letter: DeadLetter) -> None:
+        self._connection.execute(QUERIES["note_resent"], (letter.resent, letter.id))
+
+    def forget_letters(self, before_ms: int, limit: int) -> int:
+        self.flush()
+        execute = self._connection.execute
+        letters = execute(QUERIES["forget_dead_letters"], (first_id("dlq", before_ms), limit)).rowcount
+        return letters + execute(QUERIES["forget_failed"], (before_ms, limit)).rowcount
+
     def position(self, topic: str, partition: int) -> Position | None:
         row = self._positions.get((topic, partition))
         found = row and row[1:4]
@@ -280,8 +328,12 @@ class SqliteTables:
         ended: list[Row] = []
         for old, row in self._invocations.take_changes():
             if old is None:
+                self.tally[row.status] += 1
                 new.append(rows.invocation_row(row))
                 continue
+            if old.status != row.status:
+                self.tally[old.status] -= 1
+                self.tally[row.status] += 1
             progress, key = rows.invocation_progress(row), (row.id,)
             if old.result is not row.result:
                 place = rows.invocation_place(row)
@@ -301,10 +353,12 @@ class SqliteTables:
         settled: list[Row] = []
         for old, row in self._awakeables.take_changes():
             if old is None:
+                self.tally[PENDING] += row.state == "pending"
                 new.append(rows.awakeable_row(row))
             elif old.state == row.state:
                 noted.append((*rows.awakeable_notes(row), row.id))
             else:
+                self.tally[PENDING] -= 1
                 settled.append((*rows.awakeable_notes(row), *rows.awakeable_settlement(row), row.id))
         self._write("insert_awakeable", new)
         self._write("note_awakeable", noted)

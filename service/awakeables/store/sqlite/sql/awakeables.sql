@@ -15,6 +15,12 @@ UPDATE awakeables SET book = ?, beat = ? WHERE id = ?
 -- settle_awakeable --
 UPDATE awakeables SET book = ?, beat = ?, state = ?, settled_ms = ?, settled_by = ?, outcome = ? WHERE id = ?
 
+-- count_pending --
+SELECT count(*) FROM awakeables WHERE id IN (SELECT value FROM json_each(?)) AND state = 'pending'
+
+-- forget_awakeables --
+DELETE FROM awakeables WHERE id IN (SELECT value FROM json_each(?))
+
 -- overdue_awakeables --
 SELECT * FROM awakeables INDEXED BY awakeables_deadline
 WHERE state = 'pending' AND deadline_ms IS NOT NULL AND deadline_ms <= ?

@@ -2,10 +2,16 @@
 SELECT 1 FROM dead_letters WHERE source = ?
 
 -- insert_dead_letter --
-INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- dead_letter --
 SELECT * FROM dead_letters WHERE id = ?
+
+-- note_resent --
+UPDATE dead_letters SET resent = ? WHERE id = ?
+
+-- forget_dead_letters --
+DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE id < ? ORDER BY id LIMIT ?)
 
 -- list_dead_letters --
 SELECT * FROM dead_letters WHERE id < ? ORDER BY id DESC LIMIT ?
@@ -22,9 +28,39 @@ SET next = excluded.next, epoch = excluded.epoch, owner = ifnull(excluded.owner,
 SELECT partition, next, epoch FROM offsets WHERE topic = ? ORDER BY partition
 
 -- counts --
+-- What there are few of, and the oldest of each: the first entry of an index.
 SELECT
-    (SELECT count(*) FROM awakeables WHERE state = 'pending'),
-    (SELECT count(*) FROM invocations WHERE result IS NULL),
     (SELECT count(*) FROM outbox INDEXED BY outbox_claimed WHERE state = 'unsent'),
-    (SELECT count(*) FROM outbox WHERE state = 'failed'),
-    (SELECT count(*) FROM dead_letters)
+    (SELECT count(*) FROM outbox INDEXED BY outbox_failed WHERE state = 'failed'),
+    (SELECT count(*) FROM dead_letters INDEXED BY sqlite_autoindex_dead_letters_1),
+    (SELECT created_ms FROM awakeables INDEXED BY awakeables_pending
+     WHERE state = 'pending' ORDER BY id LIMIT 1)
+
+-- oldest_unsent --
+-- A copy of a dead letter has the letter's ID, which sorts before those of all other effects:
+-- per holder the first ID of either kind is looked up.
+WITH RECURSIVE holders (name) AS (
+    SELECT min(claimed_by) FROM outbox WHERE state = 'unsent'
+    UNION ALL
+    SELECT (SELECT min(claimed_by) FROM outbox WHERE state = 'unsent' AND claimed_by > holders.name)
+    FROM holders WHERE holders.name IS NOT NULL
+), firsts (event_id) AS (
+    SELECT (SELECT min(event_id) FROM outbox WHERE state = 'unsent' AND claimed_by = name)
+    FROM holders
+    UNION
+    SELECT (SELECT min(event_id) FROM outbox
+            WHERE state = 'unsent' AND claimed_by = name AND event_id > 'evt')
+    FROM holders
+)
+SELECT min(outbox.created_ms) FROM firsts CROSS JOIN outbox USING (event_id)
+
+-- tally --
+SELECT
+    (SELECT count(*) FROM awakeables INDEXED BY awakeables_pending WHERE state = 'pending'),
+    (SELECT count(*) FROM invocations INDEXED BY invocations_open WHERE result IS NULL),
+    (SELECT count(*) FROM invocations INDEXED BY invocations_owned WHERE owner IS NOT NULL),
+    (SELECT count(*) FROM invocations INDEXED BY invocations_paused WHERE status = 'paused')
+
+-- tally_due --
+SELECT status, count(*) FROM invocations INDEXED BY invocations_due
+WHERE due_ms IS NOT NULL GROUP BY status

@@ -7,7 +7,7 @@ FROM json_each(?) AS wanted
 CROSS JOIN invocations ON invocations.id = wanted.value
 
 -- insert_invocation --
-INSERT INTO invocations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO invocations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- update_invocation --
 UPDATE invocations
@@ -18,13 +18,13 @@ WHERE id = ?
 -- move_invocation --
 UPDATE invocations
 SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, commit_id = ?, build = ?,
-    failure = ?, status = ?, owner = ?, due_ms = ?
+    failure = ?, status = ?, owner = ?, due_ms = ?, cancelled_ms = ?
 WHERE id = ?
 
 -- end_invocation --
 UPDATE invocations
 SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, commit_id = ?, build = ?,
-    failure = ?, status = ?, owner = ?, due_ms = ?, result = ?
+    failure = ?, status = ?, owner = ?, due_ms = ?, cancelled_ms = ?, result = ?, ended_ms = ?
 WHERE id = ?
 
 -- due_invocations --
@@ -67,6 +67,23 @@ ORDER BY id DESC LIMIT ?
 SELECT * FROM invocations
 WHERE id < ? AND ifnull(service = ?, 1) AND status = ?
 ORDER BY id DESC LIMIT ?
+
+-- ended --
+SELECT id FROM invocations INDEXED BY invocations_ended
+WHERE ended_ms IS NOT NULL AND ended_ms <= ?
+ORDER BY ended_ms, id LIMIT ?
+
+-- forget_invocations --
+DELETE FROM invocations WHERE id IN (SELECT value FROM json_each(?))
+
+-- forget_journals --
+DELETE FROM journal WHERE invocation_id IN (SELECT value FROM json_each(?))
+
+-- forget_idempotent --
+DELETE FROM idempotency WHERE invocation_id IN (SELECT value FROM json_each(?))
+
+-- chunks --
+SELECT chunk FROM journal WHERE invocation_id = ? ORDER BY version
 
 -- insert_chunk --
 INSERT INTO journal VALUES (?, ?, ?)

@@ -10,6 +10,12 @@ SELECT * FROM outbox WHERE event_id = ? AND state = 'unsent'
 -- fail_effect --
 UPDATE outbox SET state = 'failed', reason = ? WHERE event_id = ?
 
+-- forget_failed --
+DELETE FROM outbox WHERE event_id IN (
+    SELECT event_id FROM outbox INDEXED BY outbox_failed
+    WHERE state = 'failed' AND created_ms < ? ORDER BY event_id LIMIT ?
+)
+
 -- other_holders --
 -- Hops from owner to owner along the index: few steps, however many effects each holds.
 WITH RECURSIVE holders (name) AS (

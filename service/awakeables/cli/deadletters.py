@@ -1,0 +1,68 @@
+"""`dead-letters`: records that could not be used, looked at and sent again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from awakeables.cli.client import ServiceClient
+from awakeables.cli.options import Config, Json, Limit, Url
+from awakeables.cli.terminal import err, print_json, print_table, say
+
+group = typer.Typer(help="Completions that could not be used.", no_args_is_help=True)
+
+
+@group.command("list")
+def list_(
+    limit: Limit = 50,
+    before: Annotated[
+        str | None, typer.Option(metavar="ID", help="Older than this one.", show_default=False)
+    ] = None,
+    url: Url = None,
+    json_: Json = False,
+    config: Config = None,
+) -> None:
+    """List dead letters, newest first."""
+    page = ServiceClient(config, url).get("dead-letters", limit=limit, before=before).or_fail()
+    if json_:
+        print_json(page.text)
+    else:
+        print_table(
+            ("id", "code", "topic", "partition", "offset", "at", "reason"),
+            page.document["items"],
+            none="no dead letters",
+        )
+
+
+@group.command()
+def show(
+    letter_id: Annotated[str, typer.Argument(metavar="ID")], url: Url = None, config: Config = None
+) -> None:
+    """Show one with its key, value and headers, as JSON."""
+    print_json(ServiceClient(config, url).get("dead-letters", letter_id).or_fail().text)
+
+
+@group.command()
+def resend(
+    letter_ids: Annotated[list[str], typer.Argument(metavar="ID…")],
+    url: Url = None,
+    json_: Json = False,
+    config: Config = None,
+) -> None:
+    """Send them again to the topic that they came from, as they were.
+
+    One that can't be sent doesn't keep the others back; the exit code is 1 then.
+    """
+    client, refused = ServiceClient(config, url), 0
+    for letter_id in letter_ids:
+        answer = client.post("dead-letters", letter_id, "resend")
+        if answer.problem is not None:
+            refused += 1
+            err.print(f"{letter_id}: {answer.problem}", markup=False, highlight=False, soft_wrap=True)
+        elif json_:
+            print_json(answer.text)
+        else:
+            say(f"{letter_id}: on its way to {answer.document['topic']}")
+    if refused:
+        raise typer.Exit(1)

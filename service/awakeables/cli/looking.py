@@ -1,0 +1,54 @@
+"""`list`, `show`: what there is."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from awakeables.cli.client import ServiceClient
+from awakeables.cli.options import Config, Json, Limit, Url
+from awakeables.cli.terminal import print_json, print_table
+
+
+class What(StrEnum):
+    awakeables = "awakeables"
+    invocations = "invocations"
+
+
+_COLUMNS = {
+    What.awakeables: ("id", "state", "created", "deadline", "invocation"),
+    What.invocations: ("id", "status", "service", "handler", "created", "attempts"),
+}
+
+
+def list_(
+    what: Annotated[What, typer.Argument()] = What.awakeables,
+    state: Annotated[
+        str | None, typer.Option(help="Only these: pending, resolved… or suspended, paused, completed…")
+    ] = None,
+    limit: Limit = 50,
+    url: Url = None,
+    json_: Json = False,
+    config: Config = None,
+) -> None:
+    """List awakeables or invocations, newest first."""
+    filter_ = {"state" if what is What.awakeables else "status": state}
+    page = ServiceClient(config, url).get(what.value, limit=limit, **filter_).or_fail()
+    if json_:
+        print_json(page.text)
+    else:
+        print_table(_COLUMNS[what], page.document["items"], none=f"no {what.value}")
+
+
+def show(
+    id_: Annotated[
+        str, typer.Argument(metavar="ID", help="An awakeable (prom_1…) or an invocation (inv_1…).")
+    ],
+    url: Url = None,
+    config: Config = None,
+) -> None:
+    """Show everything about one awakeable or invocation, as JSON."""
+    noun = What.invocations if id_.startswith("inv_") else What.awakeables
+    print_json(ServiceClient(config, url).get(noun.value, id_).or_fail().text)

@@ -1,0 +1,29 @@
+"""`resume`, `cancel`: an invocation that an operator has to see to."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from awakeables.cli.client import ServiceClient
+from awakeables.cli.options import Config, Json, Url
+from awakeables.cli.terminal import print_json, say
+
+InvocationId = Annotated[str, typer.Argument(metavar="ID")]
+
+
+def resume(invocation_id: InvocationId, url: Url = None, json_: Json = False, config: Config = None) -> None:
+    """Let a paused or backing-off invocation run again, now."""
+    row = ServiceClient(config, url).post("invocations", invocation_id, "resume").or_fail()
+    print_json(row.text) if json_ else say(f"{invocation_id}: {row.document['status']}")
+
+
+def cancel(invocation_id: InvocationId, url: Url = None, json_: Json = False, config: Config = None) -> None:
+    """Call an invocation off: its handler is told at its next await, and may still clean up."""
+    row = ServiceClient(config, url).post("invocations", invocation_id, "cancel").or_fail()
+    if json_:
+        print_json(row.text)
+        return
+    told = row.document.get("ended") or f"{row.document['status']}, its handler is told at its next await"
+    say(f"{invocation_id}: {told}")

@@ -1,0 +1,75 @@
+"""`offsets`: how far the completions topic is read, and a batch that can't be opened."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from awakeables.cli.client import ServiceClient
+from awakeables.cli.options import Config, Json, Url
+from awakeables.cli.terminal import fail, print_json, print_table, say
+
+group = typer.Typer(help="How far the completions topic is read.", no_args_is_help=True)
+
+
+@group.command()
+def show(url: Url = None, json_: Json = False, config: Config = None) -> None:
+    """Show each partition's position, its end, and what is wrong with it."""
+    answer = ServiceClient(config, url).get("offsets").or_fail()
+    if json_:
+        print_json(answer.text)
+    else:
+        print_table(
+            ("topic", "partition", "next", "end", "lag", "epoch", "problem"),
+            answer.document["items"],
+            none="no partitions are read yet",
+        )
+
+
+@group.command()
+def skip(
+    partition: Annotated[int, typer.Argument(min=0, metavar="PARTITION")],
+    to: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="OFFSET",
+            help="Go on here, instead of behind the batch that can't be opened.",
+            show_default=False,
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    url: Url = None,
+    json_: Json = False,
+    config: Config = None,
+) -> None:
+    """Skip a batch that can't be opened. Its completions are lost to the service for good.
+
+    A dead letter with the code `skipped` keeps where it was.
+    """
+    client = ServiceClient(config, url)
+    if not yes:
+        _ask(_row(client, partition), to)
+    answer = client.post("offsets", str(partition), "skip", to=to).or_fail()
+    if json_:
+        print_json(answer.text)
+    else:
+        say(f"partition {partition} is read on from {answer.document['next']}")
+
+
+def _row(client: ServiceClient, partition: int) -> dict[str, Any]:
+    items: list[dict[str, Any]] = client.get("offsets").or_fail().document["items"]
+    for item in items:
+        if item["partition"] == partition:
+            return item
+    known = ", ".join(str(item["partition"]) for item in items) or "none"
+    fail(f"there is no partition {partition}; there are: {known}")
+
+
+def _ask(row: dict[str, Any], to: int | None) -> None:
+    what = "the batch that can't be opened" if to is None else f"all up to {to}"
+    say(
+        f"{row['topic']}/{row['partition']} stands at {row['next']} of {row['end']}: {row['problem'] or 'ok'}"
+    )
+    typer.confirm(f"Skip {what}? What is skipped is never read.", abort=True, err=True)

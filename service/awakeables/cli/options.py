@@ -1,0 +1,51 @@
+"""The options that several commands take, and the settings that they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from awakeables.settings import Settings, load_settings
+from awakeables.telemetry.logs import configure_logs
+
+
+def _here_or_before_the_command(context: typer.Context, value: Path | None) -> Path | None:
+    """`awakeables --config F serve …` says the same as `awakeables serve … --config F`."""
+    return value if value is not None else context.find_root().params.get("config")
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Settings, as TOML; AWAKEABLES_CONFIG.",
+        show_default=False,
+        callback=_here_or_before_the_command,
+    ),
+]
+Url = Annotated[str | None, typer.Option(help="The service; AWAKEABLES_URL.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Kafka = Annotated[
+    str | None, typer.Option(help="Kafka, HOST:PORT[,…]; AWAKEABLES_KAFKA.", show_default=False)
+]
+Port = Annotated[int | None, typer.Option(help="HTTP's port; AWAKEABLES_PORT.", show_default=False)]
+Store = Annotated[str | None, typer.Option(help="The SQLite file; AWAKEABLES_STORE.", show_default=False)]
+Limit = Annotated[int, typer.Option(min=1, max=500)]
+Workers = Annotated[
+    list[str] | None,
+    typer.Option("--worker", metavar="MODULE:WORKER", help="Also this worker's.", show_default=False),
+]
+AppName = Annotated[str, typer.Argument(metavar="MODULE:APP")]
+
+
+def settings_for(config: Path | None, **flags: object) -> Settings:
+    """The settings of a process that logs.
+
+    Raises:
+        SettingsRefused: One of them can't be.
+    """
+    settings = load_settings(config, **flags)
+    configure_logs(format_=settings.log_format, level=settings.log_level)
+    return settings

@@ -1,0 +1,101 @@
+"""`dev`, `serve`, `worker`: the commands that run until they are told to stop."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from awakeables.cli.options import AppName, Config, Kafka, Port, Store, settings_for
+from awakeables.cli.process import run_until_told
+from awakeables.cli.terminal import err
+from awakeables.handlers.service import App
+from awakeables.loading import load
+from awakeables.sample import sample_input
+from awakeables.worker.worker import Worker
+
+
+def dev(
+    app: AppName,
+    worker: Annotated[
+        list[str] | None, typer.Option(metavar="MODULE:WORKER", help="Also run this worker.")
+    ] = None,
+    kafka: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Use this Kafka, and keep the store, instead of an embedded broker."
+        ),
+    ] = None,
+    port: Port = None,
+    config: Config = None,
+) -> None:
+    """Try an app: an embedded broker, SQLite, the service and workers in one terminal.
+
+    The broker is librdkafka's mock: real TCP, in memory, for development only. It begins empty
+    each time, and so does the store, except with --kafka.
+    """
+    from awakeables.runtime import develop
+
+    settings = settings_for(config, port=port)
+    loaded, workers = load(app, App, "app"), [load(w, Worker, "worker") for w in worker or []]
+
+    def ready(url: str) -> None:
+        _print_what_to_try(loaded, workers, url, embedded=kafka is None)
+
+    run_until_told(lambda stop: develop(loaded, workers, settings, kafka=kafka, stop=stop, ready=ready))
+
+
+def serve(
+    app: AppName,
+    kafka: Kafka = None,
+    store: Store = None,
+    host: Annotated[
+        str | None, typer.Option(help="Where HTTP listens; AWAKEABLES_HOST.", show_default=False)
+    ] = None,
+    port: Port = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Serve other machines without tokens, too; AWAKEABLES_INSECURE."),
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Serve an app: HTTP, its handlers, the completions topic. SIGTERM drains."""
+    from awakeables.runtime import serve as serve_app
+
+    settings = settings_for(config, kafka=kafka, store=store, host=host, port=port, insecure=insecure or None)
+    loaded = load(app, App, "app")
+    run_until_told(lambda stop: serve_app(loaded, settings, stop=stop))
+
+
+def worker(
+    worker: Annotated[str, typer.Argument(metavar="MODULE:WORKER")],
+    kafka: Kafka = None,
+    config: Config = None,
+) -> None:
+    """Do a worker's tasks. SIGTERM drains."""
+    from awakeables.runtime import work
+
+    settings = settings_for(config, kafka=kafka)
+    loaded = load(worker, Worker, "worker")
+    run_until_told(lambda stop: work(loaded, settings, stop=stop))
+
+
+def _print_what_to_try(app: App, workers: list[Worker], url: str, *, embedded: bool) -> None:
+    err.print(f"\n[bold]{app.name}[/bold] is served at {url}", highlight=False)
+    if embedded:
+        err.print("on an embedded broker: in memory, for development only; it begins empty each time")
+    if workers:
+        err.print("workers: " + ", ".join(f"{w.name} ({', '.join(sorted(w.topics))})" for w in workers))
+    err.print("\ntry:")
+    for service in app.services.values():
+        for handler in service.handlers.values():
+            sample = sample_input(handler)
+            body = "" if sample is None else f" -H 'content-type: application/json' -d '{sample}'"
+            err.print(
+                f"  curl {url}/{service.name}/{handler.name}{body} -X POST", highlight=False, soft_wrap=True
+            )
+    flag = "" if url.endswith(":8080") else f" --url {url}"
+    err.print(f"  awakeables list{flag}", highlight=False)
+    err.print(
+        f'  awakeables resolve{flag} prom_1… \'{{"hello": "world"}}\'\n', highlight=False, soft_wrap=True
+    )

@@ -1,0 +1,134 @@
+"""`topics`: are an app's topics set up so that nothing is lost; and making them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from awakeables.cli.options import AppName, Config, Json, Kafka, Workers, settings_for
+from awakeables.cli.terminal import err, print_json, print_table, say
+from awakeables.handlers.service import App
+from awakeables.loading import load
+from awakeables.settings import Settings
+from awakeables.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from awakeables.kafka.recommendations import Role
+    from awakeables.kafka.survey import Survey
+
+group = typer.Typer(help="The app's topics, asked of Kafka itself.", no_args_is_help=True)
+
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--task-topic", metavar="TOPIC", help="Also this task topic.", show_default=False),
+]
+CLIENT = "awakeables-topics"
+
+
+@group.command()
+def check(
+    app: AppName,
+    worker: Workers = None,
+    task_topic: Tasks = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also what is as it should be.")] = False,
+    kafka: Kafka = None,
+    json_: Json = False,
+    config: Config = None,
+) -> None:
+    """Hold topics against what docs/operations.md recommends. Exits with 1 if a *must* is not met."""
+    from awakeables.kafka.recommendations import judge
+    from awakeables.kafka.survey import survey
+    from awakeables.runtime import connection_of
+
+    settings = settings_for(config, kafka=kafka)
+    roles = _roles(app, worker, task_topic, settings)
+    found = asyncio.run(survey(connection_of(settings, CLIENT), roles))
+    judgements = [asdict(j) for topic in found.topics for j in judge(topic, brokers=found.brokers)]
+    rows = [*_absent(found), *judgements]
+    if json_:
+        print_json(msgspec.json.encode(rows))
+    else:
+        shown = [row for row in rows if everything or row["verdict"] != "ok"]
+        columns = {"topic": "topic", "setting": "setting", "value": "is", "advised": "should be"}
+        print_table(columns | {"verdict": "", "why": "why"}, shown, none="all topics are as they should be")
+    if any(row["verdict"] == "must" for row in rows):
+        raise typer.Exit(1)
+
+
+@group.command()
+def create(
+    app: AppName,
+    worker: Workers = None,
+    task_topic: Tasks = None,
+    partitions: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of completions and task topics, instead of the recommended.", show_default=False
+        ),
+    ] = None,
+    replication: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Replicas, instead of 3 or as many as there are brokers.", show_default=False
+        ),
+    ] = None,
+    kafka: Kafka = None,
+    config: Config = None,
+) -> None:
+    """Create the topics that are missing, as recommended. One that exists is never changed."""
+    from awakeables.kafka.recommendations import plan_for
+    from awakeables.kafka.survey import survey
+    from awakeables.kafka.topics import create_topics
+    from awakeables.runtime import connection_of
+
+    settings = settings_for(config, kafka=kafka)
+    roles, connection = _roles(app, worker, task_topic, settings), connection_of(settings, CLIENT)
+    found = asyncio.run(survey(connection, roles))
+    plans = {
+        name: plan_for(
+            roles[name],
+            brokers=found.brokers,
+            partitions=None if roles[name] == "dead letters" else partitions,
+            replication=replication,
+        )
+        for name in found.missing
+    }
+    asyncio.run(create_topics(connection, plans))
+    for name in roles:
+        if name not in plans:
+            say(f"{name}: is there already, left as it is")
+            continue
+        plan = plans[name]
+        chosen = ", ".join(f"{key}={value}" for key, value in plan.settings.items())
+        counts = f"partitions={plan.partitions}, replication.factor={plan.replication}"
+        say(f"{name}: created with {counts}, {chosen}")
+
+
+def _roles(
+    app: str, workers: list[str] | None, tasks: list[str] | None, settings: Settings
+) -> dict[str, Role]:
+    from awakeables.kafka.survey import topics_of
+
+    loaded = load(app, App, "app")
+    loaded_workers = [load(w, Worker, "worker") for w in workers or []]
+    roles = topics_of(loaded, loaded_workers, tasks or (), verdicts=settings.verdicts)
+    if "tasks" not in roles.values():
+        err.print(
+            "the task topics are not looked at: name them with --worker MODULE:WORKER or --task-topic TOPIC",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    return roles
+
+
+def _absent(found: Survey) -> list[dict[str, Any]]:
+    """Topics of which there is nothing to hold against the table."""
+    told = [(name, "must", "it does not exist: `awakeables topics create`") for name in found.missing]
+    told += [(name, "must", problem) for name, problem in found.problems.items()]
+    told += [(name, "advice", f"its settings are not told: {why}") for name, why in found.untold.items()]
+    return [{"topic": name, "verdict": verdict, "why": why} for name, verdict, why in told]

@@ -1,0 +1,1 @@
+"""Looks at what a service stands on, also while it is down: settings, Kafka, store, disk, clock."""

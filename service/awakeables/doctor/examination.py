@@ -1,0 +1,46 @@
+"""Everything that the doctor looks at, in the order in which it is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+from awakeables.doctor.cluster import NOT_ASKED, examine_cluster
+from awakeables.doctor.findings import Finding
+from awakeables.doctor.service import examine_clock, visit_service
+from awakeables.doctor.settings import examine_settings
+from awakeables.doctor.storage import examine_disk, examine_store
+from awakeables.kafka.recommendations import Role
+from awakeables.ports import Clock
+from awakeables.runtime import MEMORY, connection_of
+from awakeables.settings import SettingsRefused, SourcedSettings
+
+
+async def examine(
+    loaded: SourcedSettings, roles: Mapping[str, Role] | None, *, clock: Clock
+) -> list[Finding]:
+    """Look at everything; nothing is changed by it.
+
+    Args:
+        loaded: The settings that the service is run with.
+        roles: The app's topics; None when it wasn't said which app.
+        clock: This machine's.
+    """
+    settings = loaded.settings
+    findings = [examine_settings(loaded, clock=clock)]
+    try:
+        connection = connection_of(settings, "awakeables-doctor")
+    except SettingsRefused as error:
+        findings += [Finding("broker", "FAULT", str(error)), NOT_ASKED]
+    else:
+        findings += await examine_cluster(connection, roles, clock=clock)
+    condition = None
+    if settings.store == MEMORY:
+        findings.append(Finding("store", "warn", "memory: everything is forgotten when the service ends"))
+    else:
+        path = Path(settings.store)
+        store, condition = await asyncio.to_thread(examine_store, path, clock=clock)
+        findings += [store, examine_disk(path)]
+    visit = await visit_service(settings.url, holder=None if condition is None else condition.holder)
+    return [*findings, visit.finding, examine_clock(visit.date_ms, condition, clock=clock)]

@@ -1,0 +1,88 @@
+"""The census: how many rows there are and how old the oldest is, counted beside the work.
+
+Whoever asks for metrics gets what was last counted: a scrape never waits for the store, and many
+scrapes cost it nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import timedelta
+
+from awakeables.core.invocations import STATUSES
+from awakeables.errors import StoreUnavailable
+from awakeables.ports import Clock, Inspection
+from awakeables.telemetry.metrics import Metrics
+from awakeables.telemetry.vocabulary import PROBLEM_KINDS, ProblemKind
+
+SHARE = 0.01
+"""Counting may take this share of the time: when it is slow, it is done less often."""
+
+
+class Census:
+    """Keeps the gauges of rows up to date."""
+
+    def __init__(
+        self,
+        store: Inspection,
+        metrics: Metrics,
+        *,
+        clock: Clock,
+        interval: timedelta = timedelta(seconds=5),
+    ) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._clock = clock
+        self._interval_s = interval.total_seconds()
+
+    async def run(self) -> None:
+        """Count for ever; cancel to stop. While the store is away the gauges stay as they were."""
+        while True:
+            began = self._clock.monotonic()
+            # `awakeables_rows_counted_timestamp_seconds` tells of it, and so does readiness.
+            with suppress(StoreUnavailable):
+                await self.take()
+            took_s = self._clock.monotonic() - began
+            await asyncio.sleep(max(self._interval_s, took_s / SHARE))
+
+    async def take(self) -> None:
+        """Count once.
+
+        Raises:
+            StoreUnavailable: The gauges are as they were.
+        """
+        counts = await self._store.counts()
+        now_ms = self._clock.now_ms()
+        metrics = self._metrics
+        metrics.pending.set(counts["awakeables_pending"])
+        metrics.pending_oldest_s.set(_age_s(counts.get("awakeables_oldest_ms"), now_ms))
+        for status in STATUSES:
+            if status != "completed":
+                metrics.invocations.labels(status).set(counts[f"invocations_{status}"])
+        metrics.outbox_unsent.set(counts["effects_unsent"])
+        metrics.outbox_oldest_s.set(_age_s(counts.get("effects_oldest_ms"), now_ms))
+        metrics.outbox_failed.set(counts["effects_failed"])
+        metrics.dead_letters_kept.set(counts["dead_letters"])
+        metrics.rows_counted_at_s.set(now_ms / 1000)
+
+
+def show_readiness(metrics: Metrics, problems: Mapping[str, str], *, serving: Callable[[], bool]) -> None:
+    """Let the gauges tell what readiness tells, at every scrape."""
+    metrics.ready.set_function(lambda: serving() and not problems)
+    for about in PROBLEM_KINDS:
+        metrics.problems.labels(about).set_function(
+            lambda about=about: sum(_about(name) == about for name in problems)  # type: ignore[misc]
+        )
+
+
+def _about(problem: str) -> ProblemKind:
+    """What a name on the board is about."""
+    words = problem.split()
+    return next((kind for kind in PROBLEM_KINDS if kind in words), "other")
+
+
+def _age_s(made_ms: int | None, now_ms: int) -> float:
+    """0 without any, and where a clock was set back."""
+    return 0.0 if made_ms is None else max(0, now_ms - made_ms) / 1000

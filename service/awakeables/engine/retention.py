@@ -1,0 +1,104 @@
+"""Forgets what ended long ago: invocations with all that is theirs, dead letters, refused effects.
+
+In small commits with rests between them, so that the load does not notice. What is pending is
+never purged, however old it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+
+from awakeables.core.journal import AwakeableAsked
+from awakeables.core.orders import Ended, Purge, Purged, PurgeLetters
+from awakeables.engine.committer import Committer
+from awakeables.ports import Clock, Store
+from awakeables.telemetry import events
+
+log = structlog.stdlib.get_logger(__name__)
+
+BATCH = 200
+"""Invocations of one commit: a few milliseconds of the writer's time."""
+
+REST = 4
+"""Rests this many times as long as a batch took: purging takes a fifth of the time at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionSettings:
+    """How long things are kept.
+
+    Attributes:
+        ended: Invocations that have ended, with journals, awakeables, verdicts, idempotency keys.
+        dead_letters: Dead letters, and effects that Kafka has refused.
+        interval: How often it is looked for what may go.
+    """
+
+    ended: timedelta = timedelta(days=7)
+    dead_letters: timedelta = timedelta(days=30)
+    interval: timedelta = timedelta(minutes=1)
+
+
+class Retention:
+    """Purges for one engine."""
+
+    def __init__(
+        self, committer: Committer, store: Store, *, clock: Clock, settings: RetentionSettings
+    ) -> None:
+        self._committer = committer
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+
+    async def run(self, failed: Callable[[Exception], None]) -> None:
+        """Purge for ever; cancel to stop. What goes wrong is told to `failed`, and tried again later."""
+        while True:
+            try:
+                await self.purge()
+            except Exception as error:
+                failed(error)
+            await asyncio.sleep(self._settings.interval.total_seconds())
+
+    async def purge(self) -> int:
+        """Forget all that may be forgotten now; how much it was."""
+        invocations = await self._repeat(self._purge_invocations)
+        letters = await self._repeat(self._purge_letters)
+        if invocations or letters:
+            log.info(events.PURGED, invocations=invocations, dead_letters=letters)
+        return invocations + letters
+
+    async def _repeat(self, purge_some: Callable[[], Awaitable[int]]) -> int:
+        total = 0
+        while True:
+            began = self._clock.monotonic()
+            count = await purge_some()
+            total += count
+            if count < BATCH:
+                return total
+            await asyncio.sleep((self._clock.monotonic() - began) * REST)
+
+    async def _purge_invocations(self) -> int:
+        before_ms = self._before_ms(self._settings.ended)
+        ids = await self._store.ended(before_ms, BATCH)
+        if not ids:
+            return 0
+        journals = await self._store.history(ids)
+        ended = tuple(
+            Ended(
+                id=key,
+                awakeables=tuple(e.id for e in journals.get(key, ()) if isinstance(e, AwakeableAsked)),
+            )
+            for key in ids
+        )
+        return (await self._committer.commit(Purge(ended=ended, before_ms=before_ms), Purged)).count
+
+    async def _purge_letters(self) -> int:
+        order = PurgeLetters(before_ms=self._before_ms(self._settings.dead_letters), limit=BATCH)
+        return (await self._committer.commit(order, Purged)).count
+
+    def _before_ms(self, kept: timedelta) -> int:
+        return self._clock.now_ms() - kept // timedelta(milliseconds=1)

@@ -1,0 +1,101 @@
+"""How a cluster and our topics are really set up, told by the brokers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from aiokafka import errors as kafka
+from aiokafka.admin.config_resource import ConfigResourceType
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.admin import DescribeConfigsRequest
+
+from awakeables.handlers.service import App
+from awakeables.kafka.connection import Connection
+from awakeables.kafka.recommendations import PARTITIONS, REPLICATION, Role, TopicState
+from awakeables.kafka.topics import TopicFacts, asking, describe
+from awakeables.worker.worker import Worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What there is.
+
+    Attributes:
+        brokers: How many brokers the cluster has now.
+        topics: Those that exist.
+        missing: The names of those that don't.
+        problems: What is wrong with a topic as a whole, by its name.
+        untold: Topics whose settings the cluster doesn't tell us, and why.
+    """
+
+    brokers: int
+    topics: tuple[TopicState, ...]
+    missing: tuple[str, ...]
+    problems: Mapping[str, str]
+    untold: Mapping[str, str]
+
+
+def topics_of(
+    app: App, workers: Iterable[Worker], tasks: Iterable[str] = (), *, verdicts: bool = False
+) -> dict[str, Role]:
+    """The topics of an app, of its workers, and further task topics, with what each is for.
+
+    An app's handlers name task topics as they publish, so an app alone can't tell them. It has a
+    verdicts topic if they are switched on.
+    """
+    roles: dict[str, Role] = {app.completions_topic: "completions", app.dead_letter_topic: "dead letters"}
+    if verdicts:
+        roles[app.verdicts_topic] = "verdicts"
+    roles |= dict.fromkeys(tasks, "tasks")
+    for worker in workers:
+        roles |= dict.fromkeys(worker.topics, "tasks")
+    return roles
+
+
+async def survey(connection: Connection, roles: Mapping[str, Role]) -> Survey:
+    """Look at these topics; none is created by looking.
+
+    Raises:
+        BrokerUnavailable: Kafka can't be reached.
+    """
+    async with asking(connection) as client:
+        facts = await describe(client, roles) if roles else {}
+        brokers = len(client.cluster.brokers())
+        there = [name for name in roles if facts[name].problem is None]
+        settings, untold = await _settings(client, there)
+    return Survey(
+        brokers=brokers,
+        topics=tuple(_state(name, roles[name], facts[name], settings.get(name, {})) for name in there),
+        missing=tuple(name for name in roles if facts[name].missing),
+        problems={n: _told(f.problem) for n, f in facts.items() if f.problem is not None and not f.missing},
+        untold=untold,
+    )
+
+
+def _state(name: str, role: Role, facts: TopicFacts, settings: Mapping[str, str]) -> TopicState:
+    counted = {PARTITIONS: str(len(facts.partitions)), REPLICATION: str(facts.replication)}
+    return TopicState(name=name, role=role, settings={**counted, **settings})
+
+
+async def _settings(
+    client: AIOKafkaClient, names: list[str]
+) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    if not names:
+        return {}, {}
+    request = DescribeConfigsRequest([(ConfigResourceType.TOPIC, name, None) for name in names])
+    try:
+        response = await client.send(client.get_random_node(), request)
+    except kafka.IncompatibleBrokerVersion:
+        return {}, dict.fromkeys(names, "this broker doesn't tell settings")
+    settings, untold = {}, {}
+    for code, message, _type, name, entries in response.resources:
+        if code:
+            untold[name] = message or _told(kafka.for_code(code))
+        else:
+            settings[name] = {key: value for key, value, *_ in entries if value is not None}
+    return settings, untold
+
+
+def _told(problem: type[kafka.KafkaError] | None) -> str:
+    return problem.__name__.removesuffix("Error") if problem is not None else ""

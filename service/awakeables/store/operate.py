@@ -1,0 +1,128 @@
+"""What operator's orders do to the rows, and what they share with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from awakeables.core import awakeables, invocations
+from awakeables.core.deadletters import relay, resend
+from awakeables.core.journal import AwakeableAsked, decode_chunks
+from awakeables.core.orders import (
+    Answer,
+    Cancel,
+    CancelAsked,
+    DeadLetter,
+    Operating,
+    Position,
+    Purge,
+    Purged,
+    PurgeLetters,
+    Resend,
+    Resent,
+    Resume,
+    Resumed,
+    Skip,
+    Skipped,
+)
+from awakeables.core.outcomes import Cancellation
+from awakeables.store.tables import Tables
+
+UNCLAIMED = ""
+CALLED_OFF = Cancellation(reason=invocations.CANCELLED)
+
+
+def operate(order: Operating, tables: Tables, *, now_ms: int) -> Answer:
+    """Apply one operator's order."""
+    match order:
+        case Resume():
+            return _resume(order, tables, now_ms)
+        case Cancel():
+            return _cancel(order, tables, now_ms)
+        case Purge():
+            return _purge(order, tables)
+        case PurgeLetters():
+            return Purged(count=tables.forget_letters(order.before_ms, order.limit))
+        case Resend():
+            return _resend(order, tables, now_ms)
+        case Skip():
+            return _skip(order, tables, now_ms)
+        case _:
+            assert_never(order)
+
+
+def call_off(awakeable_id: str, reason: str, tables: Tables, now_ms: int) -> None:
+    """Cancel an awakeable, if it is pending."""
+    pending = tables.awakeable(awakeable_id)
+    cancelled = pending and awakeables.cancel(pending, now_ms=now_ms, reason=reason)
+    if cancelled:
+        tables.put_awakeable(cancelled)
+
+
+def bury(letters: Sequence[DeadLetter], relay_to: str, tables: Tables, now_ms: int) -> int:
+    """Keep dead letters, each record once, and queue their copies for the dead-letter topic (K2)."""
+    buried = 0
+    for letter in letters:
+        if not tables.has_dead_letter(letter.source):
+            tables.add_dead_letter(letter)
+            tables.add_effect(relay(letter, to=relay_to, now_ms=now_ms), UNCLAIMED)
+            buried += 1
+    return buried
+
+
+def _resume(order: Resume, tables: Tables, now_ms: int) -> Resumed:
+    row = tables.invocation(order.invocation_id)
+    resumed = row and invocations.resume(row, now_ms=now_ms)
+    if not resumed:
+        return Resumed(invocation=row, changed=False)
+    tables.put_invocation(resumed)
+    return Resumed(invocation=resumed, changed=True)
+
+
+def _cancel(order: Cancel, tables: Tables, now_ms: int) -> CancelAsked:
+    row = tables.invocation(order.invocation_id)
+    cancelled = row and invocations.cancel(row, now_ms=now_ms)
+    if row is None or not cancelled:
+        return CancelAsked(invocation=row, accepted=False)
+    asked = [entry.id for entry in decode_chunks(tables.chunks(row.id)) if isinstance(entry, AwakeableAsked)]
+    if cancelled is not row:
+        tables.put_invocation(cancelled)
+        for awakeable_id in asked:
+            call_off(awakeable_id, invocations.CANCELLED, tables, now_ms)
+    settled = (tables.awakeable(awakeable_id) for awakeable_id in asked)
+    called_off = tuple(row.id for row in settled if row is not None and row.outcome == CALLED_OFF)
+    return CancelAsked(invocation=cancelled, accepted=True, called_off=called_off)
+
+
+def _purge(order: Purge, tables: Tables) -> Purged:
+    """Forget what has ended; an invocation that has not, or only lately, is left alone."""
+    doomed = []
+    for ended in order.ended:
+        row = tables.invocation(ended.id)
+        if row is not None and row.status == "completed" and row.updated_ms <= order.before_ms:
+            doomed.append(ended)
+    tables.forget([ended.id for ended in doomed], [key for ended in doomed for key in ended.awakeables])
+    return Purged(count=len(doomed))
+
+
+def _resend(order: Resend, tables: Tables, now_ms: int) -> Resent:
+    letter = tables.dead_letter(order.dead_letter_id)
+    effect = letter and resend(letter, event_id=order.event_id, now_ms=now_ms)
+    if letter is None or not effect:
+        return Resent(dead_letter=letter, effect=None)
+    letter = replace(letter, resent=letter.resent + 1)
+    tables.put_dead_letter(letter)
+    tables.add_effect(effect, UNCLAIMED)
+    return Resent(dead_letter=letter, effect=effect)
+
+
+def _skip(order: Skip, tables: Tables, now_ms: int) -> Skipped:
+    held = tables.position(order.topic, order.partition)
+    if held is None or held.next != order.before:
+        return Skipped(done=False)
+    position = Position(partition=order.partition, next=order.next, epoch=held.epoch + 1)
+    tables.put_position(order.topic, position)
+    bury([order.dead_letter], order.relay_to, tables, now_ms)
+    return Skipped(done=True)

@@ -1,0 +1,167 @@
+"""Metrics: what counts, and how it is asked for.
+
+A registry per engine, handed in: several engines live in one process of the tests. Children of
+labels are looked up once, so that counting costs about a microsecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+
+from awakeables.core.awakeables import VERDICTS, Verdict, VerdictKind
+from awakeables.core.invocations import BackOff, Continue, End, Next, Pause, Suspend
+from awakeables.core.outcomes import Cancellation, Resolution
+from awakeables.telemetry import vocabulary as words
+from awakeables.telemetry.vocabulary import AttemptEnd, LetterCode, Metric, Origin, TaskEnd
+
+
+class Metrics:
+    """What the service counts.
+
+    Attributes:
+        registry: Where it is asked for.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        """Register everything; the vocabulary can be registered once in a registry."""
+        self.registry = registry or CollectorRegistry()
+        make = _Maker(self.registry)
+        self.ready = make.gauge(words.READY)
+        self.problems = make.gauge(words.PROBLEMS)
+        self.pending = make.gauge(words.PENDING)
+        self.pending_oldest_s = make.gauge(words.PENDING_OLDEST)
+        self.invocations = make.gauge(words.INVOCATIONS)
+        self.handlers_live = make.gauge(words.HANDLERS_LIVE)
+        self.dead_letters_kept = make.gauge(words.DEAD_LETTERS_KEPT)
+        self.consumer_lag = make.gauge(words.CONSUMER_LAG)
+        self.consumer_behind_s = make.gauge(words.CONSUMER_BEHIND)
+        self.records_expired = make.counter(words.RECORDS_EXPIRED)
+        self.commit_members = make.histogram(words.COMMIT_MEMBERS)
+        self.commit_s = make.histogram(words.COMMIT_SECONDS)
+        self.commit_failures = make.counter(words.COMMIT_FAILURES)
+        self.commit_waiting = make.gauge(words.COMMIT_WAITING)
+        self.outbox_unsent = make.gauge(words.OUTBOX_UNSENT)
+        self.outbox_oldest_s = make.gauge(words.OUTBOX_OLDEST)
+        self.outbox_failed = make.gauge(words.OUTBOX_FAILED)
+        self.loop_stalls = make.histogram(words.LOOP_STALLS)
+        self.rows_counted_at_s = make.gauge(words.ROWS_COUNTED)
+        self.disk_free_bytes = make.gauge(words.DISK_FREE)
+        self.disk_bytes = make.gauge(words.DISK_TOTAL)
+        self._attempts = make.counter(words.ATTEMPTS)
+        self._attempt_s = make.histogram(words.ATTEMPT_SECONDS)
+        self._http = make.counter(words.HTTP_REQUESTS)
+        verdicts = make.counter(words.VERDICTS_TOLD)
+        heartbeats = make.counter(words.HEARTBEATS)
+        letters = make.counter(words.DEAD_LETTERS_ADDED)
+        publishes = make.counter(words.PUBLISHES)
+        self._verdicts = {
+            (kind, origin): verdicts.labels(kind, origin) for kind in VERDICTS for origin in words.ORIGINS
+        }
+        self._heartbeats = {origin: heartbeats.labels(origin) for origin in words.ORIGINS}
+        self._letters = {code: letters.labels(code) for code in words.LETTER_CODES}
+        self.publishes = {result: publishes.labels(result) for result in words.PUBLISH_RESULTS}
+        self.failed_commits = {
+            problem: self.commit_failures.labels(problem) for problem in words.COMMIT_PROBLEMS
+        }
+        self._ended: dict[tuple[str, str, AttemptEnd], Counter] = {}
+        self._took: dict[tuple[str, str], Histogram] = {}
+        self._answered: dict[tuple[str, str, int], Counter] = {}
+
+    def settled(self, origin: Origin, verdicts: Iterable[Verdict | None]) -> None:
+        """Count the verdicts of one commit; None is a heartbeat that was kept."""
+        tally: dict[VerdictKind | None, int] = {}
+        for verdict in verdicts:
+            kind = None if verdict is None else verdict.kind
+            tally[kind] = tally.get(kind, 0) + 1
+        for kind, count in tally.items():
+            if kind is None:
+                self._heartbeats[origin].inc(count)
+            else:
+                self._verdicts[kind, origin].inc(count)
+
+    def buried(self, code: LetterCode, count: int = 1) -> None:
+        """Count dead letters that were added."""
+        self._letters[code].inc(count)
+
+    def attempt(self, service: str, handler: str, end: AttemptEnd, took_s: float) -> None:
+        """Count an attempt to run a handler."""
+        ended = self._ended.get((service, handler, end))
+        if ended is None:
+            ended = self._ended[service, handler, end] = self._attempts.labels(service, handler, end)
+            self._took.setdefault((service, handler), self._attempt_s.labels(service, handler))
+        ended.inc()
+        self._took[service, handler].observe(took_s)
+
+    def answered(self, method: str, route: str, status: int) -> None:
+        """Count an HTTP request; the route is the template, never the path."""
+        key = (method, route, status)
+        counter = self._answered.get(key)
+        if counter is None:
+            counter = self._answered[key] = self._http.labels(method, route, str(status))
+        counter.inc()
+
+
+class WorkerMetrics:
+    """What a worker counts."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        make = _Maker(self.registry)
+        self._tasks = make.counter(words.WORKER_TASKS)
+        self._task_s = make.histogram(words.WORKER_TASK_SECONDS)
+        self.running = make.gauge(words.WORKER_RUNNING)
+        self.loop_stalls = make.histogram(words.LOOP_STALLS)
+
+    def task(self, topic: str, fate: TaskEnd, took_s: float) -> None:
+        """Count a task that the worker is done with."""
+        self._tasks.labels(topic, fate).inc()
+        self._task_s.labels(topic).observe(took_s)
+
+
+def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """Everything in the registry, in the format that the Accept header prefers, and its media type."""
+    encode, media_type = choose_encoder(accept)
+    return encode(registry), media_type
+
+
+def end_of(step: Next | None) -> AttemptEnd:
+    """How an attempt ended whose last commit was this; None: without one."""
+    match step:
+        case End(result=Resolution()):
+            return "succeeded"
+        case End(result=Cancellation()):
+            return "cancelled"
+        case End():
+            return "failed"
+        case Suspend():
+            return "suspended"
+        case BackOff():
+            return "backing-off"
+        case Pause():
+            return "paused"
+        case Continue() | None:
+            return "left"
+        case _:
+            assert_never(step)
+
+
+class _Maker:
+    """Registers metrics as the vocabulary says."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def counter(self, metric: Metric) -> Counter:
+        return Counter(metric.name, metric.help, metric.labels, registry=self._registry)
+
+    def gauge(self, metric: Metric) -> Gauge:
+        return Gauge(metric.name, metric.help, metric.labels, registry=self._registry)
+
+    def histogram(self, metric: Metric) -> Histogram:
+        return Histogram(
+            metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=self._registry
+        )

@@ -1,0 +1,218 @@
+"""One client's connection: uvicorn's, with bounds on what a client may send, and how slowly.
+
+uvicorn bounds neither the head of a request nor the time that it takes, httptools keeps what is
+unfinished for ever, and trailers join the headers. What is refused here never reaches the
+application, so the answer is written by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from httptools import HttpParserError, HttpParserUpgrade
+from starlette.responses import Response
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from awakeables.web.problems import Problem, bad_request
+from awakeables.web.settings import ConnectionLimits
+
+Refuse = Callable[[Problem], Response]
+
+SLOWEST_BYTES_PER_S: Final = 16 * 1024
+"""What a client sends or takes earns it time: a large body on a slow line is no attack."""
+
+LINGER_S: Final = 2.0
+"""A refused client may still be sending; closed at once, it would see a reset and no answer."""
+
+MOST_PIPELINED: Final = 16
+"""Requests that wait behind an unanswered one; one packet could hold ten thousand."""
+
+SPARE: Final = 50
+"""Connections past the limit that are still told so; those past them are dropped unheard."""
+
+
+class Connection(HttpToolsProtocol):
+    """A connection that ends when its client breaks a bound."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        limits: ConnectionLimits,
+        refuse: Refuse,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits = limits
+        self._patience_s = limits.request_timeout.total_seconds()
+        self._answer_for = refuse
+        self._problem: Problem | None = None
+        self._refused = False
+        self._surplus = False
+        self._silent = True
+        self._in_body = False
+        self._since_s: float | None = None  # since when we wait for the rest of a request
+        self._received = 0  # bytes since then
+        self._unparsed = 0  # bytes since the parser last had something for us
+        self._unread_since_s: float | None = None
+        self._unread = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._since_s = self.loop.time()
+        self._surplus = len(self.connections) > self._limits.max_connections
+        if len(self.connections) > self._limits.max_connections + SPARE:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._unset_keepalive_if_required()
+        self._silent = False
+        if self._since_s is None:
+            self._begin()
+        self._received += len(data)
+        self._unparsed += len(data)
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade:
+            return  # an offer that we pass over: the request is answered like any other
+        except HttpParserError as error:
+            self._refuse(self._problem or bad_request(f"this is no HTTP: {error}"))
+        else:
+            if self._unparsed > self._limits.max_header_bytes:
+                self._refuse(self._head_too_large())
+
+    def on_message_begin(self) -> None:
+        if self._since_s is None:
+            self._begin()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._problem = self._objection()
+        if self._problem is not None:
+            raise _Refused
+        super().on_headers_complete()
+        self._in_body = True
+        self._unparsed = 0
+        self.headers = []  # trailers go here, not to the headers that decide
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._unparsed = 0
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._since_s = None
+        self._in_body = False
+        self._unparsed = 0
+        if self.cycle.response_complete and not self.transport.is_closing():
+            # Answered before its end: uvicorn's own timer was stopped by what came since.
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def cut_if_slow(self, now_s: float) -> None:
+        """End the connection if its client has used up its time; called now and then."""
+        if self._is_unread(now_s):
+            self.transport.abort()
+        elif self._since_s is None or self.transport.is_closing():
+            return
+        elif self.flow.read_paused:
+            self._since_s = now_s  # the client waits for us
+        elif now_s - self._since_s > self._allowed_s():
+            if self._refused:
+                self.transport.abort()
+            else:
+                self._refuse(_too_slow(self._patience_s))
+
+    def _begin(self) -> None:
+        self._since_s = self.loop.time()
+        self._received = 0
+
+    def _allowed_s(self) -> float:
+        if self._refused:
+            return LINGER_S
+        if self._in_body and self.cycle.response_complete:
+            return self._patience_s  # it is answered already: what it still sends is of no use
+        return self._patience_s + self._received / SLOWEST_BYTES_PER_S
+
+    def _objection(self) -> Problem | None:
+        limits = self._limits
+        if self._surplus:
+            return _too_many(limits.max_connections)
+        if len(self.url) > limits.max_target_bytes:
+            return _target_too_long(limits.max_target_bytes)
+        size = sum(len(name) + len(value) for name, value in self.headers)
+        if size + len(self.url) > limits.max_header_bytes or len(self.headers) > limits.max_headers:
+            return self._head_too_large()
+        if len(self.pipeline) >= MOST_PIPELINED:
+            return bad_request(f"at most {MOST_PIPELINED} requests may wait behind another")
+        return None
+
+    def _refuse(self, problem: Problem) -> None:
+        self._refused = True
+        if not self._may_answer():
+            self.transport.close()
+            return
+        if self._in_body:
+            # The application waits for the rest of the body: to it the client is gone.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        answer = self._answer_for(problem)
+        headers = [*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")]
+        head = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self.transport.write(STATUS_LINE[problem.status] + head + b"\r\n" + bytes(answer.body))
+        self.transport.write_eof()
+        self._since_s = self.loop.time()
+
+    def _may_answer(self) -> bool:
+        """Is an answer to what is being received the next thing that the client expects?"""
+        if self.pipeline or self._silent:
+            return False
+        if self._in_body:
+            return not self.cycle.response_started
+        return self.cycle is None or self.cycle.response_complete
+
+    def _is_unread(self, now_s: float) -> bool:
+        """Has the client left its answer untaken for too long?"""
+        size = self.transport.get_write_buffer_size()
+        if not size:
+            self._unread_since_s = None
+            return False
+        if self._unread_since_s is None:
+            self._unread_since_s, self._unread = now_s, size
+        return now_s - self._unread_since_s > self._patience_s + self._unread / SLOWEST_BYTES_PER_S
+
+    def _head_too_large(self) -> Problem:
+        limits = self._limits
+        detail = f"at most {limits.max_headers} headers of {limits.max_header_bytes:,} bytes together"
+        return Problem(431, "headers-too-large", "The request's headers are too large", detail)
+
+
+class _Refused(Exception):
+    """Stops the parser; the connection knows why."""
+
+
+def _target_too_long(most: int) -> Problem:
+    return Problem(414, "uri-too-long", "The path is too long", f"path and query have at most {most:,} bytes")
+
+
+def _too_many(most: int) -> Problem:
+    detail = f"{most:,} connections are open already (AWAKEABLES_MAX_CONNECTIONS); try again later"
+    return Problem(503, "overloaded", "Too much is under way", detail)
+
+
+def _too_slow(patience_s: float) -> Problem:
+    detail = (
+        f"the request was not complete after {patience_s:g} s "
+        f"and sent less than {SLOWEST_BYTES_PER_S:,} bytes a second"
+    )
+    return Problem(408, "too-slow", "The request took too long", detail)

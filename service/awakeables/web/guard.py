@@ -1,0 +1,128 @@
+"""Who is let in: the name that a request asks for, the page that sent it, the token that it has."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from awakeables.web.problems import Problem
+from awakeables.web.request import Request
+from awakeables.web.tokenfile import Scope
+from awakeables.web.tokens import Tokens
+
+REALM = 'Bearer realm="awakeables"'
+
+
+class Guard:
+    """What every request must pass before its route is taken."""
+
+    def __init__(self, tokens: Tokens | None, names: Collection[str] | None) -> None:
+        """Guard with what the settings give.
+
+        Args:
+            tokens: None lets everybody in.
+            names: Host names that are answered to beside the loopback's own; None: any.
+        """
+        self._tokens = tokens
+        self._names = None if names is None else frozenset(name.lower() for name in names)
+        self._is_ours = functools.lru_cache(maxsize=64)(self._answers_to)
+
+    def check(self, request: Request, scope: Scope | None) -> None:
+        """Let a request pass.
+
+        Args:
+            request: What wants in.
+            scope: What its token must be good for; None: no token is needed.
+
+        Raises:
+            Problem: 421 it asks for another host, 403 it is another site's or its token's
+                scopes don't suffice, 401 it has no token that is known.
+        """
+        if self._names is not None and not self._is_ours(request.header(b"host")):
+            raise _misdirected(request.header(b"host") or "")
+        if request.method != "GET":
+            _check_origin(request)
+        if self._tokens is not None:
+            self._tokens.refresh()
+            if scope is not None:
+                _check_token(self._tokens, request, scope)
+
+    def _answers_to(self, host: str | None) -> bool:
+        """Without tokens a web page could else rename its own site to our address, and read us.
+
+        A request without a host comes from no browser.
+        """
+        assert self._names is not None
+        if host is None:
+            return True
+        name = _without_port(host)
+        return name in self._names or _is_loopback(name)
+
+
+def _check_token(tokens: Tokens, request: Request, scope: Scope) -> None:
+    scheme, _, token = (request.header(b"authorization") or "").partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise _unauthorized("this needs a token; send it as `Authorization: Bearer …`", REALM)
+    holder = tokens.holder(token.encode("latin-1"))
+    if holder is None:
+        raise _unauthorized("the token is not known (any more)", f'{REALM}, error="invalid_token"')
+    if scope not in holder.scopes:
+        raise Problem(
+            403,
+            "insufficient-scope",
+            "The token is not good for this",
+            f"this needs the scope {scope!r}; {holder.name!r} has {', '.join(sorted(holder.scopes))}",
+            members={"scope": scope},
+            headers={"www-authenticate": f'{REALM}, error="insufficient_scope", scope="{scope}"'},
+        )
+
+
+def _check_origin(request: Request) -> None:
+    """Let no web page of another site call or complete anything with its visitor's browser."""
+    site = request.header(b"sec-fetch-site")
+    origin = request.header(b"origin")
+    if site is None and origin is None:
+        return
+    same = site in ("same-origin", "none") if site is not None else _is_host(origin, request.header(b"host"))
+    if not same:
+        raise Problem(
+            403, "cross-site", "The request comes from another site", "a web page sent this request"
+        )
+
+
+def _is_host(origin: str | None, host: str | None) -> bool:
+    try:
+        return host is not None and urlsplit(origin or "").netloc.lower() == host.lower()
+    except ValueError:
+        return False
+
+
+def _without_port(host: str) -> str:
+    name = host.strip().lower()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    return name.removesuffix(".")
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _misdirected(host: str) -> Problem:
+    return Problem(
+        421,
+        "misdirected",
+        "The request is for another host",
+        f"{host[:100]!r} is no name of this service; add it to AWAKEABLES_ALLOWED_HOSTS, or ask localhost",
+    )
+
+
+def _unauthorized(detail: str, challenge: str) -> Problem:
+    return Problem(401, "unauthorized", "A token is needed", detail, headers={"www-authenticate": challenge})

@@ -1,0 +1,21 @@
+"""For Prometheus: `/metrics`."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from awakeables.engine.engine import Engine
+from awakeables.telemetry.metrics import exposition
+from awakeables.web.request import Request
+
+
+class MetricsPage:
+    """The route `/metrics`: what was counted so far; it asks the store for nothing."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._registry = engine.metrics.registry
+
+    async def show(self, request: Request) -> Response:
+        """OpenMetrics if the scraper takes it, else Prometheus' text format."""
+        content, media_type = exposition(self._registry, request.header(b"accept") or "")
+        return Response(content, media_type=media_type)

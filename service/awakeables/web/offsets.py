@@ -1,0 +1,40 @@
+"""Looking at how far completions are read, and skipping what can't be: `/offsets`."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from awakeables.engine.engine import Engine
+from awakeables.web import render
+from awakeables.web.answers import as_json
+from awakeables.web.problems import bad_request
+from awakeables.web.request import Request
+from awakeables.web.waiting import Waiting
+
+
+class Offsets:
+    """The routes below `/offsets`."""
+
+    def __init__(self, engine: Engine, waiting: Waiting) -> None:
+        self._offsets = engine.offsets
+        self._waiting = waiting
+
+    async def list(self, _request: Request) -> Response:
+        rows = await self._waiting.store(self._offsets.show())
+        return as_json({"items": [render.reading(row) for row in rows]})
+
+    async def skip(self, request: Request) -> Response:
+        """Past the batch that the partition is stuck at, or to the offset that the query names."""
+        [partition] = request.names
+        to = request.query.get("to")
+        skip = self._offsets.skip(
+            _number("the partition", partition), None if to is None else _number("to", to)
+        )
+        row = await self._waiting.store(skip, doubt="it is not known whether it was skipped; look at it")
+        return as_json(render.reading(row))
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise bad_request(f"{name} is a number, not {text[:20]!r}")
+    return int(text)

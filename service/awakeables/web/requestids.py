@@ -1,0 +1,36 @@
+"""Request IDs: the caller's own, or one of ours, on every answer and every log line of a request."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from awakeables.ports import Entropy
+
+REQUEST_ID: Final = b"x-request-id"
+"""The header, both ways."""
+
+LONGEST: Final = 128
+PREFIX_BYTES: Final = 8
+
+_acceptable = re.compile(rb"[!-~]{1,%d}" % LONGEST).fullmatch
+
+
+class RequestIds:
+    """Makes IDs that are unique over processes: some chance per process, then a count."""
+
+    def __init__(self, entropy: Entropy) -> None:
+        self._prefix = f"req_{entropy.bytes(PREFIX_BYTES).hex()}_"
+        self._count = itertools.count(1)
+
+    def new(self) -> str:
+        return f"{self._prefix}{next(self._count):x}"
+
+    def of(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """The ID that the request brings, if it is 1 to 128 visible ASCII characters; else a new one."""
+        for name, value in headers:
+            if name == REQUEST_ID and _acceptable(value):
+                return value.decode("ascii")
+        return self.new()

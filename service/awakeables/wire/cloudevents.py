@@ -1,0 +1,163 @@
+"""CloudEvents 1.0 as they lie in Kafka: binary (attributes in headers) or structured (JSON).
+
+One reader for both modes. It tells what a record says and refuses nothing by itself: which
+attributes must be there is for those to say who know what the event is about.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+from pydantic_core import from_json
+
+STRUCTURED = b"application/cloudevents"
+"""How the content type of a structured event begins, in any case."""
+
+STRUCTURED_JSON = b"application/cloudevents+json; charset=UTF-8"
+SPECVERSION = "1.0"
+PREFIX = "ce_"
+CONTENT_TYPE = "content-type"
+
+_members = msgspec.json.Decoder(dict[str, Raw])
+_attribute = msgspec.json.Decoder(str | int | bool | None)
+
+
+class CloudEvent:
+    """What a record says, as a CloudEvent.
+
+    Attributes:
+        data: JSON text, or bytes; None: no data.
+        is_json: Which of the two `data` is.
+        fault: Why it can't be read as a whole; None: it can, and JSON in it by every reader.
+    """
+
+    def __init__(
+        self,
+        attributes: Mapping[str, Raw | bytes | None],
+        data: bytes | None = None,
+        *,
+        is_json: bool = True,
+        fault: str | None = None,
+    ) -> None:
+        self._attributes = attributes
+        self.fault = fault
+        self.data = data
+        self.is_json = is_json
+
+    def find(self, name: str) -> str | None:
+        """An attribute, whatever else is wrong with the event; None: absent, or no text."""
+        try:
+            return self.get(name)
+        except ValueError:
+            return None
+
+    def get(self, name: str) -> str | None:
+        """An attribute as text; None: absent, which is the same as empty.
+
+        Raises:
+            ValueError: It is neither a text nor a number.
+        """
+        value = self._attributes.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "replace") or None
+        try:
+            told = _attribute.decode(value)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise ValueError(f"the event's {name}: {error}") from None
+        return None if told is None else str(told) or None
+
+    def require(self, name: str) -> str:
+        """As `get`.
+
+        Raises:
+            ValueError: It is absent, or no text.
+        """
+        value = self.get(name)
+        if value is None:
+            raise ValueError(f"the event has no {name}")
+        return value
+
+    def check(self) -> None:
+        """See that it is a whole event of a version that is known here.
+
+        Raises:
+            ValueError: It is not; the message says why.
+        """
+        if self.fault is not None:
+            raise ValueError(self.fault)
+        version = self.require("specversion")
+        if version != SPECVERSION:
+            raise ValueError(f"specversion {version[:20]!r} is not known here, only {SPECVERSION} is")
+        for name in ("id", "source", "type"):
+            self.require(name)
+
+
+def read_event(value: bytes | None, headers: Mapping[str, bytes | None]) -> CloudEvent | None:
+    """The event that a record says that it is; None: it says no such thing."""
+    if not headers:
+        return None
+    content_type = headers.get(CONTENT_TYPE) or b""
+    if content_type[: len(STRUCTURED)].lower() == STRUCTURED:
+        return _structured(value, content_type)
+    if headers.get("ce_type"):
+        return _binary(value, headers, content_type)
+    return None
+
+
+def is_json_type(content_type: bytes) -> bool:
+    """Is this JSON? An absent content type is."""
+    media_type = content_type.partition(b";")[0].strip().lower()
+    return media_type in (b"", b"application/json", b"text/json") or media_type.endswith(b"+json")
+
+
+def _binary(value: bytes | None, headers: Mapping[str, bytes | None], content_type: bytes) -> CloudEvent:
+    attributes = {
+        name[len(PREFIX) :]: content for name, content in headers.items() if name.startswith(PREFIX)
+    }
+    is_json = is_json_type(content_type)
+    fault = _json_fault(value) if is_json and value is not None else None
+    return CloudEvent(attributes, value, is_json=is_json, fault=fault)
+
+
+def _structured(value: bytes | None, content_type: bytes) -> CloudEvent:
+    media_type = content_type.partition(b";")[0].strip().lower()
+    if media_type != STRUCTURED + b"+json":
+        shown = media_type[:60].decode("utf-8", "replace")
+        fault = f"content-type {shown!r} can't be read here; structured events are JSON, one a record"
+        return CloudEvent({}, fault=fault)
+    if value is None:
+        return CloudEvent({}, fault="the record has no value; a structured event is a JSON object")
+    try:
+        members: dict[str, Raw] = _members.decode(value)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        return CloudEvent({}, fault=f"not a structured event: {error}")
+    try:
+        data, is_json = _data(members.pop("data", UNSET), members.pop("data_base64", UNSET))
+    except ValueError as error:
+        return CloudEvent(members, fault=_json_fault(value) or str(error))
+    return CloudEvent(members, data, is_json=is_json, fault=_json_fault(value))
+
+
+def _data(text: Raw | UnsetType, base64: Raw | UnsetType) -> tuple[bytes | None, bool]:
+    if base64 is UNSET:
+        return (None if text is UNSET else bytes(text)), True
+    if text is not UNSET:
+        raise ValueError("the event has both data and data_base64; send one")
+    try:
+        return b64decode(msgspec.json.decode(base64, type=str), validate=True), False
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ValueError(f"the event's data_base64 is not base64: {error}") from None
+
+
+def _json_fault(text: bytes) -> str | None:
+    """What keeps some reader from decoding this as JSON: bad UTF-8, NaN, nested too deep."""
+    try:
+        from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        return f"not JSON: {error}"
+    return None

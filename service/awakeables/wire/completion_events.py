@@ -1,0 +1,97 @@
+"""Completions as CloudEvents: schemas/completion-cloudevent.schema.json."""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from awakeables.core.awakeables import Heartbeat
+from awakeables.core.outcomes import NO_REASON, NULL, Rejection, Resolution
+from awakeables.wire.cloudevents import CloudEvent
+
+RESOLVED = "awakeables.completion.resolved.v1"
+REJECTED = "awakeables.completion.rejected.v1"
+HEARTBEAT = "awakeables.completion.heartbeat.v1"
+TYPES: Final = (RESOLVED, REJECTED, HEARTBEAT)
+
+T = TypeVar("T")
+
+
+class _Refusal(msgspec.Struct):
+    reason: str | None = None
+    code: int | None = None
+    details: Raw | UnsetType = UNSET
+
+
+class _Progress(msgspec.Struct):
+    progress: Raw = Raw(NULL)
+
+
+_refusals = msgspec.json.Decoder(_Refusal | None)
+_progresses = msgspec.json.Decoder(_Progress | None)
+
+
+def event_id_of(event: CloudEvent) -> str | None:
+    """`source` and `id`, which name an event together: a space, which no source has, between them."""
+    source, identity = event.find("source"), event.find("id")
+    return f"{source} {identity}" if source and identity else None
+
+
+def attempt_of(event: CloudEvent) -> int | None:
+    """The try that the event tells of.
+
+    Raises:
+        ValueError: It is no number.
+    """
+    text = event.get("attempt")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise ValueError(f"the event's attempt {text[:20]!r} is no number")
+    return int(text)
+
+
+def body_of(event: CloudEvent) -> Resolution | Rejection | Heartbeat:
+    """What an event of one of our types says.
+
+    Raises:
+        ValueError: Something is missing or wrong; the message says what.
+    """
+    kind = event.require("type")
+    if kind == RESOLVED:
+        return _resolution(event)
+    if kind == REJECTED:
+        return _rejection(_members(event, _refusals))
+    told = _members(event, _progresses)
+    return Heartbeat() if told is None else Heartbeat(progress=Raw(bytes(told.progress)))
+
+
+def _resolution(event: CloudEvent) -> Resolution:
+    if event.data is None:
+        return Resolution.of_json(NULL)
+    if event.is_json:
+        return Resolution.of_json(event.data.strip())
+    return Resolution.of_bytes(event.data)
+
+
+def _rejection(told: _Refusal | None) -> Rejection:
+    if told is None:
+        return Rejection(reason=NO_REASON)
+    return Rejection(
+        reason=told.reason or NO_REASON,
+        code=500 if told.code is None else told.code,
+        details=Raw(bytes(told.details)) if isinstance(told.details, Raw) else UNSET,
+    )
+
+
+def _members(event: CloudEvent, decoder: msgspec.json.Decoder[T | None]) -> T | None:
+    if event.data is None:
+        return None
+    if not event.is_json:
+        raise ValueError("the data of this type of event is a JSON object")
+    try:
+        return decoder.decode(event.data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ValueError(f"the event's data: {error}") from None

@@ -1,0 +1,68 @@
+"""Traces: W3C Trace Context (`traceparent`, `tracestate`), handed on and never measured.
+
+Every invocation has a trace: its caller's, or one that its seed names. What it publishes
+carries the trace with a span ID made from the record's event ID, so that a record that is sent
+again says the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from awakeables.core.records import Record
+
+TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
+
+SAMPLED = "01"
+"""A trace that begins here is left to be sampled by those who record it: nobody said no."""
+
+_FORM = re.compile("(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}")
+
+
+class Trace(Record):
+    """What an invocation and all that it causes have in common.
+
+    Attributes:
+        trace_id: 32 hexadecimal digits.
+        flags: Two more, as the caller gave them.
+        state: The caller's `tracestate`.
+    """
+
+    trace_id: str
+    flags: str = SAMPLED
+    state: str | None = None
+
+    def traceparent(self, name: str) -> str:
+        """The header's value for what has this name: an event's ID, or the invocation's."""
+        span_id = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+        return f"00-{self.trace_id}-{span_id}-{self.flags}"
+
+
+def trace_of(headers: Mapping[str, str], seed: str) -> Trace:
+    """The trace of an invocation, by its caller's headers (names in lower case) and its seed."""
+    parts = _parts(headers.get(TRACEPARENT))
+    if parts is not None:
+        trace_id, _, flags = parts
+        return Trace(trace_id=trace_id, flags=flags, state=headers.get(TRACESTATE))
+    if _TRACE_ID.fullmatch(seed):
+        return Trace(trace_id=seed)
+    return Trace(trace_id=hashlib.blake2b(seed.encode(), digest_size=16).hexdigest())
+
+
+def known_traceparent(text: str | bytes | None) -> str | None:
+    """The header's value if it is well-formed, else None: a wrong one is worth nothing."""
+    parts = _parts(text.decode("ascii", "replace") if isinstance(text, bytes) else text)
+    return None if parts is None else "00-" + "-".join(parts)
+
+
+def _parts(text: str | None) -> tuple[str, str, str] | None:
+    """Trace ID, parent ID, flags; of a later version as much as version 00 has."""
+    match = None if text is None else _FORM.fullmatch(text)
+    if match is None:
+        return None
+    version, trace_id, parent_id, flags, more = match.groups()
+    return None if version == "00" and more else (trace_id, parent_id, flags)

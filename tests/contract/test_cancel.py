@@ -1,0 +1,121 @@
+"""Calling an invocation off: the mark, its awakeables, and who runs it next (hard case 12)."""
+
+from __future__ import annotations
+
+from awakeables.core.invocations import CANCELLED, BackOff, End, Failure, Invocation, Pause
+from awakeables.core.journal import AwakeableAsked, encode_chunk
+from awakeables.core.orders import Advanced, Begun, Cancel, CancelAsked, Claim, Claimed, NewAwakeable
+from awakeables.core.outcomes import Cancellation, Resolution
+from contract.driver import Driver, resolved
+
+CALLED_OFF = Cancellation(reason=CANCELLED)
+
+
+async def cancel(driver: Driver, invocation_id: str) -> CancelAsked:
+    return await driver.do(CancelAsked, Cancel(invocation_id=invocation_id))
+
+
+async def running_with(driver: Driver, *ids: str) -> Invocation:
+    """A running invocation whose journal tells of these awakeables, as a real one's does."""
+    order = driver.a_begin(owner="me")
+    await driver.do(Begun, order)
+    row = await driver.invocation(order.id)
+    chunk = encode_chunk([AwakeableAsked(id=key) for key in ids])
+    advance = driver.an_advance(row, chunk=chunk, awakeables=[NewAwakeable(id=key) for key in ids])
+    return (await driver.do(Advanced, advance)).invocation
+
+
+async def test_a_running_invocation_is_marked_and_woken(driver: Driver) -> None:
+    row = await driver.begin(owner="me")
+    asked = await cancel(driver, row.id)
+    assert asked.accepted
+    assert asked.invocation == await driver.invocation(row.id)
+    found = await driver.invocation(row.id)
+    assert (found.status, found.owner, found.wake, found.cancelled_ms) == (
+        "running",
+        "me",
+        1,
+        driver.clock.ms,
+    )
+
+
+async def test_awakeables_that_are_pending_then_are_called_off(driver: Driver) -> None:
+    pending, settled = driver.id("prom"), driver.id("prom")
+    row = await running_with(driver, pending, settled)
+    await driver.settle(resolved(settled))
+    await cancel(driver, row.id)
+    assert (await driver.awakeable(pending)).outcome == CALLED_OFF
+    assert (await driver.awakeable(settled)).state == "resolved"
+    verdict = await driver.verdict(resolved(pending, source="t:0:9"))
+    assert verdict.kind == "late"
+
+
+async def test_what_is_created_afterwards_is_not_touched(driver: Driver) -> None:
+    row = await running_with(driver, driver.id("prom"))
+    await cancel(driver, row.id)
+    later = driver.id("prom")
+    chunk = encode_chunk([AwakeableAsked(id=later)])
+    order = driver.an_advance(row, chunk=chunk, awakeables=[NewAwakeable(id=later)])
+    await driver.do(Advanced, order)
+    await cancel(driver, row.id)
+    assert (await driver.awakeable(later)).state == "pending"
+
+
+async def test_a_suspended_invocation_becomes_runnable(driver: Driver) -> None:
+    row, _ = await driver.waiting()
+    driver.clock.ms += 5
+    asked = (await cancel(driver, row.id)).invocation
+    assert asked is not None
+    assert (asked.status, asked.due_ms, asked.wake) == ("pending", driver.clock.ms, row.wake + 1)
+    [claimed] = (await driver.do(Claimed, Claim(owner="me", limit=1))).invocations
+    assert claimed.cancelled_ms == driver.clock.ms
+
+
+async def test_what_backs_off_or_is_paused_runs_again_to_be_told(driver: Driver) -> None:
+    failure = Failure(kind="k", message="m", at_ms=1)
+    for step in (BackOff(due_ms=driver.clock.ms + 10**6, failure=failure), Pause(failure=failure)):
+        row = await driver.begin(owner="me")
+        await driver.advance(row, step)
+        asked = (await cancel(driver, row.id)).invocation
+        assert asked is not None
+        assert (asked.status, asked.due_ms, asked.starts) == ("pending", driver.clock.ms, 0)
+
+
+async def test_what_never_ran_ends_at_once(driver: Driver) -> None:
+    row = await driver.begin(delay_ms=10**6)
+    asked = (await cancel(driver, row.id)).invocation
+    assert asked is not None
+    assert (asked.status, asked.result, asked.due_ms) == ("completed", CALLED_OFF, None)
+    driver.clock.ms += 10**7
+    assert await driver.claim() == []
+
+
+async def test_a_second_cancel_changes_nothing(driver: Driver) -> None:
+    row = await driver.begin(owner="me")
+    first = await cancel(driver, row.id)
+    driver.clock.ms += 5
+    assert await cancel(driver, row.id) == first
+
+
+async def test_what_has_ended_can_not_be_cancelled(driver: Driver) -> None:
+    row = await driver.end(await driver.begin(owner="me"))
+    assert await cancel(driver, row.id) == CancelAsked(invocation=row, accepted=False)
+    assert await driver.invocation(row.id) == row
+
+
+async def test_one_that_is_not_there_is_told_so(driver: Driver) -> None:
+    assert await cancel(driver, driver.id("inv")) == CancelAsked(invocation=None, accepted=False)
+
+
+async def test_the_owner_goes_on_and_ends_it(driver: Driver) -> None:
+    row = await driver.begin(owner="me")
+    await cancel(driver, row.id)
+    ended = await driver.advance(row, End(result=CALLED_OFF))
+    assert (ended.status, ended.result) == ("completed", CALLED_OFF)
+    assert ended.cancelled_ms is not None
+
+
+async def test_a_result_that_is_no_cancellation_stands(driver: Driver) -> None:
+    row = await driver.begin(owner="me")
+    await cancel(driver, row.id)
+    assert (await driver.end(row)).result == Resolution.of_json(b"1")

@@ -1,0 +1,126 @@
+"""The stack of docker-compose.yml, brought up and taken down by the Makefile's own targets."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import docker
+from docker.errors import DockerException, ImageNotFound
+from docker.models.containers import Container
+
+from support.real_kafka import free_port, image, reason_real_kafka_is_missing
+
+ROOT = Path(__file__).parents[2]
+PROJECT = "awakeables-test-"
+UP_TIMEOUT_S = 280
+
+
+def python_image() -> str:
+    """What the Dockerfile begins with; honours the contract of python:3.13-slim."""
+    return os.environ.get("TEST_PYTHON_IMAGE", "awakeables-test/python:3.13-slim")
+
+
+def compose_command() -> str:
+    """The one that the Makefile takes; empty where there is none."""
+    if not subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
+        return "docker compose"
+    return shutil.which("docker-compose") or ""
+
+
+def reason_compose_is_missing() -> str | None:
+    """One sentence on why the stack can't be brought up here, or None."""
+    if reason := reason_real_kafka_is_missing():
+        return reason
+    client = docker.from_env()
+    try:
+        client.images.get(python_image())
+    except ImageNotFound:
+        return f"The image {python_image()} is not there; `.ci/engine` builds it."
+    except DockerException as error:
+        return f"The Docker engine does not answer properly: {error}"
+    finally:
+        client.close()
+    return None if compose_command() else "There is no docker compose; `.ci/engine` installs it."
+
+
+class Stack:
+    """One project of compose, on a loopback port of its own. All methods block."""
+
+    def __init__(self) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._command = compose_command()
+        self._client = docker.from_env()
+        self._environment = os.environ | {
+            "COMPOSE_PROJECT_NAME": f"{PROJECT}{os.getpid()}",
+            "HTTP_PORT": str(port),
+            "KAFKA_IMAGE": image(),
+            "PYTHON_IMAGE": python_image(),
+            "SERVICE_IMAGE": "awakeables-test/service",
+            # pip then reaches its index as it does on this machine.
+            "BUILD_NETWORK": "host",
+            # Debian's engine comes without buildx, which newer clients ask for.
+            "DOCKER_BUILDKIT": "0",
+        }
+
+    def up(self) -> None:
+        """`make up`; leftovers of runs that were killed are removed first."""
+        self._remove_orphans()
+        try:
+            self._run("make", "up", f"COMPOSE={self._command}")
+        except AssertionError as error:
+            error.add_note(self.compose("logs", "--no-color", "--tail", "50"))
+            raise
+
+    def down(self) -> None:
+        """`make down`, and the volumes go, too."""
+        self._run("make", "down", f"COMPOSE={self._command}")
+        self.compose("down", "--volumes")
+        self._client.close()
+
+    def compose(self, *words: str) -> str:
+        """What `docker compose …` prints. Fails the test unless it exits with 0."""
+        return self._run(*self._command.split(), *words)
+
+    def container(self, service: str) -> Container:
+        """As it is now."""
+        project = self._environment["COMPOSE_PROJECT_NAME"]
+        labels = [f"com.docker.compose.project={project}", f"com.docker.compose.service={service}"]
+        [found] = self._client.containers.list(all=True, filters={"label": labels})
+        return found
+
+    def health(self, service: str) -> str:
+        """starting, healthy or unhealthy."""
+        return str(self.container(service).attrs["State"]["Health"]["Status"])
+
+    def run_in(self, service: str, *command: str) -> tuple[int, str]:
+        """The exit code and the output of a command in the service's container."""
+        code, output = self.container(service).exec_run(list(command))
+        return code, output.decode()
+
+    def _run(self, *command: str, **environment: str) -> str:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=self._environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=UP_TIMEOUT_S,
+        )
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-5000:]}"
+        return done.stdout
+
+    def _remove_orphans(self) -> None:
+        names = {
+            container.labels.get("com.docker.compose.project", "")
+            for container in self._client.containers.list(all=True, ignore_removed=True)
+        }
+        for name in names:
+            owner = re.fullmatch(rf"{PROJECT}(\d+)", name)
+            if owner and not Path(f"/proc/{owner[1]}").exists():
+                self._run(*self._command.split(), "down", "--volumes", COMPOSE_PROJECT_NAME=name)

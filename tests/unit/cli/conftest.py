@@ -1,0 +1,82 @@
+"""The commands, run in this process against a service that only repeats what it is told."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Protocol
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from awakeables.cli import checking, options
+from awakeables.cli.main import cli
+
+
+@dataclass
+class StubService:
+    """Answers by method and path, and remembers what it was asked."""
+
+    url: str = ""
+    answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    credentials: list[str | None] = field(default_factory=list)
+
+    def will_answer(self, what: str, document: object, status: int = 200) -> None:
+        content = document if isinstance(document, bytes) else json.dumps(document).encode()
+        self.answers[what] = (status, content)
+
+
+class Run(Protocol):
+    def __call__(self, *words: str, said: str | None = None, **environment: str) -> Result: ...
+
+
+@pytest.fixture(autouse=True)
+def _logs_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command sets up its process's logs for good, to a stream that here ends with the test."""
+    for module in (checking, options):
+        monkeypatch.setattr(module, "configure_logs", lambda **_: None)
+
+
+@pytest.fixture
+def stub() -> Iterator[StubService]:
+    service = StubService()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            what = f"{self.command} {self.path}"
+            service.asked.append(what)
+            service.credentials.append(self.headers["authorization"])
+            missing = (404, b'{"title": "There is no such thing here", "detail": "nothing at all"}')
+            status, content = service.answers.get(what, missing)
+            self.send_response(status)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET  # noqa: N815 - http.server names it
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    service.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield service
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def run(stub: StubService) -> Run:
+    def invoke(*words: str, said: str | None = None, **environment: str) -> Result:
+        return CliRunner().invoke(
+            cli, [*words], input=said, env={"AWAKEABLES_URL": stub.url, "NO_COLOR": "1"} | environment
+        )
+
+    return invoke

@@ -1,0 +1,153 @@
+"""What the commands ask of the service, and what they make of its answers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from unit.cli.conftest import Run, StubService
+
+INVOCATION = "inv_101hf7yat0060rk4csm6mv3ee1s3zhr432"
+LETTERS = ("dlq_1a", "dlq_1b", "dlq_1c")
+STUCK = {
+    "topic": "shop.completions",
+    "partition": 3,
+    "next": 17,
+    "end": 90,
+    "lag": 73,
+    "epoch": 4,
+    "problem": "the batch at 17 can't be opened: checksum",
+}
+
+
+def test_an_invocation_is_cancelled_and_told_of(stub: StubService, run: Run) -> None:
+    stub.will_answer(f"POST /invocations/{INVOCATION}/cancel", {"status": "suspended", "ended": None}, 202)
+    told = run("cancel", INVOCATION)
+    assert told.exit_code == 0
+    assert told.stdout == f"{INVOCATION}: suspended, its handler is told at its next await\n"
+
+
+def test_one_that_is_cancelled_already_says_so(stub: StubService, run: Run) -> None:
+    stub.will_answer(
+        f"POST /invocations/{INVOCATION}/cancel", {"status": "completed", "ended": "cancelled"}, 202
+    )
+    assert run("cancel", INVOCATION).stdout == f"{INVOCATION}: cancelled\n"
+
+
+def test_a_refusal_is_told_in_one_line(stub: StubService, run: Run) -> None:
+    refusal = {"title": "The state does not allow this", "detail": "it has [ended]"}
+    stub.will_answer(f"POST /invocations/{INVOCATION}/cancel", refusal, 409)
+    told = run("cancel", INVOCATION)
+    assert told.exit_code == 1
+    assert told.stderr == "error: The state does not allow this: it has [ended]\n"
+
+
+def test_an_id_that_was_pasted_wrongly_stays_one_segment_of_the_path(stub: StubService, run: Run) -> None:
+    assert run("cancel", "inv_1/../x y").exit_code == 1
+    assert stub.asked == ["POST /invocations/inv_1%2F..%2Fx%20y/cancel"]
+
+
+def test_numbers_are_shown_as_they_are_written(stub: StubService, run: Run) -> None:
+    stub.will_answer(f"GET /invocations/{INVOCATION}", b'{"a":18446744073709551616,"b":0.1000,"c":1e400}')
+    assert run("show", INVOCATION).stdout == (
+        '{\n  "a": 18446744073709551616,\n  "b": 0.1000,\n  "c": 1e400\n}\n'
+    )
+
+
+def test_dead_letters_are_listed_from_where_one_stopped(stub: StubService, run: Run) -> None:
+    letter = {"id": LETTERS[0], "code": "unknown", "topic": "t", "partition": 0, "offset": 7, "reason": "no"}
+    stub.will_answer("GET /dead-letters?limit=50&before=dlq_1z", {"items": [letter]})
+    told = run("dead-letters", "list", "--before", "dlq_1z")
+    assert told.exit_code == 0
+    assert "unknown" in told.stdout
+
+
+def test_a_dead_letter_that_can_not_be_resent_keeps_no_other_back(stub: StubService, run: Run) -> None:
+    for letter in (LETTERS[0], LETTERS[2]):
+        resent = {"id": letter, "event_id": "evt_1", "topic": "shop.completions"}
+        stub.will_answer(f"POST /dead-letters/{letter}/resend", resent, 202)
+    refusal = {"title": "The state does not allow this", "detail": "its value was not kept"}
+    stub.will_answer(f"POST /dead-letters/{LETTERS[1]}/resend", refusal, 409)
+    told = run("dead-letters", "resend", *LETTERS)
+    assert told.exit_code == 1
+    assert told.stdout.splitlines() == [
+        "dlq_1a: on its way to shop.completions",
+        "dlq_1c: on its way to shop.completions",
+    ]
+    assert told.stderr == "dlq_1b: The state does not allow this: its value was not kept\n"
+
+
+def test_offsets_are_shown_with_what_is_wrong(stub: StubService, run: Run) -> None:
+    stub.will_answer("GET /offsets", {"items": [STUCK]})
+    [_, row] = run("offsets", "show").stdout.splitlines()
+    assert row.split()[:6] == ["shop.completions", "3", "17", "90", "73", "4"]
+    assert row.endswith("the batch at 17 can't be opened: checksum")
+
+
+def test_a_skip_is_asked_about_first_and_dropped_without_a_yes(stub: StubService, run: Run) -> None:
+    stub.will_answer("GET /offsets", {"items": [STUCK]})
+    told = run("offsets", "skip", "3", said="n\n")
+    assert told.exit_code == 1
+    assert "stands at 17 of 90: the batch at 17 can't be opened" in told.stdout
+    assert stub.asked == ["GET /offsets"]
+
+
+def test_a_skip_without_a_terminal_to_ask_at_is_dropped(stub: StubService, run: Run) -> None:
+    stub.will_answer("GET /offsets", {"items": [STUCK]})
+    assert run("offsets", "skip", "3").exit_code == 1
+    assert stub.asked == ["GET /offsets"]
+
+
+@pytest.mark.parametrize(("to", "query"), [((), ""), (("--to", "20"), "?to=20")])
+def test_a_skip_goes_behind_the_batch_or_where_it_is_told_to(
+    to: tuple[str, ...], query: str, stub: StubService, run: Run
+) -> None:
+    stub.will_answer(f"POST /offsets/3/skip{query}", STUCK | {"next": 20, "problem": None})
+    told = run("offsets", "skip", "3", *to, "--yes")
+    assert told.exit_code == 0
+    assert told.stdout == "partition 3 is read on from 20\n"
+
+
+def test_a_partition_that_is_not_there_is_told_with_those_that_are(stub: StubService, run: Run) -> None:
+    stub.will_answer("GET /offsets", {"items": [STUCK]})
+    told = run("offsets", "skip", "4")
+    assert told.exit_code == 1
+    assert told.stderr == "error: there is no partition 4; there are: 3\n"
+
+
+def test_the_token_is_sent_and_never_shown(stub: StubService, run: Run) -> None:
+    stub.will_answer("GET /offsets", {"items": []})
+    run("offsets", "show", AWAKEABLES_TOKEN="s3cret")
+    assert stub.credentials == ["Bearer s3cret"]
+    told = run("offsets", "show", AWAKEABLES_TOKEN="two s3crets")
+    assert told.exit_code == 1
+    assert "AWAKEABLES_TOKEN has a space" in told.stderr
+    assert "s3cret" not in told.output
+
+
+def test_whoever_is_not_let_in_is_told_which_setting_helps(stub: StubService, run: Run) -> None:
+    stub.will_answer("GET /offsets", {"title": "No token", "detail": "who are you"}, 401)
+    assert run("offsets", "show").stderr == "error: No token: who are you; set AWAKEABLES_TOKEN\n"
+
+
+def test_another_program_at_the_address_is_told_from_the_service(stub: StubService, run: Run) -> None:
+    stub.will_answer("GET /offsets", b"<html>hello</html>")
+    told = run("offsets", "show")
+    assert told.exit_code == 1
+    assert "is not this service (HTTP 200): '<html>hello</html>'" in told.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("cancel", INVOCATION), ("resume", INVOCATION), ("dead-letters", "list"), ("offsets", "show")]
+)
+def test_every_answer_can_be_had_as_json(words: tuple[str, ...], stub: StubService, run: Run) -> None:
+    document = {"items": [], "status": "suspended"}
+    for what in (
+        f"POST /invocations/{INVOCATION}/cancel",
+        f"POST /invocations/{INVOCATION}/resume",
+        "GET /dead-letters?limit=50",
+        "GET /offsets",
+    ):
+        stub.will_answer(what, document)
+    assert json.loads(run(*words, "--json").stdout) == document

@@ -1,0 +1,168 @@
+"""What `doctor` finds, one line each, and when it exits with 1."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from awakeables.doctor.service import examine_clock
+from awakeables.doctor.storage import examine_disk, examine_store
+from awakeables.store.sqlite.checkup import Condition
+from awakeables.store.sqlite.store import SqliteStore
+from contract.driver import RETENTION_MS, START_MS, FakeClock
+from unit.cli.conftest import Run, StubService
+
+READY = "GET /health/ready"
+Found = dict[str, tuple[str, str]]
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def doctored(run: Run, store: Path, **environment: str) -> tuple[int, Found]:
+    told = run("doctor", "--json", "--kafka", "127.0.0.1:9", "--store", str(store), **environment)
+    return told.exit_code, {row["subject"]: (row["level"], row["text"]) for row in json.loads(told.stdout)}
+
+
+def test_one_line_for_each_thing_also_when_nothing_runs(run: Run, tmp_path: Path) -> None:
+    words = ("--kafka", "127.0.0.1:9", "--store", str(tmp_path / "a.db"), "--url", "http://127.0.0.1:9")
+    told = run("doctor", *words)
+    assert told.exit_code == 1
+    lines = [line.split()[:2] for line in told.stdout.splitlines()]
+    subjects = ["settings", "broker", "topics", "store", "disk", "service", "clock"]
+    assert [subject for _, subject in lines] == subjects
+    assert ["FAULT", "broker"] in lines
+    assert ["warn", "store"] in lines
+    assert "nobody listens at 127.0.0.1:9" in told.stdout
+
+
+def test_a_service_that_is_ready_is_in_order_and_so_is_its_clock(
+    run: Run, stub: StubService, tmp_path: Path
+) -> None:
+    stub.will_answer(READY, {"ready": True})
+    _, found = doctored(run, tmp_path / "a.db")
+    assert found["service"][0] == "ok"
+    assert found["clock"][1].endswith("as the service's")
+
+
+def test_a_service_that_is_not_ready_is_a_fault_in_its_own_words(
+    run: Run, stub: StubService, tmp_path: Path
+) -> None:
+    stub.will_answer(READY, {"ready": False, "problems": {"broker": "it is away"}}, 503)
+    code, found = doctored(run, tmp_path / "a.db")
+    assert code == 1
+    assert found["service"] == ("FAULT", f"{stub.url} is not ready: broker: it is away")
+
+
+def test_another_program_at_the_url_is_told_from_the_service(
+    run: Run, stub: StubService, tmp_path: Path
+) -> None:
+    stub.will_answer(READY, b"<html>")
+    _, found = doctored(run, tmp_path / "a.db")
+    assert found["service"] == ("warn", f"what answers at {stub.url} is another program")
+
+
+@pytest.mark.parametrize(
+    ("environment", "level", "told"),
+    [
+        ({"AWAKEABLES_HOST": "0.0.0.0"}, "FAULT", "for anybody, without tokens"),
+        ({"AWAKEABLES_HOST": "0.0.0.0", "AWAKEABLES_INSECURE": "1"}, "warn", "may do everything"),
+        ({"AWAKEABLES_ALWAYS_SUSPEND": "1"}, "warn", "a test mode"),
+        ({"AWAKEABLES_TOKENS_FILE": "/nowhere.toml"}, "FAULT", "/nowhere.toml"),
+        ({}, "ok", "set, the others have their defaults"),
+    ],
+)
+def test_unsafe_settings_are_told(
+    environment: dict[str, str], level: str, told: str, run: Run, tmp_path: Path
+) -> None:
+    _, found = doctored(run, tmp_path / "a.db", **environment)
+    assert found["settings"][0] == level
+    assert told in found["settings"][1]
+
+
+def test_a_file_with_secrets_that_others_can_read_is_told(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "awakeables.toml"
+    file.write_text('token = "hush"\n')
+    file.chmod(0o644)
+    _, found = doctored(run, tmp_path / "a.db", AWAKEABLES_CONFIG=str(file))
+    assert found["settings"] == ("warn", f"{file} holds secrets and can be read by others: chmod 600")
+    file.chmod(0o600)
+    _, found = doctored(run, tmp_path / "a.db", AWAKEABLES_CONFIG=str(file))
+    assert found["settings"][0] == "ok"
+
+
+def test_a_setting_that_can_not_be_ends_it_in_one_line(run: Run) -> None:
+    told = run("doctor", AWAKEABLES_PORT="many")
+    assert told.exit_code == 1
+    assert "AWAKEABLES_PORT" in str(told.exception)
+
+
+def test_contradictory_settings_of_kafka_are_a_fault(run: Run, tmp_path: Path) -> None:
+    code, found = doctored(run, tmp_path / "a.db", AWAKEABLES_KAFKA_SASL_USERNAME="me")
+    assert code == 1
+    assert found["broker"][0] == "FAULT"
+    assert "AWAKEABLES_KAFKA_SASL_USERNAME" in found["broker"][1]
+
+
+async def test_a_store_that_is_open_is_left_in_peace(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    store = SqliteStore(path, clock=FakeClock(), retention_ms=RETENTION_MS)
+    await store.open()
+    finding, _ = examine_store(path, clock=FakeClock())
+    await store.close()
+    assert finding.level == "ok"
+    assert f"held by process {os.getpid()}" in finding.text
+
+
+async def test_a_store_that_is_closed_is_read_through_and_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    store = SqliteStore(path, clock=FakeClock(), retention_ms=RETENTION_MS)
+    await store.open()
+    await store.close()
+    before = hashlib.sha256(path.read_bytes()).digest()
+    finding, _ = examine_store(path, clock=FakeClock())
+    assert (finding.level, finding.text.split(", ")[1:]) == ("ok", ["held by nobody", "no damage found"])
+    assert hashlib.sha256(path.read_bytes()).digest() == before
+
+
+def test_a_folder_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
+    finding, _ = examine_store(tmp_path / "nowhere" / "a.db", clock=FakeClock())
+    assert finding.level == "FAULT"
+    assert "make it" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "level"),
+    [(100 << 30, 50 << 30, "ok"), (100 << 30, 4 << 30, "FAULT"), (10 << 30, 1 << 29, "FAULT")],
+)
+def test_less_than_a_gibibyte_or_a_twentieth_is_a_fault(
+    total: int, free: int, level: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(total, total - free, free))
+    assert examine_disk(tmp_path / "a.db").level == level
+
+
+@pytest.mark.parametrize(
+    ("service_ms", "newest_ms", "level"),
+    [
+        (START_MS, START_MS, "ok"),
+        (START_MS - 900, None, "ok"),
+        (START_MS + 60_000, None, "FAULT"),
+        (None, START_MS - 1, "ok"),
+        (None, START_MS + 60_000, "FAULT"),
+    ],
+)
+def test_a_clock_apart_from_the_service_s_or_behind_the_store_is_a_fault(
+    service_ms: int | None, newest_ms: int | None, level: str
+) -> None:
+    condition = Condition(newest_version=1, newest_ms=newest_ms)
+    assert examine_clock(service_ms, condition, clock=FakeClock()).level == level

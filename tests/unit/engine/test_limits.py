@@ -1,0 +1,50 @@
+"""What one invocation may not do, told clearly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from awakeables import Context
+from awakeables.core.journal import AwakeableAsked
+from awakeables.engine.engine import EngineSettings
+from unit.engine.harness import Bench, quick, value
+
+
+async def counts(ctx: Context, upto: int) -> int:
+    for _ in range(upto):
+        ctx.now()
+    return upto
+
+
+async def test_a_journal_of_a_hundred_thousand_entries_is_the_end_of_it() -> None:
+    bench = Bench()
+    async with bench.serving(counts=counts) as engine:
+        invocation_id = await bench.begin(engine, "counts", b"200000")
+        row = await bench.status(invocation_id, "paused")
+    assert row.failure is not None
+    assert row.failure.message == (
+        "the journal has 100,000 entries, the most that one invocation may have "
+        "(AWAKEABLES_MAX_JOURNAL_ENTRIES): split its work into several invocations"
+    )
+
+
+async def test_one_that_was_paused_at_the_limit_goes_on_under_a_higher_one() -> None:
+    async def waits(ctx: Context) -> Any:
+        for _ in range(15):
+            await ctx.run("step", lambda: None)
+        return await ctx.awakeable()
+
+    def limited(entries: int) -> EngineSettings:
+        return replace(quick(), max_journal_entries=entries)
+
+    bench = Bench()
+    async with bench.serving(limited(20), waits=waits) as engine:
+        invocation_id = await bench.begin(engine, "waits")
+        await bench.status(invocation_id, "paused")
+    async with bench.serving(limited(100), waits=waits) as engine:
+        await engine.resume(invocation_id)
+        await bench.status(invocation_id, "suspended")
+        [asked] = [e for e in await bench.journal(invocation_id) if isinstance(e, AwakeableAsked)]
+        await bench.settle(engine, asked.id, 7)
+        assert value(await bench.status(invocation_id, "completed")) == 7

@@ -1,0 +1,84 @@
+"""How far partitions are read, and moving one past what can't be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from awakeables import Context
+from awakeables.engine.intake import Record, Stuck
+from awakeables.engine.offsets import Reading
+from awakeables.errors import NotFound, NotPossible, OwnershipLost
+from unit.engine.harness import TOPIC, Bench
+
+
+async def wait(ctx: Context) -> Any:
+    return await ctx.awakeable()
+
+
+async def test_a_partition_shows_where_it_is_and_what_waits() -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        await bench.records(engine, b"{", b"{")
+        engine.intake.ends[0] = 5
+        engine.problems["partition 0"] = "it is stuck"
+        [reading] = await engine.offsets.show()
+        assert reading == Reading(topic=TOPIC, partition=0, next=2, epoch=1, end=5, problem="it is stuck")
+        assert reading.lag == 3
+
+
+async def test_a_stuck_partition_is_read_on_behind_the_batch_and_its_reader_is_called() -> None:
+    bench = Bench()
+    called: list[int] = []
+    async with bench.serving(wait=wait) as engine:
+        engine.intake.on_skip = called.append
+        await bench.records(engine, b"{")
+        engine.intake.ends[0] = 9
+        engine.intake.stuck[0] = Stuck(offset=1, next=4)
+        stale = Record(offset=4, timestamp_ms=0, key=None, value=b"{")
+        reading = await engine.offsets.skip(0, None)
+        assert (reading.next, called, engine.intake.stuck) == (4, [0], {})
+        with pytest.raises(OwnershipLost):
+            await engine.intake.take(TOPIC, 0, 1, [stale])
+        letters = list(bench.store.tables.letters.values())
+        assert [(x.code, x.offset) for x in letters] == [("invalid", 0), ("skipped", 1)]
+        assert letters[1].reason == "an operator has moved the partition from offset 1 to 4"
+
+
+@pytest.mark.parametrize(
+    ("to", "why"),
+    [(None, "is not stuck"), (0, "was read up to 1"), (1, "was read up to 1"), (6, "ends at 5")],
+)
+async def test_a_skip_that_makes_no_sense_is_refused(to: int | None, why: str) -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        await bench.records(engine, b"{")
+        engine.intake.ends[0] = 5
+        with pytest.raises(NotPossible, match=why):
+            await engine.offsets.skip(0, to)
+
+
+async def test_where_the_batch_ends_must_be_said_if_it_can_t_be_told() -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        await bench.records(engine, b"{")
+        engine.intake.stuck[0] = Stuck(offset=1, next=None)
+        with pytest.raises(NotPossible, match="say to which offset"):
+            await engine.offsets.skip(0, None)
+        assert (await engine.offsets.skip(0, 3)).next == 3
+
+
+async def test_a_topic_that_was_made_anew_is_read_from_where_it_has_records() -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        await bench.records(engine, b"{", b"{", b"{")
+        engine.intake.ends[0] = 1
+        assert (await engine.offsets.skip(0, 0)).next == 0
+
+
+async def test_a_partition_that_was_never_read_is_not_found() -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        with pytest.raises(NotFound, match="was never read"):
+            await engine.offsets.skip(7, None)

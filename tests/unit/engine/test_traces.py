@@ -1,0 +1,98 @@
+"""One trace all the way: caller → handler → task → worker → completion → book → handler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from awakeables.core.awakeables import BookEntry
+from awakeables.engine.intake import Record
+from awakeables.errors import BrokerUnavailable
+from awakeables.handlers.context import Context
+from awakeables.wire.tasks import encode_effect
+from awakeables.worker.port import Incoming
+from awakeables.worker.process import Answered
+from awakeables.worker.task import Task
+from awakeables.worker.worker import Worker
+from unit.engine.harness import TOPIC, Bench, until, value
+from unit.worker.fakes import process
+
+CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+STATE = "vendor=1"
+
+
+async def test_a_caller_s_trace_goes_to_the_worker_and_comes_back_with_the_completion() -> None:
+    async def fulfil(ctx: Context) -> list[Any]:
+        packed = ctx.awakeable(str)
+        ctx.publish("pack", None, awakeable=packed, envelope="cloudevents")
+        return [await packed, ctx.request.traceparent]
+
+    seen: list[Task[Any]] = []
+    worker = Worker("packer")
+
+    @worker.task("pack")
+    async def pack(task: Task[Any]) -> str:
+        seen.append(task)
+        return "parcel"
+
+    bench = Bench()
+    async with bench.serving(fulfil=fulfil) as engine:
+        invocation_id = await bench.begin(
+            engine, "fulfil", headers={"traceparent": CALLER, "tracestate": STATE}
+        )
+        await until(lambda: bench.broker.published)
+    # Another process goes on: the trace is in the rows.
+    async with bench.serving(fulfil=fulfil) as engine:
+        content, headers = encode_effect(bench.broker.published[0])
+        fate = await process(
+            worker, Incoming(topic="pack", partition=0, offset=0, value=content, headers=tuple(headers))
+        )
+        assert isinstance(fate, Answered)
+        answer = fate.message
+        (position,) = await engine.intake.take_partitions(engine.owner, TOPIC, (0,))
+        record = Record(offset=0, timestamp_ms=0, key=answer.key, value=answer.value, headers=answer.headers)
+        await engine.intake.take(TOPIC, 0, position.epoch, [record])
+        parcel, own = value(await bench.status(invocation_id, "completed"))
+
+    (task,) = seen
+    (told,) = bench.awakeables(invocation_id)[0].book.first
+    assert parcel == "parcel"
+    assert told.trace == task.traceparent
+    assert task.headers["tracestate"] == dict(answer.headers)["tracestate"].decode() == STATE  # type: ignore[union-attr]
+    in_trace = [CALLER, own, task.traceparent]
+    assert len(set(in_trace)) == 3
+    assert {text[:36] + text[52:] for text in in_trace if text} == {CALLER[:36] + "-00"}
+
+
+async def test_a_record_that_is_sent_again_says_the_same() -> None:
+    """K3: the relay sends what is stored."""
+
+    async def notify(ctx: Context) -> None:
+        ctx.publish("notices", 1)
+
+    bench = Bench()
+    lost = iter([BrokerUnavailable("the acknowledgement was lost")])
+    bench.broker.fail = lambda _effect: next(lost, None)
+    async with bench.serving(notify=notify) as engine:
+        await bench.begin(engine, "notify")
+        await until(lambda: bench.broker.published)
+    first, again = bench.broker.tries
+    assert first.headers == again.headers
+    assert dict(first.headers)["traceparent"]
+
+
+async def test_a_handler_s_own_completion_is_in_its_trace() -> None:
+    async def wait(ctx: Context) -> int:
+        return await ctx.awakeable(int)
+
+    async def answer(ctx: Context, awakeable_id: str) -> str:
+        await ctx.resolve_awakeable(awakeable_id, 7)
+        return ctx.request.traceparent
+
+    bench = Bench()
+    async with bench.serving(wait=wait, answer=answer) as engine:
+        awakeable = await bench.awakeable(await bench.begin(engine, "wait"))
+        answering = await bench.begin(engine, "answer", f'"{awakeable.id}"'.encode())
+        trace = value(await bench.status(answering, "completed"))
+        (told,) = bench.store.tables.awakeables[awakeable.id].book.first
+    assert isinstance(told, BookEntry)
+    assert told.trace == trace

@@ -1,0 +1,56 @@
+"""docs/operations.md says what the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from typer.main import get_command
+
+from awakeables.cli.main import cli
+from awakeables.kafka.recommendations import RECOMMENDATIONS, Role
+from awakeables.settings import PREFIX, Settings
+
+TEXT = (Path(__file__).parents[3] / "docs/operations.md").read_text()
+ROLES: tuple[Role, ...] = ("completions", "tasks", "dead letters", "verdicts")
+
+
+def row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def table(*head: str) -> str:
+    """The table of the document that begins with this row."""
+    _, _, found = TEXT.partition(row(*head) + "\n" + row(*["---"] * len(head)).replace(" ", "") + "\n")
+    return found.partition("\n\n")[0].strip()
+
+
+def test_the_topics_table_is_the_one_that_topics_check_goes_by() -> None:
+    rows = [
+        row(f"`{r.setting}`", *(r.rules.get(role, "any") for role in ROLES), r.weight, r.why)
+        for r in RECOMMENDATIONS
+    ]
+    assert table("setting", *ROLES, "weight", "why") == "\n".join(rows), "it should be:\n" + "\n".join(rows)
+
+
+def test_the_settings_table_has_every_setting_with_its_default_and_meaning() -> None:
+    defaults = Settings.model_construct().model_dump(mode="json")
+    rows = []
+    for name, field in Settings.model_fields.items():
+        value = defaults[name]
+        default = (
+            "" if value in (None, "") else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+        )
+        rows.append(row(f"`{PREFIX}{name.upper()}`", default, field.description))
+    assert table("variable", "default", "meaning") == "\n".join(rows), "it should be:\n" + "\n".join(rows)
+
+
+def test_every_command_that_the_document_names_is_there() -> None:
+    commands = getattr(get_command(cli), "commands")  # noqa: B009 - a group's, that typer doesn't type
+    known = {(name, "") for name in commands}
+    known |= {(name, sub) for name, group in commands.items() for sub in getattr(group, "commands", ())}
+    named = re.findall(r"(?:^|`|xargs )awakeables ([a-z][a-z-]*)(?: ([a-z]+))?", TEXT, re.MULTILINE)
+    groups = {name for name, sub in known if sub}
+    wanted = {(first, second if first in groups else "") for first, second in named}
+    assert len(wanted) > 8
+    assert wanted <= known

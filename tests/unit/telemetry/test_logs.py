@@ -1,0 +1,93 @@
+"""What a log line says, and in which form."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from awakeables.errors import BrokerUnavailable, PublishRefused
+from awakeables.handlers.context import Context
+from awakeables.telemetry import events
+from unit.engine.harness import Bench, until
+
+SERVICE = Path(__file__).parents[3] / "service/awakeables"
+OF_INVOCATIONS = {"ATTEMPT_FAILED", "INVOCATION_PAUSED", "OWNERSHIP_LOST"}
+"""Events that are always about one invocation."""
+
+
+def logged() -> Iterator[tuple[str, str, set[str | None]]]:
+    """Every call of a logger: where, which event, which fields (None: more of them by `**`)."""
+    for file in SERVICE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(attr="debug" | "info" | "warning" | "error" | "exception"),
+                    args=[ast.Attribute(value=ast.Name(id="events"), attr=event), *_],
+                ):
+                    yield f"{file.name}:{node.lineno}", event, {field.arg for field in node.keywords}
+
+
+def test_every_line_about_an_invocation_carries_its_id() -> None:
+    lines = [line for line in logged() if line[1] in OF_INVOCATIONS]
+    assert {event for _, event, _ in lines} == OF_INVOCATIONS
+    assert [line for line in lines if "invocation_id" not in line[2]] == []
+
+
+def test_events_have_names_of_their_own() -> None:
+    names = [value for name, value in vars(events).items() if name.isupper()]
+    assert len(names) == len(set(names))
+    assert {event for _, event, _ in logged()} <= vars(events).keys()
+
+
+async def test_what_kafka_does_not_take_is_told_with_the_invocation(logs: list[Any]) -> None:
+    async def publish(ctx: Context) -> Any:
+        ctx.publish("tasks", 1)
+        return await ctx.awakeable()
+
+    bench = Bench()
+    errors = [BrokerUnavailable("away"), PublishRefused("too large")]
+    bench.broker.fail = lambda _effect: errors.pop(0) if errors else None
+    async with bench.serving(publish=publish) as engine:
+        invocation_id = await bench.begin(engine, "publish")
+        await until(lambda: len(logs) == 2)
+    assert [line["event"] for line in logs] == [events.EFFECT_FAILED, events.EFFECT_REFUSED]
+    assert {line["invocation_id"] for line in logs} == {invocation_id}
+
+
+async def test_a_commit_that_is_refused_is_told_with_the_invocation(logs: list[Any]) -> None:
+    async def nothing(ctx: Context) -> None:
+        return None
+
+    bench = Bench()
+    bench.store.refuses = lambda member: type(member).__name__ == "Begin"
+    async with bench.serving(nothing=nothing) as engine:
+        with pytest.raises(Exception, match="can't be kept"):
+            await bench.begin(engine, "nothing")
+    told = [line for line in logs if line["event"] == events.MEMBER_REFUSED]
+    assert [(line["member"], line["invocation_id"][:4]) for line in told] == [("Begin", "inv_")]
+
+
+def test_in_json_every_line_is_an_object_and_a_stack_a_field() -> None:
+    program = """
+import structlog
+from awakeables.telemetry.logs import configure_logs
+configure_logs(format_="json", level="info")
+log = structlog.stdlib.get_logger()
+try:
+    raise ValueError("no\\nway")
+except ValueError as error:
+    log.error("attempt_failed", invocation_id="inv_1", exc_info=error)
+log.debug("not at this level")
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    [line] = map(json.loads, told.stderr.splitlines())
+    assert line.items() >= {"event": "attempt_failed", "level": "error", "invocation_id": "inv_1"}.items()
+    assert "ValueError: no\nway" in line["exception"]
+    assert "Traceback" in line["exception"]

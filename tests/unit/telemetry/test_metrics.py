@@ -1,0 +1,230 @@
+"""What is counted while an engine works, and how it is asked for."""
+
+from __future__ import annotations
+
+import urllib.request
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from awakeables.core.invocations import BackOff, Continue, End, Failure, Next, Pause, Suspend
+from awakeables.core.orders import Begin
+from awakeables.core.outcomes import Cancellation, Rejection, Resolution
+from awakeables.engine.census import Census, show_readiness
+from awakeables.errors import (
+    BrokerUnavailable,
+    OperatorError,
+    PublishRefused,
+    StoreUnavailable,
+    TerminalError,
+)
+from awakeables.handlers.context import Context
+from awakeables.telemetry.metrics import Metrics, WorkerMetrics, end_of, exposition
+from awakeables.telemetry.server import served
+from unit.engine.harness import Bench, until
+
+FAILURE = Failure(kind="ValueError", message="no", at_ms=1)
+
+
+def value(metrics: Metrics | WorkerMetrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"awakeables_{name}", labels)
+
+
+async def ask(ctx: Context) -> Any:
+    waits = ctx.awakeable()
+    ctx.publish("tasks", {"n": 1}, awakeable=waits)
+    return await waits
+
+
+async def refuse(ctx: Context) -> None:
+    raise TerminalError("no")
+
+
+async def crash(ctx: Context) -> None:
+    raise ValueError("no")
+
+
+async def test_a_callback_is_counted_from_its_commit_to_its_end() -> None:
+    bench = Bench()
+    async with bench.serving(ask=ask) as engine:
+        invocation_id = await bench.begin(engine, "ask")
+        await bench.status(invocation_id, "suspended")
+        await until(lambda: bench.broker.published)
+        awakeable = await bench.awakeable(invocation_id)
+        for source in ("http:1", "http:2"):
+            await bench.settle(engine, awakeable.id, "done", source)
+        await bench.status(invocation_id, "completed")
+        await engine.settled_down()
+        metrics = engine.metrics
+        of = {"service": "orders", "handler": "ask"}
+        assert value(metrics, "attempts_total", **of, end="suspended") == 1
+        assert value(metrics, "attempts_total", **of, end="succeeded") == 1
+        assert value(metrics, "attempt_seconds_count", **of) == 2
+        assert value(metrics, "verdicts_total", kind="accepted", origin="http") == 1
+        assert value(metrics, "verdicts_total", kind="duplicate", origin="http") == 1
+        assert value(metrics, "publishes_total", result="published") == 1
+        assert value(metrics, "commit_seconds_count") == len(bench.store.commits)
+        assert value(metrics, "commit_members_sum") == sum(map(len, bench.store.commits))
+        assert value(metrics, "handlers_live") == value(metrics, "commit_waiting") == 0
+
+
+async def test_attempts_are_counted_by_how_they_end() -> None:
+    bench = Bench()
+    async with bench.serving(refuse=refuse, crash=crash) as engine:
+        await bench.status(await bench.begin(engine, "refuse"), "completed")
+        await bench.status(await bench.begin(engine, "crash"), "backing-off")
+        for handler, end in (("refuse", "failed"), ("crash", "backing-off")):
+            of = {"service": "orders", "handler": handler, "end": end}
+            await until(lambda of=of: value(engine.metrics, "attempts_total", **of) == 1)  # type: ignore[misc]
+
+
+async def test_records_of_kafka_are_counted_by_verdict_and_dead_letters_by_code() -> None:
+    bench = Bench()
+    async with bench.serving(ask=ask) as engine:
+        awakeable = await bench.awakeable(await bench.begin(engine, "ask"))
+        unknown = engine.new_id("prom")
+        await bench.records(
+            engine,
+            b"no JSON",
+            b'{"awakeable_id":"%s","status":"resolved","value":1}' % unknown.encode(),
+            b'{"awakeable_id":"%s","status":"heartbeat"}' % awakeable.id.encode(),
+            b'{"awakeable_id":"%s","status":"resolved","value":1}' % awakeable.id.encode(),
+        )
+        metrics = engine.metrics
+        assert value(metrics, "verdicts_total", kind="accepted", origin="kafka") == 1
+        assert value(metrics, "verdicts_total", kind="unknown", origin="kafka") == 1
+        assert value(metrics, "heartbeats_total", origin="kafka") == 1
+        assert value(metrics, "dead_letters_total", code="invalid") == 1
+        assert value(metrics, "dead_letters_total", code="unknown") == 1
+
+
+async def test_failures_of_the_store_and_of_the_broker_are_counted() -> None:
+    bench = Bench()
+    async with bench.serving(ask=ask) as engine:
+        failures = [BrokerUnavailable("away"), PublishRefused("too large")]
+        bench.broker.fail = lambda _effect: failures.pop(0) if failures else None
+        bench.store.lose_before = 2
+        invocation_id = await bench.begin(engine, "ask")
+        await bench.status(invocation_id, "completed")
+        bench.store.refuses = lambda member: isinstance(member, Begin)
+        with pytest.raises(Exception, match="can't be kept"):
+            await bench.begin(engine, "ask")
+        metrics = engine.metrics
+        assert value(metrics, "publishes_total", result="retried") == 1
+        assert value(metrics, "publishes_total", result="refused") == 1
+        assert value(metrics, "commit_failures_total", problem="unavailable") == 2
+        assert value(metrics, "commit_failures_total", problem="refused") == 1
+
+
+async def test_the_census_tells_of_rows_and_how_old_they_are() -> None:
+    bench = Bench()
+    async with bench.serving(ask=ask, crash=crash) as engine:
+        bench.broker.fail = lambda _effect: BrokerUnavailable("away")
+        await bench.status(await bench.begin(engine, "ask"), "suspended")
+        await bench.status(await bench.begin(engine, "crash"), "backing-off")
+        made_ms = min(row.created_ms for row in bench.store.tables.awakeables.values())
+        metrics = Metrics()
+        await Census(bench.store, metrics, clock=bench.clock).take()
+        now_ms = bench.clock.now_ms()
+        assert value(metrics, "pending") == 1
+        assert value(metrics, "pending_oldest_seconds") == (now_ms - made_ms) / 1000
+        assert value(metrics, "outbox_unsent") == 1
+        assert value(metrics, "outbox_oldest_seconds") == (now_ms - made_ms) / 1000
+        assert value(metrics, "outbox_failed") == value(metrics, "dead_letters_kept") == 0
+        assert value(metrics, "invocations", status="suspended") == 1
+        assert value(metrics, "invocations", status="backing-off") == 1
+        assert value(metrics, "invocations", status="paused") == 0
+        assert value(metrics, "rows_counted_timestamp_seconds") == now_ms / 1000
+
+
+async def test_the_census_goes_on_when_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    metrics = Metrics()
+    down = [True, True, False]
+    counts = bench.store.counts
+
+    async def fragile() -> Any:
+        if down.pop(0):
+            raise StoreUnavailable("gone")
+        raise Stopped(await counts())
+
+    monkeypatch.setattr(bench.store, "counts", fragile)
+    with pytest.raises(Stopped):
+        await Census(bench.store, metrics, clock=bench.clock, interval=timedelta(seconds=5)).run()
+    assert down == []
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_readiness_is_told_at_every_scrape() -> None:
+    metrics = Metrics()
+    problems: dict[str, str] = {}
+    show_readiness(metrics, problems, serving=lambda: True)
+    assert value(metrics, "ready") == 1
+    problems |= {
+        "store": "x",
+        "completions topic": "x",
+        "partition 3": "x",
+        "partition 4": "x",
+        "tokens": "x",
+    }
+    assert value(metrics, "ready") == 0
+    told = {
+        about: value(metrics, "problems", about=about) for about in ("store", "topic", "partition", "broker")
+    }
+    assert told == {"store": 1, "topic": 1, "partition": 2, "broker": 0}
+    assert value(metrics, "problems", about="other") == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "end"),
+    [
+        (End(result=Resolution.of_json(b"1")), "succeeded"),
+        (End(result=Rejection(reason="x")), "failed"),
+        (End(result=Cancellation(reason="x")), "cancelled"),
+        (Suspend(wake=0), "suspended"),
+        (BackOff(due_ms=1, failure=FAILURE), "backing-off"),
+        (Pause(failure=FAILURE), "paused"),
+        (Continue(), "left"),
+        (None, "left"),
+    ],
+)
+def test_every_last_step_has_its_end(step: Next | None, end: str) -> None:
+    assert end_of(step) == end
+
+
+def test_engines_count_apart() -> None:
+    one, other = Metrics(), Metrics()
+    one.buried("invalid")
+    assert (
+        value(one, "dead_letters_total", code="invalid"),
+        value(other, "dead_letters_total", code="invalid"),
+    ) == (1, 0)
+
+
+@pytest.mark.parametrize("accept", ["", "text/plain", "*/*", "application/openmetrics-text; version=1.0.0"])
+def test_metrics_are_told_as_the_scraper_asks(accept: str) -> None:
+    content, media_type = exposition(Metrics().registry, accept)
+    assert media_type.split(";")[0] == ("application/openmetrics-text" if "open" in accept else "text/plain")
+    assert b"# TYPE awakeables_pending gauge" in content
+    if "open" not in accept:
+        assert "awakeables_verdicts" in {f.name for f in text_string_to_metric_families(content.decode())}
+
+
+def test_a_worker_serves_its_metrics_on_a_port_of_its_own() -> None:
+    metrics = WorkerMetrics()
+    metrics.task("pack-requests", "resolved", 0.1)
+    with served(metrics.registry, 0) as port:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            told = answer.read().decode()
+        with (
+            pytest.raises(OperatorError, match=f"port {port} .*AWAKEABLES_METRICS_PORT"),
+            served(CollectorRegistry(), port),
+        ):
+            pass
+    assert 'awakeables_worker_tasks_total{fate="resolved",topic="pack-requests"} 1.0' in told

@@ -1,0 +1,398 @@
+"""What a client may take of the server: on real sockets, with time handed in where it matters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from awakeables.web import problems
+from awakeables.web.connection import LINGER_S, MOST_PIPELINED, SLOWEST_BYTES_PER_S, SPARE, Connection
+from awakeables.web.server import WebServer
+from awakeables.web.settings import ConnectionLimits
+
+PATIENCE_S = 30.0
+LARGE = 16 * 1024 * 1024
+
+
+class Reader:
+    """An application that reads every body, but where the path says otherwise."""
+
+    def __init__(self) -> None:
+        self.scopes: list[dict[str, Any]] = []
+        self.bodies: list[bytes] = []
+        self.gone = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    def drain(self) -> None:
+        self.go_on.set()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scopes.append(scope)
+        if scope["path"] in ("/wait", "/late"):
+            await self.go_on.wait()
+        if scope["path"] not in ("/wait", "/unread") and not await self._read(receive):
+            self.gone.set()
+            return
+        content = bytes(LARGE) if scope["path"] == "/large" else b"ok"
+        length = str(len(content)).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+        await send({"type": "http.response.body", "body": content})
+
+    async def _read(self, receive: Any) -> bool:
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return False
+            body += message["body"]
+            if not message["more_body"]:
+                self.bodies.append(body)
+                return True
+
+
+class Served:
+    """What a test holds: the server, and clients that it writes to by hand."""
+
+    def __init__(self, app: Reader, server: WebServer) -> None:
+        self.app = app
+        self.server = server
+        self._writers: list[asyncio.StreamWriter] = []
+
+    @property
+    def connections(self) -> list[Connection]:
+        return list(self.server._server.server_state.connections)  # type: ignore[arg-type]
+
+    async def connect(self, content: bytes = b"") -> asyncio.StreamReader:
+        """A client that has sent something."""
+        known = set(self.connections)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.server.port)
+        self._writers.append(writer)
+        await until(lambda: set(self.connections) - known)
+        await self.say(content)
+        return reader
+
+    async def say(self, content: bytes) -> None:
+        """The latest client sends more."""
+        self._writers[-1].write(content)
+        await self._writers[-1].drain()
+
+    async def heard(self, count: int) -> None:
+        """The server has got so many bytes of an unfinished request."""
+        await until(lambda: self.connections and self.connections[-1]._received >= count)
+
+    def later(self, seconds: float) -> None:
+        """Look for slow clients, so much later."""
+        for connection in self.connections:
+            connection.cut_if_slow(connection.loop.time() + seconds)
+
+    async def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+        await until(lambda: not self.connections)
+
+
+async def until(condition: Callable[[], object], *, within_s: float = 10) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110 - whatever it is about tells nobody
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def serving(**limits: Any) -> AsyncIterator[Served]:
+    app = Reader()
+    limits = {"request_timeout": timedelta(seconds=PATIENCE_S)} | limits
+    server = WebServer(app, port=0, limits=ConnectionLimits(**limits), refuse=_refuse)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(server.run())
+        await until(lambda: server.started)
+        served = Served(app, server)
+        try:
+            yield served
+            await served.close()
+        finally:
+            running.cancel()
+
+
+def _refuse(problem: problems.Problem) -> Any:
+    return problems.answer(problem, request_id="req_1")
+
+
+async def refusal(reader: asyncio.StreamReader, status: int, type_: str) -> dict[str, str]:
+    """The answer that ends a connection; its headers."""
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status_line, *lines = head.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    assert status_line.startswith(f"HTTP/1.1 {status} ")
+    document = json.loads(body)
+    assert (document["status"], document["type"], document["request_id"]) == (status, type_, "req_1")
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["connection"] == "close"
+    assert "date" in headers
+    return headers
+
+
+async def nothing(reader: asyncio.StreamReader) -> None:
+    """The connection ends without a word."""
+    async with asyncio.timeout(10):
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b""
+
+
+POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+# ── slow clients ────────────────────────────────────────────────────────────────────────────
+
+
+async def test_clients_that_dribble_are_cut_off_by_the_clock() -> None:
+    async with serving(request_timeout=timedelta(seconds=0.1)) as served:
+        reader = await served.connect(b"POST / HTTP/1.1\r\n")
+        head = asyncio.ensure_future(refusal(reader, 408, "too-slow"))
+        while not head.done():
+            await served.say(b"x")
+            await asyncio.wait([head], timeout=0.02)
+        await head
+
+
+async def test_a_head_that_does_not_end_in_time_is_408() -> None:
+    async with serving() as served:
+        reader = await served.connect(b"POST / HTTP/1.1\r\nhost")
+        await served.heard(1)
+        served.later(PATIENCE_S - 1)
+        assert served.connections
+        served.later(PATIENCE_S + 1)
+        await refusal(reader, 408, "too-slow")
+        assert served.app.scopes == []
+
+
+async def test_a_body_that_does_not_end_in_time_is_408_and_the_application_is_let_go() -> None:
+    async with serving() as served:
+        reader = await served.connect(POST + b"12345")
+        await until(lambda: served.app.scopes)
+        served.later(PATIENCE_S + 1)
+        await until(served.app.gone.is_set, within_s=LINGER_S / 2)
+        await refusal(reader, 408, "too-slow")
+
+
+async def test_what_keeps_coming_earns_time() -> None:
+    async with serving() as served:
+        large = 100 * SLOWEST_BYTES_PER_S
+        reader = await served.connect(
+            b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (large + 1)
+        )
+        await served.say(bytes(large))
+        await served.heard(large)
+        await until(lambda: not served.connections[0].flow.read_paused)
+        served.later(PATIENCE_S + 90)
+        await served.say(b"!")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        assert len(served.app.bodies[0]) == large + 1
+
+
+async def test_a_client_that_never_says_anything_is_dropped_without_a_word() -> None:
+    async with serving() as served:
+        reader = await served.connect()
+        served.later(PATIENCE_S + 1)
+        await nothing(reader)
+
+
+async def test_empty_lines_are_no_request() -> None:
+    async with serving(max_header_bytes=2000) as served:
+        reader = await served.connect(b"\r\n" * 500)
+        await served.heard(1000)
+        served.later(PATIENCE_S + 1)
+        await refusal(reader, 408, "too-slow")
+
+
+async def test_a_connection_between_two_requests_is_left_alone() -> None:
+    async with serving() as served:
+        reader = await served.connect(GET)
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        served.later(PATIENCE_S + 1)
+        await served.say(GET)
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_client_that_waits_for_us_is_not_slow() -> None:
+    async with serving() as served:
+        head = b"POST /late HTTP/1.1\r\nhost: x\r\ncontent-length: 100001\r\n\r\n"
+        reader = await served.connect(head + bytes(100_000))
+        await until(lambda: served.connections[0].flow.read_paused)
+        served.later(1000)
+        served.app.go_on.set()
+        await until(lambda: not served.connections[0].flow.read_paused)
+        served.later(1000 + PATIENCE_S - 1)
+        await served.say(b"!")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+
+
+async def test_what_is_sent_after_an_early_answer_ends_in_time_too() -> None:
+    async with serving() as served:
+        large = b"POST /unread HTTP/1.1\r\nhost: x\r\ncontent-length: 9999999\r\n\r\n"
+        reader = await served.connect(large)
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        await served.say(bytes(20 * SLOWEST_BYTES_PER_S))
+        await served.heard(20 * SLOWEST_BYTES_PER_S)
+        served.later(PATIENCE_S + 1)
+        await nothing(reader)
+
+
+async def test_the_rest_of_a_body_after_an_early_answer_leaves_the_connection_usable() -> None:
+    async with serving() as served:
+        reader = await served.connect(POST.replace(b"/", b"/unread", 1) + b"1234")
+        await reader.readuntil(b"ok")
+        await served.say(b"567890")
+        await until(lambda: served.connections[0]._since_s is None)
+        assert served.connections[0].timeout_keep_alive_task is not None
+        await served.say(GET)
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+
+
+async def test_an_answer_that_nobody_reads_is_dropped() -> None:
+    async with serving() as served:
+        await served.connect(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+        await until(lambda: served.connections[0].transport.get_write_buffer_size())
+        served.later(0)
+        served.later(PATIENCE_S)
+        assert served.connections
+        served.later(PATIENCE_S + LARGE / SLOWEST_BYTES_PER_S + 1)
+        await until(lambda: not served.connections)
+
+
+async def test_a_refused_client_that_goes_on_sending_is_dropped_after_a_moment() -> None:
+    async with serving() as served:
+        reader = await served.connect(b"nonsense\r\n\r\n")
+        await refusal(reader, 400, "bad-request")
+        await served.say(GET)
+        served.later(LINGER_S - 1)
+        assert served.connections
+        served.later(LINGER_S + 1)
+        await until(lambda: not served.connections)
+        assert served.app.scopes == []
+
+
+# ── heads ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nx: " + b"y" * 3000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"".join(b"x%d: y\r\n" % n for n in range(21)) + b"\r\n",
+        b"GET / HTTP/1.1\r\n" + b"x" * 3000,
+        b"GET / HTTP/1.1\r\nx: " + b"y" * 3000,
+    ],
+    ids=["a large value", "many headers", "a name without end", "a value without end"],
+)
+async def test_headers_that_are_too_large_are_431(head: bytes) -> None:
+    async with serving(max_header_bytes=2000, max_headers=20) as served:
+        await refusal(await served.connect(head), 431, "headers-too-large")
+        assert served.app.scopes == []
+
+
+async def test_headers_at_the_bounds_are_taken() -> None:
+    async with serving(max_header_bytes=2001, max_headers=2) as served:
+        reader = await served.connect(b"GET / HTTP/1.1\r\nhost: x\r\nlarge: " + b"y" * 1990 + b"\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_path_that_is_too_long_is_414() -> None:
+    async with serving() as served:
+        reader = await served.connect(b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n" % (b"x" * 8192))
+        await refusal(reader, 414, "uri-too-long")
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x16\x03\x01\x02\x00\x01", b"GET http://[ HTTP/1.1\r\n\r\n", b"GET / HTTP/9\r\n"]
+)
+async def test_what_is_no_http_is_400(content: bytes) -> None:
+    async with serving() as served:
+        await refusal(await served.connect(content), 400, "bad-request")
+
+
+async def test_trailers_join_no_headers() -> None:
+    async with serving() as served:
+        chunked = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n"
+        reader = await served.connect(chunked + b"0\r\nauthorization: Bearer x\r\n\r\n" + GET)
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        assert served.app.bodies == [b"hi", b""]
+        for scope in served.app.scopes:
+            assert b"authorization" not in dict(scope["headers"])
+
+
+@pytest.mark.parametrize("tail", [b"0\r\nx: ", b"1;"], ids=["a trailer", "a chunk's extension"])
+async def test_what_follows_a_chunk_without_end_is_431(tail: bytes) -> None:
+    async with serving(max_header_bytes=2000) as served:
+        chunked = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n"
+        reader = await served.connect(chunked)
+        await until(lambda: served.app.scopes)
+        await served.say(tail + b"y" * 3000)
+        await refusal(reader, 431, "headers-too-large")
+        await until(served.app.gone.is_set)
+
+
+async def test_an_offer_to_upgrade_is_passed_over() -> None:
+    async with serving() as served:
+        offer = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
+        assert (await (await served.connect(offer)).readline()).startswith(b"HTTP/1.1 200")
+
+
+# ── many ────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_connections_past_the_limit_are_told_503_and_others_go_on() -> None:
+    async with serving(max_connections=1) as served:
+        first = await served.connect(GET)
+        await first.readuntil(b"ok")
+        headers = await refusal(await served.connect(GET), 503, "overloaded")
+        assert headers["retry-after"] == "1"
+
+
+async def test_a_place_that_becomes_free_is_given_again() -> None:
+    async with serving(max_connections=1) as served:
+        first = await served.connect(GET)
+        await first.readuntil(b"ok")
+        await served.close()
+        second = await served.connect(GET)
+        assert (await second.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+
+
+async def test_connections_far_past_the_limit_are_dropped_unheard() -> None:
+    async with serving(max_connections=1) as served:
+        for _ in range(1 + SPARE):
+            await served.connect()
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+        await nothing(reader)
+        writer.close()
+        assert len(served.connections) == 1 + SPARE
+
+
+async def test_requests_may_be_pipelined_but_not_without_end() -> None:
+    async with serving() as served:
+        reader = await served.connect(GET * 5)
+        for _ in range(5):
+            assert b"HTTP/1.1 200" in await reader.readuntil(b"ok")
+        reader = await served.connect(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n" + GET * (MOST_PIPELINED + 1))
+        await nothing(reader)
+        assert len(served.app.scopes) == 6
+        served.app.go_on.set()
+
+
+async def test_a_drain_does_not_wait_for_refused_clients() -> None:
+    async with serving() as served:
+        reader = await served.connect(b"nonsense\r\n\r\n")
+        await refusal(reader, 400, "bad-request")
+        served.server.stop()
+        await until(lambda: not served.connections)

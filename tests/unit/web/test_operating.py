@@ -1,0 +1,95 @@
+"""What operators do over HTTP: cancel, send dead letters again, look at offsets and skip."""
+
+from __future__ import annotations
+
+import pytest
+
+from awakeables.core.ids import new_id
+from awakeables.core.orders import Position
+from awakeables.engine.intake import Stuck
+from unit.web.harness import Web, until
+from unit.web.test_completing import problem
+
+TOPIC = "shop.completions"
+
+
+async def test_a_waiting_invocation_is_cancelled_and_says_so(web: Web) -> None:
+    invocation_id = await web.begin("wait")
+    await until(lambda: web.store.tables.awakeables)
+    response = await web.client.post(f"/invocations/{invocation_id}/cancel")
+    assert response.status_code == 202
+    assert response.json()["cancelled"] is not None
+    await until(lambda: web.store.tables.invocations[invocation_id].status == "completed")
+    shown = (await web.client.get(f"/invocations/{invocation_id}")).json()
+    assert (shown["ended"], shown["result"]["status"]) == ("cancelled", "cancelled")
+    assert shown["journal"][-1]["text"] == "cancellation: the invocation was cancelled"
+    failed = problem(await web.client.get(f"/invocations/{invocation_id}/output"), 409, "handler-failed")
+    assert failed["reason"] == "the invocation was cancelled"
+    again = await web.client.post(f"/invocations/{invocation_id}/cancel")
+    assert "has ended" in problem(again, 409, "not-possible")["detail"]
+
+
+async def test_what_is_not_there_can_t_be_cancelled_or_sent_again(web: Web) -> None:
+    inv = new_id("inv", at_ms=1, entropy=bytes(10))
+    dlq = new_id("dlq", at_ms=1, entropy=bytes(10))
+    problem(await web.client.post(f"/invocations/{inv}/cancel"), 404, "not-found")
+    problem(await web.client.post("/invocations/inv_1x/cancel"), 400, "malformed-id")
+    problem(await web.client.post(f"/dead-letters/{dlq}/resend"), 404, "not-found")
+    problem(await web.client.post(f"/dead-letters/{inv}/resend"), 400, "malformed-id")
+
+
+async def test_a_dead_letter_goes_out_again_and_is_counted(web: Web) -> None:
+    letter_id = web.add_dead_letter(source=f"{TOPIC}:0:1", offset=1, value=b"{", headers=(("h", b"1"),))
+    response = await web.client.post(f"/dead-letters/{letter_id}/resend")
+    assert response.status_code == 202
+    told = response.json()
+    assert (told["id"], told["topic"]) == (letter_id, TOPIC)
+    await until(lambda: told["event_id"] in [effect.event_id for effect in web.published])
+    [effect] = [effect for effect in web.published if effect.event_id == told["event_id"]]
+    assert (effect.topic, effect.value, effect.headers) == (TOPIC, b"{", (("h", b"1"),))
+    assert (await web.client.get(f"/dead-letters/{letter_id}")).json()["resent"] == 1
+
+
+async def test_one_whose_bytes_are_not_here_is_refused_with_where_they_are(web: Web) -> None:
+    letter_id = web.add_dead_letter(source=f"{TOPIC}:0:7", offset=7, code="skipped")
+    refused = problem(await web.client.post(f"/dead-letters/{letter_id}/resend"), 409, "not-possible")
+    assert f"offset 7 of partition 0 of {TOPIC}" in refused["detail"]
+
+
+async def test_offsets_are_shown_and_a_stuck_partition_is_skipped(web: Web) -> None:
+    web.store.tables.put_position(TOPIC, Position(partition=0, next=3, epoch=1))
+    web.engine.intake.ends[0] = 9
+    web.engine.problems["partition 0"] = "it can't be read"
+    [item] = (await web.client.get("/offsets")).json()["items"]
+    assert item == {
+        "topic": TOPIC,
+        "partition": 0,
+        "next": 3,
+        "end": 9,
+        "lag": 6,
+        "epoch": 1,
+        "problem": "it can't be read",
+    }
+    web.engine.intake.stuck[0] = Stuck(offset=3, next=5)
+    skipped = await web.client.post("/offsets/0/skip")
+    assert (skipped.status_code, skipped.json()["next"]) == (200, 5)
+    assert (await web.client.post("/offsets/0/skip?to=7")).json()["next"] == 7
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "kind"),
+    [
+        ("/offsets/0/skip", 409, "not-possible"),
+        ("/offsets/0/skip?to=99", 409, "not-possible"),
+        ("/offsets/4/skip", 404, "not-found"),
+        ("/offsets/x/skip", 400, "bad-request"),
+        ("/offsets/0/skip?to=-1", 400, "bad-request"),
+        ("/offsets/0/skip?to=1e3", 400, "bad-request"),
+        ("/offsets/0/skip?too=1", 400, "bad-request"),
+    ],
+)
+async def test_a_skip_that_makes_no_sense_is_refused(web: Web, path: str, status: int, kind: str) -> None:
+    web.store.tables.put_position(TOPIC, Position(partition=0, next=3, epoch=1))
+    web.engine.intake.ends[0] = 9
+    problem(await web.client.post(path), status, kind)
+    assert web.store.tables.positions[TOPIC, 0].next == 3

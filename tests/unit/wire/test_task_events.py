@@ -1,0 +1,155 @@
+"""Tasks as CloudEvents, in both modes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from awakeables.core.orders import Effect, Header, TaskFacts
+from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect
+from unit.wire.contract import (
+    AN_EVENT,
+    AN_ID,
+    DECODER_ONLY,
+    STRUCTURED,
+    as_binary,
+    damaged,
+    examples,
+    ids,
+    json_texts,
+    records,
+    refusal,
+    some_headers,
+    task_effect,
+)
+
+
+@pytest.mark.parametrize("path", examples("valid", "task-cloudevent"))
+def test_a_valid_task_event_is_a_task_in_both_modes(path: Path) -> None:
+    record = path.read_bytes()
+    assert refusal("task-cloudevent", record) is None
+    task = decode_task(record, [STRUCTURED])
+    binary = as_binary(record)
+    assert binary is not None
+    assert decode_task(binary[0], binary[1]) == task
+
+
+@pytest.mark.parametrize("path", examples("invalid", "task-cloudevent"))
+def test_an_invalid_task_event_is_refused_by_schema_and_decoder(path: Path) -> None:
+    record = path.read_bytes()
+    why = path.with_name(f"{path.stem}.why.txt").read_text()
+    assert (refusal("task-cloudevent", record) is None) == why.startswith(DECODER_ONLY)
+    with pytest.raises(UnreadableTask):
+        decode_task(record, [STRUCTURED])
+
+
+def test_a_structured_task_says_all_of_it() -> None:
+    value, headers = encode_effect(task_effect("structured"))
+    assert json.loads(value or b"") == {
+        "specversion": "1.0",
+        "id": AN_EVENT,
+        "source": "/apps/shop",
+        "type": "awakeables.task.requested.v1",
+        "subject": AN_ID,
+        "time": "2026-11-21T08:00:00.000Z",
+        "replyto": "shop.completions",
+        "task": "pack",
+        "deadline": "2026-11-21T12:00:00.000Z",
+        "attempt": 1,
+        "datacontenttype": "application/json",
+        "data": {"order": "o-17"},
+    }
+    assert headers[-1] == STRUCTURED
+    assert ("awakeable-reply-to", b"shop.completions") in headers
+
+
+def test_a_binary_task_says_all_of_it_in_headers() -> None:
+    value, headers = encode_effect(task_effect("binary"))
+    assert value == b'{"order":"o-17"}'
+    told = dict(headers)
+    assert {name: text for name, text in told.items() if name.startswith("ce_")} == {
+        "ce_specversion": b"1.0",
+        "ce_id": AN_EVENT.encode(),
+        "ce_source": b"/apps/shop",
+        "ce_type": b"awakeables.task.requested.v1",
+        "ce_subject": AN_ID.encode(),
+        "ce_time": b"2026-11-21T08:00:00.000Z",
+        "ce_replyto": b"shop.completions",
+        "ce_task": b"pack",
+        "ce_deadline": b"2026-11-21T12:00:00.000Z",
+        "ce_attempt": b"1",
+    }
+    assert told["content-type"] == b"application/json"
+    assert told["awakeable-id"] == AN_ID.encode()
+
+
+def test_a_binary_task_keeps_the_content_type_that_its_payload_has() -> None:
+    value, headers = encode_effect(task_effect("binary", b"\xff", (("content-type", b"image/png"),)))
+    assert [text for name, text in headers if name == "content-type"] == [b"image/png"]
+    assert bytes(decode_task(value, headers).payload) == b"\xff"
+
+
+@pytest.mark.parametrize(("stored", "form"), [("", True), (',"enveloped":false', False)])
+def test_a_task_that_an_older_release_left_in_the_outbox_keeps_its_form(stored: str, form: bool) -> None:
+    row = f'{{"awakeable_id":"{AN_ID}","reply_to":"shop.completions"{stored}}}'
+    facts = msgspec.json.decode(row.encode(), type=TaskFacts)
+    assert facts == TaskFacts(awakeable_id=AN_ID, reply_to="shop.completions", enveloped=form)
+
+
+task_events = st.builds(
+    Effect,
+    event_id=st.just(AN_EVENT),
+    stream=st.just("inv"),
+    topic=st.just("pack-requests"),
+    key=st.none(),
+    value=json_texts,
+    task=st.builds(
+        TaskFacts,
+        awakeable_id=ids,
+        reply_to=st.just("shop.completions"),
+        task=st.none() | st.text(min_size=1),
+        enveloped=st.sampled_from(["structured", "binary"]),
+        deadline_ms=st.none() | st.integers(0, 253_402_300_799_999),
+        source=st.just("/apps/shop"),
+    ),
+    created_ms=st.integers(0, 253_402_300_799_999),
+)
+
+
+@given(task_events)
+def test_every_task_event_fits_and_reads_the_same_without_its_other_headers(effect: Effect) -> None:
+    value, headers = encode_effect(effect)
+    told = effect.task
+    assert told is not None
+    if told.enveloped == "structured":
+        assert refusal("task-cloudevent", value or b"") is None
+    task = decode_task(value, [header for header in headers if not header[0].startswith("awakeable-")])
+    assert (task.awakeable_id, task.reply_to, task.task) == (told.awakeable_id, told.reply_to, told.task)
+    assert (task.event_id, task.attempt, bytes(task.payload)) == (effect.event_id, 1, effect.value)
+    assert (None if task.deadline is None else round(task.deadline.timestamp() * 1000)) == told.deadline_ms
+
+
+def test_an_event_of_the_handler_s_own_is_the_payload_of_a_task_without_an_envelope() -> None:
+    own = b'{"specversion":"1.0","id":"7","source":"/shop","type":"com.example.order","data":1}'
+    value, headers = encode_effect(task_effect(False, own, (STRUCTURED,)))
+    assert bytes(decode_task(value, headers).payload) == own
+
+
+@given(
+    st.none() | st.binary() | damaged(records("task-cloudevent")),
+    st.sampled_from([(STRUCTURED,), tuple(encode_effect(task_effect("binary"))[1]), ()]),
+    some_headers,
+)
+@example(b"[" * 100_000, (STRUCTURED,), ())
+@example(None, (*encode_effect(task_effect("binary"))[1], ("ce_attempt", b"9" * 5000)), ())
+def test_whatever_the_event_a_task_is_read_or_unreadable(
+    value: bytes | None, mode: tuple[Header, ...], more: tuple[Header, ...]
+) -> None:
+    with contextlib.suppress(UnreadableTask):
+        decode_task(value, (*mode, *more))
