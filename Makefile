@@ -4,7 +4,7 @@ BIN := .venv/bin
 SEEDS ?= 100000
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help install demo test test-all check fmt sim bench up down lock clean
+.PHONY: help install demo test test-all check fmt sim bench soak up down audit lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -42,6 +42,9 @@ sim: install ## the simulation at length: make sim SEEDS=100000
 bench: install ## how fast it is here, beside the floor (needs wrk and a real Kafka or a Docker engine)
 	@$(BIN)/python -m benchmarks
 
+soak: install ## half of the peak for half an hour: memory, backlog and files must stay flat
+	@$(BIN)/python -m benchmarks soak
+
 up: ## Kafka, the service and a worker in containers (docker-compose.yml); returns when they are ready
 	$(COMPOSE) up --detach --build
 	@echo "the shop is served at http://127.0.0.1:$${HTTP_PORT:-8080}"
@@ -56,6 +59,9 @@ lock: ## pin the dependencies anew (needs uv)
 		-c requirements/lock.txt -o requirements/runtime.txt pyproject.toml
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
 		-c requirements/lock.txt --group build -o requirements/build.txt
+
+audit: install ## known vulnerabilities in what is locked, if PyPI's database can be reached
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r requirements/lock.txt
 
 clean: ## forget the environment and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""`make bench`: callback cycles on a real Kafka and SQLite, beside the floor.
+"""`make bench`: how fast it is on a real Kafka and SQLite, beside what it is compared with.
 
 What counts is the ratio within a run: machines are noisy.
 """
@@ -8,52 +8,120 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from awakeables.errors import AwakeablesError
-from benchmarks import disk, wrk
-from benchmarks.measure import Plan, measure
+from benchmarks import backlog, cycles, disk, machine, pending, restate, soak, wrk
+from benchmarks.pairs import Plan
 from benchmarks.processes import Failed
-from benchmarks.report import table
+from benchmarks.report import tables
+from benchmarks.stage import Ground
+
+SECTIONS = ("cycles", "http", "backlog", "pending", "restate")
 
 
 def main() -> None:
     given = _arguments()
-    plan = Plan(in_flight=given.in_flight, seconds=given.seconds, rounds=given.rounds, worker=given.worker)
     try:
         wrk.find()
         with _kafka(given.bootstrap) as bootstrap, _folder(given.folder) as folder:
-            report = measure(bootstrap, folder, plan)
-    except (wrk.Missing, Failed, disk.Broken, AwakeablesError, subprocess.SubprocessError) as error:
+            disk.check_durability(folder)
+            told = {"command": _command(), "machine": machine.described(folder)}
+            given.run(given, Ground(bootstrap=bootstrap, folder=folder), told)
+    except (
+        wrk.Missing,
+        Failed,
+        disk.Broken,
+        soak.Grown,
+        AwakeablesError,
+        subprocess.SubprocessError,
+    ) as error:
         sys.exit(f"error: {error}")
-    print(json.dumps(report, indent=2) if given.json else table(report))
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+
+
+def _bench(given: argparse.Namespace, ground: Ground, told: dict[str, Any]) -> None:
+    many = [number for number in given.in_flight if number > 1] or given.in_flight
+    plan = Plan(in_flight=given.in_flight, seconds=given.seconds, rounds=given.rounds)
+    busy = Plan(in_flight=many, seconds=given.seconds, rounds=given.rounds)
+    waiting = Plan(in_flight=[min(many)], seconds=given.seconds, rounds=given.rounds)
+    fewer = Plan(in_flight=given.in_flight, seconds=given.seconds, rounds=min(given.rounds, 3))
+    measures: dict[str, Callable[[], dict[str, Any]]] = {
+        "cycles": lambda: cycles.over_kafka(ground, plan, worker=given.worker),
+        "http": lambda: cycles.over_http(ground, busy),
+        "backlog": lambda: backlog.measure(ground, count=given.backlog, rounds=min(given.rounds, 3)),
+        "pending": lambda: pending.measure(ground, waiting, count=given.pending),
+        "restate": lambda: restate.measure(ground, fewer, installed=given.restate),
+    }
+    report = told
+    try:
+        for section in given.only:
+            print(f"{section} …", file=sys.stderr, flush=True)
+            report = report | {section: measures[section]()}
+    finally:
+        # What was measured before a failure is worth its minutes.
+        print(json.dumps(report, indent=2) if given.json else tables(report))
+
+
+def _soak(given: argparse.Namespace, ground: Ground, told: dict[str, Any]) -> None:
+    plan = soak.Plan(minutes=given.minutes, rate=given.rate, in_flight=given.in_flight, slice_s=given.slice)
+    found = soak.measure(ground, plan)
+    print(json.dumps(told | found, indent=2) if given.json else soak.tables(told | found))
+    soak.check(found)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=5, help="how long one drive takes (5)")
-    parser.add_argument("--rounds", type=int, default=5, help="pairs of drives per row: floor, ours (5)")
-    parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 64], metavar="N", help="(1 64)")
-    parser.add_argument(
-        "--worker",
-        choices=("plain", "sdk"),
-        default="plain",
-        help="who answers both: the lightest Kafka client, or a worker of the SDK (plain)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print JSON")
+    common.add_argument(
         "--bootstrap",
         default=os.environ.get("KAFKA_BOOTSTRAP"),  # noqa: TID251 - a flag's default
         help="a Kafka that runs, HOST:PORT; KAFKA_BOOTSTRAP; without, one is started in a container",
     )
-    parser.add_argument(
-        "--folder", type=Path, help="where the database is made; no memory disk (a temporary one)"
+    common.add_argument(
+        "--folder", type=Path, help="where the databases are made; no memory disk (a temporary one)"
     )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, parents=[common])
+    parser.set_defaults(run=_bench)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="(all)")
+    parser.add_argument("--seconds", type=int, default=3, help="how long one drive takes (3)")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of drives per row: floor, ours (5)")
+    parser.add_argument(
+        "--in-flight", type=int, nargs="+", default=[1, 64, 256], metavar="N", help="(1 64 256)"
+    )
+    parser.add_argument("--backlog", type=int, default=200_000, metavar="N", help="(200000)")
+    parser.add_argument("--pending", type=int, default=1_000_000, metavar="N", help="(1000000)")
+    parser.add_argument(
+        "--worker",
+        choices=("plain", "sdk"),
+        default="plain",
+        help="who answers over Kafka: the lightest client, or a worker of the SDK (plain)",
+    )
+    parser.add_argument(
+        "--restate",
+        type=Path,
+        metavar="FOLDER",
+        help="where Restate is, or is installed (a temporary folder)",
+    )
+    commands = parser.add_subparsers()
+    soaking = commands.add_parser("soak", help="half of the peak for half an hour", parents=[common])
+    soaking.set_defaults(run=_soak)
+    soaking.add_argument("--minutes", type=float, default=30, help="(30)")
+    soaking.add_argument(
+        "--rate", type=soak.rate, default="half", help="cycles a second, or `half` of what it can (half)"
+    )
+    soaking.add_argument("--in-flight", type=int, default=64, metavar="N", help="(64)")
+    soaking.add_argument("--slice", type=int, default=10, metavar="SECONDS", help="between two looks (10)")
     return parser.parse_args()
 
 

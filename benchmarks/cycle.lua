@@ -1,7 +1,16 @@
--- One POST for ever; what wrk measured, as one line of JSON.
+-- One POST for ever; what wrk measured, as one line of JSON. With an argument each connection rests
+-- before a request, for that many milliseconds on average.
 wrk.method = "POST"
 wrk.body = '{"id": "o-17", "item": "book"}'
 wrk.headers["content-type"] = "application/json"
+
+function init(args)
+  local pause_ms = tonumber(args[1])
+  if pause_ms then
+    -- Not defined otherwise: wrk asks for it before each request.
+    function delay() return pause_ms * 2 * math.random() end
+  end
+end
 
 function done(summary, latency, requests)
   local errors = summary.errors

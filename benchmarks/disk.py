@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import statistics
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -63,33 +65,71 @@ def _pragma(connection: sqlite3.Connection, name: str) -> Any:
     return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
 
-def completed(path: Path) -> int:
-    """How many invocations ended with a value, once nothing is open any more.
+def audit(path: Path, *, answered: int, pending: int = 0) -> int:
+    """How many invocations ended with a value, once no more than `pending` are open.
+
+    Args:
+        path: The database; its service may be running.
+        answered: So many calls were told their value.
+        pending: So many invocations wait, and are to wait on.
 
     Raises:
-        Broken: Something else became of one, or they don't come to an end.
+        Broken: Something else became of one, they don't come to an end, or fewer are kept than
+            were answered.
     """
     until = time.monotonic() + PATIENCE_S
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    try:
-        while True:
-            found = dict(
-                connection.execute(
-                    "SELECT CASE WHEN result IS NULL THEN 'open' ELSE json_extract(result, '$.status') END,"
-                    " count(*) FROM invocations GROUP BY 1"
-                )
-            )
-            if not found.get("open"):
-                break
+    with closing(looking(path)) as connection:
+        while (found := _ends(connection)).get("open", 0) > pending:
             if time.monotonic() > until:
-                raise Broken(f"{found['open']} invocations don't come to an end")
+                raise Broken(f"{found['open'] - pending} invocations don't come to an end")
             time.sleep(0.1)
         letters, failed = connection.execute(
             "SELECT (SELECT count(*) FROM dead_letters), (SELECT count(*) FROM outbox WHERE state = 'failed')"
         ).fetchone()
-    finally:
-        connection.close()
-    resolved: int = found.pop("resolved", 0)
-    if found.keys() - {"open"} or letters or failed:
-        raise Broken(f"beside {resolved} values: {found}, {letters} dead letters, {failed} failed effects")
+    resolved, still = found.pop("resolved", 0), found.pop("open", 0)
+    if found or letters or failed or still != pending:
+        raise Broken(
+            f"beside {resolved} values: {found}, {still} open (not {pending}), {letters} dead letters, "
+            f"{failed} failed effects"
+        )
+    if resolved < answered:
+        raise Broken(f"{answered} calls were answered, {resolved} are in the store")
     return resolved
+
+
+def _ends(connection: sqlite3.Connection) -> dict[str, int]:
+    return dict(
+        connection.execute(
+            "SELECT CASE WHEN result IS NULL THEN 'open' ELSE json_extract(result, '$.status') END, count(*)"
+            " FROM invocations GROUP BY 1"
+        )
+    )
+
+
+def looking(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing."""
+    return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+
+
+def copied(source: Path, target: Path) -> Path:
+    """A copy of a database that nobody has open; it is on the disk when this returns.
+
+    What still had to be written would make the first fsync of the service wait.
+    """
+    shutil.copyfile(source, target)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+    return target
+
+
+def forget_cached(path: Path) -> None:
+    """Let the system forget what it has in memory of a file, as after a start of the machine."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def size_mb(path: Path) -> float:
+    """The size of a file, in MB; 0 if there is none."""
+    return path.stat().st_size / 1e6 if path.exists() else 0.0

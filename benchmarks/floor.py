@@ -48,7 +48,7 @@ _decode = msgspec.json.Decoder(Completion).decode
 
 
 class Floor:
-    """An ASGI application: a task out, its completion in, the value back."""
+    """An ASGI application: a task out, its completion in (over Kafka or HTTP), the value back."""
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._producer = producer
@@ -57,18 +57,18 @@ class Floor:
         self._waiting: dict[str, asyncio.Future[bytes]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] != PATH:
-            await _answer(send, 404, b"")
+        body = await _read_body(receive)
+        if body is None:
             return
-        body = b""
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        await _answer(send, 200, await self._cycle(body))
+        if scope["path"] == PATH:
+            await _answer(send, 200, await self._cycle(body))
+            return
+        _, first, *rest = scope["path"].split("/")
+        if first == "awakeables" and rest[1:] == ["resolve"]:
+            self._settle(rest[0], body)
+            await _answer(send, 200, b"{}")
+        else:
+            await _answer(send, 404, b"")
 
     def drain(self) -> None:
         """As `Served` asks; a benchmark has nothing to drain."""
@@ -96,9 +96,26 @@ class Floor:
         for batch in records.values():
             for record in batch:
                 completion = _decode(record.value)  # type: ignore[attr-defined]
-                future = self._waiting.pop(completion.awakeable_id, None)
-                if future is not None and not future.done() and completion.status == "resolved":
-                    future.set_result(bytes(completion.value))
+                if completion.status == "resolved":
+                    self._settle(completion.awakeable_id, bytes(completion.value))
+
+    def _settle(self, awakeable_id: str, value: bytes) -> None:
+        future = self._waiting.pop(awakeable_id, None)
+        if future is not None and not future.done():
+            future.set_result(value)
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """The body of a request; None if the client has gone."""
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
 
 
 async def _answer(send: Send, status: int, body: bytes) -> None:

@@ -1,6 +1,7 @@
 """The lightest worker: a Kafka client without our SDK, so that the worker is not what is measured.
 
-Reads tasks in batches, answers each to the topic that it names. It promises nothing.
+Reads tasks in batches, answers each to the topic that it names, or over HTTP to the server that
+stands for that topic. It promises nothing.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from typing import TypeAlias
 
 import msgspec
 import uvloop
@@ -18,6 +21,7 @@ from msgspec import Raw
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.topics import partitions_of
 from benchmarks.cycle import TASKS
+from benchmarks.http_answers import Lines
 
 
 class Order(msgspec.Struct):
@@ -43,56 +47,86 @@ class Answer(msgspec.Struct):
     attempt: int = 1
 
 
+Respond: TypeAlias = Callable[[Assignment], Awaitable[object]]
+
 _decode = msgspec.json.Decoder(Assignment).decode
 _encode = msgspec.json.Encoder().encode
 
 
-async def work(bootstrap: str) -> None:
-    """Answer tasks until SIGTERM."""
+async def work(bootstrap: str, urls: dict[str, str]) -> None:
+    """Answer tasks until SIGTERM; over HTTP if there are URLs, by the `reply_to` of their tasks."""
     loop = asyncio.get_running_loop()
     connection = Connection(bootstrap=bootstrap, client_id="plain-worker")
-    producer = AIOKafkaProducer(**connection.producer_options())
     consumer = AIOKafkaConsumer(**connection.consumer_options(), auto_offset_reset="earliest")
-    await producer.start()
-    await consumer.start()
-    consumer.assign([TopicPartition(TASKS, number) for number in await partitions_of(connection, TASKS)])
-    answering = loop.create_task(_answer_for_ever(consumer, producer))
-    loop.add_signal_handler(signal.SIGTERM, answering.cancel)
-    try:
+    async with AsyncExitStack() as stack:
+        await consumer.start()
+        stack.push_async_callback(consumer.stop)
+        consumer.assign([TopicPartition(TASKS, number) for number in await partitions_of(connection, TASKS)])
+        if urls:
+            respond = over_http(urls)
+        else:
+            producer = AIOKafkaProducer(**connection.producer_options())
+            await producer.start()
+            stack.push_async_callback(producer.stop)
+            respond = over_kafka(producer)
+        answering = loop.create_task(_answer_for_ever(consumer, respond))
+        loop.add_signal_handler(signal.SIGTERM, answering.cancel)
         with suppress(asyncio.CancelledError):
             await answering
-    finally:
-        await consumer.stop()
-        await producer.stop()
 
 
-async def _answer_for_ever(consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
+async def _answer_for_ever(consumer: AIOKafkaConsumer, respond: Respond) -> None:
     while True:
         for batch in (await consumer.getmany(timeout_ms=150)).values():
             for record in batch:
-                task = _decode(record.value)
-                event_id = f"{task.awakeable_id}:1"
-                answer = Answer(
-                    awakeable_id=task.awakeable_id,
-                    status="resolved",
-                    value=Raw(b'{"tracking":"parcel-of-%b"}' % task.payload.id.encode()),
-                    event_id=event_id,
-                    worker="plain-worker",
-                )
-                headers = [
-                    ("awakeable-event-id", event_id.encode()),
-                    ("content-type", b"application/json"),
-                ]
-                key = task.awakeable_id.encode()
-                await producer.send(task.reply_to, _encode(answer), key, headers=headers)
+                await respond(_decode(record.value))
+
+
+def over_kafka(producer: AIOKafkaProducer) -> Respond:
+    """Answer to the topic that the task names."""
+
+    async def respond(task: Assignment) -> None:
+        value, key, headers = completion_of(task.awakeable_id, task.payload.id)
+        await producer.send(task.reply_to, value, key, headers=headers)
+
+    return respond
+
+
+def over_http(urls: dict[str, str]) -> Respond:
+    """Answer with a POST to `<url>/<awakeable>/resolve`."""
+    lines = {reply_to: Lines(url) for reply_to, url in urls.items()}
+
+    async def respond(task: Assignment) -> None:
+        await lines[task.reply_to].post(f"/{task.awakeable_id}/resolve", parcel_of(task.payload.id))
+
+    return respond
+
+
+def completion_of(awakeable_id: str, order_id: str) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
+    """Value, key and headers of the record that resolves an awakeable."""
+    event_id = f"{awakeable_id}:1"
+    answer = Answer(
+        awakeable_id=awakeable_id,
+        status="resolved",
+        value=Raw(parcel_of(order_id)),
+        event_id=event_id,
+        worker="plain-worker",
+    )
+    headers = [("awakeable-event-id", event_id.encode()), ("content-type", b"application/json")]
+    return _encode(answer), awakeable_id.encode(), headers
+
+
+def parcel_of(order_id: str) -> bytes:
+    return b'{"tracking":"parcel-of-%b"}' % order_id.encode()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kafka", required=True)
+    parser.add_argument("--answer", nargs=2, action="append", default=[], metavar=("REPLY_TO", "URL"))
     given = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work(given.kafka))
+        runner.run(work(given.kafka, dict(given.answer)))
 
 
 if __name__ == "__main__":

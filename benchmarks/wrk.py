@@ -48,16 +48,24 @@ def find() -> str:
     return found
 
 
-def drive(url: str, *, in_flight: int, seconds: int) -> Measured:
+def drive(url: str, *, in_flight: int, seconds: int, pause_ms: float | None = None) -> Measured:
     """POST to a URL for so long, with so many requests in flight.
+
+    Args:
+        url: Where.
+        in_flight: Connections; each has one request at a time.
+        seconds: How long.
+        pause_ms: How long a connection rests before a request, on average; it is not part of what
+            a request takes.
 
     Raises:
         subprocess.SubprocessError: `wrk` failed or hangs.
     """
     threads = 1 if in_flight == 1 else 2
     command = [find(), f"-t{threads}", f"-c{in_flight}", f"-d{seconds}s", "--timeout", "30s", "-s"]
+    pause = [] if pause_ms is None else ["--", f"{pause_ms:.3f}"]
     ran = subprocess.run(
-        [*command, str(SCRIPT), url],
+        [*command, str(SCRIPT), url, *pause],
         capture_output=True,
         text=True,
         check=True,

@@ -48,8 +48,9 @@ def security_of(settings: Settings) -> Security:
 def _refuse_credentials_in_bootstrap(settings: Settings) -> None:
     """An address is shown in logs; one with a user and a password in it must not get so far."""
     for broker in settings.kafka.split(","):
-        host, _, port = broker.strip().rpartition(":")
-        if "@" in broker or "/" in broker or (host and not port.isdecimal()):
+        host, colon, port = broker.strip().rpartition(":")
+        incomplete = not port or (colon and not host)
+        if incomplete or "@" in broker or "/" in broker or (host and not port.isdecimal()):
             _refuse("kafka", "not host:port[,host:port…]; credentials have settings of their own")
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from awakeables.core.awakeables import Awakeable, Codec, State
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
-from awakeables.core.orders import Answer, DeadLetter, Effect, EffectState, Member, Position
+from awakeables.core.orders import Answer, DeadLetter, Effect, EffectState, Ended, Member, Position
 from awakeables.core.outcomes import Outcome
 from awakeables.core.records import Record
 
@@ -97,8 +97,11 @@ class OutboxReader(Protocol):
 class RetentionReader(Protocol):
     """What may be forgotten."""
 
-    async def ended(self, before_ms: int, limit: int) -> list[str]:
-        """Invocations that ended at or before this, the longest ended first."""
+    async def ended(self, before_ms: int, limit: int) -> list[Ended]:
+        """Invocations that ended at or before this, the longest ended first.
+
+        As many as have `limit` chunks of journal together; one that has more comes alone.
+        """
         ...
 
 

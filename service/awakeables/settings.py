@@ -30,11 +30,11 @@ def _seconds(text: object) -> object:
     """`30` and `0.5` are seconds; the rest is pydantic's to read."""
     try:
         return timedelta(seconds=float(text)) if isinstance(text, str) else text
-    except ValueError:
+    except (ValueError, OverflowError):
         return text
 
 
-Duration = Annotated[timedelta, BeforeValidator(_seconds)]
+Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
 
 
 def _none_if_empty(value: object) -> object:
@@ -101,7 +101,9 @@ class Settings(BaseSettings):
     retry_initial: Duration = Field(
         timedelta(milliseconds=500), description="Pause after the first failed attempt."
     )
-    retry_factor: float = Field(2.0, ge=1, description="By how much each pause is longer than the last.")
+    retry_factor: float = Field(
+        2.0, ge=1, allow_inf_nan=False, description="By how much each pause is longer than the last."
+    )
     retry_max_interval: Duration = Field(timedelta(seconds=60), description="Longest pause between attempts.")
     retry_max_attempts: int = Field(70, ge=1, description="After so many failures an invocation is paused.")
     max_running: int = Field(1000, ge=1, description="How many handlers run at once; the rest wait as rows.")

@@ -97,6 +97,39 @@ async def test_a_second_cancel_changes_nothing(driver: Driver) -> None:
     assert await cancel(driver, row.id) == first
 
 
+async def test_a_second_cancel_lets_run_what_was_paused_since_and_marks_nothing_again(driver: Driver) -> None:
+    row = await driver.begin(owner="me")
+    marked = (await cancel(driver, row.id)).invocation
+    await driver.advance(row, Pause(failure=Failure(kind="k", message="m", at_ms=1)))
+    driver.clock.ms += 5
+    asked = (await cancel(driver, row.id)).invocation
+    assert asked is not None
+    assert marked is not None
+    assert (asked.status, asked.due_ms) == ("pending", driver.clock.ms)
+    assert (asked.cancelled_ms, asked.wake) == (marked.cancelled_ms, marked.wake)
+    assert (await cancel(driver, row.id)).invocation == asked
+
+
+async def test_what_ended_by_its_cancellation_is_told_the_same_again(driver: Driver) -> None:
+    row = await driver.begin(delay_ms=10**6)
+    first = await cancel(driver, row.id)
+    driver.clock.ms += 5
+    assert await cancel(driver, row.id) == first
+
+
+async def test_one_whose_journal_only_another_release_can_read_is_cancelled_with_its_awakeables(
+    driver: Driver,
+) -> None:
+    order = driver.a_begin(owner="me")
+    await driver.do(Begun, order)
+    key = driver.id("prom")
+    chunk = b'[{"k":"novel","id":7},{"k":"awakeable","id":"' + key.encode() + b'","novel":true}]'
+    row = await driver.invocation(order.id)
+    await driver.do(Advanced, driver.an_advance(row, chunk=chunk, awakeables=[NewAwakeable(id=key)]))
+    assert (await cancel(driver, row.id)).called_off == (key,)
+    assert (await driver.awakeable(key)).outcome == CALLED_OFF
+
+
 async def test_what_has_ended_can_not_be_cancelled(driver: Driver) -> None:
     row = await driver.end(await driver.begin(owner="me"))
     assert await cancel(driver, row.id) == CancelAsked(invocation=row, accepted=False)

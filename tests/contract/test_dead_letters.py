@@ -50,6 +50,16 @@ async def test_it_is_counted_how_often_one_was_sent_again(driver: Driver) -> Non
     assert found.resent == 2
 
 
+async def test_sending_again_after_a_lost_acknowledgement_is_counted_once(driver: Driver) -> None:
+    letter = await bury(driver, driver.a_letter(offset=1))
+    order = Resend(dead_letter_id=letter.id, event_id=driver.id("evt"))
+    first = await driver.do(Resent, order)
+    assert await driver.do(Resent, order) == first
+    assert first.dead_letter is not None
+    assert first.dead_letter.resent == 1
+    assert len(await driver.store.effects("unsent", 10)) == 2
+
+
 @pytest.mark.parametrize("code", ["unstorable", "skipped"])
 async def test_one_whose_bytes_were_not_kept_can_not_be_sent(driver: Driver, code: str) -> None:
     letter = await bury(driver, replace(driver.a_letter(offset=1, code=code), value=None))
@@ -87,6 +97,16 @@ async def test_a_skip_that_was_overtaken_changes_nothing(driver: Driver) -> None
     assert await driver.do(Skipped, a_skip(driver, 0, 9)) == Skipped(done=False)
     assert await driver.store.positions(TOPIC) == before
     assert await driver.store.dead_letters(Page()) == letters
+
+
+async def test_a_skip_whose_acknowledgement_was_lost_is_told_again_that_it_was_done(driver: Driver) -> None:
+    await driver.take(0)
+    order = a_skip(driver, 0, 7)
+    await driver.do(Skipped, order)
+    before = await driver.store.positions(TOPIC)
+    assert await driver.do(Skipped, order) == Skipped(done=True)
+    assert await driver.store.positions(TOPIC) == before
+    assert len(await driver.store.dead_letters(Page())) == 1
 
 
 async def test_a_partition_of_a_topic_that_was_made_anew_goes_back(driver: Driver) -> None:

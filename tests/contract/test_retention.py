@@ -65,9 +65,27 @@ async def test_the_longest_ended_are_found_first(driver: Driver) -> None:
         rows.append(await driver.end(await driver.begin(owner="me")))
         driver.clock.ms += 10
     await driver.begin(owner="me")
-    assert await driver.store.ended(driver.clock.ms, 2) == [rows[0].id, rows[1].id]
-    assert await driver.store.ended(rows[0].updated_ms, 10) == [rows[0].id]
-    assert await driver.store.ended(rows[0].updated_ms - 1, 10) == []
+    assert await driver.store.ended(driver.clock.ms, 100) == [Ended(id=row.id) for row in rows]
+    assert await driver.store.ended(rows[0].updated_ms, 100) == [Ended(id=rows[0].id)]
+    assert await driver.store.ended(rows[0].updated_ms - 1, 100) == []
+
+
+async def test_so_many_are_found_as_their_journals_are_long(driver: Driver) -> None:
+    rows = [await driver.end(await driver.begin(owner="me")) for _ in range(3)]
+    assert [row.version for row in rows] == [2, 2, 2]
+    for limit, found in ((1, 1), (3, 1), (4, 2), (5, 2), (6, 3)):
+        assert len(await driver.store.ended(driver.clock.ms, limit)) == found
+
+
+async def test_the_awakeables_of_one_are_found_whichever_release_has_written_its_journal(
+    driver: Driver,
+) -> None:
+    awakeable_id = driver.id("prom")
+    row = await driver.begin(owner="me")
+    chunk = b'[{"k":"novel"},{"k":"awakeable","id":"' + awakeable_id.encode() + b'"},{"k":"settle","id":"x"}]'
+    row = (await driver.do(Advanced, driver.an_advance(row, chunk=chunk))).invocation
+    await driver.end(row)
+    assert await driver.store.ended(driver.clock.ms, 100) == [Ended(id=row.id, awakeables=(awakeable_id,))]
 
 
 async def test_a_completion_after_the_purge_is_late_not_unknown(driver: Driver) -> None:

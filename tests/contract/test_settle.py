@@ -7,7 +7,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from awakeables.core.awakeables import BOOK_EDGE, Beat, Completion
-from awakeables.core.orders import NewAwakeable, Settle, SettledAll, Unchecked
+from awakeables.core.orders import NewAwakeable, Noted, Refused, Settle, SettledAll, Unchecked
 from awakeables.core.outcomes import Expiry, Rejection, Resolution
 from awakeables.errors import MalformedId
 from awakeables.ports import Expectation
@@ -306,6 +306,19 @@ async def test_verdicts_are_queued_for_their_topic_with_the_settlement(driver: D
         ("shop.verdicts", awakeable_id, awakeable_id.encode())
     }
     assert [effect.value for effect in told] == [encode_verdict(v) for v in settled.verdicts if v]
+
+
+async def test_a_verdict_that_kafka_refuses_is_not_kept(driver: Driver) -> None:
+    """It can be looked up (A2); a topic that is missing must not fill the store."""
+    _, awakeable_id = await driver.waiting()
+    event_id = driver.id("evt")
+    completions = (resolved(awakeable_id),)
+    await driver.do(
+        SettledAll, Settle(completions=completions, verdicts_to="shop.verdicts", verdict_ids=(event_id,))
+    )
+    assert await driver.do(Noted, Refused(event_id=event_id, reason="no such topic")) == Noted()
+    assert await driver.store.effects("failed", 10) == await driver.store.effects("unsent", 10) == []
+    assert (await driver.awakeable(awakeable_id)).state == "resolved"
 
 
 async def test_no_verdict_is_queued_unless_it_is_asked_for(driver: Driver) -> None:

@@ -147,7 +147,7 @@ async def test_a_full_disk_is_an_outage_that_ends(sqlite: SqliteStore, driver: D
     before = await everything(sqlite)
     big = [driver.a_begin(owner="me") for _ in range(2000)]
     await sqlite._writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
-    with pytest.raises(StoreUnavailable, match="full"):
+    with pytest.raises(StoreUnavailable, match=r"full \(SQLITE_FULL\); make room, what waits goes on"):
         await sqlite.commit(big)
     assert await everything(sqlite) == before
     await sqlite._writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 1000000"))

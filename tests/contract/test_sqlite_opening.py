@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from awakeables.store.sqlite.queries import QUERIES, named
 from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import RETENTION_MS, Driver, FakeClock
 
+NOBODY = 65534
 VERSION = len(schema.migrations())
 SORTING = {"running_invocations", "list_running", "unclaimed_of_streams", "history"}
 """Queries that may sort what they find: it is as much as one process runs or asks for at once."""
@@ -61,6 +63,78 @@ async def test_a_store_that_is_open_is_locked_by_its_process(path: Path) -> None
 async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match=re.escape(str(tmp_path / "nowhere"))):
         await a_store(tmp_path / "nowhere" / "shop.db").open()
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Permissions bind: for root they don't."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def nobodys(path: Path) -> Iterator[Path]:
+    """A store that another user of this machine has; its folder is reachable for everybody."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        yield folder / path.name
+        folder.chmod(0o700)
+
+
+async def a_closed_store_of(path: Path) -> None:
+    store = a_store(path)
+    await store.open()
+    await Driver(store, FakeClock()).begin()
+    await store.close()
+    for file in (path.parent, *path.parent.iterdir()):
+        os.chown(file, NOBODY if os.geteuid() == 0 else -1, -1)
+
+
+ADVICE = "this process must be able to write the file, its .lock and its folder"
+
+
+@pytest.mark.parametrize(
+    ("read_only", "why"),
+    [
+        ("", r"EACCES|SQLITE_READONLY_DIRECTORY|SQLITE_CANTOPEN"),
+        ("shop.db", "it is read-only: .*EACCES"),
+        ("shop.db.lock", "EACCES"),
+    ],
+    ids=["folder", "file", "lock"],
+)
+async def test_a_store_that_can_t_be_written_is_refused_at_the_start(
+    nobodys: Path, read_only: str, why: str
+) -> None:
+    await a_closed_store_of(nobodys)
+    where = nobodys.parent / read_only
+    where.chmod(0o555)
+    with unprivileged(), pytest.raises(StoreUnavailable, match=rf"shop\.db.*({why})\); {ADVICE}"):
+        await a_store(nobodys).open()
+    where.chmod(0o755)
+    with unprivileged():
+        store = a_store(nobodys)
+        await store.open()
+        assert (await store.counts())["invocations_open"] == 1
+        await store.close()
+
+
+async def test_a_new_store_in_a_folder_that_takes_no_files_is_refused(nobodys: Path) -> None:
+    nobodys.parent.chmod(0o555)
+    with unprivileged(), pytest.raises(StoreUnavailable, match=rf"shop\.db\.lock' \(EACCES\); {ADVICE}"):
+        await a_store(nobodys).open()
+    assert list(nobodys.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["", "/", "/tmp"])
+async def test_a_folder_is_no_database(path: str) -> None:
+    with pytest.raises(StoreUnavailable, match="is a folder: name the database's file in it"):
+        await a_store(Path(path)).open()
 
 
 async def test_a_file_that_is_no_database_is_refused_and_left_alone(diary: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -14,6 +15,7 @@ from awakeables.devbroker import EmbeddedBroker
 from awakeables.errors import StoreRefused, StoreUnavailable, TopicMissing
 from awakeables.handlers.service import App
 from awakeables.kafka.connection import Connection
+from awakeables.kafka.partitions import ReadingSettings
 from awakeables.kafka.publisher import KafkaPublisher
 from awakeables.kafka.topics import create_topics, missing_topics
 from awakeables.ports import Expectation, Page, Store
@@ -83,6 +85,31 @@ async def test_a_batch_that_cannot_be_opened_stops_its_partition_and_no_other(
     assert (await shop.positions())[0] == 2
     # Deadlines are held back: what lies in the closed partition may have been in time.
     assert shop.engine.horizon.held_back_to_ms() is not None
+
+
+async def test_a_batch_that_is_skipped_delays_what_is_behind_it_no_longer(
+    broker: EmbeddedBroker, app: App, store: Store
+) -> None:
+    """Also where a partition that is stuck is looked at again once a minute only, as in production."""
+    topic = app.completions_topic
+    for name in (topic, app.dead_letter_topic):
+        await broker.create_topic(name, partitions=1)
+    async with (
+        running(broker.bootstrap, app, store, connection=_quick(broker), settings=ReadingSettings()) as shop,
+        raw_producing(broker.bootstrap) as producer,
+    ):
+        [behind] = await shop.pending()
+        await eventually(lambda: shop.engine.horizon.held_back_to_ms() is None)
+        await producer.write(topic, 0, [b"{}"], codec=UNKNOWN_CODEC)
+        await producer.write(topic, 0, [resolved(behind)], wrong_checksum=True)
+        await producer.write(topic, 0, [resolved(behind)])
+        for offset in (0, 1):
+            await eventually(partial(_stuck_at, shop, offset))
+            assert (await shop.engine.offsets.skip(0, None)).next == offset + 1
+        assert (await shop.settled(behind)).state == "resolved"
+        await eventually(lambda: shop.problems == {})
+        letters = await store.dead_letters(Page())
+        assert [(letter.code, letter.offset) for letter in letters] == [("skipped", 1), ("skipped", 0)]
 
 
 async def test_damage_that_is_there_from_the_start_stops_only_its_partition(
@@ -214,6 +241,11 @@ async def test_creating_topics_that_exist_needs_no_admin_protocol(broker: Embedd
     await broker.create_topic("there", partitions=3)
     await create_topics(_quick(broker), {"there": 5})
     assert await missing_topics(_quick(broker), ["there", "not there", "there"]) == ["not there"]
+
+
+def _stuck_at(shop: Running, offset: int) -> bool:
+    stuck = shop.engine.intake.stuck.get(0)
+    return stuck is not None and stuck.offset == offset
 
 
 def _quick(broker: EmbeddedBroker) -> Connection:

@@ -14,7 +14,7 @@ from awakeables.core import journal, outcomes
 from awakeables.core.ids import Ids
 from awakeables.core.journal import AwakeableAsked, Delivered, Entry, SleepAsked, decode_chunks, encode_chunk
 from awakeables.core.outcomes import Outcome
-from awakeables.engine.engine import execution_of
+from awakeables.engine.live import execution_of
 from awakeables.handlers.execution import AwakeableWait, Execution, Finished, RunWait, SleepWait, World
 from golden.handlers import SCRIPTS, app
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+from aiokafka.errors import MessageSizeTooLargeError
 
 from awakeables.core.ids import new_id
 from awakeables.core.orders import DeadLetter
+from awakeables.core.outcomes import Resolution
 from awakeables.engine.intake import Record
 from awakeables.errors import OwnershipLost
 from awakeables.kafka.connection import Connection
@@ -264,7 +266,7 @@ async def test_a_dead_letter_too_large_for_its_topic_arrives_without_its_value(
 ) -> None:
     connection = Connection(bootstrap=bootstrap)
     await create_topics(connection, {app.completions_topic: 1})
-    await _create_small(bootstrap, app.dead_letter_topic, max_bytes=2000)
+    await _create_sized(bootstrap, app.dead_letter_topic, max_bytes=2000)
     poison = b"x" * 5000
     async with running(bootstrap, app, store) as shop:
         await produce(bootstrap, app.completions_topic, [poison])
@@ -274,6 +276,60 @@ async def test_a_dead_letter_too_large_for_its_topic_arrives_without_its_value(
     assert copy.key == b"key"
     assert "awakeable-value-omitted" in dict(copy.headers)
     assert letter.value == poison
+
+
+async def test_ten_megabytes_are_read_where_the_topic_takes_them(
+    bootstrap: str, app: App, store: Store
+) -> None:
+    """A good answer, one of the wrong type, and a small one that comes after both."""
+    await _create_sized(bootstrap, app.completions_topic, max_bytes=12 * 1024 * 1024)
+    await create_topics(Connection(bootstrap=bootstrap), {app.dead_letter_topic: 1})
+    async with running(bootstrap, app, store) as shop:
+        large, small = await shop.pending(count=2)
+        [counted] = await shop.pending("count")
+        text = "x" * 10 * 1024 * 1024
+        answers = [resolved(large, text), resolved(counted, text), resolved(small, 1)]
+        for answer in answers:
+            await produce(bootstrap, app.completions_topic, [answer], max_request_size=len(answer) + 1000)
+        await shop.settled(small, timeout=30)
+        assert (await shop.settled(large)).outcome == Resolution.of_json(f'"{text}"'.encode())
+        assert (await shop.row(counted)).state == "pending"
+        assert await shop.counts(counted) == {"invalid": 1}
+        [letter] = await eventually(lambda: _letters(shop, 1))
+        assert letter.value == answers[1]
+        [copy] = await read_records(bootstrap, app.dead_letter_topic, 1)
+        assert (copy.value, "awakeable-value-omitted" in dict(copy.headers)) == (None, True)
+        assert shop.problems == {}
+
+
+async def test_ten_megabytes_are_refused_to_their_producer_where_the_topic_does_not_take_them(
+    bootstrap: str, shop: Running
+) -> None:
+    [awakeable_id] = await shop.pending()
+    answer = resolved(awakeable_id, "x" * 10 * 1024 * 1024)
+    with pytest.raises(MessageSizeTooLargeError):
+        await produce(bootstrap, shop.app.completions_topic, [answer], max_request_size=len(answer) + 1000)
+    await produce(bootstrap, shop.app.completions_topic, [rejected(awakeable_id, "too large")])
+    assert (await shop.settled(awakeable_id)).state == "rejected"
+
+
+async def test_null_and_repeated_headers_and_null_keys_stop_no_completion(
+    bootstrap: str, shop: Running
+) -> None:
+    ids = await shop.pending(count=3)
+    odd: list[tuple[bytes | None, list[tuple[str, bytes | None]]]] = [
+        (None, []),
+        (b"", [("traceparent", None), ("content-type", None), ("a", b"1"), ("a", b"2")]),
+        (b"\xff", [("ce_type", None), ("ce_specversion", b"1.0"), ("ce_specversion", None), ("", b"")]),
+    ]
+    async with producing(bootstrap) as producer:
+        for awakeable_id, (key, headers) in zip(ids, odd, strict=True):
+            await producer.send_and_wait(
+                shop.app.completions_topic, resolved(awakeable_id, 1), key=key, headers=headers, partition=0
+            )
+    for awakeable_id in ids:
+        assert (await shop.settled(awakeable_id)).state == "resolved"
+    assert await shop.store.dead_letters(Page(limit=10)) == []
 
 
 # ── topics that change ──────────────────────────────────────────────────────────────────────
@@ -434,7 +490,7 @@ async def _admin(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
         await admin.close()
 
 
-async def _create_small(bootstrap: str, topic: str, *, max_bytes: int) -> None:
+async def _create_sized(bootstrap: str, topic: str, *, max_bytes: int) -> None:
     async with _admin(bootstrap) as admin:
         await admin.create_topics(
             [NewTopic(topic, 1, 1, topic_configs={"max.message.bytes": str(max_bytes)})]

@@ -81,7 +81,7 @@ def _every_completion_has_its_verdict(world: World) -> Iterator[str]:
     topic = corpus.app.completions_topic
     for partition, log in enumerate(world.broker.completions):
         for record in log:
-            source = f"{topic}:{partition}:{record.offset}"
+            source = f"{topic}:{partition}:{record.offset}@{record.timestamp_ms}"
             try:
                 completion = decode_completion(record.value, source="")
             except Unreadable:

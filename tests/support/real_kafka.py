@@ -138,6 +138,20 @@ class RealKafka:
         self.take_down()
         self.bring_up()
 
+    def read_log(self, topic: str, partition: int = 0) -> bytes:
+        """The first segment of a partition, as it lies on the broker's disk."""
+        told = self._started_container().get_wrapped_container().exec_run(["cat", _segment(topic, partition)])
+        content: bytes = told.output
+        return content
+
+    def write_log(self, topic: str, at: int, content: bytes, partition: int = 0) -> None:
+        """Overwrite some bytes of that segment, as a failing disk would."""
+        digits = "".join(f"\\{byte:03o}" for byte in content)
+        segment = _segment(topic, partition)
+        command = f"printf '{digits}' | dd of={segment} bs=1 seek={at} conv=notrunc"
+        told = self._started_container().get_wrapped_container().exec_run(["sh", "-c", command])
+        assert told.exit_code == 0, told.output
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -203,6 +217,10 @@ class RealKafka:
                 tail = self._logs()[-3000:].decode(errors="replace")
                 raise BrokerNotReadyError(f"Kafka is {container.status}, not ready.\n{tail}")
             time.sleep(0.1)
+
+
+def _segment(topic: str, partition: int) -> str:
+    return f"/var/lib/kafka/data/{topic}-{partition}/{0:020}.log"
 
 
 def free_port() -> int:

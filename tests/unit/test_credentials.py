@@ -165,6 +165,11 @@ def test_brokers_that_are_no_host_and_port_are_refused_unseen(bootstrap: str) ->
     assert bootstrap not in told
 
 
+@pytest.mark.parametrize("bootstrap", ["", " ", ":9092", "kafka:9092,", "kafka:"])
+def test_brokers_that_are_not_named_are_refused(bootstrap: str) -> None:
+    assert refusal(kafka=bootstrap).startswith("AWAKEABLES_KAFKA: not host:port")
+
+
 @pytest.mark.parametrize(
     "bootstrap", ["kafka", "kafka:9092", "a:1, b:2", "[::1]:9092", "::1", "10.0.0.1:9092"]
 )

@@ -24,12 +24,17 @@ RANDOM_BYTES = 10
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
-_VALUES = {character: value for value, character in enumerate(_ALPHABET)}
-_SYMBOLS = frozenset(_ALPHABET)
+_DIGITS = "0123456789abcdefghijklmnopqrstuv"
+_TO_DIGITS = {code: "!" for code in range(128)} | {
+    ord(symbol): digit for symbol, digit in zip(_ALPHABET, _DIGITS, strict=True)
+}
+"""Crockford's symbols as the digits that `int` takes; whatever else is ASCII it must refuse."""
 _BODY_CHARS = 26
 _TIME_CHARS = 10
 _CHANCE_CHARS = 16
 _CHECK_CHARS = 7
+_CHECK_MASK = (1 << 5 * _CHECK_CHARS) - 1
+_AFTER_TIME_BITS = 5 * (_CHANCE_CHARS + _CHECK_CHARS)
 _NAMES: dict[str, str] = {
     "prom": "an awakeable ID",
     "inv": "an invocation ID",
@@ -88,6 +93,8 @@ def parse_id(text: str, kind: IdKind) -> int:
         MalformedId: The text is no ID of this kind; the message says what is wrong with it.
     """
     prefix = f"{kind}_1"
+    if not isinstance(text, str):  # whoever hands in an awakeable means its ID
+        raise MalformedId(f"{text!r:.60} is not {_NAMES[kind]}: it is no text; hand in its `.id`")
     shown = text if len(text) <= 60 else text[:57] + "..."
     if not text.startswith(prefix):
         other = text.split("_1", 1)[0]
@@ -98,15 +105,20 @@ def parse_id(text: str, kind: IdKind) -> int:
         raise MalformedId(
             f"{shown!r} is not {_NAMES[kind]}: it has {len(text)} characters, not {expected}; was it cut?"
         )
-    body, check = text[:-_CHECK_CHARS], text[-_CHECK_CHARS:]
-    if not _SYMBOLS.issuperset(text[len(prefix) :]) or check != _base32(
-        zlib.crc32(body.encode()), _CHECK_CHARS
-    ):
+    number = _number(text[len(prefix) :])
+    if number is None or number & _CHECK_MASK != zlib.crc32(text[:-_CHECK_CHARS].encode()):
         raise MalformedId(f"{shown!r} is not {_NAMES[kind]}: its checksum does not fit; was it mistyped?")
-    at_ms = 0
-    for character in body[len(prefix) : len(prefix) + _TIME_CHARS]:
-        at_ms = at_ms << 5 | _VALUES[character]
-    return at_ms
+    return number >> _AFTER_TIME_BITS
+
+
+def _number(symbols: str) -> int | None:
+    """What these symbols say in base 32; None: one of them is none."""
+    if not symbols.isascii():
+        return None
+    try:
+        return int(symbols.translate(_TO_DIGITS), 32)
+    except ValueError:
+        return None
 
 
 def _base32(number: int, width: int) -> str:

@@ -209,13 +209,15 @@ def cancel(row: Invocation, *, now_ms: int) -> Invocation | None:
 
     What can be run is made runnable: what is paused was parked for its code, and the code may
     still have something to undo. What never ran has nothing to undo and ends here. A second
-    cancel changes nothing.
+    cancel marks nothing again; also of one that the first has ended, whose acknowledgement was
+    lost. It lets run what has failed or was paused since.
     """
     if row.status == "completed":
-        return None
-    if row.cancelled_ms is not None:
+        return row if row.epoch == 0 else None
+    if row.cancelled_ms is None:
+        row = replace(row, cancelled_ms=now_ms, wake=row.wake + 1, updated_ms=now_ms)
+    elif row.status not in ("paused", "backing-off"):
         return row
-    row = replace(row, cancelled_ms=now_ms, wake=row.wake + 1, updated_ms=now_ms)
     if row.status == "running":
         return row
     if row.epoch == 0:

@@ -10,7 +10,7 @@ operation's index). New kinds may be added; what is written here never changes i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -114,3 +114,18 @@ def decode_chunks(chunks: Iterable[bytes]) -> list[Entry]:
         msgspec.ValidationError: A kind of entry that this release does not know.
     """
     return [entry for chunk in chunks for entry in _decoder.decode(chunk)]
+
+
+class _Heading(Record):
+    """Of an entry of any kind, also of one that this release does not know, what tells an awakeable."""
+
+    k: str
+    id: Any = None
+
+
+_headings: msgspec.json.Decoder[list[_Heading]] = msgspec.json.Decoder(list[_Heading])
+
+
+def awakeables_asked(chunks: Iterable[bytes]) -> list[str]:
+    """The awakeables that a journal tells of, whichever release has written it."""
+    return [head.id for chunk in chunks for head in _headings.decode(chunk) if head.k == "awakeable"]

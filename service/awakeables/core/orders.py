@@ -41,8 +41,8 @@ class Effect(Record):
 
     Attributes:
         event_id: Stable over resends.
-        stream: Effects of one stream are published in order: an invocation's ID, or the ID of a
-            dead letter.
+        stream: Effects of one stream are published in order: an invocation's ID, the ID of a
+            dead letter, or, for verdicts, of an awakeable.
         value: The payload; the envelope of a task is put around it when it is published.
         task: Set for a task. Its awakeable is rejected with `publish-failed` if Kafka refuses
             the record for good.
@@ -62,7 +62,7 @@ class DeadLetter(Record):
     """A record that could not be used, byte for byte, and why.
 
     Attributes:
-        source: topic:partition:offset, unique: a record becomes a dead letter once.
+        source: topic:partition:offset@timestamp, unique: a record becomes a dead letter once.
         code: `unknown` or `invalid`, as the verdict; `unstorable`: the store refuses the record;
             `skipped`: an operator has moved the partition past records that can't be read.
         resent: How often it was sent again.
@@ -346,7 +346,7 @@ class Skip(Record):
 
 
 class Skipped(Record):
-    """Was it done? A repeat is told that it was not."""
+    """Was it done? Not if the partition was read on, or moved, meanwhile."""
 
     done: bool
 
@@ -389,7 +389,7 @@ class Sent(Record):
 
 
 class Refused(Record):
-    """Kafka will never take this effect: keep it, failed, and reject its awakeable."""
+    """Kafka will never take this effect: keep it, failed, and reject its awakeable; drop a verdict."""
 
     event_id: str
     reason: str

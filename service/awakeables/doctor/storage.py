@@ -27,6 +27,8 @@ def examine_store(path: Path, *, clock: Clock) -> tuple[Finding, Condition | Non
         return Finding("store", "FAULT", f"the folder {folder} can't be written by this user"), None
     if not path.exists():
         return Finding("store", "warn", f"there is no {path} yet; the first start makes it"), None
+    if path.is_dir():
+        return Finding("store", "FAULT", f"{path} is a folder: name the database's file in it"), None
     if not os.access(path, os.W_OK):
         return Finding("store", "FAULT", f"{path} can't be written by this user"), None
     condition = check_up(path, monotonic=clock.monotonic, patience_s=PATIENCE_S)

@@ -6,30 +6,24 @@ Wake-ups in memory are hints; the rows are the truth. A sweep finds what a lost 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 import msgspec
 import structlog
 
 from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.ids import IdKind, Ids
-from awakeables.core.invocations import SUSPECT_STARTS, Invocation
-from awakeables.core.journal import AwakeableAsked, Entry, Input, encode_chunk
+from awakeables.core.invocations import Invocation
+from awakeables.core.journal import Input, encode_chunk
 from awakeables.core.orders import (
-    Answer,
     Begin,
     Begun,
     Cancel,
     CancelAsked,
-    Claim,
-    Claimed,
     Effect,
-    Expire,
-    Expired,
     Idempotency,
     KeyConflict,
     Release,
@@ -38,31 +32,30 @@ from awakeables.core.orders import (
     Resent,
     Resume,
     Resumed,
-    Wake,
 )
 from awakeables.core.outcomes import Outcome
 from awakeables.engine.committer import Committer
 from awakeables.engine.edge import Edge
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.intake import Intake
+from awakeables.engine.live import Live
 from awakeables.engine.offsets import Offsets
 from awakeables.engine.outbox import Relay, RelaySettings
 from awakeables.engine.retention import Retention, RetentionSettings
-from awakeables.engine.runner import Runner, RunnerSettings
+from awakeables.engine.runner import RunnerSettings
+from awakeables.engine.sweeps import Sweeps
 from awakeables.errors import (
-    AuthorError,
     IdempotencyConflict,
     NotFound,
     NotPossible,
     OperatorError,
     Overloaded,
 )
-from awakeables.handlers.context import Context
-from awakeables.handlers.execution import Execution, Taken, World
+from awakeables.handlers.execution import Taken, World
 from awakeables.handlers.service import App, Handler
 from awakeables.ports import Clock, Entropy, Expectation, Publisher, Store
 from awakeables.telemetry import events
-from awakeables.telemetry.metrics import Metrics, end_of
+from awakeables.telemetry.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -70,6 +63,10 @@ CLAIM_LIMIT = 200
 EXPIRE_LIMIT = 1000
 MOST_NAMED = 20
 """So many invocations one line of the log names."""
+
+
+BEHIND = 10_000
+"""So many unread completions are about a second's work: more than a burst."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +106,7 @@ class Engine:
         problems: What is wrong with store or broker now, by name; empty: ready.
         errors: Errors of background work that should not have happened.
         serving: Set while calls are taken.
+        publishes_verdicts: To the app's verdicts topic.
         metrics: What was counted.
     """
 
@@ -142,12 +140,12 @@ class Engine:
         self.store = store
         self.clock = clock
         self.build = build
+        self.publishes_verdicts = settings.verdicts
         self.settings = settings.runner
         self.stopping = False
         self.problems: dict[str, str] = {}
         self.errors: list[BaseException] = []
         self.metrics = metrics or Metrics()
-        self.metrics.handlers_live.set_function(lambda: len(self._live))
         self._engine_settings = settings
         self._entropy = entropy
         self._ids = Ids(clock.now_ms, entropy.bytes)
@@ -163,7 +161,7 @@ class Engine:
             clock=clock,
             ids=self._ids,
             dead_letter_topic=app.dead_letter_topic,
-            verdicts_topic=app.verdicts_topic if settings.verdicts else "",
+            verdicts_topic=app.verdicts_topic if self.publishes_verdicts else "",
             metrics=self.metrics,
         )
         self.relay = Relay(
@@ -175,9 +173,7 @@ class Engine:
             settings=settings.relay,
             metrics=self.metrics,
         )
-        self.intake.on_wakes = self.wake
         self.intake.on_effects = self.relay.poke
-        self.relay.on_wakes = self.wake
         self.executor: Executor = executor or ThreadPoolExecutor(
             settings.threads, thread_name_prefix="awakeables-run"
         )
@@ -190,12 +186,12 @@ class Engine:
             reply_to=app.completions_topic,
             max_entries=settings.max_journal_entries,
         )
-        self._live: dict[str, Runner] = {}
-        self._strangers: set[str] = set()
-        self._suspect: Runner | None = None
+        self._live = Live(
+            self, app, store, self._world, metrics=self.metrics, max_running=settings.max_running
+        )
+        self.intake.on_wakes = self.relay.on_wakes = self._live.wake
+        self._sweeps = Sweeps(self, self._live, store, self.horizon, interval=settings.sweep_interval)
         self._waiters: dict[str, list[asyncio.Future[Outcome]]] = {}
-        self._poked = asyncio.Event()
-        self._tasks: asyncio.TaskGroup | None = None
         self.serving = asyncio.Event()
 
     # ── calls ──────────────────────────────────────────────────────────────────────────────
@@ -254,8 +250,7 @@ class Engine:
         begun = self.committer.submit(order)
         if at_once:
             # The handler runs while its row is being written: what it decides commits behind it.
-            runner = Runner(self, invocation_id=order.id, epoch=1, version=1, wake=0, attempts=0)
-            self._start(runner, handler, [given], attempts=0, begun=begun)
+            self._live.begin(order.id, handler, given, begun)
         answer = await begun
         if isinstance(answer, KeyConflict):
             raise IdempotencyConflict(
@@ -327,10 +322,9 @@ class Engine:
             raise NotFound(f"no invocation {invocation_id}")
         if not asked.accepted:
             raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to cancel")
-        runner = self._live.get(invocation_id)
-        if runner is not None:
-            runner.cancel(row.wake, asked.called_off)
-        elif row.result is not None:
+        if self._live.cancel(row, asked.called_off):
+            return row
+        if row.result is not None:
             self.ended(invocation_id, row.result)
         else:
             self.look_again()
@@ -359,7 +353,7 @@ class Engine:
     # ── the house of the runners ───────────────────────────────────────────────────────────
 
     def crowded(self) -> bool:
-        return len(self._live) >= self._engine_settings.max_running
+        return self._live.crowded()
 
     def publish(self, effects: tuple[Effect, ...]) -> None:
         self.relay.hand_off(effects)
@@ -380,16 +374,16 @@ class Engine:
                 future.set_result(result)
 
     def look_again(self) -> None:
-        self._poked.set()
+        self._live.look_again()
 
-    def wake(self, wakes: Sequence[Wake]) -> None:
-        """Tell live runners; the others are claimed."""
-        for wake in wakes:
-            runner = self._live.get(wake.invocation_id)
-            if runner is not None:
-                runner.notify(wake)
-            else:
-                self._poked.set()
+    def behind(self) -> bool:
+        return sum(self.intake.lags.values()) > BEHIND
+
+    def unexpected(self, error: Exception, **facts: object) -> None:
+        """Go on after a failure: the rows are the truth, a sweep finds what was dropped here."""
+        if not isinstance(error, OperatorError):
+            self.errors.append(error)
+        log.error(events.BACKGROUND_ERROR, exc_info=error, **facts)
 
     @property
     def live(self) -> int:
@@ -403,13 +397,13 @@ class Engine:
         self.stopping = False
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
+                self._live.tasks = tasks
                 tasks.create_task(self.committer.run(), name="committer")
                 await self.committer.commit(Release(owner=self.owner), Released)
                 tasks.create_task(self.relay.run(), name="relay")
-                tasks.create_task(self._claim_for_ever(), name="claims")
-                tasks.create_task(self._sweep_for_ever(), name="sweep")
-                tasks.create_task(self._retention.run(self._unexpected), name="retention")
+                tasks.create_task(self._live.claim_for_ever(), name="claims")
+                tasks.create_task(self._sweeps.run(), name="sweep")
+                tasks.create_task(self._retention.run(self.unexpected), name="retention")
                 self.serving.set()
                 try:
                     await asyncio.Event().wait()
@@ -419,7 +413,7 @@ class Engine:
         finally:
             self.stopping = True
             self.serving.clear()
-            self._tasks = None
+            self._live.tasks = None
             self.executor.shutdown(wait=False, cancel_futures=True)
 
     async def drain(self, timeout: timedelta) -> bool:
@@ -427,8 +421,7 @@ class Engine:
         self.stopping = True
         left_s = timeout.total_seconds()
         while self._live and left_s > 0:
-            for runner in self._live.values():
-                runner.hurry()
+            self._live.hurry()
             await asyncio.sleep(0.02)
             left_s -= 0.02
         if "broker" not in self.problems:
@@ -445,207 +438,16 @@ class Engine:
         """Wait until nothing is under way: no handler is live, nothing is to be written or sent."""
         while True:
             await self.committer.drained()
-            idle = not self._live and not self._poked.is_set() and self.relay.idle
-            if idle and self.committer.idle:
+            if self._live.idle and self.relay.idle and self.committer.idle:
                 return
             await asyncio.sleep(0.001)
 
-    async def _claim_for_ever(self) -> None:
-        while True:
-            self._poked.clear()
-            free = self._engine_settings.max_running - len(self._live)
-            more = free > 0 and not self.stopping and await self._claim(min(free, CLAIM_LIMIT))
-            if not more:
-                await self._poked.wait()
-
-    async def _claim(self, limit: int) -> bool:
-        """Run what is runnable; True: there may be more."""
-        order = Claim(owner=self.owner, limit=limit, suspect=self._suspect is None)
-        claimed = await self.committer.commit(order, Claimed)
-        rows = [row for row in claimed.invocations if row.status == "running"]
-        for row in claimed.invocations:
-            if row.status == "paused" and row.failure is not None:
-                log.error(events.INVOCATION_PAUSED, invocation_id=row.id, reason=row.failure.kind)
-        # Live before their journals are read, so that a wake-up in between finds them.
-        runners = {
-            row.id: Runner(
-                self,
-                invocation_id=row.id,
-                epoch=row.epoch,
-                version=row.version,
-                wake=row.wake,
-                attempts=row.attempts,
-                cancelled=row.cancelled_ms is not None,
-            )
-            for row in rows
-        }
-        self._live.update(runners)
-        for row in rows:
-            # `starts` counts this claim, too.
-            if row.starts > SUSPECT_STARTS:
-                self._suspect = runners[row.id]
-                self._suspect.stand_alone(self._cleared)
-        if rows and self._tasks is not None:
-            self._tasks.create_task(self._revive(rows, runners))
-        return len(claimed.invocations) == limit or any(r.status == "paused" for r in claimed.invocations)
-
-    def _cleared(self) -> None:
-        """The suspect has committed, or is gone: the next one may have its turn."""
-        self._suspect = None
-        self._poked.set()
-
-    async def _revive(self, rows: Sequence[Invocation], runners: Mapping[str, Runner]) -> None:
-        """Read the journals of claimed invocations, and run them."""
-        try:
-            journals, problems = await self._histories([row.id for row in rows])
-            asked = [
-                entry.id
-                for journal in journals.values()
-                for entry in journal
-                if isinstance(entry, AwakeableAsked)
-            ]
-            outcomes = await self.store.outcomes(asked) if asked else {}
-        except Exception as error:
-            self._unexpected(error, invocation_ids=sorted(runners)[:MOST_NAMED])
-            for runner in runners.values():
-                self._forget(runner)
-            return
-        for row in rows:
-            runner = runners[row.id]
-            try:
-                if row.id in problems:
-                    raise problems[row.id]
-                journal = journals[row.id]
-                handler = self.app.handler(row.service, row.handler)
-                own = [entry.id for entry in journal if isinstance(entry, AwakeableAsked)]
-                runner.preload({key: outcomes[key] for key in own if key in outcomes})
-                self._start(runner, handler, journal, attempts=row.attempts, begun=None)
-            except (AuthorError, NotFound, msgspec.MsgspecError) as error:
-                self._spawn(runner, runner.park(error))
-
-    async def _histories(
-        self, invocation_ids: Sequence[str]
-    ) -> tuple[dict[str, list[Entry]], dict[str, msgspec.MsgspecError]]:
-        """Journals, and the invocations whose journal this release can't read."""
-        try:
-            return await self.store.history(invocation_ids), {}
-        except msgspec.MsgspecError:
-            journals: dict[str, list[Entry]] = {}
-            problems: dict[str, msgspec.MsgspecError] = {}
-            for invocation_id in invocation_ids:
-                try:
-                    journals |= await self.store.history([invocation_id])
-                except msgspec.MsgspecError as error:
-                    problems[invocation_id] = error
-            return journals, problems
-
-    def _start(
-        self,
-        runner: Runner,
-        handler: Handler,
-        journal: Sequence[Entry],
-        *,
-        attempts: int,
-        begun: asyncio.Future[Answer] | None,
-    ) -> None:
-        execution = execution_of(
-            handler, journal, invocation_id=runner.invocation_id, attempts=attempts, world=self._world
-        )
-        self._live[runner.invocation_id] = runner
-        self._spawn(runner, self._metered(runner, handler, runner.run(execution, begun=begun)))
-
-    def _spawn(self, runner: Runner, work: Coroutine[Any, Any, None]) -> None:
-        assert self._tasks is not None, "nothing is run outside Engine.run"
-        # By its task's name a handler is known to whoever watches the loop.
-        self._tasks.create_task(self._supervise(runner, work), name=runner.invocation_id)
-
-    async def _metered(self, runner: Runner, handler: Handler, work: Coroutine[Any, Any, None]) -> None:
-        began = self.clock.monotonic()
-        try:
-            await work
-        finally:
-            took_s = self.clock.monotonic() - began
-            self.metrics.attempt(handler.service, handler.name, end_of(runner.last), took_s)
-
-    async def _supervise(self, runner: Runner, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except Exception as error:
-            self._unexpected(error, invocation_id=runner.invocation_id)
-        finally:
-            self._forget(runner)
-            if len(self._live) == self._engine_settings.max_running - 1:
-                self._poked.set()
-
-    def _forget(self, runner: Runner) -> None:
-        if self._live.get(runner.invocation_id) is runner:
-            del self._live[runner.invocation_id]
-        if runner is self._suspect:
-            self._cleared()
-
-    async def _sweep_for_ever(self) -> None:
-        interval_s = self._engine_settings.sweep_interval.total_seconds()
-        while True:
-            try:
-                await self.sweep()
-            except Exception as error:
-                self._unexpected(error)
-            await asyncio.sleep(interval_s)
-
     async def sweep(self) -> None:
-        """Look once at the rows for what no hint told of: deadlines, due and lost invocations."""
-        await self._expire()
-        await self._let_go()
-        self.look_again()
-
-    async def _expire(self) -> None:
-        while True:
-            order = Expire(limit=EXPIRE_LIMIT, held_back_to_ms=self.horizon.held_back_to_ms())
-            expired = await self.committer.commit(order, Expired)
-            self.wake(expired.wakes)
-            if len(expired.wakes) < EXPIRE_LIMIT:
-                return
-
-    async def _let_go(self) -> None:
-        """Release rows that this owner is said to hold but does not (hard case 3).
-
-        Twice in a row, because a row may be on its way to its runner.
-        """
-        held = {key for key in await self.store.held_by(self.owner) if key not in self._live}
-        lost = held & self._strangers
-        self._strangers = held - lost
-        if lost:
-            released = await self.committer.commit(Release(owner=self.owner, ids=tuple(lost)), Released)
-            log.warning(events.LET_GO, count=released.count, invocation_ids=sorted(lost)[:MOST_NAMED])
-            self.look_again()
+        """Look once at the rows for what no hint told of; what `run` does now and then."""
+        await self._sweeps.sweep()
 
     def _store_changed(self, problem: str | None) -> None:
         if problem is None:
             self.problems.pop("store", None)
         else:
             self.problems["store"] = problem
-
-    def _unexpected(self, error: Exception, **facts: object) -> None:
-        """Go on after a failure: the rows are the truth, a sweep finds what was dropped here."""
-        if not isinstance(error, OperatorError):
-            self.errors.append(error)
-        log.error(events.BACKGROUND_ERROR, exc_info=error, **facts)
-
-
-def execution_of(
-    handler: Handler,
-    journal: Sequence[Entry],
-    *,
-    invocation_id: str,
-    attempts: int,
-    world: World,
-) -> Execution:
-    """An attempt of a handler along a journal."""
-
-    async def begin(execution: Execution) -> object:
-        context = Context(execution, attempt=attempts + 1)
-        if not handler.takes_input:
-            return await handler.function(context)
-        return await handler.function(context, context.decode_input(handler.input))
-
-    return Execution(begin, journal, invocation_id=invocation_id, output=handler.output, world=world)

@@ -66,6 +66,7 @@ class Intake:
     Attributes:
         metrics: What was counted; the partitions' readers count there, too.
         ends: Where each partition ends, as last heard.
+        lags: How many records of each partition wait to be read.
         stuck: Partitions that wait before a batch that can't be opened.
         on_wakes: Told whom a settlement has woken.
         on_effects: Told that a commit has queued effects that nobody has claimed.
@@ -104,6 +105,7 @@ class Intake:
         self._dead_letter_topic = dead_letter_topic
         self._verdicts_topic = verdicts_topic
         self.ends: dict[int, int] = {}
+        self.lags: dict[int, int] = {}
         self.stuck: dict[int, Stuck] = {}
         self.on_skip: Callable[[int], None] = lambda _partition: None
         self.horizon = horizon
@@ -284,7 +286,8 @@ class Intake:
         now_ms = self._clock.now_ms()
         return DeadLetter(
             id=self._ids.new("dlq"),
-            source=f"{topic}:{partition}:{record.offset}",
+            # The time tells it from a record at the same offset of a topic that was made anew.
+            source=f"{topic}:{partition}:{record.offset}@{record.timestamp_ms}",
             topic=topic,
             partition=partition,
             offset=record.offset,

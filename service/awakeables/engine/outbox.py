@@ -12,6 +12,7 @@ import structlog
 
 from awakeables.core.deadletters import without_value
 from awakeables.core.orders import ClaimedEffects, ClaimEffects, Effect, Noted, Refused, Sent, Wake
+from awakeables.engine.absences import Absences
 from awakeables.engine.committer import Committer
 from awakeables.errors import BrokerUnavailable, PublishRefused, StoreUnavailable, TopicMissing
 from awakeables.ports import Clock, OutboxReader, Publisher
@@ -66,8 +67,8 @@ class Relay:
         self._reader = reader
         self._publisher = publisher
         self._owner = owner
-        self._clock = clock
         self._settings = settings
+        self._absences = Absences(clock, patience_s=settings.publish_timeout.total_seconds())
         self._published = (metrics or Metrics()).publishes
         self._streams: dict[str, deque[Effect]] = {}
         self._known: set[str] = set()
@@ -178,7 +179,6 @@ class Relay:
 
     async def _publish(self, effect: Effect) -> None:
         pause_s = FIRST_PAUSE_S
-        began = self._clock.monotonic()
         copy = effect
         while True:
             try:
@@ -190,9 +190,7 @@ class Relay:
                     return
                 copy = shorter
             except BrokerUnavailable as error:
-                missing = isinstance(error, TopicMissing)
-                patience_s = self._settings.publish_timeout.total_seconds()
-                if missing and self._clock.monotonic() - began >= patience_s:
+                if isinstance(error, TopicMissing) and self._absences.missed(effect.topic):
                     await self._refused(effect, str(error))
                     return
                 log.warning(events.EFFECT_FAILED, **_facts(effect), error=str(error))
@@ -204,6 +202,7 @@ class Relay:
                 await self._refused(effect, f"{type(error).__name__}: {error}")
                 return
             else:
+                self._absences.found(effect.topic)
                 self._published["published"].inc()
                 # Known until its row is gone, so that no sweep publishes it again.
                 sent = self._committer.submit(Sent(event_ids=(effect.event_id,)), lazily=True)

@@ -42,8 +42,8 @@ from awakeables.handlers.execution import (
     Step,
     Taken,
     Wait,
-    writable,
 )
+from awakeables.handlers.rejections import writable
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.ports import Clock
 from awakeables.telemetry import events
@@ -198,6 +198,8 @@ class Runner:
         self._tail = begun
         try:
             while True:
+                if self._cancelled:
+                    execution.let_clean_up()
                 step = await execution.step()
                 if not isinstance(step, Wait):
                     await self._conclude(execution, step)
@@ -469,6 +471,9 @@ class Runner:
         answer = future.result()
         if isinstance(answer, Advanced):
             self._stored = answer.invocation.version
+            if answer.invocation.cancelled_ms is not None:
+                # Whoever asked for it may have gone before this runner was told.
+                self._cancelled = True
             if self._cleared is not None:
                 cleared, self._cleared = self._cleared, None
                 cleared()

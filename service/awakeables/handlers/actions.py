@@ -10,8 +10,9 @@ from typing import Any, get_type_hints
 
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.errors import TerminalError
-from awakeables.handlers.execution import RunWait, rejection_of
-from awakeables.handlers.serde import ANY, Codec, codec_for
+from awakeables.handlers.execution import RunWait
+from awakeables.handlers.rejections import rejection_of
+from awakeables.handlers.serde import ANY, Codec, codec_for, explain
 
 
 async def perform(run: RunWait, executor: Executor) -> Resolution | Rejection:
@@ -27,8 +28,10 @@ async def perform(run: RunWait, executor: Executor) -> Resolution | Rejection:
         result = await _call(run.action, executor)
     except TerminalError as error:
         return rejection_of(error)
-    codec = run.codec(result)
-    return codec.resolution(result)
+    try:
+        return run.codec(result).resolution(result)
+    except Exception as error:  # a serializer of the user's own may raise anything
+        raise TypeError(f"the result of run {run.name!r} can't be serialised: {explain(error)}") from error
 
 
 async def _call(action: Callable[[], Any], executor: Executor) -> Any:

@@ -35,10 +35,10 @@ from awakeables.handlers.execution import (
     RunWait,
     SettleWait,
     SleepWait,
-    rejection_of,
 )
 from awakeables.handlers.futures import Awakeable, Durable, Promise, raise_terminal, value_of
-from awakeables.handlers.publishing import OCTETS, Envelope, form_of, payload_bytes, traced
+from awakeables.handlers.publishing import OCTETS, Envelope, form_of, publication, traced
+from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import Codec, Serde, codec_for, explain
 from awakeables.wire.traces import Trace, trace_of
@@ -126,11 +126,9 @@ class Context:
             codec = codec_for(type, serde)
         except TypeError as error:
             raise self._execution.misuse(f"ctx.awakeable: {error}") from error
+        timeout_ms = None if timeout is None else self._checked_ms(timeout, "ctx.awakeable: timeout")
         if timeout is not None and timeout <= timedelta(0):
             raise self._execution.misuse(f"ctx.awakeable: timeout must be longer than nothing, not {timeout}")
-        if timeout is not None and timeout > LONGEST_WAIT:
-            raise self._execution.misuse(f"ctx.awakeable: timeout={timeout} is too long; leave it out")
-        timeout_ms = None if timeout is None else _ms(timeout)
         replaying = self._execution.replaying
         new_id = "" if replaying else self._execution.world.ids.new("prom")
         index, asked = self._execution.ask(AwakeableAsked(id=new_id, timeout_ms=timeout_ms))
@@ -176,17 +174,21 @@ class Context:
                 payload may be bytes.
         """
         world = self._execution.world
-        of = None if awakeable is None else awakeable.promise._index
 
         def misuse(message: str) -> HandlerMisuse:
-            return self._execution.misuse(f"ctx.publish to {topic!r}: {message}")
+            return self._execution.misuse(f"ctx.publish to {topic!r:.80}: {message}")
 
+        if not isinstance(awakeable, Awakeable | None):
+            raise misuse(f"awakeable= takes what ctx.awakeable() returned, not {awakeable!r:.80}")
+        if not isinstance(task, str | None):
+            raise misuse(f"a task's name is a text, not {task!r:.80}")
+        of = None if awakeable is None else awakeable.promise._index
         replaying = self._execution.replaying
         # Written before it is asked for, in replay too: what can't be written fails the same way.
         form = form_of(envelope, is_task=awakeable is not None, misuse=misuse)
-        value = payload_bytes(payload, form, misuse=misuse)
-        record_headers = tuple((name, _bytes(text)) for name, text in (headers or {}).items())
-        record_key = _bytes(awakeable.id if awakeable is not None and key is None else key)
+        if awakeable is not None and key is None:
+            key = awakeable.id
+        record = publication(payload, form, topic=topic, key=key, headers=headers, misuse=misuse)
         self._execution.ask(PublishAsked(topic=topic, of=of, task=task))
         if replaying:
             return
@@ -199,17 +201,16 @@ class Context:
                 enveloped=form,
                 source=f"/apps/{world.app}" if isinstance(form, str) else None,
             )
-        if form == "binary" and isinstance(payload, bytes):
-            record_headers = (OCTETS, *record_headers)
+        octets = (OCTETS,) if form == "binary" and isinstance(payload, bytes) else ()
         event_id = world.ids.new("evt")
         self._execution.add_effect(
             Effect(
                 event_id=event_id,
                 stream=self._execution.invocation_id,
                 topic=topic,
-                key=record_key,
-                value=value,
-                headers=traced(record_headers, self._trace, event_id),
+                key=record.key,
+                value=record.value,
+                headers=traced((*octets, *record.headers), self._trace, event_id),
                 task=facts,
                 created_ms=world.clock.now_ms(),
             )
@@ -255,6 +256,13 @@ class Context:
                 `TerminalError` that the handler can catch. A `TerminalError` of the action's own
                 is never retried.
         """
+        if not isinstance(name, str):
+            raise self._execution.misuse(f"ctx.run: the name of an action is a text, not {name!r:.80}")
+        if not callable(action):
+            raise self._execution.misuse(
+                f"ctx.run({name!r:.80}): {action!r:.80} can't be called; hand in the function and its "
+                "arguments, without calling it"
+            )
         index, _ = self._execution.ask(RunAsked(name=name))
         bound = functools.partial(action, *args) if args else action
         codec = functools.lru_cache(1)(lambda: result_codec(action, type))
@@ -270,9 +278,7 @@ class Context:
 
     def sleep(self, duration: timedelta) -> Durable[None]:
         """Wait for at least this long, over restarts too."""
-        if duration > LONGEST_WAIT:
-            raise self._execution.misuse(f"ctx.sleep: {duration} is too long; at most a thousand years")
-        until_ms = self._execution.world.clock.now_ms() + max(0, _ms(duration))
+        until_ms = self._execution.world.clock.now_ms() + max(0, self._checked_ms(duration, "ctx.sleep: it"))
         index, asked = self._execution.ask(SleepAsked(until_ms=until_ms))
         self._execution.expect(SleepWait(index, asked.until_ms), must="ctx.sleep")
         return Durable(self._execution, index, lambda _outcome: None)
@@ -282,8 +288,14 @@ class Context:
 
         Raises:
             TerminalError: The text is not an awakeable ID (code 400).
+            ValueError: JSON can't say the value.
         """
-        outcome = codec_for(bytes if isinstance(value, bytes) else None).resolution(value)
+        try:
+            outcome = codec_for(bytes if isinstance(value, bytes) else None).resolution(value)
+        except ValueError as error:
+            raise ValueError(
+                f"ctx.resolve_awakeable: the value can't be written: {explain(error)}"
+            ) from error
         return self._settle(awakeable_id, outcome)
 
     def reject_awakeable(
@@ -346,6 +358,13 @@ class Context:
         self._execution.expect(SettleWait(index, completion), must=verb)
         return Durable(self._execution, index, _read_verdict)
 
+    def _checked_ms(self, duration: object, what: str) -> int:
+        if not isinstance(duration, timedelta):
+            raise self._execution.misuse(f"{what} must be a timedelta, not {duration!r:.80}")
+        if duration > LONGEST_WAIT:
+            raise self._execution.misuse(f"{what} is too long, {duration}; at most a thousand years")
+        return round(duration.total_seconds() * 1000)
+
     @functools.cached_property
     def _trace(self) -> Trace:
         given = self._execution.replay.input
@@ -395,11 +414,3 @@ def _read_verdict(outcome: Outcome) -> Verdict:
 
 def _status(outcome: Resolution | Rejection) -> str:
     return "resolved" if isinstance(outcome, Resolution) else "rejected"
-
-
-def _bytes(text: str | bytes | None) -> bytes | None:
-    return text.encode() if isinstance(text, str) else text
-
-
-def _ms(duration: timedelta) -> int:
-    return round(duration.total_seconds() * 1000)

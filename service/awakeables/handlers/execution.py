@@ -14,9 +14,6 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from msgspec import UNSET, Raw
-from pydantic_core import to_json
-
 from awakeables.core.awakeables import Completion
 from awakeables.core.ids import Ids
 from awakeables.core.invocations import CANCELLED
@@ -32,8 +29,9 @@ from awakeables.errors import (
     Suspended,
     TerminalError,
 )
+from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.retry import RetryPolicy
-from awakeables.handlers.serde import Codec, decode_json, explain
+from awakeables.handlers.serde import Codec, explain
 from awakeables.ports import Clock
 
 BLOCK = object()
@@ -163,6 +161,7 @@ class Execution:
         self.replay = Replay(history)
         self.world = world
         self._output = output
+        self._max_entries = world.max_entries
         self._coroutine: Any = begin(self)
         self._started = False
         self._ending = False
@@ -202,6 +201,10 @@ class Execution:
         self.cancelled = True
         self._cancelling = CancelRaised(reason=CANCELLED)
         self.replay.cancel(self._cancelling)
+
+    def let_clean_up(self) -> None:
+        """The invocation was cancelled: its journal may grow by a tenth more, to be told and to undo."""
+        self._max_entries = self.world.max_entries * 11 // 10
 
     def retry_later(self, tried: Tried) -> None:
         """Note that a run failed and is to be tried again; the next `step` asks for it again."""
@@ -245,7 +248,7 @@ class Execution:
                 encode_chunk([op])
             except UnicodeEncodeError as error:
                 raise self.misuse(f"a name that is no UTF-8 can't be kept in the journal: {error}") from None
-            if len(self.replay) >= self.world.max_entries:
+            if len(self.replay) >= self._max_entries:
                 raise self.misuse(
                     f"the journal has {len(self.replay):,} entries, the most that one invocation may have "
                     "(AWAKEABLES_MAX_JOURNAL_ENTRIES): split its work into several invocations"
@@ -401,24 +404,3 @@ class _Returned(Exception):
 
     def __init__(self, value: Any) -> None:
         self.value = value
-
-
-def rejection_of(error: TerminalError) -> Rejection:
-    """A terminal error as the outcome that tells it, whatever it says: it must always be kept."""
-    details = UNSET if error.details is None else Raw(_told(error.details))
-    return Rejection(reason=writable(str(error.reason)), code=error.code, details=details)
-
-
-def writable(text: str) -> str:
-    """The text without lone surrogates, which UTF-8 can't say (file names have them)."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _told(details: Any) -> bytes:
-    """Details as JSON; what JSON can't say is shown as text."""
-    try:
-        text = to_json(details, inf_nan_mode="null", fallback=repr, bytes_mode="base64")
-        decode_json(text)
-    except ValueError:
-        return to_json(ascii(details))
-    return text

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from awakeables.core.orders import CloudEventMode, Header
+from awakeables.core.topics import is_topic_name
 from awakeables.errors import HandlerMisuse
-from awakeables.handlers.serde import ANY
+from awakeables.handlers.serde import ANY, explain
 from awakeables.wire.traces import TRACEPARENT, TRACESTATE, Trace
 
 Envelope: TypeAlias = Literal["json", "none", "cloudevents", "cloudevents-binary"]
@@ -47,25 +49,74 @@ def form_of(envelope: str, *, is_task: bool, misuse: Misuse) -> Form:
     return False
 
 
-def payload_bytes(payload: Any, form: Form, *, misuse: Misuse) -> bytes:
-    """The payload as JSON text; bytes as they are.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A record as the handler gave it, as bytes."""
+
+    key: bytes | None
+    value: bytes
+    headers: tuple[Header, ...]
+
+
+def publication(
+    payload: Any,
+    form: Form,
+    *,
+    topic: str,
+    key: str | bytes | None,
+    headers: Mapping[str, str | bytes] | None,
+    misuse: Misuse,
+) -> Publication:
+    """What is to be published: the payload as JSON text, bytes as they are.
 
     Raises:
-        HandlerMisuse: Bytes for a form that is JSON, or more than fits a record.
-        ValueError: JSON can't say it.
+        HandlerMisuse: It is no record, bytes for a form that is JSON, or more than a record holds.
+        ValueError: JSON or UTF-8 can't say it.
     """
-    if not isinstance(payload, bytes):
-        value = ANY.resolution(payload).content
-    elif form in (True, "structured"):
-        raise misuse('bytes can\'t stand in a JSON envelope; use envelope="none" or "cloudevents-binary"')
-    else:
-        value = payload
-    if len(value) > MAX_PUBLISH_BYTES:
-        raise misuse(
-            f"the payload has {len(value):,} bytes, at most {MAX_PUBLISH_BYTES:,} fit a record; put it "
-            "elsewhere and publish a reference"
+    if not isinstance(topic, str) or not is_topic_name(topic):
+        raise misuse("no topic can have this name: 1 to 249 letters, digits, '.', '_' and '-'")
+    if not isinstance(headers or {}, Mapping):
+        raise misuse("headers= takes a mapping of names to texts or bytes")
+    try:
+        record = Publication(
+            key=None if key is None else _bytes(key, "the key", misuse),
+            value=_payload(payload, form, misuse),
+            headers=tuple(
+                (_text(name, misuse), _bytes(content, f"header {name!r:.80}", misuse))
+                for name, content in (headers or {}).items()
+            ),
         )
-    return value
+    except ValueError as error:
+        raise ValueError(f"ctx.publish to {topic!r:.80} can't be written: {explain(error)}") from error
+    in_headers = (part for header in record.headers for part in header)
+    size = sum(len(part or b"") for part in (record.key, record.value, *in_headers))
+    if size > MAX_PUBLISH_BYTES:
+        raise misuse(
+            f"key, payload and headers have {size:,} bytes, at most {MAX_PUBLISH_BYTES:,} fit a record; put "
+            "it elsewhere and publish a reference"
+        )
+    return record
+
+
+def _payload(payload: Any, form: Form, misuse: Misuse) -> bytes:
+    if not isinstance(payload, bytes):
+        return ANY.resolution(payload).content
+    if form in (True, "structured"):
+        raise misuse('bytes can\'t stand in a JSON envelope; use envelope="none" or "cloudevents-binary"')
+    return payload
+
+
+def _bytes(content: object, what: str, misuse: Misuse) -> bytes:
+    if not isinstance(content, str | bytes):
+        raise misuse(f"{what} is a text or bytes, not {type(content).__name__}")
+    return content.encode() if isinstance(content, str) else content
+
+
+def _text(name: object, misuse: Misuse) -> str:
+    if not isinstance(name, str):
+        raise misuse(f"a header's name is a text, not {name!r:.80}")
+    name.encode()
+    return name
 
 
 def traced(headers: tuple[Header, ...], trace: Trace, event_id: str) -> tuple[Header, ...]:

@@ -12,7 +12,7 @@ from types import NoneType
 from typing import Any, Generic, Protocol, TypeVar
 
 import orjson
-from pydantic import PydanticInvalidForJsonSchema, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticInvalidForJsonSchema, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from awakeables.core.awakeables import Codec as CodecKind
@@ -38,11 +38,11 @@ class Codec(Generic[T]):
 
     Attributes:
         kind: `json`, `bytes` or `custom`.
-        schema: The JSON Schema (2020-12) of a typed JSON value, as JSON text.
+        schema: The JSON Schema (2020-12) of a typed JSON value that is read, as JSON text.
         schema_hash: Its SHA-256; two types with one schema share it.
     """
 
-    __slots__ = ("decode", "encode", "kind", "schema", "schema_hash")
+    __slots__ = ("_written", "decode", "encode", "kind", "schema", "schema_hash")
 
     def __init__(
         self,
@@ -51,12 +51,19 @@ class Codec(Generic[T]):
         encode: Callable[[T], bytes],
         decode: Callable[[bytes], T],
         schema: bytes | None = None,
+        written: Callable[[], bytes] | None = None,
     ) -> None:
+        self._written = written
         self.kind = kind
         self.encode = encode
         self.decode = decode
         self.schema = schema
         self.schema_hash = None if schema is None else hashlib.sha256(schema).hexdigest()
+
+    @property
+    def written(self) -> bytes | None:
+        """The JSON Schema of what is written: defaults always stand there, a Decimal is a text."""
+        return self.schema if self._written is None else self._written()
 
     def resolution(self, value: T) -> Resolution:
         """A value as the outcome that carries it.
@@ -67,8 +74,7 @@ class Codec(Generic[T]):
         content = self.encode(value)
         if self.kind != "json":
             return Resolution.of_bytes(content)
-        decode_json(content)  # pydantic writes NaN, and deeper nesting than it reads
-        return Resolution.of_json(content)
+        return Resolution.of_json(checked_json(content))
 
 
 MAX_NESTING = 200
@@ -90,6 +96,19 @@ def decode_json(text: bytes) -> Any:
         raise
 
 
+def checked_json(written: bytes) -> bytes:
+    """What pydantic wrote, if it can be read again: it writes NaN, and deeper nesting than it reads.
+
+    Raises:
+        ValueError: It could not be read again.
+    """
+    try:
+        decode_json(written)
+    except ValueError as error:
+        raise ValueError(f"it is no JSON ({error}); NaN and Infinity are none") from None
+    return written
+
+
 ANY: Codec[Any] = Codec("json", encode=to_json, decode=decode_json)
 BYTES: Codec[bytes] = Codec("bytes", encode=bytes, decode=bytes)
 
@@ -101,10 +120,10 @@ def codec_for(type_: Any, serde: Serde[Any] | None = None) -> Codec[Any]:
     """The codec of a type: anything that pydantic validates, `bytes`, or None for any JSON.
 
     Raises:
-        TypeError: Pydantic can't make a validator or a schema of it.
+        TypeError: Pydantic can't make a validator or a schema of it, or the serde is none.
     """
     if serde is not None:
-        return Codec("custom", encode=serde.dumps, decode=serde.loads)
+        return _custom(serde)
     try:
         known = _by_type.get(type_)
     except TypeError:  # an Annotated type with unhashable metadata
@@ -119,9 +138,40 @@ def codec_by_hash(schema_hash: str) -> Codec[Any] | None:
     return _by_hash.get(schema_hash)
 
 
+def adapter_of(type_: Any) -> TypeAdapter[Any]:
+    """Pydantic's adapter of a type.
+
+    NaN is written as such, so that it is refused; pydantic's own way is null, another value. A
+    model's settings are its own.
+    """
+    try:
+        return TypeAdapter(type_, config=ConfigDict(ser_json_inf_nan="constants"))
+    except PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        return TypeAdapter(type_)
+
+
+def _custom(serde: Serde[Any]) -> Codec[Any]:
+    for verb in ("dumps", "loads"):
+        if isinstance(serde, type) or not callable(getattr(serde, verb, None)):
+            raise TypeError(
+                f"serde={serde!r:.80} is no serde: hand in an object with dumps(value) -> bytes and "
+                "loads(content: bytes) -> value"
+            )
+
+    def encode(value: Any) -> bytes:
+        content = serde.dumps(value)
+        if not isinstance(content, bytes):
+            raise TypeError(f"{serde!r:.80}.dumps returned {type(content).__name__}; a serde writes bytes")
+        return content
+
+    return Codec("custom", encode=encode, decode=serde.loads)
+
+
 def _codec_of(type_: Any) -> Codec[Any]:
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(type_)
+        adapter = adapter_of(type_)
     except Exception as error:
         raise TypeError(f"{type_!r} is no type that pydantic can validate: {error}") from error
     try:
@@ -138,7 +188,13 @@ def _codec_of(type_: Any) -> Codec[Any]:
         # An action may return what its type is made of (a dict for a model): reading it will tell.
         return adapter.dump_json(value, warnings=False)
 
-    codec = Codec("json", encode=encode, decode=decode, schema=schema)
+    def written() -> bytes:
+        try:
+            return orjson.dumps(adapter.json_schema(mode="serialization"), option=orjson.OPT_SORT_KEYS)
+        except PydanticInvalidForJsonSchema:  # it is read as something that has one, as we know
+            return schema
+
+    codec = Codec("json", encode=encode, decode=decode, schema=schema, written=written)
     if codec.schema_hash is not None:
         _by_hash[codec.schema_hash] = codec
     return codec

@@ -153,6 +153,7 @@ class CompletionsConsumer:
                     )
             finally:
                 self.reading = frozenset()
+                self._intake.lags.clear()
                 self._alarms.clear_all(PARTITION)
 
     @asynccontextmanager

@@ -56,6 +56,8 @@ async def next_batch(connection: Connection, partition: TopicPartition, offset: 
     """
     data, _ = await _fetch(connection, partition, offset)
     for batch in _slices(data):
+        if len(batch) < LAST_OFFSET_AT + LAST_OFFSET.size:
+            return None
         base, _ = BATCH_HEAD.unpack_from(batch)
         (last,) = LAST_OFFSET.unpack_from(batch, LAST_OFFSET_AT)
         if base + last >= offset:

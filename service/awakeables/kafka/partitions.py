@@ -185,6 +185,8 @@ class PartitionReader:
 
     async def _take_place(self) -> None:
         """Claim the partition, and stand where its last reader has stopped."""
+        # Who calls from here on has moved the partition after this claim.
+        self._called.clear()
         number = self.partition.partition
         [held] = await _patiently(
             lambda: self._intake.take_partitions(self._owner, self.partition.topic, (number,))
@@ -205,6 +207,7 @@ class PartitionReader:
         self.next = held.next
         self._measure(end, max(held.next, begin))
         self._go_to(max(held.next, begin))
+        self._intake.lags[number] = end - self._position
         self._consumer.resume(self.partition)
         self._pulse.begin(self._stamp())
 
@@ -225,7 +228,6 @@ class PartitionReader:
         self._pulse.end()
         if self.partition in self._consumer.assignment():
             self._consumer.pause(self.partition)
-        self._called.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await self._called.wait()
@@ -346,6 +348,7 @@ class PartitionReader:
         """Tell how much waits, and since when: the record before it is about as old."""
         lag = 0 if end is None else max(0, end - position)
         self._lag.set(lag)
+        self._intake.lags[self.partition.partition] = lag
         behind_ms = self._clock.now_ms() - self._settled_ms if lag and self._settled_ms else 0
         self._behind_s.set(max(0, behind_ms) / 1000)
 

@@ -59,6 +59,8 @@ from awakeables.wire.verdicts import encode_verdict
 
 ABANDONED = "its invocation ended"
 PUBLISH_FAILED = "publish-failed"
+VERDICTS = "prom_1"
+"""Streams of verdicts begin so: each is named after its awakeable."""
 
 
 def apply(members: Sequence[Member], tables: Tables, *, now_ms: int, retention_ms: int) -> list[Answer]:
@@ -303,6 +305,10 @@ def _take(order: TakePartitions, tables: Tables) -> Taken:
 def _refuse(order: Refused, tables: Tables, now_ms: int) -> Noted:
     effect = tables.effect(order.event_id)
     if effect is None:
+        return Noted()
+    if effect.stream.startswith(VERDICTS):
+        # It can be looked up (A2), and a missing topic would fill the file with its like.
+        tables.drop_effect(order.event_id)
         return Noted()
     tables.fail_effect(order.event_id, order.reason)
     row = tables.awakeable(effect.task.awakeable_id) if effect.task else None

@@ -9,12 +9,13 @@ from typing import TypeVar
 from awakeables.core.awakeables import Awakeable, State
 from awakeables.core.ids import first_id
 from awakeables.core.invocations import STATUSES, Invocation, Status, is_suspect
-from awakeables.core.journal import Entry, decode_chunks
+from awakeables.core.journal import Entry, awakeables_asked, decode_chunks
 from awakeables.core.orders import (
     Answer,
     DeadLetter,
     Effect,
     EffectState,
+    Ended,
     Idempotency,
     Member,
     Position,
@@ -22,6 +23,7 @@ from awakeables.core.orders import (
 from awakeables.core.outcomes import Outcome
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.apply import apply
+from awakeables.store.batches import first_of
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -226,10 +228,12 @@ class MemoryStore:
         failed = self.tables.failed
         return [e for key, e in sorted(self.tables.effects.items()) if (key in failed) == wanted][:limit]
 
-    async def ended(self, before_ms: int, limit: int) -> list[str]:
-        rows = self.tables.invocations.values()
-        ended = [(row.updated_ms, row.id) for row in rows if row.status == "completed"]
-        return [key for at_ms, key in sorted(ended) if at_ms <= before_ms][:limit]
+    async def ended(self, before_ms: int, limit: int) -> list[Ended]:
+        tables = self.tables
+        rows = [row for row in tables.invocations.values() if row.status == "completed"]
+        ended = sorted((row.updated_ms, row.id, row.version) for row in rows if row.updated_ms <= before_ms)
+        keys = first_of(((key, chunks) for _, key, chunks in ended), limit)
+        return [Ended(id=key, awakeables=tuple(awakeables_asked(tables.chunks(key)))) for key in keys]
 
     async def positions(self, topic: str) -> list[Position]:
         return [position for (name, _), position in sorted(self.tables.positions.items()) if name == topic]

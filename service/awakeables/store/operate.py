@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
 from awakeables.core.deadletters import relay, resend
-from awakeables.core.journal import AwakeableAsked, decode_chunks
+from awakeables.core.journal import awakeables_asked
 from awakeables.core.orders import (
     Answer,
     Cancel,
@@ -86,7 +86,7 @@ def _cancel(order: Cancel, tables: Tables, now_ms: int) -> CancelAsked:
     cancelled = row and invocations.cancel(row, now_ms=now_ms)
     if row is None or not cancelled:
         return CancelAsked(invocation=row, accepted=False)
-    asked = [entry.id for entry in decode_chunks(tables.chunks(row.id)) if isinstance(entry, AwakeableAsked)]
+    asked = awakeables_asked(tables.chunks(row.id))
     if cancelled is not row:
         tables.put_invocation(cancelled)
         for awakeable_id in asked:
@@ -112,6 +112,8 @@ def _resend(order: Resend, tables: Tables, now_ms: int) -> Resent:
     effect = letter and resend(letter, event_id=order.event_id, now_ms=now_ms)
     if letter is None or not effect:
         return Resent(dead_letter=letter, effect=None)
+    if tables.effect(effect.event_id) is not None:
+        return Resent(dead_letter=letter, effect=effect)
     letter = replace(letter, resent=letter.resent + 1)
     tables.put_dead_letter(letter)
     tables.add_effect(effect, UNCLAIMED)
@@ -119,6 +121,8 @@ def _resend(order: Resend, tables: Tables, now_ms: int) -> Resent:
 
 
 def _skip(order: Skip, tables: Tables, now_ms: int) -> Skipped:
+    if tables.dead_letter(order.dead_letter.id) is not None:
+        return Skipped(done=True)
     held = tables.position(order.topic, order.partition)
     if held is None or held.next != order.before:
         return Skipped(done=False)

@@ -19,6 +19,7 @@ from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import AwakeablesError, TerminalError
 from awakeables.handlers.futures import details_of
+from awakeables.handlers.rejections import rejection
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import decode_json
 from awakeables.handlers.service import App, Handler, Service
@@ -26,7 +27,6 @@ from awakeables.store.memory import MemoryStore
 from awakeables.testing.loop import InlineExecutor, SeededEntropy, SeededLoop, VirtualClock
 from awakeables.wire.tasks import decode_task, encode_effect
 from awakeables.wire.traces import TRACEPARENT, known_traceparent
-from awakeables.worker.results import rejection
 from awakeables.worker.task import Reject, Task
 from awakeables.worker.worker import TaskFunction, Worker
 

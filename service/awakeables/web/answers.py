@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
 from msgspec import UNSET, Raw
 from starlette.responses import Response
 
+from awakeables.core.invocations import Status
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.web.problems import Problem
+from awakeables.web.shapes import NotYet, Shape
 
 INVOCATION_ID = "invocation-id"
 """The header that says which invocation an answer is about."""
@@ -18,10 +17,8 @@ INVOCATION_ID = "invocation-id"
 _encode = msgspec.json.Encoder().encode
 
 
-def as_json(
-    document: Mapping[str, Any], *, status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(_encode(document), status_code=status, headers=headers, media_type="application/json")
+def as_json(shape: Shape, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(_encode(shape), status_code=status, headers=headers, media_type="application/json")
 
 
 def of_result(invocation_id: str, outcome: Outcome) -> Response:
@@ -44,14 +41,14 @@ def of_result(invocation_id: str, outcome: Outcome) -> Response:
             raise _failed(invocation_id, outcome.reason, 409, None)
 
 
-def not_yet(invocation_id: str, status: str, *, retry_after: str) -> Response:
+def not_yet(invocation_id: str, status: Status, *, retry_after: str) -> Response:
     """It goes on: where to ask later."""
     headers = {
         "location": output_path(invocation_id),
         "retry-after": retry_after,
         INVOCATION_ID: invocation_id,
     }
-    return as_json({"invocation_id": invocation_id, "status": status}, status=202, headers=headers)
+    return as_json(NotYet(invocation_id=invocation_id, status=status), status=202, headers=headers)
 
 
 def output_path(invocation_id: str) -> str:

@@ -14,6 +14,7 @@ from awakeables.web import problems
 from awakeables.web.awakeables import Awakeables
 from awakeables.web.calls import Calls
 from awakeables.web.deadletters import DeadLetters
+from awakeables.web.documents import Documents
 from awakeables.web.guard import Guard
 from awakeables.web.health import Health
 from awakeables.web.invocations import Invocations
@@ -127,6 +128,7 @@ def _routes(engine: Engine, waiting: Waiting, settings: WebSettings) -> Routes:
     metrics = MetricsPage(engine)
     offsets = Offsets(engine, waiting)
     routes = Routes()
+    documents = Documents(engine, routes)
     routes.add("POST", "/*/*", calls.call, scope="call")
     routes.add("POST", "/*/*/send", calls.send, scope="call", parameters=("delay",))
     for path in AWAKEABLE_PATHS:
@@ -148,6 +150,9 @@ def _routes(engine: Engine, waiting: Waiting, settings: WebSettings) -> Routes:
     routes.add("GET", "/offsets", offsets.list, scope="read")
     routes.add("POST", "/offsets/*/skip", offsets.skip, scope="operate", parameters=("to",))
     routes.add("GET", "/metrics", metrics.show, scope="read")
+    routes.add("GET", "/openapi.json", documents.openapi, scope="read")
+    routes.add("GET", "/asyncapi.json", documents.asyncapi, scope="read")
+    routes.add("GET", "/docs", documents.page, scope="read")
     routes.add("GET", "/health/live", health.live, scope=None)
     routes.add("GET", "/health/ready", health.ready, scope=None)
     return routes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import Raw, UnsetType
 from starlette.responses import Response
 
 from awakeables.core.awakeables import STATES, Completion, Verdict, VerdictKind
@@ -14,7 +14,7 @@ from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
 from awakeables.engine.engine import Engine
 from awakeables.errors import NotFound
 from awakeables.ports import Expectation
-from awakeables.web import render
+from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
 from awakeables.web.bodies import checked_json, is_json_type, json_of, malformed, read_body
 from awakeables.web.lists import one_of, page, page_of
@@ -35,15 +35,7 @@ REFUSALS: Final[dict[VerdictKind, tuple[int, str]]] = {
 """The verdicts that are told as a problem: status and title; the type is the verdict's name."""
 
 
-class _Refusal(msgspec.Struct):
-    """The JSON body of a reject."""
-
-    reason: str | None = None
-    code: int | None = None
-    details: Raw | UnsetType = UNSET
-
-
-_refusal_decoder = msgspec.json.Decoder(_Refusal)
+_refusal_decoder = msgspec.json.Decoder(shapes.Refusal)
 
 
 class Awakeables:
@@ -68,7 +60,7 @@ class Awakeables:
     async def list(self, request: Request) -> Response:
         asked = page_of(request, "prom")
         rows = self._engine.store.awakeables(asked, state=one_of(request, "state", STATES))
-        return page(await self._waiting.store(rows), asked, render.awakeable)
+        return page(await self._waiting.store(rows), asked, render.awakeable, shapes.Awakeables)
 
     async def show(self, request: Request) -> Response:
         awakeable_id = _checked(request)
@@ -123,13 +115,14 @@ def _json_rejection(text: bytes) -> Rejection:
     return Rejection(
         reason=given.reason or NO_REASON,
         code=500 if given.code is None else given.code,
-        details=given.details if given.details is UNSET else Raw(bytes(given.details)),
+        details=given.details if isinstance(given.details, UnsetType) else Raw(bytes(given.details)),
     )
 
 
 def _refused(verdict: Verdict) -> Problem:
     status, title = REFUSALS[verdict.kind]
-    members = render.verdict(verdict) | {"outcome": render.outcome(verdict.outcome)}
+    outcome = None if verdict.outcome is None else render.outcome(verdict.outcome)
+    members = msgspec.structs.asdict(render.verdict(verdict)) | {"outcome": outcome}
     return Problem(status, verdict.kind, title, verdict.reason or title, members=members)
 
 

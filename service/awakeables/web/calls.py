@@ -12,6 +12,7 @@ from awakeables.engine.engine import Engine
 from awakeables.errors import InvalidInput
 from awakeables.handlers.serde import explain
 from awakeables.handlers.service import Handler
+from awakeables.web import shapes
 from awakeables.web.answers import INVOCATION_ID, as_json, not_yet, of_result, output_path
 from awakeables.web.bodies import json_of, read_body
 from awakeables.web.durations import parse_duration
@@ -61,7 +62,7 @@ class Calls:
             raise bad_request(f"delay: {error}") from None
         begun = await self._begin(request, delay)
         return as_json(
-            {"invocation_id": begun.id, "created": begun.created},
+            shapes.Begun(invocation_id=begun.id, created=begun.created),
             status=202,
             headers={
                 "location": output_path(begun.id),

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from awakeables.core.ids import parse_id
 from awakeables.engine.engine import Engine
 from awakeables.errors import NotFound
-from awakeables.web import render
+from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
 from awakeables.web.lists import page, page_of
 from awakeables.web.request import Request
@@ -25,7 +25,7 @@ class DeadLetters:
     async def list(self, request: Request) -> Response:
         asked = page_of(request, "dlq")
         rows = await self._waiting.store(self._store.dead_letters(asked))
-        return page(rows, asked, render.dead_letter)
+        return page(rows, asked, render.dead_letter, shapes.DeadLetters)
 
     async def show(self, request: Request) -> Response:
         letter_id = _checked(request)
@@ -41,7 +41,7 @@ class DeadLetters:
             self._engine.resend(letter_id),
             doubt="it is not known whether the record is sent again; look at how often it was",
         )
-        answer = {"id": letter_id, "event_id": effect.event_id, "topic": effect.topic}
+        answer = shapes.Resent(id=letter_id, event_id=effect.event_id, topic=effect.topic)
         return as_json(answer, status=202)
 
 

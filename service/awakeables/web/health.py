@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from awakeables.engine.engine import Engine
+from awakeables.web import shapes
 from awakeables.web.answers import as_json
 from awakeables.web.request import Request
 from awakeables.web.settings import WebSettings
@@ -21,7 +22,7 @@ class Health:
 
     async def live(self, _request: Request) -> Response:
         """The process answers; nothing else is asked."""
-        return as_json({"live": True})
+        return as_json(shapes.Live())
 
     async def ready(self, _request: Request) -> Response:
         """Work can be taken: the store and the broker are there, and nobody told us to stop."""
@@ -31,7 +32,6 @@ class Health:
         elif not self._engine.serving.is_set():
             problems["service"] = "starting"
         if not problems:
-            return as_json({"ready": True})
-        return as_json(
-            {"ready": False, "problems": problems}, status=503, headers={"retry-after": self._retry_after}
-        )
+            return as_json(shapes.Ready())
+        headers = {"retry-after": self._retry_after}
+        return as_json(shapes.NotReady(problems=problems), status=503, headers=headers)

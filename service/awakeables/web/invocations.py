@@ -8,7 +8,7 @@ from awakeables.core.ids import parse_id
 from awakeables.core.invocations import STATUSES, Invocation
 from awakeables.engine.engine import Engine
 from awakeables.errors import NotFound
-from awakeables.web import render
+from awakeables.web import render, shapes
 from awakeables.web.answers import as_json, not_yet, of_result
 from awakeables.web.lists import one_of, page, page_of
 from awakeables.web.request import Request
@@ -28,12 +28,12 @@ class Invocations:
         asked = page_of(request, "inv")
         status = one_of(request, "status", STATUSES)
         rows = self._engine.store.invocations(asked, status=status, service=request.query.get("service"))
-        return page(await self._waiting.store(rows), asked, render.invocation)
+        return page(await self._waiting.store(rows), asked, render.invocation, shapes.Invocations)
 
     async def show(self, request: Request) -> Response:
         row = await self._row(request)
         journals = await self._waiting.store(self._engine.store.history([row.id]))
-        return as_json(render.invocation_with_journal(row, journals.get(row.id, [])))
+        return as_json(render.invocation_in_full(row, journals.get(row.id, [])))
 
     async def output(self, request: Request) -> Response:
         """The result if there is one; don't wait."""

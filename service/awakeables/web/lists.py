@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from starlette.responses import Response
 
@@ -12,6 +12,7 @@ from awakeables.ports import Page
 from awakeables.web.answers import as_json
 from awakeables.web.problems import bad_request
 from awakeables.web.request import Request
+from awakeables.web.shapes import Shape
 
 PAGING = ("limit", "before")
 USUAL_LIMIT = 50
@@ -25,6 +26,7 @@ class _Row(Protocol):
 
 R = TypeVar("R", bound=_Row)
 C = TypeVar("C", bound=str)
+S = TypeVar("S", bound=Shape)
 
 
 def page_of(request: Request, kind: IdKind) -> Page:
@@ -59,8 +61,8 @@ def one_of(request: Request, name: str, choices: Sequence[C]) -> C | None:
     return None
 
 
-def page(rows: Sequence[R], asked: Page, render: Callable[[R], dict[str, Any]]) -> Response:
+def page(rows: Sequence[R], asked: Page, render: Callable[[R], S], shape: Callable[..., Shape]) -> Response:
     """The rows, and the cursor of the next page if there is one."""
     shown = rows[: asked.limit - 1]
     following = shown[-1].id if len(rows) == asked.limit else None
-    return as_json({"items": [render(row) for row in shown], "next": following})
+    return as_json(shape(items=[render(row) for row in shown], next=following))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from awakeables.engine.engine import Engine
-from awakeables.web import render
+from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
 from awakeables.web.problems import bad_request
 from awakeables.web.request import Request
@@ -21,7 +21,7 @@ class Offsets:
 
     async def list(self, _request: Request) -> Response:
         rows = await self._waiting.store(self._offsets.show())
-        return as_json({"items": [render.reading(row) for row in rows]})
+        return as_json(shapes.Partitions(items=[render.reading(row) for row in rows]))
 
     async def skip(self, request: Request) -> Response:
         """Past the batch that the partition is stuck at, or to the offset that the query names."""

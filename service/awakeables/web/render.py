@@ -1,70 +1,116 @@
-"""Rows as JSON: the shapes that a client of the HTTP interface sees."""
+"""Rows as what a client of the HTTP interface sees."""
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw, UnsetType
 
-from awakeables.core.awakeables import VERDICTS, Awakeable, BookEntry, Verdict
+from awakeables.core.awakeables import VERDICTS, Awakeable, Beat, BookEntry, Verdict
 from awakeables.core.invocations import Failure, Invocation
 from awakeables.core.journal import Entry
 from awakeables.core.orders import DeadLetter
-from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
-from awakeables.core.records import instant as instant_of
+from awakeables.core.outcomes import NULL, Cancellation, Expiry, Outcome, Rejection, Resolution
+from awakeables.core.records import rfc3339
 from awakeables.core.replay import describe
 from awakeables.engine.offsets import Reading
 from awakeables.ports import Expectation
-
-Json: TypeAlias = dict[str, Any]
+from awakeables.web import shapes
 
 _LATEST_MS = 253_402_300_799_999
 """The end of the year 9999: later instants can't be written."""
 
 
-def instant(at_ms: int | None) -> str | None:
+def instant(at_ms: int) -> str:
     """Milliseconds since 1970 as RFC 3339."""
-    if at_ms is None:
-        return None
-    at = instant_of(min(at_ms, _LATEST_MS))
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return rfc3339(min(at_ms, _LATEST_MS))
 
 
-def outcome(ended: Outcome | None) -> Json | None:
+def _instant(at_ms: int | None) -> str | None:
+    return None if at_ms is None else instant(at_ms)
+
+
+def outcome(ended: Outcome) -> shapes.Outcome:
     match ended:
-        case None:
-            return None
         case Resolution():
             if ended.is_json:
-                return {"status": "resolved", "value": Raw(ended.content)}
-            return {"status": "resolved", "value_base64": ended.content}
+                return shapes.Resolved(value=Raw(ended.content))
+            return shapes.Resolved(value_base64=ended.content)
         case Rejection():
-            return {
-                "status": "rejected",
-                "reason": ended.reason,
-                "code": ended.code,
-                "details": None if ended.details is UNSET else ended.details,
-            }
+            details = Raw(NULL) if isinstance(ended.details, UnsetType) else ended.details
+            return shapes.Rejected(reason=ended.reason, code=ended.code, details=details)
         case Expiry():
-            return {"status": "timed-out", "deadline": instant(ended.deadline_ms)}
+            return shapes.TimedOut(deadline=instant(ended.deadline_ms))
         case Cancellation():
-            return {"status": "cancelled", "reason": ended.reason}
+            return shapes.Cancelled(reason=ended.reason)
 
 
-def verdict(told: Verdict) -> Json:
-    return {
-        "verdict": told.kind,
-        "awakeable_id": told.awakeable_id,
-        "event_id": told.event_id,
-        "at": instant(told.at_ms),
-    }
+def verdict(told: Verdict) -> shapes.Verdict:
+    return shapes.Verdict(
+        verdict=told.kind,
+        awakeable_id=told.awakeable_id,
+        event_id=told.event_id,
+        at=instant(told.at_ms),
+    )
 
 
-def invocation(row: Invocation) -> Json:
-    """A row of the list."""
+def invocation(row: Invocation) -> shapes.Invocation:
+    return shapes.Invocation(**_invocation(row))
+
+
+def invocation_in_full(row: Invocation, journal: Sequence[Entry]) -> shapes.InvocationInFull:
+    return shapes.InvocationInFull(
+        **_invocation(row),
+        result=_outcome(row.result),
+        journal=[_entry(index, entry) for index, entry in enumerate(journal)],
+    )
+
+
+def awakeable(row: Awakeable) -> shapes.Awakeable:
+    return shapes.Awakeable(**_awakeable(row))
+
+
+def awakeable_in_full(row: Awakeable, expected: Expectation | None) -> shapes.AwakeableInFull:
+    schema = expected.schema if expected is not None else None
+    return shapes.AwakeableInFull(
+        **_awakeable(row),
+        schema=Raw(NULL if schema is None else schema),
+        outcome=_outcome(row.outcome),
+        first=[_book_entry(entry) for entry in row.book.first],
+        last=[_book_entry(entry) for entry in row.book.last],
+        heartbeat=None if row.beat is None else _beat(row.beat),
+    )
+
+
+def dead_letter(row: DeadLetter) -> shapes.DeadLetter:
+    return shapes.DeadLetter(**_dead_letter(row))
+
+
+def dead_letter_in_full(row: DeadLetter) -> shapes.DeadLetterInFull:
+    """With key, value and headers: as text when they are UTF-8, else in `…_base64`."""
+    return shapes.DeadLetterInFull(
+        **_dead_letter(row),
+        **_content("key", row.key),
+        **_content("value", row.value),
+        headers=[shapes.Header(name=name, **_content("value", value)) for name, value in row.headers],
+    )
+
+
+def reading(row: Reading) -> shapes.Partition:
+    return shapes.Partition(
+        topic=row.topic,
+        partition=row.partition,
+        next=row.next,
+        end=row.end,
+        lag=row.lag,
+        epoch=row.epoch,
+        problem=row.problem,
+    )
+
+
+def _invocation(row: Invocation) -> dict[str, Any]:
     return {
         "id": row.id,
         "service": row.service,
@@ -73,8 +119,8 @@ def invocation(row: Invocation) -> Json:
         "status": row.status,
         "ended": _ended(row.result),
         "attempts": row.attempts,
-        "due": instant(row.due_ms),
-        "cancelled": instant(row.cancelled_ms),
+        "due": _instant(row.due_ms),
+        "cancelled": _instant(row.cancelled_ms),
         "failure": _failure(row.failure),
         "build": row.build,
         "created": instant(row.created_ms),
@@ -82,42 +128,21 @@ def invocation(row: Invocation) -> Json:
     }
 
 
-def invocation_with_journal(row: Invocation, journal: Sequence[Entry]) -> Json:
-    return invocation(row) | {
-        "result": outcome(row.result),
-        "journal": [_entry(index, entry) for index, entry in enumerate(journal)],
-    }
-
-
-def awakeable(row: Awakeable) -> Json:
-    """A row of the list."""
+def _awakeable(row: Awakeable) -> dict[str, Any]:
     return {
         "id": row.id,
         "invocation": row.invocation_id,
         "state": row.state,
         "codec": row.codec,
-        "deadline": instant(row.deadline_ms),
+        "deadline": _instant(row.deadline_ms),
         "created": instant(row.created_ms),
-        "settled": instant(row.settled_ms),
+        "settled": _instant(row.settled_ms),
         "settled_by": row.settled_by,
         "verdicts": {kind: row.book.counts.get(kind, 0) for kind in VERDICTS},
     }
 
 
-def awakeable_in_full(row: Awakeable, expected: Expectation | None) -> Json:
-    schema = expected.schema if expected is not None else None
-    beat = row.beat
-    return awakeable(row) | {
-        "schema": None if schema is None else Raw(schema),
-        "outcome": outcome(row.outcome),
-        "first": [_book_entry(entry) for entry in row.book.first],
-        "last": [_book_entry(entry) for entry in row.book.last],
-        "heartbeat": beat and {"progress": beat.progress, "at": instant(beat.at_ms), "worker": beat.worker},
-    }
-
-
-def dead_letter(row: DeadLetter) -> Json:
-    """A row of the list."""
+def _dead_letter(row: DeadLetter) -> dict[str, Any]:
     return {
         "id": row.id,
         "code": row.code,
@@ -132,34 +157,20 @@ def dead_letter(row: DeadLetter) -> Json:
     }
 
 
-def reading(row: Reading) -> Json:
-    return {
-        "topic": row.topic,
-        "partition": row.partition,
-        "next": row.next,
-        "end": row.end,
-        "lag": row.lag,
-        "epoch": row.epoch,
-        "problem": row.problem,
-    }
-
-
-def dead_letter_in_full(row: DeadLetter) -> Json:
-    """With key, value and headers: as text when they are UTF-8, else in `…_base64`."""
-    headers = [{"name": name, **_content("value", value)} for name, value in row.headers]
-    return dead_letter(row) | _content("key", row.key) | _content("value", row.value) | {"headers": headers}
-
-
-def _content(name: str, content: bytes | None) -> Json:
+def _content(name: str, content: bytes | None) -> dict[str, Any]:
     if content is None:
         return {name: None}
     try:
         return {name: content.decode()}
     except UnicodeDecodeError:
-        return {f"{name}_base64": b64encode(content).decode()}
+        return {f"{name}_base64": content}
 
 
-def _ended(result: Outcome | None) -> str | None:
+def _outcome(ended: Outcome | None) -> shapes.Outcome | None:
+    return None if ended is None else outcome(ended)
+
+
+def _ended(result: Outcome | None) -> shapes.Ended | None:
     match result:
         case None:
             return None
@@ -171,22 +182,26 @@ def _ended(result: Outcome | None) -> str | None:
             return "failed"
 
 
-def _failure(failure: Failure | None) -> Json | None:
+def _failure(failure: Failure | None) -> shapes.Failure | None:
     if failure is None:
         return None
-    return {"kind": failure.kind, "message": failure.message, "at": instant(failure.at_ms)}
+    return shapes.Failure(kind=failure.kind, message=failure.message, at=instant(failure.at_ms))
 
 
-def _book_entry(entry: BookEntry) -> Json:
-    return {
-        "verdict": entry.kind,
-        "source": entry.source,
-        "at": instant(entry.at_ms),
-        "event_id": entry.event_id,
-        "traceparent": entry.trace,
-        "reason": entry.reason,
-    }
+def _book_entry(entry: BookEntry) -> shapes.BookEntry:
+    return shapes.BookEntry(
+        verdict=entry.kind,
+        source=entry.source,
+        at=instant(entry.at_ms),
+        event_id=entry.event_id,
+        traceparent=entry.trace,
+        reason=entry.reason,
+    )
 
 
-def _entry(index: int, entry: Entry) -> Json:
-    return {"index": index, "entry": Raw(msgspec.json.encode(entry)), "text": describe(entry)}
+def _beat(beat: Beat) -> shapes.Beat:
+    return shapes.Beat(progress=beat.progress, at=instant(beat.at_ms), worker=beat.worker)
+
+
+def _entry(index: int, entry: Entry) -> shapes.JournalEntry:
+    return shapes.JournalEntry(index=index, entry=Raw(msgspec.json.encode(entry)), text=describe(entry))

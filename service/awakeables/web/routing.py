@@ -28,6 +28,16 @@ class Target:
     template: str
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the table, as it was added."""
+
+    method: str
+    path: str
+    scope: Scope | None
+    parameters: Sequence[str]
+
+
 @dataclass(slots=True)
 class _Node:
     fixed: dict[str, _Node] = field(default_factory=dict)
@@ -36,9 +46,14 @@ class _Node:
 
 
 class Routes:
-    """The table of routes; a fixed segment is preferred to a variable one."""
+    """The table of routes; a fixed segment is preferred to a variable one.
+
+    Attributes:
+        rows: What was added, in order.
+    """
 
     def __init__(self) -> None:
+        self.rows: list[Row] = []
         self._root = _Node()
 
     def add(
@@ -61,6 +76,7 @@ class Routes:
             else:
                 node = node.fixed.setdefault(segment, _Node())
         node.methods[method] = Target(route, parameters, scope, path)
+        self.rows.append(Row(method, path, scope, parameters))
 
     def find(self, raw_path: bytes) -> tuple[dict[str, Target], tuple[str, ...]]:
         """The targets by method, and what stands in the variable segments.

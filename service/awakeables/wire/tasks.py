@@ -50,7 +50,7 @@ def encode_effect(effect: Effect) -> tuple[bytes | None, list[Header]]:
     headers = list(effect.headers)
     facts = effect.task
     if facts is None:
-        if effect.event_id.startswith("evt_"):
+        if effect.stream.startswith("inv_"):  # a dead letter goes, and goes back, as it was
             headers.append((EVENT_ID, effect.event_id.encode()))
         return effect.value, headers
     headers += _facts_as_headers(effect.event_id, facts)

@@ -25,7 +25,9 @@ from awakeables.core.awakeables import Completion
 from awakeables.core.orders import Header
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import Record
+from awakeables.core.topics import is_topic_name
 from awakeables.errors import TerminalError
+from awakeables.handlers.rejections import rejection
 from awakeables.handlers.serde import explain
 from awakeables.ports import Clock
 from awakeables.telemetry import events
@@ -33,10 +35,9 @@ from awakeables.wire.completions import encode_completion
 from awakeables.wire.tasks import EVENT_ID, JSON_TYPE, TaskRecord, UnreadableTask, decode_task
 from awakeables.worker.letters import DeadLetterCode, dead_letter
 from awakeables.worker.port import Incoming, Outgoing
-from awakeables.worker.results import rejection
 from awakeables.worker.task import Reject, Task
 from awakeables.worker.threads import Threads
-from awakeables.worker.worker import TaskFunction, Worker, is_topic_name
+from awakeables.worker.worker import TaskFunction, Worker
 
 log = structlog.stdlib.get_logger(__name__)
 

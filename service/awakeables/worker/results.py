@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from msgspec import UNSET, Raw
 from pydantic import TypeAdapter
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
-from awakeables.core.outcomes import Rejection, Resolution
-from awakeables.handlers.serde import Serde
+from awakeables.core.outcomes import Resolution
+from awakeables.handlers.serde import Serde, adapter_of, checked_json, codec_for
 
 ResultWriter: TypeAlias = Callable[[Any], Resolution]
 
@@ -22,16 +21,16 @@ def writer_for(type_: Any, serde: Serde[Any] | None = None) -> ResultWriter:
     of the type: the service would refuse it as `invalid`, where the worker's author never sees it.
 
     Raises:
-        TypeError: Pydantic can't make a serializer of the type.
+        TypeError: Pydantic can't make a serializer of the type, or the serde is none.
     """
     if serde is not None:
-        return lambda value: Resolution.of_bytes(serde.dumps(value))
+        return codec_for(None, serde).resolution
     if type_ is bytes:
         return _bytes
     if type_ is Any:
         return lambda value: _json(to_json(value))
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(type_)
+        adapter = adapter_of(type_)
     except Exception as error:
         raise TypeError(f"{type_!r} is no type that pydantic can write: {error}") from error
     may_be_none = _takes_none(adapter)
@@ -44,17 +43,6 @@ def writer_for(type_: Any, serde: Serde[Any] | None = None) -> ResultWriter:
     return write
 
 
-def rejection(reason: str, code: int, details: Any) -> Rejection:
-    """A refusal that can always be written: details that JSON can't say are shown as text."""
-    return Rejection(
-        reason=reason,
-        code=code,
-        details=UNSET
-        if details is None
-        else Raw(to_json(details, inf_nan_mode="null", fallback=repr, bytes_mode="base64")),
-    )
-
-
 def _takes_none(adapter: TypeAdapter[Any]) -> bool:
     try:
         adapter.validate_python(None)
@@ -64,8 +52,7 @@ def _takes_none(adapter: TypeAdapter[Any]) -> bool:
 
 
 def _json(text: bytes) -> Resolution:
-    from_json(text, allow_inf_nan=False)  # NaN, or nested deeper than any reader goes
-    return Resolution.of_json(text)
+    return Resolution.of_json(checked_json(text))
 
 
 def _bytes(value: Any) -> Resolution:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from awakeables.core.topics import is_topic_name
 from awakeables.errors import DeclarationError
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import Codec, Serde, codec_for
@@ -22,7 +23,6 @@ DEFAULT_RETRY = RetryPolicy(
 """Half a second, one, two, four: a worker holds a slot for 7.5 s for a task that keeps failing."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _POSITIONAL = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
 
 
@@ -146,11 +146,6 @@ class Worker:
     def function_for(self, topic: str, name: str | None) -> TaskFunction | None:
         """The function that takes a task; None if there is none."""
         return self.functions.get((topic, name)) or self.functions.get((topic, None))
-
-
-def is_topic_name(text: str) -> bool:
-    """Would Kafka take this as the name of a topic?"""
-    return _TOPIC.fullmatch(text) is not None and text not in {".", ".."}
 
 
 def _called(function: Callable[..., Any]) -> str:

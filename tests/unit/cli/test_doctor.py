@@ -140,6 +140,14 @@ def test_a_folder_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
     assert "make it" in finding.text
 
 
+def test_a_folder_in_the_place_of_the_file_is_a_fault(tmp_path: Path) -> None:
+    finding, _ = examine_store(tmp_path, clock=FakeClock())
+    assert (finding.level, finding.text) == (
+        "FAULT",
+        f"{tmp_path} is a folder: name the database's file in it",
+    )
+
+
 @pytest.mark.parametrize(
     ("total", "free", "level"),
     [(100 << 30, 50 << 30, "ok"), (100 << 30, 4 << 30, "FAULT"), (10 << 30, 1 << 29, "FAULT")],

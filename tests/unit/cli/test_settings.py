@@ -82,6 +82,13 @@ def test_a_wrong_value_names_the_place_that_it_came_from(file: Path, monkeypatch
         load_settings(port=70_000, threads=1)
 
 
+@pytest.mark.parametrize("text", ["-1", "inf", "1e400", "nan", "", "soon", "-PT1S"])
+def test_a_duration_that_can_not_be_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWAKEABLES_LINGER", text)
+    with pytest.raises(SettingsRefused, match=r"^AWAKEABLES_LINGER: Input should be "):
+        load_settings()
+
+
 def test_a_misspelled_variable_is_refused_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWAKEABLES_CONFG", "x")
     with pytest.raises(

@@ -208,6 +208,50 @@ async def test_one_that_is_scheduled_for_later_ends_without_having_run() -> None
         assert ran == []
 
 
+async def test_one_that_never_ran_is_ended_and_told_though_the_acknowledgement_is_lost() -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        invocation_id = await bench.begin(engine, "wait", delay=timedelta(hours=1))
+        waiting = asyncio.ensure_future(engine.result(invocation_id))
+        await asyncio.sleep(0.1)
+        bench.store.lose_after = 1
+        assert (await engine.cancel(invocation_id)).result == Cancellation(reason=CANCELLED)
+        async with asyncio.timeout(1):
+            assert await waiting == Cancellation(reason=CANCELLED)
+
+
+async def test_a_handler_that_never_lets_go_is_told_though_whoever_cancelled_has_gone() -> None:
+    begun, finish = asyncio.Event(), asyncio.Event()
+    executed: list[int] = []
+
+    async def first() -> None:
+        begun.set()
+        await finish.wait()
+
+    def note(number: int) -> None:
+        executed.append(number)
+
+    async def chain(ctx: Context) -> None:
+        await ctx.run("first", first)
+        for number in range(9):
+            await ctx.run(f"next {number}", note, number)
+
+    bench = Bench()
+    async with bench.serving(LIVE, chain=chain) as engine:
+        invocation_id = await bench.begin(engine, "chain")
+        await begun.wait()
+        bench.store.gate.clear()
+        cancelling = asyncio.ensure_future(engine.cancel(invocation_id))
+        await asyncio.sleep(0.1)
+        cancelling.cancel()
+        bench.store.gate.set()
+        await until(lambda: bench.row(invocation_id).cancelled_ms)
+        finish.set()
+        row = await bench.status(invocation_id, "completed")
+        assert row.result == Cancellation(reason=CANCELLED)
+        assert len(executed) <= 1
+
+
 async def test_a_handler_that_awaits_nothing_more_is_not_hindered() -> None:
     begun, finish = asyncio.Event(), asyncio.Event()
 

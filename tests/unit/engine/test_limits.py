@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from awakeables import Context
-from awakeables.core.journal import AwakeableAsked
+from awakeables import Cancelled, Context
+from awakeables.core.journal import AwakeableAsked, RunAsked
+from awakeables.core.outcomes import Cancellation
 from awakeables.engine.engine import EngineSettings
 from unit.engine.harness import Bench, quick, value
 
@@ -48,3 +49,21 @@ async def test_one_that_was_paused_at_the_limit_goes_on_under_a_higher_one() -> 
         [asked] = [e for e in await bench.journal(invocation_id) if isinstance(e, AwakeableAsked)]
         await bench.settle(engine, asked.id, 7)
         assert value(await bench.status(invocation_id, "completed")) == 7
+
+
+async def test_one_that_was_paused_at_the_limit_can_be_cancelled_and_has_room_to_clean_up() -> None:
+    async def endless(ctx: Context) -> None:
+        try:
+            while True:
+                await ctx.run("step", lambda: None)
+        except Cancelled:
+            await ctx.run("undo", lambda: None)
+            raise
+
+    bench = Bench()
+    async with bench.serving(replace(quick(), max_journal_entries=100), endless=endless) as engine:
+        invocation_id = await bench.begin(engine, "endless")
+        await bench.status(invocation_id, "paused")
+        await engine.cancel(invocation_id)
+        assert isinstance((await bench.status(invocation_id, "completed")).result, Cancellation)
+        assert any(isinstance(e, RunAsked) and e.name == "undo" for e in await bench.journal(invocation_id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -75,6 +76,24 @@ async def test_a_topic_that_was_made_anew_is_read_from_where_it_has_records() ->
         await bench.records(engine, b"{", b"{", b"{")
         engine.intake.ends[0] = 1
         assert (await engine.offsets.skip(0, 0)).next == 0
+
+
+async def test_what_a_topic_that_was_made_anew_has_at_the_same_offsets_is_buried_too() -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        for made_ms in (1, 2):
+            [held] = await engine.intake.take_partitions(engine.owner, TOPIC, (0,))
+            poison = [Record(offset=n, timestamp_ms=made_ms, key=None, value=b"{") for n in range(2)]
+            await engine.intake.take(TOPIC, 0, held.epoch, poison)
+            engine.intake.ends[0] = 1
+            await engine.offsets.skip(0, 0)
+            await asyncio.sleep(1)
+        letters = list(bench.store.tables.letters.values())
+        assert [(x.code, x.offset, x.timestamp_ms < 3) for x in letters] == [
+            ("invalid", 0, True),
+            ("invalid", 1, True),
+            ("skipped", 2, False),
+        ] * 2
 
 
 async def test_a_partition_that_was_never_read_is_not_found() -> None:

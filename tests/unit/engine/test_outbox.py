@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from awakeables.core.deadletters import OMITTED_HEADER
 from awakeables.core.ids import new_id
@@ -252,6 +253,36 @@ async def test_a_topic_that_is_missing_for_too_long_is_taken_for_one_that_never_
         await until(lambda: rig.sent() == [b"2"])
         assert 30 <= rig.clock.monotonic() < 40
         assert rig.store.tables.awakeables[awakeable_id].state == "rejected"
+
+
+async def test_records_to_a_topic_that_is_missing_share_one_patience_and_let_others_pass() -> None:
+    """With a patience of their own each, they would hold the places of all others for ever."""
+    async with relaying(publish_timeout=timedelta(seconds=30), max_waiting=4) as rig:
+        rig.broker.fail = lambda e: TopicMissing("no topic gone") if e.topic == "gone" else None
+        took_s = []
+        for number in range(10, 200, 10):
+            for n in range(5):
+                lost = rig.effect(number + n, stream=f"inv_{number + n}")
+                await rig.commit(replace(lost, topic="gone"))
+            began_s = rig.clock.monotonic()
+            good = rig.effect(number + 9, stream=f"inv_{number + 9}")
+            await rig.commit(good)
+            await until(lambda good=good: good in rig.broker.published)  # type: ignore[misc]
+            took_s.append(rig.clock.monotonic() - began_s)
+        assert 25 < took_s[0] < 50
+        assert max(took_s[1:]) < 15
+
+
+async def test_a_topic_that_was_missing_long_ago_is_waited_for_again() -> None:
+    async with relaying(publish_timeout=timedelta(seconds=30)) as rig:
+        rig.broker.fail = lambda _e: TopicMissing("no topic t")
+        await rig.commit(rig.effect(1))
+        await until(lambda: rig.store.tables.failed)
+        await asyncio.sleep(60)
+        await rig.commit(rig.effect(2))
+        await asyncio.sleep(25)
+        rig.broker.fail = lambda _e: None
+        await until(lambda: rig.sent() == [b"2"])
 
 
 async def test_a_topic_that_comes_in_time_gets_its_record() -> None:

@@ -102,13 +102,11 @@ def test_a_result_that_can_t_be_serialised_fails_the_attempt(run: Runs, result: 
         _ = run(handler, retry=ONCE).value
 
 
-@pytest.mark.parametrize("verb", ["run", "publish", "task"])
+@pytest.mark.parametrize("verb", ["run", "task"])
 def test_a_name_that_the_journal_can_t_hold_is_a_misuse(run: Runs, verb: str) -> None:
     async def handler(ctx: Context) -> None:
         if verb == "run":
             await ctx.run("\ud800", lambda: None)
-        elif verb == "publish":
-            ctx.publish("\ud800", 1)
         else:
             ctx.publish("pack", 1, awakeable=ctx.awakeable(), task="\ud800")
 

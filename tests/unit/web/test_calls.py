@@ -71,6 +71,15 @@ async def test_bodies_that_can_not_be_read_are_400_413_and_415(web: Web) -> None
     assert web.store.tables.invocations == {}
 
 
+async def test_ten_megabytes_go_in_and_out_to_the_letter() -> None:
+    value = b'"' + b"x" * (10 * 1024 * 1024 - 2) + b'"'
+    async with serving(WebSettings(max_body_bytes=len(value))) as web:
+        response = await web.client.post("/orders/anything", headers=JSON, content=value)
+        assert (response.status_code, response.content == value) == (200, True)
+        response = await web.client.post("/orders/anything", headers=JSON, content=value + b" ")
+        problem(response, 413, "too-large")
+
+
 async def test_a_body_without_a_length_is_read_no_further_than_the_limit(web: Web) -> None:
     exchange = Exchange("POST", "/orders/anything", headers=JSON, chunks=[b"x" * 400] * 1000)
     await exchange.run(web.app)

@@ -18,6 +18,7 @@ from unit.web.harness import MAX_BODY_BYTES, RETENTION_MS, Web, serving, until
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 TEXT = {"content-type": "text/plain"}
+TEN_MB = 10 * 1024 * 1024
 
 
 def stored(web: Web, awakeable_id: str) -> Resolution | Rejection:
@@ -219,6 +220,23 @@ async def test_a_body_that_is_too_large_is_413(web: Web) -> None:
         problem(response, 413, "too-large")
     response = await web.client.post(f"/awakeables/{awakeable_id}/resolve", headers=JSON, content=fits)
     assert response.status_code == 200
+
+
+async def test_ten_megabytes_are_taken_below_the_limit_and_refused_above_it() -> None:
+    value = b'"' + b"x" * (TEN_MB - 2) + b'"'
+    for limit, status in ((TEN_MB, 200), (TEN_MB - 1, 413)):
+        async with serving(WebSettings(max_body_bytes=limit)) as web:
+            awakeable_id = await web.awakeable_of("wait")
+            response = await web.client.post(
+                f"/awakeables/{awakeable_id}/resolve", headers=JSON, content=value
+            )
+            assert response.status_code == status
+            if status == 200:
+                assert stored(web, awakeable_id) == Resolution.of_json(value)
+            else:
+                told = problem(response, 413, "too-large")["detail"]
+                assert told == "a body has at most 10,485,759 bytes here"
+                assert web.store.tables.awakeables[awakeable_id].state == "pending"
 
 
 async def test_a_rejection_has_reason_code_and_details_to_the_letter(web: Web) -> None:

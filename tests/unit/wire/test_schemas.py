@@ -272,7 +272,7 @@ def test_every_task_that_is_published_fits_and_reads_the_same_in_both_forms(effe
 def test_a_record_that_carries_no_awakeable_has_its_event_id_in_a_header() -> None:
     """K3: an event ID that is stable over resends."""
     effect = Effect(
-        event_id="evt_1x", stream="inv", topic="t", key=None, value=b"\xff", headers=(("a", None),)
+        event_id="evt_1x", stream="inv_1x", topic="t", key=None, value=b"\xff", headers=(("a", None),)
     )
     assert encode_effect(effect) == (b"\xff", [("a", None), ("awakeable-event-id", b"evt_1x")])
 
@@ -363,3 +363,10 @@ def test_the_headers_say_where_and_why() -> None:
         "__connect.errors.exception.message": "no",
         "awakeable-error-code": "invalid",
     }
+
+
+def test_a_dead_letter_that_is_sent_again_has_no_header_of_ours() -> None:
+    effect = Effect(
+        event_id="evt_1x", stream="dlq_1x", topic="t", key=b"k", value=b"{", headers=(("a", b"1"),)
+    )
+    assert encode_effect(effect) == (b"{", [("a", b"1")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Awaitable
 from datetime import timedelta
@@ -297,9 +298,47 @@ async def test_a_policy_can_bound_the_time_of_the_retries() -> None:
     assert sum(clock.pauses) == 3
 
 
-@pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError(), ValueError()])
+@pytest.mark.parametrize(
+    "error", [SystemExit(1), asyncio.CancelledError(), ValueError(), OSError("no file \udcff")]
+)
 async def test_no_error_of_a_function_ends_the_worker(error: BaseException) -> None:
     assert type(error).__name__ in outcome(await process(answering(error=error), task_record())).reason
+
+
+NESTED: list[Any] = []
+for _ in range(500):
+    NESTED = [NESTED]
+
+
+@pytest.mark.parametrize(
+    ("rejection", "reason", "code"),
+    [
+        (Reject("no file \udcff"), "no file ?", 400),
+        (Reject(5), "5", 400),  # type: ignore[arg-type]
+        (Reject("no", code="404"), "no (its code '404' is no whole number)", 500),  # type: ignore[arg-type]
+        (Reject("no", code=2**64), "no", 2**64),
+        (Reject("no", details=NESTED), "no", 400),
+        (Reject("no", details=object()), "no", 400),
+    ],
+    ids=["no UTF-8", "no text", "a code of text", "a large code", "nested details", "odd details"],
+)
+async def test_a_rejection_reaches_who_waits_whatever_it_says(
+    rejection: Reject, reason: str, code: int
+) -> None:
+    said = outcome(await process(answering(error=rejection), task_record()))
+    assert isinstance(said, Rejection)
+    assert (said.reason, said.code) == (reason, code)
+
+
+async def test_a_serde_that_writes_text_is_told_so() -> None:
+    """The `json` module is one: its `dumps` writes a text."""
+    worker = Worker("packer")
+
+    @worker.task("tasks", serde=json)  # type: ignore[arg-type]
+    async def pack(task: Task[Any]) -> Any:
+        return 1
+
+    assert "dumps returned str; a serde writes bytes" in outcome(await process(worker, task_record())).reason
 
 
 async def test_the_cancellation_of_the_worker_is_no_error_of_the_function() -> None:
@@ -393,6 +432,8 @@ UNREADABLE = {
     "bad ID": b'{"awakeable_id": "prom_1x", "reply_to": "shop.completions"}',
     "bad UTF-8 in a field": b'{"awakeable_id": "\xff", "reply_to": "shop.completions"}',
     "no topic": f'{{"awakeable_id": "{awakeable_id()}", "reply_to": "no topic"}}'.encode(),
+    "NaN": f'{{"awakeable_id": "{awakeable_id()}", "reply_to": "r", "payload": NaN}}'.encode(),
+    "empty": b"",
     "empty topic": f'{{"awakeable_id": "{awakeable_id()}", "reply_to": ""}}'.encode(),
 }
 
@@ -433,6 +474,35 @@ async def test_a_task_that_no_function_takes_is_a_dead_letter() -> None:
     letter = message(await process(misfit(), task_record(ORDER, name="ship")))
     assert header(letter, "awakeable-error-code") == "unknown-task"
     assert "'ship'" in header(letter, "__connect.errors.exception.message")
+
+
+async def test_null_and_repeated_headers_and_no_key_stop_nothing() -> None:
+    record = task_record(ORDER, headers=SEEN)
+    bare = Incoming(
+        topic="tasks", partition=0, offset=0, key=None, value=record.value, headers=record.headers
+    )
+    worker, seen = Worker("packer"), []
+
+    @worker.task("tasks")
+    async def pack(task: Task[Order]) -> None:
+        seen.append((task.headers["seen"], task.headers["null"]))
+
+    assert outcome(await process(worker, bare)) == Resolution.of_json(b"null")
+    assert seen == [("2", "")]
+
+
+async def test_of_duplicate_keys_of_a_task_the_last_counts() -> None:
+    task = f'{{"awakeable_id": "{awakeable_id()}", "reply_to": "r", "payload": 1, "payload": {2**64}}}'
+    record = Incoming(topic="tasks", partition=0, offset=0, key=None, value=task.encode())
+    worker, seen = Worker("packer"), []
+
+    @worker.task("tasks")
+    async def pack(task: Task[int]) -> int:
+        seen.append(task.payload)
+        return task.payload
+
+    assert outcome(await process(worker, record)) == Resolution.of_json(str(2**64).encode())
+    assert seen == [2**64]
 
 
 async def test_a_validator_that_raises_anything_makes_a_dead_letter() -> None:

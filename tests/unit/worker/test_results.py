@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from msgspec import UNSET
 from pydantic import BaseModel
 
-from awakeables.worker.results import rejection, writer_for
+from awakeables.handlers.rejections import rejection
+from awakeables.worker.results import writer_for
 
 
 class Parcel(BaseModel):
@@ -63,6 +65,9 @@ def test_a_serde_writes_what_its_awakeable_will_read() -> None:
         (bytes, "text"),
         (bytes, 5),
         (None, 1),
+        (float, float("nan")),
+        (list[float], [float("-inf")]),
+        (Any, "\ud800"),
     ],
 )
 def test_a_result_that_is_not_of_its_type_or_no_json_is_refused(type_: Any, value: Any) -> None:
@@ -75,6 +80,17 @@ def test_a_type_that_can_not_be_written_is_refused() -> None:
 
     with pytest.raises(TypeError, match="Opaque"):
         writer_for(Opaque)
+
+
+@pytest.mark.parametrize("serde", [object(), Reversed, "json"], ids=["object", "class", "text"])
+def test_a_serde_that_is_none_is_refused(serde: Any) -> None:
+    with pytest.raises(TypeError, match=r"is no serde: hand in an object with dumps\(value\) -> bytes"):
+        writer_for(str, serde)
+
+
+def test_a_serde_that_writes_no_bytes_is_told_what_it_wrote() -> None:
+    with pytest.raises(TypeError, match=r"json.*dumps returned str; a serde writes bytes"):
+        writer_for(str, json)("text")  # type: ignore[arg-type]
 
 
 def test_the_details_of_a_rejection_can_always_be_written() -> None:

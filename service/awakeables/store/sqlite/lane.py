@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,8 +32,22 @@ def translated(path: Path) -> Iterator[None]:
     ) as error:
         raise StoreRefused(f"{path} can't hold this data: {error}") from error
     except (sqlite3.Error, OSError) as error:
-        name = getattr(error, "sqlite_errorname", type(error).__name__)
-        raise StoreUnavailable(f"{path}: {error} ({name})") from error
+        name = _name_of(error)
+        raise StoreUnavailable(f"{path}: {error} ({name}){_advice(name)}") from error
+
+
+def _name_of(error: sqlite3.Error | OSError) -> str:
+    if isinstance(error, OSError):
+        return errno.errorcode.get(error.errno or 0, type(error).__name__)
+    return getattr(error, "sqlite_errorname", type(error).__name__)
+
+
+def _advice(name: str) -> str:
+    if name in {"EACCES", "EPERM", "EROFS"} or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
+        return "; this process must be able to write the file, its .lock and its folder"
+    if name in {"ENOSPC", "EDQUOT", "SQLITE_FULL"}:
+        return "; make room, what waits goes on by itself"
+    return ""
 
 
 class Lane:

@@ -11,7 +11,7 @@ from awakeables.errors import StoreLocked
 
 def lock_file_of(database: Path) -> Path:
     """Where the lock of a database is."""
-    return database.with_name(database.name + ".lock")
+    return database.parent / f"{database.name}.lock"
 
 
 def holder_of(path: Path) -> str | None:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from awakeables.core.awakeables import Awakeable, State
 from awakeables.core.invocations import Invocation, Status
-from awakeables.core.journal import Entry, decode_chunks
-from awakeables.core.orders import DeadLetter, Effect, EffectState, Position
+from awakeables.core.journal import Entry, awakeables_asked, decode_chunks
+from awakeables.core.orders import DeadLetter, Effect, EffectState, Ended, Position
 from awakeables.core.outcomes import Outcome, decode_outcome
 from awakeables.ports import Expectation, Page
+from awakeables.store.batches import first_of
 from awakeables.store.sqlite import rows
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.tables import id_list
@@ -30,10 +31,15 @@ _COUNTED = ("effects_unsent", "effects_failed", "dead_letters", "awakeables_olde
 
 
 def history(connection: sqlite3.Connection, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
+    journals = _chunks(connection, invocation_ids)
+    return {invocation_id: decode_chunks(chunks) for invocation_id, chunks in journals.items()}
+
+
+def _chunks(connection: sqlite3.Connection, invocation_ids: Sequence[str]) -> dict[str, list[bytes]]:
     chunks: dict[str, list[bytes]] = defaultdict(list)
     for invocation_id, chunk in connection.execute(QUERIES["history"], (id_list(set(invocation_ids)),)):
         chunks[invocation_id].append(chunk)
-    return {invocation_id: decode_chunks(found) for invocation_id, found in chunks.items()}
+    return chunks
 
 
 def outcomes(connection: sqlite3.Connection, awakeable_ids: Sequence[str]) -> dict[str, Outcome]:
@@ -58,8 +64,11 @@ def effects(connection: sqlite3.Connection, state: EffectState, limit: int) -> l
     return [rows.effect_from(row) for row in connection.execute(query, (limit,))]
 
 
-def ended(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[str]:
-    return [invocation_id for (invocation_id,) in connection.execute(QUERIES["ended"], (before_ms, limit))]
+def ended(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[Ended]:
+    # Two statements: what has ended stays as it is until it is purged.
+    keys = first_of(connection.execute(QUERIES["ended"], (before_ms, limit)), limit)
+    journals = _chunks(connection, keys)
+    return [Ended(id=key, awakeables=tuple(awakeables_asked(journals[key]))) for key in keys]
 
 
 def positions(connection: sqlite3.Connection, topic: str) -> list[Position]:

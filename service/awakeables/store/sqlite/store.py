@@ -8,6 +8,8 @@ committed: they have connections of their own, and with a log (WAL) nobody waits
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,7 @@ from pathlib import Path
 from awakeables.core.awakeables import Awakeable, State
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
-from awakeables.core.orders import Answer, DeadLetter, Effect, EffectState, Member, Position
+from awakeables.core.orders import Answer, DeadLetter, Effect, EffectState, Ended, Member, Position
 from awakeables.core.outcomes import Outcome
 from awakeables.errors import StoreUnavailable
 from awakeables.ports import Clock, Expectation, Page
@@ -73,8 +75,11 @@ class SqliteStore:
             raise StoreUnavailable(
                 f"the folder {folder} of the database {self._path.name} is not there: make it"
             )
+        if self._path.is_dir():
+            raise StoreUnavailable(f"{self._path} is a folder: name the database's file in it")
         self._lock.acquire()
         try:
+            _refuse_read_only(self._path)
             connection = _prepared(self._path)
             self._tally = tally.take(connection)
         except BaseException:
@@ -145,7 +150,7 @@ class SqliteStore:
     async def effects(self, state: EffectState, limit: int) -> list[Effect]:
         return await self._reader.run(reading.effects, state, limit)
 
-    async def ended(self, before_ms: int, limit: int) -> list[str]:
+    async def ended(self, before_ms: int, limit: int) -> list[Ended]:
         return await self._lister.run(reading.ended, before_ms, limit)
 
     async def positions(self, topic: str) -> list[Position]:
@@ -175,6 +180,13 @@ class SqliteStore:
 
     async def counts(self) -> Mapping[str, int]:
         return tally.told(self._tally) | await self._lister.run(reading.counts)
+
+
+def _refuse_read_only(path: Path) -> None:
+    """SQLite would open it for reading, and fail at the first commit."""
+    for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+        if file.exists() and not os.access(file, os.W_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, "it is read-only", str(file))
 
 
 def _prepared(path: Path) -> sqlite3.Connection:

@@ -69,7 +69,7 @@ WHERE id < ? AND ifnull(service = ?, 1) AND status = ?
 ORDER BY id DESC LIMIT ?
 
 -- ended --
-SELECT id FROM invocations INDEXED BY invocations_ended
+SELECT id, version FROM invocations INDEXED BY invocations_ended
 WHERE ended_ms IS NOT NULL AND ended_ms <= ?
 ORDER BY ended_ms, id LIMIT ?
 

@@ -1,0 +1,50 @@
+"""The callback cycle beside the floor: the answer over Kafka, or over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import disk
+from benchmarks.pairs import Entrant, Plan, compare
+from benchmarks.processes import Process
+from benchmarks.stage import Ground, Server, Stage, staged
+
+RESOLVE_AT = "/awakeables"
+
+
+def over_kafka(ground: Ground, plan: Plan, *, worker: str) -> dict[str, Any]:
+    """The worker produces the completion; `worker` is `plain` or `sdk`.
+
+    Raises:
+        disk.Broken: What the store has kept does not fit the answers.
+        Failed: A process ended.
+    """
+    with staged(ground) as stage:
+        floor, ours = stage.floor(), stage.serve(stage.folder / "bench.db")
+        answering = stage.plain_worker() if worker == "plain" else stage.sdk_worker()
+        return _measure(stage, floor, ours, answering, plan) | {"worker": worker}
+
+
+def over_http(ground: Ground, plan: Plan) -> dict[str, Any]:
+    """The worker posts the answer to the server.
+
+    Raises:
+        disk.Broken: What the store has kept does not fit the answers.
+        Failed: A process ended.
+    """
+    with staged(ground) as stage:
+        floor, ours = stage.floor(), stage.serve(stage.folder / "bench.db")
+        answering = stage.plain_worker(
+            {
+                stage.floor_topic: floor.url + RESOLVE_AT,
+                stage.completions_topic: ours.url + RESOLVE_AT,
+            }
+        )
+        return _measure(stage, floor, ours, answering, plan) | {"worker": "plain, over HTTP"}
+
+
+def _measure(stage: Stage, floor: Server, ours: Server, worker: Process, plan: Plan) -> dict[str, Any]:
+    entrant = Entrant("ours", ours, worker)
+    found = compare(Entrant("floor", floor, worker), entrant, plan)
+    kept = disk.audit(stage.folder / "bench.db", answered=entrant.answered)
+    return found | {"answered": entrant.answered, "kept": kept}

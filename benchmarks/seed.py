@@ -1,0 +1,152 @@
+"""Fill a store with invocations that wait: the rows that the engine leaves behind, without the wait.
+
+The handler is run once up to its await by the engine's own code; what it asked for is committed
+for each invocation, under IDs of its own, through the store's port. What is left out is on its way
+only: the task in the outbox, which would have been published and dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from awakeables import __version__
+from awakeables.core.ids import Ids
+from awakeables.core.invocations import Suspend
+from awakeables.core.journal import AwakeableAsked, Input, encode_chunk
+from awakeables.core.orders import Advance, Advanced, Begin, Begun, Member
+from awakeables.engine.live import execution_of
+from awakeables.handlers.execution import AwakeableWait, Taken, World
+from awakeables.store.sqlite.store import SqliteStore
+from awakeables.world import SystemClock, SystemEntropy
+from benchmarks.cycle import app, bench
+
+GROUP = 2000
+"""Invocations of one commit."""
+
+ORDER = b'{"id":"o-17","item":"book"}'
+HEADERS = {"host": "127.0.0.1:8080", "content-type": "application/json"}
+"""What `wrk` sends with a call: it stands in the journal."""
+
+RETENTION_MS = 7 * 24 * 3600 * 1000
+
+
+class Seeder:
+    """Makes the orders that leave an invocation behind, waiting."""
+
+    def __init__(self) -> None:
+        self.clock = SystemClock()
+        self._entropy = SystemEntropy()
+        self._ids = Ids(self.clock.now_ms, self._entropy.bytes)
+        self._owner = self._ids.new("evt")
+        self._handler = app.handler(bench.name, "cycle")
+
+    async def asked(self) -> Taken:
+        """What the handler has asked for when it waits for its awakeable."""
+        world = World(
+            clock=self.clock,
+            ids=self._ids,
+            app=app.name,
+            reply_to=app.completions_topic,
+            max_entries=100,
+        )
+        execution = execution_of(
+            self._handler, [self._input()], invocation_id=self._ids.new("inv"), attempts=0, world=world
+        )
+        step = await execution.step()
+        assert isinstance(step, AwakeableWait), step
+        taken = execution.take()
+        assert taken is not None
+        await execution.leave()
+        return taken
+
+    def orders(self, asked: Taken) -> tuple[str, list[Member]]:
+        """The awakeable's ID, and the orders."""
+        invocation_id, awakeable_id = self._ids.new("inv"), self._ids.new("prom")
+        begin = Begin(
+            id=invocation_id,
+            service=bench.name,
+            handler="cycle",
+            chunk=encode_chunk([self._input()]),
+            owner=self._owner,
+            build=__version__,
+        )
+        entries = [
+            replace(entry, id=awakeable_id) if isinstance(entry, AwakeableAsked) else entry
+            for entry in asked.entries
+        ]
+        [awakeable] = asked.awakeables
+        advance = Advance(
+            invocation_id=invocation_id,
+            owner=self._owner,
+            epoch=1,
+            version=1,
+            commit_id=f"{self._owner}:1:1",
+            build=__version__,
+            next=Suspend(wake=0),
+            chunk=encode_chunk(entries),
+            awakeables=(replace(awakeable, id=awakeable_id),),
+            schemas=tuple(asked.schemas.items()),
+        )
+        return awakeable_id, [begin, advance]
+
+    def _input(self) -> Input:
+        return Input(
+            service=bench.name,
+            handler="cycle",
+            seed=self._entropy.bytes(16).hex(),
+            at_ms=self.clock.now_ms(),
+            value=Raw(ORDER),
+            headers=HEADERS,
+        )
+
+
+async def seed(path: Path, count: int) -> list[str]:
+    """Add so many waiting invocations to a store; the IDs of their awakeables."""
+    seeder = Seeder()
+    asked = await seeder.asked()
+    store = SqliteStore(path, clock=seeder.clock, retention_ms=RETENTION_MS)
+    await store.open()
+    ids: list[str] = []
+    try:
+        for size in _groups(count):
+            made = [seeder.orders(asked) for _ in range(size)]
+            ids.extend(awakeable_id for awakeable_id, _ in made)
+            await _commit(store, [order for _, orders in made for order in orders])
+    finally:
+        await store.close()
+    return ids
+
+
+async def _commit(store: SqliteStore, orders: Sequence[Member]) -> None:
+    for answer in await store.commit(orders):
+        waits = isinstance(answer, Begun) or (
+            isinstance(answer, Advanced) and answer.invocation.status == "suspended"
+        )
+        assert waits, answer
+
+
+def _groups(count: int) -> Iterator[int]:
+    while count > 0:
+        yield min(count, GROUP)
+        count -= GROUP
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--ids", type=Path, help="where the IDs of the awakeables are written, one a line")
+    given = parser.parse_args()
+    ids = asyncio.run(seed(given.store, given.count))
+    if given.ids is not None:
+        given.ids.write_text("\n".join(ids))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""An app on a Kafka: topics of a name of its own, and the processes around it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from awakeables.kafka.connection import Connection
+from awakeables.kafka.topics import create_topics
+from benchmarks.processes import Process, free_port, running
+
+PARTITIONS = 4
+RUN_CLI = ("-c", "from awakeables.cli import main; main()")
+TOOL_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """Where it is measured.
+
+    Attributes:
+        bootstrap: A Kafka; topics are made there.
+        folder: On the disk that counts.
+    """
+
+    bootstrap: str
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A process that answers on a port."""
+
+    process: Process
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+class Stage:
+    """What one measurement starts; `staged` ends it.
+
+    Attributes:
+        name: The app's; its topics begin with it.
+        folder: For databases and logs.
+    """
+
+    def __init__(self, ground: Ground, folder: Path, name: str, stack: ExitStack) -> None:
+        self.name = name
+        self.folder = folder
+        self.kafka = ground.bootstrap
+        self._stack = stack
+
+    @property
+    def floor_topic(self) -> str:
+        return f"{self.name}.floor"
+
+    @property
+    def completions_topic(self) -> str:
+        return f"{self.name}.completions"
+
+    def serve(self, store: Path, settings: Mapping[str, str] | None = None) -> Server:
+        """Start `awakeables serve` on this database; returns at once.
+
+        Args:
+            store: The SQLite file.
+            settings: More of the service's settings, by their variables.
+        """
+        port = free_port()
+        process = self.start(
+            "ours",
+            *(*RUN_CLI, "serve", "benchmarks.cycle:app", "--kafka", self.kafka),
+            *("--port", str(port), "--store", str(store)),
+            environment=settings,
+        )
+        return Server(process=process, port=port)
+
+    def floor(self) -> Server:
+        """Start the floor; returns at once."""
+        port = free_port()
+        at = ("--kafka", self.kafka, "--port", str(port))
+        return Server(process=self.start("floor", "-m", "benchmarks.floor", *at), port=port)
+
+    def plain_worker(self, answer_at: Mapping[str, str] | None = None) -> Process:
+        """Start the lightest worker; it answers over HTTP where `answer_at` has a task's `reply_to`."""
+        answers = (word for pair in (answer_at or {}).items() for word in ("--answer", *pair))
+        return self.start("worker", "-m", "benchmarks.plain_worker", "--kafka", self.kafka, *answers)
+
+    def sdk_worker(self) -> Process:
+        """Start a worker of the SDK."""
+        return self.start("worker", *RUN_CLI, "worker", "benchmarks.cycle:worker", "--kafka", self.kafka)
+
+    def run(self, what: str, *arguments: str) -> str:
+        """Run a tool of ours to its end; what it said.
+
+        Raises:
+            Failed: It failed or took too long.
+        """
+        return self.start(what, *arguments).finish(TOOL_TIMEOUT_S)
+
+    def start(
+        self,
+        what: str,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        program: str | None = None,
+    ) -> Process:
+        """Start a process that is ended with the stage."""
+        variables = {"BENCH_NAME": self.name} | dict(environment or {})
+        of = {} if program is None else {"program": program}
+        return self._stack.enter_context(
+            running(what, arguments, folder=self.folder, environment=variables, **of)
+        )
+
+
+@contextmanager
+def staged(ground: Ground) -> Iterator[Stage]:
+    """A stage with its topics; its processes are ended when the block is left."""
+    name = f"bench-{secrets.token_hex(3)}"
+    topics = {f"{name}.{what}": PARTITIONS for what in ("tasks", "floor", "completions")}
+    connection = Connection(bootstrap=ground.bootstrap)
+    asyncio.run(create_topics(connection, topics | {f"{name}.completions.dlq": 1}))
+    folder = ground.folder / name
+    folder.mkdir()
+    with ExitStack() as stack:
+        yield Stage(ground, folder, name, stack)

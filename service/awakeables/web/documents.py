@@ -1,0 +1,64 @@
+"""What is served, described: `/openapi.json`, `/asyncapi.json`, `/docs`."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Final
+
+import msgspec
+from starlette.responses import Response
+
+from awakeables.engine.engine import Engine
+from awakeables.web.describing import page
+from awakeables.web.describing.asyncapi import asyncapi
+from awakeables.web.describing.openapi import openapi
+from awakeables.web.request import Request
+from awakeables.web.routing import Routes
+
+PAGE_HEADERS: Final = {
+    "content-security-policy": page.POLICY,
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+class Documents:
+    """The routes of the documents; each is made when it is first asked for, and never changes."""
+
+    def __init__(self, engine: Engine, routes: Routes) -> None:
+        """Describe an engine.
+
+        Args:
+            engine: Its app and its build are told.
+            routes: The whole table, once the first request comes.
+        """
+        self._engine = engine
+        self._routes = routes
+
+    async def openapi(self, _request: Request) -> Response:
+        return Response(self._openapi_text, media_type="application/json")
+
+    async def asyncapi(self, _request: Request) -> Response:
+        return Response(self._asyncapi_text, media_type="application/json")
+
+    async def page(self, _request: Request) -> Response:
+        return Response(self._page_text, media_type="text/html", headers=PAGE_HEADERS)
+
+    @cached_property
+    def _openapi(self) -> dict[str, Any]:
+        return openapi(self._engine.app, self._routes.rows, version=self._engine.build)
+
+    @cached_property
+    def _openapi_text(self) -> bytes:
+        return msgspec.json.encode(self._openapi)
+
+    @cached_property
+    def _page_text(self) -> str:
+        return page.page(self._openapi)
+
+    @cached_property
+    def _asyncapi_text(self) -> bytes:
+        engine = self._engine
+        return msgspec.json.encode(
+            asyncapi(engine.app, version=engine.build, verdicts=engine.publishes_verdicts)
+        )

@@ -1,0 +1,317 @@
+"""What a client of the HTTP interface sees, as types: the answers are made of them, and so are
+their schemas in `/openapi.json`.
+
+A field whose default is UNSET may be absent; any other is always there.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from awakeables.core.awakeables import Codec, State, VerdictKind
+from awakeables.core.invocations import Status
+
+_SYMBOLS = "[0-9a-hjkmnp-tv-z]{33}$"
+
+Instant: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+AwakeableId: TypeAlias = Annotated[str, Meta(pattern=f"^prom_1{_SYMBOLS}")]
+InvocationId: TypeAlias = Annotated[str, Meta(pattern=f"^inv_1{_SYMBOLS}")]
+DeadLetterId: TypeAlias = Annotated[str, Meta(pattern=f"^dlq_1{_SYMBOLS}")]
+EventId: TypeAlias = Annotated[str, Meta(pattern=f"^evt_1{_SYMBOLS}")]
+Natural: TypeAlias = Annotated[int, Meta(ge=0)]
+Ended: TypeAlias = Literal["succeeded", "failed", "cancelled"]
+
+
+class Shape(msgspec.Struct):
+    """An object that is shown."""
+
+
+# ── how something ended ─────────────────────────────────────────────────────────────────────
+
+
+class Resolved(Shape, tag_field="status", tag="resolved"):
+    """It succeeded: with a JSON value as it was written, or with bytes."""
+
+    value: Raw | UnsetType = UNSET
+    value_base64: bytes | UnsetType = UNSET
+
+
+class Rejected(Shape, tag_field="status", tag="rejected"):
+    """It failed for good."""
+
+    reason: str
+    code: int
+    details: Raw
+
+
+class TimedOut(Shape, tag_field="status", tag="timed-out"):
+    """Its deadline passed first."""
+
+    deadline: Instant
+
+
+class Cancelled(Shape, tag_field="status", tag="cancelled"):
+    """It was called off."""
+
+    reason: str
+
+
+Outcome: TypeAlias = Resolved | Rejected | TimedOut | Cancelled
+
+
+# ── awakeables ──────────────────────────────────────────────────────────────────────────────
+
+
+class Verdict(Shape):
+    """What became of an answer."""
+
+    verdict: VerdictKind
+    awakeable_id: AwakeableId
+    event_id: str | None
+    at: Instant
+
+
+class BookEntry(Shape):
+    """One of the verdicts that an awakeable remembers, and where its completion came from."""
+
+    verdict: VerdictKind
+    source: Annotated[str, Meta(description="Where the completion came from.")]
+    at: Instant
+    event_id: str | None
+    traceparent: str | None
+    reason: str | None
+
+
+class Beat(Shape):
+    """A worker's last sign of life."""
+
+    progress: Raw
+    at: Instant
+    worker: str | None
+
+
+class Awakeable(Shape):
+    """An awakeable in a list; `verdicts` counts them by kind."""
+
+    id: AwakeableId
+    invocation: InvocationId
+    state: State
+    codec: Annotated[Codec, Meta(description="What the handler reads: JSON, bytes, its own serde.")]
+    deadline: Instant | None
+    created: Instant
+    settled: Instant | None
+    settled_by: Annotated[str | None, Meta(description="Where the answer that counts came from.")]
+    verdicts: dict[VerdictKind, Natural]
+
+
+class AwakeableInFull(Awakeable):
+    """An awakeable, its first and its last ten verdicts, and the schema that its value must fit."""
+
+    schema: Annotated[Raw, Meta(description="The JSON Schema that a value must fit; null: any, or bytes.")]
+    outcome: Outcome | None
+    first: list[BookEntry]
+    last: list[BookEntry]
+    heartbeat: Beat | None
+
+
+class Awakeables(Shape):
+    """A page, newest first; `next` is the `before` of the next one, null if there is none."""
+
+    items: list[Awakeable]
+    next: AwakeableId | None
+
+
+class Refusal(Shape):
+    """The JSON body of a reject."""
+
+    reason: str | None = None
+    code: int | None = None
+    details: Raw | UnsetType = UNSET
+
+
+# ── invocations ─────────────────────────────────────────────────────────────────────────────
+
+
+class Failure(Shape):
+    """Why the last attempt failed, or the invocation was paused."""
+
+    kind: str
+    message: str
+    at: Instant
+
+
+class Invocation(Shape):
+    """An invocation in a list."""
+
+    id: InvocationId
+    service: str
+    handler: str
+    key: Annotated[str | None, Meta(description="Reserved for services with keys.")]
+    status: Status
+    ended: Ended | None
+    attempts: Annotated[Natural, Meta(description="Failed ones, since its journal last grew.")]
+    due: Annotated[Instant | None, Meta(description="When it is taken up again at the earliest.")]
+    cancelled: Annotated[Instant | None, Meta(description="When it was told to be cancelled.")]
+    failure: Failure | None
+    build: Annotated[str | None, Meta(description="The release of the code that last wrote it.")]
+    created: Instant
+    updated: Instant
+
+
+class JournalEntry(Shape):
+    """One thing that an invocation did or learned: as it is journaled, and in words."""
+
+    index: Natural
+    entry: Raw
+    text: str
+
+
+class InvocationInFull(Invocation):
+    """An invocation, its result and its journal."""
+
+    result: Outcome | None
+    journal: list[JournalEntry]
+
+
+class Invocations(Shape):
+    """A page, newest first; `next` is the `before` of the next one, null if there is none."""
+
+    items: list[Invocation]
+    next: InvocationId | None
+
+
+class NotYet(Shape):
+    """The invocation goes on; `Location` says where to ask later."""
+
+    invocation_id: InvocationId
+    status: Status
+
+
+class Begun(Shape):
+    """The invocation is committed; `created` is false if the idempotency key stood for it already."""
+
+    invocation_id: InvocationId
+    created: bool
+
+
+# ── dead letters, offsets, health ───────────────────────────────────────────────────────────
+
+
+class DeadLetter(Shape):
+    """A record that could not be used, in a list."""
+
+    id: DeadLetterId
+    code: Annotated[str, Meta(description="As in dead-letter.schema.json.")]
+    reason: str
+    topic: str
+    partition: Natural
+    offset: Natural
+    timestamp: Instant
+    awakeable_id: str | None
+    at: Instant
+    resent: Annotated[Natural, Meta(description="How often it was sent again.")]
+
+
+class Header(Shape):
+    """A record's header; its value is text where it is UTF-8."""
+
+    name: str
+    value: str | UnsetType | None = UNSET
+    value_base64: bytes | UnsetType = UNSET
+
+
+class DeadLetterInFull(DeadLetter, kw_only=True):
+    """A record that could not be used; key and value are text where they are UTF-8."""
+
+    key: str | UnsetType | None = UNSET
+    key_base64: bytes | UnsetType = UNSET
+    value: str | UnsetType | None = UNSET
+    value_base64: bytes | UnsetType = UNSET
+    headers: list[Header]
+
+
+class DeadLetters(Shape):
+    """A page, newest first; `next` is the `before` of the next one, null if there is none."""
+
+    items: list[DeadLetter]
+    next: DeadLetterId | None
+
+
+class Resent(Shape):
+    """The record goes out to its topic again, by way of the outbox."""
+
+    id: DeadLetterId
+    event_id: EventId
+    topic: str
+
+
+class Partition(Shape):
+    """How far a partition of the completions topic is read; `end` and `lag` are null until heard of."""
+
+    topic: str
+    partition: Natural
+    next: Annotated[Natural, Meta(description="The offset that is read next.")]
+    end: Annotated[Natural | None, Meta(description="Where the partition ended when last heard of.")]
+    lag: Natural | None
+    epoch: Annotated[Natural, Meta(description="Counts its readers; an earlier one commits nothing.")]
+    problem: str | None
+
+
+class Partitions(Shape):
+    """All partitions that were ever read."""
+
+    items: list[Partition]
+
+
+class Live(Shape):
+    """The process answers."""
+
+    live: Literal[True] = True
+
+
+class Ready(Shape):
+    """Work can be taken."""
+
+    ready: Literal[True] = True
+
+
+class NotReady(Shape, kw_only=True):
+    """What is wrong, by name."""
+
+    ready: Literal[False] = False
+    problems: dict[str, str]
+
+
+# ── problem details (RFC 9457) ──────────────────────────────────────────────────────────────
+
+
+class Problem(Shape):
+    """What went wrong: `type` is made to be compared, `detail` is for people."""
+
+    type: str
+    title: str
+    status: Annotated[int, Meta(ge=400, le=599)]
+    detail: str
+    request_id: str
+
+
+class RefusedCompletion(Problem):
+    """An answer that was not accepted; the type is the verdict."""
+
+    verdict: VerdictKind
+    awakeable_id: AwakeableId
+    event_id: str | None
+    at: Instant
+    outcome: Outcome | None
+
+
+class HandlerFailed(Problem):
+    """The handler's own failure, with its code."""
+
+    reason: str
+    code: int
+    details: Any
+    invocation_id: InvocationId

@@ -1,0 +1,75 @@
+"""A file that an older release has written: what stands in it is read, listed, and purged in its time."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from awakeables.core.orders import DeadLetter, Ended, Idempotency, Resend, Resent
+from awakeables.core.outcomes import Resolution
+from awakeables.store.sqlite import rows, schema
+from awakeables.store.sqlite.store import SqliteStore
+from contract.driver import RETENTION_MS, Driver, FakeClock
+
+WRITTEN_MS = 1_700_000_000_000
+KEY = Idempotency(scope="orders/fulfil", key="k", fingerprint="f")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file of schema 1."""
+    with closing(sqlite3.connect(tmp_path / "shop.db", isolation_level=None)) as connection:
+        schema.apply_migration(connection, schema.migrations()[0])
+    return tmp_path / "shop.db"
+
+
+def insert(path: Path, table: str, row: tuple[object, ...]) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(row))})", row)
+
+
+def invocation(driver: Driver, result: bytes | None) -> tuple[object, ...]:
+    """A row as schema 1 has it."""
+    status, due_ms = ("suspended", None) if result is None else ("completed", None)
+    head = (driver.id("inv"), "orders", "fulfil", WRITTEN_MS, WRITTEN_MS, None, status, None)
+    return (*head, 1, 1, 0, 0, 0, due_ms, "evt:1:1", "b1", None, result)
+
+
+async def test_rows_of_schema_1_are_read_and_what_had_ended_is_purged_in_its_time(
+    path: Path, clock: FakeClock
+) -> None:
+    store = SqliteStore(path, clock=clock, retention_ms=RETENTION_MS)
+    driver = Driver(store, clock)
+    ended, waits = invocation(driver, b'{"status":"resolved","value":1}'), invocation(driver, None)
+    for row in (ended, waits):
+        insert(path, "invocations", row)
+    insert(path, "idempotency", (b"orders/fulfil", b"k", "f", ended[0]))
+    letter = driver.a_letter(offset=3)
+    insert(path, "dead_letters", rows.dead_letter_row(letter)[:-1])
+    effect = driver.an_effect(str(waits[0]), task_for=driver.id("prom"))
+    insert(path, "outbox", _outbox_row(rows.effect_row(effect, "dead process")))
+    await store.open()
+    try:
+        found = await driver.invocation(str(ended[0]))
+        assert (found.result, found.cancelled_ms) == (Resolution.of_json(b"1"), None)
+        assert await store.ended(WRITTEN_MS - 1, 100) == []
+        assert await store.ended(WRITTEN_MS, 100) == [Ended(id=str(ended[0]))]
+        assert await store.effects("unsent", 10) == [effect]
+        assert await store.dead_letter(letter.id) == letter == replace(letter, resent=0)
+        resent = await driver.do(Resent, Resend(dead_letter_id=letter.id, event_id=driver.id("evt")))
+        assert isinstance(resent.dead_letter, DeadLetter)
+        assert resent.dead_letter.resent == 1
+        counts = await store.counts()
+        assert (counts["invocations_open"], counts["invocations_suspended"]) == (1, 1)
+    finally:
+        await store.close()
+
+
+def _outbox_row(row: tuple[object, ...]) -> tuple[object, ...]:
+    """With the columns that `insert_effect` fills in by itself."""
+    event_id, stream, owner, created_ms, topic, *rest = row
+    return (event_id, stream, owner, "unsent", created_ms, topic, None, *rest)

@@ -1,0 +1,167 @@
+"""What a handler hands in that can't be meant is refused at the call, in words that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from awakeables import Context, TerminalError, Worker
+from awakeables.errors import DeclarationError
+from awakeables.handlers.publishing import MAX_PUBLISH_BYTES
+from awakeables.handlers.retry import RetryPolicy
+from awakeables.testing import Paused
+from unit.handlers.conftest import Runs
+from unit.handlers.shapes import Backwards
+
+TEN_MB = "x" * 10 * 1024 * 1024
+ONCE = RetryPolicy(max_attempts=1)
+CALLED = object()
+
+Verb = Callable[[Any], Any]
+
+MISUSES: dict[str, tuple[Verb, str]] = {
+    "a serde without verbs": (lambda ctx: ctx.awakeable(serde=object()), r"is no serde: hand in an object"),
+    "a serde's class": (lambda ctx: ctx.awakeable(serde=Backwards), r"is no serde: hand in an object"),
+    "a time-out of a number": (lambda ctx: ctx.awakeable(timeout=5), "timeout must be a timedelta, not 5"),
+    "a sleep of a number": (lambda ctx: ctx.sleep(5), "must be a timedelta, not 5"),
+    "a topic that can't be": (
+        lambda ctx: ctx.publish("a b/c", 1),
+        r"publish to 'a b/c': no topic can have this name",
+    ),
+    "no topic": (lambda ctx: ctx.publish(None, 1), "publish to None: no topic can have this name"),
+    "a topic that is no UTF-8": (lambda ctx: ctx.publish("\ud800", 1), "no topic can have this name"),
+    "a payload of 10 MB": (lambda ctx: ctx.publish("t", TEN_MB), r"have 10,485,762 bytes, at most 1,000,000"),
+    "a key of 10 MB": (lambda ctx: ctx.publish("t", 1, key=TEN_MB), r"'t': key, payload and headers have"),
+    "a header of 10 MB": (lambda ctx: ctx.publish("t", 1, headers={"a": TEN_MB}), "publish a reference"),
+    "a key that is a number": (lambda ctx: ctx.publish("t", 1, key=5), "the key is a text or bytes, not int"),
+    "a header without a value": (
+        lambda ctx: ctx.publish("t", 1, headers={"a": None}),
+        "header 'a' is a text or bytes, not NoneType",
+    ),
+    "a header without a name": (lambda ctx: ctx.publish("t", 1, headers={1: "a"}), "name is a text, not 1"),
+    "headers in a list": (lambda ctx: ctx.publish("t", 1, headers=[("a", "b")]), "takes a mapping of names"),
+    "a task's name that is no text": (
+        lambda ctx: ctx.publish("t", 1, task=5),
+        "task's name is a text, not 5",
+    ),
+    "an awakeable's ID": (
+        lambda ctx: ctx.publish("t", 1, awakeable=ctx.awakeable().id),
+        r"awakeable= takes what ctx\.awakeable\(\) returned, not 'prom_1",
+    ),
+    "an action that was called": (
+        lambda ctx: ctx.run("pay", CALLED),
+        r"ctx\.run\('pay'\): .* hand in the function and its arguments, without calling it",
+    ),
+    "an action's name that is no text": (lambda ctx: ctx.run(5, print), "name of an action is a text, not 5"),
+}
+
+
+@pytest.mark.parametrize(("verb", "told"), MISUSES.values(), ids=MISUSES)
+def test_what_can_t_be_meant_is_refused_at_the_call(run: Runs, verb: Verb, told: str) -> None:
+    async def handler(ctx: Context) -> None:
+        verb(ctx)
+
+    result = run(handler)
+    assert result.published == []
+    with pytest.raises(Paused, match=f"^HandlerMisuse: .*{told}"):
+        _ = result.value
+
+
+def test_key_payload_and_headers_fit_a_record_together(run: Runs) -> None:
+    async def handler(ctx: Context) -> None:
+        ctx.publish("notices", b"x" * (MAX_PUBLISH_BYTES - 4), key="k", headers={"a": b"12"})
+
+    assert len(run(handler).published) == 1
+
+
+@pytest.mark.parametrize("given", [5, None, b"prom_1"], ids=str)
+@pytest.mark.parametrize("verb", ["resolve_awakeable", "reject_awakeable"])
+def test_an_id_that_is_no_text_is_a_terminal_error(run: Runs, verb: str, given: Any) -> None:
+    async def handler(ctx: Context) -> None:
+        await getattr(ctx, verb)(given, "x")
+
+    with pytest.raises(TerminalError, match="is not an awakeable ID: it is no text") as caught:
+        _ = run(handler).value
+    assert caught.value.code == 400
+
+
+async def publishes(ctx: Context, value: Any) -> None:
+    ctx.publish("notices", value)
+
+
+async def resolves(ctx: Context, value: Any) -> None:
+    await ctx.resolve_awakeable(ctx.awakeable().id, value)
+
+
+async def acts(ctx: Context, value: Any) -> None:
+    await ctx.run("measure", lambda: value)
+
+
+async def returns(ctx: Context, value: Any) -> Any:
+    return value
+
+
+@pytest.mark.parametrize(
+    ("verb", "place"),
+    [
+        (publishes, "ctx.publish to 'notices' can't be written"),
+        (resolves, "ctx.resolve_awakeable: the value can't be written"),
+        (acts, "the result of run 'measure' can't be serialised"),
+        (returns, "the handler's result can't be serialised"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (float("nan"), r"it is no JSON .*; NaN and Infinity are none"),
+        ({1, object()}, "Unable to serialize unknown type: <class 'object'>"),
+        ("\ud800", "surrogates not allowed"),
+    ],
+    ids=["nan", "object", "surrogate"],
+)
+def test_a_value_that_json_can_t_say_is_told_with_its_place(
+    run: Runs, verb: Callable[[Context, Any], Awaitable[Any]], place: str, value: Any, why: str
+) -> None:
+    async def handler(ctx: Context) -> Any:
+        return await verb(ctx, value)
+
+    with pytest.raises(Paused, match=f"{place}: .*{why}"):
+        _ = run(handler, retry=ONCE).value
+
+
+def test_nan_is_not_written_as_null(run: Runs) -> None:
+    """Pydantic would write it so for a result that is annotated."""
+
+    async def handler(ctx: Context) -> list[float]:
+        return [float("nan")]
+
+    with pytest.raises(Paused, match="NaN and Infinity are none"):
+        _ = run(handler, retry=ONCE).value
+
+
+@pytest.mark.parametrize("code", ["409", 4.5, True], ids=str)
+def test_a_code_that_is_no_whole_number_is_told_in_the_reason(run: Runs, code: Any) -> None:
+    """A row with it could not be read again."""
+
+    async def handler(ctx: Context) -> None:
+        try:
+            await ctx.run("pay", refuse)
+        except TerminalError as error:
+            raise TerminalError(f"told {error.code}: {error.reason}", code=code) from error
+
+    def refuse() -> None:
+        raise TerminalError("no", code=code)
+
+    told = rf"its code {code!r} is no whole number"
+    with pytest.raises(TerminalError, match=rf"^told 500: no \({told}\) \({told}\)$") as caught:
+        _ = run(handler).value
+    assert caught.value.code == 500
+
+
+def test_a_worker_s_serde_that_is_none_is_refused_when_it_is_declared() -> None:
+    async def pack(task: Any) -> Any: ...
+
+    with pytest.raises(DeclarationError, match=r"task tasks/\* \(pack\): serde=.* is no serde"):
+        Worker("packer").task("tasks", serde=object())(pack)  # type: ignore[arg-type]

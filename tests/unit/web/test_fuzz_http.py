@@ -1,0 +1,279 @@
+"""Whatever is sent to any route that the served OpenAPI tells of: no 500, no hang, no answer but a told one.
+
+`FUZZ_EXAMPLES=500 pytest tests/unit/web/test_fuzz_http.py` looks longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+
+from awakeables.core.awakeables import Completion, Heartbeat
+from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.runner import RunnerSettings
+from awakeables.errors import TerminalError
+from awakeables.handlers.context import Context
+from awakeables.handlers.retry import RetryPolicy
+from awakeables.handlers.service import App, Service
+from awakeables.store.memory import MemoryStore
+from awakeables.testing.loop import SeededEntropy
+from awakeables.web.app import WebApp, WebSettings, create_app
+from awakeables.web.describing.openapi import openapi
+from awakeables.web.server import WebServer
+from awakeables.web.tokens import Tokens
+from awakeables.world import SystemClock
+from unit.web.harness import RETENTION_MS, NoKafka, Web
+from unit.web.test_guard import bearer, write_tokens
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "10"))
+"""Requests per operation, as told and not as told each."""
+
+HANGS_AFTER_S = 10
+load_all_checks()
+CHECKED = CHECKS.get_by_names(
+    [
+        "status_code_conformance",
+        "content_type_conformance",
+        "response_headers_conformance",
+        "response_schema_conformance",
+        "unsupported_method",
+    ]
+)
+
+
+class Line(BaseModel):
+    item: str = Field(min_length=1, max_length=20)
+    count: int = Field(ge=1, le=1000)
+
+
+class Order(BaseModel):
+    id: str
+    lines: list[Line] = []
+    note: str | None = None
+
+
+shop = Service("shop")
+
+
+@shop.handler()
+async def total(ctx: Context, order: Order) -> int:
+    return sum(line.count for line in order.lines)
+
+
+@shop.handler()
+async def echo(ctx: Context, order: Order | None) -> Order | None:
+    return order
+
+
+@shop.handler()
+async def anything(ctx: Context, value: Any) -> Any:
+    return value
+
+
+@shop.handler()
+async def copy(ctx: Context, content: bytes) -> bytes:
+    return content
+
+
+@shop.handler()
+async def refuse(ctx: Context) -> None:
+    raise TerminalError("out of stock", code=409, details={"sku": "x"})
+
+
+@shop.handler()
+async def crash(ctx: Context) -> None:
+    raise RuntimeError("always")
+
+
+@shop.handler()
+async def wait(ctx: Context) -> Line:
+    return await ctx.awakeable(Line)
+
+
+@shop.handler()
+async def wait_for_anything(ctx: Context) -> Any:
+    return await ctx.awakeable()
+
+
+APP = App("shop", services=[shop])
+PENDING = 30
+"""Awakeables that take any answer: enough that some answers are accepted."""
+
+
+@dataclass
+class Target:
+    """A service on a port, and what stands in its rows, by the name of the parameter."""
+
+    url: str
+    token: dict[str, str]
+    known: dict[str, list[str]]
+
+
+def engine_on(store: MemoryStore, clock: SystemClock) -> Engine:
+    retry = RetryPolicy(max_attempts=2, initial_interval=timedelta(milliseconds=1))
+    return Engine(
+        APP,
+        store,
+        NoKafka(),
+        clock=clock,
+        entropy=SeededEntropy(),
+        settings=EngineSettings(runner=RunnerSettings(retry=retry), horizon=timedelta(0)),
+    )
+
+
+async def fill(engine: Engine, store: MemoryStore, app: WebApp) -> dict[str, list[str]]:
+    """Rows in many states: awakeables that wait, are resolved, rejected, called off, alive; a dead letter."""
+    begun = [await engine.begin(APP.handler("shop", "wait"), b"null") for _ in range(4)]
+    begun.append(await engine.begin(APP.handler("shop", "refuse"), b"null"))
+    begun.append(await engine.begin(APP.handler("shop", "crash"), b"null"))
+    begun += [await engine.begin(APP.handler("shop", "wait_for_anything"), b"null") for _ in range(PENDING)]
+    while len(store.tables.awakeables) < 4 + PENDING:  # noqa: ASYNC110 - rows tell nobody
+        await asyncio.sleep(0.01)
+    awakeables = list(store.tables.awakeables)
+    answers: tuple[Resolution | Rejection | Heartbeat, ...] = (
+        Resolution.of_json(b'{"item":"x","count":1}'),
+        Rejection(reason="no", code=409),
+        Heartbeat(),
+    )
+    for name, body in zip(awakeables, answers, strict=False):
+        await engine.settle(Completion(awakeable_id=name, body=body, source="http:test"))
+    await engine.cancel(begun[3].id)
+    web = Web(engine, store, app, None, published=[])  # type: ignore[arg-type,unused-ignore]
+    letter = web.add_dead_letter(
+        code="unreadable", source="t:0:7", offset=7, value=b"\xff", key=b"k", headers=(("h", b"\xfe"),)
+    )
+    return {
+        "awakeable_id": awakeables[:4] * (PENDING // 2) + awakeables[4:],  # each state often enough
+        "invocation_id": [row.id for row in begun],
+        "dead_letter_id": [letter],
+    }
+
+
+async def serve(tokens: Path, started: list[Target], ready: threading.Event, stop: asyncio.Event) -> None:
+    clock = SystemClock()
+    store = MemoryStore(clock=clock, retention_ms=RETENTION_MS)
+    engine = engine_on(store, clock)
+    app = create_app(
+        engine,
+        settings=WebSettings(call_timeout=timedelta(milliseconds=50), max_body_bytes=100_000),
+        entropy=SeededEntropy(),
+        tokens=Tokens(tokens, clock=clock, problems=engine.problems),
+    )
+    server = WebServer(app, port=0, refuse=app.refuse)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(engine.run())
+        serving = tasks.create_task(server.run())
+        await engine.serving.wait()
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+        started.append(Target(server.url, bearer("all"), await fill(engine, store, app)))
+        ready.set()
+        await stop.wait()
+        server.stop()
+        await serving
+        running.cancel()
+    assert engine.errors == []
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    tokens = write_tokens(tmp_path_factory.mktemp("fuzz") / "tokens.toml", "all")
+    started: list[Target] = []
+    failed: list[BaseException] = []
+    ready, stop, loop = threading.Event(), asyncio.Event(), asyncio.new_event_loop()
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(serve(tokens, started, ready, stop))
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            loop.close()
+            ready.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert ready.wait(20)
+        assert failed == []
+        yield started[0]
+    finally:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(stop.set)
+        thread.join(20)
+    assert not thread.is_alive()
+    assert failed == []
+
+
+def document() -> Any:
+    """What is served at `/openapi.json`, but that tokens, which always are right here, are no part of it."""
+    app = create_app(
+        engine_on(MemoryStore(clock=SystemClock(), retention_ms=RETENTION_MS), SystemClock()),
+        settings=WebSettings(),
+        entropy=SeededEntropy(),
+    )
+    told = openapi(APP, app._routes.rows, version="0")
+    for item in told["paths"].values():
+        for operation in item.values():
+            del operation["security"]
+    return told
+
+
+def operations_of(told: Any) -> list[Any]:
+    results: list[Any] = list(schemathesis.openapi.from_dict(told).get_all_operations())
+    return [result.ok() for result in results]
+
+
+OPERATIONS = {told.label: told for told in operations_of(document())}
+
+
+def can_be_wrong(operation: Any) -> bool:
+    """Is there anything in a request to it that a document could tell of?"""
+    raw = operation.definition.raw
+    return bool(raw["parameters"] or "requestBody" in raw)
+
+
+ASKED = [(label, GenerationMode.POSITIVE) for label in OPERATIONS]
+ASKED += [(label, GenerationMode.NEGATIVE) for label in OPERATIONS if can_be_wrong(OPERATIONS[label])]
+
+
+@pytest.mark.parametrize(("label", "mode"), ASKED, ids=lambda told: str(getattr(told, "value", told)))
+def test_every_answer_is_one_that_the_document_tells_of(
+    target: Target, label: str, mode: GenerationMode
+) -> None:
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def ask(data: st.DataObject) -> None:
+        case = data.draw(OPERATIONS[label].as_strategy(generation_mode=mode))
+        for name, ids in target.known.items():
+            known = name in case.path_parameters and mode == GenerationMode.POSITIVE
+            if known and data.draw(st.integers(0, 7)):
+                case.path_parameters[name] = data.draw(st.sampled_from(ids))
+        case.headers.update(target.token)
+        answer = case.call(base_url=target.url, timeout=HANGS_AFTER_S)
+        assert answer.status_code < 500 or b'"handler-failed"' in answer.content, answer.content
+        case.validate_response(answer, checks=CHECKED)
+
+    ask()

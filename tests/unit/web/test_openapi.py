@@ -1,0 +1,232 @@
+"""`/openapi.json` and schemas/openapi.yaml say the same, and so does the table of routes."""
+
+from __future__ import annotations
+
+import copy
+import re
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+import yaml
+from pydantic import BaseModel
+
+from awakeables.handlers.context import Context
+from awakeables.handlers.service import App, Service
+from awakeables.web.describing.openapi import openapi
+from awakeables.web.describing.operations import OPERATIONS
+from awakeables.web.problems import MEDIA_TYPE as PROBLEM
+from awakeables.web.routing import Row
+from unit.web.harness import Web, orders, serving
+
+AUTHORED = Path(__file__).parents[3] / "schemas/openapi.yaml"
+PROSE = ("description", "summary", "title")
+GENERIC = "/{service}/{handler}"
+
+
+def authored() -> Any:
+    return yaml.safe_load(AUTHORED.read_text())
+
+
+def without_prose(document: Any) -> Any:
+    """What a program reads of it; a *property* that is called `title` stays."""
+    if isinstance(document, dict):
+        return {
+            name: without_prose(value)
+            for name, value in document.items()
+            if not (name in PROSE and isinstance(value, str))
+        }
+    return [without_prose(value) for value in document] if isinstance(document, list) else document
+
+
+def rows(web: Web) -> list[Row]:
+    return web.app._routes.rows
+
+
+async def served(web: Web) -> Any:
+    response = await web.client.get("/openapi.json")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    return response.json()
+
+
+def resolved(document: Any, given: Any) -> Any:
+    while "$ref" in given:
+        reference, given = given["$ref"], document
+        for name in reference.removeprefix("#/").split("/"):
+            given = given[name]
+    return given
+
+
+def test_what_is_authored_is_openapi() -> None:
+    schemathesis.openapi.from_dict(authored()).validate()
+
+
+async def test_what_is_served_is_openapi(web: Web) -> None:
+    schemathesis.openapi.from_dict(await served(web)).validate()
+
+
+async def test_the_fixed_routes_are_served_as_they_are_authored(web: Web) -> None:
+    contract, document = authored(), await served(web)
+    fixed = {path: item for path, item in document["paths"].items() if not path.startswith("/orders/")}
+    generic = {path: item for path, item in contract["paths"].items() if path.startswith(GENERIC)}
+    assert len(generic) == 2
+    assert without_prose(fixed | generic) == without_prose(contract["paths"])
+    assert set(contract["components"]) == set(document["components"])
+    for kind, authored_parts in contract["components"].items():
+        parts = document["components"][kind]
+        fixed_parts = {name: parts[name] for name in parts if kind != "schemas" or name in authored_parts}
+        assert without_prose(fixed_parts) == without_prose(authored_parts)
+    assert (document["openapi"], document["servers"]) == (contract["openapi"], contract["servers"])
+
+
+async def test_a_handler_is_served_as_calls_are_authored_but_for_its_types(web: Web) -> None:
+    contract, document = authored(), await served(web)
+    for handler in orders.handlers:
+        for path in (GENERIC, f"{GENERIC}/send"):
+            told = document["paths"][path.format(service="orders", handler=handler)]["post"]
+            expected = copy.deepcopy(contract["paths"][path]["post"])
+            expected["parameters"] = [p for p in expected["parameters"] if p.get("in") != "path"]
+            content = told["responses"]["200"]["content"] if path == GENERIC else {}
+            assert set(content) <= {"application/json", "application/octet-stream"}
+            for operation in (told, expected):
+                operation.pop("requestBody", None)
+                del operation["operationId"], operation["tags"]
+                operation["responses"].get("200", {}).pop("content", None)
+            assert without_prose(told) == without_prose(expected)
+
+
+async def test_every_route_is_in_the_document_with_its_scope_and_parameters(web: Web) -> None:
+    contract = authored()
+    described = {}
+    for path, item in contract["paths"].items():
+        for method, operation in item.items():
+            names = [p["name"] for p in operation["parameters"] if p.get("in") == "query"]
+            scopes = [scope for given in operation["security"] for scope in given["token"]]
+            described[method.upper(), re.sub(r"\{\w+\}", "*", path)] = (names, scopes)
+    table = {
+        (row.method, row.path): (list(row.parameters), [row.scope] * bool(row.scope)) for row in rows(web)
+    }
+    assert described == table
+
+
+async def test_ids_of_operations_are_unique(web: Web) -> None:
+    document = await served(web)
+    ids = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
+    assert len(set(ids)) == len(ids)
+    assert {operation.id for operation in OPERATIONS} - {"call", "send"} <= set(ids)
+
+
+async def test_whatever_is_referred_to_is_there_and_nothing_else(web: Web) -> None:
+    for document in (authored(), await served(web)):
+        references = set(re.findall(r"#/components/\w+/[\w.-]+", str(document)))
+        for reference in references:
+            resolved(document, {"$ref": reference})
+        kinds = ("schemas", "responses", "headers", "parameters")
+        there = {f"#/components/{kind}/{name}" for kind in kinds for name in document["components"][kind]}
+        assert there == references
+
+
+async def test_every_error_is_told_as_problem_details(web: Web) -> None:
+    document = await served(web)
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            for status, answer in operation["responses"].items():
+                if status[0] in "45":
+                    assert PROBLEM in resolved(document, answer)["content"], (path, status)
+
+
+class Color(Enum):
+    RED = "red"
+
+
+class Node(BaseModel):
+    """A tree."""
+
+    color: Color
+    left: Node | None = None
+
+
+class Order(BaseModel):
+    first: int
+
+
+typed = Service("typed")
+
+
+@typed.handler()
+async def grow(ctx: Context, tree: Node) -> list[Node]:
+    """Make a tree grow.
+
+    It takes <b>years</b>.
+    """
+    return [tree]
+
+
+@typed.handler()
+async def perhaps(ctx: Context, order: Order | None) -> bytes:
+    return b""
+
+
+@typed.handler()
+async def copy_bytes(ctx: Context, content: bytes) -> None: ...
+
+
+@typed.handler()
+async def nothing(ctx: Context) -> Order:
+    return Order(first=1)
+
+
+def paths_of_typed(web: Web) -> Any:
+    return openapi(App("shop", services=[typed, orders]), rows(web), version="1")
+
+
+async def test_a_handler_has_the_schemas_of_its_types(web: Web) -> None:
+    document = paths_of_typed(web)
+    schemathesis.openapi.from_dict(document).validate()
+    call = document["paths"]["/typed/grow"]["post"]
+    assert (call["summary"], call["description"]) == ("Make a tree grow.", "It takes <b>years</b>.")
+    assert call["requestBody"]["required"] is True
+    given = resolved(document, call["requestBody"]["content"]["application/json"]["schema"])
+    node = resolved(document, given)
+    assert resolved(document, node["properties"]["color"])["enum"] == ["red"]
+    assert resolved(document, node["properties"]["left"]["anyOf"][0]) == node
+    result = resolved(document, call["responses"]["200"]["content"]["application/json"]["schema"])
+    assert resolved(document, result["items"])["title"] == "Node"
+
+
+async def test_bytes_are_told_as_bytes_and_what_may_be_null_is_not_required(web: Web) -> None:
+    paths = paths_of_typed(web)["paths"]
+    octets: Any = {"application/octet-stream": {"schema": {}}}
+    assert paths["/typed/copy_bytes"]["post"]["requestBody"] == {"required": False, "content": octets}
+    assert paths["/typed/perhaps"]["post"]["requestBody"]["required"] is False
+    assert paths["/typed/perhaps"]["post"]["responses"]["200"]["content"] == octets
+    assert "requestBody" not in paths["/typed/nothing"]["post"]
+
+
+async def test_two_types_of_one_name_are_told_apart(web: Web) -> None:
+    document = paths_of_typed(web)
+    paths = document["paths"]
+    ours = paths["/typed/nothing"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    theirs = paths["/orders/echo"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert list(resolved(document, ours)["properties"]) == ["first"]
+    assert list(resolved(document, theirs)["properties"]) == ["id", "n"]
+
+
+async def test_the_document_is_made_once_and_tells_what_the_app_is_called() -> None:
+    async with serving() as web:
+        first = await served(web)
+        service = web.engine.app.services["orders"]
+        handler = service.handlers.pop("echo")
+        try:
+            assert await served(web) == first
+        finally:
+            service.handlers["echo"] = handler
+        assert first["info"]["title"] == "shop"
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/asyncapi.json", "/docs"])
+async def test_the_documents_need_the_scope_read(web: Web, path: str) -> None:
+    assert [row.scope for row in rows(web) if row.path == path] == ["read"]
