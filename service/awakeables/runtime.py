@@ -229,6 +229,8 @@ async def _development_broker(
         yield kafka, settings.store
         return
     topics = {app.completions_topic: settings.completions_partitions, app.dead_letter_topic: 1}
+    if settings.verdicts:
+        topics[app.verdicts_topic] = settings.completions_partitions
     topics |= {topic: settings.completions_partitions for worker in workers for topic in worker.topics}
     with tempfile.TemporaryDirectory(prefix="awakeables-dev-") as folder:
         async with EmbeddedBroker() as broker:

@@ -159,7 +159,7 @@ class Settings(BaseSettings):
         timedelta(milliseconds=100),
         description="Code that blocks the event loop for longer is logged with its stack.",
     )
-    metrics_port: int | None = Field(
+    metrics_port: Annotated[int | None, NoneIfEmpty] = Field(
         None, ge=0, le=65535, description="Where a worker serves `/metrics`, on 127.0.0.1; not set: nowhere."
     )
 
@@ -273,6 +273,8 @@ def _nearest(name: str, known: Iterable[str]) -> str | None:
 def _told(problem: ErrorDetails, sources: Mapping[str, Source]) -> str:
     """One problem with its place; the value isn't told, it may be a secret."""
     words = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in ("time_delta_type", "time_delta_parsing"):
+        words = "Input should be a duration: seconds or ISO 8601, as in 30 or PT15M"
     if not problem["loc"]:
         return words
     name, *inner = map(str, problem["loc"])

@@ -186,7 +186,7 @@ async def test_it_stops_in_time_while_the_broker_is_away(
     real_kafka: RealKafka, bootstrap: str, topic: TopicFactory
 ) -> None:
     name = await topic("out", partitions=1)
-    settings = PublisherSettings(timeout=timedelta(milliseconds=300))
+    settings = PublisherSettings(timeout=timedelta(seconds=2))
     publisher = KafkaPublisher(Connection(bootstrap=bootstrap), SystemClock(), settings=settings)
     await publisher.start()
     await publisher.publish(effect(0, name))

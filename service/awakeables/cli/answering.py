@@ -11,7 +11,7 @@ from awakeables.cli.client import Answer, ServiceClient
 from awakeables.cli.options import Config, Json, Url
 from awakeables.cli.terminal import fail, print_json, say
 
-AwakeableId = Annotated[str, typer.Argument(metavar="ID")]
+AwakeableId = Annotated[str, typer.Argument(metavar="ID", help="The awakeable, prom_1….")]
 
 
 def resolve(
@@ -28,7 +28,7 @@ def resolve(
 
 def reject(
     awakeable_id: AwakeableId,
-    reason: Annotated[str, typer.Argument()],
+    reason: Annotated[str, typer.Argument(help="What happened, for people.")],
     code: Annotated[int, typer.Option(help="An HTTP-like number for the handler.")] = 500,
     details: Annotated[str | None, typer.Option(help="Details as JSON.")] = None,
     url: Url = None,

@@ -8,9 +8,11 @@ import typer
 
 from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Config, Json, Limit, Url
-from awakeables.cli.terminal import err, print_json, print_table, say
+from awakeables.cli.terminal import print_json, print_table, say, tell
 
-group = typer.Typer(help="Completions that could not be used.", no_args_is_help=True)
+group = typer.Typer(
+    help="Look at completions that could not be used, and send them again.", no_args_is_help=True
+)
 
 
 @group.command("list")
@@ -29,7 +31,7 @@ def list_(
         print_json(page.text)
     else:
         print_table(
-            ("id", "code", "topic", "partition", "offset", "at", "reason"),
+            ("id", "code", "topic", "partition", "offset", "at", "resent", "reason"),
             page.document["items"],
             none="no dead letters",
         )
@@ -37,7 +39,9 @@ def list_(
 
 @group.command()
 def show(
-    letter_id: Annotated[str, typer.Argument(metavar="ID")], url: Url = None, config: Config = None
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="The dead letter, dlq_1….")],
+    url: Url = None,
+    config: Config = None,
 ) -> None:
     """Show one with its key, value and headers, as JSON."""
     print_json(ServiceClient(config, url).get("dead-letters", letter_id).or_fail().text)
@@ -45,7 +49,7 @@ def show(
 
 @group.command()
 def resend(
-    letter_ids: Annotated[list[str], typer.Argument(metavar="ID…")],
+    letter_ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Dead letters, dlq_1….")],
     url: Url = None,
     json_: Json = False,
     config: Config = None,
@@ -59,7 +63,7 @@ def resend(
         answer = client.post("dead-letters", letter_id, "resend")
         if answer.problem is not None:
             refused += 1
-            err.print(f"{letter_id}: {answer.problem}", markup=False, highlight=False, soft_wrap=True)
+            tell(f"{letter_id}: {answer.problem}")
         elif json_:
             print_json(answer.text)
         else:

@@ -19,7 +19,7 @@ class What(StrEnum):
 
 _COLUMNS = {
     What.awakeables: ("id", "state", "created", "deadline", "invocation"),
-    What.invocations: ("id", "status", "service", "handler", "created", "attempts"),
+    What.invocations: ("id", "status", "ended", "service", "handler", "created", "attempts"),
 }
 
 

@@ -9,7 +9,7 @@ import typer
 from awakeables import __version__
 from awakeables.cli import answering, checking, deadletters, looking, mending, offsets, running, topics
 from awakeables.cli.options import Config
-from awakeables.cli.terminal import err, out
+from awakeables.cli.terminal import out, tell_error
 from awakeables.errors import AwakeablesError
 
 RUN, ANSWER, LOOK = "Run", "Answer callbacks", "Look"
@@ -59,5 +59,5 @@ def main() -> None:
     try:
         cli()
     except AwakeablesError as error:
-        err.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        tell_error(str(error))
         raise SystemExit(1) from None

@@ -10,7 +10,7 @@ from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Config, Json, Url
 from awakeables.cli.terminal import print_json, say
 
-InvocationId = Annotated[str, typer.Argument(metavar="ID")]
+InvocationId = Annotated[str, typer.Argument(metavar="ID", help="The invocation, inv_1….")]
 
 
 def resume(invocation_id: InvocationId, url: Url = None, json_: Json = False, config: Config = None) -> None:

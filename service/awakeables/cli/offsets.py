@@ -10,7 +10,9 @@ from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Config, Json, Url
 from awakeables.cli.terminal import fail, print_json, print_table, say
 
-group = typer.Typer(help="How far the completions topic is read.", no_args_is_help=True)
+group = typer.Typer(
+    help="See how far the completions topic is read; skip what can't be.", no_args_is_help=True
+)
 
 
 @group.command()
@@ -29,7 +31,7 @@ def show(url: Url = None, json_: Json = False, config: Config = None) -> None:
 
 @group.command()
 def skip(
-    partition: Annotated[int, typer.Argument(min=0, metavar="PARTITION")],
+    partition: Annotated[int, typer.Argument(min=0, metavar="PARTITION", help="Of the completions topic.")],
     to: Annotated[
         int | None,
         typer.Option(

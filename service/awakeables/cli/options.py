@@ -32,12 +32,17 @@ Kafka = Annotated[
 ]
 Port = Annotated[int | None, typer.Option(help="HTTP's port; AWAKEABLES_PORT.", show_default=False)]
 Store = Annotated[str | None, typer.Option(help="The SQLite file; AWAKEABLES_STORE.", show_default=False)]
-Limit = Annotated[int, typer.Option(min=1, max=500)]
+Limit = Annotated[int, typer.Option(min=1, max=500, help="So many at most.")]
 Workers = Annotated[
     list[str] | None,
-    typer.Option("--worker", metavar="MODULE:WORKER", help="Also this worker's.", show_default=False),
+    typer.Option(
+        "--worker",
+        metavar="MODULE:WORKER",
+        help="Also this worker's topics; can be given again.",
+        show_default=False,
+    ),
 ]
-AppName = Annotated[str, typer.Argument(metavar="MODULE:APP")]
+AppName = Annotated[str, typer.Argument(metavar="MODULE:APP", help="The app; shop:app is `app` in shop.py.")]
 
 
 def settings_for(config: Path | None, **flags: object) -> Settings:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from awakeables.cli.terminal import err
+from awakeables.cli.terminal import tell
 from awakeables.errors import AwakeablesError
 
 GC_THRESHOLD = 10_000
@@ -66,7 +66,7 @@ def _leave_stuck_threads() -> None:
     """
     stuck = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
     if stuck:
-        err.print(f"left {len(stuck)} blocked thread(s); what they did is done again", highlight=False)
+        tell(f"left {len(stuck)} blocked thread(s); what they did is done again")
         sys.stderr.flush()
         os._exit(0)
 

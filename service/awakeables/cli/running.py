@@ -8,7 +8,7 @@ import typer
 
 from awakeables.cli.options import AppName, Config, Kafka, Port, Store, settings_for
 from awakeables.cli.process import run_until_told
-from awakeables.cli.terminal import err
+from awakeables.cli.terminal import tell
 from awakeables.handlers.service import App
 from awakeables.loading import load
 from awakeables.sample import sample_input
@@ -18,7 +18,8 @@ from awakeables.worker.worker import Worker
 def dev(
     app: AppName,
     worker: Annotated[
-        list[str] | None, typer.Option(metavar="MODULE:WORKER", help="Also run this worker.")
+        list[str] | None,
+        typer.Option(metavar="MODULE:WORKER", help="Also run this worker; can be given again."),
     ] = None,
     kafka: Annotated[
         str | None,
@@ -40,7 +41,9 @@ def dev(
     loaded, workers = load(app, App, "app"), [load(w, Worker, "worker") for w in worker or []]
 
     def ready(url: str) -> None:
-        _print_what_to_try(loaded, workers, url, embedded=kafka is None)
+        _print_what_to_try(
+            loaded, workers, url, embedded=kafka is None, guarded=settings.tokens_file is not None
+        )
 
     run_until_told(lambda stop: develop(loaded, workers, settings, kafka=kafka, stop=stop, ready=ready))
 
@@ -68,7 +71,9 @@ def serve(
 
 
 def worker(
-    worker: Annotated[str, typer.Argument(metavar="MODULE:WORKER")],
+    worker: Annotated[
+        str, typer.Argument(metavar="MODULE:WORKER", help="The worker; shop:packer is `packer` in shop.py.")
+    ],
     kafka: Kafka = None,
     config: Config = None,
 ) -> None:
@@ -80,22 +85,19 @@ def worker(
     run_until_told(lambda stop: work(loaded, settings, stop=stop))
 
 
-def _print_what_to_try(app: App, workers: list[Worker], url: str, *, embedded: bool) -> None:
-    err.print(f"\n[bold]{app.name}[/bold] is served at {url}", highlight=False)
+def _print_what_to_try(app: App, workers: list[Worker], url: str, *, embedded: bool, guarded: bool) -> None:
+    tell(f"\n{app.name} is served at {url}; what it can do is told at {url}/docs")
     if embedded:
-        err.print("on an embedded broker: in memory, for development only; it begins empty each time")
+        tell("on an embedded broker: in memory, for development only; it begins empty each time")
     if workers:
-        err.print("workers: " + ", ".join(f"{w.name} ({', '.join(sorted(w.topics))})" for w in workers))
-    err.print("\ntry:")
+        tell("workers: " + ", ".join(f"{w.name} ({', '.join(sorted(w.topics))})" for w in workers))
+    token = ' -H "authorization: Bearer $AWAKEABLES_TOKEN"' if guarded else ""
+    tell("\ntry:")
     for service in app.services.values():
         for handler in service.handlers.values():
             sample = sample_input(handler)
             body = "" if sample is None else f" -H 'content-type: application/json' -d '{sample}'"
-            err.print(
-                f"  curl {url}/{service.name}/{handler.name}{body} -X POST", highlight=False, soft_wrap=True
-            )
+            tell(f"  curl {url}/{service.name}/{handler.name}{token}{body} -X POST")
     flag = "" if url.endswith(":8080") else f" --url {url}"
-    err.print(f"  awakeables list{flag}", highlight=False)
-    err.print(
-        f'  awakeables resolve{flag} prom_1… \'{{"hello": "world"}}\'\n', highlight=False, soft_wrap=True
-    )
+    tell(f"  awakeables list{flag}")
+    tell(f'  awakeables resolve{flag} prom_1… \'{{"hello": "world"}}\'\n')

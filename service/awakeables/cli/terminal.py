@@ -15,15 +15,25 @@ from rich.text import Text
 PIPE_WIDTH = 1000
 """Wider than any row: a table takes no more than it needs."""
 
-out = Console()
-err = Console(stderr=True)
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 
 def fail(message: str) -> NoReturn:
     """Tell of an error in one line, and exit with 1."""
-    err.print("[red]error:[/red]", end=" ")
-    err.print(message, markup=False, highlight=False, soft_wrap=True)
+    tell_error(message)
     raise typer.Exit(1)
+
+
+def tell_error(message: str) -> None:
+    """One line about what went wrong; a `[table]` that it names is no markup."""
+    err.print("[red]error:[/red]", end=" ")
+    tell(message)
+
+
+def tell(message: str) -> None:
+    """One line about an answer, as it is."""
+    err.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
@@ -56,4 +66,4 @@ def print_table(
         # A pipe gets whole lines, whatever the width of the terminal is.
         Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
     else:
-        err.print(none)
+        tell(none)

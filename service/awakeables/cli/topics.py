@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from awakeables.cli.options import AppName, Config, Json, Kafka, Workers, settings_for
-from awakeables.cli.terminal import err, print_json, print_table, say
+from awakeables.cli.terminal import print_json, print_table, say, tell
 from awakeables.handlers.service import App
 from awakeables.loading import load
 from awakeables.settings import Settings
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from awakeables.kafka.recommendations import Role
     from awakeables.kafka.survey import Survey
 
-group = typer.Typer(help="The app's topics, asked of Kafka itself.", no_args_is_help=True)
+group = typer.Typer(help="Check or create the app's topics; asks Kafka itself.", no_args_is_help=True)
 
 Tasks = Annotated[
     list[str] | None,
-    typer.Option("--task-topic", metavar="TOPIC", help="Also this task topic.", show_default=False),
+    typer.Option(
+        "--task-topic", metavar="TOPIC", help="Also this task topic; can be given again.", show_default=False
+    ),
 ]
 CLIENT = "awakeables-topics"
 
@@ -117,12 +119,7 @@ def _roles(
     loaded_workers = [load(w, Worker, "worker") for w in workers or []]
     roles = topics_of(loaded, loaded_workers, tasks or (), verdicts=settings.verdicts)
     if "tasks" not in roles.values():
-        err.print(
-            "the task topics are not looked at: name them with --worker MODULE:WORKER or --task-topic TOPIC",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        tell("the task topics are not looked at: name them with --worker MODULE:WORKER or --task-topic TOPIC")
     return roles
 
 

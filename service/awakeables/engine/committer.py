@@ -9,7 +9,18 @@ from typing import TypeVar
 
 import structlog
 
-from awakeables.core.orders import Advance, Answer, Begin, Cancel, Member, Resume
+from awakeables.core.orders import (
+    Advance,
+    Answer,
+    Begin,
+    Cancel,
+    Claimed,
+    ClaimedEffects,
+    Expired,
+    Member,
+    Purged,
+    Resume,
+)
 from awakeables.errors import Overloaded, StoreUnavailable
 from awakeables.ports import Commits
 from awakeables.telemetry import events
@@ -17,6 +28,14 @@ from awakeables.telemetry.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
 A = TypeVar("A", bound=Answer)
+
+NOTHING_FOUND: tuple[Answer, ...] = (
+    Expired(wakes=()),
+    Claimed(invocations=()),
+    ClaimedEffects(effects=()),
+    Purged(count=0),
+)
+"""Answers of a look at the rows that has changed nothing: on a service at rest they are most of all."""
 
 LAZY_S = 0.05
 """How long a member that nobody waits for may wait for company."""
@@ -159,8 +178,9 @@ class Committer:
         now = asyncio.get_running_loop().time
         began = now()
         answers = await self._store.commit(members)
-        self._metrics.commit_s.observe(now() - began)
-        self._metrics.commit_members.observe(len(members))
+        if any(answer not in NOTHING_FOUND for answer in answers):
+            self._metrics.commit_s.observe(now() - began)
+            self._metrics.commit_members.observe(len(members))
         return answers
 
     async def _bisect(self, group: Sequence[tuple[Member, asyncio.Future[Answer]]], error: Exception) -> None:

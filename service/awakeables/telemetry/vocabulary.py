@@ -187,7 +187,7 @@ RECORDS_EXPIRED = Metric(
 COMMIT_MEMBERS = Metric(
     name="awakeables_commit_members",
     kind="histogram",
-    help="Writes that were committed together.",
+    help="Writes that were committed together; a look at the rows that found nothing is none.",
     buckets=MEMBERS,
     runbook="Large groups mean that the disk is slow: see the commit's latency.",
 )

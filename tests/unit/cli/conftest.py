@@ -12,7 +12,6 @@ from typing import Protocol
 import pytest
 from typer.testing import CliRunner, Result
 
-from awakeables.cli import checking, options
 from awakeables.cli.main import cli
 
 
@@ -32,13 +31,6 @@ class StubService:
 
 class Run(Protocol):
     def __call__(self, *words: str, said: str | None = None, **environment: str) -> Result: ...
-
-
-@pytest.fixture(autouse=True)
-def _logs_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command sets up its process's logs for good, to a stream that here ends with the test."""
-    for module in (checking, options):
-        monkeypatch.setattr(module, "configure_logs", lambda **_: None)
 
 
 @pytest.fixture

@@ -89,6 +89,20 @@ def test_a_duration_that_can_not_be_is_refused(text: str, monkeypatch: pytest.Mo
         load_settings()
 
 
+def test_what_is_no_duration_is_told_how_to_write_one(file: Path) -> None:
+    file.write_text('linger = "soon"')
+    with pytest.raises(SettingsRefused, match=r"seconds or ISO 8601, as in 30 or PT15M$"):
+        load_settings(file)
+
+
+def test_an_empty_variable_leaves_unset_what_may_be_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("METRICS_PORT", "TOKEN", "TOKENS_FILE", "KAFKA_SSL_CA"):
+        monkeypatch.setenv(f"AWAKEABLES_{name}", "")
+    settings = load_settings()
+    assert (settings.metrics_port, settings.token, settings.tokens_file) == (None, None, None)
+    assert settings.kafka_ssl_ca is None
+
+
 def test_a_misspelled_variable_is_refused_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWAKEABLES_CONFG", "x")
     with pytest.raises(

@@ -33,6 +33,7 @@ class Store(MemoryStore):
 
     Attributes:
         commits: The members of each commit that was applied.
+        answers: What each was answered with.
         lose_before: So many commits fail before they are applied.
         lose_after: So many are applied and their acknowledgement is lost.
         refuses: A group with such a member is refused.
@@ -42,6 +43,7 @@ class Store(MemoryStore):
     def __init__(self, clock: Any) -> None:
         super().__init__(clock=clock, retention_ms=RETENTION_MS)
         self.commits: list[list[Member]] = []
+        self.answers: list[list[Answer]] = []
         self.tries = 0
         self.lose_before = 0
         self.lose_after = 0
@@ -59,6 +61,7 @@ class Store(MemoryStore):
             raise StoreRefused("this data can't be kept")
         answers = await super().commit(members)
         self.commits.append(list(members))
+        self.answers.append(answers)
         if self.lose_after:
             self.lose_after -= 1
             raise StoreUnavailable("the acknowledgement was lost")

@@ -33,8 +33,9 @@ WHERE due_ms IS NOT NULL AND due_ms <= ? AND starts < ?
 ORDER BY due_ms, id LIMIT ?
 
 -- due_suspects --
-SELECT * FROM invocations INDEXED BY invocations_due
-WHERE due_ms IS NOT NULL AND due_ms <= ? AND starts >= ?
+-- The literal is the index's own condition; the parameter is the engine's.
+SELECT * FROM invocations INDEXED BY invocations_suspect
+WHERE due_ms IS NOT NULL AND starts >= 2 AND due_ms <= ? AND starts >= ?
 ORDER BY due_ms, id LIMIT ?
 
 -- running_invocations --
