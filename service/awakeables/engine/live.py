@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+import functools
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -203,7 +204,7 @@ class Live:
                 runner.preload({key: outcomes[key] for key in own if key in outcomes})
                 self._start(runner, handler, journal, attempts=row.attempts, begun=None)
             except (AuthorError, NotFound, msgspec.MsgspecError) as error:
-                self._spawn(runner, runner.park(error))
+                self._spawn(runner, functools.partial(runner.park, error))
 
     async def _histories(
         self, invocation_ids: Sequence[str]
@@ -230,28 +231,37 @@ class Live:
         attempts: int,
         begun: asyncio.Future[Answer] | None,
     ) -> None:
-        execution = execution_of(
-            handler, journal, invocation_id=runner.invocation_id, attempts=attempts, world=self._world
-        )
         self._runners[runner.invocation_id] = runner
-        self._spawn(runner, self._metered(runner, handler, runner.run(execution, begun=begun)))
+        self._spawn(runner, lambda: self._attempt(runner, handler, journal, attempts=attempts, begun=begun))
 
-    def _spawn(self, runner: Runner, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, runner: Runner, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do this in a task of the runner's; a coroutine comes to be only when the task begins."""
         assert self.tasks is not None, "nothing is run outside Engine.run"
         # By its task's name a handler is known to whoever watches the loop.
         self.tasks.create_task(self._supervise(runner, work), name=runner.invocation_id)
 
-    async def _metered(self, runner: Runner, handler: Handler, work: Coroutine[Any, Any, None]) -> None:
+    async def _attempt(
+        self,
+        runner: Runner,
+        handler: Handler,
+        journal: Sequence[Entry],
+        *,
+        attempts: int,
+        begun: asyncio.Future[Answer] | None,
+    ) -> None:
+        execution = execution_of(
+            handler, journal, invocation_id=runner.invocation_id, attempts=attempts, world=self._world
+        )
         began = self._house.clock.monotonic()
         try:
-            await work
+            await runner.run(execution, begun=begun)
         finally:
             took_s = self._house.clock.monotonic() - began
             self._metrics.attempt(handler.service, handler.name, end_of(runner.last), took_s)
 
-    async def _supervise(self, runner: Runner, work: Coroutine[Any, Any, None]) -> None:
+    async def _supervise(self, runner: Runner, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await work
+            await work()
         except Exception as error:
             self._house.unexpected(error, invocation_id=runner.invocation_id)
         finally:
