@@ -149,22 +149,27 @@ class Runner:
 
     def notify(self, wake: Wake) -> None:
         """An awakeable of this invocation was settled."""
-        self._told = True
         self._outcomes[wake.awakeable_id] = wake.outcome
-        if wake.wake == self._wake + 1:
-            # A gap means that a hint was lost: then the old count stays, and suspending with
-            # it answers "look again" instead of sleeping through what was missed.
-            self._wake = wake.wake
+        self._count(wake.wake)
         if wake.awakeable_id == self._awaited:
             self._ring()
 
     def cancel(self, wake: int, called_off: Sequence[str]) -> None:
         """The invocation was cancelled, and with it these awakeables."""
-        self._told = self._cancelled = True
+        self._cancelled = True
+        self._outcomes |= {awakeable_id: Cancellation(reason=CANCELLED) for awakeable_id in called_off}
+        self._count(wake)
+        self._ring()
+
+    def _count(self, wake: int) -> None:
+        """Note that something was told, and the how-manieth it was.
+
+        A gap means that a hint was lost: then the old count stays, and suspending with it answers
+        "look again" instead of sleeping through what was missed.
+        """
+        self._told = True
         if wake == self._wake + 1:
             self._wake = wake
-        self._outcomes |= {awakeable_id: Cancellation(reason=CANCELLED) for awakeable_id in called_off}
-        self._ring()
 
     def preload(self, outcomes: dict[str, Outcome]) -> None:
         """Outcomes that were read after the claim."""

@@ -147,7 +147,7 @@ class CompletionsConsumer:
                         report_lag(
                             self._connection,
                             self._group,
-                            lambda: {r.partition: r.next for r in readers if r.next},
+                            functools.partial(_offsets, readers),
                         ),
                         name="completions-lag",
                     )

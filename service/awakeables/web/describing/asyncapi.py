@@ -10,7 +10,8 @@ from typing import Any, Final
 from awakeables.handlers.service import App
 from awakeables.web.describing.records.completions import COMPLETION, COMPLETION_CLOUDEVENT
 from awakeables.web.describing.records.deadletters import DEAD_LETTER
-from awakeables.web.describing.records.tasks import AWAKEABLE_ID, TASK, TASK_CLOUDEVENT
+from awakeables.web.describing.records.ids import AWAKEABLE_ID
+from awakeables.web.describing.records.tasks import TASK, TASK_CLOUDEVENT
 from awakeables.web.describing.records.verdicts import VERDICT
 from awakeables.wire.completion_events import TYPES
 

@@ -5,17 +5,10 @@ A test holds the two together.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-Json = dict[str, Any]
+from awakeables.web.describing.records.ids import AWAKEABLE_ID, Json
 
-AWAKEABLE_ID: Final[Json] = {
-    "description": (
-        "An awakeable's ID. Its last seven characters are a checksum, which no schema can check."
-    ),
-    "type": "string",
-    "pattern": "^prom_1[0-9a-hjkmnp-tv-z]{33}$",
-}
 COMPLETION: Final[Json] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "$id": "urn:awakeables:schema:completion:1",
