@@ -142,7 +142,7 @@ class Inspection(Protocol):
 
         `awakeables_pending`, `invocations_open` and those of each open status
         (`invocations_<status>`), `effects_unsent`, `effects_failed`, `dead_letters`; and when the
-        oldest was made, left out where there is none: `awakeables_oldest_ms` (pending ones),
+        oldest by its ID was made, left out where there is none: `awakeables_oldest_ms` (pending ones),
         `effects_oldest_ms` (unsent ones).
         """
         ...

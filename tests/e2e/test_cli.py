@@ -114,6 +114,7 @@ def test_a_setting_that_can_not_be_is_refused_by_name() -> None:
             "show",
             "resume",
             "cancel",
+            "kill",
             "doctor",
             "settings",
         ),

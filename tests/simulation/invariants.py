@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from awakeables.core.awakeables import Awakeable
+from awakeables.core.invocations import KILLED
 from awakeables.core.journal import (
     AwakeableAsked,
     CancelRaised,
@@ -34,6 +35,7 @@ def violations(world: World) -> list[str]:
         *_journals_are_whole(world),
         *_handlers_saw_what_the_rows_say(world),
         *_cancelled_once_and_told(world),
+        *_killed_is_left_as_it_was(world),
         *_offsets_are_at_the_end(world),
         *_effects_are_out_in_order(world),
     ]
@@ -140,7 +142,7 @@ def _handlers_saw_what_the_rows_say(world: World) -> Iterator[str]:
                 told: list[Any] = msgspec.json.decode(result.content)
             case Rejection(reason="as planned") as result:
                 told = msgspec.json.decode(bytes(result.details))  # type: ignore[arg-type]
-            case Cancellation() if row.cancelled_ms is not None:
+            case Cancellation() if row.cancelled_ms is not None or row.result == KILLED:
                 continue
             case None:
                 continue
@@ -159,10 +161,18 @@ def _cancelled_once_and_told(world: World) -> Iterator[str]:
         raised = sum(isinstance(entry, CancelRaised) for entry in journal_of(world, row.id))
         if raised > 1 or (raised and row.cancelled_ms is None):
             yield f"12: {row.id}, cancelled {row.cancelled_ms}, was told so {raised} times"
-        if not raised and row.id in world.cancelled_waiting:
+        if not raised and row.id in world.cancelled_waiting and row.result != KILLED:
             yield f"12: {row.id} waited when it was cancelled, and was never told"
         if raised and not isinstance(row.result, Cancellation) and row.handler != "undone_when_cancelled":
             yield f"12: {row.id} was cancelled, and ended with {row.result}"
+
+
+def _killed_is_left_as_it_was(world: World) -> Iterator[str]:
+    """Hard case 4: whoever was told that it is killed finds it so, whatever still runs it."""
+    for invocation_id, version in world.killed.items():
+        row = world.store.tables.invocations[invocation_id]
+        if (row.status, row.result, row.version) != ("completed", KILLED, version):
+            yield f"4: {row.id}, killed at version {version}, is {row.status} at {row.version}: {row.result}"
 
 
 def _offsets_are_at_the_end(world: World) -> Iterator[str]:

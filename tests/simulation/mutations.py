@@ -30,6 +30,22 @@ def no_owner_fence() -> Iterator[None]:
 
 
 @contextmanager
+def killed_and_still_owned() -> Iterator[None]:
+    """Hard case 4: who runs what was killed commits on."""
+    kill, owns = invocations.kill, invocations.owns
+
+    def careless(row: Invocation, *, now_ms: int) -> Invocation | None:
+        killed = kill(row, now_ms=now_ms)
+        return killed and replace(killed, owner=row.owner)
+
+    def loose(row: Invocation, **of: Any) -> bool:
+        return owns(replace(row, status="running"), **of)
+
+    with mock.patch.object(invocations, "kill", careless), mock.patch.object(invocations, "owns", loose):
+        yield
+
+
+@contextmanager
 def last_answer_wins() -> Iterator[None]:
     """A1: settlement without its condition."""
     settle = awakeables.settle
@@ -137,6 +153,7 @@ def cancelled_in_every_attempt() -> Iterator[None]:
 
 MUTATIONS: tuple[Callable[[], Any], ...] = (
     no_owner_fence,
+    killed_and_still_owned,
     last_answer_wins,
     suspend_without_looking,
     settle_without_waking,

@@ -41,8 +41,10 @@ def test_the_simulation_reaches_what_it_is_for() -> None:
     """A simulation in which nothing happens keeps every promise, too."""
     verdicts: set[str] = set()
     handlers: set[str] = set()
+    killed = 0
     for seed in range(20):
         world = simulate(seed)
+        killed += len(world.killed)
         handlers |= {row.handler for row in world.store.tables.invocations.values()}
         for row in world.store.tables.awakeables.values():
             verdicts |= set(row.book.counts) | ({"timed-out"} if row.state == "timed-out" else set())
@@ -50,6 +52,7 @@ def test_the_simulation_reaches_what_it_is_for() -> None:
         verdicts |= {letter.code for letter in world.store.tables.letters.values()}
     wanted = {"accepted", "duplicate", "conflict", "late", "unknown", "invalid", "timed-out", "Cancellation"}
     assert wanted <= verdicts
+    assert killed
     assert handlers == set(corpus.service.handlers)
 
 
@@ -66,5 +69,5 @@ def test_a_guard_that_is_taken_away_is_missed(mutation: object) -> None:
 
 
 def test_without_faults_nothing_is_retried() -> None:
-    world = simulate(1, faults=Faults(0, 0, 0, 1e9, 0, 0))
+    world = simulate(1, faults=Faults(0, 0, 0, 1e9, 0, 0, 0))
     assert violations(world) == []

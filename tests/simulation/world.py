@@ -62,6 +62,7 @@ class Faults:
     crash_every_s: float = 12.0
     rewind: float = 0.1
     cancel: float = 0.03
+    kill: float = 0.03
 
 
 class FaultyStore:
@@ -197,6 +198,7 @@ class World:
         self.told: list[tuple[Completion, Verdict]] = []
         self.begun: list[str] = []
         self.cancelled_waiting: set[str] = set()
+        self.killed: dict[str, int] = {}
         self._workers_done = 0
         corpus.ledger.executed.clear()
         corpus.ledger.flaky.clear()
@@ -229,6 +231,8 @@ class World:
             await asyncio.sleep(self.chance.random())
             if self.begun and self.chance.random() < self.faults.cancel:
                 await self._cancel(process, self.chance.choice(self.begun))
+            if self.begun and self.chance.random() < self.faults.kill:
+                await self._kill(process, self.chance.choice(self.begun))
             next_crash -= 0.5
             if next_crash < 0:
                 next_crash = self.faults.crash_every_s * self.chance.random() * 2
@@ -240,7 +244,7 @@ class World:
                 process = Process(self)
                 if zombies and self.chance.random() < 0.7:
                     zombies[-1].store.thaw()
-        self.faults = Faults(0, 0, 0, 0, 0, 0)
+        self.faults = Faults(0, 0, 0, 0, 0, 0, 0)
         for zombie in zombies:
             zombie.store.thaw()
         await asyncio.sleep(5)
@@ -292,6 +296,12 @@ class World:
                 if before.status == "suspended" and (row.status, row.wake) == ("pending", before.wake + 1):
                     self.cancelled_waiting.add(invocation_id)
 
+    async def _kill(self, process: Process, invocation_id: str) -> None:
+        with suppress(TimeoutError, NotPossible):
+            async with asyncio.timeout(2):
+                row = await process.engine.kill(invocation_id)
+                self.killed[invocation_id] = row.version
+
     async def _work(self, *, honest: bool = False) -> None:
         """Workers: answer each task some time, mostly; and send all kinds of nonsense."""
         while True:
@@ -307,8 +317,9 @@ class World:
             await asyncio.sleep(self.chance.random() * 3)
 
     def _answer_what_still_waits(self) -> None:
+        """But for what has a deadline: that times out."""
         for row in list(self.store.tables.awakeables.values()):
-            if row.state == "pending":
+            if row.state == "pending" and row.deadline_ms is None:
                 self.broker.complete(self._resolve(row.id), 0, self.clock.now_ms())
 
     def _answers(self, awakeable_id: str, *, honest: bool) -> list[bytes | None]:

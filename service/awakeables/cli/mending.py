@@ -1,4 +1,4 @@
-"""`resume`, `cancel`: an invocation that an operator has to see to."""
+"""`resume`, `cancel`, `kill`: an invocation that an operator has to see to."""
 
 from __future__ import annotations
 
@@ -27,3 +27,9 @@ def cancel(invocation_id: InvocationId, url: Url = None, json_: Json = False, co
         return
     told = row.document.get("ended") or f"{row.document['status']}, its handler is told at its next await"
     say(f"{invocation_id}: {told}")
+
+
+def kill(invocation_id: InvocationId, url: Url = None, json_: Json = False, config: Config = None) -> None:
+    """End an invocation as it stands: its handler is not told, and can't clean up. Try `cancel` first."""
+    row = ServiceClient(config, url).post("invocations", invocation_id, "kill").or_fail()
+    print_json(row.text) if json_ else say(f"{invocation_id}: killed")

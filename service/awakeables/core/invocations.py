@@ -8,6 +8,7 @@
 
     cancel: pending, suspended, backing-off, paused ─▶ pending, marked; running stays, marked;
             what never ran ─▶ completed
+    kill:   whatever has not ended ─▶ completed
 
 Only the owner, under the epoch of its claim and the version that it saw, appends to the journal
 (J1). Everybody else says `wake`: they count on the row, and what was suspended becomes pending.
@@ -40,6 +41,7 @@ parked with it, if each were not given a chance to commit by itself (hard case 1
 
 CRASHED = "crashed its owner"
 CANCELLED = "the invocation was cancelled"
+KILLED = Cancellation(reason="the invocation was killed")
 
 
 class Failure(Record):
@@ -223,6 +225,16 @@ def cancel(row: Invocation, *, now_ms: int) -> Invocation | None:
     if row.epoch == 0:
         return replace(row, status="completed", due_ms=None, result=Cancellation(reason=CANCELLED))
     return replace(row, status="pending", due_ms=now_ms, starts=0, attempts=0)
+
+
+def kill(row: Invocation, *, now_ms: int) -> Invocation | None:
+    """End it as it stands, its handler is not asked; None: it has ended otherwise.
+
+    An owner that runs it is fenced from now on. A second kill changes nothing.
+    """
+    if row.status == "completed":
+        return row if row.result == KILLED else None
+    return replace(row, status="completed", owner=None, due_ms=None, result=KILLED, updated_ms=now_ms)
 
 
 def _parked(row: Invocation, failure: Failure, now_ms: int) -> Invocation:

@@ -288,6 +288,19 @@ class CancelAsked(Record):
     called_off: tuple[str, ...] = ()
 
 
+class Kill(Record):
+    """End an invocation as it stands, and call its pending awakeables off (hard case 4)."""
+
+    invocation_id: str
+
+
+class Killed(Record):
+    """`invocation` as it is now, None if there is none; `done`: it had not ended otherwise."""
+
+    invocation: Invocation | None
+    done: bool
+
+
 class Ended(Record):
     """An invocation to be purged, and the awakeables that its journal tells of."""
 
@@ -399,7 +412,7 @@ class Noted(Record):
     wakes: tuple[Wake, ...] = ()
 
 
-Operating: TypeAlias = Resume | Cancel | Purge | PurgeLetters | Resend | Skip
+Operating: TypeAlias = Resume | Cancel | Kill | Purge | PurgeLetters | Resend | Skip
 """What people ask for, or the passing of time, rather than the work itself."""
 
 Member: TypeAlias = (
@@ -427,6 +440,7 @@ Answer: TypeAlias = (
     | Released
     | Resumed
     | CancelAsked
+    | Killed
     | Purged
     | Resent
     | Skipped

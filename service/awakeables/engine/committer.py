@@ -17,6 +17,7 @@ from awakeables.core.orders import (
     Claimed,
     ClaimedEffects,
     Expired,
+    Kill,
     Member,
     Purged,
     Resume,
@@ -205,7 +206,7 @@ def _facts(member: Member) -> dict[str, str]:
     match member:
         case Begin():
             facts["invocation_id"] = member.id
-        case Advance() | Resume() | Cancel():
+        case Advance() | Resume() | Cancel() | Kill():
             facts["invocation_id"] = member.invocation_id
         case _:
             pass

@@ -26,6 +26,8 @@ from awakeables.core.orders import (
     Effect,
     Idempotency,
     KeyConflict,
+    Kill,
+    Killed,
     Release,
     Released,
     Resend,
@@ -328,6 +330,25 @@ class Engine:
             self.ended(invocation_id, row.result)
         else:
             self.look_again()
+        return row
+
+    async def kill(self, invocation_id: str) -> Invocation:
+        """End an invocation as it stands; its handler is not asked, what it has to undo stays undone.
+
+        An action of `ctx.run` that is being executed is not interrupted; its result is dropped.
+
+        Raises:
+            NotFound: There is no such invocation.
+            NotPossible: It has ended.
+        """
+        killed = await self.committer.commit(Kill(invocation_id=invocation_id), Killed)
+        row = killed.invocation
+        if row is None:
+            raise NotFound(f"no invocation {invocation_id}")
+        if not killed.done or row.result is None:
+            raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to kill")
+        self._live.let_go(invocation_id)
+        self.ended(invocation_id, row.result)
         return row
 
     async def resend(self, dead_letter_id: str) -> Effect:

@@ -115,6 +115,12 @@ class Live:
             runner.cancel(row.wake, called_off)
         return runner is not None
 
+    def let_go(self, invocation_id: str) -> None:
+        """Its invocation was ended by somebody else: whoever waits for it in memory waits in vain."""
+        runner = self._runners.get(invocation_id)
+        if runner is not None:
+            runner.hurry()
+
     def look_again(self) -> None:
         """Something may be there to be claimed."""
         self._poked.set()

@@ -32,6 +32,7 @@ from awakeables.core.orders import (
     Expired,
     Fenced,
     KeyConflict,
+    Kill,
     Member,
     Noted,
     PartitionFence,
@@ -53,11 +54,10 @@ from awakeables.core.orders import (
     Wake,
 )
 from awakeables.core.outcomes import Rejection
-from awakeables.store.operate import UNCLAIMED, bury, call_off, operate
+from awakeables.store.operate import ABANDONED, UNCLAIMED, bury, call_off, operate
 from awakeables.store.tables import Tables
 from awakeables.wire.verdicts import encode_verdict
 
-ABANDONED = "its invocation ended"
 PUBLISH_FAILED = "publish-failed"
 VERDICTS = "prom_1"
 """Streams of verdicts begin so: each is named after its awakeable."""
@@ -86,7 +86,7 @@ def _apply(member: Member, tables: Tables, now_ms: int, retention_ms: int) -> An
             return _expire(member, tables, now_ms)
         case Release():
             return _release(member, tables, now_ms)
-        case Resume() | Cancel() | Purge() | PurgeLetters() | Resend() | Skip():
+        case Resume() | Cancel() | Kill() | Purge() | PurgeLetters() | Resend() | Skip():
             return operate(member, tables, now_ms=now_ms)
         case TakePartitions():
             return _take(member, tables)

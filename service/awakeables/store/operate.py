@@ -15,6 +15,8 @@ from awakeables.core.orders import (
     Cancel,
     CancelAsked,
     DeadLetter,
+    Kill,
+    Killed,
     Operating,
     Position,
     Purge,
@@ -31,6 +33,7 @@ from awakeables.core.outcomes import Cancellation
 from awakeables.store.tables import Tables
 
 UNCLAIMED = ""
+ABANDONED = "its invocation ended"
 CALLED_OFF = Cancellation(reason=invocations.CANCELLED)
 
 
@@ -41,6 +44,8 @@ def operate(order: Operating, tables: Tables, *, now_ms: int) -> Answer:
             return _resume(order, tables, now_ms)
         case Cancel():
             return _cancel(order, tables, now_ms)
+        case Kill():
+            return _kill(order, tables, now_ms)
         case Purge():
             return _purge(order, tables)
         case PurgeLetters():
@@ -94,6 +99,18 @@ def _cancel(order: Cancel, tables: Tables, now_ms: int) -> CancelAsked:
     settled = (tables.awakeable(awakeable_id) for awakeable_id in asked)
     called_off = tuple(row.id for row in settled if row is not None and row.outcome == CALLED_OFF)
     return CancelAsked(invocation=cancelled, accepted=True, called_off=called_off)
+
+
+def _kill(order: Kill, tables: Tables, now_ms: int) -> Killed:
+    row = tables.invocation(order.invocation_id)
+    killed = row and invocations.kill(row, now_ms=now_ms)
+    if row is None or not killed:
+        return Killed(invocation=row, done=False)
+    if killed is not row:
+        tables.put_invocation(killed)
+        for awakeable_id in awakeables_asked(tables.chunks(row.id)):
+            call_off(awakeable_id, ABANDONED, tables, now_ms)
+    return Killed(invocation=killed, done=True)
 
 
 def _purge(order: Purge, tables: Tables) -> Purged:

@@ -143,6 +143,7 @@ def _routes(engine: Engine, waiting: Waiting, settings: WebSettings) -> Routes:
     routes.add("GET", "/invocations/*/output", invocations.output, scope="read")
     routes.add("GET", "/invocations/*/attach", invocations.attach, scope="read")
     routes.add("POST", "/invocations/*/cancel", invocations.cancel, scope="operate")
+    routes.add("POST", "/invocations/*/kill", invocations.kill, scope="operate")
     routes.add("POST", "/invocations/*/resume", invocations.resume, scope="operate")
     routes.add("GET", "/dead-letters", dead_letters.list, scope="read", parameters=PAGING)
     routes.add("GET", "/dead-letters/*", dead_letters.show, scope="read")

@@ -1,4 +1,4 @@
-"""Looking at invocations, getting their results, resuming and cancelling them: `/invocations`."""
+"""Looking at invocations, getting their results, resuming, cancelling and killing them: `/invocations`."""
 
 from __future__ import annotations
 
@@ -66,6 +66,14 @@ class Invocations:
             doubt="it is not known whether the invocation was cancelled; it is safe to repeat the request",
         )
         return as_json(render.invocation(row), status=202)
+
+    async def kill(self, request: Request) -> Response:
+        invocation_id = _checked(request)
+        row = await self._waiting.store(
+            self._engine.kill(invocation_id),
+            doubt="it is not known whether the invocation was killed; it is safe to repeat the request",
+        )
+        return as_json(render.invocation(row))
 
     async def _row(self, request: Request) -> Invocation:
         invocation_id = _checked(request)

@@ -35,6 +35,11 @@ def test_one_that_is_cancelled_already_says_so(stub: StubService, run: Run) -> N
     assert run("cancel", INVOCATION).stdout == f"{INVOCATION}: cancelled\n"
 
 
+def test_an_invocation_is_killed_and_told_of(stub: StubService, run: Run) -> None:
+    stub.will_answer(f"POST /invocations/{INVOCATION}/kill", {"status": "completed", "ended": "cancelled"})
+    assert run("kill", INVOCATION).stdout == f"{INVOCATION}: killed\n"
+
+
 def test_a_refusal_is_told_in_one_line(stub: StubService, run: Run) -> None:
     refusal = {"title": "The state does not allow this", "detail": "it has [ended]"}
     stub.will_answer(f"POST /invocations/{INVOCATION}/cancel", refusal, 409)

@@ -1,4 +1,4 @@
-"""What operators do over HTTP: cancel, send dead letters again, look at offsets and skip."""
+"""What operators do over HTTP: cancel, kill, send dead letters again, look at offsets and skip."""
 
 from __future__ import annotations
 
@@ -29,11 +29,28 @@ async def test_a_waiting_invocation_is_cancelled_and_says_so(web: Web) -> None:
     assert "has ended" in problem(again, 409, "not-possible")["detail"]
 
 
+async def test_a_waiting_invocation_is_killed_and_says_so_as_often_as_it_is_asked(web: Web) -> None:
+    invocation_id = await web.begin("wait")
+    await until(lambda: web.store.tables.awakeables)
+    for _ in range(2):
+        response = await web.client.post(f"/invocations/{invocation_id}/kill")
+        assert response.status_code == 200
+        assert (response.json()["status"], response.json()["ended"]) == ("completed", "cancelled")
+    failed = problem(await web.client.get(f"/invocations/{invocation_id}/output"), 409, "handler-failed")
+    assert failed["reason"] == "the invocation was killed"
+    other = await web.begin("greet")
+    await until(lambda: web.store.tables.invocations[other].status == "completed")
+    again = await web.client.post(f"/invocations/{other}/kill")
+    assert "nothing to kill" in problem(again, 409, "not-possible")["detail"]
+
+
 async def test_what_is_not_there_can_t_be_cancelled_or_sent_again(web: Web) -> None:
     inv = new_id("inv", at_ms=1, entropy=bytes(10))
     dlq = new_id("dlq", at_ms=1, entropy=bytes(10))
     problem(await web.client.post(f"/invocations/{inv}/cancel"), 404, "not-found")
     problem(await web.client.post("/invocations/inv_1x/cancel"), 400, "malformed-id")
+    problem(await web.client.post(f"/invocations/{inv}/kill"), 404, "not-found")
+    problem(await web.client.post("/invocations/inv_1x/kill"), 400, "malformed-id")
     problem(await web.client.post(f"/dead-letters/{dlq}/resend"), 404, "not-found")
     problem(await web.client.post(f"/dead-letters/{inv}/resend"), 400, "malformed-id")
 

@@ -24,6 +24,7 @@ from awakeables.core.orders import (
     DeadLetter,
     Effect,
     Idempotency,
+    Kill,
     Member,
     Position,
     Purge,
@@ -148,7 +149,7 @@ class SqliteTables:
                 case Advance():
                     invocation_ids.append(member.invocation_id)
                     awakeable_ids.extend(_needed_by(member))
-                case Resume() | Cancel():
+                case Resume() | Cancel() | Kill():
                     invocation_ids.append(member.invocation_id)
                 case Purge():
                     invocation_ids.extend(ended.id for ended in member.ended)

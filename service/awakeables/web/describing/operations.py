@@ -223,6 +223,15 @@ OPERATIONS: Final = (
         refusals=GUARDED | {"404": "NotFound", "409": "NotPossible", "422": "Unfit"},
     ),
     Operation(
+        id="kill",
+        tag="invocations",
+        method="post",
+        paths=("/invocations/{invocation_id}/kill",),
+        summary="End an invocation as it stands; its handler is not told",
+        answers={"200": _shown(shapes.Invocation, "It has ended.")},
+        refusals=GUARDED | {"404": "NotFound", "409": "NotPossible", "422": "Unfit"},
+    ),
+    Operation(
         id="resume",
         tag="invocations",
         method="post",
