@@ -17,6 +17,8 @@ from awakeables.settings import load_settings
 TIMEOUT_S = 30.0
 """Longer than the service waits for its store."""
 
+_WANTS = "wants a token: set AWAKEABLES_TOKEN"
+_DOES_NOT_KNOW = "does not know the token in AWAKEABLES_TOKEN (any more)"
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -75,6 +77,7 @@ class ServiceClient:
 
 
 def _understood(answer: httpx.Response, base: str) -> Answer:
+    sent = answer.request.headers.get("authorization")
     try:
         document = answer.json()
     except ValueError:
@@ -90,7 +93,7 @@ def _understood(answer: httpx.Response, base: str) -> Answer:
     if answer.status_code not in (200, 202) and "verdict" not in document:
         problem = f"{document.get('title', f'HTTP {answer.status_code}')}: {document.get('detail', '')}"
         if answer.status_code == httpx.codes.UNAUTHORIZED:
-            problem += "; set AWAKEABLES_TOKEN"
+            problem = f"the service at {base} {_WANTS if sent is None else _DOES_NOT_KNOW}"
     return Answer(text=answer.content, document=document, problem=problem)
 
 

@@ -10,6 +10,7 @@ import typer
 from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Config, Json, Limit, Url
 from awakeables.cli.terminal import print_json, print_table
+from awakeables.core import awakeables, invocations
 
 
 class What(StrEnum):
@@ -22,11 +23,17 @@ _COLUMNS = {
     What.invocations: ("id", "status", "ended", "service", "handler", "created", "attempts"),
 }
 
+_STATES: dict[What, tuple[str, ...]] = {
+    What.awakeables: awakeables.STATES,
+    What.invocations: invocations.STATUSES,
+}
+
 
 def list_(
     what: Annotated[What, typer.Argument()] = What.awakeables,
     state: Annotated[
-        str | None, typer.Option(help="Only these: pending, resolved… or suspended, paused, completed…")
+        str | None,
+        typer.Option(help="Only these: pending, resolved… or suspended, paused, completed…"),
     ] = None,
     limit: Limit = 50,
     url: Url = None,
@@ -34,6 +41,10 @@ def list_(
     config: Config = None,
 ) -> None:
     """List awakeables or invocations, newest first."""
+    if state is not None and state not in _STATES[what]:
+        raise typer.BadParameter(
+            f"{state!r} is none of {', '.join(_STATES[what])}", param_hint=f"--state of {what.value}"
+        )
     filter_ = {"state" if what is What.awakeables else "status": state}
     page = ServiceClient(config, url).get(what.value, limit=limit, **filter_).or_fail()
     if json_:

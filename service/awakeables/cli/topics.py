@@ -11,6 +11,7 @@ import typer
 
 from awakeables.cli.options import AppName, Config, Json, Kafka, Workers, settings_for
 from awakeables.cli.terminal import print_json, print_table, say, tell
+from awakeables.core.topics import is_topic_name
 from awakeables.handlers.service import App
 from awakeables.loading import load
 from awakeables.settings import Settings
@@ -115,6 +116,12 @@ def _roles(
 ) -> dict[str, Role]:
     from awakeables.kafka.survey import topics_of
 
+    for name in tasks or ():
+        if not is_topic_name(name):
+            raise typer.BadParameter(
+                f"no topic can be called {name!r}: 1 to 249 letters, digits, '.', '_' and '-'",
+                param_hint="--task-topic",
+            )
     loaded = load(app, App, "app")
     loaded_workers = [load(w, Worker, "worker") for w in workers or []]
     roles = topics_of(loaded, loaded_workers, tasks or (), verdicts=settings.verdicts)

@@ -97,7 +97,7 @@ class Live:
     ) -> None:
         """Run a new invocation whose row is still being written."""
         runner = Runner(self._house, invocation_id=invocation_id, epoch=1, version=1, wake=0, attempts=0)
-        self._start(runner, handler, [given], attempts=0, begun=begun)
+        self._start(runner, handler, [given], begun)
 
     def wake(self, wakes: Sequence[Wake]) -> None:
         """Tell live runners; the others are claimed."""
@@ -208,7 +208,7 @@ class Live:
                 handler = self._app.handler(row.service, row.handler)
                 own = [entry.id for entry in journal if isinstance(entry, AwakeableAsked)]
                 runner.preload({key: outcomes[key] for key in own if key in outcomes})
-                self._start(runner, handler, journal, attempts=row.attempts, begun=None)
+                self._start(runner, handler, journal)
             except (AuthorError, NotFound, msgspec.MsgspecError) as error:
                 self._spawn(runner, functools.partial(runner.park, error))
 
@@ -233,12 +233,10 @@ class Live:
         runner: Runner,
         handler: Handler,
         journal: Sequence[Entry],
-        *,
-        attempts: int,
-        begun: asyncio.Future[Answer] | None,
+        begun: asyncio.Future[Answer] | None = None,
     ) -> None:
         self._runners[runner.invocation_id] = runner
-        self._spawn(runner, lambda: self._attempt(runner, handler, journal, attempts=attempts, begun=begun))
+        self._spawn(runner, functools.partial(self._attempt, runner, handler, journal, begun))
 
     def _spawn(self, runner: Runner, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do this in a task of the runner's; a coroutine comes to be only when the task begins."""
@@ -251,12 +249,14 @@ class Live:
         runner: Runner,
         handler: Handler,
         journal: Sequence[Entry],
-        *,
-        attempts: int,
         begun: asyncio.Future[Answer] | None,
     ) -> None:
         execution = execution_of(
-            handler, journal, invocation_id=runner.invocation_id, attempts=attempts, world=self._world
+            handler,
+            journal,
+            invocation_id=runner.invocation_id,
+            attempts=runner.attempts,
+            world=self._world,
         )
         began = self._house.clock.monotonic()
         try:

@@ -113,6 +113,7 @@ class Runner:
     one fails, those behind it are fenced.
 
     Attributes:
+        attempts: Failed attempts since the journal last grew.
         last: What the commit said that ended the attempt; None before, and where none did.
     """
 
@@ -128,14 +129,14 @@ class Runner:
         cancelled: bool = False,
     ) -> None:
         """Prepare to run what this owner has claimed under this epoch."""
-        self._cancelled = cancelled
         self.invocation_id = invocation_id
+        self.attempts = attempts
         self.last: Next | None = None
+        self._cancelled = cancelled
         self._house = house
         self._epoch = epoch
         self._version = version
         self._wake = wake
-        self._attempts = attempts
         self._stored = version
         self._commits = 0
         self._tail: asyncio.Future[Answer] | None = None
@@ -397,7 +398,7 @@ class Runner:
         self._house.ended(self.invocation_id, result)
 
     async def _failed(self, error: BaseException) -> None:
-        failures = self._attempts + 1
+        failures = self.attempts + 1
         pause_ms = self._house.settings.retry.pause_ms(failures)
         failure = self._failure(error)
         log.warning(
@@ -463,7 +464,7 @@ class Runner:
         )
         if entries:
             self._version += 1
-            self._attempts = 0
+            self.attempts = 0
         if taken and taken.awakeables:
             self._house.remember(taken)
         future = self._house.committer.submit(member)

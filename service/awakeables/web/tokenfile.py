@@ -1,7 +1,7 @@
 """The tokens file: a TOML table per token, with the SHA-256 of the token and its scopes.
 
     [orders-frontend]
-    sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+    sha256 = "…64 hex digits…"
     scopes = ["call", "read"]
 
 The token itself stands nowhere in it, so the file is no secret; only whoever may write it must

@@ -133,7 +133,21 @@ def test_the_token_is_sent_and_never_shown(stub: StubService, run: Run) -> None:
 
 def test_whoever_is_not_let_in_is_told_which_setting_helps(stub: StubService, run: Run) -> None:
     stub.will_answer("GET /offsets", {"title": "No token", "detail": "who are you"}, 401)
-    assert run("offsets", "show").stderr == "error: No token: who are you; set AWAKEABLES_TOKEN\n"
+    assert run("offsets", "show").stderr.endswith(" wants a token: set AWAKEABLES_TOKEN\n")
+    told = run("offsets", "show", AWAKEABLES_TOKEN="s3cret")
+    assert told.stderr.endswith(" does not know the token in AWAKEABLES_TOKEN (any more)\n")
+
+
+@pytest.mark.parametrize(
+    ("what", "state"), [("awakeables", "paused"), ("invocations", "resolved"), ("invocations", "foo")]
+)
+def test_a_state_that_there_is_not_is_refused_with_those_that_there_are(
+    stub: StubService, run: Run, what: str, state: str
+) -> None:
+    told = run("list", what, "--state", state)
+    assert told.exit_code == 2
+    assert f"{state!r} is none of pending, " in told.output
+    assert stub.asked == []
 
 
 def test_another_program_at_the_address_is_told_from_the_service(stub: StubService, run: Run) -> None:
@@ -156,3 +170,10 @@ def test_every_answer_can_be_had_as_json(words: tuple[str, ...], stub: StubServi
     ):
         stub.will_answer(what, document)
     assert json.loads(run(*words, "--json").stdout) == document
+
+
+@pytest.mark.parametrize("command", ["check", "create"])
+def test_what_no_topic_can_be_called_is_refused_before_kafka_is_asked(run: Run, command: str) -> None:
+    told = run("topics", command, "examples.shop:app", "--task-topic", "a b", "--kafka", "127.0.0.1:1")
+    assert told.exit_code == 2
+    assert "no topic can be called 'a b'" in told.output.replace("\n│ ", "")
