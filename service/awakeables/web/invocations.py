@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from starlette.responses import Response
 
 from awakeables.core.ids import parse_id
@@ -32,7 +33,11 @@ class Invocations:
 
     async def show(self, request: Request) -> Response:
         row = await self._row(request)
-        journals = await self._waiting.store(self._engine.store.history([row.id]))
+        try:
+            journals = await self._waiting.store(self._engine.store.history([row.id]))
+        except msgspec.MsgspecError as error:
+            problem = f"another release has written it, which this one can't read: {error}"
+            return as_json(render.invocation_in_full(row, [], problem))
         return as_json(render.invocation_in_full(row, journals.get(row.id, [])))
 
     async def output(self, request: Request) -> Response:

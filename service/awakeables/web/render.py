@@ -60,11 +60,14 @@ def invocation(row: Invocation) -> shapes.Invocation:
     return shapes.Invocation(**_invocation(row))
 
 
-def invocation_in_full(row: Invocation, journal: Sequence[Entry]) -> shapes.InvocationInFull:
+def invocation_in_full(
+    row: Invocation, journal: Sequence[Entry], problem: str | None = None
+) -> shapes.InvocationInFull:
     return shapes.InvocationInFull(
         **_invocation(row),
         result=_outcome(row.result),
         journal=[_entry(index, entry) for index, entry in enumerate(journal)],
+        journal_problem=problem,
     )
 
 

@@ -174,6 +174,7 @@ class InvocationInFull(Invocation):
 
     result: Outcome | None
     journal: list[JournalEntry]
+    journal_problem: Annotated[str | None, Meta(description="Why the journal is not shown, if it can't be.")]
 
 
 class Invocations(Shape):

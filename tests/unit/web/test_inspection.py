@@ -54,6 +54,15 @@ async def test_invocations_are_filtered_by_status_and_service(web: Web) -> None:
         assert [item["id"] for item in items] == expected
 
 
+async def test_one_whose_journal_only_another_release_can_read_is_shown_without_it(web: Web) -> None:
+    invocation_id = (await web.client.post("/orders/greet")).headers["invocation-id"]
+    assert (await web.client.get(f"/invocations/{invocation_id}")).json()["journal_problem"] is None
+    web.store.tables.journals[invocation_id][2] = b'[{"k":"novel"}]'
+    shown = (await web.client.get(f"/invocations/{invocation_id}")).json()
+    assert (shown["ended"], shown["journal"]) == ("succeeded", [])
+    assert "another release" in shown["journal_problem"]
+
+
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
