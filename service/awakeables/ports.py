@@ -16,7 +16,16 @@ from typing import Protocol
 from awakeables.core.awakeables import Awakeable, Codec, State
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
-from awakeables.core.orders import Answer, DeadLetter, Effect, EffectState, Ended, Member, Position
+from awakeables.core.orders import (
+    Answer,
+    DeadLetter,
+    Effect,
+    EffectState,
+    Ended,
+    Member,
+    Position,
+    QueuedEffect,
+)
 from awakeables.core.outcomes import Outcome
 from awakeables.core.records import Record
 
@@ -136,6 +145,10 @@ class Inspection(Protocol):
     async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None: ...
 
     async def dead_letters(self, page: Page) -> list[DeadLetter]: ...
+
+    async def queued_effect(self, event_id: str) -> QueuedEffect | None: ...
+
+    async def queued_effects(self, page: Page, *, state: EffectState) -> list[QueuedEffect]: ...
 
     async def counts(self) -> Mapping[str, int]:
         """How much there is, in time that does not grow with it but for effects and dead letters.

@@ -14,6 +14,7 @@ from awakeables.core.ids import IdKind
 from awakeables.core.invocations import BackOff, Continue, End, Failure, Invocation, Next, Pause, Suspend
 from awakeables.core.journal import AwakeableAsked, NowRead, encode_chunk
 from awakeables.core.orders import (
+    EFFECT_STATES,
     Advance,
     Answer,
     Cancel,
@@ -31,6 +32,7 @@ from awakeables.core.orders import (
     PurgeLetters,
     Refused,
     Release,
+    Republish,
     Resend,
     Resume,
     Sent,
@@ -69,7 +71,8 @@ class Stream:
         if self.past and self.chance.random() < 0.1:
             return self.chance.choice(self.past)
         orders = [self.claim, self.expire, self.release, self.resume, self.take, self.effects, self.sent]
-        rare = [self.cancel, self.kill, self.purge, self.purge_letters, self.resend, self.skip]
+        rare = [self.cancel, self.kill, self.purge, self.purge_letters, self.resend]
+        rare += [self.republish, self.skip]
         often = [self.begin, self.advance, self.settle] * 4
         make = self.chance.choice([*orders, *orders, *rare, *often, self.advance, self.refused])
         return make()
@@ -243,6 +246,10 @@ class Stream:
         letter_id = self.one_of(list(self.tables.letters), "dlq")
         return Resend(dead_letter_id=letter_id, event_id=self.driver.id("evt"))
 
+    def republish(self) -> Member:
+        failed = self.chance.random() < 0.8
+        return Republish(event_id=self.one_of(list(self.tables.failed), "evt") if failed else self.event_id())
+
     def skip(self) -> Member:
         held = self.tables.position(TOPIC, 0)
         before = (held.next if held else 0) + self.chance.choice([0, 0, 1])
@@ -293,6 +300,7 @@ async def rows(store: Store) -> dict[str, object]:
         "held": {owner: sorted(await store.held_by(owner)) for owner in OWNERS},
         "unsent": await store.effects("unsent", 10**6),
         "failed": await store.effects("failed", 10**6),
+        "queued": {state: await store.queued_effects(EVERYTHING, state=state) for state in EFFECT_STATES},
         "letters": await store.dead_letters(EVERYTHING),
         "positions": await store.positions(TOPIC),
         "ended": await store.ended(10**15, 10**6),

@@ -275,6 +275,22 @@ async def test_no_query_scans_a_table_that_grows(path: Path) -> None:
     await store.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "looks_at"),
+    [
+        ("newest_failed", "outbox_failed (state=? AND event_id>? AND event_id<?)"),
+        ("newest_unsent", "outbox_claimed (state=? AND claimed_by=? AND event_id>? AND event_id<?)"),
+    ],
+)
+async def test_a_list_of_the_outbox_looks_only_at_what_it_shows(path: Path, name: str, looks_at: str) -> None:
+    store = a_store(path)
+    await store.open()
+    query = QUERIES[name]
+    plan = [row[3] for row in await ask(store, "EXPLAIN QUERY PLAN " + query, [None] * query.count("?"))]
+    assert any(step.endswith(looks_at) for step in plan), plan
+    await store.close()
+
+
 def test_a_query_name_stands_once() -> None:
     assert named("-- a --\nSELECT 1\n\n-- b --\n-- why\nSELECT 2\n") == {
         "a": "SELECT 1",

@@ -119,6 +119,7 @@ def test_a_setting_that_can_not_be_is_refused_by_name() -> None:
             "settings",
         ),
         *("dead-letters list", "dead-letters show", "dead-letters resend", "offsets show", "offsets skip"),
+        *("outbox list", "outbox show", "outbox resend"),
         *("topics check", "topics create"),
     ],
 )
@@ -288,3 +289,4 @@ def test_an_operator_mends_by_command_what_went_wrong(url: str) -> None:
     assert skipped.returncode == 1
     assert "stuck" in skipped.stderr
     assert run("dead-letters", "list", "--url", url).stderr == "no dead letters\n"
+    assert run("outbox", "list", "--url", url).stderr == "no failed records\n"

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from awakeables.cli.client import ServiceClient
-from awakeables.cli.options import Config, Json, Limit, Url
-from awakeables.cli.terminal import print_json, print_table, say, tell
+from awakeables.cli.options import Before, Config, Json, Limit, Url
+from awakeables.cli.resending import resend_each
+from awakeables.cli.terminal import print_json, print_table
 
 group = typer.Typer(
     help="Look at completions that could not be used, and send them again.", no_args_is_help=True
@@ -18,9 +19,7 @@ group = typer.Typer(
 @group.command("list")
 def list_(
     limit: Limit = 50,
-    before: Annotated[
-        str | None, typer.Option(metavar="ID", help="Older than this one.", show_default=False)
-    ] = None,
+    before: Before = None,
     url: Url = None,
     json_: Json = False,
     config: Config = None,
@@ -58,15 +57,4 @@ def resend(
 
     One that can't be sent doesn't keep the others back; the exit code is 1 then.
     """
-    client, refused = ServiceClient(config, url), 0
-    for letter_id in letter_ids:
-        answer = client.post("dead-letters", letter_id, "resend")
-        if answer.problem is not None:
-            refused += 1
-            tell(f"{letter_id}: {answer.problem}")
-        elif json_:
-            print_json(answer.text)
-        else:
-            say(f"{letter_id}: on its way to {answer.document['topic']}")
-    if refused:
-        raise typer.Exit(1)
+    resend_each(ServiceClient(config, url), "dead-letters", letter_ids, json_=json_)

@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from awakeables import __version__
-from awakeables.cli import answering, checking, deadletters, looking, mending, offsets, running, topics
+from awakeables.cli import (
+    answering,
+    checking,
+    deadletters,
+    looking,
+    mending,
+    offsets,
+    outbox,
+    running,
+    topics,
+)
 from awakeables.cli.options import Config
 from awakeables.cli.terminal import out, tell_error
 from awakeables.errors import AwakeablesError
@@ -49,6 +59,7 @@ cli.command(rich_help_panel=MEND)(mending.resume)
 cli.command(rich_help_panel=MEND)(mending.cancel)
 cli.command(rich_help_panel=MEND)(mending.kill)
 cli.add_typer(deadletters.group, name="dead-letters", rich_help_panel=MEND)
+cli.add_typer(outbox.group, name="outbox", rich_help_panel=MEND)
 cli.add_typer(offsets.group, name="offsets", rich_help_panel=MEND)
 cli.command(rich_help_panel=CHECK)(checking.doctor)
 cli.add_typer(topics.group, name="topics", rich_help_panel=CHECK)

@@ -33,6 +33,7 @@ Kafka = Annotated[
 Port = Annotated[int | None, typer.Option(help="HTTP's port; AWAKEABLES_PORT.", show_default=False)]
 Store = Annotated[str | None, typer.Option(help="The SQLite file; AWAKEABLES_STORE.", show_default=False)]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="So many at most.")]
+Before = Annotated[str | None, typer.Option(metavar="ID", help="Older than this one.", show_default=False)]
 Workers = Annotated[
     list[str] | None,
     typer.Option(

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from awakeables.errors import MalformedId
 
 IdKind = Literal["prom", "inv", "evt", "dlq"]
+
+EFFECT_KINDS: tuple[IdKind, ...] = ("evt", "dlq")
+"""What IDs effects have: one of their own, or that of the dead letter whose copy they are."""
 
 RANDOM_BYTES = 10
 """Entropy of an ID: 80 bits, so a billion IDs in one millisecond collide with p < 10⁻⁶."""
@@ -109,6 +112,20 @@ def parse_id(text: str, kind: IdKind) -> int:
     if number is None or number & _CHECK_MASK != zlib.crc32(text[:-_CHECK_CHARS].encode()):
         raise MalformedId(f"{shown!r} is not {_NAMES[kind]}: its checksum does not fit; was it mistyped?")
     return number >> _AFTER_TIME_BITS
+
+
+def parse_id_of(text: str, kinds: Sequence[IdKind]) -> int:
+    """Check an ID that may be of several kinds.
+
+    Raises:
+        MalformedId: It is of none of them; the message speaks of the first.
+    """
+    return parse_id(text, next((kind for kind in kinds if text.startswith(f"{kind}_1")), kinds[0]))
+
+
+def by_issue(id_: str) -> str:
+    """What IDs of several kinds are sorted by: when they were issued, as those of one kind are."""
+    return id_.partition("_")[2]
 
 
 def _number(symbols: str) -> int | None:

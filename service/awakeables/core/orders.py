@@ -3,7 +3,8 @@
 `Store.commit` takes a list of them and applies it in order in ONE transaction. Each member is
 all or nothing by itself: one whose fence fails answers so and changes nothing, the others are
 applied (hard case 2). Every member can be sent again after a lost acknowledgement: the second
-time it changes nothing and answers as the first time, or that it was fenced.
+time it changes nothing and answers as the first time, that it was fenced, or that there is nothing
+left to do (`Resume`, `Republish`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from awakeables.core.records import Record
 
 Header: TypeAlias = tuple[str, bytes | None]
 CloudEventMode: TypeAlias = Literal["structured", "binary"]
+EffectState: TypeAlias = Literal["unsent", "failed"]
+
+EFFECT_STATES: tuple[EffectState, ...] = ("unsent", "failed")
 
 
 class TaskFacts(Record):
@@ -56,6 +60,18 @@ class Effect(Record):
     headers: tuple[Header, ...] = ()
     task: TaskFacts | None = None
     created_ms: int = 0
+
+
+class QueuedEffect(Record):
+    """An effect as it stands in the outbox: unsent, or failed with the reason of Kafka's refusal."""
+
+    effect: Effect
+    state: EffectState
+    reason: str | None = None
+
+    @property
+    def id(self) -> str:
+        return self.effect.event_id
 
 
 class DeadLetter(Record):
@@ -342,6 +358,26 @@ class Resent(Record):
     effect: Effect | None
 
 
+class Republish(Record):
+    """Send a record that Kafka has refused again.
+
+    It had a place in its stream; later ones have passed it by now, so it comes after them.
+    """
+
+    event_id: str
+
+
+class Republished(Record):
+    """The effect as it is now, None if there is none; `done`: it had failed, and is unsent again.
+
+    Not done is one that is unsent already, which is also the answer to the order's repetition, and
+    one that carries an awakeable: that was rejected when it failed.
+    """
+
+    queued: QueuedEffect | None
+    done: bool
+
+
 class Skip(Record):
     """Read a partition on from `next` rather than `before`; its reader is fenced.
 
@@ -412,7 +448,7 @@ class Noted(Record):
     wakes: tuple[Wake, ...] = ()
 
 
-Operating: TypeAlias = Resume | Cancel | Kill | Purge | PurgeLetters | Resend | Skip
+Operating: TypeAlias = Resume | Cancel | Kill | Purge | PurgeLetters | Resend | Republish | Skip
 """What people ask for, or the passing of time, rather than the work itself."""
 
 Member: TypeAlias = (
@@ -443,10 +479,9 @@ Answer: TypeAlias = (
     | Killed
     | Purged
     | Resent
+    | Republished
     | Skipped
     | Taken
     | ClaimedEffects
     | Noted
 )  # fmt: skip
-
-EffectState: TypeAlias = Literal["unsent", "failed"]

@@ -30,6 +30,8 @@ from awakeables.core.orders import (
     Killed,
     Release,
     Released,
+    Republish,
+    Republished,
     Resend,
     Resent,
     Resume,
@@ -370,6 +372,28 @@ class Engine:
             )
         self.relay.poke()
         return resent.effect
+
+    async def republish(self, event_id: str) -> Effect:
+        """Send a record that Kafka has refused again; later ones of its invocation have passed it.
+
+        Raises:
+            NotFound: There is no such record in the outbox.
+            NotPossible: Kafka has not refused it, or it carries an awakeable.
+        """
+        republished = await self.committer.commit(Republish(event_id=event_id), Republished)
+        queued = republished.queued
+        if queued is None:
+            raise NotFound(f"no record {event_id} in the outbox")
+        if not republished.done and queued.effect.task is not None and queued.state == "failed":
+            raise NotPossible(
+                f"record {event_id} carries awakeable {queued.effect.task.awakeable_id}, and with its record "
+                "an awakeable is rejected with publish-failed: nobody waits for the answer any more; begin "
+                "the work anew instead"
+            )
+        if not republished.done:
+            raise NotPossible(f"record {event_id} is on its way already")
+        self.relay.poke()
+        return queued.effect
 
     # ── the house of the runners ───────────────────────────────────────────────────────────
 

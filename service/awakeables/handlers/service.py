@@ -23,6 +23,7 @@ RESERVED_SERVICES = frozenset(
         "awakeables",
         "invocations",
         "dead-letters",
+        "outbox",
         "offsets",
         "health",
         "metrics",

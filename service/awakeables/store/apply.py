@@ -42,6 +42,7 @@ from awakeables.core.orders import (
     Refused,
     Release,
     Released,
+    Republish,
     Resend,
     Resume,
     Sent,
@@ -86,7 +87,7 @@ def _apply(member: Member, tables: Tables, now_ms: int, retention_ms: int) -> An
             return _expire(member, tables, now_ms)
         case Release():
             return _release(member, tables, now_ms)
-        case Resume() | Cancel() | Kill() | Purge() | PurgeLetters() | Resend() | Skip():
+        case Resume() | Cancel() | Kill() | Purge() | PurgeLetters() | Resend() | Republish() | Skip():
             return operate(member, tables, now_ms=now_ms)
         case TakePartitions():
             return _take(member, tables)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from awakeables.core.awakeables import Awakeable, State
-from awakeables.core.ids import first_id
+from awakeables.core.ids import by_issue, first_id
 from awakeables.core.invocations import STATUSES, Invocation, Status, is_suspect
 from awakeables.core.journal import Entry, awakeables_asked, decode_chunks
 from awakeables.core.orders import (
@@ -19,6 +19,7 @@ from awakeables.core.orders import (
     Idempotency,
     Member,
     Position,
+    QueuedEffect,
 )
 from awakeables.core.outcomes import Outcome
 from awakeables.ports import Clock, Expectation, Page
@@ -148,6 +149,17 @@ class MemoryTables:
     def fail_effect(self, event_id: str, reason: str) -> None:
         self._set(self.failed, event_id, reason)
 
+    def queued_effect(self, event_id: str) -> QueuedEffect | None:
+        effect = self.effects.get(event_id)
+        if effect is None:
+            return None
+        reason = self.failed.get(event_id)
+        return QueuedEffect(effect=effect, state="unsent" if reason is None else "failed", reason=reason)
+
+    def requeue_effect(self, event_id: str, owner: str) -> None:
+        self._delete(self.failed, event_id)
+        self._set(self.claims, event_id, owner)
+
     def has_dead_letter(self, source: str) -> bool:
         return source in self.sources
 
@@ -263,6 +275,13 @@ class MemoryStore:
     async def dead_letters(self, page: Page) -> list[DeadLetter]:
         return _newest(self.tables.letters, page)
 
+    async def queued_effect(self, event_id: str) -> QueuedEffect | None:
+        return self.tables.queued_effect(event_id)
+
+    async def queued_effects(self, page: Page, *, state: EffectState) -> list[QueuedEffect]:
+        rows = (self.tables.queued_effect(key) for key in self.tables.effects)
+        return _newest({row.id: row for row in rows if row is not None and row.state == state}, page)
+
     async def counts(self) -> Mapping[str, int]:
         tables = self.tables
         pending = [row.created_ms for row in tables.awakeables.values() if row.state == "pending"]
@@ -281,5 +300,6 @@ class MemoryStore:
 
 
 def _newest(rows: Mapping[str, V], page: Page) -> list[V]:
-    keys = sorted((key for key in rows if page.before is None or key < page.before), reverse=True)
+    before = None if page.before is None else by_issue(page.before)
+    keys = sorted((k for k in rows if before is None or by_issue(k) < before), key=by_issue, reverse=True)
     return [rows[key] for key in keys[: page.limit]]

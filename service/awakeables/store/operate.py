@@ -22,6 +22,9 @@ from awakeables.core.orders import (
     Purge,
     Purged,
     PurgeLetters,
+    QueuedEffect,
+    Republish,
+    Republished,
     Resend,
     Resent,
     Resume,
@@ -52,6 +55,8 @@ def operate(order: Operating, tables: Tables, *, now_ms: int) -> Answer:
             return Purged(count=tables.forget_letters(order.before_ms, order.limit))
         case Resend():
             return _resend(order, tables, now_ms)
+        case Republish():
+            return _republish(order, tables)
         case Skip():
             return _skip(order, tables, now_ms)
         case _:
@@ -135,6 +140,15 @@ def _resend(order: Resend, tables: Tables, now_ms: int) -> Resent:
     tables.put_dead_letter(letter)
     tables.add_effect(effect, UNCLAIMED)
     return Resent(dead_letter=letter, effect=effect)
+
+
+def _republish(order: Republish, tables: Tables) -> Republished:
+    """Unclaimed, so that the relay's next look takes it; one with an awakeable has nobody who waits."""
+    queued = tables.queued_effect(order.event_id)
+    if queued is None or queued.state != "failed" or queued.effect.task is not None:
+        return Republished(queued=queued, done=False)
+    tables.requeue_effect(order.event_id, UNCLAIMED)
+    return Republished(queued=QueuedEffect(effect=queued.effect, state="unsent"), done=True)
 
 
 def _skip(order: Skip, tables: Tables, now_ms: int) -> Skipped:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation
-from awakeables.core.orders import DeadLetter, Effect, Idempotency, Position
+from awakeables.core.orders import DeadLetter, Effect, Idempotency, Position, QueuedEffect
 
 
 class Tables(Protocol):
@@ -75,6 +75,14 @@ class Tables(Protocol):
 
     def fail_effect(self, event_id: str, reason: str) -> None:
         """Keep an effect as failed."""
+        ...
+
+    def queued_effect(self, event_id: str) -> QueuedEffect | None:
+        """An effect, unsent or failed."""
+        ...
+
+    def requeue_effect(self, event_id: str, owner: str) -> None:
+        """Make a failed effect unsent again, claimed by an owner; the reason is forgotten."""
         ...
 
     def has_dead_letter(self, source: str) -> bool: ...

@@ -234,7 +234,7 @@ OUTBOX_FAILED = Metric(
     name="awakeables_outbox_failed",
     kind="gauge",
     help="Records that Kafka has refused for good and that are kept.",
-    runbook="The log (`publish_refused`) names topic and reason; they are purged in time.",
+    runbook="`awakeables outbox list` says why; mend it, then `awakeables outbox resend`; purged in time.",
 )
 HTTP_REQUESTS = Metric(
     name="awakeables_http_requests",

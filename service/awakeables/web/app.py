@@ -21,6 +21,7 @@ from awakeables.web.invocations import Invocations
 from awakeables.web.lists import PAGING
 from awakeables.web.metrics import MetricsPage
 from awakeables.web.offsets import Offsets
+from awakeables.web.outbox import Outbox
 from awakeables.web.problems import ClientGone, Problem
 from awakeables.web.request import Request
 from awakeables.web.requestids import REQUEST_ID, RequestIds
@@ -127,6 +128,7 @@ def _routes(engine: Engine, waiting: Waiting, settings: WebSettings) -> Routes:
     invocations = Invocations(engine, waiting, settings)
     metrics = MetricsPage(engine)
     offsets = Offsets(engine, waiting)
+    outbox = Outbox(engine, waiting)
     routes = Routes()
     documents = Documents(engine, routes)
     routes.add("POST", "/*/*", calls.call, scope="call")
@@ -148,6 +150,9 @@ def _routes(engine: Engine, waiting: Waiting, settings: WebSettings) -> Routes:
     routes.add("GET", "/dead-letters", dead_letters.list, scope="read", parameters=PAGING)
     routes.add("GET", "/dead-letters/*", dead_letters.show, scope="read")
     routes.add("POST", "/dead-letters/*/resend", dead_letters.resend, scope="operate")
+    routes.add("GET", "/outbox", outbox.list, scope="read", parameters=("state", *PAGING))
+    routes.add("GET", "/outbox/*", outbox.show, scope="read")
+    routes.add("POST", "/outbox/*/resend", outbox.resend, scope="operate")
     routes.add("GET", "/offsets", offsets.list, scope="read")
     routes.add("POST", "/offsets/*/skip", offsets.skip, scope="operate", parameters=("to",))
     routes.add("GET", "/metrics", metrics.show, scope="read")

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from starlette.responses import Response
 
-from awakeables.core.ids import IdKind, parse_id
+from awakeables.core.ids import IdKind, parse_id_of
 from awakeables.ports import Page
 from awakeables.web.answers import as_json
 from awakeables.web.problems import bad_request
@@ -29,12 +29,12 @@ C = TypeVar("C", bound=str)
 S = TypeVar("S", bound=Shape)
 
 
-def page_of(request: Request, kind: IdKind) -> Page:
+def page_of(request: Request, *kinds: IdKind) -> Page:
     """The page that the query asks for, and one row more: it tells whether there is a next page.
 
     Raises:
         Problem: The limit is no number from 1 to 500.
-        MalformedId: The cursor is no ID of this kind.
+        MalformedId: The cursor is no ID of these kinds.
     """
     text = request.query.get("limit", str(USUAL_LIMIT))
     limit = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
@@ -42,7 +42,7 @@ def page_of(request: Request, kind: IdKind) -> Page:
         raise bad_request(f"limit={text[:20]} is not a number from 1 to {LARGEST_LIMIT}")
     before = request.query.get("before")
     if before is not None:
-        parse_id(before, kind)
+        parse_id_of(before, kinds)
     return Page(limit=limit + 1, before=before)
 
 

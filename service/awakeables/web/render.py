@@ -11,7 +11,7 @@ from msgspec import Raw, UnsetType
 from awakeables.core.awakeables import VERDICTS, Awakeable, Beat, BookEntry, Verdict
 from awakeables.core.invocations import Failure, Invocation
 from awakeables.core.journal import Entry
-from awakeables.core.orders import DeadLetter
+from awakeables.core.orders import DeadLetter, Effect, QueuedEffect
 from awakeables.core.outcomes import NULL, Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.records import rfc3339
 from awakeables.core.replay import describe
@@ -92,13 +92,15 @@ def dead_letter(row: DeadLetter) -> shapes.DeadLetter:
 
 
 def dead_letter_in_full(row: DeadLetter) -> shapes.DeadLetterInFull:
-    """With key, value and headers: as text when they are UTF-8, else in `…_base64`."""
-    return shapes.DeadLetterInFull(
-        **_dead_letter(row),
-        **_content("key", row.key),
-        **_content("value", row.value),
-        headers=[shapes.Header(name=name, **_content("value", value)) for name, value in row.headers],
-    )
+    return shapes.DeadLetterInFull(**_dead_letter(row), **_contents(row))
+
+
+def queued_effect(row: QueuedEffect) -> shapes.OutboxRecord:
+    return shapes.OutboxRecord(**_queued_effect(row))
+
+
+def queued_effect_in_full(row: QueuedEffect) -> shapes.OutboxRecordInFull:
+    return shapes.OutboxRecordInFull(**_queued_effect(row), **_contents(row.effect))
 
 
 def reading(row: Reading) -> shapes.Partition:
@@ -158,6 +160,25 @@ def _dead_letter(row: DeadLetter) -> dict[str, Any]:
         "at": instant(row.at_ms),
         "resent": row.resent,
     }
+
+
+def _queued_effect(row: QueuedEffect) -> dict[str, Any]:
+    effect = row.effect
+    return {
+        "id": row.id,
+        "state": row.state,
+        "topic": effect.topic,
+        "invocation": effect.stream if effect.stream.startswith("inv_") else None,
+        "awakeable": None if effect.task is None else effect.task.awakeable_id,
+        "reason": row.reason,
+        "created": instant(effect.created_ms),
+    }
+
+
+def _contents(record: DeadLetter | Effect) -> dict[str, Any]:
+    """Key, value and headers: as text when they are UTF-8, else in `…_base64`."""
+    headers = [shapes.Header(name=name, **_content("value", value)) for name, value in record.headers]
+    return {**_content("key", record.key), **_content("value", record.value), "headers": headers}
 
 
 def _content(name: str, content: bytes | None) -> dict[str, Any]:

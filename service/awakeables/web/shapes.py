@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from awakeables.core.awakeables import Codec, State, VerdictKind
 from awakeables.core.invocations import Status
+from awakeables.core.orders import EffectState
 
 _SYMBOLS = "[0-9a-hjkmnp-tv-z]{33}$"
 
@@ -21,6 +22,7 @@ AwakeableId: TypeAlias = Annotated[str, Meta(pattern=f"^prom_1{_SYMBOLS}")]
 InvocationId: TypeAlias = Annotated[str, Meta(pattern=f"^inv_1{_SYMBOLS}")]
 DeadLetterId: TypeAlias = Annotated[str, Meta(pattern=f"^dlq_1{_SYMBOLS}")]
 EventId: TypeAlias = Annotated[str, Meta(pattern=f"^evt_1{_SYMBOLS}")]
+RecordId: TypeAlias = Annotated[str, Meta(pattern=f"^(evt|dlq)_1{_SYMBOLS}")]
 Natural: TypeAlias = Annotated[int, Meta(ge=0)]
 Ended: TypeAlias = Literal["succeeded", "failed", "cancelled"]
 
@@ -198,7 +200,7 @@ class Begun(Shape):
     created: bool
 
 
-# ── dead letters, offsets, health ───────────────────────────────────────────────────────────
+# ── dead letters, outbox, offsets, health ───────────────────────────────────────────────────────────
 
 
 class DeadLetter(Shape):
@@ -246,6 +248,42 @@ class Resent(Shape):
 
     id: DeadLetterId
     event_id: EventId
+    topic: str
+
+
+class OutboxRecord(Shape):
+    """A record that is not in Kafka, in a list; `reason` says why Kafka has refused it."""
+
+    id: Annotated[RecordId, Meta(description="Its event ID; of a dead letter's copy, the dead letter's.")]
+    state: EffectState
+    topic: str
+    invocation: Annotated[InvocationId | None, Meta(description="Whose handler has published it.")]
+    awakeable: Annotated[AwakeableId | None, Meta(description="Of a task: what its answer settles.")]
+    reason: str | None
+    created: Instant
+
+
+class OutboxRecordInFull(OutboxRecord, kw_only=True):
+    """A record that is not in Kafka, a task without envelope; key and value are text where they are UTF-8."""
+
+    key: str | UnsetType | None = UNSET
+    key_base64: bytes | UnsetType = UNSET
+    value: str | UnsetType | None = UNSET
+    value_base64: bytes | UnsetType = UNSET
+    headers: list[Header]
+
+
+class Outbox(Shape):
+    """A page, newest first; `next` is the `before` of the next one, null if there is none."""
+
+    items: list[OutboxRecord]
+    next: RecordId | None
+
+
+class Republished(Shape):
+    """The record goes out to its topic again, under the same ID."""
+
+    id: RecordId
     topic: str
 
 

@@ -6,10 +6,13 @@ import json
 
 import pytest
 
+from awakeables.cli import outbox
+from awakeables.core.orders import EFFECT_STATES
 from unit.cli.conftest import Run, StubService
 
 INVOCATION = "inv_101hf7yat0060rk4csm6mv3ee1s3zhr432"
 LETTERS = ("dlq_1a", "dlq_1b", "dlq_1c")
+RECORDS = ("evt_1a", "dlq_1b")
 STUCK = {
     "topic": "shop.completions",
     "partition": 3,
@@ -81,6 +84,40 @@ def test_a_dead_letter_that_can_not_be_resent_keeps_no_other_back(stub: StubServ
         "dlq_1c: on its way to shop.completions",
     ]
     assert told.stderr == "dlq_1b: The state does not allow this: its value was not kept\n"
+
+
+def test_records_that_kafka_refused_are_listed_with_why(stub: StubService, run: Run) -> None:
+    record = {"id": RECORDS[0], "topic": "invoices", "created": "2026", "reason": "too [large]"}
+    stub.will_answer("GET /outbox?state=failed&limit=50&before=evt_1z", {"items": [record]})
+    told = run("outbox", "list", "--before", "evt_1z")
+    assert told.exit_code == 0
+    assert told.stdout.splitlines()[1].split() == ["evt_1a", "invoices", "2026", "too", "[large]"]
+
+
+def test_records_that_wait_for_kafka_are_listed_by_their_state(stub: StubService, run: Run) -> None:
+    stub.will_answer("GET /outbox?state=unsent&limit=50", {"items": []})
+    assert run("outbox", "list", "--state", "unsent").stderr == "no unsent records\n"
+    assert run("outbox", "list", "--state", "sent").exit_code == 2
+    assert len(stub.asked) == 1
+
+
+def test_the_states_of_the_outbox_are_those_that_there_are() -> None:
+    assert {state.value for state in outbox.State} == set(EFFECT_STATES)
+
+
+def test_a_record_is_shown_as_json(stub: StubService, run: Run) -> None:
+    stub.will_answer(f"GET /outbox/{RECORDS[1]}", b'{"id":"dlq_1b"}')
+    assert run("outbox", "show", RECORDS[1]).stdout == '{\n  "id": "dlq_1b"\n}\n'
+
+
+def test_a_record_that_can_not_be_sent_again_keeps_no_other_back(stub: StubService, run: Run) -> None:
+    refusal = {"title": "The state does not allow this", "detail": "it is on its way already"}
+    stub.will_answer(f"POST /outbox/{RECORDS[0]}/resend", refusal, 409)
+    stub.will_answer(f"POST /outbox/{RECORDS[1]}/resend", {"id": RECORDS[1], "topic": "invoices"}, 202)
+    told = run("outbox", "resend", *RECORDS)
+    assert told.exit_code == 1
+    assert told.stdout == "dlq_1b: on its way to invoices\n"
+    assert told.stderr == "evt_1a: The state does not allow this: it is on its way already\n"
 
 
 def test_offsets_are_shown_with_what_is_wrong(stub: StubService, run: Run) -> None:
@@ -158,7 +195,14 @@ def test_another_program_at_the_address_is_told_from_the_service(stub: StubServi
 
 
 @pytest.mark.parametrize(
-    "words", [("cancel", INVOCATION), ("resume", INVOCATION), ("dead-letters", "list"), ("offsets", "show")]
+    "words",
+    [
+        ("cancel", INVOCATION),
+        ("resume", INVOCATION),
+        ("dead-letters", "list"),
+        ("outbox", "list"),
+        ("offsets", "show"),
+    ],
 )
 def test_every_answer_can_be_had_as_json(words: tuple[str, ...], stub: StubService, run: Run) -> None:
     document = {"items": [], "status": "suspended"}
@@ -166,6 +210,7 @@ def test_every_answer_can_be_had_as_json(words: tuple[str, ...], stub: StubServi
         f"POST /invocations/{INVOCATION}/cancel",
         f"POST /invocations/{INVOCATION}/resume",
         "GET /dead-letters?limit=50",
+        "GET /outbox?state=failed&limit=50",
         "GET /offsets",
     ):
         stub.will_answer(what, document)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from awakeables.core.ids import IdKind, Ids, new_id, parse_id
+from awakeables.core.ids import IdKind, Ids, by_issue, new_id, parse_id, parse_id_of
 from awakeables.errors import MalformedId
 
 KINDS: tuple[IdKind, ...] = ("prom", "inv", "evt", "dlq")
@@ -166,3 +166,24 @@ def test_every_awakeable_id_is_fresh_chance_since_it_is_a_bearer_token() -> None
     ids = Ids(watch.now_ms, watch.entropy)
     assert len({ids.new("prom") for _ in range(10)}) == 10
     assert watch.drawn == 10
+
+
+@given(kinds, kinds, instants, instants, entropies)
+def test_ids_of_several_kinds_sort_together_by_the_time_of_their_issue(
+    one: IdKind, other: IdKind, one_ms: int, other_ms: int, entropy: bytes
+) -> None:
+    first, second = (new_id(k, at_ms=ms, entropy=entropy) for k, ms in ((one, one_ms), (other, other_ms)))
+    if one_ms != other_ms:
+        assert (by_issue(first) < by_issue(second)) == (one_ms < other_ms)
+
+
+def test_an_id_may_be_of_one_of_several_kinds() -> None:
+    for kind in KINDS:
+        text = new_id(kind, at_ms=1, entropy=bytes(10))
+        if kind in ("evt", "dlq"):
+            assert parse_id_of(text, ("evt", "dlq")) == 1
+            with pytest.raises(MalformedId, match="was it cut"):
+                parse_id_of(text[:-1], ("evt", "dlq"))
+        else:
+            with pytest.raises(MalformedId, match="is not an event ID: those begin with 'evt_1'; this is "):
+                parse_id_of(text, ("evt", "dlq"))

@@ -152,12 +152,15 @@ class FragileStore(MemoryStore):
 
 
 class NoKafka:
-    """Takes whatever is published."""
+    """Takes whatever is published, once its gate is open."""
 
     def __init__(self) -> None:
         self.published: list[Effect] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def publish(self, effect: Effect) -> None:
+        await self.gate.wait()
         self.published.append(effect)
 
 
@@ -171,13 +174,17 @@ class Web:
         app: WebApp,
         client: httpx.AsyncClient,
         *,
-        published: list[Effect],
+        kafka: NoKafka,
     ) -> None:
-        self.published = published
+        self.kafka = kafka
         self.engine = engine
         self.store = store
         self.app = app
         self.client = client
+
+    @property
+    def published(self) -> list[Effect]:
+        return self.kafka.published
 
     @property
     def waiters(self) -> int:
@@ -213,6 +220,15 @@ class Web:
         self.store.tables.add_dead_letter(letter)
         return letter.id
 
+    def add_refused(self, **fields: Any) -> str:
+        """A record in the outbox that Kafka has refused; nobody's, unless `stream` says whose."""
+        event_id = self.engine.new_id("evt")
+        usual = {"event_id": event_id, "stream": event_id, "topic": "invoices", "key": None, "value": None}
+        effect = Effect(created_ms=self.engine.clock.now_ms(), **usual | fields)
+        self.store.tables.add_effect(effect, self.engine.owner)
+        self.store.tables.fail_effect(effect.event_id, "too large")
+        return effect.event_id
+
 
 async def until(condition: Callable[[], object], *, within_s: float = 120) -> None:
     """Wait for a condition, in virtual time."""
@@ -247,7 +263,7 @@ async def serving(settings: WebSettings | None = None, tokens: Path | None = Non
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as client:
         try:
             await engine.serving.wait()
-            yield Web(engine, store, app, client, published=kafka.published)
+            yield Web(engine, store, app, client, kafka=kafka)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)

@@ -23,6 +23,8 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 from awakeables.core.awakeables import Completion, Heartbeat
+from awakeables.core.ids import EFFECT_KINDS
+from awakeables.core.orders import TaskFacts
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.runner import RunnerSettings
@@ -137,7 +139,7 @@ def engine_on(store: MemoryStore, clock: SystemClock) -> Engine:
 
 
 async def fill(engine: Engine, store: MemoryStore, app: WebApp) -> dict[str, list[str]]:
-    """Rows in many states: awakeables that wait, are resolved, rejected, called off, alive; a dead letter."""
+    """Rows in many states: awakeables that wait, resolved, rejected, called off, alive; refused records."""
     begun = [await engine.begin(APP.handler("shop", "wait"), b"null") for _ in range(4)]
     begun.append(await engine.begin(APP.handler("shop", "refuse"), b"null"))
     begun.append(await engine.begin(APP.handler("shop", "crash"), b"null"))
@@ -153,14 +155,18 @@ async def fill(engine: Engine, store: MemoryStore, app: WebApp) -> dict[str, lis
     for name, body in zip(awakeables, answers, strict=False):
         await engine.settle(Completion(awakeable_id=name, body=body, source="http:test"))
     await engine.cancel(begun[3].id)
-    web = Web(engine, store, app, None, published=[])  # type: ignore[arg-type,unused-ignore]
+    web = Web(engine, store, app, None, kafka=NoKafka())  # type: ignore[arg-type,unused-ignore]
     letter = web.add_dead_letter(
         code="unreadable", source="t:0:7", offset=7, value=b"\xff", key=b"k", headers=(("h", b"\xfe"),)
     )
+    task = TaskFacts(awakeable_id=awakeables[0], reply_to=APP.completions_topic)
+    tasks = [web.add_refused(stream=begun[0].id, value=b"\xff", key=b"k", task=task)]
+    refused = [web.add_refused(event_id=engine.new_id(kind)) for kind in EFFECT_KINDS]
     return {
         "awakeable_id": awakeables[:4] * (PENDING // 2) + awakeables[4:],  # each state often enough
         "invocation_id": [row.id for row in begun],
         "dead_letter_id": [letter],
+        "event_id": [*tasks, *refused],
     }
 
 

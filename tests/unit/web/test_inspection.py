@@ -1,4 +1,4 @@
-"""Lists and single rows: `/invocations`, `/awakeables`, `/dead-letters`, `/health`."""
+"""Lists and single rows: `/invocations`, `/awakeables`, `/dead-letters`, `/outbox`, `/health`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from datetime import timedelta
 import pytest
 
 from awakeables.core.awakeables import Completion, Heartbeat, cancel
-from awakeables.core.ids import new_id
+from awakeables.core.ids import IdKind, new_id
 from awakeables.core.invocations import STATUSES
+from awakeables.core.orders import TaskFacts
 from unit.web.harness import Exchange, Web, until
 from unit.web.test_completing import JSON, problem
 
@@ -77,6 +78,8 @@ async def test_one_whose_journal_only_another_release_can_read_is_shown_without_
         ("/awakeables?state=done", "timed-out"),
         ("/awakeables?limit=x", "1 to 500"),
         ("/dead-letters?state=x", "limit, before"),
+        ("/outbox?state=sent", "unsent, failed"),
+        ("/outbox?status=failed", "state, limit, before"),
         ("/health/live?x=1", "takes none"),
         ("/invocations?" + "&".join(f"a{i}" for i in range(50)), "query"),
     ],
@@ -89,7 +92,7 @@ async def test_a_wrong_query_is_400_and_says_what_is_allowed(web: Web, path: str
 
 
 async def test_a_cursor_that_is_no_id_is_400(web: Web) -> None:
-    for path in ("/invocations", "/awakeables", "/dead-letters"):
+    for path in ("/invocations", "/awakeables", "/dead-letters", "/outbox"):
         problem(await web.client.get(path, params={"before": "x"}), 400, "malformed-id")
 
 
@@ -176,13 +179,16 @@ async def test_a_paused_invocation_is_resumed_and_any_other_is_409(web: Web) -> 
 
 async def test_ids_that_are_unknown_are_404_and_malformed_ones_400(web: Web) -> None:
     at_ms = web.engine.clock.now_ms()
-    inv, prom, dlq = (new_id(kind, at_ms=at_ms, entropy=bytes(10)) for kind in ("inv", "prom", "dlq"))
+    kinds: tuple[IdKind, ...] = ("inv", "prom", "dlq", "evt")
+    inv, prom, dlq, evt = (new_id(kind, at_ms=at_ms, entropy=bytes(10)) for kind in kinds)
     for known, unknown in (
         (prom, f"/invocations/{inv}"),
         (prom, f"/invocations/{inv}/output"),
         (prom, f"/invocations/{inv}/attach"),
         (inv, f"/awakeables/{prom}"),
         (inv, f"/dead-letters/{dlq}"),
+        (inv, f"/outbox/{dlq}"),
+        (prom, f"/outbox/{evt}"),
     ):
         problem(await web.client.get(unknown), 404, "not-found")
         other = unknown.replace(unknown.split("/")[2], known)
@@ -267,6 +273,56 @@ async def test_dead_letters_are_shown_as_text_or_else_in_base64(web: Web) -> Non
     listed = (await web.client.get("/dead-letters?limit=1")).json()
     assert listed["next"] == listed["items"][0]["id"]
     assert {"value", "value_base64"}.isdisjoint(listed["items"][0])
+
+
+# ── outbox ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_records_that_kafka_refused_are_listed_newest_first_whatever_their_ids(web: Web) -> None:
+    ids = []
+    for kind in ("dlq", "evt", "dlq", "evt"):
+        ids.append(web.add_refused(event_id=web.engine.new_id(kind)))
+        await asyncio.sleep(0.001)  # IDs sort by the millisecond
+    for limit in (1, 2, 3):
+        found: list[str] = []
+        query = {"limit": str(limit)}
+        while True:
+            page = (await web.client.get("/outbox", params=query)).json()
+            found += [item["id"] for item in page["items"]]
+            if page["next"] is None:
+                break
+            assert len(page["items"]) == limit
+            query["before"] = page["next"]
+        assert found == ids[::-1]
+
+
+async def test_a_refused_record_shows_why_whose_it_is_and_what_is_in_it(web: Web) -> None:
+    inv, prom = web.engine.new_id("inv"), web.engine.new_id("prom")
+    task = TaskFacts(awakeable_id=prom, reply_to="shop.completions")
+    headers = (("h", b"\xff"), ("none", None))
+    refused = web.add_refused(stream=inv, key="Größe".encode(), value=b"\xff", headers=headers, task=task)
+    shown = (await web.client.get(f"/outbox/{refused}")).json()
+    assert (shown["id"], shown["state"], shown["reason"]) == (refused, "failed", "too large")
+    assert (shown["topic"], shown["invocation"], shown["awakeable"]) == ("invoices", inv, prom)
+    assert (shown["key"], shown["value_base64"]) == ("Größe", "/w==")
+    assert shown["headers"] == [{"name": "h", "value_base64": "/w=="}, {"name": "none", "value": None}]
+    [item] = (await web.client.get("/outbox")).json()["items"]
+    assert item == {name: shown[name] for name in item}
+    assert {"value", "value_base64", "headers"}.isdisjoint(item)
+    bare = web.add_refused(event_id=web.engine.new_id("dlq"))
+    shown = (await web.client.get(f"/outbox/{bare}")).json()
+    assert (shown["invocation"], shown["awakeable"], shown["key"], shown["value"]) == (None,) * 4
+
+
+async def test_records_that_wait_for_kafka_are_listed_by_their_state(web: Web) -> None:
+    refused = web.add_refused()
+    web.kafka.gate.clear()
+    waiting = web.add_refused()
+    assert (await web.client.post(f"/outbox/{waiting}/resend")).status_code == 202
+    for query, expected in (("", refused), ("?state=failed", refused), ("?state=unsent", waiting)):
+        [item] = (await web.client.get(f"/outbox{query}")).json()["items"]
+        assert item["id"] == expected
+    assert (item["state"], item["reason"]) == ("unsent", None)
 
 
 # ── health ──────────────────────────────────────────────────────────────────────────────────

@@ -1,11 +1,11 @@
-"""What operators do over HTTP: cancel, kill, send dead letters again, look at offsets and skip."""
+"""What operators do over HTTP: cancel, kill, send dead letters and refused records again, skip."""
 
 from __future__ import annotations
 
 import pytest
 
-from awakeables.core.ids import new_id
-from awakeables.core.orders import Position
+from awakeables.core.ids import IdKind, new_id
+from awakeables.core.orders import Position, TaskFacts
 from awakeables.engine.intake import Stuck
 from unit.web.harness import Web, until
 from unit.web.test_completing import problem
@@ -47,12 +47,16 @@ async def test_a_waiting_invocation_is_killed_and_says_so_as_often_as_it_is_aske
 async def test_what_is_not_there_can_t_be_cancelled_or_sent_again(web: Web) -> None:
     inv = new_id("inv", at_ms=1, entropy=bytes(10))
     dlq = new_id("dlq", at_ms=1, entropy=bytes(10))
+    evt = new_id("evt", at_ms=1, entropy=bytes(10))
     problem(await web.client.post(f"/invocations/{inv}/cancel"), 404, "not-found")
     problem(await web.client.post("/invocations/inv_1x/cancel"), 400, "malformed-id")
     problem(await web.client.post(f"/invocations/{inv}/kill"), 404, "not-found")
     problem(await web.client.post("/invocations/inv_1x/kill"), 400, "malformed-id")
     problem(await web.client.post(f"/dead-letters/{dlq}/resend"), 404, "not-found")
     problem(await web.client.post(f"/dead-letters/{inv}/resend"), 400, "malformed-id")
+    problem(await web.client.post(f"/outbox/{dlq}/resend"), 404, "not-found")
+    problem(await web.client.post(f"/outbox/{evt}/resend"), 404, "not-found")
+    problem(await web.client.post(f"/outbox/{inv}/resend"), 400, "malformed-id")
 
 
 async def test_a_dead_letter_goes_out_again_and_is_counted(web: Web) -> None:
@@ -71,6 +75,39 @@ async def test_one_whose_bytes_are_not_here_is_refused_with_where_they_are(web: 
     letter_id = web.add_dead_letter(source=f"{TOPIC}:0:7", offset=7, code="skipped")
     refused = problem(await web.client.post(f"/dead-letters/{letter_id}/resend"), 409, "not-possible")
     assert f"offset 7 of partition 0 of {TOPIC}" in refused["detail"]
+
+
+@pytest.mark.parametrize("kind", ["evt", "dlq"])
+async def test_a_record_that_kafka_refused_goes_out_again_under_its_id(web: Web, kind: IdKind) -> None:
+    event_id = web.add_refused(event_id=web.engine.new_id(kind), value=b"1", headers=(("h", b"1"),))
+    response = await web.client.post(f"/outbox/{event_id}/resend")
+    assert (response.status_code, response.json()) == (202, {"id": event_id, "topic": "invoices"})
+    await until(lambda: event_id in [effect.event_id for effect in web.published])
+    [effect] = web.published
+    assert (effect.topic, effect.value, effect.headers) == ("invoices", b"1", (("h", b"1"),))
+    await until(lambda: event_id not in web.store.tables.effects)
+    problem(await web.client.post(f"/outbox/{event_id}/resend"), 404, "not-found")
+
+
+async def test_a_record_that_is_on_its_way_already_is_not_sent_twice(web: Web) -> None:
+    web.kafka.gate.clear()
+    event_id = web.add_refused()
+    assert (await web.client.post(f"/outbox/{event_id}/resend")).status_code == 202
+    again = await web.client.post(f"/outbox/{event_id}/resend")
+    assert "on its way already" in problem(again, 409, "not-possible")["detail"]
+    web.kafka.gate.set()
+    await until(lambda: event_id not in web.store.tables.effects)
+    assert [effect.event_id for effect in web.published] == [event_id]
+
+
+async def test_a_record_whose_awakeable_was_rejected_with_it_is_not_sent_again(web: Web) -> None:
+    awakeable_id = await web.awakeable_of("wait")
+    event_id = web.add_refused(task=TaskFacts(awakeable_id=awakeable_id, reply_to=TOPIC))
+    refused = problem(await web.client.post(f"/outbox/{event_id}/resend"), 409, "not-possible")
+    for told in (awakeable_id, "publish-failed", "begin the work anew"):
+        assert told in refused["detail"]
+    assert (await web.client.get(f"/outbox/{event_id}")).json()["state"] == "failed"
+    assert web.published == []
 
 
 async def test_offsets_are_shown_and_a_stuck_partition_is_skipped(web: Web) -> None:

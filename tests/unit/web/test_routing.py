@@ -137,6 +137,7 @@ SEGMENTS = st.sampled_from(
         "resume",
         "cancel",
         "resend",
+        "outbox",
         "offsets",
         "skip",
         "PROM",

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from awakeables.core.awakeables import Awakeable, State
+from awakeables.core.ids import EFFECT_KINDS, by_issue
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry, awakeables_asked, decode_chunks
-from awakeables.core.orders import DeadLetter, Effect, EffectState, Ended, Position
+from awakeables.core.orders import DeadLetter, Effect, EffectState, Ended, Position, QueuedEffect
 from awakeables.core.outcomes import Outcome, decode_outcome
 from awakeables.ports import Expectation, Page
 from awakeables.store.batches import first_of
@@ -118,6 +119,22 @@ def dead_letters(connection: sqlite3.Connection, page: Page) -> list[DeadLetter]
     before = _AFTER_ALL if page.before is None else page.before
     found = connection.execute(QUERIES["list_dead_letters"], (before, page.limit))
     return [rows.dead_letter_from(row) for row in found]
+
+
+def queued_effect(connection: sqlite3.Connection, event_id: str) -> QueuedEffect | None:
+    row = connection.execute(QUERIES["queued_effect"], (event_id,)).fetchone()
+    return None if row is None else rows.queued_effect_from(row)
+
+
+def queued_effects(connection: sqlite3.Connection, page: Page, state: EffectState) -> list[QueuedEffect]:
+    query = QUERIES["newest_unsent" if state == "unsent" else "newest_failed"]
+    before = _AFTER_ALL if page.before is None else by_issue(page.before)
+    found: list[rows.Row] = []
+    for kind in EFFECT_KINDS:
+        # A statement each: an effect's ID stays of one kind, whatever is committed between them.
+        found += connection.execute(query, (f"{kind}_", f"{kind}_{before}", page.limit))
+    effects = [rows.queued_effect_from(row) for row in found]
+    return sorted(effects, key=lambda effect: by_issue(effect.id), reverse=True)[: page.limit]
 
 
 def counts(connection: sqlite3.Connection) -> dict[str, int]:

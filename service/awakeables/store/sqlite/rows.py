@@ -9,7 +9,7 @@ import msgspec
 
 from awakeables.core.awakeables import Awakeable, Beat, Book
 from awakeables.core.invocations import Failure, Invocation
-from awakeables.core.orders import DeadLetter, Effect, Header, TaskFacts
+from awakeables.core.orders import DeadLetter, Effect, Header, QueuedEffect, TaskFacts
 from awakeables.core.outcomes import Outcome, decode_outcome, encode_outcome
 
 Row: TypeAlias = tuple[Any, ...]
@@ -193,6 +193,11 @@ def effect_from(row: Row) -> Effect:
         task=_maybe(_decode_task, task),
         created_ms=created_ms,
     )
+
+
+def queued_effect_from(row: Row) -> QueuedEffect:
+    _, _, _, state, _, _, reason, *_ = row
+    return QueuedEffect(effect=effect_from(row), state=state, reason=_maybe(text_from, reason))
 
 
 def effect_row(effect: Effect, owner: str) -> Row:

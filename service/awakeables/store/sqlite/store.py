@@ -19,7 +19,16 @@ from pathlib import Path
 from awakeables.core.awakeables import Awakeable, State
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
-from awakeables.core.orders import Answer, DeadLetter, Effect, EffectState, Ended, Member, Position
+from awakeables.core.orders import (
+    Answer,
+    DeadLetter,
+    Effect,
+    EffectState,
+    Ended,
+    Member,
+    Position,
+    QueuedEffect,
+)
 from awakeables.core.outcomes import Outcome
 from awakeables.errors import StoreUnavailable
 from awakeables.ports import Clock, Expectation, Page
@@ -165,6 +174,9 @@ class SqliteStore:
     async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
         return await self._reader.run(reading.dead_letter, dead_letter_id)
 
+    async def queued_effect(self, event_id: str) -> QueuedEffect | None:
+        return await self._reader.run(reading.queued_effect, event_id)
+
     # ── lists ───────────────────────────────────────────────────────────────────────────────
 
     async def invocations(
@@ -177,6 +189,9 @@ class SqliteStore:
 
     async def dead_letters(self, page: Page) -> list[DeadLetter]:
         return await self._lister.run(reading.dead_letters, page)
+
+    async def queued_effects(self, page: Page, *, state: EffectState) -> list[QueuedEffect]:
+        return await self._lister.run(reading.queued_effects, page, state)
 
     async def counts(self) -> Mapping[str, int]:
         return tally.told(self._tally) | await self._lister.run(reading.counts)

@@ -28,6 +28,7 @@ from awakeables.core.orders import (
     Member,
     Position,
     Purge,
+    QueuedEffect,
     Release,
     Resume,
     Settle,
@@ -263,6 +264,15 @@ class SqliteTables:
     def fail_effect(self, event_id: str, reason: str) -> None:
         self.flush()
         self._connection.execute(QUERIES["fail_effect"], (rows.text_bytes(reason), event_id))
+
+    def queued_effect(self, event_id: str) -> QueuedEffect | None:
+        self.flush()
+        row = self._connection.execute(QUERIES["queued_effect"], (event_id,)).fetchone()
+        return None if row is None else rows.queued_effect_from(row)
+
+    def requeue_effect(self, event_id: str, owner: str) -> None:
+        self.flush()
+        self._connection.execute(QUERIES["requeue_effect"], (owner, event_id))
 
     # ── completions topic ───────────────────────────────────────────────────────────────────
 

@@ -14,6 +14,7 @@ import msgspec
 
 from awakeables.core.awakeables import State
 from awakeables.core.invocations import Status
+from awakeables.core.orders import EffectState
 from awakeables.web import shapes
 from awakeables.web.calls import LONGEST_KEY
 from awakeables.web.describing.refusals import (
@@ -39,6 +40,7 @@ PATH_PARAMETERS: Final[dict[str, tuple[str, Any]]] = {
     "awakeable_id": ("Its last seven characters are a checksum.", msgspec.json.schema(shapes.AwakeableId)),
     "invocation_id": ("As the header invocation-id told it.", msgspec.json.schema(shapes.InvocationId)),
     "dead_letter_id": ("As the list shows it.", msgspec.json.schema(shapes.DeadLetterId)),
+    "event_id": ("As the list shows it.", msgspec.json.schema(shapes.RecordId)),
     "partition": ("Of the completions topic.", {"type": "integer", "minimum": 0}),
     "service": ("A service of the app.", TEXT),
     "handler": ("One of its handlers.", TEXT),
@@ -263,6 +265,34 @@ OPERATIONS: Final = (
         paths=("/dead-letters/{dead_letter_id}/resend",),
         summary="Send a record again to the topic that it came from",
         answers={"202": _shown(shapes.Resent, "It goes out by way of the outbox.")},
+        refusals=GUARDED | {"404": "NotFound", "409": "NotPossible", "422": "Unfit"},
+    ),
+    Operation(
+        id="listOutbox",
+        tag="outbox",
+        paths=("/outbox",),
+        summary="List records that are not in Kafka, newest first",
+        query={
+            "state": ("Only those in this state.", msgspec.json.schema(EffectState) | {"default": "failed"})
+        }
+        | _paging(shapes.RecordId),
+        answers={"200": _shown(shapes.Outbox, "A page of them.")},
+    ),
+    Operation(
+        id="showOutboxRecord",
+        tag="outbox",
+        paths=("/outbox/{event_id}",),
+        summary="Show a record that is not in Kafka, and why it was refused",
+        answers={"200": _shown(shapes.OutboxRecordInFull, "The record.")},
+        refusals=GUARDED | {"404": "NotFound"},
+    ),
+    Operation(
+        id="republish",
+        tag="outbox",
+        method="post",
+        paths=("/outbox/{event_id}/resend",),
+        summary="Send a record again that Kafka has refused",
+        answers={"202": _shown(shapes.Republished, "It goes out with what else is unsent.")},
         refusals=GUARDED | {"404": "NotFound", "409": "NotPossible", "422": "Unfit"},
     ),
     Operation(

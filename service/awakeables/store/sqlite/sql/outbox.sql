@@ -10,6 +10,12 @@ SELECT * FROM outbox WHERE event_id = ? AND state = 'unsent'
 -- fail_effect --
 UPDATE outbox SET state = 'failed', reason = ? WHERE event_id = ?
 
+-- queued_effect --
+SELECT * FROM outbox WHERE event_id = ?
+
+-- requeue_effect --
+UPDATE outbox SET state = 'unsent', claimed_by = ?, reason = NULL WHERE event_id = ?
+
 -- forget_failed --
 DELETE FROM outbox WHERE event_id IN (
     SELECT event_id FROM outbox INDEXED BY outbox_failed
@@ -47,3 +53,24 @@ SELECT * FROM outbox WHERE +state = 'unsent' ORDER BY event_id LIMIT ?
 
 -- list_failed --
 SELECT * FROM outbox INDEXED BY outbox_failed WHERE state = 'failed' ORDER BY event_id LIMIT ?
+
+-- newest_unsent --
+-- Hops from owner to owner as above, and takes the newest of each: what has failed is not looked at.
+WITH RECURSIVE holders (name) AS (
+    SELECT min(claimed_by) FROM outbox WHERE state = 'unsent'
+    UNION ALL
+    SELECT (SELECT min(claimed_by) FROM outbox WHERE state = 'unsent' AND claimed_by > holders.name)
+    FROM holders WHERE holders.name IS NOT NULL
+)
+SELECT outbox.*
+FROM holders
+CROSS JOIN outbox ON outbox.event_id IN (
+    SELECT event_id FROM outbox AS held
+    WHERE held.state = 'unsent' AND held.claimed_by = holders.name AND held.event_id > ? AND held.event_id < ?
+    ORDER BY held.event_id DESC LIMIT ?
+)
+
+-- newest_failed --
+SELECT * FROM outbox INDEXED BY outbox_failed
+WHERE state = 'failed' AND event_id > ? AND event_id < ?
+ORDER BY event_id DESC LIMIT ?
