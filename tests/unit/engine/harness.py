@@ -9,7 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
+import pytest
+from pydantic import BaseModel
 
+from awakeables import Context
 from awakeables.core.awakeables import Awakeable, Completion, Verdict
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Entry
@@ -23,6 +26,7 @@ from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.handlers.service import App, Service
 from awakeables.store.memory import MemoryStore
 from awakeables.testing.loop import InlineExecutor, SeededEntropy, VirtualClock
+from awakeables.wire.completions import encode_completion
 
 RETENTION_MS = 30 * 86_400_000
 TOPIC = "shop.completions"
@@ -180,6 +184,27 @@ def quick(*, linger: timedelta = timedelta(0), **runner: Any) -> EngineSettings:
         relay=RelaySettings(publish_timeout=timedelta(seconds=60)),
         horizon=timedelta(0),
     )
+
+
+LIVE = quick(linger=timedelta(seconds=30))
+BOTH = pytest.mark.parametrize("settings", [quick(), LIVE], ids=["suspended", "live"])
+"""Whether the handler is still in memory when its answer comes, or not."""
+
+
+class Wide(BaseModel):
+    weight: int
+
+
+async def wait(ctx: Context) -> Any:
+    """A handler that has a parcel packed; its weight."""
+    awakeable = ctx.awakeable(Wide)
+    ctx.publish("pack", 1, awakeable=awakeable)
+    return (await awakeable).weight
+
+
+def resolution(awakeable_id: str, text: bytes = b'{"weight":7}') -> bytes:
+    """A record that resolves an awakeable."""
+    return encode_completion(Completion(awakeable_id=awakeable_id, body=Resolution.of_json(text), source=""))
 
 
 def failed(row: Invocation) -> Rejection:

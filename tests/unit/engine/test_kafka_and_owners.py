@@ -1,0 +1,176 @@
+"""K1 to K3 and O2, O3: one transaction with the topic, effects, what survives a process."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from awakeables import Context, TimedOut
+from awakeables.core.ids import new_id
+from awakeables.core.invocations import Suspend
+from awakeables.core.orders import Advance
+from awakeables.errors import (
+    OwnershipLost,
+)
+from awakeables.testing.loop import STARTED_MS
+from unit.engine.harness import LIVE, TOPIC, Bench, quick, resolution, until, value, wait
+
+
+async def test_k1_completions_verdicts_wake_ups_and_offsets_commit_together_or_not_at_all() -> None:
+    bench = Bench()
+    async with bench.serving(LIVE, wait=wait) as engine:
+        invocation_id = await bench.begin(engine, "wait")
+        key = (await bench.awakeable(invocation_id)).id
+        bench.store.lose_before = 1
+        bench.store.lose_after = 1
+        await bench.records(engine, resolution(key), resolution(key), resolution(key, b'{"weight":8}'))
+        row = await bench.store.awakeable(key)
+        assert row is not None
+        assert row.book.counts == {"accepted": 1, "duplicate": 1, "conflict": 1}
+        assert bench.store.tables.positions[TOPIC, 0].next == 3
+        assert value(await bench.status(invocation_id, "completed")) == 7
+
+
+async def test_k1_rewinding_the_topic_is_a_no_op() -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        key = (await bench.awakeable(await bench.begin(engine, "wait"))).id
+        await bench.records(engine, resolution(key), b"{", resolution(key, b"{}"))
+        await until(lambda: engine.relay.idle and not bench.store.tables.effects)
+        before = bench.store.tables.awakeables[key], dict(bench.store.tables.letters)
+        published = len(bench.broker.published)
+        for first in (0, 1, 2):
+            with pytest.raises(OwnershipLost):
+                await bench.records(engine, resolution(key), b"{", resolution(key, b"{}"), first=first)
+        await asyncio.sleep(10)
+        assert (bench.store.tables.awakeables[key], dict(bench.store.tables.letters)) == before
+        assert len(bench.broker.published) == published
+
+
+async def test_k1_a_batch_of_a_reader_that_lost_its_partition_changes_nothing() -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        key = (await bench.awakeable(await bench.begin(engine, "wait"))).id
+        taken = await engine.intake.take_partitions(engine.owner, TOPIC, (0,))
+        await engine.intake.take_partitions("another", TOPIC, (0,))
+        from awakeables.engine.intake import Record
+
+        record = Record(offset=0, timestamp_ms=0, key=None, value=resolution(key))
+        with pytest.raises(OwnershipLost, match="another reader"):
+            await engine.intake.take(TOPIC, 0, taken[0].epoch, [record])
+        assert bench.store.tables.awakeables[key].state == "pending"
+
+
+async def test_k2_a_bad_record_becomes_a_dead_letter_and_the_offset_moves_on_in_the_same_transaction() -> (
+    None
+):
+    bench = Bench()
+    never = new_id("prom", at_ms=STARTED_MS, entropy=bytes(10))
+    bad: list[bytes | None] = [b"{broken \xff", None, b"[]", resolution(never), b"9" * 5000, b"[" * 100_000]
+    async with bench.serving(wait=wait) as engine:
+        key = (await bench.awakeable(await bench.begin(engine, "wait"))).id
+        await bench.records(engine, *bad, resolution(key))
+        letters = sorted(bench.store.tables.letters.values(), key=lambda x: x.offset)
+        assert [x.code for x in letters] == [
+            "invalid",
+            "invalid",
+            "invalid",
+            "unknown",
+            "invalid",
+            "invalid",
+        ]
+        assert [x.value for x in letters] == bad
+        assert bench.store.tables.positions[TOPIC, 0].next == 7
+        assert bench.store.tables.awakeables[key].state == "resolved"
+        await until(lambda: len([e for e in bench.broker.published if e.topic == f"{TOPIC}.dlq"]) == 6)
+        copies = {e.event_id: e.value for e in bench.broker.published if e.topic == f"{TOPIC}.dlq"}
+        assert copies == {letter.id: letter.value for letter in letters}
+
+
+async def test_k3_what_was_committed_is_published_though_the_process_died_at_once() -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        bench.broker.gate.clear()
+        invocation_id = await bench.begin(engine, "wait")
+        await bench.status(invocation_id, "suspended")
+    bench.broker.gate.set()
+    async with bench.serving(wait=wait):
+        await until(lambda: bench.broker.published)
+    tries = {e.event_id for e in bench.broker.tries}
+    assert len(tries) == 1, "the event ID is stable over resends"
+
+
+async def test_o2_a_suspended_invocation_holds_nothing_in_memory() -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        before = len(asyncio.all_tasks())
+        ids = [await bench.begin(engine, "wait") for _ in range(50)]
+        for invocation_id in ids:
+            await bench.status(invocation_id, "suspended")
+        await until(lambda: engine.live == 0 and len(asyncio.all_tasks()) <= before)
+
+
+async def test_o3_timers_time_outs_and_retries_survive_restarts() -> None:
+    bench = Bench()
+    fails = iter([True, False])
+
+    async def sleeper(ctx: Context) -> str:
+        await ctx.sleep(timedelta(hours=1))
+        return "woken"
+
+    async def timer(ctx: Context) -> str:
+        try:
+            await ctx.awakeable(timeout=timedelta(hours=1))
+        except TimedOut:
+            return "timed out"
+        return ""
+
+    async def flaky(ctx: Context) -> str:
+        if next(fails):
+            raise ConnectionError("down")
+        return "retried"
+
+    handlers: dict[str, Any] = {"sleeper": sleeper, "timer": timer, "flaky": flaky}
+    async with bench.serving(**handlers) as engine:
+        ids = [await bench.begin(engine, name) for name in handlers]
+        await bench.status(ids[0], "suspended")
+        await bench.status(ids[1], "suspended")
+        await bench.status(ids[2], "backing-off")
+    await asyncio.sleep(4000)
+    async with bench.serving(**handlers):
+        rows = [await bench.status(key, "completed") for key in ids]
+    assert [value(row) for row in rows] == ["woken", "timed out", "retried"]
+
+
+async def test_o3_a_wake_up_whose_hint_is_lost_is_found_by_the_sweep() -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        invocation_id = await bench.begin(engine, "wait")
+        await bench.status(invocation_id, "suspended")
+        engine.intake.on_wakes = lambda _wakes: None
+        await bench.settle(engine, bench.awakeables(invocation_id)[0].id, {"weight": 7})
+        assert value(await bench.status(invocation_id, "completed")) == 7
+
+
+async def test_o3_a_hint_that_is_lost_while_the_handler_lingers_does_not_suspend_it_for_ever() -> None:
+    """Hard case 1: suspending is conditional on the wake that the owner has seen."""
+    bench = Bench()
+    async with bench.serving(quick(linger=timedelta(seconds=5)), wait=wait) as engine:
+        invocation_id = await bench.begin(engine, "wait")
+        key = (await bench.awakeable(invocation_id)).id
+        hint, engine.intake.on_wakes = engine.intake.on_wakes, lambda _wakes: None
+        await bench.settle(engine, key, {"weight": 7})
+        engine.intake.on_wakes = hint
+        assert value(await bench.status(invocation_id, "completed")) == 7
+
+
+async def test_suspending_tells_the_wake_that_was_seen() -> None:
+    """Hard case 1, in the order itself."""
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        await bench.status(await bench.begin(engine, "wait"), "suspended")
+        steps = [m.next for m in bench.store.members(Advance)]
+        assert steps[-1] == Suspend(wake=0)
