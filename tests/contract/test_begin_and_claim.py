@@ -187,16 +187,28 @@ async def test_a_paused_invocation_is_resumed(driver: Driver) -> None:
     assert (paused.status, paused.failure) == ("paused", failure)
     assert await driver.claim() == []
     answer = await driver.do(Resumed, Resume(invocation_id=row.id))
-    assert answer.changed
+    assert answer.accepted
     assert answer.invocation == await driver.invocation(row.id)
     assert [claimed.id for claimed in await driver.claim()] == [row.id]
 
 
-async def test_resuming_again_changes_nothing(driver: Driver) -> None:
+async def test_resuming_again_before_it_runs_is_told_the_same_and_changes_nothing(driver: Driver) -> None:
+    row = await driver.advance(
+        await driver.begin(owner="me"), Pause(failure=Failure(kind="mismatch", message="x", at_ms=1))
+    )
+    first = await driver.do(Resumed, Resume(invocation_id=row.id))
+    driver.clock.ms += 5
+    assert await driver.do(Resumed, Resume(invocation_id=row.id)) == first
+    assert await driver.invocation(row.id) == first.invocation
+    later = await driver.begin(delay_ms=10**6)
+    assert not (await driver.do(Resumed, Resume(invocation_id=later.id))).accepted
+
+
+async def test_resuming_what_is_not_paused_changes_nothing(driver: Driver) -> None:
     row = await driver.begin(owner="me")
-    assert await driver.do(Resumed, Resume(invocation_id=row.id)) == Resumed(invocation=row, changed=False)
+    assert await driver.do(Resumed, Resume(invocation_id=row.id)) == Resumed(invocation=row, accepted=False)
     nobody = Resume(invocation_id=driver.id("inv"))
-    assert await driver.do(Resumed, nobody) == Resumed(invocation=None, changed=False)
+    assert await driver.do(Resumed, nobody) == Resumed(invocation=None, accepted=False)
 
 
 async def test_backing_off_waits_for_its_time_or_for_resume(driver: Driver) -> None:
@@ -208,7 +220,7 @@ async def test_backing_off_waits_for_its_time_or_for_resume(driver: Driver) -> N
     driver.clock.ms += 50
     (row,) = await driver.claim()
     row = await driver.advance(row, BackOff(due_ms=START_MS + 10**6, failure=failure))
-    assert (await driver.do(Resumed, Resume(invocation_id=row.id))).changed
+    assert (await driver.do(Resumed, Resume(invocation_id=row.id))).accepted
     assert len(await driver.claim()) == 1
 
 

@@ -137,7 +137,7 @@ async def test_a_refused_record_is_unsent_and_unclaimed_again_as_it_was(driver: 
     [effect] = await refused(driver)
     answer = await republish(driver, effect.event_id)
     unsent = QueuedEffect(effect=effect, state="unsent")
-    assert answer == Republished(queued=unsent, done=True)
+    assert answer == Republished(queued=unsent, accepted=True)
     assert await driver.store.queued_effect(effect.event_id) == unsent
     assert await driver.store.effects("failed", 10) == []
     counts = await driver.store.counts()
@@ -150,7 +150,7 @@ async def test_a_refused_record_is_unsent_and_unclaimed_again_as_it_was(driver: 
 async def test_the_copy_of_a_dead_letter_is_sent_again_too(driver: Driver) -> None:
     letter_id = await copied(driver)
     await driver.do(Noted, Refused(event_id=letter_id, reason=REASON))
-    assert (await republish(driver, letter_id)).done
+    assert (await republish(driver, letter_id)).accepted
     assert [effect.event_id for effect in await driver.claim_effects("me")] == [letter_id]
 
 
@@ -159,7 +159,7 @@ async def test_one_that_is_refused_again_is_failed_with_the_new_reason_and_can_g
 ) -> None:
     [effect] = await refused(driver)
     for reason in ("forbidden", "no such topic"):
-        assert (await republish(driver, effect.event_id)).done
+        assert (await republish(driver, effect.event_id)).accepted
         await driver.do(Noted, Refused(event_id=effect.event_id, reason=reason))
         expected = QueuedEffect(effect=effect, state="failed", reason=reason)
         assert await driver.store.queued_effect(effect.event_id) == expected
@@ -169,7 +169,7 @@ async def test_one_that_carries_an_awakeable_stays_failed(driver: Driver) -> Non
     """Its awakeable was rejected with publish-failed: nobody waits for the answer."""
     effect = await refused_task(driver)
     failed = QueuedEffect(effect=effect, state="failed", reason=REASON)
-    assert await republish(driver, effect.event_id) == Republished(queued=failed, done=False)
+    assert await republish(driver, effect.event_id) == Republished(queued=failed, accepted=False)
     assert await driver.store.queued_effect(effect.event_id) == failed
     assert await driver.claim_effects("heir") == []
 
@@ -177,23 +177,25 @@ async def test_one_that_carries_an_awakeable_stays_failed(driver: Driver) -> Non
 async def test_one_that_is_on_its_way_stays_its_owner_s(driver: Driver) -> None:
     [effect] = await queued(driver)
     unsent = QueuedEffect(effect=effect, state="unsent")
-    assert await republish(driver, effect.event_id) == Republished(queued=unsent, done=False)
+    assert await republish(driver, effect.event_id) == Republished(queued=unsent, accepted=True)
     assert await driver.claim_effects("me") == []
 
 
 async def test_one_that_is_not_there_is_told_so(driver: Driver) -> None:
-    assert await republish(driver, driver.id("evt")) == Republished(queued=None, done=False)
+    assert await republish(driver, driver.id("evt")) == Republished(queued=None, accepted=False)
 
 
-async def test_the_order_again_after_a_lost_acknowledgement_changes_nothing(driver: Driver) -> None:
+async def test_the_order_again_is_told_the_same_and_changes_nothing(
+    driver: Driver,
+) -> None:
     [effect] = await refused(driver)
     first = await republish(driver, effect.event_id)
-    assert await republish(driver, effect.event_id) == Republished(queued=first.queued, done=False)
+    assert await republish(driver, effect.event_id) == first
     assert await driver.claim_effects("me") == [effect]
     await republish(driver, effect.event_id)
     assert await driver.claim_effects("me") == [], "whoever has it keeps it"
     await driver.do(Noted, Sent(event_ids=(effect.event_id,)))
-    assert await republish(driver, effect.event_id) == Republished(queued=None, done=False)
+    assert await republish(driver, effect.event_id) == Republished(queued=None, accepted=False)
 
 
 async def test_a_group_in_which_it_is_refused_sent_again_and_claimed_can_be_repeated(driver: Driver) -> None:
@@ -207,7 +209,7 @@ async def test_a_group_in_which_it_is_refused_sent_again_and_claimed_can_be_repe
     for _ in range(2):
         assert await driver.store.commit(group) == [
             Noted(),
-            Republished(queued=unsent, done=True),
+            Republished(queued=unsent, accepted=True),
             ClaimedEffects(effects=(effect,)),
         ]
     assert await listed(driver, "unsent") == [effect.event_id]

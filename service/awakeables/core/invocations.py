@@ -200,7 +200,12 @@ def release(row: Invocation, *, now_ms: int) -> Invocation:
 
 
 def resume(row: Invocation, *, now_ms: int) -> Invocation | None:
-    """Let a paused or backing-off invocation run again now; None: it is neither."""
+    """Let a paused or backing-off invocation run again now; None: it is neither.
+
+    One that is to be claimed now anyhow stays as it is: what a first resume has made of it.
+    """
+    if row.status == "pending" and row.due_ms is not None and row.due_ms <= now_ms:
+        return row
     if row.status not in ("paused", "backing-off"):
         return None
     return replace(row, status="pending", due_ms=now_ms, starts=0, attempts=0, updated_ms=now_ms)

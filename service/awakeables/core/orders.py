@@ -3,8 +3,7 @@
 `Store.commit` takes a list of them and applies it in order in ONE transaction. Each member is
 all or nothing by itself: one whose fence fails answers so and changes nothing, the others are
 applied (hard case 2). Every member can be sent again after a lost acknowledgement: the second
-time it changes nothing and answers as the first time, that it was fenced, or that there is nothing
-left to do (`Resume`, `Republish`).
+time it changes nothing and answers as the first time, or that it was fenced.
 """
 
 from __future__ import annotations
@@ -281,10 +280,10 @@ class Resume(Record):
 
 
 class Resumed(Record):
-    """`invocation` as it is now, None if there is none; `changed`: it was paused or backing off."""
+    """`invocation` as it is now, None if there is none; `accepted`: it is to run now."""
 
     invocation: Invocation | None
-    changed: bool
+    accepted: bool
 
 
 class Cancel(Record):
@@ -368,14 +367,13 @@ class Republish(Record):
 
 
 class Republished(Record):
-    """The effect as it is now, None if there is none; `done`: it had failed, and is unsent again.
+    """The effect as it is now, None if there is none; `accepted`: it is unsent (again).
 
-    Not done is one that is unsent already, which is also the answer to the order's repetition, and
-    one that carries an awakeable: that was rejected when it failed.
+    Not accepted is a failed one that carries an awakeable: that was rejected when it failed.
     """
 
     queued: QueuedEffect | None
-    done: bool
+    accepted: bool
 
 
 class Skip(Record):

@@ -308,7 +308,7 @@ class Engine:
         resumed = await self.committer.commit(Resume(invocation_id=invocation_id), Resumed)
         if resumed.invocation is None:
             raise NotFound(f"no invocation {invocation_id}")
-        if not resumed.changed:
+        if not resumed.accepted:
             raise NotPossible(f"invocation {invocation_id} is {resumed.invocation.status}, not paused")
         self.look_again()
         return resumed.invocation
@@ -378,20 +378,19 @@ class Engine:
 
         Raises:
             NotFound: There is no such record in the outbox.
-            NotPossible: Kafka has not refused it, or it carries an awakeable.
+            NotPossible: It carries an awakeable.
         """
         republished = await self.committer.commit(Republish(event_id=event_id), Republished)
         queued = republished.queued
         if queued is None:
             raise NotFound(f"no record {event_id} in the outbox")
-        if not republished.done and queued.effect.task is not None and queued.state == "failed":
+        task = queued.effect.task
+        if not republished.accepted and task is not None:
             raise NotPossible(
-                f"record {event_id} carries awakeable {queued.effect.task.awakeable_id}, and with its record "
-                "an awakeable is rejected with publish-failed: nobody waits for the answer any more; begin "
-                "the work anew instead"
+                f"record {event_id} carries awakeable {task.awakeable_id}, which was rejected with "
+                "publish-failed when Kafka refused it: nobody waits for the answer any more; begin the work "
+                "anew instead"
             )
-        if not republished.done:
-            raise NotPossible(f"record {event_id} is on its way already")
         self.relay.poke()
         return queued.effect
 

@@ -85,10 +85,11 @@ def bury(letters: Sequence[DeadLetter], relay_to: str, tables: Tables, now_ms: i
 def _resume(order: Resume, tables: Tables, now_ms: int) -> Resumed:
     row = tables.invocation(order.invocation_id)
     resumed = row and invocations.resume(row, now_ms=now_ms)
-    if not resumed:
-        return Resumed(invocation=row, changed=False)
-    tables.put_invocation(resumed)
-    return Resumed(invocation=resumed, changed=True)
+    if row is None or not resumed:
+        return Resumed(invocation=row, accepted=False)
+    if resumed is not row:
+        tables.put_invocation(resumed)
+    return Resumed(invocation=resumed, accepted=True)
 
 
 def _cancel(order: Cancel, tables: Tables, now_ms: int) -> CancelAsked:
@@ -145,10 +146,12 @@ def _resend(order: Resend, tables: Tables, now_ms: int) -> Resent:
 def _republish(order: Republish, tables: Tables) -> Republished:
     """Unclaimed, so that the relay's next look takes it; one with an awakeable has nobody who waits."""
     queued = tables.queued_effect(order.event_id)
-    if queued is None or queued.state != "failed" or queued.effect.task is not None:
-        return Republished(queued=queued, done=False)
+    if queued is None or queued.state == "unsent":
+        return Republished(queued=queued, accepted=queued is not None)
+    if queued.effect.task is not None:
+        return Republished(queued=queued, accepted=False)
     tables.requeue_effect(order.event_id, UNCLAIMED)
-    return Republished(queued=QueuedEffect(effect=queued.effect, state="unsent"), done=True)
+    return Republished(queued=QueuedEffect(effect=queued.effect, state="unsent"), accepted=True)
 
 
 def _skip(order: Skip, tables: Tables, now_ms: int) -> Skipped:

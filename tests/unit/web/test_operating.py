@@ -93,8 +93,7 @@ async def test_a_record_that_is_on_its_way_already_is_not_sent_twice(web: Web) -
     web.kafka.gate.clear()
     event_id = web.add_refused()
     assert (await web.client.post(f"/outbox/{event_id}/resend")).status_code == 202
-    again = await web.client.post(f"/outbox/{event_id}/resend")
-    assert "on its way already" in problem(again, 409, "not-possible")["detail"]
+    assert (await web.client.post(f"/outbox/{event_id}/resend")).status_code == 202
     web.kafka.gate.set()
     await until(lambda: event_id not in web.store.tables.effects)
     assert [effect.event_id for effect in web.published] == [event_id]
