@@ -41,6 +41,7 @@ parked with it, if each were not given a chance to commit by itself (hard case 1
 
 CRASHED = "crashed its owner"
 CANCELLED = "the invocation was cancelled"
+CALLED_OFF = Cancellation(reason=CANCELLED)
 KILLED = Cancellation(reason="the invocation was killed")
 
 
@@ -220,7 +221,7 @@ def cancel(row: Invocation, *, now_ms: int) -> Invocation | None:
     lost. It lets run what has failed or was paused since.
     """
     if row.status == "completed":
-        return row if row.epoch == 0 else None
+        return row if row.epoch == 0 and row.result == CALLED_OFF else None
     if row.cancelled_ms is None:
         row = replace(row, cancelled_ms=now_ms, wake=row.wake + 1, updated_ms=now_ms)
     elif row.status not in ("paused", "backing-off"):
@@ -228,7 +229,7 @@ def cancel(row: Invocation, *, now_ms: int) -> Invocation | None:
     if row.status == "running":
         return row
     if row.epoch == 0:
-        return replace(row, status="completed", due_ms=None, result=Cancellation(reason=CANCELLED))
+        return replace(row, status="completed", due_ms=None, result=CALLED_OFF)
     return replace(row, status="pending", due_ms=now_ms, starts=0, attempts=0)
 
 

@@ -19,6 +19,7 @@ from awakeables.core.ids import IdKind, Ids
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Input, encode_chunk
 from awakeables.core.orders import (
+    Answer,
     Begin,
     Begun,
     Cancel,
@@ -62,12 +63,6 @@ from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
-
-CLAIM_LIMIT = 200
-EXPIRE_LIMIT = 1000
-MOST_NAMED = 20
-"""So many invocations one line of the log names."""
-
 
 BEHIND = 10_000
 """So many unread completions are about a second's work: more than a burst."""
@@ -337,21 +332,32 @@ class Engine:
     async def kill(self, invocation_id: str) -> Invocation:
         """End an invocation as it stands; its handler is not asked, what it has to undo stays undone.
 
-        An action of `ctx.run` that is being executed is not interrupted; its result is dropped.
+        An action of `ctx.run` that is being executed is not interrupted; its result is dropped. A
+        handler that hangs in an await of its own stays in memory, but takes no place any more.
 
         Raises:
             NotFound: There is no such invocation.
             NotPossible: It has ended.
         """
-        killed = await self.committer.commit(Kill(invocation_id=invocation_id), Killed)
-        row = killed.invocation
-        if row is None:
+        submitted = self.committer.submit(Kill(invocation_id=invocation_id))
+        submitted.add_done_callback(self._killed)
+        # Whoever asked may give up: those who wait are told by the commit itself.
+        killed = await asyncio.shield(submitted)
+        if not isinstance(killed, Killed):
+            raise TypeError(f"Kill was answered with {type(killed).__name__}")
+        if killed.invocation is None:
             raise NotFound(f"no invocation {invocation_id}")
-        if not killed.done or row.result is None:
+        if not killed.done:
             raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to kill")
-        self._live.let_go(invocation_id)
-        self.ended(invocation_id, row.result)
-        return row
+        return killed.invocation
+
+    def _killed(self, submitted: asyncio.Future[Answer]) -> None:
+        if submitted.cancelled() or submitted.exception() is not None:
+            return
+        killed = submitted.result()
+        if isinstance(killed, Killed) and killed.done and killed.invocation and killed.invocation.result:
+            self._live.let_go(killed.invocation.id)
+            self.ended(killed.invocation.id, killed.invocation.result)
 
     async def resend(self, dead_letter_id: str) -> Effect:
         """Send a dead letter to the topic that it came from again.
@@ -387,9 +393,9 @@ class Engine:
         task = queued.effect.task
         if not republished.accepted and task is not None:
             raise NotPossible(
-                f"record {event_id} carries awakeable {task.awakeable_id}, which was rejected with "
-                "publish-failed when Kafka refused it: nobody waits for the answer any more; begin the work "
-                "anew instead"
+                f"record {event_id} carries awakeable {task.awakeable_id}, which was settled by "
+                "publish-failed, if not before, when Kafka refused the record: nobody waits for its answer "
+                "any more; begin the work anew instead"
             )
         self.relay.poke()
         return queued.effect

@@ -116,10 +116,12 @@ class Live:
         return runner is not None
 
     def let_go(self, invocation_id: str) -> None:
-        """Its invocation was ended by somebody else: whoever waits for it in memory waits in vain."""
+        """The invocation was ended by somebody else: whoever runs it runs in vain."""
         runner = self._runners.get(invocation_id)
         if runner is not None:
-            runner.hurry()
+            # Its place is free; its task ends when its handler next comes by the context.
+            self._forget(runner)
+            runner.let_go()
 
     def look_again(self) -> None:
         """Something may be there to be claimed."""
@@ -201,6 +203,9 @@ class Live:
             return
         for row in rows:
             runner = runners[row.id]
+            if row.id not in problems and row.id not in journals:
+                self._forget(runner)  # it was ended meanwhile, and purged
+                continue
             try:
                 if row.id in problems:
                     raise problems[row.id]

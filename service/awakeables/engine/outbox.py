@@ -15,6 +15,7 @@ from awakeables.core.orders import ClaimedEffects, ClaimEffects, Effect, Noted, 
 from awakeables.engine.absences import Absences
 from awakeables.engine.committer import Committer
 from awakeables.errors import BrokerUnavailable, PublishRefused, StoreUnavailable, TopicMissing
+from awakeables.handlers.rejections import writable
 from awakeables.ports import Clock, OutboxReader, Publisher
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
@@ -210,6 +211,7 @@ class Relay:
                 return
 
     async def _refused(self, effect: Effect, reason: str) -> None:
+        reason = writable(reason)
         self._published["refused"].inc()
         log.error(events.EFFECT_REFUSED, **_facts(effect), reason=reason)
         noted = await self._committer.commit(Refused(event_id=effect.event_id, reason=reason), Noted)

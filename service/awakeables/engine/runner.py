@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -90,7 +91,7 @@ class House(Protocol):
         ...
 
     def remember(self, taken: Taken) -> None:
-        """Awakeables are being created: keep what they expect at hand."""
+        """Awakeables were created: keep what they expect at hand."""
         ...
 
     async def settle_own(self, completion: Completion) -> Verdict | None:
@@ -143,6 +144,7 @@ class Runner:
         self._outcomes: dict[str, Outcome] = {}
         self._awaited: str | None = None
         self._told = False
+        self._fenced = False
         self._rung: asyncio.Future[None] | None = None
         self._cleared: Callable[[], None] | None = None
 
@@ -176,6 +178,11 @@ class Runner:
         """Outcomes that were read after the claim."""
         self._outcomes |= outcomes
 
+    def let_go(self) -> None:
+        """The invocation was ended by somebody else: nothing that its handler does counts any more."""
+        self._fenced = True
+        self._ring()
+
     def hurry(self) -> None:
         """Stop lingering."""
         self._ring()
@@ -204,6 +211,7 @@ class Runner:
         self._tail = begun
         try:
             while True:
+                self._check()
                 if self._cancelled:
                     execution.let_clean_up()
                 step = await execution.step()
@@ -241,7 +249,11 @@ class Runner:
 
     async def park(self, error: Exception) -> None:
         """Pause an invocation that can't even be begun with this code."""
-        await self._submit(Pause(failure=self._failure(error)), None)
+        try:
+            await self._submit(Pause(failure=self._failure(error)), None)
+        except OwnershipLost:
+            log.info(events.OWNERSHIP_LOST, invocation_id=self.invocation_id)
+            return
         log.warning(events.INVOCATION_PAUSED, invocation_id=self.invocation_id, reason=str(error))
 
     async def _obtain(self, execution: Execution, wait: Wait) -> bool:
@@ -276,7 +288,9 @@ class Runner:
         if self._is_to_be_told(execution):
             return True
         await self._flush(execution)
+        self._check()
         result = await self._execute(wait)
+        self._check()
         if isinstance(result, Crashed):
             await self._conclude(execution, await _unwound(execution, result))
             return False
@@ -332,6 +346,7 @@ class Runner:
 
     async def _wait(self, longest_s: float) -> None:
         """Wait until something rings, or so long."""
+        self._check()
         loop = asyncio.get_running_loop()
         self._rung = loop.create_future()
         timer = loop.call_later(longest_s, self._ring)
@@ -340,6 +355,15 @@ class Runner:
         finally:
             timer.cancel()
             self._rung = None
+
+    def _check(self) -> None:
+        """Go no further for an invocation that somebody else has ended.
+
+        Raises:
+            OwnershipLost: It was.
+        """
+        if self._fenced:
+            raise OwnershipLost("somebody else has ended the invocation")
 
     def _ring(self) -> None:
         if self._rung is not None and not self._rung.done():
@@ -465,13 +489,11 @@ class Runner:
         if entries:
             self._version += 1
             self.attempts = 0
-        if taken and taken.awakeables:
-            self._house.remember(taken)
         future = self._house.committer.submit(member)
-        future.add_done_callback(self._committed)
+        future.add_done_callback(functools.partial(self._committed, taken))
         return future
 
-    def _committed(self, future: asyncio.Future[Answer]) -> None:
+    def _committed(self, taken: Taken | None, future: asyncio.Future[Answer]) -> None:
         if future.cancelled() or future.exception() is not None:
             return
         answer = future.result()
@@ -483,6 +505,8 @@ class Runner:
             if self._cleared is not None:
                 cleared, self._cleared = self._cleared, None
                 cleared()
+            if taken and taken.awakeables:
+                self._house.remember(taken)
             if answer.effects:
                 self._house.publish(answer.effects)
 

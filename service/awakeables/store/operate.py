@@ -32,12 +32,10 @@ from awakeables.core.orders import (
     Skip,
     Skipped,
 )
-from awakeables.core.outcomes import Cancellation
 from awakeables.store.tables import Tables
 
 UNCLAIMED = ""
 ABANDONED = "its invocation ended"
-CALLED_OFF = Cancellation(reason=invocations.CANCELLED)
 
 
 def operate(order: Operating, tables: Tables, *, now_ms: int) -> Answer:
@@ -103,7 +101,7 @@ def _cancel(order: Cancel, tables: Tables, now_ms: int) -> CancelAsked:
         for awakeable_id in asked:
             call_off(awakeable_id, invocations.CANCELLED, tables, now_ms)
     settled = (tables.awakeable(awakeable_id) for awakeable_id in asked)
-    called_off = tuple(row.id for row in settled if row is not None and row.outcome == CALLED_OFF)
+    called_off = tuple(row.id for row in settled if row is not None and row.outcome == invocations.CALLED_OFF)
     return CancelAsked(invocation=cancelled, accepted=True, called_off=called_off)
 
 

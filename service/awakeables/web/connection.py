@@ -62,6 +62,7 @@ class Connection(HttpToolsProtocol):
         self._unparsed = 0  # bytes since the parser last had something for us
         self._unread_since_s: float | None = None
         self._unread = 0
+        self._passed_over = b""  # the head, without its offer, of a request that the parser has let go of
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -80,14 +81,27 @@ class Connection(HttpToolsProtocol):
         self._received += len(data)
         self._unparsed += len(data)
         try:
-            self.parser.feed_data(data)
-        except HttpParserUpgrade:
-            return  # an offer that we pass over: the request is answered like any other
+            self._parse(data)
         except HttpParserError as error:
             self._refuse(self._problem or bad_request(f"this is no HTTP: {error}"))
         else:
             if self._unparsed > self._limits.max_header_bytes:
                 self._refuse(self._head_too_large())
+
+    def _parse(self, data: bytes) -> None:
+        """Parse what has come; an offer to upgrade is passed over, the request is one like any other.
+
+        The parser takes what follows such a request for the other protocol, the body too: it is told
+        again how long that is.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except HttpParserUpgrade as offer:
+                data = data[offer.args[0] :]
+                self.parser.feed_data(self._passed_over)
+            else:
+                return
 
     def on_message_begin(self) -> None:
         if self._since_s is None:
@@ -95,12 +109,17 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        if self._passed_over:
+            self._passed_over = b""
+            return
         self._problem = self._objection()
         if self._problem is not None:
             raise _Refused
         super().on_headers_complete()
         self._in_body = True
         self._unparsed = 0
+        if self.parser.should_upgrade():
+            self._passed_over = _without_offer(self.headers)
         self.headers = []  # trailers go here, not to the headers that decide
 
     def on_body(self, body: bytes) -> None:
@@ -108,6 +127,8 @@ class Connection(HttpToolsProtocol):
         self._unparsed = 0
 
     def on_message_complete(self) -> None:
+        if self._passed_over:
+            return  # its body is still to come
         super().on_message_complete()
         self._since_s = None
         self._in_body = False
@@ -195,6 +216,14 @@ class Connection(HttpToolsProtocol):
         limits = self._limits
         detail = f"at most {limits.max_headers} headers of {limits.max_header_bytes:,} bytes together"
         return Problem(431, "headers-too-large", "The request's headers are too large", detail)
+
+
+def _without_offer(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """A head that says how long the body is, and nothing else."""
+    framing = [
+        b"%b: %b\r\n" % header for header in headers if header[0] in (b"content-length", b"transfer-encoding")
+    ]
+    return b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing)
 
 
 class _Refused(Exception):

@@ -12,8 +12,9 @@ from awakeables import Context
 from awakeables.core.ids import new_id
 from awakeables.core.invocations import KILLED
 from awakeables.core.orders import Advance
+from awakeables.engine.engine import EngineSettings
 from awakeables.errors import NotFound, NotPossible
-from unit.engine.harness import Bench, quick, until
+from unit.engine.harness import Bench, quick, resolution, until
 
 SUSPENDED = quick()
 LIVE = quick(linger=timedelta(hours=1))
@@ -112,3 +113,163 @@ async def test_one_that_is_not_there_can_not_be_killed() -> None:
     async with bench.serving(wait=wait) as engine:
         with pytest.raises(NotFound):
             await engine.kill(new_id("inv", at_ms=1, entropy=bytes(10)))
+
+
+async def hang(ctx: Context) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_whoever_asks_after_the_kill_is_told_though_its_action_is_still_executed() -> None:
+    finish = asyncio.Event()
+
+    async def pay(ctx: Context) -> None:
+        await ctx.run("charge", finish.wait)
+
+    bench = Bench()
+    async with bench.serving(LIVE, pay=pay) as engine:
+        invocation_id = await bench.begin(engine, "pay")
+        await asyncio.sleep(1)
+        await engine.kill(invocation_id)
+        assert await engine.result(invocation_id) == KILLED
+        finish.set()
+
+
+async def test_whoever_waits_is_told_though_whoever_killed_it_gave_up_meanwhile() -> None:
+    bench = Bench()
+    async with bench.serving(LIVE, wait=wait) as engine:
+        invocation_id = await bench.begin(engine, "wait")
+        await bench.awakeable(invocation_id)
+        waiting = asyncio.ensure_future(engine.result(invocation_id))
+        bench.store.gate.clear()
+        killing = asyncio.ensure_future(engine.kill(invocation_id))
+        await asyncio.sleep(1)
+        killing.cancel()
+        await asyncio.sleep(1)
+        bench.store.gate.set()
+        async with asyncio.timeout(1):
+            assert await waiting == KILLED
+        await until(lambda: engine.live == 0, "its handler has left", within_s=1)
+
+
+async def test_an_action_does_not_begin_that_was_to_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    async def pay(ctx: Context) -> None:
+        def charge() -> None:
+            begun.append("charge")
+            raise ConnectionError("down")
+
+        await ctx.run("charge", charge)
+
+    bench = Bench()
+    async with bench.serving(pay=pay) as engine:
+        invocation_id = await bench.begin(engine, "pay")
+        await bench.status(invocation_id, "backing-off")
+        history, reading, go_on = bench.store.history, asyncio.Event(), asyncio.Event()
+
+        async def slowly(ids: Any) -> Any:
+            found = await history(ids)
+            reading.set()
+            await go_on.wait()
+            return found
+
+        monkeypatch.setattr(bench.store, "history", slowly)
+        await reading.wait()
+        await engine.kill(invocation_id)
+        go_on.set()
+        await asyncio.sleep(60)
+        assert (begun, engine.live) == (["charge"], 0)
+
+
+async def test_one_that_is_purged_before_its_journal_is_read_harms_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        doomed, other = await bench.begin(engine, "wait"), await bench.begin(engine, "wait")
+        await bench.status(doomed, "suspended")
+        await bench.status(other, "suspended")
+        answer = await bench.awakeable(other)
+        history = bench.store.history
+
+        async def without_the_doomed(ids: Any) -> Any:
+            return {key: journal for key, journal in (await history(ids)).items() if key != doomed}
+
+        monkeypatch.setattr(bench.store, "history", without_the_doomed)
+        await engine.cancel(doomed)
+        await bench.settle(engine, answer.id, 7)
+        await bench.status(other, "completed")
+        assert engine.serving.is_set()
+
+
+async def test_a_killed_suspect_lets_the_next_one_have_its_turn() -> None:
+    bench = Bench()
+    ids: list[str] = []
+    for _ in range(2):
+        async with bench.serving(hang=hang) as engine:
+            while len(ids) < 2:
+                ids.append(await bench.begin(engine, "hang"))
+            await until(lambda: all(bench.row(key).status == "running" for key in ids))
+    async with bench.serving(hang=hang) as engine:
+        await until(lambda: any(bench.row(key).status == "running" for key in ids))
+        [first] = [key for key in ids if bench.row(key).status == "running"]
+        [second] = [key for key in ids if key != first]
+        await engine.kill(first)
+        await bench.status(second, "running")
+
+
+async def test_one_that_is_just_being_parked_is_killed_quietly() -> None:
+    bench = Bench()
+    async with bench.serving(gone=wait) as engine:
+        invocation_id = await bench.begin(engine, "gone")
+        awakeable = await bench.awakeable(invocation_id)
+        await bench.status(invocation_id, "suspended")
+        await bench.settle(engine, awakeable.id, 1)
+    async with bench.serving(other=wait) as engine:
+        bench.store.gate.clear()
+        killing = asyncio.ensure_future(engine.kill(invocation_id))
+        await asyncio.sleep(1)
+        bench.store.gate.set()
+        await killing
+        await asyncio.sleep(1)
+        assert bench.row(invocation_id).result == KILLED
+
+
+async def test_a_killed_handler_takes_no_place_whatever_it_hangs_in() -> None:
+    bench = Bench()
+    async with bench.serving(EngineSettings(max_running=1), hang=hang, wait=wait) as engine:
+        await engine.kill(await bench.begin(engine, "hang"))
+        assert engine.live == 0
+        await bench.awakeable(await bench.begin(engine, "wait"))
+
+
+async def test_one_that_was_killed_before_it_ran_can_not_be_cancelled() -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        invocation_id = await bench.begin(engine, "wait", delay=timedelta(days=1))
+        await engine.kill(invocation_id)
+        with pytest.raises(NotPossible):
+            await engine.cancel(invocation_id)
+
+
+async def test_an_answer_to_an_awakeable_that_was_fenced_off_becomes_a_dead_letter() -> None:
+    leaked: list[str] = []
+
+    async def leak(ctx: Context) -> None:
+        await ctx.sleep(timedelta(seconds=1))
+        awakeable = ctx.awakeable()
+        leaked.append(awakeable.id)
+        await awakeable
+
+    bench = Bench()
+    async with bench.serving(LIVE, leak=leak) as engine:
+        invocation_id = await bench.begin(engine, "leak")
+        await asyncio.sleep(0.5)
+        bench.store.gate.clear()
+        killing = asyncio.ensure_future(engine.kill(invocation_id))
+        await until(lambda: leaked)
+        bench.store.gate.set()
+        await killing
+        await bench.records(engine, resolution(leaked[0], b"1"))
+        [letter] = bench.store.tables.letters.values()
+        assert (letter.code, letter.awakeable_id) == ("unknown", leaked[0])

@@ -82,7 +82,7 @@ async def test_one_that_carries_an_awakeable_is_not_sent_again() -> None:
         await bench.status(invocation_id, "completed")
         [effect] = await bench.store.effects("failed", 10)
         refuse(bench)
-        with pytest.raises(NotPossible, match="which was rejected with publish-failed"):
+        with pytest.raises(NotPossible, match="nobody waits for its answer"):
             await engine.republish(effect.event_id)
         await engine.settled_down()
         assert await bench.store.effects("failed", 10) == [effect]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -347,6 +348,58 @@ async def test_an_offer_to_upgrade_is_passed_over() -> None:
     async with serving() as served:
         offer = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
         assert (await (await served.connect(offer)).readline()).startswith(b"HTTP/1.1 200")
+
+
+UPGRADE = b"host: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
+INNER = b"GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("cuts", [(), (0,), (9,), (-4, 9)], ids=["whole", "head", "early", "three"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"content-length: %d\r\n\r\n%b" % (len(INNER), INNER),
+        b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(INNER), INNER),
+    ],
+    ids=["with a length", "chunked"],
+)
+async def test_the_body_of_a_request_that_offers_to_upgrade_is_its_body(
+    told: bytes, cuts: tuple[int, ...]
+) -> None:
+    """curl --http2 and Java's HttpClient offer it with each first request, also with a POST."""
+    request = b"POST / HTTP/1.1\r\n" + UPGRADE + told
+    head = request.index(b"\r\n\r\n") + 4
+    places = [0, *sorted(head + cut for cut in cuts), len(request)]
+    pieces = [request[begin:end] for begin, end in itertools.pairwise(places)]
+    pieces[-1] += GET
+    async with serving() as served:
+        reader = await served.connect(pieces[0])
+        for piece in pieces[1:]:
+            await asyncio.sleep(0.02)
+            await served.say(piece)
+        for _ in range(2):
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        assert served.app.bodies == [INNER, b""]
+        assert [scope["path"] for scope in served.app.scopes] == ["/", "/"]
+
+
+async def test_offers_one_after_the_other_are_all_passed_over() -> None:
+    async with serving() as served:
+        without = b"GET / HTTP/1.1\r\n" + UPGRADE + b"\r\n"
+        with_body = b"POST / HTTP/1.1\r\n" + UPGRADE + b"content-length: 2\r\n\r\nhi"
+        reader = await served.connect((without + with_body) * 3)
+        for _ in range(6):
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        assert served.app.bodies == [b"", b"hi"] * 3
+
+
+async def test_a_body_that_does_not_come_behind_an_offer_is_cut_off_like_any_other() -> None:
+    async with serving() as served:
+        offer = b"POST /unread HTTP/1.1\r\n" + UPGRADE + b"content-length: 9\r\n\r\nhi"
+        reader = await served.connect(offer)
+        await reader.readuntil(b"ok")
+        served.later(PATIENCE_S + 1)
+        await until(lambda: not served.connections)
 
 
 # ── many ────────────────────────────────────────────────────────────────────────────────────
