@@ -19,12 +19,14 @@ from awakeables.core.outcomes import Resolution
 from awakeables.engine.intake import Record
 from awakeables.errors import OwnershipLost
 from awakeables.kafka.connection import Connection
+from awakeables.kafka.partitions import SURE_LOOKS
 from awakeables.kafka.topics import create_topics, missing_topics, partitions_of
 from awakeables.ports import Page, Store
 from awakeables.world import SystemClock, SystemEntropy
 from support.eventually import eventually
 from support.raw_kafka import raw_producing
 from support.service import (
+    READING,
     Running,
     create_app_topics,
     new_app,
@@ -402,9 +404,13 @@ async def test_a_topic_that_was_recreated_is_not_read_and_its_other_partitions_a
         await produce(bootstrap, topic, [resolved(other)], partition=1)
         await shop.settled(other)
         assert shop.engine.horizon.held_back_to_ms() is not None
-        # Enough records again: it goes on where it was, by itself.
-        last = (await shop.pending())[0]
-        await produce(bootstrap, topic, [b"{}"] * 5 + [resolved(last)])
+        # Also when it has grown past the old position: what is before that was never read.
+        [last] = await shop.pending()
+        await asyncio.sleep(READING.ahead_retry.total_seconds() * (SURE_LOOKS + 2))
+        await produce(bootstrap, topic, [resolved(last)] + [b"{}"] * 9)
+        await eventually(lambda: "ended for a while" in shop.problems.get("partition 0", ""))
+        assert (await shop.row(last)).state == "pending"
+        await shop.engine.offsets.skip(0, 0)
         await shop.settled(last)
         await eventually(lambda: shop.problems == {})
 

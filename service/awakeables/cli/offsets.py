@@ -37,7 +37,7 @@ def skip(
         typer.Option(
             min=0,
             metavar="OFFSET",
-            help="Go on here, instead of behind the batch that can't be opened.",
+            help="Go on here, also backwards, instead of behind the batch that can't be opened.",
             show_default=False,
         ),
     ] = None,
@@ -48,7 +48,8 @@ def skip(
 ) -> None:
     """Skip a batch that can't be opened. Its completions are lost to the service for good.
 
-    A dead letter with the code `skipped` keeps where it was.
+    A dead letter with the code `skipped` keeps where it was. `--to` may lie behind what was read: it
+    is read again, as after the topic was made anew.
     """
     client = ServiceClient(config, url)
     if not yes:
@@ -70,8 +71,12 @@ def _row(client: ServiceClient, partition: int) -> dict[str, Any]:
 
 
 def _ask(row: dict[str, Any], to: int | None) -> None:
-    what = "the batch that can't be opened" if to is None else f"all up to {to}"
     say(
         f"{row['topic']}/{row['partition']} stands at {row['next']} of {row['end']}: {row['problem'] or 'ok'}"
     )
-    typer.confirm(f"Skip {what}? What is skipped is never read.", abort=True, err=True)
+    if to is not None and to < row["next"]:
+        question = f"Read it again from {to}? What was settled is told the same and not applied twice."
+    else:
+        what = "the batch that can't be opened" if to is None else f"all up to {to}"
+        question = f"Skip {what}? What is skipped is never read."
+    typer.confirm(question, abort=True, err=True)

@@ -58,25 +58,23 @@ class Offsets:
     async def skip(self, partition: int, to: int | None) -> Reading:
         """Move a partition to an offset, or past the batch that it is stuck at.
 
-        What lies between is not read: a dead letter with the code `skipped` tells where it was.
-        Backwards it goes only if the topic ends before the offset where it was to be read on, as
-        one does that was made anew.
+        A dead letter with the code `skipped` tells from where to where. What lies between is not
+        read; or, if it goes back, read again, which changes nothing for what was settled (K1).
 
         Returns:
             The partition as it is now.
 
         Raises:
             NotFound: The partition was never read.
-            NotPossible: It is not stuck, or can't be read on from there.
+            NotPossible: It is not stuck, stands there already, or ends before.
         """
         held = await self._held(partition)
         if to is None:
             to = self._behind_stuck(partition)
         if held.end is not None and to > held.end:
             raise NotPossible(f"partition {partition} ends at {held.end}: {to} lies beyond it")
-        ahead = held.end is not None and held.next > held.end
-        if to <= held.next and not ahead:
-            raise NotPossible(f"partition {partition} was read up to {held.next}: {to} lies behind that")
+        if to == held.next:
+            raise NotPossible(f"partition {partition} stands at {to} already")
         if not await self._intake.skip(self._topic, partition, held.next, to):
             raise NotPossible(f"partition {partition} has been read on from {held.next} meanwhile")
         return await self._held(partition)

@@ -35,6 +35,9 @@ log = structlog.stdlib.get_logger(__name__)
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
 
+SURE_LOOKS = 3
+"""A new leader may tell of an earlier end for a moment; at the third look in a row it is another topic."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadingSettings:
@@ -114,6 +117,7 @@ class PartitionReader:
         self._facts = {"topic": partition.topic, "partition": partition.partition}
         self._epoch = 0
         self._position = 0
+        self._ahead = (0, 0)  # where it was ahead of the topic's end, and how many looks in a row
         self._wary = False
         self._pause_s = FIRST_PAUSE_S
         self._pulse = Pulse(shared.clock)
@@ -193,11 +197,7 @@ class PartitionReader:
         )
         self._pulse.resume()
         begin, end = await self._bounds()
-        if held.next > end:
-            raise OffsetsAhead(
-                f"partition {number} of {self.partition.topic} is to be read from offset {held.next}, "
-                f"but ends at {end}: the topic was recreated or has lost records; it waits"
-            )
+        self._refuse_another_topic(held.next, end)
         if 0 < held.next < begin:
             count = self._alarms.lost(self._name, held.next, begin)
             if count:
@@ -210,6 +210,26 @@ class PartitionReader:
         self._intake.lags[number] = end - self._position
         self._consumer.resume(self.partition)
         self._pulse.begin(self._stamp())
+
+    def _refuse_another_topic(self, position: int, end: int) -> None:
+        """Stay away from a topic that ends before the position, or did so for long and has grown since.
+
+        Raises:
+            OffsetsAhead: It is one.
+        """
+        at, looks = self._ahead
+        looks = looks if at == position else 0
+        if position <= end and looks < SURE_LOOKS:
+            self._ahead = (position, 0)
+            return
+        self._ahead = (position, looks + 1)
+        number = self.partition.partition
+        ends = f"but ends at {end}" if position > end else "before which it ended for a while"
+        raise OffsetsAhead(
+            f"partition {number} of {self.partition.topic} is to be read from offset {position}, {ends}: "
+            "the topic was recreated or has lost records; it waits. If it was made anew, "
+            f"`awakeables offsets skip {number} --to 0` reads it from its beginning"
+        )
 
     async def _bounds(self) -> tuple[int, int]:
         """Where the partition begins and, as far as it is committed, ends."""
