@@ -26,7 +26,6 @@ def security_of(settings: Settings) -> Security:
         SettingsRefused: Settings that contradict one another or are incomplete, a file that is
             not there or holds something else; the message names the variable.
     """
-    _refuse_credentials_in_bootstrap(settings)
     protocol = settings.kafka_security_protocol
     sasl, tls = protocol.startswith("SASL_"), protocol.endswith("SSL")
     for name in (*(() if sasl else SASL), *(() if tls else TLS)):
@@ -43,15 +42,6 @@ def security_of(settings: Settings) -> Security:
         username=settings.kafka_sasl_username,
         password=_secret(settings.kafka_sasl_password),
     )
-
-
-def _refuse_credentials_in_bootstrap(settings: Settings) -> None:
-    """An address is shown in logs; one with a user and a password in it must not get so far."""
-    for broker in settings.kafka.split(","):
-        host, colon, port = broker.strip().rpartition(":")
-        incomplete = not port or (colon and not host)
-        if incomplete or "@" in broker or "/" in broker or (host and not port.isdecimal()):
-            _refuse("kafka", "not host:port[,host:port…]; credentials have settings of their own")
 
 
 def _tls(settings: Settings) -> ssl.SSLContext:

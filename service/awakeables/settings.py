@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
 
@@ -45,6 +45,18 @@ def _none_if_empty(value: object) -> object:
 NoneIfEmpty = BeforeValidator(_none_if_empty)
 
 
+def _brokers(text: str) -> str:
+    """Addresses are shown in logs: one with a user and a password in it must not get so far."""
+    for broker in text.split(","):
+        host, colon, port = broker.strip().rpartition(":")
+        incomplete = not port or (colon and not host)
+        if incomplete or "@" in broker or "/" in broker or (host and not port.isdecimal()):
+            raise ValueError("not host:port[,host:port…]; credentials have settings of their own")
+        if host and not 0 < int(port[:6]) < 65_536:
+            raise ValueError(f"there is no port {port:.20}")
+    return text
+
+
 class SettingsRefused(OperatorError):
     """A setting that is misspelled or can't be what it is."""
 
@@ -54,7 +66,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    kafka: str = Field("127.0.0.1:9092", description="Kafka's bootstrap servers, host:port[,host:port…].")
+    kafka: Annotated[str, AfterValidator(_brokers)] = Field(
+        "127.0.0.1:9092", description="Kafka's bootstrap servers, host:port[,host:port…]."
+    )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="What Kafka's port speaks; SASL_PLAINTEXT sends credentials unencrypted."
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from awakeables.cli.client import ServiceClient
-from awakeables.cli.options import Config, Json, Limit, Url
+from awakeables.cli.options import Before, Config, Json, Limit, Url
 from awakeables.cli.terminal import print_json, print_table
 from awakeables.core import awakeables, invocations
 
@@ -36,6 +36,7 @@ def list_(
         typer.Option(help="Only these: pending, resolved… or suspended, paused, completed…"),
     ] = None,
     limit: Limit = 50,
+    before: Before = None,
     url: Url = None,
     json_: Json = False,
     config: Config = None,
@@ -46,7 +47,7 @@ def list_(
             f"{state!r} is none of {', '.join(_STATES[what])}", param_hint=f"--state of {what.value}"
         )
     filter_ = {"state" if what is What.awakeables else "status": state}
-    page = ServiceClient(config, url).get(what.value, limit=limit, **filter_).or_fail()
+    page = ServiceClient(config, url).get(what.value, limit=limit, before=before, **filter_).or_fail()
     if json_:
         print_json(page.text)
     else:

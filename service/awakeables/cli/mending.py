@@ -25,7 +25,8 @@ def cancel(invocation_id: InvocationId, url: Url = None, json_: Json = False, co
     if json_:
         print_json(row.text)
         return
-    told = row.document.get("ended") or f"{row.document['status']}, its handler is told at its next await"
+    status = row.document["status"]
+    told = row.document.get("ended") or f"{status}, its handler is told once, at its next await"
     say(f"{invocation_id}: {told}")
 
 

@@ -28,7 +28,7 @@ def test_an_invocation_is_cancelled_and_told_of(stub: StubService, run: Run) -> 
     stub.will_answer(f"POST /invocations/{INVOCATION}/cancel", {"status": "suspended", "ended": None}, 202)
     told = run("cancel", INVOCATION)
     assert told.exit_code == 0
-    assert told.stdout == f"{INVOCATION}: suspended, its handler is told at its next await\n"
+    assert told.stdout == f"{INVOCATION}: suspended, its handler is told once, at its next await\n"
 
 
 def test_one_that_is_cancelled_already_says_so(stub: StubService, run: Run) -> None:
