@@ -160,14 +160,14 @@ def test_a_certificate_needs_its_key_and_a_key_its_certificate(files: Files) -> 
 
 @pytest.mark.parametrize("bootstrap", [f"shop:{SECRET}@kafka:9092", "ssl://kafka:9092", "kafka:many"])
 def test_brokers_that_are_no_host_and_port_are_refused_unseen(bootstrap: str) -> None:
-    with pytest.raises(SettingsRefused, match="^--kafka: not host:port") as refused:
+    with pytest.raises(SettingsRefused, match=r"^--kafka: not host:port") as refused:
         load_settings(kafka=f"kafka:9092,{bootstrap}")
     assert bootstrap not in str(refused.value)
 
 
 @pytest.mark.parametrize("bootstrap", ["", " ", ":9092", "kafka:9092,", "kafka:"])
 def test_brokers_that_are_not_named_are_refused(bootstrap: str) -> None:
-    with pytest.raises(SettingsRefused, match="^--kafka: not host:port"):
+    with pytest.raises(SettingsRefused, match=r"^--kafka: not host:port"):
         load_settings(kafka=bootstrap)
 
 
