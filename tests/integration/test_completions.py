@@ -14,10 +14,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, Records
 from aiokafka.errors import MessageSizeTooLargeError
 
 from awakeables.core.ids import new_id
-from awakeables.core.orders import DeadLetter
+from awakeables.core.orders import Answer, DeadLetter
 from awakeables.core.outcomes import Resolution
 from awakeables.engine.intake import Record
-from awakeables.errors import OwnershipLost
+from awakeables.errors import OwnershipLost, StoreUnavailable
+from awakeables.kafka import completions
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.partitions import SURE_LOOKS
 from awakeables.kafka.topics import create_topics, missing_topics, partitions_of
@@ -413,6 +414,28 @@ async def test_a_topic_that_was_recreated_is_not_read_and_its_other_partitions_a
         await shop.engine.offsets.skip(0, 0)
         await shop.settled(last)
         await eventually(lambda: shop.problems == {})
+
+
+async def test_what_waits_is_told_also_while_the_store_is_down(
+    bootstrap: str, app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def down(_: object) -> list[Answer]:
+        raise StoreUnavailable("its disk is full")
+
+    monkeypatch.setattr(completions, "SLOW_S", 0.5)
+    await create_app_topics(bootstrap, app)
+    store = new_store("memory", tmp_path)
+    async with running(bootstrap, app, store) as shop:
+        [first] = await shop.pending()
+        await eventually(lambda: set(shop.engine.intake.lags) == {0, 1})
+        with monkeypatch.context() as outage:
+            outage.setattr(store, "commit", down)
+            await produce(bootstrap, app.completions_topic, [resolved(first)])
+            await eventually(lambda: shop.engine.intake.lags.get(0) == 1)
+            await produce(bootstrap, app.completions_topic, [b"{}"] * 9)
+            await eventually(lambda: shop.engine.intake.lags.get(0) == 10)
+        await shop.settled(first)
+        await eventually(lambda: shop.engine.intake.lags[0] == 0)
 
 
 async def test_a_missing_topic_is_waited_for_and_not_created(bootstrap: str, app: App, store: Store) -> None:

@@ -51,6 +51,9 @@ SILENT_S = 3.0
 STUCK_S = 30.0
 """A consumer that got nothing for so long, although it should have, is built anew."""
 
+SLOW_S = 5.0
+"""A batch that takes longer into the store waits for it: meanwhile the partition's end is asked for."""
+
 LEAVE_S = 2.0
 """Batches that are on their way into the store are let there before the consumer is built anew."""
 
@@ -102,6 +105,7 @@ class CompletionsConsumer:
         self._alarms = Alarms(problems)
         self._settings = settings or ReadingSettings()
         self._stuck_s = stuck.total_seconds()
+        self._measured_s = 0.0
 
     @property
     def records_expired(self) -> int:
@@ -194,6 +198,7 @@ class CompletionsConsumer:
         seen = self._clock.monotonic()
         while True:
             await asyncio.sleep(LOOK_S)
+            await self._measure_what_waits(consumer, readers)
             known = consumer.partitions_for_topic(self._topic)
             if known is not None:
                 seen = self._clock.monotonic()
@@ -205,6 +210,23 @@ class CompletionsConsumer:
             if reason is not None:
                 await _let_settle(readers)
                 raise _BuildAnew(reason)
+
+    async def _measure_what_waits(
+        self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]
+    ) -> None:
+        """Tell how much waits before a store that is down: its alarms matter most then."""
+        now_s = self._clock.monotonic()
+        waiting = [r for r in readers if now_s - (r.settling_since_s or now_s) > SLOW_S]
+        if not waiting or now_s - self._measured_s < SLOW_S:
+            return
+        self._measured_s = now_s
+        try:
+            async with asyncio.timeout(SLOW_S):
+                ends = await consumer.end_offsets([reader.partition for reader in waiting])
+        except (kafka.KafkaError, TimeoutError):
+            return
+        for reader in waiting:
+            reader.note_end(ends[reader.partition])
 
     def _look(self, known: Iterable[int], readers: Sequence[PartitionReader]) -> str | None:
         """Why the consumer must be built anew, if it must."""
@@ -237,7 +259,7 @@ async def _let_settle(readers: Sequence[PartitionReader]) -> None:
     for reader in readers:
         reader.leaving = True
     waited_s = 0.0
-    while waited_s < LEAVE_S and any(reader.settling for reader in readers):
+    while waited_s < LEAVE_S and any(reader.settling_since_s is not None for reader in readers):
         await asyncio.sleep(0.01)
         waited_s += 0.01
 

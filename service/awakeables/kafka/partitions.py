@@ -95,13 +95,13 @@ class PartitionReader:
 
     Attributes:
         next: The offset after the last batch that was settled; None before the first claim.
-        settling: A batch is on its way into the store.
+        settling_since_s: Since when a batch is on its way into the store, by the monotonic clock.
         leaving: No further batch shall be begun.
     """
 
     def __init__(self, consumer: AIOKafkaConsumer, partition: TopicPartition, shared: Surroundings) -> None:
         self.next: int | None = None
-        self.settling = False
+        self.settling_since_s: float | None = None
         self.leaving = False
         self.partition = partition
         self._consumer = consumer
@@ -323,12 +323,12 @@ class PartitionReader:
 
     async def _settle(self, records: Sequence[ConsumerRecord]) -> None:
         self._pulse.end()
-        async with self._gate.passing(len(records)):
-            self.settling = True
-            try:
+        self.settling_since_s = self._clock.monotonic()
+        try:
+            async with self._gate.passing(len(records)):
                 await self._take([_record(record) for record in records])
-            finally:
-                self.settling = False
+        finally:
+            self.settling_since_s = None
         self._pulse.resume()
 
     async def _take(self, records: Sequence[Record]) -> None:
@@ -363,6 +363,11 @@ class PartitionReader:
         if covered_ms is not None and at_end:
             self._alarms.clear(self._name)
             self._intake.horizon.read_to_end(self.partition.partition, covered_ms)
+
+    def note_end(self, end: int) -> None:
+        """The partition ends here; for when the store keeps the reader from looking itself."""
+        self._intake.ends[self.partition.partition] = end
+        self._measure(end, self._position if self.next is None else self.next)
 
     def _measure(self, end: int | None, position: int) -> None:
         """Tell how much waits, and since when: the record before it is about as old."""
