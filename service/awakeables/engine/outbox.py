@@ -38,11 +38,13 @@ class RelaySettings:
         publish_timeout: A topic that is missing for this long is taken for one that never comes.
         sweep_interval: How often effects are looked for that no hand-off told of.
         max_waiting: Bound of the effects that are held in memory.
+        max_waiting_bytes: Bound of their keys and values together; one that is larger is held alone.
     """
 
     publish_timeout: timedelta = timedelta(seconds=60)
     sweep_interval: timedelta = timedelta(seconds=1)
     max_waiting: int = 10_000
+    max_waiting_bytes: int = 64 * 1024 * 1024
 
 
 class Relay:
@@ -72,7 +74,8 @@ class Relay:
         self._absences = Absences(clock, patience_s=settings.publish_timeout.total_seconds())
         self._published = (metrics or Metrics()).publishes
         self._streams: dict[str, deque[Effect]] = {}
-        self._known: set[str] = set()
+        self._known: dict[str, int] = {}
+        self._held_bytes = 0
         self._behind = True
         self._gone_while_reading: set[str] | None = None
         self._sweeps = 0
@@ -82,7 +85,7 @@ class Relay:
 
     def hand_off(self, effects: Sequence[Effect]) -> None:
         """Publish effects that were just committed, claimed by this owner."""
-        if self._behind or len(self._known) + len(effects) > self._settings.max_waiting:
+        if self._behind or not self._has_room(len(effects), sum(map(_size, effects))):
             self._behind = True
             self._poked.set()
             return
@@ -116,10 +119,17 @@ class Relay:
             waited += 0.02
         return not self._known
 
+    def _has_room(self, count: int, size: int) -> bool:
+        settings = self._settings
+        if len(self._known) + count > settings.max_waiting:
+            return False
+        return not self._known or self._held_bytes + size <= settings.max_waiting_bytes
+
     def _enqueue(self, effect: Effect) -> None:
         if effect.event_id in self._known or self._tasks is None:
             return
-        self._known.add(effect.event_id)
+        self._known[effect.event_id] = size = _size(effect)
+        self._held_bytes += size
         queue = self._streams.get(effect.stream)
         if queue is not None:
             queue.append(effect)
@@ -143,7 +153,7 @@ class Relay:
 
     async def _catch_up(self) -> None:
         room = self._settings.max_waiting - len(self._known)
-        if room <= 0:
+        if room <= 0 or self._held_bytes >= self._settings.max_waiting_bytes:
             return
         self._behind = False
         limit = len(self._known) + min(room, CLAIM_LIMIT)
@@ -157,8 +167,12 @@ class Relay:
         finally:
             self._gone_while_reading = None
         for effect in unsent:
-            if effect.event_id not in gone:
-                self._enqueue(effect)
+            if effect.event_id in gone or effect.event_id in self._known:
+                continue
+            if not self._has_room(1, _size(effect)):
+                self._behind = True
+                return
+            self._enqueue(effect)
         if len(unsent) >= limit:
             self._behind = True
         if self._behind:
@@ -174,7 +188,7 @@ class Relay:
 
     def _settled(self, event_id: str) -> None:
         """The row is gone or failed: a read that is under way may still show it."""
-        self._known.discard(event_id)
+        self._held_bytes -= self._known.pop(event_id, 0)
         if self._gone_while_reading is not None:
             self._gone_while_reading.add(event_id)
 
@@ -217,6 +231,10 @@ class Relay:
         noted = await self._committer.commit(Refused(event_id=effect.event_id, reason=reason), Noted)
         self._settled(effect.event_id)
         self.on_wakes(noted.wakes)
+
+
+def _size(effect: Effect) -> int:
+    return len(effect.key or b"") + len(effect.value or b"")
 
 
 def _facts(effect: Effect) -> dict[str, str]:

@@ -217,6 +217,20 @@ async def test_more_than_there_is_room_for_goes_out_all_the_same_and_in_order() 
         assert rig.broker.published == effects
 
 
+async def test_large_ones_are_held_in_memory_a_few_at_a_time_and_go_out_in_order() -> None:
+    async with relaying(max_waiting_bytes=3000) as rig:
+        rig.broker.gate.clear()
+        effects = [replace(rig.effect(n), value=bytes(5000 if n == 7 else 1000)) for n in range(20)]
+        for effect in effects:
+            await rig.commit(effect)
+            rig.relay.hand_off([effect])
+        assert len(rig.relay._known) == 3
+        rig.broker.gate.set()
+        await rig.quiet()
+        assert rig.broker.published == effects
+        assert rig.relay._held_bytes == 0
+
+
 def task_of(rig: Rig, number: int, awakeable_id: str) -> Effect:
     facts = TaskFacts(awakeable_id=awakeable_id, reply_to="shop.completions")
     return rig.effect(number, task=facts)
