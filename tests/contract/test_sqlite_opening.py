@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from awakeables.errors import StoreLocked, StoreTooNew, StoreUnavailable
+from awakeables.errors import StoreLocked, StoreOfAnotherApp, StoreTooNew, StoreUnavailable
 from awakeables.store.sqlite import schema
 from awakeables.store.sqlite.queries import QUERIES, named
 from awakeables.store.sqlite.store import SqliteStore
@@ -25,8 +25,8 @@ SORTING = {"running_invocations", "list_running", "unclaimed_of_streams", "histo
 """Queries that may sort what they find: it is as much as one process runs or asks for at once."""
 
 
-def a_store(path: Path) -> SqliteStore:
-    return SqliteStore(path, clock=FakeClock(), retention_ms=RETENTION_MS)
+def a_store(path: Path, app: str = "") -> SqliteStore:
+    return SqliteStore(path, clock=FakeClock(), retention_ms=RETENTION_MS, app=app)
 
 
 async def ask(store: SqliteStore, query: str, values: Sequence[object] = ()) -> Any:
@@ -163,6 +163,60 @@ async def test_a_store_of_a_newer_release_is_refused_with_both_versions(path: Pa
     await store.close()
     with pytest.raises(StoreTooNew, match=f"99.*{VERSION}"):
         await a_store(path).open()
+
+
+def contents(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+async def test_another_app_s_store_is_refused_and_left_alone(path: Path) -> None:
+    for app in ("", "shop", "shop", ""):
+        store = a_store(path, app)
+        await store.open()
+        await store.close()
+    written = contents(path)
+    told = f"{path} is the store of the app 'shop', not of 'bank': .*--store or AWAKEABLES_STORE"
+    for _ in range(2):
+        with pytest.raises(StoreOfAnotherApp, match=told):
+            await a_store(path, "bank").open()
+    assert contents(path) == written
+
+
+async def test_another_app_s_store_of_an_older_release_is_not_migrated(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = a_store(path, "shop")
+    await store.open()
+    await store.close()
+    chain = [*schema.migrations(), f"CREATE TABLE added (x);\nPRAGMA user_version = {VERSION + 1};\n"]
+    monkeypatch.setattr(schema, "migrations", lambda: chain)
+    with pytest.raises(StoreOfAnotherApp):
+        await a_store(path, "bank").open()
+    with closing(sqlite3.connect(path)) as connection:
+        assert schema.schema_version(connection) == VERSION
+
+
+async def test_who_opens_it_for_no_app_gives_it_no_name(path: Path) -> None:
+    for app in ("", "bank"):
+        store = a_store(path, app)
+        await store.open()
+        assert await ask(store, "SELECT name FROM app") == ([(app,)] if app else [])
+        await store.close()
+
+
+async def test_a_renamed_app_takes_its_file_over_as_the_handbook_says(path: Path) -> None:
+    store = a_store(path, "shop")
+    await store.open()
+    await store.close()
+    handbook = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    (statement,) = re.findall(r'sqlite3 awakeables\.db "(UPDATE app .*)"', handbook)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        assert connection.execute(statement.replace("new-name", "bank")).rowcount == 1
+    store = a_store(path, "bank")
+    await store.open()
+    await store.close()
+    with pytest.raises(StoreOfAnotherApp):
+        await a_store(path, "shop").open()
 
 
 async def test_an_opening_that_failed_lets_go_of_the_lock(diary: Path) -> None:
