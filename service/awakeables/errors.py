@@ -18,6 +18,7 @@ AwakeablesError
 │   ├── StoreRefused         the store refuses this very data
 │   ├── StoreLocked          another process has the file open
 │   ├── StoreTooNew          the file was written by a newer release
+│   ├── StoreOfAnotherApp    the file has the rows of another app
 │   ├── BrokerUnavailable    Kafka can't be reached
 │   │   ├── BrokerRefused    Kafka refuses us, or we refuse it
 │   │   └── TopicMissing     there is no such topic (yet)
@@ -131,6 +132,10 @@ class StoreLocked(OperatorError):
 
 class StoreTooNew(OperatorError):
     """The store was written by a newer release than this one."""
+
+
+class StoreOfAnotherApp(OperatorError):
+    """The store has the rows of another app, which this one would time out and pause."""
 
 
 class BrokerUnavailable(OperatorError):

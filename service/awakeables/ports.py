@@ -179,6 +179,7 @@ class Store(
         Raises:
             StoreLocked: Another process has it open.
             StoreTooNew: A newer release has written it.
+            StoreOfAnotherApp: It is another app's.
         """
         ...
 

@@ -66,7 +66,7 @@ async def serve(app: App, settings: Settings, *, stop: asyncio.Event, ready: Rea
         ready: Told the service's URL once HTTP is answered.
 
     Raises:
-        OperatorError: It can't start: settings refused, port in use, store locked or too new.
+        OperatorError: It can't start: settings refused, port in use, store locked, too new or another app's.
     """
     clock, entropy = SystemClock(), SystemEntropy()
     connection = connection_of(settings, f"awakeables-{app.name}")
@@ -74,7 +74,7 @@ async def serve(app: App, settings: Settings, *, stop: asyncio.Event, ready: Rea
     if exposed and settings.tokens_file is None:
         _accept_exposure(settings)
     async with AsyncExitStack() as stack:
-        store = _store(settings, clock)
+        store = _store(app, settings, clock)
         await store.open()
         stack.push_async_callback(store.close)
         publisher = KafkaPublisher(connection, clock)
@@ -318,8 +318,8 @@ def _web_settings(settings: Settings, *, exposed: bool) -> WebSettings:
     )
 
 
-def _store(settings: Settings, clock: SystemClock) -> Store:
+def _store(app: App, settings: Settings, clock: SystemClock) -> Store:
     retention_ms = round(settings.retention / timedelta(milliseconds=1))
     if settings.store == MEMORY:
         return MemoryStore(clock=clock, retention_ms=retention_ms)
-    return SqliteStore(Path(settings.store), clock=clock, retention_ms=retention_ms)
+    return SqliteStore(Path(settings.store), clock=clock, retention_ms=retention_ms, app=app.name)

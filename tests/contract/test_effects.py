@@ -45,6 +45,19 @@ async def test_effects_are_unsent_until_they_are_sent(driver: Driver) -> None:
     assert await driver.store.effects("unsent", 10) == [effects[1]]
 
 
+async def test_the_oldest_unsent_are_found_whoever_holds_them_and_whatever_has_failed(driver: Driver) -> None:
+    rows = [await driver.begin(owner=owner) for owner in ("me", "you", "another")]
+    effects: list[Effect] = []
+    for number in range(12):
+        rows[number % 3], new = await queued(driver, rows[number % 3], 1)
+        effects += new
+        driver.clock.ms += 1
+    for effect in effects[::2]:
+        await driver.do(Noted, Refused(event_id=effect.event_id, reason="too large"))
+    for limit in range(8):
+        assert await driver.store.effects("unsent", limit) == effects[1::2][:limit]
+
+
 @pytest.mark.parametrize("form", [True, False, "structured", "binary"])
 async def test_the_form_of_a_task_is_kept(driver: Driver, form: bool | CloudEventMode) -> None:
     row = await driver.begin(owner="me")

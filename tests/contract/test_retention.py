@@ -123,3 +123,20 @@ async def test_old_dead_letters_and_refused_effects_go_a_few_at_a_time(driver: D
     assert [letter.id for letter in await driver.store.dead_letters(Page())] == [young.id]
     assert await driver.store.effects("failed", 10) == []
     assert effects[1] in await driver.store.effects("unsent", 10)
+
+
+async def test_refused_effects_of_every_kind_go_by_the_age_of_their_ids(driver: Driver) -> None:
+    row = await driver.begin(owner="me")
+    ids: list[str] = []
+    for offset in range(3):
+        effect, letter = driver.an_effect(row.id), driver.a_letter(offset=offset)
+        row = (await driver.do(Advanced, driver.an_advance(row, effects=[effect]))).invocation
+        await driver.do(SettledAll, Settle(completions=(), dead_letters=(letter,), relay_to=DLQ))
+        ids += [effect.event_id, letter.id]
+        driver.clock.ms += 1
+    for event_id in ids:
+        await driver.do(Noted, Refused(event_id=event_id, reason="too large"))
+    order = PurgeLetters(before_ms=driver.clock.ms - 1, limit=1)
+    for gone in (2, 4, 4):
+        await driver.do(Purged, order)
+        assert {effect.event_id for effect in await driver.store.effects("failed", 10)} == set(ids[gone:])

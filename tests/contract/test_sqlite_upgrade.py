@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from awakeables.core.orders import DeadLetter, Ended, Idempotency, Resend, Resent
 from awakeables.core.outcomes import Resolution
+from awakeables.errors import StoreOfAnotherApp
 from awakeables.store.sqlite import rows, schema
 from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import RETENTION_MS, Driver, FakeClock
@@ -67,6 +68,24 @@ async def test_rows_of_schema_1_are_read_and_what_had_ended_is_purged_in_its_tim
         assert (counts["invocations_open"], counts["invocations_suspended"]) == (1, 1)
     finally:
         await store.close()
+
+
+async def test_a_file_of_schema_2_gets_the_name_of_the_app_that_opens_it_and_keeps_its_rows(
+    path: Path, clock: FakeClock
+) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        schema.apply_migration(connection, schema.migrations()[1])
+    store = SqliteStore(path, clock=clock, retention_ms=RETENTION_MS, app="shop")
+    driver = Driver(store, clock)
+    waits = (*invocation(driver, None), None, None)
+    insert(path, "invocations", waits)
+    await store.open()
+    try:
+        assert (await driver.invocation(str(waits[0]))).status == "suspended"
+    finally:
+        await store.close()
+    with pytest.raises(StoreOfAnotherApp, match="'shop'"):
+        await SqliteStore(path, clock=clock, retention_ms=RETENTION_MS, app="bank").open()
 
 
 def _outbox_row(row: tuple[object, ...]) -> tuple[object, ...]:

@@ -7,17 +7,19 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
 from awakeables.devbroker import EmbeddedBroker
+from awakeables.store.sqlite.schema import migrate
 
 ROOT = Path(__file__).parents[2]
 AWAKEABLES = str(Path(sys.executable).parent / "awakeables")
@@ -143,6 +145,15 @@ def test_a_port_in_use_and_a_file_in_use_are_named(tmp_path: Path) -> None:
         other = run(*common, "--store", str(tmp_path / "b.db"), "--port", str(port))
         assert other.returncode == 1
         assert f"port {port}" in other.stderr
+
+
+def test_a_store_of_another_app_is_named_with_the_way_out(tmp_path: Path) -> None:
+    store = tmp_path / "a.db"
+    with closing(sqlite3.connect(store, isolation_level=None)) as connection:
+        migrate(connection, store, "bank")
+    told = run("serve", "shop:app", "--kafka", "127.0.0.1:9", "--store", str(store), "--port", "0")
+    assert told.returncode == 1
+    assert f"{store} is the store of the app 'bank', not of 'shop'" in " ".join(told.stderr.split())
 
 
 def test_without_kafka_the_service_is_up_says_so_and_keeps_what_it_is_given(tmp_path: Path) -> None:

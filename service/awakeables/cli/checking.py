@@ -25,7 +25,11 @@ _COLOURS = {"ok": "green", "warn": "yellow", "FAULT": "red"}
 def doctor(
     app: Annotated[
         str | None,
-        typer.Argument(metavar="[MODULE:APP]", help="Look at its topics, too.", show_default=False),
+        typer.Argument(
+            metavar="[MODULE:APP]",
+            help="Look at its topics, and whether the store is its own, too.",
+            show_default=False,
+        ),
     ] = None,
     worker: Workers = None,
     kafka: Kafka = None,
@@ -43,11 +47,11 @@ def doctor(
 
     loaded = read_settings(config, kafka=kafka, store=store, url=url)
     configure_logs(format_=loaded.settings.log_format, level="error")
-    roles = None
+    roles, name = None, ""
     if app is not None:
-        workers = [load(w, Worker, "worker") for w in worker or []]
-        roles = topics_of(load(app, App, "app"), workers, verdicts=loaded.settings.verdicts)
-    findings = asyncio.run(examine(loaded, roles, clock=SystemClock()))
+        workers, served = [load(w, Worker, "worker") for w in worker or []], load(app, App, "app")
+        roles, name = topics_of(served, workers, verdicts=loaded.settings.verdicts), served.name
+    findings = asyncio.run(examine(loaded, roles, clock=SystemClock(), app=name))
     if json_:
         print_json(
             msgspec.json.encode([{"subject": f.subject, "level": f.level, "text": f.text} for f in findings])

@@ -26,6 +26,9 @@ Codec: TypeAlias = Literal["json", "bytes", "custom"]
 BOOK_EDGE = 10
 """The first and the last ten verdicts of an awakeable are kept, the rest is counted."""
 
+BOOK_TEXT = 200
+"""So many characters of an event ID, and of a reason, are kept in the book: it is written anew each time."""
+
 STATES: tuple[State, ...] = ("pending", "resolved", "rejected", "timed-out", "cancelled")
 VERDICTS: tuple[VerdictKind, ...] = ("accepted", "duplicate", "conflict", "late", "unknown", "invalid")
 
@@ -94,14 +97,18 @@ class Book(Record):
             kind=verdict.kind,
             source=verdict.source,
             at_ms=verdict.at_ms,
-            event_id=verdict.event_id,
-            reason=verdict.reason,
+            event_id=_cut(verdict.event_id),
+            reason=_cut(verdict.reason),
             trace=trace,
         )
         counts = self.counts | {verdict.kind: self.counts.get(verdict.kind, 0) + 1}
         if len(self.first) < BOOK_EDGE:
             return Book(counts=counts, first=(*self.first, entry), last=self.last)
         return Book(counts=counts, first=self.first, last=(*self.last, entry)[-BOOK_EDGE:])
+
+
+def _cut(text: str | None) -> str | None:
+    return text if text is None or len(text) <= BOOK_TEXT else text[: BOOK_TEXT - 1] + "…"
 
 
 class Beat(Record):

@@ -18,7 +18,7 @@ from awakeables.settings import SettingsRefused, SourcedSettings
 
 
 async def examine(
-    loaded: SourcedSettings, roles: Mapping[str, Role] | None, *, clock: Clock
+    loaded: SourcedSettings, roles: Mapping[str, Role] | None, *, clock: Clock, app: str = ""
 ) -> list[Finding]:
     """Look at everything; nothing is changed by it.
 
@@ -26,6 +26,7 @@ async def examine(
         loaded: The settings that the service is run with.
         roles: The app's topics; None when it wasn't said which app.
         clock: This machine's.
+        app: Its name; empty when it wasn't said which app.
     """
     settings = loaded.settings
     findings = [examine_settings(loaded, clock=clock)]
@@ -40,7 +41,7 @@ async def examine(
         findings.append(Finding("store", "warn", "memory: everything is forgotten when the service ends"))
     else:
         path = Path(settings.store)
-        store, condition = await asyncio.to_thread(examine_store, path, clock=clock)
+        store, condition = await asyncio.to_thread(examine_store, path, clock=clock, app=app)
         findings += [store, examine_disk(path)]
     visit = await visit_service(settings.url, holder=None if condition is None else condition.holder)
     return [*findings, visit.finding, examine_clock(visit.date_ms, condition, clock=clock)]

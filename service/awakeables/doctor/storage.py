@@ -18,8 +18,14 @@ PATIENCE_S = 60.0
 """How long a file is read through to look for damage; some ten gigabytes."""
 
 
-def examine_store(path: Path, *, clock: Clock) -> tuple[Finding, Condition | None]:
-    """On the file, without changing it; and its condition if there is a file."""
+def examine_store(path: Path, *, clock: Clock, app: str = "") -> tuple[Finding, Condition | None]:
+    """On the file, without changing it; and its condition if there is a file.
+
+    Args:
+        path: The database.
+        clock: This machine's.
+        app: Whose it must be, if it has a name; empty: anybody's.
+    """
     folder = path.absolute().parent
     if not folder.is_dir():
         return Finding("store", "FAULT", f"the folder {folder} is not there: make it"), None
@@ -31,7 +37,7 @@ def examine_store(path: Path, *, clock: Clock) -> tuple[Finding, Condition | Non
         return Finding("store", "FAULT", f"{path} is a folder: name the database's file in it"), None
     if not os.access(path, os.W_OK):
         return Finding("store", "FAULT", f"{path} can't be written by this user"), None
-    condition = check_up(path, monotonic=clock.monotonic, patience_s=PATIENCE_S)
+    condition = check_up(path, monotonic=clock.monotonic, patience_s=PATIENCE_S, app=app)
     return _told(path, condition), condition
 
 

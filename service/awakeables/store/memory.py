@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from awakeables.core.awakeables import Awakeable, State
-from awakeables.core.ids import by_issue, first_id
+from awakeables.core.ids import EFFECT_KINDS, by_issue, first_id
 from awakeables.core.invocations import STATUSES, Invocation, Status, is_suspect
 from awakeables.core.journal import Entry, awakeables_asked, decode_chunks
 from awakeables.core.orders import (
@@ -178,10 +178,14 @@ class MemoryTables:
         for key in letters:
             self._delete(self.sources, self.letters[key].source)
             self._delete(self.letters, key)
-        refused = sorted(key for key in self.failed if self.effects[key].created_ms < before_ms)[:limit]
-        for key in refused:
-            self.drop_effect(key)
-        return len(letters) + len(refused)
+        count = len(letters)
+        for kind in EFFECT_KINDS:
+            first, end = f"{kind}_", first_id(kind, before_ms)
+            refused = sorted(key for key in self.failed if first < key < end)[:limit]
+            for key in refused:
+                self.drop_effect(key)
+            count += len(refused)
+        return count
 
     def position(self, topic: str, partition: int) -> Position | None:
         return self.positions.get((topic, partition))

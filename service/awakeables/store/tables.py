@@ -96,7 +96,10 @@ class Tables(Protocol):
         ...
 
     def forget_letters(self, before_ms: int, limit: int) -> int:
-        """Delete the oldest dead letters, and refused effects, made before; how many of both."""
+        """Delete the oldest dead letters, and refused effects, whose ID was made before; how many of both.
+
+        At most `limit` letters, and `limit` effects of each kind of ID.
+        """
         ...
 
     def position(self, topic: str, partition: int) -> Position | None: ...

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +16,23 @@ import pytest
 from awakeables.doctor.service import examine_clock
 from awakeables.doctor.storage import examine_disk, examine_store
 from awakeables.store.sqlite.checkup import Condition
+from awakeables.store.sqlite.schema import migrate
 from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import RETENTION_MS, START_MS, FakeClock
 from unit.cli.conftest import Run, StubService
 
 READY = "GET /health/ready"
+BANK = """
+from awakeables import App, Service
+
+accounts = Service("accounts")
+
+@accounts.handler()
+async def close(ctx, name):
+    return name
+
+app = App("bank", services=[accounts])
+"""
 Found = dict[str, tuple[str, str]]
 
 
@@ -132,6 +146,33 @@ async def test_a_store_that_is_closed_is_read_through_and_not_changed(tmp_path: 
     finding, _ = examine_store(path, clock=FakeClock())
     assert (finding.level, finding.text.split(", ")[1:]) == ("ok", ["held by nobody", "no damage found"])
     assert hashlib.sha256(path.read_bytes()).digest() == before
+
+
+async def test_a_store_of_another_app_is_a_fault_and_is_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    store = SqliteStore(path, clock=FakeClock(), retention_ms=RETENTION_MS, app="shop")
+    await store.open()
+    await store.close()
+    before = path.read_bytes()
+    for app, level in (("shop", "ok"), ("", "ok"), ("bank", "FAULT")):
+        finding, _ = examine_store(path, clock=FakeClock(), app=app)
+        assert finding.level == level
+    assert "is the store of the app 'shop', not of 'bank'" in finding.text
+    assert path.read_bytes() == before
+
+
+def test_the_doctor_is_told_which_app_it_is(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bank.py").write_text(BANK)
+    monkeypatch.syspath_prepend(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as connection:
+        migrate(connection, "a.db", "shop")
+    words = ("--json", "--kafka", "127.0.0.1:9", "--store", str(tmp_path / "a.db"))
+    told = run("doctor", "bank:app", *words)
+    store = next(row for row in json.loads(told.stdout) if row["subject"] == "store")
+    assert (told.exit_code, store["level"]) == (1, "FAULT")
+    assert "not of 'bank'" in store["text"]
 
 
 def test_a_folder_that_is_not_there_is_a_fault(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from msgspec import Raw
 
 from awakeables.core.awakeables import (
     BOOK_EDGE,
+    BOOK_TEXT,
     STATES,
     VERDICTS,
     Awakeable,
@@ -295,3 +296,17 @@ def test_the_book_keeps_the_first_and_the_last_ten_and_counts_all(kinds: list[An
     assert book.last == tuple(entries[BOOK_EDGE:][-BOOK_EDGE:])
     assert sum(book.counts.values()) == len(kinds)
     assert all(book.counts.get(kind, 0) == kinds.count(kind) for kind in VERDICTS)
+
+
+def test_the_book_cuts_what_is_long_and_the_verdict_keeps_it_whole() -> None:
+    """Hard case 8."""
+    long, short = "é" * 900_000, "é" * BOOK_TEXT
+    result = told(
+        row(), Completion(awakeable_id="a", body=None, source="1", event_id=long, refusal=long + "!")
+    )
+    assert (result.verdict.event_id, result.verdict.reason) == (long, long + "!")
+    [entry] = result.awakeable.book.first
+    assert entry.event_id == entry.reason == "é" * (BOOK_TEXT - 1) + "…"
+    result = told(row(), Completion(awakeable_id="a", body=None, source="1", event_id=short, refusal=short))
+    [entry] = result.awakeable.book.first
+    assert (entry.event_id, entry.reason) == (short, short)

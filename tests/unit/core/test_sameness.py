@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
-from awakeables.core.sameness import same_answer
+from awakeables.core.sameness import LONGEST_READ, same_answer
 
 values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -73,6 +73,17 @@ def test_what_differs_as_written_is_another_answer(one: str, other: str) -> None
 )
 def test_what_every_reader_reads_the_same_is_the_same_answer(one: str, other: str) -> None:
     assert same_answer(json_of(one), json_of(other))
+
+
+@pytest.mark.parametrize("length", [LONGEST_READ, LONGEST_READ + 1])
+def test_what_is_longer_than_64_kib_is_the_same_only_byte_for_byte(length: int) -> None:
+    text = f"[{'1,' * 1000}1]".ljust(length)
+    assert same_answer(json_of(text), json_of(text))
+    for other in (text.strip(), "\n" + text[:-1]):
+        assert same_answer(json_of(text), json_of(other)) == (length <= 65_536)
+        assert same_answer(json_of(other), json_of(text)) == (length <= 65_536)
+    no, again = (Rejection(reason="no", details=Raw(said.encode())) for said in (text, text.strip()))
+    assert same_answer(no, again) == (length <= 65_536)
 
 
 def test_raw_bytes_are_the_same_only_byte_for_byte() -> None:

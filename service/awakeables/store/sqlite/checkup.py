@@ -11,7 +11,7 @@ from pathlib import Path
 from awakeables.errors import OperatorError
 from awakeables.store.sqlite.lock import holder_of, lock_file_of
 from awakeables.store.sqlite.queries import QUERIES
-from awakeables.store.sqlite.schema import check_version, migrations, schema_version
+from awakeables.store.sqlite.schema import check_file, migrations, schema_version
 
 STEPS = 100_000
 """Steps of SQLite's machine between two looks at the clock: some milliseconds."""
@@ -38,20 +38,21 @@ class Condition:
     problem: str | None = None
 
 
-def check_up(path: Path, *, monotonic: Callable[[], float], patience_s: float) -> Condition:
+def check_up(path: Path, *, monotonic: Callable[[], float], patience_s: float, app: str = "") -> Condition:
     """Look at a file that is there; it is read through only if nobody has it open.
 
     Args:
         path: The database.
         monotonic: Seconds that only grow.
         patience_s: Reading it through is given up after this long.
+        app: Whose store it must be, if it has a name; empty: anybody's.
     """
     newest_version = len(migrations())
     try:
         holder = holder_of(lock_file_of(path))
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             connection.executescript(QUERIES["reader"])
-            check_version(connection, path)
+            check_file(connection, path, app)
             version = schema_version(connection)
             newest = connection.execute(QUERIES["newest_row"]).fetchone() if version else None
             damage, read_through = None, False

@@ -61,8 +61,11 @@ def expectations(connection: sqlite3.Connection, awakeable_ids: Sequence[str]) -
 
 
 def effects(connection: sqlite3.Connection, state: EffectState, limit: int) -> list[Effect]:
-    query = QUERIES["list_unsent" if state == "unsent" else "list_failed"]
-    return [rows.effect_from(row) for row in connection.execute(query, (limit,))]
+    if state == "unsent":
+        found = connection.execute(QUERIES["list_unsent"], (limit, limit))
+    else:
+        found = connection.execute(QUERIES["list_failed"], (limit,))
+    return [rows.effect_from(row) for row in found]
 
 
 def ended(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[Ended]:

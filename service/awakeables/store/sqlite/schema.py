@@ -6,11 +6,14 @@ import sqlite3
 from collections.abc import Iterator
 from importlib.resources import files
 
-from awakeables.errors import StoreTooNew, StoreUnavailable
+from awakeables.errors import StoreOfAnotherApp, StoreTooNew, StoreUnavailable
 from awakeables.store.sqlite.queries import QUERIES
 
 APPLICATION_ID = 0x61776B31
 """'awk1' in the file's header, so that another program's database is not taken for ours."""
+
+NAMED_FROM = 3
+"""The schema version from which on a file has the name of its app."""
 
 
 def migrations() -> list[str]:
@@ -20,23 +23,32 @@ def migrations() -> list[str]:
     return [file.read_text(encoding="utf-8") for file in found]
 
 
-def migrate(connection: sqlite3.Connection, path: object) -> None:
-    """Bring a database to the newest schema.
+def migrate(connection: sqlite3.Connection, path: object, app: str = "") -> None:
+    """Bring a database to the newest schema; one without a name gets that of this app, if it has one.
 
     Raises:
+        StoreOfAnotherApp: It has the name of another app.
         StoreTooNew: A newer release has written it.
         StoreUnavailable: It is another program's.
     """
     chain = migrations()
-    check_version(connection, path)
+    check_file(connection, path, app)
     for text in chain[schema_version(connection) :]:
         apply_migration(connection, text)
+    if app:
+        connection.execute(QUERIES["name_app"], (app,))
 
 
-def check_version(connection: sqlite3.Connection, path: object) -> None:
+def check_file(connection: sqlite3.Connection, path: object, app: str = "") -> None:
     """See that a database is one of ours that this release can serve, or empty.
 
+    Args:
+        connection: To the database; nothing is changed by it.
+        path: What it is called in an error.
+        app: Whose it must be, if it has a name; empty: anybody's.
+
     Raises:
+        StoreOfAnotherApp: It has the name of another app.
         StoreTooNew: A newer release has written it.
         StoreUnavailable: It is another program's.
     """
@@ -49,6 +61,12 @@ def check_version(connection: sqlite3.Connection, path: object) -> None:
         raise StoreTooNew(
             f"{path} has schema version {version}, this release knows up to {newest}:"
             " install the release that wrote it, or a newer one"
+        )
+    named = connection.execute(QUERIES["app_name"]).fetchone() if version >= NAMED_FROM else None
+    if app and named is not None and named[0] != app:
+        raise StoreOfAnotherApp(
+            f"{path} is the store of the app {named[0]!r}, not of {app!r}: give this one a file of"
+            " its own with --store or AWAKEABLES_STORE, or, if it was renamed, see docs/operations.md"
         )
 
 

@@ -44,17 +44,19 @@ from awakeables.store.sqlite.tables import SqliteTables
 class SqliteStore:
     """`ports.Store` in one file; a commit that changes nothing does not touch the disk."""
 
-    def __init__(self, path: Path | str, *, clock: Clock, retention_ms: int) -> None:
+    def __init__(self, path: Path | str, *, clock: Clock, retention_ms: int, app: str = "") -> None:
         """Touches no file yet.
 
         Args:
             path: The database; it is made by `open`, its folder must be there.
             clock: Read once in each transaction.
             retention_ms: How old an awakeable's ID can be before its missing row means *purged*.
+            app: The name of the app whose store it is; empty: any, and the file gets no name.
         """
         self._path = Path(path)
         self._clock = clock
         self._retention_ms = retention_ms
+        self._app = app
         self._lock = FileLock(lock_file_of(self._path))
         self._writer = Lane(self._path, "writer", connect=self._connect, disconnect=self._disconnect)
         self._reader = Lane(self._path, "reader", connect=self._connect_reader)
@@ -89,7 +91,7 @@ class SqliteStore:
         self._lock.acquire()
         try:
             _refuse_read_only(self._path)
-            connection = _prepared(self._path)
+            connection = _prepared(self._path, self._app)
             self._tally = tally.take(connection)
         except BaseException:
             self._lock.release()
@@ -204,11 +206,11 @@ def _refuse_read_only(path: Path) -> None:
             raise PermissionError(errno.EACCES, "it is read-only", str(file))
 
 
-def _prepared(path: Path) -> sqlite3.Connection:
+def _prepared(path: Path, app: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.executescript(QUERIES["writer"])
-        migrate(connection, path)
+        migrate(connection, path, app)
     except BaseException:
         connection.close()
         raise

@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from awakeables.core.awakeables import Awakeable
-from awakeables.core.ids import first_id
+from awakeables.core.ids import EFFECT_KINDS, first_id
 from awakeables.core.invocations import SUSPECT_STARTS, End, Invocation
 from awakeables.core.orders import (
     Advance,
@@ -296,7 +296,8 @@ class SqliteTables:
         self.flush()
         execute = self._connection.execute
         letters = execute(QUERIES["forget_dead_letters"], (first_id("dlq", before_ms), limit)).rowcount
-        return letters + execute(QUERIES["forget_failed"], (before_ms, limit)).rowcount
+        ranges = [(f"{kind}_", first_id(kind, before_ms), limit) for kind in EFFECT_KINDS]
+        return letters + sum(execute(QUERIES["forget_failed"], range_).rowcount for range_ in ranges)
 
     def position(self, topic: str, partition: int) -> Position | None:
         row = self._positions.get((topic, partition))

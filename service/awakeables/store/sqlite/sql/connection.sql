@@ -36,3 +36,9 @@ PRAGMA application_id
 
 -- is_empty --
 SELECT count(*) = 0 FROM sqlite_schema
+
+-- app_name --
+SELECT name FROM app WHERE id = 1
+
+-- name_app --
+INSERT OR IGNORE INTO app VALUES (1, ?)

@@ -17,9 +17,10 @@ SELECT * FROM outbox WHERE event_id = ?
 UPDATE outbox SET state = 'unsent', claimed_by = ?, reason = NULL WHERE event_id = ?
 
 -- forget_failed --
+-- By the time in the ID, not by created_ms: for that each failed row would be looked up.
 DELETE FROM outbox WHERE event_id IN (
     SELECT event_id FROM outbox INDEXED BY outbox_failed
-    WHERE state = 'failed' AND created_ms < ? ORDER BY event_id LIMIT ?
+    WHERE state = 'failed' AND event_id > ? AND event_id < ? ORDER BY event_id LIMIT ?
 )
 
 -- other_holders --
@@ -48,8 +49,24 @@ ORDER BY outbox.event_id
 UPDATE outbox SET claimed_by = ? WHERE event_id = ?
 
 -- list_unsent --
--- The + keeps the index out: in the order of the primary key it stops at the limit.
-SELECT * FROM outbox WHERE +state = 'unsent' ORDER BY event_id LIMIT ?
+-- Hops from owner to owner as above, and takes the oldest of each: what has failed is not looked at.
+WITH RECURSIVE holders (name) AS (
+    SELECT min(claimed_by) FROM outbox WHERE state = 'unsent'
+    UNION ALL
+    SELECT (SELECT min(claimed_by) FROM outbox WHERE state = 'unsent' AND claimed_by > holders.name)
+    FROM holders WHERE holders.name IS NOT NULL
+)
+SELECT * FROM outbox WHERE event_id IN (
+    SELECT held.event_id
+    FROM holders
+    CROSS JOIN outbox AS held ON held.event_id IN (
+        SELECT event_id FROM outbox
+        WHERE state = 'unsent' AND claimed_by = holders.name
+        ORDER BY event_id LIMIT ?
+    )
+    ORDER BY held.event_id LIMIT ?
+)
+ORDER BY event_id
 
 -- list_failed --
 SELECT * FROM outbox INDEXED BY outbox_failed WHERE state = 'failed' ORDER BY event_id LIMIT ?
