@@ -276,8 +276,13 @@ class Runner:
         if self._is_to_be_told(execution):
             return True
         await self._flush(execution)
-        result = await self._execute(wait)
-        if isinstance(result, Crashed):
+        execution.acting = wait.name
+        try:
+            executed = await self._execute(wait)
+        finally:
+            execution.acting = None
+        result = execution.broke_off() or executed
+        if isinstance(result, Crashed | Broken):
             await self._conclude(execution, await _unwound(execution, result))
             return False
         if isinstance(result, Tried):
