@@ -164,7 +164,8 @@ class Replay:
         lines.append(f"  - {self._cursor:>4}  {self.describe_at(self._cursor)}")
         return "\n".join(
             [
-                "the handler's code no longer does what its journal tells.",
+                "the handler no longer does what its journal tells: its code has changed, "
+                "or time, chance or an order is not from ctx.",
                 *lines,
                 f"  +       the handler {asked}",
                 "Deploy code that repeats the journal (the line marked -) and resume the invocation.",
@@ -178,7 +179,7 @@ def describe(entry: Entry) -> str:
         case Input():
             return f"input of {entry.service}/{entry.handler}"
         case AwakeableAsked():
-            return f"awakeable {entry.id}"
+            return f"awakeable {entry.id}".rstrip()  # in replay it is asked for without an ID
         case PublishAsked():
             carried = "" if entry.of is None else f" with the awakeable of entry {entry.of}"
             return f"publish to {entry.topic!r}{carried}" + (f", task {entry.task!r}" if entry.task else "")

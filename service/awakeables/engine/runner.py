@@ -289,9 +289,14 @@ class Runner:
             return True
         await self._flush(execution)
         self._check()
-        result = await self._execute(wait)
+        execution.acting = wait.name
+        try:
+            executed = await self._execute(wait)
+        finally:
+            execution.acting = None
         self._check()
-        if isinstance(result, Crashed):
+        result = execution.broke_off() or executed
+        if isinstance(result, Crashed | Broken):
             await self._conclude(execution, await _unwound(execution, result))
             return False
         if isinstance(result, Tried):

@@ -249,7 +249,8 @@ class Context:
         an idempotency key. It starts when it is awaited, after everything before it is committed.
 
         Args:
-            action: A coroutine function, or a plain one, which runs in a thread.
+            action: A coroutine function, or a plain one, which runs in a thread. Of the context it
+                may use `request` and `log` only: hand in what it needs of the rest.
             type: The result's type, if the action's return annotation does not say it.
             retry: Without it a failure fails the attempt, which is retried as a whole and at last
                 paused. With it the action is tried again by itself; the last failure is a

@@ -145,6 +145,7 @@ class Execution:
 
     Attributes:
         cancelled: Was the invocation's cancellation raised, or does history tell that it will be?
+        acting: The name of the run whose action is under way: nobody may use the context.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class Execution:
         self._left = False
         self._broken: AuthorError | None = None
         self.cancelled = self.replay.cancelled
+        self.acting: str | None = None
         self._cancelling: CancelRaised | None = None
         self._cancellation: Cancelled | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -223,7 +225,14 @@ class Execution:
     # ── for the context ────────────────────────────────────────────────────────────────────
 
     def check(self) -> None:
-        """Refuse to do anything for a handler that should have ended, or from another task."""
+        """Refuse to do anything in an action, for a handler that should have ended, or from another task."""
+        if self.acting is not None:
+            # First, and whatever else is wrong: an action must never meet Suspended.
+            raise self.misuse(
+                f"the context was used inside an action of ctx.run({self.acting!r:.80}), which is journaled "
+                "as a whole: ask for it before ctx.run and hand it in as an argument, or do it afterwards; "
+                "only ctx.request and ctx.log may be used inside"
+            )
         if self._ending or self._broken is not None:
             raise Suspended
         if self._started and asyncio.current_task() is not self._task:
@@ -279,7 +288,7 @@ class Execution:
     def wait(self, index: int) -> Generator[Any, Any, Outcome]:
         """The outcome of an operation, waited for if need be (called by durable futures)."""
         # wait_for awaits in the caller's own task from Python 3.12 on: only the frame shows it.
-        if sys._getframe(2).f_globals.get("__name__") == "asyncio.tasks":
+        if self.acting is None and sys._getframe(2).f_globals.get("__name__") == "asyncio.tasks":
             raise self.misuse(f"a durable future was awaited by asyncio: {INSTEAD}")
         self.check()
         self._unawaited.pop(index, None)
@@ -315,13 +324,13 @@ class Execution:
         except Suspended:
             return self._unwound()
         except TerminalError as error:
-            return self._broke_off() or self._failed(error)
+            return self.broke_off() or self._failed(error)
         except AuthorError as error:
-            return self._broke_off() or Broken(error)
+            return self.broke_off() or Broken(error)
         except asyncio.CancelledError:
             if self._task is not None and self._task.cancelling():
                 raise
-            return self._broke_off() or Crashed(asyncio.CancelledError("the handler cancelled itself"))
+            return self.broke_off() or Crashed(asyncio.CancelledError("the handler cancelled itself"))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
@@ -351,7 +360,8 @@ class Execution:
         except StopIteration as stop:
             raise _Returned(stop.value) from None
 
-    def _broke_off(self) -> Broken | None:
+    def broke_off(self) -> Broken | None:
+        """Why the attempt is over, whatever the handler or its action returned or raised."""
         if self._broken is not None:
             return Broken(self._broken)
         return Broken(HandlerMisuse(_SWALLOWED)) if self._ending else None
@@ -360,7 +370,7 @@ class Execution:
         if isinstance(error, BaseExceptionGroup) and error.subgroup(Suspended):
             # A TaskGroup that Suspended passes through wraps it: it was not swallowed.
             return self._unwound()
-        return self._broke_off() or Crashed(error)
+        return self.broke_off() or Crashed(error)
 
     def _unwound(self) -> Step:
         if self._broken is not None:
@@ -368,7 +378,7 @@ class Execution:
         return Left() if self._ending else Broken(HandlerMisuse("the handler raised Suspended itself"))
 
     def _returned(self, value: Any) -> Step:
-        broken = self._broke_off() or self._incomplete()
+        broken = self.broke_off() or self._incomplete()
         if broken is not None:
             return broken
         if self._unawaited:

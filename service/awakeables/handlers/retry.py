@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -32,7 +33,7 @@ class RetryPolicy:
         """
         if self.initial_interval < timedelta(0) or self.max_interval < timedelta(0):
             raise ValueError("RetryPolicy: intervals can't be negative")
-        if self.factor < 1:
+        if not self.factor >= 1:  # NaN is not, either
             raise ValueError(f"RetryPolicy: factor must be at least 1, not {self.factor}")
         if self.max_attempts is not None and self.max_attempts < 1:
             raise ValueError(f"RetryPolicy: max_attempts must be at least 1, not {self.max_attempts}")
@@ -41,9 +42,12 @@ class RetryPolicy:
         """Milliseconds to wait after that many failures; None: give up."""
         if self.max_attempts is not None and failures >= self.max_attempts:
             return None
-        # The exponent is bounded: 2^70 intervals would not fit a float's range of use.
-        grown = self.initial_interval.total_seconds() * self.factor ** min(failures - 1, 64)
-        return round(min(grown, self.max_interval.total_seconds()) * 1000)
+        try:
+            grown = float(min(self.factor, sys.float_info.max)) ** (failures - 1)
+        except OverflowError:
+            grown = sys.float_info.max
+        pause_s = min(self.initial_interval.total_seconds() * grown, self.max_interval.total_seconds())
+        return round(pause_s * 1000)
 
     def is_over(self, began_ms: int, next_ms: int) -> bool:
         """Would a try at that instant begin later than `max_duration` allows?"""

@@ -112,7 +112,11 @@ def checked_json(written: bytes) -> bytes:
 ANY: Codec[Any] = Codec("json", encode=to_json, decode=decode_json)
 BYTES: Codec[bytes] = Codec("bytes", encode=bytes, decode=bytes)
 
-_by_type: dict[Any, Codec[Any]] = {bytes: BYTES, None: ANY, Any: ANY}
+MOST_KEPT = 1000
+"""Types that are kept at hand, the oldest out: one that a handler's body declares is new each time."""
+
+_given: dict[Any, Codec[Any]] = {bytes: BYTES, None: ANY, Any: ANY}
+_by_type: dict[Any, Codec[Any]] = {}
 _by_hash: dict[str, Codec[Any]] = {}
 
 
@@ -129,13 +133,22 @@ def codec_for(type_: Any, serde: Serde[Any] | None = None) -> Codec[Any]:
     except TypeError:  # an Annotated type with unhashable metadata
         return _codec_of(type_)
     if known is None:
-        known = _by_type[type_] = _codec_of(type_)
+        known = _given.get(type_) or _codec_of(type_)
+        _keep(_by_type, type_, known)
     return known
 
 
 def codec_by_hash(schema_hash: str) -> Codec[Any] | None:
-    """The codec of a type that this process has, by the hash of its schema."""
+    """The codec of a type that this process has at hand, by the hash of its schema."""
     return _by_hash.get(schema_hash)
+
+
+def _keep(kept: dict[Any, Codec[Any]], key: Any, codec: Codec[Any]) -> None:
+    """Keep a codec as the newest: so one that is found by its type is found by its hash, too."""
+    kept.pop(key, None)
+    kept[key] = codec
+    if len(kept) > MOST_KEPT:
+        del kept[next(iter(kept))]
 
 
 def adapter_of(type_: Any) -> TypeAdapter[Any]:
@@ -196,7 +209,7 @@ def _codec_of(type_: Any) -> Codec[Any]:
 
     codec = Codec("json", encode=encode, decode=decode, schema=schema, written=written)
     if codec.schema_hash is not None:
-        _by_hash[codec.schema_hash] = codec
+        _keep(_by_hash, codec.schema_hash, codec)
     return codec
 
 

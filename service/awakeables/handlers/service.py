@@ -5,17 +5,15 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, get_type_hints
+from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 
 from awakeables.errors import DeclarationError, NotFound
+from awakeables.handlers.context import Context
 from awakeables.handlers.serde import NOTHING, Codec, codec_for
-
-if TYPE_CHECKING:
-    from awakeables.handlers.context import Context
 
 P = ParamSpec("P")
 R = TypeVar("R")
-HandlerFunction = Callable[Concatenate["Context", P], Awaitable[R]]
+HandlerFunction = Callable[Concatenate[Context, P], Awaitable[R]]
 
 RESERVED_SERVICES = frozenset(
     {
@@ -70,6 +68,12 @@ class Handler:
             hints = get_type_hints(function, include_extras=True)
         except NameError as error:
             raise DeclarationError(f"{where}: a type of its signature can't be found: {error}") from error
+        first = hints.get(parameters[0].name, Any)
+        if first is not Context and first is not Any:
+            raise DeclarationError(
+                f"{where}: what it takes first is the Context, not {first!r:.80}; write (ctx: Context) or "
+                "(ctx: Context, input)"
+            )
         self.takes_input = len(parameters) == 2
         self.input: Codec[Any] = NOTHING
         if self.takes_input:
@@ -99,8 +103,14 @@ class Service:
         Its name is the function's, unless one is given. The function is returned unchanged.
 
         Raises:
-            DeclarationError: There is a handler of that name, or it can't be one.
+            DeclarationError: There is a handler of that name, it can't be one, or the parentheses
+                are missing.
         """
+        if not isinstance(name, str | None):
+            raise DeclarationError(
+                f"service {self.name!r}: a handler's name is a text, not {name!r:.80}; without one the "
+                "parentheses stay: @service.handler()"
+            )
 
         def declare(function: HandlerFunction[P, R]) -> HandlerFunction[P, R]:
             chosen = name or str(getattr(function, "__name__", ""))

@@ -119,6 +119,11 @@ class Worker:
             DeclarationError: There is a function for this topic and name, a name is invalid, or
                 the function does not take exactly one Task.
         """
+        if not isinstance(topic, str):
+            raise DeclarationError(
+                f"worker {self.name!r}: a topic's name is a text, not {topic!r:.80}; write it in "
+                'parentheses: @worker.task("topic")'
+            )
         if not is_topic_name(topic):
             raise DeclarationError(f"worker {self.name!r}: {topic!r} can't be the name of a topic")
         if name is not None and not name:

@@ -177,7 +177,8 @@ def test_a_difference_can_be_read() -> None:
     with pytest.raises(ReplayMismatch) as caught:
         replay.ask(RunAsked(name="charge"))
     assert str(caught.value).splitlines() == [
-        "the handler's code no longer does what its journal tells.",
+        "the handler no longer does what its journal tells: its code has changed, "
+        "or time, chance or an order is not from ctx.",
         "       0  input of shop/fulfil",
         "       1  awakeable prom_1a",
         "       2  publish to 'pack' with the awakeable of entry 1, task 'box'",
@@ -185,6 +186,12 @@ def test_a_difference_can_be_read() -> None:
         "  +       the handler asks for: run 'charge'",
         "Deploy code that repeats the journal (the line marked -) and resume the invocation.",
     ]
+
+
+def test_an_awakeable_that_is_asked_for_in_replay_has_no_id_to_tell() -> None:
+    with pytest.raises(ReplayMismatch) as caught:
+        Replay([INPUT, RunAsked(name="charge")]).ask(AwakeableAsked(id=""))
+    assert "  +       the handler asks for: awakeable" in str(caught.value).splitlines()
 
 
 def test_every_entry_has_its_words() -> None:

@@ -13,6 +13,7 @@ from awakeables.core.awakeables import Completion, Heartbeat
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.engine import edge as edge_module
 from awakeables.engine.edge import Edge
+from awakeables.handlers import serde
 from awakeables.handlers.serde import codec_for
 from awakeables.ports import Expectation
 
@@ -60,6 +61,20 @@ async def check(expectation: Expectation, text: bytes) -> Completion:
     completion = Completion(awakeable_id="a", body=Resolution.of_json(text), source="s")
     (checked,) = await Edge(Rows(a=expectation)).check([completion])
     return checked
+
+
+async def test_a_type_that_was_forgotten_is_checked_by_its_schema_until_it_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serde, "MOST_KEPT", 1)
+    monkeypatch.setattr(serde, "_by_type", {})
+    monkeypatch.setattr(serde, "_by_hash", {})
+    parcel = of(Parcel)
+    codec_for(Tree)
+    assert (await check(parcel, b'{"id":7}')).refusal is not None
+    assert (await check(parcel, b'{"id":"a","weight":101}')).refusal is None
+    codec_for(Parcel)
+    assert "at most 100" in ((await check(parcel, b'{"id":"a","weight":101}')).refusal or "")
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ async def test_j2_code_that_does_something_else_is_parked_with_a_diff_and_goes_o
         assert row.failure is not None
         assert row.failure.kind == "ReplayMismatch"
         assert row.failure.message.splitlines() == [
-            "the handler's code no longer does what its journal tells.",
+            "the handler no longer does what its journal tells: its code has changed, "
+            "or time, chance or an order is not from ctx.",
             "       0  input of orders/fulfil",
             "       1  run 'reserve'",
             "       2  outcome of entry 1",

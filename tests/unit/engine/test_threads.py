@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from awakeables import Context
@@ -37,6 +39,36 @@ async def test_a_plain_function_runs_in_a_thread_and_a_coroutine_on_the_loop() -
             await ctx.run("partial", functools.partial(coroutine)),
         ]
 
+    async with serving(service) as engine:
+        handler = engine.app.handler("orders", "act")
+        begun = await asyncio.gather(*[engine.begin(handler, b"null") for _ in range(2)])
+        results = await asyncio.gather(*[engine.result(one.id) for one in begun])
+    for result in results:
+        assert isinstance(result, Resolution)
+        assert b'["awakeables-run' in result.content
+        assert result.content.count(b'"MainThread"') == 3
+
+
+async def test_the_context_is_refused_in_a_thread_too() -> None:
+    service = Service("orders")
+
+    @service.handler()
+    async def act(ctx: Context) -> str:
+        return await ctx.run("act", lambda: str(ctx.uuid()))
+
+    async with serving(service) as engine:
+        begun = await engine.begin(engine.app.handler("orders", "act"), b"null")
+        row = None
+        while row is None or row.status != "paused":
+            await asyncio.sleep(0.001)
+            row = await engine.store.invocation(begun.id)
+    assert row.failure is not None
+    assert row.failure.kind == "HandlerMisuse"
+    assert "inside an action of ctx.run('act')" in row.failure.message
+
+
+@asynccontextmanager
+async def serving(service: Service) -> AsyncIterator[Engine]:
     clock = SystemClock()
     engine = Engine(
         App("shop", services=[service]),
@@ -50,14 +82,8 @@ async def test_a_plain_function_runs_in_a_thread_and_a_coroutine_on_the_loop() -
     try:
         async with asyncio.timeout(20):
             await engine.serving.wait()
-            handler = engine.app.handler("orders", "act")
-            begun = await asyncio.gather(*[engine.begin(handler, b"null") for _ in range(2)])
-            results = await asyncio.gather(*[engine.result(one.id) for one in begun])
+            yield engine
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    for result in results:
-        assert isinstance(result, Resolution)
-        assert b'["awakeables-run' in result.content
-        assert result.content.count(b'"MainThread"') == 3
     assert engine.errors == []

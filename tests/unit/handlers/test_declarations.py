@@ -60,6 +60,12 @@ async def star(ctx: Context, *rest: int) -> None: ...
 async def keyword(ctx: Context, *, order: int) -> None: ...
 
 
+async def without_context(n: int) -> None: ...
+
+
+async def swapped(order: str, ctx: Context) -> None: ...
+
+
 async def unfindable(ctx: Context, price: Decimal) -> None: ...
 
 
@@ -85,6 +91,11 @@ async def generator(ctx: Context) -> Any:
         (three, "at most one input"),
         (star, "at most one input"),
         (keyword, "at most one input"),
+        (
+            without_context,
+            r"orders/without_context: what it takes first is the Context, not .*int.*\(ctx: Con",
+        ),
+        (swapped, "orders/swapped: what it takes first is the Context, not .*str"),
         (unfindable, "orders/unfindable: a type of its signature can't be found: .*Decimal"),
         (opaque_input, "orders/opaque_input: .*Opaque.* is no type that pydantic can validate"),
         (opaque_result, "orders/opaque_result: .*Opaque.* is no type that pydantic can validate"),
@@ -115,6 +126,13 @@ def test_the_first_segments_of_the_service_s_own_paths_are_reserved(name: str) -
 def test_a_handler_called_send_would_be_ambiguous() -> None:
     with pytest.raises(DeclarationError, match="the name 'send' is reserved"):
         declare(fine, "send")
+
+
+def test_a_handler_that_is_declared_without_parentheses_is_refused() -> None:
+    with pytest.raises(
+        DeclarationError, match=r"service 'orders': .* not <function fine.*@service\.handler\(\)"
+    ):
+        Service("orders").handler(fine)  # type: ignore[arg-type]
 
 
 def test_two_handlers_of_one_name_are_refused() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from awakeables import Context, TerminalError, Worker
+from awakeables.core.ids import new_id
 from awakeables.errors import DeclarationError
 from awakeables.handlers.publishing import MAX_PUBLISH_BYTES
 from awakeables.handlers.retry import RetryPolicy
@@ -67,6 +70,97 @@ def test_what_can_t_be_meant_is_refused_at_the_call(run: Runs, verb: Verb, told:
     assert result.published == []
     with pytest.raises(Paused, match=f"^HandlerMisuse: .*{told}"):
         _ = result.value
+
+
+AT_ONCE = timedelta(milliseconds=100)
+"""Nothing was tried again: the first pause is half a second."""
+
+USES: dict[str, Verb] = {
+    "uuid": lambda ctx: ctx.uuid(),
+    "random": lambda ctx: ctx.random(),
+    "now": lambda ctx: ctx.now(),
+    "awakeable": lambda ctx: ctx.awakeable(),
+    "publish": lambda ctx: ctx.publish("notices", 1),
+    "run": lambda ctx: ctx.run("inner", print),
+    "sleep": lambda ctx: ctx.sleep(timedelta(seconds=1)),
+    "resolve": lambda ctx: ctx.resolve_awakeable(new_id("prom", at_ms=0, entropy=bytes(10)), 1),
+    "reject": lambda ctx: ctx.reject_awakeable(new_id("prom", at_ms=0, entropy=bytes(10)), "no"),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("kind", ["coroutine", "plain"])
+def test_the_context_is_refused_inside_an_action(run: Runs, use: Verb, kind: str) -> None:
+    """What it gave would be another value after a replay, or stand in the journal once only."""
+
+    async def handler(ctx: Context) -> str:
+        async def act() -> str:
+            return str(use(ctx))
+
+        return await ctx.run("act", act if kind == "coroutine" else lambda: str(use(ctx)))
+
+    result = run(handler)
+    assert (result.published, result.journal) == ([], ["input of testing/handler", "run 'act'"])
+    assert result.duration < AT_ONCE
+    with pytest.raises(Paused, match=r"^HandlerMisuse: .*inside an action of ctx\.run\('act'\).*hand it in"):
+        _ = result.value
+
+
+@pytest.mark.parametrize("bounded", [False, True], ids=["directly", "wait_for"])
+def test_nothing_durable_is_awaited_inside_an_action(run: Runs, bounded: bool) -> None:
+    async def handler(ctx: Context) -> Any:
+        answer = ctx.awakeable()
+
+        async def act() -> Any:
+            return await (asyncio.wait_for(answer, 1) if bounded else answer)
+
+        return await ctx.run("act", act)
+
+    with pytest.raises(Paused, match=r"^HandlerMisuse: .*inside an action of ctx\.run\('act'\)"):
+        _ = run(handler).value
+
+
+@pytest.mark.parametrize("retry", [None, RetryPolicy()], ids=["plain", "with-a-policy"])
+@pytest.mark.parametrize("then", ["is raised", "is swallowed", "becomes terminal"])
+def test_no_action_gets_away_with_the_context(run: Runs, retry: RetryPolicy | None, then: str) -> None:
+    calls: list[int] = []
+
+    async def handler(ctx: Context) -> Any:
+        def act() -> Any:
+            calls.append(1)
+            try:
+                ctx.uuid()
+                ctx.publish("notices", 1)
+            except Exception as error:
+                if then == "becomes terminal":
+                    raise TerminalError("no") from error
+                if then == "is raised":
+                    raise
+            try:
+                ctx.uuid()
+            except Exception:
+                return "done"
+
+        return await ctx.run("act", act, retry=retry)
+
+    result = run(handler)
+    with pytest.raises(Paused, match=r"^HandlerMisuse: .*inside an action"):
+        _ = result.value
+    assert len(calls) == 1
+    assert result.duration < AT_ONCE
+
+
+def test_an_action_may_ask_for_its_request_and_write_to_the_log(run: Runs) -> None:
+    async def handler(ctx: Context) -> str:
+        def act() -> str:
+            ctx.log.info("acting")
+            return ctx.request.invocation_id
+
+        told = await ctx.run("act", act)
+        ctx.uuid()
+        return told
+
+    assert run(handler).value.startswith("inv_")
 
 
 def test_key_payload_and_headers_fit_a_record_together(run: Runs) -> None:

@@ -311,6 +311,7 @@ def test_details_that_no_json_can_hold_are_shown_as_text(run: Runs) -> None:
         {"initial_interval": timedelta(seconds=-1)},
         {"max_interval": timedelta(seconds=-1)},
         {"factor": 0.5},
+        {"factor": float("nan")},
         {"max_attempts": 0},
     ],
 )
@@ -325,3 +326,17 @@ def test_the_pauses_grow_to_their_bound() -> None:
     assert pauses[:8] == [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000]
     assert set(pauses[8:69]) == {60_000}
     assert pauses[69] is None
+
+
+@pytest.mark.parametrize(
+    "factor", [65_536, 1e300, 10**400, float("inf")], ids=["2^16", "1e300", "10^400", "inf"]
+)
+@pytest.mark.parametrize("initial", [timedelta(0), timedelta(seconds=1), timedelta.max], ids=str)
+def test_no_factor_is_too_large(factor: float, initial: timedelta) -> None:
+    policy = RetryPolicy(initial_interval=initial, factor=factor, max_attempts=None)
+    first, longest = min(60_000, round(initial.total_seconds() * 1000)), 60_000 if initial else 0
+    assert [policy.pause_ms(n) for n in (1, 2, 70, 10**9)] == [first, longest, longest, longest]
+
+
+def test_a_small_factor_reaches_the_bound_too() -> None:
+    assert RetryPolicy(factor=1.01, max_attempts=None).pause_ms(1000) == 60_000

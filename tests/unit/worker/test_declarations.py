@@ -76,6 +76,11 @@ def test_a_topic_that_kafka_would_refuse_is_refused(topic: str) -> None:
         Worker("packer").task(topic)
 
 
+def test_a_function_that_is_declared_without_parentheses_is_refused() -> None:
+    with pytest.raises(DeclarationError, match=r"worker 'packer': .* not <function pack.*@worker\.task\("):
+        Worker("packer").task(pack)  # type: ignore[arg-type]
+
+
 def test_an_empty_task_name_is_refused() -> None:
     with pytest.raises(DeclarationError, match="can't be empty"):
         Worker("packer").task("tasks", "")
