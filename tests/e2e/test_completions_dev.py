@@ -12,7 +12,7 @@ import pytest
 from awakeables.core.orders import Answer, Effect, Member, Settle
 from awakeables.core.outcomes import Resolution
 from awakeables.devbroker import EmbeddedBroker
-from awakeables.errors import StoreRefused, StoreUnavailable, TopicMissing
+from awakeables.errors import BrokerUnavailable, StoreRefused, StoreUnavailable, TopicMissing
 from awakeables.handlers.service import App
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.partitions import ReadingSettings
@@ -241,6 +241,13 @@ async def test_creating_topics_that_exist_needs_no_admin_protocol(broker: Embedd
     await broker.create_topic("there", partitions=3)
     await create_topics(_quick(broker), {"there": 5})
     assert await missing_topics(_quick(broker), ["there", "not there", "there"]) == ["not there"]
+
+
+async def test_a_broker_that_makes_no_topics_by_request_is_told_with_what_does(
+    broker: EmbeddedBroker,
+) -> None:
+    with pytest.raises(BrokerUnavailable, match=r"no topics by request.*`awakeables dev --task-topic TOPIC`"):
+        await create_topics(_quick(broker), {"not-there": 5})
 
 
 def _stuck_at(shop: Running, offset: int) -> bool:

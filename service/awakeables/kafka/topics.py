@@ -137,6 +137,11 @@ async def _create(connection: Connection, new: list[NewTopic]) -> None:
     try:
         await admin.start()
         response = await admin.create_topics(new)
+    except kafka.IncompatibleBrokerVersion as error:
+        raise BrokerUnavailable(
+            f"{connection.bootstrap} makes no topics by request; if it is the broker of `awakeables dev`, "
+            "name them when it starts: `awakeables dev --task-topic TOPIC`"
+        ) from error
     except (kafka.KafkaError, OSError, TimeoutError) as error:
         raise BrokerUnavailable(f"the topics can't be created: {_told(error)}") from error
     finally:

@@ -217,8 +217,8 @@ def test_every_answer_can_be_had_as_json(words: tuple[str, ...], stub: StubServi
     assert json.loads(run(*words, "--json").stdout) == document
 
 
-@pytest.mark.parametrize("command", ["check", "create"])
+@pytest.mark.parametrize("command", ["topics check", "topics create", "dev"])
 def test_what_no_topic_can_be_called_is_refused_before_kafka_is_asked(run: Run, command: str) -> None:
-    told = run("topics", command, "examples.shop:app", "--task-topic", "a b", "--kafka", "127.0.0.1:1")
+    told = run(*command.split(), "examples.shop:app", "--task-topic", "a b", "--kafka", "127.0.0.1:1")
     assert told.exit_code == 2
     assert "no topic can be called 'a b'" in told.output.replace("\n│ ", "")
