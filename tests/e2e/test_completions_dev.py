@@ -229,7 +229,7 @@ async def test_a_record_that_the_store_refuses_is_buried_and_those_around_it_are
 async def test_publishing_to_a_missing_topic_does_not_create_it(broker: EmbeddedBroker) -> None:
     publisher = KafkaPublisher(_quick(broker), SystemClock())
     await publisher.start()
-    with pytest.raises(TopicMissing):
+    with pytest.raises(TopicMissing, match=r"no topic 'nowhere'; `awakeables topics create` makes it"):
         await publisher.publish(
             Effect(event_id="evt_1", stream="inv_1", topic="nowhere", key=b"k", value=b"{}")
         )

@@ -26,6 +26,7 @@ from awakeables.core.invocations import (
 from awakeables.core.journal import Entry, Tried, encode_chunk
 from awakeables.core.orders import Advance, Advanced, Answer, Begun, Effect, Wake
 from awakeables.core.outcomes import NULL, Cancellation, Outcome, Rejection, Resolution
+from awakeables.core.texts import writable
 from awakeables.engine.committer import Committer
 from awakeables.errors import HandlerMisuse, OwnershipLost, StoreRefused
 from awakeables.handlers.actions import perform
@@ -43,7 +44,6 @@ from awakeables.handlers.execution import (
     Taken,
     Wait,
 )
-from awakeables.handlers.rejections import writable
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.ports import Clock
 from awakeables.telemetry import events

@@ -360,7 +360,10 @@ async def test_hard_case_9_an_awakeable_whose_task_kafka_refuses_is_rejected_wit
     for settings in (quick(), LIVE):
         async with bench.serving(settings, fulfil=fulfil) as engine:
             invocation_id = await bench.begin(engine, "fulfil")
-            assert value(await bench.status(invocation_id, "completed")) == ["publish-failed", 502]
+            assert value(await bench.status(invocation_id, "completed")) == [
+                "publish-failed: topic 'pack': too large",
+                502,
+            ]
             await until(lambda: "passes" in bench.broker.values("notices"))
 
 
