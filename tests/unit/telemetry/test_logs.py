@@ -14,12 +14,15 @@ import pytest
 
 from awakeables.errors import BrokerUnavailable, PublishRefused
 from awakeables.handlers.context import Context
+from awakeables.handlers.retry import RetryPolicy
 from awakeables.telemetry import events
-from unit.engine.harness import Bench, until
+from unit.engine.harness import Bench, quick, until
 
 SERVICE = Path(__file__).parents[3] / "service/awakeables"
 OF_INVOCATIONS = {"ATTEMPT_FAILED", "INVOCATION_PAUSED", "OWNERSHIP_LOST"}
 """Events that are always about one invocation."""
+OF_FAILURES = {"ATTEMPT_FAILED", "INVOCATION_PAUSED"}
+"""Those that also name its service and handler."""
 
 
 def logged() -> Iterator[tuple[str, str, set[str | None]]]:
@@ -28,8 +31,9 @@ def logged() -> Iterator[tuple[str, str, set[str | None]]]:
         for node in ast.walk(ast.parse(file.read_text())):
             match node:
                 case ast.Call(
-                    func=ast.Attribute(attr="debug" | "info" | "warning" | "error" | "exception"),
-                    args=[ast.Attribute(value=ast.Name(id="events"), attr=event), *_],
+                    func=ast.Attribute(attr="debug" | "info" | "warning" | "error" | "exception" | "log"),
+                    args=[ast.Attribute(value=ast.Name(id="events"), attr=event), *_]
+                    | [_, ast.Attribute(value=ast.Name(id="events"), attr=event), *_],
                 ):
                     yield f"{file.name}:{node.lineno}", event, {field.arg for field in node.keywords}
 
@@ -38,12 +42,30 @@ def test_every_line_about_an_invocation_carries_its_id() -> None:
     lines = [line for line in logged() if line[1] in OF_INVOCATIONS]
     assert {event for _, event, _ in lines} == OF_INVOCATIONS
     assert [line for line in lines if "invocation_id" not in line[2]] == []
+    failures = [line for line in lines if line[1] in OF_FAILURES]
+    assert {event for _, event, _ in failures} == OF_FAILURES
+    assert [line for line in failures if not line[2] >= {"service", "handler"}] == []
 
 
 def test_events_have_names_of_their_own() -> None:
     names = [value for name, value in vars(events).items() if name.isupper()]
     assert len(names) == len(set(names))
     assert {event for _, event, _ in logged()} <= vars(events).keys()
+
+
+async def test_a_handler_that_fails_and_is_paused_is_named_with_what_to_do(logs: list[Any]) -> None:
+    async def fails(ctx: Context) -> None:
+        raise ConnectionError("down")
+
+    bench = Bench()
+    async with bench.serving(quick(retry=RetryPolicy(max_attempts=1)), fails=fails) as engine:
+        invocation_id = await bench.begin(engine, "fails")
+        await bench.status(invocation_id, "paused")
+    assert [line["event"] for line in logs] == [events.ATTEMPT_FAILED, events.INVOCATION_PAUSED]
+    assert {(line["invocation_id"], line["service"], line["handler"]) for line in logs} == {
+        (invocation_id, "orders", "fails")
+    }
+    assert logs[1]["todo"] == f"`awakeables show {invocation_id}`, then `awakeables resume` or `kill`"
 
 
 async def test_what_kafka_does_not_take_is_told_with_the_invocation(logs: list[Any]) -> None:
