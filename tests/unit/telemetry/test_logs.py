@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from awakeables.core.ids import new_id
 from awakeables.errors import BrokerUnavailable, PublishRefused
 from awakeables.handlers.context import Context
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.telemetry import events
-from unit.engine.harness import Bench, quick, until
+from unit.engine.harness import Bench, quick, resolution, until
 
 SERVICE = Path(__file__).parents[3] / "service/awakeables"
 OF_INVOCATIONS = {"ATTEMPT_FAILED", "INVOCATION_PAUSED", "OWNERSHIP_LOST"}
@@ -81,6 +82,21 @@ async def test_what_kafka_does_not_take_is_told_with_the_invocation(logs: list[A
         await until(lambda: len(logs) == 2)
     assert [line["event"] for line in logs] == [events.EFFECT_FAILED, events.EFFECT_REFUSED]
     assert {line["invocation_id"] for line in logs} == {invocation_id}
+
+
+async def test_dead_letters_are_told_with_their_reasons_three_of_a_batch(logs: list[Any]) -> None:
+    bench = Bench()
+    unknown = new_id("prom", at_ms=bench.clock.now_ms(), entropy=bytes(10))
+    long = b'{"awakeable_id": "prom_1%s", "secret": 1}' % (b"x" * 1000)
+    async with bench.serving() as engine:
+        await bench.records(engine, resolution(unknown), b"{", long, b"[]", b"{")
+    [line] = logs
+    assert (line["event"], line["count"]) == (events.DEAD_LETTERS, 5)
+    told = {letter["offset"]: letter for letter in line["first"]}
+    assert len(told) == len(line["first"]) == 3
+    assert all(letter["reason"] and len(letter["reason"]) <= 200 for letter in line["first"])
+    assert "secret" not in repr(line)
+    assert told.keys() < set(range(5))
 
 
 async def test_a_commit_that_is_refused_is_told_with_the_invocation(logs: list[Any]) -> None:
