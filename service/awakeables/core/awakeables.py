@@ -196,8 +196,14 @@ def codec_misfit(codec: Codec, body: Resolution) -> str | None:
     if body.is_json == (codec == "json"):
         return None
     if codec == "json":
-        return "this awakeable takes a JSON value: send it as `value`, not as `value_base64`"
-    return "this awakeable takes bytes: send them as `value_base64`"
+        return (
+            "this awakeable takes a JSON value: send it as `value`, not as `value_base64`; "
+            "in a binary CloudEvent with the content-type application/json"
+        )
+    return (
+        "this awakeable takes bytes: send them as `value_base64`; "
+        "in a binary CloudEvent with the content-type application/octet-stream"
+    )
 
 
 def expire(awakeable: Awakeable, *, now_ms: int, horizon_ms: int) -> Awakeable | None:
