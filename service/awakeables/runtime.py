@@ -197,16 +197,18 @@ async def develop(
     workers: Sequence[Worker],
     settings: Settings,
     *,
+    task_topics: Sequence[str] = (),
     kafka: str | None,
     stop: asyncio.Event,
     ready: Ready | None = None,
 ) -> None:
     """Everything in one process: a broker of its own (unless `kafka` is given), service, workers.
 
+    The broker has the topics of app and workers, and `task_topics`, which others read.
     The embedded broker's log dies with it, so it gets an empty store each time: a store that
     remembers offsets of a topic that is gone would wait for records that never come.
     """
-    async with _development_broker(app, workers, settings, kafka) as (bootstrap, store):
+    async with _development_broker(app, workers, settings, task_topics, kafka) as (bootstrap, store):
         # The service's own `/metrics` is enough, and several workers would want the one port.
         local = settings.model_copy(update={"kafka": bootstrap, "store": store, "metrics_port": None})
         if kafka is None:
@@ -223,15 +225,19 @@ async def develop(
 
 @asynccontextmanager
 async def _development_broker(
-    app: App, workers: Sequence[Worker], settings: Settings, kafka: str | None
+    app: App,
+    workers: Sequence[Worker],
+    settings: Settings,
+    task_topics: Sequence[str],
+    kafka: str | None,
 ) -> AsyncIterator[tuple[str, str]]:
     if kafka is not None:
         yield kafka, settings.store
         return
-    topics = {app.completions_topic: settings.completions_partitions, app.dead_letter_topic: 1}
+    named = [app.completions_topic, *task_topics, *(topic for worker in workers for topic in worker.topics)]
     if settings.verdicts:
-        topics[app.verdicts_topic] = settings.completions_partitions
-    topics |= {topic: settings.completions_partitions for worker in workers for topic in worker.topics}
+        named.append(app.verdicts_topic)
+    topics = dict.fromkeys(named, settings.completions_partitions) | {app.dead_letter_topic: 1}
     with tempfile.TemporaryDirectory(prefix="awakeables-dev-") as folder:
         async with EmbeddedBroker() as broker:
             for topic, partitions in topics.items():

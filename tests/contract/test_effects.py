@@ -130,7 +130,8 @@ async def test_a_refused_task_rejects_its_awakeable_and_wakes(driver: Driver) ->
     (wake,) = answer.wakes
     assert (wake.invocation_id, wake.wake, wake.awakeable_id) == (row.id, 1, awakeable_id)
     found = await driver.awakeable(awakeable_id)
-    assert found.outcome == wake.outcome == Rejection(reason="publish-failed", code=502)
+    reason = f"publish-failed: topic {effect.topic!r}: no such topic"
+    assert found.outcome == wake.outcome == Rejection(reason=reason, code=502)
     assert (await driver.verdict(resolved(awakeable_id))).kind == "conflict"
 
 

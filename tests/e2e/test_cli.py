@@ -276,6 +276,24 @@ async def test_hard_case_17_dev_with_a_kafka_of_its_own_keeps_the_store(tmp_path
                     assert answer.status_code == 200
 
 
+def test_dev_has_the_task_topics_that_are_named_for_whoever_reads_them() -> None:
+    port = free_port()
+    base = f"http://127.0.0.1:{port}"
+    with started("dev", "shop:app", "--task-topic", "pack-requests", "--port", str(port), until="resolve"):
+        httpx.post(f"{base}/orders/fulfil/send", json={"id": "o-5"}, timeout=30).raise_for_status()
+        published = 'awakeables_publishes_total{result="published"} 1.0'
+        deadline = time.monotonic() + 10
+        while published not in (told := httpx.get(f"{base}/metrics").text):
+            assert time.monotonic() < deadline, told
+
+
+def test_with_a_kafka_of_its_own_dev_makes_no_task_topic_and_says_what_does(tmp_path: Path) -> None:
+    words = ("dev", "shop:app", "--task-topic", "pack-requests", "--kafka", "127.0.0.1:9")
+    told = run(*words, AWAKEABLES_STORE=str(tmp_path))  # a folder, so that it ends
+    assert told.returncode == 1
+    assert "on 127.0.0.1:9: `awakeables topics create shop:app` with it" in told.stderr
+
+
 def test_a_settings_file_is_read_before_the_command_or_behind_it_and_a_typo_in_it_is_told(
     tmp_path: Path,
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from awakeables.core.orders import Answer, Effect, Member, Settle
 from awakeables.core.outcomes import Resolution
 from awakeables.devbroker import EmbeddedBroker
-from awakeables.errors import StoreRefused, StoreUnavailable, TopicMissing
+from awakeables.errors import BrokerUnavailable, StoreRefused, StoreUnavailable, TopicMissing
 from awakeables.handlers.service import App
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.partitions import ReadingSettings
@@ -229,7 +229,7 @@ async def test_a_record_that_the_store_refuses_is_buried_and_those_around_it_are
 async def test_publishing_to_a_missing_topic_does_not_create_it(broker: EmbeddedBroker) -> None:
     publisher = KafkaPublisher(_quick(broker), SystemClock())
     await publisher.start()
-    with pytest.raises(TopicMissing):
+    with pytest.raises(TopicMissing, match=r"no topic 'nowhere'; `awakeables topics create` makes it"):
         await publisher.publish(
             Effect(event_id="evt_1", stream="inv_1", topic="nowhere", key=b"k", value=b"{}")
         )
@@ -241,6 +241,13 @@ async def test_creating_topics_that_exist_needs_no_admin_protocol(broker: Embedd
     await broker.create_topic("there", partitions=3)
     await create_topics(_quick(broker), {"there": 5})
     assert await missing_topics(_quick(broker), ["there", "not there", "there"]) == ["not there"]
+
+
+async def test_a_broker_that_makes_no_topics_by_request_is_told_with_what_does(
+    broker: EmbeddedBroker,
+) -> None:
+    with pytest.raises(BrokerUnavailable, match=r"no topics by request.*`awakeables dev --task-topic TOPIC`"):
+        await create_topics(_quick(broker), {"not-there": 5})
 
 
 def _stuck_at(shop: Running, offset: int) -> bool:

@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from structlog.typing import EventDict
 
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.devbroker import EmbeddedBroker
 from awakeables.kafka.connection import Connection
+from awakeables.telemetry import events
 from awakeables.worker.task import Reject, Task
 from awakeables.worker.worker import Worker
 from support.eventually import eventually
+from support.logs import heard
 from support.raw_kafka import raw_producing
 from support.tasks import (
     QUICK,
@@ -200,6 +203,26 @@ async def test_a_worker_waits_for_a_broker_that_is_not_there_yet(
         await broker.up()
         async with answers_in(broker.bootstrap, ANSWERS) as answers:
             await answers.of_all(range(3))
+
+
+async def test_topics_that_are_missing_are_told_with_what_makes_them(
+    broker: EmbeddedBroker, connection: Connection
+) -> None:
+    worker = packer()
+    worker.task("late-requests")(pack_late)
+    with heard() as logs:
+        async with working(worker, connection):
+            await publish_tasks(broker.bootstrap, TASKS, "no-answers", range(1))
+            await eventually(lambda: len(missing_in(logs)) == 2)
+    assert all("`awakeables topics create`" in line["error"] for line in missing_in(logs))
+
+
+def missing_in(logs: list[EventDict]) -> list[EventDict]:
+    return [line for line in logs if line["event"] == events.TOPIC_MISSING]
+
+
+async def pack_late(task: Task[dict[str, int]]) -> int:
+    return 0
 
 
 async def test_a_stop_ends_a_worker_whose_broker_is_away(

@@ -294,7 +294,9 @@ async def test_topics_that_an_acl_forbids_are_told(
         told = await problem_of(http)
         failed = await http.post("/orders/fulfil", json={"topic": "forbidden-tasks"})
     assert told == f"Kafka does not let user 'shop' use topic '{app.completions_topic}'; grant it by an ACL"
-    assert failed.json()["detail"] == "publish-failed"
+    assert failed.json()["detail"] == (
+        "publish-failed: Kafka does not let user 'shop' use topic 'forbidden-tasks'; grant it by an ACL"
+    )
     [publish] = [line for line in said if line["event"] == events.EFFECT_REFUSED]
     assert "Kafka does not let user 'shop' use topic 'forbidden-tasks'" in repr(publish)
 

@@ -9,7 +9,7 @@ import typer
 
 from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Before, Config, Json, Limit, Url
-from awakeables.cli.terminal import print_json, print_table
+from awakeables.cli.terminal import fail, print_json, print_table
 from awakeables.core import awakeables, invocations
 
 
@@ -27,6 +27,8 @@ _STATES: dict[What, tuple[str, ...]] = {
     What.awakeables: awakeables.STATES,
     What.invocations: invocations.STATUSES,
 }
+
+_NOUNS = {"prom_": What.awakeables, "inv_": What.invocations}
 
 
 def list_(
@@ -62,5 +64,7 @@ def show(
     config: Config = None,
 ) -> None:
     """Show everything about one awakeable or invocation, as JSON."""
-    noun = What.invocations if id_.startswith("inv_") else What.awakeables
+    noun = next((noun for start, noun in _NOUNS.items() if id_.startswith(start)), None)
+    if noun is None:
+        fail(f"{id_[:60]!r} is neither an awakeable's ID (prom_1…) nor an invocation's (inv_1…)")
     print_json(ServiceClient(config, url).get(noun.value, id_).or_fail().text)

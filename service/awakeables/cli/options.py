@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from awakeables.core.topics import is_topic_name
 from awakeables.settings import Settings, load_settings
 from awakeables.telemetry.logs import configure_logs
 
@@ -14,6 +15,15 @@ from awakeables.telemetry.logs import configure_logs
 def _here_or_before_the_command(context: typer.Context, value: Path | None) -> Path | None:
     """`awakeables --config F serve …` says the same as `awakeables serve … --config F`."""
     return value if value is not None else context.find_root().params.get("config")
+
+
+def _topics_names(names: list[str] | None) -> list[str] | None:
+    for name in names or ():
+        if not is_topic_name(name):
+            raise typer.BadParameter(
+                f"no topic can be called {name!r}: 1 to 249 letters, digits, '.', '_' and '-'"
+            )
+    return names
 
 
 Config = Annotated[
@@ -41,6 +51,16 @@ Workers = Annotated[
         metavar="MODULE:WORKER",
         help="Also this worker's topics; can be given again.",
         show_default=False,
+    ),
+]
+TaskTopics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task-topic",
+        metavar="TOPIC",
+        help="Also this task topic; can be given again.",
+        show_default=False,
+        callback=_topics_names,
     ),
 ]
 AppName = Annotated[str, typer.Argument(metavar="MODULE:APP", help="The app; shop:app is `app` in shop.py.")]

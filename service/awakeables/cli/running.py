@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from awakeables.cli.options import AppName, Config, Kafka, Port, Store, settings_for
+from awakeables.cli.options import AppName, Config, Kafka, Port, Store, TaskTopics, settings_for
 from awakeables.cli.process import run_until_told
 from awakeables.cli.terminal import tell
 from awakeables.handlers.service import App
@@ -21,6 +21,7 @@ def dev(
         list[str] | None,
         typer.Option(metavar="MODULE:WORKER", help="Also run this worker; can be given again."),
     ] = None,
+    task_topic: TaskTopics = None,
     kafka: Annotated[
         str | None,
         typer.Option(
@@ -33,7 +34,8 @@ def dev(
     """Try an app: an embedded broker, SQLite, the service and workers in one terminal.
 
     The broker is librdkafka's mock: real TCP, in memory, for development only. It begins empty
-    each time, and so does the store, except with --kafka.
+    each time, and so does the store, except with --kafka. It has the topics of the workers; those
+    that somebody else reads are named with --task-topic.
     """
     from awakeables.runtime import develop
 
@@ -45,7 +47,13 @@ def dev(
             loaded, workers, url, embedded=kafka is None, guarded=settings.tokens_file is not None
         )
 
-    run_until_told(lambda stop: develop(loaded, workers, settings, kafka=kafka, stop=stop, ready=ready))
+    if kafka is not None and task_topic:
+        tell(f"--task-topic is for the embedded broker; on {kafka}: `awakeables topics create {app}` with it")
+    run_until_told(
+        lambda stop: develop(
+            loaded, workers, settings, task_topics=task_topic or (), kafka=kafka, stop=stop, ready=ready
+        )
+    )
 
 
 def serve(
@@ -100,4 +108,4 @@ def _print_what_to_try(app: App, workers: list[Worker], url: str, *, embedded: b
             tell(f"  curl {url}/{service.name}/{handler.name}{token}{body} -X POST")
     flag = "" if url.endswith(":8080") else f" --url {url}"
     tell(f"  awakeables list{flag}")
-    tell(f'  awakeables resolve{flag} prom_1… \'{{"hello": "world"}}\'\n')
+    tell(f"  awakeables resolve{flag} prom_1… VALUE\n")

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from awakeables.cli.options import AppName, Config, Json, Kafka, Workers, settings_for
+from awakeables.cli.options import AppName, Config, Json, Kafka, TaskTopics, Workers, settings_for
 from awakeables.cli.terminal import print_json, print_table, say, tell
-from awakeables.core.topics import is_topic_name
 from awakeables.handlers.service import App
 from awakeables.loading import load
 from awakeables.settings import Settings
@@ -23,12 +22,6 @@ if TYPE_CHECKING:
 
 group = typer.Typer(help="Check or create the app's topics; asks Kafka itself.", no_args_is_help=True)
 
-Tasks = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--task-topic", metavar="TOPIC", help="Also this task topic; can be given again.", show_default=False
-    ),
-]
 CLIENT = "awakeables-topics"
 
 
@@ -36,7 +29,7 @@ CLIENT = "awakeables-topics"
 def check(
     app: AppName,
     worker: Workers = None,
-    task_topic: Tasks = None,
+    task_topic: TaskTopics = None,
     everything: Annotated[bool, typer.Option("--all", help="Also what is as it should be.")] = False,
     kafka: Kafka = None,
     json_: Json = False,
@@ -66,7 +59,7 @@ def check(
 def create(
     app: AppName,
     worker: Workers = None,
-    task_topic: Tasks = None,
+    task_topic: TaskTopics = None,
     partitions: Annotated[
         int | None,
         typer.Option(
@@ -116,12 +109,6 @@ def _roles(
 ) -> dict[str, Role]:
     from awakeables.kafka.survey import topics_of
 
-    for name in tasks or ():
-        if not is_topic_name(name):
-            raise typer.BadParameter(
-                f"no topic can be called {name!r}: 1 to 249 letters, digits, '.', '_' and '-'",
-                param_hint="--task-topic",
-            )
     loaded = load(app, App, "app")
     loaded_workers = [load(w, Worker, "worker") for w in workers or []]
     roles = topics_of(loaded, loaded_workers, tasks or (), verdicts=settings.verdicts)

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.records import Record
 from awakeables.core.sameness import same_answer
+from awakeables.core.texts import shortened
 
 State: TypeAlias = Literal["pending", "resolved", "rejected", "timed-out", "cancelled"]
 VerdictKind: TypeAlias = Literal["accepted", "duplicate", "conflict", "late", "unknown", "invalid"]
@@ -25,9 +26,6 @@ Codec: TypeAlias = Literal["json", "bytes", "custom"]
 
 BOOK_EDGE = 10
 """The first and the last ten verdicts of an awakeable are kept, the rest is counted."""
-
-BOOK_TEXT = 200
-"""So many characters of an event ID, and of a reason, are kept in the book: it is written anew each time."""
 
 STATES: tuple[State, ...] = ("pending", "resolved", "rejected", "timed-out", "cancelled")
 VERDICTS: tuple[VerdictKind, ...] = ("accepted", "duplicate", "conflict", "late", "unknown", "invalid")
@@ -86,7 +84,10 @@ class BookEntry(Record):
 
 
 class Book(Record):
-    """The verdicts over one awakeable: a counter per kind, the first and the last ten."""
+    """The verdicts over one awakeable: a counter per kind, the first and the last ten.
+
+    Long event IDs and reasons are shortened: it is written anew with each verdict.
+    """
 
     counts: dict[str, int] = {}
     first: tuple[BookEntry, ...] = ()
@@ -97,18 +98,14 @@ class Book(Record):
             kind=verdict.kind,
             source=verdict.source,
             at_ms=verdict.at_ms,
-            event_id=_cut(verdict.event_id),
-            reason=_cut(verdict.reason),
+            event_id=verdict.event_id and shortened(verdict.event_id),
+            reason=verdict.reason and shortened(verdict.reason),
             trace=trace,
         )
         counts = self.counts | {verdict.kind: self.counts.get(verdict.kind, 0) + 1}
         if len(self.first) < BOOK_EDGE:
             return Book(counts=counts, first=(*self.first, entry), last=self.last)
         return Book(counts=counts, first=self.first, last=(*self.last, entry)[-BOOK_EDGE:])
-
-
-def _cut(text: str | None) -> str | None:
-    return text if text is None or len(text) <= BOOK_TEXT else text[: BOOK_TEXT - 1] + "…"
 
 
 class Beat(Record):
@@ -203,8 +200,14 @@ def codec_misfit(codec: Codec, body: Resolution) -> str | None:
     if body.is_json == (codec == "json"):
         return None
     if codec == "json":
-        return "this awakeable takes a JSON value: send it as `value`, not as `value_base64`"
-    return "this awakeable takes bytes: send them as `value_base64`"
+        return (
+            "this awakeable takes a JSON value: send it as `value`, not as `value_base64`; "
+            "in a binary CloudEvent with the content-type application/json"
+        )
+    return (
+        "this awakeable takes bytes: send them as `value_base64`; "
+        "in a binary CloudEvent with the content-type application/octet-stream"
+    )
 
 
 def expire(awakeable: Awakeable, *, now_ms: int, horizon_ms: int) -> Awakeable | None:

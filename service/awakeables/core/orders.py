@@ -237,12 +237,12 @@ class Wake(Record):
 class SettledAll(Record):
     """A verdict per completion (None: a heartbeat that was kept), and who is to be woken.
 
-    `dead_letters` counts those that were added; their copies wait in the outbox, unclaimed.
+    `dead_letters` are those that were added; their copies wait in the outbox, unclaimed.
     """
 
     verdicts: tuple[Verdict | None, ...]
     wakes: tuple[Wake, ...] = ()
-    dead_letters: int = 0
+    dead_letters: tuple[DeadLetter, ...] = ()
 
 
 class Unchecked(Record):

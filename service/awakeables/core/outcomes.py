@@ -11,9 +11,11 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from awakeables.core.records import Record
+from awakeables.core.texts import shortened, writable
 
 NULL = b"null"
 NO_REASON = "rejected without a reason"
+PUBLISH_FAILED = "publish-failed"
 
 
 class Resolution(Record, tag_field="status", tag="resolved"):
@@ -60,6 +62,14 @@ class Cancellation(Record, tag_field="status", tag="cancelled"):
     """It was called off."""
 
     reason: str
+
+
+def publish_failed(topic: str, reason: str) -> Rejection:
+    """What an awakeable is told whose task Kafka has refused for good, for this reason."""
+    told = shortened(writable(reason))
+    if repr(topic) not in told:
+        told = f"topic {topic!r}: {told}"
+    return Rejection(reason=f"{PUBLISH_FAILED}: {told}", code=502)
 
 
 Outcome: TypeAlias = Resolution | Rejection | Expiry | Cancellation

@@ -29,6 +29,7 @@ from awakeables.core.orders import (
     Unchecked,
     Wake,
 )
+from awakeables.core.texts import shortened
 from awakeables.engine.committer import Committer
 from awakeables.engine.edge import Edge
 from awakeables.engine.horizon import Horizon
@@ -39,6 +40,9 @@ from awakeables.telemetry.metrics import Metrics
 from awakeables.wire.completions import Unreadable, decode_completion
 
 log = structlog.stdlib.get_logger(__name__)
+
+MOST_TOLD = 3
+"""So many dead letters of a batch one line of the log gives reasons for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,9 +187,8 @@ class Intake:
         if settled.dead_letters:
             unknown = sum(verdict is not None and verdict.kind == "unknown" for verdict in settled.verdicts)
             self.metrics.buried("unknown", unknown)
-            self.metrics.buried("invalid", settled.dead_letters - unknown)
-            log.warning(events.DEAD_LETTERS, topic=topic, partition=partition, count=settled.dead_letters)
-            self.on_effects()
+            self.metrics.buried("invalid", len(settled.dead_letters) - unknown)
+            self._buried(topic, partition, settled.dead_letters)
 
     async def bury(self, topic: str, partition: int, epoch: int, record: Record, reason: str) -> None:
         """Make a dead letter of a record that the store refuses, and move the offset past it (K2).
@@ -202,7 +205,7 @@ class Intake:
         )
         for kept in (letter, replace(letter, key=None, value=None, headers=())):
             try:
-                await self._settle(
+                settled = await self._settle(
                     lambda _, kept=kept: Settle(  # type: ignore[misc]
                         completions=(), fence=fence, dead_letters=(kept,), relay_to=self._dead_letter_topic
                     ),
@@ -211,11 +214,15 @@ class Intake:
             except StoreRefused as error:
                 refusal = error
                 continue
-            log.warning(events.DEAD_LETTERS, topic=topic, partition=partition, count=1)
             self.metrics.buried("unstorable")
-            self.on_effects()
+            self._buried(topic, partition, settled.dead_letters)
             return
         raise refusal
+
+    def _buried(self, topic: str, partition: int, letters: Sequence[DeadLetter]) -> None:
+        told = [_facts(letter) for letter in letters[:MOST_TOLD]]
+        log.warning(events.DEAD_LETTERS, topic=topic, partition=partition, count=len(letters), first=told)
+        self.on_effects()
 
     async def skip(self, topic: str, partition: int, before: int, next_: int) -> bool:
         """Read a partition on from `next_` rather than `before`; a dead letter tells of it.
@@ -300,3 +307,9 @@ class Intake:
             headers=record.headers,
             awakeable_id=awakeable_id,
         )
+
+
+def _facts(letter: DeadLetter) -> dict[str, str | int]:
+    """What the log says of a dead letter: never its value."""
+    awakeable = {} if letter.awakeable_id is None else {"awakeable_id": letter.awakeable_id}
+    return {**awakeable, "offset": letter.offset, "code": letter.code, "reason": shortened(letter.reason)}

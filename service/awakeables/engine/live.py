@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
-import structlog
 
 from awakeables.core.invocations import SUSPECT_STARTS, Invocation
 from awakeables.core.journal import AwakeableAsked, Entry, Input
 from awakeables.core.orders import Answer, Claim, Claimed, Wake
 from awakeables.engine.runner import House, Runner
+from awakeables.engine.subject import Subject
 from awakeables.errors import AuthorError, NotFound
 from awakeables.handlers.context import Context
 from awakeables.handlers.execution import Execution, World
 from awakeables.handlers.service import App, Handler
 from awakeables.ports import JournalReader
-from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics, end_of
-
-log = structlog.stdlib.get_logger(__name__)
 
 CLAIM_LIMIT = 200
 FEW = 50
@@ -96,7 +94,8 @@ class Live:
         self, invocation_id: str, handler: Handler, given: Input, begun: asyncio.Future[Answer]
     ) -> None:
         """Run a new invocation whose row is still being written."""
-        runner = Runner(self._house, invocation_id=invocation_id, epoch=1, version=1, wake=0, attempts=0)
+        subject = Subject(invocation_id=invocation_id, service=handler.service, handler=handler.name)
+        runner = Runner(self._house, subject, epoch=1, version=1, wake=0, attempts=0)
         self._start(runner, handler, [given], begun)
 
     def wake(self, wakes: Sequence[Wake]) -> None:
@@ -155,12 +154,12 @@ class Live:
         rows = [row for row in claimed.invocations if row.status == "running"]
         for row in claimed.invocations:
             if row.status == "paused" and row.failure is not None:
-                log.error(events.INVOCATION_PAUSED, invocation_id=row.id, reason=row.failure.kind)
+                _subject_of(row).paused(row.failure.kind, level=logging.ERROR)
         # Live before their journals are read, so that a wake-up in between finds them.
         runners = {
             row.id: Runner(
                 self._house,
-                invocation_id=row.id,
+                _subject_of(row),
                 epoch=row.epoch,
                 version=row.version,
                 wake=row.wake,
@@ -286,6 +285,10 @@ class Live:
         self._revived.discard(runner)
         if runner is self._suspect:
             self._cleared()
+
+
+def _subject_of(row: Invocation) -> Subject:
+    return Subject(invocation_id=row.id, service=row.service, handler=row.handler)
 
 
 def execution_of(

@@ -12,10 +12,10 @@ import structlog
 
 from awakeables.core.deadletters import without_value
 from awakeables.core.orders import ClaimedEffects, ClaimEffects, Effect, Noted, Refused, Sent, Wake
+from awakeables.core.texts import writable
 from awakeables.engine.absences import Absences
 from awakeables.engine.committer import Committer
 from awakeables.errors import BrokerUnavailable, PublishRefused, StoreUnavailable, TopicMissing
-from awakeables.handlers.rejections import writable
 from awakeables.ports import Clock, OutboxReader, Publisher
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics

@@ -27,7 +27,9 @@ from awakeables.core.invocations import (
 from awakeables.core.journal import Entry, Tried, encode_chunk
 from awakeables.core.orders import Advance, Advanced, Answer, Begun, Effect, Wake
 from awakeables.core.outcomes import NULL, Cancellation, Outcome, Rejection, Resolution
+from awakeables.core.texts import writable
 from awakeables.engine.committer import Committer
+from awakeables.engine.subject import Subject
 from awakeables.errors import HandlerMisuse, OwnershipLost, StoreRefused
 from awakeables.handlers.actions import perform
 from awakeables.handlers.execution import (
@@ -44,7 +46,6 @@ from awakeables.handlers.execution import (
     Taken,
     Wait,
 )
-from awakeables.handlers.rejections import writable
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.ports import Clock
 from awakeables.telemetry import events
@@ -121,8 +122,8 @@ class Runner:
     def __init__(
         self,
         house: House,
+        subject: Subject,
         *,
-        invocation_id: str,
         epoch: int,
         version: int,
         wake: int,
@@ -130,7 +131,8 @@ class Runner:
         cancelled: bool = False,
     ) -> None:
         """Prepare to run what this owner has claimed under this epoch."""
-        self.invocation_id = invocation_id
+        self.invocation_id = subject.invocation_id
+        self._subject = subject
         self.attempts = attempts
         self.last: Next | None = None
         self._cancelled = cancelled
@@ -254,7 +256,7 @@ class Runner:
         except OwnershipLost:
             log.info(events.OWNERSHIP_LOST, invocation_id=self.invocation_id)
             return
-        log.warning(events.INVOCATION_PAUSED, invocation_id=self.invocation_id, reason=str(error))
+        self._subject.paused(str(error))
 
     async def _obtain(self, execution: Execution, wait: Wait) -> bool:
         """Get what the handler waits for and hand it in; False: the attempt is over."""
@@ -414,9 +416,7 @@ class Runner:
             case Crashed():
                 await self._failed(step.error)
             case Broken():
-                log.warning(
-                    events.INVOCATION_PAUSED, invocation_id=self.invocation_id, reason=str(step.error)
-                )
+                self._subject.paused(str(step.error))
                 await self._submit(Pause(failure=self._failure(step.error)), None)
             case _:
                 raise TypeError(f"an attempt can't conclude with {step!r}")
@@ -430,15 +430,9 @@ class Runner:
         failures = self.attempts + 1
         pause_ms = self._house.settings.retry.pause_ms(failures)
         failure = self._failure(error)
-        log.warning(
-            events.ATTEMPT_FAILED,
-            invocation_id=self.invocation_id,
-            failures=failures,
-            retry_in_ms=pause_ms,
-            exc_info=error,
-        )
+        self._subject.failed(error, failures=failures, retry_in_ms=pause_ms)
         if pause_ms is None:
-            log.warning(events.INVOCATION_PAUSED, invocation_id=self.invocation_id, reason=failure.message)
+            self._subject.paused(failure.message)
             await self._submit(Pause(failure=failure), None)
         else:
             await self._submit(BackOff(due_ms=self._house.clock.now_ms() + pause_ms, failure=failure), None)

@@ -8,6 +8,7 @@ from msgspec import UNSET, Raw
 from pydantic_core import to_json
 
 from awakeables.core.outcomes import Rejection
+from awakeables.core.texts import writable
 from awakeables.errors import TerminalError
 from awakeables.handlers.serde import decode_json
 
@@ -27,11 +28,6 @@ def rejection(reason: object, code: object, details: Any) -> Rejection:
 def rejection_of(error: TerminalError) -> Rejection:
     """A terminal error as the outcome that tells it."""
     return rejection(error.reason, error.code, error.details)
-
-
-def writable(text: str) -> str:
-    """The text without lone surrogates, which UTF-8 can't say (file names have them)."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _json(details: Any) -> bytes:

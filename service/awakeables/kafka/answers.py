@@ -14,7 +14,7 @@ from awakeables.errors import BrokerUnavailable, PublishRefused, TopicMissing
 from awakeables.kafka.connection import NO_CONNECTION, Connection
 from awakeables.kafka.diagnosis import DENIED, denied
 from awakeables.kafka.outage import Outage
-from awakeables.kafka.topics import create_topics, describe
+from awakeables.kafka.topics import create_topics, describe, no_topic
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.worker.port import Outgoing
@@ -195,10 +195,10 @@ class AnswerProducer:
                         log.error(events.BROKER_REFUSED, error=self._told_of(topic, facts.problem()))
                         told = True
             if missing and not told:
-                log.error(events.TOPIC_MISSING, topic=topic)
+                log.error(events.TOPIC_MISSING, topic=topic, error=str(no_topic(topic)))
                 told = True
             if missing and self._clock.monotonic() > until:
-                raise TopicMissing(f"there is no topic {topic!r}; was it deleted, or never created?")
+                raise no_topic(topic)
             await asyncio.sleep(FIRST_PAUSE_S if told else FIRST_PAUSE_S / 4)
 
     def _told_of(self, topic: str, error: kafka.KafkaError) -> str:

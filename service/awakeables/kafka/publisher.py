@@ -14,10 +14,10 @@ from aiokafka import errors as kafka
 from aiokafka.partitioner import DefaultPartitioner
 
 from awakeables.core.orders import Effect, Header
-from awakeables.errors import BrokerUnavailable, PublishRefused, TopicMissing
+from awakeables.errors import BrokerUnavailable, PublishRefused
 from awakeables.kafka.connection import NO_CONNECTION, Connection
 from awakeables.kafka.diagnosis import denied
-from awakeables.kafka.topics import describe
+from awakeables.kafka.topics import describe, no_topic
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.wire.tasks import encode_effect
@@ -237,7 +237,7 @@ class KafkaPublisher:
         except (kafka.KafkaError, TimeoutError):
             return
         if facts.missing:
-            raise TopicMissing(f"there is no topic {topic!r}")
+            raise no_topic(topic)
 
     async def _connected(self) -> AIOKafkaProducer:
         while self._producer is None:
@@ -292,7 +292,7 @@ class KafkaPublisher:
 async def _refuse_missing(producer: AIOKafkaProducer, topic: str) -> None:
     facts = (await describe(producer.client, [topic]))[topic]
     if facts.missing:
-        raise TopicMissing(f"there is no topic {topic!r}")
+        raise no_topic(topic)
     if facts.problem is not None:
         raise facts.problem(topic)
 

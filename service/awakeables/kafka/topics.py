@@ -37,6 +37,11 @@ class TopicFacts:
         return self.problem is kafka.UnknownTopicOrPartitionError
 
 
+def no_topic(topic: str) -> TopicMissing:
+    """That this topic is missing, and what makes it."""
+    return TopicMissing(f"there is no topic {topic!r}; `awakeables topics create` makes it")
+
+
 async def describe(client: AIOKafkaClient, names: Iterable[str]) -> dict[str, TopicFacts]:
     """Ask a broker about these topics.
 
@@ -71,7 +76,7 @@ async def partitions_of(connection: Connection, topic: str) -> frozenset[int]:
     async with asking(connection) as client:
         facts = (await describe(client, [topic]))[topic]
     if facts.missing:
-        raise TopicMissing(f"there is no topic {topic!r}; create it")
+        raise no_topic(topic)
     if facts.problem in DENIED:
         raise denied(connection.security, f"topic {topic!r}")
     if facts.problem is not None:
@@ -137,6 +142,11 @@ async def _create(connection: Connection, new: list[NewTopic]) -> None:
     try:
         await admin.start()
         response = await admin.create_topics(new)
+    except kafka.IncompatibleBrokerVersion as error:
+        raise BrokerUnavailable(
+            f"{connection.bootstrap} makes no topics by request; if it is the broker of `awakeables dev`, "
+            "name them when it starts: `awakeables dev --task-topic TOPIC`"
+        ) from error
     except (kafka.KafkaError, OSError, TimeoutError) as error:
         raise BrokerUnavailable(f"the topics can't be created: {_told(error)}") from error
     finally:

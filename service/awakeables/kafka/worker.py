@@ -270,7 +270,12 @@ class KafkaTasks:
             return
         there = self._worker.topics - missing
         if missing - self._told_missing:
-            log.error(events.TOPIC_MISSING, worker=self._worker.name, topics=sorted(missing))
+            log.error(
+                events.TOPIC_MISSING,
+                worker=self._worker.name,
+                topics=sorted(missing),
+                error="`awakeables topics create` with --worker makes them",
+            )
         self._told_missing = missing
         if there != self._subscribed:
             consumer.subscribe(sorted(there), listener=_Listener(self))

@@ -54,12 +54,11 @@ from awakeables.core.orders import (
     Unchecked,
     Wake,
 )
-from awakeables.core.outcomes import Rejection
+from awakeables.core.outcomes import publish_failed
 from awakeables.store.operate import ABANDONED, UNCLAIMED, bury, call_off, operate
 from awakeables.store.tables import Tables
 from awakeables.wire.verdicts import encode_verdict
 
-PUBLISH_FAILED = "publish-failed"
 VERDICTS = "prom_1"
 """Streams of verdicts begin so: each is named after its awakeable."""
 
@@ -317,7 +316,7 @@ def _refuse(order: Refused, tables: Tables, now_ms: int) -> Noted:
         return Noted()
     completion = Completion(
         awakeable_id=row.id,
-        body=Rejection(reason=PUBLISH_FAILED, code=502),
+        body=publish_failed(effect.topic, order.reason),
         source=f"effect:{order.event_id}",
         event_id=order.event_id,
     )

@@ -69,15 +69,15 @@ def call_off(awakeable_id: str, reason: str, tables: Tables, now_ms: int) -> Non
         tables.put_awakeable(cancelled)
 
 
-def bury(letters: Sequence[DeadLetter], relay_to: str, tables: Tables, now_ms: int) -> int:
+def bury(letters: Sequence[DeadLetter], relay_to: str, tables: Tables, now_ms: int) -> tuple[DeadLetter, ...]:
     """Keep dead letters, each record once, and queue their copies for the dead-letter topic (K2)."""
-    buried = 0
+    buried = []
     for letter in letters:
         if not tables.has_dead_letter(letter.source):
             tables.add_dead_letter(letter)
             tables.add_effect(relay(letter, to=relay_to, now_ms=now_ms), UNCLAIMED)
-            buried += 1
-    return buried
+            buried.append(letter)
+    return tuple(buried)
 
 
 def _resume(order: Resume, tables: Tables, now_ms: int) -> Resumed:

@@ -90,7 +90,10 @@ def _members(event: CloudEvent, decoder: msgspec.json.Decoder[T | None]) -> T | 
     if event.data is None:
         return None
     if not event.is_json:
-        raise ValueError("the data of this type of event is a JSON object")
+        raise ValueError(
+            "the data of this type of event is a JSON object: structured in `data`, not `data_base64`; "
+            "binary with the content-type application/json"
+        )
     try:
         return decoder.decode(event.data)
     except (msgspec.MsgspecError, ValueError) as error:

@@ -55,8 +55,13 @@ class _Addressed(msgspec.Struct):
     awakeable_id: str
 
 
+class _Versioned(msgspec.Struct):
+    specversion: Raw
+
+
 _decoder = msgspec.json.Decoder(_Envelope)
 _address_decoder = msgspec.json.Decoder(_Addressed)
+_event_decoder = msgspec.json.Decoder(_Versioned)
 
 
 def decode_completion(
@@ -149,11 +154,20 @@ def _addressed_at_least(value: bytes, source: str, trace: str | None, problem: s
     try:
         addressed = _address_decoder.decode(value)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        raise Unreadable(f"not a completion: {problem}") from None
+        raise Unreadable(f"not a completion: {_unlabelled(value) or problem}") from None
     _check_id(addressed.awakeable_id)
     return Completion(
         awakeable_id=addressed.awakeable_id, body=None, source=source, trace=trace, refusal=problem
     )
+
+
+def _unlabelled(value: bytes) -> str | None:
+    """What to do about a structured event whose content type doesn't say that it is one."""
+    try:
+        _event_decoder.decode(value)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    return "a structured CloudEvent needs the header content-type application/cloudevents+json"
 
 
 def _address(text: str | None) -> str | None:

@@ -56,6 +56,18 @@ def test_an_id_that_was_pasted_wrongly_stays_one_segment_of_the_path(stub: StubS
     assert stub.asked == ["POST /invocations/inv_1%2F..%2Fx%20y/cancel"]
 
 
+@pytest.mark.parametrize("pasted", ["foo", "dlq_1a", ""])
+def test_what_is_neither_an_awakeable_nor_an_invocation_is_told_both(
+    stub: StubService, run: Run, pasted: str
+) -> None:
+    told = run("show", pasted)
+    assert told.exit_code == 1
+    assert told.stderr == (
+        f"error: {pasted!r} is neither an awakeable's ID (prom_1…) nor an invocation's (inv_1…)\n"
+    )
+    assert stub.asked == []
+
+
 def test_numbers_are_shown_as_they_are_written(stub: StubService, run: Run) -> None:
     stub.will_answer(f"GET /invocations/{INVOCATION}", b'{"a":18446744073709551616,"b":0.1000,"c":1e400}')
     assert run("show", INVOCATION).stdout == (
@@ -217,8 +229,8 @@ def test_every_answer_can_be_had_as_json(words: tuple[str, ...], stub: StubServi
     assert json.loads(run(*words, "--json").stdout) == document
 
 
-@pytest.mark.parametrize("command", ["check", "create"])
+@pytest.mark.parametrize("command", ["topics check", "topics create", "dev"])
 def test_what_no_topic_can_be_called_is_refused_before_kafka_is_asked(run: Run, command: str) -> None:
-    told = run("topics", command, "examples.shop:app", "--task-topic", "a b", "--kafka", "127.0.0.1:1")
+    told = run(*command.split(), "examples.shop:app", "--task-topic", "a b", "--kafka", "127.0.0.1:1")
     assert told.exit_code == 2
     assert "no topic can be called 'a b'" in told.output.replace("\n│ ", "")

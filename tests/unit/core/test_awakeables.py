@@ -12,7 +12,6 @@ from msgspec import Raw
 
 from awakeables.core.awakeables import (
     BOOK_EDGE,
-    BOOK_TEXT,
     STATES,
     VERDICTS,
     Awakeable,
@@ -30,6 +29,7 @@ from awakeables.core.awakeables import (
     without_row,
 )
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
+from awakeables.core.texts import MOST_CHARACTERS
 
 NOW_MS = 1_000_000
 YES, NO = Resolution.of_json(b'{"n":1}'), Rejection(reason="no", code=409)
@@ -300,13 +300,13 @@ def test_the_book_keeps_the_first_and_the_last_ten_and_counts_all(kinds: list[An
 
 def test_the_book_cuts_what_is_long_and_the_verdict_keeps_it_whole() -> None:
     """Hard case 8."""
-    long, short = "é" * 900_000, "é" * BOOK_TEXT
+    long, short = "é" * 900_000, "é" * MOST_CHARACTERS
     result = told(
         row(), Completion(awakeable_id="a", body=None, source="1", event_id=long, refusal=long + "!")
     )
     assert (result.verdict.event_id, result.verdict.reason) == (long, long + "!")
     [entry] = result.awakeable.book.first
-    assert entry.event_id == entry.reason == "é" * (BOOK_TEXT - 1) + "…"
+    assert entry.event_id == entry.reason == "é" * (MOST_CHARACTERS - 1) + "…"
     result = told(row(), Completion(awakeable_id="a", body=None, source="1", event_id=short, refusal=short))
     [entry] = result.awakeable.book.first
     assert (entry.event_id, entry.reason) == (short, short)

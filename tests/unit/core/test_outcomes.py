@@ -14,6 +14,7 @@ from awakeables.core.outcomes import (
     Resolution,
     decode_outcome,
     encode_outcome,
+    publish_failed,
 )
 from unit.core.test_journal import outcomes
 
@@ -46,3 +47,13 @@ def test_the_four_ends_are_told_apart_by_one_word() -> None:
     assert encode_outcome(Rejection(reason="no")) == b'{"status":"rejected","reason":"no"}'
     assert encode_outcome(Expiry(deadline_ms=5)) == b'{"status":"timed-out","deadline_ms":5}'
     assert encode_outcome(Cancellation(reason="x")) == b'{"status":"cancelled","reason":"x"}'
+
+
+def test_a_refused_publish_names_topic_and_reason_once_and_is_cut() -> None:
+    assert publish_failed("t", "too large").reason == "publish-failed: topic 't': too large"
+    assert publish_failed("t", "no topic 't'").reason == "publish-failed: no topic 't'"
+    long = publish_failed("t", "why\ud800" * 100)
+    assert long.reason.startswith("publish-failed: topic 't': why?why?")
+    assert long.reason.endswith("…")
+    assert len(long.reason) < 240
+    assert decode_outcome(encode_outcome(long)) == long

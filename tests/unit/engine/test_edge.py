@@ -162,6 +162,7 @@ async def test_a_value_of_the_wrong_form_is_refused_at_the_edge(expectation: Exp
     said = Completion(awakeable_id="a", body=wrong, source="s")
     (checked,) = await Edge(Rows(a=expectation)).check([said])
     assert "value_base64" in (checked.refusal or "")
+    assert "content-type application/" in (checked.refusal or "")
 
 
 async def test_only_values_are_looked_up() -> None:

@@ -14,7 +14,7 @@ from awakeables import Context, Rejected, TerminalError, TimedOut
 from awakeables.core.awakeables import Completion
 from awakeables.core.invocations import CRASHED
 from awakeables.core.journal import AwakeableAsked, Delivered, RunAsked
-from awakeables.core.orders import Advance, Begin, Claim, Release
+from awakeables.core.orders import Advance, Begin, Claim, Fenced, Release
 from awakeables.core.outcomes import Cancellation, Expiry, Rejection, Resolution
 from awakeables.engine.engine import EngineSettings
 from awakeables.engine.runner import RunnerSettings
@@ -103,6 +103,7 @@ async def test_hard_case_3_lost_acknowledgements_are_not_taken_for_another_owner
         assert engine.live == 0
     assert executed == [0, 1, 2, 3]
     assert bench.row(invocation_id).attempts == 0
+    assert Fenced() not in [answer for answers in bench.store.answers for answer in answers]
 
 
 async def test_hard_case_3_a_row_that_its_owner_does_not_hold_is_let_go() -> None:
@@ -360,7 +361,10 @@ async def test_hard_case_9_an_awakeable_whose_task_kafka_refuses_is_rejected_wit
     for settings in (quick(), LIVE):
         async with bench.serving(settings, fulfil=fulfil) as engine:
             invocation_id = await bench.begin(engine, "fulfil")
-            assert value(await bench.status(invocation_id, "completed")) == ["publish-failed", 502]
+            assert value(await bench.status(invocation_id, "completed")) == [
+                "publish-failed: topic 'pack': too large",
+                502,
+            ]
             await until(lambda: "passes" in bench.broker.values("notices"))
 
 

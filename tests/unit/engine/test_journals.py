@@ -13,16 +13,15 @@ from unit.engine.harness import BOTH, Bench, Wide, until, value, wait
 
 async def test_j1_a_stale_owner_s_commit_changes_nothing() -> None:
     bench = Bench()
-    held, ended = asyncio.Event(), []
+    held, kept = asyncio.Event(), asyncio.Event()
 
     async def slow(ctx: Context) -> str:
         await ctx.run("act", held.wait, type=bool)
-        ended.append(ctx.request.invocation_id)
         ctx.publish("notices", "done")
         return "mine"
 
-    async def fast(ctx: Context) -> str:
-        await ctx.run("act", lambda: True)
+    async def slower(ctx: Context) -> str:
+        await ctx.run("act", kept.wait, type=bool)
         ctx.publish("notices", "done")
         return "theirs"
 
@@ -30,14 +29,15 @@ async def test_j1_a_stale_owner_s_commit_changes_nothing() -> None:
         invocation_id = await bench.begin(old, "act")
         await asyncio.sleep(1)
         old.stopping = True  # it would claim the row again itself
-        async with bench.serving(act=fast) as new:
-            await bench.status(invocation_id, "completed")
-            assert new.live == 0
-            chunks = dict(bench.store.tables.journals[invocation_id])
+        async with bench.serving(act=slower) as new:
+            await until(lambda: bench.row(invocation_id).owner == new.owner and new.live == 1)
+            row, chunks = bench.row(invocation_id), dict(bench.store.tables.journals[invocation_id])
             held.set()
             await until(lambda: old.live == 0)
-        assert value(bench.row(invocation_id)) == "theirs"
-        assert bench.store.tables.journals[invocation_id] == chunks
+            assert bench.row(invocation_id) == row
+            assert bench.store.tables.journals[invocation_id] == chunks
+            kept.set()
+            assert value(await bench.status(invocation_id, "completed")) == "theirs"
         await until(lambda: bench.broker.published)
         await asyncio.sleep(5)
         assert len({effect.event_id for effect in bench.broker.published}) == 1, "the stale one's is not out"

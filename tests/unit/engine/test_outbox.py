@@ -246,7 +246,7 @@ async def test_a_record_that_kafka_refuses_rejects_its_awakeable_and_the_next_on
         rig.relay.hand_off(effects)
         await until(lambda: rig.sent() == [b"2"])
         row = rig.store.tables.awakeables[awakeable_id]
-        assert row.outcome == Rejection(reason="publish-failed", code=502)
+        assert row.outcome == Rejection(reason="publish-failed: topic 't': 2 MB are too many", code=502)
         assert [(w.invocation_id, w.awakeable_id) for w in rig.wakes] == [("inv_a", awakeable_id)]
         assert await rig.store.effects("failed", 10) == [effects[0]]
         await asyncio.sleep(60)

@@ -9,7 +9,6 @@ import pytest
 
 from awakeables import App, Context, Service
 from awakeables.errors import DeclarationError, NotFound
-from awakeables.handlers.service import RESERVED_SERVICES
 from awakeables.testing import run
 from unit.handlers.shapes import Parcel
 
@@ -115,12 +114,6 @@ def test_a_name_that_can_t_stand_in_a_url_is_refused(name: str) -> None:
         declare(fine, name)
     with pytest.raises(DeclarationError, match="a name has letters, digits"):
         App(name, services=[Service("orders")])
-
-
-@pytest.mark.parametrize("name", sorted(RESERVED_SERVICES))
-def test_the_first_segments_of_the_service_s_own_paths_are_reserved(name: str) -> None:
-    with pytest.raises(DeclarationError, match=f"service '{name}': the name is reserved"):
-        Service(name)
 
 
 def test_a_handler_called_send_would_be_ambiguous() -> None:

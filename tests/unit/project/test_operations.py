@@ -49,8 +49,12 @@ def test_every_command_that_the_document_names_is_there() -> None:
     commands = getattr(get_command(cli), "commands")  # noqa: B009 - a group's, that typer doesn't type
     known = {(name, "") for name in commands}
     known |= {(name, sub) for name, group in commands.items() for sub in getattr(group, "commands", ())}
-    named = re.findall(r"(?:^|`|xargs )awakeables ([a-z][a-z-]*)(?: ([a-z]+))?", TEXT, re.MULTILINE)
+    named = re.findall(r"(?:^|`|xargs -r )awakeables ([a-z][a-z-]*)(?: ([a-z]+))?", TEXT, re.MULTILINE)
     groups = {name for name, sub in known if sub}
     wanted = {(first, second if first in groups else "") for first, second in named}
     assert len(wanted) > 8
     assert wanted <= known
+
+
+def test_a_recipe_that_finds_nothing_runs_nothing() -> None:
+    assert TEXT.count("xargs") == TEXT.count("xargs -r ") > 0

@@ -12,14 +12,18 @@ from typing import Any
 
 import pytest
 
+from awakeables.core.ids import new_id
 from awakeables.errors import BrokerUnavailable, PublishRefused
 from awakeables.handlers.context import Context
+from awakeables.handlers.retry import RetryPolicy
 from awakeables.telemetry import events
-from unit.engine.harness import Bench, until
+from unit.engine.harness import Bench, quick, resolution, until
 
 SERVICE = Path(__file__).parents[3] / "service/awakeables"
 OF_INVOCATIONS = {"ATTEMPT_FAILED", "INVOCATION_PAUSED", "OWNERSHIP_LOST"}
 """Events that are always about one invocation."""
+OF_FAILURES = {"ATTEMPT_FAILED", "INVOCATION_PAUSED"}
+"""Those that also name its service and handler."""
 
 
 def logged() -> Iterator[tuple[str, str, set[str | None]]]:
@@ -28,8 +32,9 @@ def logged() -> Iterator[tuple[str, str, set[str | None]]]:
         for node in ast.walk(ast.parse(file.read_text())):
             match node:
                 case ast.Call(
-                    func=ast.Attribute(attr="debug" | "info" | "warning" | "error" | "exception"),
-                    args=[ast.Attribute(value=ast.Name(id="events"), attr=event), *_],
+                    func=ast.Attribute(attr="debug" | "info" | "warning" | "error" | "exception" | "log"),
+                    args=[ast.Attribute(value=ast.Name(id="events"), attr=event), *_]
+                    | [_, ast.Attribute(value=ast.Name(id="events"), attr=event), *_],
                 ):
                     yield f"{file.name}:{node.lineno}", event, {field.arg for field in node.keywords}
 
@@ -38,12 +43,30 @@ def test_every_line_about_an_invocation_carries_its_id() -> None:
     lines = [line for line in logged() if line[1] in OF_INVOCATIONS]
     assert {event for _, event, _ in lines} == OF_INVOCATIONS
     assert [line for line in lines if "invocation_id" not in line[2]] == []
+    failures = [line for line in lines if line[1] in OF_FAILURES]
+    assert {event for _, event, _ in failures} == OF_FAILURES
+    assert [line for line in failures if not line[2] >= {"service", "handler"}] == []
 
 
 def test_events_have_names_of_their_own() -> None:
     names = [value for name, value in vars(events).items() if name.isupper()]
     assert len(names) == len(set(names))
     assert {event for _, event, _ in logged()} <= vars(events).keys()
+
+
+async def test_a_handler_that_fails_and_is_paused_is_named_with_what_to_do(logs: list[Any]) -> None:
+    async def fails(ctx: Context) -> None:
+        raise ConnectionError("down")
+
+    bench = Bench()
+    async with bench.serving(quick(retry=RetryPolicy(max_attempts=1)), fails=fails) as engine:
+        invocation_id = await bench.begin(engine, "fails")
+        await bench.status(invocation_id, "paused")
+    assert [line["event"] for line in logs] == [events.ATTEMPT_FAILED, events.INVOCATION_PAUSED]
+    assert {(line["invocation_id"], line["service"], line["handler"]) for line in logs} == {
+        (invocation_id, "orders", "fails")
+    }
+    assert logs[1]["todo"] == f"`awakeables show {invocation_id}`, then `awakeables resume` or `kill`"
 
 
 async def test_what_kafka_does_not_take_is_told_with_the_invocation(logs: list[Any]) -> None:
@@ -59,6 +82,21 @@ async def test_what_kafka_does_not_take_is_told_with_the_invocation(logs: list[A
         await until(lambda: len(logs) == 2)
     assert [line["event"] for line in logs] == [events.EFFECT_FAILED, events.EFFECT_REFUSED]
     assert {line["invocation_id"] for line in logs} == {invocation_id}
+
+
+async def test_dead_letters_are_told_with_their_reasons_three_of_a_batch(logs: list[Any]) -> None:
+    bench = Bench()
+    unknown = new_id("prom", at_ms=bench.clock.now_ms(), entropy=bytes(10))
+    long = b'{"awakeable_id": "prom_1%s", "secret": 1}' % (b"x" * 1000)
+    async with bench.serving() as engine:
+        await bench.records(engine, resolution(unknown), b"{", long, b"[]", b"{")
+    [line] = logs
+    assert (line["event"], line["count"]) == (events.DEAD_LETTERS, 5)
+    told = {letter["offset"]: letter for letter in line["first"]}
+    assert len(told) == len(line["first"]) == 3
+    assert all(letter["reason"] and len(letter["reason"]) <= 200 for letter in line["first"])
+    assert "secret" not in repr(line)
+    assert told.keys() < set(range(5))
 
 
 async def test_a_commit_that_is_refused_is_told_with_the_invocation(logs: list[Any]) -> None:

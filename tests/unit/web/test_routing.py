@@ -9,10 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from awakeables.errors import DeclarationError
+from awakeables.handlers.service import Service
 from awakeables.testing.loop import SeededLoop
 from awakeables.web.app import WebSettings
 from awakeables.web.request import Request
-from awakeables.web.routing import Routes, read_query
+from awakeables.web.routing import ANYTHING, Routes, read_query
 from unit.web.harness import Exchange, Web, serving
 from unit.web.test_completing import problem
 
@@ -32,6 +34,14 @@ def test_a_segment_is_compared_decoded() -> None:
     routes = Routes()
     routes.add("GET", "/health/live", unused, scope=None)
     assert routes.find(b"/heal%74h/live")[0]
+
+
+async def test_the_first_segments_of_the_service_s_own_paths_are_reserved(web: Web) -> None:
+    firsts = {row.path.split("/")[1] for row in web.app._routes.rows} - {ANYTHING}
+    assert {"invocations", "metrics", "docs"} < firsts
+    for name in firsts:
+        with pytest.raises(DeclarationError, match=f"service '{name}': the name is reserved"):
+            Service(name)
 
 
 def test_queries_are_decoded() -> None:

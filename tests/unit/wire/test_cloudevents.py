@@ -183,7 +183,7 @@ def test_a_heartbeat_tells_its_progress_in_its_data(value: bytes | None, progres
         (b"\xff", in_binary(), "not JSON"),
         (b'{"a":"\\ud800"}', in_binary(), "not JSON"),
         (b"[" * 400 + b"]" * 400, in_binary(), "not JSON"),
-        (b"out of stock", (*in_binary("rejected"), BYTES), "is a JSON object"),
+        (b"out of stock", (*in_binary("rejected"), BYTES), "with the content-type application/json"),
         (b'"out of stock"', in_binary("rejected"), "the event's data"),
         (b"0.4", in_binary("heartbeat"), "the event's data"),
         (structured(specversion="2.0"), (STRUCTURED,), "specversion '2.0'"),
@@ -224,6 +224,16 @@ def test_an_event_without_a_known_subject_is_unreadable_unless_its_key_names_the
     completion = decode(value, headers, AN_ID.encode())
     assert (completion.awakeable_id, completion.body) == (AN_ID, None)
     assert problem in (completion.refusal or "")
+
+
+@pytest.mark.parametrize("headers", [(), (JSON,), (("ce_type", b"com.example.done"),)])
+def test_a_structured_event_that_is_not_labelled_as_one_is_told_the_content_type(
+    headers: tuple[Header, ...],
+) -> None:
+    told = "needs the header content-type application/cloudevents"
+    with pytest.raises(Unreadable, match=told):
+        decode(structured(data=1), headers)
+    assert told in (decode(structured(data=1), headers, AN_ID.encode()).refusal or "")
 
 
 @pytest.mark.parametrize("value", [None, b"", b"no completion", b"[]", b'{"status":"resolved"}'])
