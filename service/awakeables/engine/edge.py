@@ -21,6 +21,9 @@ from awakeables.ports import Expectation, SettlementReader
 CACHED = 100_000
 """Expectations kept in memory: those of awakeables that were created here lately."""
 
+MOST_VALIDATORS = 1000
+"""Compiled schemas kept in memory, the oldest out; an app has a few."""
+
 
 class Edge:
     """Checks completions against what their awakeables expect."""
@@ -99,5 +102,7 @@ class Edge:
         if validator is None:
             schema = decode_json(expected.schema or b"true")
             validator = jsonschema_rs.Draft202012Validator(schema, validate_formats=True, mask="it")
+            if len(self._validators) >= MOST_VALIDATORS:
+                del self._validators[next(iter(self._validators))]
             self._validators[expected.schema_hash] = validator
         return validator
