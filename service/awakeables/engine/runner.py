@@ -387,7 +387,10 @@ class Runner:
             pause_ms = wait.retry.pause_ms(attempt)
             retry_at_ms = self._house.clock.now_ms() + (pause_ms or 0)
             described = writable(f"{type(error).__name__}: {error}")
-            if pause_ms is None or wait.retry.is_over(began_ms, retry_at_ms):
+            if wait.retry.is_over(began_ms, retry_at_ms):
+                pause_ms = None
+            self._subject.run_failed(wait.name, error, failures=attempt, retry_in_ms=pause_ms)
+            if pause_ms is None:
                 return Rejection(reason=f"run {wait.name!r} failed {attempt} times, last with {described}")
             return Tried(
                 of=wait.index, attempt=attempt, began_ms=began_ms, error=described, retry_at_ms=retry_at_ms

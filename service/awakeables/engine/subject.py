@@ -32,6 +32,19 @@ class Subject:
             exc_info=error,
         )
 
+    def run_failed(self, name: str, error: BaseException, *, failures: int, retry_in_ms: int | None) -> None:
+        """Tell of an action that failed and is tried again by itself, or is given up."""
+        log.warning(
+            events.RUN_FAILED,
+            invocation_id=self.invocation_id,
+            service=self.service,
+            handler=self.handler,
+            run=name,
+            failures=failures,
+            retry_in_ms=retry_in_ms,
+            exc_info=error,
+        )
+
     def paused(self, reason: str, *, level: int = logging.WARNING) -> None:
         """Tell of a pause, and what ends it."""
         log.log(

@@ -98,11 +98,18 @@ class Metrics:
 
     def answered(self, method: str, route: str, status: int) -> None:
         """Count an HTTP request; the route is the template, never the path."""
+        self._answers_of(method, route, status).inc()
+
+    def serves(self, method: str, route: str) -> None:
+        """Count this route's mistakes of ours from 0 on: an alarm sees no growth from nothing to 1."""
+        self._answers_of(method, route, 500)
+
+    def _answers_of(self, method: str, route: str, status: int) -> Counter:
         key = (method, route, status)
         counter = self._answered.get(key)
         if counter is None:
             counter = self._answered[key] = self._http.labels(method, route, str(status))
-        counter.inc()
+        return counter
 
 
 class WorkerMetrics:

@@ -67,6 +67,8 @@ class WebApp:
         self._waiting = Waiting(engine, settings)
         self._retry_after = settings.retry_after_header
         self._routes = _routes(engine, self._waiting, settings)
+        for row in self._routes.rows:
+            engine.metrics.serves(row.method, row.path)
 
     def drain(self) -> None:
         """Refuse calls from now on; calls that wait are answered 202, now."""

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from awakeables.telemetry import events
 from unit.engine.harness import Bench, quick, resolution, until
 
 SERVICE = Path(__file__).parents[3] / "service/awakeables"
-OF_INVOCATIONS = {"ATTEMPT_FAILED", "INVOCATION_PAUSED", "OWNERSHIP_LOST"}
+OF_INVOCATIONS = {"ATTEMPT_FAILED", "INVOCATION_PAUSED", "OWNERSHIP_LOST", "RUN_FAILED"}
 """Events that are always about one invocation."""
-OF_FAILURES = {"ATTEMPT_FAILED", "INVOCATION_PAUSED"}
+OF_FAILURES = {"ATTEMPT_FAILED", "INVOCATION_PAUSED", "RUN_FAILED"}
 """Those that also name its service and handler."""
 
 
@@ -67,6 +68,23 @@ async def test_a_handler_that_fails_and_is_paused_is_named_with_what_to_do(logs:
         (invocation_id, "orders", "fails")
     }
     assert logs[1]["todo"] == f"`awakeables show {invocation_id}`, then `awakeables resume` or `kill`"
+
+
+async def test_an_action_that_fails_again_and_again_is_told_each_time(logs: list[Any]) -> None:
+    async def pay(ctx: Context) -> Any:
+        def charge() -> None:
+            raise ConnectionError("down")
+
+        await ctx.run("charge", charge, retry=RetryPolicy(initial_interval=timedelta(0), max_attempts=3))
+
+    bench = Bench()
+    async with bench.serving(pay=pay) as engine:
+        await bench.status(await bench.begin(engine, "pay"), "completed")
+    assert [(line["event"], line["run"], line["failures"], line["retry_in_ms"]) for line in logs] == [
+        (events.RUN_FAILED, "charge", 1, 0),
+        (events.RUN_FAILED, "charge", 2, 0),
+        (events.RUN_FAILED, "charge", 3, None),
+    ]
 
 
 async def test_what_kafka_does_not_take_is_told_with_the_invocation(logs: list[Any]) -> None:

@@ -29,6 +29,12 @@ async def test_metrics_are_told_while_the_store_is_down() -> None:
         assert (await web.client.get("/metrics")).status_code == 200
 
 
+async def test_mistakes_of_ours_are_counted_from_0_on() -> None:
+    """`increase` sees nothing of a counter that is born with 1."""
+    async with serving() as web:
+        assert count(web, "POST", "/invocations/*/kill", 500) == 0
+
+
 @pytest.mark.parametrize(
     ("method", "path", "route", "status"),
     [
