@@ -29,6 +29,7 @@ AwakeablesError
     ├── ReplayMismatch       the code asks for something else than its journal tells
     ├── HandlerMisuse        the code used the context in a way that can't be replayed
     ├── ValueRefused         an accepted value that today's code can't decode
+    ├── ResultMisfit         a result that can't be written as its type, or not be read again
     └── DeclarationError     an app, service or worker that can't be served
 
 Suspended(BaseException)     control flow: the attempt ends here, the journal goes on
@@ -176,6 +177,13 @@ class HandlerMisuse(AuthorError):
 
 class ValueRefused(AuthorError):
     """A value that was accepted at the edge is refused by today's code; it is kept."""
+
+
+class ResultMisfit(AuthorError):
+    """What code returned can't be written as the declared type, or not be read back as it.
+
+    Trying again would only repeat the side effects, so nothing is tried again.
+    """
 
 
 class DeclarationError(AuthorError):

@@ -80,9 +80,11 @@ class JournalReader(Protocol):
 
 
 class Expectation(Record):
-    """What a value must be to resolve an awakeable."""
+    """What a value must be to resolve an awakeable, and whose it is."""
 
+    invocation_id: str
     codec: Codec
+    type_name: str | None
     schema_hash: str | None
     schema: bytes | None
 

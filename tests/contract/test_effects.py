@@ -163,3 +163,15 @@ async def test_a_failed_effect_that_was_sent_after_all_is_gone(driver: Driver) -
     assert await driver.store.effects("failed", 10) == []
     counts = await driver.store.counts()
     assert (counts["effects_unsent"], counts["effects_failed"]) == (0, 0)
+
+
+async def test_an_awakeable_knows_the_topic_that_its_task_went_to_first(driver: Driver) -> None:
+    row, (first, later) = await driver.running_with(
+        NewAwakeable(id=driver.id("prom")), NewAwakeable(id=driver.id("prom"))
+    )
+    assert (await driver.awakeable(first)).topic is None
+    task = driver.an_effect(row.id, task_for=first)
+    effects = [task, replace(task, event_id=driver.id("evt"), topic="other")]
+    await driver.store.commit([driver.an_advance(row, effects=effects)])
+    assert (await driver.awakeable(first)).topic == "pack-requests"
+    assert (await driver.awakeable(later)).topic is None

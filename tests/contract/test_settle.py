@@ -208,7 +208,7 @@ async def test_the_book_counts_all_and_keeps_the_first_and_the_last_ten(driver: 
 
 async def test_a_value_that_was_not_checked_is_sent_back_and_nothing_is_written(driver: Driver) -> None:
     schema = ("h1", b'{"type":"object"}')
-    _, (checked, free) = await driver.running_with(
+    owned, (checked, free) = await driver.running_with(
         NewAwakeable(id=driver.id("prom"), schema_hash="h1"),
         NewAwakeable(id=driver.id("prom")),
         schemas=[schema],
@@ -217,8 +217,12 @@ async def test_a_value_that_was_not_checked_is_sent_back_and_nothing_is_written(
     assert await driver.do(Unchecked, order) == Unchecked(awakeable_ids=(checked,))
     assert (await driver.awakeable(free)).state == "pending"
     assert await driver.store.expectations([checked, free, driver.id("prom")]) == {
-        checked: Expectation(codec="json", schema_hash="h1", schema=schema[1]),
-        free: Expectation(codec="json", schema_hash=None, schema=None),
+        checked: Expectation(
+            invocation_id=owned.id, codec="json", type_name=None, schema_hash="h1", schema=schema[1]
+        ),
+        free: Expectation(
+            invocation_id=owned.id, codec="json", type_name=None, schema_hash=None, schema=None
+        ),
     }
     answer = await driver.settle(resolved(checked, checked="h1"), resolved(free))
     assert [verdict and verdict.kind for verdict in answer.verdicts] == ["accepted", "accepted"]

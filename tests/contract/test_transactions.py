@@ -33,7 +33,7 @@ def beyond_64_bits(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Member:
     """A member that the store refuses when it is written."""
     if isinstance(driver.store, MemoryStore):
 
-        def refuse(tables: MemoryTables, invocation_id: str, version: int, chunk: bytes) -> None:
+        def refuse(tables: MemoryTables, invocation_id: str, version: int, chunk: bytes, at_ms: int) -> None:
             raise StoreRefused("as a database does")
 
         monkeypatch.setattr(MemoryTables, "add_chunk", refuse)

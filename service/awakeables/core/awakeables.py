@@ -120,7 +120,10 @@ class Awakeable(Record):
     """The row of a durable callback.
 
     Attributes:
-        schema_hash: The hash of the JSON Schema that a JSON value must fit; None: any value.
+        type_name: The stable name of the type that a JSON value must have; None: it has none, or the
+            row is older than names.
+        schema_hash: The hash of that type's JSON Schema; None: any value.
+        topic: Where its task was published, the first if there are several.
         settled_by: The source of the completion that settled it.
     """
 
@@ -128,7 +131,9 @@ class Awakeable(Record):
     invocation_id: str
     created_ms: int
     codec: Codec = "json"
+    type_name: str | None = None
     schema_hash: str | None = None
+    topic: str | None = None
     deadline_ms: int | None = None
     state: State = "pending"
     outcome: Outcome | None = None

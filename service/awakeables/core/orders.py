@@ -159,6 +159,7 @@ class NewAwakeable(Record):
 
     id: str
     codec: Codec = "json"
+    type_name: str | None = None
     schema_hash: str | None = None
     timeout_ms: int | None = None
 

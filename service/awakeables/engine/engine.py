@@ -408,11 +408,18 @@ class Engine:
     def publish(self, effects: tuple[Effect, ...]) -> None:
         self.relay.hand_off(effects)
 
-    def remember(self, taken: Taken) -> None:
+    def remember(self, invocation_id: str, taken: Taken) -> None:
         for row in taken.awakeables:
             schema = taken.schemas.get(row.schema_hash) if row.schema_hash else None
             self.edge.remember(
-                row.id, Expectation(codec=row.codec, schema_hash=row.schema_hash, schema=schema)
+                row.id,
+                Expectation(
+                    invocation_id=invocation_id,
+                    codec=row.codec,
+                    type_name=row.type_name,
+                    schema_hash=row.schema_hash,
+                    schema=schema,
+                ),
             )
 
     async def settle_own(self, completion: Completion) -> Verdict | None:

@@ -91,7 +91,7 @@ class House(Protocol):
         """Effects are committed: relay them."""
         ...
 
-    def remember(self, taken: Taken) -> None:
+    def remember(self, invocation_id: str, taken: Taken) -> None:
         """Awakeables were created: keep what they expect at hand."""
         ...
 
@@ -508,7 +508,7 @@ class Runner:
                 cleared, self._cleared = self._cleared, None
                 cleared()
             if taken and taken.awakeables:
-                self._house.remember(taken)
+                self._house.remember(self.invocation_id, taken)
             if answer.effects:
                 self._house.publish(answer.effects)
 

@@ -122,7 +122,7 @@ def _begin(order: Begin, tables: Tables, now_ms: int) -> Begun | KeyConflict:
     if order.owner is not None:
         row = invocations.claim(row, owner=order.owner, now_ms=now_ms)
     tables.put_invocation(row)
-    tables.add_chunk(order.id, 1, order.chunk)
+    tables.add_chunk(order.id, 1, order.chunk, now_ms)
     return Begun(id=order.id, created=True)
 
 
@@ -154,7 +154,7 @@ def _advance(order: Advance, tables: Tables, now_ms: int) -> Advanced | Fenced:
     )
     tables.put_invocation(row)
     if order.chunk is not None:
-        tables.add_chunk(row.id, row.version, order.chunk)
+        tables.add_chunk(row.id, row.version, order.chunk, now_ms)
     for schema_hash, schema in order.schemas:
         tables.add_schema(schema_hash, schema)
     for new in order.awakeables:
@@ -165,6 +165,7 @@ def _advance(order: Advance, tables: Tables, now_ms: int) -> Advanced | Fenced:
                 invocation_id=row.id,
                 created_ms=now_ms,
                 codec=new.codec,
+                type_name=new.type_name,
                 schema_hash=new.schema_hash,
                 deadline_ms=deadline_ms,
             )
@@ -185,9 +186,13 @@ def _again(order: Advance, row: Invocation, tables: Tables) -> Advanced:
 
 
 def _dated(effect: Effect, tables: Tables) -> Effect:
-    """Tell the task when its awakeable's time is up: the row knows, the handler does not."""
+    """Note where the task goes, and in the task its awakeable's deadline, which only the row knows."""
     row = tables.awakeable(effect.task.awakeable_id) if effect.task else None
-    if row is None or row.deadline_ms is None or effect.task is None:
+    if row is None or effect.task is None:
+        return effect
+    if row.topic is None:
+        tables.put_awakeable(replace(row, topic=effect.topic))
+    if row.deadline_ms is None:
         return effect
     return replace(effect, task=replace(effect.task, deadline_ms=row.deadline_ms))
 

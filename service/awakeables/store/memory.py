@@ -84,7 +84,7 @@ class MemoryTables:
     def running(self) -> list[Invocation]:
         return [row for row in self.invocations.values() if row.owner is not None]
 
-    def add_chunk(self, invocation_id: str, version: int, chunk: bytes) -> None:
+    def add_chunk(self, invocation_id: str, version: int, chunk: bytes, at_ms: int) -> None:
         if invocation_id not in self.journals:
             self._set(self.journals, invocation_id, {})
         self._set(self.journals[invocation_id], version, chunk)
@@ -231,7 +231,9 @@ class MemoryStore:
         rows = (self.tables.awakeables.get(key) for key in awakeable_ids)
         return {
             row.id: Expectation(
+                invocation_id=row.invocation_id,
                 codec=row.codec,
+                type_name=row.type_name,
                 schema_hash=row.schema_hash,
                 schema=self.tables.schemas.get(row.schema_hash or ""),
             )

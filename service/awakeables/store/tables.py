@@ -29,8 +29,8 @@ class Tables(Protocol):
         """Those that have an owner."""
         ...
 
-    def add_chunk(self, invocation_id: str, version: int, chunk: bytes) -> None:
-        """Append the chunk that made the journal this version."""
+    def add_chunk(self, invocation_id: str, version: int, chunk: bytes, at_ms: int) -> None:
+        """Append the chunk that made the journal this version, and when it was committed."""
         ...
 
     def chunks(self, invocation_id: str) -> list[bytes]:

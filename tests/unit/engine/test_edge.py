@@ -49,12 +49,24 @@ class Rows:
 
 def of(type_: Any) -> Expectation:
     codec = codec_for(type_)
-    return Expectation(codec=codec.kind, schema_hash=codec.schema_hash, schema=codec.schema)
+    return Expectation(
+        invocation_id="inv_1",
+        codec=codec.kind,
+        type_name=None,
+        schema_hash=codec.schema_hash,
+        schema=codec.schema,
+    )
 
 
 def elsewhere(schema: bytes) -> Expectation:
     """The type is in another process."""
-    return Expectation(codec="json", schema_hash=f"hash of {schema!r}", schema=schema)
+    return Expectation(
+        invocation_id="inv_1",
+        codec="json",
+        type_name=None,
+        schema_hash=f"hash of {schema!r}",
+        schema=schema,
+    )
 
 
 async def check(expectation: Expectation, text: bytes) -> Completion:
@@ -142,7 +154,7 @@ async def test_a_very_deep_value_is_decided_on_like_any_other() -> None:
     assert (await check(of(Tree), deep.replace(b"{}", b"5"))).refusal
 
 
-CUSTOM = Expectation(codec="custom", schema_hash=None, schema=None)
+CUSTOM = Expectation(invocation_id="inv_1", codec="custom", type_name=None, schema_hash=None, schema=None)
 
 
 async def test_what_has_no_schema_passes_if_it_has_the_right_form() -> None:

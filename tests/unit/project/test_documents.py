@@ -37,6 +37,15 @@ def test_every_decision_is_listed_and_short() -> None:
         assert len(decision.read_text().splitlines()) <= 80
 
 
+def test_every_case_of_the_field_has_a_test_that_is_named_after_it() -> None:
+    """The row `T1` of docs/cases.md is held by the tests whose names begin with `test_case_t1_`."""
+    listed = re.findall(r"^\| ([A-Z]\d+) \|", (ROOT / "docs/cases.md").read_text(), re.MULTILINE)
+    written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    tested = {name.upper() for name in re.findall(r"def test_case_([a-z]\d+)_", written)}
+    assert len(listed) == len(set(listed))
+    assert set(listed) == tested
+
+
 def test_make_without_a_target_prints_the_targets() -> None:
     told = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in ("demo", "test", "test-all", "check", "fmt", "sim", "bench", "up", "down"):

@@ -55,8 +55,14 @@ def held_by(connection: sqlite3.Connection, owner: str) -> list[str]:
 def expectations(connection: sqlite3.Connection, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
     found = connection.execute(QUERIES["expectations"], (id_list(awakeable_ids),))
     return {
-        awakeable_id: Expectation(codec=codec, schema_hash=schema_hash, schema=schema)
-        for awakeable_id, codec, schema_hash, schema in found
+        awakeable_id: Expectation(
+            invocation_id=invocation_id,
+            codec=codec,
+            type_name=type_name,
+            schema_hash=schema_hash,
+            schema=schema,
+        )
+        for awakeable_id, invocation_id, codec, type_name, schema_hash, schema in found
     }
 
 

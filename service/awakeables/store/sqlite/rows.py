@@ -48,6 +48,7 @@ def invocation_from(row: Row) -> Invocation:
         result,
         cancelled_ms,
         _ended_ms,
+        _acted_by,
     ) = row
     return Invocation(
         id=id_,
@@ -137,13 +138,19 @@ def awakeable_from(row: Row) -> Awakeable:
         outcome,
         book,
         beat,
+        type_name,
+        topic,
+        _title,
+        _about,
     ) = row
     return Awakeable(
         id=id_,
         invocation_id=invocation_id,
         created_ms=created_ms,
         codec=codec,
+        type_name=type_name,
         schema_hash=schema_hash,
+        topic=topic,
         deadline_ms=deadline_ms,
         state=state,
         settled_ms=settled_ms,
@@ -167,6 +174,8 @@ def awakeable_row(record: Awakeable) -> Row:
         record.settled_ms,
         record.settled_by,
         _outcome_bytes(record.outcome),
+        record.type_name,
+        record.topic,
         *awakeable_notes(record),
     )
 
@@ -182,7 +191,7 @@ def awakeable_settlement(record: Awakeable) -> Row:
 
 
 def effect_from(row: Row) -> Effect:
-    event_id, stream, _, _, created_ms, topic, _, task, headers, key, value = row
+    event_id, stream, _, _, created_ms, topic, _, task, headers, key, value, _ = row
     return Effect(
         event_id=event_id,
         stream=stream,
@@ -231,6 +240,7 @@ def dead_letter_from(row: Row) -> DeadLetter:
         key,
         value,
         resent,
+        _acted_by,
     ) = row
     return DeadLetter(
         id=id_,

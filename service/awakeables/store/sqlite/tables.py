@@ -182,8 +182,8 @@ class SqliteTables:
         self.flush()
         return self._invocations.load(self._connection.execute(QUERIES["running_invocations"]))
 
-    def add_chunk(self, invocation_id: str, version: int, chunk: bytes) -> None:
-        self._chunks.append((invocation_id, version, chunk))
+    def add_chunk(self, invocation_id: str, version: int, chunk: bytes, at_ms: int) -> None:
+        self._chunks.append((invocation_id, version, chunk, at_ms))
 
     def chunks(self, invocation_id: str) -> list[bytes]:
         self.flush()
@@ -363,11 +363,15 @@ class SqliteTables:
         new: list[Row] = []
         noted: list[Row] = []
         settled: list[Row] = []
+        placed: list[Row] = []
         for old, row in self._awakeables.take_changes():
             if old is None:
                 self.tally[PENDING] += row.state == "pending"
                 new.append(rows.awakeable_row(row))
-            elif old.state == row.state:
+                continue
+            if old.topic != row.topic:
+                placed.append((row.topic, row.id))
+            if old.state == row.state:
                 noted.append((*rows.awakeable_notes(row), row.id))
             else:
                 self.tally[PENDING] -= 1
@@ -375,6 +379,7 @@ class SqliteTables:
         self._write("insert_awakeable", new)
         self._write("note_awakeable", noted)
         self._write("settle_awakeable", settled)
+        self._write("place_awakeable", placed)
 
     def _write(self, name: str, values: list[Row]) -> None:
         if values:

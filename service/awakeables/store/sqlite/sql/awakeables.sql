@@ -7,13 +7,20 @@ FROM json_each(?) AS wanted
 CROSS JOIN awakeables ON awakeables.id = wanted.value
 
 -- insert_awakeable --
-INSERT INTO awakeables VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO awakeables (
+    id, invocation_id, created_ms, codec, schema_hash, deadline_ms, state, settled_ms, settled_by, outcome,
+    type_name, topic, book, beat
+)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- note_awakeable --
 UPDATE awakeables SET book = ?, beat = ? WHERE id = ?
 
 -- settle_awakeable --
 UPDATE awakeables SET book = ?, beat = ?, state = ?, settled_ms = ?, settled_by = ?, outcome = ? WHERE id = ?
+
+-- place_awakeable --
+UPDATE awakeables SET topic = ? WHERE id = ?
 
 -- count_pending --
 SELECT count(*) FROM awakeables WHERE id IN (SELECT value FROM json_each(?)) AND state = 'pending'
@@ -33,7 +40,9 @@ CROSS JOIN awakeables ON awakeables.id = wanted.value
 WHERE awakeables.outcome IS NOT NULL
 
 -- expectations --
-SELECT awakeables.id, awakeables.codec, awakeables.schema_hash, schemas.body
+SELECT
+    awakeables.id, awakeables.invocation_id, awakeables.codec, awakeables.type_name, awakeables.schema_hash,
+    schemas.body
 FROM json_each(?) AS wanted
 CROSS JOIN awakeables ON awakeables.id = wanted.value
 LEFT JOIN schemas ON schemas.hash = awakeables.schema_hash

@@ -2,7 +2,11 @@
 SELECT 1 FROM dead_letters WHERE source = ?
 
 -- insert_dead_letter --
-INSERT INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO dead_letters (
+    id, source, topic, partition, "offset", timestamp_ms, code, reason, at_ms, awakeable_id, headers, key, value,
+    resent
+)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- dead_letter --
 SELECT * FROM dead_letters WHERE id = ?

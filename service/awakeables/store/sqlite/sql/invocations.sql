@@ -7,7 +7,11 @@ FROM json_each(?) AS wanted
 CROSS JOIN invocations ON invocations.id = wanted.value
 
 -- insert_invocation --
-INSERT INTO invocations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO invocations (
+    id, service, handler, created_ms, updated_ms, key, status, owner, epoch, version, wake, starts, attempts,
+    due_ms, commit_id, build, failure, result, cancelled_ms, ended_ms
+)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- update_invocation --
 UPDATE invocations
@@ -87,7 +91,7 @@ DELETE FROM idempotency WHERE invocation_id IN (SELECT value FROM json_each(?))
 SELECT chunk FROM journal WHERE invocation_id = ? ORDER BY version
 
 -- insert_chunk --
-INSERT INTO journal VALUES (?, ?, ?)
+INSERT INTO journal (invocation_id, version, chunk, at_ms) VALUES (?, ?, ?, ?)
 
 -- history --
 SELECT journal.invocation_id, journal.chunk

@@ -1,5 +1,8 @@
 -- insert_effect --
-INSERT OR IGNORE INTO outbox VALUES (?, ?, ?, 'unsent', ?, ?, NULL, ?, ?, ?, ?)
+INSERT OR IGNORE INTO outbox (
+    event_id, stream, claimed_by, state, created_ms, topic, task, headers, key, value
+)
+VALUES (?, ?, ?, 'unsent', ?, ?, ?, ?, ?, ?)
 
 -- drop_effect --
 DELETE FROM outbox WHERE event_id = ?
