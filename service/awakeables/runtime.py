@@ -321,6 +321,8 @@ def _web_settings(settings: Settings, *, exposed: bool) -> WebSettings:
         call_timeout=settings.call_timeout,
         commit_timeout=settings.commit_timeout,
         max_body_bytes=settings.max_body_bytes,
+        max_bodies_bytes=settings.max_bodies_bytes,
+        max_json_values=settings.max_json_values,
     )
 
 

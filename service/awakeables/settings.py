@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
 
+from awakeables.core.bounds import MOST_JSON_VALUES
 from awakeables.errors import OperatorError
 
 PREFIX = "AWAKEABLES_"
@@ -156,6 +157,16 @@ class Settings(BaseSettings):
     call_timeout: Duration = Field(timedelta(seconds=60), description="How long an HTTP call waits at most.")
     commit_timeout: Duration = Field(timedelta(seconds=10), description="How long HTTP waits for the store.")
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1, description="A longer body is answered 413.")
+    max_bodies_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=1,
+        description="All bodies above 64 KiB that HTTP holds at a time; beyond, they are answered 503.",
+    )
+    max_json_values: int = Field(
+        MOST_JSON_VALUES,
+        ge=1000,
+        description="JSON with more values is refused unread: reading 250,000 stops all else for 0.1 s.",
+    )
     max_header_bytes: int = Field(
         64 * 1024, ge=1024, description="A request with more in its path and headers is answered 431."
     )

@@ -12,6 +12,7 @@ from awakeables.ports import Entropy
 from awakeables.telemetry import events
 from awakeables.web import problems
 from awakeables.web.awakeables import Awakeables
+from awakeables.web.bodies import Bodies
 from awakeables.web.calls import Calls
 from awakeables.web.deadletters import DeadLetters
 from awakeables.web.documents import Documents
@@ -123,8 +124,9 @@ class WebApp:
 
 
 def _routes(engine: Engine, waiting: Waiting, settings: WebSettings) -> Routes:
-    awakeables = Awakeables(engine, waiting, settings)
-    calls = Calls(engine, waiting, settings)
+    bodies = Bodies(settings)
+    awakeables = Awakeables(engine, waiting, bodies)
+    calls = Calls(engine, waiting, bodies, settings)
     dead_letters = DeadLetters(engine, waiting)
     health = Health(engine, waiting, settings)
     invocations = Invocations(engine, waiting, settings)

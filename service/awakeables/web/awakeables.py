@@ -16,11 +16,10 @@ from awakeables.errors import NotFound
 from awakeables.ports import Expectation
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
-from awakeables.web.bodies import checked_json, is_json_type, json_of, malformed, read_body
+from awakeables.web.bodies import Bodies, is_json_type, malformed
 from awakeables.web.lists import one_of, page, page_of
 from awakeables.web.problems import Problem
 from awakeables.web.request import Request
-from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
 from awakeables.wire.traces import TRACEPARENT, known_traceparent
 
@@ -41,21 +40,21 @@ _refusal_decoder = msgspec.json.Decoder(shapes.Refusal)
 class Awakeables:
     """The routes of the awakeables."""
 
-    def __init__(self, engine: Engine, waiting: Waiting, settings: WebSettings) -> None:
+    def __init__(self, engine: Engine, waiting: Waiting, bodies: Bodies) -> None:
         self._engine = engine
         self._waiting = waiting
-        self._settings = settings
+        self._bodies = bodies
 
     async def resolve(self, request: Request) -> Response:
         awakeable_id = _checked(request)
-        body = await read_body(request, self._settings.max_body_bytes)
-        expected = await self._waiting.store(self._engine.edge.expectation(awakeable_id))
-        return await self._settle(request, awakeable_id, _resolution(request, body, expected))
+        async with self._bodies.read(request) as body:
+            expected = await self._waiting.store(self._engine.edge.expectation(awakeable_id))
+            return await self._settle(request, awakeable_id, self._resolution(request, body, expected))
 
     async def reject(self, request: Request) -> Response:
         awakeable_id = _checked(request)
-        body = await read_body(request, self._settings.max_body_bytes)
-        return await self._settle(request, awakeable_id, _rejection(request, body))
+        async with self._bodies.read(request) as body:
+            return await self._settle(request, awakeable_id, self._rejection(request, body))
 
     async def list(self, request: Request) -> Response:
         asked = page_of(request, "prom")
@@ -85,26 +84,24 @@ class Awakeables:
             raise _refused(verdict)
         return as_json(render.verdict(verdict))
 
-
-def _resolution(request: Request, body: bytes, expected: Expectation | None) -> Resolution:
-    if expected is not None and expected.codec != "json":
-        return Resolution.of_bytes(body)
-    try:
-        return Resolution.of_json(json_of(request, body))
-    except Problem:
-        if expected is None:
-            # That there is no such awakeable is worth more to know than that the body is wrong.
+    def _resolution(self, request: Request, body: bytes, expected: Expectation | None) -> Resolution:
+        if expected is not None and expected.codec != "json":
             return Resolution.of_bytes(body)
-        raise
+        try:
+            return Resolution.of_json(self._bodies.json_of(request, body))
+        except Problem:
+            if expected is None:
+                # That there is no such awakeable is worth more to know than that the body is wrong.
+                return Resolution.of_bytes(body)
+            raise
 
-
-def _rejection(request: Request, body: bytes) -> Rejection:
-    if body and is_json_type(request.media_type):
-        return _json_rejection(checked_json(body))
-    try:
-        return Rejection(reason=body.decode() or NO_REASON)
-    except UnicodeDecodeError as error:
-        raise malformed(f"the reason is no UTF-8: {error.reason} at byte {error.start}") from None
+    def _rejection(self, request: Request, body: bytes) -> Rejection:
+        if body and is_json_type(request.media_type):
+            return _json_rejection(self._bodies.checked_json(body))
+        try:
+            return Rejection(reason=body.decode() or NO_REASON)
+        except UnicodeDecodeError as error:
+            raise malformed(f"the reason is no UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def _json_rejection(text: bytes) -> Rejection:

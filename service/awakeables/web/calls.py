@@ -14,7 +14,7 @@ from awakeables.handlers.serde import explain
 from awakeables.handlers.service import Handler
 from awakeables.web import shapes
 from awakeables.web.answers import INVOCATION_ID, as_json, not_yet, of_result, output_path
-from awakeables.web.bodies import json_of, read_body
+from awakeables.web.bodies import Bodies
 from awakeables.web.durations import parse_duration
 from awakeables.web.problems import bad_request
 from awakeables.web.request import Request
@@ -39,8 +39,9 @@ IN_DOUBT = "it is not known whether the invocation was begun; with an Idempotenc
 class Calls:
     """The routes of the handlers."""
 
-    def __init__(self, engine: Engine, waiting: Waiting, settings: WebSettings) -> None:
+    def __init__(self, engine: Engine, waiting: Waiting, bodies: Bodies, settings: WebSettings) -> None:
         self._engine = engine
+        self._bodies = bodies
         self._waiting = waiting
         self._settings = settings
 
@@ -74,37 +75,36 @@ class Calls:
     async def _begin(self, request: Request, delay: timedelta = timedelta(0)) -> Begun:
         handler = self._engine.app.handler(*request.names)
         self._waiting.admit()
-        body = await read_body(request, self._settings.max_body_bytes)
-        begin = self._engine.begin(
-            handler,
-            _input(handler, request, body),
-            headers=_handed_on(request),
-            idempotency=_idempotency(handler, request, body),
-            delay=delay,
-        )
-        return await self._waiting.store(begin, doubt=IN_DOUBT)
+        async with self._bodies.read(request) as body:
+            begin = self._engine.begin(
+                handler,
+                self._input(handler, request, body),
+                headers=_handed_on(request),
+                idempotency=_idempotency(handler, request, body),
+                delay=delay,
+            )
+            return await self._waiting.store(begin, doubt=IN_DOUBT)
 
+    def _input(self, handler: Handler, request: Request, body: bytes) -> bytes:
+        """The body as it will be journaled, known to fit.
 
-def _input(handler: Handler, request: Request, body: bytes) -> bytes:
-    """The body as it will be journaled, known to fit.
-
-    Raises:
-        InvalidInput: It does not fit the handler's input type.
-    """
-    if handler.input.kind != "json":
-        return body
-    content = json_of(request, body)
-    if not handler.takes_input:
-        if content != b"null":
-            raise InvalidInput(f"{handler.service}/{handler.name} takes no input; send no body")
+        Raises:
+            InvalidInput: It does not fit the handler's input type.
+        """
+        if handler.input.kind != "json":
+            return body
+        content = self._bodies.json_of(request, body)
+        if not handler.takes_input:
+            if content != b"null":
+                raise InvalidInput(f"{handler.service}/{handler.name} takes no input; send no body")
+            return content
+        try:
+            handler.input.decode(content)
+        except Exception as error:  # a validator of the user's own may raise anything
+            raise InvalidInput(
+                f"the body does not fit the input of {handler.service}/{handler.name}: {explain(error)}"
+            ) from error
         return content
-    try:
-        handler.input.decode(content)
-    except Exception as error:  # a validator of the user's own may raise anything
-        raise InvalidInput(
-            f"the body does not fit the input of {handler.service}/{handler.name}: {explain(error)}"
-        ) from error
-    return content
 
 
 def _handed_on(request: Request) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from awakeables.core.bounds import MOST_JSON_VALUES
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebSettings:
@@ -13,6 +15,8 @@ class WebSettings:
     Attributes:
         call_timeout: How long a call or an attach waits at most before it is answered 202.
         max_body_bytes: The largest body that is read.
+        max_bodies_bytes: All bodies together that are held at a time, but for small ones.
+        max_json_values: How many values JSON may have: see `core/bounds.py`.
         commit_timeout: How long a request waits for the store.
         retry_after: What a client is told to wait before it asks again.
         hosts: Names that requests may ask for beside the loopback's own; None: any.
@@ -20,6 +24,8 @@ class WebSettings:
 
     call_timeout: timedelta = timedelta(seconds=60)
     max_body_bytes: int = 32 * 1024 * 1024
+    max_bodies_bytes: int = 256 * 1024 * 1024
+    max_json_values: int = MOST_JSON_VALUES
     commit_timeout: timedelta = timedelta(seconds=10)
     retry_after: timedelta = timedelta(seconds=1)
     hosts: frozenset[str] | None = frozenset()

@@ -280,7 +280,9 @@ class Exchange:
         *,
         headers: Mapping[str, str] | None = None,
         chunks: Sequence[bytes] = (),
+        pause_before: int | None = None,
     ) -> None:
+        """Prepare a request; its body stops before the chunk `pause_before` until `go_on` is set."""
         raw_path, _, query = path.partition("?")
         self.scope: dict[str, Any] = {
             "type": "http",
@@ -291,7 +293,9 @@ class Exchange:
             "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
         }
         self._chunks = list(chunks) or [b""]
+        self._pause_before = pause_before
         self._gone = asyncio.Event()
+        self.go_on = asyncio.Event()
         self.read = 0
         self.status: int | None = None
         self.headers: dict[str, str] = {}
@@ -300,9 +304,12 @@ class Exchange:
     def leave(self) -> None:
         """The client closes the connection."""
         self._gone.set()
+        self.go_on.set()
 
     async def receive(self) -> dict[str, Any]:
-        if self.read < len(self._chunks):
+        if self.read == self._pause_before:
+            await self.go_on.wait()
+        if self.read < len(self._chunks) and not self._gone.is_set():
             self.read += 1
             chunk = self._chunks[self.read - 1]
             return {"type": "http.request", "body": chunk, "more_body": self.read < len(self._chunks)}

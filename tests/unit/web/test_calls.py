@@ -87,6 +87,43 @@ async def test_a_body_without_a_length_is_read_no_further_than_the_limit(web: We
     assert exchange.read == 3
 
 
+@pytest.mark.parametrize("path", ["anything", "wait/send"])
+async def test_case_o3_more_json_values_than_the_limit_are_413_before_they_are_read(path: str) -> None:
+    async with serving(WebSettings(max_json_values=1000)) as web:
+        for many in (
+            b"[" + b"[]," * 1000 + b"0]",
+            b'["' + b",[" * 10 + b'"' + b',""' * 1000 + b"]",
+            b"[" * 1001,
+        ):
+            response = await web.client.post(f"/orders/{path}", headers=JSON, content=many)
+            assert "1,000" in problem(response, 413, "too-many-values")["detail"]
+        assert web.store.tables.invocations == {}
+        text = b'"' + b",[{" * 1000 + b'"'
+        response = await web.client.post("/orders/anything", headers=JSON, content=text)
+        assert (response.status_code, response.content) == (200, text)
+
+
+async def test_case_o3_bodies_are_bounded_together_and_small_ones_and_health_are_served() -> None:
+    large = b'"' + b"x" * 100_000 + b'"'
+    async with serving(WebSettings(max_bodies_bytes=250_000)) as web:
+        held = [
+            Exchange("POST", "/orders/anything", headers=JSON, chunks=[large, b""], pause_before=1)
+            for _ in range(2)
+        ]
+        reading = [asyncio.ensure_future(exchange.run(web.app)) for exchange in held]
+        await until(lambda: all(exchange.read == 1 for exchange in held))
+        refused = await web.client.post("/orders/anything", headers=JSON, content=large)
+        problem(refused, 503, "overloaded")
+        assert refused.headers["retry-after"] == "1"
+        assert (await web.client.post("/orders/anything", headers=JSON, content=b"1")).content == b"1"
+        assert (await web.client.get("/health/ready")).status_code == 200
+        held[0].leave()
+        held[1].go_on.set()
+        await asyncio.gather(*reading)
+        assert held[1].status == 200
+        assert (await web.client.post("/orders/anything", headers=JSON, content=large)).content == large
+
+
 async def test_a_body_in_chunks_is_put_together(web: Web) -> None:
     exchange = Exchange("POST", "/orders/anything", headers=JSON, chunks=[b'{"a"', b":", b"1}"])
     await exchange.run(web.app)

@@ -142,6 +142,18 @@ async def test_a_body_that_is_no_json_is_400_and_stays_pending(body: bytes) -> N
         assert web.store.tables.awakeables[awakeable_id].state == "pending"
 
 
+async def test_case_o3_more_json_values_than_the_limit_leave_the_awakeable_pending() -> None:
+    many = b"[" + b"[]," * 1000 + b"0]"
+    async with serving(WebSettings(max_json_values=1000)) as web:
+        awakeable_id, bytes_id = await web.awakeable_of("wait"), await web.awakeable_of("wait_bytes")
+        for verb in ("resolve", "reject"):
+            response = await web.client.post(f"/awakeables/{awakeable_id}/{verb}", headers=JSON, content=many)
+            problem(response, 413, "too-many-values")
+        assert web.store.tables.awakeables[awakeable_id].state == "pending"
+        response = await web.client.post(f"/awakeables/{bytes_id}/resolve", headers=JSON, content=many)
+        assert response.status_code == 200
+
+
 @pytest.mark.parametrize("handler", ["wait_bytes", "wait_custom"])
 async def test_an_awakeable_of_bytes_or_a_custom_serde_takes_any_body_verbatim(
     web: Web, handler: str
