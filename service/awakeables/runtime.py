@@ -317,6 +317,7 @@ def _web_settings(settings: Settings, *, exposed: bool) -> WebSettings:
     # not get in by the visitor's browser; elsewhere names are checked if some are given.
     anybody = settings.tokens_file is not None or (exposed and not named)
     return WebSettings(
+        exposed=exposed,
         hosts=None if anybody else named | {settings.host},
         call_timeout=settings.call_timeout,
         commit_timeout=settings.commit_timeout,

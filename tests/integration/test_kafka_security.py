@@ -146,14 +146,14 @@ async def create_all(settings: Settings, app: App, worker: Worker) -> None:
 
 async def problem_of(http: httpx.AsyncClient, name: str = "broker") -> str:
     async def problem() -> str | None:
-        found: str | None = (await http.get("/health/ready")).json().get("problems", {}).get(name)
+        found: str | None = (await http.get("/health/ready")).json().get("degraded", {}).get(name)
         return found
 
     return str(await eventually(problem, 20))
 
 
 async def is_ready(http: httpx.AsyncClient) -> bool:
-    return (await http.get("/health/ready")).status_code == 200
+    return bool((await http.get("/health/ready")).json() == {"ready": True})
 
 
 async def has_done_a_callback(settings: Settings) -> None:

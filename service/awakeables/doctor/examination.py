@@ -43,5 +43,9 @@ async def examine(
         path = Path(settings.store)
         store, condition = await asyncio.to_thread(examine_store, path, clock=clock, app=app)
         findings += [store, examine_disk(path)]
-    visit = await visit_service(settings.url, holder=None if condition is None else condition.holder)
+    visit = await visit_service(
+        settings.url,
+        holder=None if condition is None else condition.holder,
+        token=None if settings.token is None else settings.token.get_secret_value(),
+    )
     return [*findings, visit.finding, examine_clock(visit.date_ms, condition, clock=clock)]

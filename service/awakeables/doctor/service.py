@@ -30,13 +30,21 @@ class Visit:
     date_ms: int | None
 
 
-async def visit_service(url: str, *, holder: str | None) -> Visit:
-    """Ask the service at `url`; `holder` is the process that has the store open."""
+async def visit_service(url: str, *, holder: str | None, token: str | None = None) -> Visit:
+    """Ask the service at `url`.
+
+    Args:
+        url: Of the service.
+        holder: The process that has the store open.
+        token: Without one it does not say what exactly is wrong, where tokens are asked for.
+    """
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
     try:
-        async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
+        async with httpx.AsyncClient(timeout=PATIENCE_S, headers=headers) as client:
             answer = await client.get(f"{url.rstrip('/')}/health/ready")
         document = answer.json()
         problems = dict(document.get("problems", {}))
+        degraded = dict(document.get("degraded", {}))
         ready = bool(document["ready"])
     except (httpx.HTTPError, httpx.InvalidURL):
         held = f", though process {holder} holds the store: is the URL right?" if holder else ": it is down"
@@ -44,11 +52,12 @@ async def visit_service(url: str, *, holder: str | None) -> Visit:
     except (ValueError, KeyError, TypeError, AttributeError):
         told = f"what answers at {url} is another program"
         return Visit(finding=Finding("service", "warn", told), date_ms=None)
-    if ready:
+    if ready and not degraded:
         finding = Finding("service", "ok", f"{url} is ready")
     else:
-        told = "; ".join(f"{name}: {text}" for name, text in problems.items())
-        finding = Finding("service", "FAULT", f"{url} is not ready: {told}")
+        told = "; ".join(f"{name}: {text}" for name, text in (problems | degraded).items())
+        state = "takes work but is degraded" if ready else "is not ready"
+        finding = Finding("service", "FAULT", f"{url} {state}: {told}")
     return Visit(finding=finding, date_ms=_date_ms(answer))
 
 

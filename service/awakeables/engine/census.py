@@ -12,6 +12,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from awakeables.core.invocations import STATUSES
+from awakeables.engine.readiness import Readiness
 from awakeables.errors import StoreUnavailable
 from awakeables.ports import Clock, Inspection
 from awakeables.telemetry.metrics import Metrics
@@ -70,7 +71,7 @@ class Census:
 
 def show_readiness(metrics: Metrics, problems: Mapping[str, str], *, serving: Callable[[], bool]) -> None:
     """Let the gauges tell what readiness tells, at every scrape."""
-    metrics.ready.set_function(lambda: serving() and not problems)
+    metrics.ready.set_function(lambda: serving() and not Readiness.of(problems).problems)
     for about in PROBLEM_KINDS:
         metrics.problems.labels(about).set_function(
             lambda about=about: sum(_about(name) == about for name in problems)  # type: ignore[misc]

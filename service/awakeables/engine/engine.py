@@ -102,7 +102,7 @@ class Engine:
 
     Attributes:
         owner: This process's name in the fences; new for each start.
-        problems: What is wrong with store or broker now, by name; empty: ready.
+        problems: What is wrong now, by name; `readiness` says what that means.
         errors: Errors of background work that should not have happened.
         serving: Set while calls are taken.
         publishes_verdicts: To the app's verdicts topic.

@@ -87,13 +87,13 @@ class Metric:
 READY = Metric(
     name="awakeables_ready",
     kind="gauge",
-    help="1 while work is taken, 0 while `/health/ready` says why not.",
+    help="1 while work is taken, 0 while `/health/ready` says why not; what degrades it is in `problems`.",
     runbook="Read `/health/ready`: it names each problem.",
 )
 PROBLEMS = Metric(
     name="awakeables_problems",
     kind="gauge",
-    help="Problems that readiness shows now, by what they are about.",
+    help="Problems that readiness shows now, also those that only degrade, by what they are about.",
     labels=("about",),
     runbook="Read `/health/ready`; for a partition see `awakeables offsets show`.",
 )

@@ -55,7 +55,8 @@ def create_app(
         entropy: Makes this process's request IDs unlike any other's.
         tokens: Who is let in; None: everybody.
     """
-    return WebApp(engine, settings, Guard(tokens, settings.hosts), RequestIds(entropy))
+    guard = Guard(tokens, settings.hosts, exposed=settings.exposed)
+    return WebApp(engine, settings, guard, RequestIds(entropy))
 
 
 class WebApp:
@@ -67,7 +68,7 @@ class WebApp:
         self._request_ids = request_ids
         self._waiting = Waiting(engine, settings)
         self._retry_after = settings.retry_after_header
-        self._routes = _routes(engine, self._waiting, settings)
+        self._routes = _routes(engine, self._waiting, guard, settings)
         for row in self._routes.rows:
             engine.metrics.serves(row.method, row.path)
 
@@ -123,12 +124,12 @@ class WebApp:
         return method_not_allowed(method, allowed)
 
 
-def _routes(engine: Engine, waiting: Waiting, settings: WebSettings) -> Routes:
+def _routes(engine: Engine, waiting: Waiting, guard: Guard, settings: WebSettings) -> Routes:
     bodies = Bodies(settings)
     awakeables = Awakeables(engine, waiting, bodies)
     calls = Calls(engine, waiting, bodies, settings)
     dead_letters = DeadLetters(engine, waiting)
-    health = Health(engine, waiting, settings)
+    health = Health(engine, waiting, guard, settings)
     invocations = Invocations(engine, waiting, settings)
     metrics = MetricsPage(engine)
     offsets = Offsets(engine, waiting)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from awakeables.web.problems import Problem
 from awakeables.web.request import Request
-from awakeables.web.tokenfile import Scope
+from awakeables.web.tokenfile import Holder, Scope
 from awakeables.web.tokens import Tokens
 
 REALM = 'Bearer realm="awakeables"'
@@ -18,14 +18,18 @@ REALM = 'Bearer realm="awakeables"'
 class Guard:
     """What every request must pass before its route is taken."""
 
-    def __init__(self, tokens: Tokens | None, names: Collection[str] | None) -> None:
+    def __init__(
+        self, tokens: Tokens | None, names: Collection[str] | None, *, exposed: bool = False
+    ) -> None:
         """Guard with what the settings give.
 
         Args:
             tokens: None lets everybody in.
             names: Host names that are answered to beside the loopback's own; None: any.
+            exposed: Is the service reached from other machines?
         """
         self._tokens = tokens
+        self._exposed = exposed
         self._names = None if names is None else frozenset(name.lower() for name in names)
         self._is_ours = functools.lru_cache(maxsize=64)(self._answers_to)
 
@@ -49,6 +53,13 @@ class Guard:
             if scope is not None:
                 _check_token(self._tokens, request, scope)
 
+    def shows_details(self, request: Request) -> bool:
+        """May this request, which needs no token, be shown what only tokens may see?"""
+        if self._tokens is None:
+            return not self._exposed
+        holder = _holder(self._tokens, request)
+        return holder is not None and "read" in holder.scopes
+
     def _answers_to(self, host: str | None) -> bool:
         """Without tokens a web page could else rename its own site to our address, and read us.
 
@@ -61,12 +72,20 @@ class Guard:
         return name in self._names or _is_loopback(name)
 
 
-def _check_token(tokens: Tokens, request: Request, scope: Scope) -> None:
+def _token(request: Request) -> str | None:
     scheme, _, token = (request.header(b"authorization") or "").partition(" ")
-    token = token.strip()
-    if scheme.lower() != "bearer" or not token:
+    return (token.strip() or None) if scheme.lower() == "bearer" else None
+
+
+def _holder(tokens: Tokens, request: Request) -> Holder | None:
+    token = _token(request)
+    return None if token is None else tokens.holder(token.encode("latin-1"))
+
+
+def _check_token(tokens: Tokens, request: Request, scope: Scope) -> None:
+    if _token(request) is None:
         raise _unauthorized("this needs a token; send it as `Authorization: Bearer …`", REALM)
-    holder = tokens.holder(token.encode("latin-1"))
+    holder = _holder(tokens, request)
     if holder is None:
         raise _unauthorized("the token is not known (any more)", f'{REALM}, error="invalid_token"')
     if scope not in holder.scopes:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from msgspec import UNSET
 from starlette.responses import Response
 
 from awakeables.engine.engine import Engine
+from awakeables.engine.readiness import Readiness
 from awakeables.web import shapes
 from awakeables.web.answers import as_json
+from awakeables.web.guard import Guard
 from awakeables.web.request import Request
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
+
+WITHHELD: Final = "not shown here; a token with the scope `read` sees it, and the service's log has it"
+"""What is wrong has paths and addresses in it, which are no stranger's business."""
 
 
 class Health:
     """The routes below `/health`."""
 
-    def __init__(self, engine: Engine, waiting: Waiting, settings: WebSettings) -> None:
+    def __init__(self, engine: Engine, waiting: Waiting, guard: Guard, settings: WebSettings) -> None:
         self._engine = engine
+        self._guard = guard
         self._waiting = waiting
         self._retry_after = settings.retry_after_header
 
@@ -24,14 +33,18 @@ class Health:
         """The process answers; nothing else is asked."""
         return as_json(shapes.Live())
 
-    async def ready(self, _request: Request) -> Response:
-        """Work can be taken: the store and the broker are there, and nobody told us to stop."""
-        problems = dict(self._engine.problems)
+    async def ready(self, request: Request) -> Response:
+        """Work is taken: the store is there, and nobody told us to stop."""
+        board = dict(self._engine.problems)
+        if not self._guard.shows_details(request):
+            board = dict.fromkeys(board, WITHHELD)
         if self._waiting.draining:
-            problems["service"] = "draining"
+            board["service"] = "draining"
         elif not self._engine.serving.is_set():
-            problems["service"] = "starting"
-        if not problems:
-            return as_json(shapes.Ready())
-        headers = {"retry-after": self._retry_after}
-        return as_json(shapes.NotReady(problems=problems), status=503, headers=headers)
+            board["service"] = "starting"
+        readiness = Readiness.of(board)
+        degraded = readiness.degraded or UNSET
+        if not readiness.problems:
+            return as_json(shapes.Ready(degraded=degraded))
+        answer = shapes.NotReady(problems=readiness.problems, degraded=degraded)
+        return as_json(answer, status=503, headers={"retry-after": self._retry_after})

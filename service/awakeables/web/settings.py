@@ -19,6 +19,7 @@ class WebSettings:
         max_json_values: How many values JSON may have: see `core/bounds.py`.
         commit_timeout: How long a request waits for the store.
         retry_after: What a client is told to wait before it asks again.
+        exposed: Is the service reached from other machines?
         hosts: Names that requests may ask for beside the loopback's own; None: any.
     """
 
@@ -28,6 +29,7 @@ class WebSettings:
     max_json_values: int = MOST_JSON_VALUES
     commit_timeout: timedelta = timedelta(seconds=10)
     retry_after: timedelta = timedelta(seconds=1)
+    exposed: bool = False
     hosts: frozenset[str] | None = frozenset()
 
     @property

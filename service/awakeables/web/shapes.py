@@ -6,6 +6,7 @@ A field whose default is UNSET may be absent; any other is always there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -311,17 +312,25 @@ class Live(Shape):
     live: Literal[True] = True
 
 
+Degraded: TypeAlias = Annotated[
+    Mapping[str, str] | UnsetType,
+    Meta(description="What is wrong although work is taken, by name; absent if nothing is."),
+]
+
+
 class Ready(Shape):
-    """Work can be taken."""
+    """Work is taken."""
 
     ready: Literal[True] = True
+    degraded: Degraded = UNSET
 
 
 class NotReady(Shape, kw_only=True):
-    """What is wrong, by name."""
+    """No work is taken: why, by name."""
 
     ready: Literal[False] = False
-    problems: dict[str, str]
+    problems: Mapping[str, str]
+    degraded: Degraded = UNSET
 
 
 # ── problem details (RFC 9457) ──────────────────────────────────────────────────────────────

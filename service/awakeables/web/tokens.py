@@ -31,7 +31,7 @@ class Tokens:
     """The tokens that open the HTTP interface.
 
     A file that was changed for the worse (or removed) leaves the tokens as they were, and is
-    told on the readiness board as `tokens` until it is mended.
+    told by readiness as degraded, `tokens`, until it is mended.
     """
 
     def __init__(self, path: Path, *, clock: Clock, problems: MutableMapping[str, str]) -> None:

@@ -77,6 +77,15 @@ def test_a_service_that_is_not_ready_is_a_fault_in_its_own_words(
     assert found["service"] == ("FAULT", f"{stub.url} is not ready: broker: it is away")
 
 
+def test_case_o7_a_service_that_is_degraded_is_a_fault_that_says_that_work_is_taken(
+    run: Run, stub: StubService, tmp_path: Path
+) -> None:
+    stub.will_answer(READY, {"ready": True, "degraded": {"broker": "it is away"}})
+    code, found = doctored(run, tmp_path / "a.db")
+    assert code == 1
+    assert found["service"] == ("FAULT", f"{stub.url} takes work but is degraded: broker: it is away")
+
+
 def test_another_program_at_the_url_is_told_from_the_service(
     run: Run, stub: StubService, tmp_path: Path
 ) -> None:

@@ -174,6 +174,7 @@ def test_readiness_is_told_at_every_scrape() -> None:
     metrics = Metrics()
     problems: dict[str, str] = {}
     show_readiness(metrics, problems, serving=lambda: True)
+    problems["tokens"] = "x"
     assert value(metrics, "ready") == 1
     problems |= {
         "store": "x",

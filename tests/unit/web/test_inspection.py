@@ -347,6 +347,24 @@ async def test_a_service_whose_store_is_down_is_live_but_not_ready(web: Web) -> 
     assert (await web.client.get("/health/ready")).status_code == 200
 
 
+@pytest.mark.parametrize("about", ["broker", "completions topic", "partition 3", "tokens"])
+async def test_case_o7_what_takes_no_work_away_is_degraded_and_calls_are_taken(web: Web, about: str) -> None:
+    web.engine.problems[about] = "it is away"
+    response = await web.client.get("/health/ready")
+    assert (response.status_code, response.json()) == (
+        200,
+        {"ready": True, "degraded": {about: "it is away"}},
+    )
+    assert (await web.client.post("/orders/greet/send")).status_code == 202
+    web.store.down = True
+    await until(lambda: "store" in web.engine.problems)
+    document = (await web.client.get("/health/ready")).json()
+    assert document["problems"] == {"store": "the disk is gone"}
+    assert document["degraded"] == {about: "it is away"}
+    web.store.down = False
+    await until(lambda: "store" not in web.engine.problems)
+
+
 async def test_a_service_that_drains_is_not_ready(web: Web) -> None:
     await web.engine.drain(timedelta(seconds=1))
     assert (await web.client.get("/health/ready")).json()["problems"] == {"service": "draining"}

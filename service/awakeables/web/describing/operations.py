@@ -326,10 +326,10 @@ OPERATIONS: Final = (
         id="ready",
         tag="health",
         paths=("/health/ready",),
-        summary="Can work be taken?",
+        summary="Is work taken, and what is degraded?",
         answers={
-            "200": _shown(shapes.Ready, "It can."),
-            "503": Answer("It can't.", {JSON: shapes.NotReady, PROBLEM: shapes.Problem}, (RETRY_AFTER,)),
+            "200": _shown(shapes.Ready, "It is."),
+            "503": Answer("It isn't.", {JSON: shapes.NotReady, PROBLEM: shapes.Problem}, (RETRY_AFTER,)),
         },
         refusals=ALWAYS,
     ),

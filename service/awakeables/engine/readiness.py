@@ -1,0 +1,30 @@
+"""What readiness says: whether work is taken, and what is degraded although it is.
+
+A load balancer that is told "not ready" sends nothing more, so only what keeps calls from being
+taken may say that. While Kafka is away calls are taken and kept in the store: that is degraded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+STOPS_WORK: Final = frozenset({"store", "service"})
+"""Names of problems without whose end no work is taken; all others degrade it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What is wrong now, by name: what keeps work from being taken, and what only degrades it."""
+
+    problems: Mapping[str, str]
+    degraded: Mapping[str, str]
+
+    @classmethod
+    def of(cls, board: Mapping[str, str]) -> Readiness:
+        """Sort what stands on the board."""
+        return cls(
+            problems={name: text for name, text in board.items() if name in STOPS_WORK},
+            degraded={name: text for name, text in board.items() if name not in STOPS_WORK},
+        )
