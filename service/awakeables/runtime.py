@@ -29,7 +29,7 @@ from awakeables.handlers.service import App
 from awakeables.kafka.completions import CompletionsConsumer
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.publisher import KafkaPublisher
-from awakeables.kafka.worker import WorkerRunner
+from awakeables.kafka.worker import WorkerRunner, WorkerSettings
 from awakeables.ports import Store
 from awakeables.settings import Settings
 from awakeables.store.memory import MemoryStore
@@ -42,6 +42,8 @@ from awakeables.web.app import WebSettings, create_app
 from awakeables.web.server import WebServer, is_exposed
 from awakeables.web.settings import ConnectionLimits
 from awakeables.web.tokens import Tokens
+from awakeables.worker.loop import LoopSettings
+from awakeables.worker.replies import ReplyTopics
 from awakeables.worker.worker import Worker
 from awakeables.world import SystemClock, SystemEntropy
 
@@ -181,7 +183,10 @@ async def work(worker: Worker, settings: Settings, *, stop: asyncio.Event) -> No
     connection = connection_of(settings, f"awakeables-worker-{worker.name}")
     clock, metrics = SystemClock(), WorkerMetrics()
     ProcessCollector(registry=metrics.registry)
-    runner = WorkerRunner(worker, connection, clock=clock, metrics=metrics)
+    loop = LoopSettings(reply_topics=ReplyTopics(settings.worker_reply_topics))
+    runner = WorkerRunner(
+        worker, connection, clock=clock, settings=WorkerSettings(loop=loop), metrics=metrics
+    )
     stalls = Stalls(metrics.loop_stalls, monotonic=clock.monotonic, threshold=settings.stall_threshold)
     async with AsyncExitStack() as stack:
         if settings.metrics_port is not None:

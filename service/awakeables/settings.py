@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError, T
 
 from awakeables.core.bounds import MOST_JSON_VALUES
 from awakeables.errors import OperatorError
+from awakeables.worker.replies import COMPLETIONS, ReplyTopics
 
 PREFIX = "AWAKEABLES_"
 CONFIG = "config"
@@ -55,6 +56,11 @@ def _brokers(text: str) -> str:
             raise ValueError("not host:port[,host:port…]; credentials have settings of their own")
         if host and not 0 < int(port[:6]) < 65_536:
             raise ValueError(f"there is no port {port:.20}")
+    return text
+
+
+def _reply_topics(text: str) -> str:
+    ReplyTopics(text)
     return text
 
 
@@ -186,6 +192,10 @@ class Settings(BaseSettings):
     )
     metrics_port: Annotated[int | None, NoneIfEmpty] = Field(
         None, ge=0, le=65535, description="Where a worker serves `/metrics`, on 127.0.0.1; not set: nowhere."
+    )
+
+    worker_reply_topics: Annotated[str, AfterValidator(_reply_topics)] = Field(
+        COMPLETIONS, description="Topics that a worker answers to, name[,name…], `*` for any characters."
     )
 
     log_format: Literal["console", "json"] = Field("console", description="Logs for people or for machines.")

@@ -65,7 +65,8 @@ async def test_one_whose_bytes_were_not_kept_can_not_be_sent(driver: Driver, cod
     letter = await bury(driver, replace(driver.a_letter(offset=1, code=code), value=None))
     unsent = await driver.store.effects("unsent", 10)
     resent = await driver.do(Resent, Resend(dead_letter_id=letter.id, event_id=driver.id("evt")))
-    assert resent == Resent(dead_letter=letter, effect=None)
+    assert (resent.dead_letter, resent.effect) == (letter, None)
+    assert f"the bytes of dead letter {letter.id} were not kept" in (resent.refusal or "")
     assert await driver.store.effects("unsent", 10) == unsent
 
 

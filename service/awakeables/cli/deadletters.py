@@ -12,7 +12,7 @@ from awakeables.cli.resending import resend_each
 from awakeables.cli.terminal import print_json, print_table
 
 group = typer.Typer(
-    help="Look at completions that could not be used, and send them again.", no_args_is_help=True
+    help="Look at completions, and tasks, that could not be used, and send them again.", no_args_is_help=True
 )
 
 

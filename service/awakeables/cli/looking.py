@@ -9,7 +9,7 @@ import typer
 
 from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Before, Config, Json, Limit, Url
-from awakeables.cli.terminal import fail, print_json, print_table
+from awakeables.cli.terminal import fail, print_json, print_table, tell
 from awakeables.core import awakeables, invocations
 
 
@@ -67,4 +67,11 @@ def show(
     noun = next((noun for start, noun in _NOUNS.items() if id_.startswith(start)), None)
     if noun is None:
         fail(f"{id_[:60]!r} is neither an awakeable's ID (prom_1…) nor an invocation's (inv_1…)")
-    print_json(ServiceClient(config, url).get(noun.value, id_).or_fail().text)
+    shown = ServiceClient(config, url).get(noun.value, id_).or_fail()
+    print_json(shown.text)
+    dead = shown.document.get("dead_task")
+    if dead is not None and shown.document["state"] == "pending":
+        tell(
+            f"its task is a dead letter of worker {dead['worker']!r} ({dead['code']}: {dead['reason']})\n"
+            f"mend the worker, then `awakeables dead-letters resend {dead['id']}`"
+        )

@@ -37,11 +37,33 @@ class Heartbeat(Record):
     progress: Raw = Raw(b"null")
 
 
+class DeadTask(Record):
+    """A worker's report that it has made a dead letter of the awakeable's task.
+
+    Attributes:
+        code: The worker's, as in the header `awakeable-error-code` of the copy on `<topic>.dlq`.
+        topic: Where the task lies, with its partition, offset and timestamp.
+        whole: Its key, value and headers are here, byte for byte; False: they were too large.
+    """
+
+    code: str
+    reason: str
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    whole: bool = True
+
+
 class Completion(Record):
     """What the outside says about an awakeable.
 
     Attributes:
-        body: The answer; None when it could not be read, then `refusal` says why.
+        body: The answer, or a worker's word about its task, which settles nothing; None when it
+            could not be read, then `refusal` says why.
         source: Where it came from; one source tells one thing once, so a repeat from the same
             source is the same completion again (a lost acknowledgement, a replay).
         trace: The `traceparent` that it came with, if that is well-formed.
@@ -50,7 +72,7 @@ class Completion(Record):
     """
 
     awakeable_id: str
-    body: Resolution | Rejection | Heartbeat | None
+    body: Resolution | Rejection | Heartbeat | DeadTask | None
     source: str
     event_id: str | None = None
     worker: str | None = None
@@ -83,15 +105,29 @@ class BookEntry(Record):
     trace: str | None = None
 
 
+class DeadTaskEntry(Record):
+    """That a worker could not use the task, and the ID of the dead letter that was filed for it."""
+
+    dead_letter_id: str
+    code: str
+    reason: str
+    at_ms: int
+    worker: str | None = None
+
+
 class Book(Record):
     """The verdicts over one awakeable: a counter per kind, the first and the last ten.
 
     Long event IDs and reasons are shortened: it is written anew with each verdict.
+
+    Attributes:
+        dead_task: The last report that its task is a dead letter.
     """
 
     counts: dict[str, int] = {}
     first: tuple[BookEntry, ...] = ()
     last: tuple[BookEntry, ...] = ()
+    dead_task: DeadTaskEntry | None = None
 
     def add(self, verdict: Verdict, trace: str | None = None) -> Book:
         entry = BookEntry(
@@ -104,8 +140,8 @@ class Book(Record):
         )
         counts = self.counts | {verdict.kind: self.counts.get(verdict.kind, 0) + 1}
         if len(self.first) < BOOK_EDGE:
-            return Book(counts=counts, first=(*self.first, entry), last=self.last)
-        return Book(counts=counts, first=self.first, last=(*self.last, entry)[-BOOK_EDGE:])
+            return replace(self, counts=counts, first=(*self.first, entry))
+        return replace(self, counts=counts, last=(*self.last, entry)[-BOOK_EDGE:])
 
 
 class Beat(Record):
@@ -181,6 +217,8 @@ def settle(awakeable: Awakeable, completion: Completion, *, now_ms: int, horizon
         if isinstance(body, Heartbeat):
             beat = Beat(progress=body.progress, at_ms=now_ms, worker=completion.worker)
             return Settled(awakeable=replace(row, beat=beat), verdict=None)
+        if isinstance(body, DeadTask):
+            return Settled(awakeable=row, verdict=None)
         misfit = codec_misfit(row.codec, body) if isinstance(body, Resolution) else None
         if misfit is not None:
             return _told(row, completion, "invalid", now_ms, misfit)
@@ -194,10 +232,26 @@ def settle(awakeable: Awakeable, completion: Completion, *, now_ms: int, horizon
     if row.state in ("timed-out", "cancelled"):
         return _told(row, completion, "late", now_ms, f"the awakeable is {row.state}", settled=expired)
     assert row.outcome is not None
+    if isinstance(body, DeadTask):
+        return _told(row, completion, "late", now_ms, f"the awakeable is {row.state} already")
     if not isinstance(body, Heartbeat) and same_answer(row.outcome, body):
         return _told(row, completion, "duplicate", now_ms, None)
     reason = f"the awakeable is {row.state} with another answer"
     return _told(row, completion, "late" if isinstance(body, Heartbeat) else "conflict", now_ms, reason)
+
+
+def note_dead_task(
+    awakeable: Awakeable, task: DeadTask, *, dead_letter_id: str, worker: str | None, now_ms: int
+) -> Awakeable:
+    """Note in the book of a row that its task is this dead letter; the row waits on."""
+    entry = DeadTaskEntry(
+        dead_letter_id=dead_letter_id,
+        code=task.code,
+        reason=shortened(task.reason),
+        at_ms=now_ms,
+        worker=worker and shortened(worker),
+    )
+    return replace(awakeable, book=replace(awakeable.book, dead_task=entry))
 
 
 def codec_misfit(codec: Codec, body: Resolution) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from awakeables.core.awakeables import Awakeable, DeadTask
 from awakeables.core.orders import DeadLetter, Effect, Header
 
 ERROR_PREFIX = "__connect.errors."
@@ -12,6 +13,8 @@ UNSTORABLE = "unstorable"
 SKIPPED = "skipped"
 WITHOUT_BYTES = (UNSTORABLE, SKIPPED)
 """Codes of dead letters whose bytes may not have been kept."""
+
+UNUSABLE_TASK = "unusable-task"
 
 
 def error_headers(*, topic: str, partition: int, offset: int, code: str, reason: str) -> tuple[Header, ...]:
@@ -70,13 +73,57 @@ def without_value(effect: Effect, reason: str) -> Effect | None:
     )
 
 
-def resend(letter: DeadLetter, *, event_id: str, now_ms: int) -> Effect | None:
-    """The record as it was, for the topic that it came from; without what a dead letter adds.
+def file_task(task: DeadTask, *, letter_id: str, awakeable_id: str, worker: str, now_ms: int) -> DeadLetter:
+    """The row of a task that a worker has reported to be a dead letter."""
+    return DeadLetter(
+        id=letter_id,
+        source=f"{awakeable_id}:{task.topic}:{task.partition}:{task.offset}@{task.timestamp_ms}",
+        topic=task.topic,
+        partition=task.partition,
+        offset=task.offset,
+        timestamp_ms=task.timestamp_ms,
+        code=UNUSABLE_TASK,
+        reason=f"worker {worker!r}: {task.code}: {task.reason}",
+        at_ms=now_ms,
+        key=task.key,
+        value=task.value,
+        headers=task.headers,
+        awakeable_id=awakeable_id,
+    )
 
-    None when its bytes were not kept: the store refused them, or nobody could read them.
+
+def refusal_to_resend(letter: DeadLetter, awakeable: Awakeable | None) -> str | None:
+    """Why a dead letter must not be sent to its topic again; None: it may be.
+
+    The topic of a task is what a record on the completions topic says. Only if the awakeable's own
+    task went there does an operator publish there by it.
     """
-    if letter.code in WITHOUT_BYTES and letter.value is None:
+    if letter.value is None and _lost_bytes(letter):
+        return (
+            f"the bytes of dead letter {letter.id} were not kept; while the topic has them they are at "
+            f"offset {letter.offset} of partition {letter.partition} of {letter.topic}"
+        )
+    if letter.code != UNUSABLE_TASK:
         return None
+    if awakeable is None or awakeable.state != "pending":
+        state = "gone" if awakeable is None else awakeable.state
+        return f"awakeable {letter.awakeable_id} is {state}: nobody waits for an answer to its task any more"
+    if awakeable.topic != letter.topic:
+        went = "is not known" if awakeable.topic is None else f"was topic {awakeable.topic!r}"
+        return (
+            f"dead letter {letter.id} is not sent to topic {letter.topic!r}: where the task of awakeable "
+            f"{awakeable.id} went {went}; if you trust it, publish the copy on {letter.topic}.dlq yourself"
+        )
+    return None
+
+
+def _lost_bytes(letter: DeadLetter) -> bool:
+    """Were its bytes left out? A task without a value has headers, which say whose it is."""
+    return letter.code in WITHOUT_BYTES or (letter.code == UNUSABLE_TASK and not letter.headers)
+
+
+def resend(letter: DeadLetter, *, event_id: str, now_ms: int) -> Effect:
+    """The record as it was, for the topic that it came from; without what a dead letter adds."""
     return Effect(
         event_id=event_id,
         stream=letter.id,

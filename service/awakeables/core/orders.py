@@ -77,9 +77,11 @@ class DeadLetter(Record):
     """A record that could not be used, byte for byte, and why.
 
     Attributes:
-        source: topic:partition:offset@timestamp, unique: a record becomes a dead letter once.
+        source: topic:partition:offset@timestamp, unique: a record becomes a dead letter once. Of a
+            task with its awakeable's ID before it: what a report says can keep out no other's.
         code: `unknown` or `invalid`, as the verdict; `unstorable`: the store refuses the record;
-            `skipped`: an operator has moved the partition past records that can't be read.
+            `skipped`: an operator has moved the partition past records that can't be read;
+            `unusable-task`: not a completion but a task that a worker could not use.
         resent: How often it was sent again.
     """
 
@@ -208,6 +210,8 @@ class Settle(Record):
         held_back_to_ms: The horizon for deadlines when the completions topic is read late; None:
             the store's clock (hard case 5).
         dead_letters: Records that could not be read at all.
+        dead_tasks: For a completion that reports a dead task, by its place in `completions`, the
+            dead letter to file if the awakeable waits. It is not relayed: the worker has made the copy.
         originals: For a completion that may turn out unknown or invalid, by its place in
             `completions`, the record to keep then.
         relay_to: The dead-letter topic; the effects that relay dead letters to it have the
@@ -221,6 +225,7 @@ class Settle(Record):
     held_back_to_ms: int | None = None
     originals: dict[int, DeadLetter] = {}
     dead_letters: tuple[DeadLetter, ...] = ()
+    dead_tasks: dict[int, DeadLetter] = {}
     relay_to: str = ""
     verdicts_to: str = ""
     verdict_ids: tuple[str, ...] = ()
@@ -236,9 +241,9 @@ class Wake(Record):
 
 
 class SettledAll(Record):
-    """A verdict per completion (None: a heartbeat that was kept), and who is to be woken.
+    """A verdict per completion (None: a heartbeat or a dead task that was noted), and who is to be woken.
 
-    `dead_letters` are those that were added; their copies wait in the outbox, unclaimed.
+    `dead_letters` are those that were added; copies of all but dead tasks wait in the outbox, unclaimed.
     """
 
     verdicts: tuple[Verdict | None, ...]
@@ -352,10 +357,11 @@ class Resend(Record):
 
 
 class Resent(Record):
-    """The dead letter, None if there is none; and the effect, None if its value was not kept."""
+    """The dead letter, None if there is none; and the effect, None if it is not sent: see `refusal`."""
 
     dead_letter: DeadLetter | None
     effect: Effect | None
+    refusal: str | None = None
 
 
 class Republish(Record):

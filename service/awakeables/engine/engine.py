@@ -364,18 +364,14 @@ class Engine:
 
         Raises:
             NotFound: There is no such dead letter.
-            NotPossible: Its bytes were not kept.
+            NotPossible: Its bytes were not kept; or it is a task that nobody waits for, or of another topic.
         """
         order = Resend(dead_letter_id=dead_letter_id, event_id=self.new_id("evt"))
         resent = await self.committer.commit(order, Resent)
-        letter = resent.dead_letter
-        if letter is None:
+        if resent.dead_letter is None:
             raise NotFound(f"no dead letter {dead_letter_id}")
         if resent.effect is None:
-            raise NotPossible(
-                f"the bytes of dead letter {dead_letter_id} were not kept; while the topic has them they "
-                f"are at offset {letter.offset} of partition {letter.partition} of {letter.topic}"
-            )
+            raise NotPossible(resent.refusal or f"dead letter {dead_letter_id} can't be sent again")
         self.relay.poke()
         return resent.effect
 

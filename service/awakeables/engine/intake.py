@@ -5,14 +5,15 @@ Kafka's batches, HTTP's requests and handlers' own completions all come through 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 from msgspec.structs import replace
 
-from awakeables.core.awakeables import Completion, Verdict
-from awakeables.core.deadletters import SKIPPED, UNSTORABLE
+from awakeables.core.awakeables import Completion, DeadTask, Verdict
+from awakeables.core.deadletters import SKIPPED, UNSTORABLE, file_task
 from awakeables.core.ids import Ids
 from awakeables.core.orders import (
     DeadLetter,
@@ -38,6 +39,7 @@ from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
 from awakeables.wire.completions import Unreadable, decode_completion
+from awakeables.wire.tasks import Address, find_address
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -161,6 +163,9 @@ class Intake:
             except Unreadable as error:
                 unreadable.append(self._letter(topic, partition, record, "invalid", str(error), None))
                 continue
+            if isinstance(completion.body, DeadTask) and not _is_ours(completion.body, completion, topic):
+                refusal = "the record that it reports is not a task of this awakeable, answered to this topic"
+                completion = replace(completion, body=None, refusal=refusal)
             completions.append(completion)
             readable.append(record)
         fence = PartitionFence(
@@ -177,17 +182,24 @@ class Intake:
                 held_back_to_ms=self.horizon.held_back_to_ms(),
                 originals=self._originals(topic, partition, readable, checked),
                 dead_letters=tuple(unreadable),
+                dead_tasks=self._dead_tasks(checked),
                 relay_to=self._dead_letter_topic,
                 verdicts_to=self._verdicts_topic,
                 verdict_ids=self._verdict_ids(len(checked)),
             ),
             completions,
         )
-        self.metrics.settled("kafka", settled.verdicts)
+        self.metrics.settled(
+            "kafka",
+            (
+                verdict
+                for completion, verdict in zip(completions, settled.verdicts, strict=True)
+                if verdict is not None or not isinstance(completion.body, DeadTask)
+            ),
+        )
         if settled.dead_letters:
-            unknown = sum(verdict is not None and verdict.kind == "unknown" for verdict in settled.verdicts)
-            self.metrics.buried("unknown", unknown)
-            self.metrics.buried("invalid", len(settled.dead_letters) - unknown)
+            for code, count in Counter(letter.code for letter in settled.dead_letters).items():
+                self.metrics.buried(code, count)
             self._buried(topic, partition, settled.dead_letters)
 
     async def bury(self, topic: str, partition: int, epoch: int, record: Record, reason: str) -> None:
@@ -287,6 +299,20 @@ class Intake:
             if completion.refusal is not None or not self._edge.knows(completion.awakeable_id)
         }
 
+    def _dead_tasks(self, completions: Sequence[Completion]) -> dict[int, DeadLetter]:
+        """The dead letters to file for what these report."""
+        return {
+            place: file_task(
+                completion.body,
+                letter_id=self._ids.new("dlq"),
+                awakeable_id=completion.awakeable_id,
+                worker=shortened(completion.worker or "unnamed"),
+                now_ms=self._clock.now_ms(),
+            )
+            for place, completion in enumerate(completions)
+            if isinstance(completion.body, DeadTask)
+        }
+
     def _letter(
         self, topic: str, partition: int, record: Record, code: str, reason: str, awakeable_id: str | None
     ) -> DeadLetter:
@@ -307,6 +333,16 @@ class Intake:
             headers=record.headers,
             awakeable_id=awakeable_id,
         )
+
+
+def _is_ours(task: DeadTask, completion: Completion, topic: str) -> bool:
+    """Is the record that is reported a task of this awakeable, answered to where the report came from?
+
+    It may be sent to the task topic again: nobody may have another task sent there in our name.
+    """
+    address = find_address(task.value, task.headers) if task.whole else None
+    wanted = Address(awakeable_id=completion.awakeable_id, reply_to=topic)
+    return not task.whole or address == wanted
 
 
 def _facts(letter: DeadLetter) -> dict[str, str | int]:

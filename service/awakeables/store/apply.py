@@ -12,7 +12,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
-from awakeables.core.awakeables import Awakeable, Completion, Verdict
+from awakeables.core.awakeables import Awakeable, Completion, DeadTask, Verdict
 from awakeables.core.ids import parse_id
 from awakeables.core.invocations import End, Invocation
 from awakeables.core.orders import (
@@ -207,6 +207,7 @@ def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> Se
     verdicts: list[Verdict | None] = []
     wakes: list[Wake] = []
     letters = list(order.dead_letters)
+    filed: list[DeadLetter] = []
     for place, completion in enumerate(order.completions):
         row = tables.awakeable(completion.awakeable_id)
         if row is None:
@@ -219,6 +220,8 @@ def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> Se
             verdict = result.verdict
             if result.awakeable is not row:
                 tables.put_awakeable(result.awakeable)
+            if place in order.dead_tasks and result.awakeable.state == "pending":
+                filed += _file(order.dead_tasks[place], completion, result.awakeable, tables, now_ms)
             if result.settled:
                 wakes.append(_wake(result.awakeable, tables, now_ms))
         verdicts.append(verdict)
@@ -232,7 +235,23 @@ def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> Se
         tables.put_position(
             fence.topic, Position(partition=fence.partition, next=fence.next, epoch=fence.epoch)
         )
-    return SettledAll(verdicts=tuple(verdicts), wakes=tuple(wakes), dead_letters=buried)
+    return SettledAll(verdicts=tuple(verdicts), wakes=tuple(wakes), dead_letters=(*buried, *filed))
+
+
+def _file(
+    letter: DeadLetter, completion: Completion, row: Awakeable, tables: Tables, now_ms: int
+) -> list[DeadLetter]:
+    """Keep a task that a worker could not use, once, and note it where the wait is."""
+    if tables.has_dead_letter(letter.source):
+        return []
+    assert isinstance(completion.body, DeadTask), completion
+    tables.add_dead_letter(letter)
+    tables.put_awakeable(
+        awakeables.note_dead_task(
+            row, completion.body, dead_letter_id=letter.id, worker=completion.worker, now_ms=now_ms
+        )
+    )
+    return [letter]
 
 
 def _tell_verdicts(order: Settle, verdicts: Sequence[Verdict | None], tables: Tables, now_ms: int) -> None:

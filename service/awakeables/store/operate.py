@@ -8,7 +8,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
-from awakeables.core.deadletters import relay, resend
+from awakeables.core.deadletters import refusal_to_resend, relay, resend
 from awakeables.core.journal import awakeables_asked
 from awakeables.core.orders import (
     Answer,
@@ -130,9 +130,13 @@ def _purge(order: Purge, tables: Tables) -> Purged:
 
 def _resend(order: Resend, tables: Tables, now_ms: int) -> Resent:
     letter = tables.dead_letter(order.dead_letter_id)
-    effect = letter and resend(letter, event_id=order.event_id, now_ms=now_ms)
-    if letter is None or not effect:
-        return Resent(dead_letter=letter, effect=None)
+    if letter is None:
+        return Resent(dead_letter=None, effect=None)
+    row = tables.awakeable(letter.awakeable_id) if letter.awakeable_id is not None else None
+    refusal = refusal_to_resend(letter, row)
+    if refusal is not None:
+        return Resent(dead_letter=letter, effect=None, refusal=refusal)
+    effect = resend(letter, event_id=order.event_id, now_ms=now_ms)
     if tables.effect(effect.event_id) is not None:
         return Resent(dead_letter=letter, effect=effect)
     letter = replace(letter, resent=letter.resent + 1)

@@ -16,7 +16,7 @@ from awakeables.core.awakeables import VERDICTS, Verdict, VerdictKind
 from awakeables.core.invocations import BackOff, Continue, End, Next, Pause, Suspend
 from awakeables.core.outcomes import Cancellation, Resolution
 from awakeables.telemetry import vocabulary as words
-from awakeables.telemetry.vocabulary import AttemptEnd, LetterCode, Metric, Origin, TaskEnd
+from awakeables.telemetry.vocabulary import AttemptEnd, Metric, Origin, TaskEnd
 
 
 class Metrics:
@@ -62,7 +62,7 @@ class Metrics:
             (kind, origin): verdicts.labels(kind, origin) for kind in VERDICTS for origin in words.ORIGINS
         }
         self._heartbeats = {origin: heartbeats.labels(origin) for origin in words.ORIGINS}
-        self._letters = {code: letters.labels(code) for code in words.LETTER_CODES}
+        self._letters: dict[str, Counter] = {code: letters.labels(code) for code in words.LETTER_CODES}
         self.publishes = {result: publishes.labels(result) for result in words.PUBLISH_RESULTS}
         self.failed_commits = {
             problem: self.commit_failures.labels(problem) for problem in words.COMMIT_PROBLEMS
@@ -83,7 +83,7 @@ class Metrics:
             else:
                 self._verdicts[kind, origin].inc(count)
 
-    def buried(self, code: LetterCode, count: int = 1) -> None:
+    def buried(self, code: str, count: int = 1) -> None:
         """Count dead letters that were added."""
         self._letters[code].inc(count)
 

@@ -14,7 +14,7 @@ from awakeables.core.invocations import STATUSES
 
 Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
 Origin: TypeAlias = Literal["kafka", "http", "handler"]
-LetterCode: TypeAlias = Literal["unknown", "invalid", "unstorable", "skipped"]
+LetterCode: TypeAlias = Literal["unknown", "invalid", "unstorable", "skipped", "unusable-task"]
 PublishResult: TypeAlias = Literal["published", "retried", "refused"]
 CommitProblem: TypeAlias = Literal["unavailable", "refused"]
 AttemptEnd: TypeAlias = Literal[
@@ -24,7 +24,7 @@ ProblemKind: TypeAlias = Literal["store", "broker", "topic", "partition", "other
 TaskEnd: TypeAlias = Literal["resolved", "rejected", "dead-letter", "expired", "left"]
 
 ORIGINS: tuple[Origin, ...] = ("kafka", "http", "handler")
-LETTER_CODES: tuple[LetterCode, ...] = ("unknown", "invalid", "unstorable", "skipped")
+LETTER_CODES: tuple[LetterCode, ...] = ("unknown", "invalid", "unstorable", "skipped", "unusable-task")
 PUBLISH_RESULTS: tuple[PublishResult, ...] = ("published", "retried", "refused")
 COMMIT_PROBLEMS: tuple[CommitProblem, ...] = ("unavailable", "refused")
 ATTEMPT_ENDS: tuple[AttemptEnd, ...] = (
@@ -154,7 +154,7 @@ HEARTBEATS = Metric(
 DEAD_LETTERS_ADDED = Metric(
     name="awakeables_dead_letters",
     kind="counter",
-    help="Records of the completions topic that became dead letters, by code.",
+    help="Records of the completions topic, and tasks reported there, that became dead letters, by code.",
     labels=("code",),
     runbook="`awakeables dead-letters list`; mend the producer, then `awakeables dead-letters resend`.",
 )

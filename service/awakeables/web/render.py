@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, UnsetType
 
-from awakeables.core.awakeables import VERDICTS, Awakeable, Beat, BookEntry, Verdict
+from awakeables.core.awakeables import VERDICTS, Awakeable, Beat, BookEntry, DeadTaskEntry, Verdict
 from awakeables.core.invocations import Failure, Invocation
 from awakeables.core.journal import Entry
 from awakeables.core.orders import DeadLetter, Effect, QueuedEffect
@@ -84,6 +84,7 @@ def awakeable_in_full(row: Awakeable, expected: Expectation | None) -> shapes.Aw
         first=[_book_entry(entry) for entry in row.book.first],
         last=[_book_entry(entry) for entry in row.book.last],
         heartbeat=None if row.beat is None else _beat(row.beat),
+        dead_task=None if row.book.dead_task is None else _dead_task(row.book.dead_task),
     )
 
 
@@ -225,6 +226,16 @@ def _book_entry(entry: BookEntry) -> shapes.BookEntry:
 
 def _beat(beat: Beat) -> shapes.Beat:
     return shapes.Beat(progress=beat.progress, at=instant(beat.at_ms), worker=beat.worker)
+
+
+def _dead_task(entry: DeadTaskEntry) -> shapes.DeadTask:
+    return shapes.DeadTask(
+        id=entry.dead_letter_id,
+        code=entry.code,
+        reason=entry.reason,
+        worker=entry.worker,
+        at=instant(entry.at_ms),
+    )
 
 
 def _entry(index: int, entry: Entry) -> shapes.JournalEntry:

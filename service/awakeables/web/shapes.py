@@ -110,6 +110,16 @@ class Awakeable(Shape):
     verdicts: dict[VerdictKind, Natural]
 
 
+class DeadTask(Shape):
+    """That a worker could not use the task: it is the dead letter of this ID."""
+
+    id: DeadLetterId
+    code: Annotated[str, Meta(description="The worker's, as in dead-letter.schema.json.")]
+    reason: str
+    worker: str | None
+    at: Instant
+
+
 class AwakeableInFull(Awakeable):
     """An awakeable, its first and its last ten verdicts, and the schema that its value must fit."""
 
@@ -118,6 +128,7 @@ class AwakeableInFull(Awakeable):
     first: list[BookEntry]
     last: list[BookEntry]
     heartbeat: Beat | None
+    dead_task: Annotated[DeadTask | None, Meta(description="The last report that its task is a dead letter.")]
 
 
 class Awakeables(Shape):
@@ -208,7 +219,12 @@ class DeadLetter(Shape):
     """A record that could not be used, in a list."""
 
     id: DeadLetterId
-    code: Annotated[str, Meta(description="As in dead-letter.schema.json.")]
+    code: Annotated[
+        str,
+        Meta(
+            description="As in dead-letter.schema.json; `unusable-task`: a task that a worker has reported."
+        ),
+    ]
     reason: str
     topic: str
     partition: Natural

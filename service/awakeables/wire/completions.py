@@ -20,13 +20,14 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 from pydantic_core import from_json
 
-from awakeables.core.awakeables import Completion, Heartbeat
+from awakeables.core.awakeables import Completion, DeadTask, Heartbeat
 from awakeables.core.ids import parse_id
 from awakeables.core.orders import Header
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
 from awakeables.errors import CallerError, MalformedId
 from awakeables.wire.cloudevents import CloudEvent, read_event
 from awakeables.wire.completion_events import TYPES, attempt_of, body_of, event_id_of
+from awakeables.wire.dead_tasks import decode_dead_task, encode_dead_task
 from awakeables.wire.traces import TRACEPARENT, known_traceparent
 
 VERSION = 1
@@ -45,6 +46,7 @@ class _Envelope(msgspec.Struct):
     code: int | None = None
     details: Raw | UnsetType = UNSET
     progress: Raw | UnsetType = UNSET
+    dead_letter: Raw | UnsetType = UNSET
     event_id: str | None = None
     worker: str | None = None
     attempt: int | None = None
@@ -190,7 +192,7 @@ def _check_id(awakeable_id: str) -> None:
         raise Unreadable(str(error)) from None
 
 
-def _body(envelope: _Envelope) -> Resolution | Rejection | Heartbeat:
+def _body(envelope: _Envelope) -> Resolution | Rejection | Heartbeat | DeadTask:
     if envelope.v != VERSION:
         raise ValueError(
             f"version {envelope.v} of the completion record is not known here, only {VERSION} is"
@@ -208,8 +210,12 @@ def _body(envelope: _Envelope) -> Resolution | Rejection | Heartbeat:
             if envelope.progress is UNSET:
                 return Heartbeat()
             return Heartbeat(progress=_json("progress", envelope.progress))
+        case "dead-lettered":
+            return decode_dead_task(envelope.dead_letter, envelope.reason)
         case unknown:
-            raise ValueError(f"status {unknown[:40]!r} is none of resolved, rejected, heartbeat")
+            raise ValueError(
+                f"status {unknown[:40]!r} is none of resolved, rejected, heartbeat, dead-lettered"
+            )
 
 
 def _resolution(envelope: _Envelope) -> Resolution:
@@ -249,6 +255,8 @@ def encode_completion(completion: Completion) -> bytes:
                 fields["details"] = rejection.details
         case Heartbeat() as heartbeat:
             fields |= {"status": "heartbeat", "progress": heartbeat.progress}
+        case DeadTask() as task:
+            fields |= {"status": "dead-lettered"} | encode_dead_task(task)
         case None:
             raise ValueError("a completion without a body can't be sent")
     optional = {"event_id": completion.event_id, "worker": completion.worker, "attempt": completion.attempt}

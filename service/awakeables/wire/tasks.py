@@ -16,6 +16,7 @@ from msgspec import Meta, Raw
 from awakeables.core.ids import parse_id
 from awakeables.core.orders import Effect, Header, TaskFacts
 from awakeables.core.records import rfc3339
+from awakeables.core.topics import is_topic_name
 from awakeables.errors import CallerError, MalformedId
 from awakeables.wire.cloudevents import CONTENT_TYPE, CloudEvent, read_event
 from awakeables.wire.task_events import REQUESTED, binary_headers, structured
@@ -42,7 +43,15 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     v: int = VERSION
 
 
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Which awakeable a task is for, and where its worker answers."""
+
+    awakeable_id: str
+    reply_to: str
+
+
 _decoder = msgspec.json.Decoder(TaskRecord)
+_address_decoder = msgspec.json.Decoder(Address)
 
 
 def encode_effect(effect: Effect) -> tuple[bytes | None, list[Header]]:
@@ -131,6 +140,29 @@ def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:
             attempt=attempt,
         )
     )
+
+
+def find_address(value: bytes | None, headers: Sequence[Header]) -> Address | None:
+    """Whose task a record is, also of one that can't be read otherwise; None: it doesn't say."""
+    try:
+        task = decode_task(value, headers)
+    except (UnreadableTask, ValueError):
+        facts = {name: (content or b"").decode("utf-8", "replace") for name, content in headers}
+        awakeable_id, reply_to = facts.get("awakeable-id"), facts.get("awakeable-reply-to")
+        if awakeable_id is None or reply_to is None:
+            try:
+                address = _address_decoder.decode(value or b"")
+            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+                return None
+        else:
+            address = Address(awakeable_id=awakeable_id, reply_to=reply_to)
+    else:
+        address = Address(awakeable_id=task.awakeable_id, reply_to=task.reply_to)
+    try:
+        parse_id(address.awakeable_id, "prom")
+    except MalformedId:
+        return None
+    return address if is_topic_name(address.reply_to) else None
 
 
 def _of_event(event: CloudEvent) -> TaskRecord:

@@ -9,7 +9,7 @@ from typing import assert_never
 
 import structlog
 
-from awakeables.errors import PublishRefused, TopicMissing
+from awakeables.errors import OperatorError, PublishRefused, TopicMissing
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import WorkerMetrics
@@ -17,6 +17,7 @@ from awakeables.telemetry.vocabulary import TaskEnd
 from awakeables.worker.letters import without_value
 from awakeables.worker.port import Incoming, Outgoing, TaskPort
 from awakeables.worker.process import Answered, DeadLettered, Left, Processor, Skipped
+from awakeables.worker.replies import ANY_COMPLETIONS, ReplyTopics
 from awakeables.worker.threads import Threads
 from awakeables.worker.worker import Worker
 
@@ -33,9 +34,11 @@ class LoopSettings:
     Attributes:
         drain_timeout: What still runs this long after the order to stop is left to the next
             worker. Less than the grace period of whoever sends SIGKILL.
+        reply_topics: Where answers may go.
     """
 
     drain_timeout: timedelta = timedelta(seconds=30)
+    reply_topics: ReplyTopics = ANY_COMPLETIONS
 
 
 class WorkerLoop:
@@ -61,7 +64,13 @@ class WorkerLoop:
         self._metrics = metrics or WorkerMetrics()
         self._metrics.running.set_function(lambda: len(self._running))
         self._threads = Threads(worker.name, worker.concurrency)
-        self._processor = Processor(worker, clock=clock, threads=self._threads, pause=self._pause)
+        self._processor = Processor(
+            worker,
+            clock=clock,
+            threads=self._threads,
+            pause=self._pause,
+            reply_topics=self._settings.reply_topics,
+        )
         self._running: dict[tuple[str, int, int, int], asyncio.Task[None]] = {}
         self._slot_freed = asyncio.Event()
         self._draining = asyncio.Event()
@@ -112,6 +121,7 @@ class WorkerLoop:
                     end = "resolved" if fate.resolved else "rejected"
                 case DeadLettered():
                     await self._set_aside(fate.message)
+                    await self._report(record, fate)
                     end = "dead-letter"
                 case Skipped():
                     end = "expired"
@@ -144,6 +154,27 @@ class WorkerLoop:
         except PublishRefused as error:
             # Not even the headers fit. The record itself stays where it is, until its topic drops it.
             log.error(events.EFFECT_REFUSED, worker=self._worker.name, topic=letter.topic, reason=str(error))
+
+    async def _report(self, record: Incoming, fate: DeadLettered) -> None:
+        """Say where the wait is that its task is a dead letter; the copy is there already."""
+        problem: OperatorError | None = None
+        for report in fate.reports:
+            try:
+                return await self._port.send(report)
+            except PublishRefused as error:
+                problem = error
+            except TopicMissing as error:
+                problem = error
+                break
+        if problem is not None:
+            log.error(
+                events.EFFECT_REFUSED,
+                worker=self._worker.name,
+                topic=fate.reports[0].topic,
+                awakeable_id=(fate.reports[0].key or b"").decode(),
+                reason=f"the dead letter {record.topic}:{record.partition}:{record.offset} is not reported: "
+                f"{problem}",
+            )
 
     async def _pause(self, seconds: float) -> bool:
         try:

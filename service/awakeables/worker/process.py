@@ -20,8 +20,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import structlog
+from msgspec.structs import replace
 
-from awakeables.core.awakeables import Completion
+from awakeables.core.awakeables import Completion, DeadTask
 from awakeables.core.orders import Header
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import Record
@@ -32,9 +33,18 @@ from awakeables.handlers.serde import explain
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.wire.completions import encode_completion
-from awakeables.wire.tasks import EVENT_ID, JSON_TYPE, TaskRecord, UnreadableTask, decode_task
+from awakeables.wire.tasks import (
+    EVENT_ID,
+    JSON_TYPE,
+    Address,
+    TaskRecord,
+    UnreadableTask,
+    decode_task,
+    find_address,
+)
 from awakeables.worker.letters import DeadLetterCode, dead_letter
 from awakeables.worker.port import Incoming, Outgoing
+from awakeables.worker.replies import ANY_COMPLETIONS, ReplyTopics
 from awakeables.worker.task import Reject, Task
 from awakeables.worker.threads import Threads
 from awakeables.worker.worker import TaskFunction, Worker
@@ -60,9 +70,15 @@ class Answered(Record):
 
 
 class DeadLettered(Record):
-    """The copy for the dead-letter topic."""
+    """The copy for the dead-letter topic, and what the service whose handler waits is told.
+
+    Attributes:
+        reports: The same report with the task and without it, for a topic that finds it too large.
+            Empty: it can't be said who waits, or an answer is just what can't be sent.
+    """
 
     message: Outgoing
+    reports: tuple[Outgoing, ...] = ()
 
 
 class Skipped(Record):
@@ -81,8 +97,17 @@ LEFT = Left()
 class Processor:
     """Decides on records, one by one; it sends nothing and moves no offset."""
 
-    def __init__(self, worker: Worker, *, clock: Clock, threads: Threads, pause: Pause) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        *,
+        clock: Clock,
+        threads: Threads,
+        pause: Pause,
+        reply_topics: ReplyTopics = ANY_COMPLETIONS,
+    ) -> None:
         self._worker = worker
+        self._reply_topics = reply_topics
         self._clock = clock
         self._threads = threads
         self._pause = pause
@@ -97,6 +122,8 @@ class Processor:
             return self.give_up(record, "unreadable", str(error))
         if not is_topic_name(task.reply_to):
             return self.give_up(record, "unreadable", f"reply_to {task.reply_to[:60]!r} is no topic's name")
+        if not self._reply_topics.allow(task.reply_to):
+            return self.give_up(record, "unanswerable", self._reply_topics.refusal(task.reply_to))
         function = self._worker.function_for(record.topic, task.task)
         if function is None:
             return self.give_up(record, "unknown-task", self._nobody_takes(record.topic, task.task))
@@ -107,16 +134,51 @@ class Processor:
         return await self._try(_Job(record, task, function, payload))
 
     def give_up(self, record: Incoming, code: DeadLetterCode, reason: str) -> DeadLettered:
-        """Set a record aside, and say so."""
+        """Set a record aside, and say so: in the log, and to the service whose handler waits."""
+        address = find_address(record.value, record.headers)
         self._log.error(
             events.TASK_UNREADABLE,
+            **({} if address is None else {"awakeable_id": address.awakeable_id}),
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
             code=code,
             reason=reason,
         )
-        return DeadLettered(message=dead_letter(record, code, reason))
+        copy = dead_letter(record, code, reason)
+        if address is None or code == "unanswerable" or not self._reply_topics.allow(address.reply_to):
+            return DeadLettered(message=copy)
+        return DeadLettered(message=copy, reports=self._reports(record, address, code, reason))
+
+    def _reports(
+        self, record: Incoming, address: Address, code: DeadLetterCode, reason: str
+    ) -> tuple[Outgoing, ...]:
+        task = DeadTask(
+            code=code,
+            reason=reason,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            timestamp_ms=record.timestamp_ms,
+            key=record.key,
+            value=record.value,
+            headers=record.headers,
+        )
+        event_id = f"{record.topic}:{record.partition}:{record.offset}"
+        return tuple(
+            _message(
+                record,
+                address.reply_to,
+                Completion(
+                    awakeable_id=address.awakeable_id,
+                    body=body,
+                    source=self._worker.name,
+                    event_id=event_id,
+                    worker=self._worker.name,
+                ),
+            )
+            for body in (task, replace(task, whole=False))
+        )
 
     def too_large(self, record: Incoming, answered: Answered, problem: str) -> Answered:
         """The answer in place of one that Kafka refused."""
@@ -196,28 +258,20 @@ class Processor:
     def _answered(
         self, record: Incoming, task: TaskRecord, attempt: int, outcome: Resolution | Rejection
     ) -> Answered:
-        event_id = f"{task.awakeable_id}:{attempt}"
         completion = Completion(
             awakeable_id=task.awakeable_id,
             body=outcome,
             source=self._worker.name,
-            event_id=event_id,
+            event_id=f"{task.awakeable_id}:{attempt}",
             worker=self._worker.name,
             attempt=attempt,
         )
-        headers: tuple[Header, ...] = (
-            (EVENT_ID, event_id.encode()),
-            ("content-type", JSON_TYPE),
-            *(header for header in record.headers if header[0] in _TRACING),
+        return Answered(
+            message=_message(record, task.reply_to, completion),
+            task=task,
+            attempt=attempt,
+            resolved=isinstance(outcome, Resolution),
         )
-        message = Outgoing(
-            topic=task.reply_to,
-            key=task.awakeable_id.encode(),
-            value=encode_completion(completion),
-            headers=headers,
-        )
-        resolved = isinstance(outcome, Resolution)
-        return Answered(message=message, task=task, attempt=attempt, resolved=resolved)
 
     def _nobody_takes(self, topic: str, name: str | None) -> str:
         there = sorted(str(known) for of, known in self._worker.functions if of == topic)
@@ -264,6 +318,21 @@ class _Job:
             topic=self.record.topic,
             event_id=self.task.event_id,
         )
+
+
+def _message(record: Incoming, reply_to: str, completion: Completion) -> Outgoing:
+    """The completion of a task's record, in the task's trace."""
+    headers: tuple[Header, ...] = (
+        (EVENT_ID, (completion.event_id or "").encode()),
+        ("content-type", JSON_TYPE),
+        *(header for header in record.headers if header[0] in _TRACING),
+    )
+    return Outgoing(
+        topic=reply_to,
+        key=completion.awakeable_id.encode(),
+        value=encode_completion(completion),
+        headers=headers,
+    )
 
 
 def _is_being_cancelled() -> bool:

@@ -11,6 +11,7 @@ from awakeables.core.orders import EFFECT_STATES
 from unit.cli.conftest import Run, StubService
 
 INVOCATION = "inv_101hf7yat0060rk4csm6mv3ee1s3zhr432"
+AWAKEABLE = "prom_101kdvdna00000g40r40m30e2092jbhymd"
 LETTERS = ("dlq_1a", "dlq_1b", "dlq_1c")
 RECORDS = ("evt_1a", "dlq_1b")
 STUCK = {
@@ -72,6 +73,20 @@ def test_numbers_are_shown_as_they_are_written(stub: StubService, run: Run) -> N
     stub.will_answer(f"GET /invocations/{INVOCATION}", b'{"a":18446744073709551616,"b":0.1000,"c":1e400}')
     assert run("show", INVOCATION).stdout == (
         '{\n  "a": 18446744073709551616,\n  "b": 0.1000,\n  "c": 1e400\n}\n'
+    )
+
+
+@pytest.mark.parametrize(("state", "hint"), [("pending", True), ("resolved", False)])
+def test_case_w14_show_says_that_the_task_is_a_dead_letter_and_what_to_do(
+    stub: StubService, run: Run, state: str, hint: bool
+) -> None:
+    dead = {"id": "dlq_1a", "code": "invalid", "reason": "no order", "worker": "packer", "at": "now"}
+    stub.will_answer(f"GET /awakeables/{AWAKEABLE}", {"state": state, "dead_task": dead})
+    told = run("show", AWAKEABLE)
+    assert "dead_task" in told.stdout
+    assert told.stderr == hint * (
+        "its task is a dead letter of worker 'packer' (invalid: no order)\n"
+        "mend the worker, then `awakeables dead-letters resend dlq_1a`\n"
     )
 
 

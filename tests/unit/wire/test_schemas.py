@@ -14,13 +14,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
-from awakeables.core.awakeables import Completion, Heartbeat
+from awakeables.core.awakeables import Completion, DeadTask, Heartbeat
 from awakeables.core.deadletters import error_headers, relay, without_value
-from awakeables.core.ids import new_id
+from awakeables.core.ids import new_id, parse_id
 from awakeables.core.orders import DeadLetter, Effect, Header, TaskFacts
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.wire.completions import Unreadable, decode_completion, encode_completion
-from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect
+from awakeables.wire.dead_tasks import MOST_REASON_CHARACTERS
+from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect, find_address
 from awakeables.worker.letters import DeadLetterCode, dead_letter
 from awakeables.worker.port import Incoming
 from unit.wire.contract import (
@@ -120,6 +121,18 @@ bodies = (
     | st.binary().map(Resolution.of_bytes)
     | rejections
     | json_texts.map(lambda text: Heartbeat(progress=Raw(text)))
+    | st.builds(
+        DeadTask,
+        code=st.from_regex("[a-z][a-z0-9-]{0,39}", fullmatch=True),
+        reason=st.text(min_size=1, max_size=MOST_REASON_CHARACTERS),
+        topic=st.from_regex("[A-Za-z0-9_-]{1,249}", fullmatch=True),
+        partition=st.integers(0, 2**31 - 1),
+        offset=st.integers(0, 2**63 - 1),
+        timestamp_ms=st.integers(0, 2**63 - 1),
+        key=st.none() | st.binary(),
+        value=st.none() | st.binary(),
+        headers=st.lists(st.tuples(st.text(), st.none() | st.binary())).map(tuple),
+    )
 )
 completions = st.builds(
     Completion,
@@ -310,6 +323,14 @@ def test_whatever_the_bytes_a_task_is_read_or_unreadable(
 ) -> None:
     with contextlib.suppress(UnreadableTask):
         decode_task(value, headers)
+
+
+@given(st.binary(), st.lists(st.tuples(st.sampled_from(["awakeable-id", "awakeable-reply-to"]), st.binary())))
+@example(b"[" * 100_000, [])
+@example(b'{"awakeable_id":1}', [])
+def test_whatever_the_bytes_an_address_is_found_or_none(value: bytes, headers: list[Header]) -> None:
+    address = find_address(value, headers)
+    assert address is None or parse_id(address.awakeable_id, "prom")
 
 
 # ── dead letters ────────────────────────────────────────────────────────────────────────────

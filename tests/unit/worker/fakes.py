@@ -17,6 +17,7 @@ from awakeables.wire.completions import decode_completion
 from awakeables.wire.tasks import encode_effect
 from awakeables.worker.port import Incoming, Outgoing
 from awakeables.worker.process import Fate, Processor
+from awakeables.worker.replies import ANY_COMPLETIONS, ReplyTopics
 from awakeables.worker.threads import Threads
 from awakeables.worker.worker import Worker
 
@@ -94,12 +95,19 @@ class MovedClock:
         return True
 
 
-async def process(worker: Worker, record: Incoming, clock: MovedClock | None = None) -> Fate:
+async def process(
+    worker: Worker,
+    record: Incoming,
+    clock: MovedClock | None = None,
+    *,
+    replies: ReplyTopics = ANY_COMPLETIONS,
+) -> Fate:
     """What becomes of one record."""
     clock = clock or MovedClock()
     threads = Threads(worker.name, 1)
     try:
-        return await Processor(worker, clock=clock, threads=threads, pause=clock.pause).process(record)
+        processor = Processor(worker, clock=clock, threads=threads, pause=clock.pause, reply_topics=replies)
+        return await processor.process(record)
     finally:
         threads.close()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from awakeables.core.awakeables import DeadTask
 from awakeables.core.outcomes import Rejection
 from awakeables.errors import PublishRefused
 from awakeables.handlers.retry import RetryPolicy
@@ -20,7 +21,7 @@ from awakeables.worker.task import Task
 from awakeables.worker.worker import Worker
 from support.eventually import eventually
 from support.logs import heard
-from unit.worker.fakes import FakePort, MovedClock, completion, missing, task_record
+from unit.worker.fakes import FakePort, MovedClock, awakeable_id, completion, missing, task_record
 
 
 def tasks(count: int) -> list[Incoming]:
@@ -267,6 +268,52 @@ async def test_a_dead_letter_that_kafka_refuses_altogether_is_logged_and_passed(
         async with working(quick(), port):
             await eventually(lambda: port.acknowledged)
     assert events.EFFECT_REFUSED in [entry["event"] for entry in logs]
+
+
+def misfits(count: int) -> list[Incoming]:
+    return [task_record(number, number=number, offset=number, name="nobody-s") for number in range(count)]
+
+
+def named() -> Worker:
+    worker = Worker("packer")
+
+    @worker.task("tasks", "pack")
+    async def pack(task: Task[Any]) -> None: ...
+
+    return worker
+
+
+async def test_case_w14_a_dead_letter_is_reported_after_its_copy_and_before_its_offset_moves() -> None:
+    port = FakePort(misfits(1))
+    async with working(named(), port):
+        await eventually(lambda: port.acknowledged)
+    assert port.did == ["sent to tasks.dlq", "sent to shop.completions", "acknowledged 0"]
+
+
+async def test_case_w14_a_report_that_is_too_large_goes_without_the_task() -> None:
+    port = FakePort(misfits(1))
+    port.refuse = lambda record: PublishRefused("too large") if b"content" in (record.value or b"") else None
+    async with working(named(), port):
+        await eventually(lambda: port.acknowledged)
+    [_, report] = port.sent
+    body = completion(report).body
+    assert isinstance(body, DeadTask)
+    assert not body.whole
+
+
+@pytest.mark.parametrize("reason", ["missing", "refused"])
+async def test_case_w14_a_report_that_can_not_be_sent_is_logged_and_passed(reason: str) -> None:
+    port = FakePort(misfits(1))
+    port.refuse = missing("shop.completions")
+    if reason == "refused":
+        port.refuse = lambda record: PublishRefused("no") if record.topic != "tasks.dlq" else None
+    with heard() as logs:
+        async with working(named(), port):
+            await eventually(lambda: port.acknowledged)
+    assert [letter.topic for letter in port.sent] == ["tasks.dlq"]
+    [entry] = [entry for entry in logs if entry["event"] == events.EFFECT_REFUSED]
+    assert (entry["awakeable_id"], entry["topic"]) == (awakeable_id(), "shop.completions")
+    assert "dead letter tasks:0:0 is not reported" in entry["reason"]
 
 
 async def test_an_error_of_the_port_ends_the_worker_loudly() -> None:

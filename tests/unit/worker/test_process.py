@@ -10,14 +10,17 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from pydantic import BaseModel
 
+from awakeables.core.awakeables import DeadTask
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.errors import TerminalError
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.telemetry import events
 from awakeables.worker.port import Incoming, Outgoing
 from awakeables.worker.process import Answered, DeadLettered, Fate, Left, Skipped
+from awakeables.worker.replies import ReplyTopics
 from awakeables.worker.task import Reject, Task
 from awakeables.worker.worker import Worker
 from support.logs import heard
@@ -492,7 +495,8 @@ async def test_null_and_repeated_headers_and_no_key_stop_nothing() -> None:
 
 
 async def test_of_duplicate_keys_of_a_task_the_last_counts() -> None:
-    task = f'{{"awakeable_id": "{awakeable_id()}", "reply_to": "r", "payload": 1, "payload": {2**64}}}'
+    facts = f'"awakeable_id": "{awakeable_id()}", "reply_to": "shop.completions"'
+    task = f'{{{facts}, "payload": 1, "payload": {2**64}}}'
     record = Incoming(topic="tasks", partition=0, offset=0, key=None, value=task.encode())
     worker, seen = Worker("packer"), []
 
@@ -528,3 +532,101 @@ def _taking(type_: Any) -> Any:
 
     function.__annotations__["task"] = Task[type_]
     return function
+
+
+async def test_case_w14_a_task_that_can_not_be_used_is_reported_where_its_handler_waits() -> None:
+    record = task_record({"quote": 1}, name="pack", offset=9, headers=[TRACEPARENT])
+    with heard() as logs:
+        fate = await process(orders_only(), record)
+    assert isinstance(fate, DeadLettered)
+    assert fate.message.topic == "tasks.dlq"
+    whole, short = fate.reports
+    assert (whole.topic, whole.key) == ("shop.completions", awakeable_id().encode())
+    assert TRACEPARENT in whole.headers
+    told = completion(whole)
+    assert (told.awakeable_id, told.worker, told.event_id) == (awakeable_id(), "packer", "tasks:0:9")
+    assert isinstance(told.body, DeadTask)
+    assert (told.body.code, told.body.topic, told.body.offset) == ("invalid", "tasks", 9)
+    assert (told.body.key, told.body.value, told.body.headers) == (record.key, record.value, record.headers)
+    assert told.body.reason.startswith("the payload does not fit: order")
+    assert completion(short).body == replace(told.body, key=None, value=None, headers=(), whole=False)
+    [entry] = [entry for entry in logs if entry["event"] == events.TASK_UNREADABLE]
+    assert entry["awakeable_id"] == awakeable_id()
+
+
+def orders_only() -> Worker:
+    worker = Worker("packer")
+
+    @worker.task("tasks", "pack")
+    async def pack(task: Task[Order]) -> None: ...
+
+    return worker
+
+
+def of_a_later_version(record: Incoming) -> Incoming:
+    return replace(record, value=json.dumps(json.loads(record.value or b"") | {"v": 2}).encode(), headers=())
+
+
+def with_half_a_surrogate(record: Incoming) -> Incoming:
+    return replace(record, value=b"\xff")
+
+
+@pytest.mark.parametrize("spoil", [of_a_later_version, with_half_a_surrogate])
+async def test_case_w14_whatever_of_a_bad_record_says_who_waits_is_enough(spoil: Any) -> None:
+    fate = await process(orders_only(), spoil(task_record({"quote": 1}, enveloped=True)))
+    assert isinstance(fate, DeadLettered)
+    assert [report.key for report in fate.reports] == [awakeable_id().encode()] * 2
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Incoming(topic="tasks", partition=0, offset=1, value=b"?"),
+        Incoming(topic="tasks", partition=0, offset=1, value=None, headers=(("awakeable-id", b"prom_1"),)),
+        task_record(1, reply_to="two words"),
+    ],
+)
+async def test_case_w14_a_record_that_says_not_who_waits_is_reported_nowhere(record: Incoming) -> None:
+    fate = await process(orders_only(), record)
+    assert isinstance(fate, DeadLettered)
+    assert fate.reports == ()
+
+
+@pytest.mark.parametrize("reply_to", ["payments", "shop.completions.dlq", "completions", "a.completions-x"])
+async def test_case_o15_a_task_makes_no_worker_publish_to_any_topic(reply_to: str) -> None:
+    called = []
+    worker = Worker("packer")
+
+    @worker.task("tasks")
+    async def pack(task: Task[Any]) -> None:
+        called.append(task)
+
+    fate = await process(worker, task_record(ORDER, reply_to=reply_to))
+    assert isinstance(fate, DeadLettered)
+    assert (called, fate.reports) == ([], ())
+    assert header(fate.message, "awakeable-error-code") == "unanswerable"
+    why = header(fate.message, "__connect.errors.exception.message")
+    assert f"reply_to {reply_to!r} is none of the topics that this worker answers to" in why
+    assert "AWAKEABLES_WORKER_REPLY_TOPICS" in why
+
+
+async def test_case_o15_an_unreadable_task_makes_no_worker_report_to_any_topic() -> None:
+    fate = await process(orders_only(), task_record({"quote": 1}, name="pack", reply_to="payments"))
+    assert isinstance(fate, DeadLettered)
+    assert fate.reports == ()
+
+
+async def test_case_o15_the_operator_says_where_a_worker_answers() -> None:
+    topics = ReplyTopics("shop.completions, eu-*.answers")
+    allowed = ["shop.completions", "eu-1.answers"]
+    for reply_to in [*allowed, "other.completions", "eu-1.answers.dlq", "xeu-1.answers"]:
+        fate = await process(
+            orders_only(), task_record(ORDER, name="pack", reply_to=reply_to), replies=topics
+        )
+        assert isinstance(fate, Answered) == (reply_to in allowed), reply_to
+
+
+@pytest.mark.parametrize("patterns", ["", " , ", "two words", "a.completions,[a-z]", "x" * 250])
+def test_case_o15_patterns_that_no_topic_can_have_are_refused(patterns: str) -> None:
+    with pytest.raises(ValueError, match="topic"):
+        ReplyTopics(patterns)

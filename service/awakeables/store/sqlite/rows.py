@@ -182,7 +182,7 @@ def awakeable_row(record: Awakeable) -> Row:
 
 def awakeable_notes(record: Awakeable) -> Row:
     """The columns of `note_awakeable`: none of them is indexed."""
-    return (_encode(record.book) if record.book.counts else None, _maybe(_encode, record.beat))
+    return (None if record.book == _NO_BOOK else _encode(record.book), _maybe(_encode, record.beat))
 
 
 def awakeable_settlement(record: Awakeable) -> Row:

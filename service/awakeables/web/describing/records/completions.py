@@ -9,13 +9,15 @@ from typing import Final
 
 from awakeables.web.describing.records.ids import AWAKEABLE_ID, Json
 
+BASE64: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+
 COMPLETION: Final[Json] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "$id": "urn:awakeables:schema:completion:1",
     "title": "Completion",
     "description": (
-        "What a worker produces to the topic that its task names in `reply_to`: an "
-        "answer, or a sign of life. Unknown fields are ignored. A value is kept as "
+        "What a worker produces to the topic that its task names in `reply_to`: an answer, a sign of "
+        "life, or that it can't use the task. Unknown fields are ignored. A value is kept as "
         "its JSON text was written; of duplicate keys the last counts."
     ),
     "type": "object",
@@ -24,9 +26,10 @@ COMPLETION: Final[Json] = {
         "awakeable_id": {"$ref": "#/$defs/awakeable_id"},
         "status": {
             "description": (
-                "`resolved` and `rejected` settle the awakeable, `heartbeat` only says that the work goes on."
+                "`resolved` and `rejected` settle the awakeable; `heartbeat` says that the work goes on, "
+                "`dead-lettered` that the task is on `<topic>.dlq` and nobody works on it."
             ),
-            "enum": ["resolved", "rejected", "heartbeat"],
+            "enum": ["resolved", "rejected", "heartbeat", "dead-lettered"],
         },
         "value": {"description": "resolved: the answer, any JSON; null is an answer."},
         "value_base64": {
@@ -36,10 +39,14 @@ COMPLETION: Final[Json] = {
             "type": "string",
             "contentEncoding": "base64",
         },
-        "reason": {"description": "rejected: what happened, for people.", "type": ["string", "null"]},
+        "reason": {
+            "description": "rejected, dead-lettered: what happened, for people.",
+            "type": ["string", "null"],
+        },
         "code": {"description": "rejected: an HTTP-like number; 500 if absent.", "type": ["integer", "null"]},
         "details": {"description": "rejected: anything, for programs."},
         "progress": {"description": "heartbeat: anything; the last one is shown with the awakeable."},
+        "dead_letter": {"description": "dead-lettered: the task, and why it can't be used; see below."},
         "event_id": {
             "description": "The producer's name of this record; for traces only.",
             "type": ["string", "null"],
@@ -64,15 +71,68 @@ COMPLETION: Final[Json] = {
             {"required": ["value"]},
             {
                 "required": ["value_base64"],
-                "properties": {
-                    "value_base64": {
-                        "pattern": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
-                    }
-                },
+                "properties": {"value_base64": {"pattern": BASE64}},
             },
         ],
     },
-    "$defs": {"awakeable_id": AWAKEABLE_ID},
+    "else": {
+        "if": {"required": ["status"], "properties": {"status": {"const": "dead-lettered"}}},
+        "then": {
+            "required": ["dead_letter"],
+            "properties": {"dead_letter": {"$ref": "#/$defs/dead_letter"}},
+        },
+    },
+    "$defs": {
+        "awakeable_id": AWAKEABLE_ID,
+        "base64": {"type": "string", "contentEncoding": "base64", "pattern": BASE64},
+        "dead_letter": {
+            "description": (
+                "The service files it as a dead letter, once for each place of a task, and the awakeable "
+                "stays pending. An operator can have the task sent to its topic again, if the awakeable's "
+                "task was published there."
+            ),
+            "type": "object",
+            "required": ["code", "topic", "partition", "offset", "timestamp_ms"],
+            "properties": {
+                "code": {
+                    "description": "As in the header `awakeable-error-code` of the task's dead letter.",
+                    "type": "string",
+                    "pattern": "^[a-z][a-z0-9-]{0,39}$",
+                },
+                "topic": {
+                    "description": "Where the task lies, with its partition, offset and timestamp.",
+                    "type": "string",
+                    "pattern": "^[A-Za-z0-9._-]{1,249}$",
+                },
+                "partition": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
+                "offset": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+                "timestamp_ms": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+                "content": {
+                    "description": (
+                        "The task byte for byte; left out if key, value and headers together have more "
+                        "than 700,000 bytes: then it can't be sent again from here."
+                    ),
+                    "type": ["object", "null"],
+                    "required": ["headers"],
+                    "properties": {
+                        "key_base64": {"anyOf": [{"$ref": "#/$defs/base64"}, {"type": "null"}]},
+                        "value_base64": {"anyOf": [{"$ref": "#/$defs/base64"}, {"type": "null"}]},
+                        "headers": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "required": ["name"],
+                                "properties": {
+                                    "name": {"type": "string"},
+                                    "value_base64": {"anyOf": [{"$ref": "#/$defs/base64"}, {"type": "null"}]},
+                                },
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    },
 }
 COMPLETION_CLOUDEVENT: Final[Json] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -123,7 +183,7 @@ COMPLETION_CLOUDEVENT: Final[Json] = {
             "description": "resolved: the answer of an awakeable that takes bytes.",
             "type": "string",
             "contentEncoding": "base64",
-            "pattern": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+            "pattern": BASE64,
         },
         "worker": {"description": "Extension: which worker; for traces only.", "type": ["string", "null"]},
         "attempt": {

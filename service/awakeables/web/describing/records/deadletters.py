@@ -59,7 +59,8 @@ DEAD_LETTER: Final[Json] = {
                 " `unstorable` (the store refuses it), `skipped` (an operator has moved the "
                 "partition past records from here on, which nobody could read; there is no "
                 "value). From a worker's task topic also `unknown-task` (nobody's task) and "
-                "`unanswerable` (Kafka does not take its answer)."
+                "`unanswerable` (its answer can't be sent: Kafka does not take it, or the worker may "
+                "not answer to its `reply_to`)."
             ),
             "enum": [
                 "unreadable",

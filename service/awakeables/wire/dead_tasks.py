@@ -1,0 +1,114 @@
+"""The part of a completion record that reports a dead task: `dead_letter` of schemas/completion.schema.json.
+
+Key, value and headers of the task come along if they fit, so that an operator can send the task
+again; all of them or none, since a part of a task is another task.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from awakeables.core.awakeables import DeadTask
+from awakeables.core.orders import Header
+from awakeables.core.outcomes import NO_REASON
+from awakeables.core.topics import is_topic_name
+
+MOST_CONTENT_BYTES = 700_000
+"""In base64 they still fit a topic with Kafka's default `max.message.bytes`, 1,048,588."""
+
+MOST_REASON_CHARACTERS = 1000
+
+_Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class _Header(msgspec.Struct):
+    name: str
+    value_base64: str | None = None
+
+
+class _Content(msgspec.Struct):
+    headers: list[_Header]
+    key_base64: str | None = None
+    value_base64: str | None = None
+
+
+class _DeadLetter(msgspec.Struct):
+    code: Annotated[str, Meta(pattern="^[a-z][a-z0-9-]{0,39}$")]
+    topic: str
+    partition: Annotated[int, Meta(ge=0, le=2**31 - 1)]
+    offset: _Natural
+    timestamp_ms: _Natural
+    content: _Content | None = None
+
+
+_decoder = msgspec.json.Decoder(_DeadLetter)
+
+
+def encode_dead_task(task: DeadTask) -> dict[str, Any]:
+    """The fields of the completion record that tell of a dead task."""
+    letter: dict[str, Any] = {
+        "code": task.code,
+        "topic": task.topic,
+        "partition": task.partition,
+        "offset": task.offset,
+        "timestamp_ms": max(0, task.timestamp_ms),
+    }
+    if task.whole and fits(task.key, task.value, task.headers):
+        # msgspec writes bytes as base64.
+        headers = [{"name": name, "value_base64": value} for name, value in task.headers]
+        letter["content"] = {"key_base64": task.key, "value_base64": task.value, "headers": headers}
+    return {"reason": _bounded(task.reason), "dead_letter": letter}
+
+
+def fits(key: bytes | None, value: bytes | None, headers: tuple[Header, ...]) -> bool:
+    """May the report of a task have the task itself with it?"""
+    size = len(key or b"") + len(value or b"") + sum(len(name) + len(text or b"") for name, text in headers)
+    return size <= MOST_CONTENT_BYTES
+
+
+def decode_dead_task(letter: Raw | UnsetType, reason: str | None) -> DeadTask:
+    """Read what a completion record says about a dead task.
+
+    Raises:
+        ValueError: Something is missing or wrong; the message says what.
+    """
+    if letter is UNSET:
+        raise ValueError("dead-lettered requires `dead_letter`: where the task lies, and why it is one")
+    try:
+        told = _decoder.decode(letter)
+        key, value, headers = _content(told.content)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ValueError(f"dead_letter: {error}") from None
+    if not is_topic_name(told.topic):
+        raise ValueError(f"dead_letter: {told.topic[:60]!r} is no topic's name")
+    return DeadTask(
+        code=told.code,
+        reason=_bounded(reason or NO_REASON),
+        topic=told.topic,
+        partition=told.partition,
+        offset=told.offset,
+        timestamp_ms=told.timestamp_ms,
+        key=key,
+        value=value,
+        headers=headers,
+        whole=told.content is not None,
+    )
+
+
+def _content(content: _Content | None) -> tuple[bytes | None, bytes | None, tuple[Header, ...]]:
+    if content is None:
+        return None, None, ()
+    headers = tuple((header.name, _bytes(header.value_base64)) for header in content.headers)
+    return _bytes(content.key_base64), _bytes(content.value_base64), headers
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else b64decode(text, validate=True)
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= MOST_REASON_CHARACTERS else text[: MOST_REASON_CHARACTERS - 1] + "…"

@@ -1,0 +1,47 @@
+"""Which topics a worker may answer to.
+
+A task names the topic of its answer. Whoever may write to a task topic could so have a worker
+publish to any topic that its credentials reach, so the topic has to be of a pattern.
+"""
+
+from __future__ import annotations
+
+import re
+
+from awakeables.core.topics import is_topic_name
+
+COMPLETIONS = "*.completions"
+"""The completions topics of all apps, as they are named by default."""
+
+
+class ReplyTopics:
+    """Patterns of topics: names in which `*` stands for any characters."""
+
+    def __init__(self, patterns: str) -> None:
+        """Read `pattern[,pattern…]`.
+
+        Raises:
+            ValueError: There is none, or one that no topic can be called by.
+        """
+        self._patterns = tuple(pattern.strip() for pattern in patterns.split(",") if pattern.strip())
+        if not self._patterns:
+            raise ValueError("no topic to answer to; name some, or *.completions for those of every app")
+        for pattern in self._patterns:
+            if not is_topic_name(pattern.replace("*", "x")):
+                raise ValueError(f"{pattern!r} is no topic's name; `*` stands for any characters of one")
+        alternatives = (re.escape(pattern).replace(r"\*", ".*") for pattern in self._patterns)
+        self._expression = re.compile("|".join(alternatives))
+
+    def allow(self, topic: str) -> bool:
+        """May this topic be answered to?"""
+        return self._expression.fullmatch(topic) is not None
+
+    def refusal(self, topic: str) -> str:
+        """Why a topic may not be answered to, and what to do."""
+        return (
+            f"reply_to {topic[:249]!r} is none of the topics that this worker answers to "
+            f"({', '.join(self._patterns)}); if it is to be one, name it in AWAKEABLES_WORKER_REPLY_TOPICS"
+        )
+
+
+ANY_COMPLETIONS = ReplyTopics(COMPLETIONS)
