@@ -28,6 +28,7 @@ from awakeables.core.orders import (
     Member,
     NewAwakeable,
     PartitionFence,
+    Probe,
     Purge,
     PurgeLetters,
     Refused,
@@ -72,7 +73,7 @@ class Stream:
             return self.chance.choice(self.past)
         orders = [self.claim, self.expire, self.release, self.resume, self.take, self.effects, self.sent]
         rare = [self.cancel, self.kill, self.purge, self.purge_letters, self.resend]
-        rare += [self.republish, self.skip]
+        rare += [self.republish, self.skip, Probe]
         often = [self.begin, self.advance, self.settle] * 4
         make = self.chance.choice([*orders, *orders, *rare, *often, self.advance, self.refused])
         return make()

@@ -17,7 +17,17 @@ import pytest
 
 from awakeables.core.awakeables import Awakeable, Beat, Book, BookEntry
 from awakeables.core.invocations import Failure, Invocation
-from awakeables.core.orders import Claim, ClaimEffects, Expire, Member, NewAwakeable, Release, Settle
+from awakeables.core.orders import (
+    Claim,
+    ClaimEffects,
+    Expire,
+    Member,
+    NewAwakeable,
+    Noted,
+    Probe,
+    Release,
+    Settle,
+)
 from awakeables.core.outcomes import Resolution
 from awakeables.core.records import Record
 from awakeables.errors import StoreUnavailable
@@ -153,6 +163,26 @@ async def test_a_full_disk_is_an_outage_that_ends(sqlite: SqliteStore, driver: D
     await sqlite._writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 1000000"))
     assert len(await sqlite.commit(big)) == 2000
     assert len(await sqlite.held_by("me")) == 2001
+
+
+async def test_a_probe_writes_to_the_log_and_changes_no_row(
+    path: Path, sqlite: SqliteStore, driver: Driver
+) -> None:
+    await some_of_everything(driver)
+    before = await everything(sqlite)
+    log = path.with_name(path.name + "-wal")
+    length = log.stat().st_size
+    for _ in range(2):
+        assert await sqlite.commit([Probe()]) == [Noted()]
+    assert log.stat().st_size > length
+    assert await everything(sqlite) == before
+
+
+async def test_a_probe_finds_a_full_disk_that_a_look_at_the_rows_does_not(sqlite: SqliteStore) -> None:
+    await sqlite._writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
+    await sqlite.commit([Expire(limit=1)])
+    with pytest.raises(StoreUnavailable, match="SQLITE_FULL"):
+        await sqlite.commit([Expire(limit=1), Probe()])
 
 
 async def test_a_commit_that_fails_at_its_last_step_is_rolled_back(

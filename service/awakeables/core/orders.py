@@ -449,12 +449,16 @@ class Refused(Record):
     reason: str
 
 
+class Probe(Record):
+    """Write to the disk and change no row: whoever is told that it is done knows that the store can write."""
+
+
 class Noted(Record):
     wakes: tuple[Wake, ...] = ()
 
 
-Operating: TypeAlias = Resume | Cancel | Kill | Purge | PurgeLetters | Resend | Republish | Skip
-"""What people ask for, or the passing of time, rather than the work itself."""
+Operating: TypeAlias = Resume | Cancel | Kill | Purge | PurgeLetters | Resend | Republish | Skip | Probe
+"""What people ask for, the passing of time or an outage, rather than the work itself."""
 
 Member: TypeAlias = (
     Begin

@@ -19,6 +19,7 @@ from awakeables.core.orders import (
     Expired,
     Kill,
     Member,
+    Probe,
     Purged,
     Resume,
 )
@@ -45,12 +46,23 @@ FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 """Back-off while the store is down: soon enough that nobody notices a hiccup."""
 
+HANGS_S = 10.0
+"""A commit that takes longer hangs: SQLite gives up waiting for another process's lock after 5 s."""
+
 
 class Committer:
     """Collects members and commits them in groups, in the order in which they were submitted.
 
     While the store is down the group is kept and sent again: members can be repeated
     (core/orders.py). A member whose future was cancelled meanwhile is dropped.
+
+    A commit that fails, or hangs, makes the store *down*; only a commit that has written ends that.
+    Most commits of a service at rest find nothing to write, and a full disk lets them pass; and when
+    every caller has given up there is nothing to commit. So while the store is down each group has a
+    probe with it, and an empty group is a probe alone.
+
+    Attributes:
+        on_store: Told what is wrong when the store goes down, None when it is back.
     """
 
     def __init__(
@@ -77,6 +89,8 @@ class Committer:
         self._metrics.commit_waiting.set_function(lambda: len(self._queue))
         self._wanted = asyncio.Event()
         self._later: asyncio.TimerHandle | None = None
+        self._down = False
+        self._pause_s = FIRST_PAUSE_S
         self._idle = asyncio.Event()
         self._idle.set()
         self.on_store: Callable[[str | None], None] = lambda _problem: None
@@ -123,8 +137,10 @@ class Committer:
             # of a new invocation is committed with its beginning.
             await asyncio.sleep(0)
             self._wanted.clear()
-            while self._queue:
+            while self._queue or self._down:
                 group = [self._queue.popleft() for _ in range(min(self._max_members, len(self._queue)))]
+                if not group:
+                    self._idle.set()
                 await self._commit(group)
             self._idle.set()
 
@@ -147,38 +163,56 @@ class Committer:
         await self._idle.wait()
 
     async def _commit(self, group: Sequence[tuple[Member, asyncio.Future[Answer]]]) -> None:
-        pause_s = FIRST_PAUSE_S
-        down = False
         while True:
             group = [(member, future) for member, future in group if not future.cancelled()]
-            if not group:
-                break
+            members: list[Member] = [member for member, _ in group]
+            if self._down:
+                members.append(Probe())
+            if not members:
+                return
+            proves = self._down
             try:
-                answers = await self._timed([member for member, _ in group])
-            except StoreUnavailable as error:
-                self._metrics.failed_commits["unavailable"].inc()
-                if not down:
-                    log.error(events.STORE_DOWN, error=str(error))
-                    self.on_store(str(error))
-                down = True
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                answers = await self._timed(members)
             except Exception as error:
-                await self._bisect(group, error)
-                break
+                if group and not isinstance(error, StoreUnavailable):
+                    await self._bisect(group, error)
+                    return
+                self._metrics.failed_commits["unavailable"].inc()
+                self._lose(str(error))
+                await asyncio.sleep(self._pause_s)
+                self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+                if all(future.cancelled() for _, future in group):
+                    # Nobody waits for this group any more: what came meanwhile is next.
+                    return
             else:
-                for (_, future), answer in zip(group, answers, strict=True):
+                for (_, future), answer in zip(group, answers[: len(group)], strict=True):
                     if not future.cancelled():
                         future.set_result(answer)
-                break
-        if down:
-            log.info(events.STORE_BACK)
-            self.on_store(None)
+                if proves:
+                    self._find()
+                return
+
+    def _lose(self, problem: str) -> None:
+        """The store can't write, or it isn't known whether it can."""
+        if not self._down:
+            self._down = True
+            log.error(events.STORE_DOWN, error=problem)
+            self.on_store(problem)
+
+    def _find(self) -> None:
+        """The store has written."""
+        self._down, self._pause_s = False, FIRST_PAUSE_S
+        log.info(events.STORE_BACK)
+        self.on_store(None)
 
     async def _timed(self, members: Sequence[Member]) -> list[Answer]:
-        now = asyncio.get_running_loop().time
-        began = now()
-        answers = await self._store.commit(members)
+        loop = asyncio.get_running_loop()
+        now, began = loop.time, loop.time()
+        hangs = loop.call_later(HANGS_S, self._lose, f"a commit has not returned for {HANGS_S:.0f} s")
+        try:
+            answers = await self._store.commit(members)
+        finally:
+            hangs.cancel()
         if any(answer not in NOTHING_FOUND for answer in answers):
             self._metrics.commit_s.observe(now() - began)
             self._metrics.commit_members.observe(len(members))

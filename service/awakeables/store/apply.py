@@ -37,6 +37,7 @@ from awakeables.core.orders import (
     Noted,
     PartitionFence,
     Position,
+    Probe,
     Purge,
     PurgeLetters,
     Refused,
@@ -86,7 +87,17 @@ def _apply(member: Member, tables: Tables, now_ms: int, retention_ms: int) -> An
             return _expire(member, tables, now_ms)
         case Release():
             return _release(member, tables, now_ms)
-        case Resume() | Cancel() | Kill() | Purge() | PurgeLetters() | Resend() | Republish() | Skip():
+        case (
+            Resume()
+            | Cancel()
+            | Kill()
+            | Purge()
+            | PurgeLetters()
+            | Resend()
+            | Republish()
+            | Skip()
+            | Probe()
+        ):
             return operate(member, tables, now_ms=now_ms)
         case TakePartitions():
             return _take(member, tables)

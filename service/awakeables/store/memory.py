@@ -50,6 +50,11 @@ class MemoryTables:
     def begin(self) -> None:
         self._undo.clear()
 
+    @property
+    def changed(self) -> bool:
+        """Has the transaction changed anything?"""
+        return bool(self._undo)
+
     def roll_back(self) -> None:
         while self._undo:
             self._undo.pop()()
@@ -192,6 +197,9 @@ class MemoryTables:
 
     def put_position(self, topic: str, position: Position, owner: str | None = None) -> None:
         self._set(self.positions, (topic, position.partition), position)
+
+    def probe(self) -> None:
+        """There is nothing that could fail."""
 
 
 class MemoryStore:

@@ -17,8 +17,10 @@ from awakeables.core.orders import (
     DeadLetter,
     Kill,
     Killed,
+    Noted,
     Operating,
     Position,
+    Probe,
     Purge,
     Purged,
     PurgeLetters,
@@ -57,6 +59,9 @@ def operate(order: Operating, tables: Tables, *, now_ms: int) -> Answer:
             return _republish(order, tables)
         case Skip():
             return _skip(order, tables, now_ms)
+        case Probe():
+            tables.probe()
+            return Noted()
         case _:
             assert_never(order)
 

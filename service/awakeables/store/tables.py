@@ -107,3 +107,7 @@ class Tables(Protocol):
     def put_position(self, topic: str, position: Position, owner: str | None = None) -> None:
         """Set where a partition is read on; an owner is noted when it takes the partition."""
         ...
+
+    def probe(self) -> None:
+        """Make the transaction write to the disk, as one that adds a row does; every row stays as it is."""
+        ...

@@ -16,7 +16,7 @@ from awakeables import Context
 from awakeables.core.awakeables import Awakeable, Completion, Verdict
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Entry
-from awakeables.core.orders import Answer, Effect, Member
+from awakeables.core.orders import Answer, Effect, Member, Probe
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.intake import Record
@@ -41,6 +41,7 @@ class Store(MemoryStore):
         lose_before: So many commits fail before they are applied.
         lose_after: So many are applied and their acknowledgement is lost.
         refuses: A group with such a member is refused.
+        full: A commit that has something to write fails, as on a full disk.
         gate: Closed, every commit waits.
     """
 
@@ -52,6 +53,7 @@ class Store(MemoryStore):
         self.lose_before = 0
         self.lose_after = 0
         self.refuses: Callable[[Member], bool] = lambda _member: False
+        self.full = False
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -64,6 +66,9 @@ class Store(MemoryStore):
         if any(self.refuses(member) for member in members):
             raise StoreRefused("this data can't be kept")
         answers = await super().commit(members)
+        if self.full and (self.tables.changed or Probe() in members):
+            self.tables.roll_back()
+            raise StoreUnavailable("the disk is full")
         self.commits.append(list(members))
         self.answers.append(answers)
         if self.lose_after:

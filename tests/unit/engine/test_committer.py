@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from awakeables.core.orders import Begin, Begun, Claim, Claimed, Sent
+from awakeables.core.orders import Begin, Begun, Claim, Claimed, Expire, Probe, Sent
 from awakeables.engine.committer import Committer
 from awakeables.errors import Overloaded, StoreRefused
 from awakeables.testing.loop import VirtualClock
@@ -172,6 +172,71 @@ async def test_a_caller_that_gives_up_while_the_store_is_down_is_dropped_from_th
         one.cancel()
         assert await other == begun(1)
         assert set(store.tables.invocations) == {"i0001"}
+
+
+@pytest.mark.parametrize("attempts", [1, 8])
+async def test_case_o1_a_full_disk_is_told_until_something_was_written(attempts: int) -> None:
+    """Callers that give up, and looks at the rows that find nothing to write, are no success."""
+    problems: list[str | None] = []
+    async with committing() as (committer, store):
+        committer.on_store = problems.append
+        store.full = True
+        for number in range(attempts):
+            caller = committer.submit(begin(number))
+            for _ in range(10):
+                committer.submit(Expire(limit=1))
+                await asyncio.sleep(1)
+                assert problems == ["the disk is full"]
+            caller.cancel()
+            await asyncio.sleep(5)
+            assert problems == ["the disk is full"]
+        store.full = False
+        await asyncio.sleep(2)
+        assert problems == ["the disk is full", None]
+        assert store.tables.invocations == {}
+        assert await committer.submit(begin(99)) == begun(99)
+
+
+async def test_case_o1_a_member_that_is_refused_after_an_outage_says_nothing_about_the_disk() -> None:
+    problems: list[str | None] = []
+    async with committing() as (committer, store):
+        committer.on_store = problems.append
+        store.lose_before = 1
+        store.refuses = lambda _member: True
+        with pytest.raises(StoreRefused):
+            await committer.submit(begin(0))
+        assert problems == ["lost before the commit"]
+        store.refuses = lambda _member: False
+        await asyncio.sleep(2)
+        assert problems == ["lost before the commit", None]
+
+
+async def test_case_o1_a_commit_that_hangs_is_told_while_it_does() -> None:
+    problems: list[str | None] = []
+    async with committing() as (committer, store):
+        committer.on_store = problems.append
+        store.gate.clear()
+        caller = committer.submit(Expire(limit=1))
+        await asyncio.sleep(9)
+        assert problems == []
+        await asyncio.sleep(2)
+        assert problems == ["a commit has not returned for 10 s"]
+        store.gate.set()
+        await caller
+        await asyncio.sleep(0.01)
+        assert problems == ["a commit has not returned for 10 s", None]
+        assert store.commits == [[Expire(limit=1)], [Probe()]]
+
+
+async def test_while_the_store_is_down_and_nobody_waits_the_committer_is_idle() -> None:
+    async with committing() as (committer, store):
+        store.full = True
+        caller = committer.submit(begin(0))
+        await asyncio.sleep(1)
+        assert not committer.idle
+        caller.cancel()
+        await committer.drained()
+        assert committer.idle
 
 
 async def test_a_lazy_member_rides_with_the_next_group_or_goes_alone_after_a_moment() -> None:

@@ -314,6 +314,11 @@ class SqliteTables:
 
     # ── writing ─────────────────────────────────────────────────────────────────────────────
 
+    def probe(self) -> None:
+        """Add a row and delete it: its pages must be found, and the changed ones are written to the log."""
+        for query in ("add_probe", "drop_probe"):
+            self._connection.execute(QUERIES[query])
+
     def flush(self) -> None:
         """Write what was put; later reads of this transaction find it in the tables."""
         self._flush_invocations()

@@ -42,3 +42,10 @@ SELECT name FROM app WHERE id = 1
 
 -- name_app --
 INSERT OR IGNORE INTO app VALUES (1, ?)
+
+-- add_probe --
+-- Larger than a page, so that it needs new ones, as rows do. No schema has this hash.
+INSERT INTO schemas VALUES ('probe', zeroblob(65536))
+
+-- drop_probe --
+DELETE FROM schemas WHERE hash = 'probe'
