@@ -153,7 +153,7 @@ class Inspection(Protocol):
     async def queued_effects(self, page: Page, *, state: EffectState) -> list[QueuedEffect]: ...
 
     async def counts(self) -> Mapping[str, int]:
-        """How much there is, in time that does not grow with it but for effects and dead letters.
+        """How much there is; a store that is a file answers in time that does not grow with it.
 
         `awakeables_pending`, `invocations_open` and those of each open status
         (`invocations_<status>`), `effects_unsent`, `effects_failed`, `dead_letters`; and when the

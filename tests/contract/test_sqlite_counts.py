@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from awakeables.core.orders import NewAwakeable
+from awakeables.core.orders import NewAwakeable, PurgeLetters, Settle
 from awakeables.errors import StoreUnavailable
 from awakeables.store.sqlite import store as module
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.store import SqliteStore
-from contract.driver import RETENTION_MS, Driver, FakeClock, resolved
+from contract.driver import DLQ, RETENTION_MS, Driver, FakeClock, resolved
 from contract.test_inspection import in_every_status
 
 
@@ -35,6 +36,22 @@ async def test_counts_are_the_same_after_opening_the_file_again(
     await sqlite.close()
     await sqlite.open()
     assert await sqlite.counts() == before
+
+
+async def test_case_o2_to_tell_how_much_there_is_nothing_is_counted(
+    sqlite: SqliteStore, clock: FakeClock
+) -> None:
+    driver = Driver(sqlite, clock)
+    letters = tuple(driver.a_letter(offset=offset) for offset in range(3))
+    await sqlite.commit([Settle(completions=(), dead_letters=letters, relay_to=DLQ)])
+    asked: list[str] = []
+    await sqlite._reader.run(sqlite3.Connection.set_trace_callback, asked.append)
+    counts = await sqlite.counts()
+    assert (counts["dead_letters"], counts["effects_unsent"], counts["effects_failed"]) == (3, 3, 0)
+    assert len(asked) == 2
+    assert not any("count(" in query for query in asked)
+    await sqlite.commit([PurgeLetters(before_ms=clock.ms + 60_000, limit=100)])
+    assert (await sqlite.counts())["dead_letters"] == 0
 
 
 async def test_a_commit_that_fails_at_its_end_is_not_counted(

@@ -18,9 +18,6 @@ from awakeables.ports import Clock, Inspection
 from awakeables.telemetry.metrics import Metrics
 from awakeables.telemetry.vocabulary import PROBLEM_KINDS, ProblemKind
 
-SHARE = 0.01
-"""Counting may take this share of the time: when it is slow, it is done less often."""
-
 
 class Census:
     """Keeps the gauges of rows up to date."""
@@ -37,16 +34,21 @@ class Census:
         self._metrics = metrics
         self._clock = clock
         self._interval_s = interval.total_seconds()
+        self._taken_s = clock.monotonic()
+        metrics.rows_counted_age_s.set_function(lambda: clock.monotonic() - self._taken_s)
 
     async def run(self) -> None:
-        """Count for ever; cancel to stop. While the store is away the gauges stay as they were."""
+        """Count for ever; cancel to stop. While the store is away the gauges stay as they were.
+
+        However long a count takes, the next one comes an interval after it: gauges that are old without
+        a limit are alarms that never end, or never come. What is counted is kept by the store (ADR 11), so
+        that it costs nothing to ask often.
+        """
         while True:
-            began = self._clock.monotonic()
-            # `awakeables_rows_counted_timestamp_seconds` tells of it, and so does readiness.
+            # `awakeables_rows_counted_age_seconds` tells of it, and so does readiness.
             with suppress(StoreUnavailable):
                 await self.take()
-            took_s = self._clock.monotonic() - began
-            await asyncio.sleep(max(self._interval_s, took_s / SHARE))
+            await asyncio.sleep(self._interval_s)
 
     async def take(self) -> None:
         """Count once.
@@ -67,6 +69,7 @@ class Census:
         metrics.outbox_failed.set(counts["effects_failed"])
         metrics.dead_letters_kept.set(counts["dead_letters"])
         metrics.rows_counted_at_s.set(now_ms / 1000)
+        self._taken_s = self._clock.monotonic()
 
 
 def show_readiness(metrics: Metrics, problems: Mapping[str, str], *, serving: Callable[[], bool]) -> None:

@@ -49,6 +49,7 @@ class Metrics:
         self.outbox_failed = make.gauge(words.OUTBOX_FAILED)
         self.loop_stalls = make.histogram(words.LOOP_STALLS)
         self.rows_counted_at_s = make.gauge(words.ROWS_COUNTED)
+        self.rows_counted_age_s = make.gauge(words.ROWS_COUNTED_AGE)
         self.disk_free_bytes = make.gauge(words.DISK_FREE)
         self.disk_bytes = make.gauge(words.DISK_TOTAL)
         self._attempts = make.counter(words.ATTEMPTS)

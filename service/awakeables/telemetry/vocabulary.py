@@ -256,6 +256,12 @@ ROWS_COUNTED = Metric(
     help="When the gauges that are counted from rows were last brought up to date.",
     runbook="Older than a minute: the store can't be read, the gauges are stale.",
 )
+ROWS_COUNTED_AGE = Metric(
+    name="awakeables_rows_counted_age_seconds",
+    kind="gauge",
+    help="How old the gauges that are counted from rows are, by this machine's clock alone.",
+    runbook="5 s and what a count takes; older: the store can't be read, or something holds up the process.",
+)
 DISK_FREE = Metric(
     name="awakeables_disk_free_bytes",
     kind="gauge",
@@ -294,8 +300,8 @@ SERVICE_METRICS: tuple[Metric, ...] = (
     READY, PROBLEMS, PENDING, PENDING_OLDEST, INVOCATIONS, HANDLERS_LIVE, ATTEMPTS, ATTEMPT_SECONDS,
     VERDICTS_TOLD, HEARTBEATS, DEAD_LETTERS_ADDED, DEAD_LETTERS_KEPT, CONSUMER_LAG, CONSUMER_BEHIND,
     RECORDS_EXPIRED, COMMIT_MEMBERS, COMMIT_SECONDS, COMMIT_FAILURES, COMMIT_WAITING, PUBLISHES,
-    OUTBOX_UNSENT, OUTBOX_OLDEST, OUTBOX_FAILED, HTTP_REQUESTS, LOOP_STALLS, ROWS_COUNTED, DISK_FREE,
-    DISK_TOTAL,
+    OUTBOX_UNSENT, OUTBOX_OLDEST, OUTBOX_FAILED, HTTP_REQUESTS, LOOP_STALLS, ROWS_COUNTED,
+    ROWS_COUNTED_AGE, DISK_FREE, DISK_TOTAL,
 )  # fmt: skip
 WORKER_METRICS: tuple[Metric, ...] = (WORKER_TASKS, WORKER_TASK_SECONDS, WORKER_RUNNING, LOOP_STALLS)
 VOCABULARY: tuple[Metric, ...] = (*SERVICE_METRICS, *WORKER_METRICS[:-1])

@@ -166,6 +166,43 @@ async def test_the_census_goes_on_when_the_store_is_back(monkeypatch: pytest.Mon
     assert down == []
 
 
+async def test_case_o2_a_count_that_takes_long_makes_the_gauges_no_older_than_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    metrics = Metrics()
+    counts = bench.store.counts
+
+    async def slow() -> Any:
+        await asyncio.sleep(2)
+        return await counts()
+
+    monkeypatch.setattr(bench.store, "counts", slow)
+    census = Census(bench.store, metrics, clock=bench.clock, interval=timedelta(seconds=5))
+    running = asyncio.ensure_future(census.run())
+    ages = []
+    for _ in range(400):
+        await asyncio.sleep(0.5)
+        ages.append(value(metrics, "rows_counted_age_seconds") or 0.0)
+    running.cancel()
+    assert 6 <= max(ages) <= 7
+    assert sum(age <= 0.5 for age in ages) > 20
+
+
+async def test_case_o2_gauges_that_are_never_counted_grow_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    metrics = Metrics()
+
+    async def gone() -> Any:
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(bench.store, "counts", gone)
+    running = asyncio.ensure_future(Census(bench.store, metrics, clock=bench.clock).run())
+    await asyncio.sleep(100)
+    assert value(metrics, "rows_counted_age_seconds") == pytest.approx(100)
+    running.cancel()
+
+
 class Stopped(Exception):
     pass
 

@@ -28,8 +28,6 @@ _BY_STATUS: dict[Status, str] = {
 }
 """Where the rows of one status are few or not open, a list has a way of its own to them."""
 
-_COUNTED = ("effects_unsent", "effects_failed", "dead_letters", "awakeables_oldest_ms")
-
 
 def history(connection: sqlite3.Connection, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
     journals = _chunks(connection, invocation_ids)
@@ -146,7 +144,9 @@ def queued_effects(connection: sqlite3.Connection, page: Page, state: EffectStat
     return sorted(effects, key=lambda effect: by_issue(effect.id), reverse=True)[: page.limit]
 
 
-def counts(connection: sqlite3.Connection) -> dict[str, int]:
-    counted = dict(zip(_COUNTED, connection.execute(QUERIES["counts"]).fetchone(), strict=True))
-    (counted["effects_oldest_ms"],) = connection.execute(QUERIES["oldest_unsent"]).fetchone()
-    return {name: count for name, count in counted.items() if count is not None}
+def oldest(connection: sqlite3.Connection) -> dict[str, int]:
+    """When the oldest of each kind was made, left out where there is none: first entries of indexes."""
+    pending = connection.execute(QUERIES["oldest_pending"]).fetchone() or (None,)
+    (unsent,) = connection.execute(QUERIES["oldest_unsent"]).fetchone()
+    made = {"awakeables_oldest_ms": pending[0], "effects_oldest_ms": unsent}
+    return {name: made_ms for name, made_ms in made.items() if made_ms is not None}

@@ -196,7 +196,7 @@ class SqliteStore:
         return await self._lister.run(reading.queued_effects, page, state)
 
     async def counts(self) -> Mapping[str, int]:
-        return tally.told(self._tally) | await self._lister.run(reading.counts)
+        return tally.told(self._tally) | await self._reader.run(reading.oldest)
 
 
 def _refuse_read_only(path: Path) -> None:

@@ -36,7 +36,7 @@ from awakeables.core.orders import (
 from awakeables.store.sqlite import rows
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.rows import Row
-from awakeables.store.sqlite.tally import PENDING, Tally
+from awakeables.store.sqlite.tally import FAILED, LETTERS, PENDING, UNSENT, Tally
 
 _json = msgspec.json.Encoder().encode
 
@@ -263,7 +263,7 @@ class SqliteTables:
 
     def fail_effect(self, event_id: str, reason: str) -> None:
         self.flush()
-        self._connection.execute(QUERIES["fail_effect"], (rows.text_bytes(reason), event_id))
+        self._move_effect(UNSENT, FAILED, "fail_effect", rows.text_bytes(reason), event_id)
 
     def queued_effect(self, event_id: str) -> QueuedEffect | None:
         self.flush()
@@ -272,7 +272,12 @@ class SqliteTables:
 
     def requeue_effect(self, event_id: str, owner: str) -> None:
         self.flush()
-        self._connection.execute(QUERIES["requeue_effect"], (owner, event_id))
+        self._move_effect(FAILED, UNSENT, "requeue_effect", owner, event_id)
+
+    def _move_effect(self, before: str, after: str, query: str, *values: object) -> None:
+        moved = self._connection.execute(QUERIES[query], values).rowcount
+        self.tally[before] -= moved
+        self.tally[after] += moved
 
     # ── completions topic ───────────────────────────────────────────────────────────────────
 
@@ -297,7 +302,10 @@ class SqliteTables:
         execute = self._connection.execute
         letters = execute(QUERIES["forget_dead_letters"], (first_id("dlq", before_ms), limit)).rowcount
         ranges = [(f"{kind}_", first_id(kind, before_ms), limit) for kind in EFFECT_KINDS]
-        return letters + sum(execute(QUERIES["forget_failed"], range_).rowcount for range_ in ranges)
+        failed = sum(execute(QUERIES["forget_failed"], range_).rowcount for range_ in ranges)
+        self.tally[LETTERS] -= letters
+        self.tally[FAILED] -= failed
+        return letters + failed
 
     def position(self, topic: str, partition: int) -> Position | None:
         row = self._positions.get((topic, partition))
@@ -329,11 +337,13 @@ class SqliteTables:
         self._keys.clear()
         self._write("insert_schema", list(self._schemas.items()))
         self._schemas.clear()
-        self._write("drop_effect", [(event_id,) for event_id in sorted(self._dropped)])
+        dropped: list[Row] = [(event_id,) for event_id in sorted(self._dropped)]
+        self.tally[FAILED] -= self._write("drop_failed", dropped)
+        self.tally[UNSENT] -= self._write("drop_effect", dropped)
         self._dropped.clear()
-        self._write("insert_effect", list(self._effects.values()))
+        self.tally[UNSENT] += self._write("insert_effect", list(self._effects.values()))
         self._effects.clear()
-        self._write("insert_dead_letter", list(self._letters.values()))
+        self.tally[LETTERS] += self._write("insert_dead_letter", list(self._letters.values()))
         self._letters.clear()
         self._write("put_position", list(self._positions.values()))
         self._positions.clear()
@@ -386,6 +396,6 @@ class SqliteTables:
         self._write("settle_awakeable", settled)
         self._write("place_awakeable", placed)
 
-    def _write(self, name: str, values: list[Row]) -> None:
-        if values:
-            self._connection.executemany(QUERIES[name], values)
+    def _write(self, name: str, values: list[Row]) -> int:
+        """How many rows it has changed."""
+        return self._connection.executemany(QUERIES[name], values).rowcount if values else 0

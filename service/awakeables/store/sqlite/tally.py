@@ -14,10 +14,13 @@ from awakeables.core.invocations import STATUSES
 from awakeables.store.sqlite.queries import QUERIES
 
 Tally: TypeAlias = Counter[str]
-"""Rows, or changes of their number: of pending awakeables, and of invocations by their status."""
+"""Rows, or changes of their number, by what they are; invocations by their status."""
 
 PENDING = "awakeables_pending"
-"""Its name beside those of the statuses."""
+UNSENT = "effects_unsent"
+FAILED = "effects_failed"
+LETTERS = "dead_letters"
+"""The names beside those of the statuses."""
 
 OPEN: tuple[str, ...] = tuple(status for status in STATUSES if status != "completed")
 
@@ -27,8 +30,11 @@ def take(connection: sqlite3.Connection) -> Tally:
 
     Whatever is open and neither has an owner nor is due nor paused, is suspended.
     """
-    pending, unended, running, paused = connection.execute(QUERIES["tally"]).fetchone()
-    tally = Counter({PENDING: pending, "running": running, "paused": paused})
+    unsent, failed, letters, pending, unended, running, paused = connection.execute(
+        QUERIES["tally"]
+    ).fetchone()
+    tally = Counter({UNSENT: unsent, FAILED: failed, LETTERS: letters})
+    tally.update({PENDING: pending, "running": running, "paused": paused})
     tally.update(dict(connection.execute(QUERIES["tally_due"]).fetchall()))
     tally["suspended"] = unended - sum(tally[status] for status in OPEN if status != "suspended")
     return tally
@@ -37,4 +43,5 @@ def take(connection: sqlite3.Connection) -> Tally:
 def told(tally: Tally) -> dict[str, int]:
     """As `Inspection.counts` tells it."""
     by_status = {f"invocations_{status}": tally[status] for status in OPEN}
-    return {PENDING: tally[PENDING], "invocations_open": sum(by_status.values())} | by_status
+    counted = {name: tally[name] for name in (PENDING, UNSENT, FAILED, LETTERS)}
+    return counted | {"invocations_open": sum(by_status.values())} | by_status

@@ -31,14 +31,8 @@ SET next = excluded.next, epoch = excluded.epoch, owner = ifnull(excluded.owner,
 -- positions --
 SELECT partition, next, epoch FROM offsets WHERE topic = ? ORDER BY partition
 
--- counts --
--- What there are few of, and the oldest of each: the first entry of an index.
-SELECT
-    (SELECT count(*) FROM outbox INDEXED BY outbox_claimed WHERE state = 'unsent'),
-    (SELECT count(*) FROM outbox INDEXED BY outbox_failed WHERE state = 'failed'),
-    (SELECT count(*) FROM dead_letters INDEXED BY sqlite_autoindex_dead_letters_1),
-    (SELECT created_ms FROM awakeables INDEXED BY awakeables_pending
-     WHERE state = 'pending' ORDER BY id LIMIT 1)
+-- oldest_pending --
+SELECT created_ms FROM awakeables INDEXED BY awakeables_pending WHERE state = 'pending' ORDER BY id LIMIT 1
 
 -- oldest_unsent --
 -- A copy of a dead letter has the letter's ID, which sorts before those of all other effects:
@@ -60,6 +54,9 @@ SELECT min(outbox.created_ms) FROM firsts CROSS JOIN outbox USING (event_id)
 
 -- tally --
 SELECT
+    (SELECT count(*) FROM outbox INDEXED BY outbox_claimed WHERE state = 'unsent'),
+    (SELECT count(*) FROM outbox INDEXED BY outbox_failed WHERE state = 'failed'),
+    (SELECT count(*) FROM dead_letters INDEXED BY sqlite_autoindex_dead_letters_1),
     (SELECT count(*) FROM awakeables INDEXED BY awakeables_pending WHERE state = 'pending'),
     (SELECT count(*) FROM invocations INDEXED BY invocations_open WHERE result IS NULL),
     (SELECT count(*) FROM invocations INDEXED BY invocations_owned WHERE owner IS NOT NULL),

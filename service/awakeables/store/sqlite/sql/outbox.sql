@@ -7,17 +7,21 @@ VALUES (?, ?, ?, 'unsent', ?, ?, ?, ?, ?, ?)
 -- drop_effect --
 DELETE FROM outbox WHERE event_id = ?
 
+-- drop_failed --
+-- Those of them that are failed, so that both kinds are counted: the index has few entries, mostly none.
+DELETE FROM outbox INDEXED BY outbox_failed WHERE state = 'failed' AND event_id = ?
+
 -- effect --
 SELECT * FROM outbox WHERE event_id = ? AND state = 'unsent'
 
 -- fail_effect --
-UPDATE outbox SET state = 'failed', reason = ? WHERE event_id = ?
+UPDATE outbox SET state = 'failed', reason = ? WHERE event_id = ? AND state = 'unsent'
 
 -- queued_effect --
 SELECT * FROM outbox WHERE event_id = ?
 
 -- requeue_effect --
-UPDATE outbox SET state = 'unsent', claimed_by = ?, reason = NULL WHERE event_id = ?
+UPDATE outbox SET state = 'unsent', claimed_by = ?, reason = NULL WHERE event_id = ? AND state = 'failed'
 
 -- forget_failed --
 -- By the time in the ID, not by created_ms: for that each failed row would be looked up.
