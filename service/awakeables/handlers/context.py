@@ -37,7 +37,7 @@ from awakeables.handlers.execution import (
     SleepWait,
 )
 from awakeables.handlers.futures import Awakeable, Durable, Promise, raise_terminal, value_of
-from awakeables.handlers.publishing import OCTETS, Envelope, form_of, publication, traced
+from awakeables.handlers.publishing import Envelope, form_of, publication, traced
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import Codec, Serde, codec_for, explain
@@ -169,6 +169,8 @@ class Context:
             payload: Bytes are sent as they are, anything else as JSON.
             task: The name of the task, for a topic with several.
             key: The record's key; the awakeable's ID by default.
+            headers: Headers of your own. `content-type`, `traceparent` and `tracestate` stand in place
+                of ours; names that begin with `awakeable-`, and on a task with `ce_` or `ce-`, are ours.
             envelope: `json`: our envelope around the payload. `none`: the bare payload.
                 `cloudevents`: a structured CloudEvent. `cloudevents-binary`: a binary one, whose
                 payload may be bytes.
@@ -188,7 +190,15 @@ class Context:
         form = form_of(envelope, is_task=awakeable is not None, misuse=misuse)
         if awakeable is not None and key is None:
             key = awakeable.id
-        record = publication(payload, form, topic=topic, key=key, headers=headers, misuse=misuse)
+        record = publication(
+            payload,
+            form,
+            topic=topic,
+            key=key,
+            headers=headers,
+            is_task=awakeable is not None,
+            misuse=misuse,
+        )
         self._execution.ask(PublishAsked(topic=topic, of=of, task=task))
         if replaying:
             return
@@ -201,7 +211,6 @@ class Context:
                 enveloped=form,
                 source=f"/apps/{world.app}" if isinstance(form, str) else None,
             )
-        octets = (OCTETS,) if form == "binary" and isinstance(payload, bytes) else ()
         event_id = world.ids.new("evt")
         self._execution.add_effect(
             Effect(
@@ -210,7 +219,7 @@ class Context:
                 topic=topic,
                 key=record.key,
                 value=record.value,
-                headers=traced((*octets, *record.headers), self._trace, event_id),
+                headers=traced(record.headers, self._trace, event_id),
                 task=facts,
                 created_ms=world.clock.now_ms(),
             )

@@ -10,6 +10,7 @@ from awakeables.core.orders import CloudEventMode, Header
 from awakeables.core.topics import is_topic_name
 from awakeables.errors import HandlerMisuse
 from awakeables.handlers.serde import ANY, explain
+from awakeables.wire.cloudevents import CONTENT_TYPE
 from awakeables.wire.traces import TRACEPARENT, TRACESTATE, Trace
 
 Envelope: TypeAlias = Literal["json", "none", "cloudevents", "cloudevents-binary"]
@@ -27,7 +28,14 @@ FORMS: Final[dict[str, Form]] = {
 MAX_PUBLISH_BYTES = 1_000_000
 """Kafka's default `max.message.bytes` is 1 MiB with the record's overhead; refuse at the call."""
 
-OCTETS: Header = ("content-type", b"application/octet-stream")
+OCTETS: Header = (CONTENT_TYPE, b"application/octet-stream")
+
+OURS = "awakeable-"
+EVENT_ATTRIBUTES = ("ce_", "ce-")
+"""How the names of headers begin that say which awakeable a task is for, in any case."""
+
+INSTEAD = (CONTENT_TYPE, TRACEPARENT, TRACESTATE)
+"""Headers of ours that a handler may give instead."""
 
 
 def form_of(envelope: str, *, is_task: bool, misuse: Misuse) -> Form:
@@ -65,26 +73,26 @@ def publication(
     topic: str,
     key: str | bytes | None,
     headers: Mapping[str, str | bytes] | None,
+    is_task: bool,
     misuse: Misuse,
 ) -> Publication:
     """What is to be published: the payload as JSON text, bytes as they are.
 
     Raises:
-        HandlerMisuse: It is no record, bytes for a form that is JSON, or more than a record holds.
+        HandlerMisuse: It is no record, bytes for a form that is JSON, more than a record holds, or a
+            header is not the handler's to give.
         ValueError: JSON or UTF-8 can't say it.
     """
     if not isinstance(topic, str) or not is_topic_name(topic):
         raise misuse("no topic can have this name: 1 to 249 letters, digits, '.', '_' and '-'")
     if not isinstance(headers or {}, Mapping):
         raise misuse("headers= takes a mapping of names to texts or bytes")
+    octets = form == "binary" and isinstance(payload, bytes)
     try:
         record = Publication(
             key=None if key is None else _bytes(key, "the key", misuse),
             value=_payload(payload, form, misuse),
-            headers=tuple(
-                (_text(name, misuse), _bytes(content, f"header {name!r:.80}", misuse))
-                for name, content in (headers or {}).items()
-            ),
+            headers=_headers(headers or {}, octets=octets, is_task=is_task, misuse=misuse),
         )
     except ValueError as error:
         raise ValueError(f"ctx.publish to {topic!r:.80} can't be written: {explain(error)}") from error
@@ -106,6 +114,27 @@ def _payload(payload: Any, form: Form, misuse: Misuse) -> bytes:
     return payload
 
 
+def _headers(
+    given: Mapping[str, str | bytes], *, octets: bool, is_task: bool, misuse: Misuse
+) -> tuple[Header, ...]:
+    """The handler's headers, and what a binary payload is unless one of them says so."""
+    headers = tuple(
+        (_text(name, misuse), _bytes(content, f"header {name!r:.80}", misuse))
+        for name, content in given.items()
+    )
+    names = [name.lower() for name, _ in headers]
+    for name in names:
+        if name.startswith(OURS) or (is_task and name.startswith(EVENT_ATTRIBUTES)):
+            raise misuse(
+                f"header {name!r:.80} is not a handler's to give: names that begin with awakeable-, and on a "
+                "task ce_ and ce-, say which awakeable a record is for; choose another name"
+            )
+    for name in INSTEAD:
+        if names.count(name) > 1:
+            raise misuse(f"header {name!r} is given twice, in different cases; give it once")
+    return (OCTETS, *headers) if octets and CONTENT_TYPE not in names else headers
+
+
 def _bytes(content: object, what: str, misuse: Misuse) -> bytes:
     if not isinstance(content, str | bytes):
         raise misuse(f"{what} is a text or bytes, not {type(content).__name__}")
@@ -121,9 +150,10 @@ def _text(name: object, misuse: Misuse) -> str:
 
 def traced(headers: tuple[Header, ...], trace: Trace, event_id: str) -> tuple[Header, ...]:
     """The headers with the invocation's trace, unless they name one themselves."""
-    if any(name.lower() == TRACEPARENT for name, _ in headers):
+    names = {name.lower() for name, _ in headers}
+    if TRACEPARENT in names:
         return headers
     traceparent = (TRACEPARENT, trace.traceparent(event_id).encode())
-    if trace.state:
+    if trace.state and TRACESTATE not in names:
         return (*headers, traceparent, (TRACESTATE, trace.state.encode()))
     return (*headers, traceparent)

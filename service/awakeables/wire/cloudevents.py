@@ -7,11 +7,12 @@ attributes must be there is for those to say who know what the event is about.
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
-from pydantic_core import from_json
+
+from awakeables.wire.jsontext import has_too_many_values, json_fault
 
 STRUCTURED = b"application/cloudevents"
 """How the content type of a structured event begins, in any case."""
@@ -21,6 +22,14 @@ SPECVERSION = "1.0"
 PREFIX = "ce_"
 CONTENT_TYPE = "content-type"
 
+
+class _Address(msgspec.Struct):
+    specversion: Raw | UnsetType = UNSET
+    type: Raw | UnsetType = UNSET
+    subject: Raw | UnsetType = UNSET
+
+
+_addresses = msgspec.json.Decoder(_Address)
 _members = msgspec.json.Decoder(dict[str, Raw])
 _attribute = msgspec.json.Decoder(str | int | bool | None)
 
@@ -97,16 +106,25 @@ class CloudEvent:
             self.require(name)
 
 
-def read_event(value: bytes | None, headers: Mapping[str, bytes | None]) -> CloudEvent | None:
-    """The event that a record says that it is; None: it says no such thing."""
-    if not headers:
-        return None
+def read_event(
+    value: bytes | None, headers: Mapping[str, bytes | None], types: Collection[str]
+) -> CloudEvent | None:
+    """The event that a record is by its headers, or else, if it is one of these types, by its value.
+
+    SDKs write structured events without a content type, or with that of their data; a JSON object
+    with a `specversion` and one of our types can be nothing else. None: it is no event.
+    """
     content_type = headers.get(CONTENT_TYPE) or b""
     if content_type[: len(STRUCTURED)].lower() == STRUCTURED:
         return _structured(value, content_type)
-    if headers.get("ce_type"):
-        return _binary(value, headers, content_type)
-    return None
+    binary = _binary(value, headers, content_type) if headers.get("ce_type") else None
+    if binary is not None and binary.find("type") in types:
+        return binary
+    if value is not None and b'"specversion"' in value:
+        event = _structured(value, STRUCTURED_JSON)
+        if event.find("specversion") is not None and event.find("type") in types:
+            return event
+    return binary
 
 
 def is_json_type(content_type: bytes) -> bool:
@@ -120,7 +138,9 @@ def _binary(value: bytes | None, headers: Mapping[str, bytes | None], content_ty
         name[len(PREFIX) :]: content for name, content in headers.items() if name.startswith(PREFIX)
     }
     is_json = is_json_type(content_type)
-    fault = _json_fault(value) if is_json and value is not None else None
+    if is_json and not value:
+        return CloudEvent(attributes)  # no data: no JSON text is empty
+    fault = json_fault(value) if is_json and value is not None else None
     return CloudEvent(attributes, value, is_json=is_json, fault=fault)
 
 
@@ -128,19 +148,28 @@ def _structured(value: bytes | None, content_type: bytes) -> CloudEvent:
     media_type = content_type.partition(b";")[0].strip().lower()
     if media_type != STRUCTURED + b"+json":
         shown = media_type[:60].decode("utf-8", "replace")
-        fault = f"content-type {shown!r} can't be read here; structured events are JSON, one a record"
-        return CloudEvent({}, fault=fault)
-    if value is None:
+        unknown = f"content-type {shown!r} can't be read here; structured events are JSON, one a record"
+        return CloudEvent({}, fault=unknown)
+    if not value:
         return CloudEvent({}, fault="the record has no value; a structured event is a JSON object")
+    fault = json_fault(value)
     try:
-        members: dict[str, Raw] = _members.decode(value)
+        members: dict[str, Raw] = (
+            _few_members(value) if has_too_many_values(value) else _members.decode(value)
+        )
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         return CloudEvent({}, fault=f"not a structured event: {error}")
     try:
         data, is_json = _data(members.pop("data", UNSET), members.pop("data_base64", UNSET))
     except ValueError as error:
-        return CloudEvent(members, fault=_json_fault(value) or str(error))
-    return CloudEvent(members, data, is_json=is_json, fault=_json_fault(value))
+        return CloudEvent(members, fault=fault or str(error))
+    return CloudEvent(members, data, is_json=is_json, fault=fault)
+
+
+def _few_members(value: bytes) -> dict[str, Raw]:
+    """What says which awakeable an event is about, of an object that may have any number of members."""
+    few = msgspec.structs.asdict(_addresses.decode(value))
+    return {name: text for name, text in few.items() if text is not UNSET}
 
 
 def _data(text: Raw | UnsetType, base64: Raw | UnsetType) -> tuple[bytes | None, bool]:
@@ -152,12 +181,3 @@ def _data(text: Raw | UnsetType, base64: Raw | UnsetType) -> tuple[bytes | None,
         return b64decode(msgspec.json.decode(base64, type=str), validate=True), False
     except (msgspec.MsgspecError, ValueError) as error:
         raise ValueError(f"the event's data_base64 is not base64: {error}") from None
-
-
-def _json_fault(text: bytes) -> str | None:
-    """What keeps some reader from decoding this as JSON: bad UTF-8, NaN, nested too deep."""
-    try:
-        from_json(text, allow_inf_nan=False)
-    except ValueError as error:
-        return f"not JSON: {error}"
-    return None

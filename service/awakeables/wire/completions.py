@@ -1,8 +1,9 @@
 """The completion record, in all its forms.
 
 A plain JSON object (schemas/completion.schema.json), or a CloudEvent in binary or structured mode
-(schemas/completion-cloudevent.schema.json). An event of a type that is not ours is read as a
-plain one: a worker may have copied its task's headers.
+(schemas/completion-cloudevent.schema.json), which is known by its headers or, if its type is ours, by
+its value. An event of another type is read as a plain one: a worker may have copied its task's
+headers.
 
 A value is kept as its JSON text was written: 2⁶⁴ and 0.1000 stay what they are. Of duplicate
 keys the last counts. Unknown fields are ignored, so that workers and service can be upgraded
@@ -18,7 +19,6 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
-from pydantic_core import from_json
 
 from awakeables.core.awakeables import Completion, DeadTask, Heartbeat
 from awakeables.core.ids import parse_id
@@ -28,6 +28,7 @@ from awakeables.errors import CallerError, MalformedId
 from awakeables.wire.cloudevents import CloudEvent, read_event
 from awakeables.wire.completion_events import TYPES, attempt_of, body_of, event_id_of
 from awakeables.wire.dead_tasks import decode_dead_task, encode_dead_task
+from awakeables.wire.jsontext import json_fault
 from awakeables.wire.traces import TRACEPARENT, known_traceparent
 
 VERSION = 1
@@ -57,13 +58,8 @@ class _Addressed(msgspec.Struct):
     awakeable_id: str
 
 
-class _Versioned(msgspec.Struct):
-    specversion: Raw
-
-
 _decoder = msgspec.json.Decoder(_Envelope)
 _address_decoder = msgspec.json.Decoder(_Addressed)
-_event_decoder = msgspec.json.Decoder(_Versioned)
 
 
 def decode_completion(
@@ -80,7 +76,7 @@ def decode_completion(
     """
     named = dict(headers)
     trace = known_traceparent(named.get(TRACEPARENT))
-    event = read_event(value, named)
+    event = read_event(value, named, TYPES)
     try:
         if event is not None and event.find("type") in TYPES:
             return _of_event(event, source, trace)
@@ -127,7 +123,7 @@ def _of_event(event: CloudEvent, source: str, trace: str | None) -> Completion:
 
 
 def _of_envelope(value: bytes | None, source: str, trace: str | None) -> Completion:
-    if value is None:
+    if not value:
         raise Unreadable("the record has no value; a completion is a JSON object")
     try:
         value.decode()  # msgspec does not look into the strings that it skips
@@ -156,20 +152,11 @@ def _addressed_at_least(value: bytes, source: str, trace: str | None, problem: s
     try:
         addressed = _address_decoder.decode(value)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        raise Unreadable(f"not a completion: {_unlabelled(value) or problem}") from None
+        raise Unreadable(f"not a completion: {problem}") from None
     _check_id(addressed.awakeable_id)
     return Completion(
         awakeable_id=addressed.awakeable_id, body=None, source=source, trace=trace, refusal=problem
     )
-
-
-def _unlabelled(value: bytes) -> str | None:
-    """What to do about a structured event whose content type doesn't say that it is one."""
-    try:
-        _event_decoder.decode(value)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None
-    return "a structured CloudEvent needs the header content-type application/cloudevents+json"
 
 
 def _address(text: str | None) -> str | None:
@@ -232,12 +219,11 @@ def _resolution(envelope: _Envelope) -> Resolution:
 
 
 def _json(field: str, raw: Any) -> Raw:
-    """JSON that every reader can decode: no bad UTF-8 inside, not nested too deep."""
+    """JSON that every reader can decode."""
     text = bytes(raw)
-    try:
-        from_json(text, allow_inf_nan=False)
-    except ValueError as error:
-        raise ValueError(f"{field}: {error}") from None
+    fault = json_fault(text)
+    if fault is not None:
+        raise ValueError(f"{field}: {fault}")
     return Raw(text)
 
 

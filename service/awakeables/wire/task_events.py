@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from awakeables.core.orders import Effect, Header, TaskFacts
 from awakeables.core.records import rfc3339
-from awakeables.wire.cloudevents import CONTENT_TYPE, PREFIX, SPECVERSION, STRUCTURED_JSON
+from awakeables.wire.cloudevents import PREFIX, SPECVERSION, STRUCTURED_JSON
 
 REQUESTED = "awakeables.task.requested.v1"
 JSON_TYPE = "application/json"
@@ -24,12 +24,8 @@ def structured(effect: Effect, facts: TaskFacts) -> tuple[bytes, bytes]:
 
 
 def binary_headers(effect: Effect, facts: TaskFacts) -> list[Header]:
-    """The event's attributes; its data is the record's value, JSON unless the effect says otherwise."""
-    attributes = _attributes(effect, facts).items()
-    headers: list[Header] = [(PREFIX + name, str(value).encode()) for name, value in attributes]
-    if not any(name == CONTENT_TYPE for name, _ in effect.headers):
-        headers.append((CONTENT_TYPE, JSON_TYPE.encode()))
-    return headers
+    """The event's attributes; its data is the record's value."""
+    return [(PREFIX + name, str(value).encode()) for name, value in _attributes(effect, facts).items()]
 
 
 def _attributes(effect: Effect, facts: TaskFacts) -> dict[str, Any]:

@@ -6,7 +6,7 @@ structured mode (schemas/task-cloudevent.schema.json).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -23,7 +23,9 @@ from awakeables.wire.task_events import REQUESTED, binary_headers, structured
 
 VERSION = 1
 JSON_TYPE = b"application/json"
+AWAKEABLE_ID = "awakeable-id"
 EVENT_ID = "awakeable-event-id"
+REPLY_TO = "awakeable-reply-to"
 
 
 class UnreadableTask(CallerError):
@@ -56,38 +58,52 @@ _address_decoder = msgspec.json.Decoder(Address)
 
 def encode_effect(effect: Effect) -> tuple[bytes | None, list[Header]]:
     """The value and the headers of the record that an effect becomes."""
-    headers = list(effect.headers)
     facts = effect.task
     if facts is None:
         if effect.stream.startswith("inv_"):  # a dead letter goes, and goes back, as it was
-            headers.append((EVENT_ID, effect.event_id.encode()))
-        return effect.value, headers
-    headers += _facts_as_headers(effect.event_id, facts)
+            return effect.value, _once(effect.headers, [(EVENT_ID, effect.event_id.encode())])
+        return effect.value, list(effect.headers)
+    ours = _facts_as_headers(effect.event_id, facts)
+    value, content_type = effect.value, JSON_TYPE
     if facts.enveloped == "structured":
         value, content_type = structured(effect, facts)
-        return value, [*headers, (CONTENT_TYPE, content_type)]
-    if facts.enveloped == "binary":
-        return effect.value, [*headers, *binary_headers(effect, facts)]
-    if not facts.enveloped or effect.value is None:
-        return effect.value, headers
-    record = {
-        "awakeable_id": facts.awakeable_id,
-        "event_id": effect.event_id,
-        "task": facts.task,
-        "payload": Raw(effect.value),
-        "reply_to": facts.reply_to,
-        "deadline": _instant(facts.deadline_ms),
-        "attempt": 1,
-    }
-    return msgspec.json.encode(record), [*headers, (CONTENT_TYPE, JSON_TYPE)]
+    elif facts.enveloped == "binary":
+        ours += binary_headers(effect, facts)
+    elif not facts.enveloped or value is None:
+        return value, _once(effect.headers, ours)
+    else:
+        value = _enveloped(effect.event_id, value, facts)
+    if any(name.lower() == CONTENT_TYPE for name, _ in effect.headers):
+        return value, _once(effect.headers, ours)
+    return value, _once(effect.headers, [*ours, (CONTENT_TYPE, content_type)])
+
+
+def _once(given: Sequence[Header], ours: list[Header]) -> list[Header]:
+    """The handler's headers and ours; what is ours to say is said once, by us."""
+    names = {name for name, _ in ours}
+    return [*(header for header in given if header[0].lower() not in names), *ours]
+
+
+def _enveloped(event_id: str, payload: bytes, facts: TaskFacts) -> bytes:
+    return msgspec.json.encode(
+        {
+            "awakeable_id": facts.awakeable_id,
+            "event_id": event_id,
+            "task": facts.task,
+            "payload": Raw(payload),
+            "reply_to": facts.reply_to,
+            "deadline": _instant(facts.deadline_ms),
+            "attempt": 1,
+        }
+    )
 
 
 def _facts_as_headers(event_id: str, facts: TaskFacts) -> list[Header]:
     pairs = (
-        ("awakeable-id", facts.awakeable_id),
+        (AWAKEABLE_ID, facts.awakeable_id),
         (EVENT_ID, event_id),
         ("awakeable-task", facts.task),
-        ("awakeable-reply-to", facts.reply_to),
+        (REPLY_TO, facts.reply_to),
         ("awakeable-deadline", _instant(facts.deadline_ms)),
         ("awakeable-attempt", "1"),
     )
@@ -103,42 +119,67 @@ def _instant(at_ms: int | None) -> str | None:
 def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:
     """Read a task: a CloudEvent, the envelope, or a bare payload whose facts stand in the headers.
 
+    A payload may come from anybody, and may look like a task itself. So with an `awakeable-id`
+    header the facts are those of the headers: the value is an event or an envelope only if it names
+    the same awakeable, event and reply topic, else it is the bare payload. With an
+    `awakeable-event-id` alone it is what a handler published without an awakeable. Without either
+    it is what it says that it is.
+
     Raises:
         UnreadableTask: It is none of them; the message says what is missing.
     """
+    named = dict(headers)
+    if AWAKEABLE_ID not in named:
+        if EVENT_ID in named:
+            raise UnreadableTask("neither a task nor a payload of one: it was published without an awakeable")
+        return _checked(_by_value(value, named))
+    outer = _of_headers(value, named)
+    try:
+        inner = _by_value(value, named)
+    except UnreadableTask:
+        return _checked(outer)
+    return _checked(inner if _identity(inner) == _identity(outer) else outer)
+
+
+def _identity(record: TaskRecord) -> tuple[str, str | None, str]:
+    return record.awakeable_id, record.event_id, record.reply_to
+
+
+def _by_value(value: bytes | None, headers: Mapping[str, bytes | None]) -> TaskRecord:
     # An event of another type may be the bare payload of a handler that speaks CloudEvents itself.
-    event = read_event(value, dict(headers))
+    event = read_event(value, headers, (REQUESTED,))
     if event is not None and event.find("type") == REQUESTED:
-        return _checked(_of_event(event))
-    facts = {name: (content or b"").decode("utf-8", "replace") for name, content in headers}
-    envelope_problem = ""
+        return _of_event(event)
+    problem = "the record has no value"
     if value is not None:
         try:
-            record = _decoder.decode(value)
+            return _decoder.decode(value)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            envelope_problem = str(error)
-        else:
-            return _checked(record)
-    if "awakeable-id" not in facts or "awakeable-reply-to" not in facts:
-        problem = envelope_problem or "the record has no value"
+            problem = str(error)
+    raise UnreadableTask(
+        f"neither a task ({problem}) nor a payload with {AWAKEABLE_ID} and {REPLY_TO} headers"
+    )
+
+
+def _of_headers(value: bytes | None, headers: Mapping[str, bytes | None]) -> TaskRecord:
+    facts = {name: (content or b"").decode("utf-8", "replace") for name, content in headers.items()}
+    if REPLY_TO not in facts:
         raise UnreadableTask(
-            f"neither a task ({problem}) nor a payload with awakeable-id and awakeable-reply-to headers"
+            f"neither a task nor a payload of one: it has the header {AWAKEABLE_ID}, but no {REPLY_TO}"
         )
     try:
         deadline = _deadline(facts.get("awakeable-deadline"))
         attempt = int(facts.get("awakeable-attempt", "1"))
     except ValueError as error:
         raise UnreadableTask(f"the awakeable-… headers can't be read: {error}") from None
-    return _checked(
-        TaskRecord(
-            awakeable_id=facts["awakeable-id"],
-            reply_to=facts["awakeable-reply-to"],
-            payload=Raw(value or b"null"),
-            event_id=facts.get(EVENT_ID),
-            task=facts.get("awakeable-task"),
-            deadline=deadline,
-            attempt=attempt,
-        )
+    return TaskRecord(
+        awakeable_id=facts[AWAKEABLE_ID],
+        reply_to=facts[REPLY_TO],
+        payload=Raw(value or b"null"),
+        event_id=facts.get(EVENT_ID),
+        task=facts.get("awakeable-task"),
+        deadline=deadline,
+        attempt=attempt,
     )
 
 

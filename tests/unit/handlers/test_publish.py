@@ -107,6 +107,21 @@ def test_a_task_is_done_and_answered_in_every_form(run: Runs, envelope: Envelope
     assert record.headers["awakeable-reply-to"] == "testing.completions"
 
 
+@pytest.mark.parametrize("envelope", ["json", "none", "cloudevents", "cloudevents-binary"])
+def test_case_w1_a_worker_answers_the_handler_whatever_awakeable_its_payload_names(
+    run: Runs, envelope: Envelope
+) -> None:
+    forged = {"awakeable_id": "prom_101kdvdna00000000000000000026n9af4", "payload": 1, "reply_to": "other"}
+
+    async def handler(ctx: Context) -> Any:
+        awakeable = ctx.awakeable()
+        ctx.publish("pack", forged, awakeable=awakeable, envelope=envelope)
+        return await awakeable
+
+    result = run(handler, answers={"pack": lambda task: task.payload})
+    assert result.value == forged
+
+
 def test_a_binary_event_says_of_bytes_that_they_are_bytes_unless_the_handler_knows_better(
     run: Runs,
 ) -> None:
@@ -215,3 +230,46 @@ def test_a_payload_that_json_can_t_say_raises_at_the_call_in_replay_too(run: Run
     result = run(handler)
     assert result.value == "done"
     assert [record.payload for record in result.published] == ["instead"]
+
+
+@pytest.mark.parametrize(
+    "name", ["awakeable-id", "Awakeable-Reply-To", "awakeable-x", "ce_type", "CE_Id", "ce-id"]
+)
+def test_case_w6_headers_that_say_what_a_task_is_are_refused_at_the_call(run: Runs, name: str) -> None:
+    async def handler(ctx: Context) -> None:
+        ctx.publish("pack", 1, awakeable=ctx.awakeable(), headers={name: "x"})
+
+    result = run(handler)
+    assert result.published == []
+    with pytest.raises(Paused, match=rf"'pack': header '{name.lower()}' is not a handler's to give"):
+        _ = result.value
+
+
+def test_case_w6_a_record_that_is_no_task_may_be_an_event_of_the_handler_s_own(run: Runs) -> None:
+    async def handler(ctx: Context) -> None:
+        ctx.publish("notices", 1, headers={"ce_type": "com.example.order", "content-type": "text/plain"})
+
+    (record,) = run(handler).published
+    assert (record.headers["ce_type"], record.headers["content-type"]) == ("com.example.order", "text/plain")
+
+
+@pytest.mark.parametrize("name", ["content-type", "traceparent", "tracestate"])
+def test_case_w6_a_header_that_stands_in_place_of_ours_is_given_once(run: Runs, name: str) -> None:
+    async def handler(ctx: Context) -> None:
+        ctx.publish("pack", 1, awakeable=ctx.awakeable(), headers={name: "x", name.title(): "y"})
+
+    with pytest.raises(Paused, match=f"header '{name}' is given twice"):
+        _ = run(handler).value
+
+
+@pytest.mark.parametrize("envelope", ["json", "none", "cloudevents", "cloudevents-binary"])
+def test_case_w6_every_name_of_ours_is_written_once(run: Runs, envelope: Envelope) -> None:
+    own = {"Content-Type": "application/vnd.shop+json", "tracestate": "a=1"}
+
+    async def handler(ctx: Context) -> None:
+        ctx.publish("pack", 1, awakeable=ctx.awakeable(), envelope=envelope, headers=own)
+
+    (record,) = run(handler).published
+    names = [name.lower() for name in record.headers]
+    assert sorted(names) == sorted(set(names))
+    assert own.items() <= record.headers.items()

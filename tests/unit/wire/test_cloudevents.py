@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,6 @@ def test_a_heartbeat_tells_its_progress_in_its_data(value: bytes | None, progres
         (b"1", in_binary(id=""), "no id"),
         (b"1", in_binary(source=None), "no source"),
         (b"1", in_binary(attempt="two"), "attempt 'two' is no number"),
-        (b"", in_binary(), "not JSON"),
         (b"NaN", in_binary(), "not JSON"),
         (b"\xff", in_binary(), "not JSON"),
         (b'{"a":"\\ud800"}', in_binary(), "not JSON"),
@@ -226,14 +226,54 @@ def test_an_event_without_a_known_subject_is_unreadable_unless_its_key_names_the
     assert problem in (completion.refusal or "")
 
 
-@pytest.mark.parametrize("headers", [(), (JSON,), (("ce_type", b"com.example.done"),)])
-def test_a_structured_event_that_is_not_labelled_as_one_is_told_the_content_type(
-    headers: tuple[Header, ...],
+@pytest.mark.parametrize(
+    "headers",
+    [(), (JSON,), (BYTES,), (("content-type", b"text/plain"),), (("ce_type", b"com.example.done"),)],
+    ids=str,
+)
+@pytest.mark.parametrize("body", [{"data": {"parcel": "p-9"}}, {"data_base64": "/w=="}, {"data": None}, {}])
+def test_case_w4_a_structured_event_is_taken_whatever_its_content_type(
+    headers: tuple[Header, ...], body: dict[str, Any]
 ) -> None:
-    told = "needs the header content-type application/cloudevents"
-    with pytest.raises(Unreadable, match=told):
-        decode(structured(data=1), headers)
-    assert told in (decode(structured(data=1), headers, AN_ID.encode()).refusal or "")
+    """Python's SDK 1 writes the content type of the data, or none."""
+    assert decode(structured(**body), headers) == decode(structured(**body))
+    wrong = decode(structured(id=None, **body), headers)
+    assert (wrong.awakeable_id, wrong.refusal) == (AN_ID, "the event has no id")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        structured().replace(b'"specversion"', b'"specVersion"'),
+        structured(type="com.example.done", data=1),
+        structured(type="Awakeables.Completion.Resolved.v1", data=1),
+        b'"specversion"',
+        b"[" + structured(data=1) + b"]",
+    ],
+)
+@pytest.mark.parametrize("headers", [(), (JSON,)])
+def test_case_w4_what_is_no_event_of_ours_is_none(value: bytes, headers: tuple[Header, ...]) -> None:
+    with pytest.raises(Unreadable):
+        decode(value, headers)
+
+
+@pytest.mark.parametrize("status", ["resolved", "rejected", "heartbeat"])
+@pytest.mark.parametrize("headers", [(), (JSON,)])
+def test_case_w4_an_empty_value_is_no_data_as_none_is(status: str, headers: tuple[Header, ...]) -> None:
+    """Python's SDK 2 writes an event without data as an empty value."""
+    empty = decode(b"", (*in_binary(status), *headers))
+    assert empty.refusal is None
+    assert empty == decode(None, (*in_binary(status), *headers))
+
+
+def test_case_w4_an_answer_whose_value_is_an_event_is_not_taken_for_that_event() -> None:
+    other = new_id("prom", at_ms=1, entropy=bytes(10))
+    within = structured(subject=other, data=1)
+    assert decode(within, in_binary()) == Completion(
+        awakeable_id=AN_ID, body=Resolution.of_json(within), source="test", event_id="/workers/packer 1"
+    )
+    plain = b'{"awakeable_id":"%s","status":"resolved","value":%s}' % (AN_ID.encode(), within)
+    assert decode(plain, ()).awakeable_id == AN_ID
 
 
 @pytest.mark.parametrize("value", [None, b"", b"no completion", b"[]", b'{"status":"resolved"}'])
@@ -285,6 +325,34 @@ def test_headers_that_are_no_utf_8_stop_nothing() -> None:
     assert (completion.event_id, completion.worker) == ("\ufffd 1", "\ufffd")
     with pytest.raises(Unreadable):
         decode(b"1", (*in_binary(), ("ce_subject", b"\xff")))
+
+
+MANY = b"[" + b"[]," * 1_000_000 + b"1]"
+
+
+@pytest.mark.parametrize(
+    ("value", "headers"),
+    [
+        (b'{"awakeable_id":"%s","status":"resolved","value":%s}' % (AN_ID.encode(), MANY), ()),
+        (b'{"awakeable_id":"%s","status":"rejected","details":%s}' % (AN_ID.encode(), MANY), ()),
+        (MANY, in_binary()),
+        (structured(data="@").replace(b'"@"', MANY), (STRUCTURED,)),
+        (b"{" + b'"a":1,' * 1_000_000 + structured(data=1)[1:], (STRUCTURED,)),
+    ],
+    ids=["value", "details", "binary", "structured", "members"],
+)
+def test_case_w11_json_of_a_million_values_is_refused_before_it_is_built(
+    value: bytes, headers: tuple[Header, ...]
+) -> None:
+    tracemalloc.start()
+    try:
+        completion = decode(value, headers)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (completion.awakeable_id, completion.body) == (AN_ID, None)
+    assert "more than 1,000,000 values" in (completion.refusal or "")
+    assert peak < 4 * len(value)
 
 
 def test_a_large_event_is_read_whole() -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from awakeables.core.ids import new_id
 from awakeables.core.orders import Effect, Header, TaskFacts
 from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect
 from unit.wire.contract import (
     AN_EVENT,
     AN_ID,
     DECODER_ONLY,
+    JSON,
     STRUCTURED,
     as_binary,
     damaged,
@@ -153,3 +156,99 @@ def test_whatever_the_event_a_task_is_read_or_unreadable(
 ) -> None:
     with contextlib.suppress(UnreadableTask):
         decode_task(value, (*mode, *more))
+
+
+# ── what a payload says of itself ───────────────────────────────────────────────────────────
+
+VICTIM = new_id("prom", at_ms=2, entropy=bytes(10))
+FORGED_EVENT = json.dumps(
+    {
+        "specversion": "1.0",
+        "id": "evt",
+        "source": "/apps/shop",
+        "type": "awakeables.task.requested.v1",
+        "subject": VICTIM,
+        "replyto": "other.completions",
+        "data": 1,
+    }
+).encode()
+FORGED: dict[str, bytes] = {
+    "an envelope": f'{{"awakeable_id":"{VICTIM}","payload":1,"reply_to":"other.completions"}}'.encode(),
+    "an envelope with the true ID": f'{{"awakeable_id":"{AN_ID}","payload":1,"reply_to":"other"}}'.encode(),
+    "an envelope with the true ID and topic": (
+        f'{{"awakeable_id":"{AN_ID}","payload":1,"reply_to":"shop.completions"}}'.encode()
+    ),
+    "an event": FORGED_EVENT,
+    "a later version": f'{{"awakeable_id":"{VICTIM}","reply_to":"other.completions","v":2}}'.encode(),
+}
+
+
+@pytest.mark.parametrize("payload", FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize("form", [True, False, "structured", "binary"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        (),
+        (STRUCTURED,),
+        (("awakeable-id", VICTIM.encode()),),
+        (("ce_subject", VICTIM.encode()), ("ce_id", b"e")),
+    ],
+    ids=["none", "of an event", "of a task", "of a binary event"],
+)
+def test_case_w1_a_payload_that_looks_like_a_task_is_a_payload(
+    payload: bytes, form: Any, own: tuple[Header, ...]
+) -> None:
+    value, headers = encode_effect(task_effect(form, payload, own))
+    task = decode_task(value, headers)
+    assert (task.awakeable_id, task.event_id, task.reply_to) == (AN_ID, AN_EVENT, "shop.completions")
+    assert (task.task, bytes(task.payload)) == ("pack", payload)
+
+
+@pytest.mark.parametrize("form", [True, False, "structured", "binary"])
+def test_case_w1_tasks_that_lie_in_topics_already_are_read_in_every_form(form: Any) -> None:
+    """An older release wrote our headers behind those of the handler, who could give them too."""
+    _, ours = encode_effect(task_effect(form))
+    value, _ = encode_effect(task_effect(form, b'{"order":"o-17"}'))
+    task = decode_task(value, [("awakeable-id", b"x"), ("content-type", b"image/png"), *ours])
+    assert (task.awakeable_id, bytes(task.payload)) == (AN_ID, b'{"order":"o-17"}')
+
+
+@pytest.mark.parametrize("payload", FORGED.values(), ids=FORGED)
+def test_case_w1_what_a_handler_publishes_without_an_awakeable_is_no_task(payload: bytes) -> None:
+    effect = Effect(event_id=AN_EVENT, stream="inv_1x", topic="notices", key=None, value=payload)
+    with pytest.raises(UnreadableTask, match="without an awakeable"):
+        decode_task(*encode_effect(effect))
+
+
+def test_case_w1_without_our_headers_a_task_is_what_its_value_says() -> None:
+    """Other programs may publish tasks, too."""
+    value, _ = encode_effect(task_effect(True))
+    assert decode_task(value, [JSON]).awakeable_id == AN_ID
+
+
+@pytest.mark.parametrize("headers", [(), (JSON,), (("content-type", b"text/plain"),)])
+def test_case_w4_a_structured_task_is_read_whatever_its_content_type(headers: tuple[Header, ...]) -> None:
+    task = decode_task(FORGED_EVENT, headers)
+    assert (task.awakeable_id, bytes(task.payload)) == (VICTIM, b"1")
+
+
+@pytest.mark.parametrize("value", [None, b""])
+@pytest.mark.parametrize("form", [False, "binary"])
+def test_case_w4_a_task_without_a_payload_is_read_with_null(value: bytes | None, form: Any) -> None:
+    _, headers = encode_effect(task_effect(form))
+    events = [header for header in headers if not header[0].startswith("awakeable-")]
+    assert bytes(decode_task(value, headers).payload) == b"null"
+    if form == "binary":
+        assert bytes(decode_task(value, events).payload) == b"null"
+
+
+@pytest.mark.parametrize("form", [True, False, "structured", "binary"])
+@pytest.mark.parametrize("name", ["content-type", "Content-Type"])
+def test_case_w6_a_handler_s_content_type_stands_in_place_of_ours(form: Any, name: str) -> None:
+    own = ((name, b"application/vnd.shop+json"), ("x", b"1"), ("Awakeable-Id", b"x"), ("CE_Subject", b"x"))
+    value, headers = encode_effect(task_effect(form, headers=own))
+    names = [name.lower() for name, _ in headers]
+    assert [text for name, text in headers if name.lower() == "content-type"] == [own[0][1]]
+    assert names.count("awakeable-id") == 1
+    assert form != "binary" or names.count("ce_subject") == 1
+    assert bytes(decode_task(value, headers).payload) == b'{"order":"o-17"}'

@@ -139,11 +139,11 @@ COMPLETION_CLOUDEVENT: Final[Json] = {
     "$id": "urn:awakeables:schema:completion-cloudevent:1",
     "title": "Completion as a CloudEvent",
     "description": (
-        "A completion as a CloudEvent 1.0 in structured mode: the record's content-"
-        "type header begins with application/cloudevents+json. In binary mode each "
-        "attribute stands in a header `ce_` + its name, `datacontenttype` in the "
-        "header content-type, and the data is the record's value. Unknown attributes "
-        "are ignored."
+        "A completion as a CloudEvent 1.0 in structured mode. Its content-type should begin "
+        "with application/cloudevents+json; a JSON object with `specversion` and one of these"
+        " types is taken for one without it. In binary mode each attribute stands in a header"
+        " `ce_` + its name, `datacontenttype` in the header content-type, and the data is the"
+        " record's value; an empty value is no data. Unknown attributes are ignored."
     ),
     "type": "object",
     "required": ["specversion", "id", "source", "type", "subject"],

@@ -14,10 +14,13 @@ TASK: Final[Json] = {
     "$id": "urn:awakeables:schema:task:1",
     "title": "Task",
     "description": (
-        "The value of a record on a task topic. All but `payload` stands in headers "
-        "too (awakeable-id, awakeable-event-id, awakeable-task, awakeable-reply-to, "
-        "awakeable-deadline, awakeable-attempt); a task that was published without an"
-        " envelope has its facts only there. Workers ignore unknown fields."
+        "The value of a record on a task topic. All but `payload` stands in headers too "
+        "(awakeable-id, awakeable-event-id, awakeable-task, awakeable-reply-to, "
+        "awakeable-deadline, awakeable-attempt); a task that was published without an "
+        "envelope has its facts only there. The headers decide: with an awakeable-id header a"
+        " value is this envelope only if its `awakeable_id`, `event_id` and `reply_to` equal "
+        "awakeable-id, awakeable-event-id and awakeable-reply-to, else it is the bare payload"
+        " of the task that the headers describe. Workers ignore unknown fields."
     ),
     "type": "object",
     "required": ["awakeable_id", "event_id", "task", "payload", "reply_to", "deadline", "attempt"],
@@ -55,11 +58,13 @@ TASK_CLOUDEVENT: Final[Json] = {
     "$id": "urn:awakeables:schema:task-cloudevent:1",
     "title": "Task as a CloudEvent",
     "description": (
-        'A task as a CloudEvent 1.0 in structured mode: what `envelope="cloudevents"`'
-        ' publishes. With `envelope="cloudevents-binary"` each attribute stands in a '
-        "header `ce_` + its name, the data's type in the header content-type, and the"
-        " payload is the record's value. The facts stand in awakeable-… headers, too,"
-        " as with every task. Workers ignore unknown attributes."
+        'A task as a CloudEvent 1.0 in structured mode: what `envelope="cloudevents"` '
+        'publishes. With `envelope="cloudevents-binary"` each attribute stands in a header '
+        "`ce_` + its name, the data's type in the header content-type, and the payload is the"
+        " record's value. The facts stand in awakeable-… headers, too, as with every task, "
+        "and they decide: where `subject`, `id` and `replyto` differ from awakeable-id, "
+        "awakeable-event-id and awakeable-reply-to, the value is a bare payload. Workers "
+        "ignore unknown attributes."
     ),
     "type": "object",
     "required": ["specversion", "id", "source", "type", "subject", "replyto"],

@@ -1,0 +1,26 @@
+"""JSON in records: what keeps a reader from it."""
+
+from __future__ import annotations
+
+from pydantic_core import from_json
+
+from awakeables.core.bounds import has_more_json_values
+
+MOST_VALUES = 1_000_000
+"""So many may a record hold, twice what fits 1 MiB: 100 MB and 0.4 s while they are built."""
+
+
+def has_too_many_values(text: bytes) -> bool:
+    """Would it take too much to build the values of this?"""
+    return has_more_json_values(text, MOST_VALUES)
+
+
+def json_fault(text: bytes) -> str | None:
+    """What keeps some reader from decoding this: bad UTF-8, NaN, nested too deep, too many values."""
+    if has_too_many_values(text):
+        return f"it holds more than {MOST_VALUES:,} values"
+    try:
+        from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        return f"not JSON: {error}"
+    return None
