@@ -1,16 +1,18 @@
-"""The image's HEALTHCHECK: is the service in this container ready? What keeps it from it is printed.
+"""The image's HEALTHCHECK: is what runs in this container ready? What keeps it from it is printed.
 
-It imports next to nothing, for it runs every few seconds.
+`ready.py` asks a service; `ready.py PORT` a worker, whose AWAKEABLES_METRICS_PORT that is. It imports
+next to nothing, for it runs every few seconds.
 """
 
 import os
 import sys
 from http.client import HTTPConnection
 
-service = HTTPConnection("127.0.0.1", int(os.getenv("AWAKEABLES_PORT", "8080")), timeout=4)
+port = sys.argv[1] if len(sys.argv) > 1 else os.getenv("AWAKEABLES_PORT", "8080")
+asked = HTTPConnection("127.0.0.1", int(port), timeout=4)
 try:
-    service.request("GET", "/health/ready")
-    answer = service.getresponse()
+    asked.request("GET", "/health/ready")
+    answer = asked.getresponse()
     sys.stdout.write(answer.read().decode())
 except OSError as error:
     sys.exit(f"no answer: {error}")

@@ -74,7 +74,11 @@ async def serve(app: App, settings: Settings, *, stop: asyncio.Event, ready: Rea
     connection = connection_of(settings, f"awakeables-{app.name}")
     exposed = is_exposed(settings.host)
     if exposed and settings.tokens_file is None:
-        _accept_exposure(settings)
+        _accept_exposure(
+            settings.host,
+            settings,
+            "set AWAKEABLES_TOKENS_FILE (docs/security.md), or listen on 127.0.0.1",
+        )
     async with AsyncExitStack() as stack:
         store = _store(app, settings, clock)
         await store.open()
@@ -178,7 +182,7 @@ async def work(worker: Worker, settings: Settings, *, stop: asyncio.Event) -> No
 
     Raises:
         SettingsRefused: The settings of Kafka contradict one another.
-        OperatorError: The port for metrics can't be had.
+        OperatorError: The port for metrics can't be had, or would be open to other machines.
     """
     connection = connection_of(settings, f"awakeables-worker-{worker.name}")
     clock, metrics = SystemClock(), WorkerMetrics()
@@ -190,7 +194,13 @@ async def work(worker: Worker, settings: Settings, *, stop: asyncio.Event) -> No
     stalls = Stalls(metrics.loop_stalls, monotonic=clock.monotonic, threshold=settings.stall_threshold)
     async with AsyncExitStack() as stack:
         if settings.metrics_port is not None:
-            stack.enter_context(served(metrics.registry, settings.metrics_port))
+            if is_exposed(settings.metrics_host):
+                _accept_exposure(settings.metrics_host, settings, "listen on 127.0.0.1")
+            stack.enter_context(
+                served(
+                    metrics.registry, runner.problems, port=settings.metrics_port, host=settings.metrics_host
+                )
+            )
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(stalls.run(), name="stalls")
             await runner.run(stop)
@@ -293,19 +303,18 @@ def _tokens(settings: Settings, engine: Engine) -> Tokens | None:
     return Tokens(settings.tokens_file, clock=engine.clock, problems=engine.problems)
 
 
-def _accept_exposure(settings: Settings) -> None:
+def _accept_exposure(host: str, settings: Settings, instead: str) -> None:
     """Serve everybody on the network, if that is wanted.
 
     Raises:
-        OperatorError: It was not said to be wanted.
+        OperatorError: It was not said to be wanted; the message says what to do `instead`.
     """
     if not settings.insecure:
         raise OperatorError(
-            f"{settings.host} can be reached from other machines, and no token would be asked for: set "
-            "AWAKEABLES_TOKENS_FILE (docs/security.md), or listen on 127.0.0.1, or, where something else "
-            "guards the port, set AWAKEABLES_INSECURE=1"
+            f"{host} can be reached from other machines, and no token would be asked for: {instead}, or, "
+            "where something else guards the port, set AWAKEABLES_INSECURE=1"
         )
-    log.warning(events.UNGUARDED, host=settings.host)
+    log.warning(events.UNGUARDED, host=host)
 
 
 def _connection_limits(settings: Settings) -> ConnectionLimits:

@@ -191,7 +191,11 @@ class Settings(BaseSettings):
         description="Code that blocks the event loop for longer is logged with its stack.",
     )
     metrics_port: Annotated[int | None, NoneIfEmpty] = Field(
-        None, ge=0, le=65535, description="Where a worker serves `/metrics`, on 127.0.0.1; not set: nowhere."
+        None, ge=0, le=65535, description="Port for a worker's `/metrics` and `/health/…`; not set: none."
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Where it listens; beyond this machine with `AWAKEABLES_INSECURE`, for it asks no token.",
     )
 
     worker_reply_topics: Annotated[str, AfterValidator(_reply_topics)] = Field(

@@ -143,10 +143,11 @@ async def test_sigterm_drains_within_the_grace_and_exits_with_0(
 
 
 def test_the_health_check_tells_ready_from_not_there(stack: Stack) -> None:
-    assert {stack.health(name) for name in ("kafka", "service")} == {"healthy"}
+    assert {stack.health(name) for name in ("kafka", "service", "worker")} == {"healthy"}
     check = ("python", "-I", "/opt/awakeables/ready.py")
     assert stack.run_in("service", *check) == (0, '{"ready":true}')
-    code, told = stack.run_in("worker", *check)  # no HTTP there
+    assert stack.run_in("worker", *check, "9100") == (0, '{"ready": true}')
+    code, told = stack.run_in("worker", *check)  # no service there
     assert code == 1
     assert "no answer" in told
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -111,3 +112,38 @@ async def test_a_worker_tells_what_became_of_its_tasks(broker: EmbeddedBroker) -
     assert of % ("rejected", "1.0") in text
     assert 'awakeables_worker_task_seconds_count{topic="pack-requests"} 4.0\n' in text
     assert "process_resident_memory_bytes" in text
+
+
+async def test_case_o9_a_worker_is_ready_once_it_can_read_and_answer(broker: EmbeddedBroker) -> None:
+    worker = Worker("packer")
+
+    @worker.task("pack-requests")
+    async def pack(task: Task[dict[str, int]]) -> int:
+        return task.payload["number"]
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    stop = asyncio.Event()
+    settings = load_settings(kafka=broker.bootstrap, metrics_port=port)
+    async with (
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        asyncio.TaskGroup() as tasks,
+    ):
+        tasks.create_task(work(worker, settings, stop=stop))
+
+        async def problems() -> dict[str, str]:
+            with contextlib.suppress(httpx.ConnectError):
+                said: dict[str, str] = (await client.get("/health/ready")).json().get("problems", {})
+                return said
+            return {"worker": "no answer yet"}
+
+        async def only_the_topic_is_missing() -> bool:
+            return set(await problems()) == {"topic pack-requests"}
+
+        async def ready() -> bool:
+            return (await client.get("/health/ready")).status_code == 200
+
+        await eventually(only_the_topic_is_missing)
+        await broker.create_topic("pack-requests", partitions=1)
+        await eventually(ready)
+        stop.set()

@@ -16,6 +16,8 @@ import structlog
 
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
+from awakeables.worker.loop import LoopSettings
+from awakeables.worker.replies import ReplyTopics
 from awakeables.worker.task import Task
 from awakeables.worker.worker import Worker
 from awakeables.world import SystemClock
@@ -54,7 +56,9 @@ async def run(bootstrap: str, topic: str, group: str, *, gated: bool) -> None:
             return task.payload
 
     connection = Connection(bootstrap=bootstrap, fetch_max_wait_ms=20, session_timeout=SESSION)
-    settings = WorkerSettings(commit_interval=timedelta(milliseconds=20))
+    settings = WorkerSettings(
+        commit_interval=timedelta(milliseconds=20), loop=LoopSettings(reply_topics=ReplyTopics("*"))
+    )
     await WorkerRunner(worker, connection, clock=SystemClock(), settings=settings).run(stop)
 
 

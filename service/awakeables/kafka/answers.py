@@ -57,6 +57,11 @@ class AnswerProducer:
         self._heard_at = 0.0
         self._known_topics: set[str] = set()
 
+    @property
+    def connected(self) -> bool:
+        """Is there a producer?"""
+        return self._producer is not None
+
     async def keep(self) -> None:
         """Have a producer ready, always; runs until it is cancelled, then closes it."""
         async with asyncio.TaskGroup() as closing:

@@ -89,6 +89,14 @@ class WorkerRunner:
         self._clock = clock
         self._settings = settings or WorkerSettings()
         self._metrics = metrics
+        self._port: KafkaTasks | None = None
+        self._stop: asyncio.Event | None = None
+
+    def problems(self) -> dict[str, str]:
+        """What keeps it from doing tasks now, by name; empty: it is ready."""
+        if self._port is None or self._stop is None:
+            return {"worker": "not running"}
+        return {"worker": "draining"} if self._stop.is_set() else self._port.problems()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then drain: finish what runs, answer it, commit, leave.
@@ -96,6 +104,7 @@ class WorkerRunner:
         A broker that can't be reached is waited for, at the start as well as later.
         """
         port = KafkaTasks(self._worker, self._connection, clock=self._clock, settings=self._settings)
+        self._port, self._stop = port, stop
         loop = WorkerLoop(
             self._worker, port, clock=self._clock, settings=self._settings.loop, metrics=self._metrics
         )
@@ -130,6 +139,7 @@ class KafkaTasks:
         self._consumer: AIOKafkaConsumer | None = None
         self._subscribed: frozenset[str] = frozenset()
         self._told_missing: frozenset[str] = frozenset()
+        self._has_assignment = False
         self._topics_checked_at = float("-inf")
         self._stuck: dict[TopicPartition, float] = {}
         self._doubtful = 0
@@ -167,6 +177,23 @@ class KafkaTasks:
     def acknowledge(self, record: Incoming) -> None:
         """As `TaskPort.acknowledge`."""
         self._ledger.settle((record.topic, record.partition), record.offset)
+
+    def problems(self) -> dict[str, str]:
+        """What keeps tasks from being read and answered, by name.
+
+        A member that the group gives no partition is ready: it stands by.
+        """
+        problems = {f"topic {topic}": "there is no such topic" for topic in sorted(self._told_missing)}
+        if self._consumer is None:
+            problems["consumer"] = "not connected to Kafka; the log says why"
+        elif not self._has_assignment and self._worker.topics != self._told_missing:
+            problems["consumer"] = "no partitions are assigned yet"
+        if not self._answers.connected:
+            problems["producer"] = "not connected to Kafka; the log says why"
+        for partition in self._stuck:
+            name = f"partition {partition.topic}:{partition.partition}"
+            problems[name] = "stands before a batch that can't be opened"
+        return problems
 
     # ── what runs beside the loop ─────────────────────────────────────────────────────────────
 
@@ -246,6 +273,7 @@ class KafkaTasks:
                 events.CLIENT_REPLACED, client="consumer", worker=self._worker.name, error=_told(error)
             )
         consumer, self._consumer = self._consumer, None
+        self._has_assignment = False
         self._forget_partitions(consumer.assignment() if consumer else ())
         if consumer is not None:
             await close_consumer(consumer)
@@ -283,6 +311,7 @@ class KafkaTasks:
 
     async def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """Begin with partitions: a new assignment knows no pauses."""
+        self._has_assignment = True
         self._stuck.clear()
         self._denial.end()
         log.info(events.PARTITIONS_ASSIGNED, worker=self._worker.name, partitions=_shown(partitions))

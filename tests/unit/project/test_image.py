@@ -48,3 +48,9 @@ def test_every_port_is_published_on_loopback_only() -> None:
     published = [port for service in services().values() for port in service.get("ports", [])]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_case_o9_the_worker_s_health_is_asked_where_it_is_served() -> None:
+    worker = services()["worker"]
+    [*_, port] = worker["healthcheck"]["test"]
+    assert port == str(worker["environment"]["AWAKEABLES_METRICS_PORT"])

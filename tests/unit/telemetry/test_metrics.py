@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import urllib.request
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from awakeables.core.invocations import BackOff, Continue, End, Failure, Next, Pause, Suspend
@@ -17,14 +15,12 @@ from awakeables.core.outcomes import Cancellation, Rejection, Resolution
 from awakeables.engine.census import Census, show_readiness
 from awakeables.errors import (
     BrokerUnavailable,
-    OperatorError,
     PublishRefused,
     StoreUnavailable,
     TerminalError,
 )
 from awakeables.handlers.context import Context
 from awakeables.telemetry.metrics import Metrics, WorkerMetrics, end_of, exposition
-from awakeables.telemetry.server import served
 from unit.engine.harness import Bench, until
 
 FAILURE = Failure(kind="ValueError", message="no", at_ms=1)
@@ -261,17 +257,3 @@ def test_metrics_are_told_as_the_scraper_asks(accept: str) -> None:
     assert b"# TYPE awakeables_pending gauge" in content
     if "open" not in accept:
         assert "awakeables_verdicts" in {f.name for f in text_string_to_metric_families(content.decode())}
-
-
-def test_a_worker_serves_its_metrics_on_a_port_of_its_own() -> None:
-    metrics = WorkerMetrics()
-    metrics.task("pack-requests", "resolved", 0.1)
-    with served(metrics.registry, 0) as port:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-            told = answer.read().decode()
-        with (
-            pytest.raises(OperatorError, match=f"port {port} .*AWAKEABLES_METRICS_PORT"),
-            served(CollectorRegistry(), port),
-        ):
-            pass
-    assert 'awakeables_worker_tasks_total{fate="resolved",topic="pack-requests"} 1.0' in told

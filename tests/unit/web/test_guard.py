@@ -245,7 +245,7 @@ def test_a_name_that_has_any_outside_address_is_exposed(monkeypatch: pytest.Monk
 async def test_serving_other_machines_without_tokens_must_be_asked_for() -> None:
     with pytest.raises(OperatorError, match=r"0\.0\.0\.0 can be reached .*AWAKEABLES_TOKENS_FILE.*INSECURE"):
         await serve(App("shop", services=[orders]), load_settings(host="0.0.0.0"), stop=asyncio.Event())
-    _accept_exposure(load_settings(host="0.0.0.0", insecure=True))
+    _accept_exposure("0.0.0.0", load_settings(host="0.0.0.0", insecure=True), "listen elsewhere")
 
 
 def test_names_are_checked_where_no_token_is_asked_for() -> None:
