@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,7 +154,33 @@ async def test_an_aborted_transaction_is_never_seen_and_a_committed_one_is(
     assert (await shop.row(aborted)).state == "pending"
     assert await shop.counts(aborted) == {}
     # The markers at the end count as read, or deadlines would wait for ever.
-    await eventually(lambda: shop.engine.horizon.held_back_to_ms() is None)
+    await eventually(shop.deadlines_pass)
+
+
+async def test_case_r3_w12_an_open_transaction_is_told_and_what_is_behind_it_is_in_time(
+    bootstrap: str, app: App, store: Store
+) -> None:
+    await create_app_topics(bootstrap, app, partitions=1)
+    topic = app.completions_topic
+    settings = replace(READING, open_transaction=timedelta(seconds=1))
+    async with running(bootstrap, app, store, settings=settings) as shop:
+        [awakeable_id] = await shop.pending(timeout_s=2)
+        deadline_ms = (await shop.row(awakeable_id)).deadline_ms or 0
+        async with producing(bootstrap, transactional_id=app.name) as producer:
+            await producer.begin_transaction()
+            await producer.send_and_wait(topic, b"{}", partition=0)
+            await produce(bootstrap, topic, [resolved(awakeable_id)])
+            assert "transaction" in await eventually(lambda: shop.problems.get("partition 0", ""))
+            # Nothing was settled yet, but two records wait, and the deadline waits for them.
+            [reading] = await shop.engine.offsets.show()
+            assert (reading.next, reading.end, reading.lag) == (0, 2, 2)
+            await eventually(lambda: shop.engine.clock.now_ms() > deadline_ms + 1000)
+            assert (await shop.row(awakeable_id)).state == "pending"
+            await producer.abort_transaction()
+        assert (await shop.settled(awakeable_id)).state == "resolved"
+        await eventually(shop.deadlines_pass)
+        [reading] = await shop.engine.offsets.show()
+        assert (reading.next, reading.end, reading.lag, reading.problem) == (2, 3, 0, None)
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
@@ -404,7 +432,7 @@ async def test_a_topic_that_was_recreated_is_not_read_and_its_other_partitions_a
         assert "recreated" in await eventually(lambda: shop.problems.get("partition 0", ""))
         await produce(bootstrap, topic, [resolved(other)], partition=1)
         await shop.settled(other)
-        assert shop.engine.horizon.held_back_to_ms() is not None
+        assert not shop.deadlines_pass()
         # Also when it has grown past the old position: what is before that was never read.
         [last] = await shop.pending()
         await asyncio.sleep(READING.ahead_retry.total_seconds() * (SURE_LOOKS + 2))

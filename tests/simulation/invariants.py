@@ -32,6 +32,7 @@ def violations(world: World) -> list[str]:
         *_one_outcome(world),
         *_every_completion_has_its_verdict(world),
         *_misfits_are_never_accepted(world),
+        *_in_time_counts(world),
         *_journals_are_whole(world),
         *_handlers_saw_what_the_rows_say(world),
         *_cancelled_once_and_told(world),
@@ -121,6 +122,28 @@ def _misfits_are_never_accepted(world: World) -> Iterator[str]:
             value = msgspec.json.decode(row.outcome.content)
             if not isinstance(value, dict) or not isinstance(value.get("n"), int):
                 yield f"A4: {row.id} was resolved with {value!r}"
+
+
+def _in_time_counts(world: World) -> Iterator[str]:
+    """Hard case 5: what was in the topic before the deadline settles, however late it is read."""
+    longest_ms = world.settings.horizon.total_seconds() * 1000
+    for log in world.broker.completions:
+        for record in log:
+            try:
+                completion = decode_completion(record.value, source="")
+            except Unreadable:
+                continue
+            row = world.store.tables.awakeables.get(completion.awakeable_id)
+            if row is None or not isinstance(row.outcome, Expiry) or not _settles(completion.body):
+                continue
+            deadline_ms = row.outcome.deadline_ms
+            if record.timestamp_ms < deadline_ms and (row.settled_ms or 0) < deadline_ms + longest_ms:
+                yield f"5: {row.id} timed out at {deadline_ms}, answered at {record.timestamp_ms}"
+
+
+def _settles(body: object) -> bool:
+    """Would any awakeable of the corpus take it?"""
+    return isinstance(body, Rejection) or (isinstance(body, Resolution) and body.content.startswith(b'{"n":'))
 
 
 def _journals_are_whole(world: World) -> Iterator[str]:

@@ -14,6 +14,7 @@ from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation, Suspend
 from awakeables.core.replay import Replay
 from awakeables.engine.edge import Edge
+from awakeables.engine.horizon import Horizon
 from awakeables.engine.runner import Runner
 from awakeables.store import apply
 
@@ -151,6 +152,20 @@ def cancelled_in_every_attempt() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def read_a_moment_ago_is_read_now() -> Iterator[None]:
+    """Hard case 5: what comes while the process is stopped is taken for read."""
+    held_back_to_ms = Horizon.held_back_to_ms
+
+    def careless(horizon: Any) -> int:
+        now_ms: int = horizon._clock.now_ms()
+        at_ms = held_back_to_ms(horizon)
+        return now_ms if now_ms - at_ms <= 1000 else at_ms
+
+    with mock.patch.object(Horizon, "held_back_to_ms", careless):
+        yield
+
+
 MUTATIONS: tuple[Callable[[], Any], ...] = (
     no_owner_fence,
     killed_and_still_owned,
@@ -164,4 +179,5 @@ MUTATIONS: tuple[Callable[[], Any], ...] = (
     commit_forgotten_after_a_lost_acknowledgement,
     cancelled_and_not_told,
     cancelled_in_every_attempt,
+    read_a_moment_ago_is_read_now,
 )

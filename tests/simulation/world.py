@@ -12,11 +12,12 @@ from typing import Any
 
 import msgspec
 
-from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.awakeables import Awakeable, Completion, Verdict
 from awakeables.core.ids import new_id
 from awakeables.core.orders import Answer, Effect, Member
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.horizon import Moment
 from awakeables.engine.intake import Record
 from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.runner import RunnerSettings
@@ -63,6 +64,7 @@ class Faults:
     rewind: float = 0.1
     cancel: float = 0.03
     kill: float = 0.03
+    freeze: float = 0.02
 
 
 class FaultyStore:
@@ -159,20 +161,20 @@ class Process:
         world, intake = self.world, self.engine.intake
         topic = corpus.app.completions_topic
         everything = tuple(range(PARTITIONS))
-        intake.horizon.expect(everything)
         while True:
             taken = await intake.take_partitions(self.engine.owner, topic, everything)
             positions = {position.partition: position for position in taken}
             fenced = False
             while not fenced:
+                intake.horizon.expect(everything, Moment.now(world.clock))
                 for partition in everything:
-                    at_ms = world.clock.now_ms()
+                    looked = Moment.now(world.clock)
                     position = positions[partition]
                     start = 0 if world.chance.random() < world.faults.rewind else position.next
                     log = world.broker.completions[partition]
                     batch = log[start : start + world.chance.randrange(1, 8)]
                     if not batch:
-                        intake.horizon.read_to_end(partition, at_ms)
+                        intake.horizon.read_to_end(partition, looked)
                         continue
                     try:
                         await intake.take(topic, partition, position.epoch, batch)
@@ -188,6 +190,7 @@ class World:
 
     def __init__(self, seed: int, loop: SeededLoop, faults: Faults) -> None:
         self.chance = Random(seed)
+        self._loop = loop
         self.settings = settings_of(seed)
         self.faults = faults
         self.clock = VirtualClock(loop)
@@ -221,6 +224,7 @@ class World:
         """Begin calls, let everything go wrong for a while, then let everything finish."""
         process = Process(self)
         worker = asyncio.ensure_future(self._work())
+        freezer = asyncio.ensure_future(self._freeze())
         zombies: list[Process] = []
         names = sorted(corpus.service.handlers)
         ends = self.clock.monotonic() + 60
@@ -244,7 +248,7 @@ class World:
                 process = Process(self)
                 if zombies and self.chance.random() < 0.7:
                     zombies[-1].store.thaw()
-        self.faults = Faults(0, 0, 0, 0, 0, 0, 0)
+        self.faults = Faults(0, 0, 0, 0, 0, 0, 0, 0)
         for zombie in zombies:
             zombie.store.thaw()
         await asyncio.sleep(5)
@@ -252,7 +256,8 @@ class World:
             await zombie.kill()
         await process.kill()
         worker.cancel()
-        await asyncio.gather(worker, return_exceptions=True)
+        freezer.cancel()
+        await asyncio.gather(worker, freezer, return_exceptions=True)
         await self._finish()
 
     async def _finish(self) -> None:
@@ -302,6 +307,25 @@ class World:
                 row = await process.engine.kill(invocation_id)
                 self.killed[invocation_id] = row.version
 
+    async def _freeze(self) -> None:
+        """Stop the world over a deadline, with an answer in the topic that came before it."""
+        while True:
+            await asyncio.sleep(self.chance.random())
+            now_ms = self.clock.now_ms()
+            coming = [row for row in self._pending() if 500 < (row.deadline_ms or 0) - now_ms < 60_000]
+            if not coming or self.chance.random() >= self.faults.freeze:
+                continue
+            row = self.chance.choice(coming)
+            deadline_ms = row.deadline_ms or 0
+            await asyncio.sleep((deadline_ms - now_ms) / 1000 - 0.3 * self.chance.random())
+            if self.clock.now_ms() < deadline_ms:
+                partition = self.chance.randrange(PARTITIONS)
+                self.broker.complete(self._resolve(row.id), partition, deadline_ms - 1)
+                self._loop.freeze(self.chance.choice([0.4, 0.9, 10.0]))
+
+    def _pending(self) -> list[Awakeable]:
+        return [row for row in self.store.tables.awakeables.values() if row.state == "pending"]
+
     async def _work(self, *, honest: bool = False) -> None:
         """Workers: answer each task some time, mostly; and send all kinds of nonsense."""
         while True:
@@ -318,8 +342,8 @@ class World:
 
     def _answer_what_still_waits(self) -> None:
         """But for what has a deadline: that times out."""
-        for row in list(self.store.tables.awakeables.values()):
-            if row.state == "pending" and row.deadline_ms is None:
+        for row in self._pending():
+            if row.deadline_ms is None:
                 self.broker.complete(self._resolve(row.id), 0, self.clock.now_ms())
 
     def _answers(self, awakeable_id: str, *, honest: bool) -> list[bytes | None]:

@@ -256,6 +256,7 @@ class Intake:
         if done:
             log.warning(events.SKIPPED, topic=topic, partition=partition, before=before, next=next_)
             self.stuck.pop(partition, None)
+            self.lags.pop(partition, None)
             self.metrics.buried("skipped")
             self.on_effects()
             self.on_skip(partition)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from awakeables.core.orders import Position
 from awakeables.engine.intake import Intake
 from awakeables.errors import NotFound, NotPossible
 from awakeables.ports import OffsetReader
@@ -15,19 +16,19 @@ PARTITION = "partition"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A partition: where it is read on, and where it ends, as last heard; None: not heard yet."""
+    """A partition: where it is read on, and where it ends, as last heard; None: not heard yet.
+
+    `lag` is how many records wait to be read. Markers of transactions are none, so it can be 0
+    although `next` is below the end.
+    """
 
     topic: str
     partition: int
     next: int
     epoch: int
     end: int | None
+    lag: int | None
     problem: str | None
-
-    @property
-    def lag(self) -> int | None:
-        """Records that wait to be read."""
-        return None if self.end is None else max(0, self.end - self.next)
 
 
 class Offsets:
@@ -43,17 +44,20 @@ class Offsets:
 
     async def show(self) -> list[Reading]:
         """All partitions that were ever read, in order."""
-        return [
-            Reading(
-                topic=self._topic,
-                partition=held.partition,
-                next=held.next,
-                epoch=held.epoch,
-                end=self._intake.ends.get(held.partition),
-                problem=self._problems.get(f"{PARTITION} {held.partition}"),
-            )
-            for held in await self._reader.positions(self._topic)
-        ]
+        return [self._reading(held) for held in await self._reader.positions(self._topic)]
+
+    def _reading(self, held: Position) -> Reading:
+        end = self._intake.ends.get(held.partition)
+        unread = None if end is None else max(0, end - held.next)
+        return Reading(
+            topic=self._topic,
+            partition=held.partition,
+            next=held.next,
+            epoch=held.epoch,
+            end=end,
+            lag=self._intake.lags.get(held.partition, unread),
+            problem=self._problems.get(f"{PARTITION} {held.partition}"),
+        )
 
     async def skip(self, partition: int, to: int | None) -> Reading:
         """Move a partition to an offset, or past the batch that it is stuck at.

@@ -16,17 +16,18 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
+from awakeables.engine.horizon import Moment
 from awakeables.engine.intake import Intake
 from awakeables.engine.offsets import PARTITION
 from awakeables.errors import BrokerRefused, BrokerUnavailable, TopicMissing
 from awakeables.kafka.alarms import Alarms
 from awakeables.kafka.closing import close_consumer
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import NO_CONNECTION, Connection
 from awakeables.kafka.gate import Gate
 from awakeables.kafka.lag import report_lag
 from awakeables.kafka.lenient import fetch_leniently, next_batch
 from awakeables.kafka.partitions import PartitionReader, ReadingSettings, Surroundings
-from awakeables.kafka.topics import partitions_of
+from awakeables.kafka.topics import describe, partitions_of
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 
@@ -40,10 +41,13 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 3.0
 
 METADATA_MS = 3000
-"""New partitions are seen after this long at the latest."""
+"""A partition's new leader is looked for after this long at the latest."""
+
+ASK_S = 0.1
+"""How often the topic is asked for its partitions, because deadlines wait for the answer."""
 
 LOOK_S = 0.5
-"""How often partitions and silence are looked at; costs no request."""
+"""How often silence is looked at; costs no request."""
 
 SILENT_S = 3.0
 """A broker answers a fetch after 0.1 s, with or without records; silent for so long, it is away."""
@@ -135,8 +139,9 @@ class CompletionsConsumer:
 
     async def _serve(self) -> None:
         """Serve with one consumer, until it must be built anew."""
+        asked = Moment.now(self._clock)
         numbers = await partitions_of(self._connection, self._topic)
-        self._intake.horizon.expect(tuple(sorted(numbers)))
+        self._intake.horizon.expect(numbers, asked)
         async with self._consumer() as consumer:
             self._alarms.clear(BROKER, events.BROKER_BACK)
             self._alarms.clear(TOPIC)
@@ -147,6 +152,7 @@ class CompletionsConsumer:
                     for reader in readers:
                         tasks.create_task(reader.run(), name=f"completions-{reader.partition.partition}")
                     tasks.create_task(self._watch(consumer, readers), name="completions-watch")
+                    tasks.create_task(self._watch_topic(consumer, readers), name="completions-topic")
                     tasks.create_task(
                         report_lag(
                             self._connection,
@@ -194,22 +200,43 @@ class CompletionsConsumer:
         return [PartitionReader(consumer, partition, shared) for partition in partitions]
 
     async def _watch(self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]) -> None:
-        """See new partitions, a topic that is gone, a silent broker, a stuck consumer."""
-        seen = self._clock.monotonic()
+        """See a silent broker, a stuck consumer."""
         while True:
             await asyncio.sleep(LOOK_S)
             await self._measure_what_waits(consumer, readers)
-            known = consumer.partitions_for_topic(self._topic)
-            if known is not None:
-                seen = self._clock.monotonic()
-                reason = self._look(known, readers)
-            else:
-                # Now and then a broker doesn't know for a moment what topics it has.
-                gone = self._clock.monotonic() - seen > SILENT_S
-                reason = "its topic is gone" if gone else None
+            reason = self._look(readers)
             if reason is not None:
                 await _let_settle(readers)
                 raise _BuildAnew(reason)
+
+    async def _watch_topic(self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]) -> None:
+        """See new partitions, and a topic that is gone.
+
+        An answer in a partition that we don't know is unread, so this is asked often, and the
+        horizon goes no further than to the question.
+        """
+        seen = self._clock.monotonic()
+        while True:
+            await asyncio.sleep(ASK_S)
+            asked = Moment.now(self._clock)
+            # A leader that is read from: another broker may be away without harm.
+            leader = consumer._client.cluster.leader_for_partition(readers[0].partition)
+            try:
+                facts = (await describe(consumer._client, [self._topic], node=leader))[self._topic]
+            except NO_CONNECTION:
+                # Whether the broker is there is seen by the partitions.
+                seen = self._clock.monotonic()
+                continue
+            if facts.problem is None and facts.partitions == self.reading:
+                self._intake.horizon.expect(self.reading, asked)
+            added = facts.problem is None and facts.partitions > self.reading
+            if not facts.missing and not facts.partitions < self.reading:
+                seen = self._clock.monotonic()
+            # Now and then a broker doesn't know for a moment what topics and partitions it has.
+            gone = self._clock.monotonic() - seen > SILENT_S
+            if added or gone:
+                await _let_settle(readers)
+                raise _BuildAnew(f"its partitions are {sorted(facts.partitions)} now")
 
     async def _measure_what_waits(
         self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]
@@ -228,10 +255,8 @@ class CompletionsConsumer:
         for reader in waiting:
             reader.note_end(ends[reader.partition])
 
-    def _look(self, known: Iterable[int], readers: Sequence[PartitionReader]) -> str | None:
+    def _look(self, readers: Sequence[PartitionReader]) -> str | None:
         """Why the consumer must be built anew, if it must."""
-        if frozenset(known) != self.reading:
-            return f"its partitions are {sorted(known)} now"
         silent_s = max((reader.silent_s for reader in readers), default=0.0)
         if silent_s > SILENT_S:
             self._alarms.sound(

@@ -25,7 +25,7 @@ from awakeables.engine.offsets import PARTITION
 from awakeables.errors import Overloaded, OwnershipLost, StoreRefused, StoreUnavailable
 from awakeables.kafka.alarms import Alarms
 from awakeables.kafka.gate import Gate
-from awakeables.kafka.pulse import Pulse
+from awakeables.kafka.pulse import Pulse, Standstill
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 
@@ -48,15 +48,17 @@ class ReadingSettings:
         max_settling: Bound of the records of all partitions that are on their way into the store,
             because whatever else is committed waits for them: two batches, so that one is decoded
             while the other is written.
-        idle: How often a partition without records tells that it was read to its end; well
-            below the second after which deadlines are held back.
+        idle: How often a partition without records tells that it was read to its end; deadlines
+            lag behind by three of these at most.
+        open_transaction: An open transaction that holds a partition for longer is a problem.
         stuck_retry: How soon a batch that can't be opened is tried again.
         ahead_retry: How soon a partition whose stored offset lies beyond its end is looked at again.
     """
 
     max_records: int = 1000
     max_settling: int = 2000
-    idle: timedelta = timedelta(milliseconds=150)
+    idle: timedelta = timedelta(milliseconds=100)
+    open_transaction: timedelta = timedelta(seconds=10)
     stuck_retry: timedelta = timedelta(minutes=1)
     ahead_retry: timedelta = timedelta(seconds=5)
 
@@ -94,7 +96,8 @@ class PartitionReader:
     """Reads one partition for ever.
 
     Attributes:
-        next: The offset after the last batch that was settled; None before the first claim.
+        next: Everything before it is settled or, as markers of transactions, no record; None
+            before the first claim.
         settling_since_s: Since when a batch is on its way into the store, by the monotonic clock.
         leaving: No further batch shall be begun.
     """
@@ -121,10 +124,12 @@ class PartitionReader:
         self._wary = False
         self._pause_s = FIRST_PAUSE_S
         self._pulse = Pulse(shared.clock)
+        self._standstill = Standstill(shared.clock)
         self._clock = shared.clock
         self._settled_ms = 0
         self._lag = self._intake.metrics.consumer_lag.labels(str(partition.partition))
         self._behind_s = self._intake.metrics.consumer_behind_s.labels(str(partition.partition))
+        self._held_s = self._intake.metrics.consumer_transaction_s.labels(str(partition.partition))
 
     @property
     def silent_s(self) -> float:
@@ -145,7 +150,7 @@ class PartitionReader:
         while not self.leaving:
             try:
                 await self._take_place()
-                while not self.leaving:
+                while not (self.leaving or self._called.is_set()):
                     await self._read_and_settle()
             except kafka.ConsumerStoppedError:
                 return
@@ -350,22 +355,37 @@ class PartitionReader:
     # ── observe ────────────────────────────────────────────────────────────────────────────
 
     async def _observe(self) -> None:
-        """Tell the horizon when the partition was read to its end, if it is."""
-        end = self._consumer.last_stable_offset(self.partition)
-        if end is None or end < 0:
-            end = self._consumer.highwater(self.partition)
+        """Tell the horizon up to when the partition was read, and how much waits."""
+        end = self._consumer.highwater(self.partition)
+        stable = self._consumer.last_stable_offset(self.partition)
+        if stable is None or stable < 0:
+            stable = end
         if end is not None:
             self._intake.ends[self.partition.partition] = end
-        position = await self._consumer.position(self.partition)
+        self.next = position = await self._consumer.position(self.partition)
         self._measure(end, position)
-        at_end = end is not None and position >= end
-        covered_ms = self._pulse.beat(self._stamp(), position, at_end=at_end)
-        if covered_ms is not None and at_end:
+        read = self._pulse.beat(self._stamp(), position, end=end, stable=stable)
+        if read is not None:
             self._alarms.clear(self._name)
-            self._intake.horizon.read_to_end(self.partition.partition, covered_ms)
+            self._intake.horizon.read_to_end(self.partition.partition, read)
+        self._watch_transaction(position, end=end, stable=stable)
+
+    def _watch_transaction(self, position: int, *, end: int | None, stable: int | None) -> None:
+        """Say that answers wait behind an open transaction, if they do for long."""
+        held_s = self._standstill.seconds(end=end, stable=stable)
+        self._held_s.set(held_s)
+        if held_s > self._settings.open_transaction.total_seconds() and position == stable:
+            told = (
+                f"partition {self.partition.partition} of {self.partition.topic} can be read up to offset "
+                f"{stable} only, it ends at {end}: a producer has a transaction open there. What is behind "
+                "waits until it is committed or aborted; `kafka-transactions.sh find-hanging` names it"
+            )
+            self._alarms.sound(self._name, events.TRANSACTION_OPEN, told, offset=stable, **self._facts)
 
     def note_end(self, end: int) -> None:
         """The partition ends here; for when the store keeps the reader from looking itself."""
+        # Asked for, the end is that of what is committed; an answer may have told of more.
+        end = max(end, self._intake.ends.get(self.partition.partition, end))
         self._intake.ends[self.partition.partition] = end
         self._measure(end, self._position if self.next is None else self.next)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from awakeables.engine.horizon import Moment
 from awakeables.ports import Clock
 
 
@@ -17,8 +18,9 @@ class Pulse:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._stamp: int | None = None
-        self._looked_ms: int | None = None
-        self._covered_ms: int | None = None
+        self._looked: Moment | None = None
+        self._asked_after: Moment | None = None
+        self._unread: list[tuple[Moment, int]] = []
         self._position = -1
         self._heard: float | None = None
         self._behind: float | None = None
@@ -26,8 +28,9 @@ class Pulse:
     def begin(self, stamp: int | None) -> None:
         """The partition is read from a new place from now on."""
         self._stamp = stamp
-        self._looked_ms = self._clock.now_ms()
-        self._covered_ms = None
+        self._looked = Moment.now(self._clock)
+        self._asked_after = None
+        self._unread.clear()
         self.resume()
 
     def resume(self) -> None:
@@ -39,26 +42,60 @@ class Pulse:
         """Nothing is waited for."""
         self._heard = self._behind = None
 
-    def beat(self, stamp: int | None, position: int, *, at_end: bool) -> int | None:
-        """Look; the moment whose records all lie below the end known now, if there is one."""
-        covered_ms = None
-        now_ms, before_ms = self._clock.now_ms(), self._looked_ms
-        self._looked_ms = now_ms
+    def beat(self, stamp: int | None, position: int, *, end: int | None, stable: int | None) -> Moment | None:
+        """Look; a moment whose records are all read, if there is a new one.
+
+        Args:
+            stamp: When the last answer came.
+            position: Everything before it is settled.
+            end: Where the partition ended by that answer, records of open transactions included.
+            stable: How far it can be read for the time being.
+        """
+        looked, self._looked = self._looked, Moment.now(self._clock)
         if stamp != self._stamp:
             self._stamp = stamp
-            self._heard = self._clock.monotonic()
-            covered_ms, self._covered_ms = self._covered_ms, before_ms
-        if at_end or position != self._position:
+            self._heard = self._looked.monotonic_s
+            if self._asked_after is not None and end is not None:
+                # Under load the end is always ahead: the oldest is kept until it is reached.
+                self._unread[1:] = [(self._asked_after, end)]
+            self._asked_after = looked
+        read = None
+        while self._unread and position >= self._unread[0][1]:
+            read, _ = self._unread.pop(0)
+        if position != self._position or (stable is not None and position >= stable):
             self._behind = None
         elif self._behind is None:
-            self._behind = self._clock.monotonic()
+            self._behind = self._looked.monotonic_s
         self._position = position
-        return covered_ms
+        return read
 
     def silent_s(self) -> float:
         """For how long no answer came while one was waited for."""
         return 0.0 if self._heard is None else self._clock.monotonic() - self._heard
 
     def behind_s(self) -> float:
-        """For how long the position stands still before the end."""
+        """For how long the position stands still before what can be read."""
         return 0.0 if self._behind is None else self._clock.monotonic() - self._behind
+
+
+class Standstill:
+    """For how long the last stable offset has not moved, while there are records behind it.
+
+    An open transaction holds everything behind its first record; so does one that its producer
+    has left, until the broker's time-out for it.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._stable: int | None = None
+        self._since = 0.0
+
+    def seconds(self, *, end: int | None, stable: int | None) -> float:
+        """Look; 0 while no transaction is open."""
+        if end is None or stable is None or stable >= end:
+            self._stable = None
+            return 0.0
+        if stable != self._stable:
+            self._stable = stable
+            self._since = self._clock.monotonic()
+        return self._clock.monotonic() - self._since

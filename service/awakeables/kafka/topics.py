@@ -42,8 +42,10 @@ def no_topic(topic: str) -> TopicMissing:
     return TopicMissing(f"there is no topic {topic!r}; `awakeables topics create` makes it")
 
 
-async def describe(client: AIOKafkaClient, names: Iterable[str]) -> dict[str, TopicFacts]:
-    """Ask a broker about these topics.
+async def describe(
+    client: AIOKafkaClient, names: Iterable[str], *, node: int | None = None
+) -> dict[str, TopicFacts]:
+    """Ask a broker about these topics: the one of this ID, or any.
 
     aiokafka's own look-ups let the broker create what they name (its default); this doesn't.
 
@@ -51,7 +53,7 @@ async def describe(client: AIOKafkaClient, names: Iterable[str]) -> dict[str, To
         KafkaError: The broker did not answer.
     """
     request = MetadataRequest(list(names), allow_auto_topic_creation=False)
-    response = await client.send(client.get_random_node(), request)
+    response = await client.send(client.get_random_node() if node is None else node, request)
     facts = {}
     for code, name, _internal, partitions in response.topics:
         problem = None if code == 0 else kafka.for_code(code)

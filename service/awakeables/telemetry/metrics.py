@@ -39,6 +39,7 @@ class Metrics:
         self.dead_letters_kept = make.gauge(words.DEAD_LETTERS_KEPT)
         self.consumer_lag = make.gauge(words.CONSUMER_LAG)
         self.consumer_behind_s = make.gauge(words.CONSUMER_BEHIND)
+        self.consumer_transaction_s = make.gauge(words.CONSUMER_TRANSACTION)
         self.records_expired = make.counter(words.RECORDS_EXPIRED)
         self.commit_members = make.histogram(words.COMMIT_MEMBERS)
         self.commit_s = make.histogram(words.COMMIT_SECONDS)

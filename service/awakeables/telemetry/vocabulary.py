@@ -178,6 +178,13 @@ CONSUMER_BEHIND = Metric(
     labels=("partition",),
     runbook="Past the topic's `retention.ms` answers are lost: raise it while you mend the cause.",
 )
+CONSUMER_TRANSACTION = Metric(
+    name="awakeables_consumer_transaction_open_seconds",
+    kind="gauge",
+    help="For how long an open transaction has held a partition before its end; 0: none is open.",
+    labels=("partition",),
+    runbook="Answers behind it wait: `kafka-transactions.sh find-hanging`, and abort it or end its producer.",
+)
 RECORDS_EXPIRED = Metric(
     name="awakeables_records_expired",
     kind="counter",
@@ -299,6 +306,7 @@ WORKER_RUNNING = Metric(
 SERVICE_METRICS: tuple[Metric, ...] = (
     READY, PROBLEMS, PENDING, PENDING_OLDEST, INVOCATIONS, HANDLERS_LIVE, ATTEMPTS, ATTEMPT_SECONDS,
     VERDICTS_TOLD, HEARTBEATS, DEAD_LETTERS_ADDED, DEAD_LETTERS_KEPT, CONSUMER_LAG, CONSUMER_BEHIND,
+    CONSUMER_TRANSACTION,
     RECORDS_EXPIRED, COMMIT_MEMBERS, COMMIT_SECONDS, COMMIT_FAILURES, COMMIT_WAITING, PUBLISHES,
     OUTBOX_UNSENT, OUTBOX_OLDEST, OUTBOX_FAILED, HTTP_REQUESTS, LOOP_STALLS, ROWS_COUNTED,
     ROWS_COUNTED_AGE, DISK_FREE, DISK_TOTAL,

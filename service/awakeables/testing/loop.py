@@ -34,6 +34,10 @@ class SeededLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual_s
 
+    def freeze(self, seconds: float) -> None:
+        """Let time pass in which nothing runs, as when the process is stopped."""
+        self._virtual_s += seconds
+
     def _run_once(self) -> None:
         ready: deque[Any] = self._ready  # type: ignore[attr-defined]
         scheduled: list[Any] = self._scheduled  # type: ignore[attr-defined]

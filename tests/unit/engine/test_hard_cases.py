@@ -17,6 +17,7 @@ from awakeables.core.journal import AwakeableAsked, Delivered, RunAsked
 from awakeables.core.orders import Advance, Begin, Claim, Fenced, Release
 from awakeables.core.outcomes import Cancellation, Expiry, Rejection, Resolution
 from awakeables.engine.engine import EngineSettings
+from awakeables.engine.horizon import Moment
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import (
     PublishRefused,
@@ -173,21 +174,22 @@ async def test_hard_case_5_an_answer_that_came_to_the_topic_in_time_counts_after
         return ends
 
     async with bench.serving(settings, timed=timed) as engine:
-        engine.intake.horizon.expect((0,))
-        engine.intake.horizon.read_to_end(0, bench.clock.now_ms())
+        engine.intake.horizon.expect((0,), Moment.now(bench.clock))
+        engine.intake.horizon.read_to_end(0, Moment.now(bench.clock))
         invocation_id = await bench.begin(engine, "timed")
         await bench.status(invocation_id, "suspended")
         key = bench.awakeables(invocation_id)[0].id
     await asyncio.sleep(600)
     async with bench.serving(settings, timed=timed) as engine:
-        engine.intake.horizon.expect((0,))
+        engine.intake.horizon.expect((0,), Moment.now(bench.clock))
         await asyncio.sleep(30)
         assert {row.state for row in bench.awakeables(invocation_id)} == {"pending"}, (
             "nobody is timed out yet"
         )
         await bench.records(engine, resolution(key))
         for _ in range(20):
-            engine.intake.horizon.read_to_end(0, bench.clock.now_ms())
+            engine.intake.horizon.expect((0,), Moment.now(bench.clock))
+            engine.intake.horizon.read_to_end(0, Moment.now(bench.clock))
             await asyncio.sleep(0.25)
         assert value(await bench.status(invocation_id, "completed")) == [7, "timed out"]
 
@@ -204,7 +206,7 @@ async def test_hard_case_5_deadlines_are_held_back_for_so_long_and_no_longer() -
         return ""
 
     async with bench.serving(settings, timed=timed) as engine:
-        engine.intake.horizon.expect((0,))
+        engine.intake.horizon.expect((0,), Moment.now(bench.clock))
         invocation_id = await bench.begin(engine, "timed")
         await asyncio.sleep(19 * 60)
         assert bench.awakeables(invocation_id)[0].state == "pending"

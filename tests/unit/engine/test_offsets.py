@@ -25,8 +25,19 @@ async def test_a_partition_shows_where_it_is_and_what_waits() -> None:
         engine.intake.ends[0] = 5
         engine.problems["partition 0"] = "it is stuck"
         [reading] = await engine.offsets.show()
-        assert reading == Reading(topic=TOPIC, partition=0, next=2, epoch=1, end=5, problem="it is stuck")
-        assert reading.lag == 3
+        assert reading == Reading(
+            topic=TOPIC, partition=0, next=2, epoch=1, end=5, lag=3, problem="it is stuck"
+        )
+
+
+async def test_case_w12_markers_of_transactions_at_the_end_are_no_lag() -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        await bench.records(engine, b"{", b"{")
+        engine.intake.ends[0] = 3
+        engine.intake.lags[0] = 0
+        [reading] = await engine.offsets.show()
+        assert (reading.next, reading.end, reading.lag) == (2, 3, 0)
 
 
 async def test_a_stuck_partition_is_read_on_behind_the_batch_and_its_reader_is_called() -> None:

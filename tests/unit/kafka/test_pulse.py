@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from awakeables.kafka.pulse import Pulse
+from awakeables.kafka.pulse import Pulse, Standstill
 
 
 class Clock:
@@ -30,9 +30,12 @@ def pulse(clock: Clock) -> Pulse:
     return pulse
 
 
-def look(pulse: Pulse, clock: Clock, at_ms: int, stamp: int | None, *, end: bool = True) -> int | None:
+def look(
+    pulse: Pulse, clock: Clock, at_ms: int, stamp: int | None, *, position: int = 0, end: int = 0
+) -> int | None:
     clock.ms = at_ms
-    return pulse.beat(stamp, 0, at_end=end)
+    read = pulse.beat(stamp, position, end=end, stable=end)
+    return None if read is None else read.ms
 
 
 def test_one_answer_tells_nothing_because_it_may_have_been_made_long_ago(pulse: Pulse, clock: Clock) -> None:
@@ -59,10 +62,34 @@ def test_a_stalled_loop_makes_no_later_moment_out_of_an_old_answer(pulse: Pulse,
     assert look(pulse, clock, 60_000, 60_000) == 0
 
 
+def test_case_r2_after_a_freeze_the_moment_before_it_counts_until_answers_from_after_it_are_read(
+    pulse: Pulse, clock: Clock
+) -> None:
+    look(pulse, clock, 100, 90)
+    look(pulse, clock, 200, 190)
+    # Frozen until 900. What lay in the socket tells of the time before; the next answer has the
+    # records that came meanwhile, and is read last.
+    assert look(pulse, clock, 900, 900) == 100
+    assert look(pulse, clock, 1000, 990, position=0, end=5) is None
+    assert look(pulse, clock, 1100, 1090, position=0, end=5) is None
+    assert look(pulse, clock, 1200, 1190, position=5, end=5) == 1000
+
+
+def test_case_r2_under_load_an_end_that_is_reached_counts_although_there_is_a_further_one(
+    pulse: Pulse, clock: Clock
+) -> None:
+    look(pulse, clock, 100, 90, position=0, end=10)
+    reached = [
+        look(pulse, clock, 100 * n, 100 * n - 10, position=10 * n - 15, end=10 * n) for n in range(2, 8)
+    ]
+    assert reached == [None, None, 0, None, 200, None]
+
+
 def test_reading_from_a_new_place_starts_over(pulse: Pulse, clock: Clock) -> None:
     look(pulse, clock, 100, 90)
-    pulse.begin(90)
-    assert look(pulse, clock, 200, 190) is None
+    look(pulse, clock, 200, 190, end=5)
+    pulse.begin(190)
+    assert look(pulse, clock, 300, 290, position=9, end=5) is None
 
 
 def test_silence_counts_only_while_an_answer_is_waited_for(pulse: Pulse, clock: Clock) -> None:
@@ -78,9 +105,31 @@ def test_silence_counts_only_while_an_answer_is_waited_for(pulse: Pulse, clock: 
 
 
 def test_standing_still_before_the_end_is_noticed(pulse: Pulse, clock: Clock) -> None:
-    look(pulse, clock, 100, 90, end=False)
-    look(pulse, clock, 200, 190, end=False)
-    look(pulse, clock, 1200, 1190, end=False)
+    for at_ms in (100, 200, 1200):
+        look(pulse, clock, at_ms, at_ms - 10, end=1)
     assert pulse.behind_s() == pytest.approx(1.0)
-    look(pulse, clock, 1300, 1290)
+    look(pulse, clock, 1300, 1290, position=1, end=1)
     assert pulse.behind_s() == pytest.approx(0.0)
+
+
+def test_case_r3_what_an_open_transaction_holds_back_is_not_read_and_is_no_fault_of_the_reader(
+    pulse: Pulse, clock: Clock
+) -> None:
+    for at_ms in range(100, 60_000, 100):
+        clock.ms = at_ms
+        assert pulse.beat(at_ms - 10, 3, end=5, stable=3) is None
+    assert pulse.behind_s() == pytest.approx(0.0)
+
+
+def test_case_r3_a_stable_offset_that_stands_still_below_the_end_is_timed(clock: Clock) -> None:
+    standstill = Standstill(clock)
+    assert standstill.seconds(end=5, stable=5) == pytest.approx(0.0)
+    clock.ms = 1000
+    assert standstill.seconds(end=6, stable=5) == pytest.approx(0.0)
+    clock.ms = 11_000
+    assert standstill.seconds(end=9, stable=5) == pytest.approx(10.0)
+    clock.ms = 12_000
+    # One transaction after the other: it moves.
+    assert standstill.seconds(end=9, stable=7) == pytest.approx(0.0)
+    assert standstill.seconds(end=9, stable=9) == pytest.approx(0.0)
+    assert standstill.seconds(end=None, stable=None) == pytest.approx(0.0)
