@@ -6,7 +6,7 @@ Wake-ups in memory are hints; the rows are the truth. A sweep finds what a lost 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -105,6 +105,7 @@ class Engine:
         problems: What is wrong now, by name; `readiness` says what that means.
         errors: Errors of background work that should not have happened.
         serving: Set while calls are taken.
+        on_failure: Told of the error of each attempt that fails; rows keep its text only.
         publishes_verdicts: To the app's verdicts topic.
         metrics: What was counted.
     """
@@ -190,6 +191,7 @@ class Engine:
         )
         self.intake.on_wakes = self.relay.on_wakes = self._live.wake
         self._sweeps = Sweeps(self, self._live, store, self.horizon, interval=settings.sweep_interval)
+        self.on_failure: Callable[[BaseException], None] = lambda _error: None
         self._waiters: dict[str, list[asyncio.Future[Outcome]]] = {}
         self.serving = asyncio.Event()
 
@@ -425,6 +427,9 @@ class Engine:
         for future in self._waiters.get(invocation_id, ()):
             if not future.done():
                 future.set_result(result)
+
+    def failed(self, error: BaseException) -> None:
+        self.on_failure(error)
 
     def look_again(self) -> None:
         self._live.look_again()

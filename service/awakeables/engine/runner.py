@@ -103,6 +103,10 @@ class House(Protocol):
         """Tell who waits for the invocation."""
         ...
 
+    def failed(self, error: BaseException) -> None:
+        """An attempt has failed with this."""
+        ...
+
     def look_again(self) -> None:
         """An invocation may have become runnable."""
         ...
@@ -441,6 +445,7 @@ class Runner:
             await self._submit(BackOff(due_ms=self._house.clock.now_ms() + pause_ms, failure=failure), None)
 
     def _failure(self, error: BaseException) -> Failure:
+        self._house.failed(error)
         return Failure(
             kind=type(error).__name__, message=writable(str(error)), at_ms=self._house.clock.now_ms()
         )

@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
+import contextvars
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from awakeables.core.awakeables import Completion
+from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation
-from awakeables.core.orders import Effect
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replay import describe
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.outbox import RelaySettings
+from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.runner import RunnerSettings
-from awakeables.errors import AwakeablesError, TerminalError
+from awakeables.errors import AwakeablesError, DeclarationError, InvalidInput, TerminalError
+from awakeables.handlers.context import LONGEST_WAIT
 from awakeables.handlers.futures import details_of
-from awakeables.handlers.rejections import rejection
 from awakeables.handlers.retry import RetryPolicy
-from awakeables.handlers.serde import decode_json
+from awakeables.handlers.serde import checked_json, explain
 from awakeables.handlers.service import App, Handler, Service
 from awakeables.store.memory import MemoryStore
-from awakeables.testing.loop import InlineExecutor, SeededEntropy, SeededLoop, VirtualClock
-from awakeables.wire.tasks import decode_task, encode_effect
-from awakeables.wire.traces import TRACEPARENT, known_traceparent
-from awakeables.worker.task import Reject, Task
-from awakeables.worker.worker import TaskFunction, Worker
+from awakeables.testing.answers import Answers
+from awakeables.testing.logs import quiet
+from awakeables.testing.loop import STARTED_MS, SeededEntropy, SeededLoop, ThreadInTurn, VirtualClock
+from awakeables.testing.outside import OnWait, Outside, Published, readable
+from awakeables.worker.worker import Worker
 
-NEVER = timedelta(days=36_500)
+NEVER = LONGEST_WAIT * 3
 """The kit itself wakes the engine when something is due, so that years pass in no time."""
+
+FEW_TRIES = RetryPolicy(initial_interval=timedelta(0), max_attempts=3)
+"""A mistake is a mistake at the third try; what fails once or twice goes on, as in the service."""
+
+HEARD_S = 0.005
+"""A handler in memory may wait for a socket or a thread of its own: real time in which those may be heard."""
+
+SOCKETS_S = 1.0
+"""The same where sockets are open: what answers a request may be slow."""
+
+STUCK_S = 2.0
+"""The same, before it is taken for one that waits for what never comes."""
 
 
 class Stuck(AwakeablesError):
@@ -39,19 +53,10 @@ class Stuck(AwakeablesError):
 
 
 class Paused(AwakeablesError):
-    """The invocation was parked: retries were used up, or the code can't be replayed."""
+    """The invocation was parked: retries were used up, or the code can't be replayed.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """A record that the handler published; `awakeable_id` is set for a task."""
-
-    topic: str
-    key: bytes | None
-    payload: Any
-    awakeable_id: str | None
-    task: str | None
-    headers: Mapping[str, str]
+    Its `__cause__` is what the handler or its action raised, if it raised something.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +64,7 @@ class Run:
     """What became of a handler.
 
     Attributes:
-        status: `completed`, `paused` or `suspended` (it waits and nobody answers).
+        status: `completed`, `paused`, or `suspended` and `running`, where it waits for what never comes.
         published: What it published, in order, each record once.
         journal: What it did and learned, one line per entry.
         duration: How much virtual time went by.
@@ -90,36 +95,100 @@ def run(
     handler: Callable[..., Any],
     *args: Any,
     workers: Sequence[Worker] = (),
-    answers: Mapping[str, Callable[[Task[Any]], Any]] | None = None,
+    answers: Mapping[str, Any] | None = None,
+    on_wait: OnWait | None = None,
+    headers: Mapping[str, str] | None = None,
     suspend: bool = True,
-    retry: RetryPolicy | None = None,
+    retry: RetryPolicy = FEW_TRIES,
     seed: int = 0,
 ) -> Run:
     """Run a handler to its end, in memory, with a virtual clock.
 
-    Tasks that it publishes are done at once by the functions of `workers` and `answers`; time
-    jumps to whatever comes next, so a wait of thirty days takes a millisecond.
+    Tasks that it publishes are done at once by `answers` and `workers`; time jumps to whatever
+    comes next, so a wait of thirty days takes a millisecond. Within a running event loop (an async
+    test, a notebook) it runs in a thread of its own, with the caller's context variables; that
+    loop stands still meanwhile.
 
     Args:
         handler: A function that was declared with `@service.handler()`.
-        args: Its input, if it takes one.
+        args: Its input, if it takes one: what it is annotated as, or the JSON of it.
         workers: Workers whose functions do the tasks.
-        answers: Functions by topic: what they return resolves, `Reject` rejects.
+        answers: By the name of a task or its topic: the answer, or a function of the `Task`. Both
+            may be an `Answer`, which can come later; a function may raise `Reject`.
+        on_wait: Called with each awakeable that nobody answers, whenever nothing goes on unless
+            time does: `wait.resolve(value)`, `wait.reject(reason)`, or leave it waiting.
+        headers: The caller's, for `ctx.request`.
         suspend: Suspend and replay at every await, so that the run shows that the handler can be
             replayed; False: only as in production.
-        retry: What happens to failed attempts, as in the settings of the service.
+        retry: What happens to failed attempts: three tries without a pause. `RetryPolicy()` is the
+            service's own.
         seed: Decides chance and the order of what happens at once.
 
     Raises:
-        Exception: What a worker's function raised, other than `Reject`.
+        InvalidInput: The input does not fit; over HTTP the call would be answered 422.
+        WrongAnswer: An answer does not fit its awakeable, contradicts another one, or belongs to a
+            task that was never published.
+        Exception: What a function that answers raised, other than `Reject`.
     """
-    loop = SeededLoop(seed)
+    outside = Outside(Answers(answers or {}, workers), on_wait)
+    settings = _settings(retry, suspend=suspend)
+    job = functools.partial(_in_a_loop, seed, handler, args, headers or {}, outside, settings)
+    if not _is_within_a_loop():
+        return job()
+    with ThreadPoolExecutor(1, thread_name_prefix="awakeables-testing") as thread:
+        return thread.submit(contextvars.copy_context().run, job).result()
+
+
+def _is_within_a_loop() -> bool:
     try:
-        return loop.run_until_complete(
-            _run(loop, handler, args, _functions(workers, answers or {}), suspend, retry, seed)
-        )
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _settings(retry: RetryPolicy, *, suspend: bool) -> EngineSettings:
+    return EngineSettings(
+        runner=RunnerSettings(always_suspend=suspend, retry=retry),
+        relay=RelaySettings(sweep_interval=NEVER),
+        sweep_interval=NEVER,
+        horizon=timedelta(0),
+        retention=RetentionSettings(interval=NEVER),
+    )
+
+
+def _in_a_loop(
+    seed: int,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    headers: Mapping[str, str],
+    outside: Outside,
+    settings: EngineSettings,
+) -> Run:
+    app, handler = _app_of(function)
+    content = _input(handler, args)
+    loop = SeededLoop(seed)
+    clock = VirtualClock(loop)
+    executor = ThreadInTurn()
+    store = MemoryStore(clock=clock, retention_ms=NEVER // timedelta(milliseconds=1))
+    engine = outside.engine = Engine(
+        app,
+        store,
+        outside,
+        clock=clock,
+        entropy=SeededEntropy(seed),
+        settings=settings,
+        executor=executor,
+    )
+    try:
+        with quiet():
+            return loop.run_until_complete(
+                _Running(loop, engine, store, outside).run(handler, content, headers)
+            )
     finally:
         loop.run_until_complete(_end_stray_tasks())
+        executor.shutdown(wait=False)
+        outside.close()
         loop.close()
 
 
@@ -132,180 +201,136 @@ async def _end_stray_tasks() -> None:
     await asyncio.get_running_loop().shutdown_asyncgens()
 
 
-def _functions(
-    workers: Sequence[Worker], answers: Mapping[str, Callable[[Task[Any]], Any]]
-) -> Callable[[str, str | None], TaskFunction | None]:
-    direct = Worker("answers")
-    for topic, function in answers.items():
-        direct.task(topic)(function)
+class _Running:
+    """One invocation on its engine, from its input to its end, or until nothing is due any more."""
 
-    def find(topic: str, name: str | None) -> TaskFunction | None:
-        found = (worker.function_for(topic, name) for worker in (direct, *workers))
-        return next((function for function in found if function is not None), None)
+    def __init__(self, loop: SeededLoop, engine: Engine, store: MemoryStore, outside: Outside) -> None:
+        self._loop = loop
+        self._engine = engine
+        self._tables = store.tables
+        self._outside = outside
+        self._raised: BaseException | None = None
+        engine.on_failure = self._failed
 
-    return find
+    def _failed(self, error: BaseException) -> None:
+        self._raised = error
 
-
-class _Workers:
-    """The publisher of the kit: does the tasks, as the workers would."""
-
-    def __init__(self, find: Callable[[str, str | None], TaskFunction | None]) -> None:
-        self._find = find
-        self.engine: Engine | None = None
-        self.published: list[Published] = []
-        self.errors: list[Exception] = []
-
-    async def publish(self, effect: Effect) -> None:
-        value, headers = encode_effect(effect)
-        text = {name: (content or b"").decode("utf-8", "replace") for name, content in headers}
-        record = decode_task(value, headers) if effect.task else None
-        self.published.append(
-            Published(
-                topic=effect.topic,
-                key=effect.key,
-                payload=_readable(effect.value),
-                awakeable_id=record.awakeable_id if record else None,
-                task=record.task if record else None,
-                headers=text,
-            )
-        )
-        function = self._find(effect.topic, record.task if record else None)
-        if record is None or function is None or self.engine is None:
-            return
+    async def run(self, handler: Handler, content: bytes, headers: Mapping[str, str]) -> Run:
+        engine, outside = self._engine, self._outside
+        serving = asyncio.ensure_future(engine.run())
         try:
-            task = Task(
-                payload=function.payload.decode(effect.value or b"null"),
-                awakeable_id=record.awakeable_id,
-                deadline=record.deadline,
-                headers=text,
-                name=record.task,
-                topic=effect.topic,
-                event_id=record.event_id,
-            )
-            body = await _answer(function, task)
-        except Exception as error:
-            self.errors.append(error)
-            return
-        await self.engine.settle(
-            Completion(
-                awakeable_id=record.awakeable_id,
-                body=body,
-                source=f"worker:{effect.event_id}",
-                trace=known_traceparent(text.get(TRACEPARENT)),
-            )
+            await engine.serving.wait()
+            lower = {name.lower(): text for name, text in headers.items()}
+            begun = await engine.begin(handler, content, headers=lower)
+            row = await self._until_it_rests(begun.id)
+            value, failure = self._result(handler, row)
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+        if outside.errors or engine.errors:
+            raise [*outside.errors, *engine.errors][0]
+        if not isinstance(failure, Paused):
+            outside.refuse_unused(failure)
+        journal = (await engine.store.history([row.id]))[row.id]
+        return Run(
+            status=row.status,
+            published=outside.published,
+            journal=[describe(entry) for entry in journal],
+            duration=timedelta(seconds=round(self._loop.time(), 3)),
+            _value=value,
+            _failure=failure,
+        )
+
+    async def _until_it_rests(self, invocation_id: str) -> Invocation:
+        """Let time pass from one due thing to the next until the invocation ends or nothing is due."""
+        loop, engine, outside = self._loop, self._engine, self._outside
+        while True:
+            await loop.quiet()
+            row = self._tables.invocations[invocation_id]
+            if row.status in ("completed", "paused") or outside.errors or engine.errors:
+                return row
+            if engine.live:
+                if loop.heard(SOCKETS_S if loop.has_sockets else HEARD_S):
+                    continue
+            elif await outside.ask(self._pending()):
+                continue
+            due_s = self._next_due_s()
+            if due_s is not None:
+                await asyncio.sleep(max(0.0, due_s - loop.time()))
+                await outside.give_what_is_due()
+                await engine.sweep()
+            elif not engine.live or not loop.heard(STUCK_S):
+                return row
+
+    def _pending(self) -> list[Awakeable]:
+        return [row for row in self._tables.awakeables.values() if row.state == "pending"]
+
+    def _next_due_s(self) -> float | None:
+        """When something is due next, in the loop's time; None: never."""
+        rows = [row.due_ms for row in self._tables.invocations.values()]
+        due = [*rows, *(row.deadline_ms for row in self._pending()), self._outside.next_due_ms()]
+        instants = [(due_ms - STARTED_MS) / 1000 for due_ms in due if due_ms is not None]
+        timer = self._loop.next_timer()
+        if timer is not None and timer - self._loop.time() <= LONGEST_WAIT.total_seconds():
+            instants.append(timer)
+        return min(instants, default=None)
+
+    def _result(self, handler: Handler, row: Invocation) -> tuple[Any, AwakeablesError | None]:
+        match row.result:
+            case Resolution() as resolution:
+                return (readable(resolution.content) if resolution.is_json else resolution.content), None
+            case Rejection() as rejected:
+                details = details_of(rejected)
+                return None, TerminalError(rejected.reason, code=rejected.code, details=details)
+            case _:
+                pass
+        if row.status == "paused" and row.failure is not None:
+            paused = Paused(f"{row.failure.kind}: {row.failure.message}")
+            paused.__cause__ = _of_the_author(self._raised)
+            return None, paused
+        if self._engine.live:
+            return None, Stuck(f"{handler.name} awaits something of its own that never comes")
+        waiting = ", ".join(map(self._outside.describe, self._pending()))
+        return None, Stuck(
+            f"{handler.name} waits for {waiting or 'nothing that is due'} and nobody answers: give `run` "
+            "answers or workers for the topics that it publishes to, on_wait for an ID that leaves in "
+            "another way, or the awakeable a timeout"
         )
 
 
-async def _answer(function: TaskFunction, task: Task[Any]) -> Resolution | Rejection:
-    try:
-        result = function.function(task)
-        if inspect.isawaitable(result):
-            result = await result
-    except Reject as error:
-        return rejection(error.reason, error.code, error.details)
-    return function.result(result)
-
-
-def _readable(value: bytes | None) -> Any:
-    try:
-        return None if value is None else decode_json(value)
-    except ValueError:
-        return value
-
-
-async def _run(
-    loop: SeededLoop,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    find: Callable[[str, str | None], TaskFunction | None],
-    suspend: bool,
-    retry: RetryPolicy | None,
-    seed: int,
-) -> Run:
-    clock = VirtualClock(loop)
-    app, handler = _app_of(function)
-    publisher = _Workers(find)
-    store = MemoryStore(clock=clock, retention_ms=round(NEVER.total_seconds() * 1000))
-    engine = Engine(
-        app,
-        store,
-        publisher,
-        clock=clock,
-        entropy=SeededEntropy(seed),
-        settings=EngineSettings(
-            runner=RunnerSettings(always_suspend=suspend, retry=retry or RetryPolicy()),
-            relay=RelaySettings(sweep_interval=NEVER),
-            sweep_interval=NEVER,
-            horizon=timedelta(0),
-        ),
-        executor=InlineExecutor(),
-    )
-    publisher.engine = engine
-    serving = asyncio.ensure_future(engine.run())
-    try:
-        await engine.serving.wait()
-        begun = await engine.begin(handler, handler.input.encode(*args) if args else b"null")
-        row = await _until_it_rests(engine, store, publisher, begun.id)
-    finally:
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
-    if publisher.errors or engine.errors:
-        raise [*publisher.errors, *engine.errors][0]
-    journal = (await store.history([begun.id]))[begun.id]
-    value, failure = _result(handler, row, store)
-    return Run(
-        status=row.status,
-        published=publisher.published,
-        journal=[describe(entry) for entry in journal],
-        duration=timedelta(seconds=round(loop.time(), 3)),
-        _value=value,
-        _failure=failure,
-    )
-
-
-async def _until_it_rests(
-    engine: Engine, store: MemoryStore, publisher: _Workers, invocation_id: str
-) -> Invocation:
-    """Let time pass from one due thing to the next until the invocation ends or nothing is due."""
-    clock = engine.clock
-    while True:
-        await engine.settled_down()
-        row = store.tables.invocations[invocation_id]
-        if row.status in ("completed", "paused") or publisher.errors or engine.errors:
-            return row
-        due = [r.due_ms for r in store.tables.invocations.values() if r.due_ms is not None]
-        deadlines = [
-            a.deadline_ms
-            for a in store.tables.awakeables.values()
-            if a.state == "pending" and a.deadline_ms is not None
-        ]
-        if not due and not deadlines:
-            return row
-        await asyncio.sleep(max(0, min(due + deadlines) - clock.now_ms()) / 1000)
-        await engine.sweep()
+def _of_the_author(error: BaseException | None) -> BaseException | None:
+    """An error, its stack beginning in the code that raised it or called what did."""
+    if error is None:
+        return None
+    stack = error.__traceback__
+    while stack is not None and stack.tb_frame.f_globals.get("__name__", "").startswith("awakeables."):
+        stack = stack.tb_next
+    return error.with_traceback(stack or error.__traceback__)
 
 
 def _app_of(function: Callable[..., Any]) -> tuple[App, Handler]:
     """A handler by itself is enough of an app to run it."""
-    name = getattr(function, "__name__", "handler")
     service = Service("testing")
-    service.handler(name)(function)
+    name = str(getattr(function, "__name__", ""))
+    try:
+        service.handler(name)(function)
+    except DeclarationError:
+        # Its service may call it otherwise; what is wrong with the function itself is raised again.
+        name = "handler"
+        service.handler(name)(function)
     app = App("testing", services=[service])
     return app, app.handler("testing", name)
 
 
-def _result(handler: Handler, row: Invocation, store: MemoryStore) -> tuple[Any, AwakeablesError | None]:
-    match row.result:
-        case Resolution() as resolution:
-            return (_readable(resolution.content) if resolution.is_json else resolution.content), None
-        case Rejection() as rejected:
-            return None, TerminalError(rejected.reason, code=rejected.code, details=details_of(rejected))
-        case _:
-            pass
-    if row.status == "paused" and row.failure is not None:
-        return None, Paused(f"{row.failure.kind}: {row.failure.message}")
-    waiting = [a.id for a in store.tables.awakeables.values() if a.state == "pending"]
-    return None, Stuck(
-        f"{handler.name} waits for {', '.join(waiting) or 'nothing that is due'} and nobody answers: give "
-        "`run` workers or answers for the topics that it publishes to, or the awakeable a timeout"
-    )
+def _input(handler: Handler, args: tuple[Any, ...]) -> bytes:
+    """The input as it would come over HTTP, known to fit."""
+    if len(args) > handler.takes_input:
+        takes = "one input" if handler.takes_input else "no input"
+        raise InvalidInput(f"{handler.name} takes {takes}, and was given {len(args)} values")
+    try:
+        content = handler.input.encode(*args) if args else b"null"
+        if handler.input.kind == "json":
+            handler.input.decode(checked_json(content))
+    except Exception as error:  # a validator of the user's own may raise anything
+        raise InvalidInput(f"the input does not fit {handler.name}: {explain(error)}") from error
+    return content

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from concurrent.futures import Executor, Future
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from random import Random
 from typing import Any
 
@@ -21,15 +22,18 @@ class SeededLoop(asyncio.SelectorEventLoop):
     """The standard loop, except that time jumps to the next timer as soon as nothing is ready.
 
     Callbacks that are ready at once run in an order that the seed decides, so that a test can be
-    repeated, and that many seeds try many interleavings.
+    repeated, and that many seeds try many interleavings. While a thread of `run_in_executor` is
+    at work, time stands still.
     """
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         self._virtual_s = 0.0
-        # A nanosecond is lost in a float that counts months: timers would never be due.
-        self._clock_resolution = 1e-6
+        # A float that counts a thousand years in seconds knows no microseconds: timers would never be due.
+        self._clock_resolution = 1e-4
         self._chance = Random(seed)  # noqa: S311 - must repeat
+        self._at_work = 0
+        self._quiet: asyncio.Future[None] | None = None
 
     def time(self) -> float:
         return self._virtual_s
@@ -38,25 +42,67 @@ class SeededLoop(asyncio.SelectorEventLoop):
         """Let time pass in which nothing runs, as when the process is stopped."""
         self._virtual_s += seconds
 
-    def _run_once(self) -> None:
-        ready: deque[Any] = self._ready  # type: ignore[attr-defined]
-        scheduled: list[Any] = self._scheduled  # type: ignore[attr-defined]
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Executor | None, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = super().run_in_executor(executor, func, *args)
+        self._at_work += 1
+        future.add_done_callback(self._done)
+        return future
+
+    def _done(self, _future: asyncio.Future[Any]) -> None:
+        self._at_work -= 1
+
+    async def quiet(self) -> None:
+        """Wait until nothing goes on unless time does; for one caller at a time."""
+        self._quiet = self.create_future()
+        await self._quiet
+
+    def heard(self, longest_s: float) -> bool:
+        """Stand still for that long in real time, until something comes from outside; False: nothing did."""
+        self._process_events(self._selector.select(longest_s))
+        return bool(self._ready)
+
+    @property
+    def has_sockets(self) -> bool:
+        """Is anything watched beside the loop's own way to be woken?"""
+        return len(self._selector.get_map()) > 1
+
+    def next_timer(self) -> float | None:
+        """When the next timer is due, in the loop's time."""
+        self._drop_cancelled_timers()
+        return self._scheduled[0]._when if self._scheduled else None
+
+    def _drop_cancelled_timers(self) -> None:
+        scheduled = self._scheduled
         while scheduled and scheduled[0]._cancelled:
             heapq.heappop(scheduled)._scheduled = False
             self._timer_cancelled_count = max(0, self._timer_cancelled_count - 1)
-        if not ready:
-            if not scheduled:
+
+    def _run_once(self) -> None:
+        ready = self._ready
+        self._drop_cancelled_timers()
+        if not ready and not self._at_work and not self.heard(0):
+            if self._quiet is not None:
+                quiet, self._quiet = self._quiet, None
+                quiet.set_result(None)
+            elif not self._scheduled:
                 raise Deadlock
-            self._virtual_s = max(self._virtual_s, scheduled[0]._when)
-        elif len(ready) > 1:
+            else:
+                self._virtual_s = max(self._virtual_s, self._scheduled[0]._when)
+        if len(ready) > 1:
             shuffled = list(ready)
             self._chance.shuffle(shuffled)
             ready.clear()
             ready.extend(shuffled)
         super()._run_once()  # type: ignore[misc]
 
-    _timer_cancelled_count: int
     _clock_resolution: float
+    _process_events: Callable[[Any], None]
+    _ready: deque[Any]
+    _scheduled: list[Any]
+    _selector: Any
+    _timer_cancelled_count: int
 
 
 class VirtualClock:
@@ -91,4 +137,22 @@ class InlineExecutor(Executor):
             future.set_result(fn(*args, **kwargs))
         except Exception as error:
             future.set_exception(error)
+        return future
+
+
+class ThreadInTurn(ThreadPoolExecutor):
+    """Runs blocking work in a thread, as the service does, one piece after the other.
+
+    The caller waits for it, so that a seed decides the order of everything; but no longer than
+    `PATIENCE_S`, because the thread may need the caller's loop.
+    """
+
+    PATIENCE_S = 1.0
+
+    def __init__(self) -> None:
+        super().__init__(1, thread_name_prefix="awakeables-run")
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = super().submit(fn, *args, **kwargs)
+        wait([future], timeout=self.PATIENCE_S)
         return future

@@ -46,7 +46,7 @@ def test_any_other_error_is_retried_with_growing_pauses(run: Runs) -> None:
             raise ConnectionError("down")
         return "up again"
 
-    result = run(handler)
+    result = run(handler, retry=RetryPolicy())
     assert result.value == "up again"
     assert len(calls) == 4
     assert timedelta(seconds=3.5) <= result.duration < timedelta(seconds=4)
@@ -60,7 +60,7 @@ def test_after_seventy_attempts_the_invocation_is_paused(run: Runs) -> None:
         calls.append(1)
         raise ConnectionError("down")
 
-    result = run(handler)
+    result = run(handler, retry=RetryPolicy())
     assert (result.status, len(calls)) == ("paused", 70)
     pauses = timedelta(seconds=0.5 * (2**7 - 1) + 62 * 60)
     assert pauses <= result.duration < pauses + timedelta(seconds=2)

@@ -156,7 +156,7 @@ def test_any_other_failure_fails_the_attempt_and_is_not_seen_by_the_handler(run:
             caught.append(error)
             return "caught"
 
-    result = run(handler)
+    result = run(handler, retry=RetryPolicy())
     assert result.value == "done"
     assert (calls.count, caught) == (3, [])
     assert timedelta(seconds=1.5) <= result.duration < timedelta(seconds=2)

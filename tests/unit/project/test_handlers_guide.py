@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import re
 import sys
 from collections.abc import Iterator
@@ -31,9 +33,12 @@ def guide() -> Iterator[Any]:
 
 def test_its_tests_pass(guide: Any) -> None:
     tests = [value for name, value in vars(guide).items() if name.startswith("test_")]
-    assert len(tests) == 2
+    assert len(tests) == 6
     for test in tests:
-        test()
+        if inspect.iscoroutinefunction(test):
+            asyncio.run(test())
+        else:
+            test()
 
 
 def test_a_refused_claim_fails_as_it_says(guide: Any) -> None:

@@ -35,7 +35,8 @@ def test_the_public_names_are_these() -> None:
 
 
 def test_the_testing_names_are_these() -> None:
-    assert set(testing.__all__) == {"Paused", "Published", "Run", "Stuck", "run"}
+    names = {"Answer", "Paused", "PendingAwakeable", "Published", "Run", "Stuck", "WrongAnswer", "run"}
+    assert set(testing.__all__) == names
 
 
 def test_failures_of_an_awakeable_are_terminal() -> None:

@@ -1,0 +1,228 @@
+"""What a test answers with: functions and values by topic or task, workers, late answers."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import BaseModel
+
+from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.errors import AwakeablesError, TerminalError
+from awakeables.handlers.rejections import rejection
+from awakeables.handlers.serde import codec_for, explain
+from awakeables.testing.loop import ThreadInTurn
+from awakeables.wire.tasks import TaskRecord
+from awakeables.wire.traces import TRACEPARENT
+from awakeables.worker.task import Reject, Task
+from awakeables.worker.threads import Threads
+from awakeables.worker.worker import DEFAULT_RETRY, TaskFunction, Worker
+
+AT_ONCE = timedelta(0)
+
+
+class WrongAnswer(AwakeablesError):
+    """An answer of the test that nobody takes: misfit, second, or for a task that there was not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, and how long after the task it comes.
+
+    Attributes:
+        value: What resolves the awakeable: a model, anything else that JSON can say, bytes for
+            one that takes bytes; or a `Reject`, which rejects it.
+        after: In virtual time; the handler may have timed out by then.
+    """
+
+    value: Any = None
+    after: timedelta = AT_ONCE
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be meant.
+
+        Raises:
+            ValueError: It would come before it was asked for.
+        """
+        if self.after < AT_ONCE:
+            raise ValueError(f"Answer: after can't be negative, not {self.after}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """An answer on its way: for whom, what, when, and how it is told of."""
+
+    awakeable_id: str
+    body: Resolution | Rejection
+    after: timedelta
+    what: str
+    trace: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingAwakeable:
+    """An awakeable that waits, and that no answer is under way for.
+
+    Attributes:
+        id: What a mail or a request has carried to the outside.
+        deadline: When it times out.
+        topic: Where a task with it was published to; None: its ID left in another way.
+    """
+
+    id: str
+    deadline: datetime | None
+    topic: str | None
+    given: list[Given] = field(default_factory=list, repr=False, compare=False)
+
+    def resolve(self, value: Any = None, *, after: timedelta = AT_ONCE) -> None:
+        """Answer it with a value: a model, what else JSON can say, or bytes."""
+        self._give(Answer(value, after))
+
+    def reject(
+        self, reason: str, *, code: int = 400, details: Any = None, after: timedelta = AT_ONCE
+    ) -> None:
+        """Answer it with a refusal."""
+        self._give(Answer(Reject(reason, code=code, details=details), after))
+
+    def _give(self, answer: Answer) -> None:
+        what = f"the answer that on_wait gave to awakeable {self.id}"
+        self.given.append(
+            Given(awakeable_id=self.id, body=body_of(answer.value), after=answer.after, what=what)
+        )
+
+
+def body_of(value: Any) -> Resolution | Rejection:
+    """A value as the outcome that it settles an awakeable with.
+
+    Raises:
+        ValueError: JSON can't say it.
+    """
+    if isinstance(value, Reject | TerminalError):
+        return rejection(value.args[0], value.code, value.details)
+    if isinstance(value, bytes):
+        return Resolution.of_bytes(value)
+    return codec_for(type(value) if isinstance(value, BaseModel) else None).resolution(value)
+
+
+class Answers:
+    """Which function does which task, and which of the test's answers were asked for.
+
+    Attributes:
+        unused: The keys of `answers` that no task has asked for yet.
+    """
+
+    def __init__(self, answers: Mapping[str, Any], workers: Sequence[Worker]) -> None:
+        """Read the signatures of the functions.
+
+        Raises:
+            DeclarationError: A function does not take exactly one Task.
+        """
+        self._own = {
+            key: TaskFunction(
+                key,
+                None,
+                answer if callable(answer) else functools.partial(_always, answer),
+                retry=DEFAULT_RETRY,
+                serde=None,
+            )
+            for key, answer in answers.items()
+        }
+        self._workers = workers
+        self._threads = _InTurn()
+        self.unused = set(answers)
+
+    async def to(self, task: TaskRecord, topic: str, headers: Mapping[str, str]) -> list[Given]:
+        """What is answered to a task: by the test itself, found by task before topic, or else by workers.
+
+        Raises:
+            WrongAnswer: A worker that reads the topic would make a dead letter of it.
+            Exception: What a function raised, other than a refusal.
+        """
+        for key in (task.task, topic):
+            if key is not None and key in self._own:
+                self.unused.discard(key)
+                return [await _given(self._own[key], task, topic, headers)]
+        given = []
+        for worker in self._workers:
+            function = worker.function_for(topic, task.task)
+            if function is not None:
+                given.append(await _given(function, task, topic, headers, self._threads))
+            elif topic in worker.topics:
+                raise WrongAnswer(
+                    f"worker {worker.name!r} reads {topic!r} and has no function for task {task.task!r}, "
+                    "which would become a dead letter"
+                )
+        return given
+
+    def close(self) -> None:
+        self._threads.close()
+
+
+class _InTurn(Threads):
+    """The threads of a worker, of which one runs at a time."""
+
+    def __init__(self) -> None:
+        super().__init__("testing", 1)
+        self._pool = ThreadInTurn()
+
+
+def _always(answer: Any, _task: Task[Any]) -> Any:
+    return answer
+
+
+async def _given(
+    function: TaskFunction,
+    record: TaskRecord,
+    topic: str,
+    headers: Mapping[str, str],
+    threads: Threads | None = None,
+) -> Given:
+    """What a function answers; one of the test's own runs here, a worker's as it does in the worker."""
+    what = f"the answer to the task on {topic!r} with awakeable {record.awakeable_id}"
+    task = Task(
+        payload=_payload(function, record, topic),
+        awakeable_id=record.awakeable_id,
+        deadline=record.deadline,
+        headers=headers,
+        name=record.task,
+        topic=topic,
+        event_id=record.event_id,
+    )
+    try:
+        if function.is_async or threads is None:
+            result = function.function(task)
+        else:
+            result = await threads.call(function.function, task)
+        if inspect.isawaitable(result):
+            result = await result
+        answer = result if threads is None and isinstance(result, Answer) else Answer(result)
+        if threads is None and isinstance(answer.value, Reject | bytes):
+            body = body_of(answer.value)
+        else:
+            body = function.result(answer.value)
+    except (Reject, TerminalError) as error:
+        answer, body = Answer(), body_of(error)
+    except Exception as error:
+        error.add_note(f"raised in {what}")
+        raise
+    return Given(
+        awakeable_id=record.awakeable_id,
+        body=body,
+        after=answer.after,
+        what=what,
+        trace=headers.get(TRACEPARENT),
+    )
+
+
+def _payload(function: TaskFunction, record: TaskRecord, topic: str) -> Any:
+    try:
+        return function.payload.decode(bytes(record.payload))
+    except Exception as error:  # validators are the author's code and raise what they like
+        raise WrongAnswer(
+            f"the payload of a task on {topic!r} does not fit its function "
+            f"{getattr(function.function, '__name__', function.function)!s}: {explain(error)}"
+        ) from error

@@ -1,0 +1,213 @@
+"""Everything outside the service during a test: does its tasks, answers awakeables, now or later."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from awakeables.core.awakeables import Awakeable, Completion
+from awakeables.core.orders import Effect, Header
+from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.records import instant
+from awakeables.engine.engine import Engine
+from awakeables.handlers.serde import decode_json
+from awakeables.testing.answers import Answers, Given, PendingAwakeable, WrongAnswer
+from awakeables.wire.completions import decode_completion, encode_completion
+from awakeables.wire.tasks import decode_task, encode_effect
+from awakeables.wire.traces import TRACEPARENT
+
+OnWait = Callable[[PendingAwakeable], Any]
+
+_MISTAKES = ("invalid", "conflict", "unknown")
+"""Verdicts that no test means: an answer may well be late, or come twice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A record that the handler published; `awakeable_id` is set for a task."""
+
+    topic: str
+    key: bytes | None
+    payload: Any
+    awakeable_id: str | None
+    task: str | None
+    headers: Mapping[str, str]
+
+
+class Outside:
+    """The publisher of a test's engine, and everybody who reads what is published or has an ID.
+
+    Attributes:
+        engine: Who is answered.
+        published: Each record once, in order.
+        errors: What the test must be told of, the first one first.
+    """
+
+    engine: Engine
+
+    def __init__(self, answers: Answers, on_wait: OnWait | None) -> None:
+        self._answers = answers
+        self._on_wait = on_wait
+        self._count = 0
+        self._topics: dict[str, str] = {}
+        self._under_way: dict[asyncio.Task[None], str] = {}
+        self._given: list[Given] = []
+        self._late: list[tuple[int, Given]] = []
+        self.published: list[Published] = []
+        self.errors: list[Exception] = []
+
+    async def publish(self, effect: Effect) -> None:
+        """Take a record, and have its task done."""
+        value, headers = encode_effect(effect)
+        facts = effect.task
+        self.published.append(
+            Published(
+                topic=effect.topic,
+                key=effect.key,
+                payload=readable(effect.value),
+                awakeable_id=facts.awakeable_id if facts else None,
+                task=facts.task if facts else None,
+                headers=_texts(headers),
+            )
+        )
+        if facts is not None:
+            self._topics[facts.awakeable_id] = effect.topic
+            doing = asyncio.ensure_future(self._do(effect.topic, value, headers))
+            self._under_way[doing] = facts.awakeable_id
+            doing.add_done_callback(self._under_way.pop)
+
+    async def _do(self, topic: str, value: bytes | None, headers: Sequence[Header]) -> None:
+        try:
+            task = decode_task(value, headers)
+            for given in await self._answers.to(task, topic, _texts(headers)):
+                await self._take(given)
+        except Exception as error:
+            self.errors.append(error)
+
+    async def _take(self, given: Given) -> None:
+        if given.after:
+            due_ms = self.engine.clock.now_ms() + given.after // timedelta(milliseconds=1)
+            self._late.append((due_ms, given))
+        else:
+            await self._settle(given)
+
+    async def _settle(self, given: Given) -> None:
+        """Send an answer over the wire, as workers do.
+
+        Raises:
+            WrongAnswer: The verdict is one that no test means.
+        """
+        self._count += 1
+        completion = Completion(awakeable_id=given.awakeable_id, body=given.body, source="")
+        headers = [(TRACEPARENT, given.trace.encode())] if given.trace else []
+        sent = decode_completion(
+            encode_completion(completion), source=f"testing:{self._count}", headers=headers
+        )
+        verdict = await self.engine.settle(sent)
+        if verdict is not None and verdict.kind in _MISTAKES:
+            raise WrongAnswer(
+                f"{given.what} is {verdict.kind}: {verdict.reason}; it was {_shown(given.body)}"
+            )
+
+    # ── when nothing goes on unless time does ──────────────────────────────────────────────
+
+    def next_due_ms(self) -> int | None:
+        """When the next late answer comes."""
+        return min((due_ms for due_ms, _ in self._late), default=None)
+
+    async def give_what_is_due(self) -> None:
+        """Give the late answers whose time has come.
+
+        Raises:
+            WrongAnswer: Nobody takes one.
+        """
+        now_ms = self.engine.clock.now_ms()
+        due = [given for due_ms, given in self._late if due_ms <= now_ms]
+        self._late = [late for late in self._late if late[0] > now_ms]
+        for given in due:
+            await self._settle(given)
+
+    async def ask(self, pending: Iterable[Awakeable]) -> bool:
+        """Ask the test about awakeables that nobody answers; was an answer given?
+
+        Raises:
+            WrongAnswer: Nobody takes it, or it was returned and not given.
+            Exception: What `on_wait` raised.
+        """
+        if self._on_wait is None:
+            return False
+        answered = {*self._under_way.values(), *(given.awakeable_id for _, given in self._late)}
+        for row in pending:
+            if row.id in answered:
+                continue
+            deadline = None if row.deadline_ms is None else instant(row.deadline_ms)
+            returned = self._on_wait(
+                PendingAwakeable(
+                    id=row.id, deadline=deadline, topic=self._topics.get(row.id), given=self._given
+                )
+            )
+            if inspect.isawaitable(returned):
+                returned = await returned
+            if returned is not None:
+                raise WrongAnswer(
+                    f"on_wait returned {returned!r:.200}, which is no answer: call wait.resolve(value) or "
+                    "wait.reject(reason), and return nothing"
+                )
+            if self._given:
+                given, self._given[:] = list(self._given), []
+                for answer in given:
+                    await self._take(answer)
+                return True
+        return False
+
+    # ── at the end ─────────────────────────────────────────────────────────────────────────
+
+    def describe(self, row: Awakeable) -> str:
+        """An awakeable that waits, by its ID and where it was published to."""
+        topic = self._topics.get(row.id)
+        return row.id if topic is None else f"{row.id} (published to {topic!r})"
+
+    def refuse_unused(self, failure: Exception | None) -> None:
+        """Take no answer for what was never asked.
+
+        Raises:
+            WrongAnswer: No task has asked for one of the answers.
+        """
+        if not self._answers.unused:
+            return
+        tasks = {
+            f"{record.topic!r}" + (f" (task {record.task!r})" if record.task else "")
+            for record in self.published
+            if record.awakeable_id is not None
+        }
+        plain = {f"{r.topic!r} (without an awakeable)" for r in self.published if r.awakeable_id is None}
+        raise WrongAnswer(
+            f"no task has asked for the answers to {', '.join(map(repr, sorted(self._answers.unused)))}; "
+            f"published was to: {', '.join(sorted(tasks | plain)) or 'nothing'}"
+        ) from failure
+
+    def close(self) -> None:
+        """Let go of the workers' threads."""
+        self._answers.close()
+
+
+def readable(value: bytes | None) -> Any:
+    """What stands in a record or a result: JSON as Python values, anything else as its bytes."""
+    try:
+        return None if value is None else decode_json(value)
+    except ValueError:
+        return value
+
+
+def _texts(headers: Sequence[Header]) -> dict[str, str]:
+    return {name: (content or b"").decode("utf-8", "surrogateescape") for name, content in headers}
+
+
+def _shown(body: Resolution | Rejection) -> str:
+    if isinstance(body, Rejection):
+        return f"the rejection {body.reason!r:.200}"
+    return f"{body.content!r:.200}"
