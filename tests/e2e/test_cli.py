@@ -119,6 +119,7 @@ def test_a_setting_that_can_not_be_is_refused_by_name() -> None:
             "kill",
             "doctor",
             "settings",
+            "backup",
         ),
         *("dead-letters list", "dead-letters show", "dead-letters resend", "offsets show", "offsets skip"),
         *("outbox list", "outbox show", "outbox resend"),
@@ -174,6 +175,38 @@ def test_without_kafka_the_service_is_up_says_so_and_keeps_what_it_is_given(tmp_
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=20)
         assert process.returncode == 0
+
+
+def test_case_o14_a_service_goes_on_from_a_back_up_that_was_made_while_it_ran(tmp_path: Path) -> None:
+    store, copy = tmp_path / "a.db", tmp_path / "back-up.db"
+    common = ("serve", "shop:app", "--kafka", "127.0.0.1:9")
+    base = f"http://127.0.0.1:{(port := free_port())}"
+    with started(*common, "--store", str(store), "--port", str(port), until="service_started") as process:
+        httpx.post(f"{base}/orders/fulfil/send", json={"id": "o-1"}).raise_for_status()
+        deadline = time.monotonic() + 10
+        while not (rows := httpx.get(f"{base}/awakeables").json()["items"]):
+            assert time.monotonic() < deadline, "the handler does not begin to wait"
+        [waits] = rows
+        made = run("backup", str(copy), "--store", str(store), "--json")
+        assert made.returncode == 0, made.stderr
+        assert json.loads(made.stdout) == {
+            "file": str(copy),
+            "bytes": copy.stat().st_size,
+            "schema": json.loads(made.stdout)["schema"],
+            "app": "shop",
+        }
+        again = run("backup", str(copy), "--store", str(store))
+        assert (again.returncode, "replaces nothing" in " ".join(again.stderr.split())) == (1, True)
+        process.kill()
+    copy.rename(store)
+    for log in (tmp_path / "a.db-wal", tmp_path / "a.db-shm"):
+        log.unlink(missing_ok=True)
+    assert run("backup", str(copy), "--store", str(store)).returncode == 0, "nobody has it open"
+    with started(*common, "--store", str(store), "--port", str(port), until="service_started"):
+        resolved = httpx.post(f"{base}/awakeables/{waits['id']}/resolve", json={"tracking": "p-1"})
+        assert resolved.status_code == 200, resolved.text
+        ended = httpx.get(f"{base}/invocations/{waits['invocation']}/attach", timeout=15)
+        assert ended.status_code == 200, ended.text
 
 
 def test_dev_serves_an_app_with_its_worker(url: str) -> None:

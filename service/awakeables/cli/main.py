@@ -9,6 +9,7 @@ import typer
 from awakeables import __version__
 from awakeables.cli import (
     answering,
+    backing,
     checking,
     deadletters,
     looking,
@@ -23,7 +24,7 @@ from awakeables.cli.terminal import out, tell_error
 from awakeables.errors import AwakeablesError
 
 RUN, ANSWER, LOOK = "Run", "Answer callbacks", "Look"
-MEND, CHECK = "Mend", "Check"
+MEND, CHECK = "Mend", "Check and keep"
 """The panels of `--help`."""
 
 cli = typer.Typer(
@@ -61,6 +62,7 @@ cli.command(rich_help_panel=MEND)(mending.kill)
 cli.add_typer(deadletters.group, name="dead-letters", rich_help_panel=MEND)
 cli.add_typer(outbox.group, name="outbox", rich_help_panel=MEND)
 cli.add_typer(offsets.group, name="offsets", rich_help_panel=MEND)
+cli.command(rich_help_panel=CHECK)(backing.backup)
 cli.command(rich_help_panel=CHECK)(checking.doctor)
 cli.add_typer(topics.group, name="topics", rich_help_panel=CHECK)
 cli.command(rich_help_panel=CHECK)(checking.settings)

@@ -62,12 +62,20 @@ def check_file(connection: sqlite3.Connection, path: object, app: str = "") -> N
             f"{path} has schema version {version}, this release knows up to {newest}:"
             " install the release that wrote it, or a newer one"
         )
-    named = connection.execute(QUERIES["app_name"]).fetchone() if version >= NAMED_FROM else None
-    if app and named is not None and named[0] != app:
+    named = name_of(connection) if app else None
+    if named is not None and named != app:
         raise StoreOfAnotherApp(
-            f"{path} is the store of the app {named[0]!r}, not of {app!r}: give this one a file of"
+            f"{path} is the store of the app {named!r}, not of {app!r}: give this one a file of"
             " its own with --store or AWAKEABLES_STORE, or, if it was renamed, see docs/operations.md"
         )
+
+
+def name_of(connection: sqlite3.Connection) -> str | None:
+    """The app whose store a file is; None: nobody's yet."""
+    if schema_version(connection) < NAMED_FROM:
+        return None
+    named: tuple[str] | None = connection.execute(QUERIES["app_name"]).fetchone()
+    return None if named is None else named[0]
 
 
 def apply_migration(connection: sqlite3.Connection, text: str) -> None:
