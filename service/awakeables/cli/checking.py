@@ -9,8 +9,9 @@ import msgspec
 import typer
 from pydantic import SecretStr
 
-from awakeables.cli.options import Config, Json, Kafka, Store, Url, Workers
-from awakeables.cli.terminal import out, print_json, print_table
+from awakeables.cli.options import Config, Json, Kafka, Store, Url, Wide, Workers
+from awakeables.cli.tables import Table
+from awakeables.cli.terminal import out, print_json, print_table, say
 from awakeables.handlers.service import App
 from awakeables.loading import load
 from awakeables.settings import Settings, SourcedSettings, read_settings
@@ -19,6 +20,7 @@ from awakeables.worker.worker import Worker
 from awakeables.world import SystemClock
 
 MASK = "********"
+_TABLE = Table(names=("setting", "value", "source", "meaning"), prose="meaning")
 _COLOURS = {"ok": "green", "warn": "yellow", "FAULT": "red"}
 
 
@@ -59,12 +61,12 @@ def doctor(
     else:
         for finding in findings:
             out.print(f"[{_COLOURS[finding.level]}]{finding.level:<6}[/]", end="")
-            out.print(f"{finding.subject:<9} {finding.text}", markup=False, highlight=False, soft_wrap=True)
+            say(f"{finding.subject:<9} {finding.text}")
     if any(finding.level == "FAULT" for finding in findings):
         raise typer.Exit(1)
 
 
-def settings(json_: Json = False, config: Config = None) -> None:
+def settings(wide: Wide = False, json_: Json = False, config: Config = None) -> None:
     """Show every setting, its value and where it comes from; secrets are masked."""
     loaded = read_settings(config)
     rows = [
@@ -79,7 +81,7 @@ def settings(json_: Json = False, config: Config = None) -> None:
     if json_:
         print_json(msgspec.json.encode(rows))
     else:
-        print_table(("setting", "value", "source", "meaning"), rows, none="")
+        print_table(_TABLE, rows, none="", wide=wide)
 
 
 def _shown(loaded: SourcedSettings, name: str) -> object:

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from awakeables.cli.client import ServiceClient
-from awakeables.cli.options import Before, Config, Json, Limit, Url
+from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide
 from awakeables.cli.resending import resend_each
+from awakeables.cli.tables import Table
 from awakeables.cli.terminal import print_json, print_table
 
 group = typer.Typer(
@@ -16,10 +17,18 @@ group = typer.Typer(
 )
 
 
+_TABLE = Table(
+    names=("id", "code", "topic", "partition", "offset", "at", "resent", "reason"),
+    spare=("resent", "at", "offset", "partition"),
+    prose="reason",
+)
+
+
 @group.command("list")
 def list_(
     limit: Limit = 50,
     before: Before = None,
+    wide: Wide = False,
     url: Url = None,
     json_: Json = False,
     config: Config = None,
@@ -29,11 +38,7 @@ def list_(
     if json_:
         print_json(page.text)
     else:
-        print_table(
-            ("id", "code", "topic", "partition", "offset", "at", "resent", "reason"),
-            page.document["items"],
-            none="no dead letters",
-        )
+        print_table(_TABLE, page.document["items"], none="no dead letters", wide=wide)
 
 
 @group.command()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from awakeables.cli.client import ServiceClient
-from awakeables.cli.options import Before, Config, Json, Limit, Url
+from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide
+from awakeables.cli.tables import Table
 from awakeables.cli.terminal import fail, print_json, print_table, tell
 from awakeables.core import awakeables, invocations
 
@@ -18,9 +19,16 @@ class What(StrEnum):
     invocations = "invocations"
 
 
-_COLUMNS = {
-    What.awakeables: ("id", "state", "created", "deadline", "invocation"),
-    What.invocations: ("id", "status", "ended", "service", "handler", "created", "attempts"),
+_TABLES = {
+    What.awakeables: Table(
+        names=("id", "state", "created", "deadline", "invocation"),
+        spare=("invocation", "deadline", "created"),
+    ),
+    What.invocations: Table(
+        names=("id", "status", "ended", "service", "handler", "created", "attempts", "reason"),
+        spare=("attempts", "created", "ended", "service"),
+        prose="reason",
+    ),
 }
 
 _STATES: dict[What, tuple[str, ...]] = {
@@ -39,6 +47,7 @@ def list_(
     ] = None,
     limit: Limit = 50,
     before: Before = None,
+    wide: Wide = False,
     url: Url = None,
     json_: Json = False,
     config: Config = None,
@@ -53,7 +62,14 @@ def list_(
     if json_:
         print_json(page.text)
     else:
-        print_table(_COLUMNS[what], page.document["items"], none=f"no {what.value}")
+        rows = [{"reason": _reason(item)} | item for item in page.document["items"]]
+        print_table(_TABLES[what], rows, none=f"no {what.value}", wide=wide)
+
+
+def _reason(item: dict[str, Any]) -> str | None:
+    """Why an invocation is paused or tried again."""
+    failure = item.get("failure")
+    return f"{failure['kind']}: {failure['message']}" if failure else None
 
 
 def show(
@@ -71,7 +87,5 @@ def show(
     print_json(shown.text)
     dead = shown.document.get("dead_task")
     if dead is not None and shown.document["state"] == "pending":
-        tell(
-            f"its task is a dead letter of worker {dead['worker']!r} ({dead['code']}: {dead['reason']})\n"
-            f"mend the worker, then `awakeables dead-letters resend {dead['id']}`"
-        )
+        tell(f"its task is a dead letter of worker {dead['worker']!r} ({dead['code']}: {dead['reason']})")
+        tell(f"mend the worker, then `awakeables dead-letters resend {dead['id']}`")

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from awakeables.cli.client import ServiceClient
-from awakeables.cli.options import Config, Json, Url
+from awakeables.cli.options import Config, Json, Url, Wide
+from awakeables.cli.tables import Table
 from awakeables.cli.terminal import fail, print_json, print_table, say
 
 group = typer.Typer(
@@ -15,18 +16,19 @@ group = typer.Typer(
 )
 
 
+_TABLE = Table(
+    names=("topic", "partition", "next", "end", "lag", "epoch", "problem"), spare=("epoch",), prose="problem"
+)
+
+
 @group.command()
-def show(url: Url = None, json_: Json = False, config: Config = None) -> None:
+def show(wide: Wide = False, url: Url = None, json_: Json = False, config: Config = None) -> None:
     """Show each partition's position, its end, and what is wrong with it."""
     answer = ServiceClient(config, url).get("offsets").or_fail()
     if json_:
         print_json(answer.text)
     else:
-        print_table(
-            ("topic", "partition", "next", "end", "lag", "epoch", "problem"),
-            answer.document["items"],
-            none="no partitions are read yet",
-        )
+        print_table(_TABLE, answer.document["items"], none="no partitions are read yet", wide=wide)
 
 
 @group.command()

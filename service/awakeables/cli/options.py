@@ -37,6 +37,9 @@ Config = Annotated[
 ]
 Url = Annotated[str | None, typer.Option(help="The service; AWAKEABLES_URL.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="All columns, one line per row, however wide the terminal is.")
+]
 Kafka = Annotated[
     str | None, typer.Option(help="Kafka, HOST:PORT[,…]; AWAKEABLES_KAFKA.", show_default=False)
 ]

@@ -8,13 +8,21 @@ from typing import Annotated
 import typer
 
 from awakeables.cli.client import ServiceClient
-from awakeables.cli.options import Before, Config, Json, Limit, Url
+from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide
 from awakeables.cli.resending import resend_each
+from awakeables.cli.tables import Table
 from awakeables.cli.terminal import print_json, print_table
 
 group = typer.Typer(
     help="Look at records that Kafka has refused, or has not got yet, and send refused ones again.",
     no_args_is_help=True,
+)
+
+
+_TABLE = Table(
+    names=("id", "topic", "created", "invocation", "awakeable", "reason"),
+    spare=("invocation", "awakeable", "created"),
+    prose="reason",
 )
 
 
@@ -28,6 +36,7 @@ def list_(
     state: Annotated[State, typer.Option(help="Refused for good, or not yet in Kafka.")] = State.failed,
     limit: Limit = 50,
     before: Before = None,
+    wide: Wide = False,
     url: Url = None,
     json_: Json = False,
     config: Config = None,
@@ -38,11 +47,7 @@ def list_(
     if json_:
         print_json(page.text)
     else:
-        print_table(
-            ("id", "topic", "created", "invocation", "awakeable", "reason"),
-            page.document["items"],
-            none=f"no {state.value} records",
-        )
+        print_table(_TABLE, page.document["items"], none=f"no {state.value} records", wide=wide)
 
 
 @group.command()

@@ -94,13 +94,15 @@ def worker(
 
 
 def _print_what_to_try(app: App, workers: list[Worker], url: str, *, embedded: bool, guarded: bool) -> None:
-    tell(f"\n{app.name} is served at {url}; what it can do is told at {url}/docs")
+    tell()
+    tell(f"{app.name} is served at {url}; what it can do is told at {url}/docs")
     if embedded:
         tell("on an embedded broker: in memory, for development only; it begins empty each time")
     if workers:
         tell("workers: " + ", ".join(f"{w.name} ({', '.join(sorted(w.topics))})" for w in workers))
     token = ' -H "authorization: Bearer $AWAKEABLES_TOKEN"' if guarded else ""
-    tell("\ntry:")
+    tell()
+    tell("try:")
     for service in app.services.values():
         for handler in service.handlers.values():
             sample = sample_input(handler)
@@ -108,4 +110,5 @@ def _print_what_to_try(app: App, workers: list[Worker], url: str, *, embedded: b
             tell(f"  curl {url}/{service.name}/{handler.name}{token}{body} -X POST")
     flag = "" if url.endswith(":8080") else f" --url {url}"
     tell(f"  awakeables list{flag}")
-    tell(f"  awakeables resolve{flag} prom_1… VALUE\n")
+    tell(f"  awakeables resolve{flag} prom_1… VALUE")
+    tell()

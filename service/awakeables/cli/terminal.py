@@ -1,19 +1,22 @@
-"""What is printed, and where: answers to standard output, words about them to standard error."""
+"""What is printed, and where: answers to standard output, words about them to standard error.
+
+What others have written (a reason, a topic, a payload) reaches the terminal by this module alone, and
+only as `visible` shows it: a terminal does what an escape sequence tells it to.
+"""
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-PIPE_WIDTH = 1000
-"""Wider than any row: a table takes no more than it needs."""
+from awakeables.cli.tables import Table
+from awakeables.core.texts import visible, visible_lines
 
 out = Console(emoji=False)
 err = Console(stderr=True, emoji=False)
@@ -31,39 +34,45 @@ def tell_error(message: str) -> None:
     tell(message)
 
 
-def tell(message: str) -> None:
-    """One line about an answer, as it is."""
-    err.print(message, markup=False, highlight=False, soft_wrap=True)
+def tell(message: str = "") -> None:
+    """One line about an answer."""
+    err.print(visible(message), markup=False, highlight=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
-    """One line of an answer, as it is."""
-    out.print(message, markup=False, highlight=False, soft_wrap=True)
+    """One line of an answer."""
+    out.print(visible(message), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(text: bytes) -> None:
     """Indent a JSON text; numbers stay as they are written (2**64, 0.1000)."""
-    sys.stdout.write(msgspec.json.format(text, indent=2).decode() + "\n")
+    sys.stdout.write(visible_lines(msgspec.json.format(text, indent=2).decode()) + "\n")
 
 
-def print_table(
-    columns: Sequence[str] | Mapping[str, str], rows: Iterable[Mapping[str, Any]], *, none: str
-) -> None:
-    """One line per row, or the words `none` to standard error.
+def print_table(table: Table, rows: Iterable[Mapping[str, Any]], *, none: str, wide: bool = False) -> None:
+    """The rows as a table, or the words `none` to standard error.
 
     Args:
-        columns: The members to show, and their titles where those differ. The last one may wrap.
+        table: What is shown of them.
         rows: What to show.
         none: What to say when there is no row.
+        wide: Every column, each row on one line, however wide the terminal is.
     """
-    titles = columns if isinstance(columns, Mapping) else {name: name for name in columns}
-    table = Table(box=None, pad_edge=False)
-    for place, title in enumerate(titles.values(), start=1):
-        table.add_column(title, no_wrap=place < len(titles), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("" if row.get(name) is None else str(row[name])) for name in titles))
-    if table.row_count:
-        # A pipe gets whole lines, whatever the width of the terminal is.
-        Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
-    else:
+    cells = [[_cell(row.get(name)) for name in table.names] for row in rows]
+    if not cells:
         tell(none)
+        return
+    lines, left_out = table.lines(cells, None if wide else _width())
+    for line in lines:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    if left_out:
+        tell(f"left out: {', '.join(left_out)}; --wide or --json shows all")
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else visible(str(value))
+
+
+def _width() -> int | None:
+    """Of the terminal, or what COLUMNS says; a pipe gets whole lines."""
+    return shutil.get_terminal_size(fallback=(0, 0)).columns or None

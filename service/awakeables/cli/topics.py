@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from awakeables.cli.options import AppName, Config, Json, Kafka, TaskTopics, Workers, settings_for
+from awakeables.cli.options import AppName, Config, Json, Kafka, TaskTopics, Wide, Workers, settings_for
+from awakeables.cli.tables import Table
 from awakeables.cli.terminal import print_json, print_table, say, tell
 from awakeables.handlers.service import App
 from awakeables.loading import load
@@ -24,6 +25,12 @@ group = typer.Typer(help="Check or create the app's topics; asks Kafka itself.",
 
 CLIENT = "awakeables-topics"
 
+_TABLE = Table(
+    names=("topic", "setting", "value", "advised", "verdict", "why"),
+    titles={"value": "is", "advised": "should be", "verdict": ""},
+    prose="why",
+)
+
 
 @group.command()
 def check(
@@ -32,6 +39,7 @@ def check(
     task_topic: TaskTopics = None,
     everything: Annotated[bool, typer.Option("--all", help="Also what is as it should be.")] = False,
     kafka: Kafka = None,
+    wide: Wide = False,
     json_: Json = False,
     config: Config = None,
 ) -> None:
@@ -49,8 +57,7 @@ def check(
         print_json(msgspec.json.encode(rows))
     else:
         shown = [row for row in rows if everything or row["verdict"] != "ok"]
-        columns = {"topic": "topic", "setting": "setting", "value": "is", "advised": "should be"}
-        print_table(columns | {"verdict": "", "why": "why"}, shown, none="all topics are as they should be")
+        print_table(_TABLE, shown, none="all topics are as they should be", wide=wide)
     if any(row["verdict"] == "must" for row in rows):
         raise typer.Exit(1)
 

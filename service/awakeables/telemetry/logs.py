@@ -1,12 +1,23 @@
-"""Structured logs: to standard error, for people (console) or machines (JSON)."""
+"""Structured logs: to standard error, for people (console) or machines (JSON).
+
+Texts of others (an exception's, a reason) can't forge a line or steer a terminal: JSON escapes control
+characters by itself, and the console shows them as JSON does (`core.texts.visible`).
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+import traceback
+from collections.abc import MutableMapping
+from types import TracebackType
+from typing import Any, TextIO, TypeAlias
 
 import structlog
+
+from awakeables.core.texts import visible, visible_lines
+
+_ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 def configure_logs(*, format_: str, level: str) -> None:
@@ -16,29 +27,71 @@ def configure_logs(*, format_: str, level: str) -> None:
     them otherwise, wherever rich is installed.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if format_ == "json"
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-    )
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if format_ == "json":
-        processors.append(structlog.processors.format_exc_info)
+        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        processors += [
+            _show,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_write_stack),
+        ]
     structlog.configure(
-        processors=[*processors, renderer],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Plain("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # aiokafka logs every broken connection with a stack; our own events tell of the outage once.
     # And its debug lines hold the requests, a password that is sent by PLAIN among them.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+
+def stack_of(error: BaseException) -> str:
+    """An exception with its stack and causes; what each of them says takes one line."""
+    told = traceback.TracebackException.from_exception(error)
+    left = [told]
+    while left:
+        one = left.pop()
+        # `_str` is private, but the standard library keeps the text of an exception nowhere else.
+        for text in ("_str", "msg", "filename"):
+            if isinstance(getattr(one, text, None), str):
+                setattr(one, text, visible(getattr(one, text)))
+        if one.__notes__ is not None:
+            one.__notes__ = [visible(str(note)) for note in one.__notes__]
+        left += [other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other]
+    return visible_lines("".join(told.format())).rstrip("\n")
+
+
+def _show(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Make those strings of a line fit for a terminal that the console renderer shows as they are.
+
+    It shows values with spaces or quotes, and what is no string, by `repr`, which escapes by itself.
+    """
+    for name, value in line.items():
+        if name == "stack":
+            line[name] = visible_lines(str(value))
+        elif isinstance(value, str) and (name == "event" or not set(value) & set(" \t=\r\n\"'")):
+            line[name] = visible(value)
+    return line
+
+
+def _write_stack(file: TextIO, exc_info: _ExcInfo | tuple[None, None, None]) -> None:
+    if exc_info[1] is not None:
+        file.write("\n" + stack_of(exc_info[1]))
+
+
+class _Plain(logging.Formatter):
+    """The lines of libraries, as fit for a terminal as ours."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging names it
+        return visible(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging names it
+        return stack_of(ei[1])

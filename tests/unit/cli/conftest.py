@@ -67,8 +67,7 @@ def stub() -> Iterator[StubService]:
 @pytest.fixture
 def run(stub: StubService) -> Run:
     def invoke(*words: str, said: str | None = None, **environment: str) -> Result:
-        return CliRunner().invoke(
-            cli, [*words], input=said, env={"AWAKEABLES_URL": stub.url, "NO_COLOR": "1"} | environment
-        )
+        ours = {"AWAKEABLES_URL": stub.url, "NO_COLOR": "1", "COLUMNS": ""}
+        return CliRunner().invoke(cli, [*words], input=said, env=ours | environment)
 
     return invoke

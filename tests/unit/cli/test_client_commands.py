@@ -249,3 +249,92 @@ def test_what_no_topic_can_be_called_is_refused_before_kafka_is_asked(run: Run, 
     told = run(*command.split(), "examples.shop:app", "--task-topic", "a b", "--kafka", "127.0.0.1:1")
     assert told.exit_code == 2
     assert "no topic can be called 'a b'" in told.output.replace("\n│ ", "")
+
+
+NASTY = "no\r\nFORGED\x1b[2J\x9b\u202e"
+SHOWN = r"no\r\nFORGED\u001b[2J\u009b\u202e"
+
+
+def test_case_o11_what_the_service_hands_on_can_not_steer_the_terminal(stub: StubService, run: Run) -> None:
+    row = {"id": LETTERS[0], "code": NASTY, "topic": NASTY, "partition": 0, "offset": 7, "reason": NASTY}
+    stub.will_answer("GET /dead-letters?limit=50", {"items": [row]})
+    stub.will_answer(f"GET /invocations/{INVOCATION}", json.dumps({"a": NASTY}, ensure_ascii=False).encode())
+    refusal = {"title": NASTY, "detail": NASTY}
+    stub.will_answer(f"POST /invocations/{INVOCATION}/cancel", refusal, 409)
+    stub.will_answer(f"POST /dead-letters/{LETTERS[0]}/resend", {"topic": NASTY}, 202)
+    listed = run("dead-letters", "list").stdout
+    assert listed.count(SHOWN) == 3
+    shown = run("show", INVOCATION).stdout
+    assert json.loads(shown) == {"a": NASTY}
+    failed = run("cancel", INVOCATION).stderr
+    assert failed == f"error: {SHOWN}: {SHOWN}\n"
+    resent = run("dead-letters", "resend", LETTERS[0]).stdout
+    assert resent == f"{LETTERS[0]}: on its way to {SHOWN}\n"
+    for text in (listed, shown, failed, resent):
+        assert not {c for c in text if not c.isprintable()} - {"\n"}
+
+
+def letters(count: int) -> list[dict[str, object]]:
+    return [
+        {
+            "id": f"dlq_1{number:034}",
+            "code": "invalid",
+            "topic": "shop.completions",
+            "partition": number,
+            "offset": 10**9 + number,
+            "at": "2026-11-29T20:05:46.123Z",
+            "resent": 0,
+            "reason": f"the value does not fit awakeable {INVOCATION}: expected an integer at $.weight",
+        }
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100, 120, 160])
+def test_case_o8_a_table_fits_the_terminal_and_shows_ids_and_reasons_whole(
+    columns: int, stub: StubService, run: Run
+) -> None:
+    items = letters(3)
+    stub.will_answer("GET /dead-letters?limit=50", {"items": items})
+    told = run("dead-letters", "list", COLUMNS=str(columns))
+    lines = told.stdout.splitlines()
+    assert max(map(len, lines)) <= max(columns, len(f"{items[0]['id']}  invalid  shop.completions"))
+    text = " ".join(told.stdout.split())
+    for item in items:
+        assert any(line.startswith(str(item["id"])) for line in lines)
+        assert str(item["reason"]) in text
+    if columns == 80:
+        assert lines[0].split() == ["id", "code", "topic", "partition"]
+        assert told.stderr == "left out: resent, at, offset; --wide or --json shows all\n"
+
+
+def test_case_o8_wide_and_a_pipe_have_every_column_on_one_line(stub: StubService, run: Run) -> None:
+    items = letters(3)
+    stub.will_answer("GET /dead-letters?limit=50", {"items": items})
+    for told in (run("dead-letters", "list", "--wide", COLUMNS="80"), run("dead-letters", "list")):
+        head, *rows = told.stdout.splitlines()
+        assert head.split() == ["id", "code", "topic", "partition", "offset", "at", "resent", "reason"]
+        assert [row.split()[0] for row in rows] == [item["id"] for item in items]
+        assert all(row.endswith(str(item["reason"])) for row, item in zip(rows, items, strict=True))
+        assert told.stderr == ""
+
+
+def test_case_o8_columns_without_anything_in_them_are_left_out_first(stub: StubService, run: Run) -> None:
+    row = {"id": INVOCATION, "state": "pending", "created": "2026-11-29T20:05:46.123Z", "deadline": None}
+    stub.will_answer("GET /awakeables?limit=50", {"items": [row | {"invocation": INVOCATION}]})
+    told = run("list", COLUMNS="120")
+    assert told.stdout.splitlines()[0].split() == ["id", "state", "created", "invocation"]
+    assert told.stderr == ""
+
+
+def test_case_o8_an_invocation_is_listed_with_why_it_is_paused(stub: StubService, run: Run) -> None:
+    row = {
+        "id": INVOCATION,
+        "status": "paused",
+        "service": "orders",
+        "handler": "fulfil",
+        "failure": {"kind": "ValueError", "message": "no such parcel"},
+    }
+    stub.will_answer("GET /invocations?limit=50", {"items": [row]})
+    told = run("list", "invocations", COLUMNS="80").stdout
+    assert told.splitlines()[-1].strip() == "ValueError: no such parcel"

@@ -147,3 +147,42 @@ log.debug("not at this level")
     assert line.items() >= {"event": "attempt_failed", "level": "error", "invocation_id": "inv_1"}.items()
     assert "ValueError: no\nway" in line["exception"]
     assert "Traceback" in line["exception"]
+
+
+CONSOLE = """
+import logging, sys
+import structlog
+from awakeables.telemetry.logs import configure_logs
+configure_logs(format_="console", level="info")
+log = structlog.stdlib.get_logger()
+NASTY = "no\\r\\nFORGED \\x1b[2J\\x07\\x9b1m\\u202egnp.exe\\u2028FORGED\\udcff end"
+class Odd(Exception):
+    pass
+def cause():
+    raise ValueError(NASTY)
+try:
+    try:
+        cause()
+    except ValueError as first:
+        second = Odd(NASTY)
+        second.add_note(NASTY)
+        raise ExceptionGroup(NASTY, [second]) from first
+except ExceptionGroup as error:
+    log.error("attempt_failed", exc_info=error, reason=NASTY, short=NASTY.replace(" ", ""), several=[NASTY])
+    logging.getLogger("library").error("%s", NASTY, exc_info=error)
+log.warning(NASTY, stack="File 1" + chr(10) + chr(27) + "File 2")
+"""
+
+
+def test_case_o11_texts_of_others_forge_no_line_and_steer_no_terminal() -> None:
+    told = subprocess.run([sys.executable, "-c", CONSOLE], capture_output=True, check=True).stderr.decode()
+    raw = {ord(c) for c in told if not c.isprintable() and c != "\n"}
+    assert raw == set()
+    assert not any(line.lstrip(" |").startswith("FORGED") for line in told.splitlines())
+    said = r"no\r\nFORGED \u001b[2J\u0007\u009b1m\u202egnp.exe\u2028FORGED\udcff end"
+    assert told.count(f"ValueError: {said}\n") == 2
+    assert told.count(f"Odd: {said}\n") == 2
+    assert told.count(f"| {said}\n") == 2, "the note"
+    assert "    raise ValueError(NASTY)" in told or "in cause\n" in told, "a stack keeps its lines"
+    assert f"ERROR library: {said}\n" in told
+    assert "File 1\n\\u001bFile 2" in told
