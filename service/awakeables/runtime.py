@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import shutil
 import tempfile
@@ -228,6 +229,9 @@ async def develop(
         local = settings.model_copy(update={"kafka": bootstrap, "store": store, "metrics_port": None})
         if kafka is None:
             local = local.model_copy(update=PLAIN)
+        if "log_invocations" not in settings.model_fields_set:
+            # Who tries an app wants to see what it does.
+            local = local.model_copy(update={"log_invocations": "info"})
         working = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             for worker in workers:
@@ -294,6 +298,7 @@ def engine_settings(settings: Settings) -> EngineSettings:
             interval=settings.purge_interval,
         ),
         verdicts=settings.verdicts,
+        log_invocations=logging.getLevelNamesMapping()[settings.log_invocations.upper()],
     )
 
 

@@ -206,6 +206,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least important lines that are logged."
     )
+    log_invocations: Literal["debug", "info"] = Field(
+        "debug", description="The level of the lines on begins and ends; a failure is a warning always."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

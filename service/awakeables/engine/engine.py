@@ -6,6 +6,7 @@ Wake-ups in memory are hints; the rows are the truth. A sweep finds what a lost 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ from awakeables.engine.offsets import Offsets
 from awakeables.engine.outbox import Relay, RelaySettings
 from awakeables.engine.retention import Retention, RetentionSettings
 from awakeables.engine.runner import RunnerSettings
+from awakeables.engine.subject import Subject
 from awakeables.engine.sweeps import Sweeps
 from awakeables.errors import (
     IdempotencyConflict,
@@ -83,6 +85,8 @@ class EngineSettings:
         max_journal_entries: An invocation whose journal is this long is paused.
         retention: How long what has ended is kept, and dead letters.
         verdicts: Publish every verdict to the app's verdicts topic.
+        log_invocations: The level of the lines that say that an invocation has begun or ended; that
+            it has failed is a warning in any case.
     """
 
     runner: RunnerSettings = field(default_factory=RunnerSettings)
@@ -95,6 +99,7 @@ class EngineSettings:
     max_journal_entries: int = 100_000
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     verdicts: bool = False
+    log_invocations: int = logging.DEBUG
 
 
 class Engine:
@@ -259,6 +264,9 @@ class Engine:
             )
         if not isinstance(answer, Begun):
             raise TypeError(f"Begin was answered with {type(answer).__name__}")
+        if answer.created:
+            subject = Subject(invocation_id=answer.id, service=handler.service, handler=handler.name)
+            subject.began(level=self._engine_settings.log_invocations)
         if not at_once:
             self.look_again()
         return answer
@@ -326,7 +334,7 @@ class Engine:
         if self._live.cancel(row, asked.called_off):
             return row
         if row.result is not None:
-            self.ended(invocation_id, row.result)
+            self.ended(row)
         else:
             self.look_again()
         return row
@@ -357,9 +365,9 @@ class Engine:
         if submitted.cancelled() or submitted.exception() is not None:
             return
         killed = submitted.result()
-        if isinstance(killed, Killed) and killed.done and killed.invocation and killed.invocation.result:
+        if isinstance(killed, Killed) and killed.done and killed.invocation:
             self._live.let_go(killed.invocation.id)
-            self.ended(killed.invocation.id, killed.invocation.result)
+            self.ended(killed.invocation)
 
     async def resend(self, dead_letter_id: str) -> Effect:
         """Send a dead letter to the topic that it came from again.
@@ -423,10 +431,17 @@ class Engine:
     async def settle_own(self, completion: Completion) -> Verdict | None:
         return await self.intake.settle(completion)
 
-    def ended(self, invocation_id: str, result: Outcome) -> None:
-        for future in self._waiters.get(invocation_id, ()):
+    def ended(self, row: Invocation) -> None:
+        if row.result is None:
+            raise TypeError(f"{row.id} has no result")
+        Subject(invocation_id=row.id, service=row.service, handler=row.handler).ended(
+            row.result,
+            duration_ms=row.updated_ms - row.created_ms,
+            level=self._engine_settings.log_invocations,
+        )
+        for future in self._waiters.get(row.id, ()):
             if not future.done():
-                future.set_result(result)
+                future.set_result(row.result)
 
     def failed(self, error: BaseException) -> None:
         self.on_failure(error)

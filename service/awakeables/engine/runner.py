@@ -20,6 +20,7 @@ from awakeables.core.invocations import (
     Continue,
     End,
     Failure,
+    Invocation,
     Next,
     Pause,
     Suspend,
@@ -99,7 +100,7 @@ class House(Protocol):
         """Settle a completion of the handler's own."""
         ...
 
-    def ended(self, invocation_id: str, result: Outcome) -> None:
+    def ended(self, row: Invocation) -> None:
         """Tell who waits for the invocation."""
         ...
 
@@ -430,8 +431,8 @@ class Runner:
 
     async def _end(self, execution: Execution, result: Outcome, taken: Taken | None) -> None:
         abandoned = execution.open_awakeables()
-        await self._submit(End(result=result, abandoned=abandoned), taken)
-        self._house.ended(self.invocation_id, result)
+        ended = await self._submit(End(result=result, abandoned=abandoned), taken)
+        self._house.ended(ended.invocation)
 
     async def _failed(self, error: BaseException) -> None:
         failures = self.attempts + 1

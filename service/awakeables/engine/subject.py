@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 import structlog
 
+from awakeables.core.invocations import End
+from awakeables.core.outcomes import Cancellation, Outcome, Rejection
+from awakeables.core.texts import shortened
 from awakeables.telemetry import events
+from awakeables.telemetry.metrics import end_of
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -19,6 +23,34 @@ class Subject:
     invocation_id: str
     service: str
     handler: str
+
+    def began(self, *, level: int) -> None:
+        """Log that the invocation is committed, and will run."""
+        log.log(
+            level,
+            events.INVOCATION_BEGAN,
+            invocation_id=self.invocation_id,
+            service=self.service,
+            handler=self.handler,
+        )
+
+    def ended(self, result: Outcome, *, duration_ms: int, level: int) -> None:
+        """Log how the invocation ended, and how long it took; a failure always, as a warning."""
+        facts: dict[str, object] = {}
+        if isinstance(result, Rejection | Cancellation):
+            facts["reason"] = shortened(result.reason)
+        if isinstance(result, Rejection):
+            level, facts["code"] = logging.WARNING, result.code
+        log.log(
+            level,
+            events.INVOCATION_ENDED,
+            invocation_id=self.invocation_id,
+            service=self.service,
+            handler=self.handler,
+            outcome=end_of(End(result=result)),
+            duration_ms=duration_ms,
+            **facts,
+        )
 
     def failed(self, error: BaseException, *, failures: int, retry_in_ms: int | None) -> None:
         """Tell of an attempt that failed, with its stack."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -19,11 +21,24 @@ def pytest_asyncio_loop_factories(
     return {"real": asyncio.new_event_loop} if item.path.stem == "test_stalls" else {"virtual": SeededLoop}
 
 
+@contextmanager
+def heard(level: int) -> Iterator[list[Any]]:
+    before = structlog.get_config()["wrapper_class"]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    with capture_logs() as lines:
+        yield lines
+    structlog.configure(wrapper_class=before)
+
+
 @pytest.fixture
 def logs() -> Iterator[list[Any]]:
     """What is logged from warnings on; the other tests are quiet."""
-    before = structlog.get_config()["wrapper_class"]
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
-    with capture_logs() as heard:
-        yield heard
-    structlog.configure(wrapper_class=before)
+    with heard(logging.WARNING) as lines:
+        yield lines
+
+
+@pytest.fixture
+def all_logs() -> Iterator[list[Any]]:
+    """What is logged, debug lines too."""
+    with heard(logging.DEBUG) as lines:
+        yield lines

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,17 @@ from typing import Any
 import pytest
 
 from awakeables.core.ids import new_id
-from awakeables.errors import BrokerUnavailable, PublishRefused
+from awakeables.errors import BrokerUnavailable, PublishRefused, TerminalError
 from awakeables.handlers.context import Context
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.telemetry import events
-from unit.engine.harness import Bench, quick, resolution, until
+from unit.engine.harness import Bench, quick, resolution, until, wait
 
 SERVICE = Path(__file__).parents[3] / "service/awakeables"
-OF_INVOCATIONS = {"ATTEMPT_FAILED", "INVOCATION_PAUSED", "OWNERSHIP_LOST", "RUN_FAILED"}
+OF_HANDLERS = {"ATTEMPT_FAILED", "INVOCATION_BEGAN", "INVOCATION_ENDED", "INVOCATION_PAUSED", "RUN_FAILED"}
+"""Events that are always about one invocation, and name its service and handler."""
+OF_INVOCATIONS = OF_HANDLERS | {"OWNERSHIP_LOST"}
 """Events that are always about one invocation."""
-OF_FAILURES = {"ATTEMPT_FAILED", "INVOCATION_PAUSED", "RUN_FAILED"}
-"""Those that also name its service and handler."""
 
 
 def logged() -> Iterator[tuple[str, str, set[str | None]]]:
@@ -44,8 +46,8 @@ def test_every_line_about_an_invocation_carries_its_id() -> None:
     lines = [line for line in logged() if line[1] in OF_INVOCATIONS]
     assert {event for _, event, _ in lines} == OF_INVOCATIONS
     assert [line for line in lines if "invocation_id" not in line[2]] == []
-    failures = [line for line in lines if line[1] in OF_FAILURES]
-    assert {event for _, event, _ in failures} == OF_FAILURES
+    failures = [line for line in lines if line[1] in OF_HANDLERS]
+    assert {event for _, event, _ in failures} == OF_HANDLERS
     assert [line for line in failures if not line[2] >= {"service", "handler"}] == []
 
 
@@ -80,11 +82,12 @@ async def test_an_action_that_fails_again_and_again_is_told_each_time(logs: list
     bench = Bench()
     async with bench.serving(pay=pay) as engine:
         await bench.status(await bench.begin(engine, "pay"), "completed")
-    assert [(line["event"], line["run"], line["failures"], line["retry_in_ms"]) for line in logs] == [
+    assert [(line["event"], line["run"], line["failures"], line["retry_in_ms"]) for line in logs[:-1]] == [
         (events.RUN_FAILED, "charge", 1, 0),
         (events.RUN_FAILED, "charge", 2, 0),
         (events.RUN_FAILED, "charge", 3, None),
     ]
+    assert logs[-1]["event"] == events.INVOCATION_ENDED
 
 
 async def test_what_kafka_does_not_take_is_told_with_the_invocation(logs: list[Any]) -> None:
@@ -186,3 +189,56 @@ def test_case_o11_texts_of_others_forge_no_line_and_steer_no_terminal() -> None:
     assert "    raise ValueError(NASTY)" in told or "in cause\n" in told, "a stack keeps its lines"
     assert f"ERROR library: {said}\n" in told
     assert "File 1\n\\u001bFile 2" in told
+
+
+async def test_case_u3_an_invocation_s_begin_and_end_are_logged_with_how_and_how_long(
+    all_logs: list[Any],
+) -> None:
+    async def refuse(ctx: Context) -> None:
+        raise TerminalError("out of stock\n" + "x" * 1000, code=409)
+
+    async def rest(ctx: Context) -> str:
+        await ctx.sleep(timedelta(seconds=2))
+        return "rested"
+
+    bench = Bench()
+    settings = replace(quick(), log_invocations=logging.INFO)
+    async with bench.serving(settings, refuse=refuse, rest=rest, wait=wait) as engine:
+        refused, rested = await bench.begin(engine, "refuse"), await bench.begin(engine, "rest")
+        waiting = [await bench.begin(engine, "wait") for _ in range(2)]
+        for invocation_id in (refused, rested):
+            await bench.status(invocation_id, "completed")
+        for invocation_id in waiting:
+            await bench.status(invocation_id, "suspended")
+        await engine.kill(waiting[0])
+        await engine.cancel(waiting[1])
+        await bench.status(waiting[1], "completed")
+    began = [line for line in all_logs if line["event"] == events.INVOCATION_BEGAN]
+    ended = {line["invocation_id"]: line for line in all_logs if line["event"] == events.INVOCATION_ENDED}
+    assert [line["invocation_id"] for line in began] == [refused, rested, *waiting]
+    assert len(all_logs) == 8
+    assert {line["service"] for line in all_logs} == {"orders"}
+    assert {line["log_level"] for line in began} == {"info"}
+    told = ended[refused]
+    assert (told["handler"], told["outcome"], told["code"]) == ("refuse", "failed", 409)
+    assert told["log_level"] == "warning"
+    assert told["reason"].startswith("out of stock")
+    assert len(told["reason"]) <= 200
+    told = ended[rested]
+    assert (told["outcome"], told["log_level"], "reason" in told) == ("succeeded", "info", False)
+    assert 2000 <= told["duration_ms"] < 3000
+    assert {ended[invocation_id]["outcome"] for invocation_id in waiting} == {"cancelled"}
+
+
+async def test_case_u3_by_default_only_failures_are_more_than_debug(all_logs: list[Any]) -> None:
+    async def refuse(ctx: Context) -> None:
+        raise TerminalError("no")
+
+    async def nothing(ctx: Context) -> None:
+        return None
+
+    bench = Bench()
+    async with bench.serving(refuse=refuse, nothing=nothing) as engine:
+        for handler in ("refuse", "nothing"):
+            await bench.status(await bench.begin(engine, handler), "completed")
+    assert sorted(line["log_level"] for line in all_logs) == ["debug", "debug", "debug", "warning"]
