@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import platform
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -159,6 +160,7 @@ async def _run(
 def _telemetry(engine: Engine, settings: Settings) -> dict[str, Coroutine[Any, Any, None]]:
     """What is counted and watched beside the work, by the names of its tasks."""
     metrics, clock = engine.metrics, engine.clock
+    metrics.serves_app(engine.app.name, version=__version__, python=platform.python_version())
     show_readiness(metrics, engine.problems, serving=lambda: engine.serving.is_set() and not engine.stopping)
     if settings.store != MEMORY:
         folder = Path(settings.store).parent

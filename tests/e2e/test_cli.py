@@ -168,6 +168,10 @@ def test_without_kafka_the_service_is_up_says_so_and_keeps_what_it_is_given(tmp_
         assert (ready.status_code, ready.json()["ready"]) == (200, True)
         assert "broker" in ready.json()["degraded"]
         assert httpx.get(f"{base}/health/live").status_code == 200
+        told = httpx.get(f"{base}/metrics").text
+        assert re.search(
+            r'^awakeables_build_info\{app="shop",python="3[^"]+",version="[^"]+"\} 1', told, re.M
+        )
         sent = httpx.post(f"{base}/orders/fulfil/send", json={"id": "o-1"})
         assert sent.status_code == 202
         listed = run("list", "--url", base, "--json")

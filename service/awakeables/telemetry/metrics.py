@@ -30,6 +30,7 @@ class Metrics:
         """Register everything; the vocabulary can be registered once in a registry."""
         self.registry = registry or CollectorRegistry()
         make = _Maker(self.registry)
+        self._build_info = make.gauge(words.BUILD_INFO)
         self.ready = make.gauge(words.READY)
         self.problems = make.gauge(words.PROBLEMS)
         self.pending = make.gauge(words.PENDING)
@@ -72,6 +73,10 @@ class Metrics:
         self._ended: dict[tuple[str, str, AttemptEnd], Counter] = {}
         self._took: dict[tuple[str, str], Histogram] = {}
         self._answered: dict[tuple[str, str, int], Counter] = {}
+
+    def serves_app(self, app: str, *, version: str, python: str) -> None:
+        """Tell whose metrics these are."""
+        self._build_info.labels(app, version, python).set(1)
 
     def settled(self, origin: Origin, verdicts: Iterable[Verdict | None]) -> None:
         """Count the verdicts of one commit; None is a heartbeat that was kept."""

@@ -84,6 +84,13 @@ class Metric:
                 return (f"{self.name}_bucket", f"{self.name}_sum", f"{self.name}_count")
 
 
+BUILD_INFO = Metric(
+    name="awakeables_build_info",
+    kind="gauge",
+    help="1 for each process of the service: which app it serves, in which release, on which Python.",
+    labels=("app", "version", "python"),
+    runbook="Nothing: it names the app of an instance, and the apps that should be there.",
+)
 READY = Metric(
     name="awakeables_ready",
     kind="gauge",
@@ -304,7 +311,8 @@ WORKER_RUNNING = Metric(
 )
 
 SERVICE_METRICS: tuple[Metric, ...] = (
-    READY, PROBLEMS, PENDING, PENDING_OLDEST, INVOCATIONS, HANDLERS_LIVE, ATTEMPTS, ATTEMPT_SECONDS,
+    BUILD_INFO, READY, PROBLEMS, PENDING, PENDING_OLDEST, INVOCATIONS, HANDLERS_LIVE, ATTEMPTS,
+    ATTEMPT_SECONDS,
     VERDICTS_TOLD, HEARTBEATS, DEAD_LETTERS_ADDED, DEAD_LETTERS_KEPT, CONSUMER_LAG, CONSUMER_BEHIND,
     CONSUMER_TRANSACTION,
     RECORDS_EXPIRED, COMMIT_MEMBERS, COMMIT_SECONDS, COMMIT_FAILURES, COMMIT_WAITING, PUBLISHES,

@@ -146,9 +146,48 @@ def test_what_is_registered_is_the_vocabulary(registry: Any, wanted: tuple[Metri
 def test_a_metric_is_named_after_what_it_measures(metric: Metric) -> None:
     assert re.fullmatch(r"awakeables(_[a-z]+)+", metric.name)
     assert bool(metric.buckets) == (metric.kind == "histogram")
-    declared = {"service", "handler", "partition", "method", "route", "http_status", "topic"}
+    declared = {
+        "app",
+        "version",
+        "python",
+        "service",
+        "handler",
+        "partition",
+        "method",
+        "route",
+        "http_status",
+        "topic",
+    }
     assert set(metric.labels) <= VALUES.keys() | declared
 
 
 def test_the_statuses_are_those_of_invocations_that_have_not_ended() -> None:
     assert {*VALUES["status"], "completed"} == set(STATUSES)
+
+
+def test_case_o10_an_alarm_over_several_apps_misses_each_of_them() -> None:
+    """What isn't there has no labels: the app's name must come from when it was."""
+    [absent] = [rule for rule in alarms() if rule["alert"] == "AwakeablesAbsent"]
+    alone, _, each = absent["expr"].partition(" or ")
+    assert alone == "absent(awakeables_build_info)"
+    before, _, now = each.strip("() ").partition(" unless on (app) ")
+    assert before == "group by (app) (last_over_time(awakeables_build_info[1d]))"
+    assert now.startswith("group by (app) (awakeables_build_info")
+
+
+@pytest.mark.parametrize("rule", alarms(), ids=lambda rule: rule["alert"])
+def test_case_o10_an_alarm_mixes_no_apps(rule: dict[str, Any]) -> None:
+    """Aggregated over instances, a slow app would hide behind a quick one, and the alarm name neither."""
+    expression = rule["expr"]
+    aggregations = re.findall(r"\b(?:sum|avg|min|max|count|group)\b(?: by \(([^)]*)\))?", expression)
+    worker = {name for name in NAME.findall(expression) if name in SAMPLES} <= {
+        sample for metric in WORKER_METRICS for sample in metric.samples
+    }
+    for labels in aggregations:
+        assert worker or {"instance", "app"} & {label.strip() for label in labels.split(",")}
+
+
+def test_case_o10_the_dashboard_can_be_looked_at_by_app() -> None:
+    queries = {v["name"]: v["definition"] for v in dashboard()["templating"]["list"] if "definition" in v}
+    assert queries["app"] == "label_values(awakeables_build_info, app)"
+    assert queries["instance"] == 'label_values(awakeables_build_info{app=~"$app"}, instance)'
