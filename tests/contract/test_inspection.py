@@ -16,6 +16,7 @@ from awakeables.core.orders import (
     Begun,
     Expire,
     Expired,
+    Idempotency,
     NewAwakeable,
     Noted,
     Refused,
@@ -234,3 +235,23 @@ async def test_an_objects_key_may_be_any_text(driver: Driver) -> None:
     order = Begin(id=driver.id("inv"), service="s", handler="h", chunk=chunk, key=key)
     await driver.do(Begun, order)
     assert (await driver.invocation(order.id)).key == key
+
+
+async def test_case_u7_what_an_idempotency_key_stands_for_is_found_in_every_scope(driver: Driver) -> None:
+    keys = [("orders/pay", "k"), ("orders/send", "k"), ("orders/pay", "other"), ("orders/pay", "\ud800 é")]
+    ids = []
+    for scope, key in keys:
+        order = driver.a_begin(idempotency=Idempotency(scope=scope, key=key, fingerprint="f"))
+        await driver.store.commit([order])
+        ids.append(order.id)
+    alone = await driver.begin()
+
+    async def found(scopes: list[str], key: str) -> list[str]:
+        return [row.id for row in await driver.store.keyed(scopes, key)]
+
+    assert await found(["orders/send", "orders/pay", "orders/none"], "k") == [ids[1], ids[0]]
+    assert await found(["orders/pay"], "k") == [ids[0]]
+    assert await found(["orders/pay"], "\ud800 é") == [ids[3]]
+    assert await found([], "k") == await found(["orders/send"], "other") == []
+    assert [await driver.store.idempotency_key(id_) for id_ in ids] == [key for _, key in keys]
+    assert await driver.store.idempotency_key(alone.id) is None

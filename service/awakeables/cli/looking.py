@@ -39,11 +39,15 @@ _STATES: dict[What, tuple[str, ...]] = {
 _NOUNS = {"prom_": What.awakeables, "inv_": What.invocations}
 
 
-def list_(
+def list_(  # noqa: PLR0913 - options of a command
     what: Annotated[What, typer.Argument()] = What.awakeables,
     state: Annotated[
         str | None,
         typer.Option(help="Only these: pending, resolved… or suspended, paused, completed…"),
+    ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Only invocations that were called with it.", show_default=False),
     ] = None,
     limit: Limit = 50,
     before: Before = None,
@@ -58,6 +62,10 @@ def list_(
             f"{state!r} is none of {', '.join(_STATES[what])}", param_hint=f"--state of {what.value}"
         )
     filter_ = {"state" if what is What.awakeables else "status": state}
+    if idempotency_key is not None:
+        if what is What.awakeables:
+            raise typer.BadParameter("awakeables have none", param_hint="--idempotency-key")
+        filter_["idempotency_key"] = idempotency_key
     page = ServiceClient(config, url).get(what.value, limit=limit, before=before, **filter_).or_fail()
     if json_:
         print_json(page.text)

@@ -276,6 +276,14 @@ class MemoryStore:
             page,
         )
 
+    async def keyed(self, scopes: Sequence[str], key: str) -> list[Invocation]:
+        found = {self.tables.keys[scope, key][1] for scope in scopes if (scope, key) in self.tables.keys}
+        return [self.tables.invocations[invocation_id] for invocation_id in sorted(found, reverse=True)]
+
+    async def idempotency_key(self, invocation_id: str) -> str | None:
+        keys = self.tables.keys.items()
+        return next((key for (_, key), (_, stands_for) in keys if stands_for == invocation_id), None)
+
     async def awakeable(self, awakeable_id: str) -> Awakeable | None:
         return self.tables.awakeables.get(awakeable_id)
 

@@ -144,7 +144,11 @@ def _routes(engine: Engine, waiting: Waiting, guard: Guard, settings: WebSetting
     routes.add("GET", "/awakeables", awakeables.list, scope="read", parameters=("state", *PAGING))
     routes.add("GET", "/awakeables/*", awakeables.show, scope="read")
     routes.add(
-        "GET", "/invocations", invocations.list, scope="read", parameters=("status", "service", *PAGING)
+        "GET",
+        "/invocations",
+        invocations.list,
+        scope="read",
+        parameters=("idempotency_key", "handler", "status", "service", *PAGING),
     )
     routes.add("GET", "/invocations/*", invocations.show, scope="read")
     routes.add("GET", "/invocations/*/output", invocations.output, scope="read")

@@ -117,6 +117,11 @@ def _handed_on(request: Request) -> dict[str, str]:
     return headers
 
 
+def idempotency_scope(service: str, handler: str) -> str:
+    """Within what an idempotency key stands for one invocation."""
+    return f"{service}/{handler}"
+
+
 def _idempotency(handler: Handler, request: Request, body: bytes) -> Idempotency | None:
     key = request.header(b"idempotency-key")
     if key is None:
@@ -124,4 +129,6 @@ def _idempotency(handler: Handler, request: Request, body: bytes) -> Idempotency
     if not 0 < len(key) <= LONGEST_KEY:
         raise bad_request(f"an Idempotency-Key has 1 to {LONGEST_KEY} characters")
     fingerprint = hashlib.sha256(body).hexdigest()
-    return Idempotency(scope=f"{handler.service}/{handler.name}", key=key, fingerprint=fingerprint)
+    return Idempotency(
+        scope=idempotency_scope(handler.service, handler.name), key=key, fingerprint=fingerprint
+    )

@@ -9,9 +9,12 @@ from awakeables.core.ids import parse_id
 from awakeables.core.invocations import STATUSES, Invocation
 from awakeables.engine.engine import Engine
 from awakeables.errors import NotFound
+from awakeables.handlers.service import App
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json, not_yet, of_result
+from awakeables.web.calls import idempotency_scope
 from awakeables.web.lists import one_of, page, page_of
+from awakeables.web.problems import bad_request
 from awakeables.web.request import Request
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
@@ -28,17 +31,31 @@ class Invocations:
     async def list(self, request: Request) -> Response:
         asked = page_of(request, "inv")
         status = one_of(request, "status", STATUSES)
-        rows = self._engine.store.invocations(asked, status=status, service=request.query.get("service"))
-        return page(await self._waiting.store(rows), asked, render.invocation, shapes.Invocations)
+        service, handler = request.query.get("service"), request.query.get("handler")
+        key = request.query.get("idempotency_key")
+        if key is not None:
+            found = await self._waiting.store(
+                self._engine.store.keyed(_scopes(self._engine.app, service, handler), key)
+            )
+            rows = [row for row in found if status in (None, row.status)]
+            rows = [row for row in rows if asked.before is None or row.id < asked.before][: asked.limit]
+        elif handler is not None:
+            raise bad_request("handler= goes with idempotency_key= only")
+        else:
+            rows = await self._waiting.store(
+                self._engine.store.invocations(asked, status=status, service=service)
+            )
+        return page(rows, asked, render.invocation, shapes.Invocations)
 
     async def show(self, request: Request) -> Response:
         row = await self._row(request)
+        key = await self._waiting.store(self._engine.store.idempotency_key(row.id))
         try:
             journals = await self._waiting.store(self._engine.store.history([row.id]))
         except msgspec.MsgspecError as error:
             problem = f"another release has written it, which this one can't read: {error}"
-            return as_json(render.invocation_in_full(row, [], problem))
-        return as_json(render.invocation_in_full(row, journals.get(row.id, [])))
+            return as_json(render.invocation_in_full(row, [], problem, key=key))
+        return as_json(render.invocation_in_full(row, journals.get(row.id, []), key=key))
 
     async def output(self, request: Request) -> Response:
         """The result if there is one; don't wait."""
@@ -92,3 +109,19 @@ def _checked(request: Request) -> str:
     [invocation_id] = request.names
     parse_id(invocation_id, "inv")
     return invocation_id
+
+
+def _scopes(app: App, service: str | None, handler: str | None) -> list[str]:
+    """Where to look for an idempotency key, which stands for another invocation in each handler.
+
+    Those of the app; and one that it has no more, if both of its names are given.
+    """
+    declared = [each for of in app.services.values() for each in of.handlers.values()]
+    scopes = [
+        idempotency_scope(each.service, each.name)
+        for each in declared
+        if service in (None, each.service) and handler in (None, each.name)
+    ]
+    if service is not None and handler is not None and not scopes:
+        scopes = [idempotency_scope(service, handler)]
+    return scopes

@@ -61,10 +61,11 @@ def invocation(row: Invocation) -> shapes.Invocation:
 
 
 def invocation_in_full(
-    row: Invocation, journal: Sequence[Entry], problem: str | None = None
+    row: Invocation, journal: Sequence[Entry], problem: str | None = None, *, key: str | None = None
 ) -> shapes.InvocationInFull:
     return shapes.InvocationInFull(
         **_invocation(row),
+        idempotency_key=key,
         result=_outcome(row.result),
         journal=[_entry(index, entry) for index, entry in enumerate(journal)],
         journal_problem=problem,

@@ -186,6 +186,7 @@ class JournalEntry(Shape):
 class InvocationInFull(Invocation):
     """An invocation, its result and its journal."""
 
+    idempotency_key: Annotated[str | None, Meta(description="The key that it was called with.")]
     result: Outcome | None
     journal: list[JournalEntry]
     journal_problem: Annotated[str | None, Meta(description="Why the journal is not shown, if it can't be.")]

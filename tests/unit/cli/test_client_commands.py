@@ -338,3 +338,13 @@ def test_case_o8_an_invocation_is_listed_with_why_it_is_paused(stub: StubService
     stub.will_answer("GET /invocations?limit=50", {"items": [row]})
     told = run("list", "invocations", COLUMNS="80").stdout
     assert told.splitlines()[-1].strip() == "ValueError: no such parcel"
+
+
+def test_case_u7_invocations_are_listed_by_their_idempotency_key(stub: StubService, run: Run) -> None:
+    row = {"id": INVOCATION, "status": "running", "service": "orders", "handler": "pay", "failure": None}
+    stub.will_answer("GET /invocations?limit=50&idempotency_key=a%2Fb+c", {"items": [row]})
+    told = run("list", "invocations", "--idempotency-key", "a/b c")
+    assert told.stdout.splitlines()[1].startswith(INVOCATION)
+    refused = run("list", "--idempotency-key", "k")
+    assert refused.exit_code == 2
+    assert len(stub.asked) == 1

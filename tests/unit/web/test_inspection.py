@@ -10,7 +10,7 @@ import pytest
 from awakeables.core.awakeables import Completion, Heartbeat, cancel
 from awakeables.core.ids import IdKind, new_id
 from awakeables.core.invocations import STATUSES
-from awakeables.core.orders import TaskFacts
+from awakeables.core.orders import Begin, Idempotency, TaskFacts
 from unit.web.harness import Exchange, Web, until
 from unit.web.test_completing import JSON, problem
 
@@ -385,3 +385,46 @@ async def test_while_the_store_is_down_looking_is_503(web: Web) -> None:
 
 async def test_content_type_of_lists_is_json(web: Web) -> None:
     assert (await web.client.get("/invocations")).headers["content-type"] == JSON["content-type"]
+
+
+async def test_case_u7_an_idempotency_key_is_shown_and_finds_what_it_stands_for(web: Web) -> None:
+    async def call(path: str, key: str) -> str:
+        answer = await web.client.post(path, headers={"idempotency-key": key})
+        return answer.headers["invocation-id"]
+
+    greeted, waiting = await call("/orders/greet", "o-1"), await call("/orders/wait/send", "o-1")
+    other = await call("/orders/greet", "o-2")
+    alone = (await web.client.post("/orders/greet")).headers["invocation-id"]
+
+    async def found(**query: str) -> list[str]:
+        page = (await web.client.get("/invocations", params=query)).json()
+        return [item["id"] for item in page["items"]]
+
+    assert sorted(await found(idempotency_key="o-1")) == sorted([greeted, waiting])
+    assert await found(idempotency_key="o-1", handler="greet") == [greeted]
+    assert await found(idempotency_key="o-1", service="nowhere") == []
+    assert await found(idempotency_key="o-1", status="completed") == [greeted]
+    assert await found(idempotency_key="o-2") == [other]
+    assert await found(idempotency_key="o-3") == []
+    first = (await web.client.get("/invocations", params={"idempotency_key": "o-1", "limit": 1})).json()
+    assert await found(idempotency_key="o-1", before=first["next"]) == [min(greeted, waiting)]
+    for invocation_id, key in ((greeted, "o-1"), (other, "o-2"), (alone, None)):
+        assert (await web.client.get(f"/invocations/{invocation_id}")).json()["idempotency_key"] == key
+    refused = await web.client.get("/invocations", params={"handler": "greet"})
+    assert refused.status_code == 400
+
+
+async def test_case_u7_a_key_of_a_handler_that_is_no_more_is_found_by_both_names(web: Web) -> None:
+    begin = Begin(
+        id=web.engine.new_id("inv"),
+        service="orders",
+        handler="gone",
+        chunk=b"[]",
+        idempotency=Idempotency(scope="orders/gone", key="o-1", fingerprint="f"),
+        delay_ms=10**9,
+    )
+    await web.store.commit([begin])
+    query = {"idempotency_key": "o-1", "service": "orders", "handler": "gone"}
+    page = (await web.client.get("/invocations", params=query)).json()
+    assert [item["id"] for item in page["items"]] == [begin.id]
+    assert (await web.client.get("/invocations", params={"idempotency_key": "o-1"})).json()["items"] == []

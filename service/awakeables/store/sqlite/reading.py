@@ -101,6 +101,16 @@ def invocations(
     return [rows.invocation_from(row) for row in found]
 
 
+def keyed(connection: sqlite3.Connection, scopes: Sequence[str], key: str) -> list[Invocation]:
+    found = connection.execute(QUERIES["keyed"], (id_list(scopes), rows.text_bytes(key)))
+    return [rows.invocation_from(row) for row in found]
+
+
+def idempotency_key(connection: sqlite3.Connection, invocation_id: str) -> str | None:
+    row = connection.execute(QUERIES["key_of"], (invocation_id,)).fetchone()
+    return None if row is None else rows.text_from(row[0])
+
+
 def awakeable(connection: sqlite3.Connection, awakeable_id: str) -> Awakeable | None:
     row = connection.execute(QUERIES["awakeable"], (awakeable_id,)).fetchone()
     return None if row is None else rows.awakeable_from(row)

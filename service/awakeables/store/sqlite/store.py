@@ -170,6 +170,9 @@ class SqliteStore:
     async def invocation(self, invocation_id: str) -> Invocation | None:
         return await self._reader.run(reading.invocation, invocation_id)
 
+    async def idempotency_key(self, invocation_id: str) -> str | None:
+        return await self._reader.run(reading.idempotency_key, invocation_id)
+
     async def awakeable(self, awakeable_id: str) -> Awakeable | None:
         return await self._reader.run(reading.awakeable, awakeable_id)
 
@@ -185,6 +188,9 @@ class SqliteStore:
         self, page: Page, *, status: Status | None = None, service: str | None = None
     ) -> list[Invocation]:
         return await self._lister.run(reading.invocations, page, status, service)
+
+    async def keyed(self, scopes: Sequence[str], key: str) -> list[Invocation]:
+        return await self._lister.run(reading.keyed, scopes, key)
 
     async def awakeables(self, page: Page, *, state: State | None = None) -> list[Awakeable]:
         return await self._lister.run(reading.awakeables, page, state)

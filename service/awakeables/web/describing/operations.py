@@ -186,6 +186,8 @@ OPERATIONS: Final = (
         query={
             "status": ("Only those of this status.", msgspec.json.schema(Status)),
             "service": ("Only those of this service.", TEXT),
+            "handler": ("With `idempotency_key`: only that of this handler.", TEXT),
+            "idempotency_key": ("Only those that were called with this key: at most one per handler.", TEXT),
         }
         | _paging(shapes.InvocationId),
         answers={"200": _shown(shapes.Invocations, "A page of them.")},

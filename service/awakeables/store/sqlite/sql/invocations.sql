@@ -104,3 +104,14 @@ SELECT fingerprint, invocation_id FROM idempotency WHERE scope = ? AND key = ?
 
 -- insert_idempotent --
 INSERT INTO idempotency VALUES (?, ?, ?, ?)
+
+-- keyed --
+-- A few scopes, each looked up by the primary key.
+SELECT invocations.*
+FROM json_each(?) AS wanted
+CROSS JOIN idempotency ON idempotency.scope = CAST(wanted.value AS BLOB) AND idempotency.key = ?
+CROSS JOIN invocations ON invocations.id = idempotency.invocation_id
+ORDER BY invocations.id DESC
+
+-- key_of --
+SELECT key FROM idempotency WHERE invocation_id = ?
