@@ -18,7 +18,9 @@ JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"
 
 _LOCAL: Final = "#/$defs/"
-_unfit_for_a_name = re.compile(r"[^A-Za-z0-9._-]+")
+_COMPONENTS: Final = "#/components/schemas/"
+_local_reference = re.compile(rf'"{re.escape(_LOCAL)}([^"]+)"')
+_unfit_for_a_name = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 def described(app: App) -> Iterator[Handler]:
@@ -29,29 +31,90 @@ def described(app: App) -> Iterator[Handler]:
 
 
 class HandlerTypes:
-    """Puts the schemas of types among a document's components, each once."""
+    """Puts the types of handlers among a document's components, each once.
+
+    Each definition of a schema becomes a component of its own: generators make types of components
+    and of nothing below them.
+    """
 
     def __init__(self, schemas: Json) -> None:
         self._schemas = schemas
         self._names: dict[str, str] = {}
+        self._made_of: dict[str, str] = {}
 
     def reference(self, schema: bytes) -> Json:
-        """A schema as a part of the document: by reference, unless it is as short as one."""
+        """A schema as a part of the document: by reference, if its type has a name."""
         told: Json = json.loads(schema)
-        if "properties" not in told and "$defs" not in told:
-            return told
-        text = schema.decode()
-        if text not in self._names:
-            self._names[text] = name = self._free_name(told.get("title") or "Value")
-            self._schemas[name] = _moved(told, f"#/components/schemas/{name}/$defs/")
-        return {"$ref": f"#/components/schemas/{self._names[text]}"}
+        definitions = told.pop("$defs", {})
+        if "title" in told:
+            return {"$ref": self._component(told, str(told["title"]), definitions)}
+        linked: Json = self._linked(told, definitions)
+        return linked
 
-    def _free_name(self, title: str) -> str:
-        name = wanted = _unfit_for_a_name.sub("_", title)
+    def _component(self, told: Json, wanted: str, definitions: Json) -> str:
+        """Where a type stands; it is put there when it is first met.
+
+        Two types of one name are told apart, and one type is known again wherever it is used: by all
+        that it is made of.
+        """
+        identity = json.dumps([told, {name: definitions[name] for name in _needed(told, definitions)}])
+        if identity not in self._names:
+            self._names[identity] = name = self._free_name(wanted)
+            self._schemas[name] = {}  # so that its name is taken by the time it refers to itself
+            # Generators go by the title, where there is one.
+            linked = self._linked(told, definitions) | ({} if name == wanted else {"title": name})
+            self._schemas[name] = linked
+            # A schema that has two types of one name calls both by longer names than other schemas do.
+            made_of = json.dumps([wanted, linked | {"title": wanted}]).replace(
+                f'"{_COMPONENTS}{name}"', '"#"'
+            )
+            first = self._made_of.setdefault(made_of, name)
+            if first != name:
+                del self._schemas[name]
+                self._names[identity] = first
+        return _COMPONENTS + self._names[identity]
+
+    def _linked(self, part: Any, definitions: Json) -> Any:
+        """A part of a schema with its references led to the components."""
+        if isinstance(part, list):
+            return [self._linked(item, definitions) for item in part]
+        if not isinstance(part, dict):
+            return part
+        linked = {name: self._linked(value, definitions) for name, value in part.items()}
+        if isinstance(part.get("$ref"), str):
+            linked["$ref"] = self._led(part["$ref"], definitions)
+        mapping = (
+            part["discriminator"].get("mapping") if isinstance(part.get("discriminator"), dict) else None
+        )
+        if isinstance(mapping, dict):
+            led = {tag: self._led(reference, definitions) for tag, reference in mapping.items()}
+            linked["discriminator"]["mapping"] = led
+        return linked
+
+    def _led(self, reference: str, definitions: Json) -> str:
+        name = reference.removeprefix(_LOCAL)
+        if name not in definitions:
+            return reference
+        found = definitions[name]
+        return self._component(found, str(found.get("title", name)), definitions)
+
+    def _free_name(self, wanted: str) -> str:
+        name = plain = _unfit_for_a_name.sub("_", wanted) or "Type"
         number = 2
         while name in self._schemas:
-            name, number = f"{wanted}.{number}", number + 1
+            name, number = f"{plain}{number}", number + 1
         return name
+
+
+def _needed(told: Json, definitions: Json) -> list[str]:
+    """The names of the definitions that a schema refers to, directly or through others."""
+    needed: set[str] = set()
+    waiting = [told]
+    while waiting:
+        found = {name for name in _local_reference.findall(json.dumps(waiting.pop())) if name in definitions}
+        waiting += [definitions[name] for name in found - needed]
+        needed |= found
+    return sorted(needed)
 
 
 def handler_paths(handler: Handler, generic: Json, types: HandlerTypes) -> Json:
@@ -105,17 +168,6 @@ def _takes_null(codec: Codec[Any]) -> bool:
     except Exception:  # a validator of the user's own may raise anything
         return False
     return True
-
-
-def _moved(schema: Any, to: str) -> Any:
-    """The schema with its references to its own definitions led to where they will stand."""
-    if isinstance(schema, dict):
-        return {key: _moved(value, to) for key, value in schema.items()}
-    if isinstance(schema, list):
-        return [_moved(value, to) for value in schema]
-    if isinstance(schema, str) and schema.startswith(_LOCAL):
-        return to + schema.removeprefix(_LOCAL)
-    return schema
 
 
 def _words(handler: Handler) -> tuple[str, str]:
