@@ -212,4 +212,19 @@ def _message(
 
 
 def _schema(schema: Json) -> Json:
-    return {"schemaFormat": SCHEMA_FORMAT, "schema": schema}
+    return {"schemaFormat": SCHEMA_FORMAT, "schema": _whole(schema, schema.get("$defs", {}))}
+
+
+def _whole(part: Any, definitions: Json) -> Any:
+    """A schema with its definitions at the places that refer to them.
+
+    Parsers of AsyncAPI look `#/$defs/…` up in the document, not in the schema that says it. They can't
+    be led elsewhere in the document, either: the schema has an `$id`, which a reference starts from.
+    """
+    if isinstance(part, list):
+        return [_whole(item, definitions) for item in part]
+    if not isinstance(part, dict):
+        return part
+    found = definitions[part["$ref"].removeprefix("#/$defs/")] if "$ref" in part else {}
+    told = {name: value for name, value in part.items() if name not in ("$ref", "$defs")}
+    return {name: _whole(value, definitions) for name, value in (found | told).items()}
