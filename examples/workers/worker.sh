@@ -10,34 +10,73 @@ place=${PLACES:-.}/$topic-$partition.next
 
 # The work: the payload on stdin, the result on stdout; to fail is to reject, with the reason on stdout.
 pack() {
-  order=$(jq -er .order) || { echo 'no order'; return 1; }
+  order=$(jq -r .order)
   if [ "$order" = sold-out ]; then echo 'out of stock'; return 1; fi
   jq -cn --arg order "$order" '{parcel: ("parcel of " + $order)}'
 }
 
-# One line from stdin to a topic, under a key; returns when every in-sync replica has it.
-send() { kcat -P -q -b "$brokers" -t "$1" -k "$2" -X acks=all -X enable.idempotence=true; }
+# The task in a record as kcat prints it, if there is one and its payload is as we expect it. With an
+# awakeable-id header the headers say what the task is, and the value may be the bare payload.
+task='
+  ((.headers // []) as $list | [range(0; $list | length; 2) | {($list[.]): $list[. + 1]}] | add // {}) as $headers
+  | (if (.payload // "") == "" then null else .payload | fromjson end) as $value
+  | ($value | if type == "object" then . else {} end) as $fields
+  | if $headers["awakeable-id"] == null then $fields else
+      {awakeable_id: $headers["awakeable-id"], event_id: $headers["awakeable-event-id"],
+       reply_to: $headers["awakeable-reply-to"], deadline: $headers["awakeable-deadline"]}
+      | .payload = (if [.awakeable_id, .event_id, .reply_to] == ($fields | [.awakeable_id, .event_id, .reply_to])
+                    then $fields.payload else $value end)
+    end
+  | select(([.awakeable_id, .reply_to, .payload.order] | map(type)) == ["string", "string", "string"])
+  | .late = (.deadline != null and (.deadline | sub("\\.[0-9]+"; "") | fromdateiso8601) <= now)'
 
-answer() {
-  task=$1
-  id=$(printf '%s' "$task" | jq -r .awakeable_id)
-  if result=$(printf '%s' "$task" | jq -c .payload | pack); then
-    jq -cn --arg id "$id" --argjson value "$result" \
-      '{awakeable_id: $id, status: "resolved", value: $value, worker: "shell", event_id: ($id + ":1")}'
-  else
-    jq -cn --arg id "$id" --arg reason "$result" \
-      '{awakeable_id: $id, status: "rejected", reason: $reason, code: 409, worker: "shell", event_id: ($id + ":1")}'
-  fi | send "$(printf '%s' "$task" | jq -r .reply_to)" "$id"
+# One line from stdin to a topic, under a key; returns when every in-sync replica has it.
+send() {
+  to=$1 key=$2; shift 2
+  kcat -P -q -b "$brokers" -t "$to" -k "$key" -X acks=all -X enable.idempotence=true "$@"
 }
 
-late='.deadline != null and (.deadline | sub("\\.[0-9]+"; "") | fromdateiso8601) <= now'
+exists() {
+  metadata=$(kcat -L -J -b "$brokers") || exit 1 # Kafka is away: stay where we are
+  printf '%s' "$metadata" | jq -e --arg topic "$1" 'any(.topics[]; .topic == $topic)' >/dev/null
+}
+
+# Sends a record to the dead-letter topic; the task topic has it as well, until its retention.
+set_aside() {
+  offset=$(printf '%s' "$record" | jq .offset)
+  echo "worker.sh: $1: $topic [$partition] at offset $offset: $2" >&2
+  if exists "$topic.dlq"; then
+    printf '%s\n' "$record" | send "$topic.dlq" "$topic-$partition" \
+      -H "__connect.errors.topic=$topic" -H "__connect.errors.partition=$partition" \
+      -H "__connect.errors.offset=$offset" -H "__connect.errors.class.name=$1" \
+      -H "__connect.errors.exception.message=$2" -H "awakeable-error-code=$1"
+  else
+    echo "worker.sh: there is no topic $topic.dlq, so the record is only where it was" >&2
+  fi
+}
+
+answer() {
+  id=$(printf '%s' "$1" | jq -r .awakeable_id)
+  reply_to=$(printf '%s' "$1" | jq -r .reply_to)
+  more='{awakeable_id: $id, worker: "shell", event_id: ($id + ":1")}'
+  if ! result=$(printf '%s' "$1" | jq -c .payload | pack) ||
+    ! completion=$(printf '%s' "$result" | jq -ce --arg id "$id" "$more + {status: \"resolved\", value: .}"); then
+    completion=$(printf '%s' "$result" | jq -cRs --arg id "$id" "$more + {status: \"rejected\", reason: ., code: 409}")
+  fi
+  if exists "$reply_to"; then
+    printf '%s' "$completion" | send "$reply_to" "$id"
+  else
+    set_aside unanswerable "there is no topic $reply_to"
+  fi
+}
 
 while :; do
-  record=$(kcat -C -q -J -b "$brokers" -t "$topic" -p "$partition" -c 1 -o "$(cat "$place" 2>/dev/null || echo beginning)")
-  if ! task=$(printf '%s' "$record" | jq -ce '.payload | fromjson | select(.awakeable_id and .reply_to)'); then
-    printf '%s\n' "$record" | send "$topic.dlq" "$topic-$partition" # no task: set it aside, and go on
-  elif [ "$(printf '%s' "$task" | jq "$late")" = false ]; then
-    answer "$task"
+  from=$(cat "$place" 2>/dev/null || echo beginning)
+  record=$(kcat -C -q -J -b "$brokers" -t "$topic" -p "$partition" -c 1 -o "$from" -X auto.offset.reset=earliest)
+  if ! found=$(printf '%s' "$record" | jq -ce "$task"); then
+    set_aside unreadable 'no task, or no payload with an order' # and go on
+  elif [ "$(printf '%s' "$found" | jq .late)" = false ]; then
+    answer "$found"
   fi
   # Only now: were it before, a crash in between would lose the task.
   printf '%s' "$record" | jq '.offset + 1' >"$place.new" && mv "$place.new" "$place"

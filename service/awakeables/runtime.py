@@ -44,6 +44,7 @@ from awakeables.web.app import WebSettings, create_app
 from awakeables.web.server import WebServer, is_exposed
 from awakeables.web.settings import ConnectionLimits
 from awakeables.web.tokens import Tokens
+from awakeables.worker.letters import dead_letter_topic
 from awakeables.worker.loop import LoopSettings
 from awakeables.worker.replies import ReplyTopics
 from awakeables.worker.worker import Worker
@@ -255,10 +256,10 @@ async def _development_broker(
     if kafka is not None:
         yield kafka, settings.store
         return
-    named = [app.completions_topic, *task_topics, *(topic for worker in workers for topic in worker.topics)]
-    if settings.verdicts:
-        named.append(app.verdicts_topic)
-    topics = dict.fromkeys(named, settings.completions_partitions) | {app.dead_letter_topic: 1}
+    tasks = [*task_topics, *(topic for worker in workers for topic in worker.topics)]
+    named = [app.completions_topic, *tasks, *([app.verdicts_topic] if settings.verdicts else [])]
+    letters = [app.dead_letter_topic, *map(dead_letter_topic, tasks)]
+    topics = dict.fromkeys(letters, 1) | dict.fromkeys(named, settings.completions_partitions)
     with tempfile.TemporaryDirectory(prefix="awakeables-dev-") as folder:
         async with EmbeddedBroker() as broker:
             for topic, partitions in topics.items():

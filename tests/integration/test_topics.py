@@ -37,7 +37,8 @@ class Bench:
     def __init__(self, bootstrap: str) -> None:
         self.connection = Connection(bootstrap=bootstrap)
         self.name = f"app{secrets.token_hex(4)}"
-        self.topics = [f"{self.name}.completions", f"{self.name}.completions.dlq", f"{self.name}.tasks"]
+        own = [f"{self.name}.completions", f"{self.name}.tasks"]
+        self.topics = [name for topic in own for name in (topic, f"{topic}.dlq")]
         Path(f"{self.name}.py").write_text(APP.format(name=self.name))
 
     def run(self, *words: str) -> Result:
@@ -96,6 +97,14 @@ async def test_a_topic_that_exists_is_never_changed(bench: Bench) -> None:
     assert found[bench.topics[2], "partitions"]["value"] == "3"
     assert found[bench.topics[1], "partitions"]["value"] == "1"
     assert await missing_topics(bench.connection, bench.topics) == []
+
+
+def test_case_w2_task_topics_are_created_with_one_for_their_dead_letters(bench: Bench) -> None:
+    bench.run("topics", "create", "APP", "--task-topic", f"{bench.name}.others")
+    rows = json.loads(
+        bench.run("topics", "check", "APP", "--task-topic", f"{bench.name}.others", "--json").stdout
+    )
+    assert f"{bench.name}.others.dlq" in {row["topic"] for row in rows if row["setting"] == "partitions"}
 
 
 def test_what_the_broker_refuses_is_told_in_its_words(bench: Bench) -> None:

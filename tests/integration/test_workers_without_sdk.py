@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import shutil
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer, ConsumerRecord
+from msgspec.structs import replace
 
 from awakeables.core.awakeables import Completion
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.kafka.connection import Connection
-from awakeables.kafka.topics import create_topics
+from awakeables.kafka.topics import create_topics, missing_topics
 from awakeables.wire.completions import decode_completion
 from awakeables.worker.worker import Worker
 from awakeables.world import SystemClock
@@ -119,6 +124,106 @@ async def test_the_worker_in_kcat_and_shell_answers(bootstrap: str, topics: Topi
     program = str(EXAMPLES / "worker.sh")
     async with process(program, bootstrap, topics.tasks, "0", PLACES=str(tmp_path)):
         await check_answers(bootstrap, topics, "shell")
+
+
+@asynccontextmanager
+async def documented(name: str, bootstrap: str, tasks: str, folder: Path) -> AsyncIterator[Path]:
+    """A worker of the page on a task topic; the file has what it says on stderr."""
+    said = folder / "stderr"
+    command = [str(EXAMPLES / "worker.sh"), bootstrap, tasks, "0"]
+    if name == "plain":
+        command = [sys.executable, str(EXAMPLES / "plain_worker.py"), bootstrap, tasks, f"group-{tasks}"]
+    else:
+        kcat_or_skip()
+    with said.open("wb") as stderr:
+        async with process(*command, stderr=stderr, PLACES=str(folder)):
+            yield said
+
+
+ODD = {
+    "foreign": (b"foreign", ()),
+    "another team's JSON": (b'{"order": "o-1"}', ()),
+    "a tombstone": (None, ()),
+    "headers of others": (b'"x"', (("n", None), ("u", b"\xff"))),
+    "a deadline that is none": (
+        b'{"awakeable_id": "p", "reply_to": "t", "payload": {"order": "o"}, "deadline": "x"}',
+        (),
+    ),
+}
+"""Records that are no task."""
+
+
+@pytest.mark.parametrize("name", ["plain", "shell"])
+async def test_case_w3_a_documented_worker_sets_aside_what_it_can_not_do_and_does_the_next_task(
+    bootstrap: str, topic: TopicFactory, tmp_path: Path, name: str
+) -> None:
+    tasks, replies = await topic("pack-requests", partitions=1), await topic("shop.completions", partitions=1)
+    await create_topics(Connection(bootstrap=bootstrap), {f"{tasks}.dlq": 1})
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        for value, headers in ODD.values():
+            await producer.send_and_wait(tasks, value, key=b"k", headers=list(headers))
+        await _publish(producer, tasks, replies, 1, {"x": 1}, None)
+        await _publish(producer, tasks, replies, 2, None, None)
+        await _publish(producer, tasks, "no-such-topic", 3, {"order": "lost"}, None)
+        await _publish(producer, tasks, replies, 4, {"order": "next"}, None)
+    async with (
+        documented(name, bootstrap, tasks, tmp_path) as said,
+        answers_in(bootstrap, replies) as answers,
+    ):
+        assert list(by_number(await answers.at_least(1, timeout=60))) == [4]
+    async with answers_in(bootstrap, f"{tasks}.dlq") as letters:
+        records = await letters.at_least(len(ODD) + 3)
+    found = [{name: (value or b"").decode("utf-8", "replace") for name, value in r.headers} for r in records]
+    assert [letter["__connect.errors.offset"] for letter in found] == [str(n) for n in range(len(ODD) + 3)]
+    codes = [letter["awakeable-error-code"] for letter in found]
+    assert codes == ["unreadable"] * (len(ODD) + 2) + ["unanswerable"]
+    schema = json.loads((ROOT / "schemas/dead-letter.schema.json").read_text())
+    for letter in found:
+        jsonschema_rs.validate(schema, letter)
+    lines = [line for line in said.read_text().splitlines() if "un" in line and tasks in line]
+    assert len(lines) == len(found)
+
+
+@pytest.mark.parametrize("name", ["plain", "shell"])
+async def test_case_w2_a_documented_worker_goes_on_without_its_dead_letter_topic_and_says_so(
+    bootstrap: str, topic: TopicFactory, tmp_path: Path, name: str
+) -> None:
+    tasks, replies = await topic("pack-requests", partitions=1), await topic("shop.completions", partitions=1)
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        await producer.send_and_wait(tasks, b"foreign")
+        await _publish(producer, tasks, replies, 4, {"order": "next"}, None)
+    async with (
+        documented(name, bootstrap, tasks, tmp_path) as said,
+        answers_in(bootstrap, replies) as answers,
+    ):
+        assert list(by_number(await answers.at_least(1, timeout=60))) == [4]
+    assert f"{tasks}.dlq" in said.read_text()
+    assert await missing_topics(Connection(bootstrap=bootstrap), [f"{tasks}.dlq"]) == [f"{tasks}.dlq"]
+
+
+@pytest.mark.parametrize("name", ["plain", "shell"])
+async def test_case_w3_a_documented_worker_answers_as_the_headers_say(
+    bootstrap: str, topic: TopicFactory, tmp_path: Path, name: str
+) -> None:
+    """A bare payload that looks like a task of somebody else's is a payload."""
+    tasks, replies = await topic("pack-requests", partitions=1), await topic("shop.completions", partitions=1)
+    forged = {
+        "awakeable_id": awakeable_id(9),
+        "event_id": "e",
+        "reply_to": "other",
+        "payload": {"order": "no"},
+    }
+    bare = task_effect(forged | {"order": "yes"}, number=4, topic=tasks, reply_to=replies)
+    assert bare.task is not None
+    bare = replace(bare, task=replace(bare.task, enveloped=False))
+    value, headers = task_headers(bare)
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        await producer.send_and_wait(tasks, value, headers=headers)
+    async with documented(name, bootstrap, tasks, tmp_path), answers_in(bootstrap, replies) as answers:
+        [(number, completion)] = by_number(await answers.at_least(1, timeout=60)).items()
+    assert number == 4
+    assert isinstance(completion.body, Resolution)
+    assert msgspec.json.decode(completion.body.content) == {"parcel": "parcel of yes"}
 
 
 async def test_the_worker_in_kcat_and_shell_goes_on_where_it_was(

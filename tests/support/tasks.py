@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
@@ -170,12 +170,12 @@ async def working(
 
 @asynccontextmanager
 async def process(
-    *command: str, pipes: bool = False, **environment: str
+    *command: str, pipes: bool = False, stderr: IO[bytes] | None = None, **environment: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A program in a process group of its own, ended as a whole."""
     pipe = asyncio.subprocess.PIPE if pipes else None
     running = await asyncio.create_subprocess_exec(
-        *command, start_new_session=True, env=os.environ | environment, stdin=pipe, stdout=pipe
+        *command, start_new_session=True, env=os.environ | environment, stdin=pipe, stdout=pipe, stderr=stderr
     )
     try:
         yield running

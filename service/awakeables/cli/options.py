@@ -52,7 +52,7 @@ Workers = Annotated[
     typer.Option(
         "--worker",
         metavar="MODULE:WORKER",
-        help="Also this worker's topics; can be given again.",
+        help="Also this worker's task topics, each with its .dlq; can be given again.",
         show_default=False,
     ),
 ]
@@ -61,7 +61,7 @@ TaskTopics = Annotated[
     typer.Option(
         "--task-topic",
         metavar="TOPIC",
-        help="Also this task topic; can be given again.",
+        help="Also this task topic and its .dlq; can be given again.",
         show_default=False,
         callback=_topics_names,
     ),

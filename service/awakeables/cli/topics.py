@@ -126,9 +126,8 @@ def _roles(
 
 def _absent(found: Survey) -> list[dict[str, Any]]:
     """Topics of which there is nothing to hold against the table."""
-    told = [
-        (name, "must", "it does not exist: `awakeables topics create MODULE:APP`") for name in found.missing
-    ]
+    missing = "it does not exist: `awakeables topics create`, with what `check` was given, makes it"
+    told = [(name, "must", missing) for name in found.missing]
     told += [(name, "must", problem) for name, problem in found.problems.items()]
     told += [(name, "advice", f"its settings are not told: {why}") for name, why in found.untold.items()]
     return [{"topic": name, "verdict": verdict, "why": why} for name, verdict, why in told]

@@ -14,6 +14,7 @@ from awakeables.handlers.service import App
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.recommendations import PARTITIONS, REPLICATION, Role, TopicState
 from awakeables.kafka.topics import TopicFacts, asking, describe
+from awakeables.worker.letters import dead_letter_topic
 from awakeables.worker.worker import Worker
 
 
@@ -42,14 +43,16 @@ def topics_of(
     """The topics of an app, of its workers, and further task topics, with what each is for.
 
     An app's handlers name task topics as they publish, so an app alone can't tell them. It has a
-    verdicts topic if they are switched on.
+    verdicts topic if they are switched on. Each task topic has one for its dead letters, whoever
+    its workers are.
     """
     roles: dict[str, Role] = {app.completions_topic: "completions", app.dead_letter_topic: "dead letters"}
     if verdicts:
         roles[app.verdicts_topic] = "verdicts"
-    roles |= dict.fromkeys(tasks, "tasks")
-    for worker in workers:
-        roles |= dict.fromkeys(worker.topics, "tasks")
+    task_topics = dict.fromkeys([*tasks, *(topic for worker in workers for topic in worker.topics)])
+    roles |= dict.fromkeys(task_topics, "tasks")
+    for topic in task_topics:
+        roles.setdefault(dead_letter_topic(topic), "dead letters")
     return roles
 
 

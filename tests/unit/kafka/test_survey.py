@@ -1,0 +1,37 @@
+"""Which topics an app and its workers need."""
+
+from __future__ import annotations
+
+from awakeables.handlers.service import App, Service
+from awakeables.kafka.survey import topics_of
+from awakeables.worker.task import Task
+from awakeables.worker.worker import Worker
+
+SHOP = App("shop", services=[Service("orders")])
+OWN = {"shop.completions": "completions", "shop.completions.dlq": "dead letters"}
+
+packer = Worker("packer")
+
+
+@packer.task("packing")
+async def pack(task: Task[str]) -> None: ...
+
+
+def test_case_w2_each_task_topic_comes_with_one_for_its_dead_letters() -> None:
+    assert topics_of(SHOP, [packer], ["printing"]) == OWN | {
+        "printing": "tasks",
+        "packing": "tasks",
+        "printing.dlq": "dead letters",
+        "packing.dlq": "dead letters",
+    }
+
+
+def test_case_w2_a_worker_that_reads_dead_letters_makes_them_tasks() -> None:
+    roles = topics_of(SHOP, [], ["packing", "packing.dlq"])
+    assert roles["packing.dlq"] == "tasks"
+    assert roles["packing.dlq.dlq"] == "dead letters"
+
+
+def test_an_app_alone_has_no_task_topics() -> None:
+    assert topics_of(SHOP, []) == OWN
+    assert topics_of(SHOP, [], verdicts=True) == OWN | {"shop.verdicts": "verdicts"}
