@@ -9,9 +9,9 @@ import typer
 from awakeables.cli.options import AppName, Config, Kafka, Port, Store, TaskTopics, settings_for
 from awakeables.cli.process import run_until_told
 from awakeables.cli.terminal import tell
+from awakeables.handlers.sample import sample_input
 from awakeables.handlers.service import App
 from awakeables.loading import load
-from awakeables.sample import sample_input
 from awakeables.worker.worker import Worker
 
 

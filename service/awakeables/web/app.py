@@ -135,7 +135,7 @@ def _routes(engine: Engine, waiting: Waiting, guard: Guard, settings: WebSetting
     offsets = Offsets(engine, waiting)
     outbox = Outbox(engine, waiting)
     routes = Routes()
-    documents = Documents(engine, routes)
+    documents = Documents(engine, routes, guarded=guard.wants_tokens)
     routes.add("POST", "/*/*", calls.call, scope="call")
     routes.add("POST", "/*/*/send", calls.send, scope="call", parameters=("delay",))
     for path in AWAKEABLE_PATHS:

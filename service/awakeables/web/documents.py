@@ -23,17 +23,19 @@ PAGE_HEADERS: Final = {
 
 
 class Documents:
-    """The routes of the documents; each is made when it is first asked for, and never changes."""
+    """The routes of the documents, which are made when they are first asked for, and never change."""
 
-    def __init__(self, engine: Engine, routes: Routes) -> None:
+    def __init__(self, engine: Engine, routes: Routes, *, guarded: bool) -> None:
         """Describe an engine.
 
         Args:
             engine: Its app and its build are told.
             routes: The whole table, once the first request comes.
+            guarded: Are tokens asked for?
         """
         self._engine = engine
         self._routes = routes
+        self._guarded = guarded
 
     async def openapi(self, _request: Request) -> Response:
         return Response(self._openapi_text, media_type="application/json")
@@ -41,8 +43,9 @@ class Documents:
     async def asyncapi(self, _request: Request) -> Response:
         return Response(self._asyncapi_text, media_type="application/json")
 
-    async def page(self, _request: Request) -> Response:
-        return Response(self._page_text, media_type="text/html", headers=PAGE_HEADERS)
+    async def page(self, request: Request) -> Response:
+        text = page.page(self._openapi, base=_reached_at(request), guarded=self._guarded)
+        return Response(text, media_type="text/html", headers=PAGE_HEADERS)
 
     @cached_property
     def _openapi(self) -> dict[str, Any]:
@@ -53,12 +56,14 @@ class Documents:
         return msgspec.json.encode(self._openapi)
 
     @cached_property
-    def _page_text(self) -> str:
-        return page.page(self._openapi)
-
-    @cached_property
     def _asyncapi_text(self) -> bytes:
         engine = self._engine
         return msgspec.json.encode(
             asyncapi(engine.app, version=engine.build, verdicts=engine.publishes_verdicts)
         )
+
+
+def _reached_at(request: Request) -> str:
+    """The address that this reader has: a proxy before us may have another name, and TLS."""
+    scheme = "https" if request.header(b"x-forwarded-proto") == "https" else "http"
+    return f"{scheme}://{request.header(b'host') or 'localhost'}"

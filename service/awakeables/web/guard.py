@@ -33,6 +33,11 @@ class Guard:
         self._names = None if names is None else frozenset(name.lower() for name in names)
         self._is_ours = functools.lru_cache(maxsize=64)(self._answers_to)
 
+    @property
+    def wants_tokens(self) -> bool:
+        """Are tokens asked for at all?"""
+        return self._tokens is not None
+
     def check(self, request: Request, scope: Scope | None) -> None:
         """Let a request pass.
 

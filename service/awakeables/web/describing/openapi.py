@@ -58,8 +58,8 @@ def openapi(app: App, rows: Iterable[Row], *, version: str) -> Json:
             "title": app.name,
             "version": version,
             "description": (
-                "Tokens are asked for where the service has a tokens file; the names in brackets are "
-                "their scopes. A request may bring its own x-request-id. Whatever fails is answered "
+                "Tokens are asked for where the service has a tokens file; each operation names the "
+                "scope that one needs. A request may bring its own x-request-id. Whatever fails is answered "
                 "with problem details (RFC 9457)."
             ),
         },

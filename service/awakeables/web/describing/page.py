@@ -5,22 +5,39 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Iterable
 from html import escape
 from typing import Any, Final
 
+from awakeables.handlers.sample import sample_of
+
 Json = dict[str, Any]
 
 STYLE: Final = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h2 { margin-top: 2.5rem; } h4 { margin: 1rem 0 .25rem; }
-details { border: 1px solid #8886; border-radius: .4rem; margin: .4rem 0; padding: .4rem .8rem; }
-summary { cursor: pointer; } summary code { font-weight: 600; }
-pre { overflow-x: auto; padding: .6rem; background: #8882; border-radius: .3rem; font-size: .85rem; }
-table { border-collapse: collapse; width: 100%; } td { padding: .15rem .6rem .15rem 0; vertical-align: top; }
-.method { display: inline-block; width: 3.2rem; color: #06c; } .post { color: #070; } .note { opacity: .7; }
-:root { color-scheme: light dark; }
+:root { color-scheme: light dark;
+  --page: #fff; --text: #1c1e21; --faint: #55595f; --panel: #f2f4f6; --line: #c4c8cd;
+  --link: #0a4fb3; --get: #0a4fb3; --post: #0b6330; }
+@media (prefers-color-scheme: dark) { :root {
+  --page: #15171a; --text: #e6e8ea; --faint: #b0b5bb; --panel: #22262b; --line: #4a5057;
+  --link: #8ab8ff; --get: #8ab8ff; --post: #7fd49a; } }
+* { box-sizing: border-box; }
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem;
+  background: var(--page); color: var(--text); overflow-wrap: anywhere; }
+a { color: var(--link); }
+h2 { margin: 2.5rem 0 .5rem; } h3 { font-size: 1rem; margin: 1rem 0 .25rem; }
+nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .25rem 1rem; }
+details { border: 1px solid var(--line); border-radius: .4rem; margin: .4rem 0; padding: .4rem .8rem; }
+summary { cursor: pointer; padding: .2rem 0; } summary code { font-weight: 600; }
+code, pre { font-family: ui-monospace, monospace; font-size: .875rem; }
+pre { white-space: pre-wrap; padding: .6rem; background: var(--panel); border-radius: .3rem; }
+table { border-collapse: collapse; width: 100%; margin: 1rem 0; }
+th, td { padding: .25rem .6rem .25rem 0; text-align: left; vertical-align: top; font-weight: 400;
+  border-top: 1px solid var(--line); }
+th:first-child { width: 25%; min-width: 9rem; } thead th { border: 0; color: var(--faint); }
+.method { font-weight: 600; } .get { color: var(--get); } .post { color: var(--post); }
+.note { color: var(--faint); }
 """
 _DIGEST: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 POLICY: Final = (
@@ -29,75 +46,101 @@ POLICY: Final = (
 )
 """The Content-Security-Policy of the page: this style and nothing else."""
 
+_code = re.compile(r"(`+)(.+?)\1", re.DOTALL)
 
-def page(document: Json) -> str:
+
+def page(document: Json, *, base: str, guarded: bool) -> str:
     """Write the page.
 
     Args:
         document: An OpenAPI document as `openapi` makes it. All of its texts are escaped: names
             and docstrings of handlers stand there.
+        base: Where the reader reaches the service: what the paths of the examples begin with.
+        guarded: Are tokens asked for?
     """
     info = document["info"]
     tags = [tag["name"] for tag in document["tags"]]
     title = f"{escape(info['title'])} {escape(info['version'])}"
+    contents = [(f"tag-{tag}", tag) for tag in tags] + [("schemas", "Schemas")]
+    links = [f'<li><a href="#{escape(anchor)}">{escape(name)}</a></li>' for anchor, name in contents]
+    schemas = document["components"]["schemas"].items()
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}: HTTP API</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}</style></head><body><h1>{title}</h1><p>{escape(info['description'])}</p>"
-        '<p><a href="/openapi.json">openapi.json</a> <a href="/asyncapi.json">asyncapi.json</a></p>'
-        f"{''.join(_group(document, tag) for tag in tags)}<h2>Schemas</h2>"
-        f"{''.join(_named(name, schema) for name, schema in document['components']['schemas'].items())}"
-        "</body></html>"
+        f"<style>{STYLE}</style></head><body><header><h1>{title}</h1>{_prose(info['description'])}"
+        '<p><a href="openapi.json">openapi.json</a> <a href="asyncapi.json">asyncapi.json</a></p></header>'
+        f'<nav aria-label="Contents"><ul>{"".join(links)}</ul></nav><main>'
+        f"{''.join(_group(document, tag, base=base, guarded=guarded) for tag in tags)}"
+        f'<section id="schemas"><h2>Schemas</h2>{"".join(_named(*schema) for schema in schemas)}</section>'
+        "</main></body></html>"
     )
 
 
-def _group(document: Json, tag: str) -> str:
+def _group(document: Json, tag: str, *, base: str, guarded: bool) -> str:
     found = [
-        _operation(document, method, path, told)
+        _operation(document, method, path, told, base=base, guarded=guarded)
         for path, item in document["paths"].items()
         for method, told in item.items()
         if tag in told["tags"]
     ]
-    return f"<h2>{escape(tag)}</h2>{''.join(found)}"
+    return f'<section id="tag-{escape(tag)}"><h2>{escape(tag)}</h2>{"".join(found)}</section>'
 
 
-def _operation(document: Json, method: str, path: str, told: Json) -> str:
-    scopes = ", ".join(scope for given in told["security"] for scope in given["token"])
+def _operation(document: Json, method: str, path: str, told: Json, *, base: str, guarded: bool) -> str:
+    scopes = ", ".join(scope for given in told["security"] for scope in given["token"]) if guarded else ""
+    curl = _curl(document, method, path, told, base=base, guarded=guarded)
     parts = [
-        f"<p>{escape(told['description'])}</p>" if "description" in told else "",
-        _table("Parameters", (_parameter(_found(document, given)) for given in told["parameters"])),
-        _contents("Body", told.get("requestBody", {}).get("content", {})),
-        _table("Answers", (_answer(document, *answer) for answer in told["responses"].items())),
-        f"<h4>Try it</h4><pre>{escape(_curl(method, path, told))}</pre>",
+        _prose(told.get("description", "")),
+        _table(
+            ("Parameter", "Meaning"),
+            (_parameter(_found(document, given)) for given in told["parameters"]),
+        ),
+        _table(
+            ("Body", "Schema"),
+            (
+                (escape(media_type), _schema(part))
+                for media_type, part in told.get("requestBody", {}).get("content", {}).items()
+            ),
+        ),
+        _table(
+            ("Answer", "Meaning"),
+            (_answer(document, *answer) for answer in told["responses"].items()),
+        ),
+        f"<h3>Try it</h3><pre><code>{escape(curl)}</code></pre>",
     ]
+    scope = f' <span class="note">(token with {escape(scopes)})</span>' if scopes else ""
     return (
         f'<details id="{escape(told["operationId"])}"><summary><span class="method {method}">{method.upper()}'
-        f"</span> <code>{escape(path)}</code> {escape(told['summary'])}"
-        f"{f' <span class=note>[{escape(scopes)}]</span>' if scopes else ''}</summary>"
+        f"</span> <code>{escape(path)}</code> {_text(told['summary'])}{scope}</summary>"
         f"{''.join(parts)}</details>"
     )
 
 
-def _parameter(given: Json) -> tuple[str, str, str]:
+def _parameter(given: Json) -> tuple[str, str]:
     required = ", required" if given.get("required") else ""
-    where = f"{given['in']}{required}"
-    return f"<code>{escape(given['name'])}</code>", where, f"{escape(given['description'])} {_schema(given)}"
+    where = f'<span class="note">{given["in"]}{required}</span>'
+    return (
+        f"<code>{escape(given['name'])}</code><br>{where}",
+        f"{_text(given['description'])} {_schema(given)}",
+    )
 
 
-def _answer(document: Json, status: str, answer: Json) -> tuple[str, str, str]:
+def _answer(document: Json, status: str, answer: Json) -> tuple[str, str]:
     found = _found(document, answer)
-    shown = [f"{escape(media_type)} {_schema(told)}" for media_type, told in found["content"].items()]
-    return f"<code>{status}</code>", escape(found["description"]), "<br>".join(shown)
+    shown = [f"{escape(media_type)}: {_schema(told)}" for media_type, told in found["content"].items()]
+    return f"<code>{status}</code>", "<br>".join([_text(found["description"]), *shown])
 
 
-def _contents(title: str, content: Json) -> str:
-    return _table(title, ((escape(media_type), _schema(told)) for media_type, told in content.items()))
-
-
-def _table(title: str, rows: Iterable[tuple[str, ...]]) -> str:
-    """A table of cells that are HTML already; nothing if it has no rows."""
-    lines = [f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows]
-    return f"<h4>{title}</h4><table>{''.join(lines)}</table>" if lines else ""
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A table of cells that are HTML already, the first of each row its head; nothing without rows."""
+    lines = [
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>'
+        for first, *others in rows
+    ]
+    if not lines:
+        return ""
+    named = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    return f"<table><thead><tr>{named}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
 def _schema(told: Json) -> str:
@@ -112,23 +155,38 @@ def _named(name: str, schema: Json) -> str:
     text = json.dumps(schema, indent=2, ensure_ascii=False)
     return (
         f'<details id="schema-{escape(name)}"><summary><code>{escape(name)}</code></summary>'
-        f"<pre>{escape(text)}</pre></details>"
+        f"<pre><code>{escape(text)}</code></pre></details>"
     )
 
 
-def _curl(method: str, path: str, told: Json) -> str:
+def _curl(document: Json, method: str, path: str, told: Json, *, base: str, guarded: bool) -> str:
     words = ["curl"]
     if method == "post" and "requestBody" not in told:
         words += ["-X", "POST"]
-    words.append(f"localhost:8080{path}")
-    if told["security"]:
-        words += ["-H", "authorization: Bearer …"]
+    words.append(f"{base}{path}")
     content = told.get("requestBody", {}).get("content", {})
     if content:
         media_type = next(iter(content))
-        body = "{…}" if "json" in media_type else "@file"
+        schema = content[media_type].get("schema")
+        body = sample_of(schema, document) if "json" in media_type and schema else "@file"
         words += ["-H", f"content-type: {media_type}", "--data-binary", body]
-    return shlex.join(words)
+    # Double quotes: the shell fills it in.
+    header = ' -H "authorization: Bearer $AWAKEABLES_TOKEN"' if guarded and told["security"] else ""
+    return shlex.join(words) + header
+
+
+def _prose(text: str) -> str:
+    """Paragraphs of a docstring."""
+    return "".join(f"<p>{_text(part.strip())}</p>" for part in re.split(r"\n\s*\n", text) if part.strip())
+
+
+def _text(text: str) -> str:
+    """A text with its code in backticks, as Markdown and docstrings write it."""
+    parts = _code.split(text)
+    whole = ""
+    for plain, _, code in zip(parts[::3], [*parts[1::3], ""], [*parts[2::3], ""], strict=True):
+        whole += escape(plain) + (f"<code>{escape(code)}</code>" if code else "")
+    return whole
 
 
 def _found(document: Json, given: Json) -> Json:
