@@ -11,14 +11,30 @@ help: ## what there is
 
 install: .venv/installed ## the environment in .venv, exactly as locked
 
-.venv/installed: requirements/lock.txt pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--no-deps --no-build-isolation -e .
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+
+# Installs what a lock has, then the project itself with the build backend that came with it. pip says what it does.
+define install
+$(PIP) --require-hashes -r $(1)
+@PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-deps --no-build-isolation -e .
+endef
+
+$(BIN)/python:
+	@echo "making the environment .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+
+.venv/installed: requirements/lock.txt pyproject.toml | $(BIN)/python
+	@echo "installing what the project is developed and tested with (requirements/lock.txt: some 340 MB)"
+	@$(call install,requirements/lock.txt)
 	@touch $@
 
-demo: install ## watch a callback survive kill -9
+.venv/demo: requirements/demo.txt pyproject.toml | $(BIN)/python
+	@echo "installing what the demo needs (requirements/demo.txt: some 130 MB)"
+	@$(call install,requirements/demo.txt)
+	@touch $@
+
+# One environment that grows: what is installed in full has what the demo needs.
+demo: $(if $(wildcard .venv/installed),install,.venv/demo) ## watch a callback survive kill -9
 	@$(BIN)/python -m examples.demo
 
 test: install ## everything that this machine can run; what needs a Docker engine is skipped without one
@@ -57,6 +73,8 @@ lock: ## pin the dependencies anew (needs uv)
 		--extra dev --group test -o requirements/lock.txt pyproject.toml
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
 		-c requirements/lock.txt -o requirements/runtime.txt pyproject.toml
+	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
+		-c requirements/lock.txt --extra dev --group build -o requirements/demo.txt pyproject.toml
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
 		-c requirements/lock.txt --group build -o requirements/build.txt
 

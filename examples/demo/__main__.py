@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from awakeables.devbroker import EmbeddedBroker, EmbeddedBrokerError
+from awakeables.devbroker import EmbeddedBroker
+from awakeables.errors import OperatorError
 from examples.demo.looking import Service
 from examples.demo.processes import Child, ended_in_order, free_port
 from examples.demo.story import Story
@@ -88,7 +89,7 @@ async def main(port: int | None) -> int:
     with tempfile.TemporaryDirectory(prefix="awakeables-demo-") as folder:
         try:
             done = await show(timeline, Path(folder), chosen)
-        except EmbeddedBrokerError as error:
+        except OperatorError as error:
             _tell_failure(timeline, error, ())
             done = False
         except asyncio.CancelledError:

@@ -39,11 +39,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Self
 
+from awakeables.errors import MissingDependency, OperatorError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import FrameType, TracebackType
 
-_MISSING = "the embedded broker needs the `dev` extra: pip install 'awakeables[dev]'"
+_MISSING = (
+    "the embedded broker needs the extra `dev`, which is not installed: install awakeables[dev] (README.md "
+    "says from where), or use a Kafka of your own with --kafka HOST:PORT"
+)
 _NOT_RUNNING = "the embedded broker is not running; use `async with`"
 
 # The wheels' repair tools (auditwheel, delocate, delvewheel) each have their own place and hash the
@@ -67,7 +72,7 @@ _ANSWER_TIMEOUT = timedelta(seconds=10)
 _END_TIMEOUT = timedelta(seconds=5)
 
 
-class EmbeddedBrokerError(Exception):
+class EmbeddedBrokerError(OperatorError):
     """The embedded broker could not be started, has ended, or refused a command."""
 
 
@@ -75,11 +80,12 @@ def find_library() -> Path:
     """Find the shared library that carries the mock cluster, without loading anything.
 
     Raises:
-        EmbeddedBrokerError: `confluent-kafka` is not installed, or has no library where we look.
+        MissingDependency: `confluent-kafka` is not installed.
+        EmbeddedBrokerError: It has no library where we look.
     """
     spec = importlib.util.find_spec("confluent_kafka")
     if spec is None or spec.origin is None:
-        raise EmbeddedBrokerError(_MISSING)
+        raise MissingDependency(_MISSING)
     package = Path(spec.origin).parent
     for pattern in _LIBRARIES:
         folder, _, name = pattern.rpartition("/")
@@ -174,7 +180,7 @@ def _load(path: Path) -> ctypes.CDLL:
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
         # librdkafka does not promise a stable interface of its mock; the extra pins the version.
-        raise EmbeddedBrokerError(f"{_MISSING} (found, but not usable: {error})") from error
+        raise MissingDependency(f"{_MISSING} (found, but not usable: {error})") from error
     return library
 
 
@@ -234,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cluster = _MockCluster()
         for topic, partitions in topics:
             cluster.create_topic(topic, partitions)
-    except EmbeddedBrokerError as error:
+    except OperatorError as error:
         _say({"error": str(error)})
         return 1
     _say({"bootstrap": cluster.bootstrap})
@@ -254,8 +260,9 @@ class EmbeddedBroker:
         start_timeout: how long the child may take until it is ready (0.3 s is usual).
 
     Raises:
-        EmbeddedBrokerError: on entry, if the `dev` extra is missing or the child did not get
-            ready in time; from every method, if the broker refuses or is not running.
+        MissingDependency: on entry, if the `dev` extra is missing.
+        EmbeddedBrokerError: on entry, if the child did not get ready in time; from every method,
+            if the broker refuses or is not running.
     """
 
     def __init__(self, *, start_timeout: timedelta = timedelta(seconds=15)) -> None:
