@@ -22,6 +22,8 @@ def read(record):
         enveloped = all(task.get(field) == fact for field, fact in facts.items())
         payload = task.get("payload") if enveloped else value
         task = facts | {"deadline": headers.get("awakeable-deadline"), "payload": payload}
+    elif "awakeable-event-id" in headers:
+        task = {}  # published without an awakeable, whatever it looks like
     if not (isinstance(task.get("awakeable_id"), str) and isinstance(task.get("reply_to"), str)):
         raise TypeError("no task: no awakeable_id and reply_to in headers or value")
     order = task["payload"]["order"]

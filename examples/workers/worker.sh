@@ -21,7 +21,7 @@ task='
   ((.headers // []) as $list | [range(0; $list | length; 2) | {($list[.]): $list[. + 1]}] | add // {}) as $headers
   | (if (.payload // "") == "" then null else .payload | fromjson end) as $value
   | ($value | if type == "object" then . else {} end) as $fields
-  | if $headers["awakeable-id"] == null then $fields else
+  | if $headers["awakeable-id"] == null then (if $headers["awakeable-event-id"] then {} else $fields end) else
       {awakeable_id: $headers["awakeable-id"], event_id: $headers["awakeable-event-id"],
        reply_to: $headers["awakeable-reply-to"], deadline: $headers["awakeable-deadline"]}
       | .payload = (if [.awakeable_id, .event_id, .reply_to] == ($fields | [.awakeable_id, .event_id, .reply_to])

@@ -149,6 +149,10 @@ ODD = {
         b'{"awakeable_id": "p", "reply_to": "t", "payload": {"order": "o"}, "deadline": "x"}',
         (),
     ),
+    "published without an awakeable": (
+        b'{"awakeable_id": "p", "reply_to": "t", "payload": {"order": "o"}}',
+        (("awakeable-event-id", b"evt_1"),),
+    ),
 }
 """Records that are no task."""
 
