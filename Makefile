@@ -20,6 +20,7 @@ $(PIP) --require-hashes -r $(1)
 endef
 
 $(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is %d.%d, 3.11 is the oldest that will do: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	@echo "making the environment .venv with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv .venv
 
