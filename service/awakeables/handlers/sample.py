@@ -65,6 +65,10 @@ FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Texts by format; a schema does not say whether a date must lie ahead, or which scheme a URI has."""
 
+LONGEST_TEXT: Final = 10_000
+MOST_ITEMS: Final = 100
+"""What is more than this is no example that anybody reads."""
+
 VARIANTS: Final = max(len(texts) for texts in FORMATS.values())
 
 
@@ -91,10 +95,13 @@ def sample_input(handler: Handler) -> str | None:
 
 
 def sample_of(schema: Any, document: Json, *, variant: int = 0) -> str:
-    """JSON text that fits a schema; its references lead into the document."""
+    """JSON text that fits a schema; its references lead into the document.
+
+    It is null where none can be made: a type may have a schema in its author's own words.
+    """
     try:
         made = _Sampler(document, variant).make(schema, ())
-    except _Endless:
+    except (_Endless, LookupError, TypeError, ValueError, AttributeError, RecursionError):
         made = None
     return json.dumps(made, ensure_ascii=False)
 
@@ -195,7 +202,7 @@ class _Sampler:
             return made  # a schema does not say of keys what texts they are: a key that fits may not be found
         names = {"type": "string", "default": KEY} | schema.get("propertyNames", {})
         try:
-            for number in range(max(least - len(made), 0 if made else 1)):
+            for number in range(min(max(least - len(made), 0 if made else 1), MOST_ITEMS)):
                 made[str(self.make(names, within, number))] = self.make(others, within)
         except _Endless:
             if len(made) < least:
@@ -208,7 +215,7 @@ class _Sampler:
         if made and "items" not in schema:
             return made
         try:
-            for number in range(int(max(count, 0))):
+            for number in range(int(min(max(count, 0), MOST_ITEMS))):
                 made.append(
                     self.make(schema.get("items", {}), within, number if schema.get("uniqueItems") else 0)
                 )
@@ -223,7 +230,7 @@ class _Sampler:
         texts = FORMATS.get(schema.get("format", ""))
         if texts:
             return texts[min(self._variant + number, len(texts) - 1)]
-        least, most = schema.get("minLength", 0), schema.get("maxLength")
+        least, most = min(schema.get("minLength", 0), LONGEST_TEXT), schema.get("maxLength")
         if "pattern" in schema:
             text = matching(schema["pattern"], least=least, most=most)
             if text is not None:

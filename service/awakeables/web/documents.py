@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -36,6 +36,7 @@ class Documents:
         self._engine = engine
         self._routes = routes
         self._guarded = guarded
+        self._page_at = lru_cache(maxsize=8)(self._rendered)
 
     async def openapi(self, _request: Request) -> Response:
         return Response(self._openapi_text, media_type="application/json")
@@ -44,8 +45,11 @@ class Documents:
         return Response(self._asyncapi_text, media_type="application/json")
 
     async def page(self, request: Request) -> Response:
-        text = page.page(self._openapi, base=_reached_at(request), guarded=self._guarded)
+        text = self._page_at(_reached_at(request))
         return Response(text, media_type="text/html", headers=PAGE_HEADERS)
+
+    def _rendered(self, base: str) -> str:
+        return page.page(self._openapi, base=base, guarded=self._guarded)
 
     @cached_property
     def _openapi(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -24,7 +25,7 @@ from typing_extensions import TypedDict
 
 from awakeables.handlers.context import Context
 from awakeables.handlers.patterns import matching
-from awakeables.handlers.sample import sample_input
+from awakeables.handlers.sample import sample_input, sample_of
 from awakeables.handlers.service import Service
 
 T = TypeVar("T")
@@ -224,3 +225,24 @@ def test_case_u10_words_of_the_author_come_first() -> None:
 @pytest.mark.parametrize("pattern", ["(", r"^(?=b)a$", r"^\Zx$"])
 def test_case_u10_a_pattern_that_is_not_understood_has_no_text(pattern: str) -> None:
     assert matching(pattern) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"$ref": "https://example.com/order.json"},
+        {"$ref": "#/$defs/nowhere"},
+        {"type": "string", "minLength": "three"},
+        {"examples": {"first": 1}},
+        {"allOf": [1]},
+        {"type": "array", "items": {"type": "array", "items": {"$ref": "#"}}},
+    ],
+    ids=str,
+)
+def test_a_schema_in_words_of_the_authors_own_harms_nobody(words: dict[str, Any]) -> None:
+    assert json.loads(sample_of(words, words)) is None or words.get("items")
+
+
+def test_a_sample_is_no_larger_than_somebody_reads() -> None:
+    schema = {"type": "array", "minItems": 10**12, "items": {"type": "string", "minLength": 10**12}}
+    assert len(sample_of(schema, schema)) < 1_100_000
