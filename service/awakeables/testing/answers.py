@@ -53,8 +53,8 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """An answer on its way: for whom, what, when, and how it is told of."""
+class Delivery:
+    """An answer on its way: to which awakeable, what, when, and what a message calls it."""
 
     awakeable_id: str
     body: Resolution | Rejection
@@ -76,7 +76,7 @@ class PendingAwakeable:
     id: str
     deadline: datetime | None
     topic: str | None
-    given: list[Given] = field(default_factory=list, repr=False, compare=False)
+    outgoing: list[Delivery] = field(default_factory=list, repr=False, compare=False)
 
     def resolve(self, value: Any = None, *, after: timedelta = AT_ONCE) -> None:
         """Answer it with a value: a model, what else JSON can say, or bytes."""
@@ -90,8 +90,8 @@ class PendingAwakeable:
 
     def _give(self, answer: Answer) -> None:
         what = f"the answer that on_wait gave to awakeable {self.id}"
-        self.given.append(
-            Given(awakeable_id=self.id, body=body_of(answer.value), after=answer.after, what=what)
+        self.outgoing.append(
+            Delivery(awakeable_id=self.id, body=body_of(answer.value), after=answer.after, what=what)
         )
 
 
@@ -135,8 +135,8 @@ class Answers:
         self._threads = _InTurn()
         self.unused = set(answers)
 
-    async def to(self, task: TaskRecord, topic: str, headers: Mapping[str, str]) -> list[Given]:
-        """What is answered to a task: by the test itself, found by task before topic, or else by workers.
+    async def deliveries(self, task: TaskRecord, topic: str, headers: Mapping[str, str]) -> list[Delivery]:
+        """What answers a task: the test itself, found by task before topic, or else workers.
 
         Raises:
             WrongAnswer: A worker that reads the topic would make a dead letter of it.
@@ -145,18 +145,18 @@ class Answers:
         for key in (task.task, topic):
             if key is not None and key in self._own:
                 self.unused.discard(key)
-                return [await _given(self._own[key], task, topic, headers)]
-        given = []
+                return [await _delivery(self._own[key], task, topic, headers)]
+        deliveries = []
         for worker in self._workers:
             function = worker.function_for(topic, task.task)
             if function is not None:
-                given.append(await _given(function, task, topic, headers, self._threads))
+                deliveries.append(await _delivery(function, task, topic, headers, self._threads))
             elif topic in worker.topics:
                 raise WrongAnswer(
                     f"worker {worker.name!r} reads {topic!r} and has no function for task {task.task!r}, "
                     "which would become a dead letter"
                 )
-        return given
+        return deliveries
 
     def close(self) -> None:
         self._threads.close()
@@ -174,13 +174,13 @@ def _always(answer: Any, _task: Task[Any]) -> Any:
     return answer
 
 
-async def _given(
+async def _delivery(
     function: TaskFunction,
     record: TaskRecord,
     topic: str,
     headers: Mapping[str, str],
     threads: Threads | None = None,
-) -> Given:
+) -> Delivery:
     """What a function answers; one of the test's own runs here, a worker's as it does in the worker."""
     what = f"the answer to the task on {topic!r} with awakeable {record.awakeable_id}"
     task = Task(
@@ -206,10 +206,10 @@ async def _given(
             body = function.result(answer.value)
     except (Reject, TerminalError) as error:
         answer, body = Answer(), body_of(error)
-    except Exception as error:
+    except BaseException as error:
         error.add_note(f"raised in {what}")
         raise
-    return Given(
+    return Delivery(
         awakeable_id=record.awakeable_id,
         body=body,
         after=answer.after,

@@ -27,7 +27,7 @@ from awakeables.handlers.serde import checked_json, explain
 from awakeables.handlers.service import App, Handler, Service
 from awakeables.store.memory import MemoryStore
 from awakeables.testing.answers import Answers
-from awakeables.testing.logs import quiet
+from awakeables.testing.logs import redirected
 from awakeables.testing.loop import STARTED_MS, SeededEntropy, SeededLoop, ThreadInTurn, VirtualClock
 from awakeables.testing.outside import OnWait, Outside, Published, readable
 from awakeables.worker.worker import Worker
@@ -38,14 +38,14 @@ NEVER = LONGEST_WAIT * 3
 FEW_TRIES = RetryPolicy(initial_interval=timedelta(0), max_attempts=3)
 """A mistake is a mistake at the third try; what fails once or twice goes on, as in the service."""
 
-HEARD_S = 0.005
-"""A handler in memory may wait for a socket or a thread of its own: real time in which those may be heard."""
+POLL_S = 0.005
+"""Before time jumps, a handler in memory may still hear from threads of its own: real time for that."""
 
 SOCKETS_S = 1.0
-"""The same where sockets are open: what answers a request may be slow."""
+"""The same while sockets are open: what answers a request may be slow."""
 
 STUCK_S = 2.0
-"""The same, before it is taken for one that waits for what never comes."""
+"""The same where no time can jump: after it the handler waits for what never comes."""
 
 
 class Stuck(AwakeablesError):
@@ -181,7 +181,7 @@ def _in_a_loop(
         executor=executor,
     )
     try:
-        with quiet():
+        with redirected():
             return loop.run_until_complete(
                 _Running(loop, engine, store, outside).run(handler, content, headers)
             )
@@ -245,12 +245,12 @@ class _Running:
         """Let time pass from one due thing to the next until the invocation ends or nothing is due."""
         loop, engine, outside = self._loop, self._engine, self._outside
         while True:
-            await loop.quiet()
+            await loop.idle()
             row = self._tables.invocations[invocation_id]
             if row.status in ("completed", "paused") or outside.errors or engine.errors:
                 return row
             if engine.live:
-                if loop.heard(SOCKETS_S if loop.has_sockets else HEARD_S):
+                if loop.poll(SOCKETS_S if loop.has_sockets else POLL_S):
                     continue
             elif await outside.ask(self._pending()):
                 continue
@@ -259,7 +259,7 @@ class _Running:
                 await asyncio.sleep(max(0.0, due_s - loop.time()))
                 await outside.give_what_is_due()
                 await engine.sweep()
-            elif not engine.live or not loop.heard(STUCK_S):
+            elif not engine.live or not loop.poll(STUCK_S):
                 return row
 
     def _pending(self) -> list[Awakeable]:
@@ -324,12 +324,13 @@ def _app_of(function: Callable[..., Any]) -> tuple[App, Handler]:
 
 def _input(handler: Handler, args: tuple[Any, ...]) -> bytes:
     """The input as it would come over HTTP, known to fit."""
-    if len(args) > handler.takes_input:
+    if len(args) > 1 or (args and args[0] is not None and not handler.takes_input):
         takes = "one input" if handler.takes_input else "no input"
-        raise InvalidInput(f"{handler.name} takes {takes}, and was given {len(args)} values")
+        raise InvalidInput(f"{handler.name} takes {takes}, and was given {', '.join(map(repr, args)):.200}")
+    is_json = handler.input.kind == "json"
     try:
-        content = handler.input.encode(*args) if args else b"null"
-        if handler.input.kind == "json":
+        content = handler.input.encode(*args) if args else (b"null" if is_json else b"")
+        if is_json:
             handler.input.decode(checked_json(content))
     except Exception as error:  # a validator of the user's own may raise anything
         raise InvalidInput(f"the input does not fit {handler.name}: {explain(error)}") from error

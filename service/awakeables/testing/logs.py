@@ -19,8 +19,8 @@ _in_a_run: ContextVar[bool] = ContextVar("awakeables_in_a_run", default=False)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what the service itself logs from the user's log; `ctx.log` and all else go where they always go.
+def redirected() -> Iterator[None]:
+    """Send what the service itself logs to `logging`; `ctx.log` and all else go where they always go.
 
     As `structlog.testing.capture_logs` does it: the list of processors is changed in place, so
     that loggers that are bound already are reached, too.
@@ -30,15 +30,15 @@ def quiet() -> Iterator[None]:
         yield
         return
     token = _in_a_run.set(True)
-    processors.insert(0, _divert)
+    processors.insert(0, _redirect)
     try:
         yield
     finally:
-        processors.remove(_divert)
+        processors.remove(_redirect)
         _in_a_run.reset(token)
 
 
-def _divert(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _redirect(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     # An event of ctx.log may have any name; it has the trace of its invocation, ours have none.
     if not _in_a_run.get() or event.get("event") not in _EVENTS or "trace_id" in event:
         return event

@@ -33,7 +33,7 @@ class SeededLoop(asyncio.SelectorEventLoop):
         self._clock_resolution = 1e-4
         self._chance = Random(seed)  # noqa: S311 - must repeat
         self._at_work = 0
-        self._quiet: asyncio.Future[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
 
     def time(self) -> float:
         return self._virtual_s
@@ -53,14 +53,14 @@ class SeededLoop(asyncio.SelectorEventLoop):
     def _done(self, _future: asyncio.Future[Any]) -> None:
         self._at_work -= 1
 
-    async def quiet(self) -> None:
+    async def idle(self) -> None:
         """Wait until nothing goes on unless time does; for one caller at a time."""
-        self._quiet = self.create_future()
-        await self._quiet
+        self._idle = self.create_future()
+        await self._idle
 
-    def heard(self, longest_s: float) -> bool:
-        """Stand still for that long in real time, until something comes from outside; False: nothing did."""
-        self._process_events(self._selector.select(longest_s))
+    def poll(self, timeout_s: float) -> bool:
+        """Wait in real time for what comes from sockets and threads; did anything?"""
+        self._process_events(self._selector.select(timeout_s))
         return bool(self._ready)
 
     @property
@@ -82,10 +82,10 @@ class SeededLoop(asyncio.SelectorEventLoop):
     def _run_once(self) -> None:
         ready = self._ready
         self._drop_cancelled_timers()
-        if not ready and not self._at_work and not self.heard(0):
-            if self._quiet is not None:
-                quiet, self._quiet = self._quiet, None
-                quiet.set_result(None)
+        if not ready and not self._at_work and not self.poll(0):
+            if self._idle is not None:
+                idle, self._idle = self._idle, None
+                idle.set_result(None)
             elif not self._scheduled:
                 raise Deadlock
             else:

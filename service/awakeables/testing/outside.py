@@ -15,7 +15,7 @@ from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import instant
 from awakeables.engine.engine import Engine
 from awakeables.handlers.serde import decode_json
-from awakeables.testing.answers import Answers, Given, PendingAwakeable, WrongAnswer
+from awakeables.testing.answers import Answers, Delivery, PendingAwakeable, WrongAnswer
 from awakeables.wire.completions import decode_completion, encode_completion
 from awakeables.wire.tasks import decode_task, encode_effect
 from awakeables.wire.traces import TRACEPARENT
@@ -55,10 +55,10 @@ class Outside:
         self._count = 0
         self._topics: dict[str, str] = {}
         self._under_way: dict[asyncio.Task[None], str] = {}
-        self._given: list[Given] = []
-        self._late: list[tuple[int, Given]] = []
+        self._outgoing: list[Delivery] = []
+        self._late: list[tuple[int, Delivery]] = []
         self.published: list[Published] = []
-        self.errors: list[Exception] = []
+        self.errors: list[BaseException] = []
 
     async def publish(self, effect: Effect) -> None:
         """Take a record, and have its task done."""
@@ -83,34 +83,36 @@ class Outside:
     async def _do(self, topic: str, value: bytes | None, headers: Sequence[Header]) -> None:
         try:
             task = decode_task(value, headers)
-            for given in await self._answers.to(task, topic, _texts(headers)):
-                await self._take(given)
-        except Exception as error:
+            for delivery in await self._answers.deliveries(task, topic, _texts(headers)):
+                await self._take(delivery)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # pytest.fail() in an answer is no Exception
             self.errors.append(error)
 
-    async def _take(self, given: Given) -> None:
-        if given.after:
-            due_ms = self.engine.clock.now_ms() + given.after // timedelta(milliseconds=1)
-            self._late.append((due_ms, given))
+    async def _take(self, delivery: Delivery) -> None:
+        if delivery.after:
+            due_ms = self.engine.clock.now_ms() + delivery.after // timedelta(milliseconds=1)
+            self._late.append((due_ms, delivery))
         else:
-            await self._settle(given)
+            await self._settle(delivery)
 
-    async def _settle(self, given: Given) -> None:
+    async def _settle(self, delivery: Delivery) -> None:
         """Send an answer over the wire, as workers do.
 
         Raises:
             WrongAnswer: The verdict is one that no test means.
         """
         self._count += 1
-        completion = Completion(awakeable_id=given.awakeable_id, body=given.body, source="")
-        headers = [(TRACEPARENT, given.trace.encode())] if given.trace else []
+        completion = Completion(awakeable_id=delivery.awakeable_id, body=delivery.body, source="")
+        headers = [(TRACEPARENT, delivery.trace.encode())] if delivery.trace else []
         sent = decode_completion(
             encode_completion(completion), source=f"testing:{self._count}", headers=headers
         )
         verdict = await self.engine.settle(sent)
         if verdict is not None and verdict.kind in _MISTAKES:
             raise WrongAnswer(
-                f"{given.what} is {verdict.kind}: {verdict.reason}; it was {_shown(given.body)}"
+                f"{delivery.what} is {verdict.kind}: {verdict.reason}; it was {_shown(delivery.body)}"
             )
 
     # ── when nothing goes on unless time does ──────────────────────────────────────────────
@@ -126,10 +128,10 @@ class Outside:
             WrongAnswer: Nobody takes one.
         """
         now_ms = self.engine.clock.now_ms()
-        due = [given for due_ms, given in self._late if due_ms <= now_ms]
+        due = [delivery for due_ms, delivery in self._late if due_ms <= now_ms]
         self._late = [late for late in self._late if late[0] > now_ms]
-        for given in due:
-            await self._settle(given)
+        for delivery in due:
+            await self._settle(delivery)
 
     async def ask(self, pending: Iterable[Awakeable]) -> bool:
         """Ask the test about awakeables that nobody answers; was an answer given?
@@ -140,14 +142,14 @@ class Outside:
         """
         if self._on_wait is None:
             return False
-        answered = {*self._under_way.values(), *(given.awakeable_id for _, given in self._late)}
+        answered = {*self._under_way.values(), *(delivery.awakeable_id for _, delivery in self._late)}
         for row in pending:
             if row.id in answered:
                 continue
             deadline = None if row.deadline_ms is None else instant(row.deadline_ms)
             returned = self._on_wait(
                 PendingAwakeable(
-                    id=row.id, deadline=deadline, topic=self._topics.get(row.id), given=self._given
+                    id=row.id, deadline=deadline, topic=self._topics.get(row.id), outgoing=self._outgoing
                 )
             )
             if inspect.isawaitable(returned):
@@ -157,10 +159,10 @@ class Outside:
                     f"on_wait returned {returned!r:.200}, which is no answer: call wait.resolve(value) or "
                     "wait.reject(reason), and return nothing"
                 )
-            if self._given:
-                given, self._given[:] = list(self._given), []
-                for answer in given:
-                    await self._take(answer)
+            if self._outgoing:
+                outgoing, self._outgoing[:] = list(self._outgoing), []
+                for delivery in outgoing:
+                    await self._take(delivery)
                 return True
         return False
 

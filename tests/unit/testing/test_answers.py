@@ -71,6 +71,14 @@ def test_case_u4_what_an_answering_function_raises_reaches_the_test() -> None:
         assert "answer to the task on 'scales'" in told.value.__notes__[0]
 
 
+def test_case_u4_a_test_may_fail_in_an_answer() -> None:
+    def refuse(_task: Task[Any]) -> int:
+        pytest.fail("the handler should not have asked")
+
+    with pytest.raises(pytest.fail.Exception, match="should not have asked"):
+        run(weigh, answers={"scales": refuse})
+
+
 def test_case_u4_a_second_answer_that_contradicts_the_first_is_told() -> None:
     async def handler(ctx: Context) -> int:
         weight = ctx.awakeable(int)

@@ -1,0 +1,280 @@
+"""The kit is no kinder than the service, and no harsher: one corpus, run by both, has the same ends.
+
+The service is the engine over SQLite behind its HTTP interface, on asyncio's own loop with real
+threads; only its clock is moved by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from awakeables.core.awakeables import Awakeable
+from awakeables.core.invocations import Invocation
+from awakeables.core.journal import AwakeableAsked
+from awakeables.core.orders import Effect
+from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
+from awakeables.core.replay import describe
+from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.runner import RunnerSettings
+from awakeables.errors import InvalidInput, TerminalError
+from awakeables.handlers.service import App, Handler
+from awakeables.ports import Page
+from awakeables.store.sqlite.store import SqliteStore
+from awakeables.testing import Paused, PendingAwakeable, Stuck, run
+from awakeables.testing.kit import FEW_TRIES
+from awakeables.testing.loop import STARTED_MS, SeededEntropy
+from awakeables.testing.outside import Published, readable
+from awakeables.web.app import WebSettings, create_app
+from awakeables.wire.tasks import encode_effect
+from golden import handlers as golden
+from simulation import corpus
+from unit.testing import shapes
+
+EVERYTHING = Page(limit=1000)
+YES = (Resolution.of_json(b'{"n":7}'),) * 10
+
+
+@dataclass(frozen=True)
+class Case:
+    app: App
+    handler: Handler
+    input: bytes
+    answers: Sequence[Outcome]
+
+
+def cases() -> Iterator[tuple[str, Case]]:
+    for name, script in shapes.SCRIPTS.items():
+        handler = shapes.app.handler("shapes", name.split(":")[0])
+        yield name, Case(shapes.app, handler, script.input, script.answers)
+    for name, recorded in golden.SCRIPTS.items():
+        if not recorded.cancelled and not any(isinstance(a, Cancellation) for a in recorded.answers):
+            handler = golden.app.handler("golden", name)
+            given = recorded.input if handler.takes_input else b""
+            yield f"golden:{name}", Case(golden.app, handler, given, recorded.answers)
+    for name, handler in corpus.service.handlers.items():
+        for answers in (YES, ()):
+            yield f"corpus:{name}:{len(answers)}", Case(corpus.app, handler, b"3", answers)
+
+
+CASES = dict(cases())
+
+
+@dataclass
+class End:
+    """What became of a handler, without what is another each time: IDs, instants."""
+
+    status: str
+    result: Any
+    journal: list[str]
+    published: list[Any]
+
+    def __post_init__(self) -> None:
+        self.result, self.journal, self.published = _plain([self.result, self.journal, self.published])
+
+
+def _plain(value: Any) -> Any:
+    text = msgspec.json.encode(value).decode()
+    text = re.sub(r"(inv|prom|evt)_1[0-9a-z]+", r"\1", text)
+    text = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "uuid", text)
+    text = re.sub(r"00-[0-9a-f]{32}-[0-9a-f]{16}-\d\d", "traceparent", text)
+    text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)", "instant", text)
+    text = re.sub(r"\w+\.completions", "completions", text)
+    return msgspec.json.decode(re.sub(r"input of \w+/", "input of ", text))
+
+
+def _forget() -> None:
+    """What handlers of the corpora remember from one run to the next."""
+    shapes.drift.clear()
+    golden.failures["flaky"] = 0
+    corpus.ledger.flaky.clear()
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_the_kit_and_the_service_agree(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    _forget()
+    in_service = await _in_service(case, tmp_path)
+    for suspend in (False, True):
+        _forget()
+        assert _in_kit(case, suspend=suspend) == in_service
+
+
+# ── the kit ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _in_kit(case: Case, *, suspend: bool) -> End:
+    left = list(case.answers)
+
+    def answer(wait: PendingAwakeable) -> None:
+        match left.pop(0) if left else None:
+            case Resolution() as resolution:
+                wait.resolve(readable(resolution.content) if resolution.is_json else resolution.content)
+            case Rejection() as rejection:
+                details = readable(bytes(rejection.details)) if rejection.details else None
+                wait.reject(rejection.reason, code=rejection.code, details=details)
+
+    args = [readable(case.input)] if case.input else []
+    try:
+        told = run(case.handler.function, *args, on_wait=answer, suspend=suspend)
+    except InvalidInput as error:
+        return End("refused", str(error).partition(": ")[2], [], [])
+    try:
+        result = told.value
+    except TerminalError as error:
+        result = [error.reason, error.code, error.details]
+    except (Paused, Stuck) as error:
+        result = str(error) if isinstance(error, Paused) else "stuck"
+    return End(told.status, _shown(result), list(told.journal), list(map(_record, told.published)))
+
+
+def _record(record: Published) -> Any:
+    return [record.topic, repr(record.key), repr(record.payload), record.task, record.headers]
+
+
+def _shown(result: Any) -> Any:
+    return repr(result) if isinstance(result, bytes) else result
+
+
+# ── the service ─────────────────────────────────────────────────────────────────────────────
+
+
+class HandClock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.ms = STARTED_MS
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def monotonic(self) -> float:
+        return self.ms / 1000
+
+
+class Kafka:
+    def __init__(self) -> None:
+        self.published: list[Effect] = []
+
+    async def publish(self, effect: Effect) -> None:
+        self.published.append(effect)
+
+
+async def _in_service(case: Case, folder: Path) -> End:
+    clock, kafka = HandClock(), Kafka()
+    store = SqliteStore(folder / "service.db", clock=clock, retention_ms=10**15)
+    await store.open()
+    engine = Engine(
+        case.app,
+        store,
+        kafka,
+        clock=clock,
+        entropy=SeededEntropy(),
+        settings=EngineSettings(
+            runner=RunnerSettings(linger=timedelta(0), retry=FEW_TRIES), horizon=timedelta(0), threads=1
+        ),
+    )
+    serving = asyncio.ensure_future(engine.run())
+    web = create_app(engine, settings=WebSettings(), entropy=SeededEntropy())
+    try:
+        await engine.serving.wait()
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(web), base_url="http://localhost:8080"
+        ) as client:
+            return await _served(case, engine, clock, kafka, client)
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        await store.close()
+
+
+async def _served(
+    case: Case, engine: Engine, clock: HandClock, kafka: Kafka, client: httpx.AsyncClient
+) -> End:
+    is_bytes = case.handler.input.kind == "bytes"
+    media_type = "application/octet-stream" if is_bytes else "application/json"
+    begun = await client.post(
+        f"/{case.handler.service}/{case.handler.name}/send",
+        content=case.input,
+        headers={"content-type": media_type} if case.input else {},
+    )
+    if begun.status_code == 422:
+        return End("refused", begun.json()["detail"].partition(": ")[2], [], [])
+    invocation_id = begun.json()["invocation_id"]
+    row = await _until_it_rests(case, engine, clock, client, invocation_id)
+    output = await client.get(f"/invocations/{invocation_id}/output")
+    result: Any = "stuck"
+    if output.status_code == 200:
+        is_json = output.headers["content-type"] == "application/json"
+        result = output.json() if is_json else repr(output.content)
+    elif row.status == "completed":
+        problem = output.json()
+        result = [problem["reason"], problem["code"], problem.get("details")]
+    elif row.failure is not None:
+        result = f"{row.failure.kind}: {row.failure.message}"
+    journal = (await engine.store.history([invocation_id]))[invocation_id]
+    return End(
+        row.status, result, [describe(entry) for entry in journal], list(map(_effect, kafka.published))
+    )
+
+
+async def _until_it_rests(
+    case: Case, engine: Engine, clock: HandClock, client: httpx.AsyncClient, invocation_id: str
+) -> Invocation:
+    left = list(case.answers)
+    while True:
+        await engine.settled_down()
+        row = await engine.store.invocation(invocation_id)
+        assert row is not None
+        if row.status in ("completed", "paused"):
+            return row
+        if row.status not in ("suspended", "backing-off"):
+            await asyncio.sleep(0)  # it is on its way from the store's thread
+            continue
+        pending = [a for a in await engine.store.awakeables(EVERYTHING) if a.state == "pending"]
+        if pending and left:
+            await _answer(client, await _oldest(engine, invocation_id, pending), left.pop(0))
+            continue
+        due = [a.deadline_ms for a in pending if a.deadline_ms is not None]
+        due += [] if row.due_ms is None else [row.due_ms]
+        if not due:
+            return row
+        clock.ms = max(clock.ms, min(due))
+        await engine.sweep()
+
+
+async def _oldest(engine: Engine, invocation_id: str, pending: Sequence[Awakeable]) -> Awakeable:
+    """Of these, the one that was asked for first."""
+    journal = (await engine.store.history([invocation_id]))[invocation_id]
+    order = [entry.id for entry in journal if isinstance(entry, AwakeableAsked)]
+    return min(pending, key=lambda row: order.index(row.id))
+
+
+async def _answer(client: httpx.AsyncClient, row: Awakeable, outcome: Outcome) -> None:
+    if isinstance(outcome, Resolution):
+        verb, content = "resolve", outcome.content
+        media_type = "application/json" if outcome.is_json else "application/octet-stream"
+    else:
+        assert isinstance(outcome, Rejection)
+        refusal = {"reason": outcome.reason, "code": outcome.code, "details": outcome.details}
+        verb, content, media_type = "reject", msgspec.json.encode(refusal), "application/json"
+    answered = await client.post(
+        f"/awakeables/{row.id}/{verb}", content=content, headers={"content-type": media_type}
+    )
+    assert answered.status_code == 200, answered.text
+
+
+def _effect(effect: Effect) -> Any:
+    _, headers = encode_effect(effect)
+    texts = {name: (content or b"").decode("utf-8", "surrogateescape") for name, content in headers}
+    task = effect.task.task if effect.task else None
+    return [effect.topic, repr(effect.key), repr(readable(effect.value)), task, texts]
