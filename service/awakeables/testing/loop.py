@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
@@ -28,9 +29,7 @@ class SeededLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        self._virtual_s = 0.0
-        # A float that counts a thousand years in seconds knows no microseconds: timers would never be due.
-        self._clock_resolution = 1e-4
+        self._jump_to(0.0)
         self._chance = Random(seed)  # noqa: S311 - must repeat
         self._at_work = 0
         self._idle: asyncio.Future[None] | None = None
@@ -40,7 +39,7 @@ class SeededLoop(asyncio.SelectorEventLoop):
 
     def freeze(self, seconds: float) -> None:
         """Let time pass in which nothing runs, as when the process is stopped."""
-        self._virtual_s += seconds
+        self._jump_to(self._virtual_s + seconds)
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
@@ -79,6 +78,11 @@ class SeededLoop(asyncio.SelectorEventLoop):
             heapq.heappop(scheduled)._scheduled = False
             self._timer_cancelled_count = max(0, self._timer_cancelled_count - 1)
 
+    def _jump_to(self, instant_s: float) -> None:
+        self._virtual_s = instant_s
+        # Less than the next larger float, and a timer that is set for now would never be due.
+        self._clock_resolution = max(1e-6, 2 * math.ulp(instant_s))
+
     def _run_once(self) -> None:
         ready = self._ready
         self._drop_cancelled_timers()
@@ -89,7 +93,7 @@ class SeededLoop(asyncio.SelectorEventLoop):
             elif not self._scheduled:
                 raise Deadlock
             else:
-                self._virtual_s = max(self._virtual_s, self._scheduled[0]._when)
+                self._jump_to(max(self._virtual_s, self._scheduled[0]._when))
         if len(ready) > 1:
             shuffled = list(ready)
             self._chance.shuffle(shuffled)
