@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,14 @@ PLAIN = {
 Ready = Callable[[str], None]
 
 
-async def serve(app: App, settings: Settings, *, stop: asyncio.Event, ready: Ready | None = None) -> None:
+async def serve(
+    app: App,
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    ready: Ready | None = None,
+    embedded: bool = False,
+) -> None:
     """Serve an app until `stop` is set, then drain.
 
     Args:
@@ -69,12 +77,13 @@ async def serve(app: App, settings: Settings, *, stop: asyncio.Event, ready: Rea
         settings: How.
         stop: Set it to drain and return.
         ready: Told the service's URL once HTTP is answered.
+        embedded: On a broker of `develop`.
 
     Raises:
         OperatorError: It can't start: settings refused, port in use, store locked, too new or another app's.
     """
     clock, entropy = SystemClock(), SystemEntropy()
-    connection = connection_of(settings, f"awakeables-{app.name}")
+    connection = replace(connection_of(settings, f"awakeables-{app.name}"), embedded=embedded)
     exposed = is_exposed(settings.host)
     if exposed and settings.tokens_file is None:
         _accept_exposure(
@@ -181,14 +190,14 @@ def _space(folder: Path) -> tuple[float, float]:
     return usage.free, usage.total
 
 
-async def work(worker: Worker, settings: Settings, *, stop: asyncio.Event) -> None:
+async def work(worker: Worker, settings: Settings, *, stop: asyncio.Event, embedded: bool = False) -> None:
     """Do a worker's tasks until `stop` is set, then drain.
 
     Raises:
         SettingsRefused: The settings of Kafka contradict one another.
         OperatorError: The port for metrics can't be had, or would be open to other machines.
     """
-    connection = connection_of(settings, f"awakeables-worker-{worker.name}")
+    connection = replace(connection_of(settings, f"awakeables-worker-{worker.name}"), embedded=embedded)
     clock, metrics = SystemClock(), WorkerMetrics()
     ProcessCollector(registry=metrics.registry)
     loop = LoopSettings(reply_topics=ReplyTopics(settings.worker_reply_topics))
@@ -238,9 +247,10 @@ async def develop(
         working = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             for worker in workers:
-                tasks.create_task(work(worker, local, stop=working), name=f"worker-{worker.name}")
+                doing = work(worker, local, stop=working, embedded=kafka is None)
+                tasks.create_task(doing, name=f"worker-{worker.name}")
             try:
-                await serve(app, local, stop=stop, ready=ready)
+                await serve(app, local, stop=stop, ready=ready, embedded=kafka is None)
             finally:
                 working.set()
 

@@ -324,6 +324,25 @@ def test_dev_has_the_task_topics_that_are_named_for_whoever_reads_them() -> None
             assert time.monotonic() < deadline, told
 
 
+def test_case_u2_dev_without_a_worker_says_what_to_do_once_and_ends_at_once() -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with started("dev", "shop:app", "--port", str(port), until="no worker runs here") as process:
+        httpx.post(f"{url}/orders/fulfil/send", json={"id": "o-5"}, timeout=30).raise_for_status()
+        deadline = time.monotonic() + 10
+        while "there is no topic 'pack-requests'" not in (
+            told := run("outbox", "list", "--state", "unsent", "--url", url, COLUMNS="400").stdout
+        ):
+            assert time.monotonic() < deadline, told
+        process.send_signal(signal.SIGTERM)
+        # A drain that waits for the topic waits for AWAKEABLES_DRAIN_TIMEOUT, 30 s.
+        _, said = process.communicate(timeout=20)
+    assert "--worker MODULE:WORKER" in said
+    assert "--task-topic pack-requests" in said
+    assert "topics create" not in said
+    assert process.returncode == 0
+
+
 def test_with_a_kafka_of_its_own_dev_makes_no_task_topic_and_says_what_does(tmp_path: Path) -> None:
     words = ("dev", "shop:app", "--task-topic", "pack-requests", "--kafka", "127.0.0.1:9")
     told = run(*words, AWAKEABLES_STORE=str(tmp_path))  # a folder, so that it ends

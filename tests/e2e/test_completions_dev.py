@@ -237,6 +237,18 @@ async def test_publishing_to_a_missing_topic_does_not_create_it(broker: Embedded
     assert await missing_topics(_quick(broker), ["nowhere"]) == ["nowhere"]
 
 
+async def test_case_u2_the_broker_of_dev_has_one_advice_for_a_missing_topic(broker: EmbeddedBroker) -> None:
+    publisher = KafkaPublisher(replace(_quick(broker), embedded=True), SystemClock())
+    await publisher.start()
+    effect = Effect(event_id="evt_1", stream="inv_1", topic="nowhere", key=b"k", value=b"{}")
+    with pytest.raises(
+        TopicMissing, match=r"no topic 'nowhere'; .*--worker .*--task-topic nowhere"
+    ) as caught:
+        await publisher.publish(effect)
+    await publisher.stop()
+    assert "topics create" not in str(caught.value)
+
+
 async def test_creating_topics_that_exist_needs_no_admin_protocol(broker: EmbeddedBroker) -> None:
     await broker.create_topic("there", partitions=3)
     await create_topics(_quick(broker), {"there": 5})

@@ -73,6 +73,7 @@ class Relay:
         self._settings = settings
         self._absences = Absences(clock, patience_s=settings.publish_timeout.total_seconds())
         self._published = (metrics or Metrics()).publishes
+        self._problems: dict[str, str] = {}
         self._streams: dict[str, deque[Effect]] = {}
         self._known: dict[str, int] = {}
         self._held_bytes = 0
@@ -112,12 +113,30 @@ class Relay:
         return not self._known and not self._behind and not self._poked.is_set()
 
     async def drained(self, timeout_s: float) -> bool:
-        """Wait until everything that was handed off is out; False: not in time."""
+        """Wait until what was handed off is out; False: not in time.
+
+        It does not wait for what is held up by a topic that failed when it was last tried: that is
+        a row, and goes out after the next start.
+        """
         waited = 0.0
-        while self._known and waited < timeout_s:
+        while self._on_their_way() and waited < timeout_s:
             await asyncio.sleep(0.02)
             waited += 0.02
-        return not self._known
+        return not self._on_their_way()
+
+    def holdup(self, effect: Effect) -> str | None:
+        """Why an unsent effect is not out, as far as it was tried since this process started."""
+        queue = self._streams.get(effect.stream)
+        first = queue[0] if queue else effect
+        problem = self._problems.get(first.topic)
+        if problem is None or first.event_id == effect.event_id:
+            return problem
+        return f"it waits behind {first.event_id}: {problem}"
+
+    def _on_their_way(self) -> int:
+        queues = self._streams.values()
+        held_up = sum(len(queue) for queue in queues if queue and queue[0].topic in self._problems)
+        return len(self._known) - held_up
 
     def _has_room(self, count: int, size: int) -> bool:
         settings = self._settings
@@ -208,6 +227,7 @@ class Relay:
                 if isinstance(error, TopicMissing) and self._absences.missed(effect.topic):
                     await self._refused(effect, str(error))
                     return
+                self._problems[effect.topic] = str(error)
                 log.warning(events.EFFECT_FAILED, **_facts(effect), error=str(error))
                 self._published["retried"].inc()
                 await asyncio.sleep(pause_s)
@@ -218,6 +238,7 @@ class Relay:
                 return
             else:
                 self._absences.found(effect.topic)
+                self._problems.pop(effect.topic, None)
                 self._published["published"].inc()
                 # Known until its row is gone, so that no sweep publishes it again.
                 sent = self._committer.submit(Sent(event_ids=(effect.event_id,)), lazily=True)
@@ -226,6 +247,7 @@ class Relay:
 
     async def _refused(self, effect: Effect, reason: str) -> None:
         reason = writable(reason)
+        self._problems.pop(effect.topic, None)  # one that still waits for this topic will find it out
         self._published["refused"].inc()
         log.error(events.EFFECT_REFUSED, **_facts(effect), reason=reason)
         noted = await self._committer.commit(Refused(event_id=effect.event_id, reason=reason), Noted)

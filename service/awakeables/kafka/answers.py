@@ -56,6 +56,7 @@ class AnswerProducer:
         self._unacknowledged = 0
         self._heard_at = 0.0
         self._known_topics: set[str] = set()
+        self._draining = False
 
     @property
     def connected(self) -> bool:
@@ -82,6 +83,10 @@ class AnswerProducer:
                     self._ready.clear()
                 # It may yet deliver some of what it holds, so it is closed beside the next one's start.
                 closing.create_task(_close(producer))
+
+    def drain(self) -> None:
+        """As `TaskPort.drain`."""
+        self._draining = True
 
     async def send(self, record: Outgoing) -> None:
         """As `TaskPort.send`."""
@@ -199,11 +204,14 @@ class AnswerProducer:
                     if facts.problem in DENIED and not told:
                         log.error(events.BROKER_REFUSED, error=self._told_of(topic, facts.problem()))
                         told = True
+            absence = no_topic(topic, self._connection)
             if missing and not told:
-                log.error(events.TOPIC_MISSING, topic=topic, error=str(no_topic(topic)))
+                log.error(events.TOPIC_MISSING, topic=topic, error=str(absence))
                 told = True
+            if missing and self._draining:
+                raise BrokerUnavailable(str(absence))
             if missing and self._clock.monotonic() > until:
-                raise no_topic(topic)
+                raise absence
             await asyncio.sleep(FIRST_PAUSE_S if told else FIRST_PAUSE_S / 4)
 
     def _told_of(self, topic: str, error: kafka.KafkaError) -> str:

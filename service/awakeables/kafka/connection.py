@@ -67,6 +67,7 @@ class Connection:
         fetch_max_wait_ms: How long a broker holds back an empty answer. It wakes the fetch
             when a record comes, but the embedded broker doesn't: there this is the latency.
         session_timeout: A member of a group that is silent for so long loses its partitions.
+        embedded: It is the broker of `awakeables dev`, which makes topics when it starts only.
     """
 
     bootstrap: str
@@ -76,6 +77,7 @@ class Connection:
     metadata_max_age: timedelta = timedelta(minutes=1)
     fetch_max_wait_ms: int = 100
     session_timeout: timedelta = timedelta(seconds=10)
+    embedded: bool = False
 
     def client_options(self) -> dict[str, Any]:
         """What a consumer, a producer and an admin client of aiokafka all take."""

@@ -220,11 +220,18 @@ class KafkaPublisher:
         """Make sure of a topic before aiokafka waits for it, and lets the broker create it."""
         task = self._looking.get(topic)
         if task is None:
-            task = asyncio.create_task(_refuse_missing(producer, topic))
+            task = asyncio.create_task(self._refuse_missing(producer, topic))
             self._looking[topic] = task
             task.add_done_callback(lambda _: self._looking.pop(topic, None))
             task.add_done_callback(_noticed)
         await asyncio.shield(task)
+
+    async def _refuse_missing(self, producer: AIOKafkaProducer, topic: str) -> None:
+        facts = (await describe(producer.client, [topic]))[topic]
+        if facts.missing:
+            raise no_topic(topic, self._connection)
+        if facts.problem is not None:
+            raise facts.problem(topic)
 
     async def _raise_if_missing(self, topic: str) -> None:
         """Tell a topic that was deleted under way from a broker that is away."""
@@ -237,7 +244,7 @@ class KafkaPublisher:
         except (kafka.KafkaError, TimeoutError):
             return
         if facts.missing:
-            raise no_topic(topic)
+            raise no_topic(topic, self._connection)
 
     async def _connected(self) -> AIOKafkaProducer:
         while self._producer is None:
@@ -287,14 +294,6 @@ class KafkaPublisher:
                 return producer
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-
-
-async def _refuse_missing(producer: AIOKafkaProducer, topic: str) -> None:
-    facts = (await describe(producer.client, [topic]))[topic]
-    if facts.missing:
-        raise no_topic(topic)
-    if facts.problem is not None:
-        raise facts.problem(topic)
 
 
 async def _close(producer: AIOKafkaProducer) -> None:

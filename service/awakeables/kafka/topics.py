@@ -37,8 +37,13 @@ class TopicFacts:
         return self.problem is kafka.UnknownTopicOrPartitionError
 
 
-def no_topic(topic: str) -> TopicMissing:
+def no_topic(topic: str, connection: Connection) -> TopicMissing:
     """That this topic is missing, and what makes it."""
+    if connection.embedded:
+        return TopicMissing(
+            f"there is no topic {topic!r}; start `awakeables dev` with the worker that reads it, --worker "
+            f"MODULE:WORKER, or, if that runs elsewhere, with --task-topic {topic}"
+        )
     return TopicMissing(f"there is no topic {topic!r}; `awakeables topics create` makes it")
 
 
@@ -78,7 +83,7 @@ async def partitions_of(connection: Connection, topic: str) -> frozenset[int]:
     async with asking(connection) as client:
         facts = (await describe(client, [topic]))[topic]
     if facts.missing:
-        raise no_topic(topic)
+        raise no_topic(topic, connection)
     if facts.problem in DENIED:
         raise denied(connection.security, f"topic {topic!r}")
     if facts.problem is not None:

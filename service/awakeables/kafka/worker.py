@@ -174,6 +174,10 @@ class KafkaTasks:
         else:
             await self._answers.send(record)
 
+    def drain(self) -> None:
+        """As `TaskPort.drain`."""
+        self._answers.drain()
+
     def acknowledge(self, record: Incoming) -> None:
         """As `TaskPort.acknowledge`."""
         self._ledger.settle((record.topic, record.partition), record.offset)
@@ -302,7 +306,8 @@ class KafkaTasks:
                 events.TOPIC_MISSING,
                 worker=self._worker.name,
                 topics=sorted(missing),
-                error="`awakeables topics create` with --worker makes them",
+                error="`awakeables topics create` with --worker makes them; if it is the broker of "
+                "`awakeables dev`, start that with --worker or --task-topic",
             )
         self._told_missing = missing
         if there != self._subscribed:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
 from starlette.responses import Response
 
 from awakeables.core.ids import EFFECT_KINDS, parse_id_of
-from awakeables.core.orders import EFFECT_STATES
+from awakeables.core.orders import EFFECT_STATES, QueuedEffect
 from awakeables.engine.engine import Engine
 from awakeables.errors import NotFound
 from awakeables.web import render, shapes
@@ -27,14 +28,14 @@ class Outbox:
         asked = page_of(request, *EFFECT_KINDS)
         state = one_of(request, "state", EFFECT_STATES) or "failed"
         rows = await self._waiting.store(self._store.queued_effects(asked, state=state))
-        return page(rows, asked, render.queued_effect, shapes.Outbox)
+        return page([self._explained(row) for row in rows], asked, render.queued_effect, shapes.Outbox)
 
     async def show(self, request: Request) -> Response:
         event_id = _checked(request)
         row = await self._waiting.store(self._store.queued_effect(event_id))
         if row is None:
             raise NotFound(f"no record {event_id} in the outbox")
-        return as_json(render.queued_effect_in_full(row))
+        return as_json(render.queued_effect_in_full(self._explained(row)))
 
     async def resend(self, request: Request) -> Response:
         """Accepted: it goes out with what else is unsent."""
@@ -44,6 +45,10 @@ class Outbox:
             doubt="it is not known whether the record is sent again; look whether it is still failed",
         )
         return as_json(shapes.Republished(id=event_id, topic=effect.topic), status=202)
+
+    def _explained(self, row: QueuedEffect) -> QueuedEffect:
+        """An unsent record with what holds it up, which only this process knows."""
+        return row if row.state == "failed" else replace(row, reason=self._engine.relay.holdup(row.effect))
 
 
 def _checked(request: Request) -> str:

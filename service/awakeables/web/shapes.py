@@ -270,7 +270,10 @@ class Resent(Shape):
 
 
 class OutboxRecord(Shape):
-    """A record that is not in Kafka, in a list; `reason` says why Kafka has refused it."""
+    """A record that is not in Kafka, in a list.
+
+    `reason` says why Kafka has refused it, or what an unsent one waits for, if that is known.
+    """
 
     id: Annotated[RecordId, Meta(description="Its event ID; of a dead letter's copy, the dead letter's.")]
     state: EffectState

@@ -9,7 +9,7 @@ from typing import assert_never
 
 import structlog
 
-from awakeables.errors import OperatorError, PublishRefused, TopicMissing
+from awakeables.errors import BrokerUnavailable, OperatorError, PublishRefused, TopicMissing
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import WorkerMetrics
@@ -82,6 +82,7 @@ class WorkerLoop:
                 fetching = children.create_task(self._fetch(children))
                 await stop.wait()
                 self._draining.set()
+                self._port.drain()
                 log.info(events.WORKER_DRAINING, worker=self._worker.name, running=len(self._running))
                 await self._finish()
                 fetching.cancel()
@@ -130,6 +131,16 @@ class WorkerLoop:
                 case _:
                     assert_never(fate)
             self._port.acknowledge(record)
+        except BrokerUnavailable as error:
+            # Only of a port that drains: the record comes again, to the next worker.
+            log.warning(
+                events.TASK_LEFT,
+                worker=self._worker.name,
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                reason=str(error),
+            )
         finally:
             self._metrics.task(record.topic, end, self._clock.monotonic() - began)
             del self._running[key]

@@ -48,7 +48,12 @@ class TaskPort(Protocol):
         Raises:
             PublishRefused: Kafka will never take it: too large, or no name of a topic.
             TopicMissing: There was no such topic, and none came into being for a while.
+            BrokerUnavailable: There is no such topic, and the port drains.
         """
+        ...
+
+    def drain(self) -> None:
+        """From now on wait for no topic that is missing; the records are left to the next worker."""
         ...
 
     def acknowledge(self, record: Incoming) -> None:

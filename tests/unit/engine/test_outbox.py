@@ -384,6 +384,39 @@ async def test_draining_waits_for_what_was_handed_off_but_not_for_ever() -> None
         assert rig.sent() == [b"1"]
 
 
+async def test_case_u2_draining_does_not_wait_for_a_topic_that_is_missing() -> None:
+    async with relaying() as rig:
+        stuck, behind = rig.effect(1, "inv_a"), rig.effect(2, "inv_a")
+        fine = replace(rig.effect(3, "inv_b"), topic="there")
+        rig.broker.fail = lambda e: TopicMissing("there is no topic 't'") if e.topic == "t" else None
+        await rig.commit(stuck, behind, fine)
+        rig.relay.hand_off([stuck, behind])
+        await until(lambda: rig.broker.tries)
+        assert rig.relay.holdup(stuck) == "there is no topic 't'"
+        assert rig.relay.holdup(behind) == f"it waits behind {stuck.event_id}: there is no topic 't'"
+        rig.broker.gate.clear()
+        rig.relay.hand_off([fine])
+        assert not await rig.relay.drained(1.0)
+        rig.broker.gate.set()
+        began_s = rig.clock.monotonic()
+        assert await rig.relay.drained(30.0)
+        assert rig.clock.monotonic() - began_s < 1
+        assert rig.sent() == [b"3"]
+
+
+async def test_case_u2_what_a_topic_s_records_wait_for_is_forgotten_once_one_is_out_or_refused() -> None:
+    async with relaying() as rig:
+        effect = rig.effect(1)
+        errors = [BrokerUnavailable("away"), PublishRefused("too large")]
+        rig.broker.fail = lambda _e: errors.pop(0) if errors else None
+        await rig.commit(effect)
+        rig.relay.hand_off([effect])
+        await until(lambda: len(errors) == 1)
+        assert rig.relay.holdup(effect) == "away"
+        await until(lambda: rig.store.tables.failed)
+        assert rig.relay.holdup(effect) is None
+
+
 async def test_an_error_that_nobody_expected_stops_no_other_stream() -> None:
     async with relaying() as rig:
         odd, fine = rig.effect(1, "inv_a"), rig.effect(2, "inv_b")

@@ -17,7 +17,7 @@ from awakeables.core.invocations import Invocation
 from awakeables.core.orders import Answer, DeadLetter, Effect, Member
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.runner import RunnerSettings
-from awakeables.errors import StoreUnavailable, TerminalError
+from awakeables.errors import StoreUnavailable, TerminalError, TopicMissing
 from awakeables.handlers.context import Context
 from awakeables.handlers.service import App, Service
 from awakeables.ports import Clock, Expectation
@@ -152,15 +152,18 @@ class FragileStore(MemoryStore):
 
 
 class NoKafka:
-    """Takes whatever is published, once its gate is open."""
+    """Takes whatever is published, once its gate is open, but to topics that are missing."""
 
     def __init__(self) -> None:
         self.published: list[Effect] = []
+        self.missing: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def publish(self, effect: Effect) -> None:
         await self.gate.wait()
+        if effect.topic in self.missing:
+            raise TopicMissing(f"there is no topic {effect.topic!r}")
         self.published.append(effect)
 
 

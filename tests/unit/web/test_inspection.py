@@ -314,6 +314,20 @@ async def test_a_refused_record_shows_why_whose_it_is_and_what_is_in_it(web: Web
     assert (shown["invocation"], shown["awakeable"], shown["key"], shown["value"]) == (None,) * 4
 
 
+async def test_case_u2_an_unsent_record_shows_what_it_waits_for(web: Web) -> None:
+    web.kafka.missing = {"invoices"}
+    event_id = web.add_refused()
+    await web.client.post(f"/outbox/{event_id}/resend")
+    await asyncio.sleep(1)
+    [item] = (await web.client.get("/outbox", params={"state": "unsent"})).json()["items"]
+    assert (item["id"], item["reason"]) == (event_id, "there is no topic 'invoices'")
+    assert (await web.client.get(f"/outbox/{event_id}")).json()["reason"] == item["reason"]
+    web.kafka.missing = set()
+    await until(lambda: web.published)
+    await until(lambda: not web.store.tables.effects)
+    assert (await web.client.get("/outbox", params={"state": "unsent"})).json()["items"] == []
+
+
 async def test_records_that_wait_for_kafka_are_listed_by_their_state(web: Web) -> None:
     refused = web.add_refused()
     web.kafka.gate.clear()

@@ -12,11 +12,11 @@ import pytest
 
 from awakeables.core.awakeables import DeadTask
 from awakeables.core.outcomes import Rejection
-from awakeables.errors import PublishRefused
+from awakeables.errors import BrokerUnavailable, PublishRefused
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.telemetry import events
 from awakeables.worker.loop import LoopSettings, WorkerLoop
-from awakeables.worker.port import Incoming
+from awakeables.worker.port import Incoming, Outgoing
 from awakeables.worker.task import Task
 from awakeables.worker.worker import Worker
 from support.eventually import eventually
@@ -194,6 +194,30 @@ async def test_a_task_in_its_back_off_does_not_hold_up_the_drain() -> None:
     async with working(worker, port):
         await tried.wait()
     assert port.did == []
+
+
+async def test_case_u2_an_answer_to_a_missing_topic_does_not_hold_up_the_drain() -> None:
+    class Draining(FakePort):
+        def __init__(self) -> None:
+            super().__init__(tasks(1))
+            self.drains = asyncio.Event()
+            self.asked = asyncio.Event()
+
+        async def send(self, record: Outgoing) -> None:
+            self.asked.set()
+            await self.drains.wait()
+            raise BrokerUnavailable("there is no topic 'shop.completions'")
+
+        def drain(self) -> None:
+            self.drains.set()
+
+    port = Draining()
+    with heard() as logs:
+        async with working(quick(), port, drain_timeout=timedelta(hours=1)):
+            await port.asked.wait()
+    assert port.acknowledged == []
+    assert events.TASK_LEFT in [entry["event"] for entry in logs]
+    assert events.DRAIN_INCOMPLETE not in [entry["event"] for entry in logs]
 
 
 async def test_a_task_is_tried_again_after_its_back_off() -> None:
