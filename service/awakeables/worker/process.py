@@ -26,6 +26,7 @@ from awakeables.core.awakeables import Completion, DeadTask
 from awakeables.core.orders import Header
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import Record
+from awakeables.core.texts import writable
 from awakeables.core.topics import is_topic_name
 from awakeables.errors import TerminalError
 from awakeables.handlers.rejections import rejection
@@ -155,7 +156,7 @@ class Processor:
     ) -> tuple[Outgoing, ...]:
         task = DeadTask(
             code=code,
-            reason=reason,
+            reason=writable(reason),
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from awakeables.core.awakeables import DeadTask
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.errors import TerminalError
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.telemetry import events
+from awakeables.wire.dead_tasks import MOST_REASON_CHARACTERS
 from awakeables.worker.port import Incoming, Outgoing
 from awakeables.worker.process import Answered, DeadLettered, Fate, Left, Skipped
 from awakeables.worker.replies import ReplyTopics
@@ -590,6 +591,29 @@ async def test_case_w14_a_record_that_says_not_who_waits_is_reported_nowhere(rec
     fate = await process(orders_only(), record)
     assert isinstance(fate, DeadLettered)
     assert fate.reports == ()
+
+
+class Strict(BaseModel):
+    order: str
+
+    @field_validator("order")
+    @classmethod
+    def check(cls, _value: str) -> str:
+        raise RuntimeError("half a \ud800 " * 1000)
+
+
+async def test_case_w14_a_report_is_written_whatever_a_validator_says() -> None:
+    worker = Worker("packer")
+
+    @worker.task("tasks")
+    async def pack(task: Task[Strict]) -> None: ...
+
+    fate = await process(worker, task_record(ORDER))
+    assert isinstance(fate, DeadLettered)
+    body = completion(fate.reports[0]).body
+    assert isinstance(body, DeadTask)
+    assert "half a ?" in body.reason
+    assert len(body.reason) <= MOST_REASON_CHARACTERS
 
 
 @pytest.mark.parametrize("reply_to", ["payments", "shop.completions.dlq", "completions", "a.completions-x"])
