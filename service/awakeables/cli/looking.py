@@ -75,8 +75,8 @@ def list_(  # noqa: PLR0913 - options of a command
 
 
 def _reason(item: dict[str, Any]) -> str | None:
-    """Why an invocation is paused or tried again."""
-    failure = item.get("failure")
+    """Why an invocation is paused or will be tried again."""
+    failure = item.get("failure") if item.get("status") in ("paused", "backing-off") else None
     return f"{failure['kind']}: {failure['message']}" if failure else None
 
 
