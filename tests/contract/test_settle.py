@@ -188,11 +188,13 @@ async def test_the_last_heartbeat_outlives_the_settlement(driver: Driver) -> Non
     assert (await driver.awakeable(awakeable_id)).beat is not None
 
 
-async def test_a_heartbeat_after_the_end_is_late(driver: Driver) -> None:
+async def test_case_w7_a_heartbeat_after_the_answer_is_kept_and_has_no_verdict(driver: Driver) -> None:
     _, awakeable_id = await driver.waiting()
     await driver.settle(resolved(awakeable_id))
-    assert (await driver.verdict(beating(awakeable_id, source="t:0:2"))).kind == "late"
-    assert (await driver.awakeable(awakeable_id)).beat is None
+    assert (await driver.settle(beating(awakeable_id, source="t:0:2"))).verdicts == (None,)
+    found = await driver.awakeable(awakeable_id)
+    assert found.beat is not None
+    assert (found.state, found.book.counts) == ("resolved", {"accepted": 1})
 
 
 async def test_the_book_counts_all_and_keeps_the_first_and_the_last_ten(driver: Driver) -> None:

@@ -85,7 +85,7 @@ async def test_a_damaged_batch_is_skipped_by_command_and_reading_goes_on_at_once
         await eventually(lambda: _is(http, behind, "resolved"), timeout=10)
         assert await _is(http, lost, "pending")
         letters = await _letters(http)
-        assert [(x["code"], x["offset"]) for x in letters] == [("skipped", 1), ("invalid", 0)]
+        assert [(x["code"], x["offset"]) for x in letters] == [("skipped", 1), ("unreadable", 0)]
         assert await _problem(http) is None
         refused = await _run(
             tmp_path, "dead-letters", "resend", letters[0]["id"], "--url", str(http.base_url)

@@ -215,8 +215,7 @@ def settle(awakeable: Awakeable, completion: Completion, *, now_ms: int, horizon
         if completion.refusal is not None or body is None:
             return _told(row, completion, "invalid", now_ms, completion.refusal)
         if isinstance(body, Heartbeat):
-            beat = Beat(progress=body.progress, at_ms=now_ms, worker=completion.worker)
-            return Settled(awakeable=replace(row, beat=beat), verdict=None)
+            return _kept(row, body, completion.worker, now_ms)
         if isinstance(body, DeadTask):
             return Settled(awakeable=row, verdict=None)
         misfit = codec_misfit(row.codec, body) if isinstance(body, Resolution) else None
@@ -232,12 +231,20 @@ def settle(awakeable: Awakeable, completion: Completion, *, now_ms: int, horizon
     if row.state in ("timed-out", "cancelled"):
         return _told(row, completion, "late", now_ms, f"the awakeable is {row.state}", settled=expired)
     assert row.outcome is not None
+    if isinstance(body, Heartbeat):
+        # It passed the answer on another partition, or the worker beats on: it contradicts nothing.
+        return _kept(row, body, completion.worker, now_ms)
     if isinstance(body, DeadTask):
         return _told(row, completion, "late", now_ms, f"the awakeable is {row.state} already")
-    if not isinstance(body, Heartbeat) and same_answer(row.outcome, body):
+    if same_answer(row.outcome, body):
         return _told(row, completion, "duplicate", now_ms, None)
-    reason = f"the awakeable is {row.state} with another answer"
-    return _told(row, completion, "late" if isinstance(body, Heartbeat) else "conflict", now_ms, reason)
+    return _told(row, completion, "conflict", now_ms, f"the awakeable is {row.state} with another answer")
+
+
+def _kept(row: Awakeable, heartbeat: Heartbeat, worker: str | None, now_ms: int) -> Settled:
+    """The last sign of life is kept; it is no answer, so it gets no verdict."""
+    beat = Beat(progress=heartbeat.progress, at_ms=now_ms, worker=worker)
+    return Settled(awakeable=replace(row, beat=beat), verdict=None)
 
 
 def note_dead_task(

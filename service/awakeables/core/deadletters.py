@@ -9,6 +9,7 @@ ERROR_PREFIX = "__connect.errors."
 CODE_HEADER = "awakeable-error-code"
 OMITTED_HEADER = "awakeable-value-omitted"
 
+UNREADABLE = "unreadable"
 UNSTORABLE = "unstorable"
 SKIPPED = "skipped"
 WITHOUT_BYTES = (UNSTORABLE, SKIPPED)

@@ -79,7 +79,8 @@ class DeadLetter(Record):
     Attributes:
         source: topic:partition:offset@timestamp, unique: a record becomes a dead letter once. Of a
             task with its awakeable's ID before it: what a report says can keep out no other's.
-        code: `unknown` or `invalid`, as the verdict; `unstorable`: the store refuses the record;
+        code: `unreadable`: it says of no awakeable that it is about it; `unknown` or `invalid`, as the
+            verdict; `unstorable`: the store refuses the record;
             `skipped`: an operator has moved the partition past records that can't be read;
             `unusable-task`: not a completion but a task that a worker could not use.
         resent: How often it was sent again.

@@ -12,9 +12,9 @@ def writable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
     """The text, or its beginning and `…` if it is a long one."""
-    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 _UNSEEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"

@@ -13,7 +13,7 @@ import structlog
 from msgspec.structs import replace
 
 from awakeables.core.awakeables import Completion, DeadTask, Verdict
-from awakeables.core.deadletters import SKIPPED, UNSTORABLE, file_task
+from awakeables.core.deadletters import SKIPPED, UNREADABLE, UNSTORABLE, file_task
 from awakeables.core.ids import Ids
 from awakeables.core.orders import (
     DeadLetter,
@@ -161,7 +161,7 @@ class Intake:
                     record.value, headers=record.headers, key=record.key, source=source
                 )
             except Unreadable as error:
-                unreadable.append(self._letter(topic, partition, record, "invalid", str(error), None))
+                unreadable.append(self._letter(topic, partition, record, UNREADABLE, str(error), None))
                 continue
             if isinstance(completion.body, DeadTask) and not _is_ours(completion.body, completion, topic):
                 refusal = "the record that it reports is not a task of this awakeable, answered to this topic"

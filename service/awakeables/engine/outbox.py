@@ -260,10 +260,11 @@ def _size(effect: Effect) -> int:
 
 
 def _facts(effect: Effect) -> dict[str, str]:
-    """What a log line says of an effect: a handler's has its invocation for a stream."""
+    """What a log line says of an effect: its stream is named after an invocation, or an awakeable."""
     facts = {"event_id": effect.event_id, "topic": effect.topic}
-    if effect.stream.startswith("inv_"):
-        facts["invocation_id"] = effect.stream
+    for kind, name in (("inv_", "invocation_id"), ("prom_", "awakeable_id")):
+        if effect.stream.startswith(kind):
+            facts[name] = effect.stream
     return facts
 
 

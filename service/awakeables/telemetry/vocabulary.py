@@ -14,7 +14,7 @@ from awakeables.core.invocations import STATUSES
 
 Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
 Origin: TypeAlias = Literal["kafka", "http", "handler"]
-LetterCode: TypeAlias = Literal["unknown", "invalid", "unstorable", "skipped", "unusable-task"]
+LetterCode: TypeAlias = Literal["unreadable", "unknown", "invalid", "unstorable", "skipped", "unusable-task"]
 PublishResult: TypeAlias = Literal["published", "retried", "refused"]
 CommitProblem: TypeAlias = Literal["unavailable", "refused"]
 AttemptEnd: TypeAlias = Literal[
@@ -24,7 +24,9 @@ ProblemKind: TypeAlias = Literal["store", "broker", "topic", "partition", "other
 TaskEnd: TypeAlias = Literal["resolved", "rejected", "dead-letter", "expired", "left"]
 
 ORIGINS: tuple[Origin, ...] = ("kafka", "http", "handler")
-LETTER_CODES: tuple[LetterCode, ...] = ("unknown", "invalid", "unstorable", "skipped", "unusable-task")
+LETTER_CODES: tuple[LetterCode, ...] = (
+    "unreadable", "unknown", "invalid", "unstorable", "skipped", "unusable-task",
+)  # fmt: skip
 PUBLISH_RESULTS: tuple[PublishResult, ...] = ("published", "retried", "refused")
 COMMIT_PROBLEMS: tuple[CommitProblem, ...] = ("unavailable", "refused")
 ATTEMPT_ENDS: tuple[AttemptEnd, ...] = (
@@ -154,7 +156,7 @@ VERDICTS_TOLD = Metric(
 HEARTBEATS = Metric(
     name="awakeables_heartbeats",
     kind="counter",
-    help="Heartbeats that were kept.",
+    help="Heartbeats that were kept, also after the answer.",
     labels=("origin",),
     runbook="Nothing: it tells that workers are alive.",
 )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -32,6 +32,7 @@ from awakeables.wire.jsontext import json_fault
 from awakeables.wire.traces import TRACEPARENT, known_traceparent
 
 VERSION = 1
+STATUSES: Final = ("resolved", "rejected", "heartbeat", "dead-lettered")
 
 
 class Unreadable(CallerError):
@@ -200,9 +201,7 @@ def _body(envelope: _Envelope) -> Resolution | Rejection | Heartbeat | DeadTask:
         case "dead-lettered":
             return decode_dead_task(envelope.dead_letter, envelope.reason)
         case unknown:
-            raise ValueError(
-                f"status {unknown[:40]!r} is none of resolved, rejected, heartbeat, dead-lettered"
-            )
+            raise ValueError(f"status {unknown[:40]!r} is none of {', '.join(STATUSES)}")
 
 
 def _resolution(envelope: _Envelope) -> Resolution:

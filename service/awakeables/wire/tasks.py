@@ -189,14 +189,15 @@ def find_address(value: bytes | None, headers: Sequence[Header]) -> Address | No
         task = decode_task(value, headers)
     except (UnreadableTask, ValueError):
         facts = {name: (content or b"").decode("utf-8", "replace") for name, content in headers}
-        awakeable_id, reply_to = facts.get("awakeable-id"), facts.get("awakeable-reply-to")
-        if awakeable_id is None or reply_to is None:
+        if AWAKEABLE_ID not in facts:
+            if EVENT_ID in facts:
+                return None
             try:
                 address = _address_decoder.decode(value or b"")
             except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
                 return None
         else:
-            address = Address(awakeable_id=awakeable_id, reply_to=reply_to)
+            address = Address(awakeable_id=facts[AWAKEABLE_ID], reply_to=facts.get(REPLY_TO, ""))
     else:
         address = Address(awakeable_id=task.awakeable_id, reply_to=task.reply_to)
     try:

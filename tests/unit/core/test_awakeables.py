@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
+from msgspec.structs import replace
 
 from awakeables.core.awakeables import (
     BOOK_EDGE,
@@ -66,7 +67,7 @@ KIND: dict[State, dict[str, str | None]] = {
         "another value": "conflict",
         "the same no": "conflict",
         "another no": "conflict",
-        "a heartbeat": "late",
+        "a heartbeat": None,
         "nonsense": "invalid",
         "a misfit": "duplicate",
         "bytes": "conflict",
@@ -76,7 +77,7 @@ KIND: dict[State, dict[str, str | None]] = {
         "another value": "conflict",
         "the same no": "duplicate",
         "another no": "conflict",
-        "a heartbeat": "late",
+        "a heartbeat": None,
         "nonsense": "invalid",
         "a misfit": "conflict",
         "bytes": "conflict",
@@ -191,6 +192,21 @@ def test_a_deadline_at_or_before_the_horizon_wins_over_the_answer(horizon_ms: in
     assert result.verdict.kind == ("accepted" if state == "resolved" else "late")
     swept = expire(row(deadline_ms=100), now_ms=NOW_MS, horizon_ms=horizon_ms)
     assert (swept is not None) == (state == "timed-out")
+
+
+@pytest.mark.parametrize("state", ["resolved", "rejected"])
+def test_case_w7_a_heartbeat_after_the_answer_is_kept_and_accuses_nobody(state: State) -> None:
+    before = row(state)
+    result = told(before, SAID["a heartbeat"])
+    assert (result.verdict, result.settled) == (None, False)
+    assert result.awakeable == replace(before, beat=result.awakeable.beat)
+    assert result.awakeable.beat == Beat(progress=Raw(b"0.5"), at_ms=NOW_MS, worker="w")
+
+
+@pytest.mark.parametrize("state", ["timed-out", "cancelled"])
+def test_case_w7_a_heartbeat_for_what_nobody_waits_for_any_more_is_told_so(state: State) -> None:
+    verdict = told(row(state), SAID["a heartbeat"]).verdict
+    assert (verdict.kind, verdict.reason) == ("late", f"the awakeable is {state}")
 
 
 def test_a_heartbeat_does_not_keep_an_awakeable_alive_past_its_deadline() -> None:

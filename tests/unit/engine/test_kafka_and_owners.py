@@ -75,12 +75,12 @@ async def test_k2_a_bad_record_becomes_a_dead_letter_and_the_offset_moves_on_in_
         await bench.records(engine, *bad, resolution(key))
         letters = sorted(bench.store.tables.letters.values(), key=lambda x: x.offset)
         assert [x.code for x in letters] == [
-            "invalid",
-            "invalid",
-            "invalid",
+            "unreadable",
+            "unreadable",
+            "unreadable",
             "unknown",
-            "invalid",
-            "invalid",
+            "unreadable",
+            "unreadable",
         ]
         assert [x.value for x in letters] == bad
         assert bench.store.tables.positions[TOPIC, 0].next == 7

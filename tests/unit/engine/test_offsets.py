@@ -54,7 +54,7 @@ async def test_a_stuck_partition_is_read_on_behind_the_batch_and_its_reader_is_c
         with pytest.raises(OwnershipLost):
             await engine.intake.take(TOPIC, 0, 1, [stale])
         letters = list(bench.store.tables.letters.values())
-        assert [(x.code, x.offset) for x in letters] == [("invalid", 0), ("skipped", 1)]
+        assert [(x.code, x.offset) for x in letters] == [("unreadable", 0), ("skipped", 1)]
         assert letters[1].reason == "an operator has moved the partition from offset 1 to 4"
 
 
@@ -102,8 +102,8 @@ async def test_what_a_topic_that_was_made_anew_has_at_the_same_offsets_is_buried
             await asyncio.sleep(1)
         letters = list(bench.store.tables.letters.values())
         assert [(x.code, x.offset, x.timestamp_ms < 3) for x in letters] == [
-            ("invalid", 0, True),
-            ("invalid", 1, True),
+            ("unreadable", 0, True),
+            ("unreadable", 1, True),
             ("skipped", 2, False),
         ] * 2
 

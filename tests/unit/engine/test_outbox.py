@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import CapturingLogger
 
 from awakeables.core.deadletters import OMITTED_HEADER
 from awakeables.core.ids import new_id
@@ -26,6 +27,7 @@ from awakeables.core.orders import (
     Wake,
 )
 from awakeables.core.outcomes import Rejection
+from awakeables.engine import outbox
 from awakeables.engine.committer import Committer
 from awakeables.engine.outbox import Relay, RelaySettings
 from awakeables.errors import BrokerUnavailable, PublishRefused, TopicMissing
@@ -252,6 +254,24 @@ async def test_a_record_that_kafka_refuses_rejects_its_awakeable_and_the_next_on
         await asyncio.sleep(60)
         assert await rig.store.effects("unsent", 10) == []
         assert len(rig.broker.tries) == 2, "failed effects are left alone"
+
+
+async def test_case_w8_a_verdict_that_kafka_refuses_is_logged_with_its_awakeable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A2: it can be looked up there."""
+    log = CapturingLogger()
+    monkeypatch.setattr(outbox, "log", log)
+    async with relaying() as rig:
+        awakeable_id = new_id("prom", at_ms=1, entropy=bytes(10))
+        rig.broker.fail = lambda _: PublishRefused("too large")
+        verdict = replace(rig.effect(1), stream=awakeable_id)
+        await rig.commit(verdict)
+        rig.relay.hand_off([verdict])
+        await rig.quiet()
+    [call] = log.calls
+    assert (call.method_name, call.kwargs["awakeable_id"]) == ("error", awakeable_id)
+    assert call.kwargs["reason"] == "too large"
 
 
 async def test_a_topic_that_is_missing_for_too_long_is_taken_for_one_that_never_comes() -> None:

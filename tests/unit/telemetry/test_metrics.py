@@ -102,7 +102,7 @@ async def test_records_of_kafka_are_counted_by_verdict_and_dead_letters_by_code(
         assert value(metrics, "verdicts_total", kind="accepted", origin="kafka") == 1
         assert value(metrics, "verdicts_total", kind="unknown", origin="kafka") == 1
         assert value(metrics, "heartbeats_total", origin="kafka") == 1
-        assert value(metrics, "dead_letters_total", code="invalid") == 1
+        assert value(metrics, "dead_letters_total", code="unreadable") == 1
         assert value(metrics, "dead_letters_total", code="unknown") == 1
 
 

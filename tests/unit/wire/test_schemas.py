@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -14,12 +15,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
-from awakeables.core.awakeables import Completion, DeadTask, Heartbeat
-from awakeables.core.deadletters import error_headers, relay, without_value
+from awakeables.core.awakeables import VERDICTS, Completion, DeadTask, Heartbeat
+from awakeables.core.deadletters import UNUSABLE_TASK, error_headers, relay, without_value
 from awakeables.core.ids import new_id, parse_id
 from awakeables.core.orders import DeadLetter, Effect, Header, TaskFacts
 from awakeables.core.outcomes import Rejection, Resolution
-from awakeables.wire.completions import Unreadable, decode_completion, encode_completion
+from awakeables.telemetry.vocabulary import LETTER_CODES, ORIGINS
+from awakeables.wire.completion_events import TYPES
+from awakeables.wire.completions import STATUSES, Unreadable, decode_completion, encode_completion
 from awakeables.wire.dead_tasks import MOST_REASON_CHARACTERS
 from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect, find_address
 from awakeables.worker.letters import DeadLetterCode, dead_letter
@@ -62,6 +65,37 @@ def test_every_invalid_example_says_why_and_every_why_has_its_example() -> None:
         assert records == reasons
         assert records, name
         assert all(path.read_text().strip() for path in folder.glob("*.why.txt"))
+
+
+def _words(schema: object) -> Iterator[frozenset[str]]:
+    match schema:
+        case {"enum": [*words]}:
+            yield frozenset(map(str, words))
+        case dict():
+            for inner in schema.values():
+                yield from _words(inner)
+        case list():
+            for inner in schema:
+                yield from _words(inner)
+
+
+@pytest.mark.parametrize(
+    ("name", "vocabularies"),
+    [
+        ("completion", [STATUSES]),
+        ("completion-cloudevent", [TYPES]),
+        ("task", []),
+        ("task-cloudevent", []),
+        ("dead-letter", [{*LETTER_CODES, *get_args(DeadLetterCode)} - {UNUSABLE_TASK}]),
+        ("verdict", [VERDICTS, set(ORIGINS) - {"kafka"}]),
+    ],
+)
+def test_case_w10_every_closed_vocabulary_of_a_schema_is_that_of_the_code(
+    name: str, vocabularies: list[Iterable[str]]
+) -> None:
+    """A dead task is kept as a row; its copy is on its own topic, with the worker's own code."""
+    schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    assert list(_words(schema)) == [frozenset(words) for words in vocabularies]
 
 
 def test_the_readme_names_what_is_there() -> None:

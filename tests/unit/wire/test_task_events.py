@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from awakeables.core.ids import new_id
 from awakeables.core.orders import Effect, Header, TaskFacts
-from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect
+from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect, find_address
 from unit.wire.contract import (
     AN_EVENT,
     AN_ID,
@@ -218,6 +218,12 @@ def test_case_w1_what_a_handler_publishes_without_an_awakeable_is_no_task(payloa
     effect = Effect(event_id=AN_EVENT, stream="inv_1x", topic="notices", key=None, value=payload)
     with pytest.raises(UnreadableTask, match="without an awakeable"):
         decode_task(*encode_effect(effect))
+
+
+@pytest.mark.parametrize("payload", FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize("name", ["awakeable-id", "awakeable-event-id"])
+def test_case_w1_a_dead_task_is_reported_to_nobody_that_its_payload_names(payload: bytes, name: str) -> None:
+    assert find_address(payload, [(name, AN_ID.encode())]) is None
 
 
 def test_case_w1_without_our_headers_a_task_is_what_its_value_says() -> None:

@@ -13,7 +13,7 @@ from msgspec import Raw
 from awakeables.core.awakeables import VERDICTS, Verdict
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.wire.verdicts import encode_verdict
-from unit.wire.contract import examples, ids, json_texts, refusal
+from unit.wire.contract import AN_ID, examples, ids, json_texts, refusal
 
 texts = st.text(st.characters(codec="utf-8"))
 outcomes: st.SearchStrategy[Outcome] = st.one_of(
@@ -70,3 +70,32 @@ def test_a_value_is_told_to_the_letter_and_a_source_is_taken_apart() -> None:
     told = msgspec.json.decode(text)
     assert told["source"] == {"kind": "kafka", "topic": "a.b", "partition": 3, "offset": 17}
     assert told["at"] == "2026-01-01T00:00:00.123Z"
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Resolution.of_json(b'"' + b"x" * 1_048_300 + b'"'),
+        Resolution.of_bytes(b"x" * 1_000_000),
+        Rejection(reason="\x00" * 500_000, code=409),
+        Rejection(reason="no", details=Raw(b'"' + b"x" * 1_000_000 + b'"')),
+        Rejection(reason="x" * 60_000),
+    ],
+    ids=["value", "bytes", "reason", "details", "whole"],
+)
+def test_case_w8_a_verdict_over_a_large_completion_fits_its_topic(outcome: Resolution | Rejection) -> None:
+    verdict = Verdict(
+        kind="accepted",
+        awakeable_id=AN_ID,
+        source=f"kafka:{'t' * 249}:3:17",
+        at_ms=1,
+        event_id="\x00" * 500_000,
+        reason="\x00" * 500_000,
+        outcome=outcome,
+    )
+    text = encode_verdict(verdict)
+    assert len(text) < 80_000
+    assert refusal("verdict", text) is None
+    told = msgspec.json.decode(text)["outcome"]
+    assert told["status"] == ("resolved" if isinstance(outcome, Resolution) else "rejected")
+    assert told.get("omitted_bytes", 0) > 64 * 1024 or told["reason"] == "x" * 60_000

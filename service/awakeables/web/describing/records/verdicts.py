@@ -9,6 +9,14 @@ from typing import Any, Final
 
 Json = dict[str, Any]
 
+OMITTED: Final[Json] = {
+    "description": (
+        "The outcome has this many bytes, more than a verdict tells: its value, or code and "
+        "details, are left out. `GET /awakeables/{id}` has them."
+    ),
+    "type": "integer",
+    "minimum": 1,
+}
 VERDICT: Final[Json] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "$id": "urn:awakeables:schema:verdict:1",
@@ -63,10 +71,16 @@ VERDICT: Final[Json] = {
             ],
         },
         "event_id": {
-            "description": "The completion's own event ID, if it had one.",
+            "description": (
+                "The completion's own event ID, if it had one; of a longer one the first 999 "
+                "characters and `…`."
+            ),
             "type": ["string", "null"],
         },
-        "reason": {"description": "Why it was not accepted, for people.", "type": ["string", "null"]},
+        "reason": {
+            "description": "Why it was not accepted, for people; shortened in the same way.",
+            "type": ["string", "null"],
+        },
         "outcome": {
             "description": (
                 "What is stored: the answer that counts. Null while the awakeable waits, or "
@@ -81,8 +95,13 @@ VERDICT: Final[Json] = {
                         "status": {"const": "resolved"},
                         "value": {"description": "Any JSON value, as it was written."},
                         "value_base64": {"type": "string", "contentEncoding": "base64"},
+                        "omitted_bytes": OMITTED,
                     },
-                    "oneOf": [{"required": ["value"]}, {"required": ["value_base64"]}],
+                    "oneOf": [
+                        {"required": ["value"]},
+                        {"required": ["value_base64"]},
+                        {"required": ["omitted_bytes"]},
+                    ],
                 },
                 {
                     "type": "object",
@@ -90,8 +109,12 @@ VERDICT: Final[Json] = {
                     "properties": {
                         "status": {"const": "rejected"},
                         "reason": {"type": "string"},
-                        "code": {"type": "integer", "description": "Absent means 500."},
+                        "code": {
+                            "type": "integer",
+                            "description": "Absent means 500, unless it was omitted.",
+                        },
                         "details": {"description": "Any JSON value."},
+                        "omitted_bytes": OMITTED,
                     },
                 },
                 {
