@@ -23,6 +23,7 @@ from awakeables.credentials import security_of
 from awakeables.devbroker import EmbeddedBroker
 from awakeables.engine.census import Census, show_readiness
 from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.folding import FoldingSettings
 from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.runner import RunnerSettings
@@ -309,6 +310,9 @@ def engine_settings(settings: Settings) -> EngineSettings:
             ended=settings.retention,
             dead_letters=settings.dead_letter_retention,
             interval=settings.purge_interval,
+        ),
+        folding=FoldingSettings(
+            letters=settings.dead_letters_per_minute, bytes=settings.dead_letter_bytes_per_minute
         ),
         verdicts=settings.verdicts,
         log_invocations=logging.getLevelNamesMapping()[settings.log_invocations.upper()],

@@ -151,6 +151,14 @@ class Settings(BaseSettings):
         ge=timedelta(0),
         description="How long dead letters and records that Kafka refused are kept.",
     )
+    dead_letters_per_minute: int = Field(
+        1000,
+        ge=1,
+        description="So many dead letters of a partition are kept one by one in a minute; more are counted.",
+    )
+    dead_letter_bytes_per_minute: int = Field(
+        32 * 1024 * 1024, ge=1, description="And of so many bytes; one that is larger is only counted."
+    )
     purge_interval: Duration = Field(
         timedelta(minutes=1), gt=timedelta(0), description="How often it is looked for what may be forgotten."
     )

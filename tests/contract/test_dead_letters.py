@@ -9,8 +9,13 @@ from awakeables.core.deadletters import error_headers
 from awakeables.core.orders import (
     DeadLetter,
     Fenced,
+    Folding,
+    Noted,
     PartitionFence,
     Position,
+    Purged,
+    PurgeLetters,
+    Refused,
     Resend,
     Resent,
     Settle,
@@ -120,3 +125,73 @@ async def test_a_partition_of_a_topic_that_was_made_anew_goes_back(driver: Drive
 
 async def test_a_partition_that_was_never_read_is_not_skipped(driver: Driver) -> None:
     assert await driver.do(Skipped, a_skip(driver, 0, 7)) == Skipped(done=False)
+
+
+def folding(driver: Driver, *, keep: int, keep_bytes: int = 10_000) -> Folding:
+    return Folding(into=driver.id("dlq"), keep=keep, keep_bytes=keep_bytes, reason="too many")
+
+
+async def test_case_o4_the_first_dead_letters_are_kept_and_one_row_stands_for_the_others(
+    driver: Driver,
+) -> None:
+    into = folding(driver, keep=2)
+    letters = tuple(driver.a_letter(offset=n, code="unknown" if n % 2 else "invalid") for n in range(5))
+    order = Settle(completions=(), dead_letters=letters[::-1], relay_to=DLQ, folding=into)
+    answer = await driver.do(SettledAll, order)
+    assert [letter.offset for letter in answer.dead_letters] == [0, 1, 2]
+    assert answer.folded == {"invalid": 2, "unknown": 1}
+    row = await driver.store.dead_letter(into.into)
+    assert row is not None
+    assert (row.code, row.offset, row.last_offset, row.count) == ("folded", 2, 4, 3)
+    assert (row.key, row.value, row.headers, row.reason) == (None, None, (), "too many")
+
+    more = tuple(driver.a_letter(offset=n) for n in range(5, 9))
+    order = Settle(completions=(), dead_letters=more, relay_to=DLQ, folding=replace(into, keep=0))
+    answer = await driver.do(SettledAll, order)
+    assert (answer.dead_letters, answer.folded) == ((), {"unreadable": 4})
+    row = await driver.store.dead_letter(into.into)
+    assert row is not None
+    assert (row.offset, row.last_offset, row.count) == (2, 8, 7)
+    assert len(await driver.store.dead_letters(Page())) == 3
+    copies = await driver.claim_effects()
+    assert {effect.event_id for effect in copies} == {letters[0].id, letters[1].id, into.into}
+
+
+async def test_case_o4_dead_letters_are_kept_by_their_bytes_too(driver: Driver) -> None:
+    letters = tuple(driver.a_letter(offset=n) for n in range(4))
+    into = folding(driver, keep=9, keep_bytes=2 * letters[0].size)
+    order = Settle(completions=(), dead_letters=letters, relay_to=DLQ, folding=into)
+    assert (await driver.do(SettledAll, order)).folded == {"unreadable": 2}
+
+
+async def test_case_o4_what_is_known_already_is_neither_kept_nor_folded_again(driver: Driver) -> None:
+    letter = driver.a_letter(offset=1)
+    await bury(driver, letter)
+    again = replace(letter, id=driver.id("dlq"))
+    order = Settle(completions=(), dead_letters=(again,), relay_to=DLQ, folding=folding(driver, keep=0))
+    answer = await driver.do(SettledAll, order)
+    assert (answer.dead_letters, answer.folded) == ((), {})
+
+
+async def test_case_o4_a_row_that_stands_for_others_is_not_sent_again(driver: Driver) -> None:
+    into = folding(driver, keep=0)
+    order = Settle(completions=(), dead_letters=(driver.a_letter(offset=7),), relay_to=DLQ, folding=into)
+    await driver.do(SettledAll, order)
+    resent = await driver.do(Resent, Resend(dead_letter_id=into.into, event_id=driver.id("evt")))
+    assert resent.effect is None
+    assert "offset 7 of partition 0" in (resent.refusal or "")
+
+
+async def test_case_o4_dead_letters_of_a_code_are_purged_and_refused_records_stay(driver: Driver) -> None:
+    letters = [driver.a_letter(offset=n, code="unreadable" if n % 2 else "invalid") for n in range(6)]
+    for letter in letters:
+        await bury(driver, letter)
+    await driver.do(Noted, Refused(event_id=letters[0].id, reason="too large"))
+    driver.clock.ms += 1
+    order = PurgeLetters(before_ms=driver.clock.ms, limit=2, code="unreadable", letters_only=True)
+    assert [await driver.do(Purged, order) for _ in range(3)] == [Purged(count=n) for n in (2, 1, 0)]
+    assert {letter.code for letter in await driver.store.dead_letters(Page())} == {"invalid"}
+    everything = PurgeLetters(before_ms=driver.clock.ms, limit=9, letters_only=True)
+    assert await driver.do(Purged, everything) == Purged(count=3)
+    assert [effect.event_id for effect in await driver.store.effects("failed", 9)] == [letters[0].id]
+    assert (await driver.store.counts())["dead_letters"] == 0

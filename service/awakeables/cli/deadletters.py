@@ -10,7 +10,7 @@ from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide
 from awakeables.cli.resending import resend_each
 from awakeables.cli.tables import Table
-from awakeables.cli.terminal import print_json, print_table
+from awakeables.cli.terminal import fail, print_json, print_table, say
 
 group = typer.Typer(
     help="Look at completions, and tasks, that could not be used, and send them again.", no_args_is_help=True
@@ -18,8 +18,8 @@ group = typer.Typer(
 
 
 _TABLE = Table(
-    names=("id", "code", "topic", "partition", "offset", "at", "resent", "reason"),
-    spare=("resent", "at", "offset", "partition"),
+    names=("id", "code", "topic", "partition", "offset", "count", "at", "resent", "reason"),
+    spare=("resent", "count", "at", "offset", "partition"),
     prose="reason",
 )
 
@@ -49,6 +49,36 @@ def show(
 ) -> None:
     """Show one with its key, value and headers, as JSON."""
     print_json(ServiceClient(config, url).get("dead-letters", letter_id).or_fail().text)
+
+
+@group.command()
+def purge(
+    older_than: Annotated[
+        str | None,
+        typer.Option(metavar="AGE", help="Only those so old, as 7d, 12h or PT30M.", show_default=False),
+    ] = None,
+    code: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Only those with this code.", show_default=False)
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    url: Url = None,
+    json_: Json = False,
+    config: Config = None,
+) -> None:
+    """Delete dead letters, by age, by code or both. The copies on the dead-letter topic stay."""
+    if older_than is None and code is None:
+        fail("say which: --older-than 7d, --code unreadable, or both")
+    if not yes:
+        which = " ".join(("dead letters", *((f"with the code {code}",) if code else ())))
+        age = f" older than {older_than}" if older_than else ""
+        typer.confirm(f"Delete all {which}{age}? They can't be sent again then.", abort=True, err=True)
+    answer = (
+        ServiceClient(config, url).post("dead-letters", "purge", older_than=older_than, code=code).or_fail()
+    )
+    if json_:
+        print_json(answer.text)
+    else:
+        say(f"{answer.document['count']} dead letters deleted")
 
 
 @group.command()

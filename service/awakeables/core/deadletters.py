@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
 from awakeables.core.awakeables import Awakeable, DeadTask
-from awakeables.core.orders import DeadLetter, Effect, Header
+from awakeables.core.orders import DeadLetter, Effect, Folding, Header
 
 ERROR_PREFIX = "__connect.errors."
 CODE_HEADER = "awakeable-error-code"
@@ -12,6 +16,7 @@ OMITTED_HEADER = "awakeable-value-omitted"
 UNREADABLE = "unreadable"
 UNSTORABLE = "unstorable"
 SKIPPED = "skipped"
+FOLDED = "folded"
 WITHOUT_BYTES = (UNSTORABLE, SKIPPED)
 """Codes of dead letters whose bytes may not have been kept."""
 
@@ -74,6 +79,44 @@ def without_value(effect: Effect, reason: str) -> Effect | None:
     )
 
 
+def divided(letters: Sequence[DeadLetter], folding: Folding) -> tuple[list[DeadLetter], list[DeadLetter]]:
+    """The first ones, as many as there is room for, and the rest."""
+    room = folding.keep_bytes
+    for place, letter in enumerate(letters):
+        room -= letter.size
+        if place >= folding.keep or room < 0:
+            return list(letters[:place]), list(letters[place:])
+    return list(letters), []
+
+
+def fold(letters: Sequence[DeadLetter], folding: Folding, *, now_ms: int) -> DeadLetter:
+    """The row that stands for dead letters of one partition which are not kept one by one."""
+    first = letters[0]
+    row = DeadLetter(
+        id=folding.into,
+        source=f"{FOLDED}:{first.source}",
+        topic=first.topic,
+        partition=first.partition,
+        offset=first.offset,
+        timestamp_ms=first.timestamp_ms,
+        code=FOLDED,
+        reason=folding.reason,
+        at_ms=now_ms,
+        count=0,
+    )
+    return counted_up(row, letters)
+
+
+def counted_up(row: DeadLetter, letters: Sequence[DeadLetter]) -> DeadLetter:
+    """The same row, which stands for these, too."""
+    last = max(letter.last_offset or letter.offset for letter in letters)
+    return replace(
+        row,
+        last_offset=max(row.last_offset or 0, last),
+        count=row.count + sum(letter.count for letter in letters),
+    )
+
+
 def file_task(task: DeadTask, *, letter_id: str, awakeable_id: str, worker: str, now_ms: int) -> DeadLetter:
     """The row of a task that a worker has reported to be a dead letter."""
     return DeadLetter(
@@ -120,6 +163,8 @@ def refusal_to_resend(letter: DeadLetter, awakeable: Awakeable | None) -> str | 
 
 def _lost_bytes(letter: DeadLetter) -> bool:
     """Were its bytes left out? A task without a value has headers, which say whose it is."""
+    if letter.last_offset is not None:
+        return True
     return letter.code in WITHOUT_BYTES or (letter.code == UNUSABLE_TASK and not letter.headers)
 
 

@@ -81,9 +81,12 @@ class DeadLetter(Record):
             task with its awakeable's ID before it: what a report says can keep out no other's.
         code: `unreadable`: it says of no awakeable that it is about it; `unknown` or `invalid`, as the
             verdict; `unstorable`: the store refuses the record;
+            `folded`: it stands for many that were not kept one by one;
             `skipped`: an operator has moved the partition past records that can't be read;
             `unusable-task`: not a completion but a task that a worker could not use.
         resent: How often it was sent again.
+        last_offset: Where it stands for several records, whose bytes are not kept: the last of them.
+        count: How many records it stands for.
     """
 
     id: str
@@ -100,6 +103,14 @@ class DeadLetter(Record):
     headers: tuple[Header, ...] = ()
     awakeable_id: str | None = None
     resent: int = 0
+    last_offset: int | None = None
+    count: int = 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers."""
+        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
 
 
 # ── members ─────────────────────────────────────────────────────────────────────────────────
@@ -204,6 +215,22 @@ class PartitionFence(Record):
     next: int
 
 
+class Folding(Record):
+    """How many dead letters of a batch are kept one by one; the others are folded into one row.
+
+    Attributes:
+        into: The ID of that row: it is added, or counted up if it is there.
+        keep: So many are kept.
+        keep_bytes: Of so many bytes.
+        reason: What that row says of itself.
+    """
+
+    into: str
+    keep: int
+    keep_bytes: int
+    reason: str
+
+
 class Settle(Record):
     """Apply completions in order, with the offsets that they come from (K1).
 
@@ -217,6 +244,7 @@ class Settle(Record):
             `completions`, the record to keep then.
         relay_to: The dead-letter topic; the effects that relay dead letters to it have the
             dead letter's ID as stream and as event ID.
+        folding: How many dead letters are kept; None: all.
         verdicts_to: The verdicts topic; empty: verdicts are not published.
         verdict_ids: With `verdicts_to`, an event ID for the verdict of each completion.
     """
@@ -228,6 +256,7 @@ class Settle(Record):
     dead_letters: tuple[DeadLetter, ...] = ()
     dead_tasks: dict[int, DeadLetter] = {}
     relay_to: str = ""
+    folding: Folding | None = None
     verdicts_to: str = ""
     verdict_ids: tuple[str, ...] = ()
 
@@ -244,12 +273,14 @@ class Wake(Record):
 class SettledAll(Record):
     """A verdict per completion (None: a heartbeat or a dead task that was noted), and who is to be woken.
 
-    `dead_letters` are those that were added; copies of all but dead tasks wait in the outbox, unclaimed.
+    `dead_letters` are those that were added, with the row that stands for others; copies of all but
+    dead tasks wait in the outbox, unclaimed. `folded` counts by code those that were not kept one by one.
     """
 
     verdicts: tuple[Verdict | None, ...]
     wakes: tuple[Wake, ...] = ()
     dead_letters: tuple[DeadLetter, ...] = ()
+    folded: dict[str, int] = {}
 
 
 class Unchecked(Record):
@@ -338,10 +369,15 @@ class Purge(Record):
 
 
 class PurgeLetters(Record):
-    """Forget up to `limit` dead letters, and as many refused effects, made before `before_ms`."""
+    """Forget up to `limit` dead letters, of a code or all, made before `before_ms`.
+
+    And as many refused effects, unless it is about dead letters only.
+    """
 
     before_ms: int
     limit: int
+    code: str | None = None
+    letters_only: bool = False
 
 
 class Purged(Record):

@@ -42,6 +42,7 @@ from awakeables.core.orders import (
 from awakeables.core.outcomes import Outcome
 from awakeables.engine.committer import Committer
 from awakeables.engine.edge import Edge
+from awakeables.engine.folding import FoldingSettings
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.intake import Intake
 from awakeables.engine.live import Live
@@ -84,6 +85,7 @@ class EngineSettings:
         threads: Threads for blocking actions of `ctx.run`.
         max_journal_entries: An invocation whose journal is this long is paused.
         retention: How long what has ended is kept, and dead letters.
+        folding: How many dead letters of a minute are kept one by one.
         verdicts: Publish every verdict to the app's verdicts topic.
         log_invocations: The level of the lines that say that an invocation has begun or ended; that
             it has failed is a warning in any case.
@@ -98,6 +100,7 @@ class EngineSettings:
     threads: int = 16
     max_journal_entries: int = 100_000
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    folding: FoldingSettings = field(default_factory=FoldingSettings)
     verdicts: bool = False
     log_invocations: int = logging.DEBUG
 
@@ -167,6 +170,7 @@ class Engine:
             ids=self._ids,
             dead_letter_topic=app.dead_letter_topic,
             verdicts_topic=app.verdicts_topic if self.publishes_verdicts else "",
+            folding=settings.folding,
             metrics=self.metrics,
         )
         self.relay = Relay(
@@ -368,6 +372,10 @@ class Engine:
         if isinstance(killed, Killed) and killed.done and killed.invocation:
             self._live.let_go(killed.invocation.id)
             self.ended(killed.invocation)
+
+    async def purge_dead_letters(self, *, older_than: timedelta, code: str | None) -> int:
+        """Delete dead letters, of a code or all, a few at a time; how many."""
+        return await self._retention.purge_letters(older_than=older_than, code=code)
 
     async def resend(self, dead_letter_id: str) -> Effect:
         """Send a dead letter to the topic that it came from again.

@@ -13,7 +13,7 @@ import structlog
 from msgspec.structs import replace
 
 from awakeables.core.awakeables import Completion, DeadTask, Verdict
-from awakeables.core.deadletters import SKIPPED, UNREADABLE, UNSTORABLE, file_task
+from awakeables.core.deadletters import FOLDED, SKIPPED, UNREADABLE, UNSTORABLE, file_task
 from awakeables.core.ids import Ids
 from awakeables.core.orders import (
     DeadLetter,
@@ -33,6 +33,7 @@ from awakeables.core.orders import (
 from awakeables.core.texts import shortened
 from awakeables.engine.committer import Committer
 from awakeables.engine.edge import Edge
+from awakeables.engine.folding import Folder, FoldingSettings
 from awakeables.engine.horizon import Horizon
 from awakeables.errors import OwnershipLost, StoreRefused
 from awakeables.ports import Clock
@@ -79,7 +80,7 @@ class Intake:
         on_skip: Told that a partition is to be read on from elsewhere.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all of it is told apart by name
         self,
         committer: Committer,
         edge: Edge,
@@ -89,6 +90,7 @@ class Intake:
         ids: Ids,
         dead_letter_topic: str,
         verdicts_topic: str = "",
+        folding: FoldingSettings | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         """Settle through a committer.
@@ -101,6 +103,7 @@ class Intake:
             ids: Issues IDs of dead letters and effects.
             dead_letter_topic: Where copies of dead letters are relayed to.
             verdicts_topic: Where verdicts are told; empty: nowhere.
+            folding: How many dead letters of a minute are kept one by one.
             metrics: Where verdicts and dead letters are counted.
         """
         self.metrics = metrics or Metrics()
@@ -110,6 +113,7 @@ class Intake:
         self._ids = ids
         self._dead_letter_topic = dead_letter_topic
         self._verdicts_topic = verdicts_topic
+        self._folder = Folder(ids, folding or FoldingSettings())
         self.ends: dict[int, int] = {}
         self.lags: dict[int, int] = {}
         self.stuck: dict[int, Stuck] = {}
@@ -184,6 +188,7 @@ class Intake:
                 dead_letters=tuple(unreadable),
                 dead_tasks=self._dead_tasks(checked),
                 relay_to=self._dead_letter_topic,
+                folding=self._folder.folding(topic, partition, self._clock.now_ms()),
                 verdicts_to=self._verdicts_topic,
                 verdict_ids=self._verdict_ids(len(checked)),
             ),
@@ -197,10 +202,7 @@ class Intake:
                 if verdict is not None or not isinstance(completion.body, DeadTask)
             ),
         )
-        if settled.dead_letters:
-            for code, count in Counter(letter.code for letter in settled.dead_letters).items():
-                self.metrics.buried(code, count)
-            self._buried(topic, partition, settled.dead_letters)
+        self._buried(topic, partition, settled)
 
     async def bury(self, topic: str, partition: int, epoch: int, record: Record, reason: str) -> None:
         """Make a dead letter of a record that the store refuses, and move the offset past it (K2).
@@ -219,21 +221,39 @@ class Intake:
             try:
                 settled = await self._settle(
                     lambda _, kept=kept: Settle(  # type: ignore[misc]
-                        completions=(), fence=fence, dead_letters=(kept,), relay_to=self._dead_letter_topic
+                        completions=(),
+                        fence=fence,
+                        dead_letters=(kept,),
+                        relay_to=self._dead_letter_topic,
+                        folding=self._folder.folding(topic, partition, self._clock.now_ms()),
                     ),
                     (),
                 )
             except StoreRefused as error:
                 refusal = error
                 continue
-            self.metrics.buried("unstorable")
-            self._buried(topic, partition, settled.dead_letters)
+            self._buried(topic, partition, settled)
             return
         raise refusal
 
-    def _buried(self, topic: str, partition: int, letters: Sequence[DeadLetter]) -> None:
-        told = [_facts(letter) for letter in letters[:MOST_TOLD]]
-        log.warning(events.DEAD_LETTERS, topic=topic, partition=partition, count=len(letters), first=told)
+    def _buried(self, topic: str, partition: int, settled: SettledAll) -> None:
+        """Count and log the dead letters of a batch: each record by its code, also those that were folded."""
+        letters = [letter for letter in settled.dead_letters if letter.code != FOLDED]
+        counts = Counter(letter.code for letter in letters) + Counter(settled.folded)
+        if not counts:
+            return
+        for code, count in counts.items():
+            self.metrics.buried(code, count)
+        self._folder.kept(topic, partition, letters)
+        told = [_facts(letter) for letter in settled.dead_letters[:MOST_TOLD]]
+        log.warning(
+            events.DEAD_LETTERS,
+            topic=topic,
+            partition=partition,
+            count=counts.total(),
+            folded=sum(settled.folded.values()),
+            first=told,
+        )
         self.on_effects()
 
     async def skip(self, topic: str, partition: int, before: int, next_: int) -> bool:

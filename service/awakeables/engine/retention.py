@@ -70,6 +70,16 @@ class Retention:
             log.info(events.PURGED, invocations=invocations, dead_letters=letters)
         return invocations + letters
 
+    async def purge_letters(self, *, older_than: timedelta, code: str | None) -> int:
+        """Delete dead letters that are at least so old, of a code or all, for an operator; how many."""
+        before_ms = self._before_ms(older_than) + 1
+        order = PurgeLetters(before_ms=before_ms, limit=BATCH, code=code, letters_only=True)
+        total = 0
+        while count := (await self._committer.commit(order, Purged)).count:
+            total += count
+        log.info(events.PURGED, dead_letters=total, code=code or "all", older_than=str(older_than))
+        return total
+
     async def _repeat(self, purge_some: Callable[[], Awaitable[int]]) -> int:
         total = 0
         while True:

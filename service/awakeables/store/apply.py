@@ -6,6 +6,7 @@ what came out of it, all inside the transaction that the adapter has opened.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import assert_never
 
@@ -238,7 +239,8 @@ def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> Se
         verdicts.append(verdict)
         if verdict is not None and verdict.kind in ("unknown", "invalid") and place in order.originals:
             letters.append(_because(order.originals[place], verdict))
-    buried = bury(letters, order.relay_to, tables, now_ms)
+    letters.sort(key=lambda letter: letter.offset)
+    buried, folded = bury(letters, order.relay_to, tables, now_ms, order.folding)
     if order.verdicts_to:
         _tell_verdicts(order, verdicts, tables, now_ms)
     if order.fence is not None:
@@ -246,7 +248,12 @@ def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> Se
         tables.put_position(
             fence.topic, Position(partition=fence.partition, next=fence.next, epoch=fence.epoch)
         )
-    return SettledAll(verdicts=tuple(verdicts), wakes=tuple(wakes), dead_letters=(*buried, *filed))
+    return SettledAll(
+        verdicts=tuple(verdicts),
+        wakes=tuple(wakes),
+        dead_letters=(*buried, *filed),
+        folded=Counter(letter.code for letter in folded),
+    )
 
 
 def _file(

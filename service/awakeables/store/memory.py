@@ -178,12 +178,17 @@ class MemoryTables:
     def put_dead_letter(self, letter: DeadLetter) -> None:
         self._set(self.letters, letter.id, letter)
 
-    def forget_letters(self, before_ms: int, limit: int) -> int:
-        letters = sorted(key for key in self.letters if key < first_id("dlq", before_ms))[:limit]
+    def forget_letters(self, before_ms: int, limit: int, code: str | None) -> int:
+        end = first_id("dlq", before_ms)
+        found = (key for key, row in self.letters.items() if key < end and code in (None, row.code))
+        letters = sorted(found)[:limit]
         for key in letters:
             self._delete(self.sources, self.letters[key].source)
             self._delete(self.letters, key)
-        count = len(letters)
+        return len(letters)
+
+    def forget_refused(self, before_ms: int, limit: int) -> int:
+        count = 0
         for kind in EFFECT_KINDS:
             first, end = f"{kind}_", first_id(kind, before_ms)
             refused = sorted(key for key in self.failed if first < key < end)[:limit]

@@ -8,13 +8,14 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
-from awakeables.core.deadletters import refusal_to_resend, relay, resend
+from awakeables.core.deadletters import counted_up, divided, fold, refusal_to_resend, relay, resend
 from awakeables.core.journal import awakeables_asked
 from awakeables.core.orders import (
     Answer,
     Cancel,
     CancelAsked,
     DeadLetter,
+    Folding,
     Kill,
     Killed,
     Noted,
@@ -52,7 +53,7 @@ def operate(order: Operating, tables: Tables, *, now_ms: int) -> Answer:
         case Purge():
             return _purge(order, tables)
         case PurgeLetters():
-            return Purged(count=tables.forget_letters(order.before_ms, order.limit))
+            return Purged(count=_purge_letters(order, tables))
         case Resend():
             return _resend(order, tables, now_ms)
         case Republish():
@@ -74,15 +75,31 @@ def call_off(awakeable_id: str, reason: str, tables: Tables, now_ms: int) -> Non
         tables.put_awakeable(cancelled)
 
 
-def bury(letters: Sequence[DeadLetter], relay_to: str, tables: Tables, now_ms: int) -> tuple[DeadLetter, ...]:
-    """Keep dead letters, each record once, and queue their copies for the dead-letter topic (K2)."""
-    buried = []
-    for letter in letters:
-        if not tables.has_dead_letter(letter.source):
-            tables.add_dead_letter(letter)
-            tables.add_effect(relay(letter, to=relay_to, now_ms=now_ms), UNCLAIMED)
-            buried.append(letter)
-    return tuple(buried)
+def bury(
+    letters: Sequence[DeadLetter],
+    relay_to: str,
+    tables: Tables,
+    now_ms: int,
+    folding: Folding | None = None,
+) -> tuple[list[DeadLetter], list[DeadLetter]]:
+    """Keep dead letters, each record once, and queue their copies for the dead-letter topic (K2).
+
+    Returns:
+        Those that were added, and those that were folded into one.
+    """
+    by_source = {letter.source: letter for letter in reversed(letters)}
+    new = [letter for source, letter in reversed(by_source.items()) if not tables.has_dead_letter(source)]
+    kept, folded = (new, []) if folding is None else divided(new, folding)
+    if folded and folding is not None:
+        known = tables.dead_letter(folding.into)
+        if known is None:
+            kept.append(fold(folded, folding, now_ms=now_ms))
+        else:
+            tables.put_dead_letter(counted_up(known, folded))
+    for letter in kept:
+        tables.add_dead_letter(letter)
+        tables.add_effect(relay(letter, to=relay_to, now_ms=now_ms), UNCLAIMED)
+    return kept, folded
 
 
 def _resume(order: Resume, tables: Tables, now_ms: int) -> Resumed:
@@ -131,6 +148,11 @@ def _purge(order: Purge, tables: Tables) -> Purged:
             doomed.append(ended)
     tables.forget([ended.id for ended in doomed], [key for ended in doomed for key in ended.awakeables])
     return Purged(count=len(doomed))
+
+
+def _purge_letters(order: PurgeLetters, tables: Tables) -> int:
+    letters = tables.forget_letters(order.before_ms, order.limit, order.code)
+    return letters if order.letters_only else letters + tables.forget_refused(order.before_ms, order.limit)
 
 
 def _resend(order: Resend, tables: Tables, now_ms: int) -> Resent:

@@ -92,14 +92,15 @@ class Tables(Protocol):
     def dead_letter(self, dead_letter_id: str) -> DeadLetter | None: ...
 
     def put_dead_letter(self, letter: DeadLetter) -> None:
-        """Note how often a dead letter was sent again."""
+        """Note how often a dead letter was sent again, and what it stands for."""
         ...
 
-    def forget_letters(self, before_ms: int, limit: int) -> int:
-        """Delete the oldest dead letters, and refused effects, whose ID was made before; how many of both.
+    def forget_letters(self, before_ms: int, limit: int, code: str | None) -> int:
+        """Delete the oldest dead letters, of a code or all, whose ID was made before; how many."""
+        ...
 
-        At most `limit` letters, and `limit` effects of each kind of ID.
-        """
+    def forget_refused(self, before_ms: int, limit: int) -> int:
+        """Delete the oldest refused effects whose ID was made before, at most `limit` of each kind."""
         ...
 
     def position(self, topic: str, partition: int) -> Position | None: ...

@@ -14,7 +14,9 @@ from awakeables.core.invocations import STATUSES
 
 Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
 Origin: TypeAlias = Literal["kafka", "http", "handler"]
-LetterCode: TypeAlias = Literal["unreadable", "unknown", "invalid", "unstorable", "skipped", "unusable-task"]
+LetterCode: TypeAlias = Literal[
+    "unreadable", "unknown", "invalid", "unstorable", "skipped", "folded", "unusable-task"
+]
 PublishResult: TypeAlias = Literal["published", "retried", "refused"]
 CommitProblem: TypeAlias = Literal["unavailable", "refused"]
 AttemptEnd: TypeAlias = Literal[
@@ -25,7 +27,7 @@ TaskEnd: TypeAlias = Literal["resolved", "rejected", "dead-letter", "expired", "
 
 ORIGINS: tuple[Origin, ...] = ("kafka", "http", "handler")
 LETTER_CODES: tuple[LetterCode, ...] = (
-    "unreadable", "unknown", "invalid", "unstorable", "skipped", "unusable-task",
+    "unreadable", "unknown", "invalid", "unstorable", "skipped", "folded", "unusable-task",
 )  # fmt: skip
 PUBLISH_RESULTS: tuple[PublishResult, ...] = ("published", "retried", "refused")
 COMMIT_PROBLEMS: tuple[CommitProblem, ...] = ("unavailable", "refused")

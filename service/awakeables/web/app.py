@@ -159,6 +159,9 @@ def _routes(engine: Engine, waiting: Waiting, guard: Guard, settings: WebSetting
     routes.add("GET", "/dead-letters", dead_letters.list, scope="read", parameters=PAGING)
     routes.add("GET", "/dead-letters/*", dead_letters.show, scope="read")
     routes.add("POST", "/dead-letters/*/resend", dead_letters.resend, scope="operate")
+    routes.add(
+        "POST", "/dead-letters/purge", dead_letters.purge, scope="operate", parameters=("older_than", "code")
+    )
     routes.add("GET", "/outbox", outbox.list, scope="read", parameters=("state", *PAGING))
     routes.add("GET", "/outbox/*", outbox.show, scope="read")
     routes.add("POST", "/outbox/*/resend", outbox.resend, scope="operate")

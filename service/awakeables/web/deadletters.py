@@ -7,9 +7,12 @@ from starlette.responses import Response
 from awakeables.core.ids import parse_id
 from awakeables.engine.engine import Engine
 from awakeables.errors import NotFound
+from awakeables.telemetry.vocabulary import LETTER_CODES
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
+from awakeables.web.durations import parse_duration
 from awakeables.web.lists import page, page_of
+from awakeables.web.problems import bad_request
 from awakeables.web.request import Request
 from awakeables.web.waiting import Waiting
 
@@ -43,6 +46,23 @@ class DeadLetters:
         )
         answer = shapes.Resent(id=letter_id, event_id=effect.event_id, topic=effect.topic)
         return as_json(answer, status=202)
+
+    async def purge(self, request: Request) -> Response:
+        """Delete those that are older than a duration, of a code or all."""
+        older_than, code = request.query.get("older_than"), request.query.get("code")
+        if code is not None and code not in LETTER_CODES:
+            raise bad_request(f"code {code[:40]!r} is none of {', '.join(LETTER_CODES)}")
+        if older_than is None and code is None:
+            raise bad_request("say which: older_than=7d, a code, or both; older_than=0s is all of them")
+        try:
+            age = parse_duration(older_than or "0s")
+        except ValueError as error:
+            raise bad_request(f"older_than: {error}") from None
+        count = await self._waiting.store(
+            self._engine.purge_dead_letters(older_than=age, code=code),
+            doubt="some may be deleted; ask again, it goes on where it stopped",
+        )
+        return as_json(shapes.Purged(count=count))
 
 
 def _checked(request: Request) -> str:

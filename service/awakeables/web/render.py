@@ -157,6 +157,8 @@ def _dead_letter(row: DeadLetter) -> dict[str, Any]:
         "topic": row.topic,
         "partition": row.partition,
         "offset": row.offset,
+        "last_offset": row.last_offset,
+        "count": row.count,
         "timestamp": instant(row.timestamp_ms),
         "awakeable_id": row.awakeable_id,
         "at": instant(row.at_ms),

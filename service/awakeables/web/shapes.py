@@ -230,6 +230,11 @@ class DeadLetter(Shape):
     topic: str
     partition: Natural
     offset: Natural
+    last_offset: Annotated[
+        Natural | None,
+        Meta(description="Where it stands for several records, which are not kept: the last of them."),
+    ]
+    count: Annotated[Natural, Meta(description="How many records it stands for.")]
     timestamp: Instant
     awakeable_id: str | None
     at: Instant
@@ -267,6 +272,12 @@ class Resent(Shape):
     id: DeadLetterId
     event_id: EventId
     topic: str
+
+
+class Purged(Shape):
+    """How many were deleted."""
+
+    count: Natural
 
 
 class OutboxRecord(Shape):

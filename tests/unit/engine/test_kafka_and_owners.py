@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from awakeables import Context, TimedOut
 from awakeables.core.ids import new_id
 from awakeables.core.invocations import Suspend
 from awakeables.core.orders import Advance
+from awakeables.engine.folding import FoldingSettings
 from awakeables.errors import (
     OwnershipLost,
 )
@@ -174,3 +176,35 @@ async def test_suspending_tells_the_wake_that_was_seen() -> None:
         await bench.status(await bench.begin(engine, "wait"), "suspended")
         steps = [m.next for m in bench.store.members(Advance)]
         assert steps[-1] == Suspend(wake=0)
+
+
+async def test_case_o4_garbage_without_end_fills_neither_the_file_nor_the_memory() -> None:
+    """Of each partition and minute so many are kept; the others are counted, each by its code."""
+    bench = Bench()
+    settings = replace(quick(), folding=FoldingSettings(letters=10, bytes=10_000))
+    async with bench.serving(settings, wait=wait) as engine:
+        key = (await bench.awakeable(await bench.begin(engine, "wait"))).id
+        for _ in range(5):
+            await bench.records(engine, *[b"garbage"] * 1000)
+        await bench.records(engine, resolution(key))
+        letters = sorted(bench.store.tables.letters.values(), key=lambda x: x.offset)
+        assert [x.code for x in letters] == ["unreadable"] * 10 + ["folded"]
+        assert (letters[-1].offset, letters[-1].last_offset, letters[-1].count) == (10, 4999, 4990)
+        counted = engine.metrics.registry.get_sample_value
+        assert counted("awakeables_dead_letters_total", {"code": "unreadable"}) == 5000
+        assert counted("awakeables_dead_letters_total", {"code": "folded"}) == 0
+        assert bench.store.tables.awakeables[key].state == "resolved"
+
+        await asyncio.sleep(60)
+        await bench.records(engine, *[b"garbage"] * 11)
+        assert len(bench.store.tables.letters) == 22
+
+
+async def test_case_o4_a_few_large_dead_letters_are_kept_up_to_a_bound() -> None:
+    bench = Bench()
+    settings = replace(quick(), folding=FoldingSettings(letters=10, bytes=10_000))
+    async with bench.serving(settings, wait=wait) as engine:
+        for _ in range(3):
+            await bench.records(engine, b"x" * 4000)
+        kept = [x for x in bench.store.tables.letters.values() if x.code != "folded"]
+        assert len(kept) == 2

@@ -146,3 +146,16 @@ async def test_a_skip_that_makes_no_sense_is_refused(web: Web, path: str, status
     web.engine.intake.ends[0] = 9
     problem(await web.client.post(path), status, kind)
     assert web.store.tables.positions[TOPIC, 0].next == 3
+
+
+async def test_case_o4_dead_letters_are_purged_by_age_and_code(web: Web) -> None:
+    for n, code in enumerate(("unreadable", "unreadable", "invalid")):
+        web.add_dead_letter(source=f"{TOPIC}:0:{n}", offset=n, code=code)
+    purge = "/dead-letters/purge"
+    assert (await web.client.post(f"{purge}?older_than=7d")).json() == {"count": 0}
+    assert (await web.client.post(f"{purge}?code=unreadable")).json() == {"count": 2}
+    assert [x["code"] for x in (await web.client.get("/dead-letters")).json()["items"]] == ["invalid"]
+    assert "is none of" in problem(await web.client.post(f"{purge}?code=bad"), 400, "bad-request")["detail"]
+    assert "say which" in problem(await web.client.post(purge), 400, "bad-request")["detail"]
+    wrong = await web.client.post(f"{purge}?older_than=old")
+    assert "is no duration" in problem(wrong, 400, "bad-request")["detail"]

@@ -241,6 +241,8 @@ def dead_letter_from(row: Row) -> DeadLetter:
         value,
         resent,
         _acted_by,
+        last_offset,
+        count,
     ) = row
     return DeadLetter(
         id=id_,
@@ -257,6 +259,8 @@ def dead_letter_from(row: Row) -> DeadLetter:
         headers=_headers_from(headers),
         awakeable_id=_maybe(text_from, awakeable_id),
         resent=resent,
+        last_offset=last_offset,
+        count=count,
     )
 
 
@@ -277,6 +281,11 @@ def dead_letter_row(letter: DeadLetter) -> Row:
         letter.value,
         letter.resent,
     )
+
+
+def dead_letter_span(letter: DeadLetter) -> Row:
+    """The columns of `insert_dead_letter` that came later: which records it stands for."""
+    return (letter.last_offset, letter.count)
 
 
 def text_bytes(text: str) -> bytes:

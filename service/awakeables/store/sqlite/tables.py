@@ -287,7 +287,7 @@ class SqliteTables:
         return self._connection.execute(QUERIES["has_dead_letter"], (source,)).fetchone() is not None
 
     def add_dead_letter(self, letter: DeadLetter) -> None:
-        self._letters[letter.source] = rows.dead_letter_row(letter)
+        self._letters[letter.source] = rows.dead_letter_row(letter) + rows.dead_letter_span(letter)
 
     def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
         self.flush()
@@ -295,17 +295,27 @@ class SqliteTables:
         return None if row is None else rows.dead_letter_from(row)
 
     def put_dead_letter(self, letter: DeadLetter) -> None:
-        self._connection.execute(QUERIES["note_resent"], (letter.resent, letter.id))
+        noted = (letter.resent, *rows.dead_letter_span(letter), letter.id)
+        self._connection.execute(QUERIES["note_dead_letter"], noted)
 
-    def forget_letters(self, before_ms: int, limit: int) -> int:
+    def forget_letters(self, before_ms: int, limit: int, code: str | None) -> int:
+        self.flush()
+        before = first_id("dlq", before_ms)
+        if code is None:
+            found = self._connection.execute(QUERIES["forget_dead_letters"], (before, limit))
+        else:
+            found = self._connection.execute(QUERIES["forget_dead_letters_of"], (code, before, limit))
+        letters = found.rowcount
+        self.tally[LETTERS] -= letters
+        return letters
+
+    def forget_refused(self, before_ms: int, limit: int) -> int:
         self.flush()
         execute = self._connection.execute
-        letters = execute(QUERIES["forget_dead_letters"], (first_id("dlq", before_ms), limit)).rowcount
         ranges = [(f"{kind}_", first_id(kind, before_ms), limit) for kind in EFFECT_KINDS]
         failed = sum(execute(QUERIES["forget_failed"], range_).rowcount for range_ in ranges)
-        self.tally[LETTERS] -= letters
         self.tally[FAILED] -= failed
-        return letters + failed
+        return failed
 
     def position(self, topic: str, partition: int) -> Position | None:
         row = self._positions.get((topic, partition))

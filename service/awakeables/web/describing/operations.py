@@ -15,6 +15,7 @@ import msgspec
 from awakeables.core.awakeables import State
 from awakeables.core.invocations import Status
 from awakeables.core.orders import EffectState
+from awakeables.telemetry.vocabulary import LETTER_CODES
 from awakeables.web import shapes
 from awakeables.web.calls import LONGEST_KEY
 from awakeables.web.describing.refusals import (
@@ -268,6 +269,19 @@ OPERATIONS: Final = (
         summary="Send a record again to the topic that it came from",
         answers={"202": _shown(shapes.Resent, "It goes out by way of the outbox.")},
         refusals=GUARDED | {"404": "NotFound", "409": "NotPossible", "422": "Unfit"},
+    ),
+    Operation(
+        id="purgeDeadLetters",
+        tag="dead letters",
+        method="post",
+        paths=("/dead-letters/purge",),
+        summary="Delete records that could not be used, by age, by code or both",
+        query={
+            "older_than": ("Those that are so old, as 7d or PT12H; else of any age.", {"type": "string"}),
+            "code": ("Those with this code.", {"enum": sorted(LETTER_CODES)}),
+        },
+        answers={"200": _shown(shapes.Purged, "They are deleted.")},
+        refusals=GUARDED,
     ),
     Operation(
         id="listOutbox",

@@ -4,18 +4,23 @@ SELECT 1 FROM dead_letters WHERE source = ?
 -- insert_dead_letter --
 INSERT INTO dead_letters (
     id, source, topic, partition, "offset", timestamp_ms, code, reason, at_ms, awakeable_id, headers, key, value,
-    resent
+    resent, last_offset, count
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- dead_letter --
 SELECT * FROM dead_letters WHERE id = ?
 
--- note_resent --
-UPDATE dead_letters SET resent = ? WHERE id = ?
+-- note_dead_letter --
+UPDATE dead_letters SET resent = ?, last_offset = ?, count = ? WHERE id = ?
 
 -- forget_dead_letters --
 DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE id < ? ORDER BY id LIMIT ?)
+
+-- forget_dead_letters_of --
+DELETE FROM dead_letters WHERE id IN (
+    SELECT id FROM dead_letters INDEXED BY dead_letters_code WHERE code = ? AND id < ? ORDER BY id LIMIT ?
+)
 
 -- list_dead_letters --
 SELECT * FROM dead_letters WHERE id < ? ORDER BY id DESC LIMIT ?

@@ -58,7 +58,9 @@ DEAD_LETTER: Final[Json] = {
                 "awakeable ID), `unknown` (no such awakeable), `invalid` (can't be accepted),"
                 " `unstorable` (the store refuses it), `skipped` (an operator has moved the "
                 "partition past records from here on, which nobody could read; there is no "
-                "value). From a worker's task topic also `unknown-task` (nobody's task) and "
+                "value), `folded` (more records from here on could not be used than are kept one "
+                "by one; the service's row counts them, and there is no value). From a worker's "
+                "task topic also `unknown-task` (nobody's task) and "
                 "`unanswerable` (its answer can't be sent: Kafka does not take it, or the worker may "
                 "not answer to its `reply_to`)."
             ),
@@ -68,6 +70,7 @@ DEAD_LETTER: Final[Json] = {
                 "invalid",
                 "unstorable",
                 "skipped",
+                "folded",
                 "unknown-task",
                 "unanswerable",
             ],

@@ -1,0 +1,73 @@
+"""How many dead letters are kept: so many per partition and minute, the rest is folded into one.
+
+A producer of garbage writes a million records a minute. Each as a row with a copy would fill the
+disk of a service that does nothing wrong. So the first of each minute are kept as they are, and one
+row stands for the others: how many, and between which offsets they lie, where they can be read
+again while the topic has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from awakeables.core.ids import Ids
+from awakeables.core.orders import DeadLetter, Folding
+
+MINUTE_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldingSettings:
+    """How many dead letters of one partition are kept one by one in a minute.
+
+    Attributes:
+        letters: So many.
+        bytes: Of so much key, value and headers.
+    """
+
+    letters: int = 1000
+    bytes: int = 32 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class _Minute:
+    began_ms: int
+    fold_id: str
+    letters: int = 0
+    bytes: int = 0
+
+
+class Folder:
+    """Knows what each partition has used up of its minute.
+
+    That is lost with the process: after a start a partition may use up another minute's.
+    """
+
+    def __init__(self, ids: Ids, settings: FoldingSettings) -> None:
+        self._ids = ids
+        self._settings = settings
+        self._minutes: dict[tuple[str, int], _Minute] = {}
+
+    def folding(self, topic: str, partition: int, now_ms: int) -> Folding:
+        """How the dead letters of the partition's next batch are kept."""
+        minute = self._minutes.get((topic, partition))
+        if minute is None or not 0 <= now_ms - minute.began_ms < MINUTE_MS:
+            minute = self._minutes[topic, partition] = _Minute(now_ms, self._ids.new("dlq"))
+        most = self._settings
+        return Folding(
+            into=minute.fold_id,
+            keep=max(0, most.letters - minute.letters),
+            keep_bytes=max(0, most.bytes - minute.bytes),
+            reason=(
+                "more records could not be used than are kept of a partition in a minute "
+                f"({most.letters:,}, of {most.bytes:,} bytes): from this offset on they are only counted; "
+                "while the topic has them, they are read again if you move the partition back to it"
+            ),
+        )
+
+    def kept(self, topic: str, partition: int, letters: Sequence[DeadLetter]) -> None:
+        """These were kept one by one."""
+        minute = self._minutes[topic, partition]
+        minute.letters += len(letters)
+        minute.bytes += sum(letter.size for letter in letters)
