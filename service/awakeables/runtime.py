@@ -32,6 +32,7 @@ from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.service import App
 from awakeables.kafka.completions import CompletionsConsumer
 from awakeables.kafka.connection import Connection
+from awakeables.kafka.partitions import ReadingSettings
 from awakeables.kafka.publisher import KafkaPublisher
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
 from awakeables.ports import Store
@@ -116,6 +117,7 @@ async def serve(
             group=app.name,
             clock=clock,
             problems=engine.problems,
+            settings=ReadingSettings(max_unpacked_bytes=settings.max_unpacked_bytes),
         )
         web = create_app(
             engine,

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
 
-from awakeables.core.bounds import MOST_JSON_VALUES
+from awakeables.core.bounds import MOST_JSON_VALUES, MOST_UNPACKED_BYTES
 from awakeables.errors import OperatorError
 from awakeables.worker.replies import COMPLETIONS, ReplyTopics
 
@@ -158,6 +158,11 @@ class Settings(BaseSettings):
     )
     dead_letter_bytes_per_minute: int = Field(
         32 * 1024 * 1024, ge=1, description="And of so many bytes; one that is larger is only counted."
+    )
+    max_unpacked_bytes: int = Field(
+        MOST_UNPACKED_BYTES,
+        ge=1024 * 1024,
+        description="A batch of completions that unpacks to more is left out, as one dead letter.",
     )
     purge_interval: Duration = Field(
         timedelta(minutes=1), gt=timedelta(0), description="How often it is looked for what may be forgotten."

@@ -254,6 +254,29 @@ async def test_poison_never_stops_a_partition_and_becomes_a_dead_letter_once(
     assert shop.problems == {}
 
 
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+async def test_case_w11_a_batch_that_unpacks_to_forty_megabytes_is_left_out_and_the_next_is_read(
+    bootstrap: str, shop: Running, codec: str
+) -> None:
+    before, after = await shop.pending(count=2)
+    bomb = resolved(before, "a" * 40 * 1024 * 1024)
+    topic = shop.app.completions_topic
+    await produce(bootstrap, topic, [resolved(before, 1)])
+    await produce(bootstrap, topic, [bomb], compression_type=codec, max_request_size=50 * 1024 * 1024)
+    await produce(bootstrap, topic, [resolved(after, 2)])
+
+    assert (await shop.settled(after, timeout=20)).state == "resolved"
+    assert await shop.counts(before) == {"accepted": 1}
+    [letter] = await eventually(lambda: _letters(shop, 1))
+    assert (letter.code, letter.offset, letter.last_offset, letter.count) == ("invalid", 1, 1, 1)
+    assert (letter.value, letter.reason) == (
+        None,
+        "the batch with the offsets 1 to 1 is left out: it unpacks to more than 16,777,216 bytes; "
+        "the topic has it",
+    )
+    assert shop.problems == {}
+
+
 async def test_a_dead_letter_keeps_the_headers_of_its_record(bootstrap: str, shop: Running) -> None:
     headers = (("a", b"1"), ("a", b"2"), ("empty", b""), ("null", None), ("bytes", b"\xff\x00"))
     async with producing(bootstrap) as producer:

@@ -197,6 +197,29 @@ async def test_dead_letters_go_to_a_topic_that_is_made_when_it_is_needed(bench: 
     assert (said["__connect.errors.partition"], said["__connect.errors.offset"]) == (b"2", b"0")
 
 
+async def test_case_w11_tasks_that_unpack_to_forty_megabytes_are_left_out_and_the_next_are_done(
+    bench: Bench,
+) -> None:
+    large = {"compression_type": "gzip", "max_request_size": 50 * 1024 * 1024}
+    async with AIOKafkaProducer(bootstrap_servers=bench.bootstrap, **large) as producer:
+        await producer.send_and_wait(bench.tasks, b"a" * 40 * 1024 * 1024, partition=0)
+    await bench.publish(range(20))
+    letters = f"{bench.tasks}.dlq"
+    async with working(bench.worker(), bench.connection), answered(bench) as answers:
+        await answers.of_all(range(20), timeout=40)
+        await eventually(lambda: exists(bench, letters))
+        async with answers_in(bench.bootstrap, letters) as dead:
+            (letter,) = await dead.at_least(1)
+
+        async def all_passed() -> bool:
+            return sum((await bench.committed()).values()) == 21
+
+        await eventually(all_passed)
+    said = dict(letter.headers)
+    assert (letter.value, said["awakeable-error-code"]) == (None, b"unreadable")
+    assert b"offsets 0 to 0 is left out" in said["__connect.errors.exception.message"]
+
+
 async def exists(bench: Bench, topic: str) -> bool:
     return await missing_topics(bench.connection, [topic]) == []
 

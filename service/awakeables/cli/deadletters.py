@@ -18,8 +18,8 @@ group = typer.Typer(
 
 
 _TABLE = Table(
-    names=("id", "code", "topic", "partition", "offset", "count", "at", "resent", "reason"),
-    spare=("resent", "count", "at", "offset", "partition"),
+    names=("id", "code", "topic", "partition", "offset", "at", "resent", "reason"),
+    spare=("resent", "at", "offset", "partition"),
     prose="reason",
 )
 

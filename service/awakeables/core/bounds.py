@@ -12,6 +12,12 @@ from typing import Final
 MOST_JSON_VALUES: Final = 250_000
 """Parsed in about 0.1 s, during which nobody else is served; as 12-digit numbers 3 MiB."""
 
+MOST_UNPACKED_BYTES: Final = 16 * 1024 * 1024
+"""What a batch of records may unpack to, and about what one look at a partition takes.
+
+Producers gather less than 1 MiB in a batch, before they compress it, unless they are told otherwise.
+"""
+
 _BEGINS_A_VALUE: Final = (b",", b"[", b"{")
 _all_but = bytes(set(range(256)) - set(b',[{"'))
 _strings = re.compile(b'"[^"]*"')

@@ -236,10 +236,32 @@ class Intake:
             return
         raise refusal
 
+    async def leave_out(
+        self, topic: str, partition: int, epoch: int, first: int, next_: int, reason: str
+    ) -> None:
+        """Make one dead letter of a batch that is not opened, and move the offset past it (K2).
+
+        Raises:
+            OwnershipLost: The partition has another reader, or the batch was settled before.
+        """
+        lost = Record(offset=first, timestamp_ms=self._clock.now_ms(), key=None, value=None)
+        told = f"the batch with the offsets {first} to {next_ - 1} is left out: {reason}; the topic has it"
+        letter = self._letter(topic, partition, lost, "invalid", told, None)
+        order = Settle(
+            completions=(),
+            fence=PartitionFence(topic=topic, partition=partition, epoch=epoch, first=first, next=next_),
+            dead_letters=(replace(letter, last_offset=next_ - 1, count=next_ - first),),
+            relay_to=self._dead_letter_topic,
+            folding=self._folder.folding(topic, partition, self._clock.now_ms()),
+        )
+        self._buried(topic, partition, await self._settle(lambda _: order, ()))
+
     def _buried(self, topic: str, partition: int, settled: SettledAll) -> None:
         """Count and log the dead letters of a batch: each record by its code, also those that were folded."""
         letters = [letter for letter in settled.dead_letters if letter.code != FOLDED]
-        counts = Counter(letter.code for letter in letters) + Counter(settled.folded)
+        counts = Counter(settled.folded)
+        for letter in letters:
+            counts[letter.code] += letter.count
         if not counts:
             return
         for code, count in counts.items():

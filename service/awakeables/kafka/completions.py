@@ -25,7 +25,7 @@ from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import NO_CONNECTION, Connection
 from awakeables.kafka.gate import Gate
 from awakeables.kafka.lag import report_lag
-from awakeables.kafka.lenient import fetch_leniently, next_batch
+from awakeables.kafka.lenient import fetch_leniently, next_batch, oversized_batch
 from awakeables.kafka.partitions import PartitionReader, ReadingSettings, Surroundings
 from awakeables.kafka.topics import describe, partitions_of
 from awakeables.ports import Clock
@@ -196,6 +196,7 @@ class CompletionsConsumer:
             gate=Gate(self._settings.max_settling),
             lenient=functools.partial(fetch_leniently, self._connection),
             next_batch=functools.partial(next_batch, self._connection),
+            oversized=functools.partial(oversized_batch, self._connection),
         )
         return [PartitionReader(consumer, partition, shared) for partition in partitions]
 

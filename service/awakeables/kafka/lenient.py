@@ -21,6 +21,7 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 
 from awakeables.kafka.connection import Connection
+from awakeables.kafka.unpacking import BatchTooLarge, bounded
 
 BATCH_HEAD = struct.Struct(">qi")
 """A batch's first offset, and how many bytes follow."""
@@ -66,6 +67,46 @@ async def next_batch(connection: Connection, partition: TopicPartition, offset: 
     return None
 
 
+async def oversized_batch(
+    connection: Connection, partition: TopicPartition, offset: int, most_bytes: int
+) -> tuple[int, int] | None:
+    """From this offset on the first batch that unpacks to more: its first offset, and the one behind it.
+
+    None when there is none in what the broker has.
+
+    Raises:
+        KafkaError: The broker did not answer, or refused.
+    """
+    while True:
+        data, _ = await _fetch(connection, partition, offset)
+        behind = offset
+        for batch in _batches(data):
+            if batch.next_offset > offset and _unpacks_to_more(batch, most_bytes):
+                return max(batch.base_offset, offset), batch.next_offset
+            behind = max(behind, batch.next_offset)
+        if behind == offset:
+            return None
+        offset = behind
+
+
+def _batches(data: bytes) -> Iterator[_DefaultRecordBatchPy]:
+    for batch in _slices(data):
+        if len(batch) < _DefaultRecordBatchPy.HEADER_STRUCT.size:
+            return
+        yield _DefaultRecordBatchPy(batch)
+
+
+def _unpacks_to_more(batch: _DefaultRecordBatchPy, most_bytes: int) -> bool:
+    try:
+        with bounded(most_bytes):
+            batch._maybe_uncompress()
+    except BatchTooLarge:
+        return True
+    except Exception:  # whatever is wrong with it, that isn't
+        return False
+    return False
+
+
 async def _fetch(connection: Connection, partition: TopicPartition, offset: int) -> tuple[bytes, Any]:
     """The bytes of one fetch from this offset on, and the transactions in it that were aborted."""
     client = AIOKafkaClient(**connection.client_options())
@@ -95,7 +136,7 @@ def _decode(partition: TopicPartition, data: bytes, aborted: Any, offset: int) -
         partition, _LenientBatches(data), aborted, offset, None, None, False, READ_COMMITTED
     )
     # What is unreadable for another reason is left to the next read, which says so.
-    with suppress(Exception):
+    with suppress(Exception), bounded():
         records.extend(decoding)
     return records
 

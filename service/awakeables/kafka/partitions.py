@@ -20,12 +20,14 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka import errors as kafka
 
+from awakeables.core.bounds import MOST_UNPACKED_BYTES
 from awakeables.engine.intake import Intake, Record, Stuck
 from awakeables.engine.offsets import PARTITION
 from awakeables.errors import Overloaded, OwnershipLost, StoreRefused, StoreUnavailable
 from awakeables.kafka.alarms import Alarms
 from awakeables.kafka.gate import Gate
 from awakeables.kafka.pulse import Pulse, Standstill
+from awakeables.kafka.unpacking import BatchTooLarge, bounded
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 
@@ -48,6 +50,8 @@ class ReadingSettings:
         max_settling: Bound of the records of all partitions that are on their way into the store,
             because whatever else is committed waits for them: two batches, so that one is decoded
             while the other is written.
+        max_unpacked_bytes: What a batch may unpack to; one that is larger is left out, and a dead letter
+            says so. Bounds what one look at a partition takes as well.
         idle: How often a partition without records tells that it was read to its end; deadlines
             lag behind by three of these at most.
         open_transaction: An open transaction that holds a partition for longer is a problem.
@@ -57,6 +61,7 @@ class ReadingSettings:
 
     max_records: int = 1000
     max_settling: int = 2000
+    max_unpacked_bytes: int = MOST_UNPACKED_BYTES
     idle: timedelta = timedelta(milliseconds=100)
     open_transaction: timedelta = timedelta(seconds=10)
     stuck_retry: timedelta = timedelta(minutes=1)
@@ -78,6 +83,10 @@ LenientRead: TypeAlias = Callable[[TopicPartition, int], Awaitable[Sequence[Cons
 """Reads from an offset on what aiokafka refuses."""
 
 
+Oversized: TypeAlias = Callable[[TopicPartition, int, int], Awaitable[tuple[int, int] | None]]
+"""Tells from which offset to which the first batch from an offset on lies that unpacks to so many bytes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What the readers of all partitions share."""
@@ -90,6 +99,7 @@ class Surroundings:
     gate: Gate
     lenient: LenientRead
     next_batch: NextBatch
+    oversized: Oversized
 
 
 class PartitionReader:
@@ -115,6 +125,7 @@ class PartitionReader:
         self._gate = shared.gate
         self._lenient = shared.lenient
         self._next_batch = shared.next_batch
+        self._oversized = shared.oversized
         self._called = asyncio.Event()
         self._name = f"{PARTITION} {partition.partition}"
         self._facts = {"topic": partition.topic, "partition": partition.partition}
@@ -289,28 +300,48 @@ class PartitionReader:
     async def _read_one_by_one(self) -> Sequence[ConsumerRecord]:
         """Read up to the batch that can't be opened; wary until the end was reached without one."""
         records: list[ConsumerRecord] = []
+        room = self._settings.max_unpacked_bytes
         try:
-            while len(records) < self._settings.max_records:
+            while len(records) < self._settings.max_records and room > 0:
                 record = await self._poll(1, wait=not records)
                 if not record:
                     self._wary = bool(records)
                     break
                 records += record
+                room -= len(record[0].value or b"")
         except UnreadableBatch as error:
             if not records and isinstance(error.__cause__, UnicodeDecodeError):
                 records += await self._lenient(self.partition, self._position)
                 self._position = records[-1].offset + 1 if records else self._position
             self._go_to(self._position)
-            if not records:
+            if records:
+                return records
+            if not isinstance(error.__cause__, BatchTooLarge) or not await self._leave_out(error.__cause__):
                 raise
         return records
+
+    async def _leave_out(self, why: BatchTooLarge) -> bool:
+        """Read on behind a batch that is too large to be unpacked; a dead letter tells of it.
+
+        Only one who means harm writes such a batch, and must not stop the partition by it.
+        """
+        topic, number = self.partition
+        found = await self._oversized(self.partition, self._position, self._settings.max_unpacked_bytes)
+        if found is None:
+            return False
+        first, behind = found
+        await _patiently(lambda: self._intake.leave_out(topic, number, self._epoch, first, behind, str(why)))
+        self.next = behind
+        self._go_to(behind)
+        return True
 
     async def _poll(self, max_records: int, *, wait: bool = True) -> Sequence[ConsumerRecord]:
         timeout_ms = round(self._settings.idle.total_seconds() * 1000) if wait else 0
         try:
-            batches = await self._consumer.getmany(
-                self.partition, timeout_ms=timeout_ms, max_records=max_records
-            )
+            with bounded(self._settings.max_unpacked_bytes):
+                batches = await self._consumer.getmany(
+                    self.partition, timeout_ms=timeout_ms, max_records=max_records
+                )
         except (kafka.OffsetOutOfRangeError, kafka.ConsumerStoppedError, kafka.TopicAuthorizationFailedError):
             raise
         except Exception as error:

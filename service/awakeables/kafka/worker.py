@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -12,19 +13,21 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 
+from awakeables.core.bounds import MOST_UNPACKED_BYTES
 from awakeables.errors import BrokerUnavailable, DeclarationError
 from awakeables.kafka.answers import FIRST_PAUSE_S, LONGEST_PAUSE_S, AnswerProducer
 from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import NO_CONNECTION, Connection
 from awakeables.kafka.diagnosis import DENIED
-from awakeables.kafka.lenient import fetch_leniently
+from awakeables.kafka.lenient import fetch_leniently, oversized_batch
 from awakeables.kafka.outage import Outage
 from awakeables.kafka.topics import missing_topics
+from awakeables.kafka.unpacking import BatchTooLarge, bounded
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import WorkerMetrics
 from awakeables.worker.ledger import Ledger
-from awakeables.worker.letters import dead_letter_topic
+from awakeables.worker.letters import dead_letter, dead_letter_topic
 from awakeables.worker.loop import LoopSettings, WorkerLoop
 from awakeables.worker.port import Incoming, Outgoing
 from awakeables.worker.worker import Worker
@@ -342,12 +345,13 @@ class KafkaTasks:
         try:
             # One record only: if a partition raises, a larger call would lose what it had taken
             # from the others. The rest is then taken partition by partition.
-            for batch in (await consumer.getmany(timeout_ms=POLL_MS, max_records=1)).values():
-                records += batch
-            for partition in readable if records else ():
-                if len(records) < limit:
-                    found = await consumer.getmany(partition, max_records=limit - len(records))
-                    records += found.get(partition, ())
+            with bounded():
+                for batch in (await consumer.getmany(timeout_ms=POLL_MS, max_records=1)).values():
+                    records += batch
+                for partition in readable if records else ():
+                    if len(records) < limit:
+                        found = await consumer.getmany(partition, max_records=limit - len(records))
+                        records += found.get(partition, ())
         except Exception as error:  # a batch that can't be opened raises whatever its codec does
             await consumer.getmany(_NOWHERE)  # raises if it is the group's error, no partition's
             log.warning(events.FETCH_FAILED, worker=self._worker.name, error=_told(error))
@@ -362,13 +366,16 @@ class KafkaTasks:
         self._doubtful -= 1
         for partition in readable:
             try:
-                while len(records) < limit:
-                    found = await consumer.getmany(partition, timeout_ms=POLL_MS // 4, max_records=1)
-                    if not found:
-                        break
-                    records += found[partition]
+                with bounded():
+                    while len(records) < limit:
+                        found = await consumer.getmany(partition, timeout_ms=POLL_MS // 4, max_records=1)
+                        if not found:
+                            break
+                        records += found[partition]
             except Exception as error:
                 await consumer.getmany(_NOWHERE)
+                if isinstance(error, BatchTooLarge) and await self._leave_out(consumer, partition, error):
+                    continue
                 found = await self._read_leniently(consumer, partition, limit - len(records))
                 if not found:
                     await self._set_aside(consumer, partition, error)
@@ -388,6 +395,32 @@ class KafkaTasks:
         if taken:
             consumer.seek(partition, taken[-1].offset + 1)
         return taken
+
+    async def _leave_out(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition, why: BatchTooLarge
+    ) -> bool:
+        """Read on behind a batch that is too large to be unpacked; a dead letter tells of it."""
+        place, found = (partition.topic, partition.partition), None
+        with suppress(KafkaError, OSError, TimeoutError):
+            at = await consumer.position(partition)
+            found = await oversized_batch(self._connection, partition, at, MOST_UNPACKED_BYTES)
+        if found is None:
+            return False
+        first, behind = found
+        reason = f"the batch with the offsets {first} to {behind - 1} is left out: {why}; the topic has it"
+        lost = Incoming(topic=partition.topic, partition=partition.partition, offset=first)
+        log.error(
+            events.TASK_UNREADABLE,
+            worker=self._worker.name,
+            topic=partition.topic,
+            offset=first,
+            reason=reason,
+        )
+        self._ledger.begin(place, behind - 1)
+        await self.send(dead_letter(lost, "unreadable", reason))
+        self._ledger.settle(place, behind - 1)
+        consumer.seek(partition, behind)
+        return True
 
     async def _set_aside(
         self, consumer: AIOKafkaConsumer, partition: TopicPartition, error: Exception

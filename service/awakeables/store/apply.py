@@ -252,8 +252,15 @@ def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> Se
         verdicts=tuple(verdicts),
         wakes=tuple(wakes),
         dead_letters=(*buried, *filed),
-        folded=Counter(letter.code for letter in folded),
+        folded=_by_code(folded),
     )
+
+
+def _by_code(letters: Sequence[DeadLetter]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for letter in letters:
+        counts[letter.code] += letter.count
+    return counts
 
 
 def _file(

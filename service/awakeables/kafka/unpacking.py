@@ -1,0 +1,167 @@
+"""Bounds on what the records of a poll take once they are unpacked.
+
+A batch of 40 kB unpacks to 40 MB, and one of 1 MB to a gigabyte, if its producer means harm. aiokafka
+unpacks it whole, however large that is, and has no setting for it. So its codecs and its reader of
+fetched records are replaced, for the whole process, by some that know a bound. They do so only
+within `bounded`; a consumer of somebody else's, in a handler, say, is served as before (ADR 19).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import import_module
+from struct import unpack_from
+from typing import Any
+
+import cramjam
+from aiokafka import codec
+from aiokafka.consumer import fetcher
+from aiokafka.consumer.fetcher import PartitionRecords
+
+from awakeables.core.bounds import MOST_UNPACKED_BYTES
+
+FIRST_GUESS = 8
+"""How many times its size a batch is expected to have at most; if it has more, it is unpacked again."""
+
+_NO_ROOM = "whole buffer"
+"""How cramjam says that what was unpacked does not fit."""
+
+_XERIAL_HEAD_BYTES = 16
+
+
+class BatchTooLarge(Exception):
+    """A batch would unpack to more than is taken."""
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(f"it unpacks to more than {most_bytes:,} bytes")
+
+
+class _Budget:
+    """What is left of a poll."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self.left = most_bytes
+
+
+_budget: ContextVar[_Budget | None] = ContextVar("budget", default=None)
+
+
+@contextmanager
+def bounded(most_bytes: int = MOST_UNPACKED_BYTES) -> Iterator[None]:
+    """Unpack no larger batch, and hand out no more records once they have so many bytes together.
+
+    A batch that is larger raises `BatchTooLarge` where its records are asked for.
+    """
+    token = _budget.set(_Budget(most_bytes))
+    try:
+        yield
+    finally:
+        _budget.reset(token)
+
+
+class _BoundedRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typed
+    """Ends early when the poll's budget is used up: aiokafka fetches the rest again, from there on."""
+
+    def __next__(self) -> Any:
+        budget = _budget.get()
+        if budget is None:
+            return super().__next__()
+        if budget.left <= 0:
+            raise StopIteration
+        record = super().__next__()
+        budget.left -= len(record.key or b"") + len(record.value or b"")
+        budget.left -= sum(len(name) + len(value or b"") for name, value in record.headers)
+        return record
+
+
+def _gunzip(packed: bytes, most: int) -> bytes:
+    """All members, as gzip itself reads them; zeros may stand behind them."""
+    unpacked = bytearray()
+    while packed:
+        member = zlib.decompressobj(wbits=31)
+        unpacked += member.decompress(packed, most + 1 - len(unpacked))
+        if len(unpacked) > most:
+            raise BatchTooLarge(most)
+        if not member.eof:
+            raise EOFError("the batch ends in the middle of its gzip stream")
+        packed = member.unused_data.lstrip(b"\0")
+    return bytes(unpacked)
+
+
+def _unsnap(packed: bytes, most: int) -> bytes:
+    """Each block says before its data how large that is."""
+    if not codec._detect_xerial_stream(packed):
+        sizes = [cramjam.snappy.decompress_raw_len(packed)]
+    else:
+        sizes, at = [], _XERIAL_HEAD_BYTES
+        while at < len(packed):
+            (length,) = unpack_from("!i", packed, at)
+            if length <= 0:
+                raise ValueError(f"a block of {length} bytes in a snappy stream")
+            sizes.append(cramjam.snappy.decompress_raw_len(packed[at + 4 : at + 4 + length]))
+            at += 4 + length
+    if sum(sizes) > most:
+        raise BatchTooLarge(most)
+    unpacked: bytes = codec.snappy_decode(packed)
+    return unpacked
+
+
+def _into(decompress_into: Callable[[bytes, bytearray], int]) -> Callable[[bytes, int], bytes]:
+    """A decoder that has only so much room: it is tried with little first."""
+
+    def decode(packed: bytes, most: int) -> bytes:
+        room = min(most, max(FIRST_GUESS * len(packed), 64 * 1024))
+        while True:
+            buffer = bytearray(room)
+            try:
+                size = decompress_into(packed, buffer)
+            except cramjam.DecompressionError as error:
+                if _NO_ROOM not in str(error):
+                    raise
+                if room == most:
+                    raise BatchTooLarge(most) from None
+                room = min(most, FIRST_GUESS * room)
+            else:
+                return bytes(memoryview(buffer)[:size])
+
+    return decode
+
+
+_DECODERS: dict[str, Callable[[bytes, int], bytes]] = {
+    "gzip_decode": _gunzip,
+    "snappy_decode": _unsnap,
+    "lz4_decode": _into(cramjam.lz4.decompress_into),
+    "zstd_decode": _into(cramjam.zstd.decompress_into),
+}
+_READERS = ("record.default_records", "record.legacy_records")
+_COMPILED_READERS = ("record._crecords.default_records", "record._crecords.legacy_records")
+
+
+def _guarded(
+    unbounded: Callable[[Any], bytes], within: Callable[[bytes, int], bytes]
+) -> Callable[[Any], bytes]:
+    def decode(packed: Any) -> bytes:
+        budget = _budget.get()
+        return unbounded(packed) if budget is None else within(bytes(packed), budget.most_bytes)
+
+    return decode
+
+
+def _install() -> None:
+    guarded = {name: _guarded(getattr(codec, name), within) for name, within in _DECODERS.items()}
+    for reader in (*_READERS, *_COMPILED_READERS):
+        try:
+            module = import_module(f"aiokafka.{reader}")
+        except ImportError:  # a platform without the compiled ones
+            continue
+        for name, decode in guarded.items():
+            if hasattr(module, name):
+                setattr(module, name, decode)
+    fetcher.PartitionRecords = _BoundedRecords
+
+
+_install()
