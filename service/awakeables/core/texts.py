@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 MOST_CHARACTERS = 200
+MOST_OF_A_MESSAGE = 2000
+"""Enough for what a person reads of an error; a message may have megabytes of somebody's data in it."""
 
 
 def writable(text: str) -> str:
     """The text without lone surrogates, which UTF-8 can't say (file names have them)."""
-    return text.encode("utf-8", "replace").decode()
+    return str.encode(text, "utf-8", "replace").decode()
 
 
 def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
@@ -38,3 +42,34 @@ def visible_lines(text: str) -> str:
 
 def _escaped(found: re.Match[str]) -> str:
     return _SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}"
+
+
+def bounded(text: str, most: int = MOST_OF_A_MESSAGE) -> str:
+    """The text, or its first `most` characters and how many were left out.
+
+    One that is hardly longer is left alone: it was cut before, and says what it is about.
+    """
+    length = len(text)
+    return text if length <= most * 1.2 else f"{text[:most]}… ({length - most:,} more characters)"
+
+
+def message_of(said: object, read: Callable[[Any], str] = str) -> str:
+    """What an error says: bounded, without control characters, and whatever its `__str__` does."""
+    try:
+        text = read(said)
+    except BaseException as problem:  # it is the code of whoever wrote the error
+        return f"(its message can't be read: its __str__ raised {type(problem).__name__:.100})"
+    # Of a subclass of str only the characters count.
+    kept = bounded(str.__str__(text))
+    return visible_lines(writable(kept))
+
+
+def type_of(error: BaseException) -> str:
+    """The name of an error's class."""
+    return writable(f"{type(error).__name__:.200}")
+
+
+def described(error: BaseException) -> str:
+    """An error in one line, as `Type: message`."""
+    message = message_of(error)
+    return f"{type_of(error)}: {message}" if message else type_of(error)

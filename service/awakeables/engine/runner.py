@@ -28,11 +28,12 @@ from awakeables.core.invocations import (
 from awakeables.core.journal import Entry, Tried, encode_chunk
 from awakeables.core.orders import Advance, Advanced, Answer, Begun, Effect, Wake
 from awakeables.core.outcomes import NULL, Cancellation, Outcome, Rejection, Resolution
-from awakeables.core.texts import writable
+from awakeables.core.texts import described, message_of, type_of
 from awakeables.engine.committer import Committer
 from awakeables.engine.subject import Subject
-from awakeables.errors import HandlerMisuse, OwnershipLost, StoreRefused
+from awakeables.errors import OwnershipLost, ResultMisfit, StoreRefused
 from awakeables.handlers.actions import perform
+from awakeables.handlers.calls import Raised
 from awakeables.handlers.execution import (
     AwakeableWait,
     Broken,
@@ -216,6 +217,8 @@ class Runner:
             begun: The commit that creates the invocation, when it is still under way.
         """
         self._tail = begun
+        # Threads of the handler's own may misuse the context, too.
+        execution.on_misuse = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self._ring)
         try:
             while True:
                 self._check()
@@ -237,22 +240,19 @@ class Runner:
             log.info(events.OWNERSHIP_LOST, invocation_id=self.invocation_id)
             await execution.leave()
         except asyncio.CancelledError:
-            if self._house.stopping:
+            if self._house.stopping or self._tail is None or not self._tail.cancelled():
                 raise
-            if self._tail is not None and self._tail.cancelled():
-                # The caller gave up on the commit that creates the invocation, so it isn't known
-                # whether there is a row; if there is, the sweep lets go of it and it is claimed.
-                await execution.leave()
-                return
-            await self._conclude(
-                execution, await _unwound(execution, Broken(HandlerMisuse(CANCELLED_BY_ASYNCIO)))
-            )
+            # The caller gave up on the commit that creates the invocation, so it isn't known
+            # whether there is a row; if there is, the sweep lets go of it and it is claimed.
+            await execution.leave()
         except StoreRefused as error:
             self._version = self._stored
             rejection = Rejection(
                 reason=f"the store refuses what the handler wants to keep: {error}", code=500
             )
             await self._end(execution, rejection, None)
+        finally:
+            execution.close()
 
     async def park(self, error: Exception) -> None:
         """Pause an invocation that can't even be begun with this code."""
@@ -261,7 +261,7 @@ class Runner:
         except OwnershipLost:
             log.info(events.OWNERSHIP_LOST, invocation_id=self.invocation_id)
             return
-        self._subject.paused(str(error))
+        self._subject.paused(message_of(error))
 
     async def _obtain(self, execution: Execution, wait: Wait) -> bool:
         """Get what the handler waits for and hand it in; False: the attempt is over."""
@@ -334,8 +334,8 @@ class Runner:
         await self._flush(execution)
         linger_s = 0.0 if self._is_pressed() else self._house.settings.linger.total_seconds()
         self._awaited = awakeable_id
-        if awakeable_id not in self._outcomes and not self._is_to_be_told(execution):
-            await self._wait(linger_s)
+        if awakeable_id not in self._outcomes:
+            await self._wait(execution, linger_s)
         self._awaited = None
         return self._outcomes.get(awakeable_id)
 
@@ -348,17 +348,18 @@ class Runner:
         if settings.always_suspend or self._is_pressed() or left_s > settings.linger.total_seconds():
             return False
         await self._flush(execution)
-        if not self._is_to_be_told(execution):
-            await self._wait(left_s)
+        await self._wait(execution, left_s)
         return self._house.clock.now_ms() >= until_ms
 
     def _is_pressed(self) -> bool:
         """Is there no time to linger?"""
         return self._cleared is not None or self._house.crowded()
 
-    async def _wait(self, longest_s: float) -> None:
+    async def _wait(self, execution: Execution, longest_s: float) -> None:
         """Wait until something rings, or so long."""
         self._check()
+        if execution.is_over or self._is_to_be_told(execution):
+            return
         loop = asyncio.get_running_loop()
         self._rung = loop.create_future()
         timer = loop.call_later(longest_s, self._ring)
@@ -381,25 +382,32 @@ class Runner:
         if self._rung is not None and not self._rung.done():
             self._rung.set_result(None)
 
-    async def _execute(self, wait: RunWait) -> Resolution | Rejection | Tried | Crashed:
+    async def _execute(self, wait: RunWait) -> Resolution | Rejection | Tried | Crashed | Broken:
         began_ms = wait.tried.began_ms if wait.tried else self._house.clock.now_ms()
         try:
-            return await perform(wait, self._house.executor)
-        except Exception as error:
-            if wait.retry is None:
-                return Crashed(error)
-            attempt = (wait.tried.attempt if wait.tried else 0) + 1
-            pause_ms = wait.retry.pause_ms(attempt)
-            retry_at_ms = self._house.clock.now_ms() + (pause_ms or 0)
-            described = writable(f"{type(error).__name__}: {error}")
-            if wait.retry.is_over(began_ms, retry_at_ms):
-                pause_ms = None
-            self._subject.run_failed(wait.name, error, failures=attempt, retry_in_ms=pause_ms)
-            if pause_ms is None:
-                return Rejection(reason=f"run {wait.name!r} failed {attempt} times, last with {described}")
-            return Tried(
-                of=wait.index, attempt=attempt, began_ms=began_ms, error=described, retry_at_ms=retry_at_ms
-            )
+            result = await perform(wait, self._house.executor)
+        except ResultMisfit as misfit:
+            return Broken(misfit)
+        if not isinstance(result, Raised):
+            return result
+        error = result.error
+        if wait.retry is None:
+            return Crashed(error)
+        attempt = (wait.tried.attempt if wait.tried else 0) + 1
+        pause_ms = wait.retry.pause_ms(attempt)
+        retry_at_ms = self._house.clock.now_ms() + (pause_ms or 0)
+        if wait.retry.is_over(began_ms, retry_at_ms):
+            pause_ms = None
+        self._subject.run_failed(wait.name, error, failures=attempt, retry_in_ms=pause_ms)
+        if pause_ms is None:
+            return Rejection(reason=f"run {wait.name!r} failed {attempt} times, last with {described(error)}")
+        return Tried(
+            of=wait.index,
+            attempt=attempt,
+            began_ms=began_ms,
+            error=described(error),
+            retry_at_ms=retry_at_ms,
+        )
 
     # ── ending an attempt ──────────────────────────────────────────────────────────────────
 
@@ -424,8 +432,9 @@ class Runner:
             case Crashed():
                 await self._failed(step.error)
             case Broken():
-                self._subject.paused(str(step.error))
-                await self._submit(Pause(failure=self._failure(step.error)), None)
+                failure = self._failure(step.error)
+                self._subject.paused(failure.message)
+                await self._submit(Pause(failure=failure), None)
             case _:
                 raise TypeError(f"an attempt can't conclude with {step!r}")
 
@@ -447,9 +456,7 @@ class Runner:
 
     def _failure(self, error: BaseException) -> Failure:
         self._house.failed(error)
-        return Failure(
-            kind=type(error).__name__, message=writable(str(error)), at_ms=self._house.clock.now_ms()
-        )
+        return Failure(kind=type_of(error), message=message_of(error), at_ms=self._house.clock.now_ms())
 
     # ── committing ─────────────────────────────────────────────────────────────────────────
 
@@ -523,9 +530,3 @@ async def _unwound(execution: Execution, step: Crashed | Broken) -> Step:
     """Unwind a handler after a failure; that it would not go is worth more than the failure."""
     left = await execution.leave()
     return step if isinstance(left, Left) else left
-
-
-CANCELLED_BY_ASYNCIO = (
-    "asyncio cancelled a durable wait: asyncio.timeout over the context's futures can't be replayed; "
-    "use ctx.awakeable(timeout=...)"
-)

@@ -2,54 +2,58 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, get_type_hints
+from typing import Any, Never, NoReturn, get_type_hints
 
 from awakeables.core.outcomes import Rejection, Resolution
-from awakeables.errors import TerminalError
+from awakeables.errors import ResultMisfit, TerminalError
+from awakeables.handlers.calls import Raised, call
 from awakeables.handlers.execution import RunWait
 from awakeables.handlers.rejections import rejection_of
-from awakeables.handlers.serde import ANY, Codec, codec_for, explain
+from awakeables.handlers.serde import explain
 
 
-async def perform(run: RunWait, executor: Executor) -> Resolution | Rejection:
+async def perform(run: RunWait, executor: Executor) -> Resolution | Rejection | Raised:
     """Execute an action: a coroutine on the loop, anything else in a thread.
 
     Returns:
-        What is to be journaled: its result, or the `TerminalError` that it raised.
+        What is to be journaled: its result, or the `TerminalError` that it raised. Or what else it
+        raised; it may be tried again.
 
     Raises:
-        Exception: Whatever else it raised; it may be tried again.
+        ResultMisfit: Its result can't be written: to try it again would only repeat it.
     """
+    ended = await call(run.action, executor=executor)
+    match ended:
+        case Raised(error=TerminalError() as error):
+            return rejection_of(error)
+        case Raised():
+            return ended
     try:
-        result = await _call(run.action, executor)
-    except TerminalError as error:
-        return rejection_of(error)
-    try:
-        return run.codec(result).resolution(result)
-    except Exception as error:  # a serializer of the user's own may raise anything
-        raise TypeError(f"the result of run {run.name!r} can't be serialised: {explain(error)}") from error
+        return run.codec.resolution(ended)
+    except BaseException as error:  # a serializer of the user's own may raise anything
+        raise ResultMisfit(
+            f"the result of run {run.name!r:.80} can't be serialised: {explain(error)}. It returned "
+            f"{type(ended).__name__:.80}, expected is {shown(run.type)}. The action was executed and is not "
+            "tried again; resuming the invocation executes it once more, so an idempotency key (ctx.uuid()) "
+            "must guard what it does"
+        ) from error
 
 
-async def _call(action: Callable[[], Any], executor: Executor) -> Any:
-    target = getattr(action, "func", action)
-    called = getattr(target, "__call__", None)  # noqa: B004 - an object whose __call__ is async
-    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(called):
-        return await action()
-    result = await asyncio.get_running_loop().run_in_executor(executor, action)
-    # A lambda around a coroutine function is called in the thread, which only makes the coroutine.
-    return await result if inspect.isawaitable(result) else result
-
-
-def result_codec(action: Callable[..., Any], type_: Any) -> Codec[Any]:
-    """The codec of an action's result: the type that is given, else its return annotation."""
+def result_type(action: Callable[..., Any], type_: Any) -> Any:
+    """The type of an action's result: the one that is given, else its return annotation."""
     if type_ is not None:
-        return codec_for(type_)
+        return type_
     try:
         annotated = get_type_hints(action, include_extras=True).get("return", Any)
-    except (TypeError, NameError, AttributeError):
-        return ANY
-    return codec_for(annotated)
+    except Exception:  # to find out what an annotation means, it is evaluated
+        return Any
+    return Any if annotated is NoReturn or annotated is Never else annotated
+
+
+def shown(type_: Any) -> str:
+    """A type as a person writes it."""
+    if type_ is Any:
+        return "what JSON can say"
+    return f"{type_.__name__ if isinstance(type_, type) else type_!s:.200}"

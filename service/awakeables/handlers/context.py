@@ -28,7 +28,7 @@ from awakeables.core.orders import Effect, NewAwakeable, TaskFacts
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.records import instant
 from awakeables.errors import HandlerMisuse, MalformedId, PayloadError, TerminalError, ValueRefused
-from awakeables.handlers.actions import result_codec
+from awakeables.handlers.actions import result_type, shown
 from awakeables.handlers.execution import (
     AwakeableWait,
     Execution,
@@ -273,16 +273,23 @@ class Context:
                 f"ctx.run({name!r:.80}): {action!r:.80} can't be called; hand in the function and its "
                 "arguments, without calling it"
             )
+        expected = result_type(action, type)
+        try:
+            codec = codec_for(expected)
+        except TypeError as error:
+            raise self._execution.misuse(
+                f"ctx.run({name!r:.80}): its result, a {shown(expected)}, can't be journaled: say with type= "
+                f"as what it can be (a pydantic model, a dataclass, dict, …), and return that ({error})"
+            ) from error
         index, _ = self._execution.ask(RunAsked(name=name))
         bound = functools.partial(action, *args) if args else action
-        codec = functools.lru_cache(1)(lambda: result_codec(action, type))
-        wait = RunWait(index, name, bound, lambda _result: codec(), retry, None)
+        wait = RunWait(index, name, bound, expected, codec, retry, None)
         self._execution.expect(wait, must=f"ctx.run({name!r})")
 
         def read(outcome: Outcome) -> Any:
             if not isinstance(outcome, Resolution):
                 raise_terminal(outcome)
-            return self._decode(codec(), outcome, f"the result of run {name!r}")
+            return self._decode(codec, outcome, f"the result of run {name!r}")
 
         return Durable(self._execution, index, read)
 
@@ -386,13 +393,15 @@ class Context:
             return self._decode(codec, resolution, f"the answer to awakeable {awakeable_id}")
         try:
             return codec.decode(resolution.content)
-        except Exception as error:
-            raise PayloadError(f"the answer to awakeable {awakeable_id} can't be decoded: {error}") from error
+        except BaseException as error:
+            raise PayloadError(
+                f"the answer to awakeable {awakeable_id} can't be decoded: {explain(error)}"
+            ) from error
 
     def _decode(self, codec: Codec[T], resolution: Resolution, what: str) -> T:
         try:
             return codec.decode(resolution.content)
-        except Exception as error:
+        except BaseException as error:
             message = f"{what} does not fit today's type ({explain(error)})"
             instead = "it is kept: deploy code that takes it, then resume"
             raise self._execution.break_off(ValueRefused(f"{message}; {instead}")) from None

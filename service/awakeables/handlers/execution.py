@@ -8,10 +8,8 @@ an outcome is handed in with `deliver()`. The same three verbs can be spoken ove
 from __future__ import annotations
 
 import asyncio
-import sys
-import types
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from awakeables.core.awakeables import Completion
@@ -21,6 +19,7 @@ from awakeables.core.journal import CancelRaised, Entry, Tried, encode_chunk
 from awakeables.core.orders import Effect, NewAwakeable
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
 from awakeables.core.replay import Replay
+from awakeables.core.texts import message_of
 from awakeables.errors import (
     AuthorError,
     Cancelled,
@@ -32,16 +31,15 @@ from awakeables.errors import (
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import Codec, explain
+from awakeables.handlers.stepping import BLOCK, INSTEAD, HandlerTask, Returned, close
 from awakeables.ports import Clock
 
-BLOCK = object()
-"""What a durable future yields to its driver when its outcome must come from outside."""
+NOWHERE = -1
+"""The index of what is asked for when the attempt is over: it is in no journal, and has no outcome."""
 
-INSTEAD = (
-    "await the context's futures directly, one after the other; for a time limit use "
-    "ctx.awakeable(timeout=...). "
-    "asyncio's gather, wait, wait_for, timeout, shield and tasks can't be replayed"
-)
+MOST_REMINDERS = 10
+"""So often an attempt that is over raises `Suspended` again: once for each `finally` that it passes. A loop
+that swallows it gets here, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,8 @@ class RunWait:
     index: int
     name: str
     action: Callable[[], Any]
-    codec: Callable[[Any], Codec[Any]]
+    type: Any
+    codec: Codec[Any]
     retry: RetryPolicy | None
     tried: Tried | None
 
@@ -146,6 +145,7 @@ class Execution:
     Attributes:
         cancelled: Was the invocation's cancellation raised, or does history tell that it will be?
         acting: The name of the run whose action is under way: nobody may use the context.
+        on_misuse: Called when something is misused, maybe while the handler waits.
     """
 
     def __init__(
@@ -170,9 +170,11 @@ class Execution:
         self._broken: AuthorError | None = None
         self.cancelled = self.replay.cancelled
         self.acting: str | None = None
+        self.on_misuse: Callable[[], object] = lambda: None
         self._cancelling: CancelRaised | None = None
         self._cancellation: Cancelled | None = None
-        self._task: asyncio.Task[Any] | None = None
+        self._task = HandlerTask(self)
+        self._reminders = 0
         self._waits: dict[int, Wait] = {}
         self._unawaited: dict[int, str] = {}
         self._waiting: int | None = None
@@ -193,6 +195,12 @@ class Execution:
         self._left = True
         self._ending = True
         return await self._drive(lambda: self._coroutine.throw(Suspended()))
+
+    def close(self) -> None:
+        """The attempt is over, however it ended: free what is left of the handler."""
+        self._ending = True
+        coroutine, self._coroutine = self._coroutine, None
+        close(coroutine)
 
     def deliver(self, index: int, outcome: Outcome) -> None:
         """Hand in the outcome that the handler waits for; the next `step` goes on from it."""
@@ -224,34 +232,63 @@ class Execution:
 
     # ── for the context ────────────────────────────────────────────────────────────────────
 
+    @property
+    def is_over(self) -> bool:
+        """Does nothing that the handler does count any more?"""
+        return self._ending or self._broken is not None
+
     def check(self) -> None:
         """Refuse to do anything in an action, for a handler that should have ended, or from another task."""
         if self.acting is not None:
             # First, and whatever else is wrong: an action must never meet Suspended.
-            raise self.misuse(
-                f"the context was used inside an action of ctx.run({self.acting!r:.80}), which is journaled "
-                "as a whole: ask for it before ctx.run and hand it in as an argument, or do it afterwards; "
-                "only ctx.request and ctx.log may be used inside"
-            )
-        if self._ending or self._broken is not None:
-            raise Suspended
-        if self._started and asyncio.current_task() is not self._task:
-            raise self.misuse(f"the context was used from another asyncio task: {INSTEAD}")
+            raise self._in_action(self.acting)
+        if self.is_over:
+            if self._is_to_be_reminded():
+                raise Suspended
+        elif self._started and _current_task() is not self._task:
+            raise self.misuse(f"the context was used from another asyncio task or thread: {INSTEAD}")
+
+    def _is_to_be_reminded(self) -> bool:
+        """Shall `Suspended` be raised in a handler that goes on although its attempt is over?
+
+        For a bounded number of times: a loop that swallows it would never let go of the event loop.
+        Then what is asked for leads nowhere, so that the loop comes by an await, and stays there.
+        """
+        self._reminders += 1
+        return self._reminders <= MOST_REMINDERS
+
+    def _in_action(self, name: str) -> HandlerMisuse:
+        return self.misuse(
+            f"the context was used inside an action of ctx.run({name!r:.80}), which is journaled "
+            "as a whole: ask for it before ctx.run and hand it in as an argument, or do it afterwards; "
+            "only ctx.request and ctx.log may be used inside"
+        )
+
+    def handed_to_asyncio(self) -> BaseException:
+        """A durable future became a task, or was to be: an error to raise there."""
+        if self.acting is not None:
+            return self._in_action(self.acting)
+        if self.is_over:
+            return asyncio.CancelledError()  # of which asyncio does not complain if nobody looks
+        return self.misuse(f"a durable future was handed to asyncio: {INSTEAD}")
 
     def misuse(self, message: str) -> HandlerMisuse:
         """An error to raise in the handler; even if it is swallowed there, the invocation is parked."""
         error = HandlerMisuse(message)
-        self._broken = error
+        self._broken = self._broken or error
+        self.on_misuse()
         return error
 
     def break_off(self, error: AuthorError) -> Suspended:
         """End the attempt for an error that the handler must not see; raise what is returned."""
-        self._broken = error
+        self._broken = self._broken or error
         return Suspended()
 
     def ask(self, op: Any) -> tuple[int, Any]:
         """Match an operation with history; its index, and the operation as first asked for."""
         self.check()
+        if self.is_over:
+            return NOWHERE, op
         if not self.replaying:
             try:
                 encode_chunk([op])
@@ -272,12 +309,15 @@ class Execution:
         return self.replay.replaying
 
     def add_awakeable(self, row: NewAwakeable, schema: bytes | None) -> None:
+        if self.is_over:
+            return
         self._awakeables.append(row)
         if schema is not None and row.schema_hash is not None:
             self._schemas[row.schema_hash] = schema
 
     def add_effect(self, effect: Effect) -> None:
-        self._effects.append(effect)
+        if not self.is_over:
+            self._effects.append(effect)
 
     def expect(self, wait: Wait, *, must: str | None = None) -> None:
         """Note what an operation waits for; `must` names one that has to be awaited."""
@@ -287,9 +327,8 @@ class Execution:
 
     def wait(self, index: int) -> Generator[Any, Any, Outcome]:
         """The outcome of an operation, waited for if need be (called by durable futures)."""
-        # wait_for awaits in the caller's own task from Python 3.12 on: only the frame shows it.
-        if self.acting is None and sys._getframe(2).f_globals.get("__name__") == "asyncio.tasks":
-            raise self.misuse(f"a durable future was awaited by asyncio: {INSTEAD}")
+        if self.acting is not None or self.is_over:
+            yield from self._wait_in_vain()
         self.check()
         self._unawaited.pop(index, None)
         outcomes = self.replay.outcomes
@@ -307,6 +346,20 @@ class Execution:
                 raise self._cancellation
         return outcomes[index]
 
+    def _wait_in_vain(self) -> Generator[Any, Any, None]:
+        """Await what is never handed out: in an action, or when the attempt is over.
+
+        Whoever swallows what is raised and comes here again and again must let the event loop go: the
+        handler stays here until it is closed, a task or an action of its own sleeps between two tries.
+        """
+        while not self._is_to_be_reminded():
+            if _current_task() is self._task:
+                yield BLOCK
+            else:
+                yield from asyncio.sleep(1).__await__()
+                break
+        raise self._in_action(self.acting) if self.acting is not None else Suspended()
+
     # ── driving ────────────────────────────────────────────────────────────────────────────
 
     def _resume(self) -> Any:
@@ -314,12 +367,9 @@ class Execution:
         return self._coroutine.send(None)
 
     async def _drive(self, resume: Callable[[], Any]) -> Step:
-        self._task = asyncio.current_task()
         try:
-            await self._until_blocked(resume)
-        except StopIteration:
-            raise RuntimeError("a handler can't raise StopIteration") from None
-        except _Returned as returned:
+            await self._task.until_blocked(self._coroutine, resume)
+        except Returned as returned:
             return self._returned(returned.value)
         except Suspended:
             return self._unwound()
@@ -328,37 +378,22 @@ class Execution:
         except AuthorError as error:
             return self.broke_off() or Broken(error)
         except asyncio.CancelledError:
-            if self._task is not None and self._task.cancelling():
+            driver = asyncio.current_task()
+            if driver is not None and driver.cancelling():
                 raise
             return self.broke_off() or Crashed(asyncio.CancelledError("the handler cancelled itself"))
-        except (KeyboardInterrupt, SystemExit):
-            raise
         except BaseException as error:
             return self._crashed(error)
-        if self._ending:
-            return Broken(HandlerMisuse(_SWALLOWED))
+        broken = self.broke_off()
+        if broken is not None:
+            return broken
         if self._waiting is None:
             return Broken(HandlerMisuse("the handler yielded without a durable future to wait for"))
         wait = self._waits[self._waiting]
         if isinstance(wait, RunWait):
             tried = self.replay.tried.get(wait.index)
-            wait = RunWait(wait.index, wait.name, wait.action, wait.codec, wait.retry, tried)
+            wait = replace(wait, tried=tried)
         return wait
-
-    @types.coroutine
-    def _until_blocked(self, resume: Callable[[], Any]) -> Generator[Any, Any, None]:
-        """Pass what the handler awaits of asyncio on to the loop, until it yields `BLOCK`."""
-        try:
-            item = resume()
-            while item is not BLOCK:
-                try:
-                    sent = yield item
-                except BaseException as error:
-                    item = self._coroutine.throw(error)
-                else:
-                    item = self._coroutine.send(sent)
-        except StopIteration as stop:
-            raise _Returned(stop.value) from None
 
     def broke_off(self) -> Broken | None:
         """Why the attempt is over, whatever the handler or its action returned or raised."""
@@ -370,6 +405,9 @@ class Execution:
         if isinstance(error, BaseExceptionGroup) and error.subgroup(Suspended):
             # A TaskGroup that Suspended passes through wraps it: it was not swallowed.
             return self._unwound()
+        if isinstance(error, TypeError) and _raised_in(error) == "asyncio.tasks":
+            # asyncio.wait takes no coroutine, which a durable future looks like to it.
+            self.misuse(f"asyncio refused what the handler gave it ({message_of(error)}): {INSTEAD}")
         return self.broke_off() or Crashed(error)
 
     def _unwound(self) -> Step:
@@ -383,7 +421,7 @@ class Execution:
             return broken
         if self._unawaited:
             names = ", ".join(self._unawaited.values())
-            return Crashed(HandlerMisuse(f"never awaited: {names}; put `await` before it"))
+            return Broken(HandlerMisuse(f"never awaited: {names}; put `await` before it"))
         try:
             return Finished(self._output.resolution(value))
         except Exception as error:
@@ -409,8 +447,16 @@ _SWALLOWED = (
 )
 
 
-class _Returned(Exception):
-    """Carries the handler's return value: a StopIteration can't cross a generator."""
+def _current_task() -> object:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # in a thread
+        return None
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
+
+def _raised_in(error: BaseException) -> str | None:
+    """The name of the module that raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return None if trace is None else trace.tb_frame.f_globals.get("__name__")

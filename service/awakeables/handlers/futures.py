@@ -17,8 +17,34 @@ class Waiter(Protocol):
 
     def wait(self, index: int) -> Generator[Any, Any, Outcome]: ...
 
+    def handed_to_asyncio(self) -> BaseException:
+        """What is wrong with that, to be raised."""
+        ...
 
-class Durable(Generic[T]):
+
+class _NotForAsyncio:
+    """Looks like a coroutine to asyncio, and refuses to be stepped by it.
+
+    So `gather`, `shield`, `create_task` and all that makes tasks of what can be awaited refuse it by
+    name. `await` needs none of this.
+    """
+
+    __slots__ = ()
+
+    def _refused(self) -> BaseException:
+        raise NotImplementedError
+
+    def send(self, value: Any) -> NoReturn:
+        raise self._refused()
+
+    def throw(self, *error: Any) -> NoReturn:
+        raise self._refused()
+
+    def close(self) -> None:
+        """Nothing has begun."""
+
+
+class Durable(_NotForAsyncio, Generic[T]):
     """A durable future: await it in the handler, as often as you like.
 
     It waits for as long as it takes, also over restarts of the process. Await it directly:
@@ -37,6 +63,9 @@ class Durable(Generic[T]):
         outcome = yield from self._waiter.wait(self._index)
         return self._read(outcome)
 
+    def _refused(self) -> BaseException:
+        return self._waiter.handed_to_asyncio()
+
 
 class Promise(Durable[T]):
     """The answer to an awakeable.
@@ -47,7 +76,7 @@ class Promise(Durable[T]):
     __slots__ = ()
 
 
-class Awakeable(tuple[str, Promise[T]], Generic[T]):
+class Awakeable(_NotForAsyncio, tuple[str, Promise[T]], Generic[T]):
     """A durable callback: an ID for the outside, and a promise of its answer.
 
     Await it, or unpack it: `id, promise = ctx.awakeable(Parcel)`.
@@ -69,6 +98,9 @@ class Awakeable(tuple[str, Promise[T]], Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self[1].__await__()
+
+    def _refused(self) -> BaseException:
+        return self[1]._refused()
 
 
 def value_of(outcome: Outcome, awakeable_id: str) -> Resolution:

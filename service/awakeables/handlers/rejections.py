@@ -8,32 +8,50 @@ from msgspec import UNSET, Raw
 from pydantic_core import to_json
 
 from awakeables.core.outcomes import Rejection
-from awakeables.core.texts import writable
-from awakeables.errors import TerminalError
+from awakeables.core.texts import bounded, message_of
 from awakeables.handlers.serde import decode_json
+
+MOST_DETAILS_BYTES = 1_000_000
+"""Who has more to tell puts it elsewhere, and hands out a reference."""
+
+FAILED = 500
+"""The code of a failure that names none."""
 
 
 def rejection(reason: object, code: object, details: Any) -> Rejection:
-    """A refusal that can be written and read again.
+    """A refusal that can be written and read again, and is no burden to whoever keeps it.
 
     What no text can hold is replaced, what JSON can't say is shown as text, and a code that is no
-    whole number is told in the reason: a row or a record with it could not be read.
+    whole number is told in the reason: a row or a record with it could not be read. So it is told when
+    details were too large, and left out; a long reason is cut.
     """
-    told = writable(str(reason))
+    told = message_of(reason)
     if not isinstance(code, int) or isinstance(code, bool):
-        told, code = f"{told} (its code {writable(repr(code))} is no whole number)", 500
-    return Rejection(reason=told, code=int(code), details=UNSET if details is None else Raw(_json(details)))
+        told, code = f"{told} (its code {bounded(message_of(code, repr), 80)} is no whole number)", FAILED
+    kept = None if details is None else _json(details)
+    if kept is not None and len(kept) > MOST_DETAILS_BYTES:
+        told += f" (its details were left out: {len(kept):,} bytes, at most {MOST_DETAILS_BYTES:,})"
+        kept = None
+    return Rejection(reason=told, code=int(code), details=UNSET if kept is None else Raw(kept))
 
 
-def rejection_of(error: TerminalError) -> Rejection:
-    """A terminal error as the outcome that tells it."""
-    return rejection(error.reason, error.code, error.details)
+def rejection_of(error: Exception) -> Rejection:
+    """An error that says no as the outcome that tells it, also if its class forgot `super().__init__`."""
+    reason, details = _fact(error, "reason", error), _fact(error, "details", None)
+    return rejection(reason, _fact(error, "code", FAILED), details)
+
+
+def _fact(error: Exception, name: str, otherwise: Any) -> Any:
+    try:
+        return getattr(error, name)
+    except Exception:  # maybe a property of the user's own
+        return otherwise
 
 
 def _json(details: Any) -> bytes:
     try:
         text = to_json(details, inf_nan_mode="null", fallback=repr, bytes_mode="base64")
         decode_json(text)
-    except ValueError:
-        return to_json(ascii(details))
+    except Exception:  # a serializer or a repr of the user's own may raise anything
+        return to_json(message_of(details, ascii))
     return text

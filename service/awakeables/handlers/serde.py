@@ -17,6 +17,7 @@ from pydantic_core import from_json, to_json
 
 from awakeables.core.awakeables import Codec as CodecKind
 from awakeables.core.outcomes import Resolution
+from awakeables.core.texts import message_of
 
 T = TypeVar("T")
 
@@ -213,8 +214,12 @@ def _codec_of(type_: Any) -> Codec[Any]:
     return codec
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """A decoding error in one line, without the value, which may be a secret."""
+    return message_of(error, _explained)
+
+
+def _explained(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         problems = error.errors(include_url=False, include_input=False, include_context=False)
         parts = [f"{'.'.join(map(str, p['loc'])) or 'value'}: {p['msg']}" for p in problems[:3]]

@@ -15,7 +15,10 @@ from typing import Any, TextIO, TypeAlias
 
 import structlog
 
-from awakeables.core.texts import visible, visible_lines
+from awakeables.core.texts import bounded, visible, visible_lines
+
+MOST_OF_A_STACK = 20_000
+"""Characters: some two hundred frames. Chained errors, and notes, may each say whatever they like."""
 
 _ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -33,7 +36,7 @@ def configure_logs(*, format_: str, level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if format_ == "json":
-        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        processors += [structlog.processors.ExceptionRenderer(_stack), structlog.processors.JSONRenderer()]
     else:
         processors += [
             _show,
@@ -66,7 +69,21 @@ def stack_of(error: BaseException) -> str:
         if one.__notes__ is not None:
             one.__notes__ = [visible(str(note)) for note in one.__notes__]
         left += [other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other]
-    return visible_lines("".join(told.format())).rstrip("\n")
+    return _bounded(visible_lines("".join(told.format())))
+
+
+def _stack(exc_info: _ExcInfo) -> str:
+    """The same for a JSON text, which can hold every character."""
+    return _bounded("".join(traceback.format_exception(*exc_info)))
+
+
+def _bounded(stack: str) -> str:
+    """A stack of bounded lines, and of bounded length: what its errors say is anybody's text."""
+    told = "\n".join(bounded(line) for line in stack.rstrip("\n").split("\n"))
+    if len(told) <= MOST_OF_A_STACK:
+        return told
+    half = MOST_OF_A_STACK // 2
+    return f"{told[:half]}\n  … {len(told) - 2 * half:,} characters left out …\n{told[-half:]}"
 
 
 def _show(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.errors import AwakeablesError, TerminalError
-from awakeables.handlers.rejections import rejection
+from awakeables.handlers.calls import Raised, call
+from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.serde import codec_for, explain
 from awakeables.testing.loop import ThreadInTurn
 from awakeables.wire.tasks import TaskRecord
@@ -102,7 +103,7 @@ def body_of(value: Any) -> Resolution | Rejection:
         ValueError: JSON can't say it.
     """
     if isinstance(value, Reject | TerminalError):
-        return rejection(value.args[0], value.code, value.details)
+        return rejection_of(value)
     if isinstance(value, bytes):
         return Resolution.of_bytes(value)
     return codec_for(type(value) if isinstance(value, BaseModel) else None).resolution(value)
@@ -193,12 +194,7 @@ async def _delivery(
         event_id=record.event_id,
     )
     try:
-        if function.is_async or threads is None:
-            result = function.function(task)
-        else:
-            result = await threads.call(function.function, task)
-        if inspect.isawaitable(result):
-            result = await result
+        result = await _result(function, task, threads)
         answer = result if threads is None and isinstance(result, Answer) else Answer(result)
         if threads is None and isinstance(answer.value, Reject | bytes):
             body = body_of(answer.value)
@@ -216,6 +212,16 @@ async def _delivery(
         what=what,
         trace=headers.get(TRACEPARENT),
     )
+
+
+async def _result(function: TaskFunction, task: Task[Any], threads: Threads | None) -> Any:
+    if threads is None:
+        result = function.function(task)
+        return await result if inspect.isawaitable(result) else result
+    ended = await call(function.function, task, executor=threads)
+    if isinstance(ended, Raised):
+        raise ended.error
+    return ended
 
 
 def _payload(function: TaskFunction, record: TaskRecord, topic: str) -> Any:

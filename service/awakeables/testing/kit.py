@@ -47,6 +47,9 @@ SOCKETS_S = 1.0
 STUCK_S = 2.0
 """The same where no time can jump: after it the handler waits for what never comes."""
 
+STRAY_S = 60.0
+"""How long a task that a handler has left may take to end."""
+
 
 class Stuck(AwakeablesError):
     """The handler waits for answers that nobody will give."""
@@ -197,7 +200,9 @@ async def _end_stray_tasks() -> None:
     stray = asyncio.all_tasks() - {asyncio.current_task()}
     for task in stray:
         task.cancel()
-    await asyncio.gather(*stray, return_exceptions=True)
+    if stray:
+        # One that swallows its cancellation goes on for ever, in virtual time, too.
+        await asyncio.wait(stray, timeout=STRAY_S)
     await asyncio.get_running_loop().shutdown_asyncgens()
 
 

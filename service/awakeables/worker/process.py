@@ -14,8 +14,6 @@ function ──returns──▶ Answered: resolved │
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -26,10 +24,11 @@ from awakeables.core.awakeables import Completion, DeadTask
 from awakeables.core.orders import Header
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import Record
-from awakeables.core.texts import writable
+from awakeables.core.texts import described, writable
 from awakeables.core.topics import is_topic_name
 from awakeables.errors import TerminalError
-from awakeables.handlers.rejections import rejection
+from awakeables.handlers.calls import Raised, call
+from awakeables.handlers.rejections import FAILED, rejection, rejection_of
 from awakeables.handlers.serde import explain
 from awakeables.ports import Clock
 from awakeables.telemetry import events
@@ -51,9 +50,6 @@ from awakeables.worker.threads import Threads
 from awakeables.worker.worker import TaskFunction, Worker
 
 log = structlog.stdlib.get_logger(__name__)
-
-FAILED = 500
-"""The code of a rejection that no function asked for."""
 
 _TRACING = {"traceparent", "tracestate"}
 
@@ -130,7 +126,7 @@ class Processor:
             return self.give_up(record, "unknown-task", self._nobody_takes(record.topic, task.task))
         try:
             payload = function.payload.decode(bytes(task.payload))
-        except Exception as error:  # validators are the author's code and raise what they like
+        except BaseException as error:  # validators are the author's code and raise what they like
             return self.give_up(record, "invalid", f"the payload does not fit: {explain(error)}")
         return await self._try(_Job(record, task, function, payload))
 
@@ -198,17 +194,14 @@ class Processor:
             if job.is_late(self._clock.now_ms()):
                 return self._skip(job)
             job.attempt = job.task.attempt + failures
-            try:
-                return self._resolved(job, await self._call(job))
-            except (Reject, TerminalError) as error:
-                return self._rejected(job, error)
-            except asyncio.CancelledError as error:
-                if _is_being_cancelled():
-                    raise
-                problem: BaseException = error  # something within the function cancelled itself
-            except (Exception, SystemExit) as error:
-                # SystemExit too: a task that calls sys.exit() must not end every worker it comes to.
-                problem = error
+            ended = await self._call(job)
+            match ended:
+                case Raised(error=Reject() | TerminalError() as error):
+                    return self._rejected(job, error)
+                case Raised(error=problem):
+                    pass
+                case Resolution():
+                    return self._resolved(job, ended)
             failures += 1
             pause_ms = job.function.retry.pause_ms(failures)
             now_ms = self._clock.now_ms()
@@ -219,32 +212,32 @@ class Processor:
             ):
                 return self._failed(job, failures, problem)
             self._log.warning(
-                events.TASK_RETRIED, **self._facts(job), pause_ms=pause_ms, error=_told(problem)
+                events.TASK_RETRIED, **self._facts(job), pause_ms=pause_ms, error=described(problem)
             )
             if not await self._pause(pause_ms / 1000):
                 return LEFT
 
-    async def _call(self, job: _Job) -> Resolution:
-        task, function = job.as_task(), job.function
-        if function.is_async:
-            result = await function.function(task)
-        else:
-            result = await self._threads.call(function.function, task)
-            if inspect.isawaitable(result):  # a plain function around an async one
-                result = await result
-        return function.result(result)
+    async def _call(self, job: _Job) -> Resolution | Raised:
+        function = job.function
+        ended = await call(function.function, job.as_task(), executor=self._threads)
+        if isinstance(ended, Raised):
+            return ended
+        try:
+            return function.result(ended)
+        except BaseException as error:  # a serializer of the author's own may raise anything
+            return Raised(error)
 
     def _resolved(self, job: _Job, resolution: Resolution) -> Answered:
         self._log.debug(events.TASK_DONE, **self._facts(job))
         return self._answered(job.record, job.task, job.attempt, resolution)
 
     def _rejected(self, job: _Job, error: Reject | TerminalError) -> Answered:
-        self._log.info(events.TASK_REJECTED, **self._facts(job), code=error.code, reason=error.reason)
-        outcome = rejection(error.reason, error.code, error.details)
+        outcome = rejection_of(error)
+        self._log.info(events.TASK_REJECTED, **self._facts(job), code=outcome.code, reason=outcome.reason)
         return self._answered(job.record, job.task, job.attempt, outcome)
 
     def _failed(self, job: _Job, failures: int, problem: BaseException) -> Answered:
-        reason = _told(problem)
+        reason = described(problem)
         self._log.error(
             events.TASK_REJECTED, **self._facts(job), code=FAILED, reason=reason, exc_info=problem
         )
@@ -334,13 +327,3 @@ def _message(record: Incoming, reply_to: str, completion: Completion) -> Outgoin
         value=encode_completion(completion),
         headers=headers,
     )
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _told(error: BaseException) -> str:
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

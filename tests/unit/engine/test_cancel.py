@@ -240,6 +240,7 @@ async def test_a_handler_that_never_lets_go_is_told_though_whoever_cancelled_has
     async with bench.serving(LIVE, chain=chain) as engine:
         invocation_id = await bench.begin(engine, "chain")
         await begun.wait()
+        await engine.committer.drained()
         bench.store.gate.clear()
         cancelling = asyncio.ensure_future(engine.cancel(invocation_id))
         await asyncio.sleep(0.1)

@@ -11,7 +11,6 @@ import pytest
 
 from awakeables import Awakeable, Context, RetryPolicy, Suspended, TerminalError
 from awakeables.testing import Paused
-from awakeables.testing import run as run_in_memory
 from unit.handlers.conftest import Runs
 
 ONCE = RetryPolicy(max_attempts=1)
@@ -421,9 +420,7 @@ def test_the_context_is_refused_to_another_task(run: Runs) -> None:
         _ = result.value
 
 
-def test_a_timeout_of_asyncio_that_fires_is_told_from_a_failure() -> None:
-    """Live only: with a suspension at every await it has no time to fire."""
-
+def test_a_timeout_of_asyncio_around_a_durable_wait_is_told_from_a_failure(run: Runs) -> None:
     async def handler(ctx: Context) -> Any:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):
@@ -431,10 +428,12 @@ def test_a_timeout_of_asyncio_that_fires_is_told_from_a_failure() -> None:
         return "timed out"
 
     with pytest.raises(Paused, match=r"asyncio\.timeout .* use ctx\.awakeable\(timeout=\.\.\.\)"):
-        _ = run_in_memory(handler, suspend=False).value
+        _ = run(handler).value
 
 
-def test_a_timeout_of_asyncio_around_bare_code_is_the_handler_s_own_affair(run: Runs) -> None:
+def test_a_timeout_of_asyncio_around_bare_code_belongs_into_an_action(run: Runs) -> None:
+    """Whether it fires is chance, which a replay would not repeat."""
+
     async def handler(ctx: Context) -> str:
         await ctx.sleep(timedelta(hours=1))
         try:
@@ -444,7 +443,8 @@ def test_a_timeout_of_asyncio_around_bare_code_is_the_handler_s_own_affair(run: 
             return "timed out"
         return "slept"
 
-    assert run(handler).value == "timed out"
+    with pytest.raises(Paused, match=r"asyncio\.timeout .* put code that needs them into ctx\.run"):
+        _ = run(handler).value
 
 
 def test_a_handler_that_awaits_a_future_of_asyncio_s_own_is_driven_on(run: Runs) -> None:

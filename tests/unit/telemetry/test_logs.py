@@ -242,3 +242,34 @@ async def test_case_u3_by_default_only_failures_are_more_than_debug(all_logs: li
         for handler in ("refuse", "nothing"):
             await bench.status(await bench.begin(engine, handler), "completed")
     assert sorted(line["log_level"] for line in all_logs) == ["debug", "debug", "debug", "warning"]
+
+
+@pytest.mark.parametrize("format_", ["json", "console"])
+def test_case_p7_a_stack_in_the_log_is_bounded_whatever_its_errors_say(format_: str) -> None:
+    program = f"""
+import structlog
+from awakeables.telemetry.logs import configure_logs
+configure_logs(format_="{format_}", level="info")
+
+class Mute(Exception):
+    def __str__(self):
+        raise ValueError("no words")
+
+def fail(depth):
+    try:
+        if not depth:
+            raise ValueError("x" * 10_000_000)
+        fail(depth - 1)
+    except Exception as error:
+        raise Mute(depth) from error
+
+try:
+    fail(100)
+except Mute as error:
+    structlog.stdlib.get_logger().error("attempt_failed", exc_info=error)
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert len(told.stderr) < 30_000
+    assert "more characters)" in told.stderr
+    assert "characters left out" in told.stderr
+    assert "Mute: <exception str() failed>" in told.stderr

@@ -1,0 +1,101 @@
+"""Calls of users' functions, in a thread or as a task: all that they raise comes back as a value.
+
+Neither a future nor a task can carry every exception: one with `StopIteration` never ends, `SystemExit`
+and `KeyboardInterrupt` of a task end the process, and a `CancelledError` of the function's own looks
+like an order to its caller to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any
+
+CLEAN_UP_S = 5.0
+"""How long a function that is called off, because the process stops, may take to clean up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """What a function raised."""
+
+    error: BaseException
+
+
+async def call(function: Callable[..., Any], *args: Any, executor: Executor) -> Any | Raised:
+    """Call a function: one that is async in a task of its own, any other in a thread.
+
+    Both run under a copy of the caller's context variables.
+
+    Raises:
+        asyncio.CancelledError: The caller was cancelled; the function's own are `Raised`.
+    """
+    if is_async(function):
+        return await _in_task(lambda: function(*args))
+    pid = os.getpid()
+    result = await asyncio.get_running_loop().run_in_executor(
+        executor, copy_context().run, _in_thread, pid, function, args
+    )
+    # A lambda around a coroutine function is called in the thread, which only makes the coroutine.
+    return await _in_task(lambda: result) if inspect.isawaitable(result) else result
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Is it, or what it wraps, a coroutine function, or an object whose `__call__` is one?"""
+    target = getattr(function, "func", function)
+    called = getattr(target, "__call__", None)  # noqa: B004
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(called)
+
+
+def _in_thread(pid: int, function: Callable[..., Any], args: tuple[Any, ...]) -> Any | Raised:
+    try:
+        ended = function(*args)
+    except BaseException as error:
+        ended = Raised(error)
+    if os.getpid() != pid:
+        # The function has forked, and this is the child: it has a copy of everything that is open here,
+        # and nobody who waits for its answer.
+        os._exit(_status_of(ended))
+    return ended
+
+
+def _status_of(ended: Any | Raised) -> int:
+    """The exit status of a process whose main function ended like this."""
+    match ended:
+        case Raised(error=SystemExit(code=int(code))):
+            return code & 0xFF
+        case Raised(error=SystemExit(code=None)):
+            return 0
+        case Raised():
+            return 1
+        case _:
+            return 0
+
+
+async def _in_task(function: Callable[[], Awaitable[Any]]) -> Any | Raised:
+    caller = asyncio.current_task()
+    # By the name of its task the function is known to whoever watches the loop.
+    task = asyncio.get_running_loop().create_task(
+        _caught(function), name=caller.get_name() if caller else None
+    )
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task}, timeout=CLEAN_UP_S)
+        raise
+    if task.cancelled():
+        return Raised(asyncio.CancelledError("the function cancelled its own task"))
+    return task.result()
+
+
+async def _caught(function: Callable[[], Awaitable[Any]]) -> Any | Raised:
+    try:
+        return await function()
+    except BaseException as error:
+        return Raised(error)
