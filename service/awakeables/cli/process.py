@@ -13,6 +13,7 @@ from typing import Any
 
 from awakeables.cli.terminal import tell
 from awakeables.errors import AwakeablesError
+from awakeables.forks import keep_signals_apart
 
 GC_THRESHOLD = 10_000
 """New objects between two looks for cycles: a few ten calls' worth."""
@@ -37,6 +38,7 @@ def run_until_told(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, asked)
+        keep_signals_apart(loop)
         await main(stop)
 
     try:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import functools
 import ipaddress
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from awakeables.errors import OperatorError
+from awakeables.forks import close_in_children
 from awakeables.web import problems
 from awakeables.web.connection import Connection, Refuse
 from awakeables.web.settings import ConnectionLimits
@@ -74,6 +76,7 @@ class WebServer:
         self._app = app
         self._host = host
         self._socket = _bound(host, port)
+        close_in_children(self._socket, _close_descriptor)
         self.port: int = self._socket.getsockname()[1]
         limits = limits or ConnectionLimits()
         protocol: Any = functools.partial(Connection, limits=limits, refuse=refuse)
@@ -163,6 +166,12 @@ def _addresses(host: str, port: int) -> list[tuple[Any, Any, int, str, tuple[Any
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise OperatorError(f"can't listen on {host}: {error.strerror or error}") from error
+
+
+def _close_descriptor(listener: socket.socket) -> None:
+    """Close it now: `close` waits for the loop, which has it in use, and runs in the parent only."""
+    if listener.fileno() >= 0:
+        os.close(listener.fileno())
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from awakeables.errors import StoreLocked
+from awakeables.forks import close_in_children
 
 
 def lock_file_of(database: Path) -> Path:
@@ -40,7 +41,7 @@ def _name_in(descriptor: int) -> str:
 
 
 class FileLock:
-    """An advisory lock that ends with its process, however that dies.
+    """An advisory lock that ends with its process, however that dies, and whatever children it leaves.
 
     The file is never removed: between unlinking it and locking it anew two processes could both
     hold "the" lock. Its content, the holder's process ID, is for people.
@@ -69,6 +70,7 @@ class FileLock:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
+        close_in_children(self, FileLock.release)
 
     def release(self) -> None:
         """Let go; without effect when it is not held."""
