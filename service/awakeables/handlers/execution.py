@@ -353,7 +353,7 @@ class Execution:
         handler stays here until it is closed, a task or an action of its own sleeps between two tries.
         """
         while not self._is_to_be_reminded():
-            if _current_task() is self._task:
+            if _current_task() in (self._task, None):  # None: it is being closed when no loop runs any more
                 yield BLOCK
             else:
                 yield from asyncio.sleep(1).__await__()

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from awakeables.core.topics import is_topic_name
 from awakeables.errors import DeclarationError
+from awakeables.handlers.calls import is_async
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import Codec, Serde, codec_for
 from awakeables.worker.results import ResultWriter, writer_for
@@ -52,7 +53,7 @@ class TaskFunction:
         self.name = name
         self.function = function
         self.retry = retry
-        self.is_async = _is_async(function)
+        self.is_async = is_async(function)
         where = f"task {topic}/{name or '*'} ({getattr(function, '__name__', function)!s})"
         parameter = _only_parameter(function, where)
         hints = _hints(function, where)
@@ -155,12 +156,6 @@ class Worker:
 
 def _called(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__qualname__", function))
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004  # an instance whose __call__ is async
-    )
 
 
 def _only_parameter(function: Callable[..., Any], where: str) -> str:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 from msgspec.structs import replace
 from pydantic import BaseModel, field_validator
 
@@ -307,6 +308,48 @@ async def test_a_policy_can_bound_the_time_of_the_retries() -> None:
 )
 async def test_no_error_of_a_function_ends_the_worker(error: BaseException) -> None:
     assert type(error).__name__ in outcome(await process(answering(error=error), task_record())).reason
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit(), StopIteration(), SystemExit(3)])
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_case_p3_all_that_a_function_raises_is_a_failed_try(
+    error: BaseException, is_async: bool
+) -> None:
+    worker, calls = Worker("packer"), list[int]()
+
+    def fail(task: Task[Any]) -> None:
+        calls.append(task.attempt)
+        raise error
+
+    async def fail_later(task: Task[Any]) -> None:
+        fail(task)
+
+    worker.task("tasks")(fail_later if is_async else fail)
+    assert "failed 5 times" in outcome(await process(worker, task_record())).reason
+    assert len(calls) == 5
+
+
+async def test_case_p4_a_function_that_cancels_its_own_task_has_failed() -> None:
+    worker = Worker("packer")
+
+    @worker.task("tasks")
+    async def cancel(task: Task[Any]) -> None:
+        current = asyncio.current_task()
+        assert current is not None
+        current.cancel()
+        await asyncio.sleep(0)
+
+    assert "last with CancelledError" in outcome(await process(worker, task_record())).reason
+
+
+async def test_case_p7_what_a_function_says_is_bounded() -> None:
+    raised = outcome(await process(answering(error=ValueError("x" * 10_000_000)), task_record()))
+    refused = outcome(
+        await process(answering(error=Reject("x" * 10_000_000, details="y" * 10**7)), task_record())
+    )
+    assert len(raised.reason) < 2200
+    assert len(refused.reason) < 2200
+    assert refused.details is UNSET
 
 
 NESTED: list[Any] = []
