@@ -29,7 +29,7 @@ LABEL org.opencontainers.image.title="awakeables" \
       org.opencontainers.image.licenses="Apache-2.0"
 
 # A number that no user of the host has, and that Kubernetes' runAsNonRoot can check.
-RUN install -d -o 10001 -g 10001 /app /var/lib/awakeables
+RUN install -d -o 10001 -g 10001 /app && install -d -m 700 -o 10001 -g 10001 /var/lib/awakeables
 COPY --from=builder /opt/awakeables /opt/awakeables
 COPY containers/ready.py /opt/awakeables/ready.py
 

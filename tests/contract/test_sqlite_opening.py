@@ -39,6 +39,37 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "shop.db"
 
 
+def modes(path: Path) -> dict[str, int]:
+    return {file.name.removeprefix(path.name): file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+
+
+async def test_case_o13_a_new_store_is_its_owner_s_alone_with_all_files_beside_it(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = a_store(path)
+        await store.open()
+        await Driver(store, FakeClock()).begin()
+        assert modes(path) == dict.fromkeys(("", "-wal", "-shm", ".lock"), 0o600)
+        await store.close()
+    finally:
+        os.umask(before)
+
+
+async def test_case_o13_a_store_that_everybody_could_read_is_shut_to_others_and_open_to_its_group(
+    path: Path,
+) -> None:
+    store = a_store(path)
+    await store.open()
+    await Driver(store, FakeClock()).begin()
+    await store.close()
+    for file in path.parent.iterdir():
+        file.chmod(0o646)
+    await store.open()
+    await Driver(store, FakeClock()).begin()
+    assert modes(path) == dict.fromkeys(("", "-wal", "-shm", ".lock"), 0o640)
+    await store.close()
+
+
 DIARY = b"dear diary " * 1000
 
 

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import os
 import sqlite3
+import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -91,7 +92,9 @@ class SqliteStore:
         self._lock.acquire()
         try:
             _refuse_read_only(self._path)
+            _make_private(self._path)
             connection = _prepared(self._path, self._app)
+            _shut_out_others(self._path)
             self._tally = tally.take(connection)
         except BaseException:
             self._lock.release()
@@ -207,9 +210,34 @@ class SqliteStore:
 
 def _refuse_read_only(path: Path) -> None:
     """SQLite would open it for reading, and fail at the first commit."""
-    for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+    for file in (path, *_beside(path)):
         if file.exists() and not os.access(file, os.W_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, "it is read-only", str(file))
+
+
+def _make_private(path: Path) -> None:
+    """Make a file that is not there yet, for its owner alone: what is called and answered may be secret.
+
+    SQLite gives the files beside it the same mode.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def _shut_out_others(path: Path) -> None:
+    """Take from a file that an earlier release has made what everybody on the machine may do with it.
+
+    What its group may is left as it is: that may be wanted, for a back-up.
+    """
+    for file in (path, *_beside(path), lock_file_of(path)):
+        with suppress(FileNotFoundError, PermissionError):
+            mode = stat.S_IMODE(file.stat().st_mode)
+            if mode & stat.S_IRWXO:
+                file.chmod(mode & ~stat.S_IRWXO)
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
 
 
 def _prepared(path: Path, app: str) -> sqlite3.Connection:
