@@ -38,6 +38,9 @@ log = structlog.stdlib.get_logger(__name__)
 COUNTED_AS = "awakeables.counted_as"
 """Where a request keeps the method and the template of its route."""
 
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+"""What handlers return may be anybody's bytes: no browser is to take them for a page."""
+
 NOWHERE = ("none", "none")
 """What a request is counted as that found no route: its words are the client's, so any."""
 
@@ -81,7 +84,7 @@ class WebApp:
         request_id = self._request_ids.new()
         response = self._refusal(problem, request_id)
         self._engine.metrics.answered(*NOWHERE, response.status_code)
-        response.raw_headers.append((REQUEST_ID, request_id.encode()))
+        response.raw_headers += (NOSNIFF, (REQUEST_ID, request_id.encode()))
         return response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +102,7 @@ class WebApp:
             response = self._refusal(error, request_id)
         method, route = scope.get(COUNTED_AS, NOWHERE)
         self._engine.metrics.answered(method, route, response.status_code)
-        response.raw_headers.append((REQUEST_ID, request_id.encode()))
+        response.raw_headers += (NOSNIFF, (REQUEST_ID, request_id.encode()))
         await response(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:

@@ -13,10 +13,12 @@ from typing import Any, Final
 
 from httptools import HttpParserError, HttpParserUpgrade
 from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from awakeables.web.framing import objection_to
 from awakeables.web.problems import Problem, bad_request
 from awakeables.web.settings import ConnectionLimits
 
@@ -32,7 +34,12 @@ MOST_PIPELINED: Final = 16
 """Requests that wait behind an unanswered one; one packet could hold ten thousand."""
 
 SPARE: Final = 50
-"""Connections past the limit that are still told so; those past them are dropped unheard."""
+"""Connections past the limit: health is answered there, all else is told of the limit."""
+
+SPARE_PATIENCE_S: Final = 2.0
+"""How long a request may take to come in over one of those: health is asked for in one packet."""
+
+HEALTH: Final = b"/health/"
 
 
 class Connection(HttpToolsProtocol):
@@ -55,6 +62,8 @@ class Connection(HttpToolsProtocol):
         self._problem: Problem | None = None
         self._refused = False
         self._surplus = False
+        self._ended = False
+        self.app = self._serve
         self._silent = True
         self._in_body = False
         self._since_s: float | None = None  # since when we wait for the rest of a request
@@ -68,8 +77,54 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._since_s = self.loop.time()
         self._surplus = len(self.connections) > self._limits.max_connections
+        if self._surplus:
+            self._patience_s = min(self._patience_s, SPARE_PATIENCE_S)
         if len(self.connections) > self._limits.max_connections + SPARE:
-            transport.abort()
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Drop the spare connection that has been slow for longest: this one, the newest, is heard."""
+        slow = [
+            (connection._since_s, connection)
+            for connection in self.connections
+            if isinstance(connection, Connection)
+            and connection is not self
+            and connection._surplus
+            and connection._since_s is not None
+            and not connection.transport.is_closing()
+        ]
+        _, dropped = min(slow, key=lambda pair: pair[0], default=(0.0, self))
+        dropped.transport.abort()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more: what it has sent whole is answered, then the connection ends.
+
+        It may have gone altogether; that shows only when it is written to. So whatever waits on its
+        behalf is told that it has gone, and answers what there is to say by then.
+        """
+        if self.cycle is None or self.cycle.response_complete or self._in_body or self._refused:
+            return False
+        self._ended = True
+        self.cycle.keep_alive = False
+        for cycle in (self.cycle, *(cycle for cycle, _ in self.pipeline)):
+            cycle.message_event.set()
+        return True
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application; behind the end of the body it receives only that the client has gone."""
+        whole = False
+
+        async def news() -> Message:
+            nonlocal whole
+            if not whole:
+                message = await receive()
+                whole = not message.get("more_body", False)
+                return message
+            if not self._ended:
+                await receive()
+            return {"type": "http.disconnect"}
+
+        await self.config.loaded_app(scope, news, send)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -116,6 +171,8 @@ class Connection(HttpToolsProtocol):
         if self._problem is not None:
             raise _Refused
         super().on_headers_complete()
+        if self._surplus:
+            self.cycle.keep_alive = False  # its place is for the next who asks
         self._in_body = True
         self._unparsed = 0
         if self.parser.should_upgrade():
@@ -167,7 +224,7 @@ class Connection(HttpToolsProtocol):
 
     def _objection(self) -> Problem | None:
         limits = self._limits
-        if self._surplus:
+        if self._surplus and not self.url.startswith(HEALTH):
             return _too_many(limits.max_connections)
         if len(self.url) > limits.max_target_bytes:
             return _target_too_long(limits.max_target_bytes)
@@ -176,7 +233,7 @@ class Connection(HttpToolsProtocol):
             return self._head_too_large()
         if len(self.pipeline) >= MOST_PIPELINED:
             return bad_request(f"at most {MOST_PIPELINED} requests may wait behind another")
-        return None
+        return objection_to(self.parser.get_http_version(), self.url, self.headers)
 
     def _refuse(self, problem: Problem) -> None:
         self._refused = True

@@ -18,7 +18,6 @@ from awakeables.web.routing import Routes
 PAGE_HEADERS: Final = {
     "content-security-policy": page.POLICY,
     "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
 }
 
 

@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
+from awakeables.web.framing import host_name
 from awakeables.web.problems import Problem
 from awakeables.web.request import Request
 from awakeables.web.tokenfile import Holder, Scope
@@ -68,13 +69,13 @@ class Guard:
     def _answers_to(self, host: str | None) -> bool:
         """Without tokens a web page could else rename its own site to our address, and read us.
 
-        A request without a host comes from no browser.
+        A request without a host is of HTTP/1.0, and comes from no browser.
         """
         assert self._names is not None
         if host is None:
             return True
-        name = _without_port(host)
-        return name in self._names or _is_loopback(name)
+        name = host_name(host)
+        return name is not None and (name in self._names or _is_loopback(name))
 
 
 def _token(request: Request) -> str | None:
@@ -122,12 +123,6 @@ def _is_host(origin: str | None, host: str | None) -> bool:
         return host is not None and urlsplit(origin or "").netloc.lower() == host.lower()
     except ValueError:
         return False
-
-
-def _without_port(host: str) -> str:
-    name = host.strip().lower()
-    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
-    return name.removesuffix(".")
 
 
 def _is_loopback(name: str) -> bool:

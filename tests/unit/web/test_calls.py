@@ -124,6 +124,13 @@ async def test_case_o3_bodies_are_bounded_together_and_small_ones_and_health_are
         assert (await web.client.post("/orders/anything", headers=JSON, content=large)).content == large
 
 
+async def test_case_o13_no_answer_is_to_be_taken_for_a_page(web: Web) -> None:
+    for path in ("/orders/greet", "/orders/nothing", "/nowhere", "/docs", "/health/live"):
+        method = "POST" if path.startswith("/orders") else "GET"
+        response = await web.client.request(method, path)
+        assert response.headers.get_list("x-content-type-options") == ["nosniff"], path
+
+
 async def test_a_body_in_chunks_is_put_together(web: Web) -> None:
     exchange = Exchange("POST", "/orders/anything", headers=JSON, chunks=[b'{"a"', b":", b"1}"])
     await exchange.run(web.app)

@@ -12,8 +12,16 @@ from typing import Any
 
 import pytest
 
+from awakeables.web import connection as connection_module
 from awakeables.web import problems
-from awakeables.web.connection import LINGER_S, MOST_PIPELINED, SLOWEST_BYTES_PER_S, SPARE, Connection
+from awakeables.web.connection import (
+    LINGER_S,
+    MOST_PIPELINED,
+    SLOWEST_BYTES_PER_S,
+    SPARE,
+    SPARE_PATIENCE_S,
+    Connection,
+)
 from awakeables.web.server import WebServer
 from awakeables.web.settings import ConnectionLimits
 
@@ -92,6 +100,19 @@ class Served:
         for connection in self.connections:
             connection.cut_if_slow(connection.loop.time() + seconds)
 
+    def is_open(self, reader: asyncio.StreamReader) -> bool:
+        """Is this client still connected, as far as it has heard?"""
+        return not reader.at_eof() and reader.exception() is None
+
+    async def end(self) -> None:
+        """The latest client sends no more, and still listens."""
+        self._writers[-1].write_eof()
+
+    def abandon(self) -> None:
+        """Let go of what a test that failed has left open."""
+        for writer in self._writers:
+            writer.transport.abort()
+
     async def close(self) -> None:
         for writer in self._writers:
             writer.close()
@@ -119,6 +140,7 @@ async def serving(**limits: Any) -> AsyncIterator[Served]:
             yield served
             await served.close()
         finally:
+            served.abandon()
             running.cancel()
 
 
@@ -151,6 +173,7 @@ async def nothing(reader: asyncio.StreamReader) -> None:
 
 POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+HALF_A_HEAD = b"GET /health/live HTTP/1.1\r\n"
 
 
 # ── slow clients ────────────────────────────────────────────────────────────────────────────
@@ -158,7 +181,7 @@ GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 async def test_clients_that_dribble_are_cut_off_by_the_clock() -> None:
     async with serving(request_timeout=timedelta(seconds=0.1)) as served:
-        reader = await served.connect(b"POST / HTTP/1.1\r\n")
+        reader = await served.connect(b"POST / HTTP/1.1\r\nhost: x\r\n")
         head = asyncio.ensure_future(refusal(reader, 408, "too-slow"))
         while not head.done():
             await served.say(b"x")
@@ -289,10 +312,10 @@ async def test_a_refused_client_that_goes_on_sending_is_dropped_after_a_moment()
 @pytest.mark.parametrize(
     "head",
     [
-        b"GET / HTTP/1.1\r\nx: " + b"y" * 3000 + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\n" + b"".join(b"x%d: y\r\n" % n for n in range(21)) + b"\r\n",
-        b"GET / HTTP/1.1\r\n" + b"x" * 3000,
-        b"GET / HTTP/1.1\r\nx: " + b"y" * 3000,
+        b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 3000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"".join(b"x%d: y\r\n" % n for n in range(21)) + b"\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"x" * 3000,
+        b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 3000,
     ],
     ids=["a large value", "many headers", "a name without end", "a value without end"],
 )
@@ -422,14 +445,31 @@ async def test_a_place_that_becomes_free_is_given_again() -> None:
         assert (await second.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
 
 
-async def test_connections_far_past_the_limit_are_dropped_unheard() -> None:
+async def test_case_o13_health_is_answered_however_many_slow_connections_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_module, "SPARE_PATIENCE_S", PATIENCE_S)  # however slow this machine is
+    async with serving(max_connections=2) as served:
+        slow = [await served.connect(POST if n < 2 else HALF_A_HEAD) for n in range(2 + SPARE)]
+        assert len(served.connections) == 2 + SPARE
+        reader = await served.connect(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer
+        await refusal(await served.connect(GET), 503, "overloaded")
+        await until(lambda: any(reader.at_eof() or reader.exception() for reader in slow))
+        assert all(map(served.is_open, slow[:2]))
+        assert sum(map(served.is_open, slow)) > SPARE - 2
+
+
+async def test_case_o13_a_spare_connection_that_is_slow_is_cut_off_soon() -> None:
     async with serving(max_connections=1) as served:
-        for _ in range(1 + SPARE):
-            await served.connect()
-        reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
-        await nothing(reader)
-        writer.close()
-        assert len(served.connections) == 1 + SPARE
+        first, spare = await served.connect(POST), await served.connect(HALF_A_HEAD)
+        await until(lambda: all(connection._received for connection in served.connections))
+        served.later(SPARE_PATIENCE_S + 1)
+        await refusal(spare, 408, "too-slow")
+        assert served.is_open(first)
 
 
 async def test_requests_may_be_pipelined_but_not_without_end() -> None:
@@ -449,3 +489,113 @@ async def test_a_drain_does_not_wait_for_refused_clients() -> None:
         await refusal(reader, 400, "bad-request")
         served.server.stop()
         await until(lambda: not served.connections)
+
+
+# ── odd framing ─────────────────────────────────────────────────────────────────────────────
+
+HOST = b"host: x\r\n"
+CHUNKED = b"transfer-encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST * 2 + b"\r\n",
+        b"GET / HTTP/1.1\r\nhost:\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: [::1].evil.com\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: localhost@evil.com\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: localhost, evil.com\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: localhost/x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: [::g]\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x:80:80\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"authorization: a\r\nAuthorization: b\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"content-type: a/b\r\ncontent-type: c/d\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"content-length: 1\r\ncontent-length: 2\r\n\r\nxx",
+        b"POST / HTTP/1.1\r\n" + HOST + b"content-length: 1, 1\r\n\r\nx",
+        b"POST / HTTP/1.1\r\n" + HOST + b"content-length: +1\r\n\r\nx",
+        b"POST / HTTP/1.1\r\n" + HOST + b"content-length: 5\r\n" + CHUNKED + b"\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + CHUNKED + b"content-length: 5\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + CHUNKED * 2 + b"\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + CHUNKED + b"\r\n1\nx\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + CHUNKED + b"\r\n0x1\r\nx\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"x: a\r\n b\r\n\r\n",
+        b"GET / HTTP/1.1\n" + HOST + b"\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"x: a\ny: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost : x\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"x(y): a\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"x: a\x00b\r\n\r\n",
+        b"GET http://y/ HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET http://u@x/ HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET ftp://x/ HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET http://x HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /#b HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"CONNECT x:80 HTTP/1.1\r\n" + HOST + b"\r\n",
+    ],
+)
+async def test_case_o12_what_two_programs_could_read_differently_is_400(content: bytes) -> None:
+    async with serving() as served:
+        await refusal(await served.connect(content), 400, "bad-request")
+        assert served.app.bodies in ([], [b""])
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "type_"),
+    [
+        (
+            b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            501,
+            "transfer-encoding",
+        ),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n", 501, "transfer-encoding"),
+        (b"POST / HTTP/1.0\r\nhost: x\r\n" + CHUNKED + b"\r\n0\r\n\r\n", 501, "transfer-encoding"),
+        (b"GET / HTTP/2.0\r\nhost: x\r\n\r\n", 505, "http-version"),
+        (b"GET /\r\n\r\n", 505, "http-version"),
+    ],
+)
+async def test_case_o12_other_codings_and_versions_are_not_taken(
+    content: bytes, status: int, type_: str
+) -> None:
+    async with serving() as served:
+        await refusal(await served.connect(content), status, type_)
+        assert served.app.scopes == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [b"x", b"X.Example.", b"127.0.0.1:8080", b"[::1]", b"[::1]:8080", b"a-b.c.d", b"xn--bcher-kva.de"],
+)
+async def test_case_o12_a_host_as_it_should_be_is_taken(host: bytes) -> None:
+    async with serving() as served:
+        for target in (b"/", b"http://" + host + b"/"):
+            reader = await served.connect(b"GET " + target + b" HTTP/1.1\r\nhost: " + host + b"\r\n\r\n")
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        assert [scope["raw_path"] for scope in served.app.scopes] == [b"/", b"/"]
+
+
+async def test_a_host_of_docker_is_taken() -> None:
+    async with serving() as served:
+        reader = await served.connect(b"GET / HTTP/1.1\r\nhost: shop_service_1:8080\r\n\r\n")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("content", [GET, POST + b"0123456789", GET + GET])
+async def test_case_o12_a_client_that_sends_no_more_is_answered(content: bytes) -> None:
+    async with serving() as served:
+        reader = await served.connect(content.replace(b" / ", b" /late ", 1))
+        await served.end()
+        if content.count(b"HTTP/1.1") == 1:  # else it is not read before the first is answered
+            await until(lambda: served.connections[0]._ended)
+        served.app.go_on.set()
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        assert answer.count(b"HTTP/1.1 200") == content.count(b"HTTP/1.1")
+
+
+@pytest.mark.parametrize("content", [b"GET / HTTP/1.1\r\n", POST + b"01234"])
+async def test_a_client_that_ends_within_its_request_is_gone(content: bytes) -> None:
+    async with serving() as served:
+        reader = await served.connect(content)
+        await served.end()
+        await nothing(reader)
+        assert served.app.bodies == []

@@ -201,6 +201,13 @@ async def test_names_of_the_loopback_are_answered(web: Web, host: str) -> None:
     assert (await web.client.get("/invocations", headers={"host": host})).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "host", ["[::1].evil.com", "[::1", "localhost@evil.com", "127.0.0.1/x", "127.0.0.1.evil"]
+)
+async def test_case_o12_a_name_that_only_looks_like_the_loopback_is_not_answered(web: Web, host: str) -> None:
+    problem(await web.client.get("/invocations", headers={"host": host}), 421, "misdirected")
+
+
 async def test_a_request_without_a_host_comes_from_no_browser(web: Web) -> None:
     exchange = Exchange("GET", "/invocations")
     await exchange.run(web.app)

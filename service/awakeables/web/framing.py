@@ -1,0 +1,85 @@
+"""What a request's head must be before anybody acts on it (RFC 9112, the strict reading).
+
+The parser refuses most of what two programs could read differently: two lengths, a length beside
+chunks, folded lines, bare line feeds, odd names of headers. This is the rest.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from awakeables.web.problems import Problem, bad_request
+
+VERSIONS: Final = ("1.1", "1.0")
+
+ONCE: Final = frozenset(
+    (b"authorization", b"content-encoding", b"content-type", b"host", b"idempotency-key", b"origin")
+)
+"""Given twice, a proxy before us may act on the one and we on the other."""
+
+_Headers = Sequence[tuple[bytes, bytes]]
+
+_host = re.compile(r"(?:\[([0-9a-f:.]{2,45})\]|([0-9a-z_.-]{1,253}))(?::[0-9]{0,5})?")
+_absolute = re.compile(rb"https?://([^/?#]+)/", re.IGNORECASE)
+
+
+def objection_to(version: str, target: bytes, headers: _Headers) -> Problem | None:
+    """Why a request is refused whatever it asks for; None: it isn't.
+
+    Args:
+        version: Of HTTP, as `1.1`.
+        target: As it was sent.
+        headers: As they were sent, names in lower case.
+    """
+    if version not in VERSIONS:
+        return Problem(505, "http-version", "This is another HTTP", f"HTTP/1.1 is spoken here, not {version}")
+    names = [name for name, _ in headers]
+    if len(set(names)) != len(names):
+        for name in ONCE:
+            if names.count(name) > 1:
+                return bad_request(f"the header {name.decode()} is given more than once")
+    given = dict(headers)
+    host = given.get(b"host")
+    if host is None and version == "1.1":
+        return bad_request("the header host is missing")
+    if host is not None and host_name(host.decode("latin-1")) is None:
+        return bad_request(f"host: {host.decode('latin-1')[:100]!r} is no host name")
+    coding = given.get(b"transfer-encoding")
+    if coding is not None and (version == "1.0" or coding.strip().lower() != b"chunked"):
+        return Problem(
+            501,
+            "transfer-encoding",
+            "The body's transfer encoding is not supported here",
+            f"transfer-encoding is chunked here, of HTTP/1.1, not {coding.decode('latin-1')[:60]!r}",
+        )
+    return _objection_to_target(target, host)
+
+
+def _objection_to_target(target: bytes, host: bytes | None) -> Problem | None:
+    if b"#" in target:
+        return bad_request("the request's target has a fragment, which is for the client alone")
+    if target.startswith(b"/") or target == b"*":
+        return None
+    absolute = _absolute.match(target)
+    if absolute is None:
+        return bad_request("the request's target is neither a path nor a URL with one")
+    if host is None or absolute[1].lower() != host.strip().lower():
+        return bad_request("the request's target and its header host name two hosts")
+    return None
+
+
+def host_name(host: str) -> str | None:
+    """The name or address in the value of `Host`, in lower case, without its port; None: it is none."""
+    match = _host.fullmatch(host.strip().lower())
+    if match is None:
+        return None
+    address, name = match.groups()
+    if address is None:
+        return str(name).removesuffix(".") or None
+    try:
+        return str(ipaddress.IPv6Address(address))
+    except ValueError:
+        return None
