@@ -70,14 +70,7 @@ def list_(  # noqa: PLR0913 - options of a command
     if json_:
         print_json(page.text)
     else:
-        rows = [{"reason": _reason(item)} | item for item in page.document["items"]]
-        print_table(_TABLES[what], rows, none=f"no {what.value}", wide=wide)
-
-
-def _reason(item: dict[str, Any]) -> str | None:
-    """Why an invocation is paused or will be tried again."""
-    failure = item.get("failure") if item.get("status") in ("paused", "backing-off") else None
-    return f"{failure['kind']}: {failure['message']}" if failure else None
+        print_table(_TABLES[what], page.document["items"], none=f"no {what.value}", wide=wide)
 
 
 def show(

@@ -127,6 +127,21 @@ class End(Record):
 Next: TypeAlias = Continue | Suspend | BackOff | Pause | End
 
 
+def hold_up(row: Invocation) -> str | None:
+    """Why an invocation does not get on, and what to do, in the words that are used wherever it is shown.
+
+    None: its last attempt has not failed, or it has ended.
+    """
+    if row.failure is None:
+        return None
+    failure = f"{row.failure.kind}: {row.failure.message}"
+    if row.status == "paused":
+        return f"paused, {failure}; see `awakeables show {row.id}`, then `awakeables resume` or `kill` it"
+    if row.attempts and row.status != "completed":
+        return f"attempt {row.attempts} failed, {failure}; it is tried again by itself"
+    return None
+
+
 def owns(row: Invocation, *, owner: str, epoch: int, version: int) -> bool:
     """The fence (J1): may this owner commit what it decided on that version?"""
     return row.status == "running" and row.owner == owner and row.epoch == epoch and row.version == version

@@ -52,6 +52,7 @@ from awakeables.engine.retention import Retention, RetentionSettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.engine.subject import Subject
 from awakeables.engine.sweeps import Sweeps
+from awakeables.engine.waiters import Waiters
 from awakeables.errors import (
     IdempotencyConflict,
     NotFound,
@@ -201,7 +202,7 @@ class Engine:
         self.intake.on_wakes = self.relay.on_wakes = self._live.wake
         self._sweeps = Sweeps(self, self._live, store, self.horizon, interval=settings.sweep_interval)
         self.on_failure: Callable[[BaseException], None] = lambda _error: None
-        self._waiters: dict[str, list[asyncio.Future[Outcome]]] = {}
+        self._waiters = Waiters(store, self._live.__contains__)
         self.serving = asyncio.Event()
 
     # ── calls ──────────────────────────────────────────────────────────────────────────────
@@ -281,22 +282,17 @@ class Engine:
         Raises:
             NotFound: There is no such invocation.
         """
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(invocation_id, []).append(future)
-        try:
-            if invocation_id not in self._live:
-                row = await self.store.invocation(invocation_id)
-                if row is None:
-                    raise NotFound(f"no invocation {invocation_id}")
-                if row.result is not None:
-                    return row.result
-            return await future
-        finally:
-            waiters = self._waiters.get(invocation_id, [])
-            if future in waiters:
-                waiters.remove(future)
-            if not waiters:
-                self._waiters.pop(invocation_id, None)
+        outcome = await self._waiters.wait(invocation_id, until_paused=False)
+        assert outcome is not None, "only who waits for a pause is told of one"
+        return outcome
+
+    async def result_or_pause(self, invocation_id: str) -> Outcome | None:
+        """The same, but whoever asks is also told of a pause, which only a person ends: None.
+
+        Raises:
+            NotFound: There is no such invocation.
+        """
+        return await self._waiters.wait(invocation_id, until_paused=True)
 
     async def settle(self, completion: Completion) -> Verdict | None:
         """Settle a completion that somebody outside has sent; None: a heartbeat, kept.
@@ -447,9 +443,10 @@ class Engine:
             duration_ms=row.updated_ms - row.created_ms,
             level=self._engine_settings.log_invocations,
         )
-        for future in self._waiters.get(row.id, ()):
-            if not future.done():
-                future.set_result(row.result)
+        self._waiters.ended(row.id, row.result)
+
+    def paused(self, invocation_id: str) -> None:
+        self._waiters.paused(invocation_id)
 
     def failed(self, error: BaseException) -> None:
         self.on_failure(error)

@@ -155,6 +155,7 @@ class Live:
         for row in claimed.invocations:
             if row.status == "paused" and row.failure is not None:
                 _subject_of(row).paused(row.failure.kind, level=logging.ERROR)
+                self._house.paused(row.id)
         # Live before their journals are read, so that a wake-up in between finds them.
         runners = {
             row.id: Runner(

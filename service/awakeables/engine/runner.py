@@ -105,6 +105,10 @@ class House(Protocol):
         """Tell who waits for the invocation."""
         ...
 
+    def paused(self, invocation_id: str) -> None:
+        """Tell who waits for the invocation that only a person can make it go on."""
+        ...
+
     def failed(self, error: BaseException) -> None:
         """An attempt has failed with this."""
         ...
@@ -479,6 +483,8 @@ class Runner:
         answer = await self._advance(step, taken)
         if isinstance(answer, Advanced):
             self.last = step
+            if isinstance(step, Pause):
+                self._house.paused(self.invocation_id)
             return answer
         if self._tail is not None:
             # The commit before this one failed; why is worth more than that this one was fenced.

@@ -6,13 +6,16 @@ import msgspec
 from msgspec import UNSET, Raw
 from starlette.responses import Response
 
-from awakeables.core.invocations import Status
+from awakeables.core.invocations import Invocation, hold_up
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.web.problems import Problem
 from awakeables.web.shapes import NotYet, Shape
 
 INVOCATION_ID = "invocation-id"
 """The header that says which invocation an answer is about."""
+
+AFTER_A_PERSON = "60"
+"""Seconds until it is worth asking again for what only a person makes go on."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -41,14 +44,19 @@ def of_result(invocation_id: str, outcome: Outcome) -> Response:
             raise _failed(invocation_id, outcome.reason, 409, None)
 
 
-def not_yet(invocation_id: str, status: Status, *, retry_after: str) -> Response:
-    """It goes on: where to ask later."""
+def not_yet(row: Invocation, *, retry_after: str) -> Response:
+    """It has not ended: why, if it doesn't get on, and where to ask later.
+
+    Also what is paused is answered 202: it was accepted, and a caller that took it for a failure
+    and called again would do its work twice.
+    """
     headers = {
-        "location": output_path(invocation_id),
-        "retry-after": retry_after,
-        INVOCATION_ID: invocation_id,
+        "location": output_path(row.id),
+        "retry-after": AFTER_A_PERSON if row.status == "paused" else retry_after,
+        INVOCATION_ID: row.id,
     }
-    return as_json(NotYet(invocation_id=invocation_id, status=status), status=202, headers=headers)
+    answer = NotYet(invocation_id=row.id, status=row.status, reason=hold_up(row) or UNSET)
+    return as_json(answer, status=202, headers=headers)
 
 
 def output_path(invocation_id: str) -> str:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from awakeables.core.orders import Begun, Idempotency
 from awakeables.engine.engine import Engine
-from awakeables.errors import InvalidInput
+from awakeables.errors import InvalidInput, NotFound
 from awakeables.handlers.serde import explain
 from awakeables.handlers.service import Handler
 from awakeables.web import shapes
@@ -52,8 +52,9 @@ class Calls:
         if outcome is not None:
             return of_result(invocation_id, outcome)
         row = await self._waiting.store(self._engine.store.invocation(invocation_id))
-        status = row.status if row is not None else "pending"
-        return not_yet(invocation_id, status, retry_after=self._settings.retry_after_header)
+        if row is None:
+            raise NotFound(f"no invocation {invocation_id}")
+        return not_yet(row, retry_after=self._settings.retry_after_header)
 
     async def send(self, request: Request) -> Response:
         """Begin an invocation, now or after a delay; don't wait."""

@@ -61,7 +61,7 @@ class Invocations:
         """The result if there is one; don't wait."""
         row = await self._row(request)
         if row.result is None:
-            return not_yet(row.id, row.status, retry_after=self._retry_after)
+            return not_yet(row, retry_after=self._retry_after)
         return of_result(row.id, row.result)
 
     async def attach(self, request: Request) -> Response:
@@ -70,7 +70,7 @@ class Invocations:
         outcome = row.result or await self._waiting.result(request, row.id)
         if outcome is not None:
             return of_result(row.id, outcome)
-        return not_yet(row.id, (await self._row(request)).status, retry_after=self._retry_after)
+        return not_yet(await self._row(request), retry_after=self._retry_after)
 
     async def resume(self, request: Request) -> Response:
         invocation_id = _checked(request)

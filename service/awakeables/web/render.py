@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw, UnsetType
 
 from awakeables.core.awakeables import VERDICTS, Awakeable, Beat, BookEntry, DeadTaskEntry, Verdict
-from awakeables.core.invocations import Failure, Invocation
+from awakeables.core.invocations import Failure, Invocation, hold_up
 from awakeables.core.journal import Entry
 from awakeables.core.orders import DeadLetter, Effect, QueuedEffect
 from awakeables.core.outcomes import NULL, Cancellation, Expiry, Outcome, Rejection, Resolution
@@ -129,6 +129,7 @@ def _invocation(row: Invocation) -> dict[str, Any]:
         "due": _instant(row.due_ms),
         "cancelled": _instant(row.cancelled_ms),
         "failure": _failure(row.failure),
+        "reason": hold_up(row),
         "build": row.build,
         "created": instant(row.created_ms),
         "updated": instant(row.updated_ms),

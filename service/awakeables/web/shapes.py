@@ -170,6 +170,7 @@ class Invocation(Shape):
     due: Annotated[Instant | None, Meta(description="When it is taken up again at the earliest.")]
     cancelled: Annotated[Instant | None, Meta(description="When it was told to be cancelled.")]
     failure: Failure | None
+    reason: Annotated[str | None, Meta(description="Why it does not get on, and what to do.")]
     build: Annotated[str | None, Meta(description="The release of the code that last wrote it.")]
     created: Instant
     updated: Instant
@@ -200,10 +201,14 @@ class Invocations(Shape):
 
 
 class NotYet(Shape):
-    """The invocation goes on; `Location` says where to ask later."""
+    """The invocation has not ended; `Location` says where to ask later."""
 
     invocation_id: InvocationId
     status: Status
+    reason: Annotated[
+        str | UnsetType,
+        Meta(description="Why it does not get on, and what to do; absent while nothing is wrong."),
+    ] = UNSET
 
 
 class Begun(Shape):

@@ -71,7 +71,7 @@ class Waiting:
         """Wait for an invocation as long as the client wants and we allow.
 
         Returns:
-            None: it has not ended in time, the client has gone, or the service is stopping.
+            None: it has not ended in time or is paused, the client has gone, or the service is stopping.
 
         Raises:
             NotFound: There is no such invocation.
@@ -93,7 +93,7 @@ class Waiting:
                 self._open.add(patience)
                 if watched is not None:
                     watch = asyncio.get_running_loop().create_task(_watch(watched, patience))
-                return await self._engine.result(invocation_id)
+                return await self._engine.result_or_pause(invocation_id)
         except TimeoutError:
             return None
         finally:

@@ -333,11 +333,11 @@ def test_case_o8_an_invocation_is_listed_with_why_it_is_paused(stub: StubService
         "status": "paused",
         "service": "orders",
         "handler": "fulfil",
-        "failure": {"kind": "ValueError", "message": "no such parcel"},
+        "reason": "paused, ValueError: no such parcel",
     }
     stub.will_answer("GET /invocations?limit=50", {"items": [row]})
     told = run("list", "invocations", COLUMNS="80").stdout
-    assert told.splitlines()[-1].strip() == "ValueError: no such parcel"
+    assert told.splitlines()[-1].strip() == "paused, ValueError: no such parcel"
 
 
 def test_case_u7_invocations_are_listed_by_their_idempotency_key(stub: StubService, run: Run) -> None:

@@ -100,6 +100,12 @@ async def misuse(ctx: Context) -> None:
 
 
 @orders.handler()
+async def misuse_later(ctx: Context) -> None:
+    await ctx.sleep(timedelta(seconds=5))
+    ctx.awakeable(timeout=timedelta(0))
+
+
+@orders.handler()
 async def wait(ctx: Context) -> Any:
     return await ctx.awakeable()
 
@@ -192,7 +198,7 @@ class Web:
     @property
     def waiters(self) -> int:
         """How many futures wait for invocations."""
-        return sum(map(len, self.engine._waiters.values()))
+        return sum(map(len, self.engine._waiters._waiting.values()))
 
     async def begin(self, handler: str, content: bytes = b"null") -> str:
         begun = await self.engine.begin(self.engine.app.handler("orders", handler), content)

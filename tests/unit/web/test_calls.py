@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import timedelta
 
 import pytest
@@ -122,6 +123,53 @@ async def test_case_o3_bodies_are_bounded_together_and_small_ones_and_health_are
         await asyncio.gather(*reading)
         assert held[1].status == 200
         assert (await web.client.post("/orders/anything", headers=JSON, content=large)).content == large
+
+
+async def test_case_u1_a_call_of_a_handler_that_is_paused_is_answered_at_once_with_the_reason(
+    web: Web,
+) -> None:
+    began = web.engine.clock.monotonic()
+    response = await web.client.post("/orders/misuse")
+    assert web.engine.clock.monotonic() - began < 2
+    assert (response.status_code, response.headers["retry-after"]) == (202, "60")
+    answer = response.json()
+    invocation_id = answer["invocation_id"]
+    assert answer["status"] == "paused"
+    assert answer["reason"].startswith("paused, HandlerMisuse: ")
+    assert f"`awakeables show {invocation_id}`, then `awakeables resume`" in answer["reason"]
+    assert response.headers["location"] == f"/invocations/{invocation_id}/output"
+    for path in (f"{invocation_id}/output", f"{invocation_id}/attach"):
+        later = await web.client.get(f"/invocations/{path}")
+        assert (later.status_code, later.json()) == (202, answer)
+    [listed] = (await web.client.get("/invocations")).json()["items"]
+    shown = (await web.client.get(f"/invocations/{invocation_id}")).json()
+    assert listed["reason"] == shown["reason"] == answer["reason"]
+    assert web.waiters == 0
+
+
+async def test_case_u1_a_call_of_a_handler_that_is_paused_later_is_answered_then(web: Web) -> None:
+    attempt = asyncio.ensure_future(web.client.post("/orders/misuse_later"))
+    await until(lambda: web.waiters)
+    began = web.engine.clock.monotonic()
+    response = await attempt
+    assert 4 < web.engine.clock.monotonic() - began < 6
+    assert response.json()["status"] == "paused"
+
+
+async def test_case_u1_a_call_that_waited_in_vain_says_which_attempt_failed_and_why(web: Web) -> None:
+    response = await web.client.post("/orders/crash", headers={"prefer": "wait=20"})
+    answer = response.json()
+    assert (response.status_code, response.headers["retry-after"]) == (202, "1")
+    assert re.fullmatch(r"attempt \d failed, RuntimeError: the secret is 42; .*by itself", answer["reason"])
+    path = f"/invocations/{answer['invocation_id']}"
+    assert (await web.client.get(f"{path}/output")).json()["reason"] == answer["reason"]
+    assert (await web.client.get(path)).json()["reason"] == answer["reason"]
+
+
+async def test_what_only_waits_has_no_reason(web: Web) -> None:
+    response = await web.client.post("/orders/wait", headers={"prefer": "wait=1"})
+    assert response.json().keys() == {"invocation_id", "status"}
+    assert (await web.client.get("/invocations")).json()["items"][0]["reason"] is None
 
 
 async def test_case_o13_no_answer_is_to_be_taken_for_a_page(web: Web) -> None:

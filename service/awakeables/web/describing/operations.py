@@ -106,7 +106,11 @@ RESULT: Final = Answer(
     "The handler's result: JSON, or bytes.", {JSON: ANY_JSON, BYTES: ANY_JSON}, (INVOCATION_ID,)
 )
 NOT_YET: Final = _shown(
-    shapes.NotYet, "It goes on; `location` says where to ask later.", LOCATION, RETRY_AFTER, INVOCATION_ID
+    shapes.NotYet,
+    "It has not ended; `location` says where to ask later.",
+    LOCATION,
+    RETRY_AFTER,
+    INVOCATION_ID,
 )
 ENDS: Final = {"200": RESULT, "202": NOT_YET} | FAILED
 ANSWERING: Final = ("awakeable-event-id", "awakeable-worker", "traceparent")
