@@ -50,7 +50,7 @@ async def test_rows_of_schema_1_are_read_and_what_had_ended_is_purged_in_its_tim
         insert(path, "invocations", row)
     insert(path, "idempotency", (b"orders/fulfil", b"k", "f", ended[0]))
     letter = driver.a_letter(offset=3)
-    insert(path, "dead_letters", rows.dead_letter_row(letter)[:-1])
+    insert(path, "dead_letters", rows.dead_letter_row(letter)[:-2])
     effect = driver.an_effect(str(waits[0]), task_for=driver.id("prom"))
     insert(path, "outbox", _outbox_row(rows.effect_row(effect, "dead process")))
     await store.open()

@@ -22,6 +22,7 @@ from typing import Literal, TypeAlias
 
 from msgspec.structs import replace
 
+from awakeables.core.acts import Acts
 from awakeables.core.outcomes import Cancellation, Outcome
 from awakeables.core.records import Record
 
@@ -65,6 +66,7 @@ class Invocation(Record):
         due_ms: When it is to be claimed at the earliest; None: when something wakes it.
         commit_id: The last commit of an owner, so that a lost acknowledgement is recognised.
         build: The build of the code that last wrote it.
+        acts: Who began it, by which token, and what operators did to it.
         cancelled_ms: When it was told to be cancelled; the handler is told at its next await.
     """
 
@@ -87,6 +89,7 @@ class Invocation(Record):
     failure: Failure | None = None
     result: Outcome | None = None
     cancelled_ms: int | None = None
+    acts: Acts = ()
 
 
 class Continue(Record):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+from awakeables.core.acts import Acts
 from awakeables.core.awakeables import Codec, Completion, Verdict
 from awakeables.core.invocations import Invocation, Next
 from awakeables.core.outcomes import Outcome
@@ -67,6 +68,7 @@ class QueuedEffect(Record):
     effect: Effect
     state: EffectState
     reason: str | None = None
+    acts: Acts = ()
 
     @property
     def id(self) -> str:
@@ -105,6 +107,7 @@ class DeadLetter(Record):
     resent: int = 0
     last_offset: int | None = None
     count: int = 1
+    acts: Acts = ()
 
     @property
     def size(self) -> int:
@@ -136,6 +139,7 @@ class Begin(Record):
     delay_ms: int = 0
     idempotency: Idempotency | None = None
     build: str | None = None
+    by: str | None = None
 
 
 class Begun(Record):
@@ -315,6 +319,7 @@ class Resume(Record):
     """Let a paused invocation run again."""
 
     invocation_id: str
+    by: str | None = None
 
 
 class Resumed(Record):
@@ -328,6 +333,7 @@ class Cancel(Record):
     """Mark an invocation as cancelled, and call its pending awakeables off (hard case 12)."""
 
     invocation_id: str
+    by: str | None = None
 
 
 class CancelAsked(Record):
@@ -345,6 +351,7 @@ class Kill(Record):
     """End an invocation as it stands, and call its pending awakeables off (hard case 4)."""
 
     invocation_id: str
+    by: str | None = None
 
 
 class Killed(Record):
@@ -391,6 +398,7 @@ class Resend(Record):
 
     dead_letter_id: str
     event_id: str
+    by: str | None = None
 
 
 class Resent(Record):
@@ -408,6 +416,7 @@ class Republish(Record):
     """
 
     event_id: str
+    by: str | None = None
 
 
 class Republished(Record):

@@ -218,6 +218,7 @@ class Engine:
         headers: Mapping[str, str] | None = None,
         idempotency: Idempotency | None = None,
         delay: timedelta = timedelta(0),
+        by: str | None = None,
     ) -> Begun:
         """Create an invocation; when this returns, it is durable and will run.
 
@@ -227,6 +228,7 @@ class Engine:
             headers: The caller's, for `ctx.request`.
             idempotency: The caller's key; the same key and fingerprint give the same invocation.
             delay: Begin to run this much later.
+            by: The name of the caller's token, kept with the invocation.
 
         Raises:
             Overloaded: Too many calls wait already; nothing was created.
@@ -257,6 +259,7 @@ class Engine:
             delay_ms=round(delay.total_seconds() * 1000),
             idempotency=idempotency,
             build=self.build,
+            by=by,
         )
         begun = self.committer.submit(order)
         if at_once:
@@ -303,14 +306,14 @@ class Engine:
         self.committer.refuse_if_full()
         return await self.intake.settle(completion)
 
-    async def resume(self, invocation_id: str) -> Invocation:
+    async def resume(self, invocation_id: str, *, by: str | None = None) -> Invocation:
         """Let a paused or backing-off invocation run again, now.
 
         Raises:
             NotFound: There is no such invocation.
             NotPossible: It is neither paused nor backing off.
         """
-        resumed = await self.committer.commit(Resume(invocation_id=invocation_id), Resumed)
+        resumed = await self.committer.commit(Resume(invocation_id=invocation_id, by=by), Resumed)
         if resumed.invocation is None:
             raise NotFound(f"no invocation {invocation_id}")
         if not resumed.accepted:
@@ -318,14 +321,14 @@ class Engine:
         self.look_again()
         return resumed.invocation
 
-    async def cancel(self, invocation_id: str) -> Invocation:
+    async def cancel(self, invocation_id: str, *, by: str | None = None) -> Invocation:
         """Call an invocation off: its handler is told at its next await, once (hard case 12).
 
         Raises:
             NotFound: There is no such invocation.
             NotPossible: It has ended.
         """
-        asked = await self.committer.commit(Cancel(invocation_id=invocation_id), CancelAsked)
+        asked = await self.committer.commit(Cancel(invocation_id=invocation_id, by=by), CancelAsked)
         row = asked.invocation
         if row is None:
             raise NotFound(f"no invocation {invocation_id}")
@@ -339,7 +342,7 @@ class Engine:
             self.look_again()
         return row
 
-    async def kill(self, invocation_id: str) -> Invocation:
+    async def kill(self, invocation_id: str, *, by: str | None = None) -> Invocation:
         """End an invocation as it stands; its handler is not asked, what it has to undo stays undone.
 
         An action of `ctx.run` that is being executed is not interrupted; its result is dropped. A
@@ -349,7 +352,7 @@ class Engine:
             NotFound: There is no such invocation.
             NotPossible: It has ended.
         """
-        submitted = self.committer.submit(Kill(invocation_id=invocation_id))
+        submitted = self.committer.submit(Kill(invocation_id=invocation_id, by=by))
         submitted.add_done_callback(self._killed)
         # Whoever asked may give up: those who wait are told by the commit itself.
         killed = await asyncio.shield(submitted)
@@ -373,14 +376,14 @@ class Engine:
         """Delete dead letters, of a code or all, a few at a time; how many."""
         return await self._retention.purge_letters(older_than=older_than, code=code)
 
-    async def resend(self, dead_letter_id: str) -> Effect:
+    async def resend(self, dead_letter_id: str, *, by: str | None = None) -> Effect:
         """Send a dead letter to the topic that it came from again.
 
         Raises:
             NotFound: There is no such dead letter.
             NotPossible: Its bytes were not kept; or it is a task that nobody waits for, or of another topic.
         """
-        order = Resend(dead_letter_id=dead_letter_id, event_id=self.new_id("evt"))
+        order = Resend(dead_letter_id=dead_letter_id, event_id=self.new_id("evt"), by=by)
         resent = await self.committer.commit(order, Resent)
         if resent.dead_letter is None:
             raise NotFound(f"no dead letter {dead_letter_id}")
@@ -389,14 +392,14 @@ class Engine:
         self.relay.poke()
         return resent.effect
 
-    async def republish(self, event_id: str) -> Effect:
+    async def republish(self, event_id: str, *, by: str | None = None) -> Effect:
         """Send a record that Kafka has refused again; later ones of its invocation have passed it.
 
         Raises:
             NotFound: There is no such record in the outbox.
             NotPossible: It carries an awakeable.
         """
-        republished = await self.committer.commit(Republish(event_id=event_id), Republished)
+        republished = await self.committer.commit(Republish(event_id=event_id, by=by), Republished)
         queued = republished.queued
         if queued is None:
             raise NotFound(f"no record {event_id} in the outbox")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import structlog
 from msgspec.structs import replace
 
+from awakeables.core.acts import noted
 from awakeables.core.awakeables import Completion, DeadTask, Verdict
 from awakeables.core.deadletters import FOLDED, SKIPPED, UNREADABLE, UNSTORABLE, file_task
 from awakeables.core.ids import Ids
@@ -278,7 +279,9 @@ class Intake:
         )
         self.on_effects()
 
-    async def skip(self, topic: str, partition: int, before: int, next_: int) -> bool:
+    async def skip(
+        self, topic: str, partition: int, before: int, next_: int, *, by: str | None = None
+    ) -> bool:
         """Read a partition on from `next_` rather than `before`; a dead letter tells of it.
 
         Returns:
@@ -286,12 +289,13 @@ class Intake:
         """
         lost = Record(offset=before, timestamp_ms=self._clock.now_ms(), key=None, value=None)
         reason = f"an operator has moved the partition from offset {before} to {next_}"
+        letter = self._letter(topic, partition, lost, SKIPPED, reason, None)
         order = Skip(
             topic=topic,
             partition=partition,
             before=before,
             next=next_,
-            dead_letter=self._letter(topic, partition, lost, SKIPPED, reason, None),
+            dead_letter=replace(letter, acts=noted((), "skip", by, letter.at_ms)),
             relay_to=self._dead_letter_topic,
         )
         done = (await self._committer.commit(order, Skipped)).done

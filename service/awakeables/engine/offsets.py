@@ -59,7 +59,7 @@ class Offsets:
             problem=self._problems.get(f"{PARTITION} {held.partition}"),
         )
 
-    async def skip(self, partition: int, to: int | None) -> Reading:
+    async def skip(self, partition: int, to: int | None, *, by: str | None = None) -> Reading:
         """Move a partition to an offset, or past the batch that it is stuck at.
 
         A dead letter with the code `skipped` tells from where to where. What lies between is not
@@ -79,7 +79,7 @@ class Offsets:
             raise NotPossible(f"partition {partition} ends at {held.end}: {to} lies beyond it")
         if to == held.next:
             raise NotPossible(f"partition {partition} stands at {to} already")
-        if not await self._intake.skip(self._topic, partition, held.next, to):
+        if not await self._intake.skip(self._topic, partition, held.next, to, by=by):
             raise NotPossible(f"partition {partition} has been read on from {held.next} meanwhile")
         return await self._held(partition)
 

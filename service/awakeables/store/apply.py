@@ -13,6 +13,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
+from awakeables.core.acts import noted
 from awakeables.core.awakeables import Awakeable, Completion, DeadTask, Verdict
 from awakeables.core.ids import parse_id
 from awakeables.core.invocations import End, Invocation
@@ -130,6 +131,7 @@ def _begin(order: Begin, tables: Tables, now_ms: int) -> Begun | KeyConflict:
         created_ms=now_ms,
         updated_ms=now_ms,
         due_ms=now_ms + order.delay_ms,
+        acts=noted((), "begin", order.by, now_ms),
     )
     if order.owner is not None:
         row = invocations.claim(row, owner=order.owner, now_ms=now_ms)

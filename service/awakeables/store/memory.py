@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from awakeables.core.acts import Acts
 from awakeables.core.awakeables import Awakeable, State
 from awakeables.core.ids import EFFECT_KINDS, by_issue, first_id
 from awakeables.core.invocations import STATUSES, Invocation, Status, is_suspect
@@ -42,6 +43,7 @@ class MemoryTables:
         self.effects: dict[str, Effect] = {}
         self.claims: dict[str, str] = {}
         self.failed: dict[str, str] = {}
+        self.effect_acts: dict[str, Acts] = {}
         self.letters: dict[str, DeadLetter] = {}
         self.sources: dict[str, str] = {}
         self.positions: dict[tuple[str, int], Position] = {}
@@ -150,6 +152,7 @@ class MemoryTables:
         self._delete(self.effects, event_id)
         self._delete(self.claims, event_id)
         self._delete(self.failed, event_id)
+        self._delete(self.effect_acts, event_id)
 
     def fail_effect(self, event_id: str, reason: str) -> None:
         self._set(self.failed, event_id, reason)
@@ -159,10 +162,13 @@ class MemoryTables:
         if effect is None:
             return None
         reason = self.failed.get(event_id)
-        return QueuedEffect(effect=effect, state="unsent" if reason is None else "failed", reason=reason)
+        acts = self.effect_acts.get(event_id, ())
+        state: EffectState = "unsent" if reason is None else "failed"
+        return QueuedEffect(effect=effect, state=state, reason=reason, acts=acts)
 
-    def requeue_effect(self, event_id: str, owner: str) -> None:
+    def requeue_effect(self, event_id: str, owner: str, acts: Acts) -> None:
         self._delete(self.failed, event_id)
+        self._set(self.effect_acts, event_id, acts)
         self._set(self.claims, event_id, owner)
 
     def has_dead_letter(self, source: str) -> bool:

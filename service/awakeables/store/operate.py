@@ -8,6 +8,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
+from awakeables.core.acts import noted
 from awakeables.core.deadletters import counted_up, divided, fold, refusal_to_resend, relay, resend
 from awakeables.core.journal import awakeables_asked
 from awakeables.core.orders import (
@@ -57,7 +58,7 @@ def operate(order: Operating, tables: Tables, *, now_ms: int) -> Answer:
         case Resend():
             return _resend(order, tables, now_ms)
         case Republish():
-            return _republish(order, tables)
+            return _republish(order, tables, now_ms)
         case Skip():
             return _skip(order, tables, now_ms)
         case Probe():
@@ -108,6 +109,7 @@ def _resume(order: Resume, tables: Tables, now_ms: int) -> Resumed:
     if row is None or not resumed:
         return Resumed(invocation=row, accepted=False)
     if resumed is not row:
+        resumed = replace(resumed, acts=noted(row.acts, "resume", order.by, now_ms))
         tables.put_invocation(resumed)
     return Resumed(invocation=resumed, accepted=True)
 
@@ -119,6 +121,7 @@ def _cancel(order: Cancel, tables: Tables, now_ms: int) -> CancelAsked:
         return CancelAsked(invocation=row, accepted=False)
     asked = awakeables_asked(tables.chunks(row.id))
     if cancelled is not row:
+        cancelled = replace(cancelled, acts=noted(row.acts, "cancel", order.by, now_ms))
         tables.put_invocation(cancelled)
         for awakeable_id in asked:
             call_off(awakeable_id, invocations.CANCELLED, tables, now_ms)
@@ -133,6 +136,7 @@ def _kill(order: Kill, tables: Tables, now_ms: int) -> Killed:
     if row is None or not killed:
         return Killed(invocation=row, done=False)
     if killed is not row:
+        killed = replace(killed, acts=noted(row.acts, "kill", order.by, now_ms))
         tables.put_invocation(killed)
         for awakeable_id in awakeables_asked(tables.chunks(row.id)):
             call_off(awakeable_id, ABANDONED, tables, now_ms)
@@ -166,21 +170,23 @@ def _resend(order: Resend, tables: Tables, now_ms: int) -> Resent:
     effect = resend(letter, event_id=order.event_id, now_ms=now_ms)
     if tables.effect(effect.event_id) is not None:
         return Resent(dead_letter=letter, effect=effect)
-    letter = replace(letter, resent=letter.resent + 1)
+    acts = noted(letter.acts, "resend", order.by, now_ms)
+    letter = replace(letter, resent=letter.resent + 1, acts=acts)
     tables.put_dead_letter(letter)
     tables.add_effect(effect, UNCLAIMED)
     return Resent(dead_letter=letter, effect=effect)
 
 
-def _republish(order: Republish, tables: Tables) -> Republished:
+def _republish(order: Republish, tables: Tables, now_ms: int) -> Republished:
     """Unclaimed, so that the relay's next look takes it; one with an awakeable has nobody who waits."""
     queued = tables.queued_effect(order.event_id)
     if queued is None or queued.state == "unsent":
         return Republished(queued=queued, accepted=queued is not None)
     if queued.effect.task is not None:
         return Republished(queued=queued, accepted=False)
-    tables.requeue_effect(order.event_id, UNCLAIMED)
-    return Republished(queued=QueuedEffect(effect=queued.effect, state="unsent"), accepted=True)
+    acts = noted(queued.acts, "resend", order.by, now_ms)
+    tables.requeue_effect(order.event_id, UNCLAIMED, acts)
+    return Republished(queued=QueuedEffect(effect=queued.effect, state="unsent", acts=acts), accepted=True)
 
 
 def _skip(order: Skip, tables: Tables, now_ms: int) -> Skipped:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from awakeables.core.acts import Acts
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation
 from awakeables.core.orders import DeadLetter, Effect, Idempotency, Position, QueuedEffect
@@ -81,7 +82,7 @@ class Tables(Protocol):
         """An effect, unsent or failed."""
         ...
 
-    def requeue_effect(self, event_id: str, owner: str) -> None:
+    def requeue_effect(self, event_id: str, owner: str, acts: Acts) -> None:
         """Make a failed effect unsent again, claimed by an owner; the reason is forgotten."""
         ...
 
@@ -92,7 +93,7 @@ class Tables(Protocol):
     def dead_letter(self, dead_letter_id: str) -> DeadLetter | None: ...
 
     def put_dead_letter(self, letter: DeadLetter) -> None:
-        """Note how often a dead letter was sent again, and what it stands for."""
+        """Note how often a dead letter was sent again, by whom, and what it stands for."""
         ...
 
     def forget_letters(self, before_ms: int, limit: int, code: str | None) -> int:

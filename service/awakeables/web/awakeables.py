@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Final
 
 import msgspec
@@ -16,6 +17,7 @@ from awakeables.errors import NotFound
 from awakeables.ports import Expectation
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
+from awakeables.web.audit import Deed, audited
 from awakeables.web.bodies import Bodies, is_json_type, malformed
 from awakeables.web.lists import one_of, page, page_of
 from awakeables.web.problems import Problem
@@ -73,15 +75,17 @@ class Awakeables:
         completion = Completion(
             awakeable_id=awakeable_id,
             body=body,
-            source=f"http:{self._engine.new_id('evt')}",
+            source=f"http:{self._engine.new_id('evt')}{_named(request)}",
             event_id=request.header(b"awakeable-event-id"),
             worker=request.header(b"awakeable-worker"),
             trace=known_traceparent(request.header(TRACEPARENT.encode())),
         )
-        verdict = await self._waiting.store(self._engine.settle(completion), doubt=IN_DOUBT)
-        assert verdict is not None, "only a heartbeat has no verdict"
-        if verdict.kind in REFUSALS:
-            raise _refused(verdict)
+        act: Deed = "resolve" if isinstance(body, Resolution) else "reject"
+        with audited(request, act, awakeable_id=awakeable_id) if request.holder else nullcontext():
+            verdict = await self._waiting.store(self._engine.settle(completion), doubt=IN_DOUBT)
+            assert verdict is not None, "only a heartbeat has no verdict"
+            if verdict.kind in REFUSALS:
+                raise _refused(verdict)
         return as_json(render.verdict(verdict))
 
     def _resolution(self, request: Request, body: bytes, expected: Expectation | None) -> Resolution:
@@ -102,6 +106,11 @@ class Awakeables:
             return Rejection(reason=body.decode() or NO_REASON)
         except UnicodeDecodeError as error:
             raise malformed(f"the reason is no UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _named(request: Request) -> str:
+    """The end of a completion's source: the name of the token that it came with."""
+    return "" if request.holder is None else f":{request.holder.name}"
 
 
 def _json_rejection(text: bytes) -> Rejection:

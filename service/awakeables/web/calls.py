@@ -83,6 +83,7 @@ class Calls:
                 headers=_handed_on(request),
                 idempotency=_idempotency(handler, request, body),
                 delay=delay,
+                by=None if request.holder is None else request.holder.name,
             )
             return await self._waiting.store(begin, doubt=IN_DOUBT)
 

@@ -10,6 +10,7 @@ from awakeables.errors import NotFound
 from awakeables.telemetry.vocabulary import LETTER_CODES
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
+from awakeables.web.audit import audited
 from awakeables.web.durations import parse_duration
 from awakeables.web.lists import page, page_of
 from awakeables.web.problems import bad_request
@@ -40,10 +41,11 @@ class DeadLetters:
     async def resend(self, request: Request) -> Response:
         """Accepted: it goes out to its topic again, by way of the outbox."""
         letter_id = _checked(request)
-        effect = await self._waiting.store(
-            self._engine.resend(letter_id),
-            doubt="it is not known whether the record is sent again; look at how often it was",
-        )
+        with audited(request, "resend", dead_letter=letter_id):
+            effect = await self._waiting.store(
+                self._engine.resend(letter_id, by=request.by),
+                doubt="it is not known whether the record is sent again; look at how often it was",
+            )
         answer = shapes.Resent(id=letter_id, event_id=effect.event_id, topic=effect.topic)
         return as_json(answer, status=202)
 
@@ -58,10 +60,11 @@ class DeadLetters:
             age = parse_duration(older_than or "0s")
         except ValueError as error:
             raise bad_request(f"older_than: {error}") from None
-        count = await self._waiting.store(
-            self._engine.purge_dead_letters(older_than=age, code=code),
-            doubt="some may be deleted; ask again, it goes on where it stopped",
-        )
+        with audited(request, "purge", older_than=str(age), code=code):
+            count = await self._waiting.store(
+                self._engine.purge_dead_letters(older_than=age, code=code),
+                doubt="some may be deleted; ask again, it goes on where it stopped",
+            )
         return as_json(shapes.Purged(count=count))
 
 

@@ -7,6 +7,8 @@ import ipaddress
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
+from awakeables.core.acts import begun_by
+from awakeables.core.invocations import Invocation
 from awakeables.web.framing import host_name
 from awakeables.web.problems import Problem
 from awakeables.web.request import Request
@@ -39,12 +41,14 @@ class Guard:
         """Are tokens asked for at all?"""
         return self._tokens is not None
 
-    def check(self, request: Request, scope: Scope | None) -> None:
-        """Let a request pass.
+    def check(self, request: Request, scope: Scope | None, *, own: bool = False) -> None:
+        """Let a request pass, and note whose it is.
 
         Args:
             request: What wants in.
             scope: What its token must be good for; None: no token is needed.
+            own: Also those may pass who can have invocations of their own; the route sees to it
+                that it is one of them (`check_own`).
 
         Raises:
             Problem: 421 it asks for another host, 403 it is another site's or its token's
@@ -54,17 +58,32 @@ class Guard:
             raise _misdirected(request.header(b"host") or "")
         if request.method != "GET":
             _check_origin(request)
+        request.by = "network" if self._exposed else "loopback"
         if self._tokens is not None:
             self._tokens.refresh()
             if scope is not None:
-                _check_token(self._tokens, request, scope)
+                request.holder = _known_holder(self._tokens, request)
+                request.by = request.holder.name
+                if not (own and request.holder.calls):
+                    _check_scope(request.holder, request, scope)
+
+    def check_own(self, request: Request, row: Invocation) -> None:
+        """Let those look at an invocation who may read all, and who has begun it.
+
+        Raises:
+            Problem: 403: its token is neither.
+        """
+        holder = request.holder
+        if holder is None or (begun_by(row.acts) == holder.name and holder.may("call", row.service)):
+            return
+        _check_scope(holder, request, "read")
 
     def shows_details(self, request: Request) -> bool:
         """May this request, which needs no token, be shown what only tokens may see?"""
         if self._tokens is None:
             return not self._exposed
         holder = _holder(self._tokens, request)
-        return holder is not None and "read" in holder.scopes
+        return holder is not None and holder.may("read")
 
     def _answers_to(self, host: str | None) -> bool:
         """Without tokens a web page could else rename its own site to our address, and read us.
@@ -88,13 +107,18 @@ def _holder(tokens: Tokens, request: Request) -> Holder | None:
     return None if token is None else tokens.holder(token.encode("latin-1"))
 
 
-def _check_token(tokens: Tokens, request: Request, scope: Scope) -> None:
+def _known_holder(tokens: Tokens, request: Request) -> Holder:
     if _token(request) is None:
         raise _unauthorized("this needs a token; send it as `Authorization: Bearer …`", REALM)
     holder = _holder(tokens, request)
     if holder is None:
         raise _unauthorized("the token is not known (any more)", f'{REALM}, error="invalid_token"')
-    if scope not in holder.scopes:
+    return holder
+
+
+def _check_scope(holder: Holder, request: Request, scope: Scope) -> None:
+    service = request.names[0] if scope == "call" else None
+    if not holder.may(scope, service):
         raise Problem(
             403,
             "insufficient-scope",

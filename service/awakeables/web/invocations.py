@@ -12,7 +12,9 @@ from awakeables.errors import NotFound
 from awakeables.handlers.service import App
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json, not_yet, of_result
+from awakeables.web.audit import audited
 from awakeables.web.calls import idempotency_scope
+from awakeables.web.guard import Guard
 from awakeables.web.lists import one_of, page, page_of
 from awakeables.web.problems import bad_request
 from awakeables.web.request import Request
@@ -23,8 +25,9 @@ from awakeables.web.waiting import Waiting
 class Invocations:
     """The routes below `/invocations`."""
 
-    def __init__(self, engine: Engine, waiting: Waiting, settings: WebSettings) -> None:
+    def __init__(self, engine: Engine, waiting: Waiting, guard: Guard, settings: WebSettings) -> None:
         self._engine = engine
+        self._guard = guard
         self._waiting = waiting
         self._retry_after = settings.retry_after_header
 
@@ -60,6 +63,7 @@ class Invocations:
     async def output(self, request: Request) -> Response:
         """The result if there is one; don't wait."""
         row = await self._row(request)
+        self._guard.check_own(request, row)
         if row.result is None:
             return not_yet(row, retry_after=self._retry_after)
         return of_result(row.id, row.result)
@@ -67,6 +71,7 @@ class Invocations:
     async def attach(self, request: Request) -> Response:
         """The result, waited for like a call's."""
         row = await self._row(request)
+        self._guard.check_own(request, row)
         outcome = row.result or await self._waiting.result(request, row.id)
         if outcome is not None:
             return of_result(row.id, outcome)
@@ -74,27 +79,30 @@ class Invocations:
 
     async def resume(self, request: Request) -> Response:
         invocation_id = _checked(request)
-        row = await self._waiting.store(
-            self._engine.resume(invocation_id),
-            doubt="it is not known whether the invocation was resumed; look at it",
-        )
+        with audited(request, "resume", invocation_id=invocation_id):
+            row = await self._waiting.store(
+                self._engine.resume(invocation_id, by=request.by),
+                doubt="it is not known whether the invocation was resumed; look at it",
+            )
         return as_json(render.invocation(row))
 
     async def cancel(self, request: Request) -> Response:
         """Accepted: the handler is told at its next await; one that never ran has ended already."""
         invocation_id = _checked(request)
-        row = await self._waiting.store(
-            self._engine.cancel(invocation_id),
-            doubt="it is not known whether the invocation was cancelled; it is safe to repeat the request",
-        )
+        with audited(request, "cancel", invocation_id=invocation_id):
+            row = await self._waiting.store(
+                self._engine.cancel(invocation_id, by=request.by),
+                doubt="it is not known whether the invocation was cancelled; it is safe to repeat this",
+            )
         return as_json(render.invocation(row), status=202)
 
     async def kill(self, request: Request) -> Response:
         invocation_id = _checked(request)
-        row = await self._waiting.store(
-            self._engine.kill(invocation_id),
-            doubt="it is not known whether the invocation was killed; it is safe to repeat the request",
-        )
+        with audited(request, "kill", invocation_id=invocation_id):
+            row = await self._waiting.store(
+                self._engine.kill(invocation_id, by=request.by),
+                doubt="it is not known whether the invocation was killed; it is safe to repeat this",
+            )
         return as_json(render.invocation(row))
 
     async def _row(self, request: Request) -> Invocation:

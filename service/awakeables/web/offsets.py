@@ -7,6 +7,7 @@ from starlette.responses import Response
 from awakeables.engine.engine import Engine
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
+from awakeables.web.audit import audited
 from awakeables.web.problems import bad_request
 from awakeables.web.request import Request
 from awakeables.web.waiting import Waiting
@@ -27,10 +28,12 @@ class Offsets:
         """Past the batch that the partition is stuck at, or to the offset that the query names."""
         [partition] = request.names
         to = request.query.get("to")
-        skip = self._offsets.skip(
-            _number("the partition", partition), None if to is None else _number("to", to)
-        )
-        row = await self._waiting.store(skip, doubt="it is not known whether it was skipped; look at it")
+        number, offset = _number("the partition", partition), None if to is None else _number("to", to)
+        with audited(request, "skip", partition=number, to=offset):
+            row = await self._waiting.store(
+                self._offsets.skip(number, offset, by=request.by),
+                doubt="it is not known whether it was skipped; look at it",
+            )
         return as_json(render.reading(row))
 
 

@@ -11,6 +11,7 @@ from awakeables.engine.engine import Engine
 from awakeables.errors import NotFound
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
+from awakeables.web.audit import audited
 from awakeables.web.lists import one_of, page, page_of
 from awakeables.web.request import Request
 from awakeables.web.waiting import Waiting
@@ -40,10 +41,11 @@ class Outbox:
     async def resend(self, request: Request) -> Response:
         """Accepted: it goes out with what else is unsent."""
         event_id = _checked(request)
-        effect = await self._waiting.store(
-            self._engine.republish(event_id),
-            doubt="it is not known whether the record is sent again; look whether it is still failed",
-        )
+        with audited(request, "resend", event_id=event_id):
+            effect = await self._waiting.store(
+                self._engine.republish(event_id, by=request.by),
+                doubt="it is not known whether the record is sent again; look whether it is still failed",
+            )
         return as_json(shapes.Republished(id=event_id, topic=effect.topic), status=202)
 
     def _explained(self, row: QueuedEffect) -> QueuedEffect:

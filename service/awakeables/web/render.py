@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, UnsetType
 
+from awakeables.core.acts import Acts
 from awakeables.core.awakeables import VERDICTS, Awakeable, Beat, BookEntry, DeadTaskEntry, Verdict
 from awakeables.core.invocations import Failure, Invocation, hold_up
 from awakeables.core.journal import Entry
@@ -65,6 +66,7 @@ def invocation_in_full(
 ) -> shapes.InvocationInFull:
     return shapes.InvocationInFull(
         **_invocation(row),
+        acts=_acts(row.acts),
         idempotency_key=key,
         result=_outcome(row.result),
         journal=[_entry(index, entry) for index, entry in enumerate(journal)],
@@ -94,7 +96,7 @@ def dead_letter(row: DeadLetter) -> shapes.DeadLetter:
 
 
 def dead_letter_in_full(row: DeadLetter) -> shapes.DeadLetterInFull:
-    return shapes.DeadLetterInFull(**_dead_letter(row), **_contents(row))
+    return shapes.DeadLetterInFull(**_dead_letter(row), **_contents(row), acts=_acts(row.acts))
 
 
 def queued_effect(row: QueuedEffect) -> shapes.OutboxRecord:
@@ -102,7 +104,7 @@ def queued_effect(row: QueuedEffect) -> shapes.OutboxRecord:
 
 
 def queued_effect_in_full(row: QueuedEffect) -> shapes.OutboxRecordInFull:
-    return shapes.OutboxRecordInFull(**_queued_effect(row), **_contents(row.effect))
+    return shapes.OutboxRecordInFull(**_queued_effect(row), **_contents(row.effect), acts=_acts(row.acts))
 
 
 def reading(row: Reading) -> shapes.Partition:
@@ -215,6 +217,10 @@ def _failure(failure: Failure | None) -> shapes.Failure | None:
     if failure is None:
         return None
     return shapes.Failure(kind=failure.kind, message=failure.message, at=instant(failure.at_ms))
+
+
+def _acts(acts: Acts) -> list[shapes.Act]:
+    return [shapes.Act(act=act.act, by=act.by, at=instant(act.at_ms)) for act in acts]
 
 
 def _book_entry(entry: BookEntry) -> shapes.BookEntry:

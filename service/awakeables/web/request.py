@@ -12,6 +12,8 @@ from typing import TypeAlias
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
+from awakeables.web.tokenfile import Holder
+
 Route: TypeAlias = Callable[["Request"], Awaitable[Response]]
 
 
@@ -21,10 +23,12 @@ class Request:
     Attributes:
         names: What stood in the variable segments of the path, decoded, in order.
         query: The query's parameters, of those that the route takes; none before it was let in.
+        by: Whose request it is, for people: the token's name, or where it comes from without one.
+        holder: Whose token it has; None before it was let in, and where none is asked for.
         raw_headers: As received, in order, names in lower case.
     """
 
-    __slots__ = ("_headers", "method", "names", "query", "raw_headers", "receive")
+    __slots__ = ("_headers", "by", "holder", "method", "names", "query", "raw_headers", "receive")
 
     def __init__(self, scope: Scope, receive: Receive, *, names: tuple[str, ...]) -> None:
         self.method: str = scope["method"]
@@ -32,6 +36,8 @@ class Request:
         self.raw_headers: list[tuple[bytes, bytes]] = scope["headers"]
         self.names = names
         self.query: Mapping[str, str] = {}
+        self.by = ""
+        self.holder: Holder | None = None
         self._headers = dict(self.raw_headers)
 
     def header(self, name: bytes) -> str | None:

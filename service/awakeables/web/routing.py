@@ -20,12 +20,16 @@ MAX_PARAMETERS = 20
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A route, the query parameters that it takes, the scope that its callers need, its row's path."""
+    """A route, the query parameters that it takes, the scope that its callers need, its row's path.
+
+    `own`: those who can have invocations of their own may take it without that scope, too.
+    """
 
     route: Route
     parameters: Sequence[str]
     scope: Scope | None
     template: str
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,14 @@ class Routes:
         self._root = _Node()
 
     def add(
-        self, method: str, path: str, route: Route, *, scope: Scope | None, parameters: Sequence[str] = ()
+        self,
+        method: str,
+        path: str,
+        route: Route,
+        *,
+        scope: Scope | None,
+        own: bool = False,
+        parameters: Sequence[str] = (),
     ) -> None:
         """Add a row.
 
@@ -66,6 +77,7 @@ class Routes:
             path: `*` stands for one segment that isn't empty.
             route: What answers.
             scope: What a token must be good for; None: no token is asked for.
+            own: Who has begun the invocation may take it, too; the route checks that.
             parameters: The query parameters that it takes.
         """
         node = self._root
@@ -75,7 +87,7 @@ class Routes:
                 node = node.variable
             else:
                 node = node.fixed.setdefault(segment, _Node())
-        node.methods[method] = Target(route, parameters, scope, path)
+        node.methods[method] = Target(route, parameters, scope, path, own)
         self.rows.append(Row(method, path, scope, parameters))
 
     def find(self, raw_path: bytes) -> tuple[dict[str, Target], tuple[str, ...]]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from awakeables.core.acts import ActKind
 from awakeables.core.awakeables import Codec, State, VerdictKind
 from awakeables.core.invocations import Status
 from awakeables.core.orders import EffectState
@@ -146,6 +147,19 @@ class Refusal(Shape):
     details: Raw | UnsetType = UNSET
 
 
+class Act(Shape):
+    """One act of somebody outside: with which token, or from where if none was asked for."""
+
+    act: ActKind
+    by: str
+    at: Instant
+
+
+Acts: TypeAlias = Annotated[
+    list[Act], Meta(description="Who did what to it: the first act, the latest nine.")
+]
+
+
 # ── invocations ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -191,6 +205,7 @@ class InvocationInFull(Invocation):
     result: Outcome | None
     journal: list[JournalEntry]
     journal_problem: Annotated[str | None, Meta(description="Why the journal is not shown, if it can't be.")]
+    acts: Acts
 
 
 class Invocations(Shape):
@@ -262,6 +277,7 @@ class DeadLetterInFull(DeadLetter, kw_only=True):
     value: str | UnsetType | None = UNSET
     value_base64: bytes | UnsetType = UNSET
     headers: list[Header]
+    acts: Acts
 
 
 class DeadLetters(Shape):
@@ -308,6 +324,7 @@ class OutboxRecordInFull(OutboxRecord, kw_only=True):
     value: str | UnsetType | None = UNSET
     value_base64: bytes | UnsetType = UNSET
     headers: list[Header]
+    acts: Acts
 
 
 class Outbox(Shape):

@@ -1,8 +1,8 @@
 """The tokens file: a TOML table per token, with the SHA-256 of the token and its scopes.
 
     [orders-frontend]
-    sha256 = "…64 hex digits…"
-    scopes = ["call", "read"]
+    sha256 = "…64 hex digits…"          # two of them, in a list, while the one takes over from the other
+    scopes = ["call:orders"]
 
 The token itself stands nowhere in it, so the file is no secret; only whoever may write it must
 be trusted.
@@ -20,8 +20,14 @@ from typing import Any, Final, Literal, get_args
 
 from awakeables.errors import OperatorError
 
-Scope = Literal["call", "complete", "operate", "read"]
+Scope = Literal["call", "complete", "metrics", "operate", "read"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+
+INCLUDES: Final[Mapping[Scope, Scope]] = {"metrics": "read"}
+"""A scope that another one includes: who may read all may read the metrics."""
+
+CALL_ONE: Final = "call:"
+"""A scope that begins so is `call` for one service alone."""
 
 _KEYS: Final = ("sha256", "scopes")
 _OF_NOTHING: Final = hashlib.sha256(b"").hexdigest()
@@ -38,13 +44,24 @@ class Holder:
 
     Attributes:
         name: What the file calls it.
-        digest: The SHA-256 of the token.
-        scopes: At least one.
+        digests: The SHA-256 of each token that goes by this name.
+        scopes: At least one: a `Scope`, or `call:` and the name of a service.
     """
 
     name: str
-    digest: bytes
-    scopes: frozenset[Scope]
+    digests: tuple[bytes, ...]
+    scopes: frozenset[str]
+
+    def may(self, scope: Scope, service: str | None = None) -> bool:
+        """Is the token good for this; `service`: for calls, of which one it is."""
+        if scope in self.scopes or INCLUDES.get(scope) in self.scopes:
+            return True
+        return scope == "call" and service is not None and f"{CALL_ONE}{service}" in self.scopes
+
+    @property
+    def calls(self) -> bool:
+        """May it call anything, and so have invocations of its own?"""
+        return any(scope == "call" or scope.startswith(CALL_ONE) for scope in self.scopes)
 
 
 def parse_tokens(content: bytes) -> tuple[Holder, ...]:
@@ -63,9 +80,10 @@ def parse_tokens(content: bytes) -> tuple[Holder, ...]:
         raise TokensRefused("it has no tokens; to let everybody in, leave the setting away")
     names: dict[bytes, str] = {}
     for holder in holders:
-        if holder.digest in names:
-            raise TokensRefused(f"[{names[holder.digest]}] and [{holder.name}] have the same token")
-        names[holder.digest] = holder.name
+        for digest in holder.digests:
+            if digest in names:
+                raise TokensRefused(f"[{names[digest]}] and [{holder.name}] have the same token")
+            names[digest] = holder.name
     return holders
 
 
@@ -77,11 +95,16 @@ def _holder(name: str, entry: object) -> Holder:
     for key in entry:
         if key not in _KEYS:
             raise TokensRefused(f"[{name}] has an unknown key {key!r}; {_nearest(key, _KEYS)}")
-    return Holder(name=name, digest=_digest(name, entry), scopes=_scopes(name, entry))
+    return Holder(name=name, digests=_digests(name, entry), scopes=_scopes(name, entry))
 
 
-def _digest(name: str, entry: Mapping[str, Any]) -> bytes:
-    text = entry.get("sha256")
+def _digests(name: str, entry: Mapping[str, Any]) -> tuple[bytes, ...]:
+    given = entry.get("sha256")
+    texts = given if isinstance(given, list) and given else [given]
+    return tuple(_digest(name, text) for text in texts)
+
+
+def _digest(name: str, text: object) -> bytes:
     if not isinstance(text, str) or not _is_digest(text):
         raise TokensRefused(f"[{name}] needs sha256: the SHA-256 of its token, 64 hexadecimal digits")
     if text.lower() == _OF_NOTHING:
@@ -89,11 +112,13 @@ def _digest(name: str, entry: Mapping[str, Any]) -> bytes:
     return bytes.fromhex(text)
 
 
-def _scopes(name: str, entry: Mapping[str, Any]) -> frozenset[Scope]:
+def _scopes(name: str, entry: Mapping[str, Any]) -> frozenset[str]:
     given = entry.get("scopes")
     if not isinstance(given, list) or not given:
         raise TokensRefused(f"[{name}] needs scopes: a list of {', '.join(SCOPES)}")
     for scope in given:
+        if isinstance(scope, str) and scope.startswith(CALL_ONE) and len(scope) > len(CALL_ONE):
+            continue
         if scope not in SCOPES:
             raise TokensRefused(f"[{name}] has an unknown scope {scope!r}; {_nearest(str(scope), SCOPES)}")
     return frozenset(given)

@@ -78,8 +78,9 @@ class Tokens:
         digest = hashlib.sha256(token).digest()
         found = None
         for holder in self._holders:
-            if hmac.compare_digest(digest, holder.digest):
-                found = holder
+            for known in holder.digests:
+                if hmac.compare_digest(digest, known):
+                    found = holder
         return found
 
     def _look(self) -> _Stamp:

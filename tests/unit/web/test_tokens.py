@@ -86,8 +86,30 @@ def test_a_token_has_a_name_a_digest_and_scopes() -> None:
     [shop, operator] = parse_tokens((ONE + entry("operator", "t-2", "operate")).encode())
     assert shop.name == "shop"
     assert shop.scopes == {"call", "read"}
-    assert shop.digest == hashlib.sha256(b"t-1").digest()
+    assert shop.digests == (hashlib.sha256(b"t-1").digest(),)
     assert operator.scopes == {"operate"}
+
+
+def test_case_o5_a_scope_can_be_for_the_calls_of_one_service() -> None:
+    [shop] = parse_tokens(entry("shop", "t-1", "call:orders").encode())
+    assert shop.may("call", "orders")
+    assert not shop.may("call", "refunds")
+    assert not shop.may("call")
+    assert not shop.may("read")
+    assert shop.calls
+
+
+def test_case_o5_the_metrics_have_a_scope_of_their_own_which_read_includes() -> None:
+    [scraper, reader] = parse_tokens((entry("a", "t-1", "metrics") + entry("b", "t-2", "read")).encode())
+    assert scraper.may("metrics")
+    assert not scraper.may("read")
+    assert reader.may("metrics")
+
+
+def test_case_o5_a_name_can_have_two_tokens_while_one_takes_over_from_the_other() -> None:
+    digests = [hashlib.sha256(token).hexdigest() for token in (b"t-1", b"t-2")]
+    [shop] = parse_tokens(f"[shop]\nsha256 = {digests}\nscopes = ['call']".encode())
+    assert [digest.hex() for digest in shop.digests] == digests
 
 
 @pytest.mark.parametrize(
@@ -105,7 +127,11 @@ def test_a_token_has_a_name_a_digest_and_scopes() -> None:
         (f'[shop]\nsha256 = "{DIGEST}"\nscopes = []', r"\[shop\] needs scopes"),
         (f'[shop]\nsha256 = "{DIGEST}"\nscopes = "call"', r"\[shop\] needs scopes"),
         (entry("shop", "t-1", "cal"), r"\[shop\] has an unknown scope 'cal'; did you mean 'call'"),
-        (entry("shop", "t-1", "xyz"), "there are call, complete, operate, read"),
+        (entry("shop", "t-1", "call:"), "unknown scope 'call:'"),
+        (entry("shop", "t-1", "read:orders"), "unknown scope 'read:orders'"),
+        ('[shop]\nsha256 = []\nscopes = ["call"]', r"\[shop\] needs sha256"),
+        (f'[shop]\nsha256 = ["{DIGEST}", "{DIGEST}"]\nscopes = ["call"]', "have the same token"),
+        (entry("shop", "t-1", "xyz"), "there are call, complete, metrics, operate, read"),
         (f'[shop]\nsha256 = "{DIGEST}"\nscopes = [["call"]]', "unknown scope"),
         (f'[shop]\nsha256 = "{DIGEST}"\nscope = ["call"]', "unknown key 'scope'; did you mean 'scopes'"),
         (entry("shop", "", "call"), r"\[shop\] has the SHA-256 of an empty text"),
@@ -121,7 +147,7 @@ def test_the_example_of_the_docs_is_one_that_is_taken() -> None:
     document = Path(__file__).parents[3] / "docs/security.md"
     [example] = re.findall(r"```toml\n(\[orders-frontend.*?)```", document.read_text(), re.DOTALL)
     [holder] = parse_tokens(example.encode())
-    assert holder.scopes == {"call", "read"}
+    assert holder.scopes == {"call:orders"}
 
 
 def test_bytes_that_are_no_text_are_refused() -> None:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
+from awakeables.core.acts import Acts
 from awakeables.core.awakeables import Awakeable, Beat, Book
 from awakeables.core.invocations import Failure, Invocation
 from awakeables.core.orders import DeadLetter, Effect, Header, QueuedEffect, TaskFacts
@@ -21,6 +22,7 @@ _decode_book = msgspec.json.Decoder(Book).decode
 _decode_beat = msgspec.json.Decoder(Beat).decode
 _decode_failure = msgspec.json.Decoder(Failure).decode
 _decode_task = msgspec.json.Decoder(TaskFacts).decode
+_decode_acts = msgspec.json.Decoder(Acts).decode
 _decode_headers = msgspec.json.Decoder(tuple[Header, ...]).decode
 
 _NO_BOOK = Book()
@@ -48,7 +50,7 @@ def invocation_from(row: Row) -> Invocation:
         result,
         cancelled_ms,
         _ended_ms,
-        _acted_by,
+        acted_by,
     ) = row
     return Invocation(
         id=id_,
@@ -70,6 +72,7 @@ def invocation_from(row: Row) -> Invocation:
         failure=_maybe(_decode_failure, failure),
         result=_maybe(decode_outcome, result),
         cancelled_ms=cancelled_ms,
+        acts=acts_from(acted_by),
     )
 
 
@@ -96,6 +99,7 @@ def invocation_row(record: Invocation) -> Row:
         _outcome_bytes(record.result),
         record.cancelled_ms,
         None if record.result is None else record.updated_ms,
+        acts_bytes(record.acts),
     )
 
 
@@ -115,8 +119,8 @@ def invocation_progress(record: Invocation) -> Row:
 
 
 def invocation_place(record: Invocation) -> Row:
-    """The columns that `move_invocation` sets as well: in what state, whose, due when, cancelled when."""
-    return (record.status, record.owner, record.due_ms, record.cancelled_ms)
+    """The columns that `move_invocation` sets as well: in what state, whose, due when, by whose acts."""
+    return (record.status, record.owner, record.due_ms, record.cancelled_ms, acts_bytes(record.acts))
 
 
 def invocation_result(record: Invocation) -> Row:
@@ -205,8 +209,10 @@ def effect_from(row: Row) -> Effect:
 
 
 def queued_effect_from(row: Row) -> QueuedEffect:
-    _, _, _, state, _, _, reason, *_ = row
-    return QueuedEffect(effect=effect_from(row), state=state, reason=_maybe(text_from, reason))
+    _, _, _, state, _, _, reason, *_, acted_by = row
+    return QueuedEffect(
+        effect=effect_from(row), state=state, reason=_maybe(text_from, reason), acts=acts_from(acted_by)
+    )
 
 
 def effect_row(effect: Effect, owner: str) -> Row:
@@ -240,7 +246,7 @@ def dead_letter_from(row: Row) -> DeadLetter:
         key,
         value,
         resent,
-        _acted_by,
+        acted_by,
         last_offset,
         count,
     ) = row
@@ -261,6 +267,7 @@ def dead_letter_from(row: Row) -> DeadLetter:
         resent=resent,
         last_offset=last_offset,
         count=count,
+        acts=acts_from(acted_by),
     )
 
 
@@ -280,12 +287,21 @@ def dead_letter_row(letter: DeadLetter) -> Row:
         letter.key,
         letter.value,
         letter.resent,
+        acts_bytes(letter.acts),
     )
 
 
 def dead_letter_span(letter: DeadLetter) -> Row:
     """The columns of `insert_dead_letter` that came later: which records it stands for."""
     return (letter.last_offset, letter.count)
+
+
+def acts_bytes(acts: Acts) -> bytes | None:
+    return _encode(acts) if acts else None
+
+
+def acts_from(content: bytes | None) -> Acts:
+    return _decode_acts(content) if content else ()
 
 
 def text_bytes(text: str) -> bytes:

@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
+from awakeables.core.acts import Acts
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.ids import EFFECT_KINDS, first_id
 from awakeables.core.invocations import SUSPECT_STARTS, End, Invocation
@@ -270,9 +271,9 @@ class SqliteTables:
         row = self._connection.execute(QUERIES["queued_effect"], (event_id,)).fetchone()
         return None if row is None else rows.queued_effect_from(row)
 
-    def requeue_effect(self, event_id: str, owner: str) -> None:
+    def requeue_effect(self, event_id: str, owner: str, acts: Acts) -> None:
         self.flush()
-        self._move_effect(FAILED, UNSENT, "requeue_effect", owner, event_id)
+        self._move_effect(FAILED, UNSENT, "requeue_effect", owner, rows.acts_bytes(acts), event_id)
 
     def _move_effect(self, before: str, after: str, query: str, *values: object) -> None:
         moved = self._connection.execute(QUERIES[query], values).rowcount
@@ -295,7 +296,8 @@ class SqliteTables:
         return None if row is None else rows.dead_letter_from(row)
 
     def put_dead_letter(self, letter: DeadLetter) -> None:
-        noted = (letter.resent, *rows.dead_letter_span(letter), letter.id)
+        acts = rows.acts_bytes(letter.acts)
+        noted = (letter.resent, acts, *rows.dead_letter_span(letter), letter.id)
         self._connection.execute(QUERIES["note_dead_letter"], noted)
 
     def forget_letters(self, before_ms: int, limit: int, code: str | None) -> int:

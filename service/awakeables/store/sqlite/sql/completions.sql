@@ -4,15 +4,15 @@ SELECT 1 FROM dead_letters WHERE source = ?
 -- insert_dead_letter --
 INSERT INTO dead_letters (
     id, source, topic, partition, "offset", timestamp_ms, code, reason, at_ms, awakeable_id, headers, key, value,
-    resent, last_offset, count
+    resent, acted_by, last_offset, count
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- dead_letter --
 SELECT * FROM dead_letters WHERE id = ?
 
 -- note_dead_letter --
-UPDATE dead_letters SET resent = ?, last_offset = ?, count = ? WHERE id = ?
+UPDATE dead_letters SET resent = ?, acted_by = ?, last_offset = ?, count = ? WHERE id = ?
 
 -- forget_dead_letters --
 DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE id < ? ORDER BY id LIMIT ?)

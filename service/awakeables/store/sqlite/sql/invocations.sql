@@ -9,9 +9,9 @@ CROSS JOIN invocations ON invocations.id = wanted.value
 -- insert_invocation --
 INSERT INTO invocations (
     id, service, handler, created_ms, updated_ms, key, status, owner, epoch, version, wake, starts, attempts,
-    due_ms, commit_id, build, failure, result, cancelled_ms, ended_ms
+    due_ms, commit_id, build, failure, result, cancelled_ms, ended_ms, acted_by
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- update_invocation --
 UPDATE invocations
@@ -22,13 +22,14 @@ WHERE id = ?
 -- move_invocation --
 UPDATE invocations
 SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, commit_id = ?, build = ?,
-    failure = ?, status = ?, owner = ?, due_ms = ?, cancelled_ms = ?
+    failure = ?, status = ?, owner = ?, due_ms = ?, cancelled_ms = ?, acted_by = ?
 WHERE id = ?
 
 -- end_invocation --
 UPDATE invocations
 SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, commit_id = ?, build = ?,
-    failure = ?, status = ?, owner = ?, due_ms = ?, cancelled_ms = ?, result = ?, ended_ms = ?
+    failure = ?, status = ?, owner = ?, due_ms = ?, cancelled_ms = ?, acted_by = ?, result = ?,
+    ended_ms = ?
 WHERE id = ?
 
 -- due_invocations --

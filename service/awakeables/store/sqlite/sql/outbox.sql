@@ -21,7 +21,7 @@ UPDATE outbox SET state = 'failed', reason = ? WHERE event_id = ? AND state = 'u
 SELECT * FROM outbox WHERE event_id = ?
 
 -- requeue_effect --
-UPDATE outbox SET state = 'unsent', claimed_by = ?, reason = NULL WHERE event_id = ? AND state = 'failed'
+UPDATE outbox SET state = 'unsent', claimed_by = ?, reason = NULL, acted_by = ? WHERE event_id = ? AND state = 'failed'
 
 -- forget_failed --
 -- By the time in the ID, not by created_ms: for that each failed row would be looked up.

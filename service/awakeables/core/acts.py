@@ -1,0 +1,40 @@
+"""Who did what to a row: kept with it, so that it can be said long after the log is gone."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+from awakeables.core.records import Record
+
+ActKind: TypeAlias = Literal["begin", "resume", "cancel", "kill", "resend", "skip"]
+
+MOST_ACTS: Final = 10
+"""Kept with a row: the first, which may have begun it, and the latest."""
+
+
+class Act(Record):
+    """One act of somebody outside.
+
+    Attributes:
+        by: The name of the token that it was done with, or where it came from if none was asked for.
+    """
+
+    act: ActKind
+    by: str
+    at_ms: int
+
+
+Acts: TypeAlias = tuple[Act, ...]
+
+
+def noted(acts: Acts, act: ActKind, by: str | None, now_ms: int) -> Acts:
+    """The acts with one more, if it is known whose it is."""
+    if by is None:
+        return acts
+    acts = (*acts, Act(act=act, by=by, at_ms=now_ms))
+    return acts if len(acts) <= MOST_ACTS else (acts[0], *acts[2:])
+
+
+def begun_by(acts: Acts) -> str | None:
+    """The name of the token that began the row; None: there was none."""
+    return acts[0].by if acts and acts[0].act == "begin" else None
