@@ -151,7 +151,7 @@ def _routes(engine: Engine, waiting: Waiting, guard: Guard, settings: WebSetting
         "/invocations",
         invocations.list,
         scope="read",
-        parameters=("idempotency_key", "handler", "status", "service", *PAGING),
+        parameters=("status", "service", "handler", "idempotency_key", *PAGING),
     )
     routes.add("GET", "/invocations/*", invocations.show, scope="read")
     routes.add("GET", "/invocations/*/output", invocations.output, scope="read", own=True)

@@ -68,7 +68,7 @@ async def test_one_whose_journal_only_another_release_can_read_is_shown_without_
     ("path", "allowed"),
     [
         ("/invocations?status=done", ", ".join(STATUSES)),
-        ("/invocations?state=pending", "status, service, limit, before"),
+        ("/invocations?state=pending", "status, service, handler, idempotency_key, limit, before"),
         ("/invocations?limit=0", "1 to 500"),
         ("/invocations?limit=501", "1 to 500"),
         ("/invocations?limit=-1", "1 to 500"),
