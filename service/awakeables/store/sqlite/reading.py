@@ -103,7 +103,7 @@ def invocations(
 
 def keyed(connection: sqlite3.Connection, scopes: Sequence[str], key: str) -> list[Invocation]:
     found = connection.execute(QUERIES["keyed"], (id_list(scopes), rows.text_bytes(key)))
-    return [rows.invocation_from(row) for row in found]
+    return sorted((rows.invocation_from(row) for row in found), key=lambda row: row.id, reverse=True)
 
 
 def idempotency_key(connection: sqlite3.Connection, invocation_id: str) -> str | None:

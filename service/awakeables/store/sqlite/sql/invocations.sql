@@ -112,7 +112,6 @@ SELECT invocations.*
 FROM json_each(?) AS wanted
 CROSS JOIN idempotency ON idempotency.scope = CAST(wanted.value AS BLOB) AND idempotency.key = ?
 CROSS JOIN invocations ON invocations.id = idempotency.invocation_id
-ORDER BY invocations.id DESC
 
 -- key_of --
 SELECT key FROM idempotency WHERE invocation_id = ?
