@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.records import Record
 from awakeables.core.sameness import same_answer
+from awakeables.core.sources import same_source
 from awakeables.core.texts import shortened
 
 State: TypeAlias = Literal["pending", "resolved", "rejected", "timed-out", "cancelled"]
@@ -64,8 +65,8 @@ class Completion(Record):
     Attributes:
         body: The answer, or a worker's word about its task, which settles nothing; None when it
             could not be read, then `refusal` says why.
-        source: Where it came from; one source tells one thing once, so a repeat from the same
-            source is the same completion again (a lost acknowledgement, a replay).
+        source: Where it came from (`core/sources.py`); a repeat from the same source is the same
+            completion again (a lost acknowledgement, a replay).
         trace: The `traceparent` that it came with, if that is well-formed.
         checked: The hash of the schema that the value was checked against and fits.
         refusal: Why it can't be accepted, when the edge already knows.
@@ -224,7 +225,7 @@ def settle(awakeable: Awakeable, completion: Completion, *, now_ms: int, horizon
         state: State = "resolved" if isinstance(body, Resolution) else "rejected"
         row = replace(row, state=state, outcome=body, settled_ms=now_ms, settled_by=completion.source)
         return _told(row, completion, "accepted", now_ms, None, settled=True)
-    if row.settled_by == completion.source:
+    if row.settled_by is not None and same_source(row.settled_by, completion.source):
         return Settled(awakeable=row, verdict=_verdict(row, completion, "accepted", now_ms, None))
     if body is None:
         return _told(row, completion, "invalid", now_ms, completion.refusal, settled=expired)

@@ -31,6 +31,7 @@ from awakeables.core.orders import (
     Unchecked,
     Wake,
 )
+from awakeables.core.sources import kafka_source, parse_source
 from awakeables.core.texts import shortened
 from awakeables.engine.committer import Committer
 from awakeables.engine.edge import Edge
@@ -138,9 +139,8 @@ class Intake:
             ),
             [completion],
         )
-        self.metrics.settled(
-            "handler" if completion.source.startswith("handler:") else "http", settled.verdicts
-        )
+        kind = parse_source(completion.source).kind
+        self.metrics.settled("handler" if kind == "handler" else "http", settled.verdicts)
         return settled.verdicts[0]
 
     async def take_partitions(
@@ -160,7 +160,7 @@ class Intake:
         readable: list[Record] = []
         unreadable: list[DeadLetter] = []
         for record in records:
-            source = f"kafka:{topic}:{partition}:{record.offset}"
+            source = kafka_source(topic, partition, record.offset, record.timestamp_ms)
             try:
                 completion = decode_completion(
                     record.value, headers=record.headers, key=record.key, source=source

@@ -10,9 +10,8 @@ from msgspec import Raw
 from awakeables.core.awakeables import Verdict
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.records import rfc3339
+from awakeables.core.sources import parse_source
 from awakeables.core.texts import shortened
-
-KAFKA = "kafka:"
 
 MOST_OUTCOME_BYTES = 64 * 1024
 """A larger outcome is told without its value. A verdict has to fit its topic, whose limit the service
@@ -42,12 +41,17 @@ def encode_verdict(verdict: Verdict) -> bytes:
     )
 
 
-def _source(source: str) -> dict[str, Any]:
-    """`kafka:topic:partition:offset` taken apart; any other source by its kind alone."""
-    if not source.startswith(KAFKA):
-        return {"kind": source.partition(":")[0]}
-    topic, partition, offset = source.removeprefix(KAFKA).rsplit(":", 2)
-    return {"kind": "kafka", "topic": topic, "partition": int(partition), "offset": int(offset)}
+def _source(text: str) -> dict[str, Any]:
+    """Of a Kafka record where it is; of anything else its kind alone."""
+    source = parse_source(text)
+    if source.kind != "kafka":
+        return {"kind": source.kind}
+    return {
+        "kind": source.kind,
+        "topic": source.topic,
+        "partition": source.partition,
+        "offset": source.offset,
+    }
 
 
 def _outcome(outcome: Outcome) -> Any:

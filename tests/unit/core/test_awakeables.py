@@ -30,6 +30,7 @@ from awakeables.core.awakeables import (
     without_row,
 )
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
+from awakeables.core.sources import kafka_source
 from awakeables.core.texts import MOST_CHARACTERS
 
 NOW_MS = 1_000_000
@@ -139,6 +140,24 @@ def test_the_record_that_settled_it_is_told_accepted_again_and_is_counted_once(s
     assert again.verdict.kind == "accepted"
     assert again.awakeable == once.awakeable
     assert not again.settled
+
+
+def from_kafka(body: Resolution | Rejection, *, offset: int, at_ms: int) -> Completion:
+    return Completion(awakeable_id="a", body=body, source=kafka_source("t", 0, offset, at_ms))
+
+
+def test_case_r4_a_record_of_a_topic_that_was_made_anew_is_another_source() -> None:
+    settled = told(row(), from_kafka(YES, offset=3, at_ms=1_000)).awakeable
+    assert told(settled, from_kafka(YES, offset=3, at_ms=1_000)).verdict.kind == "accepted"
+    assert told(settled, from_kafka(NO, offset=3, at_ms=2_000)).verdict.kind == "conflict"
+    assert told(settled, from_kafka(NO, offset=4, at_ms=1_000)).verdict.kind == "conflict"
+
+
+def test_case_r4_a_row_that_an_earlier_release_has_settled_knows_its_record_again() -> None:
+    """Its source has no timestamp."""
+    settled = replace(told(row(), from_kafka(YES, offset=3, at_ms=1)).awakeable, settled_by="kafka:t:0:3")
+    assert told(settled, from_kafka(YES, offset=3, at_ms=1)).verdict.kind == "accepted"
+    assert told(settled, from_kafka(NO, offset=33, at_ms=1)).verdict.kind == "conflict"
 
 
 def test_the_same_event_id_with_another_answer_is_a_conflict_all_the_same() -> None:

@@ -12,6 +12,7 @@ from msgspec import Raw
 
 from awakeables.core.awakeables import VERDICTS, Verdict
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
+from awakeables.core.sources import kafka_source
 from awakeables.wire.verdicts import encode_verdict
 from unit.wire.contract import AN_ID, examples, ids, json_texts, refusal
 
@@ -25,6 +26,7 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
 )
 offsets = st.integers(0, 2**40)
 sources = st.one_of(
+    st.builds(kafka_source, st.from_regex(r"[a-z.]{1,20}", fullmatch=True), offsets, offsets, offsets),
     st.builds("kafka:{}:{}:{}".format, st.from_regex(r"[a-z.]{1,20}", fullmatch=True), offsets, offsets),
     st.just("http:evt_1x"),
     st.just("handler:inv_1x:3"),
