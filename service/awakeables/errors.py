@@ -29,7 +29,8 @@ AwakeablesError
     ├── ReplayMismatch       the code asks for something else than its journal tells
     ├── HandlerMisuse        the code used the context in a way that can't be replayed
     ├── ValueRefused         an accepted value that today's code can't decode
-    ├── ResultMisfit         a result that can't be written as its type, or not be read again
+    ├── Unwritable           a value that can't be written, or not be read again
+    │   └── ResultMisfit     a result that is not of its declared type
     └── DeclarationError     an app, service or worker that can't be served
 
 Suspended(BaseException)     control flow: the attempt ends here, the journal goes on
@@ -179,7 +180,14 @@ class ValueRefused(AuthorError):
     """A value that was accepted at the edge is refused by today's code; it is kept."""
 
 
-class ResultMisfit(AuthorError):
+class Unwritable(AuthorError, ValueError):
+    """A value that JSON can't say, or that could not be read again as what it is.
+
+    A handler may catch it where it publishes or answers; uncaught it parks the invocation at once.
+    """
+
+
+class ResultMisfit(Unwritable):
     """What code returned can't be written as the declared type, or not be read back as it.
 
     Trying again would only repeat the side effects, so nothing is tried again.

@@ -218,6 +218,15 @@ def release(row: Invocation, *, now_ms: int) -> Invocation:
     return replace(row, status="pending", owner=None, due_ms=now_ms)
 
 
+def replay_dry(row: Invocation, *, ends: bool) -> Invocation | None:
+    """Count a dry replay as a start while it runs; None: it has ended, or may be what kills its process."""
+    if ends:
+        return replace(row, starts=max(0, row.starts - 1))
+    if row.status == "completed" or is_suspect(row):
+        return None
+    return replace(row, starts=row.starts + 1)
+
+
 def resume(row: Invocation, *, now_ms: int) -> Invocation | None:
     """Let a paused or backing-off invocation run again now; None: it is neither.
 

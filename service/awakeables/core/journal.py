@@ -20,7 +20,7 @@ from awakeables.core.records import Record
 
 
 class Input(Record, tag_field="k", tag="input"):
-    """Entry 0: who was called, with what. `seed` feeds `ctx.random()` and `ctx.uuid()`."""
+    """Entry 0: who was called, with what, if anything. `seed` feeds `ctx.random()` and `ctx.uuid()`."""
 
     service: str
     handler: str
@@ -30,6 +30,11 @@ class Input(Record, tag_field="k", tag="input"):
     value: Raw | UnsetType = UNSET
     value_base64: bytes | UnsetType = UNSET
     headers: dict[str, str] = {}
+
+    @property
+    def is_absent(self) -> bool:
+        """Was the handler called without an input?"""
+        return self.value is UNSET and self.value_base64 is UNSET
 
 
 class AwakeableAsked(Record, tag_field="k", tag="awakeable"):

@@ -315,6 +315,22 @@ class Released(Record):
     count: int
 
 
+class ReplayDry(Record):
+    """A process begins to run an invocation's handler without owning it, or has ended that.
+
+    While it runs, one start more is counted, as with a claim: what kills its process is found.
+    """
+
+    invocation_id: str
+    ends: bool
+
+
+class DryReplayed(Record):
+    """The invocation; None: it is not to be replayed, has ended, or is gone."""
+
+    invocation: Invocation | None
+
+
 class Resume(Record):
     """Let a paused invocation run again."""
 
@@ -513,6 +529,7 @@ Member: TypeAlias = (
     | Settle
     | Expire
     | Release
+    | ReplayDry
     | Operating
     | TakePartitions
     | ClaimEffects
@@ -529,6 +546,7 @@ Answer: TypeAlias = (
     | Unchecked
     | Expired
     | Released
+    | DryReplayed
     | Resumed
     | CancelAsked
     | Killed

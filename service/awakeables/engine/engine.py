@@ -41,6 +41,7 @@ from awakeables.core.orders import (
 )
 from awakeables.core.outcomes import Outcome
 from awakeables.engine.committer import Committer
+from awakeables.engine.dryreplay import DryReplays
 from awakeables.engine.edge import Edge
 from awakeables.engine.folding import FoldingSettings
 from awakeables.engine.horizon import Horizon
@@ -161,7 +162,14 @@ class Engine:
         self.owner = self._ids.new("evt")
         self.committer = Committer(store, metrics=self.metrics)
         self.committer.on_store = self._store_changed
-        self.edge = Edge(store)
+        self._world = World(
+            clock=clock,
+            ids=self._ids,
+            app=app.name,
+            reply_to=app.completions_topic,
+            max_entries=settings.max_journal_entries,
+        )
+        self.edge = Edge(store, DryReplays(app, store, self.committer, self._world).codec)
         self.horizon = Horizon(clock, longest_ms=round(settings.horizon.total_seconds() * 1000))
         self.intake = Intake(
             self.committer,
@@ -189,13 +197,6 @@ class Engine:
         )
         self.offsets = Offsets(self.intake, store, self.problems, topic=app.completions_topic)
         self._retention = Retention(self.committer, store, clock=clock, settings=settings.retention)
-        self._world = World(
-            clock=clock,
-            ids=self._ids,
-            app=app.name,
-            reply_to=app.completions_topic,
-            max_entries=settings.max_journal_entries,
-        )
         self._live = Live(
             self, app, store, self._world, metrics=self.metrics, max_running=settings.max_running
         )
@@ -213,7 +214,7 @@ class Engine:
     async def begin(
         self,
         handler: Handler,
-        content: bytes,
+        content: bytes | None,
         *,
         headers: Mapping[str, str] | None = None,
         idempotency: Idempotency | None = None,
@@ -224,7 +225,7 @@ class Engine:
 
         Args:
             handler: One of the app's.
-            content: Its input, encoded and known to fit the handler's input type.
+            content: Its input as `Handler.accept` has returned it.
             headers: The caller's, for `ctx.request`.
             idempotency: The caller's key; the same key and fingerprint give the same invocation.
             delay: Begin to run this much later.
@@ -246,8 +247,8 @@ class Engine:
             seed=self._entropy.bytes(16).hex(),
             at_ms=self.clock.now_ms(),
             headers=dict(headers or {}),
-            value=msgspec.Raw(content) if is_json else msgspec.UNSET,
-            value_base64=msgspec.UNSET if is_json else content,
+            value=msgspec.UNSET if content is None or not is_json else msgspec.Raw(content),
+            value_base64=msgspec.UNSET if content is None or is_json else content,
         )
         at_once = idempotency is None and not delay and not self.crowded()
         order = Begin(
@@ -423,17 +424,15 @@ class Engine:
 
     def remember(self, invocation_id: str, taken: Taken) -> None:
         for row in taken.awakeables:
-            schema = taken.schemas.get(row.schema_hash) if row.schema_hash else None
-            self.edge.remember(
-                row.id,
-                Expectation(
-                    invocation_id=invocation_id,
-                    codec=row.codec,
-                    type_name=row.type_name,
-                    schema_hash=row.schema_hash,
-                    schema=schema,
-                ),
+            codec = taken.codecs[row.id]
+            expectation = Expectation(
+                invocation_id=invocation_id,
+                codec=row.codec,
+                type_name=row.type_name,
+                schema_hash=row.schema_hash,
+                schema=codec.schema,
             )
+            self.edge.remember(row.id, expectation, codec)
 
     async def settle_own(self, completion: Completion) -> Verdict | None:
         return await self.intake.settle(completion)

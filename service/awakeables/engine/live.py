@@ -304,7 +304,7 @@ def execution_of(
 
     async def begin(execution: Execution) -> object:
         context = Context(execution, attempt=attempts + 1)
-        if not handler.takes_input:
+        if not handler.takes_input or (handler.has_default and execution.replay.input.is_absent):
             return await handler.function(context)
         return await handler.function(context, context.decode_input(handler.input))
 

@@ -11,7 +11,7 @@ from awakeables.errors import ResultMisfit, TerminalError
 from awakeables.handlers.calls import Raised, call
 from awakeables.handlers.execution import RunWait
 from awakeables.handlers.rejections import rejection_of
-from awakeables.handlers.serde import explain
+from awakeables.handlers.serde import result_of
 
 
 async def perform(run: RunWait, executor: Executor) -> Resolution | Rejection | Raised:
@@ -22,7 +22,7 @@ async def perform(run: RunWait, executor: Executor) -> Resolution | Rejection | 
         raised; it may be tried again.
 
     Raises:
-        ResultMisfit: Its result can't be written: to try it again would only repeat it.
+        ResultMisfit: Its result can't be written as its type: to try it again would only repeat it.
     """
     ended = await call(run.action, executor=executor)
     match ended:
@@ -31,14 +31,12 @@ async def perform(run: RunWait, executor: Executor) -> Resolution | Rejection | 
         case Raised():
             return ended
     try:
-        return run.codec.resolution(ended)
-    except BaseException as error:  # a serializer of the user's own may raise anything
+        return result_of(run.codec, ended, by=f"run {run.name!r:.80}")
+    except ResultMisfit as misfit:
         raise ResultMisfit(
-            f"the result of run {run.name!r:.80} can't be serialised: {explain(error)}. It returned "
-            f"{type(ended).__name__:.80}, expected is {shown(run.type)}. The action was executed and is not "
-            "tried again; resuming the invocation executes it once more, so an idempotency key (ctx.uuid()) "
-            "must guard what it does"
-        ) from error
+            f"{misfit}. The action was executed and is not tried again; resuming the invocation executes it "
+            "once more, so an idempotency key (ctx.uuid()) must guard what it does"
+        ) from misfit.__cause__
 
 
 def result_type(action: Callable[..., Any], type_: Any) -> Any:

@@ -27,7 +27,14 @@ from awakeables.core.journal import (
 from awakeables.core.orders import Effect, NewAwakeable, TaskFacts
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.records import instant
-from awakeables.errors import HandlerMisuse, MalformedId, PayloadError, TerminalError, ValueRefused
+from awakeables.errors import (
+    HandlerMisuse,
+    MalformedId,
+    PayloadError,
+    TerminalError,
+    Unwritable,
+    ValueRefused,
+)
 from awakeables.handlers.actions import result_type, shown
 from awakeables.handlers.execution import (
     AwakeableWait,
@@ -40,7 +47,7 @@ from awakeables.handlers.futures import Awakeable, Durable, Promise, raise_termi
 from awakeables.handlers.publishing import Envelope, form_of, publication, traced
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.retry import RetryPolicy
-from awakeables.handlers.serde import Codec, Serde, codec_for, explain
+from awakeables.handlers.serde import Codec, Serde, codec_for, codec_of_value, explain
 from awakeables.wire.traces import Trace, trace_of
 
 T = TypeVar("T")
@@ -138,12 +145,13 @@ class Context:
                 NewAwakeable(
                     id=awakeable_id,
                     codec=codec.kind,
+                    type_name=codec.type_name,
                     schema_hash=codec.schema_hash,
                     timeout_ms=timeout_ms,
                 ),
-                codec.schema,
+                codec,
             )
-        self._execution.expect(AwakeableWait(index, awakeable_id))
+        self._execution.expect(AwakeableWait(index, awakeable_id, codec))
         read = functools.partial(self._read_answer, awakeable_id, codec)
         return Awakeable(awakeable_id, Promise(self._execution, index, read))
 
@@ -276,6 +284,8 @@ class Context:
         expected = result_type(action, type)
         try:
             codec = codec_for(expected)
+            if codec.unwritable is not None:
+                raise TypeError(codec.unwritable)
         except TypeError as error:
             raise self._execution.misuse(
                 f"ctx.run({name!r:.80}): its result, a {shown(expected)}, can't be journaled: say with type= "
@@ -283,13 +293,13 @@ class Context:
             ) from error
         index, _ = self._execution.ask(RunAsked(name=name))
         bound = functools.partial(action, *args) if args else action
-        wait = RunWait(index, name, bound, expected, codec, retry, None)
+        wait = RunWait(index, name, bound, codec, retry, None)
         self._execution.expect(wait, must=f"ctx.run({name!r})")
 
         def read(outcome: Outcome) -> Any:
             if not isinstance(outcome, Resolution):
                 raise_terminal(outcome)
-            return self._decode(codec, outcome, f"the result of run {name!r}")
+            return self._decode(codec.read_written, outcome, f"the result of run {name!r}")
 
         return Durable(self._execution, index, read)
 
@@ -305,12 +315,12 @@ class Context:
 
         Raises:
             TerminalError: The text is not an awakeable ID (code 400).
-            ValueError: JSON can't say the value.
+            Unwritable: The value can't be written, or not be read back as its own type.
         """
         try:
-            outcome = codec_for(bytes if isinstance(value, bytes) else None).resolution(value)
-        except ValueError as error:
-            raise ValueError(
+            outcome = codec_of_value(value).answer(value)
+        except Exception as error:  # a serializer of the user's own may raise anything
+            raise Unwritable(
                 f"ctx.resolve_awakeable: the value can't be written: {explain(error)}"
             ) from error
         return self._settle(awakeable_id, outcome)
@@ -356,7 +366,7 @@ class Context:
         given = self._execution.replay.input
         content = given.value if isinstance(given.value, Raw) else given.value_base64
         resolution = Resolution.of_bytes(bytes(content) if content is not UNSET else b"null")
-        return self._decode(codec, resolution, "the input")
+        return self._decode(codec.decode, resolution, "the input")
 
     def _settle(self, awakeable_id: str, outcome: Resolution | Rejection) -> Durable[Verdict]:
         try:
@@ -390,7 +400,7 @@ class Context:
     def _read_answer(self, awakeable_id: str, codec: Codec[T], outcome: Outcome) -> T:
         resolution = value_of(outcome, awakeable_id)
         if codec.kind != "custom":
-            return self._decode(codec, resolution, f"the answer to awakeable {awakeable_id}")
+            return self._decode(codec.decode, resolution, f"the answer to awakeable {awakeable_id}")
         try:
             return codec.decode(resolution.content)
         except BaseException as error:
@@ -398,9 +408,9 @@ class Context:
                 f"the answer to awakeable {awakeable_id} can't be decoded: {explain(error)}"
             ) from error
 
-    def _decode(self, codec: Codec[T], resolution: Resolution, what: str) -> T:
+    def _decode(self, read: Callable[[bytes], T], resolution: Resolution, what: str) -> T:
         try:
-            return codec.decode(resolution.content)
+            return read(resolution.content)
         except BaseException as error:
             message = f"{what} does not fit today's type ({explain(error)})"
             instead = "it is kept: deploy code that takes it, then resume"

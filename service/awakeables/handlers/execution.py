@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from awakeables.core.awakeables import Completion
@@ -25,12 +25,13 @@ from awakeables.errors import (
     Cancelled,
     HandlerMisuse,
     ReplayMismatch,
+    ResultMisfit,
     Suspended,
     TerminalError,
 )
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.retry import RetryPolicy
-from awakeables.handlers.serde import Codec, explain
+from awakeables.handlers.serde import Codec, result_of
 from awakeables.handlers.stepping import BLOCK, INSTEAD, HandlerTask, Returned, close
 from awakeables.ports import Clock
 
@@ -44,10 +45,11 @@ that swallows it gets here, too."""
 
 @dataclass(frozen=True, slots=True)
 class AwakeableWait:
-    """The handler waits for the answer to an awakeable."""
+    """The handler waits for the answer to an awakeable, which its codec reads."""
 
     index: int
     awakeable_id: str
+    codec: Codec[Any] = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,6 @@ class RunWait:
     index: int
     name: str
     action: Callable[[], Any]
-    type: Any
     codec: Codec[Any]
     retry: RetryPolicy | None
     tried: Tried | None
@@ -113,12 +114,22 @@ Step: TypeAlias = Wait | Finished | Crashed | Broken | Left
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What is to be committed: entries, and the rows and records that they speak of."""
+    """What is to be committed: entries, and the rows and records that they speak of.
+
+    Attributes:
+        codecs: How the answers to the new awakeables are read, by their IDs.
+    """
 
     entries: list[Entry]
     awakeables: list[NewAwakeable]
     effects: list[Effect]
-    schemas: dict[str, bytes]
+    codecs: dict[str, Codec[Any]]
+
+    @property
+    def schemas(self) -> dict[str, bytes]:
+        """The JSON Schemas that the new awakeables name, by their hashes."""
+        known = self.codecs.values()
+        return {codec.schema_hash: codec.schema for codec in known if codec.schema_hash and codec.schema}
 
     def __bool__(self) -> bool:
         return bool(self.entries)
@@ -180,7 +191,7 @@ class Execution:
         self._waiting: int | None = None
         self._awakeables: list[NewAwakeable] = []
         self._effects: list[Effect] = []
-        self._schemas: dict[str, bytes] = {}
+        self._codecs: dict[str, Codec[Any]] = {}
 
     # ── for the owner ──────────────────────────────────────────────────────────────────────
 
@@ -222,13 +233,20 @@ class Execution:
 
     def take(self) -> Taken:
         """What is new since the last call, to be committed."""
-        taken = Taken(self.replay.take_new(), self._awakeables, self._effects, self._schemas)
-        self._awakeables, self._effects, self._schemas = [], [], {}
+        taken = Taken(self.replay.take_new(), self._awakeables, self._effects, self._codecs)
+        self._awakeables, self._effects, self._codecs = [], [], {}
         return taken
 
     def open_awakeables(self) -> tuple[str, ...]:
         """The awakeables of this invocation whose outcome the handler was not given."""
         return self.replay.open_awakeables()
+
+    def codec_of(self, awakeable_id: str) -> Codec[Any] | None:
+        """How the answer to an awakeable is read, if the handler has come by the line that asks for it."""
+        for wait in self._waits.values():
+            if isinstance(wait, AwakeableWait) and wait.awakeable_id == awakeable_id:
+                return wait.codec
+        return None
 
     # ── for the context ────────────────────────────────────────────────────────────────────
 
@@ -308,12 +326,11 @@ class Execution:
     def replaying(self) -> bool:
         return self.replay.replaying
 
-    def add_awakeable(self, row: NewAwakeable, schema: bytes | None) -> None:
+    def add_awakeable(self, row: NewAwakeable, codec: Codec[Any]) -> None:
         if self.is_over:
             return
         self._awakeables.append(row)
-        if schema is not None and row.schema_hash is not None:
-            self._schemas[row.schema_hash] = schema
+        self._codecs[row.id] = codec
 
     def add_effect(self, effect: Effect) -> None:
         if not self.is_over:
@@ -423,10 +440,9 @@ class Execution:
             names = ", ".join(self._unawaited.values())
             return Broken(HandlerMisuse(f"never awaited: {names}; put `await` before it"))
         try:
-            return Finished(self._output.resolution(value))
-        except Exception as error:
-            described = f"the handler's result can't be serialised: {explain(error)}"
-            return Crashed(TypeError(described).with_traceback(error.__traceback__))
+            return Finished(result_of(self._output, value, by=f"handler {self.replay.input.handler}"))
+        except ResultMisfit as error:
+            return Broken(error)
 
     def _failed(self, error: TerminalError) -> Step:
         if error is self._cancellation:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
+from awakeables.core.jsontext import decode_json
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.errors import Cancelled, Rejected, TerminalError, TimedOut
-from awakeables.handlers.serde import decode_json
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from awakeables.core.orders import CloudEventMode, Header
 from awakeables.core.topics import is_topic_name
-from awakeables.errors import HandlerMisuse
+from awakeables.errors import HandlerMisuse, Unwritable
 from awakeables.handlers.serde import ANY, explain
 from awakeables.wire.cloudevents import CONTENT_TYPE
 from awakeables.wire.traces import TRACEPARENT, TRACESTATE, Trace
@@ -81,7 +81,7 @@ def publication(
     Raises:
         HandlerMisuse: It is no record, bytes for a form that is JSON, more than a record holds, or a
             header is not the handler's to give.
-        ValueError: JSON or UTF-8 can't say it.
+        Unwritable: JSON or UTF-8 can't say it.
     """
     if not isinstance(topic, str) or not is_topic_name(topic):
         raise misuse("no topic can have this name: 1 to 249 letters, digits, '.', '_' and '-'")
@@ -95,7 +95,7 @@ def publication(
             headers=_headers(headers or {}, octets=octets, is_task=is_task, misuse=misuse),
         )
     except ValueError as error:
-        raise ValueError(f"ctx.publish to {topic!r:.80} can't be written: {explain(error)}") from error
+        raise Unwritable(f"ctx.publish to {topic!r:.80} can't be written: {explain(error)}") from error
     in_headers = (part for header in record.headers for part in header)
     size = sum(len(part or b"") for part in (record.key, record.value, *in_headers))
     if size > MAX_PUBLISH_BYTES:

@@ -7,9 +7,9 @@ from typing import Any
 from msgspec import UNSET, Raw
 from pydantic_core import to_json
 
+from awakeables.core.jsontext import decode_json
 from awakeables.core.outcomes import Rejection
 from awakeables.core.texts import bounded, message_of
-from awakeables.handlers.serde import decode_json
 
 MOST_DETAILS_BYTES = 1_000_000
 """Who has more to tell puts it elsewhere, and hands out a reference."""

@@ -1,23 +1,38 @@
 """How values become bytes and back: JSON by type, raw bytes, or a serde of the user's own.
 
-A type's JSON Schema is pinned to each awakeable that waits for it, so that every process can
-check a value at the edge; where the process has the type, its own validator decides as well.
+A type's name and JSON Schema are pinned to each awakeable that waits for it. Where the process has
+the type of that name, its validator decides at the edge; elsewhere the schema does.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from types import NoneType
 from typing import Any, Generic, Protocol, TypeVar
 
 import orjson
-from pydantic import ConfigDict, PydanticInvalidForJsonSchema, PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PydanticInvalidForJsonSchema,
+    PydanticUserError,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import PydanticSerializationError, to_json
 
 from awakeables.core.awakeables import Codec as CodecKind
+from awakeables.core.jsontext import decode_json
 from awakeables.core.outcomes import Resolution
 from awakeables.core.texts import message_of
+from awakeables.errors import ResultMisfit
+from awakeables.handlers.typenames import is_stable, type_name
+from awakeables.handlers.writing import writing_of
 
 T = TypeVar("T")
 
@@ -37,29 +52,55 @@ class Serde(Protocol[T]):
 class Codec(Generic[T]):
     """One type's way to bytes and back.
 
+    What is written is read back before it is kept or sent, by the same type: what a later reader
+    could not read is found where it is made.
+
     Attributes:
         kind: `json`, `bytes` or `custom`.
+        type_name: Of a typed JSON value the name of its type (`handlers/typenames.py`).
         schema: The JSON Schema (2020-12) of a typed JSON value that is read, as JSON text.
         schema_hash: Its SHA-256; two types with one schema share it.
+        unwritable: Why no value can be written without losing a part of it; None: it can.
+        unanswerable: Why no value can be written in a form that the type reads as an answer.
     """
 
-    __slots__ = ("_written", "decode", "encode", "kind", "schema", "schema_hash")
+    __slots__ = (
+        "__weakref__",
+        "_read_written",
+        "_written",
+        "decode",
+        "encode",
+        "kind",
+        "schema",
+        "schema_hash",
+        "type_name",
+        "unanswerable",
+        "unwritable",
+    )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all of it is told apart by name
         self,
         kind: CodecKind,
         *,
         encode: Callable[[T], bytes],
         decode: Callable[[bytes], T],
+        type_name: str | None = None,
         schema: bytes | None = None,
         written: Callable[[], bytes] | None = None,
+        read_written: Callable[[bytes], T] | None = None,
+        unwritable: str | None = None,
+        unanswerable: str | None = None,
     ) -> None:
         self._written = written
+        self._read_written = read_written or decode
         self.kind = kind
         self.encode = encode
         self.decode = decode
+        self.type_name = type_name
         self.schema = schema
         self.schema_hash = None if schema is None else hashlib.sha256(schema).hexdigest()
+        self.unwritable = unwritable
+        self.unanswerable = unwritable or unanswerable
 
     @property
     def written(self) -> bytes | None:
@@ -67,58 +108,79 @@ class Codec(Generic[T]):
         return self.schema if self._written is None else self._written()
 
     def resolution(self, value: T) -> Resolution:
-        """A value as the outcome that carries it.
+        """A value as the outcome that carries it, to be read by `read_written`.
 
         Raises:
-            ValueError: Its JSON could not be read again.
+            Exception: It can't be written as the type, or its bytes could not be read again;
+                serializers and validators of the user's own may raise anything.
         """
+        return self._checked(value, self._read_written, self.unwritable)
+
+    def answer(self, value: T) -> Resolution:
+        """A value as the answer to an awakeable of this type.
+
+        Raises:
+            Exception: As `resolution`; or the awakeable would refuse it.
+        """
+        return self._checked(value, self.decode, self.unanswerable)
+
+    def read_written(self, content: bytes) -> T:
+        """What `resolution` wrote, in this or an earlier release, which wrote fields by name."""
+        return self._read_written(content)
+
+    def _checked(self, value: T, read: Callable[[bytes], T], problem: str | None) -> Resolution:
+        if problem is not None:
+            raise TypeError(problem)
         content = self.encode(value)
-        if self.kind != "json":
-            return Resolution.of_bytes(content)
-        return Resolution.of_json(checked_json(content))
+        if self.kind == "json":
+            # Of a typed value, too: pydantic writes NaN, and nests deeper than it reads.
+            try:
+                decode_json(content)
+            except ValueError as error:
+                raise ValueError(f"it is no JSON ({error}); NaN and Infinity are none") from None
+        read(content)
+        return Resolution.of_json(content) if self.kind == "json" else Resolution.of_bytes(content)
 
 
-MAX_NESTING = 200
-"""How deep JSON may be nested: pydantic's own bound, so that its readers of types agree."""
+MASK = b'"**********"'
+"""What pydantic writes instead of a secret."""
 
 
-def decode_json(text: bytes) -> Any:
-    """JSON as Python values; integers of any size are kept exactly.
-
-    Raises:
-        ValueError: No JSON text (NaN, bad UTF-8 and lone surrogates are none), or nested deeper
-            than `MAX_NESTING`.
-    """
-    try:
-        return from_json(text, allow_inf_nan=False)
-    except ValueError as error:
-        if str(error).startswith("recursion limit"):
-            raise ValueError(f"nested deeper than {MAX_NESTING} levels") from None
-        raise
+def _write_any(value: Any) -> bytes:
+    text = to_json(value)
+    if MASK in text and _holds_secret(value):
+        raise ValueError(
+            "it holds a secret of pydantic's, which is written as '**********': annotate the type and give "
+            "the field a serializer of its own, or keep a reference to the secret instead"
+        )
+    return text
 
 
-def checked_json(written: bytes) -> bytes:
-    """What pydantic wrote, if it can be read again: it writes NaN, and deeper nesting than it reads.
-
-    Raises:
-        ValueError: It could not be read again.
-    """
-    try:
-        decode_json(written)
-    except ValueError as error:
-        raise ValueError(f"it is no JSON ({error}); NaN and Infinity are none") from None
-    return written
+def _holds_secret(value: Any) -> bool:
+    if isinstance(value, Secret | SecretStr | SecretBytes):
+        return True
+    if isinstance(value, Mapping):
+        return any(_holds_secret(part) for part in value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(_holds_secret(part) for part in value)
+    return _holds_secret(getattr(value, "__dict__", None) or ())
 
 
-ANY: Codec[Any] = Codec("json", encode=to_json, decode=decode_json)
-BYTES: Codec[bytes] = Codec("bytes", encode=bytes, decode=bytes)
+def _octets(value: Any) -> bytes:
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError(f"bytes are expected, not {type(value).__name__}")
+    return bytes(value)
+
+
+ANY: Codec[Any] = Codec("json", encode=_write_any, decode=decode_json, type_name="Any")
+BYTES: Codec[bytes] = Codec("bytes", encode=_octets, decode=bytes)
 
 MOST_KEPT = 1000
 """Types that are kept at hand, the oldest out: one that a handler's body declares is new each time."""
 
-_given: dict[Any, Codec[Any]] = {bytes: BYTES, None: ANY, Any: ANY}
+_given: dict[Any, Codec[Any]] = {bytes: BYTES, None: ANY, Any: ANY, object: ANY}
 _by_type: dict[Any, Codec[Any]] = {}
-_by_hash: dict[str, Codec[Any]] = {}
+_by_name: dict[tuple[str, str], Codec[Any]] = {}
 
 
 def codec_for(type_: Any, serde: Serde[Any] | None = None) -> Codec[Any]:
@@ -139,17 +201,52 @@ def codec_for(type_: Any, serde: Serde[Any] | None = None) -> Codec[Any]:
     return known
 
 
-def codec_by_hash(schema_hash: str) -> Codec[Any] | None:
-    """The codec of a type that this process has at hand, by the hash of its schema."""
-    return _by_hash.get(schema_hash)
+def codec_of_value(value: object) -> Codec[Any]:
+    """The codec of a value whose type nobody has declared: bytes, a model or dataclass, else any JSON."""
+    if isinstance(value, bytes):
+        return BYTES
+    if isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type)):
+        return codec_for(type(value))
+    return ANY
+
+
+def codec_by_name(name: str, schema_hash: str) -> Codec[Any] | None:
+    """The codec of a type that this process has at hand, by its stable name and its schema's hash."""
+    return _by_name.get((name, schema_hash))
 
 
 def _keep(kept: dict[Any, Codec[Any]], key: Any, codec: Codec[Any]) -> None:
-    """Keep a codec as the newest: so one that is found by its type is found by its hash, too."""
+    """Keep a codec as the newest: so one that is found by its type is found by its name, too."""
     kept.pop(key, None)
     kept[key] = codec
     if len(kept) > MOST_KEPT:
         del kept[next(iter(kept))]
+
+
+def result_of(codec: Codec[Any], value: Any, *, by: str, as_answer: bool = False) -> Resolution:
+    """What code returned, written as its declared type and read back.
+
+    Args:
+        codec: Of the declared type.
+        value: What was returned.
+        by: Who returned it, for people.
+        as_answer: It is to be the answer to an awakeable of that type.
+
+    Raises:
+        ResultMisfit: It can't be written as that type, or could not be read again.
+    """
+    try:
+        return codec.answer(value) if as_answer else codec.resolution(value)
+    except BaseException as error:  # serializers and validators of the user's own may raise anything
+        told = repr(value)[:60] if type(value) in (str, int, float, bool, NoneType) else _class_name(value)
+        says = "" if codec is ANY else f"says -> {codec.type_name or codec.kind} and "
+        raise ResultMisfit(f"{by} {says}returned {told}: {explain(error)}").with_traceback(
+            error.__traceback__
+        ) from error
+
+
+def _class_name(value: object) -> str:
+    return f"an instance of {type(value).__name__}"
 
 
 def adapter_of(type_: Any) -> TypeAdapter[Any]:
@@ -194,23 +291,54 @@ def _codec_of(type_: Any) -> Codec[Any]:
         raise TypeError(
             f"{type_!r} has no JSON Schema, so that no other process could check it: {error.message}"
         ) from error
+    writing = writing_of(adapter.core_schema)
 
     def decode(text: bytes) -> Any:
         return adapter.validate_json(text)
 
+    def decode_by_name(text: bytes) -> Any:
+        return adapter.validate_json(text, by_alias=True, by_name=True)
+
+    def read_written(text: bytes) -> Any:
+        try:
+            return adapter.validate_json(text)
+        except ValidationError:
+            # Journals of the first releases have the fields by name.
+            try:
+                return decode_by_name(text)
+            except ValidationError:
+                pass
+            raise
+
     def encode(value: Any) -> bytes:
-        # An action may return what its type is made of (a dict for a model): reading it will tell.
-        return adapter.dump_json(value, warnings=False)
+        try:
+            return adapter.dump_json(value, by_alias=writing.by_alias, warnings="error")
+        except PydanticSerializationError:
+            # What the type is made of (a dict for a model) is taken as an input would be.
+            made = adapter.validate_python(value, by_alias=True, by_name=True)
+            return adapter.dump_json(made, by_alias=writing.by_alias, warnings="none")
 
     def written() -> bytes:
         try:
-            return orjson.dumps(adapter.json_schema(mode="serialization"), option=orjson.OPT_SORT_KEYS)
+            told = adapter.json_schema(mode="serialization", by_alias=writing.by_alias is True)
+            return orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
         except PydanticInvalidForJsonSchema:  # it is read as something that has one, as we know
             return schema
 
-    codec = Codec("json", encode=encode, decode=decode, schema=schema, written=written)
-    if codec.schema_hash is not None:
-        _keep(_by_hash, codec.schema_hash, codec)
+    name = type_name(type_)
+    codec = Codec(
+        "json",
+        encode=encode,
+        decode=decode,
+        type_name=name,
+        schema=schema,
+        written=written,
+        read_written=decode_by_name if writing.unread else read_written,
+        unwritable=writing.secret,
+        unanswerable=writing.unread,
+    )
+    if codec.schema_hash is not None and is_stable(name):
+        _keep(_by_name, (name, codec.schema_hash), codec)
     return codec
 
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 
-from awakeables.errors import DeclarationError, NotFound
+from awakeables.errors import DeclarationError, InvalidInput, NotFound
 from awakeables.handlers.context import Context
-from awakeables.handlers.serde import NOTHING, Codec, codec_for
+from awakeables.handlers.serde import NOTHING, Codec, codec_for, explain
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -75,13 +75,47 @@ class Handler:
                 "(ctx: Context, input)"
             )
         self.takes_input = len(parameters) == 2
+        self.default: Any = parameters[1].default if self.takes_input else inspect.Parameter.empty
         self.input: Codec[Any] = NOTHING
         if self.takes_input:
             self.input = _codec(hints.get(parameters[1].name, Any), where)
         self.output: Codec[Any] = _codec(hints.get("return", Any), where)
+        if self.output.unwritable is not None:
+            raise DeclarationError(f"{where}: its result can't be kept: {self.output.unwritable}")
 
     def __repr__(self) -> str:
         return f"<handler {self.service}/{self.name}>"
+
+    @property
+    def has_default(self) -> bool:
+        """Does the handler say itself what its input is where none is given?"""
+        return self.default is not inspect.Parameter.empty
+
+    def accept(self, content: bytes | None) -> bytes | None:
+        """An input as it is to be kept, known to fit; None: none was given, the default counts.
+
+        Absent without a default is null.
+
+        Raises:
+            InvalidInput: It does not fit the handler's input type.
+        """
+        where = f"{self.service}/{self.name}"
+        if not self.takes_input:
+            if content not in (None, b"null"):
+                raise InvalidInput(f"{where} takes no input; send no body")
+            return None
+        if content is None and self.has_default:
+            return None
+        if self.input.kind != "json":
+            return content or b""
+        try:
+            self.input.decode(b"null" if content is None else content)
+        except Exception as error:  # a validator of the user's own may raise anything
+            needed = "a body is needed: " if content is None else ""
+            raise InvalidInput(
+                f"{needed}the body does not fit the input of {where}: {explain(error)}"
+            ) from error
+        return b"null" if content is None else content
 
 
 class Service:

@@ -29,6 +29,7 @@ from awakeables.core.orders import (
     ClaimedEffects,
     ClaimEffects,
     DeadLetter,
+    DryReplayed,
     Effect,
     Expire,
     Expired,
@@ -45,6 +46,7 @@ from awakeables.core.orders import (
     Refused,
     Release,
     Released,
+    ReplayDry,
     Republish,
     Resend,
     Resume,
@@ -87,8 +89,8 @@ def _apply(member: Member, tables: Tables, now_ms: int, retention_ms: int) -> An
             return _claim(member, tables, now_ms)
         case Expire():
             return _expire(member, tables, now_ms)
-        case Release():
-            return _release(member, tables, now_ms)
+        case Release() | ReplayDry():
+            return _let_run(member, tables, now_ms)
         case (
             Resume()
             | Cancel()
@@ -332,6 +334,10 @@ def _expire(order: Expire, tables: Tables, now_ms: int) -> Expired:
     return Expired(wakes=tuple(wakes))
 
 
+def _let_run(order: Release | ReplayDry, tables: Tables, now_ms: int) -> Released | DryReplayed:
+    return _release(order, tables, now_ms) if isinstance(order, Release) else _replay_dry(order, tables)
+
+
 def _release(order: Release, tables: Tables, now_ms: int) -> Released:
     if order.ids is None:
         rows = [row for row in tables.running() if row.owner != order.owner]
@@ -341,6 +347,14 @@ def _release(order: Release, tables: Tables, now_ms: int) -> Released:
     for row in rows:
         tables.put_invocation(invocations.release(row, now_ms=now_ms))
     return Released(count=len(rows))
+
+
+def _replay_dry(order: ReplayDry, tables: Tables) -> DryReplayed:
+    row = tables.invocation(order.invocation_id)
+    counted = None if row is None else invocations.replay_dry(row, ends=order.ends)
+    if counted is not None:
+        tables.put_invocation(counted)
+    return DryReplayed(invocation=counted)
 
 
 def _take(order: TakePartitions, tables: Tables) -> Taken:

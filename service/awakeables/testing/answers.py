@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic import BaseModel
-
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.errors import AwakeablesError, TerminalError
 from awakeables.handlers.calls import Raised, call
 from awakeables.handlers.rejections import rejection_of
-from awakeables.handlers.serde import codec_for, explain
+from awakeables.handlers.serde import codec_of_value, explain, result_of
 from awakeables.testing.loop import ThreadInTurn
 from awakeables.wire.tasks import TaskRecord
 from awakeables.wire.traces import TRACEPARENT
@@ -104,9 +102,7 @@ def body_of(value: Any) -> Resolution | Rejection:
     """
     if isinstance(value, Reject | TerminalError):
         return rejection_of(value)
-    if isinstance(value, bytes):
-        return Resolution.of_bytes(value)
-    return codec_for(type(value) if isinstance(value, BaseModel) else None).resolution(value)
+    return codec_of_value(value).answer(value)
 
 
 class Answers:
@@ -199,7 +195,7 @@ async def _delivery(
         if threads is None and isinstance(answer.value, Reject | bytes):
             body = body_of(answer.value)
         else:
-            body = function.result(answer.value)
+            body = result_of(function.result, answer.value, by=repr(function), as_answer=True)
     except (Reject, TerminalError) as error:
         answer, body = Answer(), body_of(error)
     except BaseException as error:

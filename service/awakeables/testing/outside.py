@@ -10,11 +10,11 @@ from datetime import timedelta
 from typing import Any
 
 from awakeables.core.awakeables import Awakeable, Completion
+from awakeables.core.jsontext import decode_json
 from awakeables.core.orders import Effect, Header
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import instant
 from awakeables.engine.engine import Engine
-from awakeables.handlers.serde import decode_json
 from awakeables.testing.answers import Answers, Delivery, PendingAwakeable, WrongAnswer
 from awakeables.wire.completions import decode_completion, encode_completion
 from awakeables.wire.tasks import decode_task, encode_effect

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from awakeables.core.bounds import has_more_json_values
+from awakeables.core.jsontext import decode_json
 from awakeables.errors import Overloaded
-from awakeables.handlers.serde import decode_json
 from awakeables.web.problems import ClientGone, Problem, bad_request
 from awakeables.web.request import Request
 from awakeables.web.settings import WebSettings

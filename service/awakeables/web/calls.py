@@ -9,8 +9,7 @@ from starlette.responses import Response
 
 from awakeables.core.orders import Begun, Idempotency
 from awakeables.engine.engine import Engine
-from awakeables.errors import InvalidInput, NotFound
-from awakeables.handlers.serde import explain
+from awakeables.errors import NotFound
 from awakeables.handlers.service import Handler
 from awakeables.web import shapes
 from awakeables.web.answers import INVOCATION_ID, as_json, not_yet, of_result, output_path
@@ -87,26 +86,15 @@ class Calls:
             )
             return await self._waiting.store(begin, doubt=IN_DOUBT)
 
-    def _input(self, handler: Handler, request: Request, body: bytes) -> bytes:
-        """The body as it will be journaled, known to fit.
+    def _input(self, handler: Handler, request: Request, body: bytes) -> bytes | None:
+        """The body as it will be journaled, known to fit; None: there is none, the default counts.
 
         Raises:
             InvalidInput: It does not fit the handler's input type.
         """
-        if handler.input.kind != "json":
-            return body
-        content = self._bodies.json_of(request, body)
-        if not handler.takes_input:
-            if content != b"null":
-                raise InvalidInput(f"{handler.service}/{handler.name} takes no input; send no body")
-            return content
-        try:
-            handler.input.decode(content)
-        except Exception as error:  # a validator of the user's own may raise anything
-            raise InvalidInput(
-                f"the body does not fit the input of {handler.service}/{handler.name}: {explain(error)}"
-            ) from error
-        return content
+        if handler.input.kind == "json" and body:
+            body = self._bodies.json_of(request, body)
+        return handler.accept(body or None)
 
 
 def _handed_on(request: Request) -> dict[str, str]:

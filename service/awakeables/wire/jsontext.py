@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic_core import from_json
-
 from awakeables.core.bounds import has_more_json_values
+from awakeables.core.jsontext import decode_json
 
 MOST_VALUES = 1_000_000
 """So many may a record hold, twice what fits 1 MiB: 100 MB and 0.4 s while they are built."""
@@ -20,7 +19,7 @@ def json_fault(text: bytes) -> str | None:
     if has_too_many_values(text):
         return f"it holds more than {MOST_VALUES:,} values"
     try:
-        from_json(text, allow_inf_nan=False)
+        decode_json(text)
     except ValueError as error:
         return f"not JSON: {error}"
     return None

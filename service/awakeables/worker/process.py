@@ -26,10 +26,10 @@ from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import Record
 from awakeables.core.texts import described, writable
 from awakeables.core.topics import is_topic_name
-from awakeables.errors import TerminalError
+from awakeables.errors import ResultMisfit, TerminalError
 from awakeables.handlers.calls import Raised, call
 from awakeables.handlers.rejections import FAILED, rejection, rejection_of
-from awakeables.handlers.serde import explain
+from awakeables.handlers.serde import explain, result_of
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.wire.completions import encode_completion
@@ -198,6 +198,9 @@ class Processor:
             match ended:
                 case Raised(error=Reject() | TerminalError() as error):
                     return self._rejected(job, error)
+                case Raised(error=ResultMisfit() as misfit):
+                    # Tried again it would only repeat the side effects.
+                    return self._failed(job, failures + 1, misfit)
                 case Raised(error=problem):
                     pass
                 case Resolution():
@@ -223,9 +226,9 @@ class Processor:
         if isinstance(ended, Raised):
             return ended
         try:
-            return function.result(ended)
-        except BaseException as error:  # a serializer of the author's own may raise anything
-            return Raised(error)
+            return result_of(function.result, ended, by=repr(function), as_answer=True)
+        except ResultMisfit as misfit:
+            return Raised(misfit)
 
     def _resolved(self, job: _Job, resolution: Resolution) -> Answered:
         self._log.debug(events.TASK_DONE, **self._facts(job))

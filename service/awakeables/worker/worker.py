@@ -13,7 +13,6 @@ from awakeables.errors import DeclarationError
 from awakeables.handlers.calls import is_async
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import Codec, Serde, codec_for
-from awakeables.worker.results import ResultWriter, writer_for
 from awakeables.worker.task import Task
 
 F = TypeVar("F", bound=Callable[[Task[Any]], Any])
@@ -59,9 +58,11 @@ class TaskFunction:
         hints = _hints(function, where)
         try:
             self.payload: Codec[Any] = codec_for(_payload_type(hints.get(parameter), where))
-            self.result: ResultWriter = writer_for(_result_type(hints.get("return", Any)), serde)
+            self.result: Codec[Any] = codec_for(_result_type(hints.get("return", Any)), serde)
         except TypeError as error:
             raise DeclarationError(f"{where}: {error}") from error
+        if self.result.unanswerable is not None:
+            raise DeclarationError(f"{where}: its result can't be sent: {self.result.unanswerable}")
 
     def __repr__(self) -> str:
         return f"<task {self.topic}/{self.name or '*'}>"

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic.alias_generators import to_camel
 
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation
@@ -72,6 +73,36 @@ async def anything(ctx: Context, value: Any) -> Any:
 @orders.handler()
 async def greet(ctx: Context) -> str:
     return "hello"
+
+
+class Person(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel)
+    first_name: str
+
+
+@orders.handler()
+async def person(ctx: Context) -> Person:
+    return Person.model_validate({"firstName": "Ann"})
+
+
+@orders.handler()
+async def page(ctx: Context, limit: int = 10) -> int:
+    return limit
+
+
+@orders.handler()
+async def needs(ctx: Context, limit: int) -> int:
+    return limit
+
+
+@orders.handler()
+async def maybe(ctx: Context, limit: int | None) -> int | None:
+    return limit
+
+
+@orders.handler()
+async def wrong(ctx: Context) -> int:
+    return "abc"  # type: ignore[return-value]
 
 
 @orders.handler()

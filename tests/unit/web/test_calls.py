@@ -39,6 +39,38 @@ async def test_a_handler_without_input_is_called_without_a_body(web: Web) -> Non
     assert "takes no input" in document["detail"]
 
 
+async def test_case_t6_without_a_body_the_input_is_the_handler_s_default(web: Web) -> None:
+    post = web.client.post
+    assert (await post("/orders/page")).json() == 10
+    assert (await post("/orders/page", headers=JSON, content=b"")).json() == 10
+    assert (await post("/orders/page", headers=JSON, content=b"3")).json() == 3
+    problem(await post("/orders/page", headers=JSON, content=b"null"), 422, "invalid-input")
+    sent = await post("/orders/page/send")
+    assert (await web.client.get(sent.headers["location"])).json() in (10, sent.json())
+
+
+async def test_case_t6_absent_without_a_default_is_null_for_a_type_that_takes_it(web: Web) -> None:
+    assert (await web.client.post("/orders/maybe")).json() is None
+    document = problem(await web.client.post("/orders/needs"), 422, "invalid-input")
+    assert "a body is needed" in document["detail"]
+
+
+async def test_case_t6_the_default_is_described(web: Web) -> None:
+    paths = (await web.client.get("/openapi.json")).json()["paths"]
+    body = paths["/orders/page"]["post"]["requestBody"]
+    assert body["required"] is False
+    assert body["content"]["application/json"]["schema"]["default"] == 10
+    assert paths["/orders/needs"]["post"]["requestBody"]["required"] is True
+
+
+async def test_case_t2_a_result_is_answered_as_it_is_described(web: Web) -> None:
+    assert (await web.client.post("/orders/person")).json() == {"firstName": "Ann"}
+    document = (await web.client.get("/openapi.json")).json()
+    schema = document["paths"]["/orders/person"]["post"]["responses"]["200"]["content"]["application/json"]
+    name = schema["schema"]["$ref"].removeprefix("#/components/schemas/")
+    assert list(document["components"]["schemas"][name]["properties"]) == ["firstName"]
+
+
 async def test_a_handler_of_bytes_takes_and_gives_any_bytes(web: Web) -> None:
     response = await web.client.post("/orders/copy", content=b"\xff\x00{", headers=TEXT)
     assert response.content == b"\xff\x00{"

@@ -14,8 +14,8 @@ import pytest_asyncio
 import structlog
 from structlog.contextvars import get_contextvars
 
+from awakeables.core.jsontext import MAX_NESTING
 from awakeables.errors import OperatorError
-from awakeables.handlers.serde import MAX_NESTING
 from awakeables.handlers.service import App
 from awakeables.runtime import _accept_exposure, _web_settings, serve
 from awakeables.settings import load_settings

@@ -97,7 +97,7 @@ def test_an_invalid_event_is_refused_by_schema_and_decoder(path: Path) -> None:
 
 
 def test_values_of_the_examples_are_kept_to_the_letter_in_both_modes() -> None:
-    text = b"[18446744073709551616, 0.1000, 1e400, -0, 1E+2]"
+    text = b"[18446744073709551616, 0.1000, 1e308, -0, 1E+2]"
     folder = SCHEMAS / "examples" / "valid" / "completion-cloudevent"
     body = Resolution.of_json(text)
     assert decode((folder / "numbers-to-the-letter.json").read_bytes()).body == body

@@ -404,10 +404,11 @@ async def test_the_cancellation_of_the_worker_is_no_error_of_the_function() -> N
 
 
 @pytest.mark.parametrize("result", [object(), float("nan"), {"deep": float("inf")}])
-async def test_a_result_that_can_not_be_written_counts_as_an_error(result: object) -> None:
+async def test_a_result_that_can_not_be_written_fails_the_task_after_one_execution(result: object) -> None:
     clock = MovedClock()
-    assert outcome(await process(answering(result), task_record(), clock)).code == 500
-    assert len(clock.pauses) == 4
+    failed = outcome(await process(answering(result), task_record(), clock))
+    assert (failed.code, clock.pauses) == (500, [])
+    assert "failed once, last with ResultMisfit: <task" in failed.reason
 
 
 async def test_a_drain_during_the_back_off_leaves_the_task_to_the_next_worker() -> None:

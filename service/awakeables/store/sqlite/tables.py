@@ -31,6 +31,7 @@ from awakeables.core.orders import (
     Purge,
     QueuedEffect,
     Release,
+    ReplayDry,
     Resume,
     Settle,
 )
@@ -151,7 +152,7 @@ class SqliteTables:
                 case Advance():
                     invocation_ids.append(member.invocation_id)
                     awakeable_ids.extend(_needed_by(member))
-                case Resume() | Cancel() | Kill():
+                case Resume() | Cancel() | Kill() | ReplayDry():
                     invocation_ids.append(member.invocation_id)
                 case Purge():
                     invocation_ids.extend(ended.id for ended in member.ended)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+from awakeables.core.jsontext import decode_json
 from awakeables.handlers.serde import Codec
 from awakeables.handlers.service import App, Handler
 
@@ -149,10 +150,21 @@ def handler_paths(handler: Handler, generic: Json, types: HandlerTypes) -> Json:
 def _body(handler: Handler, types: HandlerTypes) -> Json | None:
     if not handler.takes_input:
         return None
-    return {
-        "required": handler.input.kind == "json" and not _takes_null(handler.input),
-        "content": _content(handler.input, handler.input.schema, types),
-    }
+    content = _content(handler.input, handler.input.schema, types)
+    if JSON in content:
+        content[JSON]["schema"] |= _default(handler)
+    may_be_absent = handler.has_default or handler.input.kind != "json" or _takes_null(handler.input)
+    return {"required": not may_be_absent, "content": content}
+
+
+def _default(handler: Handler) -> Json:
+    """The default of the input, if there is one that JSON can say."""
+    if not handler.has_default:
+        return {}
+    try:
+        return {"default": decode_json(handler.input.resolution(handler.default).content)}
+    except Exception:  # a default is not validated, and a serializer of the user's own may raise anything
+        return {}
 
 
 def _content(codec: Codec[Any], schema: bytes | None, types: HandlerTypes) -> Json:

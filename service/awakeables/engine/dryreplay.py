@@ -1,0 +1,95 @@
+"""Learning a type that only a line of a handler's code knows: a dry replay of its invocation.
+
+After a restart a process knows the types of the signatures that it has imported, not those that a
+handler awaits: they are named by lines that have not run yet. An answer may come first. Then its
+invocation is replayed up to the end of its journal: nothing is committed, published or executed,
+and the line that asks for the awakeable gives its type.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+
+from awakeables.core.orders import DryReplayed, ReplayDry
+from awakeables.engine.committer import Committer
+from awakeables.engine.live import execution_of
+from awakeables.errors import NotFound
+from awakeables.handlers.execution import World
+from awakeables.handlers.serde import Codec
+from awakeables.handlers.service import App
+from awakeables.handlers.typenames import is_stable
+from awakeables.ports import Expectation, JournalReader
+
+MOST_TRIED = 10_000
+"""Types in vain looked for that are remembered; an app has a few."""
+
+
+class DryReplays:
+    """Replays invocations of one app dry, to learn what type an awakeable of theirs has."""
+
+    def __init__(self, app: App, store: JournalReader, committer: Committer, world: World) -> None:
+        """Replay the handlers of this app along the journals of this store."""
+        self._app = app
+        self._store = store
+        self._committer = committer
+        self._world = world
+        self._in_vain: set[tuple[str, str, str]] = set()
+
+    async def codec(self, awakeable_id: str, expected: Expectation) -> Codec[Any] | None:
+        """The codec of an awakeable whose type this process does not know; None: not to be learnt.
+
+        A type with a name is looked for once for each handler. One start is counted while the
+        handler runs, so that one that kills its process is not replayed again and again (hard case 11).
+        """
+        begun = await self._committer.commit(
+            ReplayDry(invocation_id=expected.invocation_id, ends=False), DryReplayed
+        )
+        row = begun.invocation
+        if row is None:
+            return None
+        try:
+            place = (row.service, row.handler, expected.type_name or "")
+            if place in self._in_vain:
+                return None
+            codec = await self._replay(row.service, row.handler, awakeable_id, expected)
+            if codec is None and expected.type_name is not None and is_stable(expected.type_name):
+                if len(self._in_vain) >= MOST_TRIED:
+                    self._in_vain.clear()
+                self._in_vain.add(place)
+            return codec
+        finally:
+            await self._committer.commit(ReplayDry(invocation_id=row.id, ends=True), DryReplayed)
+
+    async def _replay(
+        self, service: str, handler_name: str, awakeable_id: str, expected: Expectation
+    ) -> Codec[Any] | None:
+        try:
+            handler = self._app.handler(service, handler_name)
+        except NotFound:
+            return None
+        invocation_id = expected.invocation_id
+        try:
+            journal = (await self._store.history([invocation_id])).get(invocation_id)
+        except msgspec.MsgspecError:  # entries of another release
+            return None
+        if not journal:
+            return None
+        execution = execution_of(handler, journal, invocation_id=invocation_id, attempts=0, world=self._world)
+        _run(execution.step())
+        _run(execution.leave())
+        codec = execution.codec_of(awakeable_id)
+        return codec if codec is not None and codec.schema_hash == expected.schema_hash else None
+
+
+def _run(step: Coroutine[Any, Any, object]) -> None:
+    """Run a step as far as it goes without waiting for something of asyncio's own."""
+    try:
+        step.send(None)
+    except StopIteration:
+        return
+    with contextlib.suppress(RuntimeError):  # a handler that ignores that it is closed
+        step.close()

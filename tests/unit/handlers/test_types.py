@@ -1,0 +1,352 @@
+"""What code returns is written by its type, and read back by it before it is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+import pytest
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    RootModel,
+    Secret,
+    SecretStr,
+    TypeAdapter,
+    create_model,
+    field_serializer,
+    model_serializer,
+)
+from pydantic.alias_generators import to_camel
+from typing_extensions import TypedDict
+
+from awakeables import Context, Service, Task, Worker
+from awakeables.core.outcomes import Resolution
+from awakeables.errors import DeclarationError
+from awakeables.handlers.serde import codec_for
+from awakeables.handlers.typenames import is_stable, type_name
+from awakeables.testing import Paused
+from unit.handlers.conftest import Runs
+
+
+class Camel(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel)
+    first_name: str
+
+
+class Nested(BaseModel):
+    people: list[Camel]
+
+
+class Settled(BaseModel):
+    """Says itself that it is written by name."""
+
+    model_config = ConfigDict(alias_generator=to_camel, serialize_by_alias=False, validate_by_name=True)
+    first_name: str
+
+
+class OutOnly(BaseModel):
+    """Its alias is for writing, it is read by name."""
+
+    first_name: str = Field(serialization_alias="firstName")
+
+
+class InOnly(BaseModel):
+    """Its alias is for reading what another API writes."""
+
+    celsius: float = Field(validation_alias="temperature_2m")
+
+
+class Paths(BaseModel):
+    celsius: float = Field(validation_alias=AliasPath("current", "temperature"))
+
+
+class Choices(BaseModel):
+    celsius: float = Field(validation_alias=AliasChoices("temperature", "celsius"))
+
+
+@dataclasses.dataclass
+class Data:
+    first_name: Annotated[str, Field(alias="firstName")]
+
+
+class Typed(TypedDict):
+    first_name: Annotated[str, Field(alias="firstName")]
+
+
+ANN = Camel.model_validate({"firstName": "Ann"})
+BY_ALIAS = b'{"firstName":"Ann"}'
+BY_NAME = b'{"first_name":"Ann"}'
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "text"),
+    [
+        (Camel, ANN, BY_ALIAS),
+        (Nested, Nested(people=[ANN]), b'{"people":[' + BY_ALIAS + b"]}"),
+        (dict[str, Camel | None], {"a": ANN, "b": None}, b'{"a":' + BY_ALIAS + b',"b":null}'),
+        (Settled, Settled(first_name="Ann"), BY_NAME),
+        (OutOnly, OutOnly(first_name="Ann"), BY_NAME),
+        (Choices, Choices(celsius=1), b'{"celsius":1.0}'),
+        (Any, ANN, BY_ALIAS),
+        (Any, [ANN], b"[" + BY_ALIAS + b"]"),
+    ],
+)
+def test_case_t2_a_value_is_written_by_alias_where_its_type_reads_that(
+    type_: Any, value: Any, text: bytes
+) -> None:
+    codec = codec_for(type_)
+    assert codec.resolution(value).content == text
+    assert codec.answer(value).content == text
+    if type_ is not Any:
+        assert codec.decode(text) == codec.read_written(text) == value
+
+
+@pytest.mark.parametrize("type_", [Data, Typed])
+def test_case_t2_dataclasses_and_typed_dicts_come_back(type_: Any) -> None:
+    codec = codec_for(type_)
+    value = TypeAdapter(type_).validate_json(BY_ALIAS)
+    assert codec.decode(codec.answer(value).content) == value
+
+
+@pytest.mark.parametrize("type_", [InOnly, Paths])
+def test_case_t2_a_type_that_reads_another_api_is_kept_by_name_and_is_no_answer(
+    run: Runs, type_: Any
+) -> None:
+    def measure() -> Any:
+        return type_.model_construct(celsius=20.5)
+
+    async def handler(ctx: Context) -> float:
+        return (await ctx.run("measure", measure, type=type_)).celsius  # type: ignore[no-any-return]
+
+    assert run(handler).value == 20.5
+    with pytest.raises(TypeError, match="celsius is written as 'celsius' and read as"):
+        codec_for(type_).answer(measure())
+
+
+def test_case_t2_a_run_and_a_result_come_back_as_they_went(run: Runs) -> None:
+    def load() -> Camel:
+        return ANN
+
+    async def handler(ctx: Context) -> Camel:
+        loaded = await ctx.run("load", load)
+        assert loaded == ANN
+        return loaded
+
+    assert run(handler).value == {"firstName": "Ann"}
+
+
+def test_case_t2_journals_that_have_the_fields_by_name_are_read() -> None:
+    assert codec_for(Camel).read_written(BY_NAME) == ANN
+    with pytest.raises(ValueError, match="firstName"):
+        codec_for(Camel).decode(BY_NAME)
+
+
+def test_case_t2_what_is_described_is_what_is_written() -> None:
+    for type_, name in ((Camel, "firstName"), (OutOnly, "first_name"), (Settled, "first_name")):
+        written = msgspec.json.decode(codec_for(type_).written or b"")
+        assert list(written["properties"]) == [name]
+
+
+@pytest.mark.parametrize(
+    ("returns", "value", "shown"),
+    [
+        (int, "abc", "says -> int and returned 'abc': "),
+        (list[int], None, "and returned None: "),
+        (Camel, {"name": "Ann"}, "Camel and returned an instance of dict: firstName: Field required"),
+        (Any, object(), "returned an instance of object: "),
+        (float, float("nan"), "returned nan: "),
+        (Any, "\ud800", "returned '\\ud800': "),
+        (datetime, "soon", "says -> datetime.datetime and returned 'soon': "),
+    ],
+)
+def test_case_t5_a_result_of_another_type_pauses_at_once(
+    run: Runs, returns: Any, value: Any, shown: str
+) -> None:
+    attempts = 0
+
+    async def handler(ctx: Context) -> Any:
+        nonlocal attempts
+        attempts += 1
+        return value
+
+    handler.__annotations__["return"] = returns
+    with pytest.raises(Paused) as paused:
+        _ = run(handler).value
+    assert attempts == 1
+    assert "ResultMisfit" in str(paused.value)
+    assert "handler handler" in str(paused.value)
+    assert shown in str(paused.value)
+
+
+def test_case_t5_what_the_type_is_made_of_is_taken_as_an_input_would_be(run: Runs) -> None:
+    async def handler(ctx: Context) -> Camel:
+        return {"first_name": "Ann"}  # type: ignore[return-value]
+
+    assert run(handler).value == {"firstName": "Ann"}
+
+
+class Login(BaseModel):
+    password: SecretStr
+
+
+class Open(BaseModel):
+    """Says itself how the secret is written."""
+
+    password: SecretStr
+
+    @field_serializer("password")
+    def clear(self, password: SecretStr) -> str:
+        return password.get_secret_value()
+
+
+class Whole(BaseModel):
+    password: SecretStr
+
+    @model_serializer
+    def clear(self) -> dict[str, str]:
+        return {"password": self.password.get_secret_value()}
+
+
+class Root(RootModel[list[SecretStr]]): ...
+
+
+Own = Annotated[SecretStr, PlainSerializer(lambda secret: secret.get_secret_value(), when_used="json")]
+
+
+@pytest.mark.parametrize("type_", [Login, list[Login], dict[str, Secret[int]], Login | None, Root, SecretStr])
+def test_case_t8_a_result_with_a_secret_that_would_be_lost_is_refused_when_it_is_declared(type_: Any) -> None:
+    async def handler(ctx: Context) -> Any: ...
+
+    handler.__annotations__["return"] = type_
+    with pytest.raises(DeclarationError, match=r"result can't be kept: .* is a secret of pydantic's"):
+        Service("s").handler()(handler)
+
+    def work(task: Task[int]) -> Any: ...
+
+    work.__annotations__["return"] = type_
+    with pytest.raises(DeclarationError, match=r"result can't be sent: .* give it a serializer of its own"):
+        Worker("w").task("tasks")(work)
+    with pytest.raises(TypeError, match="is a secret of pydantic's"):
+        codec_for(type_).resolution(Login(password=SecretStr("x")))
+
+
+def test_case_t8_an_action_whose_result_would_lose_a_secret_is_not_called(run: Runs) -> None:
+    called = 0
+
+    def log_in() -> Login:
+        nonlocal called
+        called += 1
+        return Login(password=SecretStr("x"))
+
+    async def handler(ctx: Context) -> None:
+        await ctx.run("log in", log_in)
+
+    with pytest.raises(Paused, match=r"ctx.run\('log in'\).* is a secret of pydantic's"):
+        _ = run(handler).value
+    assert called == 0
+
+
+@pytest.mark.parametrize("value", [Login(password=SecretStr("x")), {"a": [SecretStr("x")]}])
+def test_case_t8_a_secret_in_a_value_of_no_declared_type_is_refused_too(run: Runs, value: Any) -> None:
+    async def handler(ctx: Context) -> Any:
+        return value
+
+    with pytest.raises(Paused, match="it holds a secret of pydantic's"):
+        _ = run(handler).value
+
+    async def publisher(ctx: Context) -> None:
+        ctx.publish("tasks", value)
+
+    with pytest.raises(Paused, match=r"can't be written: .* a secret of pydantic's"):
+        _ = run(publisher).value
+
+
+@pytest.mark.parametrize("type_", [Open, Whole])
+def test_case_t8_a_secret_with_a_serializer_of_its_own_is_kept(type_: Any) -> None:
+    value = type_(password="x")
+    assert codec_for(type_).read_written(codec_for(type_).resolution(value).content) == value
+    assert codec_for(Own).resolution(SecretStr("x")).content == b'"x"'
+    assert codec_for(Any).resolution("**********").content == b'"**********"'
+
+
+def test_case_t8_an_answer_with_a_secret_is_read(run: Runs) -> None:
+    """It is kept as it was sent, so nothing is lost."""
+
+    async def handler(ctx: Context) -> str:
+        return (await ctx.awakeable(Login)).password.get_secret_value()
+
+    assert codec_for(Login).decode(b'{"password":"x"}').password.get_secret_value() == "x"
+    Service("s").handler()(handler)
+
+
+# ── names ───────────────────────────────────────────────────────────────────────────────────
+
+
+def check(value: str) -> str:
+    return value
+
+
+def local() -> type[BaseModel]:
+    class Local(BaseModel): ...
+
+    return Local
+
+
+HERE = __name__
+
+
+@pytest.mark.parametrize(
+    ("type_", "name"),
+    [
+        (int, "int"),
+        (Camel, f"{HERE}.Camel"),
+        (list[Camel], f"list[{HERE}.Camel]"),
+        (int | None, "Union[int, None]"),
+        (tuple[int, ...], "tuple[int, ...]"),
+        (
+            Annotated[str, AfterValidator(check)],
+            f"Annotated[str, pydantic.functional_validators.AfterValidator(func={HERE}.check)]",
+        ),
+        (Annotated[int, Field(gt=3)], "Annotated[int, Field(metadata=(annotated_types.Gt(gt=3)))]"),
+    ],
+)
+def test_a_type_has_the_same_name_in_every_process(type_: Any, name: str) -> None:
+    assert type_name(type_) == name
+    assert is_stable(name)
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [
+        local(),
+        list[local()],  # type: ignore[misc]
+        create_model("Made", a=(int, 1)),
+        Annotated[str, AfterValidator(lambda value: value)],
+        Annotated[str, AfterValidator(check.__get__("an instance"))],
+    ],
+)
+def test_a_type_that_another_process_can_not_find_has_no_stable_name(type_: Any) -> None:
+    assert not is_stable(type_name(type_))
+
+
+def test_long_names_are_told_apart() -> None:
+    one: Any = str
+    other: Any = int
+    for _ in range(30):
+        one, other = dict[str, one], dict[str, other]
+    assert type_name(one) != type_name(other)
+    assert len(type_name(one)) < 400
+
+
+def test_an_answer_is_kept_in_the_form_that_its_kind_has() -> None:
+    assert codec_for(bytes).answer(b"x") == Resolution.of_bytes(b"x")
+    with pytest.raises(TypeError, match="bytes are expected, not int"):
+        codec_for(bytes).answer(5)
