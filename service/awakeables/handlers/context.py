@@ -284,13 +284,15 @@ class Context:
         expected = result_type(action, type)
         try:
             codec = codec_for(expected)
-            if codec.unwritable is not None:
-                raise TypeError(codec.unwritable)
         except TypeError as error:
             raise self._execution.misuse(
                 f"ctx.run({name!r:.80}): its result, a {shown(expected)}, can't be journaled: say with type= "
                 f"as what it can be (a pydantic model, a dataclass, dict, …), and return that ({error})"
             ) from error
+        if codec.unwritable is not None:
+            raise self._execution.misuse(
+                f"ctx.run({name!r:.80}): its result can't be journaled: {codec.unwritable}"
+            )
         index, _ = self._execution.ask(RunAsked(name=name))
         bound = functools.partial(action, *args) if args else action
         wait = RunWait(index, name, bound, codec, retry, None)
