@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -184,6 +185,36 @@ async def swallows_its_suspension(ctx: Context) -> str:
     except BaseException:
         return "swallowed"
     return "done"
+
+
+@shape()
+async def swallows_it_for_ever(ctx: Context) -> str:
+    while True:
+        with contextlib.suppress(BaseException):
+            await ctx.sleep(timedelta(hours=1))
+
+
+@shape()
+async def action_raises_stop_iteration(ctx: Context) -> None:
+    await ctx.run("act", next, iter(()))
+
+
+@shape()
+async def action_cancels_itself(ctx: Context) -> None:
+    async def act() -> None:
+        raise asyncio.CancelledError
+
+    await ctx.run("act", act)
+
+
+@shape()
+async def error_without_words(ctx: Context) -> None:
+    raise Wordless
+
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
 
 
 @shape()
