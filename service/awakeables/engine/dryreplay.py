@@ -8,13 +8,14 @@ and the line that asks for the awakeable gives its type.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
 
-from awakeables.core.orders import DryReplayed, ReplayDry
+from awakeables.core.orders import Answer, DryReplayed, ReplayDry
 from awakeables.engine.committer import Committer
 from awakeables.engine.live import execution_of
 from awakeables.errors import NotFound
@@ -62,7 +63,9 @@ class DryReplays:
                 self._in_vain.add(place)
             return codec
         finally:
-            await self._committer.commit(ReplayDry(invocation_id=row.id, ends=True), DryReplayed)
+            # Not awaited: a caller who gives up meanwhile must not leave the start counted.
+            ended = self._committer.submit(ReplayDry(invocation_id=row.id, ends=True), lazily=True)
+            ended.add_done_callback(_noted)
 
     async def _replay(
         self, service: str, handler_name: str, awakeable_id: str, expected: Expectation
@@ -83,6 +86,12 @@ class DryReplays:
         _run(execution.leave())
         codec = execution.codec_of(awakeable_id)
         return codec if codec is not None and codec.schema_hash == expected.schema_hash else None
+
+
+def _noted(ended: asyncio.Future[Answer]) -> None:
+    """A start that could not be taken back is forgotten with the owner's next commit."""
+    if not ended.cancelled():
+        ended.exception()
 
 
 def _run(step: Coroutine[Any, Any, object]) -> None:
