@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -66,10 +67,29 @@ def message_of(said: object, read: Callable[[Any], str] = str) -> str:
 
 def type_of(error: BaseException) -> str:
     """The name of an error's class."""
-    return writable(f"{type(error).__name__:.200}")
+    # Of the class itself, whatever its own class makes of such a question.
+    return writable(f"{type.__getattribute__(type(error), '__name__'):.200}")
 
 
 def described(error: BaseException) -> str:
     """An error in one line, as `Type: message`."""
     message = message_of(error)
     return f"{type_of(error)}: {message}" if message else type_of(error)
+
+
+def loggable(error: BaseException) -> BaseException:
+    """The error, or a `RuntimeError` in its place if it breaks whoever shows it with its stack.
+
+    Whoever shows an error asks it for `__notes__`: a class that hands on what it doesn't know, to the
+    JSON of a response as a rule, may answer with a `KeyError`.
+    """
+    try:
+        # As logs and Python itself do it, causes and all; without the stacks it reads no files.
+        traceback.TracebackException(error.__class__, error, error.__traceback__, limit=0)
+        _ = error.__class__.__name__
+    except BaseException as problem:
+        says = (
+            f"{described(error)} (it can't be shown with its stack: it raised {type_of(problem)} when asked)"
+        )
+        return RuntimeError(says).with_traceback(problem.__traceback__)
+    return error

@@ -16,6 +16,9 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
+from awakeables.core.texts import loggable
+from awakeables.errors import TerminalError
+
 CLEAN_UP_S = 5.0
 """How long a function that is called off, because the process stops, may take to clean up."""
 
@@ -25,6 +28,11 @@ class Raised:
     """What a function raised."""
 
     error: BaseException
+
+
+def raised(error: BaseException) -> Raised:
+    """An error as a value; one of ours is told by what it says, any other by its stack, too."""
+    return Raised(error if issubclass(type(error), TerminalError) else loggable(error))
 
 
 async def call(function: Callable[..., Any], *args: Any, executor: Executor) -> Any | Raised:
@@ -56,7 +64,7 @@ def _in_thread(pid: int, function: Callable[..., Any], args: tuple[Any, ...]) ->
     try:
         ended = function(*args)
     except BaseException as error:
-        ended = Raised(error)
+        ended = raised(error)
     if os.getpid() != pid:
         # The function has forked, and this is the child: it has a copy of everything that is open here,
         # and nobody who waits for its answer.
@@ -98,4 +106,4 @@ async def _caught(function: Callable[[], Awaitable[Any]]) -> Any | Raised:
     try:
         return await function()
     except BaseException as error:
-        return Raised(error)
+        return raised(error)

@@ -19,7 +19,7 @@ from awakeables.core.journal import CancelRaised, Entry, Tried, encode_chunk
 from awakeables.core.orders import Effect, NewAwakeable
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
 from awakeables.core.replay import Replay
-from awakeables.core.texts import message_of
+from awakeables.core.texts import loggable, message_of
 from awakeables.errors import (
     AuthorError,
     Cancelled,
@@ -400,7 +400,7 @@ class Execution:
                 raise
             return self.broke_off() or Crashed(asyncio.CancelledError("the handler cancelled itself"))
         except BaseException as error:
-            return self._crashed(error)
+            return self._crashed(loggable(error))
         broken = self.broke_off()
         if broken is not None:
             return broken

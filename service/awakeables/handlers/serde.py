@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import is_dataclass
 from types import NoneType
 from typing import Any, Generic, Protocol, TypeVar
@@ -238,14 +239,16 @@ def result_of(codec: Codec[Any], value: Any, *, by: str, as_answer: bool = False
     try:
         return codec.answer(value) if as_answer else codec.resolution(value)
     except BaseException as error:  # serializers and validators of the user's own may raise anything
-        told = repr(value)[:60] if type(value) in (str, int, float, bool, NoneType) else _class_name(value)
         says = "" if codec is ANY else f"says -> {codec.type_name or codec.kind} and "
-        raise ResultMisfit(f"{by} {says}returned {told}: {explain(error)}").with_traceback(
+        raise ResultMisfit(f"{by} {says}returned {_shown(value)}: {explain(error)}").with_traceback(
             error.__traceback__
         ) from error
 
 
-def _class_name(value: object) -> str:
+def _shown(value: object) -> str:
+    if type(value) in (str, int, float, bool, NoneType):
+        with suppress(ValueError):  # an int of more digits than Python writes
+            return repr(value)[:60]
     return f"an instance of {type(value).__name__}"
 
 

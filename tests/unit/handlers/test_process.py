@@ -486,12 +486,28 @@ class Exits(Exception):
         raise SystemExit(3)
 
 
+class Proxy(Exception):
+    """Looks up what it doesn't have in the body of a response; whoever logs an error asks for `__notes__`."""
+
+    def __getattr__(self, name: str) -> str:
+        return {"status": "404"}[name]
+
+
+class Shut(Exception):
+    """Tells nothing about itself."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise LookupError(name)
+
+
 ODD: dict[str, tuple[Exception, str]] = {
     "mute": (Mute(), r"Mute: \(its message can't be read: its __str__ raised ValueError\)"),
     "exits": (Exits(), r"Exits: \(its message can't be read: its __str__ raised SystemExit\)"),
     "long": (ValueError("x" * 10_000_000), r"ValueError: x{2000}… \(9,998,000 more characters\)"),
     "control": (ValueError("a\x00b\x1b[1mc\rd\ne"), r"ValueError: a\\u0000b\\u001b\[1mc\\rd\ne"),
     "surrogate": (ValueError("a\ud800b"), r"ValueError: a\?b"),
+    "proxy": (Proxy("x"), r"RuntimeError: Proxy: x \(it can't be shown .* it raised KeyError when asked\)"),
+    "shut": (Shut("x"), r"RuntimeError: Shut: x \(it can't be shown .* it raised LookupError when asked\)"),
 }
 
 

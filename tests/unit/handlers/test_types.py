@@ -163,6 +163,7 @@ def test_case_t2_what_is_described_is_what_is_written() -> None:
         (Camel, {"name": "Ann"}, "Camel and returned an instance of dict: firstName: Field required"),
         (Any, object(), "returned an instance of object: "),
         (float, float("nan"), "returned nan: "),
+        pytest.param(int, 10**5000, "says -> int and returned an instance of int: ", id="too many digits"),
         (Any, "\ud800", "returned '\\ud800': "),
         (datetime, "soon", "says -> datetime.datetime and returned 'soon': "),
     ],
