@@ -21,7 +21,7 @@ from contract.driver import RETENTION_MS, Driver, FakeClock
 
 NOBODY = 65534
 VERSION = len(schema.migrations())
-SORTING = {"running_invocations", "list_running", "unclaimed_of_streams", "list_unsent", "history", "keyed"}
+SORTING = {"running_invocations", "list_running", "unclaimed_of_streams", "list_unsent", "history"}
 """Queries that may sort what they find: it is as much as one process runs or asks for at once."""
 
 

@@ -65,7 +65,8 @@ def test_a_guard_that_is_taken_away_is_missed(mutation: object) -> None:
             except (AssertionError, RuntimeError):
                 return True
 
-    assert any(broken(seed) for seed in range(60))
+    # The rarest is missed by one seed in sixty; the others end this after a few.
+    assert any(broken(seed) for seed in range(300))
 
 
 def test_without_faults_nothing_is_retried() -> None:
