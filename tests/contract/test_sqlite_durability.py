@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import pytest
 
+from awakeables.core.acts import Act
 from awakeables.core.awakeables import Awakeable, Beat, Book, BookEntry
 from awakeables.core.invocations import Failure, Invocation
 from awakeables.core.orders import (
@@ -263,6 +264,7 @@ FULL_INVOCATION = Invocation(
     failure=Failure(kind="k", message="m", at_ms=9),
     result=Resolution.of_json(b"0.10"),
     cancelled_ms=7,
+    acts=(Act(act="begin", by="b", at_ms=10),),
 )
 FULL_AWAKEABLE = Awakeable(
     id="prom",
