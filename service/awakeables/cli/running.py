@@ -49,8 +49,9 @@ def dev(
         if kafka is None and not workers and not task_topic:
             tell(
                 "no worker runs here, so there is no task topic either: --worker MODULE:WORKER runs one, "
-                "--task-topic NAME makes the topic of one that runs elsewhere\n"
+                "--task-topic NAME makes the topic of one that runs elsewhere"
             )
+            tell()
 
     if kafka is not None and task_topic:
         tell(f"--task-topic is for the embedded broker; on {kafka}: `awakeables topics create {app}` with it")
