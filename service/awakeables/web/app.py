@@ -130,7 +130,7 @@ class WebApp:
 def _routes(engine: Engine, waiting: Waiting, guard: Guard, settings: WebSettings) -> Routes:
     bodies = Bodies(settings)
     awakeables = Awakeables(engine, waiting, bodies)
-    calls = Calls(engine, waiting, bodies, settings)
+    calls = Calls(engine, waiting, guard, bodies, settings)
     dead_letters = DeadLetters(engine, waiting)
     health = Health(engine, waiting, guard, settings)
     invocations = Invocations(engine, waiting, guard, settings)

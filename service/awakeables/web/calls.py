@@ -15,6 +15,7 @@ from awakeables.web import shapes
 from awakeables.web.answers import INVOCATION_ID, as_json, not_yet, of_result, output_path
 from awakeables.web.bodies import Bodies
 from awakeables.web.durations import parse_duration
+from awakeables.web.guard import Guard
 from awakeables.web.problems import bad_request
 from awakeables.web.request import Request
 from awakeables.web.settings import WebSettings
@@ -38,8 +39,11 @@ IN_DOUBT = "it is not known whether the invocation was begun; with an Idempotenc
 class Calls:
     """The routes of the handlers."""
 
-    def __init__(self, engine: Engine, waiting: Waiting, bodies: Bodies, settings: WebSettings) -> None:
+    def __init__(
+        self, engine: Engine, waiting: Waiting, guard: Guard, bodies: Bodies, settings: WebSettings
+    ) -> None:
         self._engine = engine
+        self._guard = guard
         self._bodies = bodies
         self._waiting = waiting
         self._settings = settings
@@ -84,7 +88,12 @@ class Calls:
                 delay=delay,
                 by=None if request.holder is None else request.holder.name,
             )
-            return await self._waiting.store(begin, doubt=IN_DOUBT)
+            begun = await self._waiting.store(begin, doubt=IN_DOUBT)
+        if not begun.created and request.holder is not None:
+            row = await self._waiting.store(self._engine.store.invocation(begun.id))
+            if row is not None:
+                self._guard.check_key(request, row)
+        return begun
 
     def _input(self, handler: Handler, request: Request, body: bytes) -> bytes | None:
         """The body as it will be journaled, known to fit; None: there is none, the default counts.

@@ -74,9 +74,22 @@ class Guard:
             Problem: 403: its token is neither.
         """
         holder = request.holder
-        if holder is None or (begun_by(row.acts) == holder.name and holder.may("call", row.service)):
-            return
-        _check_scope(holder, request, "read")
+        if holder is not None and not _began(holder, row):
+            _check_scope(holder, request, "read")
+
+    def check_key(self, request: Request, row: Invocation) -> None:
+        """The same for an invocation that the idempotency key of a call stands for.
+
+        Raises:
+            Problem: 403: another token's call has that key.
+        """
+        holder = request.holder
+        if holder is not None and not _began(holder, row) and not holder.may("read"):
+            raise _forbidden(
+                "read",
+                f"the idempotency key stands for a call that {holder.name!r} has not made: take another key, "
+                "or a token with the scope 'read'",
+            )
 
     def shows_details(self, request: Request) -> bool:
         """May this request, which needs no token, be shown what only tokens may see?"""
@@ -116,17 +129,28 @@ def _known_holder(tokens: Tokens, request: Request) -> Holder:
     return holder
 
 
+def _began(holder: Holder, row: Invocation) -> bool:
+    """Is this invocation the token's own?"""
+    return begun_by(row.acts) == holder.name and holder.may("call", row.service)
+
+
 def _check_scope(holder: Holder, request: Request, scope: Scope) -> None:
     service = request.names[0] if scope == "call" else None
     if not holder.may(scope, service):
-        raise Problem(
-            403,
-            "insufficient-scope",
-            "The token is not good for this",
-            f"this needs the scope {scope!r}; {holder.name!r} has {', '.join(sorted(holder.scopes))}",
-            members={"scope": scope},
-            headers={"www-authenticate": f'{REALM}, error="insufficient_scope", scope="{scope}"'},
+        raise _forbidden(
+            scope, f"this needs the scope {scope!r}; {holder.name!r} has {', '.join(sorted(holder.scopes))}"
         )
+
+
+def _forbidden(scope: Scope, detail: str) -> Problem:
+    return Problem(
+        403,
+        "insufficient-scope",
+        "The token is not good for this",
+        detail,
+        members={"scope": scope},
+        headers={"www-authenticate": f'{REALM}, error="insufficient_scope", scope="{scope}"'},
+    )
 
 
 def _check_origin(request: Request) -> None:

@@ -69,6 +69,20 @@ async def test_case_o5_what_somebody_else_began_stays_theirs_after_an_operator_s
         assert [(act.act, act.by) for act in row.acts] == [("begin", "shop")] + [("resume", "ops")] * 9
 
 
+async def test_case_o5_an_idempotency_key_does_not_open_what_another_token_began(tmp_path: Path) -> None:
+    tokens = tokens_of(tmp_path / "t.toml", shop="call", desk="call:orders")
+    async with serving(tokens=tokens) as web:
+        keyed = {"idempotency-key": "k", "prefer": "wait=0"}
+        begun = await web.client.post("/orders/wait", headers=bearer("shop") | keyed)
+        again = await web.client.post("/orders/wait", headers=bearer("shop") | keyed)
+        assert begun.json()["invocation_id"] == again.json()["invocation_id"]
+        for path in ("/orders/wait", "/orders/wait/send"):
+            refused = await web.client.post(path, headers=bearer("desk") | keyed)
+            assert "idempotency key" in problem(refused, 403, "insufficient-scope")["detail"]
+            assert begun.json()["invocation_id"] not in refused.text
+        assert len(web.store.tables.invocations) == 1
+
+
 async def test_case_o5_what_was_begun_without_a_token_is_nobody_s_own(guarded: Web) -> None:
     invocation_id = await guarded.begin("greet")
     response = await guarded.client.get(f"/invocations/{invocation_id}/output", headers=bearer("call"))
