@@ -132,7 +132,10 @@ class Page(Record):
 
 
 class Inspection(Protocol):
-    """What people and programs look at; newest first."""
+    """What people and programs look at; newest first.
+
+    The rows of lists are brief (core/brief.py): without keys, values, headers, details and answers.
+    """
 
     async def invocation(self, invocation_id: str) -> Invocation | None: ...
 
@@ -146,6 +149,10 @@ class Inspection(Protocol):
 
     async def idempotency_key(self, invocation_id: str) -> str | None:
         """The key under which an invocation was begun; None: without one."""
+        ...
+
+    async def journal(self, invocation_id: str, most_bytes: int) -> tuple[list[Entry], bool]:
+        """The beginning of a journal, of `most_bytes` and the chunk that ends it; and is that all?"""
         ...
 
     async def awakeable(self, awakeable_id: str) -> Awakeable | None: ...

@@ -33,7 +33,7 @@ async def test_case_w14_a_dead_task_is_kept_and_noted_with_its_awakeable(driver:
     order = reported(driver, awakeable_id)
     settled = await driver.do(SettledAll, order)
     assert settled == SettledAll(verdicts=(None,), dead_letters=(order.dead_tasks[0],))
-    assert await driver.store.dead_letters(Page()) == [order.dead_tasks[0]]
+    assert await driver.store.dead_letter(order.dead_tasks[0].id) == order.dead_tasks[0]
     assert await driver.store.effects("unsent", 10) == []
     row = await driver.awakeable(awakeable_id)
     assert row.state == "pending"

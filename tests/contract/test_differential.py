@@ -292,17 +292,20 @@ async def rows(store: Store) -> dict[str, object]:
     invocations = await store.invocations(EVERYTHING)
     awakeables = await store.awakeables(EVERYTHING)
     ids = [row.id for row in awakeables]
+    queued = {state: await store.queued_effects(EVERYTHING, state=state) for state in EFFECT_STATES}
+    letters = await store.dead_letters(EVERYTHING)
     return {
-        "invocations": invocations,
+        "lists": (invocations, awakeables, queued, letters),
+        "invocations": [await store.invocation(row.id) for row in invocations],
         "history": await store.history([row.id for row in invocations]),
-        "awakeables": awakeables,
+        "awakeables": [await store.awakeable(key) for key in ids],
         "outcomes": await store.outcomes(ids),
         "expectations": await store.expectations(ids),
         "held": {owner: sorted(await store.held_by(owner)) for owner in OWNERS},
         "unsent": await store.effects("unsent", 10**6),
         "failed": await store.effects("failed", 10**6),
-        "queued": {state: await store.queued_effects(EVERYTHING, state=state) for state in EFFECT_STATES},
-        "letters": await store.dead_letters(EVERYTHING),
+        "queued": [await store.queued_effect(row.id) for rows in queued.values() for row in rows],
+        "letters": [await store.dead_letter(row.id) for row in letters],
         "positions": await store.positions(TOPIC),
         "ended": await store.ended(10**15, 10**6),
         "counts": {k: n for k, n in (await store.counts()).items() if not k.endswith("_oldest_ms")},

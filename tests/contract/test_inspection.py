@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 from msgspec import Raw
 
-from awakeables.core.awakeables import STATES, Completion
-from awakeables.core.invocations import STATUSES, BackOff, Failure, Invocation, Pause, Status, Suspend
-from awakeables.core.journal import Delivered, Input, encode_chunk
+from awakeables.core.awakeables import STATES, Completion, Heartbeat
+from awakeables.core.brief import brief_invocation
+from awakeables.core.invocations import STATUSES, BackOff, End, Failure, Invocation, Pause, Status, Suspend
+from awakeables.core.journal import Delivered, Input, NowRead, encode_chunk
 from awakeables.core.orders import (
     Advanced,
     Begin,
@@ -55,9 +56,9 @@ async def a_paused(driver: Driver) -> Invocation:
 async def test_invocations_are_found_by_status(driver: Driver) -> None:
     rows = await in_every_status(driver)
     for status in STATUSES:
-        assert await driver.store.invocations(Page(), status=status) == [rows[status]]
+        assert await driver.store.invocations(Page(), status=status) == [brief_invocation(rows[status])]
         assert await driver.store.invocations(Page(), status=status, service="other") == []
-    assert await driver.store.invocations(Page()) == list(reversed(rows.values()))
+    assert await driver.store.invocations(Page()) == [brief_invocation(r) for r in reversed(rows.values())]
     for row in rows.values():
         assert await driver.store.invocation(row.id) == row
 
@@ -70,7 +71,7 @@ async def test_invocations_are_listed_newest_first_in_pages(driver: Driver, stat
         "paused": lambda: a_paused(driver),
     }
     rows = [await make.get(status, driver.begin)() for _ in range(4)]
-    newest = list(reversed(rows))
+    newest = [brief_invocation(row) for row in reversed(rows)]
     list_ = driver.store.invocations
     assert await list_(Page(limit=2), status=status) == newest[:2]
     assert await list_(Page(limit=2, before=newest[1].id), status=status) == newest[2:]
@@ -255,3 +256,49 @@ async def test_case_u7_what_an_idempotency_key_stands_for_is_found_in_every_scop
     assert await found([], "k") == await found(["orders/send"], "other") == []
     assert [await driver.store.idempotency_key(id_) for id_ in ids] == [key for _, key in keys]
     assert await driver.store.idempotency_key(alone.id) is None
+
+
+async def test_case_o3_rows_of_lists_are_brief_whatever_they_are_about(driver: Driver) -> None:
+    row, (awakeable_id, other) = await driver.running_with(
+        NewAwakeable(id=driver.id("prom")), NewAwakeable(id=driver.id("prom"))
+    )
+    beat = Heartbeat(progress=Raw(b'"much"'))
+    await driver.settle(Completion(awakeable_id=other, body=beat, source="t:0:1"))
+    await driver.settle(resolved(awakeable_id, b'"much"'))
+    result = Rejection(reason="no", details=Raw(b'"much"'))
+    effect = driver.an_effect(row.id, value=b"much")
+    await driver.do(Advanced, driver.an_advance(row, End(result=result), effects=[effect]))
+    letter = driver.a_letter(offset=1)
+    await driver.do(SettledAll, Settle(completions=(), dead_letters=(letter,), relay_to=DLQ))
+    key = Idempotency(scope="orders/pay", key="k", fingerprint="f")
+    keyed = driver.a_begin(idempotency=key)
+    await driver.store.commit([keyed])
+
+    store = driver.store
+    lists = (
+        await store.invocations(Page()),
+        await store.invocations(Page(), status="completed"),
+        await store.keyed(["orders/pay"], "k"),
+        await store.awakeables(Page()),
+        await store.dead_letters(Page()),
+        await store.queued_effects(Page(), state="unsent"),
+    )
+    assert all(lists)
+    assert "much" not in str(lists)
+    assert str(letter.value) not in str(lists)
+    [ended] = await store.invocations(Page(), status="completed")
+    assert ended.result == Rejection(reason="no")
+    assert (await driver.invocation(row.id)).result == result
+
+
+async def test_case_o3_a_long_journal_is_read_to_a_bound(driver: Driver) -> None:
+    row = await driver.begin(owner="me")
+    for _ in range(3):
+        row = (
+            await driver.do(Advanced, driver.an_advance(row, chunk=encode_chunk([NowRead(at_ms=1)])))
+        ).invocation
+    whole = (await driver.store.history([row.id]))[row.id]
+    assert await driver.store.journal(row.id, 10_000) == (whole, True)
+    assert await driver.store.journal(row.id, len(encode_chunk(whole[:1])) + 1) == (whole[:2], False)
+    assert await driver.store.journal(row.id, 1) == (whole[:1], False)
+    assert await driver.store.journal(driver.id("inv"), 1) == ([], True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from awakeables.core.brief import brief_letter
 from awakeables.core.deadletters import relay
 from awakeables.core.orders import (
     DeadLetter,
@@ -125,7 +126,8 @@ async def test_one_record_becomes_a_dead_letter_once(driver: Driver) -> None:
     order = Settle(completions=(), dead_letters=(letter, again), relay_to=DLQ)
     assert (await driver.do(SettledAll, order)).dead_letters == (letter,)
     assert (await driver.do(SettledAll, order)).dead_letters == ()
-    assert await driver.store.dead_letters(Page()) == [letter]
+    assert await driver.store.dead_letters(Page()) == [brief_letter(letter)]
+    assert await driver.store.dead_letter(letter.id) == letter
     assert len(await driver.store.effects("unsent", 10)) == 1
 
 
@@ -140,8 +142,10 @@ async def test_originals_of_unknown_and_invalid_completions_are_kept(driver: Dri
     assert kinds == ["accepted", "unknown", "invalid", "late"]
     kept = await driver.store.dead_letters(Page())
     assert sorted(letter.id for letter in answer.dead_letters) == sorted(letter.id for letter in kept)
-    assert kept == [told(originals[2], "invalid", "status is missing"), kept[1]]
-    assert (kept[1].id, kept[1].code, kept[1].value) == (originals[1].id, "unknown", originals[1].value)
+    assert kept == [brief_letter(told(originals[2], "invalid", "status is missing")), kept[1]]
+    second = await driver.store.dead_letter(kept[1].id)
+    assert second is not None
+    assert (second.id, second.code, second.value) == (originals[1].id, "unknown", originals[1].value)
     assert [effect.value for effect in await driver.claim_effects()] == [originals[1].value] * 2
 
 
@@ -168,7 +172,7 @@ async def test_a_bad_record_does_not_stop_its_partition(driver: Driver) -> None:
 async def test_dead_letters_are_listed_newest_first_in_pages(driver: Driver) -> None:
     letters = [driver.a_letter(offset=offset) for offset in range(5)]
     await driver.do(SettledAll, Settle(completions=(), dead_letters=tuple(letters), relay_to=DLQ))
-    newest = list(reversed(letters))
+    newest = [brief_letter(letter) for letter in reversed(letters)]
     assert await driver.store.dead_letters(Page()) == newest
     assert await driver.store.dead_letters(Page(limit=2)) == newest[:2]
     assert await driver.store.dead_letters(Page(limit=2, before=newest[1].id)) == newest[2:4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from awakeables.core.brief import brief_effect
 from awakeables.core.orders import (
     EFFECT_STATES,
     Advanced,
@@ -85,8 +86,8 @@ async def test_what_is_queued_is_shown_with_its_state_and_why_it_was_refused(dri
     unsent = QueuedEffect(effect=good, state="unsent")
     assert await driver.store.queued_effect(bad.event_id) == failed
     assert await driver.store.queued_effect(good.event_id) == unsent
-    assert await driver.store.queued_effects(Page(), state="failed") == [failed]
-    assert await driver.store.queued_effects(Page(), state="unsent") == [unsent]
+    assert await driver.store.queued_effects(Page(), state="failed") == [brief_effect(failed)]
+    assert await driver.store.queued_effects(Page(), state="unsent") == [brief_effect(unsent)]
 
 
 async def test_what_is_sent_or_never_was_is_not_shown(driver: Driver) -> None:

@@ -16,14 +16,15 @@ from contract.driver import DLQ, Driver, resolved
 
 async def everything(store: Store) -> list[object]:
     """What readers can see of a store."""
-    invocations = await store.invocations(Page(limit=1000))
+    everything = Page(limit=1000)
+    invocations = [row.id for row in await store.invocations(everything)]
     return [
-        invocations,
-        await store.history([row.id for row in invocations]),
-        await store.awakeables(Page(limit=1000)),
+        [await store.invocation(id_) for id_ in invocations],
+        await store.history(invocations),
+        [await store.awakeable(row.id) for row in await store.awakeables(everything)],
         await store.effects("unsent", 1000),
         await store.effects("failed", 1000),
-        await store.dead_letters(Page(limit=1000)),
+        [await store.dead_letter(row.id) for row in await store.dead_letters(everything)],
         await store.positions("shop.completions"),
         await store.counts(),
     ]

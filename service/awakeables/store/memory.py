@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from awakeables.core.acts import Acts
 from awakeables.core.awakeables import Awakeable, State
+from awakeables.core.brief import brief_awakeable, brief_effect, brief_invocation, brief_letter
 from awakeables.core.ids import EFFECT_KINDS, by_issue, first_id
 from awakeables.core.invocations import STATUSES, Invocation, Status, is_suspect
 from awakeables.core.journal import Entry, awakeables_asked, decode_chunks
@@ -25,7 +26,7 @@ from awakeables.core.orders import (
 from awakeables.core.outcomes import Outcome
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.apply import apply
-from awakeables.store.batches import first_of
+from awakeables.store.batches import beginning_of, first_of
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -282,38 +283,45 @@ class MemoryStore:
         self, page: Page, *, status: Status | None = None, service: str | None = None
     ) -> list[Invocation]:
         rows = self.tables.invocations.values()
-        return _newest(
+        found = _newest(
             {row.id: row for row in rows if status in (None, row.status) and service in (None, row.service)},
             page,
         )
+        return [brief_invocation(row) for row in found]
 
     async def keyed(self, scopes: Sequence[str], key: str) -> list[Invocation]:
         found = {self.tables.keys[scope, key][1] for scope in scopes if (scope, key) in self.tables.keys}
-        return [self.tables.invocations[invocation_id] for invocation_id in sorted(found, reverse=True)]
+        return [brief_invocation(self.tables.invocations[key]) for key in sorted(found, reverse=True)]
 
     async def idempotency_key(self, invocation_id: str) -> str | None:
         keys = self.tables.keys.items()
         return next((key for (_, key), (_, stands_for) in keys if stands_for == invocation_id), None)
+
+    async def journal(self, invocation_id: str, most_bytes: int) -> tuple[list[Entry], bool]:
+        chunks, whole = beginning_of(self.tables.chunks(invocation_id), most_bytes)
+        return decode_chunks(chunks), whole
 
     async def awakeable(self, awakeable_id: str) -> Awakeable | None:
         return self.tables.awakeables.get(awakeable_id)
 
     async def awakeables(self, page: Page, *, state: State | None = None) -> list[Awakeable]:
         rows = self.tables.awakeables.values()
-        return _newest({row.id: row for row in rows if state in (None, row.state)}, page)
+        found = _newest({row.id: row for row in rows if state in (None, row.state)}, page)
+        return [brief_awakeable(row) for row in found]
 
     async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
         return self.tables.letters.get(dead_letter_id)
 
     async def dead_letters(self, page: Page) -> list[DeadLetter]:
-        return _newest(self.tables.letters, page)
+        return [brief_letter(row) for row in _newest(self.tables.letters, page)]
 
     async def queued_effect(self, event_id: str) -> QueuedEffect | None:
         return self.tables.queued_effect(event_id)
 
     async def queued_effects(self, page: Page, *, state: EffectState) -> list[QueuedEffect]:
         rows = (self.tables.queued_effect(key) for key in self.tables.effects)
-        return _newest({row.id: row for row in rows if row is not None and row.state == state}, page)
+        found = _newest({row.id: row for row in rows if row is not None and row.state == state}, page)
+        return [brief_effect(row) for row in found]
 
     async def counts(self) -> Mapping[str, int]:
         tables = self.tables

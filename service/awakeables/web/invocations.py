@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 from starlette.responses import Response
 
@@ -20,6 +22,9 @@ from awakeables.web.problems import bad_request
 from awakeables.web.request import Request
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
+
+MOST_OF_A_JOURNAL: Final = 4 * 1024 * 1024
+"""Bytes that are shown; their entries may be tens of thousands, and nobody else is served meanwhile."""
 
 
 class Invocations:
@@ -53,12 +58,15 @@ class Invocations:
     async def show(self, request: Request) -> Response:
         row = await self._row(request)
         key = await self._waiting.store(self._engine.store.idempotency_key(row.id))
+        problem = None
         try:
-            journals = await self._waiting.store(self._engine.store.history([row.id]))
+            journal, whole = await self._waiting.store(self._engine.store.journal(row.id, MOST_OF_A_JOURNAL))
         except msgspec.MsgspecError as error:
-            problem = f"another release has written it, which this one can't read: {error}"
-            return as_json(render.invocation_in_full(row, [], problem, key=key))
-        return as_json(render.invocation_in_full(row, journals.get(row.id, []), key=key))
+            journal, problem = [], f"another release has written it, which this one can't read: {error}"
+        else:
+            if not whole:
+                problem = f"it has more than {MOST_OF_A_JOURNAL:,} bytes: only its beginning is shown"
+        return as_json(render.invocation_in_full(row, journal, problem, key=key))
 
     async def output(self, request: Request) -> Response:
         """The result if there is one; don't wait."""

@@ -204,7 +204,9 @@ class InvocationInFull(Invocation):
     idempotency_key: Annotated[str | None, Meta(description="The key that it was called with.")]
     result: Outcome | None
     journal: list[JournalEntry]
-    journal_problem: Annotated[str | None, Meta(description="Why the journal is not shown, if it can't be.")]
+    journal_problem: Annotated[
+        str | None, Meta(description="Why the journal is not shown, or not all of it.")
+    ]
     acts: Acts
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from msgspec import Raw
 
@@ -21,6 +21,8 @@ from e2e.chaos.kafka import Records, ends_of, everything_in
 from e2e.chaos.ledger import Line
 from e2e.chaos.load import Call
 from e2e.chaos.world import PARTITIONS, World
+
+T = TypeVar("T")
 
 DAY_MS = 24 * 3600 * 1000
 ALL = Page(limit=1_000_000)
@@ -64,8 +66,9 @@ async def gather(world: World, calls: Sequence[Call]) -> Evidence:
     store = SqliteStore(world.database, clock=SystemClock(), retention_ms=DAY_MS)
     await store.open()
     try:
-        invocations = {row.id: row for row in await store.invocations(ALL)}
-        awakeables = {row.id: row for row in await store.awakeables(ALL)}
+        calls_listed, answers_listed = await store.invocations(ALL), await store.awakeables(ALL)
+        invocations = {row.id: await _there(store.invocation(row.id)) for row in calls_listed}
+        awakeables = {row.id: await _there(store.awakeable(row.id)) for row in answers_listed}
         journals = await store.history(list(invocations))
         positions = {row.partition: row.next for row in await store.positions(world.completions)}
         unsent = [*await store.effects("unsent", ALL.limit), *await store.effects("failed", ALL.limit)]
@@ -89,6 +92,12 @@ async def gather(world: World, calls: Sequence[Call]) -> Evidence:
         ledger=world.ledger.lines(),
         calls=calls,
     )
+
+
+async def _there(reading: Awaitable[T | None]) -> T:
+    found = await reading
+    assert found is not None
+    return found
 
 
 def violations(evidence: Evidence) -> list[Violation]:

@@ -230,6 +230,19 @@ async def test_awakeables_of_bytes_show_base64(web: Web) -> None:
     assert (shown["schema"], shown["heartbeat"], shown["deadline"]) == (None, None, None)
 
 
+async def test_case_o3_of_a_long_journal_the_beginning_is_shown(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("awakeables.web.invocations.MOST_OF_A_JOURNAL", 1)
+    awakeable_id = await web.awakeable_of("wait")
+    invocation_id = web.store.tables.awakeables[awakeable_id].invocation_id
+    await web.client.post(f"/awakeables/{awakeable_id}/resolve", json="done")
+    await web.client.get(f"/invocations/{invocation_id}/attach")
+    shown = (await web.client.get(f"/invocations/{invocation_id}")).json()
+    assert [entry["index"] for entry in shown["journal"]] == [0]
+    assert shown["journal_problem"] == "it has more than 1 bytes: only its beginning is shown"
+
+
 async def test_awakeables_are_listed_and_filtered_by_state(web: Web) -> None:
     ids = [await web.awakeable_of("wait") for _ in range(3)]
     await web.client.post(f"/awakeables/{ids[1]}/reject", content=b"no")

@@ -1,4 +1,7 @@
-"""What readers ask: one statement each, so one consistent state each."""
+"""What readers ask: one statement each, so one consistent state each.
+
+Rows of lists are made brief one by one: of what may be large, one at a time is in memory.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from awakeables.core.awakeables import Awakeable, State
+from awakeables.core.brief import brief_awakeable, brief_effect, brief_invocation, brief_letter
 from awakeables.core.ids import EFFECT_KINDS, by_issue
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry, awakeables_asked, decode_chunks
 from awakeables.core.orders import DeadLetter, Effect, EffectState, Ended, Position, QueuedEffect
 from awakeables.core.outcomes import Outcome, decode_outcome
 from awakeables.ports import Expectation, Page
-from awakeables.store.batches import first_of
+from awakeables.store.batches import beginning_of, first_of
 from awakeables.store.sqlite import rows
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.tables import id_list
@@ -32,6 +36,12 @@ _BY_STATUS: dict[Status, str] = {
 def history(connection: sqlite3.Connection, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
     journals = _chunks(connection, invocation_ids)
     return {invocation_id: decode_chunks(chunks) for invocation_id, chunks in journals.items()}
+
+
+def journal(connection: sqlite3.Connection, invocation_id: str, most_bytes: int) -> tuple[list[Entry], bool]:
+    found = connection.execute(QUERIES["chunks"], (invocation_id,))
+    chunks, whole = beginning_of((chunk for (chunk,) in found), most_bytes)
+    return decode_chunks(chunks), whole
 
 
 def _chunks(connection: sqlite3.Connection, invocation_ids: Sequence[str]) -> dict[str, list[bytes]]:
@@ -98,12 +108,13 @@ def invocations(
     else:
         query = QUERIES[_BY_STATUS.get(status, "list_open")]
         found = connection.execute(query, (before, service, status, page.limit))
-    return [rows.invocation_from(row) for row in found]
+    return [brief_invocation(rows.invocation_from(row)) for row in found]
 
 
 def keyed(connection: sqlite3.Connection, scopes: Sequence[str], key: str) -> list[Invocation]:
     found = connection.execute(QUERIES["keyed"], (id_list(scopes), rows.text_bytes(key)))
-    return sorted((rows.invocation_from(row) for row in found), key=lambda row: row.id, reverse=True)
+    briefly = [brief_invocation(rows.invocation_from(row)) for row in found]
+    return sorted(briefly, key=lambda row: row.id, reverse=True)
 
 
 def idempotency_key(connection: sqlite3.Connection, invocation_id: str) -> str | None:
@@ -124,7 +135,7 @@ def awakeables(connection: sqlite3.Connection, page: Page, state: State | None) 
         found = connection.execute(QUERIES["list_pending"], (before, page.limit))
     else:
         found = connection.execute(QUERIES["list_settled"], (before, state, page.limit))
-    return [rows.awakeable_from(row) for row in found]
+    return [brief_awakeable(rows.awakeable_from(row)) for row in found]
 
 
 def dead_letter(connection: sqlite3.Connection, dead_letter_id: str) -> DeadLetter | None:
@@ -135,7 +146,7 @@ def dead_letter(connection: sqlite3.Connection, dead_letter_id: str) -> DeadLett
 def dead_letters(connection: sqlite3.Connection, page: Page) -> list[DeadLetter]:
     before = _AFTER_ALL if page.before is None else page.before
     found = connection.execute(QUERIES["list_dead_letters"], (before, page.limit))
-    return [rows.dead_letter_from(row) for row in found]
+    return [brief_letter(rows.dead_letter_from(row)) for row in found]
 
 
 def queued_effect(connection: sqlite3.Connection, event_id: str) -> QueuedEffect | None:
@@ -146,11 +157,11 @@ def queued_effect(connection: sqlite3.Connection, event_id: str) -> QueuedEffect
 def queued_effects(connection: sqlite3.Connection, page: Page, state: EffectState) -> list[QueuedEffect]:
     query = QUERIES["newest_unsent" if state == "unsent" else "newest_failed"]
     before = _AFTER_ALL if page.before is None else by_issue(page.before)
-    found: list[rows.Row] = []
+    effects: list[QueuedEffect] = []
     for kind in EFFECT_KINDS:
         # A statement each: an effect's ID stays of one kind, whatever is committed between them.
-        found += connection.execute(query, (f"{kind}_", f"{kind}_{before}", page.limit))
-    effects = [rows.queued_effect_from(row) for row in found]
+        found = connection.execute(query, (f"{kind}_", f"{kind}_{before}", page.limit))
+        effects += [brief_effect(rows.queued_effect_from(row)) for row in found]
     return sorted(effects, key=lambda effect: by_issue(effect.id), reverse=True)[: page.limit]
 
 

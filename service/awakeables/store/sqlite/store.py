@@ -192,6 +192,9 @@ class SqliteStore:
     ) -> list[Invocation]:
         return await self._lister.run(reading.invocations, page, status, service)
 
+    async def journal(self, invocation_id: str, most_bytes: int) -> tuple[list[Entry], bool]:
+        return await self._lister.run(reading.journal, invocation_id, most_bytes)
+
     async def keyed(self, scopes: Sequence[str], key: str) -> list[Invocation]:
         return await self._lister.run(reading.keyed, scopes, key)
 

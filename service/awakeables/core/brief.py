@@ -1,0 +1,40 @@
+"""Rows as lists have them: without what may be large, so that a page takes kilobytes whatever it is about."""
+
+from __future__ import annotations
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from awakeables.core.awakeables import Awakeable
+from awakeables.core.invocations import Invocation
+from awakeables.core.orders import DeadLetter, QueuedEffect
+from awakeables.core.outcomes import Rejection, Resolution
+
+SUCCEEDED = Resolution.of_bytes(b"")
+"""What a result is in a list, whatever its value."""
+
+
+def brief_invocation(row: Invocation) -> Invocation:
+    """How it ended, without the value or the details."""
+    match row.result:
+        case Resolution():
+            return replace(row, result=SUCCEEDED)
+        case Rejection() as rejection:
+            return replace(row, result=replace(rejection, details=UNSET))
+        case _:
+            return row
+
+
+def brief_awakeable(row: Awakeable) -> Awakeable:
+    """Its state, without the answer and the last heartbeat."""
+    return replace(row, outcome=None, beat=None)
+
+
+def brief_letter(row: DeadLetter) -> DeadLetter:
+    """Without key, value and headers."""
+    return replace(row, key=None, value=None, headers=())
+
+
+def brief_effect(row: QueuedEffect) -> QueuedEffect:
+    """Without key, value and headers."""
+    return replace(row, effect=replace(row.effect, key=None, value=None, headers=()))
