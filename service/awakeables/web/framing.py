@@ -16,7 +16,10 @@ from awakeables.web.problems import Problem, bad_request
 VERSIONS: Final = ("1.1", "1.0")
 
 ONCE: Final = frozenset(
-    (b"authorization", b"content-encoding", b"content-type", b"host", b"idempotency-key", b"origin")
+    (
+        *(b"authorization", b"content-encoding", b"content-type", b"host", b"idempotency-key", b"origin"),
+        b"transfer-encoding",
+    )
 )
 """Given twice, a proxy before us may act on the one and we on the other."""
 

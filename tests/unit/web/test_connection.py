@@ -517,6 +517,7 @@ CHUNKED = b"transfer-encoding: chunked\r\n"
         b"POST / HTTP/1.1\r\n" + HOST + b"content-length: 5\r\n" + CHUNKED + b"\r\n0\r\n\r\n",
         b"POST / HTTP/1.1\r\n" + HOST + CHUNKED + b"content-length: 5\r\n\r\n0\r\n\r\n",
         b"POST / HTTP/1.1\r\n" + HOST + CHUNKED * 2 + b"\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"transfer-encoding: gzip\r\n" + CHUNKED + b"\r\n0\r\n\r\n",
         b"POST / HTTP/1.1\r\n" + HOST + CHUNKED + b"\r\n1\nx\r\n0\r\n\r\n",
         b"POST / HTTP/1.1\r\n" + HOST + CHUNKED + b"\r\n0x1\r\nx\r\n0\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + HOST + b"x: a\r\n b\r\n\r\n",
