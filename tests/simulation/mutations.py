@@ -13,6 +13,7 @@ from awakeables.core import awakeables, invocations
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation, Suspend
 from awakeables.core.replay import Replay
+from awakeables.engine import edge
 from awakeables.engine.edge import Edge
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.runner import Runner
@@ -93,7 +94,10 @@ def no_offset_fence() -> Iterator[None]:
 @contextmanager
 def no_edge_check() -> Iterator[None]:
     """A4: whatever comes is taken."""
-    with mock.patch.object(Edge, "_misfit", return_value=None):
+    with (
+        mock.patch.object(Edge, "_schema_misfit", return_value=None),
+        mock.patch.object(edge, "_misfit", return_value=None),
+    ):
         yield
 
 
