@@ -305,7 +305,7 @@ def execution_of(
     async def begin(execution: Execution) -> object:
         context = Context(execution, attempt=attempts + 1)
         if not handler.takes_input or (handler.has_default and execution.replay.input.is_absent):
-            return await handler.function(context)
-        return await handler.function(context, context.decode_input(handler.input))
+            return await handler.call(context)
+        return await handler.call(context, context.decode_input(handler.input))
 
     return Execution(begin, journal, invocation_id=invocation_id, output=handler.output, world=world)

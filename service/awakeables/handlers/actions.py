@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, Never, NoReturn, get_type_hints
+from typing import Any, get_type_hints
 
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.errors import ResultMisfit, TerminalError
@@ -44,10 +44,9 @@ def result_type(action: Callable[..., Any], type_: Any) -> Any:
     if type_ is not None:
         return type_
     try:
-        annotated = get_type_hints(action, include_extras=True).get("return", Any)
+        return get_type_hints(action, include_extras=True).get("return", Any)
     except Exception:  # to find out what an annotation means, it is evaluated
         return Any
-    return Any if annotated is NoReturn or annotated is Never else annotated
 
 
 def shown(type_: Any) -> str:

@@ -6,12 +6,13 @@ the type of that name, its validator decides at the edge; elsewhere the schema d
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import is_dataclass
 from types import NoneType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Never, NoReturn, Protocol, TypeVar
 
 import orjson
 from pydantic import (
@@ -33,7 +34,7 @@ from awakeables.core.outcomes import Resolution
 from awakeables.core.texts import message_of
 from awakeables.errors import ResultMisfit
 from awakeables.handlers.typenames import is_stable, type_name
-from awakeables.handlers.writing import writing_of
+from awakeables.handlers.writing import Writing, writing_of
 
 T = TypeVar("T")
 
@@ -179,7 +180,15 @@ BYTES: Codec[bytes] = Codec("bytes", encode=_octets, decode=bytes)
 MOST_KEPT = 1000
 """Types that are kept at hand, the oldest out: one that a handler's body declares is new each time."""
 
-_given: dict[Any, Codec[Any]] = {bytes: BYTES, None: ANY, Any: ANY, object: ANY}
+_given: dict[Any, Codec[Any]] = {
+    bytes: BYTES,
+    None: ANY,
+    Any: ANY,
+    object: ANY,
+    # What never returns has no result that would have to be written.
+    Never: ANY,
+    NoReturn: ANY,
+}
 _by_type: dict[Any, Codec[Any]] = {}
 _by_name: dict[tuple[str, str], Codec[Any]] = {}
 
@@ -283,6 +292,58 @@ def _custom(serde: Serde[Any]) -> Codec[Any]:
     return Codec("custom", encode=encode, decode=serde.loads)
 
 
+class _Form:
+    """How JSON of one type is written and read."""
+
+    __slots__ = ("_adapter", "writing")
+
+    def __init__(self, adapter: TypeAdapter[Any], writing: Writing) -> None:
+        self._adapter = adapter
+        self.writing = writing
+
+    def encode(self, value: Any) -> bytes:
+        if not self.writing.lazy:  # a generator can be gone through only once
+            with suppress(PydanticSerializationError):
+                return self._dump(value, warnings="error")
+        # What the type is made of (a dict for a model) is taken as an input would be.
+        return self._dump(self._adapter.validate_python(value, by_alias=True, by_name=True))
+
+    def read(self, text: bytes, *, by_name: bool | None = None) -> Any:
+        by_alias = True if by_name else None
+        if self.writing.lazy:
+            try:
+                self._dump(self._adapter.validate_json(text, by_alias=by_alias, by_name=by_name))
+            except PydanticSerializationError:  # which tells the value
+                raise ValueError("an item of an Iterable does not fit") from None
+        return self._adapter.validate_json(text, by_alias=by_alias, by_name=by_name)
+
+    def read_by_name(self, text: bytes) -> Any:
+        return self.read(text, by_name=True)
+
+    def read_written(self, text: bytes) -> Any:
+        try:
+            return self.read(text)
+        except ValueError:
+            # Journals of the first releases have the fields by name.
+            with suppress(ValueError):
+                return self.read_by_name(text)
+            raise
+
+    def described(self, schema: bytes) -> bytes:
+        """The JSON Schema of what is written; of what is read, if there is none."""
+        try:
+            told = self._adapter.json_schema(mode="serialization", by_alias=self.writing.by_alias is True)
+            return orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
+        except PydanticInvalidForJsonSchema:
+            return schema
+
+    def _dump(self, value: Any, *, warnings: Literal["none", "error"] = "none") -> bytes:
+        form = self.writing
+        return self._adapter.dump_json(
+            value, by_alias=form.by_alias, round_trip=form.round_trip, warnings=warnings
+        )
+
+
 def _codec_of(type_: Any) -> Codec[Any]:
     try:
         adapter = adapter_of(type_)
@@ -294,49 +355,17 @@ def _codec_of(type_: Any) -> Codec[Any]:
         raise TypeError(
             f"{type_!r} has no JSON Schema, so that no other process could check it: {error.message}"
         ) from error
-    writing = writing_of(adapter.core_schema)
-
-    def decode(text: bytes) -> Any:
-        return adapter.validate_json(text)
-
-    def decode_by_name(text: bytes) -> Any:
-        return adapter.validate_json(text, by_alias=True, by_name=True)
-
-    def read_written(text: bytes) -> Any:
-        try:
-            return adapter.validate_json(text)
-        except ValidationError:
-            # Journals of the first releases have the fields by name.
-            try:
-                return decode_by_name(text)
-            except ValidationError:
-                pass
-            raise
-
-    def encode(value: Any) -> bytes:
-        try:
-            return adapter.dump_json(value, by_alias=writing.by_alias, warnings="error")
-        except PydanticSerializationError:
-            # What the type is made of (a dict for a model) is taken as an input would be.
-            made = adapter.validate_python(value, by_alias=True, by_name=True)
-            return adapter.dump_json(made, by_alias=writing.by_alias, warnings="none")
-
-    def written() -> bytes:
-        try:
-            told = adapter.json_schema(mode="serialization", by_alias=writing.by_alias is True)
-            return orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
-        except PydanticInvalidForJsonSchema:  # it is read as something that has one, as we know
-            return schema
-
+    form = _Form(adapter, writing_of(adapter.core_schema))
+    writing = form.writing
     name = type_name(type_)
     codec = Codec(
         "json",
-        encode=encode,
-        decode=decode,
+        encode=form.encode,
+        decode=form.read,
         type_name=name,
         schema=schema,
-        written=written,
-        read_written=decode_by_name if writing.unread else read_written,
+        written=None if writing.round_trip else functools.partial(form.described, schema),
+        read_written=form.read_by_name if writing.unread else form.read_written,
         unwritable=writing.secret,
         unanswerable=writing.unread,
     )

@@ -5,7 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
+from copy import deepcopy
+from dataclasses import is_dataclass
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from awakeables.errors import DeclarationError, InvalidInput, NotFound
 from awakeables.handlers.context import Context
@@ -78,7 +83,13 @@ class Handler:
         self.default: Any = parameters[1].default if self.takes_input else inspect.Parameter.empty
         self.input: Codec[Any] = NOTHING
         if self.takes_input:
-            self.input = _codec(hints.get(parameters[1].name, Any), where)
+            taken = hints.get(parameters[1].name, Any)
+            if _has_field_default(taken, self.default):
+                raise DeclarationError(
+                    f"{where}: the default of its input stands in Field(…), where nobody would find it; "
+                    f"write it as Python has it: {parameters[1].name}: Annotated[…, Field(…)] = the default"
+                )
+            self.input = _codec(taken, where)
         self.output: Codec[Any] = _codec(hints.get("return", Any), where)
         if self.output.unwritable is not None:
             raise DeclarationError(f"{where}: its result can't be kept: {self.output.unwritable}")
@@ -90,6 +101,13 @@ class Handler:
     def has_default(self) -> bool:
         """Does the handler say itself what its input is where none is given?"""
         return self.default is not inspect.Parameter.empty
+
+    def call(self, context: Context, *given: Any) -> Awaitable[Any]:
+        """Call the function with its input, or with its default: a copy, since each attempt has its own."""
+        if self.takes_input and not given and self.has_default:
+            is_mutable = isinstance(self.default, list | dict | set | BaseModel) or is_dataclass(self.default)
+            given = (deepcopy(self.default) if is_mutable else self.default,)
+        return self.function(context, *given)
 
     def accept(self, content: bytes | None) -> bytes | None:
         """An input as it is to be kept, known to fit; None: none was given, the default counts.
@@ -225,6 +243,13 @@ def _checked(name: str, what: str) -> str:
             "and has at most 100 characters"
         )
     return name
+
+
+def _has_field_default(type_: Any, default: object) -> bool:
+    """Does pydantic know a default of the input that Python doesn't?"""
+    metadata = get_args(type_)[1:] if get_origin(type_) is Annotated else ()
+    told = (part for part in metadata if isinstance(part, FieldInfo))
+    return isinstance(default, FieldInfo) or not all(part.is_required() for part in told)
 
 
 def _codec(type_: Any, where: str) -> Codec[Any]:

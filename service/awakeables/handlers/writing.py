@@ -8,7 +8,7 @@ is made, since it would be lost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 Node: TypeAlias = Mapping[str, Any]
@@ -22,11 +22,16 @@ class Writing:
 
     Attributes:
         by_alias: pydantic's argument of the same name; None: as each model's own settings say.
+        round_trip: Written by pydantic's form for what is to be read again: without computed fields,
+            with the text of a `Json`.
+        lazy: Of an `Iterable` pydantic checks each item only when somebody asks for it.
         secret: Why they can't be written at all without losing a part; None: they can.
         unread: Why the type reads neither form of them unless it is asked to read by name.
     """
 
     by_alias: bool | None
+    round_trip: bool = False
+    lazy: bool = False
     secret: str | None = None
     unread: str | None = None
 
@@ -46,55 +51,70 @@ class _Field:
         return self.alias if chosen and self.alias is not None else self.name
 
 
+@dataclass(slots=True)
+class _Found:
+    """What a core schema holds that decides how its values are written."""
+
+    fields: list[_Field] = field(default_factory=list)
+    secrets: list[str] = field(default_factory=list)
+    is_changed: bool = False
+    is_lazy: bool = False
+
+
 def writing_of(core_schema: Any) -> Writing:
     """Decide how values are written of the type that pydantic has this core schema of."""
-    fields: list[_Field] = []
-    secrets: list[str] = []
-    _look(core_schema, "the value", fields, secrets)
+    found = _Found()
+    _look(core_schema, "the value", found)
     secret = None
-    if secrets:
+    if found.secrets:
         secret = (
-            f"{secrets[0]} is a secret of pydantic's, which is written as '**********': give it a serializer "
-            "of its own (pydantic.field_serializer), or keep a reference to the secret instead"
+            f"{found.secrets[0]} is a secret of pydantic's, which is written as '**********': give it a "
+            "serializer of its own (pydantic.field_serializer), or keep a reference to the secret instead"
         )
-    says_no = any(field.settings.get("serialize_by_alias") is False for field in fields)
+    decided = Writing(by_alias=False, round_trip=found.is_changed, lazy=found.is_lazy, secret=secret)
+    says_no = any(each.settings.get("serialize_by_alias") is False for each in found.fields)
     forms = (None, True, False) if says_no else (True, None, False)
     for by_alias in forms:
-        if all(field.written(by_alias) in field.read_as for field in fields):
-            return Writing(by_alias=by_alias, secret=secret)
-    lost = next(field for field in fields if field.name not in field.read_as)
+        if all(each.written(by_alias) in each.read_as for each in found.fields):
+            return replace(decided, by_alias=by_alias)
+    lost = next(each for each in found.fields if each.name not in each.read_as)
     unread = (
         f"{lost.owner}.{lost.name} is written as {lost.written(by_alias=True)!r} and read as "
         f"{' or '.join(map(repr, sorted(lost.read_as))) or 'a path'}: give it a serialization_alias that is "
         "read, or set validate_by_name=True in the model's configuration"
     )
-    return Writing(by_alias=False, secret=secret, unread=unread)
+    return replace(decided, unread=unread)
 
 
-def _look(node: Any, where: str, fields: list[_Field], secrets: list[str]) -> None:
-    """Note the fields and secrets in a core schema, but for what a serializer of the user's own writes."""
+def _look(node: Any, where: str, found: _Found) -> None:
+    """Note what is to be known of a core schema, but for what a serializer of the user's own writes."""
     if isinstance(node, list | tuple):
         for part in node:
-            _look(part, where, fields, secrets)
+            _look(part, where, found)
         return
     if not isinstance(node, Mapping):
         return
     serializer = node.get("serialization")
     if isinstance(serializer, Mapping) and callable(serializer.get("function")):
         if _masks(serializer["function"]):
-            secrets.append(where)
+            found.secrets.append(where)
         return
     if node.get("type") in ("model", "dataclass", "typed-dict") and not node.get("root_model"):
         owner = getattr(node.get("cls"), "__name__", None) or where
-        for name, field in _fields_of(node):
-            if field.get("serialization_exclude"):
+        settings = node.get("config") or {}
+        if settings.get("extra_fields_behavior", "ignore") != "ignore" and _computes(node):
+            found.is_changed = True
+        for name, part in _fields_of(node):
+            if part.get("serialization_exclude"):
                 continue
-            fields.append(_field(owner, name, field, node.get("config") or {}))
-            _look(field, f"{owner}.{name}", fields, secrets)
+            found.fields.append(_field(owner, name, part, settings))
+            _look(part, f"{owner}.{name}", found)
         return
+    found.is_changed |= node.get("type") == "json"
+    found.is_lazy |= node.get("type") == "generator"
     for key, part in node.items():
         if key not in ("metadata", "serialization", "config", "function", "cls", "default"):
-            _look(part, where, fields, secrets)
+            _look(part, where, found)
 
 
 def _fields_of(node: Any) -> Iterator[tuple[str, Node]]:
@@ -113,8 +133,13 @@ def _fields_of(node: Any) -> Iterator[tuple[str, Node]]:
                 yield from _fields_of(part)
 
 
-def _field(owner: str, name: str, field: Node, settings: Node) -> _Field:
-    validation = field.get("validation_alias")
+def _computes(node: Any) -> bool:
+    """Has it fields of its own that are written and not read?"""
+    return isinstance(node, Mapping) and bool(node.get("computed_fields") or _computes(node.get("schema")))
+
+
+def _field(owner: str, name: str, node: Node, settings: Node) -> _Field:
+    validation = node.get("validation_alias")
     if validation is None:
         read_as = {name}
     elif isinstance(validation, str):
@@ -124,7 +149,7 @@ def _field(owner: str, name: str, field: Node, settings: Node) -> _Field:
         read_as = {path[0] for path in paths if len(path) == 1 and isinstance(path[0], str)}
     if settings.get("validate_by_name") or settings.get("populate_by_name"):
         read_as |= {name}
-    return _Field(owner, name, field.get("serialization_alias"), frozenset(read_as), settings)
+    return _Field(owner, name, node.get("serialization_alias"), frozenset(read_as), settings)
 
 
 def _masks(function: Any) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Never, NoReturn
 
 import msgspec
 import pytest
@@ -15,11 +16,13 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    Json,
     PlainSerializer,
     RootModel,
     Secret,
     SecretStr,
     TypeAdapter,
+    computed_field,
     create_model,
     field_serializer,
     model_serializer,
@@ -27,7 +30,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from typing_extensions import TypedDict
 
-from awakeables import Context, Service, Task, Worker
+from awakeables import Context, Reject, Service, Task, TerminalError, Worker
 from awakeables.core.outcomes import Resolution
 from awakeables.errors import DeclarationError
 from awakeables.handlers.serde import codec_for
@@ -131,6 +134,42 @@ def test_case_t2_a_type_that_reads_another_api_is_kept_by_name_and_is_no_answer(
         codec_for(type_).answer(measure())
 
 
+class Exact(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    width: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def area(self) -> int:
+        return self.width**2
+
+
+class Wide(Exact):
+    model_config = ConfigDict(extra="allow")
+
+
+class Texts(BaseModel):
+    numbers: Json[list[int]]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Exact(width=2), b'{"width":2}'),
+        (Wide(width=2, height=3), b'{"width":2,"height":3}'),  # type: ignore[call-arg]
+        (Texts(numbers="[1]"), b'{"numbers":"[1]"}'),  # type: ignore[arg-type]
+    ],
+    ids=["forbid", "allow", "json"],
+)
+def test_case_t2_what_a_type_writes_and_does_not_read_is_left_out(value: BaseModel, text: bytes) -> None:
+    codec = codec_for(list[type(value)])  # type: ignore[misc]
+    written = codec.answer([value]).content
+    assert written == b"[" + text + b"]"
+    assert codec.decode(written) == [value]
+    schema = msgspec.json.decode(codec.written or b"")
+    assert list(schema["$defs"][type(value).__name__]["properties"]) == list(type(value).model_fields)
+
+
 def test_case_t2_a_run_and_a_result_come_back_as_they_went(run: Runs) -> None:
     def load() -> Camel:
         return ANN
@@ -187,11 +226,63 @@ def test_case_t5_a_result_of_another_type_pauses_at_once(
     assert shown in str(paused.value)
 
 
+def test_case_t5_items_that_pydantic_checks_later_are_checked_before_they_are_kept(run: Runs) -> None:
+    def load() -> Iterable[Camel]:
+        yield {"first_name": "Ann"}  # type: ignore[misc]
+
+    async def handler(ctx: Context) -> list[Camel]:
+        return list(await ctx.run("load", load))
+
+    assert run(handler).value == [{"firstName": "Ann"}]
+    with pytest.raises(ValueError, match="unable to parse"):
+        codec_for(Iterable[int]).resolution(part for part in ["1", "x"])
+    with pytest.raises(ValueError, match=r"^an item of an Iterable does not fit$"):
+        codec_for(dict[str, Iterable[int]]).decode(b'{"n":[1,"x"]}')
+
+
+def test_case_t5_what_never_returns_has_no_result(run: Runs) -> None:
+    async def handler(ctx: Context) -> NoReturn:
+        raise TerminalError("gone", code=410)
+
+    worker = Worker("w")
+
+    @worker.task("tasks")
+    def refuse(task: Task[int]) -> Never:
+        raise Reject("no")
+
+    with pytest.raises(TerminalError, match="gone"):
+        _ = run(handler).value
+
+
 def test_case_t5_what_the_type_is_made_of_is_taken_as_an_input_would_be(run: Runs) -> None:
     async def handler(ctx: Context) -> Camel:
         return {"first_name": "Ann"}  # type: ignore[return-value]
 
     assert run(handler).value == {"firstName": "Ann"}
+
+
+def test_case_t6_each_attempt_has_a_default_of_its_own(run: Runs) -> None:
+    async def handler(ctx: Context, seen: list[int] = []) -> list[int]:  # noqa: B006
+        seen.append(len(seen))
+        await ctx.run("look", lambda: None)
+        return seen
+
+    assert [run(handler).value for _ in range(2)] == [[0], [0]]
+
+
+async def by_field(ctx: Context, limit: int = Field(10, gt=0)) -> None: ...
+
+
+async def by_annotation(ctx: Context, limit: Annotated[int, Field(default=10)]) -> None: ...
+
+
+async def by_factory(ctx: Context, limits: Annotated[list[int], Field(default_factory=list)]) -> None: ...
+
+
+@pytest.mark.parametrize("handler", [by_field, by_annotation, by_factory])
+def test_case_t6_a_default_that_only_pydantic_knows_is_refused(handler: Any) -> None:
+    with pytest.raises(DeclarationError, match=r"write it as Python has it: limits?: Annotated\[…, Field"):
+        Service("s").handler()(handler)
 
 
 class Login(BaseModel):
