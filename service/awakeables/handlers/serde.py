@@ -31,12 +31,14 @@ from pydantic_core import PydanticSerializationError, to_json
 from awakeables.core.awakeables import Codec as CodecKind
 from awakeables.core.jsontext import decode_json
 from awakeables.core.outcomes import Resolution
-from awakeables.core.texts import message_of
+from awakeables.core.texts import described, message_of
 from awakeables.errors import ResultMisfit
 from awakeables.handlers.typenames import is_stable, type_name
 from awakeables.handlers.writing import Writing, writing_of
 
 T = TypeVar("T")
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 class Serde(Protocol[T]):
@@ -94,10 +96,10 @@ class Codec(Generic[T]):
         unanswerable: str | None = None,
     ) -> None:
         self._written = written
-        self._read_written = read_written or decode
         self.kind = kind
-        self.encode = encode
-        self.decode = decode
+        self.encode = _contained(encode)
+        self.decode = _contained(decode)
+        self._read_written = self.decode if read_written is None else _contained(read_written)
         self.type_name = type_name
         self.schema = schema
         self.schema_hash = None if schema is None else hashlib.sha256(schema).hexdigest()
@@ -142,6 +144,20 @@ class Codec(Generic[T]):
                 raise ValueError(f"it is no JSON ({error}); NaN and Infinity are none") from None
         read(content)
         return Resolution.of_json(content) if self.kind == "json" else Resolution.of_bytes(content)
+
+
+def _contained(call: Callable[[A], R]) -> Callable[[A], R]:
+    """The same, but what it raises is an error of the value: `SystemExit` would end the process."""
+
+    def contained(given: A) -> R:
+        try:
+            return call(given)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise ValueError(f"a validator or serializer raised {described(error)}") from error
+
+    return contained
 
 
 MASK = b'"**********"'

@@ -13,9 +13,11 @@ from typing import Any, NoReturn
 
 import anyio
 import pytest
+from pydantic import BaseModel, field_serializer, field_validator
 
-from awakeables import Context, RetryPolicy, TerminalError
-from awakeables.testing import Paused
+from awakeables import Context, RetryPolicy, Service, TerminalError
+from awakeables.errors import InvalidInput
+from awakeables.testing import Paused, WrongAnswer
 from awakeables.testing import run as run_in_memory
 from unit.handlers.conftest import Runs
 
@@ -467,6 +469,51 @@ def test_case_p6_what_is_never_awaited_is_paused_at_once(run: Runs) -> None:
     with pytest.raises(Paused, match=told):
         _ = result.value
     assert len(calls) == 1
+
+
+# ── validators and serializers ──────────────────────────────────────────────────────────────
+
+
+class Hostile(BaseModel):
+    n: int
+
+    @field_validator("n")
+    @classmethod
+    def _read(cls, n: int) -> int:
+        raise LEAVES[n]
+
+    @field_serializer("n")
+    def _written(self, n: int) -> int:
+        raise LEAVES[n]
+
+
+LEAVES = [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit()]
+
+
+@pytest.mark.parametrize("n", range(len(LEAVES)), ids=lambda n: type(LEAVES[n]).__name__)
+def test_case_p2_what_a_validator_or_serializer_raises_is_an_error_of_its_value(run: Runs, n: int) -> None:
+    service = Service("s")
+
+    @service.handler()
+    async def take(ctx: Context, given: Hostile) -> None: ...
+
+    @service.handler()
+    async def wait(ctx: Context) -> None:
+        awakeable = ctx.awakeable(Hostile)
+        ctx.publish("tasks", None, awakeable=awakeable)
+        await awakeable
+
+    @service.handler()
+    async def give(ctx: Context) -> Hostile:
+        return Hostile.model_construct(n=n)
+
+    name = type(LEAVES[n]).__name__
+    with pytest.raises(InvalidInput, match=f"does not fit the input of s/take: .* raised {name}"):
+        service.handlers["take"].accept(b'{"n":%d}' % n)
+    with pytest.raises(WrongAnswer, match=f"is invalid: .* raised {name}"):
+        run(wait, answers={"tasks": {"n": n}})
+    with pytest.raises(Paused, match=f"ResultMisfit: .*{name}"):
+        _ = run(give).value
 
 
 # ── how errors are told ─────────────────────────────────────────────────────────────────────
