@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
+from awakeables.core.texts import visible
 from awakeables.errors import OperatorError
 
 Scope = Literal["call", "complete", "metrics", "operate", "read"]
@@ -29,8 +30,13 @@ INCLUDES: Final[Mapping[Scope, Scope]] = {"metrics": "read"}
 CALL_ONE: Final = "call:"
 """A scope that begins so is `call` for one service alone."""
 
+LONGEST_NAME: Final = 64
+NOBODYS_NAMES: Final = ("loopback", "network")
+"""What stands for a name where no token is asked for."""
+
 _KEYS: Final = ("sha256", "scopes")
 _OF_NOTHING: Final = hashlib.sha256(b"").hexdigest()
+_is_call_of_one = re.compile(rf"{CALL_ONE}[A-Za-z0-9][A-Za-z0-9._-]*").fullmatch
 _is_digest = re.compile("[0-9a-fA-F]{64}").fullmatch
 
 
@@ -92,6 +98,11 @@ def _holder(name: str, entry: object) -> Holder:
         raise TokensRefused(f"{name} stands outside a table; each token is a table: [name], sha256, scopes")
     if "token" in entry:
         raise TokensRefused(f"[{name}] has the token itself; put its SHA-256 there: sha256 = …")
+    if not (0 < len(name) <= LONGEST_NAME and name.isprintable()) or name in NOBODYS_NAMES:
+        raise TokensRefused(
+            f"[{visible(name)[:LONGEST_NAME]}] can't be a token's name, which says who did what: "
+            f"it has 1 to {LONGEST_NAME} visible characters, and is none of {', '.join(NOBODYS_NAMES)}"
+        )
     for key in entry:
         if key not in _KEYS:
             raise TokensRefused(f"[{name}] has an unknown key {key!r}; {_nearest(key, _KEYS)}")
@@ -117,9 +128,7 @@ def _scopes(name: str, entry: Mapping[str, Any]) -> frozenset[str]:
     if not isinstance(given, list) or not given:
         raise TokensRefused(f"[{name}] needs scopes: a list of {', '.join(SCOPES)}")
     for scope in given:
-        if isinstance(scope, str) and scope.startswith(CALL_ONE) and len(scope) > len(CALL_ONE):
-            continue
-        if scope not in SCOPES:
+        if scope not in SCOPES and not (isinstance(scope, str) and _is_call_of_one(scope)):
             raise TokensRefused(f"[{name}] has an unknown scope {scope!r}; {_nearest(str(scope), SCOPES)}")
     return frozenset(given)
 

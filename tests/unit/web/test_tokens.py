@@ -128,6 +128,8 @@ def test_case_o5_a_name_can_have_two_tokens_while_one_takes_over_from_the_other(
         (f'[shop]\nsha256 = "{DIGEST}"\nscopes = "call"', r"\[shop\] needs scopes"),
         (entry("shop", "t-1", "cal"), r"\[shop\] has an unknown scope 'cal'; did you mean 'call'"),
         (entry("shop", "t-1", "call:"), "unknown scope 'call:'"),
+        (entry("shop", "t-1", "call:*"), "unknown scope 'call:[*]'"),
+        (entry("shop", "t-1", "call: orders"), "unknown scope 'call: orders'"),
         (entry("shop", "t-1", "read:orders"), "unknown scope 'read:orders'"),
         ('[shop]\nsha256 = []\nscopes = ["call"]', r"\[shop\] needs sha256"),
         (f'[shop]\nsha256 = ["{DIGEST}", "{DIGEST}"]\nscopes = ["call"]', "have the same token"),
@@ -141,6 +143,13 @@ def test_case_o5_a_name_can_have_two_tokens_while_one_takes_over_from_the_other(
 def test_what_is_wrong_or_ambiguous_is_refused_by_its_line_or_entry(content: str, said: str) -> None:
     with pytest.raises(TokensRefused, match=said):
         parse_tokens(content.encode())
+
+
+@pytest.mark.parametrize("name", ["", "loopback", "network", r"a\nb", r"\u001b[2J", r"\u202ea", "x" * 65])
+def test_case_o6_a_name_that_could_be_taken_for_something_else_is_refused(name: str) -> None:
+    with pytest.raises(TokensRefused, match="can't be a token's name") as refused:
+        parse_tokens(entry(name, "t-1", "call").encode())
+    assert str(refused.value).isprintable()
 
 
 def test_the_example_of_the_docs_is_one_that_is_taken() -> None:
