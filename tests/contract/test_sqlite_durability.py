@@ -32,6 +32,7 @@ from awakeables.core.orders import (
 from awakeables.core.outcomes import Resolution
 from awakeables.core.records import Record
 from awakeables.errors import StoreUnavailable
+from awakeables.ports import Page
 from awakeables.store.sqlite import rows, schema
 from awakeables.store.sqlite import store as store_module
 from awakeables.store.sqlite.queries import QUERIES
@@ -243,6 +244,27 @@ async def test_the_engine_does_not_wait_for_lists(sqlite: SqliteStore, driver: D
 
 
 # ── every field ─────────────────────────────────────────────────────────────────────────────
+
+
+async def test_case_o1_a_store_whose_file_was_taken_away_says_so_and_acknowledges_nothing(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    path, away = tmp_path / "shop.db", tmp_path / "away.db"
+    store = SqliteStore(path, clock=clock, retention_ms=RETENTION_MS)
+    await store.open()
+    driver = Driver(store, clock)
+    await driver.begin()
+    path.rename(away)
+    with pytest.raises(StoreUnavailable, match="taken away or replaced"):
+        await driver.begin()
+    path.write_bytes(away.read_bytes())  # as a back-up that is restored while the service runs
+    with pytest.raises(StoreUnavailable, match="taken away or replaced"):
+        await driver.begin()
+    away.rename(path)
+    await driver.begin()
+    assert len(await store.invocations(Page())) == 2
+    await store.close()
+
 
 FULL_INVOCATION = Invocation(
     id="inv",

@@ -64,6 +64,7 @@ class SqliteStore:
         self._lister = Lane(self._path, "lister", connect=self._connect_reader)
         self._tally: tally.Tally = Counter()
         self._doubtful = False
+        self._file: tuple[int, int] | None = None
 
     # ── opening and closing ─────────────────────────────────────────────────────────────────
 
@@ -95,6 +96,7 @@ class SqliteStore:
             _make_private(self._path)
             connection = _prepared(self._path, self._app)
             _shut_out_others(self._path)
+            self._file = _identity(self._path)
             self._tally = tally.take(connection)
         except BaseException:
             self._lock.release()
@@ -123,6 +125,11 @@ class SqliteStore:
 
     def _commit(self, connection: sqlite3.Connection, members: Sequence[Member]) -> list[Answer]:
         _roll_back(connection)
+        if _identity(self._path) != self._file:
+            raise StoreUnavailable(
+                f"{self._path} was taken away or replaced while it is open, and what is written now would "
+                "be lost with it: put it back, or stop this process before you restore a backup"
+            )
         if self._doubtful:
             self._tally, self._doubtful = tally.take(connection), False
         connection.execute(QUERIES["begin"])
@@ -216,6 +223,15 @@ def _refuse_read_only(path: Path) -> None:
     for file in (path, *_beside(path)):
         if file.exists() and not os.access(file, os.W_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, "it is read-only", str(file))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has this name now; None: there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _make_private(path: Path) -> None:
