@@ -12,8 +12,8 @@ MAX_NESTING = 200
 """How deep JSON may be nested: pydantic's own bound, so that its readers of types agree."""
 
 _SHAPES = bytes.maketrans(b"123456789E", b"000000000e")
-_LARGE = (b"e000", b"0" * 200)
-"""What a number has that is beyond every double: an exponent of three digits, or a very long mantissa."""
+_EXPONENT, _MANTISSA = b"e000", b"0" * 200
+"""A number that is beyond every double has an exponent of three digits, or a very long mantissa."""
 
 
 def decode_json(text: bytes) -> Any:
@@ -31,7 +31,7 @@ def decode_json(text: bytes) -> Any:
             raise ValueError(f"nested deeper than {MAX_NESTING} levels") from None
         raise
     shapes = text.translate(_SHAPES, b"+")
-    if any(shape in shapes for shape in _LARGE):
+    if _EXPONENT in shapes or _MANTISSA in shapes:
         json.loads(text, parse_float=_finite, parse_int=str)
     return value
 

@@ -136,14 +136,16 @@ class Codec(Generic[T]):
         if problem is not None:
             raise TypeError(problem)
         content = self.encode(value)
-        if self.kind == "json":
-            # Of a typed value, too: pydantic writes NaN, and nests deeper than it reads.
+        is_json = self.kind == "json"
+        if is_json and (self is ANY or b"NaN" in content or b"Infinity" in content):
+            # Pydantic writes both, and its floats read them; no other reader of JSON does.
             try:
                 decode_json(content)
             except ValueError as error:
                 raise ValueError(f"it is no JSON ({error}); NaN and Infinity are none") from None
-        read(content)
-        return Resolution.of_json(content) if self.kind == "json" else Resolution.of_bytes(content)
+        if self is not ANY:
+            read(content)
+        return Resolution.of_json(content) if is_json else Resolution.of_bytes(content)
 
 
 def _contained(call: Callable[[A], R]) -> Callable[[A], R]:
