@@ -220,12 +220,14 @@ def codec_for(type_: Any, serde: Serde[Any] | None = None) -> Codec[Any]:
     if serde is not None:
         return _custom(serde)
     try:
-        known = _by_type.get(type_)
+        # Types may be equal and not read the same: str | bytes, and bytes | str.
+        key = type_ if isinstance(type_, type) else (type_, repr(type_))
+        known = _by_type.get(key)
     except TypeError:  # an Annotated type with unhashable metadata
         return _codec_of(type_)
     if known is None:
         known = _given.get(type_) or _codec_of(type_)
-        _keep(_by_type, type_, known)
+        _keep(_by_type, key, known)
     return known
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any
 
 import pytest
@@ -81,6 +81,29 @@ async def test_case_t1_types_with_one_schema_do_not_share_a_validator(
         assert await answered(engine, row.id, b'"DE12"') == "accepted"
         assert value(await bench.status(free, "completed")) == "Ann"
         assert value(await bench.status(strict, "completed")) == "DE12"
+
+
+async def ask_day(ctx: Context) -> str:
+    return repr(await ctx.awakeable(date | datetime))
+
+
+async def ask_instant(ctx: Context) -> str:
+    return repr(await ctx.awakeable(datetime | date))
+
+
+@BOTH
+async def test_case_t1_types_that_python_calls_equal_do_not_share_a_validator(
+    settings: EngineSettings,
+) -> None:
+    bench = Bench()
+    async with bench.serving(settings, day=ask_day, instant=ask_instant) as engine:
+        day, instant = [await bench.begin(engine, name) for name in ("day", "instant")]
+        for invocation_id in (day, instant):
+            awakeable_id = (await bench.awakeable(invocation_id)).id
+            assert await answered(engine, awakeable_id, b"1767225600") == "accepted"
+        told = [value(await bench.status(invocation_id, "completed")) for invocation_id in (day, instant)]
+        assert told[0].startswith("datetime.date(")
+        assert told[1].startswith("datetime.datetime(")
 
 
 @pytest.mark.parametrize("handler", [ask_iban, ask_unnamed])
