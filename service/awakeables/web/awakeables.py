@@ -85,7 +85,7 @@ class Awakeables:
             verdict = await self._waiting.store(self._engine.settle(completion), doubt=IN_DOUBT)
             assert verdict is not None, "only a heartbeat has no verdict"
             if verdict.kind in REFUSALS:
-                raise _refused(verdict)
+                raise _refused(verdict, shows_outcome=request.holder is None or request.holder.may("read"))
         return as_json(render.verdict(verdict))
 
     def _resolution(self, request: Request, body: bytes, expected: Expectation | None) -> Resolution:
@@ -125,9 +125,11 @@ def _json_rejection(text: bytes) -> Rejection:
     )
 
 
-def _refused(verdict: Verdict) -> Problem:
+def _refused(verdict: Verdict, *, shows_outcome: bool) -> Problem:
+    """What a completion is told that came to nothing; somebody else's answer only to those who may read."""
     status, title = REFUSALS[verdict.kind]
-    outcome = None if verdict.outcome is None else render.outcome(verdict.outcome)
+    shown = verdict.outcome if shows_outcome else None
+    outcome = None if shown is None else render.outcome(shown)
     members = msgspec.structs.asdict(render.verdict(verdict)) | {"outcome": outcome}
     return Problem(status, verdict.kind, title, verdict.reason or title, members=members)
 

@@ -89,6 +89,16 @@ async def test_case_o5_what_was_begun_without_a_token_is_nobody_s_own(guarded: W
     problem(response, 403, "insufficient-scope")
 
 
+async def test_case_o5_a_token_that_completes_is_not_shown_what_others_answered(guarded: Web) -> None:
+    awakeable_id = await guarded.awakeable_of("wait")
+    path = f"/awakeables/{awakeable_id}/resolve"
+    await guarded.client.post(path, json="hidden", headers=bearer("all"))
+    told = problem(await guarded.client.post(path, json="x", headers=bearer("complete")), 409, "conflict")
+    assert told["outcome"] is None
+    told = problem(await guarded.client.post(path, json="x", headers=bearer("all")), 409, "conflict")
+    assert told["outcome"] == {"status": "resolved", "value": "hidden"}
+
+
 async def test_case_o5_a_token_for_metrics_sees_nothing_else(guarded: Web) -> None:
     assert (await guarded.client.get("/metrics", headers=bearer("metrics"))).status_code == 200
     assert (await guarded.client.get("/metrics", headers=bearer("read"))).status_code == 200
