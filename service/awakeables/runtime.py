@@ -36,7 +36,7 @@ from awakeables.kafka.partitions import ReadingSettings
 from awakeables.kafka.publisher import KafkaPublisher
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
 from awakeables.ports import Store
-from awakeables.settings import Settings
+from awakeables.settings import Settings, SettingsRefused
 from awakeables.store.memory import MemoryStore
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.telemetry import events
@@ -44,6 +44,8 @@ from awakeables.telemetry.metrics import WorkerMetrics
 from awakeables.telemetry.server import served
 from awakeables.telemetry.stalls import Stalls
 from awakeables.web.app import WebSettings, create_app
+from awakeables.web.bodies import UNCOUNTED_BYTES
+from awakeables.web.framing import host_name
 from awakeables.web.server import WebServer, is_exposed
 from awakeables.web.settings import ConnectionLimits
 from awakeables.web.tokens import Tokens
@@ -350,7 +352,7 @@ def _connection_limits(settings: Settings) -> ConnectionLimits:
 
 
 def _web_settings(settings: Settings, *, exposed: bool) -> WebSettings:
-    named = frozenset(name.strip() for name in settings.allowed_hosts.split(",") if name.strip())
+    named = frozenset(_host_named(name.strip()) for name in settings.allowed_hosts.split(",") if name.strip())
     # Where no token is asked for on loopback, a web page that gave its own name our address must
     # not get in by the visitor's browser; elsewhere names are checked if some are given.
     anybody = settings.tokens_file is not None or (exposed and not named)
@@ -359,10 +361,21 @@ def _web_settings(settings: Settings, *, exposed: bool) -> WebSettings:
         hosts=None if anybody else named | {settings.host},
         call_timeout=settings.call_timeout,
         commit_timeout=settings.commit_timeout,
-        max_body_bytes=settings.max_body_bytes,
+        # One that could never be held is too large, not to be tried again.
+        max_body_bytes=min(settings.max_body_bytes, max(settings.max_bodies_bytes, UNCOUNTED_BYTES)),
         max_bodies_bytes=settings.max_bodies_bytes,
         max_json_values=settings.max_json_values,
     )
+
+
+def _host_named(text: str) -> str:
+    """As the guard compares it: of `shop.example:8080`, as a client sends it, the name."""
+    name = host_name(text) or host_name(f"[{text}]")
+    if name is None:
+        raise SettingsRefused(
+            f"AWAKEABLES_ALLOWED_HOSTS: {text!r} is no host name; each is given whole, as in shop.example.com"
+        )
+    return name
 
 
 def _store(app: App, settings: Settings, clock: SystemClock) -> Store:

@@ -174,7 +174,9 @@ class Settings(BaseSettings):
     completions_partitions: int = Field(4, ge=1, description="Partitions of the topics that `dev` makes.")
 
     call_timeout: Duration = Field(timedelta(seconds=60), description="How long an HTTP call waits at most.")
-    commit_timeout: Duration = Field(timedelta(seconds=10), description="How long HTTP waits for the store.")
+    commit_timeout: Duration = Field(
+        timedelta(seconds=10), gt=timedelta(0), description="How long HTTP waits for the store."
+    )
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1, description="A longer body is answered 413.")
     max_bodies_bytes: int = Field(
         256 * 1024 * 1024,
@@ -330,6 +332,7 @@ def _told(problem: ErrorDetails, sources: Mapping[str, Source]) -> str:
     words = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("time_delta_type", "time_delta_parsing"):
         words = "Input should be a duration: seconds or ISO 8601, as in 30 or PT15M"
+    words = words.replace("datetime.timedelta(0)", "0 seconds")
     if not problem["loc"]:
         return words
     name, *inner = map(str, problem["loc"])

@@ -141,3 +141,10 @@ def test_the_file_can_be_named_before_the_command_or_behind_it(run: Run, file: P
     for words in (("--config", str(file), "settings"), ("settings", "--config", str(file))):
         rows = {row["setting"]: row for row in json.loads(run(*words, "--json").stdout)}
         assert rows["port"]["source"] == f"file {file}"
+
+
+@pytest.mark.parametrize("name", ["HORIZON", "CALL_TIMEOUT", "COMMIT_TIMEOUT"])
+def test_a_negative_duration_is_refused_in_words(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"AWAKEABLES_{name}", "-1")
+    with pytest.raises(SettingsRefused, match=rf"AWAKEABLES_{name}: .*greater than .*0 seconds"):
+        load_settings()

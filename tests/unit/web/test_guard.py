@@ -273,6 +273,22 @@ def test_names_are_checked_where_no_token_is_asked_for() -> None:
     assert names(exposed=False, tokens_file="tokens.toml", allowed_hosts="a.example") is None
 
 
+def test_case_o12_allowed_hosts_are_names_as_they_are_compared() -> None:
+    for given in ("Shop.Example.", "shop.example:8080"):
+        hosts = _web_settings(load_settings(allowed_hosts=given), exposed=False).hosts
+        assert hosts == frozenset({"127.0.0.1", "shop.example"})
+    assert "::2" in (_web_settings(load_settings(allowed_hosts="[::2],::3"), exposed=False).hosts or ())
+    for wrong in ("*", "*.example.com", "http://shop.example", "bücher.example", "a b"):
+        with pytest.raises(OperatorError, match="is no host name; each is given whole"):
+            _web_settings(load_settings(allowed_hosts=wrong), exposed=False)
+
+
+def test_case_o3_a_body_that_could_never_be_held_is_too_large() -> None:
+    web = _web_settings(load_settings(max_bodies_bytes=1_000_000), exposed=False)
+    assert web.max_body_bytes == web.max_bodies_bytes == 1_000_000
+    assert _web_settings(load_settings(), exposed=False).max_body_bytes == 32 * 1024 * 1024
+
+
 # ── request IDs ─────────────────────────────────────────────────────────────────────────────
 
 
