@@ -76,8 +76,8 @@ class Awakeables:
             awakeable_id=awakeable_id,
             body=body,
             source=f"http:{self._engine.new_id('evt')}{_named(request)}",
-            event_id=request.header(b"awakeable-event-id"),
-            worker=request.header(b"awakeable-worker"),
+            event_id=request.text(b"awakeable-event-id"),
+            worker=request.text(b"awakeable-worker"),
             trace=known_traceparent(request.header(TRACEPARENT.encode())),
         )
         act: Deed = "resolve" if isinstance(body, Resolution) else "reject"

@@ -122,7 +122,7 @@ def idempotency_scope(service: str, handler: str) -> str:
 
 
 def _idempotency(handler: Handler, request: Request, body: bytes) -> Idempotency | None:
-    key = request.header(b"idempotency-key")
+    key = request.text(b"idempotency-key")
     if key is None:
         return None
     if not 0 < len(key) <= LONGEST_KEY:

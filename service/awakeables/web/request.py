@@ -38,12 +38,22 @@ class Request:
         self.query: Mapping[str, str] = {}
         self.by = ""
         self.holder: Holder | None = None
-        self._headers = dict(self.raw_headers)
+        self._headers: dict[bytes, bytes] = dict(self.raw_headers)
 
     def header(self, name: bytes) -> str | None:
         """A header's value; the last of several; `name` in lower case."""
         value = self._headers.get(name)
         return None if value is None else value.decode("latin-1")
+
+    def text(self, name: bytes) -> str | None:
+        """A header's value as a text to keep: UTF-8, as most clients write it, or else Latin-1."""
+        value = self._headers.get(name)
+        if value is None:
+            return None
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value.decode("latin-1")
 
     @property
     def media_type(self) -> str:

@@ -441,6 +441,15 @@ async def test_case_u7_an_idempotency_key_is_shown_and_finds_what_it_stands_for(
     assert refused.status_code == 400
 
 
+@pytest.mark.parametrize("coding", ["utf-8", "latin-1"])
+async def test_case_u7_a_key_of_any_letters_is_shown_and_found_as_it_was_meant(web: Web, coding: str) -> None:
+    sent = {b"idempotency-key": "größe-7".encode(coding)}
+    begun = (await web.client.post("/orders/greet", headers=sent)).headers["invocation-id"]
+    page = (await web.client.get("/invocations", params={"idempotency_key": "größe-7"})).json()
+    assert [item["id"] for item in page["items"]] == [begun]
+    assert (await web.client.get(f"/invocations/{begun}")).json()["idempotency_key"] == "größe-7"
+
+
 async def test_case_u7_a_key_of_a_handler_that_is_no_more_is_found_by_both_names(web: Web) -> None:
     begin = Begin(
         id=web.engine.new_id("inv"),
