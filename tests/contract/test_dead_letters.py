@@ -195,3 +195,13 @@ async def test_case_o4_dead_letters_of_a_code_are_purged_and_refused_records_sta
     assert await driver.do(Purged, everything) == Purged(count=3)
     assert [effect.event_id for effect in await driver.store.effects("failed", 9)] == [letters[0].id]
     assert (await driver.store.counts())["dead_letters"] == 0
+
+
+async def test_case_o4_records_that_are_folded_again_after_a_rewind_have_a_row_again(driver: Driver) -> None:
+    for _ in range(2):
+        into = folding(driver, keep=0)
+        order = Settle(completions=(), dead_letters=(driver.a_letter(offset=7),), relay_to=DLQ, folding=into)
+        answer = await driver.do(SettledAll, order)
+        assert [letter.id for letter in answer.dead_letters] == [into.into]
+        assert await driver.store.dead_letter(into.into) == answer.dead_letters[0]
+    assert len(await driver.store.dead_letters(Page())) == 2

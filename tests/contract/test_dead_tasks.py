@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from awakeables.core.awakeables import Completion, DeadTask
 from awakeables.core.deadletters import file_task
-from awakeables.core.orders import Resend, Resent, Settle, SettledAll
+from awakeables.core.orders import Folding, Resend, Resent, Settle, SettledAll
 from awakeables.ports import Page
-from contract.driver import DLQ, Driver, resolved
+from contract.driver import DLQ, TOPIC, Driver, resolved
 
 TASK = DeadTask(
     code="invalid",
@@ -62,3 +64,48 @@ async def test_case_w14_where_it_is_not_known_where_the_task_went_nothing_is_sen
     assert (resent.dead_letter, resent.effect) == (letter, None)
     assert "where the task of awakeable" in (resent.refusal or "")
     assert await driver.store.effects("unsent", 10) == []
+
+
+async def test_case_o4_of_many_reports_of_one_wait_s_task_the_first_are_filed_and_the_others_folded(
+    driver: Driver,
+) -> None:
+    _, awakeable_id = await driver.waiting()
+    tasks = [replace(TASK, offset=n) for n in range(5)]
+    completions = [
+        Completion(awakeable_id=awakeable_id, body=t, source=f"kafka:t:0:{t.offset}") for t in tasks
+    ]
+    filed = {
+        n: file_task(t, letter_id=driver.id("dlq"), awakeable_id=awakeable_id, worker="w", now_ms=0)
+        for n, t in enumerate(tasks)
+    }
+    originals = {n: driver.a_letter(offset=100 + n, code="unusable-task") for n in filed}
+    folding = Folding(into=driver.id("dlq"), keep=2, keep_bytes=10_000, reason="too many")
+    order = Settle(
+        completions=tuple(completions),
+        dead_letters=(driver.a_letter(offset=107),),
+        dead_tasks=filed,
+        originals=originals,
+        relay_to=DLQ,
+        folding=folding,
+    )
+    answer = await driver.do(SettledAll, order)
+    assert answer.verdicts == (None,) * 5
+    assert answer.folded == {"unusable-task": 3, "unreadable": 1}
+    letters = {letter.id: letter for letter in await driver.store.dead_letters(Page())}
+    assert letters.keys() == {filed[0].id, filed[1].id, folding.into}
+    folded = letters[folding.into]
+    assert (folded.topic, folded.offset, folded.last_offset, folded.count) == (TOPIC, 102, 107, 4)
+    noted = (await driver.awakeable(awakeable_id)).book.dead_task
+    assert noted is not None
+    assert noted.dead_letter_id == folding.into
+
+
+async def test_case_o4_reports_and_records_that_can_t_be_used_share_what_is_kept(driver: Driver) -> None:
+    _, awakeable_id = await driver.waiting()
+    order = reported(driver, awakeable_id)
+    folding = Folding(into=driver.id("dlq"), keep=2, keep_bytes=10_000, reason="too many")
+    letters = (driver.a_letter(offset=3), driver.a_letter(offset=4))
+    answer = await driver.do(SettledAll, replace(order, dead_letters=letters, folding=folding))
+    kept = [letter.id for letter in answer.dead_letters]
+    assert kept == [letters[0].id, folding.into, order.dead_tasks[0].id]
+    assert answer.folded == {"unreadable": 1}

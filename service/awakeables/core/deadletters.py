@@ -89,12 +89,18 @@ def divided(letters: Sequence[DeadLetter], folding: Folding) -> tuple[list[DeadL
     return list(letters), []
 
 
+def less(folding: Folding, kept: Sequence[DeadLetter], *, used_up: bool) -> Folding:
+    """What is left of the room once these are kept; `used_up`: nothing, for there were more."""
+    keep = 0 if used_up else folding.keep - len(kept)
+    return replace(folding, keep=keep, keep_bytes=folding.keep_bytes - sum(letter.size for letter in kept))
+
+
 def fold(letters: Sequence[DeadLetter], folding: Folding, *, now_ms: int) -> DeadLetter:
     """The row that stands for dead letters of one partition which are not kept one by one."""
     first = letters[0]
     row = DeadLetter(
         id=folding.into,
-        source=f"{FOLDED}:{first.source}",
+        source=f"{FOLDED}:{folding.into}",
         topic=first.topic,
         partition=first.partition,
         offset=first.offset,

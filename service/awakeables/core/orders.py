@@ -244,8 +244,8 @@ class Settle(Record):
         dead_letters: Records that could not be read at all.
         dead_tasks: For a completion that reports a dead task, by its place in `completions`, the
             dead letter to file if the awakeable waits. It is not relayed: the worker has made the copy.
-        originals: For a completion that may turn out unknown or invalid, by its place in
-            `completions`, the record to keep then.
+        originals: For a completion that may turn out unknown or invalid, or reports a dead task, by
+            its place in `completions`, the record to keep or fold then.
         relay_to: The dead-letter topic; the effects that relay dead letters to it have the
             dead letter's ID as stream and as event ID.
         folding: How many dead letters are kept; None: all.

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from awakeables.core.acts import noted
 from awakeables.core.awakeables import Completion, DeadTask, Verdict
-from awakeables.core.deadletters import FOLDED, SKIPPED, UNREADABLE, UNSTORABLE, file_task
+from awakeables.core.deadletters import FOLDED, SKIPPED, UNREADABLE, UNSTORABLE, UNUSABLE_TASK, file_task
 from awakeables.core.ids import Ids
 from awakeables.core.orders import (
     DeadLetter,
@@ -334,16 +334,24 @@ class Intake:
     def _originals(
         self, topic: str, partition: int, records: Sequence[Record], checked: Sequence[Completion]
     ) -> dict[int, DeadLetter]:
-        """The records to keep whose completions will be found unknown or invalid.
+        """The records to keep whose completions will be found unknown or invalid, and reports of tasks.
 
         The edge knows the row of every other one, and that its value fits.
         """
+        reports = {place for place, each in enumerate(checked) if isinstance(each.body, DeadTask)}
         return {
             place: self._letter(
-                topic, partition, records[place], "invalid", completion.refusal or "", completion.awakeable_id
+                topic,
+                partition,
+                records[place],
+                UNUSABLE_TASK if place in reports else "invalid",
+                completion.refusal or "",
+                completion.awakeable_id,
             )
             for place, completion in enumerate(checked)
-            if completion.refusal is not None or not self._edge.knows(completion.awakeable_id)
+            if place in reports
+            or completion.refusal is not None
+            or not self._edge.knows(completion.awakeable_id)
         }
 
     def _dead_tasks(self, completions: Sequence[Completion]) -> dict[int, DeadLetter]:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from awakeables.core import awakeables, invocations
 from awakeables.core.acts import noted
 from awakeables.core.awakeables import Awakeable, Completion, DeadTask, Verdict
+from awakeables.core.deadletters import divided, less
 from awakeables.core.ids import parse_id
 from awakeables.core.invocations import End, Invocation
 from awakeables.core.orders import (
@@ -223,7 +224,7 @@ def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> Se
     verdicts: list[Verdict | None] = []
     wakes: list[Wake] = []
     letters = list(order.dead_letters)
-    filed: list[DeadLetter] = []
+    reports: list[int] = []
     for place, completion in enumerate(order.completions):
         row = tables.awakeable(completion.awakeable_id)
         if row is None:
@@ -237,14 +238,17 @@ def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> Se
             if result.awakeable is not row:
                 tables.put_awakeable(result.awakeable)
             if place in order.dead_tasks and result.awakeable.state == "pending":
-                filed += _file(order.dead_tasks[place], completion, result.awakeable, tables, now_ms)
+                reports.append(place)
             if result.settled:
                 wakes.append(_wake(result.awakeable, tables, now_ms))
         verdicts.append(verdict)
         if verdict is not None and verdict.kind in ("unknown", "invalid") and place in order.originals:
             letters.append(_because(order.originals[place], verdict))
+    filed, left = _file(order, reports, tables, now_ms)
+    room = order.folding and less(order.folding, filed, used_up=bool(left))
+    letters += left
     letters.sort(key=lambda letter: letter.offset)
-    buried, folded = bury(letters, order.relay_to, tables, now_ms, order.folding)
+    buried, folded = bury(letters, order.relay_to, tables, now_ms, room)
     if order.verdicts_to:
         _tell_verdicts(order, verdicts, tables, now_ms)
     if order.fence is not None:
@@ -268,19 +272,30 @@ def _by_code(letters: Sequence[DeadLetter]) -> dict[str, int]:
 
 
 def _file(
-    letter: DeadLetter, completion: Completion, row: Awakeable, tables: Tables, now_ms: int
-) -> list[DeadLetter]:
-    """Keep a task that a worker could not use, once, and note it where the wait is."""
-    if tables.has_dead_letter(letter.source):
-        return []
-    assert isinstance(completion.body, DeadTask), completion
-    tables.add_dead_letter(letter)
-    tables.put_awakeable(
-        awakeables.note_dead_task(
-            row, completion.body, dead_letter_id=letter.id, worker=completion.worker, now_ms=now_ms
+    order: Settle, reports: Sequence[int], tables: Tables, now_ms: int
+) -> tuple[list[DeadLetter], list[DeadLetter]]:
+    """Keep tasks that workers could not use, each once, and note them where the wait is.
+
+    Returns:
+        Those that were added, and the reports, as records of their topic, that there is no room for.
+    """
+    new = {order.dead_tasks[place].source: place for place in reversed(reports)}
+    places = [place for source, place in reversed(new.items()) if not tables.has_dead_letter(source)]
+    letters = [order.dead_tasks[place] for place in places]
+    kept, left = (letters, []) if order.folding is None else divided(letters, order.folding)
+    for letter in kept:
+        tables.add_dead_letter(letter)
+    for place in places:
+        completion, letter = order.completions[place], order.dead_tasks[place]
+        row = tables.awakeable(completion.awakeable_id)
+        assert row is not None, completion
+        assert isinstance(completion.body, DeadTask), completion
+        into = order.folding.into if order.folding is not None and letter in left else letter.id
+        noted_row = awakeables.note_dead_task(
+            row, completion.body, dead_letter_id=into, worker=completion.worker, now_ms=now_ms
         )
-    )
-    return [letter]
+        tables.put_awakeable(noted_row)
+    return kept, [order.originals[place] for place in places[len(kept) :]]
 
 
 def _tell_verdicts(order: Settle, verdicts: Sequence[Verdict | None], tables: Tables, now_ms: int) -> None:

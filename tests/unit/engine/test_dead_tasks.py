@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 from typing import Any
 
 import msgspec
@@ -12,12 +14,13 @@ from awakeables.core.awakeables import Awakeable, Completion, DeadTask
 from awakeables.core.ids import new_id
 from awakeables.core.orders import DeadLetter
 from awakeables.engine.engine import Engine
+from awakeables.engine.folding import FoldingSettings
 from awakeables.errors import NotPossible
 from awakeables.testing.loop import STARTED_MS
 from awakeables.wire.completions import encode_completion
 from awakeables.wire.dead_tasks import MOST_CONTENT_BYTES
 from awakeables.wire.tasks import encode_effect
-from unit.engine.harness import TOPIC, Bench, resolution, until, value, wait
+from unit.engine.harness import TOPIC, Bench, quick, resolution, until, value, wait
 
 PACKED_AT = {"partition": 2, "offset": 17, "timestamp_ms": STARTED_MS}
 
@@ -186,3 +189,42 @@ async def test_case_w14_a_task_that_is_too_large_is_reported_without_its_bytes()
         assert (letter.code, letter.value, letter.offset) == ("unusable-task", None, 17)
         with pytest.raises(NotPossible, match=r"were not kept.* offset 17 of partition 2 of pack"):
             await engine.resend(letter.id)
+
+
+async def test_case_o4_a_worker_that_reports_one_task_without_end_fills_no_file() -> None:
+    bench = Bench()
+    settings = dataclasses.replace(quick(), folding=FoldingSettings(letters=10, bytes=100_000))
+    async with bench.serving(settings, wait=wait) as engine:
+        key = (await waiting(bench, engine)).id
+        task = dead_task(bench)
+        for begin in range(0, 3000, 1000):
+            told = [report(key, replace(task, offset=n)) for n in range(begin, begin + 1000)]
+            await bench.records(engine, *told)
+        assert [letter.code for letter in letters(bench)] == ["unusable-task"] * 10 + ["folded"]
+        folded = letters(bench)[-1]
+        assert (folded.topic, folded.offset, folded.last_offset, folded.count) == (TOPIC, 10, 2999, 2990)
+        entry = bench.store.tables.awakeables[key].book.dead_task
+        assert entry is not None
+        assert entry.dead_letter_id == folded.id
+        counted = engine.metrics.registry.get_sample_value
+        assert counted("awakeables_dead_letters_total", {"code": "unusable-task"}) == 3000
+        await bench.records(engine, resolution(key))
+        assert bench.store.tables.awakeables[key].state == "resolved"
+
+
+async def test_case_o4_a_report_that_was_folded_is_filed_when_it_is_read_again() -> None:
+    bench = Bench()
+    settings = dataclasses.replace(quick(), folding=FoldingSettings(letters=1, bytes=100_000))
+    async with bench.serving(settings, wait=wait) as engine:
+        key = (await waiting(bench, engine)).id
+        task = dead_task(bench)
+        told = [report(key, replace(task, offset=n)) for n in range(2)]
+        await bench.records(engine, *told)
+        await asyncio.sleep(60)
+        await engine.intake.skip(TOPIC, 0, 2, 0)
+        await bench.records(engine, *told)
+        filed = [letter for letter in letters(bench) if letter.code == "unusable-task"]
+        assert [letter.offset for letter in filed] == [0, 1]
+        entry = bench.store.tables.awakeables[key].book.dead_task
+        assert entry is not None
+        assert entry.dead_letter_id == filed[1].id
