@@ -316,7 +316,9 @@ def engine_settings(settings: Settings) -> EngineSettings:
             interval=settings.purge_interval,
         ),
         folding=FoldingSettings(
-            letters=settings.dead_letters_per_minute, bytes=settings.dead_letter_bytes_per_minute
+            letters=settings.dead_letters_per_minute,
+            bytes=settings.dead_letter_bytes_per_minute,
+            verdicts=settings.verdicts_per_minute,
         ),
         verdicts=settings.verdicts,
         log_invocations=logging.getLevelNamesMapping()[settings.log_invocations.upper()],

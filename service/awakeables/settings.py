@@ -168,6 +168,11 @@ class Settings(BaseSettings):
         timedelta(minutes=1), gt=timedelta(0), description="How often it is looked for what may be forgotten."
     )
     verdicts: bool = Field(False, description="Publish what became of each completion to `<app>.verdicts`.")
+    verdicts_per_minute: int = Field(
+        1000,
+        ge=0,
+        description="So many verdicts of a partition that settle nothing are published in a minute.",
+    )
     max_journal_entries: int = Field(
         100_000, ge=10, description="An invocation whose journal is this long is paused."
     )

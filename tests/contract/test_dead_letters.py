@@ -128,7 +128,7 @@ async def test_a_partition_that_was_never_read_is_not_skipped(driver: Driver) ->
 
 
 def folding(driver: Driver, *, keep: int, keep_bytes: int = 10_000) -> Folding:
-    return Folding(into=driver.id("dlq"), keep=keep, keep_bytes=keep_bytes, reason="too many")
+    return Folding(into=driver.id("dlq"), keep=keep, keep_bytes=keep_bytes, reason="too many", tell=9)
 
 
 async def test_case_o4_the_first_dead_letters_are_kept_and_one_row_stands_for_the_others(

@@ -79,7 +79,7 @@ async def test_case_o4_of_many_reports_of_one_wait_s_task_the_first_are_filed_an
         for n, t in enumerate(tasks)
     }
     originals = {n: driver.a_letter(offset=100 + n, code="unusable-task") for n in filed}
-    folding = Folding(into=driver.id("dlq"), keep=2, keep_bytes=10_000, reason="too many")
+    folding = Folding(into=driver.id("dlq"), keep=2, keep_bytes=10_000, reason="too many", tell=9)
     order = Settle(
         completions=tuple(completions),
         dead_letters=(driver.a_letter(offset=107),),
@@ -103,7 +103,7 @@ async def test_case_o4_of_many_reports_of_one_wait_s_task_the_first_are_filed_an
 async def test_case_o4_reports_and_records_that_can_t_be_used_share_what_is_kept(driver: Driver) -> None:
     _, awakeable_id = await driver.waiting()
     order = reported(driver, awakeable_id)
-    folding = Folding(into=driver.id("dlq"), keep=2, keep_bytes=10_000, reason="too many")
+    folding = Folding(into=driver.id("dlq"), keep=2, keep_bytes=10_000, reason="too many", tell=9)
     letters = (driver.a_letter(offset=3), driver.a_letter(offset=4))
     answer = await driver.do(SettledAll, replace(order, dead_letters=letters, folding=folding))
     kept = [letter.id for letter in answer.dead_letters]

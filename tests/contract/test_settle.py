@@ -7,7 +7,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from awakeables.core.awakeables import BOOK_EDGE, Beat, Completion
-from awakeables.core.orders import NewAwakeable, Noted, Refused, Settle, SettledAll, Unchecked
+from awakeables.core.orders import Folding, NewAwakeable, Noted, Refused, Settle, SettledAll, Unchecked
 from awakeables.core.outcomes import Expiry, Rejection, Resolution
 from awakeables.errors import MalformedId
 from awakeables.ports import Expectation
@@ -331,3 +331,19 @@ async def test_no_verdict_is_queued_unless_it_is_asked_for(driver: Driver) -> No
     _, awakeable_id = await driver.waiting()
     await driver.settle(resolved(awakeable_id))
     assert await driver.claim_effects() == []
+
+
+async def test_case_o4_of_verdicts_that_settle_nothing_so_many_are_published(driver: Driver) -> None:
+    _, awakeable_id = await driver.waiting()
+    never = [resolved(driver.id("prom"), source=f"t:0:{n}") for n in range(3)]
+    completions = (*never, resolved(awakeable_id), resolved(awakeable_id, source="t:0:9"))
+    order = Settle(
+        completions=completions,
+        folding=Folding(into=driver.id("dlq"), keep=9, keep_bytes=9, reason="too many", tell=2),
+        verdicts_to="shop.verdicts",
+        verdict_ids=tuple(driver.id("evt") for _ in completions),
+    )
+    answer = await driver.do(SettledAll, order)
+    assert answer.untold == 2
+    told = [effect.stream for effect in await driver.store.effects("unsent", 9)]
+    assert told == [never[0].awakeable_id, never[1].awakeable_id, awakeable_id]

@@ -220,19 +220,21 @@ class PartitionFence(Record):
 
 
 class Folding(Record):
-    """How many dead letters of a batch are kept one by one; the others are folded into one row.
+    """How much of a batch that settles nothing is kept; other dead letters are folded into one row.
 
     Attributes:
         into: The ID of that row: it is added, or counted up if it is there.
         keep: So many are kept.
         keep_bytes: Of so many bytes.
         reason: What that row says of itself.
+        tell: So many verdicts other than `accepted` are published.
     """
 
     into: str
     keep: int
     keep_bytes: int
     reason: str
+    tell: int
 
 
 class Settle(Record):
@@ -248,7 +250,7 @@ class Settle(Record):
             its place in `completions`, the record to keep or fold then.
         relay_to: The dead-letter topic; the effects that relay dead letters to it have the
             dead letter's ID as stream and as event ID.
-        folding: How many dead letters are kept; None: all.
+        folding: How many dead letters are kept, and verdicts told; None: all.
         verdicts_to: The verdicts topic; empty: verdicts are not published.
         verdict_ids: With `verdicts_to`, an event ID for the verdict of each completion.
     """
@@ -278,13 +280,15 @@ class SettledAll(Record):
     """A verdict per completion (None: a heartbeat or a dead task that was noted), and who is to be woken.
 
     `dead_letters` are those that were added, with the row that stands for others; copies of all but
-    dead tasks wait in the outbox, unclaimed. `folded` counts by code those that were not kept one by one.
+    dead tasks wait in the outbox, unclaimed. `folded` counts by code those that were not kept one by one,
+    `untold` the verdicts that are not published.
     """
 
     verdicts: tuple[Verdict | None, ...]
     wakes: tuple[Wake, ...] = ()
     dead_letters: tuple[DeadLetter, ...] = ()
     folded: dict[str, int] = {}
+    untold: int = 0
 
 
 class Unchecked(Record):

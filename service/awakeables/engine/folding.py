@@ -1,9 +1,9 @@
-"""How many dead letters are kept: so many per partition and minute, the rest is folded into one.
+"""How much of what settles nothing is kept: so much per partition and minute, the rest is counted.
 
 A producer of garbage writes a million records a minute. Each as a row with a copy would fill the
 disk of a service that does nothing wrong. So the first of each minute are kept as they are, and one
 row stands for the others: how many, and between which offsets they lie, where they can be read
-again while the topic has them.
+again while the topic has them. Of verdicts that settle nothing the first of each minute are published.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ MINUTE_MS = 60_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldingSettings:
-    """How many dead letters of one partition are kept one by one in a minute.
+    """What is kept of one partition in a minute.
 
     Attributes:
-        letters: So many.
+        letters: So many dead letters, one by one.
         bytes: Of so much key, value and headers.
+        verdicts: So many verdicts other than `accepted` are published.
     """
 
     letters: int = 1000
     bytes: int = 32 * 1024 * 1024
+    verdicts: int = 1000
 
 
 @dataclass(slots=True)
@@ -36,6 +38,7 @@ class _Minute:
     fold_id: str
     letters: int = 0
     bytes: int = 0
+    verdicts: int = 0
 
 
 class Folder:
@@ -59,6 +62,7 @@ class Folder:
             into=minute.fold_id,
             keep=max(0, most.letters - minute.letters),
             keep_bytes=max(0, most.bytes - minute.bytes),
+            tell=max(0, most.verdicts - minute.verdicts),
             reason=(
                 "more records could not be used than are kept of a partition in a minute "
                 f"({most.letters:,}, of {most.bytes:,} bytes): from this offset on they are only counted; "
@@ -71,3 +75,9 @@ class Folder:
         minute = self._minutes[topic, partition]
         minute.letters += len(letters)
         minute.bytes += sum(letter.size for letter in letters)
+
+    def told(self, topic: str, partition: int, verdicts: int) -> bool:
+        """So many verdicts other than `accepted` came; were there more than there was room for, just now?"""
+        minute = self._minutes[topic, partition]
+        before, minute.verdicts = minute.verdicts, minute.verdicts + verdicts
+        return before <= self._settings.verdicts < minute.verdicts

@@ -204,6 +204,7 @@ class Intake:
             ),
         )
         self._buried(topic, partition, settled)
+        self._told(topic, partition, settled)
 
     async def bury(self, topic: str, partition: int, epoch: int, record: Record, reason: str) -> None:
         """Make a dead letter of a record that the store refuses, and move the offset past it (K2).
@@ -278,6 +279,13 @@ class Intake:
             first=told,
         )
         self.on_effects()
+
+    def _told(self, topic: str, partition: int, settled: SettledAll) -> None:
+        """Count the verdicts that are not published, and say so once a minute."""
+        self.metrics.verdicts_unpublished.inc(settled.untold)
+        others = sum(verdict is not None and verdict.kind != "accepted" for verdict in settled.verdicts)
+        if self._folder.told(topic, partition, others) and settled.untold:
+            log.warning(events.VERDICTS_UNPUBLISHED, topic=topic, partition=partition, first=settled.untold)
 
     async def skip(
         self, topic: str, partition: int, before: int, next_: int, *, by: str | None = None

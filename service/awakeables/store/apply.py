@@ -249,8 +249,7 @@ def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> Se
     letters += left
     letters.sort(key=lambda letter: letter.offset)
     buried, folded = bury(letters, order.relay_to, tables, now_ms, room)
-    if order.verdicts_to:
-        _tell_verdicts(order, verdicts, tables, now_ms)
+    untold = _tell_verdicts(order, verdicts, tables, now_ms) if order.verdicts_to else 0
     if order.fence is not None:
         fence = order.fence
         tables.put_position(
@@ -261,6 +260,7 @@ def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> Se
         wakes=tuple(wakes),
         dead_letters=(*buried, *filed),
         folded=_by_code(folded),
+        untold=untold,
     )
 
 
@@ -298,19 +298,31 @@ def _file(
     return kept, [order.originals[place] for place in places[len(kept) :]]
 
 
-def _tell_verdicts(order: Settle, verdicts: Sequence[Verdict | None], tables: Tables, now_ms: int) -> None:
-    """Queue the verdicts for their topic, in the transaction that decides them."""
+def _tell_verdicts(order: Settle, verdicts: Sequence[Verdict | None], tables: Tables, now_ms: int) -> int:
+    """Queue the verdicts for their topic, in the transaction that decides them; how many are left out.
+
+    What settles an awakeable is always told. Anything else could be sent without end.
+    """
+    room = len(verdicts) if order.folding is None else order.folding.tell
+    untold = 0
     for event_id, verdict in zip(order.verdict_ids, verdicts, strict=True):
-        if verdict is not None:
-            effect = Effect(
-                event_id=event_id,
-                stream=verdict.awakeable_id,
-                topic=order.verdicts_to,
-                key=verdict.awakeable_id.encode(),
-                value=encode_verdict(verdict),
-                created_ms=now_ms,
-            )
-            tables.add_effect(effect, UNCLAIMED)
+        if verdict is None:
+            continue
+        if verdict.kind != "accepted":
+            room -= 1
+            if room < 0:
+                untold += 1
+                continue
+        effect = Effect(
+            event_id=event_id,
+            stream=verdict.awakeable_id,
+            topic=order.verdicts_to,
+            key=verdict.awakeable_id.encode(),
+            value=encode_verdict(verdict),
+            created_ms=now_ms,
+        )
+        tables.add_effect(effect, UNCLAIMED)
+    return untold
 
 
 def _is_next(fence: PartitionFence, tables: Tables) -> bool:

@@ -58,6 +58,7 @@ class Metrics:
         self._attempt_s = make.histogram(words.ATTEMPT_SECONDS)
         self._http = make.counter(words.HTTP_REQUESTS)
         verdicts = make.counter(words.VERDICTS_TOLD)
+        self.verdicts_unpublished = make.counter(words.VERDICTS_UNPUBLISHED)
         heartbeats = make.counter(words.HEARTBEATS)
         letters = make.counter(words.DEAD_LETTERS_ADDED)
         publishes = make.counter(words.PUBLISHES)

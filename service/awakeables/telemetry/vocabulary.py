@@ -155,6 +155,12 @@ VERDICTS_TOLD = Metric(
     labels=("kind", "origin"),
     runbook="`invalid` and `unknown` are a producer's mistakes, `late` and `conflict` its delays.",
 )
+VERDICTS_UNPUBLISHED = Metric(
+    name="awakeables_verdicts_unpublished",
+    kind="counter",
+    help="Verdicts that settle nothing, beyond those that are published of a partition in a minute.",
+    runbook="Somebody floods the completions topic, or it is read again; the books and counters have them.",
+)
 HEARTBEATS = Metric(
     name="awakeables_heartbeats",
     kind="counter",
@@ -317,7 +323,8 @@ WORKER_RUNNING = Metric(
 SERVICE_METRICS: tuple[Metric, ...] = (
     BUILD_INFO, READY, PROBLEMS, PENDING, PENDING_OLDEST, INVOCATIONS, HANDLERS_LIVE, ATTEMPTS,
     ATTEMPT_SECONDS,
-    VERDICTS_TOLD, HEARTBEATS, DEAD_LETTERS_ADDED, DEAD_LETTERS_KEPT, CONSUMER_LAG, CONSUMER_BEHIND,
+    VERDICTS_TOLD, VERDICTS_UNPUBLISHED, HEARTBEATS, DEAD_LETTERS_ADDED, DEAD_LETTERS_KEPT,
+    CONSUMER_LAG, CONSUMER_BEHIND,
     CONSUMER_TRANSACTION,
     RECORDS_EXPIRED, COMMIT_MEMBERS, COMMIT_SECONDS, COMMIT_FAILURES, COMMIT_WAITING, PUBLISHES,
     OUTBOX_UNSENT, OUTBOX_OLDEST, OUTBOX_FAILED, HTTP_REQUESTS, LOOP_STALLS, ROWS_COUNTED,

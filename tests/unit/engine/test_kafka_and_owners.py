@@ -18,6 +18,7 @@ from awakeables.errors import (
     OwnershipLost,
 )
 from awakeables.testing.loop import STARTED_MS
+from support.logs import heard
 from unit.engine.harness import LIVE, TOPIC, Bench, quick, resolution, until, value, wait
 
 
@@ -208,3 +209,28 @@ async def test_case_o4_a_few_large_dead_letters_are_kept_up_to_a_bound() -> None
             await bench.records(engine, b"x" * 4000)
         kept = [x for x in bench.store.tables.letters.values() if x.code != "folded"]
         assert len(kept) == 2
+
+
+async def test_case_o4_a_flood_of_unknown_ids_fills_no_outbox_with_verdicts() -> None:
+    bench = Bench()
+    settings = replace(quick(), verdicts=True, folding=FoldingSettings(letters=1, verdicts=10))
+    never = resolution(new_id("prom", at_ms=STARTED_MS, entropy=bytes(10)))
+    async with bench.serving(settings, wait=wait) as engine:
+        key = (await bench.awakeable(await bench.begin(engine, "wait"))).id
+        bench.broker.gate.clear()
+        with heard() as logs:
+            for _ in range(3):
+                await bench.records(engine, *[never] * 8)
+        await bench.records(engine, resolution(key), resolution(key))
+        verdicts = [e.stream for e in bench.store.tables.effects.values() if e.topic == "shop.verdicts"]
+        assert (len(verdicts), verdicts[-1]) == (11, key)
+        counted = engine.metrics.registry.get_sample_value
+        assert counted("awakeables_verdicts_unpublished_total") == 15
+        assert counted("awakeables_verdicts_total", {"kind": "unknown", "origin": "kafka"}) == 24
+        assert [line["event"] for line in logs].count("more_verdicts_than_are_published") == 1
+
+        await asyncio.sleep(60)
+        await bench.records(engine, never)
+        verdicts = [e.stream for e in bench.store.tables.effects.values() if e.topic == "shop.verdicts"]
+        assert len(verdicts) == 12
+        bench.broker.gate.set()
