@@ -19,6 +19,7 @@ from structlog.typing import EventDict
 
 from awakeables.errors import BrokerUnavailable
 from awakeables.handlers.service import App
+from awakeables.kafka import answers
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.topics import create_topics, missing_topics
 from awakeables.runtime import connection_of, serve, work
@@ -31,7 +32,7 @@ from support.logs import heard
 from support.real_kafka import free_port
 from support.secured_kafka import PASSWORD, USER, Papers, SecuredKafka, issue_papers
 from support.service import new_app
-from support.tasks import publish_tasks, working
+from support.tasks import answers_in, publish_tasks, working
 
 WRONG = "wrong-" + PASSWORD
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -341,6 +342,33 @@ async def test_a_topic_that_the_worker_may_not_answer_to_is_told(
         await eventually(lambda: [line for line in said if replies in str(line.get("error"))], 20)
     [told, *_] = [line["error"] for line in said if replies in str(line.get("error"))]
     assert told == f"Kafka does not let user 'shop' use topic '{replies}'; grant it by an ACL"
+
+
+@pytest.mark.parametrize("but", [None, "Read"], ids=["unseen", "unwritten"])
+async def test_case_o15_a_task_to_answer_where_the_worker_may_not_write_is_set_aside_and_the_next_done(
+    sasl: Callable[..., Settings],
+    broker: SecuredKafka,
+    monkeypatch: pytest.MonkeyPatch,
+    but: str | None,
+) -> None:
+    monkeypatch.setattr(answers, "TOPIC_TIMEOUT_S", 2.0)
+    unique = secrets.token_hex(4)
+    worker, forbidden, replies = new_worker(), f"shut-{unique}-replies", f"open-{unique}-replies"
+    connection, [tasks] = connection_of(sasl(), "test"), list(worker.topics)
+    await create_topics(connection, {tasks: 1, f"{tasks}.dlq": 1, forbidden: 1, replies: 1})
+    await asyncio.to_thread(broker.deny, USER, "topic", forbidden, but=but)
+    options = connection.security.client_options()
+    await publish_tasks(broker.bootstrap, tasks, forbidden, [1, 2], **options)
+    await publish_tasks(broker.bootstrap, tasks, replies, [3], **options)
+    async with (
+        answers_in(broker.bootstrap, f"{tasks}.dlq", **options) as letters,
+        answers_in(broker.bootstrap, replies, **options) as done,
+        working(worker, connection),
+    ):
+        for letter in await letters.at_least(2):
+            assert ("awakeable-error-code", b"unanswerable") in letter.headers
+            assert "does not let user 'shop' use topic" in repr(letter.headers)
+        assert len(await done.at_least(1)) == 1
 
 
 # ── going on ───────────────────────────────────────────────────────────────────────────────────

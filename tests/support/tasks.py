@@ -119,10 +119,10 @@ class Answers:
 
 
 @asynccontextmanager
-async def answers_in(bootstrap: str, topic: str) -> AsyncIterator[Answers]:
+async def answers_in(bootstrap: str, topic: str, **options: Any) -> AsyncIterator[Answers]:
     """Whatever is in the topic, and what comes."""
     async with AIOKafkaConsumer(
-        topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=20
+        topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=20, **options
     ) as consumer:
         yield Answers(consumer)
 

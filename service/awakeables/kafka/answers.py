@@ -10,7 +10,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
-from awakeables.errors import BrokerUnavailable, PublishRefused, TopicMissing
+from awakeables.errors import BrokerRefused, BrokerUnavailable, PublishRefused, TopicMissing
 from awakeables.kafka.connection import NO_CONNECTION, Connection
 from awakeables.kafka.diagnosis import DENIED, denied
 from awakeables.kafka.outage import Outage
@@ -25,7 +25,7 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 
 TOPIC_TIMEOUT_S = 60.0
-"""A topic that is missing for this long is taken for one that never comes."""
+"""A topic that is missing, or not ours to write to, for this long is taken for one that stays so."""
 
 STALL_TIMEOUT_S = 60.0
 """No acknowledgement for this long, and the producer is replaced: some of aiokafka's ways to hang
@@ -102,11 +102,13 @@ class AnswerProducer:
                     await self._create(letter.topic)
                     await self._find(letter.topic)
                 return await self._send_until_acknowledged(letter)
-            except TopicMissing as error:
-                log.error(events.TOPIC_MISSING, topic=letter.topic, error=str(error))
+            except (TopicMissing, BrokerRefused) as error:
+                missing = isinstance(error, TopicMissing)
+                event = events.TOPIC_MISSING if missing else events.BROKER_REFUSED
+                log.error(event, topic=letter.topic, error=str(error))
 
     async def _send_until_acknowledged(self, record: Outgoing) -> None:
-        pause_s = FIRST_PAUSE_S
+        pause_s, denied_since = FIRST_PAUSE_S, None
         alone = record.key is None and record.value is None  # `send` of aiokafka asserts one of them
         while True:
             producer = self._producer
@@ -126,6 +128,15 @@ class AnswerProducer:
             except kafka.UnknownTopicOrPartitionError:
                 self._known_topics.discard(record.topic)
                 await self._find(record.topic)
+            except kafka.TopicAuthorizationFailedError:
+                # Nothing was written, and the producer is as good for other topics as before.
+                refusal = denied(self._connection.security, f"topic {record.topic!r}")
+                if denied_since is None:
+                    denied_since = self._clock.monotonic()
+                    log.error(events.BROKER_REFUSED, error=str(refusal))
+                self._give_up_if_due(refusal, denied_since)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
             except kafka.KafkaError as error:
                 if producer is self._producer:
                     log.warning(
@@ -187,32 +198,38 @@ class AnswerProducer:
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     async def _find(self, topic: str) -> None:
-        """Return once the topic is there; asking for it does not create it."""
-        until = self._clock.monotonic() + TOPIC_TIMEOUT_S
+        """Return once the topic is there, for us; asking for it does not create it."""
+        began = self._clock.monotonic()
         told = False
         while True:
             await self._ready.wait()
             producer = self._producer
-            missing = False
+            absence: TopicMissing | BrokerRefused | None = None
             if producer is not None:
                 with contextlib.suppress(kafka.KafkaError):
                     facts = (await describe(producer.client, [topic]))[topic]
-                    missing = facts.missing
                     if facts.problem is None:
                         self._known_topics.add(topic)
                         return
-                    if facts.problem in DENIED and not told:
-                        log.error(events.BROKER_REFUSED, error=self._told_of(topic, facts.problem()))
-                        told = True
-            absence = no_topic(topic, self._connection)
-            if missing and not told:
-                log.error(events.TOPIC_MISSING, topic=topic, error=str(absence))
-                told = True
-            if missing and self._draining:
-                raise BrokerUnavailable(str(absence))
-            if missing and self._clock.monotonic() > until:
-                raise absence
+                    if facts.missing:
+                        absence = no_topic(topic, self._connection)
+                    elif facts.problem in DENIED:
+                        absence = denied(self._connection.security, f"topic {topic!r}")
+            if absence is not None:
+                if not told:
+                    missing = isinstance(absence, TopicMissing)
+                    event = events.TOPIC_MISSING if missing else events.BROKER_REFUSED
+                    log.error(event, topic=topic, error=str(absence))
+                    told = True
+                self._give_up_if_due(absence, began)
             await asyncio.sleep(FIRST_PAUSE_S if told else FIRST_PAUSE_S / 4)
+
+    def _give_up_if_due(self, absence: TopicMissing | BrokerRefused, since: float) -> None:
+        """Raise what keeps us from a topic, if it has done so for long, or the worker drains."""
+        if self._draining:
+            raise BrokerUnavailable(str(absence))
+        if self._clock.monotonic() - since > TOPIC_TIMEOUT_S:
+            raise absence
 
     def _told_of(self, topic: str, error: kafka.KafkaError) -> str:
         if isinstance(error, DENIED):

@@ -9,7 +9,13 @@ from typing import assert_never
 
 import structlog
 
-from awakeables.errors import BrokerUnavailable, OperatorError, PublishRefused, TopicMissing
+from awakeables.errors import (
+    BrokerRefused,
+    BrokerUnavailable,
+    OperatorError,
+    PublishRefused,
+    TopicMissing,
+)
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import WorkerMetrics
@@ -152,7 +158,7 @@ class WorkerLoop:
                 await self._port.send(answered.message)
             except PublishRefused as error:
                 await self._port.send(self._processor.too_large(record, answered, str(error)).message)
-        except (PublishRefused, TopicMissing) as error:
+        except (PublishRefused, TopicMissing, BrokerRefused) as error:
             letter = self._processor.give_up(record, "unanswerable", str(error))
             await self._set_aside(letter.message)
 
@@ -174,7 +180,7 @@ class WorkerLoop:
                 return await self._port.send(report)
             except PublishRefused as error:
                 problem = error
-            except TopicMissing as error:
+            except (TopicMissing, BrokerRefused) as error:
                 problem = error
                 break
         if problem is not None:

@@ -48,12 +48,13 @@ class TaskPort(Protocol):
         Raises:
             PublishRefused: Kafka will never take it: too large, or no name of a topic.
             TopicMissing: There was no such topic, and none came into being for a while.
-            BrokerUnavailable: There is no such topic, and the port drains.
+            BrokerRefused: The topic was not ours to write to, for a while.
+            BrokerUnavailable: It is one of the two, and the port drains.
         """
         ...
 
     def drain(self) -> None:
-        """From now on wait for no topic that is missing; the records are left to the next worker."""
+        """From now on wait for no topic that can't be had; the records are left to the next worker."""
         ...
 
     def acknowledge(self, record: Incoming) -> None:

@@ -12,7 +12,6 @@ import msgspec
 from awakeables.core.awakeables import Completion
 from awakeables.core.ids import new_id
 from awakeables.core.orders import Effect, Header, TaskFacts
-from awakeables.errors import TopicMissing
 from awakeables.wire.completions import decode_completion
 from awakeables.wire.tasks import encode_effect
 from awakeables.worker.port import Incoming, Outgoing
@@ -145,7 +144,3 @@ class FakePort:
     def acknowledge(self, record: Incoming) -> None:
         self.acknowledged.append(record.offset)
         self.did.append(f"acknowledged {record.offset}")
-
-
-def missing(topic: str) -> Callable[[Outgoing], Exception | None]:
-    return lambda record: TopicMissing(f"there is no topic {topic!r}") if record.topic == topic else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -12,7 +12,13 @@ import pytest
 
 from awakeables.core.awakeables import DeadTask
 from awakeables.core.outcomes import Rejection
-from awakeables.errors import BrokerUnavailable, PublishRefused
+from awakeables.errors import (
+    BrokerRefused,
+    BrokerUnavailable,
+    OperatorError,
+    PublishRefused,
+    TopicMissing,
+)
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.telemetry import events
 from awakeables.worker.loop import LoopSettings, WorkerLoop
@@ -21,7 +27,7 @@ from awakeables.worker.task import Task
 from awakeables.worker.worker import Worker
 from support.eventually import eventually
 from support.logs import heard
-from unit.worker.fakes import FakePort, MovedClock, awakeable_id, completion, missing, task_record
+from unit.worker.fakes import FakePort, MovedClock, awakeable_id, completion, task_record
 
 
 def tasks(count: int) -> list[Incoming]:
@@ -262,12 +268,18 @@ async def test_an_answer_that_kafka_finds_too_large_becomes_a_rejection_that_nam
     )
 
 
-@pytest.mark.parametrize("reason", ["missing", "refused"])
-async def test_a_task_that_can_not_be_answered_is_a_dead_letter(reason: str) -> None:
+REFUSALS = pytest.mark.parametrize("refusal", [TopicMissing, PublishRefused, BrokerRefused])
+"""No such topic, no such record there, or not ours to write to."""
+
+
+def refusing(refusal: type[OperatorError]) -> Callable[[Outgoing], Exception | None]:
+    return lambda record: refusal("no") if record.topic != "tasks.dlq" else None
+
+
+@REFUSALS
+async def test_a_task_that_can_not_be_answered_is_a_dead_letter(refusal: type[OperatorError]) -> None:
     port = FakePort(tasks(1))
-    port.refuse = missing("shop.completions")
-    if reason == "refused":
-        port.refuse = lambda record: PublishRefused("no") if record.topic != "tasks.dlq" else None
+    port.refuse = refusing(refusal)
     async with working(quick(), port):
         await eventually(lambda: port.acknowledged)
     (letter,) = port.sent
@@ -325,12 +337,12 @@ async def test_case_w14_a_report_that_is_too_large_goes_without_the_task() -> No
     assert not body.whole
 
 
-@pytest.mark.parametrize("reason", ["missing", "refused"])
-async def test_case_w14_a_report_that_can_not_be_sent_is_logged_and_passed(reason: str) -> None:
+@REFUSALS
+async def test_case_w14_a_report_that_can_not_be_sent_is_logged_and_passed(
+    refusal: type[OperatorError],
+) -> None:
     port = FakePort(misfits(1))
-    port.refuse = missing("shop.completions")
-    if reason == "refused":
-        port.refuse = lambda record: PublishRefused("no") if record.topic != "tasks.dlq" else None
+    port.refuse = refusing(refusal)
     with heard() as logs:
         async with working(named(), port):
             await eventually(lambda: port.acknowledged)
