@@ -6,10 +6,14 @@ import sys
 from datetime import UTC, datetime
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import MessageSizeTooLargeError, UnknownTopicOrPartitionError
+from aiokafka.errors import (
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
 
 FACTS = {"awakeable_id": "awakeable-id", "event_id": "awakeable-event-id", "reply_to": "awakeable-reply-to"}
-NOT_TAKEN = (UnknownTopicOrPartitionError, MessageSizeTooLargeError)
+NOT_TAKEN = (UnknownTopicOrPartitionError, TopicAuthorizationFailedError, MessageSizeTooLargeError)
 
 
 def read(record):

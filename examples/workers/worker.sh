@@ -10,9 +10,9 @@ place=${PLACES:-.}/$topic-$partition.next
 
 # The work: the payload on stdin, the result on stdout; to fail is to reject, with the reason on stdout.
 pack() {
-  order=$(jq -r .order)
-  if [ "$order" = sold-out ]; then echo 'out of stock'; return 1; fi
-  jq -cn --arg order "$order" '{parcel: ("parcel of " + $order)}'
+  payload=$(cat)
+  if [ "$(printf '%s' "$payload" | jq -r .order)" = sold-out ]; then echo 'out of stock'; return 1; fi
+  printf '%s' "$payload" | jq -c '{parcel: ("parcel of " + .order)}'
 }
 
 # The task in a record as kcat prints it, if there is one and its payload is as we expect it. With an
@@ -46,10 +46,12 @@ set_aside() {
   offset=$(printf '%s' "$record" | jq .offset)
   echo "worker.sh: $1: $topic [$partition] at offset $offset: $2" >&2
   if exists "$topic.dlq"; then
-    printf '%s\n' "$record" | send "$topic.dlq" "$topic-$partition" \
-      -H "__connect.errors.topic=$topic" -H "__connect.errors.partition=$partition" \
+    set -- -H "__connect.errors.topic=$topic" -H "__connect.errors.partition=$partition" \
       -H "__connect.errors.offset=$offset" -H "__connect.errors.class.name=$1" \
       -H "__connect.errors.exception.message=$2" -H "awakeable-error-code=$1"
+    printf '%s\n' "$record" | send "$topic.dlq" "$topic-$partition" "$@" ||
+      printf '%s' "$record" | jq -c 'del(.payload)' | # it was too large, perhaps
+      send "$topic.dlq" "$topic-$partition" "$@" -H "awakeable-value-omitted=it did not fit"
   else
     echo "worker.sh: there is no topic $topic.dlq, so the record is only where it was" >&2
   fi
@@ -64,7 +66,7 @@ answer() {
     completion=$(printf '%s' "$result" | jq -cRs --arg id "$id" "$more + {status: \"rejected\", reason: ., code: 409}")
   fi
   if exists "$reply_to"; then
-    printf '%s' "$completion" | send "$reply_to" "$id"
+    printf '%s' "$completion" | send "$reply_to" "$id" || set_aside unanswerable "$reply_to does not take it"
   else
     set_aside unanswerable "there is no topic $reply_to"
   fi

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from awakeables.core.awakeables import Completion
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.kafka.connection import Connection
-from awakeables.kafka.topics import create_topics, missing_topics
+from awakeables.kafka.topics import TopicPlan, create_topics, missing_topics
 from awakeables.wire.completions import decode_completion
 from awakeables.worker.worker import Worker
 from awakeables.world import SystemClock
@@ -186,6 +186,33 @@ async def test_case_w3_a_documented_worker_sets_aside_what_it_can_not_do_and_doe
         jsonschema_rs.validate(schema, letter)
     lines = [line for line in said.read_text().splitlines() if "un" in line and tasks in line]
     assert len(lines) == len(found)
+
+
+@pytest.mark.parametrize("name", ["plain", "shell"])
+async def test_case_w3_a_documented_worker_does_large_tasks_and_sets_aside_what_is_too_large_to_answer(
+    bootstrap: str, topic: TopicFactory, tmp_path: Path, name: str
+) -> None:
+    tasks, replies = await topic("pack-requests", partitions=1), await topic("shop.completions", partitions=1)
+    await create_topics(
+        Connection(bootstrap=bootstrap),
+        {
+            f"{tasks}.dlq": 1,
+            f"small-{tasks}": TopicPlan(partitions=1, settings={"max.message.bytes": "200"}),
+        },
+    )
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        await _publish(producer, tasks, replies, 1, {"order": "z" * 300_000}, None)
+        await _publish(producer, tasks, f"small-{tasks}", 2, {"order": "z" * 300}, None)
+        await _publish(producer, tasks, replies, 3, {"order": "next"}, None)
+    async with documented(name, bootstrap, tasks, tmp_path), answers_in(bootstrap, replies) as answers:
+        found = by_number(await answers.at_least(2, timeout=60))
+    assert {number: type(completion.body) for number, completion in found.items()} == {
+        1: Resolution,
+        3: Resolution,
+    }
+    async with answers_in(bootstrap, f"{tasks}.dlq") as letters:
+        [letter] = await letters.at_least(1)
+    assert ("awakeable-error-code", b"unanswerable") in letter.headers
 
 
 @pytest.mark.parametrize("name", ["plain", "shell"])
