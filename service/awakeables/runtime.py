@@ -206,9 +206,8 @@ async def work(worker: Worker, settings: Settings, *, stop: asyncio.Event, embed
     clock, metrics = SystemClock(), WorkerMetrics()
     ProcessCollector(registry=metrics.registry)
     loop = LoopSettings(reply_topics=ReplyTopics(settings.worker_reply_topics))
-    runner = WorkerRunner(
-        worker, connection, clock=clock, settings=WorkerSettings(loop=loop), metrics=metrics
-    )
+    worker_settings = WorkerSettings(loop=loop, max_unpacked_bytes=settings.max_unpacked_bytes)
+    runner = WorkerRunner(worker, connection, clock=clock, settings=worker_settings, metrics=metrics)
     stalls = Stalls(metrics.loop_stalls, monotonic=clock.monotonic, threshold=settings.stall_threshold)
     async with AsyncExitStack() as stack:
         if settings.metrics_port is not None:

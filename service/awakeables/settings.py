@@ -162,7 +162,7 @@ class Settings(BaseSettings):
     max_unpacked_bytes: int = Field(
         MOST_UNPACKED_BYTES,
         ge=1024 * 1024,
-        description="A batch of completions that unpacks to more is left out, as one dead letter.",
+        description="A batch of completions or tasks that unpacks to more is left out, as one dead letter.",
     )
     purge_interval: Duration = Field(
         timedelta(minutes=1), gt=timedelta(0), description="How often it is looked for what may be forgotten."

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from awakeables.worker.worker import Worker
 from support.eventually import eventually
 from support.real_kafka import RealKafka, TopicFactory
 from support.tasks import (
+    QUICK,
     Answers,
     answers_in,
     awakeable_id,
@@ -218,6 +220,18 @@ async def test_case_w11_tasks_that_unpack_to_forty_megabytes_are_left_out_and_th
     said = dict(letter.headers)
     assert (letter.value, said["awakeable-error-code"]) == (None, b"unreadable")
     assert b"offsets 0 to 0 is left out" in said["__connect.errors.exception.message"]
+
+
+async def test_case_w11_what_tasks_may_unpack_to_is_a_setting(bench: Bench) -> None:
+    large = {"compression_type": "gzip", "max_request_size": 50 * 1024 * 1024}
+    settings = replace(QUICK, max_unpacked_bytes=1024 * 1024)
+    async with AIOKafkaProducer(bootstrap_servers=bench.bootstrap, **large) as producer:
+        await producer.send_and_wait(bench.tasks, b"a" * 2 * 1024 * 1024, partition=0)
+    async with working(bench.worker(), bench.connection, settings=settings):
+        await eventually(lambda: exists(bench, f"{bench.tasks}.dlq"))
+        async with answers_in(bench.bootstrap, f"{bench.tasks}.dlq") as dead:
+            (letter,) = await dead.at_least(1)
+    assert b"more than 1,048,576 bytes" in dict(letter.headers)["__connect.errors.exception.message"]
 
 
 async def exists(bench: Bench, topic: str) -> bool:

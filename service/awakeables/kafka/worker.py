@@ -58,6 +58,7 @@ class WorkerSettings:
         topic_check_interval: How often topics that are missing are looked for.
         most_open: How far a partition is read past its first unfinished task.
         stuck_retry_interval: How often a partition with a batch that can't be read is tried.
+        max_unpacked_bytes: What a batch may unpack to; one that is larger is left out.
         loop: How long to drain.
     """
 
@@ -65,6 +66,7 @@ class WorkerSettings:
     topic_check_interval: timedelta = timedelta(seconds=5)
     most_open: int = 10_000
     stuck_retry_interval: timedelta = timedelta(minutes=1)
+    max_unpacked_bytes: int = MOST_UNPACKED_BYTES
     loop: LoopSettings = field(default_factory=LoopSettings)
 
 
@@ -345,7 +347,7 @@ class KafkaTasks:
         try:
             # One record only: if a partition raises, a larger call would lose what it had taken
             # from the others. The rest is then taken partition by partition.
-            with bounded():
+            with bounded(self._settings.max_unpacked_bytes):
                 for batch in (await consumer.getmany(timeout_ms=POLL_MS, max_records=1)).values():
                     records += batch
                 for partition in readable if records else ():
@@ -366,7 +368,7 @@ class KafkaTasks:
         self._doubtful -= 1
         for partition in readable:
             try:
-                with bounded():
+                with bounded(self._settings.max_unpacked_bytes):
                     while len(records) < limit:
                         found = await consumer.getmany(partition, timeout_ms=POLL_MS // 4, max_records=1)
                         if not found:
@@ -403,7 +405,7 @@ class KafkaTasks:
         place, found = (partition.topic, partition.partition), None
         with suppress(KafkaError, OSError, TimeoutError):
             at = await consumer.position(partition)
-            found = await oversized_batch(self._connection, partition, at, MOST_UNPACKED_BYTES)
+            found = await oversized_batch(self._connection, partition, at, self._settings.max_unpacked_bytes)
         if found is None:
             return False
         first, behind = found
