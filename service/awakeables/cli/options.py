@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from awakeables.core.topics import is_topic_name
+from awakeables.core.topics import is_task_topic_name
 from awakeables.settings import Settings, load_settings
 from awakeables.telemetry.logs import configure_logs
 
@@ -19,9 +19,10 @@ def _here_or_before_the_command(context: typer.Context, value: Path | None) -> P
 
 def _topics_names(names: list[str] | None) -> list[str] | None:
     for name in names or ():
-        if not is_topic_name(name):
+        if not is_task_topic_name(name):
             raise typer.BadParameter(
-                f"no topic can be called {name!r}: 1 to 249 letters, digits, '.', '_' and '-'"
+                f"no topic can be called {name!r} and have one for its dead letters, `.dlq`: 1 to 245 "
+                "letters, digits, '.', '_' and '-'"
             )
     return names
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from awakeables.core.deadletters import OMITTED_HEADER, error_headers
+from awakeables.core.topics import DEAD_LETTERS
 from awakeables.worker.port import Incoming, Outgoing
 
 DeadLetterCode: TypeAlias = Literal["unreadable", "unknown-task", "invalid", "unanswerable"]
@@ -13,7 +14,7 @@ DeadLetterCode: TypeAlias = Literal["unreadable", "unknown-task", "invalid", "un
 
 def dead_letter_topic(topic: str) -> str:
     """Where the dead letters of a task topic go."""
-    return f"{topic}.dlq"
+    return topic + DEAD_LETTERS
 
 
 def dead_letter(record: Incoming, code: DeadLetterCode, reason: str) -> Outgoing:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from awakeables.core.topics import is_topic_name
+from awakeables.core.topics import is_task_topic_name
 from awakeables.errors import DeclarationError
 from awakeables.handlers.calls import is_async
 from awakeables.handlers.retry import RetryPolicy
@@ -126,8 +126,11 @@ class Worker:
                 f"worker {self.name!r}: a topic's name is a text, not {topic!r:.80}; write it in "
                 'parentheses: @worker.task("topic")'
             )
-        if not is_topic_name(topic):
-            raise DeclarationError(f"worker {self.name!r}: {topic!r} can't be the name of a topic")
+        if not is_task_topic_name(topic):
+            raise DeclarationError(
+                f"worker {self.name!r}: {topic!r} can't be the name of a topic with another one for its dead "
+                "letters, `.dlq`: 1 to 245 letters, digits, '.', '_' and '-'"
+            )
         if name is not None and not name:
             raise DeclarationError(f"worker {self.name!r}: a task's name can't be empty; leave it out")
 

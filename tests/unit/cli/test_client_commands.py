@@ -251,6 +251,14 @@ def test_what_no_topic_can_be_called_is_refused_before_kafka_is_asked(run: Run, 
     assert "no topic can be called 'a b'" in told.output.replace("\n│ ", "")
 
 
+@pytest.mark.parametrize("command", ["topics check", "topics create", "dev"])
+def test_case_w2_a_task_topic_without_room_for_its_dead_letters_is_refused(run: Run, command: str) -> None:
+    longest = "t" * 245
+    told = run(*command.split(), "examples.shop:app", "--task-topic", f"{longest}t", "--kafka", "127.0.0.1:1")
+    assert told.exit_code == 2
+    assert "1 to 245" in told.output
+
+
 NASTY = "no\r\nFORGED\x1b[2J\x9b\u202e"
 SHOWN = r"no\r\nFORGED\u001b[2J\u009b\u202e"
 

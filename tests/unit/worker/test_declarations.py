@@ -150,3 +150,9 @@ def test_declaring_a_worker_loads_no_driver_and_no_store() -> None:
 
 def test_a_rejection_shows_all_that_it_says() -> None:
     assert repr(Reject("no", code=409, details=[1])) == "Reject('no', code=409, details=[1])"
+
+
+def test_case_w2_a_task_topic_has_room_for_the_name_of_its_dead_letters() -> None:
+    Worker("packer").task("t" * 245)(pack)
+    with pytest.raises(DeclarationError, match=r"dead letters, `\.dlq`: 1 to 245"):
+        Worker("packer").task("t" * 246)(pack)
