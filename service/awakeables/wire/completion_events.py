@@ -9,6 +9,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from awakeables.core.awakeables import Heartbeat
 from awakeables.core.outcomes import NO_REASON, NULL, Rejection, Resolution
+from awakeables.wire.attempts import attempt_from
 from awakeables.wire.cloudevents import CloudEvent
 
 RESOLVED = "awakeables.completion.resolved.v1"
@@ -46,11 +47,7 @@ def attempt_of(event: CloudEvent) -> int | None:
         ValueError: It is no number.
     """
     text = event.get("attempt")
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise ValueError(f"the event's attempt {text[:20]!r} is no number")
-    return int(text)
+    return None if text is None else attempt_from(text)
 
 
 def body_of(event: CloudEvent) -> Resolution | Rejection | Heartbeat:

@@ -8,6 +8,8 @@ from awakeables.core.jsontext import decode_json
 MOST_VALUES = 1_000_000
 """So many may a record hold, twice what fits 1 MiB: 100 MB and 0.4 s while they are built."""
 
+TOO_MANY_VALUES = f"it holds more than {MOST_VALUES:,} values"
+
 
 def has_too_many_values(text: bytes) -> bool:
     """Would it take too much to build the values of this?"""
@@ -17,7 +19,7 @@ def has_too_many_values(text: bytes) -> bool:
 def json_fault(text: bytes) -> str | None:
     """What keeps some reader from decoding this: bad UTF-8, NaN, nested too deep, too many values."""
     if has_too_many_values(text):
-        return f"it holds more than {MOST_VALUES:,} values"
+        return TOO_MANY_VALUES
     try:
         decode_json(text)
     except ValueError as error:

@@ -18,6 +18,7 @@ from awakeables.core.orders import Effect, Header, TaskFacts
 from awakeables.core.records import rfc3339
 from awakeables.core.topics import is_topic_name
 from awakeables.errors import CallerError, MalformedId
+from awakeables.wire.attempts import MOST_ATTEMPTS, attempt_from
 from awakeables.wire.cloudevents import CONTENT_TYPE, CloudEvent, read_event
 from awakeables.wire.task_events import REQUESTED, binary_headers, structured
 
@@ -41,7 +42,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str | None = None
     task: str | None = None
     deadline: Annotated[datetime, Meta(tz=True)] | None = None
-    attempt: int = 1
+    attempt: Annotated[int, Meta(ge=0, le=MOST_ATTEMPTS)] = 1
     v: int = VERSION
 
 
@@ -169,7 +170,7 @@ def _of_headers(value: bytes | None, headers: Mapping[str, bytes | None]) -> Tas
         )
     try:
         deadline = _deadline(facts.get("awakeable-deadline"))
-        attempt = int(facts.get("awakeable-attempt", "1"))
+        attempt = attempt_from(facts.get("awakeable-attempt", "1"))
     except ValueError as error:
         raise UnreadableTask(f"the awakeable-… headers can't be read: {error}") from None
     return TaskRecord(
@@ -217,7 +218,7 @@ def _of_event(event: CloudEvent) -> TaskRecord:
             event_id=event.get("id"),
             task=event.get("task"),
             deadline=_deadline(event.get("deadline")),
-            attempt=int(event.get("attempt") or "1"),
+            attempt=attempt_from(event.get("attempt") or "1"),
         )
     except ValueError as error:
         raise UnreadableTask(f"the task's event can't be read: {error}") from None

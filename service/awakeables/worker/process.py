@@ -33,6 +33,7 @@ from awakeables.handlers.serde import explain, result_of
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.wire.completions import encode_completion
+from awakeables.wire.jsontext import TOO_MANY_VALUES, has_too_many_values
 from awakeables.wire.tasks import (
     EVENT_ID,
     JSON_TYPE,
@@ -124,6 +125,8 @@ class Processor:
         function = self._worker.function_for(record.topic, task.task)
         if function is None:
             return self.give_up(record, "unknown-task", self._nobody_takes(record.topic, task.task))
+        if function.payload.kind == "json" and has_too_many_values(bytes(task.payload)):
+            return self.give_up(record, "invalid", f"the payload does not fit: {TOO_MANY_VALUES}")
         try:
             payload = function.payload.decode(bytes(task.payload))
         except BaseException as error:  # validators are the author's code and raise what they like

@@ -698,3 +698,43 @@ async def test_case_o15_the_operator_says_where_a_worker_answers() -> None:
 def test_case_o15_patterns_that_no_topic_can_have_are_refused(patterns: str) -> None:
     with pytest.raises(ValueError, match="topic"):
         ReplyTopics(patterns)
+
+
+@pytest.mark.parametrize("attempt", ["9" * 4300, "9" * 10, "-1", "1_0", " 1", "\u0661", ""])
+async def test_case_w3_an_attempt_that_is_no_number_ends_no_worker(attempt: str) -> None:
+    """With 4,300 digits the next attempt is a number that Python doesn't write."""
+    record = task_record()
+    headers = (*record.headers, ("awakeable-attempt", attempt.encode()))
+    fate = await process(answering(error=ValueError("no")), replace(record, headers=headers))
+    assert isinstance(fate, DeadLettered)
+    assert ("awakeable-error-code", b"unreadable") in fate.message.headers
+
+
+async def test_case_w3_an_envelope_with_such_an_attempt_is_no_task() -> None:
+    record = task_record()
+    told = json.loads(record.value or b"") | {"attempt": 10**30}
+    fate = await process(answering(1), replace(record, value=json.dumps(told).encode(), headers=()))
+    assert isinstance(fate, DeadLettered)
+
+
+@pytest.mark.parametrize("enveloped", [True, False])
+async def test_case_w11_a_payload_of_too_many_values_is_set_aside_before_anything_is_built_of_it(
+    enveloped: bool,
+) -> None:
+    many: list[Any] = [[]] * 600_000
+    fate = await process(answering(1), task_record(many, enveloped=enveloped))
+    assert isinstance(fate, DeadLettered)
+    assert "more than 1,000,000 values" in str(
+        dict(fate.message.headers)["__connect.errors.exception.message"]
+    )
+    assert isinstance(await process(taking_bytes(), task_record(b"," * 2_000_000, enveloped=False)), Answered)
+
+
+def taking_bytes() -> Worker:
+    worker = Worker("packer")
+
+    @worker.task("tasks")
+    async def count(task: Task[bytes]) -> int:
+        return len(task.payload)
+
+    return worker
