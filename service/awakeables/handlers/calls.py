@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Executor
 from contextvars import copy_context
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from awakeables.core.texts import loggable
@@ -21,6 +22,9 @@ from awakeables.errors import TerminalError
 
 CLEAN_UP_S = 5.0
 """How long a function that is called off, because the process stops, may take to clean up."""
+
+MOST_ITEMS = 1_000_000
+"""So many an iterator may have; some never end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,14 @@ class Raised:
 def raised(error: BaseException) -> Raised:
     """An error as a value; one of ours is told by what it says, any other by its stack, too."""
     return Raised(error if issubclass(type(error), TerminalError) else loggable(error))
+
+
+def items_of(iterator: Iterator[Any]) -> list[Any]:
+    """What is to be gone through more than once."""
+    items = list(islice(iterator, MOST_ITEMS + 1))
+    if len(items) > MOST_ITEMS:
+        raise ValueError(f"an iterator of more than {MOST_ITEMS:,} items can't be kept")
+    return items
 
 
 async def call(function: Callable[..., Any], *args: Any, executor: Executor) -> Any | Raised:
@@ -63,6 +75,8 @@ def is_async(function: Callable[..., Any]) -> bool:
 def _in_thread(pid: int, function: Callable[..., Any], args: tuple[Any, ...]) -> Any | Raised:
     try:
         ended = function(*args)
+        if isinstance(ended, Generator):  # it has not begun yet
+            ended = items_of(ended)
     except BaseException as error:
         ended = raised(error)
     if os.getpid() != pid:

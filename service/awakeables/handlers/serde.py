@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from types import NoneType
-from typing import Any, Generic, Literal, Never, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, Literal, Never, NoReturn, Protocol, TypeVar, cast
 
 import orjson
 from pydantic import (
@@ -33,6 +33,7 @@ from awakeables.core.jsontext import decode_json
 from awakeables.core.outcomes import Resolution
 from awakeables.core.texts import described, message_of
 from awakeables.errors import ResultMisfit
+from awakeables.handlers.calls import items_of
 from awakeables.handlers.typenames import is_stable, type_name
 from awakeables.handlers.writing import Writing, writing_of
 
@@ -135,8 +136,15 @@ class Codec(Generic[T]):
     def _checked(self, value: T, read: Callable[[bytes], T], problem: str | None) -> Resolution:
         if problem is not None:
             raise TypeError(problem)
-        content = self.encode(value)
         is_json = self.kind == "json"
+        if is_json and isinstance(value, Iterator):
+            value = cast("T", items_of(value))
+        content = self.encode(value)
+        if is_json and MASK in content and _holds_secret(value):
+            raise ValueError(
+                "it holds a secret of pydantic's, which is written as '**********': annotate the type "
+                "and give the field a serializer of its own, or keep a reference to the secret instead"
+            )
         if is_json and (self is ANY or b"NaN" in content or b"Infinity" in content):
             # Pydantic writes both, and its floats read them; no other reader of JSON does.
             try:
@@ -166,24 +174,19 @@ MASK = b'"**********"'
 """What pydantic writes instead of a secret."""
 
 
-def _write_any(value: Any) -> bytes:
-    text = to_json(value)
-    if MASK in text and _holds_secret(value):
-        raise ValueError(
-            "it holds a secret of pydantic's, which is written as '**********': annotate the type and give "
-            "the field a serializer of its own, or keep a reference to the secret instead"
-        )
-    return text
-
-
 def _holds_secret(value: Any) -> bool:
     if isinstance(value, Secret | SecretStr | SecretBytes):
         return True
+    if isinstance(value, str | bytes | bytearray):
+        return False
     if isinstance(value, Mapping):
-        return any(_holds_secret(part) for part in value.values())
-    if isinstance(value, list | tuple | set | frozenset):
+        return any(_holds_secret(part) for pair in value.items() for part in pair)
+    if isinstance(value, Collection):
         return any(_holds_secret(part) for part in value)
-    return _holds_secret(getattr(value, "__dict__", None) or ())
+    if is_dataclass(value):  # maybe one with slots
+        return any(_holds_secret(getattr(value, field.name, None)) for field in fields(value))
+    parts = vars(value) if hasattr(value, "__dict__") else {}
+    return _holds_secret(parts) or _holds_secret(getattr(value, "__pydantic_extra__", None) or ())
 
 
 def _octets(value: Any) -> bytes:
@@ -192,7 +195,7 @@ def _octets(value: Any) -> bytes:
     return bytes(value)
 
 
-ANY: Codec[Any] = Codec("json", encode=_write_any, decode=decode_json, type_name="Any")
+ANY: Codec[Any] = Codec("json", encode=to_json, decode=decode_json, type_name="Any")
 BYTES: Codec[bytes] = Codec("bytes", encode=_octets, decode=bytes)
 
 MOST_KEPT = 1000

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -469,6 +470,34 @@ def test_case_p6_what_is_never_awaited_is_paused_at_once(run: Runs) -> None:
     with pytest.raises(Paused, match=told):
         _ = result.value
     assert len(calls) == 1
+
+
+# ── generators ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_case_p3_what_a_generator_raises_is_a_failure_of_the_action_in_its_thread(run: Runs) -> None:
+    threads: list[str] = []
+
+    def rows(last: int) -> Iterable[int]:
+        threads.append(threading.current_thread().name)
+        yield 1
+        yield 1 // last
+
+    async def handler(ctx: Context) -> list[int]:
+        await ctx.run("rows", rows, 1)
+        return list(await ctx.run("rows", rows, 0, retry=RetryPolicy(max_attempts=2)))
+
+    with pytest.raises(TerminalError, match="run 'rows' failed 2 times, last with ZeroDivisionError"):
+        _ = run(handler).value
+    assert threading.main_thread().name not in threads
+
+
+def test_case_p3_an_iterator_without_end_comes_to_an_end(run: Runs) -> None:
+    async def handler(ctx: Context) -> Any:
+        return itertools.count()
+
+    with pytest.raises(Paused, match="an iterator of more than 1,000,000 items"):
+        _ = run(handler).value
 
 
 # ── validators and serializers ──────────────────────────────────────────────────────────────

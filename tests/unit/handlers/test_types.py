@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Never, NoReturn
@@ -344,6 +345,40 @@ def test_case_t8_an_action_whose_result_would_lose_a_secret_is_not_called(run: R
     with pytest.raises(Paused, match=r"ctx.run\('log in'\).* is a secret of pydantic's"):
         _ = run(handler).value
     assert called == 0
+
+
+SECRET = SecretStr("x")
+
+
+class Loose(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    anything: Any = None
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    anything: Any
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        (dict, {"a": SECRET}),
+        (list[Any], [SECRET]),
+        (Loose, Loose(anything={SECRET: 1})),
+        (Loose, Loose(password=SECRET)),  # type: ignore[call-arg]
+        (Slotted, Slotted(SECRET)),
+        (Any, deque([SECRET])),
+        (Any, map(SecretStr, ["x"])),
+        (Iterable[Any], iter([SECRET])),
+    ],
+    ids=["dict", "list", "a key", "an extra field", "slots", "deque", "map", "iterator"],
+)
+def test_case_t8_a_secret_where_a_type_takes_anything_is_refused_before_it_is_lost(
+    type_: Any, value: Any
+) -> None:
+    with pytest.raises(ValueError, match="it holds a secret of pydantic's"):
+        codec_for(type_).resolution(value)
 
 
 @pytest.mark.parametrize("value", [Login(password=SecretStr("x")), {"a": [SecretStr("x")]}])
