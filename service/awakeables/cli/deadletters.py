@@ -10,7 +10,7 @@ from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide
 from awakeables.cli.resending import resend_each
 from awakeables.cli.tables import Table
-from awakeables.cli.terminal import fail, print_json, print_table, say
+from awakeables.cli.terminal import fail, print_json, print_page, say
 
 group = typer.Typer(
     help="Look at completions, and tasks, that could not be used, and send them again.", no_args_is_help=True
@@ -38,7 +38,7 @@ def list_(
     if json_:
         print_json(page.text)
     else:
-        print_table(_TABLE, page.document["items"], none="no dead letters", wide=wide)
+        print_page(_TABLE, page.document, none="no dead letters", wide=wide)
 
 
 @group.command()

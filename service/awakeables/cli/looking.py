@@ -10,7 +10,7 @@ import typer
 from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide
 from awakeables.cli.tables import Table
-from awakeables.cli.terminal import fail, print_json, print_table, tell
+from awakeables.cli.terminal import fail, print_json, print_page, tell
 from awakeables.core import awakeables, invocations
 
 
@@ -70,7 +70,7 @@ def list_(  # noqa: PLR0913 - options of a command
     if json_:
         print_json(page.text)
     else:
-        print_table(_TABLES[what], page.document["items"], none=f"no {what.value}", wide=wide)
+        print_page(_TABLES[what], page.document, none=f"no {what.value}", wide=wide)
 
 
 def show(

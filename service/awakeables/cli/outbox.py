@@ -11,7 +11,7 @@ from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide
 from awakeables.cli.resending import resend_each
 from awakeables.cli.tables import Table
-from awakeables.cli.terminal import print_json, print_table
+from awakeables.cli.terminal import print_json, print_page
 
 group = typer.Typer(
     help="Look at records that Kafka has refused, or has not got yet, and send refused ones again.",
@@ -47,7 +47,7 @@ def list_(
     if json_:
         print_json(page.text)
     else:
-        print_table(_TABLE, page.document["items"], none=f"no {state.value} records", wide=wide)
+        print_page(_TABLE, page.document, none=f"no {state.value} records", wide=wide)
 
 
 @group.command()

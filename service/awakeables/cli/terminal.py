@@ -69,6 +69,13 @@ def print_table(table: Table, rows: Iterable[Mapping[str, Any]], *, none: str, w
         tell(f"left out: {', '.join(left_out)}; --wide or --json shows all")
 
 
+def print_page(table: Table, page: Mapping[str, Any], *, none: str, wide: bool) -> None:
+    """A page of a list as a table, and how to see the next one."""
+    print_table(table, page["items"], none=none, wide=wide)
+    if page.get("next") is not None:
+        tell(f"there are more: --before {page['next']}")
+
+
 def _cell(value: object) -> str:
     return "" if value is None else visible(str(value))
 

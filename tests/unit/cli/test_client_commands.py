@@ -327,6 +327,17 @@ def test_case_o8_wide_and_a_pipe_have_every_column_on_one_line(stub: StubService
         assert told.stderr == ""
 
 
+@pytest.mark.parametrize("words", ["list", "list invocations", "dead-letters list", "outbox list"])
+def test_case_o8_a_list_that_goes_on_says_how(words: str, stub: StubService, run: Run) -> None:
+    name = {"list": "awakeables", "list invocations": "invocations"}.get(words, words.removesuffix(" list"))
+    query = "state=failed&limit=50" if name == "outbox" else "limit=50"
+    page = {"items": letters(1), "next": AWAKEABLE}
+    stub.will_answer(f"GET /{name}?{query}", page)
+    assert run(*words.split()).stderr == f"there are more: --before {AWAKEABLE}\n"
+    stub.will_answer(f"GET /{name}?{query}", page | {"next": None})
+    assert run(*words.split()).stderr == ""
+
+
 def test_case_o8_columns_without_anything_in_them_are_left_out_first(stub: StubService, run: Run) -> None:
     row = {"id": INVOCATION, "state": "pending", "created": "2026-11-29T20:05:46.123Z", "deadline": None}
     stub.will_answer("GET /awakeables?limit=50", {"items": [row | {"invocation": INVOCATION}]})
