@@ -270,7 +270,9 @@ class Intake:
             self.metrics.buried(code, count)
         self._folder.kept(topic, partition, letters)
         told = [_facts(letter) for letter in settled.dead_letters[:MOST_TOLD]]
-        log.warning(
+        # Of a flood there is a batch each few milliseconds; that it has begun was said.
+        say = log.warning if settled.dead_letters else log.debug
+        say(
             events.DEAD_LETTERS,
             topic=topic,
             partition=partition,

@@ -185,8 +185,10 @@ async def test_case_o4_garbage_without_end_fills_neither_the_file_nor_the_memory
     settings = replace(quick(), folding=FoldingSettings(letters=10, bytes=10_000))
     async with bench.serving(settings, wait=wait) as engine:
         key = (await bench.awakeable(await bench.begin(engine, "wait"))).id
-        for _ in range(5):
-            await bench.records(engine, *[b"garbage"] * 1000)
+        with heard() as logs:
+            for _ in range(5):
+                await bench.records(engine, *[b"garbage"] * 1000)
+        assert [line["event"] for line in logs] == ["dead_letters_added"]
         await bench.records(engine, resolution(key))
         letters = sorted(bench.store.tables.letters.values(), key=lambda x: x.offset)
         assert [x.code for x in letters] == ["unreadable"] * 10 + ["folded"]
