@@ -419,8 +419,9 @@ class KafkaTasks:
             reason=reason,
         )
         self._ledger.begin(place, behind - 1)
-        await self.send(dead_letter(lost, "unreadable", reason))
-        self._ledger.settle(place, behind - 1)
+        with suppress(BrokerUnavailable):  # the port drains: the batch comes again, to the next worker
+            await self.send(dead_letter(lost, "unreadable", reason))
+            self._ledger.settle(place, behind - 1)
         consumer.seek(partition, behind)
         return True
 
