@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.errors import ResultMisfit, TerminalError
@@ -43,10 +43,16 @@ def result_type(action: Callable[..., Any], type_: Any) -> Any:
     """The type of an action's result: the one that is given, else its return annotation."""
     if type_ is not None:
         return type_
+    target: Any = getattr(action, "func", action)  # of a functools.partial
+    if isinstance(target, type):
+        return target
     try:
-        return get_type_hints(action, include_extras=True).get("return", Any)
+        function = target if hasattr(target, "__annotations__") else target.__call__
+        annotated = get_type_hints(function, include_extras=True).get("return", Any)
     except Exception:  # to find out what an annotation means, it is evaluated
         return Any
+    # A plain function may hand on a coroutine, which is awaited.
+    return get_args(annotated)[-1] if get_origin(annotated) in (Awaitable, Coroutine) else annotated
 
 
 def shown(type_: Any) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from datetime import datetime
 from typing import Annotated, Any, Never, NoReturn
 
@@ -239,6 +240,49 @@ def test_case_t5_items_that_pydantic_checks_later_are_checked_before_they_are_ke
         codec_for(Iterable[int]).resolution(part for part in ["1", "x"])
     with pytest.raises(ValueError, match=r"^an item of an Iterable does not fit$"):
         codec_for(dict[str, Iterable[int]]).decode(b'{"n":[1,"x"]}')
+
+
+class Loads:
+    def __call__(self, name: str) -> Camel:
+        return Camel.model_validate({"firstName": name})
+
+    def method(self, name: str) -> Camel:
+        return self(name)
+
+    async def asynchronous(self, name: str) -> Camel:
+        return self(name)
+
+
+def loads_later(name: str) -> Awaitable[Camel]:
+    return Loads().asynchronous(name)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        Loads(),
+        Loads().method,
+        Loads().asynchronous,
+        loads_later,
+        functools.partial(loads_later),
+        functools.partial(Loads()),
+        functools.partial(functools.partial(Loads().method)),
+    ],
+    ids=lambda action: type(action).__name__,
+)
+def test_case_t5_the_annotation_of_whatever_is_called_counts(run: Runs, action: Any) -> None:
+    async def handler(ctx: Context) -> str:
+        return (await ctx.run("load", action, "Ann")).first_name  # type: ignore[no-any-return]
+
+    assert run(handler).value == "Ann"
+
+
+def test_case_t5_a_class_that_is_called_is_the_type_of_its_result(run: Runs) -> None:
+    async def handler(ctx: Context) -> str:
+        action: Any = functools.partial(Camel, **{"firstName": "Ann"})
+        return (await ctx.run("load", action)).first_name  # type: ignore[no-any-return]
+
+    assert run(handler).value == "Ann"
 
 
 def test_case_t5_what_never_returns_has_no_result(run: Runs) -> None:
