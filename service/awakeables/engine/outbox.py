@@ -19,6 +19,7 @@ from awakeables.errors import BrokerUnavailable, PublishRefused, StoreUnavailabl
 from awakeables.ports import Clock, OutboxReader, Publisher
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
+from awakeables.telemetry.outages import Outages
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -72,6 +73,7 @@ class Relay:
         self._owner = owner
         self._settings = settings
         self._absences = Absences(clock, patience_s=settings.publish_timeout.total_seconds())
+        self._outages = Outages(clock.monotonic)
         self._published = (metrics or Metrics()).publishes
         self._problems: dict[str, str] = {}
         self._streams: dict[str, deque[Effect]] = {}
@@ -228,7 +230,9 @@ class Relay:
                     await self._refused(effect, str(error))
                     return
                 self._problems[effect.topic] = str(error)
-                log.warning(events.EFFECT_FAILED, **_facts(effect), error=str(error))
+                failures = self._outages.failed(effect.topic)
+                if failures is not None:
+                    log.warning(events.EFFECT_FAILED, **_facts(effect), failures=failures, error=str(error))
                 self._published["retried"].inc()
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
@@ -239,6 +243,9 @@ class Relay:
             else:
                 self._absences.found(effect.topic)
                 self._problems.pop(effect.topic, None)
+                failures = self._outages.succeeded(effect.topic)
+                if failures is not None:
+                    log.info(events.EFFECT_SENT_AGAIN, topic=effect.topic, failures=failures)
                 self._published["published"].inc()
                 # Known until its row is gone, so that no sweep publishes it again.
                 sent = self._committer.submit(Sent(event_ids=(effect.event_id,)), lazily=True)

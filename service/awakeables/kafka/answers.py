@@ -17,6 +17,7 @@ from awakeables.kafka.outage import Outage
 from awakeables.kafka.topics import create_topics, describe, no_topic
 from awakeables.ports import Clock
 from awakeables.telemetry import events
+from awakeables.telemetry.outages import Outages
 from awakeables.worker.port import Outgoing
 
 log = structlog.stdlib.get_logger(__name__)
@@ -50,6 +51,7 @@ class AnswerProducer:
     def __init__(self, connection: Connection, *, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
+        self._outages = Outages(clock.monotonic)
         self._producer: AIOKafkaProducer | None = None
         self._ready = asyncio.Event()
         self._broken = asyncio.Event()
@@ -105,7 +107,17 @@ class AnswerProducer:
             except (TopicMissing, BrokerRefused) as error:
                 missing = isinstance(error, TopicMissing)
                 event = events.TOPIC_MISSING if missing else events.BROKER_REFUSED
-                log.error(event, topic=letter.topic, error=str(error))
+                self._log_failure(event, letter.topic, str(error))
+
+    def _log_failure(self, event: str, topic: str, told: str) -> None:
+        failures = self._outages.failed(topic)
+        if failures is not None:
+            log.error(event, topic=topic, failures=failures, error=told)
+
+    def _log_end(self, topic: str) -> None:
+        failures = self._outages.succeeded(topic)
+        if failures is not None:
+            log.info(events.EFFECT_SENT_AGAIN, topic=topic, failures=failures)
 
     async def _send_until_acknowledged(self, record: Outgoing) -> None:
         pause_s, denied_since = FIRST_PAUSE_S, None
@@ -139,13 +151,12 @@ class AnswerProducer:
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
             except kafka.KafkaError as error:
                 if producer is self._producer:
-                    log.warning(
-                        events.EFFECT_FAILED, topic=record.topic, error=self._told_of(record.topic, error)
-                    )
+                    self._log_failure(events.EFFECT_FAILED, record.topic, self._told_of(record.topic, error))
                     self._break(producer)
                     await asyncio.sleep(pause_s)
                     pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
             else:
+                self._log_end(record.topic)
                 return
 
     async def _send_once(self, producer: AIOKafkaProducer, record: Outgoing, *, alone: bool) -> None:

@@ -26,6 +26,7 @@ from awakeables.kafka.unpacking import BatchTooLarge, bounded
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import WorkerMetrics
+from awakeables.telemetry.outages import Outages
 from awakeables.worker.ledger import Ledger
 from awakeables.worker.letters import dead_letter, dead_letter_topic
 from awakeables.worker.loop import LoopSettings, WorkerLoop
@@ -144,6 +145,7 @@ class KafkaTasks:
         self._consumer: AIOKafkaConsumer | None = None
         self._subscribed: frozenset[str] = frozenset()
         self._told_missing: frozenset[str] = frozenset()
+        self._outages = Outages(clock.monotonic)
         self._has_assignment = False
         self._topics_checked_at = float("-inf")
         self._stuck: dict[TopicPartition, float] = {}
@@ -233,8 +235,16 @@ class KafkaTasks:
             async with asyncio.timeout(COMMIT_TIMEOUT_S):
                 await consumer.commit({TopicPartition(*place): offset for place, offset in offsets.items()})
         except (KafkaError, IllegalStateError, TimeoutError) as error:
-            log.info(events.OFFSETS_NOT_COMMITTED, worker=self._worker.name, error=_told(error))
+            failures = self._outages.failed(events.OFFSETS_NOT_COMMITTED)
+            if failures is not None:
+                log.info(
+                    events.OFFSETS_NOT_COMMITTED,
+                    worker=self._worker.name,
+                    failures=failures,
+                    error=_told(error),
+                )
         else:
+            self._outages.succeeded(events.OFFSETS_NOT_COMMITTED)
             self._ledger.commit(offsets)
 
     async def close(self) -> None:
@@ -303,8 +313,11 @@ class KafkaTasks:
         try:
             missing = frozenset(await missing_topics(self._connection, self._worker.topics))
         except BrokerUnavailable as error:
-            log.warning(events.BROKER_DOWN, client="consumer", error=str(error))
+            failures = self._outages.failed(events.BROKER_DOWN)
+            if failures is not None:
+                log.warning(events.BROKER_DOWN, client="consumer", failures=failures, error=str(error))
             return
+        self._outages.succeeded(events.BROKER_DOWN)
         there = self._worker.topics - missing
         if missing - self._told_missing:
             log.error(
