@@ -11,6 +11,7 @@ from awakeables.core.invocations import (
     Failure,
     Pause,
     Suspend,
+    at_once,
 )
 from awakeables.core.journal import Input
 from awakeables.core.orders import (
@@ -24,14 +25,19 @@ from awakeables.core.orders import (
     Resume,
     Resumed,
 )
-from contract.driver import START_MS, Driver
+from contract.driver import START_MS, Driver, resolved
 
 KEY = Idempotency(scope="orders/fulfil", key="k\x00ey", fingerprint="f1")
 
 
 async def test_what_begins_is_pending_until_it_is_claimed(driver: Driver) -> None:
     row = await driver.begin()
-    assert (row.status, row.owner, row.due_ms, row.created_ms) == ("pending", None, START_MS, START_MS)
+    assert (row.status, row.owner, row.due_ms, row.created_ms) == (
+        "pending",
+        None,
+        at_once(START_MS),
+        START_MS,
+    )
     (claimed,) = await driver.claim("me")
     assert (claimed.status, claimed.owner, claimed.epoch, claimed.starts) == ("running", "me", 1, 1)
     assert await driver.invocation(row.id) == claimed
@@ -222,6 +228,34 @@ async def test_backing_off_waits_for_its_time_or_for_resume(driver: Driver) -> N
     row = await driver.advance(row, BackOff(due_ms=START_MS + 10**6, failure=failure))
     assert (await driver.do(Resumed, Resume(invocation_id=row.id))).accepted
     assert len(await driver.claim()) == 1
+
+
+async def test_case_r7_what_can_run_at_once_is_claimed_whatever_the_clock_is_set_to(driver: Driver) -> None:
+    failure = Failure(kind="ValueError", message="once", at_ms=START_MS)
+    woken, awakeable_id = await driver.waiting()
+    paused, released = [await driver.begin(owner="me") for _ in range(2)]
+    begun = await driver.begin()
+    await driver.settle(resolved(awakeable_id))
+    await driver.advance(paused, Pause(failure=failure))
+    await driver.do(Resumed, Resume(invocation_id=paused.id))
+    await driver.do(Released, Release(owner="you", ids=None))
+    driver.clock.ms -= 25_000
+    claimed = {row.id for row in await driver.claim()}
+    assert claimed == {woken.id, paused.id, released.id, begun.id}
+
+
+async def test_case_r7_who_has_waited_longest_is_claimed_first(driver: Driver) -> None:
+    failure = Failure(kind="ValueError", message="once", at_ms=START_MS)
+    timed = [await driver.begin(owner="me") for _ in range(2)]
+    for row, due_ms in zip(timed, (START_MS + 20, START_MS + 40), strict=True):
+        await driver.advance(row, BackOff(due_ms=due_ms, failure=failure))
+    begun = []
+    for _ in range(3):
+        driver.clock.ms += 15
+        begun.append(await driver.begin())
+    order = [begun[0], timed[0], begun[1], timed[1], begun[2]]
+    claimed = [row.id for _ in order for row in await driver.claim(limit=1)]
+    assert claimed == [row.id for row in order]
 
 
 async def test_a_sleeping_invocation_is_due_at_its_time(driver: Driver) -> None:

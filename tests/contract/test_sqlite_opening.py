@@ -21,7 +21,15 @@ from contract.driver import RETENTION_MS, Driver, FakeClock
 
 NOBODY = 65534
 VERSION = len(schema.migrations())
-SORTING = {"running_invocations", "list_running", "unclaimed_of_streams", "list_unsent", "history"}
+SORTING = {
+    "due_invocations",
+    "due_suspects",
+    "running_invocations",
+    "list_running",
+    "unclaimed_of_streams",
+    "list_unsent",
+    "history",
+}
 """Queries that may sort what they find: it is as much as one process runs or asks for at once."""
 
 
@@ -349,7 +357,9 @@ async def test_no_query_scans_a_table_that_grows(path: Path) -> None:
         if not re.match(r"(--.*\n)*(SELECT|UPDATE|DELETE|WITH)", query) or "sqlite_schema" in query:
             continue
         plan = [row[3] for row in await ask(store, "EXPLAIN QUERY PLAN " + query, [None] * query.count("?"))]
-        scans = [step for step in plan if re.match(r"SCAN (?!wanted|json_each|holders|CONSTANT)", step)]
+        scans = [
+            step for step in plan if re.match(r"SCAN (?!wanted|json_each|holders|CONSTANT|\(subquery)", step)
+        ]
         assert all("USING" in step and "INDEX" in step for step in scans), (name, plan)
         assert not any("ORDER BY" in step for step in plan) or name in SORTING, (name, plan)
         planned += 1

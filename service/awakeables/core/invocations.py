@@ -40,6 +40,9 @@ A handler that kills its process takes every handler down that is live beside it
 parked with it, if each were not given a chance to commit by itself (hard case 11).
 """
 
+NO_INSTANT_MS = 10**15
+"""What a due time that is no instant lies below the instant at which it was set: it is negative."""
+
 CRASHED = "crashed its owner"
 CANCELLED = "the invocation was cancelled"
 CALLED_OFF = Cancellation(reason=CANCELLED)
@@ -63,7 +66,8 @@ class Invocation(Record):
         wake: Counts what the outside has told it.
         starts: Claims since the owner's last commit.
         attempts: Failed attempts since the journal last grew.
-        due_ms: When it is to be claimed at the earliest; None: when something wakes it.
+        due_ms: When it is to be claimed at the earliest (`at_once`: now, whenever that is); None: when
+            something wakes it.
         commit_id: The last commit of an owner, so that a lost acknowledgement is recognised.
         build: The build of the code that last wrote it.
         acts: Who began it, by which token, and what operators did to it.
@@ -145,6 +149,20 @@ def hold_up(row: Invocation) -> str | None:
     return None
 
 
+def at_once(now_ms: int) -> int:
+    """A due time that has come, whatever the clock is set to.
+
+    Written as the instant it would lie in the future as soon as the clock is set back. It keeps the
+    instant all the same, so that who has waited longest is claimed first.
+    """
+    return now_ms - NO_INSTANT_MS
+
+
+def due_since_ms(due_ms: int) -> int:
+    """The instant from which on it waits to be claimed."""
+    return due_ms + NO_INSTANT_MS if due_ms < 0 else due_ms
+
+
 def owns(row: Invocation, *, owner: str, epoch: int, version: int) -> bool:
     """The fence (J1): may this owner commit what it decided on that version?"""
     return row.status == "running" and row.owner == owner and row.epoch == epoch and row.version == version
@@ -189,7 +207,7 @@ def advance(
             return row
         case Suspend():
             if step.wake != row.wake:
-                return replace(row, status="pending", owner=None, due_ms=now_ms)
+                return replace(row, status="pending", owner=None, due_ms=at_once(now_ms))
             return replace(row, status="suspended", owner=None, due_ms=step.due_ms)
         case BackOff():
             return replace(
@@ -209,13 +227,13 @@ def advance(
 def wake(row: Invocation, *, now_ms: int) -> Invocation:
     """Count what the outside told; make a suspended invocation runnable."""
     if row.status == "suspended":
-        return replace(row, wake=row.wake + 1, status="pending", due_ms=now_ms)
+        return replace(row, wake=row.wake + 1, status="pending", due_ms=at_once(now_ms))
     return replace(row, wake=row.wake + 1)
 
 
 def release(row: Invocation, *, now_ms: int) -> Invocation:
     """Take a running invocation from an owner that does not hold it (any more)."""
-    return replace(row, status="pending", owner=None, due_ms=now_ms)
+    return replace(row, status="pending", owner=None, due_ms=at_once(now_ms))
 
 
 def replay_dry(row: Invocation, *, ends: bool) -> Invocation | None:
@@ -236,7 +254,7 @@ def resume(row: Invocation, *, now_ms: int) -> Invocation | None:
         return row
     if row.status not in ("paused", "backing-off"):
         return None
-    return replace(row, status="pending", due_ms=now_ms, starts=0, attempts=0, updated_ms=now_ms)
+    return replace(row, status="pending", due_ms=at_once(now_ms), starts=0, attempts=0, updated_ms=now_ms)
 
 
 def cancel(row: Invocation, *, now_ms: int) -> Invocation | None:
@@ -257,7 +275,7 @@ def cancel(row: Invocation, *, now_ms: int) -> Invocation | None:
         return row
     if row.epoch == 0:
         return replace(row, status="completed", due_ms=None, result=CALLED_OFF)
-    return replace(row, status="pending", due_ms=now_ms, starts=0, attempts=0)
+    return replace(row, status="pending", due_ms=at_once(now_ms), starts=0, attempts=0)
 
 
 def kill(row: Invocation, *, now_ms: int) -> Invocation | None:

@@ -133,7 +133,7 @@ def _begin(order: Begin, tables: Tables, now_ms: int) -> Begun | KeyConflict:
         build=order.build,
         created_ms=now_ms,
         updated_ms=now_ms,
-        due_ms=now_ms + order.delay_ms,
+        due_ms=now_ms + order.delay_ms if order.delay_ms else invocations.at_once(now_ms),
         acts=noted((), "begin", order.by, now_ms),
     )
     if order.owner is not None:

@@ -10,7 +10,7 @@ from awakeables.core.acts import Acts
 from awakeables.core.awakeables import Awakeable, State
 from awakeables.core.brief import brief_awakeable, brief_effect, brief_invocation, brief_letter
 from awakeables.core.ids import EFFECT_KINDS, by_issue, first_id
-from awakeables.core.invocations import STATUSES, Invocation, Status, is_suspect
+from awakeables.core.invocations import STATUSES, Invocation, Status, due_since_ms, is_suspect
 from awakeables.core.journal import Entry, awakeables_asked, decode_chunks
 from awakeables.core.orders import (
     Answer,
@@ -83,11 +83,11 @@ class MemoryTables:
 
     def due(self, now_ms: int, limit: int, *, suspects: bool) -> list[Invocation]:
         rows = [
-            (row.due_ms, row.id)
+            (due_since_ms(row.due_ms), row.id)
             for row in self.invocations.values()
-            if row.due_ms is not None and is_suspect(row) == suspects
+            if row.due_ms is not None and row.due_ms <= now_ms and is_suspect(row) == suspects
         ]
-        return [self.invocations[key] for due_ms, key in sorted(rows) if due_ms <= now_ms][:limit]
+        return [self.invocations[key] for _, key in sorted(rows)[:limit]]
 
     def running(self) -> list[Invocation]:
         return [row for row in self.invocations.values() if row.owner is not None]

@@ -23,7 +23,7 @@ class Tables(Protocol):
     def put_invocation(self, row: Invocation) -> None: ...
 
     def due(self, now_ms: int, limit: int, *, suspects: bool) -> list[Invocation]:
-        """Those with `due_ms` at or before now, the longest due first: suspects, or the others."""
+        """Those with `due_ms` at or before now, by `due_since_ms`: suspects, or the others."""
         ...
 
     def running(self) -> list[Invocation]:

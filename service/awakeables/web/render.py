@@ -10,7 +10,7 @@ from msgspec import Raw, UnsetType
 
 from awakeables.core.acts import Acts
 from awakeables.core.awakeables import VERDICTS, Awakeable, Beat, BookEntry, DeadTaskEntry, Verdict
-from awakeables.core.invocations import Failure, Invocation, hold_up
+from awakeables.core.invocations import Failure, Invocation, due_since_ms, hold_up
 from awakeables.core.journal import Entry
 from awakeables.core.orders import DeadLetter, Effect, QueuedEffect
 from awakeables.core.outcomes import NULL, Cancellation, Expiry, Outcome, Rejection, Resolution
@@ -128,7 +128,7 @@ def _invocation(row: Invocation) -> dict[str, Any]:
         "status": row.status,
         "ended": _ended(row.result),
         "attempts": row.attempts,
-        "due": _instant(row.due_ms),
+        "due": _instant(None if row.due_ms is None else due_since_ms(row.due_ms)),
         "cancelled": _instant(row.cancelled_ms),
         "failure": _failure(row.failure),
         "reason": hold_up(row),

@@ -23,6 +23,7 @@ from awakeables.core.invocations import (
     Status,
     Suspend,
     advance,
+    at_once,
     claim,
     owns,
     release,
@@ -62,8 +63,8 @@ def step(name: str, before: Invocation, *, grows: bool = False) -> Invocation:
     [
         ("continue", "running", None, "me"),
         ("suspend", "suspended", 900, None),
-        ("suspend, told more meanwhile", "pending", NOW_MS, None),
-        ("suspend, runnable", "pending", NOW_MS, None),
+        ("suspend, told more meanwhile", "pending", at_once(NOW_MS), None),
+        ("suspend, runnable", "pending", at_once(NOW_MS), None),
         ("back off", "backing-off", 900, None),
         ("pause", "paused", None, None),
         ("end", "completed", None, None),
@@ -144,7 +145,7 @@ def test_a_wake_is_always_counted_and_makes_only_the_suspended_runnable(status: 
     after = wake(before, now_ms=NOW_MS)
     assert after.wake == 4
     if status == "suspended":
-        assert (after.status, after.due_ms) == ("pending", NOW_MS)
+        assert (after.status, after.due_ms) == ("pending", at_once(NOW_MS))
     else:
         assert (after.status, after.due_ms) == (status, 77)
 
@@ -156,13 +157,13 @@ def test_only_what_is_paused_or_backing_off_can_be_resumed(status: Status) -> No
         assert after is None
         return
     assert after is not None
-    assert (after.status, after.due_ms, after.attempts, after.starts) == ("pending", NOW_MS, 0, 0)
+    assert (after.status, after.due_ms, after.attempts, after.starts) == ("pending", at_once(NOW_MS), 0, 0)
 
 
 def test_a_released_invocation_is_runnable_and_its_old_owner_is_fenced() -> None:
     """O1."""
     after = release(row(), now_ms=NOW_MS)
-    assert (after.status, after.owner, after.due_ms) == ("pending", None, NOW_MS)
+    assert (after.status, after.owner, after.due_ms) == ("pending", None, at_once(NOW_MS))
     again = claim(after, owner="me", now_ms=NOW_MS)
     assert not owns(again, owner="me", epoch=2, version=7)
     assert owns(again, owner="me", epoch=3, version=7)

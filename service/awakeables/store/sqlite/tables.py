@@ -17,7 +17,7 @@ import msgspec
 from awakeables.core.acts import Acts
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.ids import EFFECT_KINDS, first_id
-from awakeables.core.invocations import SUSPECT_STARTS, End, Invocation
+from awakeables.core.invocations import NO_INSTANT_MS, SUSPECT_STARTS, End, Invocation
 from awakeables.core.orders import (
     Advance,
     Begin,
@@ -177,8 +177,13 @@ class SqliteTables:
 
     def due(self, now_ms: int, limit: int, *, suspects: bool) -> list[Invocation]:
         self.flush()
-        query = QUERIES["due_suspects" if suspects else "due_invocations"]
-        return self._invocations.load(self._connection.execute(query, (now_ms, SUSPECT_STARTS, limit)))
+        merged = (NO_INSTANT_MS, limit)
+        if suspects:
+            found = self._connection.execute(QUERIES["due_suspects"], (now_ms, SUSPECT_STARTS, *merged))
+        else:
+            wanted = (SUSPECT_STARTS, limit, now_ms, SUSPECT_STARTS, limit, *merged)
+            found = self._connection.execute(QUERIES["due_invocations"], wanted)
+        return self._invocations.load(found)
 
     def running(self) -> list[Invocation]:
         self.flush()

@@ -33,15 +33,29 @@ SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, 
 WHERE id = ?
 
 -- due_invocations --
-SELECT * FROM invocations INDEXED BY invocations_due
-WHERE due_ms IS NOT NULL AND due_ms <= ? AND starts < ?
-ORDER BY due_ms, id LIMIT ?
+-- A negative due time is no instant: it has come whatever the clock says. Each of the two kinds is
+-- in its order in the index; the few that are read of both are merged by `due_since_ms`.
+SELECT * FROM (
+    SELECT * FROM (
+        SELECT * FROM invocations INDEXED BY invocations_due
+        WHERE due_ms IS NOT NULL AND due_ms < 0 AND starts < ?
+        ORDER BY due_ms, id LIMIT ?
+    )
+    UNION ALL
+    SELECT * FROM (
+        SELECT * FROM invocations INDEXED BY invocations_due
+        WHERE due_ms IS NOT NULL AND due_ms BETWEEN 0 AND ? AND starts < ?
+        ORDER BY due_ms, id LIMIT ?
+    )
+)
+ORDER BY due_ms + iif(due_ms < 0, ?, 0), id LIMIT ?
 
 -- due_suspects --
--- The literal is the index's own condition; the parameter is the engine's.
+-- Nearly always none, so they are sorted. The literal is the index's own condition; the parameter
+-- is the engine's.
 SELECT * FROM invocations INDEXED BY invocations_suspect
 WHERE due_ms IS NOT NULL AND starts >= 2 AND due_ms <= ? AND starts >= ?
-ORDER BY due_ms, id LIMIT ?
+ORDER BY due_ms + iif(due_ms < 0, ?, 0), id LIMIT ?
 
 -- running_invocations --
 SELECT * FROM invocations INDEXED BY invocations_owned WHERE owner IS NOT NULL ORDER BY id
