@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from awakeables.core.brief import brief_letter
-from awakeables.core.deadletters import relay
+from awakeables.core.deadletters import SKIPPED, relay
 from awakeables.core.orders import (
     DeadLetter,
     Fenced,
@@ -14,10 +14,12 @@ from awakeables.core.orders import (
     Position,
     Settle,
     SettledAll,
+    Skip,
+    Skipped,
     Unchecked,
 )
 from awakeables.ports import Page
-from contract.driver import DLQ, TOPIC, Driver, resolved, unreadable
+from contract.driver import DLQ, TOPIC, Driver, beating, rejected, resolved, unreadable
 
 
 def fence(*, first: int, next_: int, epoch: int = 1, partition: int = 0) -> PartitionFence:
@@ -101,6 +103,87 @@ async def test_an_unchecked_batch_does_not_move_the_offset(driver: Driver) -> No
     )
     await driver.do(Unchecked, Settle(completions=(resolved(awakeable_id),), fence=fence(first=0, next_=1)))
     assert await driver.store.positions(TOPIC) == [Position(partition=0, next=0, epoch=1)]
+
+
+async def test_case_r5_what_is_read_again_after_a_rewind_has_its_verdicts_and_is_counted_nowhere(
+    driver: Driver,
+) -> None:
+    await driver.take(0)
+    _, key = await driver.waiting()
+    # More verdicts than the book keeps one by one, so that it has forgotten some in between.
+    batch = (
+        beating(key, b"1", source="t:0:0"),
+        unreadable(key, source="t:0:1"),
+        resolved(key, source="t:0:2"),
+        *(rejected(key, source=f"t:0:{n}") for n in range(3, 40)),
+        resolved(key, source="t:0:40"),
+    )
+    order = Settle(
+        completions=batch,
+        offsets=tuple(range(41)),
+        fence=fence(first=0, next_=41),
+        verdicts_to="verdicts",
+        verdict_ids=tuple(driver.id("evt") for _ in batch),
+    )
+    first = await driver.do(SettledAll, order)
+    before = await driver.awakeable(key)
+    assert before.book.counts == {"invalid": 1, "accepted": 1, "conflict": 37, "duplicate": 1}
+    published = await driver.store.effects("unsent", 100)
+    assert await _skip(driver, before=41, to=0)
+
+    again = await driver.do(SettledAll, replace(order, fence=fence(first=0, next_=41, epoch=2)))
+    kinds = [[verdict and verdict.kind for verdict in answer.verdicts] for answer in (first, again)]
+    assert kinds[1][1:3] == kinds[0][1:3] == ["invalid", "accepted"]
+    assert again.again == frozenset(range(41))
+    assert await driver.awakeable(key) == before
+    assert len(await driver.store.effects("unsent", 100)) == len(published) + 1  # of the skip itself
+    # What comes behind is news.
+    more = Settle(
+        completions=(rejected(key, source="t:0:41"),), offsets=(41,), fence=fence(first=41, next_=42, epoch=2)
+    )
+    assert (await driver.do(SettledAll, more)).again == frozenset()
+    assert (await driver.awakeable(key)).book.counts["conflict"] == 38
+
+
+async def test_case_r5_what_waits_is_settled_by_what_is_read_again(driver: Driver) -> None:
+    await driver.take(0)
+    _, key = await driver.waiting()
+    await driver.do(SettledAll, Settle(completions=(), fence=fence(first=0, next_=9)))
+    assert await _skip(driver, before=9, to=0)
+    order = Settle(completions=(resolved(key),), offsets=(3,), fence=fence(first=3, next_=4, epoch=2))
+    answer = await driver.do(SettledAll, order)
+    assert (answer.again, len(answer.wakes)) == (frozenset(), 1)
+    assert (await driver.awakeable(key)).book.counts == {"accepted": 1}
+
+
+async def test_case_r5_nothing_of_a_topic_that_was_made_anew_was_read_before(driver: Driver) -> None:
+    await driver.take(0)
+    _, key = await driver.waiting()
+    await driver.settle(resolved(key, source="http:1"))
+    await driver.do(SettledAll, Settle(completions=(), fence=fence(first=0, next_=9)))
+    assert await _skip(driver, before=9, to=0, anew=True)
+    order = Settle(completions=(rejected(key),), offsets=(3,), fence=fence(first=3, next_=4, epoch=2))
+    assert (await driver.do(SettledAll, order)).again == frozenset()
+    assert (await driver.awakeable(key)).book.counts == {"accepted": 1, "conflict": 1}
+
+
+async def test_case_r8_a_partition_is_read_on_behind_what_was_deleted_unread(driver: Driver) -> None:
+    await driver.take(0)
+    await driver.do(SettledAll, Settle(completions=(), fence=fence(first=0, next_=7)))
+    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=7, epoch=1)]
+
+
+async def _skip(driver: Driver, *, before: int, to: int, anew: bool = False) -> bool:
+    order = Skip(
+        topic=TOPIC,
+        partition=0,
+        before=before,
+        next=to,
+        dead_letter=replace(driver.a_letter(offset=before), code=SKIPPED),
+        relay_to=DLQ,
+        anew=anew,
+    )
+    return (await driver.do(Skipped, order)).done
 
 
 # ── dead letters ────────────────────────────────────────────────────────────────────────────

@@ -436,8 +436,44 @@ async def test_records_that_are_deleted_under_the_reader_are_counted_too(
         await producer.abort_transaction()
     await shop.settled(kept)
     assert (await shop.row(lost)).state == "pending"
-    # What was at offset 0 is unknown to the reader, who has never been further.
+    assert shop.consumer.records_expired == 3
     assert shop.problems == {}
+
+
+async def test_case_r8_what_expired_before_the_first_record_was_read_is_counted_once(
+    bootstrap: str, app: App, tmp_path: Path
+) -> None:
+    await create_app_topics(bootstrap, app, partitions=1)
+    topic = app.completions_topic
+    async with running(bootstrap, app, new_store("sqlite", tmp_path)) as shop:
+        await eventually(shop.deadlines_pass)
+    await produce(bootstrap, topic, [b"{}"] * 3)
+    async with _admin(bootstrap) as admin:
+        await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=3)})
+    for expired in (3, 0):
+        async with running(bootstrap, app, new_store("sqlite", tmp_path)) as shop:
+            await eventually(shop.deadlines_pass)
+            assert shop.consumer.records_expired == expired
+            [reading] = await shop.engine.offsets.show()
+            assert (reading.next, reading.end, reading.lag) == (3, 3, 0)
+
+
+async def test_case_r5_a_healthy_partition_that_is_moved_back_is_read_at_once(
+    bootstrap: str, app: App, store: Store
+) -> None:
+    await create_app_topics(bootstrap, app, partitions=1)
+    async with running(bootstrap, app, store) as shop:
+        [key] = await shop.pending("count")
+        answers = [resolved(key, "three"), resolved(key, 3), resolved(key, 4), b"{"]
+        await produce(bootstrap, app.completions_topic, answers)
+        await eventually(lambda: _told(shop, key, {"invalid": 1, "accepted": 1, "conflict": 1}))
+        letters = await eventually(lambda: _letters(shop, 2))
+        await eventually(shop.deadlines_pass)
+        assert (await shop.engine.offsets.skip(0, 0)).next == 0
+        await eventually(lambda: _stands_at(shop, 4))
+        assert await shop.counts(key) == {"invalid": 1, "accepted": 1, "conflict": 1}
+        skipped, *others = await _letters(shop, 3)
+        assert (skipped.code, others) == ("skipped", letters)
 
 
 async def test_a_topic_that_was_recreated_is_not_read_and_its_other_partitions_are(
@@ -548,6 +584,10 @@ async def _told(shop: Running, awakeable_id: str, counts: dict[str, int]) -> boo
 async def _letters(shop: Running, count: int) -> list[DeadLetter]:
     letters = await shop.store.dead_letters(Page(limit=1000))
     return letters if len(letters) == count else []
+
+
+async def _stands_at(shop: Running, offset: int) -> bool:
+    return await shop.positions() == {0: offset}
 
 
 def _record(offset: int) -> Record:

@@ -86,8 +86,26 @@ def settle_without_waking() -> Iterator[None]:
 
 @contextmanager
 def no_offset_fence() -> Iterator[None]:
-    """K1: a batch is settled again."""
-    with mock.patch.object(apply, "_is_next", return_value=True):
+    """K1: a batch is settled again, and no book tells that it was."""
+    with (
+        mock.patch.object(apply, "_is_next", return_value=True),
+        mock.patch.object(awakeables, "_verdict_before", return_value=None),
+    ):
+        yield
+
+
+@contextmanager
+def read_again_and_counted_again() -> Iterator[None]:
+    """K1: what an operator has read again is taken for news."""
+    settle = awakeables.settle
+
+    def careless(row: Awakeable, completion: Any, **kwargs: Any) -> Any:
+        return settle(row, completion, **kwargs | {"again": False})
+
+    with (
+        mock.patch.object(awakeables, "settle", careless),
+        mock.patch.object(awakeables, "_verdict_before", return_value=None),
+    ):
         yield
 
 
@@ -177,6 +195,7 @@ MUTATIONS: tuple[Callable[[], Any], ...] = (
     suspend_without_looking,
     settle_without_waking,
     no_offset_fence,
+    read_again_and_counted_again,
     no_edge_check,
     effects_before_their_commit,
     journal_after_the_next_run,

@@ -70,5 +70,5 @@ def test_a_guard_that_is_taken_away_is_missed(mutation: object) -> None:
 
 
 def test_without_faults_nothing_is_retried() -> None:
-    world = simulate(1, faults=Faults(0, 0, 0, 1e9, 0, 0, 0, 0))
+    world = simulate(1, faults=Faults(0, 0, 0, 1e9, 0, 0, 0, 0, 0))
     assert violations(world) == []

@@ -64,7 +64,8 @@ class Faults:
     rewind: float = 0.1
     cancel: float = 0.03
     kill: float = 0.03
-    freeze: float = 0.02
+    freeze: float = 0.004
+    skip: float = 0.05
 
 
 class FaultyStore:
@@ -237,6 +238,8 @@ class World:
                 await self._cancel(process, self.chance.choice(self.begun))
             if self.begun and self.chance.random() < self.faults.kill:
                 await self._kill(process, self.chance.choice(self.begun))
+            if self.chance.random() < self.faults.skip:
+                await self._skip_back(process, self.chance.randrange(PARTITIONS))
             next_crash -= 0.5
             if next_crash < 0:
                 next_crash = self.faults.crash_every_s * self.chance.random() * 2
@@ -248,7 +251,7 @@ class World:
                 process = Process(self)
                 if zombies and self.chance.random() < 0.7:
                     zombies[-1].store.thaw()
-        self.faults = Faults(0, 0, 0, 0, 0, 0, 0, 0)
+        self.faults = Faults(0, 0, 0, 0, 0, 0, 0, 0, 0)
         for zombie in zombies:
             zombie.store.thaw()
         await asyncio.sleep(5)
@@ -306,6 +309,16 @@ class World:
             async with asyncio.timeout(2):
                 row = await process.engine.kill(invocation_id)
                 self.killed[invocation_id] = row.version
+
+    async def _skip_back(self, process: Process, partition: int) -> None:
+        """An operator has a partition read again; of what is settled nothing changes (K1)."""
+        topic = corpus.app.completions_topic
+        held = self.store.tables.positions.get((topic, partition))
+        if held is not None and held.next:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    to = self.chance.randrange(held.next)
+                    await process.engine.intake.skip(topic, partition, held.next, to)
 
     async def _freeze(self) -> None:
         """Stop the world over a deadline, with an answer in the topic that came before it."""

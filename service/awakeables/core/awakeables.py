@@ -181,11 +181,15 @@ class Awakeable(Record):
 
 
 class Settled(Record):
-    """The result of one completion: the row as it is now, and the verdict."""
+    """The result of one completion: the row as it is now, and the verdict.
+
+    `again`: it had its verdict before, and is counted nowhere.
+    """
 
     awakeable: Awakeable
     verdict: Verdict | None
     settled: bool = False
+    again: bool = False
 
 
 def needs_check(awakeable: Awakeable, completion: Completion) -> bool:
@@ -202,15 +206,45 @@ def needs_check(awakeable: Awakeable, completion: Completion) -> bool:
     )
 
 
-def settle(awakeable: Awakeable, completion: Completion, *, now_ms: int, horizon_ms: int) -> Settled:
+def settle(
+    awakeable: Awakeable, completion: Completion, *, now_ms: int, horizon_ms: int, again: bool = False
+) -> Settled:
     """Apply one completion to a row.
 
     A deadline at or before the horizon wins over the completion, so that a sweeper that is late
-    can't be overtaken. A repeat from the source that settled it is told `accepted` again. The
+    can't be overtaken. A repeat from a source that the book knows has the same verdict as before. The
     caller has seen to it that the value is checked (`needs_check`).
+
+    Args:
+        awakeable: The row.
+        completion: What is said about it.
+        now_ms: The store's clock.
+        horizon_ms: What the deadline is held against.
+        again: Its record was read before; the book may have forgotten, as it keeps the first and the
+            last ten. It settles what waits, as it did or would have, and is not counted otherwise.
     """
     row = expire(awakeable, now_ms=now_ms, horizon_ms=horizon_ms) or awakeable
     expired = row is not awakeable
+    known = _verdict_before(row, completion, now_ms)
+    if known is not None:
+        return Settled(awakeable=row, verdict=known, settled=expired, again=True)
+    result = _settle(row, completion, expired=expired, now_ms=now_ms)
+    if again and (result.verdict is None or result.verdict.kind != "accepted"):
+        return replace(result, awakeable=row, again=True)
+    return result
+
+
+def _verdict_before(row: Awakeable, completion: Completion, now_ms: int) -> Verdict | None:
+    """What this source was told before, if the row knows it."""
+    if row.settled_by is not None and same_source(row.settled_by, completion.source):
+        return _verdict(row, completion, "accepted", now_ms, None)
+    for entry in (*row.book.first, *row.book.last):
+        if same_source(entry.source, completion.source):
+            return _verdict(row, completion, entry.kind, now_ms, entry.reason)
+    return None
+
+
+def _settle(row: Awakeable, completion: Completion, *, expired: bool, now_ms: int) -> Settled:
     body = completion.body
     if row.state == "pending":
         if completion.refusal is not None or body is None:
@@ -225,8 +259,6 @@ def settle(awakeable: Awakeable, completion: Completion, *, now_ms: int, horizon
         state: State = "resolved" if isinstance(body, Resolution) else "rejected"
         row = replace(row, state=state, outcome=body, settled_ms=now_ms, settled_by=completion.source)
         return _told(row, completion, "accepted", now_ms, None, settled=True)
-    if row.settled_by is not None and same_source(row.settled_by, completion.source):
-        return Settled(awakeable=row, verdict=_verdict(row, completion, "accepted", now_ms, None))
     if body is None:
         return _told(row, completion, "invalid", now_ms, completion.refusal, settled=expired)
     if row.state in ("timed-out", "cancelled"):

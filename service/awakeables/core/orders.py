@@ -243,6 +243,7 @@ class Settle(Record):
     Attributes:
         held_back_to_ms: The horizon for deadlines when the completions topic is read late; None:
             the store's clock (hard case 5).
+        offsets: With a fence, the offset of each completion.
         dead_letters: Records that could not be read at all.
         dead_tasks: For a completion that reports a dead task, by its place in `completions`, the
             dead letter to file if the awakeable waits. It is not relayed: the worker has made the copy.
@@ -257,6 +258,7 @@ class Settle(Record):
 
     completions: tuple[Completion, ...]
     fence: PartitionFence | None = None
+    offsets: tuple[int, ...] = ()
     held_back_to_ms: int | None = None
     originals: dict[int, DeadLetter] = {}
     dead_letters: tuple[DeadLetter, ...] = ()
@@ -282,6 +284,7 @@ class SettledAll(Record):
     `dead_letters` are those that were added, with the row that stands for others; copies of all but
     dead tasks wait in the outbox, unclaimed. `folded` counts by code those that were not kept one by one,
     `untold` the verdicts that are not published.
+    `again` are the places of completions that had their verdict before: they are counted nowhere.
     """
 
     verdicts: tuple[Verdict | None, ...]
@@ -289,6 +292,7 @@ class SettledAll(Record):
     dead_letters: tuple[DeadLetter, ...] = ()
     folded: dict[str, int] = {}
     untold: int = 0
+    again: frozenset[int] = frozenset()
 
 
 class Unchecked(Record):
@@ -455,6 +459,7 @@ class Skip(Record):
     Attributes:
         before: Where it is to be read on now; if that is no longer so, nothing is done.
         dead_letter: What is kept of it: where it was, and that an operator has skipped it.
+        anew: The topic was made anew: nothing of it has been read before.
     """
 
     topic: str
@@ -463,6 +468,7 @@ class Skip(Record):
     next: int
     dead_letter: DeadLetter
     relay_to: str
+    anew: bool = False
 
 
 class Skipped(Record):
@@ -480,11 +486,15 @@ class TakePartitions(Record):
 
 
 class Position(Record):
-    """Where to read on, and under which epoch. `next` is 0 for a partition never read."""
+    """Where to read on, and under which epoch. `next` is 0 for a partition never read.
+
+    What is before `again_before` was read once already, before an operator has moved the partition.
+    """
 
     partition: int
     next: int
     epoch: int
+    again_before: int = 0
 
 
 class Taken(Record):

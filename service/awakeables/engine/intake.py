@@ -74,6 +74,7 @@ class Intake:
 
     Attributes:
         metrics: What was counted; the partitions' readers count there, too.
+        ahead: Partitions that wait because their topic was cut short, or made anew.
         ends: Where each partition ends, as last heard.
         lags: How many records of each partition wait to be read.
         stuck: Partitions that wait before a batch that can't be opened.
@@ -116,6 +117,7 @@ class Intake:
         self._dead_letter_topic = dead_letter_topic
         self._verdicts_topic = verdicts_topic
         self._folder = Folder(ids, folding or FoldingSettings())
+        self.ahead: set[int] = set()
         self.ends: dict[int, int] = {}
         self.lags: dict[int, int] = {}
         self.stuck: dict[int, Stuck] = {}
@@ -139,8 +141,9 @@ class Intake:
             ),
             [completion],
         )
-        kind = parse_source(completion.source).kind
-        self.metrics.settled("handler" if kind == "handler" else "http", settled.verdicts)
+        if not settled.again:
+            kind = parse_source(completion.source).kind
+            self.metrics.settled("handler" if kind == "handler" else "http", settled.verdicts)
         return settled.verdicts[0]
 
     async def take_partitions(
@@ -184,6 +187,7 @@ class Intake:
             lambda checked: Settle(
                 completions=tuple(checked),
                 fence=fence,
+                offsets=tuple(record.offset for record in readable),
                 held_back_to_ms=self.horizon.held_back_to_ms(),
                 originals=self._originals(topic, partition, readable, checked),
                 dead_letters=tuple(unreadable),
@@ -199,8 +203,9 @@ class Intake:
             "kafka",
             (
                 verdict
-                for completion, verdict in zip(completions, settled.verdicts, strict=True)
-                if verdict is not None or not isinstance(completion.body, DeadTask)
+                for place, verdict in enumerate(settled.verdicts)
+                if place not in settled.again
+                and (verdict is not None or not isinstance(completions[place].body, DeadTask))
             ),
         )
         self._buried(topic, partition, settled)
@@ -285,14 +290,41 @@ class Intake:
     def _told(self, topic: str, partition: int, settled: SettledAll) -> None:
         """Count the verdicts that are not published, and say so once a minute."""
         self.metrics.verdicts_unpublished.inc(settled.untold)
-        others = sum(verdict is not None and verdict.kind != "accepted" for verdict in settled.verdicts)
+        others = sum(
+            verdict is not None and verdict.kind != "accepted" and place not in settled.again
+            for place, verdict in enumerate(settled.verdicts)
+        )
         if self._folder.told(topic, partition, others) and settled.untold:
             log.warning(events.VERDICTS_UNPUBLISHED, topic=topic, partition=partition, first=settled.untold)
 
+    async def expire(self, topic: str, partition: int, epoch: int, first: int, next_: int) -> None:
+        """Note that records were deleted before they were read: the partition is read on behind them.
+
+        Raises:
+            OwnershipLost: The partition has another reader, or was moved.
+        """
+        fence = PartitionFence(topic=topic, partition=partition, epoch=epoch, first=first, next=next_)
+        await self._settle(lambda _: Settle(completions=(), fence=fence), ())
+
     async def skip(
-        self, topic: str, partition: int, before: int, next_: int, *, by: str | None = None
+        self,
+        topic: str,
+        partition: int,
+        before: int,
+        next_: int,
+        *,
+        by: str | None = None,
+        anew: bool = False,
     ) -> bool:
         """Read a partition on from `next_` rather than `before`; a dead letter tells of it.
+
+        Args:
+            topic: The topic.
+            partition: Its partition.
+            before: Where it stands.
+            next_: Where it is to stand.
+            by: Who asks for it.
+            anew: The topic was made anew: nothing of it has been read.
 
         Returns:
             Was it done? Not if the partition has been read on meanwhile.
@@ -307,6 +339,7 @@ class Intake:
             next=next_,
             dead_letter=replace(letter, acts=noted((), "skip", by, letter.at_ms)),
             relay_to=self._dead_letter_topic,
+            anew=anew,
         )
         done = (await self._committer.commit(order, Skipped)).done
         if done:

@@ -79,7 +79,8 @@ class Offsets:
             raise NotPossible(f"partition {partition} ends at {held.end}: {to} lies beyond it")
         if to == held.next:
             raise NotPossible(f"partition {partition} stands at {to} already")
-        if not await self._intake.skip(self._topic, partition, held.next, to, by=by):
+        anew = partition in self._intake.ahead or (held.end is not None and held.end < held.next)
+        if not await self._intake.skip(self._topic, partition, held.next, to, by=by, anew=anew):
             raise NotPossible(f"partition {partition} has been read on from {held.next} meanwhile")
         return await self._held(partition)
 

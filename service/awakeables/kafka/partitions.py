@@ -214,18 +214,25 @@ class PartitionReader:
         self._pulse.resume()
         begin, end = await self._bounds()
         self._refuse_another_topic(held.next, end)
-        if 0 < held.next < begin:
-            count = self._alarms.lost(self._name, held.next, begin)
-            if count:
-                self._intake.metrics.records_expired.inc(count)
-                log.error(events.RECORDS_EXPIRED, first=begin - count, next=begin, count=count, **self._facts)
+        self._intake.ahead.discard(number)
         self._epoch = held.epoch
-        self.next = held.next
-        self._measure(end, max(held.next, begin))
-        self._go_to(max(held.next, begin))
+        if held.next < begin:
+            await self._pass_expired(held.next, begin)
+        self.next = max(held.next, begin)
+        self._measure(end, self.next)
+        self._go_to(self.next)
         self._intake.lags[number] = end - self._position
         self._consumer.resume(self.partition)
         self._pulse.begin(self._stamp())
+
+    async def _pass_expired(self, first: int, begin: int) -> None:
+        """Report records that were deleted before they were read, and keep that they are gone."""
+        count = self._alarms.lost(self._name, first, begin)
+        if count:
+            self._intake.metrics.records_expired.inc(count)
+            log.error(events.RECORDS_EXPIRED, first=begin - count, next=begin, count=count, **self._facts)
+        topic, number = self.partition
+        await _patiently(lambda: self._intake.expire(topic, number, self._epoch, first, begin))
 
     def _refuse_another_topic(self, position: int, end: int) -> None:
         """Stay away from a topic that ends before the position, or did so for long and has grown since.
@@ -240,6 +247,7 @@ class PartitionReader:
             return
         self._ahead = (position, looks + 1)
         number = self.partition.partition
+        self._intake.ahead.add(number)
         ends = f"but ends at {end}" if position > end else "before which it ended for a while"
         raise OffsetsAhead(
             f"partition {number} of {self.partition.topic} is to be read from offset {position}, {ends}: "

@@ -215,7 +215,8 @@ def _dated(effect: Effect, tables: Tables) -> Effect:
 
 
 def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> SettledAll | Fenced | Unchecked:
-    if order.fence is not None and not _is_next(order.fence, tables):
+    held = _held(order.fence, tables)
+    if order.fence is not None and held is None:
         return Fenced()
     unchecked = tuple(c.awakeable_id for c in order.completions if _needs_check(c, tables))
     if unchecked:
@@ -225,16 +226,18 @@ def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> Se
     wakes: list[Wake] = []
     letters = list(order.dead_letters)
     reports: list[int] = []
+    again: set[int] = set()
     for place, completion in enumerate(order.completions):
         row = tables.awakeable(completion.awakeable_id)
+        reread = held is not None and bool(order.offsets) and order.offsets[place] < held.again_before
         if row is None:
             issued_ms = parse_id(completion.awakeable_id, "prom")
             verdict: Verdict | None = awakeables.without_row(
                 completion, issued_ms=issued_ms, now_ms=now_ms, retention_ms=retention_ms
             )
         else:
-            result = awakeables.settle(row, completion, now_ms=now_ms, horizon_ms=horizon_ms)
-            verdict = result.verdict
+            result = awakeables.settle(row, completion, now_ms=now_ms, horizon_ms=horizon_ms, again=reread)
+            verdict, reread = result.verdict, result.again
             if result.awakeable is not row:
                 tables.put_awakeable(result.awakeable)
             if place in order.dead_tasks and result.awakeable.state == "pending":
@@ -242,6 +245,8 @@ def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> Se
             if result.settled:
                 wakes.append(_wake(result.awakeable, tables, now_ms))
         verdicts.append(verdict)
+        if reread:
+            again.add(place)
         if verdict is not None and verdict.kind in ("unknown", "invalid") and place in order.originals:
             letters.append(_because(order.originals[place], verdict))
     filed, left = _file(order, reports, tables, now_ms)
@@ -249,18 +254,17 @@ def _settle(order: Settle, tables: Tables, now_ms: int, retention_ms: int) -> Se
     letters += left
     letters.sort(key=lambda letter: letter.offset)
     buried, folded = bury(letters, order.relay_to, tables, now_ms, room)
-    untold = _tell_verdicts(order, verdicts, tables, now_ms) if order.verdicts_to else 0
-    if order.fence is not None:
-        fence = order.fence
-        tables.put_position(
-            fence.topic, Position(partition=fence.partition, next=fence.next, epoch=fence.epoch)
-        )
+    news = [None if place in again else verdict for place, verdict in enumerate(verdicts)]
+    untold = _tell_verdicts(order, news, tables, now_ms) if order.verdicts_to else 0
+    if order.fence is not None and held is not None:
+        tables.put_position(order.fence.topic, replace(held, next=order.fence.next))
     return SettledAll(
         verdicts=tuple(verdicts),
         wakes=tuple(wakes),
         dead_letters=(*buried, *filed),
         folded=_by_code(folded),
         untold=untold,
+        again=frozenset(again),
     )
 
 
@@ -325,10 +329,14 @@ def _tell_verdicts(order: Settle, verdicts: Sequence[Verdict | None], tables: Ta
     return untold
 
 
-def _is_next(fence: PartitionFence, tables: Tables) -> bool:
-    """Is this batch the holder's, and not one that was committed before (K1)?"""
-    held = tables.position(fence.topic, fence.partition)
-    return held is not None and held.epoch == fence.epoch and held.next <= fence.first
+def _held(fence: PartitionFence | None, tables: Tables) -> Position | None:
+    """The batch's partition, if the batch is the holder's and was not committed before (K1)."""
+    held = fence and tables.position(fence.topic, fence.partition)
+    return held if fence and held and _is_next(fence, held) else None
+
+
+def _is_next(fence: PartitionFence, held: Position) -> bool:
+    return held.epoch == fence.epoch and held.next <= fence.first
 
 
 def _needs_check(completion: Completion, tables: Tables) -> bool:
@@ -388,7 +396,7 @@ def _take(order: TakePartitions, tables: Tables) -> Taken:
     positions = []
     for partition in order.partitions:
         held = tables.position(order.topic, partition) or Position(partition=partition, next=0, epoch=0)
-        position = Position(partition=partition, next=held.next, epoch=held.epoch + 1)
+        position = replace(held, epoch=held.epoch + 1)
         tables.put_position(order.topic, position, order.owner)
         positions.append(position)
     return Taken(positions=tuple(positions))

@@ -21,7 +21,6 @@ from awakeables.core.orders import (
     Killed,
     Noted,
     Operating,
-    Position,
     Probe,
     Purge,
     Purged,
@@ -195,7 +194,9 @@ def _skip(order: Skip, tables: Tables, now_ms: int) -> Skipped:
     held = tables.position(order.topic, order.partition)
     if held is None or held.next != order.before:
         return Skipped(done=False)
-    position = Position(partition=order.partition, next=order.next, epoch=held.epoch + 1)
+    again_before = max(held.again_before, held.next) if order.next < held.next else held.again_before
+    again_before = 0 if order.anew else again_before
+    position = replace(held, next=order.next, epoch=held.epoch + 1, again_before=again_before)
     tables.put_position(order.topic, position)
     bury([order.dead_letter], order.relay_to, tables, now_ms)
     return Skipped(done=True)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from awakeables import Context
+from awakeables.core.ids import new_id
 from awakeables.engine.intake import Record, Stuck
 from awakeables.engine.offsets import Reading
 from awakeables.errors import NotFound, NotPossible, OwnershipLost
-from unit.engine.harness import TOPIC, Bench
+from unit.engine.harness import TOPIC, Bench, resolution
 
 
 async def wait(ctx: Context) -> Any:
@@ -38,6 +39,37 @@ async def test_case_w12_markers_of_transactions_at_the_end_are_no_lag() -> None:
         engine.intake.lags[0] = 0
         [reading] = await engine.offsets.show()
         assert (reading.next, reading.end, reading.lag) == (2, 3, 0)
+
+
+async def test_case_r1_what_is_read_again_adds_no_dead_letters_and_counts_none() -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        counted = engine.metrics.registry.get_sample_value
+        unknown = [
+            resolution(new_id("prom", at_ms=bench.clock.now_ms(), entropy=bytes([n]) * 10)) for n in range(3)
+        ]
+        await bench.records(engine, *unknown, first=0)
+        engine.intake.ends[0] = 3
+        await engine.offsets.skip(0, 0)
+        await bench.records(engine, *unknown, b"{", first=0)
+        for code, count in {"unknown": 3, "unreadable": 1, "skipped": 1}.items():
+            assert counted("awakeables_dead_letters_total", {"code": code}) == count
+        told = {"kind": "unknown", "origin": "kafka"}
+        assert counted("awakeables_verdicts_total", told) == 3
+
+
+async def test_case_r5_a_topic_that_was_made_anew_is_known_by_its_reader() -> None:
+    bench = Bench()
+    async with bench.serving(wait=wait) as engine:
+        await bench.records(engine, b"{", b"{", b"{")
+        engine.intake.ends[0] = 9
+        engine.intake.ahead.add(0)
+        await engine.offsets.skip(0, 0)
+        assert bench.store.tables.positions[TOPIC, 0].again_before == 0
+        engine.intake.ahead.clear()
+        await bench.records(engine, b"{", b"{", b"{")
+        await engine.offsets.skip(0, 1)
+        assert bench.store.tables.positions[TOPIC, 0].again_before == 3
 
 
 async def test_a_stuck_partition_is_read_on_behind_the_batch_and_its_reader_is_called() -> None:

@@ -90,8 +90,7 @@ def ended(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[En
 
 
 def positions(connection: sqlite3.Connection, topic: str) -> list[Position]:
-    found = connection.execute(QUERIES["positions"], (topic,))
-    return [Position(partition=partition, next=next_, epoch=epoch) for partition, next_, epoch in found]
+    return [rows.position_from(row) for row in connection.execute(QUERIES["positions"], (topic,))]
 
 
 def invocation(connection: sqlite3.Connection, invocation_id: str) -> Invocation | None:

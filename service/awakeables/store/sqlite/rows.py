@@ -10,7 +10,7 @@ import msgspec
 from awakeables.core.acts import Acts
 from awakeables.core.awakeables import Awakeable, Beat, Book
 from awakeables.core.invocations import Failure, Invocation
-from awakeables.core.orders import DeadLetter, Effect, Header, QueuedEffect, TaskFacts
+from awakeables.core.orders import DeadLetter, Effect, Header, Position, QueuedEffect, TaskFacts
 from awakeables.core.outcomes import Outcome, decode_outcome, encode_outcome
 
 Row: TypeAlias = tuple[Any, ...]
@@ -302,6 +302,11 @@ def acts_bytes(acts: Acts) -> bytes | None:
 
 def acts_from(content: bytes | None) -> Acts:
     return _decode_acts(content) if content else ()
+
+
+def position_from(row: Row) -> Position:
+    partition, next_, epoch, again_before = row
+    return Position(partition=partition, next=next_, epoch=epoch, again_before=again_before)
 
 
 def text_bytes(text: str) -> bytes:

@@ -327,16 +327,16 @@ class SqliteTables:
 
     def position(self, topic: str, partition: int) -> Position | None:
         row = self._positions.get((topic, partition))
-        found = row and row[1:4]
+        found = row and row[1:5]
         if found is None:
             found = self._connection.execute(QUERIES["position"], (topic, partition)).fetchone()
-        return None if found is None else Position(partition=found[0], next=found[1], epoch=found[2])
+        return None if found is None else rows.position_from(found)
 
     def put_position(self, topic: str, position: Position, owner: str | None = None) -> None:
         key = (topic, position.partition)
         if owner is None and key in self._positions:
-            owner = self._positions[key][4]
-        self._positions[key] = (*key, position.next, position.epoch, owner)
+            owner = self._positions[key][5]
+        self._positions[key] = (*key, position.next, position.epoch, position.again_before, owner)
 
     # ── writing ─────────────────────────────────────────────────────────────────────────────
 

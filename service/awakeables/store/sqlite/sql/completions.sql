@@ -26,15 +26,16 @@ DELETE FROM dead_letters WHERE id IN (
 SELECT * FROM dead_letters WHERE id < ? ORDER BY id DESC LIMIT ?
 
 -- position --
-SELECT partition, next, epoch FROM offsets WHERE topic = ? AND partition = ?
+SELECT partition, next, epoch, again_before FROM offsets WHERE topic = ? AND partition = ?
 
 -- put_position --
-INSERT INTO offsets VALUES (?, ?, ?, ?, ?)
+INSERT INTO offsets (topic, partition, next, epoch, again_before, owner) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (topic, partition) DO UPDATE
-SET next = excluded.next, epoch = excluded.epoch, owner = ifnull(excluded.owner, owner)
+SET next = excluded.next, epoch = excluded.epoch, again_before = excluded.again_before,
+    owner = ifnull(excluded.owner, owner)
 
 -- positions --
-SELECT partition, next, epoch FROM offsets WHERE topic = ? ORDER BY partition
+SELECT partition, next, epoch, again_before FROM offsets WHERE topic = ? ORDER BY partition
 
 -- oldest_pending --
 SELECT created_ms FROM awakeables INDEXED BY awakeables_pending WHERE state = 'pending' ORDER BY id LIMIT 1
