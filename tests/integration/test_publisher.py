@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -196,5 +197,28 @@ async def test_it_stops_in_time_while_the_broker_is_away(
             await publisher.publish(effect(1, name))
         async with asyncio.timeout(10):
             await publisher.stop()
+    finally:
+        await asyncio.to_thread(real_kafka.bring_up)
+
+
+async def test_case_r6_what_is_not_sent_when_it_stops_leaves_no_complaint(
+    real_kafka: RealKafka, bootstrap: str, topic: TopicFactory
+) -> None:
+    name = await topic("out", partitions=1)
+    settings = PublisherSettings(timeout=timedelta(seconds=1))
+    publisher = KafkaPublisher(Connection(bootstrap=bootstrap), SystemClock(), settings=settings)
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    await publisher.start()
+    await publisher.publish(effect(0, name))
+    await asyncio.to_thread(real_kafka.take_down)
+    try:
+        sent = [asyncio.ensure_future(publisher.publish(effect(n, name, b"x" * 10_000))) for n in range(1, 9)]
+        await asyncio.wait(sent, timeout=0.2)
+        await publisher.stop()
+        await asyncio.wait(sent)
+        assert all(isinstance(task.exception(), BrokerUnavailable) for task in sent)
+        gc.collect()
+        assert complaints == []
     finally:
         await asyncio.to_thread(real_kafka.bring_up)

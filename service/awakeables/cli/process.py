@@ -11,9 +11,14 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from awakeables.cli.terminal import tell
+import structlog
+
 from awakeables.errors import AwakeablesError
 from awakeables.forks import keep_signals_apart
+from awakeables.telemetry import events
+from awakeables.telemetry.logs import log_what_nobody_handles
+
+log = structlog.stdlib.get_logger(__name__)
 
 GC_THRESHOLD = 10_000
 """New objects between two looks for cycles: a few ten calls' worth."""
@@ -53,6 +58,7 @@ def run_until_told(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
     sys.setswitchinterval(SWITCH_S)
+    log_what_nobody_handles()
     with asyncio.Runner(loop_factory=factory) as runner:
         try:
             runner.run(supervised())
@@ -68,7 +74,7 @@ def _leave_stuck_threads() -> None:
     """
     stuck = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
     if stuck:
-        tell(f"left {len(stuck)} blocked thread(s); what they did is done again")
+        log.warning(events.THREADS_LEFT, count=len(stuck), todo="nothing: what they did is done again")
         sys.stderr.flush()
         os._exit(0)
 

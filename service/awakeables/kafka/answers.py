@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
 from awakeables.errors import BrokerRefused, BrokerUnavailable, PublishRefused, TopicMissing
+from awakeables.kafka.closing import close_producer
 from awakeables.kafka.connection import NO_CONNECTION, Connection
 from awakeables.kafka.diagnosis import DENIED, denied
 from awakeables.kafka.outage import Outage
@@ -31,9 +32,6 @@ TOPIC_TIMEOUT_S = 60.0
 STALL_TIMEOUT_S = 60.0
 """No acknowledgement for this long, and the producer is replaced: some of aiokafka's ways to hang
 end only so (#1017). What it held may land later all the same, and then counts as a duplicate."""
-
-FLUSH_S = 2.0
-"""How long a producer that is let go of may take for what it holds."""
 
 MAX_REQUEST_BYTES = 32 * 1024 * 1024
 """Far above what topics allow, so that the topic's own limit decides."""
@@ -78,13 +76,13 @@ class AnswerProducer:
                     await self._until_broken()
                     log.warning(events.CLIENT_REPLACED, client="producer", waiting=self._unacknowledged)
                 except asyncio.CancelledError:
-                    await _close(producer)
+                    await close_producer(producer)
                     raise
                 finally:
                     self._producer = None
                     self._ready.clear()
                 # It may yet deliver some of what it holds, so it is closed beside the next one's start.
-                closing.create_task(_close(producer))
+                closing.create_task(close_producer(producer))
 
     def drain(self) -> None:
         """As `TaskPort.drain`."""
@@ -197,10 +195,10 @@ class AnswerProducer:
                 async with asyncio.timeout(self._connection.request_timeout.total_seconds()):
                     await producer.start()
             except NO_CONNECTION as error:
-                await _close(producer)
+                await close_producer(producer)
                 await outage.explain(error)
             except BaseException:
-                await _close(producer)
+                await close_producer(producer)
                 raise
             else:
                 outage.end()
@@ -271,20 +269,6 @@ async def _batch_of_one(producer: AIOKafkaProducer, record: Outgoing) -> asyncio
 
 def _headers(record: Outgoing) -> list[tuple[str, bytes | None]]:
     return list(record.headers)
-
-
-async def _close(producer: AIOKafkaProducer) -> None:
-    """Flush for a moment, then close for good; `stop` alone goes on for as long as the broker is away."""
-    with contextlib.suppress(TimeoutError, kafka.KafkaError):
-        async with asyncio.timeout(FLUSH_S):
-            await producer.flush()
-    with contextlib.suppress(TimeoutError, kafka.KafkaError):
-        async with asyncio.timeout(FLUSH_S):
-            await producer._sender.close()
-    producer._message_accumulator.fail_all(kafka.ProducerClosed())
-    with contextlib.suppress(TimeoutError, kafka.KafkaError):
-        async with asyncio.timeout(FLUSH_S):
-            await producer.stop()
 
 
 def _told(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from awakeables.core.orders import Effect, Header
 from awakeables.errors import BrokerUnavailable, PublishRefused
+from awakeables.kafka.closing import close_producer
 from awakeables.kafka.connection import NO_CONNECTION, Connection
 from awakeables.kafka.diagnosis import denied
 from awakeables.kafka.topics import describe, no_topic
@@ -26,9 +27,6 @@ log = structlog.stdlib.get_logger(__name__)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 3.0
-
-FLUSH_S = 2.0
-"""How long a producer that is let go of may take for what it holds."""
 
 REFUSED = (kafka.InvalidTopicError, kafka.PolicyViolationError)
 """Never: whoever else is in the batch."""
@@ -269,7 +267,7 @@ class KafkaPublisher:
                 await self._worn.wait()
             finally:
                 # Others may still have records in it, so it is closed beside the next one's start.
-                closing = asyncio.create_task(_close(producer), name="kafka-producer-closing")
+                closing = asyncio.create_task(close_producer(producer), name="kafka-producer-closing")
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
 
@@ -294,24 +292,6 @@ class KafkaPublisher:
                 return producer
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-
-
-async def _close(producer: AIOKafkaProducer) -> None:
-    """Flush for a moment, then close for good.
-
-    aiokafka's `stop` goes on for as long as the broker is away. Without its sender, and with
-    nothing left to send, it ends at once.
-    """
-    with suppress(TimeoutError, kafka.KafkaError):
-        async with asyncio.timeout(FLUSH_S):
-            await producer.flush()
-    with suppress(TimeoutError, kafka.KafkaError):
-        async with asyncio.timeout(FLUSH_S):
-            await producer._sender.close()
-    producer._message_accumulator.fail_all(kafka.ProducerClosed())
-    with suppress(TimeoutError, kafka.KafkaError):
-        async with asyncio.timeout(FLUSH_S):
-            await producer.stop()
 
 
 def _noticed(future: asyncio.Future[Any]) -> None:

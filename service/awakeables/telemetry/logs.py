@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import traceback
 from collections.abc import MutableMapping
 from types import TracebackType
@@ -16,15 +17,18 @@ from typing import Any, TextIO, TypeAlias
 import structlog
 
 from awakeables.core.texts import bounded, visible, visible_lines
+from awakeables.telemetry import events
 
 MOST_OF_A_STACK = 20_000
 """Characters: some two hundred frames. Chained errors, and notes, may each say whatever they like."""
 
 _ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
+log = structlog.stdlib.get_logger(__name__)
+
 
 def configure_logs(*, format_: str, level: str) -> None:
-    """Set up the process's logs; libraries that use `logging` are heard from warnings on.
+    """Set up the process's logs; libraries that use `logging` are heard from warnings on, in the same form.
 
     Stacks are printed without the frames' variables, which may hold a password: structlog shows
     them otherwise, wherever rich is installed.
@@ -48,8 +52,14 @@ def configure_logs(*, format_: str, level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    of_libraries: logging.Formatter = _Plain("%(levelname)s %(name)s: %(message)s")
+    if format_ == "json":
+        of_libraries = structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*processors[:-1], structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, processors[-1]],
+        )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Plain("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(of_libraries)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # aiokafka logs every broken connection with a stack; our own events tell of the outage once.
     # And its debug lines hold the requests, a password that is sent by PLAIN among them.
@@ -112,3 +122,28 @@ class _Plain(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging names it
         return stack_of(ei[1])
+
+
+def log_what_nobody_handles() -> None:
+    """Let the interpreter's own reports, which it writes to standard error as text, be log lines too.
+
+    For processes, not for libraries: it is set for the whole interpreter.
+    """
+
+    def of_main(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, trace)
+        else:
+            log.critical(events.UNHANDLED, exc_info=(kind, error, trace))
+
+    def of_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+            name = args.thread.name if args.thread else None
+            log.error(events.UNHANDLED, thread=name, exc_info=args.exc_value)
+
+    def of_finalizer(args: sys.UnraisableHookArgs) -> None:
+        about = f"{args.err_msg or 'Exception ignored in'}: {args.object!r}"
+        log.error(events.UNHANDLED, about=about, exc_info=args.exc_value)
+
+    sys.excepthook, threading.excepthook, sys.unraisablehook = of_main, of_thread, of_finalizer
+    logging.captureWarnings(True)

@@ -273,3 +273,47 @@ except Mute as error:
     assert "more characters)" in told.stderr
     assert "characters left out" in told.stderr
     assert "Mute: <exception str() failed>" in told.stderr
+
+
+EVERYTHING = """
+import asyncio, gc, logging, threading, warnings
+from awakeables.telemetry.logs import configure_logs, log_what_nobody_handles
+
+class Fragile:
+    def __del__(self):
+        raise ValueError("while it was deleted")
+
+async def main():
+    asyncio.get_running_loop().create_future().set_exception(ConnectionError("nobody asked"))
+    gc.collect()
+
+configure_logs(format_="json", level="info")
+log_what_nobody_handles()
+logging.getLogger("uvicorn.error").warning("too\\nmany %s", "connections")
+warnings.warn("it will be gone", DeprecationWarning, stacklevel=1)
+asyncio.run(main())
+thread = threading.Thread(target=lambda: 1 / 0, name="helper")
+thread.start()
+thread.join()
+Fragile()
+raise LookupError("nobody caught it")
+"""
+
+
+def test_case_r6_every_line_is_json_whoever_writes_it() -> None:
+    command = [sys.executable, "-W", "always", "-c", EVERYTHING]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert ended.returncode == 1
+    assert [(line["level"], line.get("logger", ""), line["event"].split(":")[0]) for line in lines] == [
+        ("warning", "uvicorn.error", "too\nmany connections"),
+        ("warning", "py.warnings", "<string>"),
+        ("error", "asyncio", "Future exception was never retrieved\nfuture"),
+        ("error", "", events.UNHANDLED),
+        ("error", "", events.UNHANDLED),
+        ("critical", "", events.UNHANDLED),
+    ]
+    raised = ("ConnectionError", "ZeroDivisionError", "ValueError", "LookupError")
+    for line, error in zip(lines[2:], raised, strict=True):
+        assert error in line["exception"]
+    assert all("timestamp" in line for line in lines)
