@@ -64,7 +64,7 @@ class Faults:
     rewind: float = 0.1
     cancel: float = 0.03
     kill: float = 0.03
-    freeze: float = 0.004
+    freeze: float = 0.15
     skip: float = 0.05
 
 
@@ -251,7 +251,7 @@ class World:
                 process = Process(self)
                 if zombies and self.chance.random() < 0.7:
                     zombies[-1].store.thaw()
-        self.faults = Faults(0, 0, 0, 0, 0, 0, 0, 0, 0)
+        self.faults = Faults(0, 0, 0, 0, 0, 0, 0, self.faults.freeze, 0)
         for zombie in zombies:
             zombie.store.thaw()
         await asyncio.sleep(5)
@@ -259,12 +259,13 @@ class World:
             await zombie.kill()
         await process.kill()
         worker.cancel()
-        freezer.cancel()
-        await asyncio.gather(worker, freezer, return_exceptions=True)
+        await asyncio.gather(worker, return_exceptions=True)
         await self._finish()
+        freezer.cancel()
+        await asyncio.gather(freezer, return_exceptions=True)
 
     async def _finish(self) -> None:
-        """No faults from here on: everything must come to its end."""
+        """No faults but freezes from here on: everything must come to its end."""
         process = Process(self)
         worker = asyncio.ensure_future(self._work(honest=True))
         for _ in range(3000):
@@ -325,7 +326,7 @@ class World:
         while True:
             await asyncio.sleep(self.chance.random())
             now_ms = self.clock.now_ms()
-            coming = [row for row in self._pending() if 500 < (row.deadline_ms or 0) - now_ms < 60_000]
+            coming = [row for row in self._pending() if 500 < (row.deadline_ms or 0) - now_ms < 2_500]
             if not coming or self.chance.random() >= self.faults.freeze:
                 continue
             row = self.chance.choice(coming)
