@@ -32,6 +32,7 @@ from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.service import App
 from awakeables.kafka.completions import CompletionsConsumer
 from awakeables.kafka.connection import Connection
+from awakeables.kafka.destinations import Destinations
 from awakeables.kafka.partitions import ReadingSettings
 from awakeables.kafka.publisher import KafkaPublisher
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
@@ -135,12 +136,20 @@ async def serve(
             limits=_connection_limits(settings),
             refuse=web.refuse,
         )
-        await _run(engine, consumer, server, settings, stop=stop, ready=ready)
+        destinations = Destinations(connection, _published_to(app, settings), problems=engine.problems)
+        await _run(engine, consumer, destinations, server, settings, stop=stop, ready=ready)
+
+
+def _published_to(app: App, settings: Settings) -> dict[str, str]:
+    """The topics that the service itself publishes to, by what the board of problems calls them."""
+    topics = {"dead-letter topic": app.dead_letter_topic}
+    return topics | {"verdicts topic": app.verdicts_topic} if settings.verdicts else topics
 
 
 async def _run(
     engine: Engine,
     consumer: CompletionsConsumer,
+    destinations: Destinations,
     server: WebServer,
     settings: Settings,
     *,
@@ -152,6 +161,7 @@ async def _run(
         await engine.serving.wait()
         telling = [tasks.create_task(told, name=name) for name, told in _telemetry(engine, settings).items()]
         reading = tasks.create_task(consumer.run(), name="completions")
+        looking = tasks.create_task(destinations.run(), name="destinations")
         web = tasks.create_task(server.run(), name="web")
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
@@ -165,6 +175,7 @@ async def _run(
         server.stop()
         await engine.drain(settings.drain_timeout)
         await web
+        looking.cancel()
         reading.cancel()
         serving.cancel()
         for told in telling:

@@ -74,6 +74,7 @@ class Relay:
         self._settings = settings
         self._absences = Absences(clock, patience_s=settings.publish_timeout.total_seconds())
         self._outages = Outages(clock.monotonic)
+        self._refusals = Outages(clock.monotonic)
         self._published = (metrics or Metrics()).publishes
         self._problems: dict[str, str] = {}
         self._streams: dict[str, deque[Effect]] = {}
@@ -243,6 +244,7 @@ class Relay:
             else:
                 self._absences.found(effect.topic)
                 self._problems.pop(effect.topic, None)
+                self._refusals.succeeded(effect.topic)
                 failures = self._outages.succeeded(effect.topic)
                 if failures is not None:
                     log.info(events.EFFECT_SENT_AGAIN, topic=effect.topic, failures=failures)
@@ -256,7 +258,11 @@ class Relay:
         reason = writable(reason)
         self._problems.pop(effect.topic, None)  # one that still waits for this topic will find it out
         self._published["refused"].inc()
-        log.error(events.EFFECT_REFUSED, **_facts(effect), reason=reason)
+        # A verdict or a copy of a dead letter is nobody's in particular, and may be one of thousands.
+        facts = _facts(effect)
+        failures = 1 if "invocation_id" in facts else self._refusals.failed(effect.topic)
+        if failures is not None:
+            log.error(events.EFFECT_REFUSED, **facts, failures=failures, reason=reason)
         noted = await self._committer.commit(Refused(event_id=effect.event_id, reason=reason), Noted)
         self._settled(effect.event_id)
         self.on_wakes(noted.wakes)

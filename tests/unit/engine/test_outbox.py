@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -31,7 +32,9 @@ from awakeables.engine import outbox
 from awakeables.engine.committer import Committer
 from awakeables.engine.outbox import Relay, RelaySettings
 from awakeables.errors import BrokerUnavailable, PublishRefused, TopicMissing
+from awakeables.telemetry import events
 from awakeables.testing.loop import VirtualClock
+from support.logs import heard
 from unit.engine.harness import Broker, Store, until
 
 OWNER = "me"
@@ -456,3 +459,15 @@ async def test_two_owners_don_t_take_each_other_s_effects_by_handing_off() -> No
         assert claimed.effects == ()  # type: ignore[union-attr]
         await rig.quiet()
         assert len(rig.broker.published) == 1
+
+
+async def test_case_w9_r9_a_topic_that_is_missing_is_logged_a_few_times_and_not_per_record() -> None:
+    async with relaying() as rig:
+        rig.broker.fail = lambda _: TopicMissing("there is no topic 'verdicts'")
+        verdicts = [rig.effect(number, stream=f"prom_1{number}") for number in range(300)]
+        with heard() as logs:
+            rig.relay.hand_off(verdicts)
+            await asyncio.sleep(720)
+    counted = Counter(line["event"] for line in logs)
+    assert counted == {events.EFFECT_FAILED: 3, events.EFFECT_REFUSED: 1}
+    assert len(rig.broker.tries) > 300

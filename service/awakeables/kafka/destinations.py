@@ -1,0 +1,69 @@
+"""Watches whether the topics that the service itself publishes to are there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, MutableMapping
+from datetime import timedelta
+
+import structlog
+
+from awakeables.errors import BrokerUnavailable
+from awakeables.kafka.alarms import Alarms
+from awakeables.kafka.connection import Connection
+from awakeables.kafka.topics import missing_topics, no_topic
+from awakeables.telemetry import events
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Destinations:
+    """Puts topics that are missing on the board of problems.
+
+    Otherwise nobody hears of one until something is published to it, and then of each record.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        topics: Mapping[str, str],
+        *,
+        problems: MutableMapping[str, str],
+        interval: timedelta = timedelta(seconds=10),
+    ) -> None:
+        """Prepare; `run` does the rest.
+
+        Args:
+            connection: Where Kafka is.
+            topics: The topics, by what the board calls them.
+            problems: The board for readiness.
+            interval: How often they are looked for.
+        """
+        self._connection = connection
+        self._topics = topics
+        self._alarms = Alarms(problems)
+        self._interval_s = interval.total_seconds()
+
+    async def run(self) -> None:
+        """Look for ever; cancel to stop."""
+        while True:
+            try:
+                missing = await missing_topics(self._connection, self._topics.values())
+            except BrokerUnavailable:
+                # That is another problem, which the consumer reports.
+                pass
+            except Exception as error:
+                # The supervisor of this look: the service goes on without it.
+                log.error(events.BACKGROUND_ERROR, exc_info=error)
+            else:
+                self._report(missing)
+            await asyncio.sleep(self._interval_s)
+
+    def _report(self, missing: list[str]) -> None:
+        for name, topic in self._topics.items():
+            if topic in missing:
+                self._alarms.sound(
+                    name, events.TOPIC_MISSING, str(no_topic(topic, self._connection)), topic=topic
+                )
+            else:
+                self._alarms.clear(name, events.TOPIC_FOUND, topic=topic)
