@@ -154,10 +154,12 @@ class Settings(BaseSettings):
     dead_letters_per_minute: int = Field(
         1000,
         ge=1,
-        description="So many dead letters of a partition are kept one by one in a minute; more are counted.",
+        description="How many dead letters of a partition are kept in a minute; the others are only counted.",
     )
     dead_letter_bytes_per_minute: int = Field(
-        32 * 1024 * 1024, ge=1, description="And of so many bytes; one that is larger is only counted."
+        32 * 1024 * 1024,
+        ge=1,
+        description="How many bytes these may have; a dead letter that does not fit is only counted.",
     )
     max_unpacked_bytes: int = Field(
         MOST_UNPACKED_BYTES,
@@ -171,7 +173,7 @@ class Settings(BaseSettings):
     verdicts_per_minute: int = Field(
         1000,
         ge=0,
-        description="So many verdicts of a partition that settle nothing are published in a minute.",
+        description="How many verdicts of a partition that settle nothing are published in a minute.",
     )
     max_journal_entries: int = Field(
         100_000, ge=10, description="An invocation whose journal is this long is paused."
@@ -191,7 +193,7 @@ class Settings(BaseSettings):
     max_json_values: int = Field(
         MOST_JSON_VALUES,
         ge=1000,
-        description="JSON with more values is refused unread: reading 250,000 stops all else for 0.1 s.",
+        description="JSON with more values is refused unread: reading 250,000 blocks the service for 0.1 s.",
     )
     max_header_bytes: int = Field(
         64 * 1024, ge=1024, description="A request with more in its path and headers is answered 431."
@@ -215,7 +217,7 @@ class Settings(BaseSettings):
     )
     metrics_host: str = Field(
         "127.0.0.1",
-        description="Where it listens; beyond this machine with `AWAKEABLES_INSECURE`, for it asks no token.",
+        description="Where it listens; beyond this machine only with `AWAKEABLES_INSECURE`, since it asks no token.",
     )
 
     worker_reply_topics: Annotated[str, AfterValidator(_reply_topics)] = Field(
@@ -227,7 +229,8 @@ class Settings(BaseSettings):
         "info", description="The least important lines that are logged."
     )
     log_invocations: Literal["debug", "info"] = Field(
-        "debug", description="The level of the lines on begins and ends; a failure is a warning always."
+        "debug",
+        description="The level of the lines on begin and end of invocations; a failure is always a warning.",
     )
 
 

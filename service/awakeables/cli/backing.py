@@ -14,14 +14,14 @@ from awakeables.settings import load_settings
 
 
 def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The copy to make; it must not be there yet.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The copy to make; it must not exist yet.")],
     store: Store = None,
     json_: Json = False,
     config: Config = None,
 ) -> None:
-    """Copy the store to FILE, whole, while the service runs or not. Restore: see docs/operations.md.
+    """Copy the whole store to FILE, whether the service runs or not. Restore: see docs/operations.md.
 
-    It reads the store's file itself, on the machine where that is, and asks no service.
+    It reads the store's file directly, on the machine where the file is, not over HTTP.
     """
     from awakeables.runtime import MEMORY
     from awakeables.store.sqlite.backup import back_up

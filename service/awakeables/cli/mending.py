@@ -20,7 +20,7 @@ def resume(invocation_id: InvocationId, url: Url = None, json_: Json = False, co
 
 
 def cancel(invocation_id: InvocationId, url: Url = None, json_: Json = False, config: Config = None) -> None:
-    """Call an invocation off: its handler is told at its next await, and may still clean up."""
+    """Cancel an invocation: its handler gets `Cancelled` at its next await, and may still clean up."""
     row = ServiceClient(config, url).post("invocations", invocation_id, "cancel").or_fail()
     if json_:
         print_json(row.text)
@@ -31,6 +31,6 @@ def cancel(invocation_id: InvocationId, url: Url = None, json_: Json = False, co
 
 
 def kill(invocation_id: InvocationId, url: Url = None, json_: Json = False, config: Config = None) -> None:
-    """End an invocation as it stands: its handler is not told, and can't clean up. Try `cancel` first."""
+    """End an invocation at once: its handler gets no notice, and can't clean up. Try `cancel` first."""
     row = ServiceClient(config, url).post("invocations", invocation_id, "kill").or_fail()
     print_json(row.text) if json_ else say(f"{invocation_id}: killed")

@@ -40,7 +40,7 @@ class Table:
         widths = {name: max(map(cell_len, column)) for name, column in cells.items()}
         fixed = [name for name in self.names if name != self.prose]
         left_out = []
-        # What is empty goes first: nothing is lost by it.
+        # Empty columns are dropped first: nothing is lost.
         for name in sorted(self.spare, key=lambda name: any(cells[name][1:])):
             if width is not None and _length(fixed, widths) > width:
                 fixed.remove(name)

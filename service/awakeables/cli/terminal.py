@@ -1,4 +1,4 @@
-"""What is printed, and where: answers to standard output, words about them to standard error.
+"""What is printed, and where: answers to standard output, messages about them to standard error.
 
 What others have written (a reason, a topic, a payload) reaches the terminal by this module alone, and
 only as `visible` shows it: a terminal does what an escape sequence tells it to.
@@ -50,7 +50,7 @@ def print_json(text: bytes) -> None:
 
 
 def print_table(table: Table, rows: Iterable[Mapping[str, Any]], *, none: str, wide: bool = False) -> None:
-    """The rows as a table, or the words `none` to standard error.
+    """The rows as a table, or the text `none` to standard error.
 
     Args:
         table: What is shown of them.

@@ -1,4 +1,4 @@
-"""Who did what to a row: kept with it, so that it can be said long after the log is gone."""
+"""Who did what to a row: kept with the row, so that it is known long after the log is gone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from awakeables.core.records import Record
 ActKind: TypeAlias = Literal["begin", "resume", "cancel", "kill", "resend", "skip"]
 
 MOST_ACTS: Final = 10
-"""Kept with a row: the first, which may have begun it, and the latest."""
+"""How many acts a row keeps: the first, which may have begun it, and the latest."""
 
 
 class Act(Record):
-    """One act of somebody outside.
+    """One act of a caller or an operator.
 
     Attributes:
         by: The name of the token that it was done with, or where it came from if none was asked for.
@@ -28,7 +28,7 @@ Acts: TypeAlias = tuple[Act, ...]
 
 
 def noted(acts: Acts, act: ActKind, by: str | None, now_ms: int) -> Acts:
-    """The acts with one more, if it is known whose it is."""
+    """The acts and one more, if it is known who did it."""
     if by is None:
         return acts
     acts = (*acts, Act(act=act, by=by, at_ms=now_ms))

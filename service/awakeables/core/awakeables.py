@@ -265,7 +265,7 @@ def _settle(row: Awakeable, completion: Completion, *, expired: bool, now_ms: in
         return _told(row, completion, "late", now_ms, f"the awakeable is {row.state}", settled=expired)
     assert row.outcome is not None
     if isinstance(body, Heartbeat):
-        # It passed the answer on another partition, or the worker beats on: it contradicts nothing.
+        # It overtook the answer on another partition, or the worker still sends them: it contradicts nothing.
         return _kept(row, body, completion.worker, now_ms)
     if isinstance(body, DeadTask):
         return _told(row, completion, "late", now_ms, f"the awakeable is {row.state} already")

@@ -1,4 +1,4 @@
-"""What text from outside may unfold to, known before it is parsed.
+"""How large text from outside becomes when it is parsed, known before it is parsed.
 
 Parsed, `[]` takes 56 bytes and a pass of the garbage collector for the three that it was sent as: 32 MiB
 of it were two gigabytes, and the process stood still for as long as it took to build them.
@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 MOST_JSON_VALUES: Final = 250_000
-"""Parsed in about 0.1 s, during which nobody else is served; as 12-digit numbers 3 MiB."""
+"""Parsed in about 0.1 s, during which no other request is served; as 12-digit numbers they have 3 MiB."""
 
 MOST_UNPACKED_BYTES: Final = 16 * 1024 * 1024
 """What a batch of records may unpack to, and about what one look at a partition takes.

@@ -1,4 +1,4 @@
-"""Rows as lists have them: without what may be large, so that a page takes kilobytes whatever it is about."""
+"""Rows as lists show them: without the fields that may be large, so that a page always takes kilobytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from awakeables.core.orders import DeadLetter, QueuedEffect
 from awakeables.core.outcomes import Rejection, Resolution
 
 SUCCEEDED = Resolution.of_bytes(b"")
-"""What a result is in a list, whatever its value."""
+"""What a result is in a list, which has no values."""
 
 
 def brief_invocation(row: Invocation) -> Invocation:

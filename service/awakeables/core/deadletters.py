@@ -96,7 +96,7 @@ def less(folding: Folding, kept: Sequence[DeadLetter], *, used_up: bool) -> Fold
 
 
 def fold(letters: Sequence[DeadLetter], folding: Folding, *, now_ms: int) -> DeadLetter:
-    """The row that stands for dead letters of one partition which are not kept one by one."""
+    """The row that counts the dead letters of one partition that are not kept one by one."""
     first = letters[0]
     row = DeadLetter(
         id=folding.into,
@@ -114,7 +114,7 @@ def fold(letters: Sequence[DeadLetter], folding: Folding, *, now_ms: int) -> Dea
 
 
 def counted_up(row: DeadLetter, letters: Sequence[DeadLetter]) -> DeadLetter:
-    """The same row, which stands for these, too."""
+    """The same row with these counted as well."""
     last = max(letter.last_offset or letter.offset for letter in letters)
     return replace(
         row,

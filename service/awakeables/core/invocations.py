@@ -135,7 +135,7 @@ Next: TypeAlias = Continue | Suspend | BackOff | Pause | End
 
 
 def hold_up(row: Invocation) -> str | None:
-    """Why an invocation does not get on, and what to do, in the words that are used wherever it is shown.
+    """Why an invocation does not proceed, and what to do; the text is the same wherever it is shown.
 
     None: its last attempt has not failed, or it has ended.
     """
@@ -237,7 +237,7 @@ def release(row: Invocation, *, now_ms: int) -> Invocation:
 
 
 def replay_dry(row: Invocation, *, ends: bool) -> Invocation | None:
-    """Count a dry replay as a start while it runs; None: it has ended, or may be what kills its process."""
+    """Count a dry replay as a start while it runs; None: it has ended, or may kill its process."""
     if ends:
         return replace(row, starts=max(0, row.starts - 1))
     if row.status == "completed" or is_suspect(row):

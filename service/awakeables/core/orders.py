@@ -83,7 +83,7 @@ class DeadLetter(Record):
             task with its awakeable's ID before it: what a report says can keep out no other's.
         code: `unreadable`: it says of no awakeable that it is about it; `unknown` or `invalid`, as the
             verdict; `unstorable`: the store refuses the record;
-            `folded`: it stands for many that were not kept one by one;
+            `folded`: it counts many that were not kept one by one;
             `skipped`: an operator has moved the partition past records that can't be read;
             `unusable-task`: not a completion but a task that a worker could not use.
         resent: How often it was sent again.
@@ -224,8 +224,8 @@ class Folding(Record):
 
     Attributes:
         into: The ID of that row: it is added, or counted up if it is there.
-        keep: So many are kept.
-        keep_bytes: Of so many bytes.
+        keep: How many are kept.
+        keep_bytes: How many bytes these may have together.
         reason: What that row says of itself.
         tell: So many verdicts other than `accepted` are published.
     """
@@ -324,9 +324,9 @@ class Released(Record):
 
 
 class ReplayDry(Record):
-    """A process begins to run an invocation's handler without owning it, or has ended that.
+    """A process begins, or has ended, running an invocation's handler without owning the invocation.
 
-    While it runs, one start more is counted, as with a claim: what kills its process is found.
+    While it runs one more start is counted, as with a claim: a handler that kills its process is found.
     """
 
     invocation_id: str
@@ -400,7 +400,7 @@ class Purge(Record):
 
 
 class PurgeLetters(Record):
-    """Forget up to `limit` dead letters, of a code or all, made before `before_ms`.
+    """Delete up to `limit` dead letters, of a code or all, made before `before_ms`.
 
     And as many refused effects, unless it is about dead letters only.
     """
@@ -526,7 +526,7 @@ class Refused(Record):
 
 
 class Probe(Record):
-    """Write to the disk and change no row: whoever is told that it is done knows that the store can write."""
+    """Write to the disk and change no row: once it is done, the store is known to work."""
 
 
 class Noted(Record):

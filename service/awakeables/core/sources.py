@@ -1,8 +1,8 @@
-"""Where a completion came from: one source says one thing once.
+"""Where a completion came from: of one source only the first completion counts.
 
-A source is kept as text, `<kind>:<what tells it apart>`. That of a Kafka record is
-`kafka:<topic>:<partition>:<offset>@<timestamp>`: a topic that was deleted and made anew gives the
-same offsets to other records, only the timestamp tells them apart. Rows of earlier releases have
+A source is kept as text, `<kind>:<its identity>`. That of a Kafka record is
+`kafka:<topic>:<partition>:<offset>@<timestamp>`: a topic that was deleted and created again gives
+the same offsets to other records, which only the timestamp distinguishes. Rows of earlier releases have
 the text without it.
 """
 

@@ -1,4 +1,4 @@
-"""What others have written, made fit to be kept, told in one line, and shown on a terminal."""
+"""Texts from outside, made fit to be kept, shown in one line, and printed on a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 MOST_CHARACTERS = 200
 MOST_OF_A_MESSAGE = 2000
-"""Enough for what a person reads of an error; a message may have megabytes of somebody's data in it."""
+"""Enough for what a person reads of an error; a message may have megabytes of a user's data in it."""
 
 
 def writable(text: str) -> str:
@@ -55,10 +55,10 @@ def bounded(text: str, most: int = MOST_OF_A_MESSAGE) -> str:
 
 
 def message_of(said: object, read: Callable[[Any], str] = str) -> str:
-    """What an error says: bounded, without control characters, and whatever its `__str__` does."""
+    """The message of an error: bounded, without control characters, even if its `__str__` raises."""
     try:
         text = read(said)
-    except BaseException as problem:  # it is the code of whoever wrote the error
+    except BaseException as problem:  # `__str__` is the code of the error's author
         return f"(its message can't be read: its __str__ raised {type(problem).__name__:.100})"
     # Of a subclass of str only the characters count.
     kept = bounded(str.__str__(text))
@@ -67,7 +67,7 @@ def message_of(said: object, read: Callable[[Any], str] = str) -> str:
 
 def type_of(error: BaseException) -> str:
     """The name of an error's class."""
-    # Of the class itself, whatever its own class makes of such a question.
+    # Read past a metaclass, which may answer for the class.
     return writable(f"{type.__getattribute__(type(error), '__name__'):.200}")
 
 
@@ -78,10 +78,10 @@ def described(error: BaseException) -> str:
 
 
 def loggable(error: BaseException) -> BaseException:
-    """The error, or a `RuntimeError` in its place if it breaks whoever shows it with its stack.
+    """The error, or a `RuntimeError` in its place if formatting it with its stack raises.
 
-    Whoever shows an error asks it for `__notes__`: a class that hands on what it doesn't know, to the
-    JSON of a response as a rule, may answer with a `KeyError`.
+    Formatting reads the error's `__notes__`: a class that looks up unknown attributes elsewhere, often in
+    the JSON of a response, may raise a `KeyError`.
     """
     try:
         # As logs and Python itself do it, causes and all; without the stacks it reads no files.

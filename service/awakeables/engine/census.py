@@ -38,14 +38,14 @@ class Census:
         metrics.rows_counted_age_s.set_function(lambda: clock.monotonic() - self._taken_s)
 
     async def run(self) -> None:
-        """Count for ever; cancel to stop. While the store is away the gauges stay as they were.
+        """Count until cancelled. While the store is away the gauges stay as they were.
 
         However long a count takes, the next one comes an interval after it: gauges that are old without
         a limit are alarms that never end, or never come. What is counted is kept by the store (ADR 11), so
         that it costs nothing to ask often.
         """
         while True:
-            # `awakeables_rows_counted_age_seconds` tells of it, and so does readiness.
+            # `awakeables_rows_counted_age_seconds` shows it, and so does readiness.
             with suppress(StoreUnavailable):
                 await self.take()
             await asyncio.sleep(self._interval_s)

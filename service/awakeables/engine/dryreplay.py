@@ -1,4 +1,4 @@
-"""Learning a type that only a line of a handler's code knows: a dry replay of its invocation.
+"""Finding a type that only a line of a handler's code names: a dry replay of its invocation.
 
 After a restart a process knows the types of the signatures that it has imported, not those that a
 handler awaits: they are named by lines that have not run yet. An answer may come first. Then its
@@ -26,7 +26,7 @@ from awakeables.handlers.typenames import is_stable
 from awakeables.ports import Expectation, JournalReader
 
 MOST_TRIED = 10_000
-"""Types in vain looked for that are remembered; an app has a few."""
+"""How many types that were not found are remembered; an app has a few."""
 
 
 class DryReplays:
@@ -41,7 +41,7 @@ class DryReplays:
         self._in_vain: set[tuple[str, str, str]] = set()
 
     async def codec(self, awakeable_id: str, expected: Expectation) -> Codec[Any] | None:
-        """The codec of an awakeable whose type this process does not know; None: not to be learnt.
+        """The codec of an awakeable whose type this process does not know; None: it can't be found.
 
         A type with a name is looked for once for each handler. One start is counted while the
         handler runs, so that one that kills its process is not replayed again and again (hard case 11).

@@ -291,7 +291,7 @@ class Engine:
         return outcome
 
     async def result_or_pause(self, invocation_id: str) -> Outcome | None:
-        """The same, but whoever asks is also told of a pause, which only a person ends: None.
+        """The same, but also return at a pause, which only an operator ends: None.
 
         Raises:
             NotFound: There is no such invocation.

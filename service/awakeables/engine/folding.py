@@ -1,4 +1,4 @@
-"""How much of what settles nothing is kept: so much per partition and minute, the rest is counted.
+"""How much of what settles nothing is kept: a limit per partition and minute; the rest is counted.
 
 A producer of garbage writes a million records a minute. Each as a row with a copy would fill the
 disk of a service that does nothing wrong. So the first of each minute are kept as they are, and one
@@ -22,9 +22,9 @@ class FoldingSettings:
     """What is kept of one partition in a minute.
 
     Attributes:
-        letters: So many dead letters, one by one.
+        letters: How many dead letters are kept.
         bytes: Of so much key, value and headers.
-        verdicts: So many verdicts other than `accepted` are published.
+        verdicts: How many verdicts other than `accepted` are published.
     """
 
     letters: int = 1000

@@ -62,7 +62,7 @@ class Horizon:
         self._read[partition] = moment
 
     def held_back_to_ms(self) -> int:
-        """The instant to hold deadlines against."""
+        """The instant to compare deadlines with."""
         now = Moment.now(self._clock)
         earliest_ms = now.ms - self._longest_ms
         moments = [self._asked, *self._read.values()] if self._read else [None]

@@ -1,6 +1,6 @@
 """What readiness says: whether work is taken, and what is degraded although it is.
 
-A load balancer that is told "not ready" sends nothing more, so only what keeps calls from being
+A load balancer that gets "not ready" sends nothing more, so only what keeps calls from being
 taken may say that. While Kafka is away calls are taken and kept in the store: that is degraded.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 STOPS_WORK: Final = frozenset({"store", "service"})
-"""Names of problems without whose end no work is taken; all others degrade it."""
+"""Names of problems while which no work is accepted; all others only degrade the service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Readiness:
 
     @classmethod
     def of(cls, board: Mapping[str, str]) -> Readiness:
-        """Sort what stands on the board."""
+        """Sort the problems that are reported now."""
         return cls(
             problems={name: text for name, text in board.items() if name in STOPS_WORK},
             degraded={name: text for name, text in board.items() if name not in STOPS_WORK},

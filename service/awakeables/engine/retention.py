@@ -71,7 +71,7 @@ class Retention:
         return invocations + letters
 
     async def purge_letters(self, *, older_than: timedelta, code: str | None) -> int:
-        """Delete dead letters that are at least so old, of a code or all, for an operator; how many."""
+        """Delete dead letters of at least this age, of a code or all, for an operator; return how many."""
         before_ms = self._before_ms(older_than) + 1
         order = PurgeLetters(before_ms=before_ms, limit=BATCH, code=code, letters_only=True)
         total = 0

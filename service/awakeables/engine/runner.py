@@ -106,7 +106,7 @@ class House(Protocol):
         ...
 
     def paused(self, invocation_id: str) -> None:
-        """Tell who waits for the invocation that only a person can make it go on."""
+        """Notify the callers that wait for the invocation: only an operator can let it go on."""
         ...
 
     def failed(self, error: BaseException) -> None:

@@ -21,7 +21,7 @@ from awakeables.core.texts import loggable
 from awakeables.errors import TerminalError
 
 CLEAN_UP_S = 5.0
-"""How long a function that is called off, because the process stops, may take to clean up."""
+"""How long a function that is cancelled, because the process stops, may take to clean up."""
 
 MOST_ITEMS = 1_000_000
 """So many an iterator may have; some never end."""
@@ -35,7 +35,7 @@ class Raised:
 
 
 def raised(error: BaseException) -> Raised:
-    """An error as a value; one of ours is told by what it says, any other by its stack, too."""
+    """An error as a value; one of ours is logged by its message, any other with its stack, too."""
     return Raised(error if issubclass(type(error), TerminalError) else loggable(error))
 
 
@@ -81,7 +81,7 @@ def _in_thread(pid: int, function: Callable[..., Any], args: tuple[Any, ...]) ->
         ended = raised(error)
     if os.getpid() != pid:
         # The function has forked, and this is the child: it has a copy of everything that is open here,
-        # and nobody who waits for its answer.
+        # and no caller that waits for its answer.
         os._exit(_status_of(ended))
     return ended
 
@@ -101,7 +101,7 @@ def _status_of(ended: Any | Raised) -> int:
 
 async def _in_task(function: Callable[[], Awaitable[Any]]) -> Any | Raised:
     caller = asyncio.current_task()
-    # By the name of its task the function is known to whoever watches the loop.
+    # The task's name shows the function to monitors of the loop.
     task = asyncio.get_running_loop().create_task(
         _caught(function), name=caller.get_name() if caller else None
     )

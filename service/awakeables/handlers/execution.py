@@ -39,8 +39,8 @@ NOWHERE = -1
 """The index of what is asked for when the attempt is over: it is in no journal, and has no outcome."""
 
 MOST_REMINDERS = 10
-"""So often an attempt that is over raises `Suspended` again: once for each `finally` that it passes. A loop
-that swallows it gets here, too."""
+"""How often an attempt that is over raises `Suspended` again: once for each `finally` that it passes. A loop
+that swallows it reaches this number, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +252,7 @@ class Execution:
 
     @property
     def is_over(self) -> bool:
-        """Does nothing that the handler does count any more?"""
+        """Has the attempt ended, so that nothing that the handler does counts?"""
         return self._ending or self._broken is not None
 
     def check(self) -> None:
@@ -270,7 +270,7 @@ class Execution:
         """Shall `Suspended` be raised in a handler that goes on although its attempt is over?
 
         For a bounded number of times: a loop that swallows it would never let go of the event loop.
-        Then what is asked for leads nowhere, so that the loop comes by an await, and stays there.
+        After that calls have no effect, so that the loop reaches an await, and stays there.
         """
         self._reminders += 1
         return self._reminders <= MOST_REMINDERS
@@ -366,7 +366,7 @@ class Execution:
     def _wait_in_vain(self) -> Generator[Any, Any, None]:
         """Await what is never handed out: in an action, or when the attempt is over.
 
-        Whoever swallows what is raised and comes here again and again must let the event loop go: the
+        A handler that swallows what is raised and comes here repeatedly must release the event loop: the
         handler stays here until it is closed, a task or an action of its own sleeps between two tries.
         """
         while not self._is_to_be_reminded():

@@ -24,7 +24,7 @@ LARGEST: Final = 10_000
 
 
 def matching(pattern: str, *, least: int = 0, most: int | None = None) -> str | None:
-    """A text that the pattern matches, of so many characters; None: none is found easily.
+    """A text of `least` to `most` characters that the pattern matches; None: none is found easily.
 
     Look-arounds are not understood: what is found is tried, and only then returned.
     """

@@ -12,14 +12,14 @@ from awakeables.core.outcomes import Rejection
 from awakeables.core.texts import bounded, message_of
 
 MOST_DETAILS_BYTES = 1_000_000
-"""Who has more to tell puts it elsewhere, and hands out a reference."""
+"""Larger details belong in a store of the user's own, with a reference here."""
 
 FAILED = 500
 """The code of a failure that names none."""
 
 
 def rejection(reason: object, code: object, details: Any) -> Rejection:
-    """A refusal that can be written and read again, and is no burden to whoever keeps it.
+    """A refusal that can be written and read again, of bounded size.
 
     What no text can hold is replaced, what JSON can't say is shown as text, and a code that is no
     whole number is told in the reason: a row or a record with it could not be read. So it is told when
@@ -36,7 +36,7 @@ def rejection(reason: object, code: object, details: Any) -> Rejection:
 
 
 def rejection_of(error: Exception) -> Rejection:
-    """An error that says no as the outcome that tells it, also if its class forgot `super().__init__`."""
+    """A `TerminalError` or `Reject` as an outcome, also if its class did not call `super().__init__`."""
     reason, details = _fact(error, "reason", error), _fact(error, "details", None)
     return rejection(reason, _fact(error, "code", FAILED), details)
 

@@ -67,7 +67,7 @@ FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
 
 LONGEST_TEXT: Final = 10_000
 MOST_ITEMS: Final = 100
-"""What is more than this is no example that anybody reads."""
+"""A larger example is of no use to a reader."""
 
 VARIANTS: Final = max(len(texts) for texts in FORMATS.values())
 
@@ -77,7 +77,7 @@ class _Endless(Exception):
 
 
 def sample_input(handler: Handler) -> str | None:
-    """JSON text that fits the handler's input as far as its schema tells; None: it takes none."""
+    """JSON text that fits the handler's input as far as its schema says; None: it has no input."""
     if not handler.takes_input:
         return None
     codec = handler.input

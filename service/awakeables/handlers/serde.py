@@ -235,7 +235,7 @@ def codec_for(type_: Any, serde: Serde[Any] | None = None) -> Codec[Any]:
 
 
 def codec_of_value(value: object) -> Codec[Any]:
-    """The codec of a value whose type nobody has declared: bytes, a model or dataclass, else any JSON."""
+    """The codec of a value without a declared type: bytes, a model or dataclass, else any JSON."""
     if isinstance(value, bytes):
         return BYTES
     if isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type)):
@@ -336,7 +336,7 @@ class _Form:
         if self.writing.lazy:
             try:
                 self._dump(self._adapter.validate_json(text, by_alias=by_alias, by_name=by_name))
-            except PydanticSerializationError:  # which tells the value
+            except PydanticSerializationError:  # its message shows the value
                 raise ValueError("an item of an Iterable does not fit") from None
         return self._adapter.validate_json(text, by_alias=by_alias, by_name=by_name)
 

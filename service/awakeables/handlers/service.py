@@ -86,7 +86,7 @@ class Handler:
             taken = hints.get(parameters[1].name, Any)
             if _has_field_default(taken, self.default):
                 raise DeclarationError(
-                    f"{where}: the default of its input stands in Field(…), where nobody would find it; "
+                    f"{where}: the default of its input is in Field(…), where Python does not find it; "
                     f"write it as Python has it: {parameters[1].name}: Annotated[…, Field(…)] = the default"
                 )
             self.input = _codec(taken, where)

@@ -41,7 +41,7 @@ class Owner(Protocol):
 
 
 class HandlerTask:
-    """The current task of a handler, to asyncio and whoever asks asyncio.
+    """The current task of a handler, as asyncio reports it.
 
     It has the name and all else of the task that drives the handler, and can't be cancelled while
     the handler waits for something durable.
@@ -134,12 +134,12 @@ class HandlerTask:
                 self._task.uncancel()
 
     def _is_stopped(self) -> bool:
-        """Was the task that drives the handler cancelled, and the handler has been told?"""
+        """Was the task that drives the handler cancelled, and has the handler got the `CancelledError`?"""
         return self._task is not None and self._task.cancelling() > 0
 
 
 def close(coroutine: Any) -> None:
-    """Close a coroutine of the user's, whatever it does about it.
+    """Close a coroutine of the user's, even if it ignores `GeneratorExit`.
 
     One that ignores `GeneratorExit` is closed again when it is freed, and Python prints a complaint:
     it is freed here, where that is known and wanted by nobody.
@@ -164,6 +164,6 @@ class Returned(Exception):
         self.value = value
 
 
-# Documented for whoever implements tasks (asyncio-extending).
+# Documented for implementers of tasks (asyncio-extending).
 _enter: Callable[[asyncio.AbstractEventLoop, asyncio.Task[Any]], None] = asyncio.tasks._enter_task
 _leave: Callable[[asyncio.AbstractEventLoop, asyncio.Task[Any]], None] = asyncio.tasks._leave_task

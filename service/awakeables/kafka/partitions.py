@@ -84,7 +84,7 @@ LenientRead: TypeAlias = Callable[[TopicPartition, int], Awaitable[Sequence[Cons
 
 
 Oversized: TypeAlias = Callable[[TopicPartition, int, int], Awaitable[tuple[int, int] | None]]
-"""Tells from which offset to which the first batch from an offset on lies that unpacks to so many bytes."""
+"""Finds the first batch from an offset on that unpacks to more: its first offset and the one behind it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,9 +329,9 @@ class PartitionReader:
         return records
 
     async def _leave_out(self, why: BatchTooLarge) -> bool:
-        """Read on behind a batch that is too large to be unpacked; a dead letter tells of it.
+        """Read on behind a batch that is too large to be unpacked; a dead letter reports it.
 
-        Only one who means harm writes such a batch, and must not stop the partition by it.
+        Only an attacker writes such a batch, and must not stop the partition with it.
         """
         topic, number = self.partition
         found = await self._oversized(self.partition, self._position, self._settings.max_unpacked_bytes)
@@ -394,7 +394,7 @@ class PartitionReader:
     # ── observe ────────────────────────────────────────────────────────────────────────────
 
     async def _observe(self) -> None:
-        """Tell the horizon up to when the partition was read, and how much waits."""
+        """Report up to when the partition was read, and how many records wait."""
         end = self._consumer.highwater(self.partition)
         stable = self._consumer.last_stable_offset(self.partition)
         if stable is None or stable < 0:
@@ -423,7 +423,7 @@ class PartitionReader:
 
     def note_end(self, end: int) -> None:
         """The partition ends here; for when the store keeps the reader from looking itself."""
-        # Asked for, the end is that of what is committed; an answer may have told of more.
+        # Asked for, the end is that of what is committed; an answer may have reported a later one.
         end = max(end, self._intake.ends.get(self.partition.partition, end))
         self._intake.ends[self.partition.partition] = end
         self._measure(end, self._position if self.next is None else self.next)

@@ -1,9 +1,9 @@
 """Bounds on what the records of a poll take once they are unpacked.
 
-A batch of 40 kB unpacks to 40 MB, and one of 1 MB to a gigabyte, if its producer means harm. aiokafka
+A malicious batch of 40 kB unpacks to 40 MB, and one of 1 MB to a gigabyte. aiokafka
 unpacks it whole, however large that is, and has no setting for it. So its codecs and its reader of
-fetched records are replaced, for the whole process, by some that know a bound. They do so only
-within `bounded`; a consumer of somebody else's, in a handler, say, is served as before (ADR 19).
+fetched records are replaced, for the whole process, by bounded ones. The bound applies only within
+`bounded`: other consumers, for example in a handler, are served as before (ADR 19).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _XERIAL_HEAD_BYTES = 16
 
 
 class BatchTooLarge(Exception):
-    """A batch would unpack to more than is taken."""
+    """A batch would unpack to more than the limit."""
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__(f"it unpacks to more than {most_bytes:,} bytes")
@@ -52,7 +52,7 @@ _budget: ContextVar[_Budget | None] = ContextVar("budget", default=None)
 
 @contextmanager
 def bounded(most_bytes: int = MOST_UNPACKED_BYTES) -> Iterator[None]:
-    """Unpack no larger batch, and hand out no more records once they have so many bytes together.
+    """Unpack no batch beyond `most_bytes`, and end a poll once its records have that many together.
 
     A batch that is larger raises `BatchTooLarge` where its records are asked for.
     """

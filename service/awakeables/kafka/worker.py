@@ -414,7 +414,7 @@ class KafkaTasks:
     async def _leave_out(
         self, consumer: AIOKafkaConsumer, partition: TopicPartition, why: BatchTooLarge
     ) -> bool:
-        """Read on behind a batch that is too large to be unpacked; a dead letter tells of it."""
+        """Read on behind a batch that is too large to be unpacked; a dead letter reports it."""
         place, found = (partition.topic, partition.partition), None
         with suppress(KafkaError, OSError, TimeoutError):
             at = await consumer.position(partition)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def beginning_of(chunks: Iterable[bytes], most_bytes: int) -> tuple[list[bytes], bool]:
-    """Chunks until they have so many bytes together; and are these all?"""
+    """Chunks until they have `most_bytes` together; and are these all?"""
     taken: list[bytes] = []
     left = most_bytes
     for chunk in chunks:

@@ -20,7 +20,7 @@ from awakeables.core.texts import bounded, visible, visible_lines
 from awakeables.telemetry import events
 
 MOST_OF_A_STACK = 20_000
-"""Characters: some two hundred frames. Chained errors, and notes, may each say whatever they like."""
+"""Characters: some two hundred frames. Chained errors and notes may have texts of any length."""
 
 _ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -88,7 +88,7 @@ def _stack(exc_info: _ExcInfo) -> str:
 
 
 def _bounded(stack: str) -> str:
-    """A stack of bounded lines, and of bounded length: what its errors say is anybody's text."""
+    """A stack of bounded lines, and of bounded length: the errors' messages may come from outside."""
     told = "\n".join(bounded(line) for line in stack.rstrip("\n").split("\n"))
     if len(told) <= MOST_OF_A_STACK:
         return told

@@ -76,7 +76,7 @@ class Metrics:
         self._answered: dict[tuple[str, str, int], Counter] = {}
 
     def serves_app(self, app: str, *, version: str, python: str) -> None:
-        """Tell whose metrics these are."""
+        """Set the labels of the app in `awakeables_build_info`."""
         self._build_info.labels(app, version, python).set(1)
 
     def settled(self, origin: Origin, verdicts: Iterable[Verdict | None]) -> None:

@@ -1,4 +1,4 @@
-"""HTTP of a process that serves nobody otherwise, a worker: `/metrics`, `/health/live`, `/health/ready`.
+"""HTTP of a process that has no other, a worker: `/metrics`, `/health/live`, `/health/ready`.
 
 It is served by threads, so that metrics can be had while code blocks the event loop; health is asked
 of the loop itself. What it answers is what the service answers at the same paths.

@@ -25,7 +25,7 @@ AT_ONCE = timedelta(0)
 
 
 class WrongAnswer(AwakeablesError):
-    """An answer of the test that nobody takes: misfit, second, or for a task that there was not."""
+    """An answer of the test that is not used: it does not fit, is a second one, or no task asked for it."""
 
 
 @dataclass(frozen=True, slots=True)

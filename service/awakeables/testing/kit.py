@@ -107,7 +107,7 @@ def run(
 ) -> Run:
     """Run a handler to its end, in memory, with a virtual clock.
 
-    Tasks that it publishes are done at once by `answers` and `workers`; time jumps to whatever
+    Tasks that it publishes are done at once by `answers` and `workers`; time jumps to what
     comes next, so a wait of thirty days takes a millisecond. Within a running event loop (an async
     test, a notebook) it runs in a thread of its own, with the caller's context variables; that
     loop stands still meanwhile.
@@ -201,7 +201,7 @@ async def _end_stray_tasks() -> None:
     for task in stray:
         task.cancel()
     if stray:
-        # One that swallows its cancellation goes on for ever, in virtual time, too.
+        # One that swallows its cancellation never ends, in virtual time, too.
         await asyncio.wait(stray, timeout=STRAY_S)
     await asyncio.get_running_loop().shutdown_asyncgens()
 

@@ -198,7 +198,7 @@ class Outside:
 
 
 def readable(value: bytes | None) -> Any:
-    """What stands in a record or a result: JSON as Python values, anything else as its bytes."""
+    """The content of a record or a result: JSON as Python values, anything else as its bytes."""
     try:
         return None if value is None else decode_json(value)
     except ValueError:

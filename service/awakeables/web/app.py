@@ -39,7 +39,7 @@ COUNTED_AS = "awakeables.counted_as"
 """Where a request keeps the method and the template of its route."""
 
 NOSNIFF = (b"x-content-type-options", b"nosniff")
-"""What handlers return may be anybody's bytes: no browser is to take them for a page."""
+"""What handlers return may be bytes from outside: no browser may take them for a page."""
 
 NOWHERE = ("none", "none")
 """What a request is counted as that found no route: its words are the client's, so any."""

@@ -20,7 +20,7 @@ Deed: TypeAlias = Literal["resume", "cancel", "kill", "resolve", "reject", "rese
 
 @contextmanager
 def audited(request: Request, act: Deed, **subject: object) -> Iterator[None]:
-    """Log an act when it is done, or when it is not known whether it was; a refused one is none."""
+    """Log an act when it is done, or when its outcome is unknown; a refused request is not an act."""
     try:
         yield
     except BaseException as error:

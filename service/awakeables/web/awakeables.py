@@ -126,7 +126,7 @@ def _json_rejection(text: bytes) -> Rejection:
 
 
 def _refused(verdict: Verdict, *, shows_outcome: bool) -> Problem:
-    """What a completion is told that came to nothing; somebody else's answer only to those who may read."""
+    """The problem of a completion that settled nothing; only those who may read see another's answer."""
     status, title = REFUSALS[verdict.kind]
     shown = verdict.outcome if shows_outcome else None
     outcome = None if shown is None else render.outcome(shown)

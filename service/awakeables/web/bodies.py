@@ -1,4 +1,4 @@
-"""Reading bodies: the limits, the content types, JSON that is kept to the letter."""
+"""Reading bodies: the limits, the content types, JSON that is kept as it was written."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Bodies:
     def json_of(self, request: Request, body: bytes) -> bytes:
         """The body as JSON text, exactly as it was written; an absent body is null.
 
-        JSON by content type; with curl's form type, or none, whatever is JSON.
+        JSON by content type; with curl's form type, or none, any body that is JSON.
 
         Raises:
             Problem: It is no JSON (400), has too many values (413), or says that it is something

@@ -1,4 +1,4 @@
-"""What a request's head must be before anybody acts on it (RFC 9112, the strict reading).
+"""What a request's head must be before it is routed (RFC 9112, the strict reading).
 
 The parser refuses most of what two programs could read differently: two lengths, a length beside
 chunks, folded lines, bare line feeds, odd names of headers. This is the rest.
@@ -30,7 +30,7 @@ _absolute = re.compile(rb"https?://([^/?#]+)/", re.IGNORECASE)
 
 
 def objection_to(version: str, target: bytes, headers: _Headers) -> Problem | None:
-    """Why a request is refused whatever it asks for; None: it isn't.
+    """Why a request is refused because of its head alone; None: it isn't.
 
     Args:
         version: Of HTTP, as `1.1`.

@@ -68,7 +68,7 @@ class Guard:
                     _check_scope(request.holder, request, scope)
 
     def check_own(self, request: Request, row: Invocation) -> None:
-        """Let those look at an invocation who may read all, and who has begun it.
+        """Let a token with the scope `read` look at an invocation, and the one that began it.
 
         Raises:
             Problem: 403: its token is neither.

@@ -17,7 +17,7 @@ from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
 
 WITHHELD: Final = "not shown here; a token with the scope `read` sees it, and the service's log has it"
-"""What is wrong has paths and addresses in it, which are no stranger's business."""
+"""Details of a problem have paths and addresses in them, which are not for callers without a token."""
 
 
 class Health:
@@ -34,7 +34,7 @@ class Health:
         return as_json(shapes.Live())
 
     async def ready(self, request: Request) -> Response:
-        """Work is taken: the store is there, and nobody told us to stop."""
+        """Work is taken: the store works, and the service is not stopping."""
         board = dict(self._engine.problems)
         if not self._guard.shows_details(request):
             board = dict.fromkeys(board, WITHHELD)

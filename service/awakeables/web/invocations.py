@@ -24,7 +24,7 @@ from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
 
 MOST_OF_A_JOURNAL: Final = 4 * 1024 * 1024
-"""Bytes that are shown; their entries may be tens of thousands, and nobody else is served meanwhile."""
+"""Bytes that are shown; their entries may be tens of thousands, and no other request is served meanwhile."""
 
 
 class Invocations:

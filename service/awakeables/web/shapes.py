@@ -182,9 +182,9 @@ class Invocation(Shape):
     ended: Ended | None
     attempts: Annotated[Natural, Meta(description="Failed ones, since its journal last grew.")]
     due: Annotated[Instant | None, Meta(description="When it is taken up again at the earliest.")]
-    cancelled: Annotated[Instant | None, Meta(description="When it was told to be cancelled.")]
+    cancelled: Annotated[Instant | None, Meta(description="When its cancellation was requested.")]
     failure: Failure | None
-    reason: Annotated[str | None, Meta(description="Why it does not get on, and what to do.")]
+    reason: Annotated[str | None, Meta(description="Why it does not proceed, and what to do.")]
     build: Annotated[str | None, Meta(description="The release of the code that last wrote it.")]
     created: Instant
     updated: Instant
@@ -224,7 +224,7 @@ class NotYet(Shape):
     status: Status
     reason: Annotated[
         str | UnsetType,
-        Meta(description="Why it does not get on, and what to do; absent while nothing is wrong."),
+        Meta(description="Why it does not proceed, and what to do; absent while nothing is wrong."),
     ] = UNSET
 
 
@@ -254,9 +254,9 @@ class DeadLetter(Shape):
     offset: Natural
     last_offset: Annotated[
         Natural | None,
-        Meta(description="Where it stands for several records, which are not kept: the last of them."),
+        Meta(description="The last offset, if it counts several records that are not kept one by one."),
     ]
-    count: Annotated[Natural, Meta(description="How many records it stands for.")]
+    count: Annotated[Natural, Meta(description="How many records it counts.")]
     timestamp: Instant
     awakeable_id: str | None
     at: Instant

@@ -49,7 +49,7 @@ _decoder = msgspec.json.Decoder(_DeadLetter)
 
 
 def encode_dead_task(task: DeadTask) -> dict[str, Any]:
-    """The fields of the completion record that tell of a dead task."""
+    """The fields of the completion record that report a dead task."""
     letter: dict[str, Any] = {
         "code": task.code,
         "topic": task.topic,

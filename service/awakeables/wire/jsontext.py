@@ -6,7 +6,7 @@ from awakeables.core.bounds import has_more_json_values
 from awakeables.core.jsontext import decode_json
 
 MOST_VALUES = 1_000_000
-"""So many may a record hold, twice what fits 1 MiB: 100 MB and 0.4 s while they are built."""
+"""How many values a record may hold, twice what fits 1 MiB: 100 MB and 0.4 s while they are built."""
 
 TOO_MANY_VALUES = f"it holds more than {MOST_VALUES:,} values"
 

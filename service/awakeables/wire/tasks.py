@@ -120,7 +120,7 @@ def _instant(at_ms: int | None) -> str | None:
 def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:
     """Read a task: a CloudEvent, the envelope, or a bare payload whose facts stand in the headers.
 
-    A payload may come from anybody, and may look like a task itself. So with an `awakeable-id`
+    A payload can be anything, and may look like a task itself. So with an `awakeable-id`
     header the facts are those of the headers: the value is an event or an envelope only if it names
     the same awakeable, event and reply topic, else it is the bare payload. With an
     `awakeable-event-id` alone it is what a handler published without an awakeable. Without either

@@ -14,7 +14,7 @@ from awakeables.core.sources import parse_source
 from awakeables.core.texts import shortened
 
 MOST_OUTCOME_BYTES = 64 * 1024
-"""A larger outcome is told without its value. A verdict has to fit its topic, whose limit the service
+"""The verdict of a larger outcome has no value. A verdict has to fit its topic, whose limit the service
 does not know, and each repeat of an answer has one: it must not copy a megabyte."""
 
 MOST_CHARACTERS = 1000
@@ -26,7 +26,7 @@ _encode = msgspec.json.Encoder().encode
 def encode_verdict(verdict: Verdict) -> bytes:
     """Write what became of a completion: the verdict, where the completion came from, what is stored.
 
-    At most about 80 kB, whatever the completion says.
+    At most about 80 kB, however large the completion is.
     """
     return _encode(
         {

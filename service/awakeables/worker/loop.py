@@ -173,7 +173,7 @@ class WorkerLoop:
             log.error(events.EFFECT_REFUSED, worker=self._worker.name, topic=letter.topic, reason=str(error))
 
     async def _report(self, record: Incoming, fate: DeadLettered) -> None:
-        """Say where the wait is that its task is a dead letter; the copy is there already."""
+        """Report to the service that the task is a dead letter; the copy is already on its topic."""
         problem: OperatorError | None = None
         for report in fate.reports:
             try:

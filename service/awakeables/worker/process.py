@@ -68,11 +68,11 @@ class Answered(Record):
 
 
 class DeadLettered(Record):
-    """The copy for the dead-letter topic, and what the service whose handler waits is told.
+    """The copy for the dead-letter topic, and the report to the service whose handler waits.
 
     Attributes:
         reports: The same report with the task and without it, for a topic that finds it too large.
-            Empty: it can't be said who waits, or an answer is just what can't be sent.
+            Empty: it is unknown which service waits, or records to it can't be sent.
     """
 
     message: Outgoing
@@ -134,7 +134,7 @@ class Processor:
         return await self._try(_Job(record, task, function, payload))
 
     def give_up(self, record: Incoming, code: DeadLetterCode, reason: str) -> DeadLettered:
-        """Set a record aside, and say so: in the log, and to the service whose handler waits."""
+        """Make a record a dead letter, log it, and report it to the service whose handler waits."""
         address = find_address(record.value, record.headers)
         self._log.error(
             events.TASK_UNREADABLE,

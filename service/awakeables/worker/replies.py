@@ -1,6 +1,6 @@
 """Which topics a worker may answer to.
 
-A task names the topic of its answer. Whoever may write to a task topic could so have a worker
+A task names the topic of its answer. A producer with access to a task topic could so have a worker
 publish to any topic that its credentials reach, so the topic has to be of a pattern.
 """
 
@@ -40,7 +40,7 @@ class ReplyTopics:
         """Why a topic may not be answered to, and what to do."""
         return (
             f"reply_to {topic[:249]!r} is none of the topics that this worker answers to "
-            f"({', '.join(self._patterns)}); if it is to be one, name it in AWAKEABLES_WORKER_REPLY_TOPICS"
+            f"({', '.join(self._patterns)}); to allow it, add it to AWAKEABLES_WORKER_REPLY_TOPICS"
         )
 
 

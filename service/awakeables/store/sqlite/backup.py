@@ -68,7 +68,7 @@ def back_up(store: Path, target: Path) -> Copy:
 
 
 def _checked(copy: Path, store: Path, app: str | None) -> Copy:
-    """Read a copy through, of which nobody else knows yet.
+    """Check a copy that has a temporary name.
 
     Raises:
         OperatorError: It is damaged, as the store may be.
@@ -86,7 +86,7 @@ def _connected(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _name(unfinished: Path, target: Path) -> None:
-    """Give a file its name; whatever has got that name meanwhile is left alone."""
+    """Give a file its name; a file that got that name meanwhile is not replaced."""
     try:
         target.hardlink_to(unfinished)
     except FileExistsError:

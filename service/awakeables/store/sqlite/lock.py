@@ -41,7 +41,7 @@ def _name_in(descriptor: int) -> str:
 
 
 class FileLock:
-    """An advisory lock that ends with its process, however that dies, and whatever children it leaves.
+    """An advisory lock that ends with its process, however that dies, even if its children live on.
 
     The file is never removed: between unlinking it and locking it anew two processes could both
     hold "the" lock. Its content, the holder's process ID, is for people.

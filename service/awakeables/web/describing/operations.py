@@ -39,7 +39,7 @@ TEXT: Final = {"type": "string"}
 
 PATH_PARAMETERS: Final[dict[str, tuple[str, Any]]] = {
     "awakeable_id": ("Its last seven characters are a checksum.", msgspec.json.schema(shapes.AwakeableId)),
-    "invocation_id": ("As the header invocation-id told it.", msgspec.json.schema(shapes.InvocationId)),
+    "invocation_id": ("As the header invocation-id has it.", msgspec.json.schema(shapes.InvocationId)),
     "dead_letter_id": ("As the list shows it.", msgspec.json.schema(shapes.DeadLetterId)),
     "event_id": ("As the list shows it.", msgspec.json.schema(shapes.RecordId)),
     "partition": ("Of the completions topic.", {"type": "integer", "minimum": 0}),
@@ -227,7 +227,7 @@ OPERATIONS: Final = (
         tag="invocations",
         method="post",
         paths=("/invocations/{invocation_id}/cancel",),
-        summary="Cancel an invocation: its handler is told at its next await",
+        summary="Cancel an invocation: its handler gets `Cancelled` at its next await",
         answers={"202": _shown(shapes.Invocation, "It is marked; one that never ran has ended.")},
         refusals=GUARDED | {"404": "NotFound", "409": "NotPossible", "422": "Unfit"},
     ),
@@ -236,7 +236,7 @@ OPERATIONS: Final = (
         tag="invocations",
         method="post",
         paths=("/invocations/{invocation_id}/kill",),
-        summary="End an invocation as it stands; its handler is not told",
+        summary="End an invocation at once, without notice to its handler",
         answers={"200": _shown(shapes.Invocation, "It has ended.")},
         refusals=GUARDED | {"404": "NotFound", "409": "NotPossible", "422": "Unfit"},
     ),

@@ -27,7 +27,7 @@ COMPLETION: Final[Json] = {
         "status": {
             "description": (
                 "`resolved` and `rejected` settle the awakeable; `heartbeat` says that the work goes on, "
-                "`dead-lettered` that the task is on `<topic>.dlq` and nobody works on it."
+                "`dead-lettered` that the task is on `<topic>.dlq` and is not being worked on."
             ),
             "enum": ["resolved", "rejected", "heartbeat", "dead-lettered"],
         },

@@ -60,7 +60,7 @@ DEAD_LETTER: Final[Json] = {
                 "partition past records from here on, which nobody could read; there is no "
                 "value), `folded` (more records from here on could not be used than are kept one "
                 "by one; the service's row counts them, and there is no value). From a worker's "
-                "task topic also `unknown-task` (nobody's task) and "
+                "task topic also `unknown-task` (no function for it) and "
                 "`unanswerable` (its answer can't be sent: Kafka does not take it, or the worker may "
                 "not answer to its `reply_to`)."
             ),

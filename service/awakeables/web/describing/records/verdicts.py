@@ -11,7 +11,7 @@ Json = dict[str, Any]
 
 OMITTED: Final[Json] = {
     "description": (
-        "The outcome has this many bytes, more than a verdict tells: its value, or code and "
+        "The outcome has this many bytes, more than a verdict holds: its value, or code and "
         "details, are left out. `GET /awakeables/{id}` has them."
     ),
     "type": "integer",
