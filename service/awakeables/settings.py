@@ -217,7 +217,7 @@ class Settings(BaseSettings):
     )
     metrics_host: str = Field(
         "127.0.0.1",
-        description="Where it listens; beyond this machine only with `AWAKEABLES_INSECURE`, since it asks no token.",
+        description="Where it listens; beyond loopback only with `AWAKEABLES_INSECURE`: it asks no token.",
     )
 
     worker_reply_topics: Annotated[str, AfterValidator(_reply_topics)] = Field(

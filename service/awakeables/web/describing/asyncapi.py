@@ -89,7 +89,7 @@ def asyncapi(app: App, *, version: str, verdicts: bool) -> Json:
             "version": version,
             "description": (
                 "Workers answer to the topic that their task names. Handlers name the task topics when "
-                "they publish, so no list of them can be told here; whoever runs a worker knows its own."
+                "they publish, so they can't be listed here; the operator of a worker knows its topics."
             ),
         },
         "defaultContentType": JSON,
