@@ -582,8 +582,9 @@ async def _told(shop: Running, awakeable_id: str, counts: dict[str, int]) -> boo
 
 
 async def _letters(shop: Running, count: int) -> list[DeadLetter]:
-    letters = await shop.store.dead_letters(Page(limit=1000))
-    return letters if len(letters) == count else []
+    listed = await shop.store.dead_letters(Page(limit=1000))
+    letters = [await shop.store.dead_letter(letter.id) for letter in listed]
+    return [letter for letter in letters if letter] if len(letters) == count else []
 
 
 async def _stands_at(shop: Running, offset: int) -> bool:
