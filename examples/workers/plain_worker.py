@@ -27,7 +27,7 @@ def read(record):
         payload = task.get("payload") if enveloped else value
         task = facts | {"deadline": headers.get("awakeable-deadline"), "payload": payload}
     elif "awakeable-event-id" in headers:
-        task = {}  # published without an awakeable, whatever it looks like
+        task = {}  # published without an awakeable, even if it looks like a task
     if not (isinstance(task.get("awakeable_id"), str) and isinstance(task.get("reply_to"), str)):
         raise TypeError("no task: no awakeable_id and reply_to in headers or value")
     order = task["payload"]["order"]
@@ -55,7 +55,7 @@ async def do(record, producer):
     answer = {"awakeable_id": awakeable_id, "worker": "plain", "event_id": f"{awakeable_id}:1"}
     try:
         answer |= await pack(task["order"])
-    except Exception as error:  # try again here whatever a second try may mend
+    except Exception as error:  # retry here what may pass on a second try
         answer |= {"status": "rejected", "reason": repr(error), "code": 500}
     trace = [pair for pair in record.headers if pair[0] in {"traceparent", "tracestate"}]
     value, key = json.dumps(answer).encode(), awakeable_id.encode()

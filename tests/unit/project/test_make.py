@@ -21,9 +21,9 @@ def planned(target: str, clone: Path) -> str:
     for name in ("Makefile", "pyproject.toml", "requirements"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, clone / name)
-    return subprocess.run(
-        ["make", "-n", target], cwd=clone, capture_output=True, text=True, check=True
-    ).stdout
+    # Within a `make` that runs the tests it would say which directory it enters.
+    command = ["make", "--no-print-directory", "-n", target]
+    return subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True).stdout
 
 
 def test_case_u12_the_demo_on_a_fresh_clone_says_each_step_and_installs_what_it_needs(tmp_path: Path) -> None:
