@@ -16,7 +16,7 @@ from awakeables.core.awakeables import Awakeable, Completion, Verdict
 from awakeables.core.ids import new_id
 from awakeables.core.orders import Answer, Effect, Member
 from awakeables.core.outcomes import Rejection, Resolution
-from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.engine import EngineSettings
 from awakeables.engine.horizon import Moment
 from awakeables.engine.intake import Record
 from awakeables.engine.outbox import RelaySettings
@@ -30,6 +30,7 @@ from awakeables.errors import (
 )
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.store.memory import MemoryStore
+from awakeables.testing.bench import new_engine
 from awakeables.testing.loop import InlineExecutor, SeededEntropy, SeededLoop, VirtualClock
 from awakeables.wire.completions import encode_completion
 from awakeables.wire.tasks import decode_task, encode_effect
@@ -139,7 +140,7 @@ class Process:
     def __init__(self, world: World) -> None:
         self.world = world
         self.store = FaultyStore(world.store, world.chance, world.faults)
-        self.engine = Engine(
+        self.engine = new_engine(
             corpus.app,
             self.store,
             FaultyPublisher(world),

@@ -27,6 +27,7 @@ from awakeables.kafka.topics import create_topics
 from awakeables.ports import Page, Store
 from awakeables.store.memory import MemoryStore
 from awakeables.store.sqlite.store import SqliteStore
+from awakeables.testing.bench import new_engine
 from awakeables.wire.completions import encode_completion
 from awakeables.world import SystemClock, SystemEntropy
 from support.eventually import eventually
@@ -143,7 +144,7 @@ async def running(
     clock = SystemClock()
     connection = connection or Connection(bootstrap=bootstrap)
     publisher = KafkaPublisher(connection, clock)
-    engine = Engine(
+    engine = new_engine(
         app,
         store,
         publisher,

@@ -27,6 +27,7 @@ from awakeables.handlers.serde import codec_of_value, explain
 from awakeables.handlers.service import App, Handler, Service
 from awakeables.store.memory import MemoryStore
 from awakeables.testing.answers import Answers
+from awakeables.testing.bench import new_engine, serving
 from awakeables.testing.logs import redirected
 from awakeables.testing.loop import STARTED_MS, SeededEntropy, SeededLoop, ThreadInTurn, VirtualClock
 from awakeables.testing.outside import OnWait, Outside, Published, readable
@@ -174,7 +175,7 @@ def _in_a_loop(
     clock = VirtualClock(loop)
     executor = ThreadInTurn()
     store = MemoryStore(clock=clock, retention_ms=NEVER // timedelta(milliseconds=1))
-    engine = outside.engine = Engine(
+    engine = outside.engine = new_engine(
         app,
         store,
         outside,
@@ -222,18 +223,13 @@ class _Running:
 
     async def run(self, handler: Handler, content: bytes | None, headers: Mapping[str, str]) -> Run:
         engine, outside = self._engine, self._outside
-        serving = asyncio.ensure_future(engine.run())
-        try:
-            await engine.serving.wait()
+        async with serving(engine):
             lower = {name.lower(): text for name, text in headers.items()}
             begun = await engine.begin(handler, content, headers=lower)
             row = await self._until_it_rests(begun.id)
             value, failure = self._result(handler, row)
-        finally:
-            serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
-        if outside.errors or engine.errors:
-            raise [*outside.errors, *engine.errors][0]
+            if outside.errors:
+                raise outside.errors[0]
         if not isinstance(failure, Paused):
             outside.refuse_unused(failure)
         journal = (await engine.store.history([row.id]))[row.id]

@@ -25,6 +25,7 @@ from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.handlers.service import App, Service
 from awakeables.store.memory import MemoryStore
+from awakeables.testing.bench import new_engine, serving
 from awakeables.testing.loop import InlineExecutor, SeededEntropy, VirtualClock
 from awakeables.wire.completions import encode_completion
 
@@ -123,7 +124,7 @@ class Bench:
         service = Service(self.service)
         for name, function in handlers.items():
             service.handler(name)(function)
-        engine = Engine(
+        engine = new_engine(
             App("shop", services=[service]),
             self.store,
             self.broker,
@@ -133,14 +134,8 @@ class Bench:
             executor=InlineExecutor(),
             build=str(self._processes),
         )
-        running = asyncio.ensure_future(engine.run())
-        try:
-            await engine.serving.wait()
+        async with serving(engine):
             yield engine
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-        assert engine.errors == []
 
     async def begin(self, engine: Engine, handler: str, content: bytes = b"null", **kwargs: Any) -> str:
         begun = await engine.begin(engine.app.handler(self.service, handler), content, **kwargs)

@@ -14,7 +14,9 @@ from awakeables.core.outcomes import Resolution
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.handlers.service import App, Service
 from awakeables.store.memory import MemoryStore
-from awakeables.world import SystemClock, SystemEntropy
+from awakeables.testing import bench
+from awakeables.testing.bench import new_engine
+from awakeables.world import SystemClock
 from unit.engine.harness import Broker
 
 
@@ -70,20 +72,12 @@ async def test_the_context_is_refused_in_a_thread_too() -> None:
 @asynccontextmanager
 async def serving(service: Service) -> AsyncIterator[Engine]:
     clock = SystemClock()
-    engine = Engine(
+    engine = new_engine(
         App("shop", services=[service]),
         MemoryStore(clock=clock, retention_ms=1_000_000),
         Broker(),
         clock=clock,
-        entropy=SystemEntropy(),
         settings=EngineSettings(horizon=timedelta(0), threads=2),
     )
-    running = asyncio.ensure_future(engine.run())
-    try:
-        async with asyncio.timeout(20):
-            await engine.serving.wait()
-            yield engine
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-    assert engine.errors == []
+    async with asyncio.timeout(20), bench.serving(engine):
+        yield engine

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from awakeables.engine.engine import Engine
 from awakeables.handlers.context import Context
 from awakeables.handlers.service import App, Service
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
 from awakeables.telemetry.stalls import OURS, Stalls, culprits
-from awakeables.world import SystemClock, SystemEntropy
+from awakeables.testing.bench import new_engine, serving
+from awakeables.world import SystemClock
 from unit.engine.harness import Broker, Store, quick
 
 THRESHOLD = timedelta(milliseconds=100)
@@ -50,21 +50,12 @@ async def test_a_handler_that_blocks_the_loop_is_told_of_with_its_stack_and_its_
     clock = SystemClock()
     service = Service("orders")
     service.handler("block")(block)
-    engine = Engine(
-        App("shop", services=[service]),
-        Store(clock),
-        Broker(),
-        clock=clock,
-        entropy=SystemEntropy(),
-        settings=quick(),
+    engine = new_engine(
+        App("shop", services=[service]), Store(clock), Broker(), clock=clock, settings=quick()
     )
-    running = asyncio.ensure_future(engine.run())
-    await engine.serving.wait()
-    async with watched(engine.metrics):
+    async with serving(engine), watched(engine.metrics):
         begun = await engine.begin(engine.app.handler("orders", "block"), b"null")
         await engine.result(begun.id)
-    running.cancel()
-    await asyncio.wait([running])
     [told] = [line for line in logs if line["event"] == events.LOOP_BLOCKED]
     assert told["invocation_id"] == begun.id
     assert told["blocked_ms"] >= 100

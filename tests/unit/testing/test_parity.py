@@ -31,13 +31,14 @@ from awakeables.handlers.service import App, Handler
 from awakeables.ports import Page
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.testing import Paused, PendingAwakeable, Stuck, run
+from awakeables.testing.bench import new_engine, serving
 from awakeables.testing.kit import FEW_TRIES
-from awakeables.testing.loop import STARTED_MS, SeededEntropy
+from awakeables.testing.loop import STARTED_MS
 from awakeables.testing.outside import Published, readable
-from awakeables.web.app import WebSettings, create_app
 from awakeables.wire.tasks import encode_effect
 from golden import handlers as golden
 from simulation import corpus
+from support.web import new_web_app
 from unit.testing import shapes
 
 EVERYTHING = Page(limit=1000)
@@ -173,27 +174,23 @@ async def _in_service(case: Case, folder: Path) -> End:
     clock, kafka = HandClock(), Kafka()
     store = SqliteStore(folder / "service.db", clock=clock, retention_ms=10**15)
     await store.open()
-    engine = Engine(
+    engine = new_engine(
         case.app,
         store,
         kafka,
         clock=clock,
-        entropy=SeededEntropy(),
         settings=EngineSettings(
             runner=RunnerSettings(linger=timedelta(0), retry=FEW_TRIES), horizon=timedelta(0), threads=1
         ),
     )
-    serving = asyncio.ensure_future(engine.run())
-    web = create_app(engine, settings=WebSettings(), entropy=SeededEntropy())
+    transport = httpx.ASGITransport(new_web_app(engine))
     try:
-        await engine.serving.wait()
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(web), base_url="http://localhost:8080"
-        ) as client:
+        async with (
+            serving(engine),
+            httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as client,
+        ):
             return await _served(case, engine, clock, kafka, client)
     finally:
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
         await store.close()
 
 

@@ -23,9 +23,11 @@ from awakeables.handlers.context import Context
 from awakeables.handlers.service import App, Service
 from awakeables.ports import Clock, Expectation
 from awakeables.store.memory import MemoryStore
-from awakeables.testing.loop import SeededEntropy, VirtualClock
-from awakeables.web.app import WebApp, WebSettings, create_app
-from awakeables.web.tokens import Tokens
+from awakeables.testing import bench
+from awakeables.testing.bench import new_engine
+from awakeables.testing.loop import VirtualClock
+from awakeables.web.app import WebApp, WebSettings
+from support.web import new_web_app
 
 RETENTION_MS = 86_400_000
 MAX_BODY_BYTES = 1000
@@ -282,32 +284,22 @@ async def serving(settings: WebSettings | None = None, tokens: Path | None = Non
     clock = VirtualClock(asyncio.get_running_loop())
     store = FragileStore(clock=clock)
     kafka = NoKafka()
-    engine = Engine(
+    engine = new_engine(
         App("shop", services=[orders]),
         store,
         kafka,
         clock=clock,
-        entropy=SeededEntropy(),
         settings=EngineSettings(
             runner=RunnerSettings(linger=timedelta(milliseconds=50)), horizon=timedelta(0)
         ),
     )
-    app = create_app(
-        engine,
-        settings=settings or WebSettings(max_body_bytes=MAX_BODY_BYTES),
-        entropy=SeededEntropy(),
-        tokens=None if tokens is None else Tokens(tokens, clock=clock, problems=engine.problems),
-    )
-    running = asyncio.ensure_future(engine.run())
+    app = new_web_app(engine, settings or WebSettings(max_body_bytes=MAX_BODY_BYTES), tokens=tokens)
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as client:
-        try:
-            await engine.serving.wait()
-            yield Web(engine, store, app, client, kafka=kafka)
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            assert engine.errors == []
+    async with (
+        httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as client,
+        bench.serving(engine),
+    ):
+        yield Web(engine, store, app, client, kafka=kafka)
 
 
 class Exchange:

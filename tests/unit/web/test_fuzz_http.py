@@ -33,12 +33,12 @@ from awakeables.handlers.context import Context
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.service import App, Service
 from awakeables.store.memory import MemoryStore
-from awakeables.testing.loop import SeededEntropy
-from awakeables.web.app import WebApp, WebSettings, create_app
+from awakeables.testing.bench import new_engine
+from awakeables.web.app import WebApp, WebSettings
 from awakeables.web.describing.openapi import openapi
 from awakeables.web.server import WebServer
-from awakeables.web.tokens import Tokens
 from awakeables.world import SystemClock
+from support.web import new_web_app
 from unit.web.harness import RETENTION_MS, NoKafka, Web
 from unit.web.test_guard import bearer, write_tokens
 
@@ -128,12 +128,11 @@ class Target:
 
 def engine_on(store: MemoryStore, clock: SystemClock) -> Engine:
     retry = RetryPolicy(max_attempts=2, initial_interval=timedelta(milliseconds=1))
-    return Engine(
+    return new_engine(
         APP,
         store,
         NoKafka(),
         clock=clock,
-        entropy=SeededEntropy(),
         settings=EngineSettings(runner=RunnerSettings(retry=retry), horizon=timedelta(0)),
     )
 
@@ -174,12 +173,8 @@ async def serve(tokens: Path, started: list[Target], ready: threading.Event, sto
     clock = SystemClock()
     store = MemoryStore(clock=clock, retention_ms=RETENTION_MS)
     engine = engine_on(store, clock)
-    app = create_app(
-        engine,
-        settings=WebSettings(call_timeout=timedelta(milliseconds=50), max_body_bytes=100_000),
-        entropy=SeededEntropy(),
-        tokens=Tokens(tokens, clock=clock, problems=engine.problems),
-    )
+    settings = WebSettings(call_timeout=timedelta(milliseconds=50), max_body_bytes=100_000)
+    app = new_web_app(engine, settings, tokens=tokens)
     server = WebServer(app, port=0, refuse=app.refuse)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(engine.run())
@@ -228,11 +223,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 def document() -> Any:
     """What is served at `/openapi.json`, but that tokens, which always are right here, are no part of it."""
-    app = create_app(
-        engine_on(MemoryStore(clock=SystemClock(), retention_ms=RETENTION_MS), SystemClock()),
-        settings=WebSettings(),
-        entropy=SeededEntropy(),
-    )
+    app = new_web_app(engine_on(MemoryStore(clock=SystemClock(), retention_ms=RETENTION_MS), SystemClock()))
     told = openapi(APP, app._routes.rows, version="0")
     for item in told["paths"].values():
         for operation in item.values():

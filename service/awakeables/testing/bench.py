@@ -1,0 +1,55 @@
+"""Engines for tests: made in one place, and served as long as a block lasts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+
+from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.handlers.service import App
+from awakeables.ports import Clock, Entropy, Publisher, Store
+from awakeables.testing.loop import SeededEntropy
+
+
+def new_engine(
+    app: App,
+    store: Store,
+    publisher: Publisher,
+    *,
+    clock: Clock,
+    settings: EngineSettings,
+    entropy: Entropy | None = None,
+    executor: Executor | None = None,
+    build: str = "0",
+) -> Engine:
+    """Make an engine as the service does; its IDs are the same in each run unless `entropy` decides."""
+    return Engine(
+        app,
+        store,
+        publisher,
+        clock=clock,
+        entropy=entropy or SeededEntropy(),
+        settings=settings,
+        executor=executor,
+        build=build,
+    )
+
+
+@asynccontextmanager
+async def serving(engine: Engine) -> AsyncIterator[Engine]:
+    """Run an engine within the block, which begins once it takes calls.
+
+    Raises:
+        BaseException: The first error of its background work, unless the block itself has failed.
+    """
+    running = asyncio.ensure_future(engine.run())
+    try:
+        await engine.serving.wait()
+        yield engine
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    if engine.errors:
+        raise engine.errors[0]
