@@ -19,6 +19,7 @@ import structlog
 from prometheus_client import ProcessCollector
 
 from awakeables import __version__
+from awakeables.api import Api
 from awakeables.credentials import security_of
 from awakeables.devbroker import EmbeddedBroker
 from awakeables.engine.census import Census, show_readiness
@@ -123,9 +124,10 @@ async def serve(
             settings=ReadingSettings(max_unpacked_bytes=settings.max_unpacked_bytes),
         )
         web = create_app(
-            engine,
+            Api(engine),
             settings=_web_settings(settings, exposed=exposed),
             entropy=entropy,
+            metrics=engine.metrics,
             tokens=_tokens(settings, engine),
         )
         server = WebServer(

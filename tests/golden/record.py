@@ -14,10 +14,9 @@ from awakeables.core import awakeables, invocations
 from awakeables.core.awakeables import Completion
 from awakeables.core.journal import AwakeableAsked
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution, encode_outcome
-from awakeables.engine.engine import Engine
 from awakeables.testing.loop import SeededLoop
 from golden.handlers import SCRIPTS, Script, app
-from unit.engine.harness import Bench, quick
+from unit.engine.harness import Bench, Process, quick
 
 V1 = Path(__file__).with_name("v1")
 SUMS = V1 / "SHA256SUMS"
@@ -27,15 +26,15 @@ async def play(name: str, script: Script) -> bytes:
     """The journal of one invocation, as its file."""
     bench = Bench("golden")
     function = app.handler("golden", name).function
-    async with bench.serving(quick(), **{name: function}) as engine:
-        invocation_id = await bench.begin(engine, name, script.input)
+    async with bench.serving(quick(), **{name: function}) as process:
+        invocation_id = await bench.begin(process, name, script.input)
         if script.cancelled:
             await bench.status(invocation_id, "suspended")
-            await engine.cancel(invocation_id)
+            await process.api.cancel(invocation_id)
         for number, answer in enumerate(script.answers):
             await bench.status(invocation_id, "suspended")
             asked = [e.id for e in await bench.journal(invocation_id) if isinstance(e, AwakeableAsked)]
-            await settle(bench, engine, asked[number], answer)
+            await settle(bench, process, asked[number], answer)
         await asyncio.sleep(script.lasts_s)
         row = bench.row(invocation_id)
         assert row.status in ("completed", "suspended"), row
@@ -53,10 +52,10 @@ async def play(name: str, script: Script) -> bytes:
     )
 
 
-async def settle(bench: Bench, engine: Engine, awakeable_id: str, answer: Outcome) -> None:
+async def settle(bench: Bench, process: Process, awakeable_id: str, answer: Outcome) -> None:
     if isinstance(answer, Resolution | Rejection):
         source = f"golden:{awakeable_id}"
-        await engine.settle(Completion(awakeable_id=awakeable_id, body=answer, source=source))
+        await process.api.settle(Completion(awakeable_id=awakeable_id, body=answer, source=source))
         return
     # Nothing cancels a single awakeable yet; the journal's format knows it all the same.
     assert isinstance(answer, Cancellation)

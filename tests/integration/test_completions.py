@@ -172,14 +172,14 @@ async def test_case_r3_w12_an_open_transaction_is_told_and_what_is_behind_it_is_
             await produce(bootstrap, topic, [resolved(awakeable_id)])
             assert "transaction" in await eventually(lambda: shop.problems.get("partition 0", ""))
             # Nothing was settled yet, but two records wait, and the deadline waits for them.
-            [reading] = await shop.engine.offsets.show()
+            [reading] = await shop.api.partitions()
             assert (reading.next, reading.end, reading.lag) == (0, 2, 2)
             await eventually(lambda: shop.engine.clock.now_ms() > deadline_ms + 1000)
             assert (await shop.row(awakeable_id)).state == "pending"
             await producer.abort_transaction()
         assert (await shop.settled(awakeable_id)).state == "resolved"
         await eventually(shop.deadlines_pass)
-        [reading] = await shop.engine.offsets.show()
+        [reading] = await shop.api.partitions()
         assert (reading.next, reading.end, reading.lag, reading.problem) == (2, 3, 0, None)
 
 
@@ -454,7 +454,7 @@ async def test_case_r8_what_expired_before_the_first_record_was_read_is_counted_
         async with running(bootstrap, app, new_store("sqlite", tmp_path)) as shop:
             await eventually(shop.deadlines_pass)
             assert shop.consumer.records_expired == expired
-            [reading] = await shop.engine.offsets.show()
+            [reading] = await shop.api.partitions()
             assert (reading.next, reading.end, reading.lag) == (3, 3, 0)
 
 
@@ -469,7 +469,7 @@ async def test_case_r5_a_healthy_partition_that_is_moved_back_is_read_at_once(
         await eventually(lambda: _told(shop, key, {"invalid": 1, "accepted": 1, "conflict": 1}))
         letters = await eventually(lambda: _letters(shop, 2))
         await eventually(shop.deadlines_pass)
-        assert (await shop.engine.offsets.skip(0, 0)).next == 0
+        assert (await shop.api.skip(0, 0)).next == 0
         await eventually(lambda: _stands_at(shop, 4))
         assert await shop.counts(key) == {"invalid": 1, "accepted": 1, "conflict": 1}
         skipped, *others = await _letters(shop, 3)
@@ -498,7 +498,7 @@ async def test_a_topic_that_was_recreated_is_not_read_and_its_other_partitions_a
         await produce(bootstrap, topic, [resolved(last)] + [b"{}"] * 9)
         await eventually(lambda: "ended for a while" in shop.problems.get("partition 0", ""))
         assert (await shop.row(last)).state == "pending"
-        await shop.engine.offsets.skip(0, 0)
+        await shop.api.skip(0, 0)
         await shop.settled(last)
         await eventually(lambda: shop.problems == {})
 

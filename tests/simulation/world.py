@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from awakeables.api import Api
 from awakeables.core.awakeables import Awakeable, Completion, Verdict
 from awakeables.core.ids import new_id
 from awakeables.core.orders import Answer, Effect, Member
@@ -149,6 +150,7 @@ class Process:
             settings=world.settings,
             executor=InlineExecutor(),
         )
+        self.api = Api(self.engine)
         self.tasks = [asyncio.ensure_future(self.engine.run()), asyncio.ensure_future(self._read())]
 
     async def kill(self) -> None:
@@ -293,7 +295,7 @@ class World:
         number = self.chance.randrange(100)
         try:
             async with asyncio.timeout(2):
-                begun = await process.engine.begin(handler, str(number).encode())
+                begun = await process.api.begin(handler, str(number).encode())
         except (TimeoutError, asyncio.CancelledError, Overloaded):
             return
         self.begun.append(begun.id)
@@ -302,14 +304,14 @@ class World:
         before = self.store.tables.invocations[invocation_id]
         with suppress(TimeoutError, NotPossible):
             async with asyncio.timeout(2):
-                row = await process.engine.cancel(invocation_id)
+                row = await process.api.cancel(invocation_id)
                 if before.status == "suspended" and (row.status, row.wake) == ("pending", before.wake + 1):
                     self.cancelled_waiting.add(invocation_id)
 
     async def _kill(self, process: Process, invocation_id: str) -> None:
         with suppress(TimeoutError, NotPossible):
             async with asyncio.timeout(2):
-                row = await process.engine.kill(invocation_id)
+                row = await process.api.kill(invocation_id)
                 self.killed[invocation_id] = row.version
 
     async def _skip_back(self, process: Process, partition: int) -> None:

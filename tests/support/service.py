@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 
+from awakeables.api import Api
 from awakeables.core.awakeables import Awakeable, Completion
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.engine.engine import Engine, EngineSettings
@@ -74,6 +75,7 @@ class Running:
     """A service that runs, and what a test does with it."""
 
     app: App
+    api: Api
     engine: Engine
     consumer: CompletionsConsumer
     publisher: KafkaPublisher
@@ -89,7 +91,7 @@ class Running:
 
     async def call(self, handler: str, **order: Any) -> str:
         """Begin an invocation; its ID."""
-        begun = await self.engine.begin(self.app.handler("orders", handler), msgspec.json.encode(order))
+        begun = await self.api.begin(self.app.handler("orders", handler), msgspec.json.encode(order))
         return begun.id
 
     async def pending(self, handler: str = "wait", *, count: int = 1, **order: Any) -> list[str]:
@@ -105,7 +107,7 @@ class Running:
 
     async def result(self, invocation_id: str, timeout: float = 15) -> Outcome:
         async with asyncio.timeout(timeout):
-            return await self.engine.result(invocation_id)
+            return await self.api.result(invocation_id)
 
     async def row(self, awakeable_id: str) -> Awakeable:
         row = await self.store.awakeable(awakeable_id)
@@ -170,7 +172,14 @@ async def running(
             serving = [tasks.create_task(engine.run()), tasks.create_task(consumer.run())]
             await engine.serving.wait()
             try:
-                yield Running(app=app, engine=engine, consumer=consumer, publisher=publisher, store=store)
+                yield Running(
+                    app=app,
+                    api=Api(engine),
+                    engine=engine,
+                    consumer=consumer,
+                    publisher=publisher,
+                    store=store,
+                )
             finally:
                 for task in reversed(serving):
                     task.cancel()

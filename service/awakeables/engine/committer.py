@@ -60,9 +60,6 @@ class Committer:
     Most commits of a service at rest find nothing to write, and a full disk lets them pass; and when
     every caller has given up there is nothing to commit. So while the store is down each group has a
     probe with it, and an empty group is a probe alone.
-
-    Attributes:
-        on_store: Told what is wrong when the store goes down, None when it is back.
     """
 
     def __init__(
@@ -72,6 +69,7 @@ class Committer:
         max_members: int = 2000,
         max_waiting: int = 20_000,
         metrics: Metrics | None = None,
+        on_store: Callable[[str | None], None] = lambda _problem: None,
     ) -> None:
         """Serve a store.
 
@@ -80,6 +78,7 @@ class Committer:
             max_members: Bound of one transaction, so that none takes long.
             max_waiting: Bound of the queue; past it `refuse_if_full` does.
             metrics: Where commits are counted.
+            on_store: Called with what is wrong when the store goes down, with None when it is back.
         """
         self._store = store
         self._max_members = max_members
@@ -93,7 +92,7 @@ class Committer:
         self._pause_s = FIRST_PAUSE_S
         self._idle = asyncio.Event()
         self._idle.set()
-        self.on_store: Callable[[str | None], None] = lambda _problem: None
+        self._on_store = on_store
 
     def submit(self, member: Member, *, lazily: bool = False) -> asyncio.Future[Answer]:
         """Queue a member; the future has its answer once it is durable.
@@ -197,13 +196,13 @@ class Committer:
         if not self._down:
             self._down = True
             log.error(events.STORE_DOWN, error=problem)
-            self.on_store(problem)
+            self._on_store(problem)
 
     def _find(self) -> None:
         """The store has written."""
         self._down, self._pause_s = False, FIRST_PAUSE_S
         log.info(events.STORE_BACK)
-        self.on_store(None)
+        self._on_store(None)
 
     async def _timed(self, members: Sequence[Member]) -> list[Answer]:
         loop = asyncio.get_running_loop()

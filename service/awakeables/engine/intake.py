@@ -6,7 +6,8 @@ Kafka's batches, HTTP's requests and handlers' own completions all come through 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -78,9 +79,6 @@ class Intake:
         ends: Where each partition ends, as last heard.
         lags: How many records of each partition wait to be read.
         stuck: Partitions that wait before a batch that can't be opened.
-        on_wakes: Told whom a settlement has woken.
-        on_effects: Told that a commit has queued effects that nobody has claimed.
-        on_skip: Told that a partition is to be read on from elsewhere.
     """
 
     def __init__(  # noqa: PLR0913 - all of it is told apart by name
@@ -95,6 +93,8 @@ class Intake:
         verdicts_topic: str = "",
         folding: FoldingSettings | None = None,
         metrics: Metrics | None = None,
+        on_wakes: Callable[[Sequence[Wake]], None] = lambda _wakes: None,
+        on_effects: Callable[[], None] = lambda: None,
     ) -> None:
         """Settle through a committer.
 
@@ -108,6 +108,8 @@ class Intake:
             verdicts_topic: Where verdicts are told; empty: nowhere.
             folding: How many dead letters of a minute are kept one by one.
             metrics: Where verdicts and dead letters are counted.
+            on_wakes: Called with the invocations that a settlement has woken.
+            on_effects: Called when a commit has queued effects that nobody has claimed.
         """
         self.metrics = metrics or Metrics()
         self._committer = committer
@@ -121,10 +123,10 @@ class Intake:
         self.ends: dict[int, int] = {}
         self.lags: dict[int, int] = {}
         self.stuck: dict[int, Stuck] = {}
-        self.on_skip: Callable[[int], None] = lambda _partition: None
+        self._skip_listeners: list[Callable[[int], None]] = []
         self.horizon = horizon
-        self.on_wakes: Callable[[Sequence[Wake]], None] = lambda _wakes: None
-        self.on_effects: Callable[[], None] = lambda: None
+        self._on_wakes = on_wakes
+        self._on_effects = on_effects
 
     async def settle(self, completion: Completion) -> Verdict | None:
         """Settle one completion that does not come from Kafka; None: a heartbeat, kept.
@@ -285,7 +287,7 @@ class Intake:
             folded=sum(settled.folded.values()),
             first=told,
         )
-        self.on_effects()
+        self._on_effects()
 
     def _told(self, topic: str, partition: int, settled: SettledAll) -> None:
         """Count the verdicts that are not published, and say so once a minute."""
@@ -347,9 +349,19 @@ class Intake:
             self.stuck.pop(partition, None)
             self.lags.pop(partition, None)
             self.metrics.buried("skipped")
-            self.on_effects()
-            self.on_skip(partition)
+            self._on_effects()
+            for moved in self._skip_listeners:
+                moved(partition)
         return done
+
+    @contextmanager
+    def skips(self, moved: Callable[[int], None]) -> Iterator[None]:
+        """Within the block, `moved` is called with each partition that is to be read on from elsewhere."""
+        self._skip_listeners.append(moved)
+        try:
+            yield
+        finally:
+            self._skip_listeners.remove(moved)
 
     def _verdict_ids(self, count: int) -> tuple[str, ...]:
         return tuple(self._ids.new("evt") for _ in range(count)) if self._verdicts_topic else ()
@@ -362,9 +374,9 @@ class Intake:
             answer = await self._committer.submit(order(checked))
             match answer:
                 case SettledAll():
-                    self.on_wakes(answer.wakes)
+                    self._on_wakes(answer.wakes)
                     if self._verdicts_topic:
-                        self.on_effects()
+                        self._on_effects()
                     return answer
                 case Fenced():
                     raise OwnershipLost("the batch's partition has another reader, or it was settled before")

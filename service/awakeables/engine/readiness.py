@@ -28,3 +28,10 @@ class Readiness:
             problems={name: text for name, text in board.items() if name in STOPS_WORK},
             degraded={name: text for name, text in board.items() if name not in STOPS_WORK},
         )
+
+    def without_details(self, instead: str) -> Readiness:
+        """The same problems by name, with this text for each; what the service says of itself stays."""
+        return Readiness(
+            problems={name: text if name == "service" else instead for name, text in self.problems.items()},
+            degraded=dict.fromkeys(self.degraded, instead),
+        )

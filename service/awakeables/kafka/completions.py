@@ -146,21 +146,21 @@ class CompletionsConsumer:
             self._alarms.clear(BROKER, events.BROKER_BACK)
             self._alarms.clear(TOPIC)
             readers = self._assign(consumer, numbers)
-            self._intake.on_skip = functools.partial(_call_back, readers)
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    for reader in readers:
-                        tasks.create_task(reader.run(), name=f"completions-{reader.partition.partition}")
-                    tasks.create_task(self._watch(consumer, readers), name="completions-watch")
-                    tasks.create_task(self._watch_topic(consumer, readers), name="completions-topic")
-                    tasks.create_task(
-                        report_lag(
-                            self._connection,
-                            self._group,
-                            functools.partial(_offsets, readers),
-                        ),
-                        name="completions-lag",
-                    )
+                with self._intake.skips(functools.partial(_call_back, readers)):
+                    async with asyncio.TaskGroup() as tasks:
+                        for reader in readers:
+                            tasks.create_task(reader.run(), name=f"completions-{reader.partition.partition}")
+                        tasks.create_task(self._watch(consumer, readers), name="completions-watch")
+                        tasks.create_task(self._watch_topic(consumer, readers), name="completions-topic")
+                        tasks.create_task(
+                            report_lag(
+                                self._connection,
+                                self._group,
+                                functools.partial(_offsets, readers),
+                            ),
+                            name="completions-lag",
+                        )
             finally:
                 self.reading = frozenset()
                 self._intake.lags.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 
@@ -13,7 +13,7 @@ from awakeables.ports import Clock, Entropy, Publisher, Store
 from awakeables.testing.loop import SeededEntropy
 
 
-def new_engine(
+def new_engine(  # noqa: PLR0913 - all of it is told apart by name
     app: App,
     store: Store,
     publisher: Publisher,
@@ -23,6 +23,7 @@ def new_engine(
     entropy: Entropy | None = None,
     executor: Executor | None = None,
     build: str = "0",
+    on_failure: Callable[[BaseException], None] = lambda _error: None,
 ) -> Engine:
     """Make an engine as the service does; its IDs are the same in each run unless `entropy` decides."""
     return Engine(
@@ -34,6 +35,7 @@ def new_engine(
         settings=settings,
         executor=executor,
         build=build,
+        on_failure=on_failure,
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from awakeables.api import Api
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation
 from awakeables.core.outcomes import Rejection, Resolution
@@ -30,7 +32,7 @@ from awakeables.testing.answers import Answers
 from awakeables.testing.bench import new_engine, serving
 from awakeables.testing.logs import redirected
 from awakeables.testing.loop import STARTED_MS, SeededEntropy, SeededLoop, ThreadInTurn, VirtualClock
-from awakeables.testing.outside import OnWait, Outside, Published, readable
+from awakeables.testing.outside import OnWait, Outside, Published, Topics, readable
 from awakeables.worker.worker import Worker
 
 NEVER = LONGEST_WAIT * 3
@@ -134,9 +136,17 @@ def run(
             task that was never published.
         Exception: What a function that answers raised, other than `Reject`.
     """
-    outside = Outside(Answers(answers or {}, workers), on_wait)
     settings = _settings(retry, suspend=suspend)
-    job = functools.partial(_in_a_loop, seed, handler, args, headers or {}, outside, settings)
+    job = functools.partial(
+        _in_a_loop,
+        handler,
+        args,
+        headers or {},
+        Answers(answers or {}, workers),
+        on_wait,
+        settings=settings,
+        seed=seed,
+    )
     if not _is_within_a_loop():
         return job()
     with ThreadPoolExecutor(1, thread_name_prefix="awakeables-testing") as thread:
@@ -162,12 +172,14 @@ def _settings(retry: RetryPolicy, *, suspend: bool) -> EngineSettings:
 
 
 def _in_a_loop(
-    seed: int,
     function: Callable[..., Any],
     args: tuple[Any, ...],
     headers: Mapping[str, str],
-    outside: Outside,
+    answers: Answers,
+    on_wait: OnWait | None,
+    *,
     settings: EngineSettings,
+    seed: int,
 ) -> Run:
     app, handler = _app_of(function)
     content = _input(handler, args)
@@ -175,24 +187,28 @@ def _in_a_loop(
     clock = VirtualClock(loop)
     executor = ThreadInTurn()
     store = MemoryStore(clock=clock, retention_ms=NEVER // timedelta(milliseconds=1))
-    engine = outside.engine = new_engine(
+    topics = Topics()
+    failures: deque[BaseException] = deque(maxlen=1)
+    engine = new_engine(
         app,
         store,
-        outside,
+        topics,
         clock=clock,
         entropy=SeededEntropy(seed),
         settings=settings,
         executor=executor,
+        on_failure=failures.append,
     )
+    api = Api(engine)
+    outside = Outside(api, topics, clock, answers, on_wait)
+    running = _Running(loop, engine, api, store, outside, failures)
     try:
         with redirected():
-            return loop.run_until_complete(
-                _Running(loop, engine, store, outside).run(handler, content, headers)
-            )
+            return loop.run_until_complete(running.run(handler, content, headers))
     finally:
         loop.run_until_complete(_end_stray_tasks())
         executor.shutdown(wait=False)
-        outside.close()
+        answers.close()
         loop.close()
 
 
@@ -210,29 +226,35 @@ async def _end_stray_tasks() -> None:
 class _Running:
     """One invocation on its engine, from its input to its end, or until nothing is due any more."""
 
-    def __init__(self, loop: SeededLoop, engine: Engine, store: MemoryStore, outside: Outside) -> None:
+    def __init__(
+        self,
+        loop: SeededLoop,
+        engine: Engine,
+        api: Api,
+        store: MemoryStore,
+        outside: Outside,
+        failures: Sequence[BaseException],
+    ) -> None:
         self._loop = loop
         self._engine = engine
+        self._api = api
+        self._store = store
         self._tables = store.tables
         self._outside = outside
-        self._raised: BaseException | None = None
-        engine.on_failure = self._failed
-
-    def _failed(self, error: BaseException) -> None:
-        self._raised = error
+        self._failures = failures
 
     async def run(self, handler: Handler, content: bytes | None, headers: Mapping[str, str]) -> Run:
         engine, outside = self._engine, self._outside
-        async with serving(engine):
+        async with serving(engine), outside.reading():
             lower = {name.lower(): text for name, text in headers.items()}
-            begun = await engine.begin(handler, content, headers=lower)
+            begun = await self._api.begin(handler, content, headers=lower)
             row = await self._until_it_rests(begun.id)
             value, failure = self._result(handler, row)
             if outside.errors:
                 raise outside.errors[0]
         if not isinstance(failure, Paused):
             outside.refuse_unused(failure)
-        journal = (await engine.store.history([row.id]))[row.id]
+        journal = (await self._store.history([row.id]))[row.id]
         return Run(
             status=row.status,
             published=outside.published,
@@ -287,7 +309,7 @@ class _Running:
                 pass
         if row.status == "paused" and row.failure is not None:
             paused = Paused(f"{row.failure.kind}: {row.failure.message}")
-            paused.__cause__ = _of_the_author(self._raised)
+            paused.__cause__ = _of_the_author(self._failures[-1] if self._failures else None)
             return None, paused
         if self._engine.live:
             return None, Stuck(f"{handler.name} awaits something of its own that never comes")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from awakeables.api import Api
 from awakeables.core.awakeables import Awakeable, Completion
 from awakeables.core.jsontext import decode_json
 from awakeables.core.orders import Effect, Header
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import instant
-from awakeables.engine.engine import Engine
+from awakeables.ports import Clock
 from awakeables.testing.answers import Answers, Delivery, PendingAwakeable, WrongAnswer
 from awakeables.wire.completions import decode_completion, encode_completion
 from awakeables.wire.tasks import decode_task, encode_effect
@@ -38,18 +40,32 @@ class Published:
     headers: Mapping[str, str]
 
 
+class Topics:
+    """The publisher of a test's engine: takes every record, and keeps it for who reads it."""
+
+    def __init__(self) -> None:
+        self.records: asyncio.Queue[Effect] = asyncio.Queue()
+
+    async def publish(self, effect: Effect) -> None:
+        """Take a record."""
+        self.records.put_nowait(effect)
+
+
 class Outside:
-    """The publisher of a test's engine, and everybody who reads what is published or has an ID.
+    """Everybody who reads what a test's service publishes, or has the ID of an awakeable.
 
     Attributes:
-        engine: Who is answered.
         published: Each record once, in order.
         errors: What the test must be told of, the first one first.
     """
 
-    engine: Engine
-
-    def __init__(self, answers: Answers, on_wait: OnWait | None) -> None:
+    def __init__(
+        self, api: Api, topics: Topics, clock: Clock, answers: Answers, on_wait: OnWait | None
+    ) -> None:
+        """Read these topics and answer this service, by this clock."""
+        self._api = api
+        self._inbox = topics.records
+        self._clock = clock
         self._answers = answers
         self._on_wait = on_wait
         self._count = 0
@@ -60,8 +76,20 @@ class Outside:
         self.published: list[Published] = []
         self.errors: list[BaseException] = []
 
-    async def publish(self, effect: Effect) -> None:
-        """Take a record, and have its task done."""
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[None]:
+        """Within the block, read what is published, and have each task done."""
+        reader = asyncio.ensure_future(self._read_all())
+        try:
+            yield
+        finally:
+            reader.cancel()
+
+    async def _read_all(self) -> None:
+        while True:
+            self._read(await self._inbox.get())
+
+    def _read(self, effect: Effect) -> None:
         value, headers = encode_effect(effect)
         facts = effect.task
         self.published.append(
@@ -92,7 +120,7 @@ class Outside:
 
     async def _take(self, delivery: Delivery) -> None:
         if delivery.after:
-            due_ms = self.engine.clock.now_ms() + delivery.after // timedelta(milliseconds=1)
+            due_ms = self._clock.now_ms() + delivery.after // timedelta(milliseconds=1)
             self._late.append((due_ms, delivery))
         else:
             await self._settle(delivery)
@@ -109,7 +137,7 @@ class Outside:
         sent = decode_completion(
             encode_completion(completion), source=f"testing:{self._count}", headers=headers
         )
-        verdict = await self.engine.settle(sent)
+        verdict = await self._api.settle(sent)
         if verdict is not None and verdict.kind in _MISTAKES:
             raise WrongAnswer(
                 f"{delivery.what} is {verdict.kind}: {verdict.reason}; it was {_shown(delivery.body)}"
@@ -127,7 +155,7 @@ class Outside:
         Raises:
             WrongAnswer: Nobody takes one.
         """
-        now_ms = self.engine.clock.now_ms()
+        now_ms = self._clock.now_ms()
         due = [delivery for due_ms, delivery in self._late if due_ms <= now_ms]
         self._late = [late for late in self._late if late[0] > now_ms]
         for delivery in due:
@@ -191,10 +219,6 @@ class Outside:
             f"no task has asked for the answers to {', '.join(map(repr, sorted(self._answers.unused)))}; "
             f"published was to: {', '.join(sorted(tasks | plain)) or 'nothing'}"
         ) from failure
-
-    def close(self) -> None:
-        """Let go of the workers' threads."""
-        self._answers.close()
 
 
 def readable(value: bytes | None) -> Any:

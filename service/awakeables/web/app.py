@@ -7,9 +7,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
-from awakeables.engine.engine import Engine
+from awakeables.api import Api
 from awakeables.ports import Entropy
 from awakeables.telemetry import events
+from awakeables.telemetry.metrics import Metrics
 from awakeables.web import problems
 from awakeables.web.awakeables import Awakeables
 from awakeables.web.bodies import Bodies
@@ -48,32 +49,36 @@ AWAKEABLE_PATHS = ("/awakeables", "/restate/awakeables", "/restate/a")
 
 
 def create_app(
-    engine: Engine, *, settings: WebSettings, entropy: Entropy, tokens: Tokens | None = None
+    api: Api, *, settings: WebSettings, entropy: Entropy, metrics: Metrics, tokens: Tokens | None = None
 ) -> WebApp:
-    """Put the HTTP interface before an engine, which must be running when requests come.
+    """Make the HTTP interface of an application service.
 
     Args:
-        engine: What is served.
+        api: What is served; its engine must be running when requests come.
         settings: How.
+        metrics: Where requests are counted, and what `/metrics` shows.
         entropy: Makes this process's request IDs unlike any other's.
         tokens: Who is let in; None: everybody.
     """
     guard = Guard(tokens, settings.hosts, exposed=settings.exposed)
-    return WebApp(engine, settings, guard, RequestIds(entropy))
+    return WebApp(api, settings, guard, RequestIds(entropy), metrics)
 
 
 class WebApp:
-    """An ASGI application over one engine."""
+    """The ASGI application."""
 
-    def __init__(self, engine: Engine, settings: WebSettings, guard: Guard, request_ids: RequestIds) -> None:
-        self._engine = engine
+    def __init__(
+        self, api: Api, settings: WebSettings, guard: Guard, request_ids: RequestIds, metrics: Metrics
+    ) -> None:
+        self._api = api
+        self._metrics = metrics
         self._guard = guard
         self._request_ids = request_ids
-        self._waiting = Waiting(engine, settings)
+        self._waiting = Waiting(api, settings)
         self._retry_after = settings.retry_after_header
-        self._routes = _routes(engine, self._waiting, guard, settings)
+        self._routes = _routes(api, self._waiting, guard, settings, metrics)
         for row in self._routes.rows:
-            engine.metrics.serves(row.method, row.path)
+            metrics.serves(row.method, row.path)
 
     def drain(self) -> None:
         """Refuse calls from now on; calls that wait are answered 202, now."""
@@ -83,7 +88,7 @@ class WebApp:
         """The answer to what the server refuses before it is a request."""
         request_id = self._request_ids.new()
         response = self._refusal(problem, request_id)
-        self._engine.metrics.answered(*NOWHERE, response.status_code)
+        self._metrics.answered(*NOWHERE, response.status_code)
         response.raw_headers += (NOSNIFF, (REQUEST_ID, request_id.encode()))
         return response
 
@@ -101,7 +106,7 @@ class WebApp:
                 log.exception(events.REQUEST_FAILED, method=scope["method"], path=scope["path"])
             response = self._refusal(error, request_id)
         method, route = scope.get(COUNTED_AS, NOWHERE)
-        self._engine.metrics.answered(method, route, response.status_code)
+        self._metrics.answered(method, route, response.status_code)
         response.raw_headers += (NOSNIFF, (REQUEST_ID, request_id.encode()))
         await response(scope, receive, send)
 
@@ -123,22 +128,22 @@ class WebApp:
 
     def _not_allowed(self, method: str, allowed: list[str], names: tuple[str, ...]) -> Problem:
         if len(names) == 2:
-            self._engine.app.handler(*names)  # no such handler: 404, whatever the method
+            self._api.app.handler(*names)  # no such handler: 404, whatever the method
         return method_not_allowed(method, allowed)
 
 
-def _routes(engine: Engine, waiting: Waiting, guard: Guard, settings: WebSettings) -> Routes:
+def _routes(api: Api, waiting: Waiting, guard: Guard, settings: WebSettings, metrics: Metrics) -> Routes:
     bodies = Bodies(settings)
-    awakeables = Awakeables(engine, waiting, bodies)
-    calls = Calls(engine, waiting, guard, bodies, settings)
-    dead_letters = DeadLetters(engine, waiting)
-    health = Health(engine, waiting, guard, settings)
-    invocations = Invocations(engine, waiting, guard, settings)
-    metrics = MetricsPage(engine)
-    offsets = Offsets(engine, waiting)
-    outbox = Outbox(engine, waiting)
+    awakeables = Awakeables(api, waiting, bodies)
+    calls = Calls(api, waiting, guard, bodies, settings)
+    dead_letters = DeadLetters(api, waiting)
+    health = Health(api, waiting, guard, settings)
+    invocations = Invocations(api, waiting, guard, settings)
+    metrics_page = MetricsPage(metrics)
+    offsets = Offsets(api, waiting)
+    outbox = Outbox(api, waiting)
     routes = Routes()
-    documents = Documents(engine, routes, guarded=guard.wants_tokens)
+    documents = Documents(api, routes, guarded=guard.wants_tokens)
     routes.add("POST", "/*/*", calls.call, scope="call")
     routes.add("POST", "/*/*/send", calls.send, scope="call", parameters=("delay",))
     for path in AWAKEABLE_PATHS:
@@ -170,7 +175,7 @@ def _routes(engine: Engine, waiting: Waiting, guard: Guard, settings: WebSetting
     routes.add("POST", "/outbox/*/resend", outbox.resend, scope="operate")
     routes.add("GET", "/offsets", offsets.list, scope="read")
     routes.add("POST", "/offsets/*/skip", offsets.skip, scope="operate", parameters=("to",))
-    routes.add("GET", "/metrics", metrics.show, scope="metrics")
+    routes.add("GET", "/metrics", metrics_page.show, scope="metrics")
     routes.add("GET", "/openapi.json", documents.openapi, scope="read")
     routes.add("GET", "/asyncapi.json", documents.asyncapi, scope="read")
     routes.add("GET", "/docs", documents.page, scope="read")

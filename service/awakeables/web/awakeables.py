@@ -9,11 +9,10 @@ import msgspec
 from msgspec import Raw, UnsetType
 from starlette.responses import Response
 
+from awakeables.api import Api
 from awakeables.core.awakeables import STATES, Completion, Verdict, VerdictKind
 from awakeables.core.ids import parse_id
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
-from awakeables.engine.engine import Engine
-from awakeables.errors import NotFound
 from awakeables.ports import Expectation
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
@@ -42,15 +41,15 @@ _refusal_decoder = msgspec.json.Decoder(shapes.Refusal)
 class Awakeables:
     """The routes of the awakeables."""
 
-    def __init__(self, engine: Engine, waiting: Waiting, bodies: Bodies) -> None:
-        self._engine = engine
+    def __init__(self, api: Api, waiting: Waiting, bodies: Bodies) -> None:
+        self._api = api
         self._waiting = waiting
         self._bodies = bodies
 
     async def resolve(self, request: Request) -> Response:
         awakeable_id = _checked(request)
         async with self._bodies.read(request) as body:
-            expected = await self._waiting.store(self._engine.edge.expectation(awakeable_id))
+            expected = await self._waiting.store(self._api.expectation(awakeable_id))
             return await self._settle(request, awakeable_id, self._resolution(request, body, expected))
 
     async def reject(self, request: Request) -> Response:
@@ -60,29 +59,27 @@ class Awakeables:
 
     async def list(self, request: Request) -> Response:
         asked = page_of(request, "prom")
-        rows = self._engine.store.awakeables(asked, state=one_of(request, "state", STATES))
+        rows = self._api.awakeables(asked, state=one_of(request, "state", STATES))
         return page(await self._waiting.store(rows), asked, render.awakeable, shapes.Awakeables)
 
     async def show(self, request: Request) -> Response:
         awakeable_id = _checked(request)
-        row = await self._waiting.store(self._engine.store.awakeable(awakeable_id))
-        if row is None:
-            raise NotFound(f"no awakeable {awakeable_id}")
-        expected = await self._waiting.store(self._engine.edge.expectation(awakeable_id))
+        row = await self._waiting.store(self._api.awakeable(awakeable_id))
+        expected = await self._waiting.store(self._api.expectation(awakeable_id))
         return as_json(render.awakeable_in_full(row, expected))
 
     async def _settle(self, request: Request, awakeable_id: str, body: Resolution | Rejection) -> Response:
         completion = Completion(
             awakeable_id=awakeable_id,
             body=body,
-            source=f"http:{self._engine.new_id('evt')}{_named(request)}",
+            source=f"http:{self._api.new_id('evt')}{_named(request)}",
             event_id=request.text(b"awakeable-event-id"),
             worker=request.text(b"awakeable-worker"),
             trace=known_traceparent(request.header(TRACEPARENT.encode())),
         )
         act: Deed = "resolve" if isinstance(body, Resolution) else "reject"
         with audited(request, act, awakeable_id=awakeable_id) if request.holder else nullcontext():
-            verdict = await self._waiting.store(self._engine.settle(completion), doubt=IN_DOUBT)
+            verdict = await self._waiting.store(self._api.settle(completion), doubt=IN_DOUBT)
             assert verdict is not None, "only a heartbeat has no verdict"
             if verdict.kind in REFUSALS:
                 raise _refused(verdict, shows_outcome=request.holder is None or request.holder.may("read"))

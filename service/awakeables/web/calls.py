@@ -7,9 +7,8 @@ from datetime import timedelta
 
 from starlette.responses import Response
 
+from awakeables.api import Api, idempotency_scope
 from awakeables.core.orders import Begun, Idempotency
-from awakeables.engine.engine import Engine
-from awakeables.errors import NotFound
 from awakeables.handlers.service import Handler
 from awakeables.web import shapes
 from awakeables.web.answers import INVOCATION_ID, as_json, not_yet, of_result, output_path
@@ -40,9 +39,9 @@ class Calls:
     """The routes of the handlers."""
 
     def __init__(
-        self, engine: Engine, waiting: Waiting, guard: Guard, bodies: Bodies, settings: WebSettings
+        self, api: Api, waiting: Waiting, guard: Guard, bodies: Bodies, settings: WebSettings
     ) -> None:
-        self._engine = engine
+        self._api = api
         self._guard = guard
         self._bodies = bodies
         self._waiting = waiting
@@ -54,9 +53,7 @@ class Calls:
         outcome = await self._waiting.result(request, invocation_id)
         if outcome is not None:
             return of_result(invocation_id, outcome)
-        row = await self._waiting.store(self._engine.store.invocation(invocation_id))
-        if row is None:
-            raise NotFound(f"no invocation {invocation_id}")
+        row = await self._waiting.store(self._api.invocation(invocation_id))
         return not_yet(row, retry_after=self._settings.retry_after_header)
 
     async def send(self, request: Request) -> Response:
@@ -77,10 +74,10 @@ class Calls:
         )
 
     async def _begin(self, request: Request, delay: timedelta = timedelta(0)) -> Begun:
-        handler = self._engine.app.handler(*request.names)
+        handler = self._api.app.handler(*request.names)
         self._waiting.admit()
         async with self._bodies.read(request) as body:
-            begin = self._engine.begin(
+            begin = self._api.begin(
                 handler,
                 self._input(handler, request, body),
                 headers=_handed_on(request),
@@ -90,9 +87,7 @@ class Calls:
             )
             begun = await self._waiting.store(begin, doubt=IN_DOUBT)
         if not begun.created and request.holder is not None:
-            row = await self._waiting.store(self._engine.store.invocation(begun.id))
-            if row is not None:
-                self._guard.check_key(request, row)
+            self._guard.check_key(request, await self._waiting.store(self._api.invocation(begun.id)))
         return begun
 
     def _input(self, handler: Handler, request: Request, body: bytes) -> bytes | None:
@@ -114,11 +109,6 @@ def _handed_on(request: Request) -> dict[str, str]:
             name, text = raw_name.decode("latin-1"), value.decode("latin-1")
             headers[name] = f"{headers[name]}, {text}" if name in headers else text
     return headers
-
-
-def idempotency_scope(service: str, handler: str) -> str:
-    """Within what an idempotency key stands for one invocation."""
-    return f"{service}/{handler}"
 
 
 def _idempotency(handler: Handler, request: Request, body: bytes) -> Idempotency | None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from awakeables.api import Api
 from awakeables.core.ids import parse_id
-from awakeables.engine.engine import Engine
-from awakeables.errors import NotFound
 from awakeables.telemetry.vocabulary import LETTER_CODES
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
@@ -21,21 +20,18 @@ from awakeables.web.waiting import Waiting
 class DeadLetters:
     """The routes below `/dead-letters`."""
 
-    def __init__(self, engine: Engine, waiting: Waiting) -> None:
-        self._engine = engine
-        self._store = engine.store
+    def __init__(self, api: Api, waiting: Waiting) -> None:
+        self._api = api
         self._waiting = waiting
 
     async def list(self, request: Request) -> Response:
         asked = page_of(request, "dlq")
-        rows = await self._waiting.store(self._store.dead_letters(asked))
+        rows = await self._waiting.store(self._api.dead_letters(asked))
         return page(rows, asked, render.dead_letter, shapes.DeadLetters)
 
     async def show(self, request: Request) -> Response:
         letter_id = _checked(request)
-        row = await self._waiting.store(self._store.dead_letter(letter_id))
-        if row is None:
-            raise NotFound(f"no dead letter {letter_id}")
+        row = await self._waiting.store(self._api.dead_letter(letter_id))
         return as_json(render.dead_letter_in_full(row))
 
     async def resend(self, request: Request) -> Response:
@@ -43,7 +39,7 @@ class DeadLetters:
         letter_id = _checked(request)
         with audited(request, "resend", dead_letter=letter_id):
             effect = await self._waiting.store(
-                self._engine.resend(letter_id, by=request.by),
+                self._api.resend(letter_id, by=request.by),
                 doubt="it is not known whether the record is sent again; look at how often it was",
             )
         answer = shapes.Resent(id=letter_id, event_id=effect.event_id, topic=effect.topic)
@@ -62,7 +58,7 @@ class DeadLetters:
             raise bad_request(f"older_than: {error}") from None
         with audited(request, "purge", older_than=str(age), code=code):
             count = await self._waiting.store(
-                self._engine.purge_dead_letters(older_than=age, code=code),
+                self._api.purge_dead_letters(older_than=age, code=code),
                 doubt="some may be deleted; ask again, it goes on where it stopped",
             )
         return as_json(shapes.Purged(count=count))

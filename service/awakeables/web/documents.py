@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import Response
 
-from awakeables.engine.engine import Engine
+from awakeables.api import Api
 from awakeables.web.describing import page
 from awakeables.web.describing.asyncapi import asyncapi
 from awakeables.web.describing.openapi import openapi
@@ -24,15 +24,15 @@ PAGE_HEADERS: Final = {
 class Documents:
     """The routes of the documents, which are made when they are first asked for, and never change."""
 
-    def __init__(self, engine: Engine, routes: Routes, *, guarded: bool) -> None:
-        """Describe an engine.
+    def __init__(self, api: Api, routes: Routes, *, guarded: bool) -> None:
+        """Describe a service.
 
         Args:
-            engine: Its app and its build are told.
+            api: What is described.
             routes: The whole table, once the first request comes.
             guarded: Are tokens asked for?
         """
-        self._engine = engine
+        self._api = api
         self._routes = routes
         self._guarded = guarded
         self._page_at = lru_cache(maxsize=8)(self._rendered)
@@ -52,7 +52,7 @@ class Documents:
 
     @cached_property
     def _openapi(self) -> dict[str, Any]:
-        return openapi(self._engine.app, self._routes.rows, version=self._engine.build)
+        return openapi(self._api.app, self._routes.rows, version=self._api.build)
 
     @cached_property
     def _openapi_text(self) -> bytes:
@@ -60,10 +60,8 @@ class Documents:
 
     @cached_property
     def _asyncapi_text(self) -> bytes:
-        engine = self._engine
-        return msgspec.json.encode(
-            asyncapi(engine.app, version=engine.build, verdicts=engine.publishes_verdicts)
-        )
+        api = self._api
+        return msgspec.json.encode(asyncapi(api.app, version=api.build, verdicts=api.publishes_verdicts))
 
 
 def _reached_at(request: Request) -> str:

@@ -7,8 +7,7 @@ from typing import Final
 from msgspec import UNSET
 from starlette.responses import Response
 
-from awakeables.engine.engine import Engine
-from awakeables.engine.readiness import Readiness
+from awakeables.api import Api
 from awakeables.web import shapes
 from awakeables.web.answers import as_json
 from awakeables.web.guard import Guard
@@ -23,8 +22,8 @@ WITHHELD: Final = "not shown here; a token with the scope `read` sees it, and th
 class Health:
     """The routes below `/health`."""
 
-    def __init__(self, engine: Engine, waiting: Waiting, guard: Guard, settings: WebSettings) -> None:
-        self._engine = engine
+    def __init__(self, api: Api, waiting: Waiting, guard: Guard, settings: WebSettings) -> None:
+        self._api = api
         self._guard = guard
         self._waiting = waiting
         self._retry_after = settings.retry_after_header
@@ -35,14 +34,9 @@ class Health:
 
     async def ready(self, request: Request) -> Response:
         """Work is taken: the store works, and the service is not stopping."""
-        board = dict(self._engine.problems)
+        readiness = self._api.readiness()
         if not self._guard.shows_details(request):
-            board = dict.fromkeys(board, WITHHELD)
-        if self._waiting.draining:
-            board["service"] = "draining"
-        elif not self._engine.serving.is_set():
-            board["service"] = "starting"
-        readiness = Readiness.of(board)
+            readiness = readiness.without_details(WITHHELD)
         degraded = readiness.degraded or UNSET
         if not readiness.problems:
             return as_json(shapes.Ready(degraded=degraded))

@@ -7,15 +7,12 @@ from typing import Final
 import msgspec
 from starlette.responses import Response
 
+from awakeables.api import Api
 from awakeables.core.ids import parse_id
 from awakeables.core.invocations import STATUSES, Invocation
-from awakeables.engine.engine import Engine
-from awakeables.errors import NotFound
-from awakeables.handlers.service import App
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json, not_yet, of_result
 from awakeables.web.audit import audited
-from awakeables.web.calls import idempotency_scope
 from awakeables.web.guard import Guard
 from awakeables.web.lists import one_of, page, page_of
 from awakeables.web.problems import bad_request
@@ -30,8 +27,8 @@ MOST_OF_A_JOURNAL: Final = 4 * 1024 * 1024
 class Invocations:
     """The routes below `/invocations`."""
 
-    def __init__(self, engine: Engine, waiting: Waiting, guard: Guard, settings: WebSettings) -> None:
-        self._engine = engine
+    def __init__(self, api: Api, waiting: Waiting, guard: Guard, settings: WebSettings) -> None:
+        self._api = api
         self._guard = guard
         self._waiting = waiting
         self._retry_after = settings.retry_after_header
@@ -43,24 +40,24 @@ class Invocations:
         key = request.query.get("idempotency_key")
         if key is not None:
             found = await self._waiting.store(
-                self._engine.store.keyed(_scopes(self._engine.app, service, handler), key)
+                self._api.invocations_by_key(key, service=service, handler=handler)
             )
             rows = [row for row in found if status in (None, row.status)]
             rows = [row for row in rows if asked.before is None or row.id < asked.before][: asked.limit]
         elif handler is not None:
             raise bad_request("handler= goes with idempotency_key= only")
         else:
-            rows = await self._waiting.store(
-                self._engine.store.invocations(asked, status=status, service=service)
+            rows = list(
+                await self._waiting.store(self._api.invocations(asked, status=status, service=service))
             )
         return page(rows, asked, render.invocation, shapes.Invocations)
 
     async def show(self, request: Request) -> Response:
         row = await self._row(request)
-        key = await self._waiting.store(self._engine.store.idempotency_key(row.id))
+        key = await self._waiting.store(self._api.idempotency_key(row.id))
         problem = None
         try:
-            journal, whole = await self._waiting.store(self._engine.store.journal(row.id, MOST_OF_A_JOURNAL))
+            journal, whole = await self._waiting.store(self._api.journal(row.id, MOST_OF_A_JOURNAL))
         except msgspec.MsgspecError as error:
             journal, problem = [], f"another release has written it, which this one can't read: {error}"
         else:
@@ -89,7 +86,7 @@ class Invocations:
         invocation_id = _checked(request)
         with audited(request, "resume", invocation_id=invocation_id):
             row = await self._waiting.store(
-                self._engine.resume(invocation_id, by=request.by),
+                self._api.resume(invocation_id, by=request.by),
                 doubt="it is not known whether the invocation was resumed; look at it",
             )
         return as_json(render.invocation(row))
@@ -99,7 +96,7 @@ class Invocations:
         invocation_id = _checked(request)
         with audited(request, "cancel", invocation_id=invocation_id):
             row = await self._waiting.store(
-                self._engine.cancel(invocation_id, by=request.by),
+                self._api.cancel(invocation_id, by=request.by),
                 doubt="it is not known whether the invocation was cancelled; it is safe to repeat this",
             )
         return as_json(render.invocation(row), status=202)
@@ -108,36 +105,17 @@ class Invocations:
         invocation_id = _checked(request)
         with audited(request, "kill", invocation_id=invocation_id):
             row = await self._waiting.store(
-                self._engine.kill(invocation_id, by=request.by),
+                self._api.kill(invocation_id, by=request.by),
                 doubt="it is not known whether the invocation was killed; it is safe to repeat this",
             )
         return as_json(render.invocation(row))
 
     async def _row(self, request: Request) -> Invocation:
         invocation_id = _checked(request)
-        row = await self._waiting.store(self._engine.store.invocation(invocation_id))
-        if row is None:
-            raise NotFound(f"no invocation {invocation_id}")
-        return row
+        return await self._waiting.store(self._api.invocation(invocation_id))
 
 
 def _checked(request: Request) -> str:
     [invocation_id] = request.names
     parse_id(invocation_id, "inv")
     return invocation_id
-
-
-def _scopes(app: App, service: str | None, handler: str | None) -> list[str]:
-    """Where to look for an idempotency key, which stands for another invocation in each handler.
-
-    Those of the app; and one that it has no more, if both of its names are given.
-    """
-    declared = [each for of in app.services.values() for each in of.handlers.values()]
-    scopes = [
-        idempotency_scope(each.service, each.name)
-        for each in declared
-        if service in (None, each.service) and handler in (None, each.name)
-    ]
-    if service is not None and handler is not None and not scopes:
-        scopes = [idempotency_scope(service, handler)]
-    return scopes

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from awakeables.engine.engine import Engine
-from awakeables.telemetry.metrics import exposition
+from awakeables.telemetry.metrics import Metrics, exposition
 from awakeables.web.request import Request
 
 
 class MetricsPage:
     """The route `/metrics`: what was counted so far; it asks the store for nothing."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._registry = engine.metrics.registry
+    def __init__(self, metrics: Metrics) -> None:
+        self._registry = metrics.registry
 
     async def show(self, request: Request) -> Response:
         """OpenMetrics if the scraper takes it, else Prometheus' text format."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from awakeables.engine.engine import Engine
+from awakeables.api import Api
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
 from awakeables.web.audit import audited
@@ -16,12 +16,12 @@ from awakeables.web.waiting import Waiting
 class Offsets:
     """The routes below `/offsets`."""
 
-    def __init__(self, engine: Engine, waiting: Waiting) -> None:
-        self._offsets = engine.offsets
+    def __init__(self, api: Api, waiting: Waiting) -> None:
+        self._api = api
         self._waiting = waiting
 
     async def list(self, _request: Request) -> Response:
-        rows = await self._waiting.store(self._offsets.show())
+        rows = await self._waiting.store(self._api.partitions())
         return as_json(shapes.Partitions(items=[render.reading(row) for row in rows]))
 
     async def skip(self, request: Request) -> Response:
@@ -31,7 +31,7 @@ class Offsets:
         number, offset = _number("the partition", partition), None if to is None else _number("to", to)
         with audited(request, "skip", partition=number, to=offset):
             row = await self._waiting.store(
-                self._offsets.skip(number, offset, by=request.by),
+                self._api.skip(number, offset, by=request.by),
                 doubt="it is not known whether it was skipped; look at it",
             )
         return as_json(render.reading(row))

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, UnsetType
 
+from awakeables.api import Reading
 from awakeables.core.acts import Acts
 from awakeables.core.awakeables import VERDICTS, Awakeable, Beat, BookEntry, DeadTaskEntry, Verdict
 from awakeables.core.invocations import Failure, Invocation, due_since_ms, hold_up
@@ -16,7 +17,6 @@ from awakeables.core.orders import DeadLetter, Effect, QueuedEffect
 from awakeables.core.outcomes import NULL, Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.records import rfc3339
 from awakeables.core.replay import describe
-from awakeables.engine.offsets import Reading
 from awakeables.ports import Expectation
 from awakeables.web import shapes
 

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
+from awakeables.api import Api
 from awakeables.core.outcomes import Outcome
-from awakeables.engine.engine import Engine
 from awakeables.errors import Overloaded
 from awakeables.web.problems import in_doubt
 from awakeables.web.request import Request
@@ -24,23 +24,18 @@ UNWATCHED_S = 1.0
 class Waiting:
     """Bounds every wait of a request; waits that a drain ends early are known here."""
 
-    def __init__(self, engine: Engine, settings: WebSettings) -> None:
-        self._engine = engine
+    def __init__(self, api: Api, settings: WebSettings) -> None:
+        self._api = api
         self._longest_s = settings.call_timeout.total_seconds()
         self._commit_s = settings.commit_timeout.total_seconds()
         self._open: set[asyncio.Timeout] = set()
-        self._draining = False
 
     def drain(self) -> None:
         """Refuse calls from now on; answer those that wait, now."""
-        self._draining = True
+        self._api.drain()
         now_s = asyncio.get_running_loop().time()
         for patience in self._open:
             _end(patience, now_s)
-
-    @property
-    def draining(self) -> bool:
-        return self._draining or self._engine.stopping
 
     def admit(self) -> None:
         """Let a request in that begins an invocation.
@@ -48,7 +43,7 @@ class Waiting:
         Raises:
             Overloaded: The service is stopping.
         """
-        if self.draining:
+        if self._api.draining:
             raise Overloaded("the service is stopping; try again")
 
     async def store(self, work: Awaitable[T], *, doubt: str = "try again") -> T:
@@ -79,7 +74,7 @@ class Waiting:
         prefer = request.header(b"prefer")
         longest_s = self._longest_s if prefer is None else min(_wanted_s(prefer), self._longest_s)
         outcome = await self._patiently(invocation_id, min(longest_s, UNWATCHED_S))
-        if outcome is not None or longest_s <= UNWATCHED_S or self.draining:
+        if outcome is not None or longest_s <= UNWATCHED_S or self._api.draining:
             return outcome
         return await self._patiently(invocation_id, longest_s - UNWATCHED_S, watched=request.receive)
 
@@ -93,7 +88,7 @@ class Waiting:
                 self._open.add(patience)
                 if watched is not None:
                     watch = asyncio.get_running_loop().create_task(_watch(watched, patience))
-                return await self._engine.result_or_pause(invocation_id)
+                return await self._api.result_or_pause(invocation_id)
         except TimeoutError:
             return None
         finally:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from awakeables import Context
+from awakeables.api import Api
 from awakeables.core.awakeables import Awakeable, Completion, Verdict
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Entry
-from awakeables.core.orders import Answer, Effect, Member, Probe
+from awakeables.core.orders import Answer, Effect, Member, Probe, SettledAll
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.intake import Record
@@ -42,6 +45,7 @@ class Store(MemoryStore):
         lose_before: So many commits fail before they are applied.
         lose_after: So many are applied and their acknowledgement is lost.
         refuses: A group with such a member is refused.
+        lose_hints: Settlements are answered without what they have woken.
         full: A commit that has something to write fails, as on a full disk.
         gate: Closed, every commit waits.
     """
@@ -55,6 +59,7 @@ class Store(MemoryStore):
         self.lose_after = 0
         self.refuses: Callable[[Member], bool] = lambda _member: False
         self.full = False
+        self.lose_hints = False
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -72,6 +77,8 @@ class Store(MemoryStore):
             raise StoreUnavailable("the disk is full")
         self.commits.append(list(members))
         self.answers.append(answers)
+        if self.lose_hints:
+            answers = [replace(each, wakes=()) if isinstance(each, SettledAll) else each for each in answers]
         if self.lose_after:
             self.lose_after -= 1
             raise StoreUnavailable("the acknowledgement was lost")
@@ -104,6 +111,14 @@ class Broker:
         return [msgspec.json.decode(e.value or b"null") for e in self.published if e.topic == topic]
 
 
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process of the service."""
+
+    engine: Engine
+    api: Api
+
+
 class Bench:
     """What outlives the processes: store, broker, clock."""
 
@@ -118,7 +133,7 @@ class Bench:
     @asynccontextmanager
     async def serving(
         self, settings: EngineSettings | None = None, /, **handlers: Any
-    ) -> AsyncIterator[Engine]:
+    ) -> AsyncIterator[Process]:
         """One process of the service, with these handlers by name; killed at the end of the block."""
         self._processes += 1
         service = Service(self.service)
@@ -135,10 +150,10 @@ class Bench:
             build=str(self._processes),
         )
         async with serving(engine):
-            yield engine
+            yield Process(engine, Api(engine))
 
-    async def begin(self, engine: Engine, handler: str, content: bytes = b"null", **kwargs: Any) -> str:
-        begun = await engine.begin(engine.app.handler(self.service, handler), content, **kwargs)
+    async def begin(self, process: Process, handler: str, content: bytes = b"null", **kwargs: Any) -> str:
+        begun = await process.api.begin(process.api.app.handler(self.service, handler), content, **kwargs)
         return begun.id
 
     async def status(self, invocation_id: str, *wanted: str) -> Invocation:
@@ -161,14 +176,17 @@ class Bench:
     async def journal(self, invocation_id: str) -> list[Entry]:
         return (await self.store.history([invocation_id]))[invocation_id]
 
-    async def settle(self, engine: Engine, awakeable_id: str, value: Any, source: str = "http:1") -> Verdict:
+    async def settle(
+        self, process: Process, awakeable_id: str, value: Any, source: str = "http:1"
+    ) -> Verdict:
         body = Resolution.of_json(msgspec.json.encode(value))
-        verdict = await engine.settle(Completion(awakeable_id=awakeable_id, body=body, source=source))
+        verdict = await process.api.settle(Completion(awakeable_id=awakeable_id, body=body, source=source))
         assert verdict is not None
         return verdict
 
-    async def records(self, engine: Engine, *values: bytes | None, first: int | None = None) -> None:
+    async def records(self, process: Process, *values: bytes | None, first: int | None = None) -> None:
         """A batch of the completions topic, from the offset that was reached or from `first`."""
+        engine = process.engine
         taken = await engine.intake.take_partitions(engine.owner, TOPIC, (0,))
         start = taken[0].next if first is None else first
         batch = [

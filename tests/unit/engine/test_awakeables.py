@@ -23,11 +23,11 @@ from unit.engine.harness import BOTH, Bench, Wide, resolution, until, value, wai
 @BOTH
 async def test_a1_the_first_committed_outcome_wins(settings: EngineSettings) -> None:
     bench = Bench()
-    async with bench.serving(settings, wait=wait) as engine:
-        invocation_id = await bench.begin(engine, "wait")
+    async with bench.serving(settings, wait=wait) as process:
+        invocation_id = await bench.begin(process, "wait")
         key = (await bench.awakeable(invocation_id)).id
         verdicts = await asyncio.gather(
-            *[bench.settle(engine, key, {"weight": n % 2}, f"http:{n}") for n in range(6)]
+            *[bench.settle(process, key, {"weight": n % 2}, f"http:{n}") for n in range(6)]
         )
         kinds = sorted(verdict.kind for verdict in verdicts)
         assert kinds == ["accepted", "conflict", "conflict", "conflict", "duplicate", "duplicate"]
@@ -40,14 +40,14 @@ async def test_a1_the_first_committed_outcome_wins(settings: EngineSettings) -> 
 
 async def test_a2_every_completion_gets_a_verdict_that_can_be_looked_up() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        key = (await bench.awakeable(await bench.begin(engine, "wait"))).id
+    async with bench.serving(wait=wait) as process:
+        key = (await bench.awakeable(await bench.begin(process, "wait"))).id
         never = new_id("prom", at_ms=STARTED_MS, entropy=bytes(10))
-        invalid = await bench.settle(engine, key, {"weight": "heavy"}, "http:1")
-        accepted = await bench.settle(engine, key, {"weight": 1}, "http:2")
-        duplicate = await bench.settle(engine, key, {"weight": 1}, "http:3")
-        conflict = await bench.settle(engine, key, {"weight": 2}, "http:4")
-        unknown = await bench.settle(engine, never, 1, "http:5")
+        invalid = await bench.settle(process, key, {"weight": "heavy"}, "http:1")
+        accepted = await bench.settle(process, key, {"weight": 1}, "http:2")
+        duplicate = await bench.settle(process, key, {"weight": 1}, "http:3")
+        conflict = await bench.settle(process, key, {"weight": 2}, "http:4")
+        unknown = await bench.settle(process, never, 1, "http:5")
         told = [v.kind for v in (invalid, accepted, duplicate, conflict, unknown)]
         assert told == ["invalid", "accepted", "duplicate", "conflict", "unknown"]
         row = await bench.store.awakeable(key)
@@ -66,9 +66,9 @@ async def test_a3_the_row_is_committed_before_its_task_is_visible(settings: Engi
             early.append(effect.task.awakeable_id)
 
     bench.broker.fail = look
-    async with bench.serving(settings, wait=wait) as engine:
+    async with bench.serving(settings, wait=wait) as process:
         bench.store.lose_before = 3
-        invocation_id = await bench.begin(engine, "wait")
+        invocation_id = await bench.begin(process, "wait")
         await until(lambda: bench.broker.published)
         await bench.awakeable(invocation_id)
     assert early == []
@@ -86,9 +86,9 @@ async def test_a3_the_row_is_committed_before_a_run_that_was_asked_for_after_it(
         await ctx.run("submit", lambda: seen.append(awakeable.id in bench.store.tables.awakeables))
         return await awakeable
 
-    async with bench.serving(settings, submit=submit) as engine:
+    async with bench.serving(settings, submit=submit) as process:
         bench.store.lose_before = 2
-        await bench.begin(engine, "submit")
+        await bench.begin(process, "submit")
         await until(lambda: seen)
     assert seen == [True]
 
@@ -106,13 +106,13 @@ async def test_a3_an_answer_is_kept_and_delivered_whatever_the_handler_does_mean
             await ctx.run("act", busy.wait, type=bool)
         return (await awakeable).weight
 
-    async with bench.serving(handler=handler) as engine:
-        invocation_id = await bench.begin(engine, "handler")
+    async with bench.serving(handler=handler) as process:
+        invocation_id = await bench.begin(process, "handler")
         key = (await bench.awakeable(invocation_id)).id
         if when != "running":
             await bench.status(invocation_id, "suspended")
         if when != "down":
-            assert (await bench.settle(engine, key, {"weight": 7})).kind == "accepted"
+            assert (await bench.settle(process, key, {"weight": 7})).kind == "accepted"
         busy.set()
         if when != "down":
             assert value(await bench.status(invocation_id, "completed")) == 7
@@ -130,10 +130,10 @@ async def test_a4_a_payload_that_does_not_fit_is_refused_and_the_next_one_settle
     settings: EngineSettings, wrong: bytes
 ) -> None:
     bench = Bench()
-    async with bench.serving(settings, wait=wait) as engine:
-        invocation_id = await bench.begin(engine, "wait")
+    async with bench.serving(settings, wait=wait) as process:
+        invocation_id = await bench.begin(process, "wait")
         key = (await bench.awakeable(invocation_id)).id
-        await bench.records(engine, resolution(key, wrong), resolution(key))
+        await bench.records(process, resolution(key, wrong), resolution(key))
         assert value(await bench.status(invocation_id, "completed")) == 7
         assert bench.store.tables.awakeables[key].book.counts == {"invalid": 1, "accepted": 1}
         assert [x.code for x in bench.store.tables.letters.values()] == ["invalid"]
@@ -143,11 +143,11 @@ async def test_a4_a_payload_that_does_not_fit_is_refused_and_the_next_one_settle
 async def test_a4_bytes_for_an_awakeable_of_json_don_t_wedge_the_partition(settings: EngineSettings) -> None:
     """They can't be checked against a schema: they are refused for their form."""
     bench = Bench()
-    async with bench.serving(settings, wait=wait) as engine:
-        invocation_id = await bench.begin(engine, "wait")
+    async with bench.serving(settings, wait=wait) as process:
+        invocation_id = await bench.begin(process, "wait")
         key = (await bench.awakeable(invocation_id)).id
         raw = Completion(awakeable_id=key, body=Resolution.of_bytes(b"\xff"), source="")
         async with asyncio.timeout(10):
-            await bench.records(engine, encode_completion(raw), resolution(key))
+            await bench.records(process, encode_completion(raw), resolution(key))
         assert value(await bench.status(invocation_id, "completed")) == 7
         assert bench.store.tables.awakeables[key].book.counts == {"invalid": 1, "accepted": 1}

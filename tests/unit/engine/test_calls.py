@@ -24,9 +24,9 @@ from unit.engine.harness import LIVE, Bench, Wide, value, wait
 
 async def test_a_call_is_durable_before_it_is_answered_and_its_first_steps_ride_along() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
+    async with bench.serving(wait=wait) as process:
         bench.store.commits.clear()
-        invocation_id = await bench.begin(engine, "wait")
+        invocation_id = await bench.begin(process, "wait")
         assert invocation_id in bench.store.tables.invocations
         await bench.status(invocation_id, "suspended")
         own = [g for g in bench.store.commits if any(isinstance(m, Begin | Advance) for m in g)]
@@ -39,22 +39,22 @@ async def test_the_request_s_headers_reach_the_handler() -> None:
         return dict(ctx.request.headers)
 
     bench = Bench()
-    async with bench.serving(headers=headers) as engine:
-        invocation_id = await bench.begin(engine, "headers", headers={"traceparent": "00-1"})
+    async with bench.serving(headers=headers) as process:
+        invocation_id = await bench.begin(process, "headers", headers={"traceparent": "00-1"})
         await asyncio.sleep(4000)
         assert value(await bench.status(invocation_id, "completed")) == {"traceparent": "00-1"}
 
 
 async def test_a_result_is_waited_for_and_asked_for_later() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        invocation_id = await bench.begin(engine, "wait")
-        waiting = asyncio.ensure_future(engine.result(invocation_id))
-        await bench.settle(engine, (await bench.awakeable(invocation_id)).id, {"weight": 7})
+    async with bench.serving(wait=wait) as process:
+        invocation_id = await bench.begin(process, "wait")
+        waiting = asyncio.ensure_future(process.api.result(invocation_id))
+        await bench.settle(process, (await bench.awakeable(invocation_id)).id, {"weight": 7})
         assert await waiting == Resolution.of_json(b"7")
-        assert await engine.result(invocation_id) == Resolution.of_json(b"7")
+        assert await process.api.result(invocation_id) == Resolution.of_json(b"7")
         with pytest.raises(NotFound, match="no invocation inv_1x"):
-            await engine.result("inv_1x")
+            await process.api.result("inv_1x")
 
 
 async def test_an_idempotency_key_stands_for_one_invocation() -> None:
@@ -62,14 +62,14 @@ async def test_an_idempotency_key_stands_for_one_invocation() -> None:
         return n
 
     bench = Bench()
-    async with bench.serving(echo=echo) as engine:
+    async with bench.serving(echo=echo) as process:
         key = Idempotency(scope="orders/echo", key="k", fingerprint="f")
-        handler = engine.app.handler("orders", "echo")
-        first = await engine.begin(handler, b"1", idempotency=key)
-        second = await engine.begin(handler, b"1", idempotency=key)
+        handler = process.engine.app.handler("orders", "echo")
+        first = await process.api.begin(handler, b"1", idempotency=key)
+        second = await process.api.begin(handler, b"1", idempotency=key)
         assert (first.created, second.created, first.id) == (True, False, second.id)
         with pytest.raises(IdempotencyConflict, match="'k' was used for another request"):
-            await engine.begin(handler, b"2", idempotency=replace(key, fingerprint="g"))
+            await process.api.begin(handler, b"2", idempotency=replace(key, fingerprint="g"))
         assert value(await bench.status(first.id, "completed")) == 1
 
 
@@ -78,8 +78,8 @@ async def test_a_delayed_call_begins_then() -> None:
         return ctx.now().timestamp()
 
     bench = Bench()
-    async with bench.serving(now=now) as engine:
-        invocation_id = await bench.begin(engine, "now", delay=timedelta(hours=1))
+    async with bench.serving(now=now) as process:
+        invocation_id = await bench.begin(process, "now", delay=timedelta(hours=1))
         await asyncio.sleep(3590)
         assert bench.row(invocation_id).status == "pending"
         await asyncio.sleep(15)
@@ -89,23 +89,23 @@ async def test_a_delayed_call_begins_then() -> None:
 
 async def test_an_engine_that_stops_takes_no_calls() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        engine.stopping = True
+    async with bench.serving(wait=wait) as process:
+        process.engine.stopping = True
         with pytest.raises(Overloaded, match="starting or stopping"):
-            await bench.begin(engine, "wait")
-        engine.stopping = False
+            await bench.begin(process, "wait")
+        process.engine.stopping = False
 
 
 async def test_a_drained_engine_has_suspended_what_could_be_suspended() -> None:
     bench = Bench()
-    async with bench.serving(LIVE, wait=wait) as engine:
-        invocation_id = await bench.begin(engine, "wait")
+    async with bench.serving(LIVE, wait=wait) as process:
+        invocation_id = await bench.begin(process, "wait")
         key = (await bench.awakeable(invocation_id)).id
-        assert engine.live == 1
-        assert await engine.drain(timedelta(seconds=5))
-        assert (engine.live, bench.row(invocation_id).status) == (0, "suspended")
-    async with bench.serving(LIVE, wait=wait) as engine:
-        await bench.settle(engine, key, {"weight": 7})
+        assert process.engine.live == 1
+        assert await process.engine.drain(timedelta(seconds=5))
+        assert (process.engine.live, bench.row(invocation_id).status) == (0, "suspended")
+    async with bench.serving(LIVE, wait=wait) as process:
+        await bench.settle(process, key, {"weight": 7})
         assert value(await bench.status(invocation_id, "completed")) == 7
 
 
@@ -117,14 +117,14 @@ async def test_more_calls_than_places_wait_as_rows_and_all_are_done() -> None:
     live: list[int] = []
 
     async def act(ctx: Context) -> int:
-        live.append(engine.live)
+        live.append(process.engine.live)
         await ctx.run("act", asyncio.sleep, 0.1)
         return (await ctx.awakeable(Wide, timeout=timedelta(days=1))).weight
 
-    async with bench.serving(settings, act=act) as engine:
-        ids = [await bench.begin(engine, "act") for _ in range(10)]
+    async with bench.serving(settings, act=act) as process:
+        ids = [await bench.begin(process, "act") for _ in range(10)]
         for number, invocation_id in enumerate(ids):
             key = (await bench.awakeable(invocation_id)).id
-            await bench.settle(engine, key, {"weight": number}, f"http:{number}")
+            await bench.settle(process, key, {"weight": number}, f"http:{number}")
         assert [value(await bench.status(key, "completed")) for key in ids] == list(range(10))
     assert max(live) <= 3

@@ -30,15 +30,15 @@ async def wait(ctx: Context) -> Any:
 @ALL
 async def test_a_waiting_handler_is_told_and_ends_cancelled(settings: Any) -> None:
     bench = Bench()
-    async with bench.serving(settings, wait=wait) as engine:
-        invocation_id = await bench.begin(engine, "wait")
+    async with bench.serving(settings, wait=wait) as process:
+        invocation_id = await bench.begin(process, "wait")
         awakeable = await bench.awakeable(invocation_id)
-        waiting = asyncio.ensure_future(engine.result(invocation_id))
-        row = await engine.cancel(invocation_id)
+        waiting = asyncio.ensure_future(process.api.result(invocation_id))
+        row = await process.api.cancel(invocation_id)
         assert row.cancelled_ms is not None
         assert await waiting == Cancellation(reason=CANCELLED)
         assert bench.row(invocation_id).status == "completed"
-        assert (await bench.settle(engine, awakeable.id, 1)).kind == "late"
+        assert (await bench.settle(process, awakeable.id, 1)).kind == "late"
 
 
 @ALL
@@ -47,11 +47,11 @@ async def test_a_sleeping_handler_is_told_now(settings: Any) -> None:
         await ctx.sleep(timedelta(days=30))
 
     bench = Bench()
-    async with bench.serving(settings, sleep=sleep) as engine:
-        invocation_id = await bench.begin(engine, "sleep")
+    async with bench.serving(settings, sleep=sleep) as process:
+        invocation_id = await bench.begin(process, "sleep")
         await asyncio.sleep(1)
         began_ms = bench.clock.now_ms()
-        await engine.cancel(invocation_id)
+        await process.api.cancel(invocation_id)
         await bench.status(invocation_id, "completed")
         assert bench.clock.now_ms() - began_ms < 1000
 
@@ -74,14 +74,14 @@ async def test_it_is_raised_once_and_what_is_created_to_compensate_is_not_touche
         return []
 
     bench = Bench()
-    async with bench.serving(settings, compensate=compensate) as engine:
-        invocation_id = await bench.begin(engine, "compensate")
+    async with bench.serving(settings, compensate=compensate) as process:
+        invocation_id = await bench.begin(process, "compensate")
         first = await bench.awakeable(invocation_id)
-        await engine.cancel(invocation_id)
+        await process.api.cancel(invocation_id)
         await until(lambda: len(bench.awakeables(invocation_id)) == 2)
-        await engine.cancel(invocation_id)
+        await process.api.cancel(invocation_id)
         [undo] = [row for row in bench.awakeables(invocation_id) if row.id != first.id]
-        assert (await bench.settle(engine, undo.id, 7)).kind == "accepted"
+        assert (await bench.settle(process, undo.id, 7)).kind == "accepted"
         told = value(await bench.status(invocation_id, "completed"))
         assert told == [CANCELLED, 7, f"awakeable {first.id} was cancelled: {CANCELLED}"]
         journal = await bench.journal(invocation_id)
@@ -97,14 +97,14 @@ async def test_it_comes_before_an_answer_that_is_not_yet_journaled_and_the_answe
             return ["told first", await awakeable]
 
     bench = Bench()
-    async with bench.serving(SUSPENDED, both=both) as engine:
-        invocation_id = await bench.begin(engine, "both")
+    async with bench.serving(SUSPENDED, both=both) as process:
+        invocation_id = await bench.begin(process, "both")
         awakeable = await bench.awakeable(invocation_id)
         await bench.status(invocation_id, "suspended")
         bench.store.gate.clear()
-        settling = asyncio.ensure_future(bench.settle(engine, awakeable.id, 7))
+        settling = asyncio.ensure_future(bench.settle(process, awakeable.id, 7))
         await asyncio.sleep(0.1)
-        cancelling = asyncio.ensure_future(engine.cancel(invocation_id))
+        cancelling = asyncio.ensure_future(process.api.cancel(invocation_id))
         await asyncio.sleep(0.1)
         bench.store.gate.set()
         assert (await settling).kind == "accepted"
@@ -130,10 +130,10 @@ async def test_an_action_that_has_begun_is_recorded_and_the_next_await_is_told()
             return [charged, "not shipped"]
 
     bench = Bench()
-    async with bench.serving(LIVE, pay=pay) as engine:
-        invocation_id = await bench.begin(engine, "pay")
+    async with bench.serving(LIVE, pay=pay) as process:
+        invocation_id = await bench.begin(process, "pay")
         await begun.wait()
-        await engine.cancel(invocation_id)
+        await process.api.cancel(invocation_id)
         finish.set()
         assert value(await bench.status(invocation_id, "completed")) == ["charged", "not shipped"]
         assert executed == ["charge"]
@@ -151,10 +151,10 @@ async def test_a_run_that_waits_to_be_tried_again_is_not() -> None:
         await ctx.run("flaky", flaky, retry=RetryPolicy(initial_interval=timedelta(hours=1)))
 
     bench = Bench()
-    async with bench.serving(SUSPENDED, retry=retry) as engine:
-        invocation_id = await bench.begin(engine, "retry")
+    async with bench.serving(SUSPENDED, retry=retry) as process:
+        invocation_id = await bench.begin(process, "retry")
         await bench.status(invocation_id, "suspended")
-        await engine.cancel(invocation_id)
+        await process.api.cancel(invocation_id)
         row = await bench.status(invocation_id, "completed")
         assert (row.result, len(tries)) == (Cancellation(reason=CANCELLED), 1)
 
@@ -167,21 +167,21 @@ async def test_only_that_very_error_makes_it_cancelled() -> None:
             raise Rejected("undone", code=410) from error
 
     bench = Bench()
-    async with bench.serving(other=other) as engine:
-        invocation_id = await bench.begin(engine, "other")
+    async with bench.serving(other=other) as process:
+        invocation_id = await bench.begin(process, "other")
         await bench.awakeable(invocation_id)
-        await engine.cancel(invocation_id)
+        await process.api.cancel(invocation_id)
         rejection = failed(await bench.status(invocation_id, "completed"))
         assert rejection == Rejection(reason="undone", code=410)
 
 
 async def test_it_survives_the_process() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        invocation_id = await bench.begin(engine, "wait")
+    async with bench.serving(wait=wait) as process:
+        invocation_id = await bench.begin(process, "wait")
         await bench.status(invocation_id, "suspended")
         bench.store.gate.clear()
-        cancelling = asyncio.ensure_future(engine.cancel(invocation_id))
+        cancelling = asyncio.ensure_future(process.api.cancel(invocation_id))
         await asyncio.sleep(0.1)
         bench.store.lose_after = 1
         bench.store.gate.set()
@@ -198,11 +198,11 @@ async def test_one_that_is_scheduled_for_later_ends_without_having_run() -> None
         ran.append(1)
 
     bench = Bench()
-    async with bench.serving(later=later) as engine:
-        invocation_id = await bench.begin(engine, "later", delay=timedelta(hours=1))
-        waiting = asyncio.ensure_future(engine.result(invocation_id))
+    async with bench.serving(later=later) as process:
+        invocation_id = await bench.begin(process, "later", delay=timedelta(hours=1))
+        waiting = asyncio.ensure_future(process.api.result(invocation_id))
         await asyncio.sleep(0.1)
-        await engine.cancel(invocation_id)
+        await process.api.cancel(invocation_id)
         assert await waiting == Cancellation(reason=CANCELLED)
         await asyncio.sleep(4000)
         assert ran == []
@@ -210,12 +210,12 @@ async def test_one_that_is_scheduled_for_later_ends_without_having_run() -> None
 
 async def test_one_that_never_ran_is_ended_and_told_though_the_acknowledgement_is_lost() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        invocation_id = await bench.begin(engine, "wait", delay=timedelta(hours=1))
-        waiting = asyncio.ensure_future(engine.result(invocation_id))
+    async with bench.serving(wait=wait) as process:
+        invocation_id = await bench.begin(process, "wait", delay=timedelta(hours=1))
+        waiting = asyncio.ensure_future(process.api.result(invocation_id))
         await asyncio.sleep(0.1)
         bench.store.lose_after = 1
-        assert (await engine.cancel(invocation_id)).result == Cancellation(reason=CANCELLED)
+        assert (await process.api.cancel(invocation_id)).result == Cancellation(reason=CANCELLED)
         async with asyncio.timeout(1):
             assert await waiting == Cancellation(reason=CANCELLED)
 
@@ -237,12 +237,12 @@ async def test_a_handler_that_never_lets_go_is_told_though_whoever_cancelled_has
             await ctx.run(f"next {number}", note, number)
 
     bench = Bench()
-    async with bench.serving(LIVE, chain=chain) as engine:
-        invocation_id = await bench.begin(engine, "chain")
+    async with bench.serving(LIVE, chain=chain) as process:
+        invocation_id = await bench.begin(process, "chain")
         await begun.wait()
-        await engine.committer.drained()
+        await process.engine.committer.drained()
         bench.store.gate.clear()
-        cancelling = asyncio.ensure_future(engine.cancel(invocation_id))
+        cancelling = asyncio.ensure_future(process.api.cancel(invocation_id))
         await asyncio.sleep(0.1)
         cancelling.cancel()
         bench.store.gate.set()
@@ -265,10 +265,10 @@ async def test_a_handler_that_awaits_nothing_more_is_not_hindered() -> None:
         return await ctx.run("act", act)
 
     bench = Bench()
-    async with bench.serving(LIVE, last=last) as engine:
-        invocation_id = await bench.begin(engine, "last")
+    async with bench.serving(LIVE, last=last) as process:
+        invocation_id = await bench.begin(process, "last")
         await begun.wait()
-        await engine.cancel(invocation_id)
+        await process.api.cancel(invocation_id)
         finish.set()
         assert value(await bench.status(invocation_id, "completed")) == 7
 
@@ -278,10 +278,10 @@ async def test_what_has_ended_and_what_never_was_are_told_so() -> None:
         return 1
 
     bench = Bench()
-    async with bench.serving(quickly=quickly) as engine:
-        invocation_id = await bench.begin(engine, "quickly")
+    async with bench.serving(quickly=quickly) as process:
+        invocation_id = await bench.begin(process, "quickly")
         await bench.status(invocation_id, "completed")
         with pytest.raises(NotPossible, match="has ended"):
-            await engine.cancel(invocation_id)
+            await process.api.cancel(invocation_id)
         with pytest.raises(NotFound, match="no invocation"):
-            await engine.cancel(new_id("inv", at_ms=STARTED_MS, entropy=bytes(10)))
+            await process.api.cancel(new_id("inv", at_ms=STARTED_MS, entropy=bytes(10)))

@@ -90,8 +90,7 @@ async def test_an_error_that_nobody_expected_is_the_guilty_member_s_alone() -> N
 
 async def test_while_the_store_is_down_the_group_is_kept_and_sent_again() -> None:
     problems: list[str | None] = []
-    async with committing() as (committer, store):
-        committer.on_store = problems.append
+    async with committing(on_store=problems.append) as (committer, store):
         store.lose_before = 4
         answers = await asyncio.gather(*[committer.submit(begin(n)) for n in range(3)])
         assert answers == [begun(n) for n in range(3)]
@@ -178,8 +177,7 @@ async def test_a_caller_that_gives_up_while_the_store_is_down_is_dropped_from_th
 async def test_case_o1_a_full_disk_is_told_until_something_was_written(attempts: int) -> None:
     """Callers that give up, and looks at the rows that find nothing to write, are no success."""
     problems: list[str | None] = []
-    async with committing() as (committer, store):
-        committer.on_store = problems.append
+    async with committing(on_store=problems.append) as (committer, store):
         store.full = True
         for number in range(attempts):
             caller = committer.submit(begin(number))
@@ -199,8 +197,7 @@ async def test_case_o1_a_full_disk_is_told_until_something_was_written(attempts:
 
 async def test_case_o1_a_member_that_is_refused_after_an_outage_says_nothing_about_the_disk() -> None:
     problems: list[str | None] = []
-    async with committing() as (committer, store):
-        committer.on_store = problems.append
+    async with committing(on_store=problems.append) as (committer, store):
         store.lose_before = 1
         store.refuses = lambda _member: True
         with pytest.raises(StoreRefused):
@@ -213,8 +210,7 @@ async def test_case_o1_a_member_that_is_refused_after_an_outage_says_nothing_abo
 
 async def test_case_o1_a_commit_that_hangs_is_told_while_it_does() -> None:
     problems: list[str | None] = []
-    async with committing() as (committer, store):
-        committer.on_store = problems.append
+    async with committing(on_store=problems.append) as (committer, store):
         store.gate.clear()
         caller = committer.submit(Expire(limit=1))
         await asyncio.sleep(9)

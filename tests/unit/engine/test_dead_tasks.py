@@ -13,21 +13,20 @@ from msgspec.structs import replace
 from awakeables.core.awakeables import Awakeable, Completion, DeadTask
 from awakeables.core.ids import new_id
 from awakeables.core.orders import DeadLetter
-from awakeables.engine.engine import Engine
 from awakeables.engine.folding import FoldingSettings
 from awakeables.errors import NotPossible
 from awakeables.testing.loop import STARTED_MS
 from awakeables.wire.completions import encode_completion
 from awakeables.wire.dead_tasks import MOST_CONTENT_BYTES
 from awakeables.wire.tasks import encode_effect
-from unit.engine.harness import TOPIC, Bench, quick, resolution, until, value, wait
+from unit.engine.harness import TOPIC, Bench, Process, quick, resolution, until, value, wait
 
 PACKED_AT = {"partition": 2, "offset": 17, "timestamp_ms": STARTED_MS}
 
 
-async def waiting(bench: Bench, engine: Engine) -> Awakeable:
+async def waiting(bench: Bench, process: Process) -> Awakeable:
     """An awakeable whose task is out."""
-    row = await bench.awakeable(await bench.begin(engine, "wait"))
+    row = await bench.awakeable(await bench.begin(process, "wait"))
     await until(lambda: bench.broker.values("pack"))
     return bench.store.tables.awakeables[row.id]
 
@@ -51,10 +50,10 @@ def letters(bench: Bench) -> list[DeadLetter]:
 
 async def test_case_w14_a_task_that_a_worker_could_not_use_is_a_dead_letter_where_the_wait_is() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        key = (await waiting(bench, engine)).id
+    async with bench.serving(wait=wait) as process:
+        key = (await waiting(bench, process)).id
         task = dead_task(bench)
-        await bench.records(engine, report(key, task))
+        await bench.records(process, report(key, task))
         [letter] = letters(bench)
         assert (letter.code, letter.awakeable_id, letter.topic) == ("unusable-task", key, "pack")
         assert letter.reason == "worker 'packer': invalid: the payload does not fit"
@@ -63,33 +62,33 @@ async def test_case_w14_a_task_that_a_worker_could_not_use_is_a_dead_letter_wher
         assert (row.state, row.book.counts) == ("pending", {})
         assert row.book.dead_task is not None
         assert (row.book.dead_task.dead_letter_id, row.book.dead_task.worker) == (letter.id, "packer")
-        counted = engine.metrics.registry.get_sample_value
+        counted = process.engine.metrics.registry.get_sample_value
         assert counted("awakeables_dead_letters_total", {"code": "unusable-task"}) == 1
         assert counted("awakeables_heartbeats_total", {"origin": "kafka"}) == 0
-        await bench.records(engine, resolution(key))
+        await bench.records(process, resolution(key))
         row = bench.store.tables.awakeables[key]
         assert (row.state, row.book.dead_task is not None) == ("resolved", True)
 
 
 async def test_case_w14_the_worker_s_copy_is_not_copied_to_the_topic_of_dead_completions() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        key = (await waiting(bench, engine)).id
-        await bench.records(engine, report(key, dead_task(bench)))
-        await until(lambda: engine.relay.idle)
+    async with bench.serving(wait=wait) as process:
+        key = (await waiting(bench, process)).id
+        await bench.records(process, report(key, dead_task(bench)))
+        await until(lambda: process.engine.relay.idle)
         assert [effect.topic for effect in bench.broker.published] == ["pack"]
 
 
 async def test_case_w14_a_task_that_is_reported_twice_is_filed_once() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        key = (await waiting(bench, engine)).id
+    async with bench.serving(wait=wait) as process:
+        key = (await waiting(bench, process)).id
         told = report(key, dead_task(bench))
-        await bench.records(engine, told, told)
+        await bench.records(process, told, told)
         before = bench.store.tables.awakeables[key], letters(bench)
-        await engine.intake.skip(TOPIC, 0, 2, 0)
+        await process.engine.intake.skip(TOPIC, 0, 2, 0)
         skipped = {letter.id for letter in letters(bench) if letter.code == "skipped"}
-        await bench.records(engine, told, told)
+        await bench.records(process, told, told)
         left = [letter for letter in letters(bench) if letter.id not in skipped]
         assert (bench.store.tables.awakeables[key], left) == before
         assert len(left) == 1
@@ -97,10 +96,10 @@ async def test_case_w14_a_task_that_is_reported_twice_is_filed_once() -> None:
 
 async def test_case_w14_of_two_places_of_a_task_both_are_filed_and_the_last_is_shown() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        key = (await waiting(bench, engine)).id
+    async with bench.serving(wait=wait) as process:
+        key = (await waiting(bench, process)).id
         task = dead_task(bench)
-        await bench.records(engine, report(key, task), report(key, replace(task, offset=18)))
+        await bench.records(process, report(key, task), report(key, replace(task, offset=18)))
         [_, last] = letters(bench)
         entry = bench.store.tables.awakeables[key].book.dead_task
         assert entry is not None
@@ -109,13 +108,13 @@ async def test_case_w14_of_two_places_of_a_task_both_are_filed_and_the_last_is_s
 
 async def test_case_w14_a_report_of_what_nobody_waits_for_is_late_or_unknown() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        key = (await waiting(bench, engine)).id
+    async with bench.serving(wait=wait) as process:
+        key = (await waiting(bench, process)).id
         task = dead_task(bench)
         never = new_id("prom", at_ms=STARTED_MS, entropy=bytes(10))
         content = [(name, never.encode() if name == "awakeable-id" else text) for name, text in task.headers]
         bare = replace(task, value=b"1", headers=tuple(content))
-        await bench.records(engine, resolution(key), report(key, task), report(never, bare))
+        await bench.records(process, resolution(key), report(key, task), report(never, bare))
         assert bench.store.tables.awakeables[key].book.counts == {"accepted": 1, "late": 1}
         assert [(letter.code, letter.topic) for letter in letters(bench)] == [("unknown", TOPIC)]
 
@@ -134,9 +133,9 @@ def answered_elsewhere(task: DeadTask) -> DeadTask:
 @pytest.mark.parametrize("forged", [of_another_awakeable, answered_elsewhere])
 async def test_case_w14_a_report_of_another_wait_s_task_is_invalid(forged: Any) -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        key = (await waiting(bench, engine)).id
-        await bench.records(engine, report(key, forged(dead_task(bench))))
+    async with bench.serving(wait=wait) as process:
+        key = (await waiting(bench, process)).id
+        await bench.records(process, report(key, forged(dead_task(bench))))
         [letter] = letters(bench)
         assert (letter.code, letter.topic, letter.awakeable_id) == ("invalid", TOPIC, key)
         row = bench.store.tables.awakeables[key]
@@ -145,84 +144,84 @@ async def test_case_w14_a_report_of_another_wait_s_task_is_invalid(forged: Any) 
 
 async def test_case_w14_the_task_is_sent_again_to_its_own_topic() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        row = await waiting(bench, engine)
+    async with bench.serving(wait=wait) as process:
+        row = await waiting(bench, process)
         task = dead_task(bench)
-        await bench.records(engine, report(row.id, task))
+        await bench.records(process, report(row.id, task))
         [letter] = letters(bench)
-        effect = await engine.resend(letter.id)
+        effect = await process.api.resend(letter.id)
         await until(lambda: len(bench.broker.published) == 2)
         assert (effect.topic, encode_effect(effect)) == ("pack", (task.value, list(task.headers)))
-        await bench.records(engine, resolution(row.id))
+        await bench.records(process, resolution(row.id))
         assert value(await bench.status(row.invocation_id, "completed")) == 7
 
 
 async def test_case_w14_a_forged_report_makes_no_operator_publish_elsewhere() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        key = (await waiting(bench, engine)).id
-        await bench.records(engine, report(key, dead_task(bench, topic="payments")))
+    async with bench.serving(wait=wait) as process:
+        key = (await waiting(bench, process)).id
+        await bench.records(process, report(key, dead_task(bench, topic="payments")))
         [letter] = letters(bench)
         with pytest.raises(NotPossible, match=r"not sent to topic 'payments': .* went was topic 'pack'"):
-            await engine.resend(letter.id)
+            await process.api.resend(letter.id)
         assert letters(bench) == [letter]
         assert [effect.topic for effect in bench.broker.published] == ["pack"]
 
 
 async def test_case_w14_a_task_whose_wait_has_ended_is_not_done_in_vain() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        key = (await waiting(bench, engine)).id
-        await bench.records(engine, report(key, dead_task(bench)), resolution(key))
+    async with bench.serving(wait=wait) as process:
+        key = (await waiting(bench, process)).id
+        await bench.records(process, report(key, dead_task(bench)), resolution(key))
         with pytest.raises(NotPossible, match=f"awakeable {key} is resolved: nobody waits"):
-            await engine.resend(letters(bench)[0].id)
+            await process.api.resend(letters(bench)[0].id)
 
 
 async def test_case_w14_a_task_that_is_too_large_is_reported_without_its_bytes() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        key = (await waiting(bench, engine)).id
+    async with bench.serving(wait=wait) as process:
+        key = (await waiting(bench, process)).id
         told = report(key, dead_task(bench, value=b"x" * MOST_CONTENT_BYTES))
         assert len(told) < 1000
-        await bench.records(engine, told)
+        await bench.records(process, told)
         [letter] = letters(bench)
         assert (letter.code, letter.value, letter.offset) == ("unusable-task", None, 17)
         with pytest.raises(NotPossible, match=r"were not kept.* offset 17 of partition 2 of pack"):
-            await engine.resend(letter.id)
+            await process.api.resend(letter.id)
 
 
 async def test_case_o4_a_worker_that_reports_one_task_without_end_fills_no_file() -> None:
     bench = Bench()
     settings = dataclasses.replace(quick(), folding=FoldingSettings(letters=10, bytes=100_000))
-    async with bench.serving(settings, wait=wait) as engine:
-        key = (await waiting(bench, engine)).id
+    async with bench.serving(settings, wait=wait) as process:
+        key = (await waiting(bench, process)).id
         task = dead_task(bench)
         for begin in range(0, 3000, 1000):
             told = [report(key, replace(task, offset=n)) for n in range(begin, begin + 1000)]
-            await bench.records(engine, *told)
+            await bench.records(process, *told)
         assert [letter.code for letter in letters(bench)] == ["unusable-task"] * 10 + ["folded"]
         folded = letters(bench)[-1]
         assert (folded.topic, folded.offset, folded.last_offset, folded.count) == (TOPIC, 10, 2999, 2990)
         entry = bench.store.tables.awakeables[key].book.dead_task
         assert entry is not None
         assert entry.dead_letter_id == folded.id
-        counted = engine.metrics.registry.get_sample_value
+        counted = process.engine.metrics.registry.get_sample_value
         assert counted("awakeables_dead_letters_total", {"code": "unusable-task"}) == 3000
-        await bench.records(engine, resolution(key))
+        await bench.records(process, resolution(key))
         assert bench.store.tables.awakeables[key].state == "resolved"
 
 
 async def test_case_o4_a_report_that_was_folded_is_filed_when_it_is_read_again() -> None:
     bench = Bench()
     settings = dataclasses.replace(quick(), folding=FoldingSettings(letters=1, bytes=100_000))
-    async with bench.serving(settings, wait=wait) as engine:
-        key = (await waiting(bench, engine)).id
+    async with bench.serving(settings, wait=wait) as process:
+        key = (await waiting(bench, process)).id
         task = dead_task(bench)
         told = [report(key, replace(task, offset=n)) for n in range(2)]
-        await bench.records(engine, *told)
+        await bench.records(process, *told)
         await asyncio.sleep(60)
-        await engine.intake.skip(TOPIC, 0, 2, 0)
-        await bench.records(engine, *told)
+        await process.engine.intake.skip(TOPIC, 0, 2, 0)
+        await bench.records(process, *told)
         filed = [letter for letter in letters(bench) if letter.code == "unusable-task"]
         assert [letter.offset for letter in filed] == [0, 1]
         entry = bench.store.tables.awakeables[key].book.dead_task

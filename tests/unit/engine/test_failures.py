@@ -25,21 +25,21 @@ async def test_a_paused_invocation_goes_on_when_it_is_resumed_with_its_attempts_
             raise ConnectionError("down")
         return "mended"
 
-    async with bench.serving(flaky=flaky) as engine:
-        invocation_id = await bench.begin(engine, "flaky")
+    async with bench.serving(flaky=flaky) as process:
+        invocation_id = await bench.begin(process, "flaky")
         await asyncio.sleep(4500)
         row = await bench.status(invocation_id, "paused")
         assert (len(calls), calls[-1]) == (70, 70)
         assert row.failure is not None
         assert (row.failure.kind, row.failure.message) == ("ConnectionError", "down")
         broken = False
-        await engine.resume(invocation_id)
+        await process.api.resume(invocation_id)
         assert value(await bench.status(invocation_id, "completed")) == "mended"
         assert calls[-1] == 1
         with pytest.raises(NotPossible, match="is completed, not paused"):
-            await engine.resume(invocation_id)
+            await process.api.resume(invocation_id)
         with pytest.raises(NotFound):
-            await engine.resume("inv_1x")
+            await process.api.resume("inv_1x")
 
 
 async def test_a_back_off_can_be_cut_short() -> None:
@@ -51,11 +51,11 @@ async def test_a_back_off_can_be_cut_short() -> None:
             raise ConnectionError("down")
         return "mended"
 
-    async with bench.serving(flaky=flaky) as engine:
-        invocation_id = await bench.begin(engine, "flaky")
+    async with bench.serving(flaky=flaky) as process:
+        invocation_id = await bench.begin(process, "flaky")
         await bench.status(invocation_id, "backing-off")
         began = bench.clock.monotonic()
-        await engine.resume(invocation_id)
+        await process.api.resume(invocation_id)
         await bench.status(invocation_id, "completed")
         assert bench.clock.monotonic() - began < 0.2
 
@@ -66,8 +66,8 @@ async def test_an_error_whose_message_is_no_utf_8_is_kept_with_the_row() -> None
     async def read(ctx: Context) -> None:
         raise OSError("no such file: \udcff")
 
-    async with bench.serving(read=read) as engine:
-        row = await bench.status(await bench.begin(engine, "read"), "backing-off")
+    async with bench.serving(read=read) as process:
+        row = await bench.status(await bench.begin(process, "read"), "backing-off")
         assert row.failure is not None
         assert row.failure.message == "no such file: ?"
 
@@ -82,8 +82,8 @@ async def test_one_handler_s_odd_error_harms_no_other_invocation() -> None:
             raise Odd
 
     bench = Bench()
-    async with bench.serving(odd=odd, wait=wait) as engine:
-        other = await bench.begin(engine, "wait")
-        await bench.status(await bench.begin(engine, "odd"), "backing-off")
-        await bench.settle(engine, (await bench.awakeable(other)).id, {"weight": 7})
+    async with bench.serving(odd=odd, wait=wait) as process:
+        other = await bench.begin(process, "wait")
+        await bench.status(await bench.begin(process, "odd"), "backing-off")
+        await bench.settle(process, (await bench.awakeable(other)).id, {"weight": 7})
         assert value(await bench.status(other, "completed")) == 7

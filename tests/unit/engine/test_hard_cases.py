@@ -39,12 +39,12 @@ async def test_hard_case_1_outcomes_are_journaled_where_they_are_handed_out_not_
         await ctx.run("between", lambda: None)
         return [await one, await other]
 
-    async with bench.serving(both=both) as engine:
-        invocation_id = await bench.begin(engine, "both")
+    async with bench.serving(both=both) as process:
+        invocation_id = await bench.begin(process, "both")
         await bench.status(invocation_id, "suspended")
         asked = [e.id for e in await bench.journal(invocation_id) if isinstance(e, AwakeableAsked)]
-        await bench.settle(engine, asked[1], 2, "http:2")
-        await bench.settle(engine, asked[0], 1, "http:1")
+        await bench.settle(process, asked[1], 2, "http:2")
+        await bench.settle(process, asked[0], 1, "http:1")
         assert value(await bench.status(invocation_id, "completed")) == [1, 2]
         delivered = [e.of for e in await bench.journal(invocation_id) if isinstance(e, Delivered)]
         assert delivered == [3, 1, 2]
@@ -60,9 +60,9 @@ async def test_hard_case_2_an_invocation_whose_data_the_store_refuses_fails_alon
     def refused(member: Any) -> bool:
         return isinstance(member, Advance) and member.chunk is not None and b"poison" in member.chunk
 
-    async with bench.serving(keep=keep) as engine:
+    async with bench.serving(keep=keep) as process:
         bench.store.refuses = refused
-        ids = [await bench.begin(engine, "keep", text) for text in (b'"a"', b'"poison"', b'"b"')]
+        ids = [await bench.begin(process, "keep", text) for text in (b'"a"', b'"poison"', b'"b"')]
         rows = [await bench.status(key, "completed") for key in ids]
         assert [value(rows[0]), value(rows[2])] == ["a", "b"]
         assert failed(rows[1]).reason == (
@@ -72,11 +72,11 @@ async def test_hard_case_2_an_invocation_whose_data_the_store_refuses_fails_alon
 
 async def test_hard_case_2_a_settlement_that_the_store_refuses_is_told_so() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        key = (await bench.awakeable(await bench.begin(engine, "wait"))).id
+    async with bench.serving(wait=wait) as process:
+        key = (await bench.awakeable(await bench.begin(process, "wait"))).id
         bench.store.refuses = lambda member: type(member).__name__ == "Settle"
         with pytest.raises(StoreRefused):
-            await bench.settle(engine, key, {"weight": 1})
+            await bench.settle(process, key, {"weight": 1})
 
 
 @pytest.mark.parametrize("losses", [1, 2, 5])
@@ -93,15 +93,15 @@ async def test_hard_case_3_lost_acknowledgements_are_not_taken_for_another_owner
             ctx.publish("notices", number)
         return (await ctx.awakeable(Wide)).weight
 
-    async with bench.serving(settings, steps=steps) as engine:
+    async with bench.serving(settings, steps=steps) as process:
         bench.store.lose_after = losses
-        invocation_id = await bench.begin(engine, "steps")
+        invocation_id = await bench.begin(process, "steps")
         key = (await bench.awakeable(invocation_id)).id
         bench.store.lose_after = losses
-        await bench.settle(engine, key, {"weight": 7})
+        await bench.settle(process, key, {"weight": 7})
         assert value(await bench.status(invocation_id, "completed")) == 7
         await until(lambda: bench.broker.values("notices") == [0, 1, 2, 3])
-        assert engine.live == 0
+        assert process.engine.live == 0
     assert executed == [0, 1, 2, 3]
     assert bench.row(invocation_id).attempts == 0
     assert Fenced() not in [answer for answers in bench.store.answers for answer in answers]
@@ -109,15 +109,15 @@ async def test_hard_case_3_lost_acknowledgements_are_not_taken_for_another_owner
 
 async def test_hard_case_3_a_row_that_its_owner_does_not_hold_is_let_go() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
+    async with bench.serving(wait=wait) as process:
         order = Begin(
-            id=engine.new_id("inv"),
+            id=process.engine.ids.new("inv"),
             service="orders",
             handler="wait",
             chunk=b'[{"k":"input","service":"orders","handler":"wait","seed":"s","at_ms":1}]',
-            owner=engine.owner,
+            owner=process.engine.owner,
         )
-        await engine.committer.submit(order)
+        await process.engine.committer.submit(order)
         assert bench.row(order.id).status == "running"
         await bench.status(order.id, "suspended")
 
@@ -126,8 +126,8 @@ async def test_hard_case_3_an_owner_s_name_is_new_for_each_start() -> None:
     bench = Bench()
     owners = set()
     for _ in range(3):
-        async with bench.serving(wait=wait) as engine:
-            owners.add(engine.owner)
+        async with bench.serving(wait=wait) as process:
+            owners.add(process.engine.owner)
     assert len(owners) == 3
     assert {order.owner for order in bench.store.members(Release)} == owners
 
@@ -147,15 +147,15 @@ async def test_hard_case_4_an_ended_invocation_cancels_its_pending_awakeables_in
             await ctx.reject_awakeable(other.id, "no")
             await other
 
-    async with bench.serving(handler=handler) as engine:
-        invocation_id = await bench.begin(engine, "handler")
+    async with bench.serving(handler=handler) as process:
+        invocation_id = await bench.begin(process, "handler")
         await bench.status(invocation_id, "completed")
         rows = bench.awakeables(invocation_id)
         abandoned = [row for row in rows if row.state == "cancelled"]
         assert len(abandoned) == (1 if end == "rejected" else 2)
         for row in abandoned:
             assert row.outcome == Cancellation(reason="its invocation ended")
-            assert (await bench.settle(engine, row.id, {"weight": 1})).kind == "late"
+            assert (await bench.settle(process, row.id, {"weight": 1})).kind == "late"
         assert isinstance(bench.row(invocation_id).result, Resolution if end == "returns" else Rejection)
 
 
@@ -173,23 +173,23 @@ async def test_hard_case_5_an_answer_that_came_to_the_topic_in_time_counts_after
                 ends.append("timed out")
         return ends
 
-    async with bench.serving(settings, timed=timed) as engine:
-        engine.intake.horizon.expect((0,), Moment.now(bench.clock))
-        engine.intake.horizon.read_to_end(0, Moment.now(bench.clock))
-        invocation_id = await bench.begin(engine, "timed")
+    async with bench.serving(settings, timed=timed) as process:
+        process.engine.intake.horizon.expect((0,), Moment.now(bench.clock))
+        process.engine.intake.horizon.read_to_end(0, Moment.now(bench.clock))
+        invocation_id = await bench.begin(process, "timed")
         await bench.status(invocation_id, "suspended")
         key = bench.awakeables(invocation_id)[0].id
     await asyncio.sleep(600)
-    async with bench.serving(settings, timed=timed) as engine:
-        engine.intake.horizon.expect((0,), Moment.now(bench.clock))
+    async with bench.serving(settings, timed=timed) as process:
+        process.engine.intake.horizon.expect((0,), Moment.now(bench.clock))
         await asyncio.sleep(30)
         assert {row.state for row in bench.awakeables(invocation_id)} == {"pending"}, (
             "nobody is timed out yet"
         )
-        await bench.records(engine, resolution(key))
+        await bench.records(process, resolution(key))
         for _ in range(20):
-            engine.intake.horizon.expect((0,), Moment.now(bench.clock))
-            engine.intake.horizon.read_to_end(0, Moment.now(bench.clock))
+            process.engine.intake.horizon.expect((0,), Moment.now(bench.clock))
+            process.engine.intake.horizon.read_to_end(0, Moment.now(bench.clock))
             await asyncio.sleep(0.25)
         assert value(await bench.status(invocation_id, "completed")) == [7, "timed out"]
 
@@ -205,9 +205,9 @@ async def test_hard_case_5_deadlines_are_held_back_for_so_long_and_no_longer() -
             return "timed out"
         return ""
 
-    async with bench.serving(settings, timed=timed) as engine:
-        engine.intake.horizon.expect((0,), Moment.now(bench.clock))
-        invocation_id = await bench.begin(engine, "timed")
+    async with bench.serving(settings, timed=timed) as process:
+        process.engine.intake.horizon.expect((0,), Moment.now(bench.clock))
+        invocation_id = await bench.begin(process, "timed")
         await asyncio.sleep(19 * 60)
         assert bench.awakeables(invocation_id)[0].state == "pending"
         await asyncio.sleep(2 * 60)
@@ -218,18 +218,18 @@ async def test_hard_case_5_deadlines_are_held_back_for_so_long_and_no_longer() -
 
 async def test_hard_case_6_the_same_status_and_value_are_a_duplicate_whatever_the_event_id() -> None:
     bench = Bench()
-    async with bench.serving(LIVE, wait=wait) as engine:
-        key = (await bench.awakeable(await bench.begin(engine, "wait"))).id
+    async with bench.serving(LIVE, wait=wait) as process:
+        key = (await bench.awakeable(await bench.begin(process, "wait"))).id
 
         def said(text: bytes | None, source: str) -> Completion:
             body = Rejection(reason="no") if text is None else Resolution.of_json(text)
             return Completion(awakeable_id=key, body=body, source=source, event_id="e1")
 
         kinds = [
-            await engine.settle(said(b'{"weight":7}', "1")),
-            await engine.settle(said(b'{ "weight": 7 }', "2")),
-            await engine.settle(said(b'{"weight":8}', "3")),
-            await engine.settle(said(None, "4")),
+            await process.api.settle(said(b'{"weight":7}', "1")),
+            await process.api.settle(said(b'{ "weight": 7 }', "2")),
+            await process.api.settle(said(b'{"weight":8}', "3")),
+            await process.api.settle(said(None, "4")),
         ]
         assert [v.kind for v in kinds if v] == ["accepted", "duplicate", "conflict", "conflict"]
 
@@ -250,12 +250,12 @@ async def test_hard_case_7_an_accepted_value_that_newer_code_refuses_pauses_the_
 ) -> None:
     settings = {"suspended": quick(), "live": LIVE, "always-suspend": quick(always_suspend=True)}[mode]
     bench = Bench()
-    async with bench.serving(settings, fulfil=narrowed(Wide)) as engine:
-        invocation_id = await bench.begin(engine, "fulfil")
+    async with bench.serving(settings, fulfil=narrowed(Wide)) as process:
+        invocation_id = await bench.begin(process, "fulfil")
         key = (await bench.awakeable(invocation_id)).id
         await until(lambda: bench.broker.published)
-    async with bench.serving(settings, fulfil=narrowed(Narrow)) as engine:
-        assert (await bench.settle(engine, key, {"weight": 50})).kind == "accepted", (
+    async with bench.serving(settings, fulfil=narrowed(Narrow)) as process:
+        assert (await bench.settle(process, key, {"weight": 50})).kind == "accepted", (
             "the pinned schema decides"
         )
         row = await bench.status(invocation_id, "paused")
@@ -263,12 +263,12 @@ async def test_hard_case_7_an_accepted_value_that_newer_code_refuses_pauses_the_
         assert row.failure.kind == "ValueRefused"
         assert f"the answer to awakeable {key} does not fit today's type (weight: " in row.failure.message
         assert "it is kept: deploy code that takes it, then resume" in row.failure.message
-        await engine.resume(invocation_id)
+        await process.api.resume(invocation_id)
         await bench.status(invocation_id, "paused")
         kept = bench.store.tables.awakeables[key].outcome
         assert kept == Resolution.of_json(b'{"weight":50}')
-    async with bench.serving(settings, fulfil=narrowed(Wide)) as engine:
-        await engine.resume(invocation_id)
+    async with bench.serving(settings, fulfil=narrowed(Wide)) as process:
+        await process.api.resume(invocation_id)
         assert value(await bench.status(invocation_id, "completed")) == 50
 
 
@@ -282,18 +282,18 @@ async def test_hard_case_7_an_input_that_newer_code_refuses_pauses_the_invocatio
         return order.weight
 
     bench = Bench()
-    async with bench.serving(fulfil=old) as engine:
-        invocation_id = await bench.begin(engine, "fulfil", b'{"weight":50}')
+    async with bench.serving(fulfil=old) as process:
+        invocation_id = await bench.begin(process, "fulfil", b'{"weight":50}')
         await bench.status(invocation_id, "suspended")
         key = (await bench.awakeable(invocation_id)).id
-    async with bench.serving(fulfil=new) as engine:
-        await bench.settle(engine, key, 1)
+    async with bench.serving(fulfil=new) as process:
+        await bench.settle(process, key, 1)
         row = await bench.status(invocation_id, "paused")
         assert row.failure is not None
         assert row.failure.kind == "ValueRefused"
         assert row.failure.message.startswith("the input does not fit today's type (weight: ")
-    async with bench.serving(fulfil=old) as engine:
-        await engine.resume(invocation_id)
+    async with bench.serving(fulfil=old) as process:
+        await process.api.resume(invocation_id)
         assert value(await bench.status(invocation_id, "completed")) == 50
 
 
@@ -307,25 +307,25 @@ async def test_hard_case_7_a_run_s_result_that_newer_code_refuses_pauses_the_inv
         return fulfil
 
     bench = Bench()
-    async with bench.serving(fulfil=loading(Wide)) as engine:
-        invocation_id = await bench.begin(engine, "fulfil")
+    async with bench.serving(fulfil=loading(Wide)) as process:
+        invocation_id = await bench.begin(process, "fulfil")
         key = (await bench.awakeable(invocation_id)).id
         await bench.status(invocation_id, "suspended")
-    async with bench.serving(fulfil=loading(Narrow)) as engine:
-        await bench.settle(engine, key, 1)
+    async with bench.serving(fulfil=loading(Narrow)) as process:
+        await bench.settle(process, key, 1)
         row = await bench.status(invocation_id, "paused")
         assert row.failure is not None
         assert row.failure.message.startswith("the result of run 'load' does not fit today's type")
-    async with bench.serving(fulfil=loading(Wide)) as engine:
-        await engine.resume(invocation_id)
+    async with bench.serving(fulfil=loading(Wide)) as process:
+        await process.api.resume(invocation_id)
         assert value(await bench.status(invocation_id, "completed")) == 50
 
 
 async def test_hard_case_8_a_thousand_answers_leave_twenty_verdicts_and_their_counts() -> None:
     bench = Bench()
-    async with bench.serving(LIVE, wait=wait) as engine:
-        key = (await bench.awakeable(await bench.begin(engine, "wait"))).id
-        await bench.records(engine, *[resolution(key, b'{"weight":%d}' % (n % 3)) for n in range(1000)])
+    async with bench.serving(LIVE, wait=wait) as process:
+        key = (await bench.awakeable(await bench.begin(process, "wait"))).id
+        await bench.records(process, *[resolution(key, b'{"weight":%d}' % (n % 3)) for n in range(1000)])
         book = bench.store.tables.awakeables[key].book
         assert book.counts == {"accepted": 1, "duplicate": 333, "conflict": 666}
         assert (len(book.first), len(book.last)) == (10, 10)
@@ -334,12 +334,12 @@ async def test_hard_case_8_a_thousand_answers_leave_twenty_verdicts_and_their_co
 
 async def test_hard_case_8_heartbeats_overwrite_one_row() -> None:
     bench = Bench()
-    async with bench.serving(LIVE, wait=wait) as engine:
-        key = (await bench.awakeable(await bench.begin(engine, "wait"))).id
+    async with bench.serving(LIVE, wait=wait) as process:
+        key = (await bench.awakeable(await bench.begin(process, "wait"))).id
         beats = [
             f'{{"awakeable_id":"{key}","status":"heartbeat","progress":{n}}}'.encode() for n in range(100)
         ]
-        await bench.records(engine, *beats)
+        await bench.records(process, *beats)
         row = bench.store.tables.awakeables[key]
         assert row.beat is not None
         assert bytes(row.beat.progress) == b"99"
@@ -361,8 +361,8 @@ async def test_hard_case_9_an_awakeable_whose_task_kafka_refuses_is_rejected_wit
         return []
 
     for settings in (quick(), LIVE):
-        async with bench.serving(settings, fulfil=fulfil) as engine:
-            invocation_id = await bench.begin(engine, "fulfil")
+        async with bench.serving(settings, fulfil=fulfil) as process:
+            invocation_id = await bench.begin(process, "fulfil")
             assert value(await bench.status(invocation_id, "completed")) == [
                 "publish-failed: topic 'pack': too large",
                 502,
@@ -378,8 +378,8 @@ async def test_hard_case_11_a_handler_that_kills_its_process_is_parked_after_fiv
         starts.append(1)
         await asyncio.Event().wait()
 
-    async with bench.serving(deadly=deadly, wait=wait) as engine:
-        invocation_id = await bench.begin(engine, "deadly")
+    async with bench.serving(deadly=deadly, wait=wait) as process:
+        invocation_id = await bench.begin(process, "deadly")
         await until(lambda: starts)
 
     def started_or_parked(known: int) -> bool:
@@ -406,8 +406,8 @@ async def test_hard_case_15_a_run_is_journaled_as_soon_as_it_is_known_not_only_a
         await held.wait()
         return "done"
 
-    async with bench.serving(LIVE, handler=handler) as engine:
-        invocation_id = await bench.begin(engine, "handler")
+    async with bench.serving(LIVE, handler=handler) as process:
+        invocation_id = await bench.begin(process, "handler")
         await asyncio.sleep(0.5)
         journal = await bench.journal(invocation_id)
         assert [type(entry) for entry in journal[1:]] == [RunAsked, Delivered]

@@ -28,12 +28,12 @@ async def test_j1_a_stale_owner_s_commit_changes_nothing() -> None:
     async with bench.serving(act=slow) as old:
         invocation_id = await bench.begin(old, "act")
         await asyncio.sleep(1)
-        old.stopping = True  # it would claim the row again itself
+        old.engine.stopping = True  # it would claim the row again itself
         async with bench.serving(act=slower) as new:
-            await until(lambda: bench.row(invocation_id).owner == new.owner and new.live == 1)
+            await until(lambda: bench.row(invocation_id).owner == new.engine.owner and new.engine.live == 1)
             row, chunks = bench.row(invocation_id), dict(bench.store.tables.journals[invocation_id])
             held.set()
-            await until(lambda: old.live == 0)
+            await until(lambda: old.engine.live == 0)
             assert bench.row(invocation_id) == row
             assert bench.store.tables.journals[invocation_id] == chunks
             kept.set()
@@ -62,13 +62,13 @@ async def test_j2_code_that_does_something_else_is_parked_with_a_diff_and_goes_o
     None
 ):
     bench = Bench()
-    async with bench.serving(fulfil=v1) as engine:
-        invocation_id = await bench.begin(engine, "fulfil")
+    async with bench.serving(fulfil=v1) as process:
+        invocation_id = await bench.begin(process, "fulfil")
         await bench.status(invocation_id, "suspended")
         key = (await bench.awakeable(invocation_id)).id
     before = await bench.journal(invocation_id)
-    async with bench.serving(fulfil=v2) as engine:
-        await bench.settle(engine, key, 1)
+    async with bench.serving(fulfil=v2) as process:
+        await bench.settle(process, key, 1)
         row = await bench.status(invocation_id, "paused")
         assert row.failure is not None
         assert row.failure.kind == "ReplayMismatch"
@@ -83,34 +83,34 @@ async def test_j2_code_that_does_something_else_is_parked_with_a_diff_and_goes_o
             "Deploy code that repeats the journal (the line marked -) and resume the invocation.",
         ]
         assert await bench.journal(invocation_id) == before, "it never runs on"
-        assert (await engine.resume(invocation_id)).status == "pending"
+        assert (await process.api.resume(invocation_id)).status == "pending"
         await bench.status(invocation_id, "paused")
-    async with bench.serving(fulfil=v1) as engine:
-        await engine.resume(invocation_id)
+    async with bench.serving(fulfil=v1) as process:
+        await process.api.resume(invocation_id)
         assert value(await bench.status(invocation_id, "completed")) == "v1"
 
 
 async def test_j2_a_handler_that_is_gone_or_a_journal_that_can_t_be_read_parks_the_invocation() -> None:
     bench = Bench()
-    async with bench.serving(one=wait, other=wait) as engine:
-        gone, unreadable = await bench.begin(engine, "one"), await bench.begin(engine, "other")
+    async with bench.serving(one=wait, other=wait) as process:
+        gone, unreadable = await bench.begin(process, "one"), await bench.begin(process, "other")
         for key in (gone, unreadable):
             await bench.status(key, "suspended")
             assert await bench.awakeable(key)
     bench.store.tables.journals[unreadable][9] = b'[{"k":"telepathy"}]'
-    async with bench.serving(other=wait) as engine:
+    async with bench.serving(other=wait) as process:
         for key in (gone, unreadable):
-            await bench.settle(engine, (await bench.awakeable(key)).id, {"weight": 1})
+            await bench.settle(process, (await bench.awakeable(key)).id, {"weight": 1})
         first, second = await bench.status(gone, "paused"), await bench.status(unreadable, "paused")
         assert first.failure is not None
         assert "has no handler 'one'; it has: other" in first.failure.message
         assert second.failure is not None
         assert "'telepathy'" in second.failure.message
-        fine = await bench.begin(engine, "other")
-        await bench.settle(engine, (await bench.awakeable(fine)).id, {"weight": 3}, "http:9")
+        fine = await bench.begin(process, "other")
+        await bench.settle(process, (await bench.awakeable(fine)).id, {"weight": 3}, "http:9")
         assert value(await bench.status(fine, "completed")) == 3
-    async with bench.serving(one=wait) as engine:
-        await engine.resume(gone)
+    async with bench.serving(one=wait) as process:
+        await process.api.resume(gone)
         assert value(await bench.status(gone, "completed")) == 1
 
 
@@ -124,13 +124,13 @@ async def test_j3_a_run_that_is_recorded_is_never_executed_again(settings: Engin
         return (await ctx.awakeable(Wide)).weight
 
     for _ in range(3):
-        async with bench.serving(settings, act=act) as engine:
+        async with bench.serving(settings, act=act) as process:
             if not bench.store.tables.invocations:
-                invocation_id = await bench.begin(engine, "act")
+                invocation_id = await bench.begin(process, "act")
             key = (await bench.awakeable(invocation_id)).id
             await asyncio.sleep(1)
-    async with bench.serving(settings, act=act) as engine:
-        await bench.settle(engine, key, {"weight": 7})
+    async with bench.serving(settings, act=act) as process:
+        await bench.settle(process, key, {"weight": 7})
         assert value(await bench.status(invocation_id, "completed")) == 7
     assert executed == ["x"]
 
@@ -150,9 +150,9 @@ async def test_j3_a_run_starts_only_after_what_it_was_decided_on_is_committed() 
 
         await ctx.run("act", look)
 
-    async with bench.serving(act=act) as engine:
+    async with bench.serving(act=act) as process:
         bench.store.lose_before = 2
-        await bench.status(await bench.begin(engine, "act"), "completed")
+        await bench.status(await bench.begin(process, "act"), "completed")
     assert recorded == [5], "input, now, awakeable, publish, run"
 
 
@@ -171,8 +171,8 @@ async def test_j3_a_crash_between_the_side_effect_and_the_journal_executes_it_ag
 
         return await ctx.run("charge", act)
 
-    async with bench.serving(charge=charge) as engine:
-        invocation_id = await bench.begin(engine, "charge")
+    async with bench.serving(charge=charge) as process:
+        invocation_id = await bench.begin(process, "charge")
         await until(lambda: keys)
         await asyncio.sleep(1)
     bench.store.gate.set()

@@ -28,15 +28,15 @@ async def wait(ctx: Context) -> Any:
 @BOTH
 async def test_whoever_waits_for_it_is_told_at_once_and_nothing_holds_it_any_more(settings: Any) -> None:
     bench = Bench()
-    async with bench.serving(settings, wait=wait) as engine:
-        invocation_id = await bench.begin(engine, "wait")
+    async with bench.serving(settings, wait=wait) as process:
+        invocation_id = await bench.begin(process, "wait")
         awakeable = await bench.awakeable(invocation_id)
-        waiting = asyncio.ensure_future(engine.result(invocation_id))
-        row = await engine.kill(invocation_id)
+        waiting = asyncio.ensure_future(process.api.result(invocation_id))
+        row = await process.api.kill(invocation_id)
         assert (row.status, row.result) == ("completed", KILLED)
         assert await waiting == KILLED
-        assert (await bench.settle(engine, awakeable.id, 1)).kind == "late"
-        await until(lambda: engine.live == 0, "its handler has left", within_s=1)
+        assert (await bench.settle(process, awakeable.id, 1)).kind == "late"
+        await until(lambda: process.engine.live == 0, "its handler has left", within_s=1)
         assert bench.row(invocation_id) == row
 
 
@@ -56,12 +56,12 @@ async def test_its_handler_is_not_told_and_can_keep_nothing() -> None:
         return await ctx.run("ship", lambda: done.append("shipped"))
 
     bench = Bench()
-    async with bench.serving(LIVE, pay=pay) as engine:
-        invocation_id = await bench.begin(engine, "pay")
+    async with bench.serving(LIVE, pay=pay) as process:
+        invocation_id = await bench.begin(process, "pay")
         await begun.wait()
-        row = await engine.kill(invocation_id)
+        row = await process.api.kill(invocation_id)
         finish.set()
-        await until(lambda: engine.live == 0, "its handler has left")
+        await until(lambda: process.engine.live == 0, "its handler has left")
         assert "shipped" not in done
         assert bench.row(invocation_id) == row
         assert len(await bench.journal(invocation_id)) == row.version
@@ -72,27 +72,27 @@ async def test_one_whose_code_no_longer_fits_can_be_killed() -> None:
         await ctx.sleep(timedelta(days=1))
 
     bench = Bench()
-    async with bench.serving(work=wait) as engine:
-        invocation_id = await bench.begin(engine, "work")
+    async with bench.serving(work=wait) as process:
+        invocation_id = await bench.begin(process, "work")
         awakeable = await bench.awakeable(invocation_id)
         await bench.status(invocation_id, "suspended")
-    async with bench.serving(work=other) as engine:
-        await engine.cancel(invocation_id)
+    async with bench.serving(work=other) as process:
+        await process.api.cancel(invocation_id)
         await bench.status(invocation_id, "paused")
-        assert (await engine.kill(invocation_id)).result == KILLED
-        assert (await bench.settle(engine, awakeable.id, 1)).kind == "late"
+        assert (await process.api.kill(invocation_id)).result == KILLED
+        assert (await bench.settle(process, awakeable.id, 1)).kind == "late"
         with pytest.raises(NotPossible, match="not paused"):
-            await engine.resume(invocation_id)
+            await process.api.resume(invocation_id)
 
 
 async def test_a_lost_acknowledgement_is_told_the_same() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        invocation_id = await bench.begin(engine, "wait")
+    async with bench.serving(wait=wait) as process:
+        invocation_id = await bench.begin(process, "wait")
         await bench.status(invocation_id, "suspended")
         bench.store.lose_after = 1
-        assert (await engine.kill(invocation_id)).result == KILLED
-        assert (await engine.kill(invocation_id)).result == KILLED
+        assert (await process.api.kill(invocation_id)).result == KILLED
+        assert (await process.api.kill(invocation_id)).result == KILLED
 
 
 async def test_the_last_commit_of_its_owner_that_came_first_stands() -> None:
@@ -100,19 +100,19 @@ async def test_the_last_commit_of_its_owner_that_came_first_stands() -> None:
         return 7
 
     bench = Bench()
-    async with bench.serving(work=at_once) as engine:
-        invocation_id = await bench.begin(engine, "work")
+    async with bench.serving(work=at_once) as process:
+        invocation_id = await bench.begin(process, "work")
         await bench.status(invocation_id, "completed")
         with pytest.raises(NotPossible, match="nothing to kill"):
-            await engine.kill(invocation_id)
+            await process.api.kill(invocation_id)
         assert len(bench.store.members(Advance)) == 1
 
 
 async def test_one_that_is_not_there_can_not_be_killed() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
+    async with bench.serving(wait=wait) as process:
         with pytest.raises(NotFound):
-            await engine.kill(new_id("inv", at_ms=1, entropy=bytes(10)))
+            await process.api.kill(new_id("inv", at_ms=1, entropy=bytes(10)))
 
 
 async def hang(ctx: Context) -> None:
@@ -126,29 +126,29 @@ async def test_whoever_asks_after_the_kill_is_told_though_its_action_is_still_ex
         await ctx.run("charge", finish.wait)
 
     bench = Bench()
-    async with bench.serving(LIVE, pay=pay) as engine:
-        invocation_id = await bench.begin(engine, "pay")
+    async with bench.serving(LIVE, pay=pay) as process:
+        invocation_id = await bench.begin(process, "pay")
         await asyncio.sleep(1)
-        await engine.kill(invocation_id)
-        assert await engine.result(invocation_id) == KILLED
+        await process.api.kill(invocation_id)
+        assert await process.api.result(invocation_id) == KILLED
         finish.set()
 
 
 async def test_whoever_waits_is_told_though_whoever_killed_it_gave_up_meanwhile() -> None:
     bench = Bench()
-    async with bench.serving(LIVE, wait=wait) as engine:
-        invocation_id = await bench.begin(engine, "wait")
+    async with bench.serving(LIVE, wait=wait) as process:
+        invocation_id = await bench.begin(process, "wait")
         await bench.awakeable(invocation_id)
-        waiting = asyncio.ensure_future(engine.result(invocation_id))
+        waiting = asyncio.ensure_future(process.api.result(invocation_id))
         bench.store.gate.clear()
-        killing = asyncio.ensure_future(engine.kill(invocation_id))
+        killing = asyncio.ensure_future(process.api.kill(invocation_id))
         await asyncio.sleep(1)
         killing.cancel()
         await asyncio.sleep(1)
         bench.store.gate.set()
         async with asyncio.timeout(1):
             assert await waiting == KILLED
-        await until(lambda: engine.live == 0, "its handler has left", within_s=1)
+        await until(lambda: process.engine.live == 0, "its handler has left", within_s=1)
 
 
 async def test_an_action_does_not_begin_that_was_to_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,8 +162,8 @@ async def test_an_action_does_not_begin_that_was_to_be_tried_again(monkeypatch: 
         await ctx.run("charge", charge)
 
     bench = Bench()
-    async with bench.serving(pay=pay) as engine:
-        invocation_id = await bench.begin(engine, "pay")
+    async with bench.serving(pay=pay) as process:
+        invocation_id = await bench.begin(process, "pay")
         await bench.status(invocation_id, "backing-off")
         history, reading, go_on = bench.store.history, asyncio.Event(), asyncio.Event()
 
@@ -175,18 +175,18 @@ async def test_an_action_does_not_begin_that_was_to_be_tried_again(monkeypatch: 
 
         monkeypatch.setattr(bench.store, "history", slowly)
         await reading.wait()
-        await engine.kill(invocation_id)
+        await process.api.kill(invocation_id)
         go_on.set()
         await asyncio.sleep(60)
-        assert (begun, engine.live) == (["charge"], 0)
+        assert (begun, process.engine.live) == (["charge"], 0)
 
 
 async def test_one_that_is_purged_before_its_journal_is_read_harms_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        doomed, other = await bench.begin(engine, "wait"), await bench.begin(engine, "wait")
+    async with bench.serving(wait=wait) as process:
+        doomed, other = await bench.begin(process, "wait"), await bench.begin(process, "wait")
         await bench.status(doomed, "suspended")
         await bench.status(other, "suspended")
         answer = await bench.awakeable(other)
@@ -196,38 +196,38 @@ async def test_one_that_is_purged_before_its_journal_is_read_harms_nobody(
             return {key: journal for key, journal in (await history(ids)).items() if key != doomed}
 
         monkeypatch.setattr(bench.store, "history", without_the_doomed)
-        await engine.cancel(doomed)
-        await bench.settle(engine, answer.id, 7)
+        await process.api.cancel(doomed)
+        await bench.settle(process, answer.id, 7)
         await bench.status(other, "completed")
-        assert engine.serving.is_set()
+        assert process.engine.serving.is_set()
 
 
 async def test_a_killed_suspect_lets_the_next_one_have_its_turn() -> None:
     bench = Bench()
     ids: list[str] = []
     for _ in range(2):
-        async with bench.serving(hang=hang) as engine:
+        async with bench.serving(hang=hang) as process:
             while len(ids) < 2:
-                ids.append(await bench.begin(engine, "hang"))
+                ids.append(await bench.begin(process, "hang"))
             await until(lambda: all(bench.row(key).status == "running" for key in ids))
-    async with bench.serving(hang=hang) as engine:
+    async with bench.serving(hang=hang) as process:
         await until(lambda: any(bench.row(key).status == "running" for key in ids))
         [first] = [key for key in ids if bench.row(key).status == "running"]
         [second] = [key for key in ids if key != first]
-        await engine.kill(first)
+        await process.api.kill(first)
         await bench.status(second, "running")
 
 
 async def test_one_that_is_just_being_parked_is_killed_quietly() -> None:
     bench = Bench()
-    async with bench.serving(gone=wait) as engine:
-        invocation_id = await bench.begin(engine, "gone")
+    async with bench.serving(gone=wait) as process:
+        invocation_id = await bench.begin(process, "gone")
         awakeable = await bench.awakeable(invocation_id)
         await bench.status(invocation_id, "suspended")
-        await bench.settle(engine, awakeable.id, 1)
-    async with bench.serving(other=wait) as engine:
+        await bench.settle(process, awakeable.id, 1)
+    async with bench.serving(other=wait) as process:
         bench.store.gate.clear()
-        killing = asyncio.ensure_future(engine.kill(invocation_id))
+        killing = asyncio.ensure_future(process.api.kill(invocation_id))
         await asyncio.sleep(1)
         bench.store.gate.set()
         await killing
@@ -237,19 +237,19 @@ async def test_one_that_is_just_being_parked_is_killed_quietly() -> None:
 
 async def test_a_killed_handler_takes_no_place_whatever_it_hangs_in() -> None:
     bench = Bench()
-    async with bench.serving(EngineSettings(max_running=1), hang=hang, wait=wait) as engine:
-        await engine.kill(await bench.begin(engine, "hang"))
-        assert engine.live == 0
-        await bench.awakeable(await bench.begin(engine, "wait"))
+    async with bench.serving(EngineSettings(max_running=1), hang=hang, wait=wait) as process:
+        await process.api.kill(await bench.begin(process, "hang"))
+        assert process.engine.live == 0
+        await bench.awakeable(await bench.begin(process, "wait"))
 
 
 async def test_one_that_was_killed_before_it_ran_can_not_be_cancelled() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        invocation_id = await bench.begin(engine, "wait", delay=timedelta(days=1))
-        await engine.kill(invocation_id)
+    async with bench.serving(wait=wait) as process:
+        invocation_id = await bench.begin(process, "wait", delay=timedelta(days=1))
+        await process.api.kill(invocation_id)
         with pytest.raises(NotPossible):
-            await engine.cancel(invocation_id)
+            await process.api.cancel(invocation_id)
 
 
 async def test_an_answer_to_an_awakeable_that_was_fenced_off_becomes_a_dead_letter() -> None:
@@ -262,14 +262,14 @@ async def test_an_answer_to_an_awakeable_that_was_fenced_off_becomes_a_dead_lett
         await awakeable
 
     bench = Bench()
-    async with bench.serving(LIVE, leak=leak) as engine:
-        invocation_id = await bench.begin(engine, "leak")
+    async with bench.serving(LIVE, leak=leak) as process:
+        invocation_id = await bench.begin(process, "leak")
         await asyncio.sleep(0.5)
         bench.store.gate.clear()
-        killing = asyncio.ensure_future(engine.kill(invocation_id))
+        killing = asyncio.ensure_future(process.api.kill(invocation_id))
         await until(lambda: leaked)
         bench.store.gate.set()
         await killing
-        await bench.records(engine, resolution(leaked[0], b"1"))
+        await bench.records(process, resolution(leaked[0], b"1"))
         [letter] = bench.store.tables.letters.values()
         assert (letter.code, letter.awakeable_id) == ("unknown", leaked[0])

@@ -20,8 +20,8 @@ async def counts(ctx: Context, upto: int) -> int:
 
 async def test_a_journal_of_a_hundred_thousand_entries_is_the_end_of_it() -> None:
     bench = Bench()
-    async with bench.serving(counts=counts) as engine:
-        invocation_id = await bench.begin(engine, "counts", b"200000")
+    async with bench.serving(counts=counts) as process:
+        invocation_id = await bench.begin(process, "counts", b"200000")
         row = await bench.status(invocation_id, "paused")
     assert row.failure is not None
     assert row.failure.message == (
@@ -40,14 +40,14 @@ async def test_one_that_was_paused_at_the_limit_goes_on_under_a_higher_one() -> 
         return replace(quick(), max_journal_entries=entries)
 
     bench = Bench()
-    async with bench.serving(limited(20), waits=waits) as engine:
-        invocation_id = await bench.begin(engine, "waits")
+    async with bench.serving(limited(20), waits=waits) as process:
+        invocation_id = await bench.begin(process, "waits")
         await bench.status(invocation_id, "paused")
-    async with bench.serving(limited(100), waits=waits) as engine:
-        await engine.resume(invocation_id)
+    async with bench.serving(limited(100), waits=waits) as process:
+        await process.api.resume(invocation_id)
         await bench.status(invocation_id, "suspended")
         [asked] = [e for e in await bench.journal(invocation_id) if isinstance(e, AwakeableAsked)]
-        await bench.settle(engine, asked.id, 7)
+        await bench.settle(process, asked.id, 7)
         assert value(await bench.status(invocation_id, "completed")) == 7
 
 
@@ -61,9 +61,9 @@ async def test_one_that_was_paused_at_the_limit_can_be_cancelled_and_has_room_to
             raise
 
     bench = Bench()
-    async with bench.serving(replace(quick(), max_journal_entries=100), endless=endless) as engine:
-        invocation_id = await bench.begin(engine, "endless")
+    async with bench.serving(replace(quick(), max_journal_entries=100), endless=endless) as process:
+        invocation_id = await bench.begin(process, "endless")
         await bench.status(invocation_id, "paused")
-        await engine.cancel(invocation_id)
+        await process.api.cancel(invocation_id)
         assert isinstance((await bench.status(invocation_id, "completed")).result, Cancellation)
         assert any(isinstance(e, RunAsked) and e.name == "undo" for e in await bench.journal(invocation_id))

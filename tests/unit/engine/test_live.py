@@ -28,13 +28,13 @@ class Door:
         self.inside -= 1
 
 
-async def answered(bench: Bench, engine: Any) -> list[str]:
+async def answered(bench: Bench, process: Any) -> list[str]:
     """So many suspended invocations, whose answers are told."""
-    ids = [await bench.begin(engine, "waits") for _ in range(COUNT)]
+    ids = [await bench.begin(process, "waits") for _ in range(COUNT)]
     for invocation_id in ids:
         await bench.status(invocation_id, "suspended")
     for number, invocation_id in enumerate(ids):
-        await bench.settle(engine, (await bench.awakeable(invocation_id)).id, 1, source=f"http:{number}")
+        await bench.settle(process, (await bench.awakeable(invocation_id)).id, 1, source=f"http:{number}")
     return ids
 
 
@@ -50,9 +50,9 @@ async def test_while_many_answers_wait_to_be_read_few_handlers_go_on_at_once_but
         await ctx.run("pass", door.pass_through)
 
     bench = Bench()
-    async with bench.serving(waits=waits) as engine:
-        engine.intake.lags[0] = BEHIND + 1
-        ids = await answered(bench, engine)
+    async with bench.serving(waits=waits) as process:
+        process.engine.intake.lags[0] = BEHIND + 1
+        ids = await answered(bench, process)
         await until(lambda: door.inside == FEW)
         await asyncio.sleep(5)
         assert door.inside == FEW
@@ -69,11 +69,11 @@ async def test_once_the_answers_are_read_the_places_are_all_there_again() -> Non
         await ctx.run("pass", door.pass_through)
 
     bench = Bench()
-    async with bench.serving(waits=waits) as engine:
-        engine.intake.lags[0] = BEHIND + 1
-        ids = await answered(bench, engine)
+    async with bench.serving(waits=waits) as process:
+        process.engine.intake.lags[0] = BEHIND + 1
+        ids = await answered(bench, process)
         await until(lambda: door.inside == FEW)
-        engine.intake.lags[0] = 0
+        process.engine.intake.lags[0] = 0
         await until(lambda: door.inside == COUNT)
         door.open.set()
         await all_completed(bench, ids)
@@ -84,7 +84,7 @@ async def test_a_new_call_is_not_held_up_by_answers_that_wait() -> None:
         return 1
 
     bench = Bench()
-    async with bench.serving(quickly=quickly) as engine:
-        engine.intake.lags[0] = 10 * BEHIND
-        ids = [await bench.begin(engine, "quickly") for _ in range(2 * FEW)]
+    async with bench.serving(quickly=quickly) as process:
+        process.engine.intake.lags[0] = 10 * BEHIND
+        ids = [await bench.begin(process, "quickly") for _ in range(2 * FEW)]
         await all_completed(bench, ids)

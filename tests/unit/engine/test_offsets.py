@@ -21,11 +21,11 @@ async def wait(ctx: Context) -> Any:
 
 async def test_a_partition_shows_where_it_is_and_what_waits() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        await bench.records(engine, b"{", b"{")
-        engine.intake.ends[0] = 5
-        engine.problems["partition 0"] = "it is stuck"
-        [reading] = await engine.offsets.show()
+    async with bench.serving(wait=wait) as process:
+        await bench.records(process, b"{", b"{")
+        process.engine.intake.ends[0] = 5
+        process.engine.problems["partition 0"] = "it is stuck"
+        [reading] = await process.api.partitions()
         assert reading == Reading(
             topic=TOPIC, partition=0, next=2, epoch=1, end=5, lag=3, problem="it is stuck"
         )
@@ -33,25 +33,25 @@ async def test_a_partition_shows_where_it_is_and_what_waits() -> None:
 
 async def test_case_w12_markers_of_transactions_at_the_end_are_no_lag() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        await bench.records(engine, b"{", b"{")
-        engine.intake.ends[0] = 3
-        engine.intake.lags[0] = 0
-        [reading] = await engine.offsets.show()
+    async with bench.serving(wait=wait) as process:
+        await bench.records(process, b"{", b"{")
+        process.engine.intake.ends[0] = 3
+        process.engine.intake.lags[0] = 0
+        [reading] = await process.api.partitions()
         assert (reading.next, reading.end, reading.lag) == (2, 3, 0)
 
 
 async def test_case_r1_what_is_read_again_adds_no_dead_letters_and_counts_none() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        counted = engine.metrics.registry.get_sample_value
+    async with bench.serving(wait=wait) as process:
+        counted = process.engine.metrics.registry.get_sample_value
         unknown = [
             resolution(new_id("prom", at_ms=bench.clock.now_ms(), entropy=bytes([n]) * 10)) for n in range(3)
         ]
-        await bench.records(engine, *unknown, first=0)
-        engine.intake.ends[0] = 3
-        await engine.offsets.skip(0, 0)
-        await bench.records(engine, *unknown, b"{", first=0)
+        await bench.records(process, *unknown, first=0)
+        process.engine.intake.ends[0] = 3
+        await process.api.skip(0, 0)
+        await bench.records(process, *unknown, b"{", first=0)
         for code, count in {"unknown": 3, "unreadable": 1, "skipped": 1}.items():
             assert counted("awakeables_dead_letters_total", {"code": code}) == count
         told = {"kind": "unknown", "origin": "kafka"}
@@ -60,31 +60,31 @@ async def test_case_r1_what_is_read_again_adds_no_dead_letters_and_counts_none()
 
 async def test_case_r5_a_topic_that_was_made_anew_is_known_by_its_reader() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        await bench.records(engine, b"{", b"{", b"{")
-        engine.intake.ends[0] = 9
-        engine.intake.ahead.add(0)
-        await engine.offsets.skip(0, 0)
+    async with bench.serving(wait=wait) as process:
+        await bench.records(process, b"{", b"{", b"{")
+        process.engine.intake.ends[0] = 9
+        process.engine.intake.ahead.add(0)
+        await process.api.skip(0, 0)
         assert bench.store.tables.positions[TOPIC, 0].again_before == 0
-        engine.intake.ahead.clear()
-        await bench.records(engine, b"{", b"{", b"{")
-        await engine.offsets.skip(0, 1)
+        process.engine.intake.ahead.clear()
+        await bench.records(process, b"{", b"{", b"{")
+        await process.api.skip(0, 1)
         assert bench.store.tables.positions[TOPIC, 0].again_before == 3
 
 
 async def test_a_stuck_partition_is_read_on_behind_the_batch_and_its_reader_is_called() -> None:
     bench = Bench()
     called: list[int] = []
-    async with bench.serving(wait=wait) as engine:
-        engine.intake.on_skip = called.append
-        await bench.records(engine, b"{")
-        engine.intake.ends[0] = 9
-        engine.intake.stuck[0] = Stuck(offset=1, next=4)
+    async with bench.serving(wait=wait) as process:
+        await bench.records(process, b"{")
+        process.engine.intake.ends[0] = 9
+        process.engine.intake.stuck[0] = Stuck(offset=1, next=4)
         stale = Record(offset=4, timestamp_ms=0, key=None, value=b"{")
-        reading = await engine.offsets.skip(0, None)
-        assert (reading.next, called, engine.intake.stuck) == (4, [0], {})
+        with process.engine.intake.skips(called.append):
+            reading = await process.api.skip(0, None)
+        assert (reading.next, called, process.engine.intake.stuck) == (4, [0], {})
         with pytest.raises(OwnershipLost):
-            await engine.intake.take(TOPIC, 0, 1, [stale])
+            await process.engine.intake.take(TOPIC, 0, 1, [stale])
         letters = list(bench.store.tables.letters.values())
         assert [(x.code, x.offset) for x in letters] == [("unreadable", 0), ("skipped", 1)]
         assert letters[1].reason == "an operator has moved the partition from offset 1 to 4"
@@ -96,41 +96,41 @@ async def test_a_stuck_partition_is_read_on_behind_the_batch_and_its_reader_is_c
 )
 async def test_a_skip_that_makes_no_sense_is_refused(to: int | None, why: str) -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        await bench.records(engine, b"{")
-        engine.intake.ends[0] = 5
+    async with bench.serving(wait=wait) as process:
+        await bench.records(process, b"{")
+        process.engine.intake.ends[0] = 5
         with pytest.raises(NotPossible, match=why):
-            await engine.offsets.skip(0, to)
+            await process.api.skip(0, to)
 
 
 async def test_where_the_batch_ends_must_be_said_if_it_can_t_be_told() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        await bench.records(engine, b"{")
-        engine.intake.stuck[0] = Stuck(offset=1, next=None)
+    async with bench.serving(wait=wait) as process:
+        await bench.records(process, b"{")
+        process.engine.intake.stuck[0] = Stuck(offset=1, next=None)
         with pytest.raises(NotPossible, match="say to which offset"):
-            await engine.offsets.skip(0, None)
-        assert (await engine.offsets.skip(0, 3)).next == 3
+            await process.api.skip(0, None)
+        assert (await process.api.skip(0, 3)).next == 3
 
 
 @pytest.mark.parametrize("end", [1, 5], ids=["shorter", "grown past"])
 async def test_a_topic_that_was_made_anew_is_read_from_where_it_has_records(end: int) -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
-        await bench.records(engine, b"{", b"{", b"{")
-        engine.intake.ends[0] = end
-        assert (await engine.offsets.skip(0, 0)).next == 0
+    async with bench.serving(wait=wait) as process:
+        await bench.records(process, b"{", b"{", b"{")
+        process.engine.intake.ends[0] = end
+        assert (await process.api.skip(0, 0)).next == 0
 
 
 async def test_what_a_topic_that_was_made_anew_has_at_the_same_offsets_is_buried_too() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
+    async with bench.serving(wait=wait) as process:
         for made_ms in (1, 2):
-            [held] = await engine.intake.take_partitions(engine.owner, TOPIC, (0,))
+            [held] = await process.engine.intake.take_partitions(process.engine.owner, TOPIC, (0,))
             poison = [Record(offset=n, timestamp_ms=made_ms, key=None, value=b"{") for n in range(2)]
-            await engine.intake.take(TOPIC, 0, held.epoch, poison)
-            engine.intake.ends[0] = 1
-            await engine.offsets.skip(0, 0)
+            await process.engine.intake.take(TOPIC, 0, held.epoch, poison)
+            process.engine.intake.ends[0] = 1
+            await process.api.skip(0, 0)
             await asyncio.sleep(1)
         letters = list(bench.store.tables.letters.values())
         assert [(x.code, x.offset, x.timestamp_ms < 3) for x in letters] == [
@@ -142,6 +142,6 @@ async def test_what_a_topic_that_was_made_anew_has_at_the_same_offsets_is_buried
 
 async def test_a_partition_that_was_never_read_is_not_found() -> None:
     bench = Bench()
-    async with bench.serving(wait=wait) as engine:
+    async with bench.serving(wait=wait) as process:
         with pytest.raises(NotFound, match="was never read"):
-            await engine.offsets.skip(7, None)
+            await process.api.skip(7, None)

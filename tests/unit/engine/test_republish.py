@@ -7,9 +7,8 @@ import pytest
 from awakeables import Context
 from awakeables.core.ids import new_id
 from awakeables.core.orders import Effect, Republish
-from awakeables.engine.engine import Engine
 from awakeables.errors import NotFound, NotPossible, PublishRefused
-from unit.engine.harness import Bench, until
+from unit.engine.harness import Bench, Process, until
 
 
 async def invoices(ctx: Context, count: int) -> None:
@@ -28,10 +27,10 @@ def refuse(bench: Bench, *values: bytes) -> None:
     bench.broker.fail = lambda effect: PublishRefused("forbidden") if effect.value in values else None
 
 
-async def refused(bench: Bench, engine: Engine, count: int = 1) -> Effect:
+async def refused(bench: Bench, process: Process, count: int = 1) -> Effect:
     """The first of so many records, refused; the others are out."""
     refuse(bench, b"0")
-    await bench.begin(engine, "invoices", b"%d" % count)
+    await bench.begin(process, "invoices", b"%d" % count)
     await until(lambda: bench.store.tables.failed and len(bench.broker.published) == count - 1)
     [effect] = await bench.store.effects("failed", 10)
     refuse(bench)
@@ -42,9 +41,9 @@ async def test_hard_case_9_a_record_that_was_refused_goes_out_again_behind_those
     None
 ):
     bench = Bench()
-    async with bench.serving(invoices=invoices) as engine:
-        effect = await refused(bench, engine, 3)
-        assert await engine.republish(effect.event_id) == effect
+    async with bench.serving(invoices=invoices) as process:
+        effect = await refused(bench, process, 3)
+        assert await process.api.republish(effect.event_id) == effect
         await until(lambda: not bench.store.tables.effects, within_s=1)
         assert bench.broker.values("invoices") == [1, 2, 0]
         assert bench.broker.published[-1] == effect, "as it was, under its ID"
@@ -52,39 +51,39 @@ async def test_hard_case_9_a_record_that_was_refused_goes_out_again_behind_those
 
 async def test_one_that_is_refused_again_is_kept_again_with_its_new_reason() -> None:
     bench = Bench()
-    async with bench.serving(invoices=invoices) as engine:
-        effect = await refused(bench, engine)
+    async with bench.serving(invoices=invoices) as process:
+        effect = await refused(bench, process)
         bench.broker.fail = lambda _effect: PublishRefused("too large")
-        await engine.republish(effect.event_id)
+        await process.api.republish(effect.event_id)
         await until(lambda: bench.store.tables.failed == {effect.event_id: "too large"})
         refuse(bench)
-        await engine.republish(effect.event_id)
+        await process.api.republish(effect.event_id)
         await until(lambda: not bench.store.tables.effects)
         assert bench.broker.published == [effect]
 
 
 async def test_one_that_outlived_its_process_is_sent_again_by_the_next() -> None:
     bench = Bench()
-    async with bench.serving(invoices=invoices) as engine:
-        effect = await refused(bench, engine)
-    async with bench.serving(invoices=invoices) as engine:
-        await engine.settled_down()
+    async with bench.serving(invoices=invoices) as process:
+        effect = await refused(bench, process)
+    async with bench.serving(invoices=invoices) as process:
+        await process.engine.settled_down()
         assert bench.broker.published == [], "by itself it is left alone"
-        await engine.republish(effect.event_id)
+        await process.api.republish(effect.event_id)
         await until(lambda: bench.broker.published == [effect])
 
 
 async def test_one_that_carries_an_awakeable_is_not_sent_again() -> None:
     bench = Bench()
     refuse(bench, b"1")
-    async with bench.serving(task=task) as engine:
-        invocation_id = await bench.begin(engine, "task")
+    async with bench.serving(task=task) as process:
+        invocation_id = await bench.begin(process, "task")
         await bench.status(invocation_id, "completed")
         [effect] = await bench.store.effects("failed", 10)
         refuse(bench)
         with pytest.raises(NotPossible, match="nobody waits for its answer"):
-            await engine.republish(effect.event_id)
-        await engine.settled_down()
+            await process.api.republish(effect.event_id)
+        await process.engine.settled_down()
         assert await bench.store.effects("failed", 10) == [effect]
         assert bench.broker.published == []
 
@@ -92,11 +91,11 @@ async def test_one_that_carries_an_awakeable_is_not_sent_again() -> None:
 async def test_one_that_is_on_its_way_goes_out_once_also_if_it_carries_an_awakeable() -> None:
     bench = Bench()
     bench.broker.gate.clear()
-    async with bench.serving(task=task) as engine:
-        await bench.begin(engine, "task")
+    async with bench.serving(task=task) as process:
+        await bench.begin(process, "task")
         await until(lambda: bench.broker.tries)
         [effect] = bench.broker.tries
-        assert await engine.republish(effect.event_id) == effect
+        assert await process.api.republish(effect.event_id) == effect
         bench.broker.gate.set()
         await until(lambda: not bench.store.tables.effects)
         assert bench.broker.published == [effect]
@@ -104,22 +103,22 @@ async def test_one_that_is_on_its_way_goes_out_once_also_if_it_carries_an_awakea
 
 async def test_what_is_not_in_the_outbox_can_t_be_sent_again() -> None:
     bench = Bench()
-    async with bench.serving(invoices=invoices) as engine:
-        effect = await refused(bench, engine)
-        await engine.republish(effect.event_id)
+    async with bench.serving(invoices=invoices) as process:
+        effect = await refused(bench, process)
+        await process.api.republish(effect.event_id)
         await until(lambda: not bench.store.tables.effects)
         for event_id in (effect.event_id, new_id("dlq", at_ms=1, entropy=bytes(10))):
             with pytest.raises(NotFound, match=event_id):
-                await engine.republish(event_id)
+                await process.api.republish(event_id)
 
 
 async def test_hard_case_3_a_lost_acknowledgement_sends_it_again_once() -> None:
     bench = Bench()
-    async with bench.serving(invoices=invoices) as engine:
-        effect = await refused(bench, engine)
-        await engine.settled_down()
+    async with bench.serving(invoices=invoices) as process:
+        effect = await refused(bench, process)
+        await process.engine.settled_down()
         bench.store.lose_after = 1
-        assert await engine.republish(effect.event_id) == effect
+        assert await process.api.republish(effect.event_id) == effect
         assert len(bench.store.members(Republish)) == 2
         await until(lambda: not bench.store.tables.effects)
         assert bench.broker.published == [effect]

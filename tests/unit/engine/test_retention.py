@@ -34,10 +34,10 @@ async def wait(ctx: Context) -> Any:
 
 async def test_an_ended_invocation_is_kept_for_its_time_and_then_gone_with_all_that_is_its_own() -> None:
     bench = Bench()
-    async with bench.serving(settings(), wait=wait) as engine:
-        ended, waits = await bench.begin(engine, "wait"), await bench.begin(engine, "wait")
+    async with bench.serving(settings(), wait=wait) as process:
+        ended, waits = await bench.begin(process, "wait"), await bench.begin(process, "wait")
         awakeable = await bench.awakeable(ended)
-        await bench.settle(engine, awakeable.id, 1)
+        await bench.settle(process, awakeable.id, 1)
         await bench.status(ended, "completed")
         await asyncio.sleep(6.9 * DAY_S)
         assert ended in bench.store.tables.invocations
@@ -45,13 +45,13 @@ async def test_an_ended_invocation_is_kept_for_its_time_and_then_gone_with_all_t
         tables = bench.store.tables
         assert list(tables.invocations) == list(tables.journals) == [waits]
         assert [row.invocation_id for row in tables.awakeables.values()] == [waits]
-        assert (await bench.settle(engine, awakeable.id, 1, source="http:2")).kind == "unknown"
+        assert (await bench.settle(process, awakeable.id, 1, source="http:2")).kind == "unknown"
 
 
 async def test_dead_letters_have_a_time_of_their_own() -> None:
     bench = Bench()
-    async with bench.serving(settings(), wait=wait) as engine:
-        await bench.records(engine, b"{broken")
+    async with bench.serving(settings(), wait=wait) as process:
+        await bench.records(process, b"{broken")
         await asyncio.sleep(29 * DAY_S)
         assert len(bench.store.tables.letters) == 1
         await asyncio.sleep(1.1 * DAY_S)
@@ -64,9 +64,9 @@ async def test_many_go_in_several_small_commits(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(retention, "BATCH", 5)
     bench = Bench()
-    async with bench.serving(settings(), quickly=quickly) as engine:
+    async with bench.serving(settings(), quickly=quickly) as process:
         for _ in range(12):
-            await bench.status(await bench.begin(engine, "quickly"), "completed")
+            await bench.status(await bench.begin(process, "quickly"), "completed")
         await asyncio.sleep(8 * DAY_S)
         assert bench.store.tables.invocations == {}
         assert [len(purge.ended) for purge in bench.store.members(Purge)] == [5, 5, 2]

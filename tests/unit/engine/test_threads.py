@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from awakeables import Context
+from awakeables.api import Api
 from awakeables.core.outcomes import Resolution
-from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.engine import EngineSettings
 from awakeables.handlers.service import App, Service
 from awakeables.store.memory import MemoryStore
 from awakeables.testing import bench
@@ -41,10 +42,10 @@ async def test_a_plain_function_runs_in_a_thread_and_a_coroutine_on_the_loop() -
             await ctx.run("partial", functools.partial(coroutine)),
         ]
 
-    async with serving(service) as engine:
-        handler = engine.app.handler("orders", "act")
-        begun = await asyncio.gather(*[engine.begin(handler, b"null") for _ in range(2)])
-        results = await asyncio.gather(*[engine.result(one.id) for one in begun])
+    async with serving(service) as api:
+        handler = api.app.handler("orders", "act")
+        begun = await asyncio.gather(*[api.begin(handler, b"null") for _ in range(2)])
+        results = await asyncio.gather(*[api.result(one.id) for one in begun])
     for result in results:
         assert isinstance(result, Resolution)
         assert b'["awakeables-run' in result.content
@@ -58,19 +59,19 @@ async def test_the_context_is_refused_in_a_thread_too() -> None:
     async def act(ctx: Context) -> str:
         return await ctx.run("act", lambda: str(ctx.uuid()))
 
-    async with serving(service) as engine:
-        begun = await engine.begin(engine.app.handler("orders", "act"), b"null")
+    async with serving(service) as api:
+        begun = await api.begin(api.app.handler("orders", "act"), b"null")
         row = None
         while row is None or row.status != "paused":
             await asyncio.sleep(0.001)
-            row = await engine.store.invocation(begun.id)
+            row = await api.invocation(begun.id)
     assert row.failure is not None
     assert row.failure.kind == "HandlerMisuse"
     assert "inside an action of ctx.run('act')" in row.failure.message
 
 
 @asynccontextmanager
-async def serving(service: Service) -> AsyncIterator[Engine]:
+async def serving(service: Service) -> AsyncIterator[Api]:
     clock = SystemClock()
     engine = new_engine(
         App("shop", services=[service]),
@@ -80,4 +81,4 @@ async def serving(service: Service) -> AsyncIterator[Engine]:
         settings=EngineSettings(horizon=timedelta(0), threads=2),
     )
     async with asyncio.timeout(20), bench.serving(engine):
-        yield engine
+        yield Api(engine)

@@ -14,7 +14,7 @@ from awakeables.worker.process import Answered
 from awakeables.worker.task import Task
 from awakeables.worker.worker import Worker
 from unit.engine.harness import TOPIC, Bench, until, value
-from unit.worker.fakes import process
+from unit.worker import fakes
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 STATE = "vendor=1"
@@ -35,22 +35,22 @@ async def test_a_caller_s_trace_goes_to_the_worker_and_comes_back_with_the_compl
         return "parcel"
 
     bench = Bench()
-    async with bench.serving(fulfil=fulfil) as engine:
+    async with bench.serving(fulfil=fulfil) as process:
         invocation_id = await bench.begin(
-            engine, "fulfil", headers={"traceparent": CALLER, "tracestate": STATE}
+            process, "fulfil", headers={"traceparent": CALLER, "tracestate": STATE}
         )
         await until(lambda: bench.broker.published)
     # Another process goes on: the trace is in the rows.
-    async with bench.serving(fulfil=fulfil) as engine:
+    async with bench.serving(fulfil=fulfil) as process:
         content, headers = encode_effect(bench.broker.published[0])
-        fate = await process(
+        fate = await fakes.process(
             worker, Incoming(topic="pack", partition=0, offset=0, value=content, headers=tuple(headers))
         )
         assert isinstance(fate, Answered)
         answer = fate.message
-        (position,) = await engine.intake.take_partitions(engine.owner, TOPIC, (0,))
+        (position,) = await process.engine.intake.take_partitions(process.engine.owner, TOPIC, (0,))
         record = Record(offset=0, timestamp_ms=0, key=answer.key, value=answer.value, headers=answer.headers)
-        await engine.intake.take(TOPIC, 0, position.epoch, [record])
+        await process.engine.intake.take(TOPIC, 0, position.epoch, [record])
         parcel, own = value(await bench.status(invocation_id, "completed"))
 
     (task,) = seen
@@ -72,8 +72,8 @@ async def test_a_record_that_is_sent_again_says_the_same() -> None:
     bench = Bench()
     lost = iter([BrokerUnavailable("the acknowledgement was lost")])
     bench.broker.fail = lambda _effect: next(lost, None)
-    async with bench.serving(notify=notify) as engine:
-        await bench.begin(engine, "notify")
+    async with bench.serving(notify=notify) as process:
+        await bench.begin(process, "notify")
         await until(lambda: bench.broker.published)
     first, again = bench.broker.tries
     assert first.headers == again.headers
@@ -89,9 +89,9 @@ async def test_a_handler_s_own_completion_is_in_its_trace() -> None:
         return ctx.request.traceparent
 
     bench = Bench()
-    async with bench.serving(wait=wait, answer=answer) as engine:
-        awakeable = await bench.awakeable(await bench.begin(engine, "wait"))
-        answering = await bench.begin(engine, "answer", f'"{awakeable.id}"'.encode())
+    async with bench.serving(wait=wait, answer=answer) as process:
+        awakeable = await bench.awakeable(await bench.begin(process, "wait"))
+        answering = await bench.begin(process, "answer", f'"{awakeable.id}"'.encode())
         trace = value(await bench.status(answering, "completed"))
         (told,) = bench.store.tables.awakeables[awakeable.id].book.first
     assert isinstance(told, BookEntry)

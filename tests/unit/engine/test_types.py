@@ -13,9 +13,9 @@ from awakeables import Context
 from awakeables.core.awakeables import Completion, VerdictKind
 from awakeables.core.orders import DryReplayed, ReplayDry
 from awakeables.core.outcomes import Resolution
-from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.engine import EngineSettings
 from awakeables.handlers import serde
-from unit.engine.harness import BOTH, LIVE, Bench, quick, resolution, until, value
+from unit.engine.harness import BOTH, LIVE, Bench, Process, quick, resolution, until, value
 
 
 def german(text: str) -> str:
@@ -60,9 +60,11 @@ def forget_types(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serde, "_by_name", {})
 
 
-async def answered(engine: Engine, awakeable_id: str, text: bytes) -> VerdictKind:
+async def answered(process: Process, awakeable_id: str, text: bytes) -> VerdictKind:
     body = Resolution.of_json(text)
-    verdict = await engine.settle(Completion(awakeable_id=awakeable_id, body=body, source=f"http:{text!r}"))
+    verdict = await process.api.settle(
+        Completion(awakeable_id=awakeable_id, body=body, source=f"http:{text!r}")
+    )
     assert verdict is not None
     return verdict.kind
 
@@ -73,12 +75,12 @@ async def test_case_t1_types_with_one_schema_do_not_share_a_validator(
     settings: EngineSettings, other: Callable[..., Any]
 ) -> None:
     bench = Bench()
-    async with bench.serving(settings, ask=ask, ask_iban=ask_iban, other=other) as engine:
-        free, strict = [await bench.begin(engine, name) for name in ("ask", "ask_iban")]
-        assert await answered(engine, (await bench.awakeable(free)).id, b'"Ann"') == "accepted"
+    async with bench.serving(settings, ask=ask, ask_iban=ask_iban, other=other) as process:
+        free, strict = [await bench.begin(process, name) for name in ("ask", "ask_iban")]
+        assert await answered(process, (await bench.awakeable(free)).id, b'"Ann"') == "accepted"
         row = await bench.awakeable(strict)
-        assert await answered(engine, row.id, b'"Ann"') == "invalid"
-        assert await answered(engine, row.id, b'"DE12"') == "accepted"
+        assert await answered(process, row.id, b'"Ann"') == "invalid"
+        assert await answered(process, row.id, b'"DE12"') == "accepted"
         assert value(await bench.status(free, "completed")) == "Ann"
         assert value(await bench.status(strict, "completed")) == "DE12"
 
@@ -96,11 +98,11 @@ async def test_case_t1_types_that_python_calls_equal_do_not_share_a_validator(
     settings: EngineSettings,
 ) -> None:
     bench = Bench()
-    async with bench.serving(settings, day=ask_day, instant=ask_instant) as engine:
-        day, instant = [await bench.begin(engine, name) for name in ("day", "instant")]
+    async with bench.serving(settings, day=ask_day, instant=ask_instant) as process:
+        day, instant = [await bench.begin(process, name) for name in ("day", "instant")]
         for invocation_id in (day, instant):
             awakeable_id = (await bench.awakeable(invocation_id)).id
-            assert await answered(engine, awakeable_id, b"1767225600") == "accepted"
+            assert await answered(process, awakeable_id, b"1767225600") == "accepted"
         told = [value(await bench.status(invocation_id, "completed")) for invocation_id in (day, instant)]
         assert told[0].startswith("datetime.date(")
         assert told[1].startswith("datetime.datetime(")
@@ -113,20 +115,20 @@ async def test_case_t1_after_a_restart_the_type_is_learnt_from_the_line_that_ask
 ) -> None:
     bench = Bench()
     handlers = {"strict": handler, "ask": ask, "store": store}
-    async with bench.serving(quick(), **handlers) as engine:
-        strict, free = [await bench.begin(engine, name) for name in ("strict", "ask")]
+    async with bench.serving(quick(), **handlers) as process:
+        strict, free = [await bench.begin(process, name) for name in ("strict", "ask")]
         for invocation_id in (strict, free):
             await bench.status(invocation_id, "suspended")
     ids = [(await bench.awakeable(invocation_id)).id for invocation_id in (strict, free)]
     forget_types(monkeypatch)
-    async with bench.serving(quick(), **handlers) as engine:
+    async with bench.serving(quick(), **handlers) as process:
         if over == "kafka":
-            await bench.records(engine, *(resolution(awakeable_id, b'"Ann"') for awakeable_id in ids))
-            await bench.records(engine, resolution(ids[0], b'"DE12"'))
+            await bench.records(process, *(resolution(awakeable_id, b'"Ann"') for awakeable_id in ids))
+            await bench.records(process, resolution(ids[0], b'"DE12"'))
         else:
-            assert await answered(engine, ids[0], b'"Ann"') == "invalid"
-            assert await answered(engine, ids[1], b'"Ann"') == "accepted"
-            assert await answered(engine, ids[0], b'"DE12"') == "accepted"
+            assert await answered(process, ids[0], b'"Ann"') == "invalid"
+            assert await answered(process, ids[1], b'"Ann"') == "accepted"
+            assert await answered(process, ids[0], b'"DE12"') == "accepted"
         assert value(await bench.status(strict, "completed")) == "DE12"
         assert value(await bench.status(free, "completed")) == "Ann"
         assert bench.awakeables(strict)[0].book.counts == {"invalid": 1, "accepted": 1}
@@ -145,18 +147,18 @@ async def test_case_t1_a_dry_replay_does_nothing_and_is_made_once_for_each_type(
         return answer
 
     bench = Bench()
-    async with bench.serving(quick(), handler=handler) as engine:
-        one, two = [await bench.begin(engine, "handler") for _ in range(2)]
+    async with bench.serving(quick(), handler=handler) as process:
+        one, two = [await bench.begin(process, "handler") for _ in range(2)]
         for invocation_id in (one, two):
             await bench.status(invocation_id, "suspended")
     forget_types(monkeypatch)
     journals = [await bench.journal(one), await bench.journal(two)]
     published, executed[:] = list(bench.broker.published), []
-    async with bench.serving(quick(), handler=handler) as engine:
-        engine.stopping = True  # nobody goes on
+    async with bench.serving(quick(), handler=handler) as process:
+        process.engine.stopping = True  # nobody goes on
         for invocation_id in (one, two, one):
             awakeable_id = (await bench.awakeable(invocation_id)).id
-            assert await answered(engine, awakeable_id, b'"Ann"') == "invalid"
+            assert await answered(process, awakeable_id, b'"Ann"') == "invalid"
         assert [await bench.journal(one), await bench.journal(two)] == journals
         assert (bench.broker.published, executed) == (published, [])
         assert bench.store.members(ReplayDry) == [
@@ -171,18 +173,18 @@ async def test_case_t1_a_handler_that_kills_its_process_is_not_replayed_dry_for_
 ) -> None:
     """Hard case 11: what was begun and not ended counts as a start."""
     bench = Bench()
-    async with bench.serving(quick(), ask_iban=ask_iban) as engine:
-        invocation_id = await bench.begin(engine, "ask_iban")
+    async with bench.serving(quick(), ask_iban=ask_iban) as process:
+        invocation_id = await bench.begin(process, "ask_iban")
         await bench.status(invocation_id, "suspended")
     awakeable_id = (await bench.awakeable(invocation_id)).id
     forget_types(monkeypatch)
-    async with bench.serving(quick(), ask_iban=ask_iban) as engine:
-        engine.stopping = True
+    async with bench.serving(quick(), ask_iban=ask_iban) as process:
+        process.engine.stopping = True
         for _ in range(2):  # so often its process died
             order = ReplayDry(invocation_id=invocation_id, ends=False)
-            await engine.committer.commit(order, DryReplayed)
-        assert await answered(engine, awakeable_id, b"1") == "invalid"  # by the schema
-        assert await answered(engine, awakeable_id, b'"Ann"') == "accepted"
+            await process.engine.committer.commit(order, DryReplayed)
+        assert await answered(process, awakeable_id, b"1") == "invalid"  # by the schema
+        assert await answered(process, awakeable_id, b'"Ann"') == "accepted"
         assert bench.row(invocation_id).starts == 2
 
 
@@ -195,15 +197,15 @@ async def test_a_type_that_is_served_nowhere_is_checked_by_its_schema(
         return str(await ctx.awakeable(datetime))
 
     bench = Bench()
-    async with bench.serving(quick(), handler=ask_when) as engine:
-        invocation_id = await bench.begin(engine, "handler")
+    async with bench.serving(quick(), handler=ask_when) as process:
+        invocation_id = await bench.begin(process, "handler")
         await bench.status(invocation_id, "suspended")
     awakeable_id = (await bench.awakeable(invocation_id)).id
     forget_types(monkeypatch)
-    async with bench.serving(quick(), another=ask) as engine:
-        engine.stopping = True
-        assert await answered(engine, awakeable_id, b"7") == "invalid"
-        assert await answered(engine, awakeable_id, b'"2026-01-02T03:04:05"') == "accepted"
+    async with bench.serving(quick(), another=ask) as process:
+        process.engine.stopping = True
+        assert await answered(process, awakeable_id, b"7") == "invalid"
+        assert await answered(process, awakeable_id, b'"2026-01-02T03:04:05"') == "accepted"
 
 
 @BOTH
@@ -215,13 +217,13 @@ async def test_case_t3_what_a_type_takes_as_an_input_it_takes_as_an_answer(setti
         return (await ctx.awakeable(datetime)).isoformat(), (await ctx.awakeable(Meeting)).at.isoformat()
 
     bench = Bench()
-    async with bench.serving(settings, handler=handler) as engine:
-        invocation_id = await bench.begin(engine, "handler")
+    async with bench.serving(settings, handler=handler) as process:
+        invocation_id = await bench.begin(process, "handler")
         first = await bench.awakeable(invocation_id)
-        assert await answered(engine, first.id, b'"2026-01-02T03:04:05"') == "accepted"
+        assert await answered(process, first.id, b'"2026-01-02T03:04:05"') == "accepted"
         await until(lambda: len(bench.awakeables(invocation_id)) == 2)
         second = next(row for row in bench.awakeables(invocation_id) if row.id != first.id)
-        assert await answered(engine, second.id, b'{"at":1767323045}') == "accepted"
+        assert await answered(process, second.id, b'{"at":1767323045}') == "accepted"
         ended = await bench.status(invocation_id, "completed")
         assert value(ended) == ["2026-01-02T03:04:05", "2026-01-02T03:04:05+00:00"]
 
@@ -229,9 +231,9 @@ async def test_case_t3_what_a_type_takes_as_an_input_it_takes_as_an_answer(setti
 async def test_a_type_that_a_handler_declares_is_known_while_the_handler_waits() -> None:
     """Its own codec judges a live wait, whatever other types are called."""
     bench = Bench()
-    async with bench.serving(LIVE, handler=ask_unnamed) as engine:
-        invocation_id = await bench.begin(engine, "handler")
+    async with bench.serving(LIVE, handler=ask_unnamed) as process:
+        invocation_id = await bench.begin(process, "handler")
         row = await bench.awakeable(invocation_id)
-        assert await answered(engine, row.id, b'"Ann"') == "invalid"
+        assert await answered(process, row.id, b'"Ann"') == "invalid"
         assert bench.store.members(ReplayDry) == []
-        assert await answered(engine, row.id, b'"DE1"') == "accepted"
+        assert await answered(process, row.id, b'"DE1"') == "accepted"

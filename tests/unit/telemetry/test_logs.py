@@ -62,8 +62,8 @@ async def test_a_handler_that_fails_and_is_paused_is_named_with_what_to_do(logs:
         raise ConnectionError("down")
 
     bench = Bench()
-    async with bench.serving(quick(retry=RetryPolicy(max_attempts=1)), fails=fails) as engine:
-        invocation_id = await bench.begin(engine, "fails")
+    async with bench.serving(quick(retry=RetryPolicy(max_attempts=1)), fails=fails) as process:
+        invocation_id = await bench.begin(process, "fails")
         await bench.status(invocation_id, "paused")
     assert [line["event"] for line in logs] == [events.ATTEMPT_FAILED, events.INVOCATION_PAUSED]
     assert {(line["invocation_id"], line["service"], line["handler"]) for line in logs} == {
@@ -80,8 +80,8 @@ async def test_an_action_that_fails_again_and_again_is_told_each_time(logs: list
         await ctx.run("charge", charge, retry=RetryPolicy(initial_interval=timedelta(0), max_attempts=3))
 
     bench = Bench()
-    async with bench.serving(pay=pay) as engine:
-        await bench.status(await bench.begin(engine, "pay"), "completed")
+    async with bench.serving(pay=pay) as process:
+        await bench.status(await bench.begin(process, "pay"), "completed")
     assert [(line["event"], line["run"], line["failures"], line["retry_in_ms"]) for line in logs[:-1]] == [
         (events.RUN_FAILED, "charge", 1, 0),
         (events.RUN_FAILED, "charge", 2, 0),
@@ -98,8 +98,8 @@ async def test_what_kafka_does_not_take_is_told_with_the_invocation(logs: list[A
     bench = Bench()
     errors = [BrokerUnavailable("away"), PublishRefused("too large")]
     bench.broker.fail = lambda _effect: errors.pop(0) if errors else None
-    async with bench.serving(publish=publish) as engine:
-        invocation_id = await bench.begin(engine, "publish")
+    async with bench.serving(publish=publish) as process:
+        invocation_id = await bench.begin(process, "publish")
         await until(lambda: len(logs) == 2)
     assert [line["event"] for line in logs] == [events.EFFECT_FAILED, events.EFFECT_REFUSED]
     assert {line["invocation_id"] for line in logs} == {invocation_id}
@@ -109,8 +109,8 @@ async def test_dead_letters_are_told_with_their_reasons_three_of_a_batch(logs: l
     bench = Bench()
     unknown = new_id("prom", at_ms=bench.clock.now_ms(), entropy=bytes(10))
     long = b'{"awakeable_id": "prom_1%s", "secret": 1}' % (b"x" * 1000)
-    async with bench.serving() as engine:
-        await bench.records(engine, resolution(unknown), b"{", long, b"[]", b"{")
+    async with bench.serving() as process:
+        await bench.records(process, resolution(unknown), b"{", long, b"[]", b"{")
     [line] = logs
     assert (line["event"], line["count"]) == (events.DEAD_LETTERS, 5)
     told = {letter["offset"]: letter for letter in line["first"]}
@@ -126,9 +126,9 @@ async def test_a_commit_that_is_refused_is_told_with_the_invocation(logs: list[A
 
     bench = Bench()
     bench.store.refuses = lambda member: type(member).__name__ == "Begin"
-    async with bench.serving(nothing=nothing) as engine:
+    async with bench.serving(nothing=nothing) as process:
         with pytest.raises(Exception, match="can't be kept"):
-            await bench.begin(engine, "nothing")
+            await bench.begin(process, "nothing")
     told = [line for line in logs if line["event"] == events.MEMBER_REFUSED]
     assert [(line["member"], line["invocation_id"][:4]) for line in told] == [("Begin", "inv_")]
 
@@ -203,15 +203,15 @@ async def test_case_u3_an_invocation_s_begin_and_end_are_logged_with_how_and_how
 
     bench = Bench()
     settings = replace(quick(), log_invocations=logging.INFO)
-    async with bench.serving(settings, refuse=refuse, rest=rest, wait=wait) as engine:
-        refused, rested = await bench.begin(engine, "refuse"), await bench.begin(engine, "rest")
-        waiting = [await bench.begin(engine, "wait") for _ in range(2)]
+    async with bench.serving(settings, refuse=refuse, rest=rest, wait=wait) as process:
+        refused, rested = await bench.begin(process, "refuse"), await bench.begin(process, "rest")
+        waiting = [await bench.begin(process, "wait") for _ in range(2)]
         for invocation_id in (refused, rested):
             await bench.status(invocation_id, "completed")
         for invocation_id in waiting:
             await bench.status(invocation_id, "suspended")
-        await engine.kill(waiting[0])
-        await engine.cancel(waiting[1])
+        await process.api.kill(waiting[0])
+        await process.api.cancel(waiting[1])
         await bench.status(waiting[1], "completed")
     began = [line for line in all_logs if line["event"] == events.INVOCATION_BEGAN]
     ended = {line["invocation_id"]: line for line in all_logs if line["event"] == events.INVOCATION_ENDED}
@@ -238,9 +238,9 @@ async def test_case_u3_by_default_only_failures_are_more_than_debug(all_logs: li
         return None
 
     bench = Bench()
-    async with bench.serving(refuse=refuse, nothing=nothing) as engine:
+    async with bench.serving(refuse=refuse, nothing=nothing) as process:
         for handler in ("refuse", "nothing"):
-            await bench.status(await bench.begin(engine, handler), "completed")
+            await bench.status(await bench.begin(process, handler), "completed")
     assert sorted(line["log_level"] for line in all_logs) == ["debug", "debug", "debug", "warning"]
 
 

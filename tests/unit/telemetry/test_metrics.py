@@ -49,16 +49,16 @@ async def crash(ctx: Context) -> None:
 
 async def test_a_callback_is_counted_from_its_commit_to_its_end() -> None:
     bench = Bench()
-    async with bench.serving(ask=ask) as engine:
-        invocation_id = await bench.begin(engine, "ask")
+    async with bench.serving(ask=ask) as process:
+        invocation_id = await bench.begin(process, "ask")
         await bench.status(invocation_id, "suspended")
         await until(lambda: bench.broker.published)
         awakeable = await bench.awakeable(invocation_id)
         for source in ("http:1", "http:2"):
-            await bench.settle(engine, awakeable.id, "done", source)
+            await bench.settle(process, awakeable.id, "done", source)
         await bench.status(invocation_id, "completed")
-        await engine.settled_down()
-        metrics = engine.metrics
+        await process.engine.settled_down()
+        metrics = process.engine.metrics
         of = {"service": "orders", "handler": "ask"}
         assert value(metrics, "attempts_total", **of, end="suspended") == 1
         assert value(metrics, "attempts_total", **of, end="succeeded") == 1
@@ -78,27 +78,27 @@ async def test_a_callback_is_counted_from_its_commit_to_its_end() -> None:
 
 async def test_attempts_are_counted_by_how_they_end() -> None:
     bench = Bench()
-    async with bench.serving(refuse=refuse, crash=crash) as engine:
-        await bench.status(await bench.begin(engine, "refuse"), "completed")
-        await bench.status(await bench.begin(engine, "crash"), "backing-off")
+    async with bench.serving(refuse=refuse, crash=crash) as process:
+        await bench.status(await bench.begin(process, "refuse"), "completed")
+        await bench.status(await bench.begin(process, "crash"), "backing-off")
         for handler, end in (("refuse", "failed"), ("crash", "backing-off")):
             of = {"service": "orders", "handler": handler, "end": end}
-            await until(lambda of=of: value(engine.metrics, "attempts_total", **of) == 1)  # type: ignore[misc]
+            await until(lambda of=of: value(process.engine.metrics, "attempts_total", **of) == 1)  # type: ignore[misc]
 
 
 async def test_records_of_kafka_are_counted_by_verdict_and_dead_letters_by_code() -> None:
     bench = Bench()
-    async with bench.serving(ask=ask) as engine:
-        awakeable = await bench.awakeable(await bench.begin(engine, "ask"))
-        unknown = engine.new_id("prom")
+    async with bench.serving(ask=ask) as process:
+        awakeable = await bench.awakeable(await bench.begin(process, "ask"))
+        unknown = process.engine.ids.new("prom")
         await bench.records(
-            engine,
+            process,
             b"no JSON",
             b'{"awakeable_id":"%s","status":"resolved","value":1}' % unknown.encode(),
             b'{"awakeable_id":"%s","status":"heartbeat"}' % awakeable.id.encode(),
             b'{"awakeable_id":"%s","status":"resolved","value":1}' % awakeable.id.encode(),
         )
-        metrics = engine.metrics
+        metrics = process.engine.metrics
         assert value(metrics, "verdicts_total", kind="accepted", origin="kafka") == 1
         assert value(metrics, "verdicts_total", kind="unknown", origin="kafka") == 1
         assert value(metrics, "heartbeats_total", origin="kafka") == 1
@@ -108,16 +108,16 @@ async def test_records_of_kafka_are_counted_by_verdict_and_dead_letters_by_code(
 
 async def test_failures_of_the_store_and_of_the_broker_are_counted() -> None:
     bench = Bench()
-    async with bench.serving(ask=ask) as engine:
+    async with bench.serving(ask=ask) as process:
         failures = [BrokerUnavailable("away"), PublishRefused("too large")]
         bench.broker.fail = lambda _effect: failures.pop(0) if failures else None
         bench.store.lose_before = 2
-        invocation_id = await bench.begin(engine, "ask")
+        invocation_id = await bench.begin(process, "ask")
         await bench.status(invocation_id, "completed")
         bench.store.refuses = lambda member: isinstance(member, Begin)
         with pytest.raises(Exception, match="can't be kept"):
-            await bench.begin(engine, "ask")
-        metrics = engine.metrics
+            await bench.begin(process, "ask")
+        metrics = process.engine.metrics
         assert value(metrics, "publishes_total", result="retried") == 1
         assert value(metrics, "publishes_total", result="refused") == 1
         assert value(metrics, "commit_failures_total", problem="unavailable") == 2
@@ -126,10 +126,10 @@ async def test_failures_of_the_store_and_of_the_broker_are_counted() -> None:
 
 async def test_the_census_tells_of_rows_and_how_old_they_are() -> None:
     bench = Bench()
-    async with bench.serving(ask=ask, crash=crash) as engine:
+    async with bench.serving(ask=ask, crash=crash) as process:
         bench.broker.fail = lambda _effect: BrokerUnavailable("away")
-        await bench.status(await bench.begin(engine, "ask"), "suspended")
-        await bench.status(await bench.begin(engine, "crash"), "backing-off")
+        await bench.status(await bench.begin(process, "ask"), "suspended")
+        await bench.status(await bench.begin(process, "crash"), "backing-off")
         made_ms = min(row.created_ms for row in bench.store.tables.awakeables.values())
         metrics = Metrics()
         await Census(bench.store, metrics, clock=bench.clock).take()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from awakeables.api import Api
 from awakeables.handlers.context import Context
 from awakeables.handlers.service import App, Service
 from awakeables.telemetry import events
@@ -53,9 +54,10 @@ async def test_a_handler_that_blocks_the_loop_is_told_of_with_its_stack_and_its_
     engine = new_engine(
         App("shop", services=[service]), Store(clock), Broker(), clock=clock, settings=quick()
     )
+    api = Api(engine)
     async with serving(engine), watched(engine.metrics):
-        begun = await engine.begin(engine.app.handler("orders", "block"), b"null")
-        await engine.result(begun.id)
+        begun = await api.begin(api.app.handler("orders", "block"), b"null")
+        await api.result(begun.id)
     [told] = [line for line in logs if line["event"] == events.LOOP_BLOCKED]
     assert told["invocation_id"] == begun.id
     assert told["blocked_ms"] >= 100

@@ -13,6 +13,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic.alias_generators import to_camel
 
+from awakeables.api import Api
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation
 from awakeables.core.orders import Answer, DeadLetter, Effect, Member
@@ -212,6 +213,7 @@ class Web:
     def __init__(
         self,
         engine: Engine,
+        api: Api,
         store: FragileStore,
         app: WebApp,
         client: httpx.AsyncClient,
@@ -220,6 +222,7 @@ class Web:
     ) -> None:
         self.kafka = kafka
         self.engine = engine
+        self.api = api
         self.store = store
         self.app = app
         self.client = client
@@ -231,10 +234,10 @@ class Web:
     @property
     def waiters(self) -> int:
         """How many futures wait for invocations."""
-        return sum(map(len, self.engine._waiters._waiting.values()))
+        return sum(map(len, self.engine.waiters._waiting.values()))
 
     async def begin(self, handler: str, content: bytes = b"null") -> str:
-        begun = await self.engine.begin(self.engine.app.handler("orders", handler), content)
+        begun = await self.api.begin(self.api.app.handler("orders", handler), content)
         return begun.id
 
     async def awakeable_of(self, handler: str) -> str:
@@ -251,7 +254,7 @@ class Web:
 
     def add_dead_letter(self, **fields: Any) -> str:
         letter = DeadLetter(
-            id=self.engine.new_id("dlq"),
+            id=self.api.new_id("dlq"),
             topic="shop.completions",
             partition=0,
             timestamp_ms=0,
@@ -264,7 +267,7 @@ class Web:
 
     def add_refused(self, **fields: Any) -> str:
         """A record in the outbox that Kafka has refused; nobody's, unless `stream` says whose."""
-        event_id = self.engine.new_id("evt")
+        event_id = self.api.new_id("evt")
         usual = {"event_id": event_id, "stream": event_id, "topic": "invoices", "key": None, "value": None}
         effect = Effect(created_ms=self.engine.clock.now_ms(), **usual | fields)
         self.store.tables.add_effect(effect, self.engine.owner)
@@ -293,13 +296,14 @@ async def serving(settings: WebSettings | None = None, tokens: Path | None = Non
             runner=RunnerSettings(linger=timedelta(milliseconds=50)), horizon=timedelta(0)
         ),
     )
+    api = Api(engine)
     app = new_web_app(engine, settings or WebSettings(max_body_bytes=MAX_BODY_BYTES), tokens=tokens)
     transport = httpx.ASGITransport(app)
     async with (
         httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as client,
         bench.serving(engine),
     ):
-        yield Web(engine, store, app, client, kafka=kafka)
+        yield Web(engine, api, store, app, client, kafka=kafka)
 
 
 class Exchange:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
+from awakeables.api import Api
 from awakeables.core.awakeables import Completion, Heartbeat
 from awakeables.core.ids import EFFECT_KINDS
 from awakeables.core.orders import TaskFacts
@@ -137,12 +138,12 @@ def engine_on(store: MemoryStore, clock: SystemClock) -> Engine:
     )
 
 
-async def fill(engine: Engine, store: MemoryStore, app: WebApp) -> dict[str, list[str]]:
+async def fill(engine: Engine, api: Api, store: MemoryStore, app: WebApp) -> dict[str, list[str]]:
     """Rows in many states: awakeables that wait, resolved, rejected, called off, alive; refused records."""
-    begun = [await engine.begin(APP.handler("shop", "wait"), b"null") for _ in range(4)]
-    begun.append(await engine.begin(APP.handler("shop", "refuse"), b"null"))
-    begun.append(await engine.begin(APP.handler("shop", "crash"), b"null"))
-    begun += [await engine.begin(APP.handler("shop", "wait_for_anything"), b"null") for _ in range(PENDING)]
+    begun = [await api.begin(APP.handler("shop", "wait"), b"null") for _ in range(4)]
+    begun.append(await api.begin(APP.handler("shop", "refuse"), b"null"))
+    begun.append(await api.begin(APP.handler("shop", "crash"), b"null"))
+    begun += [await api.begin(APP.handler("shop", "wait_for_anything"), b"null") for _ in range(PENDING)]
     while len(store.tables.awakeables) < 4 + PENDING:  # noqa: ASYNC110 - rows tell nobody
         await asyncio.sleep(0.01)
     awakeables = list(store.tables.awakeables)
@@ -152,15 +153,15 @@ async def fill(engine: Engine, store: MemoryStore, app: WebApp) -> dict[str, lis
         Heartbeat(),
     )
     for name, body in zip(awakeables, answers, strict=False):
-        await engine.settle(Completion(awakeable_id=name, body=body, source="http:test"))
-    await engine.cancel(begun[3].id)
-    web = Web(engine, store, app, None, kafka=NoKafka())  # type: ignore[arg-type,unused-ignore]
+        await api.settle(Completion(awakeable_id=name, body=body, source="http:test"))
+    await api.cancel(begun[3].id)
+    web = Web(engine, api, store, app, None, kafka=NoKafka())  # type: ignore[arg-type,unused-ignore]
     letter = web.add_dead_letter(
         code="unreadable", source="t:0:7", offset=7, value=b"\xff", key=b"k", headers=(("h", b"\xfe"),)
     )
     task = TaskFacts(awakeable_id=awakeables[0], reply_to=APP.completions_topic)
     tasks = [web.add_refused(stream=begun[0].id, value=b"\xff", key=b"k", task=task)]
-    refused = [web.add_refused(event_id=engine.new_id(kind)) for kind in EFFECT_KINDS]
+    refused = [web.add_refused(event_id=api.new_id(kind)) for kind in EFFECT_KINDS]
     return {
         "awakeable_id": awakeables[:4] * (PENDING // 2) + awakeables[4:],  # each state often enough
         "invocation_id": [row.id for row in begun],
@@ -182,7 +183,7 @@ async def serve(tokens: Path, started: list[Target], ready: threading.Event, sto
         await engine.serving.wait()
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
-        started.append(Target(server.url, bearer("all"), await fill(engine, store, app)))
+        started.append(Target(server.url, bearer("all"), await fill(engine, Api(engine), store, app)))
         ready.set()
         await stop.wait()
         server.stop()

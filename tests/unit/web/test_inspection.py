@@ -203,7 +203,7 @@ async def test_ids_that_are_unknown_are_404_and_malformed_ones_400(web: Web) -> 
 async def test_an_awakeable_shows_its_deadline_schema_book_and_heartbeat(web: Web) -> None:
     awakeable_id = await web.awakeable_of("wait_parcel")
     url = f"/awakeables/{awakeable_id}"
-    await web.engine.settle(Completion(awakeable_id=awakeable_id, body=Heartbeat(), source="s:1", worker="w"))
+    await web.api.settle(Completion(awakeable_id=awakeable_id, body=Heartbeat(), source="s:1", worker="w"))
     await web.client.post(f"{url}/resolve", json={"weight": "x"}, headers={"awakeable-event-id": "e-1"})
     await web.client.post(f"{url}/resolve", json={"weight": 3})
     await web.client.post(f"{url}/resolve", json={"weight": 3})
@@ -294,7 +294,7 @@ async def test_dead_letters_are_shown_as_text_or_else_in_base64(web: Web) -> Non
 async def test_records_that_kafka_refused_are_listed_newest_first_whatever_their_ids(web: Web) -> None:
     ids = []
     for kind in ("dlq", "evt", "dlq", "evt"):
-        ids.append(web.add_refused(event_id=web.engine.new_id(kind)))
+        ids.append(web.add_refused(event_id=web.api.new_id(kind)))
         await asyncio.sleep(0.001)  # IDs sort by the millisecond
     for limit in (1, 2, 3):
         found: list[str] = []
@@ -310,7 +310,7 @@ async def test_records_that_kafka_refused_are_listed_newest_first_whatever_their
 
 
 async def test_a_refused_record_shows_why_whose_it_is_and_what_is_in_it(web: Web) -> None:
-    inv, prom = web.engine.new_id("inv"), web.engine.new_id("prom")
+    inv, prom = web.api.new_id("inv"), web.api.new_id("prom")
     task = TaskFacts(awakeable_id=prom, reply_to="shop.completions")
     headers = (("h", b"\xff"), ("none", None))
     refused = web.add_refused(stream=inv, key="Größe".encode(), value=b"\xff", headers=headers, task=task)
@@ -322,7 +322,7 @@ async def test_a_refused_record_shows_why_whose_it_is_and_what_is_in_it(web: Web
     [item] = (await web.client.get("/outbox")).json()["items"]
     assert item == {name: shown[name] for name in item}
     assert {"value", "value_base64", "headers"}.isdisjoint(item)
-    bare = web.add_refused(event_id=web.engine.new_id("dlq"))
+    bare = web.add_refused(event_id=web.api.new_id("dlq"))
     shown = (await web.client.get(f"/outbox/{bare}")).json()
     assert (shown["invocation"], shown["awakeable"], shown["key"], shown["value"]) == (None,) * 4
 
@@ -452,7 +452,7 @@ async def test_case_u7_a_key_of_any_letters_is_shown_and_found_as_it_was_meant(w
 
 async def test_case_u7_a_key_of_a_handler_that_is_no_more_is_found_by_both_names(web: Web) -> None:
     begin = Begin(
-        id=web.engine.new_id("inv"),
+        id=web.api.new_id("inv"),
         service="orders",
         handler="gone",
         chunk=b"[]",

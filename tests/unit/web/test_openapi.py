@@ -218,7 +218,7 @@ async def test_two_types_of_one_name_are_told_apart(web: Web) -> None:
 async def test_the_document_is_made_once_and_tells_what_the_app_is_called() -> None:
     async with serving() as web:
         first = await served(web)
-        service = web.engine.app.services["orders"]
+        service = web.api.app.services["orders"]
         handler = service.handlers.pop("echo")
         try:
             assert await served(web) == first

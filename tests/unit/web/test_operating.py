@@ -79,7 +79,7 @@ async def test_one_whose_bytes_are_not_here_is_refused_with_where_they_are(web: 
 
 @pytest.mark.parametrize("kind", ["evt", "dlq"])
 async def test_a_record_that_kafka_refused_goes_out_again_under_its_id(web: Web, kind: IdKind) -> None:
-    event_id = web.add_refused(event_id=web.engine.new_id(kind), value=b"1", headers=(("h", b"1"),))
+    event_id = web.add_refused(event_id=web.api.new_id(kind), value=b"1", headers=(("h", b"1"),))
     response = await web.client.post(f"/outbox/{event_id}/resend")
     assert (response.status_code, response.json()) == (202, {"id": event_id, "topic": "invoices"})
     await until(lambda: event_id in [effect.event_id for effect in web.published])

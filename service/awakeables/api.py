@@ -1,0 +1,436 @@
+"""The application service: everything that can be asked of a running engine, in one class.
+
+HTTP, the commands that serve an app, the testing kit and a host process all call this and nothing
+behind it. A verb returns once what it did is durable, raises an error of `errors.py` otherwise, and
+says nothing of transports: time-outs of clients, tokens and texts are the caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+import msgspec
+from msgspec.structs import replace
+
+from awakeables.core.awakeables import Awakeable, Completion, State, Verdict
+from awakeables.core.ids import IdKind
+from awakeables.core.invocations import Invocation, Status
+from awakeables.core.journal import Entry, Input, encode_chunk
+from awakeables.core.orders import (
+    Answer,
+    Begin,
+    Begun,
+    Cancel,
+    CancelAsked,
+    DeadLetter,
+    Effect,
+    EffectState,
+    Idempotency,
+    KeyConflict,
+    Kill,
+    Killed,
+    QueuedEffect,
+    Republish,
+    Republished,
+    Resend,
+    Resent,
+    Resume,
+    Resumed,
+)
+from awakeables.core.outcomes import Outcome
+from awakeables.engine.engine import Engine
+from awakeables.engine.offsets import Offsets, Reading
+from awakeables.engine.readiness import Readiness
+from awakeables.engine.subject import Subject
+from awakeables.errors import IdempotencyConflict, NotFound, NotPossible, Overloaded
+from awakeables.handlers.service import App, Handler
+from awakeables.ports import Expectation, Page
+
+__all__ = ["Api", "Readiness", "Reading", "idempotency_scope"]
+
+STARTING = "starting"
+DRAINING = "draining"
+"""What readiness says of the service itself."""
+
+
+class Api:
+    """Begins, inspects and operates the invocations of one engine, and settles its awakeables.
+
+    Attributes:
+        app: The app that is served.
+        build: The code that serves it.
+        publishes_verdicts: Does every completion's verdict go to the app's verdicts topic?
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """Speak for an engine; its verbs work while it runs, its lists before and after, too."""
+        self.app: App = engine.app
+        self.build = engine.build
+        self.publishes_verdicts = engine.config.verdicts
+        self._draining = False
+        self._engine = engine
+        self._store = engine.store
+        self._committer = engine.committer
+        self._pool = engine.pool
+        self._relay = engine.relay
+        self._waiters = engine.waiters
+        self._offsets = Offsets(
+            engine.intake, engine.store, engine.problems, topic=engine.app.completions_topic
+        )
+
+    def new_id(self, kind: IdKind) -> str:
+        """A new ID, for what a caller creates: a completion's source, for example."""
+        return self._engine.ids.new(kind)
+
+    # Calling handlers
+
+    async def begin(
+        self,
+        handler: Handler,
+        content: bytes | None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        idempotency: Idempotency | None = None,
+        delay: timedelta = timedelta(0),
+        by: str | None = None,
+    ) -> Begun:
+        """Create an invocation; when this returns, it is durable and will run.
+
+        Args:
+            handler: One of the app's.
+            content: Its input as `Handler.accept` has returned it.
+            headers: The caller's, for `ctx.request`.
+            idempotency: The caller's key; the same key and fingerprint give the same invocation.
+            delay: Begin to run this much later.
+            by: The name of the caller's token, kept with the invocation.
+
+        Raises:
+            Overloaded: Too many calls wait already; nothing was created.
+            IdempotencyConflict: The key was used for another request.
+        """
+        engine = self._engine
+        if self.draining or not engine.serving.is_set():
+            raise Overloaded("the service is starting or stopping; try again later")
+        self._committer.refuse_if_full()
+        if len(self._waiters) >= engine.config.max_running + engine.config.max_backlog:
+            raise Overloaded("too many calls wait for a place; try again later")
+        is_json = handler.input.kind == "json"
+        given = Input(
+            service=handler.service,
+            handler=handler.name,
+            seed=engine.entropy.bytes(16).hex(),
+            at_ms=engine.clock.now_ms(),
+            headers=dict(headers or {}),
+            value=msgspec.UNSET if content is None or not is_json else msgspec.Raw(content),
+            value_base64=msgspec.UNSET if content is None or is_json else content,
+        )
+        at_once = idempotency is None and not delay and not engine.crowded()
+        order = Begin(
+            id=engine.ids.new("inv"),
+            service=handler.service,
+            handler=handler.name,
+            chunk=encode_chunk([given]),
+            owner=engine.owner if at_once else None,
+            delay_ms=round(delay.total_seconds() * 1000),
+            idempotency=idempotency,
+            build=engine.build,
+            by=by,
+        )
+        begun = self._committer.submit(order)
+        if at_once:
+            # The handler runs while its row is being written: what it decides commits behind it.
+            self._pool.begin(order.id, handler, given, begun)
+        answer = await begun
+        if isinstance(answer, KeyConflict):
+            raise IdempotencyConflict(
+                f"the idempotency key {idempotency.key if idempotency else ''!r} was used for another request"
+            )
+        if not isinstance(answer, Begun):
+            raise TypeError(f"Begin was answered with {type(answer).__name__}")
+        if answer.created:
+            subject = Subject(invocation_id=answer.id, service=handler.service, handler=handler.name)
+            subject.began(level=engine.config.log_invocations)
+        if not at_once:
+            self._pool.look_again()
+        return answer
+
+    async def result(self, invocation_id: str) -> Outcome:
+        """Wait until an invocation has ended; cancel to stop waiting, which changes nothing.
+
+        Raises:
+            NotFound: There is no such invocation.
+        """
+        outcome = await self._waiters.wait(invocation_id, until_paused=False)
+        assert outcome is not None, "a pause does not end this wait"
+        return outcome
+
+    async def result_or_pause(self, invocation_id: str) -> Outcome | None:
+        """The same, but also return at a pause, which only an operator ends: None.
+
+        Raises:
+            NotFound: There is no such invocation.
+        """
+        return await self._waiters.wait(invocation_id, until_paused=True)
+
+    # Completing awakeables
+
+    async def settle(self, completion: Completion) -> Verdict | None:
+        """Settle a completion from outside; None: a heartbeat, kept.
+
+        Raises:
+            Overloaded: Too much waits for the store already.
+        """
+        self._committer.refuse_if_full()
+        return await self._engine.intake.settle(completion)
+
+    async def expectation(self, awakeable_id: str) -> Expectation | None:
+        """What a value must be to resolve an awakeable; None: there is no such awakeable."""
+        return await self._engine.edge.expectation(awakeable_id)
+
+    # Operating invocations
+
+    async def resume(self, invocation_id: str, *, by: str | None = None) -> Invocation:
+        """Let a paused or backing-off invocation run again, now.
+
+        Raises:
+            NotFound: There is no such invocation.
+            NotPossible: It is neither paused nor backing off.
+        """
+        resumed = await self._committer.commit(Resume(invocation_id=invocation_id, by=by), Resumed)
+        row = _existing(resumed.invocation, invocation_id)
+        if not resumed.accepted:
+            raise NotPossible(f"invocation {invocation_id} is {row.status}, not paused")
+        self._pool.look_again()
+        return row
+
+    async def cancel(self, invocation_id: str, *, by: str | None = None) -> Invocation:
+        """Cancel an invocation: the error is raised at its handler's next await, once (hard case 12).
+
+        Raises:
+            NotFound: There is no such invocation.
+            NotPossible: It has ended.
+        """
+        asked = await self._committer.commit(Cancel(invocation_id=invocation_id, by=by), CancelAsked)
+        row = _existing(asked.invocation, invocation_id)
+        if not asked.accepted:
+            raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to cancel")
+        if self._pool.cancel(row, asked.called_off):
+            return row
+        if row.result is not None:
+            self._engine.ended(row)
+        else:
+            self._pool.look_again()
+        return row
+
+    async def kill(self, invocation_id: str, *, by: str | None = None) -> Invocation:
+        """End an invocation as it stands, without asking its handler: nothing is compensated.
+
+        An action of `ctx.run` that is being executed is not interrupted; its result is dropped. A
+        handler that hangs in an await of its own stays in memory, but takes no place any more.
+
+        Raises:
+            NotFound: There is no such invocation.
+            NotPossible: It has ended.
+        """
+        submitted = self._committer.submit(Kill(invocation_id=invocation_id, by=by))
+        submitted.add_done_callback(self._killed)
+        # The caller may stop waiting; the commit still ends the invocation and answers its waiters.
+        killed = await asyncio.shield(submitted)
+        if not isinstance(killed, Killed):
+            raise TypeError(f"Kill was answered with {type(killed).__name__}")
+        row = _existing(killed.invocation, invocation_id)
+        if not killed.done:
+            raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to kill")
+        return row
+
+    def _killed(self, submitted: asyncio.Future[Answer]) -> None:
+        if submitted.cancelled() or submitted.exception() is not None:
+            return
+        killed = submitted.result()
+        if isinstance(killed, Killed) and killed.done and killed.invocation:
+            self._pool.let_go(killed.invocation.id)
+            self._engine.ended(killed.invocation)
+
+    # Operating what goes out and what could not come in
+
+    async def resend(self, dead_letter_id: str, *, by: str | None = None) -> Effect:
+        """Send a dead letter to the topic that it came from again.
+
+        Raises:
+            NotFound: There is no such dead letter.
+            NotPossible: Its bytes were not kept; or it is a task that nobody waits for, or of another topic.
+        """
+        order = Resend(dead_letter_id=dead_letter_id, event_id=self.new_id("evt"), by=by)
+        resent = await self._committer.commit(order, Resent)
+        if resent.dead_letter is None:
+            raise NotFound(f"no dead letter {dead_letter_id}")
+        if resent.effect is None:
+            raise NotPossible(resent.refusal or f"dead letter {dead_letter_id} can't be sent again")
+        self._relay.poke()
+        return resent.effect
+
+    async def purge_dead_letters(self, *, older_than: timedelta, code: str | None) -> int:
+        """Delete dead letters, of a code or all, in small commits; return how many."""
+        return await self._engine.retention.purge_letters(older_than=older_than, code=code)
+
+    async def republish(self, event_id: str, *, by: str | None = None) -> Effect:
+        """Send a record again that Kafka has refused; later ones of its invocation have passed it.
+
+        Raises:
+            NotFound: There is no such record in the outbox.
+            NotPossible: It carries an awakeable.
+        """
+        republished = await self._committer.commit(Republish(event_id=event_id, by=by), Republished)
+        queued = republished.queued
+        if queued is None:
+            raise NotFound(f"no record {event_id} in the outbox")
+        task = queued.effect.task
+        if not republished.accepted and task is not None:
+            raise NotPossible(
+                f"record {event_id} carries awakeable {task.awakeable_id}, which was settled by "
+                "publish-failed, if not before, when Kafka refused the record: nobody waits for its answer "
+                "any more; begin the work anew instead"
+            )
+        self._relay.poke()
+        return queued.effect
+
+    async def skip(self, partition: int, to: int | None, *, by: str | None = None) -> Reading:
+        """Move a partition of the completions topic to an offset, or past the batch that it is stuck at.
+
+        Raises:
+            NotFound: The partition was never read.
+            NotPossible: It is not stuck, stands there already, or ends before.
+        """
+        return await self._offsets.skip(partition, to, by=by)
+
+    # Looking
+
+    async def invocation(self, invocation_id: str) -> Invocation:
+        """Return an invocation.
+
+        Raises:
+            NotFound: There is no such invocation.
+        """
+        return _existing(await self._store.invocation(invocation_id), invocation_id)
+
+    async def invocations(
+        self, page: Page, *, status: Status | None = None, service: str | None = None
+    ) -> Sequence[Invocation]:
+        """Invocations, newest first."""
+        return await self._store.invocations(page, status=status, service=service)
+
+    async def invocations_by_key(
+        self, key: str, *, service: str | None = None, handler: str | None = None
+    ) -> Sequence[Invocation]:
+        """The invocations that an idempotency key stands for, newest first; in each handler it is another.
+
+        Looked for in the handlers of the app; and in one that it no longer has, if both names are given.
+        """
+        scopes = [
+            idempotency_scope(each.service, each.name)
+            for of in self.app.services.values()
+            for each in of.handlers.values()
+            if service in (None, each.service) and handler in (None, each.name)
+        ]
+        if service is not None and handler is not None and not scopes:
+            scopes = [idempotency_scope(service, handler)]
+        return await self._store.keyed(scopes, key)
+
+    async def idempotency_key(self, invocation_id: str) -> str | None:
+        """The key under which an invocation was begun; None: without one."""
+        return await self._store.idempotency_key(invocation_id)
+
+    async def journal(self, invocation_id: str, most_bytes: int) -> tuple[Sequence[Entry], bool]:
+        """The beginning of a journal, about `most_bytes` of it; and is that all?
+
+        Raises:
+            MsgspecError: A release that this one can't read has written it.
+        """
+        return await self._store.journal(invocation_id, most_bytes)
+
+    async def awakeable(self, awakeable_id: str) -> Awakeable:
+        """Return an awakeable.
+
+        Raises:
+            NotFound: There is no such awakeable.
+        """
+        row = await self._store.awakeable(awakeable_id)
+        if row is None:
+            raise NotFound(f"no awakeable {awakeable_id}")
+        return row
+
+    async def awakeables(self, page: Page, *, state: State | None = None) -> Sequence[Awakeable]:
+        """Awakeables, newest first."""
+        return await self._store.awakeables(page, state=state)
+
+    async def dead_letter(self, dead_letter_id: str) -> DeadLetter:
+        """Return a dead letter.
+
+        Raises:
+            NotFound: There is no such dead letter.
+        """
+        row = await self._store.dead_letter(dead_letter_id)
+        if row is None:
+            raise NotFound(f"no dead letter {dead_letter_id}")
+        return row
+
+    async def dead_letters(self, page: Page) -> Sequence[DeadLetter]:
+        """Dead letters, newest first."""
+        return await self._store.dead_letters(page)
+
+    async def queued_effect(self, event_id: str) -> QueuedEffect:
+        """A record of the outbox; one that is not out yet with the reason, as far as this process knows it.
+
+        Raises:
+            NotFound: There is no such record in the outbox.
+        """
+        row = await self._store.queued_effect(event_id)
+        if row is None:
+            raise NotFound(f"no record {event_id} in the outbox")
+        return self._with_reason(row)
+
+    async def queued_effects(self, page: Page, *, state: EffectState) -> Sequence[QueuedEffect]:
+        """Records of the outbox, newest first, with the reasons as `queued_effect` gives them."""
+        return [self._with_reason(row) for row in await self._store.queued_effects(page, state=state)]
+
+    def _with_reason(self, row: QueuedEffect) -> QueuedEffect:
+        return row if row.state == "failed" else replace(row, reason=self._relay.holdup(row.effect))
+
+    async def partitions(self) -> Sequence[Reading]:
+        """How far the partitions of the completions topic are read, in order."""
+        return await self._offsets.show()
+
+    async def counts(self) -> Mapping[str, int]:
+        """How many rows there are: see `ports.Inspection.counts`."""
+        return await self._store.counts()
+
+    def drain(self) -> None:
+        """Begin nothing from now on; what else there is to draining is the engine's."""
+        self._draining = True
+
+    @property
+    def draining(self) -> bool:
+        """Is the service stopping, so that it begins nothing any more?"""
+        return self._draining or self._engine.stopping
+
+    def readiness(self) -> Readiness:
+        """Is work taken, and what is wrong now?"""
+        board = dict(self._engine.problems)
+        if self.draining:
+            board["service"] = DRAINING
+        elif not self._engine.serving.is_set():
+            board["service"] = STARTING
+        return Readiness.of(board)
+
+
+def idempotency_scope(service: str, handler: str) -> str:
+    """Within what an idempotency key stands for one invocation."""
+    return f"{service}/{handler}"
+
+
+def _existing(row: Invocation | None, invocation_id: str) -> Invocation:
+    if row is None:
+        raise NotFound(f"no invocation {invocation_id}")
+    return row
