@@ -18,6 +18,7 @@ RUN python -m venv --without-pip /opt/awakeables \
       --target /opt/builder -r requirements/build.txt
 
 COPY pyproject.toml README.md LICENSE ./
+COPY schemas schemas
 COPY service service
 RUN PYTHONPATH=/opt/builder PATH="/opt/builder/bin:$PATH" \
     pip --python /opt/awakeables install --no-deps --no-index --no-build-isolation .

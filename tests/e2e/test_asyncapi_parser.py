@@ -41,6 +41,6 @@ def test_case_w5_what_is_served_is_read_by_the_parser_of_asyncapi(verdicts: bool
 
 
 def test_case_w5_what_is_authored_is_read_by_the_parser_of_asyncapi() -> None:
-    file = ROOT / "schemas/asyncapi.yaml"
+    file = ROOT / "schemas/asyncapi.json"
     told = parse(file.read_text(), file)
     assert (told["parsed"], told["said"]) == (True, [])

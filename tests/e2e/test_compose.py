@@ -162,12 +162,13 @@ def test_nobody_is_root_and_nothing_can_be_changed_but_the_volume(stack: Stack) 
 
 
 def test_the_image_has_what_it_runs_and_no_more(stack: Stack) -> None:
-    absent = ("pytest", "mypy", "hypothesis", "confluent_kafka", "uv_build", "pip")
+    absent = ("pytest", "mypy", "hypothesis", "confluent_kafka", "hatchling", "pip")
     program = (
         "from importlib.util import find_spec; import awakeables;"
-        f"print([name for name in {absent} if find_spec(name)])"
+        "from awakeables.web.describing.contract import contract;"
+        f"print([name for name in {absent} if find_spec(name)], contract('openapi.json')['openapi'])"
     )
-    assert stack.run_in("service", "python", "-c", program) == (0, "[]\n")
+    assert stack.run_in("service", "python", "-c", program) == (0, "[] 3.1.0\n")
 
 
 def test_http_is_published_on_loopback_only(stack: Stack) -> None:

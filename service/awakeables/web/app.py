@@ -142,8 +142,8 @@ def _routes(api: Api, waiting: Waiting, guard: Guard, settings: WebSettings, met
     metrics_page = MetricsPage(metrics)
     offsets = Offsets(api, waiting)
     outbox = Outbox(api, waiting)
+    documents = Documents(api, guarded=guard.wants_tokens)
     routes = Routes()
-    documents = Documents(api, routes, guarded=guard.wants_tokens)
     routes.add("POST", "/*/*", calls.call, scope="call")
     routes.add("POST", "/*/*/send", calls.send, scope="call", parameters=("delay",))
     for path in AWAKEABLE_PATHS:

@@ -13,7 +13,6 @@ from awakeables.web.describing import page
 from awakeables.web.describing.asyncapi import asyncapi
 from awakeables.web.describing.openapi import openapi
 from awakeables.web.request import Request
-from awakeables.web.routing import Routes
 
 PAGE_HEADERS: Final = {
     "content-security-policy": page.POLICY,
@@ -24,16 +23,14 @@ PAGE_HEADERS: Final = {
 class Documents:
     """The routes of the documents, which are made when they are first asked for, and never change."""
 
-    def __init__(self, api: Api, routes: Routes, *, guarded: bool) -> None:
+    def __init__(self, api: Api, *, guarded: bool) -> None:
         """Describe a service.
 
         Args:
             api: What is described.
-            routes: The whole table, once the first request comes.
-            guarded: Are tokens asked for?
+            guarded: Do requests need tokens?
         """
         self._api = api
-        self._routes = routes
         self._guarded = guarded
         self._page_at = lru_cache(maxsize=8)(self._rendered)
 
@@ -52,7 +49,7 @@ class Documents:
 
     @cached_property
     def _openapi(self) -> dict[str, Any]:
-        return openapi(self._api.app, self._routes.rows, version=self._api.build)
+        return openapi(self._api.app, version=self._api.build)
 
     @cached_property
     def _openapi_text(self) -> bytes:

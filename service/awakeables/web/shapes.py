@@ -1,7 +1,7 @@
-"""What a client of the HTTP interface sees, as types: the answers are made of them, and so are
-their schemas in `/openapi.json`.
+"""What a client of the HTTP interface sees, as types.
 
-A field whose default is UNSET may be absent; any other is always there.
+A test holds their fields to `schemas/openapi.json`, which says what each means. A field whose default
+is UNSET may be absent; any other is always there.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class BookEntry(Shape):
     """One of the verdicts that an awakeable remembers, and where its completion came from."""
 
     verdict: VerdictKind
-    source: Annotated[str, Meta(description="Where the completion came from.")]
+    source: str
     at: Instant
     event_id: str | None
     traceparent: str | None
@@ -103,11 +103,11 @@ class Awakeable(Shape):
     id: AwakeableId
     invocation: InvocationId
     state: State
-    codec: Annotated[Codec, Meta(description="What the handler reads: JSON, bytes, its own serde.")]
+    codec: Codec
     deadline: Instant | None
     created: Instant
     settled: Instant | None
-    settled_by: Annotated[str | None, Meta(description="Where the answer that counts came from.")]
+    settled_by: str | None
     verdicts: dict[VerdictKind, Natural]
 
 
@@ -115,7 +115,7 @@ class DeadTask(Shape):
     """That a worker could not use the task: it is the dead letter of this ID."""
 
     id: DeadLetterId
-    code: Annotated[str, Meta(description="The worker's, as in dead-letter.schema.json.")]
+    code: str
     reason: str
     worker: str | None
     at: Instant
@@ -124,12 +124,12 @@ class DeadTask(Shape):
 class AwakeableInFull(Awakeable):
     """An awakeable, its first and its last ten verdicts, and the schema that its value must fit."""
 
-    schema: Annotated[Raw, Meta(description="The JSON Schema that a value must fit; null: any, or bytes.")]
+    schema: Raw
     outcome: Outcome | None
     first: list[BookEntry]
     last: list[BookEntry]
     heartbeat: Beat | None
-    dead_task: Annotated[DeadTask | None, Meta(description="The last report that its task is a dead letter.")]
+    dead_task: DeadTask | None
 
 
 class Awakeables(Shape):
@@ -155,9 +155,7 @@ class Act(Shape):
     at: Instant
 
 
-Acts: TypeAlias = Annotated[
-    list[Act], Meta(description="Who did what to it: the first act, the latest nine.")
-]
+Acts: TypeAlias = list[Act]
 
 
 # ── invocations ─────────────────────────────────────────────────────────────────────────────
@@ -177,15 +175,15 @@ class Invocation(Shape):
     id: InvocationId
     service: str
     handler: str
-    key: Annotated[str | None, Meta(description="Reserved for services with keys.")]
+    key: str | None
     status: Status
     ended: Ended | None
-    attempts: Annotated[Natural, Meta(description="Failed ones, since its journal last grew.")]
-    due: Annotated[Instant | None, Meta(description="When it is taken up again at the earliest.")]
-    cancelled: Annotated[Instant | None, Meta(description="When its cancellation was requested.")]
+    attempts: Natural
+    due: Instant | None
+    cancelled: Instant | None
     failure: Failure | None
-    reason: Annotated[str | None, Meta(description="Why it does not proceed, and what to do.")]
-    build: Annotated[str | None, Meta(description="The release of the code that last wrote it.")]
+    reason: str | None
+    build: str | None
     created: Instant
     updated: Instant
 
@@ -201,12 +199,10 @@ class JournalEntry(Shape):
 class InvocationInFull(Invocation):
     """An invocation, its result and its journal."""
 
-    idempotency_key: Annotated[str | None, Meta(description="The key that it was called with.")]
+    idempotency_key: str | None
     result: Outcome | None
     journal: list[JournalEntry]
-    journal_problem: Annotated[
-        str | None, Meta(description="Why the journal is not shown, or not all of it.")
-    ]
+    journal_problem: str | None
     acts: Acts
 
 
@@ -222,10 +218,7 @@ class NotYet(Shape):
 
     invocation_id: InvocationId
     status: Status
-    reason: Annotated[
-        str | UnsetType,
-        Meta(description="Why it does not proceed, and what to do; absent while nothing is wrong."),
-    ] = UNSET
+    reason: str | UnsetType = UNSET
 
 
 class Begun(Shape):
@@ -242,25 +235,17 @@ class DeadLetter(Shape):
     """A record that could not be used, in a list."""
 
     id: DeadLetterId
-    code: Annotated[
-        str,
-        Meta(
-            description="As in dead-letter.schema.json; `unusable-task`: a task that a worker has reported."
-        ),
-    ]
+    code: str
     reason: str
     topic: str
     partition: Natural
     offset: Natural
-    last_offset: Annotated[
-        Natural | None,
-        Meta(description="The last offset, if it counts several records that are not kept one by one."),
-    ]
-    count: Annotated[Natural, Meta(description="How many records it counts.")]
+    last_offset: Natural | None
+    count: Natural
     timestamp: Instant
     awakeable_id: str | None
     at: Instant
-    resent: Annotated[Natural, Meta(description="How often it was sent again.")]
+    resent: Natural
 
 
 class Header(Shape):
@@ -309,11 +294,11 @@ class OutboxRecord(Shape):
     `reason` says why Kafka has refused it, or what an unsent one waits for, if that is known.
     """
 
-    id: Annotated[RecordId, Meta(description="Its event ID; of a dead letter's copy, the dead letter's.")]
+    id: RecordId
     state: EffectState
     topic: str
-    invocation: Annotated[InvocationId | None, Meta(description="Whose handler has published it.")]
-    awakeable: Annotated[AwakeableId | None, Meta(description="Of a task: what its answer settles.")]
+    invocation: InvocationId | None
+    awakeable: AwakeableId | None
     reason: str | None
     created: Instant
 
@@ -348,10 +333,10 @@ class Partition(Shape):
 
     topic: str
     partition: Natural
-    next: Annotated[Natural, Meta(description="The offset that is read next.")]
-    end: Annotated[Natural | None, Meta(description="Where the partition ended when last heard of.")]
+    next: Natural
+    end: Natural | None
     lag: Natural | None
-    epoch: Annotated[Natural, Meta(description="Counts its readers; an earlier one commits nothing.")]
+    epoch: Natural
     problem: str | None
 
 
@@ -367,10 +352,7 @@ class Live(Shape):
     live: Literal[True] = True
 
 
-Degraded: TypeAlias = Annotated[
-    Mapping[str, str] | UnsetType,
-    Meta(description="What is wrong although work is taken, by name; absent if nothing is."),
-]
+Degraded: TypeAlias = Mapping[str, str] | UnsetType
 
 
 class Ready(Shape):

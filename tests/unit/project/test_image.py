@@ -34,7 +34,7 @@ def test_the_image_is_locked_to_what_is_tested() -> None:
 def test_what_only_tests_need_is_not_in_the_image() -> None:
     names = {pin.partition("==")[0] for pin in pins("runtime.txt")}
     assert {"aiokafka", "starlette", "pydantic"} <= names
-    assert not names & {"pytest", "mypy", "hypothesis", "confluent-kafka", "testcontainers", "uv-build"}
+    assert not names & {"pytest", "mypy", "hypothesis", "confluent-kafka", "testcontainers", "hatchling"}
 
 
 def test_a_container_is_left_more_time_than_the_drain_takes() -> None:

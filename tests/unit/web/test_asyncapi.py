@@ -1,4 +1,4 @@
-"""`/asyncapi.json` and schemas/asyncapi.yaml say the same."""
+"""`/asyncapi.json` is schemas/asyncapi.json with the app's topics and the schemas of the records."""
 
 from __future__ import annotations
 
@@ -9,47 +9,70 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
-import yaml
 
 from awakeables.handlers.service import App
-from awakeables.web.describing.asyncapi import SCHEMAS, asyncapi
+from awakeables.web.describing.asyncapi import asyncapi
+from awakeables.web.describing.contract import contract
+from awakeables.wire.completion_events import TYPES
 from unit.web.harness import Web, orders
-from unit.web.test_openapi import without_prose
+from unit.wire.contract import NAMES, examples
 
 FOLDER = Path(__file__).parents[3] / "schemas"
 SHOP = App("shop", services=[orders])
 
 
 def authored() -> Any:
-    return yaml.safe_load((FOLDER / "asyncapi.yaml").read_text())
+    return contract("asyncapi.json")
 
 
-def of_the_shop() -> Any:
-    """What is authored, with the app's name and the files beside it put in."""
-    document = json.loads(json.dumps(authored()).replace("{app}", "shop"))
-    for channel in document["channels"].values():
-        if channel.get("parameters", {}).pop("app", None):
-            channel.pop("parameters")
-    for part in document["components"]["schemas"].values():
-        file = part["schema"].get("$ref")
-        if file is not None:
-            schema = json.loads((FOLDER / file).read_text())
-            definitions = schema.pop("$defs", {})
-            text = json.dumps(schema)
-            while "#/$defs/" in text:  # definitions may refer to others
-                for name, definition in definitions.items():
-                    text = text.replace(f'{{"$ref": "#/$defs/{name}"}}', json.dumps(definition))
-            part["schema"] = json.loads(text)
-    return document
+def served() -> Any:
+    return asyncapi(SHOP, version="1", verdicts=True)
 
 
-def test_what_is_served_is_what_is_authored() -> None:
-    assert without_prose(asyncapi(SHOP, version="1", verdicts=True)) == without_prose(of_the_shop())
+def test_what_is_served_is_what_is_authored_but_for_the_app_and_the_records() -> None:
+    expected, document = authored(), served()
+    del expected["info"], document["info"]
+    for part, told in zip(
+        expected["components"]["schemas"].values(), document["components"]["schemas"].values(), strict=True
+    ):
+        if "$ref" in part["schema"]:
+            del part["schema"], told["schema"]
+    for channel in expected["channels"].values():
+        if "app" in channel.get("parameters", ()):
+            del channel["parameters"]
+    assert document == json.loads(json.dumps(expected).replace("{app}", "shop"))
 
 
-def test_the_schemas_of_records_are_those_of_the_files_to_the_letter() -> None:
-    files = {json.dumps(json.loads(path.read_text())) for path in FOLDER.glob("*.schema.json")}
-    assert {json.dumps(schema) for schema in SCHEMAS.values()} == files
+@pytest.mark.parametrize("name", NAMES)
+def test_the_schema_of_a_record_is_served_whole(name: str) -> None:
+    """It takes and refuses what the file takes and refuses."""
+    file = contract(f"{name}.schema.json")
+    [told] = [
+        part["schema"]
+        for part in served()["components"]["schemas"].values()
+        if part["schema"].get("$id") == file["$id"]
+    ]
+    ours, theirs = (jsonschema_rs.Draft202012Validator(s, validate_formats=True) for s in (file, told))
+    records = [json.loads(given.values[0].read_bytes()) for given in examples("valid", name)]
+    assert all(theirs.is_valid(record) for record in records)
+    for path in (FOLDER / "examples/invalid" / name).glob("*.json"):
+        try:
+            record = json.loads(path.read_bytes())
+        except ValueError:
+            continue
+        assert theirs.is_valid(record) == ours.is_valid(record), path.name
+
+
+def test_the_types_of_completion_events_are_those_that_are_read() -> None:
+    headers = authored()["components"]["schemas"]["completionEventHeaders"]["schema"]
+    assert headers["properties"]["ce_type"]["enum"] == list(TYPES)
+
+
+def test_the_id_of_an_awakeable_is_told_in_one_way() -> None:
+    texts = [(FOLDER / f"{name}.schema.json").read_text() for name in NAMES]
+    texts.append((FOLDER / "asyncapi.json").read_text())
+    patterns = [re.findall(r'"pattern": "(\^prom[^"]+)"', text) for text in texts]
+    assert set().union(*patterns) == {"^prom_1[0-9a-hjkmnp-tv-z]{33}$"}
 
 
 async def test_the_apps_topics_are_served(web: Web) -> None:
@@ -71,7 +94,7 @@ async def test_the_apps_topics_are_served(web: Web) -> None:
 
 def test_the_verdicts_topic_stands_there_if_they_are_published() -> None:
     silent = asyncapi(SHOP, version="1", verdicts=False)
-    telling = asyncapi(SHOP, version="1", verdicts=True)
+    telling = served()
     assert telling["channels"]["verdicts"]["address"] == SHOP.verdicts_topic
     assert set(telling["operations"]) - set(silent["operations"]) == {"sendVerdict"}
     assert "verdicts" not in silent["channels"]
@@ -79,12 +102,12 @@ def test_the_verdicts_topic_stands_there_if_they_are_published() -> None:
 
 def test_case_w5_no_schema_that_is_served_refers_into_itself() -> None:
     """A parser looks such a reference up in the whole document: see tests/e2e/test_asyncapi_parser.py."""
-    schemas = asyncapi(SHOP, version="1", verdicts=True)["components"]["schemas"]
+    schemas = served()["components"]["schemas"]
     assert "$ref" not in json.dumps(schemas)
     assert "$defs" not in json.dumps(schemas)
 
 
-@pytest.mark.parametrize("document", [authored(), asyncapi(SHOP, version="1", verdicts=False)])
+@pytest.mark.parametrize("document", [authored(), served(), asyncapi(SHOP, version="1", verdicts=False)])
 def test_whatever_is_referred_to_is_there(document: Any) -> None:
     for reference in set(re.findall(r"'\$ref': '(#/[^']+)'", str(document))):
         found = document
@@ -103,7 +126,7 @@ def test_parameters_are_those_of_the_address_and_messages_those_of_the_channel()
 
 
 def test_every_schema_is_one() -> None:
-    for name, part in asyncapi(SHOP, version="1", verdicts=True)["components"]["schemas"].items():
+    for name, part in served()["components"]["schemas"].items():
         assert jsonschema_rs.meta.is_valid(part["schema"]), name
 
 

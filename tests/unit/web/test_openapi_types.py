@@ -14,8 +14,6 @@ from awakeables.handlers.context import Context
 from awakeables.handlers.service import App, Service
 from awakeables.web.describing.openapi import openapi
 from unit.web import other_models
-from unit.web.harness import serving
-from unit.web.test_openapi import rows
 
 T = TypeVar("T")
 
@@ -120,9 +118,8 @@ APP = App("shop", services=[service])
 
 
 @pytest.fixture
-async def document() -> Any:
-    async with serving() as web:
-        return openapi(APP, rows(web), version="1")
+def document() -> Any:
+    return openapi(APP, version="1")
 
 
 def types_of(document: Any, name: str) -> tuple[Any, Any]:

@@ -123,13 +123,13 @@ def handler_paths(handler: Handler, generic: Json, types: HandlerTypes) -> Json:
 
     Args:
         handler: Which.
-        generic: The path items of calls in general.
+        generic: The operations of calls in general, by their paths.
         types: Takes the schemas.
     """
     own = {}
     summary, text = _words(handler)
-    for path, item in generic.items():
-        told = copy.deepcopy(item["post"])
+    for path, operation in generic.items():
+        told = copy.deepcopy(operation)
         told["operationId"] = f"{handler.service}.{handler.name}" + (".send" if path.endswith("send") else "")
         told["tags"] = [handler.service]
         if summary:
