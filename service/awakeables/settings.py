@@ -1,8 +1,8 @@
 """Every setting, with its meaning and default: the only reader of the environment.
 
 A setting comes from a flag of the CLI, else from its `AWAKEABLES_…` variable, else from a TOML
-file (`--config` or `AWAKEABLES_CONFIG`), else it has its default. Durations are seconds or ISO
-8601 (`30`, `PT15M`).
+file (`--config` or `AWAKEABLES_CONFIG`), else it has its default. `core/durations.py`
+has the forms of durations.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
 
 from awakeables.core.bounds import MOST_JSON_VALUES, MOST_UNPACKED_BYTES
+from awakeables.core.durations import FORMS, parse_duration
 from awakeables.errors import OperatorError
 from awakeables.worker.replies import COMPLETIONS, ReplyTopics
 
@@ -28,15 +29,14 @@ CONFIG = "config"
 """`AWAKEABLES_CONFIG` names the file; it is no setting itself."""
 
 
-def _seconds(text: object) -> object:
-    """`30` and `0.5` are seconds; the rest is pydantic's to read."""
-    try:
-        return timedelta(seconds=float(text)) if isinstance(text, str) else text
-    except (ValueError, OverflowError):
-        return text
+def _duration(value: object) -> object:
+    """Numbers, which TOML has, are seconds."""
+    if isinstance(value, float):
+        value = f"{value:f}"
+    return parse_duration(str(value).strip()) if isinstance(value, str | int) else value
 
 
-Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
 
 
 def _none_if_empty(value: object) -> object:
@@ -338,8 +338,8 @@ def _nearest(name: str, known: Iterable[str]) -> str | None:
 def _told(problem: ErrorDetails, sources: Mapping[str, Source]) -> str:
     """One problem with its place; the value isn't told, it may be a secret."""
     words = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] in ("time_delta_type", "time_delta_parsing"):
-        words = "Input should be a duration: seconds or ISO 8601, as in 30 or PT15M"
+    if problem["type"] == "time_delta_type":  # a date, a list, …
+        words = f"not a duration; {FORMS}"
     words = words.replace("datetime.timedelta(0)", "0 seconds")
     if not problem["loc"]:
         return words

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from awakeables.cli.client import ServiceClient
-from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide
+from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide, checked_duration
 from awakeables.cli.resending import resend_each
 from awakeables.cli.tables import Table
 from awakeables.cli.terminal import fail, print_json, print_page, say
@@ -55,7 +55,12 @@ def show(
 def purge(
     older_than: Annotated[
         str | None,
-        typer.Option(metavar="AGE", help="Only those so old, as 7d, 12h or PT30M.", show_default=False),
+        typer.Option(
+            metavar="AGE",
+            help="Only those of at least this age, as 7d, 12h or PT30M.",
+            show_default=False,
+            callback=checked_duration,
+        ),
     ] = None,
     code: Annotated[
         str | None, typer.Option(metavar="CODE", help="Only those with this code.", show_default=False)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from awakeables.core.durations import parse_duration
 from awakeables.core.topics import is_task_topic_name
 from awakeables.settings import Settings, load_settings
 from awakeables.telemetry.logs import configure_logs
@@ -25,6 +26,16 @@ def _topics_names(names: list[str] | None) -> list[str] | None:
                 "letters, digits, '.', '_' and '-'"
             )
     return names
+
+
+def checked_duration(text: str | None) -> str | None:
+    """A duration as it was written, which the service reads in the same way."""
+    try:
+        if text is not None:
+            parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
 
 
 Config = Annotated[

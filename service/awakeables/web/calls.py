@@ -8,12 +8,12 @@ from datetime import timedelta
 from starlette.responses import Response
 
 from awakeables.api import Api, idempotency_scope
+from awakeables.core.durations import parse_duration
 from awakeables.core.orders import Begun, Idempotency
 from awakeables.handlers.service import Handler
 from awakeables.web import shapes
 from awakeables.web.answers import INVOCATION_ID, as_json, not_yet, of_result, output_path
 from awakeables.web.bodies import Bodies
-from awakeables.web.durations import parse_duration
 from awakeables.web.guard import Guard
 from awakeables.web.problems import bad_request
 from awakeables.web.request import Request

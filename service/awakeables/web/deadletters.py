@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from starlette.responses import Response
 
 from awakeables.api import Api
+from awakeables.core.durations import parse_duration
 from awakeables.core.ids import parse_id
 from awakeables.telemetry.vocabulary import LETTER_CODES
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
 from awakeables.web.audit import audited
-from awakeables.web.durations import parse_duration
 from awakeables.web.lists import page, page_of
 from awakeables.web.problems import bad_request
 from awakeables.web.request import Request
@@ -53,7 +55,7 @@ class DeadLetters:
         if older_than is None and code is None:
             raise bad_request("say which: older_than=7d, a code, or both; older_than=0s is all of them")
         try:
-            age = parse_duration(older_than or "0s")
+            age = timedelta(0) if older_than is None else parse_duration(older_than)
         except ValueError as error:
             raise bad_request(f"older_than: {error}") from None
         with audited(request, "purge", older_than=str(age), code=code):

@@ -367,3 +367,17 @@ def test_case_u7_invocations_are_listed_by_their_idempotency_key(stub: StubServi
     refused = run("list", "--idempotency-key", "k")
     assert refused.exit_code == 2
     assert len(stub.asked) == 1
+
+
+def test_an_age_is_read_before_anything_is_asked(stub: StubService, run: Run) -> None:
+    told = run("dead-letters", "purge", "--older-than", "soon")
+    assert told.exit_code == 2
+    assert "not a duration; write it as" in " ".join(told.stderr.replace("│", " ").split())
+    assert stub.asked == []
+
+
+def test_dead_letters_are_purged_by_the_age_as_it_was_written(stub: StubService, run: Run) -> None:
+    asked = "POST /dead-letters/purge?older_than=1h30m"
+    stub.will_answer(asked, {"count": 3})
+    assert run("dead-letters", "purge", "--older-than", "1h30m", "--yes").stdout == "3 dead letters deleted\n"
+    assert stub.asked == [asked]

@@ -85,14 +85,24 @@ def test_a_wrong_value_names_the_place_that_it_came_from(file: Path, monkeypatch
 @pytest.mark.parametrize("text", ["-1", "inf", "1e400", "nan", "", "soon", "-PT1S"])
 def test_a_duration_that_can_not_be_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWAKEABLES_LINGER", text)
-    with pytest.raises(SettingsRefused, match=r"^AWAKEABLES_LINGER: Input should be "):
+    with pytest.raises(SettingsRefused, match=r"^AWAKEABLES_LINGER: not a duration; write it as 30 "):
         load_settings()
 
 
-def test_what_is_no_duration_is_told_how_to_write_one(file: Path) -> None:
-    file.write_text('linger = "soon"')
-    with pytest.raises(SettingsRefused, match=r"seconds or ISO 8601, as in 30 or PT15M$"):
+@pytest.mark.parametrize("value", ["inf", "nan", "-1", "-0.5", "true", "07:30:00", "[1]", '"soon"', "1e30"])
+def test_what_is_no_duration_in_a_file_is_told_how_to_write_one(file: Path, value: str) -> None:
+    file.write_text(f"linger = {value}")
+    with pytest.raises(SettingsRefused, match=r"linger in .*\.toml: not a duration; .* 7d or PT15M$"):
         load_settings(file)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("7", 7), ("0.5", 0.5), ('"1h30m"', 5400), ('"250ms"', 0.25), ('"PT3M"', 180), ('" 30 "', 30)],
+)
+def test_a_duration_is_a_number_of_seconds_or_a_text(file: Path, value: str, seconds: float) -> None:
+    file.write_text(f"linger = {value}")
+    assert load_settings(file).linger == timedelta(seconds=seconds)
 
 
 def test_an_empty_variable_leaves_unset_what_may_be_unset(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,5 +156,14 @@ def test_the_file_can_be_named_before_the_command_or_behind_it(run: Run, file: P
 @pytest.mark.parametrize("name", ["HORIZON", "CALL_TIMEOUT", "COMMIT_TIMEOUT"])
 def test_a_negative_duration_is_refused_in_words(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"AWAKEABLES_{name}", "-1")
-    with pytest.raises(SettingsRefused, match=rf"AWAKEABLES_{name}: .*greater than .*0 seconds"):
+    with pytest.raises(SettingsRefused, match=rf"AWAKEABLES_{name}: not a duration; write it as 30"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["PURGE_INTERVAL", "REQUEST_TIMEOUT", "COMMIT_TIMEOUT"])
+def test_no_time_at_all_is_refused_where_there_must_be_some(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"AWAKEABLES_{name}", "0")
+    with pytest.raises(SettingsRefused, match=rf"AWAKEABLES_{name}: .*greater than 0 seconds"):
         load_settings()
