@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SEEDS ?= 100000
+# Python compiles each module once and keeps it, whatever the shell says: the tests start a hundred processes.
+export PYTHONDONTWRITEBYTECODE :=
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help install demo test test-all check fmt sim bench soak up down audit lock clean
+.PHONY: help install demo quick test test-all check fmt sim bench soak up down audit lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -37,6 +39,10 @@ $(BIN)/python:
 # One environment that grows: what is installed in full has what the demo needs.
 demo: $(if $(wildcard .venv/installed),install,.venv/demo) ## watch a callback survive kill -9
 	@$(BIN)/python -m examples.demo
+
+quick: install ## the inner loop, within a minute: types, unit and contract tests, 25 seeds of the simulation
+	$(BIN)/mypy
+	SIM_SEEDS=25 $(BIN)/python -m pytest -n 2 -q -m "not slow" tests/unit tests/contract tests/golden tests/simulation
 
 test: install ## everything that this machine can run; what needs a Docker engine is skipped without one
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

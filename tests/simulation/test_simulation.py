@@ -37,6 +37,7 @@ def test_a_seed_gives_the_same_run_every_time() -> None:
     assert [e.event_id for e in one.broker.published] == [e.event_id for e in other.broker.published]
 
 
+@pytest.mark.slow
 def test_the_simulation_reaches_what_it_is_for() -> None:
     """A simulation in which nothing happens keeps every promise, too."""
     verdicts: set[str] = set()
@@ -56,6 +57,7 @@ def test_the_simulation_reaches_what_it_is_for() -> None:
     assert handlers == set(corpus.service.handlers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
 def test_a_guard_that_is_taken_away_is_missed(mutation: object) -> None:
     def broken(seed: int) -> bool:
