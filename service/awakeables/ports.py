@@ -10,8 +10,8 @@ Every verb of a store may raise `StoreUnavailable`; `commit` may raise `StoreRef
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
 
 from awakeables.core.awakeables import Awakeable, Codec, State
 from awakeables.core.invocations import Invocation, Status
@@ -205,14 +205,21 @@ class Store(
         ...
 
 
+PublishReport: TypeAlias = Callable[[Sequence[Effect], Exception | None], None]
+"""Called with effects whose outcome is known: None once they are published, or an error.
+
+`PublishRefused`: they can never be published as they are. `BrokerUnavailable`: they may or may not
+have been published; try again. Any other error: they can't be written as records at all.
+"""
+
+
 class Publisher(Protocol):
     """The way out to Kafka."""
 
-    async def publish(self, effect: Effect) -> None:
-        """Publish one record; returns when every in-sync replica has it.
+    async def publish(self, effects: Sequence[Effect], report: PublishReport) -> None:
+        """Publish records; published is what every in-sync replica has.
 
-        Raises:
-            PublishRefused: It can never be published as it is.
-            BrokerUnavailable: It may or may not have been published; try again.
+        There is no order among them. `report` is called as outcomes become known, with each effect
+        exactly once, so that none waits for a slower one; the call returns after the last of them.
         """
         ...

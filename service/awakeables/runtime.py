@@ -35,6 +35,7 @@ from awakeables.kafka.completions import CompletionsConsumer
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.destinations import Destinations
 from awakeables.kafka.partitions import ReadingSettings
+from awakeables.kafka.producer import Producer
 from awakeables.kafka.publisher import KafkaPublisher
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
 from awakeables.ports import Store
@@ -101,9 +102,8 @@ async def serve(
         store = _store(app, settings, clock)
         await store.open()
         stack.push_async_callback(store.close)
-        publisher = KafkaPublisher(connection, clock)
-        await publisher.start()
-        stack.push_async_callback(publisher.stop)
+        producer = await stack.enter_async_context(Producer(connection, clock).running())
+        publisher = KafkaPublisher(producer, connection)
         engine = Engine(
             app,
             store,

@@ -16,12 +16,12 @@ from awakeables.errors import BrokerUnavailable, StoreRefused, StoreUnavailable,
 from awakeables.handlers.service import App
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.partitions import ReadingSettings
-from awakeables.kafka.publisher import KafkaPublisher
 from awakeables.kafka.topics import create_topics, missing_topics
 from awakeables.ports import Expectation, Page, Store
 from awakeables.store.memory import MemoryStore
 from awakeables.world import SystemClock
 from support.eventually import eventually
+from support.publishing import publish, publishing
 from support.raw_kafka import raw_producing
 from support.service import DAY_MS, Running, new_app, produce, resolved, running
 
@@ -229,25 +229,19 @@ async def test_a_record_that_the_store_refuses_is_buried_and_those_around_it_are
 
 
 async def test_publishing_to_a_missing_topic_does_not_create_it(broker: EmbeddedBroker) -> None:
-    publisher = KafkaPublisher(_quick(broker), SystemClock())
-    await publisher.start()
-    with pytest.raises(TopicMissing, match=r"no topic 'nowhere'; `awakeables topics create` makes it"):
-        await publisher.publish(
-            Effect(event_id="evt_1", stream="inv_1", topic="nowhere", key=b"k", value=b"{}")
-        )
-    await publisher.stop()
+    effect = Effect(event_id="evt_1", stream="inv_1", topic="nowhere", key=b"k", value=b"{}")
+    async with publishing(_quick(broker)) as publisher:
+        with pytest.raises(TopicMissing, match=r"no topic 'nowhere'; `awakeables topics create` makes it"):
+            await publish(publisher, effect)
     assert await missing_topics(_quick(broker), ["nowhere"]) == ["nowhere"]
 
 
 async def test_case_u2_the_broker_of_dev_has_one_advice_for_a_missing_topic(broker: EmbeddedBroker) -> None:
-    publisher = KafkaPublisher(replace(_quick(broker), embedded=True), SystemClock())
-    await publisher.start()
     effect = Effect(event_id="evt_1", stream="inv_1", topic="nowhere", key=b"k", value=b"{}")
-    with pytest.raises(
-        TopicMissing, match=r"no topic 'nowhere'; .*--worker .*--task-topic nowhere"
-    ) as caught:
-        await publisher.publish(effect)
-    await publisher.stop()
+    advice = r"no topic 'nowhere'; .*--worker .*--task-topic nowhere"
+    async with publishing(replace(_quick(broker), embedded=True)) as publisher:
+        with pytest.raises(TopicMissing, match=advice) as caught:
+            await publish(publisher, effect)
     assert "topics create" not in str(caught.value)
 
 

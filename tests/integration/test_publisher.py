@@ -9,13 +9,20 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka.partitioner import murmur2
+from msgspec.structs import replace
 
 from awakeables.core.orders import Effect, TaskFacts
 from awakeables.errors import BrokerUnavailable, PublishRefused, TopicMissing
 from awakeables.kafka.connection import Connection
-from awakeables.kafka.publisher import KafkaPublisher, PublisherSettings
+from awakeables.kafka.producer import ProducerSettings
+from awakeables.kafka.publisher import KafkaPublisher
 from awakeables.kafka.topics import missing_topics
-from awakeables.world import SystemClock
+from awakeables.telemetry import events
+from support.eventually import eventually
+from support.logs import heard
+from support.publishing import outcomes, publish, publishing
 from support.service import read_records
 
 if TYPE_CHECKING:
@@ -28,12 +35,21 @@ def effect(number: int, topic: str, value: bytes | None = b"{}", key: bytes | No
     return Effect(event_id=f"evt_{number}", stream=f"inv_{number}", topic=topic, key=key, value=value)
 
 
+def task(number: int, topic: str) -> Effect:
+    """A task that the handler gave no key."""
+    key = f"prom_{number}"
+    facts = TaskFacts(awakeable_id=key, reply_to="shop.completions")
+    return replace(effect(number, topic, key=key.encode()), task=facts)
+
+
+def event_of(record: ConsumerRecord) -> str:
+    return str(dict(record.headers)["awakeable-event-id"], "utf-8")
+
+
 @pytest.fixture
 async def publisher(bootstrap: str) -> AsyncIterator[KafkaPublisher]:
-    publisher = KafkaPublisher(Connection(bootstrap=bootstrap), SystemClock())
-    await publisher.start()
-    yield publisher
-    await publisher.stop()
+    async with publishing(Connection(bootstrap=bootstrap)) as publisher:
+        yield publisher
 
 
 async def test_a_record_arrives_with_its_key_value_and_headers(
@@ -41,7 +57,8 @@ async def test_a_record_arrives_with_its_key_value_and_headers(
 ) -> None:
     name = await topic("out", partitions=1)
     facts = TaskFacts(awakeable_id=AWAKEABLE, reply_to="shop.completions", enveloped=False)
-    await publisher.publish(
+    await publish(
+        publisher,
         Effect(
             event_id="evt_1",
             stream="inv_1",
@@ -50,7 +67,7 @@ async def test_a_record_arrives_with_its_key_value_and_headers(
             value=b"[1]",
             headers=(("again", b"1"), ("again", b"2"), ("empty", b""), ("null", None)),
             task=facts,
-        )
+        ),
     )
     [record] = await read_records(bootstrap, name, 1)
     assert (record.key, record.value) == (b"k", b"[1]")
@@ -62,7 +79,7 @@ async def test_a_record_without_key_and_value_is_published_as_such(
     bootstrap: str, topic: TopicFactory, publisher: KafkaPublisher
 ) -> None:
     name = await topic("out", partitions=1)
-    await publisher.publish(effect(1, name, value=None, key=None))
+    await publish(publisher, effect(1, name, value=None, key=None))
     [record] = await read_records(bootstrap, name, 1)
     assert (record.key, record.value) == (None, None)
 
@@ -72,45 +89,70 @@ async def test_a_record_that_is_too_large_for_its_topic_is_refused(
 ) -> None:
     name = await topic("small", partitions=1, max_message_bytes=2000)
     with pytest.raises(PublishRefused, match="small"):
-        await publisher.publish(effect(1, name, b"x" * 3000))
+        await publish(publisher, effect(1, name, b"x" * 3000))
 
 
 async def test_a_record_that_is_too_large_for_any_topic_is_refused(
     topic: TopicFactory, bootstrap: str
 ) -> None:
     name = await topic("out", partitions=1)
-    settings = PublisherSettings(max_request_bytes=10_000)
-    publisher = KafkaPublisher(Connection(bootstrap=bootstrap), SystemClock(), settings=settings)
-    await publisher.start()
-    with pytest.raises(PublishRefused):
-        await publisher.publish(effect(1, name, b"x" * 20_000))
-    await publisher.stop()
+    settings = ProducerSettings(max_record_bytes=10_000)
+    async with publishing(Connection(bootstrap=bootstrap), settings=settings) as publisher:
+        with pytest.raises(PublishRefused):
+            await publish(publisher, effect(1, name, b"x" * 20_000))
 
 
 async def test_small_records_pass_that_are_too_large_only_together(
     bootstrap: str, topic: TopicFactory, publisher: KafkaPublisher
 ) -> None:
     name = await topic("small", partitions=1, max_message_bytes=2000)
-    async with asyncio.TaskGroup() as tasks:
-        for number in range(10):
-            tasks.create_task(publisher.publish(effect(number, name, b"x" * 900)))
-    assert len(await read_records(bootstrap, name, 10)) == 10
+    effects = [effect(number, name, b"x" * 900) for number in range(10)]
+    assert await outcomes(publisher, effects) == [None] * 10
+    records = await read_records(bootstrap, name, 10)
+    assert [event_of(record) for record in records] == [one.event_id for one in effects], "in order"
 
 
-async def test_one_refused_record_stops_none_beside_or_behind_it(
+async def test_one_refused_record_stops_none_in_its_batch_or_behind_it(
     bootstrap: str, topic: TopicFactory, publisher: KafkaPublisher
 ) -> None:
     name = await topic("small", partitions=1, max_message_bytes=5000)
     values = [b"x" * (6000 if number == 7 else 100) for number in range(20)]
-    outcomes = await asyncio.gather(
-        *(publisher.publish(effect(number, name, value)) for number, value in enumerate(values)),
-        return_exceptions=True,
-    )
-    await publisher.publish(effect(99, name, b"behind"))
-    assert [number for number, outcome in enumerate(outcomes) if outcome is not None] == [7]
-    assert isinstance(outcomes[7], PublishRefused)
-    events = [dict(r.headers)["awakeable-event-id"] for r in await read_records(bootstrap, name, 20)]
-    assert set(events) == {f"evt_{number}".encode() for number in [*range(7), *range(8, 20), 99]}
+    found = await outcomes(publisher, [effect(number, name, value) for number, value in enumerate(values)])
+    await publish(publisher, effect(99, name, b"behind"))
+    assert [number for number, outcome in enumerate(found) if outcome is not None] == [7]
+    assert isinstance(found[7], PublishRefused)
+    records = await read_records(bootstrap, name, 20)
+    assert {event_of(record) for record in records} == {f"evt_{n}" for n in [*range(7), *range(8, 20), 99]}
+
+
+async def test_a_record_that_can_not_be_written_stops_none_in_its_batch(
+    bootstrap: str, topic: TopicFactory, publisher: KafkaPublisher
+) -> None:
+    name = await topic("out", partitions=1)
+    odd = replace(effect(1, name), headers=(("\udcff", b"1"),))
+    found = await outcomes(publisher, [effect(0, name), odd, effect(2, name)])
+    assert [type(outcome) for outcome in found] == [type(None), UnicodeEncodeError, type(None)]
+    records = await read_records(bootstrap, name, 2)
+    assert [event_of(record) for record in records] == ["evt_0", "evt_2"]
+
+
+async def test_keys_go_where_other_clients_put_them_and_tasks_without_one_of_their_own_together(
+    bootstrap: str, topic: TopicFactory, publisher: KafkaPublisher
+) -> None:
+    """Design: verdicts and dead letters keep murmur2; a batch of tasks may take one partition."""
+    name = await topic("out", partitions=12)
+    keyed = [effect(number, name, key=b"awk_%d" % number) for number in range(12)]
+    tasks = [task(number, name) for number in range(100, 140)]
+    assert await outcomes(publisher, [*keyed, *tasks]) == [None] * 52
+    partition_of: dict[str, int] = {}
+    async with AIOKafkaConsumer(name, bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
+        while len(partition_of) < 52:
+            for place, records in (await consumer.getmany(timeout_ms=500)).items():
+                partition_of |= {event_of(record): place.partition for record in records}
+    expected = {one.event_id: murmur2(one.key) % 2**31 % 12 for one in keyed}
+    assert {key: partition_of[key] for key in expected} == expected
+    assert partition_of["evt_1"] == 2, "as Java, kafkajs and librdkafka's murmur2_random do"
+    assert len({partition_of[one.event_id] for one in tasks}) == 1
 
 
 async def test_a_missing_topic_is_told_at_once_and_not_created(
@@ -120,104 +162,120 @@ async def test_a_missing_topic_is_told_at_once_and_not_created(
     began = loop.time()
     for _ in range(2):
         with pytest.raises(TopicMissing, match="nowhere"):
-            await publisher.publish(effect(1, "nowhere"))
+            await publish(publisher, effect(1, "nowhere"))
     assert loop.time() - began < 2
     assert await missing_topics(Connection(bootstrap=bootstrap), ["nowhere"]) == ["nowhere"]
 
 
 async def test_a_topic_name_that_kafka_forbids_is_refused(publisher: KafkaPublisher) -> None:
     with pytest.raises(PublishRefused):
-        await publisher.publish(effect(1, "no/such:name"))
+        await publish(publisher, effect(1, "no/such:name"))
 
 
 async def test_a_topic_that_is_created_later_is_found(
     bootstrap: str, topic: TopicFactory, publisher: KafkaPublisher
 ) -> None:
     with pytest.raises(TopicMissing):
-        await publisher.publish(effect(1, "later"))
+        await publish(publisher, effect(1, "later"))
     name = await topic("later", partitions=1)
-    await publisher.publish(effect(1, name))
+    await publish(publisher, effect(1, name))
     assert len(await read_records(bootstrap, name, 1)) == 1
 
 
-async def test_hundreds_of_records_are_on_their_way_at_once(
+async def test_thousands_of_records_are_under_way_at_once(
     bootstrap: str, topic: TopicFactory, publisher: KafkaPublisher
 ) -> None:
     name = await topic("out", partitions=1)
-    await asyncio.gather(*(publisher.publish(effect(number, name)) for number in range(2000)))
-    assert len(await read_records(bootstrap, name, 2000)) == 2000
+    assert await outcomes(publisher, [effect(number, name) for number in range(5000)]) == [None] * 5000
+    assert len(await read_records(bootstrap, name, 5000)) == 5000
+
+
+async def test_a_topic_that_is_missing_holds_up_no_other(
+    topic: TopicFactory, publisher: KafkaPublisher
+) -> None:
+    name = await topic("out", partitions=1)
+    found = await outcomes(publisher, [effect(1, "nowhere"), effect(2, name)])
+    assert [type(outcome) for outcome in found] == [TopicMissing, type(None)]
 
 
 async def test_it_starts_without_a_broker_and_says_that_there_is_none() -> None:
-    settings = PublisherSettings(timeout=timedelta(milliseconds=300))
-    publisher = KafkaPublisher(Connection(bootstrap="127.0.0.1:1"), SystemClock(), settings=settings)
-    await publisher.start()
-    with pytest.raises(BrokerUnavailable):
-        await publisher.publish(effect(1, "out"))
-    await publisher.stop()
+    timeout = timedelta(milliseconds=300)
+    async with publishing(Connection(bootstrap="127.0.0.1:1"), timeout=timeout) as publisher:
+        with pytest.raises(BrokerUnavailable):
+            await publish(publisher, effect(1, "out"))
 
 
 async def test_a_record_whose_acknowledgement_is_late_is_not_sent_again(
     real_kafka: RealKafka, bootstrap: str, topic: TopicFactory
 ) -> None:
     name = await topic("out", partitions=1)
-    settings = PublisherSettings(timeout=timedelta(milliseconds=500))
-    publisher = KafkaPublisher(Connection(bootstrap=bootstrap), SystemClock(), settings=settings)
-    await publisher.start()
-    await publisher.publish(effect(0, name))
-    await asyncio.to_thread(real_kafka.take_down)
-    for _ in range(3):
-        with pytest.raises(BrokerUnavailable):
-            await publisher.publish(effect(1, name))
-    await asyncio.to_thread(real_kafka.bring_up)
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                await publisher.publish(effect(1, name))
-            except BrokerUnavailable:
-                continue
-            break
-    await publisher.publish(effect(2, name))
-    await publisher.stop()
-    events = [dict(r.headers)["awakeable-event-id"] for r in await read_records(bootstrap, name, 3)]
-    assert events == [b"evt_0", b"evt_1", b"evt_2"]
+    timeout = timedelta(milliseconds=500)
+    async with publishing(Connection(bootstrap=bootstrap), timeout=timeout) as publisher:
+        await publish(publisher, effect(0, name))
+        await asyncio.to_thread(real_kafka.take_down)
+        for _ in range(3):
+            with pytest.raises(BrokerUnavailable):
+                await publish(publisher, effect(1, name))
+        await asyncio.to_thread(real_kafka.bring_up)
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await publish(publisher, effect(1, name))
+                except BrokerUnavailable:
+                    continue
+                break
+        await publish(publisher, effect(2, name))
+    records = await read_records(bootstrap, name, 3)
+    assert [event_of(record) for record in records] == ["evt_0", "evt_1", "evt_2"]
 
 
 async def test_it_stops_in_time_while_the_broker_is_away(
     real_kafka: RealKafka, bootstrap: str, topic: TopicFactory
 ) -> None:
     name = await topic("out", partitions=1)
-    settings = PublisherSettings(timeout=timedelta(seconds=2))
-    publisher = KafkaPublisher(Connection(bootstrap=bootstrap), SystemClock(), settings=settings)
-    await publisher.start()
-    await publisher.publish(effect(0, name))
-    await asyncio.to_thread(real_kafka.take_down)
     try:
-        with pytest.raises(BrokerUnavailable):
-            await publisher.publish(effect(1, name))
-        async with asyncio.timeout(10):
-            await publisher.stop()
+        async with publishing(Connection(bootstrap=bootstrap), timeout=timedelta(seconds=2)) as publisher:
+            await publish(publisher, effect(0, name))
+            await asyncio.to_thread(real_kafka.take_down)
+            with pytest.raises(BrokerUnavailable):
+                await publish(publisher, effect(1, name))
+            began_s = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began_s < 10
     finally:
         await asyncio.to_thread(real_kafka.bring_up)
+
+
+async def test_a_producer_that_stalls_is_replaced_and_what_it_held_is_sent_again(
+    real_kafka: RealKafka, bootstrap: str, topic: TopicFactory
+) -> None:
+    name = await topic("out", partitions=1)
+    settings = ProducerSettings(stall=timedelta(seconds=1))
+    async with publishing(Connection(bootstrap=bootstrap), settings=settings) as publisher:
+        await publish(publisher, effect(0, name))
+        await asyncio.to_thread(real_kafka.take_down)
+        with heard() as logs:
+            sent = asyncio.ensure_future(outcomes(publisher, [effect(number, name) for number in (1, 2)]))
+            await eventually(lambda: any(line["event"] == events.CLIENT_REPLACED for line in logs))
+        await asyncio.to_thread(real_kafka.bring_up)
+        assert await sent == [None, None] or await outcomes(publisher, [effect(1, name)]) == [None]
+    records = await read_records(bootstrap, name, 3)
+    assert {event_of(record) for record in records} == {"evt_0", "evt_1", "evt_2"}
 
 
 async def test_case_r6_what_is_not_sent_when_it_stops_leaves_no_complaint(
     real_kafka: RealKafka, bootstrap: str, topic: TopicFactory
 ) -> None:
     name = await topic("out", partitions=1)
-    settings = PublisherSettings(timeout=timedelta(seconds=1))
-    publisher = KafkaPublisher(Connection(bootstrap=bootstrap), SystemClock(), settings=settings)
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    await publisher.start()
-    await publisher.publish(effect(0, name))
-    await asyncio.to_thread(real_kafka.take_down)
     try:
-        sent = [asyncio.ensure_future(publisher.publish(effect(n, name, b"x" * 10_000))) for n in range(1, 9)]
-        await asyncio.wait(sent, timeout=0.2)
-        await publisher.stop()
-        await asyncio.wait(sent)
-        assert all(isinstance(task.exception(), BrokerUnavailable) for task in sent)
+        async with publishing(Connection(bootstrap=bootstrap), timeout=timedelta(seconds=1)) as publisher:
+            await publish(publisher, effect(0, name))
+            await asyncio.to_thread(real_kafka.take_down)
+            effects = [effect(number, name, b"x" * 10_000) for number in range(1, 9)]
+            sent = asyncio.ensure_future(outcomes(publisher, effects))
+            await asyncio.wait({sent}, timeout=0.2)
+        assert all(isinstance(outcome, BrokerUnavailable) for outcome in await sent)
         gc.collect()
         assert complaints == []
     finally:

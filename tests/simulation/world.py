@@ -30,6 +30,7 @@ from awakeables.errors import (
     StoreUnavailable,
 )
 from awakeables.handlers.retry import RetryPolicy
+from awakeables.ports import PublishReport
 from awakeables.store.memory import MemoryStore
 from awakeables.testing.bench import new_engine
 from awakeables.testing.loop import InlineExecutor, SeededEntropy, SeededLoop, VirtualClock
@@ -120,7 +121,18 @@ class FaultyPublisher:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def publish(self, effect: Effect) -> None:
+    async def publish(self, effects: Sequence[Effect], report: PublishReport) -> None:
+        await asyncio.gather(*(self._publish(effect, report) for effect in effects))
+
+    async def _publish(self, effect: Effect, report: PublishReport) -> None:
+        try:
+            await self._write(effect)
+        except BrokerUnavailable as error:
+            report([effect], error)
+        else:
+            report([effect], None)
+
+    async def _write(self, effect: Effect) -> None:
         chance, faults = self._world.chance, self._world.faults
         await asyncio.sleep(chance.random() * 0.02)
         if chance.random() < faults.publish:

@@ -23,6 +23,7 @@ from awakeables.handlers.service import App, Service
 from awakeables.kafka.completions import CompletionsConsumer
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.partitions import ReadingSettings
+from awakeables.kafka.producer import Producer
 from awakeables.kafka.publisher import KafkaPublisher
 from awakeables.kafka.topics import create_topics
 from awakeables.ports import Page, Store
@@ -78,7 +79,7 @@ class Running:
     api: Api
     engine: Engine
     consumer: CompletionsConsumer
-    publisher: KafkaPublisher
+    producer: Producer
     store: Store
 
     @property
@@ -145,7 +146,8 @@ async def running(
     """Serve an app until the block is left; its background errors fail the test."""
     clock = SystemClock()
     connection = connection or Connection(bootstrap=bootstrap)
-    publisher = KafkaPublisher(connection, clock)
+    producer = Producer(connection, clock)
+    publisher = KafkaPublisher(producer, connection)
     engine = new_engine(
         app,
         store,
@@ -167,8 +169,7 @@ async def running(
     )
     await store.open()
     try:
-        await publisher.start()
-        async with asyncio.TaskGroup() as tasks:
+        async with producer.running(), asyncio.TaskGroup() as tasks:
             serving = [tasks.create_task(engine.run()), tasks.create_task(consumer.run())]
             await engine.serving.wait()
             try:
@@ -177,7 +178,7 @@ async def running(
                     api=Api(engine),
                     engine=engine,
                     consumer=consumer,
-                    publisher=publisher,
+                    producer=producer,
                     store=store,
                 )
             finally:
@@ -185,7 +186,6 @@ async def running(
                     task.cancel()
                 await asyncio.wait(serving)
     finally:
-        await publisher.stop()
         await store.close()
     assert engine.errors == []
 

@@ -219,7 +219,7 @@ class Relay:
         copy = effect
         while True:
             try:
-                await self._publisher.publish(copy)
+                await self._try(copy)
             except PublishRefused as error:
                 shorter = without_value(copy, str(error))
                 if shorter is None:
@@ -253,6 +253,12 @@ class Relay:
                 sent = self._committer.submit(Sent(event_ids=(effect.event_id,)), lazily=True)
                 sent.add_done_callback(lambda _: self._settled(effect.event_id))
                 return
+
+    async def _try(self, effect: Effect) -> None:
+        outcomes: list[Exception | None] = []
+        await self._publisher.publish([effect], lambda _, outcome: outcomes.append(outcome))
+        if outcomes[0] is not None:
+            raise outcomes[0]
 
     async def _refused(self, effect: Effect, reason: str) -> None:
         reason = writable(reason)

@@ -123,7 +123,12 @@ class CompletionsConsumer:
             try:
                 await self._serve()
             except* _BuildAnew as group:
-                log.info(events.CONSUMER_RENEWED, topic=self._topic, reason=str(group.exceptions[0]))
+                log.info(
+                    events.CLIENT_REPLACED,
+                    client="consumer",
+                    topic=self._topic,
+                    reason=str(group.exceptions[0]),
+                )
                 pause_s = FIRST_PAUSE_S
             except* TopicMissing as group:
                 self._alarms.sound(TOPIC, events.TOPIC_MISSING, str(group.exceptions[0]), topic=self._topic)

@@ -1,304 +1,154 @@
-"""The way out to Kafka: one idempotent producer, built anew when it is of no more use."""
+"""Publishes the service's effects: records made of them, and an end to each wait."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
-import structlog
-from aiokafka import AIOKafkaProducer
-from aiokafka import errors as kafka
-from aiokafka.partitioner import DefaultPartitioner
-
-from awakeables.core.orders import Effect, Header
-from awakeables.errors import BrokerUnavailable, PublishRefused
-from awakeables.kafka.closing import close_producer
-from awakeables.kafka.connection import NO_CONNECTION, Connection
-from awakeables.kafka.diagnosis import denied
-from awakeables.kafka.topics import describe, no_topic
-from awakeables.ports import Clock
-from awakeables.telemetry import events
+from awakeables.core.orders import Effect
+from awakeables.errors import BrokerRefused, BrokerUnavailable, PublishRefused
+from awakeables.kafka.connection import Connection
+from awakeables.kafka.producer import Producer, ProducerRecord
+from awakeables.kafka.topics import no_topic
+from awakeables.ports import PublishReport
 from awakeables.wire.tasks import encode_effect
 
-log = structlog.stdlib.get_logger(__name__)
 
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 3.0
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One call of `publish`: whom its effects are reported to, and how many still are to be."""
 
-REFUSED = (kafka.InvalidTopicError, kafka.PolicyViolationError)
-"""Never: whoever else is in the batch."""
+    report: PublishReport
+    left: int
+    done: asyncio.Event = field(default_factory=asyncio.Event)
 
-REFUSED_BATCH = (
-    kafka.MessageSizeTooLargeError,
-    kafka.RecordListTooLargeError,
-    kafka.RecordTooLargeError,
-    kafka.CorruptRecordException,
-    kafka.InvalidTimestampError,
-    kafka.UnsupportedForMessageFormatError,
-    kafka.UnknownError,
-)
-"""Said of a whole batch, although one record of it may be to blame: each is sent again alone.
-
-UnknownError is also what aiokafka makes of codes that it does not know, INVALID_RECORD among
-them (a record without a key for a compacted topic).
-"""
-
-SEQUENCE_LOST = (
-    kafka.OutOfOrderSequenceNumber,
-    kafka.UnknownProducerId,
-    kafka.InvalidProducerEpoch,
-    kafka.InvalidProducerIdMapping,
-    kafka.ProducerFenced,
-    kafka.ProducerClosed,
-)
-"""The producer is of no more use, the record was not written: on with a new one (aiokafka #1017)."""
+    def settle(self, effects: Sequence[Effect], outcome: Exception | None) -> None:
+        self.report(effects, outcome)
+        self.left -= len(effects)
+        if not self.left:
+            self.done.set()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublisherSettings:
-    """How records are published.
+@dataclass(slots=True, eq=False, kw_only=True)
+class _EffectRecord(ProducerRecord):
+    """The record of an effect, while the producer has it, and until its outcome was reported.
 
     Attributes:
-        timeout: The end of one wait for the brokers' acknowledgement. The record may still be
-            written later; publishing the same effect again waits for the same record.
-        max_in_flight: Records on their way at once.
-        max_request_bytes: Larger records are refused here; the topic may allow less.
+        call: Who waits for it; None after a time-out, until the effect is published again.
+        outcome: Of a record that nobody waited for: was it written (None), or refused for good?
+        settled: It has that outcome.
     """
 
-    timeout: timedelta = timedelta(seconds=10)
-    max_in_flight: int = 1000
-    max_request_bytes: int = 32 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Outgoing:
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: list[Header]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sent:
-    producer: AIOKafkaProducer
-    future: asyncio.Future[object]
+    effect: Effect
+    call: _Call | None
+    outcome: PublishRefused | None = None
+    settled: bool = False
 
 
 class KafkaPublisher:
-    """Publishes effects; also while the broker is away at start, and after it was away.
+    """`ports.Publisher` on Kafka.
 
-    `start` begins to connect and returns. `publish` waits for the connection, no longer than
-    for the acknowledgement.
+    The producer holds a record for as long as the broker is away; a call waits for `timeout`. The
+    next call with the same effect then waits for the record that is under way, and sends no second
+    one.
     """
 
     def __init__(
-        self, connection: Connection, clock: Clock, *, settings: PublisherSettings | None = None
+        self, producer: Producer, connection: Connection, *, timeout: timedelta = timedelta(seconds=10)
     ) -> None:
+        """Publish through a producer, which the caller runs."""
+        self._producer = producer
         self._connection = connection
-        self._clock = clock
-        self._settings = settings or PublisherSettings()
-        self._partition_of = DefaultPartitioner()
-        self._slots = asyncio.Semaphore(self._settings.max_in_flight)
-        self._producer: AIOKafkaProducer | None = None
-        self._ready = asyncio.Event()
-        self._worn = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
-        self._unanswered: dict[str, _Sent] = {}
-        self._looking: dict[str, asyncio.Task[None]] = {}
+        self._timeout = timeout
+        self._held: dict[str, _EffectRecord] = {}
+        self._on_outcome = self._settle
 
-    async def start(self) -> None:
-        """Begin to connect; never fails."""
-        if self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep(), name="kafka-producer")
-
-    async def stop(self) -> None:
-        """Send what is on its way, for two seconds at most, and close."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
-        self._producer = None
-        self._ready.clear()
-        if self._closing:
-            await asyncio.wait(self._closing)
-        self._unanswered.clear()
-
-    async def publish(self, effect: Effect) -> None:
-        """Publish one record; returns when every in-sync replica has it.
-
-        Raises:
-            PublishRefused: It can never be published as it is.
-            TopicMissing: There is no such topic; it was not created by asking.
-            BrokerUnavailable: It may or may not have been published; try again.
-        """
-        value, headers = encode_effect(effect)
-        size = sum(map(len, (effect.key or b"", value or b"", *(content or b"" for _, content in headers))))
-        if size > self._settings.max_request_bytes:
-            raise PublishRefused(
-                f"a record of {size} bytes is not sent; the most is {self._settings.max_request_bytes}"
-            )
-        record = _Outgoing(topic=effect.topic, key=effect.key, value=value, headers=headers)
+    async def publish(self, effects: Sequence[Effect], report: PublishReport) -> None:
+        """As `ports.Publisher.publish`."""
+        if not effects:
+            return
+        call = _Call(report, len(effects))
+        fresh: list[_EffectRecord] = []
+        for effect in effects:
+            held = self._held.get(effect.event_id)
+            if held is None:
+                record = self._record(effect, call)
+                if record is not None:
+                    self._held[effect.event_id] = record
+                    fresh.append(record)
+            elif held.settled:
+                del self._held[effect.event_id]
+                call.settle([effect], held.outcome)
+            else:
+                held.call = call
+        self._producer.send(fresh)
         try:
-            async with asyncio.timeout(self._settings.timeout.total_seconds()), self._slots:
-                await self._publish(effect.event_id, record)
+            async with asyncio.timeout(self._timeout.total_seconds()):
+                await call.done.wait()
         except TimeoutError:
-            await self._raise_if_missing(effect.topic)
-            raise BrokerUnavailable(
-                f"no acknowledgement from {self._connection.bootstrap} within {self._settings.timeout}"
-            ) from None
+            await self._report_late(self._let_go(call), call)
+        finally:
+            self._let_go(call)
 
-    async def _publish(self, event_id: str, record: _Outgoing) -> None:
-        alone = False
-        while True:
-            # What was sent before and not answered yet may still arrive: it is not sent twice.
-            sent = self._unanswered.pop(event_id, None)
-            producer = sent.producer if sent else await self._connected()
-            try:
-                if sent is None:
-                    future = await self._send(producer, record, alone=alone)
-                    sent = _Sent(producer=producer, future=future)
-                await self._answered(event_id, sent)
-            except SEQUENCE_LOST as error:
-                self._wear_out(producer, record.topic, error)
-            except kafka.TopicAuthorizationFailedError as error:
-                told = denied(self._connection.security, f"topic {record.topic!r}")
-                raise PublishRefused(str(told)) from error
-            except REFUSED as error:
-                raise PublishRefused(f"topic {record.topic!r}: {_told(error)}") from error
-            except REFUSED_BATCH as error:
-                # The sequence has a gap now where the batch was: aiokafka has no way to close it.
-                self._wear_out(producer, record.topic, error)
-                if alone:
-                    raise PublishRefused(f"topic {record.topic!r}: {_told(error)}") from error
-                alone = True
-            except kafka.KafkaError as error:
-                raise BrokerUnavailable(f"topic {record.topic!r}: {_told(error)}") from error
-            else:
-                return
-
-    async def _answered(self, event_id: str, sent: _Sent) -> None:
+    def _record(self, effect: Effect, call: _Call) -> _EffectRecord | None:
         try:
-            await asyncio.shield(sent.future)
-        except asyncio.CancelledError:
-            if not sent.future.done():
-                self._unanswered[event_id] = sent
-                sent.future.add_done_callback(_noticed)
-            raise
-
-    async def _send(
-        self, producer: AIOKafkaProducer, record: _Outgoing, *, alone: bool
-    ) -> asyncio.Future[object]:
-        if producer.client.cluster.partitions_for_topic(record.topic) is None:
-            await self._look_up(producer, record.topic)
-        if alone or (record.key is None and record.value is None):
-            # `send` fills batches, and asserts that there is a key or a value; Kafka needs neither.
-            return await self._send_alone(producer, record)
-        future: asyncio.Future[object] = await producer.send(
-            record.topic, record.value, record.key, headers=record.headers
+            value, headers = encode_effect(effect)
+        except Exception as error:
+            # One that can't be written must not keep the others from going out.
+            call.settle([effect], error)
+            return None
+        return _EffectRecord(
+            topic=effect.topic,
+            key=effect.key,
+            value=value,
+            headers=headers,
+            report=self._on_outcome,
+            partitioned=not _has_default_key(effect),
+            effect=effect,
+            call=call,
         )
-        return future
 
-    async def _send_alone(self, producer: AIOKafkaProducer, record: _Outgoing) -> asyncio.Future[object]:
-        partitions = sorted(await producer.partitions_for(record.topic))
-        available = producer.client.cluster.available_partitions_for_topic(record.topic)
-        batch = producer.create_batch()
-        batch.append(timestamp=None, key=record.key, value=record.value, headers=record.headers)
-        batch.close()
-        future: asyncio.Future[object] = await producer.send_batch(
-            batch, record.topic, partition=self._partition_of(record.key, partitions, sorted(available))
+    def _settle(self, records: Sequence[ProducerRecord], outcome: Exception | None) -> None:
+        if isinstance(outcome, BrokerRefused):
+            outcome = PublishRefused(str(outcome))
+        settled: dict[_Call, list[Effect]] = {}
+        for record in records:
+            assert isinstance(record, _EffectRecord)
+            if record.call is not None:
+                settled.setdefault(record.call, []).append(record.effect)
+            elif outcome is None or isinstance(outcome, PublishRefused):
+                record.outcome, record.settled = outcome, True
+                continue
+            del self._held[record.effect.event_id]
+        for call, effects in settled.items():
+            call.settle(effects, outcome)
+
+    def _let_go(self, call: _Call) -> list[Effect]:
+        """The effects of a call that are not reported yet; from now on nobody waits for them."""
+        if not call.left:
+            return []
+        late = [record for record in self._held.values() if record.call is call]
+        for record in late:
+            record.call = None
+        return [record.effect for record in late]
+
+    async def _report_late(self, effects: Iterable[Effect], call: _Call) -> None:
+        by_topic: dict[str, list[Effect]] = {}
+        for effect in effects:
+            by_topic.setdefault(effect.topic, []).append(effect)
+        for topic, late in by_topic.items():
+            # A topic that was deleted under way looks like a broker that is away.
+            missing = await self._producer.is_missing(topic)
+            call.settle(late, no_topic(topic, self._connection) if missing else self._no_answer())
+
+    def _no_answer(self) -> BrokerUnavailable:
+        return BrokerUnavailable(
+            f"no acknowledgement from {self._connection.bootstrap} within {self._timeout}"
         )
-        return future
-
-    async def _look_up(self, producer: AIOKafkaProducer, topic: str) -> None:
-        """Make sure of a topic before aiokafka waits for it, and lets the broker create it."""
-        task = self._looking.get(topic)
-        if task is None:
-            task = asyncio.create_task(self._refuse_missing(producer, topic))
-            self._looking[topic] = task
-            task.add_done_callback(lambda _: self._looking.pop(topic, None))
-            task.add_done_callback(_noticed)
-        await asyncio.shield(task)
-
-    async def _refuse_missing(self, producer: AIOKafkaProducer, topic: str) -> None:
-        facts = (await describe(producer.client, [topic]))[topic]
-        if facts.missing:
-            raise no_topic(topic, self._connection)
-        if facts.problem is not None:
-            raise facts.problem(topic)
-
-    async def _raise_if_missing(self, topic: str) -> None:
-        """Tell a topic that was deleted under way from a broker that is away."""
-        producer = self._producer
-        if producer is None:
-            return
-        try:
-            async with asyncio.timeout(1):
-                facts = (await describe(producer.client, [topic]))[topic]
-        except (kafka.KafkaError, TimeoutError):
-            return
-        if facts.missing:
-            raise no_topic(topic, self._connection)
-
-    async def _connected(self) -> AIOKafkaProducer:
-        while self._producer is None:
-            await self._ready.wait()
-        return self._producer
-
-    def _wear_out(self, producer: AIOKafkaProducer, topic: str, error: BaseException) -> None:
-        if self._producer is producer:
-            log.info(events.PRODUCER_RENEWED, topic=topic, reason=_told(error))
-            self._producer = None
-            self._ready.clear()
-            self._worn.set()
-
-    async def _keep(self) -> None:
-        """Have a producer at hand, always."""
-        while True:
-            self._worn.clear()
-            producer = await self._connect()
-            self._producer = producer
-            self._ready.set()
-            try:
-                await self._worn.wait()
-            finally:
-                # Others may still have records in it, so it is closed beside the next one's start.
-                closing = asyncio.create_task(close_producer(producer), name="kafka-producer-closing")
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
-
-    async def _connect(self) -> AIOKafkaProducer:
-        pause_s = FIRST_PAUSE_S
-        while True:
-            producer = AIOKafkaProducer(
-                **self._connection.producer_options()
-                | {"max_request_size": 2 * self._settings.max_request_bytes}
-            )
-            try:
-                async with asyncio.timeout(self._settings.timeout.total_seconds()):
-                    await producer.start()
-            except NO_CONNECTION as error:
-                # The consumer finds the same, and says why.
-                await producer.stop()
-                log.debug(events.BROKER_DOWN, bootstrap=self._connection.bootstrap, error=_told(error))
-            except BaseException:
-                await producer.stop()
-                raise
-            else:
-                return producer
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
 
-def _noticed(future: asyncio.Future[Any]) -> None:
-    """Nobody may be left to hear of its failure."""
-    if not future.cancelled():
-        future.exception()
-
-
-def _told(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+def _has_default_key(effect: Effect) -> bool:
+    """A task that the handler gave no key has its awakeable's ID, which is random: any partition will do."""
+    return effect.task is not None and effect.key == effect.task.awakeable_id.encode()

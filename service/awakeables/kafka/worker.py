@@ -15,12 +15,13 @@ from aiokafka.errors import IllegalStateError, KafkaError
 
 from awakeables.core.bounds import MOST_UNPACKED_BYTES
 from awakeables.errors import BrokerUnavailable, DeclarationError
-from awakeables.kafka.answers import FIRST_PAUSE_S, LONGEST_PAUSE_S, AnswerProducer
+from awakeables.kafka.answers import FIRST_PAUSE_S, LONGEST_PAUSE_S, AnswerSender
 from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import NO_CONNECTION, Connection
 from awakeables.kafka.diagnosis import DENIED
 from awakeables.kafka.lenient import fetch_leniently, oversized_batch
 from awakeables.kafka.outage import Outage
+from awakeables.kafka.producer import Producer
 from awakeables.kafka.topics import missing_topics
 from awakeables.kafka.unpacking import BatchTooLarge, bounded
 from awakeables.ports import Clock
@@ -116,21 +117,21 @@ class WorkerRunner:
         )
         log.info(events.WORKER_STARTED, worker=self._worker.name, topics=sorted(self._worker.topics))
         try:
-            async with asyncio.TaskGroup() as children:
-                keepers = [
-                    children.create_task(port.keep_producer()),
-                    children.create_task(port.keep_offsets()),
-                ]
+            async with port.producer.running(), asyncio.TaskGroup() as children:
+                committing = children.create_task(port.keep_offsets())
                 await loop.run(stop)
-                for keeper in keepers:
-                    keeper.cancel()
+                committing.cancel()
         finally:
             await port.close()
             log.info(events.WORKER_STOPPED, worker=self._worker.name)
 
 
 class KafkaTasks:
-    """The worker's port, on aiokafka."""
+    """The worker's port, on aiokafka.
+
+    Attributes:
+        producer: Sends the answers; the caller runs it.
+    """
 
     def __init__(
         self, worker: Worker, connection: Connection, *, clock: Clock, settings: WorkerSettings
@@ -139,7 +140,8 @@ class KafkaTasks:
         self._connection = connection
         self._clock = clock
         self._settings = settings
-        self._answers = AnswerProducer(connection, clock=clock)
+        self.producer = Producer(connection, clock, outage=Outage(connection, client="producer"))
+        self._answers = AnswerSender(self.producer, connection, clock=clock)
         self._ledger = Ledger()
         self._letter_topics = {dead_letter_topic(topic) for topic in worker.topics}
         self._consumer: AIOKafkaConsumer | None = None
@@ -177,7 +179,7 @@ class KafkaTasks:
     async def send(self, record: Outgoing) -> None:
         """As `TaskPort.send`."""
         if record.topic in self._letter_topics:
-            await self._answers.send_letter(record)
+            await self._answers.send_dead_letter(record)
         else:
             await self._answers.send(record)
 
@@ -199,7 +201,7 @@ class KafkaTasks:
             problems["consumer"] = "not connected to Kafka; the log says why"
         elif not self._has_assignment and self._worker.topics != self._told_missing:
             problems["consumer"] = "no partitions are assigned yet"
-        if not self._answers.connected:
+        if not self.producer.connected:
             problems["producer"] = "not connected to Kafka; the log says why"
         for partition in self._stuck:
             name = f"partition {partition.topic}:{partition.partition}"
@@ -207,10 +209,6 @@ class KafkaTasks:
         return problems
 
     # ── what runs beside the loop ─────────────────────────────────────────────────────────────
-
-    async def keep_producer(self) -> None:
-        """Have a producer ready; runs until it is cancelled."""
-        await self._answers.keep()
 
     async def keep_offsets(self) -> None:
         """Commit now and then; runs until it is cancelled."""

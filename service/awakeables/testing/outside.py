@@ -16,7 +16,7 @@ from awakeables.core.jsontext import decode_json
 from awakeables.core.orders import Effect, Header
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import instant
-from awakeables.ports import Clock
+from awakeables.ports import Clock, PublishReport
 from awakeables.testing.answers import Answers, Delivery, PendingAwakeable, WrongAnswer
 from awakeables.wire.completions import decode_completion, encode_completion
 from awakeables.wire.tasks import decode_task, encode_effect
@@ -46,9 +46,11 @@ class Topics:
     def __init__(self) -> None:
         self.records: asyncio.Queue[Effect] = asyncio.Queue()
 
-    async def publish(self, effect: Effect) -> None:
-        """Take a record."""
-        self.records.put_nowait(effect)
+    async def publish(self, effects: Sequence[Effect], report: PublishReport) -> None:
+        """Take records."""
+        for effect in effects:
+            self.records.put_nowait(effect)
+        report(effects, None)
 
 
 class Outside:

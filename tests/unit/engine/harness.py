@@ -27,6 +27,7 @@ from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.handlers.service import App, Service
+from awakeables.ports import PublishReport
 from awakeables.store.memory import MemoryStore
 from awakeables.testing.bench import new_engine, serving
 from awakeables.testing.loop import InlineExecutor, SeededEntropy, VirtualClock
@@ -99,13 +100,14 @@ class Broker:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def publish(self, effect: Effect) -> None:
-        self.tries.append(effect)
+    async def publish(self, effects: Sequence[Effect], report: PublishReport) -> None:
+        self.tries += effects
         await self.gate.wait()
-        error = self.fail(effect)
-        if error is not None:
-            raise error
-        self.published.append(effect)
+        for effect in effects:
+            error = self.fail(effect)
+            if error is None:
+                self.published.append(effect)
+            report([effect], error)
 
     def values(self, topic: str) -> list[Any]:
         return [msgspec.json.decode(e.value or b"null") for e in self.published if e.topic == topic]

@@ -28,7 +28,7 @@ from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import InvalidInput, TerminalError
 from awakeables.handlers.service import App, Handler
-from awakeables.ports import Page
+from awakeables.ports import Page, PublishReport
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.testing import Paused, PendingAwakeable, Stuck, run
 from awakeables.testing.bench import new_engine, serving
@@ -166,8 +166,9 @@ class Kafka:
     def __init__(self) -> None:
         self.published: list[Effect] = []
 
-    async def publish(self, effect: Effect) -> None:
-        self.published.append(effect)
+    async def publish(self, effects: Sequence[Effect], report: PublishReport) -> None:
+        self.published += effects
+        report(effects, None)
 
 
 async def _in_service(case: Case, folder: Path) -> End:

@@ -22,7 +22,7 @@ from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import StoreUnavailable, TerminalError, TopicMissing
 from awakeables.handlers.context import Context
 from awakeables.handlers.service import App, Service
-from awakeables.ports import Clock, Expectation
+from awakeables.ports import Clock, Expectation, PublishReport
 from awakeables.store.memory import MemoryStore
 from awakeables.testing import bench
 from awakeables.testing.bench import new_engine
@@ -200,11 +200,14 @@ class NoKafka:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def publish(self, effect: Effect) -> None:
+    async def publish(self, effects: Sequence[Effect], report: PublishReport) -> None:
         await self.gate.wait()
-        if effect.topic in self.missing:
-            raise TopicMissing(f"there is no topic {effect.topic!r}")
-        self.published.append(effect)
+        for effect in effects:
+            if effect.topic in self.missing:
+                report([effect], TopicMissing(f"there is no topic {effect.topic!r}"))
+            else:
+                self.published.append(effect)
+                report([effect], None)
 
 
 class Web:

@@ -1,0 +1,387 @@
+"""The one way to produce to Kafka: a queue per partition, sent in batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Self, TypeAlias
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import errors as kafka
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import BatchBuilder
+
+from awakeables.core.orders import Header
+from awakeables.errors import BrokerUnavailable, OperatorError, PublishRefused
+from awakeables.kafka.connection import Connection
+from awakeables.kafka.diagnosis import DENIED, denied
+from awakeables.kafka.outage import Outage
+from awakeables.kafka.reconnecting import ReconnectingProducer
+from awakeables.kafka.topics import describe, no_topic
+from awakeables.ports import Clock
+
+TOO_LARGE = (
+    kafka.MessageSizeTooLargeError,
+    kafka.RecordListTooLargeError,
+    kafka.RecordTooLargeError,
+)
+
+REFUSED_BATCH = (
+    *TOO_LARGE,
+    kafka.CorruptRecordException,
+    kafka.InvalidTimestampError,
+    kafka.UnsupportedForMessageFormatError,
+    kafka.UnknownError,
+)
+"""Errors of a whole batch, although a single record may have caused them: each is sent again alone.
+
+UnknownError is also what aiokafka makes of codes that it does not know, INVALID_RECORD among
+them (a record without a key for a compacted topic).
+"""
+
+SEQUENCE_LOST = (
+    kafka.OutOfOrderSequenceNumber,
+    kafka.UnknownProducerId,
+    kafka.InvalidProducerEpoch,
+    kafka.InvalidProducerIdMapping,
+    kafka.ProducerFenced,
+    kafka.ProducerClosed,
+)
+"""The batch was not written, and this producer can't write any more: a new one can (aiokafka #1017)."""
+
+Report: TypeAlias = "Callable[[Sequence[ProducerRecord], Exception | None], None]"
+"""Called with records whose outcome is known: None once every in-sync replica has them, or an error.
+
+`PublishRefused`: Kafka will never take the record. `TopicMissing`, `BrokerRefused` (the topic may not
+be written to), `BrokerUnavailable`: it may pass when it is sent again later. Any other: it can't be
+written as a record at all.
+"""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class ProducerRecord:
+    """A record to be produced.
+
+    Attributes:
+        report: Called once with its outcome, together with others that have the same `report`.
+        partitioned: Records with the same key go to the same partition (murmur2, as Java's clients
+            do). Otherwise, or without a key, all records that wait share a partition, which makes
+            larger batches and saves the hash.
+    """
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: list[Header]
+    report: Report
+    partitioned: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProducerSettings:
+    """How records are produced.
+
+    Attributes:
+        max_record_bytes: Larger records are refused here; the topic may allow less.
+        stall: The producer is replaced when it has waited this long without a single
+            acknowledgement: some of aiokafka's ways to hang end only so (#1017). Its records are
+            sent again, so they may then be in the topic twice.
+    """
+
+    max_record_bytes: int = 32 * 1024 * 1024
+    stall: timedelta = timedelta(seconds=60)
+
+
+class Producer:
+    """Holds records until their outcome is known, through outages of any length.
+
+    Each partition has a queue and one batch under way. What comes meanwhile is the next batch: the
+    busier a partition, the larger its batches; and a batch costs one future, however many records
+    it has. There is no order between partitions, nor between records that are queued together.
+
+    When a batch is refused because of one of its records, all of them are sent again one by one,
+    so that only the guilty one fails. A refused batch leaves a gap in the idempotent sequence that
+    aiokafka can't close, therefore the producer is replaced then, too.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        clock: Clock,
+        *,
+        settings: ProducerSettings | None = None,
+        outage: Outage | None = None,
+    ) -> None:
+        """Prepare; nothing is connected before `running`.
+
+        Args:
+            connection: Where Kafka is.
+            clock: Time.
+            settings: How records are produced.
+            outage: Logs why Kafka can't be reached; without it, somebody else's consumer does.
+        """
+        self._connection = connection
+        self._settings = settings or ProducerSettings()
+        self._client = ReconnectingProducer(connection, clock, stall=self._settings.stall, outage=outage)
+        self._partition_of = DefaultPartitioner()
+        self._queues: dict[TopicPartition, deque[ProducerRecord]] = {}
+        self._unplaced: dict[str, list[ProducerRecord]] = {}
+        self._turn = 0
+        self._tasks: asyncio.TaskGroup | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether records can be sent now."""
+        return self._client.current is not None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Connect in the background; at the end of the block send for two seconds at most, and close."""
+        running = asyncio.create_task(self._run(), name="kafka-producer")
+        try:
+            await asyncio.sleep(0)
+            yield self
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+            if not running.cancelled():
+                running.result()
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                await self._client.keep()
+        finally:
+            self._tasks = None
+            left = [record for queue in self._queues.values() for record in queue]
+            left += [record for records in self._unplaced.values() for record in records]
+            _report(left, BrokerUnavailable("the producer is closed"))
+            await self._client.closed()
+
+    # Records: taken on, given a partition, sent in batches, reported.
+
+    def send(self, records: Iterable[ProducerRecord]) -> None:
+        """Take records on; each is reported, which may happen before this returns."""
+        if self._tasks is None:
+            return _report(list(records), BrokerUnavailable("the producer is closed"))
+        by_topic: dict[str, list[ProducerRecord]] = {}
+        for record in records:
+            size = _size(record)
+            if size > self._settings.max_record_bytes:
+                most = self._settings.max_record_bytes
+                error = PublishRefused(f"a record of {size} bytes is not sent; the most is {most}")
+                record.report([record], error)
+            else:
+                by_topic.setdefault(record.topic, []).append(record)
+        producer = self._client.current
+        for topic, found in by_topic.items():
+            unplaced = self._unplaced.get(topic)
+            if unplaced is not None:
+                unplaced += found
+            elif producer is not None and _knows(producer, topic):
+                self._place(producer, topic, found)
+            else:
+                self._unplaced[topic] = found
+                self._tasks.create_task(self._place_later(topic))
+
+    async def deliver(
+        self, topic: str, *, key: bytes | None, value: bytes | None, headers: Sequence[Header]
+    ) -> None:
+        """Send one record; returns once every in-sync replica has it, however long that takes.
+
+        Raises:
+            Exception: As it is reported (`Report`).
+        """
+        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def report(_: Sequence[ProducerRecord], error: Exception | None) -> None:
+            if outcome.done():
+                return
+            if error is None:
+                outcome.set_result(None)
+            else:
+                outcome.set_exception(error)
+
+        self.send([ProducerRecord(topic=topic, key=key, value=value, headers=list(headers), report=report)])
+        await outcome
+
+    async def _place_later(self, topic: str) -> None:
+        """Place what waits for a topic once that is known, without having the broker create it."""
+        problem: Exception | None = None
+        try:
+            producer = await self._client.connected()
+            await self._look_up(producer, topic)
+        except Exception as error:
+            # The supervisor of what waits for this topic: other topics are served all the same.
+            problem = self._explained(topic, error)
+        records = self._unplaced.pop(topic)
+        if problem is None:
+            self._place(producer, topic, records)
+        else:
+            _report(records, problem)
+
+    def _place(self, producer: AIOKafkaProducer, topic: str, records: Iterable[ProducerRecord]) -> None:
+        cluster = producer.client.cluster
+        partitions = sorted(cluster.partitions_for_topic(topic))
+        available = sorted(cluster.available_partitions_for_topic(topic))
+        shared: int | None = None
+        for record in records:
+            if record.partitioned and record.key is not None:
+                partition = self._partition_of(record.key, partitions, available)
+            else:
+                if shared is None:
+                    shared = self._next_partition(topic, available or partitions)
+                partition = shared
+            self._enqueue(TopicPartition(topic, partition), record)
+
+    def _next_partition(self, topic: str, partitions: Sequence[int]) -> int:
+        """Take turns, passing over partitions that still have a batch under way."""
+        self._turn += 1
+        start = self._turn % len(partitions)
+        in_turn = (*partitions[start:], *partitions[:start])
+        idle = (number for number in in_turn if TopicPartition(topic, number) not in self._queues)
+        return next(idle, in_turn[0])
+
+    def _enqueue(self, place: TopicPartition, record: ProducerRecord) -> None:
+        queue = self._queues.get(place)
+        if queue is not None:
+            queue.append(record)
+        elif self._tasks is not None:
+            self._queues[place] = queue = deque([record])
+            self._tasks.create_task(self._send_queue(place, queue))
+
+    async def _send_queue(self, place: TopicPartition, queue: deque[ProducerRecord]) -> None:
+        """Send what waits for a partition, batch after batch, until nothing does.
+
+        Records leave the queue once their outcome is known, and so are not lost by a cancellation.
+        """
+        alone = 0  # so many of the first records go one by one, because their batch was refused
+        while queue:
+            producer = await self._client.connected()
+            batch, records = _fill(producer.create_batch(), queue, most=1 if alone else None)
+            outcome: Exception | None = None
+            try:
+                await self._send_batch(producer, place, batch)
+            except SEQUENCE_LOST as error:
+                self._client.replace(producer, topic=place.topic, reason=_text(error))
+                continue
+            except REFUSED_BATCH as error:
+                self._client.replace(producer, topic=place.topic, reason=_text(error))
+                if len(records) > 1:
+                    alone = len(records)
+                    continue
+                outcome = _refusal(place.topic, error)
+            except Exception as error:
+                # The supervisor of this partition: the others go on, and so will this one.
+                outcome = self._explained(place.topic, error)
+            alone = max(0, alone - len(records))
+            for _ in records:
+                queue.popleft()
+            _report(records, outcome)
+        del self._queues[place]
+
+    async def _send_batch(
+        self, producer: AIOKafkaProducer, place: TopicPartition, batch: BatchBuilder
+    ) -> None:
+        if not batch.record_count():
+            return  # none of the records could be written
+        if not _knows(producer, place.topic):
+            await self._look_up(producer, place.topic)
+        if place.partition not in producer.client.cluster.partitions_for_topic(place.topic):
+            raise BrokerUnavailable(f"topic {place.topic!r} has no partition {place.partition} any more")
+        await self._client.send_batch(producer, place, batch)
+
+    # Topics, which must exist: a broker may create a topic that aiokafka asks for.
+
+    async def _look_up(self, producer: AIOKafkaProducer, topic: str) -> None:
+        facts = (await describe(producer.client, [topic]))[topic]
+        if facts.problem is not None:
+            raise facts.problem(topic)
+        await producer.partitions_for(topic)
+
+    async def is_missing(self, topic: str) -> bool:
+        """Whether the broker says, within a second, that there is no such topic."""
+        producer = self._client.current
+        if producer is None:
+            return False
+        with suppress(kafka.KafkaError, TimeoutError):
+            async with asyncio.timeout(1):
+                return (await describe(producer.client, [topic]))[topic].missing
+        return False
+
+    async def name_topic(self, topic: str) -> None:
+        """Ask for a topic so that a broker that creates topics on demand creates it."""
+        producer = await self._client.connected()
+        await producer.client.add_topic(topic)
+
+    def _explained(self, topic: str, error: Exception) -> Exception:
+        match error:
+            case OperatorError():
+                return error
+            case kafka.UnknownTopicOrPartitionError():
+                return no_topic(topic, self._connection)
+            case kafka.InvalidTopicError() | kafka.PolicyViolationError():
+                return _refusal(topic, error)
+            case _ if isinstance(error, DENIED):
+                return denied(self._connection.security, f"topic {topic!r}")
+            case _:
+                return BrokerUnavailable(f"topic {topic!r}: {_text(error)}")
+
+
+def _knows(producer: AIOKafkaProducer, topic: str) -> bool:
+    return producer.client.cluster.partitions_for_topic(topic) is not None
+
+
+def _size(record: ProducerRecord) -> int:
+    size = len(record.key or b"") + len(record.value or b"")
+    return size + sum(len(name) + len(content or b"") for name, content in record.headers)
+
+
+def _fill(
+    batch: BatchBuilder, queue: deque[ProducerRecord], *, most: int | None
+) -> tuple[BatchBuilder, list[ProducerRecord]]:
+    """Put the first records of a queue into a batch, as many as fit, or `most`.
+
+    One that has a key, value or header that can't be written is reported, and taken from the queue.
+    """
+    records: list[ProducerRecord] = []
+    unwritable: list[tuple[ProducerRecord, Exception]] = []
+    for record in queue:
+        if len(records) == most:
+            break
+        try:
+            fits = batch.append(timestamp=None, key=record.key, value=record.value, headers=record.headers)
+        except Exception as error:
+            unwritable.append((record, error))
+            continue
+        if fits is None:
+            break
+        records.append(record)
+    batch.close()
+    for record, problem in unwritable:
+        queue.remove(record)
+        record.report([record], problem)
+    return batch, records
+
+
+def _report(records: Sequence[ProducerRecord], outcome: Exception | None) -> None:
+    groups: dict[Report, list[ProducerRecord]] = {}
+    for record in records:
+        groups.setdefault(record.report, []).append(record)
+    for report, group in groups.items():
+        report(group, outcome)
+
+
+def _refusal(topic: str, error: Exception) -> PublishRefused:
+    if isinstance(error, TOO_LARGE):
+        return PublishRefused(f"too large for topic {topic}")
+    return PublishRefused(f"topic {topic!r}: {_text(error)}")
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
