@@ -8,8 +8,10 @@ says nothing of transports: time-outs of clients, tokens and texts are the calle
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -44,6 +46,7 @@ from awakeables.engine.engine import Engine
 from awakeables.engine.offsets import Offsets, Reading
 from awakeables.engine.readiness import Readiness
 from awakeables.engine.subject import Subject
+from awakeables.engine.waiters import Waiter
 from awakeables.errors import IdempotencyConflict, NotFound, NotPossible, Overloaded
 from awakeables.handlers.service import App, Handler
 from awakeables.ports import Expectation, Page
@@ -53,6 +56,20 @@ __all__ = ["Api", "Readiness", "Reading", "idempotency_scope"]
 STARTING = "starting"
 DRAINING = "draining"
 """What readiness says of the service itself."""
+
+
+class Call(NamedTuple):
+    """An invocation that a caller has asked for, and waits for.
+
+    Attributes:
+        id: The invocation's.
+        begun: The store's answer: whether the invocation exists.
+        end: The outcome; None at a pause or at `Api.drain`. An error of the store's comes here, too.
+    """
+
+    id: str
+    begun: asyncio.Future[Answer]
+    end: Waiter
 
 
 class Api:
@@ -76,6 +93,7 @@ class Api:
         self._pool = engine.pool
         self._relay = engine.relay
         self._waiters = engine.waiters
+        self._most_waiters = engine.config.max_running + engine.config.max_backlog
         self._offsets = Offsets(
             engine.intake, engine.store, engine.problems, topic=engine.app.completions_topic
         )
@@ -110,11 +128,49 @@ class Api:
             Overloaded: Too many calls wait already; nothing was created.
             IdempotencyConflict: The key was used for another request.
         """
+        begin, submitted = self._submit(
+            handler, content, headers or {}, idempotency=idempotency, delay=delay, by=by
+        )
+        answer = await submitted
+        if isinstance(answer, KeyConflict):
+            raise IdempotencyConflict(
+                f"the idempotency key {idempotency.key if idempotency else ''!r} was used for another request"
+            )
+        if not isinstance(answer, Begun):
+            raise TypeError(f"Begin was answered with {type(answer).__name__}")
+        self._begun(begin, created=answer.created)
+        return answer
+
+    def call(
+        self, handler: Handler, content: bytes | None, *, headers: dict[str, str], by: str | None = None
+    ) -> Call:
+        """Create an invocation and wait for its end, without waiting for its beginning first.
+
+        The arguments are those of `begin`.
+
+        Raises:
+            Overloaded: Too many calls wait already; nothing was created.
+        """
+        begin, submitted = self._submit(handler, content, headers, by=by)
+        call = Call(begin.id, submitted, self._waiters.add(begin.id, until_paused=True))
+        submitted.add_done_callback(functools.partial(self._submitted, begin))
+        return call
+
+    def _submit(
+        self,
+        handler: Handler,
+        content: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        idempotency: Idempotency | None = None,
+        delay: timedelta = timedelta(0),
+        by: str | None = None,
+    ) -> tuple[Begin, asyncio.Future[Answer]]:
         engine = self._engine
         if self.draining or not engine.serving.is_set():
             raise Overloaded("the service is starting or stopping; try again later")
         self._committer.refuse_if_full()
-        if len(self._waiters) >= engine.config.max_running + engine.config.max_backlog:
+        if len(self._waiters) >= self._most_waiters:
             raise Overloaded("too many calls wait for a place; try again later")
         is_json = handler.input.kind == "json"
         given = Input(
@@ -122,39 +178,44 @@ class Api:
             handler=handler.name,
             seed=engine.entropy.bytes(16).hex(),
             at_ms=engine.clock.now_ms(),
-            headers=dict(headers or {}),
+            headers=dict(headers),
             value=msgspec.UNSET if content is None or not is_json else msgspec.Raw(content),
             value_base64=msgspec.UNSET if content is None or is_json else content,
         )
-        at_once = idempotency is None and not delay and not engine.crowded()
-        order = Begin(
+        at_once = idempotency is None and not delay and not self._pool.crowded()
+        begin = Begin(
             id=engine.ids.new("inv"),
             service=handler.service,
             handler=handler.name,
             chunk=encode_chunk([given]),
             owner=engine.owner if at_once else None,
-            delay_ms=round(delay.total_seconds() * 1000),
+            delay_ms=delay // timedelta(milliseconds=1),
             idempotency=idempotency,
             build=engine.build,
             by=by,
         )
-        begun = self._committer.submit(order)
+        submitted = self._committer.submit(begin)
         if at_once:
             # The handler runs while its row is being written: what it decides commits behind it.
-            self._pool.begin(order.id, handler, given, begun)
-        answer = await begun
-        if isinstance(answer, KeyConflict):
-            raise IdempotencyConflict(
-                f"the idempotency key {idempotency.key if idempotency else ''!r} was used for another request"
-            )
-        if not isinstance(answer, Begun):
-            raise TypeError(f"Begin was answered with {type(answer).__name__}")
-        if answer.created:
-            subject = Subject(invocation_id=answer.id, service=handler.service, handler=handler.name)
-            subject.began(level=engine.config.log_invocations)
-        if not at_once:
+            self._pool.begin(begin.id, handler, given, submitted)
+        return begin, submitted
+
+    def _submitted(self, begin: Begin, submitted: asyncio.Future[Answer]) -> None:
+        """Take the store's answer to a call: the invocation exists now, or there is nothing to wait for."""
+        if submitted.cancelled():
+            return
+        error = submitted.exception()
+        if error is None:
+            self._begun(begin, created=True)
+        else:
+            self._waiters.failed(begin.id, error)
+
+    def _begun(self, begin: Begin, *, created: bool) -> None:
+        if created:
+            subject = Subject(invocation_id=begin.id, service=begin.service, handler=begin.handler)
+            subject.began(level=self._engine.config.log_invocations)
+        if begin.owner is None:
             self._pool.look_again()
-        return answer
 
     async def result(self, invocation_id: str) -> Outcome:
         """Wait until an invocation has ended; cancel to stop waiting, which changes nothing.
@@ -162,17 +223,33 @@ class Api:
         Raises:
             NotFound: There is no such invocation.
         """
-        outcome = await self._waiters.wait(invocation_id, until_paused=False)
+        outcome = await self._wait(invocation_id, until_paused=False)
         assert outcome is not None, "a pause does not end this wait"
         return outcome
 
     async def result_or_pause(self, invocation_id: str) -> Outcome | None:
-        """The same, but also return at a pause, which only an operator ends: None.
+        """The same, but also return at a pause, which only an operator ends, or at `drain`: None.
 
         Raises:
             NotFound: There is no such invocation.
         """
-        return await self._waiters.wait(invocation_id, until_paused=True)
+        return await self._wait(invocation_id, until_paused=True)
+
+    async def _wait(self, invocation_id: str, *, until_paused: bool) -> Outcome | None:
+        waiter = self._waiters.add(invocation_id, until_paused=until_paused)
+        try:
+            if invocation_id not in self._pool:
+                row = await self.invocation(invocation_id)
+                if row.result is not None or (until_paused and row.status == "paused"):
+                    return row.result
+            return await waiter
+        finally:
+            self._waiters.remove(invocation_id, waiter)
+
+    def leave(self, call: Call) -> None:
+        """Stop waiting for a call; if it is not on its way into the store yet, it is not begun."""
+        self._waiters.remove(call.id, call.end)
+        call.begun.cancel()
 
     # Completing awakeables
 
@@ -188,6 +265,10 @@ class Api:
     async def expectation(self, awakeable_id: str) -> Expectation | None:
         """What a value must be to resolve an awakeable; None: there is no such awakeable."""
         return await self._engine.edge.expectation(awakeable_id)
+
+    def expectation_at_hand(self, awakeable_id: str) -> Expectation | None:
+        """The same without asking the store; None: it is not known here whether there is one."""
+        return self._engine.edge.at_hand(awakeable_id)
 
     # Operating invocations
 
@@ -407,8 +488,9 @@ class Api:
         return await self._store.counts()
 
     def drain(self) -> None:
-        """Begin nothing from now on; what else there is to draining is the engine's."""
+        """Begin nothing from now on, and end the waits of calls; the rest of draining is the engine's."""
         self._draining = True
+        self._waiters.release()
 
     @property
     def draining(self) -> bool:

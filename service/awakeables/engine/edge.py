@@ -61,6 +61,10 @@ class Edge:
         """What one awakeable expects; None: it has no row."""
         return (await self._load([awakeable_id])).get(awakeable_id)
 
+    def at_hand(self, awakeable_id: str) -> Expectation | None:
+        """What one awakeable expects, if that is in memory."""
+        return self._expected.get(awakeable_id)
+
     def knows(self, awakeable_id: str) -> bool:
         """Did its row exist when it was last looked for?"""
         return awakeable_id in self._expected

@@ -183,7 +183,7 @@ class Engine:
         self.retention = Retention(self.committer, store, clock=clock, settings=settings.retention)
         self._sweeps = Sweeps(self, self.pool, store, self.horizon, interval=settings.sweep_interval)
         self._on_failure = on_failure
-        self.waiters = Waiters(store, self.pool.__contains__)
+        self.waiters = Waiters()
         self.serving = asyncio.Event()
 
     # ── the house of the runners ───────────────────────────────────────────────────────────

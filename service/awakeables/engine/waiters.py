@@ -3,72 +3,68 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TypeAlias
 
 from awakeables.core.outcomes import Outcome
-from awakeables.errors import NotFound
-from awakeables.ports import Inspection
 
-_Waiter: TypeAlias = "asyncio.Future[Outcome | None]"
+Waiter: TypeAlias = "asyncio.Future[Outcome | None]"
+"""Has the outcome; None where the wait was ended by something else."""
 
 
 class Waiters:
     """Futures by the invocation that they wait for.
 
-    A runner reports an end or a pause before it lets go of its invocation. So what is live when a
-    wait begins will be reported, and of all else the row says whether it has ended or is paused.
+    A runner reports an end or a pause before it lets go of its invocation. So whoever adds a waiter
+    first and then finds the invocation live will be answered; of all others the row says whether they
+    have ended or are paused.
     """
 
-    def __init__(self, reader: Inspection, is_live: Callable[[str], bool]) -> None:
-        """Begin with none; `is_live` says whether a runner holds an invocation."""
-        self._reader = reader
-        self._is_live = is_live
-        self._waiting: dict[str, set[_Waiter]] = {}
-        self._until_paused: set[_Waiter] = set()
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._waiting: dict[str, dict[Waiter, bool]] = {}
 
     def __len__(self) -> int:
         """How many invocations are waited for."""
         return len(self._waiting)
 
-    async def wait(self, invocation_id: str, *, until_paused: bool) -> Outcome | None:
-        """Wait until an invocation has ended; cancel to stop waiting, which changes nothing.
+    def add(self, invocation_id: str, *, until_paused: bool) -> Waiter:
+        """Wait for an invocation.
 
-        Returns:
-            None: it is paused, and the wait was for that, too.
-
-        Raises:
-            NotFound: There is no such invocation.
+        Args:
+            invocation_id: It need not exist yet.
+            until_paused: A pause, which only an operator ends, ends the wait, too; so does `release`.
         """
-        waiter: _Waiter = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(invocation_id, set()).add(waiter)
-        if until_paused:
-            self._until_paused.add(waiter)
-        try:
-            if not self._is_live(invocation_id):
-                row = await self._reader.invocation(invocation_id)
-                if row is None:
-                    raise NotFound(f"no invocation {invocation_id}")
-                if row.result is not None or (until_paused and row.status == "paused"):
-                    return row.result
-            return await waiter
-        finally:
-            self._until_paused.discard(waiter)
-            self._waiting[invocation_id].discard(waiter)
-            if not self._waiting[invocation_id]:
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(invocation_id, {})[waiter] = until_paused
+        return waiter
+
+    def remove(self, invocation_id: str, waiter: Waiter) -> None:
+        """Stop waiting; nothing happens if the wait is over already."""
+        waiting = self._waiting.get(invocation_id)
+        if waiting is not None:
+            waiting.pop(waiter, None)
+            if not waiting:
                 del self._waiting[invocation_id]
 
     def ended(self, invocation_id: str, outcome: Outcome) -> None:
         """Answer all who wait for it."""
-        for waiter in self._waiting.get(invocation_id, ()):
-            _answer(waiter, outcome)
+        for waiter in self._waiting.pop(invocation_id, ()):
+            if not waiter.done():
+                waiter.set_result(outcome)
+
+    def failed(self, invocation_id: str, error: BaseException) -> None:
+        """The invocation was not begun: raise this where it is waited for."""
+        for waiter in self._waiting.pop(invocation_id, ()):
+            if not waiter.done():
+                waiter.set_exception(error)
 
     def paused(self, invocation_id: str) -> None:
         """Answer those who wait for that, too."""
-        for waiter in self._waiting.get(invocation_id, set()) & self._until_paused:
-            _answer(waiter, None)
+        for waiter, until_paused in self._waiting.get(invocation_id, {}).items():
+            if until_paused and not waiter.done():
+                waiter.set_result(None)
 
-
-def _answer(waiter: _Waiter, outcome: Outcome | None) -> None:
-    if not waiter.done():
-        waiter.set_result(outcome)
+    def release(self) -> None:
+        """End the waits that a pause would end: the process is stopping."""
+        for invocation_id in list(self._waiting):
+            self.paused(invocation_id)

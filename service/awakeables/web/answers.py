@@ -4,37 +4,36 @@ from __future__ import annotations
 
 import msgspec
 from msgspec import UNSET, Raw
-from starlette.responses import Response
 
 from awakeables.core.invocations import Invocation, hold_up
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.web.problems import Problem
+from awakeables.web.request import JSON, Answer, Headers, answer
 from awakeables.web.shapes import NotYet, Shape
 
-INVOCATION_ID = "invocation-id"
+INVOCATION_ID = b"invocation-id"
 """The header that says which invocation an answer is about."""
 
-AFTER_A_PERSON = "60"
+AFTER_A_PERSON = b"60"
 """Seconds until it is worth asking again for what only a person makes go on."""
 
 _encode = msgspec.json.Encoder().encode
 
 
-def as_json(shape: Shape, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(_encode(shape), status_code=status, headers=headers, media_type="application/json")
+def as_json(shape: Shape, *, status: int = 200, headers: Headers = ()) -> Answer:
+    return answer(_encode(shape), status=status, headers=headers)
 
 
-def of_result(invocation_id: str, outcome: Outcome) -> Response:
+def of_result(invocation_id: str, outcome: Outcome) -> Answer:
     """The end of an invocation: its value as it is.
 
     Raises:
         Problem: It failed.
     """
-    headers = {INVOCATION_ID: invocation_id}
     match outcome:
         case Resolution():
-            media_type = "application/json" if outcome.is_json else "application/octet-stream"
-            return Response(outcome.content, headers=headers, media_type=media_type)
+            media_type = JSON if outcome.is_json else b"application/octet-stream"
+            return answer(outcome.content, media_type, headers=((INVOCATION_ID, invocation_id.encode()),))
         case Rejection():
             details = None if outcome.details is UNSET else outcome.details
             raise _failed(invocation_id, outcome.reason, outcome.code, details)
@@ -44,23 +43,25 @@ def of_result(invocation_id: str, outcome: Outcome) -> Response:
             raise _failed(invocation_id, outcome.reason, 409, None)
 
 
-def not_yet(row: Invocation, *, retry_after: str) -> Response:
+def not_yet(row: Invocation, *, retry_after: bytes) -> Answer:
     """It has not ended: why, if it doesn't get on, and where to ask later.
 
     Also what is paused is answered 202: it was accepted, and a caller that took it for a failure
     and called again would do its work twice.
     """
-    headers = {
-        "location": output_path(row.id),
-        "retry-after": AFTER_A_PERSON if row.status == "paused" else retry_after,
-        INVOCATION_ID: row.id,
-    }
-    answer = NotYet(invocation_id=row.id, status=row.status, reason=hold_up(row) or UNSET)
-    return as_json(answer, status=202, headers=headers)
+    shape = NotYet(invocation_id=row.id, status=row.status, reason=hold_up(row) or UNSET)
+    retry_after = AFTER_A_PERSON if row.status == "paused" else retry_after
+    return as_json(shape, status=202, headers=ask_later(row.id, retry_after))
 
 
-def output_path(invocation_id: str) -> str:
-    return f"/invocations/{invocation_id}/output"
+def ask_later(invocation_id: str, retry_after: bytes) -> Headers:
+    """The headers that say where and when the result of an invocation may be had."""
+    raw_id = invocation_id.encode()
+    return (
+        (b"location", b"/invocations/%b/output" % raw_id),
+        (b"retry-after", retry_after),
+        (INVOCATION_ID, raw_id),
+    )
 
 
 def _failed(invocation_id: str, reason: str, code: int, details: Raw | None) -> Problem:
@@ -70,5 +71,5 @@ def _failed(invocation_id: str, reason: str, code: int, details: Raw | None) -> 
         "The handler failed",
         reason,
         members={"reason": reason, "code": code, "details": details, "invocation_id": invocation_id},
-        headers={INVOCATION_ID: invocation_id},
+        headers=((INVOCATION_ID, invocation_id.encode()),),
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import NoReturn
+
 import structlog
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from structlog.contextvars import bind_contextvars
+from structlog.contextvars import STRUCTLOG_KEY_PREFIX
 
 from awakeables.api import Api
 from awakeables.ports import Entropy
@@ -25,9 +28,9 @@ from awakeables.web.metrics import MetricsPage
 from awakeables.web.offsets import Offsets
 from awakeables.web.outbox import Outbox
 from awakeables.web.problems import ClientGone, Problem
-from awakeables.web.request import Request
+from awakeables.web.request import Answer, Request
 from awakeables.web.requestids import REQUEST_ID, RequestIds
-from awakeables.web.routing import Routes, method_not_allowed, read_query
+from awakeables.web.routing import Routes, Target, method_not_allowed, read_query
 from awakeables.web.settings import WebSettings
 from awakeables.web.tokens import Tokens
 from awakeables.web.waiting import Waiting
@@ -36,14 +39,14 @@ __all__ = ["WebApp", "WebSettings", "create_app"]
 
 log = structlog.stdlib.get_logger(__name__)
 
-COUNTED_AS = "awakeables.counted_as"
-"""Where a request keeps the method and the template of its route."""
-
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 """What handlers return may be bytes from outside: no browser may take them for a page."""
 
 NOWHERE = ("none", "none")
 """What a request is counted as that found no route: its words are the client's, so any."""
+
+_logged_request_id: ContextVar[str] = ContextVar(f"{STRUCTLOG_KEY_PREFIX}request_id")
+"""Stands as `request_id` in each log line of a request: what `bind_contextvars` sets, without its cost."""
 
 AWAKEABLE_PATHS = ("/awakeables", "/restate/awakeables", "/restate/a")
 
@@ -76,64 +79,67 @@ class WebApp:
         self._request_ids = request_ids
         self._waiting = Waiting(api, settings)
         self._retry_after = settings.retry_after_header
-        self._routes = _routes(api, self._waiting, guard, settings, metrics)
+        self._bodies = Bodies(settings)
+        self._routes = _routes(api, self._waiting, guard, self._bodies, settings, metrics)
         for row in self._routes.rows:
             metrics.serves(row.method, row.path)
 
     def drain(self) -> None:
         """Refuse calls from now on; calls that wait are answered 202, now."""
-        self._waiting.drain()
+        self._api.drain()
 
-    def refuse(self, problem: Problem) -> Response:
+    def refuse(self, problem: Problem) -> Answer:
         """The answer to what the server refuses before it is a request."""
         request_id = self._request_ids.new()
-        response = self._refusal(problem, request_id)
-        self._metrics.answered(*NOWHERE, response.status_code)
-        response.raw_headers += (NOSNIFF, (REQUEST_ID, request_id.encode()))
-        return response
+        status, headers, body = self._refusal(problem, request_id)
+        self._metrics.answered(*NOWHERE, status)
+        return Answer(status, (*headers, NOSNIFF, (REQUEST_ID, request_id.encode())), body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise NotImplementedError(f"only HTTP is served here, not {scope['type']}")
-        request_id = self._request_ids.of(scope["headers"])
-        bind_contextvars(request_id=request_id)
+        headers = dict(scope["headers"])
+        request_id = self._request_ids.of(headers)
+        _logged_request_id.set(request_id)
+        route, request = NOWHERE, None
         try:
-            response = await self._answer(scope, receive)
+            targets, names = self._routes.find(scope.get("raw_path") or scope["path"].encode())
+            request = Request(scope, receive, headers, names)
+            target = targets.get(request.method)
+            if target is None:
+                self._refuse_method(request, targets)
+            route = (request.method, target.template)
+            self._guard.check(request, target.scope, own=target.own)
+            if scope["query_string"]:
+                request.query = read_query(scope["query_string"], target.parameters)
+            status, answered, body = await target.route(request)
         except ClientGone:
             return
         except Exception as error:
             if not problems.is_expected(error):
                 log.exception(events.REQUEST_FAILED, method=scope["method"], path=scope["path"])
-            response = self._refusal(error, request_id)
-        method, route = scope.get(COUNTED_AS, NOWHERE)
-        self._metrics.answered(method, route, response.status_code)
-        response.raw_headers += (NOSNIFF, (REQUEST_ID, request_id.encode()))
-        await response(scope, receive, send)
+            status, answered, body = self._refusal(error, request_id)
+        finally:
+            if request is not None and request.held:
+                self._bodies.release(request)
+        self._metrics.answered(*route, status)
+        sent = (*answered, NOSNIFF, (REQUEST_ID, request_id.encode()))
+        await send({"type": "http.response.start", "status": status, "headers": sent})
+        await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Response:
-        targets, names = self._routes.find(scope.get("raw_path") or scope["path"].encode())
-        target = targets.get(scope["method"])
-        request = Request(scope, receive, names=names)
-        if target is None:
-            self._guard.check(request, next(iter(targets.values())).scope)
-            raise self._not_allowed(scope["method"], sorted(targets), names)
-        scope[COUNTED_AS] = (scope["method"], target.template)
-        self._guard.check(request, target.scope, own=target.own)
-        if scope["query_string"]:
-            request.query = read_query(scope["query_string"], target.parameters)
-        return await target.route(request)
-
-    def _refusal(self, error: Exception, request_id: str) -> Response:
+    def _refusal(self, error: Exception, request_id: str) -> Answer:
         return problems.answer(error, retry_after=self._retry_after, request_id=request_id)
 
-    def _not_allowed(self, method: str, allowed: list[str], names: tuple[str, ...]) -> Problem:
-        if len(names) == 2:
-            self._api.app.handler(*names)  # no such handler: 404, whatever the method
-        return method_not_allowed(method, allowed)
+    def _refuse_method(self, request: Request, targets: Mapping[str, Target]) -> NoReturn:
+        self._guard.check(request, next(iter(targets.values())).scope)
+        if len(request.names) == 2:
+            self._api.app.handler(*request.names)  # no such handler: 404, whatever the method
+        raise method_not_allowed(request.method, sorted(targets))
 
 
-def _routes(api: Api, waiting: Waiting, guard: Guard, settings: WebSettings, metrics: Metrics) -> Routes:
-    bodies = Bodies(settings)
+def _routes(
+    api: Api, waiting: Waiting, guard: Guard, bodies: Bodies, settings: WebSettings, metrics: Metrics
+) -> Routes:
     awakeables = Awakeables(api, waiting, bodies)
     calls = Calls(api, waiting, guard, bodies, settings)
     dead_letters = DeadLetters(api, waiting)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Final
 
 import msgspec
 from msgspec import Raw, UnsetType
-from starlette.responses import Response
 
 from awakeables.api import Api
 from awakeables.core.awakeables import STATES, Completion, Verdict, VerdictKind
@@ -20,7 +18,7 @@ from awakeables.web.audit import Deed, audited
 from awakeables.web.bodies import Bodies, is_json_type, malformed
 from awakeables.web.lists import one_of, page, page_of
 from awakeables.web.problems import Problem
-from awakeables.web.request import Request
+from awakeables.web.request import Answer, Request
 from awakeables.web.waiting import Waiting
 from awakeables.wire.traces import TRACEPARENT, known_traceparent
 
@@ -46,29 +44,31 @@ class Awakeables:
         self._waiting = waiting
         self._bodies = bodies
 
-    async def resolve(self, request: Request) -> Response:
-        awakeable_id = _checked(request)
-        async with self._bodies.read(request) as body:
+    async def resolve(self, request: Request) -> Answer:
+        awakeable_id = _awakeable_id(request)
+        body = await self._bodies.read(request)
+        expected = self._api.expectation_at_hand(awakeable_id)
+        if expected is None:
             expected = await self._waiting.store(self._api.expectation(awakeable_id))
-            return await self._settle(request, awakeable_id, self._resolution(request, body, expected))
+        return await self._settle(request, awakeable_id, self._resolution(request, body, expected))
 
-    async def reject(self, request: Request) -> Response:
-        awakeable_id = _checked(request)
-        async with self._bodies.read(request) as body:
-            return await self._settle(request, awakeable_id, self._rejection(request, body))
+    async def reject(self, request: Request) -> Answer:
+        awakeable_id = _awakeable_id(request)
+        body = await self._bodies.read(request)
+        return await self._settle(request, awakeable_id, self._rejection(request, body))
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: Request) -> Answer:
         asked = page_of(request, "prom")
         rows = self._api.awakeables(asked, state=one_of(request, "state", STATES))
         return page(await self._waiting.store(rows), asked, render.awakeable, shapes.Awakeables)
 
-    async def show(self, request: Request) -> Response:
-        awakeable_id = _checked(request)
+    async def show(self, request: Request) -> Answer:
+        awakeable_id = _awakeable_id(request)
         row = await self._waiting.store(self._api.awakeable(awakeable_id))
         expected = await self._waiting.store(self._api.expectation(awakeable_id))
         return as_json(render.awakeable_in_full(row, expected))
 
-    async def _settle(self, request: Request, awakeable_id: str, body: Resolution | Rejection) -> Response:
+    async def _settle(self, request: Request, awakeable_id: str, body: Resolution | Rejection) -> Answer:
         completion = Completion(
             awakeable_id=awakeable_id,
             body=body,
@@ -77,12 +77,22 @@ class Awakeables:
             worker=request.text(b"awakeable-worker"),
             trace=known_traceparent(request.header(TRACEPARENT.encode())),
         )
+        if request.holder is None:
+            return await self._settled(completion, shows_outcome=True)
         act: Deed = "resolve" if isinstance(body, Resolution) else "reject"
-        with audited(request, act, awakeable_id=awakeable_id) if request.holder else nullcontext():
-            verdict = await self._waiting.store(self._api.settle(completion), doubt=IN_DOUBT)
-            assert verdict is not None, "only a heartbeat has no verdict"
-            if verdict.kind in REFUSALS:
-                raise _refused(verdict, shows_outcome=request.holder is None or request.holder.may("read"))
+        with audited(request, act, awakeable_id=awakeable_id):
+            return await self._settled(completion, shows_outcome=request.holder.may("read"))
+
+    async def _settled(self, completion: Completion, *, shows_outcome: bool) -> Answer:
+        """Settle, and answer the verdict; only those who may read see another's answer."""
+        try:
+            with self._waiting.for_store():
+                verdict = await self._api.settle(completion)
+        except TimeoutError:
+            raise self._waiting.no_answer(IN_DOUBT) from None
+        assert verdict is not None, "only a heartbeat has no verdict"
+        if verdict.kind in REFUSALS:
+            raise _refused(verdict, shows_outcome=shows_outcome)
         return as_json(render.verdict(verdict))
 
     def _resolution(self, request: Request, body: bytes, expected: Expectation | None) -> Resolution:
@@ -123,7 +133,7 @@ def _json_rejection(text: bytes) -> Rejection:
 
 
 def _refused(verdict: Verdict, *, shows_outcome: bool) -> Problem:
-    """The problem of a completion that settled nothing; only those who may read see another's answer."""
+    """The problem of a completion that settled nothing."""
     status, title = REFUSALS[verdict.kind]
     shown = verdict.outcome if shows_outcome else None
     outcome = None if shown is None else render.outcome(shown)
@@ -131,7 +141,7 @@ def _refused(verdict: Verdict, *, shows_outcome: bool) -> Problem:
     return Problem(status, verdict.kind, title, verdict.reason or title, members=members)
 
 
-def _checked(request: Request) -> str:
+def _awakeable_id(request: Request) -> str:
     [awakeable_id] = request.names
     parse_id(awakeable_id, "prom")
     return awakeable_id

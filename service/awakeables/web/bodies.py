@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 from awakeables.core.bounds import has_more_json_values
 from awakeables.core.jsontext import decode_json
 from awakeables.errors import Overloaded
 from awakeables.web.problems import ClientGone, Problem, bad_request
-from awakeables.web.request import Request
+from awakeables.web.request import JSON, Request
 from awakeables.web.settings import WebSettings
 
 FORM = "application/x-www-form-urlencoded"
@@ -27,9 +25,8 @@ class Bodies:
         self._settings = settings
         self._held = 0
 
-    @asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """The whole body, empty if there is none; it counts as held until the context is left.
+    async def read(self, request: Request) -> bytes:
+        """The whole body, empty if there is none; a large one counts as held until `release`.
 
         Small ones do not count, so that large ones keep none of them out. Counted is what has
         come, not what was declared: a client that declares much and sends nothing holds nothing.
@@ -38,48 +35,41 @@ class Bodies:
             Problem: It is too large (413), or compressed (415), or too much is held already (503).
             ClientGone: The connection was closed before its end.
         """
-        self._refuse_by_head(request)
+        headers, most = request.headers, self._settings.max_body_bytes
+        if b"content-encoding" in headers:
+            _refuse_encoded(request)
+        declared = headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared[:20]) > most:
+            raise _too_large(most)
         parts: list[bytes] = []
-        size = held = 0
+        size = 0
         more = True
-        try:
-            while more:
-                message = await request.receive()
-                if message["type"] != "http.request":
-                    raise ClientGone
-                parts.append(message.get("body", b""))
-                more = message.get("more_body", False)
-                size += len(parts[-1])
-                if size > self._settings.max_body_bytes:
-                    raise _too_large(self._settings.max_body_bytes)
-                if size > UNCOUNTED_BYTES:
-                    held += self._hold(size - held)
-            body = parts[0] if len(parts) == 1 else b"".join(parts)
-            parts.clear()
-            yield body
-        finally:
-            self._held -= held
+        while more:
+            message = await request.receive()
+            if message["type"] != "http.request":
+                raise ClientGone
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+            size += len(parts[-1])
+            if size > most:
+                raise _too_large(most)
+            if size > UNCOUNTED_BYTES:
+                self._hold(request, size)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _refuse_by_head(self, request: Request) -> None:
-        encoding = request.header(b"content-encoding")
-        if encoding is not None and encoding.strip().lower() not in ("", "identity"):
-            raise unsupported(f"content-encoding {encoding[:60]!r} is not supported; send the body as it is")
-        declared = request.header(b"content-length")
-        if (
-            declared is not None
-            and declared.isdecimal()
-            and int(declared[:20]) > self._settings.max_body_bytes
-        ):
-            raise _too_large(self._settings.max_body_bytes)
-
-    def _hold(self, size: int) -> int:
-        if self._held + size > self._settings.max_bodies_bytes:
+    def _hold(self, request: Request, size: int) -> None:
+        if self._held + size - request.held > self._settings.max_bodies_bytes:
             raise Overloaded(
                 f"the bodies that are being read have {self._settings.max_bodies_bytes:,} bytes together "
                 "(AWAKEABLES_MAX_BODIES_BYTES); try again later"
             )
-        self._held += size
-        return size
+        self._held += size - request.held
+        request.held = size
+
+    def release(self, request: Request) -> None:
+        """Let other bodies be read for this one."""
+        self._held -= request.held
+        request.held = 0
 
     def json_of(self, request: Request, body: bytes) -> bytes:
         """The body as JSON text, exactly as it was written; an absent body is null.
@@ -92,16 +82,20 @@ class Bodies:
         """
         if not body:
             return b"null"
+        if request.headers.get(b"content-type") == JSON:
+            return self.checked_json(body)
         media_type = request.media_type
-        if not is_json_type(media_type):
-            if media_type and media_type != FORM:
-                raise unsupported(f"content-type {media_type[:60]!r} is not JSON; send application/json")
-            if media_type == FORM and self._json_error(body) is not None:
+        if media_type and media_type != FORM and not is_json_type(media_type):
+            raise unsupported(f"content-type {media_type[:60]!r} is not JSON; send application/json")
+        try:
+            return self.checked_json(body)
+        except Problem as problem:
+            if media_type == FORM and problem.status == 400:
                 raise unsupported(
                     "the body is no JSON and its content-type says it is a form; "
                     "send JSON as application/json"
-                )
-        return self.checked_json(body)
+                ) from None
+            raise
 
     def checked_json(self, text: bytes) -> bytes:
         """The text, stripped, if every reader can decode it as JSON.
@@ -109,20 +103,21 @@ class Bodies:
         Raises:
             Problem: 400: no JSON, NaN, bad UTF-8, or nested too deep; 413: too many values.
         """
-        error = self._json_error(text)
-        if error is not None:
-            raise malformed(f"the body is no JSON: {error}")
-        return text.strip()
-
-    def _json_error(self, text: bytes) -> str | None:
         most = self._settings.max_json_values
-        if has_more_json_values(text, most):
+        # Each value but the first has a character of its own before it.
+        if len(text) >= most and has_more_json_values(text, most):
             raise _too_many_values(most)
         try:
             decode_json(text)
         except ValueError as error:
-            return str(error)
-        return None
+            raise malformed(f"the body is no JSON: {error}") from None
+        return text.strip()
+
+
+def _refuse_encoded(request: Request) -> None:
+    encoding = request.header(b"content-encoding") or ""
+    if encoding.strip().lower() not in ("", "identity"):
+        raise unsupported(f"content-encoding {encoding[:60]!r} is not supported; send the body as it is")
 
 
 def is_json_type(media_type: str) -> bool:

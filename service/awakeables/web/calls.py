@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 from datetime import timedelta
 
-from starlette.responses import Response
-
 from awakeables.api import Api, idempotency_scope
 from awakeables.core.durations import parse_duration
 from awakeables.core.orders import Begun, Idempotency
+from awakeables.errors import Overloaded
 from awakeables.handlers.service import Handler
 from awakeables.web import shapes
-from awakeables.web.answers import INVOCATION_ID, as_json, not_yet, of_result, output_path
+from awakeables.web.answers import as_json, ask_later, not_yet, of_result
 from awakeables.web.bodies import Bodies
 from awakeables.web.guard import Guard
 from awakeables.web.problems import bad_request
-from awakeables.web.request import Request
+from awakeables.web.request import Answer, Headers, Request
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
 
@@ -45,47 +44,68 @@ class Calls:
         self._guard = guard
         self._bodies = bodies
         self._waiting = waiting
-        self._settings = settings
+        self._retry_after = settings.retry_after_header
 
-    async def call(self, request: Request) -> Response:
+    async def call(self, request: Request) -> Answer:
         """Begin an invocation, or attach to the one that the idempotency key stands for; wait."""
-        invocation_id = (await self._begin(request)).id
-        outcome = await self._waiting.result(request, invocation_id)
+        handler = self._handler(request)
+        body = await self._bodies.read(request)
+        if b"idempotency-key" in request.headers:
+            invocation_id = (await self._begin(request, handler, body)).id
+            outcome = await self._waiting.result(request, invocation_id)
+        else:
+            call = self._api.call(
+                handler,
+                self._input(handler, request, body),
+                headers=_handed_on(request.raw_headers),
+                by=None if request.holder is None else request.holder.name,
+            )
+            if request.held:
+                # Once it is stored it needs no memory; its result may take a minute.
+                call.begun.add_done_callback(lambda _: self._bodies.release(request))
+            invocation_id = call.id
+            outcome = await self._waiting.call(request, call, doubt=IN_DOUBT)
         if outcome is not None:
             return of_result(invocation_id, outcome)
         row = await self._waiting.store(self._api.invocation(invocation_id))
-        return not_yet(row, retry_after=self._settings.retry_after_header)
+        return not_yet(row, retry_after=self._retry_after)
 
-    async def send(self, request: Request) -> Response:
+    async def send(self, request: Request) -> Answer:
         """Begin an invocation, now or after a delay; don't wait."""
         try:
             delay = parse_duration(request.query["delay"]) if "delay" in request.query else timedelta(0)
         except ValueError as error:
             raise bad_request(f"delay: {error}") from None
-        begun = await self._begin(request, delay)
+        handler = self._handler(request)
+        begun = await self._begin(request, handler, await self._bodies.read(request), delay)
         return as_json(
             shapes.Begun(invocation_id=begun.id, created=begun.created),
             status=202,
-            headers={
-                "location": output_path(begun.id),
-                "retry-after": self._settings.retry_after_header,
-                INVOCATION_ID: begun.id,
-            },
+            headers=ask_later(begun.id, self._retry_after),
         )
 
-    async def _begin(self, request: Request, delay: timedelta = timedelta(0)) -> Begun:
-        handler = self._api.app.handler(*request.names)
-        self._waiting.admit()
-        async with self._bodies.read(request) as body:
-            begin = self._api.begin(
-                handler,
-                self._input(handler, request, body),
-                headers=_handed_on(request),
-                idempotency=_idempotency(handler, request, body),
-                delay=delay,
-                by=None if request.holder is None else request.holder.name,
-            )
-            begun = await self._waiting.store(begin, doubt=IN_DOUBT)
+    def _handler(self, request: Request) -> Handler:
+        if self._api.draining:
+            raise Overloaded("the service is stopping; try again")
+        return self._api.app.handler(*request.names)
+
+    async def _begin(
+        self, request: Request, handler: Handler, body: bytes, delay: timedelta = timedelta(0)
+    ) -> Begun:
+        begin = self._api.begin(
+            handler,
+            self._input(handler, request, body),
+            headers=_handed_on(request.raw_headers),
+            idempotency=_idempotency(handler, request, body),
+            delay=delay,
+            by=None if request.holder is None else request.holder.name,
+        )
+        try:
+            with self._waiting.for_store():
+                begun = await begin
+        except TimeoutError:
+            raise self._waiting.no_answer(IN_DOUBT) from None
+        self._bodies.release(request)
         if not begun.created and request.holder is not None:
             self._guard.check_key(request, await self._waiting.store(self._api.invocation(begun.id)))
         return begun
@@ -101,10 +121,10 @@ class Calls:
         return handler.accept(body or None)
 
 
-def _handed_on(request: Request) -> dict[str, str]:
+def _handed_on(raw_headers: Headers) -> dict[str, str]:
     """The caller's headers, for `ctx.request`; several of one name become a list."""
     headers: dict[str, str] = {}
-    for raw_name, value in request.raw_headers:
+    for raw_name, value in raw_headers:
         if raw_name not in NOT_HANDED_ON:
             name, text = raw_name.decode("latin-1"), value.decode("latin-1")
             headers[name] = f"{headers[name]}, {text}" if name in headers else text

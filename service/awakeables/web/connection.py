@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from httptools import HttpParserError, HttpParserUpgrade
-from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -20,9 +19,10 @@ from uvicorn.server import ServerState
 
 from awakeables.web.framing import objection_to
 from awakeables.web.problems import Problem, bad_request
+from awakeables.web.request import Answer
 from awakeables.web.settings import ConnectionLimits
 
-Refuse = Callable[[Problem], Response]
+Refuse = Callable[[Problem], Answer]
 
 SLOWEST_BYTES_PER_S: Final = 16 * 1024
 """What a client sends or takes earns it time: a large body on a slow line is no attack."""
@@ -245,9 +245,9 @@ class Connection(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         answer = self._answer_for(problem)
-        headers = [*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")]
+        headers = [*self.server_state.default_headers, *answer.headers, (b"connection", b"close")]
         head = b"".join(b"%b: %b\r\n" % header for header in headers)
-        self.transport.write(STATUS_LINE[problem.status] + head + b"\r\n" + bytes(answer.body))
+        self.transport.write(STATUS_LINE[problem.status] + head + b"\r\n" + answer.body)
         self.transport.write_eof()
         self._since_s = self.loop.time()
 

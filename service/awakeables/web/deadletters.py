@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from starlette.responses import Response
-
 from awakeables.api import Api
 from awakeables.core.durations import parse_duration
 from awakeables.core.ids import parse_id
@@ -15,7 +13,7 @@ from awakeables.web.answers import as_json
 from awakeables.web.audit import audited
 from awakeables.web.lists import page, page_of
 from awakeables.web.problems import bad_request
-from awakeables.web.request import Request
+from awakeables.web.request import Answer, Request
 from awakeables.web.waiting import Waiting
 
 
@@ -26,19 +24,19 @@ class DeadLetters:
         self._api = api
         self._waiting = waiting
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: Request) -> Answer:
         asked = page_of(request, "dlq")
         rows = await self._waiting.store(self._api.dead_letters(asked))
         return page(rows, asked, render.dead_letter, shapes.DeadLetters)
 
-    async def show(self, request: Request) -> Response:
-        letter_id = _checked(request)
+    async def show(self, request: Request) -> Answer:
+        letter_id = _letter_id(request)
         row = await self._waiting.store(self._api.dead_letter(letter_id))
         return as_json(render.dead_letter_in_full(row))
 
-    async def resend(self, request: Request) -> Response:
+    async def resend(self, request: Request) -> Answer:
         """Accepted: it goes out to its topic again, by way of the outbox."""
-        letter_id = _checked(request)
+        letter_id = _letter_id(request)
         with audited(request, "resend", dead_letter=letter_id):
             effect = await self._waiting.store(
                 self._api.resend(letter_id, by=request.by),
@@ -47,7 +45,7 @@ class DeadLetters:
         answer = shapes.Resent(id=letter_id, event_id=effect.event_id, topic=effect.topic)
         return as_json(answer, status=202)
 
-    async def purge(self, request: Request) -> Response:
+    async def purge(self, request: Request) -> Answer:
         """Delete those that are older than a duration, of a code or all."""
         older_than, code = request.query.get("older_than"), request.query.get("code")
         if code is not None and code not in LETTER_CODES:
@@ -66,7 +64,7 @@ class DeadLetters:
         return as_json(shapes.Purged(count=count))
 
 
-def _checked(request: Request) -> str:
+def _letter_id(request: Request) -> str:
     [letter_id] = request.names
     parse_id(letter_id, "dlq")
     return letter_id

@@ -6,18 +6,17 @@ from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import msgspec
-from starlette.responses import Response
 
 from awakeables.api import Api
 from awakeables.web.describing import page
 from awakeables.web.describing.asyncapi import asyncapi
 from awakeables.web.describing.openapi import openapi
-from awakeables.web.request import Request
+from awakeables.web.request import Answer, Request, answer
 
-PAGE_HEADERS: Final = {
-    "content-security-policy": page.POLICY,
-    "referrer-policy": "no-referrer",
-}
+PAGE_HEADERS: Final = (
+    (b"content-security-policy", page.POLICY.encode()),
+    (b"referrer-policy", b"no-referrer"),
+)
 
 
 class Documents:
@@ -34,15 +33,15 @@ class Documents:
         self._guarded = guarded
         self._page_at = lru_cache(maxsize=8)(self._rendered)
 
-    async def openapi(self, _request: Request) -> Response:
-        return Response(self._openapi_text, media_type="application/json")
+    async def openapi(self, _request: Request) -> Answer:
+        return answer(self._openapi_text)
 
-    async def asyncapi(self, _request: Request) -> Response:
-        return Response(self._asyncapi_text, media_type="application/json")
+    async def asyncapi(self, _request: Request) -> Answer:
+        return answer(self._asyncapi_text)
 
-    async def page(self, request: Request) -> Response:
+    async def page(self, request: Request) -> Answer:
         text = self._page_at(_reached_at(request))
-        return Response(text, media_type="text/html", headers=PAGE_HEADERS)
+        return answer(text.encode(), b"text/html; charset=utf-8", headers=PAGE_HEADERS)
 
     def _rendered(self, base: str) -> str:
         return page.page(self._openapi, base=base, guarded=self._guarded)

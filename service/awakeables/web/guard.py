@@ -54,9 +54,10 @@ class Guard:
             Problem: 421 it asks for another host, 403 it is another site's or its token's
                 scopes don't suffice, 401 it has no token that is known.
         """
-        if self._names is not None and not self._is_ours(request.header(b"host")):
+        headers = request.headers
+        if self._names is not None and not self._is_ours(headers.get(b"host")):
             raise _misdirected(request.header(b"host") or "")
-        if request.method != "GET":
+        if request.method != "GET" and (b"sec-fetch-site" in headers or b"origin" in headers):
             _check_origin(request)
         request.by = "network" if self._exposed else "loopback"
         if self._tokens is not None:
@@ -98,7 +99,7 @@ class Guard:
         holder = _holder(self._tokens, request)
         return holder is not None and holder.may("read")
 
-    def _answers_to(self, host: str | None) -> bool:
+    def _answers_to(self, host: bytes | None) -> bool:
         """Without tokens a web page could else rename its own site to our address, and read us.
 
         A request without a host is of HTTP/1.0, and comes from no browser.
@@ -106,7 +107,7 @@ class Guard:
         assert self._names is not None
         if host is None:
             return True
-        name = host_name(host)
+        name = host_name(host.decode("latin-1"))
         return name is not None and (name in self._names or _is_loopback(name))
 
 
@@ -149,7 +150,7 @@ def _forbidden(scope: Scope, detail: str) -> Problem:
         "The token is not good for this",
         detail,
         members={"scope": scope},
-        headers={"www-authenticate": f'{REALM}, error="insufficient_scope", scope="{scope}"'},
+        headers=((b"www-authenticate", f'{REALM}, error="insufficient_scope", scope="{scope}"'.encode()),),
     )
 
 
@@ -157,8 +158,6 @@ def _check_origin(request: Request) -> None:
     """Let no web page of another site call or complete anything with its visitor's browser."""
     site = request.header(b"sec-fetch-site")
     origin = request.header(b"origin")
-    if site is None and origin is None:
-        return
     same = site in ("same-origin", "none") if site is not None else _is_host(origin, request.header(b"host"))
     if not same:
         raise Problem(
@@ -192,4 +191,5 @@ def _misdirected(host: str) -> Problem:
 
 
 def _unauthorized(detail: str, challenge: str) -> Problem:
-    return Problem(401, "unauthorized", "A token is needed", detail, headers={"www-authenticate": challenge})
+    headers = ((b"www-authenticate", challenge.encode()),)
+    return Problem(401, "unauthorized", "A token is needed", detail, headers=headers)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from msgspec import UNSET
-from starlette.responses import Response
 
 from awakeables.api import Api
 from awakeables.web import shapes
 from awakeables.web.answers import as_json
 from awakeables.web.guard import Guard
-from awakeables.web.request import Request
+from awakeables.web.request import Answer, Request
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
 
@@ -28,11 +27,11 @@ class Health:
         self._waiting = waiting
         self._retry_after = settings.retry_after_header
 
-    async def live(self, _request: Request) -> Response:
+    async def live(self, _request: Request) -> Answer:
         """The process answers; nothing else is asked."""
         return as_json(shapes.Live())
 
-    async def ready(self, request: Request) -> Response:
+    async def ready(self, request: Request) -> Answer:
         """Work is taken: the store works, and the service is not stopping."""
         readiness = self._api.readiness()
         if not self._guard.shows_details(request):
@@ -41,4 +40,4 @@ class Health:
         if not readiness.problems:
             return as_json(shapes.Ready(degraded=degraded))
         answer = shapes.NotReady(problems=readiness.problems, degraded=degraded)
-        return as_json(answer, status=503, headers={"retry-after": self._retry_after})
+        return as_json(answer, status=503, headers=((b"retry-after", self._retry_after),))

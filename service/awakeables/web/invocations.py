@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
-from starlette.responses import Response
 
 from awakeables.api import Api
 from awakeables.core.ids import parse_id
@@ -16,7 +15,7 @@ from awakeables.web.audit import audited
 from awakeables.web.guard import Guard
 from awakeables.web.lists import one_of, page, page_of
 from awakeables.web.problems import bad_request
-from awakeables.web.request import Request
+from awakeables.web.request import Answer, Request
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
 
@@ -33,7 +32,7 @@ class Invocations:
         self._waiting = waiting
         self._retry_after = settings.retry_after_header
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: Request) -> Answer:
         asked = page_of(request, "inv")
         status = one_of(request, "status", STATUSES)
         service, handler = request.query.get("service"), request.query.get("handler")
@@ -52,7 +51,7 @@ class Invocations:
             )
         return page(rows, asked, render.invocation, shapes.Invocations)
 
-    async def show(self, request: Request) -> Response:
+    async def show(self, request: Request) -> Answer:
         row = await self._row(request)
         key = await self._waiting.store(self._api.idempotency_key(row.id))
         problem = None
@@ -65,7 +64,7 @@ class Invocations:
                 problem = f"it has more than {MOST_OF_A_JOURNAL:,} bytes: only its beginning is shown"
         return as_json(render.invocation_in_full(row, journal, problem, key=key))
 
-    async def output(self, request: Request) -> Response:
+    async def output(self, request: Request) -> Answer:
         """The result if there is one; don't wait."""
         row = await self._row(request)
         self._guard.check_own(request, row)
@@ -73,7 +72,7 @@ class Invocations:
             return not_yet(row, retry_after=self._retry_after)
         return of_result(row.id, row.result)
 
-    async def attach(self, request: Request) -> Response:
+    async def attach(self, request: Request) -> Answer:
         """The result, waited for like a call's."""
         row = await self._row(request)
         self._guard.check_own(request, row)
@@ -82,8 +81,8 @@ class Invocations:
             return of_result(row.id, outcome)
         return not_yet(await self._row(request), retry_after=self._retry_after)
 
-    async def resume(self, request: Request) -> Response:
-        invocation_id = _checked(request)
+    async def resume(self, request: Request) -> Answer:
+        invocation_id = _invocation_id(request)
         with audited(request, "resume", invocation_id=invocation_id):
             row = await self._waiting.store(
                 self._api.resume(invocation_id, by=request.by),
@@ -91,9 +90,9 @@ class Invocations:
             )
         return as_json(render.invocation(row))
 
-    async def cancel(self, request: Request) -> Response:
+    async def cancel(self, request: Request) -> Answer:
         """Accepted: the handler is told at its next await; one that never ran has ended already."""
-        invocation_id = _checked(request)
+        invocation_id = _invocation_id(request)
         with audited(request, "cancel", invocation_id=invocation_id):
             row = await self._waiting.store(
                 self._api.cancel(invocation_id, by=request.by),
@@ -101,8 +100,8 @@ class Invocations:
             )
         return as_json(render.invocation(row), status=202)
 
-    async def kill(self, request: Request) -> Response:
-        invocation_id = _checked(request)
+    async def kill(self, request: Request) -> Answer:
+        invocation_id = _invocation_id(request)
         with audited(request, "kill", invocation_id=invocation_id):
             row = await self._waiting.store(
                 self._api.kill(invocation_id, by=request.by),
@@ -111,11 +110,11 @@ class Invocations:
         return as_json(render.invocation(row))
 
     async def _row(self, request: Request) -> Invocation:
-        invocation_id = _checked(request)
+        invocation_id = _invocation_id(request)
         return await self._waiting.store(self._api.invocation(invocation_id))
 
 
-def _checked(request: Request) -> str:
+def _invocation_id(request: Request) -> str:
     [invocation_id] = request.names
     parse_id(invocation_id, "inv")
     return invocation_id

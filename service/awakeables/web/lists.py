@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from starlette.responses import Response
-
 from awakeables.core.ids import IdKind, parse_id_of
 from awakeables.ports import Page
 from awakeables.web.answers import as_json
 from awakeables.web.problems import bad_request
-from awakeables.web.request import Request
+from awakeables.web.request import Answer, Request
 from awakeables.web.shapes import Shape
 
 PAGING = ("limit", "before")
@@ -61,7 +59,7 @@ def one_of(request: Request, name: str, choices: Sequence[C]) -> C | None:
     return None
 
 
-def page(rows: Sequence[R], asked: Page, render: Callable[[R], S], shape: Callable[..., Shape]) -> Response:
+def page(rows: Sequence[R], asked: Page, render: Callable[[R], S], shape: Callable[..., Shape]) -> Answer:
     """The rows, and the cursor of the next page if there is one."""
     shown = rows[: asked.limit - 1]
     following = shown[-1].id if len(rows) == asked.limit else None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from starlette.responses import Response
-
 from awakeables.telemetry.metrics import Metrics, exposition
-from awakeables.web.request import Request
+from awakeables.web.request import Answer, Request, answer
 
 
 class MetricsPage:
@@ -14,7 +12,7 @@ class MetricsPage:
     def __init__(self, metrics: Metrics) -> None:
         self._registry = metrics.registry
 
-    async def show(self, request: Request) -> Response:
+    async def show(self, request: Request) -> Answer:
         """OpenMetrics if the scraper takes it, else Prometheus' text format."""
         content, media_type = exposition(self._registry, request.header(b"accept") or "")
-        return Response(content, media_type=media_type)
+        return answer(content, media_type.encode())

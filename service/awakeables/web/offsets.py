@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from starlette.responses import Response
-
 from awakeables.api import Api
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
 from awakeables.web.audit import audited
 from awakeables.web.problems import bad_request
-from awakeables.web.request import Request
+from awakeables.web.request import Answer, Request
 from awakeables.web.waiting import Waiting
 
 
@@ -20,11 +18,11 @@ class Offsets:
         self._api = api
         self._waiting = waiting
 
-    async def list(self, _request: Request) -> Response:
+    async def list(self, _request: Request) -> Answer:
         rows = await self._waiting.store(self._api.partitions())
         return as_json(shapes.Partitions(items=[render.reading(row) for row in rows]))
 
-    async def skip(self, request: Request) -> Response:
+    async def skip(self, request: Request) -> Answer:
         """Past the batch that the partition is stuck at, or to the offset that the query names."""
         [partition] = request.names
         to = request.query.get("to")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.responses import Response
-
 from awakeables.api import Api
 from awakeables.core.ids import EFFECT_KINDS, parse_id_of
 from awakeables.core.orders import EFFECT_STATES
@@ -11,7 +9,7 @@ from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
 from awakeables.web.audit import audited
 from awakeables.web.lists import one_of, page, page_of
-from awakeables.web.request import Request
+from awakeables.web.request import Answer, Request
 from awakeables.web.waiting import Waiting
 
 
@@ -22,20 +20,20 @@ class Outbox:
         self._api = api
         self._waiting = waiting
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: Request) -> Answer:
         asked = page_of(request, *EFFECT_KINDS)
         state = one_of(request, "state", EFFECT_STATES) or "failed"
         rows = await self._waiting.store(self._api.queued_effects(asked, state=state))
         return page(rows, asked, render.queued_effect, shapes.Outbox)
 
-    async def show(self, request: Request) -> Response:
-        event_id = _checked(request)
+    async def show(self, request: Request) -> Answer:
+        event_id = _event_id(request)
         row = await self._waiting.store(self._api.queued_effect(event_id))
         return as_json(render.queued_effect_in_full(row))
 
-    async def resend(self, request: Request) -> Response:
+    async def resend(self, request: Request) -> Answer:
         """Accepted: it goes out with what else is unsent."""
-        event_id = _checked(request)
+        event_id = _event_id(request)
         with audited(request, "resend", event_id=event_id):
             effect = await self._waiting.store(
                 self._api.republish(event_id, by=request.by),
@@ -44,7 +42,7 @@ class Outbox:
         return as_json(shapes.Republished(id=event_id, topic=effect.topic), status=202)
 
 
-def _checked(request: Request) -> str:
+def _event_id(request: Request) -> str:
     [event_id] = request.names
     parse_id_of(event_id, EFFECT_KINDS)
     return event_id

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
-from starlette.responses import Response
 
 from awakeables import errors
 from awakeables.errors import CallerError
+from awakeables.web import request
+from awakeables.web.request import Answer, Headers
 
-MEDIA_TYPE: Final = "application/problem+json"
+MEDIA_TYPE: Final = b"application/problem+json"
 
 _TABLE: Final[dict[type[Exception], tuple[int, str, str]]] = {
     errors.MalformedId: (400, "malformed-id", "The ID is malformed"),
@@ -49,14 +50,14 @@ class Problem(CallerError):
         detail: str,
         *,
         members: dict[str, Any] | None = None,
-        headers: dict[str, str] | None = None,
+        headers: Headers = (),
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.type = type
         self.title = title
         self.members = members or {}
-        self.headers = headers or {}
+        self.headers = headers
 
 
 class ClientGone(Exception):
@@ -77,7 +78,7 @@ def is_expected(error: Exception) -> bool:
     return isinstance(error, Problem) or _row(error) is not _INTERNAL
 
 
-def answer(error: Exception, *, retry_after: str = "1", request_id: str | None = None) -> Response:
+def answer(error: Exception, *, retry_after: bytes = b"1", request_id: str | None = None) -> Answer:
     """The answer that tells a client of an error; `request_id` stands in its document."""
     if isinstance(error, Problem):
         problem = error
@@ -85,9 +86,6 @@ def answer(error: Exception, *, retry_after: str = "1", request_id: str | None =
         row = _row(error)
         status, type_, title = row
         problem = Problem(status, type_, title, _INTERNAL_DETAIL if row is _INTERNAL else str(error))
-    headers = dict(problem.headers)
-    if problem.status == 503:
-        headers["retry-after"] = retry_after
     document = {
         "type": problem.type,
         "title": problem.title,
@@ -97,8 +95,12 @@ def answer(error: Exception, *, retry_after: str = "1", request_id: str | None =
     }
     if request_id is not None:
         document["request_id"] = request_id
-    return Response(
-        msgspec.json.encode(document), status_code=problem.status, headers=headers, media_type=MEDIA_TYPE
+    retry = ((b"retry-after", retry_after),) if problem.status == 503 else ()
+    return request.answer(
+        msgspec.json.encode(document),
+        MEDIA_TYPE,
+        status=problem.status,
+        headers=(*problem.headers, *retry),
     )
 
 

@@ -48,12 +48,12 @@ def outcome(ended: Outcome) -> shapes.Outcome:
             return shapes.Cancelled(reason=ended.reason)
 
 
-def verdict(told: Verdict) -> shapes.Verdict:
+def verdict(given: Verdict) -> shapes.Verdict:
     return shapes.Verdict(
-        verdict=told.kind,
-        awakeable_id=told.awakeable_id,
-        event_id=told.event_id,
-        at=instant(told.at_ms),
+        verdict=given.kind,
+        awakeable_id=given.awakeable_id,
+        event_id=given.event_id,
+        at=instant(given.at_ms),
     )
 
 

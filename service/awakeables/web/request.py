@@ -1,20 +1,33 @@
-"""One HTTP request: what a route needs of the ASGI scope, and no more.
+"""One HTTP request and its answer: what a route needs of ASGI, and no more.
 
-Starlette's own `Request` searches the list of headers for each name; on the path of a call,
-which looks for seven, that costs as much as everything else here.
+Starlette's own classes look for each header in a list of all; on the path of a call, which looks for seven,
+that costs as much as everything else here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
-from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from awakeables.web.tokenfile import Holder
 
-Route: TypeAlias = Callable[["Request"], Awaitable[Response]]
+Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+"""As ASGI has them: names in lower case."""
+
+JSON = b"application/json"
+
+
+class Answer(NamedTuple):
+    """A whole answer: what is sent for a request."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+Route: TypeAlias = Callable[["Request"], Awaitable[Answer]]
 
 
 class Request:
@@ -25,29 +38,34 @@ class Request:
         query: The query's parameters, of those that the route takes; none before it was let in.
         by: Whose request it is, for people: the token's name, or where it comes from without one.
         holder: Whose token it has; None before it was let in, and where none is asked for.
-        raw_headers: As received, in order, names in lower case.
+        raw_headers: As received, in order.
+        headers: The same by name; of several of one name the last.
+        held: How many bytes of its body count as held (see `Bodies`).
     """
 
-    __slots__ = ("_headers", "by", "holder", "method", "names", "query", "raw_headers", "receive")
+    __slots__ = ("by", "headers", "held", "holder", "method", "names", "query", "raw_headers", "receive")
 
-    def __init__(self, scope: Scope, receive: Receive, *, names: tuple[str, ...]) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], names: tuple[str, ...]
+    ) -> None:
         self.method: str = scope["method"]
         self.receive = receive
-        self.raw_headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self.raw_headers: Headers = scope["headers"]
+        self.headers = headers
         self.names = names
         self.query: Mapping[str, str] = {}
         self.by = ""
         self.holder: Holder | None = None
-        self._headers: dict[bytes, bytes] = dict(self.raw_headers)
+        self.held = 0
 
     def header(self, name: bytes) -> str | None:
         """A header's value; the last of several; `name` in lower case."""
-        value = self._headers.get(name)
+        value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
     def text(self, name: bytes) -> str | None:
         """A header's value as a text to keep: UTF-8, as most clients write it, or else Latin-1."""
-        value = self._headers.get(name)
+        value = self.headers.get(name)
         if value is None:
             return None
         try:
@@ -59,3 +77,10 @@ class Request:
     def media_type(self) -> str:
         """The content type without parameters, in lower case; empty if there is none."""
         return (self.header(b"content-type") or "").partition(";")[0].strip().lower()
+
+
+def answer(body: bytes, media_type: bytes = JSON, *, status: int = 200, headers: Headers = ()) -> Answer:
+    """Make an answer, with the headers that say what its body is."""
+    return Answer(
+        status, [(b"content-type", media_type), (b"content-length", b"%d" % len(body)), *headers], body
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Final
 
 from awakeables.ports import Entropy
@@ -28,9 +28,9 @@ class RequestIds:
     def new(self) -> str:
         return f"{self._prefix}{next(self._count):x}"
 
-    def of(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+    def of(self, headers: Mapping[bytes, bytes]) -> str:
         """The ID that the request brings, if it is 1 to 128 visible ASCII characters; else a new one."""
-        for name, value in headers:
-            if name == REQUEST_ID and _acceptable(value):
-                return value.decode("ascii")
+        value = headers.get(REQUEST_ID)
+        if value is not None and _acceptable(value):
+            return value.decode("ascii")
         return self.new()

@@ -124,7 +124,7 @@ def method_not_allowed(method: str, allowed: Sequence[str]) -> Problem:
         "method-not-allowed",
         "The method is not allowed here",
         f"{method[:20]} is not allowed here; allowed: {', '.join(allowed)}",
-        headers={"allow": ", ".join(allowed)},
+        headers=((b"allow", ", ".join(allowed).encode()),),
     )
 
 

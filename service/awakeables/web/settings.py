@@ -33,9 +33,9 @@ class WebSettings:
     hosts: frozenset[str] | None = frozenset()
 
     @property
-    def retry_after_header(self) -> str:
+    def retry_after_header(self) -> bytes:
         """Whole seconds, at least one, as HTTP writes them."""
-        return str(max(1, -(-self.retry_after // timedelta(seconds=1))))
+        return b"%d" % max(1, -(-self.retry_after // timedelta(seconds=1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
-from awakeables.api import Api
+from awakeables.api import Api, Call
 from awakeables.core.outcomes import Outcome
-from awakeables.errors import Overloaded
-from awakeables.web.problems import in_doubt
+from awakeables.web.deadlines import Deadline, Deadlines
+from awakeables.web.problems import Problem, in_doubt
 from awakeables.web.request import Request
 from awakeables.web.settings import WebSettings
 
@@ -22,45 +22,63 @@ UNWATCHED_S = 1.0
 
 
 class Waiting:
-    """Bounds every wait of a request; waits that a drain ends early are known here."""
+    """Bounds every wait of a request."""
 
     def __init__(self, api: Api, settings: WebSettings) -> None:
         self._api = api
         self._longest_s = settings.call_timeout.total_seconds()
         self._commit_s = settings.commit_timeout.total_seconds()
-        self._open: set[asyncio.Timeout] = set()
-
-    def drain(self) -> None:
-        """Refuse calls from now on; answer those that wait, now."""
-        self._api.drain()
-        now_s = asyncio.get_running_loop().time()
-        for patience in self._open:
-            _end(patience, now_s)
-
-    def admit(self) -> None:
-        """Let a request in that begins an invocation.
-
-        Raises:
-            Overloaded: The service is stopping.
-        """
-        if self._api.draining:
-            raise Overloaded("the service is stopping; try again")
+        self._deadlines = Deadlines()
 
     async def store(self, work: Awaitable[T], *, doubt: str = "try again") -> T:
         """Wait for the store, but not for ever.
 
         Args:
             work: Cancelled when the time is over, which undoes nothing.
-            doubt: What a client is told then.
+            doubt: What the client is to do then.
 
         Raises:
             Problem: It took too long.
         """
         try:
-            async with asyncio.timeout(self._commit_s):
+            with self.for_store():
                 return await work
         except TimeoutError:
-            raise in_doubt(f"no answer from the store within {self._commit_s:g} s; {doubt}") from None
+            raise self.no_answer(doubt) from None
+
+    def for_store(self) -> Deadline:
+        """The same for a block; when it raises `TimeoutError`, raise `no_answer`."""
+        return self._deadlines.within(self._commit_s)
+
+    def no_answer(self, doubt: str) -> Problem:
+        """The problem of a request that the store has not answered in time."""
+        return in_doubt(f"no answer from the store within {self._commit_s:g} s; {doubt}")
+
+    async def call(self, request: Request, call: Call, *, doubt: str) -> Outcome | None:
+        """Wait for the end of an invocation that was just asked for; returns what `result` does.
+
+        Raises:
+            Problem: The store has not answered in time whether it was begun.
+        """
+        longest_s = self._longest_wait_s(request)
+        first_s = min(longest_s, UNWATCHED_S)
+        try:
+            try:
+                with self._deadlines.within(first_s):
+                    outcome = await call.end
+                    if outcome is not None:
+                        return outcome
+            except TimeoutError:
+                pass
+            try:
+                # Nearly always it was begun long ago. If not, waiting for its end says nothing yet.
+                with self._deadlines.within(max(0.0, self._commit_s - first_s)):
+                    await call.begun
+            except TimeoutError:
+                raise self.no_answer(doubt) from None
+        finally:
+            self._api.leave(call)
+        return await self._wait_on(request, call.id, longest_s)
 
     async def result(self, request: Request, invocation_id: str) -> Outcome | None:
         """Wait for an invocation as long as the client wants and we allow.
@@ -71,43 +89,43 @@ class Waiting:
         Raises:
             NotFound: There is no such invocation.
         """
-        prefer = request.header(b"prefer")
-        longest_s = self._longest_s if prefer is None else min(_wanted_s(prefer), self._longest_s)
-        outcome = await self._patiently(invocation_id, min(longest_s, UNWATCHED_S))
-        if outcome is not None or longest_s <= UNWATCHED_S or self._api.draining:
-            return outcome
-        return await self._patiently(invocation_id, longest_s - UNWATCHED_S, watched=request.receive)
-
-    async def _patiently(
-        self, invocation_id: str, longest_s: float, *, watched: Receive | None = None
-    ) -> Outcome | None:
-        watch: asyncio.Task[None] | None = None
-        patience = asyncio.timeout(longest_s)
+        longest_s = self._longest_wait_s(request)
         try:
-            async with patience:
-                self._open.add(patience)
-                if watched is not None:
-                    watch = asyncio.get_running_loop().create_task(_watch(watched, patience))
+            with self._deadlines.within(min(longest_s, UNWATCHED_S)):
+                outcome = await self._api.result_or_pause(invocation_id)
+                if outcome is not None:
+                    return outcome
+        except TimeoutError:
+            pass
+        return await self._wait_on(request, invocation_id, longest_s)
+
+    async def _wait_on(self, request: Request, invocation_id: str, longest_s: float) -> Outcome | None:
+        """Wait for what is left after the first second, but no longer than the client stays."""
+        if longest_s <= UNWATCHED_S or self._api.draining:
+            return None
+        deadline = self._deadlines.within(longest_s - UNWATCHED_S)
+        watch: asyncio.Task[None] | None = None
+        try:
+            with deadline:
+                watch = asyncio.get_running_loop().create_task(_watch(request.receive, deadline))
                 return await self._api.result_or_pause(invocation_id)
         except TimeoutError:
             return None
         finally:
-            self._open.discard(patience)
             if watch is not None:
                 watch.cancel()
                 await asyncio.wait([watch])
 
+    def _longest_wait_s(self, request: Request) -> float:
+        prefer = request.header(b"prefer")
+        return self._longest_s if prefer is None else min(_wanted_s(prefer), self._longest_s)
 
-async def _watch(receive: Receive, patience: asyncio.Timeout) -> None:
+
+async def _watch(receive: Receive, deadline: Deadline) -> None:
     """End a wait when its client goes away, so that waits of nobody don't pile up."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    _end(patience, asyncio.get_running_loop().time())
-
-
-def _end(patience: asyncio.Timeout, now_s: float) -> None:
-    if not patience.expired():
-        patience.reschedule(now_s)
+    deadline.end()
 
 
 def _wanted_s(prefer: str) -> float:

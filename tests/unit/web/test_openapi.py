@@ -24,9 +24,11 @@ from awakeables.web.calls import LONGEST_KEY
 from awakeables.web.describing.contract import contract
 from awakeables.web.describing.openapi import openapi
 from awakeables.web.lists import LARGEST_LIMIT, USUAL_LIMIT
-from awakeables.web.problems import MEDIA_TYPE as PROBLEM
+from awakeables.web.problems import MEDIA_TYPE
 from awakeables.web.routing import Row
 from unit.web.harness import Web, orders, serving
+
+PROBLEM = MEDIA_TYPE.decode()
 
 PROSE = ("description", "summary", "title")
 GENERIC = "/{service}/{handler}"
