@@ -14,26 +14,22 @@ from datetime import timedelta
 from typing import NamedTuple
 
 import msgspec
-from msgspec.structs import replace
 
-from awakeables.core.awakeables import Awakeable, Completion, State, Verdict
+from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.ids import IdKind
-from awakeables.core.invocations import Invocation, Status
-from awakeables.core.journal import Entry, Input, encode_chunk
+from awakeables.core.invocations import Invocation
+from awakeables.core.journal import Input, encode_chunk
 from awakeables.core.orders import (
     Answer,
     Begin,
     Begun,
     Cancel,
     CancelAsked,
-    DeadLetter,
     Effect,
-    EffectState,
     Idempotency,
     KeyConflict,
     Kill,
     Killed,
-    QueuedEffect,
     Republish,
     Republished,
     Resend,
@@ -48,8 +44,9 @@ from awakeables.engine.readiness import Readiness
 from awakeables.engine.subject import Subject
 from awakeables.engine.waiters import Waiter
 from awakeables.errors import IdempotencyConflict, NotFound, NotPossible, Overloaded
-from awakeables.handlers.service import App, Handler
-from awakeables.ports import Expectation, Page
+from awakeables.handlers.service import Handler
+from awakeables.ports import Expectation
+from awakeables.queries import Queries, existing, idempotency_scope
 
 __all__ = ["Api", "Readiness", "Reading", "idempotency_scope"]
 
@@ -72,23 +69,21 @@ class Call(NamedTuple):
     end: Waiter
 
 
-class Api:
+class Api(Queries):
     """Begins, inspects and operates the invocations of one engine, and settles its awakeables.
 
     Attributes:
-        app: The app that is served.
         build: The code that serves it.
         publishes_verdicts: Does every completion's verdict go to the app's verdicts topic?
     """
 
     def __init__(self, engine: Engine) -> None:
         """Speak for an engine; its verbs work while it runs, its lists before and after, too."""
-        self.app: App = engine.app
+        super().__init__(engine.app, engine.store, engine.relay.holdup)
         self.build = engine.build
         self.publishes_verdicts = engine.config.verdicts
         self._draining = False
         self._engine = engine
-        self._store = engine.store
         self._committer = engine.committer
         self._pool = engine.pool
         self._relay = engine.relay
@@ -280,7 +275,7 @@ class Api:
             NotPossible: It is neither paused nor backing off.
         """
         resumed = await self._committer.commit(Resume(invocation_id=invocation_id, by=by), Resumed)
-        row = _existing(resumed.invocation, invocation_id)
+        row = existing(resumed.invocation, invocation_id)
         if not resumed.accepted:
             raise NotPossible(f"invocation {invocation_id} is {row.status}, not paused")
         self._pool.look_again()
@@ -294,7 +289,7 @@ class Api:
             NotPossible: It has ended.
         """
         asked = await self._committer.commit(Cancel(invocation_id=invocation_id, by=by), CancelAsked)
-        row = _existing(asked.invocation, invocation_id)
+        row = existing(asked.invocation, invocation_id)
         if not asked.accepted:
             raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to cancel")
         if self._pool.cancel(row, asked.called_off):
@@ -321,7 +316,7 @@ class Api:
         killed = await asyncio.shield(submitted)
         if not isinstance(killed, Killed):
             raise TypeError(f"Kill was answered with {type(killed).__name__}")
-        row = _existing(killed.invocation, invocation_id)
+        row = existing(killed.invocation, invocation_id)
         if not killed.done:
             raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to kill")
         return row
@@ -386,106 +381,11 @@ class Api:
         """
         return await self._offsets.skip(partition, to, by=by)
 
-    # Looking
-
-    async def invocation(self, invocation_id: str) -> Invocation:
-        """Return an invocation.
-
-        Raises:
-            NotFound: There is no such invocation.
-        """
-        return _existing(await self._store.invocation(invocation_id), invocation_id)
-
-    async def invocations(
-        self, page: Page, *, status: Status | None = None, service: str | None = None
-    ) -> Sequence[Invocation]:
-        """Invocations, newest first."""
-        return await self._store.invocations(page, status=status, service=service)
-
-    async def invocations_by_key(
-        self, key: str, *, service: str | None = None, handler: str | None = None
-    ) -> Sequence[Invocation]:
-        """The invocations that an idempotency key stands for, newest first; in each handler it is another.
-
-        Looked for in the handlers of the app; and in one that it no longer has, if both names are given.
-        """
-        scopes = [
-            idempotency_scope(each.service, each.name)
-            for of in self.app.services.values()
-            for each in of.handlers.values()
-            if service in (None, each.service) and handler in (None, each.name)
-        ]
-        if service is not None and handler is not None and not scopes:
-            scopes = [idempotency_scope(service, handler)]
-        return await self._store.keyed(scopes, key)
-
-    async def idempotency_key(self, invocation_id: str) -> str | None:
-        """The key under which an invocation was begun; None: without one."""
-        return await self._store.idempotency_key(invocation_id)
-
-    async def journal(self, invocation_id: str, most_bytes: int) -> tuple[Sequence[Entry], bool]:
-        """The beginning of a journal, about `most_bytes` of it; and is that all?
-
-        Raises:
-            MsgspecError: A release that this one can't read has written it.
-        """
-        return await self._store.journal(invocation_id, most_bytes)
-
-    async def awakeable(self, awakeable_id: str) -> Awakeable:
-        """Return an awakeable.
-
-        Raises:
-            NotFound: There is no such awakeable.
-        """
-        row = await self._store.awakeable(awakeable_id)
-        if row is None:
-            raise NotFound(f"no awakeable {awakeable_id}")
-        return row
-
-    async def awakeables(self, page: Page, *, state: State | None = None) -> Sequence[Awakeable]:
-        """Awakeables, newest first."""
-        return await self._store.awakeables(page, state=state)
-
-    async def dead_letter(self, dead_letter_id: str) -> DeadLetter:
-        """Return a dead letter.
-
-        Raises:
-            NotFound: There is no such dead letter.
-        """
-        row = await self._store.dead_letter(dead_letter_id)
-        if row is None:
-            raise NotFound(f"no dead letter {dead_letter_id}")
-        return row
-
-    async def dead_letters(self, page: Page) -> Sequence[DeadLetter]:
-        """Dead letters, newest first."""
-        return await self._store.dead_letters(page)
-
-    async def queued_effect(self, event_id: str) -> QueuedEffect:
-        """A record of the outbox; one that is not out yet with the reason, as far as this process knows it.
-
-        Raises:
-            NotFound: There is no such record in the outbox.
-        """
-        row = await self._store.queued_effect(event_id)
-        if row is None:
-            raise NotFound(f"no record {event_id} in the outbox")
-        return self._with_reason(row)
-
-    async def queued_effects(self, page: Page, *, state: EffectState) -> Sequence[QueuedEffect]:
-        """Records of the outbox, newest first, with the reasons as `queued_effect` gives them."""
-        return [self._with_reason(row) for row in await self._store.queued_effects(page, state=state)]
-
-    def _with_reason(self, row: QueuedEffect) -> QueuedEffect:
-        return row if row.state == "failed" else replace(row, reason=self._relay.holdup(row.effect))
+    # Its state
 
     async def partitions(self) -> Sequence[Reading]:
         """How far the partitions of the completions topic are read, in order."""
         return await self._offsets.show()
-
-    async def counts(self) -> Mapping[str, int]:
-        """How many rows there are: see `ports.Inspection.counts`."""
-        return await self._store.counts()
 
     def drain(self) -> None:
         """Begin nothing from now on, and end the waits of calls; the rest of draining is the engine's."""
@@ -505,14 +405,3 @@ class Api:
         elif not self._engine.serving.is_set():
             board["service"] = STARTING
         return Readiness.of(board)
-
-
-def idempotency_scope(service: str, handler: str) -> str:
-    """Within what an idempotency key stands for one invocation."""
-    return f"{service}/{handler}"
-
-
-def _existing(row: Invocation | None, invocation_id: str) -> Invocation:
-    if row is None:
-        raise NotFound(f"no invocation {invocation_id}")
-    return row

@@ -8,7 +8,7 @@ import math
 import platform
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -123,12 +123,13 @@ async def serve(
             problems=engine.problems,
             settings=ReadingSettings(max_unpacked_bytes=settings.max_unpacked_bytes),
         )
+        api = Api(engine)
         web = create_app(
-            Api(engine),
+            api,
             settings=_web_settings(settings, exposed=exposed),
             entropy=entropy,
             metrics=engine.metrics,
-            tokens=_tokens(settings, engine),
+            tokens=_tokens(settings, clock, engine.problems),
         )
         server = WebServer(
             web,
@@ -139,7 +140,8 @@ async def serve(
             refuse=web.refuse,
         )
         destinations = Destinations(connection, _published_to(app, settings), problems=engine.problems)
-        await _run(engine, consumer, destinations, server, settings, stop=stop, ready=ready)
+        telemetry = _telemetry(engine, api, settings, clock)
+        await _run(engine, consumer, destinations, server, telemetry, settings, stop=stop, ready=ready)
 
 
 def _published_to(app: App, settings: Settings) -> dict[str, str]:
@@ -153,6 +155,7 @@ async def _run(
     consumer: CompletionsConsumer,
     destinations: Destinations,
     server: WebServer,
+    telemetry: Mapping[str, Callable[[], Coroutine[Any, Any, None]]],
     settings: Settings,
     *,
     stop: asyncio.Event,
@@ -161,7 +164,7 @@ async def _run(
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(engine.run(), name="engine")
         await engine.serving.wait()
-        telling = [tasks.create_task(told, name=name) for name, told in _telemetry(engine, settings).items()]
+        beside = [tasks.create_task(run(), name=name) for name, run in telemetry.items()]
         reading = tasks.create_task(consumer.run(), name="completions")
         looking = tasks.create_task(destinations.run(), name="destinations")
         web = tasks.create_task(server.run(), name="web")
@@ -177,26 +180,25 @@ async def _run(
         server.stop()
         await engine.drain(settings.drain_timeout)
         await web
-        looking.cancel()
-        reading.cancel()
-        serving.cancel()
-        for told in telling:
-            told.cancel()
+        for task in (looking, reading, serving, *beside):
+            task.cancel()
     log.info(events.STOPPED, app=engine.app.name)
 
 
-def _telemetry(engine: Engine, settings: Settings) -> dict[str, Coroutine[Any, Any, None]]:
+def _telemetry(
+    engine: Engine, api: Api, settings: Settings, clock: SystemClock
+) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
     """What is counted and watched beside the work, by the names of its tasks."""
-    metrics, clock = engine.metrics, engine.clock
-    metrics.serves_app(engine.app.name, version=__version__, python=platform.python_version())
-    show_readiness(metrics, engine.problems, serving=lambda: engine.serving.is_set() and not engine.stopping)
+    metrics = engine.metrics
+    metrics.serves_app(api.app.name, version=__version__, python=platform.python_version())
+    show_readiness(metrics, engine.problems, api.readiness)
     if settings.store != MEMORY:
         folder = Path(settings.store).parent
         metrics.disk_free_bytes.set_function(lambda: _space(folder)[0])
         metrics.disk_bytes.set_function(lambda: _space(folder)[1])
     ProcessCollector(registry=metrics.registry)
     stalls = Stalls(metrics.loop_stalls, monotonic=clock.monotonic, threshold=settings.stall_threshold)
-    return {"census": Census(engine.store, metrics, clock=clock).run(), "stalls": stalls.run()}
+    return {"census": Census(api.counts, metrics, clock=clock).run, "stalls": stalls.run}
 
 
 def _space(folder: Path) -> tuple[float, float]:
@@ -337,10 +339,10 @@ def engine_settings(settings: Settings) -> EngineSettings:
     )
 
 
-def _tokens(settings: Settings, engine: Engine) -> Tokens | None:
+def _tokens(settings: Settings, clock: SystemClock, problems: MutableMapping[str, str]) -> Tokens | None:
     if settings.tokens_file is None:
         return None
-    return Tokens(settings.tokens_file, clock=engine.clock, problems=engine.problems)
+    return Tokens(settings.tokens_file, clock=clock, problems=problems)
 
 
 def _accept_exposure(host: str, settings: Settings, instead: str) -> None:

@@ -8,6 +8,7 @@ encode ten times faster (docs/adr/0003-msgspec-for-records.md). Integers that co
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import dataclass_transform
 
 import msgspec
@@ -20,7 +21,14 @@ def instant(at_ms: int) -> datetime:
 
 def rfc3339(at_ms: int) -> str:
     """The same instant as text, to the millisecond: 2026-11-21T12:00:00.000Z."""
-    return instant(at_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, millis = divmod(at_ms, 1000)
+    return f"{_to_the_second(seconds)}.{millis:03}Z"
+
+
+@lru_cache(maxsize=128)
+def _to_the_second(seconds: int) -> str:
+    """Cached: most instants that are written are of the last few seconds."""
+    return instant(seconds * 1000).isoformat(timespec="seconds").removesuffix("+00:00")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))

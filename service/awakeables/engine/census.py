@@ -7,14 +7,14 @@ scrapes cost it nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 
 from awakeables.core.invocations import STATUSES
 from awakeables.engine.readiness import Readiness
 from awakeables.errors import StoreUnavailable
-from awakeables.ports import Clock, Inspection
+from awakeables.ports import Clock
 from awakeables.telemetry.metrics import Metrics
 from awakeables.telemetry.vocabulary import PROBLEM_KINDS, ProblemKind
 
@@ -24,13 +24,13 @@ class Census:
 
     def __init__(
         self,
-        store: Inspection,
+        counts: Callable[[], Awaitable[Mapping[str, int]]],
         metrics: Metrics,
         *,
         clock: Clock,
         interval: timedelta = timedelta(seconds=5),
     ) -> None:
-        self._store = store
+        self._counts = counts
         self._metrics = metrics
         self._clock = clock
         self._interval_s = interval.total_seconds()
@@ -56,7 +56,7 @@ class Census:
         Raises:
             StoreUnavailable: The gauges are as they were.
         """
-        counts = await self._store.counts()
+        counts = await self._counts()
         now_ms = self._clock.now_ms()
         metrics = self._metrics
         metrics.pending.set(counts["awakeables_pending"])
@@ -72,9 +72,9 @@ class Census:
         self._taken_s = self._clock.monotonic()
 
 
-def show_readiness(metrics: Metrics, problems: Mapping[str, str], *, serving: Callable[[], bool]) -> None:
-    """Let the gauges tell what readiness tells, at every scrape."""
-    metrics.ready.set_function(lambda: serving() and not Readiness.of(problems).problems)
+def show_readiness(metrics: Metrics, problems: Mapping[str, str], readiness: Callable[[], Readiness]) -> None:
+    """Set the gauges of readiness and of what is wrong at every scrape."""
+    metrics.ready.set_function(lambda: readiness().is_ready)
     for about in PROBLEM_KINDS:
         metrics.problems.labels(about).set_function(
             lambda about=about: sum(_about(name) == about for name in problems)  # type: ignore[misc]

@@ -21,6 +21,11 @@ class Readiness:
     problems: Mapping[str, str]
     degraded: Mapping[str, str]
 
+    @property
+    def is_ready(self) -> bool:
+        """Is work taken?"""
+        return not self.problems
+
     @classmethod
     def of(cls, board: Mapping[str, str]) -> Readiness:
         """Sort the problems that are reported now."""

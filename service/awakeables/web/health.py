@@ -37,7 +37,7 @@ class Health:
         if not self._guard.shows_details(request):
             readiness = readiness.without_details(WITHHELD)
         degraded = readiness.degraded or UNSET
-        if not readiness.problems:
+        if readiness.is_ready:
             return as_json(shapes.Ready(degraded=degraded))
         answer = shapes.NotReady(problems=readiness.problems, degraded=degraded)
         return as_json(answer, status=503, headers=((b"retry-after", self._retry_after),))

@@ -13,6 +13,7 @@ from awakeables.core.invocations import BackOff, Continue, End, Failure, Next, P
 from awakeables.core.orders import Begin
 from awakeables.core.outcomes import Cancellation, Rejection, Resolution
 from awakeables.engine.census import Census, show_readiness
+from awakeables.engine.readiness import Readiness
 from awakeables.errors import (
     BrokerUnavailable,
     PublishRefused,
@@ -132,7 +133,7 @@ async def test_the_census_tells_of_rows_and_how_old_they_are() -> None:
         await bench.status(await bench.begin(process, "crash"), "backing-off")
         made_ms = min(row.created_ms for row in bench.store.tables.awakeables.values())
         metrics = Metrics()
-        await Census(bench.store, metrics, clock=bench.clock).take()
+        await Census(bench.store.counts, metrics, clock=bench.clock).take()
         now_ms = bench.clock.now_ms()
         assert value(metrics, "pending") == 1
         assert value(metrics, "pending_oldest_seconds") == (now_ms - made_ms) / 1000
@@ -158,7 +159,7 @@ async def test_the_census_goes_on_when_the_store_is_back(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(bench.store, "counts", fragile)
     with pytest.raises(Stopped):
-        await Census(bench.store, metrics, clock=bench.clock, interval=timedelta(seconds=5)).run()
+        await Census(bench.store.counts, metrics, clock=bench.clock, interval=timedelta(seconds=5)).run()
     assert down == []
 
 
@@ -174,7 +175,7 @@ async def test_case_o2_a_count_that_takes_long_makes_the_gauges_no_older_than_it
         return await counts()
 
     monkeypatch.setattr(bench.store, "counts", slow)
-    census = Census(bench.store, metrics, clock=bench.clock, interval=timedelta(seconds=5))
+    census = Census(bench.store.counts, metrics, clock=bench.clock, interval=timedelta(seconds=5))
     running = asyncio.ensure_future(census.run())
     ages = []
     for _ in range(400):
@@ -193,7 +194,7 @@ async def test_case_o2_gauges_that_are_never_counted_grow_old(monkeypatch: pytes
         raise StoreUnavailable("gone")
 
     monkeypatch.setattr(bench.store, "counts", gone)
-    running = asyncio.ensure_future(Census(bench.store, metrics, clock=bench.clock).run())
+    running = asyncio.ensure_future(Census(bench.store.counts, metrics, clock=bench.clock).run())
     await asyncio.sleep(100)
     assert value(metrics, "rows_counted_age_seconds") == pytest.approx(100)
     running.cancel()
@@ -206,7 +207,7 @@ class Stopped(Exception):
 def test_readiness_is_told_at_every_scrape() -> None:
     metrics = Metrics()
     problems: dict[str, str] = {}
-    show_readiness(metrics, problems, serving=lambda: True)
+    show_readiness(metrics, problems, lambda: Readiness.of(problems))
     problems["tokens"] = "x"
     assert value(metrics, "ready") == 1
     problems |= {
