@@ -11,17 +11,17 @@ from simulation import corpus
 from simulation.invariants import violations
 from simulation.mutations import MUTATIONS
 from simulation.world import Faults, simulate
+from support.effort import SIM_SEEDS
 
-SEEDS = int(os.environ.get("SIM_SEEDS", "200"))
 FIRST = int(os.environ.get("SIM_FIRST", "0"))
 STRIDE = 20
 REGRESSIONS = Path(__file__).with_name("regressions.txt")
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("first", range(FIRST, FIRST + SEEDS, STRIDE))
+@pytest.mark.parametrize("first", range(FIRST, FIRST + SIM_SEEDS, STRIDE))
 def test_every_promise_is_kept_under_faults(first: int) -> None:
-    for seed in range(first, min(first + STRIDE, FIRST + SEEDS)):
+    for seed in range(first, min(first + STRIDE, FIRST + SIM_SEEDS)):
         assert violations(simulate(seed)) == [], f"seed {seed} (add it to tests/simulation/regressions.txt)"
 
 
@@ -67,8 +67,8 @@ def test_a_guard_that_is_taken_away_is_missed(mutation: object) -> None:
             except (AssertionError, RuntimeError):
                 return True
 
-    # The rarest is missed by one seed in sixty; the others end this after a few.
-    assert any(broken(seed) for seed in range(300))
+    # The rarest is missed by one seed in twenty-five; the others end this after a few.
+    assert any(broken(seed) for seed in range(SIM_SEEDS))
 
 
 def test_without_faults_nothing_is_retried() -> None:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.handlers.service import App
 from awakeables.ports import Clock, Entropy, Publisher, Store
-from awakeables.testing.loop import SeededEntropy
+from awakeables.testing.loop import SeededEntropy, SeededLoop
 
 
 def new_engine(  # noqa: PLR0913 - all of it is told apart by name
@@ -55,3 +55,14 @@ async def serving(engine: Engine) -> AsyncIterator[Engine]:
         await asyncio.gather(running, return_exceptions=True)
     if engine.errors:
         raise engine.errors[0]
+
+
+async def pass_time(seconds: float) -> None:
+    """Let virtual time pass: all but the last two seconds at once, as while a process is stopped.
+
+    What was due in between happens in those two seconds, in its order; nobody has looked for it before.
+    """
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SeededLoop)
+    loop.freeze(seconds - 2)
+    await asyncio.sleep(2)

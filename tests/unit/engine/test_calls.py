@@ -18,6 +18,7 @@ from awakeables.errors import (
     NotFound,
     Overloaded,
 )
+from awakeables.testing.bench import pass_time
 from awakeables.testing.loop import STARTED_MS
 from unit.engine.harness import LIVE, Bench, Wide, value, wait
 
@@ -41,7 +42,7 @@ async def test_the_request_s_headers_reach_the_handler() -> None:
     bench = Bench()
     async with bench.serving(headers=headers) as process:
         invocation_id = await bench.begin(process, "headers", headers={"traceparent": "00-1"})
-        await asyncio.sleep(4000)
+        await pass_time(4000)
         assert value(await bench.status(invocation_id, "completed")) == {"traceparent": "00-1"}
 
 
@@ -80,7 +81,7 @@ async def test_a_delayed_call_begins_then() -> None:
     bench = Bench()
     async with bench.serving(now=now) as process:
         invocation_id = await bench.begin(process, "now", delay=timedelta(hours=1))
-        await asyncio.sleep(3590)
+        await pass_time(3590)
         assert bench.row(invocation_id).status == "pending"
         await asyncio.sleep(15)
         at = value(await bench.status(invocation_id, "completed"))

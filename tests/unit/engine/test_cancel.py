@@ -14,6 +14,7 @@ from awakeables.core.invocations import CANCELLED
 from awakeables.core.journal import CancelRaised, Delivered
 from awakeables.core.outcomes import Cancellation, Rejection
 from awakeables.errors import NotFound, NotPossible
+from awakeables.testing.bench import pass_time
 from awakeables.testing.loop import STARTED_MS
 from unit.engine.harness import Bench, failed, quick, until, value
 
@@ -204,7 +205,7 @@ async def test_one_that_is_scheduled_for_later_ends_without_having_run() -> None
         await asyncio.sleep(0.1)
         await process.api.cancel(invocation_id)
         assert await waiting == Cancellation(reason=CANCELLED)
-        await asyncio.sleep(4000)
+        await pass_time(4000)
         assert ran == []
 
 

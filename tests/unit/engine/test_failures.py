@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -11,7 +13,7 @@ from awakeables.errors import (
     NotFound,
     NotPossible,
 )
-from unit.engine.harness import Bench, value, wait
+from unit.engine.harness import Bench, quick, value, wait
 
 
 async def test_a_paused_invocation_goes_on_when_it_is_resumed_with_its_attempts_counted_anew() -> None:
@@ -25,9 +27,11 @@ async def test_a_paused_invocation_goes_on_when_it_is_resumed_with_its_attempts_
             raise ConnectionError("down")
         return "mended"
 
-    async with bench.serving(flaky=flaky) as process:
+    # An hour of back-offs: looked for every ten seconds, or the looking is all that is computed.
+    seldom = replace(quick(), sweep_interval=timedelta(seconds=10))
+    async with bench.serving(seldom, flaky=flaky) as process:
         invocation_id = await bench.begin(process, "flaky")
-        await asyncio.sleep(4500)
+        await asyncio.sleep(5200)
         row = await bench.status(invocation_id, "paused")
         assert (len(calls), calls[-1]) == (70, 70)
         assert row.failure is not None

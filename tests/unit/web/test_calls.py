@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from awakeables.core.outcomes import Resolution
+from awakeables.testing.bench import pass_time
 from awakeables.web.app import WebSettings
 from unit.web.harness import MAX_BODY_BYTES, Exchange, Web, serving, until
 from unit.web.test_completing import FORM, JSON, TEXT, problem
@@ -384,7 +385,7 @@ async def test_send_begins_after_the_delay(web: Web, delay: str, seconds: float)
     if seconds > 7200:
         return
     if seconds:
-        await asyncio.sleep(seconds - 0.4)
+        await pass_time(seconds - 0.4)
         assert web.store.tables.invocations[row.id].status == "pending"
     await asyncio.sleep(1)
     assert web.store.tables.invocations[row.id].status == "completed"

@@ -12,6 +12,7 @@ import pytest
 
 from awakeables.core.ids import new_id
 from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.testing.bench import pass_time
 from awakeables.web.app import WebSettings
 from unit.web.harness import MAX_BODY_BYTES, RETENTION_MS, Web, serving, until
 
@@ -195,7 +196,7 @@ async def test_a_repeat_is_told_duplicate_and_another_answer_conflict_with_the_s
 
 async def test_an_answer_after_the_deadline_is_410(web: Web) -> None:
     awakeable_id = await web.awakeable_of("wait_parcel")
-    await asyncio.sleep(timedelta(hours=4).total_seconds())
+    await pass_time(timedelta(hours=4).total_seconds())
     response = await web.client.post(f"/awakeables/{awakeable_id}/resolve", json={"weight": 3})
     document = problem(response, 410, "late")
     assert document["outcome"]["status"] == "timed-out"

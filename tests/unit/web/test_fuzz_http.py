@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,12 +38,10 @@ from awakeables.web.app import WebApp, WebSettings
 from awakeables.web.describing.openapi import openapi
 from awakeables.web.server import WebServer
 from awakeables.world import SystemClock
+from support.effort import FUZZ_EXAMPLES
 from support.web import new_web_app
 from unit.web.harness import RETENTION_MS, NoKafka, Web
 from unit.web.test_guard import bearer, write_tokens
-
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "10"))
-"""Requests per operation, as told and not as told each."""
 
 HANGS_AFTER_S = 10
 load_all_checks()
@@ -254,7 +251,7 @@ def test_every_answer_is_one_that_the_document_tells_of(
     target: Target, label: str, mode: GenerationMode
 ) -> None:
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=FUZZ_EXAMPLES,
         deadline=None,
         database=None,
         derandomize=True,

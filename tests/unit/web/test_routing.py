@@ -15,6 +15,7 @@ from awakeables.testing.loop import SeededLoop
 from awakeables.web.app import WebSettings
 from awakeables.web.request import Request
 from awakeables.web.routing import ANYTHING, Routes, read_query
+from support.effort import FUZZ_EXAMPLES
 from unit.web.harness import Exchange, Web, serving
 from unit.web.test_completing import problem
 
@@ -218,7 +219,7 @@ BODIES = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20 * FUZZ_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(["GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "X"]),
     st.lists(SEGMENTS, max_size=5),
