@@ -16,7 +16,7 @@ from unit.web.harness import Web, serving
 def pytest_asyncio_loop_factories(
     item: pytest.Item,
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    if item.path.stem in ("test_server", "test_connection"):
+    if item.path.stem in ("test_server", "test_connection", "test_uvicorn"):
         return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"virtual": SeededLoop}
 
