@@ -86,7 +86,7 @@ class Seeder:
             owner=self._owner,
             epoch=1,
             version=1,
-            commit_id=f"{self._owner}:1:1",
+            number=1,
             build=__version__,
             next=Suspend(wake=0),
             chunk=encode_chunk(entries),

@@ -292,7 +292,7 @@ class Api(Queries):
         row = existing(asked.invocation, invocation_id)
         if not asked.accepted:
             raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to cancel")
-        if self._pool.cancel(row, asked.called_off):
+        if self._pool.cancel(row):
             return row
         if row.result is not None:
             self._engine.ended(row)

@@ -100,8 +100,11 @@ class SettlementReader(Protocol):
 class OutboxReader(Protocol):
     """What is still to be published."""
 
-    async def effects(self, state: EffectState, limit: int) -> list[Effect]:
-        """Effects in this state, oldest first."""
+    async def effects(self, owner: str, limit: int) -> list[Effect]:
+        """Unsent effects that this owner has claimed, those of each stream in order of their positions.
+
+        Of the streams that have the oldest effects; a limit cuts off only what comes later in its stream.
+        """
         ...
 
 

@@ -21,6 +21,7 @@ from awakeables.core.orders import (
     ClaimEffects,
     DeadLetter,
     Effect,
+    EffectState,
     Idempotency,
     Member,
     NewAwakeable,
@@ -31,7 +32,7 @@ from awakeables.core.orders import (
     TaskFacts,
 )
 from awakeables.core.outcomes import Rejection, Resolution
-from awakeables.ports import Store
+from awakeables.ports import Page, Store
 
 A = TypeVar("A", bound=Answer)
 
@@ -105,12 +106,13 @@ class Driver:
         effects: Sequence[Effect] = (),
     ) -> Advance:
         assert row.owner is not None
+        self._issued += 1
         return Advance(
             invocation_id=row.id,
             owner=row.owner,
             epoch=row.epoch,
             version=row.version,
-            commit_id=self.id("evt"),
+            number=self._issued,
             build="b2",
             next=Continue() if step is None else step,
             chunk=chunk,
@@ -130,6 +132,7 @@ class Driver:
             headers=(("a", b"1"), ("a", None)),
             task=facts,
             created_ms=self.clock.ms,
+            kind="event" if facts is None else "task",
         )
 
     def a_letter(self, *, offset: int, code: str = "unreadable") -> DeadLetter:
@@ -199,6 +202,13 @@ class Driver:
 
     async def claim_effects(self, owner: str = "me", *, limit: int = 100) -> list[Effect]:
         return list((await self.do(ClaimedEffects, ClaimEffects(owner=owner, limit=limit))).effects)
+
+    async def effects(self, state: EffectState, limit: int) -> list[Effect]:
+        """The effects in this state, oldest first, whoever has claimed them."""
+        queued = await self.store.queued_effects(Page(limit=10**6), state=state)
+        found = [await self.store.queued_effect(row.id) for row in queued]
+        effects = [row.effect for row in found if row is not None]
+        return sorted(effects, key=lambda effect: effect.event_id)[:limit]
 
     # ── what is there ───────────────────────────────────────────────────────────────────────
 

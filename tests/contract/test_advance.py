@@ -51,7 +51,7 @@ async def test_a_stale_owner_changes_nothing(driver: Driver, stale: dict[str, ob
     await driver.do(Fenced, msgspec.structs.replace(order, **stale))
     assert await driver.invocation(row.id) == row
     assert await driver.store.awakeable(order.awakeables[0].id) is None
-    assert await driver.store.effects("unsent", 10) == []
+    assert await driver.effects("unsent", 10) == []
     assert len((await driver.store.history([row.id]))[row.id]) == 1
 
 
@@ -105,7 +105,7 @@ async def test_a_commit_whose_acknowledgement_was_lost_is_answered_as_the_first_
     first = await driver.do(Advanced, order)
     assert await driver.do(Advanced, order) == first
     assert await driver.invocation(row.id) == first.invocation
-    assert len(await driver.store.effects("unsent", 10)) == 1
+    assert len(await driver.effects("unsent", 10)) == 1
 
 
 async def test_a_repeated_commit_does_not_reset_what_was_settled_since(driver: Driver) -> None:
@@ -134,7 +134,7 @@ async def test_begin_and_advance_go_together_in_one_commit(driver: Driver) -> No
         owner="me",
         epoch=1,
         version=1,
-        commit_id="c",
+        number=1,
         build="b",
         next=Suspend(wake=0),
         chunk=encode_chunk([NowRead(at_ms=1)]),
@@ -164,7 +164,7 @@ async def test_a_task_is_told_the_deadline_of_its_awakeable(driver: Driver) -> N
     answer = await driver.do(
         Advanced, driver.an_advance(row, effects=[driver.an_effect(row.id, task_for=awakeable_id)])
     )
-    (effect,) = await driver.store.effects("unsent", 10)
+    (effect,) = await driver.effects("unsent", 10)
     assert answer.effects == (effect,)
     assert effect.task is not None
     assert effect.task.deadline_ms == START_MS + 100

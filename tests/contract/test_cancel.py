@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from awakeables.core.invocations import CANCELLED, BackOff, End, Failure, Invocation, Pause, at_once
 from awakeables.core.journal import AwakeableAsked, encode_chunk
-from awakeables.core.orders import Advanced, Begun, Cancel, CancelAsked, Claim, Claimed, NewAwakeable
+from awakeables.core.orders import Advanced, Begun, Cancel, CancelAsked, Claim, Claimed, Fenced, NewAwakeable
 from awakeables.core.outcomes import Cancellation, Resolution
 from contract.driver import Driver, resolved
 
@@ -39,26 +41,43 @@ async def test_a_running_invocation_is_marked_and_woken(driver: Driver) -> None:
     )
 
 
-async def test_awakeables_that_are_pending_then_are_called_off(driver: Driver) -> None:
+async def test_the_mark_leaves_its_awakeables_alone(driver: Driver) -> None:
+    """Only the owner knows what its handler still waits for, and journals the cancellation with it."""
+    row = await running_with(driver, pending := driver.id("prom"))
+    await cancel(driver, row.id)
+    assert (await driver.awakeable(pending)).state == "pending"
+    assert (await driver.verdict(resolved(pending))).kind == "accepted"
+
+
+async def test_the_owner_calls_off_what_is_pending_in_the_commit_that_journals_it(driver: Driver) -> None:
     pending, settled = driver.id("prom"), driver.id("prom")
     row = await running_with(driver, pending, settled)
-    await driver.settle(resolved(settled))
     await cancel(driver, row.id)
+    await driver.settle(resolved(settled))
+    row = await driver.invocation(row.id)
+    order = replace(driver.an_advance(row), calls_off=(pending, settled, driver.id("prom")))
+    for _ in range(2):  # the second time its acknowledgement was lost
+        assert (await driver.do(Advanced, order)).called_off == (pending,)
     assert (await driver.awakeable(pending)).outcome == CALLED_OFF
     assert (await driver.awakeable(settled)).state == "resolved"
     verdict = await driver.verdict(resolved(pending, source="t:0:9"))
     assert verdict.kind == "late"
 
 
-async def test_what_is_created_afterwards_is_not_touched(driver: Driver) -> None:
-    row = await running_with(driver, driver.id("prom"))
+async def test_what_is_created_in_that_commit_or_afterwards_is_not_touched(driver: Driver) -> None:
+    row = await running_with(driver, first := driver.id("prom"))
     await cancel(driver, row.id)
     later = driver.id("prom")
-    chunk = encode_chunk([AwakeableAsked(id=later)])
-    order = driver.an_advance(row, chunk=chunk, awakeables=[NewAwakeable(id=later)])
-    await driver.do(Advanced, order)
+    order = replace(driver.an_advance(row, awakeables=[NewAwakeable(id=later)]), calls_off=(first,))
+    assert (await driver.do(Advanced, order)).called_off == (first,)
     await cancel(driver, row.id)
     assert (await driver.awakeable(later)).state == "pending"
+
+
+async def test_a_stale_owner_calls_nothing_off(driver: Driver) -> None:
+    row = await running_with(driver, pending := driver.id("prom"))
+    await driver.do(Fenced, replace(driver.an_advance(row), calls_off=(pending,), epoch=0))
+    assert (await driver.awakeable(pending)).state == "pending"
 
 
 async def test_a_suspended_invocation_becomes_runnable(driver: Driver) -> None:
@@ -115,19 +134,6 @@ async def test_what_ended_by_its_cancellation_is_told_the_same_again(driver: Dri
     first = await cancel(driver, row.id)
     driver.clock.ms += 5
     assert await cancel(driver, row.id) == first
-
-
-async def test_one_whose_journal_only_another_release_can_read_is_cancelled_with_its_awakeables(
-    driver: Driver,
-) -> None:
-    order = driver.a_begin(owner="me")
-    await driver.do(Begun, order)
-    key = driver.id("prom")
-    chunk = b'[{"k":"novel","id":7},{"k":"awakeable","id":"' + key.encode() + b'","novel":true}]'
-    row = await driver.invocation(order.id)
-    await driver.do(Advanced, driver.an_advance(row, chunk=chunk, awakeables=[NewAwakeable(id=key)]))
-    assert (await cancel(driver, row.id)).called_off == (key,)
-    assert (await driver.awakeable(key)).outcome == CALLED_OFF
 
 
 async def test_what_has_ended_can_not_be_cancelled(driver: Driver) -> None:

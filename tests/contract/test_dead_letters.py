@@ -39,7 +39,7 @@ async def test_a_record_goes_back_as_it_was_to_where_it_came_from(driver: Driver
     event_id = driver.id("evt")
     resent = await driver.do(Resent, Resend(dead_letter_id=letter.id, event_id=event_id))
     assert resent.effect is not None
-    assert resent.effect == (await driver.store.effects("unsent", 10))[-1]
+    assert resent.effect == (await driver.effects("unsent", 10))[-1]
     assert (resent.effect.event_id, resent.effect.topic) == (event_id, TOPIC)
     assert (resent.effect.key, resent.effect.value) == (letter.key, letter.value)
     assert resent.effect.headers == (("h", b"\x80"), ("h", None))
@@ -62,17 +62,17 @@ async def test_sending_again_after_a_lost_acknowledgement_is_counted_once(driver
     assert await driver.do(Resent, order) == first
     assert first.dead_letter is not None
     assert first.dead_letter.resent == 1
-    assert len(await driver.store.effects("unsent", 10)) == 2
+    assert len(await driver.effects("unsent", 10)) == 2
 
 
 @pytest.mark.parametrize("code", ["unstorable", "skipped"])
 async def test_one_whose_bytes_were_not_kept_can_not_be_sent(driver: Driver, code: str) -> None:
     letter = await bury(driver, replace(driver.a_letter(offset=1, code=code), value=None))
-    unsent = await driver.store.effects("unsent", 10)
+    unsent = await driver.effects("unsent", 10)
     resent = await driver.do(Resent, Resend(dead_letter_id=letter.id, event_id=driver.id("evt")))
     assert (resent.dead_letter, resent.effect) == (letter, None)
     assert f"the bytes of dead letter {letter.id} were not kept" in (resent.refusal or "")
-    assert await driver.store.effects("unsent", 10) == unsent
+    assert await driver.effects("unsent", 10) == unsent
 
 
 async def test_one_that_is_not_there_is_told_so(driver: Driver) -> None:
@@ -193,7 +193,7 @@ async def test_case_o4_dead_letters_of_a_code_are_purged_and_refused_records_sta
     assert {letter.code for letter in await driver.store.dead_letters(Page())} == {"invalid"}
     everything = PurgeLetters(before_ms=driver.clock.ms, limit=9, letters_only=True)
     assert await driver.do(Purged, everything) == Purged(count=3)
-    assert [effect.event_id for effect in await driver.store.effects("failed", 9)] == [letters[0].id]
+    assert [effect.event_id for effect in await driver.effects("failed", 9)] == [letters[0].id]
     assert (await driver.store.counts())["dead_letters"] == 0
 
 

@@ -36,7 +36,7 @@ async def test_case_w14_a_dead_task_is_kept_and_noted_with_its_awakeable(driver:
     settled = await driver.do(SettledAll, order)
     assert settled == SettledAll(verdicts=(None,), dead_letters=(order.dead_tasks[0],))
     assert await driver.store.dead_letter(order.dead_tasks[0].id) == order.dead_tasks[0]
-    assert await driver.store.effects("unsent", 10) == []
+    assert await driver.effects("unsent", 10) == []
     row = await driver.awakeable(awakeable_id)
     assert row.state == "pending"
     assert row.book.dead_task is not None
@@ -63,7 +63,7 @@ async def test_case_w14_where_it_is_not_known_where_the_task_went_nothing_is_sen
     resent = await driver.do(Resent, Resend(dead_letter_id=letter.id, event_id=driver.id("evt")))
     assert (resent.dead_letter, resent.effect) == (letter, None)
     assert "where the task of awakeable" in (resent.refusal or "")
-    assert await driver.store.effects("unsent", 10) == []
+    assert await driver.effects("unsent", 10) == []
 
 
 async def test_case_o4_of_many_reports_of_one_wait_s_task_the_first_are_filed_and_the_others_folded(

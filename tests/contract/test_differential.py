@@ -126,7 +126,7 @@ class Stream:
             owner=row.owner or "one",
             epoch=row.epoch - stale,
             version=row.version,
-            commit_id=self.driver.id("evt"),
+            number=row.commits + self.chance.choice([1, 1, 1, 1, 0]),
             build=self.chance.choice(["b1", "b2"]),
             next=self.step(row),
             chunk=encode_chunk([NowRead(at_ms=1), *(AwakeableAsked(id=n.id) for n in new)])
@@ -201,7 +201,7 @@ class Stream:
 
     def fence(self) -> PartitionFence:
         partition = self.chance.randrange(2)
-        held = self.tables.position(TOPIC, partition)
+        held = self.tables.positions.get((TOPIC, partition))
         first = (held.next if held else 0) + self.chance.choice([0, 0, 3, -1])
         epoch = (held.epoch if held else 1) - self.chance.choice([0, 0, 0, 1])
         next_ = first + self.chance.randint(1, 5)
@@ -252,7 +252,7 @@ class Stream:
         return Republish(event_id=self.one_of(list(self.tables.failed), "evt") if failed else self.event_id())
 
     def skip(self) -> Member:
-        held = self.tables.position(TOPIC, 0)
+        held = self.tables.positions.get((TOPIC, 0))
         before = (held.next if held else 0) + self.chance.choice([0, 0, 1])
         return Skip(
             topic=TOPIC,
@@ -302,8 +302,7 @@ async def rows(store: Store) -> dict[str, object]:
         "outcomes": await store.outcomes(ids),
         "expectations": await store.expectations(ids),
         "held": {owner: sorted(await store.held_by(owner)) for owner in OWNERS},
-        "unsent": await store.effects("unsent", 10**6),
-        "failed": await store.effects("failed", 10**6),
+        "unsent": {owner: await store.effects(owner, 10**6) for owner in ("", *OWNERS)},
         "queued": [await store.queued_effect(row.id) for rows in queued.values() for row in rows],
         "letters": [await store.dead_letter(row.id) for row in letters],
         "positions": await store.positions(TOPIC),

@@ -38,11 +38,11 @@ async def refused_task(driver: Driver) -> tuple[Invocation, str, Effect]:
 
 async def test_effects_are_unsent_until_they_are_sent(driver: Driver) -> None:
     _, effects = await queued(driver, await driver.begin(owner="me"), 3)
-    assert await driver.store.effects("unsent", 10) == effects
-    assert await driver.store.effects("unsent", 2) == effects[:2]
-    assert await driver.store.effects("failed", 10) == []
+    assert await driver.effects("unsent", 10) == effects
+    assert await driver.effects("unsent", 2) == effects[:2]
+    assert await driver.effects("failed", 10) == []
     assert await driver.do(Noted, Sent(event_ids=(effects[0].event_id, effects[2].event_id))) == Noted()
-    assert await driver.store.effects("unsent", 10) == [effects[1]]
+    assert await driver.effects("unsent", 10) == [effects[1]]
 
 
 async def test_the_oldest_unsent_are_found_whoever_holds_them_and_whatever_has_failed(driver: Driver) -> None:
@@ -55,7 +55,7 @@ async def test_the_oldest_unsent_are_found_whoever_holds_them_and_whatever_has_f
     for effect in effects[::2]:
         await driver.do(Noted, Refused(event_id=effect.event_id, reason="too large"))
     for limit in range(8):
-        assert await driver.store.effects("unsent", limit) == effects[1::2][:limit]
+        assert await driver.effects("unsent", limit) == effects[1::2][:limit]
 
 
 @pytest.mark.parametrize("form", [True, False, "structured", "binary"])
@@ -65,21 +65,21 @@ async def test_the_form_of_a_task_is_kept(driver: Driver, form: bool | CloudEven
     assert effect.task is not None
     effect = replace(effect, task=replace(effect.task, enveloped=form, source="/apps/shop"))
     await driver.do(Advanced, driver.an_advance(row, effects=[effect]))
-    assert await driver.store.effects("unsent", 10) == [effect]
+    assert await driver.effects("unsent", 10) == [effect]
 
 
 async def test_telling_that_it_was_sent_again_changes_nothing(driver: Driver) -> None:
     _, (effect, other) = await queued(driver, await driver.begin(owner="me"), 2)
     order = Sent(event_ids=(effect.event_id, driver.id("evt")))
     assert await driver.do(Noted, order) == await driver.do(Noted, order)
-    assert await driver.store.effects("unsent", 10) == [other]
+    assert await driver.effects("unsent", 10) == [other]
 
 
 async def test_an_effect_that_is_queued_and_sent_in_one_commit_is_gone(driver: Driver) -> None:
     row = await driver.begin(owner="me")
     effect = driver.an_effect(row.id)
     await driver.store.commit([driver.an_advance(row, effects=[effect]), Sent(event_ids=(effect.event_id,))])
-    assert await driver.store.effects("unsent", 10) == []
+    assert await driver.effects("unsent", 10) == []
 
 
 async def test_an_effect_is_its_committers_from_the_start(driver: Driver) -> None:
@@ -119,8 +119,8 @@ async def test_a_claim_sees_what_was_queued_in_the_same_commit(driver: Driver) -
 async def test_an_effect_that_kafka_refuses_is_kept_as_failed(driver: Driver) -> None:
     _, (bad, good) = await queued(driver, await driver.begin(owner="me"), 2)
     assert await driver.do(Noted, Refused(event_id=bad.event_id, reason="too \x00 large")) == Noted()
-    assert await driver.store.effects("failed", 10) == [bad]
-    assert await driver.store.effects("unsent", 10) == [good]
+    assert await driver.effects("failed", 10) == [bad]
+    assert await driver.effects("unsent", 10) == [good]
     assert await driver.claim_effects("heir") == [good]
 
 
@@ -153,14 +153,14 @@ async def test_a_refused_task_whose_awakeable_is_settled_wakes_nobody(driver: Dr
 
 async def test_a_refusal_of_what_is_not_there_changes_nothing(driver: Driver) -> None:
     assert await driver.do(Noted, Refused(event_id=driver.id("evt"), reason="x")) == Noted()
-    assert await driver.store.effects("failed", 10) == []
+    assert await driver.effects("failed", 10) == []
 
 
 async def test_a_failed_effect_that_was_sent_after_all_is_gone(driver: Driver) -> None:
     _, (effect,) = await queued(driver, await driver.begin(owner="me"), 1)
     await driver.do(Noted, Refused(event_id=effect.event_id, reason="x"))
     await driver.do(Noted, Sent(event_ids=(effect.event_id,)))
-    assert await driver.store.effects("failed", 10) == []
+    assert await driver.effects("failed", 10) == []
     counts = await driver.store.counts()
     assert (counts["effects_unsent"], counts["effects_failed"]) == (0, 0)
 

@@ -227,7 +227,7 @@ async def test_an_effects_bytes_are_kept(driver: Driver) -> None:
         driver.an_effect(row.id, value=bytes(range(256))),
     )
     await driver.do(Advanced, driver.an_advance(row, effects=[nothing, everything]))
-    assert await driver.store.effects("unsent", 10) == [nothing, everything]
+    assert await driver.effects("unsent", 10) == [nothing, everything]
 
 
 async def test_an_objects_key_may_be_any_text(driver: Driver) -> None:

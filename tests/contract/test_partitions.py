@@ -128,7 +128,7 @@ async def test_case_r5_what_is_read_again_after_a_rewind_has_its_verdicts_and_is
     first = await driver.do(SettledAll, order)
     before = await driver.awakeable(key)
     assert before.book.counts == {"invalid": 1, "accepted": 1, "conflict": 37, "duplicate": 1}
-    published = await driver.store.effects("unsent", 100)
+    published = await driver.effects("unsent", 100)
     assert await _skip(driver, before=41, to=0)
 
     again = await driver.do(SettledAll, replace(order, fence=fence(first=0, next_=41, epoch=2)))
@@ -136,7 +136,7 @@ async def test_case_r5_what_is_read_again_after_a_rewind_has_its_verdicts_and_is
     assert kinds[1][1:3] == kinds[0][1:3] == ["invalid", "accepted"]
     assert again.again == frozenset(range(41))
     assert await driver.awakeable(key) == before
-    assert len(await driver.store.effects("unsent", 100)) == len(published) + 1  # of the skip itself
+    assert len(await driver.effects("unsent", 100)) == len(published) + 1  # of the skip itself
     # What comes behind is news.
     more = Settle(
         completions=(rejected(key, source="t:0:41"),), offsets=(41,), fence=fence(first=41, next_=42, epoch=2)
@@ -211,7 +211,7 @@ async def test_one_record_becomes_a_dead_letter_once(driver: Driver) -> None:
     assert (await driver.do(SettledAll, order)).dead_letters == ()
     assert await driver.store.dead_letters(Page()) == [brief_letter(letter)]
     assert await driver.store.dead_letter(letter.id) == letter
-    assert len(await driver.store.effects("unsent", 10)) == 1
+    assert len(await driver.effects("unsent", 10)) == 1
 
 
 async def test_originals_of_unknown_and_invalid_completions_are_kept(driver: Driver) -> None:

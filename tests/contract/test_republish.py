@@ -140,7 +140,7 @@ async def test_a_refused_record_is_unsent_and_unclaimed_again_as_it_was(driver: 
     unsent = QueuedEffect(effect=effect, state="unsent")
     assert answer == Republished(queued=unsent, accepted=True)
     assert await driver.store.queued_effect(effect.event_id) == unsent
-    assert await driver.store.effects("failed", 10) == []
+    assert await driver.effects("failed", 10) == []
     counts = await driver.store.counts()
     assert (counts["effects_unsent"], counts["effects_failed"]) == (1, 0)
     assert await driver.claim_effects("me") == [effect]

@@ -121,8 +121,8 @@ async def test_old_dead_letters_and_refused_effects_go_a_few_at_a_time(driver: D
     assert await driver.do(Purged, order) == Purged(count=1)
     assert await driver.do(Purged, order) == Purged(count=0)
     assert [letter.id for letter in await driver.store.dead_letters(Page())] == [young.id]
-    assert await driver.store.effects("failed", 10) == []
-    assert effects[1] in await driver.store.effects("unsent", 10)
+    assert await driver.effects("failed", 10) == []
+    assert effects[1] in await driver.effects("unsent", 10)
 
 
 async def test_refused_effects_of_every_kind_go_by_the_age_of_their_ids(driver: Driver) -> None:
@@ -139,4 +139,4 @@ async def test_refused_effects_of_every_kind_go_by_the_age_of_their_ids(driver: 
     order = PurgeLetters(before_ms=driver.clock.ms - 1, limit=1)
     for gone in (2, 4, 4):
         await driver.do(Purged, order)
-        assert {effect.event_id for effect in await driver.store.effects("failed", 10)} == set(ids[gone:])
+        assert {effect.event_id for effect in await driver.effects("failed", 10)} == set(ids[gone:])

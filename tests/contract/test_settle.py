@@ -6,12 +6,11 @@ import pytest
 from msgspec import Raw
 from msgspec.structs import replace
 
-from awakeables.core.awakeables import BOOK_EDGE, Beat, Completion
+from awakeables.core.awakeables import BOOK_EDGE, Beat, Completion, in_short
 from awakeables.core.orders import Folding, NewAwakeable, Noted, Refused, Settle, SettledAll, Unchecked
 from awakeables.core.outcomes import Expiry, Rejection, Resolution
 from awakeables.errors import MalformedId
 from awakeables.ports import Expectation
-from awakeables.wire.verdicts import encode_verdict
 from contract.driver import (
     RETENTION_MS,
     START_MS,
@@ -80,7 +79,7 @@ async def test_a_repeat_from_another_source_is_a_duplicate_another_answer_a_conf
     assert (verdict.kind, verdict.outcome) == (kind, before.outcome)
     assert answer.wakes == ()
     after = await driver.awakeable(awakeable_id)
-    assert replace(after, book=before.book) == before
+    assert replace(after, book_json=before.book_json) == before
     assert (await driver.invocation(row.id)).wake == 1
 
 
@@ -312,7 +311,7 @@ async def test_verdicts_are_queued_for_their_topic_with_the_settlement(driver: D
     assert {(e.topic, e.stream, e.key) for e in told} == {
         ("shop.verdicts", awakeable_id, awakeable_id.encode())
     }
-    assert [effect.value for effect in told] == [encode_verdict(v) for v in settled.verdicts if v]
+    assert [effect.verdict for effect in told] == [in_short(v) for v in settled.verdicts if v]
 
 
 async def test_a_verdict_that_kafka_refuses_is_not_kept(driver: Driver) -> None:
@@ -324,7 +323,7 @@ async def test_a_verdict_that_kafka_refuses_is_not_kept(driver: Driver) -> None:
         SettledAll, Settle(completions=completions, verdicts_to="shop.verdicts", verdict_ids=(event_id,))
     )
     assert await driver.do(Noted, Refused(event_id=event_id, reason="no such topic")) == Noted()
-    assert await driver.store.effects("failed", 10) == await driver.store.effects("unsent", 10) == []
+    assert await driver.effects("failed", 10) == await driver.effects("unsent", 10) == []
     assert (await driver.awakeable(awakeable_id)).state == "resolved"
 
 
@@ -346,5 +345,5 @@ async def test_case_o4_of_verdicts_that_settle_nothing_so_many_are_published(dri
     )
     answer = await driver.do(SettledAll, order)
     assert answer.untold == 2
-    told = [effect.stream for effect in await driver.store.effects("unsent", 9)]
+    told = [effect.stream for effect in await driver.effects("unsent", 9)]
     assert told == [never[0].awakeable_id, never[1].awakeable_id, awakeable_id]

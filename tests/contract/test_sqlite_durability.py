@@ -14,10 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+from msgspec.structs import astuple
 
-from awakeables.core.acts import Act
-from awakeables.core.awakeables import Awakeable, Beat, Book, BookEntry
-from awakeables.core.invocations import Failure, Invocation
+from awakeables.core.awakeables import Awakeable
+from awakeables.core.invocations import Invocation
 from awakeables.core.orders import (
     Claim,
     ClaimEffects,
@@ -29,11 +29,11 @@ from awakeables.core.orders import (
     Release,
     Settle,
 )
-from awakeables.core.outcomes import Resolution
-from awakeables.core.records import Record
+from awakeables.core.records import Row
+from awakeables.core.rows import EffectRow, PositionRow
 from awakeables.errors import StoreUnavailable
 from awakeables.ports import Page
-from awakeables.store.sqlite import rows, schema
+from awakeables.store.sqlite import schema
 from awakeables.store.sqlite import store as store_module
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.store import SqliteStore
@@ -272,7 +272,7 @@ FULL_INVOCATION = Invocation(
     handler="h",
     created_ms=1,
     updated_ms=2,
-    key="k",
+    key_utf8=b"k",
     status="paused",
     owner="o",
     epoch=3,
@@ -281,12 +281,15 @@ FULL_INVOCATION = Invocation(
     starts=6,
     attempts=7,
     due_ms=8,
-    commit_id="c",
+    committed_by="c",
     build="b",
-    failure=Failure(kind="k", message="m", at_ms=9),
-    result=Resolution.of_json(b"0.10"),
+    failure_json=b"{}",
+    result_json=b'{"status":"resolved","value":0.10}',
     cancelled_ms=7,
-    acts=(Act(act="begin", by="b", at_ms=10),),
+    ended_ms=11,
+    acts_json=b"[]",
+    commits=12,
+    origin="i",
 )
 FULL_AWAKEABLE = Awakeable(
     id="prom",
@@ -298,39 +301,44 @@ FULL_AWAKEABLE = Awakeable(
     topic="tasks",
     deadline_ms=2,
     state="resolved",
-    outcome=Resolution.of_bytes(b"\x00"),
+    outcome_json=b"{}",
     settled_ms=3,
     settled_by="t:0:1",
-    book=Book(
-        counts={"late": 1}, first=(BookEntry(kind="late", source="t:0:1", at_ms=4, event_id="e", reason="r"),)
-    ),
-    beat=Beat(progress=Resolution.of_json(b"0.10").value, at_ms=5, worker="w"),  # type: ignore[arg-type]
+    book_json=b'{"counts":{"late":1}}',
+    beat_json=b'{"progress":0.10}',
+    title=b"t",
+    about=b"a",
 )
 
 
-@pytest.mark.parametrize("full", [FULL_INVOCATION, FULL_AWAKEABLE])
-def test_the_rows_below_have_every_field_set(full: Record) -> None:
-    for name, default in zip(full.__struct_fields__, _defaults(full), strict=True):
-        assert getattr(full, name) not in (default, None), f"{name} is new: give it a column and a value here"
+FULL_EFFECT = EffectRow("evt", "s", "o", "failed", 1, "t", b"r", b"{}", b"[]", b"k", b"v", b"[]", 2, "task")
+FULL_POSITION = PositionRow("t", 1, 2, 3, "o", 4)
+FULL_ROWS = [
+    ("invocation", FULL_INVOCATION),
+    ("awakeable", FULL_AWAKEABLE),
+    ("effect", FULL_EFFECT),
+    ("position", FULL_POSITION),
+]
 
 
-def kept(table: str, row: rows.Row) -> rows.Row:
+@pytest.mark.parametrize(("table", "full"), FULL_ROWS)
+def test_every_field_of_a_row_is_a_column(table: str, full: Row) -> None:
+    values = astuple(full)
+    for name, value, default in zip(full.__struct_fields__, values, _defaults(full), strict=True):
+        assert value not in (default, None), f"{name} is new: give it a column and a value here"
+    assert type(full)(*kept(table, values)) == full
+
+
+def kept(table: str, row: tuple[object, ...]) -> tuple[object, ...]:
     """A row as it is read from a new file after it was inserted."""
+    keys = 2 if table == "position" else 1
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         schema.migrate(connection, "memory")
         connection.execute(QUERIES[f"insert_{table}"], row)
-        found: rows.Row = connection.execute(QUERIES[table], (row[0],)).fetchone()
+        found: tuple[object, ...] = connection.execute(QUERIES[table], row[:keys]).fetchone()
     return found
 
 
-def test_every_field_of_an_invocation_is_kept() -> None:
-    assert rows.invocation_from(kept("invocation", rows.invocation_row(FULL_INVOCATION))) == FULL_INVOCATION
-
-
-def test_every_field_of_an_awakeable_is_kept() -> None:
-    assert rows.awakeable_from(kept("awakeable", rows.awakeable_row(FULL_AWAKEABLE))) == FULL_AWAKEABLE
-
-
-def _defaults(record: Record) -> list[object]:
-    given = list(record.__struct_defaults__)
-    return [None] * (len(record.__struct_fields__) - len(given)) + given
+def _defaults(row: Row) -> list[object]:
+    given = list(row.__struct_defaults__)
+    return [None] * (len(row.__struct_fields__) - len(given)) + given

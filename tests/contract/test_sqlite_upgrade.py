@@ -7,12 +7,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from awakeables.core.orders import DeadLetter, Ended, Idempotency, Resend, Resent
 from awakeables.core.outcomes import Resolution
+from awakeables.core.rows import effect_row
 from awakeables.errors import StoreOfAnotherApp
-from awakeables.store.sqlite import rows, schema
+from awakeables.store.sqlite import schema
+from awakeables.store.sqlite.rows import dead_letter_row
 from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import RETENTION_MS, Driver, FakeClock
 
@@ -50,16 +52,16 @@ async def test_rows_of_schema_1_are_read_and_what_had_ended_is_purged_in_its_tim
         insert(path, "invocations", row)
     insert(path, "idempotency", (b"orders/fulfil", b"k", "f", ended[0]))
     letter = driver.a_letter(offset=3)
-    insert(path, "dead_letters", rows.dead_letter_row(letter)[:-2])
+    insert(path, "dead_letters", dead_letter_row(letter)[:-4])
     effect = driver.an_effect(str(waits[0]), task_for=driver.id("prom"))
-    insert(path, "outbox", _outbox_row(rows.effect_row(effect, "dead process")))
+    insert(path, "outbox", astuple(effect_row(effect, "dead process", 0))[:11])
     await store.open()
     try:
         found = await driver.invocation(str(ended[0]))
         assert (found.result, found.cancelled_ms) == (Resolution.of_json(b"1"), None)
         assert await store.ended(WRITTEN_MS - 1, 100) == []
         assert await store.ended(WRITTEN_MS, 100) == [Ended(id=str(ended[0]))]
-        assert await store.effects("unsent", 10) == [effect]
+        assert await store.effects("dead process", 10) == [effect]
         assert await store.dead_letter(letter.id) == letter == replace(letter, resent=0)
         resent = await driver.do(Resent, Resend(dead_letter_id=letter.id, event_id=driver.id("evt")))
         assert isinstance(resent.dead_letter, DeadLetter)
@@ -86,9 +88,3 @@ async def test_a_file_of_schema_2_gets_the_name_of_the_app_that_opens_it_and_kee
         await store.close()
     with pytest.raises(StoreOfAnotherApp, match="'shop'"):
         await SqliteStore(path, clock=clock, retention_ms=RETENTION_MS, app="bank").open()
-
-
-def _outbox_row(row: tuple[object, ...]) -> tuple[object, ...]:
-    """With the columns that `insert_effect` fills in by itself."""
-    event_id, stream, owner, created_ms, topic, *rest = row
-    return (event_id, stream, owner, "unsent", created_ms, topic, None, *rest)

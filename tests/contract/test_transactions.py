@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from awakeables.core.orders import Answer, Begun, Member, NewAwakeable, Settle
+from awakeables.core.orders import EFFECT_STATES, Answer, Begun, Member, NewAwakeable, Settle
+from awakeables.core.rows import Changes
 from awakeables.errors import MalformedId, StoreRefused
 from awakeables.ports import Page, Store
-from awakeables.store.memory import MemoryStore, MemoryTables
+from awakeables.store.memory import MemoryStore
 from contract.driver import DLQ, Driver, resolved
 
 
@@ -22,8 +23,11 @@ async def everything(store: Store) -> list[object]:
         [await store.invocation(id_) for id_ in invocations],
         await store.history(invocations),
         [await store.awakeable(row.id) for row in await store.awakeables(everything)],
-        await store.effects("unsent", 1000),
-        await store.effects("failed", 1000),
+        [
+            await store.queued_effect(row.id)
+            for state in EFFECT_STATES
+            for row in await store.queued_effects(everything, state=state)
+        ],
         [await store.dead_letter(row.id) for row in await store.dead_letters(everything)],
         await store.positions("shop.completions"),
         await store.counts(),
@@ -34,10 +38,10 @@ def beyond_64_bits(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Member:
     """A member that the store refuses when it is written."""
     if isinstance(driver.store, MemoryStore):
 
-        def refuse(tables: MemoryTables, invocation_id: str, version: int, chunk: bytes, at_ms: int) -> None:
+        def refuse(store: MemoryStore, changes: Changes) -> None:
             raise StoreRefused("as a database does")
 
-        monkeypatch.setattr(MemoryTables, "add_chunk", refuse)
+        monkeypatch.setattr(MemoryStore, "keep", refuse)
     return driver.a_begin(delay_ms=2**63)
 
 

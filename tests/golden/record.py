@@ -62,8 +62,9 @@ async def settle(bench: Bench, process: Process, awakeable_id: str, answer: Outc
     tables, now_ms = bench.store.tables, bench.clock.now_ms()
     row = awakeables.cancel(tables.awakeables[awakeable_id], now_ms=now_ms, reason=answer.reason)
     assert row is not None
-    tables.put_awakeable(row)
-    tables.put_invocation(invocations.wake(tables.invocations[row.invocation_id], now_ms=now_ms))
+    tables.awakeables[row.id] = row
+    woken = invocations.wake(tables.invocations[row.invocation_id], now_ms=now_ms)
+    tables.invocations[woken.id] = woken
 
 
 def main(names: list[str]) -> None:

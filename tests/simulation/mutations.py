@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -11,13 +11,15 @@ from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
 from awakeables.core.awakeables import Awakeable
+from awakeables.core.decide import settling
 from awakeables.core.invocations import Invocation, Suspend
+from awakeables.core.orders import DeadLetter
 from awakeables.core.replay import Replay
+from awakeables.core.rows import Rows
 from awakeables.engine import edge
 from awakeables.engine.edge import Edge
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.runner import Runner
-from awakeables.store import apply
 
 
 @contextmanager
@@ -88,7 +90,7 @@ def settle_without_waking() -> Iterator[None]:
 def no_offset_fence() -> Iterator[None]:
     """K1: a batch is settled again, and no book tells that it was."""
     with (
-        mock.patch.object(apply, "_is_next", return_value=True),
+        mock.patch.object(settling, "is_next", return_value=True),
         mock.patch.object(awakeables, "_verdict_before", return_value=None),
     ):
         yield
@@ -151,11 +153,13 @@ def journal_after_the_next_run() -> Iterator[None]:
 @contextmanager
 def commit_forgotten_after_a_lost_acknowledgement() -> Iterator[None]:
     """Dead letters are buried once per read, not once per record."""
-    from awakeables.store.memory import MemoryTables
+
+    def careless(letters: Iterable[DeadLetter], rows: Rows) -> list[DeadLetter]:
+        return list({letter.source: letter for letter in letters}.values())
 
     with (
-        mock.patch.object(MemoryTables, "has_dead_letter", return_value=False),
-        mock.patch.object(apply, "_is_next", return_value=True),
+        mock.patch.object(settling, "new_letters", careless),
+        mock.patch.object(settling, "is_next", return_value=True),
     ):
         yield
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
+import msgspec
+
 from awakeables.core.records import Record
 
 ActKind: TypeAlias = Literal["begin", "resume", "cancel", "kill", "resend", "skip"]
@@ -33,6 +35,20 @@ def noted(acts: Acts, act: ActKind, by: str | None, now_ms: int) -> Acts:
         return acts
     acts = (*acts, Act(act=act, by=by, at_ms=now_ms))
     return acts if len(acts) <= MOST_ACTS else (acts[0], *acts[2:])
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Acts).decode
+
+
+def acts_bytes(acts: Acts) -> bytes | None:
+    """As a column has them; None: there are none."""
+    return _encode(acts) if acts else None
+
+
+def acts_from(content: bytes | None) -> Acts:
+    """Read what `acts_bytes` wrote."""
+    return _decode(content) if content else ()
 
 
 def begun_by(acts: Acts) -> str | None:

@@ -12,11 +12,20 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from msgspec import Raw
+import msgspec
+from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
-from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
-from awakeables.core.records import Record
+from awakeables.core.outcomes import (
+    Cancellation,
+    Expiry,
+    Outcome,
+    Rejection,
+    Resolution,
+    decode_outcome,
+    encode_outcome,
+)
+from awakeables.core.records import Record, Row
 from awakeables.core.sameness import same_answer
 from awakeables.core.sources import same_source
 from awakeables.core.texts import shortened
@@ -83,8 +92,21 @@ class Completion(Record):
     refusal: str | None = None
 
 
+MOST_OUTCOME_BYTES = 64 * 1024
+"""A verdict that is published has no larger outcome. It has to fit its topic, whose limit the service
+does not know, and each repeat of an answer has one: it must not copy a megabyte."""
+
+MOST_CHARACTERS = 1000
+"""Of a text that the completion's producer chose; the rest is left out, and `…` says so."""
+
+
 class Verdict(Record):
-    """What became of a completion (A2)."""
+    """What became of a completion (A2).
+
+    Attributes:
+        outcome: What is stored.
+        omitted_bytes: How large the outcome is whose value or details are left out; 0: it is whole.
+    """
 
     kind: VerdictKind
     awakeable_id: str
@@ -93,6 +115,7 @@ class Verdict(Record):
     event_id: str | None = None
     reason: str | None = None
     outcome: Outcome | None = None
+    omitted_bytes: int = 0
 
 
 class BookEntry(Record):
@@ -153,43 +176,72 @@ class Beat(Record):
     worker: str | None = None
 
 
-class Awakeable(Record):
+_NO_BOOK = Book()
+_encode = msgspec.json.Encoder().encode
+_decode_book = msgspec.json.Decoder(Book).decode
+_decode_beat = msgspec.json.Decoder(Beat).decode
+
+
+class Awakeable(Row):
     """The row of a durable callback.
 
     Attributes:
+        schema_hash: The hash of its type's JSON Schema; None: any value.
+        settled_by: The source of the completion that settled it.
         type_name: The stable name of the type that a JSON value must have; None: it has none, or the
             row is older than names.
-        schema_hash: The hash of that type's JSON Schema; None: any value.
         topic: Where its task was published, the first if there are several.
-        settled_by: The source of the completion that settled it.
+        title: What its handler calls it; not used yet.
+        about: What its handler shows of it; not used yet.
     """
 
     id: str
     invocation_id: str
     created_ms: int
     codec: Codec = "json"
-    type_name: str | None = None
     schema_hash: str | None = None
-    topic: str | None = None
     deadline_ms: int | None = None
     state: State = "pending"
-    outcome: Outcome | None = None
     settled_ms: int | None = None
     settled_by: str | None = None
-    book: Book = Book()
-    beat: Beat | None = None
+    outcome_json: bytes | None = None
+    book_json: bytes | None = None
+    beat_json: bytes | None = None
+    type_name: str | None = None
+    topic: str | None = None
+    title: bytes | None = None
+    about: bytes | None = None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it was settled."""
+        return None if self.outcome_json is None else decode_outcome(self.outcome_json)
+
+    @property
+    def book(self) -> Book:
+        """The verdicts over it."""
+        return _NO_BOOK if self.book_json is None else _decode_book(self.book_json)
+
+    @property
+    def beat(self) -> Beat | None:
+        """Its last heartbeat."""
+        return None if self.beat_json is None else _decode_beat(self.beat_json)
 
 
 class Settled(Record):
     """The result of one completion: the row as it is now, and the verdict.
 
-    `again`: it had its verdict before, and is counted nowhere.
+    Attributes:
+        settled: Its outcome was decided by this, so its invocation is to be woken.
+        again: It had its verdict before, and is counted nowhere.
+        count: How many verdicts the row has by now.
     """
 
     awakeable: Awakeable
     verdict: Verdict | None
     settled: bool = False
     again: bool = False
+    count: int = 0
 
 
 def needs_check(awakeable: Awakeable, completion: Completion) -> bool:
@@ -225,7 +277,7 @@ def settle(
     """
     row = expire(awakeable, now_ms=now_ms, horizon_ms=horizon_ms) or awakeable
     expired = row is not awakeable
-    known = _verdict_before(row, completion, now_ms)
+    known = None if row.book_json is None else _verdict_before(row, completion, now_ms)
     if known is not None:
         return Settled(awakeable=row, verdict=known, settled=expired, again=True)
     result = _settle(row, completion, expired=expired, now_ms=now_ms)
@@ -256,20 +308,22 @@ def _settle(row: Awakeable, completion: Completion, *, expired: bool, now_ms: in
         misfit = codec_misfit(row.codec, body) if isinstance(body, Resolution) else None
         if misfit is not None:
             return _told(row, completion, "invalid", now_ms, misfit)
-        state: State = "resolved" if isinstance(body, Resolution) else "rejected"
-        row = replace(row, state=state, outcome=body, settled_ms=now_ms, settled_by=completion.source)
-        return _told(row, completion, "accepted", now_ms, None, settled=True)
+        row = replace(row, settled_ms=now_ms, settled_by=completion.source)
+        row.state = "resolved" if isinstance(body, Resolution) else "rejected"
+        row.outcome_json = encode_outcome(body)
+        return _told(row, completion, "accepted", now_ms, None, settled=True, outcome=body)
     if body is None:
         return _told(row, completion, "invalid", now_ms, completion.refusal, settled=expired)
     if row.state in ("timed-out", "cancelled"):
         return _told(row, completion, "late", now_ms, f"the awakeable is {row.state}", settled=expired)
-    assert row.outcome is not None
     if isinstance(body, Heartbeat):
         # It overtook the answer on another partition, or the worker still sends them: it contradicts nothing.
         return _kept(row, body, completion.worker, now_ms)
     if isinstance(body, DeadTask):
         return _told(row, completion, "late", now_ms, f"the awakeable is {row.state} already")
-    if same_answer(row.outcome, body):
+    outcome = row.outcome
+    assert outcome is not None
+    if same_answer(outcome, body):
         return _told(row, completion, "duplicate", now_ms, None)
     return _told(row, completion, "conflict", now_ms, f"the awakeable is {row.state} with another answer")
 
@@ -277,7 +331,7 @@ def _settle(row: Awakeable, completion: Completion, *, expired: bool, now_ms: in
 def _kept(row: Awakeable, heartbeat: Heartbeat, worker: str | None, now_ms: int) -> Settled:
     """The last sign of life is kept; it is no answer, so it gets no verdict."""
     beat = Beat(progress=heartbeat.progress, at_ms=now_ms, worker=worker)
-    return Settled(awakeable=replace(row, beat=beat), verdict=None)
+    return Settled(awakeable=replace(row, beat_json=_encode(beat)), verdict=None)
 
 
 def note_dead_task(
@@ -291,7 +345,7 @@ def note_dead_task(
         at_ms=now_ms,
         worker=worker and shortened(worker),
     )
-    return replace(awakeable, book=replace(awakeable.book, dead_task=entry))
+    return replace(awakeable, book_json=_encode(replace(awakeable.book, dead_task=entry)))
 
 
 def codec_misfit(codec: Codec, body: Resolution) -> str | None:
@@ -314,15 +368,16 @@ def expire(awakeable: Awakeable, *, now_ms: int, horizon_ms: int) -> Awakeable |
     deadline_ms = awakeable.deadline_ms
     if awakeable.state != "pending" or deadline_ms is None or deadline_ms > horizon_ms:
         return None
-    outcome = Expiry(deadline_ms=deadline_ms)
-    return replace(awakeable, state="timed-out", outcome=outcome, settled_ms=now_ms)
+    outcome = encode_outcome(Expiry(deadline_ms=deadline_ms))
+    return replace(awakeable, state="timed-out", outcome_json=outcome, settled_ms=now_ms)
 
 
 def cancel(awakeable: Awakeable, *, now_ms: int, reason: str) -> Awakeable | None:
     """Call a pending row off; None: it is settled, nothing to do."""
     if awakeable.state != "pending":
         return None
-    return replace(awakeable, state="cancelled", outcome=Cancellation(reason=reason), settled_ms=now_ms)
+    outcome = encode_outcome(Cancellation(reason=reason))
+    return replace(awakeable, state="cancelled", outcome_json=outcome, settled_ms=now_ms)
 
 
 def without_row(completion: Completion, *, issued_ms: int, now_ms: int, retention_ms: int) -> Verdict:
@@ -330,6 +385,28 @@ def without_row(completion: Completion, *, issued_ms: int, now_ms: int, retentio
     if now_ms - issued_ms > retention_ms:
         return _verdict(None, completion, "late", now_ms, "the awakeable was purged after its retention")
     return _verdict(None, completion, "unknown", now_ms, "no awakeable was issued with this ID")
+
+
+def in_short(verdict: Verdict) -> Verdict:
+    """The verdict as it is published: small, however large the completion or the outcome is."""
+    outcome, omitted_bytes = verdict.outcome, 0
+    if isinstance(outcome, Resolution | Rejection):
+        size = len(encode_outcome(outcome))
+        if size > MOST_OUTCOME_BYTES:
+            outcome, omitted_bytes = _without_contents(outcome), size
+    return replace(
+        verdict,
+        event_id=verdict.event_id and shortened(verdict.event_id, MOST_CHARACTERS),
+        reason=verdict.reason and shortened(verdict.reason, MOST_CHARACTERS),
+        outcome=outcome,
+        omitted_bytes=omitted_bytes,
+    )
+
+
+def _without_contents(outcome: Resolution | Rejection) -> Resolution | Rejection:
+    if isinstance(outcome, Resolution):
+        return Resolution()
+    return replace(outcome, reason=shortened(outcome.reason, MOST_CHARACTERS), details=UNSET)
 
 
 def _told(
@@ -340,14 +417,25 @@ def _told(
     reason: str | None,
     *,
     settled: bool = False,
+    outcome: Outcome | None = None,
 ) -> Settled:
-    verdict = _verdict(row, completion, kind, now_ms, reason)
+    verdict = _verdict(row, completion, kind, now_ms, reason, outcome)
     book = row.book.add(verdict, completion.trace)
-    return Settled(awakeable=replace(row, book=book), verdict=verdict, settled=settled)
+    return Settled(
+        awakeable=replace(row, book_json=_encode(book)),
+        verdict=verdict,
+        settled=settled,
+        count=sum(book.counts.values()),
+    )
 
 
 def _verdict(
-    row: Awakeable | None, completion: Completion, kind: VerdictKind, now_ms: int, reason: str | None
+    row: Awakeable | None,
+    completion: Completion,
+    kind: VerdictKind,
+    now_ms: int,
+    reason: str | None,
+    outcome: Outcome | None = None,
 ) -> Verdict:
     return Verdict(
         kind=kind,
@@ -356,5 +444,5 @@ def _verdict(
         at_ms=now_ms,
         event_id=completion.event_id,
         reason=reason,
-        outcome=row.outcome if row is not None else None,
+        outcome=row.outcome if outcome is None and row is not None else outcome,
     )

@@ -8,9 +8,9 @@ from msgspec.structs import replace
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation
 from awakeables.core.orders import DeadLetter, QueuedEffect
-from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.outcomes import Rejection, Resolution, encode_outcome
 
-SUCCEEDED = Resolution.of_bytes(b"")
+SUCCEEDED = encode_outcome(Resolution.of_bytes(b""))
 """What a result is in a list, which has no values."""
 
 
@@ -18,16 +18,16 @@ def brief_invocation(row: Invocation) -> Invocation:
     """How it ended, without the value or the details."""
     match row.result:
         case Resolution():
-            return replace(row, result=SUCCEEDED)
+            return replace(row, result_json=SUCCEEDED)
         case Rejection() as rejection:
-            return replace(row, result=replace(rejection, details=UNSET))
+            return replace(row, result_json=encode_outcome(replace(rejection, details=UNSET)))
         case _:
             return row
 
 
 def brief_awakeable(row: Awakeable) -> Awakeable:
     """Its state, without the answer and the last heartbeat."""
-    return replace(row, outcome=None, beat=None)
+    return replace(row, outcome_json=None, beat_json=None)
 
 
 def brief_letter(row: DeadLetter) -> DeadLetter:

@@ -58,6 +58,7 @@ def relay(letter: DeadLetter, *, to: str, now_ms: int) -> Effect:
         value=letter.value,
         headers=(*letter.headers, *why),
         created_ms=now_ms,
+        kind="dead-letter",
     )
 
 
@@ -66,17 +67,9 @@ def without_value(effect: Effect, reason: str) -> Effect | None:
 
     None when there is no value to leave out, or the effect is no dead letter's copy.
     """
-    if effect.value is None or effect.event_id != effect.stream:
+    if effect.value is None or effect.kind != "dead-letter":
         return None
-    return Effect(
-        event_id=effect.event_id,
-        stream=effect.stream,
-        topic=effect.topic,
-        key=effect.key,
-        value=None,
-        headers=(*effect.headers, (OMITTED_HEADER, reason.encode())),
-        created_ms=effect.created_ms,
-    )
+    return replace(effect, value=None, headers=(*effect.headers, (OMITTED_HEADER, reason.encode())))
 
 
 def divided(letters: Sequence[DeadLetter], folding: Folding) -> tuple[list[DeadLetter], list[DeadLetter]]:
@@ -184,6 +177,7 @@ def resend(letter: DeadLetter, *, event_id: str, now_ms: int) -> Effect:
         value=letter.value,
         headers=tuple((name, value) for name, value in letter.headers if not _tells_of_error(name)),
         created_ms=now_ms,
+        kind="resend",
     )
 
 

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+import msgspec
 from msgspec.structs import replace
 
-from awakeables.core.acts import Acts
-from awakeables.core.outcomes import Cancellation, Outcome
-from awakeables.core.records import Record
+from awakeables.core.acts import Acts, acts_from
+from awakeables.core.outcomes import Cancellation, Outcome, decode_outcome, encode_outcome
+from awakeables.core.records import Record, Row, text_from
 
 Status: TypeAlias = Literal["pending", "running", "suspended", "backing-off", "paused", "completed"]
 
@@ -57,7 +58,14 @@ class Failure(Record):
     at_ms: int
 
 
-class Invocation(Record):
+_encode_failure = msgspec.json.Encoder().encode
+_decode_failure = msgspec.json.Decoder(Failure).decode
+
+_CALLED_OFF_JSON = encode_outcome(CALLED_OFF)
+_KILLED_JSON = encode_outcome(KILLED)
+
+
+class Invocation(Row):
     """The row of an invocation.
 
     Attributes:
@@ -68,10 +76,12 @@ class Invocation(Record):
         attempts: Failed attempts since the journal last grew.
         due_ms: When it is to be claimed at the earliest (`at_once`: now, whenever that is); None: when
             something wakes it.
-        commit_id: The last commit of an owner, so that a lost acknowledgement is recognised.
+        committed_by: The owner of the last commit; with `epoch` and `commits` a commit that is sent
+            again after a lost acknowledgement is recognised.
+        commits: The number of the last commit of this epoch.
         build: The build of the code that last wrote it.
-        acts: Who began it, by which token, and what operators did to it.
         cancelled_ms: When it was told to be cancelled; the handler is told at its next await.
+        origin: The instance whose caller waits for the result.
     """
 
     id: str
@@ -79,7 +89,7 @@ class Invocation(Record):
     handler: str
     created_ms: int
     updated_ms: int
-    key: str | None = None
+    key_utf8: bytes | None = None
     status: Status = "pending"
     owner: str | None = None
     epoch: int = 0
@@ -88,12 +98,34 @@ class Invocation(Record):
     starts: int = 0
     attempts: int = 0
     due_ms: int | None = None
-    commit_id: str | None = None
+    committed_by: str | None = None
     build: str | None = None
-    failure: Failure | None = None
-    result: Outcome | None = None
+    failure_json: bytes | None = None
+    result_json: bytes | None = None
     cancelled_ms: int | None = None
-    acts: Acts = ()
+    ended_ms: int | None = None
+    acts_json: bytes | None = None
+    commits: int = 0
+    origin: str | None = None
+
+    @property
+    def key(self) -> str | None:
+        return None if self.key_utf8 is None else text_from(self.key_utf8)
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why its last attempt failed, or why it was paused."""
+        return None if self.failure_json is None else _decode_failure(self.failure_json)
+
+    @property
+    def result(self) -> Outcome | None:
+        """How it ended."""
+        return None if self.result_json is None else decode_outcome(self.result_json)
+
+    @property
+    def acts(self) -> Acts:
+        """Who began it, by which token, and what operators did to it."""
+        return acts_from(self.acts_json)
 
 
 class Continue(Record):
@@ -173,62 +205,66 @@ def is_suspect(row: Invocation) -> bool:
     return row.starts >= SUSPECT_STARTS
 
 
+def is_repeat(row: Invocation, *, owner: str, epoch: int, number: int) -> bool:
+    """Was this commit of an owner applied already, and only its acknowledgement lost (hard case 3)?
+
+    An owner's commits under one epoch are applied in the order of their numbers.
+    """
+    return number <= row.commits and row.epoch == epoch and row.committed_by == owner
+
+
 def claim(row: Invocation, *, owner: str, now_ms: int) -> Invocation:
     """Give a runnable invocation to an owner, or park it if it keeps killing its owners."""
     if row.starts >= MAX_STARTS:
         message = f"{row.starts} starts without a commit; fix the handler, then resume"
         return _parked(row, Failure(kind=CRASHED, message=message, at_ms=now_ms), now_ms)
-    return replace(
-        row,
-        status="running",
-        owner=owner,
-        epoch=row.epoch + 1,
-        starts=row.starts + 1,
-        due_ms=None,
-        updated_ms=now_ms,
-    )
+    row = replace(row, status="running", owner=owner, due_ms=None, updated_ms=now_ms, commits=0)
+    row.epoch += 1
+    row.starts += 1
+    return row
 
 
 def advance(
-    row: Invocation, step: Next, *, grows: bool, commit_id: str, build: str, now_ms: int
+    row: Invocation, step: Next, *, grows: bool, owner: str, number: int, build: str, now_ms: int
 ) -> Invocation:
-    """Apply the owner's commit; `grows`: it appends a chunk to the journal."""
-    row = replace(
-        row,
-        version=row.version + grows,
-        attempts=0 if grows else row.attempts,
-        starts=0,
-        commit_id=commit_id,
-        build=build,
-        updated_ms=now_ms,
-    )
+    """Apply an owner's commit, its `number`th of this epoch; `grows`: it appends a chunk to the journal."""
+    row = replace(row, updated_ms=now_ms)
+    if grows:
+        row.version += 1
+        row.attempts = 0
+    row.starts = 0
+    row.committed_by = owner
+    row.commits = number
+    row.build = build
+    if type(step) is Continue:
+        return row
+    row.owner = None
     match step:
-        case Continue():
-            return row
         case Suspend():
-            if step.wake != row.wake:
-                return replace(row, status="pending", owner=None, due_ms=at_once(now_ms))
-            return replace(row, status="suspended", owner=None, due_ms=step.due_ms)
+            seen = step.wake == row.wake
+            row.status = "suspended" if seen else "pending"
+            row.due_ms = step.due_ms if seen else at_once(now_ms)
         case BackOff():
-            return replace(
-                row,
-                status="backing-off",
-                owner=None,
-                due_ms=step.due_ms,
-                attempts=row.attempts + 1,
-                failure=step.failure,
-            )
+            row.status = "backing-off"
+            row.due_ms = step.due_ms
+            row.attempts += 1
+            row.failure_json = _encode_failure(step.failure)
         case Pause():
             return _parked(row, step.failure, now_ms)
         case End():
-            return replace(row, status="completed", owner=None, due_ms=None, result=step.result)
+            return _ended(row, encode_outcome(step.result), now_ms)
+        case _:
+            pass
+    return row
 
 
 def wake(row: Invocation, *, now_ms: int) -> Invocation:
     """Count what the outside told; make a suspended invocation runnable."""
+    row = replace(row, wake=row.wake + 1)
     if row.status == "suspended":
-        return replace(row, wake=row.wake + 1, status="pending", due_ms=at_once(now_ms))
-    return replace(row, wake=row.wake + 1)
+        row.status = "pending"
+        row.due_ms = at_once(now_ms)
+    return row
 
 
 def release(row: Invocation, *, now_ms: int) -> Invocation:
@@ -266,7 +302,7 @@ def cancel(row: Invocation, *, now_ms: int) -> Invocation | None:
     lost. It lets run what has failed or was paused since.
     """
     if row.status == "completed":
-        return row if row.epoch == 0 and row.result == CALLED_OFF else None
+        return row if row.epoch == 0 and row.result_json == _CALLED_OFF_JSON else None
     if row.cancelled_ms is None:
         row = replace(row, cancelled_ms=now_ms, wake=row.wake + 1, updated_ms=now_ms)
     elif row.status not in ("paused", "backing-off"):
@@ -274,7 +310,7 @@ def cancel(row: Invocation, *, now_ms: int) -> Invocation | None:
     if row.status == "running":
         return row
     if row.epoch == 0:
-        return replace(row, status="completed", due_ms=None, result=CALLED_OFF)
+        return _ended(row, _CALLED_OFF_JSON, now_ms)
     return replace(row, status="pending", due_ms=at_once(now_ms), starts=0, attempts=0)
 
 
@@ -284,9 +320,20 @@ def kill(row: Invocation, *, now_ms: int) -> Invocation | None:
     An owner that runs it is fenced from now on. A second kill changes nothing.
     """
     if row.status == "completed":
-        return row if row.result == KILLED else None
-    return replace(row, status="completed", owner=None, due_ms=None, result=KILLED, updated_ms=now_ms)
+        return row if row.result_json == _KILLED_JSON else None
+    return _ended(replace(row, owner=None, updated_ms=now_ms), _KILLED_JSON, now_ms)
+
+
+def _ended(row: Invocation, result: bytes, now_ms: int) -> Invocation:
+    return replace(row, status="completed", due_ms=None, result_json=result, ended_ms=now_ms)
 
 
 def _parked(row: Invocation, failure: Failure, now_ms: int) -> Invocation:
-    return replace(row, status="paused", owner=None, due_ms=None, failure=failure, updated_ms=now_ms)
+    return replace(
+        row,
+        status="paused",
+        owner=None,
+        due_ms=None,
+        failure_json=_encode_failure(failure),
+        updated_ms=now_ms,
+    )

@@ -19,6 +19,9 @@ from awakeables.core.records import Record
 Header: TypeAlias = tuple[str, bytes | None]
 CloudEventMode: TypeAlias = Literal["structured", "binary"]
 EffectState: TypeAlias = Literal["unsent", "failed"]
+EffectKind: TypeAlias = Literal["task", "event", "dead-letter", "verdict", "resend"]
+"""What an effect is: a task of an awakeable, another record of a handler, the copy of a dead letter, a
+verdict, or a dead letter that goes to the topic that it came from once more."""
 
 EFFECT_STATES: tuple[EffectState, ...] = ("unsent", "failed")
 
@@ -48,8 +51,9 @@ class Effect(Record):
         stream: Effects of one stream are published in order: an invocation's ID, the ID of a
             dead letter, or, for verdicts, of an awakeable.
         value: The payload; the envelope of a task is put around it when it is published.
-        task: Set for a task. Its awakeable is rejected with `publish-failed` if Kafka refuses
-            the record for good.
+        task: Of a task. Its awakeable is rejected with `publish-failed` if Kafka refuses the record.
+        verdict: Of a verdict, which is encoded when it is published; None in rows of older releases,
+            whose value it is.
     """
 
     event_id: str
@@ -60,6 +64,8 @@ class Effect(Record):
     headers: tuple[Header, ...] = ()
     task: TaskFacts | None = None
     created_ms: int = 0
+    kind: EffectKind = "event"
+    verdict: Verdict | None = None
 
 
 class QueuedEffect(Record):
@@ -127,8 +133,40 @@ class Idempotency(Record):
     fingerprint: str
 
 
+class NewAwakeable(Record):
+    """A pending row; the store computes the deadline from its clock."""
+
+    id: str
+    codec: Codec = "json"
+    type_name: str | None = None
+    schema_hash: str | None = None
+    timeout_ms: int | None = None
+
+
+class FirstStep(Record):
+    """What a new invocation's owner has decided before the commit that creates the invocation.
+
+    Its journal entries stand in `Begin.chunk`, after the input.
+
+    Attributes:
+        number: Of this commit, as in `Advance`.
+    """
+
+    number: int
+    next: Next
+    awakeables: tuple[NewAwakeable, ...] = ()
+    schemas: tuple[tuple[str, bytes], ...] = ()
+    effects: tuple[Effect, ...] = ()
+
+
 class Begin(Record):
-    """Create an invocation; with an owner it is running at once, else it waits to be claimed."""
+    """Create an invocation; with an owner it is running at once, else it waits to be claimed.
+
+    Attributes:
+        chunk: The beginning of the journal.
+        origin: The instance whose caller waits for the result.
+        first: The owner's first step, written with the row.
+    """
 
     id: str
     service: str
@@ -140,13 +178,19 @@ class Begin(Record):
     idempotency: Idempotency | None = None
     build: str | None = None
     by: str | None = None
+    origin: str | None = None
+    first: FirstStep | None = None
 
 
 class Begun(Record):
-    """`created` is False when the idempotency key stands for an older invocation."""
+    """`created` is False when the idempotency key stands for an older invocation.
+
+    `effects` are those of its first step that are not sent, with their deadlines.
+    """
 
     id: str
     created: bool
+    effects: tuple[Effect, ...] = ()
 
 
 class KeyConflict(Record):
@@ -172,37 +216,37 @@ class Claimed(Record):
     invocations: tuple[Invocation, ...]
 
 
-class NewAwakeable(Record):
-    """A pending row; the store computes the deadline from its clock."""
-
-    id: str
-    codec: Codec = "json"
-    type_name: str | None = None
-    schema_hash: str | None = None
-    timeout_ms: int | None = None
-
-
 class Advance(Record):
-    """An owner's commit: journal, awakeables, effects and what comes next, or nothing of it."""
+    """An owner's commit: journal, awakeables, effects and what comes next, or nothing of it.
+
+    Attributes:
+        number: Counts the owner's commits under this epoch; one that is sent again keeps its number.
+        calls_off: Awakeables to cancel if they are pending, because the invocation is cancelled.
+    """
 
     invocation_id: str
     owner: str
     epoch: int
     version: int
-    commit_id: str
+    number: int
     build: str
     next: Next
     chunk: bytes | None = None
     awakeables: tuple[NewAwakeable, ...] = ()
     schemas: tuple[tuple[str, bytes], ...] = ()
     effects: tuple[Effect, ...] = ()
+    calls_off: tuple[str, ...] = ()
 
 
 class Advanced(Record):
-    """The row as it is now, and the effects as they were queued, with their deadlines."""
+    """The row as it is now, the effects as they were queued, with their deadlines, and who was called off.
+
+    Of a commit that was applied before: the effects that are not sent yet.
+    """
 
     invocation: Invocation
     effects: tuple[Effect, ...] = ()
+    called_off: tuple[str, ...] = ()
 
 
 class Fenced(Record):
@@ -210,13 +254,17 @@ class Fenced(Record):
 
 
 class PartitionFence(Record):
-    """A batch's place in its partition: offsets `first` up to `next` (exclusive)."""
+    """A batch's place in its partition: offsets `first` up to `next` (exclusive).
+
+    `owner` has taken the partition; None: an older caller, which the epoch alone is held against.
+    """
 
     topic: str
     partition: int
     epoch: int
     first: int
     next: int
+    owner: str | None = None
 
 
 class Folding(Record):
@@ -270,12 +318,13 @@ class Settle(Record):
 
 
 class Wake(Record):
-    """An invocation was told something: how often by now, and what."""
+    """An invocation was told something: how often by now, and what; `owner` runs it, if anybody does."""
 
     invocation_id: str
     wake: int
     awakeable_id: str
     outcome: Outcome
+    owner: str | None = None
 
 
 class SettledAll(Record):
@@ -354,21 +403,17 @@ class Resumed(Record):
 
 
 class Cancel(Record):
-    """Mark an invocation as cancelled, and call its pending awakeables off (hard case 12)."""
+    """Mark an invocation as cancelled; its owner calls its awakeables off (hard case 12)."""
 
     invocation_id: str
     by: str | None = None
 
 
 class CancelAsked(Record):
-    """`invocation` as it is now, None if there is none; `accepted`: it had not ended before.
-
-    `called_off` are the awakeables that its cancellation has called off.
-    """
+    """`invocation` as it is now, None if there is none; `accepted`: it had not ended before."""
 
     invocation: Invocation | None
     accepted: bool
-    called_off: tuple[str, ...] = ()
 
 
 class Kill(Record):

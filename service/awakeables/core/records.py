@@ -38,3 +38,22 @@ class _RecordMeta(msgspec.StructMeta):
 
 class Record(msgspec.Struct, metaclass=_RecordMeta, frozen=True, kw_only=True, omit_defaults=True):
     """A fact or an order: never changed, compared by value."""
+
+
+class Row(msgspec.Struct, gc=False):
+    """A row of a table: its fields are the columns, in the order of the table.
+
+    So a row that is read is `Row(*columns)` and an insert is `msgspec.structs.astuple(row)`. What a
+    column holds as JSON stays bytes, with a property that decodes it. A row is never changed once
+    others may see it: a transition works on a copy.
+    """
+
+
+def text_bytes(text: str) -> bytes:
+    """Text from outside: half of a surrogate pair, which UTF-8 refuses, is kept, too."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def text_from(content: bytes) -> str:
+    """Read what `text_bytes` wrote."""
+    return content.decode("utf-8", "surrogatepass")

@@ -107,11 +107,11 @@ class Live:
             else:
                 self._poked.set()
 
-    def cancel(self, row: Invocation, called_off: Sequence[str]) -> bool:
+    def cancel(self, row: Invocation) -> bool:
         """Tell the runner that its invocation was cancelled; False: it is not live."""
         runner = self._runners.get(row.id)
         if runner is not None:
-            runner.cancel(row.wake, called_off)
+            runner.cancel(row.wake)
         return runner is not None
 
     def let_go(self, invocation_id: str) -> None:

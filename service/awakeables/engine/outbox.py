@@ -182,7 +182,7 @@ class Relay:
         gone: set[str] = set()
         self._gone_while_reading = gone
         try:
-            unsent = await self._reader.effects("unsent", limit)
+            unsent = await self._reader.effects(self._owner, limit)
         except StoreUnavailable:
             self._behind = True
             return

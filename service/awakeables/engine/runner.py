@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -159,6 +159,7 @@ class Runner:
         self._fenced = False
         self._rung: asyncio.Future[None] | None = None
         self._cleared: Callable[[], None] | None = None
+        self._calls_off: tuple[str, ...] = ()
 
     # ── told from outside ──────────────────────────────────────────────────────────────────
 
@@ -169,10 +170,9 @@ class Runner:
         if wake.awakeable_id == self._awaited:
             self._ring()
 
-    def cancel(self, wake: int, called_off: Sequence[str]) -> None:
-        """The invocation was cancelled, and with it these awakeables."""
+    def cancel(self, wake: int) -> None:
+        """The invocation was cancelled."""
         self._cancelled = True
-        self._outcomes |= {awakeable_id: Cancellation(reason=CANCELLED) for awakeable_id in called_off}
         self._count(wake)
         self._ring()
 
@@ -233,7 +233,9 @@ class Runner:
                     await self._conclude(execution, step)
                     return
                 if self._is_to_be_told(execution):
-                    # Before any outcome that is not yet journaled (hard case 12).
+                    # Before any outcome that is not yet journaled (hard case 12). What the handler
+                    # creates from now on, to undo what it did, is not called off.
+                    self._calls_off = execution.open_awakeables()
                     execution.cancel()
                     if self._house.settings.always_suspend:
                         await self._suspend(execution, due_ms=None, runnable=True)
@@ -499,14 +501,17 @@ class Runner:
             owner=self._house.owner,
             epoch=self._epoch,
             version=self._version,
-            commit_id=f"{self._house.owner}:{self._epoch}:{self._commits}",
+            number=self._commits,
             build=self._house.build,
             next=step,
             chunk=encode_chunk(entries) if entries else None,
             awakeables=tuple(taken.awakeables) if taken else (),
             schemas=tuple(taken.schemas.items()) if taken else (),
             effects=tuple(taken.effects) if taken else (),
+            calls_off=self._calls_off if taken else (),
         )
+        if taken:
+            self._calls_off = ()
         if entries:
             self._version += 1
             self.attempts = 0
@@ -520,6 +525,7 @@ class Runner:
         answer = future.result()
         if isinstance(answer, Advanced):
             self._stored = answer.invocation.version
+            self._outcomes |= {key: Cancellation(reason=CANCELLED) for key in answer.called_off}
             if answer.invocation.cancelled_ms is not None:
                 # Whoever asked for it may have gone before this runner was told.
                 self._cancelled = True

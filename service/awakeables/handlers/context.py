@@ -230,6 +230,7 @@ class Context:
                 headers=traced(record.headers, self._trace, event_id),
                 task=facts,
                 created_ms=world.clock.now_ms(),
+                kind="event" if facts is None else "task",
             )
         )
 

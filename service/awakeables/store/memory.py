@@ -3,215 +3,201 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar, cast
 
-from awakeables.core.acts import Acts
 from awakeables.core.awakeables import Awakeable, State
 from awakeables.core.brief import brief_awakeable, brief_effect, brief_invocation, brief_letter
+from awakeables.core.decide.claiming import horizon_of
+from awakeables.core.decide.decisions import BY_KEY, searches
+from awakeables.core.decide.operating import Old
 from awakeables.core.ids import EFFECT_KINDS, by_issue, first_id
 from awakeables.core.invocations import STATUSES, Invocation, Status, due_since_ms, is_suspect
 from awakeables.core.journal import Entry, awakeables_asked, decode_chunks
 from awakeables.core.orders import (
     Answer,
+    Claim,
+    ClaimEffects,
     DeadLetter,
     Effect,
     EffectState,
     Ended,
-    Idempotency,
+    Expire,
+    Kill,
     Member,
     Position,
+    PurgeLetters,
     QueuedEffect,
+    Release,
 )
 from awakeables.core.outcomes import Outcome
+from awakeables.core.rows import Changes, EffectRow, PositionRow, Rows, Whole
 from awakeables.ports import Clock, Expectation, Page
-from awakeables.store.apply import apply
 from awakeables.store.batches import beginning_of, first_of
 
-K = TypeVar("K")
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
 class MemoryTables:
-    """Dicts, and a list of what undoes the transaction that is under way."""
+    """All rows, in dicts: those that decisions are made on, with journals and schemas.
 
-    def __init__(self) -> None:
-        self.invocations: dict[str, Invocation] = {}
+    Attributes:
+        rows: The same dicts as decisions see them, who may find a row absent. Between commits there
+            is no None in them.
+    """
+
+    def __init__(self, retention_ms: int) -> None:
+        self.rows = rows = Rows(retention_ms, Whole)
+        self.invocations = cast("dict[str, Invocation]", rows.invocations)
+        self.awakeables = cast("dict[str, Awakeable]", rows.awakeables)
+        self.effects = cast("dict[str, EffectRow]", rows.effects)
+        self.letters = cast("dict[str, DeadLetter]", rows.letters)
+        self.sources = cast("dict[str, str]", rows.sources)
+        self.keys = cast("dict[tuple[str, str], tuple[str, str]]", rows.keys)
+        self.positions = cast("dict[tuple[str, int], PositionRow]", rows.positions)
         self.journals: dict[str, dict[int, bytes]] = {}
-        self.keys: dict[tuple[str, str], tuple[str, str]] = {}
-        self.awakeables: dict[str, Awakeable] = {}
         self.schemas: dict[str, bytes] = {}
-        self.effects: dict[str, Effect] = {}
-        self.claims: dict[str, str] = {}
-        self.failed: dict[str, str] = {}
-        self.effect_acts: dict[str, Acts] = {}
-        self.letters: dict[str, DeadLetter] = {}
-        self.sources: dict[str, str] = {}
-        self.positions: dict[tuple[str, int], Position] = {}
-        self._undo: list[Callable[[], object]] = []
-
-    def begin(self) -> None:
-        self._undo.clear()
 
     @property
-    def changed(self) -> bool:
-        """Has the transaction changed anything?"""
-        return bool(self._undo)
+    def failed(self) -> dict[str, str]:
+        """Why Kafka has refused the effects that it refused."""
+        return {key: row.reason or "" for key, row in self.in_state("failed")}
 
-    def roll_back(self) -> None:
-        while self._undo:
-            self._undo.pop()()
-
-    def _set(self, table: dict[K, V], key: K, value: V) -> None:
-        if key in table:
-            old = table[key]
-            self._undo.append(lambda: table.__setitem__(key, old))
-        else:
-            self._undo.append(lambda: table.pop(key))
-        table[key] = value
-
-    def _delete(self, table: dict[K, V], key: K) -> None:
-        if key in table:
-            old = table.pop(key)
-            self._undo.append(lambda: table.__setitem__(key, old))
-
-    def invocation(self, invocation_id: str) -> Invocation | None:
-        return self.invocations.get(invocation_id)
-
-    def put_invocation(self, row: Invocation) -> None:
-        self._set(self.invocations, row.id, row)
-
-    def due(self, now_ms: int, limit: int, *, suspects: bool) -> list[Invocation]:
-        rows = [
-            (due_since_ms(row.due_ms), row.id)
-            for row in self.invocations.values()
-            if row.due_ms is not None and row.due_ms <= now_ms and is_suspect(row) == suspects
-        ]
-        return [self.invocations[key] for _, key in sorted(rows)[:limit]]
-
-    def running(self) -> list[Invocation]:
-        return [row for row in self.invocations.values() if row.owner is not None]
-
-    def add_chunk(self, invocation_id: str, version: int, chunk: bytes, at_ms: int) -> None:
-        if invocation_id not in self.journals:
-            self._set(self.journals, invocation_id, {})
-        self._set(self.journals[invocation_id], version, chunk)
+    def in_state(self, state: EffectState) -> list[tuple[str, EffectRow]]:
+        # Within a commit None stands for what was published by it.
+        rows = self.rows.effects.items()
+        return [(key, row) for key, row in rows if row is not None and row.state == state]
 
     def chunks(self, invocation_id: str) -> list[bytes]:
         return [chunk for _, chunk in sorted(self.journals.get(invocation_id, {}).items())]
 
-    def forget(self, invocation_ids: Sequence[str], awakeable_ids: Sequence[str]) -> None:
-        for key in invocation_ids:
-            self._delete(self.invocations, key)
-            self._delete(self.journals, key)
-        for pair in [pair for pair, (_, stands_for) in self.keys.items() if stands_for in invocation_ids]:
-            self._delete(self.keys, pair)
-        for key in awakeable_ids:
-            self._delete(self.awakeables, key)
+    # ── searches ────────────────────────────────────────────────────────────────────────────
 
-    def idempotent(self, scope: str, key: str) -> tuple[str, str] | None:
-        return self.keys.get((scope, key))
+    def find(self, order: Member, now_ms: int) -> object:
+        """The rows that an order looks for."""
+        match order:
+            case Claim():
+                suspects = self._due(now_ms, 1, suspects=True) if order.suspect else []
+                return [*suspects, *self._due(now_ms, order.limit - len(suspects), suspects=False)]
+            case Expire():
+                return self._overdue(horizon_of(order, now_ms), order.limit)
+            case ClaimEffects():
+                return self._unclaimed(order.owner, order.limit)
+            case Kill():
+                rows = self.awakeables.values()
+                return [r for r in rows if r.invocation_id == order.invocation_id and r.state == "pending"]
+            case PurgeLetters():
+                return self._old(order)
+            case Release():
+                return [row for row in self.invocations.values() if row.owner is not None]
+            case _:
+                raise TypeError(f"{type(order).__name__} searches nothing")
 
-    def add_idempotent(self, idempotency: Idempotency, invocation_id: str) -> None:
-        self._set(self.keys, (idempotency.scope, idempotency.key), (idempotency.fingerprint, invocation_id))
+    def _due(self, now_ms: int, limit: int, *, suspects: bool) -> list[Invocation]:
+        """Those with `due_ms` at or before now, by `due_since_ms`: suspects, or the others."""
+        due = [
+            (due_since_ms(row.due_ms), row.id, row)
+            for row in self.invocations.values()
+            if row.due_ms is not None and row.due_ms <= now_ms and is_suspect(row) == suspects
+        ]
+        return [row for *_, row in sorted(due, key=lambda each: each[:2])[:limit]]
 
-    def awakeable(self, awakeable_id: str) -> Awakeable | None:
-        return self.awakeables.get(awakeable_id)
-
-    def put_awakeable(self, row: Awakeable) -> None:
-        self._set(self.awakeables, row.id, row)
-
-    def overdue(self, horizon_ms: int, limit: int) -> list[Awakeable]:
-        rows = sorted(
-            (row.deadline_ms, row.id)
+    def _overdue(self, horizon_ms: int, limit: int) -> list[Awakeable]:
+        overdue = [
+            (row.deadline_ms, row.id, row)
             for row in self.awakeables.values()
             if row.state == "pending" and row.deadline_ms is not None and row.deadline_ms <= horizon_ms
-        )
-        return [self.awakeables[key] for _, key in rows[:limit]]
+        ]
+        return [row for *_, row in sorted(overdue, key=lambda each: each[:2])[:limit]]
 
-    def add_schema(self, schema_hash: str, schema: bytes) -> None:
-        if schema_hash not in self.schemas:
-            self._set(self.schemas, schema_hash, schema)
+    def _unclaimed(self, owner: str, limit: int) -> list[EffectRow]:
+        """What others have claimed: whole streams, those of the oldest effects."""
+        others = [row for _, row in sorted(self.in_state("unsent")) if row.claimed_by != owner]
+        streams = {row.stream for row in others[:limit]}
+        return in_order([row for row in others if row.stream in streams])
 
-    def add_effect(self, effect: Effect, owner: str) -> None:
-        if effect.event_id not in self.effects:
-            self._set(self.effects, effect.event_id, effect)
-            self._set(self.claims, effect.event_id, owner)
+    def unsent(self, owner: str, limit: int) -> list[EffectRow]:
+        """What this owner has claimed: the streams of the oldest effects, in order of position."""
+        mine = [row for _, row in sorted(self.in_state("unsent")) if row.claimed_by == owner]
+        streams = {row.stream for row in mine[:limit]}
+        return in_order([row for row in mine if row.stream in streams])[:limit]
 
-    def unclaimed(self, owner: str, limit: int) -> list[Effect]:
-        others = [key for key, held_by in self.claims.items() if held_by != owner and key not in self.failed]
-        streams = {self.effects[key].stream for key in sorted(others)[:limit]}
-        claimed = sorted(key for key in others if self.effects[key].stream in streams)
-        for key in claimed:
-            self._set(self.claims, key, owner)
-        return [self.effects[key] for key in claimed]
+    def _old(self, order: PurgeLetters) -> Old:
+        end = first_id("dlq", order.before_ms)
+        letters = [row for row in self.letters.values() if row.id < end]
+        ids = sorted(row.id for row in letters if order.code in (None, row.code))[: order.limit]
+        effects: list[str] = []
+        for kind in () if order.letters_only else EFFECT_KINDS:
+            first, end = f"{kind}_", first_id(kind, order.before_ms)
+            effects += sorted(key for key in self.failed if first < key < end)[: order.limit]
+        return Old(ids, effects)
 
-    def effect(self, event_id: str) -> Effect | None:
-        return None if event_id in self.failed else self.effects.get(event_id)
+    # ── writing and undoing ─────────────────────────────────────────────────────────────────
 
-    def drop_effect(self, event_id: str) -> None:
-        self._delete(self.effects, event_id)
-        self._delete(self.claims, event_id)
-        self._delete(self.failed, event_id)
-        self._delete(self.effect_acts, event_id)
+    def delete(self, changes: Changes) -> dict[str, dict[int, bytes]]:
+        """Delete what a member has deleted, before the next one looks for it; the deleted journals."""
+        journals = {}
+        for ended in changes.purged:
+            _delete(self.invocations, ended.id, changes.invocations)
+            for key in [key for key, known in self.keys.items() if known[1] == ended.id]:
+                _delete(self.keys, key, changes.keys)
+            for awakeable_id in ended.awakeables:
+                _delete(self.awakeables, awakeable_id, changes.awakeables)
+            journals[ended.id] = self.journals.pop(ended.id, {})
+        changes.chunks = [chunk for chunk in changes.chunks if chunk[0] not in journals]
+        for letter_id in changes.deleted_letters:
+            letter = self.letters[letter_id]
+            del self.sources[letter.source]
+            _delete(self.letters, letter_id, changes.letters)
+        for event_id in changes.deleted_effects:
+            _delete(self.effects, event_id, changes.effects)
+        for done in (changes.purged, changes.deleted_letters, changes.deleted_effects):
+            done.clear()
+        return journals
 
-    def fail_effect(self, event_id: str, reason: str) -> None:
-        self._set(self.failed, event_id, reason)
+    def write(self, changes: Changes) -> None:
+        """Take in what is not written through: journals and schemas; and forget what is absent."""
+        for invocation_id, version, chunk, _ in changes.chunks:
+            self.journals.setdefault(invocation_id, {})[version] = chunk
+        for schema_hash, schema in changes.schemas.items():
+            self.schemas.setdefault(schema_hash, schema)
+        for event_id in (*changes.effects, *changes.published):
+            if self.effects.get(event_id) is None:
+                self.effects.pop(event_id, None)
 
-    def queued_effect(self, event_id: str) -> QueuedEffect | None:
-        effect = self.effects.get(event_id)
-        if effect is None:
-            return None
-        reason = self.failed.get(event_id)
-        acts = self.effect_acts.get(event_id, ())
-        state: EffectState = "unsent" if reason is None else "failed"
-        return QueuedEffect(effect=effect, state=state, reason=reason, acts=acts)
+    def undo(self, changes: Changes) -> None:
+        """Put back every row as it was."""
+        for letter_id, before in changes.letters.items():
+            now = self.letters.get(letter_id)
+            if now is not None:
+                self.sources.pop(now.source, None)
+            if before is not None:
+                self.sources[before.source] = letter_id
+        _put_back(self.invocations, changes.invocations)
+        _put_back(self.awakeables, changes.awakeables)
+        _put_back(self.effects, changes.effects)
+        _put_back(self.effects, dict.fromkeys(changes.published))
+        _put_back(self.letters, changes.letters)
+        _put_back(self.positions, changes.positions)
+        _put_back(self.keys, changes.keys)
 
-    def requeue_effect(self, event_id: str, owner: str, acts: Acts) -> None:
-        self._delete(self.failed, event_id)
-        self._set(self.effect_acts, event_id, acts)
-        self._set(self.claims, event_id, owner)
 
-    def has_dead_letter(self, source: str) -> bool:
-        return source in self.sources
+def in_order(rows: list[EffectRow]) -> list[EffectRow]:
+    """As they are to be published."""
+    return sorted(rows, key=lambda row: (row.position, row.event_id))
 
-    def add_dead_letter(self, letter: DeadLetter) -> None:
-        self._set(self.letters, letter.id, letter)
-        self._set(self.sources, letter.source, letter.id)
 
-    def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
-        return self.letters.get(dead_letter_id)
+def _delete(table: dict[K, V], key: K, before: dict[K, V | None]) -> None:
+    before.setdefault(key, table.pop(key, None))
 
-    def put_dead_letter(self, letter: DeadLetter) -> None:
-        self._set(self.letters, letter.id, letter)
 
-    def forget_letters(self, before_ms: int, limit: int, code: str | None) -> int:
-        end = first_id("dlq", before_ms)
-        found = (key for key, row in self.letters.items() if key < end and code in (None, row.code))
-        letters = sorted(found)[:limit]
-        for key in letters:
-            self._delete(self.sources, self.letters[key].source)
-            self._delete(self.letters, key)
-        return len(letters)
-
-    def forget_refused(self, before_ms: int, limit: int) -> int:
-        count = 0
-        for kind in EFFECT_KINDS:
-            first, end = f"{kind}_", first_id(kind, before_ms)
-            refused = sorted(key for key in self.failed if first < key < end)[:limit]
-            for key in refused:
-                self.drop_effect(key)
-            count += len(refused)
-        return count
-
-    def position(self, topic: str, partition: int) -> Position | None:
-        return self.positions.get((topic, partition))
-
-    def put_position(self, topic: str, position: Position, owner: str | None = None) -> None:
-        self._set(self.positions, (topic, position.partition), position)
-
-    def probe(self) -> None:
-        """There is nothing that could fail."""
+def _put_back(table: dict[K, V], before: Mapping[K, V | None]) -> None:
+    for key, row in before.items():
+        if row is None:
+            table.pop(key, None)
+        else:
+            table[key] = row
 
 
 class MemoryStore:
@@ -219,8 +205,7 @@ class MemoryStore:
 
     def __init__(self, *, clock: Clock, retention_ms: int) -> None:
         self._clock = clock
-        self._retention_ms = retention_ms
-        self.tables = MemoryTables()
+        self.tables = MemoryTables(retention_ms)
 
     async def open(self) -> None:
         return None
@@ -229,12 +214,31 @@ class MemoryStore:
         return None
 
     async def commit(self, members: Sequence[Member]) -> list[Answer]:
-        self.tables.begin()
+        now_ms = self._clock.now_ms()
+        changes = Changes(self.tables.rows)
+        journals: dict[str, dict[int, bytes]] = {}
         try:
-            return apply(members, self.tables, now_ms=self._clock.now_ms(), retention_ms=self._retention_ms)
+            answers = []
+            for member in members:
+                answers.append(self.decide(member, now_ms, changes))
+                journals |= self.tables.delete(changes)
+            self.keep(changes)
         except BaseException:
-            self.tables.roll_back()
+            self.tables.undo(changes)
+            self.tables.journals |= journals
             raise
+        return answers
+
+    def decide(self, member: Member, now_ms: int, changes: Changes) -> Answer:
+        """Decide one member."""
+        decision = searches(member)
+        if decision is not None:
+            return decision(member, self.tables.find(member, now_ms), now_ms, changes)
+        return BY_KEY[type(member)](member, self.tables.rows, now_ms, changes)
+
+    def keep(self, changes: Changes) -> None:
+        """Make durable what the members have changed; a test makes this fail."""
+        self.tables.write(changes)
 
     async def history(self, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
         tables = self.tables
@@ -245,7 +249,7 @@ class MemoryStore:
         return {row.id: row.outcome for row in rows if row is not None and row.outcome is not None}
 
     async def held_by(self, owner: str) -> list[str]:
-        return [row.id for row in self.tables.running() if row.owner == owner]
+        return [row.id for row in self.tables.invocations.values() if row.owner == owner]
 
     async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
         rows = (self.tables.awakeables.get(key) for key in awakeable_ids)
@@ -261,10 +265,8 @@ class MemoryStore:
             if row is not None
         }
 
-    async def effects(self, state: EffectState, limit: int) -> list[Effect]:
-        wanted = state == "failed"
-        failed = self.tables.failed
-        return [e for key, e in sorted(self.tables.effects.items()) if (key in failed) == wanted][:limit]
+    async def effects(self, owner: str, limit: int) -> list[Effect]:
+        return [row.effect for row in self.tables.unsent(owner, limit)]
 
     async def ended(self, before_ms: int, limit: int) -> list[Ended]:
         tables = self.tables
@@ -274,7 +276,8 @@ class MemoryStore:
         return [Ended(id=key, awakeables=tuple(awakeables_asked(tables.chunks(key)))) for key in keys]
 
     async def positions(self, topic: str) -> list[Position]:
-        return [position for (name, _), position in sorted(self.tables.positions.items()) if name == topic]
+        rows = sorted(self.tables.positions.items())
+        return [row.position for (name, _), row in rows if name == topic]
 
     async def invocation(self, invocation_id: str) -> Invocation | None:
         return self.tables.invocations.get(invocation_id)
@@ -295,7 +298,7 @@ class MemoryStore:
 
     async def idempotency_key(self, invocation_id: str) -> str | None:
         keys = self.tables.keys.items()
-        return next((key for (_, key), (_, stands_for) in keys if stands_for == invocation_id), None)
+        return next((key for (_, key), known in keys if known[1] == invocation_id), None)
 
     async def journal(self, invocation_id: str, most_bytes: int) -> tuple[list[Entry], bool]:
         chunks, whole = beginning_of(self.tables.chunks(invocation_id), most_bytes)
@@ -316,17 +319,17 @@ class MemoryStore:
         return [brief_letter(row) for row in _newest(self.tables.letters, page)]
 
     async def queued_effect(self, event_id: str) -> QueuedEffect | None:
-        return self.tables.queued_effect(event_id)
+        row = self.tables.effects.get(event_id)
+        return None if row is None else row.queued
 
     async def queued_effects(self, page: Page, *, state: EffectState) -> list[QueuedEffect]:
-        rows = (self.tables.queued_effect(key) for key in self.tables.effects)
-        found = _newest({row.id: row for row in rows if row is not None and row.state == state}, page)
-        return [brief_effect(row) for row in found]
+        found = _newest(dict(self.tables.in_state(state)), page)
+        return [brief_effect(row.queued) for row in found]
 
     async def counts(self) -> Mapping[str, int]:
         tables = self.tables
         pending = [row.created_ms for row in tables.awakeables.values() if row.state == "pending"]
-        unsent = [row.created_ms for key, row in tables.effects.items() if key not in tables.failed]
+        unsent = [row.created_ms for _, row in tables.in_state("unsent")]
         statuses = Counter(row.status for row in tables.invocations.values() if row.status != "completed")
         oldest = {"awakeables_oldest_ms": pending, "effects_oldest_ms": unsent}
         return {

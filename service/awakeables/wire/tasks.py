@@ -21,6 +21,7 @@ from awakeables.errors import CallerError, MalformedId
 from awakeables.wire.attempts import MOST_ATTEMPTS, attempt_from
 from awakeables.wire.cloudevents import CONTENT_TYPE, CloudEvent, read_event
 from awakeables.wire.task_events import REQUESTED, binary_headers, structured
+from awakeables.wire.verdicts import encode_verdict
 
 VERSION = 1
 JSON_TYPE = b"application/json"
@@ -60,8 +61,10 @@ _address_decoder = msgspec.json.Decoder(Address)
 def encode_effect(effect: Effect) -> tuple[bytes | None, list[Header]]:
     """The value and the headers of the record that an effect becomes."""
     facts = effect.task
+    if effect.verdict is not None:
+        return encode_verdict(effect.verdict), list(effect.headers)
     if facts is None:
-        if effect.stream.startswith("inv_"):  # a dead letter goes, and goes back, as it was
+        if effect.kind == "event":  # a dead letter goes, and goes back, as it was
             return effect.value, _once(effect.headers, [(EVENT_ID, effect.event_id.encode())])
         return effect.value, list(effect.headers)
     ours = _facts_as_headers(effect.event_id, facts)

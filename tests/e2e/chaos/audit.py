@@ -13,6 +13,7 @@ from msgspec import Raw
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import AwakeableAsked, Delivered, Entry, Input, PublishAsked, RunAsked
+from awakeables.core.orders import EFFECT_STATES
 from awakeables.core.outcomes import Expiry, Outcome, Rejection, Resolution
 from awakeables.core.sources import kafka_source
 from awakeables.ports import Page
@@ -72,7 +73,7 @@ async def gather(world: World, calls: Sequence[Call]) -> Evidence:
         awakeables = {row.id: await _there(store.awakeable(row.id)) for row in answers_listed}
         journals = await store.history(list(invocations))
         positions = {row.partition: row.next for row in await store.positions(world.completions)}
-        unsent = [*await store.effects("unsent", ALL.limit), *await store.effects("failed", ALL.limit)]
+        unsent = [row for state in EFFECT_STATES for row in await store.queued_effects(ALL, state=state)]
         dead_letters = await store.dead_letters(ALL)
     finally:
         await store.close()

@@ -10,7 +10,7 @@ import msgspec
 
 from awakeables.core.awakeables import Awakeable, Book
 from awakeables.core.journal import Delivered
-from awakeables.core.outcomes import Resolution
+from awakeables.core.outcomes import Resolution, encode_outcome
 from e2e.chaos.audit import Evidence
 
 
@@ -26,10 +26,19 @@ def forgeries(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
     told = next(line for line in evidence.lines("told") if line["verdict"] in ("accepted", "duplicate"))
 
     yield "a call that is not there", _without(evidence, alone.id)
-    yield "an outcome that nobody sent", _with(evidence, answered, outcome=Resolution.of_json(b"1"))
-    yield "a time-out over an answer", _with(evidence, answered, state="timed-out", outcome=expired.outcome)
-    yield "an answer that is accepted twice", _with(evidence, answered, book=_twice(answered.book))
-    yield "an answer without a verdict", _with(evidence, answered, book=Book())
+    yield (
+        "an outcome that nobody sent",
+        _with(evidence, answered, outcome_json=encode_outcome(Resolution.of_json(b"1"))),
+    )
+    yield (
+        "a time-out over an answer",
+        _with(evidence, answered, state="timed-out", outcome_json=expired.outcome_json),
+    )
+    yield (
+        "an answer that is accepted twice",
+        _with(evidence, answered, book_json=msgspec.json.encode(_twice(answered.book))),
+    )
+    yield "an answer without a verdict", _with(evidence, answered, book_json=None)
     yield "a row that is not there", replace(evidence, awakeables=rows | {"": answered})
     yield (
         "an outcome told twice",

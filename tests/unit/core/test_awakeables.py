@@ -29,7 +29,7 @@ from awakeables.core.awakeables import (
     settle,
     without_row,
 )
-from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
+from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution, encode_outcome
 from awakeables.core.sources import kafka_source
 from awakeables.core.texts import MOST_CHARACTERS
 
@@ -91,8 +91,9 @@ KIND: dict[State, dict[str, str | None]] = {
 def row(state: State = "pending", **fields: Any) -> Awakeable:
     settled: dict[str, Any] = {} if state == "pending" else {"settled_ms": 9, "settled_by": "1"}
     outcome = OUTCOMES[state]
+    outcome_json = None if outcome is None else encode_outcome(outcome)
     return Awakeable(
-        id="a", invocation_id="i", created_ms=1, state=state, outcome=outcome, **(settled | fields)
+        id="a", invocation_id="i", created_ms=1, state=state, outcome_json=outcome_json, **(settled | fields)
     )
 
 
@@ -218,7 +219,7 @@ def test_case_w7_a_heartbeat_after_the_answer_is_kept_and_accuses_nobody(state: 
     before = row(state)
     result = told(before, SAID["a heartbeat"])
     assert (result.verdict, result.settled) == (None, False)
-    assert result.awakeable == replace(before, beat=result.awakeable.beat)
+    assert result.awakeable == replace(before, beat_json=result.awakeable.beat_json)
     assert result.awakeable.beat == Beat(progress=Raw(b"0.5"), at_ms=NOW_MS, worker="w")
 
 

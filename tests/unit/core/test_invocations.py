@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,7 +56,7 @@ def row(status: Status = "running", **fields: Any) -> Invocation:
 
 
 def step(name: str, before: Invocation, *, grows: bool = False) -> Invocation:
-    return advance(before, STEPS[name], grows=grows, commit_id="c", build="b", now_ms=NOW_MS)
+    return advance(before, STEPS[name], grows=grows, owner="me", number=5, build="b", now_ms=NOW_MS)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_an_owner_s_step_leads_to_its_status(
     """O3, hard case 1: who was told something meanwhile stays runnable instead of suspending."""
     after = step(name, row())
     assert (after.status, after.due_ms, after.owner) == (status, due_ms, owner)
-    assert (after.commit_id, after.build, after.updated_ms) == ("c", "b", NOW_MS)
+    assert (after.committed_by, after.commits, after.build, after.updated_ms) == ("me", 5, "b", NOW_MS)
     assert after.wake == 3
 
 
@@ -152,7 +153,9 @@ def test_a_wake_is_always_counted_and_makes_only_the_suspended_runnable(status: 
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_only_what_is_paused_or_backing_off_can_be_resumed(status: Status) -> None:
-    after = resume(row(status, attempts=9, starts=3, failure=FAILURE), now_ms=NOW_MS)
+    after = resume(
+        row(status, attempts=9, starts=3, failure_json=msgspec.json.encode(FAILURE)), now_ms=NOW_MS
+    )
     if status not in ("paused", "backing-off"):
         assert after is None
         return

@@ -19,8 +19,9 @@ from awakeables.api import Api
 from awakeables.core.awakeables import Awakeable, Completion, Verdict
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Entry
-from awakeables.core.orders import Answer, Effect, Member, Probe, SettledAll
+from awakeables.core.orders import Answer, Effect, Member, SettledAll
 from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.rows import Changes
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.intake import Record
 from awakeables.engine.outbox import RelaySettings
@@ -73,9 +74,6 @@ class Store(MemoryStore):
         if any(self.refuses(member) for member in members):
             raise StoreRefused("this data can't be kept")
         answers = await super().commit(members)
-        if self.full and (self.tables.changed or Probe() in members):
-            self.tables.roll_back()
-            raise StoreUnavailable("the disk is full")
         self.commits.append(list(members))
         self.answers.append(answers)
         if self.lose_hints:
@@ -84,6 +82,11 @@ class Store(MemoryStore):
             self.lose_after -= 1
             raise StoreUnavailable("the acknowledgement was lost")
         return answers
+
+    def keep(self, changes: Changes) -> None:
+        if self.full and any(value for name, value in vars(changes).items() if name != "rows"):
+            raise StoreUnavailable("the disk is full")
+        super().keep(changes)
 
     def members(self, kind: type[Member]) -> list[Any]:
         """The members of this kind that were committed."""

@@ -28,6 +28,7 @@ from awakeables.core.orders import (
     Wake,
 )
 from awakeables.core.outcomes import Rejection
+from awakeables.core.rows import effect_row
 from awakeables.engine import outbox
 from awakeables.engine.committer import Committer
 from awakeables.engine.outbox import Relay, RelaySettings
@@ -74,7 +75,7 @@ class Rig:
                 owner=owner,
                 epoch=row.epoch,
                 version=row.version,
-                commit_id=effects[0].event_id,
+                number=row.commits + 1,
                 build="b",
                 next=Continue(),
                 awakeables=tuple(NewAwakeable(id=key) for key in awakeables),
@@ -238,7 +239,7 @@ async def test_large_ones_are_held_in_memory_a_few_at_a_time_and_go_out_in_order
 
 def task_of(rig: Rig, number: int, awakeable_id: str) -> Effect:
     facts = TaskFacts(awakeable_id=awakeable_id, reply_to="shop.completions")
-    return rig.effect(number, task=facts)
+    return rig.effect(number, task=facts, kind="task")
 
 
 async def test_a_record_that_kafka_refuses_rejects_its_awakeable_and_the_next_one_passes() -> None:
@@ -253,9 +254,9 @@ async def test_a_record_that_kafka_refuses_rejects_its_awakeable_and_the_next_on
         row = rig.store.tables.awakeables[awakeable_id]
         assert row.outcome == Rejection(reason="publish-failed: topic 't': 2 MB are too many", code=502)
         assert [(w.invocation_id, w.awakeable_id) for w in rig.wakes] == [("inv_a", awakeable_id)]
-        assert await rig.store.effects("failed", 10) == [effects[0]]
+        assert list(rig.store.tables.failed) == [effects[0].event_id]
         await asyncio.sleep(60)
-        assert await rig.store.effects("unsent", 10) == []
+        assert rig.store.tables.in_state("unsent") == []
         assert len(rig.broker.tries) == 2, "failed effects are left alone"
 
 
@@ -268,7 +269,7 @@ async def test_case_w8_a_verdict_that_kafka_refuses_is_logged_with_its_awakeable
     async with relaying() as rig:
         awakeable_id = new_id("prom", at_ms=1, entropy=bytes(10))
         rig.broker.fail = lambda _: PublishRefused("too large")
-        verdict = replace(rig.effect(1), stream=awakeable_id)
+        verdict = replace(rig.effect(1), stream=awakeable_id, kind="verdict")
         await rig.commit(verdict)
         rig.relay.hand_off([verdict])
         await rig.quiet()
@@ -344,7 +345,15 @@ async def test_a_broker_that_is_away_for_hours_is_waited_for() -> None:
 
 def a_dead_letter(value: bytes | None) -> Effect:
     key = new_id("dlq", at_ms=1, entropy=bytes(10))
-    return Effect(event_id=key, stream=key, topic="dlq", key=b"k", value=value, headers=(("h", b"1"),))
+    return Effect(
+        event_id=key,
+        stream=key,
+        topic="dlq",
+        key=b"k",
+        value=value,
+        headers=(("h", b"1"),),
+        kind="dead-letter",
+    )
 
 
 async def test_a_dead_letter_that_is_too_large_goes_without_its_value() -> None:
@@ -352,7 +361,7 @@ async def test_a_dead_letter_that_is_too_large_goes_without_its_value() -> None:
     async with relaying() as rig:
         letter = a_dead_letter(b"x" * 100)
         rig.broker.fail = lambda e: PublishRefused("too large") if e.value is not None else None
-        rig.store.tables.add_effect(letter, "")
+        rig.store.tables.effects[letter.event_id] = effect_row(letter, "", 0)
         rig.relay.poke()
         await rig.quiet()
         (copy,) = rig.broker.published
@@ -364,10 +373,10 @@ async def test_a_dead_letter_that_is_refused_without_its_value_too_is_kept_as_fa
     async with relaying() as rig:
         letter = a_dead_letter(b"x")
         rig.broker.fail = lambda _e: PublishRefused("forbidden")
-        rig.store.tables.add_effect(letter, "")
+        rig.store.tables.effects[letter.event_id] = effect_row(letter, "", 0)
         rig.relay.poke()
         await until(lambda: rig.store.tables.failed)
-        assert await rig.store.effects("failed", 10) == [letter]
+        assert list(rig.store.tables.failed) == [letter.event_id]
         assert len(rig.broker.tries) == 2
 
 
@@ -464,7 +473,7 @@ async def test_two_owners_don_t_take_each_other_s_effects_by_handing_off() -> No
 async def test_case_w9_r9_a_topic_that_is_missing_is_logged_a_few_times_and_not_per_record() -> None:
     async with relaying() as rig:
         rig.broker.fail = lambda _: TopicMissing("there is no topic 'verdicts'")
-        verdicts = [rig.effect(number, stream=f"prom_1{number}") for number in range(300)]
+        verdicts = [rig.effect(number, stream=f"prom_1{number}", kind="verdict") for number in range(300)]
         with heard() as logs:
             rig.relay.hand_off(verdicts)
             await asyncio.sleep(720)

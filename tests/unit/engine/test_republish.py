@@ -32,7 +32,7 @@ async def refused(bench: Bench, process: Process, count: int = 1) -> Effect:
     refuse(bench, b"0")
     await bench.begin(process, "invoices", b"%d" % count)
     await until(lambda: bench.store.tables.failed and len(bench.broker.published) == count - 1)
-    [effect] = await bench.store.effects("failed", 10)
+    [effect] = [row.effect for _, row in bench.store.tables.in_state("failed")]
     refuse(bench)
     return effect
 
@@ -79,12 +79,12 @@ async def test_one_that_carries_an_awakeable_is_not_sent_again() -> None:
     async with bench.serving(task=task) as process:
         invocation_id = await bench.begin(process, "task")
         await bench.status(invocation_id, "completed")
-        [effect] = await bench.store.effects("failed", 10)
+        [effect] = [row.effect for _, row in bench.store.tables.in_state("failed")]
         refuse(bench)
         with pytest.raises(NotPossible, match="nobody waits for its answer"):
             await process.api.republish(effect.event_id)
         await process.engine.settled_down()
-        assert await bench.store.effects("failed", 10) == [effect]
+        assert [row.effect for _, row in bench.store.tables.in_state("failed")] == [effect]
         assert bench.broker.published == []
 
 

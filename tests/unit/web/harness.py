@@ -17,6 +17,7 @@ from awakeables.api import Api
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation
 from awakeables.core.orders import Answer, DeadLetter, Effect, Member
+from awakeables.core.rows import effect_row, refused
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import StoreUnavailable, TerminalError, TopicMissing
@@ -265,7 +266,8 @@ class Web:
             at_ms=self.engine.clock.now_ms(),
             **{"code": "unreadable"} | fields,
         )
-        self.store.tables.add_dead_letter(letter)
+        self.store.tables.letters[letter.id] = letter
+        self.store.tables.sources[letter.source] = letter.id
         return letter.id
 
     def add_refused(self, **fields: Any) -> str:
@@ -273,8 +275,8 @@ class Web:
         event_id = self.api.new_id("evt")
         usual = {"event_id": event_id, "stream": event_id, "topic": "invoices", "key": None, "value": None}
         effect = Effect(created_ms=self.engine.clock.now_ms(), **usual | fields)
-        self.store.tables.add_effect(effect, self.engine.owner)
-        self.store.tables.fail_effect(effect.event_id, "too large")
+        row = refused(effect_row(effect, self.engine.owner, 0), "too large")
+        self.store.tables.effects[effect.event_id] = row
         return effect.event_id
 
 

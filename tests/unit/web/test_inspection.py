@@ -259,7 +259,7 @@ async def test_cancelled_awakeables_show_why(web: Web) -> None:
     row = web.store.tables.awakeables[awakeable_id]
     cancelled = cancel(row, now_ms=row.created_ms, reason="its invocation ended")
     assert cancelled is not None
-    web.store.tables.put_awakeable(cancelled)
+    web.store.tables.awakeables[awakeable_id] = cancelled
     shown = (await web.client.get(f"/awakeables/{awakeable_id}")).json()
     assert shown["outcome"] == {"status": "cancelled", "reason": "its invocation ended"}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from awakeables.core.ids import IdKind, new_id
-from awakeables.core.orders import Position, TaskFacts
+from awakeables.core.orders import TaskFacts
+from awakeables.core.rows import PositionRow
 from awakeables.engine.intake import Stuck
 from unit.web.harness import Web, until
 from unit.web.test_completing import problem
@@ -101,7 +102,7 @@ async def test_a_record_that_is_on_its_way_already_is_not_sent_twice(web: Web) -
 
 async def test_a_record_whose_awakeable_was_rejected_with_it_is_not_sent_again(web: Web) -> None:
     awakeable_id = await web.awakeable_of("wait")
-    event_id = web.add_refused(task=TaskFacts(awakeable_id=awakeable_id, reply_to=TOPIC))
+    event_id = web.add_refused(task=TaskFacts(awakeable_id=awakeable_id, reply_to=TOPIC), kind="task")
     refused = problem(await web.client.post(f"/outbox/{event_id}/resend"), 409, "not-possible")
     for told in (awakeable_id, "publish-failed", "begin the work anew"):
         assert told in refused["detail"]
@@ -110,7 +111,7 @@ async def test_a_record_whose_awakeable_was_rejected_with_it_is_not_sent_again(w
 
 
 async def test_offsets_are_shown_and_a_stuck_partition_is_skipped(web: Web) -> None:
-    web.store.tables.put_position(TOPIC, Position(partition=0, next=3, epoch=1))
+    web.store.tables.positions[TOPIC, 0] = PositionRow(TOPIC, 0, next=3, epoch=1)
     web.engine.intake.ends[0] = 9
     web.engine.problems["partition 0"] = "it can't be read"
     [item] = (await web.client.get("/offsets")).json()["items"]
@@ -142,7 +143,7 @@ async def test_offsets_are_shown_and_a_stuck_partition_is_skipped(web: Web) -> N
     ],
 )
 async def test_a_skip_that_makes_no_sense_is_refused(web: Web, path: str, status: int, kind: str) -> None:
-    web.store.tables.put_position(TOPIC, Position(partition=0, next=3, epoch=1))
+    web.store.tables.positions[TOPIC, 0] = PositionRow(TOPIC, 0, next=3, epoch=1)
     web.engine.intake.ends[0] = 9
     problem(await web.client.post(path), status, kind)
     assert web.store.tables.positions[TOPIC, 0].next == 3

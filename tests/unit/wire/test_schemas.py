@@ -427,6 +427,12 @@ def test_the_headers_say_where_and_why() -> None:
 
 def test_a_dead_letter_that_is_sent_again_has_no_header_of_ours() -> None:
     effect = Effect(
-        event_id="evt_1x", stream="dlq_1x", topic="t", key=b"k", value=b"{", headers=(("a", b"1"),)
+        event_id="evt_1x",
+        stream="dlq_1x",
+        topic="t",
+        key=b"k",
+        value=b"{",
+        headers=(("a", b"1"),),
+        kind="resend",
     )
     assert encode_effect(effect) == (b"{", [("a", b"1")])

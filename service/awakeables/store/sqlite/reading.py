@@ -16,11 +16,13 @@ from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry, awakeables_asked, decode_chunks
 from awakeables.core.orders import DeadLetter, Effect, EffectState, Ended, Position, QueuedEffect
 from awakeables.core.outcomes import Outcome, decode_outcome
+from awakeables.core.records import text_bytes, text_from
+from awakeables.core.rows import EffectRow, PositionRow
 from awakeables.ports import Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
-from awakeables.store.sqlite import rows
+from awakeables.store.sqlite.loading import id_list, unsent
 from awakeables.store.sqlite.queries import QUERIES
-from awakeables.store.sqlite.tables import id_list
+from awakeables.store.sqlite.rows import dead_letter_from
 
 _AFTER_ALL = "\U0010ffff"
 """Sorts after every ID: the page that begins with the newest."""
@@ -74,12 +76,8 @@ def expectations(connection: sqlite3.Connection, awakeable_ids: Sequence[str]) -
     }
 
 
-def effects(connection: sqlite3.Connection, state: EffectState, limit: int) -> list[Effect]:
-    if state == "unsent":
-        found = connection.execute(QUERIES["list_unsent"], (limit, limit))
-    else:
-        found = connection.execute(QUERIES["list_failed"], (limit,))
-    return [rows.effect_from(row) for row in found]
+def effects(connection: sqlite3.Connection, owner: str, limit: int) -> list[Effect]:
+    return [row.effect for row in unsent(connection, owner, limit)]
 
 
 def ended(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[Ended]:
@@ -90,12 +88,12 @@ def ended(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[En
 
 
 def positions(connection: sqlite3.Connection, topic: str) -> list[Position]:
-    return [rows.position_from(row) for row in connection.execute(QUERIES["positions"], (topic,))]
+    return [PositionRow(*row).position for row in connection.execute(QUERIES["positions"], (topic,))]
 
 
 def invocation(connection: sqlite3.Connection, invocation_id: str) -> Invocation | None:
     row = connection.execute(QUERIES["invocation"], (invocation_id,)).fetchone()
-    return None if row is None else rows.invocation_from(row)
+    return None if row is None else Invocation(*row)
 
 
 def invocations(
@@ -107,23 +105,23 @@ def invocations(
     else:
         query = QUERIES[_BY_STATUS.get(status, "list_open")]
         found = connection.execute(query, (before, service, status, page.limit))
-    return [brief_invocation(rows.invocation_from(row)) for row in found]
+    return [brief_invocation(Invocation(*row)) for row in found]
 
 
 def keyed(connection: sqlite3.Connection, scopes: Sequence[str], key: str) -> list[Invocation]:
-    found = connection.execute(QUERIES["keyed"], (id_list(scopes), rows.text_bytes(key)))
-    briefly = [brief_invocation(rows.invocation_from(row)) for row in found]
+    found = connection.execute(QUERIES["keyed"], (id_list(scopes), text_bytes(key)))
+    briefly = [brief_invocation(Invocation(*row)) for row in found]
     return sorted(briefly, key=lambda row: row.id, reverse=True)
 
 
 def idempotency_key(connection: sqlite3.Connection, invocation_id: str) -> str | None:
     row = connection.execute(QUERIES["key_of"], (invocation_id,)).fetchone()
-    return None if row is None else rows.text_from(row[0])
+    return None if row is None else text_from(row[0])
 
 
 def awakeable(connection: sqlite3.Connection, awakeable_id: str) -> Awakeable | None:
     row = connection.execute(QUERIES["awakeable"], (awakeable_id,)).fetchone()
-    return None if row is None else rows.awakeable_from(row)
+    return None if row is None else Awakeable(*row)
 
 
 def awakeables(connection: sqlite3.Connection, page: Page, state: State | None) -> list[Awakeable]:
@@ -134,23 +132,23 @@ def awakeables(connection: sqlite3.Connection, page: Page, state: State | None) 
         found = connection.execute(QUERIES["list_pending"], (before, page.limit))
     else:
         found = connection.execute(QUERIES["list_settled"], (before, state, page.limit))
-    return [brief_awakeable(rows.awakeable_from(row)) for row in found]
+    return [brief_awakeable(Awakeable(*row)) for row in found]
 
 
 def dead_letter(connection: sqlite3.Connection, dead_letter_id: str) -> DeadLetter | None:
     row = connection.execute(QUERIES["dead_letter"], (dead_letter_id,)).fetchone()
-    return None if row is None else rows.dead_letter_from(row)
+    return None if row is None else dead_letter_from(row)
 
 
 def dead_letters(connection: sqlite3.Connection, page: Page) -> list[DeadLetter]:
     before = _AFTER_ALL if page.before is None else page.before
     found = connection.execute(QUERIES["list_dead_letters"], (before, page.limit))
-    return [brief_letter(rows.dead_letter_from(row)) for row in found]
+    return [brief_letter(dead_letter_from(row)) for row in found]
 
 
 def queued_effect(connection: sqlite3.Connection, event_id: str) -> QueuedEffect | None:
-    row = connection.execute(QUERIES["queued_effect"], (event_id,)).fetchone()
-    return None if row is None else rows.queued_effect_from(row)
+    row = connection.execute(QUERIES["effect"], (event_id,)).fetchone()
+    return None if row is None else EffectRow(*row).queued
 
 
 def queued_effects(connection: sqlite3.Connection, page: Page, state: EffectState) -> list[QueuedEffect]:
@@ -160,7 +158,7 @@ def queued_effects(connection: sqlite3.Connection, page: Page, state: EffectStat
     for kind in EFFECT_KINDS:
         # A statement each: an effect's ID stays of one kind, whatever is committed between them.
         found = connection.execute(query, (f"{kind}_", f"{kind}_{before}", page.limit))
-        effects += [brief_effect(rows.queued_effect_from(row)) for row in found]
+        effects += [brief_effect(EffectRow(*row).queued) for row in found]
     return sorted(effects, key=lambda effect: by_issue(effect.id), reverse=True)[: page.limit]
 
 

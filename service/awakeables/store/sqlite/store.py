@@ -31,15 +31,15 @@ from awakeables.core.orders import (
     QueuedEffect,
 )
 from awakeables.core.outcomes import Outcome
-from awakeables.errors import StoreUnavailable
+from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.ports import Clock, Expectation, Page
-from awakeables.store.apply import apply
 from awakeables.store.sqlite import reading, tally
+from awakeables.store.sqlite.group import Group, Known
 from awakeables.store.sqlite.lane import Lane
 from awakeables.store.sqlite.lock import FileLock, lock_file_of
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.schema import migrate
-from awakeables.store.sqlite.tables import SqliteTables
+from awakeables.store.sqlite.writing import StaleRows
 
 
 class SqliteStore:
@@ -62,6 +62,7 @@ class SqliteStore:
         self._writer = Lane(self._path, "writer", connect=self._connect, disconnect=self._disconnect)
         self._reader = Lane(self._path, "reader", connect=self._connect_reader)
         self._lister = Lane(self._path, "lister", connect=self._connect_reader)
+        self._known = Known(retention_ms)
         self._tally: tally.Tally = Counter()
         self._doubtful = False
         self._file: tuple[int, int] | None = None
@@ -83,6 +84,7 @@ class SqliteStore:
         await asyncio.shield(asyncio.wrap_future(self._writer.stop()))
 
     def _connect(self) -> sqlite3.Connection:
+        self._known = Known(self._retention_ms)
         folder = self._path.parent
         if not folder.is_dir():
             raise StoreUnavailable(
@@ -132,20 +134,40 @@ class SqliteStore:
             )
         if self._doubtful:
             self._tally, self._doubtful = tally.take(connection), False
-        connection.execute(QUERIES["begin"])
         try:
-            before = connection.total_changes
-            tables = SqliteTables(connection)
-            tables.prefetch(members)
-            answers = apply(members, tables, now_ms=self._clock.now_ms(), retention_ms=self._retention_ms)
-            tables.flush()
-            if connection.total_changes != before:
+            try:
+                group, answers = self._decide(connection, members)
+            except (StaleRows, sqlite3.IntegrityError):
+                # What was known, or taken for new, is not what is there. Nothing is known now.
+                self._forget(connection)
+                group, answers = self._decide(connection, members, one_by_one=True)
+            if group.writing.wrote:
                 self._doubtful = True
                 connection.execute(QUERIES["commit"])
-                self._note(tables.tally)
+                self._note(group.writing.tally)
+            group.close()
+        except BaseException as error:
+            self._forget(connection)
+            if isinstance(error, StaleRows):
+                raise StoreRefused(
+                    f"{self._path}: {error} does not find the rows that were just read"
+                ) from error
+            raise
         finally:
             _roll_back(connection)
         return answers
+
+    def _decide(
+        self, connection: sqlite3.Connection, members: Sequence[Member], *, one_by_one: bool = False
+    ) -> tuple[Group, list[Answer]]:
+        connection.execute(QUERIES["begin"])
+        group = Group(connection, self._known, self._clock.now_ms())
+        return group, group.decide_one_by_one(members) if one_by_one else group.decide(members)
+
+    def _forget(self, connection: sqlite3.Connection) -> None:
+        """Nothing of the transaction has happened, or it isn't known: what was known may be wrong."""
+        _roll_back(connection)
+        self._known = Known(self._retention_ms)
 
     def _note(self, changes: tally.Tally) -> None:
         """Replace the tally, so that whoever reads it meanwhile sees whole commits only."""
@@ -168,8 +190,8 @@ class SqliteStore:
     async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
         return await self._reader.run(reading.expectations, awakeable_ids)
 
-    async def effects(self, state: EffectState, limit: int) -> list[Effect]:
-        return await self._reader.run(reading.effects, state, limit)
+    async def effects(self, owner: str, limit: int) -> list[Effect]:
+        return await self._reader.run(reading.effects, owner, limit)
 
     async def ended(self, before_ms: int, limit: int) -> list[Ended]:
         return await self._lister.run(reading.ended, before_ms, limit)

@@ -7,25 +7,24 @@ FROM json_each(?) AS wanted
 CROSS JOIN awakeables ON awakeables.id = wanted.value
 
 -- insert_awakeable --
-INSERT INTO awakeables (
-    id, invocation_id, created_ms, codec, schema_hash, deadline_ms, state, settled_ms, settled_by, outcome,
-    type_name, topic, book, beat
-)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO awakeables VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- note_awakeable --
-UPDATE awakeables SET book = ?, beat = ? WHERE id = ?
+UPDATE awakeables SET book = ?, beat = ?, topic = ? WHERE id = ? AND state = ? AND book IS ?
 
 -- settle_awakeable --
-UPDATE awakeables SET book = ?, beat = ?, state = ?, settled_ms = ?, settled_by = ?, outcome = ? WHERE id = ?
+UPDATE awakeables
+SET book = ?, beat = ?, topic = ?, state = ?, settled_ms = ?, settled_by = ?, outcome = ?
+WHERE id = ? AND state = ? AND book IS ?
 
--- place_awakeable --
-UPDATE awakeables SET topic = ? WHERE id = ?
+-- awakeables_waited --
+SELECT * FROM awakeables INDEXED BY awakeables_waited
+WHERE state = 'pending' AND invocation_id = ? ORDER BY id
 
 -- count_pending --
 SELECT count(*) FROM awakeables WHERE id IN (SELECT value FROM json_each(?)) AND state = 'pending'
 
--- forget_awakeables --
+-- delete_awakeables --
 DELETE FROM awakeables WHERE id IN (SELECT value FROM json_each(?))
 
 -- overdue_awakeables --

@@ -1,5 +1,7 @@
--- has_dead_letter --
-SELECT 1 FROM dead_letters WHERE source = ?
+-- dead_letters_of --
+SELECT dead_letters.source, dead_letters.id
+FROM json_each(?) AS wanted
+CROSS JOIN dead_letters ON dead_letters.source = wanted.value
 
 -- insert_dead_letter --
 INSERT INTO dead_letters (
@@ -11,31 +13,39 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 -- dead_letter --
 SELECT * FROM dead_letters WHERE id = ?
 
--- note_dead_letter --
-UPDATE dead_letters SET resent = ?, acted_by = ?, last_offset = ?, count = ? WHERE id = ?
+-- dead_letters --
+SELECT dead_letters.*
+FROM json_each(?) AS wanted
+CROSS JOIN dead_letters ON dead_letters.id = wanted.value
 
--- forget_dead_letters --
-DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE id < ? ORDER BY id LIMIT ?)
+-- update_dead_letter --
+UPDATE dead_letters SET resent = ?, acted_by = ?, last_offset = ?, count = ?
+WHERE id = ? AND resent = ? AND count = ?
 
--- forget_dead_letters_of --
-DELETE FROM dead_letters WHERE id IN (
-    SELECT id FROM dead_letters INDEXED BY dead_letters_code WHERE code = ? AND id < ? ORDER BY id LIMIT ?
-)
+-- old_dead_letters --
+SELECT id FROM dead_letters WHERE id < ? ORDER BY id LIMIT ?
+
+-- old_dead_letters_of --
+SELECT id FROM dead_letters INDEXED BY dead_letters_code WHERE code = ? AND id < ? ORDER BY id LIMIT ?
+
+-- delete_dead_letters --
+DELETE FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))
 
 -- list_dead_letters --
 SELECT * FROM dead_letters WHERE id < ? ORDER BY id DESC LIMIT ?
 
 -- position --
-SELECT partition, next, epoch, again_before FROM offsets WHERE topic = ? AND partition = ?
+SELECT * FROM offsets WHERE topic = ? AND partition = ?
 
--- put_position --
-INSERT INTO offsets (topic, partition, next, epoch, again_before, owner) VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (topic, partition) DO UPDATE
-SET next = excluded.next, epoch = excluded.epoch, again_before = excluded.again_before,
-    owner = ifnull(excluded.owner, owner)
+-- insert_position --
+INSERT INTO offsets VALUES (?, ?, ?, ?, ?, ?)
+
+-- update_position --
+UPDATE offsets SET next = ?, epoch = ?, owner = ?, again_before = ?
+WHERE topic = ? AND partition = ? AND next = ? AND epoch = ?
 
 -- positions --
-SELECT partition, next, epoch, again_before FROM offsets WHERE topic = ? ORDER BY partition
+SELECT * FROM offsets WHERE topic = ? ORDER BY partition
 
 -- oldest_pending --
 SELECT created_ms FROM awakeables INDEXED BY awakeables_pending WHERE state = 'pending' ORDER BY id LIMIT 1

@@ -2,7 +2,7 @@
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;              -- an acknowledged commit survives a power cut
 PRAGMA busy_timeout = 5000;             -- ms; only a backup or a curious sqlite3 shell can be in the way
-PRAGMA foreign_keys = OFF;              -- every reference is checked by apply, in the same transaction
+PRAGMA foreign_keys = OFF;              -- every reference is checked by a decision, in the same transaction
 PRAGMA cache_size = -65536;             -- KiB: 64 MiB keep the inner pages of some ten million rows
 PRAGMA temp_store = MEMORY;             -- sorts of a claim are small; no temporary files
 PRAGMA mmap_size = 0;                   -- a bad disk block must be an error, mapped it would be SIGBUS

@@ -7,30 +7,27 @@ FROM json_each(?) AS wanted
 CROSS JOIN invocations ON invocations.id = wanted.value
 
 -- insert_invocation --
-INSERT INTO invocations (
-    id, service, handler, created_ms, updated_ms, key, status, owner, epoch, version, wake, starts, attempts,
-    due_ms, commit_id, build, failure, result, cancelled_ms, ended_ms, acted_by
-)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO invocations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- update_invocation --
+-- The guards are what the decision has read: its owner's fence, and what is counted by others.
 UPDATE invocations
-SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, commit_id = ?, build = ?,
-    failure = ?
-WHERE id = ?
+SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, committed_by = ?, commits = ?,
+    build = ?, failure = ?
+WHERE id = ? AND epoch = ? AND version = ? AND wake = ? AND status = ?
 
 -- move_invocation --
 UPDATE invocations
-SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, commit_id = ?, build = ?,
-    failure = ?, status = ?, owner = ?, due_ms = ?, cancelled_ms = ?, acted_by = ?
-WHERE id = ?
+SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, committed_by = ?, commits = ?,
+    build = ?, failure = ?, status = ?, owner = ?, due_ms = ?, cancelled_ms = ?, acted_by = ?
+WHERE id = ? AND epoch = ? AND version = ? AND wake = ? AND status = ?
 
 -- end_invocation --
 UPDATE invocations
-SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, commit_id = ?, build = ?,
-    failure = ?, status = ?, owner = ?, due_ms = ?, cancelled_ms = ?, acted_by = ?, result = ?,
+SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, committed_by = ?, commits = ?,
+    build = ?, failure = ?, status = ?, owner = ?, due_ms = ?, cancelled_ms = ?, acted_by = ?, result = ?,
     ended_ms = ?
-WHERE id = ?
+WHERE id = ? AND epoch = ? AND version = ? AND wake = ? AND status = ?
 
 -- due_invocations --
 -- A negative due time is no instant: it has come whatever the clock says. Each of the two kinds is
@@ -93,13 +90,13 @@ SELECT id, version FROM invocations INDEXED BY invocations_ended
 WHERE ended_ms IS NOT NULL AND ended_ms <= ?
 ORDER BY ended_ms, id LIMIT ?
 
--- forget_invocations --
+-- delete_invocations --
 DELETE FROM invocations WHERE id IN (SELECT value FROM json_each(?))
 
--- forget_journals --
+-- delete_journals --
 DELETE FROM journal WHERE invocation_id IN (SELECT value FROM json_each(?))
 
--- forget_idempotent --
+-- delete_idempotent --
 DELETE FROM idempotency WHERE invocation_id IN (SELECT value FROM json_each(?))
 
 -- chunks --

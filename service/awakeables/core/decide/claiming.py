@@ -1,0 +1,92 @@
+"""Who runs an invocation, and what time does: claim, release, dry replays, deadlines, partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from awakeables.core import awakeables, invocations
+from awakeables.core.awakeables import Awakeable
+from awakeables.core.invocations import Invocation
+from awakeables.core.orders import (
+    Claim,
+    Claimed,
+    DryReplayed,
+    Expire,
+    Expired,
+    Release,
+    Released,
+    ReplayDry,
+    Taken,
+    TakePartitions,
+)
+from awakeables.core.rows import Changes, PositionRow, Rows
+
+
+def claim(order: Claim, found: Sequence[Invocation], now_ms: int, changes: Changes) -> Claimed:
+    """Give the invocations that were found to be due to the owner, or park those that kill theirs."""
+    claimed = [invocations.claim(row, owner=order.owner, now_ms=now_ms) for row in found]
+    for before, row in zip(found, claimed, strict=True):
+        changes.put_invocation(before, row)
+    return Claimed(invocations=tuple(claimed))
+
+
+def release(order: Release, rows: Rows, now_ms: int, changes: Changes) -> Released:
+    """Take these invocations from their owner, if it is this one."""
+    ids = order.ids or ()
+    rows.invocations.require(ids)
+    found = (rows.invocations[key] for key in dict.fromkeys(ids))
+    held = [row for row in found if row and row.status == "running" and row.owner == order.owner]
+    return _released(held, now_ms, changes)
+
+
+def release_others(order: Release, found: Sequence[Invocation], now_ms: int, changes: Changes) -> Released:
+    """Take all running invocations that are not this owner's from theirs."""
+    return _released([row for row in found if row.owner != order.owner], now_ms, changes)
+
+
+def _released(held: Sequence[Invocation], now_ms: int, changes: Changes) -> Released:
+    for row in held:
+        changes.put_invocation(row, invocations.release(row, now_ms=now_ms))
+    return Released(count=len(held))
+
+
+def replay_dry(order: ReplayDry, rows: Rows, now_ms: int, changes: Changes) -> DryReplayed:
+    """Count a dry replay as a start while it runs."""
+    row = rows.invocations[order.invocation_id]
+    counted = None if row is None else invocations.replay_dry(row, ends=order.ends)
+    if counted is not None:
+        changes.put_invocation(row, counted)
+    return DryReplayed(invocation=counted)
+
+
+def horizon_of(order: Expire, now_ms: int) -> int:
+    """What deadlines are held against (hard case 5)."""
+    return now_ms if order.held_back_to_ms is None else min(now_ms, order.held_back_to_ms)
+
+
+def expire(order: Expire, found: Sequence[Awakeable], now_ms: int, changes: Changes) -> Expired:
+    """Time out what was found to be overdue."""
+    horizon_ms = horizon_of(order, now_ms)
+    expired = [(row, awakeables.expire(row, now_ms=now_ms, horizon_ms=horizon_ms)) for row in found]
+    changes.require_waiting([row.invocation_id for row, after in expired if after is not None])
+    wakes = []
+    for row, after in expired:
+        if after is not None and after.outcome is not None:
+            changes.put_awakeable(row, after)
+            wakes.append(changes.wake(after, after.outcome, now_ms))
+    return Expired(wakes=tuple(wakes))
+
+
+def take_partitions(order: TakePartitions, rows: Rows, now_ms: int, changes: Changes) -> Taken:
+    """Count the epochs of these partitions up, so that whoever read them before is fenced."""
+    rows.positions.require([(order.topic, partition) for partition in order.partitions])
+    positions = []
+    for partition in order.partitions:
+        before = rows.positions[order.topic, partition]
+        held = before or PositionRow(order.topic, partition)
+        row = replace(held, epoch=held.epoch + 1, owner=order.owner)
+        changes.put_position(before, row)
+        positions.append(row.position)
+    return Taken(positions=tuple(positions))

@@ -1,0 +1,118 @@
+"""What becomes of effects: claimed by a relay, published, refused by Kafka, sent again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from awakeables.core import awakeables
+from awakeables.core.acts import acts_bytes, noted
+from awakeables.core.awakeables import Completion
+from awakeables.core.deadletters import refusal_to_resend, resend
+from awakeables.core.orders import (
+    ClaimedEffects,
+    ClaimEffects,
+    Noted,
+    QueuedEffect,
+    Refused,
+    Republish,
+    Republished,
+    Resend,
+    Resent,
+    Sent,
+)
+from awakeables.core.outcomes import publish_failed
+from awakeables.core.rows import PLACES, UNCLAIMED, Changes, EffectRow, Rows, effect_row, refused, requeued
+
+LAST_PLACE = (1 << PLACES) - 1
+"""An effect that is sent again comes after those of its stream that are there, before those to come."""
+
+
+def claim_effects(
+    order: ClaimEffects, found: Sequence[EffectRow], now_ms: int, changes: Changes
+) -> ClaimedEffects:
+    """Give the effects that were found to this owner's relay."""
+    for row in found:
+        changes.put_effect(row, replace(row, claimed_by=order.owner))
+    return ClaimedEffects(effects=tuple(row.effect for row in found))
+
+
+def mark_published(order: Sent, rows: Rows, now_ms: int, changes: Changes) -> Noted:
+    """Delete what Kafka has; also when a relay that owns them no longer says so late, it is true."""
+    for event_id in order.event_ids:
+        changes.mark_published(event_id)
+    return Noted()
+
+
+def mark_refused(order: Refused, rows: Rows, now_ms: int, changes: Changes) -> Noted:
+    """Keep a refused effect as failed, and reject the awakeable that it is the task of."""
+    effect = rows.effects[order.event_id]
+    if effect is None or effect.state != "unsent":
+        return Noted()
+    if effect.kind == "verdict":
+        # It can be looked up (A2), and a missing topic would fill the file with its like.
+        changes.delete_effect(effect)
+        return Noted()
+    task = effect.effect.task
+    row = rows.awakeables[task.awakeable_id] if task else None
+    if row is None or row.state != "pending":
+        changes.put_effect(effect, refused(effect, order.reason))
+        return Noted()
+    changes.require_waiting([row.invocation_id])
+    rejection = publish_failed(effect.topic, order.reason)
+    completion = Completion(
+        awakeable_id=row.id,
+        body=rejection,
+        source=f"effect:{order.event_id}",
+        event_id=order.event_id,
+    )
+    result = awakeables.settle(row, completion, now_ms=now_ms, horizon_ms=0)
+    changes.put_effect(effect, refused(effect, order.reason))
+    changes.put_awakeable(row, result.awakeable)
+    return Noted(wakes=(changes.wake(result.awakeable, rejection, now_ms),))
+
+
+def resend_letter(order: Resend, rows: Rows, now_ms: int, changes: Changes) -> Resent:
+    """Queue a dead letter for the topic that it came from."""
+    letter = rows.letters[order.dead_letter_id]
+    if letter is None:
+        return Resent(dead_letter=None, effect=None)
+    row = rows.awakeables[letter.awakeable_id] if letter.awakeable_id is not None else None
+    refusal = refusal_to_resend(letter, row)
+    if refusal is not None:
+        return Resent(dead_letter=letter, effect=None, refusal=refusal)
+    effect = resend(letter, event_id=order.event_id, now_ms=now_ms)
+    queued = rows.effects[effect.event_id]
+    if queued is not None and queued.state == "unsent":
+        return Resent(dead_letter=letter, effect=effect)
+    acts = noted(letter.acts, "resend", order.by, now_ms)
+    after = replace(letter, resent=letter.resent + 1, acts=acts)
+    changes.put_letter(letter, after)
+    if queued is None:
+        changes.put_effect(None, effect_row(effect, UNCLAIMED, after.resent << PLACES))
+    return Resent(dead_letter=after, effect=effect)
+
+
+def republish(order: Republish, rows: Rows, now_ms: int, changes: Changes) -> Republished:
+    """Queue a refused effect again, for the next look of any relay; nobody waits for a task."""
+    row = rows.effects[order.event_id]
+    if row is None or row.state == "unsent":
+        return Republished(queued=None if row is None else row.queued, accepted=row is not None)
+    if row.kind == "task":
+        return Republished(queued=row.queued, accepted=False)
+    acts = noted(row.acts, "resend", order.by, now_ms)
+    after = requeued(row, position=_end_of_stream(row, rows), acts_json=acts_bytes(acts))
+    changes.put_effect(row, after)
+    return Republished(queued=QueuedEffect(effect=row.effect, state="unsent", acts=acts), accepted=True)
+
+
+def _end_of_stream(row: EffectRow, rows: Rows) -> int:
+    """The position after all of the stream that are there."""
+    if row.kind == "event":
+        invocation = rows.invocations[row.stream]
+        newest = None if invocation is None else invocation.version
+    else:
+        letter = rows.letters[row.stream]
+        newest = None if letter is None else letter.resent
+    return row.position if newest is None else newest << PLACES | LAST_PLACE

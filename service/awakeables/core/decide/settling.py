@@ -1,0 +1,265 @@
+"""What completions do: verdicts, wake-ups, dead letters and the partition's offset, in one transaction."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from msgspec.structs import replace
+
+from awakeables.core import awakeables
+from awakeables.core.awakeables import Awakeable, DeadTask, Verdict, in_short
+from awakeables.core.deadletters import counted_up, divided, fold, less, relay
+from awakeables.core.ids import parse_id
+from awakeables.core.orders import (
+    DeadLetter,
+    Effect,
+    Fenced,
+    Folding,
+    PartitionFence,
+    Settle,
+    SettledAll,
+    Unchecked,
+    Wake,
+)
+from awakeables.core.outcomes import Outcome
+from awakeables.core.rows import UNCLAIMED, Changes, PositionRow, Rows, effect_row
+
+DROPPED: tuple[str, ...] = ("unknown", "invalid")
+"""Verdicts over records that become dead letters."""
+
+
+def settle(order: Settle, rows: Rows, now_ms: int, changes: Changes) -> SettledAll | Fenced | Unchecked:
+    """Give each completion its verdict, in order."""
+    fence, held = order.fence, None
+    if fence is not None:
+        held = rows.positions[fence.topic, fence.partition]
+        if held is None or not is_next(fence, held):
+            return Fenced()
+    if order.completions:
+        rows.awakeables.require([completion.awakeable_id for completion in order.completions])
+        unchecked = _unchecked(order, rows)
+        if unchecked:
+            return Unchecked(awakeable_ids=unchecked)
+    batch = _Batch(order, rows, now_ms)
+    batch.judge(held)
+    letters, filed, folded = batch.dead_letters()
+    changes.require_waiting([row.invocation_id for row, _ in batch.settled])
+    wakes = batch.write(changes)
+    for letter in filed:
+        changes.put_letter(None, letter)
+    add_dead_letters(letters, order.relay_to, now_ms, changes)
+    if batch.counted is not None:
+        changes.put_letter(*batch.counted)
+    untold = _publish_verdicts(batch, changes) if order.verdicts_to else 0
+    if fence is not None and held is not None:
+        changes.put_position(held, replace(held, next=fence.next))
+    return SettledAll(
+        verdicts=tuple(batch.verdicts),
+        wakes=tuple(wakes),
+        dead_letters=(*letters, *filed),
+        folded=_by_code(folded),
+        untold=untold,
+        again=frozenset(batch.again),
+    )
+
+
+def is_next(fence: PartitionFence, held: PositionRow) -> bool:
+    """Is the batch its partition's holder's, and was it not committed before (K1)?"""
+    if held.epoch != fence.epoch or held.next > fence.first:
+        return False
+    return fence.owner is None or fence.owner == held.owner
+
+
+def _unchecked(order: Settle, rows: Rows) -> tuple[str, ...]:
+    unchecked = []
+    for completion in order.completions:
+        row = rows.awakeables[completion.awakeable_id]
+        # Most rows are as their completion says; the others are looked at more closely.
+        if (
+            row is not None
+            and row.schema_hash != completion.checked
+            and awakeables.needs_check(row, completion)
+        ):
+            unchecked.append(row.id)
+    return tuple(unchecked)
+
+
+class _Batch:
+    """The verdicts over one order's completions, decided and not yet written.
+
+    Attributes:
+        settled: The rows that were settled, and how, in order.
+        rows_after: The rows that have changed, as they are then.
+        again: The places of completions that had their verdict before.
+        counts: How many verdicts the awakeable has with each one.
+        counted: The dead letter that counts others, before and after; None: it is not there yet, or
+            none is only counted.
+    """
+
+    def __init__(self, order: Settle, rows: Rows, now_ms: int) -> None:
+        self.order = order
+        self._rows = rows
+        self.now_ms = now_ms
+        self.verdicts: list[Verdict | None] = []
+        self.counts: list[int] = []
+        self.settled: list[tuple[Awakeable, Outcome]] = []
+        self.rows_after: dict[str, Awakeable] = {}
+        self.again: set[int] = set()
+        self.counted: tuple[DeadLetter, DeadLetter] | None = None
+        self._letters = list(order.dead_letters)
+        self._reports: list[int] = []
+
+    def judge(self, held: PositionRow | None) -> None:
+        """Decide each completion's verdict."""
+        order, now_ms = self.order, self.now_ms
+        horizon_ms = now_ms if order.held_back_to_ms is None else min(now_ms, order.held_back_to_ms)
+        again_before = held.again_before if held is not None and order.offsets else 0
+        for place, completion in enumerate(order.completions):
+            key = completion.awakeable_id
+            row = self.rows_after.get(key) or self._rows.awakeables[key]
+            reread = again_before > 0 and order.offsets[place] < again_before
+            count = 0
+            if row is None:
+                verdict: Verdict | None = awakeables.without_row(
+                    completion,
+                    issued_ms=parse_id(key, "prom"),
+                    now_ms=now_ms,
+                    retention_ms=self._rows.retention_ms,
+                )
+            else:
+                result = awakeables.settle(
+                    row, completion, now_ms=now_ms, horizon_ms=horizon_ms, again=reread
+                )
+                verdict, reread, count = result.verdict, result.again, result.count
+                after = result.awakeable
+                if after is not row:
+                    self.rows_after[key] = after
+                if place in order.dead_tasks and after.state == "pending":
+                    self._reports.append(place)
+                if result.settled:
+                    # An answer that comes too late has settled the row by its deadline: the verdict has
+                    # that outcome, as it has the accepted one.
+                    outcome = verdict.outcome if verdict is not None else after.outcome
+                    assert outcome is not None
+                    self.settled.append((after, outcome))
+            self.verdicts.append(verdict)
+            self.counts.append(count)
+            if reread:
+                self.again.add(place)
+            if verdict is not None and verdict.kind in DROPPED and place in order.originals:
+                self._letters.append(_because(order.originals[place], verdict))
+
+    def dead_letters(self) -> tuple[list[DeadLetter], list[DeadLetter], list[DeadLetter]]:
+        """The dead letters to add with copies, those to file without, and those that are only counted."""
+        order = self.order
+        filed, left = self._file() if self._reports else ([], [])
+        letters = sorted([*self._letters, *left], key=lambda letter: letter.offset)
+        if not letters:
+            return [], filed, []
+        room = order.folding and less(order.folding, filed, used_up=bool(left))
+        kept, folded = room_for(new_letters(letters, self._rows), room)
+        if folded and order.folding is not None:
+            known = self._rows.letters[order.folding.into]
+            if known is None:
+                kept.append(fold(folded, order.folding, now_ms=self.now_ms))
+            else:
+                self.counted = (known, counted_up(known, folded))
+        return kept, filed, folded
+
+    def _file(self) -> tuple[list[DeadLetter], list[DeadLetter]]:
+        """Keep tasks that workers could not use, each once, and note them where the wait is.
+
+        Returns:
+            Those to add, and the reports, as records of their topic, that there is no room for.
+        """
+        order, folding = self.order, self.order.folding
+        new = {order.dead_tasks[place].source: place for place in reversed(self._reports)}
+        self._rows.sources.require(new)
+        places = [place for source, place in reversed(new.items()) if self._rows.sources[source] is None]
+        letters = [order.dead_tasks[place] for place in places]
+        kept, left = (letters, []) if folding is None else divided(letters, folding)
+        for place in places:
+            completion, letter = order.completions[place], order.dead_tasks[place]
+            key = completion.awakeable_id
+            row = self.rows_after.get(key) or self._rows.awakeables[key]
+            assert row is not None, completion
+            assert isinstance(completion.body, DeadTask), completion
+            into = folding.into if folding is not None and letter in left else letter.id
+            self.rows_after[key] = awakeables.note_dead_task(
+                row,
+                completion.body,
+                dead_letter_id=into,
+                worker=completion.worker,
+                now_ms=self.now_ms,
+            )
+        return kept, [order.originals[place] for place in places[len(kept) :]]
+
+    def write(self, changes: Changes) -> list[Wake]:
+        """Put the rows, and wake whom they were awaited by."""
+        for key, row in self.rows_after.items():
+            changes.put_awakeable(self._rows.awakeables[key], row)
+        return [changes.wake(row, outcome, self.now_ms) for row, outcome in self.settled]
+
+
+def new_letters(letters: Iterable[DeadLetter], rows: Rows) -> list[DeadLetter]:
+    """Those whose record is not a dead letter yet, each record once."""
+    by_source = {letter.source: letter for letter in reversed(list(letters))}
+    rows.sources.require(by_source)
+    return [letter for source, letter in reversed(by_source.items()) if rows.sources[source] is None]
+
+
+def room_for(letters: list[DeadLetter], folding: Folding | None) -> tuple[list[DeadLetter], list[DeadLetter]]:
+    """Those that are kept one by one, and those that are only counted."""
+    return (letters, []) if folding is None else divided(letters, folding)
+
+
+def add_dead_letters(letters: Sequence[DeadLetter], relay_to: str, now_ms: int, changes: Changes) -> None:
+    """Keep dead letters and queue their copies for the dead-letter topic (K2)."""
+    for letter in letters:
+        changes.put_letter(None, letter)
+        copy = relay(letter, to=relay_to, now_ms=now_ms)
+        if changes.rows.effects.get(copy.event_id) is None:
+            changes.put_effect(None, effect_row(copy, UNCLAIMED, 0))
+
+
+def _by_code(letters: Sequence[DeadLetter]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for letter in letters:
+        counts[letter.code] += letter.count
+    return counts
+
+
+def _because(original: DeadLetter, verdict: Verdict) -> DeadLetter:
+    return replace(original, code=verdict.kind, reason=verdict.reason or original.reason)
+
+
+def _publish_verdicts(batch: _Batch, changes: Changes) -> int:
+    """Queue the verdicts for their topic, in the transaction that decides them; how many are left out.
+
+    What settles an awakeable is always published. Anything else could be sent without end.
+    """
+    order = batch.order
+    room = len(batch.verdicts) if order.folding is None else order.folding.tell
+    left_out = 0
+    for place, (event_id, verdict) in enumerate(zip(order.verdict_ids, batch.verdicts, strict=True)):
+        if verdict is None or place in batch.again:
+            continue
+        if verdict.kind != "accepted":
+            room -= 1
+            if room < 0:
+                left_out += 1
+                continue
+        effect = Effect(
+            event_id=event_id,
+            stream=verdict.awakeable_id,
+            topic=order.verdicts_to,
+            key=verdict.awakeable_id.encode(),
+            value=None,
+            created_ms=batch.now_ms,
+            kind="verdict",
+            verdict=in_short(verdict),
+        )
+        if changes.rows.effects.get(event_id) is None:
+            changes.put_effect(None, effect_row(effect, UNCLAIMED, batch.counts[place]))
+    return left_out

@@ -1,0 +1,330 @@
+"""The rows that decisions are made on, and what they change.
+
+A store loads rows by key, `core/decide/` decides on them, and the store writes what changed. Where
+the rows come from is the store's affair: a dict that has everything (memory), rows that were loaded
+for this commit, or rows that the store knows because it wrote them last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Generic, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from awakeables.core import invocations
+from awakeables.core.acts import Acts, acts_from
+from awakeables.core.awakeables import Awakeable, Verdict
+from awakeables.core.invocations import Invocation
+from awakeables.core.orders import (
+    DeadLetter,
+    Effect,
+    EffectKind,
+    EffectState,
+    Ended,
+    Header,
+    Idempotency,
+    Position,
+    QueuedEffect,
+    TaskFacts,
+    Wake,
+)
+from awakeables.core.outcomes import Outcome
+from awakeables.core.records import Row, text_bytes, text_from
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+TableName: TypeAlias = Literal[
+    "invocations", "awakeables", "effects", "letters", "sources", "keys", "positions"
+]
+
+UNCLAIMED = ""
+"""Who has claimed an effect that the next look of any relay is to take."""
+
+PLACES = 20
+"""Bits of an effect's position that count within one version of the journal."""
+
+_encode = msgspec.json.Encoder().encode
+_decode_task = msgspec.json.Decoder(TaskFacts).decode
+_decode_verdict = msgspec.json.Decoder(Verdict).decode
+_decode_headers = msgspec.json.Decoder(tuple[Header, ...]).decode
+
+
+class EffectRow(Row):
+    """An effect in the outbox.
+
+    Attributes:
+        claimed_by: The owner whose relay publishes it.
+        reason: Of a failed one: why Kafka has refused it.
+        facts_json: What a task tells its worker beside the payload, or a verdict.
+        position: Its place in its stream; the stream's effects are published in this order.
+    """
+
+    event_id: str
+    stream: str
+    claimed_by: str
+    state: EffectState
+    created_ms: int
+    topic: str
+    reason_utf8: bytes | None = None
+    facts_json: bytes | None = None
+    headers_json: bytes | None = None
+    key: bytes | None = None
+    value: bytes | None = None
+    acts_json: bytes | None = None
+    position: int = 0
+    kind: EffectKind = "event"
+
+    @property
+    def effect(self) -> Effect:
+        facts = self.facts_json
+        verdict = None if facts is None or self.kind != "verdict" else _decode_verdict(facts)
+        return Effect(
+            event_id=self.event_id,
+            stream=self.stream,
+            topic=self.topic,
+            key=self.key,
+            value=self.value,
+            headers=headers_from(self.headers_json),
+            task=None if facts is None or verdict is not None else _decode_task(facts),
+            created_ms=self.created_ms,
+            kind=self.kind,
+            verdict=verdict,
+        )
+
+    @property
+    def reason(self) -> str | None:
+        return None if self.reason_utf8 is None else text_from(self.reason_utf8)
+
+    @property
+    def acts(self) -> Acts:
+        return acts_from(self.acts_json)
+
+    @property
+    def queued(self) -> QueuedEffect:
+        return QueuedEffect(effect=self.effect, state=self.state, reason=self.reason, acts=self.acts)
+
+
+def effect_row(effect: Effect, owner: str, position: int) -> EffectRow:
+    """The row of an effect that is to be published, claimed by an owner."""
+    facts = effect.task or effect.verdict
+    return EffectRow(
+        effect.event_id,
+        effect.stream,
+        owner,
+        "unsent",
+        effect.created_ms,
+        effect.topic,
+        None,
+        None if facts is None else _encode(facts),
+        headers_bytes(effect.headers),
+        effect.key,
+        effect.value,
+        None,
+        position,
+        effect.kind,
+    )
+
+
+def headers_bytes(headers: tuple[Header, ...]) -> bytes | None:
+    return _encode(headers) if headers else None
+
+
+def headers_from(content: bytes | None) -> tuple[Header, ...]:
+    return _decode_headers(content) if content else ()
+
+
+class PositionRow(Row):
+    """How far a partition was read, and who reads it; `again_before` as in `Position`."""
+
+    topic: str
+    partition: int
+    next: int = 0
+    epoch: int = 0
+    owner: str | None = None
+    again_before: int = 0
+
+    @property
+    def position(self) -> Position:
+        return Position(
+            partition=self.partition, next=self.next, epoch=self.epoch, again_before=self.again_before
+        )
+
+
+class NotLoaded(Exception):
+    """A decision needs rows that were not loaded; it has changed nothing: load them, decide again."""
+
+    def __init__(self, table: TableName, keys: Iterable[Hashable]) -> None:
+        super().__init__(f"{table} {keys}")
+        self.table = table
+        self.keys = tuple(keys)
+
+
+class Table(dict[K, V | None], Generic[K, V]):
+    """Rows of one kind by their key; None: there is none. `[]` of one that isn't loaded is `NotLoaded`.
+
+    `get` is for keys that are new, so that nothing is read to learn that a row is absent: a row
+    that is there after all makes the insert fail, and the decision is made again over loaded rows.
+    """
+
+    def __init__(self, name: TableName) -> None:
+        super().__init__()
+        self.name = name
+
+    def __missing__(self, key: K) -> V | None:
+        raise NotLoaded(self.name, (key,))
+
+    def require(self, keys: Iterable[K]) -> None:
+        """Raises `NotLoaded` with all of these keys that are not loaded."""
+        missing = [key for key in keys if key not in self]
+        if missing:
+            raise NotLoaded(self.name, missing)
+
+
+class Whole(Table[K, V]):
+    """A table that has every row: what is not in it is absent."""
+
+    def __missing__(self, key: K) -> V | None:
+        return None
+
+    def require(self, keys: Iterable[K]) -> None:
+        pass
+
+
+class Rows:
+    """The rows that decisions are made on.
+
+    Attributes:
+        effects: By event ID, unsent and failed.
+        sources: The ID of the dead letter that was made of a record, by the record's source.
+        keys: By scope and idempotency key: the fingerprint, and the invocation that they stand for.
+        positions: By topic and partition.
+        retention_ms: How old an awakeable's ID can be before its missing row means *purged*.
+    """
+
+    def __init__(self, retention_ms: int, table: type[Table[str, object]] = Table) -> None:
+        """No row yet, in tables of this kind."""
+        make: type[Table] = table  # type: ignore[type-arg]
+        self.retention_ms = retention_ms
+        self.invocations: Table[str, Invocation] = make("invocations")
+        self.awakeables: Table[str, Awakeable] = make("awakeables")
+        self.effects: Table[str, EffectRow] = make("effects")
+        self.letters: Table[str, DeadLetter] = make("letters")
+        self.sources: Table[str, str] = make("sources")
+        self.keys: Table[tuple[str, str], tuple[str, str]] = make("keys")
+        self.positions: Table[tuple[str, int], PositionRow] = make("positions")
+
+
+class Changes:
+    """What the members of one commit have changed, for the store to write.
+
+    Decisions change rows only by its verbs, after all their reads and checks. It writes through to
+    the rows, so that the next decision sees the change, and keeps of each row how it was before: the
+    store writes the difference once, however often a row was changed, with what was there as guard.
+
+    Attributes:
+        chunks: Journal chunks to append: invocation, version, chunk, when.
+        published: Effects to delete that were not read before.
+        purged: Ended invocations to delete with all that is theirs. These, like the dead letters and
+            effects to delete, the store deletes before the next decision.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self.invocations: dict[str, Invocation | None] = {}
+        self.awakeables: dict[str, Awakeable | None] = {}
+        self.effects: dict[str, EffectRow | None] = {}
+        self.letters: dict[str, DeadLetter | None] = {}
+        self.positions: dict[tuple[str, int], PositionRow | None] = {}
+        self.keys: dict[tuple[str, str], tuple[str, str] | None] = {}
+        self.chunks: list[tuple[str, int, bytes, int]] = []
+        self.schemas: dict[str, bytes] = {}
+        self.published: list[str] = []
+        self.purged: list[Ended] = []
+        self.deleted_letters: list[str] = []
+        self.deleted_effects: list[str] = []
+        self.probes = 0
+
+    def put_invocation(self, before: Invocation | None, row: Invocation) -> None:
+        self.invocations.setdefault(row.id, before)
+        self.rows.invocations[row.id] = row
+
+    def put_awakeable(self, before: Awakeable | None, row: Awakeable) -> None:
+        self.awakeables.setdefault(row.id, before)
+        self.rows.awakeables[row.id] = row
+
+    def put_effect(self, before: EffectRow | None, row: EffectRow) -> None:
+        self.effects.setdefault(row.event_id, before)
+        self.rows.effects[row.event_id] = row
+
+    def put_position(self, before: PositionRow | None, row: PositionRow) -> None:
+        key = (row.topic, row.partition)
+        self.positions.setdefault(key, before)
+        self.rows.positions[key] = row
+
+    def put_letter(self, before: DeadLetter | None, letter: DeadLetter) -> None:
+        self.letters.setdefault(letter.id, before)
+        self.rows.letters[letter.id] = letter
+        self.rows.sources[letter.source] = letter.id
+
+    def add_key(self, key: Idempotency, invocation_id: str) -> None:
+        self.keys.setdefault((key.scope, key.key), None)
+        self.rows.keys[key.scope, key.key] = (key.fingerprint, invocation_id)
+
+    def delete_effect(self, before: EffectRow) -> None:
+        self.effects.setdefault(before.event_id, before)
+        self.rows.effects[before.event_id] = None
+
+    def mark_published(self, event_id: str) -> None:
+        """Delete an effect, whatever is known of it."""
+        known = self.rows.effects.get(event_id)
+        if known is not None:
+            self.delete_effect(known)
+        elif event_id not in self.rows.effects:
+            self.published.append(event_id)
+            self.rows.effects[event_id] = None
+
+    def require_waiting(self, invocation_ids: Iterable[str]) -> None:
+        """What waking these needs must be loaded before anything is changed.
+
+        Raises:
+            NotLoaded: It isn't.
+        """
+        self.rows.invocations.require(invocation_ids)
+
+    def wake(self, awakeable: Awakeable, outcome: Outcome, now_ms: int) -> Wake:
+        """Count the wake-up in the transaction that causes it (hard case 1).
+
+        A store whose settlers and owners write at the same time counts in the database instead, and
+        completes the answer from there.
+        """
+        row = self.rows.invocations[awakeable.invocation_id]
+        assert row is not None, f"{awakeable.id} has no invocation"
+        woken = invocations.wake(row, now_ms=now_ms)
+        self.put_invocation(row, woken)
+        return Wake(
+            invocation_id=row.id,
+            wake=woken.wake,
+            awakeable_id=awakeable.id,
+            outcome=outcome,
+            owner=woken.owner,
+        )
+
+
+def requeued(row: EffectRow, *, position: int, acts_json: bytes | None) -> EffectRow:
+    """A failed effect that is to be published after all."""
+    return replace(
+        row,
+        state="unsent",
+        claimed_by=UNCLAIMED,
+        reason_utf8=None,
+        acts_json=acts_json,
+        position=position,
+    )
+
+
+def refused(row: EffectRow, reason: str) -> EffectRow:
+    """An effect that Kafka will never take."""
+    return replace(row, state="failed", reason_utf8=text_bytes(reason))

@@ -1,0 +1,175 @@
+"""One group of orders in one transaction: load, decide, write.
+
+The writer knows the rows that it wrote last: a hot cycle (begin, advance, settle, end) reads nothing
+back. What it does not know is loaded with one statement per table. Every statement that writes has
+what was known as its guard. A guard that fails means that the writer knew something that is no longer
+so: everything it knows is dropped, and the group is decided again, member by member, over rows
+loaded in that transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from awakeables.core.decide.decisions import BY_KEY, SearchDecision, searches
+from awakeables.core.decide.needs import Keys, missing, needs, needs_of_loaded
+from awakeables.core.orders import Answer, Expire, Member, Release
+from awakeables.core.rows import Changes, NotLoaded, Rows, TableName
+from awakeables.store.sqlite.loading import find, load
+from awakeables.store.sqlite.writing import Writing
+
+MOST_KNOWN = 20_000
+"""How many invocations, and how many awakeables, the writer remembers: some 20 MB of small rows."""
+
+
+class Known:
+    """What the writer knows to be in the database: the rows that it wrote last, bounded.
+
+    Attributes:
+        schemas: Hashes of the schemas that are kept.
+    """
+
+    def __init__(self, retention_ms: int) -> None:
+        self.rows = Rows(retention_ms)
+        self.schemas: set[str] = set()
+
+    def settle(self, loaded: Collection[tuple[TableName, Any]], ended: Collection[str]) -> None:
+        """Keep what the next commits may need, now that all of it is durable.
+
+        Args:
+            loaded: Rows that were read and not changed: of others than the hot ones, and maybe large.
+            ended: Invocations and awakeables that nothing is expected to change any more.
+        """
+        rows = self.rows
+        for table, key in loaded:
+            getattr(rows, table).pop(key, None)
+        for key in ended:
+            if rows.invocations.pop(key, None) is None:
+                rows.awakeables.pop(key, None)
+        for few in (rows.effects, rows.letters, rows.sources, rows.keys):
+            few.clear()
+        for many in (rows.invocations, rows.awakeables):
+            if len(many) > MOST_KNOWN:
+                for key in list(many)[: MOST_KNOWN // 4]:
+                    del many[key]
+
+
+class Group:
+    """Decides and writes orders in the transaction that is open."""
+
+    def __init__(self, connection: sqlite3.Connection, known: Known, now_ms: int) -> None:
+        self._connection = connection
+        self._known = known
+        self._rows = known.rows
+        self._now_ms = now_ms
+        self._changes = Changes(known.rows)
+        self._loaded: set[tuple[TableName, Any]] = set()
+        self._ended: list[str] = []
+        self.writing = Writing(connection, known.schemas)
+
+    def decide(self, members: Sequence[Member]) -> list[Answer]:
+        """Decide all members over what is known and loaded, and write what they changed at the end.
+
+        Raises:
+            StaleRows: What was known is not what is there.
+            sqlite3.IntegrityError: A row that was taken for new is there, or data can't be stored.
+        """
+        answers: list[Answer] = []
+        ahead = False
+        for place, member in enumerate(members):
+            decision = BY_KEY.get(type(member))
+            if decision is None or isinstance(member, Release):
+                search = searches(member)
+                if search is not None:
+                    answers.append(self._search(member, search))
+                    continue
+                decision = BY_KEY[type(member)]
+            while True:
+                try:
+                    answers.append(decision(member, self._rows, self._now_ms, self._changes))
+                    break
+                except NotLoaded as unknown:
+                    if ahead:
+                        self.load_missed(unknown)
+                    else:
+                        self._load_ahead(members[place:])
+                        ahead = True
+            if self._changes.purged:
+                self._write()
+        self._write()
+        return answers
+
+    def decide_one_by_one(self, members: Sequence[Member]) -> list[Answer]:
+        """The same over rows that are loaded now, each member written before the next is decided."""
+        answers: list[Answer] = []
+        for member in members:
+            self._load(needs([member], new=True))
+            self._load(needs_of_loaded([member], self._rows))
+            answers += self.decide([member])
+        return answers
+
+    def close(self) -> None:
+        """It is committed: tell what is known how it ended."""
+        self._known.settle(self._loaded, self._ended)
+
+    def load_missed(self, unknown: NotLoaded) -> None:
+        """Load what was not loaded ahead."""
+        self._load({unknown.table: set(unknown.keys)})
+
+    def _load_ahead(self, members: Sequence[Member]) -> None:
+        self._load(missing(needs(members), self._rows))
+        self._load(missing(needs_of_loaded(members, self._rows), self._rows))
+
+    def _load(self, keys: Keys) -> None:
+        for table, wanted in missing(keys, self._rows).items():
+            load(self._connection, table, wanted, self._rows)
+            self._loaded.update((table, key) for key in wanted)
+
+    def _search(self, member: Member, decision: SearchDecision) -> Answer:
+        """What was changed must be in the tables before they are searched."""
+        self._write()
+        self._load(needs([member]))
+        found = find(self._connection, member, self._now_ms)
+        if isinstance(member, Expire):
+            self._load({"invocations": {row.invocation_id for row in found}})
+        answer = decision(member, found, self._now_ms, self._changes)
+        if self._changes.deleted_letters or self._changes.deleted_effects:
+            self._write()
+        return answer
+
+    def _write(self) -> None:
+        changes = self._changes
+        self.writing.write(changes)
+        rows = self._rows
+        for ended in changes.purged:
+            rows.invocations[ended.id] = None
+            self._loaded.add(("invocations", ended.id))
+            rows.keys.clear()
+            for key in ended.awakeables:
+                rows.awakeables[key] = None
+                self._loaded.add(("awakeables", key))
+        for letter_id in changes.deleted_letters:
+            rows.letters[letter_id] = None
+            rows.sources.clear()
+        for event_id in changes.deleted_effects:
+            rows.effects[event_id] = None
+        self._note_ends(changes)
+        self._changes = Changes(rows)
+
+    def _note_ends(self, changes: Changes) -> None:
+        """Which of the changed rows nothing is expected to change any more; the others stay known."""
+        invocations, awakeables = self._rows.invocations, self._rows.awakeables
+        for key in changes.invocations:
+            row = invocations[key]
+            if row is None or row.result_json is not None:
+                self._ended.append(key)
+        for key in changes.awakeables:
+            awakeable = awakeables[key]
+            if awakeable is None or awakeable.state != "pending":
+                self._ended.append(key)
+        if self._loaded:
+            self._loaded.difference_update(("invocations", key) for key in changes.invocations)
+            self._loaded.difference_update(("awakeables", key) for key in changes.awakeables)
+            self._loaded.difference_update(("positions", key) for key in changes.positions)

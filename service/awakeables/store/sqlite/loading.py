@@ -1,0 +1,139 @@
+"""Reading rows for decisions: by key with one statement per table, and the searches of orders."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Hashable, Iterable
+from typing import Any, TypeAlias
+
+import msgspec
+
+from awakeables.core.awakeables import Awakeable
+from awakeables.core.decide.claiming import horizon_of
+from awakeables.core.decide.operating import Old
+from awakeables.core.ids import EFFECT_KINDS, first_id
+from awakeables.core.invocations import NO_INSTANT_MS, SUSPECT_STARTS, Invocation
+from awakeables.core.orders import Claim, ClaimEffects, Expire, Kill, Member, PurgeLetters, Release
+from awakeables.core.records import text_bytes
+from awakeables.core.rows import EffectRow, PositionRow, Rows, TableName
+from awakeables.store.sqlite.queries import QUERIES
+from awakeables.store.sqlite.rows import dead_letter_from
+
+_json = msgspec.json.Encoder().encode
+
+
+def id_list(ids: Iterable[str]) -> str:
+    """A list of IDs as one parameter, for `json_each`."""
+    return _json(list(ids)).decode()
+
+
+Read: TypeAlias = Callable[[sqlite3.Connection, Collection[Any]], Iterable[tuple[Hashable, Any]]]
+
+
+def load(connection: sqlite3.Connection, table: TableName, keys: Collection[Any], rows: Rows) -> None:
+    """Read the rows of one table with these keys; those that are not there are known to be absent."""
+    loaded: dict[Hashable, Any] = getattr(rows, table)
+    loaded.update(dict.fromkeys(keys))
+    loaded.update(_READ[table](connection, keys))
+
+
+def _reads(query: str, made_of: Callable[..., Any]) -> Read:
+    """Read rows by their IDs, the first column."""
+
+    def read(connection: sqlite3.Connection, ids: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
+        found = connection.execute(QUERIES[query], (id_list(sorted(ids)),))
+        return [(columns[0], made_of(*columns)) for columns in found]
+
+    return read
+
+
+def _keys(
+    connection: sqlite3.Connection, keys: Collection[tuple[str, str]]
+) -> Iterable[tuple[Hashable, Any]]:
+    for scope, key in keys:
+        wanted = (text_bytes(scope), text_bytes(key))
+        yield (scope, key), connection.execute(QUERIES["idempotent"], wanted).fetchone()
+
+
+def _positions(
+    connection: sqlite3.Connection, keys: Collection[tuple[str, int]]
+) -> Iterable[tuple[Hashable, Any]]:
+    for key in keys:
+        columns = connection.execute(QUERIES["position"], key).fetchone()
+        yield key, columns and PositionRow(*columns)
+
+
+_READ: dict[TableName, Read] = {
+    "invocations": _reads("invocations", Invocation),
+    "awakeables": _reads("awakeables", Awakeable),
+    "effects": _reads("effects", EffectRow),
+    "letters": _reads("dead_letters", lambda *columns: dead_letter_from(columns)),
+    "sources": _reads("dead_letters_of", lambda _source, letter_id: letter_id),
+    "keys": _keys,
+    "positions": _positions,
+}
+
+
+def find(connection: sqlite3.Connection, order: Member, now_ms: int) -> Any:
+    """The rows that an order looks for."""
+    match order:
+        case Claim():
+            suspects = _due(connection, now_ms, 1, suspects=True) if order.suspect else []
+            return [*suspects, *_due(connection, now_ms, order.limit - len(suspects), suspects=False)]
+        case Expire():
+            wanted = (horizon_of(order, now_ms), order.limit)
+            return [Awakeable(*row) for row in connection.execute(QUERIES["overdue_awakeables"], wanted)]
+        case ClaimEffects():
+            return _unclaimed(connection, order.owner, order.limit)
+        case Kill():
+            found = connection.execute(QUERIES["awakeables_waited"], (order.invocation_id,))
+            return [Awakeable(*row) for row in found]
+        case PurgeLetters():
+            return _old(connection, order)
+        case Release():
+            return [Invocation(*row) for row in connection.execute(QUERIES["running_invocations"])]
+        case _:
+            raise TypeError(f"{type(order).__name__} searches nothing")
+
+
+def _due(connection: sqlite3.Connection, now_ms: int, limit: int, *, suspects: bool) -> list[Invocation]:
+    merged = (NO_INSTANT_MS, limit)
+    if suspects:
+        found = connection.execute(QUERIES["due_suspects"], (now_ms, SUSPECT_STARTS, *merged))
+    else:
+        wanted = (SUSPECT_STARTS, limit, now_ms, SUSPECT_STARTS, limit, *merged)
+        found = connection.execute(QUERIES["due_invocations"], wanted)
+    return [Invocation(*row) for row in found]
+
+
+def _unclaimed(connection: sqlite3.Connection, owner: str, limit: int) -> list[EffectRow]:
+    """What others have claimed: whole streams, those of the oldest effects, in order of position."""
+    holders = connection.execute(QUERIES["other_holders"], (owner,)).fetchall()
+    oldest = sorted(
+        row for (name,) in holders for row in connection.execute(QUERIES["oldest_of_holder"], (name, limit))
+    )
+    if not oldest:
+        return []
+    streams = id_list(sorted({stream for _, stream in oldest[:limit]}))
+    found = connection.execute(QUERIES["unclaimed_of_streams"], (streams, owner))
+    return sorted((EffectRow(*row) for row in found), key=lambda row: (row.position, row.event_id))
+
+
+def unsent(connection: sqlite3.Connection, owner: str, limit: int) -> list[EffectRow]:
+    """What an owner's relay has to publish, in order of position."""
+    found = connection.execute(QUERIES["unsent_of"], (owner, limit, owner, limit))
+    return sorted((EffectRow(*row) for row in found), key=lambda row: (row.position, row.event_id))
+
+
+def _old(connection: sqlite3.Connection, order: PurgeLetters) -> Old:
+    before = first_id("dlq", order.before_ms)
+    if order.code is None:
+        found = connection.execute(QUERIES["old_dead_letters"], (before, order.limit))
+    else:
+        found = connection.execute(QUERIES["old_dead_letters_of"], (order.code, before, order.limit))
+    letters = [letter_id for (letter_id,) in found]
+    effects: list[str] = []
+    for kind in () if order.letters_only else EFFECT_KINDS:
+        wanted = (f"{kind}_", first_id(kind, order.before_ms), order.limit)
+        effects += [event_id for (event_id,) in connection.execute(QUERIES["old_failed"], wanted)]
+    return Old(letters, effects)

@@ -1,0 +1,248 @@
+"""Writing what a commit has changed: a few statements per table, each with what was read as its guard."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from msgspec.structs import astuple
+
+from awakeables.core.awakeables import Awakeable
+from awakeables.core.invocations import Invocation
+from awakeables.core.records import text_bytes
+from awakeables.core.rows import Changes, EffectRow
+from awakeables.store.sqlite.loading import id_list
+from awakeables.store.sqlite.queries import QUERIES
+from awakeables.store.sqlite.rows import Columns, dead_letter_notes, dead_letter_row
+from awakeables.store.sqlite.tally import FAILED, LETTERS, PENDING, UNSENT, Tally
+
+
+class StaleRows(Exception):
+    """A statement did not find the rows as they were known: decide again over rows that are loaded now."""
+
+
+class Writing:
+    """Writes changes in the transaction that is open, and counts how the numbers of rows change.
+
+    Attributes:
+        tally: By how much.
+        wrote: Was anything written?
+    """
+
+    def __init__(self, connection: sqlite3.Connection, schemas: set[str]) -> None:
+        """Write to this connection; `schemas` are the hashes of those that are known to be kept."""
+        self._connection = connection
+        self._schemas = schemas
+        self.tally: Tally = Tally()
+        self.wrote = False
+
+    def write(self, changes: Changes) -> None:
+        """Write everything.
+
+        Raises:
+            StaleRows: A guard has failed.
+            sqlite3.IntegrityError: A row that was taken for new is there.
+        """
+        if changes.invocations:
+            self._invocations(changes)
+        if changes.chunks:
+            self._write("insert_chunk", changes.chunks)
+        if changes.awakeables:
+            self._awakeables(changes)
+        if changes.schemas:
+            self._new_schemas(changes)
+        if changes.published:
+            self._published(changes.published)
+        if changes.effects:
+            self._effects(changes)
+        if changes.positions:
+            self._positions(changes)
+        if changes.keys or changes.letters:
+            self._letters_and_keys(changes)
+        if changes.purged or changes.deleted_letters or changes.deleted_effects:
+            self._deleted(changes)
+        for _ in range(changes.probes):
+            self._run("add_probe")
+            self._run("drop_probe")
+
+    def _invocations(self, changes: Changes) -> None:
+        known, tally = changes.rows.invocations, self.tally
+        new: list[Columns] = []
+        updated: list[Columns] = []
+        moved: list[Columns] = []
+        ended: list[Columns] = []
+        for key, before in changes.invocations.items():
+            row = known[key]
+            assert row is not None
+            if before is None:
+                tally[row.status] += 1
+                new.append(astuple(row))
+                continue
+            progress = (
+                row.updated_ms,
+                row.epoch,
+                row.version,
+                row.wake,
+                row.starts,
+                row.attempts,
+                row.committed_by,
+                row.commits,
+                row.build,
+                row.failure_json,
+            )
+            guard = (key, before.epoch, before.version, before.wake, before.status)
+            if row.status != before.status:
+                tally[before.status] -= 1
+                tally[row.status] += 1
+            if row.result_json is not before.result_json:
+                ended.append(progress + _place(row) + (row.result_json, row.ended_ms) + guard)
+            elif row.status != before.status or _place(row) != _place(before):
+                moved.append(progress + _place(row) + guard)
+            else:
+                updated.append(progress + guard)
+        self._write("insert_invocation", new)
+        self._write("update_invocation", updated)
+        self._write("move_invocation", moved)
+        self._write("end_invocation", ended)
+
+    def _awakeables(self, changes: Changes) -> None:
+        known = changes.rows.awakeables
+        new: list[Columns] = []
+        noted: list[Columns] = []
+        settled: list[Columns] = []
+        for key, before in changes.awakeables.items():
+            row = known[key]
+            assert row is not None
+            if before is None:
+                self.tally[PENDING] += row.state == "pending"
+                new.append(astuple(row))
+            elif row.state == before.state:
+                noted.append((row.book_json, row.beat_json, row.topic, key, before.state, before.book_json))
+            else:
+                self.tally[PENDING] -= 1
+                settled.append((*_settlement(row), key, before.state, before.book_json))
+        self._write("insert_awakeable", new)
+        self._write("note_awakeable", noted)
+        self._write("settle_awakeable", settled)
+
+    def _new_schemas(self, changes: Changes) -> None:
+        new = [each for each in changes.schemas.items() if each[0] not in self._schemas]
+        if new:
+            self._connection.executemany(QUERIES["insert_schema"], new)
+            self.wrote = True
+            self._schemas.update(changes.schemas)
+
+    def _published(self, event_ids: Sequence[str]) -> None:
+        """Delete effects, whatever they are; nearly all are unsent, so failed ones are looked for last."""
+        ids = [(event_id,) for event_id in event_ids]
+        deleted = self._many("delete_unsent", ids)
+        self.tally[UNSENT] -= deleted
+        if deleted != len(ids):
+            self.tally[FAILED] -= self._many("delete_failed", ids)
+
+    def _effects(self, changes: Changes) -> None:
+        known, tally = changes.rows.effects, self.tally
+        new: list[Columns] = []
+        claimed: list[Columns] = []
+        updated: list[Columns] = []
+        deleted: dict[str, list[Columns]] = {UNSENT: [], FAILED: []}
+        for key, before in changes.effects.items():
+            row = known[key]
+            if before is None:
+                if row is not None:
+                    tally[_state_of(row)] += 1
+                    new.append(astuple(row))
+                continue
+            tally[_state_of(before)] -= 1
+            if row is None:
+                deleted[_state_of(before)].append((key,))
+                continue
+            tally[_state_of(row)] += 1
+            if row.state == before.state:
+                claimed.append((row.claimed_by, key, before.state, before.claimed_by))
+            else:
+                change = (row.state, row.claimed_by, row.reason_utf8, row.acts_json, row.position)
+                updated.append((*change, key, before.state, before.claimed_by))
+        self._write("delete_unsent", deleted[UNSENT])
+        self._write("delete_failed", deleted[FAILED])
+        self._write("insert_effect", new)
+        self._write("claim_effect", claimed)
+        self._write("update_effect", updated)
+
+    def _positions(self, changes: Changes) -> None:
+        new: list[Columns] = []
+        moved: list[Columns] = []
+        for key, before in changes.positions.items():
+            row = changes.rows.positions[key]
+            assert row is not None
+            if before is None:
+                new.append(astuple(row))
+            else:
+                change = (row.next, row.epoch, row.owner, row.again_before)
+                moved.append((*change, *key, before.next, before.epoch))
+        self._write("insert_position", new)
+        self._write("update_position", moved)
+
+    def _letters_and_keys(self, changes: Changes) -> None:
+        new: list[Columns] = []
+        noted: list[Columns] = []
+        for key, before in changes.letters.items():
+            letter = changes.rows.letters[key]
+            assert letter is not None
+            if before is None:
+                new.append(dead_letter_row(letter))
+            else:
+                noted.append((*dead_letter_notes(letter), key, before.resent, before.count))
+        self._write("insert_dead_letter", new)
+        self.tally[LETTERS] += len(new)
+        self._write("update_dead_letter", noted)
+        keys = [(key, changes.rows.keys[key]) for key in changes.keys]
+        known = [(*map(text_bytes, key), *value) for key, value in keys if value is not None]
+        self._write("insert_idempotent", known)
+
+    def _deleted(self, changes: Changes) -> None:
+        if changes.purged:
+            ids = id_list([ended.id for ended in changes.purged])
+            for query in ("delete_invocations", "delete_journals", "delete_idempotent"):
+                self._run(query, ids)
+            awakeables = id_list([key for ended in changes.purged for key in ended.awakeables])
+            (pending,) = self._connection.execute(QUERIES["count_pending"], (awakeables,)).fetchone()
+            self.tally[PENDING] -= pending
+            self._run("delete_awakeables", awakeables)
+        if changes.deleted_letters:
+            self.tally[LETTERS] -= self._run("delete_dead_letters", id_list(changes.deleted_letters))
+        if changes.deleted_effects:
+            self.tally[FAILED] -= self._run("delete_effects", id_list(changes.deleted_effects))
+
+    def _run(self, name: str, *values: str) -> int:
+        self.wrote = True
+        return self._connection.execute(QUERIES[name], values).rowcount
+
+    def _many(self, name: str, values: Sequence[Columns]) -> int:
+        self.wrote = True
+        return self._connection.executemany(QUERIES[name], values).rowcount
+
+    def _write(self, name: str, values: Sequence[Columns]) -> None:
+        if values and self._many(name, values) != len(values):
+            raise StaleRows(name)
+
+
+def _state_of(row: EffectRow) -> str:
+    return UNSENT if row.state == "unsent" else FAILED
+
+
+def _place(row: Invocation) -> Columns:
+    """The columns that `move_invocation` sets beside the progress: in what state, whose, due when."""
+    return (row.status, row.owner, row.due_ms, row.cancelled_ms, row.acts_json)
+
+
+def _settlement(row: Awakeable) -> Columns:
+    return (
+        row.book_json,
+        row.beat_json,
+        row.topic,
+        row.state,
+        row.settled_ms,
+        row.settled_by,
+        row.outcome_json,
+    )
