@@ -159,9 +159,9 @@ class Engine:
             owner=self.owner,
             clock=clock,
             settings=settings.relay,
+            on_wakes=self.pool.wake,
             metrics=self.metrics,
         )
-        self.relay.on_wakes = self.pool.wake
         self.edge = Edge(store, DryReplays(app, store, self.committer, self._world).codec)
         self.horizon = Horizon(clock, longest_ms=round(settings.horizon.total_seconds() * 1000))
         self.intake = Intake(

@@ -7,14 +7,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
+from awakeables.core.backoff import Backoff
 from awakeables.core.deadletters import without_value
-from awakeables.core.orders import ClaimedEffects, ClaimEffects, Effect, Noted, Refused, Sent, Wake
+from awakeables.core.orders import Answer, ClaimedEffects, ClaimEffects, Effect, Noted, Refused, Sent, Wake
 from awakeables.core.texts import writable
-from awakeables.engine.absences import Absences
 from awakeables.engine.committer import Committer
+from awakeables.engine.missingtopics import MissingTopics
 from awakeables.errors import BrokerUnavailable, PublishRefused, StoreUnavailable, TopicMissing
 from awakeables.ports import Clock, OutboxReader, Publisher
 from awakeables.telemetry import events
@@ -28,7 +30,7 @@ FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 
 SWEEPS_PER_CHECK = 10
-"""Every so many sweeps the store is asked for effects that a lost hand-off left behind."""
+"""Every tenth sweep asks the store for effects that a lost hand-off left behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,7 @@ class RelaySettings:
 
     Attributes:
         publish_timeout: A topic that is missing for this long is taken for one that never comes.
-        sweep_interval: How often effects are looked for that no hand-off told of.
+        sweep_interval: How often the store is asked for effects that were not handed off.
         max_waiting: Bound of the effects that are held in memory.
         max_waiting_bytes: Bound of their keys and values together; one that is larger is held alone.
     """
@@ -49,7 +51,11 @@ class RelaySettings:
 
 
 class Relay:
-    """One queue per stream; a stream's next effect goes out when its last one is settled.
+    """Holds the effects that are to be published, in one queue per stream.
+
+    Only the first effect of a queue is under way; the next one follows once the first is published
+    or refused. The first ones of all streams that are due in one turn of the loop, such as the
+    effects of one group commit, are published with one call.
 
     Effects come by hand-off, right after their commit. At the start, when there is no room, and
     now and then in case a hand-off was lost, the relay is *behind*: then it takes no hand-off and
@@ -65,19 +71,35 @@ class Relay:
         owner: str,
         clock: Clock,
         settings: RelaySettings,
+        on_wakes: Callable[[Sequence[Wake]], None],
         metrics: Metrics | None = None,
     ) -> None:
+        """Prepare; `run` does the rest.
+
+        Args:
+            committer: Writes what became of effects.
+            reader: Where unsent effects are read.
+            publisher: Where they go.
+            owner: Who claims them.
+            clock: Time.
+            settings: Bounds and intervals.
+            on_wakes: Called with the invocations whose awakeable a refused task has rejected.
+            metrics: Where publishes are counted.
+        """
         self._committer = committer
         self._reader = reader
         self._publisher = publisher
         self._owner = owner
         self._settings = settings
-        self._absences = Absences(clock, patience_s=settings.publish_timeout.total_seconds())
+        self._on_wakes = on_wakes
+        self._missing = MissingTopics(clock, patience_s=settings.publish_timeout.total_seconds())
         self._outages = Outages(clock.monotonic)
         self._refusals = Outages(clock.monotonic)
-        self._published = (metrics or Metrics()).publishes
+        self._counts = (metrics or Metrics()).publishes
         self._problems: dict[str, str] = {}
         self._streams: dict[str, deque[Effect]] = {}
+        self._due: list[Effect] = []
+        self._backoffs: dict[str, Backoff] = {}
         self._known: dict[str, int] = {}
         self._held_bytes = 0
         self._behind = True
@@ -85,7 +107,6 @@ class Relay:
         self._sweeps = 0
         self._poked = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
-        self.on_wakes: Callable[[Sequence[Wake]], None] = lambda _wakes: None
 
     def hand_off(self, effects: Sequence[Effect]) -> None:
         """Publish effects that were just committed, claimed by this owner."""
@@ -101,18 +122,21 @@ class Relay:
         self._poked.set()
 
     async def run(self) -> None:
-        """Publish for ever; cancel to stop."""
+        """Publish until cancelled."""
         interval_s = self._settings.sweep_interval.total_seconds()
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            while True:
-                self._poked.clear()
-                await self._sweep()
-                await _wait_for(self._poked, interval_s)
+            try:
+                while True:
+                    self._poked.clear()
+                    await self._sweep()
+                    await _wait_for(self._poked, interval_s)
+            finally:
+                self._tasks = None
 
     @property
     def idle(self) -> bool:
-        """Is everything out that was handed off?"""
+        """Whether everything is out that was handed off."""
         return not self._known and not self._behind and not self._poked.is_set()
 
     async def drained(self, timeout_s: float) -> bool:
@@ -122,10 +146,10 @@ class Relay:
         a row, and goes out after the next start.
         """
         waited = 0.0
-        while self._on_their_way() and waited < timeout_s:
+        while self._under_way() and waited < timeout_s:
             await asyncio.sleep(0.02)
             waited += 0.02
-        return not self._on_their_way()
+        return not self._under_way()
 
     def holdup(self, effect: Effect) -> str | None:
         """Why an unsent effect is not out, as far as it was tried since this process started."""
@@ -136,10 +160,12 @@ class Relay:
             return problem
         return f"it waits behind {first.event_id}: {problem}"
 
-    def _on_their_way(self) -> int:
+    def _under_way(self) -> int:
         queues = self._streams.values()
-        held_up = sum(len(queue) for queue in queues if queue and queue[0].topic in self._problems)
+        held_up = sum(len(queue) for queue in queues if queue[0].topic in self._problems)
         return len(self._known) - held_up
+
+    # What is held: bounded, read from the store when it was not handed off.
 
     def _has_room(self, count: int, size: int) -> bool:
         settings = self._settings
@@ -157,7 +183,14 @@ class Relay:
             queue.append(effect)
             return
         self._streams[effect.stream] = deque([effect])
-        self._tasks.create_task(self._publish_stream(effect.stream))
+        self._publish_soon(effect)
+
+    def _forget(self, event_ids: Sequence[str]) -> None:
+        """Their rows are gone or failed; a read that is under way may still show them."""
+        for event_id in event_ids:
+            self._held_bytes -= self._known.pop(event_id, 0)
+        if self._gone_while_reading is not None:
+            self._gone_while_reading.update(event_ids)
 
     async def _sweep(self) -> None:
         """Claim what is unclaimed or a dead owner's, and what a lost hand-off left behind (O3)."""
@@ -201,77 +234,122 @@ class Relay:
             # There is more, or something was committed meanwhile that was not taken in.
             self._poked.set()
 
-    async def _publish_stream(self, stream: str) -> None:
-        queue = self._streams[stream]
-        while queue:
-            await self._publish(queue[0])
-            queue.popleft()
-        del self._streams[stream]
+    # Publishing: in batches, and what becomes of each effect.
 
-    def _settled(self, event_id: str) -> None:
-        """The row is gone or failed: a read that is under way may still show it."""
-        self._held_bytes -= self._known.pop(event_id, 0)
-        if self._gone_while_reading is not None:
-            self._gone_while_reading.add(event_id)
+    def _publish_soon(self, effect: Effect) -> None:
+        """Publish the first effect of a stream, with all others that are due in this turn of the loop."""
+        if self._tasks is None:
+            return
+        if not self._due:
+            self._tasks.create_task(self._publish_due())
+        self._due.append(effect)
 
-    async def _publish(self, effect: Effect) -> None:
-        pause_s = FIRST_PAUSE_S
-        copy = effect
-        while True:
-            try:
-                await self._try(copy)
-            except PublishRefused as error:
-                shorter = without_value(copy, str(error))
-                if shorter is None:
-                    await self._refused(effect, str(error))
-                    return
-                copy = shorter
-            except BrokerUnavailable as error:
-                if isinstance(error, TopicMissing) and self._absences.missed(effect.topic):
-                    await self._refused(effect, str(error))
-                    return
-                self._problems[effect.topic] = str(error)
-                failures = self._outages.failed(effect.topic)
-                if failures is not None:
-                    log.warning(events.EFFECT_FAILED, **_facts(effect), failures=failures, error=str(error))
-                self._published["retried"].inc()
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-            except Exception as error:
+    async def _publish_due(self) -> None:
+        effects, self._due = self._due, []
+        left = {effect.event_id: effect for effect in effects}
+
+        def report(reported: Sequence[Effect], outcome: Exception | None) -> None:
+            for effect in reported:
+                del left[effect.event_id]
+            if self._tasks is not None:
+                self._settle(reported, outcome)
+
+        try:
+            await self._publisher.publish(effects, report)
+        except Exception as error:
+            # A defect of the publisher must stop no stream: what it left unreported is tried again.
+            log.error(events.BACKGROUND_ERROR, exc_info=error)
+            report([*left.values()], BrokerUnavailable(f"{type(error).__name__}: {error}"))
+
+    def _settle(self, effects: Sequence[Effect], outcome: Exception | None) -> None:
+        match outcome:
+            case None:
+                self._acknowledged(effects)
+            case BrokerUnavailable():
+                self._failed(effects, outcome)
+            case PublishRefused():
+                for effect in effects:
+                    shorter = without_value(effect, str(outcome))
+                    if shorter is None:
+                        self._refuse(effect, str(outcome))
+                    else:
+                        self._streams[effect.stream][0] = shorter
+                        self._publish_soon(shorter)
+            case _:
                 # A record that can't even be written must stop no other stream; it can be resent.
-                await self._refused(effect, f"{type(error).__name__}: {error}")
-                return
-            else:
-                self._absences.found(effect.topic)
-                self._problems.pop(effect.topic, None)
-                self._refusals.succeeded(effect.topic)
-                failures = self._outages.succeeded(effect.topic)
-                if failures is not None:
-                    log.info(events.EFFECT_SENT_AGAIN, topic=effect.topic, failures=failures)
-                self._published["published"].inc()
-                # Known until its row is gone, so that no sweep publishes it again.
-                sent = self._committer.submit(Sent(event_ids=(effect.event_id,)), lazily=True)
-                sent.add_done_callback(lambda _: self._settled(effect.event_id))
-                return
+                for effect in effects:
+                    self._refuse(effect, f"{type(outcome).__name__}: {outcome}")
 
-    async def _try(self, effect: Effect) -> None:
-        outcomes: list[Exception | None] = []
-        await self._publisher.publish([effect], lambda _, outcome: outcomes.append(outcome))
-        if outcomes[0] is not None:
-            raise outcomes[0]
+    def _acknowledged(self, effects: Sequence[Effect]) -> None:
+        self._counts["published"].inc(len(effects))
+        for topic in {effect.topic for effect in effects}:
+            self._missing.found(topic)
+            self._problems.pop(topic, None)
+            self._refusals.succeeded(topic)
+            failures = self._outages.succeeded(topic)
+            if failures is not None:
+                log.info(events.EFFECT_SENT_AGAIN, topic=topic, failures=failures)
+        event_ids = tuple(effect.event_id for effect in effects)
+        # Known until their rows are gone, so that no sweep publishes them again.
+        sent = self._committer.submit(Sent(event_ids=event_ids), lazily=True)
+        sent.add_done_callback(lambda _: self._forget(event_ids))
+        for effect in effects:
+            self._go_on(effect.stream)
 
-    async def _refused(self, effect: Effect, reason: str) -> None:
+    def _go_on(self, stream: str) -> None:
+        """The first effect of a stream is published or refused: on with the next."""
+        self._backoffs.pop(stream, None)
+        queue = self._streams[stream]
+        queue.popleft()
+        if queue:
+            self._publish_soon(queue[0])
+        else:
+            del self._streams[stream]
+
+    def _failed(self, effects: Sequence[Effect], error: BrokerUnavailable) -> None:
+        """Try again after a pause; give up records to a topic that has been missing for too long."""
+        pauses: dict[float, list[str]] = {}
+        for effect in effects:
+            if isinstance(error, TopicMissing) and self._missing.is_overdue(effect.topic):
+                self._refuse(effect, str(error))
+                continue
+            self._problems[effect.topic] = str(error)
+            failures = self._outages.failed(effect.topic)
+            if failures is not None:
+                log.warning(events.EFFECT_FAILED, **_facts(effect), failures=failures, error=str(error))
+            self._counts["retried"].inc()
+            backoff = self._backoffs.setdefault(effect.stream, Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S))
+            pauses.setdefault(backoff.next_s(), []).append(effect.stream)
+        for pause_s, streams in pauses.items():
+            if self._tasks is not None:
+                self._tasks.create_task(self._retry_later(streams, pause_s))
+
+    async def _retry_later(self, streams: Sequence[str], pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
+        for stream in streams:
+            self._publish_soon(self._streams[stream][0])
+
+    def _refuse(self, effect: Effect, reason: str) -> None:
         reason = writable(reason)
         self._problems.pop(effect.topic, None)  # one that still waits for this topic will find it out
-        self._published["refused"].inc()
+        self._counts["refused"].inc()
         # A verdict or a copy of a dead letter is nobody's in particular, and may be one of thousands.
         facts = _facts(effect)
         failures = 1 if "invocation_id" in facts else self._refusals.failed(effect.topic)
         if failures is not None:
             log.error(events.EFFECT_REFUSED, **facts, failures=failures, reason=reason)
-        noted = await self._committer.commit(Refused(event_id=effect.event_id, reason=reason), Noted)
-        self._settled(effect.event_id)
-        self.on_wakes(noted.wakes)
+        refused = self._committer.submit(Refused(event_id=effect.event_id, reason=reason))
+        refused.add_done_callback(partial(self._refusal_kept, effect))
+
+    def _refusal_kept(self, effect: Effect, refused: asyncio.Future[Answer]) -> None:
+        if refused.cancelled():
+            return
+        self._forget((effect.event_id,))
+        self._go_on(effect.stream)
+        # If the store has refused it, the committer has logged that; a sweep finds the effect again.
+        answer = None if refused.exception() else refused.result()
+        if isinstance(answer, Noted):
+            self._on_wakes(answer.wakes)
 
 
 def _size(effect: Effect) -> int:

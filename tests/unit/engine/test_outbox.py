@@ -54,11 +54,15 @@ class Rig:
         self.relay = self.another(OWNER)
 
     def another(self, owner: str) -> Relay:
-        relay = Relay(
-            self.committer, self.store, self.broker, owner=owner, clock=self.clock, settings=self.settings
+        return Relay(
+            self.committer,
+            self.store,
+            self.broker,
+            owner=owner,
+            clock=self.clock,
+            settings=self.settings,
+            on_wakes=self.wakes.extend,
         )
-        relay.on_wakes = self.wakes.extend
-        return relay
 
     def effect(self, number: int, stream: str = "inv_a", **fields: Any) -> Effect:
         event_id = new_id("evt", at_ms=number, entropy=bytes(10))

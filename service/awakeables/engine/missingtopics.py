@@ -1,15 +1,15 @@
-"""For how long topics have been missing: what is published to one fails together, not each by itself."""
+"""Since when topics are missing: records to one are refused together, not each after a wait of its own."""
 
 from __future__ import annotations
 
 from awakeables.ports import Clock
 
 
-class Absences:
+class MissingTopics:
     """Remembers since when each topic is known to be missing.
 
-    Records to a missing topic hold places of the relay while they are tried again. With a
-    patience of their own each, those to a busy topic that is missing would keep out all others.
+    Records to a missing topic are held in memory while they are tried again. If each were waited for
+    by itself, those to a busy topic that is missing would keep all others out.
     """
 
     def __init__(self, clock: Clock, *, patience_s: float) -> None:
@@ -17,10 +17,10 @@ class Absences:
         self._patience_s = patience_s
         self._seen: dict[str, tuple[float, float]] = {}
 
-    def missed(self, topic: str) -> bool:
-        """The topic is missing now. Has it been for longer than our patience?
+    def is_overdue(self, topic: str) -> bool:
+        """Note that a topic is missing now; True once it has been for longer than our patience.
 
-        What was not looked at for as long may have been there in between: it counts anew.
+        If nobody asked for it for that long, it may have been there in between: it is waited for again.
         """
         now_s = self._clock.monotonic()
         first_s, last_s = self._seen.get(topic, (now_s, now_s))
@@ -30,5 +30,5 @@ class Absences:
         return now_s - first_s >= self._patience_s
 
     def found(self, topic: str) -> None:
-        """The topic is there."""
+        """Note that a topic is there."""
         self._seen.pop(topic, None)
