@@ -229,15 +229,18 @@ class Producer:
         cluster = producer.client.cluster
         partitions = sorted(cluster.partitions_for_topic(topic))
         available = sorted(cluster.available_partitions_for_topic(topic))
-        shared: int | None = None
+        anywhere: list[ProducerRecord] = []
+        by_partition: dict[int, list[ProducerRecord]] = {}
         for record in records:
             if record.partitioned and record.key is not None:
                 partition = self._partition_of(record.key, partitions, available)
+                by_partition.setdefault(partition, []).append(record)
             else:
-                if shared is None:
-                    shared = self._next_partition(topic, available or partitions)
-                partition = shared
-            self._enqueue(TopicPartition(topic, partition), record)
+                anywhere.append(record)
+        if anywhere:
+            by_partition.setdefault(self._next_partition(topic, available or partitions), []).extend(anywhere)
+        for partition, placed in by_partition.items():
+            self._enqueue(TopicPartition(topic, partition), placed)
 
     def _next_partition(self, topic: str, partitions: Sequence[int]) -> int:
         """Take turns, passing over partitions that still have a batch under way."""
@@ -247,12 +250,12 @@ class Producer:
         idle = (number for number in in_turn if TopicPartition(topic, number) not in self._queues)
         return next(idle, in_turn[0])
 
-    def _enqueue(self, place: TopicPartition, record: ProducerRecord) -> None:
+    def _enqueue(self, place: TopicPartition, records: Sequence[ProducerRecord]) -> None:
         queue = self._queues.get(place)
         if queue is not None:
-            queue.append(record)
+            queue.extend(records)
         elif self._tasks is not None:
-            self._queues[place] = queue = deque([record])
+            self._queues[place] = queue = deque(records)
             self._tasks.create_task(self._send_queue(place, queue))
 
     async def _send_queue(self, place: TopicPartition, queue: deque[ProducerRecord]) -> None:
