@@ -99,18 +99,25 @@ class Broker:
     def __init__(self) -> None:
         self.published: list[Effect] = []
         self.tries: list[Effect] = []
+        self.batches: list[int] = []
         self.fail: Callable[[Effect], Exception | None] = lambda _effect: None
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def publish(self, effects: Sequence[Effect], report: PublishReport) -> None:
         self.tries += effects
+        self.batches.append(len(effects))
         await self.gate.wait()
+        taken: list[Effect] = []
         for effect in effects:
             error = self.fail(effect)
             if error is None:
-                self.published.append(effect)
-            report([effect], error)
+                taken.append(effect)
+            else:
+                report([effect], error)
+        if taken:
+            self.published += taken
+            report(taken, None)
 
     def values(self, topic: str) -> list[Any]:
         return [msgspec.json.decode(e.value or b"null") for e in self.published if e.topic == topic]

@@ -33,6 +33,7 @@ from awakeables.engine import outbox
 from awakeables.engine.committer import Committer
 from awakeables.engine.outbox import Relay, RelaySettings
 from awakeables.errors import BrokerUnavailable, PublishRefused, TopicMissing
+from awakeables.ports import PublishReport
 from awakeables.telemetry import events
 from awakeables.testing.loop import VirtualClock
 from support.logs import heard
@@ -113,6 +114,47 @@ async def test_what_is_handed_off_goes_out_and_its_row_goes_away() -> None:
     async with relaying() as rig:
         effects = [rig.effect(n) for n in range(3)]
         await rig.commit(*effects)
+        rig.relay.hand_off(effects)
+        await rig.quiet()
+        assert rig.broker.published == effects
+
+
+async def test_effects_of_one_commit_go_out_with_one_call_and_are_acknowledged_with_one_order() -> None:
+    async with relaying() as rig:
+        effects = [rig.effect(n, f"inv_{n:02}") for n in range(20)]
+        for effect in effects:
+            await rig.commit(effect)
+        for effect in effects:
+            rig.relay.hand_off([effect])
+        await rig.quiet()
+        assert rig.broker.batches == [20]
+        assert [len(sent.event_ids) for sent in rig.store.members(Sent)] == [20]
+
+
+async def test_what_failed_together_is_tried_again_together() -> None:
+    async with relaying() as rig:
+        effects = [rig.effect(n, f"inv_{n:02}") for n in range(20)]
+        rig.broker.fail = lambda _e: BrokerUnavailable("down") if rig.clock.monotonic() < 3 else None
+        for effect in effects:
+            await rig.commit(effect)
+        rig.relay.hand_off(effects)
+        await rig.quiet()
+        assert rig.broker.batches == [20] * 5
+
+
+async def test_a_publisher_that_breaks_off_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with relaying() as rig:
+        effects = [rig.effect(n, f"inv_{n:02}") for n in range(4)]
+        publish = rig.broker.publish
+
+        async def broken(effects: Sequence[Effect], report: PublishReport) -> None:
+            monkeypatch.setattr(rig.broker, "publish", publish)
+            await publish(effects[:2], report)
+            raise RuntimeError("a defect")
+
+        monkeypatch.setattr(rig.broker, "publish", broken)
+        for effect in effects:
+            await rig.commit(effect)
         rig.relay.hand_off(effects)
         await rig.quiet()
         assert rig.broker.published == effects
