@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError, T
 
 from awakeables.core.bounds import MOST_JSON_VALUES, MOST_UNPACKED_BYTES
 from awakeables.core.durations import FORMS, parse_duration
+from awakeables.core.texts import excerpt
 from awakeables.errors import OperatorError
 from awakeables.worker.replies import COMPLETIONS, ReplyTopics
 
@@ -55,7 +56,7 @@ def _brokers(text: str) -> str:
         if incomplete or "@" in broker or "/" in broker or (host and not port.isdecimal()):
             raise ValueError("not host:port[,host:port…]; credentials have settings of their own")
         if host and not 0 < int(port[:6]) < 65_536:
-            raise ValueError(f"there is no port {port:.20}")
+            raise ValueError(f"there is no port {excerpt(port)}")
     return text
 
 

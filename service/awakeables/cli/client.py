@@ -12,6 +12,7 @@ import httpx
 from pydantic import SecretStr
 
 from awakeables.cli.terminal import fail
+from awakeables.core.texts import excerpt
 from awakeables.settings import load_settings
 
 TIMEOUT_S = 30.0
@@ -87,7 +88,7 @@ def _understood(answer: httpx.Response, base: str) -> Answer:
             text=answer.content,
             document={},
             problem=f"what answers at {base} is not this service (HTTP {answer.status_code}):"
-            f" {answer.text[:100]!r}",
+            f" {excerpt(answer.text)}",
         )
     problem = None
     if answer.status_code not in (200, 202) and "verdict" not in document:

@@ -12,6 +12,7 @@ from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide
 from awakeables.cli.tables import Table
 from awakeables.cli.terminal import fail, print_json, print_page, tell
 from awakeables.core import awakeables, invocations
+from awakeables.core.texts import excerpt
 
 
 class What(StrEnum):
@@ -83,7 +84,7 @@ def show(
     """Show everything about one awakeable or invocation, as JSON."""
     noun = next((noun for start, noun in _NOUNS.items() if id_.startswith(start)), None)
     if noun is None:
-        fail(f"{id_[:60]!r} is neither an awakeable's ID (prom_1…) nor an invocation's (inv_1…)")
+        fail(f"{excerpt(id_)} is neither an awakeable's ID (prom_1…) nor an invocation's (inv_1…)")
     shown = ServiceClient(config, url).get(noun.value, id_).or_fail()
     print_json(shown.text)
     dead = shown.document.get("dead_task")

@@ -22,6 +22,17 @@ def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+MOST_OF_A_VALUE = 80
+"""Characters; enough to recognize what a client has sent or a caller has passed."""
+
+
+def excerpt(value: object) -> str:
+    """A value for a message: its `repr`, a long one cut. A text is cut first, so that it stays in quotes."""
+    if isinstance(value, str):
+        return repr(shortened(value, MOST_OF_A_VALUE))
+    return shortened(repr(value), MOST_OF_A_VALUE)
+
+
 _UNSEEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 """Control characters (C0 but for tab and line feed, DEL, C1), what turns the direction of writing
 around, other separators of lines, lone surrogates: what a terminal obeys instead of showing it."""

@@ -6,6 +6,7 @@ from typing import Final
 
 from awakeables.core.bounds import has_more_json_values
 from awakeables.core.jsontext import decode_json
+from awakeables.core.texts import excerpt
 from awakeables.errors import Overloaded
 from awakeables.web.problems import ClientGone, Problem, bad_request
 from awakeables.web.request import JSON, Request
@@ -86,7 +87,7 @@ class Bodies:
             return self.checked_json(body)
         media_type = request.media_type
         if media_type and media_type != FORM and not is_json_type(media_type):
-            raise unsupported(f"content-type {media_type[:60]!r} is not JSON; send application/json")
+            raise unsupported(f"content-type {excerpt(media_type)} is not JSON; send application/json")
         try:
             return self.checked_json(body)
         except Problem as problem:
@@ -117,7 +118,7 @@ class Bodies:
 def _refuse_encoded(request: Request) -> None:
     encoding = request.header(b"content-encoding") or ""
     if encoding.strip().lower() not in ("", "identity"):
-        raise unsupported(f"content-encoding {encoding[:60]!r} is not supported; send the body as it is")
+        raise unsupported(f"content-encoding {excerpt(encoding)} is not supported; send the body as it is")
 
 
 def is_json_type(media_type: str) -> bool:

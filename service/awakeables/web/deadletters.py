@@ -7,6 +7,7 @@ from datetime import timedelta
 from awakeables.api import Api
 from awakeables.core.durations import parse_duration
 from awakeables.core.ids import parse_id
+from awakeables.core.texts import excerpt
 from awakeables.telemetry.vocabulary import LETTER_CODES
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
@@ -49,7 +50,7 @@ class DeadLetters:
         """Delete those that are older than a duration, of a code or all."""
         older_than, code = request.query.get("older_than"), request.query.get("code")
         if code is not None and code not in LETTER_CODES:
-            raise bad_request(f"code {code[:40]!r} is none of {', '.join(LETTER_CODES)}")
+            raise bad_request(f"code {excerpt(code)} is none of {', '.join(LETTER_CODES)}")
         if older_than is None and code is None:
             raise bad_request("say which: older_than=7d, a code, or both; older_than=0s is all of them")
         try:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from awakeables.core.texts import excerpt
 from awakeables.web.problems import Problem, bad_request
 
 VERSIONS: Final = ("1.1", "1.0")
@@ -49,14 +50,14 @@ def objection_to(version: str, target: bytes, headers: _Headers) -> Problem | No
     if host is None and version == "1.1":
         return bad_request("the header host is missing")
     if host is not None and host_name(host.decode("latin-1")) is None:
-        return bad_request(f"host: {host.decode('latin-1')[:100]!r} is no host name")
+        return bad_request(f"host: {excerpt(host.decode('latin-1'))} is no host name")
     coding = given.get(b"transfer-encoding")
     if coding is not None and (version == "1.0" or coding.strip().lower() != b"chunked"):
         return Problem(
             501,
             "transfer-encoding",
             "The body's transfer encoding is not supported here",
-            f"transfer-encoding is chunked here, of HTTP/1.1, not {coding.decode('latin-1')[:60]!r}",
+            f"transfer-encoding is chunked here, of HTTP/1.1, not {excerpt(coding.decode('latin-1'))}",
         )
     return _objection_to_target(target, host)
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from awakeables.core.acts import begun_by
 from awakeables.core.invocations import Invocation
+from awakeables.core.texts import excerpt
 from awakeables.web.framing import host_name
 from awakeables.web.problems import Problem
 from awakeables.web.request import Request
@@ -186,7 +187,7 @@ def _misdirected(host: str) -> Problem:
         421,
         "misdirected",
         "The request is for another host",
-        f"{host[:100]!r} is no name of this service; add it to AWAKEABLES_ALLOWED_HOSTS, or ask localhost",
+        f"{excerpt(host)} is no name of this service; add it to AWAKEABLES_ALLOWED_HOSTS, or ask localhost",
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from awakeables.core.ids import IdKind, parse_id_of
+from awakeables.core.texts import excerpt
 from awakeables.ports import Page
 from awakeables.web.answers import as_json
 from awakeables.web.problems import bad_request
@@ -37,7 +38,7 @@ def page_of(request: Request, *kinds: IdKind) -> Page:
     text = request.query.get("limit", str(USUAL_LIMIT))
     limit = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
     if not 1 <= limit <= LARGEST_LIMIT:
-        raise bad_request(f"limit={text[:20]} is not a number from 1 to {LARGEST_LIMIT}")
+        raise bad_request(f"limit={excerpt(text)} is not a number from 1 to {LARGEST_LIMIT}")
     before = request.query.get("before")
     if before is not None:
         parse_id_of(before, kinds)
@@ -55,7 +56,7 @@ def one_of(request: Request, name: str, choices: Sequence[C]) -> C | None:
         if choice == value:
             return choice
     if value is not None:
-        raise bad_request(f"{name}={value[:40]} is none of {', '.join(choices)}")
+        raise bad_request(f"{name}={excerpt(value)} is none of {', '.join(choices)}")
     return None
 
 

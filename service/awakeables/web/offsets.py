@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from awakeables.api import Api
+from awakeables.core.texts import excerpt
 from awakeables.web import render, shapes
 from awakeables.web.answers import as_json
 from awakeables.web.audit import audited
@@ -37,5 +38,5 @@ class Offsets:
 
 def _number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 19):
-        raise bad_request(f"{name} is a number, not {text[:20]!r}")
+        raise bad_request(f"{name} is a number, not {excerpt(text)}")
     return int(text)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote
 
+from awakeables.core.texts import excerpt
 from awakeables.web.problems import Problem, bad_request
 from awakeables.web.request import Route
 from awakeables.web.tokenfile import Scope
@@ -115,7 +116,7 @@ class Routes:
 
 
 def nothing_at(path: str) -> Problem:
-    return Problem(404, "not-found", "There is no such thing here", f"nothing is served at {path[:200]}")
+    return Problem(404, "not-found", "There is no such thing here", f"nothing is served at {excerpt(path)}")
 
 
 def method_not_allowed(method: str, allowed: Sequence[str]) -> Problem:
@@ -123,7 +124,7 @@ def method_not_allowed(method: str, allowed: Sequence[str]) -> Problem:
         405,
         "method-not-allowed",
         "The method is not allowed here",
-        f"{method[:20]} is not allowed here; allowed: {', '.join(allowed)}",
+        f"{excerpt(method)} is not allowed here; allowed: {', '.join(allowed)}",
         headers=((b"allow", ", ".join(allowed).encode()),),
     )
 
@@ -144,7 +145,7 @@ def read_query(query: bytes, allowed: Sequence[str]) -> dict[str, str]:
     parameters = dict(pairs)
     for name in parameters:
         if name not in allowed:
-            raise bad_request(f"unknown query parameter {name[:60]!r}; {takes}")
+            raise bad_request(f"unknown query parameter {excerpt(name)}; {takes}")
     if len(parameters) != len(pairs):
         raise bad_request(f"a query parameter is given twice; {takes}, each once")
     return parameters

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from awakeables.core.texts import visible
+from awakeables.core.texts import excerpt
 from awakeables.errors import OperatorError
 
 Scope = Literal["call", "complete", "metrics", "operate", "read"]
@@ -100,7 +100,7 @@ def _holder(name: str, entry: object) -> Holder:
         raise TokensRefused(f"[{name}] has the token itself; put its SHA-256 there: sha256 = …")
     if not (0 < len(name) <= LONGEST_NAME and name.isprintable()) or name in NOBODYS_NAMES:
         raise TokensRefused(
-            f"[{visible(name)[:LONGEST_NAME]}] can't be a token's name, which says who did what: "
+            f"[{excerpt(name)}] can't be a token's name, which says who did what: "
             f"it has 1 to {LONGEST_NAME} visible characters, and is none of {', '.join(NOBODYS_NAMES)}"
         )
     for key in entry:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from awakeables.core.texts import excerpt
+
 MOST_ATTEMPTS: Final = 999_999_999
 
 
@@ -14,5 +16,5 @@ def attempt_from(text: str) -> int:
         ValueError: It is none, or a larger one than any task was tried.
     """
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise ValueError(f"the attempt {text[:20]!r} is no number")
+        raise ValueError(f"the attempt {excerpt(text)} is no number")
     return int(text)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from awakeables.core.texts import excerpt
 from awakeables.wire.jsontext import has_too_many_values, json_fault
 
 STRUCTURED = b"application/cloudevents"
@@ -101,7 +102,7 @@ class CloudEvent:
             raise ValueError(self.fault)
         version = self.require("specversion")
         if version != SPECVERSION:
-            raise ValueError(f"specversion {version[:20]!r} is not known here, only {SPECVERSION} is")
+            raise ValueError(f"specversion {excerpt(version)} is not known here, only {SPECVERSION} is")
         for name in ("id", "source", "type"):
             self.require(name)
 
@@ -147,8 +148,8 @@ def _binary(value: bytes | None, headers: Mapping[str, bytes | None], content_ty
 def _structured(value: bytes | None, content_type: bytes) -> CloudEvent:
     media_type = content_type.partition(b";")[0].strip().lower()
     if media_type != STRUCTURED + b"+json":
-        shown = media_type[:60].decode("utf-8", "replace")
-        unknown = f"content-type {shown!r} can't be read here; structured events are JSON, one a record"
+        shown = excerpt(media_type.decode("utf-8", "replace"))
+        unknown = f"content-type {shown} can't be read here; structured events are JSON, one a record"
         return CloudEvent({}, fault=unknown)
     if not value:
         return CloudEvent({}, fault="the record has no value; a structured event is a JSON object")

@@ -24,6 +24,7 @@ from awakeables.core.awakeables import Completion, DeadTask, Heartbeat
 from awakeables.core.ids import parse_id
 from awakeables.core.orders import Header
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
+from awakeables.core.texts import excerpt
 from awakeables.errors import CallerError, MalformedId
 from awakeables.wire.cloudevents import CloudEvent, read_event
 from awakeables.wire.completion_events import TYPES, attempt_of, body_of, event_id_of
@@ -96,7 +97,7 @@ def _why(event: CloudEvent, error: Unreadable) -> str:
         return event.fault
     if kind is None or kind in TYPES:
         return str(error)
-    return f"{error}; and no event of the type {kind[:60]!r} is a completion"
+    return f"{error}; and no event of the type {excerpt(kind)} is a completion"
 
 
 def _of_event(event: CloudEvent, source: str, trace: str | None) -> Completion:
@@ -201,7 +202,7 @@ def _body(envelope: _Envelope) -> Resolution | Rejection | Heartbeat | DeadTask:
         case "dead-lettered":
             return decode_dead_task(envelope.dead_letter, envelope.reason)
         case unknown:
-            raise ValueError(f"status {unknown[:40]!r} is none of {', '.join(STATUSES)}")
+            raise ValueError(f"status {excerpt(unknown)} is none of {', '.join(STATUSES)}")
 
 
 def _resolution(envelope: _Envelope) -> Resolution:

@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from awakeables.core.awakeables import DeadTask
 from awakeables.core.orders import Header
 from awakeables.core.outcomes import NO_REASON
+from awakeables.core.texts import excerpt
 from awakeables.core.topics import is_topic_name
 
 MOST_CONTENT_BYTES = 700_000
@@ -84,7 +85,7 @@ def decode_dead_task(letter: Raw | UnsetType, reason: str | None) -> DeadTask:
     except (msgspec.MsgspecError, ValueError) as error:
         raise ValueError(f"dead_letter: {error}") from None
     if not is_topic_name(told.topic):
-        raise ValueError(f"dead_letter: {told.topic[:60]!r} is no topic's name")
+        raise ValueError(f"dead_letter: {excerpt(told.topic)} is no topic's name")
     return DeadTask(
         code=told.code,
         reason=_bounded(reason or NO_REASON),

@@ -16,6 +16,7 @@ from msgspec import Meta, Raw
 from awakeables.core.ids import parse_id
 from awakeables.core.orders import Effect, Header, TaskFacts
 from awakeables.core.records import rfc3339
+from awakeables.core.texts import excerpt
 from awakeables.core.topics import is_topic_name
 from awakeables.errors import CallerError, MalformedId
 from awakeables.wire.attempts import MOST_ATTEMPTS, attempt_from
@@ -232,7 +233,7 @@ def _deadline(text: str | None) -> datetime | None:
         return None
     deadline = datetime.fromisoformat(text)
     if deadline.tzinfo is None:
-        raise ValueError(f"the deadline {text!r} has no time zone")
+        raise ValueError(f"the deadline {excerpt(text)} has no time zone")
     return deadline
 
 

@@ -24,7 +24,7 @@ from awakeables.core.awakeables import Completion, DeadTask
 from awakeables.core.orders import Header
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import Record
-from awakeables.core.texts import described, writable
+from awakeables.core.texts import described, excerpt, writable
 from awakeables.core.topics import is_topic_name
 from awakeables.errors import ResultMisfit, TerminalError
 from awakeables.handlers.calls import Raised, call
@@ -119,7 +119,7 @@ class Processor:
         except (UnreadableTask, ValueError) as error:  # a string that is no UTF-8 is a ValueError
             return self.give_up(record, "unreadable", str(error))
         if not is_topic_name(task.reply_to):
-            return self.give_up(record, "unreadable", f"reply_to {task.reply_to[:60]!r} is no topic's name")
+            return self.give_up(record, "unreadable", f"reply_to {excerpt(task.reply_to)} is no topic's name")
         if not self._reply_topics.allow(task.reply_to):
             return self.give_up(record, "unanswerable", self._reply_topics.refusal(task.reply_to))
         function = self._worker.function_for(record.topic, task.task)

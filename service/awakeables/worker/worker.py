@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from awakeables.core.texts import excerpt
 from awakeables.core.topics import is_task_topic_name
 from awakeables.errors import DeclarationError
 from awakeables.handlers.calls import is_async
@@ -123,7 +124,7 @@ class Worker:
         """
         if not isinstance(topic, str):
             raise DeclarationError(
-                f"worker {self.name!r}: a topic's name is a text, not {topic!r:.80}; write it in "
+                f"worker {self.name!r}: a topic's name is a text, not {excerpt(topic)}; write it in "
                 'parentheses: @worker.task("topic")'
             )
         if not is_task_topic_name(topic):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from awakeables.core.texts import visible, visible_lines
+from awakeables.core.texts import MOST_OF_A_VALUE, excerpt, visible, visible_lines
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,25 @@ def test_what_is_shown_is_one_line_that_can_be_written(text: str) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_json_text_that_is_shown_means_the_same(text: str) -> None:
     assert json.loads(visible_lines(json.dumps({"a": text}, ensure_ascii=False, indent=2))) == {"a": text}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a", "'a'"),
+        ("", "''"),
+        ("it's\n\x1b[2J", '"it\'s\\n\\x1b[2J"'),
+        ("x" * 80, f"'{'x' * 80}'"),
+        ("x" * 10**6, f"'{'x' * 79}…'"),
+        (7, "7"),
+        ([1] * 100, f"[{'1, ' * 26}…"),
+    ],
+)
+def test_a_value_in_a_message_is_quoted_and_short(value: object, shown: str) -> None:
+    assert excerpt(value) == shown
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_an_excerpt_is_one_line_and_bounded_whatever_the_text(text: str) -> None:
+    assert len(excerpt(text).splitlines()) == 1
+    assert len(excerpt(text)) <= 10 * MOST_OF_A_VALUE + 2
