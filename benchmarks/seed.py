@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from awakeables.engine.live import execution_of
 from msgspec import Raw
 from msgspec.structs import replace
 
@@ -20,7 +21,6 @@ from awakeables.core.ids import Ids
 from awakeables.core.invocations import Suspend
 from awakeables.core.journal import AwakeableAsked, Input, encode_chunk
 from awakeables.core.orders import Advance, Advanced, Begin, Begun, Member
-from awakeables.engine.live import execution_of
 from awakeables.handlers.execution import AwakeableWait, Taken, World
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.world import SystemClock, SystemEntropy

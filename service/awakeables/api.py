@@ -39,9 +39,9 @@ from awakeables.core.orders import (
 )
 from awakeables.core.outcomes import Outcome
 from awakeables.engine.engine import Engine
+from awakeables.engine.invocationlog import InvocationLog
 from awakeables.engine.offsets import Offsets, Reading
 from awakeables.engine.readiness import Readiness
-from awakeables.engine.subject import Subject
 from awakeables.engine.waiters import Waiter
 from awakeables.errors import IdempotencyConflict, NotFound, NotPossible, Overloaded
 from awakeables.handlers.service import Handler
@@ -189,10 +189,8 @@ class Api(Queries):
             build=engine.build,
             by=by,
         )
-        submitted = self._committer.submit(begin)
-        if at_once:
-            # The handler runs while its row is being written: what it decides commits behind it.
-            self._pool.begin(begin.id, handler, given, submitted)
+        # The handler runs while its row is being written: what it decides commits behind it.
+        submitted = self._pool.begin(begin, given) if at_once else self._committer.submit(begin)
         return begin, submitted
 
     def _submitted(self, begin: Begin, submitted: asyncio.Future[Answer]) -> None:
@@ -207,7 +205,7 @@ class Api(Queries):
 
     def _begun(self, begin: Begin, *, created: bool) -> None:
         if created:
-            subject = Subject(invocation_id=begin.id, service=begin.service, handler=begin.handler)
+            subject = InvocationLog(invocation_id=begin.id, service=begin.service, handler=begin.handler)
             subject.began(level=self._engine.config.log_invocations)
         if begin.owner is None:
             self._pool.look_again()
@@ -295,7 +293,7 @@ class Api(Queries):
         if self._pool.cancel(row):
             return row
         if row.result is not None:
-            self._engine.ended(row)
+            self._pool.ended(row)
         else:
             self._pool.look_again()
         return row
@@ -326,8 +324,8 @@ class Api(Queries):
             return
         killed = submitted.result()
         if isinstance(killed, Killed) and killed.done and killed.invocation:
-            self._pool.let_go(killed.invocation.id)
-            self._engine.ended(killed.invocation)
+            self._pool.detach(killed.invocation.id)
+            self._pool.ended(killed.invocation)
 
     # Operating what goes out and what could not come in
 

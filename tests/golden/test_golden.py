@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,8 +15,10 @@ from awakeables.core import journal, outcomes
 from awakeables.core.ids import Ids
 from awakeables.core.journal import AwakeableAsked, Delivered, Entry, SleepAsked, decode_chunks, encode_chunk
 from awakeables.core.outcomes import Outcome
-from awakeables.engine.live import execution_of
-from awakeables.handlers.execution import AwakeableWait, Execution, Finished, RunWait, SleepWait, World
+from awakeables.handlers.attempt import Attempt, Finished, News, Origin, Progress
+from awakeables.handlers.execution import World
+from awakeables.handlers.local import LocalAttempts
+from awakeables.testing.loop import InlineExecutor
 from golden.handlers import SCRIPTS, app
 
 V1 = Path(__file__).with_name("v1")
@@ -53,16 +56,20 @@ def no_chance(count: int) -> Any:
     pytest.fail("a replay asked for something new")
 
 
-def replay(recorded: Recorded) -> Execution:
-    return execution_of(
-        app.handler("golden", recorded.handler),
-        recorded.entries,
-        invocation_id=recorded.invocation_id,
-        attempts=0,
-        world=World(
-            clock=Later(), ids=Ids(Later().now_ms, no_chance), app="golden", reply_to="golden.completions"
-        ),
-    )
+def attempt_of(recorded: Recorded, entropy: Callable[[int], Any]) -> Attempt:
+    clock = Later()
+    ids = Ids(clock.now_ms, entropy)
+    world = World(clock=clock, ids=ids, app="golden", reply_to="golden.completions")
+    origin = Origin(invocation_id=recorded.invocation_id, service="golden", handler=recorded.handler)
+    return LocalAttempts(app, world, InlineExecutor()).open(origin, recorded.entries, lambda: None)
+
+
+def progress_of(attempt: Attempt) -> Progress:
+    """As far as the journal goes: nothing is durable, so no action starts."""
+    progress = attempt.advance(News(now_ms=Later().now_ms()))
+    assert isinstance(progress, Progress)
+    attempt.close()
+    return progress
 
 
 files = pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
@@ -72,18 +79,15 @@ files = pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES]
 async def test_a_journal_replays_to_its_recorded_end_and_asks_for_nothing_new(path: Path) -> None:
     """J2, J3: no operation, no side effect, no ID, no instant is new."""
     recorded = read(path)
-    execution = replay(recorded)
-    step = await execution.step()
-    assert not execution.take(), "something new was asked for"
+    progress = progress_of(attempt_of(recorded, no_chance))
+    assert not progress.entries, "something new was asked for"
     if recorded.end is not None:
-        assert step == Finished(recorded.end)  # type: ignore[arg-type]
+        assert progress.ended == Finished(result=recorded.end)  # type: ignore[arg-type]
         return
     entries = recorded.entries
     delivered = {entry.of for entry in entries if isinstance(entry, Delivered)}
     waitable = {i for i, entry in enumerate(entries) if isinstance(entry, AwakeableAsked | SleepAsked)}
-    assert isinstance(step, AwakeableWait | SleepWait | RunWait)
-    assert {step.index} == waitable - delivered
-    await execution.leave()
+    assert {wait.index for wait in progress.blocked_on} == waitable - delivered
 
 
 @files
@@ -92,22 +96,12 @@ async def test_a_journal_that_was_cut_anywhere_goes_on_with_what_comes_next(path
     recorded = read(path)
     for length in range(1, len(recorded.chunks)):
         part = msgspec.structs.replace(recorded, chunks=recorded.chunks[:length])
-        execution = execution_of(
-            app.handler("golden", recorded.handler),
-            part.entries,
-            invocation_id=recorded.invocation_id,
-            attempts=0,
-            world=World(
-                clock=Later(), ids=Ids(Later().now_ms, bytes), app="golden", reply_to="golden.completions"
-            ),
-        )
-        step = await execution.step()
-        if isinstance(step, Finished):
-            assert step.result == recorded.end
-        again = execution.take().entries
+        progress = progress_of(attempt_of(part, bytes))
+        if isinstance(progress.ended, Finished):
+            assert progress.ended.result == recorded.end
+        again = progress.entries
         following = recorded.entries[len(part.entries) : len(part.entries) + len(again)]
         assert [type(entry) for entry in again] == [type(entry) for entry in following]
-        await execution.leave()
 
 
 @files

@@ -20,6 +20,7 @@ from awakeables.engine import edge
 from awakeables.engine.edge import Edge
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.runner import Runner
+from awakeables.handlers.local import LocalAttempt
 
 
 @contextmanager
@@ -124,29 +125,29 @@ def no_edge_check() -> Iterator[None]:
 @contextmanager
 def effects_before_their_commit() -> Iterator[None]:
     """A3: the hand-off does not wait for the row."""
-    advance = Runner._advance
+    commit = Runner._commit
 
-    def careless(runner: Any, step: Any, taken: Any) -> Any:
-        if taken:
-            runner._house.publish(tuple(taken.effects))
-        return advance(runner, step, taken)
+    def careless(runner: Any, step: Any, progress: Any, **last: Any) -> None:
+        if progress is not None:
+            runner._pool.publish(progress.effects)
+        commit(runner, step, progress, **last)
 
-    with mock.patch.object(Runner, "_advance", careless):
+    with mock.patch.object(Runner, "_commit", careless):
         yield
 
 
 @contextmanager
 def journal_after_the_next_run() -> Iterator[None]:
     """J3: a run's result is kept in memory only until something else is committed."""
-    take_new = Runner._send
+    progress = LocalAttempt._progress
 
-    def careless(runner: Any, execution: Any) -> None:
-        if any(type(e).__name__ == "Delivered" for e in execution.replay._entries[-1:]):
-            execution.replay._entries.pop()
-            execution.replay._cursor -= 1
-        take_new(runner, execution)
+    def careless(attempt: Any, ended: Any) -> Any:
+        if attempt._owes:
+            attempt._execution.replay._entries.pop()
+            attempt._execution.replay._cursor -= 1
+        return progress(attempt, ended)
 
-    with mock.patch.object(Runner, "_send", careless):
+    with mock.patch.object(LocalAttempt, "_progress", careless):
         yield
 
 
@@ -167,7 +168,14 @@ def commit_forgotten_after_a_lost_acknowledgement() -> Iterator[None]:
 @contextmanager
 def cancelled_and_not_told() -> Iterator[None]:
     """Hard case 12: the mark is left for a hint that never comes."""
-    with mock.patch.object(Runner, "_is_to_be_told", return_value=False):
+    news = Runner._news
+
+    def careless(runner: Any) -> Any:
+        runner._told = True
+        told = news(runner)
+        return told and replace(told, cancel=False)
+
+    with mock.patch.object(Runner, "_news", careless):
         yield
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import structlog
 
@@ -31,6 +32,14 @@ from awakeables.telemetry.metrics import Metrics
 log = structlog.stdlib.get_logger(__name__)
 A = TypeVar("A", bound=Answer)
 
+Reply: TypeAlias = Callable[[Answer | Exception], None]
+"""Called once it is known what became of a member: with its answer, now durable, or the store's refusal."""
+
+GivenUp: TypeAlias = Callable[[], bool]
+"""Does nobody want a member to be committed any more?"""
+
+Queued: TypeAlias = tuple[Member, Reply, GivenUp | None]
+
 NOTHING_FOUND: tuple[Answer, ...] = (
     Expired(wakes=()),
     Claimed(invocations=()),
@@ -54,7 +63,7 @@ class Committer:
     """Collects members and commits them in groups, in the order in which they were submitted.
 
     While the store is down the group is kept and sent again: members can be repeated
-    (core/orders.py). A member whose future was cancelled meanwhile is dropped.
+    (core/orders.py). A member that its caller has given up meanwhile is dropped, without a reply.
 
     A commit that fails, or hangs, makes the store *down*; only a commit that has written ends that.
     Most commits of a service at rest find nothing to write, and a full disk lets them pass; and when
@@ -83,7 +92,7 @@ class Committer:
         self._store = store
         self._max_members = max_members
         self._max_waiting = max_waiting
-        self._queue: deque[tuple[Member, asyncio.Future[Answer]]] = deque()
+        self._queue: deque[Queued] = deque()
         self._metrics = metrics or Metrics()
         self._metrics.commit_waiting.set_function(lambda: len(self._queue))
         self._wanted = asyncio.Event()
@@ -94,21 +103,28 @@ class Committer:
         self._idle.set()
         self._on_store = on_store
 
-    def submit(self, member: Member, *, lazily: bool = False) -> asyncio.Future[Answer]:
-        """Queue a member; the future has its answer once it is durable.
+    def post(
+        self, member: Member, reply: Reply, *, lazily: bool = False, given_up: GivenUp | None = None
+    ) -> None:
+        """Queue a member.
 
         Args:
             member: What to write.
+            reply: Called once it is durable, or refused; it must not raise.
             lazily: Nobody waits for it: let it ride with the next group.
+            given_up: Asked before each try; true: drop the member, and never reply.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
-        self._queue.append((member, future))
+        self._queue.append((member, reply, given_up))
         self._idle.clear()
         if not lazily:
             self._wanted.set()
         elif self._later is None:
-            self._later = loop.call_later(LAZY_S, self._enough)
+            self._later = asyncio.get_running_loop().call_later(LAZY_S, self._enough)
+
+    def submit(self, member: Member, *, lazily: bool = False) -> asyncio.Future[Answer]:
+        """The same as a future; to cancel it gives the member up."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.post(member, functools.partial(_resolve, future), lazily=lazily, given_up=future.cancelled)
         return future
 
     async def commit(self, member: Member, answer: type[A]) -> A:
@@ -161,10 +177,10 @@ class Committer:
         self._wanted.set()
         await self._idle.wait()
 
-    async def _commit(self, group: Sequence[tuple[Member, asyncio.Future[Answer]]]) -> None:
+    async def _commit(self, group: Sequence[Queued]) -> None:
         while True:
-            group = [(member, future) for member, future in group if not future.cancelled()]
-            members: list[Member] = [member for member, _ in group]
+            group = [queued for queued in group if queued[2] is None or not queued[2]()]
+            members: list[Member] = [member for member, _, _ in group]
             if self._down:
                 members.append(Probe())
             if not members:
@@ -180,13 +196,12 @@ class Committer:
                 self._lose(str(error))
                 await asyncio.sleep(self._pause_s)
                 self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
-                if all(future.cancelled() for _, future in group):
+                if all(given_up is not None and given_up() for _, _, given_up in group):
                     # Nobody waits for this group any more: what came meanwhile is next.
                     return
             else:
-                for (_, future), answer in zip(group, answers[: len(group)], strict=True):
-                    if not future.cancelled():
-                        future.set_result(answer)
+                for (_, reply, _), answer in zip(group, answers[: len(group)], strict=True):
+                    reply(answer)
                 if proves:
                     self._find()
                 return
@@ -217,20 +232,28 @@ class Committer:
             self._metrics.commit_members.observe(len(members))
         return answers
 
-    async def _bisect(self, group: Sequence[tuple[Member, asyncio.Future[Answer]]], error: Exception) -> None:
+    async def _bisect(self, group: Sequence[Queued], error: Exception) -> None:
         """Find the member that can't be committed, so that the others are (hard case 2)."""
         if len(group) > 1:
             middle = len(group) // 2
             await self._commit(group[:middle])
             await self._commit(group[middle:])
             return
-        [(member, future)] = group
+        [(member, reply, _)] = group
         self._metrics.failed_commits["refused"].inc()
         log.error(events.MEMBER_REFUSED, **_facts(member), error=str(error))
-        if not future.cancelled():
-            future.set_exception(error)
-            # Some members have nobody who waits; their failure is logged here.
-            future.exception()
+        reply(error)
+
+
+def _resolve(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+    if future.cancelled():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+        # Some futures have nobody who waits; the failure was logged.
+        future.exception()
+    else:
+        future.set_result(answer)
 
 
 def _facts(member: Member) -> dict[str, str]:

@@ -9,21 +9,18 @@ and the line that asks for the awakeable gives its type.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Coroutine
+import inspect
 from typing import Any
 
 import msgspec
 
 from awakeables.core.orders import Answer, DryReplayed, ReplayDry
 from awakeables.engine.committer import Committer
-from awakeables.engine.live import execution_of
 from awakeables.errors import NotFound
-from awakeables.handlers.execution import World
+from awakeables.handlers.attempt import Attempts, News, Origin
 from awakeables.handlers.serde import Codec
-from awakeables.handlers.service import App
 from awakeables.handlers.typenames import is_stable
-from awakeables.ports import Expectation, JournalReader
+from awakeables.ports import Clock, Expectation, JournalReader
 
 MOST_TRIED = 10_000
 """How many types that were not found are remembered; an app has a few."""
@@ -32,12 +29,12 @@ MOST_TRIED = 10_000
 class DryReplays:
     """Replays invocations of one app dry, to learn what type an awakeable of theirs has."""
 
-    def __init__(self, app: App, store: JournalReader, committer: Committer, world: World) -> None:
-        """Replay the handlers of this app along the journals of this store."""
-        self._app = app
+    def __init__(self, store: JournalReader, committer: Committer, attempts: Attempts, clock: Clock) -> None:
+        """Replay handlers along the journals of this store."""
         self._store = store
         self._committer = committer
-        self._world = world
+        self._attempts = attempts
+        self._clock = clock
         self._in_vain: set[tuple[str, str, str]] = set()
 
     async def codec(self, awakeable_id: str, expected: Expectation) -> Codec[Any] | None:
@@ -70,10 +67,6 @@ class DryReplays:
     async def _replay(
         self, service: str, handler_name: str, awakeable_id: str, expected: Expectation
     ) -> Codec[Any] | None:
-        try:
-            handler = self._app.handler(service, handler_name)
-        except NotFound:
-            return None
         invocation_id = expected.invocation_id
         try:
             journal = (await self._store.history([invocation_id])).get(invocation_id)
@@ -81,10 +74,20 @@ class DryReplays:
             return None
         if not journal:
             return None
-        execution = execution_of(handler, journal, invocation_id=invocation_id, attempts=0, world=self._world)
-        _run(execution.step())
-        _run(execution.leave())
-        codec = execution.codec_of(awakeable_id)
+        origin = Origin(invocation_id=invocation_id, service=service, handler=handler_name)
+        try:
+            attempt = self._attempts.open(origin, journal, lambda: None)
+        except NotFound:
+            return None
+        # Nothing is durable, so no action starts.
+        progress = attempt.advance(News(now_ms=self._clock.now_ms()))
+        if inspect.isawaitable(progress):
+            # The handler awaits something of asyncio's own: no replay gets past that dry.
+            task = asyncio.ensure_future(progress)
+            task.cancel()
+            await asyncio.wait({task})
+        codec = attempt.codec_of(awakeable_id)
+        attempt.close()
         return codec if codec is not None and codec.schema_hash == expected.schema_hash else None
 
 
@@ -92,13 +95,3 @@ def _noted(ended: asyncio.Future[Answer]) -> None:
     """A start that could not be taken back is forgotten with the owner's next commit."""
     if not ended.cancelled():
         ended.exception()
-
-
-def _run(step: Coroutine[Any, Any, object]) -> None:
-    """Run a step as far as it goes without waiting for something of asyncio's own."""
-    try:
-        step.send(None)
-    except StopIteration:
-        return
-    with contextlib.suppress(RuntimeError):  # a handler that ignores that it is closed
-        step.close()

@@ -14,11 +14,8 @@ from datetime import timedelta
 
 import structlog
 
-from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.ids import Ids
-from awakeables.core.invocations import Invocation
 from awakeables.core.orders import (
-    Effect,
     Release,
     Released,
 )
@@ -28,26 +25,25 @@ from awakeables.engine.edge import Edge
 from awakeables.engine.folding import FoldingSettings
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.intake import Intake
-from awakeables.engine.live import Live
+from awakeables.engine.invocationlog import log_failed_run
 from awakeables.engine.outbox import Relay, RelaySettings
+from awakeables.engine.pool import RunnerPool
 from awakeables.engine.retention import Retention, RetentionSettings
 from awakeables.engine.runner import RunnerSettings
-from awakeables.engine.subject import Subject
 from awakeables.engine.sweeps import Sweeps
 from awakeables.engine.waiters import Waiters
 from awakeables.errors import (
     OperatorError,
 )
-from awakeables.handlers.execution import Taken, World
+from awakeables.handlers.attempt import Attempts
+from awakeables.handlers.execution import World
+from awakeables.handlers.local import LocalAttempts, RunFailed
 from awakeables.handlers.service import App
-from awakeables.ports import Clock, Entropy, Expectation, Publisher, Store
+from awakeables.ports import Clock, Entropy, Publisher, Store
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
-
-BEHIND = 10_000
-"""So many unread completions are about a second's work: more than a burst."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +92,6 @@ class Engine:
         problems: What is wrong now, by name; `readiness` says what that means.
         errors: Errors of background work that should not have happened.
         serving: Set while calls are taken.
-        stopping: Nothing new is begun, and what runs is suspended at its next await.
         metrics: What was counted.
     """
 
@@ -113,6 +108,7 @@ class Engine:
         executor: Executor | None = None,
         metrics: Metrics | None = None,
         on_failure: Callable[[BaseException], None] = lambda _error: None,
+        handlers: Callable[[App, World, Executor, RunFailed], Attempts] = LocalAttempts,
     ) -> None:
         """Prepare to serve; nothing happens before `run`.
 
@@ -127,13 +123,12 @@ class Engine:
             executor: Runs blocking actions of `ctx.run`; threads by default.
             metrics: Where everything is counted; a registry of its own by default.
             on_failure: Called with the error of each attempt that fails; rows keep its text only.
+            handlers: Where handlers run: in this process, by default.
         """
         self.app = app
         self.store = store
         self.clock = clock
         self.build = build
-        self.settings = settings.runner
-        self.stopping = False
         self.problems: dict[str, str] = {}
         self.errors: list[BaseException] = []
         self.metrics = metrics or Metrics()
@@ -142,16 +137,17 @@ class Engine:
         self.ids = Ids(clock.now_ms, entropy.bytes)
         self.owner = self.ids.new("evt")
         self.committer = Committer(store, metrics=self.metrics, on_store=self._store_changed)
-        self._world = World(
+        world = World(
             clock=clock,
             ids=self.ids,
             app=app.name,
             reply_to=app.completions_topic,
             max_entries=settings.max_journal_entries,
         )
-        self.pool = Live(
-            self, app, store, self._world, metrics=self.metrics, max_running=settings.max_running
+        self.executor: Executor = executor or ThreadPoolExecutor(
+            settings.threads, thread_name_prefix="awakeables-run"
         )
+        attempts = handlers(app, world, self.executor, log_failed_run)
         self.relay = Relay(
             self.committer,
             store,
@@ -159,10 +155,10 @@ class Engine:
             owner=self.owner,
             clock=clock,
             settings=settings.relay,
-            on_wakes=self.pool.wake,
+            on_wakes=lambda wakes: self.pool.wake(wakes),
             metrics=self.metrics,
         )
-        self.edge = Edge(store, DryReplays(app, store, self.committer, self._world).codec)
+        self.edge = Edge(store, DryReplays(store, self.committer, attempts, clock).codec)
         self.horizon = Horizon(clock, longest_ms=round(settings.horizon.total_seconds() * 1000))
         self.intake = Intake(
             self.committer,
@@ -174,68 +170,53 @@ class Engine:
             verdicts_topic=app.verdicts_topic if settings.verdicts else "",
             folding=settings.folding,
             metrics=self.metrics,
-            on_wakes=self.pool.wake,
+            on_wakes=lambda wakes: self.pool.wake(wakes),
             on_effects=self.relay.poke,
         )
-        self.executor: Executor = executor or ThreadPoolExecutor(
-            settings.threads, thread_name_prefix="awakeables-run"
+        self.waiters = Waiters()
+        self.pool = RunnerPool(
+            attempts,
+            store,
+            self.committer,
+            relay=self.relay,
+            intake=self.intake,
+            edge=self.edge,
+            waiters=self.waiters,
+            clock=clock,
+            owner=self.owner,
+            build=build,
+            settings=settings.runner,
+            max_running=settings.max_running,
+            log_level=settings.log_invocations,
+            metrics=self.metrics,
+            on_failure=on_failure,
+            on_unexpected=self.unexpected,
         )
         self.retention = Retention(self.committer, store, clock=clock, settings=settings.retention)
-        self._sweeps = Sweeps(self, self.pool, store, self.horizon, interval=settings.sweep_interval)
-        self._on_failure = on_failure
-        self.waiters = Waiters()
-        self.serving = asyncio.Event()
-
-    # ── the house of the runners ───────────────────────────────────────────────────────────
-
-    def crowded(self) -> bool:
-        return self.pool.crowded()
-
-    def publish(self, effects: tuple[Effect, ...]) -> None:
-        self.relay.hand_off(effects)
-
-    def remember(self, invocation_id: str, taken: Taken) -> None:
-        for row in taken.awakeables:
-            codec = taken.codecs[row.id]
-            expectation = Expectation(
-                invocation_id=invocation_id,
-                codec=row.codec,
-                type_name=row.type_name,
-                schema_hash=row.schema_hash,
-                schema=codec.schema,
-            )
-            self.edge.remember(row.id, expectation, codec)
-
-    async def settle_own(self, completion: Completion) -> Verdict | None:
-        return await self.intake.settle(completion)
-
-    def ended(self, row: Invocation) -> None:
-        if row.result is None:
-            raise TypeError(f"{row.id} has no result")
-        Subject(invocation_id=row.id, service=row.service, handler=row.handler).ended(
-            row.result,
-            duration_ms=row.updated_ms - row.created_ms,
-            level=self.config.log_invocations,
+        self._sweeps = Sweeps(
+            self.pool,
+            self.committer,
+            store,
+            self.horizon,
+            interval=settings.sweep_interval,
+            on_unexpected=self.unexpected,
         )
-        self.waiters.ended(row.id, row.result)
-
-    def paused(self, invocation_id: str) -> None:
-        self.waiters.paused(invocation_id)
-
-    def failed(self, error: BaseException) -> None:
-        self._on_failure(error)
-
-    def look_again(self) -> None:
-        self.pool.look_again()
-
-    def behind(self) -> bool:
-        return sum(self.intake.lags.values()) > BEHIND
+        self.serving = asyncio.Event()
 
     def unexpected(self, error: Exception, **facts: object) -> None:
         """Go on after a failure: the rows are the truth, a sweep finds what was dropped here."""
         if not isinstance(error, OperatorError):
             self.errors.append(error)
         log.error(events.BACKGROUND_ERROR, exc_info=error, **facts)
+
+    @property
+    def stopping(self) -> bool:
+        """Is nothing new begun?"""
+        return self.pool.stopping
+
+    @stopping.setter
+    def stopping(self, stopping: bool) -> None:
+        self.pool.stopping = stopping
 
     @property
     def live(self) -> int:
@@ -246,26 +227,18 @@ class Engine:
 
     async def run(self) -> None:
         """Serve until cancelled. First lets go of what an earlier process owned."""
-        self.stopping = False
         try:
             async with asyncio.TaskGroup() as tasks:
-                self.pool.tasks = tasks
                 tasks.create_task(self.committer.run(), name="committer")
                 await self.committer.commit(Release(owner=self.owner), Released)
                 tasks.create_task(self.relay.run(), name="relay")
-                tasks.create_task(self.pool.claim_for_ever(), name="claims")
+                tasks.create_task(self.pool.run(), name="claims")
                 tasks.create_task(self._sweeps.run(), name="sweep")
                 tasks.create_task(self.retention.run(self.unexpected), name="retention")
                 self.serving.set()
-                try:
-                    await asyncio.Event().wait()
-                finally:
-                    # Before the group cancels the runners, who must know that it is no misuse.
-                    self.stopping = True
+                await asyncio.Event().wait()
         finally:
-            self.stopping = True
             self.serving.clear()
-            self.pool.tasks = None
             self.executor.shutdown(wait=False, cancel_futures=True)
 
     async def drain(self, timeout: timedelta) -> bool:
@@ -273,7 +246,7 @@ class Engine:
         self.stopping = True
         left_s = timeout.total_seconds()
         while self.pool and left_s > 0:
-            self.pool.hurry()
+            self.pool.stop_lingering()
             await asyncio.sleep(0.02)
             left_s -= 0.02
         if "broker" not in self.problems:

@@ -104,6 +104,7 @@ class Relay:
         self._held_bytes = 0
         self._behind = True
         self._gone_while_reading: set[str] | None = None
+        self._handed_off_while_reading: list[Effect] | None = None
         self._sweeps = 0
         self._poked = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
@@ -113,6 +114,10 @@ class Relay:
         if self._behind or not self._has_room(len(effects), sum(map(_size, effects))):
             self._behind = True
             self._poked.set()
+            return
+        if self._handed_off_while_reading is not None:
+            # Earlier ones of its stream may be among what is being read: they go first.
+            self._handed_off_while_reading.extend(effects)
             return
         for effect in effects:
             self._enqueue(effect)
@@ -213,15 +218,17 @@ class Relay:
         self._behind = False
         limit = len(self._known) + min(room, CLAIM_LIMIT)
         gone: set[str] = set()
-        self._gone_while_reading = gone
+        handed_off: list[Effect] = []
+        self._gone_while_reading, self._handed_off_while_reading = gone, handed_off
         try:
             unsent = await self._reader.effects(self._owner, limit)
         except StoreUnavailable:
             self._behind = True
             return
         finally:
-            self._gone_while_reading = None
-        for effect in unsent:
+            self._gone_while_reading = self._handed_off_while_reading = None
+        # Where there is more to read, a later read has what was handed off meanwhile.
+        for effect in unsent if len(unsent) >= limit else [*unsent, *handed_off]:
             if effect.event_id in gone or effect.event_id in self._known:
                 continue
             if not self._has_room(1, _size(effect)):

@@ -1,61 +1,67 @@
-"""One invocation, live: drives the execution, commits what it asks for, hands in what it waits for."""
+"""One live invocation: steps its attempt, commits what comes of it, hands in what it waits for.
+
+    start ─▶ STEPPING ─▶ BLOCKED ──outcome, timer, action, cancellation──▶ STEPPING
+                            │ nothing for a moment
+                            ▼
+    ended ─▶ CLOSING ◀── let go       the last commit is under way; its reply ends the runner
+
+A runner is an object with events; it has no task, future or timer of its own. Only while a handler
+awaits something of asyncio's is there a task, and it is the attempt's.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
 from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.invocations import (
-    CANCELLED,
+    CALLED_OFF,
     BackOff,
     Continue,
     End,
     Failure,
-    Invocation,
     Next,
     Pause,
     Suspend,
 )
-from awakeables.core.journal import Entry, Tried, encode_chunk
-from awakeables.core.orders import Advance, Advanced, Answer, Begun, Effect, Wake
-from awakeables.core.outcomes import NULL, Cancellation, Outcome, Rejection, Resolution
-from awakeables.core.texts import described, message_of, type_of
-from awakeables.engine.committer import Committer
-from awakeables.engine.subject import Subject
-from awakeables.errors import OwnershipLost, ResultMisfit, StoreRefused
-from awakeables.handlers.actions import perform
-from awakeables.handlers.calls import Raised
-from awakeables.handlers.execution import (
+from awakeables.core.journal import CancelRaised, Entry, encode_chunk
+from awakeables.core.orders import Advance, Advanced, Answer, Begun, Wake
+from awakeables.core.outcomes import NULL, Outcome, Rejection, Resolution
+from awakeables.core.texts import message_of, type_of
+from awakeables.engine.invocationlog import InvocationLog
+from awakeables.errors import StoreRefused
+from awakeables.handlers.attempt import (
+    Attempt,
     AwakeableWait,
     Broken,
     Crashed,
-    Execution,
     Finished,
-    Left,
-    RunWait,
+    News,
+    Origin,
+    Progress,
     SettleWait,
-    SleepWait,
-    Step,
-    Taken,
-    Wait,
+    TimerWait,
 )
 from awakeables.handlers.retry import RetryPolicy
-from awakeables.ports import Clock
 from awakeables.telemetry import events
+
+if TYPE_CHECKING:
+    from awakeables.engine.pool import RunnerPool
 
 log = structlog.stdlib.get_logger(__name__)
 
 ALIVE_S = 1.0
 """A handler that kills its process does so at once, as far as one can tell."""
+
+SLEPT = Resolution.of_json(NULL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,50 +80,6 @@ class RunnerSettings:
     always_suspend: bool = False
 
 
-class House(Protocol):
-    """What a runner needs of the engine that it lives in."""
-
-    owner: str
-    build: str
-    committer: Committer
-    clock: Clock
-    settings: RunnerSettings
-    stopping: bool
-    executor: Executor
-
-    def crowded(self) -> bool:
-        """Are the places for live handlers used up, so that nobody may linger?"""
-        ...
-
-    def publish(self, effects: tuple[Effect, ...]) -> None:
-        """Effects are committed: relay them."""
-        ...
-
-    def remember(self, invocation_id: str, taken: Taken) -> None:
-        """Awakeables were created: keep what they expect at hand."""
-        ...
-
-    async def settle_own(self, completion: Completion) -> Verdict | None:
-        """Settle a completion of the handler's own."""
-        ...
-
-    def ended(self, row: Invocation) -> None:
-        """Tell who waits for the invocation."""
-        ...
-
-    def paused(self, invocation_id: str) -> None:
-        """Notify the callers that wait for the invocation: only an operator can let it go on."""
-        ...
-
-    def failed(self, error: BaseException) -> None:
-        """An attempt has failed with this."""
-        ...
-
-    def look_again(self) -> None:
-        """An invocation may have become runnable."""
-        ...
-
-
 class Runner:
     """The live half of an invocation.
 
@@ -125,14 +87,13 @@ class Runner:
     one fails, those behind it are fenced.
 
     Attributes:
-        attempts: Failed attempts since the journal last grew.
-        last: What the commit said that ended the attempt; None before, and where none did.
+        wakes_at: When it wants `on_time` to be called, in the loop's time; None: never.
     """
 
     def __init__(
         self,
-        house: House,
-        subject: Subject,
+        pool: RunnerPool,
+        subject: InvocationLog,
         *,
         epoch: int,
         version: int,
@@ -142,403 +103,435 @@ class Runner:
     ) -> None:
         """Prepare to run what this owner has claimed under this epoch."""
         self.invocation_id = subject.invocation_id
+        self.wakes_at: float | None = None
+        self._pool = pool
         self._subject = subject
-        self.attempts = attempts
-        self.last: Next | None = None
-        self._cancelled = cancelled
-        self._house = house
+        self._attempts = attempts
         self._epoch = epoch
         self._version = version
-        self._wake = wake
         self._stored = version
+        self._wake = wake
         self._commits = 0
-        self._tail: asyncio.Future[Answer] | None = None
-        self._outcomes: dict[str, Outcome] = {}
-        self._awaited: str | None = None
+        self._entries = 0
+        self._durable = 0
+        self._attempt: Attempt | None = None
+        self._began_s = 0.0
+        self._started = False
+        self._progress = Progress()
+        self._inbox: dict[str, Outcome] = {}
+        self._verdicts: dict[int, Outcome | None] = {}
+        self._cancelled = cancelled
         self._told = False
-        self._fenced = False
-        self._rung: asyncio.Future[None] | None = None
-        self._cleared: Callable[[], None] | None = None
-        self._calls_off: tuple[str, ...] = ()
+        self._wanted = False
+        self._stepping = False
+        self._closing = False
+        self._lets_go: Suspend | None = None
+        self._woken = False
+        self._lost = False
+        self._refusal: Rejection | None = None
+        self._suspected = False
 
-    # ── told from outside ──────────────────────────────────────────────────────────────────
+    # ── events ─────────────────────────────────────────────────────────────────────────────
 
-    def notify(self, wake: Wake) -> None:
+    def start(self, history: Sequence[Entry], *, durable: int) -> None:
+        """Begin the attempt along its journal, of which so many entries are on disk.
+
+        Raises:
+            NotFound: There is no such handler.
+        """
+        origin = Origin(
+            invocation_id=self.invocation_id,
+            service=self._subject.service,
+            handler=self._subject.handler,
+            number=self._attempts + 1,
+        )
+        if self._lost:
+            return
+        self._entries, self._durable = len(history), durable
+        self._told = any(isinstance(entry, CancelRaised) for entry in history)
+        # Threads of the handler's own may misuse the context, too.
+        ready = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self.on_ready)
+        self._attempt = self._pool.attempts.open(origin, history, ready)
+        self._began_s = self._pool.clock.monotonic()
+        self._wanted = True
+        self._go_on()
+
+    def preload(self, awakeable_id: str, outcome: Outcome) -> None:
+        """Take in an outcome that was read after the claim; they come in the order of settlement."""
+        self._inbox.setdefault(awakeable_id, outcome)
+
+    def on_begun(self, answer: Answer | Exception) -> None:
+        """The commit that creates the invocation is done."""
+        self._replied(None, 1, answer)
+
+    def on_outcome(self, wake: Wake) -> None:
         """An awakeable of this invocation was settled."""
-        self._outcomes[wake.awakeable_id] = wake.outcome
+        self._inbox[wake.awakeable_id] = wake.outcome
         self._count(wake.wake)
-        if wake.awakeable_id == self._awaited:
-            self._ring()
+        self._go_on()
 
-    def cancel(self, wake: int) -> None:
+    def on_cancelled(self, wake: int) -> None:
         """The invocation was cancelled."""
         self._cancelled = True
         self._count(wake)
-        self._ring()
+        self._go_on()
+
+    def on_ready(self) -> None:
+        """The attempt has something new: an action has ended, or something was misused."""
+        self._wanted = True
+        self._go_on()
+
+    def on_time(self) -> None:
+        """The moment `wakes_at` has come."""
+        self._go_on()
+
+    def stop_lingering(self) -> None:
+        """Let go instead of waiting any longer."""
+        self._go_on()
+
+    def isolate(self) -> None:
+        """Show soon that this handler, which was live at each of the last crashes, does not cause them.
+
+        It does not linger, and what runs for longer says so by a commit of its own.
+        """
+        self._suspected = True
+        asyncio.get_running_loop().call_later(ALIVE_S, self._prove_alive)
+
+    def detach(self) -> None:
+        """The invocation was ended by somebody else: nothing that its handler does counts any more."""
+        self._lose("somebody else has ended the invocation")
+
+    def close(self) -> None:
+        """The process stops: drop the handler where it is."""
+        self._closing = True
+        if self._attempt is not None and not self._stepping:
+            self._attempt.close()
+
+    def pause(self, error: Exception) -> None:
+        """Pause an invocation that can't even be begun with this code."""
+        self._subject.paused(message_of(error))
+        self._pool.on_failure(error)
+        self._finish(Pause(failure=self._failure(type_of(error), message_of(error))), None)
 
     def _count(self, wake: int) -> None:
-        """Note that something was told, and the how-manieth it was.
+        """Note that the invocation was woken, and how often by now.
 
-        A gap means that a hint was lost: then the old count stays, and suspending with it answers
+        A gap means that a hint was lost. Then the old count stays, and suspending with it answers
         "look again" instead of sleeping through what was missed.
         """
-        self._told = True
+        self._woken = True
         if wake == self._wake + 1:
             self._wake = wake
 
-    def preload(self, outcomes: dict[str, Outcome]) -> None:
-        """Outcomes that were read after the claim."""
-        self._outcomes |= outcomes
+    def _prove_alive(self) -> None:
+        if self._suspected and not self._closing and not self._pool.stopping:
+            self._commit(Continue(), None)
 
-    def let_go(self) -> None:
-        """The invocation was ended by somebody else: nothing that its handler does counts any more."""
-        self._fenced = True
-        self._ring()
+    # ── stepping ───────────────────────────────────────────────────────────────────────────
 
-    def hurry(self) -> None:
-        """Stop lingering."""
-        self._ring()
-
-    def stand_alone(self, cleared: Callable[[], None]) -> None:
-        """This one was there at each of the last crashes: commit soon, to show that it lives.
-
-        It does not linger, and what runs for longer says so with a commit of its own.
-        """
-        self._cleared = cleared
-        asyncio.get_running_loop().call_later(ALIVE_S, self._say_alive)
-
-    def _say_alive(self) -> None:
-        if self._cleared is not None and not self._house.stopping:
-            self._advance(Continue(), None)
-
-    # ── running ────────────────────────────────────────────────────────────────────────────
-
-    async def run(self, execution: Execution, *, begun: asyncio.Future[Answer] | None = None) -> None:
-        """Run until the invocation ends, suspends, backs off or is paused.
-
-        Args:
-            execution: The attempt.
-            begun: The commit that creates the invocation, when it is still under way.
-        """
-        self._tail = begun
-        # Threads of the handler's own may misuse the context, too.
-        execution.on_misuse = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self._ring)
-        try:
-            while True:
-                self._check()
-                if self._cancelled:
-                    execution.let_clean_up()
-                step = await execution.step()
-                if not isinstance(step, Wait):
-                    await self._conclude(execution, step)
-                    return
-                if self._is_to_be_told(execution):
-                    # Before any outcome that is not yet journaled (hard case 12). What the handler
-                    # creates from now on, to undo what it did, is not called off.
-                    self._calls_off = execution.open_awakeables()
-                    execution.cancel()
-                    if self._house.settings.always_suspend:
-                        await self._suspend(execution, due_ms=None, runnable=True)
-                        return
-                elif not await self._obtain(execution, step):
-                    return
-        except OwnershipLost:
-            log.info(events.OWNERSHIP_LOST, invocation_id=self.invocation_id)
-            await execution.leave()
-        except asyncio.CancelledError:
-            if self._house.stopping or self._tail is None or not self._tail.cancelled():
-                raise
-            # The caller gave up on the commit that creates the invocation, so it isn't known
-            # whether there is a row; if there is, the sweep lets go of it and it is claimed.
-            await execution.leave()
-        except StoreRefused as error:
-            self._version = self._stored
-            rejection = Rejection(
-                reason=f"the store refuses what the handler wants to keep: {error}", code=500
-            )
-            await self._end(execution, rejection, None)
-        finally:
-            execution.close()
-
-    async def park(self, error: Exception) -> None:
-        """Pause an invocation that can't even be begun with this code."""
-        try:
-            await self._submit(Pause(failure=self._failure(error)), None)
-        except OwnershipLost:
-            log.info(events.OWNERSHIP_LOST, invocation_id=self.invocation_id)
+    def _go_on(self) -> None:
+        """Step the handler while something is there that lets it go on; then let it wait."""
+        if self._stepping or self._closing or self._attempt is None:
             return
-        self._subject.paused(message_of(error))
-
-    async def _obtain(self, execution: Execution, wait: Wait) -> bool:
-        """Get what the handler waits for and hand it in; False: the attempt is over."""
-        match wait:
-            case AwakeableWait():
-                outcome, due_ms = self._outcomes.get(wait.awakeable_id), None
-                if outcome is None:
-                    outcome = await self._linger(execution, wait.awakeable_id)
-            case SleepWait():
-                slept, due_ms = await self._until(execution, wait.until_ms), wait.until_ms
-                outcome = Resolution.of_json(NULL) if slept else None
-            case RunWait():
-                return await self._run_action(execution, wait)
-            case SettleWait():
-                await self._flush(execution)
-                verdict = await self._house.settle_own(wait.completion)
-                return await self._deliver(
-                    execution, wait.index, Resolution.of_json(msgspec.json.encode(verdict))
-                )
-        if self._is_to_be_told(execution):
-            return True
-        if outcome is None:
-            return await self._suspend(execution, due_ms=due_ms)
-        return await self._deliver(execution, wait.index, outcome)
-
-    async def _run_action(self, execution: Execution, wait: RunWait) -> bool:
-        """Execute an action, unless it is too early to try it again, or the handler is called off."""
-        retry_at_ms = wait.tried.retry_at_ms if wait.tried else None
-        if retry_at_ms is not None and not await self._until(execution, retry_at_ms):
-            return self._is_to_be_told(execution) or await self._suspend(execution, due_ms=retry_at_ms)
-        if self._is_to_be_told(execution):
-            return True
-        await self._flush(execution)
-        self._check()
-        execution.acting = wait.name
         try:
-            executed = await self._execute(wait)
-        finally:
-            execution.acting = None
-        self._check()
-        result = execution.broke_off() or executed
-        if isinstance(result, Crashed | Broken):
-            await self._conclude(execution, await _unwound(execution, result))
+            while (news := self._news()) is not None or self._lets_go_now():
+                progress = self._attempt.advance(news or self._stop())
+                if not isinstance(progress, Progress):
+                    self._stepping = True
+                    asyncio.ensure_future(progress).add_done_callback(self._on_progress)
+                    return
+                if not self._take(progress):
+                    return
+        except Exception as error:
+            self._pool.failed(self, error)
+
+    def _on_progress(self, done: asyncio.Future[Progress]) -> None:
+        """The attempt has answered, which awaited something of asyncio's."""
+        self._stepping = False
+        if done.cancelled() or self._closing:  # the process stops
+            self.close()
+            return
+        try:
+            goes_on = self._take(done.result())
+        except Exception as error:
+            self._pool.failed(self, error)
+            return
+        if goes_on:
+            self._go_on()
+
+    def _take(self, progress: Progress) -> bool:
+        """Commit what is new; can the handler go on?"""
+        self._started, self._wanted, self._progress = True, False, progress
+        self.wakes_at = None
+        if progress.ended is not None:
+            self._conclude(progress)
             return False
-        if isinstance(result, Tried):
-            execution.retry_later(result)
-            await self._flush(execution)
-            return True
-        if not await self._deliver(execution, wait.index, result):
-            return False
-        # Recorded as soon as it is known, not only when the handler next waits (J3); and handed
-        # out also if the invocation was cancelled meanwhile: what was done can't be undone by it.
-        self._send(execution)
+        if progress.entries and not self._lost and self._refusal is None:
+            if self._cancelled and not self._told:
+                self._told = any(isinstance(entry, CancelRaised) for entry in progress.entries)
+            self._commit(Continue(), progress)
         return True
 
-    async def _deliver(self, execution: Execution, index: int, outcome: Outcome) -> bool:
-        execution.deliver(index, outcome)
-        if self._house.settings.always_suspend:
-            return await self._suspend(execution, due_ms=None, runnable=True)
-        return True
-
-    def _is_to_be_told(self, execution: Execution) -> bool:
-        """Was the invocation cancelled, and its handler not yet told?"""
-        return self._cancelled and not execution.cancelled
-
-    async def _linger(self, execution: Execution, awakeable_id: str) -> Outcome | None:
-        """Wait a moment for an answer; None: the handler is to be suspended."""
-        if self._house.settings.always_suspend:
+    def _news(self) -> News | None:
+        """What lets the handler go on; None: nothing."""
+        if self._lost or self._refusal is not None:
+            return self._stop()
+        progress, now_ms = self._progress, self._pool.clock.now_ms()
+        arrived: list[tuple[int, Outcome]] = []
+        goes_on, acts = self._wanted or not progress.blocked_on, False
+        for wait in progress.blocked_on:
+            outcome = None
+            if isinstance(wait, AwakeableWait):
+                outcome = self._inbox.get(wait.awakeable_id)
+            elif isinstance(wait, TimerWait):
+                outcome = SLEPT if wait.until_ms <= now_ms else None
+            elif isinstance(wait, SettleWait):
+                outcome = self._verdicts.get(wait.index)
+            elif wait.began:
+                acts = True
+            elif wait.index < self._durable and (wait.due_ms is None or wait.due_ms <= now_ms):
+                goes_on = True
+            if outcome is not None:
+                arrived.append((wait.index, outcome))
+        # An action that has begun is not interrupted: the await after it is told.
+        told = self._cancelled and not self._told and not acts and self._started
+        if not (goes_on or arrived or told):
             return None
-        await self._flush(execution)
-        linger_s = 0.0 if self._is_pressed() else self._house.settings.linger.total_seconds()
-        self._awaited = awakeable_id
-        if awakeable_id not in self._outcomes:
-            await self._wait(execution, linger_s)
-        self._awaited = None
-        return self._outcomes.get(awakeable_id)
-
-    async def _until(self, execution: Execution, until_ms: int) -> bool:
-        """Wait for an instant that is near; False: it is far, suspend."""
-        left_s = (until_ms - self._house.clock.now_ms()) / 1000
-        if left_s <= 0:
-            return True
-        settings = self._house.settings
-        if settings.always_suspend or self._is_pressed() or left_s > settings.linger.total_seconds():
-            return False
-        await self._flush(execution)
-        await self._wait(execution, left_s)
-        return self._house.clock.now_ms() >= until_ms
-
-    def _is_pressed(self) -> bool:
-        """Is there no time to linger?"""
-        return self._cleared is not None or self._house.crowded()
-
-    async def _wait(self, execution: Execution, longest_s: float) -> None:
-        """Wait until something rings, or so long."""
-        self._check()
-        if execution.is_over or self._is_to_be_told(execution):
-            return
-        loop = asyncio.get_running_loop()
-        self._rung = loop.create_future()
-        timer = loop.call_later(longest_s, self._ring)
-        try:
-            await self._rung
-        finally:
-            timer.cancel()
-            self._rung = None
-
-    def _check(self) -> None:
-        """Go no further for an invocation that somebody else has ended.
-
-        Raises:
-            OwnershipLost: It was.
-        """
-        if self._fenced:
-            raise OwnershipLost("somebody else has ended the invocation")
-
-    def _ring(self) -> None:
-        if self._rung is not None and not self._rung.done():
-            self._rung.set_result(None)
-
-    async def _execute(self, wait: RunWait) -> Resolution | Rejection | Tried | Crashed | Broken:
-        began_ms = wait.tried.began_ms if wait.tried else self._house.clock.now_ms()
-        try:
-            result = await perform(wait, self._house.executor)
-        except ResultMisfit as misfit:
-            return Broken(misfit)
-        if not isinstance(result, Raised):
-            return result
-        error = result.error
-        if wait.retry is None:
-            return Crashed(error)
-        attempt = (wait.tried.attempt if wait.tried else 0) + 1
-        pause_ms = wait.retry.pause_ms(attempt)
-        retry_at_ms = self._house.clock.now_ms() + (pause_ms or 0)
-        if wait.retry.is_over(began_ms, retry_at_ms):
-            pause_ms = None
-        self._subject.run_failed(wait.name, error, failures=attempt, retry_in_ms=pause_ms)
-        if pause_ms is None:
-            return Rejection(reason=f"run {wait.name!r} failed {attempt} times, last with {described(error)}")
-        return Tried(
-            of=wait.index,
-            attempt=attempt,
-            began_ms=began_ms,
-            error=described(error),
-            retry_at_ms=retry_at_ms,
+        hands_out = arrived or told or not progress.blocked_on
+        if hands_out and self._started and self._pool.settings.always_suspend:
+            # -1 is no wake that was ever seen: the row stays runnable.
+            self._lets_go = Suspend(wake=-1)
+        return News(
+            now_ms=now_ms,
+            durable=self._durable,
+            arrived=tuple(arrived) if len(arrived) < 2 else self._in_order(arrived),
+            cancel=self._cancelled,
+            stop=self._lets_go is not None,
         )
 
-    # ── ending an attempt ──────────────────────────────────────────────────────────────────
+    def _stop(self) -> News:
+        now_ms = self._pool.clock.now_ms()
+        return News(now_ms=now_ms, durable=self._durable, cancel=self._cancelled, stop=True)
 
-    async def _suspend(self, execution: Execution, *, due_ms: int | None, runnable: bool = False) -> bool:
-        left = await execution.leave()
-        if not isinstance(left, Left):
-            await self._conclude(execution, left)
-            return False
-        # -1 is no wake that was ever seen: the row stays runnable.
-        step = Suspend(wake=-1 if runnable else self._wake, due_ms=due_ms)
-        self._told = False
-        row = (await self._submit(step, execution.take())).invocation
-        if row.status == "pending" or self._told:
-            # What it was told after it had let go is for the next attempt.
-            self._house.look_again()
-        return False
+    def _in_order(self, arrived: list[tuple[int, Outcome]]) -> tuple[tuple[int, Outcome], ...]:
+        """Answers in the order in which they came, before everything else."""
+        places = {awakeable_id: place for place, awakeable_id in enumerate(self._inbox)}
+        by_index = {
+            wait.index: places.get(wait.awakeable_id, len(places))
+            for wait in self._progress.blocked_on
+            if isinstance(wait, AwakeableWait)
+        }
+        return tuple(sorted(arrived, key=lambda each: by_index.get(each[0], len(places))))
 
-    async def _conclude(self, execution: Execution, step: Step) -> None:
-        match step:
-            case Finished():
-                await self._end(execution, step.result, execution.take())
-            case Crashed():
-                await self._failed(step.error)
-            case Broken():
-                failure = self._failure(step.error)
-                self._subject.paused(failure.message)
-                await self._submit(Pause(failure=failure), None)
+    def _lets_go_now(self) -> bool:
+        """Nothing has arrived: arrange to be called when something may have; or is the handler to let go?"""
+        # What is not durable yet stays in memory: its reply comes soon, and its effects go out in order.
+        pool, lingers, stays = self._pool, False, self._progress.running > 0 or self._durable < self._entries
+        due_ms: int | None = None
+        for wait in self._progress.blocked_on:
+            if isinstance(wait, AwakeableWait):
+                lingers = True
+            elif isinstance(wait, SettleWait):
+                stays = True
+                self._settle(wait)
+            else:
+                next_ms = wait.until_ms if isinstance(wait, TimerWait) else wait.due_ms
+                stays = stays or next_ms is None
+                due_ms = next_ms if due_ms is None else min(due_ms, next_ms or due_ms)
+        if stays or not (self._suspected or pool.is_pressed()):
+            if self.wakes_at is None:
+                self.wakes_at = pool.wake_at(self, due_ms, lingers=lingers)
+                stays = stays or self.wakes_at is not None
+            if stays or not pool.has_come(self.wakes_at):
+                return False
+        # What comes from now on is not seen by this attempt.
+        self._lets_go, self._woken = Suspend(wake=self._wake, due_ms=due_ms), False
+        return True
+
+    def _settle(self, wait: SettleWait) -> None:
+        """Settle a completion of the handler's own, once what it was decided on is durable."""
+        if wait.index in self._verdicts or wait.index >= self._durable:
+            return
+        self._verdicts[wait.index] = None
+        completion = Completion(
+            awakeable_id=wait.awakeable_id,
+            body=wait.answer,
+            # The same on every replay, so that the store tells a repeat the first verdict.
+            source=f"handler:{self.invocation_id}:{wait.index}",
+            trace=wait.trace,
+        )
+        settled = self._pool.settle(completion, self.invocation_id)
+        settled.add_done_callback(functools.partial(self._on_verdict, wait.index))
+
+    def _on_verdict(self, index: int, settled: asyncio.Future[Verdict | None]) -> None:
+        if settled.cancelled():  # the process stops
+            return
+        error = settled.exception()
+        if error is None:
+            self._verdicts[index] = Resolution.of_json(msgspec.json.encode(settled.result()))
+            self._go_on()
+        else:
+            self._not_committed(error)
+
+    # ── ending the attempt ─────────────────────────────────────────────────────────────────
+
+    def _conclude(self, progress: Progress) -> None:
+        match progress.ended:
+            case _ if self._lost:
+                self._go()
+            case _ if self._refusal is not None:
+                self._end(self._refusal, None)
+            case Finished(result=result):
+                self._end(result, progress)
+            case Crashed() as crashed:
+                self._failed(crashed)
+            case Broken() as broken:
+                self._subject.paused(broken.message)
+                self._finish(Pause(failure=self._failure(broken.kind, broken.message)), None)
             case _:
-                raise TypeError(f"an attempt can't conclude with {step!r}")
+                self._finish(self._lets_go or Suspend(wake=-1), progress)
 
-    async def _end(self, execution: Execution, result: Outcome, taken: Taken | None) -> None:
-        abandoned = execution.open_awakeables()
-        ended = await self._submit(End(result=result, abandoned=abandoned), taken)
-        self._house.ended(ended.invocation)
+    def _end(self, result: Outcome, progress: Progress | None) -> None:
+        self._finish(End(result=result, abandoned=self._progress.open_awakeables), progress)
 
-    async def _failed(self, error: BaseException) -> None:
-        failures = self.attempts + 1
-        pause_ms = self._house.settings.retry.pause_ms(failures)
-        failure = self._failure(error)
+    def _failed(self, crashed: Crashed) -> None:
+        failures = self._attempts + 1
+        pause_ms = self._pool.settings.retry.pause_ms(failures)
+        failure = self._failure(crashed.kind, crashed.message)
+        error = None if self._attempt is None else self._attempt.error
         self._subject.failed(error, failures=failures, retry_in_ms=pause_ms)
         if pause_ms is None:
             self._subject.paused(failure.message)
-            await self._submit(Pause(failure=failure), None)
+            self._finish(Pause(failure=failure), None)
         else:
-            await self._submit(BackOff(due_ms=self._house.clock.now_ms() + pause_ms, failure=failure), None)
+            self._finish(BackOff(due_ms=failure.at_ms + pause_ms, failure=failure), None)
 
-    def _failure(self, error: BaseException) -> Failure:
-        self._house.failed(error)
-        return Failure(kind=type_of(error), message=message_of(error), at_ms=self._house.clock.now_ms())
+    def _failure(self, kind: str, message: str) -> Failure:
+        if self._attempt is not None and self._attempt.error is not None:
+            self._pool.on_failure(self._attempt.error)
+        return Failure(kind=kind, message=message, at_ms=self._pool.clock.now_ms())
+
+    def _finish(self, step: Next, progress: Progress | None) -> None:
+        """Let go by this commit, whose reply ends the runner."""
+        self._closing, self.wakes_at = True, None
+        if self._attempt is not None:
+            self._attempt.close()
+        self._commit(step, progress, last=True)
+
+    def _go(self, last: Next | None = None) -> None:
+        """The runner's work is done."""
+        self._closing, self.wakes_at = True, None
+        if self._attempt is not None:
+            self._attempt.close()
+            took_s = self._pool.clock.monotonic() - self._began_s
+            self._pool.count_attempt(self._subject, last, took_s)
+            self._attempt = None
+        self._pool.forget(self)
+
+    def _lose(self, reason: str) -> None:
+        """Somebody else owns the invocation now, or it has ended."""
+        if self._lost:
+            return
+        self._lost = True
+        log.info(events.OWNERSHIP_LOST, invocation_id=self.invocation_id, reason=reason)
+        if self._closing or self._attempt is None:
+            self._go()
+        else:
+            self._go_on()
 
     # ── committing ─────────────────────────────────────────────────────────────────────────
 
-    async def _flush(self, execution: Execution) -> None:
-        """Make durable whatever the handler has decided so far."""
-        self._send(execution)
-        if self._tail is not None:
-            answer = await self._tail
-            if not isinstance(answer, Advanced | Begun):
-                raise OwnershipLost(f"a commit was answered with {type(answer).__name__}")
-            self._tail = None
-
-    def _send(self, execution: Execution) -> None:
-        taken = execution.take()
-        if taken:
-            self._tail = self._advance(Continue(), taken)
-
-    async def _submit(self, step: Next, taken: Taken | None) -> Advanced:
-        """Commit and let go."""
-        answer = await self._advance(step, taken)
-        if isinstance(answer, Advanced):
-            self.last = step
-            if isinstance(step, Pause):
-                self._house.paused(self.invocation_id)
-            return answer
-        if self._tail is not None:
-            # The commit before this one failed; why is worth more than that this one was fenced.
-            await self._tail
-        raise OwnershipLost(f"a commit was answered with {type(answer).__name__}")
-
-    def _advance(self, step: Next, taken: Taken | None) -> asyncio.Future[Answer]:
-        entries: list[Entry] = taken.entries if taken else []
+    def _commit(self, step: Next, progress: Progress | None, *, last: bool = False) -> None:
+        entries = progress.entries if progress is not None else ()
         self._commits += 1
         member = Advance(
             invocation_id=self.invocation_id,
-            owner=self._house.owner,
+            owner=self._pool.owner,
             epoch=self._epoch,
             version=self._version,
             number=self._commits,
-            build=self._house.build,
+            build=self._pool.build,
             next=step,
             chunk=encode_chunk(entries) if entries else None,
-            awakeables=tuple(taken.awakeables) if taken else (),
-            schemas=tuple(taken.schemas.items()) if taken else (),
-            effects=tuple(taken.effects) if taken else (),
-            calls_off=self._calls_off if taken else (),
+            awakeables=progress.awakeables if progress is not None else (),
+            schemas=progress.schemas if progress is not None else (),
+            effects=progress.effects if progress is not None else (),
+            calls_off=progress.calls_off if progress is not None else (),
         )
-        if taken:
-            self._calls_off = ()
         if entries:
             self._version += 1
-            self.attempts = 0
-        future = self._house.committer.submit(member)
-        future.add_done_callback(functools.partial(self._committed, taken))
-        return future
+            self._attempts = 0
+            self._entries += len(entries)
+        reply = functools.partial(self._finished, step) if last else self._replied
+        self._pool.committer.post(member, functools.partial(reply, progress, self._entries))
 
-    def _committed(self, taken: Taken | None, future: asyncio.Future[Answer]) -> None:
-        if future.cancelled() or future.exception() is not None:
+    def _replied(self, progress: Progress | None, entries: int, answer: Answer | Exception) -> None:
+        """A commit is done after which the attempt goes on."""
+        if isinstance(answer, Begun):
+            self._durable = entries
+        elif isinstance(answer, Advanced):
+            self._durable = entries
+            self._committed(progress, answer)
+        else:
+            self._not_committed(answer)
             return
-        answer = future.result()
-        if isinstance(answer, Advanced):
-            self._stored = answer.invocation.version
-            self._outcomes |= {key: Cancellation(reason=CANCELLED) for key in answer.called_off}
-            if answer.invocation.cancelled_ms is not None:
-                # Whoever asked for it may have gone before this runner was told.
-                self._cancelled = True
-            if self._cleared is not None:
-                cleared, self._cleared = self._cleared, None
-                cleared()
-            if taken and taken.awakeables:
-                self._house.remember(self.invocation_id, taken)
-            if answer.effects:
-                self._house.publish(answer.effects)
+        self._go_on()
+
+    def _finished(
+        self, step: Next, progress: Progress | None, _entries: int, answer: Answer | Exception
+    ) -> None:
+        """The last commit is done."""
+        if not isinstance(answer, Advanced):
+            if self._refusal is None:
+                self._not_committed(answer)
+            elif isinstance(step, End) and step.result is self._refusal:
+                # Not even the refusal can be kept, or somebody else has ended the invocation.
+                if isinstance(answer, Exception):
+                    self._pool.failed(self, answer)
+                else:
+                    self._lose(_name(answer))
+            return
+        self._committed(progress, answer)
+        if isinstance(step, End):
+            self._pool.ended(answer.invocation)
+        elif isinstance(step, Pause):
+            self._pool.paused(self.invocation_id)
+        elif answer.invocation.status == "pending" or self._woken:
+            # What came after it had let go is for the next attempt.
+            self._pool.look_again()
+        self._go(step)
+
+    def _committed(self, progress: Progress | None, answer: Advanced) -> None:
+        self._stored = answer.invocation.version
+        for awakeable_id in answer.called_off:
+            self._inbox.setdefault(awakeable_id, CALLED_OFF)
+        if answer.invocation.cancelled_ms is not None:
+            # Whoever asked for it may have gone before this runner heard of it.
+            self._cancelled = True
+        if self._suspected:
+            self._suspected = False
+            self._pool.proved_alive()
+        if progress is not None and progress.awakeables:
+            self._pool.remember(self.invocation_id, progress, self._attempt)
+        if answer.effects:
+            self._pool.publish(answer.effects)
+
+    def _not_committed(self, answer: Answer | BaseException) -> None:
+        if self._lost or self._refusal is not None:
+            return  # commits behind one that was not applied are fenced
+        if isinstance(answer, StoreRefused):
+            self._version = self._stored
+            reason = f"the store refuses what the handler wants to keep: {answer}"
+            self._refusal = Rejection(reason=reason, code=500)
+            if self._closing:
+                self._end(self._refusal, None)
+            else:
+                self._go_on()
+        elif isinstance(answer, BaseException):
+            self._pool.failed(self, answer)
+        else:
+            self._lose(_name(answer))
 
 
-async def _unwound(execution: Execution, step: Crashed | Broken) -> Step:
-    """Unwind a handler after a failure; that it would not go is worth more than the failure."""
-    left = await execution.leave()
-    return step if isinstance(left, Left) else left
+def _name(answer: object) -> str:
+    return f"a commit was answered with {type(answer).__name__}"

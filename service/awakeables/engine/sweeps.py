@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
 
 from awakeables.core.orders import Expire, Expired, Release, Released
+from awakeables.engine.committer import Committer
 from awakeables.engine.horizon import Horizon
-from awakeables.engine.live import MOST_NAMED, Household, Live
+from awakeables.engine.pool import MOST_NAMED, RunnerPool
 from awakeables.ports import JournalReader
 from awakeables.telemetry import events
 
@@ -22,13 +24,22 @@ class Sweeps:
     """Times out what is overdue, lets go of what is held by nobody, has the due ones claimed."""
 
     def __init__(
-        self, house: Household, live: Live, store: JournalReader, horizon: Horizon, *, interval: timedelta
+        self,
+        pool: RunnerPool,
+        committer: Committer,
+        store: JournalReader,
+        horizon: Horizon,
+        *,
+        interval: timedelta,
+        on_unexpected: Callable[[Exception], None],
     ) -> None:
-        self._house = house
-        self._live = live
+        """Look at the rows of this store once each interval; errors go to `on_unexpected`."""
+        self._pool = pool
+        self._committer = committer
         self._store = store
         self._horizon = horizon
         self._interval_s = interval.total_seconds()
+        self._on_unexpected = on_unexpected
         self._strangers: set[str] = set()
 
     async def run(self) -> None:
@@ -37,20 +48,20 @@ class Sweeps:
             try:
                 await self.sweep()
             except Exception as error:
-                self._house.unexpected(error)
+                self._on_unexpected(error)
             await asyncio.sleep(self._interval_s)
 
     async def sweep(self) -> None:
         """Look once at the rows for what no hint told of: deadlines, due and lost invocations."""
         await self._expire()
         await self._let_go()
-        self._live.look_again()
+        self._pool.look_again()
 
     async def _expire(self) -> None:
         while True:
             order = Expire(limit=EXPIRE_LIMIT, held_back_to_ms=self._horizon.held_back_to_ms())
-            expired = await self._house.committer.commit(order, Expired)
-            self._live.wake(expired.wakes)
+            expired = await self._committer.commit(order, Expired)
+            self._pool.wake(expired.wakes)
             if len(expired.wakes) < EXPIRE_LIMIT:
                 return
 
@@ -59,12 +70,12 @@ class Sweeps:
 
         Twice in a row, because a row may be on its way to its runner.
         """
-        held = {key for key in await self._store.held_by(self._house.owner) if key not in self._live}
+        held = {key for key in await self._store.held_by(self._pool.owner) if key not in self._pool}
         lost = held & self._strangers
         self._strangers = held - lost
         if lost:
-            released = await self._house.committer.commit(
-                Release(owner=self._house.owner, ids=tuple(lost)), Released
+            released = await self._committer.commit(
+                Release(owner=self._pool.owner, ids=tuple(lost)), Released
             )
             log.warning(events.LET_GO, count=released.count, invocation_ids=sorted(lost)[:MOST_NAMED])
-            self._live.look_again()
+            self._pool.look_again()

@@ -9,12 +9,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.errors import ResultMisfit, TerminalError
 from awakeables.handlers.calls import Raised, call
-from awakeables.handlers.execution import RunWait
+from awakeables.handlers.execution import Run
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.serde import result_of
 
 
-async def perform(run: RunWait, executor: Executor) -> Resolution | Rejection | Raised:
+async def perform(run: Run, executor: Executor) -> Resolution | Rejection | Raised:
     """Execute an action: a coroutine on the loop, anything else in a thread.
 
     Returns:

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 from msgspec import UNSET, Raw
 
-from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.awakeables import Verdict
 from awakeables.core.ids import parse_id
 from awakeables.core.journal import (
     AwakeableAsked,
@@ -36,13 +36,8 @@ from awakeables.errors import (
     ValueRefused,
 )
 from awakeables.handlers.actions import result_type, shown
-from awakeables.handlers.execution import (
-    AwakeableWait,
-    Execution,
-    RunWait,
-    SettleWait,
-    SleepWait,
-)
+from awakeables.handlers.attempt import SettleWait, TimerWait
+from awakeables.handlers.execution import Execution, Run
 from awakeables.handlers.futures import Awakeable, Durable, Promise, raise_terminal, value_of
 from awakeables.handlers.publishing import Envelope, form_of, publication, traced
 from awakeables.handlers.rejections import rejection_of
@@ -148,10 +143,9 @@ class Context:
                     type_name=codec.type_name,
                     schema_hash=codec.schema_hash,
                     timeout_ms=timeout_ms,
-                ),
-                codec,
+                )
             )
-        self._execution.expect(AwakeableWait(index, awakeable_id, codec))
+        self._execution.expect_answer(index, awakeable_id, codec)
         read = functools.partial(self._read_answer, awakeable_id, codec)
         return Awakeable(awakeable_id, Promise(self._execution, index, read))
 
@@ -207,6 +201,8 @@ class Context:
             is_task=awakeable is not None,
             misuse=misuse,
         )
+        if task is not None:
+            self._check_name(task)
         self._execution.ask(PublishAsked(topic=topic, of=of, task=task))
         if replaying:
             return
@@ -294,10 +290,10 @@ class Context:
             raise self._execution.misuse(
                 f"ctx.run({name!r:.80}): its result can't be journaled: {codec.unwritable}"
             )
+        self._check_name(name)
         index, _ = self._execution.ask(RunAsked(name=name))
         bound = functools.partial(action, *args) if args else action
-        wait = RunWait(index, name, bound, codec, retry, None)
-        self._execution.expect(wait, must=f"ctx.run({name!r})")
+        self._execution.expect_run(index, Run(name, bound, codec, retry))
 
         def read(outcome: Outcome) -> Any:
             if not isinstance(outcome, Resolution):
@@ -310,7 +306,7 @@ class Context:
         """Wait for at least this long, over restarts too."""
         until_ms = self._execution.world.clock.now_ms() + max(0, self._checked_ms(duration, "ctx.sleep: it"))
         index, asked = self._execution.ask(SleepAsked(until_ms=until_ms))
-        self._execution.expect(SleepWait(index, asked.until_ms), must="ctx.sleep")
+        self._execution.expect(TimerWait(index=index, until_ms=asked.until_ms), must="ctx.sleep")
         return Durable(self._execution, index, lambda _outcome: None)
 
     def resolve_awakeable(self, awakeable_id: str, value: Any = None) -> Durable[Verdict]:
@@ -377,16 +373,21 @@ class Context:
         except MalformedId as error:
             raise TerminalError(str(error), code=400) from error
         index, _ = self._execution.ask(SettleAsked(id=awakeable_id, status=_status(outcome)))
-        completion = Completion(
-            awakeable_id=awakeable_id,
-            body=outcome,
-            # The same on every replay, so that the store tells a repeat the first verdict.
-            source=f"handler:{self._execution.invocation_id}:{index}",
-            trace=self.request.traceparent,
+        wait = SettleWait(
+            index=index, awakeable_id=awakeable_id, answer=outcome, trace=self.request.traceparent
         )
         verb = "ctx.resolve_awakeable" if isinstance(outcome, Resolution) else "ctx.reject_awakeable"
-        self._execution.expect(SettleWait(index, completion), must=verb)
+        self._execution.expect(wait, must=verb)
         return Durable(self._execution, index, _read_verdict)
+
+    def _check_name(self, name: str) -> None:
+        """Refuse a name that the journal can't hold."""
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise self._execution.misuse(
+                f"a name that is no UTF-8 can't be kept in the journal: {error}"
+            ) from None
 
     def _checked_ms(self, duration: object, what: str) -> int:
         if not isinstance(duration, timedelta):

@@ -43,21 +43,37 @@ class Owner(Protocol):
 class HandlerTask:
     """The current task of a handler, as asyncio reports it.
 
-    It has the name and all else of the task that drives the handler, and can't be cancelled while
-    the handler waits for something durable.
+    There is no task behind it but while the handler awaits something of asyncio's: then it has all that
+    this one has. It can't be cancelled while the handler waits for something durable.
     """
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, name: str) -> None:
         self._owner = owner
+        self._name = name
         self._task: asyncio.Task[Any] | None = None
         self._waits = False
         self._cancels = 0
         self._own = 0
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_task"], name)
+        task = self.__dict__["_task"]
+        if task is None:
+            raise AttributeError(f"a handler that is being stepped has no asyncio.Task, and so no {name!r}")
+        return getattr(task, name)
 
     # ── for asyncio ────────────────────────────────────────────────────────────────────────
+
+    def get_name(self) -> str:
+        return self._name
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    def done(self) -> bool:
+        return False
+
+    def cancelled(self) -> bool:
+        return False
 
     def cancelling(self) -> int:
         """Refuse a scope that asks this when it is entered; a task group asks it when it fails."""
@@ -88,26 +104,26 @@ class HandlerTask:
 
     # ── for the driver ─────────────────────────────────────────────────────────────────────
 
-    def step(self, resume: Callable[..., Any], *args: Any) -> Any:
+    def step(self, resume: Callable[[Any], Any], given: Any) -> Any:
         """Call `send` or `throw` of the handler's coroutine, as the current task."""
         loop, driver = asyncio.get_running_loop(), asyncio.current_task()
-        self._task, stand_in = driver, cast("asyncio.Task[Any]", self)
+        stand_in = cast("asyncio.Task[Any]", self)
         if driver is not None:
             _leave(loop, driver)
         _enter(loop, stand_in)
         try:
-            return resume(*args)
+            return resume(given)
         finally:
             _leave(loop, stand_in)
             if driver is not None:
                 _enter(loop, driver)
 
     @types.coroutine
-    def until_blocked(self, coroutine: Any, resume: Callable[[], Any]) -> Generator[Any, Any, None]:
-        """Pass what the handler awaits of asyncio on to the loop, until it yields `BLOCK`."""
+    def pass_on(self, coroutine: Any, item: Any) -> Generator[Any, Any, None]:
+        """Pass what the handler awaits of asyncio on to the loop, in a task, until it yields `BLOCK`."""
+        self._task = asyncio.current_task()
         clean_ups = 0
         try:
-            item = self.step(resume)
             while item is not BLOCK and clean_ups < MOST_CLEAN_UPS:
                 try:
                     sent = yield from self._awaited(item)
@@ -116,11 +132,13 @@ class HandlerTask:
                 else:
                     item = self.step(coroutine.send, sent)
                 clean_ups += self._is_stopped() or self._owner.is_over
+            if self._is_stopped():
+                # It swallowed the cancellation and goes on.
+                raise asyncio.CancelledError
         except StopIteration as stop:
             raise Returned(stop.value) from None
-        if self._is_stopped():
-            # It swallowed the cancellation and goes on.
-            raise asyncio.CancelledError
+        finally:
+            self._task = None
 
     def _awaited(self, item: Any) -> Generator[Any, Any, Any]:
         self._waits = True
@@ -138,17 +156,19 @@ class HandlerTask:
         return self._task is not None and self._task.cancelling() > 0
 
 
-def close(coroutine: Any) -> None:
+def close(held: list[Any]) -> None:
     """Close a coroutine of the user's, even if it ignores `GeneratorExit`.
 
     One that ignores `GeneratorExit` is closed again when it is freed, and Python prints a complaint:
-    it is freed here, where that is known and wanted by nobody.
+    it is freed here, where that is known and wanted by nobody. So it comes in a list, whose owner holds
+    nothing else of it.
     """
     complain = sys.unraisablehook
     sys.unraisablehook = _ignore
     try:
         with contextlib.suppress(BaseException):
-            coroutine.close()
+            held[0].close()
+        held.clear()
     finally:
         sys.unraisablehook = complain
 

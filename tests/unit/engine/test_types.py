@@ -151,6 +151,7 @@ async def test_case_t1_a_dry_replay_does_nothing_and_is_made_once_for_each_type(
         one, two = [await bench.begin(process, "handler") for _ in range(2)]
         for invocation_id in (one, two):
             await bench.status(invocation_id, "suspended")
+        await until(lambda: len(bench.broker.published) == 2, "both have published")
     forget_types(monkeypatch)
     journals = [await bench.journal(one), await bench.journal(two)]
     published, executed[:] = list(bench.broker.published), []

@@ -6,8 +6,7 @@ import asyncio
 from typing import Any
 
 from awakeables import Context
-from awakeables.engine.engine import BEHIND
-from awakeables.engine.live import FEW
+from awakeables.engine.pool import BEHIND, FEW
 from unit.engine.harness import Bench, until
 
 COUNT = 3 * FEW

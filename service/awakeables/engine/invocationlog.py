@@ -1,4 +1,4 @@
-"""Which invocation a line of the log is about, and what to do about it."""
+"""The lines of the log that are about one invocation: which one, and what to do about it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import structlog
 from awakeables.core.invocations import End
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection
 from awakeables.core.texts import shortened
+from awakeables.handlers.attempt import Origin
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import end_of
 
@@ -17,7 +18,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class InvocationLog:
     """An invocation, by its ID and by whose code it runs."""
 
     invocation_id: str
@@ -52,8 +53,8 @@ class Subject:
             **facts,
         )
 
-    def failed(self, error: BaseException, *, failures: int, retry_in_ms: int | None) -> None:
-        """Tell of an attempt that failed, with its stack."""
+    def failed(self, error: BaseException | None, *, failures: int, retry_in_ms: int | None) -> None:
+        """Log that an attempt failed, with the stack of its error if the handler runs in this process."""
         log.warning(
             events.ATTEMPT_FAILED,
             invocation_id=self.invocation_id,
@@ -88,3 +89,12 @@ class Subject:
             reason=reason,
             todo=f"`awakeables show {self.invocation_id}`, then `awakeables resume` or `kill`",
         )
+
+
+def log_failed_run(
+    origin: Origin, name: str, error: BaseException, failures: int, retry_in_ms: int | None
+) -> None:
+    """Log a failed try of an action, with its stack."""
+    InvocationLog(
+        invocation_id=origin.invocation_id, service=origin.service, handler=origin.handler
+    ).run_failed(name, error, failures=failures, retry_in_ms=retry_in_ms)

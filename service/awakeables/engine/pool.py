@@ -1,0 +1,441 @@
+"""The runners of live invocations: begun, claimed, revived from their journals, told what happens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any
+
+import msgspec
+import structlog
+
+from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.invocations import SUSPECT_STARTS, Invocation, Next
+from awakeables.core.journal import AwakeableAsked, Entry, Input
+from awakeables.core.orders import Answer, Begin, Claim, Claimed, Effect, Wake
+from awakeables.engine.committer import Committer
+from awakeables.engine.edge import Edge
+from awakeables.engine.intake import Intake
+from awakeables.engine.invocationlog import InvocationLog
+from awakeables.engine.outbox import Relay
+from awakeables.engine.runner import Runner, RunnerSettings
+from awakeables.engine.waiters import Waiters
+from awakeables.errors import AuthorError, NotFound
+from awakeables.handlers.attempt import Attempt, Attempts, Progress
+from awakeables.ports import Clock, Expectation, JournalReader
+from awakeables.telemetry.metrics import Metrics, end_of
+
+log = structlog.stdlib.get_logger(__name__)
+
+CLAIM_LIMIT = 200
+BEHIND = 10_000
+"""This many unread completions are about a second's work: more than a burst."""
+
+FEW = 50
+"""Suspended handlers that go on at once while answers wait to be read: few enough to leave the processor
+to those. A topic forgets, and an answer that is stored is safe; the handlers run when all are."""
+
+MOST_NAMED = 20
+"""How many invocations one line of the log names."""
+
+GRID_S = 0.05
+"""Handlers stop lingering at multiples of this: one timer of the loop serves all that do so together."""
+
+EARLY_S = 0.001
+"""A timer may be called this much early, by the resolution of clocks."""
+
+
+class RunnerPool:
+    """The runners of one engine, by their invocations' IDs.
+
+    Attributes:
+        attempts: Where handlers run.
+        stopping: Nothing is claimed any more.
+    """
+
+    def __init__(  # noqa: PLR0913 - all of it is told apart by name
+        self,
+        attempts: Attempts,
+        store: JournalReader,
+        committer: Committer,
+        *,
+        relay: Relay,
+        intake: Intake,
+        edge: Edge,
+        waiters: Waiters,
+        clock: Clock,
+        owner: str,
+        build: str,
+        settings: RunnerSettings,
+        max_running: int,
+        log_level: int,
+        metrics: Metrics,
+        on_failure: Callable[[BaseException], None],
+        on_unexpected: Callable[..., None],
+    ) -> None:
+        """Begin with none; at most `max_running` are live at once.
+
+        Args:
+            attempts: Where handlers run.
+            store: Has the journals.
+            committer: Where invocations are claimed and commits go.
+            relay: Publishes effects once they are committed.
+            intake: Settles the completions that handlers make.
+            edge: Remembers what new awakeables expect.
+            waiters: Those who wait for the end of an invocation.
+            clock: Time.
+            owner: This process's name in the fences.
+            build: Names the code, for the rows that it writes.
+            settings: How invocations are run.
+            max_running: How many are live at most; more wait as rows.
+            log_level: Of the line that says that an invocation has ended.
+            metrics: Where attempts are counted.
+            on_failure: Called with the error of each attempt that fails.
+            on_unexpected: Called with what should not have happened, and facts for the log.
+        """
+        self.attempts = attempts
+        self.committer = committer
+        self.clock = clock
+        self.owner = owner
+        self.build = build
+        self.settings = settings
+        self.on_failure = on_failure
+        self.publish: Callable[[Sequence[Effect]], None] = relay.hand_off
+        self.stopping = False
+        self._hurries = False
+        self._store = store
+        self._intake = intake
+        self._edge = edge
+        self._waiters = waiters
+        self._max_running = max_running
+        self._log_level = log_level
+        self._metrics = metrics
+        self._on_unexpected = on_unexpected
+        self._linger_s = settings.linger.total_seconds()
+        self._runners: dict[str, Runner] = {}
+        self._revived: set[Runner] = set()
+        self._suspect: Runner | None = None
+        self._full = False
+        self._poked = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._timers: list[tuple[float, int, Runner]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._numbers = count()
+        metrics.handlers_live.set_function(lambda: len(self._runners))
+
+    def __len__(self) -> int:
+        return len(self._runners)
+
+    def __contains__(self, invocation_id: str) -> bool:
+        return invocation_id in self._runners
+
+    def crowded(self) -> bool:
+        """Are all places taken?"""
+        return len(self._runners) >= self._max_running
+
+    def is_pressed(self) -> bool:
+        """Is there no time to linger?"""
+        return self._hurries or self.settings.always_suspend or len(self._runners) >= self._max_running
+
+    @property
+    def idle(self) -> bool:
+        """Is none live, and nothing to be claimed that is known of?"""
+        return not self._runners and not self._poked.is_set()
+
+    # ── events ─────────────────────────────────────────────────────────────────────────────
+
+    def begin(self, order: Begin, given: Input) -> asyncio.Future[Answer]:
+        """Create an invocation, and run its handler while the row is being written.
+
+        Returns:
+            The answer, once the row is durable; to cancel it means that nobody wants the invocation.
+        """
+        subject = InvocationLog(invocation_id=order.id, service=order.service, handler=order.handler)
+        runner = Runner(self, subject, epoch=1, version=1, wake=0, attempts=0)
+        begun: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def replied(answer: Answer | Exception) -> None:
+            runner.on_begun(answer)
+            if begun.cancelled():
+                return
+            if isinstance(answer, Exception):
+                begun.set_exception(answer)
+            else:
+                begun.set_result(answer)
+
+        def given_up(future: asyncio.Future[Answer]) -> None:
+            # It isn't known whether there is a row; if there is, a sweep lets go of it, and it is claimed.
+            if future.cancelled():
+                runner.detach()
+
+        begun.add_done_callback(given_up)
+        self._runners[order.id] = runner
+        self.committer.post(order, replied, given_up=begun.cancelled)
+        runner.start([given], durable=0)
+        return begun
+
+    def wake(self, wakes: Sequence[Wake]) -> None:
+        """Call the runners of these; what is not live is claimed."""
+        for wake in wakes:
+            runner = self._runners.get(wake.invocation_id)
+            if runner is not None:
+                runner.on_outcome(wake)
+            else:
+                self._poked.set()
+
+    def cancel(self, row: Invocation) -> bool:
+        """Tell the runner that its invocation was cancelled; False: it is not live."""
+        runner = self._runners.get(row.id)
+        if runner is not None:
+            runner.on_cancelled(row.wake)
+        return runner is not None
+
+    def detach(self, invocation_id: str) -> None:
+        """Drop the runner of an invocation that was ended from outside; its place is free at once."""
+        runner = self._runners.get(invocation_id)
+        if runner is not None:
+            self.forget(runner)
+            runner.detach()
+
+    def look_again(self) -> None:
+        """Something may be there to be claimed."""
+        self._poked.set()
+
+    def stop_lingering(self) -> None:
+        """Suspend what waits, now and from now on."""
+        self._hurries = True
+        for runner in list(self._runners.values()):
+            runner.stop_lingering()
+
+    # ── for runners ────────────────────────────────────────────────────────────────────────
+
+    def wake_at(self, runner: Runner, due_ms: int | None, *, lingers: bool) -> float | None:
+        """Have `runner.on_time` called when its answer is late, or something is due.
+
+        Returns:
+            When, in the loop's time; None: neither will be soon, the runner is to let go.
+        """
+        loop = asyncio.get_running_loop()
+        now, moment = loop.time(), None
+        if lingers and self._linger_s > 0:
+            moment = (int((now + self._linger_s) / GRID_S) + 1) * GRID_S
+        if due_ms is not None:
+            left_s = max(0.0, (due_ms - self.clock.now_ms()) / 1000)
+            if left_s <= self._linger_s:
+                moment = min(now + left_s, moment or now + left_s)
+        if moment is not None:
+            heappush(self._timers, (moment, next(self._numbers), runner))
+            if self._timer is None or moment < self._timer.when():
+                self._set_timer(loop, moment)
+        return moment
+
+    def has_come(self, moment: float | None) -> bool:
+        """Is this moment over, in the loop's time?"""
+        return moment is None or moment <= asyncio.get_running_loop().time() + EARLY_S
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, moment: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(moment, self._on_timer)
+
+    def _on_timer(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        due = []
+        while self._timers and self._timers[0][0] <= loop.time() + EARLY_S:
+            moment, _, runner = heappop(self._timers)
+            if runner.wakes_at == moment:
+                due.append(runner)
+        while self._timers and self._timers[0][2].wakes_at != self._timers[0][0]:
+            heappop(self._timers)
+        if self._timers:
+            self._set_timer(loop, self._timers[0][0])
+        for runner in due:
+            runner.on_time()
+
+    def remember(self, invocation_id: str, progress: Progress, attempt: Attempt | None) -> None:
+        """Keep at hand what these new awakeables expect."""
+        schemas = dict(progress.schemas)
+        for row in progress.awakeables:
+            expectation = Expectation(
+                invocation_id=invocation_id,
+                codec=row.codec,
+                type_name=row.type_name,
+                schema_hash=row.schema_hash,
+                schema=schemas.get(row.schema_hash or ""),
+            )
+            self._edge.remember(row.id, expectation, None if attempt is None else attempt.codec_of(row.id))
+
+    def settle(self, completion: Completion, name: str) -> asyncio.Task[Verdict | None]:
+        """Settle a completion that a handler makes."""
+        return self._spawn(self._intake.settle(completion), name)
+
+    def ended(self, row: Invocation) -> None:
+        """Answer those who wait for the end of an invocation."""
+        if row.result is None:
+            raise TypeError(f"{row.id} has no result")
+        _log_of(row).ended(row.result, duration_ms=row.updated_ms - row.created_ms, level=self._log_level)
+        self._waiters.ended(row.id, row.result)
+
+    def paused(self, invocation_id: str) -> None:
+        """Answer those who wait for a pause, too."""
+        self._waiters.paused(invocation_id)
+
+    def proved_alive(self) -> None:
+        """The suspect has committed, or is gone: the next one may have its turn."""
+        self._suspect = None
+        self._poked.set()
+
+    def count_attempt(self, subject: InvocationLog, last: Next | None, took_s: float) -> None:
+        """Count an attempt that is over."""
+        self._metrics.attempt(subject.service, subject.handler, end_of(last), took_s)
+
+    def failed(self, runner: Runner, error: BaseException) -> None:
+        """Drop a runner that failed itself: its row is let go by a sweep, and claimed again."""
+        self._on_unexpected(error, invocation_id=runner.invocation_id)
+        runner.close()
+        self.forget(runner)
+
+    def forget(self, runner: Runner) -> None:
+        """A runner is done, or dropped: its place is free."""
+        if self._runners.get(runner.invocation_id) is runner:
+            del self._runners[runner.invocation_id]
+            if self._full:
+                self._poked.set()
+        self._revived.discard(runner)
+        if runner is self._suspect:
+            self.proved_alive()
+
+    # ── claiming ───────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Claim what is runnable, while there are places; cancel to stop, which ends all handlers."""
+        self.stopping = self._hurries = False
+        try:
+            while True:
+                self._poked.clear()
+                free = self._places()
+                self._full = free <= 0
+                more = free > 0 and not self.stopping and await self._claim(min(free, CLAIM_LIMIT))
+                if not more:
+                    await self._poked.wait()
+        finally:
+            await self._stop()
+
+    async def _stop(self) -> None:
+        self.stopping = True
+        for runner in list(self._runners.values()):
+            runner.close()
+        for task in self._tasks:
+            task.cancel()
+        await self.attempts.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._runners.clear()
+        self._revived.clear()
+        self._timers.clear()
+        self._suspect = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _places(self) -> int:
+        places = self._max_running - len(self._runners)
+        is_behind = sum(self._intake.lags.values()) > BEHIND
+        return min(places, FEW - len(self._revived)) if is_behind else places
+
+    async def _claim(self, limit: int) -> bool:
+        """Run what is runnable; True: there may be more."""
+        order = Claim(owner=self.owner, limit=limit, suspect=self._suspect is None)
+        claimed = await self.committer.commit(order, Claimed)
+        rows = [row for row in claimed.invocations if row.status == "running"]
+        for row in claimed.invocations:
+            if row.status == "paused" and row.failure is not None:
+                _log_of(row).paused(row.failure.kind, level=logging.ERROR)
+                self.paused(row.id)
+        # Live before their journals are read, so that a wake-up in between finds them.
+        runners = {row.id: self._runner_of(row) for row in rows}
+        self._runners.update(runners)
+        self._revived.update(runners.values())
+        for row in rows:
+            # `starts` counts this claim, too.
+            if row.starts > SUSPECT_STARTS:
+                self._suspect = runners[row.id]
+                self._suspect.isolate()
+        if rows:
+            self._spawn(self._revive(rows, runners), "revive")
+        return len(claimed.invocations) == limit or len(rows) < len(claimed.invocations)
+
+    def _runner_of(self, row: Invocation) -> Runner:
+        return Runner(
+            self,
+            _log_of(row),
+            epoch=row.epoch,
+            version=row.version,
+            wake=row.wake,
+            attempts=row.attempts,
+            cancelled=row.cancelled_ms is not None,
+        )
+
+    async def _revive(self, rows: Sequence[Invocation], runners: Mapping[str, Runner]) -> None:
+        """Read the journals of claimed invocations, and run them."""
+        try:
+            journals, problems = await self._histories([row.id for row in rows])
+            asked = {
+                entry.id: invocation_id
+                for invocation_id, journal in journals.items()
+                for entry in journal
+                if isinstance(entry, AwakeableAsked)
+            }
+            outcomes = await self._store.outcomes(list(asked)) if asked else {}
+        except Exception as error:
+            self._on_unexpected(error, invocation_ids=sorted(runners)[:MOST_NAMED])
+            for runner in runners.values():
+                self.forget(runner)
+            return
+        for awakeable_id, outcome in outcomes.items():
+            runners[asked[awakeable_id]].preload(awakeable_id, outcome)
+        for row in rows:
+            runner = runners[row.id]
+            if row.id in problems:
+                runner.pause(problems[row.id])
+            elif row.id in journals:
+                self._start(runner, journals[row.id])
+            else:
+                self.forget(runner)  # it was ended meanwhile, and purged
+
+    def _start(self, runner: Runner, journal: Sequence[Entry]) -> None:
+        try:
+            runner.start(journal, durable=len(journal))
+        except (AuthorError, NotFound) as error:
+            runner.pause(error)
+        except Exception as error:
+            self.failed(runner, error)
+
+    async def _histories(
+        self, invocation_ids: Sequence[str]
+    ) -> tuple[dict[str, list[Entry]], dict[str, msgspec.MsgspecError]]:
+        """Journals, and the invocations whose journal this release can't read."""
+        try:
+            return await self._store.history(invocation_ids), {}
+        except msgspec.MsgspecError:
+            journals: dict[str, list[Entry]] = {}
+            problems: dict[str, msgspec.MsgspecError] = {}
+            for invocation_id in invocation_ids:
+                try:
+                    journals |= await self._store.history([invocation_id])
+                except msgspec.MsgspecError as error:
+                    problems[invocation_id] = error
+            return journals, problems
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _log_of(row: Invocation) -> InvocationLog:
+    return InvocationLog(invocation_id=row.id, service=row.service, handler=row.handler)
