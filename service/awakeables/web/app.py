@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import NoReturn
 
@@ -98,20 +98,27 @@ class WebApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise NotImplementedError(f"only HTTP is served here, not {scope['type']}")
-        headers = dict(scope["headers"])
+        method, headers = scope["method"], dict(scope["headers"])
         request_id = self._request_ids.of(headers)
         _logged_request_id.set(request_id)
         route, request = NOWHERE, None
         try:
             targets, names = self._routes.find(scope.get("raw_path") or scope["path"].encode())
-            request = Request(scope, receive, headers, names)
-            target = targets.get(request.method)
+            target = targets.get(method)
             if target is None:
-                self._refuse_method(request, targets)
-            route = (request.method, target.template)
-            self._guard.check(request, target.scope, own=target.own)
-            if scope["query_string"]:
-                request.query = read_query(scope["query_string"], target.parameters)
+                self._refuse_method(method, headers, targets, names)
+            route = (method, target.template)
+            holder = self._guard.check(method, headers, names, target.scope, own=target.own)
+            query = scope["query_string"]
+            request = Request(
+                receive,
+                scope["headers"],
+                headers,
+                names,
+                query=read_query(query, target.parameters) if query else {},
+                holder=holder,
+                by=self._guard.anonymous if holder is None else holder.name,
+            )
             status, answered, body = await target.route(request)
         except ClientGone:
             return
@@ -130,11 +137,17 @@ class WebApp:
     def _refusal(self, error: Exception, request_id: str) -> Answer:
         return problems.answer(error, retry_after=self._retry_after, request_id=request_id)
 
-    def _refuse_method(self, request: Request, targets: Mapping[str, Target]) -> NoReturn:
-        self._guard.check(request, next(iter(targets.values())).scope)
-        if len(request.names) == 2:
-            self._api.app.handler(*request.names)  # no such handler: 404, whatever the method
-        raise method_not_allowed(request.method, sorted(targets))
+    def _refuse_method(
+        self,
+        method: str,
+        headers: Mapping[bytes, bytes],
+        targets: Mapping[str, Target],
+        names: Sequence[str],
+    ) -> NoReturn:
+        self._guard.check(method, headers, names, next(iter(targets.values())).scope)
+        if len(names) == 2:
+            self._api.app.handler(*names)  # no such handler: 404, whatever the method
+        raise method_not_allowed(method, sorted(targets))
 
 
 def _routes(

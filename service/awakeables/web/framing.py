@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from awakeables.core.texts import excerpt
@@ -75,6 +76,7 @@ def _objection_to_target(target: bytes, host: bytes | None) -> Problem | None:
     return None
 
 
+@lru_cache(maxsize=64)
 def host_name(host: str) -> str | None:
     """The name or address in the value of `Host`, in lower case, without its port; None: it is none."""
     match = _host.fullmatch(host.strip().lower())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from awakeables.core.acts import begun_by
@@ -20,7 +20,11 @@ REALM = 'Bearer realm="awakeables"'
 
 
 class Guard:
-    """What every request must pass before its route is taken."""
+    """What every request must pass before its route is taken.
+
+    Attributes:
+        anonymous: Whose requests are, for people, that bring no token: where they come from.
+    """
 
     def __init__(
         self, tokens: Tokens | None, names: Collection[str] | None, *, exposed: bool = False
@@ -32,6 +36,7 @@ class Guard:
             names: Host names that are answered to beside the loopback's own; None: any.
             exposed: Is the service reached from other machines?
         """
+        self.anonymous = "network" if exposed else "loopback"
         self._tokens = tokens
         self._exposed = exposed
         self._names = None if names is None else frozenset(name.lower() for name in names)
@@ -42,11 +47,21 @@ class Guard:
         """Are tokens asked for at all?"""
         return self._tokens is not None
 
-    def check(self, request: Request, scope: Scope | None, *, own: bool = False) -> None:
-        """Let a request pass, and note whose it is.
+    def check(
+        self,
+        method: str,
+        headers: Mapping[bytes, bytes],
+        names: Sequence[str],
+        scope: Scope | None,
+        *,
+        own: bool = False,
+    ) -> Holder | None:
+        """Let a request pass; return whose token it has, None where none is asked for.
 
         Args:
-            request: What wants in.
+            method: The request's.
+            headers: By name in lower case.
+            names: What stood in the variable segments of its path.
             scope: What its token must be good for; None: no token is needed.
             own: Also those may pass who can have invocations of their own; the route sees to it
                 that it is one of them (`check_own`).
@@ -55,19 +70,19 @@ class Guard:
             Problem: 421 it asks for another host, 403 it is another site's or its token's
                 scopes don't suffice, 401 it has no token that is known.
         """
-        headers = request.headers
         if self._names is not None and not self._is_ours(headers.get(b"host")):
-            raise _misdirected(request.header(b"host") or "")
-        if request.method != "GET" and (b"sec-fetch-site" in headers or b"origin" in headers):
-            _check_origin(request)
-        request.by = "network" if self._exposed else "loopback"
-        if self._tokens is not None:
-            self._tokens.refresh()
-            if scope is not None:
-                request.holder = _known_holder(self._tokens, request)
-                request.by = request.holder.name
-                if not (own and request.holder.calls):
-                    _check_scope(request.holder, request, scope)
+            raise _misdirected(headers.get(b"host", b"").decode("latin-1"))
+        if method != "GET" and (b"sec-fetch-site" in headers or b"origin" in headers):
+            _check_origin(headers)
+        if self._tokens is None:
+            return None
+        self._tokens.refresh()
+        if scope is None:
+            return None
+        holder = _known_holder(self._tokens, headers)
+        if not (own and holder.calls):
+            _check_scope(holder, scope, names)
+        return holder
 
     def check_own(self, request: Request, row: Invocation) -> None:
         """Let a token with the scope `read` look at an invocation, and the one that began it.
@@ -77,7 +92,7 @@ class Guard:
         """
         holder = request.holder
         if holder is not None and not _began(holder, row):
-            _check_scope(holder, request, "read")
+            _check_scope(holder, "read", request.names)
 
     def check_key(self, request: Request, row: Invocation) -> None:
         """The same for an invocation that the idempotency key of a call stands for.
@@ -97,7 +112,7 @@ class Guard:
         """May this request, which needs no token, be shown what only tokens may see?"""
         if self._tokens is None:
             return not self._exposed
-        holder = _holder(self._tokens, request)
+        holder = _holder(self._tokens, request.headers)
         return holder is not None and holder.may("read")
 
     def _answers_to(self, host: bytes | None) -> bool:
@@ -112,20 +127,20 @@ class Guard:
         return name is not None and (name in self._names or _is_loopback(name))
 
 
-def _token(request: Request) -> str | None:
-    scheme, _, token = (request.header(b"authorization") or "").partition(" ")
-    return (token.strip() or None) if scheme.lower() == "bearer" else None
+def _token(headers: Mapping[bytes, bytes]) -> bytes | None:
+    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    return (token.strip() or None) if scheme.lower() == b"bearer" else None
 
 
-def _holder(tokens: Tokens, request: Request) -> Holder | None:
-    token = _token(request)
-    return None if token is None else tokens.holder(token.encode("latin-1"))
+def _holder(tokens: Tokens, headers: Mapping[bytes, bytes]) -> Holder | None:
+    token = _token(headers)
+    return None if token is None else tokens.holder(token)
 
 
-def _known_holder(tokens: Tokens, request: Request) -> Holder:
-    if _token(request) is None:
+def _known_holder(tokens: Tokens, headers: Mapping[bytes, bytes]) -> Holder:
+    if _token(headers) is None:
         raise _unauthorized("this needs a token; send it as `Authorization: Bearer …`", REALM)
-    holder = _holder(tokens, request)
+    holder = _holder(tokens, headers)
     if holder is None:
         raise _unauthorized("the token is not known (any more)", f'{REALM}, error="invalid_token"')
     return holder
@@ -136,8 +151,8 @@ def _began(holder: Holder, row: Invocation) -> bool:
     return begun_by(row.acts) == holder.name and holder.may("call", row.service)
 
 
-def _check_scope(holder: Holder, request: Request, scope: Scope) -> None:
-    service = request.names[0] if scope == "call" else None
+def _check_scope(holder: Holder, scope: Scope, names: Sequence[str]) -> None:
+    service = names[0] if scope == "call" else None
     if not holder.may(scope, service):
         raise _forbidden(
             scope, f"this needs the scope {scope!r}; {holder.name!r} has {', '.join(sorted(holder.scopes))}"
@@ -155,22 +170,25 @@ def _forbidden(scope: Scope, detail: str) -> Problem:
     )
 
 
-def _check_origin(request: Request) -> None:
+def _check_origin(headers: Mapping[bytes, bytes]) -> None:
     """Let no web page of another site call or complete anything with its visitor's browser."""
-    site = request.header(b"sec-fetch-site")
-    origin = request.header(b"origin")
-    same = site in ("same-origin", "none") if site is not None else _is_host(origin, request.header(b"host"))
+    site = headers.get(b"sec-fetch-site")
+    if site is None:
+        same = _is_host(headers.get(b"origin", b""), headers.get(b"host"))
+    else:
+        same = site in (b"same-origin", b"none")
     if not same:
         raise Problem(
             403, "cross-site", "The request comes from another site", "a web page sent this request"
         )
 
 
-def _is_host(origin: str | None, host: str | None) -> bool:
+def _is_host(origin: bytes, host: bytes | None) -> bool:
     try:
-        return host is not None and urlsplit(origin or "").netloc.lower() == host.lower()
+        asked = urlsplit(origin.decode("latin-1")).netloc
     except ValueError:
         return False
+    return host is not None and asked.lower() == host.decode("latin-1").lower()
 
 
 def _is_loopback(name: str) -> bool:

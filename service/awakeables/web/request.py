@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
 from awakeables.web.tokenfile import Holder
 
@@ -35,27 +35,34 @@ class Request:
 
     Attributes:
         names: What stood in the variable segments of the path, decoded, in order.
-        query: The query's parameters, of those that the route takes; none before it was let in.
+        query: The query's parameters, of those that the route takes.
+        holder: Whose token it has; None where none is asked for.
         by: Whose request it is, for people: the token's name, or where it comes from without one.
-        holder: Whose token it has; None before it was let in, and where none is asked for.
         raw_headers: As received, in order.
         headers: The same by name; of several of one name the last.
         held: How many bytes of its body count as held (see `Bodies`).
     """
 
-    __slots__ = ("by", "headers", "held", "holder", "method", "names", "query", "raw_headers", "receive")
+    __slots__ = ("by", "headers", "held", "holder", "names", "query", "raw_headers", "receive")
 
     def __init__(
-        self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], names: tuple[str, ...]
+        self,
+        receive: Receive,
+        raw_headers: Headers,
+        headers: Mapping[bytes, bytes],
+        names: Sequence[str],
+        *,
+        query: Mapping[str, str],
+        holder: Holder | None,
+        by: str,
     ) -> None:
-        self.method: str = scope["method"]
         self.receive = receive
-        self.raw_headers: Headers = scope["headers"]
+        self.raw_headers = raw_headers
         self.headers = headers
         self.names = names
-        self.query: Mapping[str, str] = {}
-        self.by = ""
-        self.holder: Holder | None = None
+        self.query = query
+        self.holder = holder
+        self.by = by
         self.held = 0
 
     def header(self, name: bytes) -> str | None:
