@@ -17,15 +17,21 @@ from awakeables.web.server import WebServer
 
 
 class SlowApp:
-    """Answers after the path's number of milliseconds, or when it is drained."""
+    """Answers at once, when it is drained, or never.
+
+    Attributes:
+        asked: Set once there was a request.
+    """
 
     def __init__(self) -> None:
+        self.asked = asyncio.Event()
         self.drained = asyncio.Event()
 
     def drain(self) -> None:
         self.drained.set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.asked.set()
         if scope["path"] == "/drained":
             await self.drained.wait()
         if scope["path"] == "/never":
@@ -34,8 +40,8 @@ class SlowApp:
         await send({"type": "http.response.body", "body": b"ok"})
 
 
-def server_on(port: int = 0, **options: Any) -> WebServer:
-    return WebServer(SlowApp(), port=port, **options)
+def server_on(port: int = 0, app: SlowApp | None = None, **options: Any) -> WebServer:
+    return WebServer(app or SlowApp(), port=port, **options)
 
 
 async def started(server: WebServer) -> None:
@@ -79,24 +85,26 @@ async def test_a_host_that_is_not_here_is_told() -> None:
 
 
 async def test_stop_answers_what_waits_and_ends() -> None:
-    server = server_on()
+    app = SlowApp()
+    server = server_on(app=app)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(server.run())
         await started(server)
         async with httpx.AsyncClient(base_url=server.url) as client:
             waiting = tasks.create_task(client.get("/drained"))
-            await asyncio.sleep(0.05)
+            await app.asked.wait()
             server.stop()
             assert (await within(2, waiting)).text == "ok"
 
 
 async def test_the_grace_is_bounded() -> None:
-    server = server_on(grace=timedelta(seconds=1))
+    app = SlowApp()
+    server = server_on(app=app, grace=timedelta(seconds=1))
     serving = asyncio.ensure_future(server.run())
     await started(server)
     async with httpx.AsyncClient(base_url=server.url, timeout=10) as client:
         waiting = asyncio.ensure_future(client.get("/never"))
-        await asyncio.sleep(0.05)
+        await app.asked.wait()
         server.stop()
         await within(3, serving)
         await asyncio.wait([waiting], timeout=2)
