@@ -1,4 +1,8 @@
-"""Bearer tokens: whom a token belongs to, by a file that is read again when it changes."""
+"""Bearer tokens: who holds a token, according to a file that is read again when it changes.
+
+So a leaked token can be revoked, and a token replaced, without restarting a service that has
+handlers in memory and calls waiting.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,10 @@ log = structlog.stdlib.get_logger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
 LARGEST_BYTES: Final = 1024 * 1024
-"""Thousands of tokens; whatever is larger is another file."""
+"""Thousands of tokens. A larger file, such as a log or a store, is a mistake in the setting."""
 
 LOOSE: Final = stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
-"""Whoever may write the file can let themselves in; others needn't know who is let in."""
+"""Permissions that are warned of: who can write the file can let anybody in."""
 
 _Stamp = tuple[int, int, int]
 
@@ -30,8 +34,8 @@ _Stamp = tuple[int, int, int]
 class Tokens:
     """The tokens that open the HTTP interface.
 
-    A file that was changed for the worse (or removed) leaves the tokens as they were, and is
-    told by readiness as degraded, `tokens`, until it is mended.
+    A change that can't be read (or a file that is gone) leaves the tokens as they were; readiness
+    reports it as degraded, `tokens`, until it is fixed.
     """
 
     def __init__(self, path: Path, *, clock: Clock, problems: MutableMapping[str, str]) -> None:
@@ -43,7 +47,7 @@ class Tokens:
             problems: The readiness board.
 
         Raises:
-            TokensRefused: It can't be read, or says something else than tokens.
+            TokensRefused: It can't be read or is not a tokens file.
         """
         self._path = path
         self._clock = clock
@@ -64,15 +68,15 @@ class Tokens:
                 self._read(stamp)
                 log.info(events.TOKENS_READ, path=str(self._path), tokens=len(self._holders))
         except TokensRefused as error:
-            # The stamp stays as it was, so that the file is looked into again until it is right.
-            self._tell(str(error))
+            # The stamp stays as it was, so that the file is read again until it is right.
+            self._report(str(error))
         else:
             self._problems.pop("tokens", None)
 
     def holder(self, token: bytes) -> Holder | None:
-        """Whose token this is; None: nobody's.
+        """Who holds this token; None: nobody.
 
-        All digests are compared, each in constant time: how long it takes tells nothing about
+        All digests are compared, each in constant time, so that the time reveals nothing about
         any of them.
         """
         digest = hashlib.sha256(token).digest()
@@ -110,7 +114,7 @@ class Tokens:
                 events.TOKENS_LOOSE, path=str(self._path), mode=f"{stat.S_IMODE(mode):o}", better="640"
             )
 
-    def _tell(self, problem: str) -> None:
+    def _report(self, problem: str) -> None:
         if self._problems.get("tokens") != problem:
             log.error(events.TOKENS_REFUSED, error=problem, effect="the tokens from before are still good")
             self._problems["tokens"] = problem
