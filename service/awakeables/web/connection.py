@@ -1,8 +1,9 @@
 """One client's connection: uvicorn's, with bounds on what a client may send, and how slowly.
 
-uvicorn bounds neither the head of a request nor the time that it takes, httptools keeps what is
-unfinished for ever, and trailers join the headers. What is refused here never reaches the
-application, so the answer is written by hand.
+uvicorn bounds neither the head of a request nor the time that it takes, httptools buffers an unfinished
+element without limit, and both add trailers to the headers. Without a proxy in front, these bounds are
+the defence against slow and hostile clients. What is refused here never reaches the application, so the
+answer is written by hand. tests/unit/web/test_uvicorn.py lists what this uses of uvicorn's internals.
 """
 
 from __future__ import annotations
@@ -25,19 +26,21 @@ from awakeables.web.settings import ConnectionLimits
 Refuse = Callable[[Problem], Answer]
 
 SLOWEST_BYTES_PER_S: Final = 16 * 1024
-"""What a client sends or takes earns it time: a large body on a slow line is no attack."""
+"""The least rate of a client that sends or receives: a large body on a slow line is not an attack."""
 
 LINGER_S: Final = 2.0
-"""A refused client may still be sending; closed at once, it would see a reset and no answer."""
+"""How long a refused client may go on sending. Closed at once, it would see a reset instead of the answer."""
 
 MOST_PIPELINED: Final = 16
-"""Requests that wait behind an unanswered one; one packet could hold ten thousand."""
+"""Requests queued behind an unanswered one. Hardly any client pipelines, but one packet could hold ten
+thousand requests, all of which uvicorn would keep."""
 
 SPARE: Final = 50
-"""Connections past the limit: health is answered there, all else is told of the limit."""
+"""Connections beyond the limit, on which only health is answered; other requests get 503. Without them
+an orchestrator could not reach `/health/live` of a busy service, and would restart it."""
 
 SPARE_PATIENCE_S: Final = 2.0
-"""How long a request may take to come in over one of those: health is asked for in one packet."""
+"""How long a request may take to arrive on one of those: a health check is one packet."""
 
 HEALTH: Final = b"/health/"
 
@@ -66,12 +69,12 @@ class Connection(HttpToolsProtocol):
         self.app = self._serve
         self._silent = True
         self._in_body = False
-        self._since_s: float | None = None  # since when we wait for the rest of a request
+        self._since_s: float | None = None  # when the request that is arriving began
         self._received = 0  # bytes since then
-        self._unparsed = 0  # bytes since the parser last had something for us
+        self._unparsed = 0  # bytes since the parser last called us
         self._unread_since_s: float | None = None
         self._unread = 0
-        self._passed_over = b""  # the head, without its offer, of a request that the parser has let go of
+        self._reframed = b""  # the head that the parser gets after an ignored offer to upgrade
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -83,7 +86,7 @@ class Connection(HttpToolsProtocol):
             self._make_room()
 
     def _make_room(self) -> None:
-        """Drop the spare connection that has been slow for longest: this one, the newest, is heard."""
+        """Drop the slowest spare connection in favour of this one, the newest."""
         slow = [
             (connection._since_s, connection)
             for connection in self.connections
@@ -97,10 +100,10 @@ class Connection(HttpToolsProtocol):
         dropped.transport.abort()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The client sends no more: what it has sent whole is answered, then the connection ends.
+        """The client sends no more: complete requests are answered, then the connection is closed.
 
-        It may have gone altogether; that shows only when it is written to. So whatever waits on its
-        behalf is told that it has gone, and answers what there is to say by then.
+        The client may be gone altogether, which only shows when it is written to. So the application
+        receives a disconnect, and a waiting call answers at once with what is known.
         """
         if self.cycle is None or self.cycle.response_complete or self._in_body or self._refused:
             return False
@@ -111,20 +114,20 @@ class Connection(HttpToolsProtocol):
         return True
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The application; behind the end of the body it receives only that the client has gone."""
-        whole = False
+        """Call the application. After the end of the body it receives only that the client has gone."""
+        complete = False
 
-        async def news() -> Message:
-            nonlocal whole
-            if not whole:
+        async def receive_once() -> Message:
+            nonlocal complete
+            if not complete:
                 message = await receive()
-                whole = not message.get("more_body", False)
+                complete = not message.get("more_body", False)
                 return message
             if not self._ended:
                 await receive()
             return {"type": "http.disconnect"}
 
-        await self.config.loaded_app(scope, news, send)
+        await self.config.loaded_app(scope, receive_once, send)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -144,17 +147,19 @@ class Connection(HttpToolsProtocol):
                 self._refuse(self._head_too_large())
 
     def _parse(self, data: bytes) -> None:
-        """Parse what has come; an offer to upgrade is passed over, the request is one like any other.
+        """Parse what has arrived; an offer to upgrade is ignored, as RFC 9110 (7.8) allows.
 
-        The parser takes what follows such a request for the other protocol, the body too: it is told
-        again how long that is.
+        curl --http2 and Java's HttpClient offer h2c with the first request of a connection, also with a
+        POST. The parser takes all that follows such a head for the other protocol, even the body, and
+        stops. It then gets a head with nothing but the framing of the body; without it the body would
+        be dropped and the call hang.
         """
         while data:
             try:
                 self.parser.feed_data(data)
             except HttpParserUpgrade as offer:
                 data = data[offer.args[0] :]
-                self.parser.feed_data(self._passed_over)
+                self.parser.feed_data(self._reframed)
             else:
                 return
 
@@ -164,47 +169,47 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        if self._passed_over:
-            self._passed_over = b""
+        if self._reframed:
+            self._reframed = b""
             return
         self._problem = self._objection()
         if self._problem is not None:
             raise _Refused
         super().on_headers_complete()
         if self._surplus:
-            self.cycle.keep_alive = False  # its place is for the next who asks
+            self.cycle.keep_alive = False  # the place is needed for the next health check
         self._in_body = True
         self._unparsed = 0
         if self.parser.should_upgrade():
-            self._passed_over = _without_offer(self.headers)
-        self.headers = []  # trailers go here, not to the headers that decide
+            self._reframed = _framing_of(self.headers)
+        self.headers = []  # trailers are added here, not to the headers of the request
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
         self._unparsed = 0
 
     def on_message_complete(self) -> None:
-        if self._passed_over:
-            return  # its body is still to come
+        if self._reframed:
+            return  # the body has not arrived yet
         super().on_message_complete()
         self._since_s = None
         self._in_body = False
         self._unparsed = 0
         if self.cycle.response_complete and not self.transport.is_closing():
-            # Answered before its end: uvicorn's own timer was stopped by what came since.
+            # Answered before its end: the data that came since has stopped uvicorn's own timer.
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
     def cut_if_slow(self, now_s: float) -> None:
-        """End the connection if its client has used up its time; called now and then."""
+        """Close the connection if its client is too slow; called periodically."""
         if self._is_unread(now_s):
             self.transport.abort()
         elif self._since_s is None or self.transport.is_closing():
             return
         elif self.flow.read_paused:
-            self._since_s = now_s  # the client waits for us
+            self._since_s = now_s  # the client is waiting for us
         elif now_s - self._since_s > self._allowed_s():
             if self._refused:
                 self.transport.abort()
@@ -219,7 +224,7 @@ class Connection(HttpToolsProtocol):
         if self._refused:
             return LINGER_S
         if self._in_body and self.cycle.response_complete:
-            return self._patience_s  # it is answered already: what it still sends is of no use
+            return self._patience_s  # answered already: the rest of the body is of no use
         return self._patience_s + self._received / SLOWEST_BYTES_PER_S
 
     def _objection(self) -> Problem | None:
@@ -241,7 +246,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
             return
         if self._in_body:
-            # The application waits for the rest of the body: to it the client is gone.
+            # The application is waiting for the rest of the body; it sees a client that has gone.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         answer = self._answer_for(problem)
@@ -252,7 +257,7 @@ class Connection(HttpToolsProtocol):
         self._since_s = self.loop.time()
 
     def _may_answer(self) -> bool:
-        """Is an answer to what is being received the next thing that the client expects?"""
+        """Does the client expect an answer to the request that is arriving, and to no earlier one?"""
         if self.pipeline or self._silent:
             return False
         if self._in_body:
@@ -260,7 +265,7 @@ class Connection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _is_unread(self, now_s: float) -> bool:
-        """Has the client left its answer untaken for too long?"""
+        """Has the client not read its answer for too long?"""
         size = self.transport.get_write_buffer_size()
         if not size:
             self._unread_since_s = None
@@ -275,8 +280,8 @@ class Connection(HttpToolsProtocol):
         return Problem(431, "headers-too-large", "The request's headers are too large", detail)
 
 
-def _without_offer(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """A head that says how long the body is, and nothing else."""
+def _framing_of(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """A head that says how the body is framed, and nothing else."""
     framing = [
         b"%b: %b\r\n" % header for header in headers if header[0] in (b"content-length", b"transfer-encoding")
     ]
@@ -284,7 +289,7 @@ def _without_offer(headers: list[tuple[bytes, bytes]]) -> bytes:
 
 
 class _Refused(Exception):
-    """Stops the parser; the connection knows why."""
+    """Stops the parser; `_problem` says why."""
 
 
 def _target_too_long(most: int) -> Problem:

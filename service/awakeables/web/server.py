@@ -23,7 +23,7 @@ from awakeables.web.connection import Connection, Refuse
 from awakeables.web.settings import ConnectionLimits
 
 LONGEST_LOOK_S = 1.0
-"""Between two looks for slow clients: one look costs microseconds per connection."""
+"""The longest interval between checks for slow clients; one costs microseconds per connection."""
 
 KEEP_ALIVE_S = 75
 """Longer than the idle time of the usual load balancers (60 s), so that they close first."""

@@ -367,7 +367,7 @@ async def test_what_follows_a_chunk_without_end_is_431(tail: bytes) -> None:
         await until(served.app.gone.is_set)
 
 
-async def test_an_offer_to_upgrade_is_passed_over() -> None:
+async def test_an_offer_to_upgrade_is_ignored() -> None:
     async with serving() as served:
         offer = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
         assert (await (await served.connect(offer)).readline()).startswith(b"HTTP/1.1 200")
@@ -406,7 +406,7 @@ async def test_the_body_of_a_request_that_offers_to_upgrade_is_its_body(
         assert [scope["path"] for scope in served.app.scopes] == ["/", "/"]
 
 
-async def test_offers_one_after_the_other_are_all_passed_over() -> None:
+async def test_offers_one_after_the_other_are_all_ignored() -> None:
     async with serving() as served:
         without = b"GET / HTTP/1.1\r\n" + UPGRADE + b"\r\n"
         with_body = b"POST / HTTP/1.1\r\n" + UPGRADE + b"content-length: 2\r\n\r\nhi"
