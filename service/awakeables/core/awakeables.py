@@ -275,7 +275,9 @@ def settle(
         again: Its record was read before; the book may have forgotten, as it keeps the first and the
             last ten. It settles what waits, as it did or would have, and is not counted otherwise.
     """
-    row = expire(awakeable, now_ms=now_ms, horizon_ms=horizon_ms) or awakeable
+    row = awakeable
+    if row.deadline_ms is not None and row.deadline_ms <= horizon_ms:
+        row = expire(awakeable, now_ms=now_ms, horizon_ms=horizon_ms) or awakeable
     expired = row is not awakeable
     known = None if row.book_json is None else _verdict_before(row, completion, now_ms)
     if known is not None:
@@ -305,9 +307,8 @@ def _settle(row: Awakeable, completion: Completion, *, expired: bool, now_ms: in
             return _kept(row, body, completion.worker, now_ms)
         if isinstance(body, DeadTask):
             return Settled(awakeable=row, verdict=None)
-        misfit = codec_misfit(row.codec, body) if isinstance(body, Resolution) else None
-        if misfit is not None:
-            return _told(row, completion, "invalid", now_ms, misfit)
+        if isinstance(body, Resolution) and (body.value is UNSET) == (row.codec == "json"):
+            return _told(row, completion, "invalid", now_ms, codec_misfit(row.codec, body))
         row = replace(row, settled_ms=now_ms, settled_by=completion.source)
         row.state = "resolved" if isinstance(body, Resolution) else "rejected"
         row.outcome_json = encode_outcome(body)
@@ -420,7 +421,7 @@ def _told(
     outcome: Outcome | None = None,
 ) -> Settled:
     verdict = _verdict(row, completion, kind, now_ms, reason, outcome)
-    book = row.book.add(verdict, completion.trace)
+    book = (_NO_BOOK if row.book_json is None else row.book).add(verdict, completion.trace)
     return Settled(
         awakeable=replace(row, book_json=_encode(book)),
         verdict=verdict,

@@ -205,12 +205,12 @@ def is_suspect(row: Invocation) -> bool:
     return row.starts >= SUSPECT_STARTS
 
 
-def is_repeat(row: Invocation, *, owner: str, epoch: int, number: int) -> bool:
-    """Was this commit of an owner applied already, and only its acknowledgement lost (hard case 3)?
+def is_repeat(row: Invocation, *, owner: str, epoch: int) -> bool:
+    """Was a commit of this owner whose number the row has applied, and only its acknowledgement lost?
 
-    An owner's commits under one epoch are applied in the order of their numbers.
+    An owner's commits under one epoch are applied in the order of their numbers (hard case 3).
     """
-    return number <= row.commits and row.epoch == epoch and row.committed_by == owner
+    return row.epoch == epoch and row.committed_by == owner
 
 
 def claim(row: Invocation, *, owner: str, now_ms: int) -> Invocation:
@@ -252,7 +252,10 @@ def advance(
         case Pause():
             return _parked(row, step.failure, now_ms)
         case End():
-            return _ended(row, encode_outcome(step.result), now_ms)
+            row.status = "completed"
+            row.due_ms = None
+            row.result_json = encode_outcome(step.result)
+            row.ended_ms = now_ms
         case _:
             pass
     return row

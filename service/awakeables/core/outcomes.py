@@ -5,6 +5,7 @@ The same four words stand in the journal, in an awakeable's row and in an invoca
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import msgspec
@@ -74,15 +75,10 @@ def publish_failed(topic: str, reason: str) -> Rejection:
 
 Outcome: TypeAlias = Resolution | Rejection | Expiry | Cancellation
 
-_encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[Outcome] = msgspec.json.Decoder(Outcome)
 
+encode_outcome: Callable[[Outcome], bytes] = msgspec.json.Encoder().encode
+"""Write an outcome as JSON; `decode_outcome` gives it back, values to the letter."""
 
-def encode_outcome(outcome: Outcome) -> bytes:
-    """Write an outcome as JSON; `decode_outcome` gives it back, values to the letter."""
-    return _encode(outcome)
-
-
-def decode_outcome(text: bytes) -> Outcome:
-    """Read what `encode_outcome` wrote."""
-    return _decoder.decode(text)
+decode_outcome: Callable[[bytes], Outcome] = _decoder.decode
+"""Read what `encode_outcome` wrote."""

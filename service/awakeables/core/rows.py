@@ -119,7 +119,7 @@ def effect_row(effect: Effect, owner: str, position: int) -> EffectRow:
         effect.topic,
         None,
         None if facts is None else _encode(facts),
-        headers_bytes(effect.headers),
+        _encode(effect.headers) if effect.headers else None,
         effect.key,
         effect.value,
         None,

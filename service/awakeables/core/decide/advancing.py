@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
+import msgspec
 from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
@@ -20,6 +20,7 @@ from awakeables.core.orders import (
     Fenced,
     FirstStep,
     KeyConflict,
+    TaskFacts,
 )
 from awakeables.core.records import text_bytes
 from awakeables.core.rows import PLACES, Changes, Rows, effect_row
@@ -29,13 +30,16 @@ ABANDONED = "its invocation ended"
 FENCED = Fenced()
 
 
-class _Step(NamedTuple):
+class _Step(msgspec.Struct, frozen=True):
     """What a step does beside moving the invocation: decided, not yet written."""
 
     new: dict[str, Awakeable]
     changed: list[tuple[Awakeable, Awakeable]]
     effects: tuple[Effect, ...]
     called_off: tuple[str, ...]
+
+
+_NOTHING = _Step({}, [], (), ())
 
 
 def begin(order: Begin, rows: Rows, now_ms: int, changes: Changes) -> Begun | KeyConflict:
@@ -82,12 +86,14 @@ def _new_invocation(order: Begin, now_ms: int) -> Invocation:
         now_ms,
         now_ms,
         key_utf8=None if order.key is None else text_bytes(order.key),
-        due_ms=now_ms + order.delay_ms if order.delay_ms else invocations.at_once(now_ms),
         build=order.build,
         acts_json=None if order.by is None else acts_bytes(noted((), "begin", order.by, now_ms)),
         origin=order.origin,
     )
-    return row if order.owner is None else invocations.claim(row, owner=order.owner, now_ms=now_ms)
+    if order.owner is not None:
+        return invocations.claim(row, owner=order.owner, now_ms=now_ms)
+    row.due_ms = now_ms + order.delay_ms if order.delay_ms else invocations.at_once(now_ms)
+    return row
 
 
 def advance(order: Advance, rows: Rows, now_ms: int, changes: Changes) -> Advanced | Fenced:
@@ -95,7 +101,7 @@ def advance(order: Advance, rows: Rows, now_ms: int, changes: Changes) -> Advanc
     row = rows.invocations[order.invocation_id]
     if row is None:
         return FENCED
-    if invocations.is_repeat(row, owner=order.owner, epoch=order.epoch, number=order.number):
+    if order.number <= row.commits and invocations.is_repeat(row, owner=order.owner, epoch=order.epoch):
         return _again(order, row, rows)
     if not invocations.owns(row, owner=order.owner, epoch=order.epoch, version=order.version):
         return FENCED
@@ -108,8 +114,11 @@ def advance(order: Advance, rows: Rows, now_ms: int, changes: Changes) -> Advanc
         build=order.build,
         now_ms=now_ms,
     )
-    step = _decided(order, order.calls_off, after, rows, now_ms)
-    _write(order, step, after, order.owner, changes)
+    step = _NOTHING
+    ends = type(order.next) is End and order.next.abandoned
+    if order.effects or order.awakeables or ends or order.calls_off or order.schemas:
+        step = _decided(order, order.calls_off, after, rows, now_ms)
+        _write(order, step, after, order.owner, changes)
     changes.put_invocation(row, after)
     if order.chunk is not None:
         changes.chunks.append((row.id, after.version, order.chunk, now_ms))
@@ -133,36 +142,31 @@ def _decided(
     order: Advance | FirstStep, calls_off: Sequence[str], row: Invocation, rows: Rows, now_ms: int
 ) -> _Step:
     """Decide what the step does; nothing is changed yet."""
-    new = {
-        each.id: Awakeable(
-            each.id,
-            row.id,
-            now_ms,
-            each.codec,
-            each.schema_hash,
-            None if each.timeout_ms is None else now_ms + each.timeout_ms,
-            type_name=each.type_name,
+    new: dict[str, Awakeable] = {}
+    for each in order.awakeables:
+        deadline_ms = None if each.timeout_ms is None else now_ms + each.timeout_ms
+        new[each.id] = Awakeable(
+            each.id, row.id, now_ms, each.codec, each.schema_hash, deadline_ms, type_name=each.type_name
         )
-        for each in order.awakeables
-    }
     touched: dict[str, tuple[Awakeable, Awakeable]] = {}
-    effects = order.effects
-    if effects:
-        effects = tuple(_placed(effect, new, touched, rows) for effect in effects)
+    effects = []
+    for effect in order.effects:
+        effects.append(effect if effect.task is None else _placed(effect, effect.task, new, touched, rows))
     abandoned = order.next.abandoned if isinstance(order.next, End) else ()
     called_off = _cancelled(calls_off, CANCELLED, new, touched, rows, now_ms) if calls_off else ()
     if abandoned:
         _cancelled(abandoned, ABANDONED, new, touched, rows, now_ms)
-    return _Step(new, list(touched.values()), effects, called_off)
+    return _Step(new, list(touched.values()), tuple(effects), called_off)
 
 
 def _placed(
-    effect: Effect, new: dict[str, Awakeable], touched: dict[str, tuple[Awakeable, Awakeable]], rows: Rows
+    effect: Effect,
+    task: TaskFacts,
+    new: dict[str, Awakeable],
+    touched: dict[str, tuple[Awakeable, Awakeable]],
+    rows: Rows,
 ) -> Effect:
     """Note where the task goes, and in the task its awakeable's deadline, which only the row knows."""
-    task = effect.task
-    if task is None:
-        return effect
     row = new.get(task.awakeable_id)
     if row is not None:
         if row.topic is None:

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 
 from msgspec.structs import astuple
 
-from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation
+from awakeables.core.orders import EffectState
 from awakeables.core.records import text_bytes
-from awakeables.core.rows import Changes, EffectRow
+from awakeables.core.rows import Changes
 from awakeables.store.sqlite.loading import id_list
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.rows import Columns, dead_letter_notes, dead_letter_row
 from awakeables.store.sqlite.tally import FAILED, LETTERS, PENDING, UNSENT, Tally
+
+STATES: dict[EffectState, str] = {"unsent": UNSENT, "failed": FAILED}
+"""How effects in a state are counted."""
 
 
 class StaleRows(Exception):
@@ -95,11 +98,18 @@ class Writing:
                 tally[before.status] -= 1
                 tally[row.status] += 1
             if row.result_json is not before.result_json:
-                ended.append(progress + _place(row) + (row.result_json, row.ended_ms) + guard)
-            elif row.status != before.status or _place(row) != _place(before):
-                moved.append(progress + _place(row) + guard)
+                result = (row.result_json, row.ended_ms)
+                ended.append((*progress, *_place(row), *result, *guard))
+            elif (
+                row.status is not before.status
+                or row.owner is not before.owner
+                or row.due_ms != before.due_ms
+                or row.cancelled_ms != before.cancelled_ms
+                or row.acts_json is not before.acts_json
+            ):
+                moved.append((*progress, *_place(row), *guard))
             else:
-                updated.append(progress + guard)
+                updated.append((*progress, *guard))
         self._write("insert_invocation", new)
         self._write("update_invocation", updated)
         self._write("move_invocation", moved)
@@ -120,7 +130,9 @@ class Writing:
                 noted.append((row.book_json, row.beat_json, row.topic, key, before.state, before.book_json))
             else:
                 self.tally[PENDING] -= 1
-                settled.append((*_settlement(row), key, before.state, before.book_json))
+                change = (row.state, row.settled_ms, row.settled_by, row.outcome_json)
+                notes = (row.book_json, row.beat_json, row.topic)
+                settled.append((*notes, *change, key, before.state, before.book_json))
         self._write("insert_awakeable", new)
         self._write("note_awakeable", noted)
         self._write("settle_awakeable", settled)
@@ -150,14 +162,14 @@ class Writing:
             row = known[key]
             if before is None:
                 if row is not None:
-                    tally[_state_of(row)] += 1
+                    tally[STATES[row.state]] += 1
                     new.append(astuple(row))
                 continue
-            tally[_state_of(before)] -= 1
+            tally[STATES[before.state]] -= 1
             if row is None:
-                deleted[_state_of(before)].append((key,))
+                deleted[STATES[before.state]].append((key,))
                 continue
-            tally[_state_of(row)] += 1
+            tally[STATES[row.state]] += 1
             if row.state == before.state:
                 claimed.append((row.claimed_by, key, before.state, before.claimed_by))
             else:
@@ -227,22 +239,6 @@ class Writing:
             raise StaleRows(name)
 
 
-def _state_of(row: EffectRow) -> str:
-    return UNSENT if row.state == "unsent" else FAILED
-
-
 def _place(row: Invocation) -> Columns:
     """The columns that `move_invocation` sets beside the progress: in what state, whose, due when."""
     return (row.status, row.owner, row.due_ms, row.cancelled_ms, row.acts_json)
-
-
-def _settlement(row: Awakeable) -> Columns:
-    return (
-        row.book_json,
-        row.beat_json,
-        row.topic,
-        row.state,
-        row.settled_ms,
-        row.settled_by,
-        row.outcome_json,
-    )
