@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from awakeables.core.rows import NotLoaded
 from awakeables.ports import Store
 from awakeables.store.memory import MemoryStore
+from awakeables.store.sqlite.group import Group
 from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import RETENTION_MS, Driver, FakeClock
+from support.loading import LOADED_LATE
 
 
 @pytest.fixture
@@ -28,6 +31,21 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
     await opened.open()
     yield opened
     await opened.close()
+
+
+@pytest.fixture(autouse=True)
+def loads_ahead(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No commit of a test reads a table for a decision after it has loaded for the whole group."""
+    missed: set[str] = set()
+    load_missed = Group.load_missed
+
+    def noting(group: Group, unknown: NotLoaded) -> None:
+        missed.add(unknown.table)
+        load_missed(group, unknown)
+
+    monkeypatch.setattr(Group, "load_missed", noting)
+    yield
+    assert missed <= {table for _, table in LOADED_LATE}
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from awakeables.core.orders import (
     DeadLetter,
     Effect,
     EffectState,
+    FirstStep,
     Idempotency,
     Member,
     NewAwakeable,
@@ -83,9 +84,12 @@ class Driver:
         delay_ms: int = 0,
         idempotency: Idempotency | None = None,
         service: str = "orders",
+        first: bool = False,
     ) -> Begin:
+        """With `first` its owner, if it has one, has asked for an awakeable, published its task and waits."""
+        id_ = self.id("inv")
         return Begin(
-            id=self.id("inv"),
+            id=id_,
             service=service,
             handler="fulfil",
             chunk=encode_chunk([Input(service=service, handler="fulfil", seed="5eed", at_ms=START_MS)]),
@@ -93,6 +97,18 @@ class Driver:
             delay_ms=delay_ms,
             idempotency=idempotency,
             build="b1",
+            first=self.a_first_step(id_) if first and owner is not None else None,
+        )
+
+    def a_first_step(self, invocation_id: str, step: Next | None = None) -> FirstStep:
+        awakeable = NewAwakeable(id=self.id("prom"), timeout_ms=500, schema_hash="h1")
+        self._issued += 1
+        return FirstStep(
+            number=self._issued,
+            next=Suspend(wake=0) if step is None else step,
+            awakeables=(awakeable,),
+            schemas=(("h1", b"{}"),),
+            effects=(self.an_effect(invocation_id, task_for=awakeable.id),),
         )
 
     def an_advance(

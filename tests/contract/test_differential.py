@@ -45,13 +45,34 @@ from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.errors import MalformedId
 from awakeables.ports import Page, Store
 from awakeables.store.memory import MemoryStore
+from awakeables.store.sqlite.group import Known
 from awakeables.store.sqlite.store import SqliteStore
+from awakeables.store.sqlite.writing import StaleRows
 from contract.driver import DLQ, RETENTION_MS, TOPIC, Driver, FakeClock
+from support.loading import LOADED_LATE, LoadingStore
 
 COMMITS = 120
 OWNERS = ("one", "two", "three")
 VALUES = (b"1", b"1.0", b'{"a":1,"b":2}', b'{ "b":2, "a":1 }', b"null")
 EVERYTHING = Page(limit=10**6)
+
+
+class Cold(SqliteStore):
+    """Knows no row from the commits before."""
+
+    def _decide(self, *args: Any, **kwargs: Any) -> Any:
+        self._known = Known(RETENTION_MS)
+        return super()._decide(*args, **kwargs)
+
+
+class Redone(SqliteStore):
+    """Finds each commit's rows changed, once all of it is decided and written."""
+
+    def _decide(self, *args: Any, one_by_one: bool = False) -> Any:
+        decided = super()._decide(*args, one_by_one=one_by_one)
+        if not one_by_one:
+            raise StaleRows("as if another had written")
+        return decided
 
 
 class Stream:
@@ -102,6 +123,7 @@ class Stream:
             if keyed
             else None,
             service=self.chance.choice(["orders", "billing"]),
+            first=self.chance.random() < 0.5,
         )
 
     def advance(self) -> Member:
@@ -311,11 +333,12 @@ async def rows(store: Store) -> dict[str, object]:
     }
 
 
+@pytest.mark.parametrize("kind", [SqliteStore, Cold, Redone])
 @pytest.mark.parametrize("seed", range(25))
-async def test_sqlite_does_what_memory_does(seed: int, tmp_path: Path) -> None:
+async def test_sqlite_does_what_memory_does(seed: int, kind: type[SqliteStore], tmp_path: Path) -> None:
     clock = FakeClock()
-    memory = MemoryStore(clock=clock, retention_ms=RETENTION_MS)
-    sqlite = SqliteStore(tmp_path / "shop.db", clock=clock, retention_ms=RETENTION_MS)
+    memory = LoadingStore(clock=clock, retention_ms=RETENTION_MS)
+    sqlite = kind(tmp_path / "shop.db", clock=clock, retention_ms=RETENTION_MS)
     await sqlite.open()
     stream = Stream(seed, memory, Driver(memory, clock))
     for number in range(COMMITS):
@@ -324,4 +347,5 @@ async def test_sqlite_does_what_memory_does(seed: int, tmp_path: Path) -> None:
         assert await answers(sqlite, members) == expected, f"commit {number}: {members}"
         clock.ms += stream.chance.choice([0, 1, 50, 400])
     assert await rows(sqlite) == await rows(memory)
+    assert memory.missed <= LOADED_LATE
     await sqlite.close()

@@ -52,7 +52,10 @@ def needs(orders: Iterable[Member], *, new: bool = False) -> Keys:
 
 
 def needs_of_loaded(orders: Iterable[Member], rows: Rows) -> Keys:
-    """The keys of the rows that are found by the rows which these orders name, once those are loaded."""
+    """The keys of the rows that are found by the rows which these orders name, once those are loaded.
+
+    To be asked again after these are loaded, until all are there.
+    """
     keys: Keys = defaultdict(set)
     for order in orders:
         match order:
@@ -63,6 +66,7 @@ def needs_of_loaded(orders: Iterable[Member], rows: Rows) -> Keys:
                 task = None if effect is None else effect.effect.task
                 if task is not None:
                     keys["awakeables"].add(task.awakeable_id)
+                    _add_waiting([task.awakeable_id], rows, keys)
             case Resend():
                 letter = rows.letters.get(order.dead_letter_id)
                 if letter is not None and letter.awakeable_id is not None:

@@ -105,8 +105,7 @@ class Group:
         """The same over rows that are loaded now, each member written before the next is decided."""
         answers: list[Answer] = []
         for member in members:
-            self._load(needs([member], new=True))
-            self._load(needs_of_loaded([member], self._rows))
+            self._load_ahead([member], new=True)
             answers += self.decide([member])
         return answers
 
@@ -118,14 +117,18 @@ class Group:
         """Load what was not loaded ahead."""
         self._load({unknown.table: set(unknown.keys)})
 
-    def _load_ahead(self, members: Sequence[Member]) -> None:
-        self._load(missing(needs(members), self._rows))
-        self._load(missing(needs_of_loaded(members, self._rows), self._rows))
+    def _load_ahead(self, members: Sequence[Member], *, new: bool = False) -> None:
+        self._load(needs(members, new=new))
+        while self._load(needs_of_loaded(members, self._rows)):
+            pass
 
-    def _load(self, keys: Keys) -> None:
-        for table, wanted in missing(keys, self._rows).items():
+    def _load(self, keys: Keys) -> bool:
+        """Load these rows; was any of them missing?"""
+        unknown = missing(keys, self._rows)
+        for table, wanted in unknown.items():
             load(self._connection, table, wanted, self._rows)
             self._loaded.update((table, key) for key in wanted)
+        return bool(unknown)
 
     def _search(self, member: Member, decision: SearchDecision) -> Answer:
         """What was changed must be in the tables before they are searched."""
@@ -143,20 +146,24 @@ class Group:
         changes = self._changes
         self.writing.write(changes)
         rows = self._rows
-        for ended in changes.purged:
-            rows.invocations[ended.id] = None
-            self._loaded.add(("invocations", ended.id))
-            rows.keys.clear()
-            for key in ended.awakeables:
-                rows.awakeables[key] = None
-                self._loaded.add(("awakeables", key))
-        for letter_id in changes.deleted_letters:
-            rows.letters[letter_id] = None
-            rows.sources.clear()
-        for event_id in changes.deleted_effects:
-            rows.effects[event_id] = None
+        if changes.purged or changes.deleted_letters or changes.deleted_effects:
+            self._note_deleted(changes)
         self._note_ends(changes)
         self._changes = Changes(rows)
+
+    def _note_deleted(self, changes: Changes) -> None:
+        rows = self._rows
+        purged = {ended.id for ended in changes.purged}
+        awakeables = {key for ended in changes.purged for key in ended.awakeables}
+        rows.invocations.update(dict.fromkeys(purged))
+        rows.awakeables.update(dict.fromkeys(awakeables))
+        rows.keys.update({key: None for key, known in rows.keys.items() if known and known[1] in purged})
+        self._loaded.update(("invocations", key) for key in purged)
+        self._loaded.update(("awakeables", key) for key in awakeables)
+        letters = set(changes.deleted_letters)
+        rows.letters.update(dict.fromkeys(letters))
+        rows.sources.update({source: None for source, key in rows.sources.items() if key in letters})
+        rows.effects.update(dict.fromkeys(changes.deleted_effects))
 
     def _note_ends(self, changes: Changes) -> None:
         """Which of the changed rows nothing is expected to change any more; the others stay known."""
