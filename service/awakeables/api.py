@@ -40,7 +40,7 @@ from awakeables.core.orders import (
 from awakeables.core.outcomes import Outcome
 from awakeables.engine.engine import Engine
 from awakeables.engine.invocationlog import InvocationLog
-from awakeables.engine.offsets import Offsets, Reading
+from awakeables.engine.offsets import PartitionProgress, TopicProgress
 from awakeables.engine.readiness import Readiness
 from awakeables.engine.waiters import Waiter
 from awakeables.errors import IdempotencyConflict, NotFound, NotPossible, Overloaded
@@ -48,7 +48,7 @@ from awakeables.handlers.service import Handler
 from awakeables.ports import Expectation
 from awakeables.queries import Queries, existing, idempotency_scope
 
-__all__ = ["Api", "Readiness", "Reading", "idempotency_scope"]
+__all__ = ["Api", "PartitionProgress", "Readiness", "idempotency_scope"]
 
 STARTING = "starting"
 DRAINING = "draining"
@@ -78,7 +78,7 @@ class Api(Queries):
     """
 
     def __init__(self, engine: Engine) -> None:
-        """Speak for an engine; its verbs work while it runs, its lists before and after, too."""
+        """Give access to an engine. Commands work while it runs, queries as long as its store is open."""
         super().__init__(engine.app, engine.store, engine.relay.holdup)
         self.build = engine.build
         self.publishes_verdicts = engine.config.verdicts
@@ -89,7 +89,7 @@ class Api(Queries):
         self._relay = engine.relay
         self._waiters = engine.waiters
         self._most_waiters = engine.config.max_running + engine.config.max_backlog
-        self._offsets = Offsets(
+        self._offsets = TopicProgress(
             engine.intake, engine.store, engine.problems, topic=engine.app.completions_topic
         )
 
@@ -370,7 +370,7 @@ class Api(Queries):
         self._relay.poke()
         return queued.effect
 
-    async def skip(self, partition: int, to: int | None, *, by: str | None = None) -> Reading:
+    async def skip(self, partition: int, to: int | None, *, by: str | None = None) -> PartitionProgress:
         """Move a partition of the completions topic to an offset, or past the batch that it is stuck at.
 
         Raises:
@@ -381,7 +381,7 @@ class Api(Queries):
 
     # Its state
 
-    async def partitions(self) -> Sequence[Reading]:
+    async def partitions(self) -> Sequence[PartitionProgress]:
         """How far the partitions of the completions topic are read, in order."""
         return await self._offsets.show()
 

@@ -22,11 +22,11 @@ from awakeables import __version__
 from awakeables.api import Api
 from awakeables.credentials import security_of
 from awakeables.devbroker import EmbeddedBroker
-from awakeables.engine.census import Census, show_readiness
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.folding import FoldingSettings
 from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.retention import RetentionSettings
+from awakeables.engine.rowgauges import RowGauges, show_readiness
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import OperatorError
 from awakeables.handlers.retry import RetryPolicy
@@ -164,7 +164,7 @@ async def _run(
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(engine.run(), name="engine")
         await engine.serving.wait()
-        beside = [tasks.create_task(run(), name=name) for name, run in telemetry.items()]
+        background = [tasks.create_task(run(), name=name) for name, run in telemetry.items()]
         reading = tasks.create_task(consumer.run(), name="completions")
         looking = tasks.create_task(destinations.run(), name="destinations")
         web = tasks.create_task(server.run(), name="web")
@@ -180,7 +180,7 @@ async def _run(
         server.stop()
         await engine.drain(settings.drain_timeout)
         await web
-        for task in (looking, reading, serving, *beside):
+        for task in (looking, reading, serving, *background):
             task.cancel()
     log.info(events.STOPPED, app=engine.app.name)
 
@@ -188,7 +188,7 @@ async def _run(
 def _telemetry(
     engine: Engine, api: Api, settings: Settings, clock: SystemClock
 ) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
-    """What is counted and watched beside the work, by the names of its tasks."""
+    """Set up metrics; return what counts and watches in the background, by task name."""
     metrics = engine.metrics
     metrics.serves_app(api.app.name, version=__version__, python=platform.python_version())
     show_readiness(metrics, engine.problems, api.readiness)
@@ -198,11 +198,11 @@ def _telemetry(
         metrics.disk_bytes.set_function(lambda: _space(folder)[1])
     ProcessCollector(registry=metrics.registry)
     stalls = Stalls(metrics.loop_stalls, monotonic=clock.monotonic, threshold=settings.stall_threshold)
-    return {"census": Census(api.counts, metrics, clock=clock).run, "stalls": stalls.run}
+    return {"row-gauges": RowGauges(api.counts, metrics, clock=clock).run, "stalls": stalls.run}
 
 
 def _space(folder: Path) -> tuple[float, float]:
-    """Free and all bytes of a file system; not a number while it is gone, so that all else is told."""
+    """Free and total bytes of a file system; NaN while it is gone, so that other metrics are still served."""
     try:
         usage = shutil.disk_usage(folder)
     except OSError:
@@ -306,7 +306,7 @@ def connection_of(settings: Settings, client_id: str) -> Connection:
 
 
 def engine_settings(settings: Settings) -> EngineSettings:
-    """What of the settings the engine is told."""
+    """The part of the settings that the engine takes."""
     return EngineSettings(
         runner=RunnerSettings(
             linger=settings.linger,

@@ -55,7 +55,7 @@ class EngineSettings:
         relay: How effects are published.
         max_running: Handlers live at once; more wait as rows.
         max_backlog: Calls that wait for a place; past it `begin` refuses.
-        sweep_interval: How often rows are looked at that no hint told of.
+        sweep_interval: How often rows are searched for work that no wake-up in memory announced.
         horizon: How long deadlines are held back when the completions topic can't be read.
         threads: Threads for blocking actions of `ctx.run`.
         max_journal_entries: An invocation whose journal is this long is paused.
@@ -268,7 +268,7 @@ class Engine:
             await asyncio.sleep(0.001)
 
     async def sweep(self) -> None:
-        """Look once at the rows for what no hint told of; what `run` does now and then."""
+        """Search the rows once for work that no wake-up announced, as `run` does regularly."""
         await self._sweeps.sweep()
 
     def _store_changed(self, problem: str | None) -> None:

@@ -1,4 +1,4 @@
-"""How far the completions topic is read, and moving a partition past what can't be read."""
+"""How far the completions topic has been read, and moving a partition past what can't be read."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from awakeables.errors import NotFound, NotPossible
 from awakeables.ports import OffsetReader
 
 PARTITION = "partition"
-"""Names of problems with one partition begin so on the board of problems: `partition 3`."""
+"""What the name of a problem with one partition begins with: `partition 3`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """A partition: where it is read on, and where it ends, as last heard; None: not heard yet.
+class PartitionProgress:
+    """How far one partition has been read.
 
-    `lag` is how many records wait to be read. Markers of transactions are none, so it can be 0
-    although `next` is below the end.
+    Attributes:
+        topic: The completions topic.
+        partition: Its number.
+        next: The offset that is read next.
+        epoch: Counts its readers; a batch of an earlier one is refused.
+        end: Its end offset, as the broker last reported it; None before the first report.
+        lag: How many records are unread; None as for `end`. Transaction markers are not records, so it
+            can be 0 although `next` is below `end`.
+        problem: What keeps it from being read.
     """
 
     topic: str
@@ -31,8 +38,8 @@ class Reading:
     problem: str | None
 
 
-class Offsets:
-    """Looks at the partitions of the completions topic, and skips."""
+class TopicProgress:
+    """Shows how far each partition of a topic has been read, and moves one on request."""
 
     def __init__(
         self, intake: Intake, reader: OffsetReader, problems: Mapping[str, str], *, topic: str
@@ -42,14 +49,14 @@ class Offsets:
         self._problems = problems
         self._topic = topic
 
-    async def show(self) -> list[Reading]:
-        """All partitions that were ever read, in order."""
-        return [self._reading(held) for held in await self._reader.positions(self._topic)]
+    async def show(self) -> list[PartitionProgress]:
+        """Return all partitions that were ever read, in order."""
+        return [self._progress(held) for held in await self._reader.positions(self._topic)]
 
-    def _reading(self, held: Position) -> Reading:
+    def _progress(self, held: Position) -> PartitionProgress:
         end = self._intake.ends.get(held.partition)
         unread = None if end is None else max(0, end - held.next)
-        return Reading(
+        return PartitionProgress(
             topic=self._topic,
             partition=held.partition,
             next=held.next,
@@ -59,11 +66,11 @@ class Offsets:
             problem=self._problems.get(f"{PARTITION} {held.partition}"),
         )
 
-    async def skip(self, partition: int, to: int | None, *, by: str | None = None) -> Reading:
+    async def skip(self, partition: int, to: int | None, *, by: str | None = None) -> PartitionProgress:
         """Move a partition to an offset, or past the batch that it is stuck at.
 
-        A dead letter with the code `skipped` tells from where to where. What lies between is not
-        read; or, if it goes back, read again, which changes nothing for what was settled (K1).
+        A dead letter with the code `skipped` records both offsets. What lies between is not read; or, if
+        the partition goes back, read again, which changes nothing that was settled (K1).
 
         Returns:
             The partition as it is now.
@@ -74,23 +81,23 @@ class Offsets:
         """
         held = await self._held(partition)
         if to is None:
-            to = self._behind_stuck(partition)
+            to = self._end_of_stuck_batch(partition)
         if held.end is not None and to > held.end:
             raise NotPossible(f"partition {partition} ends at {held.end}: {to} lies beyond it")
         if to == held.next:
             raise NotPossible(f"partition {partition} stands at {to} already")
-        anew = partition in self._intake.ahead or (held.end is not None and held.end < held.next)
-        if not await self._intake.skip(self._topic, partition, held.next, to, by=by, anew=anew):
+        is_new_topic = partition in self._intake.ahead or (held.end is not None and held.end < held.next)
+        if not await self._intake.skip(self._topic, partition, held.next, to, by=by, anew=is_new_topic):
             raise NotPossible(f"partition {partition} has been read on from {held.next} meanwhile")
         return await self._held(partition)
 
-    async def _held(self, partition: int) -> Reading:
-        for reading in await self.show():
-            if reading.partition == partition:
-                return reading
+    async def _held(self, partition: int) -> PartitionProgress:
+        for progress in await self.show():
+            if progress.partition == partition:
+                return progress
         raise NotFound(f"partition {partition} of {self._topic} was never read")
 
-    def _behind_stuck(self, partition: int) -> int:
+    def _end_of_stuck_batch(self, partition: int) -> int:
         stuck = self._intake.stuck.get(partition)
         if stuck is None:
             raise NotPossible(f"partition {partition} is not stuck; say to which offset, if it must be moved")

@@ -14,9 +14,9 @@ Waiter: TypeAlias = "asyncio.Future[Outcome | None]"
 class Waiters:
     """Futures by the invocation that they wait for.
 
-    A runner reports an end or a pause before it lets go of its invocation. So whoever adds a waiter
-    first and then finds the invocation live will be answered; of all others the row says whether they
-    have ended or are paused.
+    A runner reports an end or a pause before it leaves the pool. So a waiter that was added while its
+    invocation was in the pool will be answered; of any other invocation the row says whether it has
+    ended or is paused.
     """
 
     def __init__(self) -> None:

@@ -54,11 +54,11 @@ class Topics:
 
 
 class Outside:
-    """Everybody who reads what a test's service publishes, or has the ID of an awakeable.
+    """The world outside a test's service: workers that read its topics, callers who have an awakeable's ID.
 
     Attributes:
         published: Each record once, in order.
-        errors: What the test must be told of, the first one first.
+        errors: What must fail the test, in order.
     """
 
     def __init__(

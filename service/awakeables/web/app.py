@@ -15,20 +15,20 @@ from awakeables.ports import Entropy
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
 from awakeables.web import problems
-from awakeables.web.awakeables import Awakeables
+from awakeables.web.awakeables import AwakeableRoutes
 from awakeables.web.bodies import Bodies
-from awakeables.web.calls import Calls
-from awakeables.web.deadletters import DeadLetters
-from awakeables.web.documents import Documents
+from awakeables.web.calls import CallRoutes
+from awakeables.web.deadletters import DeadLetterRoutes
+from awakeables.web.documents import DocumentRoutes
 from awakeables.web.guard import Guard
-from awakeables.web.health import Health
-from awakeables.web.invocations import Invocations
+from awakeables.web.health import HealthRoutes
+from awakeables.web.invocations import InvocationRoutes
 from awakeables.web.lists import PAGING
-from awakeables.web.metrics import MetricsPage
-from awakeables.web.offsets import Offsets
-from awakeables.web.outbox import Outbox
+from awakeables.web.metrics import MetricsRoute
+from awakeables.web.offsets import OffsetRoutes
+from awakeables.web.outbox import OutboxRoutes
 from awakeables.web.problems import ClientGone, Problem
-from awakeables.web.request import Answer, Request
+from awakeables.web.request import Request, Response
 from awakeables.web.requestids import REQUEST_ID, RequestIds
 from awakeables.web.routing import Routes, Target, method_not_allowed, read_query
 from awakeables.web.settings import WebSettings
@@ -40,13 +40,13 @@ __all__ = ["WebApp", "WebSettings", "create_app"]
 log = structlog.stdlib.get_logger(__name__)
 
 NOSNIFF = (b"x-content-type-options", b"nosniff")
-"""What handlers return may be bytes from outside: no browser may take them for a page."""
+"""What handlers return may be bytes from outside; a browser must not guess that they are a page."""
 
 NOWHERE = ("none", "none")
-"""What a request is counted as that found no route: its words are the client's, so any."""
+"""The labels of a request that found no route: its own method and path could be anything."""
 
 _logged_request_id: ContextVar[str] = ContextVar(f"{STRUCTLOG_KEY_PREFIX}request_id")
-"""Stands as `request_id` in each log line of a request: what `bind_contextvars` sets, without its cost."""
+"""Appears as `request_id` in every log line of a request, as with `bind_contextvars`, at less cost."""
 
 AWAKEABLE_PATHS = ("/awakeables", "/restate/awakeables", "/restate/a")
 
@@ -85,15 +85,15 @@ class WebApp:
             metrics.serves(row.method, row.path)
 
     def drain(self) -> None:
-        """Refuse calls from now on; calls that wait are answered 202, now."""
+        """Refuse calls from now on, and answer those that wait with 202."""
         self._api.drain()
 
-    def refuse(self, problem: Problem) -> Answer:
-        """The answer to what the server refuses before it is a request."""
+    def refuse(self, problem: Problem) -> Response:
+        """Answer what the server refuses before there is a request."""
         request_id = self._request_ids.new()
         status, headers, body = self._refusal(problem, request_id)
         self._metrics.answered(*NOWHERE, status)
-        return Answer(status, (*headers, NOSNIFF, (REQUEST_ID, request_id.encode())), body)
+        return Response(status, (*headers, NOSNIFF, (REQUEST_ID, request_id.encode())), body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -134,8 +134,8 @@ class WebApp:
         await send({"type": "http.response.start", "status": status, "headers": sent})
         await send({"type": "http.response.body", "body": body})
 
-    def _refusal(self, error: Exception, request_id: str) -> Answer:
-        return problems.answer(error, retry_after=self._retry_after, request_id=request_id)
+    def _refusal(self, error: Exception, request_id: str) -> Response:
+        return problems.response_to(error, retry_after=self._retry_after, request_id=request_id)
 
     def _refuse_method(
         self,
@@ -153,15 +153,15 @@ class WebApp:
 def _routes(
     api: Api, waiting: Waiting, guard: Guard, bodies: Bodies, settings: WebSettings, metrics: Metrics
 ) -> Routes:
-    awakeables = Awakeables(api, waiting, bodies)
-    calls = Calls(api, waiting, guard, bodies, settings)
-    dead_letters = DeadLetters(api, waiting)
-    health = Health(api, waiting, guard, settings)
-    invocations = Invocations(api, waiting, guard, settings)
-    metrics_page = MetricsPage(metrics)
-    offsets = Offsets(api, waiting)
-    outbox = Outbox(api, waiting)
-    documents = Documents(api, guarded=guard.wants_tokens)
+    awakeables = AwakeableRoutes(api, waiting, bodies)
+    calls = CallRoutes(api, waiting, guard, bodies, settings)
+    dead_letters = DeadLetterRoutes(api, waiting)
+    health = HealthRoutes(api, waiting, guard, settings)
+    invocations = InvocationRoutes(api, waiting, guard, settings)
+    metrics_page = MetricsRoute(metrics)
+    offsets = OffsetRoutes(api, waiting)
+    outbox = OutboxRoutes(api, waiting)
+    documents = DocumentRoutes(api, guarded=guard.wants_tokens)
     routes = Routes()
     routes.add("POST", "/*/*", calls.call, scope="call")
     routes.add("POST", "/*/*/send", calls.send, scope="call", parameters=("delay",))

@@ -13,12 +13,12 @@ from awakeables.core.ids import parse_id
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
 from awakeables.ports import Expectation
 from awakeables.web import render, shapes
-from awakeables.web.answers import as_json
 from awakeables.web.audit import Deed, audited
 from awakeables.web.bodies import Bodies, is_json_type, malformed
 from awakeables.web.lists import one_of, page, page_of
 from awakeables.web.problems import Problem
-from awakeables.web.request import Answer, Request
+from awakeables.web.request import Request, Response
+from awakeables.web.responses import as_json
 from awakeables.web.waiting import Waiting
 from awakeables.wire.traces import TRACEPARENT, known_traceparent
 
@@ -30,13 +30,13 @@ REFUSALS: Final[dict[VerdictKind, tuple[int, str]]] = {
     "unknown": (404, "There is no such awakeable"),
     "invalid": (422, "The value does not fit the awakeable"),
 }
-"""The verdicts that are told as a problem: status and title; the type is the verdict's name."""
+"""Verdicts that are answered as a problem: status and title; the problem's type is the verdict's name."""
 
 
 _refusal_decoder = msgspec.json.Decoder(shapes.Refusal)
 
 
-class Awakeables:
+class AwakeableRoutes:
     """The routes of the awakeables."""
 
     def __init__(self, api: Api, waiting: Waiting, bodies: Bodies) -> None:
@@ -44,7 +44,7 @@ class Awakeables:
         self._waiting = waiting
         self._bodies = bodies
 
-    async def resolve(self, request: Request) -> Answer:
+    async def resolve(self, request: Request) -> Response:
         awakeable_id = _awakeable_id(request)
         body = await self._bodies.read(request)
         expected = self._api.expectation_at_hand(awakeable_id)
@@ -52,23 +52,23 @@ class Awakeables:
             expected = await self._waiting.store(self._api.expectation(awakeable_id))
         return await self._settle(request, awakeable_id, self._resolution(request, body, expected))
 
-    async def reject(self, request: Request) -> Answer:
+    async def reject(self, request: Request) -> Response:
         awakeable_id = _awakeable_id(request)
         body = await self._bodies.read(request)
         return await self._settle(request, awakeable_id, self._rejection(request, body))
 
-    async def list(self, request: Request) -> Answer:
+    async def list(self, request: Request) -> Response:
         asked = page_of(request, "prom")
         rows = self._api.awakeables(asked, state=one_of(request, "state", STATES))
         return page(await self._waiting.store(rows), asked, render.awakeable, shapes.Awakeables)
 
-    async def show(self, request: Request) -> Answer:
+    async def show(self, request: Request) -> Response:
         awakeable_id = _awakeable_id(request)
         row = await self._waiting.store(self._api.awakeable(awakeable_id))
         expected = await self._waiting.store(self._api.expectation(awakeable_id))
         return as_json(render.awakeable_in_full(row, expected))
 
-    async def _settle(self, request: Request, awakeable_id: str, body: Resolution | Rejection) -> Answer:
+    async def _settle(self, request: Request, awakeable_id: str, body: Resolution | Rejection) -> Response:
         completion = Completion(
             awakeable_id=awakeable_id,
             body=body,
@@ -83,7 +83,7 @@ class Awakeables:
         with audited(request, act, awakeable_id=awakeable_id):
             return await self._settled(completion, shows_outcome=request.holder.may("read"))
 
-    async def _settled(self, completion: Completion, *, shows_outcome: bool) -> Answer:
+    async def _settled(self, completion: Completion, *, shows_outcome: bool) -> Response:
         """Settle, and answer the verdict; only those who may read see another's answer."""
         try:
             with self._waiting.for_store():
@@ -116,7 +116,7 @@ class Awakeables:
 
 
 def _named(request: Request) -> str:
-    """The end of a completion's source: the name of the token that it came with."""
+    """The end of a completion's source: the name of its token."""
     return "" if request.holder is None else f":{request.holder.name}"
 
 

@@ -1,4 +1,4 @@
-"""Reading bodies: the limits, the content types, JSON that is kept as it was written."""
+"""Reading bodies: limits, content types, JSON that is kept as it was written."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from awakeables.web.request import JSON, Request
 from awakeables.web.settings import WebSettings
 
 FORM = "application/x-www-form-urlencoded"
-"""What curl's `-d` says about any body, so it says nothing."""
+"""curl's `-d` sends this with any body, so it does not tell what the body is."""
 
 UNCOUNTED_BYTES: Final = 64 * 1024
-"""A body up to this size is small: the server buffers as much for each connection anyway."""
+"""A body up to this size is not counted: the server buffers that much per connection anyway."""
 
 
 class Bodies:
-    """Reads the bodies of one server's requests, within bounds for each and for all of them together."""
+    """Reads request bodies, bounded each and in total."""
 
     def __init__(self, settings: WebSettings) -> None:
         self._settings = settings
         self._held = 0
 
     async def read(self, request: Request) -> bytes:
-        """The whole body, empty if there is none; a large one counts as held until `release`.
+        """Read the whole body; a large one counts against the total until `release`.
 
-        Small ones do not count, so that large ones keep none of them out. Counted is what has
-        come, not what was declared: a client that declares much and sends nothing holds nothing.
+        Small ones do not count, so large ones cannot keep them out. What counts are the bytes received,
+        not those declared: a client that declares much and sends nothing takes up nothing.
 
         Raises:
             Problem: It is too large (413), or compressed (415), or too much is held already (503).
@@ -68,7 +68,7 @@ class Bodies:
         request.held = size
 
     def release(self, request: Request) -> None:
-        """Let other bodies be read for this one."""
+        """Take a body off the total."""
         self._held -= request.held
         request.held = 0
 

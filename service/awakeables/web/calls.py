@@ -11,11 +11,11 @@ from awakeables.core.orders import Begun, Idempotency
 from awakeables.errors import Overloaded
 from awakeables.handlers.service import Handler
 from awakeables.web import shapes
-from awakeables.web.answers import as_json, ask_later, not_yet, of_result
 from awakeables.web.bodies import Bodies
 from awakeables.web.guard import Guard
 from awakeables.web.problems import bad_request
-from awakeables.web.request import Answer, Headers, Request
+from awakeables.web.request import Headers, Request, Response
+from awakeables.web.responses import as_json, ask_later, not_yet, of_result
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
 
@@ -34,7 +34,7 @@ LONGEST_KEY = 255
 IN_DOUBT = "it is not known whether the invocation was begun; with an Idempotency-Key it is safe to repeat"
 
 
-class Calls:
+class CallRoutes:
     """The routes of the handlers."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Calls:
         self._waiting = waiting
         self._retry_after = settings.retry_after_header
 
-    async def call(self, request: Request) -> Answer:
+    async def call(self, request: Request) -> Response:
         """Begin an invocation, or attach to the one that the idempotency key stands for; wait."""
         handler = self._handler(request)
         body = await self._bodies.read(request)
@@ -70,7 +70,7 @@ class Calls:
         row = await self._waiting.store(self._api.invocation(invocation_id))
         return not_yet(row, retry_after=self._retry_after)
 
-    async def send(self, request: Request) -> Answer:
+    async def send(self, request: Request) -> Response:
         """Begin an invocation, now or after a delay; don't wait."""
         try:
             delay = parse_duration(request.query["delay"]) if "delay" in request.query else timedelta(0)

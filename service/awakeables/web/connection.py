@@ -20,10 +20,10 @@ from uvicorn.server import ServerState
 
 from awakeables.web.framing import objection_to
 from awakeables.web.problems import Problem, bad_request
-from awakeables.web.request import Answer
+from awakeables.web.request import Response
 from awakeables.web.settings import ConnectionLimits
 
-Refuse = Callable[[Problem], Answer]
+Refuse = Callable[[Problem], Response]
 
 SLOWEST_BYTES_PER_S: Final = 16 * 1024
 """The least rate of a client that sends or receives: a large body on a slow line is not an attack."""

@@ -10,32 +10,32 @@ from awakeables.core.ids import parse_id
 from awakeables.core.texts import excerpt
 from awakeables.telemetry.vocabulary import LETTER_CODES
 from awakeables.web import render, shapes
-from awakeables.web.answers import as_json
 from awakeables.web.audit import audited
 from awakeables.web.lists import page, page_of
 from awakeables.web.problems import bad_request
-from awakeables.web.request import Answer, Request
+from awakeables.web.request import Request, Response
+from awakeables.web.responses import as_json
 from awakeables.web.waiting import Waiting
 
 
-class DeadLetters:
+class DeadLetterRoutes:
     """The routes below `/dead-letters`."""
 
     def __init__(self, api: Api, waiting: Waiting) -> None:
         self._api = api
         self._waiting = waiting
 
-    async def list(self, request: Request) -> Answer:
+    async def list(self, request: Request) -> Response:
         asked = page_of(request, "dlq")
         rows = await self._waiting.store(self._api.dead_letters(asked))
         return page(rows, asked, render.dead_letter, shapes.DeadLetters)
 
-    async def show(self, request: Request) -> Answer:
+    async def show(self, request: Request) -> Response:
         letter_id = _letter_id(request)
         row = await self._waiting.store(self._api.dead_letter(letter_id))
         return as_json(render.dead_letter_in_full(row))
 
-    async def resend(self, request: Request) -> Answer:
+    async def resend(self, request: Request) -> Response:
         """Accepted: it goes out to its topic again, by way of the outbox."""
         letter_id = _letter_id(request)
         with audited(request, "resend", dead_letter=letter_id):
@@ -46,7 +46,7 @@ class DeadLetters:
         answer = shapes.Resent(id=letter_id, event_id=effect.event_id, topic=effect.topic)
         return as_json(answer, status=202)
 
-    async def purge(self, request: Request) -> Answer:
+    async def purge(self, request: Request) -> Response:
         """Delete those that are older than a duration, of a code or all."""
         older_than, code = request.query.get("older_than"), request.query.get("code")
         if code is not None and code not in LETTER_CODES:

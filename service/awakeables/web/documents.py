@@ -11,7 +11,7 @@ from awakeables.api import Api
 from awakeables.web.describing import page
 from awakeables.web.describing.asyncapi import asyncapi
 from awakeables.web.describing.openapi import openapi
-from awakeables.web.request import Answer, Request, answer
+from awakeables.web.request import Request, Response, response
 
 PAGE_HEADERS: Final = (
     (b"content-security-policy", page.POLICY.encode()),
@@ -19,7 +19,7 @@ PAGE_HEADERS: Final = (
 )
 
 
-class Documents:
+class DocumentRoutes:
     """The routes of the documents, which are made when they are first asked for, and never change."""
 
     def __init__(self, api: Api, *, guarded: bool) -> None:
@@ -33,15 +33,15 @@ class Documents:
         self._guarded = guarded
         self._page_at = lru_cache(maxsize=8)(self._rendered)
 
-    async def openapi(self, _request: Request) -> Answer:
-        return answer(self._openapi_text)
+    async def openapi(self, _request: Request) -> Response:
+        return response(self._openapi_text)
 
-    async def asyncapi(self, _request: Request) -> Answer:
-        return answer(self._asyncapi_text)
+    async def asyncapi(self, _request: Request) -> Response:
+        return response(self._asyncapi_text)
 
-    async def page(self, request: Request) -> Answer:
+    async def page(self, request: Request) -> Response:
         text = self._page_at(_reached_at(request))
-        return answer(text.encode(), b"text/html; charset=utf-8", headers=PAGE_HEADERS)
+        return response(text.encode(), b"text/html; charset=utf-8", headers=PAGE_HEADERS)
 
     def _rendered(self, base: str) -> str:
         return page.page(self._openapi, base=base, guarded=self._guarded)

@@ -33,7 +33,7 @@ class Guard:
 
         Args:
             tokens: None lets everybody in.
-            names: Host names that are answered to beside the loopback's own; None: any.
+            names: Host names that are accepted in addition to the loopback's; None: any.
             exposed: Is the service reached from other machines?
         """
         self.anonymous = "network" if exposed else "loopback"

@@ -8,9 +8,9 @@ from msgspec import UNSET
 
 from awakeables.api import Api
 from awakeables.web import shapes
-from awakeables.web.answers import as_json
 from awakeables.web.guard import Guard
-from awakeables.web.request import Answer, Request
+from awakeables.web.request import Request, Response
+from awakeables.web.responses import as_json
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
 
@@ -18,7 +18,7 @@ WITHHELD: Final = "not shown here; a token with the scope `read` sees it, and th
 """Details of a problem have paths and addresses in them, which are not for callers without a token."""
 
 
-class Health:
+class HealthRoutes:
     """The routes below `/health`."""
 
     def __init__(self, api: Api, waiting: Waiting, guard: Guard, settings: WebSettings) -> None:
@@ -27,11 +27,11 @@ class Health:
         self._waiting = waiting
         self._retry_after = settings.retry_after_header
 
-    async def live(self, _request: Request) -> Answer:
+    async def live(self, _request: Request) -> Response:
         """The process answers; nothing else is asked."""
         return as_json(shapes.Live())
 
-    async def ready(self, request: Request) -> Answer:
+    async def ready(self, request: Request) -> Response:
         """Work is taken: the store works, and the service is not stopping."""
         readiness = self._api.readiness()
         if not self._guard.shows_details(request):

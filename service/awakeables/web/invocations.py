@@ -10,12 +10,12 @@ from awakeables.api import Api
 from awakeables.core.ids import parse_id
 from awakeables.core.invocations import STATUSES, Invocation
 from awakeables.web import render, shapes
-from awakeables.web.answers import as_json, not_yet, of_result
 from awakeables.web.audit import audited
 from awakeables.web.guard import Guard
 from awakeables.web.lists import one_of, page, page_of
 from awakeables.web.problems import bad_request
-from awakeables.web.request import Answer, Request
+from awakeables.web.request import Request, Response
+from awakeables.web.responses import as_json, not_yet, of_result
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
 
@@ -23,7 +23,7 @@ MOST_OF_A_JOURNAL: Final = 4 * 1024 * 1024
 """Bytes that are shown; their entries may be tens of thousands, and no other request is served meanwhile."""
 
 
-class Invocations:
+class InvocationRoutes:
     """The routes below `/invocations`."""
 
     def __init__(self, api: Api, waiting: Waiting, guard: Guard, settings: WebSettings) -> None:
@@ -32,7 +32,7 @@ class Invocations:
         self._waiting = waiting
         self._retry_after = settings.retry_after_header
 
-    async def list(self, request: Request) -> Answer:
+    async def list(self, request: Request) -> Response:
         asked = page_of(request, "inv")
         status = one_of(request, "status", STATUSES)
         service, handler = request.query.get("service"), request.query.get("handler")
@@ -51,7 +51,7 @@ class Invocations:
             )
         return page(rows, asked, render.invocation, shapes.Invocations)
 
-    async def show(self, request: Request) -> Answer:
+    async def show(self, request: Request) -> Response:
         row = await self._row(request)
         key = await self._waiting.store(self._api.idempotency_key(row.id))
         problem = None
@@ -64,7 +64,7 @@ class Invocations:
                 problem = f"it has more than {MOST_OF_A_JOURNAL:,} bytes: only its beginning is shown"
         return as_json(render.invocation_in_full(row, journal, problem, key=key))
 
-    async def output(self, request: Request) -> Answer:
+    async def output(self, request: Request) -> Response:
         """The result if there is one; don't wait."""
         row = await self._row(request)
         self._guard.check_own(request, row)
@@ -72,7 +72,7 @@ class Invocations:
             return not_yet(row, retry_after=self._retry_after)
         return of_result(row.id, row.result)
 
-    async def attach(self, request: Request) -> Answer:
+    async def attach(self, request: Request) -> Response:
         """The result, waited for like a call's."""
         row = await self._row(request)
         self._guard.check_own(request, row)
@@ -81,7 +81,7 @@ class Invocations:
             return of_result(row.id, outcome)
         return not_yet(await self._row(request), retry_after=self._retry_after)
 
-    async def resume(self, request: Request) -> Answer:
+    async def resume(self, request: Request) -> Response:
         invocation_id = _invocation_id(request)
         with audited(request, "resume", invocation_id=invocation_id):
             row = await self._waiting.store(
@@ -90,8 +90,8 @@ class Invocations:
             )
         return as_json(render.invocation(row))
 
-    async def cancel(self, request: Request) -> Answer:
-        """Accepted: the handler is told at its next await; one that never ran has ended already."""
+    async def cancel(self, request: Request) -> Response:
+        """Accepted: raised at the handler's next await; an invocation that never ran ends at once."""
         invocation_id = _invocation_id(request)
         with audited(request, "cancel", invocation_id=invocation_id):
             row = await self._waiting.store(
@@ -100,7 +100,7 @@ class Invocations:
             )
         return as_json(render.invocation(row), status=202)
 
-    async def kill(self, request: Request) -> Answer:
+    async def kill(self, request: Request) -> Response:
         invocation_id = _invocation_id(request)
         with audited(request, "kill", invocation_id=invocation_id):
             row = await self._waiting.store(

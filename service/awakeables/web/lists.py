@@ -8,9 +8,9 @@ from typing import Protocol, TypeVar
 from awakeables.core.ids import IdKind, parse_id_of
 from awakeables.core.texts import excerpt
 from awakeables.ports import Page
-from awakeables.web.answers import as_json
 from awakeables.web.problems import bad_request
-from awakeables.web.request import Answer, Request
+from awakeables.web.request import Request, Response
+from awakeables.web.responses import as_json
 from awakeables.web.shapes import Shape
 
 PAGING = ("limit", "before")
@@ -29,7 +29,7 @@ S = TypeVar("S", bound=Shape)
 
 
 def page_of(request: Request, *kinds: IdKind) -> Page:
-    """The page that the query asks for, and one row more: it tells whether there is a next page.
+    """The page that the query asks for, plus one row, which shows whether there is a next page.
 
     Raises:
         Problem: The limit is no number from 1 to 500.
@@ -60,7 +60,7 @@ def one_of(request: Request, name: str, choices: Sequence[C]) -> C | None:
     return None
 
 
-def page(rows: Sequence[R], asked: Page, render: Callable[[R], S], shape: Callable[..., Shape]) -> Answer:
+def page(rows: Sequence[R], asked: Page, render: Callable[[R], S], shape: Callable[..., Shape]) -> Response:
     """The rows, and the cursor of the next page if there is one."""
     shown = rows[: asked.limit - 1]
     following = shown[-1].id if len(rows) == asked.limit else None

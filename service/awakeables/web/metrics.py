@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from awakeables.telemetry.metrics import Metrics, exposition
-from awakeables.web.request import Answer, Request, answer
+from awakeables.web.request import Request, Response, response
 
 
-class MetricsPage:
+class MetricsRoute:
     """The route `/metrics`: what was counted so far; it asks the store for nothing."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._registry = metrics.registry
 
-    async def show(self, request: Request) -> Answer:
+    async def show(self, request: Request) -> Response:
         """OpenMetrics if the scraper takes it, else Prometheus' text format."""
         content, media_type = exposition(self._registry, request.header(b"accept") or "")
-        return answer(content, media_type.encode())
+        return response(content, media_type.encode())

@@ -5,25 +5,25 @@ from __future__ import annotations
 from awakeables.api import Api
 from awakeables.core.texts import excerpt
 from awakeables.web import render, shapes
-from awakeables.web.answers import as_json
 from awakeables.web.audit import audited
 from awakeables.web.problems import bad_request
-from awakeables.web.request import Answer, Request
+from awakeables.web.request import Request, Response
+from awakeables.web.responses import as_json
 from awakeables.web.waiting import Waiting
 
 
-class Offsets:
+class OffsetRoutes:
     """The routes below `/offsets`."""
 
     def __init__(self, api: Api, waiting: Waiting) -> None:
         self._api = api
         self._waiting = waiting
 
-    async def list(self, _request: Request) -> Answer:
+    async def list(self, _request: Request) -> Response:
         rows = await self._waiting.store(self._api.partitions())
         return as_json(shapes.Partitions(items=[render.reading(row) for row in rows]))
 
-    async def skip(self, request: Request) -> Answer:
+    async def skip(self, request: Request) -> Response:
         """Past the batch that the partition is stuck at, or to the offset that the query names."""
         [partition] = request.names
         to = request.query.get("to")

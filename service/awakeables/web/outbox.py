@@ -6,32 +6,32 @@ from awakeables.api import Api
 from awakeables.core.ids import EFFECT_KINDS, parse_id_of
 from awakeables.core.orders import EFFECT_STATES
 from awakeables.web import render, shapes
-from awakeables.web.answers import as_json
 from awakeables.web.audit import audited
 from awakeables.web.lists import one_of, page, page_of
-from awakeables.web.request import Answer, Request
+from awakeables.web.request import Request, Response
+from awakeables.web.responses import as_json
 from awakeables.web.waiting import Waiting
 
 
-class Outbox:
+class OutboxRoutes:
     """The routes below `/outbox`."""
 
     def __init__(self, api: Api, waiting: Waiting) -> None:
         self._api = api
         self._waiting = waiting
 
-    async def list(self, request: Request) -> Answer:
+    async def list(self, request: Request) -> Response:
         asked = page_of(request, *EFFECT_KINDS)
         state = one_of(request, "state", EFFECT_STATES) or "failed"
         rows = await self._waiting.store(self._api.queued_effects(asked, state=state))
         return page(rows, asked, render.queued_effect, shapes.Outbox)
 
-    async def show(self, request: Request) -> Answer:
+    async def show(self, request: Request) -> Response:
         event_id = _event_id(request)
         row = await self._waiting.store(self._api.queued_effect(event_id))
         return as_json(render.queued_effect_in_full(row))
 
-    async def resend(self, request: Request) -> Answer:
+    async def resend(self, request: Request) -> Response:
         """Accepted: it goes out with what else is unsent."""
         event_id = _event_id(request)
         with audited(request, "resend", event_id=event_id):

@@ -13,7 +13,7 @@ import msgspec
 from awakeables import errors
 from awakeables.errors import CallerError
 from awakeables.web import request
-from awakeables.web.request import Answer, Headers
+from awakeables.web.request import Headers, Response
 
 MEDIA_TYPE: Final = b"application/problem+json"
 
@@ -78,8 +78,8 @@ def is_expected(error: Exception) -> bool:
     return isinstance(error, Problem) or _row(error) is not _INTERNAL
 
 
-def answer(error: Exception, *, retry_after: bytes = b"1", request_id: str | None = None) -> Answer:
-    """The answer that tells a client of an error; `request_id` stands in its document."""
+def response_to(error: Exception, *, retry_after: bytes = b"1", request_id: str | None = None) -> Response:
+    """Make the problem document of an error, with this request ID."""
     if isinstance(error, Problem):
         problem = error
     else:
@@ -96,7 +96,7 @@ def answer(error: Exception, *, retry_after: bytes = b"1", request_id: str | Non
     if request_id is not None:
         document["request_id"] = request_id
     retry = ((b"retry-after", retry_after),) if problem.status == 503 else ()
-    return request.answer(
+    return request.response(
         msgspec.json.encode(document),
         MEDIA_TYPE,
         status=problem.status,

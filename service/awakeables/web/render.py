@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, UnsetType
 
-from awakeables.api import Reading
+from awakeables.api import PartitionProgress
 from awakeables.core.acts import Acts
 from awakeables.core.awakeables import VERDICTS, Awakeable, Beat, BookEntry, DeadTaskEntry, Verdict
 from awakeables.core.invocations import Failure, Invocation, due_since_ms, hold_up
@@ -107,7 +107,7 @@ def queued_effect_in_full(row: QueuedEffect) -> shapes.OutboxRecordInFull:
     return shapes.OutboxRecordInFull(**_queued_effect(row), **_contents(row.effect), acts=_acts(row.acts))
 
 
-def reading(row: Reading) -> shapes.Partition:
+def reading(row: PartitionProgress) -> shapes.Partition:
     return shapes.Partition(
         topic=row.topic,
         partition=row.partition,

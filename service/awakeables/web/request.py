@@ -19,7 +19,7 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 JSON = b"application/json"
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """A whole answer: what is sent for a request."""
 
     status: int
@@ -27,7 +27,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-Route: TypeAlias = Callable[["Request"], Awaitable[Answer]]
+Route: TypeAlias = Callable[["Request"], Awaitable[Response]]
 
 
 class Request:
@@ -86,8 +86,8 @@ class Request:
         return (self.header(b"content-type") or "").partition(";")[0].strip().lower()
 
 
-def answer(body: bytes, media_type: bytes = JSON, *, status: int = 200, headers: Headers = ()) -> Answer:
+def response(body: bytes, media_type: bytes = JSON, *, status: int = 200, headers: Headers = ()) -> Response:
     """Make an answer, with the headers that say what its body is."""
-    return Answer(
+    return Response(
         status, [(b"content-type", media_type), (b"content-length", b"%d" % len(body)), *headers], body
     )

@@ -35,7 +35,7 @@ class Served(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
     def drain(self) -> None:
-        """Answer what waits, now."""
+        """Response what waits, now."""
         ...
 
 
@@ -57,7 +57,7 @@ class WebServer:
         grace: timedelta = timedelta(seconds=10),
         access_log: bool = False,
         limits: ConnectionLimits | None = None,
-        refuse: Refuse = problems.answer,
+        refuse: Refuse = problems.response_to,
     ) -> None:
         """Take the port; connections are accepted when it runs.
 

@@ -18,9 +18,9 @@ class WebSettings:
         max_bodies_bytes: All bodies together that are held at a time, but for small ones.
         max_json_values: How many values JSON may have: see `core/bounds.py`.
         commit_timeout: How long a request waits for the store.
-        retry_after: What a client is told to wait before it asks again.
+        retry_after: How long a client should wait before it asks again (Retry-After).
         exposed: Is the service reached from other machines?
-        hosts: Names that requests may ask for beside the loopback's own; None: any.
+        hosts: Host names that are accepted in addition to the loopback's; None: any.
     """
 
     call_timeout: timedelta = timedelta(seconds=60)

@@ -31,7 +31,7 @@ class Waiting:
         self._deadlines = Deadlines()
 
     async def store(self, work: Awaitable[T], *, doubt: str = "try again") -> T:
-        """Wait for the store, but not for ever.
+        """Wait for the store, for a limited time.
 
         Args:
             work: Cancelled when the time is over, which undoes nothing.

@@ -10,7 +10,7 @@ import pytest
 from awakeables import Context
 from awakeables.core.ids import new_id
 from awakeables.engine.intake import Record, Stuck
-from awakeables.engine.offsets import Reading
+from awakeables.engine.offsets import PartitionProgress
 from awakeables.errors import NotFound, NotPossible, OwnershipLost
 from unit.engine.harness import TOPIC, Bench, resolution
 
@@ -26,7 +26,7 @@ async def test_a_partition_shows_where_it_is_and_what_waits() -> None:
         process.engine.intake.ends[0] = 5
         process.engine.problems["partition 0"] = "it is stuck"
         [reading] = await process.api.partitions()
-        assert reading == Reading(
+        assert reading == PartitionProgress(
             topic=TOPIC, partition=0, next=2, epoch=1, end=5, lag=3, problem="it is stuck"
         )
 

@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from awakeables.core.invocations import BackOff, Continue, End, Failure, Next, Pause, Suspend
 from awakeables.core.orders import Begin
 from awakeables.core.outcomes import Cancellation, Rejection, Resolution
-from awakeables.engine.census import Census, show_readiness
 from awakeables.engine.readiness import Readiness
+from awakeables.engine.rowgauges import RowGauges, show_readiness
 from awakeables.errors import (
     BrokerUnavailable,
     PublishRefused,
@@ -125,7 +125,7 @@ async def test_failures_of_the_store_and_of_the_broker_are_counted() -> None:
         assert value(metrics, "commit_failures_total", problem="refused") == 1
 
 
-async def test_the_census_tells_of_rows_and_how_old_they_are() -> None:
+async def test_the_gauges_show_rows_and_how_old_they_are() -> None:
     bench = Bench()
     async with bench.serving(ask=ask, crash=crash) as process:
         bench.broker.fail = lambda _effect: BrokerUnavailable("away")
@@ -133,7 +133,7 @@ async def test_the_census_tells_of_rows_and_how_old_they_are() -> None:
         await bench.status(await bench.begin(process, "crash"), "backing-off")
         made_ms = min(row.created_ms for row in bench.store.tables.awakeables.values())
         metrics = Metrics()
-        await Census(bench.store.counts, metrics, clock=bench.clock).take()
+        await RowGauges(bench.store.counts, metrics, clock=bench.clock).take()
         now_ms = bench.clock.now_ms()
         assert value(metrics, "pending") == 1
         assert value(metrics, "pending_oldest_seconds") == (now_ms - made_ms) / 1000
@@ -146,7 +146,7 @@ async def test_the_census_tells_of_rows_and_how_old_they_are() -> None:
         assert value(metrics, "rows_counted_timestamp_seconds") == now_ms / 1000
 
 
-async def test_the_census_goes_on_when_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_gauges_are_set_again_when_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
     metrics = Metrics()
     down = [True, True, False]
@@ -159,7 +159,7 @@ async def test_the_census_goes_on_when_the_store_is_back(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(bench.store, "counts", fragile)
     with pytest.raises(Stopped):
-        await Census(bench.store.counts, metrics, clock=bench.clock, interval=timedelta(seconds=5)).run()
+        await RowGauges(bench.store.counts, metrics, clock=bench.clock, interval=timedelta(seconds=5)).run()
     assert down == []
 
 
@@ -175,8 +175,8 @@ async def test_case_o2_a_count_that_takes_long_makes_the_gauges_no_older_than_it
         return await counts()
 
     monkeypatch.setattr(bench.store, "counts", slow)
-    census = Census(bench.store.counts, metrics, clock=bench.clock, interval=timedelta(seconds=5))
-    running = asyncio.ensure_future(census.run())
+    gauges = RowGauges(bench.store.counts, metrics, clock=bench.clock, interval=timedelta(seconds=5))
+    running = asyncio.ensure_future(gauges.run())
     ages = []
     for _ in range(400):
         await asyncio.sleep(0.5)
@@ -194,7 +194,7 @@ async def test_case_o2_gauges_that_are_never_counted_grow_old(monkeypatch: pytes
         raise StoreUnavailable("gone")
 
     monkeypatch.setattr(bench.store, "counts", gone)
-    running = asyncio.ensure_future(Census(bench.store.counts, metrics, clock=bench.clock).run())
+    running = asyncio.ensure_future(RowGauges(bench.store.counts, metrics, clock=bench.clock).run())
     await asyncio.sleep(100)
     assert value(metrics, "rows_counted_age_seconds") == pytest.approx(100)
     running.cancel()

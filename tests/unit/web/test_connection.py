@@ -145,7 +145,7 @@ async def serving(**limits: Any) -> AsyncIterator[Served]:
 
 
 def _refuse(problem: problems.Problem) -> Any:
-    return problems.answer(problem, request_id="req_1")
+    return problems.response_to(problem, request_id="req_1")
 
 
 async def refusal(reader: asyncio.StreamReader, status: int, type_: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from msgspec import UNSET, Raw
 from awakeables.core.invocations import Invocation, hold_up
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.web.problems import Problem
-from awakeables.web.request import JSON, Answer, Headers, answer
+from awakeables.web.request import JSON, Headers, Response, response
 from awakeables.web.shapes import NotYet, Shape
 
 INVOCATION_ID = b"invocation-id"
@@ -20,11 +20,11 @@ AFTER_A_PERSON = b"60"
 _encode = msgspec.json.Encoder().encode
 
 
-def as_json(shape: Shape, *, status: int = 200, headers: Headers = ()) -> Answer:
-    return answer(_encode(shape), status=status, headers=headers)
+def as_json(shape: Shape, *, status: int = 200, headers: Headers = ()) -> Response:
+    return response(_encode(shape), status=status, headers=headers)
 
 
-def of_result(invocation_id: str, outcome: Outcome) -> Answer:
+def of_result(invocation_id: str, outcome: Outcome) -> Response:
     """The end of an invocation: its value as it is.
 
     Raises:
@@ -33,7 +33,7 @@ def of_result(invocation_id: str, outcome: Outcome) -> Answer:
     match outcome:
         case Resolution():
             media_type = JSON if outcome.is_json else b"application/octet-stream"
-            return answer(outcome.content, media_type, headers=((INVOCATION_ID, invocation_id.encode()),))
+            return response(outcome.content, media_type, headers=((INVOCATION_ID, invocation_id.encode()),))
         case Rejection():
             details = None if outcome.details is UNSET else outcome.details
             raise _failed(invocation_id, outcome.reason, outcome.code, details)
@@ -43,7 +43,7 @@ def of_result(invocation_id: str, outcome: Outcome) -> Answer:
             raise _failed(invocation_id, outcome.reason, 409, None)
 
 
-def not_yet(row: Invocation, *, retry_after: bytes) -> Answer:
+def not_yet(row: Invocation, *, retry_after: bytes) -> Response:
     """It has not ended: why, if it doesn't get on, and where to ask later.
 
     Also what is paused is answered 202: it was accepted, and a caller that took it for a failure

@@ -1,7 +1,7 @@
-"""The census: how many rows there are and how old the oldest is, counted beside the work.
+"""Gauges of rows: how many there are and how old the oldest is.
 
-Whoever asks for metrics gets what was last counted: a scrape never waits for the store, and many
-scrapes cost it nothing.
+They are set in the background. A scrape returns what was counted last, so it never waits for the store,
+and many scrapes cost the store nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from awakeables.telemetry.metrics import Metrics
 from awakeables.telemetry.vocabulary import PROBLEM_KINDS, ProblemKind
 
 
-class Census:
-    """Keeps the gauges of rows up to date."""
+class RowGauges:
+    """Sets the gauges from the store's counts, every few seconds."""
 
     def __init__(
         self,
