@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from awakeables.core.texts import excerpt
 from awakeables.errors import MalformedId
 
 IdKind = Literal["prom", "inv", "evt", "dlq"]
@@ -97,20 +98,22 @@ def parse_id(text: str, kind: IdKind) -> int:
     """
     prefix = f"{kind}_1"
     if not isinstance(text, str):  # whoever hands in an awakeable means its ID
-        raise MalformedId(f"{text!r:.60} is not {_NAMES[kind]}: it is no text; hand in its `.id`")
-    shown = text if len(text) <= 60 else text[:57] + "..."
+        raise MalformedId(f"{excerpt(text)} is not {_NAMES[kind]}: it is no text; hand in its `.id`")
     if not text.startswith(prefix):
         other = text.split("_1", 1)[0]
         hint = f"; this is {_NAMES[other]}" if other in _NAMES and "_1" in text else ""
-        raise MalformedId(f"{shown!r} is not {_NAMES[kind]}: those begin with {prefix!r}{hint}")
+        raise MalformedId(f"{excerpt(text)} is not {_NAMES[kind]}: those begin with {prefix!r}{hint}")
     expected = len(prefix) + _BODY_CHARS + _CHECK_CHARS
     if len(text) != expected:
         raise MalformedId(
-            f"{shown!r} is not {_NAMES[kind]}: it has {len(text)} characters, not {expected}; was it cut?"
+            f"{excerpt(text)} is not {_NAMES[kind]}: it has {len(text)} characters, not {expected}; "
+            "was it cut?"
         )
     number = _number(text[len(prefix) :])
     if number is None or number & _CHECK_MASK != zlib.crc32(text[:-_CHECK_CHARS].encode()):
-        raise MalformedId(f"{shown!r} is not {_NAMES[kind]}: its checksum does not fit; was it mistyped?")
+        raise MalformedId(
+            f"{excerpt(text)} is not {_NAMES[kind]}: its checksum does not fit; was it mistyped?"
+        )
     return number >> _AFTER_TIME_BITS
 
 

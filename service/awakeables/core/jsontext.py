@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from awakeables.core.texts import excerpt
+
 MAX_NESTING = 200
 """How deep JSON may be nested: pydantic's own bound, so that its readers of types agree."""
 
@@ -39,5 +41,5 @@ def decode_json(text: bytes) -> Any:
 def _finite(number: str) -> float:
     value = float(number)
     if math.isinf(value):
-        raise ValueError(f"the number {number:.40} is too large for a double")
+        raise ValueError(f"the number {excerpt(number)} is too large for a double")
     return value

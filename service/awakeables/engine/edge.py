@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from awakeables.core.awakeables import Completion, codec_misfit
 from awakeables.core.jsontext import decode_json
 from awakeables.core.outcomes import Resolution
+from awakeables.core.texts import shortened
 from awakeables.handlers.serde import Codec, codec_by_name, explain
 from awakeables.ports import Expectation, SettlementReader
 
@@ -122,7 +123,7 @@ class Edge:
         if misfit is None:
             return None
         where = ".".join(str(part) for part in misfit.instance_path) or "value"
-        return f"{where}: {misfit.message[:200]}"
+        return f"{where}: {shortened(misfit.message)}"
 
     def _validator(self, expected: Expectation) -> jsonschema_rs.Draft202012Validator:
         """The compiled schema; the formats of rows without a type's name are asserted, as they were.

@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from typing import Any, get_args, get_origin, get_type_hints
 
 from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.texts import excerpt
 from awakeables.errors import ResultMisfit, TerminalError
 from awakeables.handlers.calls import Raised, call
 from awakeables.handlers.execution import Run
@@ -31,7 +32,7 @@ async def perform(run: Run, executor: Executor) -> Resolution | Rejection | Rais
         case Raised():
             return ended
     try:
-        return result_of(run.codec, ended, by=f"run {run.name!r:.80}")
+        return result_of(run.codec, ended, by=f"run {excerpt(run.name)}")
     except ResultMisfit as misfit:
         raise ResultMisfit(
             f"{misfit}. The action was executed and is not tried again; resuming the invocation executes it "

@@ -27,6 +27,7 @@ from awakeables.core.journal import (
 from awakeables.core.orders import Effect, NewAwakeable, TaskFacts
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.records import instant
+from awakeables.core.texts import excerpt
 from awakeables.errors import (
     HandlerMisuse,
     MalformedId,
@@ -180,12 +181,12 @@ class Context:
         world = self._execution.world
 
         def misuse(message: str) -> HandlerMisuse:
-            return self._execution.misuse(f"ctx.publish to {topic!r:.80}: {message}")
+            return self._execution.misuse(f"ctx.publish to {excerpt(topic)}: {message}")
 
         if not isinstance(awakeable, Awakeable | None):
-            raise misuse(f"awakeable= takes what ctx.awakeable() returned, not {awakeable!r:.80}")
+            raise misuse(f"awakeable= takes what ctx.awakeable() returned, not {excerpt(awakeable)}")
         if not isinstance(task, str | None):
-            raise misuse(f"a task's name is a text, not {task!r:.80}")
+            raise misuse(f"a task's name is a text, not {excerpt(task)}")
         of = None if awakeable is None else awakeable.promise._index
         replaying = self._execution.replaying
         # Written before it is asked for, in replay too: what can't be written fails the same way.
@@ -272,10 +273,10 @@ class Context:
                 is never retried.
         """
         if not isinstance(name, str):
-            raise self._execution.misuse(f"ctx.run: the name of an action is a text, not {name!r:.80}")
+            raise self._execution.misuse(f"ctx.run: the name of an action is a text, not {excerpt(name)}")
         if not callable(action):
             raise self._execution.misuse(
-                f"ctx.run({name!r:.80}): {action!r:.80} can't be called; hand in the function and its "
+                f"ctx.run({excerpt(name)}): {excerpt(action)} can't be called; hand in the function and its "
                 "arguments, without calling it"
             )
         expected = result_type(action, type)
@@ -283,12 +284,12 @@ class Context:
             codec = codec_for(expected)
         except TypeError as error:
             raise self._execution.misuse(
-                f"ctx.run({name!r:.80}): its result, a {shown(expected)}, can't be journaled: say with type= "
-                f"as what it can be (a pydantic model, a dataclass, dict, …), and return that ({error})"
+                f"ctx.run({excerpt(name)}): its result, a {shown(expected)}, can't be journaled: say with "
+                f"type= as what it can be (a pydantic model, a dataclass, dict, …), and return that ({error})"
             ) from error
         if codec.unwritable is not None:
             raise self._execution.misuse(
-                f"ctx.run({name!r:.80}): its result can't be journaled: {codec.unwritable}"
+                f"ctx.run({excerpt(name)}): its result can't be journaled: {codec.unwritable}"
             )
         self._check_name(name)
         index, _ = self._execution.ask(RunAsked(name=name))
@@ -391,7 +392,7 @@ class Context:
 
     def _checked_ms(self, duration: object, what: str) -> int:
         if not isinstance(duration, timedelta):
-            raise self._execution.misuse(f"{what} must be a timedelta, not {duration!r:.80}")
+            raise self._execution.misuse(f"{what} must be a timedelta, not {excerpt(duration)}")
         if duration > LONGEST_WAIT:
             raise self._execution.misuse(f"{what} is too long, {duration}; at most a thousand years")
         return round(duration.total_seconds() * 1000)

@@ -14,6 +14,7 @@ from awakeables.core.journal import CancelRaised, Entry
 from awakeables.core.orders import Effect, NewAwakeable
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replay import Replay
+from awakeables.core.texts import excerpt
 from awakeables.errors import AuthorError, Cancelled, HandlerMisuse, ReplayMismatch, Suspended
 from awakeables.handlers.attempt import AwakeableWait, RunWait, SettleWait, TimerWait, Wait
 from awakeables.handlers.retry import RetryPolicy
@@ -139,7 +140,7 @@ class Execution:
 
     def _in_action(self, name: str) -> HandlerMisuse:
         return self.misuse(
-            f"the context was used inside an action of ctx.run({name!r:.80}), which is journaled "
+            f"the context was used inside an action of ctx.run({excerpt(name)}), which is journaled "
             "as a whole: ask for it before ctx.run and hand it in as an argument, or do it afterwards; "
             "only ctx.request and ctx.log may be used inside"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from awakeables.core.orders import CloudEventMode, Header
+from awakeables.core.texts import excerpt
 from awakeables.core.topics import is_topic_name
 from awakeables.errors import HandlerMisuse, Unwritable
 from awakeables.handlers.serde import ANY, explain
@@ -95,7 +96,7 @@ def publication(
             headers=_headers(headers or {}, octets=octets, is_task=is_task, misuse=misuse),
         )
     except ValueError as error:
-        raise Unwritable(f"ctx.publish to {topic!r:.80} can't be written: {explain(error)}") from error
+        raise Unwritable(f"ctx.publish to {excerpt(topic)} can't be written: {explain(error)}") from error
     in_headers = (part for header in record.headers for part in header)
     size = sum(len(part or b"") for part in (record.key, record.value, *in_headers))
     if size > MAX_PUBLISH_BYTES:
@@ -119,15 +120,15 @@ def _headers(
 ) -> tuple[Header, ...]:
     """The handler's headers, and what a binary payload is unless one of them says so."""
     headers = tuple(
-        (_text(name, misuse), _bytes(content, f"header {name!r:.80}", misuse))
+        (_text(name, misuse), _bytes(content, f"header {excerpt(name)}", misuse))
         for name, content in given.items()
     )
     names = [name.lower() for name, _ in headers]
     for name in names:
         if name.startswith(OURS) or (is_task and name.startswith(EVENT_ATTRIBUTES)):
             raise misuse(
-                f"header {name!r:.80} is not a handler's to give: names that begin with awakeable-, and on a "
-                "task ce_ and ce-, say which awakeable a record is for; choose another name"
+                f"header {excerpt(name)} is not a handler's to give: names that begin with awakeable-, and "
+                "on a task ce_ and ce-, say which awakeable a record is for; choose another name"
             )
     for name in INSTEAD:
         if names.count(name) > 1:
@@ -143,7 +144,7 @@ def _bytes(content: object, what: str, misuse: Misuse) -> bytes:
 
 def _text(name: object, misuse: Misuse) -> str:
     if not isinstance(name, str):
-        raise misuse(f"a header's name is a text, not {name!r:.80}")
+        raise misuse(f"a header's name is a text, not {excerpt(name)}")
     name.encode()
     return name
 

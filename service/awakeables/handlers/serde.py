@@ -31,7 +31,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from awakeables.core.awakeables import Codec as CodecKind
 from awakeables.core.jsontext import decode_json
 from awakeables.core.outcomes import Resolution
-from awakeables.core.texts import described, message_of
+from awakeables.core.texts import described, excerpt, message_of
 from awakeables.errors import ResultMisfit
 from awakeables.handlers.calls import items_of
 from awakeables.handlers.typenames import is_stable, type_name
@@ -280,7 +280,7 @@ def result_of(codec: Codec[Any], value: Any, *, by: str, as_answer: bool = False
 def _shown(value: object) -> str:
     if type(value) in (str, int, float, bool, NoneType):
         with suppress(ValueError):  # an int of more digits than Python writes
-            return repr(value)[:60]
+            return excerpt(value)
     return f"an instance of {type(value).__name__}"
 
 
@@ -302,14 +302,14 @@ def _custom(serde: Serde[Any]) -> Codec[Any]:
     for verb in ("dumps", "loads"):
         if isinstance(serde, type) or not callable(getattr(serde, verb, None)):
             raise TypeError(
-                f"serde={serde!r:.80} is no serde: hand in an object with dumps(value) -> bytes and "
+                f"serde={excerpt(serde)} is no serde: hand in an object with dumps(value) -> bytes and "
                 "loads(content: bytes) -> value"
             )
 
     def encode(value: Any) -> bytes:
         content = serde.dumps(value)
         if not isinstance(content, bytes):
-            raise TypeError(f"{serde!r:.80}.dumps returned {type(content).__name__}; a serde writes bytes")
+            raise TypeError(f"{excerpt(serde)}.dumps returned {type(content).__name__}; a serde writes bytes")
         return content
 
     return Codec("custom", encode=encode, decode=serde.loads)

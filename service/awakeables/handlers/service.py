@@ -12,6 +12,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_args, ge
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from awakeables.core.texts import excerpt
 from awakeables.errors import DeclarationError, InvalidInput, NotFound
 from awakeables.handlers.context import Context
 from awakeables.handlers.serde import NOTHING, Codec, codec_for, explain
@@ -76,7 +77,7 @@ class Handler:
         first = hints.get(parameters[0].name, Any)
         if first is not Context and first is not Any:
             raise DeclarationError(
-                f"{where}: what it takes first is the Context, not {first!r:.80}; write (ctx: Context) or "
+                f"{where}: what it takes first is the Context, not {excerpt(first)}; write (ctx: Context) or "
                 "(ctx: Context, input)"
             )
         self.takes_input = len(parameters) == 2
@@ -160,7 +161,7 @@ class Service:
         """
         if not isinstance(name, str | None):
             raise DeclarationError(
-                f"service {self.name!r}: a handler's name is a text, not {name!r:.80}; without one the "
+                f"service {self.name!r}: a handler's name is a text, not {excerpt(name)}; without one the "
                 "parentheses stay: @service.handler()"
             )
 

@@ -17,6 +17,7 @@ from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replay import describe
+from awakeables.core.texts import excerpt
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.retention import RetentionSettings
@@ -349,7 +350,7 @@ def _input(handler: Handler, args: tuple[Any, ...]) -> bytes | None:
     """The input as it would come over HTTP, known to fit."""
     if len(args) > 1 or (args and args[0] is not None and not handler.takes_input):
         takes = "one input" if handler.takes_input else "no input"
-        raise InvalidInput(f"{handler.name} takes {takes}, and was given {', '.join(map(repr, args)):.200}")
+        raise InvalidInput(f"{handler.name} takes {takes}, and was given {', '.join(map(excerpt, args))}")
     if not args:
         return handler.accept(None)
     # A type whose values can't be written is given as what JSON says of it.

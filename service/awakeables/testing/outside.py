@@ -16,6 +16,7 @@ from awakeables.core.jsontext import decode_json
 from awakeables.core.orders import Effect, Header
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import instant
+from awakeables.core.texts import excerpt
 from awakeables.ports import Clock, PublishReport
 from awakeables.testing.answers import Answers, Delivery, PendingAwakeable, WrongAnswer
 from awakeables.wire.completions import decode_completion, encode_completion
@@ -186,7 +187,7 @@ class Outside:
                 returned = await returned
             if returned is not None:
                 raise WrongAnswer(
-                    f"on_wait returned {returned!r:.200}, which is no answer: call wait.resolve(value) or "
+                    f"on_wait returned {excerpt(returned)}, which is no answer: call wait.resolve(value) or "
                     "wait.reject(reason), and return nothing"
                 )
             if self._outgoing:
@@ -237,5 +238,5 @@ def _texts(headers: Sequence[Header]) -> dict[str, str]:
 
 def _shown(body: Resolution | Rejection) -> str:
     if isinstance(body, Rejection):
-        return f"the rejection {body.reason!r:.200}"
-    return f"{body.content!r:.200}"
+        return f"the rejection {excerpt(body.reason)}"
+    return f"{excerpt(body.content)}"
