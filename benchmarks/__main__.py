@@ -145,7 +145,7 @@ def _kafka(bootstrap: str | None) -> Iterator[str]:
     reason = reason_real_kafka_is_missing()
     if reason is not None:
         raise wrk.Missing(f"no Kafka: set KAFKA_BOOTSTRAP to one that runs. Or start one here: {reason}")
-    with RealKafka() as kafka:
+    with RealKafka(short_lived=False) as kafka:
         yield kafka.bootstrap
 
 
