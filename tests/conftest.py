@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 import pytest
 import structlog
 
 from awakeables.cli import checking, options
+from support.this_run import SHARED_KAFKA
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -20,3 +22,24 @@ def quiet_logs() -> Iterator[None]:
         mock.patch.object(options, "configure_logs"),
     ):
         yield
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from support.distribution import ByFile
+
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        from support.distribution import rank
+
+        items.sort(key=rank)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The broker that the workers of a run share ends with the run."""
+    if SHARED_KAFKA.exists() and not hasattr(config, "workerinput"):
+        from support.shared_kafka import stop_shared_kafka
+
+        stop_shared_kafka()

@@ -14,7 +14,7 @@ import pytest
 from support.compose import Stack, reason_compose_is_missing
 from support.eventually import eventually
 
-pytestmark = [pytest.mark.compose, pytest.mark.timeout(300), pytest.mark.xdist_group("compose")]
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(300)]
 
 UID = "10001"
 

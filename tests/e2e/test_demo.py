@@ -19,7 +19,7 @@ from support.eventually import eventually
 ROOT = Path(__file__).parents[2]
 PORT = 8080
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("demo")]
+pytestmark = [pytest.mark.timeout(120)]
 
 
 @pytest.fixture

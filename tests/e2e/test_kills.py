@@ -19,7 +19,7 @@ SESSION_S = 2.0
 
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("kills")]
+pytestmark = [pytest.mark.timeout(300)]
 
 
 @pytest.fixture

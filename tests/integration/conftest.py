@@ -13,6 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import for_code
 
 from support.real_kafka import RealKafka, reason_real_kafka_is_missing
+from support.shared_kafka import shared_kafka
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,10 +40,26 @@ def engine_and_image() -> None:
 
 
 @pytest.fixture(scope="session")
-def real_kafka(engine_and_image: None) -> Iterator[RealKafka]:
-    """One broker for the whole run; whoever takes it down brings it up again."""
+def steady_kafka(engine_and_image: None) -> Iterator[RealKafka]:
+    """One broker for all processes of the run."""
+    kafka = shared_kafka()
+    yield kafka
+    kafka.detach()
+
+
+@pytest.fixture(scope="session")
+def unsteady_kafka(engine_and_image: None) -> Iterator[RealKafka]:
+    """One of this process alone; whoever takes it down brings it up again."""
     with RealKafka() as kafka:
         yield kafka
+
+
+@pytest.fixture
+def real_kafka(request: pytest.FixtureRequest) -> RealKafka:
+    """The shared broker; one that may be taken down for a test that is marked so."""
+    unsteady = request.node.get_closest_marker("takes_kafka_down")
+    kafka: RealKafka = request.getfixturevalue("unsteady_kafka" if unsteady else "steady_kafka")
+    return kafka
 
 
 @pytest.fixture

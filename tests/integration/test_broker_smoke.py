@@ -6,6 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ async def test_an_aborted_transaction_is_unseen_by_a_read_committed_consumer(
     assert [record.value for record in everything] == [b"aborted", b"committed"]
 
 
+@pytest.mark.takes_kafka_down
 async def test_records_survive_a_restart_of_the_broker(
     real_kafka: RealKafka, bootstrap: str, topic: TopicFactory
 ) -> None:

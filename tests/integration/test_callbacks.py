@@ -156,6 +156,7 @@ async def test_deadlines_pass_while_the_topic_is_read_and_idle(bootstrap: str, s
         assert await eventually(shop.deadlines_pass)
 
 
+@pytest.mark.takes_kafka_down
 async def test_a_restart_of_the_broker_loses_and_repeats_nothing(
     real_kafka: RealKafka, bootstrap: str, topic: TopicFactory, store: Store
 ) -> None:

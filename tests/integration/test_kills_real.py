@@ -16,7 +16,7 @@ SESSION_S = 6.0
 
 SEED = int(os.environ.get("CHAOS_SEED", "2"))
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("kills-real")]
+pytestmark = [pytest.mark.timeout(300)]
 
 
 async def test_twenty_kills_under_load_lose_repeat_and_misstate_nothing(

@@ -205,6 +205,7 @@ async def test_it_starts_without_a_broker_and_says_that_there_is_none() -> None:
             await publish(publisher, effect(1, "out"))
 
 
+@pytest.mark.takes_kafka_down
 async def test_a_record_whose_acknowledgement_is_late_is_not_sent_again(
     real_kafka: RealKafka, bootstrap: str, topic: TopicFactory
 ) -> None:
@@ -229,6 +230,7 @@ async def test_a_record_whose_acknowledgement_is_late_is_not_sent_again(
     assert [event_of(record) for record in records] == ["evt_0", "evt_1", "evt_2"]
 
 
+@pytest.mark.takes_kafka_down
 async def test_it_stops_in_time_while_the_broker_is_away(
     real_kafka: RealKafka, bootstrap: str, topic: TopicFactory
 ) -> None:
@@ -245,6 +247,7 @@ async def test_it_stops_in_time_while_the_broker_is_away(
         await asyncio.to_thread(real_kafka.bring_up)
 
 
+@pytest.mark.takes_kafka_down
 async def test_a_producer_that_stalls_is_replaced_and_what_it_held_is_sent_again(
     real_kafka: RealKafka, bootstrap: str, topic: TopicFactory
 ) -> None:
@@ -262,6 +265,7 @@ async def test_a_producer_that_stalls_is_replaced_and_what_it_held_is_sent_again
     assert {event_of(record) for record in records} == {"evt_0", "evt_1", "evt_2"}
 
 
+@pytest.mark.takes_kafka_down
 async def test_case_r6_what_is_not_sent_when_it_stops_leaves_no_complaint(
     real_kafka: RealKafka, bootstrap: str, topic: TopicFactory
 ) -> None:

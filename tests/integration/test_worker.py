@@ -277,6 +277,7 @@ async def test_a_result_that_is_too_large_is_rejected_and_its_neighbours_are_not
             assert body == Resolution.of_json(b'"small"')
 
 
+@pytest.mark.takes_kafka_down
 async def test_a_broker_that_restarts_in_the_middle_costs_no_answer(
     real_kafka: RealKafka, bench: Bench
 ) -> None:

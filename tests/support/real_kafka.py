@@ -22,8 +22,12 @@ import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from testcontainers.core.container import DockerContainer
 
+from support.this_run import RUN
+
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from docker.models.containers import Container
 
 LOOPBACK = "127.0.0.1"
 CLIENT_PORT = 9092
@@ -89,37 +93,64 @@ class RealKafka:
         """
         self._auto_create_topics = auto_create_topics
         self._short_lived = short_lived
-        self._container: DockerContainer | None = None
+        self._broker: Container | None = None
         self._port = 0
+
+    @classmethod
+    def attached(cls, container_id: str, port: int) -> Self:
+        """A broker that another process has started. Raises `docker.errors.NotFound`."""
+        kafka = cls()
+        kafka._broker, kafka._port = docker.from_env().containers.get(container_id), port
+        return kafka
 
     @property
     def bootstrap(self) -> str:
         """`host:port` for clients. Raises `RuntimeError` before `start`."""
-        self._started_container()
-        return f"{LOOPBACK}:{self._port}"
+        return f"{LOOPBACK}:{self.port}"
+
+    @property
+    def port(self) -> int:
+        self._container()
+        return self._port
+
+    @property
+    def container_id(self) -> str:
+        return str(self._container().id)
 
     def start(self) -> None:
         """Start a broker with no data. Raises `BrokerNotReadyError`."""
-        if self._container is not None:
+        if self._broker is not None:
             raise RuntimeError("The broker is started already.")
         remove_orphans()
         self._port = free_port()
-        self._container = self._described_container()
+        described = self._described_container()
+        described.start()
+        self._broker = described.get_wrapped_container()
         atexit.register(self.stop)
         try:
-            self._container.start()
             self._wait_until_started(times=1)
         except BaseException:
             self.stop()
             raise
 
+    def leave_running(self) -> None:
+        """The end of this process does not stop it."""
+        atexit.unregister(self.stop)
+
+    def detach(self) -> None:
+        """Close what leads to it; it runs on."""
+        broker, self._broker = self._broker, None
+        if broker is not None:
+            broker.client.close()
+
     def stop(self) -> None:
         """Remove the container and its data. Does nothing when there is none."""
-        container, self._container = self._container, None
+        broker, self._broker = self._broker, None
         atexit.unregister(self.stop)
-        if container is not None:
+        if broker is not None:
             with contextlib.suppress(NotFound):
-                container.stop()
+                broker.remove(force=True, v=True)
+            broker.client.close()
 
     def take_down(self, *, abruptly: bool = False) -> None:
         """Stop the broker and keep its data: cleanly, or `abruptly` as `kill -9` would.
@@ -127,7 +158,7 @@ class RealKafka:
         After an abrupt end `bring_up` takes about 10 s longer: the controller lets nobody
         register as this node until the dead one's session (9 s) is over.
         """
-        container = self._started_container().get_wrapped_container()
+        container = self._container()
         if abruptly:
             container.kill()
             container.wait(timeout=START_TIMEOUT_S)
@@ -137,7 +168,7 @@ class RealKafka:
     def bring_up(self) -> None:
         """Start the broker that `take_down` stopped. Raises `BrokerNotReadyError`."""
         starts = self._logs().count(STARTED)
-        self._started_container().get_wrapped_container().start()
+        self._container().start()
         self._wait_until_started(times=starts + 1)
 
     def restart(self) -> None:
@@ -147,7 +178,7 @@ class RealKafka:
 
     def read_log(self, topic: str, partition: int = 0) -> bytes:
         """The first segment of a partition, as it lies on the broker's disk."""
-        told = self._started_container().get_wrapped_container().exec_run(["cat", _segment(topic, partition)])
+        told = self._container().exec_run(["cat", _segment(topic, partition)])
         content: bytes = told.output
         return content
 
@@ -156,7 +187,7 @@ class RealKafka:
         digits = "".join(f"\\{byte:03o}" for byte in content)
         segment = _segment(topic, partition)
         command = f"printf '{digits}' | dd of={segment} bs=1 seek={at} conv=notrunc"
-        told = self._started_container().get_wrapped_container().exec_run(["sh", "-c", command])
+        told = self._container().exec_run(["sh", "-c", command])
         assert told.exit_code == 0, told.output
 
     def __enter__(self) -> Self:
@@ -171,16 +202,16 @@ class RealKafka:
     ) -> None:
         self.stop()
 
-    def _started_container(self) -> DockerContainer:
-        if self._container is None:
+    def _container(self) -> Container:
+        if self._broker is None:
             raise RuntimeError("The broker is not started: call start() first.")
-        return self._container
+        return self._broker
 
     def _described_container(self) -> DockerContainer:
         container = DockerContainer(image(), env=self._environment())
         # with_bind_ports can only bind every interface; docker itself takes (address, port).
         container.ports[f"{CLIENT_PORT}/tcp"] = cast("int", (LOOPBACK, self._port))
-        owner = f"{socket.gethostname()}:{os.getpid()}"
+        owner = f"{socket.gethostname()}:{RUN}"
         return container.with_kwargs(labels={OWNER_LABEL: owner})
 
     def _environment(self) -> dict[str, str]:
@@ -213,12 +244,11 @@ class RealKafka:
         }
 
     def _logs(self) -> bytes:
-        out, err = self._started_container().get_logs()
-        return out + err
+        return bytes(self._container().logs())
 
     def _wait_until_started(self, *, times: int) -> None:
         """Return once the log tells of the `times`-th start: it keeps the former ones."""
-        container = self._started_container()
+        container = self._container()
         deadline = time.monotonic() + START_TIMEOUT_S
         while self._logs().count(STARTED) < times:
             container.reload()

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import trustme
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 from cryptography.hazmat.primitives import serialization
 
 from support.real_kafka import CLIENT_PORT, LOOPBACK, RealKafka, free_port
@@ -17,6 +32,7 @@ if TYPE_CHECKING:
 SECRETS = "/etc/kafka/secrets"
 MUTUAL_PORT = 9095
 ASTRAY_PORT = 9096
+TIMEOUT_S = 20.0
 USER = "shop"
 PASSWORD = "right-horse-battery-staple"
 SECURITY = "org.apache.kafka.common.security"
@@ -96,32 +112,53 @@ class SecuredKafka(RealKafka):
     def start(self) -> None:
         """Start it, with user `shop`."""
         super().start()
-        self.let_in(USER, "SCRAM-SHA-256")
-        self.let_in(USER, "SCRAM-SHA-512")
+        self._admin = AdminClient(
+            {
+                "bootstrap.servers": self.mutual_bootstrap,
+                "security.protocol": "SSL",
+                "ssl.ca.location": str(self._papers.ca),
+                "ssl.certificate.location": str(self._papers.cert),
+                "ssl.key.location": str(self._papers.key),
+            }
+        )
+        self.let_in(USER, ScramMechanism.SCRAM_SHA_256)
+        self.let_in(USER)
 
-    def let_in(self, user: str, mechanism: str = "SCRAM-SHA-512") -> None:
+    def let_in(self, user: str, mechanism: ScramMechanism = ScramMechanism.SCRAM_SHA_512) -> None:
         """Let a user in by SCRAM from now on, with `PASSWORD`."""
-        credentials = f"{mechanism}=[iterations=4096,password={PASSWORD}]"
-        words = ("--alter", "--entity-type", "users", "--entity-name", user, "--add-config", credentials)
-        self._run("kafka.admin.ConfigCommand", *words)
+        credentials = ScramCredentialInfo(mechanism, iterations=4096)
+        wanted = UserScramCredentialUpsertion(user, credentials, PASSWORD.encode())
+        self._admin.alter_user_scram_credentials([wanted])[user].result(TIMEOUT_S)
+        self._wait_until(lambda: mechanism in self._mechanisms_of(user))
+
+    def _mechanisms_of(self, user: str) -> list[ScramMechanism]:
+        try:
+            answers = self._admin.describe_user_scram_credentials([user])
+            described = answers[user].result(TIMEOUT_S)  # type: ignore[index]
+        except KafkaException:
+            return []  # there is no such user yet
+        return [info.mechanism for info in described.scram_credential_infos]
 
     def deny(self, user: str, kind: str, name: str, *, but: str | None = None) -> None:
         """Keep a user from every `topic` or `group` whose name begins so, but for one operation.
 
         What an ACL allows is all that is allowed, as soon as there is one.
         """
-        rule = ("--deny-principal", "All") if but is None else ("--allow-principal", but)
-        words = ("--add", "--force", rule[0], f"User:{user}", "--operation", rule[1])
-        pattern = ("--resource-pattern-type", "prefixed", f"--{kind}", name)
-        self._run("org.apache.kafka.tools.AclCommand", *words, *pattern)
+        operation = AclOperation.ALL if but is None else AclOperation[but.upper()]
+        permission = AclPermissionType.DENY if but is None else AclPermissionType.ALLOW
+        what, whom = ResourceType[kind.upper()], f"User:{user}"
+        prefixed = ResourcePatternType.PREFIXED
+        rule = AclBinding(what, name, prefixed, whom, "*", operation, permission)
+        self._admin.create_acls([rule])[rule].result(TIMEOUT_S)
+        same = AclBindingFilter(what, name, prefixed, whom, "*", operation, permission)
+        self._wait_until(lambda: self._admin.describe_acls(same).result(TIMEOUT_S))
 
-    def _run(self, tool: str, *words: str) -> None:
-        """Run one of Kafka's own tools beside the broker, over its plain inner listener."""
-        container = self._started_container().get_wrapped_container()
-        java = ["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", "/opt/kafka/libs/*", tool]
-        code, said = container.exec_run([*java, "--bootstrap-server", "localhost:9094", *words])
-        if code:
-            raise RuntimeError(f"{tool} ended with {code}: {said.decode(errors='replace')}")
+    def _wait_until(self, is_known: Callable[[], object]) -> None:
+        """The controller answers before the broker itself has heard of it."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not is_known():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
     def _described_container(self) -> DockerContainer:
         container = super()._described_container()
