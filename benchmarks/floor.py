@@ -18,8 +18,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from msgspec import Raw
 from starlette.types import Receive, Scope, Send
 
+from awakeables.core.effects import Effect, TaskFacts
 from awakeables.core.ids import Ids
-from awakeables.core.orders import Effect, TaskFacts
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.topics import partitions_of
 from awakeables.web.server import WebServer

@@ -17,10 +17,11 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from awakeables import __version__
+from awakeables.core.answers import Advanced, Begun
 from awakeables.core.ids import Ids
 from awakeables.core.invocations import Suspend
 from awakeables.core.journal import AwakeableAsked, Input, encode_chunk
-from awakeables.core.orders import Advance, Advanced, Begin, Begun, Member
+from awakeables.core.orders import Advance, Begin, Member
 from awakeables.handlers.execution import AwakeableWait, Taken, World
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.world import SystemClock, SystemEntropy

@@ -15,28 +15,22 @@ from typing import NamedTuple
 
 import msgspec
 
+from awakeables.core.answers import (
+    Answer,
+    Begun,
+    CancelAsked,
+    KeyConflict,
+    Killed,
+    Republished,
+    Resent,
+    Resumed,
+)
 from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.effects import Effect
 from awakeables.core.ids import IdKind
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Input, encode_chunk
-from awakeables.core.orders import (
-    Answer,
-    Begin,
-    Begun,
-    Cancel,
-    CancelAsked,
-    Effect,
-    Idempotency,
-    KeyConflict,
-    Kill,
-    Killed,
-    Republish,
-    Republished,
-    Resend,
-    Resent,
-    Resume,
-    Resumed,
-)
+from awakeables.core.orders import Begin, Cancel, Idempotency, Kill, Republish, Resend, Resume
 from awakeables.core.outcomes import Outcome
 from awakeables.engine.engine import Engine
 from awakeables.engine.invocationlog import InvocationLog

@@ -13,19 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
+from awakeables.core.answers import Answer, Position
 from awakeables.core.awakeables import Awakeable, Codec, State
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
-from awakeables.core.orders import (
-    Answer,
-    DeadLetter,
-    Effect,
-    EffectState,
-    Ended,
-    Member,
-    Position,
-    QueuedEffect,
-)
+from awakeables.core.orders import Ended, Member
 from awakeables.core.outcomes import Outcome
 from awakeables.core.records import Record
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec.structs import replace
 
 from awakeables.core.awakeables import Awakeable, State
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
-from awakeables.core.orders import DeadLetter, Effect, EffectState, QueuedEffect
 from awakeables.errors import NotFound
 from awakeables.handlers.service import App
 from awakeables.ports import Inspection, Page

@@ -5,32 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+from awakeables.core.answers import (
+    Acknowledged,
+    Advanced,
+    Answer,
+    Begun,
+    Claimed,
+    ClaimedEffects,
+    PartitionsTaken,
+    SettledAll,
+)
 from awakeables.core.awakeables import Awakeable, Completion, Heartbeat, Verdict
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.effects import Effect, EffectState, TaskFacts
 from awakeables.core.ids import IdKind, new_id
 from awakeables.core.invocations import Continue, End, Invocation, Next, Suspend
 from awakeables.core.journal import Input, encode_chunk
 from awakeables.core.orders import (
     Advance,
-    Advanced,
-    Answer,
     Begin,
-    Begun,
     Claim,
-    Claimed,
-    ClaimedEffects,
     ClaimEffects,
-    DeadLetter,
-    Effect,
-    EffectState,
     FirstStep,
     Idempotency,
     Member,
     NewAwakeable,
     Settle,
-    SettledAll,
-    Taken,
     TakePartitions,
-    TaskFacts,
 )
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.ports import Page, Store
@@ -74,6 +75,10 @@ class Driver:
         (answer,) = await self.store.commit([member])
         assert isinstance(answer, kind), answer
         return answer
+
+    async def acknowledged(self, member: Member) -> bool:
+        """Commit a member that is only acknowledged, and wakes nobody."""
+        return await self.do(Acknowledged, member) == Acknowledged()
 
     # ── orders ──────────────────────────────────────────────────────────────────────────────
 
@@ -213,7 +218,9 @@ class Driver:
 
     async def take(self, *partitions: int, owner: str = "me") -> list[int]:
         """The epochs of these partitions, taken."""
-        answer = await self.do(Taken, TakePartitions(owner=owner, topic=TOPIC, partitions=partitions))
+        answer = await self.do(
+            PartitionsTaken, TakePartitions(owner=owner, topic=TOPIC, partitions=partitions)
+        )
         return [position.epoch for position in answer.positions]
 
     async def claim_effects(self, owner: str = "me", *, limit: int = 100) -> list[Effect]:

@@ -5,24 +5,18 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from awakeables.core.acts import MOST_ACTS, Act
-from awakeables.core.invocations import Failure, Pause, Suspend
-from awakeables.core.orders import (
+from awakeables.core.answers import (
+    Acknowledged,
     Begun,
-    Cancel,
     CancelAsked,
-    Kill,
     Killed,
-    Noted,
-    Refused,
-    Republish,
     Republished,
-    Resend,
     Resent,
-    Resume,
     Resumed,
-    Settle,
     SettledAll,
 )
+from awakeables.core.invocations import Failure, Pause, Suspend
+from awakeables.core.orders import Cancel, Kill, MarkRefused, Republish, Resend, Resume, Settle
 from contract.driver import DLQ, Driver
 from contract.test_republish import queued
 
@@ -87,7 +81,7 @@ async def test_case_o6_who_sent_a_record_again_is_kept_with_it(driver: Driver) -
     assert [(act.act, act.by) for act in found.acts] == [("resend", STRANGE)]
     [effect] = await queued(driver)
     for by in ("ops", "desk"):
-        await driver.do(Noted, Refused(event_id=effect.event_id, reason="too large"))
+        await driver.do(Acknowledged, MarkRefused(event_id=effect.event_id, reason="too large"))
         await driver.do(Republished, Republish(event_id=effect.event_id, by=by))
     republished = await driver.store.queued_effect(effect.event_id)
     assert republished is not None

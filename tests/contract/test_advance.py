@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from awakeables.core.answers import Advanced, Begun, Fenced, Released
 from awakeables.core.invocations import BackOff, Continue, End, Failure, Pause, Suspend, at_once
 from awakeables.core.journal import NowRead, encode_chunk
-from awakeables.core.orders import Advance, Advanced, Begun, Fenced, NewAwakeable, Release, Released
+from awakeables.core.orders import Advance, NewAwakeable, Release
 from awakeables.core.outcomes import Cancellation, Resolution
 from contract.driver import START_MS, Driver, resolved
 

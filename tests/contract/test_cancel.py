@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from awakeables.core.answers import Advanced, Begun, CancelAsked, Claimed, Fenced
 from awakeables.core.invocations import CANCELLED, BackOff, End, Failure, Invocation, Pause, at_once
 from awakeables.core.journal import AwakeableAsked, encode_chunk
-from awakeables.core.orders import Advanced, Begun, Cancel, CancelAsked, Claim, Claimed, Fenced, NewAwakeable
+from awakeables.core.orders import Cancel, Claim, NewAwakeable
 from awakeables.core.outcomes import Cancellation, Resolution
 from contract.driver import Driver, resolved
 

@@ -5,24 +5,9 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from awakeables.core.deadletters import error_headers
-from awakeables.core.orders import (
-    DeadLetter,
-    Fenced,
-    Folding,
-    Noted,
-    PartitionFence,
-    Position,
-    Purged,
-    PurgeLetters,
-    Refused,
-    Resend,
-    Resent,
-    Settle,
-    SettledAll,
-    Skip,
-    Skipped,
-)
+from awakeables.core.answers import Acknowledged, Fenced, Position, Purged, Resent, SettledAll, Skipped
+from awakeables.core.deadletters import DeadLetter, Folding, error_headers
+from awakeables.core.orders import MarkRefused, PartitionFence, PurgeLetters, Resend, Settle, Skip
 from awakeables.ports import Page
 from contract.driver import DLQ, TOPIC, Driver
 
@@ -186,7 +171,7 @@ async def test_case_o4_dead_letters_of_a_code_are_purged_and_refused_records_sta
     letters = [driver.a_letter(offset=n, code="unreadable" if n % 2 else "invalid") for n in range(6)]
     for letter in letters:
         await bury(driver, letter)
-    await driver.do(Noted, Refused(event_id=letters[0].id, reason="too large"))
+    await driver.do(Acknowledged, MarkRefused(event_id=letters[0].id, reason="too large"))
     driver.clock.ms += 1
     order = PurgeLetters(before_ms=driver.clock.ms, limit=2, code="unreadable", letters_only=True)
     assert [await driver.do(Purged, order) for _ in range(3)] == [Purged(count=n) for n in (2, 1, 0)]

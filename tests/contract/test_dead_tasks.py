@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from awakeables.core.answers import Resent, SettledAll
 from awakeables.core.awakeables import Completion, DeadTask
-from awakeables.core.deadletters import file_task
-from awakeables.core.orders import Folding, Resend, Resent, Settle, SettledAll
+from awakeables.core.deadletters import Folding, file_task
+from awakeables.core.orders import Resend, Settle
 from awakeables.ports import Page
 from contract.driver import DLQ, TOPIC, Driver, resolved
 

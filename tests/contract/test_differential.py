@@ -9,34 +9,34 @@ from typing import Any
 
 import pytest
 
+from awakeables.core.answers import Answer
 from awakeables.core.awakeables import Completion, Heartbeat
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.effects import EFFECT_STATES
 from awakeables.core.ids import IdKind
 from awakeables.core.invocations import BackOff, Continue, End, Failure, Invocation, Next, Pause, Suspend
 from awakeables.core.journal import AwakeableAsked, NowRead, encode_chunk
 from awakeables.core.orders import (
-    EFFECT_STATES,
     Advance,
-    Answer,
     Cancel,
     Claim,
     ClaimEffects,
-    DeadLetter,
     Ended,
     Expire,
     Idempotency,
     Kill,
+    MarkPublished,
+    MarkRefused,
     Member,
     NewAwakeable,
     PartitionFence,
     Probe,
     Purge,
     PurgeLetters,
-    Refused,
     Release,
     Republish,
     Resend,
     Resume,
-    Sent,
     Settle,
     Skip,
     TakePartitions,
@@ -292,10 +292,10 @@ class Stream:
         return ClaimEffects(owner=self.chance.choice(OWNERS), limit=self.chance.choice([1, 5, 100]))
 
     def sent(self) -> Member:
-        return Sent(event_ids=tuple(self.event_id() for _ in range(self.chance.randrange(4))))
+        return MarkPublished(event_ids=tuple(self.event_id() for _ in range(self.chance.randrange(4))))
 
     def refused(self) -> Member:
-        return Refused(event_id=self.event_id(), reason="too large")
+        return MarkRefused(event_id=self.event_id(), reason="too large")
 
 
 async def answers(store: Store, members: list[Member]) -> list[Answer] | str:

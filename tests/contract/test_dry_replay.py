@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from awakeables.core.answers import DryReplayed
 from awakeables.core.invocations import SUSPECT_STARTS
-from awakeables.core.orders import DryReplayed, ReplayDry
+from awakeables.core.orders import ReplayDry
 from contract.driver import Driver
 
 

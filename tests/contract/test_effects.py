@@ -5,18 +5,10 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from awakeables.core.answers import Acknowledged, Advanced, ClaimedEffects
+from awakeables.core.effects import CloudEventMode, Effect
 from awakeables.core.invocations import Invocation
-from awakeables.core.orders import (
-    Advanced,
-    ClaimedEffects,
-    ClaimEffects,
-    CloudEventMode,
-    Effect,
-    NewAwakeable,
-    Noted,
-    Refused,
-    Sent,
-)
+from awakeables.core.orders import ClaimEffects, MarkPublished, MarkRefused, NewAwakeable
 from awakeables.core.outcomes import Rejection
 from contract.driver import Driver, resolved
 
@@ -41,7 +33,10 @@ async def test_effects_are_unsent_until_they_are_sent(driver: Driver) -> None:
     assert await driver.effects("unsent", 10) == effects
     assert await driver.effects("unsent", 2) == effects[:2]
     assert await driver.effects("failed", 10) == []
-    assert await driver.do(Noted, Sent(event_ids=(effects[0].event_id, effects[2].event_id))) == Noted()
+    assert (
+        await driver.do(Acknowledged, MarkPublished(event_ids=(effects[0].event_id, effects[2].event_id)))
+        == Acknowledged()
+    )
     assert await driver.effects("unsent", 10) == [effects[1]]
 
 
@@ -53,7 +48,7 @@ async def test_the_oldest_unsent_are_found_whoever_holds_them_and_whatever_has_f
         effects += new
         driver.clock.ms += 1
     for effect in effects[::2]:
-        await driver.do(Noted, Refused(event_id=effect.event_id, reason="too large"))
+        await driver.do(Acknowledged, MarkRefused(event_id=effect.event_id, reason="too large"))
     for limit in range(8):
         assert await driver.effects("unsent", limit) == effects[1::2][:limit]
 
@@ -70,15 +65,17 @@ async def test_the_form_of_a_task_is_kept(driver: Driver, form: bool | CloudEven
 
 async def test_telling_that_it_was_sent_again_changes_nothing(driver: Driver) -> None:
     _, (effect, other) = await queued(driver, await driver.begin(owner="me"), 2)
-    order = Sent(event_ids=(effect.event_id, driver.id("evt")))
-    assert await driver.do(Noted, order) == await driver.do(Noted, order)
+    order = MarkPublished(event_ids=(effect.event_id, driver.id("evt")))
+    assert await driver.do(Acknowledged, order) == await driver.do(Acknowledged, order)
     assert await driver.effects("unsent", 10) == [other]
 
 
 async def test_an_effect_that_is_queued_and_sent_in_one_commit_is_gone(driver: Driver) -> None:
     row = await driver.begin(owner="me")
     effect = driver.an_effect(row.id)
-    await driver.store.commit([driver.an_advance(row, effects=[effect]), Sent(event_ids=(effect.event_id,))])
+    await driver.store.commit(
+        [driver.an_advance(row, effects=[effect]), MarkPublished(event_ids=(effect.event_id,))]
+    )
     assert await driver.effects("unsent", 10) == []
 
 
@@ -118,7 +115,10 @@ async def test_a_claim_sees_what_was_queued_in_the_same_commit(driver: Driver) -
 
 async def test_an_effect_that_kafka_refuses_is_kept_as_failed(driver: Driver) -> None:
     _, (bad, good) = await queued(driver, await driver.begin(owner="me"), 2)
-    assert await driver.do(Noted, Refused(event_id=bad.event_id, reason="too \x00 large")) == Noted()
+    assert (
+        await driver.do(Acknowledged, MarkRefused(event_id=bad.event_id, reason="too \x00 large"))
+        == Acknowledged()
+    )
     assert await driver.effects("failed", 10) == [bad]
     assert await driver.effects("unsent", 10) == [good]
     assert await driver.claim_effects("heir") == [good]
@@ -126,7 +126,7 @@ async def test_an_effect_that_kafka_refuses_is_kept_as_failed(driver: Driver) ->
 
 async def test_a_refused_task_rejects_its_awakeable_and_wakes(driver: Driver) -> None:
     row, awakeable_id, effect = await refused_task(driver)
-    answer = await driver.do(Noted, Refused(event_id=effect.event_id, reason="no such topic"))
+    answer = await driver.do(Acknowledged, MarkRefused(event_id=effect.event_id, reason="no such topic"))
     (wake,) = answer.wakes
     assert (wake.invocation_id, wake.wake, wake.awakeable_id) == (row.id, 1, awakeable_id)
     found = await driver.awakeable(awakeable_id)
@@ -137,29 +137,31 @@ async def test_a_refused_task_rejects_its_awakeable_and_wakes(driver: Driver) ->
 
 async def test_a_refusal_that_is_told_again_changes_nothing(driver: Driver) -> None:
     row, _, effect = await refused_task(driver)
-    order = Refused(event_id=effect.event_id, reason="no such topic")
-    await driver.do(Noted, order)
-    assert await driver.do(Noted, order) == Noted()
+    order = MarkRefused(event_id=effect.event_id, reason="no such topic")
+    await driver.do(Acknowledged, order)
+    assert await driver.do(Acknowledged, order) == Acknowledged()
     assert (await driver.invocation(row.id)).wake == 1
 
 
 async def test_a_refused_task_whose_awakeable_is_settled_wakes_nobody(driver: Driver) -> None:
     row, awakeable_id, effect = await refused_task(driver)
     await driver.settle(resolved(awakeable_id))
-    assert await driver.do(Noted, Refused(event_id=effect.event_id, reason="gone")) == Noted()
+    assert (
+        await driver.do(Acknowledged, MarkRefused(event_id=effect.event_id, reason="gone")) == Acknowledged()
+    )
     assert (await driver.awakeable(awakeable_id)).state == "resolved"
     assert (await driver.invocation(row.id)).wake == 1
 
 
 async def test_a_refusal_of_what_is_not_there_changes_nothing(driver: Driver) -> None:
-    assert await driver.do(Noted, Refused(event_id=driver.id("evt"), reason="x")) == Noted()
+    assert await driver.acknowledged(MarkRefused(event_id=driver.id("evt"), reason="x"))
     assert await driver.effects("failed", 10) == []
 
 
 async def test_a_failed_effect_that_was_sent_after_all_is_gone(driver: Driver) -> None:
     _, (effect,) = await queued(driver, await driver.begin(owner="me"), 1)
-    await driver.do(Noted, Refused(event_id=effect.event_id, reason="x"))
-    await driver.do(Noted, Sent(event_ids=(effect.event_id,)))
+    await driver.do(Acknowledged, MarkRefused(event_id=effect.event_id, reason="x"))
+    await driver.do(Acknowledged, MarkPublished(event_ids=(effect.event_id,)))
     assert await driver.effects("failed", 10) == []
     counts = await driver.store.counts()
     assert (counts["effects_unsent"], counts["effects_failed"]) == (0, 0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from awakeables.core.orders import Expire, Expired
+from awakeables.core.answers import Expired
+from awakeables.core.orders import Expire
 from awakeables.core.outcomes import Expiry
 from contract.driver import START_MS, Driver, resolved
 

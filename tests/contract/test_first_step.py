@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from awakeables.core.answers import Acknowledged, Advanced, Begun, KeyConflict
 from awakeables.core.invocations import Continue, End
-from awakeables.core.orders import Advanced, Begun, Idempotency, KeyConflict, Noted, Sent
+from awakeables.core.orders import Idempotency, MarkPublished
 from awakeables.core.outcomes import Resolution
 from contract.driver import START_MS, Driver, resolved
 
@@ -55,7 +56,7 @@ async def test_sent_again_it_answers_with_what_is_not_sent_yet(driver: Driver) -
     order = driver.a_begin(owner="me", first=True)
     first = await driver.do(Begun, order)
     assert await driver.do(Begun, order) == first
-    await driver.do(Noted, Sent(event_ids=(first.effects[0].event_id,)))
+    await driver.do(Acknowledged, MarkPublished(event_ids=(first.effects[0].event_id,)))
     assert await driver.do(Begun, order) == replace(first, effects=())
 
 

@@ -7,23 +7,19 @@ from collections.abc import Awaitable, Callable
 import pytest
 from msgspec import Raw
 
+from awakeables.core.answers import Acknowledged, Advanced, Begun, Expired, SettledAll
 from awakeables.core.awakeables import STATES, Completion, Heartbeat
 from awakeables.core.brief import brief_invocation
 from awakeables.core.invocations import STATUSES, BackOff, End, Failure, Invocation, Pause, Status, Suspend
 from awakeables.core.journal import Delivered, Input, NowRead, encode_chunk
 from awakeables.core.orders import (
-    Advanced,
     Begin,
-    Begun,
     Expire,
-    Expired,
     Idempotency,
+    MarkPublished,
+    MarkRefused,
     NewAwakeable,
-    Noted,
-    Refused,
-    Sent,
     Settle,
-    SettledAll,
 )
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.ports import Page
@@ -130,7 +126,7 @@ async def test_counts_tell_how_much_there_is(driver: Driver) -> None:
     await driver.settle(resolved(settled))
     bad, good = driver.an_effect(row.id), driver.an_effect(row.id)
     await driver.do(Advanced, driver.an_advance(row, effects=[bad, good]))
-    await driver.do(Noted, Refused(event_id=bad.event_id, reason="x"))
+    await driver.do(Acknowledged, MarkRefused(event_id=bad.event_id, reason="x"))
     letters = tuple(driver.a_letter(offset=offset) for offset in range(2))
     await driver.do(SettledAll, Settle(completions=(), dead_letters=letters, relay_to=DLQ))
     assert await driver.store.counts() == {
@@ -163,7 +159,7 @@ async def test_counts_tell_when_the_oldest_pending_and_unsent_were_made(driver: 
     counts = await driver.store.counts()
     assert counts["awakeables_oldest_ms"] == counts["effects_oldest_ms"] == made_ms
     await driver.settle(resolved(first), resolved(second))
-    await driver.do(Noted, Sent(event_ids=tuple(effect.event_id for effect in effects)))
+    await driver.do(Acknowledged, MarkPublished(event_ids=tuple(effect.event_id for effect in effects)))
     counts = await driver.store.counts()
     assert counts["awakeables_oldest_ms"] == counts["effects_oldest_ms"] == made_ms + 5000
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from awakeables.core.answers import Advanced, Begun, Fenced, Killed
 from awakeables.core.invocations import KILLED, BackOff, Continue, End, Failure, Next, Pause, Suspend
 from awakeables.core.journal import AwakeableAsked, encode_chunk
-from awakeables.core.orders import Advanced, Begun, Fenced, Kill, Killed, NewAwakeable
+from awakeables.core.orders import Kill, NewAwakeable
 from awakeables.core.outcomes import Cancellation, Resolution
 from contract.driver import Driver, resolved
 

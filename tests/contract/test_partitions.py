@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from awakeables.core.answers import Fenced, Position, SettledAll, Skipped, Unchecked
 from awakeables.core.brief import brief_letter
-from awakeables.core.deadletters import SKIPPED, relay
-from awakeables.core.orders import (
-    DeadLetter,
-    Fenced,
-    NewAwakeable,
-    PartitionFence,
-    Position,
-    Settle,
-    SettledAll,
-    Skip,
-    Skipped,
-    Unchecked,
-)
+from awakeables.core.deadletters import SKIPPED, DeadLetter, relay
+from awakeables.core.orders import NewAwakeable, PartitionFence, Settle, Skip
 from awakeables.ports import Page
 from contract.driver import DLQ, TOPIC, Driver, beating, rejected, resolved, unreadable
 

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+from awakeables.core.answers import Acknowledged, Advanced, ClaimedEffects, Purged, Republished, SettledAll
 from awakeables.core.brief import brief_effect
+from awakeables.core.effects import EFFECT_STATES, Effect, EffectState, QueuedEffect
 from awakeables.core.orders import (
-    EFFECT_STATES,
-    Advanced,
-    ClaimedEffects,
     ClaimEffects,
-    Effect,
-    EffectState,
+    MarkPublished,
+    MarkRefused,
     Member,
     NewAwakeable,
-    Noted,
-    Purged,
     PurgeLetters,
-    QueuedEffect,
-    Refused,
     Republish,
-    Republished,
-    Sent,
     Settle,
-    SettledAll,
 )
 from awakeables.ports import Page
 from contract.driver import DLQ, Driver
@@ -39,7 +31,7 @@ async def queued(driver: Driver, count: int = 1) -> list[Effect]:
 
 async def refuse(driver: Driver, *effects: Effect) -> None:
     for effect in effects:
-        await driver.do(Noted, Refused(event_id=effect.event_id, reason=REASON))
+        await driver.do(Acknowledged, MarkRefused(event_id=effect.event_id, reason=REASON))
 
 
 async def refused(driver: Driver, count: int = 1) -> list[Effect]:
@@ -92,7 +84,7 @@ async def test_what_is_queued_is_shown_with_its_state_and_why_it_was_refused(dri
 
 async def test_what_is_sent_or_never_was_is_not_shown(driver: Driver) -> None:
     [effect] = await queued(driver)
-    await driver.do(Noted, Sent(event_ids=(effect.event_id,)))
+    await driver.do(Acknowledged, MarkPublished(event_ids=(effect.event_id,)))
     assert await driver.store.queued_effect(effect.event_id) is None
     assert await driver.store.queued_effect(driver.id("evt")) is None
     assert [await listed(driver, state) for state in EFFECT_STATES] == [[], []]
@@ -109,7 +101,7 @@ async def test_both_kinds_of_ids_are_listed_together_newest_first_in_pages(drive
     for state in EFFECT_STATES:
         if state == "failed":
             for id_ in ids:
-                await driver.do(Noted, Refused(event_id=id_, reason=REASON))
+                await driver.do(Acknowledged, MarkRefused(event_id=id_, reason=REASON))
         assert await listed(driver, state) == newest
         assert await listed(driver, state, limit=6) == newest
         for limit in (1, 2, 4):
@@ -144,13 +136,13 @@ async def test_a_refused_record_is_unsent_and_unclaimed_again_as_it_was(driver: 
     counts = await driver.store.counts()
     assert (counts["effects_unsent"], counts["effects_failed"]) == (1, 0)
     assert await driver.claim_effects("me") == [effect]
-    await driver.do(Noted, Sent(event_ids=(effect.event_id,)))
+    await driver.do(Acknowledged, MarkPublished(event_ids=(effect.event_id,)))
     assert await driver.store.queued_effect(effect.event_id) is None
 
 
 async def test_the_copy_of_a_dead_letter_is_sent_again_too(driver: Driver) -> None:
     letter_id = await copied(driver)
-    await driver.do(Noted, Refused(event_id=letter_id, reason=REASON))
+    await driver.do(Acknowledged, MarkRefused(event_id=letter_id, reason=REASON))
     assert (await republish(driver, letter_id)).accepted
     assert [effect.event_id for effect in await driver.claim_effects("me")] == [letter_id]
 
@@ -161,7 +153,7 @@ async def test_one_that_is_refused_again_is_failed_with_the_new_reason_and_can_g
     [effect] = await refused(driver)
     for reason in ("forbidden", "no such topic"):
         assert (await republish(driver, effect.event_id)).accepted
-        await driver.do(Noted, Refused(event_id=effect.event_id, reason=reason))
+        await driver.do(Acknowledged, MarkRefused(event_id=effect.event_id, reason=reason))
         expected = QueuedEffect(effect=effect, state="failed", reason=reason)
         assert await driver.store.queued_effect(effect.event_id) == expected
 
@@ -195,21 +187,21 @@ async def test_the_order_again_is_told_the_same_and_changes_nothing(
     assert await driver.claim_effects("me") == [effect]
     await republish(driver, effect.event_id)
     assert await driver.claim_effects("me") == [], "whoever has it keeps it"
-    await driver.do(Noted, Sent(event_ids=(effect.event_id,)))
+    await driver.do(Acknowledged, MarkPublished(event_ids=(effect.event_id,)))
     assert await republish(driver, effect.event_id) == Republished(queued=None, accepted=False)
 
 
 async def test_a_group_in_which_it_is_refused_sent_again_and_claimed_can_be_repeated(driver: Driver) -> None:
     [effect] = await queued(driver)
     group: list[Member] = [
-        Refused(event_id=effect.event_id, reason=REASON),
+        MarkRefused(event_id=effect.event_id, reason=REASON),
         Republish(event_id=effect.event_id),
         ClaimEffects(owner="heir", limit=10),
     ]
     unsent = QueuedEffect(effect=effect, state="unsent")
     for _ in range(2):
         assert await driver.store.commit(group) == [
-            Noted(),
+            Acknowledged(),
             Republished(queued=unsent, accepted=True),
             ClaimedEffects(effects=(effect,)),
         ]

@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
+from awakeables.core.answers import Acknowledged, Advanced, Begun, Purged, SettledAll
 from awakeables.core.journal import AwakeableAsked, encode_chunk
-from awakeables.core.orders import (
-    Advanced,
-    Begun,
-    Ended,
-    Idempotency,
-    NewAwakeable,
-    Noted,
-    Purge,
-    Purged,
-    PurgeLetters,
-    Refused,
-    Settle,
-    SettledAll,
-)
+from awakeables.core.orders import Ended, Idempotency, MarkRefused, NewAwakeable, Purge, PurgeLetters, Settle
 from awakeables.ports import Page
 from contract.driver import DLQ, RETENTION_MS, Driver, resolved
 
@@ -110,7 +98,7 @@ async def test_old_dead_letters_and_refused_effects_go_a_few_at_a_time(driver: D
     row = await driver.begin(owner="me")
     effects = [driver.an_effect(row.id) for _ in range(2)]
     await driver.do(Advanced, driver.an_advance(row, effects=effects))
-    await driver.do(Noted, Refused(event_id=effects[0].event_id, reason="too large"))
+    await driver.do(Acknowledged, MarkRefused(event_id=effects[0].event_id, reason="too large"))
     old = [driver.a_letter(offset=offset) for offset in range(3)]
     await driver.do(SettledAll, Settle(completions=(), dead_letters=tuple(old), relay_to=DLQ))
     driver.clock.ms += 10
@@ -135,7 +123,7 @@ async def test_refused_effects_of_every_kind_go_by_the_age_of_their_ids(driver: 
         ids += [effect.event_id, letter.id]
         driver.clock.ms += 1
     for event_id in ids:
-        await driver.do(Noted, Refused(event_id=event_id, reason="too large"))
+        await driver.do(Acknowledged, MarkRefused(event_id=event_id, reason="too large"))
     order = PurgeLetters(before_ms=driver.clock.ms - 1, limit=1)
     for gone in (2, 4, 4):
         await driver.do(Purged, order)

@@ -6,8 +6,10 @@ import pytest
 from msgspec import Raw
 from msgspec.structs import replace
 
-from awakeables.core.awakeables import BOOK_EDGE, Beat, Completion, in_short
-from awakeables.core.orders import Folding, NewAwakeable, Noted, Refused, Settle, SettledAll, Unchecked
+from awakeables.core.answers import Acknowledged, SettledAll, Unchecked
+from awakeables.core.awakeables import BOOK_EDGE, Completion, LastHeartbeat, in_short
+from awakeables.core.deadletters import Folding
+from awakeables.core.orders import MarkRefused, NewAwakeable, Settle
 from awakeables.core.outcomes import Expiry, Rejection, Resolution
 from awakeables.errors import MalformedId
 from awakeables.ports import Expectation
@@ -176,7 +178,7 @@ async def test_a_heartbeat_is_kept_and_has_no_verdict(driver: Driver) -> None:
     driver.clock.ms += 9
     await driver.settle(beating(awakeable_id, b'{"step": 2}', source="t:0:2"))
     found = await driver.awakeable(awakeable_id)
-    assert found.beat == Beat(progress=Raw(b'{"step": 2}'), at_ms=START_MS + 9, worker="w1")
+    assert found.beat == LastHeartbeat(progress=Raw(b'{"step": 2}'), at_ms=START_MS + 9, worker="w1")
     assert (found.state, found.book.counts) == ("pending", {})
     assert (await driver.invocation(row.id)).wake == 0
 
@@ -322,7 +324,10 @@ async def test_a_verdict_that_kafka_refuses_is_not_kept(driver: Driver) -> None:
     await driver.do(
         SettledAll, Settle(completions=completions, verdicts_to="shop.verdicts", verdict_ids=(event_id,))
     )
-    assert await driver.do(Noted, Refused(event_id=event_id, reason="no such topic")) == Noted()
+    assert (
+        await driver.do(Acknowledged, MarkRefused(event_id=event_id, reason="no such topic"))
+        == Acknowledged()
+    )
     assert await driver.effects("failed", 10) == await driver.effects("unsent", 10) == []
     assert (await driver.awakeable(awakeable_id)).state == "resolved"
 

@@ -16,19 +16,10 @@ from types import MappingProxyType
 import pytest
 from msgspec.structs import astuple
 
+from awakeables.core.answers import Acknowledged
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation
-from awakeables.core.orders import (
-    Claim,
-    ClaimEffects,
-    Expire,
-    Member,
-    NewAwakeable,
-    Noted,
-    Probe,
-    Release,
-    Settle,
-)
+from awakeables.core.orders import Claim, ClaimEffects, Expire, Member, NewAwakeable, Probe, Release, Settle
 from awakeables.core.records import Row
 from awakeables.core.rows import EffectRow, PositionRow
 from awakeables.errors import StoreUnavailable
@@ -175,7 +166,7 @@ async def test_a_probe_writes_to_the_log_and_changes_no_row(
     log = path.with_name(path.name + "-wal")
     length = log.stat().st_size
     for _ in range(2):
-        assert await sqlite.commit([Probe()]) == [Noted()]
+        assert await sqlite.commit([Probe()]) == [Acknowledged()]
     assert log.stat().st_size > length
     assert await everything(sqlite) == before
 

@@ -10,18 +10,9 @@ from typing import Any
 
 import pytest
 
+from awakeables.core.answers import Acknowledged, Advanced, Begun, Fenced, SettledAll
 from awakeables.core.invocations import End, Suspend
-from awakeables.core.orders import (
-    Advanced,
-    Begun,
-    Fenced,
-    NewAwakeable,
-    Noted,
-    PartitionFence,
-    Sent,
-    Settle,
-    SettledAll,
-)
+from awakeables.core.orders import MarkPublished, NewAwakeable, PartitionFence, Settle
 from awakeables.core.outcomes import Resolution
 from awakeables.errors import StoreUnavailable
 from awakeables.store.sqlite import group
@@ -75,7 +66,7 @@ async def test_a_whole_cycle_reads_no_row_and_no_commit_is_decided_twice(
     row = (
         await driver.do(Advanced, driver.an_advance(row, awakeables=[awakeable], effects=[effect]))
     ).invocation
-    await driver.do(Noted, Sent(event_ids=(effect.event_id,)))
+    await driver.do(Acknowledged, MarkPublished(event_ids=(effect.event_id,)))
     fence = PartitionFence(topic=TOPIC, partition=0, epoch=1, first=0, next=1)
     await driver.do(SettledAll, Settle(completions=(resolved(awakeable.id),), fence=fence))
     await driver.do(Advanced, driver.an_advance(row, End(result=Resolution.of_json(b"1"))))

@@ -296,9 +296,9 @@ async def test_a_commit_is_on_disk_when_it_returns(path: Path) -> None:
 async def test_readers_cant_write(path: Path) -> None:
     store = a_store(path)
     await store.open()
-    for lane in (store._reader, store._lister):
+    for thread in (store._reader, store._lister):
         with pytest.raises(StoreUnavailable, match="readonly"):
-            await lane.run(lambda connection: connection.execute("DELETE FROM outbox"))
+            await thread.run(lambda connection: connection.execute("DELETE FROM outbox"))
     await store.close()
 
 

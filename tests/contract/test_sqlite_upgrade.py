@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import astuple, replace
 
-from awakeables.core.orders import DeadLetter, Ended, Idempotency, Resend, Resent
+from awakeables.core.answers import Resent
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.orders import Ended, Idempotency, Resend
 from awakeables.core.outcomes import Resolution
 from awakeables.core.rows import effect_row
 from awakeables.errors import StoreOfAnotherApp

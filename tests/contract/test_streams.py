@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from awakeables.core.orders import Advanced, Noted, Refused, Republish, Republished, Settle, SettledAll
+from awakeables.core.answers import Acknowledged, Advanced, Republished, SettledAll
+from awakeables.core.orders import MarkRefused, Republish, Settle
 from contract.driver import DLQ, Driver, unreadable
 
 
@@ -55,7 +56,7 @@ async def test_one_that_is_sent_again_comes_after_those_that_are_there(driver: D
     effects = [driver.an_effect(row.id) for _ in range(3)]
     row = (await driver.do(Advanced, driver.an_advance(row, effects=effects))).invocation
     first, *rest = [effect.event_id for effect in effects]
-    await driver.do(Noted, Refused(event_id=first, reason="too large"))
+    await driver.do(Acknowledged, MarkRefused(event_id=first, reason="too large"))
     assert (await driver.do(Republished, Republish(event_id=first))).accepted
     later = driver.an_effect(row.id)
     await driver.do(Advanced, driver.an_advance(row, effects=[later]))

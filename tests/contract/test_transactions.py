@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from awakeables.core.orders import EFFECT_STATES, Answer, Begun, Member, NewAwakeable, Settle
+from awakeables.core.answers import Answer, Begun
+from awakeables.core.effects import EFFECT_STATES
+from awakeables.core.orders import Member, NewAwakeable, Settle
 from awakeables.core.rows import Changes
 from awakeables.errors import MalformedId, StoreRefused
 from awakeables.ports import Page, Store

@@ -9,7 +9,9 @@ from functools import partial
 
 import pytest
 
-from awakeables.core.orders import Answer, Effect, Member, Settle
+from awakeables.core.answers import Answer
+from awakeables.core.effects import Effect
+from awakeables.core.orders import Member, Settle
 from awakeables.core.outcomes import Resolution
 from awakeables.devbroker import EmbeddedBroker
 from awakeables.errors import BrokerUnavailable, StoreRefused, StoreUnavailable, TopicMissing

@@ -11,7 +11,8 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from awakeables.core.orders import Answer, Member, Settle
+from awakeables.core.answers import Answer
+from awakeables.core.orders import Member, Settle
 from awakeables.devbroker import EmbeddedBroker
 from awakeables.kafka.connection import Connection
 from awakeables.runtime import work

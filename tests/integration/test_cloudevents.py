@@ -20,7 +20,7 @@ from support.service import create_app_topics, new_app, producing, read_records,
 from support.tasks import working
 
 if TYPE_CHECKING:
-    from awakeables.core.orders import Header
+    from awakeables.core.effects import Header
     from support.real_kafka import TopicFactory
 
 RETENTION_MS = 86_400_000

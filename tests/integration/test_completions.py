@@ -15,8 +15,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.errors import MessageSizeTooLargeError
 
+from awakeables.core.answers import Answer
+from awakeables.core.deadletters import DeadLetter
 from awakeables.core.ids import new_id
-from awakeables.core.orders import Answer, DeadLetter
 from awakeables.core.outcomes import Resolution
 from awakeables.engine.intake import Record
 from awakeables.errors import OwnershipLost, StoreUnavailable

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.partitioner import murmur2
 from msgspec.structs import replace
 
-from awakeables.core.orders import Effect, TaskFacts
+from awakeables.core.effects import Effect, TaskFacts
 from awakeables.errors import BrokerUnavailable, PublishRefused, TopicMissing
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.producer import ProducerSettings

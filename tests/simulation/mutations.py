@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
 from awakeables.core.awakeables import Awakeable
+from awakeables.core.deadletters import DeadLetter
 from awakeables.core.decide import settling
 from awakeables.core.invocations import Invocation, Suspend
-from awakeables.core.orders import DeadLetter
 from awakeables.core.replay import Replay
 from awakeables.core.rows import Rows
 from awakeables.engine import edge

@@ -13,9 +13,11 @@ from typing import Any
 import msgspec
 
 from awakeables.api import Api
+from awakeables.core.answers import Answer
 from awakeables.core.awakeables import Awakeable, Completion, Verdict
+from awakeables.core.effects import Effect
 from awakeables.core.ids import new_id
-from awakeables.core.orders import Answer, Effect, Member
+from awakeables.core.orders import Member
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.engine.engine import EngineSettings
 from awakeables.engine.horizon import Moment

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from awakeables.core.answers import Answer
 from awakeables.core.decide.decisions import BY_KEY, searches
 from awakeables.core.decide.needs import missing, needs, needs_of_loaded
-from awakeables.core.orders import Answer, Member
+from awakeables.core.orders import Member
 from awakeables.core.rows import Changes, NotLoaded, Rows
 from awakeables.errors import AwakeablesError
 from awakeables.ports import Clock

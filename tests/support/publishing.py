@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from awakeables.core.orders import Effect
+from awakeables.core.effects import Effect
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.producer import Producer, ProducerSettings
 from awakeables.kafka.publisher import KafkaPublisher

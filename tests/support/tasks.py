@@ -15,8 +15,8 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 
 from awakeables.core.awakeables import Completion
+from awakeables.core.effects import Effect, Header, TaskFacts
 from awakeables.core.ids import new_id
-from awakeables.core.orders import Effect, Header, TaskFacts
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
 from awakeables.wire.completions import decode_completion

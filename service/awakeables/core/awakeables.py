@@ -118,7 +118,7 @@ class Verdict(Record):
     omitted_bytes: int = 0
 
 
-class BookEntry(Record):
+class VerdictEntry(Record):
     """One verdict as the awakeable remembers it, and the `traceparent` of its completion."""
 
     kind: VerdictKind
@@ -139,7 +139,7 @@ class DeadTaskEntry(Record):
     worker: str | None = None
 
 
-class Book(Record):
+class VerdictHistory(Record):
     """The verdicts over one awakeable: a counter per kind, the first and the last ten.
 
     Long event IDs and reasons are shortened: it is written anew with each verdict.
@@ -149,12 +149,12 @@ class Book(Record):
     """
 
     counts: dict[str, int] = {}
-    first: tuple[BookEntry, ...] = ()
-    last: tuple[BookEntry, ...] = ()
+    first: tuple[VerdictEntry, ...] = ()
+    last: tuple[VerdictEntry, ...] = ()
     dead_task: DeadTaskEntry | None = None
 
-    def add(self, verdict: Verdict, trace: str | None = None) -> Book:
-        entry = BookEntry(
+    def add(self, verdict: Verdict, trace: str | None = None) -> VerdictHistory:
+        entry = VerdictEntry(
             kind=verdict.kind,
             source=verdict.source,
             at_ms=verdict.at_ms,
@@ -168,7 +168,7 @@ class Book(Record):
         return replace(self, counts=counts, last=(*self.last, entry)[-BOOK_EDGE:])
 
 
-class Beat(Record):
+class LastHeartbeat(Record):
     """The last heartbeat of an awakeable."""
 
     progress: Raw
@@ -176,10 +176,10 @@ class Beat(Record):
     worker: str | None = None
 
 
-_NO_BOOK = Book()
+_NO_BOOK = VerdictHistory()
 _encode = msgspec.json.Encoder().encode
-_decode_book = msgspec.json.Decoder(Book).decode
-_decode_beat = msgspec.json.Decoder(Beat).decode
+_decode_book = msgspec.json.Decoder(VerdictHistory).decode
+_decode_beat = msgspec.json.Decoder(LastHeartbeat).decode
 
 
 class Awakeable(Row):
@@ -218,12 +218,12 @@ class Awakeable(Row):
         return None if self.outcome_json is None else decode_outcome(self.outcome_json)
 
     @property
-    def book(self) -> Book:
+    def book(self) -> VerdictHistory:
         """The verdicts over it."""
         return _NO_BOOK if self.book_json is None else _decode_book(self.book_json)
 
     @property
-    def beat(self) -> Beat | None:
+    def beat(self) -> LastHeartbeat | None:
         """Its last heartbeat."""
         return None if self.beat_json is None else _decode_beat(self.beat_json)
 
@@ -331,7 +331,7 @@ def _settle(row: Awakeable, completion: Completion, *, expired: bool, now_ms: in
 
 def _kept(row: Awakeable, heartbeat: Heartbeat, worker: str | None, now_ms: int) -> Settled:
     """The last sign of life is kept; it is no answer, so it gets no verdict."""
-    beat = Beat(progress=heartbeat.progress, at_ms=now_ms, worker=worker)
+    beat = LastHeartbeat(progress=heartbeat.progress, at_ms=now_ms, worker=worker)
     return Settled(awakeable=replace(row, beat_json=_encode(beat)), verdict=None)
 
 

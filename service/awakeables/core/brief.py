@@ -6,8 +6,9 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from awakeables.core.awakeables import Awakeable
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.effects import QueuedEffect
 from awakeables.core.invocations import Invocation
-from awakeables.core.orders import DeadLetter, QueuedEffect
 from awakeables.core.outcomes import Rejection, Resolution, encode_outcome
 
 SUCCEEDED = encode_outcome(Resolution.of_bytes(b""))

@@ -1,4 +1,4 @@
-"""Dead letters: how the copy for the dead-letter topic is made."""
+"""Dead letters: what is kept of a record that could not be used, and how its copy is made."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from awakeables.core.acts import Acts
 from awakeables.core.awakeables import Awakeable, DeadTask
-from awakeables.core.orders import DeadLetter, Effect, Folding, Header
+from awakeables.core.effects import Effect, Header
+from awakeables.core.records import Record
 
 ERROR_PREFIX = "__connect.errors."
 CODE_HEADER = "awakeable-error-code"
@@ -21,6 +23,65 @@ WITHOUT_BYTES = (UNSTORABLE, SKIPPED)
 """Codes of dead letters whose bytes may not have been kept."""
 
 UNUSABLE_TASK = "unusable-task"
+
+
+class DeadLetter(Record):
+    """A record that could not be used, byte for byte, and why.
+
+    Attributes:
+        source: topic:partition:offset@timestamp, unique: a record becomes a dead letter once. Of a
+            task with its awakeable's ID before it: what a report says can keep out no other's.
+        code: `unreadable`: it says of no awakeable that it is about it; `unknown` or `invalid`, as the
+            verdict; `unstorable`: the store refuses the record;
+            `folded`: it counts many that were not kept one by one;
+            `skipped`: an operator has moved the partition past records that can't be read;
+            `unusable-task`: not a completion but a task that a worker could not use.
+        resent: How often it was sent again.
+        last_offset: Where it stands for several records, whose bytes are not kept: the last of them.
+        count: How many records it stands for.
+    """
+
+    id: str
+    source: str
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    code: str
+    reason: str
+    at_ms: int
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: tuple[Header, ...] = ()
+    awakeable_id: str | None = None
+    resent: int = 0
+    last_offset: int | None = None
+    count: int = 1
+    acts: Acts = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers."""
+        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
+
+
+class Folding(Record):
+    """How much of a batch that settles nothing is kept; other dead letters are folded into one row.
+
+    Attributes:
+        into: The ID of that row: it is added, or counted up if it is there.
+        keep: How many are kept.
+        keep_bytes: How many bytes these may have together.
+        reason: What that row says of itself.
+        tell: So many verdicts other than `accepted` are published.
+    """
+
+    into: str
+    keep: int
+    keep_bytes: int
+    reason: str
+    tell: int
 
 
 def error_headers(*, topic: str, partition: int, offset: int, code: str, reason: str) -> tuple[Header, ...]:

@@ -15,21 +15,12 @@ from msgspec.structs import replace
 
 from awakeables.core import invocations
 from awakeables.core.acts import Acts, acts_from
+from awakeables.core.answers import Position, Wake
 from awakeables.core.awakeables import Awakeable, Verdict
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.effects import Effect, EffectKind, EffectState, Header, QueuedEffect, TaskFacts
 from awakeables.core.invocations import Invocation
-from awakeables.core.orders import (
-    DeadLetter,
-    Effect,
-    EffectKind,
-    EffectState,
-    Ended,
-    Header,
-    Idempotency,
-    Position,
-    QueuedEffect,
-    TaskFacts,
-    Wake,
-)
+from awakeables.core.orders import Ended, Idempotency
 from awakeables.core.outcomes import Outcome
 from awakeables.core.records import Row, text_bytes, text_from
 

@@ -10,20 +10,8 @@ from typing import TypeAlias, TypeVar
 
 import structlog
 
-from awakeables.core.orders import (
-    Advance,
-    Answer,
-    Begin,
-    Cancel,
-    Claimed,
-    ClaimedEffects,
-    Expired,
-    Kill,
-    Member,
-    Probe,
-    Purged,
-    Resume,
-)
+from awakeables.core.answers import Answer, Claimed, ClaimedEffects, Expired, Purged
+from awakeables.core.orders import Advance, Begin, Cancel, Kill, Member, Probe, Resume
 from awakeables.errors import Overloaded, StoreUnavailable
 from awakeables.ports import Commits
 from awakeables.telemetry import events

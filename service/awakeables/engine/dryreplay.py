@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from awakeables.core.orders import Answer, DryReplayed, ReplayDry
+from awakeables.core.answers import Answer, DryReplayed
+from awakeables.core.orders import ReplayDry
 from awakeables.engine.committer import Committer
 from awakeables.errors import NotFound
 from awakeables.handlers.attempt import Attempts, News, Origin

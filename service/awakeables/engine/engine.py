@@ -14,11 +14,9 @@ from datetime import timedelta
 
 import structlog
 
+from awakeables.core.answers import Released
 from awakeables.core.ids import Ids
-from awakeables.core.orders import (
-    Release,
-    Released,
-)
+from awakeables.core.orders import Release
 from awakeables.engine.committer import Committer
 from awakeables.engine.dryreplay import DryReplays
 from awakeables.engine.edge import Edge

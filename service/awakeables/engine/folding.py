@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from awakeables.core.deadletters import DeadLetter, Folding
 from awakeables.core.ids import Ids
-from awakeables.core.orders import DeadLetter, Folding
 
 MINUTE_MS = 60_000
 

@@ -14,24 +14,20 @@ import structlog
 from msgspec.structs import replace
 
 from awakeables.core.acts import noted
+from awakeables.core.answers import Fenced, PartitionsTaken, Position, SettledAll, Skipped, Unchecked, Wake
 from awakeables.core.awakeables import Completion, DeadTask, Verdict
-from awakeables.core.deadletters import FOLDED, SKIPPED, UNREADABLE, UNSTORABLE, UNUSABLE_TASK, file_task
-from awakeables.core.ids import Ids
-from awakeables.core.orders import (
+from awakeables.core.deadletters import (
+    FOLDED,
+    SKIPPED,
+    UNREADABLE,
+    UNSTORABLE,
+    UNUSABLE_TASK,
     DeadLetter,
-    Fenced,
-    Header,
-    PartitionFence,
-    Position,
-    Settle,
-    SettledAll,
-    Skip,
-    Skipped,
-    Taken,
-    TakePartitions,
-    Unchecked,
-    Wake,
+    file_task,
 )
+from awakeables.core.effects import Header
+from awakeables.core.ids import Ids
+from awakeables.core.orders import PartitionFence, Settle, Skip, TakePartitions
 from awakeables.core.sources import kafka_source, parse_source
 from awakeables.core.texts import shortened
 from awakeables.engine.committer import Committer
@@ -153,7 +149,7 @@ class Intake:
     ) -> tuple[Position, ...]:
         """Become the reader of these partitions; where to read each on."""
         order = TakePartitions(owner=owner, topic=topic, partitions=partitions)
-        return (await self._committer.commit(order, Taken)).positions
+        return (await self._committer.commit(order, PartitionsTaken)).positions
 
     async def take(self, topic: str, partition: int, epoch: int, records: Sequence[Record]) -> None:
         """Settle a batch of one partition, and move its offset, in one transaction (K1).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from awakeables.core.orders import Position
+from awakeables.core.answers import Position
 from awakeables.engine.intake import Intake
 from awakeables.errors import NotFound, NotPossible
 from awakeables.ports import OffsetReader

@@ -11,9 +11,11 @@ from functools import partial
 
 import structlog
 
+from awakeables.core.answers import Acknowledged, Answer, ClaimedEffects, Wake
 from awakeables.core.backoff import Backoff
 from awakeables.core.deadletters import without_value
-from awakeables.core.orders import Answer, ClaimedEffects, ClaimEffects, Effect, Noted, Refused, Sent, Wake
+from awakeables.core.effects import Effect
+from awakeables.core.orders import ClaimEffects, MarkPublished, MarkRefused
 from awakeables.core.texts import writable
 from awakeables.engine.committer import Committer
 from awakeables.engine.missingtopics import MissingTopics
@@ -298,7 +300,7 @@ class Relay:
                 log.info(events.EFFECT_SENT_AGAIN, topic=topic, failures=failures)
         event_ids = tuple(effect.event_id for effect in effects)
         # Known until their rows are gone, so that no sweep publishes them again.
-        sent = self._committer.submit(Sent(event_ids=event_ids), lazily=True)
+        sent = self._committer.submit(MarkPublished(event_ids=event_ids), lazily=True)
         sent.add_done_callback(lambda _: self._forget(event_ids))
         for effect in effects:
             self._go_on(effect.stream)
@@ -345,7 +347,7 @@ class Relay:
         failures = 1 if "invocation_id" in facts else self._refusals.failed(effect.topic)
         if failures is not None:
             log.error(events.EFFECT_REFUSED, **facts, failures=failures, reason=reason)
-        refused = self._committer.submit(Refused(event_id=effect.event_id, reason=reason))
+        refused = self._committer.submit(MarkRefused(event_id=effect.event_id, reason=reason))
         refused.add_done_callback(partial(self._refusal_kept, effect))
 
     def _refusal_kept(self, effect: Effect, refused: asyncio.Future[Answer]) -> None:
@@ -355,7 +357,7 @@ class Relay:
         self._go_on(effect.stream)
         # If the store has refused it, the committer has logged that; a sweep finds the effect again.
         answer = None if refused.exception() else refused.result()
-        if isinstance(answer, Noted):
+        if isinstance(answer, Acknowledged):
             self._on_wakes(answer.wakes)
 
 

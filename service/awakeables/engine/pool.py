@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 import structlog
 
+from awakeables.core.answers import Answer, Claimed, Wake
 from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.effects import Effect
 from awakeables.core.invocations import SUSPECT_STARTS, Invocation, Next
 from awakeables.core.journal import AwakeableAsked, Entry, Input
-from awakeables.core.orders import Answer, Begin, Claim, Claimed, Effect, Wake
+from awakeables.core.orders import Begin, Claim
 from awakeables.engine.committer import Committer
 from awakeables.engine.edge import Edge
 from awakeables.engine.intake import Intake

@@ -13,7 +13,8 @@ from datetime import timedelta
 
 import structlog
 
-from awakeables.core.orders import Purge, Purged, PurgeLetters
+from awakeables.core.answers import Purged
+from awakeables.core.orders import Purge, PurgeLetters
 from awakeables.engine.committer import Committer
 from awakeables.ports import Clock, Store
 from awakeables.telemetry import events

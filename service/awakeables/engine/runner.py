@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
+from awakeables.core.answers import Advanced, Answer, Begun, Wake
 from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.invocations import (
     CALLED_OFF,
@@ -33,7 +34,7 @@ from awakeables.core.invocations import (
     Suspend,
 )
 from awakeables.core.journal import CancelRaised, Entry, encode_chunk
-from awakeables.core.orders import Advance, Advanced, Answer, Begun, Wake
+from awakeables.core.orders import Advance
 from awakeables.core.outcomes import NULL, Outcome, Rejection, Resolution
 from awakeables.core.texts import message_of, type_of
 from awakeables.engine.invocationlog import InvocationLog

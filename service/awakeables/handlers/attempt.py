@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
+from awakeables.core.effects import Effect
 from awakeables.core.journal import Entry
-from awakeables.core.orders import Effect, NewAwakeable
+from awakeables.core.orders import NewAwakeable
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
 from awakeables.core.records import Record
 from awakeables.handlers.serde import Codec

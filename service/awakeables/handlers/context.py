@@ -15,6 +15,7 @@ import structlog
 from msgspec import UNSET, Raw
 
 from awakeables.core.awakeables import Verdict
+from awakeables.core.effects import Effect, TaskFacts
 from awakeables.core.ids import parse_id
 from awakeables.core.journal import (
     AwakeableAsked,
@@ -24,7 +25,7 @@ from awakeables.core.journal import (
     SettleAsked,
     SleepAsked,
 )
-from awakeables.core.orders import Effect, NewAwakeable, TaskFacts
+from awakeables.core.orders import NewAwakeable
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.records import instant
 from awakeables.core.texts import excerpt

@@ -8,10 +8,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from awakeables.core.effects import Effect
 from awakeables.core.ids import Ids
 from awakeables.core.invocations import CANCELLED
 from awakeables.core.journal import CancelRaised, Entry
-from awakeables.core.orders import Effect, NewAwakeable
+from awakeables.core.orders import NewAwakeable
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replay import Replay
 from awakeables.core.texts import excerpt

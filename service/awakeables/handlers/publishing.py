@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
-from awakeables.core.orders import CloudEventMode, Header
+from awakeables.core.effects import CloudEventMode, Header
 from awakeables.core.texts import excerpt
 from awakeables.core.topics import is_topic_name
 from awakeables.errors import HandlerMisuse, Unwritable

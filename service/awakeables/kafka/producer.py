@@ -15,7 +15,7 @@ from aiokafka import errors as kafka
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from awakeables.core.orders import Header
+from awakeables.core.effects import Header
 from awakeables.errors import BrokerUnavailable, OperatorError, PublishRefused
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.diagnosis import DENIED, denied

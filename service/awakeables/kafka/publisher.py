@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from awakeables.core.orders import Effect
+from awakeables.core.effects import Effect
 from awakeables.errors import BrokerRefused, BrokerUnavailable, PublishRefused
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.producer import Producer, ProducerRecord

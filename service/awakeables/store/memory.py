@@ -6,30 +6,18 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar, cast
 
+from awakeables.core.answers import Answer, Position
 from awakeables.core.awakeables import Awakeable, State
 from awakeables.core.brief import brief_awakeable, brief_effect, brief_invocation, brief_letter
+from awakeables.core.deadletters import DeadLetter
 from awakeables.core.decide.claiming import horizon_of
 from awakeables.core.decide.decisions import BY_KEY, searches
 from awakeables.core.decide.operating import Old
+from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.ids import EFFECT_KINDS, by_issue, first_id
 from awakeables.core.invocations import STATUSES, Invocation, Status, due_since_ms, is_suspect
 from awakeables.core.journal import Entry, awakeables_asked, decode_chunks
-from awakeables.core.orders import (
-    Answer,
-    Claim,
-    ClaimEffects,
-    DeadLetter,
-    Effect,
-    EffectState,
-    Ended,
-    Expire,
-    Kill,
-    Member,
-    Position,
-    PurgeLetters,
-    QueuedEffect,
-    Release,
-)
+from awakeables.core.orders import Claim, ClaimEffects, Ended, Expire, Kill, Member, PurgeLetters, Release
 from awakeables.core.outcomes import Outcome
 from awakeables.core.rows import Changes, EffectRow, PositionRow, Rows, Whole
 from awakeables.ports import Clock, Expectation, Page

@@ -12,8 +12,8 @@ from typing import Any
 
 from awakeables.api import Api
 from awakeables.core.awakeables import Awakeable, Completion
+from awakeables.core.effects import Effect, Header
 from awakeables.core.jsontext import decode_json
-from awakeables.core.orders import Effect, Header
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import instant
 from awakeables.core.texts import excerpt

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from awakeables.api import Api
+from awakeables.core.effects import EFFECT_STATES
 from awakeables.core.ids import EFFECT_KINDS, parse_id_of
-from awakeables.core.orders import EFFECT_STATES
 from awakeables.web import render, shapes
 from awakeables.web.audit import audited
 from awakeables.web.lists import one_of, page, page_of

@@ -10,10 +10,18 @@ from msgspec import Raw, UnsetType
 
 from awakeables.api import PartitionProgress
 from awakeables.core.acts import Acts
-from awakeables.core.awakeables import VERDICTS, Awakeable, Beat, BookEntry, DeadTaskEntry, Verdict
+from awakeables.core.awakeables import (
+    VERDICTS,
+    Awakeable,
+    DeadTaskEntry,
+    LastHeartbeat,
+    Verdict,
+    VerdictEntry,
+)
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.effects import Effect, QueuedEffect
 from awakeables.core.invocations import Failure, Invocation, due_since_ms, hold_up
 from awakeables.core.journal import Entry
-from awakeables.core.orders import DeadLetter, Effect, QueuedEffect
 from awakeables.core.outcomes import NULL, Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.records import rfc3339
 from awakeables.core.replay import describe
@@ -223,7 +231,7 @@ def _acts(acts: Acts) -> list[shapes.Act]:
     return [shapes.Act(act=act.act, by=act.by, at=instant(act.at_ms)) for act in acts]
 
 
-def _book_entry(entry: BookEntry) -> shapes.BookEntry:
+def _book_entry(entry: VerdictEntry) -> shapes.BookEntry:
     return shapes.BookEntry(
         verdict=entry.kind,
         source=entry.source,
@@ -234,7 +242,7 @@ def _book_entry(entry: BookEntry) -> shapes.BookEntry:
     )
 
 
-def _beat(beat: Beat) -> shapes.Beat:
+def _beat(beat: LastHeartbeat) -> shapes.Beat:
     return shapes.Beat(progress=beat.progress, at=instant(beat.at_ms), worker=beat.worker)
 
 

@@ -14,8 +14,8 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from awakeables.core.acts import ActKind
 from awakeables.core.awakeables import Codec, State, VerdictKind
+from awakeables.core.effects import EffectState
 from awakeables.core.invocations import Status
-from awakeables.core.orders import EffectState
 
 _SYMBOLS = "[0-9a-hjkmnp-tv-z]{33}$"
 

@@ -21,8 +21,8 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from awakeables.core.awakeables import Completion, DeadTask, Heartbeat
+from awakeables.core.effects import Header
 from awakeables.core.ids import parse_id
-from awakeables.core.orders import Header
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
 from awakeables.core.texts import excerpt
 from awakeables.errors import CallerError, MalformedId

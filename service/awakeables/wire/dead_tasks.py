@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from awakeables.core.awakeables import DeadTask
-from awakeables.core.orders import Header
+from awakeables.core.effects import Header
 from awakeables.core.outcomes import NO_REASON
 from awakeables.core.texts import excerpt
 from awakeables.core.topics import is_topic_name

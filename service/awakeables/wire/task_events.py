@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from awakeables.core.orders import Effect, Header, TaskFacts
+from awakeables.core.effects import Effect, Header, TaskFacts
 from awakeables.core.records import rfc3339
 from awakeables.wire.cloudevents import PREFIX, SPECVERSION, STRUCTURED_JSON
 

@@ -13,8 +13,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Raw
 
+from awakeables.core.effects import Effect, Header, TaskFacts
 from awakeables.core.ids import parse_id
-from awakeables.core.orders import Effect, Header, TaskFacts
 from awakeables.core.records import rfc3339
 from awakeables.core.texts import excerpt
 from awakeables.core.topics import is_topic_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from awakeables.core.orders import Header
+from awakeables.core.effects import Header
 from awakeables.core.records import Record
 
 

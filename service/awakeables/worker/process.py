@@ -21,7 +21,7 @@ import structlog
 from msgspec.structs import replace
 
 from awakeables.core.awakeables import Completion, DeadTask
-from awakeables.core.orders import Header
+from awakeables.core.effects import Header
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import Record
 from awakeables.core.texts import described, excerpt, writable

@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from msgspec import Raw
 
 from awakeables.core.awakeables import Awakeable
+from awakeables.core.effects import EFFECT_STATES
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import AwakeableAsked, Delivered, Entry, Input, PublishAsked, RunAsked
-from awakeables.core.orders import EFFECT_STATES
 from awakeables.core.outcomes import Expiry, Outcome, Rejection, Resolution
 from awakeables.core.sources import kafka_source
 from awakeables.ports import Page

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from awakeables.core.awakeables import Awakeable, Book
+from awakeables.core.awakeables import Awakeable, VerdictHistory
 from awakeables.core.journal import Delivered
 from awakeables.core.outcomes import Resolution, encode_outcome
 from e2e.chaos.audit import Evidence
@@ -77,5 +77,5 @@ def _without(evidence: Evidence, invocation_id: str) -> Evidence:
     )
 
 
-def _twice(book: Book) -> Book:
+def _twice(book: VerdictHistory) -> VerdictHistory:
     return msgspec.structs.replace(book, counts=book.counts | {"accepted": 2})

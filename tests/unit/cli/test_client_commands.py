@@ -7,7 +7,7 @@ import json
 import pytest
 
 from awakeables.cli import outbox
-from awakeables.core.orders import EFFECT_STATES
+from awakeables.core.effects import EFFECT_STATES
 from unit.cli.conftest import Run, StubService
 
 INVOCATION = "inv_101hf7yat0060rk4csm6mv3ee1s3zhr432"

@@ -16,13 +16,13 @@ from awakeables.core.awakeables import (
     STATES,
     VERDICTS,
     Awakeable,
-    Beat,
-    Book,
-    BookEntry,
     Completion,
     Heartbeat,
+    LastHeartbeat,
     State,
     Verdict,
+    VerdictEntry,
+    VerdictHistory,
     cancel,
     expire,
     needs_check,
@@ -110,7 +110,7 @@ def test_what_is_said_to_an_awakeable_in_a_state_gets_its_verdict(state: State, 
     assert (result.verdict.kind if result.verdict else None) == kind
     assert result.settled == (kind == "accepted")
     if kind is None:
-        assert result.awakeable.beat == Beat(progress=Raw(b"0.5"), at_ms=NOW_MS, worker="w")
+        assert result.awakeable.beat == LastHeartbeat(progress=Raw(b"0.5"), at_ms=NOW_MS, worker="w")
         assert result.awakeable.book == before.book
         return
     assert result.awakeable.book.counts == {kind: 1}
@@ -220,7 +220,7 @@ def test_case_w7_a_heartbeat_after_the_answer_is_kept_and_accuses_nobody(state: 
     result = told(before, SAID["a heartbeat"])
     assert (result.verdict, result.settled) == (None, False)
     assert result.awakeable == replace(before, beat_json=result.awakeable.beat_json)
-    assert result.awakeable.beat == Beat(progress=Raw(b"0.5"), at_ms=NOW_MS, worker="w")
+    assert result.awakeable.beat == LastHeartbeat(progress=Raw(b"0.5"), at_ms=NOW_MS, worker="w")
 
 
 @pytest.mark.parametrize("state", ["timed-out", "cancelled"])
@@ -324,10 +324,10 @@ def test_an_id_without_a_row_is_unknown_until_it_may_have_been_purged(age_ms: in
 @given(st.lists(st.sampled_from(VERDICTS), max_size=60))
 def test_the_book_keeps_the_first_and_the_last_ten_and_counts_all(kinds: list[Any]) -> None:
     """Hard case 8: the books stay bounded."""
-    book = Book()
+    book = VerdictHistory()
     for number, kind in enumerate(kinds):
         book = book.add(Verdict(kind=kind, awakeable_id="a", source=str(number), at_ms=number))
-    entries = [BookEntry(kind=kind, source=str(n), at_ms=n) for n, kind in enumerate(kinds)]
+    entries = [VerdictEntry(kind=kind, source=str(n), at_ms=n) for n, kind in enumerate(kinds)]
     assert book.first == tuple(entries[:BOOK_EDGE])
     assert book.last == tuple(entries[BOOK_EDGE:][-BOOK_EDGE:])
     assert sum(book.counts.values()) == len(kinds)

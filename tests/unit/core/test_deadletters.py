@@ -5,8 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from awakeables.core.deadletters import CODE_HEADER, OMITTED_HEADER, error_headers, relay, without_value
-from awakeables.core.orders import DeadLetter, Effect
+from awakeables.core.deadletters import (
+    CODE_HEADER,
+    OMITTED_HEADER,
+    DeadLetter,
+    error_headers,
+    relay,
+    without_value,
+)
+from awakeables.core.effects import Effect
 
 letters = st.builds(
     DeadLetter,

@@ -16,10 +16,12 @@ from pydantic import BaseModel
 
 from awakeables import Context
 from awakeables.api import Api
+from awakeables.core.answers import Answer, SettledAll
 from awakeables.core.awakeables import Awakeable, Completion, Verdict
+from awakeables.core.effects import Effect
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Entry
-from awakeables.core.orders import Answer, Effect, Member, SettledAll
+from awakeables.core.orders import Member
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.rows import Changes
 from awakeables.engine.engine import Engine, EngineSettings

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from awakeables.core.orders import Begin, Begun, Claim, Claimed, Expire, Probe, Sent
+from awakeables.core.answers import Begun, Claimed
+from awakeables.core.orders import Begin, Claim, Expire, MarkPublished, Probe
 from awakeables.engine.committer import Committer
 from awakeables.errors import Overloaded, StoreRefused
 from awakeables.testing.loop import VirtualClock
@@ -237,13 +238,13 @@ async def test_while_the_store_is_down_and_nobody_waits_the_committer_is_idle() 
 
 async def test_a_lazy_member_rides_with_the_next_group_or_goes_alone_after_a_moment() -> None:
     async with committing() as (committer, store):
-        lazy = committer.submit(Sent(event_ids=("e",)), lazily=True)
+        lazy = committer.submit(MarkPublished(event_ids=("e",)), lazily=True)
         await asyncio.sleep(0.02)
         assert store.commits == []
         await committer.submit(begin(0))
-        assert store.commits == [[Sent(event_ids=("e",)), begin(0)]]
+        assert store.commits == [[MarkPublished(event_ids=("e",)), begin(0)]]
         assert lazy.done()
-        alone = committer.submit(Sent(event_ids=("f",)), lazily=True)
+        alone = committer.submit(MarkPublished(event_ids=("f",)), lazily=True)
         await alone
         assert len(store.commits) == 2
 

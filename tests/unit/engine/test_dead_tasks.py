@@ -11,8 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from awakeables.core.awakeables import Awakeable, Completion, DeadTask
+from awakeables.core.deadletters import DeadLetter
 from awakeables.core.ids import new_id
-from awakeables.core.orders import DeadLetter
 from awakeables.engine.folding import FoldingSettings
 from awakeables.errors import NotPossible
 from awakeables.testing.loop import STARTED_MS

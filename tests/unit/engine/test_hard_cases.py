@@ -11,10 +11,11 @@ import pytest
 from pydantic import BaseModel, Field
 
 from awakeables import Context, Rejected, TerminalError, TimedOut
+from awakeables.core.answers import Fenced
 from awakeables.core.awakeables import Completion
 from awakeables.core.invocations import CRASHED
 from awakeables.core.journal import AwakeableAsked, Delivered, RunAsked
-from awakeables.core.orders import Advance, Begin, Claim, Fenced, Release
+from awakeables.core.orders import Advance, Begin, Claim, Release
 from awakeables.core.outcomes import Cancellation, Expiry, Rejection, Resolution
 from awakeables.engine.engine import EngineSettings
 from awakeables.engine.horizon import Moment

@@ -13,20 +13,12 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import CapturingLogger
 
+from awakeables.core.answers import Wake
 from awakeables.core.deadletters import OMITTED_HEADER
+from awakeables.core.effects import Effect, TaskFacts
 from awakeables.core.ids import new_id
 from awakeables.core.invocations import Continue
-from awakeables.core.orders import (
-    Advance,
-    Begin,
-    ClaimEffects,
-    Effect,
-    NewAwakeable,
-    Refused,
-    Sent,
-    TaskFacts,
-    Wake,
-)
+from awakeables.core.orders import Advance, Begin, ClaimEffects, MarkPublished, MarkRefused, NewAwakeable
 from awakeables.core.outcomes import Rejection
 from awakeables.core.rows import effect_row
 from awakeables.engine import outbox
@@ -128,7 +120,7 @@ async def test_effects_of_one_commit_go_out_with_one_call_and_are_acknowledged_w
             rig.relay.hand_off([effect])
         await rig.quiet()
         assert rig.broker.batches == [20]
-        assert [len(sent.event_ids) for sent in rig.store.members(Sent)] == [20]
+        assert [len(sent.event_ids) for sent in rig.store.members(MarkPublished)] == [20]
 
 
 async def test_what_failed_together_is_tried_again_together() -> None:
@@ -225,7 +217,7 @@ async def test_a_relay_that_begins_publishes_what_its_process_had_not() -> None:
 
 
 async def test_an_acknowledged_effect_is_not_published_again_while_its_row_is_not_yet_gone() -> None:
-    """K3: sweeps see the row until Sent is committed, which rides lazily, or waits for the store."""
+    """K3: sweeps see the row until MarkPublished is committed, which rides lazily, or waits for the store."""
     async with relaying(sweep_interval=timedelta(milliseconds=10)) as rig:
         effect = rig.effect(1)
         await rig.commit(effect)
@@ -434,7 +426,7 @@ async def test_while_the_store_is_down_what_was_published_stays_published_once()
         rig.relay.hand_off([effect])
         await rig.quiet()
         assert rig.broker.published == [effect]
-        assert rig.store.members(Sent)[-1].event_ids == (effect.event_id,)
+        assert rig.store.members(MarkPublished)[-1].event_ids == (effect.event_id,)
 
 
 async def test_a_lost_acknowledgement_of_a_refusal_rejects_the_awakeable_once() -> None:
@@ -445,7 +437,7 @@ async def test_a_lost_acknowledgement_of_a_refusal_rejects_the_awakeable_once() 
         await rig.commit(effect, awakeables=[awakeable_id])
         rig.store.lose_after = 1
         rig.relay.hand_off([effect])
-        await until(lambda: len(rig.store.members(Refused)) >= 1 and not rig.relay._known)
+        await until(lambda: len(rig.store.members(MarkRefused)) >= 1 and not rig.relay._known)
         assert rig.store.tables.awakeables[awakeable_id].book.counts == {"accepted": 1}
         assert rig.store.tables.invocations["inv_a"].wake == 1
 

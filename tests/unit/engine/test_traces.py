@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from awakeables.core.awakeables import BookEntry
+from awakeables.core.awakeables import VerdictEntry
 from awakeables.engine.intake import Record
 from awakeables.errors import BrokerUnavailable
 from awakeables.handlers.context import Context
@@ -94,5 +94,5 @@ async def test_a_handler_s_own_completion_is_in_its_trace() -> None:
         answering = await bench.begin(process, "answer", f'"{awakeable.id}"'.encode())
         trace = value(await bench.status(answering, "completed"))
         (told,) = bench.store.tables.awakeables[awakeable.id].book.first
-    assert isinstance(told, BookEntry)
+    assert isinstance(told, VerdictEntry)
     assert told.trace == trace

@@ -10,8 +10,9 @@ import pytest
 from pydantic import AfterValidator, BaseModel
 
 from awakeables import Context
+from awakeables.core.answers import DryReplayed
 from awakeables.core.awakeables import Completion, VerdictKind
-from awakeables.core.orders import DryReplayed, ReplayDry
+from awakeables.core.orders import ReplayDry
 from awakeables.core.outcomes import Resolution
 from awakeables.engine.engine import EngineSettings
 from awakeables.handlers import serde

@@ -19,9 +19,9 @@ import msgspec
 import pytest
 
 from awakeables.core.awakeables import Awakeable
+from awakeables.core.effects import Effect
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import AwakeableAsked
-from awakeables.core.orders import Effect
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
 from awakeables.core.replay import describe
 from awakeables.engine.engine import Engine, EngineSettings

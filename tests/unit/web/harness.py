@@ -14,9 +14,12 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic.alias_generators import to_camel
 
 from awakeables.api import Api
+from awakeables.core.answers import Answer
 from awakeables.core.awakeables import Awakeable
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.effects import Effect
 from awakeables.core.invocations import Invocation
-from awakeables.core.orders import Answer, DeadLetter, Effect, Member
+from awakeables.core.orders import Member
 from awakeables.core.rows import effect_row, refused
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.runner import RunnerSettings

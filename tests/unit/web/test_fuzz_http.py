@@ -23,8 +23,8 @@ from schemathesis.checks import CHECKS, load_all_checks
 
 from awakeables.api import Api
 from awakeables.core.awakeables import Completion, Heartbeat
+from awakeables.core.effects import TaskFacts
 from awakeables.core.ids import EFFECT_KINDS
-from awakeables.core.orders import TaskFacts
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.runner import RunnerSettings

@@ -8,9 +8,10 @@ from datetime import timedelta
 import pytest
 
 from awakeables.core.awakeables import Completion, Heartbeat, cancel
+from awakeables.core.effects import TaskFacts
 from awakeables.core.ids import IdKind, new_id
 from awakeables.core.invocations import STATUSES
-from awakeables.core.orders import Begin, Idempotency, TaskFacts
+from awakeables.core.orders import Begin, Idempotency
 from unit.web.harness import Exchange, Web, until
 from unit.web.test_completing import JSON, problem
 

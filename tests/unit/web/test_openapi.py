@@ -14,8 +14,8 @@ import schemathesis
 from pydantic import BaseModel
 
 from awakeables.core.awakeables import State
+from awakeables.core.effects import EffectState
 from awakeables.core.invocations import Status
-from awakeables.core.orders import EffectState
 from awakeables.handlers.context import Context
 from awakeables.handlers.service import App, Service
 from awakeables.telemetry.vocabulary import LETTER_CODES

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from awakeables.core.effects import TaskFacts
 from awakeables.core.ids import IdKind, new_id
-from awakeables.core.orders import TaskFacts
 from awakeables.core.rows import PositionRow
 from awakeables.engine.intake import Stuck
 from unit.web.harness import Web, until

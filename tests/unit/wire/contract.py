@@ -12,8 +12,8 @@ import pytest
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from awakeables.core.effects import Effect, Header, TaskFacts
 from awakeables.core.ids import new_id
-from awakeables.core.orders import Effect, Header, TaskFacts
 
 SCHEMAS = Path(__file__).parents[3] / "schemas"
 NAMES = ("completion", "completion-cloudevent", "task", "task-cloudevent", "dead-letter", "verdict")

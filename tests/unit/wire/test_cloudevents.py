@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
 from awakeables.core.awakeables import Completion, Heartbeat
+from awakeables.core.effects import Header
 from awakeables.core.ids import new_id
-from awakeables.core.orders import Header
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
 from awakeables.wire.completions import Unreadable, decode_completion, encode_completion
 from awakeables.wire.tasks import encode_effect

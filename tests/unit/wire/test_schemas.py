@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
 from awakeables.core.awakeables import VERDICTS, Completion, DeadTask, Heartbeat
-from awakeables.core.deadletters import UNUSABLE_TASK, error_headers, relay, without_value
+from awakeables.core.deadletters import UNUSABLE_TASK, DeadLetter, error_headers, relay, without_value
+from awakeables.core.effects import Effect, Header, TaskFacts
 from awakeables.core.ids import new_id, parse_id
-from awakeables.core.orders import DeadLetter, Effect, Header, TaskFacts
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.telemetry.vocabulary import LETTER_CODES, ORIGINS
 from awakeables.wire.completion_events import TYPES

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from awakeables.core.effects import Effect, Header, TaskFacts
 from awakeables.core.ids import new_id
-from awakeables.core.orders import Effect, Header, TaskFacts
 from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect, find_address
 from unit.wire.contract import (
     AN_EVENT,

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from awakeables.core.effects import CloudEventMode, Effect, TaskFacts
 from awakeables.core.ids import new_id
-from awakeables.core.orders import CloudEventMode, Effect, TaskFacts
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
 from awakeables.core.sameness import same_answer
 from awakeables.wire.completions import Unreadable, decode_completion

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from awakeables.core.awakeables import Completion
+from awakeables.core.effects import Effect, Header, TaskFacts
 from awakeables.core.ids import new_id
-from awakeables.core.orders import Effect, Header, TaskFacts
 from awakeables.wire.completions import decode_completion
 from awakeables.wire.tasks import encode_effect
 from awakeables.worker.port import Incoming, Outgoing

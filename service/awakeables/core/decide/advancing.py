@@ -9,19 +9,11 @@ from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
 from awakeables.core.acts import acts_bytes, noted
+from awakeables.core.answers import Advanced, Begun, Fenced, KeyConflict
 from awakeables.core.awakeables import Awakeable
+from awakeables.core.effects import Effect, TaskFacts
 from awakeables.core.invocations import CALLED_OFF, CANCELLED, End, Invocation
-from awakeables.core.orders import (
-    Advance,
-    Advanced,
-    Begin,
-    Begun,
-    Effect,
-    Fenced,
-    FirstStep,
-    KeyConflict,
-    TaskFacts,
-)
+from awakeables.core.orders import Advance, Begin, FirstStep
 from awakeables.core.records import text_bytes
 from awakeables.core.rows import PLACES, Changes, Rows, effect_row
 

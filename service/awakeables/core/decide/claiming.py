@@ -7,20 +7,10 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
+from awakeables.core.answers import Claimed, DryReplayed, Expired, PartitionsTaken, Released
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.invocations import Invocation
-from awakeables.core.orders import (
-    Claim,
-    Claimed,
-    DryReplayed,
-    Expire,
-    Expired,
-    Release,
-    Released,
-    ReplayDry,
-    Taken,
-    TakePartitions,
-)
+from awakeables.core.orders import Claim, Expire, Release, ReplayDry, TakePartitions
 from awakeables.core.rows import Changes, PositionRow, Rows
 
 
@@ -79,7 +69,7 @@ def expire(order: Expire, found: Sequence[Awakeable], now_ms: int, changes: Chan
     return Expired(wakes=tuple(wakes))
 
 
-def take_partitions(order: TakePartitions, rows: Rows, now_ms: int, changes: Changes) -> Taken:
+def take_partitions(order: TakePartitions, rows: Rows, now_ms: int, changes: Changes) -> PartitionsTaken:
     """Count the epochs of these partitions up, so that whoever read them before is fenced."""
     rows.positions.require([(order.topic, partition) for partition in order.partitions])
     positions = []
@@ -89,4 +79,4 @@ def take_partitions(order: TakePartitions, rows: Rows, now_ms: int, changes: Cha
         row = replace(held, epoch=held.epoch + 1, owner=order.owner)
         changes.put_position(before, row)
         positions.append(row.position)
-    return Taken(positions=tuple(positions))
+    return PartitionsTaken(positions=tuple(positions))

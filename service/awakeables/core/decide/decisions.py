@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from awakeables.core import orders
+from awakeables.core.answers import Answer
 from awakeables.core.decide import advancing, claiming, operating, publishing, settling
-from awakeables.core.orders import Answer, Member
+from awakeables.core.orders import Member
 from awakeables.core.rows import Changes, Rows
 
 Decision: TypeAlias = Callable[[Any, Rows, int, Changes], Answer]
@@ -20,8 +21,8 @@ BY_KEY: Mapping[type[Member], Decision] = {
     orders.Advance: advancing.advance,
     orders.Begin: advancing.begin,
     orders.Settle: settling.settle,
-    orders.Sent: publishing.mark_published,
-    orders.Refused: publishing.mark_refused,
+    orders.MarkPublished: publishing.mark_published,
+    orders.MarkRefused: publishing.mark_refused,
     orders.Release: claiming.release,
     orders.ReplayDry: claiming.replay_dry,
     orders.TakePartitions: claiming.take_partitions,

@@ -10,17 +10,17 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from typing import TypeAlias
 
+from awakeables.core.effects import Effect
 from awakeables.core.invocations import End
 from awakeables.core.orders import (
     Advance,
     Begin,
     Cancel,
-    Effect,
     FirstStep,
     Kill,
+    MarkRefused,
     Member,
     Purge,
-    Refused,
     Release,
     ReplayDry,
     Republish,
@@ -61,7 +61,7 @@ def needs_of_loaded(orders: Iterable[Member], rows: Rows) -> Keys:
         match order:
             case Settle():
                 _add_waiting((each.awakeable_id for each in order.completions), rows, keys)
-            case Refused():
+            case MarkRefused():
                 effect = rows.effects.get(order.event_id)
                 task = None if effect is None else effect.effect.task
                 if task is not None:
@@ -107,7 +107,7 @@ def _add(order: Member, keys: Keys) -> None:
             keys["invocations"].update(order.ids or ())
         case Purge():
             keys["invocations"].update(ended.id for ended in order.ended)
-        case Refused() | Republish():
+        case MarkRefused() | Republish():
             keys["effects"].add(order.event_id)
         case Resend():
             keys["letters"].add(order.dead_letter_id)

@@ -9,24 +9,11 @@ from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
 from awakeables.core.acts import acts_bytes, noted
+from awakeables.core.answers import Acknowledged, CancelAsked, Killed, Purged, Resumed, Skipped
 from awakeables.core.awakeables import Awakeable
 from awakeables.core.decide.advancing import ABANDONED
 from awakeables.core.decide.settling import add_dead_letters, new_letters
-from awakeables.core.orders import (
-    Cancel,
-    CancelAsked,
-    Kill,
-    Killed,
-    Noted,
-    Probe,
-    Purge,
-    Purged,
-    PurgeLetters,
-    Resume,
-    Resumed,
-    Skip,
-    Skipped,
-)
+from awakeables.core.orders import Cancel, Kill, Probe, Purge, PurgeLetters, Resume, Skip
 from awakeables.core.rows import Changes, Rows
 
 
@@ -115,7 +102,7 @@ def skip(order: Skip, rows: Rows, now_ms: int, changes: Changes) -> Skipped:
     return Skipped(done=True)
 
 
-def probe(order: Probe, rows: Rows, now_ms: int, changes: Changes) -> Noted:
+def probe(order: Probe, rows: Rows, now_ms: int, changes: Changes) -> Acknowledged:
     """Have the store write and change no row."""
     changes.probes += 1
-    return Noted()
+    return Acknowledged()

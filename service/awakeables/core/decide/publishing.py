@@ -8,20 +8,11 @@ from msgspec.structs import replace
 
 from awakeables.core import awakeables
 from awakeables.core.acts import acts_bytes, noted
+from awakeables.core.answers import Acknowledged, ClaimedEffects, Republished, Resent
 from awakeables.core.awakeables import Completion
 from awakeables.core.deadletters import refusal_to_resend, resend
-from awakeables.core.orders import (
-    ClaimedEffects,
-    ClaimEffects,
-    Noted,
-    QueuedEffect,
-    Refused,
-    Republish,
-    Republished,
-    Resend,
-    Resent,
-    Sent,
-)
+from awakeables.core.effects import QueuedEffect
+from awakeables.core.orders import ClaimEffects, MarkPublished, MarkRefused, Republish, Resend
 from awakeables.core.outcomes import publish_failed
 from awakeables.core.rows import PLACES, UNCLAIMED, Changes, EffectRow, Rows, effect_row, refused, requeued
 
@@ -38,27 +29,27 @@ def claim_effects(
     return ClaimedEffects(effects=tuple(row.effect for row in found))
 
 
-def mark_published(order: Sent, rows: Rows, now_ms: int, changes: Changes) -> Noted:
+def mark_published(order: MarkPublished, rows: Rows, now_ms: int, changes: Changes) -> Acknowledged:
     """Delete what Kafka has; also when a relay that owns them no longer says so late, it is true."""
     for event_id in order.event_ids:
         changes.mark_published(event_id)
-    return Noted()
+    return Acknowledged()
 
 
-def mark_refused(order: Refused, rows: Rows, now_ms: int, changes: Changes) -> Noted:
+def mark_refused(order: MarkRefused, rows: Rows, now_ms: int, changes: Changes) -> Acknowledged:
     """Keep a refused effect as failed, and reject the awakeable that it is the task of."""
     effect = rows.effects[order.event_id]
     if effect is None or effect.state != "unsent":
-        return Noted()
+        return Acknowledged()
     if effect.kind == "verdict":
         # It can be looked up (A2), and a missing topic would fill the file with its like.
         changes.delete_effect(effect)
-        return Noted()
+        return Acknowledged()
     task = effect.effect.task
     row = rows.awakeables[task.awakeable_id] if task else None
     if row is None or row.state != "pending":
         changes.put_effect(effect, refused(effect, order.reason))
-        return Noted()
+        return Acknowledged()
     changes.require_waiting([row.invocation_id])
     rejection = publish_failed(effect.topic, order.reason)
     completion = Completion(
@@ -70,7 +61,7 @@ def mark_refused(order: Refused, rows: Rows, now_ms: int, changes: Changes) -> N
     result = awakeables.settle(row, completion, now_ms=now_ms, horizon_ms=0)
     changes.put_effect(effect, refused(effect, order.reason))
     changes.put_awakeable(row, result.awakeable)
-    return Noted(wakes=(changes.wake(result.awakeable, rejection, now_ms),))
+    return Acknowledged(wakes=(changes.wake(result.awakeable, rejection, now_ms),))
 
 
 def resend_letter(order: Resend, rows: Rows, now_ms: int, changes: Changes) -> Resent:

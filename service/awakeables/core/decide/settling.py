@@ -8,20 +8,12 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import replace
 
 from awakeables.core import awakeables
+from awakeables.core.answers import Fenced, SettledAll, Unchecked, Wake
 from awakeables.core.awakeables import Awakeable, DeadTask, Verdict, in_short
-from awakeables.core.deadletters import counted_up, divided, fold, less, relay
+from awakeables.core.deadletters import DeadLetter, Folding, counted_up, divided, fold, less, relay
+from awakeables.core.effects import Effect
 from awakeables.core.ids import parse_id
-from awakeables.core.orders import (
-    DeadLetter,
-    Effect,
-    Fenced,
-    Folding,
-    PartitionFence,
-    Settle,
-    SettledAll,
-    Unchecked,
-    Wake,
-)
+from awakeables.core.orders import PartitionFence, Settle
 from awakeables.core.outcomes import Outcome
 from awakeables.core.rows import UNCLAIMED, Changes, PositionRow, Rows, effect_row
 

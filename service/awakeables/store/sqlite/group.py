@@ -13,9 +13,10 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from awakeables.core.answers import Answer
 from awakeables.core.decide.decisions import BY_KEY, SearchDecision, searches
 from awakeables.core.decide.needs import Keys, missing, needs, needs_of_loaded
-from awakeables.core.orders import Answer, Expire, Member, Release
+from awakeables.core.orders import Expire, Member, Release
 from awakeables.core.rows import Changes, NotLoaded, Rows, TableName
 from awakeables.store.sqlite.loading import find, load
 from awakeables.store.sqlite.writing import Writing

@@ -9,12 +9,15 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
 
+from awakeables.core.answers import Position
 from awakeables.core.awakeables import Awakeable, State
 from awakeables.core.brief import brief_awakeable, brief_effect, brief_invocation, brief_letter
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.ids import EFFECT_KINDS, by_issue
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry, awakeables_asked, decode_chunks
-from awakeables.core.orders import DeadLetter, Effect, EffectState, Ended, Position, QueuedEffect
+from awakeables.core.orders import Ended
 from awakeables.core.outcomes import Outcome, decode_outcome
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.rows import EffectRow, PositionRow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from awakeables.core.acts import acts_bytes, acts_from
-from awakeables.core.orders import DeadLetter
+from awakeables.core.deadletters import DeadLetter
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.rows import headers_bytes, headers_from
 

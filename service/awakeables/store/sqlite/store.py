@@ -1,7 +1,7 @@
-"""The embedded store: one SQLite file, one process, three lanes.
+"""The embedded store: one SQLite file, one process, three threads.
 
-The writer's lane does one commit after the other. The engine reads in a lane of its own and
-lists have another, so that nobody who looks makes the engine wait. Readers see only what was
+The writer does one commit after the other. The engine's reads have a thread of their own, and lists
+another, so that nobody who looks makes the engine wait. Readers see only what was
 committed: they have connections of their own, and with a log (WAL) nobody waits for the writer.
 """
 
@@ -17,28 +17,23 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from awakeables.core.answers import Answer, Position
 from awakeables.core.awakeables import Awakeable, State
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
-from awakeables.core.orders import (
-    Answer,
-    DeadLetter,
-    Effect,
-    EffectState,
-    Ended,
-    Member,
-    Position,
-    QueuedEffect,
-)
+from awakeables.core.orders import Ended, Member
 from awakeables.core.outcomes import Outcome
 from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.ports import Clock, Expectation, Page
-from awakeables.store.sqlite import reading, tally
+from awakeables.store.sqlite import reading
+from awakeables.store.sqlite.counts import RowCounts, as_counts, count_rows
 from awakeables.store.sqlite.group import Group, Known
-from awakeables.store.sqlite.lane import Lane
 from awakeables.store.sqlite.lock import FileLock, lock_file_of
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.schema import migrate
+from awakeables.store.sqlite.thread import SqliteThread
 from awakeables.store.sqlite.writing import StaleRows
 
 
@@ -59,11 +54,11 @@ class SqliteStore:
         self._retention_ms = retention_ms
         self._app = app
         self._lock = FileLock(lock_file_of(self._path))
-        self._writer = Lane(self._path, "writer", connect=self._connect, disconnect=self._disconnect)
-        self._reader = Lane(self._path, "reader", connect=self._connect_reader)
-        self._lister = Lane(self._path, "lister", connect=self._connect_reader)
+        self._writer = SqliteThread(self._path, "writer", connect=self._connect, disconnect=self._disconnect)
+        self._reader = SqliteThread(self._path, "reader", connect=self._connect_reader)
+        self._lister = SqliteThread(self._path, "lister", connect=self._connect_reader)
         self._known = Known(retention_ms)
-        self._tally: tally.Tally = Counter()
+        self._counts: RowCounts = Counter()
         self._doubtful = False
         self._file: tuple[int, int] | None = None
 
@@ -99,7 +94,7 @@ class SqliteStore:
             connection = _prepared(self._path, self._app)
             _shut_out_others(self._path)
             self._file = _identity(self._path)
-            self._tally = tally.take(connection)
+            self._counts = count_rows(connection)
         except BaseException:
             self._lock.release()
             raise
@@ -133,7 +128,7 @@ class SqliteStore:
                 "be lost with it: put it back, or stop this process before you restore a backup"
             )
         if self._doubtful:
-            self._tally, self._doubtful = tally.take(connection), False
+            self._counts, self._doubtful = count_rows(connection), False
         try:
             try:
                 group, answers = self._decide(connection, members)
@@ -144,7 +139,7 @@ class SqliteStore:
             if group.writing.wrote:
                 self._doubtful = True
                 connection.execute(QUERIES["commit"])
-                self._note(group.writing.tally)
+                self._note(group.writing.counts)
             group.close()
         except BaseException as error:
             self._forget(connection)
@@ -169,11 +164,11 @@ class SqliteStore:
         _roll_back(connection)
         self._known = Known(self._retention_ms)
 
-    def _note(self, changes: tally.Tally) -> None:
-        """Replace the tally, so that whoever reads it meanwhile sees whole commits only."""
-        noted = self._tally.copy()
+    def _note(self, changes: RowCounts) -> None:
+        """Replace the counts, so that readers see those of whole commits only."""
+        noted = self._counts.copy()
         noted.update(changes)
-        self._tally = noted
+        self._counts = noted
         self._doubtful = False
 
     # ── reading, for the engine ─────────────────────────────────────────────────────────────
@@ -237,7 +232,7 @@ class SqliteStore:
         return await self._lister.run(reading.queued_effects, page, state)
 
     async def counts(self) -> Mapping[str, int]:
-        return tally.told(self._tally) | await self._reader.run(reading.oldest)
+        return as_counts(self._counts) | await self._reader.run(reading.oldest)
 
 
 def _refuse_read_only(path: Path) -> None:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from msgspec.structs import astuple
 
+from awakeables.core.effects import EffectState
 from awakeables.core.invocations import Invocation
-from awakeables.core.orders import EffectState
 from awakeables.core.records import text_bytes
 from awakeables.core.rows import Changes
+from awakeables.store.sqlite.counts import FAILED, LETTERS, PENDING, UNSENT, RowCounts
 from awakeables.store.sqlite.loading import id_list
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.rows import Columns, dead_letter_notes, dead_letter_row
-from awakeables.store.sqlite.tally import FAILED, LETTERS, PENDING, UNSENT, Tally
 
 STATES: dict[EffectState, str] = {"unsent": UNSENT, "failed": FAILED}
 """How effects in a state are counted."""
@@ -28,7 +28,7 @@ class Writing:
     """Writes changes in the transaction that is open, and counts how the numbers of rows change.
 
     Attributes:
-        tally: By how much.
+        counts: By how much.
         wrote: Was anything written?
     """
 
@@ -36,7 +36,7 @@ class Writing:
         """Write to this connection; `schemas` are the hashes of those that are known to be kept."""
         self._connection = connection
         self._schemas = schemas
-        self.tally: Tally = Tally()
+        self.counts: RowCounts = RowCounts()
         self.wrote = False
 
     def write(self, changes: Changes) -> None:
@@ -69,7 +69,7 @@ class Writing:
             self._run("drop_probe")
 
     def _invocations(self, changes: Changes) -> None:
-        known, tally = changes.rows.invocations, self.tally
+        known, counts = changes.rows.invocations, self.counts
         new: list[Columns] = []
         updated: list[Columns] = []
         moved: list[Columns] = []
@@ -78,7 +78,7 @@ class Writing:
             row = known[key]
             assert row is not None
             if before is None:
-                tally[row.status] += 1
+                counts[row.status] += 1
                 new.append(astuple(row))
                 continue
             progress = (
@@ -95,8 +95,8 @@ class Writing:
             )
             guard = (key, before.epoch, before.version, before.wake, before.status)
             if row.status != before.status:
-                tally[before.status] -= 1
-                tally[row.status] += 1
+                counts[before.status] -= 1
+                counts[row.status] += 1
             if row.result_json is not before.result_json:
                 result = (row.result_json, row.ended_ms)
                 ended.append((*progress, *_place(row), *result, *guard))
@@ -124,12 +124,12 @@ class Writing:
             row = known[key]
             assert row is not None
             if before is None:
-                self.tally[PENDING] += row.state == "pending"
+                self.counts[PENDING] += row.state == "pending"
                 new.append(astuple(row))
             elif row.state == before.state:
                 noted.append((row.book_json, row.beat_json, row.topic, key, before.state, before.book_json))
             else:
-                self.tally[PENDING] -= 1
+                self.counts[PENDING] -= 1
                 change = (row.state, row.settled_ms, row.settled_by, row.outcome_json)
                 notes = (row.book_json, row.beat_json, row.topic)
                 settled.append((*notes, *change, key, before.state, before.book_json))
@@ -148,12 +148,12 @@ class Writing:
         """Delete effects, whatever they are; nearly all are unsent, so failed ones are looked for last."""
         ids = [(event_id,) for event_id in event_ids]
         deleted = self._many("delete_unsent", ids)
-        self.tally[UNSENT] -= deleted
+        self.counts[UNSENT] -= deleted
         if deleted != len(ids):
-            self.tally[FAILED] -= self._many("delete_failed", ids)
+            self.counts[FAILED] -= self._many("delete_failed", ids)
 
     def _effects(self, changes: Changes) -> None:
-        known, tally = changes.rows.effects, self.tally
+        known, counts = changes.rows.effects, self.counts
         new: list[Columns] = []
         claimed: list[Columns] = []
         updated: list[Columns] = []
@@ -162,14 +162,14 @@ class Writing:
             row = known[key]
             if before is None:
                 if row is not None:
-                    tally[STATES[row.state]] += 1
+                    counts[STATES[row.state]] += 1
                     new.append(astuple(row))
                 continue
-            tally[STATES[before.state]] -= 1
+            counts[STATES[before.state]] -= 1
             if row is None:
                 deleted[STATES[before.state]].append((key,))
                 continue
-            tally[STATES[row.state]] += 1
+            counts[STATES[row.state]] += 1
             if row.state == before.state:
                 claimed.append((row.claimed_by, key, before.state, before.claimed_by))
             else:
@@ -206,7 +206,7 @@ class Writing:
             else:
                 noted.append((*dead_letter_notes(letter), key, before.resent, before.count))
         self._write("insert_dead_letter", new)
-        self.tally[LETTERS] += len(new)
+        self.counts[LETTERS] += len(new)
         self._write("update_dead_letter", noted)
         keys = [(key, changes.rows.keys[key]) for key in changes.keys]
         known = [(*map(text_bytes, key), *value) for key, value in keys if value is not None]
@@ -219,12 +219,12 @@ class Writing:
                 self._run(query, ids)
             awakeables = id_list([key for ended in changes.purged for key in ended.awakeables])
             (pending,) = self._connection.execute(QUERIES["count_pending"], (awakeables,)).fetchone()
-            self.tally[PENDING] -= pending
+            self.counts[PENDING] -= pending
             self._run("delete_awakeables", awakeables)
         if changes.deleted_letters:
-            self.tally[LETTERS] -= self._run("delete_dead_letters", id_list(changes.deleted_letters))
+            self.counts[LETTERS] -= self._run("delete_dead_letters", id_list(changes.deleted_letters))
         if changes.deleted_effects:
-            self.tally[FAILED] -= self._run("delete_effects", id_list(changes.deleted_effects))
+            self.counts[FAILED] -= self._run("delete_effects", id_list(changes.deleted_effects))
 
     def _run(self, name: str, *values: str) -> int:
         self.wrote = True

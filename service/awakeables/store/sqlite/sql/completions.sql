@@ -68,7 +68,7 @@ WITH RECURSIVE holders (name) AS (
 )
 SELECT min(outbox.created_ms) FROM firsts CROSS JOIN outbox USING (event_id)
 
--- tally --
+-- count_rows --
 SELECT
     (SELECT count(*) FROM outbox INDEXED BY outbox_claimed WHERE state = 'unsent'),
     (SELECT count(*) FROM outbox INDEXED BY outbox_failed WHERE state = 'failed'),
@@ -78,6 +78,6 @@ SELECT
     (SELECT count(*) FROM invocations INDEXED BY invocations_owned WHERE owner IS NOT NULL),
     (SELECT count(*) FROM invocations INDEXED BY invocations_paused WHERE status = 'paused')
 
--- tally_due --
+-- count_due --
 SELECT status, count(*) FROM invocations INDEXED BY invocations_due
 WHERE due_ms IS NOT NULL GROUP BY status

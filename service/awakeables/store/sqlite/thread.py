@@ -1,4 +1,4 @@
-"""A lane: one thread with one connection, which does one thing at a time, in order."""
+"""A thread with a connection of its own, which does one thing at a time, in order."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _advice(name: str) -> str:
     return ""
 
 
-class Lane:
+class SqliteThread:
     """Runs work on its connection.
 
     A wait that is cancelled does not stop the work: what has begun is finished by the thread.

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from awakeables.core.invocations import STATUSES
 from awakeables.store.sqlite.queries import QUERIES
 
-Tally: TypeAlias = Counter[str]
+RowCounts: TypeAlias = Counter[str]
 """Rows, or changes of their number, by what they are; invocations by their status."""
 
 PENDING = "awakeables_pending"
@@ -25,23 +25,23 @@ LETTERS = "dead_letters"
 OPEN: tuple[str, ...] = tuple(status for status in STATUSES if status != "completed")
 
 
-def take(connection: sqlite3.Connection) -> Tally:
+def count_rows(connection: sqlite3.Connection) -> RowCounts:
     """Count, by indexes alone but for the rows that are due at some time.
 
     Whatever is open and neither has an owner nor is due nor paused, is suspended.
     """
     unsent, failed, letters, pending, unended, running, paused = connection.execute(
-        QUERIES["tally"]
+        QUERIES["count_rows"]
     ).fetchone()
-    tally = Counter({UNSENT: unsent, FAILED: failed, LETTERS: letters})
-    tally.update({PENDING: pending, "running": running, "paused": paused})
-    tally.update(dict(connection.execute(QUERIES["tally_due"]).fetchall()))
-    tally["suspended"] = unended - sum(tally[status] for status in OPEN if status != "suspended")
-    return tally
+    rows = Counter({UNSENT: unsent, FAILED: failed, LETTERS: letters})
+    rows.update({PENDING: pending, "running": running, "paused": paused})
+    rows.update(dict(connection.execute(QUERIES["count_due"]).fetchall()))
+    rows["suspended"] = unended - sum(rows[status] for status in OPEN if status != "suspended")
+    return rows
 
 
-def told(tally: Tally) -> dict[str, int]:
-    """As `Inspection.counts` tells it."""
-    by_status = {f"invocations_{status}": tally[status] for status in OPEN}
-    counted = {name: tally[name] for name in (PENDING, UNSENT, FAILED, LETTERS)}
+def as_counts(rows: RowCounts) -> dict[str, int]:
+    """As `Inspection.counts` has them."""
+    by_status = {f"invocations_{status}": rows[status] for status in OPEN}
+    counted = {name: rows[name] for name in (PENDING, UNSENT, FAILED, LETTERS)}
     return counted | {"invocations_open": sum(by_status.values())} | by_status
