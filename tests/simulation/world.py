@@ -19,7 +19,7 @@ from awakeables.core.effects import Effect
 from awakeables.core.ids import new_id
 from awakeables.core.orders import Member
 from awakeables.core.outcomes import Rejection, Resolution
-from awakeables.engine.engine import EngineSettings
+from awakeables.engine.engine import EngineSettings, HandlersRun
 from awakeables.engine.horizon import Moment
 from awakeables.engine.intake import Record
 from awakeables.engine.outbox import RelaySettings
@@ -31,7 +31,9 @@ from awakeables.errors import (
     OwnershipLost,
     StoreUnavailable,
 )
+from awakeables.handlers.local import LocalAttempts
 from awakeables.handlers.retry import RetryPolicy
+from awakeables.handlers.stateless import StatelessAttempts
 from awakeables.ports import PublishReport
 from awakeables.store.memory import MemoryStore
 from awakeables.testing.bench import new_engine
@@ -45,7 +47,10 @@ PARTITIONS = 3
 
 
 def settings_of(seed: int) -> EngineSettings:
-    """Every third seed suspends at every await, so that each step of a handler is a replay."""
+    """Every third seed suspends at every await, so that each step of a handler is a replay.
+
+    Another third runs handlers by attempts that are rebuilt from JSON for each step (`Process`).
+    """
     return EngineSettings(
         runner=RunnerSettings(
             linger=timedelta(seconds=1),
@@ -163,6 +168,7 @@ class Process:
             entropy=world.entropy,
             settings=world.settings,
             executor=InlineExecutor(),
+            handlers=world.handlers,
         )
         self.api = Api(self.engine)
         self.tasks = [asyncio.ensure_future(self.engine.run()), asyncio.ensure_future(self._read())]
@@ -210,6 +216,7 @@ class World:
         self.chance = Random(seed)
         self._loop = loop
         self.settings = settings_of(seed)
+        self.handlers: HandlersRun = StatelessAttempts if seed % 3 == 1 else LocalAttempts
         self.faults = faults
         self.clock = VirtualClock(loop)
         self.entropy = SeededEntropy(seed)

@@ -145,11 +145,7 @@ class Replay:
 
     def open_awakeables(self) -> tuple[str, ...]:
         """The awakeables that were asked for and whose outcome was not handed out."""
-        return tuple(
-            entry.id
-            for index, entry in enumerate(self._entries)
-            if isinstance(entry, AwakeableAsked) and index not in self.outcomes
-        )
+        return open_awakeables(self._entries)
 
     def describe_at(self, index: int) -> str:
         return describe(self._entries[index])
@@ -171,6 +167,16 @@ class Replay:
                 "Deploy code that repeats the journal (the line marked -) and resume the invocation.",
             ]
         )
+
+
+def open_awakeables(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """The awakeables of a journal whose outcomes do not stand in it."""
+    delivered = {entry.of for entry in entries if isinstance(entry, Delivered)}
+    return tuple(
+        entry.id
+        for index, entry in enumerate(entries)
+        if isinstance(entry, AwakeableAsked) and index not in delivered
+    )
 
 
 def describe(entry: Entry) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import TypeAlias
 
 import structlog
 
@@ -42,6 +43,10 @@ from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
+
+
+HandlersRun: TypeAlias = Callable[[App, World, Executor, RunFailed], Attempts]
+"""Decides where handlers run: makes `Attempts` of an app."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +111,7 @@ class Engine:
         executor: Executor | None = None,
         metrics: Metrics | None = None,
         on_failure: Callable[[BaseException], None] = lambda _error: None,
-        handlers: Callable[[App, World, Executor, RunFailed], Attempts] = LocalAttempts,
+        handlers: HandlersRun = LocalAttempts,
     ) -> None:
         """Prepare to serve; nothing happens before `run`.
 

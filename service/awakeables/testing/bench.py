@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 
-from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.engine import Engine, EngineSettings, HandlersRun
+from awakeables.handlers.local import LocalAttempts
 from awakeables.handlers.service import App
 from awakeables.ports import Clock, Entropy, Publisher, Store
 from awakeables.testing.loop import SeededEntropy, SeededLoop
@@ -24,6 +25,7 @@ def new_engine(  # noqa: PLR0913 - all of it is told apart by name
     executor: Executor | None = None,
     build: str = "0",
     on_failure: Callable[[BaseException], None] = lambda _error: None,
+    handlers: HandlersRun = LocalAttempts,
 ) -> Engine:
     """Make an engine as the service does; its IDs are the same in each run unless `entropy` decides."""
     return Engine(
@@ -36,6 +38,7 @@ def new_engine(  # noqa: PLR0913 - all of it is told apart by name
         executor=executor,
         build=build,
         on_failure=on_failure,
+        handlers=handlers,
     )
 
 

@@ -1,4 +1,5 @@
-"""Every handler here is run twice: with a crash and a replay at every await, and as in production."""
+"""Every handler here is run three times: with a crash and a replay at every await, as in production, and
+by attempts that are rebuilt from JSON for each step."""
 
 from __future__ import annotations
 
@@ -7,12 +8,16 @@ from collections.abc import Callable
 
 import pytest
 
-from awakeables.testing import Run
+from awakeables.handlers.stateless import StatelessAttempts
+from awakeables.testing import Run, kit
 from awakeables.testing import run as run_in_memory
+from awakeables.testing.bench import new_engine
 
 Runs = Callable[..., Run]
 
 
-@pytest.fixture(params=[True, False], ids=["always-suspend", "live"])
-def run(request: pytest.FixtureRequest) -> Runs:
-    return functools.partial(run_in_memory, suspend=request.param)
+@pytest.fixture(params=["always-suspend", "live", "stateless"])
+def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    if request.param == "stateless":
+        monkeypatch.setattr(kit, "new_engine", functools.partial(new_engine, handlers=StatelessAttempts))
+    return functools.partial(run_in_memory, suspend=request.param == "always-suspend")

@@ -1,0 +1,137 @@
+"""Attempts that keep nothing between two calls: each is rebuilt from JSON, as a function that starts afresh.
+
+Both halves of a protocol are here, without a transport: `answer` is what the side of the code does
+with a request, `StatelessAttempt` is what the owner does. The whole history goes into each request,
+with entries that are not durable yet; `News.durable` says which are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from awakeables.core.journal import Entry
+from awakeables.core.records import Record
+from awakeables.core.replay import open_awakeables
+from awakeables.handlers.attempt import Attempt, Broken, Left, News, Origin, Progress, Ready
+from awakeables.handlers.execution import World
+from awakeables.handlers.local import LocalAttempts, RunFailed
+from awakeables.handlers.serde import Codec
+from awakeables.handlers.service import App
+
+
+class Request(Record):
+    """What the owner sends.
+
+    Attributes:
+        history: All entries so far, durable or not.
+        begins: Nothing was sent for this attempt before: the handler runs along its journal, and gets
+            nothing that is not in it.
+    """
+
+    origin: Origin
+    history: tuple[Entry, ...]
+    news: News
+    begins: bool
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_request = msgspec.json.Decoder(Request).decode
+_decode_progress = msgspec.json.Decoder(Progress).decode
+
+
+async def answer(
+    attempts: LocalAttempts, request: bytes, on_error: Callable[[BaseException | None], None]
+) -> bytes:
+    """Rebuild an attempt, take it as far as it goes, drop it; an action is executed within the request.
+
+    Args:
+        attempts: Where handlers run.
+        request: A `Request`, as JSON.
+        on_error: Called with the error that ended the attempt, before the answer that only tells of it.
+
+    Returns:
+        A `Progress`, as JSON.
+    """
+    wanted = _decode_request(request)
+    acted = asyncio.Event()
+    attempt = attempts.open(wanted.origin, wanted.history, acted.set)
+    news = wanted.news
+    progress = await _answered(attempt.advance(replace(news, arrived=(), stop=False)))
+    if not wanted.begins and not progress.entries and progress.ended is None:
+        progress = await _answered(attempt.advance(news))
+        while progress.running and progress.ended is None and not progress.entries:
+            await acted.wait()
+            acted.clear()
+            progress = await _answered(attempt.advance(replace(news, arrived=())))
+    if progress.ended is None:
+        left = await _answered(attempt.advance(replace(news, arrived=(), cancel=False, stop=True)))
+        if isinstance(left.ended, Broken):
+            progress = left
+    on_error(attempt.error)
+    attempt.close()
+    return _encode(progress)
+
+
+async def _answered(progress: Progress | Awaitable[Progress]) -> Progress:
+    return progress if isinstance(progress, Progress) else await progress
+
+
+class StatelessAttempts:
+    """Sends each call of an attempt to `answer`, in this process."""
+
+    def __init__(
+        self, app: App, world: World, executor: Executor, run_failed: RunFailed = lambda *_: None
+    ) -> None:
+        """As `LocalAttempts`."""
+        self._local = LocalAttempts(app, world, executor, run_failed)
+        self._app = app
+
+    def open(self, origin: Origin, history: Sequence[Entry], ready: Ready) -> Attempt:
+        """As the port says; `ready` is never called, since an answer is complete."""
+        self._app.handler(origin.service, origin.handler)
+        return StatelessAttempt(self._local, origin, history)
+
+    async def close(self) -> None:
+        """As the port says."""
+        await self._local.close()
+
+
+class StatelessAttempt:
+    """The owner's half: it remembers the history, and nothing else."""
+
+    def __init__(self, attempts: LocalAttempts, origin: Origin, history: Sequence[Entry]) -> None:
+        self.error: BaseException | None = None
+        self._attempts = attempts
+        self._origin = origin
+        self._history = tuple(history)
+        self._begins = True
+
+    def advance(self, news: News) -> Progress | Awaitable[Progress]:
+        """As the port says."""
+        if news.stop and not news.arrived and not news.cancel:
+            # The handler was dropped with the last answer.
+            return Progress(ended=Left(), open_awakeables=open_awakeables(self._history))
+        return self._send(news)
+
+    async def _send(self, news: News) -> Progress:
+        request = Request(origin=self._origin, history=self._history, news=news, begins=self._begins)
+        self._begins = False
+        progress = _decode_progress(await answer(self._attempts, _encode(request), self._failed))
+        self._history += progress.entries
+        return progress
+
+    def _failed(self, error: BaseException | None) -> None:
+        self.error = error
+
+    def codec_of(self, awakeable_id: str) -> Codec[Any] | None:
+        """None: the code is elsewhere."""
+        return None
+
+    def close(self) -> None:
+        """Nothing is kept that could be dropped."""
