@@ -366,11 +366,15 @@ def _size(effect: Effect) -> int:
 
 
 def _facts(effect: Effect) -> dict[str, str]:
-    """What a log line says of an effect: its stream is named after an invocation, or an awakeable."""
+    """What a log line says of an effect, with the invocation or awakeable that its stream is named after."""
     facts = {"event_id": effect.event_id, "topic": effect.topic}
-    for kind, name in (("inv_", "invocation_id"), ("prom_", "awakeable_id")):
-        if effect.stream.startswith(kind):
-            facts[name] = effect.stream
+    match effect.kind:
+        case "task" | "event":
+            facts["invocation_id"] = effect.stream
+        case "verdict":
+            facts["awakeable_id"] = effect.stream
+        case _:
+            pass
     return facts
 
 
