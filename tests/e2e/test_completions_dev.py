@@ -261,8 +261,8 @@ async def test_a_broker_that_makes_no_topics_by_request_is_told_with_what_does(
 
 
 def _stuck_at(shop: Running, offset: int) -> bool:
-    stuck = shop.engine.intake.stuck.get(0)
-    return stuck is not None and stuck.offset == offset
+    seen = shop.engine.intake.readers.get(0)
+    return seen is not None and seen.stuck is not None and seen.stuck.offset == offset
 
 
 def _quick(broker: EmbeddedBroker) -> Connection:

@@ -5,6 +5,7 @@ Kafka's batches, HTTP's requests and handlers' own completions all come through 
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from awakeables.engine.committer import Committer
 from awakeables.engine.edge import Edge
 from awakeables.engine.folding import Folder, FoldingSettings
 from awakeables.engine.horizon import Horizon
+from awakeables.engine.readerstate import ReaderState
 from awakeables.errors import OwnershipLost, StoreRefused
 from awakeables.ports import Clock
 from awakeables.telemetry import events
@@ -58,23 +60,12 @@ class Record:
     headers: tuple[Header, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stuck:
-    """A batch that can't be opened: where it begins, and where the next one does, if that is known."""
-
-    offset: int
-    next: int | None
-
-
 class Intake:
     """Settles completions, from wherever they come.
 
     Attributes:
         metrics: What was counted; the partitions' readers count there, too.
-        ahead: Partitions that wait because their topic was cut short, or made anew.
-        ends: Where each partition ends, as last heard.
-        lags: How many records of each partition wait to be read.
-        stuck: Partitions that wait before a batch that can't be opened.
+        readers: What the reader of each partition has last seen.
     """
 
     def __init__(  # noqa: PLR0913 - all of it is told apart by name
@@ -115,14 +106,17 @@ class Intake:
         self._dead_letter_topic = dead_letter_topic
         self._verdicts_topic = verdicts_topic
         self._folder = Folder(ids, folding or FoldingSettings())
-        self.ahead: set[int] = set()
-        self.ends: dict[int, int] = {}
-        self.lags: dict[int, int] = {}
-        self.stuck: dict[int, Stuck] = {}
+        self.readers: dict[int, ReaderState] = {}
+        self._expired_to: dict[int, int] = {}
         self._skip_listeners: list[Callable[[int], None]] = []
         self.horizon = horizon
         self._on_wakes = on_wakes
         self._on_effects = on_effects
+
+    @property
+    def lag(self) -> int:
+        """How many records wait to be read, of all partitions."""
+        return sum(seen.lag or 0 for seen in self.readers.values())
 
     async def settle(self, completion: Completion) -> Verdict | None:
         """Settle one completion that does not come from Kafka; None: a heartbeat, kept.
@@ -250,8 +244,7 @@ class Intake:
             OwnershipLost: The partition has another reader, or the batch was settled before.
         """
         lost = Record(offset=first, timestamp_ms=self._clock.now_ms(), key=None, value=None)
-        told = f"the batch with the offsets {first} to {next_ - 1} is left out: {reason}; the topic has it"
-        letter = self._letter(topic, partition, lost, "invalid", told, None)
+        letter = self._letter(topic, partition, lost, "invalid", reason, None)
         order = Settle(
             completions=(),
             fence=PartitionFence(topic=topic, partition=partition, epoch=epoch, first=first, next=next_),
@@ -301,6 +294,18 @@ class Intake:
         Raises:
             OwnershipLost: The partition has another reader, or was moved.
         """
+        news = max(0, next_ - max(first, self._expired_to.get(partition, 0)))
+        self._expired_to[partition] = next_
+        if news:
+            self.metrics.records_expired.inc(news)
+            log.error(
+                events.RECORDS_EXPIRED,
+                topic=topic,
+                partition=partition,
+                first=next_ - news,
+                next=next_,
+                count=news,
+            )
         fence = PartitionFence(topic=topic, partition=partition, epoch=epoch, first=first, next=next_)
         await self._settle(lambda _: Settle(completions=(), fence=fence), ())
 
@@ -342,8 +347,8 @@ class Intake:
         done = (await self._committer.commit(order, Skipped)).done
         if done:
             log.warning(events.SKIPPED, topic=topic, partition=partition, before=before, next=next_)
-            self.stuck.pop(partition, None)
-            self.lags.pop(partition, None)
+            known = self.readers.get(partition, ReaderState())
+            self.readers[partition] = dataclasses.replace(known, stuck=None, lag=None)
             self.metrics.buried("skipped")
             self._on_effects()
             for moved in self._skip_listeners:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from awakeables.core.answers import Position
 from awakeables.engine.intake import Intake
+from awakeables.engine.readerstate import ReaderState
 from awakeables.errors import NotFound, NotPossible
 from awakeables.ports import OffsetReader
 
@@ -54,7 +55,8 @@ class TopicProgress:
         return [self._progress(held) for held in await self._reader.positions(self._topic)]
 
     def _progress(self, held: Position) -> PartitionProgress:
-        end = self._intake.ends.get(held.partition)
+        state = self._state(held.partition)
+        end = state.end
         unread = None if end is None else max(0, end - held.next)
         return PartitionProgress(
             topic=self._topic,
@@ -62,7 +64,7 @@ class TopicProgress:
             next=held.next,
             epoch=held.epoch,
             end=end,
-            lag=self._intake.lags.get(held.partition, unread),
+            lag=unread if state.lag is None else state.lag,
             problem=self._problems.get(f"{PARTITION} {held.partition}"),
         )
 
@@ -86,10 +88,13 @@ class TopicProgress:
             raise NotPossible(f"partition {partition} ends at {held.end}: {to} lies beyond it")
         if to == held.next:
             raise NotPossible(f"partition {partition} stands at {to} already")
-        is_new_topic = partition in self._intake.ahead or (held.end is not None and held.end < held.next)
+        is_new_topic = self._state(partition).ahead or (held.end is not None and held.end < held.next)
         if not await self._intake.skip(self._topic, partition, held.next, to, by=by, anew=is_new_topic):
             raise NotPossible(f"partition {partition} has been read on from {held.next} meanwhile")
         return await self._held(partition)
+
+    def _state(self, partition: int) -> ReaderState:
+        return self._intake.readers.get(partition, ReaderState())
 
     async def _held(self, partition: int) -> PartitionProgress:
         for progress in await self.show():
@@ -98,7 +103,7 @@ class TopicProgress:
         raise NotFound(f"partition {partition} of {self._topic} was never read")
 
     def _end_of_stuck_batch(self, partition: int) -> int:
-        stuck = self._intake.stuck.get(partition)
+        stuck = self._state(partition).stuck
         if stuck is None:
             raise NotPossible(f"partition {partition} is not stuck; say to which offset, if it must be moved")
         if stuck.next is None:

@@ -345,7 +345,7 @@ class RunnerPool:
 
     def _places(self) -> int:
         places = self._max_running - len(self._runners)
-        is_behind = sum(self._intake.lags.values()) > BEHIND
+        is_behind = self._intake.lag > BEHIND
         return min(places, FEW - len(self._revived)) if is_behind else places
 
     async def _claim(self, limit: int) -> bool:

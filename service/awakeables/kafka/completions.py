@@ -16,6 +16,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
+from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.horizon import Moment
 from awakeables.engine.intake import Intake
 from awakeables.engine.offsets import PARTITION
@@ -25,7 +26,6 @@ from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import NO_CONNECTION, Connection
 from awakeables.kafka.gate import Gate
 from awakeables.kafka.lag import report_lag
-from awakeables.kafka.lenient import fetch_leniently, next_batch, oversized_batch
 from awakeables.kafka.partitions import PartitionReader, ReadingSettings, Surroundings
 from awakeables.kafka.topics import describe, partitions_of
 from awakeables.ports import Clock
@@ -111,11 +111,6 @@ class CompletionsConsumer:
         self._stuck_s = stuck.total_seconds()
         self._measured_s = 0.0
 
-    @property
-    def records_expired(self) -> int:
-        """Records that were deleted before they were read, since the start."""
-        return self._alarms.records_expired
-
     async def run(self) -> None:
         """Read for ever; cancel to stop."""
         pause_s = FIRST_PAUSE_S
@@ -168,7 +163,6 @@ class CompletionsConsumer:
                         )
             finally:
                 self.reading = frozenset()
-                self._intake.lags.clear()
                 self._alarms.clear_all(PARTITION)
 
     @asynccontextmanager
@@ -193,17 +187,19 @@ class CompletionsConsumer:
             consumer.seek(partition, 0)
         self.reading = frozenset(numbers)
         shared = Surroundings(
-            intake=self._intake,
-            owner=self._owner,
+            connection=self._connection,
             clock=self._clock,
             alarms=self._alarms,
             settings=self._settings,
             gate=Gate(self._settings.max_settling),
-            lenient=functools.partial(fetch_leniently, self._connection),
-            next_batch=functools.partial(next_batch, self._connection),
-            oversized=functools.partial(oversized_batch, self._connection),
         )
-        return [PartitionReader(consumer, partition, shared) for partition in partitions]
+        return [
+            PartitionReader(consumer, partition, self._sink(partition.partition), shared)
+            for partition in partitions
+        ]
+
+    def _sink(self, partition: int) -> CompletionSink:
+        return CompletionSink(self._intake, owner=self._owner, topic=self._topic, partition=partition)
 
     async def _watch(self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]) -> None:
         """See a silent broker, a stuck consumer."""
@@ -249,7 +245,7 @@ class CompletionsConsumer:
     ) -> None:
         """Tell how much waits before a store that is down: its alarms matter most then."""
         now_s = self._clock.monotonic()
-        waiting = [r for r in readers if now_s - (r.settling_since_s or now_s) > SLOW_S]
+        waiting = [r for r in readers if now_s - (r.taking_since_s or now_s) > SLOW_S]
         if not waiting or now_s - self._measured_s < SLOW_S:
             return
         self._measured_s = now_s
@@ -290,7 +286,7 @@ async def _let_settle(readers: Sequence[PartitionReader]) -> None:
     for reader in readers:
         reader.leaving = True
     waited_s = 0.0
-    while waited_s < LEAVE_S and any(reader.settling_since_s is not None for reader in readers):
+    while waited_s < LEAVE_S and any(reader.taking_since_s is not None for reader in readers):
         await asyncio.sleep(0.01)
         waited_s += 0.01
 

@@ -19,11 +19,11 @@ from awakeables.kafka.answers import FIRST_PAUSE_S, LONGEST_PAUSE_S, AnswerSende
 from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import NO_CONNECTION, Connection
 from awakeables.kafka.diagnosis import DENIED
-from awakeables.kafka.lenient import fetch_leniently, oversized_batch
+from awakeables.kafka.groupreader import POLL_MS, GroupReader
 from awakeables.kafka.outage import Outage
 from awakeables.kafka.producer import Producer
+from awakeables.kafka.tolerant import OversizedBatch
 from awakeables.kafka.topics import missing_topics
-from awakeables.kafka.unpacking import BatchTooLarge, bounded
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import WorkerMetrics
@@ -36,18 +36,8 @@ from awakeables.worker.worker import Worker
 
 log = structlog.stdlib.get_logger(__name__)
 
-POLL_MS = 200
-"""How long one look for records waits; also how late the order to stop is seen."""
-
-DOUBTFUL_ROUNDS = 5
-"""So often every partition is looked at alone after a failure. One that raises is found by then;
-an error of the group is raised once and is gone, and then nothing is found."""
-
 COMMIT_TIMEOUT_S = 2.0
 """`commit` of aiokafka has no end while the broker is down."""
-
-_NOWHERE = TopicPartition("", -1)
-"""No partition: to poll it brings no records, only the group's own errors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,27 +135,25 @@ class KafkaTasks:
         self._ledger = Ledger()
         self._letter_topics = {dead_letter_topic(topic) for topic in worker.topics}
         self._consumer: AIOKafkaConsumer | None = None
+        self._reader: GroupReader | None = None
         self._subscribed: frozenset[str] = frozenset()
         self._told_missing: frozenset[str] = frozenset()
         self._outages = Outages(clock.monotonic)
         self._has_assignment = False
         self._topics_checked_at = float("-inf")
-        self._stuck: dict[TopicPartition, float] = {}
-        self._doubtful = 0
-        self._turn = 0
         self._denial = Outage(connection, client="consumer")
 
     # ── the port ──────────────────────────────────────────────────────────────────────────────
 
     async def receive(self, limit: int) -> Sequence[Incoming]:
         """As `TaskPort.receive`."""
-        consumer = self._consumer or await self._join()
+        reader = self._reader or await self._join()
         try:
-            await self._look_for_topics(consumer)
+            await self._look_for_topics()
             if not self._subscribed:
                 await asyncio.sleep(POLL_MS / 1000)
                 return []
-            records = await self._poll(consumer, limit)
+            records = await reader.poll(limit)
         except KafkaError as error:
             await self._leave(error)
             return []
@@ -203,7 +191,7 @@ class KafkaTasks:
             problems["consumer"] = "no partitions are assigned yet"
         if not self.producer.connected:
             problems["producer"] = "not connected to Kafka; the log says why"
-        for partition in self._stuck:
+        for partition in self._reader.stuck if self._reader else ():
             name = f"partition {partition.topic}:{partition.partition}"
             problems[name] = "stands before a batch that can't be opened"
         return problems
@@ -254,7 +242,7 @@ class KafkaTasks:
 
     # ── membership ────────────────────────────────────────────────────────────────────────────
 
-    async def _join(self) -> AIOKafkaConsumer:
+    async def _join(self) -> GroupReader:
         pause_s, outage = FIRST_PAUSE_S, Outage(self._connection, client="consumer")
         while True:
             consumer = AIOKafkaConsumer(
@@ -279,7 +267,17 @@ class KafkaTasks:
                 self._consumer = consumer
                 self._subscribed = frozenset()
                 self._topics_checked_at = float("-inf")
-                return consumer
+                self._reader = GroupReader(
+                    consumer,
+                    self._connection,
+                    self._clock,
+                    group=self._worker.name,
+                    stuck_retry_s=self._settings.stuck_retry_interval.total_seconds(),
+                    max_unpacked_bytes=self._settings.max_unpacked_bytes,
+                    is_full=self._is_full,
+                    leave_out=self._leave_out,
+                )
+                return self._reader
 
     async def _leave(self, error: Exception) -> None:
         """Give a consumer up that the group's own machinery reports broken; the next call joins anew."""
@@ -289,14 +287,14 @@ class KafkaTasks:
             log.warning(
                 events.CLIENT_REPLACED, client="consumer", worker=self._worker.name, error=_told(error)
             )
-        consumer, self._consumer = self._consumer, None
+        consumer, self._consumer, self._reader = self._consumer, None, None
         self._has_assignment = False
         self._forget_partitions(consumer.assignment() if consumer else ())
         if consumer is not None:
             await close_consumer(consumer)
         await asyncio.sleep(LONGEST_PAUSE_S if isinstance(error, DENIED) else FIRST_PAUSE_S)
 
-    async def _look_for_topics(self, consumer: AIOKafkaConsumer) -> None:
+    async def _look_for_topics(self) -> None:
         """Subscribe to those topics that exist.
 
         To subscribe to a missing one would create it on many brokers, with the wrong number of
@@ -326,148 +324,46 @@ class KafkaTasks:
                 "`awakeables dev`, start that with --worker or --task-topic",
             )
         self._told_missing = missing
-        if there != self._subscribed:
-            consumer.subscribe(sorted(there), listener=_Listener(self))
+        if there != self._subscribed and self._consumer is not None:
+            self._consumer.subscribe(sorted(there), listener=_Listener(self))
             self._subscribed = there
 
     async def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """Begin with partitions: a new assignment knows no pauses."""
         self._has_assignment = True
-        self._stuck.clear()
+        if self._reader is not None:
+            self._reader.forget()
         self._denial.end()
         log.info(events.PARTITIONS_ASSIGNED, worker=self._worker.name, partitions=_shown(partitions))
 
     async def revoked(self, partitions: Collection[TopicPartition]) -> None:
         """Commit what can be, and forget the partitions: others may read them from now on."""
+        if self._reader is not None:
+            self._reader.forget()
         await self.commit()
         self._forget_partitions(partitions)
 
     def _forget_partitions(self, partitions: Iterable[TopicPartition]) -> None:
         self._ledger.lose([(partition.topic, partition.partition) for partition in partitions])
 
-    # ── polling ───────────────────────────────────────────────────────────────────────────────
-
-    async def _poll(self, consumer: AIOKafkaConsumer, limit: int) -> list[ConsumerRecord[Any, Any]]:
-        readable = self._readable(consumer, limit)
-        if not readable:
-            await consumer.getmany(_NOWHERE, timeout_ms=0 if limit == 0 else POLL_MS)
-            return []
-        if self._doubtful:
-            return await self._poll_doubtfully(consumer, readable, limit)
-        records: list[ConsumerRecord[Any, Any]] = []
-        try:
-            # One record only: if a partition raises, a larger call would lose what it had taken
-            # from the others. The rest is then taken partition by partition.
-            with bounded(self._settings.max_unpacked_bytes):
-                for batch in (await consumer.getmany(timeout_ms=POLL_MS, max_records=1)).values():
-                    records += batch
-                for partition in readable if records else ():
-                    if len(records) < limit:
-                        found = await consumer.getmany(partition, max_records=limit - len(records))
-                        records += found.get(partition, ())
-        except Exception as error:  # a batch that can't be opened raises whatever its codec does
-            await consumer.getmany(_NOWHERE)  # raises if it is the group's error, no partition's
-            log.warning(events.FETCH_FAILED, worker=self._worker.name, error=_told(error))
-            self._doubtful = DOUBTFUL_ROUNDS
-        return records
-
-    async def _poll_doubtfully(
-        self, consumer: AIOKafkaConsumer, readable: Sequence[TopicPartition], limit: int
-    ) -> list[ConsumerRecord[Any, Any]]:
-        """Find the partition that raises, and take the records before the bad batch, one by one."""
-        records: list[ConsumerRecord[Any, Any]] = []
-        self._doubtful -= 1
-        for partition in readable:
-            try:
-                with bounded(self._settings.max_unpacked_bytes):
-                    while len(records) < limit:
-                        found = await consumer.getmany(partition, timeout_ms=POLL_MS // 4, max_records=1)
-                        if not found:
-                            break
-                        records += found[partition]
-            except Exception as error:
-                await consumer.getmany(_NOWHERE)
-                if isinstance(error, BatchTooLarge) and await self._leave_out(consumer, partition, error):
-                    continue
-                found = await self._read_leniently(consumer, partition, limit - len(records))
-                if not found:
-                    await self._set_aside(consumer, partition, error)
-                records += found
-                self._doubtful = 0
-        return records
-
-    async def _read_leniently(
-        self, consumer: AIOKafkaConsumer, partition: TopicPartition, limit: int
-    ) -> Sequence[ConsumerRecord[Any, Any]]:
-        """What aiokafka alone refuses: a header's name that is no UTF-8."""
-        try:
-            found = await fetch_leniently(self._connection, partition, await consumer.position(partition))
-        except (KafkaError, OSError, TimeoutError, ValueError):
-            return []  # the partition is tried again before long
-        taken = found[:limit]
-        if taken:
-            consumer.seek(partition, taken[-1].offset + 1)
-        return taken
-
-    async def _leave_out(
-        self, consumer: AIOKafkaConsumer, partition: TopicPartition, why: BatchTooLarge
-    ) -> bool:
-        """Read on behind a batch that is too large to be unpacked; a dead letter reports it."""
-        place, found = (partition.topic, partition.partition), None
-        with suppress(KafkaError, OSError, TimeoutError):
-            at = await consumer.position(partition)
-            found = await oversized_batch(self._connection, partition, at, self._settings.max_unpacked_bytes)
-        if found is None:
-            return False
-        first, behind = found
-        reason = f"the batch with the offsets {first} to {behind - 1} is left out: {why}; the topic has it"
-        lost = Incoming(topic=partition.topic, partition=partition.partition, offset=first)
+    async def _leave_out(self, partition: TopicPartition, batch: OversizedBatch) -> None:
+        """Report a batch that is too large to be unpacked as one dead letter."""
+        place, last = (partition.topic, partition.partition), batch.next - 1
+        lost = Incoming(topic=partition.topic, partition=partition.partition, offset=batch.first)
         log.error(
             events.TASK_UNREADABLE,
             worker=self._worker.name,
             topic=partition.topic,
-            offset=first,
-            reason=reason,
+            offset=batch.first,
+            reason=batch.reason,
         )
-        self._ledger.begin(place, behind - 1)
+        self._ledger.begin(place, last)
         with suppress(BrokerUnavailable):  # the port drains: the batch comes again, to the next worker
-            await self.send(dead_letter(lost, "unreadable", reason))
-            self._ledger.settle(place, behind - 1)
-        consumer.seek(partition, behind)
-        return True
+            await self.send(dead_letter(lost, "unreadable", batch.reason))
+            self._ledger.settle(place, last)
 
-    async def _set_aside(
-        self, consumer: AIOKafkaConsumer, partition: TopicPartition, error: Exception
-    ) -> None:
-        consumer.pause(partition)
-        self._stuck[partition] = self._clock.monotonic()
-        log.error(
-            events.PARTITION_STUCK,
-            worker=self._worker.name,
-            topic=partition.topic,
-            partition=partition.partition,
-            offset=await consumer.position(partition),
-            error=_told(error),
-        )
-
-    def _readable(self, consumer: AIOKafkaConsumer, limit: int) -> list[TopicPartition]:
-        """The partitions that may be read now; the others are paused. A different one is first each time."""
-        now = self._clock.monotonic()
-        again = self._settings.stuck_retry_interval.total_seconds()
-        self._stuck = {partition: since for partition, since in self._stuck.items() if now - since < again}
-        paused = consumer.paused()
-        readable: list[TopicPartition] = []
-        for partition in consumer.assignment():
-            stays_open = self._ledger.open_count((partition.topic, partition.partition))
-            if limit and partition not in self._stuck and stays_open < self._settings.most_open:
-                readable.append(partition)
-                if partition in paused:
-                    consumer.resume(partition)
-            elif partition not in paused:
-                consumer.pause(partition)
-        self._turn += 1
-        start = self._turn % len(readable) if readable else 0
-        return readable[start:] + readable[:start]
+    def _is_full(self, partition: TopicPartition) -> bool:
+        return self._ledger.open_count((partition.topic, partition.partition)) >= self._settings.most_open
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
