@@ -61,6 +61,6 @@ class DocumentRoutes:
 
 
 def _reached_at(request: Request) -> str:
-    """The address that this reader has: a proxy before us may have another name, and TLS."""
+    """The service's address as this reader has it: behind a proxy, name and scheme may differ from ours."""
     scheme = "https" if request.header(b"x-forwarded-proto") == "https" else "http"
     return f"{scheme}://{request.header(b'host') or 'localhost'}"

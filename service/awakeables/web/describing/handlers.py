@@ -24,7 +24,7 @@ _local_reference = re.compile(rf'"{re.escape(_LOCAL)}([^"]+)"')
 _unfit_for_a_name = re.compile(r"[^A-Za-z0-9_-]+")
 
 
-def described(app: App) -> Iterator[Handler]:
+def handlers_of(app: App) -> Iterator[Handler]:
     """All handlers, by service and name."""
     for _, service in sorted(app.services.items()):
         for _, handler in sorted(service.handlers.items()):
@@ -32,10 +32,10 @@ def described(app: App) -> Iterator[Handler]:
 
 
 class HandlerTypes:
-    """Puts the types of handlers among a document's components, each once.
+    """Adds the types of handlers to a document's components, each once.
 
-    Each definition of a schema becomes a component of its own: generators make types of components
-    and of nothing below them.
+    Each definition of a schema becomes a component, since generators of clients make types only of
+    components.
     """
 
     def __init__(self, schemas: Json) -> None:
@@ -45,27 +45,27 @@ class HandlerTypes:
 
     def reference(self, schema: bytes) -> Json:
         """A schema as a part of the document: by reference, if its type has a name."""
-        told: Json = json.loads(schema)
-        definitions = told.pop("$defs", {})
-        if "title" in told:
-            return {"$ref": self._component(told, str(told["title"]), definitions)}
-        linked: Json = self._linked(told, definitions)
+        decoded: Json = json.loads(schema)
+        definitions = decoded.pop("$defs", {})
+        if "title" in decoded:
+            return {"$ref": self._component(decoded, str(decoded["title"]), definitions)}
+        linked: Json = self._linked(decoded, definitions)
         return linked
 
-    def _component(self, told: Json, wanted: str, definitions: Json) -> str:
-        """Where a type stands; it is put there when it is first met.
+    def _component(self, schema: Json, wanted: str, definitions: Json) -> str:
+        """The path of a type's component, which is added when the type is first met.
 
-        Two types of one name are told apart, and one type is known again wherever it is used: by all
-        that it is made of.
+        Types are identified by their whole definition, so two types of one name get two components,
+        and a type that is used in several places gets one.
         """
-        identity = json.dumps([told, {name: definitions[name] for name in _needed(told, definitions)}])
+        identity = json.dumps([schema, {name: definitions[name] for name in _needed(schema, definitions)}])
         if identity not in self._names:
             self._names[identity] = name = self._free_name(wanted)
-            self._schemas[name] = {}  # so that its name is taken by the time it refers to itself
-            # Generators go by the title, where there is one.
-            linked = self._linked(told, definitions) | ({} if name == wanted else {"title": name})
+            self._schemas[name] = {}  # reserves the name: the type may refer to itself
+            # Generators of clients name a type by its title, if it has one.
+            linked = self._linked(schema, definitions) | ({} if name == wanted else {"title": name})
             self._schemas[name] = linked
-            # A schema that has two types of one name calls both by longer names than other schemas do.
+            # In a schema with two types of one name, pydantic gives both longer names than elsewhere.
             made_of = json.dumps([wanted, linked | {"title": wanted}]).replace(
                 f'"{_COMPONENTS}{name}"', '"#"'
             )
@@ -76,23 +76,23 @@ class HandlerTypes:
         return _COMPONENTS + self._names[identity]
 
     def _linked(self, part: Any, definitions: Json) -> Any:
-        """A part of a schema with its references led to the components."""
+        """A part of a schema whose references point to the components."""
         if isinstance(part, list):
             return [self._linked(item, definitions) for item in part]
         if not isinstance(part, dict):
             return part
         linked = {name: self._linked(value, definitions) for name, value in part.items()}
         if isinstance(part.get("$ref"), str):
-            linked["$ref"] = self._led(part["$ref"], definitions)
+            linked["$ref"] = self._target(part["$ref"], definitions)
         mapping = (
             part["discriminator"].get("mapping") if isinstance(part.get("discriminator"), dict) else None
         )
         if isinstance(mapping, dict):
-            led = {tag: self._led(reference, definitions) for tag, reference in mapping.items()}
-            linked["discriminator"]["mapping"] = led
+            targets = {tag: self._target(reference, definitions) for tag, reference in mapping.items()}
+            linked["discriminator"]["mapping"] = targets
         return linked
 
-    def _led(self, reference: str, definitions: Json) -> str:
+    def _target(self, reference: str, definitions: Json) -> str:
         name = reference.removeprefix(_LOCAL)
         if name not in definitions:
             return reference
@@ -107,10 +107,10 @@ class HandlerTypes:
         return name
 
 
-def _needed(told: Json, definitions: Json) -> list[str]:
+def _needed(schema: Json, definitions: Json) -> list[str]:
     """The names of the definitions that a schema refers to, directly or through others."""
     needed: set[str] = set()
-    waiting = [told]
+    waiting = [schema]
     while waiting:
         found = {name for name in _local_reference.findall(json.dumps(waiting.pop())) if name in definitions}
         waiting += [definitions[name] for name in found - needed]
@@ -122,28 +122,30 @@ def handler_paths(handler: Handler, generic: Json, types: HandlerTypes) -> Json:
     """The path items of one handler.
 
     Args:
-        handler: Which.
-        generic: The operations of calls in general, by their paths.
-        types: Takes the schemas.
+        handler: The handler.
+        generic: The two operations of a call in the contract, by their paths.
+        types: The components, to which the handler's types are added.
     """
     own = {}
     summary, text = _words(handler)
     for path, operation in generic.items():
-        told = copy.deepcopy(operation)
-        told["operationId"] = f"{handler.service}.{handler.name}" + (".send" if path.endswith("send") else "")
-        told["tags"] = [handler.service]
+        described = copy.deepcopy(operation)
+        described["operationId"] = f"{handler.service}.{handler.name}" + (
+            ".send" if path.endswith("send") else ""
+        )
+        described["tags"] = [handler.service]
         if summary:
-            told["summary"] = summary + (" (don't wait)" if path.endswith("send") else "")
+            described["summary"] = summary + (" (don't wait)" if path.endswith("send") else "")
         if text:
-            told["description"] = text
-        told["parameters"] = [given for given in told["parameters"] if given.get("in") != "path"]
-        told["requestBody"] = _body(handler, types)
-        if told["requestBody"] is None:
-            del told["requestBody"]
-        if "200" in told["responses"]:
-            told["responses"]["200"]["content"] = _content(handler.output, handler.output.written, types)
+            described["description"] = text
+        described["parameters"] = [given for given in described["parameters"] if given.get("in") != "path"]
+        described["requestBody"] = _body(handler, types)
+        if described["requestBody"] is None:
+            del described["requestBody"]
+        if "200" in described["responses"]:
+            described["responses"]["200"]["content"] = _content(handler.output, handler.output.written, types)
         concrete = path.replace("{service}", handler.service).replace("{handler}", handler.name)
-        own[concrete] = {"post": told}
+        own[concrete] = {"post": described}
     return own
 
 
@@ -158,7 +160,7 @@ def _body(handler: Handler, types: HandlerTypes) -> Json | None:
 
 
 def _default(handler: Handler) -> Json:
-    """The default of the input, if there is one that JSON can say."""
+    """The default of the input, if it has one that JSON can express."""
     if not handler.has_default:
         return {}
     try:
@@ -174,7 +176,7 @@ def _content(codec: Codec[Any], schema: bytes | None, types: HandlerTypes) -> Js
 
 
 def _takes_null(codec: Codec[Any]) -> bool:
-    """Is an absent body, which is null, enough?"""
+    """May the body be absent, which means null?"""
     try:
         codec.decode(b"null")
     except Exception:  # a validator of the user's own may raise anything

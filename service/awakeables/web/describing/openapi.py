@@ -6,7 +6,7 @@ from typing import Final
 
 from awakeables.handlers.service import App
 from awakeables.web.describing.contract import Json, contract
-from awakeables.web.describing.handlers import HandlerTypes, described, handler_paths
+from awakeables.web.describing.handlers import HandlerTypes, handler_paths, handlers_of
 
 CALL: Final = "/{service}/{handler}"
 SEND: Final = "/{service}/{handler}/send"
@@ -26,7 +26,7 @@ def openapi(app: App, *, version: str) -> Json:
     paths = document["paths"]
     generic = {path: paths.pop(path)["post"] for path in (CALL, SEND)}
     types = HandlerTypes(document["components"]["schemas"])
-    for handler in described(app):
+    for handler in handlers_of(app):
         paths |= handler_paths(handler, generic, types)
     document["tags"].remove(HANDLERS)
     document["tags"][:0] = [{"name": service} for service in sorted(app.services)]

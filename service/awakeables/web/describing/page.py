@@ -53,10 +53,10 @@ def page(document: Json, *, base: str, guarded: bool) -> str:
     """Write the page.
 
     Args:
-        document: An OpenAPI document as `openapi` makes it. All of its texts are escaped: names
-            and docstrings of handlers stand there.
-        base: Where the reader reaches the service: what the paths of the examples begin with.
-        guarded: Are tokens asked for?
+        document: An OpenAPI document as `openapi` makes it. All of its texts are escaped: it has names
+            and docstrings of handlers.
+        base: The address of the service as the reader has it, for the examples.
+        guarded: Do requests need tokens?
     """
     info = document["info"]
     tags = [tag["name"] for tag in document["tags"]]
@@ -78,40 +78,43 @@ def page(document: Json, *, base: str, guarded: bool) -> str:
 
 def _group(document: Json, tag: str, *, base: str, guarded: bool) -> str:
     found = [
-        _operation(document, method, path, told, base=base, guarded=guarded)
+        _operation(document, method, path, operation, base=base, guarded=guarded)
         for path, item in document["paths"].items()
-        for method, told in item.items()
-        if tag in told["tags"]
+        for method, operation in item.items()
+        if tag in operation["tags"]
     ]
     return f'<section id="tag-{escape(tag)}"><h2>{escape(tag)}</h2>{"".join(found)}</section>'
 
 
-def _operation(document: Json, method: str, path: str, told: Json, *, base: str, guarded: bool) -> str:
-    scopes = ", ".join(scope for given in told["security"] for scope in given["token"]) if guarded else ""
-    curl = _curl(document, method, path, told, base=base, guarded=guarded)
+def _operation(document: Json, method: str, path: str, operation: Json, *, base: str, guarded: bool) -> str:
+    scopes = (
+        ", ".join(scope for given in operation["security"] for scope in given["token"]) if guarded else ""
+    )
+    curl = _curl(document, method, path, operation, base=base, guarded=guarded)
     parts = [
-        _prose(told.get("description", "")),
+        _prose(operation.get("description", "")),
         _table(
             ("Parameter", "Meaning"),
-            (_parameter(_found(document, given)) for given in told["parameters"]),
+            (_parameter(_found(document, given)) for given in operation["parameters"]),
         ),
         _table(
             ("Body", "Schema"),
             (
                 (escape(media_type), _schema(part))
-                for media_type, part in told.get("requestBody", {}).get("content", {}).items()
+                for media_type, part in operation.get("requestBody", {}).get("content", {}).items()
             ),
         ),
         _table(
             ("Answer", "Meaning"),
-            (_answer(document, *answer) for answer in told["responses"].items()),
+            (_answer(document, *answer) for answer in operation["responses"].items()),
         ),
         f"<h3>Try it</h3><pre><code>{escape(curl)}</code></pre>",
     ]
     scope = f' <span class="note">(token with {escape(scopes)})</span>' if scopes else ""
     return (
-        f'<details id="{escape(told["operationId"])}"><summary><span class="method {method}">{method.upper()}'
-        f"</span> <code>{escape(path)}</code> {_text(told['summary'])}{scope}</summary>"
+        f'<details id="{escape(operation["operationId"])}"><summary>'
+        f'<span class="method {method}">{method.upper()}</span>'
+        f" <code>{escape(path)}</code> {_text(operation['summary'])}{scope}</summary>"
         f"{''.join(parts)}</details>"
     )
 
@@ -127,12 +130,12 @@ def _parameter(given: Json) -> tuple[str, str]:
 
 def _answer(document: Json, status: str, answer: Json) -> tuple[str, str]:
     found = _found(document, answer)
-    shown = [f"{escape(media_type)}: {_schema(told)}" for media_type, told in found["content"].items()]
+    shown = [f"{escape(media_type)}: {_schema(content)}" for media_type, content in found["content"].items()]
     return f"<code>{status}</code>", "<br>".join([_text(found["description"]), *shown])
 
 
 def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A table of cells that are HTML already, the first of each row its head; nothing without rows."""
+    """A table whose cells are HTML, the first of each row its head; empty without rows."""
     lines = [
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>'
         for first, *others in rows
@@ -143,8 +146,8 @@ def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return f"<table><thead><tr>{named}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
-def _schema(told: Json) -> str:
-    schema = told.get("schema") or {}
+def _schema(holder: Json) -> str:
+    schema = holder.get("schema") or {}
     name = schema.get("$ref", "").rpartition("/")[2]
     if name:
         return f'<a href="#schema-{escape(name)}">{escape(name)}</a>'
@@ -159,19 +162,19 @@ def _named(name: str, schema: Json) -> str:
     )
 
 
-def _curl(document: Json, method: str, path: str, told: Json, *, base: str, guarded: bool) -> str:
+def _curl(document: Json, method: str, path: str, operation: Json, *, base: str, guarded: bool) -> str:
     words = ["curl"]
-    if method == "post" and "requestBody" not in told:
+    if method == "post" and "requestBody" not in operation:
         words += ["-X", "POST"]
     words.append(f"{base}{path}")
-    content = told.get("requestBody", {}).get("content", {})
+    content = operation.get("requestBody", {}).get("content", {})
     if content:
         media_type = next(iter(content))
         schema = content[media_type].get("schema")
         body = sample_of(schema, document) if "json" in media_type and schema else "@file"
         words += ["-H", f"content-type: {media_type}", "--data-binary", body]
-    # Double quotes: the shell fills it in.
-    header = ' -H "authorization: Bearer $AWAKEABLES_TOKEN"' if guarded and told["security"] else ""
+    # In double quotes the shell expands the variable.
+    header = ' -H "authorization: Bearer $AWAKEABLES_TOKEN"' if guarded and operation["security"] else ""
     return shlex.join(words) + header
 
 
@@ -190,7 +193,7 @@ def _text(text: str) -> str:
 
 
 def _found(document: Json, given: Json) -> Json:
-    """What a reference leads to; what is none, as it is."""
+    """The target of a reference; anything else is returned unchanged."""
     found: Json = given
     if "$ref" in given:
         found = document
