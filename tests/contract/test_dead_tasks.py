@@ -8,6 +8,7 @@ from awakeables.core.answers import Resent, SettledAll
 from awakeables.core.awakeables import Completion, DeadTask
 from awakeables.core.deadletters import Folding, file_task
 from awakeables.core.orders import Resend, Settle
+from awakeables.core.sources import parse_source
 from awakeables.ports import Page
 from contract.driver import DLQ, TOPIC, Driver, resolved
 
@@ -24,7 +25,9 @@ TASK = DeadTask(
 
 
 def reported(driver: Driver, awakeable_id: str) -> Settle:
-    completion = Completion(awakeable_id=awakeable_id, body=TASK, source="kafka:t:0:1", worker="packer")
+    completion = Completion(
+        awakeable_id=awakeable_id, body=TASK, source=parse_source("kafka:t:0:1"), worker="packer"
+    )
     letter = file_task(
         TASK, letter_id=driver.id("dlq"), awakeable_id=awakeable_id, worker="packer", now_ms=driver.clock.ms
     )
@@ -73,7 +76,8 @@ async def test_case_o4_of_many_reports_of_one_wait_s_task_the_first_are_filed_an
     _, awakeable_id = await driver.waiting()
     tasks = [replace(TASK, offset=n) for n in range(5)]
     completions = [
-        Completion(awakeable_id=awakeable_id, body=t, source=f"kafka:t:0:{t.offset}") for t in tasks
+        Completion(awakeable_id=awakeable_id, body=t, source=parse_source(f"kafka:t:0:{t.offset}"))
+        for t in tasks
     ]
     filed = {
         n: file_task(t, letter_id=driver.id("dlq"), awakeable_id=awakeable_id, worker="w", now_ms=0)

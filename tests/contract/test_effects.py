@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from msgspec.structs import replace
 
 from awakeables.core.answers import Acknowledged, Advanced, ClaimedEffects
-from awakeables.core.effects import CloudEventMode, Effect
+from awakeables.core.effects import Effect, Envelope
 from awakeables.core.invocations import Invocation
 from awakeables.core.orders import ClaimEffects, MarkPublished, MarkRefused, NewAwakeable
 from awakeables.core.outcomes import Rejection
@@ -53,12 +55,12 @@ async def test_the_oldest_unsent_are_found_whoever_holds_them_and_whatever_has_f
         assert await driver.effects("unsent", limit) == effects[1::2][:limit]
 
 
-@pytest.mark.parametrize("form", [True, False, "structured", "binary"])
-async def test_the_form_of_a_task_is_kept(driver: Driver, form: bool | CloudEventMode) -> None:
+@pytest.mark.parametrize("form", get_args(Envelope))
+async def test_the_form_of_a_task_is_kept(driver: Driver, form: Envelope) -> None:
     row = await driver.begin(owner="me")
     effect = driver.an_effect(row.id, task_for=driver.id("prom"))
     assert effect.task is not None
-    effect = replace(effect, task=replace(effect.task, enveloped=form, source="/apps/shop"))
+    effect = replace(effect, task=replace(effect.task, envelope=form, source="/apps/shop"))
     await driver.do(Advanced, driver.an_advance(row, effects=[effect]))
     assert await driver.effects("unsent", 10) == [effect]
 

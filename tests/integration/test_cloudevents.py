@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from awakeables.core.outcomes import Resolution
 from awakeables.handlers.context import Context
-from awakeables.handlers.publishing import FORMS
+from awakeables.handlers.publishing import ENVELOPES
 from awakeables.handlers.service import App, Service
 from awakeables.kafka.connection import Connection
 from awakeables.store.memory import MemoryStore
@@ -88,7 +88,7 @@ async def test_a_worker_does_tasks_in_every_form_and_their_trace_comes_back(
 
     store = MemoryStore(clock=SystemClock(), retention_ms=RETENTION_MS)
     async with running(bootstrap, app, store) as shop, working(worker, Connection(bootstrap=bootstrap)):
-        calls = {form: await shop.call("fulfil", topic=tasks, envelope=form) for form in FORMS}
+        calls = {form: await shop.call("fulfil", topic=tasks, envelope=form) for form in ENVELOPES}
         for form, invocation_id in calls.items():
             outcome = await shop.result(invocation_id, timeout=30)
             assert isinstance(outcome, Resolution)
@@ -96,7 +96,7 @@ async def test_a_worker_does_tasks_in_every_form_and_their_trace_comes_back(
             done, trace = answer.split(" ")
             assert (done, trace[:35]) == (form, own[:35])
             assert known_traceparent(trace) == trace
-        records = await read_records(bootstrap, tasks, len(FORMS))
+        records = await read_records(bootstrap, tasks, len(ENVELOPES))
     events = [dict(record.headers).get("ce_type") for record in records]
     assert events.count(b"awakeables.task.requested.v1") == 1
     contents = [dict(record.headers).get("content-type", b"").decode() for record in records]

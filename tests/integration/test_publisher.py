@@ -56,7 +56,7 @@ async def test_a_record_arrives_with_its_key_value_and_headers(
     bootstrap: str, topic: TopicFactory, publisher: KafkaPublisher
 ) -> None:
     name = await topic("out", partitions=1)
-    facts = TaskFacts(awakeable_id=AWAKEABLE, reply_to="shop.completions", enveloped=False)
+    facts = TaskFacts(awakeable_id=AWAKEABLE, reply_to="shop.completions", envelope="none")
     await publish(
         publisher,
         Effect(

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from awakeables.core.awakeables import Completion
 from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.sources import parse_source
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.topics import TopicPlan, create_topics, missing_topics
 from awakeables.wire.completions import decode_completion
@@ -77,7 +78,7 @@ async def _publish(
 
 def by_number(records: list[ConsumerRecord]) -> dict[int, Completion]:
     numbers = {awakeable_id(number): number for number in range(10)}
-    read = [decode_completion(record.value, source="test") for record in records]
+    read = [decode_completion(record.value, source=parse_source("test")) for record in records]
     return {numbers[completion.awakeable_id]: completion for completion in read}
 
 
@@ -246,7 +247,7 @@ async def test_case_w3_a_documented_worker_answers_as_the_headers_say(
     }
     bare = task_effect(forged | {"order": "yes"}, number=4, topic=tasks, reply_to=replies)
     assert bare.task is not None
-    bare = replace(bare, task=replace(bare.task, enveloped=False))
+    bare = replace(bare, task=replace(bare.task, envelope="none"))
     value, headers = task_headers(bare)
     async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
         await producer.send_and_wait(tasks, value, headers=headers)

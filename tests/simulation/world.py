@@ -19,6 +19,7 @@ from awakeables.core.effects import Effect
 from awakeables.core.ids import new_id
 from awakeables.core.orders import Member
 from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.sources import parse_source
 from awakeables.engine.engine import EngineSettings, HandlersRun
 from awakeables.engine.horizon import Moment
 from awakeables.engine.intake import Record
@@ -389,7 +390,9 @@ class World:
         if honest:
             return [good]
         reject = Rejection(reason="no", code=409)
-        rejection = encode_completion(Completion(awakeable_id=awakeable_id, body=reject, source=""))
+        rejection = encode_completion(
+            Completion(awakeable_id=awakeable_id, body=reject, source=parse_source(""))
+        )
         misfit = msgspec.json.encode({"awakeable_id": awakeable_id, "status": "resolved", "value": "x"})
         beat = msgspec.json.encode({"awakeable_id": awakeable_id, "status": "heartbeat", "progress": 1})
         stranger = new_id("prom", at_ms=self.clock.now_ms(), entropy=self.entropy.bytes(10))
@@ -417,7 +420,7 @@ class World:
 
     def _resolve(self, awakeable_id: str) -> bytes:
         answer = Resolution.of_json(msgspec.json.encode({"n": self.chance.randrange(1000)}))
-        return encode_completion(Completion(awakeable_id=awakeable_id, body=answer, source=""))
+        return encode_completion(Completion(awakeable_id=awakeable_id, body=answer, source=parse_source("")))
 
 
 def recorded_runs(store: MemoryStore, invocation_id: str) -> set[str]:

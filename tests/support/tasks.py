@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from awakeables.core.awakeables import Completion
 from awakeables.core.effects import Effect, Header, TaskFacts
 from awakeables.core.ids import new_id
+from awakeables.core.sources import parse_source
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
 from awakeables.wire.completions import decode_completion
@@ -92,7 +93,7 @@ class Answers:
         """The completions by awakeable ID, in the order in which they were read."""
         found: dict[str, list[Completion]] = {}
         for record in await self.read():
-            completion = decode_completion(record.value, source="test")
+            completion = decode_completion(record.value, source=parse_source("test"))
             found.setdefault(completion.awakeable_id, []).append(completion)
         return found
 

@@ -27,7 +27,7 @@ from awakeables.core.outcomes import (
 )
 from awakeables.core.records import Record, Row
 from awakeables.core.sameness import same_answer
-from awakeables.core.sources import same_source
+from awakeables.core.sources import Source, same_source
 from awakeables.core.texts import shortened
 
 State: TypeAlias = Literal["pending", "resolved", "rejected", "timed-out", "cancelled"]
@@ -74,8 +74,8 @@ class Completion(Record):
     Attributes:
         body: The answer, or a worker's word about its task, which settles nothing; None when it
             could not be read, then `refusal` says why.
-        source: Where it came from (`core/sources.py`); a repeat from the same source is the same
-            completion again (a lost acknowledgement, a replay).
+        source: A repeat from the same source is the same completion again (a lost acknowledgement, a
+            replay).
         trace: The `traceparent` that it came with, if that is well-formed.
         checked: The hash of the schema that the value was checked against and fits.
         refusal: Why it can't be accepted, when the edge already knows.
@@ -83,7 +83,7 @@ class Completion(Record):
 
     awakeable_id: str
     body: Resolution | Rejection | Heartbeat | DeadTask | None
-    source: str
+    source: Source
     event_id: str | None = None
     worker: str | None = None
     attempt: int | None = None
@@ -104,6 +104,7 @@ class Verdict(Record):
     """What became of a completion (A2).
 
     Attributes:
+        source: The text of the completion's source: handlers have it in their journals.
         outcome: What is stored.
         omitted_bytes: How large the outcome is whose value or details are left out; 0: it is whole.
     """
@@ -290,10 +291,11 @@ def settle(
 
 def _verdict_before(row: Awakeable, completion: Completion, now_ms: int) -> Verdict | None:
     """What this source was told before, if the row knows it."""
-    if row.settled_by is not None and same_source(row.settled_by, completion.source):
+    source = completion.source.text
+    if row.settled_by is not None and same_source(row.settled_by, source):
         return _verdict(row, completion, "accepted", now_ms, None)
     for entry in (*row.book.first, *row.book.last):
-        if same_source(entry.source, completion.source):
+        if same_source(entry.source, source):
             return _verdict(row, completion, entry.kind, now_ms, entry.reason)
     return None
 
@@ -309,7 +311,7 @@ def _settle(row: Awakeable, completion: Completion, *, expired: bool, now_ms: in
             return Settled(awakeable=row, verdict=None)
         if isinstance(body, Resolution) and (body.value is UNSET) == (row.codec == "json"):
             return _told(row, completion, "invalid", now_ms, codec_misfit(row.codec, body))
-        row = replace(row, settled_ms=now_ms, settled_by=completion.source)
+        row = replace(row, settled_ms=now_ms, settled_by=completion.source.text)
         row.state = "resolved" if isinstance(body, Resolution) else "rejected"
         row.outcome_json = encode_outcome(body)
         return _told(row, completion, "accepted", now_ms, None, settled=True, outcome=body)
@@ -441,7 +443,7 @@ def _verdict(
     return Verdict(
         kind=kind,
         awakeable_id=completion.awakeable_id,
-        source=completion.source,
+        source=completion.source.text,
         at_ms=now_ms,
         event_id=completion.event_id,
         reason=reason,

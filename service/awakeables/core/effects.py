@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+import msgspec
 
 from awakeables.core.acts import Acts
 from awakeables.core.awakeables import Verdict
 from awakeables.core.records import Record
 
 Header: TypeAlias = tuple[str, bytes | None]
-CloudEventMode: TypeAlias = Literal["structured", "binary"]
+Envelope: TypeAlias = Literal["json", "none", "cloudevents", "cloudevents-binary"]
+"""What is put around a task's payload: an envelope of our own, nothing, or a CloudEvent in either mode."""
+
 EffectState: TypeAlias = Literal["unsent", "failed"]
 EffectKind: TypeAlias = Literal["task", "event", "dead-letter", "verdict", "resend"]
 """What an effect is: a task of an awakeable, another record of a handler, the copy of a dead letter, a
@@ -22,7 +26,6 @@ class TaskFacts(Record):
     """What a task tells its worker beside the payload.
 
     Attributes:
-        enveloped: True: in an envelope of our own; False: the bare payload; else a CloudEvent.
         deadline_ms: Filled in by the store, whose clock decides it, when it inserts the row.
         source: Of a CloudEvent: who publishes it.
     """
@@ -30,9 +33,28 @@ class TaskFacts(Record):
     awakeable_id: str
     reply_to: str
     task: str | None = None
-    enveloped: bool | CloudEventMode = True
+    envelope: Envelope = "json"
     deadline_ms: int | None = None
     source: str | None = None
+
+
+_decode_facts = msgspec.json.Decoder(TaskFacts).decode
+_decode_older = msgspec.json.Decoder(dict[str, Any]).decode
+_OLDER_FORMS: dict[bool | str, Envelope] = {
+    True: "json",
+    False: "none",
+    "structured": "cloudevents",
+    "binary": "cloudevents-binary",
+}
+
+
+def task_facts_from(content: bytes) -> TaskFacts:
+    """Read the facts of a task as JSON, also those of an earlier release, whose form is `enveloped`."""
+    if b'"enveloped"' not in content:
+        return _decode_facts(content)
+    older = _decode_older(content)
+    form = _OLDER_FORMS[older.pop("enveloped")]
+    return msgspec.convert(older | {"envelope": form}, TaskFacts)
 
 
 class Effect(Record):

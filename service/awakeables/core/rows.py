@@ -18,7 +18,7 @@ from awakeables.core.acts import Acts, acts_from
 from awakeables.core.answers import Position, Wake
 from awakeables.core.awakeables import Awakeable, Verdict
 from awakeables.core.deadletters import DeadLetter
-from awakeables.core.effects import Effect, EffectKind, EffectState, Header, QueuedEffect, TaskFacts
+from awakeables.core.effects import Effect, EffectKind, EffectState, Header, QueuedEffect, task_facts_from
 from awakeables.core.invocations import Invocation
 from awakeables.core.orders import Ended, Idempotency
 from awakeables.core.outcomes import Outcome
@@ -38,7 +38,6 @@ PLACES = 20
 """Bits of an effect's position that count within one version of the journal."""
 
 _encode = msgspec.json.Encoder().encode
-_decode_task = msgspec.json.Decoder(TaskFacts).decode
 _decode_verdict = msgspec.json.Decoder(Verdict).decode
 _decode_headers = msgspec.json.Decoder(tuple[Header, ...]).decode
 
@@ -79,7 +78,7 @@ class EffectRow(Row):
             key=self.key,
             value=self.value,
             headers=headers_from(self.headers_json),
-            task=None if facts is None or verdict is not None else _decode_task(facts),
+            task=None if facts is None or verdict is not None else task_facts_from(facts),
             created_ms=self.created_ms,
             kind=self.kind,
             verdict=verdict,

@@ -1,6 +1,6 @@
 """Where a completion came from: of one source only the first completion counts.
 
-A source is kept as text, `<kind>:<its identity>`. That of a Kafka record is
+A row keeps it as text, `<kind>:<its identity>`. That of a Kafka record is
 `kafka:<topic>:<partition>:<offset>@<timestamp>`: a topic that was deleted and created again gives
 the same offsets to other records, which only the timestamp distinguishes. Rows of earlier releases have
 the text without it.
@@ -12,43 +12,48 @@ from typing import Literal, TypeAlias, cast
 
 from awakeables.core.records import Record
 
-SourceKind: TypeAlias = Literal["kafka", "http", "handler", "effect", "worker"]
+SourceKind: TypeAlias = Literal["kafka", "http", "handler", "effect", "worker", "testing"]
 
 _KAFKA = "kafka:"
 
 
 class Source(Record):
-    """A source taken apart; all but the kind only of a Kafka record.
+    """Where a completion came from.
 
     Attributes:
-        timestamp_ms: The record's; None in a text of an earlier release.
+        id: What distinguishes it from others of its kind; of a Kafka record its place does.
+        timestamp_ms: The record's; None if it is from a row of an earlier release.
     """
 
     kind: SourceKind
+    id: str | None = None
     topic: str | None = None
     partition: int | None = None
     offset: int | None = None
     timestamp_ms: int | None = None
 
+    @classmethod
+    def kafka(cls, topic: str, partition: int, offset: int, timestamp_ms: int | None) -> Source:
+        """The source of a completion that is a Kafka record."""
+        return cls(kind="kafka", topic=topic, partition=partition, offset=offset, timestamp_ms=timestamp_ms)
 
-def kafka_source(topic: str, partition: int, offset: int, timestamp_ms: int) -> str:
-    """The source of a completion that is a Kafka record."""
-    return f"{_KAFKA}{topic}:{partition}:{offset}@{timestamp_ms}"
+    @property
+    def text(self) -> str:
+        """As rows keep it; `parse_source` reads it."""
+        if self.kind == "kafka":
+            place = f"{_KAFKA}{self.topic}:{self.partition}:{self.offset}"
+            return place if self.timestamp_ms is None else f"{place}@{self.timestamp_ms}"
+        return self.kind if self.id is None else f"{self.kind}:{self.id}"
 
 
 def parse_source(text: str) -> Source:
-    """Take the text of a source apart."""
+    """Read the text of a source, also one of an earlier release."""
     if not text.startswith(_KAFKA):
-        return Source(kind=cast("SourceKind", text.partition(":")[0]))
+        kind, colon, identity = text.partition(":")
+        return Source(kind=cast("SourceKind", kind), id=identity if colon else None)
     topic, partition, place = text.removeprefix(_KAFKA).rsplit(":", 2)
     offset, _, timestamp_ms = place.partition("@")
-    return Source(
-        kind="kafka",
-        topic=topic,
-        partition=int(partition),
-        offset=int(offset),
-        timestamp_ms=int(timestamp_ms) if timestamp_ms else None,
-    )
+    return Source.kafka(topic, int(partition), int(offset), int(timestamp_ms) if timestamp_ms else None)
 
 
 def same_source(kept: str, given: str) -> bool:

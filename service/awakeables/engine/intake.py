@@ -29,7 +29,7 @@ from awakeables.core.deadletters import (
 from awakeables.core.effects import Header
 from awakeables.core.ids import Ids
 from awakeables.core.orders import PartitionFence, Settle, Skip, TakePartitions
-from awakeables.core.sources import kafka_source, parse_source
+from awakeables.core.sources import Source
 from awakeables.core.texts import shortened
 from awakeables.engine.committer import Committer
 from awakeables.engine.edge import Edge
@@ -134,7 +134,7 @@ class Intake:
             [completion],
         )
         if not settled.again:
-            kind = parse_source(completion.source).kind
+            kind = completion.source.kind
             self.metrics.settled("handler" if kind == "handler" else "http", settled.verdicts)
         return settled.verdicts[0]
 
@@ -155,7 +155,7 @@ class Intake:
         readable: list[Record] = []
         unreadable: list[DeadLetter] = []
         for record in records:
-            source = kafka_source(topic, partition, record.offset, record.timestamp_ms)
+            source = Source.kafka(topic, partition, record.offset, record.timestamp_ms)
             try:
                 completion = decode_completion(
                     record.value, headers=record.headers, key=record.key, source=source

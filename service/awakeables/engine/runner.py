@@ -36,6 +36,7 @@ from awakeables.core.invocations import (
 from awakeables.core.journal import CancelRaised, Entry, encode_chunk
 from awakeables.core.orders import Advance
 from awakeables.core.outcomes import NULL, Outcome, Rejection, Resolution
+from awakeables.core.sources import Source
 from awakeables.core.texts import message_of, type_of
 from awakeables.engine.invocationlog import InvocationLog
 from awakeables.errors import StoreRefused
@@ -358,7 +359,7 @@ class Runner:
             awakeable_id=wait.awakeable_id,
             body=wait.answer,
             # The same on every replay, so that the store tells a repeat the first verdict.
-            source=f"handler:{self.invocation_id}:{wait.index}",
+            source=Source(kind="handler", id=f"{self.invocation_id}:{wait.index}"),
             trace=wait.trace,
         )
         settled = self._pool.settle(completion, self.invocation_id)

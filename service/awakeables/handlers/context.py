@@ -15,7 +15,7 @@ import structlog
 from msgspec import UNSET, Raw
 
 from awakeables.core.awakeables import Verdict
-from awakeables.core.effects import Effect, TaskFacts
+from awakeables.core.effects import Effect, Envelope, TaskFacts
 from awakeables.core.ids import parse_id
 from awakeables.core.journal import (
     AwakeableAsked,
@@ -41,7 +41,7 @@ from awakeables.handlers.actions import result_type, shown
 from awakeables.handlers.attempt import SettleWait, TimerWait
 from awakeables.handlers.execution import Execution, Run
 from awakeables.handlers.futures import Awakeable, Durable, Promise, raise_terminal, value_of
-from awakeables.handlers.publishing import Envelope, form_of, publication, traced
+from awakeables.handlers.publishing import checked_envelope, is_event, publication, traced
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import Codec, Serde, codec_for, codec_of_value, explain
@@ -191,12 +191,12 @@ class Context:
         of = None if awakeable is None else awakeable.promise._index
         replaying = self._execution.replaying
         # Written before it is asked for, in replay too: what can't be written fails the same way.
-        form = form_of(envelope, is_task=awakeable is not None, misuse=misuse)
+        envelope = checked_envelope(envelope, is_task=awakeable is not None, misuse=misuse)
         if awakeable is not None and key is None:
             key = awakeable.id
         record = publication(
             payload,
-            form,
+            envelope,
             topic=topic,
             key=key,
             headers=headers,
@@ -214,8 +214,8 @@ class Context:
                 awakeable_id=awakeable.id,
                 reply_to=world.reply_to,
                 task=task,
-                enveloped=form,
-                source=f"/apps/{world.app}" if isinstance(form, str) else None,
+                envelope=envelope,
+                source=f"/apps/{world.app}" if is_event(envelope) else None,
             )
         event_id = world.ids.new("evt")
         self._execution.add_effect(

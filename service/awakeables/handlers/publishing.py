@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias, get_args
 
-from awakeables.core.effects import CloudEventMode, Header
+from awakeables.core.effects import Envelope, Header
 from awakeables.core.texts import excerpt
 from awakeables.core.topics import is_topic_name
 from awakeables.errors import HandlerMisuse, Unwritable
@@ -14,17 +14,9 @@ from awakeables.handlers.serde import ANY, explain
 from awakeables.wire.cloudevents import CONTENT_TYPE
 from awakeables.wire.traces import TRACEPARENT, TRACESTATE, Trace
 
-Envelope: TypeAlias = Literal["json", "none", "cloudevents", "cloudevents-binary"]
-Form: TypeAlias = bool | CloudEventMode
 Misuse: TypeAlias = Callable[[str], HandlerMisuse]
 
-FORMS: Final[dict[str, Form]] = {
-    "json": True,
-    "none": False,
-    "cloudevents": "structured",
-    "cloudevents-binary": "binary",
-}
-"""As `TaskFacts.enveloped` tells it."""
+ENVELOPES: Final[tuple[Envelope, ...]] = get_args(Envelope)
 
 MAX_PUBLISH_BYTES = 1_000_000
 """Kafka's default `max.message.bytes` is 1 MiB with the record's overhead; refuse at the call."""
@@ -39,23 +31,27 @@ INSTEAD = (CONTENT_TYPE, TRACEPARENT, TRACESTATE)
 """Headers of ours that a handler may give instead."""
 
 
-def form_of(envelope: str, *, is_task: bool, misuse: Misuse) -> Form:
-    """The form of a record; what carries no awakeable is sent as it is.
+def checked_envelope(envelope: Envelope, *, is_task: bool, misuse: Misuse) -> Envelope:
+    """The envelope of a record; what carries no awakeable is sent as it is.
 
     Raises:
-        HandlerMisuse: There is no such form, or none for what carries no awakeable.
+        HandlerMisuse: There is no such envelope, or none for what carries no awakeable.
     """
-    form = FORMS.get(envelope)
-    if form is None:
-        raise misuse(f"envelope={envelope!r} is none of {', '.join(FORMS)}")
+    if envelope not in ENVELOPES:
+        raise misuse(f"envelope={envelope!r} is none of {', '.join(ENVELOPES)}")
     if is_task:
-        return form
-    if isinstance(form, str):
+        return envelope
+    if is_event(envelope):
         raise misuse(
             f"envelope={envelope!r} is for tasks: hand it an awakeable, or publish the event that you want "
             "as payload and headers"
         )
-    return False
+    return "none"
+
+
+def is_event(envelope: Envelope) -> bool:
+    """Is a task in this envelope a CloudEvent?"""
+    return envelope in ("cloudevents", "cloudevents-binary")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +65,7 @@ class Publication:
 
 def publication(
     payload: Any,
-    form: Form,
+    envelope: Envelope,
     *,
     topic: str,
     key: str | bytes | None,
@@ -88,11 +84,11 @@ def publication(
         raise misuse("no topic can have this name: 1 to 249 letters, digits, '.', '_' and '-'")
     if not isinstance(headers or {}, Mapping):
         raise misuse("headers= takes a mapping of names to texts or bytes")
-    octets = form == "binary" and isinstance(payload, bytes)
+    octets = envelope == "cloudevents-binary" and isinstance(payload, bytes)
     try:
         record = Publication(
             key=None if key is None else _bytes(key, "the key", misuse),
-            value=_payload(payload, form, misuse),
+            value=_payload(payload, envelope, misuse),
             headers=_headers(headers or {}, octets=octets, is_task=is_task, misuse=misuse),
         )
     except ValueError as error:
@@ -107,10 +103,10 @@ def publication(
     return record
 
 
-def _payload(payload: Any, form: Form, misuse: Misuse) -> bytes:
+def _payload(payload: Any, envelope: Envelope, misuse: Misuse) -> bytes:
     if not isinstance(payload, bytes):
         return ANY.resolution(payload).content
-    if form in (True, "structured"):
+    if envelope in ("json", "cloudevents"):
         raise misuse('bytes can\'t stand in a JSON envelope; use envelope="none" or "cloudevents-binary"')
     return payload
 

@@ -24,6 +24,7 @@ from awakeables.core.awakeables import Completion, DeadTask, Heartbeat
 from awakeables.core.effects import Header
 from awakeables.core.ids import parse_id
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
+from awakeables.core.sources import Source
 from awakeables.core.texts import excerpt
 from awakeables.errors import CallerError, MalformedId
 from awakeables.wire.cloudevents import CloudEvent, read_event
@@ -65,7 +66,7 @@ _address_decoder = msgspec.json.Decoder(_Addressed)
 
 
 def decode_completion(
-    value: bytes | None, *, source: str, headers: Sequence[Header] = (), key: bytes | None = None
+    value: bytes | None, *, source: Source, headers: Sequence[Header] = (), key: bytes | None = None
 ) -> Completion:
     """Read a completion: a plain one, or a CloudEvent in binary or structured mode.
 
@@ -100,7 +101,7 @@ def _why(event: CloudEvent, error: Unreadable) -> str:
     return f"{error}; and no event of the type {excerpt(kind)} is a completion"
 
 
-def _of_event(event: CloudEvent, source: str, trace: str | None) -> Completion:
+def _of_event(event: CloudEvent, source: Source, trace: str | None) -> Completion:
     awakeable_id = event.find("subject")
     if awakeable_id is None:
         raise Unreadable("the event has no subject; it is the awakeable's ID")
@@ -124,7 +125,7 @@ def _of_event(event: CloudEvent, source: str, trace: str | None) -> Completion:
     )
 
 
-def _of_envelope(value: bytes | None, source: str, trace: str | None) -> Completion:
+def _of_envelope(value: bytes | None, source: Source, trace: str | None) -> Completion:
     if not value:
         raise Unreadable("the record has no value; a completion is a JSON object")
     try:
@@ -150,7 +151,7 @@ def _of_envelope(value: bytes | None, source: str, trace: str | None) -> Complet
     )
 
 
-def _addressed_at_least(value: bytes, source: str, trace: str | None, problem: str) -> Completion:
+def _addressed_at_least(value: bytes, source: Source, trace: str | None, problem: str) -> Completion:
     try:
         addressed = _address_decoder.decode(value)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):

@@ -70,11 +70,11 @@ def encode_effect(effect: Effect) -> tuple[bytes | None, list[Header]]:
         return effect.value, list(effect.headers)
     ours = _facts_as_headers(effect.event_id, facts)
     value, content_type = effect.value, JSON_TYPE
-    if facts.enveloped == "structured":
+    if facts.envelope == "cloudevents":
         value, content_type = structured(effect, facts)
-    elif facts.enveloped == "binary":
+    elif facts.envelope == "cloudevents-binary":
         ours += binary_headers(effect, facts)
-    elif not facts.enveloped or value is None:
+    elif facts.envelope == "none" or value is None:
         return value, _once(effect.headers, ours)
     else:
         value = _enveloped(effect.event_id, value, facts)

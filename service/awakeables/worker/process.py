@@ -24,6 +24,7 @@ from awakeables.core.awakeables import Completion, DeadTask
 from awakeables.core.effects import Header
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import Record
+from awakeables.core.sources import Source
 from awakeables.core.texts import described, excerpt, writable
 from awakeables.core.topics import is_topic_name
 from awakeables.errors import ResultMisfit, TerminalError
@@ -172,7 +173,7 @@ class Processor:
                 Completion(
                     awakeable_id=address.awakeable_id,
                     body=body,
-                    source=self._worker.name,
+                    source=Source(kind="worker", id=self._worker.name),
                     event_id=event_id,
                     worker=self._worker.name,
                 ),
@@ -261,7 +262,7 @@ class Processor:
         completion = Completion(
             awakeable_id=task.awakeable_id,
             body=outcome,
-            source=self._worker.name,
+            source=Source(kind="worker", id=self._worker.name),
             event_id=f"{task.awakeable_id}:{attempt}",
             worker=self._worker.name,
             attempt=attempt,

@@ -15,7 +15,7 @@ from awakeables.core.effects import EFFECT_STATES
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import AwakeableAsked, Delivered, Entry, Input, PublishAsked, RunAsked
 from awakeables.core.outcomes import Expiry, Outcome, Rejection, Resolution
-from awakeables.core.sources import kafka_source
+from awakeables.core.sources import Source
 from awakeables.ports import Page
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.world import SystemClock
@@ -234,7 +234,7 @@ def _every_answer_in_the_topic_has_one_verdict(evidence: Evidence) -> Iterator[V
     in_topic: dict[str, set[str]] = {}
     for record in evidence.answers:
         awakeable_id = json.loads(record.value)["awakeable_id"]
-        source = kafka_source(record.topic, record.partition, record.offset, record.timestamp)
+        source = Source.kafka(record.topic, record.partition, record.offset, record.timestamp).text
         in_topic.setdefault(awakeable_id, set()).add(source)
     for row in evidence.awakeables.values():
         booked = [*row.book.first, *row.book.last]

@@ -24,6 +24,7 @@ from awakeables.core.journal import Entry
 from awakeables.core.orders import Member
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.rows import Changes
+from awakeables.core.sources import parse_source
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.intake import Record
 from awakeables.engine.outbox import RelaySettings
@@ -194,7 +195,9 @@ class Bench:
         self, process: Process, awakeable_id: str, value: Any, source: str = "http:1"
     ) -> Verdict:
         body = Resolution.of_json(msgspec.json.encode(value))
-        verdict = await process.api.settle(Completion(awakeable_id=awakeable_id, body=body, source=source))
+        verdict = await process.api.settle(
+            Completion(awakeable_id=awakeable_id, body=body, source=parse_source(source))
+        )
         assert verdict is not None
         return verdict
 
@@ -236,7 +239,9 @@ async def wait(ctx: Context) -> Any:
 
 def resolution(awakeable_id: str, text: bytes = b'{"weight":7}') -> bytes:
     """A record that resolves an awakeable."""
-    return encode_completion(Completion(awakeable_id=awakeable_id, body=Resolution.of_json(text), source=""))
+    return encode_completion(
+        Completion(awakeable_id=awakeable_id, body=Resolution.of_json(text), source=parse_source(""))
+    )
 
 
 def failed(row: Invocation) -> Rejection:

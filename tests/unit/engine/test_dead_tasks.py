@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from awakeables.core.awakeables import Awakeable, Completion, DeadTask
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.ids import new_id
+from awakeables.core.sources import parse_source
 from awakeables.engine.folding import FoldingSettings
 from awakeables.errors import NotPossible
 from awakeables.testing.loop import STARTED_MS
@@ -40,7 +41,13 @@ def dead_task(bench: Bench, topic: str = "pack", **fields: Any) -> DeadTask:
 
 def report(awakeable_id: str, task: DeadTask) -> bytes:
     return encode_completion(
-        Completion(awakeable_id=awakeable_id, body=task, source="", worker="packer", event_id="pack:2:17")
+        Completion(
+            awakeable_id=awakeable_id,
+            body=task,
+            source=parse_source(""),
+            worker="packer",
+            event_id="pack:2:17",
+        )
     )
 
 

@@ -14,6 +14,7 @@ from awakeables.core.answers import DryReplayed
 from awakeables.core.awakeables import Completion, VerdictKind
 from awakeables.core.orders import ReplayDry
 from awakeables.core.outcomes import Resolution
+from awakeables.core.sources import parse_source
 from awakeables.engine.engine import EngineSettings
 from awakeables.handlers import serde
 from unit.engine.harness import BOTH, LIVE, Bench, Process, quick, resolution, until, value
@@ -64,7 +65,7 @@ def forget_types(monkeypatch: pytest.MonkeyPatch) -> None:
 async def answered(process: Process, awakeable_id: str, text: bytes) -> VerdictKind:
     body = Resolution.of_json(text)
     verdict = await process.api.settle(
-        Completion(awakeable_id=awakeable_id, body=body, source=f"http:{text!r}")
+        Completion(awakeable_id=awakeable_id, body=body, source=parse_source(f"http:{text!r}"))
     )
     assert verdict is not None
     return verdict.kind

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from awakeables import Context, Task
-from awakeables.handlers.publishing import MAX_PUBLISH_BYTES, Envelope
+from awakeables.core.effects import Envelope
+from awakeables.handlers.publishing import MAX_PUBLISH_BYTES
 from awakeables.testing import Paused
 from unit.handlers.conftest import Runs
 from unit.handlers.shapes import Box, Parcel

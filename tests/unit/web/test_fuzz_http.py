@@ -26,6 +26,7 @@ from awakeables.core.awakeables import Completion, Heartbeat
 from awakeables.core.effects import TaskFacts
 from awakeables.core.ids import EFFECT_KINDS
 from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.sources import parse_source
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import TerminalError
@@ -150,7 +151,7 @@ async def fill(engine: Engine, api: Api, store: MemoryStore, app: WebApp) -> dic
         Heartbeat(),
     )
     for name, body in zip(awakeables, answers, strict=False):
-        await api.settle(Completion(awakeable_id=name, body=body, source="http:test"))
+        await api.settle(Completion(awakeable_id=name, body=body, source=parse_source("http:test")))
     await api.cancel(begun[3].id)
     web = Web(engine, api, store, app, None, kafka=NoKafka())  # type: ignore[arg-type,unused-ignore]
     letter = web.add_dead_letter(

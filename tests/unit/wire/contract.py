@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from awakeables.core.effects import Effect, Header, TaskFacts
+from awakeables.core.effects import Effect, Envelope, Header, TaskFacts
 from awakeables.core.ids import new_id
 
 SCHEMAS = Path(__file__).parents[3] / "schemas"
@@ -136,7 +136,9 @@ def as_binary(record: bytes) -> tuple[bytes | None, tuple[Header, ...]] | None:
     return None if data is None else bytes(data), headers
 
 
-def task_effect(mode: Any, value: bytes = b'{"order":"o-17"}', headers: tuple[Header, ...] = ()) -> Effect:
+def task_effect(
+    mode: Envelope, value: bytes = b'{"order":"o-17"}', headers: tuple[Header, ...] = ()
+) -> Effect:
     return Effect(
         event_id=AN_EVENT,
         stream="inv_1",
@@ -148,7 +150,7 @@ def task_effect(mode: Any, value: bytes = b'{"order":"o-17"}', headers: tuple[He
             awakeable_id=AN_ID,
             reply_to="shop.completions",
             task="pack",
-            enveloped=mode,
+            envelope=mode,
             deadline_ms=1_795_262_400_000,
             source="/apps/shop",
         ),

@@ -20,6 +20,7 @@ from awakeables.core.deadletters import UNUSABLE_TASK, DeadLetter, error_headers
 from awakeables.core.effects import Effect, Header, TaskFacts
 from awakeables.core.ids import new_id, parse_id
 from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.sources import parse_source
 from awakeables.telemetry.vocabulary import LETTER_CODES, ORIGINS
 from awakeables.wire.completion_events import TYPES
 from awakeables.wire.completions import STATUSES, Unreadable, decode_completion, encode_completion
@@ -111,11 +112,11 @@ def test_the_readme_names_what_is_there() -> None:
 def test_a_valid_completion_decodes_and_encodes_to_a_valid_one(path: Path) -> None:
     record = path.read_bytes()
     assert refusal("completion", record) is None
-    completion = decode_completion(record, source="test")
+    completion = decode_completion(record, source=parse_source("test"))
     assert completion.refusal is None
     again = encode_completion(completion)
     assert refusal("completion", again) is None
-    assert decode_completion(again, source="test") == completion
+    assert decode_completion(again, source=parse_source("test")) == completion
 
 
 @pytest.mark.parametrize("path", examples("invalid", "completion"))
@@ -124,7 +125,7 @@ def test_an_invalid_completion_is_refused_by_schema_and_decoder(path: Path) -> N
     why = path.with_name(f"{path.stem}.why.txt").read_text()
     assert (refusal("completion", record) is None) == why.startswith(DECODER_ONLY)
     try:
-        completion = decode_completion(record, source="test")
+        completion = decode_completion(record, source=parse_source("test"))
     except Unreadable:
         return
     assert completion.refusal
@@ -135,7 +136,7 @@ def test_values_of_the_examples_are_kept_to_the_letter() -> None:
     folder = SCHEMAS / "examples" / "valid" / "completion"
 
     def value(stem: str) -> bytes:
-        body = decode_completion((folder / f"{stem}.json").read_bytes(), source="test").body
+        body = decode_completion((folder / f"{stem}.json").read_bytes(), source=parse_source("test")).body
         assert isinstance(body, Resolution)
         return body.content
 
@@ -172,7 +173,7 @@ completions = st.builds(
     Completion,
     awakeable_id=ids,
     body=bodies,
-    source=st.just("test"),
+    source=st.just(parse_source("test")),
     event_id=st.none() | st.text(),
     worker=st.none() | st.text(),
     attempt=st.none() | st.integers(),
@@ -183,7 +184,7 @@ completions = st.builds(
 def test_any_completion_is_written_so_that_it_fits_and_reads_the_same(completion: Completion) -> None:
     record = encode_completion(completion)
     assert refusal("completion", record) is None
-    assert decode_completion(record, source="test") == completion
+    assert decode_completion(record, source=parse_source("test")) == completion
 
 
 VALID = records("completion")
@@ -204,7 +205,7 @@ def _is_what_it_seems(text: bytes) -> bool:
 def test_whatever_the_bytes_the_decoder_answers_or_says_unreadable(record: bytes) -> None:
     """K2: one bad record never stops a partition."""
     try:
-        completion = decode_completion(record, source="test")
+        completion = decode_completion(record, source=parse_source("test"))
     except Unreadable:
         return
     assert (completion.body is None) == (completion.refusal is not None)
@@ -223,7 +224,7 @@ def test_whatever_the_bytes_the_decoder_answers_or_says_unreadable(record: bytes
 def test_half_a_surrogate_pair_and_bad_utf_8_are_taken_nowhere(field: str, text: bytes) -> None:
     record = b'{"awakeable_id":"%s","status":"rejected","%s":"%s"}' % (AN_ID.encode(), field.encode(), text)
     try:
-        completion = decode_completion(record, source="test")
+        completion = decode_completion(record, source=parse_source("test"))
     except Unreadable:
         return
     assert completion.refusal
@@ -232,17 +233,17 @@ def test_half_a_surrogate_pair_and_bad_utf_8_are_taken_nowhere(field: str, text:
 
 def test_a_record_without_a_value_is_unreadable() -> None:
     with pytest.raises(Unreadable, match="no value"):
-        decode_completion(None, source="test")
+        decode_completion(None, source=parse_source("test"))
 
 
 def test_a_record_that_names_its_awakeable_but_is_wrong_keeps_its_address() -> None:
     """A2: it gets its verdict in that awakeable's book, with what is known about its sender."""
     record = f'{{"awakeable_id":"{AN_ID}","status":"resolved","event_id":"e1","worker":"w","attempt":2}}'
-    completion = decode_completion(record.encode(), source="t:0:1")
+    completion = decode_completion(record.encode(), source=parse_source("t:0:1"))
     assert completion == Completion(
         awakeable_id=AN_ID,
         body=None,
-        source="t:0:1",
+        source=parse_source("t:0:1"),
         event_id="e1",
         worker="w",
         attempt=2,
@@ -252,13 +253,15 @@ def test_a_record_that_names_its_awakeable_but_is_wrong_keeps_its_address() -> N
 
 def test_an_unknown_status_is_shown_only_in_part() -> None:
     record = json.dumps({"awakeable_id": AN_ID, "status": "x" * 1000}).encode()
-    refusal = decode_completion(record, source="test").refusal
+    refusal = decode_completion(record, source=parse_source("test")).refusal
     assert refusal == f"status '{'x' * 79}…' is none of resolved, rejected, heartbeat, dead-lettered"
 
 
 def test_a_completion_without_a_body_can_not_be_sent() -> None:
     with pytest.raises(ValueError, match="without a body"):
-        encode_completion(Completion(awakeable_id=AN_ID, body=None, source="test", refusal="no"))
+        encode_completion(
+            Completion(awakeable_id=AN_ID, body=None, source=parse_source("test"), refusal="no")
+        )
 
 
 # ── tasks ───────────────────────────────────────────────────────────────────────────────────
@@ -301,7 +304,7 @@ effects = st.builds(
         awakeable_id=ids,
         reply_to=st.just("shop.completions"),
         task=st.none() | st.text(min_size=1),
-        enveloped=st.booleans(),
+        envelope=st.sampled_from(["json", "none"]),
         deadline_ms=st.none() | st.integers(0, 253_402_300_799_999),
     ),
 )
@@ -312,7 +315,7 @@ def test_every_task_that_is_published_fits_and_reads_the_same_in_both_forms(effe
     value, headers = encode_effect(effect)
     told = effect.task
     assert told is not None
-    if told.enveloped:
+    if told.envelope == "json":
         assert refusal("task", value or b"") is None
         assert ("content-type", b"application/json") in headers
     assert headers[: len(effect.headers)] == list(effect.headers)

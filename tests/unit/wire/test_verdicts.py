@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from awakeables.core.awakeables import VERDICTS, Verdict, in_short
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
-from awakeables.core.sources import kafka_source
+from awakeables.core.sources import Source
 from awakeables.wire.verdicts import encode_verdict
 from unit.wire.contract import AN_ID, examples, ids, json_texts, refusal
 
@@ -25,9 +25,10 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
     st.builds(Cancellation, reason=texts),
 )
 offsets = st.integers(0, 2**40)
+topics = st.from_regex(r"[a-z.]{1,20}", fullmatch=True)
 sources = st.one_of(
-    st.builds(kafka_source, st.from_regex(r"[a-z.]{1,20}", fullmatch=True), offsets, offsets, offsets),
-    st.builds("kafka:{}:{}:{}".format, st.from_regex(r"[a-z.]{1,20}", fullmatch=True), offsets, offsets),
+    st.builds(Source.kafka, topics, offsets, offsets, offsets).map(lambda source: source.text),
+    st.builds("kafka:{}:{}:{}".format, topics, offsets, offsets),
     st.just("http:evt_1x"),
     st.just("handler:inv_1x:3"),
 )

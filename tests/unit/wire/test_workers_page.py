@@ -8,10 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from awakeables.core.effects import CloudEventMode, Effect, TaskFacts
+from awakeables.core.effects import Effect, Envelope, TaskFacts
 from awakeables.core.ids import new_id
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
 from awakeables.core.sameness import same_answer
+from awakeables.core.sources import parse_source
 from awakeables.wire.completions import Unreadable, decode_completion
 from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect
 
@@ -21,20 +22,20 @@ PROM = new_id("prom", at_ms=AT_MS, entropy=bytes(10))
 EVENT = new_id("evt", at_ms=AT_MS, entropy=bytes(10))
 OTHER = new_id("prom", at_ms=AT_MS, entropy=bytes(9) + b"\1")
 
-FORMS: dict[str, bool | CloudEventMode] = {
-    '"json"': True,
-    '"none"': False,
-    '"cloudevents"': "structured",
-    '"cloudevents-binary"': "binary",
+FORMS: dict[str, Envelope] = {
+    '"json"': "json",
+    '"none"': "none",
+    '"cloudevents"': "cloudevents",
+    '"cloudevents-binary"': "cloudevents-binary",
 }
 
 
-def task(form: bool | CloudEventMode) -> Effect:
+def task(form: Envelope) -> Effect:
     facts = TaskFacts(
         awakeable_id=PROM,
         reply_to="shop.completions",
         task="pack",
-        enveloped=form,
+        envelope=form,
         deadline_ms=AT_MS + 4 * 3_600_000,
         source="/apps/shop",
     )
@@ -58,24 +59,22 @@ def printed(effect: Effect) -> str:
 
 
 @pytest.mark.parametrize(("name", "form"), FORMS.items(), ids=str)
-def test_case_w13_the_page_shows_whole_tasks_as_they_are_written(
-    name: str, form: bool | CloudEventMode
-) -> None:
+def test_case_w13_the_page_shows_whole_tasks_as_they_are_written(name: str, form: Envelope) -> None:
     block = f"`envelope={name}`:\n\n```text\n{printed(task(form))}```\n"
     assert block in PAGE, f"it should be:\n{block}"
 
 
 def test_case_w13_every_completion_of_the_page_is_one() -> None:
     texts = re.findall(r'^\{"awakeable_id": "prom_.*"status": .*\}$', PAGE, re.MULTILINE)
-    bodies = [decode_completion(text.encode(), source="page").body for text in texts]
+    bodies = [decode_completion(text.encode(), source=parse_source("page")).body for text in texts]
     assert {type(body).__name__ for body in bodies} == {"Resolution", "Rejection", "Heartbeat"}
     events = re.findall(r'^\{"specversion": .*"awakeables\.completion.*\}$', PAGE, re.MULTILINE)
     assert events
     for event in events:
-        assert decode_completion(event.encode(), source="page").body is not None
+        assert decode_completion(event.encode(), source=parse_source("page")).body is not None
 
 
-def headers_of(form: bool | CloudEventMode) -> list[tuple[str, bytes | None]]:
+def headers_of(form: Envelope) -> list[tuple[str, bytes | None]]:
     return encode_effect(task(form))[1]
 
 
@@ -85,21 +84,21 @@ ENVELOPE = {"awakeable_id": PROM, "event_id": EVENT, "reply_to": "shop.completio
 @pytest.mark.parametrize(
     ("value", "headers", "awakeable", "payload"),
     [
-        pytest.param(ENVELOPE, headers_of(False), PROM, b"1", id="1"),
-        pytest.param(*encode_effect(task("structured")), PROM, b'{"order":"o-17"}', id="2"),
+        pytest.param(ENVELOPE, headers_of("none"), PROM, b"1", id="1"),
+        pytest.param(*encode_effect(task("cloudevents")), PROM, b'{"order":"o-17"}', id="2"),
         pytest.param(
-            ENVELOPE | {"awakeable_id": OTHER}, headers_of(False), PROM, None, id="3 another awakeable"
+            ENVELOPE | {"awakeable_id": OTHER}, headers_of("none"), PROM, None, id="3 another awakeable"
         ),
-        pytest.param(ENVELOPE | {"reply_to": "x"}, headers_of(False), PROM, None, id="3 another topic"),
+        pytest.param(ENVELOPE | {"reply_to": "x"}, headers_of("none"), PROM, None, id="3 another topic"),
         pytest.param(ENVELOPE, [("awakeable-event-id", b"evt_1")], None, None, id="4"),
         pytest.param(
             {"order": "o-17"},
-            [pair for pair in headers_of("binary") if not pair[0].startswith("awakeable-")],
+            [pair for pair in headers_of("cloudevents-binary") if not pair[0].startswith("awakeable-")],
             PROM,
             None,
             id="5",
         ),
-        pytest.param(encode_effect(task("structured"))[0], [], PROM, b'{"order":"o-17"}', id="6"),
+        pytest.param(encode_effect(task("cloudevents"))[0], [], PROM, b'{"order":"o-17"}', id="6"),
         pytest.param(ENVELOPE, [], PROM, b"1", id="7"),
         pytest.param({"order": "o-17"}, [], None, None, id="8"),
         pytest.param(None, [], None, None, id="8 a tombstone"),
@@ -133,19 +132,19 @@ def test_case_w13_the_answers_on_sameness_are_true() -> None:
 
 
 def test_case_w13_the_table_of_null_and_empty_is_true() -> None:
-    headers = headers_of(False)
+    headers = headers_of("none")
     assert {bytes(decode_task(value, headers).payload) for value in (None, b"", b"null")} == {b"null"}
     bare = {name: value for name, value in ENVELOPE.items() if name != "payload"}
     assert bytes(decode_task(msgspec.json.encode(bare), headers).payload) == b"null"
 
     def body(**fields: object) -> object:
         text = msgspec.json.encode({"awakeable_id": PROM} | fields)
-        return decode_completion(text, source="page").body
+        return decode_completion(text, source=parse_source("page")).body
 
     for nothing in (None, b""):
         with pytest.raises(Unreadable):
-            decode_completion(nothing, source="page")
-        assert decode_completion(nothing, source="page", key=PROM.encode()).refusal is not None
+            decode_completion(nothing, source=parse_source("page"))
+        assert decode_completion(nothing, source=parse_source("page"), key=PROM.encode()).refusal is not None
     resolved = body(status="resolved", value=None)
     assert isinstance(resolved, Resolution)
     assert resolved.content == b"null"

@@ -12,6 +12,7 @@ import msgspec
 from awakeables.core.awakeables import Completion
 from awakeables.core.effects import Effect, Header, TaskFacts
 from awakeables.core.ids import new_id
+from awakeables.core.sources import parse_source
 from awakeables.wire.completions import decode_completion
 from awakeables.wire.tasks import encode_effect
 from awakeables.worker.port import Incoming, Outgoing
@@ -49,7 +50,7 @@ def task_record(
         awakeable_id=awakeable_id(number),
         reply_to=reply_to,
         task=name,
-        enveloped=enveloped,
+        envelope="json" if enveloped else "none",
         deadline_ms=deadline_ms,
     )
     effect = Effect(
@@ -69,7 +70,7 @@ def task_record(
 
 def completion(message: Outgoing) -> Completion:
     """What the service reads from an answer."""
-    return decode_completion(message.value, source="test")
+    return decode_completion(message.value, source=parse_source("test"))
 
 
 class MovedClock:

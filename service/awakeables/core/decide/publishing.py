@@ -15,6 +15,7 @@ from awakeables.core.effects import QueuedEffect
 from awakeables.core.orders import ClaimEffects, MarkPublished, MarkRefused, Republish, Resend
 from awakeables.core.outcomes import publish_failed
 from awakeables.core.rows import PLACES, UNCLAIMED, Changes, EffectRow, Rows, effect_row, refused, requeued
+from awakeables.core.sources import Source
 
 LAST_PLACE = (1 << PLACES) - 1
 """An effect that is sent again comes after those of its stream that are there, before those to come."""
@@ -55,7 +56,7 @@ def mark_refused(order: MarkRefused, rows: Rows, now_ms: int, changes: Changes) 
     completion = Completion(
         awakeable_id=row.id,
         body=rejection,
-        source=f"effect:{order.event_id}",
+        source=Source(kind="effect", id=order.event_id),
         event_id=order.event_id,
     )
     result = awakeables.settle(row, completion, now_ms=now_ms, horizon_ms=0)
