@@ -11,6 +11,7 @@ from typing import TypeAlias, TypeVar
 import structlog
 
 from awakeables.core.answers import Answer, Claimed, ClaimedEffects, Expired, Purged
+from awakeables.core.backoff import Backoff
 from awakeables.core.orders import Advance, Begin, Cancel, Kill, Member, Probe, Resume
 from awakeables.errors import Overloaded, StoreUnavailable
 from awakeables.ports import Commits
@@ -86,7 +87,7 @@ class Committer:
         self._wanted = asyncio.Event()
         self._later: asyncio.TimerHandle | None = None
         self._down = False
-        self._pause_s = FIRST_PAUSE_S
+        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self._idle = asyncio.Event()
         self._idle.set()
         self._on_store = on_store
@@ -182,8 +183,7 @@ class Committer:
                     return
                 self._metrics.failed_commits["unavailable"].inc()
                 self._lose(str(error))
-                await asyncio.sleep(self._pause_s)
-                self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+                await asyncio.sleep(self._backoff.next_s())
                 if all(given_up is not None and given_up() for _, _, given_up in group):
                     # Nobody waits for this group any more: what came meanwhile is next.
                     return
@@ -203,7 +203,8 @@ class Committer:
 
     def _find(self) -> None:
         """The store has written."""
-        self._down, self._pause_s = False, FIRST_PAUSE_S
+        self._down = False
+        self._backoff.reset()
         log.info(events.STORE_BACK)
         self._on_store(None)
 

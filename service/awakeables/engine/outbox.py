@@ -300,8 +300,9 @@ class Relay:
                 log.info(events.EFFECT_SENT_AGAIN, topic=topic, failures=failures)
         event_ids = tuple(effect.event_id for effect in effects)
         # Known until their rows are gone, so that no sweep publishes them again.
-        sent = self._committer.submit(MarkPublished(event_ids=event_ids), lazily=True)
-        sent.add_done_callback(lambda _: self._forget(event_ids))
+        self._committer.post(
+            MarkPublished(event_ids=event_ids), lambda _: self._forget(event_ids), lazily=True
+        )
         for effect in effects:
             self._go_on(effect.stream)
 
@@ -347,16 +348,14 @@ class Relay:
         failures = 1 if "invocation_id" in facts else self._refusals.failed(effect.topic)
         if failures is not None:
             log.error(events.EFFECT_REFUSED, **facts, failures=failures, reason=reason)
-        refused = self._committer.submit(MarkRefused(event_id=effect.event_id, reason=reason))
-        refused.add_done_callback(partial(self._refusal_kept, effect))
+        self._committer.post(
+            MarkRefused(event_id=effect.event_id, reason=reason), partial(self._refusal_kept, effect)
+        )
 
-    def _refusal_kept(self, effect: Effect, refused: asyncio.Future[Answer]) -> None:
-        if refused.cancelled():
-            return
+    def _refusal_kept(self, effect: Effect, answer: Answer | Exception) -> None:
         self._forget((effect.event_id,))
         self._go_on(effect.stream)
         # If the store has refused it, the committer has logged that; a sweep finds the effect again.
-        answer = None if refused.exception() else refused.result()
         if isinstance(answer, Acknowledged):
             self._on_wakes(answer.wakes)
 

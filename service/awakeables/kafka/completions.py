@@ -16,6 +16,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
+from awakeables.core.backoff import Backoff
 from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.horizon import Moment
 from awakeables.engine.intake import Intake
@@ -113,7 +114,7 @@ class CompletionsConsumer:
 
     async def run(self) -> None:
         """Read for ever; cancel to stop."""
-        pause_s = FIRST_PAUSE_S
+        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             try:
                 await self._serve()
@@ -124,7 +125,7 @@ class CompletionsConsumer:
                     topic=self._topic,
                     reason=str(group.exceptions[0]),
                 )
-                pause_s = FIRST_PAUSE_S
+                backoff.reset()
             except* TopicMissing as group:
                 self._alarms.sound(TOPIC, events.TOPIC_MISSING, str(group.exceptions[0]), topic=self._topic)
             except* BrokerRefused as group:
@@ -134,8 +135,7 @@ class CompletionsConsumer:
             except* Exception as group:
                 # The supervisor of the whole consumer: completions wait, the service goes on.
                 self._alarms.sound(TOPIC, events.BACKGROUND_ERROR, repr(group), exc_info=group)
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            await asyncio.sleep(backoff.next_s())
 
     async def _serve(self) -> None:
         """Serve with one consumer, until it must be built anew."""

@@ -13,9 +13,10 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 
+from awakeables.core.backoff import Backoff
 from awakeables.core.bounds import MOST_UNPACKED_BYTES
 from awakeables.errors import BrokerUnavailable, DeclarationError
-from awakeables.kafka.answers import FIRST_PAUSE_S, LONGEST_PAUSE_S, AnswerSender
+from awakeables.kafka.answers import AnswerSender
 from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import NO_CONNECTION, Connection
 from awakeables.kafka.diagnosis import DENIED
@@ -35,6 +36,9 @@ from awakeables.worker.port import Incoming, Outgoing
 from awakeables.worker.worker import Worker
 
 log = structlog.stdlib.get_logger(__name__)
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
 
 COMMIT_TIMEOUT_S = 2.0
 """`commit` of aiokafka has no end while the broker is down."""
@@ -243,7 +247,8 @@ class KafkaTasks:
     # ── membership ────────────────────────────────────────────────────────────────────────────
 
     async def _join(self) -> GroupReader:
-        pause_s, outage = FIRST_PAUSE_S, Outage(self._connection, client="consumer")
+        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        outage = Outage(self._connection, client="consumer")
         while True:
             consumer = AIOKafkaConsumer(
                 **self._connection.consumer_options(),
@@ -257,8 +262,7 @@ class KafkaTasks:
             except NO_CONNECTION as error:
                 await close_consumer(consumer)
                 await outage.explain(error)
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                await asyncio.sleep(backoff.next_s())
             except BaseException:
                 await close_consumer(consumer)
                 raise

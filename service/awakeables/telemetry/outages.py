@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from awakeables.core.backoff import Backoff
+
 FIRST_REMINDER_S = 10.0
 LONGEST_REMINDER_S = 600.0
 
@@ -18,6 +20,7 @@ class _Outage:
     failures: int
     reported_s: float
     failed_s: float
+    reminders: Backoff
     pause_s: float
 
 
@@ -33,14 +36,15 @@ class Outages:
         now_s = self._monotonic()
         outage = self._outages.get(about)
         if outage is None:
-            self._outages[about] = _Outage(1, now_s, now_s, FIRST_REMINDER_S)
+            reminders = Backoff(FIRST_REMINDER_S, LONGEST_REMINDER_S)
+            self._outages[about] = _Outage(1, now_s, now_s, reminders, reminders.next_s())
             return 1
         outage.failures += 1
         outage.failed_s = now_s
         if now_s - outage.reported_s < outage.pause_s:
             return None
         outage.reported_s = now_s
-        outage.pause_s = min(outage.pause_s * 2, LONGEST_REMINDER_S)
+        outage.pause_s = outage.reminders.next_s()
         return outage.failures
 
     def succeeded(self, about: Hashable) -> int | None:
