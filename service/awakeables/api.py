@@ -387,7 +387,7 @@ class Api(Queries):
     @property
     def draining(self) -> bool:
         """Is the service stopping, so that it begins nothing any more?"""
-        return self._draining or self._engine.stopping
+        return self._draining or self._pool.stopping
 
     def readiness(self) -> Readiness:
         """Is work taken, and what is wrong now?"""

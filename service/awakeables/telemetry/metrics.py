@@ -1,7 +1,7 @@
 """Metrics: what counts, and how it is asked for.
 
-A registry per engine, handed in: several engines live in one process of the tests. Children of
-labels are looked up once, so that counting costs about a microsecond.
+A registry per engine, handed in: several engines live in one process of the tests. Instruments are looked
+up by their labels once.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import assert_never
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import choose_encoder
 
 from awakeables.core.awakeables import VERDICTS, Verdict, VerdictKind
 from awakeables.core.invocations import BackOff, Continue, End, Next, Pause, Suspend
 from awakeables.core.outcomes import Cancellation, Resolution
 from awakeables.telemetry import vocabulary as words
+from awakeables.telemetry.instruments import Counter, Family, Histogram, counters, histograms
 from awakeables.telemetry.vocabulary import AttemptEnd, Metric, Origin, TaskEnd
 
 
@@ -41,15 +42,15 @@ class Metrics:
         self.consumer_lag = make.gauge(words.CONSUMER_LAG)
         self.consumer_behind_s = make.gauge(words.CONSUMER_BEHIND)
         self.consumer_transaction_s = make.gauge(words.CONSUMER_TRANSACTION)
-        self.records_expired = make.counter(words.RECORDS_EXPIRED)
-        self.commit_members = make.histogram(words.COMMIT_MEMBERS)
-        self.commit_s = make.histogram(words.COMMIT_SECONDS)
+        self.records_expired = make.counter(words.RECORDS_EXPIRED).labels()
+        self.commit_members = make.histogram(words.COMMIT_MEMBERS).labels()
+        self.commit_s = make.histogram(words.COMMIT_SECONDS).labels()
         self.commit_failures = make.counter(words.COMMIT_FAILURES)
         self.commit_waiting = make.gauge(words.COMMIT_WAITING)
         self.outbox_unsent = make.gauge(words.OUTBOX_UNSENT)
         self.outbox_oldest_s = make.gauge(words.OUTBOX_OLDEST)
         self.outbox_failed = make.gauge(words.OUTBOX_FAILED)
-        self.loop_stalls = make.histogram(words.LOOP_STALLS)
+        self.loop_stalls = make.histogram(words.LOOP_STALLS).labels()
         self.rows_counted_at_s = make.gauge(words.ROWS_COUNTED)
         self.rows_counted_age_s = make.gauge(words.ROWS_COUNTED_AGE)
         self.disk_free_bytes = make.gauge(words.DISK_FREE)
@@ -58,7 +59,7 @@ class Metrics:
         self._attempt_s = make.histogram(words.ATTEMPT_SECONDS)
         self._http = make.counter(words.HTTP_REQUESTS)
         verdicts = make.counter(words.VERDICTS_TOLD)
-        self.verdicts_unpublished = make.counter(words.VERDICTS_UNPUBLISHED)
+        self.verdicts_unpublished = make.counter(words.VERDICTS_UNPUBLISHED).labels()
         heartbeats = make.counter(words.HEARTBEATS)
         letters = make.counter(words.DEAD_LETTERS_ADDED)
         publishes = make.counter(words.PUBLISHES)
@@ -106,17 +107,18 @@ class Metrics:
 
     def answered(self, method: str, route: str, status: int) -> None:
         """Count an HTTP request; the route is the template, never the path."""
-        self._answers_of(method, route, status).inc()
+        counter = self._answered.get((method, route, status))
+        if counter is None:
+            counter = self._answers_of(method, route, status)
+        counter.inc()
 
     def serves(self, method: str, route: str) -> None:
         """Count this route's mistakes of ours from 0 on: an alarm sees no growth from nothing to 1."""
         self._answers_of(method, route, 500)
 
     def _answers_of(self, method: str, route: str, status: int) -> Counter:
-        key = (method, route, status)
-        counter = self._answered.get(key)
-        if counter is None:
-            counter = self._answered[key] = self._http.labels(method, route, str(status))
+        counter = self._http.labels(method, route, str(status))
+        self._answered[method, route, status] = counter
         return counter
 
 
@@ -129,7 +131,7 @@ class WorkerMetrics:
         self._tasks = make.counter(words.WORKER_TASKS)
         self._task_s = make.histogram(words.WORKER_TASK_SECONDS)
         self.running = make.gauge(words.WORKER_RUNNING)
-        self.loop_stalls = make.histogram(words.LOOP_STALLS)
+        self.loop_stalls = make.histogram(words.LOOP_STALLS).labels()
 
     def task(self, topic: str, fate: TaskEnd, took_s: float) -> None:
         """Count a task that the worker is done with."""
@@ -170,13 +172,11 @@ class _Maker:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
 
-    def counter(self, metric: Metric) -> Counter:
-        return Counter(metric.name, metric.help, metric.labels, registry=self._registry)
+    def counter(self, metric: Metric) -> Family[Counter]:
+        return counters(metric, self._registry)
+
+    def histogram(self, metric: Metric) -> Family[Histogram]:
+        return histograms(metric, self._registry)
 
     def gauge(self, metric: Metric) -> Gauge:
         return Gauge(metric.name, metric.help, metric.labels, registry=self._registry)
-
-    def histogram(self, metric: Metric) -> Histogram:
-        return Histogram(
-            metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=self._registry
-        )

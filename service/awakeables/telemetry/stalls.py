@@ -17,9 +17,9 @@ from pathlib import Path
 from types import FrameType
 
 import structlog
-from prometheus_client import Histogram
 
 from awakeables.telemetry import events
+from awakeables.telemetry.instruments import Histogram
 
 log = structlog.stdlib.get_logger(__name__)
 
