@@ -104,7 +104,7 @@ def any_of(ctx: Context, *awakeables: Any) -> Awaitable[int]:
     class First:
         def __await__(self) -> Any:
             indices = tuple(awakeable.promise._index for awakeable in awakeables)
-            found = yield from ctx._execution.wait_for_any(indices)
+            found, _ = yield from ctx._execution.wait_for_any(indices)
             return indices.index(found)
 
     return First()

@@ -34,7 +34,6 @@ _TO_DIGITS = {code: "!" for code in range(128)} | {
 }
 """Crockford's symbols as the digits that `int` takes; whatever else is ASCII it must refuse."""
 _BODY_CHARS = 26
-_TIME_CHARS = 10
 _CHANCE_CHARS = 16
 _CHECK_CHARS = 7
 _CHECK_MASK = (1 << 5 * _CHECK_CHARS) - 1
@@ -49,9 +48,18 @@ _NAMES: dict[str, str] = {
 
 def new_id(kind: IdKind, *, at_ms: int, entropy: bytes) -> str:
     """Make the ID of something that came to be at `at_ms` (milliseconds since 1970)."""
-    chance = _base32(int.from_bytes(entropy, "big"), _CHANCE_CHARS)
+    # Two symbols at a time, written out: IDs are made for each awakeable, effect and invocation.
+    pairs, n = _PAIRS, int.from_bytes(entropy, "big")
+    chance = (
+        f"{pairs[n >> 70]}{pairs[n >> 60 & 1023]}{pairs[n >> 50 & 1023]}{pairs[n >> 40 & 1023]}"
+        f"{pairs[n >> 30 & 1023]}{pairs[n >> 20 & 1023]}{pairs[n >> 10 & 1023]}{pairs[n & 1023]}"
+    )
     text = f"{kind}_1{_instant(at_ms)}{chance}"
-    return text + _base32(zlib.crc32(text.encode()), _CHECK_CHARS)
+    check = zlib.crc32(text.encode())
+    return (
+        f"{text}{pairs[check >> 25]}{pairs[check >> 15 & 1023]}{pairs[check >> 5 & 1023]}"
+        f"{_ALPHABET[check & 31]}"
+    )
 
 
 def first_id(kind: IdKind, at_ms: int) -> str:
@@ -62,7 +70,11 @@ def first_id(kind: IdKind, at_ms: int) -> str:
 @functools.lru_cache(maxsize=4)
 def _instant(at_ms: int) -> str:
     """The first characters of all IDs of one millisecond."""
-    return _base32(at_ms, _TIME_CHARS)
+    pairs = _PAIRS
+    return (
+        f"{pairs[at_ms >> 40]}{pairs[at_ms >> 30 & 1023]}{pairs[at_ms >> 20 & 1023]}"
+        f"{pairs[at_ms >> 10 & 1023]}{pairs[at_ms & 1023]}"
+    )
 
 
 class Ids:
@@ -139,14 +151,3 @@ def _number(symbols: str) -> int | None:
         return int(symbols.translate(_TO_DIGITS), 32)
     except ValueError:
         return None
-
-
-def _base32(number: int, width: int) -> str:
-    parts = []
-    for _ in range(width // 2):
-        parts.append(_PAIRS[number & 1023])
-        number >>= 10
-    if width % 2:
-        parts.append(_ALPHABET[number & 31])
-    parts.reverse()
-    return "".join(parts)

@@ -32,14 +32,17 @@ class Replay:
     """One walk of a handler along its journal.
 
     Attributes:
+        entries: The journal, with what is new at its end.
+        replaying: Is there history left that the handler has not repeated yet?
         outcomes: What has been handed to the handler so far, by the operation's index.
         tried: The last failed try of each run that is still to be retried.
     """
 
     def __init__(self, history: Sequence[Entry]) -> None:
         """Begin at the input, which must be there."""
-        self._entries = list(history)
-        self._history = len(self._entries)
+        self.entries = list(history)
+        self._history = len(self.entries)
+        self.replaying = self._history > 1
         self._cursor = 1
         self._committed = self._history
         self.outcomes: dict[int, Outcome] = {}
@@ -47,14 +50,9 @@ class Replay:
 
     @property
     def input(self) -> Input:
-        first = self._entries[0]
+        first = self.entries[0]
         assert isinstance(first, Input)
         return first
-
-    @property
-    def replaying(self) -> bool:
-        """Is there history left that the handler has not yet repeated?"""
-        return self._cursor < self._history
 
     def ask(self, op: Op) -> tuple[int, Op]:
         """Match an operation against the history, or note it as new.
@@ -66,15 +64,14 @@ class Replay:
         Raises:
             ReplayMismatch: History tells of something else here.
         """
-        index = self._cursor
         if not self.replaying:
-            self._entries.append(op)
-            self._cursor += 1
-            return index, op
-        recorded = self._entries[index]
+            self.entries.append(op)
+            return len(self.entries) - 1, op
+        index = self._cursor
+        recorded = self.entries[index]
         if _signature(recorded) != _signature(op):
             raise ReplayMismatch(self._difference(f"asks for: {describe(op)}"))
-        self._cursor += 1
+        self._pass()
         return index, cast("Op", recorded)
 
     def recall(self, waited: Container[int]) -> int | CancelRaised | None:
@@ -89,17 +86,17 @@ class Replay:
             ReplayMismatch: History tells that the handler did something else than wait here.
         """
         while self.replaying:
-            entry = self._entries[self._cursor]
+            entry = self.entries[self._cursor]
             match entry:
                 case Tried() if entry.of in waited:
                     self.tried[entry.of] = entry
-                    self._cursor += 1
+                    self._pass()
                 case Delivered() if entry.of in waited:
                     self.outcomes[entry.of] = entry.outcome
-                    self._cursor += 1
+                    self._pass()
                     return entry.of
                 case CancelRaised():
-                    self._cursor += 1
+                    self._pass()
                     return entry
                 case _:
                     names = ", ".join(self.describe_at(i) for i in range(self._history) if i in waited)
@@ -118,41 +115,40 @@ class Replay:
     def deliver(self, index: int, outcome: Outcome) -> None:
         """Note an outcome that comes from outside, at the place where the handler gets it."""
         self.outcomes[index] = outcome
-        self._append(Delivered(of=index, outcome=outcome))
+        self.entries.append(Delivered(of=index, outcome=outcome))
 
     def retry(self, tried: Tried) -> None:
         """Note a failed try of a run."""
         self.tried[tried.of] = tried
-        self._append(tried)
+        self.entries.append(tried)
 
     def cancel(self, raised: CancelRaised) -> None:
         """Note that the invocation's cancellation is raised at this await."""
-        self._append(raised)
+        self.entries.append(raised)
 
     @property
     def cancelled(self) -> bool:
         """Was the cancellation raised, here or in history that is still to be repeated?"""
-        return any(isinstance(entry, CancelRaised) for entry in self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
+        return any(isinstance(entry, CancelRaised) for entry in self.entries)
 
     def take_new(self) -> list[Entry]:
         """What is not yet committed; the next call does not give it again."""
-        new = self._entries[self._committed :]
-        self._committed = len(self._entries)
+        new = self.entries[self._committed :]
+        self._committed += len(new)
         return new
 
     def open_awakeables(self) -> tuple[str, ...]:
         """The awakeables that were asked for and whose outcome was not handed out."""
-        return open_awakeables(self._entries)
+        asked = enumerate(self.entries)
+        return tuple([e.id for n, e in asked if isinstance(e, AwakeableAsked) and n not in self.outcomes])
 
     def describe_at(self, index: int) -> str:
-        return describe(self._entries[index])
+        return describe(self.entries[index])
 
-    def _append(self, entry: Entry) -> None:
-        self._entries.append(entry)
+    def _pass(self) -> None:
+        """The handler has repeated one more entry."""
         self._cursor += 1
+        self.replaying = self._cursor < self._history
 
     def _difference(self, asked: str) -> str:
         first = max(0, self._cursor - 3)
@@ -171,12 +167,13 @@ class Replay:
 
 def open_awakeables(entries: Sequence[Entry]) -> tuple[str, ...]:
     """The awakeables of a journal whose outcomes do not stand in it."""
-    delivered = {entry.of for entry in entries if isinstance(entry, Delivered)}
-    return tuple(
-        entry.id
-        for index, entry in enumerate(entries)
-        if isinstance(entry, AwakeableAsked) and index not in delivered
-    )
+    pending: dict[int, str] = {}
+    for index, entry in enumerate(entries):
+        if isinstance(entry, AwakeableAsked):
+            pending[index] = entry.id
+        elif isinstance(entry, Delivered):
+            pending.pop(entry.of, None)
+    return tuple(pending.values())
 
 
 def describe(entry: Entry) -> str:

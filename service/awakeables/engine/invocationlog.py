@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import structlog
 
 from awakeables.core.invocations import End
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection
+from awakeables.core.records import Record
 from awakeables.core.texts import shortened
 from awakeables.handlers.attempt import Origin
 from awakeables.telemetry import events
@@ -17,8 +17,7 @@ from awakeables.telemetry.metrics import end_of
 log = structlog.stdlib.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InvocationLog:
+class InvocationLog(Record):
     """An invocation, by its ID and by whose code it runs."""
 
     invocation_id: str

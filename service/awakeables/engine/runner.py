@@ -35,22 +35,22 @@ from awakeables.core.invocations import (
 )
 from awakeables.core.journal import CancelRaised, Entry, encode_chunk
 from awakeables.core.orders import Advance
-from awakeables.core.outcomes import NULL, Outcome, Rejection, Resolution
+from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.sources import Source
 from awakeables.core.texts import message_of, type_of
 from awakeables.engine.invocationlog import InvocationLog
+from awakeables.engine.waits import Waits
 from awakeables.errors import StoreRefused
 from awakeables.handlers.attempt import (
     Attempt,
-    AwakeableWait,
     Broken,
     Crashed,
+    Ended,
     Finished,
     News,
     Origin,
     Progress,
     SettleWait,
-    TimerWait,
 )
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.telemetry import events
@@ -62,8 +62,6 @@ log = structlog.stdlib.get_logger(__name__)
 
 ALIVE_S = 1.0
 """A handler that kills its process does so at once, as far as one can tell."""
-
-SLEPT = Resolution.of_json(NULL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +116,9 @@ class Runner:
         self._durable = 0
         self._attempt: Attempt | None = None
         self._began_s = 0.0
-        self._started = False
-        self._progress = Progress()
+        self._waits: Waits | None = None
+        self._running = 0
+        self._owes = False
         self._inbox: dict[str, Outcome] = {}
         self._verdicts: dict[int, Outcome | None] = {}
         self._cancelled = cancelled
@@ -130,6 +129,7 @@ class Runner:
         self._lets_go: Suspend | None = None
         self._woken = False
         self._lost = False
+        self._open: tuple[str, ...] = ()
         self._refusal: Rejection | None = None
         self._suspected = False
 
@@ -150,7 +150,7 @@ class Runner:
         if self._lost:
             return
         self._entries, self._durable = len(history), durable
-        self._told = any(isinstance(entry, CancelRaised) for entry in history)
+        self._told = len(history) > 1 and any(isinstance(entry, CancelRaised) for entry in history)
         # Threads of the handler's own may misuse the context, too.
         ready = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self.on_ready)
         self._attempt = self._pool.attempts.open(origin, history, ready)
@@ -236,8 +236,8 @@ class Runner:
         if self._stepping or self._closing or self._attempt is None:
             return
         try:
-            while (news := self._news()) is not None or self._lets_go_now():
-                progress = self._attempt.advance(news or self._stop())
+            while (news := self._news()) is not None:
+                progress = self._attempt.advance(news)
                 if not isinstance(progress, Progress):
                     self._stepping = True
                     asyncio.ensure_future(progress).add_done_callback(self._on_progress)
@@ -263,11 +263,11 @@ class Runner:
 
     def _take(self, progress: Progress) -> bool:
         """Commit what is new; can the handler go on?"""
-        self._started, self._wanted, self._progress = True, False, progress
-        self.wakes_at = None
+        self._wanted, self._owes, self.wakes_at = False, not progress.blocked_on, None
         if progress.ended is not None:
-            self._conclude(progress)
+            self._conclude(progress, progress.ended)
             return False
+        self._waits, self._running = Waits(progress.blocked_on), progress.running
         if progress.entries and not self._lost and self._refusal is None:
             if self._cancelled and not self._told:
                 self._told = any(isinstance(entry, CancelRaised) for entry in progress.entries)
@@ -275,38 +275,25 @@ class Runner:
         return True
 
     def _news(self) -> News | None:
-        """What lets the handler go on; None: nothing."""
+        """What lets the handler go on, or lets it go; None: it waits."""
         if self._lost or self._refusal is not None:
             return self._stop()
-        progress, now_ms = self._progress, self._pool.clock.now_ms()
-        arrived: list[tuple[int, Outcome]] = []
-        goes_on, acts = self._wanted or not progress.blocked_on, False
-        for wait in progress.blocked_on:
-            outcome = None
-            if isinstance(wait, AwakeableWait):
-                outcome = self._inbox.get(wait.awakeable_id)
-            elif isinstance(wait, TimerWait):
-                outcome = SLEPT if wait.until_ms <= now_ms else None
-            elif isinstance(wait, SettleWait):
-                outcome = self._verdicts.get(wait.index)
-            elif wait.began:
-                acts = True
-            elif wait.index < self._durable and (wait.due_ms is None or wait.due_ms <= now_ms):
-                goes_on = True
-            if outcome is not None:
-                arrived.append((wait.index, outcome))
+        waits, arrived, now_ms = self._waits, [], 0
+        if waits is not None and (self._inbox or not waits.only_answers):
+            now_ms = self._pool.clock.now_ms()
+            arrived = waits.arrived(self._inbox, self._verdicts, now_ms)
         # An action that has begun is not interrupted: the await after it is told.
-        told = self._cancelled and not self._told and not acts and self._started
-        if not (goes_on or arrived or told):
-            return None
-        hands_out = arrived or told or not progress.blocked_on
-        if hands_out and self._started and self._pool.settings.always_suspend:
+        told = self._cancelled and not self._told and waits is not None and not waits.is_acting
+        hands_out = bool(arrived) or told or self._owes
+        if waits is not None and not (hands_out or self._wanted or waits.may_start(self._durable, now_ms)):
+            return self._stop() if self._is_to_let_go(waits) else None
+        if hands_out and self._pool.settings.always_suspend:
             # -1 is no wake that was ever seen: the row stays runnable.
             self._lets_go = Suspend(wake=-1)
         return News(
-            now_ms=now_ms,
+            now_ms=now_ms or self._pool.clock.now_ms(),
             durable=self._durable,
-            arrived=tuple(arrived) if len(arrived) < 2 else self._in_order(arrived),
+            arrived=tuple(arrived),
             cancel=self._cancelled,
             stop=self._lets_go is not None,
         )
@@ -315,37 +302,22 @@ class Runner:
         now_ms = self._pool.clock.now_ms()
         return News(now_ms=now_ms, durable=self._durable, cancel=self._cancelled, stop=True)
 
-    def _in_order(self, arrived: list[tuple[int, Outcome]]) -> tuple[tuple[int, Outcome], ...]:
-        """Answers in the order in which they came, before everything else."""
-        places = {awakeable_id: place for place, awakeable_id in enumerate(self._inbox)}
-        by_index = {
-            wait.index: places.get(wait.awakeable_id, len(places))
-            for wait in self._progress.blocked_on
-            if isinstance(wait, AwakeableWait)
-        }
-        return tuple(sorted(arrived, key=lambda each: by_index.get(each[0], len(places))))
-
-    def _lets_go_now(self) -> bool:
+    def _is_to_let_go(self, waits: Waits) -> bool:
         """Nothing has arrived: arrange to be called when something may have; or is the handler to let go?"""
+        for wait in waits.settles:
+            self._settle(wait)
+        pool, due_ms = self._pool, waits.due_ms()
         # What is not durable yet stays in memory: its reply comes soon, and its effects go out in order.
-        pool, lingers, stays = self._pool, False, self._progress.running > 0 or self._durable < self._entries
-        due_ms: int | None = None
-        for wait in self._progress.blocked_on:
-            if isinstance(wait, AwakeableWait):
-                lingers = True
-            elif isinstance(wait, SettleWait):
-                stays = True
-                self._settle(wait)
-            else:
-                next_ms = wait.until_ms if isinstance(wait, TimerWait) else wait.due_ms
-                stays = stays or next_ms is None
-                due_ms = next_ms if due_ms is None else min(due_ms, next_ms or due_ms)
-        if stays or not (self._suspected or pool.is_pressed()):
+        stays = self._running > 0 or self._durable < self._entries or waits.keeps_in_memory()
+        has_come = self.wakes_at is not None and pool.has_come(self.wakes_at)
+        if has_come:
+            self.wakes_at = None
+        if not (has_come or self._suspected or pool.is_pressed()):
             if self.wakes_at is None:
-                self.wakes_at = pool.wake_at(self, due_ms, lingers=lingers)
-                stays = stays or self.wakes_at is not None
-            if stays or not pool.has_come(self.wakes_at):
-                return False
+                self.wakes_at = pool.wake_at(self, due_ms, lingers=bool(waits.answers))
+            stays = stays or self.wakes_at is not None
+        if stays:
+            return False
         # What comes from now on is not seen by this attempt.
         self._lets_go, self._woken = Suspend(wake=self._wake, due_ms=due_ms), False
         return True
@@ -377,8 +349,9 @@ class Runner:
 
     # ── ending the attempt ─────────────────────────────────────────────────────────────────
 
-    def _conclude(self, progress: Progress) -> None:
-        match progress.ended:
+    def _conclude(self, progress: Progress, ended: Ended) -> None:
+        self._open = progress.open_awakeables
+        match ended:
             case _ if self._lost:
                 self._go()
             case _ if self._refusal is not None:
@@ -394,7 +367,7 @@ class Runner:
                 self._finish(self._lets_go or Suspend(wake=-1), progress)
 
     def _end(self, result: Outcome, progress: Progress | None) -> None:
-        self._finish(End(result=result, abandoned=self._progress.open_awakeables), progress)
+        self._finish(End(result=result, abandoned=self._open), progress)
 
     def _failed(self, crashed: Crashed) -> None:
         failures = self._attempts + 1
@@ -477,7 +450,9 @@ class Runner:
         else:
             self._not_committed(answer)
             return
-        self._go_on()
+        waits = self._waits
+        if waits is None or waits.needs_disk or self.wakes_at is None or self._cancelled:
+            self._go_on()
 
     def _finished(
         self, step: Next, progress: Progress | None, _entries: int, answer: Answer | Exception

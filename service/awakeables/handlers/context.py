@@ -39,7 +39,7 @@ from awakeables.errors import (
 )
 from awakeables.handlers.actions import result_type, shown
 from awakeables.handlers.attempt import SettleWait, TimerWait
-from awakeables.handlers.execution import Execution, Run
+from awakeables.handlers.execution import NOWHERE, Execution, Run
 from awakeables.handlers.futures import Awakeable, Durable, Promise, raise_terminal, value_of
 from awakeables.handlers.publishing import checked_envelope, is_event, publication, traced
 from awakeables.handlers.rejections import rejection_of
@@ -82,6 +82,7 @@ class Context:
         self._execution = execution
         self._attempt = attempt
         self._chance: Random | None = None
+        self._known_trace: Trace | None = None
 
     @functools.cached_property
     def request(self) -> Request:
@@ -91,7 +92,7 @@ class Context:
             invocation_id=invocation_id,
             attempt=self._attempt,
             headers=self._execution.replay.input.headers,
-            traceparent=self._trace.traceparent(invocation_id),
+            traceparent=self._trace().traceparent(invocation_id),
         )
 
     @overload
@@ -133,23 +134,23 @@ class Context:
         timeout_ms = None if timeout is None else self._checked_ms(timeout, "ctx.awakeable: timeout")
         if timeout is not None and timeout <= timedelta(0):
             raise self._execution.misuse(f"ctx.awakeable: timeout must be longer than nothing, not {timeout}")
-        replaying = self._execution.replaying
-        new_id = "" if replaying else self._execution.world.ids.new("prom")
-        index, asked = self._execution.ask(AwakeableAsked(id=new_id, timeout_ms=timeout_ms))
+        execution = self._execution
+        replaying = execution.replay.replaying
+        new_id = "" if replaying else execution.world.ids.new("prom")
+        index, asked = execution.ask(AwakeableAsked(id=new_id, timeout_ms=timeout_ms))
         awakeable_id: str = asked.id
-        if not replaying:
-            self._execution.add_awakeable(
-                NewAwakeable(
-                    id=awakeable_id,
-                    codec=codec.kind,
-                    type_name=codec.type_name,
-                    schema_hash=codec.schema_hash,
-                    timeout_ms=timeout_ms,
-                )
+        if not replaying and index != NOWHERE:
+            row = NewAwakeable(
+                id=awakeable_id,
+                codec=codec.kind,
+                type_name=codec.type_name,
+                schema_hash=codec.schema_hash,
+                timeout_ms=timeout_ms,
             )
-        self._execution.expect_answer(index, awakeable_id, codec)
+            execution.new_awakeables.append(row)
+        execution.expect_answer(index, awakeable_id, codec)
         read = functools.partial(self._read_answer, awakeable_id, codec)
-        return Awakeable(awakeable_id, Promise(self._execution, index, read))
+        return Awakeable(awakeable_id, Promise(execution, index, read))
 
     def publish(
         self,
@@ -179,22 +180,22 @@ class Context:
                 `cloudevents`: a structured CloudEvent. `cloudevents-binary`: a binary one, whose
                 payload may be bytes.
         """
-        world = self._execution.world
+        execution = self._execution
 
         def misuse(message: str) -> HandlerMisuse:
-            return self._execution.misuse(f"ctx.publish to {excerpt(topic)}: {message}")
+            return execution.misuse(f"ctx.publish to {excerpt(topic)}: {message}")
 
         if not isinstance(awakeable, Awakeable | None):
             raise misuse(f"awakeable= takes what ctx.awakeable() returned, not {excerpt(awakeable)}")
         if not isinstance(task, str | None):
             raise misuse(f"a task's name is a text, not {excerpt(task)}")
-        of = None if awakeable is None else awakeable.promise._index
-        replaying = self._execution.replaying
+        of = None if awakeable is None else awakeable[1]._index
+        replaying = execution.replay.replaying
         # Written before it is asked for, in replay too: what can't be written fails the same way.
         envelope = checked_envelope(envelope, is_task=awakeable is not None, misuse=misuse)
         if awakeable is not None and key is None:
-            key = awakeable.id
-        record = publication(
+            key = awakeable[0]
+        key_bytes, value, own_headers = publication(
             payload,
             envelope,
             topic=topic,
@@ -205,32 +206,31 @@ class Context:
         )
         if task is not None:
             self._check_name(task)
-        self._execution.ask(PublishAsked(topic=topic, of=of, task=task))
-        if replaying:
+        index, _ = execution.ask(PublishAsked(topic=topic, of=of, task=task))
+        if replaying or index == NOWHERE:
             return
-        facts = None
+        world, facts = execution.world, None
         if awakeable is not None:
             facts = TaskFacts(
-                awakeable_id=awakeable.id,
+                awakeable_id=awakeable[0],
                 reply_to=world.reply_to,
                 task=task,
                 envelope=envelope,
                 source=f"/apps/{world.app}" if is_event(envelope) else None,
             )
         event_id = world.ids.new("evt")
-        self._execution.add_effect(
-            Effect(
-                event_id=event_id,
-                stream=self._execution.invocation_id,
-                topic=topic,
-                key=record.key,
-                value=record.value,
-                headers=traced(record.headers, self._trace, event_id),
-                task=facts,
-                created_ms=world.clock.now_ms(),
-                kind="event" if facts is None else "task",
-            )
+        effect = Effect(
+            event_id=event_id,
+            stream=execution.invocation_id,
+            topic=topic,
+            key=key_bytes,
+            value=value,
+            headers=traced(own_headers, self._trace(), event_id),
+            task=facts,
+            created_ms=world.clock.now_ms(),
+            kind="event" if facts is None else "task",
         )
+        execution.new_effects.append(effect)
 
     @overload
     def run(
@@ -300,7 +300,7 @@ class Context:
         def read(outcome: Outcome) -> Any:
             if not isinstance(outcome, Resolution):
                 raise_terminal(outcome)
-            return self._decode(codec.read_written, outcome, f"the result of run {name!r}")
+            return self._decode(codec.read_written, outcome.content, f"the result of run {name!r}")
 
         return Durable(self._execution, index, read)
 
@@ -360,14 +360,13 @@ class Context:
 
         Each event tells the invocation's ID, and the ID of its trace.
         """
-        return cast("structlog.stdlib.BoundLogger", _ReplaySafeLog(self._execution, self._trace.trace_id))
+        return cast("structlog.stdlib.BoundLogger", _ReplaySafeLog(self._execution, self._trace().trace_id))
 
     def decode_input(self, codec: Codec[T]) -> T:
         """The input of the invocation, as today's type reads it."""
         given = self._execution.replay.input
         content = given.value if isinstance(given.value, Raw) else given.value_base64
-        resolution = Resolution.of_bytes(bytes(content) if content is not UNSET else b"null")
-        return self._decode(codec.decode, resolution, "the input")
+        return self._decode(codec.decode, b"null" if content is UNSET else bytes(content), "the input")
 
     def _settle(self, awakeable_id: str, outcome: Resolution | Rejection) -> Durable[Verdict]:
         try:
@@ -398,15 +397,16 @@ class Context:
             raise self._execution.misuse(f"{what} is too long, {duration}; at most a thousand years")
         return round(duration.total_seconds() * 1000)
 
-    @functools.cached_property
     def _trace(self) -> Trace:
-        given = self._execution.replay.input
-        return trace_of(given.headers, given.seed)
+        if self._known_trace is None:
+            given = self._execution.replay.input
+            self._known_trace = trace_of(given.headers, given.seed)
+        return self._known_trace
 
     def _read_answer(self, awakeable_id: str, codec: Codec[T], outcome: Outcome) -> T:
         resolution = value_of(outcome, awakeable_id)
         if codec.kind != "custom":
-            return self._decode(codec.decode, resolution, f"the answer to awakeable {awakeable_id}")
+            return self._decode(codec.decode, resolution.content, f"the answer to awakeable {awakeable_id}")
         try:
             return codec.decode(resolution.content)
         except BaseException as error:
@@ -414,9 +414,9 @@ class Context:
                 f"the answer to awakeable {awakeable_id} can't be decoded: {explain(error)}"
             ) from error
 
-    def _decode(self, read: Callable[[bytes], T], resolution: Resolution, what: str) -> T:
+    def _decode(self, read: Callable[[bytes], T], content: bytes, what: str) -> T:
         try:
-            return read(resolution.content)
+            return read(content)
         except BaseException as error:
             message = f"{what} does not fit today's type ({explain(error)})"
             instead = "it is kept: deploy code that takes it, then resume"
@@ -436,7 +436,7 @@ class _ReplaySafeLog:
         target = getattr(self._bound, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return None if self._execution.replaying else target(*args, **kwargs)
+            return None if self._execution.replay.replaying else target(*args, **kwargs)
 
         return call
 

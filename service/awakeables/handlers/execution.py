@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 from awakeables.core.effects import Effect
@@ -64,11 +65,14 @@ class Execution:
 
     Attributes:
         task: What asyncio sees as the current task while the handler is stepped.
+        waits: What each operation waits for that is no side effect, by its index.
         runs: The side effects that were asked for, by the index of their operation.
         broken: Why the attempt can't go on, whatever the handler does; None: nothing is wrong.
         ending: The handler is being unwound: nothing that it does counts any more.
         cancellation: The error by which it was told of its cancellation; None: it was not.
         waiting: The operations of which any one lets the handler go on.
+        new_awakeables: Rows to be inserted with the entries that were asked for.
+        new_effects: Records to be published once these are durable.
     """
 
     def __init__(
@@ -84,7 +88,10 @@ class Execution:
         self.world = world
         self.replay = Replay(history)
         self.task = HandlerTask(self, invocation_id)
+        self.waits: dict[int, Wait] = {}
         self.runs: dict[int, Run] = {}
+        self.new_awakeables: list[NewAwakeable] = []
+        self.new_effects: list[Effect] = []
         self.broken: AuthorError | None = None
         self.ending = False
         self.cancellation: Cancelled | None = None
@@ -93,10 +100,7 @@ class Execution:
         self._max_entries = world.max_entries
         self._cancelling: CancelRaised | None = None
         self._reminders = 0
-        self._waits: dict[int, Wait] = {}
         self._unawaited: dict[int, str] = {}
-        self._awakeables: list[NewAwakeable] = []
-        self._effects: list[Effect] = []
         self._codecs: dict[str, Codec[Any]] = {}
 
     # ── for the context ────────────────────────────────────────────────────────────────────
@@ -106,18 +110,9 @@ class Execution:
         """Has the attempt ended, so that nothing that the handler does counts?"""
         return self.ending or self.broken is not None
 
-    @property
-    def replaying(self) -> bool:
-        """Is there history left that the handler has not repeated yet?"""
-        return self.replay.replaying
-
     def check(self) -> None:
         """Refuse what can't be replayed: a use in an action, after the end, or from another task."""
-        try:
-            current: object = asyncio.current_task()
-        except RuntimeError:  # in a thread
-            current = None
-        if current is not self.task or self.ending or self.broken is not None:
+        if self.task.thread != get_ident() or self.ending or self.broken is not None:
             self._refuse()
 
     def _refuse(self) -> None:
@@ -169,13 +164,13 @@ class Execution:
 
     def ask(self, op: Any) -> tuple[int, Any]:
         """Match an operation with history; its index, and the operation as it was first asked for."""
-        self.check()
-        if self.ending or self.broken is not None:
+        if self.task.thread != get_ident() or self.ending or self.broken is not None:
+            self._refuse()
             return NOWHERE, op
         replay = self.replay
-        if not replay.replaying and len(replay) >= self._max_entries:
+        if len(replay.entries) >= self._max_entries and not replay.replaying:
             raise self.misuse(
-                f"the journal has {len(replay):,} entries, the most that one invocation may have "
+                f"the journal has {len(replay.entries):,} entries, the most that one invocation may have "
                 "(AWAKEABLES_MAX_JOURNAL_ENTRIES): split its work into several invocations"
             )
         try:
@@ -183,20 +178,10 @@ class Execution:
         except ReplayMismatch as error:
             raise self.break_off(error) from None
 
-    def add_awakeable(self, row: NewAwakeable) -> None:
-        """Note a row to be inserted with the entry that was asked for."""
-        if not self.is_over:
-            self._awakeables.append(row)
-
-    def add_effect(self, effect: Effect) -> None:
-        """Note a record to be published with the entry that was asked for."""
-        if not self.is_over:
-            self._effects.append(effect)
-
     def expect_answer(self, index: int, awakeable_id: str, codec: Codec[Any]) -> None:
         """Note what the operation at this index waits for: an awakeable, whose answer this codec reads."""
         self._codecs[awakeable_id] = codec
-        self._waits[index] = AwakeableWait(index=index, awakeable_id=awakeable_id)
+        self.waits[index] = AwakeableWait(index=index, awakeable_id=awakeable_id)
 
     def expect_run(self, index: int, run: Run) -> None:
         """Note a side effect to execute once it is awaited, which it must be."""
@@ -205,26 +190,22 @@ class Execution:
 
     def expect(self, wait: TimerWait | SettleWait, must: str) -> None:
         """Note what an operation waits for, which must be awaited; `must` names it."""
-        self._waits[wait.index] = wait
+        self.waits[wait.index] = wait
         self._unawaited[wait.index] = must
 
-    def wait(self, index: int) -> Generator[Any, Any, Outcome]:
-        """The outcome of an operation, waited for if need be (called by durable futures)."""
-        yield from self.wait_for_any((index,))
-        return self.replay.outcomes[index]
-
-    def wait_for_any(self, indices: tuple[int, ...]) -> Generator[Any, Any, int]:
-        """Wait until one of these operations has ended; its index."""
-        if self.is_over or acting.get() is not None:
-            yield from self._wait_in_vain()
-        self.check()
+    def wait_for_any(self, indices: tuple[int, ...]) -> Generator[Any, Any, tuple[int, Outcome]]:
+        """Wait until one of these operations has ended; its index, and its outcome."""
+        if self.task.thread != get_ident() or self.ending or self.broken is not None:
+            if self.is_over or acting.get() is not None:
+                yield from self._wait_in_vain()
+            self._refuse()
+        outcomes = self.replay.outcomes
         for index in indices:
             self._unawaited.pop(index, None)
-        outcomes = self.replay.outcomes
         while True:
             for index in indices:
                 if index in outcomes:
-                    return index
+                    return index, outcomes[index]
             try:
                 recalled = self.replay.recall(indices)
             except ReplayMismatch as error:
@@ -256,12 +237,14 @@ class Execution:
 
     def blocked_on(self) -> tuple[Wait, ...]:
         """What the handler waits for, as the owner is told it; runs that were not begun."""
-        return tuple(self._wait_at(index) for index in self.waiting)
+        if not self.runs:
+            return tuple([self.waits[index] for index in self.waiting])
+        return tuple([self._wait_at(index) for index in self.waiting])
 
     def _wait_at(self, index: int) -> Wait:
         run = self.runs.get(index)
         if run is None:
-            return self._waits[index]
+            return self.waits[index]
         tried = self.replay.tried.get(index)
         return RunWait(index=index, name=run.name, due_ms=None if tried is None else tried.retry_at_ms)
 
@@ -273,15 +256,6 @@ class Execution:
     def let_clean_up(self) -> None:
         """The invocation was cancelled: its journal may grow by a tenth more, to undo things."""
         self._max_entries = self.world.max_entries * 11 // 10
-
-    def take_rows(self) -> tuple[list[NewAwakeable], list[Effect]]:
-        """The rows and records that are new since the last call."""
-        rows = self._awakeables, self._effects
-        if rows[0]:
-            self._awakeables = []
-        if rows[1]:
-            self._effects = []
-        return rows
 
     def codec_of(self, awakeable_id: str) -> Codec[Any] | None:
         """How the answer to an awakeable is read, if the handler has passed the line that asks for it."""

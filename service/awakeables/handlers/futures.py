@@ -15,7 +15,7 @@ T = TypeVar("T")
 class Waiter(Protocol):
     """What gives a durable future its outcome: the execution of the handler."""
 
-    def wait(self, index: int) -> Generator[Any, Any, Outcome]: ...
+    def wait_for_any(self, indices: tuple[int, ...]) -> Generator[Any, Any, tuple[int, Outcome]]: ...
 
     def handed_to_asyncio(self) -> BaseException:
         """What is wrong with that, to be raised."""
@@ -60,7 +60,7 @@ class Durable(_NotForAsyncio, Generic[T]):
         self._read = read
 
     def __await__(self) -> Generator[Any, Any, T]:
-        outcome = yield from self._waiter.wait(self._index)
+        _, outcome = yield from self._waiter.wait_for_any((self._index,))
         return self._read(outcome)
 
     def _refused(self) -> BaseException:

@@ -106,10 +106,10 @@ class LocalAttempt:
         self._execution = Execution(
             history, invocation_id=origin.invocation_id, world=attempts.world, on_misuse=ready
         )
-        self._cancelled = self._execution.replay.cancelled
+        self._cancelled = len(history) > 1 and self._execution.replay.cancelled
         self._variables = copy_context()
-        # It may be begun by an action, in this process.
-        self._variables.run(acting.set, None)
+        if acting.get() is not None:  # it is begun by an action in this process
+            self._variables.run(acting.set, None)
         self._coroutine: Any = None
         self._begun = False
         self._owes = False
@@ -183,6 +183,7 @@ class LocalAttempt:
         try:
             item = self._variables.run(self._execution.task.step, resume, given)
         except BaseException as error:
+            self._coroutine = None  # it has ended: there is nothing to close
             return self._progress(self._end_of(error))
         if item is BLOCK:
             return self._progress(self._why_blocked())
@@ -211,11 +212,11 @@ class LocalAttempt:
         execution = self._execution
         if isinstance(ended, Left) and self._because is not None:
             ended = self._because
-        entries = execution.replay.take_new()
-        awakeables, effects = execution.take_rows()
+        awakeables, execution.new_awakeables = execution.new_awakeables, []
+        effects, execution.new_effects = execution.new_effects, []
         calls_off, self._calls_off = self._calls_off, ()
         return Progress(
-            entries=tuple(entries),
+            entries=tuple(execution.replay.take_new()),
             awakeables=tuple(awakeables),
             schemas=self._schemas_of(awakeables) if awakeables else (),
             effects=tuple(effects),
@@ -227,12 +228,12 @@ class LocalAttempt:
         )
 
     def _schemas_of(self, awakeables: Sequence[NewAwakeable]) -> tuple[tuple[str, bytes], ...]:
-        codecs = (self._execution.codec_of(row.id) for row in awakeables)
-        return tuple(
-            (codec.schema_hash, codec.schema)
-            for codec in codecs
-            if codec is not None and codec.schema_hash is not None and codec.schema is not None
-        )
+        schemas = {}
+        for row in awakeables:
+            codec = self._execution.codec_of(row.id)
+            if codec is not None and codec.schema_hash is not None and codec.schema is not None:
+                schemas[codec.schema_hash] = codec.schema
+        return tuple(schemas.items())
 
     def _blocked_on(self) -> tuple[Wait, ...]:
         waits = self._execution.blocked_on()
@@ -261,10 +262,12 @@ class LocalAttempt:
 
     def _why_blocked(self) -> Ended | None:
         """None: it waits for something; else why it must not."""
-        broken = self._broke_off()
-        if broken is None and not self._execution.waiting:
+        execution = self._execution
+        if execution.broken is not None or execution.ending:
+            return self._broke_off()
+        if not execution.waiting:
             return self._broken(HandlerMisuse("the handler yielded without a durable future to wait for"))
-        return broken
+        return None
 
     def _broken(self, error: AuthorError) -> Broken:
         self.error = error

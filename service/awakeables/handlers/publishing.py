@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, get_args
 
 from awakeables.core.effects import Envelope, Header
@@ -54,13 +53,8 @@ def is_event(envelope: Envelope) -> bool:
     return envelope in ("cloudevents", "cloudevents-binary")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publication:
-    """A record as the handler gave it, as bytes."""
-
-    key: bytes | None
-    value: bytes
-    headers: tuple[Header, ...]
+Publication: TypeAlias = tuple[bytes | None, bytes, tuple[Header, ...]]
+"""A record as the handler gave it: its key, its value, its headers."""
 
 
 def publication(
@@ -82,25 +76,26 @@ def publication(
     """
     if not isinstance(topic, str) or not is_topic_name(topic):
         raise misuse("no topic can have this name: 1 to 249 letters, digits, '.', '_' and '-'")
-    if not isinstance(headers or {}, Mapping):
+    if headers is not None and not isinstance(headers, Mapping):
         raise misuse("headers= takes a mapping of names to texts or bytes")
     octets = envelope == "cloudevents-binary" and isinstance(payload, bytes)
+    written: tuple[Header, ...] = ()
     try:
-        record = Publication(
-            key=None if key is None else _bytes(key, "the key", misuse),
-            value=_payload(payload, envelope, misuse),
-            headers=_headers(headers or {}, octets=octets, is_task=is_task, misuse=misuse),
-        )
+        key_bytes = None if key is None else _bytes(key, "the key", misuse)
+        value = _payload(payload, envelope, misuse)
+        if headers or octets:
+            written = _headers(headers or {}, octets=octets, is_task=is_task, misuse=misuse)
     except ValueError as error:
         raise Unwritable(f"ctx.publish to {excerpt(topic)} can't be written: {explain(error)}") from error
-    in_headers = (part for header in record.headers for part in header)
-    size = sum(len(part or b"") for part in (record.key, record.value, *in_headers))
+    size = len(key_bytes or b"") + len(value)
+    if written:
+        size += sum(len(part or b"") for header in written for part in header)
     if size > MAX_PUBLISH_BYTES:
         raise misuse(
             f"key, payload and headers have {size:,} bytes, at most {MAX_PUBLISH_BYTES:,} fit a record; put "
             "it elsewhere and publish a reference"
         )
-    return record
+    return key_bytes, value, written
 
 
 def _payload(payload: Any, envelope: Envelope, misuse: Misuse) -> bytes:
@@ -147,7 +142,7 @@ def _text(name: object, misuse: Misuse) -> str:
 
 def traced(headers: tuple[Header, ...], trace: Trace, event_id: str) -> tuple[Header, ...]:
     """The headers with the invocation's trace, unless they name one themselves."""
-    names = {name.lower() for name, _ in headers}
+    names = {name.lower() for name, _ in headers} if headers else ()
     if TRACEPARENT in names:
         return headers
     traceparent = (TRACEPARENT, trace.traceparent(event_id).encode())

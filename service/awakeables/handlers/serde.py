@@ -318,16 +318,20 @@ def _custom(serde: Serde[Any]) -> Codec[Any]:
 class _Form:
     """How JSON of one type is written and read."""
 
-    __slots__ = ("_adapter", "writing")
+    __slots__ = ("_adapter", "decode", "writing")
 
     def __init__(self, adapter: TypeAdapter[Any], writing: Writing) -> None:
         self._adapter = adapter
         self.writing = writing
+        # Called for each value: without the adapter's own layer, unless items must be gone through.
+        self.decode: Callable[[bytes], Any] = self.read if writing.lazy else adapter.validator.validate_json
 
     def encode(self, value: Any) -> bytes:
         if not self.writing.lazy:  # a generator can be gone through only once
-            with suppress(PydanticSerializationError):
+            try:
                 return self._dump(value, warnings="error")
+            except PydanticSerializationError:
+                pass
         # What the type is made of (a dict for a model) is taken as an input would be.
         return self._dump(self._adapter.validate_python(value, by_alias=True, by_name=True))
 
@@ -345,7 +349,7 @@ class _Form:
 
     def read_written(self, text: bytes) -> Any:
         try:
-            return self.read(text)
+            return self.decode(text)
         except ValueError:
             # Journals of the first releases have the fields by name.
             with suppress(ValueError):
@@ -362,7 +366,7 @@ class _Form:
 
     def _dump(self, value: Any, *, warnings: Literal["none", "error"] = "none") -> bytes:
         form = self.writing
-        return self._adapter.dump_json(
+        return self._adapter.serializer.to_json(
             value, by_alias=form.by_alias, round_trip=form.round_trip, warnings=warnings
         )
 
@@ -384,7 +388,7 @@ def _codec_of(type_: Any) -> Codec[Any]:
     codec = Codec(
         "json",
         encode=form.encode,
-        decode=form.read,
+        decode=form.decode,
         type_name=name,
         schema=schema,
         written=None if writing.round_trip else functools.partial(form.described, schema),

@@ -12,6 +12,7 @@ import contextlib
 import sys
 import types
 from collections.abc import Callable, Generator
+from threading import get_ident
 from typing import Any, Protocol, cast
 
 BLOCK = object()
@@ -45,9 +46,13 @@ class HandlerTask:
 
     There is no task behind it but while the handler awaits something of asyncio's: then it has all that
     this one has. It can't be cancelled while the handler waits for something durable.
+
+    Attributes:
+        thread: Which thread steps the handler now; 0: none does, so whoever uses its context is not it.
     """
 
     def __init__(self, owner: Owner, name: str) -> None:
+        self.thread = 0
         self._owner = owner
         self._name = name
         self._task: asyncio.Task[Any] | None = None
@@ -111,9 +116,11 @@ class HandlerTask:
         if driver is not None:
             _leave(loop, driver)
         _enter(loop, stand_in)
+        self.thread = get_ident()
         try:
             return resume(given)
         finally:
+            self.thread = 0
             _leave(loop, stand_in)
             if driver is not None:
                 _enter(loop, driver)
