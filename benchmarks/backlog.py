@@ -20,7 +20,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from benchmarks import disk
 from benchmarks.plain_worker import completion_of
 from benchmarks.processes import Failed, Process, wait_until_ready
@@ -74,7 +74,7 @@ def measure(ground: Ground, *, count: int, rounds: int) -> dict[str, Any]:
 
 async def fill(bootstrap: str, topic: str, ids: Sequence[str]) -> None:
     """Produce the completion of each awakeable, in their order, to the partitions in turn."""
-    producer = AIOKafkaProducer(**Connection(bootstrap=bootstrap).producer_options())
+    producer = AIOKafkaProducer(**KafkaConnection(bootstrap=bootstrap).producer_options())
     await producer.start()
     try:
         sent = [

@@ -10,13 +10,13 @@ import time
 import uvloop
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import partitions_of
 
 
 async def read(bootstrap: str, topic: str, count: int) -> float:
     """Records a second, from the assignment on."""
-    connection = Connection(bootstrap=bootstrap, client_id="bare-reader")
+    connection = KafkaConnection(bootstrap=bootstrap, client_id="bare-reader")
     consumer = AIOKafkaConsumer(**connection.consumer_options(), auto_offset_reset="earliest")
     await consumer.start()
     try:

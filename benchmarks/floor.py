@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from awakeables.core.effects import Effect, TaskFacts
 from awakeables.core.ids import Ids
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import partitions_of
 from awakeables.web.server import WebServer
 from awakeables.wire.tasks import encode_effect
@@ -128,7 +128,7 @@ async def serve(bootstrap: str, port: int) -> None:
     """Serve until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    connection = Connection(bootstrap=bootstrap, client_id="floor")
+    connection = KafkaConnection(bootstrap=bootstrap, client_id="floor")
     producer = AIOKafkaProducer(**connection.producer_options())
     consumer = AIOKafkaConsumer(**connection.consumer_options(), auto_offset_reset="earliest")
     await producer.start()

@@ -18,7 +18,7 @@ import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from msgspec import Raw
 
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import partitions_of
 from benchmarks.cycle import TASKS
 from benchmarks.http_answers import Lines
@@ -56,7 +56,7 @@ _encode = msgspec.json.Encoder().encode
 async def work(bootstrap: str, urls: dict[str, str]) -> None:
     """Answer tasks until SIGTERM; over HTTP if there are URLs, by the `reply_to` of their tasks."""
     loop = asyncio.get_running_loop()
-    connection = Connection(bootstrap=bootstrap, client_id="plain-worker")
+    connection = KafkaConnection(bootstrap=bootstrap, client_id="plain-worker")
     consumer = AIOKafkaConsumer(**connection.consumer_options(), auto_offset_reset="earliest")
     async with AsyncExitStack() as stack:
         await consumer.start()

@@ -11,7 +11,7 @@ from typing import Any
 import restate  # type: ignore[import-not-found] # in a folder of its own, never in the lock
 from aiokafka import AIOKafkaProducer
 
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from benchmarks.cycle import TASKS
 from benchmarks.restate import REPLY_TO
 
@@ -41,7 +41,7 @@ def _producer() -> asyncio.Task[AIOKafkaProducer]:
 
 
 async def _started() -> AIOKafkaProducer:
-    producer = AIOKafkaProducer(**Connection(bootstrap=KAFKA).producer_options())
+    producer = AIOKafkaProducer(**KafkaConnection(bootstrap=KAFKA).producer_options())
     await producer.start()
     return producer
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import create_topics
 from benchmarks.processes import Process, free_port, running
 
@@ -124,7 +124,7 @@ def staged(ground: Ground) -> Iterator[Stage]:
     """A stage with its topics; its processes are ended when the block is left."""
     name = f"bench-{secrets.token_hex(3)}"
     topics = {f"{name}.{what}": PARTITIONS for what in ("tasks", "floor", "completions")}
-    connection = Connection(bootstrap=ground.bootstrap)
+    connection = KafkaConnection(bootstrap=ground.bootstrap)
     asyncio.run(create_topics(connection, topics | {f"{name}.completions.dlq": 1}))
     folder = ground.folder / name
     folder.mkdir()

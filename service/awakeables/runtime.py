@@ -32,11 +32,11 @@ from awakeables.errors import OperatorError
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.service import App
 from awakeables.kafka.completions import CompletionsConsumer
-from awakeables.kafka.connection import Connection
-from awakeables.kafka.destinations import Destinations
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.partitions import ReadingSettings
 from awakeables.kafka.producer import Producer
 from awakeables.kafka.publisher import KafkaPublisher
+from awakeables.kafka.topicwatch import TopicWatch
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
 from awakeables.ports import Store
 from awakeables.settings import Settings, SettingsRefused
@@ -139,7 +139,7 @@ async def serve(
             limits=_connection_limits(settings),
             refuse=web.refuse,
         )
-        destinations = Destinations(connection, _published_to(app, settings), problems=engine.problems)
+        destinations = TopicWatch(connection, _published_to(app, settings), problems=engine.problems)
         telemetry = _telemetry(engine, api, settings, clock)
         await _run(engine, consumer, destinations, server, telemetry, settings, stop=stop, ready=ready)
 
@@ -153,7 +153,7 @@ def _published_to(app: App, settings: Settings) -> dict[str, str]:
 async def _run(
     engine: Engine,
     consumer: CompletionsConsumer,
-    destinations: Destinations,
+    destinations: TopicWatch,
     server: WebServer,
     telemetry: Mapping[str, Callable[[], Coroutine[Any, Any, None]]],
     settings: Settings,
@@ -296,13 +296,13 @@ async def _development_broker(
             yield broker.bootstrap, str(Path(folder) / "awakeables.db")
 
 
-def connection_of(settings: Settings, client_id: str) -> Connection:
+def connection_of(settings: Settings, client_id: str) -> KafkaConnection:
     """How Kafka is reached by these settings, under this name in the brokers' logs.
 
     Raises:
         SettingsRefused: The settings of Kafka contradict one another, or a file of theirs is wrong.
     """
-    return Connection(bootstrap=settings.kafka, client_id=client_id, security=security_of(settings))
+    return KafkaConnection(bootstrap=settings.kafka, client_id=client_id, security=security_of(settings))
 
 
 def engine_settings(settings: Settings) -> EngineSettings:

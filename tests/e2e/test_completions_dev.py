@@ -16,7 +16,7 @@ from awakeables.core.outcomes import Resolution
 from awakeables.devbroker import EmbeddedBroker
 from awakeables.errors import BrokerUnavailable, StoreRefused, StoreUnavailable, TopicMissing
 from awakeables.handlers.service import App
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.partitions import ReadingSettings
 from awakeables.kafka.topics import create_topics, missing_topics
 from awakeables.ports import Expectation, Page, Store
@@ -265,5 +265,5 @@ def _stuck_at(shop: Running, offset: int) -> bool:
     return seen is not None and seen.stuck is not None and seen.stuck.offset == offset
 
 
-def _quick(broker: EmbeddedBroker) -> Connection:
-    return replace(Connection(bootstrap=broker.bootstrap), fetch_max_wait_ms=5)
+def _quick(broker: EmbeddedBroker) -> KafkaConnection:
+    return replace(KafkaConnection(bootstrap=broker.bootstrap), fetch_max_wait_ms=5)

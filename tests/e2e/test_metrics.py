@@ -14,7 +14,7 @@ import pytest
 from awakeables.core.answers import Answer
 from awakeables.core.orders import Member, Settle
 from awakeables.devbroker import EmbeddedBroker
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.runtime import work
 from awakeables.settings import load_settings
 from awakeables.store.memory import MemoryStore
@@ -62,7 +62,7 @@ async def test_lag_is_told_per_partition_and_comes_back_to_nothing(broker: Embed
     await broker.create_topic(app.completions_topic, partitions=1)
     await broker.create_topic(app.dead_letter_topic, partitions=1)
     one_by_one = replace(READING, max_records=1)
-    connection = Connection(bootstrap=broker.bootstrap, fetch_max_wait_ms=5)
+    connection = KafkaConnection(bootstrap=broker.bootstrap, fetch_max_wait_ms=5)
     async with running(broker.bootstrap, app, store, connection=connection, settings=one_by_one) as shop:
         store.metrics = shop.engine.metrics
         ids = await shop.pending(count=5)

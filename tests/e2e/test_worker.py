@@ -16,7 +16,7 @@ from structlog.typing import EventDict
 
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.devbroker import EmbeddedBroker
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.telemetry import events
 from awakeables.worker.task import Reject, Task
 from awakeables.worker.worker import Worker
@@ -49,8 +49,8 @@ async def broker() -> AsyncIterator[EmbeddedBroker]:
 
 
 @pytest.fixture
-def connection(broker: EmbeddedBroker) -> Connection:
-    return Connection(bootstrap=broker.bootstrap, fetch_max_wait_ms=5)
+def connection(broker: EmbeddedBroker) -> KafkaConnection:
+    return KafkaConnection(bootstrap=broker.bootstrap, fetch_max_wait_ms=5)
 
 
 def packer(**options: Any) -> Worker:
@@ -66,7 +66,7 @@ def packer(**options: Any) -> Worker:
 
 
 async def test_every_task_is_answered_once_and_the_offsets_follow(
-    broker: EmbeddedBroker, connection: Connection
+    broker: EmbeddedBroker, connection: KafkaConnection
 ) -> None:
     async with working(packer(), connection), answers_in(broker.bootstrap, ANSWERS) as answers:
         await publish_tasks(broker.bootstrap, TASKS, ANSWERS, range(500))
@@ -84,7 +84,7 @@ async def test_every_task_is_answered_once_and_the_offsets_follow(
 
 
 async def test_the_completion_record_is_what_the_service_reads(
-    broker: EmbeddedBroker, connection: Connection
+    broker: EmbeddedBroker, connection: KafkaConnection
 ) -> None:
     trace = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     effect = task_effect({"number": -1}, number=7, topic=TASKS, reply_to=ANSWERS)
@@ -104,7 +104,7 @@ async def test_the_completion_record_is_what_the_service_reads(
 
 
 async def test_what_is_no_task_goes_to_the_dead_letters_and_the_rest_goes_on(
-    broker: EmbeddedBroker, connection: Connection
+    broker: EmbeddedBroker, connection: KafkaConnection
 ) -> None:
     odd: list[tuple[str, bytes]] = [("seen", b"1"), ("seen", b"\xff")]
     async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap) as producer:
@@ -135,7 +135,7 @@ async def test_what_is_no_task_goes_to_the_dead_letters_and_the_rest_goes_on(
     ],
 )
 async def test_a_batch_that_can_not_be_opened_stops_its_partition_and_no_other(
-    broker: EmbeddedBroker, connection: Connection, damage: dict[str, Any]
+    broker: EmbeddedBroker, connection: KafkaConnection, damage: dict[str, Any]
 ) -> None:
     def value(number: int) -> bytes:
         encoded, _ = task_headers(
@@ -161,7 +161,7 @@ async def test_a_batch_that_can_not_be_opened_stops_its_partition_and_no_other(
 
 
 async def test_a_header_whose_name_is_no_text_stops_nothing(
-    broker: EmbeddedBroker, connection: Connection
+    broker: EmbeddedBroker, connection: KafkaConnection
 ) -> None:
     value, _ = task_headers(task_effect({"number": 1}, number=1, topic=TASKS, reply_to=ANSWERS))
     async with raw_producing(broker.bootstrap) as raw:
@@ -172,7 +172,7 @@ async def test_a_header_whose_name_is_no_text_stops_nothing(
 
 
 async def test_no_answer_is_lost_while_the_broker_is_away(
-    broker: EmbeddedBroker, connection: Connection
+    broker: EmbeddedBroker, connection: KafkaConnection
 ) -> None:
     worker, gate, inside, returned = Worker("packer"), asyncio.Event(), list[int](), list[int]()
 
@@ -195,7 +195,7 @@ async def test_no_answer_is_lost_while_the_broker_is_away(
 
 
 async def test_a_worker_waits_for_a_broker_that_is_not_there_yet(
-    broker: EmbeddedBroker, connection: Connection
+    broker: EmbeddedBroker, connection: KafkaConnection
 ) -> None:
     await publish_tasks(broker.bootstrap, TASKS, ANSWERS, range(3))
     await broker.down()
@@ -206,7 +206,7 @@ async def test_a_worker_waits_for_a_broker_that_is_not_there_yet(
 
 
 async def test_topics_that_are_missing_are_told_with_what_makes_them(
-    broker: EmbeddedBroker, connection: Connection
+    broker: EmbeddedBroker, connection: KafkaConnection
 ) -> None:
     worker = packer()
     worker.task("late-requests")(pack_late)
@@ -226,7 +226,7 @@ async def pack_late(task: Task[dict[str, int]]) -> int:
 
 
 async def test_a_stop_ends_a_worker_whose_broker_is_away(
-    broker: EmbeddedBroker, connection: Connection
+    broker: EmbeddedBroker, connection: KafkaConnection
 ) -> None:
     async with asyncio.timeout(60), working(packer(), connection):
         async with answers_in(broker.bootstrap, ANSWERS) as answers:
@@ -236,7 +236,7 @@ async def test_a_stop_ends_a_worker_whose_broker_is_away(
 
 
 async def test_a_slow_task_holds_its_offset_back_while_others_are_answered(
-    broker: EmbeddedBroker, connection: Connection
+    broker: EmbeddedBroker, connection: KafkaConnection
 ) -> None:
     worker, gate = Worker("packer"), asyncio.Event()
     await broker.create_topic("narrow", partitions=1)
@@ -263,7 +263,7 @@ async def test_a_slow_task_holds_its_offset_back_while_others_are_answered(
 
 
 async def test_a_partition_is_not_read_far_past_its_first_unfinished_task(
-    broker: EmbeddedBroker, connection: Connection
+    broker: EmbeddedBroker, connection: KafkaConnection
 ) -> None:
     worker, gate, begun = Worker("packer", concurrency=4), asyncio.Event(), list[int]()
     await broker.create_topic("narrow", partitions=1)

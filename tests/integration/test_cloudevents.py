@@ -10,7 +10,7 @@ from awakeables.core.outcomes import Resolution
 from awakeables.handlers.context import Context
 from awakeables.handlers.publishing import ENVELOPES
 from awakeables.handlers.service import App, Service
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.store.memory import MemoryStore
 from awakeables.wire.traces import known_traceparent
 from awakeables.worker.task import Task
@@ -87,7 +87,7 @@ async def test_a_worker_does_tasks_in_every_form_and_their_trace_comes_back(
         return f"{task.payload['envelope']} {task.traceparent}"
 
     store = MemoryStore(clock=SystemClock(), retention_ms=RETENTION_MS)
-    async with running(bootstrap, app, store) as shop, working(worker, Connection(bootstrap=bootstrap)):
+    async with running(bootstrap, app, store) as shop, working(worker, KafkaConnection(bootstrap=bootstrap)):
         calls = {form: await shop.call("fulfil", topic=tasks, envelope=form) for form in ENVELOPES}
         for form, invocation_id in calls.items():
             outcome = await shop.result(invocation_id, timeout=30)

@@ -19,10 +19,10 @@ from awakeables.core.answers import Answer
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.ids import new_id
 from awakeables.core.outcomes import Resolution
-from awakeables.engine.intake import Record
+from awakeables.engine.intake import ConsumedRecord
 from awakeables.errors import OwnershipLost, StoreUnavailable
 from awakeables.kafka import completions
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.partitions import SURE_LOOKS
 from awakeables.kafka.topics import create_topics, missing_topics, partitions_of
 from awakeables.ports import Page, Store
@@ -319,7 +319,7 @@ async def test_a_header_name_that_is_not_utf_8_stops_nothing(bootstrap: str, sho
 async def test_a_dead_letter_too_large_for_its_topic_arrives_without_its_value(
     bootstrap: str, app: App, store: Store
 ) -> None:
-    connection = Connection(bootstrap=bootstrap)
+    connection = KafkaConnection(bootstrap=bootstrap)
     await create_topics(connection, {app.completions_topic: 1})
     await _create_sized(bootstrap, app.dead_letter_topic, max_bytes=2000)
     poison = b"x" * 5000
@@ -338,7 +338,7 @@ async def test_ten_megabytes_are_read_where_the_topic_takes_them(
 ) -> None:
     """A good answer, one of the wrong type, and a small one that comes after both."""
     await _create_sized(bootstrap, app.completions_topic, max_bytes=12 * 1024 * 1024)
-    await create_topics(Connection(bootstrap=bootstrap), {app.dead_letter_topic: 1})
+    await create_topics(KafkaConnection(bootstrap=bootstrap), {app.dead_letter_topic: 1})
     async with running(bootstrap, app, store) as shop:
         large, small = await shop.pending(count=2)
         [counted] = await shop.pending("count")
@@ -531,7 +531,7 @@ async def test_a_missing_topic_is_waited_for_and_not_created(bootstrap: str, app
         [awakeable_id] = await shop.pending()
         await eventually(lambda: "completions topic" in shop.problems)
         names = [app.completions_topic]
-        assert await missing_topics(Connection(bootstrap=bootstrap), names) == names
+        assert await missing_topics(KafkaConnection(bootstrap=bootstrap), names) == names
         await create_app_topics(bootstrap, app)
         await produce(bootstrap, app.completions_topic, [resolved(awakeable_id)])
         await shop.settled(awakeable_id)
@@ -604,8 +604,8 @@ def expired(shop: Running) -> float:
     return counted
 
 
-def _record(offset: int) -> Record:
-    return Record(offset=offset, timestamp_ms=0, key=None, value=b"{}")
+def _record(offset: int) -> ConsumedRecord:
+    return ConsumedRecord(offset=offset, timestamp_ms=0, key=None, value=b"{}")
 
 
 async def _commit(bootstrap: str, group: str, place: TopicPartition, offset: int) -> None:
@@ -629,19 +629,19 @@ async def _create_sized(bootstrap: str, topic: str, *, max_bytes: int) -> None:
         await admin.create_topics(
             [NewTopic(topic, 1, 1, topic_configs={"max.message.bytes": str(max_bytes)})]
         )
-    await create_topics(Connection(bootstrap=bootstrap), {topic: 1})
+    await create_topics(KafkaConnection(bootstrap=bootstrap), {topic: 1})
 
 
 async def _delete(bootstrap: str, topic: str) -> None:
     async with _admin(bootstrap) as admin:
         await admin.delete_topics([topic])
-    await eventually(lambda: missing_topics(Connection(bootstrap=bootstrap), [topic]))
+    await eventually(lambda: missing_topics(KafkaConnection(bootstrap=bootstrap), [topic]))
 
 
 async def _recreate(bootstrap: str, topic: str, *, partitions: int) -> None:
     await _delete(bootstrap, topic)
-    await create_topics(Connection(bootstrap=bootstrap), {topic: partitions})
+    await create_topics(KafkaConnection(bootstrap=bootstrap), {topic: partitions})
 
 
 async def _partitions(bootstrap: str, topic: str, count: int) -> bool:
-    return len(await partitions_of(Connection(bootstrap=bootstrap), topic)) == count
+    return len(await partitions_of(KafkaConnection(bootstrap=bootstrap), topic)) == count

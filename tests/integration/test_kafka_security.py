@@ -20,7 +20,7 @@ from structlog.typing import EventDict
 from awakeables.errors import BrokerUnavailable
 from awakeables.handlers.service import App
 from awakeables.kafka import answers
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import create_topics, missing_topics
 from awakeables.runtime import connection_of, serve, work
 from awakeables.settings import Settings, load_settings
@@ -190,7 +190,7 @@ async def test_an_encrypted_key_is_opened_with_its_password(
 # ── what is refused ────────────────────────────────────────────────────────────────────────────
 
 
-async def refusal(connection: Connection) -> str:
+async def refusal(connection: KafkaConnection) -> str:
     """What a client says; never the password."""
     with pytest.raises(BrokerUnavailable) as caught:
         await missing_topics(connection, ["some-topic"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import create_topics
 from e2e.chaos.kills import survive_kills
 from support.effort import CHAOS_KILLS
@@ -22,6 +22,6 @@ pytestmark = [pytest.mark.timeout(300)]
 
 async def test_kills_under_load_lose_repeat_and_misstate_nothing(tmp_path: Path, bootstrap: str) -> None:
     async def create(topics: dict[str, int]) -> None:
-        await create_topics(Connection(bootstrap=bootstrap), topics)
+        await create_topics(KafkaConnection(bootstrap=bootstrap), topics)
 
     await survive_kills(tmp_path, bootstrap, create, seed=SEED, kills=CHAOS_KILLS, session_s=SESSION_S)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from awakeables.core.effects import Effect, TaskFacts
 from awakeables.errors import BrokerUnavailable, PublishRefused, TopicMissing
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.producer import ProducerSettings
 from awakeables.kafka.publisher import KafkaPublisher
 from awakeables.kafka.topics import missing_topics
@@ -48,7 +48,7 @@ def event_of(record: ConsumerRecord) -> str:
 
 @pytest.fixture
 async def publisher(bootstrap: str) -> AsyncIterator[KafkaPublisher]:
-    async with publishing(Connection(bootstrap=bootstrap)) as publisher:
+    async with publishing(KafkaConnection(bootstrap=bootstrap)) as publisher:
         yield publisher
 
 
@@ -97,7 +97,7 @@ async def test_a_record_that_is_too_large_for_any_topic_is_refused(
 ) -> None:
     name = await topic("out", partitions=1)
     settings = ProducerSettings(max_record_bytes=10_000)
-    async with publishing(Connection(bootstrap=bootstrap), settings=settings) as publisher:
+    async with publishing(KafkaConnection(bootstrap=bootstrap), settings=settings) as publisher:
         with pytest.raises(PublishRefused):
             await publish(publisher, effect(1, name, b"x" * 20_000))
 
@@ -164,7 +164,7 @@ async def test_a_missing_topic_is_told_at_once_and_not_created(
         with pytest.raises(TopicMissing, match="nowhere"):
             await publish(publisher, effect(1, "nowhere"))
     assert loop.time() - began < 2
-    assert await missing_topics(Connection(bootstrap=bootstrap), ["nowhere"]) == ["nowhere"]
+    assert await missing_topics(KafkaConnection(bootstrap=bootstrap), ["nowhere"]) == ["nowhere"]
 
 
 async def test_a_topic_name_that_kafka_forbids_is_refused(publisher: KafkaPublisher) -> None:
@@ -200,7 +200,7 @@ async def test_a_topic_that_is_missing_holds_up_no_other(
 
 async def test_it_starts_without_a_broker_and_says_that_there_is_none() -> None:
     timeout = timedelta(milliseconds=300)
-    async with publishing(Connection(bootstrap="127.0.0.1:1"), timeout=timeout) as publisher:
+    async with publishing(KafkaConnection(bootstrap="127.0.0.1:1"), timeout=timeout) as publisher:
         with pytest.raises(BrokerUnavailable):
             await publish(publisher, effect(1, "out"))
 
@@ -211,7 +211,7 @@ async def test_a_record_whose_acknowledgement_is_late_is_not_sent_again(
 ) -> None:
     name = await topic("out", partitions=1)
     timeout = timedelta(milliseconds=500)
-    async with publishing(Connection(bootstrap=bootstrap), timeout=timeout) as publisher:
+    async with publishing(KafkaConnection(bootstrap=bootstrap), timeout=timeout) as publisher:
         await publish(publisher, effect(0, name))
         await asyncio.to_thread(real_kafka.take_down)
         for _ in range(3):
@@ -236,7 +236,9 @@ async def test_it_stops_in_time_while_the_broker_is_away(
 ) -> None:
     name = await topic("out", partitions=1)
     try:
-        async with publishing(Connection(bootstrap=bootstrap), timeout=timedelta(seconds=2)) as publisher:
+        async with publishing(
+            KafkaConnection(bootstrap=bootstrap), timeout=timedelta(seconds=2)
+        ) as publisher:
             await publish(publisher, effect(0, name))
             await asyncio.to_thread(real_kafka.take_down)
             with pytest.raises(BrokerUnavailable):
@@ -253,7 +255,7 @@ async def test_a_producer_that_stalls_is_replaced_and_what_it_held_is_sent_again
 ) -> None:
     name = await topic("out", partitions=1)
     settings = ProducerSettings(stall=timedelta(seconds=1))
-    async with publishing(Connection(bootstrap=bootstrap), settings=settings) as publisher:
+    async with publishing(KafkaConnection(bootstrap=bootstrap), settings=settings) as publisher:
         await publish(publisher, effect(0, name))
         await asyncio.to_thread(real_kafka.take_down)
         with heard() as logs:
@@ -273,7 +275,9 @@ async def test_case_r6_what_is_not_sent_when_it_stops_leaves_no_complaint(
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     try:
-        async with publishing(Connection(bootstrap=bootstrap), timeout=timedelta(seconds=1)) as publisher:
+        async with publishing(
+            KafkaConnection(bootstrap=bootstrap), timeout=timedelta(seconds=1)
+        ) as publisher:
             await publish(publisher, effect(0, name))
             await asyncio.to_thread(real_kafka.take_down)
             effects = [effect(number, name, b"x" * 10_000) for number in range(1, 9)]

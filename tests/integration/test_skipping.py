@@ -18,7 +18,7 @@ import httpx
 import pytest
 from aiokafka.record.util import calc_crc32c
 
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import create_topics
 from support.eventually import eventually
 from support.raw_kafka import ATTRIBUTES_AT, CRC_AT
@@ -64,7 +64,7 @@ async def test_a_damaged_batch_is_skipped_by_command_and_reading_goes_on_at_once
     name = damage.__name__.replace("_", "-")
     topic, bootstrap = f"{name}.completions", real_kafka.bootstrap
     (tmp_path / "shop.py").write_text(CODE.replace("{name}", name))
-    await create_topics(Connection(bootstrap=bootstrap), {topic: 1, f"{topic}.dlq": 1})
+    await create_topics(KafkaConnection(bootstrap=bootstrap), {topic: 1, f"{topic}.dlq": 1})
     async with _serving(bootstrap, tmp_path) as http:
         lost, behind = await _pending(http), await _pending(http)
     await produce(bootstrap, topic, [b"poison"])
@@ -99,7 +99,7 @@ async def test_a_dead_letter_that_is_sent_again_comes_back_through_its_topic_and
 ) -> None:
     topic = "again.completions"
     (tmp_path / "shop.py").write_text(CODE.replace("{name}", "again"))
-    await create_topics(Connection(bootstrap=bootstrap), {topic: 1, f"{topic}.dlq": 1})
+    await create_topics(KafkaConnection(bootstrap=bootstrap), {topic: 1, f"{topic}.dlq": 1})
     async with _serving(bootstrap, tmp_path) as http:
         awakeable_id = await _pending(http)
     # As after a restore: the answer is read when its awakeable is not there, which comes later.

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from awakeables.cli.main import cli
 from awakeables.errors import BrokerUnavailable
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import TopicPlan, create_topics, missing_topics
 
 APP = """
@@ -35,7 +35,7 @@ class Bench:
     """An app of its own in a folder of its own, and the commands run there."""
 
     def __init__(self, bootstrap: str) -> None:
-        self.connection = Connection(bootstrap=bootstrap)
+        self.connection = KafkaConnection(bootstrap=bootstrap)
         self.name = f"app{secrets.token_hex(4)}"
         own = [f"{self.name}.completions", f"{self.name}.tasks"]
         self.topics = [name for topic in own for name in (topic, f"{topic}.dlq")]

@@ -16,7 +16,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from awakeables.core.outcomes import Rejection, Resolution
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import create_topics, missing_topics
 from awakeables.wire.tasks import decode_task
 from awakeables.worker.task import Task
@@ -46,7 +46,7 @@ class Bench:
         self.replies = replies
         self.partitions = partitions
         self.group = f"group-{tasks}"
-        self.connection = Connection(
+        self.connection = KafkaConnection(
             bootstrap=bootstrap, fetch_max_wait_ms=50, session_timeout=timedelta(seconds=6)
         )
 

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from awakeables.core.awakeables import Completion
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.sources import parse_source
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import TopicPlan, create_topics, missing_topics
 from awakeables.wire.completions import decode_completion
 from awakeables.worker.worker import Worker
@@ -54,7 +54,7 @@ async def topics(topic: TopicFactory, bootstrap: str) -> Topics:
     """A task for each case: done, rejected, past its deadline, odd text, and what is no task."""
     tasks = await topic("pack-requests", partitions=1)
     answers = await topic("shop.completions", partitions=2)
-    await create_topics(Connection(bootstrap=bootstrap), {f"{tasks}.dlq": 1})
+    await create_topics(KafkaConnection(bootstrap=bootstrap), {f"{tasks}.dlq": 1})
     cases: list[tuple[int, Any, int | None]] = [
         (0, {"order": "o-17"}, None),
         (1, {"order": "sold-out"}, SystemClock().now_ms() + 60_000),
@@ -163,7 +163,7 @@ async def test_case_w3_a_documented_worker_sets_aside_what_it_can_not_do_and_doe
     bootstrap: str, topic: TopicFactory, tmp_path: Path, name: str
 ) -> None:
     tasks, replies = await topic("pack-requests", partitions=1), await topic("shop.completions", partitions=1)
-    await create_topics(Connection(bootstrap=bootstrap), {f"{tasks}.dlq": 1})
+    await create_topics(KafkaConnection(bootstrap=bootstrap), {f"{tasks}.dlq": 1})
     async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
         for value, headers in ODD.values():
             await producer.send_and_wait(tasks, value, key=b"k", headers=list(headers))
@@ -195,7 +195,7 @@ async def test_case_w3_a_documented_worker_does_large_tasks_and_sets_aside_what_
 ) -> None:
     tasks, replies = await topic("pack-requests", partitions=1), await topic("shop.completions", partitions=1)
     await create_topics(
-        Connection(bootstrap=bootstrap),
+        KafkaConnection(bootstrap=bootstrap),
         {
             f"{tasks}.dlq": 1,
             f"small-{tasks}": TopicPlan(partitions=1, settings={"max.message.bytes": "200"}),
@@ -230,7 +230,7 @@ async def test_case_w2_a_documented_worker_goes_on_without_its_dead_letter_topic
     ):
         assert list(by_number(await answers.at_least(1, timeout=60))) == [4]
     assert f"{tasks}.dlq" in said.read_text()
-    assert await missing_topics(Connection(bootstrap=bootstrap), [f"{tasks}.dlq"]) == [f"{tasks}.dlq"]
+    assert await missing_topics(KafkaConnection(bootstrap=bootstrap), [f"{tasks}.dlq"]) == [f"{tasks}.dlq"]
 
 
 @pytest.mark.parametrize("name", ["plain", "shell"])
@@ -296,7 +296,7 @@ async def test_the_worker_with_the_sdk_answers(bootstrap: str, topics: Topics) -
     # The same function, on a topic of this test's own.
     worker = Worker(f"packer-{topics.tasks}")
     worker.task(topics.tasks)(module.pack)
-    async with working(worker, Connection(bootstrap=bootstrap)):
+    async with working(worker, KafkaConnection(bootstrap=bootstrap)):
         await check_answers(bootstrap, topics, worker.name)
 
 

@@ -22,7 +22,7 @@ from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.sources import parse_source
 from awakeables.engine.engine import EngineSettings, HandlersRun
 from awakeables.engine.horizon import Moment
-from awakeables.engine.intake import Record
+from awakeables.engine.intake import ConsumedRecord
 from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import (
@@ -114,13 +114,13 @@ class Broker:
     """Topics as lists."""
 
     def __init__(self) -> None:
-        self.completions: list[list[Record]] = [[] for _ in range(PARTITIONS)]
+        self.completions: list[list[ConsumedRecord]] = [[] for _ in range(PARTITIONS)]
         self.tasks: list[tuple[bytes | None, tuple[tuple[str, bytes | None], ...]]] = []
         self.published: list[Effect] = []
 
     def complete(self, value: bytes | None, partition: int, now_ms: int) -> None:
         log = self.completions[partition]
-        log.append(Record(offset=len(log), timestamp_ms=now_ms, key=None, value=value))
+        log.append(ConsumedRecord(offset=len(log), timestamp_ms=now_ms, key=None, value=value))
 
 
 class FaultyPublisher:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from awakeables.core.effects import Effect
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.producer import Producer, ProducerSettings
 from awakeables.kafka.publisher import KafkaPublisher
 from awakeables.ports import Publisher
@@ -16,7 +16,7 @@ from awakeables.world import SystemClock
 
 @asynccontextmanager
 async def publishing(
-    connection: Connection,
+    connection: KafkaConnection,
     *,
     timeout: timedelta = timedelta(seconds=10),
     settings: ProducerSettings | None = None,

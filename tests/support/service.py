@@ -22,7 +22,7 @@ from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.handlers.context import Context
 from awakeables.handlers.service import App, Service
 from awakeables.kafka.completions import CompletionsConsumer
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.partitions import ReadingSettings
 from awakeables.kafka.producer import Producer
 from awakeables.kafka.publisher import KafkaPublisher
@@ -139,14 +139,14 @@ async def running(
     app: App,
     store: Store,
     *,
-    connection: Connection | None = None,
+    connection: KafkaConnection | None = None,
     settings: ReadingSettings = READING,
     engine_settings: EngineSettings | None = None,
     stuck: timedelta = timedelta(seconds=30),
 ) -> AsyncIterator[Running]:
     """Serve an app until the block is left; its background errors fail the test."""
     clock = SystemClock()
-    connection = connection or Connection(bootstrap=bootstrap)
+    connection = connection or KafkaConnection(bootstrap=bootstrap)
     producer = Producer(connection, clock)
     publisher = KafkaPublisher(producer, connection)
     engine = new_engine(
@@ -193,7 +193,7 @@ async def running(
 
 async def create_app_topics(bootstrap: str, app: App, *, partitions: int = 2) -> None:
     topics = {app.completions_topic: partitions, app.dead_letter_topic: 1}
-    await create_topics(Connection(bootstrap=bootstrap), topics)
+    await create_topics(KafkaConnection(bootstrap=bootstrap), topics)
 
 
 def resolved(awakeable_id: str, value: Any = None) -> bytes:

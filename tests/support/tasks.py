@@ -18,7 +18,7 @@ from awakeables.core.awakeables import Completion
 from awakeables.core.effects import Effect, Header, TaskFacts
 from awakeables.core.ids import new_id
 from awakeables.core.sources import parse_source
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
 from awakeables.wire.completions import decode_completion
 from awakeables.wire.tasks import encode_effect
@@ -151,7 +151,7 @@ QUICK = WorkerSettings(
 @asynccontextmanager
 async def working(
     worker: Worker,
-    connection: Connection,
+    connection: KafkaConnection,
     *,
     settings: WorkerSettings = QUICK,
     drain_timeout: timedelta = timedelta(seconds=10),

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
 from awakeables.worker.loop import LoopSettings
 from awakeables.worker.replies import ReplyTopics
@@ -55,7 +55,7 @@ async def run(bootstrap: str, topic: str, group: str, *, gated: bool) -> None:
             await asyncio.sleep(task.payload["number"] % 7 / 100)
             return task.payload
 
-    connection = Connection(bootstrap=bootstrap, fetch_max_wait_ms=20, session_timeout=SESSION)
+    connection = KafkaConnection(bootstrap=bootstrap, fetch_max_wait_ms=20, session_timeout=SESSION)
     settings = WorkerSettings(
         commit_interval=timedelta(milliseconds=20), loop=LoopSettings(reply_topics=ReplyTopics("*"))
     )

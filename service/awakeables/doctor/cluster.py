@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from awakeables.doctor.findings import Finding
 from awakeables.errors import BrokerUnavailable
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.recommendations import Role, judge
 from awakeables.kafka.survey import Survey, survey
 from awakeables.ports import Clock
@@ -20,7 +20,7 @@ NOT_ASKED = Finding("topics", "warn", "not looked at: Kafka can't be asked")
 
 
 async def examine_cluster(
-    connection: Connection, roles: Mapping[str, Role] | None, *, clock: Clock
+    connection: KafkaConnection, roles: Mapping[str, Role] | None, *, clock: Clock
 ) -> list[Finding]:
     """On the broker and the topics; `roles` is None when nobody said which app it is about."""
     began = clock.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from awakeables.engine.horizon import Moment
-from awakeables.engine.intake import Intake, Record
+from awakeables.engine.intake import ConsumedRecord, Intake
 from awakeables.engine.readerstate import ReaderState
 
 
@@ -33,11 +33,11 @@ class CompletionSink:
         self._epoch = held.epoch
         return held.next
 
-    async def take(self, records: Sequence[Record]) -> None:
+    async def take(self, records: Sequence[ConsumedRecord]) -> None:
         """As `RecordSink.take`."""
         await self._intake.take(self._topic, self._partition, self._epoch, records)
 
-    async def reject(self, record: Record, reason: str) -> None:
+    async def reject(self, record: ConsumedRecord, reason: str) -> None:
         """As `RecordSink.reject`."""
         await self._intake.bury(self._topic, self._partition, self._epoch, record, reason)
 

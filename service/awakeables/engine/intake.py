@@ -50,7 +50,7 @@ MOST_TOLD = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class ConsumedRecord:
     """A record as it was read from a topic."""
 
     offset: int
@@ -145,14 +145,14 @@ class Intake:
         order = TakePartitions(owner=owner, topic=topic, partitions=partitions)
         return (await self._committer.commit(order, PartitionsTaken)).positions
 
-    async def take(self, topic: str, partition: int, epoch: int, records: Sequence[Record]) -> None:
+    async def take(self, topic: str, partition: int, epoch: int, records: Sequence[ConsumedRecord]) -> None:
         """Settle a batch of one partition, and move its offset, in one transaction (K1).
 
         Raises:
             OwnershipLost: The partition has another reader, or the batch was settled before.
         """
         completions: list[Completion] = []
-        readable: list[Record] = []
+        readable: list[ConsumedRecord] = []
         unreadable: list[DeadLetter] = []
         for record in records:
             source = Source.kafka(topic, partition, record.offset, record.timestamp_ms)
@@ -203,7 +203,7 @@ class Intake:
         self._buried(topic, partition, settled)
         self._told(topic, partition, settled)
 
-    async def bury(self, topic: str, partition: int, epoch: int, record: Record, reason: str) -> None:
+    async def bury(self, topic: str, partition: int, epoch: int, record: ConsumedRecord, reason: str) -> None:
         """Make a dead letter of a record that the store refuses, and move the offset past it (K2).
 
         Its value is left out if it is what the store refuses; the topic still has it.
@@ -243,7 +243,7 @@ class Intake:
         Raises:
             OwnershipLost: The partition has another reader, or the batch was settled before.
         """
-        lost = Record(offset=first, timestamp_ms=self._clock.now_ms(), key=None, value=None)
+        lost = ConsumedRecord(offset=first, timestamp_ms=self._clock.now_ms(), key=None, value=None)
         letter = self._letter(topic, partition, lost, "invalid", reason, None)
         order = Settle(
             completions=(),
@@ -332,7 +332,7 @@ class Intake:
         Returns:
             Was it done? Not if the partition has been read on meanwhile.
         """
-        lost = Record(offset=before, timestamp_ms=self._clock.now_ms(), key=None, value=None)
+        lost = ConsumedRecord(offset=before, timestamp_ms=self._clock.now_ms(), key=None, value=None)
         reason = f"an operator has moved the partition from offset {before} to {next_}"
         letter = self._letter(topic, partition, lost, SKIPPED, reason, None)
         order = Skip(
@@ -388,7 +388,7 @@ class Intake:
                     raise TypeError(f"Settle was answered with {type(answer).__name__}")
 
     def _originals(
-        self, topic: str, partition: int, records: Sequence[Record], checked: Sequence[Completion]
+        self, topic: str, partition: int, records: Sequence[ConsumedRecord], checked: Sequence[Completion]
     ) -> dict[int, DeadLetter]:
         """The records to keep whose completions will be found unknown or invalid, and reports of tasks.
 
@@ -425,7 +425,13 @@ class Intake:
         }
 
     def _letter(
-        self, topic: str, partition: int, record: Record, code: str, reason: str, awakeable_id: str | None
+        self,
+        topic: str,
+        partition: int,
+        record: ConsumedRecord,
+        code: str,
+        reason: str,
+        awakeable_id: str | None,
     ) -> DeadLetter:
         now_ms = self._clock.now_ms()
         return DeadLetter(

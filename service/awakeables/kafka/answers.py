@@ -8,7 +8,7 @@ import structlog
 
 from awakeables.core.backoff import Backoff
 from awakeables.errors import BrokerRefused, BrokerUnavailable, TopicMissing
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.producer import Producer
 from awakeables.kafka.topics import create_topics
 from awakeables.ports import Clock
@@ -33,7 +33,7 @@ class AnswerSender:
     task's slot, so a broker that is away stops the worker from taking more.
     """
 
-    def __init__(self, producer: Producer, connection: Connection, *, clock: Clock) -> None:
+    def __init__(self, producer: Producer, connection: KafkaConnection, *, clock: Clock) -> None:
         """Send through a producer, which the caller runs."""
         self._producer = producer
         self._connection = connection

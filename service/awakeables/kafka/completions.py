@@ -22,12 +22,12 @@ from awakeables.engine.horizon import Moment
 from awakeables.engine.intake import Intake
 from awakeables.engine.offsets import PARTITION
 from awakeables.errors import BrokerRefused, BrokerUnavailable, TopicMissing
-from awakeables.kafka.alarms import Alarms
 from awakeables.kafka.closing import close_consumer
-from awakeables.kafka.connection import NO_CONNECTION, Connection
-from awakeables.kafka.gate import Gate
+from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection
 from awakeables.kafka.lag import report_lag
-from awakeables.kafka.partitions import PartitionReader, ReadingSettings, Surroundings
+from awakeables.kafka.limiter import BatchLimiter
+from awakeables.kafka.partitions import PartitionReader, ReaderContext, ReadingSettings
+from awakeables.kafka.problemboard import ProblemBoard
 from awakeables.kafka.topics import describe, partitions_of
 from awakeables.ports import Clock
 from awakeables.telemetry import events
@@ -76,7 +76,7 @@ class CompletionsConsumer:
 
     def __init__(  # noqa: PLR0913 - all of it is told apart by name
         self,
-        connection: Connection,
+        connection: KafkaConnection,
         intake: Intake,
         *,
         owner: str,
@@ -107,7 +107,7 @@ class CompletionsConsumer:
         self._topic = topic
         self._group = group
         self._clock = clock
-        self._alarms = Alarms(problems)
+        self._board = ProblemBoard(problems)
         self._settings = settings or ReadingSettings()
         self._stuck_s = stuck.total_seconds()
         self._measured_s = 0.0
@@ -127,14 +127,14 @@ class CompletionsConsumer:
                 )
                 backoff.reset()
             except* TopicMissing as group:
-                self._alarms.sound(TOPIC, events.TOPIC_MISSING, str(group.exceptions[0]), topic=self._topic)
+                self._board.report(TOPIC, events.TOPIC_MISSING, str(group.exceptions[0]), topic=self._topic)
             except* BrokerRefused as group:
-                self._alarms.sound(BROKER, events.BROKER_REFUSED, str(group.exceptions[0]))
+                self._board.report(BROKER, events.BROKER_REFUSED, str(group.exceptions[0]))
             except* (kafka.KafkaError, OSError, TimeoutError, BrokerUnavailable) as group:
-                self._alarms.sound(BROKER, events.BROKER_DOWN, _told(group.exceptions[0]))
+                self._board.report(BROKER, events.BROKER_DOWN, _told(group.exceptions[0]))
             except* Exception as group:
                 # The supervisor of the whole consumer: completions wait, the service goes on.
-                self._alarms.sound(TOPIC, events.BACKGROUND_ERROR, repr(group), exc_info=group)
+                self._board.report(TOPIC, events.BACKGROUND_ERROR, repr(group), exc_info=group)
             await asyncio.sleep(backoff.next_s())
 
     async def _serve(self) -> None:
@@ -143,8 +143,8 @@ class CompletionsConsumer:
         numbers = await partitions_of(self._connection, self._topic)
         self._intake.horizon.expect(numbers, asked)
         async with self._consumer() as consumer:
-            self._alarms.clear(BROKER, events.BROKER_BACK)
-            self._alarms.clear(TOPIC)
+            self._board.clear(BROKER, events.BROKER_BACK)
+            self._board.clear(TOPIC)
             readers = self._assign(consumer, numbers)
             try:
                 with self._intake.skips(functools.partial(_call_back, readers)):
@@ -163,7 +163,7 @@ class CompletionsConsumer:
                         )
             finally:
                 self.reading = frozenset()
-                self._alarms.clear_all(PARTITION)
+                self._board.clear_all(PARTITION)
 
     @asynccontextmanager
     async def _consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
@@ -186,15 +186,15 @@ class CompletionsConsumer:
         for partition in partitions:
             consumer.seek(partition, 0)
         self.reading = frozenset(numbers)
-        shared = Surroundings(
+        context = ReaderContext(
             connection=self._connection,
             clock=self._clock,
-            alarms=self._alarms,
+            board=self._board,
             settings=self._settings,
-            gate=Gate(self._settings.max_settling),
+            limiter=BatchLimiter(self._settings.max_settling),
         )
         return [
-            PartitionReader(consumer, partition, self._sink(partition.partition), shared)
+            PartitionReader(consumer, partition, self._sink(partition.partition), context)
             for partition in partitions
         ]
 
@@ -261,11 +261,11 @@ class CompletionsConsumer:
         """Why the consumer must be built anew, if it must."""
         silent_s = max((reader.silent_s for reader in readers), default=0.0)
         if silent_s > SILENT_S:
-            self._alarms.sound(
+            self._board.report(
                 BROKER, events.BROKER_DOWN, f"no answer from {self._connection.bootstrap} any more"
             )
         else:
-            self._alarms.clear(BROKER, events.BROKER_BACK)
+            self._board.clear(BROKER, events.BROKER_BACK)
         behind_s = max((reader.behind_s for reader in readers), default=0.0)
         if max(silent_s, behind_s) > self._stuck_s:
             return f"it has read nothing for {self._stuck_s:.0f} s"

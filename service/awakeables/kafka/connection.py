@@ -54,7 +54,7 @@ class Security:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Connection:
+class KafkaConnection:
     """Where the brokers are and how long to wait for them.
 
     Attributes:

@@ -18,7 +18,7 @@ from aiokafka.conn import AIOKafkaConnection, collect_hosts
 from aiokafka.protocol.metadata import MetadataRequest
 
 from awakeables.errors import BrokerRefused, BrokerUnavailable
-from awakeables.kafka.connection import NO_CONNECTION, Connection, Security
+from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection, Security
 
 PATIENCE_S = 5.0
 """The end of the whole diagnosis: nobody waits longer for words."""
@@ -37,7 +37,7 @@ OTHER_NAME = frozenset({62, 64})
 """OpenSSL's codes for a certificate of another host name, and of another IP address."""
 
 
-async def diagnose(connection: Connection, error: Exception) -> BrokerUnavailable:
+async def diagnose(connection: KafkaConnection, error: Exception) -> BrokerUnavailable:
     """Say why Kafka can't be used, after a client has failed; takes 5 s at most.
 
     Args:
@@ -72,7 +72,7 @@ def _forbidden(error: Exception) -> str:
     return f"{kind} {', '.join(map(repr, names))}".rstrip()
 
 
-async def _visit(connection: Connection, problems: list[BrokerUnavailable]) -> None:
+async def _visit(connection: KafkaConnection, problems: list[BrokerUnavailable]) -> None:
     """Connect to the brokers that we were told of, then to those that the first of them tells of."""
     for address in _addresses(connection.bootstrap):
         found = await _ask(connection, address, problems)
@@ -87,7 +87,7 @@ def _addresses(bootstrap: str) -> list[tuple[str, int]]:
 
 
 async def _ask(
-    connection: Connection, address: tuple[str, int], problems: list[BrokerUnavailable]
+    connection: KafkaConnection, address: tuple[str, int], problems: list[BrokerUnavailable]
 ) -> frozenset[tuple[str, int]] | None:
     """The brokers that this one tells of; None, and one more problem, if it can't be asked."""
     host, port = address

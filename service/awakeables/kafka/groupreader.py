@@ -9,7 +9,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka import errors as kafka
 
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.tolerant import (
     NOWHERE,
     OversizedBatch,
@@ -39,7 +39,7 @@ class GroupReader:
     def __init__(
         self,
         consumer: AIOKafkaConsumer,
-        connection: Connection,
+        connection: KafkaConnection,
         clock: Clock,
         *,
         group: str,

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
 from awakeables.kafka.closing import close_consumer
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 
 INTERVAL_S = 5.0
 PATIENCE_S = 2.0
@@ -22,7 +22,7 @@ AFTER_FAILURE_S = 30.0
 
 
 async def report_lag(
-    connection: Connection, group: str, offsets: Callable[[], Mapping[TopicPartition, int]]
+    connection: KafkaConnection, group: str, offsets: Callable[[], Mapping[TopicPartition, int]]
 ) -> None:
     """Commit the offsets under the group's name every few seconds, as well as it goes."""
     while True:

@@ -20,7 +20,7 @@ from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.unpacking import BatchTooLarge, bounded
 
 BATCH_HEAD = struct.Struct(">qi")
@@ -36,7 +36,7 @@ MAX_BYTES = 1024 * 1024
 
 
 async def fetch_leniently(
-    connection: Connection, partition: TopicPartition, offset: int
+    connection: KafkaConnection, partition: TopicPartition, offset: int
 ) -> Sequence[ConsumerRecord]:
     """The records of one fetch from this offset on, up to the first that can't be read at all.
 
@@ -47,7 +47,7 @@ async def fetch_leniently(
     return _decode(partition, data, aborted, offset)
 
 
-async def next_batch(connection: Connection, partition: TopicPartition, offset: int) -> int | None:
+async def next_batch(connection: KafkaConnection, partition: TopicPartition, offset: int) -> int | None:
     """The offset behind the batch at this one, told by its head, which is never compressed.
 
     None when there is no such batch.
@@ -68,7 +68,7 @@ async def next_batch(connection: Connection, partition: TopicPartition, offset: 
 
 
 async def oversized_batch(
-    connection: Connection, partition: TopicPartition, offset: int, most_bytes: int
+    connection: KafkaConnection, partition: TopicPartition, offset: int, most_bytes: int
 ) -> tuple[int, int] | None:
     """From this offset on the first batch that unpacks to more: its first offset, and the one behind it.
 
@@ -107,7 +107,7 @@ def _unpacks_to_more(batch: _DefaultRecordBatchPy, most_bytes: int) -> bool:
     return False
 
 
-async def _fetch(connection: Connection, partition: TopicPartition, offset: int) -> tuple[bytes, Any]:
+async def _fetch(connection: KafkaConnection, partition: TopicPartition, offset: int) -> tuple[bytes, Any]:
     """The bytes of one fetch from this offset on, and the transactions in it that were aborted."""
     client = AIOKafkaClient(**connection.client_options())
     try:

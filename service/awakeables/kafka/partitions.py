@@ -23,14 +23,14 @@ from aiokafka import errors as kafka
 from awakeables.core.backoff import Backoff
 from awakeables.core.bounds import MOST_UNPACKED_BYTES
 from awakeables.engine.horizon import Moment
-from awakeables.engine.intake import Record
+from awakeables.engine.intake import ConsumedRecord
 from awakeables.engine.offsets import PARTITION
 from awakeables.engine.readerstate import ReaderState, StuckBatch
 from awakeables.errors import Overloaded, OwnershipLost, StoreRefused, StoreUnavailable
-from awakeables.kafka.alarms import Alarms
-from awakeables.kafka.connection import Connection
-from awakeables.kafka.gate import Gate
-from awakeables.kafka.pulse import Pulse, Standstill
+from awakeables.kafka.connection import KafkaConnection
+from awakeables.kafka.fetchprogress import FetchProgress, OpenTransactionTimer
+from awakeables.kafka.limiter import BatchLimiter
+from awakeables.kafka.problemboard import ProblemBoard
 from awakeables.kafka.tolerant import OversizedBatch, TolerantReader, UnreadableBatch
 from awakeables.ports import Clock
 from awakeables.telemetry import events
@@ -91,11 +91,11 @@ class RecordSink(Protocol):
         """Become the partition's reader; the offset to read on at."""
         ...
 
-    async def take(self, records: Sequence[Record]) -> None:
+    async def take(self, records: Sequence[ConsumedRecord]) -> None:
         """Take a batch."""
         ...
 
-    async def reject(self, record: Record, reason: str) -> None:
+    async def reject(self, record: ConsumedRecord, reason: str) -> None:
         """Make a dead letter of a record that `take` has refused."""
         ...
 
@@ -117,14 +117,14 @@ class RecordSink(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class ReaderContext:
     """What the readers of all partitions share."""
 
-    connection: Connection
+    connection: KafkaConnection
     clock: Clock
-    alarms: Alarms
+    board: ProblemBoard
     settings: ReadingSettings
-    gate: Gate
+    limiter: BatchLimiter
 
 
 class PartitionReader:
@@ -138,7 +138,7 @@ class PartitionReader:
     """
 
     def __init__(
-        self, consumer: AIOKafkaConsumer, partition: TopicPartition, sink: RecordSink, shared: Surroundings
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition, sink: RecordSink, context: ReaderContext
     ) -> None:
         self.next: int | None = None
         self.taking_since_s: float | None = None
@@ -146,36 +146,36 @@ class PartitionReader:
         self.partition = partition
         self._consumer = consumer
         self._sink = sink
-        self._alarms = shared.alarms
-        self._settings = shared.settings
-        self._gate = shared.gate
-        self._clock = shared.clock
+        self._board = context.board
+        self._settings = context.settings
+        self._limiter = context.limiter
+        self._clock = context.clock
         self._reader = TolerantReader(
             consumer,
             partition,
-            shared.connection,
+            context.connection,
             position=0,
-            max_unpacked_bytes=shared.settings.max_unpacked_bytes,
+            max_unpacked_bytes=context.settings.max_unpacked_bytes,
         )
         self._moved = asyncio.Event()
         self._name = f"{PARTITION} {partition.partition}"
         self._facts = {"topic": partition.topic, "partition": partition.partition}
         self._ahead = (0, 0)  # where it was ahead of the topic's end, and how many looks in a row
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        self._pulse = Pulse(shared.clock)
-        self._standstill = Standstill(shared.clock)
+        self._fetch = FetchProgress(context.clock)
+        self._transaction = OpenTransactionTimer(context.clock)
         self._state = ReaderState()
         self._taken_ms = 0
 
     @property
     def silent_s(self) -> float:
         """For how long a read has waited for an answer of the broker."""
-        return self._pulse.silent_s()
+        return self._fetch.silent_s()
 
     @property
     def behind_s(self) -> float:
         """For how long nothing came although the broker has reported more."""
-        return self._pulse.behind_s()
+        return self._fetch.behind_s()
 
     def call_back(self) -> None:
         """End the rest or the reading of the partition: its offset was moved."""
@@ -203,32 +203,32 @@ class PartitionReader:
             case OwnershipLost():
                 log.warning(events.BATCH_FENCED, reason=str(error), **self._facts)
             case OffsetsAhead():
-                self._alarms.sound(self._name, events.OFFSETS_AHEAD, str(error), **self._facts)
+                self._board.report(self._name, events.OFFSETS_AHEAD, str(error), **self._facts)
                 return self._settings.ahead_retry.total_seconds()
             case UnreadableBatch():
                 self._observe(stuck=StuckBatch(offset=error.offset, next=error.next))
-                self._alarms.sound(
+                self._board.report(
                     self._name, events.PARTITION_STUCK, str(error), offset=error.offset, **self._facts
                 )
                 return self._settings.stuck_retry.total_seconds()
             case kafka.TopicAuthorizationFailedError():
                 text = f"Kafka does not let us read topic {self.partition.topic!r}; grant it by an ACL"
-                self._alarms.sound(self._name, events.BROKER_REFUSED, text, **self._facts)
+                self._board.report(self._name, events.BROKER_REFUSED, text, **self._facts)
             case kafka.KafkaError():
                 # Whether the broker is there is watched for all partitions together; and records
                 # that were deleted under the reader are reported when it opens the partition again.
                 log.debug(events.BROKER_DOWN, error=repr(error), **self._facts)
             case StoreRefused():
-                self._alarms.sound(self._name, events.MEMBER_REFUSED, str(error), **self._facts)
+                self._board.report(self._name, events.MEMBER_REFUSED, str(error), **self._facts)
             case _:
-                self._alarms.sound(
+                self._board.report(
                     self._name, events.BACKGROUND_ERROR, repr(error), exc_info=error, **self._facts
                 )
         return self._backoff.next_s()
 
     async def _rest(self, pause_s: float) -> None:
         """Stay away from the partition for a while; fetch nothing of it."""
-        self._pulse.end()
+        self._fetch.pause()
         if self.partition in self._consumer.assignment():
             self._consumer.pause(self.partition)
         with suppress(TimeoutError):
@@ -241,7 +241,7 @@ class PartitionReader:
         # From here on `call_back` means a move after this claim.
         self._moved.clear()
         position = await _until_stored(self._sink.open)
-        self._pulse.resume()
+        self._fetch.resume()
         begin, end = await self._bounds()
         self._refuse_another_topic(position, end)
         if position < begin:
@@ -250,7 +250,7 @@ class PartitionReader:
         self._reader.go_to(self.next)
         self._measure(end, self.next)
         self._consumer.resume(self.partition)
-        self._pulse.begin(self._stamp())
+        self._fetch.begin(self._stamp())
 
     def _refuse_another_topic(self, position: int, end: int) -> None:
         """Stay away from a topic that ends before the position, or did so for long and has grown since.
@@ -296,23 +296,23 @@ class PartitionReader:
             records = ()
         if records:
             await self._hand_over(records)
-            self._alarms.clear(self._name)
+            self._board.clear(self._name)
             if self._state.stuck is not None:
                 self._observe(stuck=None)
             self._backoff.reset()
         await self._look()
 
     async def _hand_over(self, records: Sequence[ConsumerRecord]) -> None:
-        self._pulse.end()
+        self._fetch.pause()
         self.taking_since_s = self._clock.monotonic()
         try:
-            async with self._gate.passing(len(records)):
+            async with self._limiter.acquire(len(records)):
                 await self._take([_record(record) for record in records])
         finally:
             self.taking_since_s = None
-        self._pulse.resume()
+        self._fetch.resume()
 
-    async def _take(self, records: Sequence[Record]) -> None:
+    async def _take(self, records: Sequence[ConsumedRecord]) -> None:
         try:
             await _until_stored(lambda: self._sink.take(records))
         except StoreRefused as error:
@@ -335,10 +335,10 @@ class PartitionReader:
         if stable is None or stable < 0:
             stable = end
         self.next = position = await self._consumer.position(self.partition)
-        self._measure(end, position, transaction_s=self._standstill.seconds(end=end, stable=stable))
-        read = self._pulse.beat(self._stamp(), position, end=end, stable=stable)
+        self._measure(end, position, transaction_s=self._transaction.seconds(end=end, stable=stable))
+        read = self._fetch.look(self._stamp(), position, end=end, stable=stable)
         if read is not None:
-            self._alarms.clear(self._name)
+            self._board.clear(self._name)
             self._sink.read_up_to(read)
         if position == stable:
             self._report_open_transaction(stable, end)
@@ -352,7 +352,7 @@ class PartitionReader:
             f"{stable} only, it ends at {end}: a producer has a transaction open there. What is behind "
             "waits until it is committed or aborted; `kafka-transactions.sh find-hanging` names it"
         )
-        self._alarms.sound(self._name, events.TRANSACTION_OPEN, text, offset=stable, **self._facts)
+        self._board.report(self._name, events.TRANSACTION_OPEN, text, offset=stable, **self._facts)
 
     def note_end(self, end: int) -> None:
         """The partition ends here; for when the store keeps the reader from looking itself."""
@@ -382,8 +382,8 @@ class PartitionReader:
         return stamp
 
 
-def _record(record: ConsumerRecord) -> Record:
-    return Record(
+def _record(record: ConsumerRecord) -> ConsumedRecord:
+    return ConsumedRecord(
         offset=record.offset,
         timestamp_ms=record.timestamp,
         key=record.key,

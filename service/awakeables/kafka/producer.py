@@ -17,9 +17,9 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from awakeables.core.effects import Header
 from awakeables.errors import BrokerUnavailable, OperatorError, PublishRefused
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
+from awakeables.kafka.connectionerrors import ConnectionErrorLog
 from awakeables.kafka.diagnosis import DENIED, denied
-from awakeables.kafka.outage import Outage
 from awakeables.kafka.reconnecting import ReconnectingProducer
 from awakeables.kafka.topics import describe, no_topic
 from awakeables.ports import Clock
@@ -110,11 +110,11 @@ class Producer:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: KafkaConnection,
         clock: Clock,
         *,
         settings: ProducerSettings | None = None,
-        outage: Outage | None = None,
+        errors: ConnectionErrorLog | None = None,
     ) -> None:
         """Prepare; nothing is connected before `running`.
 
@@ -122,11 +122,11 @@ class Producer:
             connection: Where Kafka is.
             clock: Time.
             settings: How records are produced.
-            outage: Logs why Kafka can't be reached; without it, somebody else's consumer does.
+            errors: Logs why Kafka can't be reached; without it, somebody else's consumer does.
         """
         self._connection = connection
         self._settings = settings or ProducerSettings()
-        self._client = ReconnectingProducer(connection, clock, stall=self._settings.stall, outage=outage)
+        self._client = ReconnectingProducer(connection, clock, stall=self._settings.stall, errors=errors)
         self._partition_of = DefaultPartitioner()
         self._queues: dict[TopicPartition, deque[ProducerRecord]] = {}
         self._unplaced: dict[str, list[ProducerRecord]] = {}

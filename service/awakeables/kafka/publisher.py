@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from awakeables.core.effects import Effect
 from awakeables.errors import BrokerRefused, BrokerUnavailable, PublishRefused
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.producer import Producer, ProducerRecord
 from awakeables.kafka.topics import no_topic
 from awakeables.ports import PublishReport
@@ -56,7 +56,7 @@ class KafkaPublisher:
     """
 
     def __init__(
-        self, producer: Producer, connection: Connection, *, timeout: timedelta = timedelta(seconds=10)
+        self, producer: Producer, connection: KafkaConnection, *, timeout: timedelta = timedelta(seconds=10)
     ) -> None:
         """Publish through a producer, which the caller runs."""
         self._producer = producer

@@ -15,7 +15,7 @@ from awakeables.kafka.topics import TopicPlan
 
 Role: TypeAlias = Literal["completions", "dead letters", "verdicts", "tasks"]
 Weight: TypeAlias = Literal["must", "advice"]
-Verdict: TypeAlias = Literal["ok", "advice", "must"]
+Rating: TypeAlias = Literal["ok", "advice", "must"]
 
 DAY_MS = timedelta(days=1) // timedelta(milliseconds=1)
 PARTITIONS = "partitions"
@@ -181,7 +181,7 @@ class Judgement:
     setting: str
     value: str
     advised: str
-    verdict: Verdict
+    verdict: Rating
     why: str
 
 
@@ -195,7 +195,7 @@ def judge(topic: TopicState, *, brokers: int) -> Iterator[Judgement]:
         rule, value = recommendation.rules.get(topic.role), topic.settings.get(recommendation.setting)
         if rule is None or value is None:
             continue
-        verdict: Verdict = "ok" if rule.fits(value) else recommendation.weight
+        verdict: Rating = "ok" if rule.fits(value) else recommendation.weight
         advised, why = str(rule), recommendation.why
         if verdict == "must" and not _can_be(recommendation.setting, rule, brokers):
             verdict, why = "advice", f"{why} (not to be had with {brokers} broker{'s' * (brokers != 1)})"

@@ -12,8 +12,8 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from awakeables.core.backoff import Backoff
 from awakeables.kafka.closing import close_producer
-from awakeables.kafka.connection import NO_CONNECTION, Connection
-from awakeables.kafka.outage import Outage
+from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection
+from awakeables.kafka.connectionerrors import ConnectionErrorLog
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 
@@ -32,12 +32,17 @@ class ReconnectingProducer:
     """
 
     def __init__(
-        self, connection: Connection, clock: Clock, *, stall: timedelta, outage: Outage | None
+        self,
+        connection: KafkaConnection,
+        clock: Clock,
+        *,
+        stall: timedelta,
+        errors: ConnectionErrorLog | None,
     ) -> None:
         self._connection = connection
         self._clock = clock
         self._stall_s = stall.total_seconds()
-        self._outage = outage
+        self._errors = errors
         self._producer: AIOKafkaProducer | None = None
         self._ready = asyncio.Event()
         self._worn_out = asyncio.Event()
@@ -129,15 +134,15 @@ class ReconnectingProducer:
                     await producer.start()
             except NO_CONNECTION as error:
                 await close_producer(producer)
-                if self._outage is not None:
-                    await self._outage.explain(error)
+                if self._errors is not None:
+                    await self._errors.explain(error)
                 else:
                     log.debug(events.BROKER_DOWN, bootstrap=self._connection.bootstrap, error=repr(error))
             except BaseException:
                 await close_producer(producer)
                 raise
             else:
-                if self._outage is not None:
-                    self._outage.end()
+                if self._errors is not None:
+                    self._errors.recovered()
                 return producer
             await asyncio.sleep(self._backoff.next_s())

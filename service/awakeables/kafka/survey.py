@@ -11,7 +11,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.admin import DescribeConfigsRequest
 
 from awakeables.handlers.service import App
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.recommendations import PARTITIONS, REPLICATION, Role, TopicState
 from awakeables.kafka.topics import TopicFacts, asking, describe
 from awakeables.worker.letters import dead_letter_topic
@@ -56,7 +56,7 @@ def topics_of(
     return roles
 
 
-async def survey(connection: Connection, roles: Mapping[str, Role]) -> Survey:
+async def survey(connection: KafkaConnection, roles: Mapping[str, Role]) -> Survey:
     """Look at these topics; none is created by looking.
 
     Raises:

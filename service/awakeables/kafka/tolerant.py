@@ -14,7 +14,7 @@ from typing import TypeAlias
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka import errors as kafka
 
-from awakeables.kafka.connection import NO_CONNECTION, Connection
+from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection
 from awakeables.kafka.lenient import fetch_leniently, next_batch, oversized_batch
 from awakeables.kafka.unpacking import BatchTooLarge, bounded
 
@@ -72,7 +72,7 @@ class TolerantReader:
         self,
         consumer: AIOKafkaConsumer,
         partition: TopicPartition,
-        connection: Connection,
+        connection: KafkaConnection,
         *,
         position: int,
         max_unpacked_bytes: int,

@@ -13,7 +13,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.metadata import MetadataRequest
 
 from awakeables.errors import BrokerUnavailable, TopicMissing
-from awakeables.kafka.connection import NO_CONNECTION, Connection
+from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection
 from awakeables.kafka.diagnosis import DENIED, denied, diagnose
 
 READY_PAUSE_S = 0.05
@@ -37,7 +37,7 @@ class TopicFacts:
         return self.problem is kafka.UnknownTopicOrPartitionError
 
 
-def no_topic(topic: str, connection: Connection) -> TopicMissing:
+def no_topic(topic: str, connection: KafkaConnection) -> TopicMissing:
     """That this topic is missing, and what makes it."""
     if connection.embedded:
         return TopicMissing(
@@ -73,7 +73,7 @@ async def describe(
     return facts
 
 
-async def partitions_of(connection: Connection, topic: str) -> frozenset[int]:
+async def partitions_of(connection: KafkaConnection, topic: str) -> frozenset[int]:
     """The partitions of a topic.
 
     Raises:
@@ -91,7 +91,7 @@ async def partitions_of(connection: Connection, topic: str) -> frozenset[int]:
     return facts.partitions
 
 
-async def missing_topics(connection: Connection, names: Iterable[str]) -> list[str]:
+async def missing_topics(connection: KafkaConnection, names: Iterable[str]) -> list[str]:
     """Those of the topics that do not exist; none is created by asking.
 
     Raises:
@@ -114,7 +114,7 @@ class TopicPlan:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-async def create_topics(connection: Connection, topics: Mapping[str, int | TopicPlan]) -> None:
+async def create_topics(connection: KafkaConnection, topics: Mapping[str, int | TopicPlan]) -> None:
     """Create topics by plans, or with so many partitions; those that exist stay as they are.
 
     Returns when every broker that we ask knows a leader for all their partitions.
@@ -144,7 +144,7 @@ def _new(name: str, plan: int | TopicPlan) -> NewTopic:
     return NewTopic(name, plan.partitions, plan.replication, assignments, dict(plan.settings))
 
 
-async def _create(connection: Connection, new: list[NewTopic]) -> None:
+async def _create(connection: KafkaConnection, new: list[NewTopic]) -> None:
     admin = AIOKafkaAdminClient(**connection.client_options())
     try:
         await admin.start()
@@ -166,7 +166,7 @@ async def _create(connection: Connection, new: list[NewTopic]) -> None:
 
 
 @asynccontextmanager
-async def asking(connection: Connection) -> AsyncIterator[AIOKafkaClient]:
+async def asking(connection: KafkaConnection) -> AsyncIterator[AIOKafkaClient]:
     """A client for a few questions.
 
     Raises:

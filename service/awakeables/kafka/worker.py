@@ -18,10 +18,10 @@ from awakeables.core.bounds import MOST_UNPACKED_BYTES
 from awakeables.errors import BrokerUnavailable, DeclarationError
 from awakeables.kafka.answers import AnswerSender
 from awakeables.kafka.closing import close_consumer
-from awakeables.kafka.connection import NO_CONNECTION, Connection
+from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection
+from awakeables.kafka.connectionerrors import ConnectionErrorLog
 from awakeables.kafka.diagnosis import DENIED
 from awakeables.kafka.groupreader import POLL_MS, GroupReader
-from awakeables.kafka.outage import Outage
 from awakeables.kafka.producer import Producer
 from awakeables.kafka.tolerant import OversizedBatch
 from awakeables.kafka.topics import missing_topics
@@ -72,7 +72,7 @@ class WorkerRunner:
     def __init__(
         self,
         worker: Worker,
-        connection: Connection,
+        connection: KafkaConnection,
         *,
         clock: Clock,
         settings: WorkerSettings | None = None,
@@ -128,13 +128,13 @@ class KafkaTasks:
     """
 
     def __init__(
-        self, worker: Worker, connection: Connection, *, clock: Clock, settings: WorkerSettings
+        self, worker: Worker, connection: KafkaConnection, *, clock: Clock, settings: WorkerSettings
     ) -> None:
         self._worker = worker
         self._connection = connection
         self._clock = clock
         self._settings = settings
-        self.producer = Producer(connection, clock, outage=Outage(connection, client="producer"))
+        self.producer = Producer(connection, clock, errors=ConnectionErrorLog(connection, client="producer"))
         self._answers = AnswerSender(self.producer, connection, clock=clock)
         self._ledger = Ledger()
         self._letter_topics = {dead_letter_topic(topic) for topic in worker.topics}
@@ -145,7 +145,7 @@ class KafkaTasks:
         self._outages = Outages(clock.monotonic)
         self._has_assignment = False
         self._topics_checked_at = float("-inf")
-        self._denial = Outage(connection, client="consumer")
+        self._denial = ConnectionErrorLog(connection, client="consumer")
 
     # ── the port ──────────────────────────────────────────────────────────────────────────────
 
@@ -248,7 +248,7 @@ class KafkaTasks:
 
     async def _join(self) -> GroupReader:
         backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        outage = Outage(self._connection, client="consumer")
+        errors = ConnectionErrorLog(self._connection, client="consumer")
         while True:
             consumer = AIOKafkaConsumer(
                 **self._connection.consumer_options(),
@@ -261,13 +261,13 @@ class KafkaTasks:
                     await consumer.start()
             except NO_CONNECTION as error:
                 await close_consumer(consumer)
-                await outage.explain(error)
+                await errors.explain(error)
                 await asyncio.sleep(backoff.next_s())
             except BaseException:
                 await close_consumer(consumer)
                 raise
             else:
-                outage.end()
+                errors.recovered()
                 self._consumer = consumer
                 self._subscribed = frozenset()
                 self._topics_checked_at = float("-inf")
@@ -337,7 +337,7 @@ class KafkaTasks:
         self._has_assignment = True
         if self._reader is not None:
             self._reader.forget()
-        self._denial.end()
+        self._denial.recovered()
         log.info(events.PARTITIONS_ASSIGNED, worker=self._worker.name, partitions=_shown(partitions))
 
     async def revoked(self, partitions: Collection[TopicPartition]) -> None:

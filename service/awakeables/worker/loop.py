@@ -22,7 +22,7 @@ from awakeables.telemetry.metrics import WorkerMetrics
 from awakeables.telemetry.vocabulary import TaskEnd
 from awakeables.worker.letters import without_value
 from awakeables.worker.port import Incoming, Outgoing, TaskPort
-from awakeables.worker.process import Answered, DeadLettered, Left, Processor, Skipped
+from awakeables.worker.process import Answered, DeadLettered, PastDeadline, Processor, Unfinished
 from awakeables.worker.replies import ANY_COMPLETIONS, ReplyTopics
 from awakeables.worker.threads import Threads
 from awakeables.worker.worker import Worker
@@ -130,9 +130,9 @@ class WorkerLoop:
                     await self._set_aside(fate.message)
                     await self._report(record, fate)
                     end = "dead-letter"
-                case Skipped():
+                case PastDeadline():
                     end = "expired"
-                case Left():
+                case Unfinished():
                     return
                 case _:
                     assert_never(fate)

@@ -3,13 +3,13 @@
 record ──unreadable, nobody's, misfit──▶ DeadLettered
    │
    ▼ ◀──────────── back-off ─────────────┐
-deadline passed? ──▶ Skipped             │
+deadline passed? ──▶ PastDeadline        │
    │                                     │
 function ──returns──▶ Answered: resolved │
    ├─────raise Reject──▶ Answered: rejected
    ├─────any other error─────────────────┤
    │                                     └──no more tries──▶ Answered: rejected, 500
-   └─────the worker drains meanwhile──▶ Left
+   └─────the worker drains meanwhile──▶ Unfinished
 """
 
 from __future__ import annotations
@@ -80,17 +80,17 @@ class DeadLettered(Record):
     reports: tuple[Outgoing, ...] = ()
 
 
-class Skipped(Record):
+class PastDeadline(Record):
     """Nobody waits any more: there is nothing to send, and the record is done with."""
 
 
-class Left(Record):
+class Unfinished(Record):
     """The worker drains before the task's next try: the record stays for the next worker."""
 
 
-Fate: TypeAlias = Answered | DeadLettered | Skipped | Left
-SKIPPED = Skipped()
-LEFT = Left()
+Fate: TypeAlias = Answered | DeadLettered | PastDeadline | Unfinished
+PAST_DEADLINE = PastDeadline()
+UNFINISHED = Unfinished()
 
 
 class Processor:
@@ -222,7 +222,7 @@ class Processor:
                 events.TASK_RETRIED, **self._facts(job), pause_ms=pause_ms, error=described(problem)
             )
             if not await self._pause(pause_ms / 1000):
-                return LEFT
+                return UNFINISHED
 
     async def _call(self, job: _Job) -> Resolution | Raised:
         function = job.function
@@ -252,9 +252,9 @@ class Processor:
         outcome = rejection(f"failed {tries}, last with {reason}", FAILED, None)
         return self._answered(job.record, job.task, job.attempt, outcome)
 
-    def _skip(self, job: _Job) -> Skipped:
+    def _skip(self, job: _Job) -> PastDeadline:
         self._log.warning(events.TASK_EXPIRED, **self._facts(job), deadline=str(job.deadline))
-        return SKIPPED
+        return PAST_DEADLINE
 
     def _answered(
         self, record: Incoming, task: TaskRecord, attempt: int, outcome: Resolution | Rejection

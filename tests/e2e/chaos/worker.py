@@ -18,14 +18,14 @@ import httpx
 from aiokafka import AIOKafkaProducer
 
 from awakeables import Reject, Task, Worker
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.worker import WorkerRunner
 from awakeables.world import SystemClock
 from e2e.chaos.app import NAME, Answer, Question, topic
 from e2e.chaos.ledger import ledger_of_this_process
 
 ledger = ledger_of_this_process()
-connection = Connection(
+connection = KafkaConnection(
     bootstrap=os.environ["AWAKEABLES_KAFKA"],
     client_id="chaos-worker",
     session_timeout=timedelta(seconds=float(os.environ["CHAOS_SESSION_S"])),

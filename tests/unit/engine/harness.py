@@ -26,7 +26,7 @@ from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.rows import Changes
 from awakeables.core.sources import parse_source
 from awakeables.engine.engine import Engine, EngineSettings
-from awakeables.engine.intake import Record
+from awakeables.engine.intake import ConsumedRecord
 from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import StoreRefused, StoreUnavailable
@@ -207,7 +207,8 @@ class Bench:
         taken = await engine.intake.take_partitions(engine.owner, TOPIC, (0,))
         start = taken[0].next if first is None else first
         batch = [
-            Record(offset=start + n, timestamp_ms=0, key=None, value=value) for n, value in enumerate(values)
+            ConsumedRecord(offset=start + n, timestamp_ms=0, key=None, value=value)
+            for n, value in enumerate(values)
         ]
         await engine.intake.take(TOPIC, 0, taken[0].epoch, batch)
 

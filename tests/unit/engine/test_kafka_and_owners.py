@@ -59,9 +59,9 @@ async def test_k1_a_batch_of_a_reader_that_lost_its_partition_changes_nothing() 
         key = (await bench.awakeable(await bench.begin(process, "wait"))).id
         taken = await process.engine.intake.take_partitions(process.engine.owner, TOPIC, (0,))
         await process.engine.intake.take_partitions("another", TOPIC, (0,))
-        from awakeables.engine.intake import Record
+        from awakeables.engine.intake import ConsumedRecord
 
-        record = Record(offset=0, timestamp_ms=0, key=None, value=resolution(key))
+        record = ConsumedRecord(offset=0, timestamp_ms=0, key=None, value=resolution(key))
         with pytest.raises(OwnershipLost, match="another reader"):
             await process.engine.intake.take(TOPIC, 0, taken[0].epoch, [record])
         assert bench.store.tables.awakeables[key].state == "pending"

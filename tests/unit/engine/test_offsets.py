@@ -9,7 +9,7 @@ import pytest
 
 from awakeables import Context
 from awakeables.core.ids import new_id
-from awakeables.engine.intake import Record
+from awakeables.engine.intake import ConsumedRecord
 from awakeables.engine.offsets import PartitionProgress
 from awakeables.engine.readerstate import ReaderState, StuckBatch
 from awakeables.errors import NotFound, NotPossible, OwnershipLost
@@ -78,7 +78,7 @@ async def test_a_stuck_partition_is_read_on_behind_the_batch_and_its_reader_is_c
         await bench.records(process, b"{")
         stuck = StuckBatch(offset=1, next=4)
         process.engine.intake.readers[0] = ReaderState(end=9, lag=8, stuck=stuck)
-        stale = Record(offset=4, timestamp_ms=0, key=None, value=b"{")
+        stale = ConsumedRecord(offset=4, timestamp_ms=0, key=None, value=b"{")
         with process.engine.intake.skips(called.append):
             reading = await process.api.skip(0, None)
         assert (reading.next, reading.lag, called) == (4, 5, [0])
@@ -127,7 +127,7 @@ async def test_what_a_topic_that_was_made_anew_has_at_the_same_offsets_is_buried
     async with bench.serving(wait=wait) as process:
         for made_ms in (1, 2):
             [held] = await process.engine.intake.take_partitions(process.engine.owner, TOPIC, (0,))
-            poison = [Record(offset=n, timestamp_ms=made_ms, key=None, value=b"{") for n in range(2)]
+            poison = [ConsumedRecord(offset=n, timestamp_ms=made_ms, key=None, value=b"{") for n in range(2)]
             await process.engine.intake.take(TOPIC, 0, held.epoch, poison)
             process.engine.intake.readers[0] = ReaderState(end=1)
             await process.api.skip(0, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from awakeables.core.awakeables import VerdictEntry
-from awakeables.engine.intake import Record
+from awakeables.engine.intake import ConsumedRecord
 from awakeables.errors import BrokerUnavailable
 from awakeables.handlers.context import Context
 from awakeables.wire.tasks import encode_effect
@@ -49,7 +49,9 @@ async def test_a_caller_s_trace_goes_to_the_worker_and_comes_back_with_the_compl
         assert isinstance(fate, Answered)
         answer = fate.message
         (position,) = await process.engine.intake.take_partitions(process.engine.owner, TOPIC, (0,))
-        record = Record(offset=0, timestamp_ms=0, key=answer.key, value=answer.value, headers=answer.headers)
+        record = ConsumedRecord(
+            offset=0, timestamp_ms=0, key=answer.key, value=answer.value, headers=answer.headers
+        )
         await process.engine.intake.take(TOPIC, 0, position.epoch, [record])
         parcel, own = value(await bench.status(invocation_id, "completed"))
 

@@ -11,9 +11,9 @@ import pytest
 from aiokafka import errors as kafka
 
 from awakeables.errors import BrokerRefused, BrokerUnavailable
-from awakeables.kafka.alarms import Alarms
-from awakeables.kafka.connection import Connection, Security
+from awakeables.kafka.connection import KafkaConnection, Security
 from awakeables.kafka.diagnosis import diagnose, problem_of
+from awakeables.kafka.problemboard import ProblemBoard
 from awakeables.telemetry import events
 from support.logs import heard
 
@@ -44,7 +44,9 @@ async def listening(answer: bytes) -> AsyncIterator[str]:
 
 
 async def told_of(bootstrap: str, security: Security = SECURITY) -> str:
-    problem = await diagnose(Connection(bootstrap=bootstrap, security=security), kafka.KafkaError("gave up"))
+    problem = await diagnose(
+        KafkaConnection(bootstrap=bootstrap, security=security), kafka.KafkaError("gave up")
+    )
     return f"{type(problem).__name__}: {problem}"
 
 
@@ -88,7 +90,7 @@ async def test_an_address_that_is_none_is_told_with_the_clients_own_words() -> N
     ],
 )
 async def test_what_the_broker_forbids_is_told_without_asking_again(error: Exception, told: str) -> None:
-    problem = await diagnose(Connection(bootstrap="nobody.invalid:9092", security=SECURITY), error)
+    problem = await diagnose(KafkaConnection(bootstrap="nobody.invalid:9092", security=SECURITY), error)
     assert isinstance(problem, BrokerRefused)
     assert str(problem) == f"Kafka does not let user 'shop' {told}"
 
@@ -114,8 +116,8 @@ def test_whatever_else_happens_is_told_in_its_own_words() -> None:
 
 
 def test_an_alarm_is_logged_again_when_it_becomes_another_one() -> None:
-    board: dict[str, str] = {}
-    alarms = Alarms(board)
+    shown: dict[str, str] = {}
+    board = ProblemBoard(shown)
     with heard() as logs:
         for event, text in [
             (events.BROKER_DOWN, "nobody listens"),
@@ -123,8 +125,8 @@ def test_an_alarm_is_logged_again_when_it_becomes_another_one() -> None:
             (events.BROKER_REFUSED, "wrong password"),
             (events.BROKER_REFUSED, "wrong password"),
         ]:
-            alarms.sound("broker", event, text)
-    assert board == {"broker": "wrong password"}
+            board.report("broker", event, text)
+    assert shown == {"broker": "wrong password"}
     assert [(line["event"], line["problem"]) for line in logs] == [
         (events.BROKER_DOWN, "nobody listens"),
         (events.BROKER_REFUSED, "wrong password"),

@@ -9,7 +9,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from awakeables.kafka import lenient
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 
 
 def batch(first: int, last: int) -> bytes:
@@ -39,5 +39,5 @@ async def test_the_next_batch_is_told_by_the_head_of_the_one_before_if_that_can_
         return data, None
 
     monkeypatch.setattr(lenient, "_fetch", fetched)
-    connection = Connection(bootstrap="127.0.0.1:1")
+    connection = KafkaConnection(bootstrap="127.0.0.1:1")
     assert await lenient.next_batch(connection, TopicPartition("t", 0), 5) == following

@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 from aiokafka import errors as kafka
 
 from awakeables.kafka import tolerant
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.tolerant import NOWHERE, OversizedBatch, TolerantReader, UnreadableBatch
 from awakeables.kafka.unpacking import BatchTooLarge
 
@@ -64,7 +64,7 @@ class Consumer:
 
 def reading(consumer: Any) -> TolerantReader:
     return TolerantReader(
-        consumer, PLACE, Connection(bootstrap="127.0.0.1:1"), position=0, max_unpacked_bytes=1000
+        consumer, PLACE, KafkaConnection(bootstrap="127.0.0.1:1"), position=0, max_unpacked_bytes=1000
     )
 
 
@@ -82,7 +82,7 @@ async def to_the_bad_one(reader: TolerantReader, at: int) -> None:
 def heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The heads of batches say that the one at an offset has three records."""
 
-    async def next_batch(_connection: Connection, _place: TopicPartition, offset: int) -> int | None:
+    async def next_batch(_connection: KafkaConnection, _place: TopicPartition, offset: int) -> int | None:
         return offset + 3
 
     monkeypatch.setattr(tolerant, "next_batch", next_batch)
@@ -120,7 +120,7 @@ async def test_once_it_can_be_opened_reading_goes_on_and_in_batches_again(heads:
 
 
 async def test_a_header_that_is_no_utf_8_is_read_leniently(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fetch(_connection: Connection, _place: TopicPartition, offset: int) -> Sequence[Any]:
+    async def fetch(_connection: KafkaConnection, _place: TopicPartition, offset: int) -> Sequence[Any]:
         return [Found(offset), Found(offset + 1), Found(offset + 2)]
 
     monkeypatch.setattr(tolerant, "fetch_leniently", fetch)
@@ -135,7 +135,7 @@ async def test_a_header_that_is_no_utf_8_is_read_leniently(monkeypatch: pytest.M
 async def test_case_w11_a_batch_that_would_unpack_to_too_much_is_to_be_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def oversized(_connection: Connection, _place: TopicPartition, offset: int, most: int) -> Any:
+    async def oversized(_connection: KafkaConnection, _place: TopicPartition, offset: int, most: int) -> Any:
         assert most == 1000
         return offset, offset + 2
 

@@ -15,7 +15,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from awakeables.kafka import lenient
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.unpacking import BatchTooLarge, bounded
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
@@ -134,6 +134,6 @@ async def test_case_w11_a_batch_that_is_too_large_is_found_behind_those_that_are
         return next((piece for piece, end in zip(log, ends, strict=True) if end > offset), b""), None
 
     monkeypatch.setattr(lenient, "_fetch", fetched)
-    connection = Connection(bootstrap="127.0.0.1:1")
+    connection = KafkaConnection(bootstrap="127.0.0.1:1")
     for offset, found in ((0, (3, 6)), (4, (4, 6)), (6, None)):
         assert await lenient.oversized_batch(connection, PARTITION, offset, MIB) == found

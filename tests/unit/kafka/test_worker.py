@@ -6,7 +6,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from awakeables.errors import BrokerUnavailable
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.tolerant import OversizedBatch
 from awakeables.kafka.unpacking import BatchTooLarge
 from awakeables.kafka.worker import KafkaTasks, WorkerSettings
@@ -28,7 +28,7 @@ async def test_case_w11_a_batch_that_can_not_be_reported_is_left_to_the_next_wor
 
     settings = WorkerSettings()
     tasks = KafkaTasks(
-        Worker("w"), Connection(bootstrap="127.0.0.1:1"), clock=SystemClock(), settings=settings
+        Worker("w"), KafkaConnection(bootstrap="127.0.0.1:1"), clock=SystemClock(), settings=settings
     )
     monkeypatch.setattr(tasks, "send", send)
     await tasks._leave_out(TopicPartition("tasks", 0), OversizedBatch(3, 9, BatchTooLarge(1)))

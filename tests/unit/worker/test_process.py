@@ -21,7 +21,7 @@ from awakeables.handlers.retry import RetryPolicy
 from awakeables.telemetry import events
 from awakeables.wire.dead_tasks import MOST_REASON_CHARACTERS
 from awakeables.worker.port import Incoming, Outgoing
-from awakeables.worker.process import Answered, DeadLettered, Fate, Left, Skipped
+from awakeables.worker.process import Answered, DeadLettered, Fate, PastDeadline, Unfinished
 from awakeables.worker.replies import ReplyTopics
 from awakeables.worker.task import Reject, Task
 from awakeables.worker.worker import Worker
@@ -414,7 +414,7 @@ async def test_a_result_that_can_not_be_written_fails_the_task_after_one_executi
 async def test_a_drain_during_the_back_off_leaves_the_task_to_the_next_worker() -> None:
     clock = MovedClock()
     clock.drains_after = 2
-    assert isinstance(await process(answering(error=OvenError()), task_record(), clock), Left)
+    assert isinstance(await process(answering(error=OvenError()), task_record(), clock), Unfinished)
 
 
 # ── the deadline ────────────────────────────────────────────────────────────────────────────
@@ -423,7 +423,7 @@ async def test_a_drain_during_the_back_off_leaves_the_task_to_the_next_worker() 
 async def test_a_task_past_its_deadline_is_skipped_and_logged() -> None:
     with heard() as logs:
         fate = await process(answering(), task_record(deadline_ms=NOW_MS))
-    assert isinstance(fate, Skipped)
+    assert isinstance(fate, PastDeadline)
     (entry,) = logs
     assert (entry["event"], entry["log_level"]) == (events.TASK_EXPIRED, "warning")
     assert (entry["awakeable_id"], entry["worker"]) == (awakeable_id(), "packer")

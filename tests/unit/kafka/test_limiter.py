@@ -1,4 +1,4 @@
-"""The gate before the store: bounded, in order, and nobody is forgotten."""
+"""The limiter before the store: bounded, in order, and no waiter is forgotten."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import asyncio
 
 import pytest
 
-from awakeables.kafka.gate import Gate
+from awakeables.kafka.limiter import BatchLimiter
 
 
-class Visitor:
-    """Goes through a gate, and stays inside until it is told to leave."""
+class Holder:
+    """Acquires capacity, and holds it until `leave` is set."""
 
-    def __init__(self, gate: Gate, count: int) -> None:
+    def __init__(self, limiter: BatchLimiter, count: int) -> None:
         self.inside = False
         self.leave = asyncio.Event()
-        self.task = asyncio.ensure_future(self._visit(gate, count))
+        self.task = asyncio.ensure_future(self._visit(limiter, count))
 
-    async def _visit(self, gate: Gate, count: int) -> None:
-        async with gate.passing(count):
+    async def _visit(self, limiter: BatchLimiter, count: int) -> None:
+        async with limiter.acquire(count):
             self.inside = True
             await self.leave.wait()
         self.inside = False
@@ -30,8 +30,8 @@ async def settle() -> None:
 
 
 async def test_no_more_get_in_than_there_is_room_for() -> None:
-    gate = Gate(10)
-    first, second, third = (Visitor(gate, count) for count in (6, 4, 1))
+    limiter = BatchLimiter(10)
+    first, second, third = (Holder(limiter, count) for count in (6, 4, 1))
     await settle()
     assert (first.inside, second.inside, third.inside) == (True, True, False)
     second.leave.set()
@@ -40,8 +40,8 @@ async def test_no_more_get_in_than_there_is_room_for() -> None:
 
 
 async def test_one_that_is_larger_than_the_room_gets_in_alone() -> None:
-    gate = Gate(10)
-    large, small = Visitor(gate, 50), Visitor(gate, 1)
+    limiter = BatchLimiter(10)
+    large, small = Holder(limiter, 50), Holder(limiter, 1)
     await settle()
     assert (large.inside, small.inside) == (True, False)
     large.leave.set()
@@ -50,8 +50,8 @@ async def test_one_that_is_larger_than_the_room_gets_in_alone() -> None:
 
 
 async def test_a_small_one_does_not_overtake_a_large_one_that_waits() -> None:
-    gate = Gate(10)
-    first, large, small = Visitor(gate, 5), Visitor(gate, 8), Visitor(gate, 1)
+    limiter = BatchLimiter(10)
+    first, large, small = Holder(limiter, 5), Holder(limiter, 8), Holder(limiter, 1)
     await settle()
     assert (large.inside, small.inside) == (False, False)
     first.leave.set()
@@ -61,8 +61,8 @@ async def test_a_small_one_does_not_overtake_a_large_one_that_waits() -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 async def test_one_that_gives_up_takes_no_room_with_it(late: bool) -> None:
-    gate = Gate(10)
-    first, gone, last = Visitor(gate, 10), Visitor(gate, 10), Visitor(gate, 10)
+    limiter = BatchLimiter(10)
+    first, gone, last = Holder(limiter, 10), Holder(limiter, 10), Holder(limiter, 10)
     await settle()
     if late:
         # In the very turn in which it is let in.
@@ -74,4 +74,4 @@ async def test_one_that_gives_up_takes_no_room_with_it(late: bool) -> None:
     assert last.inside
     last.leave.set()
     await settle()
-    assert Visitor(gate, 10).task
+    assert Holder(limiter, 10).task

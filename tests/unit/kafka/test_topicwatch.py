@@ -9,9 +9,9 @@ from datetime import timedelta
 import pytest
 
 from awakeables.errors import BrokerUnavailable
-from awakeables.kafka import destinations
-from awakeables.kafka.connection import Connection
-from awakeables.kafka.destinations import Destinations
+from awakeables.kafka import topicwatch
+from awakeables.kafka.connection import KafkaConnection
+from awakeables.kafka.topicwatch import TopicWatch
 from awakeables.telemetry import events
 from support.logs import heard
 
@@ -26,7 +26,7 @@ async def test_case_w9_a_topic_that_is_missing_is_a_problem_until_it_is_there_an
     problems: dict[str, str] = {}
     done = asyncio.Event()
 
-    async def look(_: Connection, names: Iterable[str]) -> list[str]:
+    async def look(_: KafkaConnection, names: Iterable[str]) -> list[str]:
         boards.append(dict(problems))
         assert set(names) == set(TOPICS.values())
         if not looks:
@@ -37,8 +37,8 @@ async def test_case_w9_a_topic_that_is_missing_is_a_problem_until_it_is_there_an
             raise BrokerUnavailable("nobody listens")
         return found
 
-    monkeypatch.setattr(destinations, "missing_topics", look)
-    watch = Destinations(Connection(bootstrap="?"), TOPICS, problems=problems, interval=timedelta(0))
+    monkeypatch.setattr(topicwatch, "missing_topics", look)
+    watch = TopicWatch(KafkaConnection(bootstrap="?"), TOPICS, problems=problems, interval=timedelta(0))
     with heard() as logs:
         running = asyncio.ensure_future(watch.run())
         await done.wait()

@@ -1,4 +1,4 @@
-"""How much may be on its way into the store at once."""
+"""Bounds how many records are on their way into the store at once."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Gate:
-    """Lets so many records in at once, in the order in which they come; one batch always."""
+class BatchLimiter:
+    """A semaphore with weights, first come, first served; a batch above the limit is let in alone."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._inside = 0
+        self._held = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
-    async def passing(self, count: int) -> AsyncIterator[None]:
-        """Be inside with so many."""
+    async def acquire(self, count: int) -> AsyncIterator[None]:
+        """Hold `count` units of the capacity within the block."""
         if self._waiting or not self._has_room(count):
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append((count, turn))
@@ -26,25 +26,25 @@ class Gate:
                 await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._leave(count)
+                    self._release(count)
                 raise
         else:
-            self._inside += count
+            self._held += count
         try:
             yield
         finally:
-            self._leave(count)
+            self._release(count)
 
     def _has_room(self, count: int) -> bool:
-        return self._inside == 0 or self._inside + count <= self._capacity
+        return self._held == 0 or self._held + count <= self._capacity
 
-    def _leave(self, count: int) -> None:
-        self._inside -= count
+    def _release(self, count: int) -> None:
+        self._held -= count
         while self._waiting:
             wanted, turn = self._waiting[0]
             if not turn.done():
                 if not self._has_room(wanted):
                     return
-                self._inside += wanted
+                self._held += wanted
                 turn.set_result(None)
             self._waiting.popleft()

@@ -1,4 +1,4 @@
-"""What the times of a broker's answers tell: how far a partition is read, and whether it is heard of."""
+"""What the times of a broker's answers say: how far a partition is read, and whether answers come at all."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from awakeables.engine.horizon import Moment
 from awakeables.ports import Clock
 
 
-class Pulse:
-    """What the broker's answers tell about time.
+class FetchProgress:
+    """Derives from fetch answers up to which moment a partition is read, and for how long none came.
 
     aiokafka stamps an answer when it has it in hands; records may have been appended since the
     broker made it. But it asks again only after it has the last answer. So when one answer came
     between two looks, and another one since, the newer was asked for after the first of the two
-    looks, and what was in the partition then is below the end that it tells.
+    looks, and what was in the partition then is below the end that it reports.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -26,7 +26,11 @@ class Pulse:
         self._behind: float | None = None
 
     def begin(self, stamp: int | None) -> None:
-        """The partition is read from a new place from now on."""
+        """Start over: the partition is read from another position from now on.
+
+        Args:
+            stamp: When the last answer came.
+        """
         self._stamp = stamp
         self._looked = Moment.now(self._clock)
         self._asked_after = None
@@ -34,16 +38,16 @@ class Pulse:
         self.resume()
 
     def resume(self) -> None:
-        """Answers are waited for from now on."""
+        """Count the time without answers from now on."""
         self._heard = self._clock.monotonic()
         self._behind = None
 
-    def end(self) -> None:
-        """Nothing is waited for."""
+    def pause(self) -> None:
+        """Count no time: nothing is fetched."""
         self._heard = self._behind = None
 
-    def beat(self, stamp: int | None, position: int, *, end: int | None, stable: int | None) -> Moment | None:
-        """Look; a moment whose records are all read, if there is a new one.
+    def look(self, stamp: int | None, position: int, *, end: int | None, stable: int | None) -> Moment | None:
+        """Return the latest moment whose records are all below the position, if there is a new one.
 
         Args:
             stamp: When the last answer came.
@@ -74,15 +78,15 @@ class Pulse:
         return 0.0 if self._heard is None else self._clock.monotonic() - self._heard
 
     def behind_s(self) -> float:
-        """For how long the position stands still before what can be read."""
+        """For how long the position has not moved although there are records that can be read."""
         return 0.0 if self._behind is None else self._clock.monotonic() - self._behind
 
 
-class Standstill:
+class OpenTransactionTimer:
     """For how long the last stable offset has not moved, while there are records behind it.
 
     An open transaction holds everything behind its first record; so does one that its producer
-    has left, until the broker's time-out for it.
+    has abandoned, until the broker's time-out for it.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -91,7 +95,7 @@ class Standstill:
         self._since = 0.0
 
     def seconds(self, *, end: int | None, stable: int | None) -> float:
-        """Look; 0 while no transaction is open."""
+        """Note both offsets; 0 while no transaction is open."""
         if end is None or stable is None or stable >= end:
             self._stable = None
             return 0.0

@@ -9,15 +9,15 @@ from datetime import timedelta
 import structlog
 
 from awakeables.errors import BrokerUnavailable
-from awakeables.kafka.alarms import Alarms
-from awakeables.kafka.connection import Connection
+from awakeables.kafka.connection import KafkaConnection
+from awakeables.kafka.problemboard import ProblemBoard
 from awakeables.kafka.topics import missing_topics, no_topic
 from awakeables.telemetry import events
 
 log = structlog.stdlib.get_logger(__name__)
 
 
-class Destinations:
+class TopicWatch:
     """Puts topics that are missing on the board of problems.
 
     Otherwise nobody hears of one until something is published to it, and then of each record.
@@ -25,7 +25,7 @@ class Destinations:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: KafkaConnection,
         topics: Mapping[str, str],
         *,
         problems: MutableMapping[str, str],
@@ -41,7 +41,7 @@ class Destinations:
         """
         self._connection = connection
         self._topics = topics
-        self._alarms = Alarms(problems)
+        self._board = ProblemBoard(problems)
         self._interval_s = interval.total_seconds()
 
     async def run(self) -> None:
@@ -62,8 +62,8 @@ class Destinations:
     def _report(self, missing: list[str]) -> None:
         for name, topic in self._topics.items():
             if topic in missing:
-                self._alarms.sound(
+                self._board.report(
                     name, events.TOPIC_MISSING, str(no_topic(topic, self._connection)), topic=topic
                 )
             else:
-                self._alarms.clear(name, events.TOPIC_FOUND, topic=topic)
+                self._board.clear(name, events.TOPIC_FOUND, topic=topic)
