@@ -1,12 +1,14 @@
-"""A memory store that also decides over nothing but what is loaded ahead, and tells what was missing."""
+"""A memory store that also decides over rows that are loaded, ahead or one by one, with the same answers."""
 
 from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
 
 from awakeables.core.answers import Answer
 from awakeables.core.decide.decisions import BY_KEY, searches
 from awakeables.core.decide.needs import missing, needs, needs_of_loaded
 from awakeables.core.orders import Member
-from awakeables.core.rows import Changes, NotLoaded, Rows
+from awakeables.core.rows import Changes, NotLoaded, Rows, TableName
 from awakeables.errors import AwakeablesError
 from awakeables.ports import Clock
 from awakeables.store.memory import MemoryStore
@@ -21,7 +23,7 @@ LOADED_LATE: frozenset[tuple[str, str]] = frozenset(
 
 
 class LoadingStore(MemoryStore):
-    """Decides twice.
+    """Decides each order three times.
 
     Attributes:
         missed: What a decision had to load although its keys were loaded ahead.
@@ -32,21 +34,46 @@ class LoadingStore(MemoryStore):
         self.missed: set[tuple[str, str]] = set()
 
     def decide(self, member: Member, now_ms: int, changes: Changes) -> Answer:
-        if searches(member) is None:
-            self._try(member, now_ms)
-        return super().decide(member, now_ms, changes)
+        if searches(member) is not None:
+            return super().decide(member, now_ms, changes)
+        ahead, one_by_one = self._ahead(member), Rows(self.tables.rows.retention_ms)
+        named = needs([member])
+        for table, keys in needs([member], new=True).items():
+            self._load(one_by_one, table, keys - named[table])
+        try:
+            answers = [
+                self._decide(member, now_ms, ahead, self.missed),
+                self._decide(member, now_ms, one_by_one, set()),
+            ]
+        except AwakeablesError:
+            answers = []  # the decision over all rows says so as well
+        answer = super().decide(member, now_ms, changes)
+        assert all(each == answer for each in answers), (member, answers, answer)
+        return answer
 
-    def _try(self, member: Member, now_ms: int) -> None:
+    def _decide(self, member: Member, now_ms: int, rows: Rows, missed: set[tuple[str, str]]) -> Answer:
+        """Decide over rows that are loaded when they are asked for."""
+        while True:
+            changes = Changes(rows)
+            try:
+                return BY_KEY[type(member)](member, rows, now_ms, changes)
+            except NotLoaded as error:
+                unknown = error
+            changed = [name for name, value in vars(changes).items() if value and name != "rows"]
+            assert not changed, f"{member} has changed {changed} and then asked for {unknown}"
+            missed.add((type(member).__name__, unknown.table))
+            self._load(rows, unknown.table, unknown.keys)
+
+    def _ahead(self, member: Member) -> Rows:
+        """What is loaded ahead for a member."""
         loaded = Rows(self.tables.rows.retention_ms)
-        keys = needs([member])
+        keys = needs([member], new=True)
         while keys:
             for table, wanted in keys.items():
-                everything = getattr(self.tables.rows, table)
-                getattr(loaded, table).update({key: everything[key] for key in wanted})
+                self._load(loaded, table, wanted)
             keys = missing(needs_of_loaded([member], loaded), loaded)
-        try:
-            BY_KEY[type(member)](member, loaded, now_ms, Changes(loaded))
-        except NotLoaded as unknown:
-            self.missed.add((type(member).__name__, unknown.table))
-        except AwakeablesError:
-            pass  # the decision itself says so as well
+        return loaded
+
+    def _load(self, rows: Rows, table: TableName, keys: Iterable[Hashable]) -> None:
+        everything = getattr(self.tables.rows, table)
+        getattr(rows, table).update({key: everything[key] for key in keys})

@@ -267,14 +267,16 @@ class Changes:
         self.effects.setdefault(before.event_id, before)
         self.rows.effects[before.event_id] = None
 
-    def mark_published(self, event_id: str) -> None:
-        """Delete an effect, whatever is known of it."""
-        known = self.rows.effects.get(event_id)
-        if known is not None:
-            self.delete_effect(known)
-        elif event_id not in self.rows.effects:
-            self.published.append(event_id)
-            self.rows.effects[event_id] = None
+    def delete_published(self, event_ids: Iterable[str]) -> None:
+        """Delete effects, whatever is known of them."""
+        effects = self.rows.effects
+        for event_id in event_ids:
+            known = effects.get(event_id)
+            if known is not None:
+                self.delete_effect(known)
+            elif event_id not in effects:
+                self.published.append(event_id)
+                effects[event_id] = None
 
     def require_waiting(self, invocation_ids: Iterable[str]) -> None:
         """What waking these needs must be loaded before anything is changed.

@@ -32,8 +32,7 @@ def claim_effects(
 
 def mark_published(order: MarkPublished, rows: Rows, now_ms: int, changes: Changes) -> Acknowledged:
     """Delete what Kafka has; also when a relay that owns them no longer says so late, it is true."""
-    for event_id in order.event_ids:
-        changes.mark_published(event_id)
+    changes.delete_published(order.event_ids)
     return Acknowledged()
 
 

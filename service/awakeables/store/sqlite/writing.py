@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from msgspec.structs import astuple
 
 from awakeables.core.effects import EffectState
-from awakeables.core.invocations import Invocation
 from awakeables.core.records import text_bytes
 from awakeables.core.rows import Changes
 from awakeables.store.sqlite.counts import FAILED, LETTERS, PENDING, UNSENT, RowCounts
@@ -97,19 +96,20 @@ class Writing:
             if row.status != before.status:
                 counts[before.status] -= 1
                 counts[row.status] += 1
-            if row.result_json is not before.result_json:
-                result = (row.result_json, row.ended_ms)
-                ended.append((*progress, *_place(row), *result, *guard))
-            elif (
-                row.status is not before.status
-                or row.owner is not before.owner
-                or row.due_ms != before.due_ms
-                or row.cancelled_ms != before.cancelled_ms
-                or row.acts_json is not before.acts_json
+            if (
+                row.status is before.status
+                and row.owner is before.owner
+                and row.due_ms == before.due_ms
+                and row.cancelled_ms == before.cancelled_ms
+                and row.acts_json is before.acts_json
             ):
-                moved.append((*progress, *_place(row), *guard))
-            else:
                 updated.append((*progress, *guard))
+                continue
+            place = (row.status, row.owner, row.due_ms, row.cancelled_ms, row.acts_json)
+            if row.result_json is before.result_json:
+                moved.append((*progress, *place, *guard))
+            else:
+                ended.append((*progress, *place, row.result_json, row.ended_ms, *guard))
         self._write("insert_invocation", new)
         self._write("update_invocation", updated)
         self._write("move_invocation", moved)
@@ -237,8 +237,3 @@ class Writing:
     def _write(self, name: str, values: Sequence[Columns]) -> None:
         if values and self._many(name, values) != len(values):
             raise StaleRows(name)
-
-
-def _place(row: Invocation) -> Columns:
-    """The columns that `move_invocation` sets beside the progress: in what state, whose, due when."""
-    return (row.status, row.owner, row.due_ms, row.cancelled_ms, row.acts_json)
