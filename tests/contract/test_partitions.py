@@ -12,8 +12,8 @@ from awakeables.ports import Page
 from contract.driver import DLQ, TOPIC, Driver, beating, rejected, resolved, unreadable
 
 
-def fence(*, first: int, next_: int, epoch: int = 1, partition: int = 0) -> PartitionFence:
-    return PartitionFence(topic=TOPIC, partition=partition, epoch=epoch, first=first, next=next_)
+def fence(*, first: int, next_: int, epoch: int = 1, partition: int = 0, owner: str = "me") -> PartitionFence:
+    return PartitionFence(topic=TOPIC, partition=partition, epoch=epoch, first=first, next=next_, owner=owner)
 
 
 async def test_a_partition_that_was_never_read_begins_at_zero(driver: Driver) -> None:
@@ -254,3 +254,10 @@ async def test_dead_letters_are_listed_newest_first_in_pages(driver: Driver) -> 
 
 def told(letter: DeadLetter, code: str, reason: str) -> DeadLetter:
     return replace(letter, code=code, reason=reason)
+
+
+async def test_an_epoch_that_was_given_out_twice_fences_the_other_owner(driver: Driver) -> None:
+    """After a failover that lost a commit, two readers can have the same epoch."""
+    await driver.take(0, owner="you")
+    await driver.do(Fenced, Settle(completions=(), fence=fence(first=0, next_=3)))
+    await driver.do(SettledAll, Settle(completions=(), fence=fence(first=0, next_=3, owner="you")))

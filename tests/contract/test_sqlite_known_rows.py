@@ -67,7 +67,7 @@ async def test_a_whole_cycle_reads_no_row_and_no_commit_is_decided_twice(
         await driver.do(Advanced, driver.an_advance(row, awakeables=[awakeable], effects=[effect]))
     ).invocation
     await driver.do(Acknowledged, MarkPublished(event_ids=(effect.event_id,)))
-    fence = PartitionFence(topic=TOPIC, partition=0, epoch=1, first=0, next=1)
+    fence = PartitionFence(topic=TOPIC, partition=0, epoch=1, first=0, next=1, owner="me")
     await driver.do(SettledAll, Settle(completions=(resolved(awakeable.id),), fence=fence))
     await driver.do(Advanced, driver.an_advance(row, End(result=Resolution.of_json(b"1"))))
     assert [statement for statement in asked if "SELECT" in statement] == []
@@ -103,7 +103,7 @@ async def test_a_partition_that_another_has_taken_fences_the_batch(watched: Watc
     await driver.take(0)
     watched.write_behind_its_back("UPDATE offsets SET epoch = 2")
     _, (awakeable_id,) = await driver.running_with(NewAwakeable(id=driver.id("prom")))
-    fence = PartitionFence(topic=TOPIC, partition=0, epoch=1, first=0, next=1)
+    fence = PartitionFence(topic=TOPIC, partition=0, epoch=1, first=0, next=1, owner="me")
     await driver.do(Fenced, Settle(completions=(resolved(awakeable_id),), fence=fence))
     assert (await driver.awakeable(awakeable_id)).state == "pending"
 

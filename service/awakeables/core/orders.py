@@ -110,7 +110,8 @@ class Advance(Record):
 class PartitionFence(Record):
     """A batch's place in its partition: offsets `first` up to `next` (exclusive).
 
-    `owner` has taken the partition; None: an older caller, which the epoch alone is held against.
+    It is `owner`'s, who has taken the partition under `epoch`: after a failover that lost commits an epoch
+    can be given out twice.
     """
 
     topic: str
@@ -118,7 +119,7 @@ class PartitionFence(Record):
     epoch: int
     first: int
     next: int
-    owner: str | None = None
+    owner: str
 
 
 class Settle(Record):

@@ -167,6 +167,7 @@ class Engine:
             self.committer,
             self.edge,
             self.horizon,
+            owner=self.owner,
             clock=clock,
             ids=self.ids,
             dead_letter_topic=app.dead_letter_topic,

@@ -74,6 +74,7 @@ class Intake:
         edge: Edge,
         horizon: Horizon,
         *,
+        owner: str,
         clock: Clock,
         ids: Ids,
         dead_letter_topic: str,
@@ -89,6 +90,7 @@ class Intake:
             committer: Where members are committed.
             edge: Checks values.
             horizon: What deadlines are held against.
+            owner: Whose partitions batches come from.
             clock: The store's clock.
             ids: Issues IDs of dead letters and effects.
             dead_letter_topic: Where copies of dead letters are relayed to.
@@ -100,6 +102,7 @@ class Intake:
         """
         self.metrics = metrics or Metrics()
         self._committer = committer
+        self._owner = owner
         self._edge = edge
         self._clock = clock
         self._ids = ids
@@ -174,6 +177,7 @@ class Intake:
             epoch=epoch,
             first=records[0].offset,
             next=records[-1].offset + 1,
+            owner=self._owner,
         )
         settled = await self._settle(
             lambda checked: Settle(
@@ -214,7 +218,12 @@ class Intake:
         """
         letter = self._letter(topic, partition, record, UNSTORABLE, reason, None)
         fence = PartitionFence(
-            topic=topic, partition=partition, epoch=epoch, first=record.offset, next=record.offset + 1
+            topic=topic,
+            partition=partition,
+            epoch=epoch,
+            first=record.offset,
+            next=record.offset + 1,
+            owner=self._owner,
         )
         for kept in (letter, replace(letter, key=None, value=None, headers=())):
             try:
@@ -247,7 +256,9 @@ class Intake:
         letter = self._letter(topic, partition, lost, "invalid", reason, None)
         order = Settle(
             completions=(),
-            fence=PartitionFence(topic=topic, partition=partition, epoch=epoch, first=first, next=next_),
+            fence=PartitionFence(
+                topic=topic, partition=partition, epoch=epoch, first=first, next=next_, owner=self._owner
+            ),
             dead_letters=(replace(letter, last_offset=next_ - 1, count=next_ - first),),
             relay_to=self._dead_letter_topic,
             folding=self._folder.folding(topic, partition, self._clock.now_ms()),
@@ -306,7 +317,9 @@ class Intake:
                 next=next_,
                 count=news,
             )
-        fence = PartitionFence(topic=topic, partition=partition, epoch=epoch, first=first, next=next_)
+        fence = PartitionFence(
+            topic=topic, partition=partition, epoch=epoch, first=first, next=next_, owner=self._owner
+        )
         await self._settle(lambda _: Settle(completions=(), fence=fence), ())
 
     async def skip(

@@ -58,9 +58,7 @@ def settle(order: Settle, rows: Rows, now_ms: int, changes: Changes) -> SettledA
 
 def is_next(fence: PartitionFence, held: PositionRow) -> bool:
     """Is the batch its partition's holder's, and was it not committed before (K1)?"""
-    if held.epoch != fence.epoch or held.next > fence.first:
-        return False
-    return fence.owner is None or fence.owner == held.owner
+    return held.epoch == fence.epoch and held.owner == fence.owner and held.next <= fence.first
 
 
 def _unchecked(order: Settle, rows: Rows) -> tuple[str, ...]:
