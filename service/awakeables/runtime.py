@@ -52,7 +52,7 @@ from awakeables.web.framing import host_name
 from awakeables.web.server import WebServer, is_exposed
 from awakeables.web.settings import ConnectionLimits
 from awakeables.web.tokens import Tokens
-from awakeables.worker.letters import dead_letter_topic
+from awakeables.worker.deadletters import dead_letter_topic
 from awakeables.worker.loop import LoopSettings
 from awakeables.worker.replies import ReplyTopics
 from awakeables.worker.worker import Worker

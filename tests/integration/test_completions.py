@@ -23,7 +23,7 @@ from awakeables.engine.intake import ConsumedRecord
 from awakeables.errors import OwnershipLost, StoreUnavailable
 from awakeables.kafka import completions
 from awakeables.kafka.connection import KafkaConnection
-from awakeables.kafka.partitions import SURE_LOOKS
+from awakeables.kafka.partitions import LOOKS_TO_BE_SURE
 from awakeables.kafka.topics import create_topics, missing_topics, partitions_of
 from awakeables.ports import Page, Store
 from awakeables.world import SystemClock, SystemEntropy
@@ -495,7 +495,7 @@ async def test_a_topic_that_was_recreated_is_not_read_and_its_other_partitions_a
         assert not shop.deadlines_pass()
         # Also when it has grown past the old position: what is before that was never read.
         [last] = await shop.pending()
-        await asyncio.sleep(READING.ahead_retry.total_seconds() * (SURE_LOOKS + 2))
+        await asyncio.sleep(READING.ahead_retry.total_seconds() * (LOOKS_TO_BE_SURE + 2))
         await produce(bootstrap, topic, [resolved(last)] + [b"{}"] * 9)
         await eventually(lambda: "ended for a while" in shop.problems.get("partition 0", ""))
         assert (await shop.row(last)).state == "pending"

@@ -129,5 +129,7 @@ def _absent(found: Survey) -> list[dict[str, Any]]:
     missing = "it does not exist: `awakeables topics create`, with what `check` was given, makes it"
     told = [(name, "must", missing) for name in found.missing]
     told += [(name, "must", problem) for name, problem in found.problems.items()]
-    told += [(name, "advice", f"its settings are not told: {why}") for name, why in found.untold.items()]
+    told += [
+        (name, "advice", f"its settings are not disclosed: {why}") for name, why in found.undisclosed.items()
+    ]
     return [{"topic": name, "verdict": verdict, "why": why} for name, verdict, why in told]

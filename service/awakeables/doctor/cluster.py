@@ -45,7 +45,7 @@ def _topics(found: Survey, roles: Mapping[str, Role] | None) -> Finding:
     ]
     if faults:
         return Finding("topics", "FAULT", "; ".join(faults))
-    doubts = [f"{name}: {why}" for name, why in found.untold.items()]
+    doubts = [f"{name}: {why}" for name, why in found.undisclosed.items()]
     advice = sum(j.verdict == "advice" for j in judgements)
     if advice:
         doubts.append(f"{advice} of their settings could be better: `awakeables topics check` says why")

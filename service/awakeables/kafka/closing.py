@@ -1,4 +1,4 @@
-"""Closing a consumer or a producer for good, also when its broker is away."""
+"""Closes consumers and producers within seconds, also while the broker is away."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from aiokafka import errors as kafka
 CLOSE_S = 3.0
 
 FLUSH_S = 2.0
-"""How long a producer that is let go of may take for what it holds."""
+"""How long a producer may take to send what it holds, before it is closed."""
 
 
 async def close_consumer(consumer: AIOKafkaConsumer) -> None:
-    """Close it within a few seconds.
+    """Close a consumer.
 
     aiokafka's `stop` cancels its own requests; one that is in its back-off after a failure
-    throws the cancellation at the caller, and the connections stay open. So `stop` gets a task of
-    its own, and the connections are closed afterwards if it did not get there.
+    raises the cancellation in the caller, and the connections stay open. So `stop` gets a task of
+    its own, and the connections are closed afterwards if it has failed to.
     """
     stopping = asyncio.ensure_future(consumer.stop())
     await asyncio.wait({stopping}, timeout=CLOSE_S)
@@ -31,10 +31,10 @@ async def close_consumer(consumer: AIOKafkaConsumer) -> None:
 
 
 async def close_producer(producer: AIOKafkaProducer) -> None:
-    """Flush for a moment, then close for good.
+    """Flush for a moment, then close a producer; what is not sent by then fails.
 
-    aiokafka's `stop` goes on for as long as the broker is away. Without its sender, and with
-    nothing left to send, it ends at once.
+    aiokafka's `stop` waits for as long as the broker is away. With its sender closed, and nothing
+    left to send, it returns at once.
     """
     with suppress(TimeoutError, kafka.KafkaError):
         async with asyncio.timeout(FLUSH_S):
@@ -49,11 +49,11 @@ async def close_producer(producer: AIOKafkaProducer) -> None:
 
 
 def _fail_what_is_left(producer: AIOKafkaProducer) -> None:
-    """Tell those who wait that it will not be sent; a failure that nobody waits for is no complaint."""
+    """Fail the batches that will not be sent; nobody may wait for them, which must not be logged."""
     kept = producer._message_accumulator
     batches = {batch for queue in kept._batches.values() for batch in queue} | kept._pending_batches
-    # One that was sent and is to be sent again is taken from among the pending ones when it is
-    # done, where it is no more.
+    # A batch that waits to be sent again is removed from the pending ones when it is done, but is
+    # not among them: without this, that would raise.
     kept._pending_batches |= batches
     kept.fail_all(kafka.ProducerClosed())
     for batch in batches:

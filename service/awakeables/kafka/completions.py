@@ -1,7 +1,7 @@
 """The consumer of the completions topic: one instance reads all partitions, assigned by hand.
 
-Positions and epochs come from the store (K1). A group of one would only cost seconds to join;
-Kafka is told the offsets for lag dashboards alone.
+Positions and epochs come from the store (K1). A consumer group of one member would only cost seconds
+to join; offsets are committed to Kafka for lag dashboards alone.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from awakeables.engine.offsets import PARTITION
 from awakeables.errors import BrokerRefused, BrokerUnavailable, TopicMissing
 from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection
+from awakeables.kafka.diagnosis import error_text
 from awakeables.kafka.lag import report_lag
 from awakeables.kafka.limiter import BatchLimiter
 from awakeables.kafka.partitions import PartitionReader, ReaderContext, ReadingSettings
@@ -36,45 +37,45 @@ log = structlog.stdlib.get_logger(__name__)
 
 BROKER = "broker"
 TOPIC = "completions topic"
-"""Names on the board of problems."""
+"""Names of problems on the board."""
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 3.0
 
 METADATA_MS = 3000
-"""A partition's new leader is looked for after this long at the latest."""
+"""Metadata is refreshed this often, so that a partition's new leader is found."""
 
-ASK_S = 0.1
-"""How often the topic is asked for its partitions, because deadlines wait for the answer."""
+TOPIC_CHECK_S = 0.1
+"""How often the broker is asked for the topic's partitions; deadlines wait for the answer."""
 
-LOOK_S = 0.5
-"""How often silence is looked at; costs no request."""
+CONSUMER_CHECK_S = 0.5
+"""How often the consumer is checked for silence, which costs no request."""
 
 SILENT_S = 3.0
-"""A broker answers a fetch after 0.1 s, with or without records; silent for so long, it is away."""
+"""A broker answers a fetch within 0.1 s, with or without records; after this long without, it is away."""
 
 STUCK_S = 30.0
-"""A consumer that got nothing for so long, although it should have, is built anew."""
+"""A consumer that has read nothing for this long, although it should have, is replaced."""
 
 SLOW_S = 5.0
-"""A batch that takes longer into the store waits for it: meanwhile the partition's end is asked for."""
+"""When a batch takes longer into the store, its reader waits; the partition's end is asked for instead."""
 
-LEAVE_S = 2.0
-"""Batches that are on their way into the store are let there before the consumer is built anew."""
+DRAIN_S = 2.0
+"""How long batches that are on their way into the store may take before the consumer is replaced."""
 
 
-class _BuildAnew(Exception):
-    """This consumer is of no more use; the message says why."""
+class _ReplaceConsumer(Exception):
+    """This consumer can't go on; the message says why."""
 
 
 class CompletionsConsumer:
-    """Feeds the intake from the completions topic, whatever happens to broker and topic.
+    """Reads the completions topic into the intake, through outages and changes of the topic.
 
     Attributes:
         reading: The partitions that are being read now.
     """
 
-    def __init__(  # noqa: PLR0913 - all of it is told apart by name
+    def __init__(  # noqa: PLR0913 - all of it is given by name
         self,
         connection: KafkaConnection,
         intake: Intake,
@@ -98,7 +99,7 @@ class CompletionsConsumer:
             clock: The store's clock.
             problems: The board for readiness: what is wrong now, by name.
             settings: How partitions are read.
-            stuck: After this long without an answer the consumer is built anew.
+            stuck: After this long without an answer the consumer is replaced.
         """
         self.reading: frozenset[int] = frozenset()
         self._connection = connection
@@ -113,12 +114,12 @@ class CompletionsConsumer:
         self._measured_s = 0.0
 
     async def run(self) -> None:
-        """Read for ever; cancel to stop."""
+        """Read until cancelled."""
         backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             try:
                 await self._serve()
-            except* _BuildAnew as group:
+            except* _ReplaceConsumer as group:
                 log.info(
                     events.CLIENT_REPLACED,
                     client="consumer",
@@ -131,14 +132,14 @@ class CompletionsConsumer:
             except* BrokerRefused as group:
                 self._board.report(BROKER, events.BROKER_REFUSED, str(group.exceptions[0]))
             except* (kafka.KafkaError, OSError, TimeoutError, BrokerUnavailable) as group:
-                self._board.report(BROKER, events.BROKER_DOWN, _told(group.exceptions[0]))
+                self._board.report(BROKER, events.BROKER_DOWN, error_text(group.exceptions[0]))
             except* Exception as group:
                 # The supervisor of the whole consumer: completions wait, the service goes on.
                 self._board.report(TOPIC, events.BACKGROUND_ERROR, repr(group), exc_info=group)
             await asyncio.sleep(backoff.next_s())
 
     async def _serve(self) -> None:
-        """Serve with one consumer, until it must be built anew."""
+        """Read with one consumer until it must be replaced."""
         asked = Moment.now(self._clock)
         numbers = await partitions_of(self._connection, self._topic)
         self._intake.horizon.expect(numbers, asked)
@@ -147,7 +148,7 @@ class CompletionsConsumer:
             self._board.clear(TOPIC)
             readers = self._assign(consumer, numbers)
             try:
-                with self._intake.skips(functools.partial(_call_back, readers)):
+                with self._intake.skips(functools.partial(_notify_moved, readers)):
                     async with asyncio.TaskGroup() as tasks:
                         for reader in readers:
                             tasks.create_task(reader.run(), name=f"completions-{reader.partition.partition}")
@@ -179,7 +180,7 @@ class CompletionsConsumer:
             await close_consumer(consumer)
 
     def _assign(self, consumer: AIOKafkaConsumer, numbers: Iterable[int]) -> Sequence[PartitionReader]:
-        """Assign all partitions, held at a placeholder until their readers know their places."""
+        """Assign all partitions, paused at a placeholder until their readers know where to begin."""
         partitions = [TopicPartition(self._topic, number) for number in sorted(numbers)]
         consumer.assign(partitions)
         consumer.pause(*partitions)
@@ -202,31 +203,31 @@ class CompletionsConsumer:
         return CompletionSink(self._intake, owner=self._owner, topic=self._topic, partition=partition)
 
     async def _watch(self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]) -> None:
-        """See a silent broker, a stuck consumer."""
+        """Watch for a silent broker and a stuck consumer."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CONSUMER_CHECK_S)
             await self._measure_what_waits(consumer, readers)
-            reason = self._look(readers)
+            reason = self._reason_to_replace(readers)
             if reason is not None:
-                await _let_settle(readers)
-                raise _BuildAnew(reason)
+                await _drain(readers)
+                raise _ReplaceConsumer(reason)
 
     async def _watch_topic(self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]) -> None:
-        """See new partitions, and a topic that is gone.
+        """Watch for new partitions, and for a topic that is gone.
 
-        An answer in a partition that we don't know is unread, so this is asked often, and the
-        horizon goes no further than to the question.
+        Completions in a partition that is not known yet are unread, so the broker is asked often, and
+        the horizon never passes the moment of the last question.
         """
         seen = self._clock.monotonic()
         while True:
-            await asyncio.sleep(ASK_S)
+            await asyncio.sleep(TOPIC_CHECK_S)
             asked = Moment.now(self._clock)
-            # A leader that is read from: another broker may be away without harm.
+            # Ask a leader of this topic: another broker may be away without harm.
             leader = consumer._client.cluster.leader_for_partition(readers[0].partition)
             try:
                 facts = (await describe(consumer._client, [self._topic], node=leader))[self._topic]
             except NO_CONNECTION:
-                # Whether the broker is there is seen by the partitions.
+                # The partitions' readers notice whether the broker is there.
                 seen = self._clock.monotonic()
                 continue
             if facts.problem is None and facts.partitions == self.reading:
@@ -234,16 +235,16 @@ class CompletionsConsumer:
             added = facts.problem is None and facts.partitions > self.reading
             if not facts.missing and not facts.partitions < self.reading:
                 seen = self._clock.monotonic()
-            # Now and then a broker doesn't know for a moment what topics and partitions it has.
+            # Now and then a broker doesn't know its topics and partitions for a moment.
             gone = self._clock.monotonic() - seen > SILENT_S
             if added or gone:
-                await _let_settle(readers)
-                raise _BuildAnew(f"its partitions are {sorted(facts.partitions)} now")
+                await _drain(readers)
+                raise _ReplaceConsumer(f"its partitions are {sorted(facts.partitions)} now")
 
     async def _measure_what_waits(
         self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]
     ) -> None:
-        """Tell how much waits before a store that is down: its alarms matter most then."""
+        """Measure the lag of partitions that wait for the store: alarms on it matter most then."""
         now_s = self._clock.monotonic()
         waiting = [r for r in readers if now_s - (r.taking_since_s or now_s) > SLOW_S]
         if not waiting or now_s - self._measured_s < SLOW_S:
@@ -257,8 +258,8 @@ class CompletionsConsumer:
         for reader in waiting:
             reader.note_end(ends[reader.partition])
 
-    def _look(self, readers: Sequence[PartitionReader]) -> str | None:
-        """Why the consumer must be built anew, if it must."""
+    def _reason_to_replace(self, readers: Sequence[PartitionReader]) -> str | None:
+        """Report a silent broker; why the consumer must be replaced, if it must."""
         silent_s = max((reader.silent_s for reader in readers), default=0.0)
         if silent_s > SILENT_S:
             self._board.report(
@@ -272,24 +273,20 @@ class CompletionsConsumer:
         return None
 
 
-def _call_back(readers: Sequence[PartitionReader], number: int) -> None:
+def _notify_moved(readers: Sequence[PartitionReader], number: int) -> None:
     for reader in readers:
         if reader.partition.partition == number:
-            reader.call_back()
+            reader.notify_moved()
 
 
 def _offsets(readers: Sequence[PartitionReader]) -> dict[TopicPartition, int]:
     return {reader.partition: reader.next for reader in readers if reader.next}
 
 
-async def _let_settle(readers: Sequence[PartitionReader]) -> None:
+async def _drain(readers: Sequence[PartitionReader]) -> None:
     for reader in readers:
         reader.leaving = True
     waited_s = 0.0
-    while waited_s < LEAVE_S and any(reader.taking_since_s is not None for reader in readers):
+    while waited_s < DRAIN_S and any(reader.taking_since_s is not None for reader in readers):
         await asyncio.sleep(0.01)
         waited_s += 0.01
-
-
-def _told(error: BaseException) -> str:
-    return str(error) or type(error).__name__

@@ -91,7 +91,7 @@ class KafkaConnection:
     def consumer_options(self) -> dict[str, Any]:
         """What every consumer of ours takes: bytes, no offsets moved behind our back.
 
-        A deserializer that raises makes `getmany` raise at one offset for ever, so there is none.
+        A deserializer that raises makes `getmany` raise at that offset without end, so there is none.
         """
         return self.client_options() | {
             "enable_auto_commit": False,

@@ -1,8 +1,8 @@
-"""Why Kafka can't be used.
+"""Finds out why Kafka can't be used.
 
-A client of aiokafka that can't connect logs the reason and raises another error, and of a broker
-that it can't reach later it tells nothing at all. So after a failure each broker is connected to
-once more here, only to learn why.
+An aiokafka client that can't connect logs the reason and raises another error; if it loses a broker
+later, it reports nothing at all. So after a failure we connect to each broker once more, only to
+learn why.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from awakeables.errors import BrokerRefused, BrokerUnavailable
 from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection, Security
 
 PATIENCE_S = 5.0
-"""The end of the whole diagnosis: nobody waits longer for words."""
+"""Bound of the whole diagnosis: a message is not worth a longer wait."""
 
 BROKER_PATIENCE_S = 2.0
 CLOSE_S = 0.1
@@ -31,7 +31,7 @@ DENIED = (
     kafka.GroupAuthorizationFailedError,
     kafka.ClusterAuthorizationFailedError,
 )
-"""The broker knows us well, and does not let us."""
+"""The broker has authenticated us, and an ACL does not let us."""
 
 OTHER_NAME = frozenset({62, 64})
 """OpenSSL's codes for a certificate of another host name, and of another IP address."""
@@ -42,10 +42,10 @@ async def diagnose(connection: KafkaConnection, error: Exception) -> BrokerUnava
 
     Args:
         connection: What the client was made with.
-        error: What it raised; told if nothing better is found.
+        error: What it raised, which is reported if nothing better is found.
 
     Returns:
-        An error to raise or to tell: `BrokerRefused` if a broker refuses us, or we refuse it.
+        An error to raise or to log: `BrokerRefused` if a broker refuses us, or we refuse it.
     """
     if isinstance(error, DENIED):
         return denied(connection.security, _forbidden(error))
@@ -54,12 +54,17 @@ async def diagnose(connection: KafkaConnection, error: Exception) -> BrokerUnava
         async with asyncio.timeout(PATIENCE_S):
             await _visit(connection, problems)
     refused = [problem for problem in problems if isinstance(problem, BrokerRefused)]
-    told = BrokerUnavailable(f"Kafka at {connection.bootstrap}: {str(error) or type(error).__name__}")
-    return next(iter(refused or problems), told)
+    unexplained = BrokerUnavailable(f"Kafka at {connection.bootstrap}: {error_text(error)}")
+    return next(iter(refused or problems), unexplained)
+
+
+def error_text(error: BaseException) -> str:
+    """What an error says; its name, if it says nothing."""
+    return str(error) or type(error).__name__
 
 
 def denied(security: Security, what: str) -> BrokerRefused:
-    """An error for what the broker does not let us use."""
+    """An error for what an ACL does not let us use."""
     return BrokerRefused(f"Kafka does not let {security.who} use {what}; grant it by an ACL")
 
 
@@ -73,7 +78,7 @@ def _forbidden(error: Exception) -> str:
 
 
 async def _visit(connection: KafkaConnection, problems: list[BrokerUnavailable]) -> None:
-    """Connect to the brokers that we were told of, then to those that the first of them tells of."""
+    """Connect to the bootstrap brokers until one answers, then to all that it names."""
     for address in _addresses(connection.bootstrap):
         found = await _ask(connection, address, problems)
         if found is not None:
@@ -89,7 +94,7 @@ def _addresses(bootstrap: str) -> list[tuple[str, int]]:
 async def _ask(
     connection: KafkaConnection, address: tuple[str, int], problems: list[BrokerUnavailable]
 ) -> frozenset[tuple[str, int]] | None:
-    """The brokers that this one tells of; None, and one more problem, if it can't be asked."""
+    """The brokers that this one names; None, and one more problem, if it can't be asked."""
     host, port = address
     asked = AIOKafkaConnection(
         host,
@@ -105,18 +110,18 @@ async def _ask(
         problems.append(problem_of(f"{host}:{port}", connection.security, error))
         return None
     finally:
-        # What never was open is never told to be closed.
+        # `close` never ends for a connection that was never open.
         await asyncio.wait({asked.close()}, timeout=CLOSE_S)
     return frozenset((broker[1], broker[2]) for broker in metadata.brokers)
 
 
 def problem_of(address: str, security: Security, error: Exception) -> BrokerUnavailable:
-    """Tell what came of connecting to one broker, in words that say what to do."""
+    """Describe why one broker can't be connected to, and what to do."""
     broker = f"Kafka at {address}"
     for cause in _causes(error):
         match cause:
             case ssl.SSLError():
-                return BrokerRefused(_told_of_tls(broker, cause))
+                return BrokerRefused(_tls_problem(broker, cause))
             case kafka.SaslAuthenticationFailed():
                 return BrokerRefused(
                     f"{broker} refuses the credentials of {security.who} ({security.mechanism}); "
@@ -152,10 +157,10 @@ def problem_of(address: str, security: Security, error: Exception) -> BrokerUnav
                 return BrokerUnavailable(f"no answer from {address} within {BROKER_PATIENCE_S:.0f} s")
             case _:
                 continue
-    return BrokerUnavailable(f"{broker}: {str(error) or type(error).__name__}")
+    return BrokerUnavailable(f"{broker}: {error_text(error)}")
 
 
-def _told_of_tls(broker: str, error: ssl.SSLError) -> str:
+def _tls_problem(broker: str, error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message.rstrip(".")
         if error.verify_code in OTHER_NAME:
@@ -172,7 +177,7 @@ def _told_of_tls(broker: str, error: ssl.SSLError) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from, as `raise … from` tells, the outermost first."""
+    """The error and its causes (`raise … from`), the outermost first."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause

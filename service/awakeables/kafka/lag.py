@@ -1,7 +1,7 @@
-"""Tells Kafka how far the completions were read, for lag dashboards; nothing here reads it back.
+"""Commits how far the completions were read to Kafka, for lag dashboards; it is never read back.
 
-With a client of its own, so that a group that may not be used, or a coordinator that is away,
-never comes near the data.
+It has a client of its own, so that a group that may not be used, or a coordinator that is away, does
+not affect the reading.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ AFTER_FAILURE_S = 30.0
 async def report_lag(
     connection: KafkaConnection, group: str, offsets: Callable[[], Mapping[TopicPartition, int]]
 ) -> None:
-    """Commit the offsets under the group's name every few seconds, as well as it goes."""
+    """Commit the offsets under the group's name every few seconds, as far as possible, until cancelled."""
     while True:
         consumer = AIOKafkaConsumer(**connection.consumer_options(), group_id=group)
         try:
             async with asyncio.timeout(START_S):
                 await consumer.start()
-            await _commit_for_ever(consumer, offsets)
+            await _keep_committing(consumer, offsets)
         except (kafka.KafkaError, kafka.IllegalOperation, OSError, TimeoutError):
             await asyncio.sleep(AFTER_FAILURE_S)
         finally:
             await close_consumer(consumer)
 
 
-async def _commit_for_ever(
+async def _keep_committing(
     consumer: AIOKafkaConsumer, offsets: Callable[[], Mapping[TopicPartition, int]]
 ) -> None:
-    told: Mapping[TopicPartition, int] = {}
+    committed: Mapping[TopicPartition, int] = {}
     while True:
         await asyncio.sleep(INTERVAL_S)
         now = offsets()
-        if not now or now == told:
+        if not now or now == committed:
             continue
-        if now.keys() != told.keys():
-            # Assigned by hand, which joins no group; held in place, so that nothing is fetched.
+        if now.keys() != committed.keys():
+            # Assigned by hand, which joins no group; paused, so that nothing is fetched.
             consumer.assign(list(now))
             consumer.pause(*now)
             for partition, offset in now.items():
                 consumer.seek(partition, offset)
         async with asyncio.timeout(PATIENCE_S):
             await consumer.commit(dict(now))
-        told = dict(now)
+        committed = dict(now)

@@ -1,7 +1,7 @@
 r"""Reads what aiokafka refuses: records with a header name that is not UTF-8, heads of broken batches.
 
 Kafka lets any bytes be a header's name, aiokafka decodes them strictly: one such record would
-make its batch unreadable for ever, and K2 promises that one bad record never stops a partition.
+make its batch unreadable, and K2 promises that one bad record never stops a partition.
 So that batch is fetched once more and decoded here, bad bytes as `\xff`. It costs a connection,
 and happens only then.
 """
@@ -28,7 +28,7 @@ BATCH_HEAD = struct.Struct(">qi")
 
 LAST_OFFSET = struct.Struct(">i")
 LAST_OFFSET_AT = 23
-"""Where a batch of version 2, which all brokers since 0.11 write, tells its last offset, less the first."""
+"""Where a batch of version 2, which all brokers since 0.11 write, has its last offset, less the first."""
 
 MAX_WAIT_MS = 1000
 MAX_BYTES = 1024 * 1024
@@ -48,7 +48,7 @@ async def fetch_leniently(
 
 
 async def next_batch(connection: KafkaConnection, partition: TopicPartition, offset: int) -> int | None:
-    """The offset behind the batch at this one, told by its head, which is never compressed.
+    """The offset behind the batch at this one, from its head, which is never compressed.
 
     None when there is no such batch.
 

@@ -1,4 +1,4 @@
-"""One partition: claim it, seek, read, hand over to its sink; whatever happens to it.
+"""Reads one partition and hands its records over to a sink, through failures of either.
 
 Partitions don't wait for each other: each has a task of its own. What several of them hand over in
 one turn of the loop is committed together.
@@ -41,8 +41,8 @@ log = structlog.stdlib.get_logger(__name__)
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
 
-SURE_LOOKS = 3
-"""A new leader may report an earlier end for a moment; at the third look in a row it is another topic."""
+LOOKS_TO_BE_SURE = 3
+"""A new leader may report an earlier end for a moment; the third time in a row it is another topic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,11 +174,11 @@ class PartitionReader:
 
     @property
     def behind_s(self) -> float:
-        """For how long nothing came although the broker has reported more."""
+        """For how long no record came although the broker has reported more."""
         return self._fetch.behind_s()
 
-    def call_back(self) -> None:
-        """End the rest or the reading of the partition: its offset was moved."""
+    def notify_moved(self) -> None:
+        """Open the partition again, at once: its offset was moved."""
         self._moved.set()
 
     async def run(self) -> None:
@@ -198,7 +198,7 @@ class PartitionReader:
             self._observe(lag=None)
 
     def _trouble(self, error: Exception) -> float:
-        """Say what is wrong; how long to stay away, in seconds."""
+        """Report what is wrong; returns how long to stay away, in seconds."""
         match error:
             case OwnershipLost():
                 log.warning(events.BATCH_FENCED, reason=str(error), **self._facts)
@@ -227,7 +227,7 @@ class PartitionReader:
         return self._backoff.next_s()
 
     async def _rest(self, pause_s: float) -> None:
-        """Stay away from the partition for a while; fetch nothing of it."""
+        """Fetch nothing of the partition for a while."""
         self._fetch.pause()
         if self.partition in self._consumer.assignment():
             self._consumer.pause(self.partition)
@@ -238,7 +238,7 @@ class PartitionReader:
     # Opening: claim the partition, and stand where its last reader has stopped.
 
     async def _open(self) -> None:
-        # From here on `call_back` means a move after this claim.
+        # From here on `notify_moved` means a move after this claim.
         self._moved.clear()
         position = await _until_stored(self._sink.open)
         self._fetch.resume()
@@ -253,14 +253,14 @@ class PartitionReader:
         self._fetch.begin(self._stamp())
 
     def _refuse_another_topic(self, position: int, end: int) -> None:
-        """Stay away from a topic that ends before the position, or did so for long and has grown since.
+        """Don't read a topic that ends before the position, or did so for a while and has grown since.
 
         Raises:
             OffsetsAhead: It is one.
         """
         at, looks = self._ahead
         looks = looks if at == position else 0
-        if position <= end and looks < SURE_LOOKS:
+        if position <= end and looks < LOOKS_TO_BE_SURE:
             self._ahead = (position, 0)
             stuck = self._state.stuck
             self._observe(ahead=False, stuck=stuck if stuck and stuck.offset == position else None)
@@ -271,7 +271,7 @@ class PartitionReader:
         ends = f"but ends at {end}" if position > end else "before which it ended for a while"
         raise OffsetsAhead(
             f"partition {number} of {self.partition.topic} is to be read from offset {position}, {ends}: "
-            "the topic was recreated or has lost records; it waits. If it was made anew, "
+            "the topic was recreated or has lost records; it waits. If it was recreated, "
             f"`awakeables offsets skip {number} --to 0` reads it from its beginning"
         )
 
@@ -316,7 +316,7 @@ class PartitionReader:
         try:
             await _until_stored(lambda: self._sink.take(records))
         except StoreRefused as error:
-            # One record is to blame: the others are let through, up to it.
+            # One record is to blame: take those before and behind it.
             if len(records) > 1:
                 middle = len(records) // 2
                 await self._take(records[:middle])
@@ -344,7 +344,7 @@ class PartitionReader:
             self._report_open_transaction(stable, end)
 
     def _report_open_transaction(self, stable: int | None, end: int | None) -> None:
-        """Say that answers wait behind an open transaction, if they do for long."""
+        """Report that records have been waiting behind an open transaction for long."""
         if self._state.transaction_s <= self._settings.open_transaction.total_seconds():
             return
         text = (
@@ -356,12 +356,12 @@ class PartitionReader:
 
     def note_end(self, end: int) -> None:
         """The partition ends here; for when the store keeps the reader from looking itself."""
-        # Asked for, the end is that of what is committed; an answer may have reported a later one.
+        # Asked for, the end is that of committed records; an answer may have reported a later one.
         end = max(end, self._state.end or 0)
         self._measure(end, self._reader.position if self.next is None else self.next)
 
     def _measure(self, end: int | None, position: int, *, transaction_s: float = 0.0) -> None:
-        """Report how much waits, and since when: the record before it is about as old."""
+        """Report how much waits, and for how long: the record before it is about as old."""
         lag = 0 if end is None else max(0, end - position)
         behind_ms = self._clock.now_ms() - self._taken_ms if lag and self._taken_ms else 0
         self._state = replace(
@@ -393,7 +393,7 @@ def _record(record: ConsumerRecord) -> ConsumedRecord:
 
 
 async def _until_stored(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask until the store is there; what waits is one batch."""
+    """Call until the store takes it; what waits meanwhile is one batch."""
     backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     while True:
         try:

@@ -19,7 +19,7 @@ from awakeables.core.effects import Header
 from awakeables.errors import BrokerUnavailable, OperatorError, PublishRefused
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.connectionerrors import ConnectionErrorLog
-from awakeables.kafka.diagnosis import DENIED, denied
+from awakeables.kafka.diagnosis import DENIED, denied, error_text
 from awakeables.kafka.reconnecting import ReconnectingProducer
 from awakeables.kafka.topics import describe, no_topic
 from awakeables.ports import Clock
@@ -122,7 +122,7 @@ class Producer:
             connection: Where Kafka is.
             clock: Time.
             settings: How records are produced.
-            errors: Logs why Kafka can't be reached; without it, somebody else's consumer does.
+            errors: Logs why Kafka can't be reached; None if the consumer of the same process does.
         """
         self._connection = connection
         self._settings = settings or ProducerSettings()
@@ -263,7 +263,7 @@ class Producer:
 
         Records leave the queue once their outcome is known, and so are not lost by a cancellation.
         """
-        alone = 0  # so many of the first records go one by one, because their batch was refused
+        alone = 0  # how many of the first records go one by one, because their batch was refused
         while queue:
             producer = await self._client.connected()
             batch, records = _fill(producer.create_batch(), queue, most=1 if alone else None)
@@ -271,10 +271,10 @@ class Producer:
             try:
                 await self._send_batch(producer, place, batch)
             except SEQUENCE_LOST as error:
-                self._client.replace(producer, topic=place.topic, reason=_text(error))
+                self._client.replace(producer, topic=place.topic, reason=error_text(error))
                 continue
             except REFUSED_BATCH as error:
-                self._client.replace(producer, topic=place.topic, reason=_text(error))
+                self._client.replace(producer, topic=place.topic, reason=error_text(error))
                 if len(records) > 1:
                     alone = len(records)
                     continue
@@ -333,7 +333,7 @@ class Producer:
             case _ if isinstance(error, DENIED):
                 return denied(self._connection.security, f"topic {topic!r}")
             case _:
-                return BrokerUnavailable(f"topic {topic!r}: {_text(error)}")
+                return BrokerUnavailable(f"topic {topic!r}: {error_text(error)}")
 
 
 def _knows(producer: AIOKafkaProducer, topic: str) -> bool:
@@ -383,8 +383,4 @@ def _report(records: Sequence[ProducerRecord], outcome: Exception | None) -> Non
 def _refusal(topic: str, error: Exception) -> PublishRefused:
     if isinstance(error, TOO_LARGE):
         return PublishRefused(f"too large for topic {topic}")
-    return PublishRefused(f"topic {topic!r}: {_text(error)}")
-
-
-def _text(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return PublishRefused(f"topic {topic!r}: {error_text(error)}")

@@ -18,7 +18,7 @@ from awakeables.wire.tasks import encode_effect
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """One call of `publish`: whom its effects are reported to, and how many still are to be."""
+    """One call of `publish`, and how many of its effects are not reported yet."""
 
     report: PublishReport
     left: int
@@ -37,8 +37,8 @@ class _EffectRecord(ProducerRecord):
 
     Attributes:
         call: Who waits for it; None after a time-out, until the effect is published again.
-        outcome: Of a record that nobody waited for: was it written (None), or refused for good?
-        settled: It has that outcome.
+        outcome: Why Kafka has refused it; None: it has taken it.
+        settled: The outcome came after the time-out, and is kept for the next call.
     """
 
     effect: Effect

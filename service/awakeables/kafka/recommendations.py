@@ -42,8 +42,8 @@ class AtLeast:
     def __str__(self) -> str:
         return f"≥ {self.value}"
 
-    def fits(self, told: str) -> bool:
-        return int(told) >= self.value or int(told) == UNBOUNDED
+    def fits(self, value: str) -> bool:
+        return int(value) >= self.value or int(value) == UNBOUNDED
 
     @property
     def to_create(self) -> str:
@@ -59,8 +59,8 @@ class Exactly:
     def __str__(self) -> str:
         return self.value
 
-    def fits(self, told: str) -> bool:
-        return told == self.value
+    def fits(self, value: str) -> bool:
+        return value == self.value
 
     @property
     def to_create(self) -> str:
@@ -186,9 +186,9 @@ class Judgement:
 
 
 def judge(topic: TopicState, *, brokers: int) -> Iterator[Judgement]:
-    """Hold a topic against the table; what the cluster doesn't tell is passed over.
+    """Compare a topic with the table, as far as the cluster discloses its settings.
 
-    What a cluster of so few brokers can't have is advice.
+    What a cluster with this number of brokers can't have is only advised.
     """
     replicas = int(topic.settings[REPLICATION])
     for recommendation in RECOMMENDATIONS:
@@ -218,7 +218,7 @@ def judge(topic: TopicState, *, brokers: int) -> Iterator[Judgement]:
 def plan_for(
     role: Role, *, brokers: int, partitions: int | None = None, replication: int | None = None
 ) -> TopicPlan:
-    """A new topic that passes, as far as so few brokers can have it; what is said wins."""
+    """A new topic that passes, as far as this number of brokers allows; arguments win."""
     chosen = {r.setting: r.rules[role].to_create for r in RECOMMENDATIONS if role in r.rules}
     counted, copies = int(chosen.pop(PARTITIONS)), min(int(chosen.pop(REPLICATION)), brokers)
     replicas = copies if replication is None else replication

@@ -1,4 +1,4 @@
-"""How a cluster and our topics are really set up, told by the brokers."""
+"""How a cluster and our topics are set up, as the brokers report it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from awakeables.handlers.service import App
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.recommendations import PARTITIONS, REPLICATION, Role, TopicState
 from awakeables.kafka.topics import TopicFacts, asking, describe
-from awakeables.worker.letters import dead_letter_topic
+from awakeables.worker.deadletters import dead_letter_topic
 from awakeables.worker.worker import Worker
 
 
@@ -27,14 +27,14 @@ class Survey:
         topics: Those that exist.
         missing: The names of those that don't.
         problems: What is wrong with a topic as a whole, by its name.
-        untold: Topics whose settings the cluster doesn't tell us, and why.
+        undisclosed: Topics whose settings the cluster doesn't disclose, and why.
     """
 
     brokers: int
     topics: tuple[TopicState, ...]
     missing: tuple[str, ...]
     problems: Mapping[str, str]
-    untold: Mapping[str, str]
+    undisclosed: Mapping[str, str]
 
 
 def topics_of(
@@ -42,9 +42,9 @@ def topics_of(
 ) -> dict[str, Role]:
     """The topics of an app, of its workers, and further task topics, with what each is for.
 
-    An app's handlers name task topics as they publish, so an app alone can't tell them. It has a
-    verdicts topic if they are switched on. Each task topic has one for its dead letters, whoever
-    its workers are.
+    An app's handlers name task topics as they publish, so they can't be derived from the app. It has a
+    verdicts topic if verdicts are switched on. Each task topic has a topic for its dead letters, also
+    where its workers are not ours.
     """
     roles: dict[str, Role] = {app.completions_topic: "completions", app.dead_letter_topic: "dead letters"}
     if verdicts:
@@ -66,13 +66,15 @@ async def survey(connection: KafkaConnection, roles: Mapping[str, Role]) -> Surv
         facts = await describe(client, roles) if roles else {}
         brokers = len(client.cluster.brokers())
         there = [name for name in roles if facts[name].problem is None]
-        settings, untold = await _settings(client, there)
+        settings, undisclosed = await _settings(client, there)
     return Survey(
         brokers=brokers,
         topics=tuple(_state(name, roles[name], facts[name], settings.get(name, {})) for name in there),
         missing=tuple(name for name in roles if facts[name].missing),
-        problems={n: _told(f.problem) for n, f in facts.items() if f.problem is not None and not f.missing},
-        untold=untold,
+        problems={
+            n: _name_of(f.problem) for n, f in facts.items() if f.problem is not None and not f.missing
+        },
+        undisclosed=undisclosed,
     )
 
 
@@ -90,15 +92,15 @@ async def _settings(
     try:
         response = await client.send(client.get_random_node(), request)
     except kafka.IncompatibleBrokerVersion:
-        return {}, dict.fromkeys(names, "this broker doesn't tell settings")
-    settings, untold = {}, {}
+        return {}, dict.fromkeys(names, "this broker doesn't disclose settings")
+    settings, undisclosed = {}, {}
     for code, message, _type, name, entries in response.resources:
         if code:
-            untold[name] = message or _told(kafka.for_code(code))
+            undisclosed[name] = message or _name_of(kafka.for_code(code))
         else:
             settings[name] = {key: value for key, value, *_ in entries if value is not None}
-    return settings, untold
+    return settings, undisclosed
 
 
-def _told(problem: type[kafka.KafkaError] | None) -> str:
+def _name_of(problem: type[kafka.KafkaError] | None) -> str:
     return problem.__name__.removesuffix("Error") if problem is not None else ""

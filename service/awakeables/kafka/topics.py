@@ -14,7 +14,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from awakeables.errors import BrokerUnavailable, TopicMissing
 from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection
-from awakeables.kafka.diagnosis import DENIED, denied, diagnose
+from awakeables.kafka.diagnosis import DENIED, denied, diagnose, error_text
 
 READY_PAUSE_S = 0.05
 """A new topic has no leader yet in the first milliseconds."""
@@ -22,7 +22,7 @@ READY_PAUSE_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicFacts:
-    """What a broker says of a topic; `problem` is None when all is well with it.
+    """What a broker says of a topic; `problem` is None when it can be used.
 
     Attributes:
         replication: The replicas of the partition that has the fewest.
@@ -38,7 +38,7 @@ class TopicFacts:
 
 
 def no_topic(topic: str, connection: KafkaConnection) -> TopicMissing:
-    """That this topic is missing, and what makes it."""
+    """An error for a missing topic; its message says how to create it."""
     if connection.embedded:
         return TopicMissing(
             f"there is no topic {topic!r}; start `awakeables dev` with the worker that reads it, --worker "
@@ -115,7 +115,7 @@ class TopicPlan:
 
 
 async def create_topics(connection: KafkaConnection, topics: Mapping[str, int | TopicPlan]) -> None:
-    """Create topics by plans, or with so many partitions; those that exist stay as they are.
+    """Create topics by plans, or with a number of partitions; those that exist stay as they are.
 
     Returns when every broker that we ask knows a leader for all their partitions.
 
@@ -155,14 +155,14 @@ async def _create(connection: KafkaConnection, new: list[NewTopic]) -> None:
             "name them when it starts: `awakeables dev --task-topic TOPIC`"
         ) from error
     except (kafka.KafkaError, OSError, TimeoutError) as error:
-        raise BrokerUnavailable(f"the topics can't be created: {_told(error)}") from error
+        raise BrokerUnavailable(f"the topics can't be created: {error_text(error)}") from error
     finally:
         await admin.close()
     # aiokafka returns the broker's refusal instead of raising it.
     for name, code, *message in response.topic_errors:
         if code and kafka.for_code(code) is not kafka.TopicAlreadyExistsError:
-            told = next((text for text in message if text), kafka.for_code(code).__name__)
-            raise BrokerUnavailable(f"topic {name!r} can't be created: {told}")
+            reason = next((text for text in message if text), kafka.for_code(code).__name__)
+            raise BrokerUnavailable(f"topic {name!r} can't be created: {reason}")
 
 
 @asynccontextmanager
@@ -181,7 +181,3 @@ async def asking(connection: KafkaConnection) -> AsyncIterator[AIOKafkaClient]:
         raise await diagnose(connection, error) from error
     finally:
         await client.close()
-
-
-def _told(error: BaseException) -> str:
-    return str(error) or type(error).__name__

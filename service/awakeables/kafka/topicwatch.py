@@ -18,9 +18,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class TopicWatch:
-    """Puts topics that are missing on the board of problems.
+    """Puts missing topics on the board of problems.
 
-    Otherwise nobody hears of one until something is published to it, and then of each record.
+    Otherwise they would show only once something is published to them, and then with each record.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TopicWatch:
         self._interval_s = interval.total_seconds()
 
     async def run(self) -> None:
-        """Look for ever; cancel to stop."""
+        """Look until cancelled."""
         while True:
             try:
                 missing = await missing_topics(self._connection, self._topics.values())

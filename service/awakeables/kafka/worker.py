@@ -20,7 +20,7 @@ from awakeables.kafka.answers import AnswerSender
 from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection
 from awakeables.kafka.connectionerrors import ConnectionErrorLog
-from awakeables.kafka.diagnosis import DENIED
+from awakeables.kafka.diagnosis import DENIED, error_text
 from awakeables.kafka.groupreader import POLL_MS, GroupReader
 from awakeables.kafka.producer import Producer
 from awakeables.kafka.tolerant import OversizedBatch
@@ -29,9 +29,9 @@ from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import WorkerMetrics
 from awakeables.telemetry.outages import Outages
-from awakeables.worker.ledger import Ledger
-from awakeables.worker.letters import dead_letter, dead_letter_topic
+from awakeables.worker.deadletters import dead_letter, dead_letter_topic
 from awakeables.worker.loop import LoopSettings, WorkerLoop
+from awakeables.worker.offsets import OffsetTracker
 from awakeables.worker.port import Incoming, Outgoing
 from awakeables.worker.worker import Worker
 
@@ -67,7 +67,7 @@ class WorkerSettings:
 
 
 class WorkerRunner:
-    """Runs a worker on Kafka until it is told to stop."""
+    """Runs a worker on Kafka."""
 
     def __init__(
         self,
@@ -136,18 +136,16 @@ class KafkaTasks:
         self._settings = settings
         self.producer = Producer(connection, clock, errors=ConnectionErrorLog(connection, client="producer"))
         self._answers = AnswerSender(self.producer, connection, clock=clock)
-        self._ledger = Ledger()
+        self._offsets = OffsetTracker()
         self._letter_topics = {dead_letter_topic(topic) for topic in worker.topics}
         self._consumer: AIOKafkaConsumer | None = None
         self._reader: GroupReader | None = None
         self._subscribed: frozenset[str] = frozenset()
-        self._told_missing: frozenset[str] = frozenset()
+        self._missing: frozenset[str] = frozenset()
         self._outages = Outages(clock.monotonic)
         self._has_assignment = False
         self._topics_checked_at = float("-inf")
         self._denial = ConnectionErrorLog(connection, client="consumer")
-
-    # ── the port ──────────────────────────────────────────────────────────────────────────────
 
     async def receive(self, limit: int) -> Sequence[Incoming]:
         """As `TaskPort.receive`."""
@@ -164,7 +162,7 @@ class KafkaTasks:
         return [
             incoming
             for record in records
-            if self._ledger.begin((record.topic, record.partition), record.offset)
+            if self._offsets.start((record.topic, record.partition), record.offset)
             for incoming in (_incoming(record),)
         ]
 
@@ -181,17 +179,17 @@ class KafkaTasks:
 
     def acknowledge(self, record: Incoming) -> None:
         """As `TaskPort.acknowledge`."""
-        self._ledger.settle((record.topic, record.partition), record.offset)
+        self._offsets.finish((record.topic, record.partition), record.offset)
 
     def problems(self) -> dict[str, str]:
         """What keeps tasks from being read and answered, by name.
 
         A member that the group gives no partition is ready: it stands by.
         """
-        problems = {f"topic {topic}": "there is no such topic" for topic in sorted(self._told_missing)}
+        problems = {f"topic {topic}": "there is no such topic" for topic in sorted(self._missing)}
         if self._consumer is None:
             problems["consumer"] = "not connected to Kafka; the log says why"
-        elif not self._has_assignment and self._worker.topics != self._told_missing:
+        elif not self._has_assignment and self._worker.topics != self._missing:
             problems["consumer"] = "no partitions are assigned yet"
         if not self.producer.connected:
             problems["producer"] = "not connected to Kafka; the log says why"
@@ -199,8 +197,6 @@ class KafkaTasks:
             name = f"partition {partition.topic}:{partition.partition}"
             problems[name] = "stands before a batch that can't be opened"
         return problems
-
-    # ── what runs beside the loop ─────────────────────────────────────────────────────────────
 
     async def keep_offsets(self) -> None:
         """Commit now and then; runs until it is cancelled."""
@@ -216,7 +212,7 @@ class KafkaTasks:
         mine = consumer.assignment()
         offsets = {
             place: offset
-            for place, offset in self._ledger.committable().items()
+            for place, offset in self._offsets.committable().items()
             if TopicPartition(*place) in mine
         }
         if not offsets:
@@ -231,11 +227,11 @@ class KafkaTasks:
                     events.OFFSETS_NOT_COMMITTED,
                     worker=self._worker.name,
                     failures=failures,
-                    error=_told(error),
+                    error=error_text(error),
                 )
         else:
             self._outages.succeeded(events.OFFSETS_NOT_COMMITTED)
-            self._ledger.commit(offsets)
+            self._offsets.commit(offsets)
 
     async def close(self) -> None:
         """Commit, leave the group, let go."""
@@ -243,8 +239,6 @@ class KafkaTasks:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await close_consumer(consumer)
-
-    # ── membership ────────────────────────────────────────────────────────────────────────────
 
     async def _join(self) -> GroupReader:
         backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
@@ -284,12 +278,12 @@ class KafkaTasks:
                 return self._reader
 
     async def _leave(self, error: Exception) -> None:
-        """Give a consumer up that the group's own machinery reports broken; the next call joins anew."""
+        """Close a consumer whose group has failed; the next call joins with a new one."""
         if isinstance(error, DENIED):
             await self._denial.explain(error)
         else:
             log.warning(
-                events.CLIENT_REPLACED, client="consumer", worker=self._worker.name, error=_told(error)
+                events.CLIENT_REPLACED, client="consumer", worker=self._worker.name, error=error_text(error)
             )
         consumer, self._consumer, self._reader = self._consumer, None, None
         self._has_assignment = False
@@ -319,7 +313,7 @@ class KafkaTasks:
             return
         self._outages.succeeded(events.BROKER_DOWN)
         there = self._worker.topics - missing
-        if missing - self._told_missing:
+        if missing - self._missing:
             log.error(
                 events.TOPIC_MISSING,
                 worker=self._worker.name,
@@ -327,7 +321,7 @@ class KafkaTasks:
                 error="`awakeables topics create` with --worker makes them; if it is the broker of "
                 "`awakeables dev`, start that with --worker or --task-topic",
             )
-        self._told_missing = missing
+        self._missing = missing
         if there != self._subscribed and self._consumer is not None:
             self._consumer.subscribe(sorted(there), listener=_Listener(self))
             self._subscribed = there
@@ -348,7 +342,7 @@ class KafkaTasks:
         self._forget_partitions(partitions)
 
     def _forget_partitions(self, partitions: Iterable[TopicPartition]) -> None:
-        self._ledger.lose([(partition.topic, partition.partition) for partition in partitions])
+        self._offsets.forget([(partition.topic, partition.partition) for partition in partitions])
 
     async def _leave_out(self, partition: TopicPartition, batch: OversizedBatch) -> None:
         """Report a batch that is too large to be unpacked as one dead letter."""
@@ -361,13 +355,13 @@ class KafkaTasks:
             offset=batch.first,
             reason=batch.reason,
         )
-        self._ledger.begin(place, last)
+        self._offsets.start(place, last)
         with suppress(BrokerUnavailable):  # the port drains: the batch comes again, to the next worker
             await self.send(dead_letter(lost, "unreadable", batch.reason))
-            self._ledger.settle(place, last)
+            self._offsets.finish(place, last)
 
     def _is_full(self, partition: TopicPartition) -> bool:
-        return self._ledger.open_count((partition.topic, partition.partition)) >= self._settings.most_open
+        return self._offsets.unfinished((partition.topic, partition.partition)) >= self._settings.most_open
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
@@ -397,7 +391,3 @@ def _incoming(record: ConsumerRecord[Any, Any]) -> Incoming:
 
 def _shown(partitions: Iterable[TopicPartition]) -> list[str]:
     return sorted(f"{partition.topic}:{partition.partition}" for partition in partitions)
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -20,7 +20,7 @@ from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import WorkerMetrics
 from awakeables.telemetry.vocabulary import TaskEnd
-from awakeables.worker.letters import without_value
+from awakeables.worker.deadletters import without_value
 from awakeables.worker.port import Incoming, Outgoing, TaskPort
 from awakeables.worker.process import Answered, DeadLettered, PastDeadline, Processor, Unfinished
 from awakeables.worker.replies import ANY_COMPLETIONS, ReplyTopics

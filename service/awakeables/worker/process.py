@@ -44,7 +44,7 @@ from awakeables.wire.tasks import (
     decode_task,
     find_address,
 )
-from awakeables.worker.letters import DeadLetterCode, dead_letter
+from awakeables.worker.deadletters import DeadLetterCode, dead_letter
 from awakeables.worker.port import Incoming, Outgoing
 from awakeables.worker.replies import ANY_COMPLETIONS, ReplyTopics
 from awakeables.worker.task import Reject, Task

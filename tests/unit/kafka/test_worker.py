@@ -32,7 +32,7 @@ async def test_case_w11_a_batch_that_can_not_be_reported_is_left_to_the_next_wor
     )
     monkeypatch.setattr(tasks, "send", send)
     await tasks._leave_out(TopicPartition("tasks", 0), OversizedBatch(3, 9, BatchTooLarge(1)))
-    assert tasks._ledger.committable() == ({} if drains else {("tasks", 0): 9})
+    assert tasks._offsets.committable() == ({} if drains else {("tasks", 0): 9})
     if not drains:
         said = dict(sent[0].headers)["__connect.errors.exception.message"] or b""
         assert b"the batch with the offsets 3 to 8 is left out: it unpacks to more than 1 bytes" in said

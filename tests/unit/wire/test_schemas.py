@@ -26,7 +26,7 @@ from awakeables.wire.completion_events import TYPES
 from awakeables.wire.completions import STATUSES, Unreadable, decode_completion, encode_completion
 from awakeables.wire.dead_tasks import MOST_REASON_CHARACTERS
 from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect, find_address
-from awakeables.worker.letters import DeadLetterCode, dead_letter
+from awakeables.worker.deadletters import DeadLetterCode, dead_letter
 from awakeables.worker.port import Incoming
 from unit.wire.contract import (
     AN_ID,

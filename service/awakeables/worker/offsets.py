@@ -1,7 +1,7 @@
-"""Which offsets may be committed: those below which everything is done with.
+"""Which offsets may be committed: those below which everything is done.
 
 Tasks end in any order; an offset says "all before this". So each partition has a watermark, the
-first offset that is not done with, and only that is ever committed.
+first offset that is not done, and only that is ever committed.
 """
 
 from __future__ import annotations
@@ -15,55 +15,55 @@ Place: TypeAlias = tuple[str, int]
 
 
 class _Window:
-    """The offsets of one partition that were begun, in order, from the first that is not done."""
+    """The offsets of one partition that were received, in order, from the first that is not done."""
 
-    __slots__ = ("begun", "committed", "done", "last", "watermark")
+    __slots__ = ("committed", "done", "last", "received", "watermark")
 
     def __init__(self, first: int) -> None:
-        self.begun: deque[int] = deque()
+        self.received: deque[int] = deque()
         self.done: set[int] = set()
         self.last = first - 1
         self.watermark = first
         self.committed = first
 
 
-class Ledger:
-    """The watermarks of the partitions that this process reads."""
+class OffsetTracker:
+    """Keeps the watermarks of the partitions that this process reads."""
 
     def __init__(self) -> None:
         self._windows: dict[Place, _Window] = {}
 
-    def begin(self, place: Place, offset: int) -> bool:
+    def start(self, place: Place, offset: int) -> bool:
         """Note that a record was received; False: it was before, don't do it twice.
 
-        The first offset that is begun after `lose` is where the partition is read from.
+        The first offset that is started after `forget` is where the partition is read from.
         """
         window = self._windows.get(place)
         if window is None:
             window = self._windows[place] = _Window(offset)
         if offset <= window.last:
             return False
-        window.begun.append(offset)
+        window.received.append(offset)
         window.last = offset
         return True
 
-    def settle(self, place: Place, offset: int) -> None:
-        """Note that a record is done with. Of a partition that was lost since, nothing is noted."""
+    def finish(self, place: Place, offset: int) -> None:
+        """Note that a record is done, unless its partition was forgotten since."""
         window = self._windows.get(place)
         if window is None or not window.watermark <= offset <= window.last:
             return
         window.done.add(offset)
-        begun, done = window.begun, window.done
-        while begun and begun[0] in done:
-            settled = begun.popleft()
-            done.discard(settled)
+        received, done = window.received, window.done
+        while received and received[0] in done:
+            finished = received.popleft()
+            done.discard(finished)
             # Offsets that no record has (compaction, transaction markers) lie in between.
-            window.watermark = begun[0] if begun else settled + 1
+            window.watermark = received[0] if received else finished + 1
 
-    def open_count(self, place: Place) -> int:
-        """How many offsets lie between the watermark and the newest record."""
+    def unfinished(self, place: Place) -> int:
+        """How many records there are from the watermark to the newest one."""
         window = self._windows.get(place)
-        return 0 if window is None else len(window.begun)
+        return 0 if window is None else len(window.received)
 
     def committable(self) -> dict[Place, int]:
         """The watermarks that have moved since they were committed."""
@@ -80,7 +80,7 @@ class Ledger:
             if window is not None:
                 window.committed = max(window.committed, offset)
 
-    def lose(self, places: Collection[Place]) -> None:
-        """Forget partitions: somebody else may read them now."""
+    def forget(self, places: Collection[Place]) -> None:
+        """Forget partitions: another member of the group may read them now."""
         for place in places:
             self._windows.pop(place, None)

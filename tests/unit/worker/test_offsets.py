@@ -6,83 +6,83 @@ import hypothesis.strategies as st
 from hypothesis import given
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from awakeables.worker.ledger import Ledger
+from awakeables.worker.offsets import OffsetTracker
 
 HERE = ("tasks", 0)
 THERE = ("tasks", 1)
 
 
-def begun(ledger: Ledger, *offsets: int) -> Ledger:
+def started(tracker: OffsetTracker, *offsets: int) -> OffsetTracker:
     for offset in offsets:
-        assert ledger.begin(HERE, offset)
-    return ledger
+        assert tracker.start(HERE, offset)
+    return tracker
 
 
 def test_nothing_is_committed_before_anything_is_done() -> None:
-    assert begun(Ledger(), 5, 6).committable() == {}
+    assert started(OffsetTracker(), 5, 6).committable() == {}
 
 
 def test_the_offset_waits_for_the_slowest_task() -> None:
-    ledger = begun(Ledger(), 5, 6, 7)
-    ledger.settle(HERE, 6)
-    ledger.settle(HERE, 7)
-    assert ledger.committable() == {}
-    ledger.settle(HERE, 5)
-    assert ledger.committable() == {HERE: 8}
+    tracker = started(OffsetTracker(), 5, 6, 7)
+    tracker.finish(HERE, 6)
+    tracker.finish(HERE, 7)
+    assert tracker.committable() == {}
+    tracker.finish(HERE, 5)
+    assert tracker.committable() == {HERE: 8}
 
 
 def test_offsets_that_no_record_has_are_passed() -> None:
-    ledger = begun(Ledger(), 5, 9)
-    ledger.settle(HERE, 5)
-    assert ledger.committable() == {HERE: 9}
-    ledger.settle(HERE, 9)
-    assert ledger.committable() == {HERE: 10}
+    tracker = started(OffsetTracker(), 5, 9)
+    tracker.finish(HERE, 5)
+    assert tracker.committable() == {HERE: 9}
+    tracker.finish(HERE, 9)
+    assert tracker.committable() == {HERE: 10}
 
 
 def test_what_is_committed_is_not_committed_again() -> None:
-    ledger = begun(Ledger(), 5, 6)
-    ledger.settle(HERE, 5)
-    ledger.commit(ledger.committable())
-    assert ledger.committable() == {}
-    ledger.settle(HERE, 6)
-    assert ledger.committable() == {HERE: 7}
+    tracker = started(OffsetTracker(), 5, 6)
+    tracker.finish(HERE, 5)
+    tracker.commit(tracker.committable())
+    assert tracker.committable() == {}
+    tracker.finish(HERE, 6)
+    assert tracker.committable() == {HERE: 7}
 
 
 def test_a_record_that_comes_again_is_known() -> None:
-    ledger = begun(Ledger(), 5, 6)
-    assert not ledger.begin(HERE, 5)
-    assert not ledger.begin(HERE, 6)
+    tracker = started(OffsetTracker(), 5, 6)
+    assert not tracker.start(HERE, 5)
+    assert not tracker.start(HERE, 6)
 
 
 def test_a_lost_partition_moves_no_more() -> None:
-    ledger = begun(Ledger(), 5)
-    ledger.begin(THERE, 1)
-    ledger.lose([HERE])
-    ledger.settle(HERE, 5)
-    ledger.settle(THERE, 1)
-    assert ledger.committable() == {THERE: 2}
+    tracker = started(OffsetTracker(), 5)
+    tracker.start(THERE, 1)
+    tracker.forget([HERE])
+    tracker.finish(HERE, 5)
+    tracker.finish(THERE, 1)
+    assert tracker.committable() == {THERE: 2}
 
 
 def test_a_partition_that_comes_back_begins_where_it_is_read() -> None:
-    ledger = begun(Ledger(), 5, 6)
-    ledger.lose([HERE])
-    assert ledger.begin(HERE, 5)
-    ledger.settle(HERE, 6)  # by the run that was begun before, whose record was not yet read again
-    assert ledger.committable() == {}
-    assert ledger.begin(HERE, 6)
-    ledger.settle(HERE, 5)
-    assert ledger.committable() == {HERE: 6}
+    tracker = started(OffsetTracker(), 5, 6)
+    tracker.forget([HERE])
+    assert tracker.start(HERE, 5)
+    tracker.finish(HERE, 6)  # by the run that was begun before, whose record was not yet read again
+    assert tracker.committable() == {}
+    assert tracker.start(HERE, 6)
+    tracker.finish(HERE, 5)
+    assert tracker.committable() == {HERE: 6}
 
 
 @given(st.permutations(range(12)), st.integers(0, 12))
 def test_any_order_of_ends_gives_the_longest_run_of_done_ones(order: list[int], count: int) -> None:
-    ledger = begun(Ledger(), *range(12))
+    tracker = started(OffsetTracker(), *range(12))
     for offset in order[:count]:
-        ledger.settle(HERE, offset)
+        tracker.finish(HERE, offset)
     done = set(order[:count])
     expected = next((offset for offset in range(12) if offset not in done), 12)
-    assert ledger.committable() == ({HERE: expected} if expected else {})
-    assert ledger.open_count(HERE) == 12 - expected
+    assert tracker.committable() == ({HERE: expected} if expected else {})
+    assert tracker.unfinished(HERE) == 12 - expected
 
 
 class ReadingAPartition(RuleBasedStateMachine):
@@ -90,7 +90,7 @@ class ReadingAPartition(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = Ledger()
+        self.tracker = OffsetTracker()
         self.next = 0
         self.committed = 0
         self.running: list[int] = []
@@ -101,7 +101,7 @@ class ReadingAPartition(RuleBasedStateMachine):
         self.done.update(range(self.next, self.next + gap))  # no record lies there: nothing to do
         offset = self.next + gap
         self.next = offset + 1
-        assert self.ledger.begin(HERE, offset)
+        assert self.tracker.start(HERE, offset)
         self.running.append(offset)
         self.done.discard(offset)
 
@@ -109,25 +109,25 @@ class ReadingAPartition(RuleBasedStateMachine):
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         offset = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
-        self.ledger.settle(HERE, offset)
+        self.tracker.finish(HERE, offset)
         self.done.add(offset)
 
     @rule()
     def commit(self) -> None:
-        offsets = self.ledger.committable()
-        self.ledger.commit(offsets)
+        offsets = self.tracker.committable()
+        self.tracker.commit(offsets)
         self.committed = max(self.committed, offsets.get(HERE, 0))
 
     @rule()
     def rebalance(self) -> None:
-        self.ledger.lose([HERE])
+        self.tracker.forget([HERE])
         self.next = self.committed
         self.running = []
         self.done = {offset for offset in self.done if offset < self.committed}
 
     @invariant()
     def nothing_below_the_offset_is_left_undone(self) -> None:
-        offset = max(self.committed, self.ledger.committable().get(HERE, 0))
+        offset = max(self.committed, self.tracker.committable().get(HERE, 0))
         assert set(range(offset)) <= self.done
         assert not [running for running in self.running if running < offset]
 
