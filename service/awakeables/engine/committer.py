@@ -113,7 +113,7 @@ class Committer:
     def submit(self, member: Member, *, lazily: bool = False) -> asyncio.Future[Answer]:
         """The same as a future; to cancel it gives the member up."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.post(member, functools.partial(_resolve, future), lazily=lazily, given_up=future.cancelled)
+        self.post(member, functools.partial(resolve, future), lazily=lazily, given_up=future.cancelled)
         return future
 
     async def commit(self, member: Member, answer: type[A]) -> A:
@@ -234,7 +234,8 @@ class Committer:
         reply(error)
 
 
-def _resolve(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+def resolve(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+    """Hand a reply on to a future."""
     if future.cancelled():
         return
     if isinstance(answer, Exception):

@@ -150,34 +150,18 @@ class RunnerPool:
     # ── events ─────────────────────────────────────────────────────────────────────────────
 
     def begin(self, order: Begin, given: Input) -> asyncio.Future[Answer]:
-        """Create an invocation, and run its handler while the row is being written.
+        """Run a handler's first step, and create the invocation with what comes of it, in one commit.
+
+        Args:
+            order: Creates the invocation for this owner; its journal has the input alone.
+            given: That input.
 
         Returns:
-            The answer, once the row is durable; to cancel it means that nobody wants the invocation.
+            The answer, once it is durable; to cancel it means that nobody wants the invocation.
         """
         subject = InvocationLog(invocation_id=order.id, service=order.service, handler=order.handler)
-        runner = Runner(self, subject, epoch=1, version=1, wake=0, attempts=0)
-        begun: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-        def replied(answer: Answer | Exception) -> None:
-            runner.on_begun(answer)
-            if begun.cancelled():
-                return
-            if isinstance(answer, Exception):
-                begun.set_exception(answer)
-            else:
-                begun.set_result(answer)
-
-        def given_up(future: asyncio.Future[Answer]) -> None:
-            # It isn't known whether there is a row; if there is, a sweep lets go of it, and it is claimed.
-            if future.cancelled():
-                runner.detach()
-
-        begun.add_done_callback(given_up)
-        self._runners[order.id] = runner
-        self.committer.post(order, replied, given_up=begun.cancelled)
-        runner.start([given], durable=0)
-        return begun
+        runner = self._runners[order.id] = Runner(self, subject, epoch=1, version=1, wake=0, attempts=0)
+        return runner.begin(order, given)
 
     def wake(self, wakes: Sequence[Wake]) -> None:
         """Call the runners of these; what is not live is claimed."""
@@ -410,7 +394,7 @@ class RunnerPool:
 
     def _start(self, runner: Runner, journal: Sequence[Entry]) -> None:
         try:
-            runner.start(journal, durable=len(journal))
+            runner.start(journal)
         except (AuthorError, NotFound) as error:
             runner.pause(error)
         except Exception as error:

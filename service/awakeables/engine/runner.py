@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from awakeables.core.answers import Advanced, Answer, Begun, Wake
 from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.effects import Effect
 from awakeables.core.invocations import (
     CALLED_OFF,
     BackOff,
@@ -33,11 +35,12 @@ from awakeables.core.invocations import (
     Pause,
     Suspend,
 )
-from awakeables.core.journal import CancelRaised, Entry, encode_chunk
-from awakeables.core.orders import Advance
+from awakeables.core.journal import CancelRaised, Entry, Input, encode_chunk
+from awakeables.core.orders import Advance, Begin, FirstStep
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.sources import Source
 from awakeables.core.texts import message_of, type_of
+from awakeables.engine.committer import resolve
 from awakeables.engine.invocationlog import InvocationLog
 from awakeables.engine.waits import Waits
 from awakeables.errors import StoreRefused
@@ -129,42 +132,104 @@ class Runner:
         self._lets_go: Suspend | None = None
         self._woken = False
         self._lost = False
-        self._open: tuple[str, ...] = ()
+        self._abandoned: tuple[str, ...] = ()
         self._refusal: Rejection | None = None
         self._suspected = False
 
     # ── events ─────────────────────────────────────────────────────────────────────────────
 
-    def start(self, history: Sequence[Entry], *, durable: int) -> None:
-        """Begin the attempt along its journal, of which so many entries are on disk.
+    def begin(self, order: Begin, given: Input) -> asyncio.Future[Answer]:
+        """Run the first step of a new invocation, and create the invocation with it."""
+        self._open([given], durable=0)
+        begun: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        begun.add_done_callback(self._on_given_up)
+        progress = self._first_step()
+        first = progress if isinstance(progress, Progress) and progress.ended is None else None
+        if first is not None:
+            order = self._with_first_step(order, first)
+        reply = functools.partial(self._on_begun, begun, first, self._entries)
+        self._pool.committer.post(order, reply, given_up=begun.cancelled)
+        # The row's commit goes first, whatever else the step leads to.
+        if first is not None:
+            self._waits = Waits(first.blocked_on)
+            self._go_on()
+        elif progress is not None:
+            self._on_advanced(progress)
+        return begun
+
+    def _first_step(self) -> Progress | Awaitable[Progress] | None:
+        assert self._attempt is not None
+        try:
+            return self._attempt.advance(News(now_ms=self._pool.clock.now_ms()))
+        except Exception as error:
+            self._pool.failed(self, error)
+            return None
+
+    def _with_first_step(self, order: Begin, first: Progress) -> Begin:
+        """The order that also writes what the first step has decided; the journal's chunk has both."""
+        self._commits += 1
+        chunk = order.chunk
+        if first.entries:
+            self._entries += len(first.entries)
+            chunk = b"%b,%b" % (chunk[:-1], encode_chunk(first.entries)[1:])
+        step = FirstStep(
+            number=self._commits,
+            next=Continue(),
+            awakeables=first.awakeables,
+            schemas=first.schemas,
+            effects=first.effects,
+        )
+        return replace(order, chunk=chunk, first=step)
+
+    def start(self, history: Sequence[Entry]) -> None:
+        """Begin an attempt of a claimed invocation, along its journal.
 
         Raises:
             NotFound: There is no such handler.
         """
+        if not self._lost:
+            self._open(history, durable=len(history))
+            self._go_on()
+
+    def _open(self, history: Sequence[Entry], *, durable: int) -> None:
         origin = Origin(
             invocation_id=self.invocation_id,
             service=self._subject.service,
             handler=self._subject.handler,
             number=self._attempts + 1,
         )
-        if self._lost:
-            return
         self._entries, self._durable = len(history), durable
         self._told = len(history) > 1 and any(isinstance(entry, CancelRaised) for entry in history)
         # Threads of the handler's own may misuse the context, too.
         ready = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self.on_ready)
         self._attempt = self._pool.attempts.open(origin, history, ready)
         self._began_s = self._pool.clock.monotonic()
-        self._wanted = True
-        self._go_on()
 
     def preload(self, awakeable_id: str, outcome: Outcome) -> None:
         """Take in an outcome that was read after the claim; they come in the order of settlement."""
         self._inbox.setdefault(awakeable_id, outcome)
 
-    def on_begun(self, answer: Answer | Exception) -> None:
+    def _on_begun(
+        self,
+        begun: asyncio.Future[Answer],
+        first: Progress | None,
+        entries: int,
+        answer: Answer | Exception,
+    ) -> None:
         """The commit that creates the invocation is done."""
-        self._replied(None, 1, answer)
+        if isinstance(answer, Begun):
+            self._durable = entries
+            if first is not None:
+                self._relay(first, answer.effects)
+            self._on_durable()
+        else:
+            self._not_committed(answer)
+        resolve(begun, answer)
+
+    def _on_given_up(self, begun: asyncio.Future[Answer]) -> None:
+        """Nobody wants the invocation any more; if it has a row, a sweep lets go of it."""
+        if begun.cancelled():
+            self.detach()
 
     def on_outcome(self, wake: Wake) -> None:
         """An awakeable of this invocation was settled."""
@@ -239,27 +304,36 @@ class Runner:
             while (news := self._news()) is not None:
                 progress = self._attempt.advance(news)
                 if not isinstance(progress, Progress):
-                    self._stepping = True
-                    asyncio.ensure_future(progress).add_done_callback(self._on_progress)
+                    self._on_advanced(progress)
                     return
                 if not self._take(progress):
                     return
         except Exception as error:
             self._pool.failed(self, error)
 
-    def _on_progress(self, done: asyncio.Future[Progress]) -> None:
-        """The attempt has answered, which awaited something of asyncio's."""
-        self._stepping = False
-        if done.cancelled() or self._closing:  # the process stops
-            self.close()
+    def _on_advanced(self, progress: Progress | Awaitable[Progress]) -> None:
+        """The attempt was called; it may answer later, if the handler awaits something of asyncio's."""
+        if not isinstance(progress, Progress):
+            self._stepping = True
+            asyncio.ensure_future(progress).add_done_callback(self._on_progress)
             return
         try:
-            goes_on = self._take(done.result())
+            goes_on = self._take(progress)
         except Exception as error:
             self._pool.failed(self, error)
             return
         if goes_on:
             self._go_on()
+
+    def _on_progress(self, done: asyncio.Future[Progress]) -> None:
+        """The attempt has answered later."""
+        self._stepping = False
+        if done.cancelled() or self._closing:  # the process stops
+            self.close()
+        elif (error := done.exception()) is not None:
+            self._pool.failed(self, error)
+        else:
+            self._on_advanced(done.result())
 
     def _take(self, progress: Progress) -> bool:
         """Commit what is new; can the handler go on?"""
@@ -350,7 +424,7 @@ class Runner:
     # ── ending the attempt ─────────────────────────────────────────────────────────────────
 
     def _conclude(self, progress: Progress, ended: Ended) -> None:
-        self._open = progress.open_awakeables
+        self._abandoned = progress.open_awakeables
         match ended:
             case _ if self._lost:
                 self._go()
@@ -367,7 +441,7 @@ class Runner:
                 self._finish(self._lets_go or Suspend(wake=-1), progress)
 
     def _end(self, result: Outcome, progress: Progress | None) -> None:
-        self._finish(End(result=result, abandoned=self._open), progress)
+        self._finish(End(result=result, abandoned=self._abandoned), progress)
 
     def _failed(self, crashed: Crashed) -> None:
         failures = self._attempts + 1
@@ -442,14 +516,15 @@ class Runner:
 
     def _replied(self, progress: Progress | None, entries: int, answer: Answer | Exception) -> None:
         """A commit is done after which the attempt goes on."""
-        if isinstance(answer, Begun):
-            self._durable = entries
-        elif isinstance(answer, Advanced):
+        if isinstance(answer, Advanced):
             self._durable = entries
             self._committed(progress, answer)
+            self._on_durable()
         else:
             self._not_committed(answer)
-            return
+
+    def _on_durable(self) -> None:
+        """Go on, if anything depends on what is on disk."""
         waits = self._waits
         if waits is None or waits.needs_disk or self.wakes_at is None or self._cancelled:
             self._go_on()
@@ -488,10 +563,15 @@ class Runner:
         if self._suspected:
             self._suspected = False
             self._pool.proved_alive()
-        if progress is not None and progress.awakeables:
+        if progress is not None:
+            self._relay(progress, answer.effects)
+
+    def _relay(self, progress: Progress, effects: Sequence[Effect]) -> None:
+        """Act on what is durable: new awakeables may be answered, effects are published."""
+        if progress.awakeables:
             self._pool.remember(self.invocation_id, progress, self._attempt)
-        if answer.effects:
-            self._pool.publish(answer.effects)
+        if effects:
+            self._pool.publish(effects)
 
     def _not_committed(self, answer: Answer | BaseException) -> None:
         if self._lost or self._refusal is not None:
