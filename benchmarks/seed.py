@@ -20,7 +20,7 @@ from awakeables import __version__
 from awakeables.core.answers import Advanced, Begun
 from awakeables.core.ids import Ids
 from awakeables.core.invocations import Suspend
-from awakeables.core.journal import AwakeableAsked, Input, encode_chunk
+from awakeables.core.journal import AwakeableCreated, Input, encode_chunk
 from awakeables.core.orders import Advance, Begin, Member
 from awakeables.handlers.execution import AwakeableWait, Taken, World
 from awakeables.store.sqlite.store import SqliteStore
@@ -78,7 +78,7 @@ class Seeder:
             build=__version__,
         )
         entries = [
-            replace(entry, id=awakeable_id) if isinstance(entry, AwakeableAsked) else entry
+            replace(entry, id=awakeable_id) if isinstance(entry, AwakeableCreated) else entry
             for entry in asked.entries
         ]
         [awakeable] = asked.awakeables

@@ -18,7 +18,7 @@ import msgspec
 from awakeables.core.answers import (
     Answer,
     Begun,
-    CancelAsked,
+    CancelMarked,
     KeyConflict,
     Killed,
     Republished,
@@ -280,7 +280,7 @@ class Api(Queries):
             NotFound: There is no such invocation.
             NotPossible: It has ended.
         """
-        asked = await self._committer.commit(Cancel(invocation_id=invocation_id, by=by), CancelAsked)
+        asked = await self._committer.commit(Cancel(invocation_id=invocation_id, by=by), CancelMarked)
         row = existing(asked.invocation, invocation_id)
         if not asked.accepted:
             raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to cancel")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from awakeables.core.answers import Answer, Position
-from awakeables.core.awakeables import Awakeable, Codec, State
+from awakeables.core.awakeables import AwakeableRow, Codec, State
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.invocations import Invocation, Status
@@ -152,9 +152,9 @@ class Inspection(Protocol):
         """The beginning of a journal, of `most_bytes` and the chunk that ends it; and is that all?"""
         ...
 
-    async def awakeable(self, awakeable_id: str) -> Awakeable | None: ...
+    async def awakeable(self, awakeable_id: str) -> AwakeableRow | None: ...
 
-    async def awakeables(self, page: Page, *, state: State | None = None) -> list[Awakeable]: ...
+    async def awakeables(self, page: Page, *, state: State | None = None) -> list[AwakeableRow]: ...
 
     async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None: ...
 

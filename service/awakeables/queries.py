@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from awakeables.core.awakeables import Awakeable, State
+from awakeables.core.awakeables import AwakeableRow, State
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.invocations import Invocation, Status
@@ -72,7 +72,7 @@ class Queries:
         """
         return await self._store.journal(invocation_id, most_bytes)
 
-    async def awakeable(self, awakeable_id: str) -> Awakeable:
+    async def awakeable(self, awakeable_id: str) -> AwakeableRow:
         """Return an awakeable.
 
         Raises:
@@ -83,7 +83,7 @@ class Queries:
             raise NotFound(f"no awakeable {awakeable_id}")
         return row
 
-    async def awakeables(self, page: Page, *, state: State | None = None) -> Sequence[Awakeable]:
+    async def awakeables(self, page: Page, *, state: State | None = None) -> Sequence[AwakeableRow]:
         """Awakeables, newest first."""
         return await self._store.awakeables(page, state=state)
 

@@ -236,7 +236,7 @@ class Settings(BaseSettings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class SettingSource:
     """Where a setting comes from: a kind, and the name that it has there."""
 
     kind: Literal["default", "file", "environment", "flag"]
@@ -261,7 +261,7 @@ class SourcedSettings:
     """All settings, and where each comes from."""
 
     settings: Settings
-    sources: Mapping[str, Source]
+    sources: Mapping[str, SettingSource]
 
 
 def load_settings(config: Path | None = None, **flags: object) -> Settings:
@@ -287,10 +287,10 @@ def read_settings(config: Path | None = None, **flags: object) -> SourcedSetting
     in_file = {} if config is None else _read_file(config)
     given = {name: value for name, value in flags.items() if value is not None}
     sources = (
-        {name: Source(kind="default") for name in Settings.model_fields}
-        | {name: Source(kind="file", name=str(config)) for name in in_file}
-        | {name: Source(kind="environment", name=variable) for name, variable in variables.items()}
-        | {name: Source(kind="flag", name=f"--{name.replace('_', '-')}") for name in given}
+        {name: SettingSource(kind="default") for name in Settings.model_fields}
+        | {name: SettingSource(kind="file", name=str(config)) for name in in_file}
+        | {name: SettingSource(kind="environment", name=variable) for name, variable in variables.items()}
+        | {name: SettingSource(kind="flag", name=f"--{name.replace('_', '-')}") for name in given}
     )
     # What is handed in wins over the environment, which pydantic reads by itself.
     values = {name: value for name, value in in_file.items() if name not in variables} | given
@@ -336,7 +336,7 @@ def _nearest(name: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name.removeprefix(PREFIX.lower()), known, n=1)), None)
 
 
-def _told(problem: ErrorDetails, sources: Mapping[str, Source]) -> str:
+def _told(problem: ErrorDetails, sources: Mapping[str, SettingSource]) -> str:
     """One problem with its place; the value isn't told, it may be a secret."""
     words = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "time_delta_type":  # a date, a list, …
@@ -345,5 +345,5 @@ def _told(problem: ErrorDetails, sources: Mapping[str, Source]) -> str:
     if not problem["loc"]:
         return words
     name, *inner = map(str, problem["loc"])
-    place = sources.get(name, Source(kind="default")).place_of(name)
+    place = sources.get(name, SettingSource(kind="default")).place_of(name)
     return f"{'.'.join((place, *inner))}: {words}"

@@ -15,7 +15,7 @@ from awakeables.core.answers import (
     PartitionsTaken,
     SettledAll,
 )
-from awakeables.core.awakeables import Awakeable, Completion, Heartbeat, Verdict
+from awakeables.core.awakeables import AwakeableRow, Completion, Heartbeat, Verdict
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, TaskFacts
 from awakeables.core.ids import IdKind, new_id
@@ -241,7 +241,7 @@ class Driver:
         assert row is not None
         return row
 
-    async def awakeable(self, awakeable_id: str) -> Awakeable:
+    async def awakeable(self, awakeable_id: str) -> AwakeableRow:
         row = await self.store.awakeable(awakeable_id)
         assert row is not None
         return row

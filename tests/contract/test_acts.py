@@ -8,7 +8,7 @@ from awakeables.core.acts import MOST_ACTS, Act
 from awakeables.core.answers import (
     Acknowledged,
     Begun,
-    CancelAsked,
+    CancelMarked,
     Killed,
     Republished,
     Resent,
@@ -43,7 +43,7 @@ async def test_case_o6_who_began_and_who_acted_is_kept_through_all_that_follows(
     (claimed,) = await driver.claim()
     await driver.advance(claimed, Suspend(wake=0))
     assert await acts(driver, row.id) == [("begin", "shop"), ("resume", STRANGE)]
-    await driver.do(CancelAsked, Cancel(invocation_id=row.id, by="desk"))
+    await driver.do(CancelMarked, Cancel(invocation_id=row.id, by="desk"))
     await driver.do(Killed, Kill(invocation_id=row.id, by="ops"))
     told = [("begin", "shop"), ("resume", STRANGE), ("cancel", "desk"), ("kill", "ops")]
     assert await acts(driver, row.id) == told
@@ -52,8 +52,8 @@ async def test_case_o6_who_began_and_who_acted_is_kept_through_all_that_follows(
 async def test_an_act_that_changes_nothing_or_is_nobody_s_is_not_noted(driver: Driver) -> None:
     row = await driver.begin()
     await driver.do(Resumed, Resume(invocation_id=row.id, by="ops"))
-    await driver.do(CancelAsked, Cancel(invocation_id=row.id))
-    await driver.do(CancelAsked, Cancel(invocation_id=row.id, by="ops"))
+    await driver.do(CancelMarked, Cancel(invocation_id=row.id))
+    await driver.do(CancelMarked, Cancel(invocation_id=row.id, by="ops"))
     assert await acts(driver, row.id) == []
 
 

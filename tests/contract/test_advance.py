@@ -7,7 +7,7 @@ import pytest
 
 from awakeables.core.answers import Advanced, Begun, Fenced, Released
 from awakeables.core.invocations import BackOff, Continue, End, Failure, Pause, Suspend, at_once
-from awakeables.core.journal import NowRead, encode_chunk
+from awakeables.core.journal import ClockRead, encode_chunk
 from awakeables.core.orders import Advance, NewAwakeable, Release
 from awakeables.core.outcomes import Cancellation, Resolution
 from contract.driver import START_MS, Driver, resolved
@@ -25,12 +25,14 @@ async def test_history_is_the_entries_of_all_chunks_in_order(driver: Driver) -> 
     rows = [await driver.begin(owner="me") for _ in range(2)]
     for at_ms in range(12):
         for place, row in enumerate(rows):
-            order = driver.an_advance(row, chunk=encode_chunk([NowRead(at_ms=at_ms), NowRead(at_ms=-place)]))
+            order = driver.an_advance(
+                row, chunk=encode_chunk([ClockRead(at_ms=at_ms), ClockRead(at_ms=-place)])
+            )
             rows[place] = (await driver.do(Advanced, order)).invocation
     histories = await driver.store.history([rows[1].id, driver.id("inv"), rows[0].id])
     assert histories.keys() == {row.id for row in rows}
     for place, row in enumerate(rows):
-        told = [entry.at_ms for entry in histories[row.id][1:] if isinstance(entry, NowRead)]
+        told = [entry.at_ms for entry in histories[row.id][1:] if isinstance(entry, ClockRead)]
         assert told == [number for at_ms in range(12) for number in (at_ms, -place)]
 
 
@@ -138,7 +140,7 @@ async def test_begin_and_advance_go_together_in_one_commit(driver: Driver) -> No
         number=1,
         build="b",
         next=Suspend(wake=0),
-        chunk=encode_chunk([NowRead(at_ms=1)]),
+        chunk=encode_chunk([ClockRead(at_ms=1)]),
     )
     _, answer = await driver.store.commit([begin, advance])
     assert isinstance(answer, Advanced)

@@ -14,7 +14,14 @@ from msgspec import Raw
 
 from awakeables import App, Context, RetryPolicy, Service, TerminalError
 from awakeables.core.ids import Ids
-from awakeables.core.journal import CancelRaised, Delivered, Entry, Input, RunAsked, Tried
+from awakeables.core.journal import (
+    CancellationRaised,
+    Entry,
+    Input,
+    OutcomeDelivered,
+    RunAttemptFailed,
+    RunRequested,
+)
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
 from awakeables.errors import Cancelled
 from awakeables.handlers.attempt import (
@@ -143,7 +150,7 @@ async def test_an_outcome_lets_it_go_on_and_is_journaled(opened: Opened) -> None
     owner = opened(handler)
     await owner.advance()
     progress = await owner.advance((1, ONE))
-    assert progress.entries[0] == Delivered(of=1, outcome=ONE)
+    assert progress.entries[0] == OutcomeDelivered(of=1, outcome=ONE)
     assert [wait.index for wait in progress.blocked_on] == [3]
     progress = await owner.advance((3, TWO))
     assert progress.ended == Finished(result=Resolution.of_json(b"[1,2]"))
@@ -171,7 +178,7 @@ async def test_one_outcome_is_handed_out_for_each_call_the_first_that_arrived(op
     owner = opened(handler)
     await owner.advance()
     progress = await owner.advance((2, TWO), (1, ONE))
-    assert progress.entries == (Delivered(of=2, outcome=TWO),)
+    assert progress.entries == (OutcomeDelivered(of=2, outcome=TWO),)
     assert [wait.index for wait in progress.blocked_on] == [1]
     progress = await owner.advance((1, ONE))
     assert progress.ended == Finished(result=Resolution.of_json(b"[1,1,2]"))
@@ -260,7 +267,7 @@ class TestActions:
             await owner.ready.wait()
             owner.ready.clear()
             progress = await owner.advance(durable=2)
-        assert progress.entries == (Delivered(of=1, outcome=Resolution.of_json(b"7")),)
+        assert progress.entries == (OutcomeDelivered(of=1, outcome=Resolution.of_json(b"7")),)
         assert (progress.blocked_on, progress.ended, went_on) == ((), None, [])
         progress = await owner.advance(durable=3)
         assert (progress.ended, went_on) == (Finished(result=Resolution.of_json(b"7")), [7])
@@ -285,7 +292,7 @@ class TestActions:
         owner = opened(handler)
         await owner.advance()
         progress = await owner.until_it_waits(await owner.advance(durable=2))
-        assert isinstance(progress.entries[-1], Tried)
+        assert isinstance(progress.entries[-1], RunAttemptFailed)
         assert progress.blocked_on == (RunWait(index=1, name="act", due_ms=NOW_MS + 1000),)
         await owner.advance(durable=3)
         assert len(tries) == 1
@@ -334,9 +341,9 @@ class TestCancellation:
         owner = opened(handler)
         await owner.advance()
         progress = await owner.advance((1, ONE), cancel=True)
-        assert [type(entry) for entry in progress.entries] == [CancelRaised]
+        assert [type(entry) for entry in progress.entries] == [CancellationRaised]
         progress = await owner.advance((1, ONE), cancel=True)
-        assert progress.entries[0] == Delivered(of=1, outcome=ONE)
+        assert progress.entries[0] == OutcomeDelivered(of=1, outcome=ONE)
         progress = await owner.advance((4, TWO), cancel=True)
         assert progress.ended == Finished(result=Resolution.of_json(b"[1,2]"))
 
@@ -390,7 +397,7 @@ class TestLettingGo:
         owner = opened(handler)
         await owner.advance()
         progress = await owner.advance((1, ONE), stop=True)
-        assert (progress.entries, progress.ended) == ((Delivered(of=1, outcome=ONE),), Left())
+        assert (progress.entries, progress.ended) == ((OutcomeDelivered(of=1, outcome=ONE),), Left())
         again = await opened(handler, owner.history).advance()
         assert again.ended == Finished(result=ONE)
 
@@ -480,7 +487,10 @@ async def _driven(
             outcome = Resolution.of_json(b"null" if isinstance(wait, TimerWait) else b"%d" % wait.index)
             progress = await owner.advance((wait.index, outcome), durable=len(owner.history))
         progress = await owner.until_it_waits(progress)
-    kinds = [entry if isinstance(entry, Delivered | RunAsked) else type(entry) for entry in owner.history]
+    kinds = [
+        entry if isinstance(entry, OutcomeDelivered | RunRequested) else type(entry)
+        for entry in owner.history
+    ]
     return progress.ended, kinds  # type: ignore[return-value]
 
 

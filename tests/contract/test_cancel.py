@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from awakeables.core.answers import Advanced, Begun, CancelAsked, Claimed, Fenced
+from awakeables.core.answers import Advanced, Begun, CancelMarked, Claimed, Fenced
 from awakeables.core.invocations import CANCELLED, BackOff, End, Failure, Invocation, Pause, at_once
-from awakeables.core.journal import AwakeableAsked, encode_chunk
+from awakeables.core.journal import AwakeableCreated, encode_chunk
 from awakeables.core.orders import Cancel, Claim, NewAwakeable
 from awakeables.core.outcomes import Cancellation, Resolution
 from contract.driver import Driver, resolved
@@ -14,8 +14,8 @@ from contract.driver import Driver, resolved
 CALLED_OFF = Cancellation(reason=CANCELLED)
 
 
-async def cancel(driver: Driver, invocation_id: str) -> CancelAsked:
-    return await driver.do(CancelAsked, Cancel(invocation_id=invocation_id))
+async def cancel(driver: Driver, invocation_id: str) -> CancelMarked:
+    return await driver.do(CancelMarked, Cancel(invocation_id=invocation_id))
 
 
 async def running_with(driver: Driver, *ids: str) -> Invocation:
@@ -23,7 +23,7 @@ async def running_with(driver: Driver, *ids: str) -> Invocation:
     order = driver.a_begin(owner="me")
     await driver.do(Begun, order)
     row = await driver.invocation(order.id)
-    chunk = encode_chunk([AwakeableAsked(id=key) for key in ids])
+    chunk = encode_chunk([AwakeableCreated(id=key) for key in ids])
     advance = driver.an_advance(row, chunk=chunk, awakeables=[NewAwakeable(id=key) for key in ids])
     return (await driver.do(Advanced, advance)).invocation
 
@@ -139,12 +139,12 @@ async def test_what_ended_by_its_cancellation_is_told_the_same_again(driver: Dri
 
 async def test_what_has_ended_can_not_be_cancelled(driver: Driver) -> None:
     row = await driver.end(await driver.begin(owner="me"))
-    assert await cancel(driver, row.id) == CancelAsked(invocation=row, accepted=False)
+    assert await cancel(driver, row.id) == CancelMarked(invocation=row, accepted=False)
     assert await driver.invocation(row.id) == row
 
 
 async def test_one_that_is_not_there_is_told_so(driver: Driver) -> None:
-    assert await cancel(driver, driver.id("inv")) == CancelAsked(invocation=None, accepted=False)
+    assert await cancel(driver, driver.id("inv")) == CancelMarked(invocation=None, accepted=False)
 
 
 async def test_the_owner_goes_on_and_ends_it(driver: Driver) -> None:

@@ -15,7 +15,7 @@ from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import EFFECT_STATES
 from awakeables.core.ids import IdKind
 from awakeables.core.invocations import BackOff, Continue, End, Failure, Invocation, Next, Pause, Suspend
-from awakeables.core.journal import AwakeableAsked, NowRead, encode_chunk
+from awakeables.core.journal import AwakeableCreated, ClockRead, encode_chunk
 from awakeables.core.orders import (
     Advance,
     Cancel,
@@ -152,7 +152,7 @@ class Stream:
             number=row.commits + self.chance.choice([1, 1, 1, 1, 0]),
             build=self.chance.choice(["b1", "b2"]),
             next=self.step(row),
-            chunk=encode_chunk([NowRead(at_ms=1), *(AwakeableAsked(id=n.id) for n in new)])
+            chunk=encode_chunk([ClockRead(at_ms=1), *(AwakeableCreated(id=n.id) for n in new)])
             if new or effects
             else None,
             awakeables=tuple(new),

@@ -11,7 +11,7 @@ from awakeables.core.answers import Acknowledged, Advanced, Begun, Expired, Sett
 from awakeables.core.awakeables import STATES, Completion, Heartbeat
 from awakeables.core.brief import brief_invocation
 from awakeables.core.invocations import STATUSES, BackOff, End, Failure, Invocation, Pause, Status, Suspend
-from awakeables.core.journal import Delivered, Input, NowRead, encode_chunk
+from awakeables.core.journal import ClockRead, Input, OutcomeDelivered, encode_chunk
 from awakeables.core.orders import (
     Begin,
     Expire,
@@ -194,7 +194,7 @@ async def test_json_is_kept_as_it_was_written(driver: Driver, text: bytes) -> No
     outcome = (await driver.store.outcomes([awakeable_id]))[awakeable_id]
     assert isinstance(outcome, Resolution)
     assert outcome.content == text
-    delivered = Delivered(of=1, outcome=outcome)
+    delivered = OutcomeDelivered(of=1, outcome=outcome)
     await driver.do(Advanced, driver.an_advance(row, chunk=encode_chunk([delivered])))
     assert (await driver.store.history([row.id]))[row.id][-1] == delivered
 
@@ -292,7 +292,7 @@ async def test_case_o3_a_long_journal_is_read_to_a_bound(driver: Driver) -> None
     row = await driver.begin(owner="me")
     for _ in range(3):
         row = (
-            await driver.do(Advanced, driver.an_advance(row, chunk=encode_chunk([NowRead(at_ms=1)])))
+            await driver.do(Advanced, driver.an_advance(row, chunk=encode_chunk([ClockRead(at_ms=1)])))
         ).invocation
     whole = (await driver.store.history([row.id]))[row.id]
     assert await driver.store.journal(row.id, 10_000) == (whole, True)

@@ -6,7 +6,7 @@ import pytest
 
 from awakeables.core.answers import Advanced, Begun, Fenced, Killed
 from awakeables.core.invocations import KILLED, BackOff, Continue, End, Failure, Next, Pause, Suspend
-from awakeables.core.journal import AwakeableAsked, encode_chunk
+from awakeables.core.journal import AwakeableCreated, encode_chunk
 from awakeables.core.orders import Kill, NewAwakeable
 from awakeables.core.outcomes import Cancellation, Resolution
 from contract.driver import Driver, resolved
@@ -59,7 +59,7 @@ async def test_awakeables_that_are_pending_then_are_called_off_whichever_release
     await driver.do(Begun, order)
     pending, settled = driver.id("prom"), driver.id("prom")
     row = await driver.invocation(order.id)
-    chunk = encode_chunk([AwakeableAsked(id=settled)])
+    chunk = encode_chunk([AwakeableCreated(id=settled)])
     row = (
         await driver.do(Advanced, driver.an_advance(row, chunk=chunk, awakeables=[NewAwakeable(id=settled)]))
     ).invocation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from awakeables.core.answers import Acknowledged, Advanced, Begun, Purged, SettledAll
-from awakeables.core.journal import AwakeableAsked, encode_chunk
+from awakeables.core.journal import AwakeableCreated, encode_chunk
 from awakeables.core.orders import Ended, Idempotency, MarkRefused, NewAwakeable, Purge, PurgeLetters, Settle
 from awakeables.ports import Page
 from contract.driver import DLQ, RETENTION_MS, Driver, resolved
@@ -15,7 +15,7 @@ async def ended_with(driver: Driver, awakeable_id: str) -> str:
     order = driver.a_begin(owner="me", idempotency=KEY)
     await driver.do(Begun, order)
     row = await driver.invocation(order.id)
-    chunk = encode_chunk([AwakeableAsked(id=awakeable_id)])
+    chunk = encode_chunk([AwakeableCreated(id=awakeable_id)])
     advance = driver.an_advance(row, chunk=chunk, awakeables=[NewAwakeable(id=awakeable_id)])
     row = (await driver.do(Advanced, advance)).invocation
     await driver.end(row, awakeable_id)

@@ -17,7 +17,7 @@ import pytest
 from msgspec.structs import astuple
 
 from awakeables.core.answers import Acknowledged
-from awakeables.core.awakeables import Awakeable
+from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.invocations import Invocation
 from awakeables.core.orders import Claim, ClaimEffects, Expire, Member, NewAwakeable, Probe, Release, Settle
 from awakeables.core.records import Row
@@ -282,7 +282,7 @@ FULL_INVOCATION = Invocation(
     commits=12,
     origin="i",
 )
-FULL_AWAKEABLE = Awakeable(
+FULL_AWAKEABLE = AwakeableRow(
     id="prom",
     invocation_id="inv",
     created_ms=1,

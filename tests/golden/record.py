@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from awakeables.core import awakeables, invocations
 from awakeables.core.awakeables import Completion
-from awakeables.core.journal import AwakeableAsked
+from awakeables.core.journal import AwakeableCreated
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution, encode_outcome
 from awakeables.core.sources import parse_source
 from awakeables.testing.loop import SeededLoop
@@ -34,7 +34,7 @@ async def play(name: str, script: Script) -> bytes:
             await process.api.cancel(invocation_id)
         for number, answer in enumerate(script.answers):
             await bench.status(invocation_id, "suspended")
-            asked = [e.id for e in await bench.journal(invocation_id) if isinstance(e, AwakeableAsked)]
+            asked = [e.id for e in await bench.journal(invocation_id) if isinstance(e, AwakeableCreated)]
             await settle(bench, process, asked[number], answer)
         await asyncio.sleep(script.lasts_s)
         row = bench.row(invocation_id)

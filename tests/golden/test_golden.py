@@ -13,7 +13,14 @@ from msgspec import Raw
 
 from awakeables.core import journal, outcomes
 from awakeables.core.ids import Ids
-from awakeables.core.journal import AwakeableAsked, Delivered, Entry, SleepAsked, decode_chunks, encode_chunk
+from awakeables.core.journal import (
+    AwakeableCreated,
+    Entry,
+    OutcomeDelivered,
+    SleepRequested,
+    decode_chunks,
+    encode_chunk,
+)
 from awakeables.core.outcomes import Outcome
 from awakeables.handlers.attempt import Attempt, Finished, News, Origin, Progress
 from awakeables.handlers.execution import World
@@ -85,8 +92,8 @@ async def test_a_journal_replays_to_its_recorded_end_and_asks_for_nothing_new(pa
         assert progress.ended == Finished(result=recorded.end)  # type: ignore[arg-type]
         return
     entries = recorded.entries
-    delivered = {entry.of for entry in entries if isinstance(entry, Delivered)}
-    waitable = {i for i, entry in enumerate(entries) if isinstance(entry, AwakeableAsked | SleepAsked)}
+    delivered = {entry.of for entry in entries if isinstance(entry, OutcomeDelivered)}
+    waitable = {i for i, entry in enumerate(entries) if isinstance(entry, AwakeableCreated | SleepRequested)}
     assert {wait.index for wait in progress.blocked_on} == waitable - delivered
 
 
@@ -113,7 +120,7 @@ def test_a_journal_is_written_today_as_it_was_then(path: Path) -> None:
 def test_every_kind_of_entry_and_of_outcome_occurs() -> None:
     entries = [entry for path in FILES for entry in read(path).entries]
     assert {type(entry) for entry in entries} == set(get_args(journal.Entry))
-    delivered = {type(entry.outcome) for entry in entries if isinstance(entry, Delivered)}
+    delivered = {type(entry.outcome) for entry in entries if isinstance(entry, OutcomeDelivered)}
     assert delivered == set(get_args(outcomes.Outcome))
 
 

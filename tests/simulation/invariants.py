@@ -8,15 +8,15 @@ from typing import Any
 
 import msgspec
 
-from awakeables.core.awakeables import Awakeable
+from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.deadletters import SKIPPED
 from awakeables.core.invocations import KILLED
 from awakeables.core.journal import (
-    AwakeableAsked,
-    CancelRaised,
-    Delivered,
+    AwakeableCreated,
+    CancellationRaised,
     Entry,
-    PublishAsked,
+    OutcomeDelivered,
+    PublishRequested,
     decode_chunks,
 )
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
@@ -70,8 +70,8 @@ def _one_outcome(world: World) -> Iterator[str]:
     for invocation_id in world.store.tables.invocations:
         journal = journal_of(world, invocation_id)
         for entry in journal:
-            asked = journal[entry.of] if isinstance(entry, Delivered) else None
-            if not isinstance(asked, AwakeableAsked) or not isinstance(entry, Delivered):
+            asked = journal[entry.of] if isinstance(entry, OutcomeDelivered) else None
+            if not isinstance(asked, AwakeableCreated) or not isinstance(entry, OutcomeDelivered):
                 continue
             row = world.store.tables.awakeables[asked.id]
             if not _same(entry.outcome, row.outcome):
@@ -114,7 +114,7 @@ def _every_completion_has_its_verdict(world: World) -> Iterator[str]:
             yield f"K2: dead letter {letter.id} was not relayed"
 
 
-def _is_beat_of(row: Awakeable, value: bytes | None) -> bool:
+def _is_beat_of(row: AwakeableRow, value: bytes | None) -> bool:
     return value is not None and b"heartbeat" in value and row.id.encode() in value
 
 
@@ -153,7 +153,7 @@ def _journals_are_whole(world: World) -> Iterator[str]:
         chunks = world.store.tables.journals[row.id]
         if sorted(chunks) != list(range(1, row.version + 1)):
             yield f"J1: {row.id} is at version {row.version}, its chunks are {sorted(chunks)}"
-        asked = [e.id for e in journal_of(world, row.id) if isinstance(e, AwakeableAsked)]
+        asked = [e.id for e in journal_of(world, row.id) if isinstance(e, AwakeableCreated)]
         rows = [a.id for a in world.store.tables.awakeables.values() if a.invocation_id == row.id]
         if sorted(asked) != sorted(rows):
             yield f"J1: {row.id} asked for {asked}, its rows are {rows}"
@@ -183,7 +183,7 @@ def _handlers_saw_what_the_rows_say(world: World) -> Iterator[str]:
 def _cancelled_once_and_told(world: World) -> Iterator[str]:
     """Hard case 12: only what was cancelled is told, once; and whoever waited is told."""
     for row in world.store.tables.invocations.values():
-        raised = sum(isinstance(entry, CancelRaised) for entry in journal_of(world, row.id))
+        raised = sum(isinstance(entry, CancellationRaised) for entry in journal_of(world, row.id))
         if raised > 1 or (raised and row.cancelled_ms is None):
             yield f"12: {row.id}, cancelled {row.cancelled_ms}, was told so {raised} times"
         if not raised and row.id in world.cancelled_waiting and row.result != KILLED:
@@ -217,7 +217,7 @@ def _effects_are_out_in_order(world: World) -> Iterator[str]:
         if effect.event_id not in stream:
             stream.append(effect.event_id)
     for invocation_id in world.store.tables.invocations:
-        asked = sum(isinstance(e, PublishAsked) for e in journal_of(world, invocation_id))
+        asked = sum(isinstance(e, PublishRequested) for e in journal_of(world, invocation_id))
         seen = first_seen.get(invocation_id, [])
         if len(seen) != asked:
             yield f"K3: {invocation_id} asked for {asked} records, {len(seen)} were published"

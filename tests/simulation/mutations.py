@@ -10,7 +10,7 @@ from unittest import mock
 from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
-from awakeables.core.awakeables import Awakeable
+from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.decide import settling
 from awakeables.core.invocations import Invocation, Suspend
@@ -55,7 +55,7 @@ def last_answer_wins() -> Iterator[None]:
     """A1: settlement without its condition."""
     settle = awakeables.settle
 
-    def careless(row: Awakeable, completion: Any, **kwargs: Any) -> Any:
+    def careless(row: AwakeableRow, completion: Any, **kwargs: Any) -> Any:
         return settle(replace(row, state="pending", settled_by=None), completion, **kwargs)
 
     with mock.patch.object(awakeables, "settle", careless):
@@ -102,7 +102,7 @@ def read_again_and_counted_again() -> Iterator[None]:
     """K1: what an operator has read again is taken for news."""
     settle = awakeables.settle
 
-    def careless(row: Awakeable, completion: Any, **kwargs: Any) -> Any:
+    def careless(row: AwakeableRow, completion: Any, **kwargs: Any) -> Any:
         return settle(row, completion, **kwargs | {"again": False})
 
     with (

@@ -14,7 +14,7 @@ import msgspec
 
 from awakeables.api import Api
 from awakeables.core.answers import Answer
-from awakeables.core.awakeables import Awakeable, Completion, Verdict
+from awakeables.core.awakeables import AwakeableRow, Completion, Verdict
 from awakeables.core.effects import Effect
 from awakeables.core.ids import new_id
 from awakeables.core.orders import Member
@@ -362,7 +362,7 @@ class World:
                 self.broker.complete(self._resolve(row.id), partition, deadline_ms - 1)
                 self._loop.freeze(self.chance.choice([0.4, 0.9, 10.0]))
 
-    def _pending(self) -> list[Awakeable]:
+    def _pending(self) -> list[AwakeableRow]:
         return [row for row in self.store.tables.awakeables.values() if row.state == "pending"]
 
     async def _work(self, *, honest: bool = False) -> None:
@@ -425,12 +425,12 @@ class World:
 
 def recorded_runs(store: MemoryStore, invocation_id: str) -> set[str]:
     """The names of the runs whose outcome is in an invocation's journal."""
-    from awakeables.core.journal import Delivered, RunAsked, decode_chunks
+    from awakeables.core.journal import OutcomeDelivered, RunRequested, decode_chunks
 
     chunks = store.tables.journals.get(invocation_id, {})
     journal = decode_chunks(chunk for _, chunk in sorted(chunks.items()))
-    ended = {entry.of for entry in journal if isinstance(entry, Delivered)}
-    return {e.name for i, e in enumerate(journal) if isinstance(e, RunAsked) and i in ended}
+    ended = {entry.of for entry in journal if isinstance(entry, OutcomeDelivered)}
+    return {e.name for i, e in enumerate(journal) if isinstance(e, RunRequested) and i in ended}
 
 
 def simulate(seed: int, *, calls: int = 12, faults: Faults | None = None) -> World:

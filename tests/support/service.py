@@ -15,7 +15,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 
 from awakeables.api import Api
-from awakeables.core.awakeables import Awakeable, Completion
+from awakeables.core.awakeables import AwakeableRow, Completion
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.sources import parse_source
 from awakeables.engine.engine import Engine, EngineSettings
@@ -111,7 +111,7 @@ class Running:
         async with asyncio.timeout(timeout):
             return await self.api.result(invocation_id)
 
-    async def row(self, awakeable_id: str) -> Awakeable:
+    async def row(self, awakeable_id: str) -> AwakeableRow:
         row = await self.store.awakeable(awakeable_id)
         assert row is not None
         return row
@@ -120,8 +120,8 @@ class Running:
         """The verdicts in the awakeable's book, by kind."""
         return (await self.row(awakeable_id)).book.counts
 
-    async def settled(self, awakeable_id: str, timeout: float = 15) -> Awakeable:
-        async def row() -> Awakeable | None:
+    async def settled(self, awakeable_id: str, timeout: float = 15) -> AwakeableRow:
+        async def row() -> AwakeableRow | None:
             found = await self.row(awakeable_id)
             return None if found.state == "pending" else found
 

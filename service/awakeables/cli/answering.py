@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from awakeables.cli.client import Answer, ServiceClient
+from awakeables.cli.client import ServiceClient, ServiceReply
 from awakeables.cli.options import Config, Json, Url
 from awakeables.cli.terminal import fail, print_json, say
 
@@ -46,7 +46,7 @@ def reject(
     _print_verdict(answer.or_fail(), json_)
 
 
-def _print_verdict(answer: Answer, as_json: bool) -> None:
+def _print_verdict(answer: ServiceReply, as_json: bool) -> None:
     verdict = answer.document["verdict"]
     if as_json:
         print_json(answer.text)

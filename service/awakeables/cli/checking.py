@@ -10,7 +10,7 @@ import typer
 from pydantic import SecretStr
 
 from awakeables.cli.options import Config, Json, Kafka, Store, Url, Wide, Workers
-from awakeables.cli.tables import Table
+from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import out, print_json, print_table, say
 from awakeables.handlers.service import App
 from awakeables.loading import load
@@ -20,7 +20,7 @@ from awakeables.worker.worker import Worker
 from awakeables.world import SystemClock
 
 MASK = "********"
-_TABLE = Table(names=("setting", "value", "source", "meaning"), prose="meaning")
+_TABLE = TableLayout(names=("setting", "value", "source", "meaning"), prose="meaning")
 _COLOURS = {"ok": "green", "warn": "yellow", "FAULT": "red"}
 
 

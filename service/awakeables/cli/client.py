@@ -24,7 +24,7 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ServiceReply:
     """What the service said.
 
     Attributes:
@@ -57,15 +57,15 @@ class ServiceClient:
         self._base = settings.url.rstrip("/")
         self._headers = _credentials(settings.token)
 
-    def get(self, *path: str, **query: object) -> Answer:
+    def get(self, *path: str, **query: object) -> ServiceReply:
         return self._ask("GET", path, params=_told(query))
 
-    def post(self, *path: str, body: str | None = None, **query: object) -> Answer:
+    def post(self, *path: str, body: str | None = None, **query: object) -> ServiceReply:
         """Ask for something to be done; `body` is JSON."""
         headers = self._headers if body is None else self._headers | {"content-type": "application/json"}
         return self._ask("POST", path, content=body, headers=headers, params=_told(query))
 
-    def _ask(self, method: str, path: tuple[str, ...], **request: Any) -> Answer:
+    def _ask(self, method: str, path: tuple[str, ...], **request: Any) -> ServiceReply:
         address = "/".join((self._base, *(quote(segment, safe="") for segment in path)))
         try:
             answer = httpx.request(method, address, timeout=TIMEOUT_S, **{"headers": self._headers} | request)
@@ -77,14 +77,14 @@ class ServiceClient:
         return _understood(answer, self._base)
 
 
-def _understood(answer: httpx.Response, base: str) -> Answer:
+def _understood(answer: httpx.Response, base: str) -> ServiceReply:
     sent = answer.request.headers.get("authorization")
     try:
         document = answer.json()
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        return Answer(
+        return ServiceReply(
             text=answer.content,
             document={},
             problem=f"what answers at {base} is not this service (HTTP {answer.status_code}):"
@@ -95,7 +95,7 @@ def _understood(answer: httpx.Response, base: str) -> Answer:
         problem = f"{document.get('title', f'HTTP {answer.status_code}')}: {document.get('detail', '')}"
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             problem = f"the service at {base} {_WANTS if sent is None else _DOES_NOT_KNOW}"
-    return Answer(text=answer.content, document=document, problem=problem)
+    return ServiceReply(text=answer.content, document=document, problem=problem)
 
 
 def _credentials(token: SecretStr | None) -> dict[str, str]:

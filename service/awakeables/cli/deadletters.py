@@ -9,7 +9,7 @@ import typer
 from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide, checked_duration
 from awakeables.cli.resending import resend_each
-from awakeables.cli.tables import Table
+from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import fail, print_json, print_page, say
 
 group = typer.Typer(
@@ -17,7 +17,7 @@ group = typer.Typer(
 )
 
 
-_TABLE = Table(
+_TABLE = TableLayout(
     names=("id", "code", "topic", "partition", "offset", "at", "resent", "reason"),
     spare=("resent", "at", "offset", "partition"),
     prose="reason",

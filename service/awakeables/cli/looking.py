@@ -9,7 +9,7 @@ import typer
 
 from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide
-from awakeables.cli.tables import Table
+from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import fail, print_json, print_page, tell
 from awakeables.core import awakeables, invocations
 from awakeables.core.texts import excerpt
@@ -21,11 +21,11 @@ class What(StrEnum):
 
 
 _TABLES = {
-    What.awakeables: Table(
+    What.awakeables: TableLayout(
         names=("id", "state", "created", "deadline", "invocation"),
         spare=("invocation", "deadline", "created"),
     ),
-    What.invocations: Table(
+    What.invocations: TableLayout(
         names=("id", "status", "ended", "service", "handler", "created", "attempts", "reason"),
         spare=("attempts", "created", "ended", "service"),
         prose="reason",

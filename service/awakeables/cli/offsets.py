@@ -8,7 +8,7 @@ import typer
 
 from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Config, Json, Url, Wide
-from awakeables.cli.tables import Table
+from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import fail, print_json, print_table, say
 
 group = typer.Typer(
@@ -16,7 +16,7 @@ group = typer.Typer(
 )
 
 
-_TABLE = Table(
+_TABLE = TableLayout(
     names=("topic", "partition", "next", "end", "lag", "epoch", "problem"), spare=("epoch",), prose="problem"
 )
 

@@ -10,7 +10,7 @@ import typer
 from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide
 from awakeables.cli.resending import resend_each
-from awakeables.cli.tables import Table
+from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import print_json, print_page
 
 group = typer.Typer(
@@ -19,7 +19,7 @@ group = typer.Typer(
 )
 
 
-_TABLE = Table(
+_TABLE = TableLayout(
     names=("id", "topic", "created", "invocation", "awakeable", "reason"),
     spare=("invocation", "awakeable", "created"),
     prose="reason",

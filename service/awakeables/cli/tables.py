@@ -12,7 +12,7 @@ GAP = "  "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class TableLayout:
     """What is shown of each row.
 
     Attributes:

@@ -15,7 +15,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from awakeables.cli.tables import Table
+from awakeables.cli.tables import TableLayout
 from awakeables.core.texts import visible, visible_lines
 
 out = Console(emoji=False)
@@ -49,7 +49,9 @@ def print_json(text: bytes) -> None:
     sys.stdout.write(visible_lines(msgspec.json.format(text, indent=2).decode()) + "\n")
 
 
-def print_table(table: Table, rows: Iterable[Mapping[str, Any]], *, none: str, wide: bool = False) -> None:
+def print_table(
+    table: TableLayout, rows: Iterable[Mapping[str, Any]], *, none: str, wide: bool = False
+) -> None:
     """The rows as a table, or the text `none` to standard error.
 
     Args:
@@ -69,7 +71,7 @@ def print_table(table: Table, rows: Iterable[Mapping[str, Any]], *, none: str, w
         tell(f"left out: {', '.join(left_out)}; --wide or --json shows all")
 
 
-def print_page(table: Table, page: Mapping[str, Any], *, none: str, wide: bool) -> None:
+def print_page(table: TableLayout, page: Mapping[str, Any], *, none: str, wide: bool) -> None:
     """A page of a list as a table, and how to see the next one."""
     print_table(table, page["items"], none=none, wide=wide)
     if page.get("next") is not None:

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from awakeables.cli.options import AppName, Config, Json, Kafka, TaskTopics, Wide, Workers, settings_for
-from awakeables.cli.tables import Table
+from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import print_json, print_table, say, tell
 from awakeables.handlers.service import App
 from awakeables.loading import load
@@ -25,7 +25,7 @@ group = typer.Typer(help="Check or create the app's topics; asks Kafka itself.",
 
 CLIENT = "awakeables-topics"
 
-_TABLE = Table(
+_TABLE = TableLayout(
     names=("topic", "setting", "value", "advised", "verdict", "why"),
     titles={"value": "is", "advised": "should be", "verdict": ""},
     prose="why",

@@ -104,7 +104,7 @@ class Resumed(Record):
     accepted: bool
 
 
-class CancelAsked(Record):
+class CancelMarked(Record):
     """`invocation` as it is now, None if there is none; `accepted`: it had not ended before."""
 
     invocation: Invocation | None
@@ -184,7 +184,7 @@ Answer: TypeAlias = (
     | Released
     | DryReplayed
     | Resumed
-    | CancelAsked
+    | CancelMarked
     | Killed
     | Purged
     | Resent

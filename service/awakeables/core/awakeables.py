@@ -183,7 +183,7 @@ _decode_book = msgspec.json.Decoder(VerdictHistory).decode
 _decode_beat = msgspec.json.Decoder(LastHeartbeat).decode
 
 
-class Awakeable(Row):
+class AwakeableRow(Row):
     """The row of a durable callback.
 
     Attributes:
@@ -238,14 +238,14 @@ class Settled(Record):
         count: How many verdicts the row has by now.
     """
 
-    awakeable: Awakeable
+    awakeable: AwakeableRow
     verdict: Verdict | None
     settled: bool = False
     again: bool = False
     count: int = 0
 
 
-def needs_check(awakeable: Awakeable, completion: Completion) -> bool:
+def needs_check(awakeable: AwakeableRow, completion: Completion) -> bool:
     """Must the value be checked against this row's schema before it can be settled?
 
     Raw bytes never fit a schema: `settle` refuses them by their form.
@@ -260,7 +260,7 @@ def needs_check(awakeable: Awakeable, completion: Completion) -> bool:
 
 
 def settle(
-    awakeable: Awakeable, completion: Completion, *, now_ms: int, horizon_ms: int, again: bool = False
+    awakeable: AwakeableRow, completion: Completion, *, now_ms: int, horizon_ms: int, again: bool = False
 ) -> Settled:
     """Apply one completion to a row.
 
@@ -289,7 +289,7 @@ def settle(
     return result
 
 
-def _verdict_before(row: Awakeable, completion: Completion, now_ms: int) -> Verdict | None:
+def _verdict_before(row: AwakeableRow, completion: Completion, now_ms: int) -> Verdict | None:
     """What this source was told before, if the row knows it."""
     source = completion.source.text
     if row.settled_by is not None and same_source(row.settled_by, source):
@@ -300,7 +300,7 @@ def _verdict_before(row: Awakeable, completion: Completion, now_ms: int) -> Verd
     return None
 
 
-def _settle(row: Awakeable, completion: Completion, *, expired: bool, now_ms: int) -> Settled:
+def _settle(row: AwakeableRow, completion: Completion, *, expired: bool, now_ms: int) -> Settled:
     body = completion.body
     if row.state == "pending":
         if completion.refusal is not None or body is None:
@@ -331,15 +331,15 @@ def _settle(row: Awakeable, completion: Completion, *, expired: bool, now_ms: in
     return _told(row, completion, "conflict", now_ms, f"the awakeable is {row.state} with another answer")
 
 
-def _kept(row: Awakeable, heartbeat: Heartbeat, worker: str | None, now_ms: int) -> Settled:
+def _kept(row: AwakeableRow, heartbeat: Heartbeat, worker: str | None, now_ms: int) -> Settled:
     """The last sign of life is kept; it is no answer, so it gets no verdict."""
     beat = LastHeartbeat(progress=heartbeat.progress, at_ms=now_ms, worker=worker)
     return Settled(awakeable=replace(row, beat_json=_encode(beat)), verdict=None)
 
 
 def note_dead_task(
-    awakeable: Awakeable, task: DeadTask, *, dead_letter_id: str, worker: str | None, now_ms: int
-) -> Awakeable:
+    awakeable: AwakeableRow, task: DeadTask, *, dead_letter_id: str, worker: str | None, now_ms: int
+) -> AwakeableRow:
     """Note in the book of a row that its task is this dead letter; the row waits on."""
     entry = DeadTaskEntry(
         dead_letter_id=dead_letter_id,
@@ -366,7 +366,7 @@ def codec_misfit(codec: Codec, body: Resolution) -> str | None:
     )
 
 
-def expire(awakeable: Awakeable, *, now_ms: int, horizon_ms: int) -> Awakeable | None:
+def expire(awakeable: AwakeableRow, *, now_ms: int, horizon_ms: int) -> AwakeableRow | None:
     """Time a pending row out if its deadline is at or before the horizon; None: nothing to do."""
     deadline_ms = awakeable.deadline_ms
     if awakeable.state != "pending" or deadline_ms is None or deadline_ms > horizon_ms:
@@ -375,7 +375,7 @@ def expire(awakeable: Awakeable, *, now_ms: int, horizon_ms: int) -> Awakeable |
     return replace(awakeable, state="timed-out", outcome_json=outcome, settled_ms=now_ms)
 
 
-def cancel(awakeable: Awakeable, *, now_ms: int, reason: str) -> Awakeable | None:
+def cancel(awakeable: AwakeableRow, *, now_ms: int, reason: str) -> AwakeableRow | None:
     """Call a pending row off; None: it is settled, nothing to do."""
     if awakeable.state != "pending":
         return None
@@ -413,7 +413,7 @@ def _without_contents(outcome: Resolution | Rejection) -> Resolution | Rejection
 
 
 def _told(
-    row: Awakeable,
+    row: AwakeableRow,
     completion: Completion,
     kind: VerdictKind,
     now_ms: int,
@@ -433,7 +433,7 @@ def _told(
 
 
 def _verdict(
-    row: Awakeable | None,
+    row: AwakeableRow | None,
     completion: Completion,
     kind: VerdictKind,
     now_ms: int,

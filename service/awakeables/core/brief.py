@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from awakeables.core.awakeables import Awakeable
+from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import QueuedEffect
 from awakeables.core.invocations import Invocation
@@ -26,7 +26,7 @@ def brief_invocation(row: Invocation) -> Invocation:
             return row
 
 
-def brief_awakeable(row: Awakeable) -> Awakeable:
+def brief_awakeable(row: AwakeableRow) -> AwakeableRow:
     """Its state, without the answer and the last heartbeat."""
     return replace(row, outcome_json=None, beat_json=None)
 

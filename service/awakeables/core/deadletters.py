@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from awakeables.core.acts import Acts
-from awakeables.core.awakeables import Awakeable, DeadTask
+from awakeables.core.awakeables import AwakeableRow, DeadTask
 from awakeables.core.effects import Effect, Header
 from awakeables.core.records import Record
 
@@ -196,7 +196,7 @@ def file_task(task: DeadTask, *, letter_id: str, awakeable_id: str, worker: str,
     )
 
 
-def refusal_to_resend(letter: DeadLetter, awakeable: Awakeable | None) -> str | None:
+def refusal_to_resend(letter: DeadLetter, awakeable: AwakeableRow | None) -> str | None:
     """Why a dead letter must not be sent to its topic again; None: it may be.
 
     The topic of a task is what a record on the completions topic says. Only if the awakeable's own

@@ -37,14 +37,14 @@ class Input(Record, tag_field="k", tag="input"):
         return self.value is UNSET and self.value_base64 is UNSET
 
 
-class AwakeableAsked(Record, tag_field="k", tag="awakeable"):
+class AwakeableCreated(Record, tag_field="k", tag="awakeable"):
     """An awakeable was created."""
 
     id: str
     timeout_ms: int | None = None
 
 
-class PublishAsked(Record, tag_field="k", tag="publish"):
+class PublishRequested(Record, tag_field="k", tag="publish"):
     """A record was handed to the outbox; `of` is the index of the awakeable that it carries."""
 
     topic: str
@@ -52,32 +52,32 @@ class PublishAsked(Record, tag_field="k", tag="publish"):
     task: str | None = None
 
 
-class RunAsked(Record, tag_field="k", tag="run"):
+class RunRequested(Record, tag_field="k", tag="run"):
     """A side effect was asked for."""
 
     name: str
 
 
-class SleepAsked(Record, tag_field="k", tag="sleep"):
+class SleepRequested(Record, tag_field="k", tag="sleep"):
     """A durable sleep was asked for."""
 
     until_ms: int
 
 
-class SettleAsked(Record, tag_field="k", tag="settle"):
+class SettleRequested(Record, tag_field="k", tag="settle"):
     """The handler completes an awakeable, its own or another's."""
 
     id: str
     status: str
 
 
-class NowRead(Record, tag_field="k", tag="now"):
+class ClockRead(Record, tag_field="k", tag="now"):
     """The handler read the clock."""
 
     at_ms: int
 
 
-class Tried(Record, tag_field="k", tag="tried"):
+class RunAttemptFailed(Record, tag_field="k", tag="tried"):
     """A run with a retry policy failed and is to be tried again; `began_ms`: its first try."""
 
     of: int
@@ -87,21 +87,23 @@ class Tried(Record, tag_field="k", tag="tried"):
     retry_at_ms: int
 
 
-class Delivered(Record, tag_field="k", tag="outcome"):
+class OutcomeDelivered(Record, tag_field="k", tag="outcome"):
     """The outcome of an operation, at the place where the handler was given it."""
 
     of: int
     outcome: Outcome
 
 
-class CancelRaised(Record, tag_field="k", tag="cancel"):
+class CancellationRaised(Record, tag_field="k", tag="cancel"):
     """The invocation's cancellation was raised in the handler, here; at most once in a journal."""
 
     reason: str
 
 
-Operation: TypeAlias = AwakeableAsked | PublishAsked | RunAsked | SleepAsked | SettleAsked | NowRead
-Entry: TypeAlias = Input | Operation | Tried | Delivered | CancelRaised
+Operation: TypeAlias = (
+    AwakeableCreated | PublishRequested | RunRequested | SleepRequested | SettleRequested | ClockRead
+)
+Entry: TypeAlias = Input | Operation | RunAttemptFailed | OutcomeDelivered | CancellationRaised
 
 _encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[list[Entry]] = msgspec.json.Decoder(list[Entry])
@@ -131,6 +133,6 @@ class _Heading(Record):
 _headings: msgspec.json.Decoder[list[_Heading]] = msgspec.json.Decoder(list[_Heading])
 
 
-def awakeables_asked(chunks: Iterable[bytes]) -> list[str]:
+def awakeables_created(chunks: Iterable[bytes]) -> list[str]:
     """The awakeables that a journal tells of, whichever release has written it."""
     return [head.id for chunk in chunks for head in _headings.decode(chunk) if head.k == "awakeable"]

@@ -10,22 +10,24 @@ from collections.abc import Container, Sequence
 from typing import TypeVar, cast
 
 from awakeables.core.journal import (
-    AwakeableAsked,
-    CancelRaised,
-    Delivered,
+    AwakeableCreated,
+    CancellationRaised,
+    ClockRead,
     Entry,
     Input,
-    NowRead,
-    PublishAsked,
-    RunAsked,
-    SettleAsked,
-    SleepAsked,
-    Tried,
+    OutcomeDelivered,
+    PublishRequested,
+    RunAttemptFailed,
+    RunRequested,
+    SettleRequested,
+    SleepRequested,
 )
 from awakeables.core.outcomes import Outcome
 from awakeables.errors import ReplayMismatch
 
-Op = TypeVar("Op", AwakeableAsked, PublishAsked, RunAsked, SleepAsked, SettleAsked, NowRead)
+Op = TypeVar(
+    "Op", AwakeableCreated, PublishRequested, RunRequested, SleepRequested, SettleRequested, ClockRead
+)
 
 
 class Replay:
@@ -46,7 +48,7 @@ class Replay:
         self._cursor = 1
         self._committed = self._history
         self.outcomes: dict[int, Outcome] = {}
-        self.tried: dict[int, Tried] = {}
+        self.tried: dict[int, RunAttemptFailed] = {}
 
     @property
     def input(self) -> Input:
@@ -74,7 +76,7 @@ class Replay:
         self._pass()
         return index, cast("Op", recorded)
 
-    def recall(self, waited: Container[int]) -> int | CancelRaised | None:
+    def recall(self, waited: Container[int]) -> int | CancellationRaised | None:
         """Hand out what history has next for a handler that awaits one of `waited`.
 
         Returns:
@@ -88,14 +90,14 @@ class Replay:
         while self.replaying:
             entry = self.entries[self._cursor]
             match entry:
-                case Tried() if entry.of in waited:
+                case RunAttemptFailed() if entry.of in waited:
                     self.tried[entry.of] = entry
                     self._pass()
-                case Delivered() if entry.of in waited:
+                case OutcomeDelivered() if entry.of in waited:
                     self.outcomes[entry.of] = entry.outcome
                     self._pass()
                     return entry.of
-                case CancelRaised():
+                case CancellationRaised():
                     self._pass()
                     return entry
                 case _:
@@ -115,21 +117,21 @@ class Replay:
     def deliver(self, index: int, outcome: Outcome) -> None:
         """Note an outcome that comes from outside, at the place where the handler gets it."""
         self.outcomes[index] = outcome
-        self.entries.append(Delivered(of=index, outcome=outcome))
+        self.entries.append(OutcomeDelivered(of=index, outcome=outcome))
 
-    def retry(self, tried: Tried) -> None:
+    def retry(self, tried: RunAttemptFailed) -> None:
         """Note a failed try of a run."""
         self.tried[tried.of] = tried
         self.entries.append(tried)
 
-    def cancel(self, raised: CancelRaised) -> None:
+    def cancel(self, raised: CancellationRaised) -> None:
         """Note that the invocation's cancellation is raised at this await."""
         self.entries.append(raised)
 
     @property
     def cancelled(self) -> bool:
         """Was the cancellation raised, here or in history that is still to be repeated?"""
-        return any(isinstance(entry, CancelRaised) for entry in self.entries)
+        return any(isinstance(entry, CancellationRaised) for entry in self.entries)
 
     def take_new(self) -> list[Entry]:
         """What is not yet committed; the next call does not give it again."""
@@ -140,7 +142,7 @@ class Replay:
     def open_awakeables(self) -> tuple[str, ...]:
         """The awakeables that were asked for and whose outcome was not handed out."""
         asked = enumerate(self.entries)
-        return tuple([e.id for n, e in asked if isinstance(e, AwakeableAsked) and n not in self.outcomes])
+        return tuple([e.id for n, e in asked if isinstance(e, AwakeableCreated) and n not in self.outcomes])
 
     def describe_at(self, index: int) -> str:
         return describe(self.entries[index])
@@ -169,9 +171,9 @@ def open_awakeables(entries: Sequence[Entry]) -> tuple[str, ...]:
     """The awakeables of a journal whose outcomes do not stand in it."""
     pending: dict[int, str] = {}
     for index, entry in enumerate(entries):
-        if isinstance(entry, AwakeableAsked):
+        if isinstance(entry, AwakeableCreated):
             pending[index] = entry.id
-        elif isinstance(entry, Delivered):
+        elif isinstance(entry, OutcomeDelivered):
             pending.pop(entry.of, None)
     return tuple(pending.values())
 
@@ -181,35 +183,35 @@ def describe(entry: Entry) -> str:
     match entry:
         case Input():
             return f"input of {entry.service}/{entry.handler}"
-        case AwakeableAsked():
+        case AwakeableCreated():
             return f"awakeable {entry.id}".rstrip()  # in replay it is asked for without an ID
-        case PublishAsked():
+        case PublishRequested():
             carried = "" if entry.of is None else f" with the awakeable of entry {entry.of}"
             return f"publish to {entry.topic!r}{carried}" + (f", task {entry.task!r}" if entry.task else "")
-        case RunAsked():
+        case RunRequested():
             return f"run {entry.name!r}"
-        case SleepAsked():
+        case SleepRequested():
             return "sleep"
-        case SettleAsked():
+        case SettleRequested():
             return f"settle {entry.id}: {entry.status}"
-        case NowRead():
+        case ClockRead():
             return "now"
-        case Tried():
+        case RunAttemptFailed():
             return f"try {entry.attempt} of entry {entry.of} failed: {entry.error}"
-        case Delivered():
+        case OutcomeDelivered():
             return f"outcome of entry {entry.of}"
-        case CancelRaised():
+        case CancellationRaised():
             return f"cancellation: {entry.reason}"
 
 
 def _signature(entry: Entry) -> tuple[object, ...]:
     """What makes two operations the same; what the handler may vary (a time-out) is not in it."""
     match entry:
-        case PublishAsked():
-            return (PublishAsked, entry.topic, entry.of, entry.task)
-        case RunAsked():
-            return (RunAsked, entry.name)
-        case SettleAsked():
-            return (SettleAsked, entry.id, entry.status)
+        case PublishRequested():
+            return (PublishRequested, entry.topic, entry.of, entry.task)
+        case RunRequested():
+            return (RunRequested, entry.name)
+        case SettleRequested():
+            return (SettleRequested, entry.id, entry.status)
         case _:
             return (type(entry),)

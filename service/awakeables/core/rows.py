@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from awakeables.core import invocations
 from awakeables.core.acts import Acts, acts_from
 from awakeables.core.answers import Position, Wake
-from awakeables.core.awakeables import Awakeable, Verdict
+from awakeables.core.awakeables import AwakeableRow, Verdict
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectKind, EffectState, Header, QueuedEffect, task_facts_from
 from awakeables.core.invocations import Invocation
@@ -199,7 +199,7 @@ class Rows:
         make: type[Table] = table  # type: ignore[type-arg]
         self.retention_ms = retention_ms
         self.invocations: Table[str, Invocation] = make("invocations")
-        self.awakeables: Table[str, Awakeable] = make("awakeables")
+        self.awakeables: Table[str, AwakeableRow] = make("awakeables")
         self.effects: Table[str, EffectRow] = make("effects")
         self.letters: Table[str, DeadLetter] = make("letters")
         self.sources: Table[str, str] = make("sources")
@@ -224,7 +224,7 @@ class Changes:
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
         self.invocations: dict[str, Invocation | None] = {}
-        self.awakeables: dict[str, Awakeable | None] = {}
+        self.awakeables: dict[str, AwakeableRow | None] = {}
         self.effects: dict[str, EffectRow | None] = {}
         self.letters: dict[str, DeadLetter | None] = {}
         self.positions: dict[tuple[str, int], PositionRow | None] = {}
@@ -241,7 +241,7 @@ class Changes:
         self.invocations.setdefault(row.id, before)
         self.rows.invocations[row.id] = row
 
-    def put_awakeable(self, before: Awakeable | None, row: Awakeable) -> None:
+    def put_awakeable(self, before: AwakeableRow | None, row: AwakeableRow) -> None:
         self.awakeables.setdefault(row.id, before)
         self.rows.awakeables[row.id] = row
 
@@ -286,7 +286,7 @@ class Changes:
         """
         self.rows.invocations.require(invocation_ids)
 
-    def wake(self, awakeable: Awakeable, outcome: Outcome, now_ms: int) -> Wake:
+    def wake(self, awakeable: AwakeableRow, outcome: Outcome, now_ms: int) -> Wake:
         """Count the wake-up in the transaction that causes it (hard case 1).
 
         A store whose settlers and owners write at the same time counts in the database instead, and

@@ -16,7 +16,7 @@ from awakeables.core.answers import Answer, Claimed, Wake
 from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import SUSPECT_STARTS, Invocation, Next
-from awakeables.core.journal import AwakeableAsked, Entry, Input
+from awakeables.core.journal import AwakeableCreated, Entry, Input
 from awakeables.core.orders import Begin, Claim
 from awakeables.engine.committer import Committer
 from awakeables.engine.edge import Edge
@@ -373,7 +373,7 @@ class RunnerPool:
                 entry.id: invocation_id
                 for invocation_id, journal in journals.items()
                 for entry in journal
-                if isinstance(entry, AwakeableAsked)
+                if isinstance(entry, AwakeableCreated)
             }
             outcomes = await self._store.outcomes(list(asked)) if asked else {}
         except Exception as error:

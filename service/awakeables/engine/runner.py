@@ -35,7 +35,7 @@ from awakeables.core.invocations import (
     Pause,
     Suspend,
 )
-from awakeables.core.journal import CancelRaised, Entry, Input, encode_chunk
+from awakeables.core.journal import CancellationRaised, Entry, Input, encode_chunk
 from awakeables.core.orders import Advance, Begin, FirstStep
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.sources import Source
@@ -199,7 +199,7 @@ class Runner:
             number=self._attempts + 1,
         )
         self._entries, self._durable = len(history), durable
-        self._told = len(history) > 1 and any(isinstance(entry, CancelRaised) for entry in history)
+        self._told = len(history) > 1 and any(isinstance(entry, CancellationRaised) for entry in history)
         # Threads of the handler's own may misuse the context, too.
         ready = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self.on_ready)
         self._attempt = self._pool.attempts.open(origin, history, ready)
@@ -344,7 +344,7 @@ class Runner:
         self._waits, self._running = Waits(progress.blocked_on), progress.running
         if progress.entries and not self._lost and self._refusal is None:
             if self._cancelled and not self._told:
-                self._told = any(isinstance(entry, CancelRaised) for entry in progress.entries)
+                self._told = any(isinstance(entry, CancellationRaised) for entry in progress.entries)
             self._commit(Continue(), progress)
         return True
 

@@ -10,12 +10,12 @@ from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.texts import excerpt
 from awakeables.errors import ResultMisfit, TerminalError
 from awakeables.handlers.calls import Raised, call
-from awakeables.handlers.execution import Run
+from awakeables.handlers.execution import RunCall
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.serde import result_of
 
 
-async def perform(run: Run, executor: Executor) -> Resolution | Rejection | Raised:
+async def perform(run: RunCall, executor: Executor) -> Resolution | Rejection | Raised:
     """Execute an action: a coroutine on the loop, anything else in a thread.
 
     Returns:

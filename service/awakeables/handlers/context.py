@@ -18,12 +18,12 @@ from awakeables.core.awakeables import Verdict
 from awakeables.core.effects import Effect, Envelope, TaskFacts
 from awakeables.core.ids import parse_id
 from awakeables.core.journal import (
-    AwakeableAsked,
-    NowRead,
-    PublishAsked,
-    RunAsked,
-    SettleAsked,
-    SleepAsked,
+    AwakeableCreated,
+    ClockRead,
+    PublishRequested,
+    RunRequested,
+    SettleRequested,
+    SleepRequested,
 )
 from awakeables.core.orders import NewAwakeable
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
@@ -39,7 +39,7 @@ from awakeables.errors import (
 )
 from awakeables.handlers.actions import result_type, shown
 from awakeables.handlers.attempt import SettleWait, TimerWait
-from awakeables.handlers.execution import NOWHERE, Execution, Run
+from awakeables.handlers.execution import NOWHERE, Execution, RunCall
 from awakeables.handlers.futures import Awakeable, Durable, Promise, raise_terminal, value_of
 from awakeables.handlers.publishing import checked_envelope, is_event, publication, traced
 from awakeables.handlers.rejections import rejection_of
@@ -137,7 +137,7 @@ class Context:
         execution = self._execution
         replaying = execution.replay.replaying
         new_id = "" if replaying else execution.world.ids.new("prom")
-        index, asked = execution.ask(AwakeableAsked(id=new_id, timeout_ms=timeout_ms))
+        index, asked = execution.ask(AwakeableCreated(id=new_id, timeout_ms=timeout_ms))
         awakeable_id: str = asked.id
         if not replaying and index != NOWHERE:
             row = NewAwakeable(
@@ -206,7 +206,7 @@ class Context:
         )
         if task is not None:
             self._check_name(task)
-        index, _ = execution.ask(PublishAsked(topic=topic, of=of, task=task))
+        index, _ = execution.ask(PublishRequested(topic=topic, of=of, task=task))
         if replaying or index == NOWHERE:
             return
         world, facts = execution.world, None
@@ -293,9 +293,9 @@ class Context:
                 f"ctx.run({excerpt(name)}): its result can't be journaled: {codec.unwritable}"
             )
         self._check_name(name)
-        index, _ = self._execution.ask(RunAsked(name=name))
+        index, _ = self._execution.ask(RunRequested(name=name))
         bound = functools.partial(action, *args) if args else action
-        self._execution.expect_run(index, Run(name, bound, codec, retry))
+        self._execution.expect_run(index, RunCall(name, bound, codec, retry))
 
         def read(outcome: Outcome) -> Any:
             if not isinstance(outcome, Resolution):
@@ -307,7 +307,7 @@ class Context:
     def sleep(self, duration: timedelta) -> Durable[None]:
         """Wait for at least this long, over restarts too."""
         until_ms = self._execution.world.clock.now_ms() + max(0, self._checked_ms(duration, "ctx.sleep: it"))
-        index, asked = self._execution.ask(SleepAsked(until_ms=until_ms))
+        index, asked = self._execution.ask(SleepRequested(until_ms=until_ms))
         self._execution.expect(TimerWait(index=index, until_ms=asked.until_ms), must="ctx.sleep")
         return Durable(self._execution, index, lambda _outcome: None)
 
@@ -340,7 +340,7 @@ class Context:
     def now(self) -> datetime:
         """The time at which the handler first came by here (UTC); replay gives the same."""
         at_ms = self._execution.world.clock.now_ms()
-        _, asked = self._execution.ask(NowRead(at_ms=at_ms))
+        _, asked = self._execution.ask(ClockRead(at_ms=at_ms))
         return instant(asked.at_ms)
 
     def random(self) -> Random:
@@ -373,7 +373,7 @@ class Context:
             parse_id(awakeable_id, "prom")
         except MalformedId as error:
             raise TerminalError(str(error), code=400) from error
-        index, _ = self._execution.ask(SettleAsked(id=awakeable_id, status=_status(outcome)))
+        index, _ = self._execution.ask(SettleRequested(id=awakeable_id, status=_status(outcome)))
         wait = SettleWait(
             index=index, awakeable_id=awakeable_id, answer=outcome, trace=self.request.traceparent
         )

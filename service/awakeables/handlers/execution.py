@@ -12,7 +12,7 @@ from typing import Any
 from awakeables.core.effects import Effect
 from awakeables.core.ids import Ids
 from awakeables.core.invocations import CANCELLED
-from awakeables.core.journal import CancelRaised, Entry
+from awakeables.core.journal import CancellationRaised, Entry
 from awakeables.core.orders import NewAwakeable
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replay import Replay
@@ -51,7 +51,7 @@ class World:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunCall:
     """A side effect that was asked for: how it is executed, written, and tried again."""
 
     name: str
@@ -89,7 +89,7 @@ class Execution:
         self.replay = Replay(history)
         self.task = HandlerTask(self, invocation_id)
         self.waits: dict[int, Wait] = {}
-        self.runs: dict[int, Run] = {}
+        self.runs: dict[int, RunCall] = {}
         self.new_awakeables: list[NewAwakeable] = []
         self.new_effects: list[Effect] = []
         self.broken: AuthorError | None = None
@@ -98,7 +98,7 @@ class Execution:
         self.waiting: tuple[int, ...] = ()
         self._on_misuse = on_misuse
         self._max_entries = world.max_entries
-        self._cancelling: CancelRaised | None = None
+        self._cancelling: CancellationRaised | None = None
         self._reminders = 0
         self._unawaited: dict[int, str] = {}
         self._codecs: dict[str, Codec[Any]] = {}
@@ -183,7 +183,7 @@ class Execution:
         self._codecs[awakeable_id] = codec
         self.waits[index] = AwakeableWait(index=index, awakeable_id=awakeable_id)
 
-    def expect_run(self, index: int, run: Run) -> None:
+    def expect_run(self, index: int, run: RunCall) -> None:
         """Note a side effect to execute once it is awaited, which it must be."""
         self.runs[index] = run
         self._unawaited[index] = f"ctx.run({run.name!r})"
@@ -214,7 +214,7 @@ class Execution:
                 self.waiting = indices
                 yield BLOCK
                 recalled, self._cancelling = self._cancelling, None
-            if isinstance(recalled, CancelRaised):
+            if isinstance(recalled, CancellationRaised):
                 self.cancellation = Cancelled(recalled.reason)
                 raise self.cancellation
 
@@ -250,7 +250,7 @@ class Execution:
 
     def tell_cancellation(self) -> None:
         """Raise `Cancelled` at the await that the handler is at: once in an invocation's life."""
-        self._cancelling = CancelRaised(reason=CANCELLED)
+        self._cancelling = CancellationRaised(reason=CANCELLED)
         self.replay.cancel(self._cancelling)
 
     def let_clean_up(self) -> None:

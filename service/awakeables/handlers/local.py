@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 
-from awakeables.core.journal import Entry, Tried
+from awakeables.core.journal import Entry, RunAttemptFailed
 from awakeables.core.orders import NewAwakeable
 from awakeables.core.outcomes import Cancellation, Rejection, Resolution
 from awakeables.core.texts import described, loggable, message_of, type_of
@@ -39,13 +39,13 @@ from awakeables.handlers.attempt import (
 )
 from awakeables.handlers.calls import Raised
 from awakeables.handlers.context import Context
-from awakeables.handlers.execution import Execution, Run, World, acting
+from awakeables.handlers.execution import Execution, RunCall, World, acting
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.serde import Codec, result_of
 from awakeables.handlers.service import App, Handler
 from awakeables.handlers.stepping import BLOCK, INSTEAD, Returned, close
 
-Acted: TypeAlias = Resolution | Rejection | Tried | Crashed | Broken
+Acted: TypeAlias = Resolution | Rejection | RunAttemptFailed | Crashed | Broken
 """How an action has ended."""
 
 RunFailed: TypeAlias = Callable[[Origin, str, BaseException, int, int | None], None]
@@ -345,7 +345,7 @@ class LocalAttempt:
     def _take_in(self, index: int, acted: Acted, *, stop: bool) -> Progress | Awaitable[Progress]:
         """Journal how an action has ended, before the handler goes on: recorded once it is known (J3)."""
         match acted:
-            case Tried():
+            case RunAttemptFailed():
                 self._execution.replay.retry(acted)
             case Crashed() | Broken():
                 self._because = acted
@@ -368,13 +368,13 @@ class LocalAttempt:
             self._act(index, run, tried), self._origin.invocation_id, variables
         )
 
-    async def _act(self, index: int, run: Run, tried: Tried | None) -> None:
+    async def _act(self, index: int, run: RunCall, tried: RunAttemptFailed | None) -> None:
         acted = await self._execute(index, run, tried)
         if self._acting.pop(index, None) is not None:
             self._acted[index] = acted
             self._ready()
 
-    async def _execute(self, index: int, run: Run, tried: Tried | None) -> Acted:
+    async def _execute(self, index: int, run: RunCall, tried: RunAttemptFailed | None) -> Acted:
         clock = self._attempts.world.clock
         began_ms = tried.began_ms if tried else clock.now_ms()
         try:
@@ -394,7 +394,7 @@ class LocalAttempt:
         self._attempts.run_failed(self._origin, run.name, error, attempt, pause_ms)
         if pause_ms is None:
             return Rejection(reason=f"run {run.name!r} failed {attempt} times, last with {described(error)}")
-        return Tried(
+        return RunAttemptFailed(
             of=index, attempt=attempt, began_ms=began_ms, error=described(error), retry_at_ms=retry_at_ms
         )
 

@@ -35,7 +35,7 @@ from awakeables.core.texts import described, excerpt, message_of
 from awakeables.errors import ResultMisfit
 from awakeables.handlers.calls import items_of
 from awakeables.handlers.typenames import is_stable, type_name
-from awakeables.handlers.writing import Writing, writing_of
+from awakeables.handlers.writing import DumpOptions, dump_options_of
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -320,7 +320,7 @@ class _Form:
 
     __slots__ = ("_adapter", "decode", "writing")
 
-    def __init__(self, adapter: TypeAdapter[Any], writing: Writing) -> None:
+    def __init__(self, adapter: TypeAdapter[Any], writing: DumpOptions) -> None:
         self._adapter = adapter
         self.writing = writing
         # Called for each value: without the adapter's own layer, unless items must be gone through.
@@ -382,7 +382,7 @@ def _codec_of(type_: Any) -> Codec[Any]:
         raise TypeError(
             f"{type_!r} has no JSON Schema, so that no other process could check it: {error.message}"
         ) from error
-    form = _Form(adapter, writing_of(adapter.core_schema))
+    form = _Form(adapter, dump_options_of(adapter.core_schema))
     writing = form.writing
     name = type_name(type_)
     codec = Codec(

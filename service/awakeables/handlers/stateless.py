@@ -25,7 +25,7 @@ from awakeables.handlers.serde import Codec
 from awakeables.handlers.service import App
 
 
-class Request(Record):
+class AdvanceRequest(Record):
     """What the owner sends.
 
     Attributes:
@@ -41,7 +41,7 @@ class Request(Record):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode_request = msgspec.json.Decoder(Request).decode
+_decode_request = msgspec.json.Decoder(AdvanceRequest).decode
 _decode_progress = msgspec.json.Decoder(Progress).decode
 
 
@@ -52,7 +52,7 @@ async def answer(
 
     Args:
         attempts: Where handlers run.
-        request: A `Request`, as JSON.
+        request: A `AdvanceRequest`, as JSON.
         on_error: Called with the error that ended the attempt, before the answer that only tells of it.
 
     Returns:
@@ -120,7 +120,7 @@ class StatelessAttempt:
         return self._send(news)
 
     async def _send(self, news: News) -> Progress:
-        request = Request(origin=self._origin, history=self._history, news=news, begins=self._begins)
+        request = AdvanceRequest(origin=self._origin, history=self._history, news=news, begins=self._begins)
         self._begins = False
         progress = _decode_progress(await answer(self._attempts, _encode(request), self._failed))
         self._history += progress.entries

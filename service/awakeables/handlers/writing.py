@@ -17,7 +17,7 @@ _FIELDS = ("model-field", "dataclass-field", "typed-dict-field")
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
+class DumpOptions:
     """How a type's values are written.
 
     Attributes:
@@ -61,7 +61,7 @@ class _Found:
     is_lazy: bool = False
 
 
-def writing_of(core_schema: Any) -> Writing:
+def dump_options_of(core_schema: Any) -> DumpOptions:
     """Decide how values are written of the type that pydantic has this core schema of."""
     found = _Found()
     _look(core_schema, "the value", found)
@@ -71,7 +71,7 @@ def writing_of(core_schema: Any) -> Writing:
             f"{found.secrets[0]} is a secret of pydantic's, which is written as '**********': give it a "
             "serializer of its own (pydantic.field_serializer), or keep a reference to the secret instead"
         )
-    decided = Writing(by_alias=False, round_trip=found.is_changed, lazy=found.is_lazy, secret=secret)
+    decided = DumpOptions(by_alias=False, round_trip=found.is_changed, lazy=found.is_lazy, secret=secret)
     says_no = any(each.settings.get("serialize_by_alias") is False for each in found.fields)
     forms = (None, True, False) if says_no else (True, None, False)
     for by_alias in forms:

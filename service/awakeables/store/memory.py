@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar, cast
 
 from awakeables.core.answers import Answer, Position
-from awakeables.core.awakeables import Awakeable, State
+from awakeables.core.awakeables import AwakeableRow, State
 from awakeables.core.brief import brief_awakeable, brief_effect, brief_invocation, brief_letter
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.decide.claiming import horizon_of
@@ -16,7 +16,7 @@ from awakeables.core.decide.operating import Old
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.ids import EFFECT_KINDS, by_issue, first_id
 from awakeables.core.invocations import STATUSES, Invocation, Status, due_since_ms, is_suspect
-from awakeables.core.journal import Entry, awakeables_asked, decode_chunks
+from awakeables.core.journal import Entry, awakeables_created, decode_chunks
 from awakeables.core.orders import Claim, ClaimEffects, Ended, Expire, Kill, Member, PurgeLetters, Release
 from awakeables.core.outcomes import Outcome
 from awakeables.core.rows import Changes, EffectRow, PositionRow, Rows, Whole
@@ -38,7 +38,7 @@ class MemoryTables:
     def __init__(self, retention_ms: int) -> None:
         self.rows = rows = Rows(retention_ms, Whole)
         self.invocations = cast("dict[str, Invocation]", rows.invocations)
-        self.awakeables = cast("dict[str, Awakeable]", rows.awakeables)
+        self.awakeables = cast("dict[str, AwakeableRow]", rows.awakeables)
         self.effects = cast("dict[str, EffectRow]", rows.effects)
         self.letters = cast("dict[str, DeadLetter]", rows.letters)
         self.sources = cast("dict[str, str]", rows.sources)
@@ -91,7 +91,7 @@ class MemoryTables:
         ]
         return [row for *_, row in sorted(due, key=lambda each: each[:2])[:limit]]
 
-    def _overdue(self, horizon_ms: int, limit: int) -> list[Awakeable]:
+    def _overdue(self, horizon_ms: int, limit: int) -> list[AwakeableRow]:
         overdue = [
             (row.deadline_ms, row.id, row)
             for row in self.awakeables.values()
@@ -261,7 +261,7 @@ class MemoryStore:
         rows = [row for row in tables.invocations.values() if row.status == "completed"]
         ended = sorted((row.updated_ms, row.id, row.version) for row in rows if row.updated_ms <= before_ms)
         keys = first_of(((key, chunks) for _, key, chunks in ended), limit)
-        return [Ended(id=key, awakeables=tuple(awakeables_asked(tables.chunks(key)))) for key in keys]
+        return [Ended(id=key, awakeables=tuple(awakeables_created(tables.chunks(key)))) for key in keys]
 
     async def positions(self, topic: str) -> list[Position]:
         rows = sorted(self.tables.positions.items())
@@ -292,10 +292,10 @@ class MemoryStore:
         chunks, whole = beginning_of(self.tables.chunks(invocation_id), most_bytes)
         return decode_chunks(chunks), whole
 
-    async def awakeable(self, awakeable_id: str) -> Awakeable | None:
+    async def awakeable(self, awakeable_id: str) -> AwakeableRow | None:
         return self.tables.awakeables.get(awakeable_id)
 
-    async def awakeables(self, page: Page, *, state: State | None = None) -> list[Awakeable]:
+    async def awakeables(self, page: Page, *, state: State | None = None) -> list[AwakeableRow]:
         rows = self.tables.awakeables.values()
         found = _newest({row.id: row for row in rows if state in (None, row.state)}, page)
         return [brief_awakeable(row) for row in found]

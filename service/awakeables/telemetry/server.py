@@ -49,7 +49,7 @@ def served(
         OperatorError: The port can't be had.
     """
     pages = _Pages(registry, problems, asyncio.get_running_loop())
-    server_class = _Server6 if ":" in host else _Server
+    server_class = _ScrapeServer6 if ":" in host else _ScrapeServer
     try:
         server = make_server(host, port, pages, server_class=server_class, handler_class=_Quiet)
     except OSError as error:
@@ -111,13 +111,13 @@ def _told(question: str, problems: Mapping[str, str]) -> _Answer:
     return status, "application/json", json.dumps(said).encode()
 
 
-class _Server(ThreadingMixIn, WSGIServer):
+class _ScrapeServer(ThreadingMixIn, WSGIServer):
     """A thread per request; none of them keeps the process from ending."""
 
     daemon_threads = True
 
 
-class _Server6(_Server):
+class _ScrapeServer6(_ScrapeServer):
     address_family = AF_INET6
 
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from awakeables.api import Api
-from awakeables.core.awakeables import Awakeable
+from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.invocations import Invocation
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replay import describe
@@ -286,7 +286,7 @@ class _Running:
             elif not engine.live or not loop.poll(STUCK_S):
                 return row
 
-    def _pending(self) -> list[Awakeable]:
+    def _pending(self) -> list[AwakeableRow]:
         return [row for row in self._tables.awakeables.values() if row.state == "pending"]
 
     def _next_due_s(self) -> float | None:

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from awakeables.api import Api
-from awakeables.core.awakeables import Awakeable, Completion
+from awakeables.core.awakeables import AwakeableRow, Completion
 from awakeables.core.effects import Effect, Header
 from awakeables.core.jsontext import decode_json
 from awakeables.core.outcomes import Rejection, Resolution
@@ -167,7 +167,7 @@ class Outside:
         for delivery in due:
             await self._settle(delivery)
 
-    async def ask(self, pending: Iterable[Awakeable]) -> bool:
+    async def ask(self, pending: Iterable[AwakeableRow]) -> bool:
         """Ask the test about awakeables that nobody answers; was an answer given?
 
         Raises:
@@ -202,7 +202,7 @@ class Outside:
 
     # ── at the end ─────────────────────────────────────────────────────────────────────────
 
-    def describe(self, row: Awakeable) -> str:
+    def describe(self, row: AwakeableRow) -> str:
         """An awakeable that waits, by its ID and where it was published to."""
         topic = self._topics.get(row.id)
         return row.id if topic is None else f"{row.id} (published to {topic!r})"

@@ -28,7 +28,7 @@ from awakeables.web.metrics import MetricsRoute
 from awakeables.web.offsets import OffsetRoutes
 from awakeables.web.outbox import OutboxRoutes
 from awakeables.web.problems import ClientGone, Problem
-from awakeables.web.request import Request, Response
+from awakeables.web.request import HttpRequest, Response
 from awakeables.web.requestids import REQUEST_ID, RequestIds
 from awakeables.web.routing import Routes, Target, method_not_allowed, read_query
 from awakeables.web.settings import WebSettings
@@ -110,7 +110,7 @@ class WebApp:
             route = (method, target.template)
             holder = self._guard.check(method, headers, names, target.scope, own=target.own)
             query = scope["query_string"]
-            request = Request(
+            request = HttpRequest(
                 receive,
                 scope["headers"],
                 headers,

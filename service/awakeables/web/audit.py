@@ -11,7 +11,7 @@ import structlog
 from awakeables.errors import CallerError
 from awakeables.telemetry import events
 from awakeables.web.problems import Problem
-from awakeables.web.request import Request
+from awakeables.web.request import HttpRequest
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -19,7 +19,7 @@ Deed: TypeAlias = Literal["resume", "cancel", "kill", "resolve", "reject", "rese
 
 
 @contextmanager
-def audited(request: Request, act: Deed, **subject: object) -> Iterator[None]:
+def audited(request: HttpRequest, act: Deed, **subject: object) -> Iterator[None]:
     """Log an act when it is done, or when its outcome is unknown; a refused request is not an act."""
     try:
         yield

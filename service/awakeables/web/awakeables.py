@@ -13,12 +13,12 @@ from awakeables.core.ids import parse_id
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
 from awakeables.core.sources import Source
 from awakeables.ports import Expectation
-from awakeables.web import render, shapes
+from awakeables.web import render, views
 from awakeables.web.audit import Deed, audited
 from awakeables.web.bodies import Bodies, is_json_type, malformed
 from awakeables.web.lists import one_of, page, page_of
 from awakeables.web.problems import Problem
-from awakeables.web.request import Request, Response
+from awakeables.web.request import HttpRequest, Response
 from awakeables.web.responses import as_json
 from awakeables.web.waiting import Waiting
 from awakeables.wire.traces import TRACEPARENT, known_traceparent
@@ -34,7 +34,7 @@ REFUSALS: Final[dict[VerdictKind, tuple[int, str]]] = {
 """Verdicts that are answered as a problem: status and title; the problem's type is the verdict's name."""
 
 
-_refusal_decoder = msgspec.json.Decoder(shapes.Refusal)
+_refusal_decoder = msgspec.json.Decoder(views.RefusalView)
 
 
 class AwakeableRoutes:
@@ -45,7 +45,7 @@ class AwakeableRoutes:
         self._waiting = waiting
         self._bodies = bodies
 
-    async def resolve(self, request: Request) -> Response:
+    async def resolve(self, request: HttpRequest) -> Response:
         awakeable_id = _awakeable_id(request)
         body = await self._bodies.read(request)
         expected = self._api.expectation_at_hand(awakeable_id)
@@ -53,23 +53,25 @@ class AwakeableRoutes:
             expected = await self._waiting.store(self._api.expectation(awakeable_id))
         return await self._settle(request, awakeable_id, self._resolution(request, body, expected))
 
-    async def reject(self, request: Request) -> Response:
+    async def reject(self, request: HttpRequest) -> Response:
         awakeable_id = _awakeable_id(request)
         body = await self._bodies.read(request)
         return await self._settle(request, awakeable_id, self._rejection(request, body))
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: HttpRequest) -> Response:
         asked = page_of(request, "prom")
         rows = self._api.awakeables(asked, state=one_of(request, "state", STATES))
-        return page(await self._waiting.store(rows), asked, render.awakeable, shapes.Awakeables)
+        return page(await self._waiting.store(rows), asked, render.awakeable, views.AwakeablesView)
 
-    async def show(self, request: Request) -> Response:
+    async def show(self, request: HttpRequest) -> Response:
         awakeable_id = _awakeable_id(request)
         row = await self._waiting.store(self._api.awakeable(awakeable_id))
         expected = await self._waiting.store(self._api.expectation(awakeable_id))
         return as_json(render.awakeable_in_full(row, expected))
 
-    async def _settle(self, request: Request, awakeable_id: str, body: Resolution | Rejection) -> Response:
+    async def _settle(
+        self, request: HttpRequest, awakeable_id: str, body: Resolution | Rejection
+    ) -> Response:
         completion = Completion(
             awakeable_id=awakeable_id,
             body=body,
@@ -96,7 +98,7 @@ class AwakeableRoutes:
             raise _refused(verdict, shows_outcome=shows_outcome)
         return as_json(render.verdict(verdict))
 
-    def _resolution(self, request: Request, body: bytes, expected: Expectation | None) -> Resolution:
+    def _resolution(self, request: HttpRequest, body: bytes, expected: Expectation | None) -> Resolution:
         if expected is not None and expected.codec != "json":
             return Resolution.of_bytes(body)
         try:
@@ -107,7 +109,7 @@ class AwakeableRoutes:
                 return Resolution.of_bytes(body)
             raise
 
-    def _rejection(self, request: Request, body: bytes) -> Rejection:
+    def _rejection(self, request: HttpRequest, body: bytes) -> Rejection:
         if body and is_json_type(request.media_type):
             return _json_rejection(self._bodies.checked_json(body))
         try:
@@ -116,7 +118,7 @@ class AwakeableRoutes:
             raise malformed(f"the reason is no UTF-8: {error.reason} at byte {error.start}") from None
 
 
-def _named(request: Request) -> str:
+def _named(request: HttpRequest) -> str:
     """The end of a completion's source: the name of its token."""
     return "" if request.holder is None else f":{request.holder.name}"
 
@@ -142,7 +144,7 @@ def _refused(verdict: Verdict, *, shows_outcome: bool) -> Problem:
     return Problem(status, verdict.kind, title, verdict.reason or title, members=members)
 
 
-def _awakeable_id(request: Request) -> str:
+def _awakeable_id(request: HttpRequest) -> str:
     [awakeable_id] = request.names
     parse_id(awakeable_id, "prom")
     return awakeable_id

@@ -9,7 +9,7 @@ from awakeables.core.jsontext import decode_json
 from awakeables.core.texts import excerpt
 from awakeables.errors import Overloaded
 from awakeables.web.problems import ClientGone, Problem, bad_request
-from awakeables.web.request import JSON, Request
+from awakeables.web.request import JSON, HttpRequest
 from awakeables.web.settings import WebSettings
 
 FORM = "application/x-www-form-urlencoded"
@@ -26,7 +26,7 @@ class Bodies:
         self._settings = settings
         self._held = 0
 
-    async def read(self, request: Request) -> bytes:
+    async def read(self, request: HttpRequest) -> bytes:
         """Read the whole body; a large one counts against the total until `release`.
 
         Small ones do not count, so large ones cannot keep them out. What counts are the bytes received,
@@ -58,7 +58,7 @@ class Bodies:
                 self._hold(request, size)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _hold(self, request: Request, size: int) -> None:
+    def _hold(self, request: HttpRequest, size: int) -> None:
         if self._held + size - request.held > self._settings.max_bodies_bytes:
             raise Overloaded(
                 f"the bodies that are being read have {self._settings.max_bodies_bytes:,} bytes together "
@@ -67,12 +67,12 @@ class Bodies:
         self._held += size - request.held
         request.held = size
 
-    def release(self, request: Request) -> None:
+    def release(self, request: HttpRequest) -> None:
         """Take a body off the total."""
         self._held -= request.held
         request.held = 0
 
-    def json_of(self, request: Request, body: bytes) -> bytes:
+    def json_of(self, request: HttpRequest, body: bytes) -> bytes:
         """The body as JSON text, exactly as it was written; an absent body is null.
 
         JSON by content type; with curl's form type, or none, any body that is JSON.
@@ -115,7 +115,7 @@ class Bodies:
         return text.strip()
 
 
-def _refuse_encoded(request: Request) -> None:
+def _refuse_encoded(request: HttpRequest) -> None:
     encoding = request.header(b"content-encoding") or ""
     if encoding.strip().lower() not in ("", "identity"):
         raise unsupported(f"content-encoding {excerpt(encoding)} is not supported; send the body as it is")

@@ -11,11 +11,11 @@ from awakeables.core.durations import parse_duration
 from awakeables.core.orders import Idempotency
 from awakeables.errors import Overloaded
 from awakeables.handlers.service import Handler
-from awakeables.web import shapes
+from awakeables.web import views
 from awakeables.web.bodies import Bodies
 from awakeables.web.guard import Guard
 from awakeables.web.problems import bad_request
-from awakeables.web.request import Headers, Request, Response
+from awakeables.web.request import Headers, HttpRequest, Response
 from awakeables.web.responses import as_json, ask_later, not_yet, of_result
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
@@ -47,7 +47,7 @@ class CallRoutes:
         self._waiting = waiting
         self._retry_after = settings.retry_after_header
 
-    async def call(self, request: Request) -> Response:
+    async def call(self, request: HttpRequest) -> Response:
         """Begin an invocation, or attach to the one that the idempotency key stands for; wait."""
         handler = self._handler(request)
         body = await self._bodies.read(request)
@@ -71,7 +71,7 @@ class CallRoutes:
         row = await self._waiting.store(self._api.invocation(invocation_id))
         return not_yet(row, retry_after=self._retry_after)
 
-    async def send(self, request: Request) -> Response:
+    async def send(self, request: HttpRequest) -> Response:
         """Begin an invocation, now or after a delay; don't wait."""
         try:
             delay = parse_duration(request.query["delay"]) if "delay" in request.query else timedelta(0)
@@ -80,18 +80,18 @@ class CallRoutes:
         handler = self._handler(request)
         begun = await self._begin(request, handler, await self._bodies.read(request), delay)
         return as_json(
-            shapes.Begun(invocation_id=begun.id, created=begun.created),
+            views.BegunView(invocation_id=begun.id, created=begun.created),
             status=202,
             headers=ask_later(begun.id, self._retry_after),
         )
 
-    def _handler(self, request: Request) -> Handler:
+    def _handler(self, request: HttpRequest) -> Handler:
         if self._api.draining:
             raise Overloaded("the service is stopping; try again")
         return self._api.app.handler(*request.names)
 
     async def _begin(
-        self, request: Request, handler: Handler, body: bytes, delay: timedelta = timedelta(0)
+        self, request: HttpRequest, handler: Handler, body: bytes, delay: timedelta = timedelta(0)
     ) -> Begun:
         begin = self._api.begin(
             handler,
@@ -111,7 +111,7 @@ class CallRoutes:
             self._guard.check_key(request, await self._waiting.store(self._api.invocation(begun.id)))
         return begun
 
-    def _input(self, handler: Handler, request: Request, body: bytes) -> bytes | None:
+    def _input(self, handler: Handler, request: HttpRequest, body: bytes) -> bytes | None:
         """The body as it will be journaled, known to fit; None: there is none, the default counts.
 
         Raises:
@@ -132,7 +132,7 @@ def _handed_on(raw_headers: Headers) -> dict[str, str]:
     return headers
 
 
-def _idempotency(handler: Handler, request: Request, body: bytes) -> Idempotency | None:
+def _idempotency(handler: Handler, request: HttpRequest, body: bytes) -> Idempotency | None:
     key = request.text(b"idempotency-key")
     if key is None:
         return None

@@ -9,11 +9,11 @@ from awakeables.core.durations import parse_duration
 from awakeables.core.ids import parse_id
 from awakeables.core.texts import excerpt
 from awakeables.telemetry.vocabulary import LETTER_CODES
-from awakeables.web import render, shapes
+from awakeables.web import render, views
 from awakeables.web.audit import audited
 from awakeables.web.lists import page, page_of
 from awakeables.web.problems import bad_request
-from awakeables.web.request import Request, Response
+from awakeables.web.request import HttpRequest, Response
 from awakeables.web.responses import as_json
 from awakeables.web.waiting import Waiting
 
@@ -25,17 +25,17 @@ class DeadLetterRoutes:
         self._api = api
         self._waiting = waiting
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: HttpRequest) -> Response:
         asked = page_of(request, "dlq")
         rows = await self._waiting.store(self._api.dead_letters(asked))
-        return page(rows, asked, render.dead_letter, shapes.DeadLetters)
+        return page(rows, asked, render.dead_letter, views.DeadLettersView)
 
-    async def show(self, request: Request) -> Response:
+    async def show(self, request: HttpRequest) -> Response:
         letter_id = _letter_id(request)
         row = await self._waiting.store(self._api.dead_letter(letter_id))
         return as_json(render.dead_letter_in_full(row))
 
-    async def resend(self, request: Request) -> Response:
+    async def resend(self, request: HttpRequest) -> Response:
         """Accepted: it goes out to its topic again, by way of the outbox."""
         letter_id = _letter_id(request)
         with audited(request, "resend", dead_letter=letter_id):
@@ -43,10 +43,10 @@ class DeadLetterRoutes:
                 self._api.resend(letter_id, by=request.by),
                 doubt="it is not known whether the record is sent again; look at how often it was",
             )
-        answer = shapes.Resent(id=letter_id, event_id=effect.event_id, topic=effect.topic)
+        answer = views.ResentView(id=letter_id, event_id=effect.event_id, topic=effect.topic)
         return as_json(answer, status=202)
 
-    async def purge(self, request: Request) -> Response:
+    async def purge(self, request: HttpRequest) -> Response:
         """Delete those that are older than a duration, of a code or all."""
         older_than, code = request.query.get("older_than"), request.query.get("code")
         if code is not None and code not in LETTER_CODES:
@@ -62,10 +62,10 @@ class DeadLetterRoutes:
                 self._api.purge_dead_letters(older_than=age, code=code),
                 doubt="some may be deleted; ask again, it goes on where it stopped",
             )
-        return as_json(shapes.Purged(count=count))
+        return as_json(views.PurgedView(count=count))
 
 
-def _letter_id(request: Request) -> str:
+def _letter_id(request: HttpRequest) -> str:
     [letter_id] = request.names
     parse_id(letter_id, "dlq")
     return letter_id

@@ -11,7 +11,7 @@ from awakeables.api import Api
 from awakeables.web.describing import page
 from awakeables.web.describing.asyncapi import asyncapi
 from awakeables.web.describing.openapi import openapi
-from awakeables.web.request import Request, Response, response
+from awakeables.web.request import HttpRequest, Response, response
 
 PAGE_HEADERS: Final = (
     (b"content-security-policy", page.POLICY.encode()),
@@ -33,13 +33,13 @@ class DocumentRoutes:
         self._guarded = guarded
         self._page_at = lru_cache(maxsize=8)(self._rendered)
 
-    async def openapi(self, _request: Request) -> Response:
+    async def openapi(self, _request: HttpRequest) -> Response:
         return response(self._openapi_text)
 
-    async def asyncapi(self, _request: Request) -> Response:
+    async def asyncapi(self, _request: HttpRequest) -> Response:
         return response(self._asyncapi_text)
 
-    async def page(self, request: Request) -> Response:
+    async def page(self, request: HttpRequest) -> Response:
         text = self._page_at(_reached_at(request))
         return response(text.encode(), b"text/html; charset=utf-8", headers=PAGE_HEADERS)
 
@@ -60,7 +60,7 @@ class DocumentRoutes:
         return msgspec.json.encode(asyncapi(api.app, version=api.build, verdicts=api.publishes_verdicts))
 
 
-def _reached_at(request: Request) -> str:
+def _reached_at(request: HttpRequest) -> str:
     """The service's address as this reader has it: behind a proxy, name and scheme may differ from ours."""
     scheme = "https" if request.header(b"x-forwarded-proto") == "https" else "http"
     return f"{scheme}://{request.header(b'host') or 'localhost'}"

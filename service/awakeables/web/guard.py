@@ -12,7 +12,7 @@ from awakeables.core.invocations import Invocation
 from awakeables.core.texts import excerpt
 from awakeables.web.framing import host_name
 from awakeables.web.problems import Problem
-from awakeables.web.request import Request
+from awakeables.web.request import HttpRequest
 from awakeables.web.tokenfile import Holder, Scope
 from awakeables.web.tokens import Tokens
 
@@ -84,7 +84,7 @@ class Guard:
             _check_scope(holder, scope, names)
         return holder
 
-    def check_own(self, request: Request, row: Invocation) -> None:
+    def check_own(self, request: HttpRequest, row: Invocation) -> None:
         """Let a token with the scope `read` look at an invocation, and the one that began it.
 
         Raises:
@@ -94,7 +94,7 @@ class Guard:
         if holder is not None and not _began(holder, row):
             _check_scope(holder, "read", request.names)
 
-    def check_key(self, request: Request, row: Invocation) -> None:
+    def check_key(self, request: HttpRequest, row: Invocation) -> None:
         """The same for an invocation that the idempotency key of a call stands for.
 
         Raises:
@@ -108,7 +108,7 @@ class Guard:
                 "or a token with the scope 'read'",
             )
 
-    def shows_details(self, request: Request) -> bool:
+    def shows_details(self, request: HttpRequest) -> bool:
         """May this request, which needs no token, be shown what only tokens may see?"""
         if self._tokens is None:
             return not self._exposed

@@ -7,9 +7,9 @@ from typing import Final
 from msgspec import UNSET
 
 from awakeables.api import Api
-from awakeables.web import shapes
+from awakeables.web import views
 from awakeables.web.guard import Guard
-from awakeables.web.request import Request, Response
+from awakeables.web.request import HttpRequest, Response
 from awakeables.web.responses import as_json
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
@@ -27,17 +27,17 @@ class HealthRoutes:
         self._waiting = waiting
         self._retry_after = settings.retry_after_header
 
-    async def live(self, _request: Request) -> Response:
+    async def live(self, _request: HttpRequest) -> Response:
         """The process answers; nothing else is asked."""
-        return as_json(shapes.Live())
+        return as_json(views.LiveView())
 
-    async def ready(self, request: Request) -> Response:
+    async def ready(self, request: HttpRequest) -> Response:
         """Work is taken: the store works, and the service is not stopping."""
         readiness = self._api.readiness()
         if not self._guard.shows_details(request):
             readiness = readiness.without_details(WITHHELD)
         degraded = readiness.degraded or UNSET
         if readiness.is_ready:
-            return as_json(shapes.Ready(degraded=degraded))
-        answer = shapes.NotReady(problems=readiness.problems, degraded=degraded)
+            return as_json(views.ReadyView(degraded=degraded))
+        answer = views.NotReadyView(problems=readiness.problems, degraded=degraded)
         return as_json(answer, status=503, headers=((b"retry-after", self._retry_after),))

@@ -9,12 +9,12 @@ import msgspec
 from awakeables.api import Api
 from awakeables.core.ids import parse_id
 from awakeables.core.invocations import STATUSES, Invocation
-from awakeables.web import render, shapes
+from awakeables.web import render, views
 from awakeables.web.audit import audited
 from awakeables.web.guard import Guard
 from awakeables.web.lists import one_of, page, page_of
 from awakeables.web.problems import bad_request
-from awakeables.web.request import Request, Response
+from awakeables.web.request import HttpRequest, Response
 from awakeables.web.responses import as_json, not_yet, of_result
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
@@ -32,7 +32,7 @@ class InvocationRoutes:
         self._waiting = waiting
         self._retry_after = settings.retry_after_header
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: HttpRequest) -> Response:
         asked = page_of(request, "inv")
         status = one_of(request, "status", STATUSES)
         service, handler = request.query.get("service"), request.query.get("handler")
@@ -49,9 +49,9 @@ class InvocationRoutes:
             rows = list(
                 await self._waiting.store(self._api.invocations(asked, status=status, service=service))
             )
-        return page(rows, asked, render.invocation, shapes.Invocations)
+        return page(rows, asked, render.invocation, views.InvocationsView)
 
-    async def show(self, request: Request) -> Response:
+    async def show(self, request: HttpRequest) -> Response:
         row = await self._row(request)
         key = await self._waiting.store(self._api.idempotency_key(row.id))
         problem = None
@@ -64,7 +64,7 @@ class InvocationRoutes:
                 problem = f"it has more than {MOST_OF_A_JOURNAL:,} bytes: only its beginning is shown"
         return as_json(render.invocation_in_full(row, journal, problem, key=key))
 
-    async def output(self, request: Request) -> Response:
+    async def output(self, request: HttpRequest) -> Response:
         """The result if there is one; don't wait."""
         row = await self._row(request)
         self._guard.check_own(request, row)
@@ -72,7 +72,7 @@ class InvocationRoutes:
             return not_yet(row, retry_after=self._retry_after)
         return of_result(row.id, row.result)
 
-    async def attach(self, request: Request) -> Response:
+    async def attach(self, request: HttpRequest) -> Response:
         """The result, waited for like a call's."""
         row = await self._row(request)
         self._guard.check_own(request, row)
@@ -81,7 +81,7 @@ class InvocationRoutes:
             return of_result(row.id, outcome)
         return not_yet(await self._row(request), retry_after=self._retry_after)
 
-    async def resume(self, request: Request) -> Response:
+    async def resume(self, request: HttpRequest) -> Response:
         invocation_id = _invocation_id(request)
         with audited(request, "resume", invocation_id=invocation_id):
             row = await self._waiting.store(
@@ -90,7 +90,7 @@ class InvocationRoutes:
             )
         return as_json(render.invocation(row))
 
-    async def cancel(self, request: Request) -> Response:
+    async def cancel(self, request: HttpRequest) -> Response:
         """Accepted: raised at the handler's next await; an invocation that never ran ends at once."""
         invocation_id = _invocation_id(request)
         with audited(request, "cancel", invocation_id=invocation_id):
@@ -100,7 +100,7 @@ class InvocationRoutes:
             )
         return as_json(render.invocation(row), status=202)
 
-    async def kill(self, request: Request) -> Response:
+    async def kill(self, request: HttpRequest) -> Response:
         invocation_id = _invocation_id(request)
         with audited(request, "kill", invocation_id=invocation_id):
             row = await self._waiting.store(
@@ -109,12 +109,12 @@ class InvocationRoutes:
             )
         return as_json(render.invocation(row))
 
-    async def _row(self, request: Request) -> Invocation:
+    async def _row(self, request: HttpRequest) -> Invocation:
         invocation_id = _invocation_id(request)
         return await self._waiting.store(self._api.invocation(invocation_id))
 
 
-def _invocation_id(request: Request) -> str:
+def _invocation_id(request: HttpRequest) -> str:
     [invocation_id] = request.names
     parse_id(invocation_id, "inv")
     return invocation_id

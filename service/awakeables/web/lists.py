@@ -9,9 +9,9 @@ from awakeables.core.ids import IdKind, parse_id_of
 from awakeables.core.texts import excerpt
 from awakeables.ports import Page
 from awakeables.web.problems import bad_request
-from awakeables.web.request import Request, Response
+from awakeables.web.request import HttpRequest, Response
 from awakeables.web.responses import as_json
-from awakeables.web.shapes import Shape
+from awakeables.web.views import View
 
 PAGING = ("limit", "before")
 USUAL_LIMIT = 50
@@ -25,10 +25,10 @@ class _Row(Protocol):
 
 R = TypeVar("R", bound=_Row)
 C = TypeVar("C", bound=str)
-S = TypeVar("S", bound=Shape)
+S = TypeVar("S", bound=View)
 
 
-def page_of(request: Request, *kinds: IdKind) -> Page:
+def page_of(request: HttpRequest, *kinds: IdKind) -> Page:
     """The page that the query asks for, plus one row, which shows whether there is a next page.
 
     Raises:
@@ -45,7 +45,7 @@ def page_of(request: Request, *kinds: IdKind) -> Page:
     return Page(limit=limit + 1, before=before)
 
 
-def one_of(request: Request, name: str, choices: Sequence[C]) -> C | None:
+def one_of(request: HttpRequest, name: str, choices: Sequence[C]) -> C | None:
     """A parameter that has a fixed set of values.
 
     Raises:
@@ -60,7 +60,7 @@ def one_of(request: Request, name: str, choices: Sequence[C]) -> C | None:
     return None
 
 
-def page(rows: Sequence[R], asked: Page, render: Callable[[R], S], shape: Callable[..., Shape]) -> Response:
+def page(rows: Sequence[R], asked: Page, render: Callable[[R], S], shape: Callable[..., View]) -> Response:
     """The rows, and the cursor of the next page if there is one."""
     shown = rows[: asked.limit - 1]
     following = shown[-1].id if len(rows) == asked.limit else None

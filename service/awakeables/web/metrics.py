@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from awakeables.telemetry.metrics import Metrics, exposition
-from awakeables.web.request import Request, Response, response
+from awakeables.web.request import HttpRequest, Response, response
 
 
 class MetricsRoute:
@@ -12,7 +12,7 @@ class MetricsRoute:
     def __init__(self, metrics: Metrics) -> None:
         self._registry = metrics.registry
 
-    async def show(self, request: Request) -> Response:
+    async def show(self, request: HttpRequest) -> Response:
         """OpenMetrics if the scraper takes it, else Prometheus' text format."""
         content, media_type = exposition(self._registry, request.header(b"accept") or "")
         return response(content, media_type.encode())

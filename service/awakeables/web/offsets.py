@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from awakeables.api import Api
 from awakeables.core.texts import excerpt
-from awakeables.web import render, shapes
+from awakeables.web import render, views
 from awakeables.web.audit import audited
 from awakeables.web.problems import bad_request
-from awakeables.web.request import Request, Response
+from awakeables.web.request import HttpRequest, Response
 from awakeables.web.responses import as_json
 from awakeables.web.waiting import Waiting
 
@@ -19,11 +19,11 @@ class OffsetRoutes:
         self._api = api
         self._waiting = waiting
 
-    async def list(self, _request: Request) -> Response:
+    async def list(self, _request: HttpRequest) -> Response:
         rows = await self._waiting.store(self._api.partitions())
-        return as_json(shapes.Partitions(items=[render.reading(row) for row in rows]))
+        return as_json(views.PartitionsView(items=[render.reading(row) for row in rows]))
 
-    async def skip(self, request: Request) -> Response:
+    async def skip(self, request: HttpRequest) -> Response:
         """Past the batch that the partition is stuck at, or to the offset that the query names."""
         [partition] = request.names
         to = request.query.get("to")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from awakeables.api import Api
 from awakeables.core.effects import EFFECT_STATES
 from awakeables.core.ids import EFFECT_KINDS, parse_id_of
-from awakeables.web import render, shapes
+from awakeables.web import render, views
 from awakeables.web.audit import audited
 from awakeables.web.lists import one_of, page, page_of
-from awakeables.web.request import Request, Response
+from awakeables.web.request import HttpRequest, Response
 from awakeables.web.responses import as_json
 from awakeables.web.waiting import Waiting
 
@@ -20,18 +20,18 @@ class OutboxRoutes:
         self._api = api
         self._waiting = waiting
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, request: HttpRequest) -> Response:
         asked = page_of(request, *EFFECT_KINDS)
         state = one_of(request, "state", EFFECT_STATES) or "failed"
         rows = await self._waiting.store(self._api.queued_effects(asked, state=state))
-        return page(rows, asked, render.queued_effect, shapes.Outbox)
+        return page(rows, asked, render.queued_effect, views.OutboxView)
 
-    async def show(self, request: Request) -> Response:
+    async def show(self, request: HttpRequest) -> Response:
         event_id = _event_id(request)
         row = await self._waiting.store(self._api.queued_effect(event_id))
         return as_json(render.queued_effect_in_full(row))
 
-    async def resend(self, request: Request) -> Response:
+    async def resend(self, request: HttpRequest) -> Response:
         """Accepted: it goes out with what else is unsent."""
         event_id = _event_id(request)
         with audited(request, "resend", event_id=event_id):
@@ -39,10 +39,10 @@ class OutboxRoutes:
                 self._api.republish(event_id, by=request.by),
                 doubt="it is not known whether the record is sent again; look whether it is still failed",
             )
-        return as_json(shapes.Republished(id=event_id, topic=effect.topic), status=202)
+        return as_json(views.RepublishedView(id=event_id, topic=effect.topic), status=202)
 
 
-def _event_id(request: Request) -> str:
+def _event_id(request: HttpRequest) -> str:
     [event_id] = request.names
     parse_id_of(event_id, EFFECT_KINDS)
     return event_id

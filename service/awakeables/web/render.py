@@ -12,7 +12,7 @@ from awakeables.api import PartitionProgress
 from awakeables.core.acts import Acts
 from awakeables.core.awakeables import (
     VERDICTS,
-    Awakeable,
+    AwakeableRow,
     DeadTaskEntry,
     LastHeartbeat,
     Verdict,
@@ -26,7 +26,7 @@ from awakeables.core.outcomes import NULL, Cancellation, Expiry, Outcome, Reject
 from awakeables.core.records import rfc3339
 from awakeables.core.replay import describe
 from awakeables.ports import Expectation
-from awakeables.web import shapes
+from awakeables.web import views
 
 _LATEST_MS = 253_402_300_799_999
 """The end of the year 9999: later instants can't be written."""
@@ -41,23 +41,23 @@ def _instant(at_ms: int | None) -> str | None:
     return None if at_ms is None else instant(at_ms)
 
 
-def outcome(ended: Outcome) -> shapes.Outcome:
+def outcome(ended: Outcome) -> views.OutcomeView:
     match ended:
         case Resolution():
             if ended.is_json:
-                return shapes.Resolved(value=Raw(ended.content))
-            return shapes.Resolved(value_base64=ended.content)
+                return views.ResolvedView(value=Raw(ended.content))
+            return views.ResolvedView(value_base64=ended.content)
         case Rejection():
             details = Raw(NULL) if isinstance(ended.details, UnsetType) else ended.details
-            return shapes.Rejected(reason=ended.reason, code=ended.code, details=details)
+            return views.RejectedView(reason=ended.reason, code=ended.code, details=details)
         case Expiry():
-            return shapes.TimedOut(deadline=instant(ended.deadline_ms))
+            return views.TimedOutView(deadline=instant(ended.deadline_ms))
         case Cancellation():
-            return shapes.Cancelled(reason=ended.reason)
+            return views.CancelledView(reason=ended.reason)
 
 
-def verdict(given: Verdict) -> shapes.Verdict:
-    return shapes.Verdict(
+def verdict(given: Verdict) -> views.VerdictView:
+    return views.VerdictView(
         verdict=given.kind,
         awakeable_id=given.awakeable_id,
         event_id=given.event_id,
@@ -65,14 +65,14 @@ def verdict(given: Verdict) -> shapes.Verdict:
     )
 
 
-def invocation(row: Invocation) -> shapes.Invocation:
-    return shapes.Invocation(**_invocation(row))
+def invocation(row: Invocation) -> views.InvocationView:
+    return views.InvocationView(**_invocation(row))
 
 
 def invocation_in_full(
     row: Invocation, journal: Sequence[Entry], problem: str | None = None, *, key: str | None = None
-) -> shapes.InvocationInFull:
-    return shapes.InvocationInFull(
+) -> views.InvocationInFullView:
+    return views.InvocationInFullView(
         **_invocation(row),
         acts=_acts(row.acts),
         idempotency_key=key,
@@ -82,13 +82,13 @@ def invocation_in_full(
     )
 
 
-def awakeable(row: Awakeable) -> shapes.Awakeable:
-    return shapes.Awakeable(**_awakeable(row))
+def awakeable(row: AwakeableRow) -> views.AwakeableView:
+    return views.AwakeableView(**_awakeable(row))
 
 
-def awakeable_in_full(row: Awakeable, expected: Expectation | None) -> shapes.AwakeableInFull:
+def awakeable_in_full(row: AwakeableRow, expected: Expectation | None) -> views.AwakeableInFullView:
     schema = expected.schema if expected is not None else None
-    return shapes.AwakeableInFull(
+    return views.AwakeableInFullView(
         **_awakeable(row),
         schema=Raw(NULL if schema is None else schema),
         outcome=_outcome(row.outcome),
@@ -99,24 +99,24 @@ def awakeable_in_full(row: Awakeable, expected: Expectation | None) -> shapes.Aw
     )
 
 
-def dead_letter(row: DeadLetter) -> shapes.DeadLetter:
-    return shapes.DeadLetter(**_dead_letter(row))
+def dead_letter(row: DeadLetter) -> views.DeadLetterView:
+    return views.DeadLetterView(**_dead_letter(row))
 
 
-def dead_letter_in_full(row: DeadLetter) -> shapes.DeadLetterInFull:
-    return shapes.DeadLetterInFull(**_dead_letter(row), **_contents(row), acts=_acts(row.acts))
+def dead_letter_in_full(row: DeadLetter) -> views.DeadLetterInFullView:
+    return views.DeadLetterInFullView(**_dead_letter(row), **_contents(row), acts=_acts(row.acts))
 
 
-def queued_effect(row: QueuedEffect) -> shapes.OutboxRecord:
-    return shapes.OutboxRecord(**_queued_effect(row))
+def queued_effect(row: QueuedEffect) -> views.OutboxRecordView:
+    return views.OutboxRecordView(**_queued_effect(row))
 
 
-def queued_effect_in_full(row: QueuedEffect) -> shapes.OutboxRecordInFull:
-    return shapes.OutboxRecordInFull(**_queued_effect(row), **_contents(row.effect), acts=_acts(row.acts))
+def queued_effect_in_full(row: QueuedEffect) -> views.OutboxRecordInFullView:
+    return views.OutboxRecordInFullView(**_queued_effect(row), **_contents(row.effect), acts=_acts(row.acts))
 
 
-def reading(row: PartitionProgress) -> shapes.Partition:
-    return shapes.Partition(
+def reading(row: PartitionProgress) -> views.PartitionView:
+    return views.PartitionView(
         topic=row.topic,
         partition=row.partition,
         next=row.next,
@@ -146,7 +146,7 @@ def _invocation(row: Invocation) -> dict[str, Any]:
     }
 
 
-def _awakeable(row: Awakeable) -> dict[str, Any]:
+def _awakeable(row: AwakeableRow) -> dict[str, Any]:
     return {
         "id": row.id,
         "invocation": row.invocation_id,
@@ -192,7 +192,7 @@ def _queued_effect(row: QueuedEffect) -> dict[str, Any]:
 
 def _contents(record: DeadLetter | Effect) -> dict[str, Any]:
     """Key, value and headers: as text when they are UTF-8, else in `…_base64`."""
-    headers = [shapes.Header(name=name, **_content("value", value)) for name, value in record.headers]
+    headers = [views.HeaderView(name=name, **_content("value", value)) for name, value in record.headers]
     return {**_content("key", record.key), **_content("value", record.value), "headers": headers}
 
 
@@ -205,11 +205,11 @@ def _content(name: str, content: bytes | None) -> dict[str, Any]:
         return {f"{name}_base64": content}
 
 
-def _outcome(ended: Outcome | None) -> shapes.Outcome | None:
+def _outcome(ended: Outcome | None) -> views.OutcomeView | None:
     return None if ended is None else outcome(ended)
 
 
-def _ended(result: Outcome | None) -> shapes.Ended | None:
+def _ended(result: Outcome | None) -> views.Ended | None:
     match result:
         case None:
             return None
@@ -221,18 +221,18 @@ def _ended(result: Outcome | None) -> shapes.Ended | None:
             return "failed"
 
 
-def _failure(failure: Failure | None) -> shapes.Failure | None:
+def _failure(failure: Failure | None) -> views.FailureView | None:
     if failure is None:
         return None
-    return shapes.Failure(kind=failure.kind, message=failure.message, at=instant(failure.at_ms))
+    return views.FailureView(kind=failure.kind, message=failure.message, at=instant(failure.at_ms))
 
 
-def _acts(acts: Acts) -> list[shapes.Act]:
-    return [shapes.Act(act=act.act, by=act.by, at=instant(act.at_ms)) for act in acts]
+def _acts(acts: Acts) -> list[views.ActView]:
+    return [views.ActView(act=act.act, by=act.by, at=instant(act.at_ms)) for act in acts]
 
 
-def _book_entry(entry: VerdictEntry) -> shapes.BookEntry:
-    return shapes.BookEntry(
+def _book_entry(entry: VerdictEntry) -> views.BookEntryView:
+    return views.BookEntryView(
         verdict=entry.kind,
         source=entry.source,
         at=instant(entry.at_ms),
@@ -242,12 +242,12 @@ def _book_entry(entry: VerdictEntry) -> shapes.BookEntry:
     )
 
 
-def _beat(beat: LastHeartbeat) -> shapes.Beat:
-    return shapes.Beat(progress=beat.progress, at=instant(beat.at_ms), worker=beat.worker)
+def _beat(beat: LastHeartbeat) -> views.BeatView:
+    return views.BeatView(progress=beat.progress, at=instant(beat.at_ms), worker=beat.worker)
 
 
-def _dead_task(entry: DeadTaskEntry) -> shapes.DeadTask:
-    return shapes.DeadTask(
+def _dead_task(entry: DeadTaskEntry) -> views.DeadTaskView:
+    return views.DeadTaskView(
         id=entry.dead_letter_id,
         code=entry.code,
         reason=entry.reason,
@@ -256,5 +256,5 @@ def _dead_task(entry: DeadTaskEntry) -> shapes.DeadTask:
     )
 
 
-def _entry(index: int, entry: Entry) -> shapes.JournalEntry:
-    return shapes.JournalEntry(index=index, entry=Raw(msgspec.json.encode(entry)), text=describe(entry))
+def _entry(index: int, entry: Entry) -> views.JournalEntryView:
+    return views.JournalEntryView(index=index, entry=Raw(msgspec.json.encode(entry)), text=describe(entry))

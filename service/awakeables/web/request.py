@@ -27,10 +27,10 @@ class Response(NamedTuple):
     body: bytes
 
 
-Route: TypeAlias = Callable[["Request"], Awaitable[Response]]
+Route: TypeAlias = Callable[["HttpRequest"], Awaitable[Response]]
 
 
-class Request:
+class HttpRequest:
     """A request on its way through its route.
 
     Attributes:

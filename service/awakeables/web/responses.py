@@ -9,7 +9,7 @@ from awakeables.core.invocations import Invocation, hold_up
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.web.problems import Problem
 from awakeables.web.request import JSON, Headers, Response, response
-from awakeables.web.shapes import NotYet, Shape
+from awakeables.web.views import NotYetView, View
 
 INVOCATION_ID = b"invocation-id"
 """The header that says which invocation an answer is about."""
@@ -20,7 +20,7 @@ AFTER_A_PERSON = b"60"
 _encode = msgspec.json.Encoder().encode
 
 
-def as_json(shape: Shape, *, status: int = 200, headers: Headers = ()) -> Response:
+def as_json(shape: View, *, status: int = 200, headers: Headers = ()) -> Response:
     return response(_encode(shape), status=status, headers=headers)
 
 
@@ -49,7 +49,7 @@ def not_yet(row: Invocation, *, retry_after: bytes) -> Response:
     Also what is paused is answered 202: it was accepted, and a caller that took it for a failure
     and called again would do its work twice.
     """
-    shape = NotYet(invocation_id=row.id, status=row.status, reason=hold_up(row) or UNSET)
+    shape = NotYetView(invocation_id=row.id, status=row.status, reason=hold_up(row) or UNSET)
     retry_after = AFTER_A_PERSON if row.status == "paused" else retry_after
     return as_json(shape, status=202, headers=ask_later(row.id, retry_after))
 

@@ -34,7 +34,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RouteEntry:
     """A row of the table, as it was added."""
 
     method: str
@@ -58,7 +58,7 @@ class Routes:
     """
 
     def __init__(self) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[RouteEntry] = []
         self._root = _Node()
 
     def add(
@@ -89,7 +89,7 @@ class Routes:
             else:
                 node = node.fixed.setdefault(segment, _Node())
         node.methods[method] = Target(route, parameters, scope, path, own)
-        self.rows.append(Row(method, path, scope, parameters))
+        self.rows.append(RouteEntry(method, path, scope, parameters))
 
     def find(self, raw_path: bytes) -> tuple[dict[str, Target], tuple[str, ...]]:
         """The targets by method, and what stands in the variable segments.

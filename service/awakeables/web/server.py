@@ -81,7 +81,7 @@ class WebServer:
         limits = limits or ConnectionLimits()
         protocol: Any = functools.partial(Connection, limits=limits, refuse=refuse)
         self._look_every_s = min(LONGEST_LOOK_S, limits.request_timeout.total_seconds() / 4)
-        self._server = _Server(
+        self._server = _UvicornServer(
             uvicorn.Config(
                 app,
                 http=protocol,
@@ -144,7 +144,7 @@ class WebServer:
         self._socket.close()
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals alone: they are the caller's."""

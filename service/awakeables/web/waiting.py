@@ -12,7 +12,7 @@ from awakeables.api import Api, Call
 from awakeables.core.outcomes import Outcome
 from awakeables.web.deadlines import Deadline, Deadlines
 from awakeables.web.problems import Problem, in_doubt
-from awakeables.web.request import Request
+from awakeables.web.request import HttpRequest
 from awakeables.web.settings import WebSettings
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Waiting:
         """The problem of a request that the store has not answered in time."""
         return in_doubt(f"no answer from the store within {self._commit_s:g} s; {doubt}")
 
-    async def call(self, request: Request, call: Call, *, doubt: str) -> Outcome | None:
+    async def call(self, request: HttpRequest, call: Call, *, doubt: str) -> Outcome | None:
         """Wait for the end of an invocation that was just asked for; returns what `result` does.
 
         Raises:
@@ -80,7 +80,7 @@ class Waiting:
             self._api.leave(call)
         return await self._wait_on(request, call.id, longest_s)
 
-    async def result(self, request: Request, invocation_id: str) -> Outcome | None:
+    async def result(self, request: HttpRequest, invocation_id: str) -> Outcome | None:
         """Wait for an invocation as long as the client wants and we allow.
 
         Returns:
@@ -99,7 +99,7 @@ class Waiting:
             pass
         return await self._wait_on(request, invocation_id, longest_s)
 
-    async def _wait_on(self, request: Request, invocation_id: str, longest_s: float) -> Outcome | None:
+    async def _wait_on(self, request: HttpRequest, invocation_id: str, longest_s: float) -> Outcome | None:
         """Wait for what is left after the first second, but no longer than the client stays."""
         if longest_s <= UNWATCHED_S or self._api.draining:
             return None
@@ -116,7 +116,7 @@ class Waiting:
                 watch.cancel()
                 await asyncio.wait([watch])
 
-    def _longest_wait_s(self, request: Request) -> float:
+    def _longest_wait_s(self, request: HttpRequest) -> float:
         prefer = request.header(b"prefer")
         return self._longest_s if prefer is None else min(_wanted_s(prefer), self._longest_s)
 

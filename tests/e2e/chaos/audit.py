@@ -10,10 +10,17 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from msgspec import Raw
 
-from awakeables.core.awakeables import Awakeable
+from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.effects import EFFECT_STATES
 from awakeables.core.invocations import Invocation
-from awakeables.core.journal import AwakeableAsked, Delivered, Entry, Input, PublishAsked, RunAsked
+from awakeables.core.journal import (
+    AwakeableCreated,
+    Entry,
+    Input,
+    OutcomeDelivered,
+    PublishRequested,
+    RunRequested,
+)
 from awakeables.core.outcomes import Expiry, Outcome, Rejection, Resolution
 from awakeables.core.sources import Source
 from awakeables.ports import Page
@@ -47,7 +54,7 @@ class Evidence:
 
     invocations: Mapping[str, Invocation]
     journals: Mapping[str, Sequence[Entry]]
-    awakeables: Mapping[str, Awakeable]
+    awakeables: Mapping[str, AwakeableRow]
     versions: Mapping[str, Sequence[int]]
     positions: Mapping[int, int]
     ends: Mapping[int, int]
@@ -180,11 +187,11 @@ def _journals_are_whole(evidence: Evidence) -> Iterator[Violation]:
                 kind="lost", what=f"J1: {row.id} is at {row.version}, has {evidence.versions.get(row.id)}"
             )
         journal = evidence.journals[row.id]
-        asked = sorted(entry.id for entry in journal if isinstance(entry, AwakeableAsked))
+        asked = sorted(entry.id for entry in journal if isinstance(entry, AwakeableCreated))
         own = sorted(each.id for each in evidence.awakeables.values() if each.invocation_id == row.id)
         if asked != own:
             yield Violation(kind="lost", what=f"A3: {row.id} asked for {asked}, its rows are {own}")
-        told = Counter(entry.of for entry in journal if isinstance(entry, Delivered))
+        told = Counter(entry.of for entry in journal if isinstance(entry, OutcomeDelivered))
         for index, count in told.items():
             if count > 1:
                 yield Violation(kind="applied twice", what=f"J1: {row.id} was told {count} times of {index}")
@@ -284,7 +291,7 @@ def _every_task_was_published(evidence: Evidence) -> Iterator[Violation]:
     for row in evidence.invocations.values():
         journal = evidence.journals[row.id]
         for entry in journal:
-            if isinstance(entry, PublishAsked) and entry.of is not None:
+            if isinstance(entry, PublishRequested) and entry.of is not None:
                 awakeable_id = journal[entry.of].id  # type: ignore[union-attr]
                 events = published.pop(awakeable_id, set())
                 if not events:
@@ -303,7 +310,7 @@ def _effects_are_recorded_once(evidence: Evidence) -> Iterator[Violation]:
     for line in evidence.lines("effect"):
         executed.setdefault(line["invocation"], []).append(line)
     for row in evidence.invocations.values():
-        runs = sum(isinstance(entry, RunAsked) for entry in evidence.journals[row.id])
+        runs = sum(isinstance(entry, RunRequested) for entry in evidence.journals[row.id])
         if row.handler not in ("charge", "prepaid"):
             continue
         done = executed.pop(row.id, [])

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from awakeables.core.awakeables import Awakeable, VerdictHistory
-from awakeables.core.journal import Delivered
+from awakeables.core.awakeables import AwakeableRow, VerdictHistory
+from awakeables.core.journal import OutcomeDelivered
 from awakeables.core.outcomes import Resolution, encode_outcome
 from e2e.chaos.audit import Evidence
 
@@ -22,7 +22,7 @@ def forgeries(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
     charged = next(row for row in evidence.invocations.values() if row.handler == "charge")
     alone = next(row for row in evidence.invocations.values() if row.handler == "one")
     journal = evidence.journals[charged.id]
-    delivered = next(entry for entry in journal if isinstance(entry, Delivered))
+    delivered = next(entry for entry in journal if isinstance(entry, OutcomeDelivered))
     told = next(line for line in evidence.lines("told") if line["verdict"] in ("accepted", "duplicate"))
 
     yield "a call that is not there", _without(evidence, alone.id)
@@ -64,7 +64,7 @@ def forgeries(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
     )
 
 
-def _with(evidence: Evidence, row: Awakeable, **changes: Any) -> Evidence:
+def _with(evidence: Evidence, row: AwakeableRow, **changes: Any) -> Evidence:
     forged = msgspec.structs.replace(row, **changes)
     return replace(evidence, awakeables=dict(evidence.awakeables) | {row.id: forged})
 

@@ -15,7 +15,7 @@ from awakeables.core.awakeables import (
     BOOK_EDGE,
     STATES,
     VERDICTS,
-    Awakeable,
+    AwakeableRow,
     Completion,
     Heartbeat,
     LastHeartbeat,
@@ -98,16 +98,16 @@ KIND: dict[State, dict[str, str | None]] = {
 }
 
 
-def row(state: State = "pending", **fields: Any) -> Awakeable:
+def row(state: State = "pending", **fields: Any) -> AwakeableRow:
     settled: dict[str, Any] = {} if state == "pending" else {"settled_ms": 9, "settled_by": "1"}
     outcome = OUTCOMES[state]
     outcome_json = None if outcome is None else encode_outcome(outcome)
-    return Awakeable(
+    return AwakeableRow(
         id="a", invocation_id="i", created_ms=1, state=state, outcome_json=outcome_json, **(settled | fields)
     )
 
 
-def told(awakeable: Awakeable, completion: Completion, *, horizon_ms: int = 0) -> Any:
+def told(awakeable: AwakeableRow, completion: Completion, *, horizon_ms: int = 0) -> Any:
     return settle(awakeable, completion, now_ms=NOW_MS, horizon_ms=horizon_ms)
 
 
@@ -189,7 +189,7 @@ def test_an_awakeable_settles_once_whatever_comes_in_whatever_order(
 ) -> None:
     """A1: the first outcome stands; nothing that comes later changes state, outcome or source."""
     awakeable = row(deadline_ms=deadline_ms)
-    settled: Awakeable | None = None
+    settled: AwakeableRow | None = None
     accepted: set[str] = set()
     for name, source, horizon_ms in said:
         completion = Completion(

@@ -13,17 +13,17 @@ from msgspec import UNSET, Raw
 
 from awakeables.core import journal
 from awakeables.core.journal import (
-    AwakeableAsked,
-    CancelRaised,
-    Delivered,
+    AwakeableCreated,
+    CancellationRaised,
+    ClockRead,
     Entry,
     Input,
-    NowRead,
-    PublishAsked,
-    RunAsked,
-    SettleAsked,
-    SleepAsked,
-    Tried,
+    OutcomeDelivered,
+    PublishRequested,
+    RunAttemptFailed,
+    RunRequested,
+    SettleRequested,
+    SleepRequested,
     decode_chunks,
     encode_chunk,
 )
@@ -53,15 +53,17 @@ inputs = st.builds(
 ) | st.builds(Input, service=texts, handler=texts, seed=texts, at_ms=numbers, value_base64=st.binary())
 entries: st.SearchStrategy[Entry] = st.one_of(
     inputs,
-    st.builds(AwakeableAsked, id=texts, timeout_ms=st.none() | numbers),
-    st.builds(PublishAsked, topic=texts, of=st.none() | numbers, task=st.none() | texts),
-    st.builds(RunAsked, name=texts),
-    st.builds(SleepAsked, until_ms=numbers),
-    st.builds(SettleAsked, id=texts, status=texts),
-    st.builds(NowRead, at_ms=numbers),
-    st.builds(Tried, of=numbers, attempt=numbers, began_ms=numbers, error=texts, retry_at_ms=numbers),
-    st.builds(Delivered, of=numbers, outcome=outcomes),
-    st.builds(CancelRaised, reason=texts),
+    st.builds(AwakeableCreated, id=texts, timeout_ms=st.none() | numbers),
+    st.builds(PublishRequested, topic=texts, of=st.none() | numbers, task=st.none() | texts),
+    st.builds(RunRequested, name=texts),
+    st.builds(SleepRequested, until_ms=numbers),
+    st.builds(SettleRequested, id=texts, status=texts),
+    st.builds(ClockRead, at_ms=numbers),
+    st.builds(
+        RunAttemptFailed, of=numbers, attempt=numbers, began_ms=numbers, error=texts, retry_at_ms=numbers
+    ),
+    st.builds(OutcomeDelivered, of=numbers, outcome=outcomes),
+    st.builds(CancellationRaised, reason=texts),
 )
 
 
@@ -74,12 +76,17 @@ def test_a_journal_reads_as_it_was_written_chunk_by_chunk(chunks: list[list[Entr
 
 def test_the_strategies_know_every_kind_of_entry() -> None:
     kinds = {kind.__name__ for kind in get_args(journal.Entry)}
-    here = {cls.__name__ for cls in (Input, AwakeableAsked, PublishAsked, RunAsked, SleepAsked)}
-    assert kinds == here | {cls.__name__ for cls in (SettleAsked, NowRead, Tried, Delivered, CancelRaised)}
+    here = {cls.__name__ for cls in (Input, AwakeableCreated, PublishRequested, RunRequested, SleepRequested)}
+    assert kinds == here | {
+        cls.__name__
+        for cls in (SettleRequested, ClockRead, RunAttemptFailed, OutcomeDelivered, CancellationRaised)
+    }
 
 
 def test_a_chunk_is_a_json_array_with_short_tags() -> None:
-    chunk = encode_chunk([RunAsked(name="a"), Delivered(of=1, outcome=Resolution.of_json(b"0.1000"))])
+    chunk = encode_chunk(
+        [RunRequested(name="a"), OutcomeDelivered(of=1, outcome=Resolution.of_json(b"0.1000"))]
+    )
     assert (
         chunk
         == b'[{"k":"run","name":"a"},{"k":"outcome","of":1,"outcome":{"status":"resolved","value":0.1000}}]'
@@ -92,7 +99,7 @@ def test_an_entry_of_an_unknown_kind_is_refused_by_name() -> None:
 
 
 def test_a_field_that_a_newer_release_has_added_is_ignored() -> None:
-    assert decode_chunks([b'[{"k":"run","name":"a","colour":"blue"}]']) == [RunAsked(name="a")]
+    assert decode_chunks([b'[{"k":"run","name":"a","colour":"blue"}]']) == [RunRequested(name="a")]
 
 
 @pytest.mark.parametrize("chunk", [b"", b"{}", b"[{}]", b'[{"k":"run"}]', b"[", b"null"])

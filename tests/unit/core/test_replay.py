@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from awakeables.core.journal import (
-    AwakeableAsked,
-    Delivered,
+    AwakeableCreated,
+    ClockRead,
     Entry,
     Input,
-    NowRead,
     Operation,
-    PublishAsked,
-    RunAsked,
-    SettleAsked,
-    SleepAsked,
-    Tried,
+    OutcomeDelivered,
+    PublishRequested,
+    RunAttemptFailed,
+    RunRequested,
+    SettleRequested,
+    SleepRequested,
 )
 from awakeables.core.outcomes import Resolution
 from awakeables.core.replay import Replay, describe
@@ -27,31 +27,31 @@ INPUT = Input(service="shop", handler="fulfil", seed="s", at_ms=1)
 DONE = Resolution.of_json(b"1")
 HISTORY: tuple[Entry, ...] = (
     INPUT,
-    AwakeableAsked(id="prom_1a", timeout_ms=5),
-    PublishAsked(topic="pack", of=1, task="box"),
-    RunAsked(name="refund"),
-    Tried(of=3, attempt=1, began_ms=1, error="E: x", retry_at_ms=9),
-    Delivered(of=3, outcome=DONE),
-    SleepAsked(until_ms=100),
-    Delivered(of=6, outcome=DONE),
-    SettleAsked(id="prom_1b", status="resolved"),
-    Delivered(of=8, outcome=DONE),
-    NowRead(at_ms=7),
-    Delivered(of=1, outcome=DONE),
+    AwakeableCreated(id="prom_1a", timeout_ms=5),
+    PublishRequested(topic="pack", of=1, task="box"),
+    RunRequested(name="refund"),
+    RunAttemptFailed(of=3, attempt=1, began_ms=1, error="E: x", retry_at_ms=9),
+    OutcomeDelivered(of=3, outcome=DONE),
+    SleepRequested(until_ms=100),
+    OutcomeDelivered(of=6, outcome=DONE),
+    SettleRequested(id="prom_1b", status="resolved"),
+    OutcomeDelivered(of=8, outcome=DONE),
+    ClockRead(at_ms=7),
+    OutcomeDelivered(of=1, outcome=DONE),
 )
 
 
 def walk(replay: Replay) -> None:
     """Does what HISTORY tells."""
-    replay.ask(AwakeableAsked(id="", timeout_ms=99))
-    replay.ask(PublishAsked(topic="pack", of=1, task="box"))
-    replay.ask(RunAsked(name="refund"))
+    replay.ask(AwakeableCreated(id="", timeout_ms=99))
+    replay.ask(PublishRequested(topic="pack", of=1, task="box"))
+    replay.ask(RunRequested(name="refund"))
     replay.recall((3,))
-    replay.ask(SleepAsked(until_ms=5))
+    replay.ask(SleepRequested(until_ms=5))
     replay.recall((6,))
-    replay.ask(SettleAsked(id="prom_1b", status="resolved"))
+    replay.ask(SettleRequested(id="prom_1b", status="resolved"))
     replay.recall((8,))
-    replay.ask(NowRead(at_ms=99))
+    replay.ask(ClockRead(at_ms=99))
     replay.recall((1,))
 
 
@@ -67,64 +67,64 @@ def test_a_walk_that_repeats_its_history_asks_for_nothing_new() -> None:
 def test_an_operation_comes_back_as_it_was_first_asked_for() -> None:
     """The first ID, the first instant: what the handler computes anew is not used."""
     replay = Replay(HISTORY)
-    assert replay.ask(AwakeableAsked(id="another")) == (1, HISTORY[1])
+    assert replay.ask(AwakeableCreated(id="another")) == (1, HISTORY[1])
 
 
 def test_past_the_end_of_history_everything_is_new_and_is_taken_once() -> None:
     replay = Replay([INPUT])
     assert not replay.replaying
-    assert replay.ask(RunAsked(name="a")) == (1, RunAsked(name="a"))
+    assert replay.ask(RunRequested(name="a")) == (1, RunRequested(name="a"))
     replay.deliver(1, DONE)
-    assert replay.take_new() == [RunAsked(name="a"), Delivered(of=1, outcome=DONE)]
+    assert replay.take_new() == [RunRequested(name="a"), OutcomeDelivered(of=1, outcome=DONE)]
     assert replay.take_new() == []
-    replay.retry(Tried(of=1, attempt=1, began_ms=1, error="x", retry_at_ms=2))
+    replay.retry(RunAttemptFailed(of=1, attempt=1, began_ms=1, error="x", retry_at_ms=2))
     assert len(replay.take_new()) == 1
 
 
 def test_what_was_new_replays() -> None:
     first = Replay([INPUT])
-    first.ask(AwakeableAsked(id="prom_1a"))
-    first.ask(NowRead(at_ms=3))
+    first.ask(AwakeableCreated(id="prom_1a"))
+    first.ask(ClockRead(at_ms=3))
     first.deliver(1, DONE)
     second = Replay([INPUT, *first.take_new()])
-    second.ask(AwakeableAsked(id=""))
-    second.ask(NowRead(at_ms=0))
+    second.ask(AwakeableCreated(id=""))
+    second.ask(ClockRead(at_ms=0))
     assert second.recall((1,)) == 1
     second.finish()
 
 
 def test_outcomes_are_handed_out_in_the_order_of_the_journal() -> None:
     """Hard case 1: the journal is one sequence, replay delivers in that order."""
-    two = [AwakeableAsked(id="a"), AwakeableAsked(id="b")]
-    replay = Replay([INPUT, *two, Delivered(of=2, outcome=DONE), Delivered(of=1, outcome=DONE)])
-    replay.ask(AwakeableAsked(id=""))
-    replay.ask(AwakeableAsked(id=""))
+    two = [AwakeableCreated(id="a"), AwakeableCreated(id="b")]
+    replay = Replay([INPUT, *two, OutcomeDelivered(of=2, outcome=DONE), OutcomeDelivered(of=1, outcome=DONE)])
+    replay.ask(AwakeableCreated(id=""))
+    replay.ask(AwakeableCreated(id=""))
     assert replay.recall((1, 2)) == 2
     assert replay.recall((1, 2)) == 1
     assert replay.recall((1, 2)) is None
 
 
 def test_a_failed_try_is_remembered_until_the_run_ends() -> None:
-    tried = Tried(of=1, attempt=3, began_ms=1, error="E: x", retry_at_ms=9)
-    replay = Replay([INPUT, RunAsked(name="a"), tried])
-    replay.ask(RunAsked(name="a"))
+    tried = RunAttemptFailed(of=1, attempt=3, began_ms=1, error="E: x", retry_at_ms=9)
+    replay = Replay([INPUT, RunRequested(name="a"), tried])
+    replay.ask(RunRequested(name="a"))
     assert replay.recall((1,)) is None
     assert replay.tried == {1: tried}
 
 
 OTHERS: tuple[Operation, ...] = (
-    AwakeableAsked(id="x"),
-    PublishAsked(topic="pack", of=1, task="box"),
-    PublishAsked(topic="pack", of=1),
-    PublishAsked(topic="pack", task="box"),
-    PublishAsked(topic="other", of=1, task="box"),
-    RunAsked(name="refund"),
-    RunAsked(name="other"),
-    SleepAsked(until_ms=0),
-    SettleAsked(id="prom_1b", status="resolved"),
-    SettleAsked(id="prom_1b", status="rejected"),
-    SettleAsked(id="prom_1c", status="resolved"),
-    NowRead(at_ms=0),
+    AwakeableCreated(id="x"),
+    PublishRequested(topic="pack", of=1, task="box"),
+    PublishRequested(topic="pack", of=1),
+    PublishRequested(topic="pack", task="box"),
+    PublishRequested(topic="other", of=1, task="box"),
+    RunRequested(name="refund"),
+    RunRequested(name="other"),
+    SleepRequested(until_ms=0),
+    SettleRequested(id="prom_1b", status="resolved"),
+    SettleRequested(id="prom_1b", status="rejected"),
+    SettleRequested(id="prom_1c", status="resolved"),
+    ClockRead(at_ms=0),
 )
 
 
@@ -143,39 +143,41 @@ def test_asking_for_something_else_than_history_tells_is_a_mismatch(recorded: Op
 
 
 def test_asking_where_history_tells_of_an_outcome_is_a_mismatch() -> None:
-    replay = Replay([INPUT, AwakeableAsked(id="a"), Delivered(of=1, outcome=DONE)])
-    replay.ask(AwakeableAsked(id=""))
+    replay = Replay([INPUT, AwakeableCreated(id="a"), OutcomeDelivered(of=1, outcome=DONE)])
+    replay.ask(AwakeableCreated(id=""))
     with pytest.raises(ReplayMismatch, match="outcome of entry 1"):
-        replay.ask(RunAsked(name="new"))
+        replay.ask(RunRequested(name="new"))
 
 
 def test_waiting_for_something_else_than_history_tells_is_a_mismatch() -> None:
-    replay = Replay([INPUT, AwakeableAsked(id="a"), AwakeableAsked(id="b"), Delivered(of=2, outcome=DONE)])
-    replay.ask(AwakeableAsked(id=""))
-    replay.ask(AwakeableAsked(id=""))
+    replay = Replay(
+        [INPUT, AwakeableCreated(id="a"), AwakeableCreated(id="b"), OutcomeDelivered(of=2, outcome=DONE)]
+    )
+    replay.ask(AwakeableCreated(id=""))
+    replay.ask(AwakeableCreated(id=""))
     with pytest.raises(ReplayMismatch, match="the handler awaits: awakeable a"):
         replay.recall((1,))
 
 
 def test_waiting_where_history_asks_is_a_mismatch() -> None:
-    replay = Replay([INPUT, AwakeableAsked(id="a"), RunAsked(name="gone")])
-    replay.ask(AwakeableAsked(id=""))
+    replay = Replay([INPUT, AwakeableCreated(id="a"), RunRequested(name="gone")])
+    replay.ask(AwakeableCreated(id=""))
     with pytest.raises(ReplayMismatch, match="run 'gone'"):
         replay.recall((1,))
 
 
 def test_ending_while_history_tells_of_more_is_a_mismatch() -> None:
-    replay = Replay([INPUT, RunAsked(name="gone")])
+    replay = Replay([INPUT, RunRequested(name="gone")])
     with pytest.raises(ReplayMismatch, match="the handler ends"):
         replay.finish()
 
 
 def test_a_difference_can_be_read() -> None:
     replay = Replay(HISTORY)
-    replay.ask(AwakeableAsked(id=""))
-    replay.ask(PublishAsked(topic="pack", of=1, task="box"))
+    replay.ask(AwakeableCreated(id=""))
+    replay.ask(PublishRequested(topic="pack", of=1, task="box"))
     with pytest.raises(ReplayMismatch) as caught:
-        replay.ask(RunAsked(name="charge"))
+        replay.ask(RunRequested(name="charge"))
     assert str(caught.value).splitlines() == [
         "the handler no longer does what its journal tells: its code has changed, "
         "or time, chance or an order is not from ctx.",
@@ -190,7 +192,7 @@ def test_a_difference_can_be_read() -> None:
 
 def test_an_awakeable_that_is_asked_for_in_replay_has_no_id_to_tell() -> None:
     with pytest.raises(ReplayMismatch) as caught:
-        Replay([INPUT, RunAsked(name="charge")]).ask(AwakeableAsked(id=""))
+        Replay([INPUT, RunRequested(name="charge")]).ask(AwakeableCreated(id=""))
     assert "  +       the handler asks for: awakeable" in str(caught.value).splitlines()
 
 
@@ -209,15 +211,15 @@ def test_every_entry_has_its_words() -> None:
         "now",
         "outcome of entry 1",
     ]
-    assert describe(PublishAsked(topic="t")) == "publish to 't'"
+    assert describe(PublishRequested(topic="t")) == "publish to 't'"
 
 
 def test_open_awakeables_are_those_whose_outcome_was_not_handed_out() -> None:
     """Hard case 4: these an ended invocation cancels."""
-    two = [AwakeableAsked(id="a"), AwakeableAsked(id="b")]
-    replay = Replay([INPUT, *two, Delivered(of=2, outcome=DONE)])
+    two = [AwakeableCreated(id="a"), AwakeableCreated(id="b")]
+    replay = Replay([INPUT, *two, OutcomeDelivered(of=2, outcome=DONE)])
     assert replay.open_awakeables() == ("a", "b")
-    replay.ask(AwakeableAsked(id=""))
-    replay.ask(AwakeableAsked(id=""))
+    replay.ask(AwakeableCreated(id=""))
+    replay.ask(AwakeableCreated(id=""))
     replay.recall((2,))
     assert replay.open_awakeables() == ("a",)

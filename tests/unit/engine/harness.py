@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from awakeables import Context
 from awakeables.api import Api
 from awakeables.core.answers import Answer, SettledAll
-from awakeables.core.awakeables import Awakeable, Completion, Verdict
+from awakeables.core.awakeables import AwakeableRow, Completion, Verdict
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Entry
@@ -179,11 +179,11 @@ class Bench:
     def row(self, invocation_id: str) -> Invocation:
         return self.store.tables.invocations[invocation_id]
 
-    def awakeables(self, invocation_id: str) -> list[Awakeable]:
+    def awakeables(self, invocation_id: str) -> list[AwakeableRow]:
         rows = self.store.tables.awakeables.values()
         return sorted((r for r in rows if r.invocation_id == invocation_id), key=lambda row: row.created_ms)
 
-    async def awakeable(self, invocation_id: str) -> Awakeable:
+    async def awakeable(self, invocation_id: str) -> AwakeableRow:
         """Its first awakeable, once there is one."""
         await until(lambda: self.awakeables(invocation_id), f"{invocation_id} has an awakeable")
         return self.awakeables(invocation_id)[0]

@@ -11,7 +11,7 @@ import pytest
 from awakeables import Cancelled, Context, Rejected, RetryPolicy
 from awakeables.core.ids import new_id
 from awakeables.core.invocations import CANCELLED
-from awakeables.core.journal import CancelRaised, Delivered
+from awakeables.core.journal import CancellationRaised, OutcomeDelivered
 from awakeables.core.outcomes import Cancellation, Rejection
 from awakeables.errors import NotFound, NotPossible
 from awakeables.testing.bench import pass_time
@@ -86,7 +86,7 @@ async def test_it_is_raised_once_and_what_is_created_to_compensate_is_not_touche
         told = value(await bench.status(invocation_id, "completed"))
         assert told == [CANCELLED, 7, f"awakeable {first.id} was cancelled: {CANCELLED}"]
         journal = await bench.journal(invocation_id)
-        assert sum(isinstance(entry, CancelRaised) for entry in journal) == 1
+        assert sum(isinstance(entry, CancellationRaised) for entry in journal) == 1
 
 
 async def test_it_comes_before_an_answer_that_is_not_yet_journaled_and_the_answer_can_still_be_had() -> None:
@@ -138,7 +138,7 @@ async def test_an_action_that_has_begun_is_recorded_and_the_next_await_is_told()
         finish.set()
         assert value(await bench.status(invocation_id, "completed")) == ["charged", "not shipped"]
         assert executed == ["charge"]
-        assert any(isinstance(entry, Delivered) for entry in await bench.journal(invocation_id))
+        assert any(isinstance(entry, OutcomeDelivered) for entry in await bench.journal(invocation_id))
 
 
 async def test_a_run_that_waits_to_be_tried_again_is_not() -> None:

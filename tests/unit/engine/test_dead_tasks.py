@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from awakeables.core.awakeables import Awakeable, Completion, DeadTask
+from awakeables.core.awakeables import AwakeableRow, Completion, DeadTask
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.ids import new_id
 from awakeables.core.sources import parse_source
@@ -25,7 +25,7 @@ from unit.engine.harness import TOPIC, Bench, Process, quick, resolution, until,
 PACKED_AT = {"partition": 2, "offset": 17, "timestamp_ms": STARTED_MS}
 
 
-async def waiting(bench: Bench, process: Process) -> Awakeable:
+async def waiting(bench: Bench, process: Process) -> AwakeableRow:
     """An awakeable whose task is out."""
     row = await bench.awakeable(await bench.begin(process, "wait"))
     await until(lambda: bench.broker.values("pack"))

@@ -14,7 +14,7 @@ from awakeables import Context, Rejected, TerminalError, TimedOut
 from awakeables.core.answers import Fenced
 from awakeables.core.awakeables import Completion
 from awakeables.core.invocations import CRASHED
-from awakeables.core.journal import AwakeableAsked, Delivered, RunAsked
+from awakeables.core.journal import AwakeableCreated, OutcomeDelivered, RunRequested
 from awakeables.core.orders import Advance, Begin, Claim, Release
 from awakeables.core.outcomes import Cancellation, Expiry, Rejection, Resolution
 from awakeables.core.sources import parse_source
@@ -44,11 +44,11 @@ async def test_hard_case_1_outcomes_are_journaled_where_they_are_handed_out_not_
     async with bench.serving(both=both) as process:
         invocation_id = await bench.begin(process, "both")
         await bench.status(invocation_id, "suspended")
-        asked = [e.id for e in await bench.journal(invocation_id) if isinstance(e, AwakeableAsked)]
+        asked = [e.id for e in await bench.journal(invocation_id) if isinstance(e, AwakeableCreated)]
         await bench.settle(process, asked[1], 2, "http:2")
         await bench.settle(process, asked[0], 1, "http:1")
         assert value(await bench.status(invocation_id, "completed")) == [1, 2]
-        delivered = [e.of for e in await bench.journal(invocation_id) if isinstance(e, Delivered)]
+        delivered = [e.of for e in await bench.journal(invocation_id) if isinstance(e, OutcomeDelivered)]
         assert delivered == [3, 1, 2]
 
 
@@ -412,6 +412,6 @@ async def test_hard_case_15_a_run_is_journaled_as_soon_as_it_is_known_not_only_a
         invocation_id = await bench.begin(process, "handler")
         await asyncio.sleep(0.5)
         journal = await bench.journal(invocation_id)
-        assert [type(entry) for entry in journal[1:]] == [RunAsked, Delivered]
+        assert [type(entry) for entry in journal[1:]] == [RunRequested, OutcomeDelivered]
         held.set()
         assert value(await bench.status(invocation_id, "completed")) == "done"

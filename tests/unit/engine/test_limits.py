@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from awakeables import Cancelled, Context
-from awakeables.core.journal import AwakeableAsked, RunAsked
+from awakeables.core.journal import AwakeableCreated, RunRequested
 from awakeables.core.outcomes import Cancellation
 from awakeables.engine.engine import EngineSettings
 from unit.engine.harness import Bench, quick, value
@@ -46,7 +46,7 @@ async def test_one_that_was_paused_at_the_limit_goes_on_under_a_higher_one() -> 
     async with bench.serving(limited(100), waits=waits) as process:
         await process.api.resume(invocation_id)
         await bench.status(invocation_id, "suspended")
-        [asked] = [e for e in await bench.journal(invocation_id) if isinstance(e, AwakeableAsked)]
+        [asked] = [e for e in await bench.journal(invocation_id) if isinstance(e, AwakeableCreated)]
         await bench.settle(process, asked.id, 7)
         assert value(await bench.status(invocation_id, "completed")) == 7
 
@@ -66,4 +66,6 @@ async def test_one_that_was_paused_at_the_limit_can_be_cancelled_and_has_room_to
         await bench.status(invocation_id, "paused")
         await process.api.cancel(invocation_id)
         assert isinstance((await bench.status(invocation_id, "completed")).result, Cancellation)
-        assert any(isinstance(e, RunAsked) and e.name == "undo" for e in await bench.journal(invocation_id))
+        assert any(
+            isinstance(e, RunRequested) and e.name == "undo" for e in await bench.journal(invocation_id)
+        )

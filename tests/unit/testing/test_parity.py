@@ -18,10 +18,10 @@ import httpx
 import msgspec
 import pytest
 
-from awakeables.core.awakeables import Awakeable
+from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import Invocation
-from awakeables.core.journal import AwakeableAsked
+from awakeables.core.journal import AwakeableCreated
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
 from awakeables.core.replay import describe
 from awakeables.engine.engine import Engine, EngineSettings
@@ -250,14 +250,14 @@ async def _until_it_rests(
         await engine.sweep()
 
 
-async def _oldest(engine: Engine, invocation_id: str, pending: Sequence[Awakeable]) -> Awakeable:
+async def _oldest(engine: Engine, invocation_id: str, pending: Sequence[AwakeableRow]) -> AwakeableRow:
     """Of these, the one that was asked for first."""
     journal = (await engine.store.history([invocation_id]))[invocation_id]
-    order = [entry.id for entry in journal if isinstance(entry, AwakeableAsked)]
+    order = [entry.id for entry in journal if isinstance(entry, AwakeableCreated)]
     return min(pending, key=lambda row: order.index(row.id))
 
 
-async def _answer(client: httpx.AsyncClient, row: Awakeable, outcome: Outcome) -> None:
+async def _answer(client: httpx.AsyncClient, row: AwakeableRow, outcome: Outcome) -> None:
     if isinstance(outcome, Resolution):
         verb, content = "resolve", outcome.content
         media_type = "application/json" if outcome.is_json else "application/octet-stream"

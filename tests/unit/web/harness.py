@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 
 from awakeables.api import Api
 from awakeables.core.answers import Answer
-from awakeables.core.awakeables import Awakeable
+from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import Invocation
@@ -186,7 +186,7 @@ class FragileStore(MemoryStore):
         self._check()
         return await super().invocation(invocation_id)
 
-    async def awakeable(self, awakeable_id: str) -> Awakeable | None:
+    async def awakeable(self, awakeable_id: str) -> AwakeableRow | None:
         self._check()
         return await super().awakeable(awakeable_id)
 

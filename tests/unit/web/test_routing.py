@@ -13,14 +13,14 @@ from awakeables.errors import DeclarationError
 from awakeables.handlers.service import Service
 from awakeables.testing.loop import SeededLoop
 from awakeables.web.app import WebSettings
-from awakeables.web.request import Request
+from awakeables.web.request import HttpRequest
 from awakeables.web.routing import ANYTHING, Routes, read_query
 from support.effort import FUZZ_EXAMPLES
 from unit.web.harness import Exchange, Web, serving
 from unit.web.test_completing import problem
 
 
-async def unused(_request: Request) -> Any:
+async def unused(_request: HttpRequest) -> Any:
     raise NotImplementedError
 
 

@@ -43,7 +43,7 @@ def test_these_are_the_members_that_are_used() -> None:
     assert used(r"\bcycle\.(\w+)", connection) == CYCLE
     assert used(r"\bflow\.(\w+)", connection) == FLOW
     assert used(r"\bserver_state\.(\w+)", connection, server) == STATE
-    overridden = {name for name in vars(server._Server) if not name.startswith("__")}
+    overridden = {name for name in vars(server._UvicornServer) if not name.startswith("__")}
     assert used(r"self\._server\.(\w+)", server) | overridden == SERVER
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from awakeables.core import awakeables, invocations
 from awakeables.core.acts import acts_bytes, noted
 from awakeables.core.answers import Advanced, Begun, Fenced, KeyConflict
-from awakeables.core.awakeables import Awakeable
+from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.effects import Effect, TaskFacts
 from awakeables.core.invocations import CALLED_OFF, CANCELLED, End, Invocation
 from awakeables.core.orders import Advance, Begin, FirstStep
@@ -25,8 +25,8 @@ FENCED = Fenced()
 class _Step(msgspec.Struct, frozen=True):
     """What a step does beside moving the invocation: decided, not yet written."""
 
-    new: dict[str, Awakeable]
-    changed: list[tuple[Awakeable, Awakeable]]
+    new: dict[str, AwakeableRow]
+    changed: list[tuple[AwakeableRow, AwakeableRow]]
     effects: tuple[Effect, ...]
     called_off: tuple[str, ...]
 
@@ -134,13 +134,13 @@ def _decided(
     order: Advance | FirstStep, calls_off: Sequence[str], row: Invocation, rows: Rows, now_ms: int
 ) -> _Step:
     """Decide what the step does; nothing is changed yet."""
-    new: dict[str, Awakeable] = {}
+    new: dict[str, AwakeableRow] = {}
     for each in order.awakeables:
         deadline_ms = None if each.timeout_ms is None else now_ms + each.timeout_ms
-        new[each.id] = Awakeable(
+        new[each.id] = AwakeableRow(
             each.id, row.id, now_ms, each.codec, each.schema_hash, deadline_ms, type_name=each.type_name
         )
-    touched: dict[str, tuple[Awakeable, Awakeable]] = {}
+    touched: dict[str, tuple[AwakeableRow, AwakeableRow]] = {}
     effects = []
     for effect in order.effects:
         effects.append(effect if effect.task is None else _placed(effect, effect.task, new, touched, rows))
@@ -154,8 +154,8 @@ def _decided(
 def _placed(
     effect: Effect,
     task: TaskFacts,
-    new: dict[str, Awakeable],
-    touched: dict[str, tuple[Awakeable, Awakeable]],
+    new: dict[str, AwakeableRow],
+    touched: dict[str, tuple[AwakeableRow, AwakeableRow]],
     rows: Rows,
 ) -> Effect:
     """Note where the task goes, and in the task its awakeable's deadline, which only the row knows."""
@@ -178,8 +178,8 @@ def _placed(
 def _cancelled(
     ids: Iterable[str],
     reason: str,
-    new: dict[str, Awakeable],
-    touched: dict[str, tuple[Awakeable, Awakeable]],
+    new: dict[str, AwakeableRow],
+    touched: dict[str, tuple[AwakeableRow, AwakeableRow]],
     rows: Rows,
     now_ms: int,
 ) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
 from awakeables.core.answers import Claimed, DryReplayed, Expired, PartitionsTaken, Released
-from awakeables.core.awakeables import Awakeable
+from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.invocations import Invocation
 from awakeables.core.orders import Claim, Expire, Release, ReplayDry, TakePartitions
 from awakeables.core.rows import Changes, PositionRow, Rows
@@ -56,7 +56,7 @@ def horizon_of(order: Expire, now_ms: int) -> int:
     return now_ms if order.held_back_to_ms is None else min(now_ms, order.held_back_to_ms)
 
 
-def expire(order: Expire, found: Sequence[Awakeable], now_ms: int, changes: Changes) -> Expired:
+def expire(order: Expire, found: Sequence[AwakeableRow], now_ms: int, changes: Changes) -> Expired:
     """Time out what was found to be overdue."""
     horizon_ms = horizon_of(order, now_ms)
     expired = [(row, awakeables.expire(row, now_ms=now_ms, horizon_ms=horizon_ms)) for row in found]

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
 from awakeables.core.acts import acts_bytes, noted
-from awakeables.core.answers import Acknowledged, CancelAsked, Killed, Purged, Resumed, Skipped
-from awakeables.core.awakeables import Awakeable
+from awakeables.core.answers import Acknowledged, CancelMarked, Killed, Purged, Resumed, Skipped
+from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.decide.advancing import ABANDONED
 from awakeables.core.decide.settling import add_dead_letters, new_letters
 from awakeables.core.orders import Cancel, Kill, Probe, Purge, PurgeLetters, Resume, Skip
@@ -30,20 +30,20 @@ def resume(order: Resume, rows: Rows, now_ms: int, changes: Changes) -> Resumed:
     return Resumed(invocation=resumed, accepted=True)
 
 
-def cancel(order: Cancel, rows: Rows, now_ms: int, changes: Changes) -> CancelAsked:
+def cancel(order: Cancel, rows: Rows, now_ms: int, changes: Changes) -> CancelMarked:
     """Mark an invocation as cancelled; its owner calls its awakeables off (hard case 12)."""
     row = rows.invocations[order.invocation_id]
     cancelled = row and invocations.cancel(row, now_ms=now_ms)
     if row is None or not cancelled:
-        return CancelAsked(invocation=row, accepted=False)
+        return CancelMarked(invocation=row, accepted=False)
     if cancelled is not row:
         acts = acts_bytes(noted(row.acts, "cancel", order.by, now_ms))
         cancelled = replace(cancelled, acts_json=acts)
         changes.put_invocation(row, cancelled)
-    return CancelAsked(invocation=cancelled, accepted=True)
+    return CancelMarked(invocation=cancelled, accepted=True)
 
 
-def kill(order: Kill, found: Sequence[Awakeable], now_ms: int, changes: Changes) -> Killed:
+def kill(order: Kill, found: Sequence[AwakeableRow], now_ms: int, changes: Changes) -> Killed:
     """End an invocation as it stands, and cancel its pending awakeables."""
     row = changes.rows.invocations[order.invocation_id]
     killed = row and invocations.kill(row, now_ms=now_ms)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from awakeables.core import awakeables
 from awakeables.core.answers import Fenced, SettledAll, Unchecked, Wake
-from awakeables.core.awakeables import Awakeable, DeadTask, Verdict, in_short
+from awakeables.core.awakeables import AwakeableRow, DeadTask, Verdict, in_short
 from awakeables.core.deadletters import DeadLetter, Folding, counted_up, divided, fold, less, relay
 from awakeables.core.effects import Effect
 from awakeables.core.ids import parse_id
@@ -93,8 +93,8 @@ class _Batch:
         self.now_ms = now_ms
         self.verdicts: list[Verdict | None] = []
         self.counts: list[int] = []
-        self.settled: list[tuple[Awakeable, Outcome]] = []
-        self.rows_after: dict[str, Awakeable] = {}
+        self.settled: list[tuple[AwakeableRow, Outcome]] = []
+        self.rows_after: dict[str, AwakeableRow] = {}
         self.again: set[int] = set()
         self.counted: tuple[DeadLetter, DeadLetter] | None = None
         self._letters = list(order.dead_letters)

@@ -19,7 +19,7 @@ from awakeables.core.decide.needs import Keys, missing, needs, needs_of_loaded
 from awakeables.core.orders import Expire, Member, Release
 from awakeables.core.rows import Changes, NotLoaded, Rows, TableName
 from awakeables.store.sqlite.loading import find, load
-from awakeables.store.sqlite.writing import Writing
+from awakeables.store.sqlite.writing import ChangeWriter
 
 MOST_KNOWN = 20_000
 """How many invocations, and how many awakeables, the writer remembers: some 20 MB of small rows."""
@@ -68,7 +68,7 @@ class Group:
         self._changes = Changes(known.rows)
         self._loaded: set[tuple[TableName, Any]] = set()
         self._ended: list[str] = []
-        self.writing = Writing(connection, known.schemas)
+        self.writing = ChangeWriter(connection, known.schemas)
 
     def decide(self, members: Sequence[Member]) -> list[Answer]:
         """Decide all members over what is known and loaded, and write what they changed at the end.

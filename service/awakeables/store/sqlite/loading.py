@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from awakeables.core.awakeables import Awakeable
+from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.decide.claiming import horizon_of
 from awakeables.core.decide.operating import Old
 from awakeables.core.ids import EFFECT_KINDS, first_id
@@ -65,7 +65,7 @@ def _positions(
 
 _READ: dict[TableName, Read] = {
     "invocations": _reads("invocations", Invocation),
-    "awakeables": _reads("awakeables", Awakeable),
+    "awakeables": _reads("awakeables", AwakeableRow),
     "effects": _reads("effects", EffectRow),
     "letters": _reads("dead_letters", lambda *columns: dead_letter_from(columns)),
     "sources": _reads("dead_letters_of", lambda _source, letter_id: letter_id),
@@ -82,12 +82,12 @@ def find(connection: sqlite3.Connection, order: Member, now_ms: int) -> Any:
             return [*suspects, *_due(connection, now_ms, order.limit - len(suspects), suspects=False)]
         case Expire():
             wanted = (horizon_of(order, now_ms), order.limit)
-            return [Awakeable(*row) for row in connection.execute(QUERIES["overdue_awakeables"], wanted)]
+            return [AwakeableRow(*row) for row in connection.execute(QUERIES["overdue_awakeables"], wanted)]
         case ClaimEffects():
             return _unclaimed(connection, order.owner, order.limit)
         case Kill():
             found = connection.execute(QUERIES["awakeables_waited"], (order.invocation_id,))
-            return [Awakeable(*row) for row in found]
+            return [AwakeableRow(*row) for row in found]
         case PurgeLetters():
             return _old(connection, order)
         case Release():

@@ -10,13 +10,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from awakeables.core.answers import Position
-from awakeables.core.awakeables import Awakeable, State
+from awakeables.core.awakeables import AwakeableRow, State
 from awakeables.core.brief import brief_awakeable, brief_effect, brief_invocation, brief_letter
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.ids import EFFECT_KINDS, by_issue
 from awakeables.core.invocations import Invocation, Status
-from awakeables.core.journal import Entry, awakeables_asked, decode_chunks
+from awakeables.core.journal import Entry, awakeables_created, decode_chunks
 from awakeables.core.orders import Ended
 from awakeables.core.outcomes import Outcome, decode_outcome
 from awakeables.core.records import text_bytes, text_from
@@ -87,7 +87,7 @@ def ended(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[En
     # Two statements: what has ended stays as it is until it is purged.
     keys = first_of(connection.execute(QUERIES["ended"], (before_ms, limit)), limit)
     journals = _chunks(connection, keys)
-    return [Ended(id=key, awakeables=tuple(awakeables_asked(journals[key]))) for key in keys]
+    return [Ended(id=key, awakeables=tuple(awakeables_created(journals[key]))) for key in keys]
 
 
 def positions(connection: sqlite3.Connection, topic: str) -> list[Position]:
@@ -122,12 +122,12 @@ def idempotency_key(connection: sqlite3.Connection, invocation_id: str) -> str |
     return None if row is None else text_from(row[0])
 
 
-def awakeable(connection: sqlite3.Connection, awakeable_id: str) -> Awakeable | None:
+def awakeable(connection: sqlite3.Connection, awakeable_id: str) -> AwakeableRow | None:
     row = connection.execute(QUERIES["awakeable"], (awakeable_id,)).fetchone()
-    return None if row is None else Awakeable(*row)
+    return None if row is None else AwakeableRow(*row)
 
 
-def awakeables(connection: sqlite3.Connection, page: Page, state: State | None) -> list[Awakeable]:
+def awakeables(connection: sqlite3.Connection, page: Page, state: State | None) -> list[AwakeableRow]:
     before = _AFTER_ALL if page.before is None else page.before
     if state is None:
         found = connection.execute(QUERIES["list_awakeables"], (before, page.limit))
@@ -135,7 +135,7 @@ def awakeables(connection: sqlite3.Connection, page: Page, state: State | None) 
         found = connection.execute(QUERIES["list_pending"], (before, page.limit))
     else:
         found = connection.execute(QUERIES["list_settled"], (before, state, page.limit))
-    return [brief_awakeable(Awakeable(*row)) for row in found]
+    return [brief_awakeable(AwakeableRow(*row)) for row in found]
 
 
 def dead_letter(connection: sqlite3.Connection, dead_letter_id: str) -> DeadLetter | None:

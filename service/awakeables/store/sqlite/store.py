@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from awakeables.core.answers import Answer, Position
-from awakeables.core.awakeables import Awakeable, State
+from awakeables.core.awakeables import AwakeableRow, State
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.invocations import Invocation, Status
@@ -200,7 +200,7 @@ class SqliteStore:
     async def idempotency_key(self, invocation_id: str) -> str | None:
         return await self._reader.run(reading.idempotency_key, invocation_id)
 
-    async def awakeable(self, awakeable_id: str) -> Awakeable | None:
+    async def awakeable(self, awakeable_id: str) -> AwakeableRow | None:
         return await self._reader.run(reading.awakeable, awakeable_id)
 
     async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
@@ -222,7 +222,7 @@ class SqliteStore:
     async def keyed(self, scopes: Sequence[str], key: str) -> list[Invocation]:
         return await self._lister.run(reading.keyed, scopes, key)
 
-    async def awakeables(self, page: Page, *, state: State | None = None) -> list[Awakeable]:
+    async def awakeables(self, page: Page, *, state: State | None = None) -> list[AwakeableRow]:
         return await self._lister.run(reading.awakeables, page, state)
 
     async def dead_letters(self, page: Page) -> list[DeadLetter]:

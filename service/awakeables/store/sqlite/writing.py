@@ -23,7 +23,7 @@ class StaleRows(Exception):
     """A statement did not find the rows as they were known: decide again over rows that are loaded now."""
 
 
-class Writing:
+class ChangeWriter:
     """Writes changes in the transaction that is open, and counts how the numbers of rows change.
 
     Attributes:

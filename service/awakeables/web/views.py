@@ -29,21 +29,21 @@ Natural: TypeAlias = Annotated[int, Meta(ge=0)]
 Ended: TypeAlias = Literal["succeeded", "failed", "cancelled"]
 
 
-class Shape(msgspec.Struct):
+class View(msgspec.Struct):
     """An object that is shown."""
 
 
 # ── how something ended ─────────────────────────────────────────────────────────────────────
 
 
-class Resolved(Shape, tag_field="status", tag="resolved"):
+class ResolvedView(View, tag_field="status", tag="resolved"):
     """It succeeded: with a JSON value as it was written, or with bytes."""
 
     value: Raw | UnsetType = UNSET
     value_base64: bytes | UnsetType = UNSET
 
 
-class Rejected(Shape, tag_field="status", tag="rejected"):
+class RejectedView(View, tag_field="status", tag="rejected"):
     """It failed for good."""
 
     reason: str
@@ -51,25 +51,25 @@ class Rejected(Shape, tag_field="status", tag="rejected"):
     details: Raw
 
 
-class TimedOut(Shape, tag_field="status", tag="timed-out"):
+class TimedOutView(View, tag_field="status", tag="timed-out"):
     """Its deadline passed first."""
 
     deadline: Instant
 
 
-class Cancelled(Shape, tag_field="status", tag="cancelled"):
+class CancelledView(View, tag_field="status", tag="cancelled"):
     """It was called off."""
 
     reason: str
 
 
-Outcome: TypeAlias = Resolved | Rejected | TimedOut | Cancelled
+OutcomeView: TypeAlias = ResolvedView | RejectedView | TimedOutView | CancelledView
 
 
 # ── awakeables ──────────────────────────────────────────────────────────────────────────────
 
 
-class Verdict(Shape):
+class VerdictView(View):
     """What became of an answer."""
 
     verdict: VerdictKind
@@ -78,7 +78,7 @@ class Verdict(Shape):
     at: Instant
 
 
-class BookEntry(Shape):
+class BookEntryView(View):
     """One of the verdicts that an awakeable remembers, and where its completion came from."""
 
     verdict: VerdictKind
@@ -89,7 +89,7 @@ class BookEntry(Shape):
     reason: str | None
 
 
-class Beat(Shape):
+class BeatView(View):
     """A worker's last sign of life."""
 
     progress: Raw
@@ -97,7 +97,7 @@ class Beat(Shape):
     worker: str | None
 
 
-class Awakeable(Shape):
+class AwakeableView(View):
     """An awakeable in a list; `verdicts` counts them by kind."""
 
     id: AwakeableId
@@ -111,7 +111,7 @@ class Awakeable(Shape):
     verdicts: dict[VerdictKind, Natural]
 
 
-class DeadTask(Shape):
+class DeadTaskView(View):
     """That a worker could not use the task: it is the dead letter of this ID."""
 
     id: DeadLetterId
@@ -121,25 +121,25 @@ class DeadTask(Shape):
     at: Instant
 
 
-class AwakeableInFull(Awakeable):
+class AwakeableInFullView(AwakeableView):
     """An awakeable, its first and its last ten verdicts, and the schema that its value must fit."""
 
     schema: Raw
-    outcome: Outcome | None
-    first: list[BookEntry]
-    last: list[BookEntry]
-    heartbeat: Beat | None
-    dead_task: DeadTask | None
+    outcome: OutcomeView | None
+    first: list[BookEntryView]
+    last: list[BookEntryView]
+    heartbeat: BeatView | None
+    dead_task: DeadTaskView | None
 
 
-class Awakeables(Shape):
+class AwakeablesView(View):
     """A page, newest first; `next` is the `before` of the next one, null if there is none."""
 
-    items: list[Awakeable]
+    items: list[AwakeableView]
     next: AwakeableId | None
 
 
-class Refusal(Shape):
+class RefusalView(View):
     """The JSON body of a reject."""
 
     reason: str | None = None
@@ -147,7 +147,7 @@ class Refusal(Shape):
     details: Raw | UnsetType = UNSET
 
 
-class Act(Shape):
+class ActView(View):
     """One act of somebody outside: with which token, or from where if none was asked for."""
 
     act: ActKind
@@ -155,13 +155,13 @@ class Act(Shape):
     at: Instant
 
 
-Acts: TypeAlias = list[Act]
+ActViews: TypeAlias = list[ActView]
 
 
 # ── invocations ─────────────────────────────────────────────────────────────────────────────
 
 
-class Failure(Shape):
+class FailureView(View):
     """Why the last attempt failed, or the invocation was paused."""
 
     kind: str
@@ -169,7 +169,7 @@ class Failure(Shape):
     at: Instant
 
 
-class Invocation(Shape):
+class InvocationView(View):
     """An invocation in a list."""
 
     id: InvocationId
@@ -181,14 +181,14 @@ class Invocation(Shape):
     attempts: Natural
     due: Instant | None
     cancelled: Instant | None
-    failure: Failure | None
+    failure: FailureView | None
     reason: str | None
     build: str | None
     created: Instant
     updated: Instant
 
 
-class JournalEntry(Shape):
+class JournalEntryView(View):
     """One thing that an invocation did or learned: as it is journaled, and in words."""
 
     index: Natural
@@ -196,24 +196,24 @@ class JournalEntry(Shape):
     text: str
 
 
-class InvocationInFull(Invocation):
+class InvocationInFullView(InvocationView):
     """An invocation, its result and its journal."""
 
     idempotency_key: str | None
-    result: Outcome | None
-    journal: list[JournalEntry]
+    result: OutcomeView | None
+    journal: list[JournalEntryView]
     journal_problem: str | None
-    acts: Acts
+    acts: ActViews
 
 
-class Invocations(Shape):
+class InvocationsView(View):
     """A page, newest first; `next` is the `before` of the next one, null if there is none."""
 
-    items: list[Invocation]
+    items: list[InvocationView]
     next: InvocationId | None
 
 
-class NotYet(Shape):
+class NotYetView(View):
     """The invocation has not ended; `Location` says where to ask later."""
 
     invocation_id: InvocationId
@@ -221,7 +221,7 @@ class NotYet(Shape):
     reason: str | UnsetType = UNSET
 
 
-class Begun(Shape):
+class BegunView(View):
     """The invocation is committed; `created` is false if the idempotency key stood for it already."""
 
     invocation_id: InvocationId
@@ -231,7 +231,7 @@ class Begun(Shape):
 # ── dead letters, outbox, offsets, health ───────────────────────────────────────────────────────────
 
 
-class DeadLetter(Shape):
+class DeadLetterView(View):
     """A record that could not be used, in a list."""
 
     id: DeadLetterId
@@ -248,7 +248,7 @@ class DeadLetter(Shape):
     resent: Natural
 
 
-class Header(Shape):
+class HeaderView(View):
     """A record's header; its value is text where it is UTF-8."""
 
     name: str
@@ -256,25 +256,25 @@ class Header(Shape):
     value_base64: bytes | UnsetType = UNSET
 
 
-class DeadLetterInFull(DeadLetter, kw_only=True):
+class DeadLetterInFullView(DeadLetterView, kw_only=True):
     """A record that could not be used; key and value are text where they are UTF-8."""
 
     key: str | UnsetType | None = UNSET
     key_base64: bytes | UnsetType = UNSET
     value: str | UnsetType | None = UNSET
     value_base64: bytes | UnsetType = UNSET
-    headers: list[Header]
-    acts: Acts
+    headers: list[HeaderView]
+    acts: ActViews
 
 
-class DeadLetters(Shape):
+class DeadLettersView(View):
     """A page, newest first; `next` is the `before` of the next one, null if there is none."""
 
-    items: list[DeadLetter]
+    items: list[DeadLetterView]
     next: DeadLetterId | None
 
 
-class Resent(Shape):
+class ResentView(View):
     """The record goes out to its topic again, by way of the outbox."""
 
     id: DeadLetterId
@@ -282,13 +282,13 @@ class Resent(Shape):
     topic: str
 
 
-class Purged(Shape):
+class PurgedView(View):
     """How many were deleted."""
 
     count: Natural
 
 
-class OutboxRecord(Shape):
+class OutboxRecordView(View):
     """A record that is not in Kafka, in a list.
 
     `reason` says why Kafka has refused it, or what an unsent one waits for, if that is known.
@@ -303,32 +303,32 @@ class OutboxRecord(Shape):
     created: Instant
 
 
-class OutboxRecordInFull(OutboxRecord, kw_only=True):
+class OutboxRecordInFullView(OutboxRecordView, kw_only=True):
     """A record that is not in Kafka, a task without envelope; key and value are text where they are UTF-8."""
 
     key: str | UnsetType | None = UNSET
     key_base64: bytes | UnsetType = UNSET
     value: str | UnsetType | None = UNSET
     value_base64: bytes | UnsetType = UNSET
-    headers: list[Header]
-    acts: Acts
+    headers: list[HeaderView]
+    acts: ActViews
 
 
-class Outbox(Shape):
+class OutboxView(View):
     """A page, newest first; `next` is the `before` of the next one, null if there is none."""
 
-    items: list[OutboxRecord]
+    items: list[OutboxRecordView]
     next: RecordId | None
 
 
-class Republished(Shape):
+class RepublishedView(View):
     """The record goes out to its topic again, under the same ID."""
 
     id: RecordId
     topic: str
 
 
-class Partition(Shape):
+class PartitionView(View):
     """How far a partition of the completions topic is read; `end` and `lag` are null until heard of."""
 
     topic: str
@@ -340,13 +340,13 @@ class Partition(Shape):
     problem: str | None
 
 
-class Partitions(Shape):
+class PartitionsView(View):
     """All partitions that were ever read."""
 
-    items: list[Partition]
+    items: list[PartitionView]
 
 
-class Live(Shape):
+class LiveView(View):
     """The process answers."""
 
     live: Literal[True] = True
@@ -355,14 +355,14 @@ class Live(Shape):
 Degraded: TypeAlias = Mapping[str, str] | UnsetType
 
 
-class Ready(Shape):
+class ReadyView(View):
     """Work is taken."""
 
     ready: Literal[True] = True
     degraded: Degraded = UNSET
 
 
-class NotReady(Shape, kw_only=True):
+class NotReadyView(View, kw_only=True):
     """No work is taken: why, by name."""
 
     ready: Literal[False] = False
@@ -373,7 +373,7 @@ class NotReady(Shape, kw_only=True):
 # ── problem details (RFC 9457) ──────────────────────────────────────────────────────────────
 
 
-class Problem(Shape):
+class ProblemView(View):
     """What went wrong: `type` is made to be compared, `detail` is for people."""
 
     type: str
@@ -383,17 +383,17 @@ class Problem(Shape):
     request_id: str
 
 
-class RefusedCompletion(Problem):
+class RefusedCompletionView(ProblemView):
     """An answer that was not accepted; the type is the verdict."""
 
     verdict: VerdictKind
     awakeable_id: AwakeableId
     event_id: str | None
     at: Instant
-    outcome: Outcome | None
+    outcome: OutcomeView | None
 
 
-class HandlerFailed(Problem):
+class HandlerFailedView(ProblemView):
     """The handler's own failure, with its code."""
 
     reason: str
