@@ -213,11 +213,10 @@ async def test_a_record_whose_acknowledgement_is_late_is_not_sent_again(
     timeout = timedelta(milliseconds=500)
     async with publishing(KafkaConnection(bootstrap=bootstrap), timeout=timeout) as publisher:
         await publish(publisher, effect(0, name))
-        await asyncio.to_thread(real_kafka.take_down)
-        for _ in range(3):
-            with pytest.raises(BrokerUnavailable):
-                await publish(publisher, effect(1, name))
-        await asyncio.to_thread(real_kafka.bring_up)
+        with real_kafka.frozen():
+            for _ in range(3):
+                with pytest.raises(BrokerUnavailable):
+                    await publish(publisher, effect(1, name))
         async with asyncio.timeout(30):
             while True:
                 try:
@@ -257,11 +256,9 @@ async def test_a_producer_that_stalls_is_replaced_and_what_it_held_is_sent_again
     settings = ProducerSettings(stall=timedelta(seconds=1))
     async with publishing(KafkaConnection(bootstrap=bootstrap), settings=settings) as publisher:
         await publish(publisher, effect(0, name))
-        await asyncio.to_thread(real_kafka.take_down)
-        with heard() as logs:
+        with real_kafka.frozen(), heard() as logs:
             sent = asyncio.ensure_future(outcomes(publisher, [effect(number, name) for number in (1, 2)]))
             await eventually(lambda: any(line["event"] == events.CLIENT_REPLACED for line in logs))
-        await asyncio.to_thread(real_kafka.bring_up)
         assert await sent == [None, None] or await outcomes(publisher, [effect(1, name)]) == [None]
     records = await read_records(bootstrap, name, 3)
     assert {event_of(record) for record in records} == {"evt_0", "evt_1", "evt_2"}

@@ -25,6 +25,7 @@ from testcontainers.core.container import DockerContainer
 from support.this_run import RUN
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from docker.models.containers import Container
@@ -175,6 +176,15 @@ class RealKafka:
         """Stop the broker cleanly and start it again, on the same port, with its data."""
         self.take_down()
         self.bring_up()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Within the block it takes what it is sent and answers nothing; for some seconds at most."""
+        self._container().pause()
+        try:
+            yield
+        finally:
+            self._container().unpause()
 
     def read_log(self, topic: str, partition: int = 0) -> bytes:
         """The first segment of a partition, as it lies on the broker's disk."""

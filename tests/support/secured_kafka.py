@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -112,17 +113,21 @@ class SecuredKafka(RealKafka):
     def start(self) -> None:
         """Start it, with user `shop`."""
         super().start()
-        self._admin = AdminClient(
+        self.let_in(USER, ScramMechanism.SCRAM_SHA_256)
+        self.let_in(USER)
+
+    @cached_property
+    def _admin(self) -> AdminClient:
+        return AdminClient(
             {
                 "bootstrap.servers": self.mutual_bootstrap,
                 "security.protocol": "SSL",
                 "ssl.ca.location": str(self._papers.ca),
                 "ssl.certificate.location": str(self._papers.cert),
                 "ssl.key.location": str(self._papers.key),
+                "log_level": 0,  # that the broker is gone in the end is no news
             }
         )
-        self.let_in(USER, ScramMechanism.SCRAM_SHA_256)
-        self.let_in(USER)
 
     def let_in(self, user: str, mechanism: ScramMechanism = ScramMechanism.SCRAM_SHA_512) -> None:
         """Let a user in by SCRAM from now on, with `PASSWORD`."""
