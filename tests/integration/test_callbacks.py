@@ -28,11 +28,16 @@ if TYPE_CHECKING:
     from support.real_kafka import RealKafka, TopicFactory
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return new_store(request.param, tmp_path)
+    """SQLite, as in production, for most: tests/contract holds that the stores do the same."""
+    return new_store(getattr(request, "param", "sqlite"), tmp_path)
 
 
+BOTH_STORES = pytest.mark.parametrize("store", ["memory", "sqlite"], indirect=True)
+
+
+@BOTH_STORES
 async def test_a_published_task_is_answered_over_kafka_and_its_handler_returns(
     bootstrap: str, topic: TopicFactory, store: Store
 ) -> None:
@@ -121,6 +126,7 @@ async def past_the_deadline(store: Store, awakeable_id: str) -> None:
     await eventually(lambda: clock.now_ms() > deadline_ms)
 
 
+@BOTH_STORES
 async def test_case_r2_an_answer_in_time_counts_although_the_service_was_frozen_over_the_deadline(
     bootstrap: str, store: Store
 ) -> None:

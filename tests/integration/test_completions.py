@@ -21,7 +21,7 @@ from awakeables.core.ids import new_id
 from awakeables.core.outcomes import Resolution
 from awakeables.engine.intake import ConsumedRecord
 from awakeables.errors import OwnershipLost, StoreUnavailable
-from awakeables.kafka import completions
+from awakeables.kafka import completions, lag
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.partitions import LOOKS_TO_BE_SURE
 from awakeables.kafka.topics import create_topics, missing_topics, partitions_of
@@ -54,9 +54,13 @@ def app() -> App:
     return new_app()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return new_store(request.param, tmp_path)
+    """SQLite, as in production, for most: tests/contract holds that the stores do the same."""
+    return new_store(getattr(request, "param", "sqlite"), tmp_path)
+
+
+BOTH_STORES = pytest.mark.parametrize("store", ["memory", "sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -115,6 +119,7 @@ async def test_offsets_that_were_reset_in_kafka_rewind_nothing(
         assert await shop.counts(first) == {"accepted": 1}
 
 
+@BOTH_STORES
 async def test_a_second_reader_takes_over_and_the_first_takes_back(bootstrap: str, shop: Running) -> None:
     topic = shop.app.completions_topic
     first, second = await shop.pending(count=2)
@@ -128,13 +133,18 @@ async def test_a_second_reader_takes_over_and_the_first_takes_back(bootstrap: st
         await shop.engine.intake.take(topic, 0, held.epoch, [_record(held.next)])
 
 
-async def test_kafka_is_told_the_offsets_for_lag_dashboards(bootstrap: str, shop: Running) -> None:
-    [awakeable_id] = await shop.pending()
-    await produce(bootstrap, shop.app.completions_topic, [resolved(awakeable_id)])
-    await shop.settled(awakeable_id)
-    place = TopicPartition(shop.app.completions_topic, 0)
-    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=shop.app.name) as consumer:
-        assert await eventually(lambda: consumer.committed(place), timeout=30) == 1
+async def test_kafka_is_told_the_offsets_for_lag_dashboards(
+    bootstrap: str, app: App, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lag, "INTERVAL_S", 0.2)
+    await create_app_topics(bootstrap, app)
+    async with running(bootstrap, app, store) as shop:
+        [awakeable_id] = await shop.pending()
+        await produce(bootstrap, app.completions_topic, [resolved(awakeable_id)])
+        await shop.settled(awakeable_id)
+        place = TopicPartition(app.completions_topic, 0)
+        async with AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=app.name) as consumer:
+            assert await eventually(lambda: consumer.committed(place), timeout=30) == 1
 
 
 # ── transactions and codecs ─────────────────────────────────────────────────────────────────
@@ -231,6 +241,7 @@ def addressed_poison(awakeable_id: str) -> dict[str, bytes]:
     }
 
 
+@BOTH_STORES
 async def test_poison_never_stops_a_partition_and_becomes_a_dead_letter_once(
     bootstrap: str, shop: Running
 ) -> None:
@@ -459,6 +470,7 @@ async def test_case_r8_what_expired_before_the_first_record_was_read_is_counted_
             assert (reading.next, reading.end, reading.lag) == (3, 3, 0)
 
 
+@BOTH_STORES
 async def test_case_r5_a_healthy_partition_that_is_moved_back_is_read_at_once(
     bootstrap: str, app: App, store: Store
 ) -> None:
@@ -557,6 +569,7 @@ async def test_a_broker_that_is_not_there_at_the_start_is_a_problem_and_no_end(
         assert "127.0.0.1:1" in await eventually(lambda: shop.problems.get("broker", ""))
 
 
+@BOTH_STORES
 async def test_a_backlog_of_many_batches_is_settled_in_order(bootstrap: str, app: App, store: Store) -> None:
     await create_app_topics(bootstrap, app, partitions=3)
     async with running(bootstrap, app, store) as shop:
