@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 import structlog
 
-from awakeables.cli import checking, options
+from awakeables.cli import doctor, options
 from support.this_run import SHARED_KAFKA
 
 
@@ -18,7 +18,7 @@ def quiet_logs() -> Iterator[None]:
     """Nothing is logged; a command that is run in this process would set up its logs for good."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with (
-        mock.patch.object(checking, "configure_logs"),
+        mock.patch.object(doctor, "configure_logs"),
         mock.patch.object(options, "configure_logs"),
     ):
         yield

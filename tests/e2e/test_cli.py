@@ -301,7 +301,7 @@ def test_with_a_kafka_of_its_own_dev_makes_no_task_topic_and_says_what_does(tmp_
     words = ("dev", "shop:app", "--task-topic", "pack-requests", "--kafka", "127.0.0.1:9")
     told = run(*words, AWAKEABLES_STORE=str(tmp_path))  # a folder, so that it ends
     assert told.returncode == 1
-    assert "on 127.0.0.1:9: `awakeables topics create shop:app` with it" in told.stderr
+    assert "on 127.0.0.1:9, create the topics with `awakeables topics create shop:app " in told.stderr
 
 
 def test_an_operator_mends_by_command_what_went_wrong(url: str) -> None:

@@ -1,4 +1,4 @@
-"""The command line: no logic, only what turns words into calls."""
+"""The command line: parses arguments and prints results. The work is done elsewhere."""
 
 from awakeables.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`dead-letters`: records that could not be used, looked at and sent again."""
+"""`dead-letters`: list, show, resend and purge records that could not be processed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import typer
 
 from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide, checked_duration
-from awakeables.cli.resending import resend_each
+from awakeables.cli.resend import resend_each
 from awakeables.cli.tables import TableLayout
-from awakeables.cli.terminal import fail, print_json, print_page, say
+from awakeables.cli.terminal import exit_with_error, print_json, print_line, print_page
 
 group = typer.Typer(
-    help="Look at completions, and tasks, that could not be used, and send them again.", no_args_is_help=True
+    help="List, show, resend or purge completions and tasks that could not be processed.",
+    no_args_is_help=True,
 )
-
 
 _TABLE = TableLayout(
     names=("id", "code", "topic", "partition", "offset", "at", "resent", "reason"),
@@ -34,7 +34,7 @@ def list_(
     config: Config = None,
 ) -> None:
     """List dead letters, newest first."""
-    page = ServiceClient(config, url).get("dead-letters", limit=limit, before=before).or_fail()
+    page = ServiceClient(config, url).get("dead-letters", limit=limit, before=before).or_exit()
     if json_:
         print_json(page.text)
     else:
@@ -47,8 +47,8 @@ def show(
     url: Url = None,
     config: Config = None,
 ) -> None:
-    """Show one with its key, value and headers, as JSON."""
-    print_json(ServiceClient(config, url).get("dead-letters", letter_id).or_fail().text)
+    """Show a dead letter with its key, value and headers, as JSON."""
+    print_json(ServiceClient(config, url).get("dead-letters", letter_id).or_exit().text)
 
 
 @group.command()
@@ -57,7 +57,7 @@ def purge(
         str | None,
         typer.Option(
             metavar="AGE",
-            help="Only those of at least this age, as 7d, 12h or PT30M.",
+            help="Only those at least this old, such as 7d, 12h or PT30M.",
             show_default=False,
             callback=checked_duration,
         ),
@@ -65,25 +65,27 @@ def purge(
     code: Annotated[
         str | None, typer.Option(metavar="CODE", help="Only those with this code.", show_default=False)
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
     url: Url = None,
     json_: Json = False,
     config: Config = None,
 ) -> None:
-    """Delete dead letters, by age, by code or both. The copies on the dead-letter topic stay."""
+    """Delete dead letters by age, by code, or both. Their copies in the dead-letter topic are kept."""
     if older_than is None and code is None:
-        fail("say which: --older-than 7d, --code unreadable, or both")
+        exit_with_error("which ones? Give --older-than 7d, --code unreadable, or both")
     if not yes:
-        which = " ".join(("dead letters", *((f"with the code {code}",) if code else ())))
+        which = f" with code {code}" if code else ""
         age = f" older than {older_than}" if older_than else ""
-        typer.confirm(f"Delete all {which}{age}? They can't be sent again then.", abort=True, err=True)
-    answer = (
-        ServiceClient(config, url).post("dead-letters", "purge", older_than=older_than, code=code).or_fail()
+        typer.confirm(
+            f"Delete all dead letters{which}{age}? They can't be resent afterwards.", abort=True, err=True
+        )
+    reply = (
+        ServiceClient(config, url).post("dead-letters", "purge", older_than=older_than, code=code).or_exit()
     )
     if json_:
-        print_json(answer.text)
+        print_json(reply.text)
     else:
-        say(f"{answer.document['count']} dead letters deleted")
+        print_line(f"{reply.document['count']} dead letters deleted")
 
 
 @group.command()
@@ -93,8 +95,8 @@ def resend(
     json_: Json = False,
     config: Config = None,
 ) -> None:
-    """Send them again to the topic that they came from, as they were.
+    """Resend dead letters, unchanged, to the topic that they came from.
 
-    One that can't be sent doesn't keep the others back; the exit code is 1 then.
+    If one can't be resent, the others still are, and the exit code is 1.
     """
     resend_each(ServiceClient(config, url), "dead-letters", letter_ids, json_=json_)

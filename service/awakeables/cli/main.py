@@ -1,4 +1,4 @@
-"""All commands, grouped as a user looks for them, and the console script."""
+"""All commands, grouped by what a user wants to do, and the console script."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ import typer
 
 from awakeables import __version__
 from awakeables.cli import (
-    answering,
-    backing,
-    checking,
+    awakeables,
+    backup,
     deadletters,
-    looking,
-    mending,
+    doctor,
+    inspection,
+    invocations,
     offsets,
     outbox,
-    running,
+    service,
+    settings,
     topics,
 )
 from awakeables.cli.options import Config
-from awakeables.cli.terminal import out, tell_error
+from awakeables.cli.terminal import print_error, stdout
 from awakeables.errors import AwakeablesError
 
-RUN, ANSWER, LOOK = "Run", "Answer callbacks", "Look"
-MEND, CHECK = "Mend", "Check and keep"
+RUN, COMPLETE, INSPECT = "Run", "Complete awakeables", "Inspect"
+RECOVER, MAINTAIN = "Recover", "Check and maintain"
 """The panels of `--help`."""
 
 cli = typer.Typer(
     name="awakeables",
-    help="Durable callbacks over Kafka: hand out work, wait for months, go on exactly once.",
+    help="Durable callbacks over Kafka: hand out work, wait for months if need be, resume exactly once.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,35 +44,35 @@ def root(
     config: Config = None,
 ) -> None:
     if version:
-        out.print(__version__)
+        stdout.print(__version__)
         raise typer.Exit
     if context.invoked_subcommand is None:
         raise typer.Exit(2)
 
 
-cli.command(rich_help_panel=RUN)(running.dev)
-cli.command(rich_help_panel=RUN)(running.serve)
-cli.command(rich_help_panel=RUN)(running.worker)
-cli.command(rich_help_panel=ANSWER)(answering.resolve)
-cli.command(rich_help_panel=ANSWER)(answering.reject)
-cli.command("list", rich_help_panel=LOOK)(looking.list_)
-cli.command(rich_help_panel=LOOK)(looking.show)
-cli.command(rich_help_panel=MEND)(mending.resume)
-cli.command(rich_help_panel=MEND)(mending.cancel)
-cli.command(rich_help_panel=MEND)(mending.kill)
-cli.add_typer(deadletters.group, name="dead-letters", rich_help_panel=MEND)
-cli.add_typer(outbox.group, name="outbox", rich_help_panel=MEND)
-cli.add_typer(offsets.group, name="offsets", rich_help_panel=MEND)
-cli.command(rich_help_panel=CHECK)(backing.backup)
-cli.command(rich_help_panel=CHECK)(checking.doctor)
-cli.add_typer(topics.group, name="topics", rich_help_panel=CHECK)
-cli.command(rich_help_panel=CHECK)(checking.settings)
+cli.command(rich_help_panel=RUN)(service.dev)
+cli.command(rich_help_panel=RUN)(service.serve)
+cli.command(rich_help_panel=RUN)(service.worker)
+cli.command(rich_help_panel=COMPLETE)(awakeables.resolve)
+cli.command(rich_help_panel=COMPLETE)(awakeables.reject)
+cli.command("list", rich_help_panel=INSPECT)(inspection.list_)
+cli.command(rich_help_panel=INSPECT)(inspection.show)
+cli.command(rich_help_panel=RECOVER)(invocations.resume)
+cli.command(rich_help_panel=RECOVER)(invocations.cancel)
+cli.command(rich_help_panel=RECOVER)(invocations.kill)
+cli.add_typer(deadletters.group, name="dead-letters", rich_help_panel=RECOVER)
+cli.add_typer(outbox.group, name="outbox", rich_help_panel=RECOVER)
+cli.add_typer(offsets.group, name="offsets", rich_help_panel=RECOVER)
+cli.command(rich_help_panel=MAINTAIN)(backup.backup)
+cli.command(rich_help_panel=MAINTAIN)(doctor.doctor)
+cli.add_typer(topics.group, name="topics", rich_help_panel=MAINTAIN)
+cli.command(rich_help_panel=MAINTAIN)(settings.settings)
 
 
 def main() -> None:
-    """The console script: our own errors are told in one line, without a stack."""
+    """The console script. Prints our own errors in one line, without a traceback."""
     try:
         cli()
     except AwakeablesError as error:
-        tell_error(str(error))
+        print_error(str(error))
         raise SystemExit(1) from None

@@ -1,4 +1,4 @@
-"""The options that several commands take, and the settings that they make."""
+"""Options shared by several commands, and the settings that they make."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from awakeables.telemetry.logs import configure_logs
 
 
 def _here_or_before_the_command(context: typer.Context, value: Path | None) -> Path | None:
-    """`awakeables --config F serve …` says the same as `awakeables serve … --config F`."""
+    """`awakeables --config F serve …` means the same as `awakeables serve … --config F`."""
     return value if value is not None else context.find_root().params.get("config")
 
 
-def _topics_names(names: list[str] | None) -> list[str] | None:
+def _checked_topics(names: list[str] | None) -> list[str] | None:
     for name in names or ():
         if not is_task_topic_name(name):
             raise typer.BadParameter(
-                f"no topic can be called {name!r} and have one for its dead letters, `.dlq`: 1 to 245 "
-                "letters, digits, '.', '_' and '-'"
+                f"{name!r} can't be a task topic: a name has 1 to 245 letters, digits, '.', '_' or '-' "
+                "(Kafka allows 249; `.dlq` is added for its dead letters)"
             )
     return names
 
 
 def checked_duration(text: str | None) -> str | None:
-    """A duration as it was written, which the service reads in the same way."""
+    """Check a duration and return it as written; the service parses it with the same grammar."""
     try:
         if text is not None:
             parse_duration(text)
@@ -42,29 +42,32 @@ Config = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Settings, as TOML; AWAKEABLES_CONFIG.",
+        help="A TOML file of settings; AWAKEABLES_CONFIG.",
         show_default=False,
         callback=_here_or_before_the_command,
     ),
 ]
-Url = Annotated[str | None, typer.Option(help="The service; AWAKEABLES_URL.", show_default=False)]
+Url = Annotated[str | None, typer.Option(help="The service's URL; AWAKEABLES_URL.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Wide = Annotated[
-    bool, typer.Option("--wide", help="All columns, one line per row, however wide the terminal is.")
+    bool, typer.Option("--wide", help="All columns and one line per row, whatever the terminal's width.")
 ]
 Kafka = Annotated[
-    str | None, typer.Option(help="Kafka, HOST:PORT[,…]; AWAKEABLES_KAFKA.", show_default=False)
+    str | None,
+    typer.Option(help="Kafka's bootstrap servers, HOST:PORT[,…]; AWAKEABLES_KAFKA.", show_default=False),
 ]
-Port = Annotated[int | None, typer.Option(help="HTTP's port; AWAKEABLES_PORT.", show_default=False)]
+Port = Annotated[int | None, typer.Option(help="The HTTP port; AWAKEABLES_PORT.", show_default=False)]
 Store = Annotated[str | None, typer.Option(help="The SQLite file; AWAKEABLES_STORE.", show_default=False)]
-Limit = Annotated[int, typer.Option(min=1, max=500, help="So many at most.")]
-Before = Annotated[str | None, typer.Option(metavar="ID", help="Older than this one.", show_default=False)]
+Limit = Annotated[int, typer.Option(min=1, max=500, help="Maximum number of rows.")]
+Before = Annotated[
+    str | None, typer.Option(metavar="ID", help="Only rows older than this one.", show_default=False)
+]
 Workers = Annotated[
     list[str] | None,
     typer.Option(
         "--worker",
         metavar="MODULE:WORKER",
-        help="Also this worker's task topics, each with its .dlq; can be given again.",
+        help="Include this worker's task topics and their .dlq topics; repeatable.",
         show_default=False,
     ),
 ]
@@ -73,19 +76,19 @@ TaskTopics = Annotated[
     typer.Option(
         "--task-topic",
         metavar="TOPIC",
-        help="Also this task topic and its .dlq; can be given again.",
+        help="Include this task topic and its .dlq topic; repeatable.",
         show_default=False,
-        callback=_topics_names,
+        callback=_checked_topics,
     ),
 ]
 AppName = Annotated[str, typer.Argument(metavar="MODULE:APP", help="The app; shop:app is `app` in shop.py.")]
 
 
 def settings_for(config: Path | None, **flags: object) -> Settings:
-    """The settings of a process that logs.
+    """Load the settings and configure logging accordingly.
 
     Raises:
-        SettingsRefused: One of them can't be.
+        SettingsRefused: A setting is invalid.
     """
     settings = load_settings(config, **flags)
     configure_logs(format_=settings.log_format, level=settings.log_level)

@@ -1,4 +1,4 @@
-"""`outbox`: records that are not in Kafka, looked at, and sent again where Kafka has refused them."""
+"""`outbox`: list and show records that are not in Kafka yet; resend those that Kafka rejected."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import typer
 
 from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide
-from awakeables.cli.resending import resend_each
+from awakeables.cli.resend import resend_each
 from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import print_json, print_page
 
 group = typer.Typer(
-    help="Look at records that Kafka has refused, or has not got yet, and send refused ones again.",
+    help="List, show or resend records that Kafka rejected; list those not published yet.",
     no_args_is_help=True,
 )
-
 
 _TABLE = TableLayout(
     names=("id", "topic", "created", "invocation", "awakeable", "reason"),
@@ -26,14 +25,16 @@ _TABLE = TableLayout(
 )
 
 
-class State(StrEnum):
+class OutboxState(StrEnum):
     failed = "failed"
     unsent = "unsent"
 
 
 @group.command("list")
 def list_(
-    state: Annotated[State, typer.Option(help="Refused for good, or not yet in Kafka.")] = State.failed,
+    state: Annotated[
+        OutboxState, typer.Option(help="failed: rejected by Kafka; unsent: not published yet.")
+    ] = OutboxState.failed,
     limit: Limit = 50,
     before: Before = None,
     wide: Wide = False,
@@ -41,9 +42,9 @@ def list_(
     json_: Json = False,
     config: Config = None,
 ) -> None:
-    """List records that Kafka has refused, or those that are unsent, newest first."""
+    """List records that Kafka rejected, or those not published yet, newest first."""
     client = ServiceClient(config, url)
-    page = client.get("outbox", state=state.value, limit=limit, before=before).or_fail()
+    page = client.get("outbox", state=state.value, limit=limit, before=before).or_exit()
     if json_:
         print_json(page.text)
     else:
@@ -56,8 +57,8 @@ def show(
     url: Url = None,
     config: Config = None,
 ) -> None:
-    """Show one with its key, value and headers, as JSON."""
-    print_json(ServiceClient(config, url).get("outbox", event_id).or_fail().text)
+    """Show a record with its key, value and headers, as JSON."""
+    print_json(ServiceClient(config, url).get("outbox", event_id).or_exit().text)
 
 
 @group.command()
@@ -67,8 +68,8 @@ def resend(
     json_: Json = False,
     config: Config = None,
 ) -> None:
-    """Send records again that Kafka has refused; later ones of their invocations have passed them.
+    """Resend records that Kafka rejected. Later records of the same invocation have overtaken them.
 
-    One that can't be sent doesn't keep the others back; the exit code is 1 then.
+    If one can't be resent, the others still are, and the exit code is 1.
     """
     resend_each(ServiceClient(config, url), "outbox", event_ids, json_=json_)

@@ -1,4 +1,4 @@
-"""A process that runs until a signal, drains, and ends."""
+"""A process that runs until a signal, drains and exits."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from awakeables.telemetry.logs import log_what_nobody_handles
 log = structlog.stdlib.get_logger(__name__)
 
 GC_THRESHOLD = 10_000
-"""New objects between two looks for cycles: a few ten calls' worth."""
+"""Allocations between two collections of the youngest generation: a few dozen calls' worth."""
 
 SWITCH_S = 0.0005
-"""How long a thread keeps the interpreter from another that wants it. The store's thread wants it back
-after each statement: with Python's 5 ms it persists a fifth less from a backlog (docs/benchmarks.md)."""
+"""How long a thread may hold the GIL while another waits. The store's thread needs it back after each
+statement: with Python's default of 5 ms it persists a fifth less from a backlog (docs/benchmarks.md)."""
 
 
-def run_until_told(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run until SIGTERM or SIGINT; a second one does not wait for the drain."""
+def run_until_signalled(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run until SIGTERM or SIGINT, then drain. A second signal exits at once."""
 
     async def supervised() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def asked() -> None:
+        def on_signal() -> None:
             if stop.is_set():
-                # Nothing is lost by it: whatever is under way goes on at the next start.
+                # Nothing is lost: what is in progress resumes at the next start.
                 os._exit(1)
             stop.set()
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, asked)
+            loop.add_signal_handler(number, on_signal)
         keep_signals_apart(loop)
         await main(stop)
 
@@ -52,8 +52,9 @@ def run_until_told(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         factory: Any = uvloop.new_event_loop
     except ImportError:
         factory = None
-    # What was imported stays: it needn't be looked through again and again. And each call makes
-    # some hundred objects that are in no cycle, so the default, a look every 700, finds nothing.
+    # Imported modules live as long as the process, so no collection needs to traverse them. Each
+    # call allocates some hundred objects, none in a cycle: the default threshold of 700 collects
+    # all the time and finds nothing.
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
@@ -63,23 +64,23 @@ def run_until_told(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         try:
             runner.run(supervised())
         except* AwakeablesError as group:
-            raise _first(group) from None
+            raise _first_error(group) from None
     _leave_stuck_threads()
 
 
 def _leave_stuck_threads() -> None:
-    """End although an action of `ctx.run` or a task still blocks its thread past the drain.
+    """Exit although an action of `ctx.run` or a task still blocks its thread after the drain.
 
-    Everything that is durable is closed by now; the interpreter would wait for the thread for ever.
+    Store and broker are closed by now; the interpreter would wait for the thread indefinitely.
     """
     stuck = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
     if stuck:
-        log.warning(events.THREADS_LEFT, count=len(stuck), todo="nothing: what they did is done again")
+        log.warning(events.THREADS_LEFT, count=len(stuck), todo="nothing: their work is repeated")
         sys.stderr.flush()
         os._exit(0)
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

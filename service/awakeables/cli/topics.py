@@ -1,4 +1,4 @@
-"""`topics`: are an app's topics set up so that nothing is lost; and making them."""
+"""`topics`: check that an app's topics can't lose records; create missing ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from awakeables.cli.options import AppName, Config, Json, Kafka, TaskTopics, Wide, Workers, settings_for
 from awakeables.cli.tables import TableLayout
-from awakeables.cli.terminal import print_json, print_table, say, tell
+from awakeables.cli.terminal import print_json, print_line, print_note, print_table
 from awakeables.handlers.service import App
 from awakeables.loading import load
 from awakeables.settings import Settings
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from awakeables.kafka.recommendations import Role
     from awakeables.kafka.survey import Survey
 
-group = typer.Typer(help="Check or create the app's topics; asks Kafka itself.", no_args_is_help=True)
+group = typer.Typer(help="Check or create the app's topics, directly in Kafka.", no_args_is_help=True)
 
 CLIENT = "awakeables-topics"
 
@@ -37,13 +37,15 @@ def check(
     app: AppName,
     worker: Workers = None,
     task_topic: TaskTopics = None,
-    everything: Annotated[bool, typer.Option("--all", help="Also what is as it should be.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also show settings that are as recommended.")
+    ] = False,
     kafka: Kafka = None,
     wide: Wide = False,
     json_: Json = False,
     config: Config = None,
 ) -> None:
-    """Hold topics against what docs/operations.md recommends. Exits with 1 if a *must* is not met."""
+    """Compare topics with the recommendations in docs/operations.md. Exits with 1 if a *must* is not met."""
     from awakeables.kafka.recommendations import judge
     from awakeables.kafka.survey import survey
     from awakeables.runtime import connection_of
@@ -52,12 +54,12 @@ def check(
     roles = _roles(app, worker, task_topic, settings)
     found = asyncio.run(survey(connection_of(settings, CLIENT), roles))
     judgements = [asdict(j) for topic in found.topics for j in judge(topic, brokers=found.brokers)]
-    rows = [*_absent(found), *judgements]
+    rows = [*_not_comparable(found), *judgements]
     if json_:
         print_json(msgspec.json.encode(rows))
     else:
         shown = [row for row in rows if everything or row["verdict"] != "ok"]
-        print_table(_TABLE, shown, none="all topics are as they should be", wide=wide)
+        print_table(_TABLE, shown, none="all topics are set up as recommended", wide=wide)
     if any(row["verdict"] == "must" for row in rows):
         raise typer.Exit(1)
 
@@ -70,19 +72,21 @@ def create(
     partitions: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Of completions and task topics, instead of the recommended.", show_default=False
+            min=1,
+            help="Partitions of the completions and task topics, instead of the recommended number.",
+            show_default=False,
         ),
     ] = None,
     replication: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Replicas, instead of 3 or as many as there are brokers.", show_default=False
+            min=1, help="Replicas, instead of 3 or the number of brokers if fewer.", show_default=False
         ),
     ] = None,
     kafka: Kafka = None,
     config: Config = None,
 ) -> None:
-    """Create the topics that are missing, as recommended. One that exists is never changed."""
+    """Create missing topics as recommended. Existing topics are never changed."""
     from awakeables.kafka.recommendations import plan_for
     from awakeables.kafka.survey import survey
     from awakeables.kafka.topics import create_topics
@@ -103,12 +107,12 @@ def create(
     asyncio.run(create_topics(connection, plans))
     for name in roles:
         if name not in plans:
-            say(f"{name}: is there already, left as it is")
+            print_line(f"{name}: exists, left unchanged")
             continue
         plan = plans[name]
         chosen = ", ".join(f"{key}={value}" for key, value in plan.settings.items())
         counts = f"partitions={plan.partitions}, replication.factor={plan.replication}"
-        say(f"{name}: created with {counts}, {chosen}")
+        print_line(f"{name}: created with {counts}, {chosen}")
 
 
 def _roles(
@@ -120,16 +124,18 @@ def _roles(
     loaded_workers = [load(w, Worker, "worker") for w in workers or []]
     roles = topics_of(loaded, loaded_workers, tasks or (), verdicts=settings.verdicts)
     if "tasks" not in roles.values():
-        tell("the task topics are not looked at: name them with --worker MODULE:WORKER or --task-topic TOPIC")
+        print_note(
+            "task topics are not included: name them with --worker MODULE:WORKER or --task-topic TOPIC"
+        )
     return roles
 
 
-def _absent(found: Survey) -> list[dict[str, Any]]:
-    """Topics of which there is nothing to hold against the table."""
-    missing = "it does not exist: `awakeables topics create`, with what `check` was given, makes it"
-    told = [(name, "must", missing) for name in found.missing]
-    told += [(name, "must", problem) for name, problem in found.problems.items()]
-    told += [
-        (name, "advice", f"its settings are not disclosed: {why}") for name, why in found.undisclosed.items()
+def _not_comparable(found: Survey) -> list[dict[str, Any]]:
+    """Rows for topics whose settings can't be compared: missing, broken or not readable."""
+    missing = "it does not exist: create it with `awakeables topics create` and the same arguments"
+    rows = [(name, "must", missing) for name in found.missing]
+    rows += [(name, "must", problem) for name, problem in found.problems.items()]
+    rows += [
+        (name, "advice", f"its settings can't be read: {why}") for name, why in found.undisclosed.items()
     ]
-    return [{"topic": name, "verdict": verdict, "why": why} for name, verdict, why in told]
+    return [{"topic": name, "verdict": verdict, "why": why} for name, verdict, why in rows]

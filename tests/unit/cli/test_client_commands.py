@@ -29,7 +29,7 @@ def test_an_invocation_is_cancelled_and_told_of(stub: StubService, run: Run) -> 
     stub.will_answer(f"POST /invocations/{INVOCATION}/cancel", {"status": "suspended", "ended": None}, 202)
     told = run("cancel", INVOCATION)
     assert told.exit_code == 0
-    assert told.stdout == f"{INVOCATION}: suspended, its handler is told once, at its next await\n"
+    assert told.stdout == f"{INVOCATION}: suspended; its handler gets `Cancelled` at its next await\n"
 
 
 def test_one_that_is_cancelled_already_says_so(stub: StubService, run: Run) -> None:
@@ -86,7 +86,7 @@ def test_case_w14_show_says_that_the_task_is_a_dead_letter_and_what_to_do(
     assert "dead_task" in told.stdout
     assert told.stderr == hint * (
         "its task is a dead letter of worker 'packer' (invalid: no order)\n"
-        "mend the worker, then `awakeables dead-letters resend dlq_1a`\n"
+        "fix the worker, then run `awakeables dead-letters resend dlq_1a`\n"
     )
 
 
@@ -107,8 +107,8 @@ def test_a_dead_letter_that_can_not_be_resent_keeps_no_other_back(stub: StubServ
     told = run("dead-letters", "resend", *LETTERS)
     assert told.exit_code == 1
     assert told.stdout.splitlines() == [
-        "dlq_1a: on its way to shop.completions",
-        "dlq_1c: on its way to shop.completions",
+        "dlq_1a: queued for shop.completions",
+        "dlq_1c: queued for shop.completions",
     ]
     assert told.stderr == "dlq_1b: The state does not allow this: its value was not kept\n"
 
@@ -129,7 +129,7 @@ def test_records_that_wait_for_kafka_are_listed_by_their_state(stub: StubService
 
 
 def test_the_states_of_the_outbox_are_those_that_there_are() -> None:
-    assert {state.value for state in outbox.State} == set(EFFECT_STATES)
+    assert {state.value for state in outbox.OutboxState} == set(EFFECT_STATES)
 
 
 def test_a_record_is_shown_as_json(stub: StubService, run: Run) -> None:
@@ -143,7 +143,7 @@ def test_a_record_that_can_not_be_sent_again_keeps_no_other_back(stub: StubServi
     stub.will_answer(f"POST /outbox/{RECORDS[1]}/resend", {"id": RECORDS[1], "topic": "invoices"}, 202)
     told = run("outbox", "resend", *RECORDS)
     assert told.exit_code == 1
-    assert told.stdout == "dlq_1b: on its way to invoices\n"
+    assert told.stdout == "dlq_1b: queued for invoices\n"
     assert told.stderr == "evt_1a: The state does not allow this: it is on its way already\n"
 
 
@@ -158,7 +158,7 @@ def test_a_skip_is_asked_about_first_and_dropped_without_a_yes(stub: StubService
     stub.will_answer("GET /offsets", {"items": [STUCK]})
     told = run("offsets", "skip", "3", said="n\n")
     assert told.exit_code == 1
-    assert "stands at 17 of 90: the batch at 17 can't be opened" in told.stdout
+    assert "is at 17 of 90: the batch at 17 can't be opened" in told.stdout
     assert stub.asked == ["GET /offsets"]
 
 
@@ -175,14 +175,14 @@ def test_a_skip_goes_behind_the_batch_or_where_it_is_told_to(
     stub.will_answer(f"POST /offsets/3/skip{query}", STUCK | {"next": 20, "problem": None})
     told = run("offsets", "skip", "3", *to, "--yes")
     assert told.exit_code == 0
-    assert told.stdout == "partition 3 is read on from 20\n"
+    assert told.stdout == "partition 3 continues at 20\n"
 
 
 def test_a_partition_that_is_not_there_is_told_with_those_that_are(stub: StubService, run: Run) -> None:
     stub.will_answer("GET /offsets", {"items": [STUCK]})
     told = run("offsets", "skip", "4")
     assert told.exit_code == 1
-    assert told.stderr == "error: there is no partition 4; there are: 3\n"
+    assert told.stderr == "error: there is no partition 4; this service reads: 3\n"
 
 
 def test_the_token_is_sent_and_never_shown(stub: StubService, run: Run) -> None:
@@ -197,9 +197,9 @@ def test_the_token_is_sent_and_never_shown(stub: StubService, run: Run) -> None:
 
 def test_whoever_is_not_let_in_is_told_which_setting_helps(stub: StubService, run: Run) -> None:
     stub.will_answer("GET /offsets", {"title": "No token", "detail": "who are you"}, 401)
-    assert run("offsets", "show").stderr.endswith(" wants a token: set AWAKEABLES_TOKEN\n")
+    assert run("offsets", "show").stderr.endswith(" requires a token: set AWAKEABLES_TOKEN\n")
     told = run("offsets", "show", AWAKEABLES_TOKEN="s3cret")
-    assert told.stderr.endswith(" does not know the token in AWAKEABLES_TOKEN (any more)\n")
+    assert told.stderr.endswith(" does not accept the token in AWAKEABLES_TOKEN: it may have been revoked\n")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_state_that_there_is_not_is_refused_with_those_that_there_are(
 ) -> None:
     told = run("list", what, "--state", state)
     assert told.exit_code == 2
-    assert f"{state!r} is none of pending, " in told.output
+    assert f"{state!r} is not one of pending, " in told.output
     assert stub.asked == []
 
 
@@ -248,7 +248,7 @@ def test_every_answer_can_be_had_as_json(words: tuple[str, ...], stub: StubServi
 def test_what_no_topic_can_be_called_is_refused_before_kafka_is_asked(run: Run, command: str) -> None:
     told = run(*command.split(), "examples.shop:app", "--task-topic", "a b", "--kafka", "127.0.0.1:1")
     assert told.exit_code == 2
-    assert "no topic can be called 'a b'" in told.output.replace("\n│ ", "")
+    assert "'a b' can't be a task topic" in told.output.replace("\n│ ", "")
 
 
 @pytest.mark.parametrize("command", ["topics check", "topics create", "dev"])
@@ -277,7 +277,7 @@ def test_case_o11_what_the_service_hands_on_can_not_steer_the_terminal(stub: Stu
     failed = run("cancel", INVOCATION).stderr
     assert failed == f"error: {SHOWN}: {SHOWN}\n"
     resent = run("dead-letters", "resend", LETTERS[0]).stdout
-    assert resent == f"{LETTERS[0]}: on its way to {SHOWN}\n"
+    assert resent == f"{LETTERS[0]}: queued for {SHOWN}\n"
     for text in (listed, shown, failed, resent):
         assert not {c for c in text if not c.isprintable()} - {"\n"}
 
@@ -313,7 +313,7 @@ def test_case_o8_a_table_fits_the_terminal_and_shows_ids_and_reasons_whole(
         assert str(item["reason"]) in text
     if columns == 80:
         assert lines[0].split() == ["id", "code", "topic", "partition"]
-        assert told.stderr == "left out: resent, at, offset; --wide or --json shows all\n"
+        assert told.stderr == "columns left out: resent, at, offset; --wide or --json shows all\n"
 
 
 def test_case_o8_wide_and_a_pipe_have_every_column_on_one_line(stub: StubService, run: Run) -> None:
@@ -333,7 +333,7 @@ def test_case_o8_a_list_that_goes_on_says_how(words: str, stub: StubService, run
     query = "state=failed&limit=50" if name == "outbox" else "limit=50"
     page = {"items": letters(1), "next": AWAKEABLE}
     stub.will_answer(f"GET /{name}?{query}", page)
-    assert run(*words.split()).stderr == f"there are more: --before {AWAKEABLE}\n"
+    assert run(*words.split()).stderr == f"more: --before {AWAKEABLE}\n"
     stub.will_answer(f"GET /{name}?{query}", page | {"next": None})
     assert run(*words.split()).stderr == ""
 

@@ -9,7 +9,7 @@ import typer
 
 from awakeables.cli.client import ServiceClient, ServiceReply
 from awakeables.cli.options import Config, Json, Url
-from awakeables.cli.terminal import fail, print_json, say
+from awakeables.cli.terminal import exit_with_error, print_json, print_line
 
 AwakeableId = Annotated[str, typer.Argument(metavar="ID", help="The awakeable, prom_1….")]
 
@@ -22,14 +22,14 @@ def resolve(
     config: Config = None,
 ) -> None:
     """Resolve an awakeable with a JSON value."""
-    answer = ServiceClient(config, url).post("awakeables", awakeable_id, "resolve", body=value)
-    _print_verdict(answer.or_fail(), json_)
+    reply = ServiceClient(config, url).post("awakeables", awakeable_id, "resolve", body=value)
+    _print_verdict(reply.or_exit(), json_)
 
 
 def reject(
     awakeable_id: AwakeableId,
-    reason: Annotated[str, typer.Argument(help="What happened, for people.")],
-    code: Annotated[int, typer.Option(help="An HTTP-like number for the handler.")] = 500,
+    reason: Annotated[str, typer.Argument(help="What went wrong, in words.")],
+    code: Annotated[int, typer.Option(help="An HTTP-like status code for the handler.")] = 500,
     details: Annotated[str | None, typer.Option(help="Details as JSON.")] = None,
     url: Url = None,
     json_: Json = False,
@@ -41,17 +41,17 @@ def reject(
         try:
             body["details"] = json.loads(details)
         except ValueError as error:
-            fail(f"--details is not JSON: {error}")
-    answer = ServiceClient(config, url).post("awakeables", awakeable_id, "reject", body=json.dumps(body))
-    _print_verdict(answer.or_fail(), json_)
+            exit_with_error(f"--details is not JSON: {error}")
+    reply = ServiceClient(config, url).post("awakeables", awakeable_id, "reject", body=json.dumps(body))
+    _print_verdict(reply.or_exit(), json_)
 
 
-def _print_verdict(answer: ServiceReply, as_json: bool) -> None:
-    verdict = answer.document["verdict"]
+def _print_verdict(reply: ServiceReply, as_json: bool) -> None:
+    verdict = reply.document["verdict"]
     if as_json:
-        print_json(answer.text)
+        print_json(reply.text)
     else:
-        detail = answer.document.get("reason") or answer.document.get("detail")
-        say(verdict + (f": {detail}" if detail else ""))
+        detail = reply.document.get("reason") or reply.document.get("detail")
+        print_line(verdict + (f": {detail}" if detail else ""))
     if verdict not in ("accepted", "duplicate"):
         raise typer.Exit(1)

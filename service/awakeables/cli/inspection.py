@@ -1,4 +1,4 @@
-"""`list`, `show`: what there is."""
+"""`list`, `show`: awakeables and invocations."""
 
 from __future__ import annotations
 
@@ -10,45 +10,48 @@ import typer
 from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide
 from awakeables.cli.tables import TableLayout
-from awakeables.cli.terminal import fail, print_json, print_page, tell
+from awakeables.cli.terminal import exit_with_error, print_json, print_note, print_page
 from awakeables.core import awakeables, invocations
 from awakeables.core.texts import excerpt
 
 
-class What(StrEnum):
+class Resource(StrEnum):
     awakeables = "awakeables"
     invocations = "invocations"
 
 
 _TABLES = {
-    What.awakeables: TableLayout(
+    Resource.awakeables: TableLayout(
         names=("id", "state", "created", "deadline", "invocation"),
         spare=("invocation", "deadline", "created"),
     ),
-    What.invocations: TableLayout(
+    Resource.invocations: TableLayout(
         names=("id", "status", "ended", "service", "handler", "created", "attempts", "reason"),
         spare=("attempts", "created", "ended", "service"),
         prose="reason",
     ),
 }
 
-_STATES: dict[What, tuple[str, ...]] = {
-    What.awakeables: awakeables.STATES,
-    What.invocations: invocations.STATUSES,
+_STATES: dict[Resource, tuple[str, ...]] = {
+    Resource.awakeables: awakeables.STATES,
+    Resource.invocations: invocations.STATUSES,
 }
 
-_NOUNS = {"prom_": What.awakeables, "inv_": What.invocations}
+_NOUNS = {"prom_": Resource.awakeables, "inv_": Resource.invocations}
 
 
 def list_(  # noqa: PLR0913 - options of a command
-    what: Annotated[What, typer.Argument()] = What.awakeables,
+    what: Annotated[Resource, typer.Argument()] = Resource.awakeables,
     state: Annotated[
         str | None,
-        typer.Option(help="Only these: pending, resolved… or suspended, paused, completed…"),
+        typer.Option(
+            help="Only those in this state: pending, resolved… or suspended, paused, completed…",
+            show_default=False,
+        ),
     ] = None,
     idempotency_key: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="Only invocations that were called with it.", show_default=False),
+        typer.Option(metavar="KEY", help="Only invocations with this idempotency key.", show_default=False),
     ] = None,
     limit: Limit = 50,
     before: Before = None,
@@ -60,14 +63,16 @@ def list_(  # noqa: PLR0913 - options of a command
     """List awakeables or invocations, newest first."""
     if state is not None and state not in _STATES[what]:
         raise typer.BadParameter(
-            f"{state!r} is none of {', '.join(_STATES[what])}", param_hint=f"--state of {what.value}"
+            f"{state!r} is not one of {', '.join(_STATES[what])}", param_hint=f"--state of {what.value}"
         )
-    filter_ = {"state" if what is What.awakeables else "status": state}
+    filter_ = {"state" if what is Resource.awakeables else "status": state}
     if idempotency_key is not None:
-        if what is What.awakeables:
-            raise typer.BadParameter("awakeables have none", param_hint="--idempotency-key")
+        if what is Resource.awakeables:
+            raise typer.BadParameter(
+                "awakeables have no idempotency key; list invocations", param_hint="--idempotency-key"
+            )
         filter_["idempotency_key"] = idempotency_key
-    page = ServiceClient(config, url).get(what.value, limit=limit, before=before, **filter_).or_fail()
+    page = ServiceClient(config, url).get(what.value, limit=limit, before=before, **filter_).or_exit()
     if json_:
         print_json(page.text)
     else:
@@ -84,10 +89,12 @@ def show(
     """Show everything about one awakeable or invocation, as JSON."""
     noun = next((noun for start, noun in _NOUNS.items() if id_.startswith(start)), None)
     if noun is None:
-        fail(f"{excerpt(id_)} is neither an awakeable's ID (prom_1…) nor an invocation's (inv_1…)")
-    shown = ServiceClient(config, url).get(noun.value, id_).or_fail()
+        exit_with_error(f"{excerpt(id_)} is neither an awakeable's ID (prom_1…) nor an invocation's (inv_1…)")
+    shown = ServiceClient(config, url).get(noun.value, id_).or_exit()
     print_json(shown.text)
     dead = shown.document.get("dead_task")
     if dead is not None and shown.document["state"] == "pending":
-        tell(f"its task is a dead letter of worker {dead['worker']!r} ({dead['code']}: {dead['reason']})")
-        tell(f"mend the worker, then `awakeables dead-letters resend {dead['id']}`")
+        print_note(
+            f"its task is a dead letter of worker {dead['worker']!r} ({dead['code']}: {dead['reason']})"
+        )
+        print_note(f"fix the worker, then run `awakeables dead-letters resend {dead['id']}`")

@@ -1,4 +1,4 @@
-"""`dev`, `serve`, `worker`: the commands that run until they are told to stop."""
+"""`dev`, `serve`, `worker`: the commands that run until a signal."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from awakeables.cli.options import AppName, Config, Kafka, Port, Store, TaskTopics, settings_for
-from awakeables.cli.process import run_until_told
-from awakeables.cli.terminal import tell
+from awakeables.cli.process import run_until_signalled
+from awakeables.cli.terminal import print_note
 from awakeables.handlers.sample import sample_input
 from awakeables.handlers.service import App
 from awakeables.loading import load
@@ -19,13 +19,15 @@ def dev(
     app: AppName,
     worker: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODULE:WORKER", help="Also run this worker; can be given again."),
+        typer.Option(metavar="MODULE:WORKER", help="Also run this worker; repeatable.", show_default=False),
     ] = None,
     task_topic: TaskTopics = None,
     kafka: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST:PORT", help="Use this Kafka, and keep the store, instead of an embedded broker."
+            metavar="HOST:PORT",
+            help="Use this Kafka instead of an embedded broker, and keep the store.",
+            show_default=False,
         ),
     ] = None,
     port: Port = None,
@@ -33,9 +35,9 @@ def dev(
 ) -> None:
     """Try an app: an embedded broker, SQLite, the service and workers in one terminal.
 
-    The broker is librdkafka's mock: real TCP, in memory, for development only. It begins empty
-    each time, and so does the store, except with --kafka. It has the topics of the workers; those
-    that somebody else reads are named with --task-topic.
+    The broker is librdkafka's mock: real TCP, in memory, for development only. Broker and store
+    start empty each time, unless you use --kafka. The workers' topics are created; name those that
+    other consumers read with --task-topic.
     """
     from awakeables.runtime import develop
 
@@ -43,19 +45,22 @@ def dev(
     loaded, workers = load(app, App, "app"), [load(w, Worker, "worker") for w in worker or []]
 
     def ready(url: str) -> None:
-        _print_what_to_try(
+        _print_examples(
             loaded, workers, url, embedded=kafka is None, guarded=settings.tokens_file is not None
         )
         if kafka is None and not workers and not task_topic:
-            tell(
-                "no worker runs here, so there is no task topic either: --worker MODULE:WORKER runs one, "
-                "--task-topic NAME makes the topic of one that runs elsewhere"
+            print_note(
+                "no worker runs here, so no task topic exists: --worker MODULE:WORKER runs a worker, "
+                "--task-topic NAME creates the topic of a worker that runs elsewhere"
             )
-            tell()
+            print_note()
 
     if kafka is not None and task_topic:
-        tell(f"--task-topic is for the embedded broker; on {kafka}: `awakeables topics create {app}` with it")
-    run_until_told(
+        print_note(
+            f"--task-topic is for the embedded broker; on {kafka}, create the topics with "
+            f"`awakeables topics create {app} --task-topic …`"
+        )
+    run_until_signalled(
         lambda stop: develop(
             loaded, workers, settings, task_topics=task_topic or (), kafka=kafka, stop=stop, ready=ready
         )
@@ -67,21 +72,22 @@ def serve(
     kafka: Kafka = None,
     store: Store = None,
     host: Annotated[
-        str | None, typer.Option(help="Where HTTP listens; AWAKEABLES_HOST.", show_default=False)
+        str | None,
+        typer.Option(help="The address that HTTP listens on; AWAKEABLES_HOST.", show_default=False),
     ] = None,
     port: Port = None,
     insecure: Annotated[
         bool,
-        typer.Option("--insecure", help="Serve other machines without tokens, too; AWAKEABLES_INSECURE."),
+        typer.Option("--insecure", help="Serve other machines without tokens; AWAKEABLES_INSECURE."),
     ] = False,
     config: Config = None,
 ) -> None:
-    """Serve an app: HTTP, its handlers, the completions topic. SIGTERM drains."""
+    """Serve an app: HTTP, its handlers and its completions topic. SIGTERM drains and stops."""
     from awakeables.runtime import serve as serve_app
 
     settings = settings_for(config, kafka=kafka, store=store, host=host, port=port, insecure=insecure or None)
     loaded = load(app, App, "app")
-    run_until_told(lambda stop: serve_app(loaded, settings, stop=stop))
+    run_until_signalled(lambda stop: serve_app(loaded, settings, stop=stop))
 
 
 def worker(
@@ -91,30 +97,30 @@ def worker(
     kafka: Kafka = None,
     config: Config = None,
 ) -> None:
-    """Do a worker's tasks. SIGTERM drains."""
+    """Run a worker. SIGTERM drains and stops."""
     from awakeables.runtime import work
 
     settings = settings_for(config, kafka=kafka)
     loaded = load(worker, Worker, "worker")
-    run_until_told(lambda stop: work(loaded, settings, stop=stop))
+    run_until_signalled(lambda stop: work(loaded, settings, stop=stop))
 
 
-def _print_what_to_try(app: App, workers: list[Worker], url: str, *, embedded: bool, guarded: bool) -> None:
-    tell()
-    tell(f"{app.name} is served at {url}; what it can do is told at {url}/docs")
+def _print_examples(app: App, workers: list[Worker], url: str, *, embedded: bool, guarded: bool) -> None:
+    print_note()
+    print_note(f"{app.name} is served at {url}; its API is documented at {url}/docs")
     if embedded:
-        tell("on an embedded broker: in memory, for development only; it begins empty each time")
+        print_note("on an embedded broker: in memory, for development only; it starts empty each time")
     if workers:
-        tell("workers: " + ", ".join(f"{w.name} ({', '.join(sorted(w.topics))})" for w in workers))
+        print_note("workers: " + ", ".join(f"{w.name} ({', '.join(sorted(w.topics))})" for w in workers))
     token = ' -H "authorization: Bearer $AWAKEABLES_TOKEN"' if guarded else ""
-    tell()
-    tell("try:")
+    print_note()
+    print_note("try:")
     for service in app.services.values():
         for handler in service.handlers.values():
             sample = sample_input(handler)
             body = "" if sample is None else f" -H 'content-type: application/json' -d '{sample}'"
-            tell(f"  curl {url}/{service.name}/{handler.name}{token}{body} -X POST")
+            print_note(f"  curl {url}/{service.name}/{handler.name}{token}{body} -X POST")
     flag = "" if url.endswith(":8080") else f" --url {url}"
-    tell(f"  awakeables list{flag}")
-    tell(f"  awakeables resolve{flag} prom_1… VALUE")
-    tell()
+    print_note(f"  awakeables list{flag}")
+    print_note(f"  awakeables resolve{flag} prom_1… VALUE")
+    print_note()

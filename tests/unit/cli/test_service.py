@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from examples.shop import app, packer
 
-from awakeables.cli.running import _print_what_to_try
+from awakeables.cli.service import _print_examples
 
 
 def test_the_hints_name_every_handler_and_no_value_of_a_type_that_may_not_fit(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _print_what_to_try(app, [packer], "http://127.0.0.1:8081", embedded=True, guarded=False)
+    _print_examples(app, [packer], "http://127.0.0.1:8081", embedded=True, guarded=False)
     told = capsys.readouterr().err
     assert "curl http://127.0.0.1:8081/orders/fulfil" in told
     assert "awakeables resolve --url http://127.0.0.1:8081 prom_1… VALUE\n" in told
@@ -33,7 +33,7 @@ def test_case_u11_dev_without_its_extra_ends_in_one_line_that_names_it() -> None
 
 
 def test_case_u11_every_optional_extra_has_the_words_of_who_lacks_it() -> None:
-    """Whoever adds one says in the README what it is for, and raises MissingDependency without it."""
+    """Each extra is explained in the README, and MissingDependency is raised without it."""
     root = Path(__file__).parents[3]
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     readme = (root / "README.md").read_text()

@@ -1,0 +1,41 @@
+"""`settings`: every setting, its value and where it comes from."""
+
+from __future__ import annotations
+
+import msgspec
+from pydantic import SecretStr
+
+from awakeables.cli.options import Config, Json, Wide
+from awakeables.cli.tables import TableLayout
+from awakeables.cli.terminal import print_json, print_table
+from awakeables.settings import Settings, SourcedSettings, read_settings
+
+MASK = "********"
+_TABLE = TableLayout(names=("setting", "value", "source", "meaning"), prose="meaning")
+
+
+def settings(wide: Wide = False, json_: Json = False, config: Config = None) -> None:
+    """Show every setting, its value and where it comes from. Secrets are masked."""
+    loaded = read_settings(config)
+    rows = [
+        {
+            "setting": name,
+            "value": _displayed(loaded, name),
+            "source": str(loaded.sources[name]),
+            "meaning": field.description,
+        }
+        for name, field in Settings.model_fields.items()
+    ]
+    if json_:
+        print_json(msgspec.json.encode(rows))
+    else:
+        print_table(_TABLE, rows, none="", wide=wide)
+
+
+def _displayed(loaded: SourcedSettings, name: str) -> object:
+    """The value as it is written in a file or a variable; a secret is masked."""
+    value = getattr(loaded.settings, name)
+    if isinstance(value, SecretStr):
+        return MASK if value.get_secret_value() else ""
+    plain = loaded.settings.model_dump(mode="json", include={name})[name]
+    return str(plain).lower() if isinstance(plain, bool) else plain
