@@ -17,11 +17,11 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from awakeables import __version__
-from awakeables.core.answers import Advanced, Begun
+from awakeables.core.commands import Advance, Begin, Command
 from awakeables.core.ids import Ids
 from awakeables.core.invocations import Suspend
 from awakeables.core.journal import AwakeableCreated, Input, encode_chunk
-from awakeables.core.orders import Advance, Begin, Member
+from awakeables.core.replies import Advanced, Begun
 from awakeables.handlers.execution import AwakeableWait, Taken, World
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.world import SystemClock, SystemEntropy
@@ -66,7 +66,7 @@ class Seeder:
         await execution.leave()
         return taken
 
-    def orders(self, asked: Taken) -> tuple[str, list[Member]]:
+    def orders(self, asked: Taken) -> tuple[str, list[Command]]:
         """The awakeable's ID, and the orders."""
         invocation_id, awakeable_id = self._ids.new("inv"), self._ids.new("prom")
         begin = Begin(
@@ -124,7 +124,7 @@ async def seed(path: Path, count: int) -> list[str]:
     return ids
 
 
-async def _commit(store: SqliteStore, orders: Sequence[Member]) -> None:
+async def _commit(store: SqliteStore, orders: Sequence[Command]) -> None:
     for answer in await store.commit(orders):
         waits = isinstance(answer, Begun) or (
             isinstance(answer, Advanced) and answer.invocation.status == "suspended"

@@ -15,23 +15,23 @@ from typing import NamedTuple
 
 import msgspec
 
-from awakeables.core.answers import (
-    Answer,
-    Begun,
-    CancelMarked,
-    KeyConflict,
-    Killed,
-    Republished,
-    Resent,
-    Resumed,
-)
 from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.commands import Begin, Cancel, Idempotency, Kill, Republish, Resend, Resume
 from awakeables.core.effects import Effect
 from awakeables.core.ids import IdKind
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Input, encode_chunk
-from awakeables.core.orders import Begin, Cancel, Idempotency, Kill, Republish, Resend, Resume
 from awakeables.core.outcomes import Outcome
+from awakeables.core.replies import (
+    Begun,
+    CancelMarked,
+    KeyConflict,
+    Killed,
+    Reply,
+    Republished,
+    Resent,
+    Resumed,
+)
 from awakeables.engine.engine import Engine
 from awakeables.engine.invocationlog import InvocationLog
 from awakeables.engine.offsets import PartitionProgress, TopicProgress
@@ -59,7 +59,7 @@ class Call(NamedTuple):
     """
 
     id: str
-    begun: asyncio.Future[Answer]
+    begun: asyncio.Future[Reply]
     end: Waiter
 
 
@@ -154,7 +154,7 @@ class Api(Queries):
         idempotency: Idempotency | None = None,
         delay: timedelta = timedelta(0),
         by: str | None = None,
-    ) -> tuple[Begin, asyncio.Future[Answer]]:
+    ) -> tuple[Begin, asyncio.Future[Reply]]:
         engine = self._engine
         if self.draining or not engine.serving.is_set():
             raise Overloaded("the service is starting or stopping; try again later")
@@ -187,7 +187,7 @@ class Api(Queries):
         submitted = self._pool.begin(begin, given) if at_once else self._committer.submit(begin)
         return begin, submitted
 
-    def _submitted(self, begin: Begin, submitted: asyncio.Future[Answer]) -> None:
+    def _submitted(self, begin: Begin, submitted: asyncio.Future[Reply]) -> None:
         """Take the store's answer to a call: the invocation exists now, or there is nothing to wait for."""
         if submitted.cancelled():
             return
@@ -313,7 +313,7 @@ class Api(Queries):
             raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to kill")
         return row
 
-    def _killed(self, submitted: asyncio.Future[Answer]) -> None:
+    def _killed(self, submitted: asyncio.Future[Reply]) -> None:
         if submitted.cancelled() or submitted.exception() is not None:
             return
         killed = submitted.result()

@@ -1,7 +1,7 @@
 """The ports: everything that the engine asks of the world, on one page.
 
 A store is seven small ports. Writing is one verb: `Commits.commit` takes orders as data
-(`core/orders.py`) and applies them in one transaction, so that one group commit serves every
+(`core/commands.py`) and applies them in one transaction, so that one group commit serves every
 kind of write and a fault can be put before or after it in one place
 (docs/adr/0002-one-write-verb.md). The six others only read; what they return was committed.
 
@@ -13,15 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
-from awakeables.core.answers import Answer, Position
 from awakeables.core.awakeables import AwakeableRow, Codec, State
+from awakeables.core.commands import Command, Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
-from awakeables.core.orders import Ended, Member
 from awakeables.core.outcomes import Outcome
 from awakeables.core.records import Record
+from awakeables.core.replies import Position, Reply
 
 
 class Clock(Protocol):
@@ -47,7 +47,7 @@ class Entropy(Protocol):
 class Commits(Protocol):
     """The one way to write."""
 
-    async def commit(self, members: Sequence[Member]) -> list[Answer]:
+    async def commit(self, commands: Sequence[Command]) -> list[Reply]:
         """Apply members in order, in one durable transaction; an answer per member, in order.
 
         When it returns, everything is on disk. When it raises `StoreUnavailable`, all or nothing

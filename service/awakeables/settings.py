@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError, TomlConfigSettingsSource
 
-from awakeables.core.bounds import MOST_JSON_VALUES, MOST_UNPACKED_BYTES
+from awakeables.core.bounds import MAX_JSON_VALUES, MAX_UNPACKED_BYTES
 from awakeables.core.durations import FORMS, parse_duration
 from awakeables.core.texts import excerpt
 from awakeables.errors import OperatorError
@@ -163,7 +163,7 @@ class Settings(BaseSettings):
         description="How many bytes these may have; a dead letter that does not fit is only counted.",
     )
     max_unpacked_bytes: int = Field(
-        MOST_UNPACKED_BYTES,
+        MAX_UNPACKED_BYTES,
         ge=1024 * 1024,
         description="A batch of completions or tasks that unpacks to more is left out, as one dead letter.",
     )
@@ -192,7 +192,7 @@ class Settings(BaseSettings):
         description="All bodies above 64 KiB that HTTP holds at a time; beyond, they are answered 503.",
     )
     max_json_values: int = Field(
-        MOST_JSON_VALUES,
+        MAX_JSON_VALUES,
         ge=1000,
         description="JSON with more values is refused unread: reading 250,000 blocks the service for 0.1 s.",
     )

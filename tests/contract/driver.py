@@ -5,39 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from awakeables.core.answers import (
-    Acknowledged,
-    Advanced,
-    Answer,
-    Begun,
-    Claimed,
-    ClaimedEffects,
-    PartitionsTaken,
-    SettledAll,
-)
 from awakeables.core.awakeables import AwakeableRow, Completion, Heartbeat, Verdict
+from awakeables.core.commands import (
+    Advance,
+    Begin,
+    Claim,
+    ClaimEffects,
+    Command,
+    FirstStep,
+    Idempotency,
+    NewAwakeable,
+    Settle,
+    TakePartitions,
+)
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, TaskFacts
 from awakeables.core.ids import IdKind, new_id
 from awakeables.core.invocations import Continue, End, Invocation, Next, Suspend
 from awakeables.core.journal import Input, encode_chunk
-from awakeables.core.orders import (
-    Advance,
-    Begin,
-    Claim,
-    ClaimEffects,
-    FirstStep,
-    Idempotency,
-    Member,
-    NewAwakeable,
-    Settle,
-    TakePartitions,
-)
 from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.replies import (
+    Acknowledged,
+    Advanced,
+    Begun,
+    Claimed,
+    ClaimedEffects,
+    PartitionsTaken,
+    Reply,
+    SettledAll,
+)
 from awakeables.core.sources import parse_source
 from awakeables.ports import Page, Store
 
-A = TypeVar("A", bound=Answer)
+A = TypeVar("A", bound=Reply)
 
 START_MS = 1_750_000_000_000
 RETENTION_MS = 30 * 24 * 3600 * 1000
@@ -71,13 +71,13 @@ class Driver:
         entropy = self._issued.to_bytes(10, "big")
         return new_id(kind, at_ms=self.clock.ms if at_ms is None else at_ms, entropy=entropy)
 
-    async def do(self, kind: type[A], member: Member) -> A:
+    async def do(self, kind: type[A], member: Command) -> A:
         """Commit one member, whose answer is of this kind."""
         (answer,) = await self.store.commit([member])
         assert isinstance(answer, kind), answer
         return answer
 
-    async def acknowledged(self, member: Member) -> bool:
+    async def acknowledged(self, member: Command) -> bool:
         """Commit a member that is only acknowledged, and wakes nobody."""
         return await self.do(Acknowledged, member) == Acknowledged()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from awakeables.core.acts import MOST_ACTS, Act
-from awakeables.core.answers import (
+from awakeables.core.acts import MAX_ACTS, Act
+from awakeables.core.commands import Cancel, Kill, MarkRefused, Republish, Resend, Resume, Settle
+from awakeables.core.invocations import Failure, Pause, Suspend
+from awakeables.core.replies import (
     Acknowledged,
     Begun,
     CancelMarked,
@@ -15,8 +17,6 @@ from awakeables.core.answers import (
     Resumed,
     SettledAll,
 )
-from awakeables.core.invocations import Failure, Pause, Suspend
-from awakeables.core.orders import Cancel, Kill, MarkRefused, Republish, Resend, Resume, Settle
 from contract.driver import DLQ, Driver
 from contract.test_republish import queued
 
@@ -60,14 +60,14 @@ async def test_an_act_that_changes_nothing_or_is_nobody_s_is_not_noted(driver: D
 async def test_of_many_acts_the_first_and_the_latest_are_kept(driver: Driver) -> None:
     order = replace(driver.a_begin(owner="me"), by="shop")
     await driver.do(Begun, order)
-    for number in range(MOST_ACTS * 2):
+    for number in range(MAX_ACTS * 2):
         [row] = await driver.claim() if number else [await driver.invocation(order.id)]
         assert row is not None
         await driver.advance(row, PAUSE)
         await driver.do(Resumed, Resume(invocation_id=order.id, by=f"ops-{number}"))
     kept = await acts(driver, order.id)
     assert kept[0] == ("begin", "shop")
-    assert [by for _, by in kept[1:]] == [f"ops-{n}" for n in range(MOST_ACTS + 1, MOST_ACTS * 2)]
+    assert [by for _, by in kept[1:]] == [f"ops-{n}" for n in range(MAX_ACTS + 1, MAX_ACTS * 2)]
 
 
 async def test_case_o6_who_sent_a_record_again_is_kept_with_it(driver: Driver) -> None:

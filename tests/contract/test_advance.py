@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from awakeables.core.answers import Advanced, Begun, Fenced, Released
+from awakeables.core.commands import Advance, NewAwakeable, Release
 from awakeables.core.invocations import BackOff, Continue, End, Failure, Pause, Suspend, at_once
 from awakeables.core.journal import ClockRead, encode_chunk
-from awakeables.core.orders import Advance, NewAwakeable, Release
 from awakeables.core.outcomes import Cancellation, Resolution
+from awakeables.core.replies import Advanced, Begun, Fenced, Released
 from contract.driver import START_MS, Driver, resolved
 
 

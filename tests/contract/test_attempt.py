@@ -357,9 +357,9 @@ class TestCancellation:
         owner = opened(handler)
         first = (await owner.advance()).awakeables[0].id
         progress = await owner.advance(cancel=True)
-        assert progress.calls_off == (first,)
+        assert progress.cancels == (first,)
         assert len(progress.awakeables) == 1
-        assert (await owner.advance(cancel=True)).calls_off == ()
+        assert (await owner.advance(cancel=True)).cancels == ()
 
     async def test_an_action_that_has_not_begun_is_not_begun(self, opened: Opened) -> None:
         ran = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from awakeables.core.answers import Begun, Claimed, KeyConflict, Released, Resumed
+from awakeables.core.commands import Claim, Idempotency, Release, Resume
 from awakeables.core.invocations import (
     CRASHED,
     MAX_STARTS,
@@ -15,7 +15,7 @@ from awakeables.core.invocations import (
     at_once,
 )
 from awakeables.core.journal import Input
-from awakeables.core.orders import Claim, Idempotency, Release, Resume
+from awakeables.core.replies import Begun, Claimed, KeyConflict, Released, Resumed
 from contract.driver import START_MS, Driver, resolved
 
 KEY = Idempotency(scope="orders/fulfil", key="k\x00ey", fingerprint="f1")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from awakeables.core.answers import Advanced, Begun, CancelMarked, Claimed, Fenced
+from awakeables.core.commands import Cancel, Claim, NewAwakeable
 from awakeables.core.invocations import CANCELLED, BackOff, End, Failure, Invocation, Pause, at_once
 from awakeables.core.journal import AwakeableCreated, encode_chunk
-from awakeables.core.orders import Cancel, Claim, NewAwakeable
 from awakeables.core.outcomes import Cancellation, Resolution
+from awakeables.core.replies import Advanced, Begun, CancelMarked, Claimed, Fenced
 from contract.driver import Driver, resolved
 
-CALLED_OFF = Cancellation(reason=CANCELLED)
+CANCELLED_OUTCOME = Cancellation(reason=CANCELLED)
 
 
 async def cancel(driver: Driver, invocation_id: str) -> CancelMarked:
@@ -56,10 +56,10 @@ async def test_the_owner_calls_off_what_is_pending_in_the_commit_that_journals_i
     await cancel(driver, row.id)
     await driver.settle(resolved(settled))
     row = await driver.invocation(row.id)
-    order = replace(driver.an_advance(row), calls_off=(pending, settled, driver.id("prom")))
+    order = replace(driver.an_advance(row), cancels=(pending, settled, driver.id("prom")))
     for _ in range(2):  # the second time its acknowledgement was lost
-        assert (await driver.do(Advanced, order)).called_off == (pending,)
-    assert (await driver.awakeable(pending)).outcome == CALLED_OFF
+        assert (await driver.do(Advanced, order)).cancelled_ids == (pending,)
+    assert (await driver.awakeable(pending)).outcome == CANCELLED_OUTCOME
     assert (await driver.awakeable(settled)).state == "resolved"
     verdict = await driver.verdict(resolved(pending, source="t:0:9"))
     assert verdict.kind == "late"
@@ -69,15 +69,15 @@ async def test_what_is_created_in_that_commit_or_afterwards_is_not_touched(drive
     row = await running_with(driver, first := driver.id("prom"))
     await cancel(driver, row.id)
     later = driver.id("prom")
-    order = replace(driver.an_advance(row, awakeables=[NewAwakeable(id=later)]), calls_off=(first,))
-    assert (await driver.do(Advanced, order)).called_off == (first,)
+    order = replace(driver.an_advance(row, awakeables=[NewAwakeable(id=later)]), cancels=(first,))
+    assert (await driver.do(Advanced, order)).cancelled_ids == (first,)
     await cancel(driver, row.id)
     assert (await driver.awakeable(later)).state == "pending"
 
 
 async def test_a_stale_owner_calls_nothing_off(driver: Driver) -> None:
     row = await running_with(driver, pending := driver.id("prom"))
-    await driver.do(Fenced, replace(driver.an_advance(row), calls_off=(pending,), epoch=0))
+    await driver.do(Fenced, replace(driver.an_advance(row), cancels=(pending,), epoch=0))
     assert (await driver.awakeable(pending)).state == "pending"
 
 
@@ -105,7 +105,7 @@ async def test_what_never_ran_ends_at_once(driver: Driver) -> None:
     row = await driver.begin(delay_ms=10**6)
     asked = (await cancel(driver, row.id)).invocation
     assert asked is not None
-    assert (asked.status, asked.result, asked.due_ms) == ("completed", CALLED_OFF, None)
+    assert (asked.status, asked.result, asked.due_ms) == ("completed", CANCELLED_OUTCOME, None)
     driver.clock.ms += 10**7
     assert await driver.claim() == []
 
@@ -150,8 +150,8 @@ async def test_one_that_is_not_there_is_told_so(driver: Driver) -> None:
 async def test_the_owner_goes_on_and_ends_it(driver: Driver) -> None:
     row = await driver.begin(owner="me")
     await cancel(driver, row.id)
-    ended = await driver.advance(row, End(result=CALLED_OFF))
-    assert (ended.status, ended.result) == ("completed", CALLED_OFF)
+    ended = await driver.advance(row, End(result=CANCELLED_OUTCOME))
+    assert (ended.status, ended.result) == ("completed", CANCELLED_OUTCOME)
     assert ended.cancelled_ms is not None
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from awakeables.core.answers import Acknowledged, Fenced, Position, Purged, Resent, SettledAll, Skipped
+from awakeables.core.commands import MarkRefused, PartitionFence, PurgeDeadLetters, Resend, Settle, Skip
 from awakeables.core.deadletters import DeadLetter, Folding, error_headers
-from awakeables.core.orders import MarkRefused, PartitionFence, PurgeLetters, Resend, Settle, Skip
+from awakeables.core.replies import Acknowledged, Fenced, Position, Purged, Resent, SettledAll, Skipped
 from awakeables.ports import Page
 from contract.driver import DLQ, TOPIC, Driver
 
@@ -113,7 +113,7 @@ async def test_a_partition_that_was_never_read_is_not_skipped(driver: Driver) ->
 
 
 def folding(driver: Driver, *, keep: int, keep_bytes: int = 10_000) -> Folding:
-    return Folding(into=driver.id("dlq"), keep=keep, keep_bytes=keep_bytes, reason="too many", tell=9)
+    return Folding(into=driver.id("dlq"), keep=keep, keep_bytes=keep_bytes, reason="too many", max_verdicts=9)
 
 
 async def test_case_o4_the_first_dead_letters_are_kept_and_one_row_stands_for_the_others(
@@ -173,10 +173,10 @@ async def test_case_o4_dead_letters_of_a_code_are_purged_and_refused_records_sta
         await bury(driver, letter)
     await driver.do(Acknowledged, MarkRefused(event_id=letters[0].id, reason="too large"))
     driver.clock.ms += 1
-    order = PurgeLetters(before_ms=driver.clock.ms, limit=2, code="unreadable", letters_only=True)
+    order = PurgeDeadLetters(before_ms=driver.clock.ms, limit=2, code="unreadable", dead_letters_only=True)
     assert [await driver.do(Purged, order) for _ in range(3)] == [Purged(count=n) for n in (2, 1, 0)]
     assert {letter.code for letter in await driver.store.dead_letters(Page())} == {"invalid"}
-    everything = PurgeLetters(before_ms=driver.clock.ms, limit=9, letters_only=True)
+    everything = PurgeDeadLetters(before_ms=driver.clock.ms, limit=9, dead_letters_only=True)
     assert await driver.do(Purged, everything) == Purged(count=3)
     assert [effect.event_id for effect in await driver.effects("failed", 9)] == [letters[0].id]
     assert (await driver.store.counts())["dead_letters"] == 0

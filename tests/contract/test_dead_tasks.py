@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from awakeables.core.answers import Resent, SettledAll
 from awakeables.core.awakeables import Completion, DeadTask
-from awakeables.core.deadletters import Folding, file_task
-from awakeables.core.orders import Resend, Settle
+from awakeables.core.commands import Resend, Settle
+from awakeables.core.deadletters import Folding, dead_letter_of_task
+from awakeables.core.replies import Resent, SettledAll
 from awakeables.core.sources import parse_source
 from awakeables.ports import Page
 from contract.driver import DLQ, TOPIC, Driver, resolved
@@ -28,7 +28,7 @@ def reported(driver: Driver, awakeable_id: str) -> Settle:
     completion = Completion(
         awakeable_id=awakeable_id, body=TASK, source=parse_source("kafka:t:0:1"), worker="packer"
     )
-    letter = file_task(
+    letter = dead_letter_of_task(
         TASK, letter_id=driver.id("dlq"), awakeable_id=awakeable_id, worker="packer", now_ms=driver.clock.ms
     )
     return Settle(completions=(completion,), dead_tasks={0: letter}, relay_to=DLQ)
@@ -43,10 +43,10 @@ async def test_case_w14_a_dead_task_is_kept_and_noted_with_its_awakeable(driver:
     assert await driver.effects("unsent", 10) == []
     row = await driver.awakeable(awakeable_id)
     assert row.state == "pending"
-    assert row.book.dead_task is not None
-    assert row.book.dead_task.dead_letter_id == order.dead_tasks[0].id
+    assert row.verdicts.dead_task is not None
+    assert row.verdicts.dead_task.dead_letter_id == order.dead_tasks[0].id
     await driver.settle(resolved(awakeable_id))
-    assert (await driver.awakeable(awakeable_id)).book.dead_task == row.book.dead_task
+    assert (await driver.awakeable(awakeable_id)).verdicts.dead_task == row.verdicts.dead_task
 
 
 async def test_case_w14_the_same_task_again_changes_nothing(driver: Driver) -> None:
@@ -80,11 +80,11 @@ async def test_case_o4_of_many_reports_of_one_wait_s_task_the_first_are_filed_an
         for t in tasks
     ]
     filed = {
-        n: file_task(t, letter_id=driver.id("dlq"), awakeable_id=awakeable_id, worker="w", now_ms=0)
+        n: dead_letter_of_task(t, letter_id=driver.id("dlq"), awakeable_id=awakeable_id, worker="w", now_ms=0)
         for n, t in enumerate(tasks)
     }
     originals = {n: driver.a_letter(offset=100 + n, code="unusable-task") for n in filed}
-    folding = Folding(into=driver.id("dlq"), keep=2, keep_bytes=10_000, reason="too many", tell=9)
+    folding = Folding(into=driver.id("dlq"), keep=2, keep_bytes=10_000, reason="too many", max_verdicts=9)
     order = Settle(
         completions=tuple(completions),
         dead_letters=(driver.a_letter(offset=107),),
@@ -100,7 +100,7 @@ async def test_case_o4_of_many_reports_of_one_wait_s_task_the_first_are_filed_an
     assert letters.keys() == {filed[0].id, filed[1].id, folding.into}
     folded = letters[folding.into]
     assert (folded.topic, folded.offset, folded.last_offset, folded.count) == (TOPIC, 102, 107, 4)
-    noted = (await driver.awakeable(awakeable_id)).book.dead_task
+    noted = (await driver.awakeable(awakeable_id)).verdicts.dead_task
     assert noted is not None
     assert noted.dead_letter_id == folding.into
 
@@ -108,7 +108,7 @@ async def test_case_o4_of_many_reports_of_one_wait_s_task_the_first_are_filed_an
 async def test_case_o4_reports_and_records_that_can_t_be_used_share_what_is_kept(driver: Driver) -> None:
     _, awakeable_id = await driver.waiting()
     order = reported(driver, awakeable_id)
-    folding = Folding(into=driver.id("dlq"), keep=2, keep_bytes=10_000, reason="too many", tell=9)
+    folding = Folding(into=driver.id("dlq"), keep=2, keep_bytes=10_000, reason="too many", max_verdicts=9)
     letters = (driver.a_letter(offset=3), driver.a_letter(offset=4))
     answer = await driver.do(SettledAll, replace(order, dead_letters=letters, folding=folding))
     kept = [letter.id for letter in answer.dead_letters]

@@ -9,30 +9,24 @@ from typing import Any
 
 import pytest
 
-from awakeables.core.answers import Answer
 from awakeables.core.awakeables import Completion, Heartbeat
-from awakeables.core.deadletters import DeadLetter
-from awakeables.core.effects import EFFECT_STATES
-from awakeables.core.ids import IdKind
-from awakeables.core.invocations import BackOff, Continue, End, Failure, Invocation, Next, Pause, Suspend
-from awakeables.core.journal import AwakeableCreated, ClockRead, encode_chunk
-from awakeables.core.orders import (
+from awakeables.core.commands import (
     Advance,
     Cancel,
     Claim,
     ClaimEffects,
+    Command,
     Ended,
     Expire,
     Idempotency,
     Kill,
     MarkPublished,
     MarkRefused,
-    Member,
     NewAwakeable,
     PartitionFence,
     Probe,
     Purge,
-    PurgeLetters,
+    PurgeDeadLetters,
     Release,
     Republish,
     Resend,
@@ -41,12 +35,18 @@ from awakeables.core.orders import (
     Skip,
     TakePartitions,
 )
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.effects import EFFECT_STATES
+from awakeables.core.ids import IdKind
+from awakeables.core.invocations import BackOff, Continue, End, Failure, Invocation, Next, Pause, Suspend
+from awakeables.core.journal import AwakeableCreated, ClockRead, encode_chunk
 from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.replies import Reply
 from awakeables.core.sources import parse_source
 from awakeables.errors import MalformedId
 from awakeables.ports import Page, Store
 from awakeables.store.memory import MemoryStore
-from awakeables.store.sqlite.group import Known
+from awakeables.store.sqlite.group import RowCache
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.store.sqlite.writing import StaleRows
 from contract.driver import DLQ, RETENTION_MS, TOPIC, Driver, FakeClock
@@ -62,7 +62,7 @@ class Cold(SqliteStore):
     """Knows no row from the commits before."""
 
     def _decide(self, *args: Any, **kwargs: Any) -> Any:
-        self._known = Known(RETENTION_MS)
+        self._known = RowCache(RETENTION_MS)
         return super()._decide(*args, **kwargs)
 
 
@@ -83,14 +83,14 @@ class Stream:
         self.chance = random.Random(seed)  # the seed is the test's name
         self.tables = memory.tables
         self.driver = driver
-        self.past: list[Member] = []
+        self.past: list[Command] = []
 
-    def commit(self) -> list[Member]:
+    def commit(self) -> list[Command]:
         members = [self.member() for _ in range(self.chance.randint(0, 6))]
         self.past += members
         return members
 
-    def member(self) -> Member:
+    def member(self) -> Command:
         if self.past and self.chance.random() < 0.1:
             return self.chance.choice(self.past)
         orders = [self.claim, self.expire, self.release, self.resume, self.take, self.effects, self.sent]
@@ -114,7 +114,7 @@ class Stream:
     def event_id(self) -> str:
         return self.one_of(list(self.tables.effects), "evt")
 
-    def begin(self) -> Member:
+    def begin(self) -> Command:
         keyed = self.chance.random() < 0.4
         number = self.chance.randrange(8)
         return self.driver.a_begin(
@@ -127,7 +127,7 @@ class Stream:
             first=self.chance.random() < 0.5,
         )
 
-    def advance(self) -> Member:
+    def advance(self) -> Command:
         running = [row for row in self.tables.invocations.values() if row.owner is not None]
         row = self.chance.choice(running or list(self.tables.invocations.values()) or [None])
         if row is None:
@@ -177,7 +177,7 @@ class Stream:
         ]
         return self.chance.choice(steps)
 
-    def settle(self) -> Member:
+    def settle(self) -> Command:
         count = self.chance.choice([1, 1, 2, 20])
         completions = tuple(self.completion() for _ in range(count))
         places = [place for place in range(count) if self.chance.random() < 0.5]
@@ -233,31 +233,31 @@ class Stream:
             topic=TOPIC, partition=partition, epoch=epoch, first=first, next=next_, owner=owner
         )
 
-    def claim(self) -> Member:
+    def claim(self) -> Command:
         return Claim(
             owner=self.chance.choice(OWNERS),
             limit=self.chance.choice([1, 3, 100]),
             suspect=self.chance.random() < 0.5,
         )
 
-    def expire(self) -> Member:
+    def expire(self) -> Command:
         held_back_to_ms = self.chance.choice([None, self.driver.clock.ms - 500])
         return Expire(limit=self.chance.choice([1, 100]), held_back_to_ms=held_back_to_ms)
 
-    def release(self) -> Member:
+    def release(self) -> Command:
         ids = tuple(self.invocation_id() for _ in range(3)) if self.chance.random() < 0.8 else None
         return Release(owner=self.chance.choice(OWNERS), ids=ids)
 
-    def resume(self) -> Member:
+    def resume(self) -> Command:
         return Resume(invocation_id=self.invocation_id())
 
-    def cancel(self) -> Member:
+    def cancel(self) -> Command:
         return Cancel(invocation_id=self.invocation_id())
 
-    def kill(self) -> Member:
+    def kill(self) -> Command:
         return Kill(invocation_id=self.invocation_id())
 
-    def purge(self) -> Member:
+    def purge(self) -> Command:
         ids = {self.invocation_id() for _ in range(4)}
         mine = {
             key: tuple(a.id for a in self.tables.awakeables.values() if a.invocation_id == key) for key in ids
@@ -265,19 +265,19 @@ class Stream:
         before_ms = self.driver.clock.ms - self.chance.choice([0, 500, 3000])
         return Purge(ended=tuple(Ended(id=key, awakeables=mine[key]) for key in ids), before_ms=before_ms)
 
-    def purge_letters(self) -> Member:
+    def purge_letters(self) -> Command:
         before_ms = self.driver.clock.ms - self.chance.choice([500, 3000])
-        return PurgeLetters(before_ms=before_ms, limit=self.chance.choice([1, 5]))
+        return PurgeDeadLetters(before_ms=before_ms, limit=self.chance.choice([1, 5]))
 
-    def resend(self) -> Member:
-        letter_id = self.one_of(list(self.tables.letters), "dlq")
+    def resend(self) -> Command:
+        letter_id = self.one_of(list(self.tables.dead_letters), "dlq")
         return Resend(dead_letter_id=letter_id, event_id=self.driver.id("evt"))
 
-    def republish(self) -> Member:
+    def republish(self) -> Command:
         failed = self.chance.random() < 0.8
         return Republish(event_id=self.one_of(list(self.tables.failed), "evt") if failed else self.event_id())
 
-    def skip(self) -> Member:
+    def skip(self) -> Command:
         held = self.tables.positions.get((TOPIC, 0))
         before = (held.next if held else 0) + self.chance.choice([0, 0, 1])
         return Skip(
@@ -289,20 +289,20 @@ class Stream:
             relay_to=DLQ,
         )
 
-    def take(self) -> Member:
+    def take(self) -> Command:
         return TakePartitions(owner=self.chance.choice(OWNERS), topic=TOPIC, partitions=(0, 1))
 
-    def effects(self) -> Member:
+    def effects(self) -> Command:
         return ClaimEffects(owner=self.chance.choice(OWNERS), limit=self.chance.choice([1, 5, 100]))
 
-    def sent(self) -> Member:
+    def sent(self) -> Command:
         return MarkPublished(event_ids=tuple(self.event_id() for _ in range(self.chance.randrange(4))))
 
-    def refused(self) -> Member:
+    def refused(self) -> Command:
         return MarkRefused(event_id=self.event_id(), reason="too large")
 
 
-async def answers(store: Store, members: list[Member]) -> list[Answer] | str:
+async def answers(store: Store, members: list[Command]) -> list[Reply] | str:
     try:
         return await store.commit(members)
     except MalformedId as error:
@@ -330,7 +330,7 @@ async def rows(store: Store) -> dict[str, object]:
         "held": {owner: sorted(await store.held_by(owner)) for owner in OWNERS},
         "unsent": {owner: await store.effects(owner, 10**6) for owner in ("", *OWNERS)},
         "queued": [await store.queued_effect(row.id) for rows in queued.values() for row in rows],
-        "letters": [await store.dead_letter(row.id) for row in letters],
+        "dead_letters": [await store.dead_letter(row.id) for row in letters],
         "positions": await store.positions(TOPIC),
         "ended": await store.ended(10**15, 10**6),
         "counts": {k: n for k, n in (await store.counts()).items() if not k.endswith("_oldest_ms")},

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from awakeables.core.answers import DryReplayed
+from awakeables.core.commands import ReplayDry
 from awakeables.core.invocations import SUSPECT_STARTS
-from awakeables.core.orders import ReplayDry
+from awakeables.core.replies import DryReplayed
 from contract.driver import Driver
 
 

@@ -7,11 +7,11 @@ from typing import get_args
 import pytest
 from msgspec.structs import replace
 
-from awakeables.core.answers import Acknowledged, Advanced, ClaimedEffects
+from awakeables.core.commands import ClaimEffects, MarkPublished, MarkRefused, NewAwakeable
 from awakeables.core.effects import Effect, Envelope
 from awakeables.core.invocations import Invocation
-from awakeables.core.orders import ClaimEffects, MarkPublished, MarkRefused, NewAwakeable
 from awakeables.core.outcomes import Rejection
+from awakeables.core.replies import Acknowledged, Advanced, ClaimedEffects
 from contract.driver import Driver, resolved
 
 

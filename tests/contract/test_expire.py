@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from awakeables.core.answers import Expired
-from awakeables.core.orders import Expire
+from awakeables.core.commands import Expire
 from awakeables.core.outcomes import Expiry
+from awakeables.core.replies import Expired
 from contract.driver import START_MS, Driver, resolved
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from awakeables.core.answers import Acknowledged, Advanced, Begun, KeyConflict
+from awakeables.core.commands import Idempotency, MarkPublished
 from awakeables.core.invocations import Continue, End
-from awakeables.core.orders import Idempotency, MarkPublished
 from awakeables.core.outcomes import Resolution
+from awakeables.core.replies import Acknowledged, Advanced, Begun, KeyConflict
 from contract.driver import START_MS, Driver, resolved
 
 

@@ -7,12 +7,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 from msgspec import Raw
 
-from awakeables.core.answers import Acknowledged, Advanced, Begun, Expired, SettledAll
 from awakeables.core.awakeables import STATES, Completion, Heartbeat
 from awakeables.core.brief import brief_invocation
-from awakeables.core.invocations import STATUSES, BackOff, End, Failure, Invocation, Pause, Status, Suspend
-from awakeables.core.journal import ClockRead, Input, OutcomeDelivered, encode_chunk
-from awakeables.core.orders import (
+from awakeables.core.commands import (
     Begin,
     Expire,
     Idempotency,
@@ -21,7 +18,10 @@ from awakeables.core.orders import (
     NewAwakeable,
     Settle,
 )
+from awakeables.core.invocations import STATUSES, BackOff, End, Failure, Invocation, Pause, Status, Suspend
+from awakeables.core.journal import ClockRead, Input, OutcomeDelivered, encode_chunk
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
+from awakeables.core.replies import Acknowledged, Advanced, Begun, Expired, SettledAll
 from awakeables.core.sources import parse_source
 from awakeables.ports import Page
 from contract.driver import DLQ, Driver, rejected, resolved

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from awakeables.core.answers import Advanced, Begun, Fenced, Killed
+from awakeables.core.commands import Kill, NewAwakeable
 from awakeables.core.invocations import KILLED, BackOff, Continue, End, Failure, Next, Pause, Suspend
 from awakeables.core.journal import AwakeableCreated, encode_chunk
-from awakeables.core.orders import Kill, NewAwakeable
 from awakeables.core.outcomes import Cancellation, Resolution
+from awakeables.core.replies import Advanced, Begun, Fenced, Killed
 from contract.driver import Driver, resolved
 
 FAILURE = Failure(kind="k", message="m", at_ms=1)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from awakeables.core.answers import Fenced, Position, SettledAll, Skipped, Unchecked
-from awakeables.core.brief import brief_letter
-from awakeables.core.deadletters import SKIPPED, DeadLetter, relay
-from awakeables.core.orders import NewAwakeable, PartitionFence, Settle, Skip
+from awakeables.core.brief import brief_dead_letter
+from awakeables.core.commands import NewAwakeable, PartitionFence, Settle, Skip
+from awakeables.core.deadletters import SKIPPED, DeadLetter, relay_copy
+from awakeables.core.replies import Fenced, Position, SettledAll, Skipped, Unchecked
 from awakeables.ports import Page
 from contract.driver import DLQ, TOPIC, Driver, beating, rejected, resolved, unreadable
 
@@ -117,7 +117,7 @@ async def test_case_r5_what_is_read_again_after_a_rewind_has_its_verdicts_and_is
     )
     first = await driver.do(SettledAll, order)
     before = await driver.awakeable(key)
-    assert before.book.counts == {"invalid": 1, "accepted": 1, "conflict": 37, "duplicate": 1}
+    assert before.verdicts.counts == {"invalid": 1, "accepted": 1, "conflict": 37, "duplicate": 1}
     published = await driver.effects("unsent", 100)
     assert await _skip(driver, before=41, to=0)
 
@@ -132,7 +132,7 @@ async def test_case_r5_what_is_read_again_after_a_rewind_has_its_verdicts_and_is
         completions=(rejected(key, source="t:0:41"),), offsets=(41,), fence=fence(first=41, next_=42, epoch=2)
     )
     assert (await driver.do(SettledAll, more)).again == frozenset()
-    assert (await driver.awakeable(key)).book.counts["conflict"] == 38
+    assert (await driver.awakeable(key)).verdicts.counts["conflict"] == 38
 
 
 async def test_case_r5_what_waits_is_settled_by_what_is_read_again(driver: Driver) -> None:
@@ -143,7 +143,7 @@ async def test_case_r5_what_waits_is_settled_by_what_is_read_again(driver: Drive
     order = Settle(completions=(resolved(key),), offsets=(3,), fence=fence(first=3, next_=4, epoch=2))
     answer = await driver.do(SettledAll, order)
     assert (answer.again, len(answer.wakes)) == (frozenset(), 1)
-    assert (await driver.awakeable(key)).book.counts == {"accepted": 1}
+    assert (await driver.awakeable(key)).verdicts.counts == {"accepted": 1}
 
 
 async def test_case_r5_nothing_of_a_topic_that_was_made_anew_was_read_before(driver: Driver) -> None:
@@ -151,10 +151,10 @@ async def test_case_r5_nothing_of_a_topic_that_was_made_anew_was_read_before(dri
     _, key = await driver.waiting()
     await driver.settle(resolved(key, source="http:1"))
     await driver.do(SettledAll, Settle(completions=(), fence=fence(first=0, next_=9)))
-    assert await _skip(driver, before=9, to=0, anew=True)
+    assert await _skip(driver, before=9, to=0, recreated=True)
     order = Settle(completions=(rejected(key),), offsets=(3,), fence=fence(first=3, next_=4, epoch=2))
     assert (await driver.do(SettledAll, order)).again == frozenset()
-    assert (await driver.awakeable(key)).book.counts == {"accepted": 1, "conflict": 1}
+    assert (await driver.awakeable(key)).verdicts.counts == {"accepted": 1, "conflict": 1}
 
 
 async def test_case_r8_a_partition_is_read_on_behind_what_was_deleted_unread(driver: Driver) -> None:
@@ -163,7 +163,7 @@ async def test_case_r8_a_partition_is_read_on_behind_what_was_deleted_unread(dri
     assert await driver.store.positions(TOPIC) == [Position(partition=0, next=7, epoch=1)]
 
 
-async def _skip(driver: Driver, *, before: int, to: int, anew: bool = False) -> bool:
+async def _skip(driver: Driver, *, before: int, to: int, recreated: bool = False) -> bool:
     order = Skip(
         topic=TOPIC,
         partition=0,
@@ -171,7 +171,7 @@ async def _skip(driver: Driver, *, before: int, to: int, anew: bool = False) -> 
         next=to,
         dead_letter=replace(driver.a_letter(offset=before), code=SKIPPED),
         relay_to=DLQ,
-        anew=anew,
+        recreated=recreated,
     )
     return (await driver.do(Skipped, order)).done
 
@@ -186,7 +186,7 @@ async def test_what_could_not_be_read_becomes_a_dead_letter_and_its_copy_waits_u
     answer = await driver.do(SettledAll, Settle(completions=(), dead_letters=(letter,), relay_to=DLQ))
     assert answer.dead_letters == (letter,)
     assert await driver.store.dead_letter(letter.id) == letter
-    copy = relay(letter, to=DLQ, now_ms=driver.clock.ms)
+    copy = relay_copy(letter, to=DLQ, now_ms=driver.clock.ms)
     assert (copy.event_id, copy.topic, copy.key, copy.value) == (letter.id, DLQ, letter.key, letter.value)
     assert copy.headers[: len(letter.headers)] == letter.headers
     assert await driver.claim_effects("me") == [copy]
@@ -199,7 +199,7 @@ async def test_one_record_becomes_a_dead_letter_once(driver: Driver) -> None:
     order = Settle(completions=(), dead_letters=(letter, again), relay_to=DLQ)
     assert (await driver.do(SettledAll, order)).dead_letters == (letter,)
     assert (await driver.do(SettledAll, order)).dead_letters == ()
-    assert await driver.store.dead_letters(Page()) == [brief_letter(letter)]
+    assert await driver.store.dead_letters(Page()) == [brief_dead_letter(letter)]
     assert await driver.store.dead_letter(letter.id) == letter
     assert len(await driver.effects("unsent", 10)) == 1
 
@@ -215,7 +215,7 @@ async def test_originals_of_unknown_and_invalid_completions_are_kept(driver: Dri
     assert kinds == ["accepted", "unknown", "invalid", "late"]
     kept = await driver.store.dead_letters(Page())
     assert sorted(letter.id for letter in answer.dead_letters) == sorted(letter.id for letter in kept)
-    assert kept == [brief_letter(told(originals[2], "invalid", "status is missing")), kept[1]]
+    assert kept == [brief_dead_letter(told(originals[2], "invalid", "status is missing")), kept[1]]
     second = await driver.store.dead_letter(kept[1].id)
     assert second is not None
     assert (second.id, second.code, second.value) == (originals[1].id, "unknown", originals[1].value)
@@ -245,7 +245,7 @@ async def test_a_bad_record_does_not_stop_its_partition(driver: Driver) -> None:
 async def test_dead_letters_are_listed_newest_first_in_pages(driver: Driver) -> None:
     letters = [driver.a_letter(offset=offset) for offset in range(5)]
     await driver.do(SettledAll, Settle(completions=(), dead_letters=tuple(letters), relay_to=DLQ))
-    newest = [brief_letter(letter) for letter in reversed(letters)]
+    newest = [brief_dead_letter(letter) for letter in reversed(letters)]
     assert await driver.store.dead_letters(Page()) == newest
     assert await driver.store.dead_letters(Page(limit=2)) == newest[:2]
     assert await driver.store.dead_letters(Page(limit=2, before=newest[1].id)) == newest[2:4]

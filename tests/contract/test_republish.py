@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from awakeables.core.answers import Acknowledged, Advanced, ClaimedEffects, Purged, Republished, SettledAll
 from awakeables.core.brief import brief_effect
-from awakeables.core.effects import EFFECT_STATES, Effect, EffectState, QueuedEffect
-from awakeables.core.orders import (
+from awakeables.core.commands import (
     ClaimEffects,
+    Command,
     MarkPublished,
     MarkRefused,
-    Member,
     NewAwakeable,
-    PurgeLetters,
+    PurgeDeadLetters,
     Republish,
     Settle,
 )
+from awakeables.core.effects import EFFECT_STATES, Effect, EffectState, QueuedEffect
+from awakeables.core.replies import Acknowledged, Advanced, ClaimedEffects, Purged, Republished, SettledAll
 from awakeables.ports import Page
 from contract.driver import DLQ, Driver
 
@@ -193,7 +193,7 @@ async def test_the_order_again_is_told_the_same_and_changes_nothing(
 
 async def test_a_group_in_which_it_is_refused_sent_again_and_claimed_can_be_repeated(driver: Driver) -> None:
     [effect] = await queued(driver)
-    group: list[Member] = [
+    group: list[Command] = [
         MarkRefused(event_id=effect.event_id, reason=REASON),
         Republish(event_id=effect.event_id),
         ClaimEffects(owner="heir", limit=10),
@@ -212,7 +212,7 @@ async def test_what_is_sent_again_is_not_purged_with_the_refused(driver: Driver)
     gone, sent_again = await refused(driver, 2)
     await republish(driver, sent_again.event_id)
     driver.clock.ms += 10
-    order = PurgeLetters(before_ms=driver.clock.ms, limit=10)
+    order = PurgeDeadLetters(before_ms=driver.clock.ms, limit=10)
     assert await driver.do(Purged, order) == Purged(count=1)
     assert await driver.store.queued_effect(gone.event_id) is None
     assert await listed(driver, "unsent") == [sent_again.event_id]

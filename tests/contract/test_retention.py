@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from awakeables.core.answers import Acknowledged, Advanced, Begun, Purged, SettledAll
+from awakeables.core.commands import (
+    Ended,
+    Idempotency,
+    MarkRefused,
+    NewAwakeable,
+    Purge,
+    PurgeDeadLetters,
+    Settle,
+)
 from awakeables.core.journal import AwakeableCreated, encode_chunk
-from awakeables.core.orders import Ended, Idempotency, MarkRefused, NewAwakeable, Purge, PurgeLetters, Settle
+from awakeables.core.replies import Acknowledged, Advanced, Begun, Purged, SettledAll
 from awakeables.ports import Page
 from contract.driver import DLQ, RETENTION_MS, Driver, resolved
 
@@ -104,7 +112,7 @@ async def test_old_dead_letters_and_refused_effects_go_a_few_at_a_time(driver: D
     driver.clock.ms += 10
     young = driver.a_letter(offset=9)
     await driver.do(SettledAll, Settle(completions=(), dead_letters=(young,), relay_to=DLQ))
-    order = PurgeLetters(before_ms=driver.clock.ms, limit=2)
+    order = PurgeDeadLetters(before_ms=driver.clock.ms, limit=2)
     assert await driver.do(Purged, order) == Purged(count=3)
     assert await driver.do(Purged, order) == Purged(count=1)
     assert await driver.do(Purged, order) == Purged(count=0)
@@ -124,7 +132,7 @@ async def test_refused_effects_of_every_kind_go_by_the_age_of_their_ids(driver: 
         driver.clock.ms += 1
     for event_id in ids:
         await driver.do(Acknowledged, MarkRefused(event_id=event_id, reason="too large"))
-    order = PurgeLetters(before_ms=driver.clock.ms - 1, limit=1)
+    order = PurgeDeadLetters(before_ms=driver.clock.ms - 1, limit=1)
     for gone in (2, 4, 4):
         await driver.do(Purged, order)
         assert {effect.event_id for effect in await driver.effects("failed", 10)} == set(ids[gone:])

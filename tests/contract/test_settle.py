@@ -6,11 +6,11 @@ import pytest
 from msgspec import Raw
 from msgspec.structs import replace
 
-from awakeables.core.answers import Acknowledged, SettledAll, Unchecked
-from awakeables.core.awakeables import BOOK_EDGE, Completion, LastHeartbeat, in_short
+from awakeables.core.awakeables import KEPT_AT_EACH_END, Completion, LastHeartbeat, abridged
+from awakeables.core.commands import MarkRefused, NewAwakeable, Settle
 from awakeables.core.deadletters import Folding
-from awakeables.core.orders import MarkRefused, NewAwakeable, Settle
 from awakeables.core.outcomes import Expiry, Rejection, Resolution
+from awakeables.core.replies import Acknowledged, SettledAll, Unchecked
 from awakeables.core.sources import parse_source
 from awakeables.errors import MalformedId
 from awakeables.ports import Expectation
@@ -82,7 +82,7 @@ async def test_a_repeat_from_another_source_is_a_duplicate_another_answer_a_conf
     assert (verdict.kind, verdict.outcome) == (kind, before.outcome)
     assert answer.wakes == ()
     after = await driver.awakeable(awakeable_id)
-    assert replace(after, book_json=before.book_json) == before
+    assert replace(after, verdicts_json=before.verdicts_json) == before
     assert (await driver.invocation(row.id)).wake == 1
 
 
@@ -105,7 +105,7 @@ async def test_the_source_that_settled_it_is_told_accepted_again(driver: Driver)
     again = await driver.settle(resolved(awakeable_id))
     assert again.verdicts == (first,)
     assert again.wakes == ()
-    assert (await driver.awakeable(awakeable_id)).book.counts == {"accepted": 1}
+    assert (await driver.awakeable(awakeable_id)).verdicts.counts == {"accepted": 1}
     assert (await driver.invocation(row.id)).wake == 1
 
 
@@ -179,8 +179,8 @@ async def test_a_heartbeat_is_kept_and_has_no_verdict(driver: Driver) -> None:
     driver.clock.ms += 9
     await driver.settle(beating(awakeable_id, b'{"step": 2}', source="t:0:2"))
     found = await driver.awakeable(awakeable_id)
-    assert found.beat == LastHeartbeat(progress=Raw(b'{"step": 2}'), at_ms=START_MS + 9, worker="w1")
-    assert (found.state, found.book.counts) == ("pending", {})
+    assert found.heartbeat == LastHeartbeat(progress=Raw(b'{"step": 2}'), at_ms=START_MS + 9, worker="w1")
+    assert (found.state, found.verdicts.counts) == ("pending", {})
     assert (await driver.invocation(row.id)).wake == 0
 
 
@@ -188,7 +188,7 @@ async def test_the_last_heartbeat_outlives_the_settlement(driver: Driver) -> Non
     _, awakeable_id = await driver.waiting()
     await driver.settle(beating(awakeable_id))
     await driver.settle(resolved(awakeable_id, source="t:0:2"))
-    assert (await driver.awakeable(awakeable_id)).beat is not None
+    assert (await driver.awakeable(awakeable_id)).heartbeat is not None
 
 
 async def test_case_w7_a_heartbeat_after_the_answer_is_kept_and_has_no_verdict(driver: Driver) -> None:
@@ -196,19 +196,21 @@ async def test_case_w7_a_heartbeat_after_the_answer_is_kept_and_has_no_verdict(d
     await driver.settle(resolved(awakeable_id))
     assert (await driver.settle(beating(awakeable_id, source="t:0:2"))).verdicts == (None,)
     found = await driver.awakeable(awakeable_id)
-    assert found.beat is not None
-    assert (found.state, found.book.counts) == ("resolved", {"accepted": 1})
+    assert found.heartbeat is not None
+    assert (found.state, found.verdicts.counts) == ("resolved", {"accepted": 1})
 
 
 async def test_the_book_counts_all_and_keeps_the_first_and_the_last_ten(driver: Driver) -> None:
     _, awakeable_id = await driver.waiting()
-    total = 3 * BOOK_EDGE
+    total = 3 * KEPT_AT_EACH_END
     for number in range(total):
         await driver.settle(resolved(awakeable_id, b"%d" % number, source=f"t:0:{number}"))
-    book = (await driver.awakeable(awakeable_id)).book
+    book = (await driver.awakeable(awakeable_id)).verdicts
     assert book.counts == {"accepted": 1, "conflict": total - 1}
-    assert [entry.source for entry in book.first] == [f"t:0:{n}" for n in range(BOOK_EDGE)]
-    assert [entry.source for entry in book.last] == [f"t:0:{n}" for n in range(total - BOOK_EDGE, total)]
+    assert [entry.source for entry in book.first] == [f"t:0:{n}" for n in range(KEPT_AT_EACH_END)]
+    assert [entry.source for entry in book.last] == [
+        f"t:0:{n}" for n in range(total - KEPT_AT_EACH_END, total)
+    ]
 
 
 async def test_a_value_that_was_not_checked_is_sent_back_and_nothing_is_written(driver: Driver) -> None:
@@ -314,7 +316,7 @@ async def test_verdicts_are_queued_for_their_topic_with_the_settlement(driver: D
     assert {(e.topic, e.stream, e.key) for e in told} == {
         ("shop.verdicts", awakeable_id, awakeable_id.encode())
     }
-    assert [effect.verdict for effect in told] == [in_short(v) for v in settled.verdicts if v]
+    assert [effect.verdict for effect in told] == [abridged(v) for v in settled.verdicts if v]
 
 
 async def test_a_verdict_that_kafka_refuses_is_not_kept(driver: Driver) -> None:
@@ -345,11 +347,11 @@ async def test_case_o4_of_verdicts_that_settle_nothing_so_many_are_published(dri
     completions = (*never, resolved(awakeable_id), resolved(awakeable_id, source="t:0:9"))
     order = Settle(
         completions=completions,
-        folding=Folding(into=driver.id("dlq"), keep=9, keep_bytes=9, reason="too many", tell=2),
+        folding=Folding(into=driver.id("dlq"), keep=9, keep_bytes=9, reason="too many", max_verdicts=2),
         verdicts_to="shop.verdicts",
         verdict_ids=tuple(driver.id("evt") for _ in completions),
     )
     answer = await driver.do(SettledAll, order)
-    assert answer.untold == 2
+    assert answer.unpublished == 2
     told = [effect.stream for effect in await driver.effects("unsent", 9)]
     assert told == [never[0].awakeable_id, never[1].awakeable_id, awakeable_id]

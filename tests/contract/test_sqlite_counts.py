@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from awakeables.core.orders import NewAwakeable, PurgeLetters, Settle
+from awakeables.core.commands import NewAwakeable, PurgeDeadLetters, Settle
 from awakeables.errors import StoreUnavailable
 from awakeables.store.sqlite import store as module
 from awakeables.store.sqlite.queries import QUERIES
@@ -50,7 +50,7 @@ async def test_case_o2_to_tell_how_much_there_is_nothing_is_counted(
     assert (counts["dead_letters"], counts["effects_unsent"], counts["effects_failed"]) == (3, 3, 0)
     assert len(asked) == 2
     assert not any("count(" in query for query in asked)
-    await sqlite.commit([PurgeLetters(before_ms=clock.ms + 60_000, limit=100)])
+    await sqlite.commit([PurgeDeadLetters(before_ms=clock.ms + 60_000, limit=100)])
     assert (await sqlite.counts())["dead_letters"] == 0
 
 

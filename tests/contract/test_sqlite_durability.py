@@ -16,11 +16,20 @@ from types import MappingProxyType
 import pytest
 from msgspec.structs import astuple
 
-from awakeables.core.answers import Acknowledged
 from awakeables.core.awakeables import AwakeableRow
+from awakeables.core.commands import (
+    Claim,
+    ClaimEffects,
+    Command,
+    Expire,
+    NewAwakeable,
+    Probe,
+    Release,
+    Settle,
+)
 from awakeables.core.invocations import Invocation
-from awakeables.core.orders import Claim, ClaimEffects, Expire, Member, NewAwakeable, Probe, Release, Settle
 from awakeables.core.records import Row
+from awakeables.core.replies import Acknowledged
 from awakeables.core.rows import EffectRow, PositionRow
 from awakeables.errors import StoreUnavailable
 from awakeables.ports import Page
@@ -34,7 +43,7 @@ from contract.test_transactions import everything
 VICTIM = """
 import asyncio, os, sys, time
 from awakeables.core.ids import new_id
-from awakeables.core.orders import Begin
+from awakeables.core.commands import Begin
 from awakeables.store.sqlite.store import SqliteStore
 
 class Clock:
@@ -133,7 +142,7 @@ async def test_a_process_that_is_killed_loses_no_acknowledged_commit(
     ],
 )
 async def test_a_commit_that_changes_nothing_does_not_touch_the_disk(
-    path: Path, sqlite: SqliteStore, driver: Driver, nothing: Member
+    path: Path, sqlite: SqliteStore, driver: Driver, nothing: Command
 ) -> None:
     row = await driver.begin(owner="me")
     await driver.store.commit([driver.an_advance(row, effects=[driver.an_effect(row.id)])])
@@ -295,8 +304,8 @@ FULL_AWAKEABLE = AwakeableRow(
     outcome_json=b"{}",
     settled_ms=3,
     settled_by="t:0:1",
-    book_json=b'{"counts":{"late":1}}',
-    beat_json=b'{"progress":0.10}',
+    verdicts_json=b'{"counts":{"late":1}}',
+    heartbeat_json=b'{"progress":0.10}',
     title=b"t",
     about=b"a",
 )

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from awakeables.core.answers import Acknowledged, Advanced, Begun, Fenced, SettledAll
+from awakeables.core.commands import MarkPublished, NewAwakeable, PartitionFence, Settle
 from awakeables.core.invocations import End, Suspend
-from awakeables.core.orders import MarkPublished, NewAwakeable, PartitionFence, Settle
 from awakeables.core.outcomes import Resolution
+from awakeables.core.replies import Acknowledged, Advanced, Begun, Fenced, SettledAll
 from awakeables.errors import StoreUnavailable
 from awakeables.store.sqlite import group
 from awakeables.store.sqlite import store as module
@@ -154,7 +154,7 @@ async def test_a_commit_that_fails_leaves_nothing_known(
 async def test_how_much_is_known_is_bounded(
     watched: Watched, driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group, "MOST_KNOWN", 8)
+    monkeypatch.setattr(group, "MAX_CACHED_ROWS", 8)
     rows = [await driver.begin(owner="me") for _ in range(50)]
     assert len(watched._known.rows.invocations) <= 8
     for row in rows:

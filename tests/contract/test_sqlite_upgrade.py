@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import astuple, replace
 
-from awakeables.core.answers import Resent
+from awakeables.core.commands import Ended, Idempotency, Resend
 from awakeables.core.deadletters import DeadLetter
-from awakeables.core.orders import Ended, Idempotency, Resend
 from awakeables.core.outcomes import Resolution
+from awakeables.core.replies import Resent
 from awakeables.core.rows import effect_row
 from awakeables.errors import StoreOfAnotherApp
 from awakeables.store.sqlite import schema

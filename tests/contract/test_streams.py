@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from awakeables.core.answers import Acknowledged, Advanced, Republished, SettledAll
-from awakeables.core.orders import MarkRefused, Republish, Settle
+from awakeables.core.commands import MarkRefused, Republish, Settle
+from awakeables.core.replies import Acknowledged, Advanced, Republished, SettledAll
 from contract.driver import DLQ, Driver, unreadable
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from awakeables.core.answers import Answer, Begun
+from awakeables.core.commands import Command, NewAwakeable, Settle
 from awakeables.core.effects import EFFECT_STATES
-from awakeables.core.orders import Member, NewAwakeable, Settle
+from awakeables.core.replies import Begun, Reply
 from awakeables.core.rows import Changes
 from awakeables.errors import MalformedId, StoreRefused
 from awakeables.ports import Page, Store
@@ -36,7 +36,7 @@ async def everything(store: Store) -> list[object]:
     ]
 
 
-def beyond_64_bits(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Member:
+def beyond_64_bits(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Command:
     """A member that the store refuses when it is written."""
     if isinstance(driver.store, MemoryStore):
 
@@ -47,7 +47,7 @@ def beyond_64_bits(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Member:
     return driver.a_begin(delay_ms=2**63)
 
 
-async def busy_members(driver: Driver) -> list[Member]:
+async def busy_members(driver: Driver) -> list[Command]:
     """Some of everything."""
     row, (awakeable_id,) = await driver.running_with(NewAwakeable(id=driver.id("prom")))
     await driver.take(0)
@@ -92,9 +92,7 @@ async def test_an_empty_commit_is_nothing(driver: Driver) -> None:
 
 async def test_commits_that_are_asked_for_together_all_happen_in_order(driver: Driver) -> None:
     orders = [driver.a_begin() for _ in range(50)]
-    answers: Sequence[list[Answer]] = await asyncio.gather(
-        *(driver.store.commit([order]) for order in orders)
-    )
+    answers: Sequence[list[Reply]] = await asyncio.gather(*(driver.store.commit([order]) for order in orders))
     assert [answer for (answer,) in answers] == [Begun(id=order.id, created=True) for order in orders]
     assert (await driver.store.counts())["invocations_open"] == 50
 

@@ -9,10 +9,10 @@ from functools import partial
 
 import pytest
 
-from awakeables.core.answers import Answer
+from awakeables.core.commands import Command, Settle
 from awakeables.core.effects import Effect
-from awakeables.core.orders import Member, Settle
 from awakeables.core.outcomes import Resolution
+from awakeables.core.replies import Reply
 from awakeables.devbroker import EmbeddedBroker
 from awakeables.errors import BrokerUnavailable, StoreRefused, StoreUnavailable, TopicMissing
 from awakeables.handlers.service import App
@@ -173,7 +173,7 @@ class FaultyStore(MemoryStore):
     away = False
     disliked = b"unbearable"
 
-    async def commit(self, members: Sequence[Member]) -> list[Answer]:
+    async def commit(self, members: Sequence[Command]) -> list[Reply]:
         self._check()
         for member in members:
             if isinstance(member, Settle):

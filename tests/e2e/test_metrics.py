@@ -11,8 +11,8 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from awakeables.core.answers import Answer
-from awakeables.core.orders import Member, Settle
+from awakeables.core.commands import Command, Settle
+from awakeables.core.replies import Reply
 from awakeables.devbroker import EmbeddedBroker
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.runtime import work
@@ -36,7 +36,7 @@ class Witness(MemoryStore):
         self.lags: list[float] = []
         self.behind_s: list[float] = []
 
-    async def commit(self, members: Sequence[Member]) -> list[Answer]:
+    async def commit(self, members: Sequence[Command]) -> list[Reply]:
         if any(isinstance(member, Settle) and member.fence is not None for member in members):
             self.lags.append(lag(self.metrics))
             self.behind_s.append(gauge(self.metrics, "consumer_behind_seconds"))

@@ -62,7 +62,7 @@ async def test_events_in_both_modes_resolve_their_awakeables_to_the_letter(boots
         rows = [await shop.settled(awakeable_id) for awakeable_id in ids]
     for row in rows:
         assert row.outcome == Resolution.of_json(exact)
-        (told,) = row.book.first
+        (told,) = row.verdicts.first
         assert (told.event_id, told.trace) == ("/packer 1", TRACEPARENT)
 
 

@@ -15,10 +15,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.errors import MessageSizeTooLargeError
 
-from awakeables.core.answers import Answer
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.ids import new_id
 from awakeables.core.outcomes import Resolution
+from awakeables.core.replies import Reply
 from awakeables.engine.intake import ConsumedRecord
 from awakeables.errors import OwnershipLost, StoreUnavailable
 from awakeables.kafka import completions, lag
@@ -519,7 +519,7 @@ async def test_a_topic_that_was_recreated_is_not_read_and_its_other_partitions_a
 async def test_what_waits_is_told_also_while_the_store_is_down(
     bootstrap: str, app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def down(_: object) -> list[Answer]:
+    async def down(_: object) -> list[Reply]:
         raise StoreUnavailable("its disk is full")
 
     monkeypatch.setattr(completions, "SLOW_S", 0.5)

@@ -62,8 +62,8 @@ def _everything_ends(world: World) -> Iterator[str]:
 def _one_outcome(world: World) -> Iterator[str]:
     """A1: the journal tells what the row tells, and one source has settled it."""
     for row in world.store.tables.awakeables.values():
-        accepted = {e.source for e in (*row.book.first, *row.book.last) if e.kind == "accepted"}
-        if row.book.counts.get("accepted", 0) > 1 or len(accepted) > 1:
+        accepted = {e.source for e in (*row.verdicts.first, *row.verdicts.last) if e.kind == "accepted"}
+        if row.verdicts.counts.get("accepted", 0) > 1 or len(accepted) > 1:
             yield f"A1: {row.id} was settled by {accepted}"
         if (row.state in ("resolved", "rejected")) != bool(accepted):
             yield f"A1: {row.id} is {row.state}, accepted from {accepted}"
@@ -80,7 +80,7 @@ def _one_outcome(world: World) -> Iterator[str]:
 
 def _every_completion_has_its_verdict(world: World) -> Iterator[str]:
     """A2, K1, K2: each record is in one book, or is one dead letter, exactly once."""
-    letters = world.store.tables.letters
+    letters = world.store.tables.dead_letters
     expected: Counter[str] = Counter()
     buried = set()
     topic = corpus.app.completions_topic
@@ -104,8 +104,8 @@ def _every_completion_has_its_verdict(world: World) -> Iterator[str]:
         yield "K2: a record was buried twice"
     for row in world.store.tables.awakeables.values():
         beats = sum(1 for log in world.broker.completions for r in log if _is_beat_of(row, r.value))
-        own = sum(e.source.startswith("handler:") for e in (*row.book.first, *row.book.last))
-        told = sum(row.book.counts.values()) - own
+        own = sum(e.source.startswith("handler:") for e in (*row.verdicts.first, *row.verdicts.last))
+        told = sum(row.verdicts.counts.values()) - own
         if not expected[row.id] - beats <= told <= expected[row.id]:
             yield f"A2: {row.id} got {expected[row.id]} completions ({beats} heartbeats), {told} verdicts"
     relayed = {effect.event_id for effect in world.broker.published}

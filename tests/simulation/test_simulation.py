@@ -62,9 +62,9 @@ def test_the_simulation_reaches_what_it_is_for() -> None:
         reached |= {"killed"} if world.killed else set()
         reached |= {row.handler for row in world.store.tables.invocations.values()}
         for row in world.store.tables.awakeables.values():
-            reached |= set(row.book.counts) | ({"timed-out"} if row.state == "timed-out" else set())
+            reached |= set(row.verdicts.counts) | ({"timed-out"} if row.state == "timed-out" else set())
         reached |= {type(row.result).__name__ for row in world.store.tables.invocations.values()}
-        reached |= {letter.code for letter in world.store.tables.letters.values()}
+        reached |= {letter.code for letter in world.store.tables.dead_letters.values()}
         if reached >= WANTED:
             return
     assert not WANTED - reached

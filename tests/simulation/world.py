@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 
 from awakeables.api import Api
-from awakeables.core.answers import Answer
 from awakeables.core.awakeables import AwakeableRow, Completion, Verdict
+from awakeables.core.commands import Command
 from awakeables.core.effects import Effect
 from awakeables.core.ids import new_id
-from awakeables.core.orders import Member
 from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.replies import Reply
 from awakeables.core.sources import parse_source
 from awakeables.engine.engine import EngineSettings, HandlersRun
 from awakeables.engine.horizon import Moment
@@ -95,7 +95,7 @@ class FaultyStore:
     def thaw(self) -> None:
         self._thawed.set()
 
-    async def commit(self, members: Sequence[Member]) -> list[Answer]:
+    async def commit(self, members: Sequence[Command]) -> list[Reply]:
         await asyncio.sleep(self._chance.random() * 0.01)
         await self._thawed.wait()
         if self._chance.random() < self._faults.before_commit:

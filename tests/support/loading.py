@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 
-from awakeables.core.answers import Answer
+from awakeables.core.commands import Command
 from awakeables.core.decide.decisions import BY_KEY, searches
 from awakeables.core.decide.needs import missing, needs, needs_of_loaded
-from awakeables.core.orders import Member
+from awakeables.core.replies import Reply
 from awakeables.core.rows import Changes, NotLoaded, Rows, TableName
 from awakeables.errors import AwakeablesError
 from awakeables.ports import Clock
@@ -33,7 +33,7 @@ class LoadingStore(MemoryStore):
         super().__init__(clock=clock, retention_ms=retention_ms)
         self.missed: set[tuple[str, str]] = set()
 
-    def decide(self, member: Member, now_ms: int, changes: Changes) -> Answer:
+    def decide(self, member: Command, now_ms: int, changes: Changes) -> Reply:
         if searches(member) is not None:
             return super().decide(member, now_ms, changes)
         ahead, one_by_one = self._ahead(member), Rows(self.tables.rows.retention_ms)
@@ -51,7 +51,7 @@ class LoadingStore(MemoryStore):
         assert all(each == answer for each in answers), (member, answers, answer)
         return answer
 
-    def _decide(self, member: Member, now_ms: int, rows: Rows, missed: set[tuple[str, str]]) -> Answer:
+    def _decide(self, member: Command, now_ms: int, rows: Rows, missed: set[tuple[str, str]]) -> Reply:
         """Decide over rows that are loaded when they are asked for."""
         while True:
             changes = Changes(rows)
@@ -64,7 +64,7 @@ class LoadingStore(MemoryStore):
             missed.add((type(member).__name__, unknown.table))
             self._load(rows, unknown.table, unknown.keys)
 
-    def _ahead(self, member: Member) -> Rows:
+    def _ahead(self, member: Command) -> Rows:
         """What is loaded ahead for a member."""
         loaded = Rows(self.tables.rows.retention_ms)
         keys = needs([member], new=True)

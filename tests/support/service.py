@@ -118,7 +118,7 @@ class Running:
 
     async def counts(self, awakeable_id: str) -> dict[str, int]:
         """The verdicts in the awakeable's book, by kind."""
-        return (await self.row(awakeable_id)).book.counts
+        return (await self.row(awakeable_id)).verdicts.counts
 
     async def settled(self, awakeable_id: str, timeout: float = 15) -> AwakeableRow:
         async def row() -> AwakeableRow | None:

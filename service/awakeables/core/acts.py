@@ -10,7 +10,7 @@ from awakeables.core.records import Record
 
 ActKind: TypeAlias = Literal["begin", "resume", "cancel", "kill", "resend", "skip"]
 
-MOST_ACTS: Final = 10
+MAX_ACTS: Final = 10
 """How many acts a row keeps: the first, which may have begun it, and the latest."""
 
 
@@ -29,12 +29,12 @@ class Act(Record):
 Acts: TypeAlias = tuple[Act, ...]
 
 
-def noted(acts: Acts, act: ActKind, by: str | None, now_ms: int) -> Acts:
+def with_act(acts: Acts, act: ActKind, by: str | None, now_ms: int) -> Acts:
     """The acts and one more, if it is known who did it."""
     if by is None:
         return acts
     acts = (*acts, Act(act=act, by=by, at_ms=now_ms))
-    return acts if len(acts) <= MOST_ACTS else (acts[0], *acts[2:])
+    return acts if len(acts) <= MAX_ACTS else (acts[0], *acts[2:])
 
 
 _encode = msgspec.json.Encoder().encode

@@ -34,7 +34,7 @@ State: TypeAlias = Literal["pending", "resolved", "rejected", "timed-out", "canc
 VerdictKind: TypeAlias = Literal["accepted", "duplicate", "conflict", "late", "unknown", "invalid"]
 Codec: TypeAlias = Literal["json", "bytes", "custom"]
 
-BOOK_EDGE = 10
+KEPT_AT_EACH_END = 10
 """The first and the last ten verdicts of an awakeable are kept, the rest is counted."""
 
 STATES: tuple[State, ...] = ("pending", "resolved", "rejected", "timed-out", "cancelled")
@@ -92,11 +92,11 @@ class Completion(Record):
     refusal: str | None = None
 
 
-MOST_OUTCOME_BYTES = 64 * 1024
+MAX_OUTCOME_BYTES = 64 * 1024
 """A verdict that is published has no larger outcome. It has to fit its topic, whose limit the service
 does not know, and each repeat of an answer has one: it must not copy a megabyte."""
 
-MOST_CHARACTERS = 1000
+MAX_CHARACTERS = 1000
 """Of a text that the completion's producer chose; the rest is left out, and `…` says so."""
 
 
@@ -164,9 +164,9 @@ class VerdictHistory(Record):
             trace=trace,
         )
         counts = self.counts | {verdict.kind: self.counts.get(verdict.kind, 0) + 1}
-        if len(self.first) < BOOK_EDGE:
+        if len(self.first) < KEPT_AT_EACH_END:
             return replace(self, counts=counts, first=(*self.first, entry))
-        return replace(self, counts=counts, last=(*self.last, entry)[-BOOK_EDGE:])
+        return replace(self, counts=counts, last=(*self.last, entry)[-KEPT_AT_EACH_END:])
 
 
 class LastHeartbeat(Record):
@@ -177,10 +177,10 @@ class LastHeartbeat(Record):
     worker: str | None = None
 
 
-_NO_BOOK = VerdictHistory()
+_NO_VERDICTS = VerdictHistory()
 _encode = msgspec.json.Encoder().encode
-_decode_book = msgspec.json.Decoder(VerdictHistory).decode
-_decode_beat = msgspec.json.Decoder(LastHeartbeat).decode
+_decode_verdicts = msgspec.json.Decoder(VerdictHistory).decode
+_decode_heartbeat = msgspec.json.Decoder(LastHeartbeat).decode
 
 
 class AwakeableRow(Row):
@@ -206,8 +206,8 @@ class AwakeableRow(Row):
     settled_ms: int | None = None
     settled_by: str | None = None
     outcome_json: bytes | None = None
-    book_json: bytes | None = None
-    beat_json: bytes | None = None
+    verdicts_json: bytes | None = None
+    heartbeat_json: bytes | None = None
     type_name: str | None = None
     topic: str | None = None
     title: bytes | None = None
@@ -219,14 +219,14 @@ class AwakeableRow(Row):
         return None if self.outcome_json is None else decode_outcome(self.outcome_json)
 
     @property
-    def book(self) -> VerdictHistory:
+    def verdicts(self) -> VerdictHistory:
         """The verdicts over it."""
-        return _NO_BOOK if self.book_json is None else _decode_book(self.book_json)
+        return _NO_VERDICTS if self.verdicts_json is None else _decode_verdicts(self.verdicts_json)
 
     @property
-    def beat(self) -> LastHeartbeat | None:
+    def heartbeat(self) -> LastHeartbeat | None:
         """Its last heartbeat."""
-        return None if self.beat_json is None else _decode_beat(self.beat_json)
+        return None if self.heartbeat_json is None else _decode_heartbeat(self.heartbeat_json)
 
 
 class Settled(Record):
@@ -280,7 +280,7 @@ def settle(
     if row.deadline_ms is not None and row.deadline_ms <= horizon_ms:
         row = expire(awakeable, now_ms=now_ms, horizon_ms=horizon_ms) or awakeable
     expired = row is not awakeable
-    known = None if row.book_json is None else _verdict_before(row, completion, now_ms)
+    known = None if row.verdicts_json is None else _verdict_before(row, completion, now_ms)
     if known is not None:
         return Settled(awakeable=row, verdict=known, settled=expired, again=True)
     result = _settle(row, completion, expired=expired, now_ms=now_ms)
@@ -294,7 +294,7 @@ def _verdict_before(row: AwakeableRow, completion: Completion, now_ms: int) -> V
     source = completion.source.text
     if row.settled_by is not None and same_source(row.settled_by, source):
         return _verdict(row, completion, "accepted", now_ms, None)
-    for entry in (*row.book.first, *row.book.last):
+    for entry in (*row.verdicts.first, *row.verdicts.last):
         if same_source(entry.source, source):
             return _verdict(row, completion, entry.kind, now_ms, entry.reason)
     return None
@@ -304,37 +304,41 @@ def _settle(row: AwakeableRow, completion: Completion, *, expired: bool, now_ms:
     body = completion.body
     if row.state == "pending":
         if completion.refusal is not None or body is None:
-            return _told(row, completion, "invalid", now_ms, completion.refusal)
+            return _with_verdict(row, completion, "invalid", now_ms, completion.refusal)
         if isinstance(body, Heartbeat):
-            return _kept(row, body, completion.worker, now_ms)
+            return _with_heartbeat(row, body, completion.worker, now_ms)
         if isinstance(body, DeadTask):
             return Settled(awakeable=row, verdict=None)
         if isinstance(body, Resolution) and (body.value is UNSET) == (row.codec == "json"):
-            return _told(row, completion, "invalid", now_ms, codec_misfit(row.codec, body))
+            return _with_verdict(row, completion, "invalid", now_ms, codec_misfit(row.codec, body))
         row = replace(row, settled_ms=now_ms, settled_by=completion.source.text)
         row.state = "resolved" if isinstance(body, Resolution) else "rejected"
         row.outcome_json = encode_outcome(body)
-        return _told(row, completion, "accepted", now_ms, None, settled=True, outcome=body)
+        return _with_verdict(row, completion, "accepted", now_ms, None, settled=True, outcome=body)
     if body is None:
-        return _told(row, completion, "invalid", now_ms, completion.refusal, settled=expired)
+        return _with_verdict(row, completion, "invalid", now_ms, completion.refusal, settled=expired)
     if row.state in ("timed-out", "cancelled"):
-        return _told(row, completion, "late", now_ms, f"the awakeable is {row.state}", settled=expired)
+        return _with_verdict(
+            row, completion, "late", now_ms, f"the awakeable is {row.state}", settled=expired
+        )
     if isinstance(body, Heartbeat):
         # It overtook the answer on another partition, or the worker still sends them: it contradicts nothing.
-        return _kept(row, body, completion.worker, now_ms)
+        return _with_heartbeat(row, body, completion.worker, now_ms)
     if isinstance(body, DeadTask):
-        return _told(row, completion, "late", now_ms, f"the awakeable is {row.state} already")
+        return _with_verdict(row, completion, "late", now_ms, f"the awakeable is {row.state} already")
     outcome = row.outcome
     assert outcome is not None
     if same_answer(outcome, body):
-        return _told(row, completion, "duplicate", now_ms, None)
-    return _told(row, completion, "conflict", now_ms, f"the awakeable is {row.state} with another answer")
+        return _with_verdict(row, completion, "duplicate", now_ms, None)
+    return _with_verdict(
+        row, completion, "conflict", now_ms, f"the awakeable is {row.state} with another answer"
+    )
 
 
-def _kept(row: AwakeableRow, heartbeat: Heartbeat, worker: str | None, now_ms: int) -> Settled:
+def _with_heartbeat(row: AwakeableRow, heartbeat: Heartbeat, worker: str | None, now_ms: int) -> Settled:
     """The last sign of life is kept; it is no answer, so it gets no verdict."""
     beat = LastHeartbeat(progress=heartbeat.progress, at_ms=now_ms, worker=worker)
-    return Settled(awakeable=replace(row, beat_json=_encode(beat)), verdict=None)
+    return Settled(awakeable=replace(row, heartbeat_json=_encode(beat)), verdict=None)
 
 
 def note_dead_task(
@@ -348,7 +352,7 @@ def note_dead_task(
         at_ms=now_ms,
         worker=worker and shortened(worker),
     )
-    return replace(awakeable, book_json=_encode(replace(awakeable.book, dead_task=entry)))
+    return replace(awakeable, verdicts_json=_encode(replace(awakeable.verdicts, dead_task=entry)))
 
 
 def codec_misfit(codec: Codec, body: Resolution) -> str | None:
@@ -383,24 +387,24 @@ def cancel(awakeable: AwakeableRow, *, now_ms: int, reason: str) -> AwakeableRow
     return replace(awakeable, state="cancelled", outcome_json=outcome, settled_ms=now_ms)
 
 
-def without_row(completion: Completion, *, issued_ms: int, now_ms: int, retention_ms: int) -> Verdict:
+def verdict_without_row(completion: Completion, *, issued_ms: int, now_ms: int, retention_ms: int) -> Verdict:
     """The verdict over a well-formed ID that has no row: purged (late) or never issued (unknown)."""
     if now_ms - issued_ms > retention_ms:
         return _verdict(None, completion, "late", now_ms, "the awakeable was purged after its retention")
     return _verdict(None, completion, "unknown", now_ms, "no awakeable was issued with this ID")
 
 
-def in_short(verdict: Verdict) -> Verdict:
+def abridged(verdict: Verdict) -> Verdict:
     """The verdict as it is published: small, however large the completion or the outcome is."""
     outcome, omitted_bytes = verdict.outcome, 0
     if isinstance(outcome, Resolution | Rejection):
         size = len(encode_outcome(outcome))
-        if size > MOST_OUTCOME_BYTES:
+        if size > MAX_OUTCOME_BYTES:
             outcome, omitted_bytes = _without_contents(outcome), size
     return replace(
         verdict,
-        event_id=verdict.event_id and shortened(verdict.event_id, MOST_CHARACTERS),
-        reason=verdict.reason and shortened(verdict.reason, MOST_CHARACTERS),
+        event_id=verdict.event_id and shortened(verdict.event_id, MAX_CHARACTERS),
+        reason=verdict.reason and shortened(verdict.reason, MAX_CHARACTERS),
         outcome=outcome,
         omitted_bytes=omitted_bytes,
     )
@@ -409,10 +413,10 @@ def in_short(verdict: Verdict) -> Verdict:
 def _without_contents(outcome: Resolution | Rejection) -> Resolution | Rejection:
     if isinstance(outcome, Resolution):
         return Resolution()
-    return replace(outcome, reason=shortened(outcome.reason, MOST_CHARACTERS), details=UNSET)
+    return replace(outcome, reason=shortened(outcome.reason, MAX_CHARACTERS), details=UNSET)
 
 
-def _told(
+def _with_verdict(
     row: AwakeableRow,
     completion: Completion,
     kind: VerdictKind,
@@ -423,9 +427,9 @@ def _told(
     outcome: Outcome | None = None,
 ) -> Settled:
     verdict = _verdict(row, completion, kind, now_ms, reason, outcome)
-    book = (_NO_BOOK if row.book_json is None else row.book).add(verdict, completion.trace)
+    book = (_NO_VERDICTS if row.verdicts_json is None else row.verdicts).add(verdict, completion.trace)
     return Settled(
-        awakeable=replace(row, book_json=_encode(book)),
+        awakeable=replace(row, verdicts_json=_encode(book)),
         verdict=verdict,
         settled=settled,
         count=sum(book.counts.values()),

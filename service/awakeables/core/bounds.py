@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-MOST_JSON_VALUES: Final = 250_000
+MAX_JSON_VALUES: Final = 250_000
 """Parsed in about 0.1 s, during which no other request is served; as 12-digit numbers they have 3 MiB."""
 
-MOST_UNPACKED_BYTES: Final = 16 * 1024 * 1024
+MAX_UNPACKED_BYTES: Final = 16 * 1024 * 1024
 """What a batch of records may unpack to, and about what one look at a partition takes.
 
 Producers gather less than 1 MiB in a batch, before they compress it, unless they are told otherwise.

@@ -28,10 +28,10 @@ def brief_invocation(row: Invocation) -> Invocation:
 
 def brief_awakeable(row: AwakeableRow) -> AwakeableRow:
     """Its state, without the answer and the last heartbeat."""
-    return replace(row, outcome_json=None, beat_json=None)
+    return replace(row, outcome_json=None, heartbeat_json=None)
 
 
-def brief_letter(row: DeadLetter) -> DeadLetter:
+def brief_dead_letter(row: DeadLetter) -> DeadLetter:
     """Without key, value and headers."""
     return replace(row, key=None, value=None, headers=())
 

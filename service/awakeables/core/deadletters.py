@@ -81,7 +81,7 @@ class Folding(Record):
     keep: int
     keep_bytes: int
     reason: str
-    tell: int
+    max_verdicts: int
 
 
 def error_headers(*, topic: str, partition: int, offset: int, code: str, reason: str) -> tuple[Header, ...]:
@@ -99,7 +99,7 @@ def error_headers(*, topic: str, partition: int, offset: int, code: str, reason:
     )
 
 
-def relay(letter: DeadLetter, *, to: str, now_ms: int) -> Effect:
+def relay_copy(letter: DeadLetter, *, to: str, now_ms: int) -> Effect:
     """The dead letter's copy: key, value and headers byte for byte, then why and from where.
 
     The names are Kafka Connect's, so that tools which know its dead letters know these.
@@ -133,7 +133,7 @@ def without_value(effect: Effect, reason: str) -> Effect | None:
     return replace(effect, value=None, headers=(*effect.headers, (OMITTED_HEADER, reason.encode())))
 
 
-def divided(letters: Sequence[DeadLetter], folding: Folding) -> tuple[list[DeadLetter], list[DeadLetter]]:
+def split(letters: Sequence[DeadLetter], folding: Folding) -> tuple[list[DeadLetter], list[DeadLetter]]:
     """The first ones, as many as there is room for, and the rest."""
     room = folding.keep_bytes
     for place, letter in enumerate(letters):
@@ -143,7 +143,7 @@ def divided(letters: Sequence[DeadLetter], folding: Folding) -> tuple[list[DeadL
     return list(letters), []
 
 
-def less(folding: Folding, kept: Sequence[DeadLetter], *, used_up: bool) -> Folding:
+def remaining(folding: Folding, kept: Sequence[DeadLetter], *, used_up: bool) -> Folding:
     """What is left of the room once these are kept; `used_up`: nothing, for there were more."""
     keep = 0 if used_up else folding.keep - len(kept)
     return replace(folding, keep=keep, keep_bytes=folding.keep_bytes - sum(letter.size for letter in kept))
@@ -177,7 +177,9 @@ def counted_up(row: DeadLetter, letters: Sequence[DeadLetter]) -> DeadLetter:
     )
 
 
-def file_task(task: DeadTask, *, letter_id: str, awakeable_id: str, worker: str, now_ms: int) -> DeadLetter:
+def dead_letter_of_task(
+    task: DeadTask, *, letter_id: str, awakeable_id: str, worker: str, now_ms: int
+) -> DeadLetter:
     """The row of a task that a worker has reported to be a dead letter."""
     return DeadLetter(
         id=letter_id,
@@ -202,7 +204,7 @@ def refusal_to_resend(letter: DeadLetter, awakeable: AwakeableRow | None) -> str
     The topic of a task is what a record on the completions topic says. Only if the awakeable's own
     task went there does an operator publish there by it.
     """
-    if letter.value is None and _lost_bytes(letter):
+    if letter.value is None and _bytes_were_dropped(letter):
         return (
             f"the bytes of dead letter {letter.id} were not kept; while the topic has them they are at "
             f"offset {letter.offset} of partition {letter.partition} of {letter.topic}"
@@ -221,14 +223,14 @@ def refusal_to_resend(letter: DeadLetter, awakeable: AwakeableRow | None) -> str
     return None
 
 
-def _lost_bytes(letter: DeadLetter) -> bool:
+def _bytes_were_dropped(letter: DeadLetter) -> bool:
     """Were its bytes left out? A task without a value has headers, which say whose it is."""
     if letter.last_offset is not None:
         return True
     return letter.code in WITHOUT_BYTES or (letter.code == UNUSABLE_TASK and not letter.headers)
 
 
-def resend(letter: DeadLetter, *, event_id: str, now_ms: int) -> Effect:
+def resend_effect(letter: DeadLetter, *, event_id: str, now_ms: int) -> Effect:
     """The record as it was, for the topic that it came from; without what a dead letter adds."""
     return Effect(
         event_id=event_id,
@@ -236,11 +238,11 @@ def resend(letter: DeadLetter, *, event_id: str, now_ms: int) -> Effect:
         topic=letter.topic,
         key=letter.key,
         value=letter.value,
-        headers=tuple((name, value) for name, value in letter.headers if not _tells_of_error(name)),
+        headers=tuple((name, value) for name, value in letter.headers if not _is_error_header(name)),
         created_ms=now_ms,
         kind="resend",
     )
 
 
-def _tells_of_error(name: str) -> bool:
+def _is_error_header(name: str) -> bool:
     return name.startswith(ERROR_PREFIX) or name in (CODE_HEADER, OMITTED_HEADER)

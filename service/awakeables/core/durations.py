@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 from typing import Final
 
-LONGEST: Final = timedelta(days=365_250)
+MAX_DURATION: Final = timedelta(days=365_250)
 """A thousand years: enough for "never", and now plus as much is an instant that can be written."""
 
 FORMS: Final = "write it as 30 (seconds), 500ms, 10s, 2m, 1h30m, 7d or PT15M"
@@ -22,7 +22,7 @@ def parse_duration(text: str) -> timedelta:
     """Read a duration: seconds, numbers with units, or ISO 8601 without years and months.
 
     Raises:
-        ValueError: It is none of these, or longer than `LONGEST`. The message says how to write one; it
+        ValueError: It is none of these, or longer than `MAX_DURATION`. The message says how to write one; it
             leaves the text out, which may be a secret in the wrong place.
     """
     if _SECONDS.fullmatch(text):
@@ -39,6 +39,6 @@ def parse_duration(text: str) -> timedelta:
         duration = timedelta(**parts)
     except OverflowError:
         duration = timedelta.max
-    if duration > LONGEST:
-        raise ValueError(f"longer than {LONGEST.days} days")
+    if duration > MAX_DURATION:
+        raise ValueError(f"longer than {MAX_DURATION.days} days")
     return duration

@@ -1,11 +1,13 @@
-"""IDs: URL-safe, time-ordered, self-checking.
+"""IDs: URL-safe, sorted by time, with a checksum.
 
-An ID is `prom_1` (awakeable), `inv_1` (invocation), `evt_1` (effect) or `dlq_1` (dead letter),
-26 characters of Crockford's base32 (48 bits of milliseconds since 1970, 80 random bits) and
-7 characters of CRC-32 over all that stands before. Sorting IDs sorts by time of issue, which
-keeps inserts at one edge of a B-tree. A CRC-32 finds every change within four neighbouring
-characters, so one mistyped character or one swapped pair is always told from an ID that was
-never issued.
+An ID is a prefix, `prom_1` (awakeable), `inv_1` (invocation), `evt_1` (effect), `dlq_1` (dead letter)
+or `own_1` (an instance that owns invocations), then 26 characters of Crockford's base32 (48 bits of
+milliseconds since 1970, 80 random bits), then 7 characters of CRC-32 over everything before them.
+IDs sort by time of issue, which keeps inserts at the right edge of a B-tree. The CRC-32 detects every
+change within four adjacent characters, so a mistyped character or a swapped pair is reported as a
+malformed ID, not as an unknown one.
+
+Rows of earlier releases have owners with the prefix `evt_1`: an owner is compared as text and never parsed.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from typing import Literal
 from awakeables.core.texts import excerpt
 from awakeables.errors import MalformedId
 
-IdKind = Literal["prom", "inv", "evt", "dlq"]
+IdKind = Literal["prom", "inv", "evt", "dlq", "own"]
 
 EFFECT_KINDS: tuple[IdKind, ...] = ("evt", "dlq")
-"""What IDs effects have: one of their own, or that of the dead letter whose copy they are."""
+"""An effect has an ID of its own, or that of the dead letter that it is a copy of."""
 
 RANDOM_BYTES = 10
 """Entropy of an ID: 80 bits, so a billion IDs in one millisecond collide with p < 10⁻⁶."""
@@ -32,7 +34,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 _TO_DIGITS = {code: "!" for code in range(128)} | {
     ord(symbol): digit for symbol, digit in zip(_ALPHABET, _DIGITS, strict=True)
 }
-"""Crockford's symbols as the digits that `int` takes; whatever else is ASCII it must refuse."""
+"""Maps the symbols to the digits that `int` takes, any other ASCII character to one that it rejects."""
 _BODY_CHARS = 26
 _CHANCE_CHARS = 16
 _CHECK_CHARS = 7
@@ -43,12 +45,13 @@ _NAMES: dict[str, str] = {
     "inv": "an invocation ID",
     "evt": "an event ID",
     "dlq": "a dead letter's ID",
+    "own": "an owner ID",
 }
 
 
 def new_id(kind: IdKind, *, at_ms: int, entropy: bytes) -> str:
-    """Make the ID of something that came to be at `at_ms` (milliseconds since 1970)."""
-    # Two symbols at a time, written out: IDs are made for each awakeable, effect and invocation.
+    """Make an ID issued at `at_ms` (milliseconds since 1970)."""
+    # Two symbols at a time, unrolled: every awakeable, effect and invocation needs an ID.
     pairs, n = _PAIRS, int.from_bytes(entropy, "big")
     chance = (
         f"{pairs[n >> 70]}{pairs[n >> 60 & 1023]}{pairs[n >> 50 & 1023]}{pairs[n >> 40 & 1023]}"
@@ -63,13 +66,13 @@ def new_id(kind: IdKind, *, at_ms: int, entropy: bytes) -> str:
 
 
 def first_id(kind: IdKind, at_ms: int) -> str:
-    """The text that sorts before every ID of this kind made at `at_ms` or later, after the older ones."""
+    """The text that sorts before every ID of this kind issued from `at_ms` on, and after all older ones."""
     return f"{kind}_1{_instant(at_ms)}"
 
 
 @functools.lru_cache(maxsize=4)
 def _instant(at_ms: int) -> str:
-    """The first characters of all IDs of one millisecond."""
+    """The characters that all IDs of one millisecond begin with."""
     pairs = _PAIRS
     return (
         f"{pairs[at_ms >> 40]}{pairs[at_ms >> 30 & 1023]}{pairs[at_ms >> 20 & 1023]}"
@@ -80,9 +83,9 @@ def _instant(at_ms: int) -> str:
 class Ids:
     """Issues IDs for one process.
 
-    Event IDs also sort by the order in which they were issued here, within a millisecond too:
-    the outbox publishes in their order. Awakeable IDs are bearer tokens, so each of theirs is
-    fresh chance.
+    Event IDs also sort in order of issue within one millisecond: each is the one before plus one, and
+    the outbox publishes in their order. An awakeable's ID is a bearer token, so all of its random bits
+    are new.
     """
 
     def __init__(self, now_ms: Callable[[], int], entropy: Callable[[int], bytes]) -> None:
@@ -106,45 +109,43 @@ def parse_id(text: str, kind: IdKind) -> int:
     """Check an ID and return the milliseconds since 1970 at which it was issued.
 
     Raises:
-        MalformedId: The text is no ID of this kind; the message says what is wrong with it.
+        MalformedId: The text is not an ID of this kind; the message says why.
     """
     prefix = f"{kind}_1"
-    if not isinstance(text, str):  # whoever hands in an awakeable means its ID
-        raise MalformedId(f"{excerpt(text)} is not {_NAMES[kind]}: it is no text; hand in its `.id`")
+    if not isinstance(text, str):  # probably the awakeable itself
+        raise MalformedId(f"{excerpt(text)} is not {_NAMES[kind]}: it is not a string; pass its `.id`")
     if not text.startswith(prefix):
         other = text.split("_1", 1)[0]
         hint = f"; this is {_NAMES[other]}" if other in _NAMES and "_1" in text else ""
-        raise MalformedId(f"{excerpt(text)} is not {_NAMES[kind]}: those begin with {prefix!r}{hint}")
+        raise MalformedId(f"{excerpt(text)} is not {_NAMES[kind]}: it must begin with {prefix!r}{hint}")
     expected = len(prefix) + _BODY_CHARS + _CHECK_CHARS
     if len(text) != expected:
         raise MalformedId(
             f"{excerpt(text)} is not {_NAMES[kind]}: it has {len(text)} characters, not {expected}; "
-            "was it cut?"
+            "was it cut off?"
         )
     number = _number(text[len(prefix) :])
     if number is None or number & _CHECK_MASK != zlib.crc32(text[:-_CHECK_CHARS].encode()):
-        raise MalformedId(
-            f"{excerpt(text)} is not {_NAMES[kind]}: its checksum does not fit; was it mistyped?"
-        )
+        raise MalformedId(f"{excerpt(text)} is not {_NAMES[kind]}: its checksum is wrong; was it mistyped?")
     return number >> _AFTER_TIME_BITS
 
 
 def parse_id_of(text: str, kinds: Sequence[IdKind]) -> int:
-    """Check an ID that may be of several kinds.
+    """Check an ID that may be of one of several kinds.
 
     Raises:
-        MalformedId: It is of none of them; the message speaks of the first.
+        MalformedId: It is of none of them; the message names the first.
     """
     return parse_id(text, next((kind for kind in kinds if text.startswith(f"{kind}_1")), kinds[0]))
 
 
 def by_issue(id_: str) -> str:
-    """What IDs of several kinds are sorted by: when they were issued, as those of one kind are."""
+    """The part of an ID that sorts by time of issue, to sort IDs of several kinds by."""
     return id_.partition("_")[2]
 
 
 def _number(symbols: str) -> int | None:
-    """What these symbols say in base 32; None: one of them is none."""
+    """The number that these symbols stand for in base 32; None: one of them is not a symbol."""
     if not symbols.isascii():
         return None
     try:

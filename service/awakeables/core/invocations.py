@@ -46,7 +46,7 @@ NO_INSTANT_MS = 10**15
 
 CRASHED = "crashed its owner"
 CANCELLED = "the invocation was cancelled"
-CALLED_OFF = Cancellation(reason=CANCELLED)
+CANCELLED_OUTCOME = Cancellation(reason=CANCELLED)
 KILLED = Cancellation(reason="the invocation was killed")
 
 
@@ -61,7 +61,7 @@ class Failure(Record):
 _encode_failure = msgspec.json.Encoder().encode
 _decode_failure = msgspec.json.Decoder(Failure).decode
 
-_CALLED_OFF_JSON = encode_outcome(CALLED_OFF)
+_CANCELLED_JSON = encode_outcome(CANCELLED_OUTCOME)
 _KILLED_JSON = encode_outcome(KILLED)
 
 
@@ -166,7 +166,7 @@ class End(Record):
 Next: TypeAlias = Continue | Suspend | BackOff | Pause | End
 
 
-def hold_up(row: Invocation) -> str | None:
+def stalled_reason(row: Invocation) -> str | None:
     """Why an invocation does not proceed, and what to do; the text is the same wherever it is shown.
 
     None: its last attempt has not failed, or it has ended.
@@ -305,7 +305,7 @@ def cancel(row: Invocation, *, now_ms: int) -> Invocation | None:
     lost. It lets run what has failed or was paused since.
     """
     if row.status == "completed":
-        return row if row.epoch == 0 and row.result_json == _CALLED_OFF_JSON else None
+        return row if row.epoch == 0 and row.result_json == _CANCELLED_JSON else None
     if row.cancelled_ms is None:
         row = replace(row, cancelled_ms=now_ms, wake=row.wake + 1, updated_ms=now_ms)
     elif row.status not in ("paused", "backing-off"):
@@ -313,7 +313,7 @@ def cancel(row: Invocation, *, now_ms: int) -> Invocation | None:
     if row.status == "running":
         return row
     if row.epoch == 0:
-        return _ended(row, _CALLED_OFF_JSON, now_ms)
+        return _ended(row, _CANCELLED_JSON, now_ms)
     return replace(row, status="pending", due_ms=at_once(now_ms), starts=0, attempts=0)
 
 

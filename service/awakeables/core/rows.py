@@ -15,20 +15,20 @@ from msgspec.structs import replace
 
 from awakeables.core import invocations
 from awakeables.core.acts import Acts, acts_from
-from awakeables.core.answers import Position, Wake
 from awakeables.core.awakeables import AwakeableRow, Verdict
+from awakeables.core.commands import Ended, Idempotency
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectKind, EffectState, Header, QueuedEffect, task_facts_from
 from awakeables.core.invocations import Invocation
-from awakeables.core.orders import Ended, Idempotency
 from awakeables.core.outcomes import Outcome
 from awakeables.core.records import Row, text_bytes, text_from
+from awakeables.core.replies import Position, Wake
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 TableName: TypeAlias = Literal[
-    "invocations", "awakeables", "effects", "letters", "sources", "keys", "positions"
+    "invocations", "awakeables", "effects", "dead_letters", "sources", "keys", "positions"
 ]
 
 UNCLAIMED = ""
@@ -173,7 +173,7 @@ class Table(dict[K, V | None], Generic[K, V]):
             raise NotLoaded(self.name, missing)
 
 
-class Whole(Table[K, V]):
+class CompleteTable(Table[K, V]):
     """A table that has every row: what is not in it is absent."""
 
     def __missing__(self, key: K) -> V | None:
@@ -201,7 +201,7 @@ class Rows:
         self.invocations: Table[str, Invocation] = make("invocations")
         self.awakeables: Table[str, AwakeableRow] = make("awakeables")
         self.effects: Table[str, EffectRow] = make("effects")
-        self.letters: Table[str, DeadLetter] = make("letters")
+        self.dead_letters: Table[str, DeadLetter] = make("dead_letters")
         self.sources: Table[str, str] = make("sources")
         self.keys: Table[tuple[str, str], tuple[str, str]] = make("keys")
         self.positions: Table[tuple[str, int], PositionRow] = make("positions")
@@ -226,14 +226,14 @@ class Changes:
         self.invocations: dict[str, Invocation | None] = {}
         self.awakeables: dict[str, AwakeableRow | None] = {}
         self.effects: dict[str, EffectRow | None] = {}
-        self.letters: dict[str, DeadLetter | None] = {}
+        self.dead_letters: dict[str, DeadLetter | None] = {}
         self.positions: dict[tuple[str, int], PositionRow | None] = {}
         self.keys: dict[tuple[str, str], tuple[str, str] | None] = {}
         self.chunks: list[tuple[str, int, bytes, int]] = []
         self.schemas: dict[str, bytes] = {}
         self.published: list[str] = []
         self.purged: list[Ended] = []
-        self.deleted_letters: list[str] = []
+        self.deleted_dead_letters: list[str] = []
         self.deleted_effects: list[str] = []
         self.probes = 0
 
@@ -254,9 +254,9 @@ class Changes:
         self.positions.setdefault(key, before)
         self.rows.positions[key] = row
 
-    def put_letter(self, before: DeadLetter | None, letter: DeadLetter) -> None:
-        self.letters.setdefault(letter.id, before)
-        self.rows.letters[letter.id] = letter
+    def put_dead_letter(self, before: DeadLetter | None, letter: DeadLetter) -> None:
+        self.dead_letters.setdefault(letter.id, before)
+        self.rows.dead_letters[letter.id] = letter
         self.rows.sources[letter.source] = letter.id
 
     def add_key(self, key: Idempotency, invocation_id: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 
-LONGEST_READ = 64 * 1024
+MAX_PARSED_BYTES = 64 * 1024
 """Bytes of JSON that are still read to be compared: tens of milliseconds at most, where all are numbers."""
 
 
@@ -58,7 +58,7 @@ def _text(details: Any) -> bytes:
 def _same_json(one: bytes, other: bytes) -> bool:
     if one == other:
         return True
-    return max(len(one), len(other)) <= LONGEST_READ and _parse(one) == _parse(other)
+    return max(len(one), len(other)) <= MAX_PARSED_BYTES and _parse(one) == _parse(other)
 
 
 def _parse(text: bytes) -> Any:

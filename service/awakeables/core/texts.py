@@ -7,8 +7,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-MOST_CHARACTERS = 200
-MOST_OF_A_MESSAGE = 2000
+MAX_CHARACTERS = 200
+MAX_MESSAGE_CHARACTERS = 2000
 """Enough for what a person reads of an error; a message may have megabytes of a user's data in it."""
 
 
@@ -17,20 +17,20 @@ def writable(text: str) -> str:
     return str.encode(text, "utf-8", "replace").decode()
 
 
-def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
+def shortened(text: str, most: int = MAX_CHARACTERS) -> str:
     """The text, or its beginning and `…` if it is a long one."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-MOST_OF_A_VALUE = 80
+MAX_VALUE_CHARACTERS = 80
 """Characters; enough to recognize what a client has sent or a caller has passed."""
 
 
 def excerpt(value: object) -> str:
     """A value for a message: its `repr`, a long one cut. A text is cut first, so that it stays in quotes."""
     if isinstance(value, str):
-        return repr(shortened(value, MOST_OF_A_VALUE))
-    return shortened(repr(value), MOST_OF_A_VALUE)
+        return repr(shortened(value, MAX_VALUE_CHARACTERS))
+    return shortened(repr(value), MAX_VALUE_CHARACTERS)
 
 
 _UNSEEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
@@ -56,7 +56,7 @@ def _escaped(found: re.Match[str]) -> str:
     return _SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}"
 
 
-def bounded(text: str, most: int = MOST_OF_A_MESSAGE) -> str:
+def bounded(text: str, most: int = MAX_MESSAGE_CHARACTERS) -> str:
     """The text, or its first `most` characters and how many were left out.
 
     One that is hardly longer is left alone: it was cut before, and says what it is about.

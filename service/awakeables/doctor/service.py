@@ -10,7 +10,7 @@ import httpx
 
 from awakeables.doctor.findings import Finding
 from awakeables.ports import Clock
-from awakeables.store.sqlite.checkup import Condition
+from awakeables.store.sqlite.checkup import StoreCondition
 
 PATIENCE_S = 3.0
 LARGEST_DIFFERENCE_MS = 5000
@@ -61,7 +61,7 @@ async def visit_service(url: str, *, holder: str | None, token: str | None = Non
     return Visit(finding=finding, date_ms=_date_ms(answer))
 
 
-def examine_clock(date_ms: int | None, condition: Condition | None, *, clock: Clock) -> Finding:
+def examine_clock(date_ms: int | None, condition: StoreCondition | None, *, clock: Clock) -> Finding:
     """Hold this machine's clock against the service's and against the newest row.
 
     Deadlines are kept by the service's clock. No third clock is asked: Kafka tells its own only

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from awakeables.doctor.findings import Finding
 from awakeables.ports import Clock
-from awakeables.store.sqlite.checkup import Condition, check_up
+from awakeables.store.sqlite.checkup import StoreCondition, inspect_store
 
 LEAST_FREE_BYTES = 1 << 30
 LEAST_FREE_SHARE = 0.05
@@ -18,7 +18,7 @@ PATIENCE_S = 60.0
 """How long a file is read through to look for damage; some ten gigabytes."""
 
 
-def examine_store(path: Path, *, clock: Clock, app: str = "") -> tuple[Finding, Condition | None]:
+def examine_store(path: Path, *, clock: Clock, app: str = "") -> tuple[Finding, StoreCondition | None]:
     """On the file, without changing it; and its condition if there is a file.
 
     Args:
@@ -37,11 +37,11 @@ def examine_store(path: Path, *, clock: Clock, app: str = "") -> tuple[Finding, 
         return Finding("store", "FAULT", f"{path} is a folder: name the database's file in it"), None
     if not os.access(path, os.W_OK):
         return Finding("store", "FAULT", f"{path} can't be written by this user"), None
-    condition = check_up(path, monotonic=clock.monotonic, patience_s=PATIENCE_S, app=app)
+    condition = inspect_store(path, monotonic=clock.monotonic, patience_s=PATIENCE_S, app=app)
     return _told(path, condition), condition
 
 
-def _told(path: Path, condition: Condition) -> Finding:
+def _told(path: Path, condition: StoreCondition) -> Finding:
     if condition.problem is not None:
         return Finding("store", "FAULT", condition.problem)
     text = f"{path}: schema {condition.version} of {condition.newest_version}"

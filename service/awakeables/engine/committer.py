@@ -10,26 +10,26 @@ from typing import TypeAlias, TypeVar
 
 import structlog
 
-from awakeables.core.answers import Answer, Claimed, ClaimedEffects, Expired, Purged
 from awakeables.core.backoff import Backoff
-from awakeables.core.orders import Advance, Begin, Cancel, Kill, Member, Probe, Resume
+from awakeables.core.commands import Advance, Begin, Cancel, Command, Kill, Probe, Resume
+from awakeables.core.replies import Claimed, ClaimedEffects, Expired, Purged, Reply
 from awakeables.errors import Overloaded, StoreUnavailable
 from awakeables.ports import Commits
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
-A = TypeVar("A", bound=Answer)
+A = TypeVar("A", bound=Reply)
 
-Reply: TypeAlias = Callable[[Answer | Exception], None]
+OnReply: TypeAlias = Callable[[Reply | Exception], None]
 """Called once it is known what became of a member: with its answer, now durable, or the store's refusal."""
 
 GivenUp: TypeAlias = Callable[[], bool]
 """Does nobody want a member to be committed any more?"""
 
-Queued: TypeAlias = tuple[Member, Reply, GivenUp | None]
+Queued: TypeAlias = tuple[Command, OnReply, GivenUp | None]
 
-NOTHING_FOUND: tuple[Answer, ...] = (
+NOTHING_FOUND: tuple[Reply, ...] = (
     Expired(wakes=()),
     Claimed(invocations=()),
     ClaimedEffects(effects=()),
@@ -52,7 +52,7 @@ class Committer:
     """Collects members and commits them in groups, in the order in which they were submitted.
 
     While the store is down the group is kept and sent again: members can be repeated
-    (core/orders.py). A member that its caller has given up meanwhile is dropped, without a reply.
+    (core/commands.py). A member that its caller has given up meanwhile is dropped, without a reply.
 
     A commit that fails, or hangs, makes the store *down*; only a commit that has written ends that.
     Most commits of a service at rest find nothing to write, and a full disk lets them pass; and when
@@ -93,7 +93,7 @@ class Committer:
         self._on_store = on_store
 
     def post(
-        self, member: Member, reply: Reply, *, lazily: bool = False, given_up: GivenUp | None = None
+        self, member: Command, reply: OnReply, *, lazily: bool = False, given_up: GivenUp | None = None
     ) -> None:
         """Queue a member.
 
@@ -110,13 +110,13 @@ class Committer:
         elif self._later is None:
             self._later = asyncio.get_running_loop().call_later(LAZY_S, self._enough)
 
-    def submit(self, member: Member, *, lazily: bool = False) -> asyncio.Future[Answer]:
+    def submit(self, member: Command, *, lazily: bool = False) -> asyncio.Future[Reply]:
         """The same as a future; to cancel it gives the member up."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.post(member, functools.partial(resolve, future), lazily=lazily, given_up=future.cancelled)
         return future
 
-    async def commit(self, member: Member, answer: type[A]) -> A:
+    async def commit(self, member: Command, answer: type[A]) -> A:
         """Submit and wait; for members with one kind of answer.
 
         Raises:
@@ -169,7 +169,7 @@ class Committer:
     async def _commit(self, group: Sequence[Queued]) -> None:
         while True:
             group = [queued for queued in group if queued[2] is None or not queued[2]()]
-            members: list[Member] = [member for member, _, _ in group]
+            members: list[Command] = [member for member, _, _ in group]
             if self._down:
                 members.append(Probe())
             if not members:
@@ -208,7 +208,7 @@ class Committer:
         log.info(events.STORE_BACK)
         self._on_store(None)
 
-    async def _timed(self, members: Sequence[Member]) -> list[Answer]:
+    async def _timed(self, members: Sequence[Command]) -> list[Reply]:
         loop = asyncio.get_running_loop()
         now, began = loop.time, loop.time()
         hangs = loop.call_later(HANGS_S, self._lose, f"a commit has not returned for {HANGS_S:.0f} s")
@@ -234,7 +234,7 @@ class Committer:
         reply(error)
 
 
-def resolve(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+def resolve(future: asyncio.Future[Reply], answer: Reply | Exception) -> None:
     """Hand a reply on to a future."""
     if future.cancelled():
         return
@@ -246,7 +246,7 @@ def resolve(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
         future.set_result(answer)
 
 
-def _facts(member: Member) -> dict[str, str]:
+def _facts(member: Command) -> dict[str, str]:
     """What a log line says of a member: also whom it is about, if that is an invocation."""
     facts = {"member": type(member).__name__}
     match member:

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from awakeables.core.answers import Answer, DryReplayed
-from awakeables.core.orders import ReplayDry
+from awakeables.core.commands import ReplayDry
+from awakeables.core.replies import DryReplayed, Reply
 from awakeables.engine.committer import Committer
 from awakeables.errors import NotFound
 from awakeables.handlers.attempt import Attempts, News, Origin
@@ -92,7 +92,7 @@ class DryReplays:
         return codec if codec is not None and codec.schema_hash == expected.schema_hash else None
 
 
-def _noted(ended: asyncio.Future[Answer]) -> None:
+def _noted(ended: asyncio.Future[Reply]) -> None:
     """A start that could not be taken back is forgotten with the owner's next commit."""
     if not ended.cancelled():
         ended.exception()

@@ -15,9 +15,9 @@ from typing import TypeAlias
 
 import structlog
 
-from awakeables.core.answers import Released
+from awakeables.core.commands import Release
 from awakeables.core.ids import Ids
-from awakeables.core.orders import Release
+from awakeables.core.replies import Released
 from awakeables.engine.committer import Committer
 from awakeables.engine.dryreplay import DryReplays
 from awakeables.engine.edge import Edge
@@ -138,7 +138,7 @@ class Engine:
         self.config = settings
         self.entropy = entropy
         self.ids = Ids(clock.now_ms, entropy.bytes)
-        self.owner = self.ids.new("evt")
+        self.owner = self.ids.new("own")
         self.committer = Committer(store, metrics=self.metrics, on_store=self._store_changed)
         world = World(
             clock=clock,

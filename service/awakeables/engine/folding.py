@@ -62,7 +62,7 @@ class Folder:
             into=minute.fold_id,
             keep=max(0, most.letters - minute.letters),
             keep_bytes=max(0, most.bytes - minute.bytes),
-            tell=max(0, most.verdicts - minute.verdicts),
+            max_verdicts=max(0, most.verdicts - minute.verdicts),
             reason=(
                 "more records could not be used than are kept of a partition in a minute "
                 f"({most.letters:,}, of {most.bytes:,} bytes): from this offset on they are only counted; "

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import structlog
 from msgspec.structs import replace
 
-from awakeables.core.acts import noted
-from awakeables.core.answers import Fenced, PartitionsTaken, Position, SettledAll, Skipped, Unchecked, Wake
+from awakeables.core.acts import with_act
 from awakeables.core.awakeables import Completion, DeadTask, Verdict
+from awakeables.core.commands import PartitionFence, Settle, Skip, TakePartitions
 from awakeables.core.deadletters import (
     FOLDED,
     SKIPPED,
@@ -24,11 +24,11 @@ from awakeables.core.deadletters import (
     UNSTORABLE,
     UNUSABLE_TASK,
     DeadLetter,
-    file_task,
+    dead_letter_of_task,
 )
 from awakeables.core.effects import Header
 from awakeables.core.ids import Ids
-from awakeables.core.orders import PartitionFence, Settle, Skip, TakePartitions
+from awakeables.core.replies import Fenced, PartitionsTaken, Position, SettledAll, Skipped, Unchecked, Wake
 from awakeables.core.sources import Source
 from awakeables.core.texts import shortened
 from awakeables.engine.committer import Committer
@@ -291,13 +291,15 @@ class Intake:
 
     def _told(self, topic: str, partition: int, settled: SettledAll) -> None:
         """Count the verdicts that are not published, and say so once a minute."""
-        self.metrics.verdicts_unpublished.inc(settled.untold)
+        self.metrics.verdicts_unpublished.inc(settled.unpublished)
         others = sum(
             verdict is not None and verdict.kind != "accepted" and place not in settled.again
             for place, verdict in enumerate(settled.verdicts)
         )
-        if self._folder.told(topic, partition, others) and settled.untold:
-            log.warning(events.VERDICTS_UNPUBLISHED, topic=topic, partition=partition, first=settled.untold)
+        if self._folder.told(topic, partition, others) and settled.unpublished:
+            log.warning(
+                events.VERDICTS_UNPUBLISHED, topic=topic, partition=partition, first=settled.unpublished
+            )
 
     async def expire(self, topic: str, partition: int, epoch: int, first: int, next_: int) -> None:
         """Note that records were deleted before they were read: the partition is read on behind them.
@@ -330,7 +332,7 @@ class Intake:
         next_: int,
         *,
         by: str | None = None,
-        anew: bool = False,
+        recreated: bool = False,
     ) -> bool:
         """Read a partition on from `next_` rather than `before`; a dead letter tells of it.
 
@@ -340,7 +342,7 @@ class Intake:
             before: Where it stands.
             next_: Where it is to stand.
             by: Who asks for it.
-            anew: The topic was made anew: nothing of it has been read.
+            recreated: The topic was deleted and created again: nothing of it has been read.
 
         Returns:
             Was it done? Not if the partition has been read on meanwhile.
@@ -353,9 +355,9 @@ class Intake:
             partition=partition,
             before=before,
             next=next_,
-            dead_letter=replace(letter, acts=noted((), "skip", by, letter.at_ms)),
+            dead_letter=replace(letter, acts=with_act((), "skip", by, letter.at_ms)),
             relay_to=self._dead_letter_topic,
-            anew=anew,
+            recreated=recreated,
         )
         done = (await self._committer.commit(order, Skipped)).done
         if done:
@@ -426,7 +428,7 @@ class Intake:
     def _dead_tasks(self, completions: Sequence[Completion]) -> dict[int, DeadLetter]:
         """The dead letters to file for what these report."""
         return {
-            place: file_task(
+            place: dead_letter_of_task(
                 completion.body,
                 letter_id=self._ids.new("dlq"),
                 awakeable_id=completion.awakeable_id,
@@ -449,7 +451,7 @@ class Intake:
         now_ms = self._clock.now_ms()
         return DeadLetter(
             id=self._ids.new("dlq"),
-            # The time tells it from a record at the same offset of a topic that was made anew.
+            # The timestamp tells it from a record at the same offset of a topic that was recreated.
             source=f"{topic}:{partition}:{record.offset}@{record.timestamp_ms}",
             topic=topic,
             partition=partition,

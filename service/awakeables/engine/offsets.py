@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from awakeables.core.answers import Position
+from awakeables.core.replies import Position
 from awakeables.engine.intake import Intake
 from awakeables.engine.readerstate import ReaderState
 from awakeables.errors import NotFound, NotPossible
@@ -89,7 +89,7 @@ class TopicProgress:
         if to == held.next:
             raise NotPossible(f"partition {partition} stands at {to} already")
         is_new_topic = self._state(partition).ahead or (held.end is not None and held.end < held.next)
-        if not await self._intake.skip(self._topic, partition, held.next, to, by=by, anew=is_new_topic):
+        if not await self._intake.skip(self._topic, partition, held.next, to, by=by, recreated=is_new_topic):
             raise NotPossible(f"partition {partition} has been read on from {held.next} meanwhile")
         return await self._held(partition)
 

@@ -11,11 +11,11 @@ from functools import partial
 
 import structlog
 
-from awakeables.core.answers import Acknowledged, Answer, ClaimedEffects, Wake
 from awakeables.core.backoff import Backoff
+from awakeables.core.commands import ClaimEffects, MarkPublished, MarkRefused
 from awakeables.core.deadletters import without_value
 from awakeables.core.effects import Effect
-from awakeables.core.orders import ClaimEffects, MarkPublished, MarkRefused
+from awakeables.core.replies import Acknowledged, ClaimedEffects, Reply, Wake
 from awakeables.core.texts import writable
 from awakeables.engine.committer import Committer
 from awakeables.engine.missingtopics import MissingTopics
@@ -352,7 +352,7 @@ class Relay:
             MarkRefused(event_id=effect.event_id, reason=reason), partial(self._refusal_kept, effect)
         )
 
-    def _refusal_kept(self, effect: Effect, answer: Answer | Exception) -> None:
+    def _refusal_kept(self, effect: Effect, answer: Reply | Exception) -> None:
         self._forget((effect.event_id,))
         self._go_on(effect.stream)
         # If the store has refused it, the committer has logged that; a sweep finds the effect again.

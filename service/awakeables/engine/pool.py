@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 import structlog
 
-from awakeables.core.answers import Answer, Claimed, Wake
 from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.commands import Begin, Claim
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import SUSPECT_STARTS, Invocation, Next
 from awakeables.core.journal import AwakeableCreated, Entry, Input
-from awakeables.core.orders import Begin, Claim
+from awakeables.core.replies import Claimed, Reply, Wake
 from awakeables.engine.committer import Committer
 from awakeables.engine.edge import Edge
 from awakeables.engine.intake import Intake
@@ -149,7 +149,7 @@ class RunnerPool:
 
     # ── events ─────────────────────────────────────────────────────────────────────────────
 
-    def begin(self, order: Begin, given: Input) -> asyncio.Future[Answer]:
+    def begin(self, order: Begin, given: Input) -> asyncio.Future[Reply]:
         """Run a handler's first step, and create the invocation with what comes of it, in one commit.
 
         Args:

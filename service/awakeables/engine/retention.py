@@ -13,8 +13,8 @@ from datetime import timedelta
 
 import structlog
 
-from awakeables.core.answers import Purged
-from awakeables.core.orders import Purge, PurgeLetters
+from awakeables.core.commands import Purge, PurgeDeadLetters
+from awakeables.core.replies import Purged
 from awakeables.engine.committer import Committer
 from awakeables.ports import Clock, Store
 from awakeables.telemetry import events
@@ -74,7 +74,7 @@ class Retention:
     async def purge_letters(self, *, older_than: timedelta, code: str | None) -> int:
         """Delete dead letters of at least this age, of a code or all, for an operator; return how many."""
         before_ms = self._before_ms(older_than) + 1
-        order = PurgeLetters(before_ms=before_ms, limit=BATCH, code=code, letters_only=True)
+        order = PurgeDeadLetters(before_ms=before_ms, limit=BATCH, code=code, dead_letters_only=True)
         total = 0
         while count := (await self._committer.commit(order, Purged)).count:
             total += count
@@ -99,7 +99,7 @@ class Retention:
         return (await self._committer.commit(Purge(ended=tuple(ended), before_ms=before_ms), Purged)).count
 
     async def _purge_letters(self) -> int:
-        order = PurgeLetters(before_ms=self._before_ms(self._settings.dead_letters), limit=BATCH)
+        order = PurgeDeadLetters(before_ms=self._before_ms(self._settings.dead_letters), limit=BATCH)
         return (await self._committer.commit(order, Purged)).count
 
     def _before_ms(self, kept: timedelta) -> int:

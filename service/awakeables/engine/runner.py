@@ -22,11 +22,11 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from awakeables.core.answers import Advanced, Answer, Begun, Wake
 from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.commands import Advance, Begin, FirstStep
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import (
-    CALLED_OFF,
+    CANCELLED_OUTCOME,
     BackOff,
     Continue,
     End,
@@ -36,8 +36,8 @@ from awakeables.core.invocations import (
     Suspend,
 )
 from awakeables.core.journal import CancellationRaised, Entry, Input, encode_chunk
-from awakeables.core.orders import Advance, Begin, FirstStep
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
+from awakeables.core.replies import Advanced, Begun, Reply, Wake
 from awakeables.core.sources import Source
 from awakeables.core.texts import message_of, type_of
 from awakeables.engine.committer import resolve
@@ -138,10 +138,10 @@ class Runner:
 
     # ── events ─────────────────────────────────────────────────────────────────────────────
 
-    def begin(self, order: Begin, given: Input) -> asyncio.Future[Answer]:
+    def begin(self, order: Begin, given: Input) -> asyncio.Future[Reply]:
         """Run the first step of a new invocation, and create the invocation with it."""
         self._open([given], durable=0)
-        begun: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        begun: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         begun.add_done_callback(self._on_given_up)
         progress = self._first_step()
         first = progress if isinstance(progress, Progress) and progress.ended is None else None
@@ -211,10 +211,10 @@ class Runner:
 
     def _on_begun(
         self,
-        begun: asyncio.Future[Answer],
+        begun: asyncio.Future[Reply],
         first: Progress | None,
         entries: int,
-        answer: Answer | Exception,
+        answer: Reply | Exception,
     ) -> None:
         """The commit that creates the invocation is done."""
         if isinstance(answer, Begun):
@@ -226,7 +226,7 @@ class Runner:
             self._not_committed(answer)
         resolve(begun, answer)
 
-    def _on_given_up(self, begun: asyncio.Future[Answer]) -> None:
+    def _on_given_up(self, begun: asyncio.Future[Reply]) -> None:
         """Nobody wants the invocation any more; if it has a row, a sweep lets go of it."""
         if begun.cancelled():
             self.detach()
@@ -505,7 +505,7 @@ class Runner:
             awakeables=progress.awakeables if progress is not None else (),
             schemas=progress.schemas if progress is not None else (),
             effects=progress.effects if progress is not None else (),
-            calls_off=progress.calls_off if progress is not None else (),
+            cancels=progress.cancels if progress is not None else (),
         )
         if entries:
             self._version += 1
@@ -514,7 +514,7 @@ class Runner:
         reply = functools.partial(self._finished, step) if last else self._replied
         self._pool.committer.post(member, functools.partial(reply, progress, self._entries))
 
-    def _replied(self, progress: Progress | None, entries: int, answer: Answer | Exception) -> None:
+    def _replied(self, progress: Progress | None, entries: int, answer: Reply | Exception) -> None:
         """A commit is done after which the attempt goes on."""
         if isinstance(answer, Advanced):
             self._durable = entries
@@ -530,7 +530,7 @@ class Runner:
             self._go_on()
 
     def _finished(
-        self, step: Next, progress: Progress | None, _entries: int, answer: Answer | Exception
+        self, step: Next, progress: Progress | None, _entries: int, answer: Reply | Exception
     ) -> None:
         """The last commit is done."""
         if not isinstance(answer, Advanced):
@@ -555,8 +555,8 @@ class Runner:
 
     def _committed(self, progress: Progress | None, answer: Advanced) -> None:
         self._stored = answer.invocation.version
-        for awakeable_id in answer.called_off:
-            self._inbox.setdefault(awakeable_id, CALLED_OFF)
+        for awakeable_id in answer.cancelled_ids:
+            self._inbox.setdefault(awakeable_id, CANCELLED_OUTCOME)
         if answer.invocation.cancelled_ms is not None:
             # Whoever asked for it may have gone before this runner heard of it.
             self._cancelled = True
@@ -573,7 +573,7 @@ class Runner:
         if effects:
             self._pool.publish(effects)
 
-    def _not_committed(self, answer: Answer | BaseException) -> None:
+    def _not_committed(self, answer: Reply | BaseException) -> None:
         if self._lost or self._refusal is not None:
             return  # commits behind one that was not applied are fenced
         if isinstance(answer, StoreRefused):

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import structlog
 
-from awakeables.core.answers import Expired, Released
-from awakeables.core.orders import Expire, Release
+from awakeables.core.commands import Expire, Release
+from awakeables.core.replies import Expired, Released
 from awakeables.engine.committer import Committer
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.pool import MOST_NAMED, RunnerPool

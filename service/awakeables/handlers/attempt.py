@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
+from awakeables.core.commands import NewAwakeable
 from awakeables.core.effects import Effect
 from awakeables.core.journal import Entry
-from awakeables.core.orders import NewAwakeable
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
 from awakeables.core.records import Record
 from awakeables.handlers.serde import Codec
@@ -122,7 +122,7 @@ class Progress(Record):
             ended: an outcome was journaled that the next call hands out.
         running: How many actions are being executed.
         ended: How the attempt ended; None: it has not.
-        calls_off: The awakeables that the invocation's cancellation, which was raised by this call,
+        cancels: The awakeables that the invocation's cancellation, which was raised by this call,
             calls off: those whose outcomes the handler had not been given by then.
         open_awakeables: When it has ended: the awakeables whose outcomes it was not given.
     """
@@ -134,7 +134,7 @@ class Progress(Record):
     blocked_on: tuple[Wait, ...] = ()
     running: int = 0
     ended: Ended | None = None
-    calls_off: tuple[str, ...] = ()
+    cancels: tuple[str, ...] = ()
     open_awakeables: tuple[str, ...] = ()
 
 

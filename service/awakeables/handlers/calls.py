@@ -23,7 +23,7 @@ from awakeables.errors import TerminalError
 CLEAN_UP_S = 5.0
 """How long a function that is cancelled, because the process stops, may take to clean up."""
 
-MOST_ITEMS = 1_000_000
+MAX_ITEMS = 1_000_000
 """So many an iterator may have; some never end."""
 
 
@@ -41,9 +41,9 @@ def raised(error: BaseException) -> Raised:
 
 def items_of(iterator: Iterator[Any]) -> list[Any]:
     """What is to be gone through more than once."""
-    items = list(islice(iterator, MOST_ITEMS + 1))
-    if len(items) > MOST_ITEMS:
-        raise ValueError(f"an iterator of more than {MOST_ITEMS:,} items can't be kept")
+    items = list(islice(iterator, MAX_ITEMS + 1))
+    if len(items) > MAX_ITEMS:
+        raise ValueError(f"an iterator of more than {MAX_ITEMS:,} items can't be kept")
     return items
 
 

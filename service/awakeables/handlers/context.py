@@ -15,6 +15,7 @@ import structlog
 from msgspec import UNSET, Raw
 
 from awakeables.core.awakeables import Verdict
+from awakeables.core.commands import NewAwakeable
 from awakeables.core.effects import Effect, Envelope, TaskFacts
 from awakeables.core.ids import parse_id
 from awakeables.core.journal import (
@@ -25,7 +26,6 @@ from awakeables.core.journal import (
     SettleRequested,
     SleepRequested,
 )
-from awakeables.core.orders import NewAwakeable
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.records import instant
 from awakeables.core.texts import excerpt
@@ -50,7 +50,7 @@ from awakeables.wire.traces import Trace, trace_of
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
-LONGEST_WAIT = timedelta(days=365_250)
+MAX_WAIT = timedelta(days=365_250)
 """Dates end with the year 9999; whoever means never should say so."""
 
 
@@ -393,7 +393,7 @@ class Context:
     def _checked_ms(self, duration: object, what: str) -> int:
         if not isinstance(duration, timedelta):
             raise self._execution.misuse(f"{what} must be a timedelta, not {excerpt(duration)}")
-        if duration > LONGEST_WAIT:
+        if duration > MAX_WAIT:
             raise self._execution.misuse(f"{what} is too long, {duration}; at most a thousand years")
         return round(duration.total_seconds() * 1000)
 

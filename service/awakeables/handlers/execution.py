@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from threading import get_ident
 from typing import Any
 
+from awakeables.core.commands import NewAwakeable
 from awakeables.core.effects import Effect
 from awakeables.core.ids import Ids
 from awakeables.core.invocations import CANCELLED
 from awakeables.core.journal import CancellationRaised, Entry
-from awakeables.core.orders import NewAwakeable
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replay import Replay
 from awakeables.core.texts import excerpt
@@ -27,7 +27,7 @@ from awakeables.ports import Clock
 NOWHERE = -1
 """The index of what is asked for when the attempt is over: it is in no journal, and has no outcome."""
 
-MOST_REMINDERS = 10
+MAX_REMINDERS = 10
 """How often an attempt that is over raises `Suspended` again: once for each `finally` that it passes. A loop
 that swallows it reaches this number, too."""
 
@@ -132,7 +132,7 @@ class Execution:
         After that calls have no effect, so that the loop reaches an await, and stays there.
         """
         self._reminders += 1
-        return self._reminders <= MOST_REMINDERS
+        return self._reminders <= MAX_REMINDERS
 
     def _in_action(self, name: str) -> HandlerMisuse:
         return self.misuse(

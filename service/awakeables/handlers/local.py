@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 
+from awakeables.core.commands import NewAwakeable
 from awakeables.core.journal import Entry, RunAttemptFailed
-from awakeables.core.orders import NewAwakeable
 from awakeables.core.outcomes import Cancellation, Rejection, Resolution
 from awakeables.core.texts import described, loggable, message_of, type_of
 from awakeables.errors import (
@@ -214,7 +214,7 @@ class LocalAttempt:
             ended = self._because
         awakeables, execution.new_awakeables = execution.new_awakeables, []
         effects, execution.new_effects = execution.new_effects, []
-        calls_off, self._calls_off = self._calls_off, ()
+        cancels, self._calls_off = self._calls_off, ()
         return Progress(
             entries=tuple(execution.replay.take_new()),
             awakeables=tuple(awakeables),
@@ -223,7 +223,7 @@ class LocalAttempt:
             blocked_on=() if ended is not None or self._owes else self._blocked_on(),
             running=len(self._acting),
             ended=ended,
-            calls_off=calls_off,
+            cancels=cancels,
             open_awakeables=execution.replay.open_awakeables() if ended is not None else (),
         )
 

@@ -11,7 +11,7 @@ from awakeables.core.jsontext import decode_json
 from awakeables.core.outcomes import Rejection
 from awakeables.core.texts import bounded, message_of
 
-MOST_DETAILS_BYTES = 1_000_000
+MAX_DETAILS_BYTES = 1_000_000
 """Larger details belong in a store of the user's own, with a reference here."""
 
 FAILED = 500
@@ -29,8 +29,8 @@ def rejection(reason: object, code: object, details: Any) -> Rejection:
     if not isinstance(code, int) or isinstance(code, bool):
         told, code = f"{told} (its code {bounded(message_of(code, repr), 80)} is no whole number)", FAILED
     kept = None if details is None else _json(details)
-    if kept is not None and len(kept) > MOST_DETAILS_BYTES:
-        told += f" (its details were left out: {len(kept):,} bytes, at most {MOST_DETAILS_BYTES:,})"
+    if kept is not None and len(kept) > MAX_DETAILS_BYTES:
+        told += f" (its details were left out: {len(kept):,} bytes, at most {MAX_DETAILS_BYTES:,})"
         kept = None
     return Rejection(reason=told, code=int(code), details=UNSET if kept is None else Raw(kept))
 

@@ -65,8 +65,8 @@ FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Texts by format; a schema does not say whether a date must lie ahead, or which scheme a URI has."""
 
-LONGEST_TEXT: Final = 10_000
-MOST_ITEMS: Final = 100
+MAX_TEXT_CHARACTERS: Final = 10_000
+MAX_ITEMS: Final = 100
 """A larger example is of no use to a reader."""
 
 VARIANTS: Final = max(len(texts) for texts in FORMATS.values())
@@ -202,7 +202,7 @@ class _Sampler:
             return made  # a schema does not say of keys what texts they are: a key that fits may not be found
         names = {"type": "string", "default": KEY} | schema.get("propertyNames", {})
         try:
-            for number in range(min(max(least - len(made), 0 if made else 1), MOST_ITEMS)):
+            for number in range(min(max(least - len(made), 0 if made else 1), MAX_ITEMS)):
                 made[str(self.make(names, within, number))] = self.make(others, within)
         except _Endless:
             if len(made) < least:
@@ -215,7 +215,7 @@ class _Sampler:
         if made and "items" not in schema:
             return made
         try:
-            for number in range(int(min(max(count, 0), MOST_ITEMS))):
+            for number in range(int(min(max(count, 0), MAX_ITEMS))):
                 made.append(
                     self.make(schema.get("items", {}), within, number if schema.get("uniqueItems") else 0)
                 )
@@ -230,7 +230,7 @@ class _Sampler:
         texts = FORMATS.get(schema.get("format", ""))
         if texts:
             return texts[min(self._variant + number, len(texts) - 1)]
-        least, most = min(schema.get("minLength", 0), LONGEST_TEXT), schema.get("maxLength")
+        least, most = min(schema.get("minLength", 0), MAX_TEXT_CHARACTERS), schema.get("maxLength")
         if "pattern" in schema:
             text = matching(schema["pattern"], least=least, most=most)
             if text is not None:

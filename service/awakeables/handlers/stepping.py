@@ -25,7 +25,7 @@ INSTEAD = (
     "put code that needs them into ctx.run"
 )
 
-MOST_CLEAN_UPS = 100
+MAX_CLEAN_UPS = 100
 """So often a handler may await something of asyncio's when its attempt is over or the process stops: enough
 to clean up, while a loop that swallows what it is told comes to an end."""
 
@@ -131,7 +131,7 @@ class HandlerTask:
         self._task = asyncio.current_task()
         clean_ups = 0
         try:
-            while item is not BLOCK and clean_ups < MOST_CLEAN_UPS:
+            while item is not BLOCK and clean_ups < MAX_CLEAN_UPS:
                 try:
                     sent = yield from self._awaited(item)
                 except BaseException as error:

@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 UNNAMED = "?"
 """Stands for a part that has no stable name: a lambda, a local class, an instance."""
 
-LONGEST = 300
+MAX_NAME_CHARACTERS = 300
 """Characters of a name; of a longer one the rest is kept as its hash."""
 
 _PLAIN = (str, bytes, int, float, Decimal, UUID, date, datetime, time, timedelta, types.NoneType)
@@ -35,10 +35,10 @@ _OF_THE_FIELD = ("annotation", "required")
 def type_name(type_: Any) -> str:
     """Name a type by where it is defined, and the types and validators that it is made of."""
     name = _name(type_)
-    if len(name) <= LONGEST:
+    if len(name) <= MAX_NAME_CHARACTERS:
         return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{name[:LONGEST]}~{digest}{UNNAMED if UNNAMED in name else ''}"
+    return f"{name[:MAX_NAME_CHARACTERS]}~{digest}{UNNAMED if UNNAMED in name else ''}"
 
 
 def is_stable(name: str) -> bool:

@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka import errors as kafka
 
 from awakeables.core.backoff import Backoff
-from awakeables.core.bounds import MOST_UNPACKED_BYTES
+from awakeables.core.bounds import MAX_UNPACKED_BYTES
 from awakeables.engine.horizon import Moment
 from awakeables.engine.intake import ConsumedRecord
 from awakeables.engine.offsets import PARTITION
@@ -65,7 +65,7 @@ class ReadingSettings:
 
     max_records: int = 1000
     max_settling: int = 2000
-    max_unpacked_bytes: int = MOST_UNPACKED_BYTES
+    max_unpacked_bytes: int = MAX_UNPACKED_BYTES
     idle: timedelta = timedelta(milliseconds=100)
     open_transaction: timedelta = timedelta(seconds=10)
     stuck_retry: timedelta = timedelta(minutes=1)

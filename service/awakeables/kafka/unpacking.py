@@ -21,7 +21,7 @@ from aiokafka import codec
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import PartitionRecords
 
-from awakeables.core.bounds import MOST_UNPACKED_BYTES
+from awakeables.core.bounds import MAX_UNPACKED_BYTES
 
 FIRST_GUESS = 8
 """How many times its size a batch is expected to have at most; if it has more, it is unpacked again."""
@@ -51,7 +51,7 @@ _budget: ContextVar[_Budget | None] = ContextVar("budget", default=None)
 
 
 @contextmanager
-def bounded(most_bytes: int = MOST_UNPACKED_BYTES) -> Iterator[None]:
+def bounded(most_bytes: int = MAX_UNPACKED_BYTES) -> Iterator[None]:
     """Unpack no batch beyond `most_bytes`, and end a poll once its records have that many together.
 
     A batch that is larger raises `BatchTooLarge` where its records are asked for.

@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import IllegalStateError, KafkaError
 
 from awakeables.core.backoff import Backoff
-from awakeables.core.bounds import MOST_UNPACKED_BYTES
+from awakeables.core.bounds import MAX_UNPACKED_BYTES
 from awakeables.errors import BrokerUnavailable, DeclarationError
 from awakeables.kafka.answers import AnswerSender
 from awakeables.kafka.closing import close_consumer
@@ -62,7 +62,7 @@ class WorkerSettings:
     topic_check_interval: timedelta = timedelta(seconds=5)
     most_open: int = 10_000
     stuck_retry_interval: timedelta = timedelta(minutes=1)
-    max_unpacked_bytes: int = MOST_UNPACKED_BYTES
+    max_unpacked_bytes: int = MAX_UNPACKED_BYTES
     loop: LoopSettings = field(default_factory=LoopSettings)
 
 

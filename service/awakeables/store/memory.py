@@ -6,20 +6,29 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar, cast
 
-from awakeables.core.answers import Answer, Position
 from awakeables.core.awakeables import AwakeableRow, State
-from awakeables.core.brief import brief_awakeable, brief_effect, brief_invocation, brief_letter
+from awakeables.core.brief import brief_awakeable, brief_dead_letter, brief_effect, brief_invocation
+from awakeables.core.commands import (
+    Claim,
+    ClaimEffects,
+    Command,
+    Ended,
+    Expire,
+    Kill,
+    PurgeDeadLetters,
+    Release,
+)
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.decide.claiming import horizon_of
 from awakeables.core.decide.decisions import BY_KEY, searches
-from awakeables.core.decide.operating import Old
+from awakeables.core.decide.operating import PurgeCandidates
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.ids import EFFECT_KINDS, by_issue, first_id
 from awakeables.core.invocations import STATUSES, Invocation, Status, due_since_ms, is_suspect
 from awakeables.core.journal import Entry, awakeables_created, decode_chunks
-from awakeables.core.orders import Claim, ClaimEffects, Ended, Expire, Kill, Member, PurgeLetters, Release
 from awakeables.core.outcomes import Outcome
-from awakeables.core.rows import Changes, EffectRow, PositionRow, Rows, Whole
+from awakeables.core.replies import Position, Reply
+from awakeables.core.rows import Changes, CompleteTable, EffectRow, PositionRow, Rows
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
 
@@ -36,11 +45,11 @@ class MemoryTables:
     """
 
     def __init__(self, retention_ms: int) -> None:
-        self.rows = rows = Rows(retention_ms, Whole)
+        self.rows = rows = Rows(retention_ms, CompleteTable)
         self.invocations = cast("dict[str, Invocation]", rows.invocations)
         self.awakeables = cast("dict[str, AwakeableRow]", rows.awakeables)
         self.effects = cast("dict[str, EffectRow]", rows.effects)
-        self.letters = cast("dict[str, DeadLetter]", rows.letters)
+        self.dead_letters = cast("dict[str, DeadLetter]", rows.dead_letters)
         self.sources = cast("dict[str, str]", rows.sources)
         self.keys = cast("dict[tuple[str, str], tuple[str, str]]", rows.keys)
         self.positions = cast("dict[tuple[str, int], PositionRow]", rows.positions)
@@ -62,25 +71,25 @@ class MemoryTables:
 
     # ── searches ────────────────────────────────────────────────────────────────────────────
 
-    def find(self, order: Member, now_ms: int) -> object:
-        """The rows that an order looks for."""
-        match order:
+    def find(self, command: Command, now_ms: int) -> object:
+        """The rows that a command looks for."""
+        match command:
             case Claim():
-                suspects = self._due(now_ms, 1, suspects=True) if order.suspect else []
-                return [*suspects, *self._due(now_ms, order.limit - len(suspects), suspects=False)]
+                suspects = self._due(now_ms, 1, suspects=True) if command.suspect else []
+                return [*suspects, *self._due(now_ms, command.limit - len(suspects), suspects=False)]
             case Expire():
-                return self._overdue(horizon_of(order, now_ms), order.limit)
+                return self._overdue(horizon_of(command, now_ms), command.limit)
             case ClaimEffects():
-                return self._unclaimed(order.owner, order.limit)
+                return self._unclaimed(command.owner, command.limit)
             case Kill():
                 rows = self.awakeables.values()
-                return [r for r in rows if r.invocation_id == order.invocation_id and r.state == "pending"]
-            case PurgeLetters():
-                return self._old(order)
+                return [r for r in rows if r.invocation_id == command.invocation_id and r.state == "pending"]
+            case PurgeDeadLetters():
+                return self._old(command)
             case Release():
                 return [row for row in self.invocations.values() if row.owner is not None]
             case _:
-                raise TypeError(f"{type(order).__name__} searches nothing")
+                raise TypeError(f"{type(command).__name__} searches nothing")
 
     def _due(self, now_ms: int, limit: int, *, suspects: bool) -> list[Invocation]:
         """Those with `due_ms` at or before now, by `due_since_ms`: suspects, or the others."""
@@ -111,20 +120,20 @@ class MemoryTables:
         streams = {row.stream for row in mine[:limit]}
         return in_order([row for row in mine if row.stream in streams])[:limit]
 
-    def _old(self, order: PurgeLetters) -> Old:
-        end = first_id("dlq", order.before_ms)
-        letters = [row for row in self.letters.values() if row.id < end]
-        ids = sorted(row.id for row in letters if order.code in (None, row.code))[: order.limit]
+    def _old(self, command: PurgeDeadLetters) -> PurgeCandidates:
+        end = first_id("dlq", command.before_ms)
+        letters = [row for row in self.dead_letters.values() if row.id < end]
+        ids = sorted(row.id for row in letters if command.code in (None, row.code))[: command.limit]
         effects: list[str] = []
-        for kind in () if order.letters_only else EFFECT_KINDS:
-            first, end = f"{kind}_", first_id(kind, order.before_ms)
-            effects += sorted(key for key in self.failed if first < key < end)[: order.limit]
-        return Old(ids, effects)
+        for kind in () if command.dead_letters_only else EFFECT_KINDS:
+            first, end = f"{kind}_", first_id(kind, command.before_ms)
+            effects += sorted(key for key in self.failed if first < key < end)[: command.limit]
+        return PurgeCandidates(ids, effects)
 
     # ── writing and undoing ─────────────────────────────────────────────────────────────────
 
     def delete(self, changes: Changes) -> dict[str, dict[int, bytes]]:
-        """Delete what a member has deleted, before the next one looks for it; the deleted journals."""
+        """Delete what a command has deleted, before the next one looks for it; the deleted journals."""
         journals = {}
         for ended in changes.purged:
             _delete(self.invocations, ended.id, changes.invocations)
@@ -134,13 +143,13 @@ class MemoryTables:
                 _delete(self.awakeables, awakeable_id, changes.awakeables)
             journals[ended.id] = self.journals.pop(ended.id, {})
         changes.chunks = [chunk for chunk in changes.chunks if chunk[0] not in journals]
-        for letter_id in changes.deleted_letters:
-            letter = self.letters[letter_id]
+        for letter_id in changes.deleted_dead_letters:
+            letter = self.dead_letters[letter_id]
             del self.sources[letter.source]
-            _delete(self.letters, letter_id, changes.letters)
+            _delete(self.dead_letters, letter_id, changes.dead_letters)
         for event_id in changes.deleted_effects:
             _delete(self.effects, event_id, changes.effects)
-        for done in (changes.purged, changes.deleted_letters, changes.deleted_effects):
+        for done in (changes.purged, changes.deleted_dead_letters, changes.deleted_effects):
             done.clear()
         return journals
 
@@ -156,8 +165,8 @@ class MemoryTables:
 
     def undo(self, changes: Changes) -> None:
         """Put back every row as it was."""
-        for letter_id, before in changes.letters.items():
-            now = self.letters.get(letter_id)
+        for letter_id, before in changes.dead_letters.items():
+            now = self.dead_letters.get(letter_id)
             if now is not None:
                 self.sources.pop(now.source, None)
             if before is not None:
@@ -166,7 +175,7 @@ class MemoryTables:
         _put_back(self.awakeables, changes.awakeables)
         _put_back(self.effects, changes.effects)
         _put_back(self.effects, dict.fromkeys(changes.published))
-        _put_back(self.letters, changes.letters)
+        _put_back(self.dead_letters, changes.dead_letters)
         _put_back(self.positions, changes.positions)
         _put_back(self.keys, changes.keys)
 
@@ -201,31 +210,31 @@ class MemoryStore:
     async def close(self) -> None:
         return None
 
-    async def commit(self, members: Sequence[Member]) -> list[Answer]:
+    async def commit(self, commands: Sequence[Command]) -> list[Reply]:
         now_ms = self._clock.now_ms()
         changes = Changes(self.tables.rows)
         journals: dict[str, dict[int, bytes]] = {}
         try:
-            answers = []
-            for member in members:
-                answers.append(self.decide(member, now_ms, changes))
+            replies = []
+            for command in commands:
+                replies.append(self.decide(command, now_ms, changes))
                 journals |= self.tables.delete(changes)
             self.keep(changes)
         except BaseException:
             self.tables.undo(changes)
             self.tables.journals |= journals
             raise
-        return answers
+        return replies
 
-    def decide(self, member: Member, now_ms: int, changes: Changes) -> Answer:
-        """Decide one member."""
-        decision = searches(member)
+    def decide(self, command: Command, now_ms: int, changes: Changes) -> Reply:
+        """Decide one command."""
+        decision = searches(command)
         if decision is not None:
-            return decision(member, self.tables.find(member, now_ms), now_ms, changes)
-        return BY_KEY[type(member)](member, self.tables.rows, now_ms, changes)
+            return decision(command, self.tables.find(command, now_ms), now_ms, changes)
+        return BY_KEY[type(command)](command, self.tables.rows, now_ms, changes)
 
     def keep(self, changes: Changes) -> None:
-        """Make durable what the members have changed; a test makes this fail."""
+        """Make durable what the commands have changed; a test makes this fail."""
         self.tables.write(changes)
 
     async def history(self, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
@@ -301,10 +310,10 @@ class MemoryStore:
         return [brief_awakeable(row) for row in found]
 
     async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
-        return self.tables.letters.get(dead_letter_id)
+        return self.tables.dead_letters.get(dead_letter_id)
 
     async def dead_letters(self, page: Page) -> list[DeadLetter]:
-        return [brief_letter(row) for row in _newest(self.tables.letters, page)]
+        return [brief_dead_letter(row) for row in _newest(self.tables.dead_letters, page)]
 
     async def queued_effect(self, event_id: str) -> QueuedEffect | None:
         row = self.tables.effects.get(event_id)
@@ -327,7 +336,7 @@ class MemoryStore:
             **{name: min(made) for name, made in oldest.items() if made},
             "effects_unsent": len(unsent),
             "effects_failed": len(tables.failed),
-            "dead_letters": len(tables.letters),
+            "dead_letters": len(tables.dead_letters),
         }
 
 

@@ -23,7 +23,7 @@ from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import AwakeablesError, DeclarationError, InvalidInput, TerminalError
-from awakeables.handlers.context import LONGEST_WAIT
+from awakeables.handlers.context import MAX_WAIT
 from awakeables.handlers.futures import details_of
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import codec_of_value, explain
@@ -36,7 +36,7 @@ from awakeables.testing.loop import STARTED_MS, SeededEntropy, SeededLoop, Threa
 from awakeables.testing.outside import OnWait, Outside, Published, Topics, readable
 from awakeables.worker.worker import Worker
 
-NEVER = LONGEST_WAIT * 3
+NEVER = MAX_WAIT * 3
 """The kit itself wakes the engine when something is due, so that years pass in no time."""
 
 FEW_TRIES = RetryPolicy(initial_interval=timedelta(0), max_attempts=3)
@@ -295,7 +295,7 @@ class _Running:
         due = [*rows, *(row.deadline_ms for row in self._pending()), self._outside.next_due_ms()]
         instants = [(due_ms - STARTED_MS) / 1000 for due_ms in due if due_ms is not None]
         timer = self._loop.next_timer()
-        if timer is not None and timer - self._loop.time() <= LONGEST_WAIT.total_seconds():
+        if timer is not None and timer - self._loop.time() <= MAX_WAIT.total_seconds():
             instants.append(timer)
         return min(instants, default=None)
 

@@ -6,9 +6,9 @@ import hashlib
 from datetime import timedelta
 
 from awakeables.api import Api, idempotency_scope
-from awakeables.core.answers import Begun
+from awakeables.core.commands import Idempotency
 from awakeables.core.durations import parse_duration
-from awakeables.core.orders import Idempotency
+from awakeables.core.replies import Begun
 from awakeables.errors import Overloaded
 from awakeables.handlers.service import Handler
 from awakeables.web import views

@@ -20,7 +20,7 @@ from awakeables.core.awakeables import (
 )
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, QueuedEffect
-from awakeables.core.invocations import Failure, Invocation, due_since_ms, hold_up
+from awakeables.core.invocations import Failure, Invocation, due_since_ms, stalled_reason
 from awakeables.core.journal import Entry
 from awakeables.core.outcomes import NULL, Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.records import rfc3339
@@ -92,10 +92,10 @@ def awakeable_in_full(row: AwakeableRow, expected: Expectation | None) -> views.
         **_awakeable(row),
         schema=Raw(NULL if schema is None else schema),
         outcome=_outcome(row.outcome),
-        first=[_book_entry(entry) for entry in row.book.first],
-        last=[_book_entry(entry) for entry in row.book.last],
-        heartbeat=None if row.beat is None else _beat(row.beat),
-        dead_task=None if row.book.dead_task is None else _dead_task(row.book.dead_task),
+        first=[_book_entry(entry) for entry in row.verdicts.first],
+        last=[_book_entry(entry) for entry in row.verdicts.last],
+        heartbeat=None if row.heartbeat is None else _beat(row.heartbeat),
+        dead_task=None if row.verdicts.dead_task is None else _dead_task(row.verdicts.dead_task),
     )
 
 
@@ -139,7 +139,7 @@ def _invocation(row: Invocation) -> dict[str, Any]:
         "due": _instant(None if row.due_ms is None else due_since_ms(row.due_ms)),
         "cancelled": _instant(row.cancelled_ms),
         "failure": _failure(row.failure),
-        "reason": hold_up(row),
+        "reason": stalled_reason(row),
         "build": row.build,
         "created": instant(row.created_ms),
         "updated": instant(row.updated_ms),
@@ -156,7 +156,7 @@ def _awakeable(row: AwakeableRow) -> dict[str, Any]:
         "created": instant(row.created_ms),
         "settled": _instant(row.settled_ms),
         "settled_by": row.settled_by,
-        "verdicts": {kind: row.book.counts.get(kind, 0) for kind in VERDICTS},
+        "verdicts": {kind: row.verdicts.counts.get(kind, 0) for kind in VERDICTS},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, Raw
 
-from awakeables.core.invocations import Invocation, hold_up
+from awakeables.core.invocations import Invocation, stalled_reason
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.web.problems import Problem
 from awakeables.web.request import JSON, Headers, Response, response
@@ -49,7 +49,7 @@ def not_yet(row: Invocation, *, retry_after: bytes) -> Response:
     Also what is paused is answered 202: it was accepted, and a caller that took it for a failure
     and called again would do its work twice.
     """
-    shape = NotYetView(invocation_id=row.id, status=row.status, reason=hold_up(row) or UNSET)
+    shape = NotYetView(invocation_id=row.id, status=row.status, reason=stalled_reason(row) or UNSET)
     retry_after = AFTER_A_PERSON if row.status == "paused" else retry_after
     return as_json(shape, status=202, headers=ask_later(row.id, retry_after))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from awakeables.core.bounds import MOST_JSON_VALUES
+from awakeables.core.bounds import MAX_JSON_VALUES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class WebSettings:
     call_timeout: timedelta = timedelta(seconds=60)
     max_body_bytes: int = 32 * 1024 * 1024
     max_bodies_bytes: int = 256 * 1024 * 1024
-    max_json_values: int = MOST_JSON_VALUES
+    max_json_values: int = MAX_JSON_VALUES
     commit_timeout: timedelta = timedelta(seconds=10)
     retry_after: timedelta = timedelta(seconds=1)
     exposed: bool = False

@@ -6,7 +6,7 @@ from typing import Final
 
 from awakeables.core.texts import excerpt
 
-MOST_ATTEMPTS: Final = 999_999_999
+MAX_ATTEMPTS: Final = 999_999_999
 
 
 def attempt_from(text: str) -> int:

@@ -19,7 +19,7 @@ from awakeables.core.records import rfc3339
 from awakeables.core.texts import excerpt
 from awakeables.core.topics import is_topic_name
 from awakeables.errors import CallerError, MalformedId
-from awakeables.wire.attempts import MOST_ATTEMPTS, attempt_from
+from awakeables.wire.attempts import MAX_ATTEMPTS, attempt_from
 from awakeables.wire.cloudevents import CONTENT_TYPE, CloudEvent, read_event
 from awakeables.wire.task_events import REQUESTED, binary_headers, structured
 from awakeables.wire.verdicts import encode_verdict
@@ -44,7 +44,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str | None = None
     task: str | None = None
     deadline: Annotated[datetime, Meta(tz=True)] | None = None
-    attempt: Annotated[int, Meta(ge=0, le=MOST_ATTEMPTS)] = 1
+    attempt: Annotated[int, Meta(ge=0, le=MAX_ATTEMPTS)] = 1
     v: int = VERSION
 
 

@@ -203,7 +203,7 @@ def _one_outcome_which_somebody_sent(evidence: Evidence) -> Iterator[Violation]:
     for line in evidence.lines("sent"):
         sent.setdefault(line["id"], []).append(line.get("answer") or line["reason"])
     for row in evidence.awakeables.values():
-        accepted = row.book.counts.get("accepted", 0)
+        accepted = row.verdicts.counts.get("accepted", 0)
         if accepted > 1:
             yield Violation(kind="applied twice", what=f"A1: {row.id} was settled {accepted} times")
         if (row.state in ("resolved", "rejected")) != (accepted == 1):
@@ -244,10 +244,10 @@ def _every_answer_in_the_topic_has_one_verdict(evidence: Evidence) -> Iterator[V
         source = Source.kafka(record.topic, record.partition, record.offset, record.timestamp).text
         in_topic.setdefault(awakeable_id, set()).add(source)
     for row in evidence.awakeables.values():
-        booked = [*row.book.first, *row.book.last]
-        if sum(row.book.counts.values()) != len(booked):
+        booked = [*row.verdicts.first, *row.verdicts.last]
+        if sum(row.verdicts.counts.values()) != len(booked):
             yield Violation(
-                kind="told wrongly", what=f"the book of {row.id} is not long, yet cut: {row.book}"
+                kind="told wrongly", what=f"the book of {row.id} is not long, yet cut: {row.verdicts}"
             )
         sources = Counter(entry.source for entry in booked if entry.source.startswith("kafka:"))
         expected = in_topic.pop(row.id, set())

@@ -36,9 +36,9 @@ def forgeries(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
     )
     yield (
         "an answer that is accepted twice",
-        _with(evidence, answered, book_json=msgspec.json.encode(_twice(answered.book))),
+        _with(evidence, answered, verdicts_json=msgspec.json.encode(_twice(answered.verdicts))),
     )
-    yield "an answer without a verdict", _with(evidence, answered, book_json=None)
+    yield "an answer without a verdict", _with(evidence, answered, verdicts_json=None)
     yield "a row that is not there", replace(evidence, awakeables=rows | {"": answered})
     yield (
         "an outcome told twice",

@@ -91,7 +91,7 @@ async def _stop_when_done(here: World) -> None:
 def _told(evidence: Evidence, under_way: list[int]) -> str:
     kinds: Counter[str] = Counter()
     for row in evidence.awakeables.values():
-        kinds.update(row.book.counts)
+        kinds.update(row.verdicts.counts)
     states = Counter(row.state for row in evidence.awakeables.values())
     effects = [line["invocation"] for line in evidence.lines("effect")]
     tasks = len(evidence.tasks) - len({record.value for record in evidence.tasks})

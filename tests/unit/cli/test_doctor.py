@@ -15,7 +15,7 @@ import pytest
 
 from awakeables.doctor.service import examine_clock
 from awakeables.doctor.storage import examine_disk, examine_store
-from awakeables.store.sqlite.checkup import Condition
+from awakeables.store.sqlite.checkup import StoreCondition
 from awakeables.store.sqlite.schema import migrate
 from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import RETENTION_MS, START_MS, FakeClock
@@ -222,5 +222,5 @@ def test_less_than_a_gibibyte_or_a_twentieth_is_a_fault(
 def test_a_clock_apart_from_the_service_s_or_behind_the_store_is_a_fault(
     service_ms: int | None, newest_ms: int | None, level: str
 ) -> None:
-    condition = Condition(newest_version=1, newest_ms=newest_ms)
+    condition = StoreCondition(newest_version=1, newest_ms=newest_ms)
     assert examine_clock(service_ms, condition, clock=FakeClock()).level == level

@@ -12,7 +12,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from awakeables.core.awakeables import (
-    BOOK_EDGE,
+    KEPT_AT_EACH_END,
     STATES,
     VERDICTS,
     AwakeableRow,
@@ -27,11 +27,11 @@ from awakeables.core.awakeables import (
     expire,
     needs_check,
     settle,
-    without_row,
+    verdict_without_row,
 )
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution, encode_outcome
 from awakeables.core.sources import Source, parse_source
-from awakeables.core.texts import MOST_CHARACTERS
+from awakeables.core.texts import MAX_CHARACTERS
 
 NOW_MS = 1_000_000
 YES, NO = Resolution.of_json(b'{"n":1}'), Rejection(reason="no", code=409)
@@ -120,10 +120,10 @@ def test_what_is_said_to_an_awakeable_in_a_state_gets_its_verdict(state: State, 
     assert (result.verdict.kind if result.verdict else None) == kind
     assert result.settled == (kind == "accepted")
     if kind is None:
-        assert result.awakeable.beat == LastHeartbeat(progress=Raw(b"0.5"), at_ms=NOW_MS, worker="w")
-        assert result.awakeable.book == before.book
+        assert result.awakeable.heartbeat == LastHeartbeat(progress=Raw(b"0.5"), at_ms=NOW_MS, worker="w")
+        assert result.awakeable.verdicts == before.verdicts
         return
-    assert result.awakeable.book.counts == {kind: 1}
+    assert result.awakeable.verdicts.counts == {kind: 1}
     assert result.verdict.outcome == result.awakeable.outcome
     if kind == "accepted":
         assert result.awakeable.outcome == SAID[said].body
@@ -232,8 +232,8 @@ def test_case_w7_a_heartbeat_after_the_answer_is_kept_and_accuses_nobody(state: 
     before = row(state)
     result = told(before, SAID["a heartbeat"])
     assert (result.verdict, result.settled) == (None, False)
-    assert result.awakeable == replace(before, beat_json=result.awakeable.beat_json)
-    assert result.awakeable.beat == LastHeartbeat(progress=Raw(b"0.5"), at_ms=NOW_MS, worker="w")
+    assert result.awakeable == replace(before, heartbeat_json=result.awakeable.heartbeat_json)
+    assert result.awakeable.heartbeat == LastHeartbeat(progress=Raw(b"0.5"), at_ms=NOW_MS, worker="w")
 
 
 @pytest.mark.parametrize("state", ["timed-out", "cancelled"])
@@ -325,7 +325,9 @@ def test_a_value_that_was_checked_against_this_schema_needs_no_other_check() -> 
 )
 def test_an_id_without_a_row_is_unknown_until_it_may_have_been_purged(age_ms: int, kind: str) -> None:
     """Hard case 8."""
-    verdict = without_row(SAID["the same answer"], issued_ms=NOW_MS - age_ms, now_ms=NOW_MS, retention_ms=500)
+    verdict = verdict_without_row(
+        SAID["the same answer"], issued_ms=NOW_MS - age_ms, now_ms=NOW_MS, retention_ms=500
+    )
     assert verdict.kind == kind
     assert verdict.outcome is None
     assert verdict.reason
@@ -341,25 +343,25 @@ def test_the_book_keeps_the_first_and_the_last_ten_and_counts_all(kinds: list[An
     for number, kind in enumerate(kinds):
         book = book.add(Verdict(kind=kind, awakeable_id="a", source=str(number), at_ms=number))
     entries = [VerdictEntry(kind=kind, source=str(n), at_ms=n) for n, kind in enumerate(kinds)]
-    assert book.first == tuple(entries[:BOOK_EDGE])
-    assert book.last == tuple(entries[BOOK_EDGE:][-BOOK_EDGE:])
+    assert book.first == tuple(entries[:KEPT_AT_EACH_END])
+    assert book.last == tuple(entries[KEPT_AT_EACH_END:][-KEPT_AT_EACH_END:])
     assert sum(book.counts.values()) == len(kinds)
     assert all(book.counts.get(kind, 0) == kinds.count(kind) for kind in VERDICTS)
 
 
 def test_the_book_cuts_what_is_long_and_the_verdict_keeps_it_whole() -> None:
     """Hard case 8."""
-    long, short = "é" * 900_000, "é" * MOST_CHARACTERS
+    long, short = "é" * 900_000, "é" * MAX_CHARACTERS
     result = told(
         row(),
         Completion(awakeable_id="a", body=None, source=parse_source("1"), event_id=long, refusal=long + "!"),
     )
     assert (result.verdict.event_id, result.verdict.reason) == (long, long + "!")
-    [entry] = result.awakeable.book.first
-    assert entry.event_id == entry.reason == "é" * (MOST_CHARACTERS - 1) + "…"
+    [entry] = result.awakeable.verdicts.first
+    assert entry.event_id == entry.reason == "é" * (MAX_CHARACTERS - 1) + "…"
     result = told(
         row(),
         Completion(awakeable_id="a", body=None, source=parse_source("1"), event_id=short, refusal=short),
     )
-    [entry] = result.awakeable.book.first
+    [entry] = result.awakeable.verdicts.first
     assert (entry.event_id, entry.reason) == (short, short)

@@ -10,7 +10,7 @@ from awakeables.core.deadletters import (
     OMITTED_HEADER,
     DeadLetter,
     error_headers,
-    relay,
+    relay_copy,
     without_value,
 )
 from awakeables.core.effects import Effect
@@ -34,7 +34,7 @@ letters = st.builds(
 
 @given(letters)
 def test_the_copy_has_key_value_and_headers_byte_for_byte_and_then_why(letter: DeadLetter) -> None:
-    copy = relay(letter, to="shop.completions.dlq", now_ms=9)
+    copy = relay_copy(letter, to="shop.completions.dlq", now_ms=9)
     assert (copy.topic, copy.key, copy.value, copy.task) == (
         "shop.completions.dlq",
         letter.key,
@@ -56,7 +56,7 @@ def test_the_copy_has_key_value_and_headers_byte_for_byte_and_then_why(letter: D
 
 @given(letters)
 def test_a_copy_that_is_too_large_goes_without_its_value_and_says_so(letter: DeadLetter) -> None:
-    copy = relay(letter, to="dlq", now_ms=9)
+    copy = relay_copy(letter, to="dlq", now_ms=9)
     shorter = without_value(copy, "2 MB are too many")
     if letter.value is None:
         assert shorter is None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from awakeables.core.ids import IdKind, Ids, by_issue, new_id, parse_id, parse_id_of
 from awakeables.errors import MalformedId
 
-KINDS: tuple[IdKind, ...] = ("prom", "inv", "evt", "dlq")
+KINDS: tuple[IdKind, ...] = ("prom", "inv", "evt", "dlq", "own")
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 LATEST_MS = 2**48 - 1
 
@@ -95,6 +95,7 @@ def test_an_id_of_another_kind_is_named(kind: IdKind, other: IdKind) -> None:
         "inv": "an invocation ID",
         "evt": "an event ID",
         "dlq": "a dead letter's ID",
+        "own": "an owner ID",
     }
     with pytest.raises(MalformedId, match=f"is not {named[kind]}: .*; this is {named[other]}"):
         parse_id(text, kind)
@@ -185,5 +186,5 @@ def test_an_id_may_be_of_one_of_several_kinds() -> None:
             with pytest.raises(MalformedId, match="was it cut"):
                 parse_id_of(text[:-1], ("evt", "dlq"))
         else:
-            with pytest.raises(MalformedId, match="is not an event ID: those begin with 'evt_1'; this is "):
+            with pytest.raises(MalformedId, match="is not an event ID: it must begin with 'evt_1'; this is "):
                 parse_id_of(text, ("evt", "dlq"))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
-from awakeables.core.sameness import LONGEST_READ, same_answer
+from awakeables.core.sameness import MAX_PARSED_BYTES, same_answer
 
 values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -75,7 +75,7 @@ def test_what_every_reader_reads_the_same_is_the_same_answer(one: str, other: st
     assert same_answer(json_of(one), json_of(other))
 
 
-@pytest.mark.parametrize("length", [LONGEST_READ, LONGEST_READ + 1])
+@pytest.mark.parametrize("length", [MAX_PARSED_BYTES, MAX_PARSED_BYTES + 1])
 def test_what_is_longer_than_64_kib_is_the_same_only_byte_for_byte(length: int) -> None:
     text = f"[{'1,' * 1000}1]".ljust(length)
     assert same_answer(json_of(text), json_of(text))

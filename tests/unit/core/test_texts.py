@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from awakeables.core.texts import MOST_OF_A_VALUE, excerpt, visible, visible_lines
+from awakeables.core.texts import MAX_VALUE_CHARACTERS, excerpt, visible, visible_lines
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,4 @@ def test_a_value_in_a_message_is_quoted_and_short(value: object, shown: str) -> 
 @given(st.text(st.characters(exclude_categories=())))
 def test_an_excerpt_is_one_line_and_bounded_whatever_the_text(text: str) -> None:
     assert len(excerpt(text).splitlines()) == 1
-    assert len(excerpt(text)) <= 10 * MOST_OF_A_VALUE + 2
+    assert len(excerpt(text)) <= 10 * MAX_VALUE_CHARACTERS + 2

@@ -16,13 +16,13 @@ from pydantic import BaseModel
 
 from awakeables import Context
 from awakeables.api import Api
-from awakeables.core.answers import Answer, SettledAll
 from awakeables.core.awakeables import AwakeableRow, Completion, Verdict
+from awakeables.core.commands import Command
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Entry
-from awakeables.core.orders import Member
 from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.replies import Reply, SettledAll
 from awakeables.core.rows import Changes
 from awakeables.core.sources import parse_source
 from awakeables.engine.engine import Engine, EngineSettings
@@ -57,18 +57,18 @@ class Store(MemoryStore):
 
     def __init__(self, clock: Any) -> None:
         super().__init__(clock=clock, retention_ms=RETENTION_MS)
-        self.commits: list[list[Member]] = []
-        self.answers: list[list[Answer]] = []
+        self.commits: list[list[Command]] = []
+        self.answers: list[list[Reply]] = []
         self.tries = 0
         self.lose_before = 0
         self.lose_after = 0
-        self.refuses: Callable[[Member], bool] = lambda _member: False
+        self.refuses: Callable[[Command], bool] = lambda _member: False
         self.full = False
         self.lose_hints = False
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def commit(self, members: Sequence[Member]) -> list[Answer]:
+    async def commit(self, members: Sequence[Command]) -> list[Reply]:
         self.tries += 1
         await self.gate.wait()
         if self.lose_before:
@@ -91,7 +91,7 @@ class Store(MemoryStore):
             raise StoreUnavailable("the disk is full")
         super().keep(changes)
 
-    def members(self, kind: type[Member]) -> list[Any]:
+    def members(self, kind: type[Command]) -> list[Any]:
         """The members of this kind that were committed."""
         return [member for group in self.commits for member in group if isinstance(member, kind)]
 

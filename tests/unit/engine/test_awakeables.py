@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from awakeables import Context
 from awakeables.core.awakeables import Completion
+from awakeables.core.commands import Settle
 from awakeables.core.ids import new_id
-from awakeables.core.orders import Settle
 from awakeables.core.outcomes import Resolution
 from awakeables.core.sources import parse_source
 from awakeables.engine.engine import EngineSettings
@@ -53,8 +53,8 @@ async def test_a2_every_completion_gets_a_verdict_that_can_be_looked_up() -> Non
         assert told == ["invalid", "accepted", "duplicate", "conflict", "unknown"]
         row = await bench.store.awakeable(key)
         assert row is not None
-        assert row.book.counts == {"invalid": 1, "accepted": 1, "duplicate": 1, "conflict": 1}
-        assert [entry.source for entry in row.book.first] == ["http:1", "http:2", "http:3", "http:4"]
+        assert row.verdicts.counts == {"invalid": 1, "accepted": 1, "duplicate": 1, "conflict": 1}
+        assert [entry.source for entry in row.verdicts.first] == ["http:1", "http:2", "http:3", "http:4"]
 
 
 @BOTH
@@ -138,8 +138,8 @@ async def test_a4_a_payload_that_does_not_fit_is_refused_and_the_next_one_settle
         key = (await bench.awakeable(invocation_id)).id
         await bench.records(process, resolution(key, wrong), resolution(key))
         assert value(await bench.status(invocation_id, "completed")) == 7
-        assert bench.store.tables.awakeables[key].book.counts == {"invalid": 1, "accepted": 1}
-        assert [x.code for x in bench.store.tables.letters.values()] == ["invalid"]
+        assert bench.store.tables.awakeables[key].verdicts.counts == {"invalid": 1, "accepted": 1}
+        assert [x.code for x in bench.store.tables.dead_letters.values()] == ["invalid"]
 
 
 @BOTH
@@ -153,4 +153,4 @@ async def test_a4_bytes_for_an_awakeable_of_json_don_t_wedge_the_partition(setti
         async with asyncio.timeout(10):
             await bench.records(process, encode_completion(raw), resolution(key))
         assert value(await bench.status(invocation_id, "completed")) == 7
-        assert bench.store.tables.awakeables[key].book.counts == {"invalid": 1, "accepted": 1}
+        assert bench.store.tables.awakeables[key].verdicts.counts == {"invalid": 1, "accepted": 1}

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from awakeables import Context
-from awakeables.core.orders import Advance, Begin, Idempotency
+from awakeables.core.commands import Advance, Begin, Idempotency
 from awakeables.core.outcomes import Resolution
 from awakeables.engine.engine import EngineSettings
 from awakeables.engine.runner import RunnerSettings

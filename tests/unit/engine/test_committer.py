@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from awakeables.core.answers import Begun, Claimed
-from awakeables.core.orders import Begin, Claim, Expire, MarkPublished, Probe
+from awakeables.core.commands import Begin, Claim, Expire, MarkPublished, Probe
+from awakeables.core.replies import Begun, Claimed
 from awakeables.engine.committer import Committer
 from awakeables.errors import Overloaded, StoreRefused
 from awakeables.testing.loop import VirtualClock

@@ -52,7 +52,7 @@ def report(awakeable_id: str, task: DeadTask) -> bytes:
 
 
 def letters(bench: Bench) -> list[DeadLetter]:
-    return list(bench.store.tables.letters.values())
+    return list(bench.store.tables.dead_letters.values())
 
 
 async def test_case_w14_a_task_that_a_worker_could_not_use_is_a_dead_letter_where_the_wait_is() -> None:
@@ -66,15 +66,15 @@ async def test_case_w14_a_task_that_a_worker_could_not_use_is_a_dead_letter_wher
         assert letter.reason == "worker 'packer': invalid: the payload does not fit"
         assert (letter.key, letter.value, letter.headers) == (task.key, task.value, task.headers)
         row = bench.store.tables.awakeables[key]
-        assert (row.state, row.book.counts) == ("pending", {})
-        assert row.book.dead_task is not None
-        assert (row.book.dead_task.dead_letter_id, row.book.dead_task.worker) == (letter.id, "packer")
+        assert (row.state, row.verdicts.counts) == ("pending", {})
+        assert row.verdicts.dead_task is not None
+        assert (row.verdicts.dead_task.dead_letter_id, row.verdicts.dead_task.worker) == (letter.id, "packer")
         counted = process.engine.metrics.registry.get_sample_value
         assert counted("awakeables_dead_letters_total", {"code": "unusable-task"}) == 1
         assert counted("awakeables_heartbeats_total", {"origin": "kafka"}) == 0
         await bench.records(process, resolution(key))
         row = bench.store.tables.awakeables[key]
-        assert (row.state, row.book.dead_task is not None) == ("resolved", True)
+        assert (row.state, row.verdicts.dead_task is not None) == ("resolved", True)
 
 
 async def test_case_w14_the_worker_s_copy_is_not_copied_to_the_topic_of_dead_completions() -> None:
@@ -108,7 +108,7 @@ async def test_case_w14_of_two_places_of_a_task_both_are_filed_and_the_last_is_s
         task = dead_task(bench)
         await bench.records(process, report(key, task), report(key, replace(task, offset=18)))
         [_, last] = letters(bench)
-        entry = bench.store.tables.awakeables[key].book.dead_task
+        entry = bench.store.tables.awakeables[key].verdicts.dead_task
         assert entry is not None
         assert entry.dead_letter_id == last.id
 
@@ -122,7 +122,7 @@ async def test_case_w14_a_report_of_what_nobody_waits_for_is_late_or_unknown() -
         content = [(name, never.encode() if name == "awakeable-id" else text) for name, text in task.headers]
         bare = replace(task, value=b"1", headers=tuple(content))
         await bench.records(process, resolution(key), report(key, task), report(never, bare))
-        assert bench.store.tables.awakeables[key].book.counts == {"accepted": 1, "late": 1}
+        assert bench.store.tables.awakeables[key].verdicts.counts == {"accepted": 1, "late": 1}
         assert [(letter.code, letter.topic) for letter in letters(bench)] == [("unknown", TOPIC)]
 
 
@@ -146,7 +146,7 @@ async def test_case_w14_a_report_of_another_wait_s_task_is_invalid(forged: Any) 
         [letter] = letters(bench)
         assert (letter.code, letter.topic, letter.awakeable_id) == ("invalid", TOPIC, key)
         row = bench.store.tables.awakeables[key]
-        assert (row.state, row.book.counts, row.book.dead_task) == ("pending", {"invalid": 1}, None)
+        assert (row.state, row.verdicts.counts, row.verdicts.dead_task) == ("pending", {"invalid": 1}, None)
 
 
 async def test_case_w14_the_task_is_sent_again_to_its_own_topic() -> None:
@@ -209,7 +209,7 @@ async def test_case_o4_a_worker_that_reports_one_task_without_end_fills_no_file(
         assert [letter.code for letter in letters(bench)] == ["unusable-task"] * 10 + ["folded"]
         folded = letters(bench)[-1]
         assert (folded.topic, folded.offset, folded.last_offset, folded.count) == (TOPIC, 10, 2999, 2990)
-        entry = bench.store.tables.awakeables[key].book.dead_task
+        entry = bench.store.tables.awakeables[key].verdicts.dead_task
         assert entry is not None
         assert entry.dead_letter_id == folded.id
         counted = process.engine.metrics.registry.get_sample_value
@@ -231,6 +231,6 @@ async def test_case_o4_a_report_that_was_folded_is_filed_when_it_is_read_again()
         await bench.records(process, *told)
         filed = [letter for letter in letters(bench) if letter.code == "unusable-task"]
         assert [letter.offset for letter in filed] == [0, 1]
-        entry = bench.store.tables.awakeables[key].book.dead_task
+        entry = bench.store.tables.awakeables[key].verdicts.dead_task
         assert entry is not None
         assert entry.dead_letter_id == filed[1].id

@@ -11,12 +11,12 @@ import pytest
 from pydantic import BaseModel, Field
 
 from awakeables import Context, Rejected, TerminalError, TimedOut
-from awakeables.core.answers import Fenced
 from awakeables.core.awakeables import Completion
+from awakeables.core.commands import Advance, Begin, Claim, Release
 from awakeables.core.invocations import CRASHED
 from awakeables.core.journal import AwakeableCreated, OutcomeDelivered, RunRequested
-from awakeables.core.orders import Advance, Begin, Claim, Release
 from awakeables.core.outcomes import Cancellation, Expiry, Rejection, Resolution
+from awakeables.core.replies import Fenced
 from awakeables.core.sources import parse_source
 from awakeables.engine.engine import EngineSettings
 from awakeables.engine.horizon import Moment
@@ -328,10 +328,10 @@ async def test_hard_case_8_a_thousand_answers_leave_twenty_verdicts_and_their_co
     async with bench.serving(LIVE, wait=wait) as process:
         key = (await bench.awakeable(await bench.begin(process, "wait"))).id
         await bench.records(process, *[resolution(key, b'{"weight":%d}' % (n % 3)) for n in range(1000)])
-        book = bench.store.tables.awakeables[key].book
+        book = bench.store.tables.awakeables[key].verdicts
         assert book.counts == {"accepted": 1, "duplicate": 333, "conflict": 666}
         assert (len(book.first), len(book.last)) == (10, 10)
-        assert bench.store.tables.letters == {}
+        assert bench.store.tables.dead_letters == {}
 
 
 async def test_hard_case_8_heartbeats_overwrite_one_row() -> None:
@@ -343,9 +343,9 @@ async def test_hard_case_8_heartbeats_overwrite_one_row() -> None:
         ]
         await bench.records(process, *beats)
         row = bench.store.tables.awakeables[key]
-        assert row.beat is not None
-        assert bytes(row.beat.progress) == b"99"
-        assert row.book.counts == {}
+        assert row.heartbeat is not None
+        assert bytes(row.heartbeat.progress) == b"99"
+        assert row.verdicts.counts == {}
 
 
 async def test_hard_case_9_an_awakeable_whose_task_kafka_refuses_is_rejected_with_publish_failed() -> None:

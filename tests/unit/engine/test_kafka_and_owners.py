@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from awakeables import Context, TimedOut
+from awakeables.core.commands import Advance
 from awakeables.core.ids import new_id
 from awakeables.core.invocations import Suspend
-from awakeables.core.orders import Advance
 from awakeables.engine.folding import FoldingSettings
 from awakeables.errors import (
     OwnershipLost,
@@ -32,7 +32,7 @@ async def test_k1_completions_verdicts_wake_ups_and_offsets_commit_together_or_n
         await bench.records(process, resolution(key), resolution(key), resolution(key, b'{"weight":8}'))
         row = await bench.store.awakeable(key)
         assert row is not None
-        assert row.book.counts == {"accepted": 1, "duplicate": 1, "conflict": 1}
+        assert row.verdicts.counts == {"accepted": 1, "duplicate": 1, "conflict": 1}
         assert bench.store.tables.positions[TOPIC, 0].next == 3
         assert value(await bench.status(invocation_id, "completed")) == 7
 
@@ -43,13 +43,13 @@ async def test_k1_rewinding_the_topic_is_a_no_op() -> None:
         key = (await bench.awakeable(await bench.begin(process, "wait"))).id
         await bench.records(process, resolution(key), b"{", resolution(key, b"{}"))
         await until(lambda: process.engine.relay.idle and not bench.store.tables.effects)
-        before = bench.store.tables.awakeables[key], dict(bench.store.tables.letters)
+        before = bench.store.tables.awakeables[key], dict(bench.store.tables.dead_letters)
         published = len(bench.broker.published)
         for first in (0, 1, 2):
             with pytest.raises(OwnershipLost):
                 await bench.records(process, resolution(key), b"{", resolution(key, b"{}"), first=first)
         await asyncio.sleep(10)
-        assert (bench.store.tables.awakeables[key], dict(bench.store.tables.letters)) == before
+        assert (bench.store.tables.awakeables[key], dict(bench.store.tables.dead_letters)) == before
         assert len(bench.broker.published) == published
 
 
@@ -76,7 +76,7 @@ async def test_k2_a_bad_record_becomes_a_dead_letter_and_the_offset_moves_on_in_
     async with bench.serving(wait=wait) as process:
         key = (await bench.awakeable(await bench.begin(process, "wait"))).id
         await bench.records(process, *bad, resolution(key))
-        letters = sorted(bench.store.tables.letters.values(), key=lambda x: x.offset)
+        letters = sorted(bench.store.tables.dead_letters.values(), key=lambda x: x.offset)
         assert [x.code for x in letters] == [
             "unreadable",
             "unreadable",
@@ -190,7 +190,7 @@ async def test_case_o4_garbage_without_end_fills_neither_the_file_nor_the_memory
                 await bench.records(process, *[b"garbage"] * 1000)
         assert [line["event"] for line in logs] == ["dead_letters_added"]
         await bench.records(process, resolution(key))
-        letters = sorted(bench.store.tables.letters.values(), key=lambda x: x.offset)
+        letters = sorted(bench.store.tables.dead_letters.values(), key=lambda x: x.offset)
         assert [x.code for x in letters] == ["unreadable"] * 10 + ["folded"]
         assert (letters[-1].offset, letters[-1].last_offset, letters[-1].count) == (10, 4999, 4990)
         counted = process.engine.metrics.registry.get_sample_value
@@ -200,7 +200,7 @@ async def test_case_o4_garbage_without_end_fills_neither_the_file_nor_the_memory
 
         await asyncio.sleep(60)
         await bench.records(process, *[b"garbage"] * 11)
-        assert len(bench.store.tables.letters) == 22
+        assert len(bench.store.tables.dead_letters) == 22
 
 
 async def test_case_o4_a_few_large_dead_letters_are_kept_up_to_a_bound() -> None:
@@ -209,7 +209,7 @@ async def test_case_o4_a_few_large_dead_letters_are_kept_up_to_a_bound() -> None
     async with bench.serving(settings, wait=wait) as process:
         for _ in range(3):
             await bench.records(process, b"x" * 4000)
-        kept = [x for x in bench.store.tables.letters.values() if x.code != "folded"]
+        kept = [x for x in bench.store.tables.dead_letters.values() if x.code != "folded"]
         assert len(kept) == 2
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from awakeables import Context
+from awakeables.core.commands import Advance
 from awakeables.core.ids import new_id
 from awakeables.core.invocations import KILLED
-from awakeables.core.orders import Advance
 from awakeables.engine.engine import EngineSettings
 from awakeables.errors import NotFound, NotPossible
 from unit.engine.harness import Bench, quick, resolution, until
@@ -272,5 +272,5 @@ async def test_an_answer_to_an_awakeable_that_was_fenced_off_becomes_a_dead_lett
         bench.store.gate.set()
         await killing
         await bench.records(process, resolution(leaked[0], b"1"))
-        [letter] = bench.store.tables.letters.values()
+        [letter] = bench.store.tables.dead_letters.values()
         assert (letter.code, letter.awakeable_id) == ("unknown", leaked[0])

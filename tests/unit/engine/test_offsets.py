@@ -85,7 +85,7 @@ async def test_a_stuck_partition_is_read_on_behind_the_batch_and_its_reader_is_c
         assert process.engine.intake.readers[0].stuck is None
         with pytest.raises(OwnershipLost):
             await process.engine.intake.take(TOPIC, 0, 1, [stale])
-        letters = list(bench.store.tables.letters.values())
+        letters = list(bench.store.tables.dead_letters.values())
         assert [(x.code, x.offset) for x in letters] == [("unreadable", 0), ("skipped", 1)]
         assert letters[1].reason == "an operator has moved the partition from offset 1 to 4"
 
@@ -132,7 +132,7 @@ async def test_what_a_topic_that_was_made_anew_has_at_the_same_offsets_is_buried
             process.engine.intake.readers[0] = ReaderState(end=1)
             await process.api.skip(0, 0)
             await asyncio.sleep(1)
-        letters = list(bench.store.tables.letters.values())
+        letters = list(bench.store.tables.dead_letters.values())
         assert [(x.code, x.offset, x.timestamp_ms < 3) for x in letters] == [
             ("unreadable", 0, True),
             ("unreadable", 1, True),

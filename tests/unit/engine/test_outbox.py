@@ -13,13 +13,13 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import CapturingLogger
 
-from awakeables.core.answers import Wake
+from awakeables.core.commands import Advance, Begin, ClaimEffects, MarkPublished, MarkRefused, NewAwakeable
 from awakeables.core.deadletters import OMITTED_HEADER
 from awakeables.core.effects import Effect, TaskFacts
 from awakeables.core.ids import new_id
 from awakeables.core.invocations import Continue
-from awakeables.core.orders import Advance, Begin, ClaimEffects, MarkPublished, MarkRefused, NewAwakeable
 from awakeables.core.outcomes import Rejection
+from awakeables.core.replies import Wake
 from awakeables.core.rows import effect_row
 from awakeables.engine import outbox
 from awakeables.engine.committer import Committer
@@ -438,7 +438,7 @@ async def test_a_lost_acknowledgement_of_a_refusal_rejects_the_awakeable_once() 
         rig.store.lose_after = 1
         rig.relay.hand_off([effect])
         await until(lambda: len(rig.store.members(MarkRefused)) >= 1 and not rig.relay._known)
-        assert rig.store.tables.awakeables[awakeable_id].book.counts == {"accepted": 1}
+        assert rig.store.tables.awakeables[awakeable_id].verdicts.counts == {"accepted": 1}
         assert rig.store.tables.invocations["inv_a"].wake == 1
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from awakeables import Context
+from awakeables.core.commands import Republish
 from awakeables.core.effects import Effect
 from awakeables.core.ids import new_id
-from awakeables.core.orders import Republish
 from awakeables.errors import NotFound, NotPossible, PublishRefused
 from unit.engine.harness import Bench, Process, until
 

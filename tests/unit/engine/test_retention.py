@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from awakeables import Context
-from awakeables.core.orders import Purge
+from awakeables.core.commands import Purge
 from awakeables.engine import retention
 from awakeables.engine.engine import EngineSettings
 from awakeables.engine.outbox import RelaySettings
@@ -53,9 +53,9 @@ async def test_dead_letters_have_a_time_of_their_own() -> None:
     async with bench.serving(settings(), wait=wait) as process:
         await bench.records(process, b"{broken")
         await asyncio.sleep(29 * DAY_S)
-        assert len(bench.store.tables.letters) == 1
+        assert len(bench.store.tables.dead_letters) == 1
         await asyncio.sleep(1.1 * DAY_S)
-        assert bench.store.tables.letters == {}
+        assert bench.store.tables.dead_letters == {}
 
 
 async def test_many_go_in_several_small_commits(monkeypatch: pytest.MonkeyPatch) -> None:

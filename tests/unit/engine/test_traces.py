@@ -56,7 +56,7 @@ async def test_a_caller_s_trace_goes_to_the_worker_and_comes_back_with_the_compl
         parcel, own = value(await bench.status(invocation_id, "completed"))
 
     (task,) = seen
-    (told,) = bench.awakeables(invocation_id)[0].book.first
+    (told,) = bench.awakeables(invocation_id)[0].verdicts.first
     assert parcel == "parcel"
     assert told.trace == task.traceparent
     assert task.headers["tracestate"] == dict(answer.headers)["tracestate"].decode() == STATE  # type: ignore[union-attr]
@@ -95,6 +95,6 @@ async def test_a_handler_s_own_completion_is_in_its_trace() -> None:
         awakeable = await bench.awakeable(await bench.begin(process, "wait"))
         answering = await bench.begin(process, "answer", f'"{awakeable.id}"'.encode())
         trace = value(await bench.status(answering, "completed"))
-        (told,) = bench.store.tables.awakeables[awakeable.id].book.first
+        (told,) = bench.store.tables.awakeables[awakeable.id].verdicts.first
     assert isinstance(told, VerdictEntry)
     assert told.trace == trace

@@ -10,10 +10,10 @@ import pytest
 from pydantic import AfterValidator, BaseModel
 
 from awakeables import Context
-from awakeables.core.answers import DryReplayed
 from awakeables.core.awakeables import Completion, VerdictKind
-from awakeables.core.orders import ReplayDry
+from awakeables.core.commands import ReplayDry
 from awakeables.core.outcomes import Resolution
+from awakeables.core.replies import DryReplayed
 from awakeables.core.sources import parse_source
 from awakeables.engine.engine import EngineSettings
 from awakeables.handlers import serde
@@ -133,7 +133,7 @@ async def test_case_t1_after_a_restart_the_type_is_learnt_from_the_line_that_ask
             assert await answered(process, ids[0], b'"DE12"') == "accepted"
         assert value(await bench.status(strict, "completed")) == "DE12"
         assert value(await bench.status(free, "completed")) == "Ann"
-        assert bench.awakeables(strict)[0].book.counts == {"invalid": 1, "accepted": 1}
+        assert bench.awakeables(strict)[0].verdicts.counts == {"invalid": 1, "accepted": 1}
 
 
 async def test_case_t1_a_dry_replay_does_nothing_and_is_made_once_for_each_type(

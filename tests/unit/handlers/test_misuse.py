@@ -176,7 +176,7 @@ def test_an_id_that_is_no_text_is_a_terminal_error(run: Runs, verb: str, given: 
     async def handler(ctx: Context) -> None:
         await getattr(ctx, verb)(given, "x")
 
-    with pytest.raises(TerminalError, match="is not an awakeable ID: it is no text") as caught:
+    with pytest.raises(TerminalError, match="is not an awakeable ID: it is not a string") as caught:
         _ = run(handler).value
     assert caught.value.code == 400
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from awakeables.store.sqlite import checkup
-from awakeables.store.sqlite.checkup import Condition, check_up
+from awakeables.store.sqlite.checkup import StoreCondition, inspect_store
 from awakeables.store.sqlite.lock import holder_of
 from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import RETENTION_MS, START_MS, Driver, FakeClock
@@ -29,10 +29,10 @@ async def path(tmp_path: Path) -> Path:
     return path
 
 
-def look(path: Path, *, seconds: int = 0) -> Condition:
+def look(path: Path, *, seconds: int = 0) -> StoreCondition:
     """Each look at the clock costs so many seconds of the sixty that there are."""
     ticks = itertools.count(step=seconds)
-    return check_up(path, monotonic=lambda: float(next(ticks)), patience_s=60)
+    return inspect_store(path, monotonic=lambda: float(next(ticks)), patience_s=60)
 
 
 def test_a_sound_store_is_read_through_and_its_newest_row_dated(path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from awakeables.core.commands import Begin
 from awakeables.core.invocations import BackOff, Continue, End, Failure, Next, Pause, Suspend
-from awakeables.core.orders import Begin
 from awakeables.core.outcomes import Cancellation, Rejection, Resolution
 from awakeables.engine.readiness import Readiness
 from awakeables.engine.rowgauges import RowGauges, show_readiness

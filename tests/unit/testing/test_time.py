@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from awakeables import Context, TimedOut
-from awakeables.handlers.context import LONGEST_WAIT
+from awakeables.handlers.context import MAX_WAIT
 from awakeables.testing import loop, run
 
 
@@ -36,7 +36,7 @@ def test_a_month_takes_as_many_steps_as_a_minute(steps: list[float], suspend: bo
         return "never"
 
     taken = set()
-    for lasts in (timedelta(minutes=1), timedelta(days=30), LONGEST_WAIT):
+    for lasts in (timedelta(minutes=1), timedelta(days=30), MAX_WAIT):
         steps.clear()
         told = run(handler, lasts, suspend=suspend)
         assert told.value == "timed out"

@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic.alias_generators import to_camel
 
 from awakeables.api import Api
-from awakeables.core.answers import Answer
 from awakeables.core.awakeables import AwakeableRow
+from awakeables.core.commands import Command
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import Invocation
-from awakeables.core.orders import Member
+from awakeables.core.replies import Reply
 from awakeables.core.rows import effect_row, refused
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.runner import RunnerSettings
@@ -175,7 +175,7 @@ class FragileStore(MemoryStore):
         if self.down:
             raise StoreUnavailable("the disk is gone")
 
-    async def commit(self, members: Sequence[Member]) -> list[Answer]:
+    async def commit(self, members: Sequence[Command]) -> list[Reply]:
         self._check()
         answers = await super().commit(members)
         if self.slow_s:
@@ -269,7 +269,7 @@ class Web:
             at_ms=self.engine.clock.now_ms(),
             **{"code": "unreadable"} | fields,
         )
-        self.store.tables.letters[letter.id] = letter
+        self.store.tables.dead_letters[letter.id] = letter
         self.store.tables.sources[letter.source] = letter.id
         return letter.id
 

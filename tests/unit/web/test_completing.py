@@ -295,7 +295,7 @@ async def test_the_event_id_and_the_source_stand_in_the_book(web: Web) -> None:
     sent = {"awakeable-event-id": "e-17", "awakeable-worker": "w"}
     response = await web.client.post(f"/awakeables/{awakeable_id}/resolve", headers=sent)
     assert response.json()["event_id"] == "e-17"
-    [entry] = web.store.tables.awakeables[awakeable_id].book.first
+    [entry] = web.store.tables.awakeables[awakeable_id].verdicts.first
     assert entry.event_id == "e-17"
     assert entry.source.startswith("http:evt_1")
 

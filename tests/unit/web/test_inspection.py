@@ -8,10 +8,10 @@ from datetime import timedelta
 import pytest
 
 from awakeables.core.awakeables import Completion, Heartbeat, cancel
+from awakeables.core.commands import Begin, Idempotency
 from awakeables.core.effects import TaskFacts
 from awakeables.core.ids import IdKind, new_id
 from awakeables.core.invocations import STATUSES
-from awakeables.core.orders import Begin, Idempotency
 from awakeables.core.sources import parse_source
 from unit.web.harness import Exchange, Web, until
 from unit.web.test_completing import JSON, problem

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
 from awakeables.core.awakeables import VERDICTS, Completion, DeadTask, Heartbeat
-from awakeables.core.deadletters import UNUSABLE_TASK, DeadLetter, error_headers, relay, without_value
+from awakeables.core.deadletters import UNUSABLE_TASK, DeadLetter, error_headers, relay_copy, without_value
 from awakeables.core.effects import Effect, Header, TaskFacts
 from awakeables.core.ids import new_id, parse_id
 from awakeables.core.outcomes import Rejection, Resolution
@@ -404,7 +404,7 @@ def test_the_copy_of_a_dead_letter_fits(code: str) -> None:
         value=b"{",
         headers=(("traceparent", b"00-1"),),
     )
-    copy = relay(letter, to="shop.completions.dlq", now_ms=3)
+    copy = relay_copy(letter, to="shop.completions.dlq", now_ms=3)
     assert refusal("dead-letter", facts(as_object(encode_effect(copy)[1]))) is None
     shorter = without_value(copy, "1048600 bytes are too many")
     assert shorter is not None

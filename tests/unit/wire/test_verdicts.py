@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from awakeables.core.awakeables import VERDICTS, Verdict, in_short
+from awakeables.core.awakeables import VERDICTS, Verdict, abridged
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.sources import Source
 from awakeables.wire.verdicts import encode_verdict
@@ -57,7 +57,7 @@ def test_what_is_no_verdict_is_refused(path: Path) -> None:
     )
 )
 def test_whatever_is_emitted_fits(verdict: Verdict) -> None:
-    assert refusal("verdict", encode_verdict(in_short(verdict))) is None
+    assert refusal("verdict", encode_verdict(abridged(verdict))) is None
 
 
 def test_a_value_is_told_to_the_letter_and_a_source_is_taken_apart() -> None:
@@ -96,7 +96,7 @@ def test_case_w8_a_verdict_over_a_large_completion_fits_its_topic(outcome: Resol
         reason="\x00" * 500_000,
         outcome=outcome,
     )
-    text = encode_verdict(in_short(verdict))
+    text = encode_verdict(abridged(verdict))
     assert len(text) < 80_000
     assert refusal("verdict", text) is None
     told = msgspec.json.decode(text)["outcome"]

@@ -8,13 +8,13 @@ import msgspec
 from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
-from awakeables.core.acts import acts_bytes, noted
-from awakeables.core.answers import Advanced, Begun, Fenced, KeyConflict
+from awakeables.core.acts import acts_bytes, with_act
 from awakeables.core.awakeables import AwakeableRow
+from awakeables.core.commands import Advance, Begin, FirstStep
 from awakeables.core.effects import Effect, TaskFacts
-from awakeables.core.invocations import CALLED_OFF, CANCELLED, End, Invocation
-from awakeables.core.orders import Advance, Begin, FirstStep
+from awakeables.core.invocations import CANCELLED, CANCELLED_OUTCOME, End, Invocation
 from awakeables.core.records import text_bytes
+from awakeables.core.replies import Advanced, Begun, Fenced, KeyConflict
 from awakeables.core.rows import PLACES, Changes, Rows, effect_row
 
 ABANDONED = "its invocation ended"
@@ -28,100 +28,104 @@ class _Step(msgspec.Struct, frozen=True):
     new: dict[str, AwakeableRow]
     changed: list[tuple[AwakeableRow, AwakeableRow]]
     effects: tuple[Effect, ...]
-    called_off: tuple[str, ...]
+    cancelled_ids: tuple[str, ...]
 
 
 _NOTHING = _Step({}, [], (), ())
 
 
-def begin(order: Begin, rows: Rows, now_ms: int, changes: Changes) -> Begun | KeyConflict:
+def begin(command: Begin, rows: Rows, now_ms: int, changes: Changes) -> Begun | KeyConflict:
     """Create the invocation, unless it was created before or its key stands for another one."""
-    first = order.first
-    if rows.invocations.get(order.id) is not None:
-        return Begun(id=order.id, created=True, effects=_unsent(first.effects if first else (), rows))
-    if order.idempotency is not None:
-        known = rows.keys[order.idempotency.scope, order.idempotency.key]
+    first = command.first
+    if rows.invocations.get(command.id) is not None:
+        return Begun(id=command.id, created=True, effects=_unsent(first.effects if first else (), rows))
+    if command.idempotency is not None:
+        known = rows.keys[command.idempotency.scope, command.idempotency.key]
         if known is not None:
             fingerprint, invocation_id = known
-            if fingerprint != order.idempotency.fingerprint:
+            if fingerprint != command.idempotency.fingerprint:
                 return KeyConflict(id=invocation_id)
-            if invocation_id == order.id:
-                return Begun(id=order.id, created=True, effects=_unsent(first.effects if first else (), rows))
+            if invocation_id == command.id:
+                return Begun(
+                    id=command.id, created=True, effects=_unsent(first.effects if first else (), rows)
+                )
             return Begun(id=invocation_id, created=False)
-    row = _new_invocation(order, now_ms)
+    row = _new_invocation(command, now_ms)
     effects: tuple[Effect, ...] = ()
-    if first is not None and order.owner is not None:
+    if first is not None and command.owner is not None:
         step = _decided(first, (), row, rows, now_ms)
         row = invocations.advance(
             row,
             first.next,
             grows=False,
-            owner=order.owner,
+            owner=command.owner,
             number=first.number,
-            build=order.build or "",
+            build=command.build or "",
             now_ms=now_ms,
         )
-        _write(first, step, row, order.owner, changes)
+        _write(first, step, row, command.owner, changes)
         effects = step.effects
     changes.put_invocation(None, row)
-    changes.chunks.append((row.id, 1, order.chunk, now_ms))
-    if order.idempotency is not None:
-        changes.add_key(order.idempotency, row.id)
+    changes.chunks.append((row.id, 1, command.chunk, now_ms))
+    if command.idempotency is not None:
+        changes.add_key(command.idempotency, row.id)
     return Begun(id=row.id, created=True, effects=effects)
 
 
-def _new_invocation(order: Begin, now_ms: int) -> Invocation:
+def _new_invocation(command: Begin, now_ms: int) -> Invocation:
     row = Invocation(
-        order.id,
-        order.service,
-        order.handler,
+        command.id,
+        command.service,
+        command.handler,
         now_ms,
         now_ms,
-        key_utf8=None if order.key is None else text_bytes(order.key),
-        build=order.build,
-        acts_json=None if order.by is None else acts_bytes(noted((), "begin", order.by, now_ms)),
-        origin=order.origin,
+        key_utf8=None if command.key is None else text_bytes(command.key),
+        build=command.build,
+        acts_json=None if command.by is None else acts_bytes(with_act((), "begin", command.by, now_ms)),
+        origin=command.origin,
     )
-    if order.owner is not None:
-        return invocations.claim(row, owner=order.owner, now_ms=now_ms)
-    row.due_ms = now_ms + order.delay_ms if order.delay_ms else invocations.at_once(now_ms)
+    if command.owner is not None:
+        return invocations.claim(row, owner=command.owner, now_ms=now_ms)
+    row.due_ms = now_ms + command.delay_ms if command.delay_ms else invocations.at_once(now_ms)
     return row
 
 
-def advance(order: Advance, rows: Rows, now_ms: int, changes: Changes) -> Advanced | Fenced:
+def advance(command: Advance, rows: Rows, now_ms: int, changes: Changes) -> Advanced | Fenced:
     """Apply an owner's commit, unless the owner is stale or it was applied before."""
-    row = rows.invocations[order.invocation_id]
+    row = rows.invocations[command.invocation_id]
     if row is None:
         return FENCED
-    if order.number <= row.commits and invocations.is_repeat(row, owner=order.owner, epoch=order.epoch):
-        return _again(order, row, rows)
-    if not invocations.owns(row, owner=order.owner, epoch=order.epoch, version=order.version):
+    if command.number <= row.commits and invocations.is_repeat(row, owner=command.owner, epoch=command.epoch):
+        return _again(command, row, rows)
+    if not invocations.owns(row, owner=command.owner, epoch=command.epoch, version=command.version):
         return FENCED
     after = invocations.advance(
         row,
-        order.next,
-        grows=order.chunk is not None,
-        owner=order.owner,
-        number=order.number,
-        build=order.build,
+        command.next,
+        grows=command.chunk is not None,
+        owner=command.owner,
+        number=command.number,
+        build=command.build,
         now_ms=now_ms,
     )
     step = _NOTHING
-    ends = type(order.next) is End and order.next.abandoned
-    if order.effects or order.awakeables or ends or order.calls_off or order.schemas:
-        step = _decided(order, order.calls_off, after, rows, now_ms)
-        _write(order, step, after, order.owner, changes)
+    ends = type(command.next) is End and command.next.abandoned
+    if command.effects or command.awakeables or ends or command.cancels or command.schemas:
+        step = _decided(command, command.cancels, after, rows, now_ms)
+        _write(command, step, after, command.owner, changes)
     changes.put_invocation(row, after)
-    if order.chunk is not None:
-        changes.chunks.append((row.id, after.version, order.chunk, now_ms))
-    return Advanced(invocation=after, effects=step.effects, called_off=step.called_off)
+    if command.chunk is not None:
+        changes.chunks.append((row.id, after.version, command.chunk, now_ms))
+    return Advanced(invocation=after, effects=step.effects, cancelled_ids=step.cancelled_ids)
 
 
-def _again(order: Advance, row: Invocation, rows: Rows) -> Advanced:
+def _again(command: Advance, row: Invocation, rows: Rows) -> Advanced:
     """The answer whose acknowledgement was lost; effects that were sent meanwhile are left out."""
-    settled = (rows.awakeables[key] for key in order.calls_off)
-    called_off = tuple(each.id for each in settled if each is not None and each.outcome == CALLED_OFF)
-    return Advanced(invocation=row, effects=_unsent(order.effects, rows), called_off=called_off)
+    settled = (rows.awakeables[key] for key in command.cancels)
+    cancelled_ids = tuple(
+        each.id for each in settled if each is not None and each.outcome == CANCELLED_OUTCOME
+    )
+    return Advanced(invocation=row, effects=_unsent(command.effects, rows), cancelled_ids=cancelled_ids)
 
 
 def _unsent(effects: Sequence[Effect], rows: Rows) -> tuple[Effect, ...]:
@@ -131,24 +135,24 @@ def _unsent(effects: Sequence[Effect], rows: Rows) -> tuple[Effect, ...]:
 
 
 def _decided(
-    order: Advance | FirstStep, calls_off: Sequence[str], row: Invocation, rows: Rows, now_ms: int
+    command: Advance | FirstStep, cancels: Sequence[str], row: Invocation, rows: Rows, now_ms: int
 ) -> _Step:
     """Decide what the step does; nothing is changed yet."""
     new: dict[str, AwakeableRow] = {}
-    for each in order.awakeables:
+    for each in command.awakeables:
         deadline_ms = None if each.timeout_ms is None else now_ms + each.timeout_ms
         new[each.id] = AwakeableRow(
             each.id, row.id, now_ms, each.codec, each.schema_hash, deadline_ms, type_name=each.type_name
         )
     touched: dict[str, tuple[AwakeableRow, AwakeableRow]] = {}
     effects = []
-    for effect in order.effects:
+    for effect in command.effects:
         effects.append(effect if effect.task is None else _placed(effect, effect.task, new, touched, rows))
-    abandoned = order.next.abandoned if isinstance(order.next, End) else ()
-    called_off = _cancelled(calls_off, CANCELLED, new, touched, rows, now_ms) if calls_off else ()
+    abandoned = command.next.abandoned if isinstance(command.next, End) else ()
+    cancelled_ids = _cancelled(cancels, CANCELLED, new, touched, rows, now_ms) if cancels else ()
     if abandoned:
         _cancelled(abandoned, ABANDONED, new, touched, rows, now_ms)
-    return _Step(new, list(touched.values()), tuple(effects), called_off)
+    return _Step(new, list(touched.values()), tuple(effects), cancelled_ids)
 
 
 def _placed(
@@ -200,13 +204,13 @@ def _cancelled(
     return tuple(cancelled)
 
 
-def _write(order: Advance | FirstStep, step: _Step, row: Invocation, owner: str, changes: Changes) -> None:
+def _write(command: Advance | FirstStep, step: _Step, row: Invocation, owner: str, changes: Changes) -> None:
     for awakeable in step.new.values():
         changes.put_awakeable(None, awakeable)
     for before, after in step.changed:
         changes.put_awakeable(before, after)
-    if order.schemas:
-        changes.schemas.update(order.schemas)
+    if command.schemas:
+        changes.schemas.update(command.schemas)
     first = row.version << PLACES
     for place, effect in enumerate(step.effects, first):
         if changes.rows.effects.get(effect.event_id) is None:

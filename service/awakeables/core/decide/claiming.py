@@ -7,33 +7,33 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
-from awakeables.core.answers import Claimed, DryReplayed, Expired, PartitionsTaken, Released
 from awakeables.core.awakeables import AwakeableRow
+from awakeables.core.commands import Claim, Expire, Release, ReplayDry, TakePartitions
 from awakeables.core.invocations import Invocation
-from awakeables.core.orders import Claim, Expire, Release, ReplayDry, TakePartitions
+from awakeables.core.replies import Claimed, DryReplayed, Expired, PartitionsTaken, Released
 from awakeables.core.rows import Changes, PositionRow, Rows
 
 
-def claim(order: Claim, found: Sequence[Invocation], now_ms: int, changes: Changes) -> Claimed:
+def claim(command: Claim, found: Sequence[Invocation], now_ms: int, changes: Changes) -> Claimed:
     """Give the invocations that were found to be due to the owner, or park those that kill theirs."""
-    claimed = [invocations.claim(row, owner=order.owner, now_ms=now_ms) for row in found]
+    claimed = [invocations.claim(row, owner=command.owner, now_ms=now_ms) for row in found]
     for before, row in zip(found, claimed, strict=True):
         changes.put_invocation(before, row)
     return Claimed(invocations=tuple(claimed))
 
 
-def release(order: Release, rows: Rows, now_ms: int, changes: Changes) -> Released:
+def release(command: Release, rows: Rows, now_ms: int, changes: Changes) -> Released:
     """Take these invocations from their owner, if it is this one."""
-    ids = order.ids or ()
+    ids = command.ids or ()
     rows.invocations.require(ids)
     found = (rows.invocations[key] for key in dict.fromkeys(ids))
-    held = [row for row in found if row and row.status == "running" and row.owner == order.owner]
+    held = [row for row in found if row and row.status == "running" and row.owner == command.owner]
     return _released(held, now_ms, changes)
 
 
-def release_others(order: Release, found: Sequence[Invocation], now_ms: int, changes: Changes) -> Released:
+def release_others(command: Release, found: Sequence[Invocation], now_ms: int, changes: Changes) -> Released:
     """Take all running invocations that are not this owner's from theirs."""
-    return _released([row for row in found if row.owner != order.owner], now_ms, changes)
+    return _released([row for row in found if row.owner != command.owner], now_ms, changes)
 
 
 def _released(held: Sequence[Invocation], now_ms: int, changes: Changes) -> Released:
@@ -42,23 +42,23 @@ def _released(held: Sequence[Invocation], now_ms: int, changes: Changes) -> Rele
     return Released(count=len(held))
 
 
-def replay_dry(order: ReplayDry, rows: Rows, now_ms: int, changes: Changes) -> DryReplayed:
+def replay_dry(command: ReplayDry, rows: Rows, now_ms: int, changes: Changes) -> DryReplayed:
     """Count a dry replay as a start while it runs."""
-    row = rows.invocations[order.invocation_id]
-    counted = None if row is None else invocations.replay_dry(row, ends=order.ends)
+    row = rows.invocations[command.invocation_id]
+    counted = None if row is None else invocations.replay_dry(row, ends=command.ends)
     if counted is not None:
         changes.put_invocation(row, counted)
     return DryReplayed(invocation=counted)
 
 
-def horizon_of(order: Expire, now_ms: int) -> int:
+def horizon_of(command: Expire, now_ms: int) -> int:
     """What deadlines are held against (hard case 5)."""
-    return now_ms if order.held_back_to_ms is None else min(now_ms, order.held_back_to_ms)
+    return now_ms if command.held_back_to_ms is None else min(now_ms, command.held_back_to_ms)
 
 
-def expire(order: Expire, found: Sequence[AwakeableRow], now_ms: int, changes: Changes) -> Expired:
+def expire(command: Expire, found: Sequence[AwakeableRow], now_ms: int, changes: Changes) -> Expired:
     """Time out what was found to be overdue."""
-    horizon_ms = horizon_of(order, now_ms)
+    horizon_ms = horizon_of(command, now_ms)
     expired = [(row, awakeables.expire(row, now_ms=now_ms, horizon_ms=horizon_ms)) for row in found]
     changes.require_waiting([row.invocation_id for row, after in expired if after is not None])
     wakes = []
@@ -69,14 +69,14 @@ def expire(order: Expire, found: Sequence[AwakeableRow], now_ms: int, changes: C
     return Expired(wakes=tuple(wakes))
 
 
-def take_partitions(order: TakePartitions, rows: Rows, now_ms: int, changes: Changes) -> PartitionsTaken:
+def take_partitions(command: TakePartitions, rows: Rows, now_ms: int, changes: Changes) -> PartitionsTaken:
     """Count the epochs of these partitions up, so that whoever read them before is fenced."""
-    rows.positions.require([(order.topic, partition) for partition in order.partitions])
+    rows.positions.require([(command.topic, partition) for partition in command.partitions])
     positions = []
-    for partition in order.partitions:
-        before = rows.positions[order.topic, partition]
-        held = before or PositionRow(order.topic, partition)
-        row = replace(held, epoch=held.epoch + 1, owner=order.owner)
+    for partition in command.partitions:
+        before = rows.positions[command.topic, partition]
+        held = before or PositionRow(command.topic, partition)
+        row = replace(held, epoch=held.epoch + 1, owner=command.owner)
         changes.put_position(before, row)
         positions.append(row.position)
     return PartitionsTaken(positions=tuple(positions))

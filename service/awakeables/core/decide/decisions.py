@@ -1,53 +1,53 @@
-"""Which function decides which order."""
+"""Which function decides which command."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from awakeables.core import orders
-from awakeables.core.answers import Answer
+from awakeables.core import commands
+from awakeables.core.commands import Command
 from awakeables.core.decide import advancing, claiming, operating, publishing, settling
-from awakeables.core.orders import Member
+from awakeables.core.replies import Reply
 from awakeables.core.rows import Changes, Rows
 
-Decision: TypeAlias = Callable[[Any, Rows, int, Changes], Answer]
-"""`(order, rows, now_ms, changes) -> answer`."""
+Decision: TypeAlias = Callable[[Any, Rows, int, Changes], Reply]
+"""`(command, rows, now_ms, changes) -> answer`."""
 
-SearchDecision: TypeAlias = Callable[[Any, Any, int, Changes], Answer]
-"""`(order, found, now_ms, changes) -> answer`."""
+SearchDecision: TypeAlias = Callable[[Any, Any, int, Changes], Reply]
+"""`(command, found, now_ms, changes) -> answer`."""
 
-BY_KEY: Mapping[type[Member], Decision] = {
-    orders.Advance: advancing.advance,
-    orders.Begin: advancing.begin,
-    orders.Settle: settling.settle,
-    orders.MarkPublished: publishing.mark_published,
-    orders.MarkRefused: publishing.mark_refused,
-    orders.Release: claiming.release,
-    orders.ReplayDry: claiming.replay_dry,
-    orders.TakePartitions: claiming.take_partitions,
-    orders.Resume: operating.resume,
-    orders.Cancel: operating.cancel,
-    orders.Purge: operating.purge,
-    orders.Resend: publishing.resend_letter,
-    orders.Republish: publishing.republish,
-    orders.Skip: operating.skip,
-    orders.Probe: operating.probe,
+BY_KEY: Mapping[type[Command], Decision] = {
+    commands.Advance: advancing.advance,
+    commands.Begin: advancing.begin,
+    commands.Settle: settling.settle,
+    commands.MarkPublished: publishing.mark_published,
+    commands.MarkRefused: publishing.mark_refused,
+    commands.Release: claiming.release,
+    commands.ReplayDry: claiming.replay_dry,
+    commands.TakePartitions: claiming.take_partitions,
+    commands.Resume: operating.resume,
+    commands.Cancel: operating.cancel,
+    commands.Purge: operating.purge,
+    commands.Resend: publishing.resend_dead_letter,
+    commands.Republish: publishing.republish,
+    commands.Skip: operating.skip,
+    commands.Probe: operating.probe,
 }
 """Orders that name the rows that they are about."""
 
-BY_SEARCH: Mapping[type[Member], SearchDecision] = {
-    orders.Claim: claiming.claim,
-    orders.Expire: claiming.expire,
-    orders.ClaimEffects: publishing.claim_effects,
-    orders.Kill: operating.kill,
-    orders.PurgeLetters: operating.purge_letters,
+BY_SEARCH: Mapping[type[Command], SearchDecision] = {
+    commands.Claim: claiming.claim,
+    commands.Expire: claiming.expire,
+    commands.ClaimEffects: publishing.claim_effects,
+    commands.Kill: operating.kill,
+    commands.PurgeDeadLetters: operating.purge_dead_letters,
 }
 """Orders whose rows the store searches."""
 
 
-def searches(order: Member) -> SearchDecision | None:
-    """The decision over found rows; None: the order names its rows."""
-    if isinstance(order, orders.Release) and order.ids is None:
+def searches(command: Command) -> SearchDecision | None:
+    """The decision over found rows; None: the command names its rows."""
+    if isinstance(command, commands.Release) and command.ids is None:
         return claiming.release_others
-    return BY_SEARCH.get(type(order))
+    return BY_SEARCH.get(type(command))

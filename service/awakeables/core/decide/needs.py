@@ -1,4 +1,4 @@
-"""Which rows a group of orders is decided on, so that a store loads them with one statement per table.
+"""Which rows a group of commands is decided on, so that a store loads them with one statement per table.
 
 A guess that makes commits fast and changes no meaning: what is missing here is loaded when a decision
 asks for it. A test holds that nothing is.
@@ -10,16 +10,14 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from typing import TypeAlias
 
-from awakeables.core.effects import Effect
-from awakeables.core.invocations import End
-from awakeables.core.orders import (
+from awakeables.core.commands import (
     Advance,
     Begin,
     Cancel,
+    Command,
     FirstStep,
     Kill,
     MarkRefused,
-    Member,
     Purge,
     Release,
     ReplayDry,
@@ -30,51 +28,53 @@ from awakeables.core.orders import (
     Skip,
     TakePartitions,
 )
+from awakeables.core.effects import Effect
+from awakeables.core.invocations import End
 from awakeables.core.rows import Rows, TableName
 
 Keys: TypeAlias = dict[TableName, set[Hashable]]
 """Keys of rows by table; a `defaultdict`."""
 
 
-def needs(orders: Iterable[Member], *, new: bool = False) -> Keys:
-    """The keys of the rows that these orders name.
+def needs(commands: Iterable[Command], *, new: bool = False) -> Keys:
+    """The keys of the rows that these commands name.
 
     Args:
-        orders: What is to be decided.
-        new: With the keys of rows that the orders make, which are absent unless an order is sent again.
+        commands: What is to be decided.
+        new: With the keys of rows that the commands make, which are absent unless an command is sent again.
     """
     keys: Keys = defaultdict(set)
-    for order in orders:
-        _add(order, keys)
+    for command in commands:
+        _add_named(command, keys)
         if new:
-            _add_new(order, keys)
+            _add_new(command, keys)
     return keys
 
 
-def needs_of_loaded(orders: Iterable[Member], rows: Rows) -> Keys:
-    """The keys of the rows that are found by the rows which these orders name, once those are loaded.
+def needs_of_loaded(commands: Iterable[Command], rows: Rows) -> Keys:
+    """The keys of the rows that are found by the rows which these commands name, once those are loaded.
 
     To be asked again after these are loaded, until all are there.
     """
     keys: Keys = defaultdict(set)
-    for order in orders:
-        match order:
+    for command in commands:
+        match command:
             case Settle():
-                _add_waiting((each.awakeable_id for each in order.completions), rows, keys)
+                _add_waiting((each.awakeable_id for each in command.completions), rows, keys)
             case MarkRefused():
-                effect = rows.effects.get(order.event_id)
+                effect = rows.effects.get(command.event_id)
                 task = None if effect is None else effect.effect.task
                 if task is not None:
                     keys["awakeables"].add(task.awakeable_id)
                     _add_waiting([task.awakeable_id], rows, keys)
             case Resend():
-                letter = rows.letters.get(order.dead_letter_id)
+                letter = rows.dead_letters.get(command.dead_letter_id)
                 if letter is not None and letter.awakeable_id is not None:
                     keys["awakeables"].add(letter.awakeable_id)
             case Republish():
-                effect = rows.effects.get(order.event_id)
+                effect = rows.effects.get(command.event_id)
                 if effect is not None:
-                    keys["invocations" if effect.kind == "event" else "letters"].add(effect.stream)
+                    keys["invocations" if effect.kind == "event" else "dead_letters"].add(effect.stream)
             case _:
                 pass
     return keys
@@ -88,36 +88,36 @@ def _add_waiting(awakeable_ids: Iterable[str], rows: Rows, keys: Keys) -> None:
             keys["invocations"].add(row.invocation_id)
 
 
-def _add(order: Member, keys: Keys) -> None:
-    match order:
+def _add_named(command: Command, keys: Keys) -> None:
+    match command:
         case Advance():
-            keys["invocations"].add(order.invocation_id)
-            keys["awakeables"].update(order.calls_off)
-            _add_step(order, keys)
+            keys["invocations"].add(command.invocation_id)
+            keys["awakeables"].update(command.cancels)
+            _add_step(command, keys)
         case Begin():
-            if order.idempotency is not None:
-                keys["keys"].add((order.idempotency.scope, order.idempotency.key))
-            if order.first is not None:
-                _add_step(order.first, keys)
+            if command.idempotency is not None:
+                keys["keys"].add((command.idempotency.scope, command.idempotency.key))
+            if command.first is not None:
+                _add_step(command.first, keys)
         case Settle():
-            _add_settle(order, keys)
+            _add_settle(command, keys)
         case Resume() | Cancel() | Kill() | ReplayDry():
-            keys["invocations"].add(order.invocation_id)
+            keys["invocations"].add(command.invocation_id)
         case Release():
-            keys["invocations"].update(order.ids or ())
+            keys["invocations"].update(command.ids or ())
         case Purge():
-            keys["invocations"].update(ended.id for ended in order.ended)
+            keys["invocations"].update(ended.id for ended in command.ended)
         case MarkRefused() | Republish():
-            keys["effects"].add(order.event_id)
+            keys["effects"].add(command.event_id)
         case Resend():
-            keys["letters"].add(order.dead_letter_id)
-            keys["effects"].add(order.event_id)
+            keys["dead_letters"].add(command.dead_letter_id)
+            keys["effects"].add(command.event_id)
         case Skip():
-            keys["letters"].add(order.dead_letter.id)
-            keys["sources"].add(order.dead_letter.source)
-            keys["positions"].add((order.topic, order.partition))
+            keys["dead_letters"].add(command.dead_letter.id)
+            keys["sources"].add(command.dead_letter.source)
+            keys["positions"].add((command.topic, command.partition))
         case TakePartitions():
-            keys["positions"].update((order.topic, partition) for partition in order.partitions)
+            keys["positions"].update((command.topic, partition) for partition in command.partitions)
         case _:
             pass
 
@@ -130,32 +130,32 @@ def _add_step(step: Advance | FirstStep, keys: Keys) -> None:
     keys["awakeables"] |= about - new
 
 
-def _add_settle(order: Settle, keys: Keys) -> None:
-    if order.fence is not None:
-        keys["positions"].add((order.fence.topic, order.fence.partition))
-    keys["awakeables"].update(each.awakeable_id for each in order.completions)
-    letters = (*order.dead_letters, *order.originals.values(), *order.dead_tasks.values())
+def _add_settle(command: Settle, keys: Keys) -> None:
+    if command.fence is not None:
+        keys["positions"].add((command.fence.topic, command.fence.partition))
+    keys["awakeables"].update(each.awakeable_id for each in command.completions)
+    letters = (*command.dead_letters, *command.originals.values(), *command.dead_tasks.values())
     keys["sources"].update(letter.source for letter in letters)
-    if letters and order.folding is not None:
-        keys["letters"].add(order.folding.into)
+    if letters and command.folding is not None:
+        keys["dead_letters"].add(command.folding.into)
 
 
-def _add_new(order: Member, keys: Keys) -> None:
-    match order:
+def _add_new(command: Command, keys: Keys) -> None:
+    match command:
         case Begin():
-            keys["invocations"].add(order.id)
-            if order.first is not None:
-                _add_effects(order.first.effects, keys)
+            keys["invocations"].add(command.id)
+            if command.first is not None:
+                _add_effects(command.first.effects, keys)
         case Advance():
-            _add_effects(order.effects, keys)
+            _add_effects(command.effects, keys)
         case Settle():
-            keys["effects"].update(order.verdict_ids)
-            letters = (*order.dead_letters, *order.originals.values())
+            keys["effects"].update(command.verdict_ids)
+            letters = (*command.dead_letters, *command.originals.values())
             keys["effects"].update(letter.id for letter in letters)
-            if order.folding is not None:
-                keys["effects"].add(order.folding.into)
+            if command.folding is not None:
+                keys["effects"].add(command.folding.into)
         case Skip():
-            keys["effects"].add(order.dead_letter.id)
+            keys["effects"].add(command.dead_letter.id)
         case _:
             pass
 

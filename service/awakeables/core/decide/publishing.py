@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from awakeables.core import awakeables
-from awakeables.core.acts import acts_bytes, noted
-from awakeables.core.answers import Acknowledged, ClaimedEffects, Republished, Resent
+from awakeables.core.acts import acts_bytes, with_act
 from awakeables.core.awakeables import Completion
-from awakeables.core.deadletters import refusal_to_resend, resend
+from awakeables.core.commands import ClaimEffects, MarkPublished, MarkRefused, Republish, Resend
+from awakeables.core.deadletters import refusal_to_resend, resend_effect
 from awakeables.core.effects import QueuedEffect
-from awakeables.core.orders import ClaimEffects, MarkPublished, MarkRefused, Republish, Resend
 from awakeables.core.outcomes import publish_failed
+from awakeables.core.replies import Acknowledged, ClaimedEffects, Republished, Resent
 from awakeables.core.rows import PLACES, UNCLAIMED, Changes, EffectRow, Rows, effect_row, refused, requeued
 from awakeables.core.sources import Source
 
@@ -22,23 +22,23 @@ LAST_PLACE = (1 << PLACES) - 1
 
 
 def claim_effects(
-    order: ClaimEffects, found: Sequence[EffectRow], now_ms: int, changes: Changes
+    command: ClaimEffects, found: Sequence[EffectRow], now_ms: int, changes: Changes
 ) -> ClaimedEffects:
     """Give the effects that were found to this owner's relay."""
     for row in found:
-        changes.put_effect(row, replace(row, claimed_by=order.owner))
+        changes.put_effect(row, replace(row, claimed_by=command.owner))
     return ClaimedEffects(effects=tuple(row.effect for row in found))
 
 
-def mark_published(order: MarkPublished, rows: Rows, now_ms: int, changes: Changes) -> Acknowledged:
+def mark_published(command: MarkPublished, rows: Rows, now_ms: int, changes: Changes) -> Acknowledged:
     """Delete what Kafka has; also when a relay that owns them no longer says so late, it is true."""
-    changes.delete_published(order.event_ids)
+    changes.delete_published(command.event_ids)
     return Acknowledged()
 
 
-def mark_refused(order: MarkRefused, rows: Rows, now_ms: int, changes: Changes) -> Acknowledged:
+def mark_refused(command: MarkRefused, rows: Rows, now_ms: int, changes: Changes) -> Acknowledged:
     """Keep a refused effect as failed, and reject the awakeable that it is the task of."""
-    effect = rows.effects[order.event_id]
+    effect = rows.effects[command.event_id]
     if effect is None or effect.state != "unsent":
         return Acknowledged()
     if effect.kind == "verdict":
@@ -48,51 +48,51 @@ def mark_refused(order: MarkRefused, rows: Rows, now_ms: int, changes: Changes) 
     task = effect.effect.task
     row = rows.awakeables[task.awakeable_id] if task else None
     if row is None or row.state != "pending":
-        changes.put_effect(effect, refused(effect, order.reason))
+        changes.put_effect(effect, refused(effect, command.reason))
         return Acknowledged()
     changes.require_waiting([row.invocation_id])
-    rejection = publish_failed(effect.topic, order.reason)
+    rejection = publish_failed(effect.topic, command.reason)
     completion = Completion(
         awakeable_id=row.id,
         body=rejection,
-        source=Source(kind="effect", id=order.event_id),
-        event_id=order.event_id,
+        source=Source(kind="effect", id=command.event_id),
+        event_id=command.event_id,
     )
     result = awakeables.settle(row, completion, now_ms=now_ms, horizon_ms=0)
-    changes.put_effect(effect, refused(effect, order.reason))
+    changes.put_effect(effect, refused(effect, command.reason))
     changes.put_awakeable(row, result.awakeable)
     return Acknowledged(wakes=(changes.wake(result.awakeable, rejection, now_ms),))
 
 
-def resend_letter(order: Resend, rows: Rows, now_ms: int, changes: Changes) -> Resent:
+def resend_dead_letter(command: Resend, rows: Rows, now_ms: int, changes: Changes) -> Resent:
     """Queue a dead letter for the topic that it came from."""
-    letter = rows.letters[order.dead_letter_id]
+    letter = rows.dead_letters[command.dead_letter_id]
     if letter is None:
         return Resent(dead_letter=None, effect=None)
     row = rows.awakeables[letter.awakeable_id] if letter.awakeable_id is not None else None
     refusal = refusal_to_resend(letter, row)
     if refusal is not None:
         return Resent(dead_letter=letter, effect=None, refusal=refusal)
-    effect = resend(letter, event_id=order.event_id, now_ms=now_ms)
+    effect = resend_effect(letter, event_id=command.event_id, now_ms=now_ms)
     queued = rows.effects[effect.event_id]
     if queued is not None and queued.state == "unsent":
         return Resent(dead_letter=letter, effect=effect)
-    acts = noted(letter.acts, "resend", order.by, now_ms)
+    acts = with_act(letter.acts, "resend", command.by, now_ms)
     after = replace(letter, resent=letter.resent + 1, acts=acts)
-    changes.put_letter(letter, after)
+    changes.put_dead_letter(letter, after)
     if queued is None:
         changes.put_effect(None, effect_row(effect, UNCLAIMED, after.resent << PLACES))
     return Resent(dead_letter=after, effect=effect)
 
 
-def republish(order: Republish, rows: Rows, now_ms: int, changes: Changes) -> Republished:
+def republish(command: Republish, rows: Rows, now_ms: int, changes: Changes) -> Republished:
     """Queue a refused effect again, for the next look of any relay; nobody waits for a task."""
-    row = rows.effects[order.event_id]
+    row = rows.effects[command.event_id]
     if row is None or row.state == "unsent":
         return Republished(queued=None if row is None else row.queued, accepted=row is not None)
     if row.kind == "task":
         return Republished(queued=row.queued, accepted=False)
-    acts = noted(row.acts, "resend", order.by, now_ms)
+    acts = with_act(row.acts, "resend", command.by, now_ms)
     after = requeued(row, position=_end_of_stream(row, rows), acts_json=acts_bytes(acts))
     changes.put_effect(row, after)
     return Republished(queued=QueuedEffect(effect=row.effect, state="unsent", acts=acts), accepted=True)
@@ -104,6 +104,6 @@ def _end_of_stream(row: EffectRow, rows: Rows) -> int:
         invocation = rows.invocations[row.stream]
         newest = None if invocation is None else invocation.version
     else:
-        letter = rows.letters[row.stream]
+        letter = rows.dead_letters[row.stream]
         newest = None if letter is None else letter.resent
     return row.position if newest is None else newest << PLACES | LAST_PLACE

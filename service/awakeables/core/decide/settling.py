@@ -8,42 +8,42 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import replace
 
 from awakeables.core import awakeables
-from awakeables.core.answers import Fenced, SettledAll, Unchecked, Wake
-from awakeables.core.awakeables import AwakeableRow, DeadTask, Verdict, in_short
-from awakeables.core.deadletters import DeadLetter, Folding, counted_up, divided, fold, less, relay
+from awakeables.core.awakeables import AwakeableRow, DeadTask, Verdict, abridged
+from awakeables.core.commands import PartitionFence, Settle
+from awakeables.core.deadletters import DeadLetter, Folding, counted_up, fold, relay_copy, remaining, split
 from awakeables.core.effects import Effect
 from awakeables.core.ids import parse_id
-from awakeables.core.orders import PartitionFence, Settle
 from awakeables.core.outcomes import Outcome
+from awakeables.core.replies import Fenced, SettledAll, Unchecked, Wake
 from awakeables.core.rows import UNCLAIMED, Changes, PositionRow, Rows, effect_row
 
 DROPPED: tuple[str, ...] = ("unknown", "invalid")
 """Verdicts over records that become dead letters."""
 
 
-def settle(order: Settle, rows: Rows, now_ms: int, changes: Changes) -> SettledAll | Fenced | Unchecked:
+def settle(command: Settle, rows: Rows, now_ms: int, changes: Changes) -> SettledAll | Fenced | Unchecked:
     """Give each completion its verdict, in order."""
-    fence, held = order.fence, None
+    fence, held = command.fence, None
     if fence is not None:
         held = rows.positions[fence.topic, fence.partition]
         if held is None or not is_next(fence, held):
             return Fenced()
-    if order.completions:
-        rows.awakeables.require([completion.awakeable_id for completion in order.completions])
-        unchecked = _unchecked(order, rows)
+    if command.completions:
+        rows.awakeables.require([completion.awakeable_id for completion in command.completions])
+        unchecked = _unchecked(command, rows)
         if unchecked:
             return Unchecked(awakeable_ids=unchecked)
-    batch = _Batch(order, rows, now_ms)
+    batch = _Batch(command, rows, now_ms)
     batch.judge(held)
     letters, filed, folded = batch.dead_letters()
     changes.require_waiting([row.invocation_id for row, _ in batch.settled])
     wakes = batch.write(changes)
     for letter in filed:
-        changes.put_letter(None, letter)
-    add_dead_letters(letters, order.relay_to, now_ms, changes)
+        changes.put_dead_letter(None, letter)
+    add_dead_letters(letters, command.relay_to, now_ms, changes)
     if batch.counted is not None:
-        changes.put_letter(*batch.counted)
-    untold = _publish_verdicts(batch, changes) if order.verdicts_to else 0
+        changes.put_dead_letter(*batch.counted)
+    unpublished = _publish_verdicts(batch, changes) if command.verdicts_to else 0
     if fence is not None and held is not None:
         changes.put_position(held, replace(held, next=fence.next))
     return SettledAll(
@@ -51,7 +51,7 @@ def settle(order: Settle, rows: Rows, now_ms: int, changes: Changes) -> SettledA
         wakes=tuple(wakes),
         dead_letters=(*letters, *filed),
         folded=_by_code(folded),
-        untold=untold,
+        unpublished=unpublished,
         again=frozenset(batch.again),
     )
 
@@ -61,9 +61,9 @@ def is_next(fence: PartitionFence, held: PositionRow) -> bool:
     return held.epoch == fence.epoch and held.owner == fence.owner and held.next <= fence.first
 
 
-def _unchecked(order: Settle, rows: Rows) -> tuple[str, ...]:
+def _unchecked(command: Settle, rows: Rows) -> tuple[str, ...]:
     unchecked = []
-    for completion in order.completions:
+    for completion in command.completions:
         row = rows.awakeables[completion.awakeable_id]
         # Most rows are as their completion says; the others are looked at more closely.
         if (
@@ -76,7 +76,7 @@ def _unchecked(order: Settle, rows: Rows) -> tuple[str, ...]:
 
 
 class _Batch:
-    """The verdicts over one order's completions, decided and not yet written.
+    """The verdicts over one command's completions, decided and not yet written.
 
     Attributes:
         settled: The rows that were settled, and how, in order.
@@ -87,8 +87,8 @@ class _Batch:
             none is only counted.
     """
 
-    def __init__(self, order: Settle, rows: Rows, now_ms: int) -> None:
-        self.order = order
+    def __init__(self, command: Settle, rows: Rows, now_ms: int) -> None:
+        self.command = command
         self._rows = rows
         self.now_ms = now_ms
         self.verdicts: list[Verdict | None] = []
@@ -97,21 +97,21 @@ class _Batch:
         self.rows_after: dict[str, AwakeableRow] = {}
         self.again: set[int] = set()
         self.counted: tuple[DeadLetter, DeadLetter] | None = None
-        self._letters = list(order.dead_letters)
+        self._letters = list(command.dead_letters)
         self._reports: list[int] = []
 
     def judge(self, held: PositionRow | None) -> None:
         """Decide each completion's verdict."""
-        order, now_ms = self.order, self.now_ms
-        horizon_ms = now_ms if order.held_back_to_ms is None else min(now_ms, order.held_back_to_ms)
-        again_before = held.again_before if held is not None and order.offsets else 0
-        for place, completion in enumerate(order.completions):
+        command, now_ms = self.command, self.now_ms
+        horizon_ms = now_ms if command.held_back_to_ms is None else min(now_ms, command.held_back_to_ms)
+        again_before = held.again_before if held is not None and command.offsets else 0
+        for place, completion in enumerate(command.completions):
             key = completion.awakeable_id
             row = self.rows_after.get(key) or self._rows.awakeables[key]
-            reread = again_before > 0 and order.offsets[place] < again_before
+            reread = again_before > 0 and command.offsets[place] < again_before
             count = 0
             if row is None:
-                verdict: Verdict | None = awakeables.without_row(
+                verdict: Verdict | None = awakeables.verdict_without_row(
                     completion,
                     issued_ms=parse_id(key, "prom"),
                     now_ms=now_ms,
@@ -125,7 +125,7 @@ class _Batch:
                 after = result.awakeable
                 if after is not row:
                     self.rows_after[key] = after
-                if place in order.dead_tasks and after.state == "pending":
+                if place in command.dead_tasks and after.state == "pending":
                     self._reports.append(place)
                 if result.settled:
                     # An answer that comes too late has settled the row by its deadline: the verdict has
@@ -137,22 +137,22 @@ class _Batch:
             self.counts.append(count)
             if reread:
                 self.again.add(place)
-            if verdict is not None and verdict.kind in DROPPED and place in order.originals:
-                self._letters.append(_because(order.originals[place], verdict))
+            if verdict is not None and verdict.kind in DROPPED and place in command.originals:
+                self._letters.append(_because(command.originals[place], verdict))
 
     def dead_letters(self) -> tuple[list[DeadLetter], list[DeadLetter], list[DeadLetter]]:
         """The dead letters to add with copies, those to file without, and those that are only counted."""
-        order = self.order
+        command = self.command
         filed, left = self._file() if self._reports else ([], [])
         letters = sorted([*self._letters, *left], key=lambda letter: letter.offset)
         if not letters:
             return [], filed, []
-        room = order.folding and less(order.folding, filed, used_up=bool(left))
+        room = command.folding and remaining(command.folding, filed, used_up=bool(left))
         kept, folded = room_for(new_letters(letters, self._rows), room)
-        if folded and order.folding is not None:
-            known = self._rows.letters[order.folding.into]
+        if folded and command.folding is not None:
+            known = self._rows.dead_letters[command.folding.into]
             if known is None:
-                kept.append(fold(folded, order.folding, now_ms=self.now_ms))
+                kept.append(fold(folded, command.folding, now_ms=self.now_ms))
             else:
                 self.counted = (known, counted_up(known, folded))
         return kept, filed, folded
@@ -163,14 +163,14 @@ class _Batch:
         Returns:
             Those to add, and the reports, as records of their topic, that there is no room for.
         """
-        order, folding = self.order, self.order.folding
-        new = {order.dead_tasks[place].source: place for place in reversed(self._reports)}
+        command, folding = self.command, self.command.folding
+        new = {command.dead_tasks[place].source: place for place in reversed(self._reports)}
         self._rows.sources.require(new)
         places = [place for source, place in reversed(new.items()) if self._rows.sources[source] is None]
-        letters = [order.dead_tasks[place] for place in places]
-        kept, left = (letters, []) if folding is None else divided(letters, folding)
+        letters = [command.dead_tasks[place] for place in places]
+        kept, left = (letters, []) if folding is None else split(letters, folding)
         for place in places:
-            completion, letter = order.completions[place], order.dead_tasks[place]
+            completion, letter = command.completions[place], command.dead_tasks[place]
             key = completion.awakeable_id
             row = self.rows_after.get(key) or self._rows.awakeables[key]
             assert row is not None, completion
@@ -183,7 +183,7 @@ class _Batch:
                 worker=completion.worker,
                 now_ms=self.now_ms,
             )
-        return kept, [order.originals[place] for place in places[len(kept) :]]
+        return kept, [command.originals[place] for place in places[len(kept) :]]
 
     def write(self, changes: Changes) -> list[Wake]:
         """Put the rows, and wake whom they were awaited by."""
@@ -201,14 +201,14 @@ def new_letters(letters: Iterable[DeadLetter], rows: Rows) -> list[DeadLetter]:
 
 def room_for(letters: list[DeadLetter], folding: Folding | None) -> tuple[list[DeadLetter], list[DeadLetter]]:
     """Those that are kept one by one, and those that are only counted."""
-    return (letters, []) if folding is None else divided(letters, folding)
+    return (letters, []) if folding is None else split(letters, folding)
 
 
 def add_dead_letters(letters: Sequence[DeadLetter], relay_to: str, now_ms: int, changes: Changes) -> None:
     """Keep dead letters and queue their copies for the dead-letter topic (K2)."""
     for letter in letters:
-        changes.put_letter(None, letter)
-        copy = relay(letter, to=relay_to, now_ms=now_ms)
+        changes.put_dead_letter(None, letter)
+        copy = relay_copy(letter, to=relay_to, now_ms=now_ms)
         if changes.rows.effects.get(copy.event_id) is None:
             changes.put_effect(None, effect_row(copy, UNCLAIMED, 0))
 
@@ -229,10 +229,10 @@ def _publish_verdicts(batch: _Batch, changes: Changes) -> int:
 
     What settles an awakeable is always published. Anything else could be sent without end.
     """
-    order = batch.order
-    room = len(batch.verdicts) if order.folding is None else order.folding.tell
+    command = batch.command
+    room = len(batch.verdicts) if command.folding is None else command.folding.max_verdicts
     left_out = 0
-    for place, (event_id, verdict) in enumerate(zip(order.verdict_ids, batch.verdicts, strict=True)):
+    for place, (event_id, verdict) in enumerate(zip(command.verdict_ids, batch.verdicts, strict=True)):
         if verdict is None or place in batch.again:
             continue
         if verdict.kind != "accepted":
@@ -243,12 +243,12 @@ def _publish_verdicts(batch: _Batch, changes: Changes) -> int:
         effect = Effect(
             event_id=event_id,
             stream=verdict.awakeable_id,
-            topic=order.verdicts_to,
+            topic=command.verdicts_to,
             key=verdict.awakeable_id.encode(),
             value=None,
             created_ms=batch.now_ms,
             kind="verdict",
-            verdict=in_short(verdict),
+            verdict=abridged(verdict),
         )
         if changes.rows.effects.get(event_id) is None:
             changes.put_effect(None, effect_row(effect, UNCLAIMED, batch.counts[place]))

@@ -16,7 +16,7 @@ from awakeables.store.sqlite.thread import translated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Copy:
+class Backup:
     """A back-up that was checked.
 
     Attributes:
@@ -30,7 +30,7 @@ class Copy:
     bytes: int
 
 
-def back_up(store: Path, target: Path) -> Copy:
+def back_up(store: Path, target: Path) -> Backup:
     """Copy a store as it is at one instant; everything that was committed before is in it.
 
     It takes no lock that a service would wait for: one read transaction of `VACUUM INTO`, during which
@@ -67,7 +67,7 @@ def back_up(store: Path, target: Path) -> Copy:
     return copy
 
 
-def _checked(copy: Path, store: Path, app: str | None) -> Copy:
+def _checked(copy: Path, store: Path, app: str | None) -> Backup:
     """Check a copy that has a temporary name.
 
     Raises:
@@ -78,7 +78,7 @@ def _checked(copy: Path, store: Path, app: str | None) -> Copy:
         (told,) = connection.execute(QUERIES["quick_check"]).fetchone()
         if told != "ok":
             raise OperatorError(f"the copy of {store} is damaged, and so may be {store}: {told}")
-        return Copy(version=schema_version(connection), app=app, bytes=copy.stat().st_size)
+        return Backup(version=schema_version(connection), app=app, bytes=copy.stat().st_size)
 
 
 def _connected(path: Path, mode: str) -> sqlite3.Connection:

@@ -18,7 +18,7 @@ STEPS = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
+class StoreCondition:
     """What was found; nothing of the file was changed.
 
     Attributes:
@@ -38,7 +38,9 @@ class Condition:
     problem: str | None = None
 
 
-def check_up(path: Path, *, monotonic: Callable[[], float], patience_s: float, app: str = "") -> Condition:
+def inspect_store(
+    path: Path, *, monotonic: Callable[[], float], patience_s: float, app: str = ""
+) -> StoreCondition:
     """Look at a file that is there; it is read through only if nobody has it open.
 
     Args:
@@ -59,10 +61,10 @@ def check_up(path: Path, *, monotonic: Callable[[], float], patience_s: float, a
             if holder is None:
                 damage, read_through = _read_through(connection, monotonic, patience_s)
     except OperatorError as error:
-        return Condition(newest_version=newest_version, problem=str(error))
+        return StoreCondition(newest_version=newest_version, problem=str(error))
     except (sqlite3.Error, OSError) as error:
-        return Condition(newest_version=newest_version, problem=f"{path} can't be read: {error}")
-    return Condition(
+        return StoreCondition(newest_version=newest_version, problem=f"{path} can't be read: {error}")
+    return StoreCondition(
         newest_version=newest_version,
         holder=holder,
         version=version,

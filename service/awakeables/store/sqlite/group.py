@@ -3,7 +3,7 @@
 The writer knows the rows that it wrote last: a hot cycle (begin, advance, settle, end) reads nothing
 back. What it does not know is loaded with one statement per table. Every statement that writes has
 what was known as its guard. A guard that fails means that the writer knew something that is no longer
-so: everything it knows is dropped, and the group is decided again, member by member, over rows
+so: everything it knows is dropped, and the group is decided again, command by command, over rows
 loaded in that transaction.
 """
 
@@ -13,19 +13,19 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from awakeables.core.answers import Answer
+from awakeables.core.commands import Command, Expire, Release
 from awakeables.core.decide.decisions import BY_KEY, SearchDecision, searches
 from awakeables.core.decide.needs import Keys, missing, needs, needs_of_loaded
-from awakeables.core.orders import Expire, Member, Release
+from awakeables.core.replies import Reply
 from awakeables.core.rows import Changes, NotLoaded, Rows, TableName
 from awakeables.store.sqlite.loading import find, load
 from awakeables.store.sqlite.writing import ChangeWriter
 
-MOST_KNOWN = 20_000
+MAX_CACHED_ROWS = 20_000
 """How many invocations, and how many awakeables, the writer remembers: some 20 MB of small rows."""
 
 
-class Known:
+class RowCache:
     """What the writer knows to be in the database: the rows that it wrote last, bounded.
 
     Attributes:
@@ -49,18 +49,18 @@ class Known:
         for key in ended:
             if rows.invocations.pop(key, None) is None:
                 rows.awakeables.pop(key, None)
-        for few in (rows.effects, rows.letters, rows.sources, rows.keys):
+        for few in (rows.effects, rows.dead_letters, rows.sources, rows.keys):
             few.clear()
         for many in (rows.invocations, rows.awakeables):
-            if len(many) > MOST_KNOWN:
-                for key in list(many)[: MOST_KNOWN // 4]:
+            if len(many) > MAX_CACHED_ROWS:
+                for key in list(many)[: MAX_CACHED_ROWS // 4]:
                     del many[key]
 
 
 class Group:
     """Decides and writes orders in the transaction that is open."""
 
-    def __init__(self, connection: sqlite3.Connection, known: Known, now_ms: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, known: RowCache, now_ms: int) -> None:
         self._connection = connection
         self._known = known
         self._rows = known.rows
@@ -70,45 +70,45 @@ class Group:
         self._ended: list[str] = []
         self.writing = ChangeWriter(connection, known.schemas)
 
-    def decide(self, members: Sequence[Member]) -> list[Answer]:
-        """Decide all members over what is known and loaded, and write what they changed at the end.
+    def decide(self, commands: Sequence[Command]) -> list[Reply]:
+        """Decide all commands over what is known and loaded, and write what they changed at the end.
 
         Raises:
             StaleRows: What was known is not what is there.
             sqlite3.IntegrityError: A row that was taken for new is there, or data can't be stored.
         """
-        answers: list[Answer] = []
+        replies: list[Reply] = []
         ahead = False
-        for place, member in enumerate(members):
-            decision = BY_KEY.get(type(member))
-            if decision is None or isinstance(member, Release):
-                search = searches(member)
+        for place, command in enumerate(commands):
+            decision = BY_KEY.get(type(command))
+            if decision is None or isinstance(command, Release):
+                search = searches(command)
                 if search is not None:
-                    answers.append(self._search(member, search))
+                    replies.append(self._search(command, search))
                     continue
-                decision = BY_KEY[type(member)]
+                decision = BY_KEY[type(command)]
             while True:
                 try:
-                    answers.append(decision(member, self._rows, self._now_ms, self._changes))
+                    replies.append(decision(command, self._rows, self._now_ms, self._changes))
                     break
                 except NotLoaded as unknown:
                     if ahead:
                         self.load_missed(unknown)
                     else:
-                        self._load_ahead(members[place:])
+                        self._load_ahead(commands[place:])
                         ahead = True
             if self._changes.purged:
                 self._write()
         self._write()
-        return answers
+        return replies
 
-    def decide_one_by_one(self, members: Sequence[Member]) -> list[Answer]:
-        """The same over rows that are loaded now, each member written before the next is decided."""
-        answers: list[Answer] = []
-        for member in members:
-            self._load_ahead([member], new=True)
-            answers += self.decide([member])
-        return answers
+    def decide_one_by_one(self, commands: Sequence[Command]) -> list[Reply]:
+        """The same over rows that are loaded now, each command written before the next is decided."""
+        replies: list[Reply] = []
+        for command in commands:
+            self._load_ahead([command], new=True)
+            replies += self.decide([command])
+        return replies
 
     def close(self) -> None:
         """It is committed: tell what is known how it ended."""
@@ -118,9 +118,9 @@ class Group:
         """Load what was not loaded ahead."""
         self._load({unknown.table: set(unknown.keys)})
 
-    def _load_ahead(self, members: Sequence[Member], *, new: bool = False) -> None:
-        self._load(needs(members, new=new))
-        while self._load(needs_of_loaded(members, self._rows)):
+    def _load_ahead(self, commands: Sequence[Command], *, new: bool = False) -> None:
+        self._load(needs(commands, new=new))
+        while self._load(needs_of_loaded(commands, self._rows)):
             pass
 
     def _load(self, keys: Keys) -> bool:
@@ -131,23 +131,23 @@ class Group:
             self._loaded.update((table, key) for key in wanted)
         return bool(unknown)
 
-    def _search(self, member: Member, decision: SearchDecision) -> Answer:
+    def _search(self, command: Command, decision: SearchDecision) -> Reply:
         """What was changed must be in the tables before they are searched."""
         self._write()
-        self._load(needs([member]))
-        found = find(self._connection, member, self._now_ms)
-        if isinstance(member, Expire):
+        self._load(needs([command]))
+        found = find(self._connection, command, self._now_ms)
+        if isinstance(command, Expire):
             self._load({"invocations": {row.invocation_id for row in found}})
-        answer = decision(member, found, self._now_ms, self._changes)
-        if self._changes.deleted_letters or self._changes.deleted_effects:
+        reply = decision(command, found, self._now_ms, self._changes)
+        if self._changes.deleted_dead_letters or self._changes.deleted_effects:
             self._write()
-        return answer
+        return reply
 
     def _write(self) -> None:
         changes = self._changes
         self.writing.write(changes)
         rows = self._rows
-        if changes.purged or changes.deleted_letters or changes.deleted_effects:
+        if changes.purged or changes.deleted_dead_letters or changes.deleted_effects:
             self._note_deleted(changes)
         self._note_ends(changes)
         self._changes = Changes(rows)
@@ -161,8 +161,8 @@ class Group:
         rows.keys.update({key: None for key, known in rows.keys.items() if known and known[1] in purged})
         self._loaded.update(("invocations", key) for key in purged)
         self._loaded.update(("awakeables", key) for key in awakeables)
-        letters = set(changes.deleted_letters)
-        rows.letters.update(dict.fromkeys(letters))
+        letters = set(changes.deleted_dead_letters)
+        rows.dead_letters.update(dict.fromkeys(letters))
         rows.sources.update({source: None for source, key in rows.sources.items() if key in letters})
         rows.effects.update(dict.fromkeys(changes.deleted_effects))
 

@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import msgspec
 
 from awakeables.core.awakeables import AwakeableRow
+from awakeables.core.commands import Claim, ClaimEffects, Command, Expire, Kill, PurgeDeadLetters, Release
 from awakeables.core.decide.claiming import horizon_of
-from awakeables.core.decide.operating import Old
+from awakeables.core.decide.operating import PurgeCandidates
 from awakeables.core.ids import EFFECT_KINDS, first_id
 from awakeables.core.invocations import NO_INSTANT_MS, SUSPECT_STARTS, Invocation
-from awakeables.core.orders import Claim, ClaimEffects, Expire, Kill, Member, PurgeLetters, Release
 from awakeables.core.records import text_bytes
 from awakeables.core.rows import EffectRow, PositionRow, Rows, TableName
 from awakeables.store.sqlite.queries import QUERIES
@@ -67,33 +67,33 @@ _READ: dict[TableName, Read] = {
     "invocations": _reads("invocations", Invocation),
     "awakeables": _reads("awakeables", AwakeableRow),
     "effects": _reads("effects", EffectRow),
-    "letters": _reads("dead_letters", lambda *columns: dead_letter_from(columns)),
+    "dead_letters": _reads("dead_letters", lambda *columns: dead_letter_from(columns)),
     "sources": _reads("dead_letters_of", lambda _source, letter_id: letter_id),
     "keys": _keys,
     "positions": _positions,
 }
 
 
-def find(connection: sqlite3.Connection, order: Member, now_ms: int) -> Any:
-    """The rows that an order looks for."""
-    match order:
+def find(connection: sqlite3.Connection, command: Command, now_ms: int) -> Any:
+    """The rows that a command looks for."""
+    match command:
         case Claim():
-            suspects = _due(connection, now_ms, 1, suspects=True) if order.suspect else []
-            return [*suspects, *_due(connection, now_ms, order.limit - len(suspects), suspects=False)]
+            suspects = _due(connection, now_ms, 1, suspects=True) if command.suspect else []
+            return [*suspects, *_due(connection, now_ms, command.limit - len(suspects), suspects=False)]
         case Expire():
-            wanted = (horizon_of(order, now_ms), order.limit)
+            wanted = (horizon_of(command, now_ms), command.limit)
             return [AwakeableRow(*row) for row in connection.execute(QUERIES["overdue_awakeables"], wanted)]
         case ClaimEffects():
-            return _unclaimed(connection, order.owner, order.limit)
+            return _unclaimed(connection, command.owner, command.limit)
         case Kill():
-            found = connection.execute(QUERIES["awakeables_waited"], (order.invocation_id,))
+            found = connection.execute(QUERIES["awakeables_waited"], (command.invocation_id,))
             return [AwakeableRow(*row) for row in found]
-        case PurgeLetters():
-            return _old(connection, order)
+        case PurgeDeadLetters():
+            return _old(connection, command)
         case Release():
             return [Invocation(*row) for row in connection.execute(QUERIES["running_invocations"])]
         case _:
-            raise TypeError(f"{type(order).__name__} searches nothing")
+            raise TypeError(f"{type(command).__name__} searches nothing")
 
 
 def _due(connection: sqlite3.Connection, now_ms: int, limit: int, *, suspects: bool) -> list[Invocation]:
@@ -125,15 +125,15 @@ def unsent(connection: sqlite3.Connection, owner: str, limit: int) -> list[Effec
     return sorted((EffectRow(*row) for row in found), key=lambda row: (row.position, row.event_id))
 
 
-def _old(connection: sqlite3.Connection, order: PurgeLetters) -> Old:
-    before = first_id("dlq", order.before_ms)
-    if order.code is None:
-        found = connection.execute(QUERIES["old_dead_letters"], (before, order.limit))
+def _old(connection: sqlite3.Connection, command: PurgeDeadLetters) -> PurgeCandidates:
+    before = first_id("dlq", command.before_ms)
+    if command.code is None:
+        found = connection.execute(QUERIES["old_dead_letters"], (before, command.limit))
     else:
-        found = connection.execute(QUERIES["old_dead_letters_of"], (order.code, before, order.limit))
+        found = connection.execute(QUERIES["old_dead_letters_of"], (command.code, before, command.limit))
     letters = [letter_id for (letter_id,) in found]
     effects: list[str] = []
-    for kind in () if order.letters_only else EFFECT_KINDS:
-        wanted = (f"{kind}_", first_id(kind, order.before_ms), order.limit)
+    for kind in () if command.dead_letters_only else EFFECT_KINDS:
+        wanted = (f"{kind}_", first_id(kind, command.before_ms), command.limit)
         effects += [event_id for (event_id,) in connection.execute(QUERIES["old_failed"], wanted)]
-    return Old(letters, effects)
+    return PurgeCandidates(letters, effects)

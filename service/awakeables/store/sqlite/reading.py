@@ -9,17 +9,17 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
 
-from awakeables.core.answers import Position
 from awakeables.core.awakeables import AwakeableRow, State
-from awakeables.core.brief import brief_awakeable, brief_effect, brief_invocation, brief_letter
+from awakeables.core.brief import brief_awakeable, brief_dead_letter, brief_effect, brief_invocation
+from awakeables.core.commands import Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.ids import EFFECT_KINDS, by_issue
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry, awakeables_created, decode_chunks
-from awakeables.core.orders import Ended
 from awakeables.core.outcomes import Outcome, decode_outcome
 from awakeables.core.records import text_bytes, text_from
+from awakeables.core.replies import Position
 from awakeables.core.rows import EffectRow, PositionRow
 from awakeables.ports import Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
@@ -146,7 +146,7 @@ def dead_letter(connection: sqlite3.Connection, dead_letter_id: str) -> DeadLett
 def dead_letters(connection: sqlite3.Connection, page: Page) -> list[DeadLetter]:
     before = _AFTER_ALL if page.before is None else page.before
     found = connection.execute(QUERIES["list_dead_letters"], (before, page.limit))
-    return [brief_letter(dead_letter_from(row)) for row in found]
+    return [brief_dead_letter(dead_letter_from(row)) for row in found]
 
 
 def queued_effect(connection: sqlite3.Connection, event_id: str) -> QueuedEffect | None:

@@ -17,19 +17,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from awakeables.core.answers import Answer, Position
 from awakeables.core.awakeables import AwakeableRow, State
+from awakeables.core.commands import Command, Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
-from awakeables.core.orders import Ended, Member
 from awakeables.core.outcomes import Outcome
+from awakeables.core.replies import Position, Reply
 from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.sqlite import reading
 from awakeables.store.sqlite.counts import RowCounts, as_counts, count_rows
-from awakeables.store.sqlite.group import Group, Known
+from awakeables.store.sqlite.group import Group, RowCache
 from awakeables.store.sqlite.lock import FileLock, lock_file_of
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.schema import migrate
@@ -57,7 +57,7 @@ class SqliteStore:
         self._writer = SqliteThread(self._path, "writer", connect=self._connect, disconnect=self._disconnect)
         self._reader = SqliteThread(self._path, "reader", connect=self._connect_reader)
         self._lister = SqliteThread(self._path, "lister", connect=self._connect_reader)
-        self._known = Known(retention_ms)
+        self._known = RowCache(retention_ms)
         self._counts: RowCounts = Counter()
         self._doubtful = False
         self._file: tuple[int, int] | None = None
@@ -79,7 +79,7 @@ class SqliteStore:
         await asyncio.shield(asyncio.wrap_future(self._writer.stop()))
 
     def _connect(self) -> sqlite3.Connection:
-        self._known = Known(self._retention_ms)
+        self._known = RowCache(self._retention_ms)
         folder = self._path.parent
         if not folder.is_dir():
             raise StoreUnavailable(
@@ -117,10 +117,10 @@ class SqliteStore:
 
     # ── writing ─────────────────────────────────────────────────────────────────────────────
 
-    async def commit(self, members: Sequence[Member]) -> list[Answer]:
-        return await self._writer.run(self._commit, members)
+    async def commit(self, commands: Sequence[Command]) -> list[Reply]:
+        return await self._writer.run(self._commit, commands)
 
-    def _commit(self, connection: sqlite3.Connection, members: Sequence[Member]) -> list[Answer]:
+    def _commit(self, connection: sqlite3.Connection, commands: Sequence[Command]) -> list[Reply]:
         _roll_back(connection)
         if _identity(self._path) != self._file:
             raise StoreUnavailable(
@@ -131,11 +131,11 @@ class SqliteStore:
             self._counts, self._doubtful = count_rows(connection), False
         try:
             try:
-                group, answers = self._decide(connection, members)
+                group, replies = self._decide(connection, commands)
             except (StaleRows, sqlite3.IntegrityError):
                 # What was known, or taken for new, is not what is there. Nothing is known now.
                 self._forget(connection)
-                group, answers = self._decide(connection, members, one_by_one=True)
+                group, replies = self._decide(connection, commands, one_by_one=True)
             if group.writing.wrote:
                 self._doubtful = True
                 connection.execute(QUERIES["commit"])
@@ -150,19 +150,19 @@ class SqliteStore:
             raise
         finally:
             _roll_back(connection)
-        return answers
+        return replies
 
     def _decide(
-        self, connection: sqlite3.Connection, members: Sequence[Member], *, one_by_one: bool = False
-    ) -> tuple[Group, list[Answer]]:
+        self, connection: sqlite3.Connection, commands: Sequence[Command], *, one_by_one: bool = False
+    ) -> tuple[Group, list[Reply]]:
         connection.execute(QUERIES["begin"])
         group = Group(connection, self._known, self._clock.now_ms())
-        return group, group.decide_one_by_one(members) if one_by_one else group.decide(members)
+        return group, group.decide_one_by_one(commands) if one_by_one else group.decide(commands)
 
     def _forget(self, connection: sqlite3.Connection) -> None:
         """Nothing of the transaction has happened, or it isn't known: what was known may be wrong."""
         _roll_back(connection)
-        self._known = Known(self._retention_ms)
+        self._known = RowCache(self._retention_ms)
 
     def _note(self, changes: RowCounts) -> None:
         """Replace the counts, so that readers see those of whole commits only."""

@@ -59,9 +59,9 @@ class ChangeWriter:
             self._effects(changes)
         if changes.positions:
             self._positions(changes)
-        if changes.keys or changes.letters:
+        if changes.keys or changes.dead_letters:
             self._letters_and_keys(changes)
-        if changes.purged or changes.deleted_letters or changes.deleted_effects:
+        if changes.purged or changes.deleted_dead_letters or changes.deleted_effects:
             self._deleted(changes)
         for _ in range(changes.probes):
             self._run("add_probe")
@@ -127,12 +127,21 @@ class ChangeWriter:
                 self.counts[PENDING] += row.state == "pending"
                 new.append(astuple(row))
             elif row.state == before.state:
-                noted.append((row.book_json, row.beat_json, row.topic, key, before.state, before.book_json))
+                noted.append(
+                    (
+                        row.verdicts_json,
+                        row.heartbeat_json,
+                        row.topic,
+                        key,
+                        before.state,
+                        before.verdicts_json,
+                    )
+                )
             else:
                 self.counts[PENDING] -= 1
                 change = (row.state, row.settled_ms, row.settled_by, row.outcome_json)
-                notes = (row.book_json, row.beat_json, row.topic)
-                settled.append((*notes, *change, key, before.state, before.book_json))
+                notes = (row.verdicts_json, row.heartbeat_json, row.topic)
+                settled.append((*notes, *change, key, before.state, before.verdicts_json))
         self._write("insert_awakeable", new)
         self._write("note_awakeable", noted)
         self._write("settle_awakeable", settled)
@@ -198,8 +207,8 @@ class ChangeWriter:
     def _letters_and_keys(self, changes: Changes) -> None:
         new: list[Columns] = []
         noted: list[Columns] = []
-        for key, before in changes.letters.items():
-            letter = changes.rows.letters[key]
+        for key, before in changes.dead_letters.items():
+            letter = changes.rows.dead_letters[key]
             assert letter is not None
             if before is None:
                 new.append(dead_letter_row(letter))
@@ -221,8 +230,8 @@ class ChangeWriter:
             (pending,) = self._connection.execute(QUERIES["count_pending"], (awakeables,)).fetchone()
             self.counts[PENDING] -= pending
             self._run("delete_awakeables", awakeables)
-        if changes.deleted_letters:
-            self.counts[LETTERS] -= self._run("delete_dead_letters", id_list(changes.deleted_letters))
+        if changes.deleted_dead_letters:
+            self.counts[LETTERS] -= self._run("delete_dead_letters", id_list(changes.deleted_dead_letters))
         if changes.deleted_effects:
             self.counts[FAILED] -= self._run("delete_effects", id_list(changes.deleted_effects))
 

@@ -43,7 +43,7 @@ class Advanced(Record):
 
     invocation: Invocation
     effects: tuple[Effect, ...] = ()
-    called_off: tuple[str, ...] = ()
+    cancelled_ids: tuple[str, ...] = ()
 
 
 class Fenced(Record):
@@ -65,7 +65,7 @@ class SettledAll(Record):
 
     `dead_letters` are those that were added, with the row that stands for others; copies of all but
     dead tasks wait in the outbox, unclaimed. `folded` counts by code those that were not kept one by one,
-    `untold` the verdicts that are not published.
+    `unpublished` the verdicts that are not published.
     `again` are the places of completions that had their verdict before: they are counted nowhere.
     """
 
@@ -73,7 +73,7 @@ class SettledAll(Record):
     wakes: tuple[Wake, ...] = ()
     dead_letters: tuple[DeadLetter, ...] = ()
     folded: dict[str, int] = {}
-    untold: int = 0
+    unpublished: int = 0
     again: frozenset[int] = frozenset()
 
 
@@ -172,7 +172,7 @@ class Acknowledged(Record):
     wakes: tuple[Wake, ...] = ()
 
 
-Answer: TypeAlias = (
+Reply: TypeAlias = (
     Begun
     | KeyConflict
     | Claimed

@@ -1,4 +1,4 @@
-"""What a store can be told to do: the members of a group commit; `core/answers.py` has the answers.
+"""What a store can be told to do: the members of a group commit; `core/replies.py` has the answers.
 
 `Store.commit` takes a list of them and applies it in order in ONE transaction. Each member is
 all or nothing by itself: one whose fence fails answers so and changes nothing, the others are
@@ -90,7 +90,7 @@ class Advance(Record):
 
     Attributes:
         number: Counts the owner's commits under this epoch; one that is sent again keeps its number.
-        calls_off: Awakeables to cancel if they are pending, because the invocation is cancelled.
+        cancels: Awakeables to cancel if they are pending, because the invocation is cancelled.
     """
 
     invocation_id: str
@@ -104,7 +104,7 @@ class Advance(Record):
     awakeables: tuple[NewAwakeable, ...] = ()
     schemas: tuple[tuple[str, bytes], ...] = ()
     effects: tuple[Effect, ...] = ()
-    calls_off: tuple[str, ...] = ()
+    cancels: tuple[str, ...] = ()
 
 
 class PartitionFence(Record):
@@ -213,7 +213,7 @@ class Purge(Record):
     before_ms: int
 
 
-class PurgeLetters(Record):
+class PurgeDeadLetters(Record):
     """Delete up to `limit` dead letters, of a code or all, made before `before_ms`.
 
     And as many refused effects, unless it is about dead letters only.
@@ -222,7 +222,7 @@ class PurgeLetters(Record):
     before_ms: int
     limit: int
     code: str | None = None
-    letters_only: bool = False
+    dead_letters_only: bool = False
 
 
 class Resend(Record):
@@ -249,7 +249,7 @@ class Skip(Record):
     Attributes:
         before: Where it is to be read on now; if that is no longer so, nothing is done.
         dead_letter: What is kept of it: where it was, and that an operator has skipped it.
-        anew: The topic was made anew: nothing of it has been read before.
+        recreated: The topic was deleted and created again: none of it has been read before.
     """
 
     topic: str
@@ -258,7 +258,7 @@ class Skip(Record):
     next: int
     dead_letter: DeadLetter
     relay_to: str
-    anew: bool = False
+    recreated: bool = False
 
 
 class TakePartitions(Record):
@@ -293,10 +293,10 @@ class Probe(Record):
     """Write to the disk and change no row: once it is done, the store is known to work."""
 
 
-Operating: TypeAlias = Resume | Cancel | Kill | Purge | PurgeLetters | Resend | Republish | Skip | Probe
+Operating: TypeAlias = Resume | Cancel | Kill | Purge | PurgeDeadLetters | Resend | Republish | Skip | Probe
 """What people ask for, the passing of time or an outage, rather than the work itself."""
 
-Member: TypeAlias = (
+Command: TypeAlias = (
     Begin
     | Claim
     | Advance
