@@ -19,7 +19,7 @@ from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.commands import Begin, Cancel, Idempotency, Kill, Republish, Resend, Resume
 from awakeables.core.effects import Effect
 from awakeables.core.ids import IdKind
-from awakeables.core.invocations import Invocation
+from awakeables.core.invocations import KILLED, Invocation
 from awakeables.core.journal import Input, encode_chunk
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import (
@@ -287,7 +287,7 @@ class Api(Queries):
         if self._pool.cancel(row):
             return row
         if row.result is not None:
-            self._pool.ended(row)
+            self._pool.ended(row, row.result)
         else:
             self._pool.look_again()
         return row
@@ -319,7 +319,7 @@ class Api(Queries):
         killed = submitted.result()
         if isinstance(killed, Killed) and killed.done and killed.invocation:
             self._pool.detach(killed.invocation.id)
-            self._pool.ended(killed.invocation)
+            self._pool.ended(killed.invocation, KILLED)
 
     # Operating what goes out and what could not come in
 

@@ -17,6 +17,7 @@ from awakeables.core.commands import Begin, Claim
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import SUSPECT_STARTS, Invocation, Next
 from awakeables.core.journal import AwakeableCreated, Entry, Input
+from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Claimed, Reply, Wake
 from awakeables.engine.committer import Committer
 from awakeables.engine.edge import Edge
@@ -259,12 +260,10 @@ class RunnerPool:
         """Settle a completion that a handler makes."""
         return self._spawn(self._intake.settle(completion), name)
 
-    def ended(self, row: Invocation) -> None:
+    def ended(self, row: Invocation, result: Outcome) -> None:
         """Answer those who wait for the end of an invocation."""
-        if row.result is None:
-            raise TypeError(f"{row.id} has no result")
-        _log_of(row).ended(row.result, duration_ms=row.updated_ms - row.created_ms, level=self._log_level)
-        self._waiters.ended(row.id, row.result)
+        _log_of(row).ended(result, duration_ms=row.updated_ms - row.created_ms, level=self._log_level)
+        self._waiters.ended(row.id, result)
 
     def paused(self, invocation_id: str) -> None:
         """Answer those who wait for a pause, too."""

@@ -463,8 +463,6 @@ class Runner:
     def _finish(self, step: Next, progress: Progress | None) -> None:
         """Let go by this commit, whose reply ends the runner."""
         self._closing, self.wakes_at = True, None
-        if self._attempt is not None:
-            self._attempt.close()
         self._commit(step, progress, last=True)
 
     def _go(self, last: Next | None = None) -> None:
@@ -545,7 +543,7 @@ class Runner:
             return
         self._committed(progress, answer)
         if isinstance(step, End):
-            self._pool.ended(answer.invocation)
+            self._pool.ended(answer.invocation, step.result)
         elif isinstance(step, Pause):
             self._pool.paused(self.invocation_id)
         elif answer.invocation.status == "pending" or self._woken:

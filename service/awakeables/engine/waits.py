@@ -23,9 +23,10 @@ class Waits:
         runs: Actions that are not being executed.
         is_acting: Is an action among the waits that is being executed?
         only_answers: Is there nothing but answers?
+        needs_disk: Does something start as soon as what came before it is durable?
     """
 
-    __slots__ = ("answers", "is_acting", "only_answers", "runs", "settles", "timers")
+    __slots__ = ("answers", "is_acting", "needs_disk", "only_answers", "runs", "settles", "timers")
 
     def __init__(self, blocked_on: Sequence[Wait]) -> None:
         self.answers: dict[str, int] = {}
@@ -45,11 +46,7 @@ class Waits:
             else:
                 self.runs.append(wait)
         self.only_answers = len(self.answers) == len(blocked_on)
-
-    @property
-    def needs_disk(self) -> bool:
-        """Does something start as soon as what came before it is durable?"""
-        return bool(self.settles or self.runs)
+        self.needs_disk = bool(self.settles or self.runs)
 
     def arrived(
         self, inbox: Mapping[str, Outcome], verdicts: Mapping[int, Outcome | None], now_ms: int
@@ -57,6 +54,8 @@ class Waits:
         """What has come: answers in the order in which they were settled, then all else."""
         answers = self.answers
         arrived = [(answers[key], outcome) for key, outcome in inbox.items() if key in answers]
+        if self.only_answers:
+            return arrived
         arrived += [(wait.index, SLEPT) for wait in self.timers if wait.until_ms <= now_ms]
         for wait in self.settles:
             verdict = verdicts.get(wait.index)
@@ -66,14 +65,19 @@ class Waits:
 
     def may_start(self, durable: int, now_ms: int) -> bool:
         """May an action start, of a journal of which so many entries are on disk?"""
-        return any(run.index < durable and (run.due_ms is None or run.due_ms <= now_ms) for run in self.runs)
+        may = [run for run in self.runs if run.index < durable]
+        return bool(may) and any(run.due_ms is None or run.due_ms <= now_ms for run in may)
 
     def due_ms(self) -> int | None:
         """The instant at which time alone lets the handler go on; None: there is none."""
+        if self.only_answers:
+            return None
         instants = [wait.until_ms for wait in self.timers]
         instants += [run.due_ms for run in self.runs if run.due_ms is not None]
         return min(instants, default=None)
 
     def keeps_in_memory(self) -> bool:
         """Will something end that was begun, so that the handler must not be let go?"""
+        if self.only_answers:
+            return False
         return self.is_acting or bool(self.settles) or any(run.due_ms is None for run in self.runs)

@@ -66,6 +66,7 @@ class Execution:
     Attributes:
         task: What asyncio sees as the current task while the handler is stepped.
         waits: What each operation waits for that is no side effect, by its index.
+        codecs: How the answers to awakeables are read, by the awakeables' IDs.
         runs: The side effects that were asked for, by the index of their operation.
         broken: Why the attempt can't go on, whatever the handler does; None: nothing is wrong.
         ending: The handler is being unwound: nothing that it does counts any more.
@@ -101,7 +102,7 @@ class Execution:
         self._cancelling: CancellationRaised | None = None
         self._reminders = 0
         self._unawaited: dict[int, str] = {}
-        self._codecs: dict[str, Codec[Any]] = {}
+        self.codecs: dict[str, Codec[Any]] = {}
 
     # ── for the context ────────────────────────────────────────────────────────────────────
 
@@ -173,6 +174,9 @@ class Execution:
                 f"the journal has {len(replay.entries):,} entries, the most that one invocation may have "
                 "(AWAKEABLES_MAX_JOURNAL_ENTRIES): split its work into several invocations"
             )
+        if not replay.replaying:
+            replay.entries.append(op)
+            return len(replay.entries) - 1, op
         try:
             return replay.ask(op)
         except ReplayMismatch as error:
@@ -180,7 +184,7 @@ class Execution:
 
     def expect_answer(self, index: int, awakeable_id: str, codec: Codec[Any]) -> None:
         """Note what the operation at this index waits for: an awakeable, whose answer this codec reads."""
-        self._codecs[awakeable_id] = codec
+        self.codecs[awakeable_id] = codec
         self.waits[index] = AwakeableWait(index=index, awakeable_id=awakeable_id)
 
     def expect_run(self, index: int, run: RunCall) -> None:
@@ -237,8 +241,6 @@ class Execution:
 
     def blocked_on(self) -> tuple[Wait, ...]:
         """What the handler waits for, as the owner is told it; runs that were not begun."""
-        if not self.runs:
-            return tuple([self.waits[index] for index in self.waiting])
         return tuple([self._wait_at(index) for index in self.waiting])
 
     def _wait_at(self, index: int) -> Wait:
@@ -256,10 +258,6 @@ class Execution:
     def let_clean_up(self) -> None:
         """The invocation was cancelled: its journal may grow by a tenth more, to undo things."""
         self._max_entries = self.world.max_entries * 11 // 10
-
-    def codec_of(self, awakeable_id: str) -> Codec[Any] | None:
-        """How the answer to an awakeable is read, if the handler has passed the line that asks for it."""
-        return self._codecs.get(awakeable_id)
 
     def unawaited(self) -> str | None:
         """What had to be awaited and was not, in words."""

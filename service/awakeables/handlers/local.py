@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 
-from awakeables.core.commands import NewAwakeable
 from awakeables.core.journal import Entry, RunAttemptFailed
 from awakeables.core.outcomes import Cancellation, Rejection, Resolution
 from awakeables.core.texts import described, loggable, message_of, type_of
@@ -139,7 +138,7 @@ class LocalAttempt:
 
     def codec_of(self, awakeable_id: str) -> Codec[Any] | None:
         """As the port says."""
-        return self._execution.codec_of(awakeable_id)
+        return self._execution.codecs.get(awakeable_id)
 
     def close(self) -> None:
         """As the port says; an action that is being executed is not interrupted, its result is dropped."""
@@ -186,7 +185,9 @@ class LocalAttempt:
             self._coroutine = None  # it has ended: there is nothing to close
             return self._progress(self._end_of(error))
         if item is BLOCK:
-            return self._progress(self._why_blocked())
+            execution = self._execution
+            fine = execution.broken is None and not execution.ending and execution.waiting
+            return self._progress(None if fine else self._why_blocked())
         return self._attempts.spawn(self._drive(item), self._origin.invocation_id, self._variables)
 
     async def _drive(self, item: Any) -> Progress:
@@ -215,10 +216,15 @@ class LocalAttempt:
         awakeables, execution.new_awakeables = execution.new_awakeables, []
         effects, execution.new_effects = execution.new_effects, []
         cancels, self._calls_off = self._calls_off, ()
+        schemas: dict[str, bytes] = {}
+        for row in awakeables:
+            codec = execution.codecs[row.id]
+            if codec.schema_hash is not None and codec.schema is not None:
+                schemas[codec.schema_hash] = codec.schema
         return Progress(
             entries=tuple(execution.replay.take_new()),
             awakeables=tuple(awakeables),
-            schemas=self._schemas_of(awakeables) if awakeables else (),
+            schemas=tuple(schemas.items()),
             effects=tuple(effects),
             blocked_on=() if ended is not None or self._owes else self._blocked_on(),
             running=len(self._acting),
@@ -227,18 +233,11 @@ class LocalAttempt:
             open_awakeables=execution.replay.open_awakeables() if ended is not None else (),
         )
 
-    def _schemas_of(self, awakeables: Sequence[NewAwakeable]) -> tuple[tuple[str, bytes], ...]:
-        schemas = {}
-        for row in awakeables:
-            codec = self._execution.codec_of(row.id)
-            if codec is not None and codec.schema_hash is not None and codec.schema is not None:
-                schemas[codec.schema_hash] = codec.schema
-        return tuple(schemas.items())
-
     def _blocked_on(self) -> tuple[Wait, ...]:
-        waits = self._execution.blocked_on()
-        if not self._acting and not self._acted:
-            return waits
+        execution = self._execution
+        if not execution.runs:
+            return tuple([execution.waits[index] for index in execution.waiting])
+        waits = execution.blocked_on()
         return tuple(replace(wait, began=True) if self._has_begun(wait.index) else wait for wait in waits)
 
     # ── how it ends ────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from types import NoneType
@@ -137,8 +137,8 @@ class Codec(Generic[T]):
         if problem is not None:
             raise TypeError(problem)
         is_json = self.kind == "json"
-        if is_json and isinstance(value, Iterator):
-            value = cast("T", items_of(value))
+        if is_json and hasattr(type(value), "__next__"):
+            value = cast("T", items_of(cast("Any", value)))
         content = self.encode(value)
         if is_json and MASK in content and _holds_secret(value):
             raise ValueError(

@@ -13,7 +13,7 @@ import sys
 import types
 from collections.abc import Callable, Generator
 from threading import get_ident
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 BLOCK = object()
 """What a durable future yields to its driver when its outcome must come from outside."""
@@ -112,7 +112,7 @@ class HandlerTask:
     def step(self, resume: Callable[[Any], Any], given: Any) -> Any:
         """Call `send` or `throw` of the handler's coroutine, as the current task."""
         loop, driver = asyncio.get_running_loop(), asyncio.current_task()
-        stand_in = cast("asyncio.Task[Any]", self)
+        stand_in: Any = self
         if driver is not None:
             _leave(loop, driver)
         _enter(loop, stand_in)
