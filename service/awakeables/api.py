@@ -83,9 +83,7 @@ class Api(Queries):
         self._relay = engine.relay
         self._waiters = engine.waiters
         self._most_waiters = engine.config.max_running + engine.config.max_backlog
-        self._offsets = TopicProgress(
-            engine.intake, engine.store, engine.problems, topic=engine.app.completions_topic
-        )
+        self._offsets = TopicProgress(engine.completions, engine.store, engine.problems)
 
     def new_id(self, kind: IdKind) -> str:
         """A new ID, for what a caller creates: a completion's source, for example."""
@@ -247,15 +245,15 @@ class Api(Queries):
             Overloaded: Too much waits for the store already.
         """
         self._committer.refuse_if_full()
-        return await self._engine.intake.settle(completion)
+        return await self._engine.settlement.settle(completion)
 
     async def expectation(self, awakeable_id: str) -> Expectation | None:
         """What a value must be to resolve an awakeable; None: there is no such awakeable."""
-        return await self._engine.edge.expectation(awakeable_id)
+        return await self._engine.validator.expectation(awakeable_id)
 
     def expectation_at_hand(self, awakeable_id: str) -> Expectation | None:
         """The same without asking the store; None: it is not known here whether there is one."""
-        return self._engine.edge.at_hand(awakeable_id)
+        return self._engine.validator.at_hand(awakeable_id)
 
     # Operating invocations
 

@@ -115,9 +115,7 @@ async def serve(
         )
         consumer = CompletionsConsumer(
             connection,
-            engine.intake,
-            owner=engine.owner,
-            topic=app.completions_topic,
+            engine.completions,
             group=app.name,
             clock=clock,
             problems=engine.problems,

@@ -197,7 +197,7 @@ async def test_completions_wait_for_a_store_that_is_away(broker: EmbeddedBroker,
     async with running(broker.bootstrap, app, store, connection=_quick(broker)) as shop:
         ids = await shop.pending(count=4)
         store.away = True
-        shop.engine.edge._expected.clear()
+        shop.engine.validator._expected.clear()
         for number, awakeable_id in enumerate(ids):
             await produce(
                 broker.bootstrap, app.completions_topic, [resolved(awakeable_id)], partition=number % 2
@@ -261,7 +261,7 @@ async def test_a_broker_that_makes_no_topics_by_request_is_told_with_what_does(
 
 
 def _stuck_at(shop: Running, offset: int) -> bool:
-    seen = shop.engine.intake.readers.get(0)
+    seen = shop.engine.completions.readers.get(0)
     return seen is not None and seen.stuck is not None and seen.stuck.offset == offset
 
 

@@ -15,11 +15,11 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.errors import MessageSizeTooLargeError
 
+from awakeables.core.commands import PartitionFence, Settle, TakePartitions
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.ids import new_id
 from awakeables.core.outcomes import Resolution
-from awakeables.core.replies import Reply
-from awakeables.engine.intake import ConsumedRecord
+from awakeables.core.replies import PartitionsTaken, Reply
 from awakeables.errors import OwnershipLost, StoreUnavailable
 from awakeables.kafka import completions, lag
 from awakeables.kafka.connection import KafkaConnection
@@ -125,12 +125,17 @@ async def test_a_second_reader_takes_over_and_the_first_takes_back(bootstrap: st
     first, second = await shop.pending(count=2)
     await produce(bootstrap, topic, [resolved(first)])
     await shop.settled(first)
-    [held] = await shop.engine.intake.take_partitions("somebody else", topic, (0,))
+    owner = "another process"
+    other = TakePartitions(owner=owner, topic=topic, partitions=(0,))
+    [held] = (await shop.engine.committer.commit(other, PartitionsTaken)).positions
     await produce(bootstrap, topic, [resolved(second)])
     await shop.settled(second)
     assert await shop.counts(first) == {"accepted": 1}
+    late = PartitionFence(
+        topic=topic, partition=0, epoch=held.epoch, first=held.next, next=held.next + 1, owner=owner
+    )
     with pytest.raises(OwnershipLost):
-        await shop.engine.intake.take(topic, 0, held.epoch, [_record(held.next)])
+        await shop.engine.settlement.commit(Settle(completions=(), fence=late))
 
 
 async def test_kafka_is_told_the_offsets_for_lag_dashboards(
@@ -607,7 +612,7 @@ async def _stands_at(shop: Running, offset: int) -> bool:
 
 def lags(shop: Running) -> dict[int, int]:
     """How many records wait, of each partition that is being read."""
-    readers = shop.engine.intake.readers.items()
+    readers = shop.engine.completions.readers.items()
     return {partition: seen.lag for partition, seen in readers if seen.lag is not None}
 
 
@@ -615,10 +620,6 @@ def expired(shop: Running) -> float:
     counted = shop.engine.metrics.registry.get_sample_value("awakeables_records_expired_total")
     assert counted is not None
     return counted
-
-
-def _record(offset: int) -> ConsumedRecord:
-    return ConsumedRecord(offset=offset, timestamp_ms=0, key=None, value=b"{}")
 
 
 async def _commit(bootstrap: str, group: str, place: TopicPartition, offset: int) -> None:

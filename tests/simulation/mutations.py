@@ -16,9 +16,9 @@ from awakeables.core.decide import settling
 from awakeables.core.invocations import Invocation, Suspend
 from awakeables.core.replay import Replay
 from awakeables.core.rows import Rows
-from awakeables.engine import edge
-from awakeables.engine.edge import Edge
+from awakeables.engine import payloadvalidator
 from awakeables.engine.horizon import Horizon
+from awakeables.engine.payloadvalidator import PayloadValidator
 from awakeables.engine.runner import Runner
 from awakeables.handlers.local import LocalAttempt
 
@@ -116,8 +116,8 @@ def read_again_and_counted_again() -> Iterator[None]:
 def no_edge_check() -> Iterator[None]:
     """A4: whatever comes is taken."""
     with (
-        mock.patch.object(Edge, "_schema_misfit", return_value=None),
-        mock.patch.object(edge, "_misfit", return_value=None),
+        mock.patch.object(PayloadValidator, "_schema_misfit", return_value=None),
+        mock.patch.object(payloadvalidator, "_misfit", return_value=None),
     ):
         yield
 

@@ -20,10 +20,11 @@ from awakeables.core.ids import new_id
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replies import Reply
 from awakeables.core.sources import parse_source
+from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.engine import EngineSettings, HandlersRun
 from awakeables.engine.horizon import Moment
-from awakeables.engine.intake import ConsumedRecord
 from awakeables.engine.outbox import RelaySettings
+from awakeables.engine.recordsink import ConsumedRecord
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import (
     BrokerUnavailable,
@@ -183,30 +184,28 @@ class Process:
 
     async def _read(self) -> None:
         """What the Kafka adapter does: claim, read in batches, settle, claim again when fenced."""
-        world, intake = self.world, self.engine.intake
-        topic = corpus.app.completions_topic
-        everything = tuple(range(PARTITIONS))
+        world, horizon = self.world, self.engine.horizon
+        everything = range(PARTITIONS)
+        sinks = [CompletionSink(self.engine.completions, partition) for partition in everything]
         while True:
-            taken = await intake.take_partitions(self.engine.owner, topic, everything)
-            positions = {position.partition: position for position in taken}
+            offsets = await asyncio.gather(*[sink.open() for sink in sinks])
             fenced = False
             while not fenced:
-                intake.horizon.expect(everything, Moment.now(world.clock))
+                horizon.expect(everything, Moment.now(world.clock))
                 for partition in everything:
                     looked = Moment.now(world.clock)
-                    position = positions[partition]
-                    start = 0 if world.chance.random() < world.faults.rewind else position.next
+                    start = 0 if world.chance.random() < world.faults.rewind else offsets[partition]
                     log = world.broker.completions[partition]
                     batch = log[start : start + world.chance.randrange(1, 8)]
                     if not batch:
-                        intake.horizon.read_to_end(partition, looked)
+                        sinks[partition].read_up_to(looked)
                         continue
                     try:
-                        await intake.take(topic, partition, position.epoch, batch)
+                        await sinks[partition].take(batch)
                     except OwnershipLost:
                         fenced = True
                         break
-                    positions[partition] = msgspec.structs.replace(position, next=batch[-1].offset + 1)
+                    offsets[partition] = batch[-1].offset + 1
                 await asyncio.sleep(world.chance.random() * 0.2)
 
 
@@ -344,7 +343,7 @@ class World:
             with suppress(TimeoutError):
                 async with asyncio.timeout(2):
                     to = self.chance.randrange(held.next)
-                    await process.engine.intake.skip(topic, partition, held.next, to)
+                    await process.engine.completions.skip(partition, held.next, to)
 
     async def _freeze(self) -> None:
         """Stop the world over a deadline, with an answer in the topic that came before it."""

@@ -159,9 +159,7 @@ async def running(
     )
     consumer = CompletionsConsumer(
         connection,
-        engine.intake,
-        owner=engine.owner,
-        topic=app.completions_topic,
+        engine.completions,
         group=app.name,
         clock=clock,
         problems=engine.problems,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,23 +17,22 @@ import structlog
 
 from awakeables.core.commands import Release
 from awakeables.core.ids import Ids
-from awakeables.core.replies import Released
+from awakeables.core.replies import Released, Wake
 from awakeables.engine.committer import Committer
+from awakeables.engine.completionstopic import CompletionsTopic
 from awakeables.engine.dryreplay import DryReplays
-from awakeables.engine.edge import Edge
 from awakeables.engine.folding import FoldingSettings
 from awakeables.engine.horizon import Horizon
-from awakeables.engine.intake import Intake
 from awakeables.engine.invocationlog import log_failed_run
 from awakeables.engine.outbox import Relay, RelaySettings
+from awakeables.engine.payloadvalidator import PayloadValidator
 from awakeables.engine.pool import RunnerPool
 from awakeables.engine.retention import Retention, RetentionSettings
 from awakeables.engine.runner import RunnerSettings
-from awakeables.engine.sweeps import Sweeps
+from awakeables.engine.settlement import Settlement
+from awakeables.engine.sweeper import Sweeper
 from awakeables.engine.waiters import Waiters
-from awakeables.errors import (
-    OperatorError,
-)
+from awakeables.errors import OperatorError
 from awakeables.handlers.attempt import Attempts
 from awakeables.handlers.execution import World
 from awakeables.handlers.local import LocalAttempts, RunFailed
@@ -158,23 +157,33 @@ class Engine:
             owner=self.owner,
             clock=clock,
             settings=settings.relay,
-            on_wakes=lambda wakes: self.pool.wake(wakes),
+            on_wakes=self._wake,
             metrics=self.metrics,
         )
-        self.edge = Edge(store, DryReplays(store, self.committer, attempts, clock).codec)
+        self.validator = PayloadValidator(store, DryReplays(store, self.committer, attempts, clock).codec)
         self.horizon = Horizon(clock, longest_ms=round(settings.horizon.total_seconds() * 1000))
-        self.intake = Intake(
+        self.settlement = Settlement(
             self.committer,
-            self.edge,
+            self.validator,
             self.horizon,
+            ids=self.ids,
+            verdicts_topic=app.verdicts_topic if settings.verdicts else "",
+            metrics=self.metrics,
+            on_wakes=self._wake,
+            on_effects=self.relay.poke,
+        )
+        self.completions = CompletionsTopic(
+            self.committer,
+            self.settlement,
+            self.validator,
+            self.horizon,
+            name=app.completions_topic,
+            dead_letter_topic=app.dead_letter_topic,
             owner=self.owner,
             clock=clock,
             ids=self.ids,
-            dead_letter_topic=app.dead_letter_topic,
-            verdicts_topic=app.verdicts_topic if settings.verdicts else "",
             folding=settings.folding,
             metrics=self.metrics,
-            on_wakes=lambda wakes: self.pool.wake(wakes),
             on_effects=self.relay.poke,
         )
         self.waiters = Waiters()
@@ -183,8 +192,9 @@ class Engine:
             store,
             self.committer,
             relay=self.relay,
-            intake=self.intake,
-            edge=self.edge,
+            settlement=self.settlement,
+            completions=self.completions,
+            validator=self.validator,
             waiters=self.waiters,
             clock=clock,
             owner=self.owner,
@@ -197,7 +207,7 @@ class Engine:
             on_unexpected=self.unexpected,
         )
         self.retention = Retention(self.committer, store, clock=clock, settings=settings.retention)
-        self._sweeps = Sweeps(
+        self._sweeper = Sweeper(
             self.pool,
             self.committer,
             store,
@@ -237,7 +247,7 @@ class Engine:
                 await self.committer.commit(Release(owner=self.owner), Released)
                 tasks.create_task(self.relay.run(), name="relay")
                 tasks.create_task(self.pool.run(), name="claims")
-                tasks.create_task(self._sweeps.run(), name="sweep")
+                tasks.create_task(self._sweeper.run(), name="sweep")
                 tasks.create_task(self.retention.run(self.unexpected), name="retention")
                 self.serving.set()
                 await asyncio.Event().wait()
@@ -273,7 +283,11 @@ class Engine:
 
     async def sweep(self) -> None:
         """Search the rows once for work that no wake-up announced, as `run` does regularly."""
-        await self._sweeps.sweep()
+        await self._sweeper.sweep()
+
+    def _wake(self, wakes: Sequence[Wake]) -> None:
+        # The pool is constructed last: it publishes through the relay and settles for its handlers.
+        self.pool.wake(wakes)
 
     def _store_changed(self, problem: str | None) -> None:
         if problem is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from awakeables.core.replies import Position
-from awakeables.engine.intake import Intake
+from awakeables.engine.completionstopic import CompletionsTopic
 from awakeables.engine.readerstate import ReaderState
 from awakeables.errors import NotFound, NotPossible
 from awakeables.ports import OffsetReader
@@ -43,23 +43,22 @@ class TopicProgress:
     """Shows how far each partition of a topic has been read, and moves one on request."""
 
     def __init__(
-        self, intake: Intake, reader: OffsetReader, problems: Mapping[str, str], *, topic: str
+        self, completions: CompletionsTopic, reader: OffsetReader, problems: Mapping[str, str]
     ) -> None:
-        self._intake = intake
+        self._completions = completions
         self._reader = reader
         self._problems = problems
-        self._topic = topic
 
     async def show(self) -> list[PartitionProgress]:
         """Return all partitions that were ever read, in order."""
-        return [self._progress(held) for held in await self._reader.positions(self._topic)]
+        return [self._progress(held) for held in await self._reader.positions(self._completions.name)]
 
     def _progress(self, held: Position) -> PartitionProgress:
         state = self._state(held.partition)
         end = state.end
         unread = None if end is None else max(0, end - held.next)
         return PartitionProgress(
-            topic=self._topic,
+            topic=self._completions.name,
             partition=held.partition,
             next=held.next,
             epoch=held.epoch,
@@ -89,18 +88,18 @@ class TopicProgress:
         if to == held.next:
             raise NotPossible(f"partition {partition} stands at {to} already")
         is_new_topic = self._state(partition).ahead or (held.end is not None and held.end < held.next)
-        if not await self._intake.skip(self._topic, partition, held.next, to, by=by, recreated=is_new_topic):
+        if not await self._completions.skip(partition, held.next, to, by=by, recreated=is_new_topic):
             raise NotPossible(f"partition {partition} has been read on from {held.next} meanwhile")
         return await self._held(partition)
 
     def _state(self, partition: int) -> ReaderState:
-        return self._intake.readers.get(partition, ReaderState())
+        return self._completions.readers.get(partition, ReaderState())
 
     async def _held(self, partition: int) -> PartitionProgress:
         for progress in await self.show():
             if progress.partition == partition:
                 return progress
-        raise NotFound(f"partition {partition} of {self._topic} was never read")
+        raise NotFound(f"partition {partition} of {self._completions.name} was never read")
 
     def _end_of_stuck_batch(self, partition: int) -> int:
         stuck = self._state(partition).stuck

@@ -20,11 +20,12 @@ from awakeables.core.journal import AwakeableCreated, Entry, Input
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Claimed, Reply, Wake
 from awakeables.engine.committer import Committer
-from awakeables.engine.edge import Edge
-from awakeables.engine.intake import Intake
+from awakeables.engine.completionstopic import CompletionsTopic
 from awakeables.engine.invocationlog import InvocationLog
 from awakeables.engine.outbox import Relay
+from awakeables.engine.payloadvalidator import PayloadValidator
 from awakeables.engine.runner import Runner, RunnerSettings
+from awakeables.engine.settlement import Settlement
 from awakeables.engine.waiters import Waiters
 from awakeables.errors import AuthorError, NotFound
 from awakeables.handlers.attempt import Attempt, Attempts, Progress
@@ -66,8 +67,9 @@ class RunnerPool:
         committer: Committer,
         *,
         relay: Relay,
-        intake: Intake,
-        edge: Edge,
+        settlement: Settlement,
+        completions: CompletionsTopic,
+        validator: PayloadValidator,
         waiters: Waiters,
         clock: Clock,
         owner: str,
@@ -86,8 +88,9 @@ class RunnerPool:
             store: Has the journals.
             committer: Where invocations are claimed and commits go.
             relay: Publishes effects once they are committed.
-            intake: Settles the completions that handlers make.
-            edge: Remembers what new awakeables expect.
+            settlement: Settles the completions that handlers make.
+            completions: Its lag is compared with `BEHIND`.
+            validator: Remembers what new awakeables expect.
             waiters: Those who wait for the end of an invocation.
             clock: Time.
             owner: This process's name in the fences.
@@ -110,8 +113,9 @@ class RunnerPool:
         self.stopping = False
         self._hurries = False
         self._store = store
-        self._intake = intake
-        self._edge = edge
+        self._settlement = settlement
+        self._completions = completions
+        self._validator = validator
         self._waiters = waiters
         self._max_running = max_running
         self._log_level = log_level
@@ -254,11 +258,13 @@ class RunnerPool:
                 schema_hash=row.schema_hash,
                 schema=schemas.get(row.schema_hash or ""),
             )
-            self._edge.remember(row.id, expectation, None if attempt is None else attempt.codec_of(row.id))
+            self._validator.remember(
+                row.id, expectation, None if attempt is None else attempt.codec_of(row.id)
+            )
 
     def settle(self, completion: Completion, name: str) -> asyncio.Task[Verdict | None]:
         """Settle a completion that a handler makes."""
-        return self._spawn(self._intake.settle(completion), name)
+        return self._spawn(self._settlement.settle(completion), name)
 
     def ended(self, row: Invocation, result: Outcome) -> None:
         """Answer those who wait for the end of an invocation."""
@@ -328,7 +334,7 @@ class RunnerPool:
 
     def _places(self) -> int:
         places = self._max_running - len(self._runners)
-        is_behind = self._intake.lag > BEHIND
+        is_behind = self._completions.lag > BEHIND
         return min(places, FEW - len(self._revived)) if is_behind else places
 
     async def _claim(self, limit: int) -> bool:

@@ -18,8 +18,8 @@ from aiokafka import errors as kafka
 
 from awakeables.core.backoff import Backoff
 from awakeables.engine.completionsink import CompletionSink
+from awakeables.engine.completionstopic import CompletionsTopic
 from awakeables.engine.horizon import Moment
-from awakeables.engine.intake import Intake
 from awakeables.engine.offsets import PARTITION
 from awakeables.errors import BrokerRefused, BrokerUnavailable, TopicMissing
 from awakeables.kafka.closing import close_consumer
@@ -69,19 +69,17 @@ class _ReplaceConsumer(Exception):
 
 
 class CompletionsConsumer:
-    """Reads the completions topic into the intake, through outages and changes of the topic.
+    """Reads the completions topic, through outages and changes of the topic.
 
     Attributes:
         reading: The partitions that are being read now.
     """
 
-    def __init__(  # noqa: PLR0913 - all of it is given by name
+    def __init__(
         self,
         connection: KafkaConnection,
-        intake: Intake,
+        topic: CompletionsTopic,
         *,
-        owner: str,
-        topic: str,
         group: str,
         clock: Clock,
         problems: MutableMapping[str, str],
@@ -92,9 +90,7 @@ class CompletionsConsumer:
 
         Args:
             connection: Where Kafka is.
-            intake: What settles completions.
-            owner: This process's name in the partitions' claims.
-            topic: The app's completions topic.
+            topic: The app's completions topic, for the sinks of its partitions.
             group: The consumer group that lag is reported for.
             clock: The store's clock.
             problems: The board for readiness: what is wrong now, by name.
@@ -103,9 +99,8 @@ class CompletionsConsumer:
         """
         self.reading: frozenset[int] = frozenset()
         self._connection = connection
-        self._intake = intake
-        self._owner = owner
-        self._topic = topic
+        self._completions = topic
+        self._topic = topic.name
         self._group = group
         self._clock = clock
         self._board = ProblemBoard(problems)
@@ -142,13 +137,13 @@ class CompletionsConsumer:
         """Read with one consumer until it must be replaced."""
         asked = Moment.now(self._clock)
         numbers = await partitions_of(self._connection, self._topic)
-        self._intake.horizon.expect(numbers, asked)
+        self._completions.horizon.expect(numbers, asked)
         async with self._consumer() as consumer:
             self._board.clear(BROKER, events.BROKER_BACK)
             self._board.clear(TOPIC)
             readers = self._assign(consumer, numbers)
             try:
-                with self._intake.skips(functools.partial(_notify_moved, readers)):
+                with self._completions.listening(functools.partial(_notify_moved, readers)):
                     async with asyncio.TaskGroup() as tasks:
                         for reader in readers:
                             tasks.create_task(reader.run(), name=f"completions-{reader.partition.partition}")
@@ -195,12 +190,11 @@ class CompletionsConsumer:
             limiter=BatchLimiter(self._settings.max_settling),
         )
         return [
-            PartitionReader(consumer, partition, self._sink(partition.partition), context)
+            PartitionReader(
+                consumer, partition, CompletionSink(self._completions, partition.partition), context
+            )
             for partition in partitions
         ]
-
-    def _sink(self, partition: int) -> CompletionSink:
-        return CompletionSink(self._intake, owner=self._owner, topic=self._topic, partition=partition)
 
     async def _watch(self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]) -> None:
         """Watch for a silent broker and a stuck consumer."""
@@ -231,7 +225,7 @@ class CompletionsConsumer:
                 seen = self._clock.monotonic()
                 continue
             if facts.problem is None and facts.partitions == self.reading:
-                self._intake.horizon.expect(self.reading, asked)
+                self._completions.horizon.expect(self.reading, asked)
             added = facts.problem is None and facts.partitions > self.reading
             if not facts.missing and not facts.partitions < self.reading:
                 seen = self._clock.monotonic()

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -22,10 +22,9 @@ from aiokafka import errors as kafka
 
 from awakeables.core.backoff import Backoff
 from awakeables.core.bounds import MAX_UNPACKED_BYTES
-from awakeables.engine.horizon import Moment
-from awakeables.engine.intake import ConsumedRecord
 from awakeables.engine.offsets import PARTITION
 from awakeables.engine.readerstate import ReaderState, StuckBatch
+from awakeables.engine.recordsink import ConsumedRecord, RecordSink
 from awakeables.errors import Overloaded, OwnershipLost, StoreRefused, StoreUnavailable
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.fetchprogress import FetchProgress, OpenTransactionTimer
@@ -74,46 +73,6 @@ class ReadingSettings:
 
 class OffsetsAhead(Exception):
     """The stored offset lies beyond the end: the topic was cut short, or is another one."""
-
-
-class RecordSink(Protocol):
-    """Where the records of one partition go, in order.
-
-    Each call that is awaited moves the partition's offset in the transaction of its effect (K1), and
-    may raise:
-
-        OwnershipLost: The partition has another reader, or was moved: it must be opened again.
-        Overloaded, StoreUnavailable: It may or may not be done; call again.
-        StoreRefused: The store will never take it.
-    """
-
-    async def open(self) -> int:
-        """Become the partition's reader; the offset to read on at."""
-        ...
-
-    async def take(self, records: Sequence[ConsumedRecord]) -> None:
-        """Take a batch."""
-        ...
-
-    async def reject(self, record: ConsumedRecord, reason: str) -> None:
-        """Make a dead letter of a record that `take` has refused."""
-        ...
-
-    async def leave_out(self, first: int, next_: int, reason: str) -> None:
-        """Make one dead letter of the records from `first` up to `next_`, which are not read."""
-        ...
-
-    async def expire(self, first: int, next_: int) -> None:
-        """Note that the records from `first` up to `next_` were deleted before they were read."""
-        ...
-
-    def observe(self, state: ReaderState) -> None:
-        """How far the partition is read now."""
-        ...
-
-    def read_up_to(self, moment: Moment) -> None:
-        """All that was in the partition at that moment was taken."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

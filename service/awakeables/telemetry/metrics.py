@@ -6,13 +6,13 @@ up by their labels once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import assert_never
 
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import choose_encoder
 
-from awakeables.core.awakeables import VERDICTS, Verdict, VerdictKind
+from awakeables.core.awakeables import VERDICTS, VerdictKind
 from awakeables.core.invocations import BackOff, Continue, End, Next, Pause, Suspend
 from awakeables.core.outcomes import Cancellation, Resolution
 from awakeables.telemetry import vocabulary as words
@@ -80,19 +80,15 @@ class Metrics:
         """Set the labels of the app in `awakeables_build_info`."""
         self._build_info.labels(app, version, python).set(1)
 
-    def settled(self, origin: Origin, verdicts: Iterable[Verdict | None]) -> None:
-        """Count the verdicts of one commit; None is a heartbeat that was kept."""
-        tally: dict[VerdictKind | None, int] = {}
-        for verdict in verdicts:
-            kind = None if verdict is None else verdict.kind
-            tally[kind] = tally.get(kind, 0) + 1
-        for kind, count in tally.items():
+    def settled(self, origin: Origin, counts: Mapping[VerdictKind | None, int]) -> None:
+        """Count the verdicts of one commit, by their kind; None is a heartbeat that was kept."""
+        for kind, count in counts.items():
             if kind is None:
                 self._heartbeats[origin].inc(count)
             else:
                 self._verdicts[kind, origin].inc(count)
 
-    def buried(self, code: str, count: int = 1) -> None:
+    def dead_letters_added(self, code: str, count: int = 1) -> None:
         """Count dead letters that were added."""
         self._letters[code].inc(count)
 

@@ -25,9 +25,10 @@ from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replies import Reply, SettledAll
 from awakeables.core.rows import Changes
 from awakeables.core.sources import parse_source
+from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.engine import Engine, EngineSettings
-from awakeables.engine.intake import ConsumedRecord
 from awakeables.engine.outbox import RelaySettings
+from awakeables.engine.recordsink import ConsumedRecord
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.handlers.service import App, Service
@@ -203,14 +204,14 @@ class Bench:
 
     async def records(self, process: Process, *values: bytes | None, first: int | None = None) -> None:
         """A batch of the completions topic, from the offset that was reached or from `first`."""
-        engine = process.engine
-        taken = await engine.intake.take_partitions(engine.owner, TOPIC, (0,))
-        start = taken[0].next if first is None else first
+        sink = CompletionSink(process.engine.completions, 0)
+        reached = await sink.open()
+        start = reached if first is None else first
         batch = [
             ConsumedRecord(offset=start + n, timestamp_ms=0, key=None, value=value)
             for n, value in enumerate(values)
         ]
-        await engine.intake.take(TOPIC, 0, taken[0].epoch, batch)
+        await sink.take(batch)
 
 
 def quick(*, linger: timedelta = timedelta(0), **runner: Any) -> EngineSettings:

@@ -93,7 +93,7 @@ async def test_case_w14_a_task_that_is_reported_twice_is_filed_once() -> None:
         told = report(key, dead_task(bench))
         await bench.records(process, told, told)
         before = bench.store.tables.awakeables[key], letters(bench)
-        await process.engine.intake.skip(TOPIC, 0, 2, 0)
+        await process.engine.completions.skip(0, 2, 0)
         skipped = {letter.id for letter in letters(bench) if letter.code == "skipped"}
         await bench.records(process, told, told)
         left = [letter for letter in letters(bench) if letter.id not in skipped]
@@ -227,7 +227,7 @@ async def test_case_o4_a_report_that_was_folded_is_filed_when_it_is_read_again()
         told = [report(key, replace(task, offset=n)) for n in range(2)]
         await bench.records(process, *told)
         await asyncio.sleep(60)
-        await process.engine.intake.skip(TOPIC, 0, 2, 0)
+        await process.engine.completions.skip(0, 2, 0)
         await bench.records(process, *told)
         filed = [letter for letter in letters(bench) if letter.code == "unusable-task"]
         assert [letter.offset for letter in filed] == [0, 1]

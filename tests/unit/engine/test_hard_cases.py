@@ -176,22 +176,22 @@ async def test_hard_case_5_an_answer_that_came_to_the_topic_in_time_counts_after
         return ends
 
     async with bench.serving(settings, timed=timed) as process:
-        process.engine.intake.horizon.expect((0,), Moment.now(bench.clock))
-        process.engine.intake.horizon.read_to_end(0, Moment.now(bench.clock))
+        process.engine.horizon.expect((0,), Moment.now(bench.clock))
+        process.engine.horizon.read_to_end(0, Moment.now(bench.clock))
         invocation_id = await bench.begin(process, "timed")
         await bench.status(invocation_id, "suspended")
         key = bench.awakeables(invocation_id)[0].id
     await asyncio.sleep(600)
     async with bench.serving(settings, timed=timed) as process:
-        process.engine.intake.horizon.expect((0,), Moment.now(bench.clock))
+        process.engine.horizon.expect((0,), Moment.now(bench.clock))
         await asyncio.sleep(30)
         assert {row.state for row in bench.awakeables(invocation_id)} == {"pending"}, (
             "nobody is timed out yet"
         )
         await bench.records(process, resolution(key))
         for _ in range(20):
-            process.engine.intake.horizon.expect((0,), Moment.now(bench.clock))
-            process.engine.intake.horizon.read_to_end(0, Moment.now(bench.clock))
+            process.engine.horizon.expect((0,), Moment.now(bench.clock))
+            process.engine.horizon.read_to_end(0, Moment.now(bench.clock))
             await asyncio.sleep(0.25)
         assert value(await bench.status(invocation_id, "completed")) == [7, "timed out"]
 
@@ -208,7 +208,7 @@ async def test_hard_case_5_deadlines_are_held_back_for_so_long_and_no_longer() -
         return ""
 
     async with bench.serving(settings, timed=timed) as process:
-        process.engine.intake.horizon.expect((0,), Moment.now(bench.clock))
+        process.engine.horizon.expect((0,), Moment.now(bench.clock))
         invocation_id = await bench.begin(process, "timed")
         await asyncio.sleep(19 * 60)
         assert bench.awakeables(invocation_id)[0].state == "pending"

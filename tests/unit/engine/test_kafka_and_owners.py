@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from awakeables import Context, TimedOut
-from awakeables.core.commands import Advance
+from awakeables.core.commands import Advance, TakePartitions
 from awakeables.core.ids import new_id
 from awakeables.core.invocations import Suspend
+from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.folding import FoldingSettings
+from awakeables.engine.recordsink import ConsumedRecord
 from awakeables.errors import (
     OwnershipLost,
 )
@@ -57,13 +59,13 @@ async def test_k1_a_batch_of_a_reader_that_lost_its_partition_changes_nothing() 
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         key = (await bench.awakeable(await bench.begin(process, "wait"))).id
-        taken = await process.engine.intake.take_partitions(process.engine.owner, TOPIC, (0,))
-        await process.engine.intake.take_partitions("another", TOPIC, (0,))
-        from awakeables.engine.intake import ConsumedRecord
-
+        sink = CompletionSink(process.engine.completions, 0)
+        await sink.open()
+        other = TakePartitions(owner="another", topic=TOPIC, partitions=(0,))
+        await process.engine.committer.submit(other)
         record = ConsumedRecord(offset=0, timestamp_ms=0, key=None, value=resolution(key))
         with pytest.raises(OwnershipLost, match="another reader"):
-            await process.engine.intake.take(TOPIC, 0, taken[0].epoch, [record])
+            await sink.take([record])
         assert bench.store.tables.awakeables[key].state == "pending"
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from awakeables import Context
 from awakeables.core.ids import new_id
-from awakeables.engine.intake import ConsumedRecord
+from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.offsets import PartitionProgress
 from awakeables.engine.readerstate import ReaderState, StuckBatch
+from awakeables.engine.recordsink import ConsumedRecord
 from awakeables.errors import NotFound, NotPossible, OwnershipLost
 from unit.engine.harness import TOPIC, Bench, resolution
 
@@ -24,7 +25,7 @@ async def test_a_partition_shows_where_it_is_and_what_waits() -> None:
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         await bench.records(process, b"{", b"{")
-        process.engine.intake.readers[0] = ReaderState(end=5)
+        process.engine.completions.readers[0] = ReaderState(end=5)
         process.engine.problems["partition 0"] = "it is stuck"
         [reading] = await process.api.partitions()
         assert reading == PartitionProgress(
@@ -36,7 +37,7 @@ async def test_case_w12_markers_of_transactions_at_the_end_are_no_lag() -> None:
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         await bench.records(process, b"{", b"{")
-        process.engine.intake.readers[0] = ReaderState(end=3, lag=0)
+        process.engine.completions.readers[0] = ReaderState(end=3, lag=0)
         [reading] = await process.api.partitions()
         assert (reading.next, reading.end, reading.lag) == (2, 3, 0)
 
@@ -49,7 +50,7 @@ async def test_case_r1_what_is_read_again_adds_no_dead_letters_and_counts_none()
             resolution(new_id("prom", at_ms=bench.clock.now_ms(), entropy=bytes([n]) * 10)) for n in range(3)
         ]
         await bench.records(process, *unknown, first=0)
-        process.engine.intake.readers[0] = ReaderState(end=3)
+        process.engine.completions.readers[0] = ReaderState(end=3)
         await process.api.skip(0, 0)
         await bench.records(process, *unknown, b"{", first=0)
         for code, count in {"unknown": 3, "unreadable": 1, "skipped": 1}.items():
@@ -62,10 +63,10 @@ async def test_case_r5_a_topic_that_was_made_anew_is_known_by_its_reader() -> No
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         await bench.records(process, b"{", b"{", b"{")
-        process.engine.intake.readers[0] = ReaderState(end=9, ahead=True)
+        process.engine.completions.readers[0] = ReaderState(end=9, ahead=True)
         await process.api.skip(0, 0)
         assert bench.store.tables.positions[TOPIC, 0].again_before == 0
-        process.engine.intake.readers[0] = ReaderState(end=9)
+        process.engine.completions.readers[0] = ReaderState(end=9)
         await bench.records(process, b"{", b"{", b"{")
         await process.api.skip(0, 1)
         assert bench.store.tables.positions[TOPIC, 0].again_before == 3
@@ -75,16 +76,18 @@ async def test_a_stuck_partition_is_read_on_behind_the_batch_and_its_reader_is_c
     bench = Bench()
     called: list[int] = []
     async with bench.serving(wait=wait) as process:
-        await bench.records(process, b"{")
+        sink = CompletionSink(process.engine.completions, 0)
+        await sink.open()
+        await sink.take([ConsumedRecord(offset=0, timestamp_ms=0, key=None, value=b"{")])
         stuck = StuckBatch(offset=1, next=4)
-        process.engine.intake.readers[0] = ReaderState(end=9, lag=8, stuck=stuck)
+        process.engine.completions.readers[0] = ReaderState(end=9, lag=8, stuck=stuck)
         stale = ConsumedRecord(offset=4, timestamp_ms=0, key=None, value=b"{")
-        with process.engine.intake.skips(called.append):
+        with process.engine.completions.listening(called.append):
             reading = await process.api.skip(0, None)
         assert (reading.next, reading.lag, called) == (4, 5, [0])
-        assert process.engine.intake.readers[0].stuck is None
+        assert process.engine.completions.readers[0].stuck is None
         with pytest.raises(OwnershipLost):
-            await process.engine.intake.take(TOPIC, 0, 1, [stale])
+            await sink.take([stale])
         letters = list(bench.store.tables.dead_letters.values())
         assert [(x.code, x.offset) for x in letters] == [("unreadable", 0), ("skipped", 1)]
         assert letters[1].reason == "an operator has moved the partition from offset 1 to 4"
@@ -98,7 +101,7 @@ async def test_a_skip_that_makes_no_sense_is_refused(to: int | None, why: str) -
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         await bench.records(process, b"{")
-        process.engine.intake.readers[0] = ReaderState(end=5)
+        process.engine.completions.readers[0] = ReaderState(end=5)
         with pytest.raises(NotPossible, match=why):
             await process.api.skip(0, to)
 
@@ -107,7 +110,7 @@ async def test_where_the_batch_ends_must_be_said_if_it_can_t_be_told() -> None:
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         await bench.records(process, b"{")
-        process.engine.intake.readers[0] = ReaderState(stuck=StuckBatch(offset=1, next=None))
+        process.engine.completions.readers[0] = ReaderState(stuck=StuckBatch(offset=1, next=None))
         with pytest.raises(NotPossible, match="say to which offset"):
             await process.api.skip(0, None)
         assert (await process.api.skip(0, 3)).next == 3
@@ -118,7 +121,7 @@ async def test_a_topic_that_was_made_anew_is_read_from_where_it_has_records(end:
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         await bench.records(process, b"{", b"{", b"{")
-        process.engine.intake.readers[0] = ReaderState(end=end)
+        process.engine.completions.readers[0] = ReaderState(end=end)
         assert (await process.api.skip(0, 0)).next == 0
 
 
@@ -126,10 +129,11 @@ async def test_what_a_topic_that_was_made_anew_has_at_the_same_offsets_is_buried
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         for made_ms in (1, 2):
-            [held] = await process.engine.intake.take_partitions(process.engine.owner, TOPIC, (0,))
+            sink = CompletionSink(process.engine.completions, 0)
+            await sink.open()
             poison = [ConsumedRecord(offset=n, timestamp_ms=made_ms, key=None, value=b"{") for n in range(2)]
-            await process.engine.intake.take(TOPIC, 0, held.epoch, poison)
-            process.engine.intake.readers[0] = ReaderState(end=1)
+            await sink.take(poison)
+            process.engine.completions.readers[0] = ReaderState(end=1)
             await process.api.skip(0, 0)
             await asyncio.sleep(1)
         letters = list(bench.store.tables.dead_letters.values())

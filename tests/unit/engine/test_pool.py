@@ -51,7 +51,7 @@ async def test_while_many_answers_wait_to_be_read_few_handlers_go_on_at_once_but
 
     bench = Bench()
     async with bench.serving(waits=waits) as process:
-        process.engine.intake.readers[0] = ReaderState(lag=BEHIND + 1)
+        process.engine.completions.readers[0] = ReaderState(lag=BEHIND + 1)
         ids = await answered(bench, process)
         await until(lambda: door.inside == FEW)
         await asyncio.sleep(5)
@@ -70,10 +70,10 @@ async def test_once_the_answers_are_read_the_places_are_all_there_again() -> Non
 
     bench = Bench()
     async with bench.serving(waits=waits) as process:
-        process.engine.intake.readers[0] = ReaderState(lag=BEHIND + 1)
+        process.engine.completions.readers[0] = ReaderState(lag=BEHIND + 1)
         ids = await answered(bench, process)
         await until(lambda: door.inside == FEW)
-        process.engine.intake.readers[0] = ReaderState(lag=0)
+        process.engine.completions.readers[0] = ReaderState(lag=0)
         await until(lambda: door.inside == COUNT)
         door.open.set()
         await all_completed(bench, ids)
@@ -85,6 +85,6 @@ async def test_a_new_call_is_not_held_up_by_answers_that_wait() -> None:
 
     bench = Bench()
     async with bench.serving(quickly=quickly) as process:
-        process.engine.intake.readers[0] = ReaderState(lag=10 * BEHIND)
+        process.engine.completions.readers[0] = ReaderState(lag=10 * BEHIND)
         ids = [await bench.begin(process, "quickly") for _ in range(2 * FEW)]
         await all_completed(bench, ids)

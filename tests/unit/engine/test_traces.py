@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from awakeables.core.awakeables import VerdictEntry
-from awakeables.engine.intake import ConsumedRecord
+from awakeables.engine.completionsink import CompletionSink
+from awakeables.engine.recordsink import ConsumedRecord
 from awakeables.errors import BrokerUnavailable
 from awakeables.handlers.context import Context
 from awakeables.wire.tasks import encode_effect
@@ -13,7 +14,7 @@ from awakeables.worker.port import Incoming
 from awakeables.worker.process import Answered
 from awakeables.worker.task import Task
 from awakeables.worker.worker import Worker
-from unit.engine.harness import TOPIC, Bench, until, value
+from unit.engine.harness import Bench, until, value
 from unit.worker import fakes
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
@@ -48,11 +49,12 @@ async def test_a_caller_s_trace_goes_to_the_worker_and_comes_back_with_the_compl
         )
         assert isinstance(fate, Answered)
         answer = fate.message
-        (position,) = await process.engine.intake.take_partitions(process.engine.owner, TOPIC, (0,))
+        sink = CompletionSink(process.engine.completions, 0)
+        await sink.open()
         record = ConsumedRecord(
             offset=0, timestamp_ms=0, key=answer.key, value=answer.value, headers=answer.headers
         )
-        await process.engine.intake.take(TOPIC, 0, position.epoch, [record])
+        await sink.take([record])
         parcel, own = value(await bench.status(invocation_id, "completed"))
 
     (task,) = seen

@@ -244,7 +244,7 @@ def test_every_last_step_has_its_end(step: Next | None, end: str) -> None:
 
 def test_engines_count_apart() -> None:
     one, other = Metrics(), Metrics()
-    one.buried("invalid")
+    one.dead_letters_added("invalid")
     assert (
         value(one, "dead_letters_total", code="invalid"),
         value(other, "dead_letters_total", code="invalid"),

@@ -112,7 +112,7 @@ async def test_a_record_whose_awakeable_was_rejected_with_it_is_not_sent_again(w
 
 async def test_offsets_are_shown_and_a_stuck_partition_is_skipped(web: Web) -> None:
     web.store.tables.positions[TOPIC, 0] = PositionRow(TOPIC, 0, next=3, epoch=1)
-    web.engine.intake.readers[0] = ReaderState(end=9)
+    web.engine.completions.readers[0] = ReaderState(end=9)
     web.engine.problems["partition 0"] = "it can't be read"
     [item] = (await web.client.get("/offsets")).json()["items"]
     assert item == {
@@ -124,7 +124,7 @@ async def test_offsets_are_shown_and_a_stuck_partition_is_skipped(web: Web) -> N
         "epoch": 1,
         "problem": "it can't be read",
     }
-    web.engine.intake.readers[0] = ReaderState(end=9, stuck=StuckBatch(offset=3, next=5))
+    web.engine.completions.readers[0] = ReaderState(end=9, stuck=StuckBatch(offset=3, next=5))
     skipped = await web.client.post("/offsets/0/skip")
     assert (skipped.status_code, skipped.json()["next"]) == (200, 5)
     assert (await web.client.post("/offsets/0/skip?to=7")).json()["next"] == 7
@@ -144,7 +144,7 @@ async def test_offsets_are_shown_and_a_stuck_partition_is_skipped(web: Web) -> N
 )
 async def test_a_skip_that_makes_no_sense_is_refused(web: Web, path: str, status: int, kind: str) -> None:
     web.store.tables.positions[TOPIC, 0] = PositionRow(TOPIC, 0, next=3, epoch=1)
-    web.engine.intake.readers[0] = ReaderState(end=9)
+    web.engine.completions.readers[0] = ReaderState(end=9)
     problem(await web.client.post(path), status, kind)
     assert web.store.tables.positions[TOPIC, 0].next == 3
 

@@ -21,7 +21,7 @@ log = structlog.stdlib.get_logger(__name__)
 EXPIRE_LIMIT = 1000
 
 
-class Sweeps:
+class Sweeper:
     """Times out what is overdue, lets go of what is held by nobody, has the due ones claimed."""
 
     def __init__(

@@ -13,8 +13,8 @@ from pydantic import BaseModel, field_validator
 from awakeables.core.awakeables import Completion, Heartbeat
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.sources import parse_source
-from awakeables.engine import edge as edge_module
-from awakeables.engine.edge import Edge
+from awakeables.engine import payloadvalidator
+from awakeables.engine.payloadvalidator import PayloadValidator
 from awakeables.handlers import serde
 from awakeables.handlers.serde import Codec, codec_for
 from awakeables.ports import Expectation
@@ -78,7 +78,7 @@ def elsewhere(schema: bytes) -> Expectation:
 
 async def check(expectation: Expectation, text: bytes) -> Completion:
     completion = Completion(awakeable_id="a", body=Resolution.of_json(text), source=parse_source("s"))
-    (checked,) = await Edge(Rows(a=expectation), learn_nothing).check([completion])
+    (checked,) = await PayloadValidator(Rows(a=expectation), learn_nothing).validate([completion])
     return checked
 
 
@@ -177,7 +177,7 @@ async def test_what_has_no_schema_passes_if_it_has_the_right_form() -> None:
     assert (untyped.checked, untyped.refusal) == (None, None)
     raw = Completion(awakeable_id="a", body=Resolution.of_bytes(b"1"), source=parse_source("s"))
     for expectation in (of(bytes), CUSTOM):
-        assert await Edge(Rows(a=expectation), learn_nothing).check([raw]) == [raw]
+        assert await PayloadValidator(Rows(a=expectation), learn_nothing).validate([raw]) == [raw]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ async def test_a_value_of_the_wrong_form_is_refused_at_the_edge(expectation: Exp
     json = expectation.codec == "json"
     wrong = Resolution.of_bytes(b"1") if json else Resolution.of_json(b"1")
     said = Completion(awakeable_id="a", body=wrong, source=parse_source("s"))
-    (checked,) = await Edge(Rows(a=expectation), learn_nothing).check([said])
+    (checked,) = await PayloadValidator(Rows(a=expectation), learn_nothing).validate([said])
     assert "value_base64" in (checked.refusal or "")
     assert "content-type application/" in (checked.refusal or "")
 
@@ -199,40 +199,43 @@ async def test_only_values_are_looked_up() -> None:
         Completion(awakeable_id="a", body=Heartbeat(), source=parse_source("s")),
         Completion(awakeable_id="a", body=None, refusal="nonsense", source=parse_source("s")),
     ]
-    assert await Edge(rows, learn_nothing).check(said) == said
+    assert await PayloadValidator(rows, learn_nothing).validate(said) == said
     assert rows.asked == []
 
 
 async def test_a_batch_is_one_look_up_and_what_is_remembered_is_none() -> None:
     rows = Rows(a=of(int), b=of(int))
-    edge = Edge(rows, learn_nothing)
-    edge.remember("c", of(int))
+    validator = PayloadValidator(rows, learn_nothing)
+    validator.remember("c", of(int))
     said = [
         Completion(awakeable_id=key, body=Resolution.of_json(b"1"), source=parse_source("s"))
         for key in "abcx"
     ]
-    assert [c.checked is not None for c in await edge.check(said)] == [True, True, True, False]
+    assert [c.checked is not None for c in await validator.validate(said)] == [True, True, True, False]
     assert rows.asked == [["a", "b", "x"]]
-    await edge.check(said)
+    await validator.validate(said)
     assert rows.asked == [["a", "b", "x"], ["x"]]
 
 
 async def test_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge_module, "CACHED", 3)
-    edge = Edge(Rows(), learn_nothing)
+    monkeypatch.setattr(payloadvalidator, "CACHED", 3)
+    validator = PayloadValidator(Rows(), learn_nothing)
     for number in range(10):
-        edge.remember(str(number), of(int))
-    assert await edge.expectation("9") == of(int)
-    assert await edge.expectation("0") is None
+        validator.remember(str(number), of(int))
+    assert await validator.expectation("9") == of(int)
+    assert await validator.expectation("0") is None
 
 
 async def test_a_batch_larger_than_the_memory_is_checked_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(edge_module, "CACHED", 3)
+    monkeypatch.setattr(payloadvalidator, "CACHED", 3)
     rows = {f"a{n}": of(int) for n in range(10)}
     said = [
         Completion(awakeable_id=key, body=Resolution.of_json(b'"x"'), source=parse_source("s"))
         for key in rows
     ]
-    assert all(completion.refusal for completion in await Edge(Rows(**rows), learn_nothing).check(said))
+    assert all(
+        completion.refusal
+        for completion in await PayloadValidator(Rows(**rows), learn_nothing).validate(said)
+    )

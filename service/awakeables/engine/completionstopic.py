@@ -1,0 +1,191 @@
+"""The completions topic as this process reads it: how far each partition is, and moving one on request."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+from msgspec.structs import replace
+
+from awakeables.core.acts import with_act
+from awakeables.core.awakeables import Completion, DeadTask
+from awakeables.core.commands import Skip, TakePartitions
+from awakeables.core.deadletters import SKIPPED, DeadLetter, dead_letter_of_task
+from awakeables.core.ids import Ids
+from awakeables.core.replies import PartitionsTaken, Position, Skipped
+from awakeables.core.texts import shortened
+from awakeables.engine.committer import Committer
+from awakeables.engine.folding import Folder, FoldingSettings
+from awakeables.engine.horizon import Horizon
+from awakeables.engine.payloadvalidator import PayloadValidator
+from awakeables.engine.readerstate import ReaderState
+from awakeables.engine.recordsink import ConsumedRecord
+from awakeables.engine.settlement import Settlement
+from awakeables.ports import Clock
+from awakeables.telemetry import events
+from awakeables.telemetry.metrics import Metrics
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class CompletionsTopic:
+    """What the sinks of all partitions of one completions topic share; it outlives each of them.
+
+    Attributes:
+        settlement: Settles the completions.
+        validator: Validates their values.
+        name: The topic's name.
+        owner: This process's name in the partitions' claims.
+        dead_letter_topic: Where copies of dead letters are published.
+        folder: Limits how many dead letters are kept.
+        readers: The state of each partition, as its reader last reported it.
+        expired_to: For each partition, the offset up to which deleted records have been reported.
+        horizon: What deadlines are compared with.
+        clock: The store's clock.
+        metrics: Where completions, dead letters and the readers' progress are counted.
+        on_effects: Called when a commit has queued effects that nobody has claimed.
+    """
+
+    def __init__(  # noqa: PLR0913 - all of it is given by name
+        self,
+        committer: Committer,
+        settlement: Settlement,
+        validator: PayloadValidator,
+        horizon: Horizon,
+        *,
+        name: str,
+        dead_letter_topic: str,
+        owner: str,
+        clock: Clock,
+        ids: Ids,
+        folding: FoldingSettings,
+        metrics: Metrics,
+        on_effects: Callable[[], None],
+    ) -> None:
+        """Begin with no partition read.
+
+        Args:
+            committer: Where orders are committed.
+            settlement: Settles completions.
+            validator: Validates their values.
+            horizon: What deadlines are compared with.
+            name: The topic's name.
+            dead_letter_topic: Where copies of dead letters are published.
+            owner: This process's name in the partitions' claims.
+            clock: The store's clock.
+            ids: Issues IDs of dead letters.
+            folding: How many dead letters per minute are kept one by one.
+            metrics: Where everything is counted.
+            on_effects: Called when a commit has queued effects that nobody has claimed.
+        """
+        self.settlement = settlement
+        self.validator = validator
+        self.name = name
+        self.owner = owner
+        self.dead_letter_topic = dead_letter_topic
+        self.folder = Folder(ids, folding)
+        self.readers: dict[int, ReaderState] = {}
+        self.expired_to: dict[int, int] = {}
+        self.horizon = horizon
+        self.clock = clock
+        self.metrics = metrics
+        self.on_effects = on_effects
+        self._committer = committer
+        self._ids = ids
+        self._skip_listeners: list[Callable[[int], None]] = []
+
+    @property
+    def lag(self) -> int:
+        """The number of unread records, over all partitions."""
+        return sum(state.lag or 0 for state in self.readers.values())
+
+    async def claim(self, partition: int) -> Position:
+        """Claim a partition for this process, which fences its reader so far."""
+        order = TakePartitions(owner=self.owner, topic=self.name, partitions=(partition,))
+        [position] = (await self._committer.commit(order, PartitionsTaken)).positions
+        return position
+
+    async def skip(
+        self, partition: int, before: int, next_: int, *, by: str | None = None, recreated: bool = False
+    ) -> bool:
+        """Move a partition from offset `before` to `next_`; a dead letter records it.
+
+        Args:
+            partition: Which one.
+            before: Its offset now.
+            next_: Its offset from then on.
+            by: Who asks for it.
+            recreated: The topic was deleted and created again: none of its records has been read.
+
+        Returns:
+            Whether it was moved; it is not if it has been read on meanwhile.
+        """
+        lost = ConsumedRecord(offset=before, timestamp_ms=self.clock.now_ms(), key=None, value=None)
+        reason = f"an operator has moved the partition from offset {before} to {next_}"
+        letter = self.dead_letter(partition, lost, SKIPPED, reason)
+        order = Skip(
+            topic=self.name,
+            partition=partition,
+            before=before,
+            next=next_,
+            dead_letter=replace(letter, acts=with_act((), "skip", by, letter.at_ms)),
+            relay_to=self.dead_letter_topic,
+            recreated=recreated,
+        )
+        if not (await self._committer.commit(order, Skipped)).done:
+            return False
+        log.warning(events.SKIPPED, topic=self.name, partition=partition, before=before, next=next_)
+        state = self.readers.get(partition, ReaderState())
+        self.readers[partition] = dataclasses.replace(state, stuck=None, lag=None)
+        self.metrics.dead_letters_added("skipped")
+        self.on_effects()
+        for on_skip in self._skip_listeners:
+            on_skip(partition)
+        return True
+
+    @contextmanager
+    def listening(self, on_skip: Callable[[int], None]) -> Iterator[None]:
+        """Within the block, call `on_skip` with each partition that was moved."""
+        self._skip_listeners.append(on_skip)
+        try:
+            yield
+        finally:
+            self._skip_listeners.remove(on_skip)
+
+    def dead_letter(
+        self,
+        partition: int,
+        record: ConsumedRecord,
+        code: str,
+        reason: str,
+        awakeable_id: str | None = None,
+    ) -> DeadLetter:
+        """Make the dead letter of a record."""
+        return DeadLetter(
+            id=self._ids.new("dlq"),
+            # The time distinguishes it from a record at the same offset after the topic was recreated.
+            source=f"{self.name}:{partition}:{record.offset}@{record.timestamp_ms}",
+            topic=self.name,
+            partition=partition,
+            offset=record.offset,
+            timestamp_ms=record.timestamp_ms,
+            code=code,
+            reason=reason,
+            at_ms=self.clock.now_ms(),
+            key=record.key,
+            value=record.value,
+            headers=record.headers,
+            awakeable_id=awakeable_id,
+        )
+
+    def dead_task(self, completion: Completion, task: DeadTask) -> DeadLetter:
+        """Make the dead letter to file for a task that its worker could not use."""
+        return dead_letter_of_task(
+            task,
+            letter_id=self._ids.new("dlq"),
+            awakeable_id=completion.awakeable_id,
+            worker=shortened(completion.worker or "unnamed"),
+            now_ms=self.clock.now_ms(),
+        )
