@@ -20,6 +20,9 @@ STRUCTURED = b"application/cloudevents"
 
 STRUCTURED_JSON = b"application/cloudevents+json; charset=UTF-8"
 SPECVERSION = "1.0"
+SPECVERSION_MEMBER = b'"specversion"'
+"""Part of every structured event, and of few other records."""
+
 PREFIX = "ce_"
 CONTENT_TYPE = "content-type"
 
@@ -121,7 +124,7 @@ def read_event(
     binary = _binary(value, headers, content_type) if headers.get("ce_type") else None
     if binary is not None and binary.find("type") in types:
         return binary
-    if value is not None and b'"specversion"' in value:
+    if value is not None and SPECVERSION_MEMBER in value:
         event = _structured(value, STRUCTURED_JSON)
         if event.find("specversion") is not None and event.find("type") in types:
             return event

@@ -27,7 +27,7 @@ from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
 from awakeables.core.sources import Source
 from awakeables.core.texts import excerpt
 from awakeables.errors import CallerError, MalformedId
-from awakeables.wire.cloudevents import CloudEvent, read_event
+from awakeables.wire.cloudevents import SPECVERSION_MEMBER, CloudEvent, read_event
 from awakeables.wire.completion_events import TYPES, attempt_of, body_of, event_id_of
 from awakeables.wire.dead_tasks import decode_dead_task, encode_dead_task
 from awakeables.wire.jsontext import json_fault
@@ -77,14 +77,17 @@ def decode_completion(
     Raises:
         Unreadable: It can't be said which awakeable it is about.
     """
-    named = dict(headers)
-    trace = known_traceparent(named.get(TRACEPARENT))
-    event = read_event(value, named, TYPES)
+    trace = event = None
+    # Most records have no headers and are plain: they are neither traced nor events.
+    if headers or (value is not None and SPECVERSION_MEMBER in value):
+        named = dict(headers)
+        trace = known_traceparent(named.get(TRACEPARENT))
+        event = read_event(value, named, TYPES)
     try:
         if event is not None and event.find("type") in TYPES:
             return _of_event(event, source, trace)
         return _of_envelope(value, source, trace)
-    except Unreadable as error:
+    except (Unreadable, MalformedId) as error:
         refusal = str(error) if event is None else _why(event, error)
         addressed = _address(event.find("subject") if event else None) or _address(_text(key))
         if addressed is None:
@@ -92,7 +95,7 @@ def decode_completion(
         return Completion(awakeable_id=addressed, body=None, source=source, trace=trace, refusal=refusal)
 
 
-def _why(event: CloudEvent, error: Unreadable) -> str:
+def _why(event: CloudEvent, error: CallerError) -> str:
     kind = event.find("type")
     if kind is None and event.fault is not None:
         return event.fault
@@ -105,7 +108,7 @@ def _of_event(event: CloudEvent, source: Source, trace: str | None) -> Completio
     awakeable_id = event.find("subject")
     if awakeable_id is None:
         raise Unreadable("the event has no subject; it is the awakeable's ID")
-    _check_id(awakeable_id)
+    parse_id(awakeable_id, "prom")
     body, attempt, refusal = None, None, None
     try:
         event.check()
@@ -133,7 +136,7 @@ def _of_envelope(value: bytes | None, source: Source, trace: str | None) -> Comp
         envelope = _decoder.decode(value)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         return _addressed_at_least(value, source, trace, str(error))
-    _check_id(envelope.awakeable_id)
+    parse_id(envelope.awakeable_id, "prom")
     body, refusal = None, None
     try:
         body = _body(envelope)
@@ -156,7 +159,7 @@ def _addressed_at_least(value: bytes, source: Source, trace: str | None, problem
         addressed = _address_decoder.decode(value)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         raise Unreadable(f"not a completion: {problem}") from None
-    _check_id(addressed.awakeable_id)
+    parse_id(addressed.awakeable_id, "prom")
     return Completion(
         awakeable_id=addressed.awakeable_id, body=None, source=source, trace=trace, refusal=problem
     )
@@ -173,13 +176,6 @@ def _address(text: str | None) -> str | None:
 
 def _text(key: bytes | None) -> str:
     return (key or b"").decode("ascii", "replace")
-
-
-def _check_id(awakeable_id: str) -> None:
-    try:
-        parse_id(awakeable_id, "prom")
-    except MalformedId as error:
-        raise Unreadable(str(error)) from None
 
 
 def _body(envelope: _Envelope) -> Resolution | Rejection | Heartbeat | DeadTask:
