@@ -1,4 +1,4 @@
-"""Group commit: what is asked for in one turn of the loop, by whomever, commits together."""
+"""Group commit: commands that are posted in the same turn of the event loop are committed together."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ log = structlog.stdlib.get_logger(__name__)
 A = TypeVar("A", bound=Reply)
 
 OnReply: TypeAlias = Callable[[Reply | Exception], None]
-"""Called once it is known what became of a member: with its answer, now durable, or the store's refusal."""
+"""Called with a command's reply once it is durable, or with the error for which the store refuses it."""
 
 GivenUp: TypeAlias = Callable[[], bool]
-"""Does nobody want a member to be committed any more?"""
+"""Whether nobody waits for a command any more."""
 
 Queued: TypeAlias = tuple[Command, OnReply, GivenUp | None]
 
@@ -35,29 +35,31 @@ NOTHING_FOUND: tuple[Reply, ...] = (
     ClaimedEffects(effects=()),
     Purged(count=0),
 )
-"""Answers of a look at the rows that has changed nothing: on a service at rest they are most of all."""
+"""Replies to searches that found nothing and wrote nothing, as most commits of an idle service do: counted,
+they would hide how long writing takes."""
 
 LAZY_S = 0.05
-"""How long a member that nobody waits for may wait for company."""
+"""How long a command that nobody waits for may be delayed to join a group."""
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
-"""Back-off while the store is down: soon enough that nobody notices a hiccup."""
+"""Back-off while the store is down: short at first, so that a hiccup goes unnoticed."""
 
 HANGS_S = 10.0
 """A commit that takes longer hangs: SQLite gives up waiting for another process's lock after 5 s."""
 
 
 class Committer:
-    """Collects members and commits them in groups, in the order in which they were submitted.
+    """Queues commands and commits them in groups, in the order in which they were posted.
 
-    While the store is down the group is kept and sent again: members can be repeated
-    (core/commands.py). A member that its caller has given up meanwhile is dropped, without a reply.
+    While the store is down, the group is kept and sent again, which is safe because commands can be
+    repeated (core/commands.py). A command that its caller has given up meanwhile is dropped without a
+    reply.
 
-    A commit that fails, or hangs, makes the store *down*; only a commit that has written ends that.
-    Most commits of a service at rest find nothing to write, and a full disk lets them pass; and when
-    every caller has given up there is nothing to commit. So while the store is down each group has a
-    probe with it, and an empty group is a probe alone.
+    A commit that fails or hangs makes the store *down*; only a commit that has written makes it
+    available again. Most commits of an idle service write nothing, and would succeed on a full disk;
+    and if every caller has given up, there is nothing to commit. So while the store is down each group
+    also has a probe, which always writes, and an empty group is a probe alone.
     """
 
     def __init__(
@@ -72,11 +74,11 @@ class Committer:
         """Serve a store.
 
         Args:
-            store: What is written to.
-            max_members: Bound of one transaction, so that none takes long.
-            max_waiting: Bound of the queue; past it `refuse_if_full` does.
+            store: Where commands are committed.
+            max_members: Bound of the commands of one transaction, so that none takes long.
+            max_waiting: Bound of the queue, above which `refuse_if_full` refuses.
             metrics: Where commits are counted.
-            on_store: Called with what is wrong when the store goes down, with None when it is back.
+            on_store: Called with the problem when the store goes down, with None when it is back.
         """
         self._store = store
         self._max_members = max_members
@@ -85,71 +87,76 @@ class Committer:
         self._metrics = metrics or Metrics()
         self._metrics.commit_waiting.set_function(lambda: len(self._queue))
         self._wanted = asyncio.Event()
-        self._later: asyncio.TimerHandle | None = None
+        self._is_wanted = False
+        self._lazy_timer: asyncio.TimerHandle | None = None
         self._down = False
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._no_group = asyncio.Event()
+        self._no_group.set()
         self._on_store = on_store
 
     def post(
-        self, member: Command, reply: OnReply, *, lazily: bool = False, given_up: GivenUp | None = None
+        self, command: Command, on_reply: OnReply, *, lazily: bool = False, given_up: GivenUp | None = None
     ) -> None:
-        """Queue a member.
+        """Queue a command.
 
         Args:
-            member: What to write.
-            reply: Called once it is durable, or refused; it must not raise.
-            lazily: Nobody waits for it: let it ride with the next group.
-            given_up: Asked before each try; true: drop the member, and never reply.
+            command: What to commit.
+            on_reply: Called once it is durable or refused; must not raise.
+            lazily: Nobody waits for it: wait a moment for a group to join.
+            given_up: Asked before each try; if true, the command is dropped without a reply.
         """
-        self._queue.append((member, reply, given_up))
-        self._idle.clear()
-        if not lazily:
+        self._queue.append((command, on_reply, given_up))
+        if lazily:
+            if self._lazy_timer is None:
+                self._lazy_timer = asyncio.get_running_loop().call_later(LAZY_S, self._on_lazy_timer)
+        elif not self._is_wanted:
+            # The flag saves a call for each further command of the group.
+            self._is_wanted = True
             self._wanted.set()
-        elif self._later is None:
-            self._later = asyncio.get_running_loop().call_later(LAZY_S, self._enough)
 
-    def submit(self, member: Command, *, lazily: bool = False) -> asyncio.Future[Reply]:
-        """The same as a future; to cancel it gives the member up."""
+    def submit(self, command: Command, *, lazily: bool = False) -> asyncio.Future[Reply]:
+        """Queue a command and return its reply as a future; cancelling that gives the command up."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self.post(member, functools.partial(resolve, future), lazily=lazily, given_up=future.cancelled)
+        self.post(command, functools.partial(resolve, future), lazily=lazily, given_up=future.cancelled)
         return future
 
-    async def commit(self, member: Command, answer: type[A]) -> A:
-        """Submit and wait; for members with one kind of answer.
+    async def commit(self, command: Command, reply: type[A]) -> A:
+        """Commit a command whose reply is of one type, and wait for it.
 
         Raises:
             StoreRefused: The store will never take it.
         """
-        got = await self.submit(member)
-        if not isinstance(got, answer):
-            raise TypeError(f"{type(member).__name__} was answered with {type(got).__name__}")
+        got = await self.submit(command)
+        if not isinstance(got, reply):
+            raise TypeError(f"{type(command).__name__} was answered with {type(got).__name__}")
         return got
 
-    def _enough(self) -> None:
-        """What was submitted lazily has waited long enough, if it is not committed yet."""
-        self._later = None
+    def _on_lazy_timer(self) -> None:
+        self._lazy_timer = None
         if self._queue:
             self._wanted.set()
 
     async def run(self) -> None:
-        """Commit for ever; cancel to stop."""
+        """Commit until cancelled."""
         while True:
             await self._wanted.wait()
-            # Whoever is woken in this turn of the loop is in time for the group: the first step
-            # of a new invocation is committed with its beginning.
+            # What is ready to run in this turn of the loop may still join the group: the requests
+            # that have arrived together are committed together.
             await asyncio.sleep(0)
+            self._is_wanted = False
             self._wanted.clear()
             while self._queue or self._down:
                 group = [self._queue.popleft() for _ in range(min(self._max_members, len(self._queue)))]
-                if not group:
-                    self._idle.set()
+                if group:
+                    self._no_group.clear()
+                else:  # a probe alone, which nobody waits for
+                    self._no_group.set()
                 await self._commit(group)
-            self._idle.set()
+            self._no_group.set()
 
     def refuse_if_full(self) -> None:
-        """Keep new work out while the store is behind; work that was begun is never refused.
+        """Refuse new work while the store is behind; work that has begun is never refused.
 
         Raises:
             Overloaded: The queue is full.
@@ -159,101 +166,104 @@ class Committer:
 
     @property
     def idle(self) -> bool:
-        return self._idle.is_set()
+        """Whether nothing is queued or being committed."""
+        return not self._queue and self._no_group.is_set()
 
     async def drained(self) -> None:
-        """Wait until nothing is queued or under way."""
-        self._wanted.set()
-        await self._idle.wait()
+        """Wait until nothing is queued or being committed."""
+        if self._queue:
+            self._no_group.clear()
+            self._wanted.set()
+        await self._no_group.wait()
 
     async def _commit(self, group: Sequence[Queued]) -> None:
+        """Commit a group, however long the store is down; return early if all its callers give up."""
         while True:
             group = [queued for queued in group if queued[2] is None or not queued[2]()]
-            members: list[Command] = [member for member, _, _ in group]
-            if self._down:
-                members.append(Probe())
-            if not members:
+            commands: list[Command] = [command for command, _, _ in group]
+            has_probe = self._down
+            if has_probe:
+                commands.append(Probe())
+            if not commands:
                 return
-            proves = self._down
             try:
-                answers = await self._timed(members)
+                replies = await self._timed(commands)
             except Exception as error:
                 if group and not isinstance(error, StoreUnavailable):
                     await self._bisect(group, error)
                     return
                 self._metrics.failed_commits["unavailable"].inc()
-                self._lose(str(error))
+                self._mark_down(str(error))
                 await asyncio.sleep(self._backoff.next_s())
                 if all(given_up is not None and given_up() for _, _, given_up in group):
-                    # Nobody waits for this group any more: what came meanwhile is next.
+                    # `run` goes on with what has been queued meanwhile, which must not wait for nothing.
                     return
             else:
-                for (_, reply, _), answer in zip(group, answers[: len(group)], strict=True):
-                    reply(answer)
-                if proves:
-                    self._find()
+                for (_, on_reply, _), reply in zip(group, replies[: len(group)], strict=True):
+                    on_reply(reply)
+                if has_probe:
+                    self._mark_available()
                 return
 
-    def _lose(self, problem: str) -> None:
-        """The store can't write, or it isn't known whether it can."""
+    async def _timed(self, commands: Sequence[Command]) -> list[Reply]:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        hangs = loop.call_later(HANGS_S, self._mark_down, f"a commit has not returned for {HANGS_S:.0f} s")
+        try:
+            replies = await self._store.commit(commands)
+        finally:
+            hangs.cancel()
+        if any(reply not in NOTHING_FOUND for reply in replies):
+            self._metrics.commit_s.observe(loop.time() - began_s)
+            self._metrics.commit_members.observe(len(commands))
+        return replies
+
+    def _mark_down(self, problem: str) -> None:
+        """The store can't write, or it is not known whether it can."""
         if not self._down:
             self._down = True
             log.error(events.STORE_DOWN, error=problem)
             self._on_store(problem)
 
-    def _find(self) -> None:
-        """The store has written."""
+    def _mark_available(self) -> None:
         self._down = False
         self._backoff.reset()
         log.info(events.STORE_BACK)
         self._on_store(None)
 
-    async def _timed(self, members: Sequence[Command]) -> list[Reply]:
-        loop = asyncio.get_running_loop()
-        now, began = loop.time, loop.time()
-        hangs = loop.call_later(HANGS_S, self._lose, f"a commit has not returned for {HANGS_S:.0f} s")
-        try:
-            answers = await self._store.commit(members)
-        finally:
-            hangs.cancel()
-        if any(answer not in NOTHING_FOUND for answer in answers):
-            self._metrics.commit_s.observe(now() - began)
-            self._metrics.commit_members.observe(len(members))
-        return answers
-
     async def _bisect(self, group: Sequence[Queued], error: Exception) -> None:
-        """Find the member that can't be committed, so that the others are (hard case 2)."""
+        """Find the command that the store refuses, so that the others are committed (hard case 2)."""
         if len(group) > 1:
             middle = len(group) // 2
             await self._commit(group[:middle])
             await self._commit(group[middle:])
             return
-        [(member, reply, _)] = group
+        [(command, on_reply, _)] = group
         self._metrics.failed_commits["refused"].inc()
-        log.error(events.MEMBER_REFUSED, **_facts(member), error=str(error))
-        reply(error)
+        log.error(events.MEMBER_REFUSED, **_log_fields(command), error=str(error))
+        on_reply(error)
 
 
-def resolve(future: asyncio.Future[Reply], answer: Reply | Exception) -> None:
-    """Hand a reply on to a future."""
+def resolve(future: asyncio.Future[Reply], reply: Reply | Exception) -> None:
+    """Resolve a future with a command's reply or error, unless it was cancelled."""
     if future.cancelled():
         return
-    if isinstance(answer, Exception):
-        future.set_exception(answer)
-        # Some futures have nobody who waits; the failure was logged.
+    if isinstance(reply, Exception):
+        future.set_exception(reply)
+        # Marked as retrieved: not every future is awaited, and the failure has been logged.
         future.exception()
     else:
-        future.set_result(answer)
+        future.set_result(reply)
 
 
-def _facts(member: Command) -> dict[str, str]:
-    """What a log line says of a member: also whom it is about, if that is an invocation."""
-    facts = {"member": type(member).__name__}
-    match member:
+def _log_fields(command: Command) -> dict[str, str]:
+    """What the log says about a command: its type and, if it is about an invocation, which one."""
+    fields = {"member": type(command).__name__}
+    match command:
         case Begin():
-            facts["invocation_id"] = member.id
+            fields["invocation_id"] = command.id
         case Advance() | Resume() | Cancel() | Kill():
-            facts["invocation_id"] = member.invocation_id
+            fields["invocation_id"] = command.invocation_id
         case _:
             pass
-    return facts
+    return fields
