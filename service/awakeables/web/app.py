@@ -1,4 +1,4 @@
-"""The HTTP interface: the table of routes, and what goes for all of them."""
+"""The HTTP interface: the table of routes, and what applies to every request."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ log = structlog.stdlib.get_logger(__name__)
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 """What handlers return may be bytes from outside; a browser must not guess that they are a page."""
 
-NOWHERE = ("none", "none")
-"""The labels of a request that found no route: its own method and path could be anything."""
+NO_ROUTE = ("none", "none")
+"""The labels of a request that matches no route: its own method and path could be anything."""
 
 _logged_request_id: ContextVar[str] = ContextVar(f"{STRUCTLOG_KEY_PREFIX}request_id")
 """Appears as `request_id` in every log line of a request, as with `bind_contextvars`, at less cost."""
@@ -58,10 +58,10 @@ def create_app(
 
     Args:
         api: What is served; its engine must be running when requests come.
-        settings: How.
-        metrics: Where requests are counted, and what `/metrics` shows.
-        entropy: Makes this process's request IDs unlike any other's.
-        tokens: Who is let in; None: everybody.
+        settings: Limits, time-outs and host names.
+        metrics: Counts requests; `/metrics` exposes it.
+        entropy: Makes this process's request IDs unique.
+        tokens: Who may use it; None lets everybody in.
     """
     guard = Guard(tokens, settings.hosts, exposed=settings.exposed)
     return WebApp(api, settings, guard, RequestIds(entropy), metrics)
@@ -85,14 +85,14 @@ class WebApp:
             metrics.serves(row.method, row.path)
 
     def drain(self) -> None:
-        """Refuse calls from now on, and answer those that wait with 202."""
+        """Refuse calls from now on, and answer waiting ones with 202."""
         self._api.drain()
 
     def refuse(self, problem: Problem) -> Response:
-        """Answer what the server refuses before there is a request."""
+        """Answer what the server rejects before there is a request."""
         request_id = self._request_ids.new()
         status, headers, body = self._refusal(problem, request_id)
-        self._metrics.answered(*NOWHERE, status)
+        self._metrics.answered(*NO_ROUTE, status)
         return Response(status, (*headers, NOSNIFF, (REQUEST_ID, request_id.encode())), body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,7 +101,7 @@ class WebApp:
         method, headers = scope["method"], dict(scope["headers"])
         request_id = self._request_ids.of(headers)
         _logged_request_id.set(request_id)
-        route, request = NOWHERE, None
+        route, request = NO_ROUTE, None
         try:
             targets, names = self._routes.find(scope.get("raw_path") or scope["path"].encode())
             target = targets.get(method)

@@ -1,4 +1,4 @@
-"""A line of the log for each act of an operator: what was done to what, and with whose token."""
+"""The audit log: one line per operation, with what was done to what, and with whose token."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Deed: TypeAlias = Literal["resume", "cancel", "kill", "resolve", "reject", "rese
 
 @contextmanager
 def audited(request: HttpRequest, act: Deed, **subject: object) -> Iterator[None]:
-    """Log an act when it is done, or when its outcome is unknown; a refused request is not an act."""
+    """Log an operation that was done or whose outcome is unknown. A refused request is not logged."""
     try:
         yield
     except BaseException as error:

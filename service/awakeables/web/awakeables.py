@@ -1,4 +1,4 @@
-"""Completing awakeables and looking at them: `/awakeables`, `/restate/awakeables`, `/restate/a`."""
+"""Complete and inspect awakeables: `/awakeables`, `/restate/awakeables`, `/restate/a`."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from awakeables.web.responses import as_json
 from awakeables.web.waiting import Waiting
 from awakeables.wire.traces import TRACEPARENT, known_traceparent
 
-IN_DOUBT = "it is not known whether the answer was applied; it is safe to repeat the request"
+IN_DOUBT = "the answer may or may not have been applied; it is safe to repeat the request"
 
 REFUSALS: Final[dict[VerdictKind, tuple[int, str]]] = {
-    "conflict": (409, "The awakeable has another answer already"),
-    "late": (410, "The awakeable no longer waits"),
+    "conflict": (409, "The awakeable already has another answer"),
+    "late": (410, "The awakeable is no longer pending"),
     "unknown": (404, "There is no such awakeable"),
     "invalid": (422, "The value does not fit the awakeable"),
 }
-"""Verdicts that are answered as a problem: status and title; the problem's type is the verdict's name."""
+"""Status and title of each verdict that is a problem. The problem's type is the verdict's name."""
 
 
 _refusal_decoder = msgspec.json.Decoder(views.RefusalView)
 
 
 class AwakeableRoutes:
-    """The routes of the awakeables."""
+    """The routes for awakeables."""
 
     def __init__(self, api: Api, waiting: Waiting, bodies: Bodies) -> None:
         self._api = api
@@ -75,7 +75,7 @@ class AwakeableRoutes:
         completion = Completion(
             awakeable_id=awakeable_id,
             body=body,
-            source=Source(kind="http", id=self._api.new_id("evt") + _named(request)),
+            source=Source(kind="http", id=self._api.new_id("evt") + _token_suffix(request)),
             event_id=request.text(b"awakeable-event-id"),
             worker=request.text(b"awakeable-worker"),
             trace=known_traceparent(request.header(TRACEPARENT.encode())),
@@ -87,7 +87,7 @@ class AwakeableRoutes:
             return await self._settled(completion, shows_outcome=request.holder.may("read"))
 
     async def _settled(self, completion: Completion, *, shows_outcome: bool) -> Response:
-        """Settle, and answer the verdict; only those who may read see another's answer."""
+        """Settle and return the verdict. Someone else's outcome is shown only with the scope `read`."""
         try:
             with self._waiting.for_store():
                 verdict = await self._api.settle(completion)
@@ -105,7 +105,7 @@ class AwakeableRoutes:
             return Resolution.of_json(self._bodies.json_of(request, body))
         except Problem:
             if expected is None:
-                # That there is no such awakeable is worth more to know than that the body is wrong.
+                # The caller should hear that the awakeable is unknown, not that its body is malformed.
                 return Resolution.of_bytes(body)
             raise
 
@@ -115,11 +115,11 @@ class AwakeableRoutes:
         try:
             return Rejection(reason=body.decode() or NO_REASON)
         except UnicodeDecodeError as error:
-            raise malformed(f"the reason is no UTF-8: {error.reason} at byte {error.start}") from None
+            raise malformed(f"the reason is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
-def _named(request: HttpRequest) -> str:
-    """The end of a completion's source: the name of its token."""
+def _token_suffix(request: HttpRequest) -> str:
+    """The suffix of a completion's source: the name of its token."""
     return "" if request.holder is None else f":{request.holder.name}"
 
 
@@ -136,7 +136,7 @@ def _json_rejection(text: bytes) -> Rejection:
 
 
 def _refused(verdict: Verdict, *, shows_outcome: bool) -> Problem:
-    """The problem of a completion that settled nothing."""
+    """The problem for a completion that was not accepted."""
     status, title = REFUSALS[verdict.kind]
     shown = verdict.outcome if shows_outcome else None
     outcome = None if shown is None else render.outcome(shown)

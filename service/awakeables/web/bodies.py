@@ -1,4 +1,4 @@
-"""Reading bodies: limits, content types, JSON that is kept as it was written."""
+"""Reading request bodies: size limits, content types, and JSON that is kept as written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from awakeables.web.request import JSON, HttpRequest
 from awakeables.web.settings import WebSettings
 
 FORM = "application/x-www-form-urlencoded"
-"""curl's `-d` sends this with any body, so it does not tell what the body is."""
+"""curl's `-d` sends this with any body, so it says nothing about the body."""
 
 UNCOUNTED_BYTES: Final = 64 * 1024
 """A body up to this size is not counted: the server buffers that much per connection anyway."""
@@ -27,14 +27,14 @@ class Bodies:
         self._held = 0
 
     async def read(self, request: HttpRequest) -> bytes:
-        """Read the whole body; a large one counts against the total until `release`.
+        """Read the whole body. A large one counts against the total until `release`.
 
-        Small ones do not count, so large ones cannot keep them out. What counts are the bytes received,
-        not those declared: a client that declares much and sends nothing takes up nothing.
+        Small bodies are not counted, so that large ones can't starve them. Bytes are counted when
+        received, not when declared: a client that declares much and sends nothing uses no budget.
 
         Raises:
-            Problem: It is too large (413), or compressed (415), or too much is held already (503).
-            ClientGone: The connection was closed before its end.
+            Problem: The body is too large (413) or compressed (415), or the total is used up (503).
+            ClientGone: The connection was closed before the end of the body.
         """
         headers, most = request.headers, self._settings.max_body_bytes
         if b"content-encoding" in headers:
@@ -61,7 +61,7 @@ class Bodies:
     def _hold(self, request: HttpRequest, size: int) -> None:
         if self._held + size - request.held > self._settings.max_bodies_bytes:
             raise Overloaded(
-                f"the bodies that are being read have {self._settings.max_bodies_bytes:,} bytes together "
+                f"request bodies in memory have reached {self._settings.max_bodies_bytes:,} bytes in total "
                 "(AWAKEABLES_MAX_BODIES_BYTES); try again later"
             )
         self._held += size - request.held
@@ -73,13 +73,13 @@ class Bodies:
         request.held = 0
 
     def json_of(self, request: HttpRequest, body: bytes) -> bytes:
-        """The body as JSON text, exactly as it was written; an absent body is null.
+        """Return the body as JSON text, exactly as written; an absent body is null.
 
-        JSON by content type; with curl's form type, or none, any body that is JSON.
+        Accepted are JSON content types, and, with curl's form type or none, any body that is JSON.
 
         Raises:
-            Problem: It is no JSON (400), has too many values (413), or says that it is something
-                else (415).
+            Problem: The body is not JSON (400), has too many values (413), or has another content
+                type (415).
         """
         if not body:
             return b"null"
@@ -93,16 +93,16 @@ class Bodies:
         except Problem as problem:
             if media_type == FORM and problem.status == 400:
                 raise unsupported(
-                    "the body is no JSON and its content-type says it is a form; "
+                    "the body is not JSON, and its content-type is that of a form; "
                     "send JSON as application/json"
                 ) from None
             raise
 
     def checked_json(self, text: bytes) -> bytes:
-        """The text, stripped, if every reader can decode it as JSON.
+        """Return the text, stripped, if every JSON parser can decode it.
 
         Raises:
-            Problem: 400: no JSON, NaN, bad UTF-8, or nested too deep; 413: too many values.
+            Problem: 400 for invalid JSON, NaN, bad UTF-8 or too deep nesting; 413 for too many values.
         """
         most = self._settings.max_json_values
         # Each value but the first has a character of its own before it.
@@ -111,14 +111,16 @@ class Bodies:
         try:
             decode_json(text)
         except ValueError as error:
-            raise malformed(f"the body is no JSON: {error}") from None
+            raise malformed(f"the body is not JSON: {error}") from None
         return text.strip()
 
 
 def _refuse_encoded(request: HttpRequest) -> None:
     encoding = request.header(b"content-encoding") or ""
     if encoding.strip().lower() not in ("", "identity"):
-        raise unsupported(f"content-encoding {excerpt(encoding)} is not supported; send the body as it is")
+        raise unsupported(
+            f"content-encoding {excerpt(encoding)} is not supported; send the body uncompressed"
+        )
 
 
 def is_json_type(media_type: str) -> bool:
@@ -134,9 +136,9 @@ def unsupported(detail: str) -> Problem:
 
 
 def _too_large(max_bytes: int) -> Problem:
-    return Problem(413, "too-large", "The body is too large", f"a body has at most {max_bytes:,} bytes here")
+    return Problem(413, "too-large", "The body is too large", f"the limit is {max_bytes:,} bytes")
 
 
 def _too_many_values(most: int) -> Problem:
-    detail = f"JSON has at most {most:,} values here, of objects and arrays together"
+    detail = f"the limit is {most:,} JSON values, counting the members of all objects and arrays"
     return Problem(413, "too-many-values", "The body has too many values", detail)

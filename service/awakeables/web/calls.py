@@ -20,7 +20,7 @@ from awakeables.web.responses import as_json, ask_later, not_yet, of_result
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
 
-NOT_HANDED_ON = frozenset(
+NOT_FORWARDED = frozenset(
     name.encode()
     for name in (
         *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
@@ -28,15 +28,14 @@ NOT_HANDED_ON = frozenset(
         *("authorization", "proxy-authorization", "cookie"),
     )
 )
-"""Headers that are about this hop or this request only, or that are secrets: the journal is no
-place for them."""
+"""Headers that concern only this hop or this request, and secrets, which don't belong in the journal."""
 
 LONGEST_KEY = 255
-IN_DOUBT = "it is not known whether the invocation was begun; with an Idempotency-Key it is safe to repeat"
+IN_DOUBT = "the invocation may or may not have begun; with an Idempotency-Key it is safe to repeat the call"
 
 
 class CallRoutes:
-    """The routes of the handlers."""
+    """The routes for calling handlers."""
 
     def __init__(
         self, api: Api, waiting: Waiting, guard: Guard, bodies: Bodies, settings: WebSettings
@@ -48,7 +47,7 @@ class CallRoutes:
         self._retry_after = settings.retry_after_header
 
     async def call(self, request: HttpRequest) -> Response:
-        """Begin an invocation, or attach to the one that the idempotency key stands for; wait."""
+        """Begin an invocation, or attach to the one with this idempotency key, and wait for its result."""
         handler = self._handler(request)
         body = await self._bodies.read(request)
         if b"idempotency-key" in request.headers:
@@ -58,11 +57,11 @@ class CallRoutes:
             call = self._api.call(
                 handler,
                 self._input(handler, request, body),
-                headers=_handed_on(request.raw_headers),
+                headers=_forwarded_headers(request.raw_headers),
                 by=None if request.holder is None else request.holder.name,
             )
             if request.held:
-                # Once it is stored it needs no memory; its result may take a minute.
+                # Once the input is stored the body can go: the result may take a minute.
                 call.begun.add_done_callback(lambda _: self._bodies.release(request))
             invocation_id = call.id
             outcome = await self._waiting.call(request, call, doubt=IN_DOUBT)
@@ -72,7 +71,7 @@ class CallRoutes:
         return not_yet(row, retry_after=self._retry_after)
 
     async def send(self, request: HttpRequest) -> Response:
-        """Begin an invocation, now or after a delay; don't wait."""
+        """Begin an invocation, now or after a delay, without waiting for its result."""
         try:
             delay = parse_duration(request.query["delay"]) if "delay" in request.query else timedelta(0)
         except ValueError as error:
@@ -96,7 +95,7 @@ class CallRoutes:
         begin = self._api.begin(
             handler,
             self._input(handler, request, body),
-            headers=_handed_on(request.raw_headers),
+            headers=_forwarded_headers(request.raw_headers),
             idempotency=_idempotency(handler, request, body),
             delay=delay,
             by=None if request.holder is None else request.holder.name,
@@ -112,21 +111,21 @@ class CallRoutes:
         return begun
 
     def _input(self, handler: Handler, request: HttpRequest, body: bytes) -> bytes | None:
-        """The body as it will be journaled, known to fit; None: there is none, the default counts.
+        """Return the validated body as it is journaled; None if it is absent, so that the default applies.
 
         Raises:
-            InvalidInput: It does not fit the handler's input type.
+            InvalidInput: The body does not match the handler's input type.
         """
         if handler.input.kind == "json" and body:
             body = self._bodies.json_of(request, body)
         return handler.accept(body or None)
 
 
-def _handed_on(raw_headers: Headers) -> dict[str, str]:
-    """The caller's headers, for `ctx.request`; several of one name become a list."""
+def _forwarded_headers(raw_headers: Headers) -> dict[str, str]:
+    """The caller's headers, for `ctx.request`; repeated headers are joined with commas."""
     headers: dict[str, str] = {}
     for raw_name, value in raw_headers:
-        if raw_name not in NOT_HANDED_ON:
+        if raw_name not in NOT_FORWARDED:
             name, text = raw_name.decode("latin-1"), value.decode("latin-1")
             headers[name] = f"{headers[name]}, {text}" if name in headers else text
     return headers

@@ -1,9 +1,10 @@
-"""One client's connection: uvicorn's, with bounds on what a client may send, and how slowly.
+"""One client connection: uvicorn's protocol, with limits on what a client may send and how slowly.
 
-uvicorn bounds neither the head of a request nor the time that it takes, httptools buffers an unfinished
-element without limit, and both add trailers to the headers. Without a proxy in front, these bounds are
-the defence against slow and hostile clients. What is refused here never reaches the application, so the
-answer is written by hand. tests/unit/web/test_uvicorn.py lists what this uses of uvicorn's internals.
+uvicorn limits neither the size of a request's head nor the time that it takes, httptools buffers an
+unfinished element without limit, and both add trailers to the headers. Without a proxy in front, these
+limits are the defence against slow and hostile clients. What is rejected here never reaches the
+application, so the response is written by hand. tests/unit/web/test_uvicorn.py lists which of uvicorn's
+internals this uses.
 """
 
 from __future__ import annotations
@@ -26,27 +27,27 @@ from awakeables.web.settings import ConnectionLimits
 Refuse = Callable[[Problem], Response]
 
 SLOWEST_BYTES_PER_S: Final = 16 * 1024
-"""The least rate of a client that sends or receives: a large body on a slow line is not an attack."""
+"""Minimum transfer rate of a client: a large body on a slow line is not an attack."""
 
 LINGER_S: Final = 2.0
-"""How long a refused client may go on sending. Closed at once, it would see a reset instead of the answer."""
+"""How long a rejected client may keep sending. If closed at once, it would see a reset, not the response."""
 
 MOST_PIPELINED: Final = 16
-"""Requests queued behind an unanswered one. Hardly any client pipelines, but one packet could hold ten
-thousand requests, all of which uvicorn would keep."""
+"""Requests queued behind an unanswered one. Hardly any client pipelines, but a single packet can hold ten
+thousand requests, and uvicorn would queue them all."""
 
 SPARE: Final = 50
-"""Connections beyond the limit, on which only health is answered; other requests get 503. Without them
-an orchestrator could not reach `/health/live` of a busy service, and would restart it."""
+"""Connections beyond the limit, which serve only health checks; other requests get 503. Without them an
+orchestrator could not reach `/health/live` of a busy service, and would restart it."""
 
 SPARE_PATIENCE_S: Final = 2.0
-"""How long a request may take to arrive on one of those: a health check is one packet."""
+"""How long a request may take to arrive on a spare connection: a health check is one packet."""
 
 HEALTH: Final = b"/health/"
 
 
 class Connection(HttpToolsProtocol):
-    """A connection that ends when its client breaks a bound."""
+    """A connection that is closed when its client exceeds a limit."""
 
     def __init__(
         self,
@@ -100,10 +101,10 @@ class Connection(HttpToolsProtocol):
         dropped.transport.abort()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The client sends no more: complete requests are answered, then the connection is closed.
+        """The client has finished sending: answer complete requests, then close the connection.
 
-        The client may be gone altogether, which only shows when it is written to. So the application
-        receives a disconnect, and a waiting call answers at once with what is known.
+        The client may be gone altogether, which shows only on the next write. So the application
+        receives a disconnect, and a waiting call is answered at once with its current state.
         """
         if self.cycle is None or self.cycle.response_complete or self._in_body or self._refused:
             return False
@@ -114,7 +115,7 @@ class Connection(HttpToolsProtocol):
         return True
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application. After the end of the body it receives only that the client has gone."""
+        """Call the application. After the body's end it receives nothing but the disconnect."""
         complete = False
 
         async def receive_once() -> Message:
@@ -141,18 +142,18 @@ class Connection(HttpToolsProtocol):
         try:
             self._parse(data)
         except HttpParserError as error:
-            self._refuse(self._problem or bad_request(f"this is no HTTP: {error}"))
+            self._refuse(self._problem or bad_request(f"the request is not valid HTTP: {error}"))
         else:
             if self._unparsed > self._limits.max_header_bytes:
                 self._refuse(self._head_too_large())
 
     def _parse(self, data: bytes) -> None:
-        """Parse what has arrived; an offer to upgrade is ignored, as RFC 9110 (7.8) allows.
+        """Parse what has arrived; ignore an upgrade offer, as RFC 9110 (7.8) allows.
 
-        curl --http2 and Java's HttpClient offer h2c with the first request of a connection, also with a
-        POST. The parser takes all that follows such a head for the other protocol, even the body, and
-        stops. It then gets a head with nothing but the framing of the body; without it the body would
-        be dropped and the call hang.
+        curl --http2 and Java's HttpClient offer h2c in the first request of a connection, even a POST.
+        The parser then takes everything after the head, including the body, for the other protocol and
+        stops. So it is fed another head that has only the body's framing; otherwise the body would be
+        dropped and the call would hang.
         """
         while data:
             try:
@@ -177,7 +178,7 @@ class Connection(HttpToolsProtocol):
             raise _Refused
         super().on_headers_complete()
         if self._surplus:
-            self.cycle.keep_alive = False  # the place is needed for the next health check
+            self.cycle.keep_alive = False  # free the connection for the next health check
         self._in_body = True
         self._unparsed = 0
         if self.parser.should_upgrade():
@@ -196,7 +197,7 @@ class Connection(HttpToolsProtocol):
         self._in_body = False
         self._unparsed = 0
         if self.cycle.response_complete and not self.transport.is_closing():
-            # Answered before its end: the data that came since has stopped uvicorn's own timer.
+            # Answered before the body's end: the data since then has stopped uvicorn's own timer.
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -224,7 +225,7 @@ class Connection(HttpToolsProtocol):
         if self._refused:
             return LINGER_S
         if self._in_body and self.cycle.response_complete:
-            return self._patience_s  # answered already: the rest of the body is of no use
+            return self._patience_s  # already answered: the rest of the body is not needed
         return self._patience_s + self._received / SLOWEST_BYTES_PER_S
 
     def _objection(self) -> Problem | None:
@@ -237,7 +238,7 @@ class Connection(HttpToolsProtocol):
         if size + len(self.url) > limits.max_header_bytes or len(self.headers) > limits.max_headers:
             return self._head_too_large()
         if len(self.pipeline) >= MOST_PIPELINED:
-            return bad_request(f"at most {MOST_PIPELINED} requests may wait behind another")
+            return bad_request(f"at most {MOST_PIPELINED} pipelined requests may wait behind another")
         return objection_to(self.parser.get_http_version(), self.url, self.headers)
 
     def _refuse(self, problem: Problem) -> None:
@@ -246,7 +247,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
             return
         if self._in_body:
-            # The application is waiting for the rest of the body; it sees a client that has gone.
+            # The application waits for the rest of the body; to it, the client has disconnected.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         answer = self._answer_for(problem)
@@ -257,7 +258,7 @@ class Connection(HttpToolsProtocol):
         self._since_s = self.loop.time()
 
     def _may_answer(self) -> bool:
-        """Does the client expect an answer to the request that is arriving, and to no earlier one?"""
+        """Is the client waiting for the response to the request that is arriving, and no earlier one?"""
         if self.pipeline or self._silent:
             return False
         if self._in_body:
@@ -265,7 +266,7 @@ class Connection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _is_unread(self, now_s: float) -> bool:
-        """Has the client not read its answer for too long?"""
+        """Has the client left its response unread for too long?"""
         size = self.transport.get_write_buffer_size()
         if not size:
             self._unread_since_s = None
@@ -276,12 +277,12 @@ class Connection(HttpToolsProtocol):
 
     def _head_too_large(self) -> Problem:
         limits = self._limits
-        detail = f"at most {limits.max_headers} headers of {limits.max_header_bytes:,} bytes together"
+        detail = f"the limit is {limits.max_headers} headers and {limits.max_header_bytes:,} bytes in total"
         return Problem(431, "headers-too-large", "The request's headers are too large", detail)
 
 
 def _framing_of(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """A head that says how the body is framed, and nothing else."""
+    """A head that has only the headers that frame the body."""
     framing = [
         b"%b: %b\r\n" % header for header in headers if header[0] in (b"content-length", b"transfer-encoding")
     ]
@@ -293,17 +294,19 @@ class _Refused(Exception):
 
 
 def _target_too_long(most: int) -> Problem:
-    return Problem(414, "uri-too-long", "The path is too long", f"path and query have at most {most:,} bytes")
+    return Problem(
+        414, "uri-too-long", "The path is too long", f"the limit for path and query is {most:,} bytes"
+    )
 
 
 def _too_many(most: int) -> Problem:
     detail = f"{most:,} connections are open already (AWAKEABLES_MAX_CONNECTIONS); try again later"
-    return Problem(503, "overloaded", "Too much is under way", detail)
+    return Problem(503, "overloaded", "The service is overloaded", detail)
 
 
 def _too_slow(patience_s: float) -> Problem:
     detail = (
         f"the request was not complete after {patience_s:g} s "
-        f"and sent less than {SLOWEST_BYTES_PER_S:,} bytes a second"
+        f"and arrived at less than {SLOWEST_BYTES_PER_S:,} bytes per second"
     )
     return Problem(408, "too-slow", "The request took too long", detail)

@@ -1,4 +1,4 @@
-"""Looking at dead letters, and sending them again: `/dead-letters`."""
+"""Inspect, resend and purge dead letters: `/dead-letters`."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ class DeadLetterRoutes:
         return as_json(render.dead_letter_in_full(row))
 
     async def resend(self, request: HttpRequest) -> Response:
-        """Accepted: it goes out to its topic again, by way of the outbox."""
+        """Queue the record in the outbox, for the topic that it came from; answered 202."""
         letter_id = _letter_id(request)
         with audited(request, "resend", dead_letter=letter_id):
             effect = await self._waiting.store(
                 self._api.resend(letter_id, by=request.by),
-                doubt="it is not known whether the record is sent again; look at how often it was",
+                doubt="the record may or may not be resent; its `resent` count shows it",
             )
         answer = views.ResentView(id=letter_id, event_id=effect.event_id, topic=effect.topic)
         return as_json(answer, status=202)
 
     async def purge(self, request: HttpRequest) -> Response:
-        """Delete those that are older than a duration, of a code or all."""
+        """Delete dead letters by age, by code, or both."""
         older_than, code = request.query.get("older_than"), request.query.get("code")
         if code is not None and code not in LETTER_CODES:
-            raise bad_request(f"code {excerpt(code)} is none of {', '.join(LETTER_CODES)}")
+            raise bad_request(f"code {excerpt(code)} is not one of {', '.join(LETTER_CODES)}")
         if older_than is None and code is None:
-            raise bad_request("say which: older_than=7d, a code, or both; older_than=0s is all of them")
+            raise bad_request("give older_than, such as 7d, a code, or both; older_than=0s means all")
         try:
             age = timedelta(0) if older_than is None else parse_duration(older_than)
         except ValueError as error:
@@ -60,7 +60,7 @@ class DeadLetterRoutes:
         with audited(request, "purge", older_than=str(age), code=code):
             count = await self._waiting.store(
                 self._api.purge_dead_letters(older_than=age, code=code),
-                doubt="some may be deleted; ask again, it goes on where it stopped",
+                doubt="some may have been deleted; repeat the request to delete the rest",
             )
         return as_json(views.PurgedView(count=count))
 

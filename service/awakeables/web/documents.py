@@ -1,4 +1,4 @@
-"""What is served, described: `/openapi.json`, `/asyncapi.json`, `/docs`."""
+"""The API's own documentation: `/openapi.json`, `/asyncapi.json`, `/docs`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PAGE_HEADERS: Final = (
 
 
 class DocumentRoutes:
-    """The routes of the documents, which are made when they are first asked for, and never change."""
+    """The routes of the documents. Each is generated on first request and then kept."""
 
     def __init__(self, api: Api, *, guarded: bool) -> None:
         """Describe a service.
 
         Args:
-            api: What is described.
-            guarded: Do requests need tokens?
+            api: The service to describe.
+            guarded: Whether requests need tokens.
         """
         self._api = api
         self._guarded = guarded
@@ -40,7 +40,7 @@ class DocumentRoutes:
         return response(self._asyncapi_text)
 
     async def page(self, request: HttpRequest) -> Response:
-        text = self._page_at(_reached_at(request))
+        text = self._page_at(_base_url(request))
         return response(text.encode(), b"text/html; charset=utf-8", headers=PAGE_HEADERS)
 
     def _rendered(self, base: str) -> str:
@@ -60,7 +60,7 @@ class DocumentRoutes:
         return msgspec.json.encode(asyncapi(api.app, version=api.build, verdicts=api.publishes_verdicts))
 
 
-def _reached_at(request: HttpRequest) -> str:
-    """The service's address as this reader has it: behind a proxy, name and scheme may differ from ours."""
+def _base_url(request: HttpRequest) -> str:
+    """The service's URL as the reader sees it: behind a proxy, host and scheme may differ from ours."""
     scheme = "https" if request.header(b"x-forwarded-proto") == "https" else "http"
     return f"{scheme}://{request.header(b'host') or 'localhost'}"

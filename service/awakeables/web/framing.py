@@ -1,7 +1,7 @@
-"""What a request's head must be before it is routed (RFC 9112, the strict reading).
+"""Checks of a request's head before it is routed (a strict reading of RFC 9112).
 
-The parser refuses most of what two programs could read differently: two lengths, a length beside
-chunks, folded lines, bare line feeds, odd names of headers. This is the rest.
+The parser already rejects most of what two programs could read differently: two lengths, a length together
+with chunks, folded lines, bare line feeds, odd header names. These are the remaining checks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ONCE: Final = frozenset(
         b"transfer-encoding",
     )
 )
-"""Given twice, a proxy before us may act on the one and we on the other."""
+"""Headers that may not be repeated: a proxy in front could act on one value and we on the other."""
 
 _Headers = Sequence[tuple[bytes, bytes]]
 
@@ -32,53 +32,55 @@ _absolute = re.compile(rb"https?://([^/?#]+)/", re.IGNORECASE)
 
 
 def objection_to(version: str, target: bytes, headers: _Headers) -> Problem | None:
-    """Why a request is refused because of its head alone; None: it isn't.
+    """Return why a request's head is invalid, or None if it is valid.
 
     Args:
-        version: Of HTTP, as `1.1`.
-        target: As it was sent.
-        headers: As they were sent, names in lower case.
+        version: The HTTP version, such as `1.1`.
+        target: The request target as sent.
+        headers: The headers as sent, with names in lower case.
     """
     if version not in VERSIONS:
-        return Problem(505, "http-version", "This is another HTTP", f"HTTP/1.1 is spoken here, not {version}")
+        return Problem(
+            505, "http-version", "The HTTP version is not supported", f"use HTTP/1.1, not {version}"
+        )
     names = [name for name, _ in headers]
     if len(set(names)) != len(names):
         for name in ONCE:
             if names.count(name) > 1:
-                return bad_request(f"the header {name.decode()} is given more than once")
+                return bad_request(f"the header {name.decode()} is repeated")
     given = dict(headers)
     host = given.get(b"host")
     if host is None and version == "1.1":
         return bad_request("the header host is missing")
     if host is not None and host_name(host.decode("latin-1")) is None:
-        return bad_request(f"host: {excerpt(host.decode('latin-1'))} is no host name")
+        return bad_request(f"host: {excerpt(host.decode('latin-1'))} is not a host name")
     coding = given.get(b"transfer-encoding")
     if coding is not None and (version == "1.0" or coding.strip().lower() != b"chunked"):
         return Problem(
             501,
             "transfer-encoding",
             "The body's transfer encoding is not supported here",
-            f"transfer-encoding is chunked here, of HTTP/1.1, not {excerpt(coding.decode('latin-1'))}",
+            f"use chunked, with HTTP/1.1, not {excerpt(coding.decode('latin-1'))}",
         )
     return _objection_to_target(target, host)
 
 
 def _objection_to_target(target: bytes, host: bytes | None) -> Problem | None:
     if b"#" in target:
-        return bad_request("the request's target has a fragment, which is for the client alone")
+        return bad_request("the request target has a fragment, which a client must not send")
     if target.startswith(b"/") or target == b"*":
         return None
     absolute = _absolute.match(target)
     if absolute is None:
-        return bad_request("the request's target is neither a path nor a URL with one")
+        return bad_request("the request target is neither a path nor an absolute URL")
     if host is None or absolute[1].lower() != host.strip().lower():
-        return bad_request("the request's target and its header host name two hosts")
+        return bad_request("the request target and the header host name different hosts")
     return None
 
 
 @lru_cache(maxsize=64)
 def host_name(host: str) -> str | None:
-    """The name or address in the value of `Host`, in lower case, without its port; None: it is none."""
+    """The host name or address in a `Host` header, in lower case and without port; None if invalid."""
     match = _host.fullmatch(host.strip().lower())
     if match is None:
         return None

@@ -1,4 +1,4 @@
-"""Who is let in: the name that a request asks for, the page that sent it, the token that it has."""
+"""Access control: checks the host that a request is for, the site that sent it, and its token."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ REALM = 'Bearer realm="awakeables"'
 
 
 class Guard:
-    """What every request must pass before its route is taken.
+    """Checks every request before it is routed.
 
     Attributes:
-        anonymous: Whose requests are, for people, that bring no token: where they come from.
+        anonymous: Who a request without a token is said to come from: `loopback` or `network`.
     """
 
     def __init__(
         self, tokens: Tokens | None, names: Collection[str] | None, *, exposed: bool = False
     ) -> None:
-        """Guard with what the settings give.
+        """Set up the checks.
 
         Args:
-            tokens: None lets everybody in.
-            names: Host names that are accepted in addition to the loopback's; None: any.
-            exposed: Is the service reached from other machines?
+            tokens: The known tokens; None lets everybody in.
+            names: Host names that are accepted in addition to loopback names; None accepts any.
+            exposed: Whether other machines can reach the service.
         """
         self.anonymous = "network" if exposed else "loopback"
         self._tokens = tokens
@@ -44,7 +44,7 @@ class Guard:
 
     @property
     def wants_tokens(self) -> bool:
-        """Are tokens asked for at all?"""
+        """Whether requests need a token."""
         return self._tokens is not None
 
     def check(
@@ -56,19 +56,19 @@ class Guard:
         *,
         own: bool = False,
     ) -> Holder | None:
-        """Let a request pass; return whose token it has, None where none is asked for.
+        """Admit a request; return the holder of its token, or None if no token is needed.
 
         Args:
-            method: The request's.
-            headers: By name in lower case.
-            names: What stood in the variable segments of its path.
-            scope: What its token must be good for; None: no token is needed.
-            own: Also those may pass who can have invocations of their own; the route sees to it
-                that it is one of them (`check_own`).
+            method: The request method.
+            headers: The headers by name, in lower case.
+            names: The values of the variable path segments.
+            scope: The scope that the token needs; None if no token is needed.
+            own: Also admit holders that can have invocations of their own; the route then checks
+                that the invocation is theirs (`check_own`).
 
         Raises:
-            Problem: 421 it asks for another host, 403 it is another site's or its token's
-                scopes don't suffice, 401 it has no token that is known.
+            Problem: 421: the request is for another host. 403: it comes from another site, or its
+                token lacks the scope. 401: it has no known token.
         """
         if self._names is not None and not self._is_ours(headers.get(b"host")):
             raise _misdirected(headers.get(b"host", b"").decode("latin-1"))
@@ -85,40 +85,40 @@ class Guard:
         return holder
 
     def check_own(self, request: HttpRequest, row: Invocation) -> None:
-        """Let a token with the scope `read` look at an invocation, and the one that began it.
+        """Admit a token with the scope `read`, or the one that began the invocation.
 
         Raises:
-            Problem: 403: its token is neither.
+            Problem: 403: the token is neither.
         """
         holder = request.holder
         if holder is not None and not _began(holder, row):
             _check_scope(holder, "read", request.names)
 
     def check_key(self, request: HttpRequest, row: Invocation) -> None:
-        """The same for an invocation that the idempotency key of a call stands for.
+        """The same check for an invocation that a call found by its idempotency key.
 
         Raises:
-            Problem: 403: another token's call has that key.
+            Problem: 403: the key belongs to a call with another token.
         """
         holder = request.holder
         if holder is not None and not _began(holder, row) and not holder.may("read"):
             raise _forbidden(
                 "read",
-                f"the idempotency key stands for a call that {holder.name!r} has not made: take another key, "
+                f"the idempotency key was used by another caller than {holder.name!r}: use another key, "
                 "or a token with the scope 'read'",
             )
 
     def shows_details(self, request: HttpRequest) -> bool:
-        """May this request, which needs no token, be shown what only tokens may see?"""
+        """Whether this request, which needs no token, may see details that require the scope `read`."""
         if self._tokens is None:
             return not self._exposed
         holder = _holder(self._tokens, request.headers)
         return holder is not None and holder.may("read")
 
     def _answers_to(self, host: bytes | None) -> bool:
-        """Without tokens a web page could else rename its own site to our address, and read us.
+        """Prevent DNS rebinding: without tokens, a web page could point its own name at our address.
 
-        A request without a host is of HTTP/1.0, and comes from no browser.
+        A request without a host is HTTP/1.0 and does not come from a browser.
         """
         assert self._names is not None
         if host is None:
@@ -142,12 +142,14 @@ def _known_holder(tokens: Tokens, headers: Mapping[bytes, bytes]) -> Holder:
         raise _unauthorized("this needs a token; send it as `Authorization: Bearer …`", REALM)
     holder = _holder(tokens, headers)
     if holder is None:
-        raise _unauthorized("the token is not known (any more)", f'{REALM}, error="invalid_token"')
+        raise _unauthorized(
+            "the token is unknown; it may have been revoked", f'{REALM}, error="invalid_token"'
+        )
     return holder
 
 
 def _began(holder: Holder, row: Invocation) -> bool:
-    """Is this invocation the token's own?"""
+    """Was this invocation begun with the holder's token?"""
     return begun_by(row.acts) == holder.name and holder.may("call", row.service)
 
 
@@ -163,7 +165,7 @@ def _forbidden(scope: Scope, detail: str) -> Problem:
     return Problem(
         403,
         "insufficient-scope",
-        "The token is not good for this",
+        "The token does not allow this",
         detail,
         members={"scope": scope},
         headers=((b"www-authenticate", f'{REALM}, error="insufficient_scope", scope="{scope}"'.encode()),),
@@ -171,7 +173,7 @@ def _forbidden(scope: Scope, detail: str) -> Problem:
 
 
 def _check_origin(headers: Mapping[bytes, bytes]) -> None:
-    """Let no web page of another site call or complete anything with its visitor's browser."""
+    """Keep web pages of other sites from calling or completing anything through a visitor's browser."""
     site = headers.get(b"sec-fetch-site")
     if site is None:
         same = _is_host(headers.get(b"origin", b""), headers.get(b"host"))
@@ -205,7 +207,7 @@ def _misdirected(host: str) -> Problem:
         421,
         "misdirected",
         "The request is for another host",
-        f"{excerpt(host)} is no name of this service; add it to AWAKEABLES_ALLOWED_HOSTS, or ask localhost",
+        f"{excerpt(host)} is not a name of this service: add it to AWAKEABLES_ALLOWED_HOSTS or use localhost",
     )
 
 

@@ -1,4 +1,4 @@
-"""For load balancers and orchestrators: `/health`."""
+"""Health checks for load balancers and orchestrators: `/health`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from awakeables.web.responses import as_json
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
 
-WITHHELD: Final = "not shown here; a token with the scope `read` sees it, and the service's log has it"
-"""Details of a problem have paths and addresses in them, which are not for callers without a token."""
+WITHHELD: Final = "details are shown with a token that has the scope `read`, and in the service's log"
+"""Details of a problem contain paths and addresses, which callers without a token must not see."""
 
 
 class HealthRoutes:
@@ -28,11 +28,11 @@ class HealthRoutes:
         self._retry_after = settings.retry_after_header
 
     async def live(self, _request: HttpRequest) -> Response:
-        """The process answers; nothing else is asked."""
+        """The process responds; nothing else is checked."""
         return as_json(views.LiveView())
 
     async def ready(self, request: HttpRequest) -> Response:
-        """Work is taken: the store works, and the service is not stopping."""
+        """The service accepts work: the store is available, and the service is not stopping."""
         readiness = self._api.readiness()
         if not self._guard.shows_details(request):
             readiness = readiness.without_details(WITHHELD)

@@ -1,4 +1,4 @@
-"""Looking at invocations, getting their results, resuming, cancelling and killing them: `/invocations`."""
+"""Inspect invocations, get their results, and resume, cancel or kill them: `/invocations`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
 
 MOST_OF_A_JOURNAL: Final = 4 * 1024 * 1024
-"""Bytes that are shown; their entries may be tens of thousands, and no other request is served meanwhile."""
+"""Maximum bytes of a journal to show: rendering tens of thousands of entries blocks all other requests."""
 
 
 class InvocationRoutes:
@@ -44,7 +44,7 @@ class InvocationRoutes:
             rows = [row for row in found if status in (None, row.status)]
             rows = [row for row in rows if asked.before is None or row.id < asked.before][: asked.limit]
         elif handler is not None:
-            raise bad_request("handler= goes with idempotency_key= only")
+            raise bad_request("handler= can be used only together with idempotency_key=")
         else:
             rows = list(
                 await self._waiting.store(self._api.invocations(asked, status=status, service=service))
@@ -58,14 +58,14 @@ class InvocationRoutes:
         try:
             journal, whole = await self._waiting.store(self._api.journal(row.id, MOST_OF_A_JOURNAL))
         except msgspec.MsgspecError as error:
-            journal, problem = [], f"another release has written it, which this one can't read: {error}"
+            journal, problem = [], f"it was written by a release that this one can't read: {error}"
         else:
             if not whole:
-                problem = f"it has more than {MOST_OF_A_JOURNAL:,} bytes: only its beginning is shown"
+                problem = f"it is larger than {MOST_OF_A_JOURNAL:,} bytes; only the beginning is shown"
         return as_json(render.invocation_in_full(row, journal, problem, key=key))
 
     async def output(self, request: HttpRequest) -> Response:
-        """The result if there is one; don't wait."""
+        """Return the result if there is one, without waiting."""
         row = await self._row(request)
         self._guard.check_own(request, row)
         if row.result is None:
@@ -73,7 +73,7 @@ class InvocationRoutes:
         return of_result(row.id, row.result)
 
     async def attach(self, request: HttpRequest) -> Response:
-        """The result, waited for like a call's."""
+        """Wait for the result, as a call does."""
         row = await self._row(request)
         self._guard.check_own(request, row)
         outcome = row.result or await self._waiting.result(request, row.id)
@@ -86,17 +86,17 @@ class InvocationRoutes:
         with audited(request, "resume", invocation_id=invocation_id):
             row = await self._waiting.store(
                 self._api.resume(invocation_id, by=request.by),
-                doubt="it is not known whether the invocation was resumed; look at it",
+                doubt="the invocation may or may not have been resumed; check its status",
             )
         return as_json(render.invocation(row))
 
     async def cancel(self, request: HttpRequest) -> Response:
-        """Accepted: raised at the handler's next await; an invocation that never ran ends at once."""
+        """Cancel at the handler's next await; an invocation that never ran ends at once. Answered 202."""
         invocation_id = _invocation_id(request)
         with audited(request, "cancel", invocation_id=invocation_id):
             row = await self._waiting.store(
                 self._api.cancel(invocation_id, by=request.by),
-                doubt="it is not known whether the invocation was cancelled; it is safe to repeat this",
+                doubt="the invocation may or may not have been cancelled; it is safe to repeat the request",
             )
         return as_json(render.invocation(row), status=202)
 
@@ -105,7 +105,7 @@ class InvocationRoutes:
         with audited(request, "kill", invocation_id=invocation_id):
             row = await self._waiting.store(
                 self._api.kill(invocation_id, by=request.by),
-                doubt="it is not known whether the invocation was killed; it is safe to repeat this",
+                doubt="the invocation may or may not have been killed; it is safe to repeat the request",
             )
         return as_json(render.invocation(row))
 

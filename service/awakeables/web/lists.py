@@ -1,4 +1,4 @@
-"""Lists: newest first, a page at a time."""
+"""Lists: newest first, one page at a time."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ S = TypeVar("S", bound=View)
 
 
 def page_of(request: HttpRequest, *kinds: IdKind) -> Page:
-    """The page that the query asks for, plus one row, which shows whether there is a next page.
+    """The requested page plus one row, which shows whether there is a next page.
 
     Raises:
-        Problem: The limit is no number from 1 to 500.
-        MalformedId: The cursor is no ID of these kinds.
+        Problem: The limit is not a number from 1 to 500.
+        MalformedId: The cursor is not an ID of these kinds.
     """
     text = request.query.get("limit", str(USUAL_LIMIT))
     limit = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
@@ -46,22 +46,22 @@ def page_of(request: HttpRequest, *kinds: IdKind) -> Page:
 
 
 def one_of(request: HttpRequest, name: str, choices: Sequence[C]) -> C | None:
-    """A parameter that has a fixed set of values.
+    """Read a parameter that has a fixed set of values.
 
     Raises:
-        Problem: It has another.
+        Problem: It has another value.
     """
     value = request.query.get(name)
     for choice in choices:
         if choice == value:
             return choice
     if value is not None:
-        raise bad_request(f"{name}={excerpt(value)} is none of {', '.join(choices)}")
+        raise bad_request(f"{name}={excerpt(value)} is not one of {', '.join(choices)}")
     return None
 
 
 def page(rows: Sequence[R], asked: Page, render: Callable[[R], S], shape: Callable[..., View]) -> Response:
-    """The rows, and the cursor of the next page if there is one."""
+    """Render a page of rows, and the cursor of the next page if there is one."""
     shown = rows[: asked.limit - 1]
     following = shown[-1].id if len(rows) == asked.limit else None
     return as_json(shape(items=[render(row) for row in shown], next=following))

@@ -1,4 +1,4 @@
-"""For Prometheus: `/metrics`."""
+"""Prometheus metrics: `/metrics`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from awakeables.web.request import HttpRequest, Response, response
 
 
 class MetricsRoute:
-    """The route `/metrics`: what was counted so far; it asks the store for nothing."""
+    """The route `/metrics`. A scrape does not query the store."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._registry = metrics.registry
 
     async def show(self, request: HttpRequest) -> Response:
-        """OpenMetrics if the scraper takes it, else Prometheus' text format."""
+        """OpenMetrics if the scraper accepts it, else Prometheus' text format."""
         content, media_type = exposition(self._registry, request.header(b"accept") or "")
         return response(content, media_type.encode())

@@ -1,4 +1,4 @@
-"""Looking at how far completions are read, and skipping what can't be: `/offsets`."""
+"""Show positions in the completions topic, and skip unreadable batches: `/offsets`."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class OffsetRoutes:
         return as_json(views.PartitionsView(items=[render.reading(row) for row in rows]))
 
     async def skip(self, request: HttpRequest) -> Response:
-        """Past the batch that the partition is stuck at, or to the offset that the query names."""
+        """Move past the batch that the partition is stuck at, or to the offset in the query."""
         [partition] = request.names
         to = request.query.get("to")
         number, offset = _number("the partition", partition), None if to is None else _number("to", to)
         with audited(request, "skip", partition=number, to=offset):
             row = await self._waiting.store(
                 self._api.skip(number, offset, by=request.by),
-                doubt="it is not known whether it was skipped; look at it",
+                doubt="the batch may or may not have been skipped; check the partition's offsets",
             )
         return as_json(render.reading(row))
 
 
 def _number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 19):
-        raise bad_request(f"{name} is a number, not {excerpt(text)}")
+        raise bad_request(f"{name} must be a number, not {excerpt(text)}")
     return int(text)

@@ -1,4 +1,4 @@
-"""Looking at records that are not in Kafka, and sending refused ones again: `/outbox`."""
+"""Inspect records that are not in Kafka, and resend those that it rejected: `/outbox`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class OutboxRoutes:
         return as_json(render.queued_effect_in_full(row))
 
     async def resend(self, request: HttpRequest) -> Response:
-        """Accepted: it goes out with what else is unsent."""
+        """Mark the record as unsent, so that the relay publishes it; answered 202."""
         event_id = _event_id(request)
         with audited(request, "resend", event_id=event_id):
             effect = await self._waiting.store(
                 self._api.republish(event_id, by=request.by),
-                doubt="it is not known whether the record is sent again; look whether it is still failed",
+                doubt="the record may or may not be resent; check whether it is still failed",
             )
         return as_json(views.RepublishedView(id=event_id, topic=effect.topic), status=202)
 

@@ -1,7 +1,7 @@
 """Errors as problem details (RFC 9457): one table from error class to status, type and title.
 
-`type` is a short relative reference (`handler-failed`), made to be compared; `detail` is for
-people. No stack trace ever stands in one.
+`type` is a short relative reference (`handler-failed`) for programs to compare; `detail` is for people.
+A problem never contains a stack trace.
 """
 
 from __future__ import annotations
@@ -19,27 +19,31 @@ MEDIA_TYPE: Final = b"application/problem+json"
 
 _TABLE: Final[dict[type[Exception], tuple[int, str, str]]] = {
     errors.MalformedId: (400, "malformed-id", "The ID is malformed"),
-    errors.NotFound: (404, "not-found", "There is no such thing here"),
-    errors.InvalidInput: (422, "invalid-input", "The body does not fit the handler's input"),
-    errors.IdempotencyConflict: (422, "idempotency-conflict", "The idempotency key was used before"),
-    errors.NotPossible: (409, "not-possible", "The state does not allow this"),
-    errors.CallerError: (400, "bad-request", "The request is wrong"),
-    errors.OwnershipLost: (503, "try-again", "The work moved meanwhile"),
+    errors.NotFound: (404, "not-found", "Not found"),
+    errors.InvalidInput: (422, "invalid-input", "The body does not match the handler's input type"),
+    errors.IdempotencyConflict: (
+        422,
+        "idempotency-conflict",
+        "The idempotency key was used with another input",
+    ),
+    errors.NotPossible: (409, "not-possible", "The current state does not allow this"),
+    errors.CallerError: (400, "bad-request", "The request is invalid"),
+    errors.OwnershipLost: (503, "try-again", "Another process took over this work"),
     errors.StoreRefused: (422, "store-refused", "The store can't keep this data"),
     errors.StoreUnavailable: (503, "store-unavailable", "The store can't be reached"),
-    errors.Overloaded: (503, "overloaded", "Too much is under way"),
+    errors.Overloaded: (503, "overloaded", "The service is overloaded"),
     errors.OperatorError: (503, "unavailable", "The service can't do this now"),
 }
-_INTERNAL: Final = (500, "internal-error", "The service failed")
-_INTERNAL_DETAIL: Final = "an error that should not happen; the service's log tells which"
+_INTERNAL: Final = (500, "internal-error", "Internal error")
+_INTERNAL_DETAIL: Final = "an unexpected error; the service's log has it under this request ID"
 
 
 class Problem(CallerError):
-    """A request that is answered with this very problem.
+    """A problem that is sent as it is.
 
     Attributes:
-        members: Further members of the document.
-        headers: Further headers of the answer.
+        members: Additional members of the document.
+        headers: Additional response headers.
     """
 
     def __init__(
@@ -64,22 +68,22 @@ class ClientGone(Exception):
     """The client closed the connection before its request was read."""
 
 
-def bad_request(detail: str, *, type: str = "bad-request", title: str = "The request is wrong") -> Problem:
+def bad_request(detail: str, *, type: str = "bad-request", title: str = "The request is invalid") -> Problem:
     return Problem(400, type, title, detail)
 
 
 def in_doubt(detail: str) -> Problem:
-    """The store did not answer in time: it isn't known what became of the request."""
+    """The store did not answer in time, so the outcome of the request is unknown."""
     return Problem(503, "in-doubt", "The store did not answer in time", detail)
 
 
 def is_expected(error: Exception) -> bool:
-    """Is this an error that has a row in the table?"""
+    """Whether the table has a row for this error."""
     return isinstance(error, Problem) or _row(error) is not _INTERNAL
 
 
 def response_to(error: Exception, *, retry_after: bytes = b"1", request_id: str | None = None) -> Response:
-    """Make the problem document of an error, with this request ID."""
+    """Make the problem document for an error, with this request ID."""
     if isinstance(error, Problem):
         problem = error
     else:

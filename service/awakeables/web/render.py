@@ -1,4 +1,4 @@
-"""Rows as what a client of the HTTP interface sees."""
+"""Converts rows to the views that clients of the HTTP interface see."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from awakeables.ports import Expectation
 from awakeables.web import views
 
 _LATEST_MS = 253_402_300_799_999
-"""The end of the year 9999: later instants can't be written."""
+"""The end of the year 9999: RFC 3339 can't express later instants."""
 
 
 def instant(at_ms: int) -> str:

@@ -1,7 +1,7 @@
-"""One HTTP request and its answer: what a route needs of ASGI, and no more.
+"""An HTTP request and its response: the part of ASGI that routes need.
 
-Starlette's own classes look for each header in a list of all; on the path of a call, which looks for seven,
-that costs as much as everything else here.
+Starlette's own classes search a list of all headers for each header; a call, which reads seven, would
+spend as much on that as on everything else here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ JSON = b"application/json"
 
 
 class Response(NamedTuple):
-    """A whole answer: what is sent for a request."""
+    """A complete response."""
 
     status: int
     headers: Headers
@@ -31,16 +31,16 @@ Route: TypeAlias = Callable[["HttpRequest"], Awaitable[Response]]
 
 
 class HttpRequest:
-    """A request on its way through its route.
+    """A request that has been matched to its route.
 
     Attributes:
-        names: What stood in the variable segments of the path, decoded, in order.
-        query: The query's parameters, of those that the route takes.
-        holder: Whose token it has; None where none is asked for.
-        by: Whose request it is, for people: the token's name, or where it comes from without one.
-        raw_headers: As received, in order.
-        headers: The same by name; of several of one name the last.
-        held: How many bytes of its body count as held (see `Bodies`).
+        names: The values of the variable path segments, decoded, in order.
+        query: The query parameters that the route accepts.
+        holder: The holder of its token; None if no token is needed.
+        by: Who sent it, for people: the token's name, or without one where the request comes from.
+        raw_headers: The headers as received, in order.
+        headers: The headers by name; the last one if repeated.
+        held: Bytes of its body that count against the total (see `Bodies`).
     """
 
     __slots__ = ("by", "headers", "held", "holder", "names", "query", "raw_headers", "receive")
@@ -66,12 +66,12 @@ class HttpRequest:
         self.held = 0
 
     def header(self, name: bytes) -> str | None:
-        """A header's value; the last of several; `name` in lower case."""
+        """A header's value, the last one if repeated; `name` is in lower case."""
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
     def text(self, name: bytes) -> str | None:
-        """A header's value as a text to keep: UTF-8, as most clients write it, or else Latin-1."""
+        """A header's value as text to store: UTF-8, as most clients send it, or else Latin-1."""
         value = self.headers.get(name)
         if value is None:
             return None
@@ -87,7 +87,7 @@ class HttpRequest:
 
 
 def response(body: bytes, media_type: bytes = JSON, *, status: int = 200, headers: Headers = ()) -> Response:
-    """Make an answer, with the headers that say what its body is."""
+    """Make a response with content type and length."""
     return Response(
         status, [(b"content-type", media_type), (b"content-length", b"%d" % len(body)), *headers], body
     )

@@ -1,4 +1,4 @@
-"""Request IDs: the caller's own, or one of ours, on every answer and every log line of a request."""
+"""Request IDs: the caller's or a new one, on the response and on every log line of a request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from awakeables.ports import Entropy
 
 REQUEST_ID: Final = b"x-request-id"
-"""The header, both ways."""
+"""The header, on requests and responses."""
 
 LONGEST: Final = 128
 PREFIX_BYTES: Final = 8
@@ -19,7 +19,7 @@ _acceptable = re.compile(rb"[!-~]{1,%d}" % LONGEST).fullmatch
 
 
 class RequestIds:
-    """Makes IDs that are unique over processes: some chance per process, then a count."""
+    """Makes IDs that are unique across processes: a random prefix per process, then a counter."""
 
     def __init__(self, entropy: Entropy) -> None:
         self._prefix = f"req_{entropy.bytes(PREFIX_BYTES).hex()}_"
@@ -29,7 +29,7 @@ class RequestIds:
         return f"{self._prefix}{next(self._count):x}"
 
     def of(self, headers: Mapping[bytes, bytes]) -> str:
-        """The ID that the request brings, if it is 1 to 128 visible ASCII characters; else a new one."""
+        """The request's own ID if it is 1 to 128 visible ASCII characters, else a new one."""
         value = headers.get(REQUEST_ID)
         if value is not None and _acceptable(value):
             return value.decode("ascii")

@@ -1,4 +1,4 @@
-"""The answers that several routes give."""
+"""Responses shared by several routes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from awakeables.web.request import JSON, Headers, Response, response
 from awakeables.web.views import NotYetView, View
 
 INVOCATION_ID = b"invocation-id"
-"""The header that says which invocation an answer is about."""
+"""The header that names the invocation."""
 
-AFTER_A_PERSON = b"60"
-"""Seconds until it is worth asking again for what only a person makes go on."""
+RETRY_AFTER_PAUSED = b"60"
+"""Retry-After for a paused invocation, in seconds: it waits for a person."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -25,10 +25,10 @@ def as_json(shape: View, *, status: int = 200, headers: Headers = ()) -> Respons
 
 
 def of_result(invocation_id: str, outcome: Outcome) -> Response:
-    """The end of an invocation: its value as it is.
+    """Respond with an invocation's result, unchanged.
 
     Raises:
-        Problem: It failed.
+        Problem: The invocation failed.
     """
     match outcome:
         case Resolution():
@@ -38,24 +38,24 @@ def of_result(invocation_id: str, outcome: Outcome) -> Response:
             details = None if outcome.details is UNSET else outcome.details
             raise _failed(invocation_id, outcome.reason, outcome.code, details)
         case Expiry():
-            raise _failed(invocation_id, "time ran out", 408, None)
+            raise _failed(invocation_id, "timed out", 408, None)
         case Cancellation():
             raise _failed(invocation_id, outcome.reason, 409, None)
 
 
 def not_yet(row: Invocation, *, retry_after: bytes) -> Response:
-    """It has not ended: why, if it doesn't get on, and where to ask later.
+    """Respond that an invocation has not ended, why if it is held up, and where to poll.
 
-    Also what is paused is answered 202: it was accepted, and a caller that took it for a failure
-    and called again would do its work twice.
+    A paused invocation is answered 202, too: it was accepted, and a caller that took this for a failure
+    and called again would repeat its work.
     """
     shape = NotYetView(invocation_id=row.id, status=row.status, reason=stalled_reason(row) or UNSET)
-    retry_after = AFTER_A_PERSON if row.status == "paused" else retry_after
+    retry_after = RETRY_AFTER_PAUSED if row.status == "paused" else retry_after
     return as_json(shape, status=202, headers=ask_later(row.id, retry_after))
 
 
 def ask_later(invocation_id: str, retry_after: bytes) -> Headers:
-    """The headers that say where and when the result of an invocation may be had."""
+    """The headers that say where and when to poll for the result."""
     raw_id = invocation_id.encode()
     return (
         (b"location", b"/invocations/%b/output" % raw_id),

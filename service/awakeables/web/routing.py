@@ -1,7 +1,7 @@
-"""Which route a request takes: a tree over the segments of the raw path.
+"""Routing: a tree over the segments of the raw path.
 
-The path is split before it is decoded, so that `%2F` stays in its segment. An own tree rather
-than Starlette's list of regular expressions: a call is the last row of that list.
+The path is split before it is decoded, so that `%2F` stays inside its segment. A tree of our own instead of
+Starlette's list of regular expressions, in which a call would be the last to match.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ MAX_PARAMETERS = 20
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A route, the query parameters that it takes, the scope that its callers need, its row's path.
+    """A route, its query parameters, the scope that it requires, and its path template.
 
-    `own`: those who can have invocations of their own may take it without that scope, too.
+    With `own`, callers that can have invocations of their own need not have that scope.
     """
 
     route: Route
@@ -35,7 +35,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class RouteEntry:
-    """A row of the table, as it was added."""
+    """A row of the routing table, as added."""
 
     method: str
     path: str
@@ -51,10 +51,10 @@ class _Node:
 
 
 class Routes:
-    """The table of routes; a fixed segment is preferred to a variable one.
+    """The routing table. A fixed segment takes precedence over a variable one.
 
     Attributes:
-        rows: What was added, in order.
+        rows: The rows in the order in which they were added.
     """
 
     def __init__(self) -> None:
@@ -74,12 +74,12 @@ class Routes:
         """Add a row.
 
         Args:
-            method: Of HTTP.
-            path: `*` stands for one segment that isn't empty.
-            route: What answers.
-            scope: What a token must be good for; None: no token is asked for.
-            own: Who has begun the invocation may take it, too; the route checks that.
-            parameters: The query parameters that it takes.
+            method: The HTTP method.
+            path: The path; `*` matches one segment that isn't empty.
+            route: Handles the requests.
+            scope: The scope that a token needs; None if no token is needed.
+            own: Also allow the caller that began the invocation; the route checks that.
+            parameters: The query parameters that it accepts.
         """
         node = self._root
         for segment in path[1:].split("/"):
@@ -92,10 +92,10 @@ class Routes:
         self.rows.append(RouteEntry(method, path, scope, parameters))
 
     def find(self, raw_path: bytes) -> tuple[dict[str, Target], tuple[str, ...]]:
-        """The targets by method, and what stands in the variable segments.
+        """Return the targets by method, and the values of the variable segments.
 
         Raises:
-            Problem: Nothing is served at this path.
+            Problem: No route has this path.
         """
         node = self._root
         names: list[str] = []
@@ -116,24 +116,24 @@ class Routes:
 
 
 def nothing_at(path: str) -> Problem:
-    return Problem(404, "not-found", "There is no such thing here", f"nothing is served at {excerpt(path)}")
+    return Problem(404, "not-found", "Not found", f"nothing is served at {excerpt(path)}")
 
 
 def method_not_allowed(method: str, allowed: Sequence[str]) -> Problem:
     return Problem(
         405,
         "method-not-allowed",
-        "The method is not allowed here",
-        f"{excerpt(method)} is not allowed here; allowed: {', '.join(allowed)}",
+        "Method not allowed",
+        f"{excerpt(method)} is not allowed at this path; allowed: {', '.join(allowed)}",
         headers=((b"allow", ", ".join(allowed).encode()),),
     )
 
 
 def read_query(query: bytes, allowed: Sequence[str]) -> dict[str, str]:
-    """The parameters of a query.
+    """Parse a query string.
 
     Raises:
-        Problem: One is unknown, or given twice.
+        Problem: A parameter is unknown or repeated.
     """
     takes = f"this path takes {', '.join(allowed)}" if allowed else "this path takes none"
     try:
@@ -147,7 +147,7 @@ def read_query(query: bytes, allowed: Sequence[str]) -> dict[str, str]:
         if name not in allowed:
             raise bad_request(f"unknown query parameter {excerpt(name)}; {takes}")
     if len(parameters) != len(pairs):
-        raise bad_request(f"a query parameter is given twice; {takes}, each once")
+        raise bad_request(f"a query parameter is repeated; {takes}, each once")
     return parameters
 
 
@@ -155,4 +155,4 @@ def _decoded(segment: str) -> str:
     try:
         return unquote(segment, errors="strict")
     except UnicodeDecodeError:
-        raise bad_request("the path is no UTF-8 once it is percent-decoded") from None
+        raise bad_request("the percent-decoded path is not UTF-8") from None

@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn inside a loop and a task group of ours."""
+"""The HTTP server: uvicorn, run in our event loop and task group."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from awakeables.web import problems
 from awakeables.web.connection import Connection, Refuse
 from awakeables.web.settings import ConnectionLimits
 
-LONGEST_LOOK_S = 1.0
-"""The longest interval between checks for slow clients; one costs microseconds per connection."""
+LONGEST_CHECK_INTERVAL_S = 1.0
+"""Maximum interval between checks for slow clients; a check costs microseconds per connection."""
 
 KEEP_ALIVE_S = 75
-"""Longer than the idle time of the usual load balancers (60 s), so that they close first."""
+"""Longer than the idle time-out of common load balancers (60 s), so that they close first."""
 
 
 class Served(Protocol):
-    """An ASGI application that can be told to let its requests go."""
+    """An ASGI application that can drain."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
     def drain(self) -> None:
-        """Response what waits, now."""
+        """Answer waiting requests now."""
         ...
 
 
 class WebServer:
-    """Serves an app on a port that is taken as soon as this is made.
+    """Serves an app on a port that is bound on construction.
 
-    It handles no signals: whoever runs it calls `stop`.
+    It handles no signals; the caller must call `stop`.
 
     Attributes:
-        port: Which port it is, also when any was asked for.
+        port: The port that is bound, also if 0 was given.
     """
 
     def __init__(
@@ -59,19 +59,19 @@ class WebServer:
         limits: ConnectionLimits | None = None,
         refuse: Refuse = problems.response_to,
     ) -> None:
-        """Take the port; connections are accepted when it runs.
+        """Bind the port. Connections are accepted once `run` is called.
 
         Args:
-            app: What is served.
+            app: The application to serve.
             host: The address to listen on.
-            port: 0 takes any that is free.
-            grace: How long requests that are under way may take after `stop`.
-            access_log: A line per request, by uvicorn's logger.
-            limits: What a client may take.
-            refuse: Words the answer to one that takes more.
+            port: The port; 0 picks a free one.
+            grace: How long requests in progress may take after `stop`.
+            access_log: Whether uvicorn logs a line per request.
+            limits: The limits of each connection.
+            refuse: Makes the response for a client that exceeds a limit.
 
         Raises:
-            OperatorError: The port can't be had.
+            OperatorError: The port can't be bound.
         """
         self._app = app
         self._host = host
@@ -80,7 +80,7 @@ class WebServer:
         self.port: int = self._socket.getsockname()[1]
         limits = limits or ConnectionLimits()
         protocol: Any = functools.partial(Connection, limits=limits, refuse=refuse)
-        self._look_every_s = min(LONGEST_LOOK_S, limits.request_timeout.total_seconds() / 4)
+        self._check_interval_s = min(LONGEST_CHECK_INTERVAL_S, limits.request_timeout.total_seconds() / 4)
         self._server = _UvicornServer(
             uvicorn.Config(
                 app,
@@ -103,13 +103,13 @@ class WebServer:
 
     @property
     def started(self) -> bool:
-        """Are connections accepted?"""
+        """Whether connections are accepted."""
         return self._server.started
 
     async def run(self) -> None:
-        """Serve until `stop`, then until the requests under way are answered, within the grace.
+        """Serve until `stop`, then answer the requests in progress, within the grace period.
 
-        Cancelled, it closes at once.
+        Closes at once if cancelled.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -128,34 +128,34 @@ class WebServer:
     async def _cut_slow_clients(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self._look_every_s)
+            await asyncio.sleep(self._check_interval_s)
             now_s = loop.time()
             for connection in list(self._server.server_state.connections):
                 assert isinstance(connection, Connection)
                 connection.cut_if_slow(now_s)
 
     def stop(self) -> None:
-        """Accept nothing more, answer what waits."""
+        """Stop accepting requests and answer those that wait."""
         self._app.drain()
         self._server.should_exit = True
 
     def close(self) -> None:
-        """Give the port back without ever having run."""
+        """Release the port without having run."""
         self._socket.close()
 
 
 class _UvicornServer(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone: they are the caller's."""
+        """Leave signal handling to the caller."""
         yield
 
 
 def is_exposed(host: str) -> bool:
-    """Would a server on this host be reached from other machines?
+    """Whether other machines could reach a server on this host.
 
     Raises:
-        OperatorError: The host has no address.
+        OperatorError: The host can't be resolved.
     """
     addresses = [str(address[0]) for *_, address in _addresses(host, 0)]
     return not all(ipaddress.ip_address(address).is_loopback for address in addresses)
@@ -169,7 +169,7 @@ def _addresses(host: str, port: int) -> list[tuple[Any, Any, int, str, tuple[Any
 
 
 def _close_descriptor(listener: socket.socket) -> None:
-    """Close it now: `close` waits for the loop, which has it in use, and runs in the parent only."""
+    """Close the descriptor in a child: `close` would wait for the loop, which runs only in the parent."""
     if listener.fileno() >= 0:
         os.close(listener.fileno())
 
@@ -187,7 +187,7 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise OperatorError(
-                f"port {port} on {host} is in use; stop what listens there, or choose another port"
+                f"port {port} on {host} is in use; stop the other process, or choose another port"
             ) from error
         raise OperatorError(f"can't listen on port {port} of {host}: {error.strerror or error}") from error
     return listener

@@ -1,4 +1,4 @@
-"""How the HTTP interface behaves."""
+"""Settings of the HTTP interface."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class WebSettings:
     """How requests are answered.
 
     Attributes:
-        call_timeout: How long a call or an attach waits at most before it is answered 202.
-        max_body_bytes: The largest body that is read.
-        max_bodies_bytes: All bodies together that are held at a time, but for small ones.
-        max_json_values: How many values JSON may have: see `core/bounds.py`.
+        call_timeout: Maximum wait of a call or attach before it is answered 202.
+        max_body_bytes: Maximum size of a request body.
+        max_bodies_bytes: Maximum total size of bodies in memory, not counting small ones.
+        max_json_values: Maximum number of values in a JSON body; see `core/bounds.py`.
         commit_timeout: How long a request waits for the store.
-        retry_after: How long a client should wait before it asks again (Retry-After).
-        exposed: Is the service reached from other machines?
-        hosts: Host names that are accepted in addition to the loopback's; None: any.
+        retry_after: How long a client should wait before it polls again (Retry-After).
+        exposed: Whether other machines can reach the service.
+        hosts: Host names that are accepted in addition to loopback names; None accepts any.
     """
 
     call_timeout: timedelta = timedelta(seconds=60)
@@ -40,16 +40,16 @@ class WebSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """What a client may take of the server.
+    """Limits of client connections.
 
     Attributes:
-        request_timeout: How long a request may take to come in, head and body; what it sends
-            earns it more.
-        max_connections: Open at a time, idle ones too. The default leaves some of the 1,024
-            files that a process may usually open to the store and Kafka.
-        max_header_bytes: Path and headers of a request together.
-        max_headers: Their number.
-        max_target_bytes: Path and query.
+        request_timeout: How long a request may take to arrive, head and body; extended while data
+            keeps arriving.
+        max_connections: Open connections, including idle ones. Of the 1,024 file descriptors that a
+            process usually has, the default leaves some for the store and Kafka.
+        max_header_bytes: Total size of a request's path and headers.
+        max_headers: Number of headers.
+        max_target_bytes: Size of path and query.
     """
 
     request_timeout: timedelta = timedelta(seconds=30)

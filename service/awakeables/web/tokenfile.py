@@ -1,10 +1,10 @@
 """The tokens file: a TOML table per token, with the SHA-256 of the token and its scopes.
 
     [orders-frontend]
-    sha256 = "…64 hex digits…"          # or a list of two, while clients move from one to the other
+    sha256 = "…64 hex digits…"          # or a list of two, while clients switch from one to the other
     scopes = ["call:orders"]
 
-The token itself is not in it, so the file is no secret; but who can write it can let anybody in.
+The file holds no tokens, so it is not secret; but anyone who can write it can grant access.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Scope = Literal["call", "complete", "metrics", "operate", "read"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 INCLUDES: Final[Mapping[Scope, Scope]] = {"metrics": "read"}
-"""Scopes that another one includes: `read` covers the metrics."""
+"""Scopes that another one includes: `read` includes `metrics`."""
 
 CALL_ONE: Final = "call:"
-"""The prefix of a scope that allows the calls of one service."""
+"""The prefix of a scope that allows calls to one service."""
 
 LONGEST_NAME: Final = 64
-NOBODYS_NAMES: Final = ("loopback", "network")
-"""Reserved: `by` in the log where no token is needed."""
+RESERVED_NAMES: Final = ("loopback", "network")
+"""The values of `by` in the log where no token is needed."""
 
 _FORM: Final = (
     "A token is a table [name] with sha256 (64 hexadecimal digits, or a list of such) and scopes "
@@ -47,16 +47,16 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TokensRefused(OperatorError):
-    """A tokens file that can't be read, or whose meaning is not clear."""
+    """A tokens file that can't be read or is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a token, and what it allows.
+    """The holder of a token, and what it allows.
 
     Attributes:
-        name: The name of its table in the file.
-        digests: The SHA-256 of each token of this name.
+        name: The name of the table in the file.
+        digests: The SHA-256 of each token with this name.
         scopes: At least one: a `Scope`, or `call:` and the name of a service.
     """
 
@@ -65,31 +65,31 @@ class Holder:
     scopes: frozenset[str]
 
     def may(self, scope: Scope, service: str | None = None) -> bool:
-        """Does the token allow this? `service` is the one that is called."""
+        """Whether the token has this scope; for a call, `service` is the one that is called."""
         if scope in self.scopes or INCLUDES.get(scope) in self.scopes:
             return True
         return scope == "call" and service is not None and f"{CALL_ONE}{service}" in self.scopes
 
     @property
     def calls(self) -> bool:
-        """Does it allow any calls? Then it may have invocations of its own."""
+        """Whether the token allows any calls, and so can have invocations of its own."""
         return any(scope == "call" or scope.startswith(CALL_ONE) for scope in self.scopes)
 
 
 def parse_tokens(content: bytes) -> tuple[Holder, ...]:
-    """Read a tokens file.
+    """Parse a tokens file.
 
     Raises:
-        TokensRefused: It is not TOML, has no token, or an entry has a field that is missing, unknown,
-            wrong or used twice; the message names the line or the entry.
+        TokensRefused: It is not TOML, has no token, or an entry has a missing, unknown, invalid or
+            duplicate field; the message names the line or the entry.
     """
     try:
         entries = tomllib.loads(content.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise TokensRefused(f"it is no TOML: {error}") from None
+        raise TokensRefused(f"it is not TOML: {error}") from None
     holders = tuple(_holder(name, entry) for name, entry in entries.items())
     if not holders:
-        raise TokensRefused("it has no tokens; to let everybody in, leave AWAKEABLES_TOKENS_FILE out")
+        raise TokensRefused("it has no tokens; to let everybody in, unset AWAKEABLES_TOKENS_FILE")
     names: dict[bytes, str] = {}
     for holder in holders:
         for digest in holder.digests:
@@ -100,10 +100,10 @@ def parse_tokens(content: bytes) -> tuple[Holder, ...]:
 
 
 def _holder(name: str, given: object) -> Holder:
-    if not (0 < len(name) <= LONGEST_NAME and name.isprintable()) or name in NOBODYS_NAMES:
+    if not (0 < len(name) <= LONGEST_NAME and name.isprintable()) or name in RESERVED_NAMES:
         raise TokensRefused(
-            f"[{excerpt(name)}] can't be a token's name, which says who did what: it has 1 to "
-            f"{LONGEST_NAME} visible characters, and is none of {', '.join(NOBODYS_NAMES)}"
+            f"[{excerpt(name)}] can't be a token's name: a name has 1 to {LONGEST_NAME} visible characters "
+            f"and is not one of {', '.join(RESERVED_NAMES)}, which the log uses"
         )
     try:
         entry = msgspec.convert(given, _Entry)

@@ -1,7 +1,7 @@
-"""Bearer tokens: who holds a token, according to a file that is read again when it changes.
+"""Bearer tokens, from a file that is reloaded when it changes.
 
-So a leaked token can be revoked, and a token replaced, without restarting a service that has
-handlers in memory and calls waiting.
+So a token can be revoked or replaced without restarting a service that has handlers in memory and
+calls waiting.
 """
 
 from __future__ import annotations
@@ -21,63 +21,62 @@ from awakeables.web.tokenfile import Holder, TokensRefused, parse_tokens
 
 log = structlog.stdlib.get_logger(__name__)
 
-LOOK_EVERY_S: Final = 1.0
+CHECK_INTERVAL_S: Final = 1.0
 LARGEST_BYTES: Final = 1024 * 1024
-"""Thousands of tokens. A larger file, such as a log or a store, is a mistake in the setting."""
+"""Room for thousands of tokens. A larger file, such as a log or a store, means that the setting is wrong."""
 
 LOOSE: Final = stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
-"""Permissions that are warned of: who can write the file can let anybody in."""
+"""Permissions that cause a warning: anyone who can write the file can grant access."""
 
 _Stamp = tuple[int, int, int]
 
 
 class Tokens:
-    """The tokens that open the HTTP interface.
+    """The tokens that the HTTP interface accepts.
 
-    A change that can't be read (or a file that is gone) leaves the tokens as they were; readiness
-    reports it as degraded, `tokens`, until it is fixed.
+    If a changed file can't be read, or is gone, the previous tokens stay valid, and readiness reports
+    `tokens` as degraded until it is fixed.
     """
 
     def __init__(self, path: Path, *, clock: Clock, problems: MutableMapping[str, str]) -> None:
-        """Read the file for the first time.
+        """Load the file.
 
         Args:
             path: The tokens file.
-            clock: Says when to look again.
+            clock: Decides when to check the file again.
             problems: The readiness board.
 
         Raises:
-            TokensRefused: It can't be read or is not a tokens file.
+            TokensRefused: The file can't be read or is invalid.
         """
         self._path = path
         self._clock = clock
         self._problems = problems
         self._holders: tuple[Holder, ...] = ()
-        self._read(self._look())
-        self._looked_s = clock.monotonic()
+        self._load(self._stat())
+        self._checked_s = clock.monotonic()
 
     def refresh(self) -> None:
-        """Read the file again if it has changed; looks at most once a second."""
+        """Reload the file if it has changed; checked at most once a second."""
         now_s = self._clock.monotonic()
-        if now_s - self._looked_s < LOOK_EVERY_S:
+        if now_s - self._checked_s < CHECK_INTERVAL_S:
             return
-        self._looked_s = now_s
+        self._checked_s = now_s
         try:
-            stamp = self._look()
+            stamp = self._stat()
             if stamp != self._stamp:
-                self._read(stamp)
+                self._load(stamp)
                 log.info(events.TOKENS_READ, path=str(self._path), tokens=len(self._holders))
         except TokensRefused as error:
-            # The stamp stays as it was, so that the file is read again until it is right.
+            # The stamp is kept, so that the file is loaded again until it is valid.
             self._report(str(error))
         else:
             self._problems.pop("tokens", None)
 
     def holder(self, token: bytes) -> Holder | None:
-        """Who holds this token; None: nobody.
+        """Return the holder of this token, or None.
 
-        All digests are compared, each in constant time, so that the time reveals nothing about
-        any of them.
+        All digests are compared, each in constant time, so that timing reveals nothing about any.
         """
         digest = hashlib.sha256(token).digest()
         found = None
@@ -87,18 +86,20 @@ class Tokens:
                     found = holder
         return found
 
-    def _look(self) -> _Stamp:
+    def _stat(self) -> _Stamp:
         try:
             status = self._path.stat()
         except OSError as error:
             raise self._unreadable(error) from error
         if not stat.S_ISREG(status.st_mode):
-            raise TokensRefused(f"{self._path} is no file; AWAKEABLES_TOKENS_FILE names the tokens file")
+            raise TokensRefused(
+                f"{self._path} is not a file; AWAKEABLES_TOKENS_FILE must name the tokens file"
+            )
         if status.st_size > LARGEST_BYTES:
-            raise TokensRefused(f"{self._path} has {status.st_size:,} bytes; that is no tokens file")
+            raise TokensRefused(f"{self._path} has {status.st_size:,} bytes; that is not a tokens file")
         return status.st_mtime_ns, status.st_size, status.st_ino
 
-    def _read(self, stamp: _Stamp) -> None:
+    def _load(self, stamp: _Stamp) -> None:
         try:
             content = self._path.read_bytes()
             mode = self._path.stat().st_mode
@@ -107,7 +108,7 @@ class Tokens:
         try:
             self._holders = parse_tokens(content)
         except TokensRefused as error:
-            raise TokensRefused(f"the tokens file {self._path} can't be taken: {error}") from None
+            raise TokensRefused(f"the tokens file {self._path} is invalid: {error}") from None
         self._stamp = stamp
         if mode & LOOSE:
             log.warning(
@@ -116,7 +117,7 @@ class Tokens:
 
     def _report(self, problem: str) -> None:
         if self._problems.get("tokens") != problem:
-            log.error(events.TOKENS_REFUSED, error=problem, effect="the tokens from before are still good")
+            log.error(events.TOKENS_REFUSED, error=problem, effect="the previous tokens stay valid")
             self._problems["tokens"] = problem
 
     def _unreadable(self, error: OSError) -> TokensRefused:

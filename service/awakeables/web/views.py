@@ -1,7 +1,7 @@
-"""What a client of the HTTP interface sees, as types.
+"""What clients of the HTTP interface see, as types.
 
-A test holds their fields to `schemas/openapi.json`, which says what each means. A field whose default
-is UNSET may be absent; any other is always there.
+A test compares the fields with `schemas/openapi.json`, which describes them. A field whose default is
+UNSET may be absent; all others are always present.
 """
 
 from __future__ import annotations
@@ -30,21 +30,18 @@ Ended: TypeAlias = Literal["succeeded", "failed", "cancelled"]
 
 
 class View(msgspec.Struct):
-    """An object that is shown."""
-
-
-# ── how something ended ─────────────────────────────────────────────────────────────────────
+    """A JSON object in a request or response."""
 
 
 class ResolvedView(View, tag_field="status", tag="resolved"):
-    """It succeeded: with a JSON value as it was written, or with bytes."""
+    """It succeeded, with a JSON value as written or with bytes."""
 
     value: Raw | UnsetType = UNSET
     value_base64: bytes | UnsetType = UNSET
 
 
 class RejectedView(View, tag_field="status", tag="rejected"):
-    """It failed for good."""
+    """It failed permanently."""
 
     reason: str
     code: int
@@ -58,7 +55,7 @@ class TimedOutView(View, tag_field="status", tag="timed-out"):
 
 
 class CancelledView(View, tag_field="status", tag="cancelled"):
-    """It was called off."""
+    """It was cancelled."""
 
     reason: str
 
@@ -66,11 +63,8 @@ class CancelledView(View, tag_field="status", tag="cancelled"):
 OutcomeView: TypeAlias = ResolvedView | RejectedView | TimedOutView | CancelledView
 
 
-# ── awakeables ──────────────────────────────────────────────────────────────────────────────
-
-
 class VerdictView(View):
-    """What became of an answer."""
+    """What was decided about a completion."""
 
     verdict: VerdictKind
     awakeable_id: AwakeableId
@@ -79,7 +73,7 @@ class VerdictView(View):
 
 
 class BookEntryView(View):
-    """One of the verdicts that an awakeable remembers, and where its completion came from."""
+    """A verdict in an awakeable's history, and where its completion came from."""
 
     verdict: VerdictKind
     source: str
@@ -90,7 +84,7 @@ class BookEntryView(View):
 
 
 class BeatView(View):
-    """A worker's last sign of life."""
+    """A worker's last heartbeat."""
 
     progress: Raw
     at: Instant
@@ -112,7 +106,7 @@ class AwakeableView(View):
 
 
 class DeadTaskView(View):
-    """That a worker could not use the task: it is the dead letter of this ID."""
+    """The dead letter that the task became, because a worker could not process it."""
 
     id: DeadLetterId
     code: str
@@ -122,7 +116,7 @@ class DeadTaskView(View):
 
 
 class AwakeableInFullView(AwakeableView):
-    """An awakeable, its first and its last ten verdicts, and the schema that its value must fit."""
+    """An awakeable, its first and last ten verdicts, and the schema that its value must match."""
 
     schema: Raw
     outcome: OutcomeView | None
@@ -148,7 +142,7 @@ class RefusalView(View):
 
 
 class ActView(View):
-    """One act of somebody outside: with which token, or from where if none was asked for."""
+    """An operation by a client: with which token, or from where if no token was needed."""
 
     act: ActKind
     by: str
@@ -156,9 +150,6 @@ class ActView(View):
 
 
 ActViews: TypeAlias = list[ActView]
-
-
-# ── invocations ─────────────────────────────────────────────────────────────────────────────
 
 
 class FailureView(View):
@@ -189,7 +180,7 @@ class InvocationView(View):
 
 
 class JournalEntryView(View):
-    """One thing that an invocation did or learned: as it is journaled, and in words."""
+    """A journal entry, as stored and in words."""
 
     index: Natural
     entry: Raw
@@ -214,7 +205,7 @@ class InvocationsView(View):
 
 
 class NotYetView(View):
-    """The invocation has not ended; `Location` says where to ask later."""
+    """The invocation has not ended; `Location` says where to poll."""
 
     invocation_id: InvocationId
     status: Status
@@ -222,17 +213,14 @@ class NotYetView(View):
 
 
 class BegunView(View):
-    """The invocation is committed; `created` is false if the idempotency key stood for it already."""
+    """The invocation is committed; `created` is false if the idempotency key was used before."""
 
     invocation_id: InvocationId
     created: bool
 
 
-# ── dead letters, outbox, offsets, health ───────────────────────────────────────────────────────────
-
-
 class DeadLetterView(View):
-    """A record that could not be used, in a list."""
+    """A record that could not be processed, in a list."""
 
     id: DeadLetterId
     code: str
@@ -249,7 +237,7 @@ class DeadLetterView(View):
 
 
 class HeaderView(View):
-    """A record's header; its value is text where it is UTF-8."""
+    """A record's header; the value is text if it is UTF-8."""
 
     name: str
     value: str | UnsetType | None = UNSET
@@ -257,7 +245,7 @@ class HeaderView(View):
 
 
 class DeadLetterInFullView(DeadLetterView, kw_only=True):
-    """A record that could not be used; key and value are text where they are UTF-8."""
+    """A record that could not be processed; key and value are text if they are UTF-8."""
 
     key: str | UnsetType | None = UNSET
     key_base64: bytes | UnsetType = UNSET
@@ -275,7 +263,7 @@ class DeadLettersView(View):
 
 
 class ResentView(View):
-    """The record goes out to its topic again, by way of the outbox."""
+    """The record is queued in the outbox, for its topic."""
 
     id: DeadLetterId
     event_id: EventId
@@ -283,7 +271,7 @@ class ResentView(View):
 
 
 class PurgedView(View):
-    """How many were deleted."""
+    """The number of dead letters deleted."""
 
     count: Natural
 
@@ -291,7 +279,7 @@ class PurgedView(View):
 class OutboxRecordView(View):
     """A record that is not in Kafka, in a list.
 
-    `reason` says why Kafka has refused it, or what an unsent one waits for, if that is known.
+    `reason` says why Kafka rejected it, or what an unsent record waits for, if known.
     """
 
     id: RecordId
@@ -304,7 +292,7 @@ class OutboxRecordView(View):
 
 
 class OutboxRecordInFullView(OutboxRecordView, kw_only=True):
-    """A record that is not in Kafka, a task without envelope; key and value are text where they are UTF-8."""
+    """A record that is not in Kafka, a task without its envelope; key and value are text if UTF-8."""
 
     key: str | UnsetType | None = UNSET
     key_base64: bytes | UnsetType = UNSET
@@ -322,14 +310,14 @@ class OutboxView(View):
 
 
 class RepublishedView(View):
-    """The record goes out to its topic again, under the same ID."""
+    """The record is queued for its topic again, with the same ID."""
 
     id: RecordId
     topic: str
 
 
 class PartitionView(View):
-    """How far a partition of the completions topic is read; `end` and `lag` are null until heard of."""
+    """A partition's position in the completions topic; `end` and `lag` are null until they are known."""
 
     topic: str
     partition: Natural
@@ -341,13 +329,13 @@ class PartitionView(View):
 
 
 class PartitionsView(View):
-    """All partitions that were ever read."""
+    """All partitions that have ever been read."""
 
     items: list[PartitionView]
 
 
 class LiveView(View):
-    """The process answers."""
+    """The process is alive."""
 
     live: Literal[True] = True
 
@@ -356,25 +344,22 @@ Degraded: TypeAlias = Mapping[str, str] | UnsetType
 
 
 class ReadyView(View):
-    """Work is taken."""
+    """The service accepts work."""
 
     ready: Literal[True] = True
     degraded: Degraded = UNSET
 
 
 class NotReadyView(View, kw_only=True):
-    """No work is taken: why, by name."""
+    """The service accepts no work; the problems say why."""
 
     ready: Literal[False] = False
     problems: Mapping[str, str]
     degraded: Degraded = UNSET
 
 
-# ── problem details (RFC 9457) ──────────────────────────────────────────────────────────────
-
-
 class ProblemView(View):
-    """What went wrong: `type` is made to be compared, `detail` is for people."""
+    """What went wrong: `type` is for programs, `detail` is for people."""
 
     type: str
     title: str
@@ -384,7 +369,7 @@ class ProblemView(View):
 
 
 class RefusedCompletionView(ProblemView):
-    """An answer that was not accepted; the type is the verdict."""
+    """A completion that was not accepted; the type is the verdict."""
 
     verdict: VerdictKind
     awakeable_id: AwakeableId

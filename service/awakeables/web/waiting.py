@@ -1,4 +1,4 @@
-"""Waiting on behalf of a client: for the store, and for the end of an invocation."""
+"""Waiting on behalf of a client, for the store or for the end of an invocation."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from awakeables.web.settings import WebSettings
 T = TypeVar("T")
 
 UNWATCHED_S = 1.0
-"""A wait this short is not worth a task that watches whether the client is still there."""
+"""For a shorter wait, a task that watches for the client's disconnect costs more than it saves."""
 
 
 class Waiting:
-    """Bounds every wait of a request."""
+    """Limits every wait of a request."""
 
     def __init__(self, api: Api, settings: WebSettings) -> None:
         self._api = api
@@ -31,11 +31,11 @@ class Waiting:
         self._deadlines = Deadlines()
 
     async def store(self, work: Awaitable[T], *, doubt: str = "try again") -> T:
-        """Wait for the store, for a limited time.
+        """Wait for the store, for at most `commit_timeout`.
 
         Args:
-            work: Cancelled when the time is over, which undoes nothing.
-            doubt: What the client is to do then.
+            work: Cancelled when the time is over; that does not undo a commit.
+            doubt: What the client should do then.
 
         Raises:
             Problem: It took too long.
@@ -47,18 +47,18 @@ class Waiting:
             raise self.no_answer(doubt) from None
 
     def for_store(self) -> Deadline:
-        """The same for a block; when it raises `TimeoutError`, raise `no_answer`."""
+        """The same as a block; when it raises `TimeoutError`, raise `no_answer`."""
         return self._deadlines.within(self._commit_s)
 
     def no_answer(self, doubt: str) -> Problem:
-        """The problem of a request that the store has not answered in time."""
+        """The problem for a request that the store did not answer in time."""
         return in_doubt(f"no answer from the store within {self._commit_s:g} s; {doubt}")
 
     async def call(self, request: HttpRequest, call: Call, *, doubt: str) -> Outcome | None:
-        """Wait for the end of an invocation that was just asked for; returns what `result` does.
+        """Wait for the end of a call that was just begun; returns what `result` returns.
 
         Raises:
-            Problem: The store has not answered in time whether it was begun.
+            Problem: The store did not confirm in time that the call has begun.
         """
         longest_s = self._longest_wait_s(request)
         first_s = min(longest_s, UNWATCHED_S)
@@ -71,7 +71,8 @@ class Waiting:
             except TimeoutError:
                 pass
             try:
-                # Nearly always it was begun long ago. If not, waiting for its end says nothing yet.
+                # Nearly always the beginning was committed long ago. If not, the client can't be
+                # answered 202 yet.
                 with self._deadlines.within(max(0.0, self._commit_s - first_s)):
                     await call.begun
             except TimeoutError:
@@ -81,10 +82,11 @@ class Waiting:
         return await self._wait_on(request, call.id, longest_s)
 
     async def result(self, request: HttpRequest, invocation_id: str) -> Outcome | None:
-        """Wait for an invocation as long as the client wants and we allow.
+        """Wait for an invocation as long as the client asks and `call_timeout` allows.
 
         Returns:
-            None: it has not ended in time or is paused, the client has gone, or the service is stopping.
+            None if it has not ended in time or is paused, the client has disconnected, or the service
+            is stopping.
 
         Raises:
             NotFound: There is no such invocation.
@@ -100,7 +102,7 @@ class Waiting:
         return await self._wait_on(request, invocation_id, longest_s)
 
     async def _wait_on(self, request: HttpRequest, invocation_id: str, longest_s: float) -> Outcome | None:
-        """Wait for what is left after the first second, but no longer than the client stays."""
+        """Wait for the rest of the time, or until the client disconnects."""
         if longest_s <= UNWATCHED_S or self._api.draining:
             return None
         deadline = self._deadlines.within(longest_s - UNWATCHED_S)
@@ -122,14 +124,14 @@ class Waiting:
 
 
 async def _watch(receive: Receive, deadline: Deadline) -> None:
-    """End a wait when its client goes away, so that waits of nobody don't pile up."""
+    """End a wait when its client disconnects, so that abandoned waits don't accumulate."""
     while (await receive())["type"] != "http.disconnect":
         pass
     deadline.end()
 
 
 def _wanted_s(prefer: str) -> float:
-    """`wait=N` of a Prefer header (RFC 7240); what can't be read there is to be ignored."""
+    """`wait=N` of a Prefer header (RFC 7240), which requires that unknown preferences are ignored."""
     for preference in prefer.split(","):
         name, _, value = preference.partition(";")[0].partition("=")
         digits = value.strip().strip('"')

@@ -248,7 +248,7 @@ async def test_ten_megabytes_are_taken_below_the_limit_and_refused_above_it() ->
                 assert stored(web, awakeable_id) == Resolution.of_json(value)
             else:
                 told = problem(response, 413, "too-large")["detail"]
-                assert told == "a body has at most 10,485,759 bytes here"
+                assert told == "the limit is 10,485,759 bytes"
                 assert web.store.tables.awakeables[awakeable_id].state == "pending"
 
 

@@ -172,7 +172,7 @@ async def test_case_o7_a_tokens_file_that_is_broken_keeps_the_old_tokens_and_is_
     await asyncio.sleep(1.5)
     response = await guarded.client.get("/health/ready", headers=bearer("read"))
     assert response.status_code == 200
-    assert "it is no TOML" in response.json()["degraded"]["tokens"]
+    assert "it is not TOML" in response.json()["degraded"]["tokens"]
     assert (await guarded.client.post("/orders/greet", headers=bearer("call"))).status_code == 200
 
 

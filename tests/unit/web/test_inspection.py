@@ -63,7 +63,7 @@ async def test_one_whose_journal_only_another_release_can_read_is_shown_without_
     web.store.tables.journals[invocation_id][2] = b'[{"k":"novel"}]'
     shown = (await web.client.get(f"/invocations/{invocation_id}")).json()
     assert (shown["ended"], shown["journal"]) == ("succeeded", [])
-    assert "another release" in shown["journal_problem"]
+    assert "a release that this one" in shown["journal_problem"]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ async def test_one_whose_journal_only_another_release_can_read_is_shown_without_
         ("/invocations?limit=501", "1 to 500"),
         ("/invocations?limit=-1", "1 to 500"),
         ("/invocations?limit=", "1 to 500"),
-        ("/invocations?limit=1&limit=2", "twice"),
+        ("/invocations?limit=1&limit=2", "repeated"),
         ("/invocations?%ff=1", "query"),
         ("/awakeables?state=done", "timed-out"),
         ("/awakeables?limit=x", "1 to 500"),
@@ -245,7 +245,7 @@ async def test_case_o3_of_a_long_journal_the_beginning_is_shown(
     shown = (await web.client.get(f"/invocations/{invocation_id}")).json()
     # The first commit has the input and the first step.
     assert [entry["index"] for entry in shown["journal"]] == [0, 1]
-    assert shown["journal_problem"] == "it has more than 1 bytes: only its beginning is shown"
+    assert shown["journal_problem"] == "it is larger than 1 bytes; only the beginning is shown"
 
 
 async def test_awakeables_are_listed_and_filtered_by_state(web: Web) -> None:

@@ -16,7 +16,7 @@ from structlog.testing import CapturingLogger
 from awakeables.telemetry import events
 from awakeables.web import tokens as module
 from awakeables.web.tokenfile import TokensRefused, parse_tokens
-from awakeables.web.tokens import LOOK_EVERY_S, Tokens
+from awakeables.web.tokens import CHECK_INTERVAL_S, Tokens
 
 
 def entry(name: str, token: str, *scopes: str) -> str:
@@ -60,7 +60,7 @@ class Watched:
 
     def knows(self, token: str) -> bool:
         """Is the token known, a second later?"""
-        self.clock.now_s += LOOK_EVERY_S
+        self.clock.now_s += CHECK_INTERVAL_S
         self.tokens.refresh()
         return self.tokens.holder(token.encode()) is not None
 
@@ -116,9 +116,9 @@ def test_case_o5_a_name_can_have_two_tokens_while_one_takes_over_from_the_other(
     ("content", "said"),
     [
         ("", "it has no tokens"),
-        ("[shop", "it is no TOML: Expected"),
-        ("\n\n[shop]\nsha256 = x", "it is no TOML.*line 4"),
-        (ONE + ONE, "it is no TOML"),
+        ("[shop", "it is not TOML: Expected"),
+        ("\n\n[shop]\nsha256 = x", "it is not TOML.*line 4"),
+        (ONE + ONE, "it is not TOML"),
         ('sha256 = "x"', r"\[sha256\] is not a token: Expected `object`"),
         ('[shop]\ntoken = "t-1"\nscopes = ["call"]', r"\[shop\] .* unknown field `token`.*sha256 \(64 hex"),
         ('[shop]\nscopes = ["call"]', r"\[shop\] .* missing required field `sha256`"),
@@ -161,7 +161,7 @@ def test_the_example_of_the_docs_is_one_that_is_taken() -> None:
 
 
 def test_bytes_that_are_no_text_are_refused() -> None:
-    with pytest.raises(TokensRefused, match="it is no TOML"):
+    with pytest.raises(TokensRefused, match="it is not TOML"):
         parse_tokens(b"\xff")
 
 
@@ -260,13 +260,13 @@ def test_at_the_start_a_file_that_can_not_be_taken_is_refused(tmp_path: Path) ->
 
     with pytest.raises(TokensRefused, match=r"missing\.toml can't be read: No such file"):
         read(tmp_path / "missing.toml")
-    with pytest.raises(TokensRefused, match="is no file"):
+    with pytest.raises(TokensRefused, match="is not a file"):
         read(tmp_path)
     (tmp_path / "broken.toml").write_text("[")
     (tmp_path / "large.toml").write_bytes(bytes(2_000_000))
-    with pytest.raises(TokensRefused, match=r"broken\.toml can't be taken: it is no TOML"):
+    with pytest.raises(TokensRefused, match=r"broken\.toml is invalid: it is not TOML"):
         read(tmp_path / "broken.toml")
-    with pytest.raises(TokensRefused, match="that is no tokens file"):
+    with pytest.raises(TokensRefused, match="that is not a tokens file"):
         read(tmp_path / "large.toml")
 
 

@@ -10,14 +10,14 @@ from awakeables.web.describing.contract import Json, contract, contract_text
 
 
 def asyncapi(app: App, *, version: str, verdicts: bool) -> Json:
-    """Describe an app's topics, as the service sees them: it sends tasks and receives completions.
+    """Describe an app's topics from the service's side: it sends tasks and receives completions.
 
     Args:
-        app: Whose topics.
-        version: Of the service.
-        verdicts: Are verdicts published?
+        app: The app.
+        version: The service's release.
+        verdicts: Whether verdicts are published.
     """
-    # Names of apps have no character that JSON would escape.
+    # App names have no characters that JSON would escape.
     document: Json = json.loads(contract_text("asyncapi.json").replace("{app}", app.name))
     document["info"] |= {"title": app.name, "version": version}
     channels = document["channels"]
@@ -32,7 +32,7 @@ def asyncapi(app: App, *, version: str, verdicts: bool) -> Json:
 
 
 def _embedded(schema: Json) -> Json:
-    """A schema as it is; in place of a file's name what the file has."""
+    """The schema, or the contents of the file that it refers to."""
     if "$ref" not in schema:
         return schema
     file = contract(schema["$ref"])
@@ -41,11 +41,10 @@ def _embedded(schema: Json) -> Json:
 
 
 def _whole(part: Any, definitions: Json) -> Any:
-    """A schema with its definitions at the places that refer to them.
+    """Inline a schema's definitions where they are referred to.
 
-    Parsers of AsyncAPI resolve `#/$defs/…` against the document, not against the schema that has it. A
-    reference to elsewhere in the document would not do either: the schema's `$id` is the base of its
-    references.
+    AsyncAPI parsers resolve `#/$defs/…` against the document, not against the enclosing schema. References
+    to another part of the document don't work either, because the schema's `$id` is their base.
     """
     if isinstance(part, list):
         return [_whole(item, definitions) for item in part]

@@ -1,4 +1,4 @@
-"""The authored contract, which is part of the package: the folder `schemas/` of the source tree."""
+"""The authored contract: the source tree's folder `schemas/`, which is part of the package."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def contract_text(name: str) -> str:
 
 
 def contract(name: str) -> Json:
-    """A file of `schemas/`, decoded: a copy that the caller may change."""
+    """A file of `schemas/`, decoded; the caller may change its copy."""
     decoded: Json = json.loads(contract_text(name))
     return decoded

@@ -1,4 +1,4 @@
-"""Handlers as OpenAPI operations: paths of their own, with the schemas of their types."""
+"""Handlers as OpenAPI operations, each with its own path and the schemas of its types."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def handlers_of(app: App) -> Iterator[Handler]:
 class HandlerTypes:
     """Adds the types of handlers to a document's components, each once.
 
-    Each definition of a schema becomes a component, since generators of clients make types only of
+    Each definition of a schema becomes a component, because client generators make types only from
     components.
     """
 
@@ -44,7 +44,7 @@ class HandlerTypes:
         self._made_of: dict[str, str] = {}
 
     def reference(self, schema: bytes) -> Json:
-        """A schema as a part of the document: by reference, if its type has a name."""
+        """A schema as part of the document: a reference if its type has a name."""
         decoded: Json = json.loads(schema)
         definitions = decoded.pop("$defs", {})
         if "title" in decoded:
@@ -53,19 +53,19 @@ class HandlerTypes:
         return linked
 
     def _component(self, schema: Json, wanted: str, definitions: Json) -> str:
-        """The path of a type's component, which is added when the type is first met.
+        """The reference to a type's component, which is added on first use.
 
-        Types are identified by their whole definition, so two types of one name get two components,
-        and a type that is used in several places gets one.
+        Types are identified by their whole definition, so two types with the same name get two
+        components, and a type that is used in several places gets one.
         """
         identity = json.dumps([schema, {name: definitions[name] for name in _needed(schema, definitions)}])
         if identity not in self._names:
             self._names[identity] = name = self._free_name(wanted)
             self._schemas[name] = {}  # reserves the name: the type may refer to itself
-            # Generators of clients name a type by its title, if it has one.
+            # Client generators name a type by its title, if it has one.
             linked = self._linked(schema, definitions) | ({} if name == wanted else {"title": name})
             self._schemas[name] = linked
-            # In a schema with two types of one name, pydantic gives both longer names than elsewhere.
+            # If a schema has two types with the same name, pydantic gives both longer names than elsewhere.
             made_of = json.dumps([wanted, linked | {"title": wanted}]).replace(
                 f'"{_COMPONENTS}{name}"', '"#"'
             )
@@ -76,7 +76,7 @@ class HandlerTypes:
         return _COMPONENTS + self._names[identity]
 
     def _linked(self, part: Any, definitions: Json) -> Any:
-        """A part of a schema whose references point to the components."""
+        """A part of a schema, with its references pointing to the components."""
         if isinstance(part, list):
             return [self._linked(item, definitions) for item in part]
         if not isinstance(part, dict):
@@ -123,8 +123,8 @@ def handler_paths(handler: Handler, generic: Json, types: HandlerTypes) -> Json:
 
     Args:
         handler: The handler.
-        generic: The two operations of a call in the contract, by their paths.
-        types: The components, to which the handler's types are added.
+        generic: The contract's two call operations, by path.
+        types: The components; the handler's types are added.
     """
     own = {}
     summary, text = _words(handler)
@@ -160,12 +160,12 @@ def _body(handler: Handler, types: HandlerTypes) -> Json | None:
 
 
 def _default(handler: Handler) -> Json:
-    """The default of the input, if it has one that JSON can express."""
+    """The input's default, if JSON can express it."""
     if not handler.has_default:
         return {}
     try:
         return {"default": decode_json(handler.input.resolution(handler.default).content)}
-    except Exception:  # a default is not validated, and a serializer of the user's own may raise anything
+    except Exception:  # a default is not validated, and a user's serializer may raise anything
         return {}
 
 
@@ -176,10 +176,10 @@ def _content(codec: Codec[Any], schema: bytes | None, types: HandlerTypes) -> Js
 
 
 def _takes_null(codec: Codec[Any]) -> bool:
-    """May the body be absent, which means null?"""
+    """Whether the body may be absent, which means null."""
     try:
         codec.decode(b"null")
-    except Exception:  # a validator of the user's own may raise anything
+    except Exception:  # a user's validator may raise anything
         return False
     return True
 

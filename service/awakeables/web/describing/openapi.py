@@ -1,4 +1,4 @@
-"""The OpenAPI document of an app: `schemas/openapi.json`, and each handler with its types."""
+"""The OpenAPI document of an app: `schemas/openapi.json` plus each handler with its types."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from awakeables.web.describing.handlers import HandlerTypes, handler_paths, hand
 CALL: Final = "/{service}/{handler}"
 SEND: Final = "/{service}/{handler}/send"
 HANDLERS: Final = {"name": "handlers"}
-"""The tag of these two; each service is a tag of its own where handlers have paths of their own."""
+"""The tag of these two. In an app's document, each service is a tag of its own."""
 
 
 def openapi(app: App, *, version: str) -> Json:
-    """Describe what is served.
+    """Describe the HTTP interface of an app.
 
     Args:
-        app: Whose handlers take the place of the two generic paths.
-        version: Of the service.
+        app: The app; its handlers replace the two generic paths.
+        version: The service's release.
     """
     document = contract("openapi.json")
     document["info"] |= {"title": app.name, "version": version}

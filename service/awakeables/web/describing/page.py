@@ -1,4 +1,4 @@
-"""The OpenAPI document as a page for people: no script, nothing from elsewhere, one style."""
+"""The OpenAPI document as an HTML page, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ POLICY: Final = (
     f"default-src 'none'; style-src 'sha256-{_DIGEST}'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""The Content-Security-Policy of the page: this style and nothing else."""
+"""The Content-Security-Policy of the page: it allows this style and nothing else."""
 
 _code = re.compile(r"(`+)(.+?)\1", re.DOTALL)
 
 
 def page(document: Json, *, base: str, guarded: bool) -> str:
-    """Write the page.
+    """Render the page.
 
     Args:
-        document: An OpenAPI document as `openapi` makes it. All of its texts are escaped: it has names
-            and docstrings of handlers.
-        base: The address of the service as the reader has it, for the examples.
-        guarded: Do requests need tokens?
+        document: An OpenAPI document made by `openapi`. All texts are escaped: handlers' names and
+            docstrings are among them.
+        base: The service's URL as the reader sees it, for the examples.
+        guarded: Whether requests need tokens.
     """
     info = document["info"]
     tags = [tag["name"] for tag in document["tags"]]
@@ -105,7 +105,7 @@ def _operation(document: Json, method: str, path: str, operation: Json, *, base:
             ),
         ),
         _table(
-            ("Answer", "Meaning"),
+            ("Response", "Meaning"),
             (_answer(document, *answer) for answer in operation["responses"].items()),
         ),
         f"<h3>Try it</h3><pre><code>{escape(curl)}</code></pre>",
@@ -135,7 +135,7 @@ def _answer(document: Json, status: str, answer: Json) -> tuple[str, str]:
 
 
 def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A table whose cells are HTML, the first of each row its head; empty without rows."""
+    """A table of HTML cells; the first of each row is its header. Empty if there are no rows."""
     lines = [
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>'
         for first, *others in rows
@@ -173,18 +173,18 @@ def _curl(document: Json, method: str, path: str, operation: Json, *, base: str,
         schema = content[media_type].get("schema")
         body = sample_of(schema, document) if "json" in media_type and schema else "@file"
         words += ["-H", f"content-type: {media_type}", "--data-binary", body]
-    # In double quotes the shell expands the variable.
+    # Double quotes, so that the shell expands the variable.
     header = ' -H "authorization: Bearer $AWAKEABLES_TOKEN"' if guarded and operation["security"] else ""
     return shlex.join(words) + header
 
 
 def _prose(text: str) -> str:
-    """Paragraphs of a docstring."""
+    """A docstring's paragraphs."""
     return "".join(f"<p>{_text(part.strip())}</p>" for part in re.split(r"\n\s*\n", text) if part.strip())
 
 
 def _text(text: str) -> str:
-    """A text with its code in backticks, as Markdown and docstrings write it."""
+    """A text that marks code with backticks, as Markdown and docstrings do."""
     parts = _code.split(text)
     whole = ""
     for plain, _, code in zip(parts[::3], [*parts[1::3], ""], [*parts[2::3], ""], strict=True):
