@@ -1,6 +1,6 @@
-"""Kafka's credentials from the settings: read, held against one another, refused if they can't be.
+"""Builds Kafka's security configuration from the settings, and refuses contradictory ones.
 
-They are read once, at the start. Errors name the variables and never what is in them.
+Files are read once, at the start. Errors name the variables and never their values.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ TLS = ("kafka_ssl_ca", "kafka_ssl_cert", "kafka_ssl_key", "kafka_ssl_key_passwor
 
 
 def security_of(settings: Settings) -> Security:
-    """How Kafka's brokers know us, and we them.
+    """How we authenticate to Kafka's brokers, and they to us.
 
     Raises:
-        SettingsRefused: Settings that contradict one another or are incomplete, a file that is
-            not there or holds something else; the message names the variable.
+        SettingsRefused: Settings are contradictory or incomplete, or a file is missing or has the wrong
+            content; the message names the variable.
     """
     protocol = settings.kafka_security_protocol
     sasl, tls = protocol.startswith("SASL_"), protocol.endswith("SSL")
     for name in (*(() if sasl else SASL), *(() if tls else TLS)):
         if getattr(settings, name) is not None:
             wanted = "SASL_SSL" if name in SASL or sasl else "SSL"
-            _refuse(name, f"of no use with {_variable(PROTOCOL)}={protocol}; set that to {wanted}")
+            _refuse(name, f"has no effect with {_variable(PROTOCOL)}={protocol}; set that to {wanted}")
     for name in SASL if sasl else ():
         if getattr(settings, name) is None:
-            _refuse(name, f"needed with {_variable(PROTOCOL)}={protocol}")
+            _refuse(name, f"required with {_variable(PROTOCOL)}={protocol}")
     return Security(
         protocol=protocol,
         tls=_tls(settings) if tls else None,
@@ -45,14 +45,14 @@ def security_of(settings: Settings) -> Security:
 
 
 def _tls(settings: Settings) -> ssl.SSLContext:
-    """A context that checks the broker's certificate and host name, always."""
+    """A TLS context; it always checks the broker's certificate and host name."""
     ca = settings.kafka_ssl_ca
     if ca is not None:
         _require_file("kafka_ssl_ca", ca)
     try:
         context = ssl.create_default_context(cafile=ca)
     except (ssl.SSLError, OSError) as error:
-        _refuse("kafka_ssl_ca", f"{ca} holds no certificate in PEM form ({_reason(error)})")
+        _refuse("kafka_ssl_ca", f"{ca} has no certificate in PEM format ({_reason(error)})")
     _present_certificate(context, settings)
     return context
 
@@ -61,12 +61,12 @@ def _present_certificate(context: ssl.SSLContext, settings: Settings) -> None:
     cert, key = settings.kafka_ssl_cert, settings.kafka_ssl_key
     if cert is None and key is None:
         if settings.kafka_ssl_key_password is not None:
-            _refuse("kafka_ssl_key_password", f"of no use without {_variable('kafka_ssl_key')}")
+            _refuse("kafka_ssl_key_password", f"has no effect without {_variable('kafka_ssl_key')}")
         return
     if cert is None:
-        _refuse("kafka_ssl_cert", f"needed with {_variable('kafka_ssl_key')}")
+        _refuse("kafka_ssl_cert", f"required with {_variable('kafka_ssl_key')}")
     if key is None:
-        _refuse("kafka_ssl_key", f"needed with {_variable('kafka_ssl_cert')}; one file may hold both")
+        _refuse("kafka_ssl_key", f"required with {_variable('kafka_ssl_cert')}; one file may contain both")
     _require_file("kafka_ssl_cert", cert)
     _require_file("kafka_ssl_key", key)
     _require_certificate(cert)
@@ -74,32 +74,32 @@ def _present_certificate(context: ssl.SSLContext, settings: Settings) -> None:
 
 
 def _require_certificate(cert: Path) -> None:
-    """OpenSSL does not tell which of the two files is wrong, so this one is tried alone first."""
+    """Check the certificate alone first, since OpenSSL does not say which of the two files is wrong."""
     try:
         ssl.create_default_context(cafile=cert)
     except (ssl.SSLError, OSError) as error:
-        _refuse("kafka_ssl_cert", f"{cert} holds no certificate in PEM form ({_reason(error)})")
+        _refuse("kafka_ssl_cert", f"{cert} has no certificate in PEM format ({_reason(error)})")
 
 
 def _load_key(context: ssl.SSLContext, cert: Path, key: Path, password: str | None) -> None:
     asked = False
 
-    def tell_password() -> str:
-        # Called for an encrypted key alone; without it OpenSSL would ask at the terminal.
+    def give_password() -> str:
+        # Called only if the key is encrypted; without a callback OpenSSL would prompt on the terminal.
         nonlocal asked
         asked = True
         return password or ""
 
     try:
-        context.load_cert_chain(cert, key, tell_password)
+        context.load_cert_chain(cert, key, give_password)
     except (ssl.SSLError, OSError) as error:
         if asked and password is None:
-            _refuse("kafka_ssl_key_password", f"needed: {key} is encrypted")
+            _refuse("kafka_ssl_key_password", f"required, because {key} is encrypted")
         if asked:
-            _refuse("kafka_ssl_key_password", f"doesn't open {key}")
+            _refuse("kafka_ssl_key_password", f"can't decrypt {key}")
         if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
-            _refuse("kafka_ssl_key", f"{key} is not the key of the certificate {cert}")
-        _refuse("kafka_ssl_key", f"{key} holds no private key in PEM form ({_reason(error)})")
+            _refuse("kafka_ssl_key", f"{key} is not the key of the certificate in {cert}")
+        _refuse("kafka_ssl_key", f"{key} has no private key in PEM format ({_reason(error)})")
 
 
 def _require_file(name: str, path: Path) -> None:

@@ -1,21 +1,21 @@
 """Every error of the project, sorted by who must act.
 
 AwakeablesError
-├── TerminalError            ends an invocation; its caller is told reason, code, details
-│   ├── Rejected             the outside said no
+├── TerminalError            ends an invocation; its caller gets reason, code, details
+│   ├── Rejected             the answer was a rejection
 │   ├── TimedOut             the awakeable's deadline passed
-│   ├── Cancelled            somebody called the wait off
+│   ├── Cancelled            the wait was cancelled
 │   └── PayloadError         bytes that a custom serde could not decode
 ├── CallerError              the caller must change the request; never retried
 │   ├── MalformedId          not an ID that this project ever issued
 │   ├── NotFound             no such invocation, awakeable, service or handler
 │   ├── InvalidInput         a body that does not fit the handler's input
 │   ├── IdempotencyConflict  the key was used before with another body
-│   └── NotPossible          the thing exists, its state does not allow this
+│   └── NotPossible          it exists, but its state does not allow this
 ├── OwnershipLost            nobody must act: another owner has the work, drop it
 ├── OperatorError            the operator must act; work waits and is retried
 │   ├── StoreUnavailable     the store can't be reached or written
-│   ├── StoreRefused         the store refuses this very data
+│   ├── StoreRefused         the store can't hold this data
 │   ├── StoreLocked          another process has the file open
 │   ├── StoreTooNew          the file was written by a newer release
 │   ├── StoreOfAnotherApp    the file has the rows of another app
@@ -25,15 +25,15 @@ AwakeablesError
 │   ├── PublishRefused       Kafka will never take this record
 │   ├── Overloaded           a bound was reached; try again later
 │   └── MissingDependency    an extra is not installed
-└── AuthorError              the handler's author must act; the invocation is parked
-    ├── ReplayMismatch       the code asks for something else than its journal tells
+└── AuthorError              the handler's author must act; the invocation is paused
+    ├── ReplayMismatch       the code asks for something else than its journal has
     ├── HandlerMisuse        the code used the context in a way that can't be replayed
-    ├── ValueRefused         an accepted value that today's code can't decode
-    ├── Unwritable           a value that can't be written, or not be read again
+    ├── ValueRefused         an accepted value that the current code can't decode
+    ├── Unwritable           a value that can't be written, or could not be read back
     │   └── ResultMisfit     a result that is not of its declared type
     └── DeclarationError     an app, service or worker that can't be served
 
-Suspended(BaseException)     control flow: the attempt ends here, the journal goes on
+Suspended(BaseException)     control flow: the attempt ends here, a later one goes on
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from typing import Any
 
 
 class AwakeablesError(Exception):
-    """Whatever this project raises on purpose."""
+    """Base class of every error that this project raises deliberately."""
 
 
 class TerminalError(AwakeablesError):
-    """A failure that is final: raised in a handler it ends the invocation without a retry.
+    """A final failure: raised in a handler, it ends the invocation without a retry.
 
     Attributes:
         reason: What happened, for people.
-        code: An HTTP-like number; the caller's answer has it when it lies in 400 to 599.
-        details: Anything that JSON can say, for programs.
+        code: Like an HTTP status; from 400 to 599 it is the status of the caller's response.
+        details: Any value that JSON can represent, for programs.
     """
 
     default_code = 500
@@ -67,7 +67,7 @@ class TerminalError(AwakeablesError):
 
 
 class Rejected(TerminalError):
-    """The outside answered with a rejection."""
+    """The awakeable was rejected."""
 
 
 class TimedOut(TerminalError):
@@ -77,7 +77,7 @@ class TimedOut(TerminalError):
 
 
 class Cancelled(TerminalError):
-    """The wait was called off."""
+    """The wait was cancelled."""
 
     default_code = 409
 
@@ -89,7 +89,7 @@ class PayloadError(TerminalError):
 
 
 class CallerError(AwakeablesError):
-    """The request is wrong and stays wrong; changing it helps, repeating it doesn't."""
+    """The request is wrong: it must be changed, and repeating it does not help."""
 
 
 class MalformedId(CallerError):
@@ -97,35 +97,35 @@ class MalformedId(CallerError):
 
 
 class NotFound(CallerError):
-    """There is no such thing here."""
+    """No invocation, awakeable, service, handler or other object has this name or ID."""
 
 
 class InvalidInput(CallerError):
-    """The body can't be what the handler takes."""
+    """The body does not fit the handler's input type."""
 
 
 class IdempotencyConflict(CallerError):
-    """The idempotency key was used before for another request."""
+    """The idempotency key was used before for a different request."""
 
 
 class NotPossible(CallerError):
-    """The thing exists, but not in a state that allows what was asked."""
+    """The object exists, but its state does not allow the request."""
 
 
 class OwnershipLost(AwakeablesError):
-    """Another owner has the work: what was asked for is dropped, nothing was changed."""
+    """Another owner has the work: the request is dropped, and nothing was changed."""
 
 
 class OperatorError(AwakeablesError):
-    """Something that the service stands on is not there; work waits for it."""
+    """Something that the service depends on is not available; work waits for it."""
 
 
 class StoreUnavailable(OperatorError):
-    """The store can't be reached or written now; nothing is known to have been committed."""
+    """The store can't be reached or written now; the commit may or may not have happened."""
 
 
 class StoreRefused(OperatorError):
-    """The store will never take this data; the rest of its batch is not to blame."""
+    """The store can't hold this data; the rest of its batch is not at fault."""
 
 
 class StoreLocked(OperatorError):
@@ -137,7 +137,7 @@ class StoreTooNew(OperatorError):
 
 
 class StoreOfAnotherApp(OperatorError):
-    """The store has the rows of another app, which this one would time out and pause."""
+    """The store belongs to another app, whose invocations this one would time out and pause."""
 
 
 class BrokerUnavailable(OperatorError):
@@ -145,7 +145,7 @@ class BrokerUnavailable(OperatorError):
 
 
 class BrokerRefused(BrokerUnavailable):
-    """Kafka refuses our credentials, certificate or access, or we its certificate: waiting won't help."""
+    """Kafka refuses our credentials, certificate or access, or we its certificate: waiting does not help."""
 
 
 class TopicMissing(BrokerUnavailable):
@@ -153,23 +153,23 @@ class TopicMissing(BrokerUnavailable):
 
 
 class PublishRefused(OperatorError):
-    """Kafka will never take this record: too large, forbidden, or no such topic."""
+    """Kafka permanently refuses this record: too large, forbidden, or no such topic."""
 
 
 class Overloaded(OperatorError):
-    """A bound was reached; what was asked for was not begun."""
+    """A limit was reached; the request was not started."""
 
 
 class MissingDependency(OperatorError):
-    """A library of an optional extra is not installed."""
+    """A library from an optional extra is not installed."""
 
 
 class AuthorError(AwakeablesError):
-    """The handler's code must change; its invocation is parked, nothing is lost."""
+    """The handler's code must change; its invocation is paused, and nothing is lost."""
 
 
 class ReplayMismatch(AuthorError):
-    """The handler asked for something else than its journal tells."""
+    """The handler asked for something else than its journal has."""
 
 
 class HandlerMisuse(AuthorError):
@@ -177,31 +177,30 @@ class HandlerMisuse(AuthorError):
 
 
 class ValueRefused(AuthorError):
-    """A value that was accepted at the edge is refused by today's code; it is kept."""
+    """The current code refuses a value that was accepted earlier; the value is kept."""
 
 
 class Unwritable(AuthorError, ValueError):
-    """A value that JSON can't say, or that could not be read again as what it is.
+    """A value that JSON can't represent, or that could not be read back as its type.
 
-    A handler may catch it where it publishes or answers; uncaught it parks the invocation at once.
+    A handler may catch it where it publishes or settles; uncaught, it pauses the invocation at once.
     """
 
 
 class ResultMisfit(Unwritable):
-    """What code returned can't be written as the declared type, or not be read back as it.
+    """A result that can't be written as its declared type, or could not be read back as it.
 
-    Trying again would only repeat the side effects, so nothing is tried again.
+    It is not retried: that would only repeat the side effects.
     """
 
 
 class DeclarationError(AuthorError):
-    """An app, service, handler or worker that can't be served as it is declared."""
+    """An app, service, handler or worker whose declaration is invalid."""
 
 
 class Suspended(BaseException):
-    """The attempt ends at this await; the invocation goes on later from its journal.
+    """Raised at an await to end the attempt; the invocation goes on later from its journal.
 
-    A `BaseException`, so that `except Exception` in a handler can't swallow it. `finally`
-    blocks and context managers of the handler run when it passes: keep side effects in
-    `ctx.run`.
+    It is a `BaseException`, so that `except Exception` in a handler can't swallow it. `finally` blocks
+    and context managers of the handler run as it passes: keep side effects in `ctx.run`.
     """

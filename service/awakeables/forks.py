@@ -1,8 +1,8 @@
-"""Child processes that users' code forks: what they must not keep of their parent.
+"""Keeps child processes that users' code forks from holding on to their parent's resources.
 
-A fork has a copy of all that is open. `multiprocessing` forks in an action or a task by default
-(Linux, before Python 3.14), and its children outlive a parent that is killed: with the lock of
-the store and the port of the service in their hands the next start would be refused.
+A fork has a copy of every open file and socket. `multiprocessing` in an action or task forks by default
+(Linux, before Python 3.14), and the children outlive a parent that is killed: if they kept the store's
+lock and the service's port, the next start would fail.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _owned: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyD
 
 
 def close_in_children(owner: Any, close: Callable[[Any], None]) -> None:
-    """Have `close(owner)` called in each child that is forked from now on, while the owner lives."""
+    """Call `close(owner)` in each child that is forked from now on, as long as `owner` exists."""
     _owned[owner] = close
 
 
 def keep_signals_apart(loop: asyncio.AbstractEventLoop) -> None:
-    """Let children take signals as any process does, although the loop has handlers for its own.
+    """Reset signal handling in forked children, since the loop's handlers are for the parent.
 
-    Python's handlers, and the pipe that wakes the loop for them, are inherited: SIGTERM to a child
+    A child inherits Python's handlers and the pipe by which they wake the loop: SIGTERM to the child
     would do nothing there, and stop the parent.
     """
     thread_id = threading.get_ident()
@@ -36,8 +36,8 @@ def keep_signals_apart(loop: asyncio.AbstractEventLoop) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if threading.get_ident() == thread_id:
-            # Code on the loop has forked. Should the child come back to the loop, it would do the parent's
-            # work a second time, on the same connections.
+            # Code on the loop forked. If the child returned to the loop, it would do the parent's work a
+            # second time, on the same connections.
             loop.call_soon(os._exit, 1)
 
     os.register_at_fork(after_in_child=reset)

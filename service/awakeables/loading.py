@@ -1,4 +1,4 @@
-"""`MODULE:NAME`: finds an app or a worker in the user's code, and says clearly why not."""
+"""Loads an app or worker from the user's code by `MODULE:NAME`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 def load(target: str, kind: type[T], what: str) -> T:
-    """Import `module:name`, from the current folder first.
+    """Import `module:name`, looking in the current directory first.
 
     Raises:
-        DeclarationError: There is no such module or name, or it is something else.
+        DeclarationError: There is no such module or name, or it is not a `kind`.
     """
     module_name, _, name = target.partition(":")
     if not module_name or not name:
-        raise DeclarationError(f"{target!r} is not MODULE:NAME; for example shop:{what}")
+        raise DeclarationError(f"{target!r} is not of the form MODULE:NAME, such as shop:{what}")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -28,11 +28,11 @@ def load(target: str, kind: type[T], what: str) -> T:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise DeclarationError(
-            f"there is no module {error.name!r} here ({here}) or installed; it was asked for by {target!r}"
+            f"no module {error.name!r} in {here} or installed; {target!r} needs it"
         ) from error
     found = getattr(module, name, None)
     if isinstance(found, kind):
         return found
     names = sorted(key for key, value in vars(module).items() if isinstance(value, kind))
-    hint = f"; it has: {', '.join(names)}" if names else f"; it has no {kind.__name__} at all"
+    hint = f"; it has: {', '.join(names)}" if names else f"; it has no {kind.__name__}"
     raise DeclarationError(f"{module_name!r} has no {kind.__name__} called {name!r}{hint}")

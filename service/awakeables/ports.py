@@ -1,11 +1,11 @@
-"""The ports: everything that the engine asks of the world, on one page.
+"""The ports: everything that the engine needs from outside, on one page.
 
-A store is seven small ports. Writing is one verb: `Commits.commit` takes orders as data
-(`core/commands.py`) and applies them in one transaction, so that one group commit serves every
-kind of write and a fault can be put before or after it in one place
-(docs/adr/0002-one-write-verb.md). The six others only read; what they return was committed.
+A store is seven small ports. Writing is one method: `Commits.commit` takes commands as data
+(`core/commands.py`) and applies them in one transaction. So one group commit serves every kind of
+write, and tests inject a fault before or after it in one place (docs/adr/0002-one-write-verb.md). The
+other six only read; what they return is committed.
 
-Every verb of a store may raise `StoreUnavailable`; `commit` may raise `StoreRefused` too.
+Every method of a store may raise `StoreUnavailable`; `commit` may raise `StoreRefused`, too.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from awakeables.core.replies import Position, Reply
 
 
 class Clock(Protocol):
-    """Time, handed in."""
+    """The source of time."""
 
     def now_ms(self) -> int:
         """Milliseconds since 1970, UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that never run backwards."""
+        """Seconds of a clock that never goes backwards."""
         ...
 
 
 class Entropy(Protocol):
-    """Chance, handed in."""
+    """The source of randomness."""
 
     def bytes(self, count: int) -> bytes:
         """`count` unpredictable bytes."""
@@ -45,27 +45,27 @@ class Entropy(Protocol):
 
 
 class Commits(Protocol):
-    """The one way to write."""
+    """The only way to write."""
 
     async def commit(self, commands: Sequence[Command]) -> list[Reply]:
-        """Apply members in order, in one durable transaction; an answer per member, in order.
+        """Apply commands in order, in one durable transaction; return a reply per command, in order.
 
-        When it returns, everything is on disk. When it raises `StoreUnavailable`, all or nothing
-        of it may be: send the same members again. When it raises `StoreRefused`, nothing is, and
-        at least one member can never be: the caller bisects.
+        When it returns, everything is on disk. If it raises `StoreUnavailable`, either everything or
+        nothing is: send the same commands again. If it raises `StoreRefused`, nothing is, and at least
+        one of the commands never can be: the caller finds it by bisection.
         """
         ...
 
 
 class JournalReader(Protocol):
-    """What an owner needs to go on with an invocation."""
+    """Reads what an owner needs to resume an invocation."""
 
     async def history(self, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
         """The whole journals of these invocations."""
         ...
 
     async def outcomes(self, awakeable_ids: Sequence[str]) -> dict[str, Outcome]:
-        """The outcomes of those of these awakeables that are settled."""
+        """The outcomes of the settled ones of these awakeables."""
         ...
 
     async def held_by(self, owner: str) -> list[str]:
@@ -74,7 +74,7 @@ class JournalReader(Protocol):
 
 
 class Expectation(Record):
-    """What a value must be to resolve an awakeable, and whose it is."""
+    """What a value must be to resolve an awakeable, and the awakeable's invocation."""
 
     invocation_id: str
     codec: Codec
@@ -84,52 +84,52 @@ class Expectation(Record):
 
 
 class SettlementReader(Protocol):
-    """What the edge needs to check a value before it is settled."""
+    """Reads what is needed to validate a value before it is settled."""
 
     async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
-        """What these awakeables expect; those without a row are left out."""
+        """What these awakeables accept; those without a row are left out."""
         ...
 
 
 class OutboxReader(Protocol):
-    """What is still to be published."""
+    """Reads what is still to be published."""
 
     async def effects(self, owner: str, limit: int) -> list[Effect]:
-        """Unsent effects that this owner has claimed, those of each stream in order of their positions.
+        """Unsent effects that this owner has claimed, each stream's in order of position.
 
-        Of the streams that have the oldest effects; a limit cuts off only what comes later in its stream.
+        They are from the streams with the oldest effects; the limit cuts off only the end of a stream.
         """
         ...
 
 
 class RetentionReader(Protocol):
-    """What may be forgotten."""
+    """Reads what may be purged."""
 
     async def ended(self, before_ms: int, limit: int) -> list[Ended]:
-        """Invocations that ended at or before this, the longest ended first.
+        """Invocations that ended at or before `before_ms`, the oldest end first.
 
-        As many as have `limit` chunks of journal together; one that has more comes alone.
+        As many as have `limit` journal chunks together; one that has more is returned alone.
         """
         ...
 
 
 class OffsetReader(Protocol):
-    """How far the completions topic was read."""
+    """Reads how far the completions topic was read."""
 
     async def positions(self, topic: str) -> list[Position]:
-        """The position of each partition that was ever read."""
+        """The position of each partition that has been read."""
         ...
 
 
 class Page(Record):
-    """Which part of a list: `limit` rows from the newest, before the ID `before`."""
+    """A page of a list: the `limit` newest rows whose IDs sort before `before`."""
 
     limit: int = 50
     before: str | None = None
 
 
 class Inspection(Protocol):
-    """What people and programs look at; newest first.
+    """Reads for people and monitoring; lists are newest first.
 
     The rows of lists are brief (core/brief.py): without keys, values, headers, details and answers.
     """
@@ -141,15 +141,15 @@ class Inspection(Protocol):
     ) -> list[Invocation]: ...
 
     async def keyed(self, scopes: Sequence[str], key: str) -> list[Invocation]:
-        """The invocations that an idempotency key stands for in any of these scopes, newest first."""
+        """The invocations begun with an idempotency key in any of these scopes, newest first."""
         ...
 
     async def idempotency_key(self, invocation_id: str) -> str | None:
-        """The key under which an invocation was begun; None: without one."""
+        """The idempotency key that an invocation was begun with, None if there was none."""
         ...
 
     async def journal(self, invocation_id: str, most_bytes: int) -> tuple[list[Entry], bool]:
-        """The beginning of a journal, of `most_bytes` and the chunk that ends it; and is that all?"""
+        """The beginning of a journal, up to the chunk that reaches `most_bytes`; and whether that is all."""
         ...
 
     async def awakeable(self, awakeable_id: str) -> AwakeableRow | None: ...
@@ -165,12 +165,12 @@ class Inspection(Protocol):
     async def queued_effects(self, page: Page, *, state: EffectState) -> list[QueuedEffect]: ...
 
     async def counts(self) -> Mapping[str, int]:
-        """How much there is; a store that is a file answers in time that does not grow with it.
+        """Numbers of rows; on disk, the time to answer does not grow with them.
 
-        `awakeables_pending`, `invocations_open` and those of each open status
-        (`invocations_<status>`), `effects_unsent`, `effects_failed`, `dead_letters`; and when the
-        oldest by its ID was made, left out where there is none: `awakeables_oldest_ms` (pending ones),
-        `effects_oldest_ms` (unsent ones).
+        `awakeables_pending`, `invocations_open` and each open status (`invocations_<status>`),
+        `effects_unsent`, `effects_failed`, `dead_letters`; and when the oldest was created, by its ID,
+        left out if there is none: `awakeables_oldest_ms` (pending ones), `effects_oldest_ms` (unsent
+        ones).
         """
         ...
 
@@ -185,38 +185,38 @@ class Store(
     Inspection,
     Protocol,
 ):
-    """All of it; also opened and closed."""
+    """All ports of a store, with opening and closing."""
 
     async def open(self) -> None:
-        """Be ready to serve; a new store is made, an older one migrated.
+        """Open the store; a new one is created, an older one migrated.
 
         Raises:
             StoreLocked: Another process has it open.
-            StoreTooNew: A newer release has written it.
-            StoreOfAnotherApp: It is another app's.
+            StoreTooNew: A newer release wrote it.
+            StoreOfAnotherApp: It belongs to another app.
         """
         ...
 
     async def close(self) -> None:
-        """Finish what was begun and let go."""
+        """Finish what has started, then close."""
         ...
 
 
 PublishReport: TypeAlias = Callable[[Sequence[Effect], Exception | None], None]
-"""Called with effects whose outcome is known: None once they are published, or an error.
+"""Called with effects whose outcome is known: None if they are published, or an error.
 
 `PublishRefused`: they can never be published as they are. `BrokerUnavailable`: they may or may not
-have been published; try again. Any other error: they can't be written as records at all.
+have been published; try again. Any other error: they can't be encoded as records at all.
 """
 
 
 class Publisher(Protocol):
-    """The way out to Kafka."""
+    """Publishes to Kafka."""
 
     async def publish(self, effects: Sequence[Effect], report: PublishReport) -> None:
-        """Publish records; published is what every in-sync replica has.
+        """Publish records; a record is published when every in-sync replica has it.
 
-        There is no order among them. `report` is called as outcomes become known, with each effect
-        exactly once, so that none waits for a slower one; the call returns after the last of them.
+        They are published in no particular order. `report` is called as outcomes become known, with
+        each effect exactly once, so that none waits for a slower one; the call returns after the last.
         """
         ...

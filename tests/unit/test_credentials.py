@@ -132,7 +132,7 @@ def test_empty_variables_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_credential_that_the_protocol_has_no_use_for_is_refused(name: str, value: str) -> None:
     told = refusal(**{name: value})
-    assert told.startswith(f"AWAKEABLES_{name.upper()}: of no use with ")
+    assert told.startswith(f"AWAKEABLES_{name.upper()}: has no effect with ")
     assert "AWAKEABLES_KAFKA_SECURITY_PROTOCOL=PLAINTEXT; set that to" in told
 
 
@@ -140,7 +140,7 @@ def test_a_user_is_of_no_use_with_tls_alone_nor_an_authority_without_tls() -> No
     told = refusal(kafka_security_protocol="SSL", kafka_sasl_username="shop")
     assert told.endswith("set that to SASL_SSL")
     told = refusal(**SASL | {"kafka_security_protocol": "SASL_PLAINTEXT"}, kafka_ssl_ca="ca.pem")
-    assert told.startswith("AWAKEABLES_KAFKA_SSL_CA: of no use with")
+    assert told.startswith("AWAKEABLES_KAFKA_SSL_CA: has no effect with")
     assert told.endswith("set that to SASL_SSL")
 
 
@@ -148,14 +148,16 @@ def test_a_user_is_of_no_use_with_tls_alone_nor_an_authority_without_tls() -> No
 @pytest.mark.parametrize("protocol", ["SASL_SSL", "SASL_PLAINTEXT"])
 def test_sasl_without_all_of_its_credentials_is_refused(protocol: str, missing: str) -> None:
     told = refusal(**SASL | {"kafka_security_protocol": protocol, missing: None})
-    assert told == f"AWAKEABLES_{missing.upper()}: needed with AWAKEABLES_KAFKA_SECURITY_PROTOCOL={protocol}"
+    assert (
+        told == f"AWAKEABLES_{missing.upper()}: required with AWAKEABLES_KAFKA_SECURITY_PROTOCOL={protocol}"
+    )
 
 
 def test_a_certificate_needs_its_key_and_a_key_its_certificate(files: Files) -> None:
     tls: dict[str, Any] = {"kafka_security_protocol": "SSL"}
-    assert refusal(**tls, kafka_ssl_cert=files.cert).startswith("AWAKEABLES_KAFKA_SSL_KEY: needed with")
-    assert refusal(**tls, kafka_ssl_key=files.key).startswith("AWAKEABLES_KAFKA_SSL_CERT: needed with")
-    assert refusal(**tls, kafka_ssl_key_password=SECRET).startswith(f"{KEY_PASSWORD}: of no use without")
+    assert refusal(**tls, kafka_ssl_cert=files.cert).startswith("AWAKEABLES_KAFKA_SSL_KEY: required with")
+    assert refusal(**tls, kafka_ssl_key=files.key).startswith("AWAKEABLES_KAFKA_SSL_CERT: required with")
+    assert refusal(**tls, kafka_ssl_key_password=SECRET).startswith(f"{KEY_PASSWORD}: has no effect without")
 
 
 @pytest.mark.parametrize("bootstrap", [f"shop:{SECRET}@kafka:9092", "ssl://kafka:9092", "kafka:many"])
@@ -173,7 +175,7 @@ def test_brokers_that_are_not_named_are_refused(bootstrap: str) -> None:
 
 @pytest.mark.parametrize("port", ["0", "65536", "99999999"])
 def test_a_port_that_there_is_not_is_refused(port: str) -> None:
-    with pytest.raises(SettingsRefused, match=f"^--kafka: there is no port {port}"):
+    with pytest.raises(SettingsRefused, match=f"^--kafka: there is no port '{port}'"):
         load_settings(kafka=f"a:9092,b:{port}")
 
 
@@ -206,20 +208,21 @@ def test_a_file_that_is_not_there_or_holds_something_else_is_named(files: Files,
     told = refusal(**certificate(files, **{name: files.nowhere}))
     assert told == f"AWAKEABLES_{name.upper()}: {files.nowhere} can't be read: No such file or directory"
     told = refusal(**certificate(files, **{name: files.text}))
-    assert told.startswith(f"AWAKEABLES_{name.upper()}: {files.text} holds no ")
+    assert told.startswith(f"AWAKEABLES_{name.upper()}: {files.text} has no ")
 
 
 def test_the_key_of_another_certificate_is_refused(files: Files) -> None:
     told = refusal(**certificate(files, kafka_ssl_key=files.other_key))
     assert (
-        told == f"AWAKEABLES_KAFKA_SSL_KEY: {files.other_key} is not the key of the certificate {files.cert}"
+        told
+        == f"AWAKEABLES_KAFKA_SSL_KEY: {files.other_key} is not the key of the certificate in {files.cert}"
     )
 
 
 def test_an_encrypted_key_is_opened_by_its_password_and_nothing_else(files: Files) -> None:
     locked = certificate(files, kafka_ssl_key=files.locked)
-    assert refusal(**locked) == f"{KEY_PASSWORD}: needed: {files.locked} is encrypted"
-    assert refusal(**locked, kafka_ssl_key_password="no") == f"{KEY_PASSWORD}: doesn't open {files.locked}"
+    assert refusal(**locked) == f"{KEY_PASSWORD}: required, because {files.locked} is encrypted"
+    assert refusal(**locked, kafka_ssl_key_password="no") == f"{KEY_PASSWORD}: can't decrypt {files.locked}"
     security_of(load_settings(**locked, kafka_ssl_key_password=SECRET))
 
 

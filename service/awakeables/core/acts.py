@@ -1,4 +1,4 @@
-"""Who did what to a row: kept with the row, so that it is known long after the log is gone."""
+"""Who did what to a row: kept with the row, so that it outlives the log."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from awakeables.core.records import Record
 ActKind: TypeAlias = Literal["begin", "resume", "cancel", "kill", "resend", "skip"]
 
 MAX_ACTS: Final = 10
-"""How many acts a row keeps: the first, which may have begun it, and the latest."""
+"""How many acts a row keeps: the first, which may have created it, and the latest."""
 
 
 class Act(Record):
     """One act of a caller or an operator.
 
     Attributes:
-        by: The name of the token that it was done with, or where it came from if none was asked for.
+        by: The name of the token that was used, or where the request came from if none was required.
     """
 
     act: ActKind
@@ -30,7 +30,7 @@ Acts: TypeAlias = tuple[Act, ...]
 
 
 def with_act(acts: Acts, act: ActKind, by: str | None, now_ms: int) -> Acts:
-    """The acts and one more, if it is known who did it."""
+    """Add an act, if it is known who did it."""
     if by is None:
         return acts
     acts = (*acts, Act(act=act, by=by, at_ms=now_ms))
@@ -42,15 +42,15 @@ _decode = msgspec.json.Decoder(Acts).decode
 
 
 def acts_bytes(acts: Acts) -> bytes | None:
-    """As a column has them; None: there are none."""
+    """Encode acts for their column; None: there are none."""
     return _encode(acts) if acts else None
 
 
 def acts_from(content: bytes | None) -> Acts:
-    """Read what `acts_bytes` wrote."""
+    """Decode what `acts_bytes` wrote."""
     return _decode(content) if content else ()
 
 
 def begun_by(acts: Acts) -> str | None:
-    """The name of the token that began the row; None: there was none."""
+    """The name of the token that began the invocation; None: there was none."""
     return acts[0].by if acts and acts[0].act == "begin" else None

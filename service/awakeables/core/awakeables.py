@@ -4,8 +4,8 @@
        │ ────deadline──▶ timed-out                 expire()
        └─────end, cancel▶ cancelled                cancel()
 
-An awakeable settles once (A1): whatever comes afterwards gets a verdict and changes nothing but
-the book. `invalid` leaves it pending (A4).
+An awakeable settles once (A1): a completion that comes afterwards gets a verdict, which is recorded in the
+row and changes nothing else. `invalid` leaves it pending (A4).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ VerdictKind: TypeAlias = Literal["accepted", "duplicate", "conflict", "late", "u
 Codec: TypeAlias = Literal["json", "bytes", "custom"]
 
 KEPT_AT_EACH_END = 10
-"""The first and the last ten verdicts of an awakeable are kept, the rest is counted."""
+"""The first and the last ten verdicts of an awakeable are kept, the others only counted."""
 
 STATES: tuple[State, ...] = ("pending", "resolved", "rejected", "timed-out", "cancelled")
 VERDICTS: tuple[VerdictKind, ...] = ("accepted", "duplicate", "conflict", "late", "unknown", "invalid")
@@ -48,12 +48,12 @@ class Heartbeat(Record):
 
 
 class DeadTask(Record):
-    """A worker's report that it has made a dead letter of the awakeable's task.
+    """A worker's report that the awakeable's task has become a dead letter.
 
     Attributes:
-        code: The worker's, as in the header `awakeable-error-code` of the copy on `<topic>.dlq`.
-        topic: Where the task lies, with its partition, offset and timestamp.
-        whole: Its key, value and headers are here, byte for byte; False: they were too large.
+        code: The worker's error code, as in the header `awakeable-error-code` of the copy on `<topic>.dlq`.
+        topic: The task's topic; `partition`, `offset` and `timestamp_ms` locate it there.
+        whole: Key, value and headers are included, byte for byte; False: they were too large.
     """
 
     code: str
@@ -69,16 +69,15 @@ class DeadTask(Record):
 
 
 class Completion(Record):
-    """What the outside says about an awakeable.
+    """A completion of an awakeable, from Kafka, HTTP or a handler.
 
     Attributes:
-        body: The answer, or a worker's word about its task, which settles nothing; None when it
-            could not be read, then `refusal` says why.
-        source: A repeat from the same source is the same completion again (a lost acknowledgement, a
-            replay).
-        trace: The `traceparent` that it came with, if that is well-formed.
-        checked: The hash of the schema that the value was checked against and fits.
-        refusal: Why it can't be accepted, when the edge already knows.
+        body: The answer, or a worker's heartbeat or report, which settles nothing; None if it could not
+            be read: `refusal` says why.
+        source: A completion from the same source is a repeat (a lost acknowledgement, a replay).
+        trace: Its `traceparent`, if that is well-formed.
+        checked: The hash of the schema that the value was checked against and conforms to.
+        refusal: Why it can't be accepted, if that is known before it reaches the store.
     """
 
     awakeable_id: str
@@ -93,20 +92,20 @@ class Completion(Record):
 
 
 MAX_OUTCOME_BYTES = 64 * 1024
-"""A verdict that is published has no larger outcome. It has to fit its topic, whose limit the service
-does not know, and each repeat of an answer has one: it must not copy a megabyte."""
+"""Maximum size of the outcome in a published verdict. The verdict must fit its topic, whose limit is not
+known, and every repeat of an answer publishes one, which must not copy a megabyte each time."""
 
 MAX_CHARACTERS = 1000
-"""Of a text that the completion's producer chose; the rest is left out, and `…` says so."""
+"""Maximum length of a text from the completion's producer; a longer one is cut and ends in `…`."""
 
 
 class Verdict(Record):
     """What became of a completion (A2).
 
     Attributes:
-        source: The text of the completion's source: handlers have it in their journals.
-        outcome: What is stored.
-        omitted_bytes: How large the outcome is whose value or details are left out; 0: it is whole.
+        source: The text of the completion's source; it is in the journals of handlers.
+        outcome: The outcome that is stored.
+        omitted_bytes: The size of an outcome whose value or details are left out; 0: it is complete.
     """
 
     kind: VerdictKind
@@ -120,7 +119,7 @@ class Verdict(Record):
 
 
 class VerdictEntry(Record):
-    """One verdict as the awakeable remembers it, and the `traceparent` of its completion."""
+    """A verdict as it is kept in the awakeable's row, with the `traceparent` of its completion."""
 
     kind: VerdictKind
     source: str
@@ -131,7 +130,7 @@ class VerdictEntry(Record):
 
 
 class DeadTaskEntry(Record):
-    """That a worker could not use the task, and the ID of the dead letter that was filed for it."""
+    """A report that the task is a dead letter, as it is kept in the awakeable's row."""
 
     dead_letter_id: str
     code: str
@@ -141,9 +140,9 @@ class DeadTaskEntry(Record):
 
 
 class VerdictHistory(Record):
-    """The verdicts over one awakeable: a counter per kind, the first and the last ten.
+    """The verdicts on one awakeable: a counter per kind, the first and the last ten.
 
-    Long event IDs and reasons are shortened: it is written anew with each verdict.
+    Long event IDs and reasons are cut, since the history is rewritten with each verdict.
 
     Attributes:
         dead_task: The last report that its task is a dead letter.
@@ -189,11 +188,11 @@ class AwakeableRow(Row):
     Attributes:
         schema_hash: The hash of its type's JSON Schema; None: any value.
         settled_by: The source of the completion that settled it.
-        type_name: The stable name of the type that a JSON value must have; None: it has none, or the
-            row is older than names.
-        topic: Where its task was published, the first if there are several.
-        title: What its handler calls it; not used yet.
-        about: What its handler shows of it; not used yet.
+        type_name: The stable name of the type that a JSON value must have; None: the type has no such
+            name, or the row is from a release without names.
+        topic: Where its first task was published.
+        title: Not used yet.
+        about: Not used yet.
     """
 
     id: str
@@ -220,7 +219,7 @@ class AwakeableRow(Row):
 
     @property
     def verdicts(self) -> VerdictHistory:
-        """The verdicts over it."""
+        """The verdicts on its completions."""
         return _NO_VERDICTS if self.verdicts_json is None else _decode_verdicts(self.verdicts_json)
 
     @property
@@ -230,12 +229,12 @@ class AwakeableRow(Row):
 
 
 class Settled(Record):
-    """The result of one completion: the row as it is now, and the verdict.
+    """The effect of one completion: the row afterwards, and the verdict.
 
     Attributes:
-        settled: Its outcome was decided by this, so its invocation is to be woken.
-        again: It had its verdict before, and is counted nowhere.
-        count: How many verdicts the row has by now.
+        settled: This settled the row, so its invocation must be woken.
+        again: The completion had its verdict before and is not counted again.
+        count: How many verdicts the row has now.
     """
 
     awakeable: AwakeableRow
@@ -248,7 +247,7 @@ class Settled(Record):
 def needs_check(awakeable: AwakeableRow, completion: Completion) -> bool:
     """Must the value be checked against this row's schema before it can be settled?
 
-    Raw bytes never fit a schema: `settle` refuses them by their form.
+    Raw bytes need no check: `settle` refuses them, because they are not JSON.
     """
     return (
         awakeable.state == "pending"
@@ -264,17 +263,17 @@ def settle(
 ) -> Settled:
     """Apply one completion to a row.
 
-    A deadline at or before the horizon wins over the completion, so that a sweeper that is late
-    can't be overtaken. A repeat from a source that the book knows has the same verdict as before. The
-    caller has seen to it that the value is checked (`needs_check`).
+    A deadline at or before the horizon wins over the completion, however late the sweeper is. A repeat
+    from a source in the row's history gets the same verdict as before. The caller has made sure that the
+    value was checked (`needs_check`).
 
     Args:
         awakeable: The row.
-        completion: What is said about it.
+        completion: The completion to apply.
         now_ms: The store's clock.
-        horizon_ms: What the deadline is held against.
-        again: Its record was read before; the book may have forgotten, as it keeps the first and the
-            last ten. It settles what waits, as it did or would have, and is not counted otherwise.
+        horizon_ms: The instant that the deadline is compared with.
+        again: The record was read before, and its verdict may have dropped out of the history, which
+            keeps the first and the last ten. It settles a pending row, and otherwise is not counted.
     """
     row = awakeable
     if row.deadline_ms is not None and row.deadline_ms <= horizon_ms:
@@ -290,7 +289,7 @@ def settle(
 
 
 def _verdict_before(row: AwakeableRow, completion: Completion, now_ms: int) -> Verdict | None:
-    """What this source was told before, if the row knows it."""
+    """The verdict that this source got before, if the row still has it."""
     source = completion.source.text
     if row.settled_by is not None and same_source(row.settled_by, source):
         return _verdict(row, completion, "accepted", now_ms, None)
@@ -322,7 +321,7 @@ def _settle(row: AwakeableRow, completion: Completion, *, expired: bool, now_ms:
             row, completion, "late", now_ms, f"the awakeable is {row.state}", settled=expired
         )
     if isinstance(body, Heartbeat):
-        # It overtook the answer on another partition, or the worker still sends them: it contradicts nothing.
+        # The answer overtook it on another partition, or the worker goes on sending them: no contradiction.
         return _with_heartbeat(row, body, completion.worker, now_ms)
     if isinstance(body, DeadTask):
         return _with_verdict(row, completion, "late", now_ms, f"the awakeable is {row.state} already")
@@ -336,7 +335,7 @@ def _settle(row: AwakeableRow, completion: Completion, *, expired: bool, now_ms:
 
 
 def _with_heartbeat(row: AwakeableRow, heartbeat: Heartbeat, worker: str | None, now_ms: int) -> Settled:
-    """The last sign of life is kept; it is no answer, so it gets no verdict."""
+    """Keep the last heartbeat; it is not an answer, so it gets no verdict."""
     beat = LastHeartbeat(progress=heartbeat.progress, at_ms=now_ms, worker=worker)
     return Settled(awakeable=replace(row, heartbeat_json=_encode(beat)), verdict=None)
 
@@ -344,7 +343,7 @@ def _with_heartbeat(row: AwakeableRow, heartbeat: Heartbeat, worker: str | None,
 def note_dead_task(
     awakeable: AwakeableRow, task: DeadTask, *, dead_letter_id: str, worker: str | None, now_ms: int
 ) -> AwakeableRow:
-    """Note in the book of a row that its task is this dead letter; the row waits on."""
+    """Record in the row that its task is this dead letter; the row stays pending."""
     entry = DeadTaskEntry(
         dead_letter_id=dead_letter_id,
         code=task.code,
@@ -356,7 +355,7 @@ def note_dead_task(
 
 
 def codec_misfit(codec: Codec, body: Resolution) -> str | None:
-    """JSON for an awakeable of bytes, or bytes for one of JSON: what is wrong, in words."""
+    """Why a value does not match the codec: JSON for an awakeable of bytes, or the reverse; None: it does."""
     if body.is_json == (codec == "json"):
         return None
     if codec == "json":
@@ -371,7 +370,7 @@ def codec_misfit(codec: Codec, body: Resolution) -> str | None:
 
 
 def expire(awakeable: AwakeableRow, *, now_ms: int, horizon_ms: int) -> AwakeableRow | None:
-    """Time a pending row out if its deadline is at or before the horizon; None: nothing to do."""
+    """Time out a pending row whose deadline is at or before the horizon; None: nothing to do."""
     deadline_ms = awakeable.deadline_ms
     if awakeable.state != "pending" or deadline_ms is None or deadline_ms > horizon_ms:
         return None
@@ -380,7 +379,7 @@ def expire(awakeable: AwakeableRow, *, now_ms: int, horizon_ms: int) -> Awakeabl
 
 
 def cancel(awakeable: AwakeableRow, *, now_ms: int, reason: str) -> AwakeableRow | None:
-    """Call a pending row off; None: it is settled, nothing to do."""
+    """Cancel a pending row; None: it is settled, nothing to do."""
     if awakeable.state != "pending":
         return None
     outcome = encode_outcome(Cancellation(reason=reason))
@@ -388,14 +387,14 @@ def cancel(awakeable: AwakeableRow, *, now_ms: int, reason: str) -> AwakeableRow
 
 
 def verdict_without_row(completion: Completion, *, issued_ms: int, now_ms: int, retention_ms: int) -> Verdict:
-    """The verdict over a well-formed ID that has no row: purged (late) or never issued (unknown)."""
+    """The verdict on a well-formed ID without a row: purged (late) or never issued (unknown)."""
     if now_ms - issued_ms > retention_ms:
         return _verdict(None, completion, "late", now_ms, "the awakeable was purged after its retention")
     return _verdict(None, completion, "unknown", now_ms, "no awakeable was issued with this ID")
 
 
 def abridged(verdict: Verdict) -> Verdict:
-    """The verdict as it is published: small, however large the completion or the outcome is."""
+    """The verdict for publishing: small, however large the completion or the outcome is."""
     outcome, omitted_bytes = verdict.outcome, 0
     if isinstance(outcome, Resolution | Rejection):
         size = len(encode_outcome(outcome))

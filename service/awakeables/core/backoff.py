@@ -1,12 +1,12 @@
-"""How long to wait before something that failed is tried again."""
+"""Exponential back-off: how long to wait before the next retry."""
 
 from __future__ import annotations
 
 
 class Backoff:
-    """Pauses in seconds, each twice as long as the one before, up to a longest.
+    """Pauses in seconds, each twice as long as the one before, up to a maximum.
 
-    The caller sleeps, so that a pause can be cut short by an event, or pass in virtual time.
+    The caller sleeps, so that an event can end a pause early and tests can use virtual time.
     """
 
     __slots__ = ("_first_s", "_longest_s", "_next_s")
@@ -17,11 +17,11 @@ class Backoff:
         self._next_s = first_s
 
     def next_s(self) -> float:
-        """The pause that is due after one more failure."""
+        """The pause to make after one more failure."""
         pause_s = self._next_s
         self._next_s = min(pause_s * 2, self._longest_s)
         return pause_s
 
     def reset(self) -> None:
-        """Begin with the shortest pause again, after a success."""
+        """Start again with the shortest pause, after a success."""
         self._next_s = self._first_s

@@ -1,7 +1,7 @@
-"""How large text from outside becomes when it is parsed, known before it is parsed.
+"""Estimates how much memory JSON takes when it is parsed, before it is parsed.
 
-Parsed, `[]` takes 56 bytes and a pass of the garbage collector for the three that it was sent as: 32 MiB
-of it were two gigabytes, and the process stood still for as long as it took to build them.
+`[],` is three bytes in a request and 56 bytes as an object, tracked by the garbage collector: 32 MiB of it
+became two gigabytes, and the process was blocked while they were built.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import re
 from typing import Final
 
 MAX_JSON_VALUES: Final = 250_000
-"""Parsed in about 0.1 s, during which no other request is served; as 12-digit numbers they have 3 MiB."""
+"""Takes about 0.1 s to parse, during which no other request is served; 3 MiB as 12-digit numbers."""
 
 MAX_UNPACKED_BYTES: Final = 16 * 1024 * 1024
-"""What a batch of records may unpack to, and about what one look at a partition takes.
+"""Maximum uncompressed size of a record batch, and roughly what one poll of a partition takes.
 
-Producers gather less than 1 MiB in a batch, before they compress it, unless they are told otherwise.
+By default producers collect less than 1 MiB in a batch, before compression.
 """
 
 _BEGINS_A_VALUE: Final = (b",", b"[", b"{")
@@ -24,11 +24,11 @@ _strings = re.compile(b'"[^"]*"')
 
 
 def has_more_json_values(text: bytes, most: int) -> bool:
-    """Has a JSON text more than `most` values? An empty array or object counts as two.
+    """Does a JSON text have more than `most` values? An empty array or object counts as two.
 
-    Every value but the first follows a comma or an opening bracket. Those are counted, in about
-    a millisecond per megabyte; only if there are too many, the ones inside strings are taken
-    off, in at most ten. What is no JSON is answered too, in the same time.
+    Every value but the first follows a comma or an opening bracket. Counting these takes about a
+    millisecond per megabyte. Only if there are too many are those inside strings subtracted, which
+    takes up to ten. Text that is not JSON gets an answer in the same time.
     """
     if _values(text) <= most:
         return False

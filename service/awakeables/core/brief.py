@@ -1,4 +1,4 @@
-"""Rows as lists show them: without the fields that may be large, so that a page always takes kilobytes."""
+"""Rows for lists: without the fields that may be large, so that a page takes kilobytes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from awakeables.core.invocations import Invocation
 from awakeables.core.outcomes import Rejection, Resolution, encode_outcome
 
 SUCCEEDED = encode_outcome(Resolution.of_bytes(b""))
-"""What a result is in a list, which has no values."""
+"""Stands for a successful result in a list, which shows no values."""
 
 
 def brief_invocation(row: Invocation) -> Invocation:
-    """How it ended, without the value or the details."""
+    """The row without the value or details of its result."""
     match row.result:
         case Resolution():
             return replace(row, result_json=SUCCEEDED)
@@ -27,7 +27,7 @@ def brief_invocation(row: Invocation) -> Invocation:
 
 
 def brief_awakeable(row: AwakeableRow) -> AwakeableRow:
-    """Its state, without the answer and the last heartbeat."""
+    """The row without the answer and the last heartbeat."""
     return replace(row, outcome_json=None, heartbeat_json=None)
 
 

@@ -1,9 +1,9 @@
-"""What a store can be told to do: the members of a group commit; `core/replies.py` has the answers.
+"""Commands to a store, the members of a group commit; `core/replies.py` has the replies.
 
-`Store.commit` takes a list of them and applies it in order in ONE transaction. Each member is
-all or nothing by itself: one whose fence fails answers so and changes nothing, the others are
-applied (hard case 2). Every member can be sent again after a lost acknowledgement: the second
-time it changes nothing and answers as the first time, or that it was fenced.
+`Store.commit` applies a list of them in order, in ONE transaction. Each command is atomic by itself:
+one whose fence fails replies `Fenced` and changes nothing, while the others are applied (hard case 2).
+Every command can be sent again after a lost acknowledgement: the second time it changes nothing, and
+the reply is the first one's, or `Fenced`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Idempotency(Record):
 
 
 class NewAwakeable(Record):
-    """A pending row; the store computes the deadline from its clock."""
+    """An awakeable to insert; the store computes the deadline from its clock."""
 
     id: str
     codec: Codec = "json"
@@ -36,12 +36,12 @@ class NewAwakeable(Record):
 
 
 class FirstStep(Record):
-    """What a new invocation's owner has decided before the commit that creates the invocation.
+    """The first step of a new invocation, taken before the commit that creates the invocation.
 
-    Its journal entries stand in `Begin.chunk`, after the input.
+    Its journal entries are in `Begin.chunk`, after the input.
 
     Attributes:
-        number: Of this commit, as in `Advance`.
+        number: The number of this commit, as in `Advance`.
     """
 
     number: int
@@ -52,7 +52,7 @@ class FirstStep(Record):
 
 
 class Begin(Record):
-    """Create an invocation; with an owner it is running at once, else it waits to be claimed.
+    """Create an invocation: running if it has an owner, otherwise pending until it is claimed.
 
     Attributes:
         chunk: The beginning of the journal.
@@ -75,9 +75,9 @@ class Begin(Record):
 
 
 class Claim(Record):
-    """Take up to `limit` runnable invocations, the longest due first; park crashers.
+    """Take up to `limit` runnable invocations, the longest due first; pause those that crash their owners.
 
-    Of the suspects (`invocations.is_suspect`) at most one is taken, and only with `suspect`.
+    At most one suspect (`invocations.is_suspect`) is taken, and only if `suspect` is set.
     """
 
     owner: str
@@ -86,11 +86,11 @@ class Claim(Record):
 
 
 class Advance(Record):
-    """An owner's commit: journal, awakeables, effects and what comes next, or nothing of it.
+    """An owner's commit: journal, awakeables, effects and what comes next; all of it or nothing.
 
     Attributes:
-        number: Counts the owner's commits under this epoch; one that is sent again keeps its number.
-        cancels: Awakeables to cancel if they are pending, because the invocation is cancelled.
+        number: Counts the owner's commits under this epoch; a commit that is sent again keeps its number.
+        cancels: Awakeables to cancel if they are pending, because the invocation was cancelled.
     """
 
     invocation_id: str
@@ -108,10 +108,10 @@ class Advance(Record):
 
 
 class PartitionFence(Record):
-    """A batch's place in its partition: offsets `first` up to `next` (exclusive).
+    """The position of a batch in its partition: offsets from `first` up to `next` (exclusive).
 
-    It is `owner`'s, who has taken the partition under `epoch`: after a failover that lost commits an epoch
-    can be given out twice.
+    `owner` took the partition under `epoch`. Both are compared, since a failover that lost commits can
+    issue an epoch twice.
     """
 
     topic: str
@@ -126,19 +126,19 @@ class Settle(Record):
     """Apply completions in order, with the offsets that they come from (K1).
 
     Attributes:
-        held_back_to_ms: The horizon for deadlines when the completions topic is read late; None:
-            the store's clock (hard case 5).
+        held_back_to_ms: The instant that deadlines are compared with while the completions topic is
+            read late; None: the store's clock (hard case 5).
         offsets: With a fence, the offset of each completion.
         dead_letters: Records that could not be read at all.
-        dead_tasks: For a completion that reports a dead task, by its place in `completions`, the
-            dead letter to file if the awakeable waits. It is not relayed: the worker has made the copy.
-        originals: For a completion that may turn out unknown or invalid, or reports a dead task, by
-            its place in `completions`, the record to keep or fold then.
-        relay_to: The dead-letter topic; the effects that relay dead letters to it have the
-            dead letter's ID as stream and as event ID.
-        folding: How many dead letters are kept, and verdicts told; None: all.
+        dead_tasks: For a completion that reports a dead task, by its index in `completions`: the dead
+            letter to keep if the awakeable is pending. The worker has already published the copy.
+        originals: For a completion that may turn out unknown or invalid, or that reports a dead task,
+            by its index in `completions`: the record to keep or count in that case.
+        relay_to: The dead-letter topic. The effect that copies a dead letter to it has the dead
+            letter's ID as its stream and event ID.
+        folding: How many dead letters are kept and verdicts published; None: all.
         verdicts_to: The verdicts topic; empty: verdicts are not published.
-        verdict_ids: With `verdicts_to`, an event ID for the verdict of each completion.
+        verdict_ids: With `verdicts_to`, the event ID for each completion's verdict.
     """
 
     completions: tuple[Completion, ...]
@@ -155,23 +155,24 @@ class Settle(Record):
 
 
 class Expire(Record):
-    """Time out up to `limit` pending awakeables whose deadline has come."""
+    """Time out up to `limit` pending awakeables whose deadlines have passed."""
 
     limit: int
     held_back_to_ms: int | None = None
 
 
 class Release(Record):
-    """Make running invocations runnable again: these, or all that are not `owner`'s."""
+    """Make running invocations pending again: these, or all that other owners hold."""
 
     owner: str
     ids: tuple[str, ...] | None = None
 
 
 class ReplayDry(Record):
-    """A process begins, or has ended, running an invocation's handler without owning the invocation.
+    """Count the start, or take back the count, of a replay that does not own its invocation.
 
-    While it runs one more start is counted, as with a claim: a handler that kills its process is found.
+    While it runs it counts as one more start, like a claim, so that a handler that kills its process
+    is detected.
     """
 
     invocation_id: str
@@ -186,37 +187,37 @@ class Resume(Record):
 
 
 class Cancel(Record):
-    """Mark an invocation as cancelled; its owner calls its awakeables off (hard case 12)."""
+    """Mark an invocation as cancelled; its owner cancels its awakeables (hard case 12)."""
 
     invocation_id: str
     by: str | None = None
 
 
 class Kill(Record):
-    """End an invocation as it stands, and call its pending awakeables off (hard case 4)."""
+    """End an invocation without running its handler, and cancel its pending awakeables (hard case 4)."""
 
     invocation_id: str
     by: str | None = None
 
 
 class Ended(Record):
-    """An invocation to be purged, and the awakeables that its journal tells of."""
+    """An invocation to purge, and the awakeables in its journal."""
 
     id: str
     awakeables: tuple[str, ...] = ()
 
 
 class Purge(Record):
-    """Forget these if they ended at or before `before_ms`: row, journal, awakeables, keys."""
+    """Delete these if they ended at or before `before_ms`: row, journal, awakeables, idempotency keys."""
 
     ended: tuple[Ended, ...]
     before_ms: int
 
 
 class PurgeDeadLetters(Record):
-    """Delete up to `limit` dead letters, of a code or all, made before `before_ms`.
+    """Delete up to `limit` dead letters, of one code or all, created before `before_ms`.
 
-    And as many refused effects, unless it is about dead letters only.
+    Unless `dead_letters_only` is set, as many refused effects are deleted, too.
     """
 
     before_ms: int
@@ -226,7 +227,7 @@ class PurgeDeadLetters(Record):
 
 
 class Resend(Record):
-    """Send a dead letter to the topic that it came from again, under this event ID."""
+    """Send a dead letter back to the topic that it came from, under this event ID."""
 
     dead_letter_id: str
     event_id: str
@@ -234,9 +235,9 @@ class Resend(Record):
 
 
 class Republish(Record):
-    """Send a record that Kafka has refused again.
+    """Send a record again that Kafka refused.
 
-    It had a place in its stream; later ones have passed it by now, so it comes after them.
+    Later records of its stream have overtaken it, so it is published after them.
     """
 
     event_id: str
@@ -244,11 +245,11 @@ class Republish(Record):
 
 
 class Skip(Record):
-    """Read a partition on from `next` rather than `before`; its reader is fenced.
+    """Move a partition's position from `before` to `next`, and fence its reader.
 
     Attributes:
-        before: Where it is to be read on now; if that is no longer so, nothing is done.
-        dead_letter: What is kept of it: where it was, and that an operator has skipped it.
+        before: The expected position; if it has changed, nothing is done.
+        dead_letter: A record of the skip: which offsets, and that an operator skipped them.
         recreated: The topic was deleted and created again: none of it has been read before.
     """
 
@@ -262,7 +263,7 @@ class Skip(Record):
 
 
 class TakePartitions(Record):
-    """Become the one reader of partitions: count their epochs up."""
+    """Become the only reader of partitions: increment their epochs."""
 
     owner: str
     topic: str
@@ -270,31 +271,34 @@ class TakePartitions(Record):
 
 
 class ClaimEffects(Record):
-    """Take the unsent effects that are not this owner's, oldest first, whole streams."""
+    """Take the unsent effects of other owners: whole streams, those with the oldest effects first."""
 
     owner: str
     limit: int
 
 
 class MarkPublished(Record):
-    """These effects are acknowledged by Kafka."""
+    """Delete effects that Kafka has acknowledged."""
 
     event_ids: tuple[str, ...]
 
 
 class MarkRefused(Record):
-    """Kafka will never take this effect: keep it, failed, and reject its awakeable; drop a verdict."""
+    """Mark an effect as failed, because Kafka refuses it permanently, and reject its awakeable.
+
+    A verdict is deleted instead.
+    """
 
     event_id: str
     reason: str
 
 
 class Probe(Record):
-    """Write to the disk and change no row: once it is done, the store is known to work."""
+    """Write to the disk without changing a row, to find out whether the store works."""
 
 
 Operating: TypeAlias = Resume | Cancel | Kill | Purge | PurgeDeadLetters | Resend | Republish | Skip | Probe
-"""What people ask for, the passing of time or an outage, rather than the work itself."""
+"""Commands of operators, retention and recovery, rather than of the work itself."""
 
 Command: TypeAlias = (
     Begin

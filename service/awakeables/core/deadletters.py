@@ -1,4 +1,4 @@
-"""Dead letters: what is kept of a record that could not be used, and how its copy is made."""
+"""Dead letters: the rows of records that could not be used, and their copies for the dead-letter topic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNSTORABLE = "unstorable"
 SKIPPED = "skipped"
 FOLDED = "folded"
 WITHOUT_BYTES = (UNSTORABLE, SKIPPED)
-"""Codes of dead letters whose bytes may not have been kept."""
+"""Codes of dead letters that may lack the record's bytes."""
 
 UNUSABLE_TASK = "unusable-task"
 
@@ -29,15 +29,15 @@ class DeadLetter(Record):
     """A record that could not be used, byte for byte, and why.
 
     Attributes:
-        source: topic:partition:offset@timestamp, unique: a record becomes a dead letter once. Of a
-            task with its awakeable's ID before it: what a report says can keep out no other's.
-        code: `unreadable`: it says of no awakeable that it is about it; `unknown` or `invalid`, as the
-            verdict; `unstorable`: the store refuses the record;
-            `folded`: it counts many that were not kept one by one;
-            `skipped`: an operator has moved the partition past records that can't be read;
+        source: topic:partition:offset@timestamp, unique: a record becomes a dead letter once. A task's
+            has its awakeable's ID in front: a forged report can't take the place of a genuine one.
+        code: `unreadable`: it names no awakeable; `unknown` or `invalid`, as the verdict;
+            `unstorable`: the store refuses the record;
+            `folded`: it counts records that were not kept one by one;
+            `skipped`: an operator moved the partition past records that can't be read;
             `unusable-task`: not a completion but a task that a worker could not use.
         resent: How often it was sent again.
-        last_offset: Where it stands for several records, whose bytes are not kept: the last of them.
+        last_offset: The last offset, if it stands for several records; their bytes are not kept.
         count: How many records it stands for.
     """
 
@@ -67,14 +67,14 @@ class DeadLetter(Record):
 
 
 class Folding(Record):
-    """How much of a batch that settles nothing is kept; other dead letters are folded into one row.
+    """Limits on what a batch may add to the store; further dead letters are only counted, in one row.
 
     Attributes:
-        into: The ID of that row: it is added, or counted up if it is there.
-        keep: How many are kept.
+        into: The ID of that row; it is inserted, or its count is increased.
+        keep: How many dead letters are kept one by one.
         keep_bytes: How many bytes these may have together.
-        reason: What that row says of itself.
-        tell: So many verdicts other than `accepted` are published.
+        reason: The reason that the row gives.
+        max_verdicts: How many verdicts other than `accepted` are published.
     """
 
     into: str
@@ -85,7 +85,7 @@ class Folding(Record):
 
 
 def error_headers(*, topic: str, partition: int, offset: int, code: str, reason: str) -> tuple[Header, ...]:
-    """What a dead letter's copy says of itself: where the record came from, and what was wrong."""
+    """Headers of a dead letter's copy: where the record came from and what was wrong with it."""
     facts = (
         ("topic", topic),
         ("partition", str(partition)),
@@ -100,9 +100,9 @@ def error_headers(*, topic: str, partition: int, offset: int, code: str, reason:
 
 
 def relay_copy(letter: DeadLetter, *, to: str, now_ms: int) -> Effect:
-    """The dead letter's copy: key, value and headers byte for byte, then why and from where.
+    """The copy of a dead letter: key, value and headers byte for byte, then headers about the error.
 
-    The names are Kafka Connect's, so that tools which know its dead letters know these.
+    These have the names that Kafka Connect uses, so tools for its dead letters understand them.
     """
     why = error_headers(
         topic=letter.topic,
@@ -124,9 +124,9 @@ def relay_copy(letter: DeadLetter, *, to: str, now_ms: int) -> Effect:
 
 
 def without_value(effect: Effect, reason: str) -> Effect | None:
-    """The same copy for a topic that finds it too large: no value, and a header that says so.
+    """The copy without its value, for a topic that refuses it as too large; a header says so.
 
-    None when there is no value to leave out, or the effect is no dead letter's copy.
+    None if there is no value to leave out, or the effect does not copy a dead letter.
     """
     if effect.value is None or effect.kind != "dead-letter":
         return None
@@ -134,7 +134,7 @@ def without_value(effect: Effect, reason: str) -> Effect | None:
 
 
 def split(letters: Sequence[DeadLetter], folding: Folding) -> tuple[list[DeadLetter], list[DeadLetter]]:
-    """The first ones, as many as there is room for, and the rest."""
+    """Split dead letters into the first ones, as many as fit, and the rest."""
     room = folding.keep_bytes
     for place, letter in enumerate(letters):
         room -= letter.size
@@ -144,13 +144,13 @@ def split(letters: Sequence[DeadLetter], folding: Folding) -> tuple[list[DeadLet
 
 
 def remaining(folding: Folding, kept: Sequence[DeadLetter], *, used_up: bool) -> Folding:
-    """What is left of the room once these are kept; `used_up`: nothing, for there were more."""
+    """The limits that remain after these are kept; `used_up`: nothing remains."""
     keep = 0 if used_up else folding.keep - len(kept)
     return replace(folding, keep=keep, keep_bytes=folding.keep_bytes - sum(letter.size for letter in kept))
 
 
 def fold(letters: Sequence[DeadLetter], folding: Folding, *, now_ms: int) -> DeadLetter:
-    """The row that counts the dead letters of one partition that are not kept one by one."""
+    """A row that counts dead letters of one partition that are not kept one by one."""
     first = letters[0]
     row = DeadLetter(
         id=folding.into,
@@ -168,7 +168,7 @@ def fold(letters: Sequence[DeadLetter], folding: Folding, *, now_ms: int) -> Dea
 
 
 def counted_up(row: DeadLetter, letters: Sequence[DeadLetter]) -> DeadLetter:
-    """The same row with these counted as well."""
+    """The row with these added to its count."""
     last = max(letter.last_offset or letter.offset for letter in letters)
     return replace(
         row,
@@ -180,7 +180,7 @@ def counted_up(row: DeadLetter, letters: Sequence[DeadLetter]) -> DeadLetter:
 def dead_letter_of_task(
     task: DeadTask, *, letter_id: str, awakeable_id: str, worker: str, now_ms: int
 ) -> DeadLetter:
-    """The row of a task that a worker has reported to be a dead letter."""
+    """The row of a task that a worker reported as a dead letter."""
     return DeadLetter(
         id=letter_id,
         source=f"{awakeable_id}:{task.topic}:{task.partition}:{task.offset}@{task.timestamp_ms}",
@@ -199,21 +199,21 @@ def dead_letter_of_task(
 
 
 def refusal_to_resend(letter: DeadLetter, awakeable: AwakeableRow | None) -> str | None:
-    """Why a dead letter must not be sent to its topic again; None: it may be.
+    """Why a dead letter must not be sent back to its topic; None: it may be.
 
-    The topic of a task is what a record on the completions topic says. Only if the awakeable's own
-    task went there does an operator publish there by it.
+    A task's topic is named by a record on the completions topic, which may be forged. So the task is
+    sent only if the awakeable's own task was published there.
     """
     if letter.value is None and _bytes_were_dropped(letter):
         return (
-            f"the bytes of dead letter {letter.id} were not kept; while the topic has them they are at "
+            f"the bytes of dead letter {letter.id} were not kept; until the topic deletes them they are at "
             f"offset {letter.offset} of partition {letter.partition} of {letter.topic}"
         )
     if letter.code != UNUSABLE_TASK:
         return None
     if awakeable is None or awakeable.state != "pending":
         state = "gone" if awakeable is None else awakeable.state
-        return f"awakeable {letter.awakeable_id} is {state}: nobody waits for an answer to its task any more"
+        return f"awakeable {letter.awakeable_id} is {state}: nothing waits for an answer to its task any more"
     if awakeable.topic != letter.topic:
         went = "is not known" if awakeable.topic is None else f"was topic {awakeable.topic!r}"
         return (
@@ -224,14 +224,14 @@ def refusal_to_resend(letter: DeadLetter, awakeable: AwakeableRow | None) -> str
 
 
 def _bytes_were_dropped(letter: DeadLetter) -> bool:
-    """Were its bytes left out? A task without a value has headers, which say whose it is."""
+    """Were its bytes left out? A task without a value still has headers, which name its awakeable."""
     if letter.last_offset is not None:
         return True
     return letter.code in WITHOUT_BYTES or (letter.code == UNUSABLE_TASK and not letter.headers)
 
 
 def resend_effect(letter: DeadLetter, *, event_id: str, now_ms: int) -> Effect:
-    """The record as it was, for the topic that it came from; without what a dead letter adds."""
+    """The original record for the topic that it came from, without the headers about the error."""
     return Effect(
         event_id=event_id,
         stream=letter.id,

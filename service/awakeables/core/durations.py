@@ -1,4 +1,4 @@
-"""Durations as people write them, in settings, over HTTP and on the command line."""
+"""The durations that people write: in settings, over HTTP and on the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Final
 
 MAX_DURATION: Final = timedelta(days=365_250)
-"""A thousand years: enough for "never", and now plus as much is an instant that can be written."""
+"""A thousand years: enough for "never", and still a valid date when it is added to the current time."""
 
 FORMS: Final = "write it as 30 (seconds), 500ms, 10s, 2m, 1h30m, 7d or PT15M"
 
@@ -22,8 +22,8 @@ def parse_duration(text: str) -> timedelta:
     """Read a duration: seconds, numbers with units, or ISO 8601 without years and months.
 
     Raises:
-        ValueError: It is none of these, or longer than `MAX_DURATION`. The message says how to write one; it
-            leaves the text out, which may be a secret in the wrong place.
+        ValueError: It is none of these, or longer than `MAX_DURATION`. The message says how to write one
+            and leaves the text out, which may be a misplaced secret.
     """
     if _SECONDS.fullmatch(text):
         text += "s"

@@ -1,4 +1,4 @@
-"""Effects: records that are to be published once their commit is done (K3)."""
+"""Effects: records to publish after the commit that decided them (K3)."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from awakeables.core.records import Record
 
 Header: TypeAlias = tuple[str, bytes | None]
 Envelope: TypeAlias = Literal["json", "none", "cloudevents", "cloudevents-binary"]
-"""What is put around a task's payload: an envelope of our own, nothing, or a CloudEvent in either mode."""
+"""The envelope around a task's payload: our own, none, or a CloudEvent in either mode."""
 
 EffectState: TypeAlias = Literal["unsent", "failed"]
 EffectKind: TypeAlias = Literal["task", "event", "dead-letter", "verdict", "resend"]
-"""What an effect is: a task of an awakeable, another record of a handler, the copy of a dead letter, a
-verdict, or a dead letter that goes to the topic that it came from once more."""
+"""What an effect publishes: an awakeable's task, another record of a handler, a copy of a dead letter, a
+verdict, or a dead letter that is sent back to its original topic."""
 
 EFFECT_STATES: tuple[EffectState, ...] = ("unsent", "failed")
 
 
 class TaskFacts(Record):
-    """What a task tells its worker beside the payload.
+    """What a task's record contains besides the payload.
 
     Attributes:
-        deadline_ms: Filled in by the store, whose clock decides it, when it inserts the row.
-        source: Of a CloudEvent: who publishes it.
+        deadline_ms: Set by the store, by its own clock, when it inserts the awakeable.
+        source: The `source` attribute of a CloudEvent.
     """
 
     awakeable_id: str
@@ -49,7 +49,7 @@ _OLDER_FORMS: dict[bool | str, Envelope] = {
 
 
 def task_facts_from(content: bytes) -> TaskFacts:
-    """Read the facts of a task as JSON, also those of an earlier release, whose form is `enveloped`."""
+    """Decode a task's facts from JSON; earlier releases wrote `enveloped` instead of `envelope`."""
     if b'"enveloped"' not in content:
         return _decode_facts(content)
     older = _decode_older(content)
@@ -58,16 +58,16 @@ def task_facts_from(content: bytes) -> TaskFacts:
 
 
 class Effect(Record):
-    """A record to be published once its commit is done (K3).
+    """A record to publish after the commit that decided it (K3).
 
     Attributes:
-        event_id: Stable over resends.
-        stream: Effects of one stream are published in order: an invocation's ID, the ID of a
-            dead letter, or, for verdicts, of an awakeable.
-        value: The payload; the envelope of a task is put around it when it is published.
-        task: Of a task. Its awakeable is rejected with `publish-failed` if Kafka refuses the record.
-        verdict: Of a verdict, which is encoded when it is published; None in rows of older releases,
-            whose value it is.
+        event_id: The same each time it is sent.
+        stream: The effects of one stream are published in order. It is the ID of an invocation or a dead
+            letter; for verdicts, of an awakeable.
+        value: The payload; a task's envelope is added when it is published.
+        task: Set for a task. If Kafka refuses the record, the awakeable is rejected with `publish-failed`.
+        verdict: Set for a verdict, which is encoded when it is published; None in rows of older
+            releases, where `value` is the encoded verdict.
     """
 
     event_id: str
@@ -83,7 +83,7 @@ class Effect(Record):
 
 
 class QueuedEffect(Record):
-    """An effect as it stands in the outbox: unsent, or failed with the reason of Kafka's refusal."""
+    """An effect in the outbox: unsent, or failed with the reason for which Kafka refused it."""
 
     effect: Effect
     state: EffectState

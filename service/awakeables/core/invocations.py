@@ -6,14 +6,14 @@
                 └─────release──────┤
                                    └──────End──────▶ completed
 
-    cancel: pending, suspended, backing-off, paused ─▶ pending, marked; running stays, marked;
-            what never ran ─▶ completed
-    kill:   whatever has not ended ─▶ completed
+    cancel: pending, suspended, backing-off, paused ─▶ pending, marked; running: stays running, marked;
+            never claimed ─▶ completed
+    kill:   any state but completed ─▶ completed
 
-Only the owner, under the epoch of its claim and the version that it saw, appends to the journal
-(J1). Everybody else says `wake`: they count on the row, and what was suspended becomes pending.
-An owner suspends only if it has seen every wake; otherwise the row stays runnable, so that no
-wake-up is lost (O3).
+Only the owner, under the epoch of its claim and the version that it saw, appends to the journal (J1).
+Others call `wake`, which increments the row's wake counter and makes a suspended invocation pending. An
+owner can suspend only if it has seen every wake; otherwise the row becomes pending, so that no wake-up
+is lost (O3).
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ Status: TypeAlias = Literal["pending", "running", "suspended", "backing-off", "p
 STATUSES: tuple[Status, ...] = ("pending", "running", "suspended", "backing-off", "paused", "completed")
 
 MAX_STARTS = 5
-"""Starts without one commit after which an invocation is taken for one that kills its process."""
+"""After this many starts without a commit, an invocation is assumed to crash its process, and is paused."""
 
 SUSPECT_STARTS = 2
-"""Starts without one commit after which an invocation is run without another such one beside it.
+"""After this many starts without a commit, an invocation runs only while no other such one does.
 
-A handler that kills its process takes every handler down that is live beside it. Those would be
-parked with it, if each were not given a chance to commit by itself (hard case 11).
+A handler that crashes its process takes down every other handler in it. These would be paused with
+it, unless each of them gets a chance to commit without it (hard case 11).
 """
 
 NO_INSTANT_MS = 10**15
-"""What a due time that is no instant lies below the instant at which it was set: it is negative."""
+"""`at_once` subtracts this from the current instant, which makes the due time negative."""
 
 CRASHED = "crashed its owner"
 CANCELLED = "the invocation was cancelled"
@@ -51,7 +51,7 @@ KILLED = Cancellation(reason="the invocation was killed")
 
 
 class Failure(Record):
-    """Why an attempt failed or an invocation was paused; no stack, it may leave the service."""
+    """Why an attempt failed or an invocation was paused; no stack trace, since clients may see it."""
 
     kind: str
     message: str
@@ -69,18 +69,17 @@ class Invocation(Row):
     """The row of an invocation.
 
     Attributes:
-        epoch: Counts claims; with `owner` the fence of every commit of an owner.
+        epoch: Counts claims; with `owner` the fence of each of the owner's commits.
         version: Counts the chunks of the journal.
-        wake: Counts what the outside has told it.
-        starts: Claims since the owner's last commit.
+        wake: Counts wake-ups: outcomes and cancellations.
+        starts: Claims since the last commit of any owner.
         attempts: Failed attempts since the journal last grew.
-        due_ms: When it is to be claimed at the earliest (`at_once`: now, whenever that is); None: when
-            something wakes it.
-        committed_by: The owner of the last commit; with `epoch` and `commits` a commit that is sent
-            again after a lost acknowledgement is recognised.
+        due_ms: The earliest instant to claim it (`at_once`: immediately); None: not before it is woken.
+        committed_by: The owner of the last commit; with `epoch` and `commits` it identifies a commit that
+            is sent again after a lost acknowledgement.
         commits: The number of the last commit of this epoch.
         build: The build of the code that last wrote it.
-        cancelled_ms: When it was told to be cancelled; the handler is told at its next await.
+        cancelled_ms: When it was cancelled; `Cancelled` is raised at the handler's next await.
         origin: The instance whose caller waits for the result.
     """
 
@@ -124,19 +123,19 @@ class Invocation(Row):
 
     @property
     def acts(self) -> Acts:
-        """Who began it, by which token, and what operators did to it."""
+        """Which token began it, and what operators did to it."""
         return acts_from(self.acts_json)
 
 
 class Continue(Record):
-    """The owner goes on."""
+    """The owner keeps running it."""
 
 
 class Suspend(Record):
-    """The owner lets go until something wakes the invocation or `due_ms` comes.
+    """The owner releases the invocation until it is woken or `due_ms` is reached.
 
-    `wake` is the last wake that the owner has handed to the handler or knows to be in the rows
-    that it read.
+    `wake` is the last wake-up that the owner has passed to the handler, or whose outcome is in the rows
+    that it has read.
     """
 
     wake: int
@@ -151,13 +150,13 @@ class BackOff(Record):
 
 
 class Pause(Record):
-    """Park it: visible, resumable, nothing lost."""
+    """Pause the invocation: nothing is lost, and an operator can resume it."""
 
     failure: Failure
 
 
 class End(Record):
-    """It is done; `abandoned` are its awakeables that may still be pending (hard case 4)."""
+    """The invocation has ended; `abandoned` are awakeables that may still be pending (hard case 4)."""
 
     result: Outcome
     abandoned: tuple[str, ...] = ()
@@ -167,7 +166,7 @@ Next: TypeAlias = Continue | Suspend | BackOff | Pause | End
 
 
 def stalled_reason(row: Invocation) -> str | None:
-    """Why an invocation does not proceed, and what to do; the text is the same wherever it is shown.
+    """Why an invocation makes no progress, and what to do; the same text wherever it is shown.
 
     None: its last attempt has not failed, or it has ended.
     """
@@ -182,39 +181,39 @@ def stalled_reason(row: Invocation) -> str | None:
 
 
 def at_once(now_ms: int) -> int:
-    """A due time that has come, whatever the clock is set to.
+    """A due time that has passed, even if the clock is set back later.
 
-    Written as the instant it would lie in the future as soon as the clock is set back. It keeps the
-    instant all the same, so that who has waited longest is claimed first.
+    It still encodes the current instant, so that the invocation that has waited longest is claimed first.
     """
     return now_ms - NO_INSTANT_MS
 
 
 def due_since_ms(due_ms: int) -> int:
-    """The instant from which on it waits to be claimed."""
+    """The instant since which an invocation has been due."""
     return due_ms + NO_INSTANT_MS if due_ms < 0 else due_ms
 
 
 def owns(row: Invocation, *, owner: str, epoch: int, version: int) -> bool:
-    """The fence (J1): may this owner commit what it decided on that version?"""
+    """The fence (J1): may this owner commit what it decided on this version?"""
     return row.status == "running" and row.owner == owner and row.epoch == epoch and row.version == version
 
 
 def is_suspect(row: Invocation) -> bool:
-    """Was it live at each of the last crashes of its owners?"""
+    """Was it running at each of the last crashes of its owners?"""
     return row.starts >= SUSPECT_STARTS
 
 
 def is_repeat(row: Invocation, *, owner: str, epoch: int) -> bool:
-    """Was a commit of this owner whose number the row has applied, and only its acknowledgement lost?
+    """Was the row's last commit this owner's, so that one with an old number is a repeat?
 
-    An owner's commits under one epoch are applied in the order of their numbers (hard case 3).
+    An owner's commits under one epoch are applied in the order of their numbers (hard case 3), so a
+    number that the row has reached was applied, and only its acknowledgement was lost.
     """
     return row.epoch == epoch and row.committed_by == owner
 
 
 def claim(row: Invocation, *, owner: str, now_ms: int) -> Invocation:
-    """Give a runnable invocation to an owner, or park it if it keeps killing its owners."""
+    """Give a runnable invocation to an owner, or pause it if it keeps crashing its owners."""
     if row.starts >= MAX_STARTS:
         message = f"{row.starts} starts without a commit; fix the handler, then resume"
         return _parked(row, Failure(kind=CRASHED, message=message, at_ms=now_ms), now_ms)
@@ -227,7 +226,7 @@ def claim(row: Invocation, *, owner: str, now_ms: int) -> Invocation:
 def advance(
     row: Invocation, step: Next, *, grows: bool, owner: str, number: int, build: str, now_ms: int
 ) -> Invocation:
-    """Apply an owner's commit, its `number`th of this epoch; `grows`: it appends a chunk to the journal."""
+    """Apply an owner's commit, number `number` of this epoch; `grows`: it appends to the journal."""
     row = replace(row, updated_ms=now_ms)
     if grows:
         row.version += 1
@@ -262,7 +261,7 @@ def advance(
 
 
 def wake(row: Invocation, *, now_ms: int) -> Invocation:
-    """Count what the outside told; make a suspended invocation runnable."""
+    """Count a wake-up; a suspended invocation becomes pending and due."""
     row = replace(row, wake=row.wake + 1)
     if row.status == "suspended":
         row.status = "pending"
@@ -271,12 +270,12 @@ def wake(row: Invocation, *, now_ms: int) -> Invocation:
 
 
 def release(row: Invocation, *, now_ms: int) -> Invocation:
-    """Take a running invocation from an owner that does not hold it (any more)."""
+    """Make a running invocation pending, because its owner no longer runs it."""
     return replace(row, status="pending", owner=None, due_ms=at_once(now_ms))
 
 
 def replay_dry(row: Invocation, *, ends: bool) -> Invocation | None:
-    """Count a dry replay as a start while it runs; None: it has ended, or may kill its process."""
+    """Count a dry replay as a start while it runs; None: it has ended, or may crash its process."""
     if ends:
         return replace(row, starts=max(0, row.starts - 1))
     if row.status == "completed" or is_suspect(row):
@@ -285,9 +284,9 @@ def replay_dry(row: Invocation, *, ends: bool) -> Invocation | None:
 
 
 def resume(row: Invocation, *, now_ms: int) -> Invocation | None:
-    """Let a paused or backing-off invocation run again now; None: it is neither.
+    """Make a paused or backing-off invocation due now; None: it is neither.
 
-    One that is to be claimed now anyhow stays as it is: what a first resume has made of it.
+    A pending invocation that is already due is returned unchanged, so that a repeated resume succeeds.
     """
     if row.status == "pending" and row.due_ms is not None and row.due_ms <= now_ms:
         return row
@@ -297,12 +296,12 @@ def resume(row: Invocation, *, now_ms: int) -> Invocation | None:
 
 
 def cancel(row: Invocation, *, now_ms: int) -> Invocation | None:
-    """Mark it, so that its handler is told at its next await; None: it has ended.
+    """Mark it, so that `Cancelled` is raised at its handler's next await; None: it has ended.
 
-    What can be run is made runnable: what is paused was parked for its code, and the code may
-    still have something to undo. What never ran has nothing to undo and ends here. A second
-    cancel marks nothing again; also of one that the first has ended, whose acknowledgement was
-    lost. It lets run what has failed or was paused since.
+    It also becomes due, even if it was paused: its code may have something to undo. An invocation that
+    was never claimed has nothing to undo and ends here. A repeated cancel changes nothing, except that an
+    invocation that has failed or was paused since becomes due again; it also succeeds on one that the
+    first cancel ended, since that acknowledgement may have been lost.
     """
     if row.status == "completed":
         return row if row.epoch == 0 and row.result_json == _CANCELLED_JSON else None
@@ -318,9 +317,9 @@ def cancel(row: Invocation, *, now_ms: int) -> Invocation | None:
 
 
 def kill(row: Invocation, *, now_ms: int) -> Invocation | None:
-    """End it as it stands, its handler is not asked; None: it has ended otherwise.
+    """End it without running its handler; None: it has ended in another way.
 
-    An owner that runs it is fenced from now on. A second kill changes nothing.
+    Its owner is fenced from now on. A repeated kill changes nothing.
     """
     if row.status == "completed":
         return row if row.result_json == _KILLED_JSON else None

@@ -1,10 +1,9 @@
 """The journal, format 1: what an invocation did and learned, in order.
 
 A journal is a sequence of entries, written in chunks (one per commit), each chunk a JSON array.
-An entry's `index` is its place in the whole sequence, counted from 0; entry 0 is the input.
-*Operations* are what the handler asked for; *reports* tell what became of one (`of` is the
-operation's index). New kinds may be added; what is written here never changes its meaning
-(tests/golden/).
+An entry's index is its position in the whole sequence; entry 0 is the input. *Operations* are what the
+handler asked for; *reports* say what became of one (`of` is the operation's index). Kinds may be added;
+the tag and meaning of an existing kind never change (tests/golden/).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from awakeables.core.records import Record
 
 
 class Input(Record, tag_field="k", tag="input"):
-    """Entry 0: who was called, with what, if anything. `seed` feeds `ctx.random()` and `ctx.uuid()`."""
+    """Entry 0: the handler and its input, if any. `seed` feeds `ctx.random()` and `ctx.uuid()`."""
 
     service: str
     handler: str
@@ -45,7 +44,7 @@ class AwakeableCreated(Record, tag_field="k", tag="awakeable"):
 
 
 class PublishRequested(Record, tag_field="k", tag="publish"):
-    """A record was handed to the outbox; `of` is the index of the awakeable that it carries."""
+    """A record was added to the outbox; `of` is the index of the awakeable that it carries."""
 
     topic: str
     of: int | None = None
@@ -53,19 +52,19 @@ class PublishRequested(Record, tag_field="k", tag="publish"):
 
 
 class RunRequested(Record, tag_field="k", tag="run"):
-    """A side effect was asked for."""
+    """The handler called `ctx.run`."""
 
     name: str
 
 
 class SleepRequested(Record, tag_field="k", tag="sleep"):
-    """A durable sleep was asked for."""
+    """The handler called `ctx.sleep`."""
 
     until_ms: int
 
 
 class SettleRequested(Record, tag_field="k", tag="settle"):
-    """The handler completes an awakeable, its own or another's."""
+    """The handler completes an awakeable, of its own or another invocation."""
 
     id: str
     status: str
@@ -78,7 +77,7 @@ class ClockRead(Record, tag_field="k", tag="now"):
 
 
 class RunAttemptFailed(Record, tag_field="k", tag="tried"):
-    """A run with a retry policy failed and is to be tried again; `began_ms`: its first try."""
+    """A run with a retry policy failed and will be retried; `began_ms` is when its first attempt began."""
 
     of: int
     attempt: int
@@ -88,14 +87,14 @@ class RunAttemptFailed(Record, tag_field="k", tag="tried"):
 
 
 class OutcomeDelivered(Record, tag_field="k", tag="outcome"):
-    """The outcome of an operation, at the place where the handler was given it."""
+    """The outcome of an operation, at the point where the handler received it."""
 
     of: int
     outcome: Outcome
 
 
 class CancellationRaised(Record, tag_field="k", tag="cancel"):
-    """The invocation's cancellation was raised in the handler, here; at most once in a journal."""
+    """The invocation's cancellation was raised in the handler at this point; at most once in a journal."""
 
     reason: str
 
@@ -124,7 +123,7 @@ def decode_chunks(chunks: Iterable[bytes]) -> list[Entry]:
 
 
 class _Heading(Record):
-    """Of an entry of any kind, also of one that this release does not know, what tells an awakeable."""
+    """The fields that identify an awakeable, in an entry of any kind, known to this release or not."""
 
     k: str
     id: Any = None
@@ -134,5 +133,5 @@ _headings: msgspec.json.Decoder[list[_Heading]] = msgspec.json.Decoder(list[_Hea
 
 
 def awakeables_created(chunks: Iterable[bytes]) -> list[str]:
-    """The awakeables that a journal tells of, whichever release has written it."""
+    """The awakeables created in a journal, whichever release wrote it."""
     return [head.id for chunk in chunks for head in _headings.decode(chunk) if head.k == "awakeable"]

@@ -1,4 +1,4 @@
-"""JSON text as every reader of ours can decode it, and as it was written."""
+"""Strict JSON decoding: accepts only what every reader in this project can decode."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pydantic_core import from_json
 from awakeables.core.texts import excerpt
 
 MAX_NESTING = 200
-"""How deep JSON may be nested: pydantic's own bound, so that its readers of types agree."""
+"""Maximum nesting of JSON: pydantic's own limit, so that validation by type agrees."""
 
 _SHAPES = bytes.maketrans(b"123456789E", b"000000000e")
 _EXPONENT, _MANTISSA = b"e000", b"0" * 200
-"""A number that is beyond every double has an exponent of three digits, or a very long mantissa."""
+"""A number too large for a double has an exponent of three digits, or a very long mantissa."""
 
 
 def decode_json(text: bytes) -> Any:
-    """JSON as Python values; integers of any size are kept exactly.
+    """Decode JSON to Python values; integers of any size are exact.
 
     Raises:
-        ValueError: No JSON text (NaN, bad UTF-8 and lone surrogates are none), nested deeper than
-            `MAX_NESTING`, or with a number that is beyond every double: readers make infinity of
-            it, which can't be written again.
+        ValueError: It is not JSON (NaN, invalid UTF-8 and lone surrogates are not), is nested deeper than
+            `MAX_NESTING`, or has a number too large for a double, which readers would turn into
+            infinity and could not write again.
     """
     try:
         value = from_json(text, allow_inf_nan=False)

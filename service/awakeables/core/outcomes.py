@@ -1,6 +1,6 @@
-"""How something that was waited for ended: resolved, rejected, timed out, cancelled.
+"""Outcomes of an awaited operation: resolved, rejected, timed out, cancelled.
 
-The same four words stand in the journal, in an awakeable's row and in an invocation's result.
+The same four are used in the journal, in an awakeable's row and as an invocation's result.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Resolution(Record, tag_field="status", tag="resolved"):
 
 
 class Rejection(Record, tag_field="status", tag="rejected"):
-    """It failed for good. `details` is JSON text exactly as it was written."""
+    """It failed permanently. `details` is JSON text exactly as it was written."""
 
     reason: str
     code: int = 500
@@ -60,17 +60,17 @@ class Expiry(Record, tag_field="status", tag="timed-out"):
 
 
 class Cancellation(Record, tag_field="status", tag="cancelled"):
-    """It was called off."""
+    """It was cancelled."""
 
     reason: str
 
 
 def publish_failed(topic: str, reason: str) -> Rejection:
-    """What an awakeable is told whose task Kafka has refused for good, for this reason."""
-    told = shortened(writable(reason))
-    if repr(topic) not in told:
-        told = f"topic {topic!r}: {told}"
-    return Rejection(reason=f"{PUBLISH_FAILED}: {told}", code=502)
+    """The rejection of an awakeable whose task Kafka permanently refused."""
+    shown = shortened(writable(reason))
+    if repr(topic) not in shown:
+        shown = f"topic {topic!r}: {shown}"
+    return Rejection(reason=f"{PUBLISH_FAILED}: {shown}", code=502)
 
 
 Outcome: TypeAlias = Resolution | Rejection | Expiry | Cancellation
@@ -78,7 +78,7 @@ Outcome: TypeAlias = Resolution | Rejection | Expiry | Cancellation
 _decoder: msgspec.json.Decoder[Outcome] = msgspec.json.Decoder(Outcome)
 
 encode_outcome: Callable[[Outcome], bytes] = msgspec.json.Encoder().encode
-"""Write an outcome as JSON; `decode_outcome` gives it back, values to the letter."""
+"""Encode an outcome as JSON; `decode_outcome` gives it back with every value exactly as written."""
 
 decode_outcome: Callable[[bytes], Outcome] = _decoder.decode
-"""Read what `encode_outcome` wrote."""
+"""Decode what `encode_outcome` wrote."""

@@ -1,8 +1,8 @@
-"""How a fact is written down: immutable, named fields, one tag per kind.
+"""The base classes of immutable records and of rows.
 
-`msgspec` structs rather than dataclasses: the journal and the wire are made of them, and they
-encode ten times faster (docs/adr/0003-msgspec-for-records.md). Integers that count time end in
-`_ms` and are milliseconds since 1970 (instants) or milliseconds (durations).
+They are `msgspec` structs rather than dataclasses: the journal and the wire are made of them, and they
+encode ten times faster (docs/adr/0003-msgspec-for-records.md). Integers whose names end in `_ms` are
+milliseconds: since 1970 for an instant, in length for a duration.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import msgspec
 
 
 def instant(at_ms: int) -> datetime:
-    """The instant of so many milliseconds since 1970, exactly: a float of seconds would round."""
+    """Milliseconds since 1970 as a datetime in UTC, exactly: a float of seconds would round."""
     return datetime.fromtimestamp(at_ms // 1000, UTC).replace(microsecond=at_ms % 1000 * 1000)
 
 
 def rfc3339(at_ms: int) -> str:
-    """The same instant as text, to the millisecond: 2026-11-21T12:00:00.000Z."""
+    """Milliseconds since 1970 as text: 2026-11-21T12:00:00.000Z."""
     seconds, millis = divmod(at_ms, 1000)
     return f"{_to_the_second(seconds)}.{millis:03}Z"
 
@@ -33,27 +33,27 @@ def _to_the_second(seconds: int) -> str:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class _RecordMeta(msgspec.StructMeta):
-    """Tells type checkers what `Record` hands down: frozen, keyword-only."""
+    """Makes type checkers treat subclasses of `Record` as frozen and keyword-only."""
 
 
 class Record(msgspec.Struct, metaclass=_RecordMeta, frozen=True, kw_only=True, omit_defaults=True):
-    """A fact or an order: never changed, compared by value."""
+    """An event, a command or a value: immutable, compared by value."""
 
 
 class Row(msgspec.Struct, gc=False):
-    """A row of a table: its fields are the columns, in the order of the table.
+    """A row of a table: its fields are the columns, in the table's order.
 
-    So a row that is read is `Row(*columns)` and an insert is `msgspec.structs.astuple(row)`. What a
-    column holds as JSON stays bytes, with a property that decodes it. A row is never changed once
-    others may see it: a transition works on a copy.
+    So reading a row is `Row(*columns)`, and inserting it is `msgspec.structs.astuple(row)`. A JSON column
+    stays bytes, with a property that decodes it. A row must not be changed once it is shared: a
+    transition works on a copy.
     """
 
 
 def text_bytes(text: str) -> bytes:
-    """Text from outside: half of a surrogate pair, which UTF-8 refuses, is kept, too."""
+    """Encode text from outside; a lone surrogate, which UTF-8 refuses, is kept, too."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def text_from(content: bytes) -> str:
-    """Read what `text_bytes` wrote."""
+    """Decode what `text_bytes` wrote."""
     return content.decode("utf-8", "surrogatepass")

@@ -1,7 +1,7 @@
 """Replay: the same operations in the same order, outcomes in the order of the journal (J2).
 
-`Replay` walks the history once. While history is left, what the handler asks for must be what
-stands there; past its end, what it asks for is new and is collected for the next commit.
+`Replay` walks the history once. While history is left, the handler must ask for what is recorded there;
+past its end, what it asks for is new and is collected for the next commit.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ Op = TypeVar(
 
 
 class Replay:
-    """One walk of a handler along its journal.
+    """One pass of a handler over its journal.
 
     Attributes:
-        entries: The journal, with what is new at its end.
-        replaying: Is there history left that the handler has not repeated yet?
-        outcomes: What has been handed to the handler so far, by the operation's index.
-        tried: The last failed try of each run that is still to be retried.
+        entries: The journal, new entries at its end.
+        replaying: Whether history is left that the handler has not repeated yet.
+        outcomes: The outcomes that the handler has received so far, by the operation's index.
+        failed_attempts: The last failed attempt of each run that will be retried.
     """
 
     def __init__(self, history: Sequence[Entry]) -> None:
-        """Begin at the input, which must be there."""
+        """Start after the input, which must be the first entry."""
         self.entries = list(history)
         self._history = len(self.entries)
         self.replaying = self._history > 1
         self._cursor = 1
         self._committed = self._history
         self.outcomes: dict[int, Outcome] = {}
-        self.tried: dict[int, RunAttemptFailed] = {}
+        self.failed_attempts: dict[int, RunAttemptFailed] = {}
 
     @property
     def input(self) -> Input:
@@ -57,14 +57,13 @@ class Replay:
         return first
 
     def ask(self, op: Op) -> tuple[int, Op]:
-        """Match an operation against the history, or note it as new.
+        """Match an operation against the history, or append it as new.
 
         Returns:
-            Its index, and the operation as it was first asked for (with the first ID, the first
-            instant), which is the one to use.
+            Its index, and the operation to use: as it was first recorded, with the first ID or instant.
 
         Raises:
-            ReplayMismatch: History tells of something else here.
+            ReplayMismatch: The history has another operation here.
         """
         if not self.replaying:
             self.entries.append(op)
@@ -77,21 +76,21 @@ class Replay:
         return index, cast("Op", recorded)
 
     def recall(self, waited: Container[int]) -> int | CancellationRaised | None:
-        """Hand out what history has next for a handler that awaits one of `waited`.
+        """Take the next outcome from the history, for a handler that awaits one of `waited`.
 
         Returns:
-            The index of the operation that ended, its outcome now in `outcomes`; or the
-            cancellation that is to be raised here; None when history has run out, so that the
-            outcome must come from outside.
+            The index of the operation that ended, whose outcome is now in `outcomes`; or the
+            cancellation to raise here; or None at the end of the history: the outcome must come from
+            outside.
 
         Raises:
-            ReplayMismatch: History tells that the handler did something else than wait here.
+            ReplayMismatch: In the history the handler did not wait here.
         """
         while self.replaying:
             entry = self.entries[self._cursor]
             match entry:
                 case RunAttemptFailed() if entry.of in waited:
-                    self.tried[entry.of] = entry
+                    self.failed_attempts[entry.of] = entry
                     self._pass()
                 case OutcomeDelivered() if entry.of in waited:
                     self.outcomes[entry.of] = entry.outcome
@@ -106,41 +105,41 @@ class Replay:
         return None
 
     def finish(self) -> None:
-        """Check that a handler that ends has repeated all its history.
+        """Check that a handler that ends has repeated its whole history.
 
         Raises:
-            ReplayMismatch: It ended while history tells of more.
+            ReplayMismatch: History is left.
         """
         if self.replaying:
             raise ReplayMismatch(self._difference("ends"))
 
     def deliver(self, index: int, outcome: Outcome) -> None:
-        """Note an outcome that comes from outside, at the place where the handler gets it."""
+        """Append an outcome that came from outside, at the point where the handler receives it."""
         self.outcomes[index] = outcome
         self.entries.append(OutcomeDelivered(of=index, outcome=outcome))
 
     def retry(self, tried: RunAttemptFailed) -> None:
-        """Note a failed try of a run."""
-        self.tried[tried.of] = tried
+        """Append a failed attempt of a run."""
+        self.failed_attempts[tried.of] = tried
         self.entries.append(tried)
 
     def cancel(self, raised: CancellationRaised) -> None:
-        """Note that the invocation's cancellation is raised at this await."""
+        """Append that the invocation's cancellation is raised at this await."""
         self.entries.append(raised)
 
     @property
     def cancelled(self) -> bool:
-        """Was the cancellation raised, here or in history that is still to be repeated?"""
+        """Whether the journal has the cancellation, even if the handler has not reached it yet."""
         return any(isinstance(entry, CancellationRaised) for entry in self.entries)
 
     def take_new(self) -> list[Entry]:
-        """What is not yet committed; the next call does not give it again."""
+        """Return the entries that are not committed; the next call does not return them again."""
         new = self.entries[self._committed :]
         self._committed += len(new)
         return new
 
     def open_awakeables(self) -> tuple[str, ...]:
-        """The awakeables that were asked for and whose outcome was not handed out."""
+        """The awakeables that were created and whose outcomes the handler has not received."""
         asked = enumerate(self.entries)
         return tuple([e.id for n, e in asked if isinstance(e, AwakeableCreated) and n not in self.outcomes])
 
@@ -148,7 +147,7 @@ class Replay:
         return describe(self.entries[index])
 
     def _pass(self) -> None:
-        """The handler has repeated one more entry."""
+        """Advance past an entry that the handler has repeated."""
         self._cursor += 1
         self.replaying = self._cursor < self._history
 
@@ -158,17 +157,17 @@ class Replay:
         lines.append(f"  - {self._cursor:>4}  {self.describe_at(self._cursor)}")
         return "\n".join(
             [
-                "the handler no longer does what its journal tells: its code has changed, "
-                "or time, chance or an order is not from ctx.",
+                "the handler no longer does what its journal says: its code has changed, "
+                "or it takes the time, randomness or an iteration order from elsewhere than ctx.",
                 *lines,
                 f"  +       the handler {asked}",
-                "Deploy code that repeats the journal (the line marked -) and resume the invocation.",
+                "Deploy code that repeats the journal (the line marked -), then resume the invocation.",
             ]
         )
 
 
 def open_awakeables(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """The awakeables of a journal whose outcomes do not stand in it."""
+    """The awakeables of a journal that has no outcomes for them."""
     pending: dict[int, str] = {}
     for index, entry in enumerate(entries):
         if isinstance(entry, AwakeableCreated):
@@ -179,7 +178,7 @@ def open_awakeables(entries: Sequence[Entry]) -> tuple[str, ...]:
 
 
 def describe(entry: Entry) -> str:
-    """One entry in words, for differences and for people."""
+    """One entry in words, for error messages and for people."""
     match entry:
         case Input():
             return f"input of {entry.service}/{entry.handler}"
@@ -197,7 +196,7 @@ def describe(entry: Entry) -> str:
         case ClockRead():
             return "now"
         case RunAttemptFailed():
-            return f"try {entry.attempt} of entry {entry.of} failed: {entry.error}"
+            return f"attempt {entry.attempt} of entry {entry.of} failed: {entry.error}"
         case OutcomeDelivered():
             return f"outcome of entry {entry.of}"
         case CancellationRaised():
@@ -205,7 +204,7 @@ def describe(entry: Entry) -> str:
 
 
 def _signature(entry: Entry) -> tuple[object, ...]:
-    """What makes two operations the same; what the handler may vary (a time-out) is not in it."""
+    """What must be equal for two operations to match; a handler may vary the rest, such as a time-out."""
     match entry:
         case PublishRequested():
             return (PublishRequested, entry.topic, entry.of, entry.task)

@@ -1,4 +1,4 @@
-"""What a store answers to its orders, one kind per order; `Fenced` where the member came too late."""
+"""A store's replies, one kind per command, or `Fenced` for a command that came too late."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from awakeables.core.records import Record
 
 
 class Begun(Record):
-    """`created` is False when the idempotency key stands for an older invocation.
+    """The invocation exists; `created` is False if the idempotency key stands for an older one.
 
-    `effects` are those of its first step that are not sent, with their deadlines.
+    `effects` are the unsent ones of its first step, with their deadlines.
     """
 
     id: str
@@ -24,21 +24,21 @@ class Begun(Record):
 
 
 class KeyConflict(Record):
-    """The idempotency key stands for another request: nothing was created."""
+    """The idempotency key was used for a different request: nothing was created."""
 
     id: str
 
 
 class Claimed(Record):
-    """The rows as they are now: running under the owner, or just parked."""
+    """The rows after the claim: running under the owner, or just paused."""
 
     invocations: tuple[Invocation, ...]
 
 
 class Advanced(Record):
-    """The row as it is now, the effects as they were queued, with their deadlines, and who was called off.
+    """The row after the commit, the queued effects with their deadlines, and the awakeables it cancelled.
 
-    Of a commit that was applied before: the effects that are not sent yet.
+    For a commit that was applied before, `effects` are those that are still unsent.
     """
 
     invocation: Invocation
@@ -47,11 +47,11 @@ class Advanced(Record):
 
 
 class Fenced(Record):
-    """The fence failed: somebody else owns what the member was about. Nothing was changed."""
+    """The fence failed: another owner has the invocation or partition. Nothing was changed."""
 
 
 class Wake(Record):
-    """An invocation was told something: how often by now, and what; `owner` runs it, if anybody does."""
+    """An invocation was woken by an outcome; `wake` counts its wake-ups, `owner` runs it (None: nobody)."""
 
     invocation_id: str
     wake: int
@@ -61,12 +61,14 @@ class Wake(Record):
 
 
 class SettledAll(Record):
-    """A verdict per completion (None: a heartbeat or a dead task that was noted), and who is to be woken.
+    """A verdict per completion (None: a recorded heartbeat or dead task), and the wake-ups.
 
-    `dead_letters` are those that were added, with the row that stands for others; copies of all but
-    dead tasks wait in the outbox, unclaimed. `folded` counts by code those that were not kept one by one,
-    `unpublished` the verdicts that are not published.
-    `again` are the places of completions that had their verdict before: they are counted nowhere.
+    Attributes:
+        dead_letters: Those that were added, the row that counts others included. Copies of all but
+            dead tasks are in the outbox, unclaimed.
+        folded: How many dead letters were counted instead of kept, by code.
+        unpublished: How many verdicts are not published.
+        again: Indices of completions that had their verdict before; they are not counted again.
     """
 
     verdicts: tuple[Verdict | None, ...]
@@ -78,54 +80,58 @@ class SettledAll(Record):
 
 
 class Unchecked(Record):
-    """Some values were not checked against the schema of their row: check, and send again."""
+    """Nothing was done: values must be checked against the schema of their row first; then send again."""
 
     awakeable_ids: tuple[str, ...]
 
 
 class Expired(Record):
+    """The invocations whose awakeables were timed out."""
+
     wakes: tuple[Wake, ...]
 
 
 class Released(Record):
+    """How many invocations were released."""
+
     count: int
 
 
 class DryReplayed(Record):
-    """The invocation; None: it is not to be replayed, has ended, or is gone."""
+    """The invocation; None: it must not be replayed, has ended, or does not exist."""
 
     invocation: Invocation | None
 
 
 class Resumed(Record):
-    """`invocation` as it is now, None if there is none; `accepted`: it is to run now."""
+    """The row after the command, None if there is none; `accepted`: it is due now."""
 
     invocation: Invocation | None
     accepted: bool
 
 
 class CancelMarked(Record):
-    """`invocation` as it is now, None if there is none; `accepted`: it had not ended before."""
+    """The row after the command, None if there is none; `accepted`: it had not ended before."""
 
     invocation: Invocation | None
     accepted: bool
 
 
 class Killed(Record):
-    """`invocation` as it is now, None if there is none; `done`: it had not ended otherwise."""
+    """The row after the command, None if there is none; `done`: it had not ended in another way."""
 
     invocation: Invocation | None
     done: bool
 
 
 class Purged(Record):
-    """How many invocations, or dead letters and refused effects, are gone."""
+    """How many invocations, or dead letters and refused effects, were deleted."""
 
     count: int
 
 
 class Resent(Record):
-    """The dead letter, None if there is none; and the effect, None if it is not sent: see `refusal`."""
+    """The dead letter, None if there is none; the effect, None if it is not sent (`refusal` says why)."""
 
     dead_letter: DeadLetter | None
     effect: Effect | None
@@ -133,9 +139,9 @@ class Resent(Record):
 
 
 class Republished(Record):
-    """The effect as it is now, None if there is none; `accepted`: it is unsent (again).
+    """The effect after the command, None if there is none; `accepted`: it is queued (again).
 
-    Not accepted is a failed one that carries an awakeable: that was rejected when it failed.
+    `accepted` is False for a failed task: its awakeable was rejected when the publish failed.
     """
 
     queued: QueuedEffect | None
@@ -143,15 +149,15 @@ class Republished(Record):
 
 
 class Skipped(Record):
-    """Was it done? Not if the partition was read on, or moved, meanwhile."""
+    """Whether the position was moved; False if it had changed meanwhile."""
 
     done: bool
 
 
 class Position(Record):
-    """Where to read on, and under which epoch. `next` is 0 for a partition never read.
+    """The next offset to read, and the epoch to read under; `next` is 0 for a partition never read.
 
-    What is before `again_before` was read once already, before an operator has moved the partition.
+    Offsets below `again_before` were read once already, before an operator moved the position back.
     """
 
     partition: int
@@ -161,14 +167,20 @@ class Position(Record):
 
 
 class PartitionsTaken(Record):
+    """Where to read each partition from."""
+
     positions: tuple[Position, ...]
 
 
 class ClaimedEffects(Record):
+    """The effects that are this owner's now."""
+
     effects: tuple[Effect, ...]
 
 
 class Acknowledged(Record):
+    """The command was applied, now or before."""
+
     wakes: tuple[Wake, ...] = ()
 
 

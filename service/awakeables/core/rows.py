@@ -1,8 +1,7 @@
-"""The rows that decisions are made on, and what they change.
+"""The rows that commands are decided on, and the changes that decisions make.
 
-A store loads rows by key, `core/decide/` decides on them, and the store writes what changed. Where
-the rows come from is the store's affair: a dict that has everything (memory), rows that were loaded
-for this commit, or rows that the store knows because it wrote them last.
+A store loads rows by key, `core/decide/` decides on them, and the store writes what changed. The rows
+may come from a dict of everything (memory), be loaded for this commit, or be cached from an earlier one.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ TableName: TypeAlias = Literal[
 ]
 
 UNCLAIMED = ""
-"""Who has claimed an effect that the next look of any relay is to take."""
+"""`claimed_by` of an effect that any owner's relay may take next."""
 
 PLACES = 20
-"""Bits of an effect's position that count within one version of the journal."""
+"""An effect's position is the journal's version, shifted by this many bits, plus its place in the commit."""
 
 _encode = msgspec.json.Encoder().encode
 _decode_verdict = msgspec.json.Decoder(Verdict).decode
@@ -47,9 +46,9 @@ class EffectRow(Row):
 
     Attributes:
         claimed_by: The owner whose relay publishes it.
-        reason: Of a failed one: why Kafka has refused it.
-        facts_json: What a task tells its worker beside the payload, or a verdict.
-        position: Its place in its stream; the stream's effects are published in this order.
+        reason: Why Kafka refused it, if it has failed.
+        facts_json: A task's facts, or a verdict.
+        position: Its position in its stream; a stream's effects are published in this order.
     """
 
     event_id: str
@@ -98,7 +97,7 @@ class EffectRow(Row):
 
 
 def effect_row(effect: Effect, owner: str, position: int) -> EffectRow:
-    """The row of an effect that is to be published, claimed by an owner."""
+    """The row of an unsent effect that is claimed by an owner."""
     facts = effect.task or effect.verdict
     return EffectRow(
         effect.event_id,
@@ -127,7 +126,7 @@ def headers_from(content: bytes | None) -> tuple[Header, ...]:
 
 
 class PositionRow(Row):
-    """How far a partition was read, and who reads it; `again_before` as in `Position`."""
+    """How far a partition was read and who reads it; `again_before` as in `Position`."""
 
     topic: str
     partition: int
@@ -144,7 +143,7 @@ class PositionRow(Row):
 
 
 class NotLoaded(Exception):
-    """A decision needs rows that were not loaded; it has changed nothing: load them, decide again."""
+    """A decision needs rows that are not loaded. It has changed nothing: load them and decide again."""
 
     def __init__(self, table: TableName, keys: Iterable[Hashable]) -> None:
         super().__init__(f"{table} {keys}")
@@ -153,10 +152,10 @@ class NotLoaded(Exception):
 
 
 class Table(dict[K, V | None], Generic[K, V]):
-    """Rows of one kind by their key; None: there is none. `[]` of one that isn't loaded is `NotLoaded`.
+    """Loaded rows of one table by key; None: the row does not exist. `[]` raises `NotLoaded` otherwise.
 
-    `get` is for keys that are new, so that nothing is read to learn that a row is absent: a row
-    that is there after all makes the insert fail, and the decision is made again over loaded rows.
+    `get` is for new keys, so that nothing is read to learn that a row is absent. If the row exists after
+    all, the insert fails, and the command is decided again over loaded rows.
     """
 
     def __init__(self, name: TableName) -> None:
@@ -167,14 +166,14 @@ class Table(dict[K, V | None], Generic[K, V]):
         raise NotLoaded(self.name, (key,))
 
     def require(self, keys: Iterable[K]) -> None:
-        """Raises `NotLoaded` with all of these keys that are not loaded."""
+        """Raise `NotLoaded` with all of these keys that are not loaded, if any."""
         missing = [key for key in keys if key not in self]
         if missing:
             raise NotLoaded(self.name, missing)
 
 
 class CompleteTable(Table[K, V]):
-    """A table that has every row: what is not in it is absent."""
+    """A table with every row: a key that is not in it does not exist."""
 
     def __missing__(self, key: K) -> V | None:
         return None
@@ -184,18 +183,18 @@ class CompleteTable(Table[K, V]):
 
 
 class Rows:
-    """The rows that decisions are made on.
+    """The rows that commands are decided on.
 
     Attributes:
-        effects: By event ID, unsent and failed.
-        sources: The ID of the dead letter that was made of a record, by the record's source.
-        keys: By scope and idempotency key: the fingerprint, and the invocation that they stand for.
+        effects: Unsent and failed ones, by event ID.
+        sources: The ID of the dead letter for a record, by the record's source.
+        keys: The request's fingerprint and the invocation's ID, by scope and idempotency key.
         positions: By topic and partition.
-        retention_ms: How old an awakeable's ID can be before its missing row means *purged*.
+        retention_ms: An awakeable without a row whose ID is older than this was purged.
     """
 
     def __init__(self, retention_ms: int, table: type[Table[str, object]] = Table) -> None:
-        """No row yet, in tables of this kind."""
+        """Make empty tables of this kind."""
         make: type[Table] = table  # type: ignore[type-arg]
         self.retention_ms = retention_ms
         self.invocations: Table[str, Invocation] = make("invocations")
@@ -208,17 +207,17 @@ class Rows:
 
 
 class Changes:
-    """What the members of one commit have changed, for the store to write.
+    """What the commands of one commit have changed, for the store to write.
 
-    Decisions change rows only by its verbs, after all their reads and checks. It writes through to
-    the rows, so that the next decision sees the change, and keeps of each row how it was before: the
-    store writes the difference once, however often a row was changed, with what was there as guard.
+    Decisions change rows only by these methods, after all their reads and checks. Changes are written
+    through to `rows`, so that the next decision sees them. The row before the first change is kept: the
+    store writes the difference once, however often a row was changed, guarded by the old values.
 
     Attributes:
-        chunks: Journal chunks to append: invocation, version, chunk, when.
-        published: Effects to delete that were not read before.
-        purged: Ended invocations to delete with all that is theirs. These, like the dead letters and
-            effects to delete, the store deletes before the next decision.
+        chunks: Journal chunks to append: invocation, version, chunk, instant.
+        published: Effects to delete that were not loaded.
+        purged: Ended invocations to delete with everything that belongs to them. Like the dead letters
+            and effects to delete, the store deletes them before the next decision.
     """
 
     def __init__(self, rows: Rows) -> None:
@@ -268,7 +267,7 @@ class Changes:
         self.rows.effects[before.event_id] = None
 
     def delete_published(self, event_ids: Iterable[str]) -> None:
-        """Delete effects, whatever is known of them."""
+        """Delete effects, loaded or not."""
         effects = self.rows.effects
         for event_id in event_ids:
             known = effects.get(event_id)
@@ -279,18 +278,18 @@ class Changes:
                 effects[event_id] = None
 
     def require_waiting(self, invocation_ids: Iterable[str]) -> None:
-        """What waking these needs must be loaded before anything is changed.
+        """Check that invocations to wake are loaded, before anything is changed.
 
         Raises:
-            NotLoaded: It isn't.
+            NotLoaded: Some are not.
         """
         self.rows.invocations.require(invocation_ids)
 
     def wake(self, awakeable: AwakeableRow, outcome: Outcome, now_ms: int) -> Wake:
-        """Count the wake-up in the transaction that causes it (hard case 1).
+        """Count a wake-up in the transaction that causes it (hard case 1).
 
-        A store whose settlers and owners write at the same time counts in the database instead, and
-        completes the answer from there.
+        A store in which several instances write at once counts in the database instead, and takes the
+        number in the reply from there.
         """
         row = self.rows.invocations[awakeable.invocation_id]
         assert row is not None, f"{awakeable.id} has no invocation"
@@ -306,7 +305,7 @@ class Changes:
 
 
 def requeued(row: EffectRow, *, position: int, acts_json: bytes | None) -> EffectRow:
-    """A failed effect that is to be published after all."""
+    """A failed effect, unsent again and unclaimed."""
     return replace(
         row,
         state="unsent",
@@ -318,5 +317,5 @@ def requeued(row: EffectRow, *, position: int, acts_json: bytes | None) -> Effec
 
 
 def refused(row: EffectRow, reason: str) -> EffectRow:
-    """An effect that Kafka will never take."""
+    """An effect that Kafka refused permanently, marked as failed."""
     return replace(row, state="failed", reason_utf8=text_bytes(reason))

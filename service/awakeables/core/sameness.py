@@ -1,11 +1,11 @@
-"""When two answers are the same answer: numbers as written, keys in any order.
+"""Equality of two answers: numbers as written, keys in any order.
 
-A repeat of a completion is told *duplicate*, any other answer *conflict*, so the comparison
-must not be fooled by white space or the order of keys, and must not take 1 for 1.0 or round
-2⁶⁴ + 1. Of duplicate keys the last counts, as for every reader of the value.
+A repeated answer gets the verdict *duplicate*, a different one *conflict*. So the comparison must ignore
+white space and the order of keys, must not take 1 for 1.0, and must not round 2⁶⁴ + 1. Of duplicate
+keys the last one counts, as for every reader of the value.
 
-It is done while a transaction is open and everybody waits, so it is bounded: a value that is long
-is the same only byte for byte.
+It runs inside the transaction, which all writers wait for, so its cost is bounded: long values are
+compared byte for byte.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 
 MAX_PARSED_BYTES = 64 * 1024
-"""Bytes of JSON that are still read to be compared: tens of milliseconds at most, where all are numbers."""
+"""Longer JSON is not parsed to be compared; this much takes tens of milliseconds if it is all numbers."""
 
 
 class _Number:
-    """A JSON number by its text: neither equal to a string nor to another spelling."""
+    """A JSON number, compared by its text; not equal to a string or to another spelling."""
 
     __slots__ = ("text",)
 
@@ -35,7 +35,7 @@ class _Number:
 
 
 def same_answer(one: Outcome, other: Outcome) -> bool:
-    """Do both say the same: the same status and the same value, or reason, code and details?"""
+    """Have both the same status and the same value, or the same reason, code and details?"""
     match one, other:
         case Resolution(), Resolution():
             if one.is_json != other.is_json:

@@ -1,9 +1,8 @@
-"""Where a completion came from: of one source only the first completion counts.
+"""Where a completion came from; only the first completion from a source counts.
 
-A row keeps it as text, `<kind>:<its identity>`. That of a Kafka record is
-`kafka:<topic>:<partition>:<offset>@<timestamp>`: a topic that was deleted and created again gives
-the same offsets to other records, which only the timestamp distinguishes. Rows of earlier releases have
-the text without it.
+A row keeps the source as text, `<kind>:<identity>`. A Kafka record's source is
+`kafka:<topic>:<partition>:<offset>@<timestamp>`: a topic that is deleted and created again reuses its
+offsets, and only the timestamp tells the records apart. Rows of earlier releases have no timestamp.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ class Source(Record):
     """Where a completion came from.
 
     Attributes:
-        id: What distinguishes it from others of its kind; of a Kafka record its place does.
-        timestamp_ms: The record's; None if it is from a row of an earlier release.
+        id: Distinguishes it from others of its kind; None for a Kafka record, whose position does.
+        timestamp_ms: The record's timestamp; None in rows of earlier releases.
     """
 
     kind: SourceKind
@@ -39,7 +38,7 @@ class Source(Record):
 
     @property
     def text(self) -> str:
-        """As rows keep it; `parse_source` reads it."""
+        """The text that rows keep; `parse_source` reads it."""
         if self.kind == "kafka":
             place = f"{_KAFKA}{self.topic}:{self.partition}:{self.offset}"
             return place if self.timestamp_ms is None else f"{place}@{self.timestamp_ms}"
@@ -47,7 +46,7 @@ class Source(Record):
 
 
 def parse_source(text: str) -> Source:
-    """Read the text of a source, also one of an earlier release."""
+    """Parse the text of a source, as written by this or an earlier release."""
     if not text.startswith(_KAFKA):
         kind, colon, identity = text.partition(":")
         return Source(kind=cast("SourceKind", kind), id=identity if colon else None)
@@ -57,7 +56,7 @@ def parse_source(text: str) -> Source:
 
 
 def same_source(kept: str, given: str) -> bool:
-    """Is it the source that is kept in a row, by this or by an earlier release?"""
+    """Is `given` the source `kept` in a row, written by this or an earlier release?"""
     return given == kept or (
         given.startswith(_KAFKA) and "@" not in kept and given.rpartition("@")[0] == kept
     )

@@ -1,4 +1,4 @@
-"""Texts from outside, made fit to be kept, shown in one line, and printed on a terminal."""
+"""Makes text from outside safe to store, to show on one line and to print on a terminal."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from typing import Any
 
 MAX_CHARACTERS = 200
 MAX_MESSAGE_CHARACTERS = 2000
-"""Enough for what a person reads of an error; a message may have megabytes of a user's data in it."""
+"""Enough of an error for a person; a message may contain megabytes of a user's data."""
 
 
 def writable(text: str) -> str:
-    """The text without lone surrogates, which UTF-8 can't say (file names have them)."""
+    """The text without lone surrogates, which UTF-8 can't encode (file names may have them)."""
     return str.encode(text, "utf-8", "replace").decode()
 
 
 def shortened(text: str, most: int = MAX_CHARACTERS) -> str:
-    """The text, or its beginning and `…` if it is a long one."""
+    """The text, or its beginning and `…` if it is longer than `most`."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 MAX_VALUE_CHARACTERS = 80
-"""Characters; enough to recognize what a client has sent or a caller has passed."""
+"""Enough to recognize what a client sent or a caller passed."""
 
 
 def excerpt(value: object) -> str:
-    """A value for a message: its `repr`, a long one cut. A text is cut first, so that it stays in quotes."""
+    """A value's `repr` for a message, cut if it is long; a string is cut first, so that it stays quoted."""
     if isinstance(value, str):
         return repr(shortened(value, MAX_VALUE_CHARACTERS))
     return shortened(repr(value), MAX_VALUE_CHARACTERS)
 
 
 _UNSEEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-"""Control characters (C0 but for tab and line feed, DEL, C1), what turns the direction of writing
-around, other separators of lines, lone surrogates: what a terminal obeys instead of showing it."""
+"""What a terminal obeys instead of showing: control characters (C0 except tab and line feed, DEL, C1),
+marks that change the direction of text, other line separators, lone surrogates."""
 
 _NOT_IN_LINES = re.compile(f"[{_UNSEEN}]")
 _NOT_IN_A_LINE = re.compile(f"[\t\n{_UNSEEN}]")
@@ -43,12 +43,12 @@ _SHORT = {"\t": "\\t", "\n": "\\n", "\r": "\\r", "\b": "\\b", "\f": "\\f"}
 
 
 def visible(text: str) -> str:
-    """The text on one line; what a terminal would obey, a line feed too, is written as in JSON."""
+    """The text on one line; control characters, line feeds included, are escaped as in JSON."""
     return _NOT_IN_A_LINE.sub(_escaped, text)
 
 
 def visible_lines(text: str) -> str:
-    """A text of several lines, or a JSON text, with all but its line feeds and tabs as in `visible`."""
+    """Text of several lines, or JSON: escaped as by `visible`, except for line feeds and tabs."""
     return _NOT_IN_LINES.sub(_escaped, text)
 
 
@@ -59,19 +59,19 @@ def _escaped(found: re.Match[str]) -> str:
 def bounded(text: str, most: int = MAX_MESSAGE_CHARACTERS) -> str:
     """The text, or its first `most` characters and how many were left out.
 
-    One that is hardly longer is left alone: it was cut before, and says what it is about.
+    Text that is only slightly longer is left alone: it may be a message that was cut before.
     """
     length = len(text)
     return text if length <= most * 1.2 else f"{text[:most]}… ({length - most:,} more characters)"
 
 
 def message_of(said: object, read: Callable[[Any], str] = str) -> str:
-    """The message of an error: bounded, without control characters, even if its `__str__` raises."""
+    """An error's message, bounded and without control characters, even if its `__str__` raises."""
     try:
         text = read(said)
     except BaseException as problem:  # `__str__` is the code of the error's author
         return f"(its message can't be read: its __str__ raised {type(problem).__name__:.100})"
-    # Of a subclass of str only the characters count.
+    # A subclass of str may override anything: take its characters only.
     kept = bounded(str.__str__(text))
     return visible_lines(writable(kept))
 
@@ -89,13 +89,13 @@ def described(error: BaseException) -> str:
 
 
 def loggable(error: BaseException) -> BaseException:
-    """The error, or a `RuntimeError` in its place if formatting it with its stack raises.
+    """The error, or a `RuntimeError` in its place if formatting it with its stack trace raises.
 
-    Formatting reads the error's `__notes__`: a class that looks up unknown attributes elsewhere, often in
-    the JSON of a response, may raise a `KeyError`.
+    Formatting reads the error's `__notes__`: a class whose `__getattr__` looks unknown attributes up,
+    often in the JSON of a response, may raise a `KeyError`.
     """
     try:
-        # As logs and Python itself do it, causes and all; without the stacks it reads no files.
+        # What logging and Python do, causes included; without stack frames it reads no files.
         traceback.TracebackException(error.__class__, error, error.__traceback__, limit=0)
         _ = error.__class__.__name__
     except BaseException as problem:

@@ -1,4 +1,4 @@
-"""What a topic can be called."""
+"""Names of topics."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 DEAD_LETTERS = ".dlq"
-"""How the name of a topic of dead letters ends; the rest is that of the topic that they come from."""
+"""The suffix of a dead-letter topic's name; the rest is the name of the topic its records come from."""
 
 
 @functools.lru_cache(maxsize=1000)
 def is_topic_name(text: str) -> bool:
-    """Would Kafka take this as the name of a topic?"""
+    """Does Kafka accept this as a topic name?"""
     return _NAME.fullmatch(text) is not None and text not in {".", ".."}
 
 
 def is_task_topic_name(text: str) -> bool:
-    """Would Kafka take this as the name of a task topic, and that of its dead letters, too?"""
+    """Does Kafka accept this as a topic name, with the suffix of its dead-letter topic as well?"""
     return is_topic_name(text) and is_topic_name(text + DEAD_LETTERS)

@@ -247,7 +247,7 @@ class Execution:
         run = self.runs.get(index)
         if run is None:
             return self.waits[index]
-        tried = self.replay.tried.get(index)
+        tried = self.replay.failed_attempts.get(index)
         return RunWait(index=index, name=run.name, due_ms=None if tried is None else tried.retry_at_ms)
 
     def tell_cancellation(self) -> None:

@@ -358,7 +358,7 @@ class LocalAttempt:
         run = self._execution.runs.get(index)
         if run is None or index in self._acting or news.durable <= index:
             return
-        tried = self._execution.replay.tried.get(index)
+        tried = self._execution.replay.failed_attempts.get(index)
         if tried is not None and news.now_ms < tried.retry_at_ms:
             return
         variables = self._variables.copy()

@@ -31,7 +31,7 @@ def test_an_error_is_told_to_the_letter_whatever_it_names(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("serve", "shop"), "is not MODULE:NAME"),
+        (("serve", "shop"), "is not of the form MODULE:NAME"),
         (("serve", "nowhere:app"), "no module 'nowhere'"),
         (("serve", "shop:shop"), "it has: app"),
         (("worker", "shop:app"), "it has: packer"),

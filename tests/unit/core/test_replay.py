@@ -109,7 +109,7 @@ def test_a_failed_try_is_remembered_until_the_run_ends() -> None:
     replay = Replay([INPUT, RunRequested(name="a"), tried])
     replay.ask(RunRequested(name="a"))
     assert replay.recall((1,)) is None
-    assert replay.tried == {1: tried}
+    assert replay.failed_attempts == {1: tried}
 
 
 OTHERS: tuple[Operation, ...] = (
@@ -179,14 +179,14 @@ def test_a_difference_can_be_read() -> None:
     with pytest.raises(ReplayMismatch) as caught:
         replay.ask(RunRequested(name="charge"))
     assert str(caught.value).splitlines() == [
-        "the handler no longer does what its journal tells: its code has changed, "
-        "or time, chance or an order is not from ctx.",
+        "the handler no longer does what its journal says: its code has changed, "
+        "or it takes the time, randomness or an iteration order from elsewhere than ctx.",
         "       0  input of shop/fulfil",
         "       1  awakeable prom_1a",
         "       2  publish to 'pack' with the awakeable of entry 1, task 'box'",
         "  -    3  run 'refund'",
         "  +       the handler asks for: run 'charge'",
-        "Deploy code that repeats the journal (the line marked -) and resume the invocation.",
+        "Deploy code that repeats the journal (the line marked -), then resume the invocation.",
     ]
 
 
@@ -202,7 +202,7 @@ def test_every_entry_has_its_words() -> None:
         "awakeable prom_1a",
         "publish to 'pack' with the awakeable of entry 1, task 'box'",
         "run 'refund'",
-        "try 1 of entry 3 failed: E: x",
+        "attempt 1 of entry 3 failed: E: x",
         "outcome of entry 3",
         "sleep",
         "outcome of entry 6",

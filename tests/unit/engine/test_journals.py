@@ -73,14 +73,14 @@ async def test_j2_code_that_does_something_else_is_parked_with_a_diff_and_goes_o
         assert row.failure is not None
         assert row.failure.kind == "ReplayMismatch"
         assert row.failure.message.splitlines() == [
-            "the handler no longer does what its journal tells: its code has changed, "
-            "or time, chance or an order is not from ctx.",
+            "the handler no longer does what its journal says: its code has changed, "
+            "or it takes the time, randomness or an iteration order from elsewhere than ctx.",
             "       0  input of orders/fulfil",
             "       1  run 'reserve'",
             "       2  outcome of entry 1",
             f"  -    3  awakeable {key}",
             "  +       the handler asks for: run 'check'",
-            "Deploy code that repeats the journal (the line marked -) and resume the invocation.",
+            "Deploy code that repeats the journal (the line marked -), then resume the invocation.",
         ]
         assert await bench.journal(invocation_id) == before, "it never runs on"
         assert (await process.api.resume(invocation_id)).status == "pending"

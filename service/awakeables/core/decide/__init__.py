@@ -1,6 +1,5 @@
-"""What each command decides over rows: pure functions `(command, rows, now_ms, changes) -> answer`.
+"""Decides each command over rows: pure functions `(command, rows, now_ms, changes) -> reply`.
 
-All reads and checks of a decision come before its first change, so that one which meets a row that
-was not loaded (`NotLoaded`) is simply made again. Nothing in here reads a journal, a clock or a
-database.
+A decision makes all its reads and checks before its first change, so one that meets a row that is not
+loaded (`NotLoaded`) can simply be repeated. Nothing here reads a journal, a clock or a database.
 """

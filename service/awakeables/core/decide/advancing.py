@@ -1,4 +1,4 @@
-"""How an invocation begins and how its owner moves it on."""
+"""Decisions on `Begin` and `Advance`: creating an invocation, and its owner's commits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FENCED = Fenced()
 
 
 class _Step(msgspec.Struct, frozen=True):
-    """What a step does beside moving the invocation: decided, not yet written."""
+    """What a step changes besides the invocation's row: decided, not yet written."""
 
     new: dict[str, AwakeableRow]
     changed: list[tuple[AwakeableRow, AwakeableRow]]
@@ -35,7 +35,7 @@ _NOTHING = _Step({}, [], (), ())
 
 
 def begin(command: Begin, rows: Rows, now_ms: int, changes: Changes) -> Begun | KeyConflict:
-    """Create the invocation, unless it was created before or its key stands for another one."""
+    """Create the invocation, unless it exists or its idempotency key stands for another one."""
     first = command.first
     if rows.invocations.get(command.id) is not None:
         return Begun(id=command.id, created=True, effects=_unsent(first.effects if first else (), rows))
@@ -120,7 +120,7 @@ def advance(command: Advance, rows: Rows, now_ms: int, changes: Changes) -> Adva
 
 
 def _again(command: Advance, row: Invocation, rows: Rows) -> Advanced:
-    """The answer whose acknowledgement was lost; effects that were sent meanwhile are left out."""
+    """Rebuild the reply that was lost; effects that were sent meanwhile are left out."""
     settled = (rows.awakeables[key] for key in command.cancels)
     cancelled_ids = tuple(
         each.id for each in settled if each is not None and each.outcome == CANCELLED_OUTCOME
@@ -137,7 +137,7 @@ def _unsent(effects: Sequence[Effect], rows: Rows) -> tuple[Effect, ...]:
 def _decided(
     command: Advance | FirstStep, cancels: Sequence[str], row: Invocation, rows: Rows, now_ms: int
 ) -> _Step:
-    """Decide what the step does; nothing is changed yet."""
+    """Decide what the step does, without changing anything yet."""
     new: dict[str, AwakeableRow] = {}
     for each in command.awakeables:
         deadline_ms = None if each.timeout_ms is None else now_ms + each.timeout_ms
@@ -162,7 +162,7 @@ def _placed(
     touched: dict[str, tuple[AwakeableRow, AwakeableRow]],
     rows: Rows,
 ) -> Effect:
-    """Note where the task goes, and in the task its awakeable's deadline, which only the row knows."""
+    """Record the task's topic in its awakeable, and the deadline, set by the store, in the task."""
     row = new.get(task.awakeable_id)
     if row is not None:
         if row.topic is None:
@@ -187,7 +187,7 @@ def _cancelled(
     rows: Rows,
     now_ms: int,
 ) -> tuple[str, ...]:
-    """Cancel those of these awakeables that are pending; their IDs."""
+    """Cancel the pending ones of these awakeables; return their IDs."""
     cancelled = []
     for key in ids:
         stored = new.get(key) or rows.awakeables[key]

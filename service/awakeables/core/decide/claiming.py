@@ -1,4 +1,4 @@
-"""Who runs an invocation, and what time does: claim, release, dry replays, deadlines, partitions."""
+"""Decisions on ownership and time: claim, release, dry replays, deadlines, partitions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from awakeables.core.rows import Changes, PositionRow, Rows
 
 
 def claim(command: Claim, found: Sequence[Invocation], now_ms: int, changes: Changes) -> Claimed:
-    """Give the invocations that were found to be due to the owner, or park those that kill theirs."""
+    """Give the due invocations that were found to the owner; pause those that crash their owners."""
     claimed = [invocations.claim(row, owner=command.owner, now_ms=now_ms) for row in found]
     for before, row in zip(found, claimed, strict=True):
         changes.put_invocation(before, row)
@@ -23,7 +23,7 @@ def claim(command: Claim, found: Sequence[Invocation], now_ms: int, changes: Cha
 
 
 def release(command: Release, rows: Rows, now_ms: int, changes: Changes) -> Released:
-    """Take these invocations from their owner, if it is this one."""
+    """Release those of these invocations that this owner holds."""
     ids = command.ids or ()
     rows.invocations.require(ids)
     found = (rows.invocations[key] for key in dict.fromkeys(ids))
@@ -32,7 +32,7 @@ def release(command: Release, rows: Rows, now_ms: int, changes: Changes) -> Rele
 
 
 def release_others(command: Release, found: Sequence[Invocation], now_ms: int, changes: Changes) -> Released:
-    """Take all running invocations that are not this owner's from theirs."""
+    """Release all running invocations that other owners hold."""
     return _released([row for row in found if row.owner != command.owner], now_ms, changes)
 
 
@@ -52,12 +52,12 @@ def replay_dry(command: ReplayDry, rows: Rows, now_ms: int, changes: Changes) ->
 
 
 def horizon_of(command: Expire, now_ms: int) -> int:
-    """What deadlines are held against (hard case 5)."""
+    """The instant that deadlines are compared with (hard case 5)."""
     return now_ms if command.held_back_to_ms is None else min(now_ms, command.held_back_to_ms)
 
 
 def expire(command: Expire, found: Sequence[AwakeableRow], now_ms: int, changes: Changes) -> Expired:
-    """Time out what was found to be overdue."""
+    """Time out the awakeables that were found to be overdue."""
     horizon_ms = horizon_of(command, now_ms)
     expired = [(row, awakeables.expire(row, now_ms=now_ms, horizon_ms=horizon_ms)) for row in found]
     changes.require_waiting([row.invocation_id for row, after in expired if after is not None])
@@ -70,7 +70,7 @@ def expire(command: Expire, found: Sequence[AwakeableRow], now_ms: int, changes:
 
 
 def take_partitions(command: TakePartitions, rows: Rows, now_ms: int, changes: Changes) -> PartitionsTaken:
-    """Count the epochs of these partitions up, so that whoever read them before is fenced."""
+    """Increment the epochs of these partitions, which fences their previous reader."""
     rows.positions.require([(command.topic, partition) for partition in command.partitions])
     positions = []
     for partition in command.partitions:

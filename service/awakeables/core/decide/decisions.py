@@ -1,4 +1,4 @@
-"""Which function decides which command."""
+"""The function that decides each command."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from awakeables.core.replies import Reply
 from awakeables.core.rows import Changes, Rows
 
 Decision: TypeAlias = Callable[[Any, Rows, int, Changes], Reply]
-"""`(command, rows, now_ms, changes) -> answer`."""
+"""`(command, rows, now_ms, changes) -> reply`."""
 
 SearchDecision: TypeAlias = Callable[[Any, Any, int, Changes], Reply]
-"""`(command, found, now_ms, changes) -> answer`."""
+"""`(command, found, now_ms, changes) -> reply`."""
 
 BY_KEY: Mapping[type[Command], Decision] = {
     commands.Advance: advancing.advance,
@@ -34,7 +34,7 @@ BY_KEY: Mapping[type[Command], Decision] = {
     commands.Skip: operating.skip,
     commands.Probe: operating.probe,
 }
-"""Orders that name the rows that they are about."""
+"""Commands that name the rows that they need."""
 
 BY_SEARCH: Mapping[type[Command], SearchDecision] = {
     commands.Claim: claiming.claim,
@@ -43,11 +43,11 @@ BY_SEARCH: Mapping[type[Command], SearchDecision] = {
     commands.Kill: operating.kill,
     commands.PurgeDeadLetters: operating.purge_dead_letters,
 }
-"""Orders whose rows the store searches."""
+"""Commands whose rows the store searches for."""
 
 
 def searches(command: Command) -> SearchDecision | None:
-    """The decision over found rows; None: the command names its rows."""
+    """The decision over rows that the store searches for; None: the command names its rows."""
     if isinstance(command, commands.Release) and command.ids is None:
         return claiming.release_others
     return BY_SEARCH.get(type(command))

@@ -1,7 +1,7 @@
-"""Which rows a group of commands is decided on, so that a store loads them with one statement per table.
+"""The rows that a group of commands needs, so that a store can load them with one statement per table.
 
-A guess that makes commits fast and changes no meaning: what is missing here is loaded when a decision
-asks for it. A test holds that nothing is.
+This only makes commits fast: a row that is missing here is loaded when a decision raises `NotLoaded`.
+A test checks that none is.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def needs(commands: Iterable[Command], *, new: bool = False) -> Keys:
     """The keys of the rows that these commands name.
 
     Args:
-        commands: What is to be decided.
-        new: With the keys of rows that the commands make, which are absent unless an command is sent again.
+        commands: The commands to decide.
+        new: Include rows that the commands insert, which exist only if a command is sent again.
     """
     keys: Keys = defaultdict(set)
     for command in commands:
@@ -52,9 +52,9 @@ def needs(commands: Iterable[Command], *, new: bool = False) -> Keys:
 
 
 def needs_of_loaded(commands: Iterable[Command], rows: Rows) -> Keys:
-    """The keys of the rows that are found by the rows which these commands name, once those are loaded.
+    """The keys of rows that loaded rows refer to, such as the invocation of an awakeable.
 
-    To be asked again after these are loaded, until all are there.
+    Call it again after loading these, until nothing is missing.
     """
     keys: Keys = defaultdict(set)
     for command in commands:
@@ -81,7 +81,7 @@ def needs_of_loaded(commands: Iterable[Command], rows: Rows) -> Keys:
 
 
 def _add_waiting(awakeable_ids: Iterable[str], rows: Rows, keys: Keys) -> None:
-    """Whose awakeable is pending may be woken."""
+    """Add the invocations of pending awakeables: they may be woken."""
     for key in awakeable_ids:
         row = rows.awakeables.get(key)
         if row is not None and row.state == "pending":
@@ -123,7 +123,7 @@ def _add_named(command: Command, keys: Keys) -> None:
 
 
 def _add_step(step: Advance | FirstStep, keys: Keys) -> None:
-    """The awakeables that an owner's commit is about and does not bring along."""
+    """Add the awakeables that an owner's commit refers to and does not create."""
     new = {each.id for each in step.awakeables}
     about = set(step.next.abandoned) if isinstance(step.next, End) else set()
     about.update(effect.task.awakeable_id for effect in step.effects if effect.task is not None)
@@ -165,7 +165,7 @@ def _add_effects(effects: Iterable[Effect], keys: Keys) -> None:
 
 
 def missing(keys: Mapping[TableName, set[Hashable]], rows: Rows) -> Keys:
-    """Those of these keys whose rows are not loaded."""
+    """The keys whose rows are not loaded."""
     found: Keys = defaultdict(set)
     for table, wanted in keys.items():
         left = wanted - getattr(rows, table).keys()

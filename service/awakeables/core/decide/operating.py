@@ -1,4 +1,4 @@
-"""What operators and the passing of time ask for."""
+"""Decisions on the commands of operators, retention and recovery."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from awakeables.core.rows import Changes, Rows
 
 
 def resume(command: Resume, rows: Rows, now_ms: int, changes: Changes) -> Resumed:
-    """Let a paused invocation run now."""
+    """Make a paused or backing-off invocation due now."""
     row = rows.invocations[command.invocation_id]
     resumed = row and invocations.resume(row, now_ms=now_ms)
     if row is None or not resumed:
@@ -31,7 +31,7 @@ def resume(command: Resume, rows: Rows, now_ms: int, changes: Changes) -> Resume
 
 
 def cancel(command: Cancel, rows: Rows, now_ms: int, changes: Changes) -> CancelMarked:
-    """Mark an invocation as cancelled; its owner calls its awakeables off (hard case 12)."""
+    """Mark an invocation as cancelled; its owner cancels its awakeables (hard case 12)."""
     row = rows.invocations[command.invocation_id]
     cancelled = row and invocations.cancel(row, now_ms=now_ms)
     if row is None or not cancelled:
@@ -44,7 +44,7 @@ def cancel(command: Cancel, rows: Rows, now_ms: int, changes: Changes) -> Cancel
 
 
 def kill(command: Kill, found: Sequence[AwakeableRow], now_ms: int, changes: Changes) -> Killed:
-    """End an invocation as it stands, and cancel its pending awakeables."""
+    """End an invocation without running its handler, and cancel its pending awakeables."""
     row = changes.rows.invocations[command.invocation_id]
     killed = row and invocations.kill(row, now_ms=now_ms)
     if row is None or not killed:
@@ -61,7 +61,7 @@ def kill(command: Kill, found: Sequence[AwakeableRow], now_ms: int, changes: Cha
 
 
 def purge(command: Purge, rows: Rows, now_ms: int, changes: Changes) -> Purged:
-    """Delete what has ended; an invocation that has not, or only lately, is left alone."""
+    """Delete ended invocations; one that has not ended, or ended too recently, is left alone."""
     rows.invocations.require([ended.id for ended in command.ended])
     expired = []
     for ended in command.ended:
@@ -73,7 +73,7 @@ def purge(command: Purge, rows: Rows, now_ms: int, changes: Changes) -> Purged:
 
 
 class PurgeCandidates(NamedTuple):
-    """The dead letters and refused effects that were found to be old enough to be deleted."""
+    """The IDs of dead letters and refused effects that are old enough to be deleted."""
 
     dead_letters: Sequence[str]
     effects: Sequence[str]
@@ -89,7 +89,7 @@ def purge_dead_letters(
 
 
 def skip(command: Skip, rows: Rows, now_ms: int, changes: Changes) -> Skipped:
-    """Read a partition on from elsewhere, and fence its reader."""
+    """Move a partition's position, and fence its reader."""
     if rows.dead_letters[command.dead_letter.id] is not None:
         return Skipped(done=True)
     held = rows.positions[command.topic, command.partition]
@@ -105,6 +105,6 @@ def skip(command: Skip, rows: Rows, now_ms: int, changes: Changes) -> Skipped:
 
 
 def probe(command: Probe, rows: Rows, now_ms: int, changes: Changes) -> Acknowledged:
-    """Have the store write and change no row."""
+    """Make the store write to the disk without changing a row."""
     changes.probes += 1
     return Acknowledged()

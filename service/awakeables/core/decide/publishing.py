@@ -1,4 +1,4 @@
-"""What becomes of effects: claimed by a relay, published, refused by Kafka, sent again."""
+"""Decisions on effects: claimed by a relay, published, refused by Kafka, sent again."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from awakeables.core.rows import PLACES, UNCLAIMED, Changes, EffectRow, Rows, ef
 from awakeables.core.sources import Source
 
 LAST_PLACE = (1 << PLACES) - 1
-"""An effect that is sent again comes after those of its stream that are there, before those to come."""
+"""An effect that is sent again comes after those already in its stream, and before later ones."""
 
 
 def claim_effects(
     command: ClaimEffects, found: Sequence[EffectRow], now_ms: int, changes: Changes
 ) -> ClaimedEffects:
-    """Give the effects that were found to this owner's relay."""
+    """Claim the effects that were found for this owner."""
     for row in found:
         changes.put_effect(row, replace(row, claimed_by=command.owner))
     return ClaimedEffects(effects=tuple(row.effect for row in found))
 
 
 def mark_published(command: MarkPublished, rows: Rows, now_ms: int, changes: Changes) -> Acknowledged:
-    """Delete what Kafka has; also when a relay that owns them no longer says so late, it is true."""
+    """Delete published effects, without a fence: even if their owner has changed, Kafka has them."""
     changes.delete_published(command.event_ids)
     return Acknowledged()
 
 
 def mark_refused(command: MarkRefused, rows: Rows, now_ms: int, changes: Changes) -> Acknowledged:
-    """Keep a refused effect as failed, and reject the awakeable that it is the task of."""
+    """Mark a refused effect as failed, and if it is a task, reject its awakeable."""
     effect = rows.effects[command.event_id]
     if effect is None or effect.state != "unsent":
         return Acknowledged()
     if effect.kind == "verdict":
-        # It can be looked up (A2), and a missing topic would fill the file with its like.
+        # A verdict can be looked up (A2), and a missing verdicts topic would fill the store with them.
         changes.delete_effect(effect)
         return Acknowledged()
     task = effect.effect.task
@@ -86,7 +86,10 @@ def resend_dead_letter(command: Resend, rows: Rows, now_ms: int, changes: Change
 
 
 def republish(command: Republish, rows: Rows, now_ms: int, changes: Changes) -> Republished:
-    """Queue a refused effect again, for the next look of any relay; nobody waits for a task."""
+    """Requeue a refused effect, unclaimed, so that any relay takes it.
+
+    Tasks are refused: their awakeables were rejected, and nothing waits for them any more.
+    """
     row = rows.effects[command.event_id]
     if row is None or row.state == "unsent":
         return Republished(queued=None if row is None else row.queued, accepted=row is not None)
@@ -99,7 +102,7 @@ def republish(command: Republish, rows: Rows, now_ms: int, changes: Changes) -> 
 
 
 def _end_of_stream(row: EffectRow, rows: Rows) -> int:
-    """The position after all of the stream that are there."""
+    """The position after everything that is in the stream now."""
     if row.kind == "event":
         invocation = rows.invocations[row.stream]
         newest = None if invocation is None else invocation.version

@@ -1,4 +1,4 @@
-"""What completions do: verdicts, wake-ups, dead letters and the partition's offset, in one transaction."""
+"""Decisions on completions: verdicts, wake-ups, dead letters and the partition's offset, in one commit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from awakeables.core.replies import Fenced, SettledAll, Unchecked, Wake
 from awakeables.core.rows import UNCLAIMED, Changes, PositionRow, Rows, effect_row
 
 DROPPED: tuple[str, ...] = ("unknown", "invalid")
-"""Verdicts over records that become dead letters."""
+"""Verdicts that make a dead letter of the record."""
 
 
 def settle(command: Settle, rows: Rows, now_ms: int, changes: Changes) -> SettledAll | Fenced | Unchecked:
@@ -57,7 +57,7 @@ def settle(command: Settle, rows: Rows, now_ms: int, changes: Changes) -> Settle
 
 
 def is_next(fence: PartitionFence, held: PositionRow) -> bool:
-    """Is the batch its partition's holder's, and was it not committed before (K1)?"""
+    """Is the batch from the partition's current owner, and was it not committed before (K1)?"""
     return held.epoch == fence.epoch and held.owner == fence.owner and held.next <= fence.first
 
 
@@ -65,7 +65,7 @@ def _unchecked(command: Settle, rows: Rows) -> tuple[str, ...]:
     unchecked = []
     for completion in command.completions:
         row = rows.awakeables[completion.awakeable_id]
-        # Most rows are as their completion says; the others are looked at more closely.
+        # Cheap test first: most completions were checked against the row's schema.
         if (
             row is not None
             and row.schema_hash != completion.checked
@@ -76,15 +76,14 @@ def _unchecked(command: Settle, rows: Rows) -> tuple[str, ...]:
 
 
 class _Batch:
-    """The verdicts over one command's completions, decided and not yet written.
+    """The verdicts on one command's completions: decided, not yet written.
 
     Attributes:
-        settled: The rows that were settled, and how, in order.
-        rows_after: The rows that have changed, as they are then.
-        again: The places of completions that had their verdict before.
-        counts: How many verdicts the awakeable has with each one.
-        counted: The dead letter that counts others, before and after; None: it is not there yet, or
-            none is only counted.
+        settled: The rows that were settled and their outcomes, in order.
+        rows_after: The changed rows, by ID.
+        again: Indices of completions that had their verdict before.
+        counts: For each completion, how many verdicts its awakeable has by then.
+        counted: The row that counts dead letters, before and after; None: it is new or unchanged.
     """
 
     def __init__(self, command: Settle, rows: Rows, now_ms: int) -> None:
@@ -128,8 +127,8 @@ class _Batch:
                 if place in command.dead_tasks and after.state == "pending":
                     self._reports.append(place)
                 if result.settled:
-                    # An answer that comes too late has settled the row by its deadline: the verdict has
-                    # that outcome, as it has the accepted one.
+                    # An answer that came after the deadline has timed the row out: the verdict carries
+                    # that outcome then, as it carries the answer when it is accepted.
                     outcome = verdict.outcome if verdict is not None else after.outcome
                     assert outcome is not None
                     self.settled.append((after, outcome))
@@ -141,7 +140,7 @@ class _Batch:
                 self._letters.append(_because(command.originals[place], verdict))
 
     def dead_letters(self) -> tuple[list[DeadLetter], list[DeadLetter], list[DeadLetter]]:
-        """The dead letters to add with copies, those to file without, and those that are only counted."""
+        """The dead letters to add with a copy, those to add without, and those to count only."""
         command = self.command
         filed, left = self._file() if self._reports else ([], [])
         letters = sorted([*self._letters, *left], key=lambda letter: letter.offset)
@@ -158,10 +157,10 @@ class _Batch:
         return kept, filed, folded
 
     def _file(self) -> tuple[list[DeadLetter], list[DeadLetter]]:
-        """Keep tasks that workers could not use, each once, and note them where the wait is.
+        """Record each task that a worker could not use, once, in its awakeable's row.
 
         Returns:
-            Those to add, and the reports, as records of their topic, that there is no room for.
+            The dead letters to add, and the reports that exceed the limits, as records to be counted.
         """
         command, folding = self.command, self.command.folding
         new = {command.dead_tasks[place].source: place for place in reversed(self._reports)}
@@ -186,26 +185,26 @@ class _Batch:
         return kept, [command.originals[place] for place in places[len(kept) :]]
 
     def write(self, changes: Changes) -> list[Wake]:
-        """Put the rows, and wake whom they were awaited by."""
+        """Put the changed rows, and wake the invocations of those that were settled."""
         for key, row in self.rows_after.items():
             changes.put_awakeable(self._rows.awakeables[key], row)
         return [changes.wake(row, outcome, self.now_ms) for row, outcome in self.settled]
 
 
 def new_letters(letters: Iterable[DeadLetter], rows: Rows) -> list[DeadLetter]:
-    """Those whose record is not a dead letter yet, each record once."""
+    """The dead letters whose record is not one yet, each record once."""
     by_source = {letter.source: letter for letter in reversed(list(letters))}
     rows.sources.require(by_source)
     return [letter for source, letter in reversed(by_source.items()) if rows.sources[source] is None]
 
 
 def room_for(letters: list[DeadLetter], folding: Folding | None) -> tuple[list[DeadLetter], list[DeadLetter]]:
-    """Those that are kept one by one, and those that are only counted."""
+    """Split dead letters into those to keep and those to count only."""
     return (letters, []) if folding is None else split(letters, folding)
 
 
 def add_dead_letters(letters: Sequence[DeadLetter], relay_to: str, now_ms: int, changes: Changes) -> None:
-    """Keep dead letters and queue their copies for the dead-letter topic (K2)."""
+    """Add dead letters, and queue their copies for the dead-letter topic (K2)."""
     for letter in letters:
         changes.put_dead_letter(None, letter)
         copy = relay_copy(letter, to=relay_to, now_ms=now_ms)
@@ -225,9 +224,10 @@ def _because(original: DeadLetter, verdict: Verdict) -> DeadLetter:
 
 
 def _publish_verdicts(batch: _Batch, changes: Changes) -> int:
-    """Queue the verdicts for their topic, in the transaction that decides them; how many are left out.
+    """Queue the verdicts for their topic, in the commit that decides them; return how many are left out.
 
-    What settles an awakeable is always published. Anything else could be sent without end.
+    A verdict that settles an awakeable is always published; the number of others is limited, since
+    a producer can cause any number of them.
     """
     command = batch.command
     room = len(batch.verdicts) if command.folding is None else command.folding.max_verdicts
