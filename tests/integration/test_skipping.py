@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import struct
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -20,6 +20,7 @@ from aiokafka.record.util import calc_crc32c
 
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import create_topics
+from support.console import console
 from support.eventually import eventually
 from support.raw_kafka import ATTRIBUTES_AT, CRC_AT
 from support.real_kafka import free_port
@@ -78,18 +79,16 @@ async def test_a_damaged_batch_is_skipped_by_command_and_reading_goes_on_at_once
         await eventually(lambda: _problem(http), timeout=30)
         [row] = (await http.get("/offsets")).json()["items"]
         assert (row["next"], row["end"]) == (1, 4)
-        told = await _run(tmp_path, "offsets", "skip", "0", "--yes", "--url", str(http.base_url))
-        assert told == "partition 0 is read on from 3"
-        again = await _run(tmp_path, "offsets", "skip", "0", "--yes", "--url", str(http.base_url))
+        told = await _run("offsets", "skip", "0", "--yes", "--url", str(http.base_url))
+        assert told == "partition 0 continues at 3"
+        again = await _run("offsets", "skip", "0", "--yes", "--url", str(http.base_url))
         assert "is not stuck" in again
         await eventually(lambda: _is(http, behind, "resolved"), timeout=10)
         assert await _is(http, lost, "pending")
         letters = await _letters(http)
         assert [(x["code"], x["offset"]) for x in letters] == [("skipped", 1), ("unreadable", 0)]
         assert await _problem(http) is None
-        refused = await _run(
-            tmp_path, "dead-letters", "resend", letters[0]["id"], "--url", str(http.base_url)
-        )
+        refused = await _run("dead-letters", "resend", letters[0]["id"], "--url", str(http.base_url))
         assert "were not kept" in refused
     assert len(await read_records(bootstrap, f"{topic}.dlq", 2)) == 2
 
@@ -112,8 +111,8 @@ async def test_a_dead_letter_that_is_sent_again_comes_back_through_its_topic_and
     with closing(sqlite3.connect(tmp_path / "shop.db")) as db, db:
         db.execute(f"INSERT INTO awakeables VALUES ({','.join('?' * len(row))})", row)
     async with _serving(bootstrap, tmp_path) as http:
-        told = await _run(tmp_path, "dead-letters", "resend", letter["id"], "--url", str(http.base_url))
-        assert told == f"{letter['id']}: on its way to {topic}"
+        told = await _run("dead-letters", "resend", letter["id"], "--url", str(http.base_url))
+        assert told == f"{letter['id']}: queued for {topic}"
         await eventually(lambda: _is(http, awakeable_id, "resolved"), timeout=20)
         assert len(await _letters(http)) == 1
     first, second = await read_records(bootstrap, topic, 2)
@@ -150,17 +149,10 @@ async def _is_up(http: httpx.AsyncClient) -> bool:
     return False
 
 
-async def _run(folder: Path, *words: str) -> str:
+async def _run(*words: str) -> str:
     """What a command says; a refusal, too."""
-    process = await asyncio.create_subprocess_exec(
-        *(AWAKEABLES, *words),
-        cwd=folder,
-        env=os.environ | {"NO_COLOR": "1", "COLUMNS": "200"},
-        stdout=PIPE,
-        stderr=STDOUT,
-    )
-    told, _ = await process.communicate()
-    return told.decode().strip()
+    told = await asyncio.to_thread(console, *words, COLUMNS="200")
+    return (told.stdout + told.stderr).strip()
 
 
 async def _pending(http: httpx.AsyncClient) -> str:

@@ -7,7 +7,7 @@ import os
 SIM_SEEDS = int(os.environ.get("SIM_SEEDS", "100"))
 """Runs of the simulated world; so many find each guard that is taken away, too."""
 
-CHAOS_KILLS = int(os.environ.get("CHAOS_KILLS", "8"))
+CHAOS_KILLS = int(os.environ.get("CHAOS_KILLS", "6"))
 """Processes that are killed in one run under load."""
 
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "5"))
