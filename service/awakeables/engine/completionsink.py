@@ -1,6 +1,7 @@
-"""Settles the records of one partition of the completions topic; what is no completion becomes a dead letter.
+"""Settles the records of one partition of the completions topic.
 
-A batch is one order: its completions, its dead letters and its offset are committed together (K1).
+A record that is not a completion becomes a dead letter. A batch is one command: its completions, dead
+letters and offset are committed together (K1).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ MOST_LOGGED = 3
 
 @dataclass(slots=True)
 class _DecodedBatch:
-    """What was decoded of some records: completions, each with its record, and dead letters."""
+    """The completions of a batch, each with its record, and the dead letters of its other records."""
 
     fence: PartitionFence
     completions: list[Completion] = field(default_factory=list)
@@ -66,7 +67,7 @@ class CompletionSink:
         return position.next
 
     async def take(self, records: Sequence[ConsumedRecord]) -> None:
-        """As `RecordSink.take`: settle the completions, make dead letters of what is none."""
+        """As `RecordSink.take`: settle completions, and make dead letters of other records."""
         batch = self._decode(records)
         settled = await self._commit(batch)
         self._count_verdicts(batch, settled)
@@ -75,8 +76,8 @@ class CompletionSink:
     async def reject(self, record: ConsumedRecord, reason: str) -> None:
         """As `RecordSink.reject` (K2).
 
-        If the store refuses the dead letter, too, it is kept without key, value and headers; the topic
-        still has them.
+        If the store also refuses the dead letter, it is kept without key, value and headers, which the
+        topic still has.
         """
         fence = self._fence(record.offset, record.offset + 1)
         letter = self._topic.dead_letter(self._partition, record, UNSTORABLE, reason)
@@ -170,7 +171,7 @@ class CompletionSink:
         dead_tasks: dict[int, DeadLetter] = {}
         for place, completion in enumerate(validated):
             if completion.checked is not None:
-                continue  # its row is known, and its value fits
+                continue  # it has a row, and its value fits
             code = None
             if isinstance(completion.body, DeadTask):
                 code = UNUSABLE_TASK
@@ -193,11 +194,11 @@ class CompletionSink:
             dead_letters=tuple(batch.dead_letters),
             dead_tasks=dead_tasks,
             relay_to=topic.dead_letter_topic,
-            folding=topic.folder.folding(topic.name, partition, topic.clock.now_ms()),
+            folding=topic.folder.folding(partition, topic.clock.now_ms()),
         )
 
     def _count_verdicts(self, batch: _DecodedBatch, settled: SettledAll) -> None:
-        """Count the verdicts; once a minute log that more of them came than are published."""
+        """Count the verdicts; log it, once a minute, if there are more than are published."""
         counts: dict[VerdictKind | None, int] = {}
         for place, verdict in enumerate(settled.verdicts):
             if place in settled.again:
@@ -210,7 +211,7 @@ class CompletionSink:
         topic.metrics.settled("kafka", counts)
         topic.metrics.verdicts_unpublished.inc(settled.unpublished)
         others = sum(counts.values()) - counts.get("accepted", 0) - counts.get(None, 0)
-        if topic.folder.told(topic.name, self._partition, others) and settled.unpublished:
+        if topic.folder.count_verdicts(self._partition, others) and settled.unpublished:
             log.warning(
                 events.VERDICTS_UNPUBLISHED,
                 topic=topic.name,
@@ -219,7 +220,7 @@ class CompletionSink:
             )
 
     def _report_dead_letters(self, settled: SettledAll) -> None:
-        """Count and log the dead letters of a batch: each record by its code, also those that were folded."""
+        """Count and log the dead letters of a batch, including those that were folded."""
         letters = [letter for letter in settled.dead_letters if letter.code != FOLDED]
         counts = Counter(settled.folded)
         for letter in letters:
@@ -229,8 +230,8 @@ class CompletionSink:
         topic = self._topic
         for code, count in counts.items():
             topic.metrics.dead_letters_added(code, count)
-        topic.folder.kept(topic.name, self._partition, letters)
-        # In a flood there is such a batch every few milliseconds, and its beginning has been logged.
+        topic.folder.count_dead_letters(self._partition, letters)
+        # In a flood there is such a batch every few milliseconds; its beginning has been logged.
         log_line = log.warning if settled.dead_letters else log.debug
         log_line(
             events.DEAD_LETTERS,

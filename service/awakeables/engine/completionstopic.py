@@ -1,4 +1,4 @@
-"""The completions topic as this process reads it: how far each partition is, and moving one on request."""
+"""The completions topic as this process reads it: the state of its partitions, and moving one on request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class CompletionsTopic:
-    """What the sinks of all partitions of one completions topic share; it outlives each of them.
+    """The state that the sinks of all partitions share. It outlives them: a new consumer has new sinks.
 
     Attributes:
         settlement: Settles the completions.
@@ -67,7 +67,7 @@ class CompletionsTopic:
         """Begin with no partition read.
 
         Args:
-            committer: Where orders are committed.
+            committer: Commits the commands.
             settlement: Settles completions.
             validator: Validates their values.
             horizon: What deadlines are compared with.
@@ -102,7 +102,7 @@ class CompletionsTopic:
         return sum(state.lag or 0 for state in self.readers.values())
 
     async def claim(self, partition: int) -> Position:
-        """Claim a partition for this process, which fences its reader so far."""
+        """Claim a partition for this process; any earlier reader is fenced from then on."""
         order = TakePartitions(owner=self.owner, topic=self.name, partitions=(partition,))
         [position] = (await self._committer.commit(order, PartitionsTaken)).positions
         return position
@@ -110,17 +110,17 @@ class CompletionsTopic:
     async def skip(
         self, partition: int, before: int, next_: int, *, by: str | None = None, recreated: bool = False
     ) -> bool:
-        """Move a partition from offset `before` to `next_`; a dead letter records it.
+        """Move a partition from offset `before` to `next_`, and record that as a dead letter.
 
         Args:
-            partition: Which one.
+            partition: The partition's number.
             before: Its offset now.
             next_: Its offset from then on.
             by: Who asks for it.
             recreated: The topic was deleted and created again: none of its records has been read.
 
         Returns:
-            Whether it was moved; it is not if it has been read on meanwhile.
+            Whether it was moved. It is not if records were read meanwhile.
         """
         lost = ConsumedRecord(offset=before, timestamp_ms=self.clock.now_ms(), key=None, value=None)
         reason = f"an operator has moved the partition from offset {before} to {next_}"

@@ -1,9 +1,9 @@
-"""Finding a type that only a line of a handler's code names: a dry replay of its invocation.
+"""Dry replays: finding the type of an awakeable that only a line of its handler's code names.
 
-After a restart a process knows the types of the signatures that it has imported, not those that a
-handler awaits: they are named by lines that have not run yet. An answer may come first. Then its
-invocation is replayed up to the end of its journal: nothing is committed, published or executed,
-and the line that asks for the awakeable gives its type.
+After a restart a process knows the types in the signatures that it has imported, but not those that
+handlers await, which are named in lines that have not run yet. If an answer arrives before that, its
+invocation is replayed to the end of its journal. Nothing is committed, published or executed, and the
+line that creates the awakeable gives its type.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from awakeables.handlers.typenames import is_stable
 from awakeables.ports import Clock, Expectation, JournalReader
 
 MOST_TRIED = 10_000
-"""How many types that were not found are remembered; an app has a few."""
+"""How many types that could not be found are remembered; an app has a few."""
 
 
 class DryReplays:
-    """Replays invocations of one app dry, to learn what type an awakeable of theirs has."""
+    """Replays invocations dry, to find out which type an awakeable of theirs has."""
 
     def __init__(self, store: JournalReader, committer: Committer, attempts: Attempts, clock: Clock) -> None:
         """Replay handlers along the journals of this store."""
@@ -36,13 +36,13 @@ class DryReplays:
         self._committer = committer
         self._attempts = attempts
         self._clock = clock
-        self._in_vain: set[tuple[str, str, str]] = set()
+        self._not_found: set[tuple[str, str, str]] = set()
 
     async def codec(self, awakeable_id: str, expected: Expectation) -> Codec[Any] | None:
-        """The codec of an awakeable whose type this process does not know; None: it can't be found.
+        """Find the codec of an awakeable whose type this process does not know; None: it was not found.
 
-        A type with a name is looked for once for each handler. One start is counted while the
-        handler runs, so that one that kills its process is not replayed again and again (hard case 11).
+        A named type is looked for once per handler. While the handler runs, the invocation counts one
+        start more, so that a handler that kills its process is not replayed again and again (hard case 11).
         """
         begun = await self._committer.commit(
             ReplayDry(invocation_id=expected.invocation_id, ends=False), DryReplayed
@@ -52,18 +52,18 @@ class DryReplays:
             return None
         try:
             place = (row.service, row.handler, expected.type_name or "")
-            if place in self._in_vain:
+            if place in self._not_found:
                 return None
             codec = await self._replay(row.service, row.handler, awakeable_id, expected)
             if codec is None and expected.type_name is not None and is_stable(expected.type_name):
-                if len(self._in_vain) >= MOST_TRIED:
-                    self._in_vain.clear()
-                self._in_vain.add(place)
+                if len(self._not_found) >= MOST_TRIED:
+                    self._not_found.clear()
+                self._not_found.add(place)
             return codec
         finally:
-            # Not awaited: a caller who gives up meanwhile must not leave the start counted.
+            # Not awaited: if the caller is cancelled meanwhile, the start must still be uncounted.
             ended = self._committer.submit(ReplayDry(invocation_id=row.id, ends=True), lazily=True)
-            ended.add_done_callback(_noted)
+            ended.add_done_callback(_retrieve_error)
 
     async def _replay(
         self, service: str, handler_name: str, awakeable_id: str, expected: Expectation
@@ -71,7 +71,7 @@ class DryReplays:
         invocation_id = expected.invocation_id
         try:
             journal = (await self._store.history([invocation_id])).get(invocation_id)
-        except msgspec.MsgspecError:  # entries of another release
+        except msgspec.MsgspecError:  # it has entries of another release
             return None
         if not journal:
             return None
@@ -80,10 +80,10 @@ class DryReplays:
             attempt = self._attempts.open(origin, journal, lambda: None)
         except NotFound:
             return None
-        # Nothing is durable, so no action starts.
+        # No entry is reported as durable, so no action starts.
         progress = attempt.advance(News(now_ms=self._clock.now_ms()))
         if inspect.isawaitable(progress):
-            # The handler awaits something of asyncio's own: no replay gets past that dry.
+            # The handler awaits something other than the context, beyond which a dry replay can't go.
             task = asyncio.ensure_future(progress)
             task.cancel()
             await asyncio.wait({task})
@@ -92,7 +92,7 @@ class DryReplays:
         return codec if codec is not None and codec.schema_hash == expected.schema_hash else None
 
 
-def _noted(ended: asyncio.Future[Reply]) -> None:
-    """A start that could not be taken back is forgotten with the owner's next commit."""
+def _retrieve_error(ended: asyncio.Future[Reply]) -> None:
+    """Retrieve an error that nobody awaits: the start is uncounted by the owner's next commit anyway."""
     if not ended.cancelled():
         ended.exception()

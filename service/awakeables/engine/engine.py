@@ -1,6 +1,6 @@
-"""The engine: puts the parts of one process together, runs them, and drains them.
+"""The engine: composes the parts of one process, runs them, and drains them.
 
-Wake-ups in memory are hints; the rows are the truth. A sweep finds what a lost hint missed (O3).
+Wake-ups in memory are hints; the rows are the truth. A sweep finds the work of a hint that was lost (O3).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 HandlersRun: TypeAlias = Callable[[App, World, Executor, RunFailed], Attempts]
-"""Decides where handlers run: makes `Attempts` of an app."""
+"""Makes the `Attempts` of an app, and so decides where its handlers run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +53,19 @@ class EngineSettings:
     """How the engine behaves.
 
     Attributes:
-        runner: How single invocations are run.
+        runner: How each invocation is run.
         relay: How effects are published.
-        max_running: Handlers live at once; more wait as rows.
-        max_backlog: Calls that wait for a place; past it `begin` refuses.
-        sweep_interval: How often rows are searched for work that no wake-up in memory announced.
+        max_running: How many handlers may be in memory at once; further invocations wait as rows.
+        max_backlog: How many calls may wait for a place; above it `begin` refuses.
+        sweep_interval: How often the rows are searched for work whose wake-up was lost.
         horizon: How long deadlines are held back when the completions topic can't be read.
         threads: Threads for blocking actions of `ctx.run`.
-        max_journal_entries: An invocation whose journal is this long is paused.
-        retention: How long what has ended is kept, and dead letters.
-        folding: How many dead letters of a minute are kept one by one.
-        verdicts: Publish every verdict to the app's verdicts topic.
-        log_invocations: The level of the lines that say that an invocation has begun or ended; that
-            it has failed is a warning in any case.
+        max_journal_entries: An invocation whose journal has this many entries is paused.
+        retention: How long ended invocations and dead letters are kept.
+        folding: How many dead letters per minute are kept one by one.
+        verdicts: Whether every verdict is published to the app's verdicts topic.
+        log_invocations: The log level at which an invocation begins and ends; a failed one is always
+            logged as a warning.
     """
 
     runner: RunnerSettings = field(default_factory=RunnerSettings)
@@ -83,18 +83,18 @@ class EngineSettings:
 
 
 class Engine:
-    """The parts that serve one app on one store, and their life cycle; all that happens, happens in `run`.
+    """The parts that serve one app on one store, and their life cycle. Nothing happens outside `run`.
 
-    What can be asked of it, `api.Api` answers, by way of the parts.
+    `api.Api` is how it is used.
 
     Attributes:
         config: The settings of all parts.
         ids: Issues every ID of this process.
-        owner: This process's name in the fences; new for each start.
-        problems: What is wrong now, by name; `readiness` says what that means.
-        errors: Errors of background work that should not have happened.
-        serving: Set while calls are taken.
-        metrics: What was counted.
+        owner: This process's name in the fences; a new one for each start.
+        problems: The current problems by name; `readiness` says what they mean.
+        errors: Unexpected errors of background work.
+        serving: Set while calls are accepted.
+        metrics: Where everything is counted.
     """
 
     def __init__(  # noqa: PLR0913 - all of it is told apart by name
@@ -115,17 +115,17 @@ class Engine:
         """Prepare to serve; nothing happens before `run`.
 
         Args:
-            app: Whose handlers are run.
-            store: Opened by the caller, and closed after `run`.
-            publisher: Where effects go.
-            clock: Time; the store's clock is the same one.
-            entropy: Chance.
-            settings: Bounds and pauses.
-            build: Names the code, for the rows that it writes.
+            app: Its handlers are run.
+            store: Opened by the caller before `run`, and closed after it.
+            publisher: Publishes effects.
+            clock: The time; the same clock as the store's.
+            entropy: Random bytes.
+            settings: The settings of all parts.
+            build: The version of the code, kept in the rows that it writes.
             executor: Runs blocking actions of `ctx.run`; threads by default.
-            metrics: Where everything is counted; a registry of its own by default.
-            on_failure: Called with the error of each attempt that fails; rows keep its text only.
-            handlers: Where handlers run: in this process, by default.
+            metrics: Where everything is counted; by default a registry of its own.
+            on_failure: Called with the error of each failed attempt; rows keep only its text.
+            handlers: Where handlers run; by default in this process.
         """
         self.app = app
         self.store = store
@@ -218,36 +218,25 @@ class Engine:
         self.serving = asyncio.Event()
 
     def unexpected(self, error: Exception, **facts: object) -> None:
-        """Go on after a failure: the rows are the truth, a sweep finds what was dropped here."""
+        """Log an error of background work, which goes on: a sweep finds the work that was dropped."""
         if not isinstance(error, OperatorError):
             self.errors.append(error)
         log.error(events.BACKGROUND_ERROR, exc_info=error, **facts)
 
     @property
-    def stopping(self) -> bool:
-        """Is nothing new begun?"""
-        return self.pool.stopping
-
-    @stopping.setter
-    def stopping(self, stopping: bool) -> None:
-        self.pool.stopping = stopping
-
-    @property
     def live(self) -> int:
-        """How many handlers are in memory now."""
+        """The number of handlers in memory."""
         return len(self.pool)
 
-    # ── background ─────────────────────────────────────────────────────────────────────────
-
     async def run(self) -> None:
-        """Serve until cancelled. First lets go of what an earlier process owned."""
+        """Serve until cancelled. First releases what earlier processes owned."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.committer.run(), name="committer")
                 await self.committer.commit(Release(owner=self.owner), Released)
                 tasks.create_task(self.relay.run(), name="relay")
                 tasks.create_task(self.pool.run(), name="claims")
-                tasks.create_task(self._sweeper.run(), name="sweep")
+                tasks.create_task(self._sweeper.run(), name="sweeper")
                 tasks.create_task(self.retention.run(self.unexpected), name="retention")
                 self.serving.set()
                 await asyncio.Event().wait()
@@ -256,15 +245,15 @@ class Engine:
             self.executor.shutdown(wait=False, cancel_futures=True)
 
     async def drain(self, timeout: timedelta) -> bool:
-        """Begin nothing, let running handlers reach an await and suspend; True: all did in time."""
-        self.stopping = True
+        """Begin nothing new, and let handlers run to an await and suspend; True if all did in time."""
+        self.pool.stopping = True
         left_s = timeout.total_seconds()
         while self.pool and left_s > 0:
             self.pool.stop_lingering()
             await asyncio.sleep(0.02)
             left_s -= 0.02
         if "broker" not in self.problems:
-            # What is not out by then is a row, and goes out after the next start.
+            # Effects that are not published by then are rows, and are published after the next start.
             await self.relay.drained(max(0.0, left_s))
         drained = not self.pool
         if "store" not in self.problems:
@@ -274,7 +263,7 @@ class Engine:
         return drained
 
     async def settled_down(self) -> None:
-        """Wait until nothing is under way: no handler is live, nothing is to be written or sent."""
+        """Wait until nothing is in progress: no handler in memory, nothing to commit or to publish."""
         while True:
             await self.committer.drained()
             if self.pool.idle and self.relay.idle and self.committer.idle:
@@ -282,7 +271,7 @@ class Engine:
             await asyncio.sleep(0.001)
 
     async def sweep(self) -> None:
-        """Search the rows once for work that no wake-up announced, as `run` does regularly."""
+        """Sweep once, as `run` does at intervals."""
         await self._sweeper.sweep()
 
     def _wake(self, wakes: Sequence[Wake]) -> None:

@@ -1,9 +1,9 @@
-"""How much of what settles nothing is kept: a limit per partition and minute; the rest is counted.
+"""Limits what is kept of records that settle nothing, per partition and minute; the rest is counted.
 
-A producer of garbage writes a million records a minute. Each as a row with a copy would fill the
-disk of a service that does nothing wrong. So the first of each minute are kept as they are, and one
-row stands for the others: how many, and between which offsets they lie, where they can be read
-again while the topic has them. Of verdicts that settle nothing the first of each minute are published.
+A producer of garbage can write a million records a minute. A row and a copy of each would fill the
+service's disk. So the first of each minute are kept as they are, and one row stands for the others: it
+has their number and the offsets between which they can be read again, while the topic has them. Of the
+verdicts that settle nothing, too, only the first of each minute are published.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ MINUTE_MS = 60_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldingSettings:
-    """What is kept of one partition in a minute.
+    """The limits of one partition and minute.
 
     Attributes:
         letters: How many dead letters are kept.
-        bytes: Of so much key, value and headers.
+        bytes: The size of their keys, values and headers together.
         verdicts: How many verdicts other than `accepted` are published.
     """
 
@@ -42,42 +42,42 @@ class _Minute:
 
 
 class Folder:
-    """Knows what each partition has used up of its minute.
+    """Counts what each partition has used of its limits in the current minute.
 
-    That is lost with the process: after a start a partition may use up another minute's.
+    The counts are lost with the process: after a restart a partition begins another minute.
     """
 
     def __init__(self, ids: Ids, settings: FoldingSettings) -> None:
         self._ids = ids
         self._settings = settings
-        self._minutes: dict[tuple[str, int], _Minute] = {}
+        self._minutes: dict[int, _Minute] = {}
 
-    def folding(self, topic: str, partition: int, now_ms: int) -> Folding:
-        """How the dead letters of the partition's next batch are kept."""
-        minute = self._minutes.get((topic, partition))
+    def folding(self, partition: int, now_ms: int) -> Folding:
+        """Return what is left of the limits for the partition's next batch."""
+        minute = self._minutes.get(partition)
         if minute is None or not 0 <= now_ms - minute.began_ms < MINUTE_MS:
-            minute = self._minutes[topic, partition] = _Minute(now_ms, self._ids.new("dlq"))
-        most = self._settings
+            minute = self._minutes[partition] = _Minute(now_ms, self._ids.new("dlq"))
+        limits = self._settings
         return Folding(
             into=minute.fold_id,
-            keep=max(0, most.letters - minute.letters),
-            keep_bytes=max(0, most.bytes - minute.bytes),
-            max_verdicts=max(0, most.verdicts - minute.verdicts),
+            keep=max(0, limits.letters - minute.letters),
+            keep_bytes=max(0, limits.bytes - minute.bytes),
+            max_verdicts=max(0, limits.verdicts - minute.verdicts),
             reason=(
-                "more records could not be used than are kept of a partition in a minute "
-                f"({most.letters:,}, of {most.bytes:,} bytes): from this offset on they are only counted; "
-                "while the topic has them, they are read again if you move the partition back to it"
+                "more records of this partition were unusable within a minute than are kept "
+                f"({limits.letters:,}, of {limits.bytes:,} bytes): from this offset on they are only "
+                "counted; while the topic has them, move the partition back to this offset to read them again"
             ),
         )
 
-    def kept(self, topic: str, partition: int, letters: Sequence[DeadLetter]) -> None:
-        """These were kept one by one."""
-        minute = self._minutes[topic, partition]
+    def count_dead_letters(self, partition: int, letters: Sequence[DeadLetter]) -> None:
+        """Count dead letters that were kept one by one."""
+        minute = self._minutes[partition]
         minute.letters += len(letters)
         minute.bytes += sum(letter.size for letter in letters)
 
-    def told(self, topic: str, partition: int, verdicts: int) -> bool:
-        """So many verdicts other than `accepted` came; were there more than there was room for, just now?"""
-        minute = self._minutes[topic, partition]
+    def count_verdicts(self, partition: int, verdicts: int) -> bool:
+        """Count verdicts other than `accepted`; True if these are the first of the minute above the limit."""
+        minute = self._minutes[partition]
         before, minute.verdicts = minute.verdicts, minute.verdicts + verdicts
         return before <= self._settings.verdicts < minute.verdicts

@@ -1,10 +1,10 @@
-"""How far time may be taken to have passed for deadlines (hard case 5).
+"""The watermark of the completions topic, which deadlines are compared with (hard case 5).
 
-An outage must not turn finished work into time-outs: an answer that was in the topic in time
-counts, although the service read it late. So deadlines are held against the last moment up to
-which every completions partition is known to be read. That moment always lies a little in the
-past. It is never simply *now*: a process that was frozen, or whose loop was blocked, can't tell
-that from its own clock, and would expire what it has not read yet.
+An outage must not turn finished work into time-outs: an answer that was in the topic in time counts,
+although the service reads it late. So deadlines are compared with the latest moment up to which every
+partition of the completions topic is known to be read. That moment is always a little in the past, and
+never simply *now*: a process that was frozen, or whose event loop was blocked, does not know that from
+its own clock, and would expire awakeables whose answers it has not read yet.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from awakeables.ports import Clock
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A moment by both clocks: the wall clock may be set, the monotonic one may stand still.
+    """A moment by both clocks: the wall clock can be set, the monotonic one can stop in standby.
 
     Attributes:
         ms: Milliseconds since 1970.
@@ -33,14 +33,14 @@ class Moment:
 
 
 class Horizon:
-    """Keeps up to which moment each partition is known to be read."""
+    """Keeps the moment up to which each partition is known to be read, and the earliest of them."""
 
     def __init__(self, clock: Clock, *, longest_ms: int) -> None:
         """Begin with nothing read.
 
         Args:
             clock: The store's clock.
-            longest_ms: Deadlines are held back at most this long, also if Kafka never returns.
+            longest_ms: Deadlines are held back for this long at most, even if Kafka never returns.
         """
         self._clock = clock
         self._longest_ms = longest_ms
@@ -48,21 +48,21 @@ class Horizon:
         self._asked: Moment | None = None
 
     def expect(self, partitions: Iterable[int], asked: Moment) -> None:
-        """The topic has these partitions and no others, as far as is known from an answer.
+        """Record that the topic has exactly these partitions, according to the broker.
 
         Args:
-            partitions: All of them; deadlines wait until each was read.
-            asked: When the question was sent; a partition may have been added since.
+            partitions: All of them; deadlines wait until each has been read.
+            asked: When the broker was asked; a partition may have been added since.
         """
         self._read = {partition: self._read.get(partition) for partition in partitions}
         self._asked = asked
 
     def read_to_end(self, partition: int, moment: Moment) -> None:
-        """Everything that was in the partition at that moment is settled."""
+        """Record that everything that was in the partition at that moment has been settled."""
         self._read[partition] = moment
 
     def held_back_to_ms(self) -> int:
-        """The instant to compare deadlines with."""
+        """Return the instant to compare deadlines with, in milliseconds since 1970."""
         now = Moment.now(self._clock)
         earliest_ms = now.ms - self._longest_ms
         moments = [self._asked, *self._read.values()] if self._read else [None]
@@ -71,9 +71,10 @@ class Horizon:
 
 
 def _at(moment: Moment, now: Moment) -> int:
-    """What the wall clock said then, or, if it was set back since, would have said by today's setting.
+    """The wall-clock time of a moment: as it was read, or by today's setting, whichever is earlier.
 
-    The earlier of both: set forward, the clock has passed deadlines at which it was not yet that late.
+    If the clock was set back since, its old reading lies in the future. If it was set forward, deadlines
+    seem to have passed that had not when the partition was read.
     """
     age_ms = round((now.monotonic_s - moment.monotonic_s) * 1000)
     return min(moment.ms, now.ms - age_ms)

@@ -1,4 +1,4 @@
-"""Since when topics are missing: records to one are refused together, not each after a wait of its own."""
+"""How long topics have been missing, so that records to one are refused together, not one by one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from awakeables.ports import Clock
 
 
 class MissingTopics:
-    """Remembers since when each topic is known to be missing.
+    """Remembers since when each topic has been missing.
 
-    Records to a missing topic are held in memory while they are tried again. If each were waited for
-    by itself, those to a busy topic that is missing would keep all others out.
+    Records to a missing topic are held in memory while they are retried. If each had a time-out of its
+    own, those to a busy topic that is missing would fill the memory that all others need.
     """
 
     def __init__(self, clock: Clock, *, patience_s: float) -> None:
@@ -18,9 +18,9 @@ class MissingTopics:
         self._seen: dict[str, tuple[float, float]] = {}
 
     def is_overdue(self, topic: str) -> bool:
-        """Note that a topic is missing now; True once it has been for longer than our patience.
+        """Record that a topic is missing now; True if it has been for at least `patience_s`.
 
-        If nobody asked for it for that long, it may have been there in between: it is waited for again.
+        After that long without a call the topic may have existed in between, so the time starts again.
         """
         now_s = self._clock.monotonic()
         first_s, last_s = self._seen.get(topic, (now_s, now_s))
@@ -30,5 +30,5 @@ class MissingTopics:
         return now_s - first_s >= self._patience_s
 
     def found(self, topic: str) -> None:
-        """Note that a topic is there."""
+        """Record that a topic exists."""
         self._seen.pop(topic, None)

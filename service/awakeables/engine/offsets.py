@@ -1,4 +1,4 @@
-"""How far the completions topic has been read, and moving a partition past what can't be read."""
+"""How far the completions topic has been read; moving a partition past records that can't be read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from awakeables.errors import NotFound, NotPossible
 from awakeables.ports import OffsetReader
 
 PARTITION = "partition"
-"""What the name of a problem with one partition begins with: `partition 3`."""
+"""How the name of a problem with one partition begins: `partition 3`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,26 +70,26 @@ class TopicProgress:
     async def skip(self, partition: int, to: int | None, *, by: str | None = None) -> PartitionProgress:
         """Move a partition to an offset, or past the batch that it is stuck at.
 
-        A dead letter with the code `skipped` records both offsets. What lies between is not read; or, if
-        the partition goes back, read again, which changes nothing that was settled (K1).
+        A dead letter with the code `skipped` records both offsets. The records between them are not read;
+        or, if the partition goes back, they are read again, which changes nothing that was settled (K1).
 
         Returns:
-            The partition as it is now.
+            The partition after the move.
 
         Raises:
             NotFound: The partition was never read.
-            NotPossible: It is not stuck, stands there already, or ends before.
+            NotPossible: It is not stuck, is at that offset already, or ends before it.
         """
         held = await self._held(partition)
         if to is None:
             to = self._end_of_stuck_batch(partition)
         if held.end is not None and to > held.end:
-            raise NotPossible(f"partition {partition} ends at {held.end}: {to} lies beyond it")
+            raise NotPossible(f"partition {partition} ends at {held.end}; offset {to} is beyond it")
         if to == held.next:
-            raise NotPossible(f"partition {partition} stands at {to} already")
+            raise NotPossible(f"partition {partition} is at offset {to} already")
         is_new_topic = self._state(partition).ahead or (held.end is not None and held.end < held.next)
         if not await self._completions.skip(partition, held.next, to, by=by, recreated=is_new_topic):
-            raise NotPossible(f"partition {partition} has been read on from {held.next} meanwhile")
+            raise NotPossible(f"partition {partition} has been read beyond {held.next} meanwhile; try again")
         return await self._held(partition)
 
     def _state(self, partition: int) -> ReaderState:
@@ -99,15 +99,15 @@ class TopicProgress:
         for progress in await self.show():
             if progress.partition == partition:
                 return progress
-        raise NotFound(f"partition {partition} of {self._completions.name} was never read")
+        raise NotFound(f"partition {partition} of {self._completions.name} has never been read")
 
     def _end_of_stuck_batch(self, partition: int) -> int:
         stuck = self._state(partition).stuck
         if stuck is None:
-            raise NotPossible(f"partition {partition} is not stuck; say to which offset, if it must be moved")
+            raise NotPossible(f"partition {partition} is not stuck; to move it anyway, give an offset")
         if stuck.next is None:
             raise NotPossible(
-                f"where the batch at offset {stuck.offset} of partition {partition} ends can't be told; "
-                "say to which offset"
+                f"the end of the batch at offset {stuck.offset} of partition {partition} is unknown; "
+                "give the offset to move to"
             )
         return stuck.next

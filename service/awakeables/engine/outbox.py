@@ -1,4 +1,4 @@
-"""The relay: publishes effects after their commit, in order per stream, until Kafka has them (K3)."""
+"""The relay: publishes committed effects, in order per stream, until Kafka acknowledges them (K3)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 
 SWEEPS_PER_CHECK = 10
-"""Every tenth sweep asks the store for effects that a lost hand-off left behind."""
+"""Every tenth sweep also reads the store for effects whose hand-off was lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +40,10 @@ class RelaySettings:
     """How the relay behaves.
 
     Attributes:
-        publish_timeout: A topic that is missing for this long is taken for one that never comes.
-        sweep_interval: How often the store is asked for effects that were not handed off.
+        publish_timeout: Effects for a topic that has been missing for this long are refused.
+        sweep_interval: How often the store is searched for effects that were not handed off.
         max_waiting: Bound of the effects that are held in memory.
-        max_waiting_bytes: Bound of their keys and values together; one that is larger is held alone.
+        max_waiting_bytes: Bound of their keys and values together; an effect above it is held alone.
     """
 
     publish_timeout: timedelta = timedelta(seconds=60)
@@ -53,15 +53,15 @@ class RelaySettings:
 
 
 class Relay:
-    """Holds the effects that are to be published, in one queue per stream.
+    """Publishes effects from one queue per stream.
 
-    Only the first effect of a queue is under way; the next one follows once the first is published
-    or refused. The first ones of all streams that are due in one turn of the loop, such as the
-    effects of one group commit, are published with one call.
+    Only the first effect of a queue is being published; the next one follows once the first is
+    acknowledged or refused. The first effects of all streams that are due in one turn of the event loop,
+    such as those of one group commit, are published with one call.
 
-    Effects come by hand-off, right after their commit. At the start, when there is no room, and
-    now and then in case a hand-off was lost, the relay is *behind*: then it takes no hand-off and
-    reads what is unsent from the store, in order, until it knows all of it.
+    Effects are handed off right after their commit. At the start, when there is no room, and at
+    intervals in case a hand-off was lost, the relay is *behind*: it accepts no hand-off, and reads the
+    unsent effects from the store, in order, until it holds all of them.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class Relay:
         """Prepare; `run` does the rest.
 
         Args:
-            committer: Writes what became of effects.
-            reader: Where unsent effects are read.
-            publisher: Where they go.
-            owner: Who claims them.
-            clock: Time.
+            committer: Commits what became of effects.
+            reader: Reads unsent effects.
+            publisher: Publishes them.
+            owner: This process's name in their claims.
+            clock: The time.
             settings: Bounds and intervals.
-            on_wakes: Called with the invocations whose awakeable a refused task has rejected.
+            on_wakes: Called with the invocations that a refused task has woken, by rejecting its awakeable.
             metrics: Where publishes are counted.
         """
         self._committer = committer
@@ -112,20 +112,20 @@ class Relay:
         self._tasks: asyncio.TaskGroup | None = None
 
     def hand_off(self, effects: Sequence[Effect]) -> None:
-        """Publish effects that were just committed, claimed by this owner."""
+        """Publish effects that this owner has just committed, which claims them."""
         if self._behind or not self._has_room(len(effects), sum(map(_size, effects))):
             self._behind = True
             self._poked.set()
             return
         if self._handed_off_while_reading is not None:
-            # Earlier ones of its stream may be among what is being read: they go first.
+            # Earlier effects of their streams may be among those being read, and must go first.
             self._handed_off_while_reading.extend(effects)
             return
         for effect in effects:
             self._enqueue(effect)
 
     def poke(self) -> None:
-        """Look for effects that nobody has claimed."""
+        """Sweep now, for effects that were committed unclaimed."""
         self._poked.set()
 
     async def run(self) -> None:
@@ -143,14 +143,14 @@ class Relay:
 
     @property
     def idle(self) -> bool:
-        """Whether everything is out that was handed off."""
+        """Whether all effects that were handed off are published or refused."""
         return not self._known and not self._behind and not self._poked.is_set()
 
     async def drained(self, timeout_s: float) -> bool:
-        """Wait until what was handed off is out; False: not in time.
+        """Wait until what was handed off is published; False if it is not within `timeout_s`.
 
-        It does not wait for what is held up by a topic that failed when it was last tried: that is
-        a row, and goes out after the next start.
+        It does not wait for streams whose topic failed when it was last tried: their effects are rows,
+        and are published after the next start.
         """
         waited = 0.0
         while self._under_way() and waited < timeout_s:
@@ -159,7 +159,7 @@ class Relay:
         return not self._under_way()
 
     def holdup(self, effect: Effect) -> str | None:
-        """Why an unsent effect is not out, as far as it was tried since this process started."""
+        """Return why an effect is still unsent, if publishing has failed since this process started."""
         queue = self._streams.get(effect.stream)
         first = queue[0] if queue else effect
         problem = self._problems.get(first.topic)
@@ -172,7 +172,10 @@ class Relay:
         held_up = sum(len(queue) for queue in queues if queue[0].topic in self._problems)
         return len(self._known) - held_up
 
-    # What is held: bounded, read from the store when it was not handed off.
+    # Taking in effects. Catching up reads the store while hand-offs and acknowledgements go on. So an effect
+    # that is acknowledged meanwhile may still be among those read, and must not be published again
+    # (`_gone_while_reading`); and one that is handed off meanwhile must queue behind those of its stream that
+    # are read, so it is taken in after them (`_handed_off_while_reading`).
 
     def _has_room(self, count: int, size: int) -> bool:
         settings = self._settings
@@ -193,19 +196,19 @@ class Relay:
         self._publish_soon(effect)
 
     def _forget(self, event_ids: Sequence[str]) -> None:
-        """Their rows are gone or failed; a read that is under way may still show them."""
+        """Drop effects whose rows are deleted or marked as refused."""
         for event_id in event_ids:
             self._held_bytes -= self._known.pop(event_id, 0)
         if self._gone_while_reading is not None:
             self._gone_while_reading.update(event_ids)
 
     async def _sweep(self) -> None:
-        """Claim what is unclaimed or a dead owner's, and what a lost hand-off left behind (O3)."""
+        """Claim what is unclaimed or a dead owner's, and catch up with what was not handed off (O3)."""
         claimed = await self._committer.commit(
             ClaimEffects(owner=self._owner, limit=CLAIM_LIMIT), ClaimedEffects
         )
         if claimed.effects or self._sweeps % SWEEPS_PER_CHECK == 0:
-            # Also what was claimed comes by reading: its answer could have been lost.
+            # The reply may have been lost before, so claimed effects are read, too, not taken from it.
             self._behind = True
         self._sweeps += 1
         if self._behind:
@@ -229,7 +232,7 @@ class Relay:
             return
         finally:
             self._gone_while_reading = self._handed_off_while_reading = None
-        # Where there is more to read, a later read has what was handed off meanwhile.
+        # If there is more to read, a later read returns what was handed off meanwhile.
         for effect in unsent if len(unsent) >= limit else [*unsent, *handed_off]:
             if effect.event_id in gone or effect.event_id in self._known:
                 continue
@@ -240,13 +243,13 @@ class Relay:
         if len(unsent) >= limit:
             self._behind = True
         if self._behind:
-            # There is more, or something was committed meanwhile that was not taken in.
+            # There is more to read, or a hand-off was declined meanwhile.
             self._poked.set()
 
-    # Publishing: in batches, and what becomes of each effect.
+    # Publishing.
 
     def _publish_soon(self, effect: Effect) -> None:
-        """Publish the first effect of a stream, with all others that are due in this turn of the loop."""
+        """Publish the first effect of a stream, with all others due in this turn of the event loop."""
         if self._tasks is None:
             return
         if not self._due:
@@ -266,7 +269,7 @@ class Relay:
         try:
             await self._publisher.publish(effects, report)
         except Exception as error:
-            # A defect of the publisher must stop no stream: what it left unreported is tried again.
+            # A bug in the publisher must not stop any stream: what it has not reported is tried again.
             log.error(events.BACKGROUND_ERROR, exc_info=error)
             report([*left.values()], BrokerUnavailable(f"{type(error).__name__}: {error}"))
 
@@ -285,7 +288,7 @@ class Relay:
                         self._streams[effect.stream][0] = shorter
                         self._publish_soon(shorter)
             case _:
-                # A record that can't even be written must stop no other stream; it can be resent.
+                # A record that can't even be encoded must not stop the other streams; it can be resent.
                 for effect in effects:
                     self._refuse(effect, f"{type(outcome).__name__}: {outcome}")
 
@@ -299,7 +302,7 @@ class Relay:
             if failures is not None:
                 log.info(events.EFFECT_SENT_AGAIN, topic=topic, failures=failures)
         event_ids = tuple(effect.event_id for effect in effects)
-        # Known until their rows are gone, so that no sweep publishes them again.
+        # Kept until their rows are deleted, so that no sweep publishes them again.
         self._committer.post(
             MarkPublished(event_ids=event_ids), lambda _: self._forget(event_ids), lazily=True
         )
@@ -307,7 +310,7 @@ class Relay:
             self._go_on(effect.stream)
 
     def _go_on(self, stream: str) -> None:
-        """The first effect of a stream is published or refused: on with the next."""
+        """Publish the next effect of a stream, whose first is published or refused."""
         self._backoffs.pop(stream, None)
         queue = self._streams[stream]
         queue.popleft()
@@ -317,7 +320,7 @@ class Relay:
             del self._streams[stream]
 
     def _failed(self, effects: Sequence[Effect], error: BrokerUnavailable) -> None:
-        """Try again after a pause; give up records to a topic that has been missing for too long."""
+        """Try again after a pause; refuse records to a topic that has been missing for too long."""
         pauses: dict[float, list[str]] = {}
         for effect in effects:
             if isinstance(error, TopicMissing) and self._missing.is_overdue(effect.topic):
@@ -326,7 +329,7 @@ class Relay:
             self._problems[effect.topic] = str(error)
             failures = self._outages.failed(effect.topic)
             if failures is not None:
-                log.warning(events.EFFECT_FAILED, **_facts(effect), failures=failures, error=str(error))
+                log.warning(events.EFFECT_FAILED, **_log_fields(effect), failures=failures, error=str(error))
             self._counts["retried"].inc()
             backoff = self._backoffs.setdefault(effect.stream, Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S))
             pauses.setdefault(backoff.next_s(), []).append(effect.stream)
@@ -341,40 +344,40 @@ class Relay:
 
     def _refuse(self, effect: Effect, reason: str) -> None:
         reason = writable(reason)
-        self._problems.pop(effect.topic, None)  # one that still waits for this topic will find it out
+        self._problems.pop(effect.topic, None)  # the next effect for this topic will find out
         self._counts["refused"].inc()
-        # A verdict or a copy of a dead letter is nobody's in particular, and may be one of thousands.
-        facts = _facts(effect)
-        failures = 1 if "invocation_id" in facts else self._refusals.failed(effect.topic)
+        # Verdicts and copies of dead letters may be refused by the thousand, so not each is logged.
+        fields = _log_fields(effect)
+        failures = 1 if "invocation_id" in fields else self._refusals.failed(effect.topic)
         if failures is not None:
-            log.error(events.EFFECT_REFUSED, **facts, failures=failures, reason=reason)
+            log.error(events.EFFECT_REFUSED, **fields, failures=failures, reason=reason)
         self._committer.post(
-            MarkRefused(event_id=effect.event_id, reason=reason), partial(self._refusal_kept, effect)
+            MarkRefused(event_id=effect.event_id, reason=reason), partial(self._on_marked_refused, effect)
         )
 
-    def _refusal_kept(self, effect: Effect, answer: Reply | Exception) -> None:
+    def _on_marked_refused(self, effect: Effect, reply: Reply | Exception) -> None:
         self._forget((effect.event_id,))
         self._go_on(effect.stream)
-        # If the store has refused it, the committer has logged that; a sweep finds the effect again.
-        if isinstance(answer, Acknowledged):
-            self._on_wakes(answer.wakes)
+        # If the store refuses the command, the committer has logged that, and a sweep finds the effect again.
+        if isinstance(reply, Acknowledged):
+            self._on_wakes(reply.wakes)
 
 
 def _size(effect: Effect) -> int:
     return len(effect.key or b"") + len(effect.value or b"")
 
 
-def _facts(effect: Effect) -> dict[str, str]:
-    """What a log line says of an effect, with the invocation or awakeable that its stream is named after."""
-    facts = {"event_id": effect.event_id, "topic": effect.topic}
+def _log_fields(effect: Effect) -> dict[str, str]:
+    """What the log says about an effect, with the invocation or awakeable that its stream is named after."""
+    fields = {"event_id": effect.event_id, "topic": effect.topic}
     match effect.kind:
         case "task" | "event":
-            facts["invocation_id"] = effect.stream
+            fields["invocation_id"] = effect.stream
         case "verdict":
-            facts["awakeable_id"] = effect.stream
+            fields["awakeable_id"] = effect.stream
         case _:
             pass
-    return facts
+    return fields
 
 
 async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:

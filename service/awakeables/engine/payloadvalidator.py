@@ -25,33 +25,33 @@ from awakeables.handlers.serde import Codec, codec_by_name, explain
 from awakeables.ports import Expectation, SettlementReader
 
 CACHED = 100_000
-"""Expectations kept in memory: those of awakeables that were created here lately."""
+"""How many expectations are kept in memory, the oldest dropped first."""
 
 MOST_VALIDATORS = 1000
-"""Compiled schemas kept in memory, the oldest out; an app has a few."""
+"""How many compiled schemas are kept in memory, the oldest dropped first; an app has a few."""
 
 
 _Expected: TypeAlias = "tuple[Expectation, weakref.ref[Codec[Any]] | None]"
 
 Learn: TypeAlias = Callable[[str, Expectation], Awaitable[Codec[Any] | None]]
-"""Finds the codec of an awakeable by other means than its name."""
+"""Finds the codec of an awakeable whose type this process does not know by its name."""
 
 
 class PayloadValidator:
     """Validates completions against what their awakeables expect."""
 
     def __init__(self, reader: SettlementReader, learn: Learn) -> None:
-        """Read expectations from a store; `learn` finds types that this process does not know yet."""
+        """Read expectations from a store; `learn` finds types that this process does not know."""
         self._reader = reader
         self._learn = learn
         self._expected: OrderedDict[str, _Expected] = OrderedDict()
         self._validators: dict[tuple[str, bool], jsonschema_rs.Draft202012Validator] = {}
 
     def remember(self, awakeable_id: str, expectation: Expectation, codec: Codec[Any] | None = None) -> None:
-        """Save the look-up for an awakeable that is being created here.
+        """Keep the expectation of an awakeable in memory, and its codec.
 
-        Its codec is known for as long as something else holds it: the handler that waits, or the
-        cache of types.
+        The codec is kept for as long as something else holds it: the handler that waits, or the cache
+        of types.
         """
         self._expected[awakeable_id] = (expectation, None if codec is None else weakref.ref(codec))
         if len(self._expected) > CACHED:
@@ -145,9 +145,10 @@ class PayloadValidator:
         return f"{where}: {shortened(misfit.message)}"
 
     def _validator(self, expected: Expectation) -> jsonschema_rs.Draft202012Validator:
-        """The compiled schema; the formats of rows without a type's name are asserted, as they were.
+        """Return the compiled schema. Its formats are asserted only for rows without a type's name.
 
-        Those of pydantic are wider than the formats of JSON Schema, whose names they have.
+        Those rows are of a release that asserted them. The schemas of pydantic's types name formats of
+        JSON Schema, but pydantic accepts more than these allow.
         """
         assert expected.schema_hash is not None
         asserted = expected.type_name is None

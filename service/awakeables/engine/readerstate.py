@@ -1,4 +1,4 @@
-"""What the reader of a partition sees, beyond the row that says where it is read on."""
+"""The state of a partition's reader, beyond the offset, which is in the store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StuckBatch:
-    """A batch that can't be opened: where it begins, and where the next one does, if that is known."""
+    """A batch that can't be decoded: its offset, and that of the next batch if it is known."""
 
     offset: int
     next: int | None
@@ -15,17 +15,17 @@ class StuckBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderState:
-    """A partition as its reader has last seen it.
+    """A partition as its reader last saw it.
 
     Attributes:
-        end: Where it ends; None: not known yet.
-        lag: How many records wait to be read; None: nobody reads it now. Markers of transactions are
-            no records, so it can be 0 before the end.
-        behind_s: How old the last record is that was settled, while others wait.
-        transaction_s: For how long an open transaction has held what lies behind its first record.
-        stuck: The batch that it waits before.
-        ahead: It waits because its topic was cut short, or created anew: it ends, or ended for a
-            while, before the offset to be read next.
+        end: Its end offset; None before the first report.
+        lag: How many records are unread; None while it has no reader. Transaction markers are not
+            records, so it can be 0 before the end.
+        behind_s: The age of the record that was settled last, while others are unread.
+        transaction_s: For how long an open transaction has kept records from being read.
+        stuck: The batch that keeps it from being read.
+        ahead: It is not read because its topic was truncated or recreated: its end is, or was for a
+            while, before the next offset.
     """
 
     end: int | None = None

@@ -1,7 +1,7 @@
-"""Forgets what ended long ago: invocations with all that is theirs, dead letters, refused effects.
+"""Deletes old rows: ended invocations with everything that is theirs, dead letters, refused effects.
 
-In small commits with rests between them, so that the load does not notice. What is pending is
-never purged, however old it is.
+In small commits with pauses between them, so that other work is not held up. Pending rows are never
+purged, whatever their age.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from awakeables.telemetry import events
 log = structlog.stdlib.get_logger(__name__)
 
 BATCH = 500
-"""Chunks of journal, or dead letters, of one commit: a few milliseconds of the writer's time."""
+"""Journal chunks or dead letters per commit: a few milliseconds of the writer's time."""
 
-REST = 4
-"""Rests this many times as long as a batch took: purging takes a fifth of the time at most."""
+PAUSE_RATIO = 4
+"""The pause after a batch, as a multiple of its duration: at most a fifth of the time is spent purging."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class RetentionSettings:
     Attributes:
         ended: Invocations that have ended, with journals, awakeables, verdicts, idempotency keys.
         dead_letters: Dead letters, and effects that Kafka has refused.
-        interval: How often it is looked for what may go.
+        interval: How often expired rows are searched for.
     """
 
     ended: timedelta = timedelta(days=7)
@@ -44,7 +44,7 @@ class RetentionSettings:
 
 
 class Retention:
-    """Purges for one engine."""
+    """Purges expired rows of one store."""
 
     def __init__(
         self, committer: Committer, store: Store, *, clock: Clock, settings: RetentionSettings
@@ -55,7 +55,7 @@ class Retention:
         self._settings = settings
 
     async def run(self, failed: Callable[[Exception], None]) -> None:
-        """Purge for ever; cancel to stop. What goes wrong is told to `failed`, and tried again later."""
+        """Purge until cancelled; `failed` is called with each error, and the next interval tries again."""
         while True:
             try:
                 await self.purge()
@@ -64,7 +64,7 @@ class Retention:
             await asyncio.sleep(self._settings.interval.total_seconds())
 
     async def purge(self) -> int:
-        """Forget all that may be forgotten now; how much it was."""
+        """Purge everything that has expired by now; return how many rows that were."""
         invocations = await self._repeat(self._purge_invocations)
         letters = await self._repeat(self._purge_letters)
         if invocations or letters:
@@ -89,7 +89,7 @@ class Retention:
             if not count:
                 return total
             total += count
-            await asyncio.sleep((self._clock.monotonic() - began) * REST)
+            await asyncio.sleep((self._clock.monotonic() - began) * PAUSE_RATIO)
 
     async def _purge_invocations(self) -> int:
         before_ms = self._before_ms(self._settings.ended)

@@ -1,7 +1,7 @@
-"""Gauges of rows: how many there are and how old the oldest is.
+"""Gauges of rows: how many there are, and the age of the oldest.
 
-They are set in the background. A scrape returns what was counted last, so it never waits for the store,
-and many scrapes cost the store nothing.
+They are set in the background. A scrape returns the last counts, so it never waits for the store, and
+scrapes cost the store nothing.
 """
 
 from __future__ import annotations
@@ -38,14 +38,13 @@ class RowGauges:
         metrics.rows_counted_age_s.set_function(lambda: clock.monotonic() - self._taken_s)
 
     async def run(self) -> None:
-        """Count until cancelled. While the store is away the gauges stay as they were.
+        """Count until cancelled. While the store is down, the gauges keep their values.
 
-        However long a count takes, the next one comes an interval after it: gauges that are old without
-        a limit are alarms that never end, or never come. What is counted is kept by the store (ADR 11), so
-        that it costs nothing to ask often.
+        The interval is fixed, however long a count takes: with gauges of any age, alarms would not end, or
+        not begin. The store keeps the counts (ADR 11), so reading them often costs little.
         """
         while True:
-            # `awakeables_rows_counted_age_seconds` shows it, and so does readiness.
+            # `awakeables_rows_counted_age_seconds` and readiness show that the store is down.
             with suppress(StoreUnavailable):
                 await self.take()
             await asyncio.sleep(self._interval_s)
@@ -54,7 +53,7 @@ class RowGauges:
         """Count once.
 
         Raises:
-            StoreUnavailable: The gauges are as they were.
+            StoreUnavailable: The gauges have not changed.
         """
         counts = await self._counts()
         now_ms = self._clock.now_ms()
@@ -73,7 +72,7 @@ class RowGauges:
 
 
 def show_readiness(metrics: Metrics, problems: Mapping[str, str], readiness: Callable[[], Readiness]) -> None:
-    """Set the gauges of readiness and of what is wrong at every scrape."""
+    """Set the gauges of readiness and of problems at every scrape."""
     metrics.ready.set_function(lambda: readiness().is_ready)
     for about in PROBLEM_KINDS:
         metrics.problems.labels(about).set_function(
@@ -82,11 +81,11 @@ def show_readiness(metrics: Metrics, problems: Mapping[str, str], readiness: Cal
 
 
 def _about(problem: str) -> ProblemKind:
-    """What a name on the board is about."""
+    """The kind of a problem, by its name."""
     words = problem.split()
     return next((kind for kind in PROBLEM_KINDS if kind in words), "other")
 
 
 def _age_s(made_ms: int | None, now_ms: int) -> float:
-    """0 without any, and where a clock was set back."""
+    """The age of the oldest; 0 if there is none, or if the clock was set back."""
     return 0.0 if made_ms is None else max(0, now_ms - made_ms) / 1000

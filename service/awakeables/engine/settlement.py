@@ -1,4 +1,4 @@
-"""Settling completions: validate, commit, wake. HTTP, handlers and Kafka batches all use it."""
+"""Settles completions: validate, commit, wake. HTTP, handlers and Kafka batches all end here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from awakeables.telemetry.metrics import Metrics
 
 
 class Settlement:
-    """Settles completions, and wakes the invocations that waited for them."""
+    """Settles completions, and wakes the invocations that wait for them."""
 
     def __init__(
         self,
@@ -35,13 +35,13 @@ class Settlement:
         """Settle through a committer.
 
         Args:
-            committer: Where orders are committed.
+            committer: Commits the commands.
             validator: Validates values before they are committed.
             horizon: What deadlines are compared with.
             ids: Issues the event IDs of published verdicts.
             verdicts_topic: Where verdicts are published; empty: nowhere.
             metrics: Where verdicts are counted.
-            on_wakes: Called with the wake-ups that a commit has written.
+            on_wakes: Called with the invocations that a commit has woken.
             on_effects: Called when a commit has queued effects that nobody has claimed.
         """
         self._committer = committer
@@ -54,7 +54,7 @@ class Settlement:
         self._on_effects = on_effects
 
     async def settle(self, completion: Completion) -> Verdict | None:
-        """Settle one completion that does not come from Kafka; None: a heartbeat, kept.
+        """Settle one completion that does not come from Kafka; None: a heartbeat, which was kept.
 
         Raises:
             StoreRefused: The store will never take the value.
@@ -72,17 +72,17 @@ class Settlement:
         return verdict
 
     async def commit(self, order: Settle) -> SettledAll | None:
-        """Commit completions that have been validated, and wake the invocations that waited for them.
+        """Commit validated completions, and wake the invocations that wait for them.
 
-        The horizon and the publishing of verdicts are the same for all orders, and are filled in here.
+        The horizon and the publishing of verdicts, the same for all commands, are filled in here.
 
         Returns:
-            What was settled; None: nothing, because a row has appeared since the validation, which
-            must be repeated.
+            The verdicts; or None if nothing was committed because a row has appeared since the
+            validation, which must be repeated.
 
         Raises:
             OwnershipLost: The batch's partition has another reader, or the batch was settled before.
-            StoreRefused: The store will never take the order.
+            StoreRefused: The store will never take the command.
         """
         verdict_ids: tuple[str, ...] = ()
         if self._verdicts_topic:

@@ -1,4 +1,4 @@
-"""Looking at the rows now and then, for what no hint told of (O3)."""
+"""Searches the rows at intervals for work whose wake-up in memory was lost (O3)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXPIRE_LIMIT = 1000
 
 
 class Sweeper:
-    """Times out what is overdue, lets go of what is held by nobody, has the due ones claimed."""
+    """Expires overdue awakeables, releases orphaned invocations, and has due ones claimed."""
 
     def __init__(
         self,
@@ -34,17 +34,17 @@ class Sweeper:
         interval: timedelta,
         on_unexpected: Callable[[Exception], None],
     ) -> None:
-        """Look at the rows of this store once each interval; errors go to `on_unexpected`."""
+        """Sweep this store once per interval; `on_unexpected` is called with errors."""
         self._pool = pool
         self._committer = committer
         self._store = store
         self._horizon = horizon
         self._interval_s = interval.total_seconds()
         self._on_unexpected = on_unexpected
-        self._strangers: set[str] = set()
+        self._suspected: set[str] = set()
 
     async def run(self) -> None:
-        """Sweep for ever; cancel to stop."""
+        """Sweep until cancelled."""
         while True:
             try:
                 await self.sweep()
@@ -53,9 +53,9 @@ class Sweeper:
             await asyncio.sleep(self._interval_s)
 
     async def sweep(self) -> None:
-        """Look once at the rows for what no hint told of: deadlines, due and lost invocations."""
+        """Search once: for passed deadlines, orphaned invocations, and due ones."""
         await self._expire()
-        await self._let_go()
+        await self._release_orphans()
         self._pool.look_again()
 
     async def _expire(self) -> None:
@@ -66,17 +66,17 @@ class Sweeper:
             if len(expired.wakes) < EXPIRE_LIMIT:
                 return
 
-    async def _let_go(self) -> None:
-        """Release rows that this owner is said to hold but does not (hard case 3).
+    async def _release_orphans(self) -> None:
+        """Release rows that are claimed by this process but have no runner (hard case 3).
 
-        Twice in a row, because a row may be on its way to its runner.
+        Only if they have none in two sweeps in a row: a row that was just claimed has no runner yet.
         """
         held = {key for key in await self._store.held_by(self._pool.owner) if key not in self._pool}
-        lost = held & self._strangers
-        self._strangers = held - lost
-        if lost:
+        orphans = held & self._suspected
+        self._suspected = held - orphans
+        if orphans:
             released = await self._committer.commit(
-                Release(owner=self._pool.owner, ids=tuple(lost)), Released
+                Release(owner=self._pool.owner, ids=tuple(orphans)), Released
             )
-            log.warning(events.LET_GO, count=released.count, invocation_ids=sorted(lost)[:MOST_NAMED])
+            log.warning(events.LET_GO, count=released.count, invocation_ids=sorted(orphans)[:MOST_NAMED])
             self._pool.look_again()

@@ -1,4 +1,4 @@
-"""Who waits for the end of an invocation, in this process."""
+"""The callers in this process that wait for an invocation to end."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TypeAlias
 from awakeables.core.outcomes import Outcome
 
 Waiter: TypeAlias = "asyncio.Future[Outcome | None]"
-"""Has the outcome; None where the wait was ended by something else."""
+"""Resolves to the outcome; None if something else ended the wait."""
 
 
 class Waiters:
-    """Futures by the invocation that they wait for.
+    """Futures, by the invocation that they wait for.
 
-    A runner reports an end or a pause before it leaves the pool. So a waiter that was added while its
-    invocation was in the pool will be answered; of any other invocation the row says whether it has
-    ended or is paused.
+    A runner reports an end or a pause before it leaves the pool. So a waiter that is added while its
+    invocation is in the pool will be resolved. For any other invocation, read the row to find out
+    whether it has ended or is paused.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Waiters:
         self._waiting: dict[str, dict[Waiter, bool]] = {}
 
     def __len__(self) -> int:
-        """How many invocations are waited for."""
+        """The number of invocations that are waited for."""
         return len(self._waiting)
 
     def add(self, invocation_id: str, *, until_paused: bool) -> Waiter:
@@ -32,14 +32,14 @@ class Waiters:
 
         Args:
             invocation_id: It need not exist yet.
-            until_paused: A pause, which only an operator ends, ends the wait, too; so does `release`.
+            until_paused: Whether a pause, which only an operator ends, also ends the wait; and `release`.
         """
         waiter: Waiter = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(invocation_id, {})[waiter] = until_paused
         return waiter
 
     def remove(self, invocation_id: str, waiter: Waiter) -> None:
-        """Stop waiting; nothing happens if the wait is over already."""
+        """Stop waiting. Does nothing if the wait has ended already."""
         waiting = self._waiting.get(invocation_id)
         if waiting is not None:
             waiting.pop(waiter, None)
@@ -47,24 +47,24 @@ class Waiters:
                 del self._waiting[invocation_id]
 
     def ended(self, invocation_id: str, outcome: Outcome) -> None:
-        """Answer all who wait for it."""
+        """Resolve all waiters of an invocation."""
         for waiter in self._waiting.pop(invocation_id, ()):
             if not waiter.done():
                 waiter.set_result(outcome)
 
     def failed(self, invocation_id: str, error: BaseException) -> None:
-        """The invocation was not begun: raise this where it is waited for."""
+        """Raise an error in all waiters of an invocation that could not be begun."""
         for waiter in self._waiting.pop(invocation_id, ()):
             if not waiter.done():
                 waiter.set_exception(error)
 
     def paused(self, invocation_id: str) -> None:
-        """Answer those who wait for that, too."""
+        """Resolve the waiters that were added with `until_paused`."""
         for waiter, until_paused in self._waiting.get(invocation_id, {}).items():
             if until_paused and not waiter.done():
                 waiter.set_result(None)
 
     def release(self) -> None:
-        """End the waits that a pause would end: the process is stopping."""
+        """End the waits that a pause would end, because the process is stopping."""
         for invocation_id in list(self._waiting):
             self.paused(invocation_id)

@@ -91,10 +91,10 @@ async def test_a_delayed_call_begins_then() -> None:
 async def test_an_engine_that_stops_takes_no_calls() -> None:
     bench = Bench()
     async with bench.serving(wait=wait) as process:
-        process.engine.stopping = True
+        process.engine.pool.stopping = True
         with pytest.raises(Overloaded, match="starting or stopping"):
             await bench.begin(process, "wait")
-        process.engine.stopping = False
+        process.engine.pool.stopping = False
 
 
 async def test_a_drained_engine_has_suspended_what_could_be_suspended() -> None:

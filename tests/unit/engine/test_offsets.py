@@ -95,7 +95,7 @@ async def test_a_stuck_partition_is_read_on_behind_the_batch_and_its_reader_is_c
 
 @pytest.mark.parametrize(
     ("to", "why"),
-    [(None, "is not stuck"), (1, "stands at 1 already"), (6, "ends at 5")],
+    [(None, "is not stuck"), (1, "is at offset 1 already"), (6, "ends at 5")],
 )
 async def test_a_skip_that_makes_no_sense_is_refused(to: int | None, why: str) -> None:
     bench = Bench()
@@ -111,7 +111,7 @@ async def test_where_the_batch_ends_must_be_said_if_it_can_t_be_told() -> None:
     async with bench.serving(wait=wait) as process:
         await bench.records(process, b"{")
         process.engine.completions.readers[0] = ReaderState(stuck=StuckBatch(offset=1, next=None))
-        with pytest.raises(NotPossible, match="say to which offset"):
+        with pytest.raises(NotPossible, match="give the offset to move to"):
             await process.api.skip(0, None)
         assert (await process.api.skip(0, 3)).next == 3
 
@@ -147,5 +147,5 @@ async def test_what_a_topic_that_was_made_anew_has_at_the_same_offsets_is_buried
 async def test_a_partition_that_was_never_read_is_not_found() -> None:
     bench = Bench()
     async with bench.serving(wait=wait) as process:
-        with pytest.raises(NotFound, match="was never read"):
+        with pytest.raises(NotFound, match="has never been read"):
             await process.api.skip(7, None)
