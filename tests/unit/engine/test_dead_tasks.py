@@ -180,7 +180,7 @@ async def test_case_w14_a_task_whose_wait_has_ended_is_not_done_in_vain() -> Non
     async with bench.serving(wait=wait) as process:
         key = (await waiting(bench, process)).id
         await bench.records(process, report(key, dead_task(bench)), resolution(key))
-        with pytest.raises(NotPossible, match=f"awakeable {key} is resolved: nobody waits"):
+        with pytest.raises(NotPossible, match=f"awakeable {key} is resolved: nothing waits"):
             await process.api.resend(letters(bench)[0].id)
 
 
