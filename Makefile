@@ -47,11 +47,12 @@ quick: install ## the inner loop, within a minute: types, unit and contract test
 test: install ## everything that this machine can run; what needs a Docker engine is skipped without one
 	$(BIN)/python -m pytest -n 4
 
-check: install ## format, lint, types, layers
+check: install ## format, lint, types, layers, what a callback cycle may cost
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/budget
 
 test-all: check test ## what CI runs
 

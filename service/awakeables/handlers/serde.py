@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from types import NoneType
@@ -137,7 +137,7 @@ class Codec(Generic[T]):
         if problem is not None:
             raise TypeError(problem)
         is_json = self.kind == "json"
-        if is_json and hasattr(type(value), "__next__"):
+        if is_json and _is_iterator(type(value)):  # type: ignore[arg-type]
             value = cast("T", items_of(cast("Any", value)))
         content = self.encode(value)
         if is_json and MASK in content and _holds_secret(value):
@@ -154,6 +154,11 @@ class Codec(Generic[T]):
         if self is not ANY:
             read(content)
         return Resolution.of_json(content) if is_json else Resolution.of_bytes(content)
+
+
+@functools.lru_cache(maxsize=1000)
+def _is_iterator(type_: type) -> bool:
+    return issubclass(type_, Iterator)
 
 
 def _contained(call: Callable[[A], R]) -> Callable[[A], R]:

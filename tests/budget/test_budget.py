@@ -1,0 +1,224 @@
+"""What a callback cycle may cost, counted instead of timed: the same on a slow machine and on a busy one.
+
+A cycle is a call, its handler's awakeable and task, the worker's answer, and the result. All that runs in
+the service is counted but HTTP and Kafka's client: engine, handler, SQLite, both threads. The bounds are
+what was reached: whoever makes a cycle dearer sees it here, and lowers them when it gets cheaper.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+from pydantic import BaseModel
+
+import awakeables
+from awakeables import App, Context, Service
+from awakeables.api import Api
+from awakeables.core.effects import Effect
+from awakeables.engine.completionsink import CompletionSink
+from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.recordsink import ConsumedRecord
+from awakeables.ports import PublishReport
+from awakeables.store.sqlite.store import SqliteStore
+from awakeables.testing.bench import new_engine, serving
+from awakeables.wire.tasks import encode_effect
+from awakeables.world import SystemClock
+
+CYCLES = 4
+"""Rounds that are counted, after one that warms up."""
+
+OURS = str(Path(awakeables.__file__).parent)
+
+
+class Order(BaseModel):
+    id: str
+
+
+class Parcel(BaseModel):
+    parcel: str
+
+
+orders = Service("orders")
+
+
+@orders.handler()
+async def fulfil(ctx: Context, order: Order) -> Parcel:
+    packed = ctx.awakeable(Parcel, timeout=timedelta(hours=4))
+    ctx.publish("pack-requests", order, awakeable=packed)
+    return await packed
+
+
+app = App("shop", services=[orders])
+
+
+class Broker:
+    """Takes what is published, and lets a worker answer once all of a round is there."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Effect] = []
+        self.offset = 0
+        self.published = asyncio.Condition()
+
+    async def publish(self, effects: Sequence[Effect], report: PublishReport) -> None:
+        for effect in effects:
+            encode_effect(effect)
+        report(effects, None)
+        async with self.published:
+            self.tasks += effects
+            self.published.notify_all()
+
+    async def answers(self, count: int) -> list[ConsumedRecord]:
+        async with self.published:
+            await self.published.wait_for(lambda: len(self.tasks) == count)
+        tasks, self.tasks = self.tasks, []
+        return [self._answer(effect) for effect in tasks]
+
+    def _answer(self, effect: Effect) -> ConsumedRecord:
+        assert effect.task is not None
+        said = {"awakeable_id": effect.task.awakeable_id, "status": "resolved", "value": {"parcel": "p-9"}}
+        self.offset += 1
+        return ConsumedRecord(
+            offset=self.offset - 1, timestamp_ms=1, key=None, value=msgspec.json.encode(said)
+        )
+
+
+class Counted:
+    """What happens between `begin` and `end`, on the loop and in the writer's thread."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.counts: Counter[str] = Counter()
+        self._changes = 0
+
+    def _profile(self, frame: FrameType, event: str, _arg: Any) -> None:
+        if event == "call" and frame.f_code.co_filename != __file__:
+            self.counts["calls"] += 1
+
+    def _statement(self, statement: str) -> None:
+        self.counts["statements"] += 1
+        verb = statement.split(maxsplit=1)[0].upper()
+        if verb in ("SELECT", "COMMIT"):
+            self.counts[verb.lower()] += 1
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count within the block; the store is at rest where it begins and ends."""
+        loop = asyncio.get_running_loop()
+        patched = {"create_future": "futures", "call_soon": "callbacks", "call_soon_threadsafe": "callbacks"}
+        patched |= {"call_at": "timers"}
+        originals = {name: getattr(loop, name) for name in patched}
+        factory = loop.get_task_factory()
+        for name, what in patched.items():
+            setattr(loop, name, self._counted(originals[name], what))
+        loop.set_task_factory(self._new_task)
+        sys.setprofile(self._profile)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+            loop.set_task_factory(factory)
+            for name in patched:
+                delattr(loop, name)
+
+    def _counted(self, original: Callable[..., Any], what: str) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.counts[what] += 1
+            return original(*args, **kwargs)
+
+        return counted
+
+    def _new_task(self, loop: asyncio.AbstractEventLoop, work: Any, **kwargs: Any) -> Any:
+        self.counts["tasks"] += 1
+        return asyncio.Task(work, loop=loop, **kwargs)
+
+    def in_writer(self, connection: sqlite3.Connection, *, begins: bool) -> None:
+        """To be run by the writer's thread."""
+        connection.set_trace_callback(self._statement if begins else None)
+        changes, self._changes = self._changes, connection.total_changes
+        if not begins:
+            self.counts["rows"] += self._changes - changes
+        sys.setprofile(self._profile if begins else None)
+
+
+async def cost_of_a_cycle(folder: Path, in_flight: int) -> dict[str, float]:
+    clock = SystemClock()
+    store = SqliteStore(folder / "s.db", clock=clock, retention_ms=86_400_000)
+    await store.open()
+    broker = Broker()
+    settings = EngineSettings(horizon=timedelta(0), sweep_interval=timedelta(days=1))
+    async with serving(new_engine(app, store, broker, clock=clock, settings=settings)) as engine:
+        sink = CompletionSink(engine.completions, 0)
+        await sink.open()
+        counted = Counted(store)
+        await _round(engine, broker, sink, in_flight)
+        await engine.settled_down()
+        await store._writer.run(counted.in_writer, begins=True)
+        with counted.counting():
+            for _ in range(CYCLES):
+                await _round(engine, broker, sink, in_flight)
+            await engine.settled_down()
+        await store._writer.run(counted.in_writer, begins=False)
+    await store.close()
+    return {what: round(count / CYCLES / in_flight, 2) for what, count in counted.counts.items()}
+
+
+async def _round(engine: Engine, broker: Broker, sink: CompletionSink, in_flight: int) -> None:
+    api, handler = Api(engine), app.handler("orders", "fulfil")
+    calls = [api.call(handler, b'{"id":"o-17"}', headers={}) for _ in range(in_flight)]
+    records = await broker.answers(in_flight)
+    await sink.take(records)
+    for call in calls:
+        await call.end
+
+
+BOUNDS: dict[int, dict[str, float]] = {
+    64: {
+        "calls": 270,
+        "tasks": 0.05,
+        "futures": 2.2,
+        "callbacks": 2.4,
+        "timers": 0.1,
+        "statements": 9.2,
+        "select": 0,
+        "commit": 0.1,
+        "rows": 9.1,
+    },
+    1: {
+        "calls": 1060,
+        "tasks": 1,
+        "futures": 10,
+        "callbacks": 23,
+        "timers": 3,
+        "statements": 16,
+        "select": 0,
+        "commit": 3,
+        "rows": 10,
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def logs_as_the_service_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines below the level are dropped by a logger that is made once."""
+    quiet = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    monkeypatch.setattr("awakeables.engine.invocationlog.log", quiet.bind())
+
+
+@pytest.mark.parametrize("in_flight", BOUNDS)
+async def test_a_cycle_costs_no_more_than_it_did(tmp_path: Path, in_flight: int) -> None:
+    cost = await cost_of_a_cycle(tmp_path, in_flight)
+    dearer = {what: (n, most) for what, most in BOUNDS[in_flight].items() if (n := cost.get(what, 0)) > most}
+    assert dearer == {}, f"a cycle costs more than it may: {cost}"
