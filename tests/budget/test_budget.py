@@ -186,7 +186,7 @@ async def _round(engine: Engine, broker: Broker, sink: CompletionSink, in_flight
 
 BOUNDS: dict[int, dict[str, float]] = {
     64: {
-        "calls": 270,
+        "calls": 280,
         "tasks": 0.05,
         "futures": 2.2,
         "callbacks": 2.4,
@@ -197,11 +197,11 @@ BOUNDS: dict[int, dict[str, float]] = {
         "rows": 9.1,
     },
     1: {
-        "calls": 1060,
+        "calls": 1080,
         "tasks": 1,
         "futures": 10,
         "callbacks": 23,
-        "timers": 3,
+        "timers": 4,
         "statements": 16,
         "select": 0,
         "commit": 3,

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
-from msgspec.structs import replace
 
 from awakeables.core.awakeables import Completion, Verdict
-from awakeables.core.commands import Advance, Begin, FirstStep
+from awakeables.core.commands import Begin
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import (
     CANCELLED_OUTCOME,
@@ -35,13 +34,14 @@ from awakeables.core.invocations import (
     Pause,
     Suspend,
 )
-from awakeables.core.journal import CancellationRaised, Entry, Input, encode_chunk
+from awakeables.core.journal import CancellationRaised, Entry, Input
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.replies import Advanced, Begun, Reply, Wake
 from awakeables.core.sources import Source
 from awakeables.core.texts import message_of, type_of
 from awakeables.engine.committer import resolve
 from awakeables.engine.invocationlog import InvocationLog
+from awakeables.engine.ownercommits import NOTHING, OwnerCommits
 from awakeables.engine.waits import Waits
 from awakeables.errors import StoreRefused
 from awakeables.handlers.attempt import (
@@ -86,9 +86,6 @@ class RunnerSettings:
 class Runner:
     """The live half of an invocation.
 
-    Its commits are numbered by the version that they build on, so several can be under way: if
-    one fails, those behind it are fenced.
-
     Attributes:
         wakes_at: When it wants `on_time` to be called, in the loop's time; None: never.
     """
@@ -110,13 +107,10 @@ class Runner:
         self._pool = pool
         self._subject = subject
         self._attempts = attempts
-        self._epoch = epoch
-        self._version = version
-        self._stored = version
+        self._commits = OwnerCommits(
+            self.invocation_id, owner=pool.owner, build=pool.build, epoch=epoch, version=version
+        )
         self._wake = wake
-        self._commits = 0
-        self._entries = 0
-        self._durable = 0
         self._attempt: Attempt | None = None
         self._began_s = 0.0
         self._waits: Waits | None = None
@@ -146,8 +140,8 @@ class Runner:
         progress = self._first_step()
         first = progress if isinstance(progress, Progress) and progress.ended is None else None
         if first is not None:
-            order = self._with_first_step(order, first)
-        reply = functools.partial(self._on_begun, begun, first, self._entries)
+            order = self._commits.first_step(order, first)
+        reply = functools.partial(self._on_begun, begun, first, self._commits.entries)
         self._pool.committer.post(order, reply, given_up=begun.cancelled)
         # The row's commit goes first, whatever else the step leads to.
         if first is not None:
@@ -164,22 +158,6 @@ class Runner:
         except Exception as error:
             self._pool.failed(self, error)
             return None
-
-    def _with_first_step(self, order: Begin, first: Progress) -> Begin:
-        """The order that also writes what the first step has decided; the journal's chunk has both."""
-        self._commits += 1
-        chunk = order.chunk
-        if first.entries:
-            self._entries += len(first.entries)
-            chunk = b"%b,%b" % (chunk[:-1], encode_chunk(first.entries)[1:])
-        step = FirstStep(
-            number=self._commits,
-            next=Continue(),
-            awakeables=first.awakeables,
-            schemas=first.schemas,
-            effects=first.effects,
-        )
-        return replace(order, chunk=chunk, first=step)
 
     def start(self, history: Sequence[Entry]) -> None:
         """Begin an attempt of a claimed invocation, along its journal.
@@ -198,7 +176,7 @@ class Runner:
             handler=self._subject.handler,
             number=self._attempts + 1,
         )
-        self._entries, self._durable = len(history), durable
+        self._commits.entries, self._commits.durable = len(history), durable
         self._told = len(history) > 1 and any(isinstance(entry, CancellationRaised) for entry in history)
         # Threads of the handler's own may misuse the context, too.
         ready = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self.on_ready)
@@ -218,7 +196,7 @@ class Runner:
     ) -> None:
         """The commit that creates the invocation is done."""
         if isinstance(answer, Begun):
-            self._durable = entries
+            self._commits.durable = entries
             if first is not None:
                 self._relay(first, answer.effects)
             self._on_durable()
@@ -358,15 +336,15 @@ class Runner:
             arrived = waits.arrived(self._inbox, self._verdicts, now_ms)
         # An action that has begun is not interrupted: the await after it is told.
         told = self._cancelled and not self._told and waits is not None and not waits.is_acting
-        hands_out = bool(arrived) or told or self._owes
-        if waits is not None and not (hands_out or self._wanted or waits.may_start(self._durable, now_ms)):
+        hands_out, durable = bool(arrived) or told or self._owes, self._commits.durable
+        if waits is not None and not (hands_out or self._wanted or waits.may_start(durable, now_ms)):
             return self._stop() if self._is_to_let_go(waits) else None
         if hands_out and self._pool.settings.always_suspend:
             # -1 is no wake that was ever seen: the row stays runnable.
             self._lets_go = Suspend(wake=-1)
         return News(
             now_ms=now_ms or self._pool.clock.now_ms(),
-            durable=self._durable,
+            durable=durable,
             arrived=tuple(arrived),
             cancel=self._cancelled,
             stop=self._lets_go is not None,
@@ -374,7 +352,7 @@ class Runner:
 
     def _stop(self) -> News:
         now_ms = self._pool.clock.now_ms()
-        return News(now_ms=now_ms, durable=self._durable, cancel=self._cancelled, stop=True)
+        return News(now_ms=now_ms, durable=self._commits.durable, cancel=self._cancelled, stop=True)
 
     def _is_to_let_go(self, waits: Waits) -> bool:
         """Nothing has arrived: arrange to be called when something may have; or is the handler to let go?"""
@@ -382,7 +360,8 @@ class Runner:
             self._settle(wait)
         pool, due_ms = self._pool, waits.due_ms()
         # What is not durable yet stays in memory: its reply comes soon, and its effects go out in order.
-        stays = self._running > 0 or self._durable < self._entries or waits.keeps_in_memory()
+        commits = self._commits
+        stays = self._running > 0 or commits.durable < commits.entries or waits.keeps_in_memory()
         has_come = self.wakes_at is not None and pool.has_come(self.wakes_at)
         if has_come:
             self.wakes_at = None
@@ -398,7 +377,7 @@ class Runner:
 
     def _settle(self, wait: SettleWait) -> None:
         """Settle a completion of the handler's own, once what it was decided on is durable."""
-        if wait.index in self._verdicts or wait.index >= self._durable:
+        if wait.index in self._verdicts or wait.index >= self._commits.durable:
             return
         self._verdicts[wait.index] = None
         completion = Completion(
@@ -489,34 +468,16 @@ class Runner:
     # ── committing ─────────────────────────────────────────────────────────────────────────
 
     def _commit(self, step: Next, progress: Progress | None, *, last: bool = False) -> None:
-        entries = progress.entries if progress is not None else ()
-        self._commits += 1
-        member = Advance(
-            invocation_id=self.invocation_id,
-            owner=self._pool.owner,
-            epoch=self._epoch,
-            version=self._version,
-            number=self._commits,
-            build=self._pool.build,
-            next=step,
-            chunk=encode_chunk(entries) if entries else None,
-            awakeables=progress.awakeables if progress is not None else (),
-            schemas=progress.schemas if progress is not None else (),
-            effects=progress.effects if progress is not None else (),
-            cancels=progress.cancels if progress is not None else (),
-        )
-        if entries:
-            self._version += 1
+        command = self._commits.step(step, progress or NOTHING)
+        if command.chunk is not None:
             self._attempts = 0
-            self._entries += len(entries)
         reply = functools.partial(self._finished, step) if last else self._replied
-        self._pool.committer.post(member, functools.partial(reply, progress, self._entries))
+        self._pool.committer.post(command, functools.partial(reply, progress, self._commits.entries))
 
     def _replied(self, progress: Progress | None, entries: int, answer: Reply | Exception) -> None:
         """A commit is done after which the attempt goes on."""
         if isinstance(answer, Advanced):
-            self._durable = entries
-            self._committed(progress, answer)
+            self._committed(progress, entries, answer)
             self._on_durable()
         else:
             self._not_committed(answer)
@@ -528,7 +489,7 @@ class Runner:
             self._go_on()
 
     def _finished(
-        self, step: Next, progress: Progress | None, _entries: int, answer: Reply | Exception
+        self, step: Next, progress: Progress | None, entries: int, answer: Reply | Exception
     ) -> None:
         """The last commit is done."""
         if not isinstance(answer, Advanced):
@@ -541,7 +502,7 @@ class Runner:
                 else:
                     self._lose(_name(answer))
             return
-        self._committed(progress, answer)
+        self._committed(progress, entries, answer)
         if isinstance(step, End):
             self._pool.ended(answer.invocation, step.result)
         elif isinstance(step, Pause):
@@ -551,8 +512,8 @@ class Runner:
             self._pool.look_again()
         self._go(step)
 
-    def _committed(self, progress: Progress | None, answer: Advanced) -> None:
-        self._stored = answer.invocation.version
+    def _committed(self, progress: Progress | None, entries: int, answer: Advanced) -> None:
+        self._commits.applied(answer.invocation.version, entries)
         for awakeable_id in answer.cancelled_ids:
             self._inbox.setdefault(awakeable_id, CANCELLED_OUTCOME)
         if answer.invocation.cancelled_ms is not None:
@@ -575,7 +536,7 @@ class Runner:
         if self._lost or self._refusal is not None:
             return  # commits behind one that was not applied are fenced
         if isinstance(answer, StoreRefused):
-            self._version = self._stored
+            self._commits.roll_back()
             reason = f"the store refuses what the handler wants to keep: {answer}"
             self._refusal = Rejection(reason=reason, code=500)
             if self._closing:

@@ -1,0 +1,83 @@
+"""An owner's commits to one invocation: numbered, and fenced by the version that each builds on."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from awakeables.core.commands import Advance, Begin, FirstStep
+from awakeables.core.invocations import Continue, Next
+from awakeables.core.journal import encode_chunk
+from awakeables.handlers.attempt import Progress
+
+NOTHING = Progress()
+
+
+class OwnerCommits:
+    """Makes the commands of one claim, in order; several may be under way at once.
+
+    If one of them isn't applied, those behind it are fenced, because the version that they build on
+    does not come to be.
+
+    Attributes:
+        entries: How many entries the journal has once everything is committed.
+        durable: How many of them are known to be on disk.
+    """
+
+    def __init__(self, invocation_id: str, *, owner: str, build: str, epoch: int, version: int) -> None:
+        """Go on from the version at which the invocation was claimed under this epoch."""
+        self.entries = 0
+        self.durable = 0
+        self._invocation_id = invocation_id
+        self._owner = owner
+        self._build = build
+        self._epoch = epoch
+        self._version = version
+        self._stored = version
+        self._number = 0
+
+    def first_step(self, begin: Begin, first: Progress) -> Begin:
+        """The command that creates the invocation and writes what its first step has decided."""
+        self._number += 1
+        chunk = begin.chunk
+        if first.entries:
+            self.entries += len(first.entries)
+            # One chunk of the journal: the input, then what the handler asked for.
+            chunk = b"%b,%b" % (chunk[:-1], encode_chunk(first.entries)[1:])
+        step = FirstStep(
+            number=self._number,
+            next=Continue(),
+            awakeables=first.awakeables,
+            schemas=first.schemas,
+            effects=first.effects,
+        )
+        return replace(begin, chunk=chunk, first=step)
+
+    def step(self, step: Next, progress: Progress = NOTHING) -> Advance:
+        """The command that writes what an attempt has done, and what is to come of the invocation."""
+        self._number += 1
+        version = self._version
+        if progress.entries:
+            self._version += 1
+            self.entries += len(progress.entries)
+        return Advance(
+            invocation_id=self._invocation_id,
+            owner=self._owner,
+            epoch=self._epoch,
+            version=version,
+            number=self._number,
+            build=self._build,
+            next=step,
+            chunk=encode_chunk(progress.entries) if progress.entries else None,
+            awakeables=progress.awakeables,
+            schemas=progress.schemas,
+            effects=progress.effects,
+            cancels=progress.cancels,
+        )
+
+    def applied(self, version: int, entries: int) -> None:
+        """A command was applied, which made the row this version and the journal this long."""
+        self._stored, self.durable = version, entries
+
+    def roll_back(self) -> None:
+        """A command can't be applied: build on what is stored."""
+        self._version = self._stored
