@@ -1,4 +1,4 @@
-"""The lines of the log that are about one invocation: which one, and what to do about it."""
+"""The log lines about one invocation."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class InvocationLog(Record):
-    """An invocation, by its ID and by whose code it runs."""
+    """Logs the events of one invocation, with its ID, service and handler."""
 
     invocation_id: str
     service: str
     handler: str
 
     def began(self, *, level: int) -> None:
-        """Log that the invocation is committed, and will run."""
+        """Log that the invocation has been created."""
         log.log(
             level,
             events.INVOCATION_BEGAN,
@@ -35,7 +35,7 @@ class InvocationLog(Record):
         )
 
     def ended(self, result: Outcome, *, duration_ms: int, level: int) -> None:
-        """Log how the invocation ended, and how long it took; a failure always, as a warning."""
+        """Log the outcome and the duration of the invocation; a failure is always logged as a warning."""
         facts: dict[str, object] = {}
         if isinstance(result, Rejection | Cancellation):
             facts["reason"] = shortened(result.reason)
@@ -65,7 +65,7 @@ class InvocationLog(Record):
         )
 
     def run_failed(self, name: str, error: BaseException, *, failures: int, retry_in_ms: int | None) -> None:
-        """Tell of an action that failed and is tried again by itself, or is given up."""
+        """Log a failed try of an action, which is retried by itself or given up."""
         log.warning(
             events.RUN_FAILED,
             invocation_id=self.invocation_id,
@@ -78,7 +78,7 @@ class InvocationLog(Record):
         )
 
     def paused(self, reason: str, *, level: int = logging.WARNING) -> None:
-        """Tell of a pause, and what ends it."""
+        """Log a pause, and how to end it."""
         log.log(
             level,
             events.INVOCATION_PAUSED,

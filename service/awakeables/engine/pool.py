@@ -1,4 +1,4 @@
-"""The runners of live invocations: begun, claimed, revived from their journals, told what happens."""
+"""The runners of the invocations in memory: begins, claims and revives them, and delivers events to them."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ log = structlog.stdlib.get_logger(__name__)
 
 CLAIM_LIMIT = 200
 BEHIND = 10_000
-"""This many unread completions are about a second's work: more than a burst."""
+"""With more unread completions than this, about a second's work, the service is behind."""
 
 FEW = 50
-"""Suspended handlers that go on at once while answers wait to be read: few enough to leave the processor
-to those. A topic forgets, and an answer that is stored is safe; the handlers run when all are."""
+"""How many suspended handlers may be revived at once while the service is behind: few, to leave the
+processor to reading. A topic drops old records, whereas a stored answer is safe and can wait."""
 
 MOST_NAMED = 20
-"""How many invocations one line of the log names."""
+"""How many invocations one log line lists."""
 
 GRID_S = 0.05
-"""Handlers stop lingering at multiples of this: one timer of the loop serves all that do so together."""
+"""Lingering ends at multiples of this, so that one timer of the event loop serves many handlers."""
 
 EARLY_S = 0.001
-"""A timer may be called this much early, by the resolution of clocks."""
+"""How much too early the event loop may call a timer, by the resolution of its clock."""
 
 
 class RunnerPool:
@@ -57,7 +57,7 @@ class RunnerPool:
 
     Attributes:
         attempts: Where handlers run.
-        stopping: Nothing is claimed any more.
+        stopping: Whether claiming has stopped.
     """
 
     def __init__(  # noqa: PLR0913 - all of it is told apart by name
@@ -81,26 +81,26 @@ class RunnerPool:
         on_failure: Callable[[BaseException], None],
         on_unexpected: Callable[..., None],
     ) -> None:
-        """Begin with none; at most `max_running` are live at once.
+        """Begin with no runner.
 
         Args:
             attempts: Where handlers run.
-            store: Has the journals.
-            committer: Where invocations are claimed and commits go.
+            store: Reads journals.
+            committer: Commits claims and steps.
             relay: Publishes effects once they are committed.
             settlement: Settles the completions that handlers make.
             completions: Its lag is compared with `BEHIND`.
             validator: Remembers what new awakeables expect.
-            waiters: Those who wait for the end of an invocation.
-            clock: Time.
+            waiters: The callers that wait for invocations to end.
+            clock: The time.
             owner: This process's name in the fences.
-            build: Names the code, for the rows that it writes.
+            build: The version of the code, kept in the rows that it writes.
             settings: How invocations are run.
-            max_running: How many are live at most; more wait as rows.
-            log_level: Of the line that says that an invocation has ended.
+            max_running: How many may be in memory at once; further ones wait as rows.
+            log_level: The level at which the end of an invocation is logged.
             metrics: Where attempts are counted.
-            on_failure: Called with the error of each attempt that fails.
-            on_unexpected: Called with what should not have happened, and facts for the log.
+            on_failure: Called with the error of each failed attempt.
+            on_unexpected: Called with unexpected errors, and fields for the log.
         """
         self.attempts = attempts
         self.committer = committer
@@ -140,36 +140,36 @@ class RunnerPool:
         return invocation_id in self._runners
 
     def crowded(self) -> bool:
-        """Are all places taken?"""
+        """Whether all places are taken."""
         return len(self._runners) >= self._max_running
 
     def is_pressed(self) -> bool:
-        """Is there no time to linger?"""
+        """Whether handlers must suspend without lingering."""
         return self._hurries or self.settings.always_suspend or len(self._runners) >= self._max_running
 
     @property
     def idle(self) -> bool:
-        """Is none live, and nothing to be claimed that is known of?"""
+        """Whether there is no runner, and nothing known to be claimable."""
         return not self._runners and not self._poked.is_set()
 
-    # ── events ─────────────────────────────────────────────────────────────────────────────
+    # Events.
 
     def begin(self, order: Begin, given: Input) -> asyncio.Future[Reply]:
-        """Run a handler's first step, and create the invocation with what comes of it, in one commit.
+        """Run a handler's first step, and create the invocation and the step in one commit.
 
         Args:
             order: Creates the invocation for this owner; its journal has the input alone.
             given: That input.
 
         Returns:
-            The answer, once it is durable; to cancel it means that nobody wants the invocation.
+            The reply, once the commit is durable. Cancelling the future drops the invocation.
         """
         subject = InvocationLog(invocation_id=order.id, service=order.service, handler=order.handler)
         runner = self._runners[order.id] = Runner(self, subject, epoch=1, version=1, wake=0, attempts=0)
         return runner.begin(order, given)
 
     def wake(self, wakes: Sequence[Wake]) -> None:
-        """Call the runners of these; what is not live is claimed."""
+        """Deliver outcomes to runners; invocations without a runner are claimed soon."""
         for wake in wakes:
             runner = self._runners.get(wake.invocation_id)
             if runner is not None:
@@ -178,7 +178,7 @@ class RunnerPool:
                 self._poked.set()
 
     def cancel(self, row: Invocation) -> bool:
-        """Tell the runner that its invocation was cancelled; False: it is not live."""
+        """Notify the runner of a cancelled invocation; return whether there is one."""
         runner = self._runners.get(row.id)
         if runner is not None:
             runner.on_cancelled(row.wake)
@@ -192,22 +192,22 @@ class RunnerPool:
             runner.detach()
 
     def look_again(self) -> None:
-        """Something may be there to be claimed."""
+        """Search for claimable invocations soon."""
         self._poked.set()
 
     def stop_lingering(self) -> None:
-        """Suspend what waits, now and from now on."""
+        """Suspend all waiting handlers, and from now on those that begin to wait."""
         self._hurries = True
         for runner in list(self._runners.values()):
             runner.stop_lingering()
 
-    # ── for runners ────────────────────────────────────────────────────────────────────────
+    # For runners.
 
     def wake_at(self, runner: Runner, due_ms: int | None, *, lingers: bool) -> float | None:
-        """Have `runner.on_time` called when its answer is late, or something is due.
+        """Set a timer for `runner.on_time`: when it has lingered, or something is due before that.
 
         Returns:
-            When, in the loop's time; None: neither will be soon, the runner is to let go.
+            When, in the event loop's time; None if the handler should be suspended at once.
         """
         loop = asyncio.get_running_loop()
         now, moment = loop.time(), None
@@ -224,7 +224,7 @@ class RunnerPool:
         return moment
 
     def has_come(self, moment: float | None) -> bool:
-        """Is this moment over, in the loop's time?"""
+        """Whether this moment of the event loop's time has come."""
         return moment is None or moment <= asyncio.get_running_loop().time() + EARLY_S
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop, moment: float) -> None:
@@ -248,7 +248,7 @@ class RunnerPool:
             runner.on_time()
 
     def remember(self, invocation_id: str, progress: Progress, attempt: Attempt | None) -> None:
-        """Keep at hand what these new awakeables expect."""
+        """Keep in memory what the new awakeables expect."""
         schemas = dict(progress.schemas)
         for row in progress.awakeables:
             expectation = Expectation(
@@ -263,35 +263,35 @@ class RunnerPool:
             )
 
     def settle(self, completion: Completion, name: str) -> asyncio.Task[Verdict | None]:
-        """Settle a completion that a handler makes."""
+        """Settle a completion made by a handler."""
         return self._spawn(self._settlement.settle(completion), name)
 
     def ended(self, row: Invocation, result: Outcome) -> None:
-        """Answer those who wait for the end of an invocation."""
+        """Log the end of an invocation, and answer its waiters."""
         _log_of(row).ended(result, duration_ms=row.updated_ms - row.created_ms, level=self._log_level)
         self._waiters.ended(row.id, result)
 
     def paused(self, invocation_id: str) -> None:
-        """Answer those who wait for a pause, too."""
+        """Answer the waiters that also wait for a pause."""
         self._waiters.paused(invocation_id)
 
     def proved_alive(self) -> None:
-        """The suspect has committed, or is gone: the next one may have its turn."""
+        """Let the next suspect run, because this one has committed or is gone."""
         self._suspect = None
         self._poked.set()
 
     def count_attempt(self, subject: InvocationLog, last: Next | None, took_s: float) -> None:
-        """Count an attempt that is over."""
+        """Count an attempt that has ended."""
         self._metrics.attempt(subject.service, subject.handler, end_of(last), took_s)
 
     def failed(self, runner: Runner, error: BaseException) -> None:
-        """Drop a runner that failed itself: its row is let go by a sweep, and claimed again."""
+        """Drop a runner that failed itself; a sweep releases its row, which is then claimed again."""
         self._on_unexpected(error, invocation_id=runner.invocation_id)
         runner.close()
         self.forget(runner)
 
     def forget(self, runner: Runner) -> None:
-        """A runner is done, or dropped: its place is free."""
+        """Remove a runner, which frees its place."""
         if self._runners.get(runner.invocation_id) is runner:
             del self._runners[runner.invocation_id]
             if self._full:
@@ -300,10 +300,10 @@ class RunnerPool:
         if runner is self._suspect:
             self.proved_alive()
 
-    # ── claiming ───────────────────────────────────────────────────────────────────────────
+    # Claiming.
 
     async def run(self) -> None:
-        """Claim what is runnable, while there are places; cancel to stop, which ends all handlers."""
+        """Claim runnable invocations while there are places, until cancelled, which drops all handlers."""
         self.stopping = self._hurries = False
         try:
             while True:
@@ -338,7 +338,7 @@ class RunnerPool:
         return min(places, FEW - len(self._revived)) if is_behind else places
 
     async def _claim(self, limit: int) -> bool:
-        """Run what is runnable; True: there may be more."""
+        """Claim runnable invocations and run them; return whether there may be more."""
         order = Claim(owner=self.owner, limit=limit, suspect=self._suspect is None)
         claimed = await self.committer.commit(order, Claimed)
         rows = [row for row in claimed.invocations if row.status == "running"]
@@ -346,12 +346,12 @@ class RunnerPool:
             if row.status == "paused" and row.failure is not None:
                 _log_of(row).paused(row.failure.kind, level=logging.ERROR)
                 self.paused(row.id)
-        # Live before their journals are read, so that a wake-up in between finds them.
+        # Added before their journals are read, so that wake-ups in between reach them.
         runners = {row.id: self._runner_of(row) for row in rows}
         self._runners.update(runners)
         self._revived.update(runners.values())
         for row in rows:
-            # `starts` counts this claim, too.
+            # `starts` includes this claim.
             if row.starts > SUSPECT_STARTS:
                 self._suspect = runners[row.id]
                 self._suspect.isolate()
@@ -395,7 +395,7 @@ class RunnerPool:
             elif row.id in journals:
                 self._start(runner, journals[row.id])
             else:
-                self.forget(runner)  # it was ended meanwhile, and purged
+                self.forget(runner)  # ended and purged meanwhile
 
     def _start(self, runner: Runner, journal: Sequence[Entry]) -> None:
         try:
@@ -408,7 +408,7 @@ class RunnerPool:
     async def _histories(
         self, invocation_ids: Sequence[str]
     ) -> tuple[dict[str, list[Entry]], dict[str, msgspec.MsgspecError]]:
-        """Journals, and the invocations whose journal this release can't read."""
+        """Read journals; return them, and errors for those that this release can't read."""
         try:
             return await self._store.history(invocation_ids), {}
         except msgspec.MsgspecError:

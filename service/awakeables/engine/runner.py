@@ -1,12 +1,12 @@
-"""One live invocation: steps its attempt, commits what comes of it, hands in what it waits for.
+"""One invocation in memory: steps its attempt, commits the progress, and delivers what it waits for.
 
     start ─▶ STEPPING ─▶ BLOCKED ──outcome, timer, action, cancellation──▶ STEPPING
-                            │ nothing for a moment
+                            │ nothing arrives for a while
                             ▼
     ended ─▶ CLOSING ◀── let go       the last commit is under way; its reply ends the runner
 
-A runner is an object with events; it has no task, future or timer of its own. Only while a handler
-awaits something of asyncio's is there a task, and it is the attempt's.
+A runner is an object with events. It has no task, future or timer of its own; only while a handler
+awaits something other than the context is there a task, and that is the attempt's.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 log = structlog.stdlib.get_logger(__name__)
 
 ALIVE_S = 1.0
-"""A handler that kills its process does so at once, as far as one can tell."""
+"""A handler that has run for this long is taken not to be the one that kills its process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +73,9 @@ class RunnerSettings:
 
     Attributes:
         linger: How long a waiting handler stays in memory before it is suspended.
-        retry: What happens to attempts that fail.
-        always_suspend: Suspend at every await, also when the outcome is at hand: a test mode
-            that makes every step of a handler a replay.
+        retry: When failed attempts are repeated.
+        always_suspend: Suspend at every await, even if the outcome is known: a test mode in which every
+            step of a handler is a replay.
     """
 
     linger: timedelta = timedelta(seconds=1)
@@ -84,10 +84,10 @@ class RunnerSettings:
 
 
 class Runner:
-    """The live half of an invocation.
+    """Runs one invocation while it is in memory.
 
     Attributes:
-        wakes_at: When it wants `on_time` to be called, in the loop's time; None: never.
+        wakes_at: When `on_time` is to be called, in the event loop's time; None: never.
     """
 
     def __init__(
@@ -130,10 +130,10 @@ class Runner:
         self._refusal: Rejection | None = None
         self._suspected = False
 
-    # ── events ─────────────────────────────────────────────────────────────────────────────
+    # Events.
 
     def begin(self, order: Begin, given: Input) -> asyncio.Future[Reply]:
-        """Run the first step of a new invocation, and create the invocation with it."""
+        """Run the first step of a new invocation, and create the invocation and the step in one commit."""
         self._open([given], durable=0)
         begun: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         begun.add_done_callback(self._on_given_up)
@@ -143,7 +143,7 @@ class Runner:
             order = self._commits.first_step(order, first)
         reply = functools.partial(self._on_begun, begun, first, self._commits.entries)
         self._pool.committer.post(order, reply, given_up=begun.cancelled)
-        # The row's commit goes first, whatever else the step leads to.
+        # Posted before anything else that the step leads to, whose commits need the row.
         if first is not None:
             self._waits = Waits(first.blocked_on)
             self._go_on()
@@ -160,7 +160,7 @@ class Runner:
             return None
 
     def start(self, history: Sequence[Entry]) -> None:
-        """Begin an attempt of a claimed invocation, along its journal.
+        """Begin an attempt of a claimed invocation by replaying its journal.
 
         Raises:
             NotFound: There is no such handler.
@@ -178,13 +178,13 @@ class Runner:
         )
         self._commits.entries, self._commits.durable = len(history), durable
         self._told = len(history) > 1 and any(isinstance(entry, CancellationRaised) for entry in history)
-        # Threads of the handler's own may misuse the context, too.
+        # Thread-safe, because a handler may use the context from a thread of its own, by mistake.
         ready = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self.on_ready)
         self._attempt = self._pool.attempts.open(origin, history, ready)
         self._began_s = self._pool.clock.monotonic()
 
     def preload(self, awakeable_id: str, outcome: Outcome) -> None:
-        """Take in an outcome that was read after the claim; they come in the order of settlement."""
+        """Add an outcome that was read after the claim; called in the order of settlement."""
         self._inbox.setdefault(awakeable_id, outcome)
 
     def _on_begun(
@@ -194,7 +194,7 @@ class Runner:
         entries: int,
         answer: Reply | Exception,
     ) -> None:
-        """The commit that creates the invocation is done."""
+        """Handle the reply to the commit that creates the invocation."""
         if isinstance(answer, Begun):
             self._commits.durable = entries
             if first is not None:
@@ -205,64 +205,64 @@ class Runner:
         resolve(begun, answer)
 
     def _on_given_up(self, begun: asyncio.Future[Reply]) -> None:
-        """Nobody wants the invocation any more; if it has a row, a sweep lets go of it."""
+        """Drop an invocation whose caller has gone; if it has a row, a sweep releases it."""
         if begun.cancelled():
             self.detach()
 
     def on_outcome(self, wake: Wake) -> None:
-        """An awakeable of this invocation was settled."""
+        """Handle the settlement of one of its awakeables."""
         self._inbox[wake.awakeable_id] = wake.outcome
         self._count(wake.wake)
         self._go_on()
 
     def on_cancelled(self, wake: int) -> None:
-        """The invocation was cancelled."""
+        """Handle the cancellation of the invocation."""
         self._cancelled = True
         self._count(wake)
         self._go_on()
 
     def on_ready(self) -> None:
-        """The attempt has something new: an action has ended, or something was misused."""
+        """Handle news of the attempt: an action has ended, or the context was misused."""
         self._wanted = True
         self._go_on()
 
     def on_time(self) -> None:
-        """The moment `wakes_at` has come."""
+        """Handle the timer: `wakes_at` has come."""
         self._go_on()
 
     def stop_lingering(self) -> None:
-        """Let go instead of waiting any longer."""
+        """Suspend instead of lingering any longer, if nothing has arrived."""
         self._go_on()
 
     def isolate(self) -> None:
-        """Show soon that this handler, which was live at each of the last crashes, does not cause them.
+        """Find out whether this handler, which was in memory at each of the last crashes, causes them.
 
-        It does not linger, and what runs for longer says so by a commit of its own.
+        It does not linger; and if it survives for a moment, a commit of its own proves that.
         """
         self._suspected = True
         asyncio.get_running_loop().call_later(ALIVE_S, self._prove_alive)
 
     def detach(self) -> None:
-        """The invocation was ended by somebody else: nothing that its handler does counts any more."""
-        self._lose("somebody else has ended the invocation")
+        """Drop the handler of an invocation that was ended from outside; it commits nothing more."""
+        self._lose("the invocation was ended from outside")
 
     def close(self) -> None:
-        """The process stops: drop the handler where it is."""
+        """Drop the handler where it is, because the process stops."""
         self._closing = True
         if self._attempt is not None and not self._stepping:
             self._attempt.close()
 
     def pause(self, error: Exception) -> None:
-        """Pause an invocation that can't even be begun with this code."""
+        """Pause an invocation whose attempt can't be begun with this code."""
         self._subject.paused(message_of(error))
         self._pool.on_failure(error)
         self._finish(Pause(failure=self._failure(type_of(error), message_of(error))), None)
 
     def _count(self, wake: int) -> None:
-        """Note that the invocation was woken, and how often by now.
+        """Record a wake-up and its sequence number.
 
-        A gap means that a hint was lost. Then the old count stays, and suspending with it answers
-        "look again" instead of sleeping through what was missed.
+        A gap means that a hint was lost. Then the old number stays, so that the next suspend is refused
+        and the invocation stays runnable, instead of sleeping through what it has missed.
         """
         self._woken = True
         if wake == self._wake + 1:
@@ -272,10 +272,10 @@ class Runner:
         if self._suspected and not self._closing and not self._pool.stopping:
             self._commit(Continue(), None)
 
-    # ── stepping ───────────────────────────────────────────────────────────────────────────
+    # Stepping.
 
     def _go_on(self) -> None:
-        """Step the handler while something is there that lets it go on; then let it wait."""
+        """Step the handler for as long as something lets it continue."""
         if self._stepping or self._closing or self._attempt is None:
             return
         try:
@@ -290,7 +290,7 @@ class Runner:
             self._pool.failed(self, error)
 
     def _on_advanced(self, progress: Progress | Awaitable[Progress]) -> None:
-        """The attempt was called; it may answer later, if the handler awaits something of asyncio's."""
+        """Take the progress, at once or, if the handler awaits something other than the context, later."""
         if not isinstance(progress, Progress):
             self._stepping = True
             asyncio.ensure_future(progress).add_done_callback(self._on_progress)
@@ -304,9 +304,9 @@ class Runner:
             self._go_on()
 
     def _on_progress(self, done: asyncio.Future[Progress]) -> None:
-        """The attempt has answered later."""
+        """Handle progress that came later."""
         self._stepping = False
-        if done.cancelled() or self._closing:  # the process stops
+        if done.cancelled() or self._closing:  # the process is stopping
             self.close()
         elif (error := done.exception()) is not None:
             self._pool.failed(self, error)
@@ -314,7 +314,7 @@ class Runner:
             self._on_advanced(done.result())
 
     def _take(self, progress: Progress) -> bool:
-        """Commit what is new; can the handler go on?"""
+        """Commit new entries; return whether the handler can continue."""
         self._wanted, self._owes, self.wakes_at = False, not progress.blocked_on, None
         if progress.ended is not None:
             self._conclude(progress, progress.ended)
@@ -327,20 +327,20 @@ class Runner:
         return True
 
     def _news(self) -> News | None:
-        """What lets the handler go on, or lets it go; None: it waits."""
+        """Return what the handler continues with, or the request to stop; None: it keeps waiting."""
         if self._lost or self._refusal is not None:
             return self._stop()
         waits, arrived, now_ms = self._waits, [], 0
         if waits is not None and (self._inbox or not waits.only_answers):
             now_ms = self._pool.clock.now_ms()
             arrived = waits.arrived(self._inbox, self._verdicts, now_ms)
-        # An action that has begun is not interrupted: the await after it is told.
+        # An action in progress is not interrupted: the cancellation is raised at the next await.
         told = self._cancelled and not self._told and waits is not None and not waits.is_acting
         hands_out, durable = bool(arrived) or told or self._owes, self._commits.durable
         if waits is not None and not (hands_out or self._wanted or waits.may_start(durable, now_ms)):
             return self._stop() if self._is_to_let_go(waits) else None
         if hands_out and self._pool.settings.always_suspend:
-            # -1 is no wake that was ever seen: the row stays runnable.
+            # -1 never equals the row's wake number, so the row stays runnable.
             self._lets_go = Suspend(wake=-1)
         return News(
             now_ms=now_ms or self._pool.clock.now_ms(),
@@ -355,11 +355,11 @@ class Runner:
         return News(now_ms=now_ms, durable=self._commits.durable, cancel=self._cancelled, stop=True)
 
     def _is_to_let_go(self, waits: Waits) -> bool:
-        """Nothing has arrived: arrange to be called when something may have; or is the handler to let go?"""
+        """Decide whether a handler for which nothing has arrived is suspended; if not, set its timer."""
         for wait in waits.settles:
             self._settle(wait)
         pool, due_ms = self._pool, waits.due_ms()
-        # What is not durable yet stays in memory: its reply comes soon, and its effects go out in order.
+        # Not while a commit is under way: its reply comes soon, and its effects must be published in order.
         commits = self._commits
         stays = self._running > 0 or commits.durable < commits.entries or waits.keeps_in_memory()
         has_come = self.wakes_at is not None and pool.has_come(self.wakes_at)
@@ -371,19 +371,19 @@ class Runner:
             stays = stays or self.wakes_at is not None
         if stays:
             return False
-        # What comes from now on is not seen by this attempt.
+        # Whatever arrives from now on is for the next attempt.
         self._lets_go, self._woken = Suspend(wake=self._wake, due_ms=due_ms), False
         return True
 
     def _settle(self, wait: SettleWait) -> None:
-        """Settle a completion of the handler's own, once what it was decided on is durable."""
+        """Settle a completion made by the handler, once its journal entry is durable."""
         if wait.index in self._verdicts or wait.index >= self._commits.durable:
             return
         self._verdicts[wait.index] = None
         completion = Completion(
             awakeable_id=wait.awakeable_id,
             body=wait.answer,
-            # The same on every replay, so that the store tells a repeat the first verdict.
+            # The same in every replay, so that the store answers a repeat with the first verdict.
             source=Source(kind="handler", id=f"{self.invocation_id}:{wait.index}"),
             trace=wait.trace,
         )
@@ -391,7 +391,7 @@ class Runner:
         settled.add_done_callback(functools.partial(self._on_verdict, wait.index))
 
     def _on_verdict(self, index: int, settled: asyncio.Future[Verdict | None]) -> None:
-        if settled.cancelled():  # the process stops
+        if settled.cancelled():  # the process is stopping
             return
         error = settled.exception()
         if error is None:
@@ -400,7 +400,7 @@ class Runner:
         else:
             self._not_committed(error)
 
-    # ── ending the attempt ─────────────────────────────────────────────────────────────────
+    # Ending the attempt.
 
     def _conclude(self, progress: Progress, ended: Ended) -> None:
         self._abandoned = progress.open_awakeables
@@ -440,12 +440,12 @@ class Runner:
         return Failure(kind=kind, message=message, at_ms=self._pool.clock.now_ms())
 
     def _finish(self, step: Next, progress: Progress | None) -> None:
-        """Let go by this commit, whose reply ends the runner."""
+        """End the attempt with a last commit, whose reply ends the runner."""
         self._closing, self.wakes_at = True, None
         self._commit(step, progress, last=True)
 
     def _go(self, last: Next | None = None) -> None:
-        """The runner's work is done."""
+        """Leave the pool: the runner's work is done."""
         self._closing, self.wakes_at = True, None
         if self._attempt is not None:
             self._attempt.close()
@@ -455,7 +455,7 @@ class Runner:
         self._pool.forget(self)
 
     def _lose(self, reason: str) -> None:
-        """Somebody else owns the invocation now, or it has ended."""
+        """Stop without committing: the invocation has another owner, or has ended."""
         if self._lost:
             return
         self._lost = True
@@ -465,7 +465,7 @@ class Runner:
         else:
             self._go_on()
 
-    # ── committing ─────────────────────────────────────────────────────────────────────────
+    # Committing.
 
     def _commit(self, step: Next, progress: Progress | None, *, last: bool = False) -> None:
         command = self._commits.step(step, progress or NOTHING)
@@ -475,7 +475,7 @@ class Runner:
         self._pool.committer.post(command, functools.partial(reply, progress, self._commits.entries))
 
     def _replied(self, progress: Progress | None, entries: int, answer: Reply | Exception) -> None:
-        """A commit is done after which the attempt goes on."""
+        """Handle the reply to a commit after which the attempt continues."""
         if isinstance(answer, Advanced):
             self._committed(progress, entries, answer)
             self._on_durable()
@@ -483,7 +483,7 @@ class Runner:
             self._not_committed(answer)
 
     def _on_durable(self) -> None:
-        """Go on, if anything depends on what is on disk."""
+        """Continue, if anything waits for entries to be durable."""
         waits = self._waits
         if waits is None or waits.needs_disk or self.wakes_at is None or self._cancelled:
             self._go_on()
@@ -491,12 +491,12 @@ class Runner:
     def _finished(
         self, step: Next, progress: Progress | None, entries: int, answer: Reply | Exception
     ) -> None:
-        """The last commit is done."""
+        """Handle the reply to the last commit."""
         if not isinstance(answer, Advanced):
             if self._refusal is None:
                 self._not_committed(answer)
             elif isinstance(step, End) and step.result is self._refusal:
-                # Not even the refusal can be kept, or somebody else has ended the invocation.
+                # Even the refusal can't be committed, or the invocation was ended from outside.
                 if isinstance(answer, Exception):
                     self._pool.failed(self, answer)
                 else:
@@ -508,7 +508,7 @@ class Runner:
         elif isinstance(step, Pause):
             self._pool.paused(self.invocation_id)
         elif answer.invocation.status == "pending" or self._woken:
-            # What came after it had let go is for the next attempt.
+            # Something arrived after it was stopped: the next attempt is due at once.
             self._pool.look_again()
         self._go(step)
 
@@ -517,7 +517,7 @@ class Runner:
         for awakeable_id in answer.cancelled_ids:
             self._inbox.setdefault(awakeable_id, CANCELLED_OUTCOME)
         if answer.invocation.cancelled_ms is not None:
-            # Whoever asked for it may have gone before this runner heard of it.
+            # The request for it may have ended before it could notify this runner.
             self._cancelled = True
         if self._suspected:
             self._suspected = False
@@ -526,7 +526,7 @@ class Runner:
             self._relay(progress, answer.effects)
 
     def _relay(self, progress: Progress, effects: Sequence[Effect]) -> None:
-        """Act on what is durable: new awakeables may be answered, effects are published."""
+        """Act on a durable step: remember what its awakeables expect, publish its effects."""
         if progress.awakeables:
             self._pool.remember(self.invocation_id, progress, self._attempt)
         if effects:
@@ -534,10 +534,10 @@ class Runner:
 
     def _not_committed(self, answer: Reply | BaseException) -> None:
         if self._lost or self._refusal is not None:
-            return  # commits behind one that was not applied are fenced
+            return  # commits after one that failed are fenced
         if isinstance(answer, StoreRefused):
             self._commits.roll_back()
-            reason = f"the store refuses what the handler wants to keep: {answer}"
+            reason = f"the store refuses what the handler has produced: {answer}"
             self._refusal = Rejection(reason=reason, code=500)
             if self._closing:
                 self._end(self._refusal, None)
@@ -550,4 +550,4 @@ class Runner:
 
 
 def _name(answer: object) -> str:
-    return f"a commit was answered with {type(answer).__name__}"
+    return f"the reply to a commit was {type(answer).__name__}"

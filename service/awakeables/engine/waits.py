@@ -1,4 +1,4 @@
-"""The set of waits that a handler is blocked on, sorted by what must happen for each."""
+"""The set of waits that a handler is blocked on, by kind."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ SLEPT = Resolution.of_json(NULL)
 
 
 class Waits:
-    """Any one of these lets the handler go on.
+    """A set of waits, any one of which lets the handler continue.
 
     Attributes:
-        answers: The awakeables whose answers are waited for, with the indexes of their operations.
+        answers: Awakeables that it waits for, with the indexes of their operations.
         timers: Sleeps.
-        settles: Completions of the handler's own, whose verdicts are waited for.
-        runs: Actions that are not being executed.
-        is_acting: Is an action among the waits that is being executed?
-        only_answers: Is there nothing but answers?
-        needs_disk: Does something start as soon as what came before it is durable?
+        settles: Completions made by the handler, for whose verdicts it waits.
+        runs: Actions that have not started.
+        is_acting: Whether an action is being executed.
+        only_answers: Whether all waits are for awakeables.
+        needs_disk: Whether something can start only once the entries before it are durable.
     """
 
     __slots__ = ("answers", "is_acting", "needs_disk", "only_answers", "runs", "settles", "timers")
@@ -51,7 +51,7 @@ class Waits:
     def arrived(
         self, inbox: Mapping[str, Outcome], verdicts: Mapping[int, Outcome | None], now_ms: int
     ) -> list[Arrived]:
-        """What has come: answers in the order in which they were settled, then all else."""
+        """Return what has arrived: answers in the order of their settlement, then everything else."""
         answers = self.answers
         arrived = [(answers[key], outcome) for key, outcome in inbox.items() if key in answers]
         if self.only_answers:
@@ -64,12 +64,12 @@ class Waits:
         return arrived
 
     def may_start(self, durable: int, now_ms: int) -> bool:
-        """May an action start, of a journal of which so many entries are on disk?"""
+        """Whether an action may start, when this many journal entries are durable."""
         may = [run for run in self.runs if run.index < durable]
         return bool(may) and any(run.due_ms is None or run.due_ms <= now_ms for run in may)
 
     def due_ms(self) -> int | None:
-        """The instant at which time alone lets the handler go on; None: there is none."""
+        """Return the instant at which the first sleep ends or retry is due; None: there is none."""
         if self.only_answers:
             return None
         instants = [wait.until_ms for wait in self.timers]
@@ -77,7 +77,7 @@ class Waits:
         return min(instants, default=None)
 
     def keeps_in_memory(self) -> bool:
-        """Will something end that was begun, so that the handler must not be let go?"""
+        """Whether something is in progress for which the handler must stay in memory."""
         if self.only_answers:
             return False
         return self.is_acting or bool(self.settles) or any(run.due_ms is None for run in self.runs)

@@ -68,7 +68,7 @@ async def test_hard_case_2_an_invocation_whose_data_the_store_refuses_fails_alon
         rows = [await bench.status(key, "completed") for key in ids]
         assert [value(rows[0]), value(rows[2])] == ["a", "b"]
         assert failed(rows[1]).reason == (
-            "the store refuses what the handler wants to keep: this data can't be kept"
+            "the store refuses what the handler has produced: this data can't be kept"
         )
 
 
