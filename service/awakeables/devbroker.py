@@ -1,28 +1,28 @@
 """An embedded Kafka broker, for development and tests only.
 
-It is the mock cluster of librdkafka, taken from the `confluent-kafka` wheel (the `dev` extra) and
-run in a process of its own: a crash in C code, or a fault injected on purpose, does not take the
-service along. One broker, memory only: what it holds is lost at exit. How it differs from Kafka:
+It is librdkafka's mock cluster, from the `confluent-kafka` wheel (the `dev` extra), run in a separate
+process so that a crash in C code, or an injected fault, does not take the service down. It has one broker
+and keeps everything in memory; all data is lost at exit. Differences from Kafka:
 
-- A partition keeps its newest 5 MiB (or 100 000 batches); older records are dropped without a word.
-- A topic that a client names comes into being with 4 partitions.
-- A record does not wake a fetch that waits: `fetch_max_wait_ms` is the latency, so keep it at 5.
-- No admin protocol (CreateTopics and its kin), no offsets by timestamp.
-- No transactions for aiokafka: uncommitted and aborted records are seen under `read_committed`, and
-  the markers fail the check of their CRC.
-- Groups are for one aiokafka member; to join again takes the rest of the old member's session.
+- A partition keeps its newest 5 MiB (or 100,000 batches); older records are dropped silently.
+- A topic that a client names is created, with 4 partitions.
+- A new record does not wake a waiting fetch: `fetch_max_wait_ms` is the latency, so keep it at 5.
+- No admin protocol (CreateTopics and so on), no offsets by timestamp.
+- No transactions for aiokafka: uncommitted and aborted records are visible under `read_committed`, and
+  transaction markers fail their CRC check.
+- Consumer groups work for one aiokafka member; rejoining takes the rest of the old member's session.
 
-`EmbeddedBroker` starts that process and talks to it. By hand it is
-`python -m awakeables.devbroker --topic NAME:PARTITIONS`: the first line on stdout is
-`{"bootstrap": "127.0.0.1:PORT"}`; each JSON line on stdin is then answered with `{"ok": true}` or
-`{"error": "..."}`; the end of stdin ends it.
+`EmbeddedBroker` starts this process and controls it. To run it by hand:
+`python -m awakeables.devbroker --topic NAME:PARTITIONS`. The first line on stdout is
+`{"bootstrap": "127.0.0.1:PORT"}`; each JSON line on stdin is answered with `{"ok": true}` or
+`{"error": "..."}`; end of file on stdin stops it.
 
 | command | effect |
 |---|---|
-| `{"create": "orders", "partitions": 4}` | the topic exists; nothing happens if it did before |
-| `{"down": true}` | connections are cut, new ones refused; what is stored stays |
-| `{"up": true}` | connections are accepted again, on the same port |
-| `{"rtt_ms": 20}` | every answer of the broker takes that long |
+| `{"create": "orders", "partitions": 4}` | creates the topic, unless it exists |
+| `{"down": true}` | closes all connections and refuses new ones; the data stays |
+| `{"up": true}` | accepts connections again, on the same port |
+| `{"rtt_ms": 20}` | delays every response of the broker |
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 _MISSING = (
-    "the embedded broker needs the extra `dev`, which is not installed: install awakeables[dev] (README.md "
-    "says from where), or use a Kafka of your own with --kafka HOST:PORT"
+    "the embedded broker needs the extra `dev`, which is not installed: install awakeables[dev] (see "
+    "README.md), or use your own Kafka with --kafka HOST:PORT"
 )
 _NOT_RUNNING = "the embedded broker is not running; use `async with`"
 
-# The wheels' repair tools (auditwheel, delocate, delvewheel) each have their own place and hash the
-# name. Last, the extension module itself: a symbol is looked up in the libraries it links to as
-# well, which finds a librdkafka that came with the system.
+# The wheel repair tools (auditwheel, delocate, delvewheel) each use their own folder and add a hash to
+# the name. Last comes the extension module itself: symbols are also looked up in the libraries that it
+# links to, which finds a system-wide librdkafka.
 _LIBRARIES = (
     "../confluent_kafka.libs/librdkafka-*.so*",
     ".dylibs/librdkafka*.dylib",
@@ -65,23 +65,23 @@ _PRODUCER = 0  # RD_KAFKA_PRODUCER: the mock hangs on a client handle, which is 
 _BROKER = 1  # the brokers of a mock cluster are numbered from 1
 _TOPIC_ALREADY_EXISTS = 36  # Kafka's error code
 _TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
-_MOST_PARTITIONS = 1000  # far above any use here; a slip must not eat the machine's memory
+_MOST_PARTITIONS = 1000  # far above any use here, so that a typo can't exhaust the machine's memory
 _LONGEST_RTT_MS = 600_000  # C takes an int; no client waits this long
-_QUIET = b"3"  # syslog "error": the rest is the idle client handle complaining of brokers set down
+_QUIET = b"3"  # syslog "error": the rest is the idle client handle complaining about brokers that are down
 _ANSWER_TIMEOUT = timedelta(seconds=10)
 _END_TIMEOUT = timedelta(seconds=5)
 
 
 class EmbeddedBrokerError(OperatorError):
-    """The embedded broker could not be started, has ended, or refused a command."""
+    """The embedded broker did not start, has exited, or rejected a command."""
 
 
 def find_library() -> Path:
-    """Find the shared library that carries the mock cluster, without loading anything.
+    """Find the shared library with the mock cluster, without loading anything.
 
     Raises:
         MissingDependency: `confluent-kafka` is not installed.
-        EmbeddedBrokerError: It has no library where we look.
+        EmbeddedBrokerError: The package has no library in the expected places.
     """
     spec = importlib.util.find_spec("confluent_kafka")
     if spec is None or spec.origin is None:
@@ -92,14 +92,14 @@ def find_library() -> Path:
         for path in sorted((package / folder).glob(name)):
             if not path.name.endswith((".py", ".pyi")):
                 return path
-    raise EmbeddedBrokerError(f"no librdkafka in or beside {package}; reinstall confluent-kafka")
+    raise EmbeddedBrokerError(f"no librdkafka in or next to {package}; reinstall confluent-kafka")
 
 
 class _MockCluster:
-    """A running mock cluster of one broker, in this process; it ends with the process.
+    """A mock cluster of one broker, running in this process until it exits.
 
     Raises:
-        EmbeddedBrokerError: the library is missing, has no mock cluster, or refused a call.
+        EmbeddedBrokerError: The library is missing, has no mock cluster, or rejected a call.
     """
 
     def __init__(self) -> None:
@@ -113,9 +113,9 @@ class _MockCluster:
         self._cluster = self._library.rd_kafka_mock_cluster_new(client, 1)
         if not self._cluster:
             raise EmbeddedBrokerError("librdkafka did not start its mock cluster")
-        # Three seconds of waiting for more members, by default, at every first join.
+        # By default, every first join waits three seconds for more members.
         self._library.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, 0)
-        # Without a controller some clients (kafkajs, aiokafka's admin) refuse the cluster.
+        # Without a controller, some clients (kafkajs, aiokafka's admin) reject the cluster.
         self._library.rd_kafka_mock_set_controller_id(self._cluster, _BROKER)
 
     @property
@@ -125,19 +125,19 @@ class _MockCluster:
         return address.decode()
 
     def create_topic(self, topic: str, partitions: int) -> None:
-        """Make the topic exist; one that exists is left as it is."""
+        """Create the topic, unless it exists."""
         if not _TOPIC_NAME.fullmatch(topic):
             raise EmbeddedBrokerError(f"not a topic name: {topic!r}")
         if not 1 <= partitions <= _MOST_PARTITIONS:
             raise EmbeddedBrokerError(
-                f"topic {topic!r} wants {partitions} partitions; 1 to {_MOST_PARTITIONS} will do"
+                f"topic {topic!r} can't have {partitions} partitions, only 1 to {_MOST_PARTITIONS}"
             )
         code = self._library.rd_kafka_mock_topic_create(self._cluster, topic.encode(), partitions, 1)
         if code != _TOPIC_ALREADY_EXISTS:
             self._check(code)
 
     def down(self) -> None:
-        """Cut all connections and refuse new ones."""
+        """Close all connections and refuse new ones."""
         self._check(self._library.rd_kafka_mock_broker_set_down(self._cluster, _BROKER))
 
     def up(self) -> None:
@@ -145,7 +145,7 @@ class _MockCluster:
         self._check(self._library.rd_kafka_mock_broker_set_up(self._cluster, _BROKER))
 
     def round_trip_time(self, rtt_ms: int) -> None:
-        """Delay every answer."""
+        """Delay every response."""
         if not 0 <= rtt_ms <= _LONGEST_RTT_MS:
             raise EmbeddedBrokerError(f"not a round-trip time: {rtt_ms} ms")
         self._check(self._library.rd_kafka_mock_broker_set_rtt(self._cluster, _BROKER, rtt_ms))
@@ -153,12 +153,12 @@ class _MockCluster:
     def _check(self, code: int) -> None:
         if code:
             text: bytes = self._library.rd_kafka_err2str(code)
-            raise EmbeddedBrokerError(f"librdkafka refused: {text.decode()} ({code})")
+            raise EmbeddedBrokerError(f"librdkafka reported an error: {text.decode()} ({code})")
 
 
 def _load(path: Path) -> ctypes.CDLL:
     handle, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32
-    # Undeclared, ctypes would cut the 64-bit handles down to an int.
+    # Without declarations, ctypes would truncate the 64-bit handles to an int.
     signatures: dict[str, tuple[type | None, list[type]]] = {
         "rd_kafka_conf_new": (handle, []),
         "rd_kafka_conf_set": (ctypes.c_int, [handle, text, text, text, ctypes.c_size_t]),
@@ -179,7 +179,7 @@ def _load(path: Path) -> ctypes.CDLL:
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
-        # librdkafka does not promise a stable interface of its mock; the extra pins the version.
+        # librdkafka does not promise a stable interface for its mock; the extra pins the version.
         raise MissingDependency(f"{_MISSING} (found, but not usable: {error})") from error
     return library
 
@@ -195,10 +195,10 @@ def _execute(cluster: _MockCluster, command: object) -> None:
         case {"rtt_ms": int() as rtt_ms}:
             cluster.round_trip_time(rtt_ms)
         case _:
-            raise EmbeddedBrokerError(f"unknown command {command!r}; there are create, down, up and rtt_ms")
+            raise EmbeddedBrokerError(f"unknown command {command!r}; use create, down, up or rtt_ms")
 
 
-def _answer(cluster: _MockCluster, line: bytes) -> Mapping[str, object]:
+def _reply(cluster: _MockCluster, line: bytes) -> Mapping[str, object]:
     try:
         _execute(cluster, json.loads(line))
     except ValueError as error:
@@ -208,7 +208,7 @@ def _answer(cluster: _MockCluster, line: bytes) -> Mapping[str, object]:
     return {"ok": True}
 
 
-def _say(message: Mapping[str, object]) -> None:
+def _write(message: Mapping[str, object]) -> None:
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
@@ -223,16 +223,16 @@ def _topic_option(text: str) -> tuple[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a broker until stdin ends or SIGTERM comes; return the exit status.
+    """Run a broker until end of file on stdin or SIGTERM; return the exit status.
 
-    SIGINT is ignored: Ctrl-C reaches every process of a terminal, and the parent wants its broker
-    while it stops in order.
+    SIGINT is ignored: Ctrl-C reaches every process of the terminal, and the parent still needs its broker
+    while it drains.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _exit)
     parser = argparse.ArgumentParser(
         prog="python -m awakeables.devbroker",
-        description="A Kafka broker in memory, for development only. Ends with its stdin (Ctrl-D).",
+        description="An in-memory Kafka broker, for development only. Stops at end of input (Ctrl-D).",
     )
     parser.add_argument("--topic", type=_topic_option, action="append", default=[], metavar="NAME:PARTITIONS")
     topics: list[tuple[str, int]] = parser.parse_args(arguments).topic
@@ -241,28 +241,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for topic, partitions in topics:
             cluster.create_topic(topic, partitions)
     except OperatorError as error:
-        _say({"error": str(error)})
+        _write({"error": str(error)})
         return 1
-    _say({"bootstrap": cluster.bootstrap})
+    _write({"bootstrap": cluster.bootstrap})
     for line in sys.stdin.buffer:
-        _say(_answer(cluster, line))
+        _write(_reply(cluster, line))
     return 0
 
 
 class EmbeddedBroker:
     """A Kafka broker in a child process: for development and tests only.
 
-    Memory only; it keeps 5 MiB per partition, and all of it is lost at exit. Use it as an async
-    context manager, once. The process ends on leaving the block, and by itself when this process
-    dies, even by SIGKILL. Commands may be given from several tasks; they are obeyed one by one.
+    It keeps 5 MiB per partition in memory; all data is lost at exit. Use it once, as an async context
+    manager. The process stops on leaving the block, and when this process dies, even by SIGKILL. Several
+    tasks may issue commands; they are executed one at a time.
 
     Args:
-        start_timeout: how long the child may take until it is ready (0.3 s is usual).
+        start_timeout: How long the child may take to become ready (usually 0.3 s).
 
     Raises:
-        MissingDependency: on entry, if the `dev` extra is missing.
-        EmbeddedBrokerError: on entry, if the child did not get ready in time; from every method,
-            if the broker refuses or is not running.
+        MissingDependency: On entry, if the `dev` extra is missing.
+        EmbeddedBrokerError: On entry, if the child was not ready in time; from every method, if the
+            broker rejects the command or is not running.
     """
 
     def __init__(self, *, start_timeout: timedelta = timedelta(seconds=15)) -> None:
@@ -270,11 +270,11 @@ class EmbeddedBroker:
         self._process: asyncio.subprocess.Process | None = None
         self._bootstrap: str | None = None
         self._turn = asyncio.Lock()
-        self._answers_due = 1  # the address comes unasked
+        self._replies_due = 1  # the address comes first, without a command
 
     async def __aenter__(self) -> Self:
-        """Start the child and wait until it has said its address."""
-        find_library()  # says what is missing before a process is spent on finding out
+        """Start the child and wait for its address."""
+        find_library()  # reports a missing library without starting a process
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -284,7 +284,7 @@ class EmbeddedBroker:
         )
         try:
             async with asyncio.timeout(self._start_timeout.total_seconds()):
-                self._bootstrap = str((await self._hear())["bootstrap"])
+                self._bootstrap = str((await self._receive())["bootstrap"])
         except TimeoutError as error:
             await self._end()
             raise EmbeddedBrokerError(
@@ -301,52 +301,52 @@ class EmbeddedBroker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the child; kill it if it does not obey."""
+        """Stop the child; kill it if it does not exit."""
         await self._end()
 
     @property
     def bootstrap(self) -> str:
-        """The address for `bootstrap_servers`, `127.0.0.1:PORT`; the port is new at each start."""
+        """The address for `bootstrap_servers`, `127.0.0.1:PORT`; the port differs at each start."""
         if self._bootstrap is None:
             raise EmbeddedBrokerError(_NOT_RUNNING)
         return self._bootstrap
 
     async def create_topic(self, topic: str, *, partitions: int) -> None:
-        """Make the topic exist; one that exists keeps the number of partitions that it has.
+        """Create the topic, unless it exists; its number of partitions never changes.
 
-        Do it before any client names the topic, or the broker makes it up with 4 partitions.
+        Create it before any client names it, or the broker creates it with 4 partitions.
         """
-        await self._ask({"create": topic, "partitions": partitions})
+        await self._send({"create": topic, "partitions": partitions})
 
     async def down(self) -> None:
-        """Cut all connections and refuse new ones until `up`. Topics and records stay."""
-        await self._ask({"down": True})
+        """Close all connections and refuse new ones until `up`. Topics and records stay."""
+        await self._send({"down": True})
 
     async def up(self) -> None:
         """Accept connections again, on the same port."""
-        await self._ask({"up": True})
+        await self._send({"up": True})
 
     async def round_trip_time(self, delay: timedelta) -> None:
-        """Delay every answer of the broker, in whole milliseconds; zero ends it."""
-        await self._ask({"rtt_ms": delay // timedelta(milliseconds=1)})
+        """Delay every response of the broker, in whole milliseconds; zero removes the delay."""
+        await self._send({"rtt_ms": delay // timedelta(milliseconds=1)})
 
-    async def _ask(self, command: Mapping[str, object]) -> None:
+    async def _send(self, command: Mapping[str, object]) -> None:
         async with self._turn:
             stdin, _ = self._pipes()
             stdin.write(json.dumps(command).encode() + b"\n")
-            self._answers_due += 1
+            self._replies_due += 1
             try:
                 async with asyncio.timeout(_ANSWER_TIMEOUT.total_seconds()):
-                    # An earlier caller may have been cancelled before its answer came.
-                    while self._answers_due > 1:
+                    # An earlier caller may have been cancelled before its reply arrived.
+                    while self._replies_due > 1:
                         await self._read()
-                    await self._hear()
+                    await self._receive()
             except TimeoutError as error:
                 raise EmbeddedBrokerError(
                     f"the embedded broker did not answer {command!r} within {_ANSWER_TIMEOUT}"
                 ) from error
 
-    async def _hear(self) -> Mapping[str, object]:
+    async def _receive(self) -> Mapping[str, object]:
         message: Mapping[str, object] = json.loads(await self._read())
         if "error" in message:
             raise EmbeddedBrokerError(str(message["error"]))
@@ -356,8 +356,8 @@ class EmbeddedBroker:
         _, stdout = self._pipes()
         line = await stdout.readline()
         if not line:
-            raise EmbeddedBrokerError("the embedded broker ended unexpectedly; see its stderr")
-        self._answers_due -= 1
+            raise EmbeddedBrokerError("the embedded broker exited unexpectedly; see its stderr")
+        self._replies_due -= 1
         return line
 
     def _pipes(self) -> tuple[asyncio.StreamWriter, asyncio.StreamReader]:
@@ -370,7 +370,7 @@ class EmbeddedBroker:
         process, self._process, self._bootstrap = self._process, None, None
         if process is None or process.stdin is None:
             return
-        process.stdin.close()  # the order to end
+        process.stdin.close()  # end of file tells the child to exit
         try:
             async with asyncio.timeout(_END_TIMEOUT.total_seconds()):
                 await process.communicate()

@@ -64,7 +64,7 @@ MEMORY = "memory:"
 PLAIN = {
     name: field.get_default() for name, field in Settings.model_fields.items() if name.startswith("kafka_")
 }
-"""The embedded broker knows neither TLS nor users."""
+"""The embedded broker supports neither TLS nor users."""
 
 Ready = Callable[[str], None]
 
@@ -80,14 +80,15 @@ async def serve(
     """Serve an app until `stop` is set, then drain.
 
     Args:
-        app: What is served.
-        settings: How.
+        app: The app to serve.
+        settings: The settings.
         stop: Set it to drain and return.
-        ready: Told the service's URL once HTTP is answered.
-        embedded: On a broker of `develop`.
+        ready: Called with the service's URL once HTTP is served.
+        embedded: Whether Kafka is the embedded broker of `develop`.
 
     Raises:
-        OperatorError: It can't start: settings refused, port in use, store locked, too new or another app's.
+        OperatorError: It can't start: a setting is invalid, the port is in use, or the store is locked, too
+            new or another app's.
     """
     clock, entropy = SystemClock(), SystemEntropy()
     connection = replace(connection_of(settings, f"awakeables-{app.name}"), embedded=embedded)
@@ -143,7 +144,7 @@ async def serve(
 
 
 def _published_to(app: App, settings: Settings) -> dict[str, str]:
-    """The topics that the service itself publishes to, by what the board of problems calls them."""
+    """The topics that the service itself publishes to, by their names on the readiness board."""
     topics = {"dead-letter topic": app.dead_letter_topic}
     return topics | {"verdicts topic": app.verdicts_topic} if settings.verdicts else topics
 
@@ -186,7 +187,7 @@ async def _run(
 def _telemetry(
     engine: Engine, api: Api, settings: Settings, clock: SystemClock
 ) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
-    """Set up metrics; return what counts and watches in the background, by task name."""
+    """Set up metrics; return the background tasks that update them, by name."""
     metrics = engine.metrics
     metrics.serves_app(api.app.name, version=__version__, python=platform.python_version())
     show_readiness(metrics, engine.problems, api.readiness)
@@ -200,7 +201,7 @@ def _telemetry(
 
 
 def _space(folder: Path) -> tuple[float, float]:
-    """Free and total bytes of a file system; NaN while it is gone, so that other metrics are still served."""
+    """Free and total bytes of a file system; NaN if it is gone, so that the other metrics are served."""
     try:
         usage = shutil.disk_usage(folder)
     except OSError:
@@ -209,11 +210,11 @@ def _space(folder: Path) -> tuple[float, float]:
 
 
 async def work(worker: Worker, settings: Settings, *, stop: asyncio.Event, embedded: bool = False) -> None:
-    """Do a worker's tasks until `stop` is set, then drain.
+    """Run a worker until `stop` is set, then drain.
 
     Raises:
-        SettingsRefused: The settings of Kafka contradict one another.
-        OperatorError: The port for metrics can't be had, or would be open to other machines.
+        SettingsRefused: Kafka's settings contradict each other.
+        OperatorError: The metrics port can't be bound, or would be open to other machines.
     """
     connection = replace(connection_of(settings, f"awakeables-worker-{worker.name}"), embedded=embedded)
     clock, metrics = SystemClock(), WorkerMetrics()
@@ -247,19 +248,19 @@ async def develop(
     stop: asyncio.Event,
     ready: Ready | None = None,
 ) -> None:
-    """Everything in one process: a broker of its own (unless `kafka` is given), service, workers.
+    """Run an embedded broker (unless `kafka` is given), the service and workers in one process.
 
-    The broker has the topics of app and workers, and `task_topics`, which others read.
-    The embedded broker's log dies with it, so it gets an empty store each time: a store that
-    remembers offsets of a topic that is gone would wait for records that never come.
+    The broker has the topics of app and workers, and `task_topics`, which other consumers read. Its
+    records are lost when it exits, so the store starts empty each time: a store with offsets of a lost
+    topic would wait for records that never come.
     """
     async with _development_broker(app, workers, settings, task_topics, kafka) as (bootstrap, store):
-        # The service's own `/metrics` is enough, and several workers would want the one port.
+        # The service's own `/metrics` is enough, and several workers can't share the port.
         local = settings.model_copy(update={"kafka": bootstrap, "store": store, "metrics_port": None})
         if kafka is None:
             local = local.model_copy(update=PLAIN)
         if "log_invocations" not in settings.model_fields_set:
-            # Who tries an app wants to see what it does.
+            # In development, it helps to see what the app does.
             local = local.model_copy(update={"log_invocations": "info"})
         working = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
@@ -295,16 +296,16 @@ async def _development_broker(
 
 
 def connection_of(settings: Settings, client_id: str) -> KafkaConnection:
-    """How Kafka is reached by these settings, under this name in the brokers' logs.
+    """The connection to Kafka; `client_id` appears in the brokers' logs.
 
     Raises:
-        SettingsRefused: The settings of Kafka contradict one another, or a file of theirs is wrong.
+        SettingsRefused: Kafka's settings contradict each other, or one of their files is invalid.
     """
     return KafkaConnection(bootstrap=settings.kafka, client_id=client_id, security=security_of(settings))
 
 
 def engine_settings(settings: Settings) -> EngineSettings:
-    """The part of the settings that the engine takes."""
+    """The engine's part of the settings."""
     return EngineSettings(
         runner=RunnerSettings(
             linger=settings.linger,
@@ -344,15 +345,15 @@ def _tokens(settings: Settings, clock: SystemClock, problems: MutableMapping[str
 
 
 def _accept_exposure(host: str, settings: Settings, instead: str) -> None:
-    """Serve everybody on the network, if that is wanted.
+    """Check that serving the network without tokens is allowed, and log it.
 
     Raises:
-        OperatorError: It was not said to be wanted; the message says what to do `instead`.
+        OperatorError: `insecure` is not set; the message says what to do `instead`.
     """
     if not settings.insecure:
         raise OperatorError(
-            f"{host} can be reached from other machines, and no token would be asked for: {instead}, or, "
-            "where something else guards the port, set AWAKEABLES_INSECURE=1"
+            f"{host} can be reached from other machines, and no token would be required: {instead}, or, "
+            "if something else protects the port, set AWAKEABLES_INSECURE=1"
         )
     log.warning(events.UNGUARDED, host=host)
 
@@ -367,15 +368,15 @@ def _connection_limits(settings: Settings) -> ConnectionLimits:
 
 def _web_settings(settings: Settings, *, exposed: bool) -> WebSettings:
     named = frozenset(_host_named(name.strip()) for name in settings.allowed_hosts.split(",") if name.strip())
-    # Where no token is asked for on loopback, a web page that gave its own name our address must
-    # not get in by the visitor's browser; elsewhere names are checked if some are given.
+    # DNS rebinding: without tokens on loopback, a web page could point its own name at our address and
+    # get in through the visitor's browser. Elsewhere, names are checked if some are given.
     anybody = settings.tokens_file is not None or (exposed and not named)
     return WebSettings(
         exposed=exposed,
         hosts=None if anybody else named | {settings.host},
         call_timeout=settings.call_timeout,
         commit_timeout=settings.commit_timeout,
-        # One that could never be held is too large, not to be tried again.
+        # A body that could never fit in memory is too large (413); retrying would not help.
         max_body_bytes=min(settings.max_body_bytes, max(settings.max_bodies_bytes, UNCOUNTED_BYTES)),
         max_bodies_bytes=settings.max_bodies_bytes,
         max_json_values=settings.max_json_values,
@@ -383,11 +384,11 @@ def _web_settings(settings: Settings, *, exposed: bool) -> WebSettings:
 
 
 def _host_named(text: str) -> str:
-    """As the guard compares it: of `shop.example:8080`, as a client sends it, the name."""
+    """The host name without its port, as the guard compares it."""
     name = host_name(text) or host_name(f"[{text}]")
     if name is None:
         raise SettingsRefused(
-            f"AWAKEABLES_ALLOWED_HOSTS: {text!r} is no host name; each is given whole, as in shop.example.com"
+            f"AWAKEABLES_ALLOWED_HOSTS: {text!r} is not a host name such as shop.example.com"
         )
     return name
 

@@ -1,4 +1,4 @@
-"""The real clock and real chance: handed in by the composition root, used nowhere else directly."""
+"""The real clock and entropy. Only the composition root uses them; all other code takes them as arguments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SystemClock:
 
 
 class SystemEntropy:
-    """The operating system's chance, fetched in blocks: a system call per ID would cost more."""
+    """Random bytes of the operating system, read in blocks to save a system call per ID."""
 
     BLOCK_BYTES = 4096
 

@@ -175,7 +175,7 @@ def test_brokers_that_are_not_named_are_refused(bootstrap: str) -> None:
 
 @pytest.mark.parametrize("port", ["0", "65536", "99999999"])
 def test_a_port_that_there_is_not_is_refused(port: str) -> None:
-    with pytest.raises(SettingsRefused, match=f"^--kafka: there is no port '{port}'"):
+    with pytest.raises(SettingsRefused, match=f"^--kafka: '{port}' is not a port number"):
         load_settings(kafka=f"a:9092,b:{port}")
 
 

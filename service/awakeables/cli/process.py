@@ -16,7 +16,7 @@ import structlog
 from awakeables.errors import AwakeablesError
 from awakeables.forks import keep_signals_apart
 from awakeables.telemetry import events
-from awakeables.telemetry.logs import log_what_nobody_handles
+from awakeables.telemetry.logs import log_uncaught_errors
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -59,7 +59,7 @@ def run_until_signalled(main: Callable[[asyncio.Event], Awaitable[None]]) -> Non
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
     sys.setswitchinterval(SWITCH_S)
-    log_what_nobody_handles()
+    log_uncaught_errors()
     with asyncio.Runner(loop_factory=factory) as runner:
         try:
             runner.run(supervised())

@@ -1,1 +1,1 @@
-"""Looks at what a service stands on, also while it is down: settings, Kafka, store, disk, clock."""
+"""Checks what a service depends on, even while it is down: settings, Kafka, store, disk, clock."""

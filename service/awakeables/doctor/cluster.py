@@ -1,4 +1,4 @@
-"""Is Kafka there, does it know us, and are our topics set up so that nothing is lost?"""
+"""Checks that Kafka is reachable, accepts us, and has our topics set up so that nothing is lost."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from awakeables.kafka.survey import Survey, survey
 from awakeables.ports import Clock
 
 PATIENCE = timedelta(seconds=5)
-"""A broker that answers later than this is not well."""
+"""A broker that takes longer to answer is not healthy."""
 
-NOT_ASKED = Finding("topics", "warn", "not looked at: Kafka can't be asked")
+NOT_CHECKED = Finding("topics", "warn", "not checked: Kafka can't be reached")
 
 
 async def examine_cluster(
     connection: KafkaConnection, roles: Mapping[str, Role] | None, *, clock: Clock
 ) -> list[Finding]:
-    """On the broker and the topics; `roles` is None when nobody said which app it is about."""
+    """Check the broker and the topics; `roles` is None if no app was given."""
     began = clock.monotonic()
     try:
         found = await survey(replace(connection, request_timeout=PATIENCE), roles or {})
     except BrokerUnavailable as error:
-        return [Finding("broker", "FAULT", str(error)), NOT_ASKED]
+        return [Finding("broker", "FAULT", str(error)), NOT_CHECKED]
     took_ms = round((clock.monotonic() - began) * 1000)
     count = f"{found.brokers} broker{'s' * (found.brokers != 1)}"
-    broker = Finding("broker", "ok", f"{connection.bootstrap}: {count}, asked in {took_ms} ms")
+    broker = Finding("broker", "ok", f"{connection.bootstrap}: {count}, answered in {took_ms} ms")
     return [broker, _topics(found, roles)]
 
 
 def _topics(found: Survey, roles: Mapping[str, Role] | None) -> Finding:
     if roles is None:
-        return Finding("topics", "warn", "not looked at: name the app, as in `awakeables doctor shop:app`")
+        return Finding("topics", "warn", "not checked: name the app, as in `awakeables doctor shop:app`")
     judgements = [j for topic in found.topics for j in judge(topic, brokers=found.brokers)]
     faults = [f"{name} is missing: `awakeables topics create MODULE:APP`" for name in found.missing]
     faults += [f"{name}: {problem}" for name, problem in found.problems.items()]
@@ -48,7 +48,7 @@ def _topics(found: Survey, roles: Mapping[str, Role] | None) -> Finding:
     doubts = [f"{name}: {why}" for name, why in found.undisclosed.items()]
     advice = sum(j.verdict == "advice" for j in judgements)
     if advice:
-        doubts.append(f"{advice} of their settings could be better: `awakeables topics check` says why")
+        doubts.append(f"{advice} of their settings differ from the advice: see `awakeables topics check`")
     if doubts:
         return Finding("topics", "warn", "; ".join(doubts))
-    return Finding("topics", "ok", f"{len(found.topics)} topics are there and set up as recommended")
+    return Finding("topics", "ok", f"{len(found.topics)} topics exist and are set up as recommended")

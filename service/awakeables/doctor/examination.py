@@ -1,4 +1,4 @@
-"""Everything that the doctor looks at, in the order in which it is told."""
+"""All checks of `doctor`, in the order in which they are reported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
-from awakeables.doctor.cluster import NOT_ASKED, examine_cluster
+from awakeables.doctor.cluster import NOT_CHECKED, examine_cluster
 from awakeables.doctor.findings import Finding
 from awakeables.doctor.service import examine_clock, visit_service
 from awakeables.doctor.settings import examine_settings
@@ -20,25 +20,25 @@ from awakeables.settings import SettingsRefused, SourcedSettings
 async def examine(
     loaded: SourcedSettings, roles: Mapping[str, Role] | None, *, clock: Clock, app: str = ""
 ) -> list[Finding]:
-    """Look at everything; nothing is changed by it.
+    """Run all checks; they change nothing.
 
     Args:
-        loaded: The settings that the service is run with.
-        roles: The app's topics; None when it wasn't said which app.
-        clock: This machine's.
-        app: Its name; empty when it wasn't said which app.
+        loaded: The settings of the service.
+        roles: The app's topics; None if no app was given.
+        clock: This machine's clock.
+        app: The app's name; empty if no app was given.
     """
     settings = loaded.settings
     findings = [examine_settings(loaded, clock=clock)]
     try:
         connection = connection_of(settings, "awakeables-doctor")
     except SettingsRefused as error:
-        findings += [Finding("broker", "FAULT", str(error)), NOT_ASKED]
+        findings += [Finding("broker", "FAULT", str(error)), NOT_CHECKED]
     else:
         findings += await examine_cluster(connection, roles, clock=clock)
     condition = None
     if settings.store == MEMORY:
-        findings.append(Finding("store", "warn", "memory: everything is forgotten when the service ends"))
+        findings.append(Finding("store", "warn", "in memory: everything is lost when the service stops"))
     else:
         path = Path(settings.store)
         store, condition = await asyncio.to_thread(examine_store, path, clock=clock, app=app)

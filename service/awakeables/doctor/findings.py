@@ -1,4 +1,4 @@
-"""What the doctor says: one line per thing that was looked at."""
+"""The findings of `doctor`: one line per check."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Level: TypeAlias = Literal["ok", "warn", "FAULT"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        subject: The thing, in a word.
-        level: `FAULT`: the service can't do its work, or loses some; `warn`: it can, for now.
+        subject: What was checked, in one word.
+        level: `FAULT`: the service can't work, or loses work; `warn`: it works for now.
         text: What was found, and what to do about it, in one line.
     """
 

@@ -1,4 +1,4 @@
-"""Does the service answer, is it ready, and do the clocks agree?"""
+"""Checks that the service responds and is ready, and that the clocks agree."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from awakeables.store.sqlite.checkup import StoreCondition
 
 PATIENCE_S = 3.0
 LARGEST_DIFFERENCE_MS = 5000
-"""An HTTP date has whole seconds, and the answer took a moment."""
+"""Tolerance: an HTTP date has whole seconds, and the response takes a moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
-    """What came of asking the service whether it is ready.
+    """The response of the service's readiness check.
 
     Attributes:
-        finding: On the service.
-        date_ms: Its clock, if it answered.
+        finding: The finding about the service.
+        date_ms: The service's clock, if it responded.
     """
 
     finding: Finding
@@ -31,12 +31,12 @@ class Visit:
 
 
 async def visit_service(url: str, *, holder: str | None, token: str | None = None) -> Visit:
-    """Ask the service at `url`.
+    """Ask the service at `url` whether it is ready.
 
     Args:
-        url: Of the service.
+        url: The service's URL.
         holder: The process that has the store open.
-        token: Without one it does not say what exactly is wrong, where tokens are asked for.
+        token: The bearer token. A service that requires tokens shows details only with one.
     """
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     try:
@@ -47,42 +47,50 @@ async def visit_service(url: str, *, holder: str | None, token: str | None = Non
         degraded = dict(document.get("degraded", {}))
         ready = bool(document["ready"])
     except (httpx.HTTPError, httpx.InvalidURL):
-        held = f", though process {holder} holds the store: is the URL right?" if holder else ": it is down"
-        return Visit(finding=Finding("service", "warn", f"nobody answers at {url}{held}"), date_ms=None)
+        held = (
+            f", although process {holder} has the store open: is the URL correct?"
+            if holder
+            else ": the service is down"
+        )
+        return Visit(finding=Finding("service", "warn", f"no response at {url}{held}"), date_ms=None)
     except (ValueError, KeyError, TypeError, AttributeError):
-        told = f"what answers at {url} is another program"
-        return Visit(finding=Finding("service", "warn", told), date_ms=None)
+        text = f"what answers at {url} is another program"
+        return Visit(finding=Finding("service", "warn", text), date_ms=None)
     if ready and not degraded:
         finding = Finding("service", "ok", f"{url} is ready")
     else:
-        told = "; ".join(f"{name}: {text}" for name, text in (problems | degraded).items())
-        state = "takes work but is degraded" if ready else "is not ready"
-        finding = Finding("service", "FAULT", f"{url} {state}: {told}")
+        details = "; ".join(f"{name}: {text}" for name, text in (problems | degraded).items())
+        state = "accepts work but is degraded" if ready else "is not ready"
+        finding = Finding("service", "FAULT", f"{url} {state}: {details}")
     return Visit(finding=finding, date_ms=_date_ms(answer))
 
 
 def examine_clock(date_ms: int | None, condition: StoreCondition | None, *, clock: Clock) -> Finding:
-    """Hold this machine's clock against the service's and against the newest row.
+    """Compare this machine's clock with the service's and with the newest row.
 
-    Deadlines are kept by the service's clock. No third clock is asked: Kafka tells its own only
-    with records, and the doctor writes none.
+    Deadlines depend on the service's clock. There is no third clock to compare: Kafka shows its own only in
+    records, and `doctor` writes none.
     """
     now_ms = clock.now_ms()
-    told = f"{datetime.fromtimestamp(now_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    now = f"{datetime.fromtimestamp(now_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
     if condition is not None and condition.newest_ms is not None:
         ahead_s = (condition.newest_ms - now_ms) // 1000
         if ahead_s * 1000 > LARGEST_DIFFERENCE_MS:
             return Finding(
-                "clock", "FAULT", f"{told}, but the store's newest row is {ahead_s} s ahead: it was set back"
+                "clock",
+                "FAULT",
+                f"{now}, but the store's newest row is {ahead_s} s ahead: the clock was set back",
             )
     if date_ms is None:
-        return Finding("clock", "ok", f"{told}; nothing to compare it with says otherwise")
+        return Finding("clock", "ok", f"{now}; not compared with the service's")
     apart_ms = abs(date_ms - now_ms)
     if apart_ms > LARGEST_DIFFERENCE_MS:
         return Finding(
-            "clock", "FAULT", f"{told}, the service's is {apart_ms // 1000} s apart: let NTP keep both"
+            "clock",
+            "FAULT",
+            f"{now}, but the service's differs by {apart_ms // 1000} s: synchronize both with NTP",
         )
-    return Finding("clock", "ok", f"{told}, as the service's")
+    return Finding("clock", "ok", f"{now}, same as the service's")
 
 
 def _date_ms(answer: httpx.Response) -> int | None:

@@ -1,4 +1,4 @@
-"""Are the settings safe and free of contradictions? That they can be read is known by then."""
+"""Checks that the settings are safe and consistent. They have already been parsed."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
 
 
 def examine_settings(loaded: SourcedSettings, *, clock: Clock) -> Finding:
-    """One finding on all of them."""
+    """Check all settings; return one finding."""
     faults = list(_faults(loaded.settings, clock))
     if faults:
         return Finding("settings", "FAULT", "; ".join(faults))
-    doubts = [*_doubts(loaded.settings), *_secrets_in_the_open(loaded)]
+    doubts = [*_doubts(loaded.settings), *_readable_secrets(loaded)]
     if doubts:
         return Finding("settings", "warn", "; ".join(doubts))
     changed = sum(source.kind != "default" for source in loaded.sources.values())
-    return Finding("settings", "ok", f"{changed} set, the others have their defaults")
+    return Finding("settings", "ok", f"{changed} set, all others at their defaults")
 
 
 def _faults(settings: Settings, clock: Clock) -> Iterator[str]:
-    """Why `serve` would refuse to start."""
+    """Reasons why `serve` would refuse to start."""
     try:
         exposed = is_exposed(settings.host)
     except OperatorError as error:
@@ -40,7 +40,7 @@ def _faults(settings: Settings, clock: Clock) -> Iterator[str]:
     else:
         if exposed and settings.tokens_file is None and not settings.insecure:
             yield (
-                f"HTTP is to listen on {settings.host} for anybody, without tokens: serve refuses that;"
+                f"HTTP would listen on {settings.host} without tokens, open to anyone, which `serve` refuses:"
                 " set AWAKEABLES_TOKENS_FILE, or AWAKEABLES_HOST=127.0.0.1"
             )
     if settings.tokens_file is not None:
@@ -52,15 +52,15 @@ def _faults(settings: Settings, clock: Clock) -> Iterator[str]:
 
 def _doubts(settings: Settings) -> Iterator[str]:
     if settings.always_suspend:
-        yield "always_suspend is a test mode, and slow"
+        yield "always_suspend is set: it is for tests, and slow"
     if settings.insecure and settings.tokens_file is None:
-        yield "insecure is set: whoever reaches the port may do everything"
+        yield "insecure is set: anyone who reaches the port may do anything"
     if settings.kafka_security_protocol == "SASL_PLAINTEXT":
-        yield "SASL_PLAINTEXT: credentials and records travel in the clear"
+        yield "SASL_PLAINTEXT: credentials and records are sent unencrypted"
 
 
-def _secrets_in_the_open(loaded: SourcedSettings) -> Iterator[str]:
-    """Files that hold secrets and that others can read."""
+def _readable_secrets(loaded: SourcedSettings) -> Iterator[str]:
+    """Files that contain secrets and are readable by others."""
     files = {
         source.name
         for name, source in loaded.sources.items()
@@ -68,4 +68,4 @@ def _secrets_in_the_open(loaded: SourcedSettings) -> Iterator[str]:
     }
     for file in sorted(files):
         if Path(file).stat().st_mode & READABLE_BY_OTHERS:
-            yield f"{file} holds secrets and can be read by others: chmod 600"
+            yield f"{file} contains secrets and is readable by others: chmod 600"

@@ -1,4 +1,4 @@
-"""Log events: the closed vocabulary of what the service says. Fields carry the facts."""
+"""The closed vocabulary of log events. The details are in fields."""
 
 from __future__ import annotations
 

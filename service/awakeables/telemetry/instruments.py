@@ -1,8 +1,8 @@
-"""Counters and histograms in plain numbers, which a scrape reads.
+"""Counters and histograms as plain numbers, which a scrape reads.
 
-Those of the client library take a lock and several calls for each event, about as long as a look-up in
-the journal. A metric of ours is changed by one thread alone, so it needs no lock; a scrape in another
-thread may see a histogram's count before its sum.
+Those of the client library take a lock and several calls per event, about as long as a look-up in the
+journal. Our metrics are changed by one thread only, so they need no lock; a scrape in another thread may
+see a histogram's count before its sum.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ C = TypeVar("C")
 
 
 class Counter:
-    """How often something happened."""
+    """A counter."""
 
     __slots__ = ("value",)
 
@@ -31,12 +31,12 @@ class Counter:
         self.value = 0
 
     def inc(self, count: int = 1) -> None:
-        """Count it."""
+        """Add to the counter."""
         self.value += count
 
 
 class Histogram:
-    """How often values were at most so large, for some bounds."""
+    """A histogram with fixed upper bounds."""
 
     __slots__ = ("_bounds", "counts", "sum")
 
@@ -46,18 +46,18 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Count a value."""
+        """Add a value."""
         self.counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
     def buckets(self) -> Iterator[tuple[str, int]]:
-        """The number of values up to each bound, as the text format has them."""
+        """The cumulative count for each bound, as in the text format."""
         bounds = [*map(floatToGoString, self._bounds), "+Inf"]
         return zip(bounds, accumulate(self.counts), strict=True)
 
 
 class Family(Collector, Generic[C]):
-    """A metric with labels: an instrument for each combination of their values that was asked for."""
+    """A metric with labels: one instrument per combination of label values in use."""
 
     def __init__(
         self,
@@ -69,10 +69,10 @@ class Family(Collector, Generic[C]):
         """Register a metric.
 
         Args:
-            metric: What it is called, and its labels.
-            registry: Who asks for it.
+            metric: The metric's name and labels.
+            registry: The registry that collects it.
             make: Makes an instrument.
-            show: Shows all of them to a scrape.
+            show: Converts all instruments for a scrape.
         """
         self._metric = metric
         self._make = make
@@ -81,7 +81,7 @@ class Family(Collector, Generic[C]):
         registry.register(self)
 
     def labels(self, *values: str) -> C:
-        """The instrument for these values; look it up once where that is possible."""
+        """The instrument for these values. Look it up once and keep it where possible."""
         assert len(values) == len(self._metric.labels), self._metric.name
         instrument = self._instruments.get(values)
         if instrument is None:
@@ -89,21 +89,21 @@ class Family(Collector, Generic[C]):
         return instrument
 
     def describe(self) -> Iterable[Metric]:
-        """For the registry, which refuses a name that it has."""
+        """Describe the metric to the registry, which rejects duplicate names."""
         return [self._show(self._metric, ())]
 
     def collect(self) -> Iterable[Metric]:
-        """For a scrape; in another thread labels may be added meanwhile."""
+        """Collect for a scrape; other threads may add labels meanwhile."""
         return [self._show(self._metric, list(self._instruments.items()))]
 
 
 def counters(metric: vocabulary.Metric, registry: CollectorRegistry) -> Family[Counter]:
-    """A counter for each combination of labels."""
+    """Register a counter with labels."""
     return Family(metric, registry, Counter, _show_counters)
 
 
 def histograms(metric: vocabulary.Metric, registry: CollectorRegistry) -> Family[Histogram]:
-    """A histogram for each combination of labels."""
+    """Register a histogram with labels."""
     return Family(metric, registry, lambda: Histogram(metric.buckets), _show_histograms)
 
 

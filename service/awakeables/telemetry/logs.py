@@ -1,7 +1,7 @@
-"""Structured logs: to standard error, for people (console) or machines (JSON).
+"""Structured logs to standard error, for people (console) or machines (JSON).
 
-Texts of others (an exception's, a reason) can't forge a line or steer a terminal: JSON escapes control
-characters by itself, and the console shows them as JSON does (`core.texts.visible`).
+Text from outside (an exception, a reason) can't forge a line or control a terminal: JSON escapes control
+characters by itself, and the console shows them escaped as in JSON (`core.texts.visible`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from awakeables.core.texts import bounded, visible, visible_lines
 from awakeables.telemetry import events
 
 MOST_OF_A_STACK = 20_000
-"""Characters: some two hundred frames. Chained errors and notes may have texts of any length."""
+"""Maximum characters of a stack: about 200 frames. Chained errors and notes can be of any length."""
 
 _ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -28,10 +28,10 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 def configure_logs(*, format_: str, level: str) -> None:
-    """Set up the process's logs; libraries that use `logging` are heard from warnings on, in the same form.
+    """Configure the process's logs. Warnings of libraries that use `logging` appear in the same format.
 
-    Stacks are printed without the frames' variables, which may hold a password: structlog shows
-    them otherwise, wherever rich is installed.
+    Stacks are printed without local variables, which may hold a password; structlog would show them
+    wherever rich is installed.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     processors: list[Any] = [
@@ -61,15 +61,15 @@ def configure_logs(*, format_: str, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(of_libraries)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    # aiokafka logs every broken connection with a stack; our own events tell of the outage once.
-    # And its debug lines hold the requests, a password that is sent by PLAIN among them.
+    # aiokafka logs every broken connection with a stack; our own events report an outage once. And
+    # its debug lines contain requests, including a password that is sent with PLAIN.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 def stack_of(error: BaseException) -> str:
-    """An exception with its stack and causes; what each of them says takes one line."""
-    told = traceback.TracebackException.from_exception(error)
-    left = [told]
+    """An exception with its stack and causes; each message is on one line."""
+    formatted = traceback.TracebackException.from_exception(error)
+    left = [formatted]
     while left:
         one = left.pop()
         # `_str` is private, but the standard library keeps the text of an exception nowhere else.
@@ -79,27 +79,27 @@ def stack_of(error: BaseException) -> str:
         if one.__notes__ is not None:
             one.__notes__ = [visible(str(note)) for note in one.__notes__]
         left += [other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other]
-    return _bounded(visible_lines("".join(told.format())))
+    return _bounded(visible_lines("".join(formatted.format())))
 
 
 def _stack(exc_info: _ExcInfo) -> str:
-    """The same for a JSON text, which can hold every character."""
+    """The same for JSON, which can hold any character."""
     return _bounded("".join(traceback.format_exception(*exc_info)))
 
 
 def _bounded(stack: str) -> str:
-    """A stack of bounded lines, and of bounded length: the errors' messages may come from outside."""
-    told = "\n".join(bounded(line) for line in stack.rstrip("\n").split("\n"))
-    if len(told) <= MOST_OF_A_STACK:
-        return told
+    """Limit a stack's length and that of its lines: messages may come from outside."""
+    text = "\n".join(bounded(line) for line in stack.rstrip("\n").split("\n"))
+    if len(text) <= MOST_OF_A_STACK:
+        return text
     half = MOST_OF_A_STACK // 2
-    return f"{told[:half]}\n  … {len(told) - 2 * half:,} characters left out …\n{told[-half:]}"
+    return f"{text[:half]}\n  … {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"
 
 
 def _show(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Make those strings of a line fit for a terminal that the console renderer shows as they are.
+    """Escape the strings that the console renderer would print unchanged.
 
-    It shows values with spaces or quotes, and what is no string, by `repr`, which escapes by itself.
+    It prints strings with spaces or quotes, and other types, with `repr`, which escapes by itself.
     """
     for name, value in line.items():
         if name == "stack":
@@ -115,7 +115,7 @@ def _write_stack(file: TextIO, exc_info: _ExcInfo | tuple[None, None, None]) -> 
 
 
 class _Plain(logging.Formatter):
-    """The lines of libraries, as fit for a terminal as ours."""
+    """Formats the lines of libraries, escaped like ours."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging names it
         return visible(super().formatMessage(record))
@@ -124,10 +124,10 @@ class _Plain(logging.Formatter):
         return stack_of(ei[1])
 
 
-def log_what_nobody_handles() -> None:
-    """Let the interpreter's own reports, which it writes to standard error as text, be log lines too.
+def log_uncaught_errors() -> None:
+    """Log uncaught errors and warnings, which the interpreter would print to standard error as text.
 
-    For processes, not for libraries: it is set for the whole interpreter.
+    For applications, not for libraries: it applies to the whole interpreter.
     """
 
     def of_main(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

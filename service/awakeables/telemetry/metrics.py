@@ -1,7 +1,7 @@
-"""Metrics: what counts, and how it is asked for.
+"""The metrics of the service and of a worker.
 
-A registry per engine, handed in: several engines live in one process of the tests. Instruments are looked
-up by their labels once.
+Each engine has its own registry, because tests run several engines in one process. Instruments are looked
+up by label once and kept.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from awakeables.telemetry.vocabulary import AttemptEnd, Metric, Origin, TaskEnd
 
 
 class Metrics:
-    """What the service counts.
+    """The metrics of the service.
 
     Attributes:
-        registry: Where it is asked for.
+        registry: Collects them for a scrape.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        """Register everything; the vocabulary can be registered once in a registry."""
+        """Register all metrics; a registry accepts them only once."""
         self.registry = registry or CollectorRegistry()
         make = _Maker(self.registry)
         self._build_info = make.gauge(words.BUILD_INFO)
@@ -93,7 +93,7 @@ class Metrics:
         self._letters[code].inc(count)
 
     def attempt(self, service: str, handler: str, end: AttemptEnd, took_s: float) -> None:
-        """Count an attempt to run a handler."""
+        """Count an attempt of a handler."""
         ended = self._ended.get((service, handler, end))
         if ended is None:
             ended = self._ended[service, handler, end] = self._attempts.labels(service, handler, end)
@@ -102,14 +102,14 @@ class Metrics:
         self._took[service, handler].observe(took_s)
 
     def answered(self, method: str, route: str, status: int) -> None:
-        """Count an HTTP request; the route is the template, never the path."""
+        """Count an HTTP request; `route` is the template, never the path."""
         counter = self._answered.get((method, route, status))
         if counter is None:
             counter = self._answers_of(method, route, status)
         counter.inc()
 
     def serves(self, method: str, route: str) -> None:
-        """Count this route's mistakes of ours from 0 on: an alarm sees no growth from nothing to 1."""
+        """Start this route's counter of internal errors at 0: an alarm can't see a series appear with 1."""
         self._answers_of(method, route, 500)
 
     def _answers_of(self, method: str, route: str, status: int) -> Counter:
@@ -119,7 +119,7 @@ class Metrics:
 
 
 class WorkerMetrics:
-    """What a worker counts."""
+    """The metrics of a worker."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
@@ -130,19 +130,19 @@ class WorkerMetrics:
         self.loop_stalls = make.histogram(words.LOOP_STALLS).labels()
 
     def task(self, topic: str, fate: TaskEnd, took_s: float) -> None:
-        """Count a task that the worker is done with."""
+        """Count a task that the worker has finished."""
         self._tasks.labels(topic, fate).inc()
         self._task_s.labels(topic).observe(took_s)
 
 
 def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """Everything in the registry, in the format that the Accept header prefers, and its media type."""
+    """The registry's contents in the format that the Accept header prefers, and its media type."""
     encode, media_type = choose_encoder(accept)
     return encode(registry), media_type
 
 
 def end_of(step: Next | None) -> AttemptEnd:
-    """How an attempt ended whose last commit was this; None: without one."""
+    """How an attempt ended, from its last commit; None if it had none."""
     match step:
         case End(result=Resolution()):
             return "succeeded"
@@ -163,7 +163,7 @@ def end_of(step: Next | None) -> AttemptEnd:
 
 
 class _Maker:
-    """Registers metrics as the vocabulary says."""
+    """Registers metrics from the vocabulary."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry

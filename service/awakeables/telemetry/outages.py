@@ -1,4 +1,4 @@
-"""What fails again and again: logged when it begins, then ever more rarely, then when it is over."""
+"""Repeated failures: logged at the first, then at growing intervals, then once they are over."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ FIRST_REMINDER_S = 10.0
 LONGEST_REMINDER_S = 600.0
 
 QUIET_S = 15.0
-"""A success ends an outage only if nothing has failed for so long: more than the longest pause between
-tries, so that what fails for a part of the tries is one outage and no flood of beginnings and ends."""
+"""How long after the last failure a success ends an outage. Longer than the longest delay between retries,
+so that intermittent failures are one outage, not a flood of starts and ends."""
 
 
 @dataclass(slots=True)
@@ -25,14 +25,14 @@ class _Outage:
 
 
 class Outages:
-    """Counts failures by what they are about, and says which are to be logged."""
+    """Counts failures by subject, and decides which of them to log."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._outages: dict[Hashable, _Outage] = {}
 
     def failed(self, about: Hashable) -> int | None:
-        """It has failed: how often by now, if that is to be logged."""
+        """Count a failure; return the number of failures if this one should be logged."""
         now_s = self._monotonic()
         outage = self._outages.get(about)
         if outage is None:
@@ -48,7 +48,7 @@ class Outages:
         return outage.failures
 
     def succeeded(self, about: Hashable) -> int | None:
-        """It has not failed: how often it had, if an outage is over by that."""
+        """Note a success; return the number of failures if it ends an outage."""
         outage = self._outages.get(about)
         if outage is None or self._monotonic() - outage.failed_s < QUIET_S:
             return None

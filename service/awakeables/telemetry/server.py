@@ -1,7 +1,7 @@
-"""HTTP of a process that has no other, a worker: `/metrics`, `/health/live`, `/health/ready`.
+"""HTTP for a worker, which has no other: `/metrics`, `/health/live`, `/health/ready`.
 
-It is served by threads, so that metrics can be had while code blocks the event loop; health is asked
-of the loop itself. What it answers is what the service answers at the same paths.
+Threads serve it, so that metrics are available while code blocks the event loop; health is checked on the
+loop itself. The responses are those of the service at the same paths.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from awakeables.telemetry.metrics import exposition
 LOOPBACK = "127.0.0.1"
 
 ANSWER_TIMEOUT_S = 2.0
-"""A loop that doesn't get to a question within this time is blocked."""
+"""A loop that doesn't run a health check within this time is blocked."""
 
 Problems: TypeAlias = Callable[[], Mapping[str, str]]
-"""What keeps the process from its work, by name; asked on the event loop."""
+"""Why the process can't work, by name; called on the event loop."""
 
 _Answer: TypeAlias = tuple[HTTPStatus, str, bytes]
 
@@ -37,16 +37,16 @@ _Answer: TypeAlias = tuple[HTTPStatus, str, bytes]
 def served(
     registry: CollectorRegistry, problems: Problems, *, port: int, host: str = LOOPBACK
 ) -> Iterator[int]:
-    """Serve metrics and health as long as the block lasts; yields the port. Needs a running event loop.
+    """Serve metrics and health within the block; yields the port. Needs a running event loop.
 
     Args:
-        registry: What `/metrics` tells.
-        problems: What `/health/ready` tells.
-        port: 0 takes any that is free.
-        host: Where to listen. It asks for no token.
+        registry: Exposed at `/metrics`.
+        problems: Exposed at `/health/ready`.
+        port: The port; 0 picks a free one.
+        host: The address to listen on. No token is required.
 
     Raises:
-        OperatorError: The port can't be had.
+        OperatorError: The port can't be bound.
     """
     pages = _Pages(registry, problems, asyncio.get_running_loop())
     server_class = _ScrapeServer6 if ":" in host else _ScrapeServer
@@ -55,7 +55,7 @@ def served(
     except OSError as error:
         raise OperatorError(
             f"can't serve metrics on port {port} of {host}: {error.strerror or error}; "
-            "choose another with AWAKEABLES_METRICS_PORT, or AWAKEABLES_METRICS_HOST"
+            "choose another with AWAKEABLES_METRICS_PORT or AWAKEABLES_METRICS_HOST"
         ) from error
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
@@ -83,9 +83,9 @@ class _Pages:
                 content, media_type = exposition(self._registry, environ.get("HTTP_ACCEPT", ""))
                 answer = HTTPStatus.OK, media_type, content
             case "/health/live":
-                answer = _told("live", self._ask(dict))
+                answer = _health("live", self._check(dict))
             case "/health/ready":
-                answer = _told("ready", self._ask(self._problems))
+                answer = _health("ready", self._check(self._problems))
             case _:
                 answer = HTTPStatus.NOT_FOUND, "text/plain", b"/metrics, /health/live, /health/ready\n"
         status, media_type, content = answer
@@ -93,26 +93,26 @@ class _Pages:
         start_response(f"{status.value} {status.phrase}", headers)
         return [content]
 
-    def _ask(self, problems: Problems) -> Mapping[str, str]:
-        async def asked() -> Mapping[str, str]:
+    def _check(self, problems: Problems) -> Mapping[str, str]:
+        async def on_loop() -> Mapping[str, str]:
             return problems()
 
-        question = asyncio.run_coroutine_threadsafe(asked(), self._loop)
+        check = asyncio.run_coroutine_threadsafe(on_loop(), self._loop)
         try:
-            return question.result(ANSWER_TIMEOUT_S)
+            return check.result(ANSWER_TIMEOUT_S)
         except TimeoutError:
-            question.cancel()
-            return {"loop": f"the event loop is blocked for more than {ANSWER_TIMEOUT_S:g} s"}
+            check.cancel()
+            return {"loop": f"the event loop has been blocked for more than {ANSWER_TIMEOUT_S:g} s"}
 
 
-def _told(question: str, problems: Mapping[str, str]) -> _Answer:
+def _health(question: str, problems: Mapping[str, str]) -> _Answer:
     said = {question: not problems} | ({"problems": dict(problems)} if problems else {})
     status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
     return status, "application/json", json.dumps(said).encode()
 
 
 class _ScrapeServer(ThreadingMixIn, WSGIServer):
-    """A thread per request; none of them keeps the process from ending."""
+    """Serves each request in a daemon thread, which doesn't keep the process from exiting."""
 
     daemon_threads = True
 
@@ -122,7 +122,7 @@ class _ScrapeServer6(_ScrapeServer):
 
 
 class _Quiet(WSGIRequestHandler):
-    """Logs no requests, and gives a client no longer than this for one."""
+    """Logs no requests, and limits the time for each."""
 
     timeout = 10
 

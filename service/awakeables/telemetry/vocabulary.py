@@ -1,7 +1,7 @@
-"""Metrics: the closed vocabulary of what is counted, and what to do about each.
+"""The closed vocabulary of metrics, with what to do about each.
 
-Labels hold what a declaration names (services, handlers, topics, routes), numbers of partitions,
-and closed sets of words; never an ID. Operators read the same table in docs/operations.md.
+Label values are declared names (services, handlers, topics, routes), partition numbers and closed sets of
+words; never IDs. docs/operations.md has the same table for operators.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "about": PROBLEM_KINDS,
     "fate": TASK_ENDS,
 }
-"""The words that a closed label can hold; every other label is open only as far as declarations go."""
+"""The values of the closed labels; those of all other labels come from declarations."""
 
 FAST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 SLOW_S = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
@@ -62,8 +62,8 @@ class Metric:
     """One metric.
 
     Attributes:
-        name: As it is declared; a counter's samples end in `_total` as well.
-        help: What it tells, in one line.
+        name: The declared name; a counter's samples also end in `_total`.
+        help: What it measures, in one line.
         labels: The names of its labels.
         buckets: A histogram's upper bounds.
         runbook: What to do when it looks wrong.
@@ -78,7 +78,7 @@ class Metric:
 
     @property
     def samples(self) -> tuple[str, ...]:
-        """The names under which Prometheus has it."""
+        """The names of its series in Prometheus."""
         match self.kind:
             case "counter":
                 return (f"{self.name}_total",)
@@ -91,20 +91,20 @@ class Metric:
 BUILD_INFO = Metric(
     name="awakeables_build_info",
     kind="gauge",
-    help="1 for each process of the service: which app it serves, in which release, on which Python.",
+    help="1 for each process of the service, labelled with its app, release and Python version.",
     labels=("app", "version", "python"),
-    runbook="Nothing: it names the app of an instance, and the apps that should be there.",
+    runbook="Nothing: it shows each instance's app, and which apps should be running.",
 )
 READY = Metric(
     name="awakeables_ready",
     kind="gauge",
-    help="1 while work is taken, 0 while `/health/ready` says why not; what degrades it is in `problems`.",
+    help="1 while the service accepts work, else 0; what only degrades it is in `awakeables_problems`.",
     runbook="Read `/health/ready`: it names each problem.",
 )
 PROBLEMS = Metric(
     name="awakeables_problems",
     kind="gauge",
-    help="Problems that readiness shows now, also those that only degrade, by what they are about.",
+    help="Current problems in readiness, including those that only degrade it, by subject.",
     labels=("about",),
     runbook="Read `/health/ready`; for a partition see `awakeables offsets show`.",
 )
@@ -112,212 +112,212 @@ PENDING = Metric(
     name="awakeables_pending",
     kind="gauge",
     help="Awakeables that wait for an answer.",
-    runbook="It grows when answers stay away: look at lag, then at the workers.",
+    runbook="It grows when answers don't arrive: check the lag, then the workers.",
 )
 PENDING_OLDEST = Metric(
     name="awakeables_pending_oldest_seconds",
     kind="gauge",
-    help="Age of the awakeable that has waited longest; 0 without any.",
-    runbook="`awakeables list awakeables` shows who waits; without a time-out they may wait for ever.",
+    help="Age of the oldest pending awakeable; 0 if there is none.",
+    runbook="`awakeables list awakeables` shows them; without a time-out they may wait forever.",
 )
 INVOCATIONS = Metric(
     name="awakeables_invocations",
     kind="gauge",
     help="Invocations that have not ended, by status.",
     labels=("status",),
-    runbook="Many pending: raise `max_running`. Paused: `awakeables show`, mend, `awakeables resume`.",
+    runbook="Many pending: raise `max_running`. Paused: `awakeables show`, fix it, `awakeables resume`.",
 )
 HANDLERS_LIVE = Metric(
     name="awakeables_handlers_live",
     kind="gauge",
-    help="Handlers in memory now.",
-    runbook="At `max_running` the rest waits as rows: raise it if memory allows.",
+    help="Handlers in memory.",
+    runbook="At `max_running` the others wait in the store: raise it if memory allows.",
 )
 ATTEMPTS = Metric(
     name="awakeables_attempts",
     kind="counter",
-    help="Attempts to run a handler, by how they ended; `left`: by a shutdown or a lost claim.",
+    help="Attempts of handlers, by how they ended; `left`: by a shutdown or a lost claim.",
     labels=("service", "handler", "end"),
-    runbook="`backing-off` and `paused` are failures of the handler's code: its log lines name them.",
+    runbook="`backing-off` and `paused` are failures of the handler's code: see its log lines.",
 )
 ATTEMPT_SECONDS = Metric(
     name="awakeables_attempt_seconds",
     kind="histogram",
-    help="From the start of an attempt in memory to its end, waiting for answers (`linger`) included.",
+    help="Duration of attempts in memory, including the wait for answers (`linger`).",
     labels=("service", "handler"),
     buckets=SLOW_S,
-    runbook="Long ones hold places of `max_running`: wait on an awakeable rather than in `ctx.run`.",
+    runbook="Long attempts count against `max_running`: wait on an awakeable rather than in `ctx.run`.",
 )
 VERDICTS_TOLD = Metric(
     name="awakeables_verdicts",
     kind="counter",
-    help="Verdicts over completions, by kind and by where they came from.",
+    help="Verdicts on completions, by kind and origin.",
     labels=("kind", "origin"),
-    runbook="`invalid` and `unknown` are a producer's mistakes, `late` and `conflict` its delays.",
+    runbook="`invalid` and `unknown` are errors of a producer, `late` and `conflict` its delays.",
 )
 VERDICTS_UNPUBLISHED = Metric(
     name="awakeables_verdicts_unpublished",
     kind="counter",
-    help="Verdicts that settle nothing, beyond those that are published of a partition in a minute.",
-    runbook="Somebody floods the completions topic, or it is read again; the books and counters have them.",
+    help="Verdicts not published, because a partition exceeded `verdicts_per_minute`.",
+    runbook="A producer floods the completions topic, or it is read again; `awakeables show` has them.",
 )
 HEARTBEATS = Metric(
     name="awakeables_heartbeats",
     kind="counter",
-    help="Heartbeats that were kept, also after the answer.",
+    help="Heartbeats received, including those after the answer.",
     labels=("origin",),
-    runbook="Nothing: it tells that workers are alive.",
+    runbook="Nothing: it shows that workers are alive.",
 )
 DEAD_LETTERS_ADDED = Metric(
     name="awakeables_dead_letters",
     kind="counter",
     help="Records of the completions topic, and tasks reported there, that became dead letters, by code.",
     labels=("code",),
-    runbook="`awakeables dead-letters list`; mend the producer, then `awakeables dead-letters resend`.",
+    runbook="`awakeables dead-letters list`; fix the producer, then `awakeables dead-letters resend`.",
 )
 DEAD_LETTERS_KEPT = Metric(
     name="awakeables_dead_letters_kept",
     kind="gauge",
     help="Dead letters in the store.",
-    runbook="They are purged after their retention; resend or leave them.",
+    runbook="Resend them, or leave them: they are deleted after their retention.",
 )
 CONSUMER_LAG = Metric(
     name="awakeables_consumer_lag",
     kind="gauge",
     help="Records of the completions topic that are not settled yet, by partition.",
     labels=("partition",),
-    runbook="It comes back to 0, or: `awakeables offsets show`, commit latency, loop stalls.",
+    runbook="If it does not return to 0: `awakeables offsets show`, commit latency, loop stalls.",
 )
 CONSUMER_BEHIND = Metric(
     name="awakeables_consumer_behind_seconds",
     kind="gauge",
-    help="Age of the last record settled while more of its partition wait; 0 at its end.",
+    help="Age of the last record settled, while others of its partition wait; 0 at the end.",
     labels=("partition",),
-    runbook="Past the topic's `retention.ms` answers are lost: raise it while you mend the cause.",
+    runbook="Past the topic's `retention.ms` answers are lost: raise it while you fix the cause.",
 )
 CONSUMER_TRANSACTION = Metric(
     name="awakeables_consumer_transaction_open_seconds",
     kind="gauge",
-    help="For how long an open transaction has held a partition before its end; 0: none is open.",
+    help="How long an open transaction has blocked a partition; 0 if none is open.",
     labels=("partition",),
-    runbook="Answers behind it wait: `kafka-transactions.sh find-hanging`, and abort it or end its producer.",
+    runbook="Answers after it wait: `kafka-transactions.sh find-hanging`; abort it or stop its producer.",
 )
 RECORDS_EXPIRED = Metric(
     name="awakeables_records_expired",
     kind="counter",
     help="Records of the completions topic that were deleted before they were read.",
-    runbook="They are lost: raise the topic's `retention.ms`, ask the producers to answer again.",
+    runbook="They are lost: raise the topic's `retention.ms`, and have the producers answer again.",
 )
 COMMIT_MEMBERS = Metric(
     name="awakeables_commit_members",
     kind="histogram",
-    help="Writes that were committed together; a look at the rows that found nothing is none.",
+    help="Number of writes committed together; a commit that changed nothing is not counted.",
     buckets=MEMBERS,
-    runbook="Large groups mean that the disk is slow: see the commit's latency.",
+    runbook="Large groups mean that the disk is slow: check the commit latency.",
 )
 COMMIT_SECONDS = Metric(
     name="awakeables_commit_seconds",
     kind="histogram",
-    help="One transaction, from asking the store to its answer, fsync included.",
+    help="Duration of a transaction, including fsync.",
     buckets=FAST_S,
-    runbook="Look at the disk's fsync latency: every answer waits for it.",
+    runbook="Check the disk's fsync latency: every answer waits for it.",
 )
 COMMIT_FAILURES = Metric(
     name="awakeables_commit_failures",
     kind="counter",
-    help="Transactions that failed: the store was unavailable (tried again), or refused the data.",
+    help="Failed transactions: the store was unavailable (they are retried), or refused the data.",
     labels=("problem",),
-    runbook="`unavailable`: disk full or failing, see the log; `refused`: one invocation or record.",
+    runbook="`unavailable`: disk full or failing, see the log; `refused`: concerns one invocation or record.",
 )
 COMMIT_WAITING = Metric(
     name="awakeables_commit_waiting",
     kind="gauge",
     help="Writes that wait for the next transaction.",
-    runbook="Past 20,000 calls are refused with 503: the store is too slow, or down.",
+    runbook="Beyond 20,000, calls are answered 503: the store is too slow, or down.",
 )
 PUBLISHES = Metric(
     name="awakeables_publishes",
     kind="counter",
-    help="Records to Kafka: published, retried after a failure, or refused for good.",
+    help="Records for Kafka: published, retried after a failure, or permanently rejected (`refused`).",
     labels=("result",),
-    runbook="`refused` has rejected the awakeable with publish-failed: the log names topic and reason.",
+    runbook="`refused`: the awakeable was rejected with publish-failed; the log has topic and reason.",
 )
 OUTBOX_UNSENT = Metric(
     name="awakeables_outbox_unsent",
     kind="gauge",
-    help="Records that are committed and not yet in Kafka.",
-    runbook="Kafka is away or slow, or a topic is missing: `awakeables doctor`, `awakeables topics check`.",
+    help="Records that are committed but not yet in Kafka.",
+    runbook="Kafka is down or slow, or a topic is missing: `awakeables doctor`, `awakeables topics check`.",
 )
 OUTBOX_OLDEST = Metric(
     name="awakeables_outbox_oldest_seconds",
     kind="gauge",
-    help="Age of the oldest record that is not yet in Kafka; 0 without any.",
-    runbook="Kafka is away or slow, or a topic is missing: `awakeables doctor`, `awakeables topics check`.",
+    help="Age of the oldest record that is not yet in Kafka; 0 if there is none.",
+    runbook="Kafka is down or slow, or a topic is missing: `awakeables doctor`, `awakeables topics check`.",
 )
 OUTBOX_FAILED = Metric(
     name="awakeables_outbox_failed",
     kind="gauge",
-    help="Records that Kafka has refused for good and that are kept.",
-    runbook="`awakeables outbox list` says why; mend it, then `awakeables outbox resend`; purged in time.",
+    help="Records kept that Kafka has permanently rejected.",
+    runbook="`awakeables outbox list` says why; fix it, then `awakeables outbox resend`.",
 )
 HTTP_REQUESTS = Metric(
     name="awakeables_http_requests",
     kind="counter",
-    help="HTTP requests, by route and status; a path that nothing is served at has the route `none`.",
+    help="HTTP requests, by route and status; the route is `none` for a path that does not exist.",
     labels=("method", "route", "http_status"),
-    runbook="503: store down or overloaded; 500: a mistake of ours, the log has its stack.",
+    runbook="503: store down or overloaded; 500: an internal error, the log has its stack.",
 )
 LOOP_STALLS = Metric(
     name="awakeables_loop_stall_seconds",
     kind="histogram",
-    help="How long something blocked the event loop, when longer than `stall_threshold`.",
+    help="How long code blocked the event loop, if longer than `stall_threshold`.",
     buckets=STALL_S,
-    runbook="`loop_blocked` in the log has the stack: put such code into `ctx.run`, as a plain function.",
+    runbook="`loop_blocked` in the log has the stack: move such code into `ctx.run`, as a plain function.",
 )
 ROWS_COUNTED = Metric(
     name="awakeables_rows_counted_timestamp_seconds",
     kind="gauge",
-    help="When the gauges that are counted from rows were last brought up to date.",
-    runbook="Older than a minute: the store can't be read, the gauges are stale.",
+    help="When the gauges that count rows were last updated.",
+    runbook="Older than a minute: the store can't be read, and the gauges are stale.",
 )
 ROWS_COUNTED_AGE = Metric(
     name="awakeables_rows_counted_age_seconds",
     kind="gauge",
-    help="How old the gauges that are counted from rows are, by this machine's clock alone.",
-    runbook="5 s and what a count takes; older: the store can't be read, or something holds up the process.",
+    help="Age of the gauges that count rows, by this machine's clock.",
+    runbook="Normally 5 s plus one count; older: the store can't be read, or the process is blocked.",
 )
 DISK_FREE = Metric(
     name="awakeables_disk_free_bytes",
     kind="gauge",
-    help="What is free where the store's file is.",
-    runbook="Free space or grow the volume: on a full disk nothing is committed, and nothing is lost.",
+    help="Free space on the file system of the store.",
+    runbook="Free space or grow the volume: on a full disk nothing is committed, but nothing is lost.",
 )
 DISK_TOTAL = Metric(
     name="awakeables_disk_bytes",
     kind="gauge",
-    help="The size of the file system where the store's file is.",
-    runbook="Nothing: it puts the free bytes in proportion.",
+    help="Size of the file system of the store.",
+    runbook="Nothing: it is for comparison with the free bytes.",
 )
 WORKER_TASKS = Metric(
     name="awakeables_worker_tasks",
     kind="counter",
-    help="Tasks that a worker is done with, by what became of them; `left`: to the next worker.",
+    help="Tasks that a worker has finished, by outcome; `left`: for the next worker.",
     labels=("topic", "fate"),
-    runbook="`rejected` and `dead-letter`: the worker's log names the task and the reason.",
+    runbook="`rejected` and `dead-letter`: the worker's log has the task and the reason.",
 )
 WORKER_TASK_SECONDS = Metric(
     name="awakeables_worker_task_seconds",
     kind="histogram",
-    help="From the receipt of a task to its acknowledgement, retries included.",
+    help="Time from receiving a task to its acknowledgement, retries included.",
     labels=("topic",),
     buckets=SLOW_S,
-    runbook="Past the awakeable's time-out it is in vain: more workers, or a longer time-out.",
+    runbook="Beyond the awakeable's time-out the work is wasted: more workers, or a longer time-out.",
 )
 WORKER_RUNNING = Metric(
     name="awakeables_worker_running",
     kind="gauge",
-    help="Tasks that a worker has in hand.",
-    runbook="At the worker's `concurrency` the rest waits in Kafka: raise it, or start another worker.",
+    help="Tasks in progress in a worker.",
+    runbook="At the worker's `concurrency` the others wait in Kafka: raise it, or start another worker.",
 )
 
 SERVICE_METRICS: tuple[Metric, ...] = (
@@ -337,4 +337,4 @@ PROCESS_METRICS: tuple[str, ...] = (
     "process_virtual_memory_bytes", "process_resident_memory_bytes", "process_start_time_seconds",
     "process_cpu_seconds_total", "process_open_fds", "process_max_fds",
 )  # fmt: skip
-"""Of the client library: the process itself, from /proc."""
+"""Metrics of the process, by the client library, from /proc."""

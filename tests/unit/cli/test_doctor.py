@@ -83,7 +83,7 @@ def test_case_o7_a_service_that_is_degraded_is_a_fault_that_says_that_work_is_ta
     stub.will_answer(READY, {"ready": True, "degraded": {"broker": "it is away"}})
     code, found = doctored(run, tmp_path / "a.db")
     assert code == 1
-    assert found["service"] == ("FAULT", f"{stub.url} takes work but is degraded: broker: it is away")
+    assert found["service"] == ("FAULT", f"{stub.url} accepts work but is degraded: broker: it is away")
 
 
 def test_another_program_at_the_url_is_told_from_the_service(
@@ -97,11 +97,11 @@ def test_another_program_at_the_url_is_told_from_the_service(
 @pytest.mark.parametrize(
     ("environment", "level", "told"),
     [
-        ({"AWAKEABLES_HOST": "0.0.0.0"}, "FAULT", "for anybody, without tokens"),
-        ({"AWAKEABLES_HOST": "0.0.0.0", "AWAKEABLES_INSECURE": "1"}, "warn", "may do everything"),
-        ({"AWAKEABLES_ALWAYS_SUSPEND": "1"}, "warn", "a test mode"),
+        ({"AWAKEABLES_HOST": "0.0.0.0"}, "FAULT", "without tokens, open to anyone"),
+        ({"AWAKEABLES_HOST": "0.0.0.0", "AWAKEABLES_INSECURE": "1"}, "warn", "may do anything"),
+        ({"AWAKEABLES_ALWAYS_SUSPEND": "1"}, "warn", "for tests"),
         ({"AWAKEABLES_TOKENS_FILE": "/nowhere.toml"}, "FAULT", "/nowhere.toml"),
-        ({}, "ok", "set, the others have their defaults"),
+        ({}, "ok", "set, all others at their defaults"),
     ],
 )
 def test_unsafe_settings_are_told(
@@ -117,7 +117,7 @@ def test_a_file_with_secrets_that_others_can_read_is_told(run: Run, tmp_path: Pa
     file.write_text('token = "hush"\n')
     file.chmod(0o644)
     _, found = doctored(run, tmp_path / "a.db", AWAKEABLES_CONFIG=str(file))
-    assert found["settings"] == ("warn", f"{file} holds secrets and can be read by others: chmod 600")
+    assert found["settings"] == ("warn", f"{file} contains secrets and is readable by others: chmod 600")
     file.chmod(0o600)
     _, found = doctored(run, tmp_path / "a.db", AWAKEABLES_CONFIG=str(file))
     assert found["settings"][0] == "ok"
@@ -143,7 +143,7 @@ async def test_a_store_that_is_open_is_left_in_peace(tmp_path: Path) -> None:
     finding, _ = examine_store(path, clock=FakeClock())
     await store.close()
     assert finding.level == "ok"
-    assert f"held by process {os.getpid()}" in finding.text
+    assert f"open in process {os.getpid()}" in finding.text
 
 
 async def test_a_store_that_is_closed_is_read_through_and_not_changed(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ async def test_a_store_that_is_closed_is_read_through_and_not_changed(tmp_path: 
     await store.close()
     before = hashlib.sha256(path.read_bytes()).digest()
     finding, _ = examine_store(path, clock=FakeClock())
-    assert (finding.level, finding.text.split(", ")[1:]) == ("ok", ["held by nobody", "no damage found"])
+    assert (finding.level, finding.text.split(", ")[1:]) == ("ok", ["not open", "no damage found"])
     assert hashlib.sha256(path.read_bytes()).digest() == before
 
 
@@ -187,14 +187,14 @@ def test_the_doctor_is_told_which_app_it_is(
 def test_a_folder_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
     finding, _ = examine_store(tmp_path / "nowhere" / "a.db", clock=FakeClock())
     assert finding.level == "FAULT"
-    assert "make it" in finding.text
+    assert "create it" in finding.text
 
 
 def test_a_folder_in_the_place_of_the_file_is_a_fault(tmp_path: Path) -> None:
     finding, _ = examine_store(tmp_path, clock=FakeClock())
     assert (finding.level, finding.text) == (
         "FAULT",
-        f"{tmp_path} is a folder: name the database's file in it",
+        f"{tmp_path} is a folder: name a database file in it",
     )
 
 

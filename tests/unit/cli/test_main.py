@@ -103,4 +103,4 @@ def test_a_settings_file_is_read_before_the_command_or_behind_it_and_a_typo_in_i
     file.write_text('ulr = "x"\n')
     told = console("list", "--config", str(file))
     assert told.returncode == 1
-    assert told.stderr == f"error: ulr in {file} is no setting; did you mean url?\n"
+    assert told.stderr == f"error: ulr in {file} is not a setting; did you mean url?\n"

@@ -51,10 +51,10 @@ def test_the_environment_names_the_file_unless_a_flag_does(
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("prot = 1", r"prot in .*awakeables\.toml is no setting; did you mean port\?"),
+        ("prot = 1", r"prot in .*awakeables\.toml is not a setting; did you mean port\?"),
         ("max-body-bytes = 1", r"max-body-bytes in .* did you mean max_body_bytes\?"),
         ('AWAKEABLES_STORE = "x"', r"AWAKEABLES_STORE in .* did you mean store\?"),
-        ("zzzzzz = 1", r"zzzzzz in .*\.toml is no setting$"),
+        ("zzzzzz = 1", r"zzzzzz in .*\.toml is not a setting$"),
         ("[kafka]\nhost = 1", r"kafka in .*\.toml: Input should be a valid string"),
         ('port = "many"', r"port in .*\.toml: Input should be a valid integer"),
         ("port = ", r"can't be read as TOML: Invalid value"),
@@ -69,7 +69,7 @@ def test_what_is_wrong_in_a_file_is_refused_with_its_place(file: Path, text: str
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.toml", tmp_path):
-        with pytest.raises(SettingsRefused, match="there is no file"):
+        with pytest.raises(SettingsRefused, match="does not exist"):
             load_settings(path)
 
 
@@ -116,7 +116,7 @@ def test_an_empty_variable_leaves_unset_what_may_be_unset(monkeypatch: pytest.Mo
 def test_a_misspelled_variable_is_refused_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWAKEABLES_CONFG", "x")
     with pytest.raises(
-        SettingsRefused, match=r"AWAKEABLES_CONFG is no setting; did you mean AWAKEABLES_CONFIG\?"
+        SettingsRefused, match=r"AWAKEABLES_CONFG is not a setting; did you mean AWAKEABLES_CONFIG\?"
     ):
         load_settings()
 

@@ -277,7 +277,7 @@ except Mute as error:
 
 EVERYTHING = """
 import asyncio, gc, logging, threading, warnings
-from awakeables.telemetry.logs import configure_logs, log_what_nobody_handles
+from awakeables.telemetry.logs import configure_logs, log_uncaught_errors
 
 class Fragile:
     def __del__(self):
@@ -288,7 +288,7 @@ async def main():
     gc.collect()
 
 configure_logs(format_="json", level="info")
-log_what_nobody_handles()
+log_uncaught_errors()
 logging.getLogger("uvicorn.error").warning("too\\nmany %s", "connections")
 warnings.warn("it will be gone", DeprecationWarning, stacklevel=1)
 asyncio.run(main())

@@ -18,7 +18,7 @@ from awakeables.handlers.context import Context
 from awakeables.handlers.service import App, Service
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
-from awakeables.telemetry.stalls import OURS, Stalls, culprits
+from awakeables.telemetry.stalls import OURS, Stalls, user_frames
 from awakeables.testing.bench import new_engine, serving
 from awakeables.world import SystemClock
 from unit.engine.harness import Broker, Store, quick
@@ -106,4 +106,4 @@ def frames(*names: str) -> list[traceback.FrameSummary]:
     ],
 )
 def test_the_frames_that_are_told_are_those_of_the_user(stack: list[str], told: list[Any]) -> None:
-    assert [frame.filename for frame in culprits(frames(*stack))] == told
+    assert [frame.filename for frame in user_frames(frames(*stack))] == told
