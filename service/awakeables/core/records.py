@@ -36,11 +36,11 @@ class _RecordMeta(msgspec.StructMeta):
     """Makes type checkers treat subclasses of `Record` as frozen and keyword-only."""
 
 
-class Record(msgspec.Struct, metaclass=_RecordMeta, frozen=True, kw_only=True, omit_defaults=True):
+class Record(msgspec.Struct, metaclass=_RecordMeta, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An event, a command or a value: immutable, compared by value."""
 
 
-class Row(msgspec.Struct, gc=False):
+class Row(msgspec.Struct):
     """A row of a table: its fields are the columns, in the table's order.
 
     So reading a row is `Row(*columns)`, and inserting it is `msgspec.structs.astuple(row)`. A JSON column
