@@ -142,8 +142,8 @@ async def test_what_cant_be_read_is_invalid_and_leaves_it_pending(driver: Driver
 
 async def test_what_the_edge_refuses_is_invalid_though_it_could_be_read(driver: Driver) -> None:
     _, awakeable_id = await driver.waiting()
-    verdict = await driver.verdict(replace(resolved(awakeable_id), refusal="the parcel is no number"))
-    assert (verdict.kind, verdict.reason) == ("invalid", "the parcel is no number")
+    verdict = await driver.verdict(replace(resolved(awakeable_id), refusal="the parcel is not a number"))
+    assert (verdict.kind, verdict.reason) == ("invalid", "the parcel is not a number")
 
 
 async def test_bytes_for_json_and_json_for_bytes_are_invalid(driver: Driver) -> None:

@@ -35,8 +35,8 @@ async def perform(run: RunCall, executor: Executor) -> Resolution | Rejection | 
         return result_of(run.codec, ended, by=f"run {excerpt(run.name)}")
     except ResultMisfit as misfit:
         raise ResultMisfit(
-            f"{misfit}. The action was executed and is not tried again; resuming the invocation executes it "
-            "once more, so an idempotency key (ctx.uuid()) must guard what it does"
+            f"{misfit}. The action was executed and is not retried; resuming the invocation executes it "
+            "again, so guard its side effects with an idempotency key (ctx.uuid())"
         ) from misfit.__cause__
 
 

@@ -1,8 +1,8 @@
 """The port `Attempt`: one try of one invocation, wherever its code runs.
 
-The owner of an invocation hands in `News` and gets `Progress` back. Both are plain records that
-survive a round trip through JSON, so the code may run in this process (`handlers/local.py`), in a
-process that keeps nothing between two calls (`handlers/stateless.py`), or behind a network.
+The owner of an invocation passes `News` and gets `Progress` back. Both are plain records that survive a
+round trip through JSON, so the code may run in this process (`handlers/local.py`), in a process that
+keeps no state between calls (`handlers/stateless.py`), or behind a network.
 
     advance(news) ─▶ progress: blocked on a set of waits, or ended
         ▲                │
@@ -40,8 +40,8 @@ class RunWait(Record, tag_field="on", tag="run"):
     """The handler waits for an action, which the attempt executes on its own side.
 
     Attributes:
-        began: It is being executed.
-        due_ms: It failed, and is tried again at this instant at the earliest.
+        began: The action is being executed.
+        due_ms: It failed, and will not be retried before this instant.
     """
 
     index: int
@@ -51,7 +51,7 @@ class RunWait(Record, tag_field="on", tag="run"):
 
 
 class SettleWait(Record, tag_field="on", tag="settle"):
-    """The handler waits for the verdict on a completion of its own, which the owner settles."""
+    """The handler waits for the verdict on a completion that it made; the owner settles it."""
 
     index: int
     awakeable_id: str
@@ -69,38 +69,38 @@ class Finished(Record, tag_field="end", tag="finished"):
 
 
 class Crashed(Record, tag_field="end", tag="crashed"):
-    """The handler raised something else: the attempt failed and can be tried again."""
+    """The handler raised another error: the attempt failed and can be retried."""
 
     kind: str
     message: str
 
 
 class Broken(Record, tag_field="end", tag="broken"):
-    """The attempt can't go on with this code: the invocation is to be paused."""
+    """The attempt can't go on with this code: the invocation must be paused."""
 
     kind: str
     message: str
 
 
 class Left(Record, tag_field="end", tag="left"):
-    """The handler was told to let go at its await, and did."""
+    """The handler was unwound at its await, because the owner stopped the attempt."""
 
 
 Ended: TypeAlias = Finished | Crashed | Broken | Left
 
 
 class News(Record):
-    """What the owner tells an attempt.
+    """What an attempt learns from its owner.
 
     Attributes:
         now_ms: The owner's clock.
-        durable: How many entries of the journal are on disk. An action starts only when its own
-            entry and all before it are (J3, A3).
-        arrived: Outcomes of what the attempt is blocked on, in the order in which they came, by the
-            indexes of their operations. At most one is handed out for each call.
-        cancel: The invocation was cancelled. That is raised in the handler once, before any outcome
-            that is not yet journaled, but not while an action that it waits for is being executed.
-        stop: Let go: journal what is handed out by this call, then unwind the handler.
+        durable: How many journal entries are on disk. An action starts only when its own entry and all
+            entries before it are (J3, A3).
+        arrived: Outcomes of operations that the attempt is blocked on, in order of arrival, with the
+            operations' indexes. Each call delivers at most one to the handler.
+        cancel: The invocation was cancelled. `Cancelled` is raised in the handler once, before any
+            outcome that is not journaled, but not while an action that it awaits is being executed.
+        stop: Journal what this call delivers, then unwind the handler.
     """
 
     now_ms: int
@@ -111,20 +111,20 @@ class News(Record):
 
 
 class Progress(Record):
-    """What an attempt has done since it was last called.
+    """What an attempt has done since the last call.
 
     Attributes:
-        entries: What is to be appended to the journal, in order.
+        entries: The entries to append to the journal, in order.
         awakeables: The rows of the awakeables among them.
-        schemas: The JSON Schemas that those rows name, by their hashes.
-        effects: The records that are to be published once the entries are durable.
-        blocked_on: What the handler waits for: any one of it lets it go on. Empty while it has not
-            ended: an outcome was journaled that the next call hands out.
+        schemas: The JSON Schemas that those rows refer to, with their hashes.
+        effects: The records to publish once the entries are durable.
+        blocked_on: What the handler waits for; any one of them resumes it. If it is empty and the attempt
+            has not ended, an outcome was journaled that the next call delivers.
         running: How many actions are being executed.
         ended: How the attempt ended; None: it has not.
-        cancels: The awakeables that the invocation's cancellation, which was raised by this call,
-            calls off: those whose outcomes the handler had not been given by then.
-        open_awakeables: When it has ended: the awakeables whose outcomes it was not given.
+        cancels: The awakeables to cancel, because this call raised the invocation's cancellation: those
+            whose outcomes the handler had not received by then.
+        open_awakeables: Once it has ended, the awakeables whose outcomes the handler has not received.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -143,30 +143,31 @@ class Attempt(Protocol):
 
     @property
     def error(self) -> BaseException | None:
-        """What `Crashed` or `Broken` tells of, where the handler runs in this process."""
+        """The error behind `Crashed` or `Broken`, if the handler runs in this process."""
         ...
 
     def advance(self, news: News) -> Progress | Awaitable[Progress]:
-        """Go on from what is new, to the next wait or the end; called again only after it has answered.
+        """Run the handler to its next wait or its end; must not be called again before it has returned.
 
-        The answer itself where the handler has awaited nothing of asyncio's meanwhile.
+        Returns:
+            The progress, or an awaitable of it if the handler awaits something from asyncio.
         """
         ...
 
     def codec_of(self, awakeable_id: str) -> Codec[Any] | None:
-        """How the answer to an awakeable is read, where the code that asked for it is at hand."""
+        """How the answer to an awakeable is decoded; None if the handler's code is elsewhere."""
         ...
 
     def close(self) -> None:
-        """Drop what is left of the handler, however the attempt ended."""
+        """Release the handler, however the attempt ended."""
         ...
 
 
 class Origin(Record):
-    """Whose attempt it is.
+    """The invocation that an attempt is for.
 
     Attributes:
-        number: 1 for the first attempt; counted anew after each commit that adds to the journal.
+        number: 1 for the first attempt; it restarts at 1 after each commit that adds to the journal.
     """
 
     invocation_id: str
@@ -176,14 +177,14 @@ class Origin(Record):
 
 
 Ready: TypeAlias = Callable[[], object]
-"""Called by an attempt, from any thread, when it wants `advance` to be called: an action has ended."""
+"""Called by an attempt, from any thread, to request a call of `advance`: an action has ended."""
 
 
 class Attempts(Protocol):
-    """Where handlers run."""
+    """Opens attempts: the place where handlers run."""
 
     def open(self, origin: Origin, history: Sequence[Entry], ready: Ready) -> Attempt:
-        """Begin an attempt along a journal; nothing of the handler runs before `advance`.
+        """Open an attempt on a journal; the handler does not run before `advance`.
 
         Raises:
             NotFound: There is no such handler.
@@ -191,5 +192,5 @@ class Attempts(Protocol):
         ...
 
     async def close(self) -> None:
-        """End what still runs of any attempt: handlers that await something of asyncio's, and actions."""
+        """Stop everything that still runs: handlers that await something from asyncio, and actions."""
         ...

@@ -133,7 +133,7 @@ class Context:
             raise self._execution.misuse(f"ctx.awakeable: {error}") from error
         timeout_ms = None if timeout is None else self._checked_ms(timeout, "ctx.awakeable: timeout")
         if timeout is not None and timeout <= timedelta(0):
-            raise self._execution.misuse(f"ctx.awakeable: timeout must be longer than nothing, not {timeout}")
+            raise self._execution.misuse(f"ctx.awakeable: timeout must be positive, not {timeout}")
         execution = self._execution
         replaying = execution.replay.replaying
         new_id = "" if replaying else execution.world.ids.new("prom")
@@ -186,9 +186,9 @@ class Context:
             return execution.misuse(f"ctx.publish to {excerpt(topic)}: {message}")
 
         if not isinstance(awakeable, Awakeable | None):
-            raise misuse(f"awakeable= takes what ctx.awakeable() returned, not {excerpt(awakeable)}")
+            raise misuse(f"awakeable= must be what ctx.awakeable() returned, not {excerpt(awakeable)}")
         if not isinstance(task, str | None):
-            raise misuse(f"a task's name is a text, not {excerpt(task)}")
+            raise misuse(f"a task's name must be a string, not {excerpt(task)}")
         of = None if awakeable is None else awakeable[1]._index
         replaying = execution.replay.replaying
         # Written before it is asked for, in replay too: what can't be written fails the same way.
@@ -274,10 +274,12 @@ class Context:
                 is never retried.
         """
         if not isinstance(name, str):
-            raise self._execution.misuse(f"ctx.run: the name of an action is a text, not {excerpt(name)}")
+            raise self._execution.misuse(
+                f"ctx.run: the name of an action must be a string, not {excerpt(name)}"
+            )
         if not callable(action):
             raise self._execution.misuse(
-                f"ctx.run({excerpt(name)}): {excerpt(action)} can't be called; hand in the function and its "
+                f"ctx.run({excerpt(name)}): {excerpt(action)} is not callable; pass the function and its "
                 "arguments, without calling it"
             )
         expected = result_type(action, type)
@@ -285,8 +287,8 @@ class Context:
             codec = codec_for(expected)
         except TypeError as error:
             raise self._execution.misuse(
-                f"ctx.run({excerpt(name)}): its result, a {shown(expected)}, can't be journaled: say with "
-                f"type= as what it can be (a pydantic model, a dataclass, dict, …), and return that ({error})"
+                f"ctx.run({excerpt(name)}): its result, a {shown(expected)}, can't be journaled: pass as "
+                f"type= one that can be (a pydantic model, a dataclass, dict, …), and return that ({error})"
             ) from error
         if codec.unwritable is not None:
             raise self._execution.misuse(
@@ -387,7 +389,7 @@ class Context:
             name.encode()
         except UnicodeEncodeError as error:
             raise self._execution.misuse(
-                f"a name that is no UTF-8 can't be kept in the journal: {error}"
+                f"a name that can't be encoded as UTF-8 can't be journaled: {error}"
             ) from None
 
     def _checked_ms(self, duration: object, what: str) -> int:
@@ -418,8 +420,8 @@ class Context:
         try:
             return read(content)
         except BaseException as error:
-            message = f"{what} does not fit today's type ({explain(error)})"
-            instead = "it is kept: deploy code that takes it, then resume"
+            message = f"{what} does not fit its current type ({explain(error)})"
+            instead = "it is kept: deploy code that accepts it, then resume"
             raise self._execution.break_off(ValueRefused(f"{message}; {instead}")) from None
 
 

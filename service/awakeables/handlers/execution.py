@@ -1,4 +1,4 @@
-"""What a handler's context works on: its journal, what is new in it, and what the handler waits for."""
+"""The state of one attempt: its journal, what is new in it, and what the handler waits for."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from awakeables.handlers.stepping import BLOCK, INSTEAD, HandlerTask
 from awakeables.ports import Clock
 
 NOWHERE = -1
-"""The index of what is asked for when the attempt is over: it is in no journal, and has no outcome."""
+"""Index of an operation after the end of the attempt: it is not journaled and has no outcome."""
 
 MAX_REMINDERS = 10
-"""How often an attempt that is over raises `Suspended` again: once for each `finally` that it passes. A loop
-that swallows it reaches this number, too."""
+"""How often `Suspended` is raised again once the attempt is over: each `finally` that uses the context needs
+one. It is bounded for the sake of loops that swallow it."""
 
 acting: ContextVar[str | None] = ContextVar("acting", default=None)
-"""The name of the run whose action is being executed, in the action itself and in what it starts."""
+"""The name of the current run, in its action and in the tasks and threads that the action starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """What an attempt is given of the world.
+    """What an attempt needs from outside.
 
     Attributes:
-        max_entries: A journal that is this long takes no more operations.
+        max_entries: The maximum length of a journal.
     """
 
     clock: Clock
@@ -52,7 +52,7 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class RunCall:
-    """A side effect that was asked for: how it is executed, written, and tried again."""
+    """A call of `ctx.run`: its action, how the result is encoded, and when it is retried."""
 
     name: str
     action: Callable[[], Any]
@@ -64,16 +64,16 @@ class Execution:
     """One attempt as its context sees it; `LocalAttempt` drives it.
 
     Attributes:
-        task: What asyncio sees as the current task while the handler is stepped.
-        waits: What each operation waits for that is no side effect, by its index.
-        codecs: How the answers to awakeables are read, by the awakeables' IDs.
-        runs: The side effects that were asked for, by the index of their operation.
-        broken: Why the attempt can't go on, whatever the handler does; None: nothing is wrong.
-        ending: The handler is being unwound: nothing that it does counts any more.
-        cancellation: The error by which it was told of its cancellation; None: it was not.
-        waiting: The operations of which any one lets the handler go on.
-        new_awakeables: Rows to be inserted with the entries that were asked for.
-        new_effects: Records to be published once these are durable.
+        task: The current task, as asyncio sees it, while the handler is stepped.
+        waits: What each operation other than a run waits for, by its index.
+        codecs: How the answers to awakeables are decoded, by the awakeables' IDs.
+        runs: The calls of `ctx.run`, by the index of their operation.
+        broken: Why the attempt must not go on, whatever the handler does; None: nothing is wrong.
+        ending: The handler is being unwound: what it does has no effect any more.
+        cancellation: The `Cancelled` that was raised in the handler; None: none was.
+        waiting: The operations that the handler awaits; the outcome of any one resumes it.
+        new_awakeables: Rows to insert with the new journal entries.
+        new_effects: Records to publish once these are durable.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Execution:
 
     @property
     def is_over(self) -> bool:
-        """Has the attempt ended, so that nothing that the handler does counts?"""
+        """Is the attempt over, so that what the handler does has no effect?"""
         return self.ending or self.broken is not None
 
     def check(self) -> None:
@@ -119,7 +119,7 @@ class Execution:
     def _refuse(self) -> None:
         name = acting.get()
         if name is not None:
-            # First, and whatever else is wrong: an action must never meet Suspended.
+            # This comes first: Suspended must never be raised inside an action.
             raise self._in_action(name)
         if not self.is_over:
             raise self.misuse(f"the context was used from another asyncio task or thread: {INSTEAD}")
@@ -127,10 +127,10 @@ class Execution:
             raise Suspended
 
     def _is_to_be_reminded(self) -> bool:
-        """Shall `Suspended` be raised in a handler that goes on although its attempt is over?
+        """Should `Suspended` be raised in a handler that goes on although its attempt is over?
 
-        For a bounded number of times: a loop that swallows it would never let go of the event loop.
-        After that calls have no effect, so that the loop reaches an await, and stays there.
+        Only a bounded number of times: a loop that swallows it would block the event loop forever. After
+        that, calls have no effect, so that the loop reaches an await, where it stays.
         """
         self._reminders += 1
         return self._reminders <= MAX_REMINDERS
@@ -138,12 +138,12 @@ class Execution:
     def _in_action(self, name: str) -> HandlerMisuse:
         return self.misuse(
             f"the context was used inside an action of ctx.run({excerpt(name)}), which is journaled "
-            "as a whole: ask for it before ctx.run and hand it in as an argument, or do it afterwards; "
+            "as a whole: use it before ctx.run and pass the result as an argument, or use it afterwards; "
             "only ctx.request and ctx.log may be used inside"
         )
 
     def handed_to_asyncio(self) -> BaseException:
-        """A durable future became a task, or was about to: the error to raise there."""
+        """The error to raise where a durable future was given to asyncio, to become a task."""
         name = acting.get()
         if name is not None:
             return self._in_action(name)
@@ -164,14 +164,14 @@ class Execution:
         return Suspended()
 
     def ask(self, op: Any) -> tuple[int, Any]:
-        """Match an operation with history; its index, and the operation as it was first asked for."""
+        """Match an operation with the history; return its index, and the operation as first recorded."""
         if self.task.thread != get_ident() or self.ending or self.broken is not None:
             self._refuse()
             return NOWHERE, op
         replay = self.replay
         if len(replay.entries) >= self._max_entries and not replay.replaying:
             raise self.misuse(
-                f"the journal has {len(replay.entries):,} entries, the most that one invocation may have "
+                f"the journal has {len(replay.entries):,} entries, the maximum for one invocation "
                 "(AWAKEABLES_MAX_JOURNAL_ENTRIES): split its work into several invocations"
             )
         if not replay.replaying:
@@ -183,22 +183,22 @@ class Execution:
             raise self.break_off(error) from None
 
     def expect_answer(self, index: int, awakeable_id: str, codec: Codec[Any]) -> None:
-        """Note what the operation at this index waits for: an awakeable, whose answer this codec reads."""
+        """Register that an operation waits for an awakeable, whose answer this codec decodes."""
         self.codecs[awakeable_id] = codec
         self.waits[index] = AwakeableWait(index=index, awakeable_id=awakeable_id)
 
     def expect_run(self, index: int, run: RunCall) -> None:
-        """Note a side effect to execute once it is awaited, which it must be."""
+        """Register an action to execute when it is awaited; it must be awaited."""
         self.runs[index] = run
         self._unawaited[index] = f"ctx.run({run.name!r})"
 
     def expect(self, wait: TimerWait | SettleWait, must: str) -> None:
-        """Note what an operation waits for, which must be awaited; `must` names it."""
+        """Register what an operation waits for; it must be awaited, and `must` names it in the error."""
         self.waits[wait.index] = wait
         self._unawaited[wait.index] = must
 
     def wait_for_any(self, indices: tuple[int, ...]) -> Generator[Any, Any, tuple[int, Outcome]]:
-        """Wait until one of these operations has ended; its index, and its outcome."""
+        """Wait until one of these operations has ended; return its index and outcome."""
         if self.task.thread != get_ident() or self.ending or self.broken is not None:
             if self.is_over or acting.get() is not None:
                 yield from self._wait_in_vain()
@@ -223,10 +223,10 @@ class Execution:
                 raise self.cancellation
 
     def _wait_in_vain(self) -> Generator[Any, Any, None]:
-        """Await what is never handed out: in an action, or when the attempt is over.
+        """Wait for an outcome that never comes: in an action, or once the attempt is over.
 
-        A handler that swallows what is raised and comes here repeatedly must release the event loop: the
-        handler stays here until it is closed, a task or an action of its own sleeps between two tries.
+        A handler that swallows the error and comes here again and again must release the event loop. So
+        the handler itself stays here until it is closed; a task or action of its own sleeps each time.
         """
         while not self._is_to_be_reminded():
             if _current_task() in (self.task, None):  # None: it is being closed when no loop runs any more
@@ -240,7 +240,7 @@ class Execution:
     # ── for the driver ─────────────────────────────────────────────────────────────────────
 
     def blocked_on(self) -> tuple[Wait, ...]:
-        """What the handler waits for, as the owner is told it; runs that were not begun."""
+        """What the handler waits for, as reported to the owner; runs as not yet started."""
         return tuple([self._wait_at(index) for index in self.waiting])
 
     def _wait_at(self, index: int) -> Wait:
@@ -250,17 +250,17 @@ class Execution:
         tried = self.replay.failed_attempts.get(index)
         return RunWait(index=index, name=run.name, due_ms=None if tried is None else tried.retry_at_ms)
 
-    def tell_cancellation(self) -> None:
-        """Raise `Cancelled` at the await that the handler is at: once in an invocation's life."""
+    def raise_cancellation(self) -> None:
+        """Raise `Cancelled` at the handler's current await; at most once per invocation."""
         self._cancelling = CancellationRaised(reason=CANCELLED)
         self.replay.cancel(self._cancelling)
 
     def let_clean_up(self) -> None:
-        """The invocation was cancelled: its journal may grow by a tenth more, to undo things."""
+        """Let the journal of a cancelled invocation grow by another tenth, so that it can clean up."""
         self._max_entries = self.world.max_entries * 11 // 10
 
     def unawaited(self) -> str | None:
-        """What had to be awaited and was not, in words."""
+        """The names of operations that should have been awaited and were not; None: none."""
         return ", ".join(self._unawaited.values()) or None
 
 

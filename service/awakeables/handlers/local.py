@@ -45,11 +45,11 @@ from awakeables.handlers.service import App, Handler
 from awakeables.handlers.stepping import BLOCK, INSTEAD, Returned, close
 
 Acted: TypeAlias = Resolution | Rejection | RunAttemptFailed | Crashed | Broken
-"""How an action has ended."""
+"""How an action ended."""
 
 RunFailed: TypeAlias = Callable[[Origin, str, BaseException, int, int | None], None]
-"""Told of each failed try of an action: whose, its name, the error, how many failures, and in how many
-milliseconds it is tried again (None: it is given up)."""
+"""Called with each failed attempt of an action: the invocation's attempt, the run's name, the error, the
+number of failures, and the milliseconds to the next attempt (None: there is none)."""
 
 
 class LocalAttempts:
@@ -71,15 +71,15 @@ class LocalAttempts:
         return LocalAttempt(self, handler, origin, history, ready)
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str, variables: Variables) -> asyncio.Task[Any]:
-        """Run what a handler awaits of asyncio, or an action, in a task that `close` ends."""
-        # By its name a handler is known to whoever watches the loop.
+        """Run an action, or what a handler awaits from asyncio, in a task that `close` cancels."""
+        # The name identifies the handler to monitors of the loop.
         task = asyncio.get_running_loop().create_task(work, name=name, context=variables)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def close(self) -> None:
-        """End the tasks of handlers and actions; those that don't go in time are left behind."""
+        """Cancel the tasks of handlers and actions, and wait until they have ended."""
         for task in self._tasks:
             task.cancel()
         while self._tasks:
@@ -87,7 +87,7 @@ class LocalAttempts:
 
 
 class LocalAttempt:
-    """One attempt: a coroutine on its way along a journal, and the actions that it has begun."""
+    """One attempt: a coroutine that runs along a journal, and the actions that it started."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class LocalAttempt:
         )
         self._cancelled = len(history) > 1 and self._execution.replay.cancelled
         self._variables = copy_context()
-        if acting.get() is not None:  # it is begun by an action in this process
+        if acting.get() is not None:  # an action in this process began the invocation
             self._variables.run(acting.set, None)
         self._coroutine: Any = None
         self._begun = False
@@ -141,24 +141,24 @@ class LocalAttempt:
         return self._execution.codecs.get(awakeable_id)
 
     def close(self) -> None:
-        """As the port says; an action that is being executed is not interrupted, its result is dropped."""
+        """As the port says; a running action is not interrupted, but its result is dropped."""
         self._execution.ending = True
         self._acting.clear()
         if self._coroutine is not None:
             held, self._coroutine = [self._coroutine], None
             self._variables.run(close, held)
 
-    # ── what the handler is told ───────────────────────────────────────────────────────────
+    # ── what is delivered to the handler ───────────────────────────────────────────────────
 
     def _hand_out(self, news: News) -> bool:
-        """Journal one thing that lets the handler go on, if there is one: a cancellation, an outcome."""
+        """Journal one thing that resumes the handler, if there is one: a cancellation or an outcome."""
         execution = self._execution
         waiting = execution.waiting
         if news.cancel and not self._cancelled and not any(map(self._has_begun, waiting)):
             self._cancelled = True
-            # What is created from now on, to undo things, is not called off.
+            # Awakeables that are created from now on, to clean up, are not cancelled.
             self._calls_off = execution.replay.open_awakeables()
-            execution.tell_cancellation()
+            execution.raise_cancellation()
             return True
         for index, outcome in news.arrived:
             if index in waiting:
@@ -178,11 +178,11 @@ class LocalAttempt:
         return self._coroutine.send(given)
 
     def _step(self, resume: Callable[[Any], Any], given: Any) -> Progress | Awaitable[Progress]:
-        """Drive the handler until it waits for something that history does not tell, or ends."""
+        """Step the handler until it waits for an outcome that is not in the history, or ends."""
         try:
             item = self._variables.run(self._execution.task.step, resume, given)
         except BaseException as error:
-            self._coroutine = None  # it has ended: there is nothing to close
+            self._coroutine = None  # it has ended, so there is nothing to close
             return self._progress(self._end_of(error))
         if item is BLOCK:
             execution = self._execution
@@ -191,7 +191,7 @@ class LocalAttempt:
         return self._attempts.spawn(self._drive(item), self._origin.invocation_id, self._variables)
 
     async def _drive(self, item: Any) -> Progress:
-        """The same while the handler awaits something of asyncio's: in a task."""
+        """As `_step`, in a task, while the handler awaits something from asyncio."""
         try:
             await self._execution.task.pass_on(self._coroutine, item)
         except BaseException as error:
@@ -243,7 +243,7 @@ class LocalAttempt:
     # ── how it ends ────────────────────────────────────────────────────────────────────────
 
     def _end_of(self, error: BaseException) -> Ended:
-        """How the attempt ends whose handler has returned or raised this."""
+        """How the attempt ends, given what the handler raised (`StopIteration`: it returned)."""
         try:
             raise error  # noqa: TRY301 - told apart by its class alone: an error may lie about itself
         except (StopIteration, Returned) as returned:
@@ -260,7 +260,7 @@ class LocalAttempt:
             return self._raised(loggable(other))
 
     def _why_blocked(self) -> Ended | None:
-        """None: it waits for something; else why it must not."""
+        """Why a handler that yielded can't go on; None: it waits for something durable."""
         execution = self._execution
         if execution.broken is not None or execution.ending:
             return self._broke_off()
@@ -273,17 +273,17 @@ class LocalAttempt:
         return Broken(kind=type_of(error), message=message_of(error))
 
     def _broke_off(self) -> Broken | None:
-        """Why the attempt is over, whatever the handler or its action returned or raised."""
+        """Why the attempt is over regardless of what the handler or action returned or raised."""
         if self._execution.broken is not None:
             return self._broken(self._execution.broken)
         return self._broken(HandlerMisuse(_SWALLOWED)) if self._execution.ending else None
 
     def _raised(self, error: BaseException) -> Ended:
         if isinstance(error, BaseExceptionGroup) and error.subgroup(Suspended):
-            # A TaskGroup that Suspended passes through wraps it: it was not swallowed.
+            # A TaskGroup wraps Suspended as it passes through: it was not swallowed.
             return self._unwound()
         if isinstance(error, TypeError) and _raised_in(error) == "asyncio.tasks":
-            # asyncio.wait takes no coroutine, which a durable future looks like to it.
+            # asyncio.wait refuses coroutines, and takes a durable future for one.
             refused = f"asyncio refused what the handler gave it ({message_of(error)})"
             self._execution.misuse(f"{refused}: {INSTEAD}")
         return self._broke_off() or self._crashed(error)
@@ -332,7 +332,7 @@ class LocalAttempt:
         return index in self._acting or index in self._acted
 
     def _attend_to_actions(self, news: News) -> Progress | Awaitable[Progress]:
-        """Take in an action that has ended, or start what may start now."""
+        """Journal an action that has ended, or start those that may start now."""
         waiting = self._execution.waiting
         for index in waiting:
             if index in self._acted:
@@ -342,7 +342,7 @@ class LocalAttempt:
         return self._progress(None)
 
     def _take_in(self, index: int, acted: Acted, *, stop: bool) -> Progress | Awaitable[Progress]:
-        """Journal how an action has ended, before the handler goes on: recorded once it is known (J3)."""
+        """Journal how an action ended, in a commit before the handler goes on (J3)."""
         match acted:
             case RunAttemptFailed():
                 self._execution.replay.retry(acted)
@@ -399,7 +399,7 @@ class LocalAttempt:
 
 
 _SWALLOWED = (
-    "the handler caught Suspended, with which an attempt ends: catch Exception, not BaseException, "
+    "the handler caught Suspended, which ends the attempt: catch Exception, not BaseException, "
     "or raise it again"
 )
 

@@ -42,7 +42,7 @@ def checked_envelope(envelope: Envelope, *, is_task: bool, misuse: Misuse) -> En
         return envelope
     if is_event(envelope):
         raise misuse(
-            f"envelope={envelope!r} is for tasks: hand it an awakeable, or publish the event that you want "
+            f"envelope={envelope!r} is for tasks: pass an awakeable, or publish the event yourself, "
             "as payload and headers"
         )
     return "none"
@@ -75,9 +75,9 @@ def publication(
         Unwritable: JSON or UTF-8 can't say it.
     """
     if not isinstance(topic, str) or not is_topic_name(topic):
-        raise misuse("no topic can have this name: 1 to 249 letters, digits, '.', '_' and '-'")
+        raise misuse("invalid topic name: use 1 to 249 letters, digits, '.', '_' and '-'")
     if headers is not None and not isinstance(headers, Mapping):
-        raise misuse("headers= takes a mapping of names to texts or bytes")
+        raise misuse("headers= must be a mapping of names to strings or bytes")
     octets = envelope == "cloudevents-binary" and isinstance(payload, bytes)
     written: tuple[Header, ...] = ()
     try:
@@ -102,7 +102,7 @@ def _payload(payload: Any, envelope: Envelope, misuse: Misuse) -> bytes:
     if not isinstance(payload, bytes):
         return ANY.resolution(payload).content
     if envelope in ("json", "cloudevents"):
-        raise misuse('bytes can\'t stand in a JSON envelope; use envelope="none" or "cloudevents-binary"')
+        raise misuse('bytes can\'t go into a JSON envelope; use envelope="none" or "cloudevents-binary"')
     return payload
 
 
@@ -118,8 +118,8 @@ def _headers(
     for name in names:
         if name.startswith(OURS) or (is_task and name.startswith(EVENT_ATTRIBUTES)):
             raise misuse(
-                f"header {excerpt(name)} is not a handler's to give: names that begin with awakeable-, and "
-                "on a task ce_ and ce-, say which awakeable a record is for; choose another name"
+                f"header {excerpt(name)} is reserved: names that begin with awakeable-, and "
+                "on a task ce_ and ce-, identify the awakeable of a record; choose another name"
             )
     for name in INSTEAD:
         if names.count(name) > 1:
@@ -129,13 +129,13 @@ def _headers(
 
 def _bytes(content: object, what: str, misuse: Misuse) -> bytes:
     if not isinstance(content, str | bytes):
-        raise misuse(f"{what} is a text or bytes, not {type(content).__name__}")
+        raise misuse(f"{what} must be a string or bytes, not {type(content).__name__}")
     return content.encode() if isinstance(content, str) else content
 
 
 def _text(name: object, misuse: Misuse) -> str:
     if not isinstance(name, str):
-        raise misuse(f"a header's name is a text, not {excerpt(name)}")
+        raise misuse(f"a header's name must be a string, not {excerpt(name)}")
     name.encode()
     return name
 

@@ -27,7 +27,7 @@ def rejection(reason: object, code: object, details: Any) -> Rejection:
     """
     told = message_of(reason)
     if not isinstance(code, int) or isinstance(code, bool):
-        told, code = f"{told} (its code {bounded(message_of(code, repr), 80)} is no whole number)", FAILED
+        told, code = f"{told} (its code {bounded(message_of(code, repr), 80)} is not an integer)", FAILED
     kept = None if details is None else _json(details)
     if kept is not None and len(kept) > MAX_DETAILS_BYTES:
         told += f" (its details were left out: {len(kept):,} bytes, at most {MAX_DETAILS_BYTES:,})"

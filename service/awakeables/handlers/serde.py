@@ -142,7 +142,7 @@ class Codec(Generic[T]):
         content = self.encode(value)
         if is_json and MASK in content and _holds_secret(value):
             raise ValueError(
-                "it holds a secret of pydantic's, which is written as '**********': annotate the type "
+                "it contains a pydantic secret, which is written as '**********': annotate the type "
                 "and give the field a serializer of its own, or keep a reference to the secret instead"
             )
         if is_json and (self is ANY or b"NaN" in content or b"Infinity" in content):
@@ -150,7 +150,7 @@ class Codec(Generic[T]):
             try:
                 decode_json(content)
             except ValueError as error:
-                raise ValueError(f"it is no JSON ({error}); NaN and Infinity are none") from None
+                raise ValueError(f"it is not valid JSON ({error}); NaN and Infinity are not") from None
         if self is not ANY:
             read(content)
         return Resolution.of_json(content) if is_json else Resolution.of_bytes(content)
@@ -196,7 +196,7 @@ def _holds_secret(value: Any) -> bool:
 
 def _octets(value: Any) -> bytes:
     if not isinstance(value, bytes | bytearray | memoryview):
-        raise TypeError(f"bytes are expected, not {type(value).__name__}")
+        raise TypeError(f"expected bytes, not {type(value).__name__}")
     return bytes(value)
 
 
@@ -307,7 +307,7 @@ def _custom(serde: Serde[Any]) -> Codec[Any]:
     for verb in ("dumps", "loads"):
         if isinstance(serde, type) or not callable(getattr(serde, verb, None)):
             raise TypeError(
-                f"serde={excerpt(serde)} is no serde: hand in an object with dumps(value) -> bytes and "
+                f"serde={excerpt(serde)} is not a serde: pass an object with dumps(value) -> bytes and "
                 "loads(content: bytes) -> value"
             )
 
@@ -380,12 +380,12 @@ def _codec_of(type_: Any) -> Codec[Any]:
     try:
         adapter = adapter_of(type_)
     except Exception as error:
-        raise TypeError(f"{type_!r} is no type that pydantic can validate: {error}") from error
+        raise TypeError(f"{type_!r} is not a type that pydantic can validate: {error}") from error
     try:
         schema = orjson.dumps(adapter.json_schema(), option=orjson.OPT_SORT_KEYS)
     except PydanticInvalidForJsonSchema as error:
         raise TypeError(
-            f"{type_!r} has no JSON Schema, so that no other process could check it: {error.message}"
+            f"{type_!r} has no JSON Schema, so no other process could check it: {error.message}"
         ) from error
     form = _Form(adapter, dump_options_of(adapter.core_schema))
     writing = form.writing

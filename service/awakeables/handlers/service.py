@@ -61,9 +61,7 @@ class Handler:
         if name in RESERVED_HANDLERS:
             raise DeclarationError(f"{where}: the name {name!r} is reserved; choose another")
         if not inspect.iscoroutinefunction(function):
-            raise DeclarationError(
-                f"{where}: declare it with `async def`; what it calls may be blocking, in ctx.run"
-            )
+            raise DeclarationError(f"{where}: declare it with `async def`; blocking calls belong in ctx.run")
         parameters = list(inspect.signature(function).parameters.values())
         positional = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
         if not 1 <= len(parameters) <= 2 or any(p.kind not in positional for p in parameters):
@@ -73,12 +71,12 @@ class Handler:
         try:
             hints = get_type_hints(function, include_extras=True)
         except NameError as error:
-            raise DeclarationError(f"{where}: a type of its signature can't be found: {error}") from error
+            raise DeclarationError(f"{where}: a type in its signature can't be resolved: {error}") from error
         first = hints.get(parameters[0].name, Any)
         if first is not Context and first is not Any:
             raise DeclarationError(
-                f"{where}: what it takes first is the Context, not {excerpt(first)}; write (ctx: Context) or "
-                "(ctx: Context, input)"
+                f"{where}: its first parameter must be the Context, not {excerpt(first)}; write "
+                "(ctx: Context) or (ctx: Context, input)"
             )
         self.takes_input = len(parameters) == 2
         self.default: Any = parameters[1].default if self.takes_input else inspect.Parameter.empty
@@ -87,13 +85,13 @@ class Handler:
             taken = hints.get(parameters[1].name, Any)
             if _has_field_default(taken, self.default):
                 raise DeclarationError(
-                    f"{where}: the default of its input is in Field(…), where Python does not find it; "
-                    f"write it as Python has it: {parameters[1].name}: Annotated[…, Field(…)] = the default"
+                    f"{where}: the default of its input is in Field(…), where Python does not see it; "
+                    f"write it as a Python default: {parameters[1].name}: Annotated[…, Field(…)] = default"
                 )
             self.input = _codec(taken, where)
         self.output: Codec[Any] = _codec(hints.get("return", Any), where)
         if self.output.unwritable is not None:
-            raise DeclarationError(f"{where}: its result can't be kept: {self.output.unwritable}")
+            raise DeclarationError(f"{where}: its result can't be stored: {self.output.unwritable}")
 
     def __repr__(self) -> str:
         return f"<handler {self.service}/{self.name}>"
@@ -130,7 +128,7 @@ class Handler:
         try:
             self.input.decode(b"null" if content is None else content)
         except Exception as error:  # a validator of the user's own may raise anything
-            needed = "a body is needed: " if content is None else ""
+            needed = "a body is required: " if content is None else ""
             raise InvalidInput(
                 f"{needed}the body does not fit the input of {where}: {explain(error)}"
             ) from error
@@ -161,8 +159,8 @@ class Service:
         """
         if not isinstance(name, str | None):
             raise DeclarationError(
-                f"service {self.name!r}: a handler's name is a text, not {excerpt(name)}; without one the "
-                "parentheses stay: @service.handler()"
+                f"service {self.name!r}: a handler's name must be a string, not {excerpt(name)}; without "
+                "one, keep the parentheses: @service.handler()"
             )
 
         def declare(function: HandlerFunction[P, R]) -> HandlerFunction[P, R]:
@@ -234,7 +232,7 @@ class App:
             for handler in service.handlers.values():
                 if handler.function is function:
                     return handler
-        raise NotFound(f"{function!r} is no handler of app {self.name!r}")
+        raise NotFound(f"{function!r} is not a handler of app {self.name!r}")
 
 
 def _checked(name: str, what: str) -> str:

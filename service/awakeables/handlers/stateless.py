@@ -1,8 +1,8 @@
-"""Attempts that keep nothing between two calls: each is rebuilt from JSON, as a function that starts afresh.
+"""Attempts without state between calls: each call rebuilds the attempt from JSON.
 
-Both halves of a protocol are here, without a transport: `answer` is what the side of the code does
-with a request, `StatelessAttempt` is what the owner does. The whole history goes into each request,
-with entries that are not durable yet; `News.durable` says which are.
+Both halves of the protocol are here, without a transport: `answer` is the handler's side,
+`StatelessAttempt` the owner's. Each request contains the whole history, with entries that are not
+durable yet; `News.durable` says which are.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from awakeables.handlers.service import App
 
 
 class AdvanceRequest(Record):
-    """What the owner sends.
+    """A request of the owner: one call of `advance`.
 
     Attributes:
         history: All entries so far, durable or not.
-        begins: Nothing was sent for this attempt before: the handler runs along its journal, and gets
-            nothing that is not in it.
+        begins: It is the first request of this attempt: the handler replays its journal, and nothing
+            else is delivered to it.
     """
 
     origin: Origin
@@ -48,12 +48,12 @@ _decode_progress = msgspec.json.Decoder(Progress).decode
 async def answer(
     attempts: LocalAttempts, request: bytes, on_error: Callable[[BaseException | None], None]
 ) -> bytes:
-    """Rebuild an attempt, take it as far as it goes, drop it; an action is executed within the request.
+    """Rebuild an attempt, run it as far as it goes, and drop it; actions are executed within the request.
 
     Args:
         attempts: Where handlers run.
         request: A `AdvanceRequest`, as JSON.
-        on_error: Called with the error that ended the attempt, before the answer that only tells of it.
+        on_error: Called with the error that ended the attempt; the reply has only its type and message.
 
     Returns:
         A `Progress`, as JSON.
@@ -93,7 +93,7 @@ class StatelessAttempts:
         self._app = app
 
     def open(self, origin: Origin, history: Sequence[Entry], ready: Ready) -> Attempt:
-        """As the port says; `ready` is never called, since an answer is complete."""
+        """As the port says; `ready` is never called, because a reply is complete."""
         self._app.handler(origin.service, origin.handler)
         return StatelessAttempt(self._local, origin, history)
 
@@ -103,7 +103,7 @@ class StatelessAttempts:
 
 
 class StatelessAttempt:
-    """The owner's half: it remembers the history, and nothing else."""
+    """The owner's half: it keeps the history, and nothing else."""
 
     def __init__(self, attempts: LocalAttempts, origin: Origin, history: Sequence[Entry]) -> None:
         self.error: BaseException | None = None
@@ -115,7 +115,7 @@ class StatelessAttempt:
     def advance(self, news: News) -> Progress | Awaitable[Progress]:
         """As the port says."""
         if news.stop and not news.arrived and not news.cancel:
-            # The handler was dropped with the last answer.
+            # The handler was dropped with the last reply.
             return Progress(ended=Left(), open_awakeables=open_awakeables(self._history))
         return self._send(news)
 
@@ -134,4 +134,4 @@ class StatelessAttempt:
         return None
 
     def close(self) -> None:
-        """Nothing is kept that could be dropped."""
+        """Nothing to release."""

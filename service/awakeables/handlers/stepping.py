@@ -1,8 +1,7 @@
-"""Stepping a handler's coroutine by hand, and what asyncio sees of it meanwhile.
+"""Steps a handler's coroutine by hand, with a stand-in as asyncio's current task.
 
-While a handler is stepped the current task is an object of ours. Scopes that cancel (time-outs of
-asyncio and anyio) ask the current task for its cancellations when they are entered: so they are
-refused there, by name, instead of being lost with the next suspension.
+Cancel scopes (time-outs of asyncio and anyio) ask the current task for its cancellations when they are
+entered. The stand-in refuses them there, by name; otherwise they would be lost at the next suspension.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ INSTEAD = (
 )
 
 MAX_CLEAN_UPS = 100
-"""So often a handler may await something of asyncio's when its attempt is over or the process stops: enough
-to clean up, while a loop that swallows what it is told comes to an end."""
+"""How often a handler may await something from asyncio once its attempt is over or the process stops: enough
+to clean up, and a loop that swallows the cancellation still ends."""
 
 
 class Owner(Protocol):
-    """What refuses what a handler does: its execution."""
+    """The execution that a handler belongs to, as its task needs it."""
 
     @property
     def is_over(self) -> bool:
-        """Does nothing that the handler does count any more?"""
+        """Is the attempt over, so that what the handler does has no effect?"""
         ...
 
     def misuse(self, message: str) -> Exception: ...
@@ -44,11 +43,11 @@ class Owner(Protocol):
 class HandlerTask:
     """The current task of a handler, as asyncio reports it.
 
-    There is no task behind it but while the handler awaits something of asyncio's: then it has all that
-    this one has. It can't be cancelled while the handler waits for something durable.
+    A real task is behind it only while the handler awaits something from asyncio; attributes are taken
+    from that one then. It can't be cancelled while the handler waits for something durable.
 
     Attributes:
-        thread: Which thread steps the handler now; 0: none does, so whoever uses its context is not it.
+        thread: The thread that steps the handler now; 0: none, so a use of the context is not the handler's.
     """
 
     def __init__(self, owner: Owner, name: str) -> None:
@@ -81,25 +80,25 @@ class HandlerTask:
         return False
 
     def cancelling(self) -> int:
-        """Refuse a scope that asks this when it is entered; a task group asks it when it fails."""
+        """Refuse the cancel scope that is being entered; a task group asks this when it fails."""
         asks = sys._getframe(1).f_globals.get("__name__")
         if self._owner.is_over or asks == "asyncio.taskgroups":
             return self._cancels
         raise self._owner.misuse(
-            "asyncio.timeout or another scope that cancels what it is around (wait_for, anyio's scopes, the "
-            f"time limits of HTTP clients) was entered in the handler's own code: {INSTEAD}"
+            "a cancel scope (asyncio.timeout or wait_for, a scope of anyio, the "
+            f"time-out of an HTTP client) was entered in the handler's own code: {INSTEAD}"
         )
 
     def cancel(self, msg: object = None) -> bool:
-        """Cancel what the handler awaits of asyncio (a task group does, when a task of its own fails)."""
+        """Cancel what the handler awaits from asyncio (a task group does so when a task in it fails)."""
         if self._waits and self._task is not None:
             self._cancels += 1
             self._own += 1
             return self._task.cancel()
-        # Not raised: a callback of the loop calls this as a rule, and not the handler.
+        # Not raised: the caller is usually a callback of the loop, not the handler.
         self._owner.misuse(
-            "asyncio cancelled the handler while it awaited nothing of asyncio's (a task group does, when a "
-            f"task of its own fails): {INSTEAD}"
+            "asyncio cancelled the handler while it awaited nothing from asyncio (a task group does so when "
+            f"a task in it fails): {INSTEAD}"
         )
         return False
 
@@ -110,7 +109,7 @@ class HandlerTask:
     # ── for the driver ─────────────────────────────────────────────────────────────────────
 
     def step(self, resume: Callable[[Any], Any], given: Any) -> Any:
-        """Call `send` or `throw` of the handler's coroutine, as the current task."""
+        """Call `send` or `throw` of the handler's coroutine, with the stand-in as the current task."""
         loop, driver = asyncio.get_running_loop(), asyncio.current_task()
         stand_in: Any = self
         if driver is not None:
@@ -127,7 +126,7 @@ class HandlerTask:
 
     @types.coroutine
     def pass_on(self, coroutine: Any, item: Any) -> Generator[Any, Any, None]:
-        """Pass what the handler awaits of asyncio on to the loop, in a task, until it yields `BLOCK`."""
+        """Pass what the handler awaits from asyncio on to the loop, in a task, until it yields `BLOCK`."""
         self._task = asyncio.current_task()
         clean_ups = 0
         try:
@@ -140,7 +139,7 @@ class HandlerTask:
                     item = self.step(coroutine.send, sent)
                 clean_ups += self._is_stopped() or self._owner.is_over
             if self._is_stopped():
-                # It swallowed the cancellation and goes on.
+                # The handler swallowed the cancellation and went on.
                 raise asyncio.CancelledError
         except StopIteration as stop:
             raise Returned(stop.value) from None
@@ -154,21 +153,20 @@ class HandlerTask:
         finally:
             self._waits = False
             while self._own and self._task is not None:
-                # What cancelled the await was the handler's own, and not meant for its driver.
+                # The handler itself caused this cancellation; it was not meant for the driver.
                 self._own -= 1
                 self._task.uncancel()
 
     def _is_stopped(self) -> bool:
-        """Was the task that drives the handler cancelled, and has the handler got the `CancelledError`?"""
+        """Was the task that drives the handler cancelled?"""
         return self._task is not None and self._task.cancelling() > 0
 
 
 def close(held: list[Any]) -> None:
-    """Close a coroutine of the user's, even if it ignores `GeneratorExit`.
+    """Close a user's coroutine, even if it ignores `GeneratorExit`.
 
-    One that ignores `GeneratorExit` is closed again when it is freed, and Python prints a complaint:
-    it is freed here, where that is known and wanted by nobody. So it comes in a list, whose owner holds
-    nothing else of it.
+    Python closes such a coroutine again when it is freed, and prints a warning. So it is freed here, with
+    the warning suppressed: `held` must be the only reference to it.
     """
     complain = sys.unraisablehook
     sys.unraisablehook = _ignore
@@ -181,11 +179,11 @@ def close(held: list[Any]) -> None:
 
 
 def _ignore(_unraisable: object) -> None:
-    """Say nothing of what is raised while a coroutine is freed."""
+    """Ignore what is raised while a coroutine is freed."""
 
 
 class Returned(Exception):
-    """Carries the handler's return value: a StopIteration can't cross a generator."""
+    """Carries the handler's return value, since a generator can't pass a StopIteration on."""
 
     def __init__(self, value: Any) -> None:
         self.value = value

@@ -68,7 +68,7 @@ def dump_options_of(core_schema: Any) -> DumpOptions:
     secret = None
     if found.secrets:
         secret = (
-            f"{found.secrets[0]} is a secret of pydantic's, which is written as '**********': give it a "
+            f"{found.secrets[0]} is a pydantic secret, which is written as '**********': give it a "
             "serializer of its own (pydantic.field_serializer), or keep a reference to the secret instead"
         )
     decided = DumpOptions(by_alias=False, round_trip=found.is_changed, lazy=found.is_lazy, secret=secret)

@@ -16,5 +16,5 @@ def attempt_from(text: str) -> int:
         ValueError: It is none, or a larger one than any task was tried.
     """
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise ValueError(f"the attempt {excerpt(text)} is no number")
+        raise ValueError(f"the attempt {excerpt(text)} is not a number")
     return int(text)

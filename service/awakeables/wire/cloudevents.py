@@ -105,7 +105,7 @@ class CloudEvent:
             raise ValueError(self.fault)
         version = self.require("specversion")
         if version != SPECVERSION:
-            raise ValueError(f"specversion {excerpt(version)} is not known here, only {SPECVERSION} is")
+            raise ValueError(f"specversion {excerpt(version)} is not supported, only {SPECVERSION} is")
         for name in ("id", "source", "type"):
             self.require(name)
 
@@ -152,7 +152,7 @@ def _structured(value: bytes | None, content_type: bytes) -> CloudEvent:
     media_type = content_type.partition(b";")[0].strip().lower()
     if media_type != STRUCTURED + b"+json":
         shown = excerpt(media_type.decode("utf-8", "replace"))
-        unknown = f"content-type {shown} can't be read here; structured events are JSON, one a record"
+        unknown = f"content-type {shown} is not supported; structured events are JSON, one per record"
         return CloudEvent({}, fault=unknown)
     if not value:
         return CloudEvent({}, fault="the record has no value; a structured event is a JSON object")

@@ -101,7 +101,7 @@ def _why(event: CloudEvent, error: CallerError) -> str:
         return event.fault
     if kind is None or kind in TYPES:
         return str(error)
-    return f"{error}; and no event of the type {excerpt(kind)} is a completion"
+    return f"{error}; and events of the type {excerpt(kind)} are not completions"
 
 
 def _of_event(event: CloudEvent, source: Source, trace: str | None) -> Completion:
@@ -180,9 +180,7 @@ def _text(key: bytes | None) -> str:
 
 def _body(envelope: _Envelope) -> Resolution | Rejection | Heartbeat | DeadTask:
     if envelope.v != VERSION:
-        raise ValueError(
-            f"version {envelope.v} of the completion record is not known here, only {VERSION} is"
-        )
+        raise ValueError(f"version {envelope.v} of the completion record is not supported, only {VERSION} is")
     match envelope.status:
         case "resolved":
             return _resolution(envelope)

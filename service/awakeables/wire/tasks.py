@@ -136,7 +136,7 @@ def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:
     named = dict(headers)
     if AWAKEABLE_ID not in named:
         if EVENT_ID in named:
-            raise UnreadableTask("neither a task nor a payload of one: it was published without an awakeable")
+            raise UnreadableTask("not a task: it was published without an awakeable")
         return _checked(_by_value(value, named))
     outer = _of_headers(value, named)
     try:
@@ -169,9 +169,7 @@ def _by_value(value: bytes | None, headers: Mapping[str, bytes | None]) -> TaskR
 def _of_headers(value: bytes | None, headers: Mapping[str, bytes | None]) -> TaskRecord:
     facts = {name: (content or b"").decode("utf-8", "replace") for name, content in headers.items()}
     if REPLY_TO not in facts:
-        raise UnreadableTask(
-            f"neither a task nor a payload of one: it has the header {AWAKEABLE_ID}, but no {REPLY_TO}"
-        )
+        raise UnreadableTask(f"not a task: it has the header {AWAKEABLE_ID}, but no {REPLY_TO}")
     try:
         deadline = _deadline(facts.get("awakeable-deadline"))
         attempt = attempt_from(facts.get("awakeable-attempt", "1"))
@@ -239,7 +237,7 @@ def _deadline(text: str | None) -> datetime | None:
 
 def _checked(record: TaskRecord) -> TaskRecord:
     if record.v != VERSION:
-        raise UnreadableTask(f"version {record.v} of the task record is not known here, only {VERSION} is")
+        raise UnreadableTask(f"version {record.v} of the task record is not supported, only {VERSION} is")
     try:
         parse_id(record.awakeable_id, "prom")
     except MalformedId as error:

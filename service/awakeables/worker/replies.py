@@ -25,10 +25,10 @@ class ReplyTopics:
         """
         self._patterns = tuple(pattern.strip() for pattern in patterns.split(",") if pattern.strip())
         if not self._patterns:
-            raise ValueError("no topic to answer to; name some, or *.completions for those of every app")
+            raise ValueError("no reply topics; list some, or *.completions for those of all apps")
         for pattern in self._patterns:
             if not is_topic_name(pattern.replace("*", "x")):
-                raise ValueError(f"{pattern!r} is no topic's name; `*` stands for any characters of one")
+                raise ValueError(f"{pattern!r} is not a topic name; `*` stands for any characters")
         alternatives = (re.escape(pattern).replace(r"\*", ".*") for pattern in self._patterns)
         self._expression = re.compile("|".join(alternatives))
 
@@ -39,7 +39,7 @@ class ReplyTopics:
     def refusal(self, topic: str) -> str:
         """Why a topic may not be answered to, and what to do."""
         return (
-            f"reply_to {topic[:249]!r} is none of the topics that this worker answers to "
+            f"reply_to {topic[:249]!r} is not one of the topics that this worker answers to "
             f"({', '.join(self._patterns)}); to allow it, add it to AWAKEABLES_WORKER_REPLY_TOPICS"
         )
 

@@ -124,13 +124,13 @@ class Worker:
         """
         if not isinstance(topic, str):
             raise DeclarationError(
-                f"worker {self.name!r}: a topic's name is a text, not {excerpt(topic)}; write it in "
+                f"worker {self.name!r}: a topic's name must be a string, not {excerpt(topic)}; pass it in "
                 'parentheses: @worker.task("topic")'
             )
         if not is_task_topic_name(topic):
             raise DeclarationError(
-                f"worker {self.name!r}: {topic!r} can't be the name of a topic with another one for its dead "
-                "letters, `.dlq`: 1 to 245 letters, digits, '.', '_' and '-'"
+                f"worker {self.name!r}: {topic!r} is not a valid name for a topic with a dead-letter "
+                "topic, `.dlq`: use 1 to 245 letters, digits, '.', '_' and '-'"
             )
         if name is not None and not name:
             raise DeclarationError(f"worker {self.name!r}: a task's name can't be empty; leave it out")
@@ -166,7 +166,7 @@ def _called(function: Callable[..., Any]) -> str:
 def _only_parameter(function: Callable[..., Any], where: str) -> str:
     parameters = list(inspect.signature(function).parameters.values())
     if len(parameters) != 1 or parameters[0].kind not in _POSITIONAL:
-        raise DeclarationError(f"{where}: it takes exactly one parameter, a Task")
+        raise DeclarationError(f"{where}: it must take exactly one parameter, a Task")
     return parameters[0].name
 
 
@@ -175,14 +175,14 @@ def _hints(function: Callable[..., Any], where: str) -> dict[str, Any]:
     try:
         return get_type_hints(annotated, include_extras=True)
     except NameError as error:
-        raise DeclarationError(f"{where}: a type of its signature can't be found: {error}") from error
+        raise DeclarationError(f"{where}: a type in its signature can't be resolved: {error}") from error
 
 
 def _payload_type(annotation: Any, where: str) -> Any:
     if annotation is None or annotation is Any or annotation is Task:
         return Any
     if get_origin(annotation) is not Task:
-        raise DeclarationError(f"{where}: its parameter is a Task[…], not {annotation!r}")
+        raise DeclarationError(f"{where}: its parameter must be a Task[…], not {annotation!r}")
     (payload,) = get_args(annotation)
     return Any if isinstance(payload, TypeVar) else payload
 

@@ -263,8 +263,8 @@ async def test_hard_case_7_an_accepted_value_that_newer_code_refuses_pauses_the_
         row = await bench.status(invocation_id, "paused")
         assert row.failure is not None
         assert row.failure.kind == "ValueRefused"
-        assert f"the answer to awakeable {key} does not fit today's type (weight: " in row.failure.message
-        assert "it is kept: deploy code that takes it, then resume" in row.failure.message
+        assert f"the answer to awakeable {key} does not fit its current type (weight: " in row.failure.message
+        assert "it is kept: deploy code that accepts it, then resume" in row.failure.message
         await process.api.resume(invocation_id)
         await bench.status(invocation_id, "paused")
         kept = bench.store.tables.awakeables[key].outcome
@@ -293,7 +293,7 @@ async def test_hard_case_7_an_input_that_newer_code_refuses_pauses_the_invocatio
         row = await bench.status(invocation_id, "paused")
         assert row.failure is not None
         assert row.failure.kind == "ValueRefused"
-        assert row.failure.message.startswith("the input does not fit today's type (weight: ")
+        assert row.failure.message.startswith("the input does not fit its current type (weight: ")
     async with bench.serving(fulfil=old) as process:
         await process.api.resume(invocation_id)
         assert value(await bench.status(invocation_id, "completed")) == 50
@@ -317,7 +317,7 @@ async def test_hard_case_7_a_run_s_result_that_newer_code_refuses_pauses_the_inv
         await bench.settle(process, key, 1)
         row = await bench.status(invocation_id, "paused")
         assert row.failure is not None
-        assert row.failure.message.startswith("the result of run 'load' does not fit today's type")
+        assert row.failure.message.startswith("the result of run 'load' does not fit its current type")
     async with bench.serving(fulfil=loading(Wide)) as process:
         await process.api.resume(invocation_id)
         assert value(await bench.status(invocation_id, "completed")) == 50

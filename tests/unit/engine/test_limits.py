@@ -25,7 +25,7 @@ async def test_a_journal_of_a_hundred_thousand_entries_is_the_end_of_it() -> Non
         row = await bench.status(invocation_id, "paused")
     assert row.failure is not None
     assert row.failure.message == (
-        "the journal has 100,000 entries, the most that one invocation may have "
+        "the journal has 100,000 entries, the maximum for one invocation "
         "(AWAKEABLES_MAX_JOURNAL_ENTRIES): split its work into several invocations"
     )
 

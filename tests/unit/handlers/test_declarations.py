@@ -92,12 +92,12 @@ async def generator(ctx: Context) -> Any:
         (keyword, "at most one input"),
         (
             without_context,
-            r"orders/without_context: what it takes first is the Context, not .*int.*\(ctx: Con",
+            r"orders/without_context: its first parameter must be the Context, not .*int.*\(ctx: Con",
         ),
-        (swapped, "orders/swapped: what it takes first is the Context, not .*str"),
-        (unfindable, "orders/unfindable: a type of its signature can't be found: .*Decimal"),
-        (opaque_input, "orders/opaque_input: .*Opaque.* is no type that pydantic can validate"),
-        (opaque_result, "orders/opaque_result: .*Opaque.* is no type that pydantic can validate"),
+        (swapped, "orders/swapped: its first parameter must be the Context, not .*str"),
+        (unfindable, "orders/unfindable: a type in its signature can't be resolved: .*Decimal"),
+        (opaque_input, "orders/opaque_input: .*Opaque.* is not a type that pydantic can validate"),
+        (opaque_result, "orders/opaque_result: .*Opaque.* is not a type that pydantic can validate"),
         (no_schema, "orders/no_schema: .*has no JSON Schema"),
     ],
 )
@@ -150,7 +150,7 @@ def test_what_is_not_found_is_told_what_there_is() -> None:
         app.handler("order", "fine")
     with pytest.raises(NotFound, match="service 'orders' has no handler 'find'; it has: fine"):
         app.handler("orders", "find")
-    with pytest.raises(NotFound, match="is no handler of app 'shop'"):
+    with pytest.raises(NotFound, match="is not a handler of app 'shop'"):
         app.find(sync)
 
 

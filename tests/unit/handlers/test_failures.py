@@ -109,7 +109,7 @@ def test_a_name_that_the_journal_can_t_hold_is_a_misuse(run: Runs, verb: str) ->
         else:
             ctx.publish("pack", 1, awakeable=ctx.awakeable(), task="\ud800")
 
-    with pytest.raises(Paused, match="a name that is no UTF-8 can't be kept in the journal"):
+    with pytest.raises(Paused, match="a name that can't be encoded as UTF-8 can't be journaled"):
         _ = run(handler).value
 
 

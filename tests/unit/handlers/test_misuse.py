@@ -25,39 +25,54 @@ CALLED = object()
 Verb = Callable[[Any], Any]
 
 MISUSES: dict[str, tuple[Verb, str]] = {
-    "a serde without verbs": (lambda ctx: ctx.awakeable(serde=object()), r"is no serde: hand in an object"),
-    "a serde's class": (lambda ctx: ctx.awakeable(serde=Backwards), r"is no serde: hand in an object"),
+    "a serde without verbs": (
+        lambda ctx: ctx.awakeable(serde=object()),
+        r"is not a serde: pass an object",
+    ),
+    "a serde's class": (lambda ctx: ctx.awakeable(serde=Backwards), r"is not a serde: pass an object"),
     "a time-out of a number": (lambda ctx: ctx.awakeable(timeout=5), "timeout must be a timedelta, not 5"),
     "a sleep of a number": (lambda ctx: ctx.sleep(5), "must be a timedelta, not 5"),
     "a topic that can't be": (
         lambda ctx: ctx.publish("a b/c", 1),
-        r"publish to 'a b/c': no topic can have this name",
+        r"publish to 'a b/c': invalid topic name",
     ),
-    "no topic": (lambda ctx: ctx.publish(None, 1), "publish to None: no topic can have this name"),
-    "a topic that is no UTF-8": (lambda ctx: ctx.publish("\ud800", 1), "no topic can have this name"),
+    "no topic": (lambda ctx: ctx.publish(None, 1), "publish to None: invalid topic name"),
+    "a topic that is no UTF-8": (lambda ctx: ctx.publish("\ud800", 1), "invalid topic name"),
     "a payload of 10 MB": (lambda ctx: ctx.publish("t", TEN_MB), r"have 10,485,762 bytes, at most 1,000,000"),
     "a key of 10 MB": (lambda ctx: ctx.publish("t", 1, key=TEN_MB), r"'t': key, payload and headers have"),
     "a header of 10 MB": (lambda ctx: ctx.publish("t", 1, headers={"a": TEN_MB}), "publish a reference"),
-    "a key that is a number": (lambda ctx: ctx.publish("t", 1, key=5), "the key is a text or bytes, not int"),
+    "a key that is a number": (
+        lambda ctx: ctx.publish("t", 1, key=5),
+        "the key must be a string or bytes, not int",
+    ),
     "a header without a value": (
         lambda ctx: ctx.publish("t", 1, headers={"a": None}),
-        "header 'a' is a text or bytes, not NoneType",
+        "header 'a' must be a string or bytes, not NoneType",
     ),
-    "a header without a name": (lambda ctx: ctx.publish("t", 1, headers={1: "a"}), "name is a text, not 1"),
-    "headers in a list": (lambda ctx: ctx.publish("t", 1, headers=[("a", "b")]), "takes a mapping of names"),
+    "a header without a name": (
+        lambda ctx: ctx.publish("t", 1, headers={1: "a"}),
+        "name must be a string, not 1",
+    ),
+    "headers in a list": (
+        lambda ctx: ctx.publish("t", 1, headers=[("a", "b")]),
+        "must be a mapping of names",
+    ),
     "a task's name that is no text": (
         lambda ctx: ctx.publish("t", 1, task=5),
-        "task's name is a text, not 5",
+        "task's name must be a string, not 5",
     ),
     "an awakeable's ID": (
         lambda ctx: ctx.publish("t", 1, awakeable=ctx.awakeable().id),
-        r"awakeable= takes what ctx\.awakeable\(\) returned, not 'prom_1",
+        r"awakeable= must be what ctx\.awakeable\(\) returned, not 'prom_1",
     ),
     "an action that was called": (
         lambda ctx: ctx.run("pay", CALLED),
-        r"ctx\.run\('pay'\): .* hand in the function and its arguments, without calling it",
+        r"ctx\.run\('pay'\): .* pass the function and its arguments, without calling it",
     ),
-    "an action's name that is no text": (lambda ctx: ctx.run(5, print), "name of an action is a text, not 5"),
+    "an action's name that is no text": (
+        lambda ctx: ctx.run(5, print),
+        "name of an action must be a string, not 5",
+    ),
 }
 
 
@@ -102,7 +117,9 @@ def test_the_context_is_refused_inside_an_action(run: Runs, use: Verb, kind: str
     result = run(handler)
     assert (result.published, result.journal) == ([], ["input of testing/handler", "run 'act'"])
     assert result.duration < AT_ONCE
-    with pytest.raises(Paused, match=r"^HandlerMisuse: .*inside an action of ctx\.run\('act'\).*hand it in"):
+    with pytest.raises(
+        Paused, match=r"^HandlerMisuse: .*inside an action of ctx\.run\('act'\).*pass the result"
+    ):
         _ = result.value
 
 
@@ -209,7 +226,7 @@ async def returns(ctx: Context, value: Any) -> Any:
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        (float("nan"), r"it is no JSON .*; NaN and Infinity are none"),
+        (float("nan"), r"it is not valid JSON .*; NaN and Infinity are not"),
         ({1, object()}, "Unable to serialize unknown type: <class 'object'>"),
         ("\ud800", "surrogates not allowed"),
     ],
@@ -231,7 +248,7 @@ def test_nan_is_not_written_as_null(run: Runs) -> None:
     async def handler(ctx: Context) -> list[float]:
         return [float("nan")]
 
-    with pytest.raises(Paused, match="NaN and Infinity are none"):
+    with pytest.raises(Paused, match="NaN and Infinity are not"):
         _ = run(handler, retry=ONCE).value
 
 
@@ -248,7 +265,7 @@ def test_a_code_that_is_no_whole_number_is_told_in_the_reason(run: Runs, code: A
     def refuse() -> None:
         raise TerminalError("no", code=code)
 
-    told = rf"its code {code!r} is no whole number"
+    told = rf"its code {code!r} is not an integer"
     with pytest.raises(TerminalError, match=rf"^told 500: no \({told}\) \({told}\)$") as caught:
         _ = run(handler).value
     assert caught.value.code == 500
@@ -257,5 +274,5 @@ def test_a_code_that_is_no_whole_number_is_told_in_the_reason(run: Runs, code: A
 def test_a_worker_s_serde_that_is_none_is_refused_when_it_is_declared() -> None:
     async def pack(task: Any) -> Any: ...
 
-    with pytest.raises(DeclarationError, match=r"task tasks/\* \(pack\): serde=.* is no serde"):
+    with pytest.raises(DeclarationError, match=r"task tasks/\* \(pack\): serde=.* is not a serde"):
         Worker("packer").task("tasks", serde=object())(pack)  # type: ignore[arg-type]

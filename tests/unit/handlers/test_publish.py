@@ -196,7 +196,7 @@ def test_bytes_in_a_json_envelope_are_refused_at_the_call(run: Runs, envelope: E
     async def handler(ctx: Context) -> None:
         ctx.publish("scan", b"\xff", awakeable=ctx.awakeable(), envelope=envelope)
 
-    with pytest.raises(Paused, match=r'bytes can\'t stand in a JSON envelope; use envelope="none"'):
+    with pytest.raises(Paused, match=r'bytes can\'t go into a JSON envelope; use envelope="none"'):
         _ = run(handler).value
 
 
@@ -212,7 +212,7 @@ def test_an_event_without_an_awakeable_is_refused_at_the_call(run: Runs) -> None
     async def handler(ctx: Context) -> None:
         ctx.publish("notices", 1, envelope="cloudevents-binary")
 
-    with pytest.raises(Paused, match="is for tasks: hand it an awakeable"):
+    with pytest.raises(Paused, match="is for tasks: pass an awakeable"):
         _ = run(handler).value
 
 
@@ -242,7 +242,7 @@ def test_case_w6_headers_that_say_what_a_task_is_are_refused_at_the_call(run: Ru
 
     result = run(handler)
     assert result.published == []
-    with pytest.raises(Paused, match=rf"'pack': header '{name.lower()}' is not a handler's to give"):
+    with pytest.raises(Paused, match=rf"'pack': header '{name.lower()}' is reserved"):
         _ = result.value
 
 

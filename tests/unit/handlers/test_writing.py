@@ -87,7 +87,7 @@ def test_a_type_that_can_not_be_written_is_refused() -> None:
 
 @pytest.mark.parametrize("serde", [object(), Reversed, "json"], ids=["object", "class", "text"])
 def test_a_serde_that_is_none_is_refused(serde: Any) -> None:
-    with pytest.raises(TypeError, match=r"is no serde: hand in an object with dumps\(value\) -> bytes"):
+    with pytest.raises(TypeError, match=r"is not a serde: pass an object with dumps\(value\) -> bytes"):
         codec_for(str, serde)
 
 

@@ -119,7 +119,7 @@ def test_case_u4_an_answer_that_json_can_t_say_is_told() -> None:
 
 
 def test_case_u4_a_function_that_takes_no_task_is_refused_before_anything_runs() -> None:
-    with pytest.raises(DeclarationError, match="takes exactly one parameter, a Task"):
+    with pytest.raises(DeclarationError, match="must take exactly one parameter, a Task"):
         run(weigh, answers={"scales": lambda: 5})
 
 

@@ -337,7 +337,7 @@ def test_a_record_that_carries_no_awakeable_has_its_event_id_in_a_header() -> No
     ("changes", "problem"),
     [
         ({"awakeable-id": None}, "neither a task"),
-        ({"awakeable-reply-to": None}, "neither a task"),
+        ({"awakeable-reply-to": None}, "not a task"),
         ({"awakeable-id": b"prom_1x"}, "was it cut"),
         ({"awakeable-deadline": b"soon"}, "can't be read"),
         ({"awakeable-deadline": b"2026-11-21T12:00:00"}, "has no time zone"),

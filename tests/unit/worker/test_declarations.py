@@ -72,7 +72,7 @@ def test_a_name_that_no_group_can_have_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("topic", ["", "two words", "..", "ä", "a" * 250])
 def test_a_topic_that_kafka_would_refuse_is_refused(topic: str) -> None:
-    with pytest.raises(DeclarationError, match="name of a topic"):
+    with pytest.raises(DeclarationError, match="is not a valid name for a topic"):
         Worker("packer").task(topic)
 
 
@@ -154,5 +154,5 @@ def test_a_rejection_shows_all_that_it_says() -> None:
 
 def test_case_w2_a_task_topic_has_room_for_the_name_of_its_dead_letters() -> None:
     Worker("packer").task("t" * 245)(pack)
-    with pytest.raises(DeclarationError, match=r"dead letters, `\.dlq`: 1 to 245"):
+    with pytest.raises(DeclarationError, match=r"dead-letter topic, `\.dlq`: use 1 to 245"):
         Worker("packer").task("t" * 246)(pack)

@@ -362,7 +362,7 @@ for _ in range(500):
     [
         (Reject("no file \udcff"), "no file ?", 400),
         (Reject(5), "5", 400),  # type: ignore[arg-type]
-        (Reject("no", code="404"), "no (its code '404' is no whole number)", 500),  # type: ignore[arg-type]
+        (Reject("no", code="404"), "no (its code '404' is not an integer)", 500),  # type: ignore[arg-type]
         (Reject("no", code=2**64), "no", 2**64),
         (Reject("no", details=NESTED), "no", 400),
         (Reject("no", details=object()), "no", 400),
@@ -674,7 +674,7 @@ async def test_case_o15_a_task_makes_no_worker_publish_to_any_topic(reply_to: st
     assert (called, fate.reports) == ([], ())
     assert header(fate.message, "awakeable-error-code") == "unanswerable"
     why = header(fate.message, "__connect.errors.exception.message")
-    assert f"reply_to {reply_to!r} is none of the topics that this worker answers to" in why
+    assert f"reply_to {reply_to!r} is not one of the topics that this worker answers to" in why
     assert "AWAKEABLES_WORKER_REPLY_TOPICS" in why
 
 
