@@ -159,7 +159,9 @@ async def test_a_full_disk_is_an_outage_that_ends(sqlite: SqliteStore, driver: D
     before = await everything(sqlite)
     big = [driver.a_begin(owner="me") for _ in range(2000)]
     await sqlite._writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
-    with pytest.raises(StoreUnavailable, match=r"full \(SQLITE_FULL\); make room, what waits goes on"):
+    with pytest.raises(
+        StoreUnavailable, match=r"full \(SQLITE_FULL\); free some space, and waiting work continues"
+    ):
         await sqlite.commit(big)
     assert await everything(sqlite) == before
     await sqlite._writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 1000000"))
@@ -255,10 +257,10 @@ async def test_case_o1_a_store_whose_file_was_taken_away_says_so_and_acknowledge
     driver = Driver(store, clock)
     await driver.begin()
     path.rename(away)
-    with pytest.raises(StoreUnavailable, match="taken away or replaced"):
+    with pytest.raises(StoreUnavailable, match="removed or replaced"):
         await driver.begin()
     path.write_bytes(away.read_bytes())  # as a back-up that is restored while the service runs
-    with pytest.raises(StoreUnavailable, match="taken away or replaced"):
+    with pytest.raises(StoreUnavailable, match="removed or replaced"):
         await driver.begin()
     away.rename(path)
     await driver.begin()

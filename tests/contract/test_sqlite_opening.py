@@ -135,7 +135,7 @@ async def a_closed_store_of(path: Path) -> None:
         os.chown(file, NOBODY if os.geteuid() == 0 else -1, -1)
 
 
-ADVICE = "this process must be able to write the file, its .lock and its folder"
+ADVICE = "this process must be able to write the file, its .lock and its directory"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ async def test_a_new_store_in_a_folder_that_takes_no_files_is_refused(nobodys: P
 
 @pytest.mark.parametrize("path", ["", "/", "/tmp"])
 async def test_a_folder_is_no_database(path: str) -> None:
-    with pytest.raises(StoreUnavailable, match="is a folder: name the database's file in it"):
+    with pytest.raises(StoreUnavailable, match="is a directory: give the path of the database's file"):
         await a_store(Path(path)).open()
 
 

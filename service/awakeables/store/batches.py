@@ -1,4 +1,4 @@
-"""How much goes into one batch, when what it is made of is not equally large."""
+"""Limits batches of items that differ in size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def beginning_of(chunks: Iterable[bytes], most_bytes: int) -> tuple[list[bytes], bool]:
-    """Chunks until they have `most_bytes` together; and are these all?"""
+    """The first chunks, up to the one that reaches `most_bytes`; and whether these are all."""
     taken: list[bytes] = []
     left = most_bytes
     for chunk in chunks:
@@ -18,7 +18,7 @@ def beginning_of(chunks: Iterable[bytes], most_bytes: int) -> tuple[list[bytes],
 
 
 def first_of(sized: Iterable[tuple[str, int]], limit: int) -> list[str]:
-    """The first of these whose sizes come to `limit` at most; the very first in any case."""
+    """The first keys whose sizes add up to at most `limit`; always at least one."""
     taken: list[str] = []
     total = 0
     for key, size in sized:

@@ -1,4 +1,4 @@
-"""The store in memory: the reference meaning of the ports, for tests and `awakeables.testing`."""
+"""The store in memory: the reference implementation of the ports, for tests and `awakeables.testing`."""
 
 from __future__ import annotations
 
@@ -37,11 +37,10 @@ V = TypeVar("V")
 
 
 class MemoryTables:
-    """All rows, in dicts: those that decisions are made on, with journals and schemas.
+    """All rows, in dicts: the tables that commands are decided on, with journals and schemas.
 
     Attributes:
-        rows: The same dicts as decisions see them, who may find a row absent. Between commits there
-            is no None in them.
+        rows: The same dicts, typed as decisions see them: a value may be None, but only within a commit.
     """
 
     def __init__(self, retention_ms: int) -> None:
@@ -58,11 +57,11 @@ class MemoryTables:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Why Kafka has refused the effects that it refused."""
+        """The reason for each effect that Kafka refused, by event ID."""
         return {key: row.reason or "" for key, row in self.in_state("failed")}
 
     def in_state(self, state: EffectState) -> list[tuple[str, EffectRow]]:
-        # Within a commit None stands for what was published by it.
+        # Within a commit None stands for an effect that this commit has deleted.
         rows = self.rows.effects.items()
         return [(key, row) for key, row in rows if row is not None and row.state == state]
 
@@ -72,7 +71,7 @@ class MemoryTables:
     # ── searches ────────────────────────────────────────────────────────────────────────────
 
     def find(self, command: Command, now_ms: int) -> object:
-        """The rows that a command looks for."""
+        """Find the rows that a command is decided on."""
         match command:
             case Claim():
                 suspects = self._due(now_ms, 1, suspects=True) if command.suspect else []
@@ -92,7 +91,7 @@ class MemoryTables:
                 raise TypeError(f"{type(command).__name__} searches nothing")
 
     def _due(self, now_ms: int, limit: int, *, suspects: bool) -> list[Invocation]:
-        """Those with `due_ms` at or before now, by `due_since_ms`: suspects, or the others."""
+        """The due invocations, those due longest first: only suspects, or only others."""
         due = [
             (due_since_ms(row.due_ms), row.id, row)
             for row in self.invocations.values()
@@ -109,13 +108,13 @@ class MemoryTables:
         return [row for *_, row in sorted(overdue, key=lambda each: each[:2])[:limit]]
 
     def _unclaimed(self, owner: str, limit: int) -> list[EffectRow]:
-        """What others have claimed: whole streams, those of the oldest effects."""
+        """Unsent effects of other owners: whole streams, those with the oldest effects."""
         others = [row for _, row in sorted(self.in_state("unsent")) if row.claimed_by != owner]
         streams = {row.stream for row in others[:limit]}
         return in_order([row for row in others if row.stream in streams])
 
     def unsent(self, owner: str, limit: int) -> list[EffectRow]:
-        """What this owner has claimed: the streams of the oldest effects, in order of position."""
+        """Unsent effects of this owner, from the streams with the oldest effects, in order of position."""
         mine = [row for _, row in sorted(self.in_state("unsent")) if row.claimed_by == owner]
         streams = {row.stream for row in mine[:limit]}
         return in_order([row for row in mine if row.stream in streams])[:limit]
@@ -154,7 +153,7 @@ class MemoryTables:
         return journals
 
     def write(self, changes: Changes) -> None:
-        """Take in what is not written through: journals and schemas; and forget what is absent."""
+        """Apply what is not written through, journals and schemas, and drop the Nones of deleted effects."""
         for invocation_id, version, chunk, _ in changes.chunks:
             self.journals.setdefault(invocation_id, {})[version] = chunk
         for schema_hash, schema in changes.schemas.items():
@@ -164,7 +163,7 @@ class MemoryTables:
                 self.effects.pop(event_id, None)
 
     def undo(self, changes: Changes) -> None:
-        """Put back every row as it was."""
+        """Restore every changed row."""
         for letter_id, before in changes.dead_letters.items():
             now = self.dead_letters.get(letter_id)
             if now is not None:
@@ -181,7 +180,7 @@ class MemoryTables:
 
 
 def in_order(rows: list[EffectRow]) -> list[EffectRow]:
-    """As they are to be published."""
+    """Sort effects in the order in which they are published."""
     return sorted(rows, key=lambda row: (row.position, row.event_id))
 
 
@@ -198,7 +197,7 @@ def _put_back(table: dict[K, V], before: Mapping[K, V | None]) -> None:
 
 
 class MemoryStore:
-    """Keeps everything in this process; nothing outlives it."""
+    """A store in this process's memory; nothing outlives the process."""
 
     def __init__(self, *, clock: Clock, retention_ms: int) -> None:
         self._clock = clock
@@ -227,7 +226,7 @@ class MemoryStore:
         return replies
 
     def decide(self, command: Command, now_ms: int, changes: Changes) -> Reply:
-        """Decide one command."""
+        """Decide one command over all rows."""
         decision = searches(command)
         if decision is not None:
             return decision(command, self.tables.find(command, now_ms), now_ms, changes)

@@ -95,7 +95,7 @@ def test_case_o14_a_back_up_replaces_nothing(there: str, store: Path, tmp_path: 
         case _:
             target = store
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(OperatorError, match="is there already, and a back-up replaces nothing"):
+    with pytest.raises(OperatorError, match="exists, and a back-up never replaces a file"):
         back_up(store, target)
     assert sorted(tmp_path.rglob("*")) == before
     assert there != "file" or target.read_text() == "last week's"
@@ -118,7 +118,7 @@ def test_case_o14_a_name_that_is_taken_meanwhile_is_left_alone(
     monkeypatch.setattr(backup, "_checked", slowly)
     if not links:
         monkeypatch.setattr(Path, "hardlink_to", no_links)
-    with pytest.raises(OperatorError, match="is there already"):
+    with pytest.raises(OperatorError, match="exists, and a back-up never replaces"):
         back_up(store, target)
     assert target.read_text() == "another's"
     assert {path.name for path in tmp_path.iterdir()} == {"data", "copy.db"}
@@ -131,7 +131,7 @@ def test_case_o14_a_name_that_is_taken_meanwhile_is_left_alone(
 def test_case_o14_what_can_t_be_backed_up_is_told_and_leaves_no_file(store: Path, tmp_path: Path) -> None:
     wrong: list[tuple[Path, Path, type[AwakeablesError], str]] = [
         (tmp_path / "none.db", tmp_path / "copy.db", OperatorError, "there is no store"),
-        (store, tmp_path / "nowhere/copy.db", OperatorError, "is not there: make it"),
+        (store, tmp_path / "nowhere/copy.db", OperatorError, "does not exist: create it"),
         (tmp_path / "notes", tmp_path / "copy.db", StoreUnavailable, "not a database"),
     ]
     (tmp_path / "notes").write_text("dear diary " * 1000)

@@ -1,4 +1,4 @@
-"""A back-up: a copy of the file, whole, made while a service writes to it or while none does."""
+"""Back-ups: a complete copy of the file, made while a service writes to it or not."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Backup:
 
     Attributes:
         version: The schema version of the rows.
-        app: Whose store it is; None: nobody's yet.
-        bytes: How long the file is.
+        app: The app that the store belongs to; None: none yet.
+        bytes: The size of the file.
     """
 
     version: int
@@ -31,24 +31,23 @@ class Backup:
 
 
 def back_up(store: Path, target: Path) -> Backup:
-    """Copy a store as it is at one instant; everything that was committed before is in it.
+    """Copy a store as of one instant, with everything that was committed before.
 
-    It takes no lock that a service would wait for: one read transaction of `VACUUM INTO`, during which
-    the log can't be folded into the file and grows. The copy is written under a name of its own in
-    the target's folder, checked, brought to the disk and then given its name, so that a file of that
-    name is always a whole back-up. Only its owner can read it.
+    No service has to wait for it: `VACUUM INTO` is one read transaction, during which the log (WAL) grows
+    because it can't be checkpointed. The copy is written under a temporary name in the target's
+    directory, checked, synced to disk and then renamed, so that a file of the target's name is always a
+    complete back-up. Only its owner can read it.
 
     Raises:
-        OperatorError: There is no store, or something has the target's name already, or the copy
-            has not the same rows; nothing was made.
-        StoreUnavailable: The store can't be read, or the target's folder can't be written.
+        OperatorError: There is no store, the target exists, or the copy is damaged; nothing was created.
+        StoreUnavailable: The store can't be read, or the target's directory can't be written.
     """
     if not store.is_file():
         raise OperatorError(f"there is no store {store} to back up")
     if target.exists() or target.is_symlink():
         raise _there_already(target)
     if not target.parent.is_dir():
-        raise OperatorError(f"the folder {target.parent} of the back-up is not there: make it")
+        raise OperatorError(f"the directory {target.parent} of the back-up does not exist: create it")
     with translated(target):
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
         unfinished = Path(name)
@@ -75,9 +74,9 @@ def _checked(copy: Path, store: Path, app: str | None) -> Backup:
     """
     with closing(_connected(copy, "immutable=1")) as connection:
         check_file(connection, copy, app or "")
-        (told,) = connection.execute(QUERIES["quick_check"]).fetchone()
-        if told != "ok":
-            raise OperatorError(f"the copy of {store} is damaged, and so may be {store}: {told}")
+        (result,) = connection.execute(QUERIES["quick_check"]).fetchone()
+        if result != "ok":
+            raise OperatorError(f"the copy of {store} is damaged, and so may be {store}: {result}")
         return Backup(version=schema_version(connection), app=app, bytes=copy.stat().st_size)
 
 
@@ -86,24 +85,24 @@ def _connected(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _name(unfinished: Path, target: Path) -> None:
-    """Give a file its name; a file that got that name meanwhile is not replaced."""
+    """Rename a file without replacing one that was created with that name meanwhile."""
     try:
         target.hardlink_to(unfinished)
     except FileExistsError:
         raise _there_already(target) from None
     except OSError:
-        # A file system without hard links: a rename would replace what has the name.
+        # A file system without hard links: a rename would replace an existing file.
         if target.exists():
             raise _there_already(target) from None
         unfinished.rename(target)
 
 
 def _there_already(target: Path) -> OperatorError:
-    return OperatorError(f"{target} is there already, and a back-up replaces nothing: choose another name")
+    return OperatorError(f"{target} exists, and a back-up never replaces a file: choose another name")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Without it a power cut may take the name away, though not what was written."""
+    """Sync a directory: otherwise a power cut may lose the file's name, though not its content."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Looking at a store's file from outside, while a service has it open or not."""
+"""Inspects a store's file from outside, whether or not a service has it open."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.schema import check_file, migrations, schema_version
 
 STEPS = 100_000
-"""Steps of SQLite's machine between two looks at the clock: some milliseconds."""
+"""Instructions of SQLite's virtual machine between two checks of the clock: a few milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreCondition:
-    """What was found; nothing of the file was changed.
+    """The result of an inspection, which changes nothing in the file.
 
     Attributes:
-        holder: The process that has the store open; None: nobody.
+        holder: The process that has the store open; None: none has.
         version: The file's schema version.
         newest_version: The schema version that this release writes.
         newest_ms: When the newest invocation was created; None: there is none.
-        read_through: The whole file was read and is sound.
-        problem: Why it can't be served, in one line.
+        read_through: The whole file was read, and no damage found.
+        problem: Why the file can't be served, in one line.
     """
 
     newest_version: int
@@ -41,13 +41,13 @@ class StoreCondition:
 def inspect_store(
     path: Path, *, monotonic: Callable[[], float], patience_s: float, app: str = ""
 ) -> StoreCondition:
-    """Look at a file that is there; it is read through only if nobody has it open.
+    """Inspect an existing file; it is read completely only if no process has it open.
 
     Args:
         path: The database.
-        monotonic: Seconds that only grow.
-        patience_s: Reading it through is given up after this long.
-        app: Whose store it must be, if it has a name; empty: anybody's.
+        monotonic: Seconds of a monotonic clock.
+        patience_s: The complete read is abandoned after this long.
+        app: The app that the store must belong to, if it has a name; empty: any.
     """
     newest_version = len(migrations())
     try:
@@ -77,13 +77,13 @@ def inspect_store(
 def _read_through(
     connection: sqlite3.Connection, monotonic: Callable[[], float], patience_s: float
 ) -> tuple[str | None, bool]:
-    """The damage, and whether all was read."""
+    """The damage that was found, if any, and whether the whole file was read."""
     end = monotonic() + patience_s
     connection.set_progress_handler(lambda: monotonic() > end, STEPS)
     try:
-        (told,) = connection.execute(QUERIES["quick_check"]).fetchone()
+        (result,) = connection.execute(QUERIES["quick_check"]).fetchone()
     except sqlite3.OperationalError:
         if monotonic() > end:
             return None, False
         raise
-    return (None, True) if told == "ok" else (str(told), True)
+    return (None, True) if result == "ok" else (str(result), True)

@@ -1,7 +1,7 @@
-"""How many rows there are of the kinds that there can be millions of.
+"""Counts of rows, for tables that can have millions.
 
-SQLite counts by visiting each entry of an index: a million pending awakeables are 80 ms. So they
-are counted once, when the file is opened, and from then on each commit says what it has changed.
+SQLite counts by visiting each entry of an index: a million pending awakeables take 80 ms. So rows are
+counted once, when the file is opened, and each commit then adds its changes.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from awakeables.core.invocations import STATUSES
 from awakeables.store.sqlite.queries import QUERIES
 
 RowCounts: TypeAlias = Counter[str]
-"""Rows, or changes of their number, by what they are; invocations by their status."""
+"""Numbers of rows, or changes of these numbers, by kind; invocations by status."""
 
 PENDING = "awakeables_pending"
 UNSENT = "effects_unsent"
 FAILED = "effects_failed"
 LETTERS = "dead_letters"
-"""The names beside those of the statuses."""
+"""The names of counts other than invocations' statuses."""
 
 OPEN: tuple[str, ...] = tuple(status for status in STATUSES if status != "completed")
 
 
 def count_rows(connection: sqlite3.Connection) -> RowCounts:
-    """Count, by indexes alone but for the rows that are due at some time.
+    """Count the rows, by indexes alone except for invocations with a due time.
 
-    Whatever is open and neither has an owner nor is due nor paused, is suspended.
+    An open invocation without owner or due time that is not paused is suspended.
     """
     unsent, failed, letters, pending, unended, running, paused = connection.execute(
         QUERIES["count_rows"]
@@ -41,7 +41,7 @@ def count_rows(connection: sqlite3.Connection) -> RowCounts:
 
 
 def as_counts(rows: RowCounts) -> dict[str, int]:
-    """As `Inspection.counts` has them."""
+    """The counts in the form of `Inspection.counts`."""
     by_status = {f"invocations_{status}": rows[status] for status in OPEN}
     counted = {name: rows[name] for name in (PENDING, UNSENT, FAILED, LETTERS)}
     return counted | {"invocations_open": sum(by_status.values())} | by_status

@@ -1,10 +1,9 @@
-"""One group of orders in one transaction: load, decide, write.
+"""One group of commands in one transaction: load, decide, write.
 
-The writer knows the rows that it wrote last: a hot cycle (begin, advance, settle, end) reads nothing
-back. What it does not know is loaded with one statement per table. Every statement that writes has
-what was known as its guard. A guard that fails means that the writer knew something that is no longer
-so: everything it knows is dropped, and the group is decided again, command by command, over rows
-loaded in that transaction.
+The writer caches the rows that it wrote last, so a hot cycle (begin, advance, settle, end) reads nothing
+back. Other rows are loaded with one statement per table. Every statement that writes is guarded by the
+cached values. If a guard fails, a cached row was stale: the cache is dropped, and the group is decided
+again, command by command, over rows loaded in that transaction.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from awakeables.store.sqlite.loading import find, load
 from awakeables.store.sqlite.writing import ChangeWriter
 
 MAX_CACHED_ROWS = 20_000
-"""How many invocations, and how many awakeables, the writer remembers: some 20 MB of small rows."""
+"""How many invocations, and how many awakeables, are cached: about 20 MB of small rows."""
 
 
 class RowCache:
-    """What the writer knows to be in the database: the rows that it wrote last, bounded.
+    """The rows that the writer wrote last, as they are in the database; bounded.
 
     Attributes:
-        schemas: Hashes of the schemas that are kept.
+        schemas: Hashes of the schemas that are stored.
     """
 
     def __init__(self, retention_ms: int) -> None:
@@ -37,11 +36,11 @@ class RowCache:
         self.schemas: set[str] = set()
 
     def settle(self, loaded: Collection[tuple[TableName, Any]], ended: Collection[str]) -> None:
-        """Keep what the next commits may need, now that all of it is durable.
+        """Keep only what the next commits may need, now that everything is durable.
 
         Args:
-            loaded: Rows that were read and not changed: of others than the hot ones, and maybe large.
-            ended: Invocations and awakeables that nothing is expected to change any more.
+            loaded: Rows that were read and not changed; they are not hot, and may be large.
+            ended: Invocations and awakeables that are not expected to change any more.
         """
         rows = self.rows
         for table, key in loaded:
@@ -58,7 +57,7 @@ class RowCache:
 
 
 class Group:
-    """Decides and writes orders in the transaction that is open."""
+    """Decides and writes commands in the open transaction."""
 
     def __init__(self, connection: sqlite3.Connection, known: RowCache, now_ms: int) -> None:
         self._connection = connection
@@ -71,11 +70,11 @@ class Group:
         self.writing = ChangeWriter(connection, known.schemas)
 
     def decide(self, commands: Sequence[Command]) -> list[Reply]:
-        """Decide all commands over what is known and loaded, and write what they changed at the end.
+        """Decide all commands over cached and loaded rows, and write the changes at the end.
 
         Raises:
-            StaleRows: What was known is not what is there.
-            sqlite3.IntegrityError: A row that was taken for new is there, or data can't be stored.
+            StaleRows: A cached row is not as it is in the database.
+            sqlite3.IntegrityError: A row that should be new exists, or data can't be stored.
         """
         replies: list[Reply] = []
         ahead = False
@@ -103,7 +102,7 @@ class Group:
         return replies
 
     def decide_one_by_one(self, commands: Sequence[Command]) -> list[Reply]:
-        """The same over rows that are loaded now, each command written before the next is decided."""
+        """Load, decide and write one command after the other."""
         replies: list[Reply] = []
         for command in commands:
             self._load_ahead([command], new=True)
@@ -111,7 +110,7 @@ class Group:
         return replies
 
     def close(self) -> None:
-        """It is committed: tell what is known how it ended."""
+        """Update the cache after the commit."""
         self._known.settle(self._loaded, self._ended)
 
     def load_missed(self, unknown: NotLoaded) -> None:
@@ -124,7 +123,7 @@ class Group:
             pass
 
     def _load(self, keys: Keys) -> bool:
-        """Load these rows; was any of them missing?"""
+        """Load the rows that are missing; return whether there were any."""
         unknown = missing(keys, self._rows)
         for table, wanted in unknown.items():
             load(self._connection, table, wanted, self._rows)
@@ -132,7 +131,7 @@ class Group:
         return bool(unknown)
 
     def _search(self, command: Command, decision: SearchDecision) -> Reply:
-        """What was changed must be in the tables before they are searched."""
+        """Decide a command over rows found by a search, which must see all changes: write them first."""
         self._write()
         self._load(needs([command]))
         found = find(self._connection, command, self._now_ms)
@@ -167,7 +166,7 @@ class Group:
         rows.effects.update(dict.fromkeys(changes.deleted_effects))
 
     def _note_ends(self, changes: Changes) -> None:
-        """Which of the changed rows nothing is expected to change any more; the others stay known."""
+        """Note which changed rows have ended; the others stay cached."""
         invocations, awakeables = self._rows.invocations, self._rows.awakeables
         for key in changes.invocations:
             row = invocations[key]

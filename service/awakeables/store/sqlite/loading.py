@@ -1,4 +1,4 @@
-"""Reading rows for decisions: by key with one statement per table, and the searches of orders."""
+"""Reads rows for decisions: by key with one statement per table, and the searches of commands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Read: TypeAlias = Callable[[sqlite3.Connection, Collection[Any]], Iterable[tuple
 
 
 def load(connection: sqlite3.Connection, table: TableName, keys: Collection[Any], rows: Rows) -> None:
-    """Read the rows of one table with these keys; those that are not there are known to be absent."""
+    """Load the rows of one table with these keys; None is stored for a row that does not exist."""
     loaded: dict[Hashable, Any] = getattr(rows, table)
     loaded.update(dict.fromkeys(keys))
     loaded.update(_READ[table](connection, keys))
@@ -75,7 +75,7 @@ _READ: dict[TableName, Read] = {
 
 
 def find(connection: sqlite3.Connection, command: Command, now_ms: int) -> Any:
-    """The rows that a command looks for."""
+    """Find the rows that a command is decided on."""
     match command:
         case Claim():
             suspects = _due(connection, now_ms, 1, suspects=True) if command.suspect else []
@@ -107,7 +107,7 @@ def _due(connection: sqlite3.Connection, now_ms: int, limit: int, *, suspects: b
 
 
 def _unclaimed(connection: sqlite3.Connection, owner: str, limit: int) -> list[EffectRow]:
-    """What others have claimed: whole streams, those of the oldest effects, in order of position."""
+    """Unsent effects of other owners: whole streams, those with the oldest effects, in order of position."""
     holders = connection.execute(QUERIES["other_holders"], (owner,)).fetchall()
     oldest = sorted(
         row for (name,) in holders for row in connection.execute(QUERIES["oldest_of_holder"], (name, limit))
@@ -120,7 +120,7 @@ def _unclaimed(connection: sqlite3.Connection, owner: str, limit: int) -> list[E
 
 
 def unsent(connection: sqlite3.Connection, owner: str, limit: int) -> list[EffectRow]:
-    """What an owner's relay has to publish, in order of position."""
+    """Unsent effects of an owner, in order of position."""
     found = connection.execute(QUERIES["unsent_of"], (owner, limit, owner, limit))
     return sorted((EffectRow(*row) for row in found), key=lambda row: (row.position, row.event_id))
 

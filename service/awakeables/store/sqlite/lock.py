@@ -1,4 +1,4 @@
-"""One process per database: a lock file beside it, held as long as the store is open."""
+"""Ensures one process per database, with a lock file next to it that is held while the store is open."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from awakeables.forks import close_in_children
 
 
 def lock_file_of(database: Path) -> Path:
-    """Where the lock of a database is."""
+    """The path of a database's lock file."""
     return database.parent / f"{database.name}.lock"
 
 
 def holder_of(path: Path) -> str | None:
-    """The process that holds a lock; None: nobody does.
+    """The process that holds a lock; None: no process does.
 
     Raises:
         OSError: The lock file is there but can't be opened.
@@ -26,7 +26,7 @@ def holder_of(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     try:
-        # Shared, and let go at once: who looks does not keep a service from starting.
+        # A shared lock, released at once: looking must not keep a service from starting.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _name_in(descriptor)
@@ -41,10 +41,10 @@ def _name_in(descriptor: int) -> str:
 
 
 class FileLock:
-    """An advisory lock that ends with its process, however that dies, even if its children live on.
+    """An advisory lock that is released when its process dies, in any way, even if its children live on.
 
-    The file is never removed: between unlinking it and locking it anew two processes could both
-    hold "the" lock. Its content, the holder's process ID, is for people.
+    The file is never removed: if it were unlinked and created again, two processes could each hold a
+    lock on a file of this name. Its content, the holder's process ID, is for people.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,7 +56,7 @@ class FileLock:
 
         Raises:
             StoreLocked: Another store holds it; the message names the file and the process.
-            OSError: The file can't be made.
+            OSError: The file can't be created.
         """
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -65,7 +65,8 @@ class FileLock:
             holder = _name_in(descriptor)
             os.close(descriptor)
             raise StoreLocked(
-                f"{self._path} is held by process {holder}: only one can open the store, stop that one first"
+                f"{self._path} is held by process {holder}: only one process can open the store, so "
+                "stop that one first"
             ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -73,7 +74,7 @@ class FileLock:
         close_in_children(self, FileLock.release)
 
     def release(self) -> None:
-        """Let go; without effect when it is not held."""
+        """Release the lock; no effect if it is not held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

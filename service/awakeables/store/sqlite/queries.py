@@ -1,4 +1,4 @@
-"""Named queries: SQL stands in `.sql` files, a line `-- name --` before each statement."""
+"""Named queries from `.sql` files, with a line `-- name --` before each statement."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _NAME = re.compile(r"^-- (\w+) --$", re.MULTILINE)
 
 
 def load() -> Mapping[str, str]:
-    """All queries of `sql/`, by name; a name that is used twice is an error."""
+    """Load all queries in `sql/`, by name; a name that is used twice is an error."""
     found: dict[str, str] = {}
     for file in sorted(files(__package__).joinpath("sql").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".sql"):
             for name, query in named(file.read_text(encoding="utf-8")).items():
                 if name in found:
-                    raise ValueError(f"{file.name}: the query {name!r} is there twice")
+                    raise ValueError(f"{file.name}: there are two queries named {name!r}")
                 found[name] = query
     return found
 
 
 def named(text: str) -> dict[str, str]:
-    """Cut the text of one file at its names."""
+    """Split the text of one file into named queries."""
     _, *parts = _NAME.split(text)
     return {name: query.strip() for name, query in zip(parts[::2], parts[1::2], strict=True)}
 

@@ -1,6 +1,6 @@
-"""What readers ask: one statement each, so one consistent state each.
+"""The queries of readers: one statement each, so that each sees one consistent state.
 
-Rows of lists are made brief one by one: of what may be large, one at a time is in memory.
+Rows of lists are made brief one by one, so that only one large field is in memory at a time.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.rows import dead_letter_from
 
 _AFTER_ALL = "\U0010ffff"
-"""Sorts after every ID: the page that begins with the newest."""
+"""Sorts after every ID, for the page that begins with the newest row."""
 
 _BY_STATUS: dict[Status, str] = {
     "running": "list_running",
     "paused": "list_paused",
     "completed": "list_completed",
 }
-"""Where the rows of one status are few or not open, a list has a way of its own to them."""
+"""Queries of their own for statuses with few rows, or rows that are not open."""
 
 
 def history(connection: sqlite3.Connection, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
@@ -84,7 +84,7 @@ def effects(connection: sqlite3.Connection, owner: str, limit: int) -> list[Effe
 
 
 def ended(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[Ended]:
-    # Two statements: what has ended stays as it is until it is purged.
+    # Two statements are safe here: an ended invocation does not change until it is purged.
     keys = first_of(connection.execute(QUERIES["ended"], (before_ms, limit)), limit)
     journals = _chunks(connection, keys)
     return [Ended(id=key, awakeables=tuple(awakeables_created(journals[key]))) for key in keys]
@@ -159,14 +159,14 @@ def queued_effects(connection: sqlite3.Connection, page: Page, state: EffectStat
     before = _AFTER_ALL if page.before is None else by_issue(page.before)
     effects: list[QueuedEffect] = []
     for kind in EFFECT_KINDS:
-        # A statement each: an effect's ID stays of one kind, whatever is committed between them.
+        # A statement per kind is safe: an effect's ID never changes its kind between them.
         found = connection.execute(query, (f"{kind}_", f"{kind}_{before}", page.limit))
         effects += [brief_effect(EffectRow(*row).queued) for row in found]
     return sorted(effects, key=lambda effect: by_issue(effect.id), reverse=True)[: page.limit]
 
 
 def oldest(connection: sqlite3.Connection) -> dict[str, int]:
-    """When the oldest of each kind was made, left out where there is none: first entries of indexes."""
+    """When the oldest row of each kind was created, by the first entries of indexes; left out if none."""
     pending = connection.execute(QUERIES["oldest_pending"]).fetchone() or (None,)
     (unsent,) = connection.execute(QUERIES["oldest_unsent"]).fetchone()
     made = {"awakeables_oldest_ms": pending[0], "effects_oldest_ms": unsent}

@@ -1,4 +1,4 @@
-"""Dead letters to rows and back; other rows are records whose fields are the columns."""
+"""Converts dead letters to rows and back; all other rows are structs whose fields are the columns."""
 
 from __future__ import annotations
 

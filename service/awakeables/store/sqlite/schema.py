@@ -1,4 +1,4 @@
-"""Migrations: numbered files, applied forward only, each in a transaction of its own."""
+"""Migrations: numbered files, forward only, each applied in its own transaction."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from awakeables.errors import StoreOfAnotherApp, StoreTooNew, StoreUnavailable
 from awakeables.store.sqlite.queries import QUERIES
 
 APPLICATION_ID = 0x61776B31
-"""'awk1' in the file's header, so that another program's database is not taken for ours."""
+"""'awk1' in the file's header, so that another program's database is not mistaken for ours."""
 
 NAMED_FROM = 3
-"""The schema version from which on a file has the name of its app."""
+"""The first schema version in which a file has the name of its app."""
 
 
 def migrations() -> list[str]:
@@ -24,12 +24,12 @@ def migrations() -> list[str]:
 
 
 def migrate(connection: sqlite3.Connection, path: object, app: str = "") -> None:
-    """Bring a database to the newest schema; one without a name gets that of this app, if it has one.
+    """Migrate a database to the newest schema, and name it after `app` if it has no name.
 
     Raises:
-        StoreOfAnotherApp: It has the name of another app.
-        StoreTooNew: A newer release has written it.
-        StoreUnavailable: It is another program's.
+        StoreOfAnotherApp: It belongs to another app.
+        StoreTooNew: A newer release wrote it.
+        StoreUnavailable: It belongs to another program.
     """
     chain = migrations()
     check_file(connection, path, app)
@@ -40,17 +40,17 @@ def migrate(connection: sqlite3.Connection, path: object, app: str = "") -> None
 
 
 def check_file(connection: sqlite3.Connection, path: object, app: str = "") -> None:
-    """See that a database is one of ours that this release can serve, or empty.
+    """Check that a database is empty, or ours and of a schema that this release can serve.
 
     Args:
-        connection: To the database; nothing is changed by it.
-        path: What it is called in an error.
-        app: Whose it must be, if it has a name; empty: anybody's.
+        connection: A connection to the database, which is only read.
+        path: The database's path, for errors.
+        app: The app that it must belong to, if it has a name; empty: any.
 
     Raises:
-        StoreOfAnotherApp: It has the name of another app.
-        StoreTooNew: A newer release has written it.
-        StoreUnavailable: It is another program's.
+        StoreOfAnotherApp: It belongs to another app.
+        StoreTooNew: A newer release wrote it.
+        StoreUnavailable: It belongs to another program.
     """
     newest, version = len(migrations()), schema_version(connection)
     if version == 0 and not _ask(connection, "is_empty"):
@@ -71,7 +71,7 @@ def check_file(connection: sqlite3.Connection, path: object, app: str = "") -> N
 
 
 def name_of(connection: sqlite3.Connection) -> str | None:
-    """The app whose store a file is; None: nobody's yet."""
+    """The app that a store belongs to; None: none yet."""
     if schema_version(connection) < NAMED_FROM:
         return None
     named: tuple[str] | None = connection.execute(QUERIES["app_name"]).fetchone()
@@ -79,7 +79,7 @@ def name_of(connection: sqlite3.Connection) -> str | None:
 
 
 def apply_migration(connection: sqlite3.Connection, text: str) -> None:
-    """Run one migration, all or nothing; its last statement sets the version."""
+    """Apply one migration in a transaction; its last statement sets the version."""
     connection.execute(QUERIES["begin"])
     try:
         for statement in _statements(text):

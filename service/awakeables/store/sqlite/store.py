@@ -1,8 +1,8 @@
 """The embedded store: one SQLite file, one process, three threads.
 
-The writer does one commit after the other. The engine's reads have a thread of their own, and lists
-another, so that nobody who looks makes the engine wait. Readers see only what was
-committed: they have connections of their own, and with a log (WAL) nobody waits for the writer.
+The writer makes one commit at a time. The engine's reads have their own thread, and lists another, so
+that people who list rows never make the engine wait. Readers have their own connections and see only
+committed rows; in WAL mode they don't wait for the writer.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class SqliteStore:
     """`ports.Store` in one file; a commit that changes nothing does not touch the disk."""
 
     def __init__(self, path: Path | str, *, clock: Clock, retention_ms: int, app: str = "") -> None:
-        """Touches no file yet.
+        """Does not touch the file yet.
 
         Args:
-            path: The database; it is made by `open`, its folder must be there.
+            path: The database; `open` creates it, its directory must exist.
             clock: Read once in each transaction.
-            retention_ms: How old an awakeable's ID can be before its missing row means *purged*.
-            app: The name of the app whose store it is; empty: any, and the file gets no name.
+            retention_ms: An awakeable without a row whose ID is older than this was purged.
+            app: The app that the store belongs to; empty: any, and the file gets no name.
         """
         self._path = Path(path)
         self._clock = clock
@@ -65,7 +65,7 @@ class SqliteStore:
     # ── opening and closing ─────────────────────────────────────────────────────────────────
 
     async def open(self) -> None:
-        """As the port says; a missing folder or a file that is no database is `StoreUnavailable`."""
+        """As the port says; a missing directory or a file that is not a database is `StoreUnavailable`."""
         try:
             await self._writer.start()
             await self._reader.start()
@@ -75,7 +75,7 @@ class SqliteStore:
             raise
 
     async def close(self) -> None:
-        """Finish what was begun, fold the log into the file, let go of the lock."""
+        """Finish what has started, checkpoint the log (WAL), release the lock."""
         await asyncio.shield(asyncio.wrap_future(self._writer.stop()))
 
     def _connect(self) -> sqlite3.Connection:
@@ -83,10 +83,10 @@ class SqliteStore:
         folder = self._path.parent
         if not folder.is_dir():
             raise StoreUnavailable(
-                f"the folder {folder} of the database {self._path.name} is not there: make it"
+                f"the directory {folder} of the database {self._path.name} does not exist: create it"
             )
         if self._path.is_dir():
-            raise StoreUnavailable(f"{self._path} is a folder: name the database's file in it")
+            raise StoreUnavailable(f"{self._path} is a directory: give the path of the database's file")
         self._lock.acquire()
         try:
             _refuse_read_only(self._path)
@@ -124,8 +124,8 @@ class SqliteStore:
         _roll_back(connection)
         if _identity(self._path) != self._file:
             raise StoreUnavailable(
-                f"{self._path} was taken away or replaced while it is open, and what is written now would "
-                "be lost with it: put it back, or stop this process before you restore a backup"
+                f"{self._path} was removed or replaced while it is open, and further writes would "
+                "be lost: put it back, or stop this process before you restore a back-up"
             )
         if self._doubtful:
             self._counts, self._doubtful = count_rows(connection), False
@@ -133,7 +133,7 @@ class SqliteStore:
             try:
                 group, replies = self._decide(connection, commands)
             except (StaleRows, sqlite3.IntegrityError):
-                # What was known, or taken for new, is not what is there. Nothing is known now.
+                # A cached row was stale, or a row that should be new exists: start with an empty cache.
                 self._forget(connection)
                 group, replies = self._decide(connection, commands, one_by_one=True)
             if group.writing.wrote:
@@ -160,12 +160,12 @@ class SqliteStore:
         return group, group.decide_one_by_one(commands) if one_by_one else group.decide(commands)
 
     def _forget(self, connection: sqlite3.Connection) -> None:
-        """Nothing of the transaction has happened, or it isn't known: what was known may be wrong."""
+        """Roll back and drop the cache: the transaction failed, or its outcome is unknown."""
         _roll_back(connection)
         self._known = RowCache(self._retention_ms)
 
     def _note(self, changes: RowCounts) -> None:
-        """Replace the counts, so that readers see those of whole commits only."""
+        """Replace the counts, so that readers only see those after complete commits."""
         noted = self._counts.copy()
         noted.update(changes)
         self._counts = noted
@@ -236,14 +236,14 @@ class SqliteStore:
 
 
 def _refuse_read_only(path: Path) -> None:
-    """SQLite would open it for reading, and fail at the first commit."""
+    """Refuse a read-only file: SQLite would open it for reading, and fail at the first commit."""
     for file in (path, *_beside(path)):
         if file.exists() and not os.access(file, os.W_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, "it is read-only", str(file))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file has this name now; None: there is none."""
+    """The identity of the file that has this name now; None: there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -252,18 +252,18 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _make_private(path: Path) -> None:
-    """Make a file that is not there yet, for its owner alone: what is called and answered may be secret.
+    """Create the file if it is missing, readable by its owner only: inputs and answers may be secret.
 
-    SQLite gives the files beside it the same mode.
+    SQLite gives the -wal and -shm files the same mode.
     """
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _shut_out_others(path: Path) -> None:
-    """Take from a file that an earlier release has made what everybody on the machine may do with it.
+    """Remove the access of others from files that an earlier release created.
 
-    What its group may is left as it is: that may be wanted, for a back-up.
+    The group's access is left as it is: it may be wanted for back-ups.
     """
     for file in (path, *_beside(path), lock_file_of(path)):
         with suppress(FileNotFoundError, PermissionError):
@@ -288,6 +288,6 @@ def _prepared(path: Path, app: str) -> sqlite3.Connection:
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
-    """End a transaction that was not committed: it changed nothing, or it failed."""
+    """Roll back a transaction that is still open: it changed nothing, or it failed."""
     if connection.in_transaction:
         connection.execute(QUERIES["roll_back"])

@@ -1,4 +1,4 @@
-"""A thread with a connection of its own, which does one thing at a time, in order."""
+"""A thread with its own connection, which runs one piece of work at a time, in order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn what the driver raises into what the ports promise."""
+    """Translate the driver's errors into those that the ports promise."""
     try:
         yield
     except (
@@ -44,16 +44,16 @@ def _name_of(error: sqlite3.Error | OSError) -> str:
 
 def _advice(name: str) -> str:
     if name in {"EACCES", "EPERM", "EROFS"} or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
-        return "; this process must be able to write the file, its .lock and its folder"
+        return "; this process must be able to write the file, its .lock and its directory"
     if name in {"ENOSPC", "EDQUOT", "SQLITE_FULL"}:
-        return "; make room, what waits goes on by itself"
+        return "; free some space, and waiting work continues by itself"
     return ""
 
 
 class SqliteThread:
     """Runs work on its connection.
 
-    A wait that is cancelled does not stop the work: what has begun is finished by the thread.
+    Cancelling a wait does not stop the work: the thread finishes what it has started.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SqliteThread:
         connect: Callable[[], sqlite3.Connection],
         disconnect: Callable[[sqlite3.Connection], None] = sqlite3.Connection.close,
     ) -> None:
-        """Neither connects nor starts a thread yet; both callables are called in the thread."""
+        """Does not connect or start the thread yet; both callables are called in the thread."""
         self._path = path
         self._kind = kind
         self._connect = connect
@@ -81,7 +81,7 @@ class SqliteThread:
     async def run(
         self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Do this when everything is done that was asked for before."""
+        """Run work in the thread, after all work that was submitted before."""
 
         def on_connection() -> T:
             if self._connection is None:
@@ -94,7 +94,7 @@ class SqliteThread:
         return await self._wait(self._thread.submit(on_connection))
 
     def stop(self) -> Future[None]:
-        """Take no more work; finish what was asked for, disconnect, end the thread."""
+        """Accept no more work; finish what was submitted, disconnect, end the thread."""
         thread, self._thread = self._thread, None
         if thread is None:
             stopped: Future[None] = Future()

@@ -1,4 +1,4 @@
-"""Writing what a commit has changed: a few statements per table, each with what was read as its guard."""
+"""Writes the changes of a commit: a few statements per table, each guarded by the values that were read."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.rows import Columns, dead_letter_notes, dead_letter_row
 
 STATES: dict[EffectState, str] = {"unsent": UNSENT, "failed": FAILED}
-"""How effects in a state are counted."""
+"""The counter for effects in each state."""
 
 
 class StaleRows(Exception):
-    """A statement did not find the rows as they were known: decide again over rows that are loaded now."""
+    """A guard failed: the rows are not as they were cached. Load them and decide again."""
 
 
 class ChangeWriter:
-    """Writes changes in the transaction that is open, and counts how the numbers of rows change.
+    """Writes changes in the open transaction, and counts how the numbers of rows change.
 
     Attributes:
-        counts: By how much.
-        wrote: Was anything written?
+        counts: The changes in numbers of rows.
+        wrote: Whether anything was written.
     """
 
     def __init__(self, connection: sqlite3.Connection, schemas: set[str]) -> None:
-        """Write to this connection; `schemas` are the hashes of those that are known to be kept."""
+        """Write to this connection; `schemas` are the hashes of schemas that are already stored."""
         self._connection = connection
         self._schemas = schemas
         self.counts: RowCounts = RowCounts()
@@ -42,8 +42,8 @@ class ChangeWriter:
         """Write everything.
 
         Raises:
-            StaleRows: A guard has failed.
-            sqlite3.IntegrityError: A row that was taken for new is there.
+            StaleRows: A guard failed.
+            sqlite3.IntegrityError: A row that should be new exists.
         """
         if changes.invocations:
             self._invocations(changes)
@@ -154,7 +154,7 @@ class ChangeWriter:
             self._schemas.update(changes.schemas)
 
     def _published(self, event_ids: Sequence[str]) -> None:
-        """Delete effects, whatever they are; nearly all are unsent, so failed ones are looked for last."""
+        """Delete effects in either state; failed ones, which are rare, are looked for only if needed."""
         ids = [(event_id,) for event_id in event_ids]
         deleted = self._many("delete_unsent", ids)
         self.counts[UNSENT] -= deleted
