@@ -136,8 +136,9 @@ def _kafka(bootstrap: str | None) -> Iterator[str]:
     if bootstrap is not None:
         yield bootstrap
         return
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))  # as pytest has it
     try:
-        from tests.support.real_kafka import RealKafka, reason_real_kafka_is_missing
+        from support.real_kafka import RealKafka, reason_real_kafka_is_missing
     except ImportError as error:
         raise wrk.Missing(
             f"no Kafka: set KAFKA_BOOTSTRAP, or run this from the checkout ({error})"
