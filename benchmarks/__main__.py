@@ -25,6 +25,7 @@ from benchmarks.report import tables
 from benchmarks.stage import Ground
 
 SECTIONS = ("cycles", "http", "backlog", "pending", "restate")
+BESIDE = "beside"
 
 
 def main() -> None:
@@ -63,9 +64,11 @@ def _bench(given: argparse.Namespace, ground: Ground, told: dict[str, Any]) -> N
         "pending": lambda: pending.measure(ground, waiting, count=given.pending),
         "restate": lambda: restate.measure(ground, fewer, installed=given.restate),
     }
+    if given.beside is not None:
+        measures[BESIDE] = lambda: cycles.beside(ground, plan, checkout=given.beside)
     report = told
     try:
-        for section in given.only:
+        for section in [*given.only, *([BESIDE] if given.beside is not None else [])]:
             print(f"{section} …", file=sys.stderr, flush=True)
             report = report | {section: measures[section]()}
     finally:
@@ -94,6 +97,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, parents=[common])
     parser.set_defaults(run=_bench)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="(all)")
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        metavar="CHECKOUT",
+        help="also drive the service of another checkout, after `make install` there",
+    )
     parser.add_argument("--seconds", type=int, default=3, help="how long one drive takes (3)")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of drives per row: floor, ours (5)")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from benchmarks import disk
@@ -41,6 +42,23 @@ def over_http(ground: Ground, plan: Plan) -> dict[str, Any]:
             }
         )
         return _measure(stage, floor, ours, answering, plan) | {"worker": "plain, over HTTP"}
+
+
+def beside(ground: Ground, plan: Plan, *, checkout: Path) -> dict[str, Any]:
+    """The cycle over Kafka beside another checkout's, which has its own environment, app and worker.
+
+    Raises:
+        disk.Broken: What a store has kept does not fit the answers.
+        Failed: A process ended.
+    """
+    with staged(ground) as theirs, staged(ground) as ours:
+        store = theirs.folder / "bench.db"
+        other = Entrant("the other checkout", theirs.serve(store, checkout=checkout), theirs.plain_worker())
+        entrant = Entrant("this one", ours.serve(ours.folder / "bench.db"), ours.plain_worker())
+        found = compare(other, entrant, plan)
+        disk.audit(store, answered=other.answered)
+        kept = disk.audit(ours.folder / "bench.db", answered=entrant.answered)
+        return found | {"worker": "plain", "answered": entrant.answered, "kept": kept}
 
 
 def _measure(stage: Stage, floor: Server, ours: Server, worker: Process, plan: Plan) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def tables(report: Section) -> str:
         "backlog": "A backlog",
         "pending": "A million that wait",
         "restate": "Beside Restate",
+        "beside": "Beside another checkout",
     }
     for section, title in titles.items():
         found = report.get(section)
@@ -141,6 +142,7 @@ DRAWN = {
     "backlog": _backlog,
     "pending": _pending,
     "restate": _compared,
+    "beside": _compared,
 }
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from awakeables.engine.live import execution_of
 from msgspec import Raw
 from msgspec.structs import replace
 
@@ -22,7 +22,9 @@ from awakeables.core.ids import Ids
 from awakeables.core.invocations import Suspend
 from awakeables.core.journal import AwakeableCreated, Input, encode_chunk
 from awakeables.core.replies import Advanced, Begun
-from awakeables.handlers.execution import AwakeableWait, Taken, World
+from awakeables.handlers.attempt import AwakeableWait, News, Origin, Progress
+from awakeables.handlers.execution import World
+from awakeables.handlers.local import LocalAttempts
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.world import SystemClock, SystemEntropy
 from benchmarks.cycle import app, bench
@@ -44,10 +46,9 @@ class Seeder:
         self.clock = SystemClock()
         self._entropy = SystemEntropy()
         self._ids = Ids(self.clock.now_ms, self._entropy.bytes)
-        self._owner = self._ids.new("evt")
-        self._handler = app.handler(bench.name, "cycle")
+        self._owner = self._ids.new("own")
 
-    async def asked(self) -> Taken:
+    async def asked(self) -> Progress:
         """What the handler has asked for when it waits for its awakeable."""
         world = World(
             clock=self.clock,
@@ -56,17 +57,16 @@ class Seeder:
             reply_to=app.completions_topic,
             max_entries=100,
         )
-        execution = execution_of(
-            self._handler, [self._input()], invocation_id=self._ids.new("inv"), attempts=0, world=world
-        )
-        step = await execution.step()
-        assert isinstance(step, AwakeableWait), step
-        taken = execution.take()
-        assert taken is not None
-        await execution.leave()
-        return taken
+        origin = Origin(invocation_id=self._ids.new("inv"), service=bench.name, handler="cycle")
+        with ThreadPoolExecutor(1) as executor:
+            attempt = LocalAttempts(app, world, executor).open(origin, [self._input()], lambda: None)
+            progress = attempt.advance(News(now_ms=self.clock.now_ms()))
+            attempt.close()
+        assert isinstance(progress, Progress), progress
+        assert all(isinstance(wait, AwakeableWait) for wait in progress.blocked_on), progress
+        return progress
 
-    def orders(self, asked: Taken) -> tuple[str, list[Command]]:
+    def orders(self, asked: Progress) -> tuple[str, list[Command]]:
         """The awakeable's ID, and the orders."""
         invocation_id, awakeable_id = self._ids.new("inv"), self._ids.new("prom")
         begin = Begin(
@@ -92,7 +92,7 @@ class Seeder:
             next=Suspend(wake=0),
             chunk=encode_chunk(entries),
             awakeables=(replace(awakeable, id=awakeable_id),),
-            schemas=tuple(asked.schemas.items()),
+            schemas=asked.schemas,
         )
         return awakeable_id, [begin, advance]
 

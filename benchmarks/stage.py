@@ -65,19 +65,26 @@ class Stage:
     def completions_topic(self) -> str:
         return f"{self.name}.completions"
 
-    def serve(self, store: Path, settings: Mapping[str, str] | None = None) -> Server:
+    def serve(
+        self, store: Path, settings: Mapping[str, str] | None = None, *, checkout: Path | None = None
+    ) -> Server:
         """Start `awakeables serve` on this database; returns at once.
 
         Args:
             store: The SQLite file.
             settings: More of the service's settings, by their variables.
+            checkout: Another checkout whose service it is, installed in its `.venv`; None: this one.
         """
-        port = free_port()
+        port, program = free_port(), None
+        if checkout is not None:
+            program = str(checkout.absolute() / ".venv/bin/python")
+            settings = {"PYTHONPATH": str(checkout.absolute())} | dict(settings or {})
         process = self.start(
             "ours",
             *(*RUN_CLI, "serve", "benchmarks.cycle:app", "--kafka", self.kafka),
             *("--port", str(port), "--store", str(store)),
             environment=settings,
+            program=program,
         )
         return Server(process=process, port=port)
 
