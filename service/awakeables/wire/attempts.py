@@ -1,4 +1,4 @@
-"""Which try of a task a record tells of."""
+"""The attempt number in a record of a task or completion."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ MAX_ATTEMPTS: Final = 999_999_999
 
 
 def attempt_from(text: str) -> int:
-    """The number that an attribute or header has.
+    """Parse the attempt number in an attribute or header.
 
     Raises:
-        ValueError: It is none, or a larger one than any task was tried.
+        ValueError: It is not a number, or it is too large.
     """
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise ValueError(f"the attempt {excerpt(text)} is not a number")

@@ -1,7 +1,7 @@
-"""CloudEvents 1.0 as they lie in Kafka: binary (attributes in headers) or structured (JSON).
+"""CloudEvents 1.0 in Kafka records: binary (attributes in headers) or structured (JSON).
 
-One reader for both modes. It tells what a record says and refuses nothing by itself: which
-attributes must be there is for those to say who know what the event is about.
+One reader for both modes. It only parses and refuses nothing: which attributes are required depends on the
+type of event, which its callers know.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from awakeables.core.texts import excerpt
 from awakeables.wire.jsontext import has_too_many_values, json_fault
 
 STRUCTURED = b"application/cloudevents"
-"""How the content type of a structured event begins, in any case."""
+"""The prefix of a structured event's content type; case does not matter."""
 
 STRUCTURED_JSON = b"application/cloudevents+json; charset=UTF-8"
 SPECVERSION = "1.0"
@@ -39,12 +39,12 @@ _attribute = msgspec.json.Decoder(str | int | bool | None)
 
 
 class CloudEvent:
-    """What a record says, as a CloudEvent.
+    """A record as a CloudEvent.
 
     Attributes:
         data: JSON text, or bytes; None: no data.
-        is_json: Which of the two `data` is.
-        fault: Why it can't be read as a whole; None: it can, and JSON in it by every reader.
+        is_json: Whether `data` is JSON text.
+        fault: Why the event can't be read completely; None: it can, and every reader can decode its JSON.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class CloudEvent:
         self.is_json = is_json
 
     def find(self, name: str) -> str | None:
-        """An attribute, whatever else is wrong with the event; None: absent, or no text."""
+        """An attribute, even if the rest of the event is invalid; None: absent, or not text."""
         try:
             return self.get(name)
         except ValueError:
             return None
 
     def get(self, name: str) -> str | None:
-        """An attribute as text; None: absent, which is the same as empty.
+        """An attribute as text; None: absent or empty.
 
         Raises:
-            ValueError: It is neither a text nor a number.
+            ValueError: It is neither a string nor a number.
         """
         value = self._attributes.get(name)
         if value is None:
@@ -88,7 +88,7 @@ class CloudEvent:
         """As `get`.
 
         Raises:
-            ValueError: It is absent, or no text.
+            ValueError: It is absent, or not text.
         """
         value = self.get(name)
         if value is None:
@@ -96,7 +96,7 @@ class CloudEvent:
         return value
 
     def check(self) -> None:
-        """See that it is a whole event of a version that is known here.
+        """Check that the event is complete and of a supported version.
 
         Raises:
             ValueError: It is not; the message says why.
@@ -113,10 +113,10 @@ class CloudEvent:
 def read_event(
     value: bytes | None, headers: Mapping[str, bytes | None], types: Collection[str]
 ) -> CloudEvent | None:
-    """The event that a record is by its headers, or else, if it is one of these types, by its value.
+    """The CloudEvent in a record: by its headers or, for one of these types, by its value; None: no event.
 
-    SDKs write structured events without a content type, or with that of their data; a JSON object
-    with a `specversion` and one of our types can be nothing else. None: it is no event.
+    Some SDKs write structured events without a content type, or with that of the data. A JSON object
+    with a `specversion` and one of our types can only be an event.
     """
     content_type = headers.get(CONTENT_TYPE) or b""
     if content_type[: len(STRUCTURED)].lower() == STRUCTURED:
@@ -132,7 +132,7 @@ def read_event(
 
 
 def is_json_type(content_type: bytes) -> bool:
-    """Is this JSON? An absent content type is."""
+    """Is this content type JSON? An empty one counts as JSON."""
     media_type = content_type.partition(b";")[0].strip().lower()
     return media_type in (b"", b"application/json", b"text/json") or media_type.endswith(b"+json")
 
@@ -171,7 +171,7 @@ def _structured(value: bytes | None, content_type: bytes) -> CloudEvent:
 
 
 def _few_members(value: bytes) -> dict[str, Raw]:
-    """What says which awakeable an event is about, of an object that may have any number of members."""
+    """The members that identify an event's awakeable, from an object with any number of members."""
     few = msgspec.structs.asdict(_addresses.decode(value))
     return {name: text for name, text in few.items() if text is not UNSET}
 

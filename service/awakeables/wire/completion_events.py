@@ -35,26 +35,26 @@ _progresses = msgspec.json.Decoder(_Progress | None)
 
 
 def event_id_of(event: CloudEvent) -> str | None:
-    """`source` and `id`, which name an event together: a space, which no source has, between them."""
+    """`source` and `id`, which identify an event together, separated by a space, which no source has."""
     source, identity = event.find("source"), event.find("id")
     return f"{source} {identity}" if source and identity else None
 
 
 def attempt_of(event: CloudEvent) -> int | None:
-    """The try that the event tells of.
+    """The event's attempt number.
 
     Raises:
-        ValueError: It is no number.
+        ValueError: It is not a number.
     """
     text = event.get("attempt")
     return None if text is None else attempt_from(text)
 
 
 def body_of(event: CloudEvent) -> Resolution | Rejection | Heartbeat:
-    """What an event of one of our types says.
+    """The completion's body, from an event of one of our types.
 
     Raises:
-        ValueError: Something is missing or wrong; the message says what.
+        ValueError: Something is missing or invalid; the message says what.
     """
     kind = event.require("type")
     if kind == RESOLVED:

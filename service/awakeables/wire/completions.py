@@ -1,13 +1,12 @@
 """The completion record, in all its forms.
 
 A plain JSON object (schemas/completion.schema.json), or a CloudEvent in binary or structured mode
-(schemas/completion-cloudevent.schema.json), which is known by its headers or, if its type is ours, by
-its value. An event of another type is read as a plain one: a worker may have copied its task's
-headers.
+(schemas/completion-cloudevent.schema.json), recognized by its headers or, if its type is ours, by its
+value. An event of another type is read as a plain object: a worker may have copied its task's headers.
 
-A value is kept as its JSON text was written: 2⁶⁴ and 0.1000 stay what they are. Of duplicate
-keys the last counts. Unknown fields are ignored, so that workers and service can be upgraded
-apart; a version `v` that is not known is refused.
+A value keeps its JSON text exactly as written: 2⁶⁴ and 0.1000 are not changed. Of duplicate keys the last
+one counts. Unknown fields are ignored, so that workers and service can be upgraded independently; an
+unknown version `v` is refused.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ STATUSES: Final = ("resolved", "rejected", "heartbeat", "dead-lettered")
 
 
 class Unreadable(CallerError):
-    """The record is no completion: it can't even be said which awakeable it is about."""
+    """The record is not a completion, or names no awakeable."""
 
 
 class _Envelope(msgspec.Struct):
@@ -70,12 +69,12 @@ def decode_completion(
 ) -> Completion:
     """Read a completion: a plain one, or a CloudEvent in binary or structured mode.
 
-    What is addressed to a well-formed awakeable ID but can't be accepted comes back with
-    `refusal` set, so that it gets its verdict in that awakeable's book. The record's key
-    addresses it, too, if nothing in the record does. Of a repeated header the last counts.
+    A record that names a well-formed awakeable ID but can't be accepted is returned with `refusal` set,
+    so that the awakeable's row gets a verdict. If nothing else names the awakeable, the record's key may.
+    Of a repeated header the last one counts.
 
     Raises:
-        Unreadable: It can't be said which awakeable it is about.
+        Unreadable: It names no awakeable.
     """
     trace = event = None
     # Most records have no headers and are plain: they are neither traced nor events.
@@ -166,7 +165,7 @@ def _addressed_at_least(value: bytes, source: Source, trace: str | None, problem
 
 
 def _address(text: str | None) -> str | None:
-    """The text, if it is an awakeable's ID."""
+    """The text if it is an awakeable's ID, else None."""
     try:
         parse_id(text or "", "prom")
     except MalformedId:
@@ -214,7 +213,7 @@ def _resolution(envelope: _Envelope) -> Resolution:
 
 
 def _json(field: str, raw: Any) -> Raw:
-    """JSON that every reader can decode."""
+    """Check that every reader can decode this JSON."""
     text = bytes(raw)
     fault = json_fault(text)
     if fault is not None:
@@ -223,7 +222,7 @@ def _json(field: str, raw: Any) -> Raw:
 
 
 def encode_completion(completion: Completion) -> bytes:
-    """Write a completion as a worker sends it."""
+    """Encode a completion as a worker sends it."""
     fields: dict[str, Any] = {"awakeable_id": completion.awakeable_id}
     match completion.body:
         case Resolution() as resolution:

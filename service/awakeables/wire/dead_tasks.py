@@ -1,7 +1,7 @@
 """The part of a completion record that reports a dead task: `dead_letter` of schemas/completion.schema.json.
 
-Key, value and headers of the task come along if they fit, so that an operator can send the task
-again; all of them or none, since a part of a task is another task.
+It includes the task's key, value and headers if they fit, so that an operator can send the task again.
+It has all of them or none, since part of a task would be a different task.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from awakeables.core.texts import excerpt
 from awakeables.core.topics import is_topic_name
 
 MOST_CONTENT_BYTES = 700_000
-"""In base64 they still fit a topic with Kafka's default `max.message.bytes`, 1,048,588."""
+"""In base64 this still fits a topic with Kafka's default `max.message.bytes`, 1,048,588."""
 
 MOST_REASON_CHARACTERS = 1000
 
@@ -66,16 +66,16 @@ def encode_dead_task(task: DeadTask) -> dict[str, Any]:
 
 
 def fits(key: bytes | None, value: bytes | None, headers: tuple[Header, ...]) -> bool:
-    """May the report of a task have the task itself with it?"""
+    """Is the task small enough to be included in its report?"""
     size = len(key or b"") + len(value or b"") + sum(len(name) + len(text or b"") for name, text in headers)
     return size <= MOST_CONTENT_BYTES
 
 
 def decode_dead_task(letter: Raw | UnsetType, reason: str | None) -> DeadTask:
-    """Read what a completion record says about a dead task.
+    """Decode the report of a dead task from a completion record.
 
     Raises:
-        ValueError: Something is missing or wrong; the message says what.
+        ValueError: Something is missing or invalid; the message says what.
     """
     if letter is UNSET:
         raise ValueError("dead-lettered requires `dead_letter`: where the task lies, and why it is one")

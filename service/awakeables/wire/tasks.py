@@ -1,4 +1,4 @@
-"""The task record in all its forms, and the same facts in headers.
+"""The task record in all its forms, with the same facts in headers.
 
 Our envelope (schemas/task.schema.json), the bare payload, or a CloudEvent in binary or
 structured mode (schemas/task-cloudevent.schema.json).
@@ -32,11 +32,11 @@ REPLY_TO = "awakeable-reply-to"
 
 
 class UnreadableTask(CallerError):
-    """The record is no task."""
+    """The record is not a task."""
 
 
 class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A task as a worker gets it; `payload` is JSON text, or the record's bare value."""
+    """A task as a worker receives it; `payload` is JSON text, or the record's bare value."""
 
     awakeable_id: str
     reply_to: str
@@ -49,7 +49,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """Which awakeable a task is for, and where its worker answers."""
+    """The awakeable that a task is for, and the topic for its completion."""
 
     awakeable_id: str
     reply_to: str
@@ -60,12 +60,12 @@ _address_decoder = msgspec.json.Decoder(Address)
 
 
 def encode_effect(effect: Effect) -> tuple[bytes | None, list[Header]]:
-    """The value and the headers of the record that an effect becomes."""
+    """Encode an effect as the value and headers of a record."""
     facts = effect.task
     if effect.verdict is not None:
         return encode_verdict(effect.verdict), list(effect.headers)
     if facts is None:
-        if effect.kind == "event":  # a dead letter goes, and goes back, as it was
+        if effect.kind == "event":  # a dead letter is copied, and sent back, unchanged
             return effect.value, _once(effect.headers, [(EVENT_ID, effect.event_id.encode())])
         return effect.value, list(effect.headers)
     ours = _facts_as_headers(effect.event_id, facts)
@@ -84,7 +84,7 @@ def encode_effect(effect: Effect) -> tuple[bytes | None, list[Header]]:
 
 
 def _once(given: Sequence[Header], ours: list[Header]) -> list[Header]:
-    """The handler's headers and ours; what is ours to say is said once, by us."""
+    """The handler's headers and ours; ours replace those of the same name."""
     names = {name for name, _ in ours}
     return [*(header for header in given if header[0].lower() not in names), *ours]
 
@@ -122,16 +122,15 @@ def _instant(at_ms: int | None) -> str | None:
 
 
 def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:
-    """Read a task: a CloudEvent, the envelope, or a bare payload whose facts stand in the headers.
+    """Read a task: a CloudEvent, the envelope, or a bare payload with its facts in headers.
 
-    A payload can be anything, and may look like a task itself. So with an `awakeable-id`
-    header the facts are those of the headers: the value is an event or an envelope only if it names
-    the same awakeable, event and reply topic, else it is the bare payload. With an
-    `awakeable-event-id` alone it is what a handler published without an awakeable. Without either
-    it is what it says that it is.
+    A payload can be anything and may itself look like a task. So if there is an `awakeable-id` header, the
+    headers' facts count: the value is an event or envelope only if it names the same awakeable, event and
+    reply topic, and is the bare payload otherwise. With only an `awakeable-event-id`, a handler published
+    the record without an awakeable. Without either, the value decides.
 
     Raises:
-        UnreadableTask: It is none of them; the message says what is missing.
+        UnreadableTask: It is none of these; the message says what is missing.
     """
     named = dict(headers)
     if AWAKEABLE_ID not in named:
@@ -187,7 +186,7 @@ def _of_headers(value: bytes | None, headers: Mapping[str, bytes | None]) -> Tas
 
 
 def find_address(value: bytes | None, headers: Sequence[Header]) -> Address | None:
-    """Whose task a record is, also of one that can't be read otherwise; None: it doesn't say."""
+    """The address of a task, even if the record is otherwise unreadable; None: it has none."""
     try:
         task = decode_task(value, headers)
     except (UnreadableTask, ValueError):

@@ -1,8 +1,7 @@
-"""Traces: W3C Trace Context (`traceparent`, `tracestate`), handed on and never measured.
+"""Propagates traces: W3C Trace Context (`traceparent`, `tracestate`). No spans are recorded.
 
-Every invocation has a trace: its caller's, or one that its seed names. What it publishes
-carries the trace with a span ID made from the record's event ID, so that a record that is sent
-again says the same.
+Every invocation has a trace: its caller's, or one derived from its seed. Records that it publishes carry
+the trace, with a span ID derived from the event ID, so that a record has the same one each time it is sent.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 
 SAMPLED = "01"
-"""A trace that begins here is left to be sampled by those who record it: nobody said no."""
+"""The flags of a trace that begins here: sampled, so that whoever records traces may record it."""
 
 _FORM = re.compile("(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}")
 
 
 class Trace(Record):
-    """What an invocation and all that it causes have in common.
+    """The trace of an invocation and of everything that it causes.
 
     Attributes:
         trace_id: 32 hexadecimal digits.
@@ -37,13 +36,13 @@ class Trace(Record):
     state: str | None = None
 
     def traceparent(self, name: str) -> str:
-        """The header's value for what has this name: an event's ID, or the invocation's."""
+        """The `traceparent` for a span named by an event's or invocation's ID."""
         span_id = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
         return f"00-{self.trace_id}-{span_id}-{self.flags}"
 
 
 def trace_of(headers: Mapping[str, str], seed: str) -> Trace:
-    """The trace of an invocation, by its caller's headers (names in lower case) and its seed."""
+    """The trace of an invocation, from its caller's headers (names in lower case) or its seed."""
     parts = _parts(headers.get(TRACEPARENT))
     if parts is not None:
         trace_id, _, flags = parts
@@ -54,7 +53,7 @@ def trace_of(headers: Mapping[str, str], seed: str) -> Trace:
 
 
 def known_traceparent(text: str | bytes | None) -> str | None:
-    """The header's value if it is well-formed, else None: a wrong one is worth nothing."""
+    """The header's value if it is well-formed, else None."""
     parts = _parts(text.decode("ascii", "replace") if isinstance(text, bytes) else text)
     return None if parts is None else "00-" + "-".join(parts)
 

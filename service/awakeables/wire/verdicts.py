@@ -15,10 +15,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 def encode_verdict(verdict: Verdict) -> bytes:
-    """Write what became of a completion: the verdict, where the completion came from, what is stored.
+    """Encode a verdict, with the completion's source and the outcome that is stored.
 
-    The verdict is in short (`core.awakeables.in_short`): at most about 80 kB, however large the
-    completion was.
+    The verdict must be abridged (`core.awakeables.abridged`): it is at most about 80 kB then.
     """
     return _encode(
         {
@@ -34,7 +33,7 @@ def encode_verdict(verdict: Verdict) -> bytes:
 
 
 def _source(text: str) -> dict[str, Any]:
-    """Of a Kafka record where it is; of anything else its kind alone."""
+    """The source: a Kafka record's position, or only the kind of any other."""
     source = parse_source(text)
     if source.kind != "kafka":
         return {"kind": source.kind}

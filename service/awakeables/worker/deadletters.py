@@ -1,4 +1,4 @@
-"""Dead letters of a worker: the record as it was, and why nobody could do it."""
+"""Dead letters of a worker: a copy of the record, and why it could not be processed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from awakeables.core.topics import DEAD_LETTERS
 from awakeables.worker.port import Incoming, Outgoing
 
 DeadLetterCode: TypeAlias = Literal["unreadable", "unknown-task", "invalid", "unanswerable"]
-"""No task; nobody's task; a payload that does not fit; an answer that Kafka doesn't take."""
+"""Not a task; no function for it; the payload does not fit; Kafka refuses the answer."""
 
 
 def dead_letter_topic(topic: str) -> str:
-    """Where the dead letters of a task topic go."""
+    """The dead-letter topic of a task topic."""
     return topic + DEAD_LETTERS
 
 
 def dead_letter(record: Incoming, code: DeadLetterCode, reason: str) -> Outgoing:
-    """The copy: key, value and headers byte for byte, then where it came from and why."""
+    """The copy: key, value and headers byte for byte, then headers about the error and the source."""
     why = error_headers(
         topic=record.topic, partition=record.partition, offset=record.offset, code=code, reason=reason
     )
@@ -31,7 +31,7 @@ def dead_letter(record: Incoming, code: DeadLetterCode, reason: str) -> Outgoing
 
 
 def without_value(letter: Outgoing, reason: str) -> Outgoing:
-    """The same copy where the topic finds it too large: no value, and a header that says so."""
+    """The copy without its value, for a topic that refuses it as too large; a header says so."""
     return Outgoing(
         topic=letter.topic,
         key=letter.key,

@@ -1,4 +1,4 @@
-"""The loop of a worker: takes records, does them at the same time, answers, drains."""
+"""The loop of a worker: receives records, runs them concurrently, answers, drains."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from awakeables.worker.worker import Worker
 log = structlog.stdlib.get_logger(__name__)
 
 SIGN_OF_LIFE_S = 1.0
-"""While all slots are taken, the port is asked this often, so that the group sees a member."""
+"""While all slots are taken, the port is polled this often, so that the group sees the member as alive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +38,9 @@ class LoopSettings:
     """How the loop behaves.
 
     Attributes:
-        drain_timeout: What still runs this long after the order to stop is left to the next
-            worker. Less than the grace period of whoever sends SIGKILL.
-        reply_topics: Where answers may go.
+        drain_timeout: Tasks that still run this long after the stop are left to the next worker. It must
+            be shorter than the grace period before SIGKILL.
+        reply_topics: The topics that answers may be sent to.
     """
 
     drain_timeout: timedelta = timedelta(seconds=30)
@@ -48,10 +48,10 @@ class LoopSettings:
 
 
 class WorkerLoop:
-    """Runs a worker against a port, until it is told to stop.
+    """Runs a worker on a port, until it is stopped.
 
-    A slot is taken from the receipt of a record until it is acknowledged, back-off included, so
-    that neither a slow function nor a broker that is down piles up work in memory.
+    A record occupies a slot from its receipt to its acknowledgement, back-off included, so that neither a
+    slow function nor an unavailable broker piles up work in memory.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class WorkerLoop:
         self._draining = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set, then finish what runs, within the time-out."""
+        """Work until `stop` is set, then finish running tasks, up to `drain_timeout`."""
         try:
             async with asyncio.TaskGroup() as children:
                 fetching = children.create_task(self._fetch(children))
@@ -104,7 +104,7 @@ class WorkerLoop:
                 if self._draining.is_set():
                     return
                 key = (record.topic, record.partition, record.offset, record.timestamp_ms)
-                # After a rebalance a record can come again while it is being done: that run answers.
+                # After a rebalance a record can arrive again while it is being processed: skip it.
                 if key not in self._running:
                     self._running[key] = children.create_task(self._do(key, record))
 
@@ -138,7 +138,7 @@ class WorkerLoop:
                     assert_never(fate)
             self._port.acknowledge(record)
         except BrokerUnavailable as error:
-            # Only of a port that drains: the record comes again, to the next worker.
+            # Raised only while the port drains: the next worker receives the record again.
             log.warning(
                 events.TASK_LEFT,
                 worker=self._worker.name,
@@ -169,7 +169,7 @@ class WorkerLoop:
             except PublishRefused as error:
                 await self._port.send(without_value(letter, str(error)))
         except PublishRefused as error:
-            # Not even the headers fit. The record itself stays where it is, until its topic drops it.
+            # Not even the headers fit. The record stays in its topic until retention deletes it.
             log.error(events.EFFECT_REFUSED, worker=self._worker.name, topic=letter.topic, reason=str(error))
 
     async def _report(self, record: Incoming, fate: DeadLettered) -> None:

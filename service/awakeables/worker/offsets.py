@@ -1,7 +1,7 @@
-"""Which offsets may be committed: those below which everything is done.
+"""Tracks which offsets may be committed: those below which every record is done.
 
-Tasks end in any order; an offset says "all before this". So each partition has a watermark, the
-first offset that is not done, and only that is ever committed.
+Tasks end in any order, while a committed offset means "all before this". So each partition has a
+watermark, the first offset that is not done, and only the watermark is ever committed.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class OffsetTracker:
         self._windows: dict[Place, _Window] = {}
 
     def start(self, place: Place, offset: int) -> bool:
-        """Note that a record was received; False: it was before, don't do it twice.
+        """Record that a record was received; False: it was received before and must not be run twice.
 
-        The first offset that is started after `forget` is where the partition is read from.
+        The first offset that is started after `forget` is taken as the partition's position.
         """
         window = self._windows.get(place)
         if window is None:
@@ -48,7 +48,7 @@ class OffsetTracker:
         return True
 
     def finish(self, place: Place, offset: int) -> None:
-        """Note that a record is done, unless its partition was forgotten since."""
+        """Record that a record is done, unless its partition was forgotten meanwhile."""
         window = self._windows.get(place)
         if window is None or not window.watermark <= offset <= window.last:
             return
@@ -74,7 +74,7 @@ class OffsetTracker:
         }
 
     def commit(self, offsets: Mapping[Place, int]) -> None:
-        """Note that these offsets are committed."""
+        """Record that these offsets are committed."""
         for place, offset in offsets.items():
             window = self._windows.get(place)
             if window is not None:

@@ -1,4 +1,4 @@
-"""What a worker asks of Kafka: records in, answers out, and which records are done with."""
+"""The port of a worker to Kafka: receive records, send answers, acknowledge."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from awakeables.core.records import Record
 
 
 class Incoming(Record):
-    """A record of a task topic, as it lies there."""
+    """A record of a task topic."""
 
     topic: str
     partition: int
@@ -31,14 +31,14 @@ class Outgoing(Record):
 
 
 class TaskPort(Protocol):
-    """Where tasks come from and answers go to."""
+    """Receives tasks and sends answers."""
 
     async def receive(self, limit: int) -> Sequence[Incoming]:
-        """Up to `limit` records; an empty list when none came for a moment.
+        """Up to `limit` records; an empty list if none arrived for a moment.
 
-        A record that was not acknowledged may come again: after a rebalance, after a restart.
-        With a limit of 0 nothing is handed out, but the group sees that this member is alive; so
-        call it at least every few seconds.
+        A record that was not acknowledged may arrive again, after a rebalance or a restart. With a limit
+        of 0 nothing is returned, but the group sees that this member is alive: call it every few seconds
+        at least.
         """
         ...
 
@@ -46,17 +46,17 @@ class TaskPort(Protocol):
         """Produce a record; returns when every in-sync replica has it, however long that takes.
 
         Raises:
-            PublishRefused: Kafka will never take it: too large, or no name of a topic.
-            TopicMissing: There was no such topic, and none came into being for a while.
-            BrokerRefused: The topic was not ours to write to, for a while.
-            BrokerUnavailable: It is one of the two, and the port drains.
+            PublishRefused: Kafka permanently refuses it: too large, or an invalid topic name.
+            TopicMissing: The topic does not exist, and was not created for a while.
+            BrokerRefused: We were not allowed to write to the topic for a while.
+            BrokerUnavailable: As the previous two, while the port drains.
         """
         ...
 
     def drain(self) -> None:
-        """From now on wait for no topic that can't be had; the records are left to the next worker."""
+        """Stop waiting for unavailable topics; their records are left to the next worker."""
         ...
 
     def acknowledge(self, record: Incoming) -> None:
-        """The record is done with: its partition's offset may move past it, in time."""
+        """Mark a record as done: its partition's committed offset may move past it."""
         ...

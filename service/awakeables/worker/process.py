@@ -1,4 +1,4 @@
-"""What becomes of one record: which function takes it, how often it is tried, what is answered.
+"""Processes one record: finds its function, runs it with retries, and decides the answer.
 
 record ──unreadable, nobody's, misfit──▶ DeadLettered
    │
@@ -60,7 +60,7 @@ Pause: TypeAlias = Callable[[float], Awaitable[bool]]
 
 
 class Answered(Record):
-    """The completion that is to be sent, the try that it tells of, and whether that went well."""
+    """The completion to send, its attempt number, and whether it resolves the awakeable."""
 
     message: Outgoing
     task: TaskRecord
@@ -72,8 +72,8 @@ class DeadLettered(Record):
     """The copy for the dead-letter topic, and the report to the service whose handler waits.
 
     Attributes:
-        reports: The same report with the task and without it, for a topic that finds it too large.
-            Empty: it is unknown which service waits, or records to it can't be sent.
+        reports: The report with the task, and without it for a topic that refuses it as too large. Empty:
+            the record does not say where to report, or that topic is not allowed.
     """
 
     message: Outgoing
@@ -81,11 +81,11 @@ class DeadLettered(Record):
 
 
 class PastDeadline(Record):
-    """Nobody waits any more: there is nothing to send, and the record is done with."""
+    """The awakeable has timed out: there is nothing to send, and the record is done."""
 
 
 class Unfinished(Record):
-    """The worker drains before the task's next try: the record stays for the next worker."""
+    """The worker drains before the task's next attempt: the record is left to the next worker."""
 
 
 Fate: TypeAlias = Answered | DeadLettered | PastDeadline | Unfinished
@@ -110,11 +110,11 @@ class Processor:
         self._clock = clock
         self._threads = threads
         self._pause = pause
-        # Bound once: to bind at each call, as the module's logger does, costs more than the rest.
+        # Bound once: binding at each call, as the module's logger does, costs more than everything else.
         self._log = log.bind(worker=worker.name)
 
     async def process(self, record: Incoming) -> Fate:
-        """Do the task that a record carries."""
+        """Run the task in a record, and decide what to send."""
         try:
             task = decode_task(record.value, record.headers)
         except (UnreadableTask, ValueError) as error:  # a string that is no UTF-8 is a ValueError
@@ -182,7 +182,7 @@ class Processor:
         )
 
     def too_large(self, record: Incoming, answered: Answered, problem: str) -> Answered:
-        """The answer in place of one that Kafka refused."""
+        """The answer to send instead of one that Kafka refused."""
         size = len(answered.message.value or b"")
         return self._answered(
             record,
@@ -203,7 +203,7 @@ class Processor:
                 case Raised(error=Reject() | TerminalError() as error):
                     return self._rejected(job, error)
                 case Raised(error=ResultMisfit() as misfit):
-                    # Tried again it would only repeat the side effects.
+                    # A retry would only repeat the side effects.
                     return self._failed(job, failures + 1, misfit)
                 case Raised(error=problem):
                     pass
@@ -290,7 +290,7 @@ class Processor:
 
 
 class _Job:
-    """A readable task on its way through its tries."""
+    """A readable task, over all of its attempts."""
 
     __slots__ = ("attempt", "deadline", "function", "headers", "payload", "record", "task")
 

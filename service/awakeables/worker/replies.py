@@ -1,7 +1,7 @@
-"""Which topics a worker may answer to.
+"""The topics that a worker may answer to.
 
-A task names the topic of its answer. A producer with access to a task topic could so have a worker
-publish to any topic that its credentials reach, so the topic has to be of a pattern.
+A task names the topic of its answer. So a producer with access to a task topic could make a worker
+publish to any topic that the worker's credentials allow; hence the topic must match a pattern.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ COMPLETIONS = "*.completions"
 
 
 class ReplyTopics:
-    """Patterns of topics: names in which `*` stands for any characters."""
+    """Patterns of topic names, in which `*` stands for any characters."""
 
     def __init__(self, patterns: str) -> None:
         """Read `pattern[,pattern…]`.
 
         Raises:
-            ValueError: There is none, or one that no topic can be called by.
+            ValueError: There are none, or one can't match any topic name.
         """
         self._patterns = tuple(pattern.strip() for pattern in patterns.split(",") if pattern.strip())
         if not self._patterns:

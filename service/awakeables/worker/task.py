@@ -14,16 +14,16 @@ T = TypeVar("T")
 class Task(Generic[T]):
     """A piece of work that an awakeable waits for.
 
-    It may come more than once (at-least-once): use `awakeable_id` as the key of whatever must
-    not happen twice.
+    It may be delivered more than once (at least once): use `awakeable_id` as the idempotency key of side
+    effects.
 
     Attributes:
         payload: What the handler published.
         awakeable_id: The awakeable that the answer settles; the same over every delivery.
         attempt: 1 for the first try of this delivery, one more for each retry.
-        deadline: When the awakeable times out; an answer that comes later counts for nothing.
-        headers: The record's headers as text; of a repeated name the last counts. Bytes that are
-            no UTF-8 come back with `.encode("utf-8", "surrogateescape")`.
+        deadline: When the awakeable times out; a later answer has no effect.
+        headers: The record's headers as text; of a repeated name the last one counts. Bytes that are
+            not UTF-8 can be restored with `.encode("utf-8", "surrogateescape")`.
         name: The task's name, where its topic has several.
         topic: Where the record came from.
         event_id: The record's ID, stable over resends.
@@ -45,12 +45,12 @@ class Task(Generic[T]):
 
 
 class Reject(Exception):  # reads as the verb that it is: raise Reject("out of stock")
-    """Raised by a worker's function: the answer is no, and trying again would not change it.
+    """Raised by a worker's function to reject the awakeable, without a retry.
 
     Attributes:
-        reason: What the waiting handler is told, for people.
-        code: An HTTP-like number.
-        details: Anything that JSON can say, for programs.
+        reason: What happened, for people; the waiting handler gets it.
+        code: Like an HTTP status.
+        details: Any value that JSON can represent, for programs.
     """
 
     def __init__(self, reason: str, *, code: int = 400, details: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""Where functions that block are run."""
+"""The thread pool for blocking functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Threads(Executor):
-    """A pool that comes into being with the first call."""
+    """A thread pool that is created at the first call."""
 
     def __init__(self, name: str, size: int) -> None:
         self._name = name
@@ -25,6 +25,6 @@ class Threads(Executor):
         return self._pool.submit(fn, *args, **kwargs)
 
     def close(self) -> None:
-        """Begin nothing more. A call that runs can't be stopped: the process ends after it."""
+        """Start no more calls. A running call can't be stopped: the process ends after it."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)

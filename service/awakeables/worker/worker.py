@@ -31,7 +31,7 @@ class TaskFunction:
     """A function that does tasks, and how its payload is read and its result written.
 
     Attributes:
-        name: The task name that it takes; None: whatever no named function of the topic takes.
+        name: The task name that it takes; None: all names without a function of their own.
         is_async: It is awaited on the event loop; any other runs in a thread.
     """
 
@@ -113,7 +113,7 @@ class Worker:
 
         Args:
             topic: The task topic.
-            name: The task name that it takes; without one: what no named function takes.
+            name: The task name that it takes; None: all names without a function of their own.
             retry: For this function only; by default the worker's.
             serde: How the result is written: that of the awakeable, if that has one. Without it a
                 result annotated as `bytes` is sent as raw bytes, any other as JSON.
@@ -188,7 +188,7 @@ def _payload_type(annotation: Any, where: str) -> Any:
 
 
 def _result_type(annotation: Any) -> Any:
-    """What an annotation says of the result; a plain function may return an awaitable of it."""
+    """The result's type by its annotation; a plain function may return an awaitable of it."""
     if get_origin(annotation) in {Awaitable, Coroutine}:
         return get_args(annotation)[-1]
     return annotation
