@@ -1,4 +1,4 @@
-"""`ctx.run`'s actions: executed once, their result in the form in which it is journaled (J3)."""
+"""Executes the actions of `ctx.run`, and encodes their results for the journal (J3)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ async def perform(run: RunCall, executor: Executor) -> Resolution | Rejection | 
     """Execute an action: a coroutine on the loop, anything else in a thread.
 
     Returns:
-        What is to be journaled: its result, or the `TerminalError` that it raised. Or what else it
-        raised; it may be tried again.
+        Its result, or the `TerminalError` that it raised, to be journaled; or another error, after which it
+        may be retried.
 
     Raises:
-        ResultMisfit: Its result can't be written as its type: to try it again would only repeat it.
+        ResultMisfit: Its result can't be written as its type; a retry would only repeat the side effects.
     """
     ended = await call(run.action, executor=executor)
     match ended:
@@ -57,7 +57,7 @@ def result_type(action: Callable[..., Any], type_: Any) -> Any:
 
 
 def shown(type_: Any) -> str:
-    """A type as a person writes it."""
+    """A type's name for people."""
     if type_ is Any:
         return "what JSON can say"
     return f"{type_.__name__ if isinstance(type_, type) else type_!s:.200}"

@@ -1,8 +1,8 @@
-"""Calls of users' functions, in a thread or as a task: all that they raise comes back as a value.
+"""Calls users' functions in a thread or a task; whatever they raise is returned as a value.
 
-Neither a future nor a task can carry every exception: one with `StopIteration` never ends, `SystemExit`
-and `KeyboardInterrupt` of a task end the process, and a `CancelledError` of the function's own looks
-like an order to its caller to stop.
+Neither a future nor a task can carry every exception: with `StopIteration` it never completes,
+`SystemExit` and `KeyboardInterrupt` in a task end the process, and a `CancelledError` that the function
+raises itself looks like a cancellation of its caller.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from awakeables.core.texts import loggable
 from awakeables.errors import TerminalError
 
 CLEAN_UP_S = 5.0
-"""How long a function that is cancelled, because the process stops, may take to clean up."""
+"""How long a function may take to clean up when it is cancelled because the process stops."""
 
 MAX_ITEMS = 1_000_000
-"""So many an iterator may have; some never end."""
+"""Maximum length of an iterator; some never end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class Raised:
 
 
 def raised(error: BaseException) -> Raised:
-    """An error as a value; one of ours is logged by its message, any other with its stack, too."""
+    """An error as a value; unless it is a `TerminalError`, it is made safe to log with its stack trace."""
     return Raised(error if issubclass(type(error), TerminalError) else loggable(error))
 
 
 def items_of(iterator: Iterator[Any]) -> list[Any]:
-    """What is to be gone through more than once."""
+    """The items of an iterator as a list, which can be iterated more than once."""
     items = list(islice(iterator, MAX_ITEMS + 1))
     if len(items) > MAX_ITEMS:
         raise ValueError(f"an iterator of more than {MAX_ITEMS:,} items can't be kept")

@@ -1,4 +1,4 @@
-"""What a handler holds: its way to everything that must survive a crash."""
+"""The context of a handler: everything that must survive a crash goes through it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 MAX_WAIT = timedelta(days=365_250)
-"""Dates end with the year 9999; whoever means never should say so."""
+"""A thousand years: later instants may lie beyond the year 9999, where dates end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +59,10 @@ class Request:
     """What the handler was called with, beside its input.
 
     Attributes:
-        attempt: 1 for the first; counts anew after each step that was journaled.
+        attempt: 1 for the first; it restarts at 1 after each step that was journaled.
         headers: The caller's headers, names in lower case.
-        traceparent: The invocation's trace (W3C Trace Context): the caller's, or one of its own.
-            Hand it on to whatever the handler calls; `publish` does so by itself.
+        traceparent: The invocation's trace (W3C Trace Context): the caller's, or its own. Pass it to
+            services that the handler calls; `publish` does so by itself.
     """
 
     invocation_id: str
@@ -72,10 +72,10 @@ class Request:
 
 
 class Context:
-    """The durable side of a handler: what is asked for here is journaled and replayed.
+    """The durable side of a handler: what it does here is journaled and replayed.
 
-    Everything else in a handler must do the same each time it runs: take time, chance and IDs
-    from here, and put side effects into `run`.
+    The rest of a handler must do the same each time it runs: take the time, randomness and IDs from
+    here, and put side effects into `run`.
     """
 
     def __init__(self, execution: Execution, *, attempt: int) -> None:
@@ -340,7 +340,7 @@ class Context:
         return self._settle(awakeable_id, rejection_of(error))
 
     def now(self) -> datetime:
-        """The time at which the handler first came by here (UTC); replay gives the same."""
+        """The time (UTC) at which the handler first got here; the same in replay."""
         at_ms = self._execution.world.clock.now_ms()
         _, asked = self._execution.ask(ClockRead(at_ms=at_ms))
         return instant(asked.at_ms)
@@ -353,19 +353,19 @@ class Context:
         return self._chance
 
     def uuid(self) -> uuid.UUID:
-        """A UUID that is the same in replay: the idempotency key to hand to a side effect."""
+        """A UUID that is the same in replay: an idempotency key for a side effect."""
         return uuid.UUID(int=self.random().getrandbits(128), version=4)
 
     @property
     def log(self) -> structlog.stdlib.BoundLogger:
         """A structured logger that is silent in replay, so that each event is logged once.
 
-        Each event tells the invocation's ID, and the ID of its trace.
+        Each event has the invocation's ID and its trace ID.
         """
         return cast("structlog.stdlib.BoundLogger", _ReplaySafeLog(self._execution, self._trace().trace_id))
 
     def decode_input(self, codec: Codec[T]) -> T:
-        """The input of the invocation, as today's type reads it."""
+        """The input of the invocation, decoded by the handler's current type."""
         given = self._execution.replay.input
         content = given.value if isinstance(given.value, Raw) else given.value_base64
         return self._decode(codec.decode, b"null" if content is UNSET else bytes(content), "the input")

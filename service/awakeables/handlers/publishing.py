@@ -1,4 +1,4 @@
-"""What `ctx.publish` makes of a payload: its form, its bytes, the trace that it carries."""
+"""Turns the arguments of `ctx.publish` into a record: its envelope, bytes, headers and trace."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ OCTETS: Header = (CONTENT_TYPE, b"application/octet-stream")
 
 OURS = "awakeable-"
 EVENT_ATTRIBUTES = ("ce_", "ce-")
-"""How the names of headers begin that say which awakeable a task is for, in any case."""
+"""Prefixes, in any case, of headers that identify a task's awakeable."""
 
 INSTEAD = (CONTENT_TYPE, TRACEPARENT, TRACESTATE)
-"""Headers of ours that a handler may give instead."""
+"""Headers of ours that a handler may override."""
 
 
 def checked_envelope(envelope: Envelope, *, is_task: bool, misuse: Misuse) -> Envelope:
@@ -37,7 +37,7 @@ def checked_envelope(envelope: Envelope, *, is_task: bool, misuse: Misuse) -> En
         HandlerMisuse: There is no such envelope, or none for what carries no awakeable.
     """
     if envelope not in ENVELOPES:
-        raise misuse(f"envelope={envelope!r} is none of {', '.join(ENVELOPES)}")
+        raise misuse(f"envelope={envelope!r} is not one of {', '.join(ENVELOPES)}")
     if is_task:
         return envelope
     if is_event(envelope):
@@ -54,7 +54,7 @@ def is_event(envelope: Envelope) -> bool:
 
 
 Publication: TypeAlias = tuple[bytes | None, bytes, tuple[Header, ...]]
-"""A record as the handler gave it: its key, its value, its headers."""
+"""A record as the handler passed it: key, value, headers."""
 
 
 def publication(
@@ -67,12 +67,12 @@ def publication(
     is_task: bool,
     misuse: Misuse,
 ) -> Publication:
-    """What is to be published: the payload as JSON text, bytes as they are.
+    """Encode a record: bytes as they are, any other payload as JSON text.
 
     Raises:
-        HandlerMisuse: It is no record, bytes for a form that is JSON, more than a record holds, or a
-            header is not the handler's to give.
-        Unwritable: JSON or UTF-8 can't say it.
+        HandlerMisuse: An argument has the wrong type, bytes are meant for a JSON envelope, the record is
+            too large, or a header is reserved.
+        Unwritable: JSON or UTF-8 can't represent it.
     """
     if not isinstance(topic, str) or not is_topic_name(topic):
         raise misuse("invalid topic name: use 1 to 249 letters, digits, '.', '_' and '-'")
@@ -109,7 +109,7 @@ def _payload(payload: Any, envelope: Envelope, misuse: Misuse) -> bytes:
 def _headers(
     given: Mapping[str, str | bytes], *, octets: bool, is_task: bool, misuse: Misuse
 ) -> tuple[Header, ...]:
-    """The handler's headers, and what a binary payload is unless one of them says so."""
+    """The handler's headers, with the content type of a binary payload unless one of them has it."""
     headers = tuple(
         (_text(name, misuse), _bytes(content, f"header {excerpt(name)}", misuse))
         for name, content in given.items()
@@ -141,7 +141,7 @@ def _text(name: object, misuse: Misuse) -> str:
 
 
 def traced(headers: tuple[Header, ...], trace: Trace, event_id: str) -> tuple[Header, ...]:
-    """The headers with the invocation's trace, unless they name one themselves."""
+    """The headers with the invocation's trace, unless they have a `traceparent` of their own."""
     names = {name.lower() for name, _ in headers} if headers else ()
     if TRACEPARENT in names:
         return headers

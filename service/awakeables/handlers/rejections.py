@@ -1,4 +1,4 @@
-"""How an error that user code raised is told: it must always be kept, whatever it says."""
+"""Turns an error that user code raised into a rejection that can always be stored."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from awakeables.core.outcomes import Rejection
 from awakeables.core.texts import bounded, message_of
 
 MAX_DETAILS_BYTES = 1_000_000
-"""Larger details belong in a store of the user's own, with a reference here."""
+"""Larger details belong in the user's own storage, with a reference here."""
 
 FAILED = 500
 """The code of a failure that names none."""
 
 
 def rejection(reason: object, code: object, details: Any) -> Rejection:
-    """A refusal that can be written and read again, of bounded size.
+    """A rejection that can be written and read back, of bounded size.
 
-    What no text can hold is replaced, what JSON can't say is shown as text, and a code that is no
-    whole number is told in the reason: a row or a record with it could not be read. So it is told when
-    details were too large, and left out; a long reason is cut.
+    Characters that UTF-8 can't encode are replaced, and values that JSON can't represent become text. A
+    code that is not an integer, and details that are too large, are left out and mentioned in the reason.
+    A long reason is cut.
     """
     told = message_of(reason)
     if not isinstance(code, int) or isinstance(code, bool):

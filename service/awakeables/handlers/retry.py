@@ -1,4 +1,4 @@
-"""When to try again: exponential back-off with a bound on tries and on time."""
+"""Retry policies: exponential back-off with a limit on attempts and on time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often and how fast something is tried again.
+    """How often and how soon something is retried.
 
     The n-th failure is followed by a pause of `initial_interval × factor^(n-1)`, at most
     `max_interval`.
 
     Attributes:
-        max_attempts: Tries in all, the first one counted; None: no bound.
-        max_duration: No new try begins later than this after the first; None: no bound.
+        max_attempts: All attempts, including the first; None: no limit.
+        max_duration: No attempt begins later than this after the first; None: no limit.
     """
 
     initial_interval: timedelta = timedelta(milliseconds=500)
@@ -26,10 +26,10 @@ class RetryPolicy:
     max_duration: timedelta | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what can't be meant.
+        """Check the numbers.
 
         Raises:
-            ValueError: Says which number is wrong.
+            ValueError: One of them is out of range; the message says which.
         """
         if self.initial_interval < timedelta(0) or self.max_interval < timedelta(0):
             raise ValueError("RetryPolicy: intervals can't be negative")
@@ -50,5 +50,5 @@ class RetryPolicy:
         return round(pause_s * 1000)
 
     def is_over(self, began_ms: int, next_ms: int) -> bool:
-        """Would a try at that instant begin later than `max_duration` allows?"""
+        """Would an attempt at `next_ms` begin later than `max_duration` allows?"""
         return self.max_duration is not None and next_ms - began_ms > self.max_duration.total_seconds() * 1000

@@ -1,4 +1,4 @@
-"""An example of a handler's input, made from its JSON Schema, to print as something to try."""
+"""Makes an example of a handler's input from its JSON Schema, to show how to call it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
 
 MAX_TEXT_CHARACTERS: Final = 10_000
 MAX_ITEMS: Final = 100
-"""A larger example is of no use to a reader."""
+"""A larger example does not help a reader."""
 
 VARIANTS: Final = max(len(texts) for texts in FORMATS.values())
 
@@ -181,9 +181,9 @@ class _Sampler:
         return dict(found)
 
     def _any_of(self, schemas: list[Any], within: tuple[str, ...], number: int) -> Any:
-        told = [schema for schema in schemas if schema != {"type": "null"}]
-        first = self._variant % max(len(told), 1)
-        for schema in [*told[first:], *told[:first], *schemas]:
+        others = [schema for schema in schemas if schema != {"type": "null"}]
+        first = self._variant % max(len(others), 1)
+        for schema in [*others[first:], *others[:first], *schemas]:
             try:
                 return self.make(schema, within, number)
             except _Endless:

@@ -1,7 +1,7 @@
-"""How values become bytes and back: JSON by type, raw bytes, or a serde of the user's own.
+"""Encodes and decodes values: JSON by type, raw bytes, or the user's own serde.
 
-A type's name and JSON Schema are pinned to each awakeable that waits for it. Where the process has
-the type of that name, its validator decides at the edge; elsewhere the schema does.
+Each awakeable stores its type's name and JSON Schema. If the process has the type of that name, its
+validator checks an answer; otherwise the schema does.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ R = TypeVar("R")
 
 
 class Serde(Protocol[T]):
-    """A user's own way to write a value; errors of `loads` become `PayloadError`."""
+    """A user's own encoding; errors of `loads` become `PayloadError`."""
 
     def dumps(self, value: T) -> bytes:
-        """The value as bytes."""
+        """Encode a value."""
         ...
 
     def loads(self, content: bytes) -> T:
-        """The value that `dumps` wrote."""
+        """Decode what `dumps` wrote."""
         ...
 
 
 class Codec(Generic[T]):
-    """One type's way to bytes and back.
+    """Encodes and decodes values of one type.
 
-    What is written is read back before it is kept or sent, by the same type: what a later reader
-    could not read is found where it is made.
+    Whatever is written is read back by the same type before it is stored or sent, so that a value that
+    no later reader could decode is refused where it is made.
 
     Attributes:
         kind: `json`, `bytes` or `custom`.
@@ -83,7 +83,7 @@ class Codec(Generic[T]):
         "unwritable",
     )
 
-    def __init__(  # noqa: PLR0913 - all of it is told apart by name
+    def __init__(  # noqa: PLR0913 - keyword-only
         self,
         kind: CodecKind,
         *,
@@ -407,7 +407,7 @@ def _codec_of(type_: Any) -> Codec[Any]:
 
 
 def explain(error: BaseException) -> str:
-    """A decoding error in one line, without the value, which may be a secret."""
+    """A decoding error on one line, without the value, which may be secret."""
     return message_of(error, _explained)
 
 

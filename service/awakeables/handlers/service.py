@@ -55,7 +55,7 @@ class Handler:
                 most one input.
         """
         self.service = service
-        self.name = _checked(name, "handler")
+        self.name = _checked_name(name, "handler")
         self.function = function
         where = f"handler {service}/{name}"
         if name in RESERVED_HANDLERS:
@@ -143,7 +143,7 @@ class Service:
     """
 
     def __init__(self, name: str) -> None:
-        self.name = _checked(name, "service")
+        self.name = _checked_name(name, "service")
         if name in RESERVED_SERVICES:
             raise DeclarationError(f"service {name!r}: the name is reserved for the service's own paths")
         self.handlers: dict[str, Handler] = {}
@@ -186,7 +186,7 @@ class App:
         Raises:
             DeclarationError: Two services have one name, or there is none.
         """
-        self.name = _checked(name, "app")
+        self.name = _checked_name(name, "app")
         self.services: dict[str, Service] = {}
         for service in services:
             if service.name in self.services:
@@ -235,7 +235,7 @@ class App:
         raise NotFound(f"{function!r} is not a handler of app {self.name!r}")
 
 
-def _checked(name: str, what: str) -> str:
+def _checked_name(name: str, what: str) -> str:
     if not _NAME.fullmatch(name):
         raise DeclarationError(
             f"{what} {name!r}: a name has letters, digits, '.', '_' and '-', begins with a letter or digit, "
@@ -245,10 +245,10 @@ def _checked(name: str, what: str) -> str:
 
 
 def _has_field_default(type_: Any, default: object) -> bool:
-    """Does pydantic know a default of the input that Python doesn't?"""
+    """Does the input have a default in `Field(…)`, which only pydantic knows?"""
     metadata = get_args(type_)[1:] if get_origin(type_) is Annotated else ()
-    told = (part for part in metadata if isinstance(part, FieldInfo))
-    return isinstance(default, FieldInfo) or not all(part.is_required() for part in told)
+    fields = (part for part in metadata if isinstance(part, FieldInfo))
+    return isinstance(default, FieldInfo) or not all(part.is_required() for part in fields)
 
 
 def _codec(type_: Any, where: str) -> Codec[Any]:

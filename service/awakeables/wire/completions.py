@@ -196,7 +196,7 @@ def _body(envelope: _Envelope) -> Resolution | Rejection | Heartbeat | DeadTask:
         case "dead-lettered":
             return decode_dead_task(envelope.dead_letter, envelope.reason)
         case unknown:
-            raise ValueError(f"status {excerpt(unknown)} is none of {', '.join(STATUSES)}")
+            raise ValueError(f"status {excerpt(unknown)} is not one of {', '.join(STATUSES)}")
 
 
 def _resolution(envelope: _Envelope) -> Resolution:

@@ -204,7 +204,7 @@ def test_a_form_that_there_is_not_is_refused_at_the_call(run: Runs) -> None:
     async def handler(ctx: Context) -> None:
         ctx.publish("scan", 1, awakeable=ctx.awakeable(), envelope="cloudevent")  # type: ignore[arg-type]
 
-    with pytest.raises(Paused, match="envelope='cloudevent' is none of json, none, cloudevents"):
+    with pytest.raises(Paused, match="envelope='cloudevent' is not one of json, none, cloudevents"):
         _ = run(handler).value
 
 

@@ -254,7 +254,7 @@ def test_a_record_that_names_its_awakeable_but_is_wrong_keeps_its_address() -> N
 def test_an_unknown_status_is_shown_only_in_part() -> None:
     record = json.dumps({"awakeable_id": AN_ID, "status": "x" * 1000}).encode()
     refusal = decode_completion(record, source=parse_source("test")).refusal
-    assert refusal == f"status '{'x' * 79}…' is none of resolved, rejected, heartbeat, dead-lettered"
+    assert refusal == f"status '{'x' * 79}…' is not one of resolved, rejected, heartbeat, dead-lettered"
 
 
 def test_a_completion_without_a_body_can_not_be_sent() -> None:
