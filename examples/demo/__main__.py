@@ -1,4 +1,4 @@
-"""`make demo`: a callback survives kill -9, watched as a timeline. Exits 1 if a step did not happen."""
+"""`make demo`: a callback survives kill -9, shown as a timeline. Exits with 1 if a step fails."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTERRUPTED = 130
 
 
 async def show(timeline: Timeline, folder: Path, port: int) -> bool:
-    """Play the story with real processes; True: all of it came true."""
+    """Play the story with real processes; return whether all checks held."""
     async with EmbeddedBroker() as broker:
         for topic in TOPICS:
             await broker.create_topic(topic, partitions=1)

@@ -1,4 +1,4 @@
-"""The story in seven chapters; each does something, tells it, and checks that it came true."""
+"""The story in seven chapters; each does something, reports it, and checks the result."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Story:
         self._check("nobody answers HTTP", not await self._http.ready())
 
     async def it_is_started_again(self) -> None:
-        self.timeline.chapter("It is started again, on the same file")
+        self.timeline.chapter("It is restarted on the same file")
         await self._start_service()
         await self._check_waits(self._fulfil, self._packed)
         self._quote = await self._http.send("quote", {"id": "o-18", "item": "yacht"})
@@ -89,10 +89,10 @@ class Story:
         await self._check_finished_once(row)
 
     async def a_person_resolves_by_curl(self) -> None:
-        self.timeline.chapter("One is resolved over HTTP")
+        self.timeline.chapter("An awakeable is resolved over HTTP")
         invocation_id, self._approved = await self._ask_for_approval("o-19")
         answer = await self._complete(self._curl.resolve(self._approved, {"hello": "world"}))
-        self._check("it is told accepted", answer["verdict"] == "accepted", found=answer)
+        self._check("the verdict is accepted", answer["verdict"] == "accepted", found=answer)
         row = await self._ended(invocation_id)
         self._tell("service", f"orders/approve returned {_value(row)}")
         self._check(
@@ -100,15 +100,15 @@ class Story:
         )
 
     async def a_repeat_is_told_duplicate(self) -> None:
-        self.timeline.chapter("The same once more")
+        self.timeline.chapter("The same request again")
         answer = await self._complete(self._curl.resolve(self._approved, {"hello": "world"}))
-        self._check("the repeat is told duplicate", answer["verdict"] == "duplicate", found=answer)
+        self._check("the verdict on the repeat is duplicate", answer["verdict"] == "duplicate", found=answer)
 
     async def a_person_rejects_by_curl(self) -> None:
-        self.timeline.chapter("One is rejected")
+        self.timeline.chapter("An awakeable is rejected")
         invocation_id, awakeable_id = await self._ask_for_approval("o-20")
         answer = await self._complete(self._curl.reject(awakeable_id, "Very bad error!"))
-        self._check("it is told accepted", answer["verdict"] == "accepted", found=answer)
+        self._check("the verdict is accepted", answer["verdict"] == "accepted", found=answer)
         row = await self._ended(invocation_id)
         self._tell("service", f"orders/approve returned {_value(row)}")
         self._check(
@@ -116,17 +116,17 @@ class Story:
         )
 
     async def time_runs_out(self) -> None:
-        self.timeline.chapter("One times out, and its answer comes late")
+        self.timeline.chapter("An awakeable times out, and its answer comes late")
         row = await self._ended(self._quote)
         self._tell("service", f"orders/quote returned {_value(row)}")
         expired = await self._http.awakeable(self._price)
         self._check("it timed out", expired["state"] == "timed-out", found=expired["state"])
         answer = await self._complete(self._curl.resolve(self._price, 99.5))
-        self._check("the late answer is told late", answer["verdict"] == "late", found=answer)
-        self._check("and changed nothing", (await self._http.awakeable(self._price))["state"] == "timed-out")
+        self._check("the verdict on the late answer is late", answer["verdict"] == "late", found=answer)
+        self._check("it changed nothing", (await self._http.awakeable(self._price))["state"] == "timed-out")
 
     async def everything_stops_in_order(self) -> None:
-        self.timeline.chapter("Everything is told to stop")
+        self.timeline.chapter("Everything is stopped")
         for child in (self._worker, self._service):
             status = await child.stop()
             self._check(f"the {child.name} drained and exited with 0", status == 0, found=status)

@@ -1,4 +1,4 @@
-"""What a test answers with: functions and values by topic or task, workers, late answers."""
+"""The answers of a test: functions and values by topic or task, workers, delayed answers."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ AT_ONCE = timedelta(0)
 
 
 class WrongAnswer(AwakeablesError):
-    """An answer of the test that is not used: it does not fit, is a second one, or no task asked for it."""
+    """An answer of the test is invalid: it does not fit, contradicts another, or no task asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer, and how long after the task it comes.
+    """An answer, and its delay after the task.
 
     Attributes:
-        value: What resolves the awakeable: a model, anything else that JSON can say, bytes for
-            one that takes bytes; or a `Reject`, which rejects it.
-        after: In virtual time; the handler may have timed out by then.
+        value: The value that resolves the awakeable: a model, any JSON value, or bytes for one that
+            takes bytes; or a `Reject`, which rejects it.
+        after: The delay in virtual time; the handler may have timed out by then.
     """
 
     value: Any = None
     after: timedelta = AT_ONCE
 
     def __post_init__(self) -> None:
-        """Refuse what can't be meant.
+        """Validate the delay.
 
         Raises:
-            ValueError: It would come before it was asked for.
+            ValueError: It is negative.
         """
         if self.after < AT_ONCE:
             raise ValueError(f"Answer: after can't be negative, not {self.after}")
@@ -53,7 +53,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """An answer on its way: to which awakeable, what, when, and what a message calls it."""
+    """An answer to deliver: its awakeable, value, delay, and name in error messages."""
 
     awakeable_id: str
     body: Resolution | Rejection
@@ -64,12 +64,12 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingAwakeable:
-    """An awakeable that waits, and that no answer is under way for.
+    """A pending awakeable for which no answer is on its way.
 
     Attributes:
-        id: What a mail or a request has carried to the outside.
+        id: Its ID, as sent to the outside, for example in a mail.
         deadline: When it times out.
-        topic: Where a task with it was published to; None: its ID left in another way.
+        topic: The topic of its task; None if its ID was sent in another way.
     """
 
     id: str
@@ -78,13 +78,13 @@ class PendingAwakeable:
     outgoing: list[Delivery] = field(default_factory=list, repr=False, compare=False)
 
     def resolve(self, value: Any = None, *, after: timedelta = AT_ONCE) -> None:
-        """Answer it with a value: a model, what else JSON can say, or bytes."""
+        """Resolve it with a value: a model, any JSON value, or bytes."""
         self._give(Answer(value, after))
 
     def reject(
         self, reason: str, *, code: int = 400, details: Any = None, after: timedelta = AT_ONCE
     ) -> None:
-        """Answer it with a refusal."""
+        """Reject it."""
         self._give(Answer(Reject(reason, code=code, details=details), after))
 
     def _give(self, answer: Answer) -> None:
@@ -95,10 +95,10 @@ class PendingAwakeable:
 
 
 def body_of(value: Any) -> Resolution | Rejection:
-    """A value as the outcome that it settles an awakeable with.
+    """The outcome with which a value settles an awakeable.
 
     Raises:
-        ValueError: JSON can't say it.
+        ValueError: JSON can't express the value.
     """
     if isinstance(value, Reject | TerminalError):
         return rejection_of(value)
@@ -106,10 +106,10 @@ def body_of(value: Any) -> Resolution | Rejection:
 
 
 class Answers:
-    """Which function does which task, and which of the test's answers were asked for.
+    """Finds the function that answers a task, and tracks which of the test's answers were used.
 
     Attributes:
-        unused: The keys of `answers` that no task has asked for yet.
+        unused: The keys of `answers` that no task has used yet.
     """
 
     def __init__(self, answers: Mapping[str, Any], workers: Sequence[Worker]) -> None:
@@ -133,11 +133,11 @@ class Answers:
         self.unused = set(answers)
 
     async def deliveries(self, task: TaskRecord, topic: str, headers: Mapping[str, str]) -> list[Delivery]:
-        """What answers a task: the test itself, found by task before topic, or else workers.
+        """Answer a task, by the test's own answers (by task before topic), or else by workers.
 
         Raises:
-            WrongAnswer: A worker that reads the topic would make a dead letter of it.
-            Exception: What a function raised, other than a refusal.
+            WrongAnswer: A worker that reads the topic would turn the task into a dead letter.
+            Exception: A function raised it, other than a rejection.
         """
         for key in (task.task, topic):
             if key is not None and key in self._own:
@@ -160,7 +160,7 @@ class Answers:
 
 
 class _InTurn(Threads):
-    """The threads of a worker, of which one runs at a time."""
+    """A worker's threads, limited to one at a time."""
 
     def __init__(self) -> None:
         super().__init__("testing", 1)
@@ -178,7 +178,7 @@ async def _delivery(
     headers: Mapping[str, str],
     threads: Threads | None = None,
 ) -> Delivery:
-    """What a function answers; one of the test's own runs here, a worker's as it does in the worker."""
+    """Call a function for its answer: the test's own runs here, a worker's as it does in the worker."""
     what = f"the answer to the task on {topic!r} with awakeable {record.awakeable_id}"
     task = Task(
         payload=_payload(function, record, topic),
@@ -223,7 +223,7 @@ async def _result(function: TaskFunction, task: Task[Any], threads: Threads | No
 def _payload(function: TaskFunction, record: TaskRecord, topic: str) -> Any:
     try:
         return function.payload.decode(bytes(record.payload))
-    except Exception as error:  # validators are the author's code and raise what they like
+    except Exception as error:  # a user's validator may raise anything
         raise WrongAnswer(
             f"the payload of a task on {topic!r} does not fit its function "
             f"{getattr(function.function, '__name__', function.function)!s}: {explain(error)}"

@@ -1,4 +1,4 @@
-"""Engines for tests: made in one place, and served as long as a block lasts."""
+"""Engines for tests: made in one place, and run within a block."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def new_engine(  # noqa: PLR0913 - all of it is told apart by name
 
 @asynccontextmanager
 async def serving(engine: Engine) -> AsyncIterator[Engine]:
-    """Run an engine within the block, which begins once it takes calls.
+    """Run an engine within the block, which is entered once the engine accepts calls.
 
     Raises:
-        BaseException: The first error of its background work, unless the block itself has failed.
+        BaseException: The first error of its background work, unless the block itself failed.
     """
     running = asyncio.ensure_future(engine.run())
     try:
@@ -61,9 +61,9 @@ async def serving(engine: Engine) -> AsyncIterator[Engine]:
 
 
 async def pass_time(seconds: float) -> None:
-    """Let virtual time pass: all but the last two seconds at once, as while a process is stopped.
+    """Let virtual time pass: all but the last two seconds at once, as if the process were stopped.
 
-    What was due in between happens in those two seconds, in its order; nobody has looked for it before.
+    What became due meanwhile happens within those two seconds, in order.
     """
     loop = asyncio.get_running_loop()
     assert isinstance(loop, SeededLoop)

@@ -1,4 +1,4 @@
-"""Run one handler in memory: no broker, no waiting, a crash and a replay at every await."""
+"""Run one handler in memory: no broker, no waiting, with a suspension and a replay at every await."""
 
 from __future__ import annotations
 
@@ -37,44 +37,44 @@ from awakeables.testing.outside import OnWait, Outside, Published, Topics, reada
 from awakeables.worker.worker import Worker
 
 NEVER = MAX_WAIT * 3
-"""The kit itself wakes the engine when something is due, so that years pass in no time."""
+"""The kit itself wakes the engine when something is due, so that virtual years pass at once."""
 
 FEW_TRIES = RetryPolicy(initial_interval=timedelta(0), max_attempts=3)
-"""A mistake is a mistake at the third try; what fails once or twice goes on, as in the service."""
+"""Three attempts: what fails once or twice succeeds, as in the service; an actual bug fails the test soon."""
 
 POLL_S = 0.005
-"""Before time jumps, a handler in memory may still hear from threads of its own: real time for that."""
+"""Real time to wait, before virtual time jumps, for threads that a handler in memory may have started."""
 
 SOCKETS_S = 1.0
-"""The same while sockets are open: what answers a request may be slow."""
+"""The same while sockets are open, because a server may be slow."""
 
 STUCK_S = 2.0
-"""The same where no time can jump: after it the handler waits for what never comes."""
+"""The same if there is no timer to jump to: after it, the handler counts as stuck."""
 
 STRAY_S = 60.0
-"""How long a task that a handler has left may take to end."""
+"""How long tasks that a handler left behind may take to end."""
 
 
 class Stuck(AwakeablesError):
-    """The handler waits for answers that nobody will give."""
+    """The handler waits for answers that will never come."""
 
 
 class Paused(AwakeablesError):
-    """The invocation was parked: retries were used up, or the code can't be replayed.
+    """The invocation was paused: its retries are exhausted, or its code can't be replayed.
 
-    Its `__cause__` is what the handler or its action raised, if it raised something.
+    Its `__cause__` is the exception of the handler or its action, if there was one.
     """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What became of a handler.
+    """The result of running a handler.
 
     Attributes:
-        status: `completed`, `paused`, or `suspended` and `running`, where it waits for what never comes.
-        published: What it published, in order, each record once.
-        journal: What it did and learned, one line per entry.
-        duration: How much virtual time went by.
+        status: `completed` or `paused`; `suspended` or `running` if it waits for something that never comes.
+        published: The records that it published, in order, each once.
+        journal: Its journal, one line per entry.
+        duration: How much virtual time passed.
     """
 
     status: str
@@ -86,12 +86,12 @@ class Run:
 
     @property
     def value(self) -> Any:
-        """What the handler returned, as its caller gets it (JSON values).
+        """What the handler returned, as its caller receives it (JSON values).
 
         Raises:
             TerminalError: The handler failed.
-            Paused: It was parked; the message says why.
-            Stuck: It waits for answers that nobody gives; the message lists the awakeables.
+            Paused: It was paused; the message says why.
+            Stuck: It waits for answers that never come; the message lists the awakeables.
         """
         if self._failure is not None:
             raise self._failure
@@ -111,31 +111,30 @@ def run(
 ) -> Run:
     """Run a handler to its end, in memory, with a virtual clock.
 
-    Tasks that it publishes are done at once by `answers` and `workers`; time jumps to what
-    comes next, so a wait of thirty days takes a millisecond. Within a running event loop (an async
-    test, a notebook) it runs in a thread of its own, with the caller's context variables; that
-    loop stands still meanwhile.
+    `answers` and `workers` perform its tasks at once; time jumps to the next event, so a wait of thirty
+    days takes a millisecond. Within a running event loop (an async test, a notebook) it runs in its own
+    thread, with the caller's context variables; the caller's loop is blocked meanwhile.
 
     Args:
-        handler: A function that was declared with `@service.handler()`.
-        args: Its input, if it takes one: what it is annotated as, or the JSON of it.
-        workers: Workers whose functions do the tasks.
+        handler: A function declared with `@service.handler()`.
+        args: Its input, if it takes one: a value of the annotated type, or its JSON.
+        workers: Workers whose functions perform the tasks.
         answers: By the name of a task or its topic: the answer, or a function of the `Task`. Both
-            may be an `Answer`, which can come later; a function may raise `Reject`.
-        on_wait: Called with each awakeable that nobody answers, whenever nothing goes on unless
-            time does: `wait.resolve(value)`, `wait.reject(reason)`, or leave it waiting.
-        headers: The caller's, for `ctx.request`.
-        suspend: Suspend and replay at every await, so that the run shows that the handler can be
-            replayed; False: only as in production.
-        retry: What happens to failed attempts: three tries without a pause. `RetryPolicy()` is the
+            can give an `Answer`, which can be delayed; a function can raise `Reject`.
+        on_wait: Called with each awakeable that nothing answers, before time moves on. Call
+            `wait.resolve(value)` or `wait.reject(reason)`, or leave it pending.
+        headers: The caller's headers, for `ctx.request`.
+        suspend: Suspend and replay at every await, which proves that the handler can be replayed;
+            False suspends only as in production.
+        retry: The retry policy: by default three attempts without delay. `RetryPolicy()` is the
             service's own.
-        seed: Decides chance and the order of what happens at once.
+        seed: Decides random values and the order of simultaneous events.
 
     Raises:
         InvalidInput: The input does not fit; over HTTP the call would be answered 422.
         WrongAnswer: An answer does not fit its awakeable, contradicts another one, or belongs to a
             task that was never published.
-        Exception: What a function that answers raised, other than `Reject`.
+        Exception: Raised by a function that answers, other than `Reject`.
     """
     settings = _settings(retry, suspend=suspend)
     job = functools.partial(
@@ -214,18 +213,18 @@ def _in_a_loop(
 
 
 async def _end_stray_tasks() -> None:
-    """Cancel what a handler has begun and left, as `asyncio.run` does at its end."""
+    """Cancel the tasks that a handler left behind, as `asyncio.run` does at its end."""
     stray = asyncio.all_tasks() - {asyncio.current_task()}
     for task in stray:
         task.cancel()
     if stray:
-        # One that swallows its cancellation never ends, in virtual time, too.
+        # A task that swallows its cancellation never ends, not even in virtual time.
         await asyncio.wait(stray, timeout=STRAY_S)
     await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 class _Running:
-    """One invocation on its engine, from its input to its end, or until nothing is due any more."""
+    """One invocation on its engine, from its input to its end or until nothing more is due."""
 
     def __init__(
         self,
@@ -266,7 +265,7 @@ class _Running:
         )
 
     async def _until_it_rests(self, invocation_id: str) -> Invocation:
-        """Let time pass from one due thing to the next until the invocation ends or nothing is due."""
+        """Advance time from one event to the next until the invocation ends or nothing is due."""
         loop, engine, outside = self._loop, self._engine, self._outside
         while True:
             await loop.idle()
@@ -290,7 +289,7 @@ class _Running:
         return [row for row in self._tables.awakeables.values() if row.state == "pending"]
 
     def _next_due_s(self) -> float | None:
-        """When something is due next, in the loop's time; None: never."""
+        """When the next event is due, in the loop's time; None if never."""
         rows = [row.due_ms for row in self._tables.invocations.values()]
         due = [*rows, *(row.deadline_ms for row in self._pending()), self._outside.next_due_ms()]
         instants = [(due_ms - STARTED_MS) / 1000 for due_ms in due if due_ms is not None]
@@ -313,7 +312,7 @@ class _Running:
             paused.__cause__ = _of_the_author(self._failures[-1] if self._failures else None)
             return None, paused
         if self._engine.live:
-            return None, Stuck(f"{handler.name} awaits something of its own that never comes")
+            return None, Stuck(f"{handler.name} awaits something of asyncio's that never comes")
         waiting = ", ".join(map(self._outside.describe, self._pending()))
         return None, Stuck(
             f"{handler.name} waits for {waiting or 'nothing that is due'} and nobody answers: give `run` "
@@ -323,7 +322,7 @@ class _Running:
 
 
 def _of_the_author(error: BaseException | None) -> BaseException | None:
-    """An error, its stack beginning in the code that raised it or called what did."""
+    """An error whose stack starts in the author's code."""
     if error is None:
         return None
     stack = error.__traceback__
@@ -333,13 +332,13 @@ def _of_the_author(error: BaseException | None) -> BaseException | None:
 
 
 def _app_of(function: Callable[..., Any]) -> tuple[App, Handler]:
-    """A handler by itself is enough of an app to run it."""
+    """Make an app for a single handler."""
     service = Service("testing")
     name = str(getattr(function, "__name__", ""))
     try:
         service.handler(name)(function)
     except DeclarationError:
-        # Its service may call it otherwise; what is wrong with the function itself is raised again.
+        # Its own service may use another name; if the function itself is invalid, this raises again.
         name = "handler"
         service.handler(name)(function)
     app = App("testing", services=[service])
@@ -347,16 +346,16 @@ def _app_of(function: Callable[..., Any]) -> tuple[App, Handler]:
 
 
 def _input(handler: Handler, args: tuple[Any, ...]) -> bytes | None:
-    """The input as it would come over HTTP, known to fit."""
+    """The validated input, as it would arrive over HTTP."""
     if len(args) > 1 or (args and args[0] is not None and not handler.takes_input):
         takes = "one input" if handler.takes_input else "no input"
         raise InvalidInput(f"{handler.name} takes {takes}, and was given {', '.join(map(excerpt, args))}")
     if not args:
         return handler.accept(None)
-    # A type whose values can't be written is given as what JSON says of it.
+    # If values of the type can't be serialized, the argument is its JSON.
     codec = codec_of_value(args[0]) if handler.input.unanswerable else handler.input
     try:
         content = codec.answer(args[0]).content
-    except Exception as error:  # a serializer of the user's own may raise anything
+    except Exception as error:  # a user's serializer may raise anything
         raise InvalidInput(f"the input does not fit {handler.name}: {explain(error)}") from error
     return handler.accept(content)

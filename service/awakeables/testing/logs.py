@@ -1,4 +1,4 @@
-"""The service's log during a test: handed to `logging`, which pytest shows where the test fails."""
+"""The service's log during a test, passed to `logging`, which pytest shows if the test fails."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _in_a_run: ContextVar[bool] = ContextVar("awakeables_in_a_run", default=False)
 
 @contextmanager
 def redirected() -> Iterator[None]:
-    """Send what the service itself logs to `logging`; `ctx.log` and all else go where they always go.
+    """Redirect the service's own log lines to `logging`; `ctx.log` and all other loggers are unchanged.
 
-    As `structlog.testing.capture_logs` does it: the list of processors is changed in place, so
-    that loggers that are bound already are reached, too.
+    The list of processors is changed in place, as in `structlog.testing.capture_logs`, so that this also
+    reaches loggers that are already bound.
     """
     processors = structlog.get_config()["processors"]
-    if not isinstance(processors, list):  # a configuration of the user's that can't be changed in place
+    if not isinstance(processors, list):  # a user's configuration that can't be changed in place
         yield
         return
     token = _in_a_run.set(True)
@@ -39,14 +39,14 @@ def redirected() -> Iterator[None]:
 
 
 def _redirect(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    # An event of ctx.log may have any name; it has the trace of its invocation, ours have none.
+    # An event of ctx.log can have any name, but it has the trace ID of its invocation; ours have none.
     if not _in_a_run.get() or event.get("event") not in _EVENTS or "trace_id" in event:
         return event
     error = event.get("exc_info")
-    # Without the stack: the error that the test gets has it, as its cause.
+    # Without the stack, which the error raised in the test has as its cause.
     facts = {name: value for name, value in event.items() if name not in ("event", "exc_info", "todo")}
     if isinstance(error, BaseException):
         facts["error"] = type(error).__name__
-    told = ", ".join(f"{name}={value}" for name, value in facts.items())
-    log.log(logging.getLevelNamesMapping().get(method.upper(), logging.INFO), "%s: %s", event["event"], told)
+    text = ", ".join(f"{name}={value}" for name, value in facts.items())
+    log.log(logging.getLevelNamesMapping().get(method.upper(), logging.INFO), "%s: %s", event["event"], text)
     raise structlog.DropEvent

@@ -1,4 +1,4 @@
-"""An asyncio loop for tests: virtual time, and an order of callbacks that a seed decides."""
+"""An asyncio loop for tests, with virtual time and a seeded order of callbacks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ STARTED_MS = 1_767_225_600_000
 
 
 class Deadlock(Exception):
-    """Nothing can ever happen again: no callback is ready and no timer is set."""
+    """Nothing can happen any more: no callback is ready and no timer is set."""
 
 
 class SeededLoop(asyncio.SelectorEventLoop):
     """The standard loop, except that time jumps to the next timer as soon as nothing is ready.
 
-    Callbacks that are ready at once run in an order that the seed decides, so that a test can be
-    repeated, and that many seeds try many interleavings. While a thread of `run_in_executor` is
-    at work, time stands still.
+    The seed decides the order of callbacks that are ready at the same time, so that a test is repeatable
+    and many seeds try many interleavings. Time stands still while a thread of `run_in_executor` runs.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -38,7 +37,7 @@ class SeededLoop(asyncio.SelectorEventLoop):
         return self._virtual_s
 
     def freeze(self, seconds: float) -> None:
-        """Let time pass in which nothing runs, as when the process is stopped."""
+        """Advance time while nothing runs, as if the process were stopped."""
         self._jump_to(self._virtual_s + seconds)
 
     def run_in_executor(  # type: ignore[override]
@@ -53,18 +52,18 @@ class SeededLoop(asyncio.SelectorEventLoop):
         self._at_work -= 1
 
     async def idle(self) -> None:
-        """Wait until nothing goes on unless time does; for one caller at a time."""
+        """Wait until nothing is left to run before the next timer; for one caller at a time."""
         self._idle = self.create_future()
         await self._idle
 
     def poll(self, timeout_s: float) -> bool:
-        """Wait in real time for what comes from sockets and threads; did anything?"""
+        """Wait in real time for events from sockets and threads; return whether there were any."""
         self._process_events(self._selector.select(timeout_s))
         return bool(self._ready)
 
     @property
     def has_sockets(self) -> bool:
-        """Is anything watched beside the loop's own way to be woken?"""
+        """Whether any sockets are watched, apart from the loop's own wake-up socket."""
         return len(self._selector.get_map()) > 1
 
     def next_timer(self) -> float | None:
@@ -123,7 +122,7 @@ class VirtualClock:
 
 
 class SeededEntropy:
-    """Chance that repeats."""
+    """Repeatable random bytes."""
 
     def __init__(self, seed: int = 0) -> None:
         self._chance = Random(seed)  # noqa: S311 - must repeat
@@ -133,7 +132,7 @@ class SeededEntropy:
 
 
 class InlineExecutor(Executor):
-    """Runs blocking work at once: virtual time can't wait for threads."""
+    """Runs blocking work in the caller, because virtual time can't wait for threads."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -145,10 +144,10 @@ class InlineExecutor(Executor):
 
 
 class ThreadInTurn(ThreadPoolExecutor):
-    """Runs blocking work in a thread, as the service does, one piece after the other.
+    """Runs blocking work in a thread, as the service does, but one piece at a time.
 
-    The caller waits for it, so that a seed decides the order of everything; but no longer than
-    `PATIENCE_S`, because the thread may need the caller's loop.
+    The caller waits for it, so that the seed decides the order of everything, but at most `PATIENCE_S`,
+    because the thread may need the caller's loop.
     """
 
     PATIENCE_S = 1.0

@@ -1,4 +1,4 @@
-"""Everything outside the service during a test: does its tasks, answers awakeables, now or later."""
+"""The world outside the service during a test: performs its tasks, and answers awakeables now or later."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from awakeables.wire.traces import TRACEPARENT
 OnWait = Callable[[PendingAwakeable], Any]
 
 _MISTAKES = ("invalid", "conflict", "unknown")
-"""Verdicts that no test means: an answer may well be late, or come twice."""
+"""Verdicts that no test intends. An answer that is late or repeated can be intended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,30 +43,30 @@ class Published:
 
 
 class Topics:
-    """The publisher of a test's engine: takes every record, and keeps it for who reads it."""
+    """The publisher of a test's engine: queues all records for the reader."""
 
     def __init__(self) -> None:
         self.records: asyncio.Queue[Effect] = asyncio.Queue()
 
     async def publish(self, effects: Sequence[Effect], report: PublishReport) -> None:
-        """Take records."""
+        """Queue records."""
         for effect in effects:
             self.records.put_nowait(effect)
         report(effects, None)
 
 
 class Outside:
-    """The world outside a test's service: workers that read its topics, callers who have an awakeable's ID.
+    """The world outside a test's service: workers that read its topics, clients with an awakeable's ID.
 
     Attributes:
-        published: Each record once, in order.
-        errors: What must fail the test, in order.
+        published: The published records in order, each once.
+        errors: The errors that must fail the test, in order.
     """
 
     def __init__(
         self, api: Api, topics: Topics, clock: Clock, answers: Answers, on_wait: OnWait | None
     ) -> None:
-        """Read these topics and answer this service, by this clock."""
+        """Connect the topics, the service and the clock."""
         self._api = api
         self._inbox = topics.records
         self._clock = clock
@@ -82,7 +82,7 @@ class Outside:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
-        """Within the block, read what is published, and have each task done."""
+        """Within the block, read the published records and perform the tasks."""
         reader = asyncio.ensure_future(self._read_all())
         try:
             yield
@@ -119,7 +119,7 @@ class Outside:
                 await self._take(delivery)
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # pytest.fail() in an answer is no Exception
+        except BaseException as error:  # pytest.fail() in an answer is not an Exception
             self.errors.append(error)
 
     async def _take(self, delivery: Delivery) -> None:
@@ -133,7 +133,7 @@ class Outside:
         """Send an answer over the wire, as workers do.
 
         Raises:
-            WrongAnswer: The verdict is one that no test means.
+            WrongAnswer: The verdict is one that no test intends.
         """
         self._count += 1
         completion = Completion(
@@ -149,17 +149,15 @@ class Outside:
                 f"{delivery.what} is {verdict.kind}: {verdict.reason}; it was {_shown(delivery.body)}"
             )
 
-    # ── when nothing goes on unless time does ──────────────────────────────────────────────
-
     def next_due_ms(self) -> int | None:
-        """When the next late answer comes."""
+        """When the next delayed answer is due."""
         return min((due_ms for due_ms, _ in self._late), default=None)
 
     async def give_what_is_due(self) -> None:
-        """Give the late answers whose time has come.
+        """Deliver the delayed answers that are due.
 
         Raises:
-            WrongAnswer: Nobody takes one.
+            WrongAnswer: One is not accepted.
         """
         now_ms = self._clock.now_ms()
         due = [delivery for due_ms, delivery in self._late if due_ms <= now_ms]
@@ -168,11 +166,11 @@ class Outside:
             await self._settle(delivery)
 
     async def ask(self, pending: Iterable[AwakeableRow]) -> bool:
-        """Ask the test about awakeables that nobody answers; was an answer given?
+        """Call `on_wait` for awakeables that nothing answers; return whether it gave an answer.
 
         Raises:
-            WrongAnswer: Nobody takes it, or it was returned and not given.
-            Exception: What `on_wait` raised.
+            WrongAnswer: The answer is not accepted, or was returned instead of given.
+            Exception: Raised by `on_wait`.
         """
         if self._on_wait is None:
             return False
@@ -190,8 +188,8 @@ class Outside:
                 returned = await returned
             if returned is not None:
                 raise WrongAnswer(
-                    f"on_wait returned {excerpt(returned)}, which is no answer: call wait.resolve(value) or "
-                    "wait.reject(reason), and return nothing"
+                    f"on_wait returned {excerpt(returned)}, which is not an answer: use "
+                    "wait.resolve(value) or wait.reject(reason), and return nothing"
                 )
             if self._outgoing:
                 outgoing, self._outgoing[:] = list(self._outgoing), []
@@ -200,18 +198,16 @@ class Outside:
                 return True
         return False
 
-    # ── at the end ─────────────────────────────────────────────────────────────────────────
-
     def describe(self, row: AwakeableRow) -> str:
-        """An awakeable that waits, by its ID and where it was published to."""
+        """A pending awakeable, by its ID and the topic of its task."""
         topic = self._topics.get(row.id)
         return row.id if topic is None else f"{row.id} (published to {topic!r})"
 
     def refuse_unused(self, failure: Exception | None) -> None:
-        """Take no answer for what was never asked.
+        """Check that every answer was used.
 
         Raises:
-            WrongAnswer: No task has asked for one of the answers.
+            WrongAnswer: No task asked for one of the answers.
         """
         if not self._answers.unused:
             return
@@ -223,12 +219,12 @@ class Outside:
         plain = {f"{r.topic!r} (without an awakeable)" for r in self.published if r.awakeable_id is None}
         raise WrongAnswer(
             f"no task has asked for the answers to {', '.join(map(repr, sorted(self._answers.unused)))}; "
-            f"published was to: {', '.join(sorted(tasks | plain)) or 'nothing'}"
+            f"published to: {', '.join(sorted(tasks | plain)) or 'nothing'}"
         ) from failure
 
 
 def readable(value: bytes | None) -> Any:
-    """The content of a record or a result: JSON as Python values, anything else as its bytes."""
+    """The content of a record or a result: Python values if it is JSON, else the bytes."""
     try:
         return None if value is None else decode_json(value)
     except ValueError:

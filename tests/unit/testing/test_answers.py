@@ -44,9 +44,7 @@ def test_case_u4_an_answer_that_does_not_fit_is_what_the_test_fails_with(answer:
 
 @pytest.mark.parametrize("key", ["typo", "Weigh", "scale"])
 def test_case_u4_an_answer_that_no_task_has_asked_for_is_told_with_what_was_published(key: str) -> None:
-    with pytest.raises(
-        WrongAnswer, match=rf"to '{key}'; published was to: 'scales' \(task 'weigh'\)"
-    ) as told:
+    with pytest.raises(WrongAnswer, match=rf"to '{key}'; published to: 'scales' \(task 'weigh'\)") as told:
         run(weigh, answers={key: 5})
     assert isinstance(told.value.__cause__, TerminalError)
 
@@ -55,9 +53,9 @@ def test_case_u4_an_answer_to_a_record_without_an_awakeable_is_for_nobody() -> N
     async def handler(ctx: Context) -> None:
         ctx.publish("notices", 1)
 
-    with pytest.raises(WrongAnswer, match=r"published was to: 'notices' \(without an awakeable\)$"):
+    with pytest.raises(WrongAnswer, match=r"published to: 'notices' \(without an awakeable\)$"):
         run(handler, answers={"notices": 1})
-    with pytest.raises(WrongAnswer, match=r"published was to: nothing$"):
+    with pytest.raises(WrongAnswer, match=r"published to: nothing$"):
         run(_nothing, answers={"notices": 1})
 
 

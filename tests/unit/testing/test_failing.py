@@ -138,7 +138,7 @@ def test_what_waits_for_something_of_its_own_for_ever_is_stuck() -> None:
     async def handler(ctx: Context) -> None:
         await asyncio.Event().wait()
 
-    with pytest.raises(Stuck, match="awaits something of its own that never comes"):
+    with pytest.raises(Stuck, match="awaits something of asyncio's that never comes"):
         _ = run(handler).value
 
 
