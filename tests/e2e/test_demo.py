@@ -69,9 +69,9 @@ async def test_the_demo_shows_every_step_and_checks_it(port_8080_is_taken: None)
         "its side effect happened once",
         "-H 'content-type: application/json' -d '{\"hello\": \"world\"}'",
         "-H 'content-type: text/plain' -d 'Very bad error!'",
-        "the repeat is told duplicate",
+        "the verdict on the repeat is duplicate",
         "the handler got the reason",
-        "the late answer is told late",
+        "the verdict on the late answer is late",
         "All of it happened",
     ):
         assert words in text
@@ -91,7 +91,7 @@ async def test_ctrl_c_ends_every_process_of_the_demo(port_8080_is_taken: None) -
     process = await demo()
     assert process.stdout is not None
     seen = b""
-    while b"is started again" not in seen:
+    while b"is restarted on the same" not in seen:
         line = await process.stdout.readline()
         assert line, seen.decode()
         seen += line
