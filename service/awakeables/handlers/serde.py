@@ -119,7 +119,7 @@ class Codec(Generic[T]):
             Exception: It can't be written as the type, or its bytes could not be read again;
                 serializers and validators of the user's own may raise anything.
         """
-        return self._checked(value, self._read_written, self.unwritable)
+        return self._encoded_and_reread(value, self._read_written, self.unwritable)
 
     def answer(self, value: T) -> Resolution:
         """A value as the answer to an awakeable of this type.
@@ -127,13 +127,13 @@ class Codec(Generic[T]):
         Raises:
             Exception: As `resolution`; or the awakeable would refuse it.
         """
-        return self._checked(value, self.decode, self.unanswerable)
+        return self._encoded_and_reread(value, self.decode, self.unanswerable)
 
     def read_written(self, content: bytes) -> T:
         """What `resolution` wrote, in this or an earlier release, which wrote fields by name."""
         return self._read_written(content)
 
-    def _checked(self, value: T, read: Callable[[bytes], T], problem: str | None) -> Resolution:
+    def _encoded_and_reread(self, value: T, read: Callable[[bytes], T], problem: str | None) -> Resolution:
         if problem is not None:
             raise TypeError(problem)
         is_json = self.kind == "json"

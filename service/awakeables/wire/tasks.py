@@ -136,13 +136,13 @@ def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:
     if AWAKEABLE_ID not in named:
         if EVENT_ID in named:
             raise UnreadableTask("not a task: it was published without an awakeable")
-        return _checked(_by_value(value, named))
+        return _validated(_by_value(value, named))
     outer = _of_headers(value, named)
     try:
         inner = _by_value(value, named)
     except UnreadableTask:
-        return _checked(outer)
-    return _checked(inner if _identity(inner) == _identity(outer) else outer)
+        return _validated(outer)
+    return _validated(inner if _identity(inner) == _identity(outer) else outer)
 
 
 def _identity(record: TaskRecord) -> tuple[str, str | None, str]:
@@ -234,7 +234,7 @@ def _deadline(text: str | None) -> datetime | None:
     return deadline
 
 
-def _checked(record: TaskRecord) -> TaskRecord:
+def _validated(record: TaskRecord) -> TaskRecord:
     if record.v != VERSION:
         raise UnreadableTask(f"version {record.v} of the task record is not supported, only {VERSION} is")
     try:

@@ -124,7 +124,7 @@ class WorkerLoop:
             fate = await self._processor.process(record)
             match fate:
                 case Answered():
-                    await self._answer(record, fate)
+                    await self._send_answer(record, fate)
                     end = "resolved" if fate.resolved else "rejected"
                 case DeadLettered():
                     await self._set_aside(fate.message)
@@ -152,7 +152,7 @@ class WorkerLoop:
             del self._running[key]
             self._slot_freed.set()
 
-    async def _answer(self, record: Incoming, answered: Answered) -> None:
+    async def _send_answer(self, record: Incoming, answered: Answered) -> None:
         try:
             try:
                 await self._port.send(answered.message)

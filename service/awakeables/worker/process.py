@@ -219,7 +219,7 @@ class Processor:
             ):
                 return self._failed(job, failures, problem)
             self._log.warning(
-                events.TASK_RETRIED, **self._facts(job), pause_ms=pause_ms, error=described(problem)
+                events.TASK_RETRIED, **self._log_fields(job), pause_ms=pause_ms, error=described(problem)
             )
             if not await self._pause(pause_ms / 1000):
                 return UNFINISHED
@@ -235,25 +235,27 @@ class Processor:
             return Raised(misfit)
 
     def _resolved(self, job: _Job, resolution: Resolution) -> Answered:
-        self._log.debug(events.TASK_DONE, **self._facts(job))
+        self._log.debug(events.TASK_DONE, **self._log_fields(job))
         return self._answered(job.record, job.task, job.attempt, resolution)
 
     def _rejected(self, job: _Job, error: Reject | TerminalError) -> Answered:
         outcome = rejection_of(error)
-        self._log.info(events.TASK_REJECTED, **self._facts(job), code=outcome.code, reason=outcome.reason)
+        self._log.info(
+            events.TASK_REJECTED, **self._log_fields(job), code=outcome.code, reason=outcome.reason
+        )
         return self._answered(job.record, job.task, job.attempt, outcome)
 
     def _failed(self, job: _Job, failures: int, problem: BaseException) -> Answered:
         reason = described(problem)
         self._log.error(
-            events.TASK_REJECTED, **self._facts(job), code=FAILED, reason=reason, exc_info=problem
+            events.TASK_REJECTED, **self._log_fields(job), code=FAILED, reason=reason, exc_info=problem
         )
         tries = "once" if failures == 1 else f"{failures} times"
         outcome = rejection(f"failed {tries}, last with {reason}", FAILED, None)
         return self._answered(job.record, job.task, job.attempt, outcome)
 
     def _skip(self, job: _Job) -> PastDeadline:
-        self._log.warning(events.TASK_EXPIRED, **self._facts(job), deadline=str(job.deadline))
+        self._log.warning(events.TASK_EXPIRED, **self._log_fields(job), deadline=str(job.deadline))
         return PAST_DEADLINE
 
     def _answered(
@@ -278,7 +280,7 @@ class Processor:
         there = sorted(str(known) for of, known in self._worker.functions if of == topic)
         return f"worker {self._worker.name!r} has no function for task {name!r} of {topic}, only for {there}"
 
-    def _facts(self, job: _Job) -> dict[str, Any]:
+    def _log_fields(self, job: _Job) -> dict[str, Any]:
         return {
             "awakeable_id": job.task.awakeable_id,
             "task": job.task.task,

@@ -106,7 +106,7 @@ def test_case_o14_a_name_that_is_taken_meanwhile_is_left_alone(
     links: bool, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "copy.db"
-    checked = backup._checked
+    checked = backup._checked_backup
 
     def slowly(*args: Any) -> Any:
         target.write_text("another's")
@@ -115,7 +115,7 @@ def test_case_o14_a_name_that_is_taken_meanwhile_is_left_alone(
     def no_links(*_: Any) -> None:
         raise PermissionError("no hard links here")
 
-    monkeypatch.setattr(backup, "_checked", slowly)
+    monkeypatch.setattr(backup, "_checked_backup", slowly)
     if not links:
         monkeypatch.setattr(Path, "hardlink_to", no_links)
     with pytest.raises(OperatorError, match="exists, and a back-up never replaces"):
@@ -123,7 +123,7 @@ def test_case_o14_a_name_that_is_taken_meanwhile_is_left_alone(
     assert target.read_text() == "another's"
     assert {path.name for path in tmp_path.iterdir()} == {"data", "copy.db"}
     target.unlink()
-    monkeypatch.setattr(backup, "_checked", checked)
+    monkeypatch.setattr(backup, "_checked_backup", checked)
     back_up(store, target)
     assert target.stat().st_size > 0
 

@@ -53,7 +53,7 @@ async def test_case_t6_without_a_body_the_input_is_the_handler_s_default(web: We
 async def test_case_t6_absent_without_a_default_is_null_for_a_type_that_takes_it(web: Web) -> None:
     assert (await web.client.post("/orders/maybe")).json() is None
     document = problem(await web.client.post("/orders/needs"), 422, "invalid-input")
-    assert "a body is needed" in document["detail"]
+    assert "a body is required" in document["detail"]
 
 
 async def test_case_t6_the_default_is_described(web: Web) -> None:

@@ -56,7 +56,7 @@ def back_up(store: Path, target: Path) -> Backup:
                 with translated(store):
                     check_file(connection, store)
                 connection.execute(QUERIES["back_up"], (str(unfinished),))
-                copy = _checked(unfinished, store, name_of(connection))
+                copy = _checked_backup(unfinished, store, name_of(connection))
             os.fsync(descriptor)
             _name(unfinished, target)
         finally:
@@ -66,7 +66,7 @@ def back_up(store: Path, target: Path) -> Backup:
     return copy
 
 
-def _checked(copy: Path, store: Path, app: str | None) -> Backup:
+def _checked_backup(copy: Path, store: Path, app: str | None) -> Backup:
     """Check a copy that has a temporary name.
 
     Raises:
