@@ -53,7 +53,7 @@ class Stack:
     def __init__(self) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self._command = compose_command()
+        self._command = f"{compose_command()} -f docker-compose.yml -f tests/support/compose.yml"
         self._client = docker.from_env()
         self._environment = os.environ | {
             "COMPOSE_PROJECT_NAME": f"{PROJECT}{os.getpid()}",
