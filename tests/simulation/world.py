@@ -39,7 +39,13 @@ from awakeables.handlers.stateless import StatelessAttempts
 from awakeables.ports import PublishReport
 from awakeables.store.memory import MemoryStore
 from awakeables.testing.bench import new_engine
-from awakeables.testing.loop import InlineExecutor, SeededEntropy, SeededLoop, VirtualClock
+from awakeables.testing.loop import (
+    InlineExecutor,
+    SeededEntropy,
+    SeededLoop,
+    VirtualClock,
+    end_stray_tasks,
+)
 from awakeables.wire.completions import encode_completion
 from awakeables.wire.tasks import decode_task, encode_effect
 from simulation import corpus
@@ -432,13 +438,38 @@ def recorded_runs(store: MemoryStore, invocation_id: str) -> set[str]:
     return {e.name for i, e in enumerate(journal) if isinstance(e, RunRequested) and i in ended}
 
 
+class Livelock(RuntimeError):
+    """Callbacks go on for ever at one instant, so that time never passes."""
+
+
+class WatchedLoop(SeededLoop):
+    """Ends a world that spins: a guard that is taken away may have that effect, too."""
+
+    most_iterations: int | None = 20_000
+    _iterations = 0
+
+    def _run_once(self) -> None:
+        self._iterations += 1
+        if self.most_iterations is not None and self._iterations > self.most_iterations:
+            raise Livelock
+        super()._run_once()
+
+    def _jump_to(self, instant_s: float) -> None:
+        self._iterations = 0
+        super()._jump_to(instant_s)
+
+
 def simulate(seed: int, *, calls: int = 12, faults: Faults | None = None) -> World:
     """Run the world of a seed to its end."""
-    loop = SeededLoop(seed)
+    loop = WatchedLoop(seed)
     try:
         world = World(seed, loop, faults or Faults())
         loop.run_until_complete(world.live(calls))
         return world
+    except Livelock:
+        loop.most_iterations = None
+        loop.run_until_complete(end_stray_tasks())
+        raise
     finally:
         asyncio.set_event_loop(None)
         loop.close()

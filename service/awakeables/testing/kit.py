@@ -32,7 +32,14 @@ from awakeables.store.memory import MemoryStore
 from awakeables.testing.answers import Answers
 from awakeables.testing.bench import new_engine, serving
 from awakeables.testing.logs import redirected
-from awakeables.testing.loop import STARTED_MS, SeededEntropy, SeededLoop, ThreadInTurn, VirtualClock
+from awakeables.testing.loop import (
+    STARTED_MS,
+    SeededEntropy,
+    SeededLoop,
+    ThreadInTurn,
+    VirtualClock,
+    end_stray_tasks,
+)
 from awakeables.testing.outside import OnWait, Outside, Published, Topics, readable
 from awakeables.worker.worker import Worker
 
@@ -50,9 +57,6 @@ SOCKETS_S = 1.0
 
 STUCK_S = 2.0
 """The same if there is no timer to jump to: after it, the handler counts as stuck."""
-
-STRAY_S = 60.0
-"""How long tasks that a handler left behind may take to end."""
 
 
 class Stuck(AwakeablesError):
@@ -206,21 +210,10 @@ def _in_a_loop(
         with redirected():
             return loop.run_until_complete(running.run(handler, content, headers))
     finally:
-        loop.run_until_complete(_end_stray_tasks())
+        loop.run_until_complete(end_stray_tasks())
         executor.shutdown(wait=False)
         answers.close()
         loop.close()
-
-
-async def _end_stray_tasks() -> None:
-    """Cancel the tasks that a handler left behind, as `asyncio.run` does at its end."""
-    stray = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in stray:
-        task.cancel()
-    if stray:
-        # A task that swallows its cancellation never ends, not even in virtual time.
-        await asyncio.wait(stray, timeout=STRAY_S)
-    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 class _Running:

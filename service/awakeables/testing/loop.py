@@ -15,6 +15,10 @@ STARTED_MS = 1_767_225_600_000
 """Virtual time begins on 2026-01-01."""
 
 
+STRAY_S = 60.0
+"""How long tasks that a handler left behind may take to end."""
+
+
 class Deadlock(Exception):
     """Nothing can happen any more: no callback is ready and no timer is set."""
 
@@ -106,6 +110,17 @@ class SeededLoop(asyncio.SelectorEventLoop):
     _scheduled: list[Any]
     _selector: Any
     _timer_cancelled_count: int
+
+
+async def end_stray_tasks() -> None:
+    """Cancel the tasks that a handler left behind, as `asyncio.run` does at its end."""
+    stray = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in stray:
+        task.cancel()
+    if stray:
+        # A task that swallows its cancellation never ends, not even in virtual time.
+        await asyncio.wait(stray, timeout=STRAY_S)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 class VirtualClock:
