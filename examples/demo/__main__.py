@@ -28,7 +28,7 @@ async def show(timeline: Timeline, folder: Path, port: int) -> bool:
     async with EmbeddedBroker() as broker:
         for topic in TOPICS:
             await broker.create_topic(topic, partitions=1)
-        timeline.tell("kafka", f"an embedded broker at {broker.bootstrap}")
+        timeline.show("kafka", f"an embedded broker at {broker.bootstrap}")
         service, worker = _children(folder, broker.bootstrap, port)
         http = Service(port)
         async with ended_in_order(service, worker):
@@ -43,7 +43,7 @@ async def show(timeline: Timeline, folder: Path, port: int) -> bool:
             try:
                 async with asyncio.timeout(90):
                     await story.play()
-            except Exception as error:  # whatever it is, show it beside what the processes said
+            except Exception as error:  # show any error together with the output of the processes
                 _tell_failure(timeline, error, (service, worker))
                 return False
             finally:
@@ -69,7 +69,7 @@ def _children(folder: Path, bootstrap: str, port: int) -> tuple[Child, Child]:
 
 
 def _tell_failure(timeline: Timeline, error: BaseException, children: Sequence[Child]) -> None:
-    timeline.tell("", f"✗ {str(error) or type(error).__name__}", style="bold red")
+    timeline.show("", f"✗ {str(error) or type(error).__name__}", style="bold red")
     for child in children:
         timeline.console.print(f"\n[bold]the {child.name}'s last words[/bold] ({child.log.name})")
         for line in child.last_words() or ["(none)"]:
@@ -85,7 +85,7 @@ async def main(port: int | None) -> int:
     timeline = Timeline()
     chosen = port or free_port(preferred=PORT)
     if chosen != PORT:
-        timeline.tell("http", f"port {chosen}" + ("" if port else f": {PORT} is taken"))
+        timeline.show("http", f"port {chosen}" + ("" if port else f": {PORT} is taken"))
     with tempfile.TemporaryDirectory(prefix="awakeables-demo-") as folder:
         try:
             done = await show(timeline, Path(folder), chosen)
@@ -93,7 +93,7 @@ async def main(port: int | None) -> int:
             _tell_failure(timeline, error, ())
             done = False
         except asyncio.CancelledError:
-            timeline.tell("", "interrupted; everything was stopped", style="bold red")
+            timeline.show("", "interrupted; everything was stopped", style="bold red")
             return INTERRUPTED
     if done:
         timeline.chapter(f"All of it happened: {timeline.checks} checks held.")

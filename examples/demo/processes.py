@@ -107,7 +107,7 @@ def free_port(*, preferred: int) -> int:
 
 
 def _is_answered(port: int) -> bool:
-    """Also by IPv6, which curl tries first when it is told `localhost`."""
+    """Also over IPv6, which curl tries first for `localhost`."""
     for host in ("127.0.0.1", "::1"):
         try:
             socket.create_connection((host, port), timeout=1).close()

@@ -42,7 +42,7 @@ class Story:
         await self.it_is_started_again()
         await self.the_answer_comes_over_kafka()
         await self.a_person_resolves_by_curl()
-        await self.a_repeat_is_told_duplicate()
+        await self.a_repeat_is_a_duplicate()
         await self.a_person_rejects_by_curl()
         await self.time_runs_out()
         await self.everything_stops_in_order()
@@ -53,17 +53,17 @@ class Story:
         self.timeline.chapter("A handler publishes a task and waits")
         await self._start_service()
         self._fulfil = await self._http.send("fulfil", {"id": "o-17", "item": "book"})
-        self._tell("client", f"called orders/fulfil: {self._fulfil}")
+        self._show("client", f"called orders/fulfil: {self._fulfil}")
         task = await self._task("pack-requests")
         self._packed = task["awakeable_id"]
-        self._tell("kafka", f"pack-requests has the task {json.dumps(task['payload'])} for {self._packed}")
+        self._show("kafka", f"pack-requests has the task {json.dumps(task['payload'])} for {self._packed}")
         self._check("the task says where to answer", task["reply_to"] == "demo.completions")
         await self._check_waits(self._fulfil, self._packed)
 
     async def the_service_is_killed(self) -> None:
         self.timeline.chapter("The service is killed while the handler waits")
         pid = self._service.pid
-        self._tell("service", f"kill -9 {pid}", style="bold red")
+        self._show("service", f"kill -9 {pid}", style="bold red")
         status = await self._service.kill()
         self._check("its process died of SIGKILL", status == -9, found=status)
         self._check("nobody answers HTTP", not await self._http.ready())
@@ -74,16 +74,16 @@ class Story:
         await self._check_waits(self._fulfil, self._packed)
         self._quote = await self._http.send("quote", {"id": "o-18", "item": "yacht"})
         self._price = (await self._task("quote-requests"))["awakeable_id"]
-        self._tell("client", f"called orders/quote, which gives {self._price} three seconds")
+        self._show("client", f"called orders/quote, which gives {self._price} three seconds")
 
     async def the_answer_comes_over_kafka(self) -> None:
         self.timeline.chapter("Only now a worker is started; it answers over Kafka")
         await self._worker.start()
-        self._tell("worker", f"awakeables worker examples.demo.app:packer (pid {self._worker.pid})")
+        self._show("worker", f"awakeables worker examples.demo.app:packer (pid {self._worker.pid})")
         row = await self._ended(self._fulfil)
-        self._tell("service", f"orders/fulfil returned {_value(row)}")
+        self._show("service", f"orders/fulfil returned {_value(row)}")
         settled = await self._http.awakeable(self._packed)
-        self._tell("kafka", f"{self._packed} was settled by {settled['settled_by']}")
+        self._show("kafka", f"{self._packed} was settled by {settled['settled_by']}")
         self._check("the answer came over Kafka", settled["settled_by"].startswith("kafka:demo.completions:"))
         self._check("it was accepted once", settled["verdicts"]["accepted"] == 1, found=settled["verdicts"])
         await self._check_finished_once(row)
@@ -94,12 +94,12 @@ class Story:
         answer = await self._complete(self._curl.resolve(self._approved, {"hello": "world"}))
         self._check("the verdict is accepted", answer["verdict"] == "accepted", found=answer)
         row = await self._ended(invocation_id)
-        self._tell("service", f"orders/approve returned {_value(row)}")
+        self._show("service", f"orders/approve returned {_value(row)}")
         self._check(
             "the handler got the value", _result(row) == {"order": "o-19", "approved": {"hello": "world"}}
         )
 
-    async def a_repeat_is_told_duplicate(self) -> None:
+    async def a_repeat_is_a_duplicate(self) -> None:
         self.timeline.chapter("The same request again")
         answer = await self._complete(self._curl.resolve(self._approved, {"hello": "world"}))
         self._check("the verdict on the repeat is duplicate", answer["verdict"] == "duplicate", found=answer)
@@ -110,7 +110,7 @@ class Story:
         answer = await self._complete(self._curl.reject(awakeable_id, "Very bad error!"))
         self._check("the verdict is accepted", answer["verdict"] == "accepted", found=answer)
         row = await self._ended(invocation_id)
-        self._tell("service", f"orders/approve returned {_value(row)}")
+        self._show("service", f"orders/approve returned {_value(row)}")
         self._check(
             "the handler got the reason", _result(row) == {"order": "o-20", "refused": "Very bad error!"}
         )
@@ -118,7 +118,7 @@ class Story:
     async def time_runs_out(self) -> None:
         self.timeline.chapter("An awakeable times out, and its answer comes late")
         row = await self._ended(self._quote)
-        self._tell("service", f"orders/quote returned {_value(row)}")
+        self._show("service", f"orders/quote returned {_value(row)}")
         expired = await self._http.awakeable(self._price)
         self._check("it timed out", expired["state"] == "timed-out", found=expired["state"])
         answer = await self._complete(self._curl.resolve(self._price, 99.5))
@@ -142,10 +142,10 @@ class Story:
             return await self._http.ready()
 
         await self.timeline.until("the service is ready", ready, within_s=30)
-        self._tell("service", f"awakeables serve, at {self._http.address} (pid {self._service.pid})")
+        self._show("service", f"awakeables serve, at {self._http.address} (pid {self._service.pid})")
 
     async def _task(self, topic: str, number: int = 1) -> Json:
-        """The newest task of a topic, when there are so many."""
+        """The newest task of a topic, once it has this many."""
 
         async def tasks() -> list[Json]:
             found: dict[str, Json] = {}
@@ -160,13 +160,13 @@ class Story:
         before = len(await records_of(self._bootstrap, "approval-requests"))
         invocation_id = await self._http.send("approve", {"id": order, "item": "piano"})
         awakeable_id = (await self._task("approval-requests", before + 1))["awakeable_id"]
-        self._tell("client", f"called orders/approve, which waits for {awakeable_id}")
+        self._show("client", f"called orders/approve, which waits for {awakeable_id}")
         return invocation_id, awakeable_id
 
     async def _complete(self, command: list[str]) -> Json:
-        self._tell("curl" if self._curl.there else "python", shown(command), style="bold")
+        self._show("curl" if self._curl.there else "python", shown(command), style="bold")
         answer = await self._curl.run(command)
-        self._tell("", json.dumps({k: answer[k] for k in ("verdict", "detail") if k in answer}))
+        self._show("", json.dumps({k: answer[k] for k in ("verdict", "detail") if k in answer}))
         return answer
 
     async def _ended(self, invocation_id: str) -> Json:
@@ -184,8 +184,8 @@ class Story:
         calls = [each for each in await self._http.invocations() if each["handler"] == "fulfil"]
         self._check("there is one invocation of orders/fulfil", len(calls) == 1, found=calls)
         kinds = [entry["entry"]["k"] for entry in row["journal"]]
-        told = ["input", "awakeable", "publish", "outcome", "run", "outcome"]
-        self._check("its journal has one publish, and each outcome once", kinds == told, found=kinds)
+        expected = ["input", "awakeable", "publish", "outcome", "run", "outcome"]
+        self._check("its journal has one publish, and each outcome once", kinds == expected, found=kinds)
         events = {
             json.loads(r.value or b"")["event_id"] for r in await records_of(self._bootstrap, "pack-requests")
         }
@@ -193,8 +193,8 @@ class Story:
         lines = self._ledger.read_text().splitlines()
         self._check(f"its side effect happened once: {lines[0]}", len(lines) == 1, found=lines)
 
-    def _tell(self, who: str, what: str, *, style: str = "") -> None:
-        self.timeline.tell(who, what, style=style)
+    def _show(self, who: str, what: str, *, style: str = "") -> None:
+        self.timeline.show(who, what, style=style)
 
     def _check(self, claim: str, holds: object, *, found: object = "") -> None:
         self.timeline.check(claim, holds, found=found)

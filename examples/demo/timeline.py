@@ -31,7 +31,7 @@ class Timeline:
     def chapter(self, title: str) -> None:
         self.console.print(f"\n[bold]{escape(title)}[/bold]")
 
-    def tell(self, who: str, what: str, *, style: str = "") -> None:
+    def show(self, who: str, what: str, *, style: str = "") -> None:
         elapsed = f"{time.monotonic() - self._began_s:6.1f} s"
         words = f"[{style}]{escape(what)}[/]" if style else escape(what)
         self.console.print(f"[dim]{elapsed}[/dim]  [cyan]{who:<{WHO_WIDTH}}[/cyan] {words}", soft_wrap=True)
@@ -45,7 +45,7 @@ class Timeline:
         if not holds:
             raise StepFailed(f"not so: {claim}" + (f"; found {found!r}" if found != "" else ""))
         self.checks += 1
-        self.tell("", f"✓ {claim}", style="green")
+        self.show("", f"✓ {claim}", style="green")
 
     async def until(self, claim: str, probe: Callable[[], Awaitable[T | None]], *, within_s: float = 20) -> T:
         """Wait until the probe returns something true, and return that.

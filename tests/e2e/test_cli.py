@@ -152,7 +152,7 @@ def test_case_o14_a_service_goes_on_from_a_back_up_that_was_made_while_it_ran(tm
             "app": "shop",
         }
         again = console("backup", str(copy), "--store", str(store))
-        assert (again.returncode, "replaces nothing" in " ".join(again.stderr.split())) == (1, True)
+        assert (again.returncode, "never replaces a file" in " ".join(again.stderr.split())) == (1, True)
         process.kill()
     copy.rename(store)
     for log in (tmp_path / "a.db-wal", tmp_path / "a.db-shm"):

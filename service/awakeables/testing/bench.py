@@ -14,7 +14,7 @@ from awakeables.ports import Clock, Entropy, Publisher, Store
 from awakeables.testing.loop import SeededEntropy, SeededLoop
 
 
-def new_engine(  # noqa: PLR0913 - all of it is told apart by name
+def new_engine(  # noqa: PLR0913 - keyword-only
     app: App,
     store: Store,
     publisher: Publisher,
