@@ -278,17 +278,28 @@ class Api(Queries):
             NotFound: There is no such invocation.
             NotPossible: It has ended.
         """
-        asked = await self._committer.commit(Cancel(invocation_id=invocation_id, by=by), CancelMarked)
+        submitted = self._committer.submit(Cancel(invocation_id=invocation_id, by=by))
+        submitted.add_done_callback(self._cancelled)
+        # The caller may stop waiting; the runner is notified, or the waiters answered, all the same.
+        asked = await asyncio.shield(submitted)
+        if not isinstance(asked, CancelMarked):
+            raise TypeError(f"Cancel was answered with {type(asked).__name__}")
         row = existing(asked.invocation, invocation_id)
         if not asked.accepted:
             raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to cancel")
-        if self._pool.cancel(row):
-            return row
+        return row
+
+    def _cancelled(self, submitted: asyncio.Future[Reply]) -> None:
+        if submitted.cancelled() or submitted.exception() is not None:
+            return
+        asked = submitted.result()
+        row = asked.invocation if isinstance(asked, CancelMarked) and asked.accepted else None
+        if row is None or self._pool.cancel(row):
+            return
         if row.result is not None:
             self._pool.ended(row, row.result)
         else:
             self._pool.look_again()
-        return row
 
     async def kill(self, invocation_id: str, *, by: str | None = None) -> Invocation:
         """End an invocation as it stands, without asking its handler: nothing is compensated.

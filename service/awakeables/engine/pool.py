@@ -386,10 +386,12 @@ class RunnerPool:
             for runner in runners.values():
                 self.forget(runner)
             return
+        settled: dict[str, dict[str, Outcome]] = {}
         for awakeable_id, outcome in outcomes.items():
-            runners[asked[awakeable_id]].preload(awakeable_id, outcome)
+            settled.setdefault(asked[awakeable_id], {})[awakeable_id] = outcome
         for row in rows:
             runner = runners[row.id]
+            runner.preload(settled.get(row.id, {}))
             if row.id in problems:
                 runner.pause(problems[row.id])
             elif row.id in journals:

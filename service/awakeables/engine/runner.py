@@ -139,10 +139,9 @@ class Runner:
         begun.add_done_callback(self._on_given_up)
         progress = self._first_step()
         first = progress if isinstance(progress, Progress) and progress.ended is None else None
-        if first is not None:
-            order = self._commits.first_step(order, first)
-        reply = functools.partial(self._on_begun, begun, first, self._commits.entries)
-        self._pool.committer.post(order, reply, given_up=begun.cancelled)
+        whole = order if first is None else self._commits.first_step(order, first)
+        reply = functools.partial(self._on_begun, begun, order, first, self._commits.entries)
+        self._pool.committer.post(whole, reply, given_up=begun.cancelled)
         # Posted before anything else that the step leads to, whose commits need the row.
         if first is not None:
             self._waits = Waits(first.blocked_on)
@@ -183,18 +182,29 @@ class Runner:
         self._attempt = self._pool.attempts.open(origin, history, ready)
         self._began_s = self._pool.clock.monotonic()
 
-    def preload(self, awakeable_id: str, outcome: Outcome) -> None:
-        """Add an outcome that was read after the claim; called in the order of settlement."""
-        self._inbox.setdefault(awakeable_id, outcome)
+    def preload(self, outcomes: dict[str, Outcome]) -> None:
+        """Add outcomes that were read after the claim, in the order of settlement.
+
+        What has arrived since the claim and was not read was settled after all of them.
+        """
+        self._inbox = outcomes | self._inbox
 
     def _on_begun(
         self,
         begun: asyncio.Future[Reply],
+        order: Begin,
         first: Progress | None,
         entries: int,
         answer: Reply | Exception,
     ) -> None:
         """Handle the reply to the commit that creates the invocation."""
+        if isinstance(answer, StoreRefused) and first is not None:
+            # The handler produced what the store refuses, not the caller: the invocation is created
+            # without its first step, and fails (hard case 2).
+            reply = functools.partial(self._on_begun, begun, order, None, 1)
+            self._pool.committer.post(order, reply, given_up=begun.cancelled)
+            self._not_committed(answer)
+            return
         if isinstance(answer, Begun):
             self._commits.durable = entries
             if first is not None:
@@ -306,9 +316,17 @@ class Runner:
     def _on_progress(self, done: asyncio.Future[Progress]) -> None:
         """Handle progress that came later."""
         self._stepping = False
-        if done.cancelled() or self._closing:  # the process is stopping
+        if done.cancelled():
+            # By the process that stops, or by code that cancels the tasks of others: then no event of this
+            # runner would ever come, and it must leave the pool.
+            error: BaseException | None = asyncio.CancelledError("the task of a handler was cancelled")
+        else:
+            error = done.exception()
+        if self._closing:
             self.close()
-        elif (error := done.exception()) is not None:
+        elif error is not None and self._lost:
+            self._go()
+        elif error is not None:
             self._pool.failed(self, error)
         else:
             self._on_advanced(done.result())

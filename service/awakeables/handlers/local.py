@@ -368,7 +368,10 @@ class LocalAttempt:
         )
 
     async def _act(self, index: int, run: RunCall, tried: RunAttemptFailed | None) -> None:
-        acted = await self._execute(index, run, tried)
+        try:
+            acted = await self._execute(index, run, tried)
+        except Exception as error:  # it could not be executed, for example for want of a thread
+            acted = self._crashed(error)
         if self._acting.pop(index, None) is not None:
             self._acted[index] = acted
             self._ready()
