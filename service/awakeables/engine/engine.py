@@ -97,7 +97,7 @@ class Engine:
         metrics: Where everything is counted.
     """
 
-    def __init__(  # noqa: PLR0913 - all of it is told apart by name
+    def __init__(  # noqa: PLR0913 - all of it is given by name
         self,
         app: App,
         store: Store,

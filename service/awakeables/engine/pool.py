@@ -60,7 +60,7 @@ class RunnerPool:
         stopping: Whether claiming has stopped.
     """
 
-    def __init__(  # noqa: PLR0913 - all of it is told apart by name
+    def __init__(  # noqa: PLR0913 - all of it is given by name
         self,
         attempts: Attempts,
         store: JournalReader,
