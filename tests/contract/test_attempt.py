@@ -90,17 +90,22 @@ class Owner:
         return msgspec.structs.replace(progress, entries=entries)
 
 
+def opened_by(adapter: Callable[..., Attempts], function: Function, history: Sequence[Entry]) -> Owner:
+    """An attempt of this handler along a journal; by default a new one."""
+    service = Service("s")
+    service.handler("h")(function)
+    app = App("app", services=[service])
+    clock = Clock()
+    ids = Ids(clock.now_ms, SeededEntropy(0).bytes)
+    world = World(clock=clock, ids=ids, app="app", reply_to="app.completions")
+    given = Input(service="s", handler="h", seed="1", at_ms=NOW_MS)
+    return Owner(adapter(app, world, InlineExecutor()), history or [given])
+
+
 @pytest.fixture(params=[LocalAttempts, StatelessAttempts], ids=["local", "stateless"])
 def opened(request: pytest.FixtureRequest) -> Opened:
     def make(function: Function, history: Sequence[Entry] = ()) -> Owner:
-        service = Service("s")
-        service.handler("h")(function)
-        app = App("app", services=[service])
-        clock = Clock()
-        ids = Ids(clock.now_ms, SeededEntropy(0).bytes)
-        world = World(clock=clock, ids=ids, app="app", reply_to="app.completions")
-        given = Input(service="s", handler="h", seed="1", at_ms=NOW_MS)
-        return Owner(request.param(app, world, InlineExecutor()), history or [given])
+        return opened_by(request.param, function, history)
 
     return make
 
@@ -247,7 +252,8 @@ class TestActions:
         owner = opened(handler)
         progress = await owner.advance()
         assert progress.blocked_on == (RunWait(index=1, name="act"),)
-        await owner.advance(durable=1)
+        assert (await owner.advance(durable=1)).running == 0
+        await asyncio.sleep(0.001)
         assert ran == []
         await owner.until_it_waits(await owner.advance(durable=2))
         assert ran == [1]

@@ -14,12 +14,14 @@ from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.decide import settling
 from awakeables.core.invocations import Invocation, Suspend
+from awakeables.core.outcomes import Resolution
 from awakeables.core.replay import Replay
 from awakeables.core.rows import Rows
 from awakeables.engine import payloadvalidator
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.payloadvalidator import PayloadValidator
 from awakeables.engine.runner import Runner
+from awakeables.engine.waits import Waits
 from awakeables.handlers.local import LocalAttempt
 
 
@@ -156,6 +158,40 @@ def journal_after_the_next_run() -> Iterator[None]:
 
 
 @contextmanager
+def suspended_while_an_action_is_executed() -> Iterator[None]:
+    """O3: nothing wakes a handler that waits for its own process only."""
+    is_to_let_go = Runner._is_to_let_go
+
+    def careless(runner: Any, waits: Any) -> bool:
+        runner._running = 0
+        return is_to_let_go(runner, waits)
+
+    with (
+        mock.patch.object(Runner, "_is_to_let_go", careless),
+        mock.patch.object(Waits, "keeps_in_memory", return_value=False),
+    ):
+        yield
+
+
+@contextmanager
+def outcome_of_an_action_forgotten() -> Iterator[None]:
+    """J3: an action whose outcome was journaled is executed again, once."""
+    take_in = LocalAttempt._take_in
+    forgotten: set[tuple[str, int]] = set()
+
+    def careless(attempt: Any, index: int, acted: Any, *, stop: bool) -> Any:
+        key = (attempt._origin.invocation_id, index)
+        if key in forgotten or not isinstance(acted, Resolution):
+            return take_in(attempt, index, acted, stop=stop)
+        forgotten.add(key)
+        attempt._execution.replay.deliver(index, acted)
+        return attempt._progress(None)
+
+    with mock.patch.object(LocalAttempt, "_take_in", careless):
+        yield
+
+
+@contextmanager
 def commit_forgotten_after_a_lost_acknowledgement() -> Iterator[None]:
     """Dead letters are buried once per read, not once per record."""
 
@@ -215,6 +251,8 @@ MUTATIONS: tuple[Callable[[], Any], ...] = (
     no_edge_check,
     effects_before_their_commit,
     journal_after_the_next_run,
+    suspended_while_an_action_is_executed,
+    outcome_of_an_action_forgotten,
     commit_forgotten_after_a_lost_acknowledgement,
     cancelled_and_not_told,
     cancelled_in_every_attempt,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
+from contextvars import copy_context
 from typing import Any
 
 import msgspec
@@ -61,6 +62,15 @@ async def answer(
     wanted = _decode_request(request)
     acted = asyncio.Event()
     attempt = attempts.open(wanted.origin, wanted.history, acted.set)
+    try:
+        progress = await _advanced(attempt, wanted, acted)
+        on_error(attempt.error)
+    finally:
+        attempt.close()
+    return _encode(progress)
+
+
+async def _advanced(attempt: Attempt, wanted: AdvanceRequest, acted: asyncio.Event) -> Progress:
     news = wanted.news
     progress = await _answered(attempt.advance(replace(news, arrived=(), stop=False)))
     if not wanted.begins and not progress.entries and progress.ended is None:
@@ -73,9 +83,7 @@ async def answer(
         left = await _answered(attempt.advance(replace(news, arrived=(), cancel=False, stop=True)))
         if isinstance(left.ended, Broken):
             progress = left
-    on_error(attempt.error)
-    attempt.close()
-    return _encode(progress)
+    return progress
 
 
 async def _answered(progress: Progress | Awaitable[Progress]) -> Progress:
@@ -117,7 +125,8 @@ class StatelessAttempt:
         if news.stop and not news.arrived and not news.cancel:
             # The handler was dropped with the last reply.
             return Progress(ended=Left(), open_awakeables=open_awakeables(self._history))
-        return self._send(news)
+        # Its task is one of those that `close` ends.
+        return self._attempts.spawn(self._send(news), self._origin.invocation_id, copy_context())
 
     async def _send(self, news: News) -> Progress:
         request = AdvanceRequest(origin=self._origin, history=self._history, news=news, begins=self._begins)

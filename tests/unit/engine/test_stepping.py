@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from datetime import timedelta
 from typing import Any
@@ -13,9 +14,13 @@ import pytest
 from awakeables import Context
 from awakeables.core.commands import Advance, Begin
 from awakeables.core.outcomes import Cancellation, Outcome, Resolution
-from awakeables.engine.engine import EngineSettings
+from awakeables.engine.engine import EngineSettings, HandlersRun
 from awakeables.engine.waits import Waits
 from awakeables.handlers.attempt import AwakeableWait
+from awakeables.handlers.local import LocalAttempts
+from awakeables.handlers.stateless import StatelessAttempts
+from awakeables.testing.bench import new_engine
+from unit.engine import harness
 from unit.engine.harness import BOTH, Bench, failed, value
 
 
@@ -144,6 +149,34 @@ async def test_what_was_settled_before_the_claim_has_arrived_before_what_was_set
         await bench.settle(process, one.id, 1, "http:1")
         go_on.set()
         assert value(await bench.status(invocation_id, "completed")) == 1
+
+
+async def test_a_search_of_arrivals_by_what_is_awaited_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutation: the order of arrival is that of the inbox, not that in which the handler asked."""
+
+    def careless(waits: Waits, inbox: Mapping[str, Outcome], *_: object) -> list[tuple[int, Outcome]]:
+        return [(index, inbox[key]) for key, index in waits.answers.items() if key in inbox]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Waits, "arrived", careless)
+        with pytest.raises(AssertionError):
+            await test_what_was_settled_before_the_claim_has_arrived_before_what_was_settled_after_it(patched)
+
+
+@pytest.mark.parametrize("adapter", [LocalAttempts, StatelessAttempts])
+async def test_a_process_that_stops_leaves_no_task_behind(
+    adapter: HandlersRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "new_engine", functools.partial(new_engine, handlers=adapter))
+    bench = Bench()
+
+    async def act(ctx: Context) -> None:
+        await ctx.run("act", functools.partial(asyncio.sleep, 1000))
+
+    async with bench.serving(act=act) as process:
+        await bench.begin(process, "act")
+        await asyncio.sleep(1)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 def test_the_answer_to_a_single_wait_is_found_without_a_search() -> None:
