@@ -45,7 +45,7 @@ quick: install ## the inner loop, within a minute: types, unit and contract test
 	SIM_SEEDS=25 $(BIN)/python -m pytest -n 2 -q -m "not slow" tests/unit tests/contract tests/golden tests/simulation
 
 test: install ## everything that this machine can run; what needs a Docker engine is skipped without one
-	$(BIN)/python -m pytest -n 4
+	$(BIN)/python -m pytest -n 5
 
 check: install ## format, lint, types, layers, what a callback cycle may cost
 	$(BIN)/ruff format --check .

@@ -90,7 +90,7 @@ async def test_a_topic_that_exists_is_never_changed(bench: Bench) -> None:
         return told.stdout, bench.check()
 
     told, rows = await asyncio.to_thread(create_and_check)
-    assert told.splitlines()[0] == f"{bench.topics[0]}: is there already, left as it is"
+    assert told.splitlines()[0] == f"{bench.topics[0]}: exists, left unchanged"
     found = {(row["topic"], row["setting"]): row for row in rows}
     assert found[bench.topics[0], "partitions"]["value"] == "2"
     assert found[bench.topics[0], "cleanup.policy"]["verdict"] == "must"
