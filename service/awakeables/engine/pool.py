@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import Context, copy_context
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -130,6 +131,7 @@ class RunnerPool:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timers: list[tuple[float, int, Runner]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._variables: Context | None = None
         self._numbers = count()
         metrics.handlers_live.set_function(lambda: len(self._runners))
 
@@ -230,7 +232,8 @@ class RunnerPool:
     def _set_timer(self, loop: asyncio.AbstractEventLoop, moment: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_at(moment, self._on_timer)
+        # Not in the context of whichever request sets it, whose ID would be in the log lines of others.
+        self._timer = loop.call_at(moment, self._on_timer, context=self._variables)
 
     def _on_timer(self) -> None:
         loop = asyncio.get_running_loop()
@@ -305,6 +308,7 @@ class RunnerPool:
     async def run(self) -> None:
         """Claim runnable invocations while there are places, until cancelled, which drops all handlers."""
         self.stopping = self._hurries = False
+        self._variables = copy_context()
         try:
             while True:
                 self._poked.clear()

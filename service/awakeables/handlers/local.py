@@ -115,7 +115,7 @@ class LocalAttempt:
         self._calls_off: tuple[str, ...] = ()
         self._left = False
         self._because: Ended | None = None
-        self._acting: dict[int, asyncio.Task[None]] = {}
+        self._acting: set[int] = set()
         self._acted: dict[int, Acted] = {}
 
     # ── the port ───────────────────────────────────────────────────────────────────────────
@@ -363,16 +363,17 @@ class LocalAttempt:
             return
         variables = self._variables.copy()
         variables.run(acting.set, run.name)
-        self._acting[index] = self._attempts.spawn(
-            self._act(index, run, tried), self._origin.invocation_id, variables
-        )
+        # Before its task, which may begin at once (`asyncio.eager_task_factory`).
+        self._acting.add(index)
+        self._attempts.spawn(self._act(index, run, tried), self._origin.invocation_id, variables)
 
     async def _act(self, index: int, run: RunCall, tried: RunAttemptFailed | None) -> None:
         try:
             acted = await self._execute(index, run, tried)
         except Exception as error:  # it could not be executed, for example for want of a thread
             acted = self._crashed(error)
-        if self._acting.pop(index, None) is not None:
+        if index in self._acting:
+            self._acting.remove(index)
             self._acted[index] = acted
             self._ready()
 

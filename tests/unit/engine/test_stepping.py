@@ -6,6 +6,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
@@ -21,7 +22,7 @@ from awakeables.handlers.local import LocalAttempts
 from awakeables.handlers.stateless import StatelessAttempts
 from awakeables.testing.bench import new_engine
 from unit.engine import harness
-from unit.engine.harness import BOTH, Bench, failed, value
+from unit.engine.harness import BOTH, Bench, failed, quick, until, value
 
 
 class NoThread(Executor):
@@ -188,3 +189,22 @@ def test_the_answer_to_a_single_wait_is_found_without_a_search() -> None:
     inbox = Inbox(a=one, b=two)
     assert Waits([AwakeableWait(index=3, awakeable_id="b")]).arrived(inbox, {}, 0) == [(3, two)]
     assert Waits([AwakeableWait(index=3, awakeable_id="c")]).arrived(inbox, {}, 0) == []
+
+
+async def test_a_timer_is_not_called_in_the_context_of_the_request_that_set_it() -> None:
+    bench = Bench()
+    request: ContextVar[str] = ContextVar("request", default="none")
+    seen: list[str] = []
+
+    async def sleeps(ctx: Context, s: float) -> None:
+        await ctx.sleep(timedelta(seconds=s))
+        if s > 1:
+            raise ValueError
+
+    async with bench.serving(quick(linger=timedelta(seconds=5)), sleeps=sleeps) as process:
+        process.engine.pool.on_failure = lambda _error: seen.append(request.get())
+        for name, content in (("one", b"1"), ("other", b"2")):
+            request.set(name)
+            await bench.begin(process, "sleeps", content)
+        await until(lambda: seen)
+        assert seen == ["none"]
