@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
+
 from msgspec.structs import replace
 
 from awakeables.core.commands import Advance, Begin, FirstStep
@@ -10,6 +13,18 @@ from awakeables.core.journal import encode_chunk
 from awakeables.handlers.attempt import Progress
 
 NOTHING = Progress()
+
+
+def joined(parts: Sequence[Progress]) -> Progress:
+    """Return what an attempt has done by several steps as if it had been one."""
+    return replace(
+        parts[-1],
+        entries=tuple(chain.from_iterable(part.entries for part in parts)),
+        awakeables=tuple(chain.from_iterable(part.awakeables for part in parts)),
+        schemas=tuple(dict(chain.from_iterable(part.schemas for part in parts)).items()),
+        effects=tuple(chain.from_iterable(part.effects for part in parts)),
+        cancels=tuple(chain.from_iterable(part.cancels for part in parts)),
+    )
 
 
 class OwnerCommits:

@@ -41,7 +41,7 @@ from awakeables.core.sources import Source
 from awakeables.core.texts import message_of, type_of
 from awakeables.engine.committer import resolve
 from awakeables.engine.invocationlog import InvocationLog
-from awakeables.engine.ownercommits import NOTHING, OwnerCommits
+from awakeables.engine.ownercommits import NOTHING, OwnerCommits, joined
 from awakeables.engine.waits import Waits
 from awakeables.errors import StoreRefused
 from awakeables.handlers.attempt import (
@@ -116,6 +116,7 @@ class Runner:
         self._waits: Waits | None = None
         self._running = 0
         self._owes = False
+        self._unsent: list[Progress] = []
         self._inbox: dict[str, Outcome] = {}
         self._verdicts: dict[int, Outcome | None] = {}
         self._cancelled = cancelled
@@ -304,6 +305,7 @@ class Runner:
         if not isinstance(progress, Progress):
             self._stepping = True
             asyncio.ensure_future(progress).add_done_callback(self._on_progress)
+            self._commit_unsent()
             return
         try:
             goes_on = self._take(progress)
@@ -332,17 +334,30 @@ class Runner:
             self._on_advanced(done.result())
 
     def _take(self, progress: Progress) -> bool:
-        """Commit new entries; return whether the handler can continue."""
+        """Note new entries; return whether the handler can continue.
+
+        They are committed once the handler waits for something that has not arrived: a handler that finds a
+        thousand answers at hand makes one commit. An action's outcome is committed before it goes on (J3).
+        """
         self._wanted, self._owes, self.wakes_at = False, not progress.blocked_on, None
         if progress.ended is not None:
-            self._conclude(progress, progress.ended)
+            whole = joined([*self._unsent, progress]) if self._unsent else progress
+            self._unsent = []
+            self._conclude(whole, progress.ended)
             return False
         self._waits, self._running = Waits(progress.blocked_on), progress.running
         if progress.entries and not self._lost and self._refusal is None:
             if self._cancelled and not self._told:
                 self._told = any(isinstance(entry, CancellationRaised) for entry in progress.entries)
-            self._commit(Continue(), progress)
+            self._unsent.append(progress)
+            if self._owes:
+                self._commit_unsent()
         return True
+
+    def _commit_unsent(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if unsent and not self._lost and self._refusal is None:
+            self._commit(Continue(), unsent[0] if len(unsent) == 1 else joined(unsent))
 
     def _news(self) -> News | None:
         """Return what the handler continues with, or the request to stop; None: it keeps waiting."""
@@ -374,6 +389,7 @@ class Runner:
 
     def _is_to_let_go(self, waits: Waits) -> bool:
         """Decide whether a handler for which nothing has arrived is suspended; if not, set its timer."""
+        self._commit_unsent()
         for wait in waits.settles:
             self._settle(wait)
         pool, due_ms = self._pool, waits.due_ms()

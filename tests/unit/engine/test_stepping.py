@@ -208,3 +208,23 @@ async def test_a_timer_is_not_called_in_the_context_of_the_request_that_set_it()
             await bench.begin(process, "sleeps", content)
         await until(lambda: seen)
         assert seen == ["none"]
+
+
+async def test_a_handler_that_finds_many_answers_at_hand_makes_few_commits() -> None:
+    bench = Bench()
+
+    async def sums(ctx: Context) -> int:
+        answers = [ctx.awakeable(int) for _ in range(100)]
+        return sum([await answer for answer in answers])
+
+    async with bench.serving(sums=sums) as process:
+        invocation_id = await bench.begin(process, "sums")
+        await bench.status(invocation_id, "suspended")
+        process.engine.pool.stopping = True  # nothing goes on before all answers are there
+        for number, awakeable in enumerate(bench.awakeables(invocation_id)):
+            await bench.settle(process, awakeable.id, number, f"http:{number}")
+    before = len(bench.store.members(Advance))
+    async with bench.serving(sums=sums):
+        await bench.status(invocation_id, "completed")
+    assert bench.row(invocation_id).result == Resolution.of_json(b"4950")
+    assert len(bench.store.members(Advance)) == before + 1
