@@ -26,14 +26,13 @@ from pydantic import BaseModel
 
 import awakeables
 from awakeables import App, Context, Service
-from awakeables.api import Api
 from awakeables.core.effects import Effect
 from awakeables.engine.completionsink import CompletionSink
-from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.engine import EngineSettings
 from awakeables.engine.recordsink import ConsumedRecord
 from awakeables.ports import PublishReport
 from awakeables.store.sqlite.store import SqliteStore
-from awakeables.testing.bench import new_engine, serving
+from awakeables.testing.bench import Process, new_process, serving
 from awakeables.wire.tasks import encode_effect
 from awakeables.world import SystemClock
 
@@ -159,25 +158,26 @@ async def cost_of_a_cycle(folder: Path, in_flight: int) -> dict[str, float]:
     await store.open()
     broker = Broker()
     settings = EngineSettings(horizon=timedelta(0), sweep_interval=timedelta(days=1))
-    async with serving(new_engine(app, store, broker, clock=clock, settings=settings)) as engine:
+    async with serving(new_process(app, store, broker, clock=clock, settings=settings)) as process:
+        engine = process.engine
         sink = CompletionSink(engine.completions, 0)
         await sink.open()
         counted = Counted(store)
-        await _round(engine, broker, sink, in_flight)
+        await _round(process, broker, sink, in_flight)
         await engine.settled_down()
         await store._writer.run(counted.in_writer, begins=True)
         with counted.counting():
             for _ in range(CYCLES):
-                await _round(engine, broker, sink, in_flight)
+                await _round(process, broker, sink, in_flight)
             await engine.settled_down()
         await store._writer.run(counted.in_writer, begins=False)
     await store.close()
     return {what: round(count / CYCLES / in_flight, 2) for what, count in counted.counts.items()}
 
 
-async def _round(engine: Engine, broker: Broker, sink: CompletionSink, in_flight: int) -> None:
-    api, handler = Api(engine), app.handler("orders", "fulfil")
-    calls = [api.call(handler, b'{"id":"o-17"}', headers={}) for _ in range(in_flight)]
+async def _round(process: Process, broker: Broker, sink: CompletionSink, in_flight: int) -> None:
+    handler = app.handler("orders", "fulfil")
+    calls = [process.api.call(handler, b'{"id":"o-17"}', headers={}) for _ in range(in_flight)]
     records = await broker.answers(in_flight)
     await sink.take(records)
     for call in calls:

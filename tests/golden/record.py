@@ -15,9 +15,9 @@ from awakeables.core.awakeables import Completion
 from awakeables.core.journal import AwakeableCreated
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution, encode_outcome
 from awakeables.core.sources import parse_source
+from awakeables.testing.bench import Bench, Process, quick
 from awakeables.testing.loop import SeededLoop
 from golden.handlers import SCRIPTS, Script, app
-from unit.engine.harness import Bench, Process, quick
 
 V1 = Path(__file__).with_name("v1")
 SUMS = V1 / "SHA256SUMS"
@@ -25,7 +25,7 @@ SUMS = V1 / "SHA256SUMS"
 
 async def play(name: str, script: Script) -> bytes:
     """The journal of one invocation, as its file."""
-    bench = Bench("golden")
+    bench = Bench(service="golden")
     function = app.handler("golden", name).function
     async with bench.serving(quick(), **{name: function}) as process:
         invocation_id = await bench.begin(process, name, script.input)

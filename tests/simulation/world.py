@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from awakeables.api import Api
 from awakeables.core.awakeables import AwakeableRow, Completion, Verdict
 from awakeables.core.commands import Command
 from awakeables.core.effects import Effect
@@ -38,7 +37,7 @@ from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.stateless import StatelessAttempts
 from awakeables.ports import PublishReport
 from awakeables.store.memory import MemoryStore
-from awakeables.testing.bench import new_engine
+from awakeables.testing.bench import new_process
 from awakeables.testing.loop import (
     InlineExecutor,
     SeededEntropy,
@@ -168,7 +167,7 @@ class Process:
     def __init__(self, world: World) -> None:
         self.world = world
         self.store = FaultyStore(world.store, world.chance, world.faults)
-        self.engine = new_engine(
+        process = new_process(
             corpus.app,
             self.store,
             FaultyPublisher(world),
@@ -178,7 +177,7 @@ class Process:
             executor=InlineExecutor(),
             handlers=world.handlers,
         )
-        self.api = Api(self.engine)
+        self.engine, self.api = process.engine, process.api
         self.tasks = [asyncio.ensure_future(self.engine.run()), asyncio.ensure_future(self._read())]
 
     async def kill(self) -> None:

@@ -30,7 +30,7 @@ from awakeables.kafka.topics import create_topics
 from awakeables.ports import Page, Store
 from awakeables.store.memory import MemoryStore
 from awakeables.store.sqlite.store import SqliteStore
-from awakeables.testing.bench import new_engine
+from awakeables.testing.bench import new_process
 from awakeables.wire.completions import encode_completion
 from awakeables.world import SystemClock, SystemEntropy
 from support.eventually import eventually
@@ -149,7 +149,7 @@ async def running(
     connection = connection or KafkaConnection(bootstrap=bootstrap)
     producer = Producer(connection, clock)
     publisher = KafkaPublisher(producer, connection)
-    engine = new_engine(
+    process = new_process(
         app,
         store,
         publisher,
@@ -157,6 +157,7 @@ async def running(
         entropy=SystemEntropy(),
         settings=engine_settings or EngineSettings(),
     )
+    engine = process.engine
     consumer = CompletionsConsumer(
         connection,
         engine.completions,
@@ -174,7 +175,7 @@ async def running(
             try:
                 yield Running(
                     app=app,
-                    api=Api(engine),
+                    api=process.api,
                     engine=engine,
                     consumer=consumer,
                     producer=producer,

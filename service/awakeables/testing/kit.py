@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from awakeables.api import Api
 from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.invocations import Invocation
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replay import describe
 from awakeables.core.texts import excerpt
-from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.engine import EngineSettings
 from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.runner import RunnerSettings
@@ -30,7 +29,7 @@ from awakeables.handlers.serde import codec_of_value, explain
 from awakeables.handlers.service import App, Handler, Service
 from awakeables.store.memory import MemoryStore
 from awakeables.testing.answers import Answers
-from awakeables.testing.bench import new_engine, serving
+from awakeables.testing.bench import Process, new_process, serving
 from awakeables.testing.logs import redirected
 from awakeables.testing.loop import (
     STARTED_MS,
@@ -193,7 +192,7 @@ def _in_a_loop(
     store = MemoryStore(clock=clock, retention_ms=NEVER // timedelta(milliseconds=1))
     topics = Topics()
     failures: deque[BaseException] = deque(maxlen=1)
-    engine = new_engine(
+    process = new_process(
         app,
         store,
         topics,
@@ -203,9 +202,8 @@ def _in_a_loop(
         executor=executor,
         on_failure=failures.append,
     )
-    api = Api(engine)
-    outside = Outside(api, topics, clock, answers, on_wait)
-    running = _Running(loop, engine, api, store, outside, failures)
+    outside = Outside(process.api, topics, clock, answers, on_wait)
+    running = _Running(loop, process, store, outside, failures)
     try:
         with redirected():
             return loop.run_until_complete(running.run(handler, content, headers))
@@ -217,28 +215,28 @@ def _in_a_loop(
 
 
 class _Running:
-    """One invocation on its engine, from its input to its end or until nothing more is due."""
+    """One invocation in its process, from its input to its end or until nothing more is due."""
 
     def __init__(
         self,
         loop: SeededLoop,
-        engine: Engine,
-        api: Api,
+        process: Process,
         store: MemoryStore,
         outside: Outside,
         failures: Sequence[BaseException],
     ) -> None:
         self._loop = loop
-        self._engine = engine
-        self._api = api
+        self._process = process
+        self._engine = process.engine
+        self._api = process.api
         self._store = store
         self._tables = store.tables
         self._outside = outside
         self._failures = failures
 
     async def run(self, handler: Handler, content: bytes | None, headers: Mapping[str, str]) -> Run:
-        engine, outside = self._engine, self._outside
-        async with serving(engine), outside.reading():
+        outside = self._outside
+        async with serving(self._process), outside.reading():
             lower = {name.lower(): text for name, text in headers.items()}
             begun = await self._api.begin(handler, content, headers=lower)
             row = await self._until_it_rests(begun.id)

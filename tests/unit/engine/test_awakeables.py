@@ -16,9 +16,10 @@ from awakeables.core.ids import new_id
 from awakeables.core.outcomes import Resolution
 from awakeables.core.sources import parse_source
 from awakeables.engine.engine import EngineSettings
+from awakeables.testing.bench import Bench, until
 from awakeables.testing.loop import STARTED_MS
 from awakeables.wire.completions import encode_completion
-from unit.engine.harness import BOTH, Bench, Wide, resolution, until, value, wait
+from unit.engine.harness import BOTH, Wide, resolution, value, wait
 
 
 @BOTH

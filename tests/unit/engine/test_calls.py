@@ -18,9 +18,9 @@ from awakeables.errors import (
     NotFound,
     Overloaded,
 )
-from awakeables.testing.bench import pass_time
+from awakeables.testing.bench import Bench, pass_time
 from awakeables.testing.loop import STARTED_MS
-from unit.engine.harness import LIVE, Bench, Wide, value, wait
+from unit.engine.harness import LIVE, Wide, value, wait
 
 
 async def test_a_call_is_durable_before_it_is_answered_and_its_first_steps_ride_along() -> None:

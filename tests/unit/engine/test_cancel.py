@@ -14,9 +14,9 @@ from awakeables.core.invocations import CANCELLED
 from awakeables.core.journal import CancellationRaised, OutcomeDelivered
 from awakeables.core.outcomes import Cancellation, Rejection
 from awakeables.errors import NotFound, NotPossible
-from awakeables.testing.bench import pass_time
+from awakeables.testing.bench import Bench, pass_time, quick, until
 from awakeables.testing.loop import STARTED_MS
-from unit.engine.harness import Bench, failed, quick, until, value
+from unit.engine.harness import failed, value
 
 SUSPENDED = quick()
 LIVE = quick(linger=timedelta(seconds=30))

@@ -13,13 +13,13 @@ from awakeables.core.commands import Begin, Claim, Expire, MarkPublished, Probe
 from awakeables.core.replies import Begun, Claimed
 from awakeables.engine.committer import Committer
 from awakeables.errors import Overloaded, StoreRefused
+from awakeables.testing.bench import FragileStore
 from awakeables.testing.loop import VirtualClock
-from unit.engine.harness import Store
 
 
 @asynccontextmanager
-async def committing(**bounds: Any) -> AsyncIterator[tuple[Committer, Store]]:
-    store = Store(VirtualClock(asyncio.get_running_loop()))
+async def committing(**bounds: Any) -> AsyncIterator[tuple[Committer, FragileStore]]:
+    store = FragileStore(clock=VirtualClock(asyncio.get_running_loop()))
     committer = Committer(store, **bounds)
     running = asyncio.ensure_future(committer.run())
     try:

@@ -16,11 +16,12 @@ from awakeables.core.ids import new_id
 from awakeables.core.sources import parse_source
 from awakeables.engine.folding import FoldingSettings
 from awakeables.errors import NotPossible
+from awakeables.testing.bench import Bench, Process, quick, until
 from awakeables.testing.loop import STARTED_MS
 from awakeables.wire.completions import encode_completion
 from awakeables.wire.dead_tasks import MOST_CONTENT_BYTES
 from awakeables.wire.tasks import encode_effect
-from unit.engine.harness import TOPIC, Bench, Process, quick, resolution, until, value, wait
+from unit.engine.harness import TOPIC, resolution, value, wait
 
 PACKED_AT = {"partition": 2, "offset": 17, "timestamp_ms": STARTED_MS}
 

@@ -13,7 +13,8 @@ from awakeables.errors import (
     NotFound,
     NotPossible,
 )
-from unit.engine.harness import Bench, quick, value, wait
+from awakeables.testing.bench import Bench, quick
+from unit.engine.harness import value, wait
 
 
 async def test_a_paused_invocation_goes_on_when_it_is_resumed_with_its_attempts_counted_anew() -> None:

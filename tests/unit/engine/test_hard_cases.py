@@ -25,8 +25,9 @@ from awakeables.errors import (
     PublishRefused,
     StoreRefused,
 )
+from awakeables.testing.bench import Bench, quick, until
 from awakeables.testing.loop import STARTED_MS
-from unit.engine.harness import BOTH, LIVE, Bench, Wide, failed, quick, resolution, until, value, wait
+from unit.engine.harness import BOTH, LIVE, Wide, failed, resolution, value, wait
 
 
 class Narrow(BaseModel):

@@ -8,7 +8,8 @@ import msgspec
 
 from awakeables import Context
 from awakeables.engine.engine import EngineSettings
-from unit.engine.harness import BOTH, Bench, Wide, until, value, wait
+from awakeables.testing.bench import Bench, until
+from unit.engine.harness import BOTH, Wide, value, wait
 
 
 async def test_j1_a_stale_owner_s_commit_changes_nothing() -> None:

@@ -19,9 +19,10 @@ from awakeables.engine.recordsink import ConsumedRecord
 from awakeables.errors import (
     OwnershipLost,
 )
+from awakeables.testing.bench import Bench, quick, until
 from awakeables.testing.loop import STARTED_MS
 from support.logs import heard
-from unit.engine.harness import LIVE, TOPIC, Bench, quick, resolution, until, value, wait
+from unit.engine.harness import LIVE, TOPIC, resolution, value, wait
 
 
 async def test_k1_completions_verdicts_wake_ups_and_offsets_commit_together_or_not_at_all() -> None:

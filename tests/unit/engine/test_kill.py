@@ -14,7 +14,8 @@ from awakeables.core.ids import new_id
 from awakeables.core.invocations import KILLED
 from awakeables.engine.engine import EngineSettings
 from awakeables.errors import NotFound, NotPossible
-from unit.engine.harness import Bench, quick, resolution, until
+from awakeables.testing.bench import Bench, quick, until
+from unit.engine.harness import resolution
 
 SUSPENDED = quick()
 LIVE = quick(linger=timedelta(hours=1))

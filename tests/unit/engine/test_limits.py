@@ -9,7 +9,8 @@ from awakeables import Cancelled, Context
 from awakeables.core.journal import AwakeableCreated, RunRequested
 from awakeables.core.outcomes import Cancellation
 from awakeables.engine.engine import EngineSettings
-from unit.engine.harness import Bench, quick, value
+from awakeables.testing.bench import Bench, quick
+from unit.engine.harness import value
 
 
 async def counts(ctx: Context, upto: int) -> int:

@@ -14,7 +14,8 @@ from awakeables.engine.offsets import PartitionProgress
 from awakeables.engine.readerstate import ReaderState, StuckBatch
 from awakeables.engine.recordsink import ConsumedRecord
 from awakeables.errors import NotFound, NotPossible, OwnershipLost
-from unit.engine.harness import TOPIC, Bench, resolution
+from awakeables.testing.bench import Bench
+from unit.engine.harness import TOPIC, resolution
 
 
 async def wait(ctx: Context) -> Any:

@@ -27,9 +27,9 @@ from awakeables.engine.outbox import Relay, RelaySettings
 from awakeables.errors import BrokerUnavailable, PublishRefused, TopicMissing
 from awakeables.ports import PublishReport
 from awakeables.telemetry import events
+from awakeables.testing.bench import FakeBroker, FragileStore, until
 from awakeables.testing.loop import VirtualClock
 from support.logs import heard
-from unit.engine.harness import Broker, Store, until
 
 OWNER = "me"
 
@@ -39,8 +39,8 @@ class Rig:
 
     def __init__(self, settings: RelaySettings) -> None:
         self.clock = VirtualClock(asyncio.get_running_loop())
-        self.store = Store(self.clock)
-        self.broker = Broker()
+        self.store = FragileStore(clock=self.clock)
+        self.broker = FakeBroker()
         self.committer = Committer(self.store)
         self.wakes: list[Wake] = []
         self.settings = settings

@@ -8,7 +8,7 @@ from typing import Any
 from awakeables import Context
 from awakeables.engine.pool import BEHIND, FEW
 from awakeables.engine.readerstate import ReaderState
-from unit.engine.harness import Bench, until
+from awakeables.testing.bench import Bench, until
 
 COUNT = 3 * FEW
 

@@ -9,7 +9,7 @@ from awakeables.core.commands import Republish
 from awakeables.core.effects import Effect
 from awakeables.core.ids import new_id
 from awakeables.errors import NotFound, NotPossible, PublishRefused
-from unit.engine.harness import Bench, Process, until
+from awakeables.testing.bench import Bench, Process, until
 
 
 async def invoices(ctx: Context, count: int) -> None:

@@ -15,7 +15,7 @@ from awakeables.engine import retention
 from awakeables.engine.engine import EngineSettings
 from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.retention import RetentionSettings
-from unit.engine.harness import Bench, quick
+from awakeables.testing.bench import Bench, quick
 
 HOUR = timedelta(hours=1)
 DAY_S = 86_400

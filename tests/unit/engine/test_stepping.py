@@ -20,9 +20,8 @@ from awakeables.engine.waits import Waits
 from awakeables.handlers.attempt import AwakeableWait
 from awakeables.handlers.local import LocalAttempts
 from awakeables.handlers.stateless import StatelessAttempts
-from awakeables.testing.bench import new_engine
-from unit.engine import harness
-from unit.engine.harness import BOTH, Bench, failed, quick, until, value
+from awakeables.testing.bench import Bench, quick, until
+from unit.engine.harness import BOTH, failed, value
 
 
 class NoThread(Executor):
@@ -165,11 +164,8 @@ async def test_a_search_of_arrivals_by_what_is_awaited_is_missed(monkeypatch: py
 
 
 @pytest.mark.parametrize("adapter", [LocalAttempts, StatelessAttempts])
-async def test_a_process_that_stops_leaves_no_task_behind(
-    adapter: HandlersRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(harness, "new_engine", functools.partial(new_engine, handlers=adapter))
-    bench = Bench()
+async def test_a_process_that_stops_leaves_no_task_behind(adapter: HandlersRun) -> None:
+    bench = Bench(handlers=adapter)
 
     async def act(ctx: Context) -> None:
         await ctx.run("act", functools.partial(asyncio.sleep, 1000))

@@ -14,11 +14,8 @@ from awakeables.api import Api
 from awakeables.core.outcomes import Resolution
 from awakeables.engine.engine import EngineSettings
 from awakeables.handlers.service import App, Service
-from awakeables.store.memory import MemoryStore
-from awakeables.testing import bench
-from awakeables.testing.bench import new_engine
+from awakeables.testing.bench import Bench
 from awakeables.world import SystemClock
-from unit.engine.harness import Broker
 
 
 async def test_a_plain_function_runs_in_a_thread_and_a_coroutine_on_the_loop() -> None:
@@ -72,13 +69,8 @@ async def test_the_context_is_refused_in_a_thread_too() -> None:
 
 @asynccontextmanager
 async def serving(service: Service) -> AsyncIterator[Api]:
-    clock = SystemClock()
-    engine = new_engine(
-        App("shop", services=[service]),
-        MemoryStore(clock=clock, retention_ms=1_000_000),
-        Broker(),
-        clock=clock,
-        settings=EngineSettings(horizon=timedelta(0), threads=2),
-    )
-    async with asyncio.timeout(20), bench.serving(engine):
-        yield Api(engine)
+    app = App("shop", services=[service])
+    settings = EngineSettings(horizon=timedelta(0), threads=2)
+    bench = Bench(clock=SystemClock())
+    async with asyncio.timeout(20), bench.running(app, settings, executor=None) as process:
+        yield process.api

@@ -9,12 +9,13 @@ from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.recordsink import ConsumedRecord
 from awakeables.errors import BrokerUnavailable
 from awakeables.handlers.context import Context
+from awakeables.testing.bench import Bench, until
 from awakeables.wire.tasks import encode_effect
 from awakeables.worker.port import Incoming
 from awakeables.worker.process import Answered
 from awakeables.worker.task import Task
 from awakeables.worker.worker import Worker
-from unit.engine.harness import Bench, until, value
+from unit.engine.harness import value
 from unit.worker import fakes
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"

@@ -17,7 +17,8 @@ from awakeables.core.replies import DryReplayed
 from awakeables.core.sources import parse_source
 from awakeables.engine.engine import EngineSettings
 from awakeables.handlers import serde
-from unit.engine.harness import BOTH, LIVE, Bench, Process, quick, resolution, until, value
+from awakeables.testing.bench import Bench, Process, quick, until
+from unit.engine.harness import BOTH, LIVE, resolution, value
 
 
 def german(text: str) -> str:

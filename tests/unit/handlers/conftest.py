@@ -11,7 +11,7 @@ import pytest
 from awakeables.handlers.stateless import StatelessAttempts
 from awakeables.testing import Run, kit
 from awakeables.testing import run as run_in_memory
-from awakeables.testing.bench import new_engine
+from awakeables.testing.bench import new_process
 
 Runs = Callable[..., Run]
 
@@ -19,5 +19,5 @@ Runs = Callable[..., Run]
 @pytest.fixture(params=["always-suspend", "live", "stateless"])
 def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Runs:
     if request.param == "stateless":
-        monkeypatch.setattr(kit, "new_engine", functools.partial(new_engine, handlers=StatelessAttempts))
+        monkeypatch.setattr(kit, "new_process", functools.partial(new_process, handlers=StatelessAttempts))
     return functools.partial(run_in_memory, suspend=request.param == "always-suspend")

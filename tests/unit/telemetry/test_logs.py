@@ -20,7 +20,8 @@ from awakeables.errors import BrokerUnavailable, PublishRefused, TerminalError
 from awakeables.handlers.context import Context
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.telemetry import events
-from unit.engine.harness import Bench, quick, resolution, until, wait
+from awakeables.testing.bench import Bench, quick, until
+from unit.engine.harness import resolution, wait
 
 SERVICE = Path(__file__).parents[3] / "service/awakeables"
 OF_HANDLERS = {"ATTEMPT_FAILED", "INVOCATION_BEGAN", "INVOCATION_ENDED", "INVOCATION_PAUSED", "RUN_FAILED"}

@@ -22,7 +22,7 @@ from awakeables.errors import (
 )
 from awakeables.handlers.context import Context
 from awakeables.telemetry.metrics import Metrics, WorkerMetrics, end_of, exposition
-from unit.engine.harness import Bench, until
+from awakeables.testing.bench import Bench, until
 
 FAILURE = Failure(kind="ValueError", message="no", at_ms=1)
 

@@ -13,15 +13,12 @@ from typing import Any
 
 import pytest
 
-from awakeables.api import Api
 from awakeables.handlers.context import Context
-from awakeables.handlers.service import App, Service
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
 from awakeables.telemetry.stalls import OURS, Stalls, user_frames
-from awakeables.testing.bench import new_engine, serving
+from awakeables.testing.bench import Bench
 from awakeables.world import SystemClock
-from unit.engine.harness import Broker, Store, quick
 
 THRESHOLD = timedelta(milliseconds=100)
 
@@ -48,25 +45,19 @@ async def block(ctx: Context) -> None:
 
 
 async def test_a_handler_that_blocks_the_loop_is_told_of_with_its_stack_and_its_id(logs: list[Any]) -> None:
-    clock = SystemClock()
-    service = Service("orders")
-    service.handler("block")(block)
-    engine = new_engine(
-        App("shop", services=[service]), Store(clock), Broker(), clock=clock, settings=quick()
-    )
-    api = Api(engine)
-    async with serving(engine), watched(engine.metrics):
-        begun = await api.begin(api.app.handler("orders", "block"), b"null")
-        await api.result(begun.id)
+    bench = Bench(clock=SystemClock())
+    async with bench.serving(block=block) as process, watched(metrics := process.engine.metrics):
+        invocation_id = await bench.begin(process, "block")
+        await process.api.result(invocation_id)
     [told] = [line for line in logs if line["event"] == events.LOOP_BLOCKED]
-    assert told["invocation_id"] == begun.id
+    assert told["invocation_id"] == invocation_id
     assert told["blocked_ms"] >= 100
     line = block.__code__.co_firstlineno + 1
     assert told["at"] == f"{__file__}:{line}"
     assert "in block\n    time.sleep(0.3)" in told["stack"]
     assert OURS not in told["stack"]
-    assert stalled(engine.metrics) == 1
-    assert engine.metrics.registry.get_sample_value("awakeables_loop_stall_seconds_sum") >= 0.1  # type: ignore[operator]
+    assert stalled(metrics) == 1
+    assert metrics.registry.get_sample_value("awakeables_loop_stall_seconds_sum") >= 0.1  # type: ignore[operator]
 
 
 async def test_a_stall_outside_of_a_handler_names_its_task(logs: list[Any]) -> None:

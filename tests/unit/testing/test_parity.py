@@ -28,10 +28,10 @@ from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import InvalidInput, TerminalError
 from awakeables.handlers.service import App, Handler
-from awakeables.ports import Page, PublishReport
+from awakeables.ports import Page
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.testing import Paused, PendingAwakeable, Stuck, run
-from awakeables.testing.bench import new_engine, serving
+from awakeables.testing.bench import FakeBroker, new_process, serving
 from awakeables.testing.kit import FEW_TRIES
 from awakeables.testing.loop import STARTED_MS
 from awakeables.testing.outside import Published, readable
@@ -162,41 +162,32 @@ class HandClock:
         return self.ms / 1000
 
 
-class Kafka:
-    def __init__(self) -> None:
-        self.published: list[Effect] = []
-
-    async def publish(self, effects: Sequence[Effect], report: PublishReport) -> None:
-        self.published += effects
-        report(effects, None)
-
-
 async def _in_service(case: Case, folder: Path) -> End:
-    clock, kafka = HandClock(), Kafka()
+    clock, broker = HandClock(), FakeBroker()
     store = SqliteStore(folder / "service.db", clock=clock, retention_ms=10**15)
     await store.open()
-    engine = new_engine(
+    process = new_process(
         case.app,
         store,
-        kafka,
+        broker,
         clock=clock,
         settings=EngineSettings(
             runner=RunnerSettings(linger=timedelta(0), retry=FEW_TRIES), horizon=timedelta(0), threads=1
         ),
     )
-    transport = httpx.ASGITransport(new_web_app(engine))
+    transport = httpx.ASGITransport(new_web_app(process))
     try:
         async with (
-            serving(engine),
+            serving(process),
             httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as client,
         ):
-            return await _served(case, engine, clock, kafka, client)
+            return await _served(case, process.engine, clock, broker, client)
     finally:
         await store.close()
 
 
 async def _served(
-    case: Case, engine: Engine, clock: HandClock, kafka: Kafka, client: httpx.AsyncClient
+    case: Case, engine: Engine, clock: HandClock, broker: FakeBroker, client: httpx.AsyncClient
 ) -> End:
     is_bytes = case.handler.input.kind == "bytes"
     media_type = "application/octet-stream" if is_bytes else "application/json"
@@ -221,7 +212,7 @@ async def _served(
         result = f"{row.failure.kind}: {row.failure.message}"
     journal = (await engine.store.history([invocation_id]))[invocation_id]
     return End(
-        row.status, result, [describe(entry) for entry in journal], list(map(_effect, kafka.published))
+        row.status, result, [describe(entry) for entry in journal], list(map(_effect, broker.published))
     )
 
 

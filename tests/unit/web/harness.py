@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -13,24 +13,13 @@ import httpx
 from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic.alias_generators import to_camel
 
-from awakeables.api import Api
-from awakeables.core.awakeables import AwakeableRow
-from awakeables.core.commands import Command
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect
-from awakeables.core.invocations import Invocation
-from awakeables.core.replies import Reply
 from awakeables.core.rows import effect_row, refused
-from awakeables.engine.engine import Engine, EngineSettings
-from awakeables.engine.runner import RunnerSettings
-from awakeables.errors import StoreUnavailable, TerminalError, TopicMissing
+from awakeables.errors import TerminalError
 from awakeables.handlers.context import Context
 from awakeables.handlers.service import App, Service
-from awakeables.ports import Clock, Expectation, PublishReport
-from awakeables.store.memory import MemoryStore
-from awakeables.testing import bench
-from awakeables.testing.bench import new_engine
-from awakeables.testing.loop import VirtualClock
+from awakeables.testing.bench import Bench, Process, quick
 from awakeables.web.app import WebApp, WebSettings
 from support.web import new_web_app
 
@@ -163,80 +152,22 @@ async def wait_custom(ctx: Context) -> str:
     return await ctx.awakeable(serde=Upper())
 
 
-class FragileStore(MemoryStore):
-    """The memory store, until `down` is set; `slow_s` makes commits slow."""
-
-    def __init__(self, *, clock: Clock) -> None:
-        super().__init__(clock=clock, retention_ms=RETENTION_MS)
-        self.down = False
-        self.slow_s = 0.0
-
-    def _check(self) -> None:
-        if self.down:
-            raise StoreUnavailable("the disk is gone")
-
-    async def commit(self, members: Sequence[Command]) -> list[Reply]:
-        self._check()
-        answers = await super().commit(members)
-        if self.slow_s:
-            await asyncio.sleep(self.slow_s)
-        return answers
-
-    async def invocation(self, invocation_id: str) -> Invocation | None:
-        self._check()
-        return await super().invocation(invocation_id)
-
-    async def awakeable(self, awakeable_id: str) -> AwakeableRow | None:
-        self._check()
-        return await super().awakeable(awakeable_id)
-
-    async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
-        self._check()
-        return await super().expectations(awakeable_ids)
-
-
-class NoKafka:
-    """Takes whatever is published, once its gate is open, but to topics that are missing."""
-
-    def __init__(self) -> None:
-        self.published: list[Effect] = []
-        self.missing: set[str] = set()
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def publish(self, effects: Sequence[Effect], report: PublishReport) -> None:
-        await self.gate.wait()
-        for effect in effects:
-            if effect.topic in self.missing:
-                report([effect], TopicMissing(f"there is no topic {effect.topic!r}"))
-            else:
-                self.published.append(effect)
-                report([effect], None)
-
-
 class Web:
-    """What a test holds."""
+    """One process of the shop behind its HTTP interface, and a client of it."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        api: Api,
-        store: FragileStore,
-        app: WebApp,
-        client: httpx.AsyncClient,
-        *,
-        kafka: NoKafka,
-    ) -> None:
-        self.kafka = kafka
-        self.engine = engine
-        self.api = api
-        self.store = store
+    def __init__(self, bench: Bench, process: Process, app: WebApp, client: httpx.AsyncClient) -> None:
+        self.bench = bench
+        self.store = bench.store
+        self.broker = bench.broker
+        self.process = process
+        self.engine = process.engine
+        self.api = process.api
         self.app = app
         self.client = client
 
     @property
     def published(self) -> list[Effect]:
-        return self.kafka.published
+        return self.broker.published
 
     @property
     def waiters(self) -> int:
@@ -244,74 +175,53 @@ class Web:
         return sum(map(len, self.engine.waiters._waiting.values()))
 
     async def begin(self, handler: str, content: bytes = b"null") -> str:
-        begun = await self.api.begin(self.api.app.handler("orders", handler), content)
-        return begun.id
+        return await self.bench.begin(self.process, handler, content)
 
     async def awakeable_of(self, handler: str) -> str:
         """Begin a handler that waits; the ID of what it waits for, its row committed."""
-        invocation_id = await self.begin(handler)
-        await until(lambda: self._of(invocation_id) is not None)
-        found = self._of(invocation_id)
-        assert found is not None
-        return found
-
-    def _of(self, invocation_id: str) -> str | None:
-        rows = self.store.tables.awakeables.values()
-        return next((row.id for row in rows if row.invocation_id == invocation_id), None)
+        return (await self.bench.awakeable(await self.begin(handler))).id
 
     def add_dead_letter(self, **fields: Any) -> str:
-        letter = DeadLetter(
-            id=self.api.new_id("dlq"),
-            topic="shop.completions",
-            partition=0,
-            timestamp_ms=0,
-            reason="no JSON",
-            at_ms=self.engine.clock.now_ms(),
-            **{"code": "unreadable"} | fields,
-        )
-        self.store.tables.dead_letters[letter.id] = letter
-        self.store.tables.sources[letter.source] = letter.id
-        return letter.id
+        return add_dead_letter(self.bench, self.process, **fields)
 
     def add_refused(self, **fields: Any) -> str:
-        """A record in the outbox that Kafka has refused; nobody's, unless `stream` says whose."""
-        event_id = self.api.new_id("evt")
-        usual = {"event_id": event_id, "stream": event_id, "topic": "invoices", "key": None, "value": None}
-        effect = Effect(created_ms=self.engine.clock.now_ms(), **usual | fields)
-        row = refused(effect_row(effect, self.engine.owner, 0), "too large")
-        self.store.tables.effects[effect.event_id] = row
-        return effect.event_id
+        return add_refused(self.bench, self.process, **fields)
 
 
-async def until(condition: Callable[[], object], *, within_s: float = 120) -> None:
-    """Wait for a condition, in virtual time."""
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 - whatever it is about tells nobody
-            await asyncio.sleep(0.01)
+def add_dead_letter(bench: Bench, process: Process, **fields: Any) -> str:
+    letter = DeadLetter(
+        id=process.api.new_id("dlq"),
+        topic="shop.completions",
+        partition=0,
+        timestamp_ms=0,
+        reason="no JSON",
+        at_ms=bench.clock.now_ms(),
+        **{"code": "unreadable"} | fields,
+    )
+    bench.store.tables.dead_letters[letter.id] = letter
+    bench.store.tables.sources[letter.source] = letter.id
+    return letter.id
+
+
+def add_refused(bench: Bench, process: Process, **fields: Any) -> str:
+    """A record in the outbox that Kafka has refused; nobody's, unless `stream` says whose."""
+    event_id = process.api.new_id("evt")
+    usual = {"event_id": event_id, "stream": event_id, "topic": "invoices", "key": None, "value": None}
+    effect = Effect(created_ms=bench.clock.now_ms(), **usual | fields)
+    row = refused(effect_row(effect, process.engine.owner, 0), "too large")
+    bench.store.tables.effects[effect.event_id] = row
+    return effect.event_id
 
 
 @asynccontextmanager
 async def serving(settings: WebSettings | None = None, tokens: Path | None = None) -> AsyncIterator[Web]:
-    clock = VirtualClock(asyncio.get_running_loop())
-    store = FragileStore(clock=clock)
-    kafka = NoKafka()
-    engine = new_engine(
-        App("shop", services=[orders]),
-        store,
-        kafka,
-        clock=clock,
-        settings=EngineSettings(
-            runner=RunnerSettings(linger=timedelta(milliseconds=50)), horizon=timedelta(0)
-        ),
-    )
-    api = Api(engine)
-    app = new_web_app(engine, settings or WebSettings(max_body_bytes=MAX_BODY_BYTES), tokens=tokens)
-    transport = httpx.ASGITransport(app)
-    async with (
-        httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as client,
-        bench.serving(engine),
-    ):
-        yield Web(engine, api, store, app, client, kafka=kafka)
+    bench = Bench(retention=timedelta(milliseconds=RETENTION_MS))
+    app = App("shop", services=[orders])
+    async with bench.running(app, quick(linger=timedelta(milliseconds=50)), executor=None) as process:
+        web = new_web_app(process, settings or WebSettings(max_body_bytes=MAX_BODY_BYTES), tokens=tokens)
+        transport = httpx.ASGITransport(web)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as client:
+            yield Web(bench, process, web, client)
 
 
 class Exchange:
@@ -369,6 +279,3 @@ class Exchange:
 
     def run(self, app: WebApp) -> Awaitable[None]:
         return app(self.scope, self.receive, self.send)
-
-
-__all__ = ["Exchange", "FragileStore", "Web", "serving", "until"]

@@ -10,8 +10,9 @@ import pytest
 from structlog.typing import EventDict
 
 from awakeables.telemetry import events
+from awakeables.testing.bench import until
 from support.logs import heard
-from unit.web.harness import Web, serving, until
+from unit.web.harness import Web, serving
 from unit.web.test_completing import JSON, problem
 from unit.web.test_guard import bearer, guarded
 

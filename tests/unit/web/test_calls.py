@@ -9,9 +9,9 @@ from datetime import timedelta
 import pytest
 
 from awakeables.core.outcomes import Resolution
-from awakeables.testing.bench import pass_time
+from awakeables.testing.bench import pass_time, until
 from awakeables.web.app import WebSettings
-from unit.web.harness import MAX_BODY_BYTES, Exchange, Web, serving, until
+from unit.web.harness import MAX_BODY_BYTES, Exchange, Web, serving
 from unit.web.test_completing import FORM, JSON, TEXT, problem
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from awakeables.core.ids import new_id
 from awakeables.core.outcomes import Rejection, Resolution
-from awakeables.testing.bench import pass_time
+from awakeables.testing.bench import pass_time, until
 from awakeables.web.app import WebSettings
-from unit.web.harness import MAX_BODY_BYTES, RETENTION_MS, Web, serving, until
+from unit.web.harness import MAX_BODY_BYTES, RETENTION_MS, Web, serving
 
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "application/x-www-form-urlencoded"}

@@ -21,27 +21,25 @@ from pydantic import BaseModel, Field
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
-from awakeables.api import Api
 from awakeables.core.awakeables import Completion, Heartbeat
 from awakeables.core.effects import TaskFacts
 from awakeables.core.ids import EFFECT_KINDS
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.sources import parse_source
-from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.engine import EngineSettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import TerminalError
 from awakeables.handlers.context import Context
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.service import App, Service
-from awakeables.store.memory import MemoryStore
-from awakeables.testing.bench import new_engine
-from awakeables.web.app import WebApp, WebSettings
+from awakeables.testing.bench import Bench, Process, until
+from awakeables.web.app import WebSettings
 from awakeables.web.describing.openapi import openapi
 from awakeables.web.server import WebServer
 from awakeables.world import SystemClock
 from support.effort import FUZZ_EXAMPLES
 from support.web import new_web_app
-from unit.web.harness import RETENTION_MS, NoKafka, Web
+from unit.web.harness import add_dead_letter, add_refused
 from unit.web.test_guard import bearer, write_tokens
 
 HANGS_AFTER_S = 10
@@ -125,26 +123,20 @@ class Target:
     known: dict[str, list[str]]
 
 
-def engine_on(store: MemoryStore, clock: SystemClock) -> Engine:
-    retry = RetryPolicy(max_attempts=2, initial_interval=timedelta(milliseconds=1))
-    return new_engine(
-        APP,
-        store,
-        NoKafka(),
-        clock=clock,
-        settings=EngineSettings(runner=RunnerSettings(retry=retry), horizon=timedelta(0)),
-    )
+RETRY = RetryPolicy(max_attempts=2, initial_interval=timedelta(milliseconds=1))
+SETTINGS = EngineSettings(runner=RunnerSettings(retry=RETRY), horizon=timedelta(0))
 
 
-async def fill(engine: Engine, api: Api, store: MemoryStore, app: WebApp) -> dict[str, list[str]]:
+async def fill(bench: Bench, process: Process) -> dict[str, list[str]]:
     """Rows in many states: awakeables that wait, resolved, rejected, called off, alive; refused records."""
+    api = process.api
     begun = [await api.begin(APP.handler("shop", "wait"), b"null") for _ in range(4)]
     begun.append(await api.begin(APP.handler("shop", "refuse"), b"null"))
     begun.append(await api.begin(APP.handler("shop", "crash"), b"null"))
     begun += [await api.begin(APP.handler("shop", "wait_for_anything"), b"null") for _ in range(PENDING)]
-    while len(store.tables.awakeables) < 4 + PENDING:  # noqa: ASYNC110 - rows tell nobody
-        await asyncio.sleep(0.01)
-    awakeables = list(store.tables.awakeables)
+    rows = bench.store.tables.awakeables
+    await until(lambda: len(rows) == 4 + PENDING)
+    awakeables = list(rows)
     answers: tuple[Resolution | Rejection | Heartbeat, ...] = (
         Resolution.of_json(b'{"item":"x","count":1}'),
         Rejection(reason="no", code=409),
@@ -153,13 +145,11 @@ async def fill(engine: Engine, api: Api, store: MemoryStore, app: WebApp) -> dic
     for name, body in zip(awakeables, answers, strict=False):
         await api.settle(Completion(awakeable_id=name, body=body, source=parse_source("http:test")))
     await api.cancel(begun[3].id)
-    web = Web(engine, api, store, app, None, kafka=NoKafka())  # type: ignore[arg-type,unused-ignore]
-    letter = web.add_dead_letter(
-        code="unreadable", source="t:0:7", offset=7, value=b"\xff", key=b"k", headers=(("h", b"\xfe"),)
-    )
+    record = {"source": "t:0:7", "offset": 7, "value": b"\xff", "key": b"k", "headers": (("h", b"\xfe"),)}
+    letter = add_dead_letter(bench, process, code="unreadable", **record)
     task = TaskFacts(awakeable_id=awakeables[0], reply_to=APP.completions_topic)
-    tasks = [web.add_refused(stream=begun[0].id, value=b"\xff", key=b"k", task=task)]
-    refused = [web.add_refused(event_id=api.new_id(kind)) for kind in EFFECT_KINDS]
+    tasks = [add_refused(bench, process, stream=begun[0].id, value=b"\xff", key=b"k", task=task)]
+    refused = [add_refused(bench, process, event_id=api.new_id(kind)) for kind in EFFECT_KINDS]
     return {
         "awakeable_id": awakeables[:4] * (PENDING // 2) + awakeables[4:],  # each state often enough
         "invocation_id": [row.id for row in begun],
@@ -169,25 +159,17 @@ async def fill(engine: Engine, api: Api, store: MemoryStore, app: WebApp) -> dic
 
 
 async def serve(tokens: Path, started: list[Target], ready: threading.Event, stop: asyncio.Event) -> None:
-    clock = SystemClock()
-    store = MemoryStore(clock=clock, retention_ms=RETENTION_MS)
-    engine = engine_on(store, clock)
+    bench = Bench(clock=SystemClock(), retention=timedelta(days=1))
     settings = WebSettings(call_timeout=timedelta(milliseconds=50), max_body_bytes=100_000)
-    app = new_web_app(engine, settings, tokens=tokens)
-    server = WebServer(app, port=0, refuse=app.refuse)
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(engine.run())
-        serving = tasks.create_task(server.run())
-        await engine.serving.wait()
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
-        started.append(Target(server.url, bearer("all"), await fill(engine, Api(engine), store, app)))
+    async with bench.running(APP, SETTINGS, executor=None) as process, asyncio.TaskGroup() as tasks:
+        app = new_web_app(process, settings, tokens=tokens)
+        server = WebServer(app, port=0, refuse=app.refuse)
+        tasks.create_task(server.run())
+        await until(lambda: server.started)  # uvicorn has no event for it
+        started.append(Target(server.url, bearer("all"), await fill(bench, process)))
         ready.set()
         await stop.wait()
         server.stop()
-        await serving
-        running.cancel()
-    assert engine.errors == []
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from awakeables.core.effects import TaskFacts
 from awakeables.core.ids import IdKind, new_id
 from awakeables.core.invocations import STATUSES
 from awakeables.core.sources import parse_source
-from unit.web.harness import Exchange, Web, until
+from awakeables.testing.bench import until
+from unit.web.harness import Exchange, Web
 from unit.web.test_completing import JSON, problem
 
 
@@ -333,14 +334,14 @@ async def test_a_refused_record_shows_why_whose_it_is_and_what_is_in_it(web: Web
 
 
 async def test_case_u2_an_unsent_record_shows_what_it_waits_for(web: Web) -> None:
-    web.kafka.missing = {"invoices"}
+    web.broker.missing = {"invoices"}
     event_id = web.add_refused()
     await web.client.post(f"/outbox/{event_id}/resend")
     await asyncio.sleep(1)
     [item] = (await web.client.get("/outbox", params={"state": "unsent"})).json()["items"]
     assert (item["id"], item["reason"]) == (event_id, "there is no topic 'invoices'")
     assert (await web.client.get(f"/outbox/{event_id}")).json()["reason"] == item["reason"]
-    web.kafka.missing = set()
+    web.broker.missing = set()
     await until(lambda: web.published)
     await until(lambda: not web.store.tables.effects)
     assert (await web.client.get("/outbox", params={"state": "unsent"})).json()["items"] == []
@@ -348,7 +349,7 @@ async def test_case_u2_an_unsent_record_shows_what_it_waits_for(web: Web) -> Non
 
 async def test_records_that_wait_for_kafka_are_listed_by_their_state(web: Web) -> None:
     refused = web.add_refused()
-    web.kafka.gate.clear()
+    web.broker.gate.clear()
     waiting = web.add_refused()
     assert (await web.client.post(f"/outbox/{waiting}/resend")).status_code == 202
     for query, expected in (("", refused), ("?state=failed", refused), ("?state=unsent", waiting)):

@@ -8,7 +8,8 @@ from awakeables.core.effects import TaskFacts
 from awakeables.core.ids import IdKind, new_id
 from awakeables.core.rows import PositionRow
 from awakeables.engine.readerstate import ReaderState, StuckBatch
-from unit.web.harness import Web, until
+from awakeables.testing.bench import until
+from unit.web.harness import Web
 from unit.web.test_completing import problem
 
 TOPIC = "shop.completions"
@@ -91,11 +92,11 @@ async def test_a_record_that_kafka_refused_goes_out_again_under_its_id(web: Web,
 
 
 async def test_a_record_that_is_on_its_way_already_is_not_sent_twice(web: Web) -> None:
-    web.kafka.gate.clear()
+    web.broker.gate.clear()
     event_id = web.add_refused()
     assert (await web.client.post(f"/outbox/{event_id}/resend")).status_code == 202
     assert (await web.client.post(f"/outbox/{event_id}/resend")).status_code == 202
-    web.kafka.gate.set()
+    web.broker.gate.set()
     await until(lambda: event_id not in web.store.tables.effects)
     assert [effect.event_id for effect in web.published] == [event_id]
 
