@@ -124,8 +124,11 @@ def parse_id(text: str, kind: IdKind) -> int:
             f"{excerpt(text)} is not {_NAMES[kind]}: it has {len(text)} characters, not {expected}; "
             "was it cut off?"
         )
-    number = _number(text[len(prefix) :])
-    if number is None or number & _CHECK_MASK != zlib.crc32(text[:-_CHECK_CHARS].encode()):
+    try:
+        number = int(text[len(prefix) :].translate(_TO_DIGITS), 32) if text.isascii() else -1
+    except ValueError:  # it has a character that is no symbol
+        number = -1
+    if number < 0 or number & _CHECK_MASK != zlib.crc32(text[:-_CHECK_CHARS].encode()):
         raise MalformedId(f"{excerpt(text)} is not {_NAMES[kind]}: its checksum is wrong; was it mistyped?")
     return number >> _AFTER_TIME_BITS
 
@@ -142,13 +145,3 @@ def parse_id_of(text: str, kinds: Sequence[IdKind]) -> int:
 def by_issue(id_: str) -> str:
     """The part of an ID that sorts by time of issue, to sort IDs of several kinds by."""
     return id_.partition("_")[2]
-
-
-def _number(symbols: str) -> int | None:
-    """The number that these symbols stand for in base 32; None: one of them is not a symbol."""
-    if not symbols.isascii():
-        return None
-    try:
-        return int(symbols.translate(_TO_DIGITS), 32)
-    except ValueError:
-        return None

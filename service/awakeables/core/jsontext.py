@@ -8,7 +8,13 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from awakeables.core.bounds import has_more_json_values
 from awakeables.core.texts import excerpt
+
+MOST_VALUES = 1_000_000
+"""Maximum number of values in a record, twice what fits 1 MiB: parsed, they take 100 MB and 0.4 s."""
+
+TOO_MANY_VALUES = f"it holds more than {MOST_VALUES:,} values"
 
 MAX_NESTING = 200
 """Maximum nesting of JSON: pydantic's own limit, so that validation by type agrees."""
@@ -36,6 +42,23 @@ def decode_json(text: bytes) -> Any:
     if _EXPONENT in shapes or _MANTISSA in shapes:
         json.loads(text, parse_float=_finite, parse_int=str)
     return value
+
+
+def has_too_many_values(text: bytes) -> bool:
+    """Does this JSON have too many values to be parsed?"""
+    return has_more_json_values(text, MOST_VALUES)
+
+
+def json_fault(text: bytes) -> str | None:
+    """Why some reader could not decode this: invalid UTF-8, NaN, nesting too deep, too many values."""
+    # Each value but the first takes at least one byte.
+    if len(text) >= MOST_VALUES and has_too_many_values(text):
+        return TOO_MANY_VALUES
+    try:
+        decode_json(text)
+    except ValueError as error:
+        return f"not JSON: {error}"
+    return None
 
 
 def _finite(number: str) -> float:

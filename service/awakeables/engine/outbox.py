@@ -113,16 +113,13 @@ class Relay:
 
     def hand_off(self, effects: Sequence[Effect]) -> None:
         """Publish effects that this owner has just committed, which claims them."""
-        if self._behind or not self._has_room(len(effects), sum(map(_size, effects))):
-            self._behind = True
+        if self._behind:
             self._poked.set()
-            return
-        if self._handed_off_while_reading is not None:
+        elif self._handed_off_while_reading is not None:
             # Earlier effects of their streams may be among those being read, and must go first.
             self._handed_off_while_reading.extend(effects)
-            return
-        for effect in effects:
-            self._enqueue(effect)
+        elif not self._enqueue(effects):
+            self._poked.set()
 
     def poke(self) -> None:
         """Sweep now, for effects that were committed unclaimed."""
@@ -177,23 +174,27 @@ class Relay:
     # (`_gone_while_reading`); and one that is handed off meanwhile must queue behind those of its stream that
     # are read, so it is taken in after them (`_handed_off_while_reading`).
 
-    def _has_room(self, count: int, size: int) -> bool:
-        settings = self._settings
-        if len(self._known) + count > settings.max_waiting:
-            return False
-        return not self._known or self._held_bytes + size <= settings.max_waiting_bytes
-
-    def _enqueue(self, effect: Effect) -> None:
-        if effect.event_id in self._known or self._tasks is None:
-            return
-        self._known[effect.event_id] = size = _size(effect)
-        self._held_bytes += size
-        queue = self._streams.get(effect.stream)
-        if queue is not None:
-            queue.append(effect)
-            return
-        self._streams[effect.stream] = deque([effect])
-        self._publish_soon(effect)
+    def _enqueue(self, effects: Sequence[Effect]) -> bool:
+        """Take in effects up to the first for which there is no room; False: there is one."""
+        known, most, most_bytes = self._known, self._settings.max_waiting, self._settings.max_waiting_bytes
+        for effect in effects:
+            if effect.event_id in known or self._tasks is None:
+                continue
+            size = len(effect.key or b"") + len(effect.value or b"")
+            if len(known) >= most or (known and self._held_bytes + size > most_bytes):
+                self._behind = True
+                return False
+            known[effect.event_id] = size
+            self._held_bytes += size
+            queue = self._streams.get(effect.stream)
+            if queue is None:
+                self._streams[effect.stream] = deque((effect,))
+                if not self._due:
+                    self._tasks.create_task(self._publish_due())
+                self._due.append(effect)
+            else:
+                queue.append(effect)
+        return True
 
     def _forget(self, event_ids: Sequence[str]) -> None:
         """Drop effects whose rows are deleted or marked as refused."""
@@ -233,13 +234,9 @@ class Relay:
         finally:
             self._gone_while_reading = self._handed_off_while_reading = None
         # If there is more to read, a later read returns what was handed off meanwhile.
-        for effect in unsent if len(unsent) >= limit else [*unsent, *handed_off]:
-            if effect.event_id in gone or effect.event_id in self._known:
-                continue
-            if not self._has_room(1, _size(effect)):
-                self._behind = True
-                return
-            self._enqueue(effect)
+        found = unsent if len(unsent) >= limit else [*unsent, *handed_off]
+        if not self._enqueue([effect for effect in found if effect.event_id not in gone]):
+            return
         if len(unsent) >= limit:
             self._behind = True
         if self._behind:
@@ -294,6 +291,12 @@ class Relay:
 
     def _acknowledged(self, effects: Sequence[Effect]) -> None:
         self._counts["published"].inc(len(effects))
+        event_ids = tuple([effect.event_id for effect in effects])
+        # Kept until their rows are deleted, so that no sweep publishes them again.
+        self._committer.post(
+            MarkPublished(event_ids=event_ids), lambda _: self._forget(event_ids), lazily=True
+        )
+        self._go_on(effects)
         for topic in {effect.topic for effect in effects}:
             self._missing.found(topic)
             self._problems.pop(topic, None)
@@ -301,23 +304,17 @@ class Relay:
             failures = self._outages.succeeded(topic)
             if failures is not None:
                 log.info(events.EFFECT_SENT_AGAIN, topic=topic, failures=failures)
-        event_ids = tuple(effect.event_id for effect in effects)
-        # Kept until their rows are deleted, so that no sweep publishes them again.
-        self._committer.post(
-            MarkPublished(event_ids=event_ids), lambda _: self._forget(event_ids), lazily=True
-        )
-        for effect in effects:
-            self._go_on(effect.stream)
 
-    def _go_on(self, stream: str) -> None:
-        """Publish the next effect of a stream, whose first is published or refused."""
-        self._backoffs.pop(stream, None)
-        queue = self._streams[stream]
-        queue.popleft()
-        if queue:
-            self._publish_soon(queue[0])
-        else:
-            del self._streams[stream]
+    def _go_on(self, effects: Sequence[Effect]) -> None:
+        """Publish the next effect of each stream; its first, one of these, is published or refused."""
+        for effect in effects:
+            self._backoffs.pop(effect.stream, None)
+            queue = self._streams[effect.stream]
+            queue.popleft()
+            if queue:
+                self._publish_soon(queue[0])
+            else:
+                del self._streams[effect.stream]
 
     def _failed(self, effects: Sequence[Effect], error: BrokerUnavailable) -> None:
         """Try again after a pause; refuse records to a topic that has been missing for too long."""
@@ -357,14 +354,10 @@ class Relay:
 
     def _on_marked_refused(self, effect: Effect, reply: Reply | Exception) -> None:
         self._forget((effect.event_id,))
-        self._go_on(effect.stream)
+        self._go_on((effect,))
         # If the store refuses the command, the committer has logged that, and a sweep finds the effect again.
         if isinstance(reply, Acknowledged):
             self._on_wakes(reply.wakes)
-
-
-def _size(effect: Effect) -> int:
-    return len(effect.key or b"") + len(effect.value or b"")
 
 
 def _log_fields(effect: Effect) -> dict[str, str]:

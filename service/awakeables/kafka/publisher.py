@@ -73,16 +73,33 @@ class KafkaPublisher:
         fresh: list[_EffectRecord] = []
         for effect in effects:
             held = self._held.get(effect.event_id)
-            if held is None:
-                record = self._record(effect, call)
-                if record is not None:
-                    self._held[effect.event_id] = record
-                    fresh.append(record)
-            elif held.settled:
+            if held is not None and held.settled:
                 del self._held[effect.event_id]
                 call.settle([effect], held.outcome)
-            else:
+                continue
+            if held is not None:
                 held.call = call
+                continue
+            try:
+                value, headers = encode_effect(effect)
+            except Exception as error:
+                # One that can't be written must not keep the others from going out.
+                call.settle([effect], error)
+                continue
+            # A task that the handler gave no key has its awakeable's ID, which is random: any partition
+            # will do.
+            has_default_key = effect.task is not None and effect.key == effect.task.awakeable_id.encode()
+            record = self._held[effect.event_id] = _EffectRecord(
+                topic=effect.topic,
+                key=effect.key,
+                value=value,
+                headers=headers,
+                report=self._on_outcome,
+                partitioned=not has_default_key,
+                effect=effect,
+                call=call,
+            )
+            fresh.append(record)
         self._producer.send(fresh)
         try:
             async with asyncio.timeout(self._timeout.total_seconds()):
@@ -91,24 +108,6 @@ class KafkaPublisher:
             await self._report_late(self._let_go(call), call)
         finally:
             self._let_go(call)
-
-    def _record(self, effect: Effect, call: _Call) -> _EffectRecord | None:
-        try:
-            value, headers = encode_effect(effect)
-        except Exception as error:
-            # One that can't be written must not keep the others from going out.
-            call.settle([effect], error)
-            return None
-        return _EffectRecord(
-            topic=effect.topic,
-            key=effect.key,
-            value=value,
-            headers=headers,
-            report=self._on_outcome,
-            partitioned=not _has_default_key(effect),
-            effect=effect,
-            call=call,
-        )
 
     def _settle(self, records: Sequence[ProducerRecord], outcome: Exception | None) -> None:
         if isinstance(outcome, BrokerRefused):
@@ -147,8 +146,3 @@ class KafkaPublisher:
         return BrokerUnavailable(
             f"no acknowledgement from {self._connection.bootstrap} within {self._timeout}"
         )
-
-
-def _has_default_key(effect: Effect) -> bool:
-    """A task that the handler gave no key has its awakeable's ID, which is random: any partition will do."""
-    return effect.task is not None and effect.key == effect.task.awakeable_id.encode()

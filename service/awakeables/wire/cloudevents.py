@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from awakeables.core.jsontext import has_too_many_values, json_fault
 from awakeables.core.texts import excerpt
-from awakeables.wire.jsontext import has_too_many_values, json_fault
 
 STRUCTURED = b"application/cloudevents"
 """The prefix of a structured event's content type; case does not matter."""

@@ -22,6 +22,7 @@ from msgspec import UNSET, Raw, UnsetType
 from awakeables.core.awakeables import Completion, DeadTask, Heartbeat
 from awakeables.core.effects import Header
 from awakeables.core.ids import parse_id
+from awakeables.core.jsontext import json_fault
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
 from awakeables.core.sources import Source
 from awakeables.core.texts import excerpt
@@ -29,7 +30,6 @@ from awakeables.errors import CallerError, MalformedId
 from awakeables.wire.cloudevents import SPECVERSION_MEMBER, CloudEvent, read_event
 from awakeables.wire.completion_events import TYPES, attempt_of, body_of, event_id_of
 from awakeables.wire.dead_tasks import decode_dead_task, encode_dead_task
-from awakeables.wire.jsontext import json_fault
 from awakeables.wire.traces import TRACEPARENT, known_traceparent
 
 VERSION = 1
@@ -136,11 +136,22 @@ def _of_envelope(value: bytes | None, source: Source, trace: str | None) -> Comp
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         return _addressed_at_least(value, source, trace, str(error))
     parse_id(envelope.awakeable_id, "prom")
-    body, refusal = None, None
-    try:
-        body = _body(envelope)
-    except ValueError as error:
-        refusal = str(error)
+    body: Resolution | Rejection | Heartbeat | DeadTask | None = None
+    refusal = None
+    if envelope.v != VERSION:
+        refusal = f"version {envelope.v} of the completion record is not supported, only {VERSION} is"
+    elif envelope.status == "resolved" and envelope.value is not UNSET and envelope.value_base64 is UNSET:
+        text = bytes(envelope.value)
+        fault = json_fault(text)
+        if fault is None:
+            body = Resolution(value=Raw(text))
+        else:
+            refusal = f"value: {fault}"
+    else:
+        try:
+            body = _other_body(envelope)
+        except ValueError as error:
+            refusal = str(error)
     return Completion(
         awakeable_id=envelope.awakeable_id,
         body=body,
@@ -177,12 +188,11 @@ def _text(key: bytes | None) -> str:
     return (key or b"").decode("ascii", "replace")
 
 
-def _body(envelope: _Envelope) -> Resolution | Rejection | Heartbeat | DeadTask:
-    if envelope.v != VERSION:
-        raise ValueError(f"version {envelope.v} of the completion record is not supported, only {VERSION} is")
+def _other_body(envelope: _Envelope) -> Resolution | Rejection | Heartbeat | DeadTask:
+    """Any body but a JSON value."""
     match envelope.status:
         case "resolved":
-            return _resolution(envelope)
+            return _resolution_of_bytes(envelope)
         case "rejected":
             return Rejection(
                 reason=envelope.reason or NO_REASON,
@@ -199,17 +209,15 @@ def _body(envelope: _Envelope) -> Resolution | Rejection | Heartbeat | DeadTask:
             raise ValueError(f"status {excerpt(unknown)} is not one of {', '.join(STATUSES)}")
 
 
-def _resolution(envelope: _Envelope) -> Resolution:
+def _resolution_of_bytes(envelope: _Envelope) -> Resolution:
     if envelope.value is not UNSET:
-        if envelope.value_base64 is not UNSET:
-            raise ValueError("resolved has both `value` and `value_base64`; send one")
-        return Resolution(value=_json("value", envelope.value))
-    if isinstance(envelope.value_base64, str):
-        try:
-            return Resolution.of_bytes(b64decode(envelope.value_base64, validate=True))
-        except (binascii.Error, ValueError) as error:
-            raise ValueError(f"value_base64 is not base64: {error}") from None
-    raise ValueError("resolved requires `value` (it may be null) or `value_base64`")
+        raise ValueError("resolved has both `value` and `value_base64`; send one")
+    if envelope.value_base64 is UNSET:
+        raise ValueError("resolved requires `value` (it may be null) or `value_base64`")
+    try:
+        return Resolution(value_base64=b64decode(envelope.value_base64, validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"value_base64 is not base64: {error}") from None
 
 
 def _json(field: str, raw: Any) -> Raw:

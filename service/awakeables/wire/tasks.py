@@ -61,64 +61,56 @@ _address_decoder = msgspec.json.Decoder(Address)
 
 def encode_effect(effect: Effect) -> tuple[bytes | None, list[Header]]:
     """Encode an effect as the value and headers of a record."""
-    facts = effect.task
+    if effect.task is not None:
+        return _encode_task(effect, effect.task)
     if effect.verdict is not None:
         return encode_verdict(effect.verdict), list(effect.headers)
-    if facts is None:
-        if effect.kind == "event":  # a dead letter is copied, and sent back, unchanged
-            return effect.value, _once(effect.headers, [(EVENT_ID, effect.event_id.encode())])
-        return effect.value, list(effect.headers)
-    ours = _facts_as_headers(effect.event_id, facts)
-    value, content_type = effect.value, JSON_TYPE
+    if effect.kind == "event":  # a dead letter is copied, and sent back, unchanged
+        given = [header for header in effect.headers if header[0].lower() != EVENT_ID]
+        return effect.value, [*given, (EVENT_ID, effect.event_id.encode())]
+    return effect.value, list(effect.headers)
+
+
+def _encode_task(effect: Effect, facts: TaskFacts) -> tuple[bytes | None, list[Header]]:
+    deadline = None if facts.deadline_ms is None else rfc3339(facts.deadline_ms)
+    ours: dict[str, bytes | None] = {
+        AWAKEABLE_ID: facts.awakeable_id.encode(),
+        EVENT_ID: effect.event_id.encode(),
+    }
+    if facts.task is not None:
+        ours["awakeable-task"] = facts.task.encode()
+    ours[REPLY_TO] = facts.reply_to.encode()
+    if deadline is not None:
+        ours["awakeable-deadline"] = deadline.encode()
+    ours["awakeable-attempt"] = b"1"
+    value = effect.value
     if facts.envelope == "cloudevents":
-        value, content_type = structured(effect, facts)
+        value, ours[CONTENT_TYPE] = structured(effect, facts)
     elif facts.envelope == "cloudevents-binary":
-        ours += binary_headers(effect, facts)
-    elif facts.envelope == "none" or value is None:
-        return value, _once(effect.headers, ours)
-    else:
-        value = _enveloped(effect.event_id, value, facts)
-    if any(name.lower() == CONTENT_TYPE for name, _ in effect.headers):
-        return value, _once(effect.headers, ours)
-    return value, _once(effect.headers, [*ours, (CONTENT_TYPE, content_type)])
-
-
-def _once(given: Sequence[Header], ours: list[Header]) -> list[Header]:
-    """The handler's headers and ours; ours replace those of the same name."""
-    names = {name for name, _ in ours}
-    return [*(header for header in given if header[0].lower() not in names), *ours]
-
-
-def _enveloped(event_id: str, payload: bytes, facts: TaskFacts) -> bytes:
-    return msgspec.json.encode(
-        {
-            "awakeable_id": facts.awakeable_id,
-            "event_id": event_id,
-            "task": facts.task,
-            "payload": Raw(payload),
-            "reply_to": facts.reply_to,
-            "deadline": _instant(facts.deadline_ms),
-            "attempt": 1,
-        }
-    )
-
-
-def _facts_as_headers(event_id: str, facts: TaskFacts) -> list[Header]:
-    pairs = (
-        (AWAKEABLE_ID, facts.awakeable_id),
-        (EVENT_ID, event_id),
-        ("awakeable-task", facts.task),
-        (REPLY_TO, facts.reply_to),
-        ("awakeable-deadline", _instant(facts.deadline_ms)),
-        ("awakeable-attempt", "1"),
-    )
-    return [(name, text.encode()) for name, text in pairs if text is not None]
-
-
-def _instant(at_ms: int | None) -> str | None:
-    if at_ms is None:
-        return None
-    return rfc3339(at_ms)
+        ours |= binary_headers(effect, facts)
+        ours[CONTENT_TYPE] = JSON_TYPE
+    elif facts.envelope == "json" and value is not None:
+        ours[CONTENT_TYPE] = JSON_TYPE
+        value = msgspec.json.encode(
+            {
+                "awakeable_id": facts.awakeable_id,
+                "event_id": effect.event_id,
+                "task": facts.task,
+                "payload": Raw(value),
+                "reply_to": facts.reply_to,
+                "deadline": deadline,
+                "attempt": 1,
+            }
+        )
+    headers: list[Header] = []
+    for header in effect.headers:  # ours replace the handler's of the same name, but for the content type
+        name = header[0].lower()
+        if name == CONTENT_TYPE:
+            ours.pop(CONTENT_TYPE, None)
+        if name not in ours:
+            headers.append(header)
+    headers += ours.items()
+    return value, headers
 
 
 def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:

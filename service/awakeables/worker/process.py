@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from awakeables.core.awakeables import Completion, DeadTask
 from awakeables.core.effects import Header
+from awakeables.core.jsontext import TOO_MANY_VALUES, has_too_many_values
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import Record
 from awakeables.core.sources import Source
@@ -34,7 +35,6 @@ from awakeables.handlers.serde import explain, result_of
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.wire.completions import encode_completion
-from awakeables.wire.jsontext import TOO_MANY_VALUES, has_too_many_values
 from awakeables.wire.tasks import (
     EVENT_ID,
     JSON_TYPE,
