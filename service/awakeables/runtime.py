@@ -20,6 +20,7 @@ from prometheus_client import ProcessCollector
 
 from awakeables import __version__
 from awakeables.api import Api
+from awakeables.core.ids import Ids
 from awakeables.credentials import security_of
 from awakeables.devbroker import EmbeddedBroker
 from awakeables.engine.engine import Engine, EngineSettings
@@ -29,6 +30,7 @@ from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.rowgauges import RowGauges, show_readiness
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import OperatorError
+from awakeables.forks import close_in_children
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.service import App
 from awakeables.kafka.completions import CompletionsConsumer
@@ -114,6 +116,7 @@ async def serve(
             settings=engine_settings(settings),
             build=__version__,
         )
+        close_in_children(engine.ids, Ids.forget_entropy)
         consumer = CompletionsConsumer(
             connection,
             engine.completions,

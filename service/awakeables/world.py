@@ -17,17 +17,7 @@ class SystemClock:
 
 
 class SystemEntropy:
-    """Random bytes of the operating system, read in blocks to save a system call per ID."""
-
-    BLOCK_BYTES = 4096
-
-    def __init__(self) -> None:
-        self._block = b""
-        self._used = 0
+    """Random bytes of the operating system."""
 
     def bytes(self, count: int) -> bytes:
-        if self._used + count > len(self._block):
-            self._block = os.urandom(max(self.BLOCK_BYTES, count))
-            self._used = 0
-        self._used += count
-        return self._block[self._used - count : self._used]
+        return os.urandom(count)

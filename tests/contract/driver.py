@@ -20,7 +20,7 @@ from awakeables.core.commands import (
 )
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, TaskFacts
-from awakeables.core.ids import IdKind, new_id
+from awakeables.core.ids import IdKind
 from awakeables.core.invocations import Continue, End, Invocation, Next, Suspend
 from awakeables.core.journal import Input, encode_chunk
 from awakeables.core.outcomes import Rejection, Resolution
@@ -36,6 +36,7 @@ from awakeables.core.replies import (
 )
 from awakeables.core.sources import parse_source
 from awakeables.ports import Page, Store
+from support.ids import new_id
 
 A = TypeVar("A", bound=Reply)
 

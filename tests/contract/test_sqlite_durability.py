@@ -42,7 +42,7 @@ from contract.test_transactions import everything
 
 VICTIM = """
 import asyncio, os, sys, time
-from awakeables.core.ids import new_id
+from support.ids import new_id
 from awakeables.core.commands import Begin
 from awakeables.store.sqlite.store import SqliteStore
 

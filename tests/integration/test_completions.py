@@ -17,7 +17,6 @@ from aiokafka.errors import MessageSizeTooLargeError
 
 from awakeables.core.commands import PartitionFence, Settle, TakePartitions
 from awakeables.core.deadletters import DeadLetter
-from awakeables.core.ids import new_id
 from awakeables.core.outcomes import Resolution
 from awakeables.core.replies import PartitionsTaken, Reply
 from awakeables.errors import OwnershipLost, StoreUnavailable
@@ -28,6 +27,7 @@ from awakeables.kafka.topics import create_topics, missing_topics, partitions_of
 from awakeables.ports import Page, Store
 from awakeables.world import SystemClock, SystemEntropy
 from support.eventually import eventually
+from support.ids import new_id
 from support.raw_kafka import raw_producing
 from support.service import (
     READING,

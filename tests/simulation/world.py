@@ -15,7 +15,6 @@ import msgspec
 from awakeables.core.awakeables import AwakeableRow, Completion, Verdict
 from awakeables.core.commands import Command
 from awakeables.core.effects import Effect
-from awakeables.core.ids import new_id
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replies import Reply
 from awakeables.core.sources import parse_source
@@ -48,6 +47,7 @@ from awakeables.testing.loop import (
 from awakeables.wire.completions import encode_completion
 from awakeables.wire.tasks import decode_task, encode_effect
 from simulation import corpus
+from support.ids import new_id
 
 RETENTION_MS = 7 * 86_400_000
 PARTITIONS = 3

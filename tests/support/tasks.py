@@ -16,7 +16,6 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 
 from awakeables.core.awakeables import Completion
 from awakeables.core.effects import Effect, Header, TaskFacts
-from awakeables.core.ids import new_id
 from awakeables.core.sources import parse_source
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
@@ -27,6 +26,7 @@ from awakeables.worker.replies import ReplyTopics
 from awakeables.worker.worker import Worker
 from awakeables.world import SystemClock
 from support.eventually import eventually
+from support.ids import new_id
 
 ISSUED_MS = 1_790_000_000_000
 

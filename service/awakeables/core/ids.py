@@ -12,7 +12,6 @@ Rows of earlier releases have owners with the prefix `evt_1`: an owner is compar
 
 from __future__ import annotations
 
-import functools
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -27,6 +26,9 @@ EFFECT_KINDS: tuple[IdKind, ...] = ("evt", "dlq")
 
 RANDOM_BYTES = 10
 """Entropy of an ID: 80 bits, so a billion IDs in one millisecond collide with p < 10⁻⁶."""
+
+ENTROPY_BYTES = 400 * RANDOM_BYTES
+"""Entropy that is read at once, to save a call per ID."""
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
@@ -49,28 +51,11 @@ _NAMES: dict[str, str] = {
 }
 
 
-def new_id(kind: IdKind, *, at_ms: int, entropy: bytes) -> str:
-    """Make an ID issued at `at_ms` (milliseconds since 1970)."""
-    # Two symbols at a time, unrolled: every awakeable, effect and invocation needs an ID.
-    pairs, n = _PAIRS, int.from_bytes(entropy, "big")
-    chance = (
-        f"{pairs[n >> 70]}{pairs[n >> 60 & 1023]}{pairs[n >> 50 & 1023]}{pairs[n >> 40 & 1023]}"
-        f"{pairs[n >> 30 & 1023]}{pairs[n >> 20 & 1023]}{pairs[n >> 10 & 1023]}{pairs[n & 1023]}"
-    )
-    text = f"{kind}_1{_instant(at_ms)}{chance}"
-    check = zlib.crc32(text.encode())
-    return (
-        f"{text}{pairs[check >> 25]}{pairs[check >> 15 & 1023]}{pairs[check >> 5 & 1023]}"
-        f"{_ALPHABET[check & 31]}"
-    )
-
-
 def first_id(kind: IdKind, at_ms: int) -> str:
     """The text that sorts before every ID of this kind issued from `at_ms` on, and after all older ones."""
     return f"{kind}_1{_instant(at_ms)}"
 
 
-@functools.lru_cache(maxsize=4)
 def _instant(at_ms: int) -> str:
     """The characters that all IDs of one millisecond begin with."""
     pairs = _PAIRS
@@ -89,20 +74,51 @@ class Ids:
     """
 
     def __init__(self, now_ms: Callable[[], int], entropy: Callable[[int], bytes]) -> None:
+        """Issue IDs by this clock, of random bytes that are read in blocks.
+
+        In a forked child, `forget_entropy` must be called: it has a copy of the block that is in use.
+        """
         self._now_ms = now_ms
         self._entropy = entropy
-        self._last = (0, 0)
+        self._numbers: list[int] = []
+        self._last_event = (-1, 0)
+        self._instant = (0, _instant(0))
 
     def new(self, kind: IdKind) -> str:
         """A new ID of this kind."""
-        now_ms = self._now_ms()
-        if kind != "evt":
-            return new_id(kind, at_ms=now_ms, entropy=self._entropy(RANDOM_BYTES))
-        at_ms, number = self._last
-        if now_ms > at_ms:
-            at_ms, number = now_ms, int.from_bytes(self._entropy(RANDOM_BYTES), "big") >> 1
-        self._last = (at_ms, number + 1)
-        return new_id(kind, at_ms=at_ms, entropy=number.to_bytes(RANDOM_BYTES, "big"))
+        # All in one function, two symbols at a time: every awakeable, effect and invocation needs an ID.
+        at_ms = self._now_ms()
+        event_ms, event_number = self._last_event
+        if kind == "evt" and at_ms <= event_ms:
+            at_ms, number = event_ms, event_number + 1
+        else:
+            if not self._numbers:
+                block = self._entropy(ENTROPY_BYTES)
+                places = range(0, ENTROPY_BYTES, RANDOM_BYTES)
+                self._numbers = [int.from_bytes(block[at : at + RANDOM_BYTES], "big") for at in places]
+            number = self._numbers.pop()
+            if kind == "evt":
+                number >>= 1  # which leaves room to count up from it
+        if kind == "evt":
+            self._last_event = (at_ms, number)
+        if at_ms != self._instant[0]:
+            self._instant = (at_ms, _instant(at_ms))
+        pairs = _PAIRS
+        text = (
+            f"{kind}_1{self._instant[1]}{pairs[number >> 70]}{pairs[number >> 60 & 1023]}"
+            f"{pairs[number >> 50 & 1023]}{pairs[number >> 40 & 1023]}{pairs[number >> 30 & 1023]}"
+            f"{pairs[number >> 20 & 1023]}{pairs[number >> 10 & 1023]}{pairs[number & 1023]}"
+        )
+        check = zlib.crc32(text.encode())
+        return (
+            f"{text}{pairs[check >> 25]}{pairs[check >> 15 & 1023]}{pairs[check >> 5 & 1023]}"
+            f"{_ALPHABET[check & 31]}"
+        )
+
+    def forget_entropy(self) -> None:
+        """Read new random bytes before the next ID that needs some."""
+        self._numbers.clear()
+        self._last_event = (-1, 0)
 
 
 def parse_id(text: str, kind: IdKind) -> int:

@@ -8,7 +8,7 @@ the tag and meaning of an existing kind never change (tests/golden/).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -32,7 +32,7 @@ class Input(Record, tag_field="k", tag="input"):
 
     @property
     def is_absent(self) -> bool:
-        """Was the handler called without an input?"""
+        """Whether the handler was called without an input."""
         return self.value is UNSET and self.value_base64 is UNSET
 
 
@@ -104,17 +104,14 @@ Operation: TypeAlias = (
 )
 Entry: TypeAlias = Input | Operation | RunAttemptFailed | OutcomeDelivered | CancellationRaised
 
-_encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[list[Entry]] = msgspec.json.Decoder(list[Entry])
 
-
-def encode_chunk(entries: Sequence[Entry]) -> bytes:
-    """Write the entries of one commit as one JSON array."""
-    return _encode(entries)
+encode_chunk: Callable[[Sequence[Entry]], bytes] = msgspec.json.Encoder().encode
+"""Encode the entries of one commit as one JSON array."""
 
 
 def decode_chunks(chunks: Iterable[bytes]) -> list[Entry]:
-    """Read a whole journal from its chunks, in order.
+    """Decode a whole journal from its chunks, in order.
 
     Raises:
         msgspec.ValidationError: A kind of entry that this release does not know.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import os
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from awakeables.core.ids import IdKind, Ids, by_issue, new_id, parse_id, parse_id_of
+from awakeables.core.ids import IdKind, Ids, by_issue, parse_id, parse_id_of
 from awakeables.errors import MalformedId
+from support.ids import new_id
 
 KINDS: tuple[IdKind, ...] = ("prom", "inv", "evt", "dlq", "own")
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -19,6 +22,15 @@ LATEST_MS = 2**48 - 1
 kinds = st.sampled_from(KINDS)
 instants = st.integers(0, LATEST_MS)
 entropies = st.binary(min_size=10, max_size=10)
+
+
+@given(kinds, instants, entropies)
+def test_ids_are_issued_in_the_form_that_is_documented(kind: IdKind, at_ms: int, entropy: bytes) -> None:
+    """The other tests write them symbol by symbol."""
+    issued = Ids(lambda: at_ms, lambda count: entropy * (count // len(entropy))).new(kind)
+    if kind == "evt":  # it leaves room to count up
+        entropy = (int.from_bytes(entropy, "big") >> 1).to_bytes(10, "big")
+    assert issued == new_id(kind, at_ms=at_ms, entropy=entropy)
 
 
 @given(kinds, instants, entropies)
@@ -123,7 +135,7 @@ def test_a_mistyped_id_is_told_so() -> None:
 
 
 class Watch:
-    """A clock that shows what it is told, and chance that counts."""
+    """A clock that shows what it is told, and chance that counts in each ten bytes."""
 
     def __init__(self) -> None:
         self.ms = 1_000
@@ -133,8 +145,9 @@ class Watch:
         return self.ms
 
     def entropy(self, count: int) -> bytes:
-        self.drawn += 1
-        return self.drawn.to_bytes(count, "big")
+        numbers = range(self.drawn, self.drawn + count // 10)
+        self.drawn = numbers.stop
+        return b"".join(number.to_bytes(10, "big") for number in numbers)
 
 
 @given(st.lists(st.integers(0, 5_000), min_size=2, max_size=30))
@@ -165,8 +178,20 @@ def test_two_processes_issue_different_event_ids_in_one_millisecond() -> None:
 def test_every_awakeable_id_is_fresh_chance_since_it_is_a_bearer_token() -> None:
     watch = Watch()
     ids = Ids(watch.now_ms, watch.entropy)
-    assert len({ids.new("prom") for _ in range(10)}) == 10
-    assert watch.drawn == 10
+    issued = {ids.new("prom") for _ in range(1000)}
+    assert issued <= {new_id("prom", at_ms=1_000, entropy=n.to_bytes(10, "big")) for n in range(watch.drawn)}
+    assert len(issued) == 1000
+
+
+def test_a_forked_child_issues_other_ids_than_its_parent() -> None:
+    """It has a copy of the random bytes that its parent has read and not used yet."""
+    parent = Ids(lambda: 1, os.urandom)
+    parent.new("evt")
+    child = copy.deepcopy(parent)
+    child.forget_entropy()
+    for kind in KINDS:
+        theirs = {parent.new(kind) for _ in range(10)}
+        assert theirs.isdisjoint({child.new(kind) for _ in range(10)})
 
 
 @given(kinds, kinds, instants, instants, entropies)

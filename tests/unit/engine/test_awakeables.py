@@ -12,13 +12,13 @@ from msgspec.structs import replace
 from awakeables import Context
 from awakeables.core.awakeables import Completion
 from awakeables.core.commands import Settle
-from awakeables.core.ids import new_id
 from awakeables.core.outcomes import Resolution
 from awakeables.core.sources import parse_source
 from awakeables.engine.engine import EngineSettings
 from awakeables.testing.bench import Bench, until
 from awakeables.testing.loop import STARTED_MS
 from awakeables.wire.completions import encode_completion
+from support.ids import new_id
 from unit.engine.harness import BOTH, Wide, resolution, value, wait
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from awakeables import Cancelled, Context, Rejected, RetryPolicy
-from awakeables.core.ids import new_id
 from awakeables.core.invocations import CANCELLED
 from awakeables.core.journal import CancellationRaised, OutcomeDelivered
 from awakeables.core.outcomes import Cancellation, Rejection
 from awakeables.errors import NotFound, NotPossible
 from awakeables.testing.bench import Bench, pass_time, quick, until
 from awakeables.testing.loop import STARTED_MS
+from support.ids import new_id
 from unit.engine.harness import failed, value
 
 SUSPENDED = quick()

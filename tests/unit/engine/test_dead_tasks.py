@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from awakeables.core.awakeables import AwakeableRow, Completion, DeadTask
 from awakeables.core.deadletters import DeadLetter
-from awakeables.core.ids import new_id
 from awakeables.core.sources import parse_source
 from awakeables.engine.folding import FoldingSettings
 from awakeables.errors import NotPossible
@@ -21,6 +20,7 @@ from awakeables.testing.loop import STARTED_MS
 from awakeables.wire.completions import encode_completion
 from awakeables.wire.dead_tasks import MOST_CONTENT_BYTES
 from awakeables.wire.tasks import encode_effect
+from support.ids import new_id
 from unit.engine.harness import TOPIC, resolution, value, wait
 
 PACKED_AT = {"partition": 2, "offset": 17, "timestamp_ms": STARTED_MS}

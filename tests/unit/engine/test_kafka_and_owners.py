@@ -11,7 +11,6 @@ import pytest
 
 from awakeables import Context, TimedOut
 from awakeables.core.commands import Advance, TakePartitions
-from awakeables.core.ids import new_id
 from awakeables.core.invocations import Suspend
 from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.folding import FoldingSettings
@@ -21,6 +20,7 @@ from awakeables.errors import (
 )
 from awakeables.testing.bench import Bench, quick, until
 from awakeables.testing.loop import STARTED_MS
+from support.ids import new_id
 from support.logs import heard
 from unit.engine.harness import LIVE, TOPIC, resolution, value, wait
 

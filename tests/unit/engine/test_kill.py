@@ -10,11 +10,11 @@ import pytest
 
 from awakeables import Context
 from awakeables.core.commands import Advance
-from awakeables.core.ids import new_id
 from awakeables.core.invocations import KILLED
 from awakeables.engine.engine import EngineSettings
 from awakeables.errors import NotFound, NotPossible
 from awakeables.testing.bench import Bench, quick, until
+from support.ids import new_id
 from unit.engine.harness import resolution
 
 SUSPENDED = quick()

@@ -16,7 +16,6 @@ from structlog.testing import CapturingLogger
 from awakeables.core.commands import Advance, Begin, ClaimEffects, MarkPublished, MarkRefused, NewAwakeable
 from awakeables.core.deadletters import OMITTED_HEADER
 from awakeables.core.effects import Effect, TaskFacts
-from awakeables.core.ids import new_id
 from awakeables.core.invocations import Continue
 from awakeables.core.outcomes import Rejection
 from awakeables.core.replies import Wake
@@ -29,6 +28,7 @@ from awakeables.ports import PublishReport
 from awakeables.telemetry import events
 from awakeables.testing.bench import FakeBroker, FragileStore, until
 from awakeables.testing.loop import VirtualClock
+from support.ids import new_id
 from support.logs import heard
 
 OWNER = "me"

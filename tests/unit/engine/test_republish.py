@@ -7,9 +7,9 @@ import pytest
 from awakeables import Context
 from awakeables.core.commands import Republish
 from awakeables.core.effects import Effect
-from awakeables.core.ids import new_id
 from awakeables.errors import NotFound, NotPossible, PublishRefused
 from awakeables.testing.bench import Bench, Process, until
+from support.ids import new_id
 
 
 async def invoices(ctx: Context, count: int) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from awakeables import Context, TerminalError, Worker
-from awakeables.core.ids import new_id
 from awakeables.errors import DeclarationError
 from awakeables.handlers.publishing import MAX_PUBLISH_BYTES
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.testing import Paused
+from support.ids import new_id
 from unit.handlers.conftest import Runs
 from unit.handlers.shapes import Backwards
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from awakeables import Context, Rejected, TerminalError, TimedOut, Verdict
-from awakeables.core.ids import new_id
 from awakeables.core.outcomes import Resolution
 from awakeables.testing.loop import STARTED_MS
+from support.ids import new_id
 from unit.handlers.conftest import Runs
 from unit.handlers.shapes import PARCEL, Parcel
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from awakeables import Reject, TerminalError
-from awakeables.core.ids import new_id
 from awakeables.testing import run
+from support.ids import new_id
 
 PAGE = Path(__file__).parents[3] / "docs/handlers.md"
 

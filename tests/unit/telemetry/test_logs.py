@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from awakeables.core.ids import new_id
 from awakeables.errors import BrokerUnavailable, PublishRefused, TerminalError
 from awakeables.handlers.context import Context
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.telemetry import events
 from awakeables.testing.bench import Bench, quick, until
+from support.ids import new_id
 from unit.engine.harness import resolution, wait
 
 SERVICE = Path(__file__).parents[3] / "service/awakeables"

@@ -10,10 +10,10 @@ import httpx
 import msgspec
 import pytest
 
-from awakeables.core.ids import new_id
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.testing.bench import pass_time, until
 from awakeables.web.app import WebSettings
+from support.ids import new_id
 from unit.web.harness import MAX_BODY_BYTES, RETENTION_MS, Web, serving
 
 JSON = {"content-type": "application/json"}

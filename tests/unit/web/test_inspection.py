@@ -10,10 +10,11 @@ import pytest
 from awakeables.core.awakeables import Completion, Heartbeat, cancel
 from awakeables.core.commands import Begin, Idempotency
 from awakeables.core.effects import TaskFacts
-from awakeables.core.ids import IdKind, new_id
+from awakeables.core.ids import IdKind
 from awakeables.core.invocations import STATUSES
 from awakeables.core.sources import parse_source
 from awakeables.testing.bench import until
+from support.ids import new_id
 from unit.web.harness import Exchange, Web
 from unit.web.test_completing import JSON, problem
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from awakeables.core.effects import TaskFacts
-from awakeables.core.ids import IdKind, new_id
+from awakeables.core.ids import IdKind
 from awakeables.core.rows import PositionRow
 from awakeables.engine.readerstate import ReaderState, StuckBatch
 from awakeables.testing.bench import until
+from support.ids import new_id
 from unit.web.harness import Web
 from unit.web.test_completing import problem
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from awakeables.core.effects import Effect, Envelope, Header, TaskFacts
-from awakeables.core.ids import new_id
+from support.ids import new_id
 
 SCHEMAS = Path(__file__).parents[3] / "schemas"
 NAMES = ("completion", "completion-cloudevent", "task", "task-cloudevent", "dead-letter", "verdict")

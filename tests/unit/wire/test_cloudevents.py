@@ -14,11 +14,11 @@ from msgspec import UNSET, Raw
 
 from awakeables.core.awakeables import Completion, Heartbeat
 from awakeables.core.effects import Header
-from awakeables.core.ids import new_id
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
 from awakeables.core.sources import parse_source
 from awakeables.wire.completions import Unreadable, decode_completion, encode_completion
 from awakeables.wire.tasks import encode_effect
+from support.ids import new_id
 from unit.wire.contract import (
     A_TRACE,
     AN_ID,

@@ -18,7 +18,7 @@ from msgspec import UNSET, Raw
 from awakeables.core.awakeables import VERDICTS, Completion, DeadTask, Heartbeat
 from awakeables.core.deadletters import UNUSABLE_TASK, DeadLetter, error_headers, relay_copy, without_value
 from awakeables.core.effects import Effect, Header, TaskFacts
-from awakeables.core.ids import new_id, parse_id
+from awakeables.core.ids import parse_id
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.sources import parse_source
 from awakeables.telemetry.vocabulary import LETTER_CODES, ORIGINS
@@ -28,6 +28,7 @@ from awakeables.wire.dead_tasks import MOST_REASON_CHARACTERS
 from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect, find_address
 from awakeables.worker.deadletters import DeadLetterCode, dead_letter
 from awakeables.worker.port import Incoming
+from support.ids import new_id
 from unit.wire.contract import (
     AN_ID,
     DECODER_ONLY,

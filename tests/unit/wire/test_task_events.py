@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from awakeables.core.effects import Effect, Envelope, Header, TaskFacts, task_facts_from
-from awakeables.core.ids import new_id
 from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect, find_address
+from support.ids import new_id
 from unit.wire.contract import (
     AN_EVENT,
     AN_ID,

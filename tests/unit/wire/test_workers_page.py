@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from awakeables.core.effects import Effect, Envelope, TaskFacts
-from awakeables.core.ids import new_id
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
 from awakeables.core.sameness import same_answer
 from awakeables.core.sources import parse_source
 from awakeables.wire.completions import Unreadable, decode_completion
 from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect
+from support.ids import new_id
 
 PAGE = (Path(__file__).parents[3] / "docs/workers.md").read_text()
 AT_MS = 1_795_600_800_000

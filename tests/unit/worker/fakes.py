@@ -11,7 +11,6 @@ import msgspec
 
 from awakeables.core.awakeables import Completion
 from awakeables.core.effects import Effect, Header, TaskFacts
-from awakeables.core.ids import new_id
 from awakeables.core.sources import parse_source
 from awakeables.wire.completions import decode_completion
 from awakeables.wire.tasks import encode_effect
@@ -20,6 +19,7 @@ from awakeables.worker.process import Fate, Processor
 from awakeables.worker.replies import ANY_COMPLETIONS, ReplyTopics
 from awakeables.worker.threads import Threads
 from awakeables.worker.worker import Worker
+from support.ids import new_id
 
 NOW_MS = 1_790_000_000_000
 TRACEPARENT: Header = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
