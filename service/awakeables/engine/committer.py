@@ -41,6 +41,13 @@ they would hide how long writing takes."""
 LAZY_S = 0.05
 """How long a command that nobody waits for may be delayed to join a group."""
 
+BUSY = 8
+ENOUGH = 32
+GATHER_S = 0.002
+"""After a group of at least `BUSY` commands, the next one waits this long for half as many to come, at most
+`ENOUGH`. A commit costs as much as several commands, and what follows from it comes as a group, too: tasks,
+their answers, requests. PostgreSQL has `commit_delay` and `commit_siblings` for the same."""
+
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 """Back-off while the store is down: short at first, so that a hiccup goes unnoticed."""
@@ -139,6 +146,7 @@ class Committer:
 
     async def run(self) -> None:
         """Commit until cancelled."""
+        before = 0
         while True:
             await self._wanted.wait()
             # What is ready to run in this turn of the loop may still join the group: the requests
@@ -147,12 +155,15 @@ class Committer:
             self._is_wanted = False
             self._wanted.clear()
             while self._queue or self._down:
+                if before >= BUSY and len(self._queue) < min(before // 2, ENOUGH):
+                    await asyncio.sleep(GATHER_S)
                 group = [self._queue.popleft() for _ in range(min(self._max_members, len(self._queue)))]
                 if group:
                     self._no_group.clear()
                 else:  # a probe alone, which nobody waits for
                     self._no_group.set()
                 await self._commit(group)
+                before = len(group)
             self._no_group.set()
 
     def refuse_if_full(self) -> None:

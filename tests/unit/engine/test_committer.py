@@ -11,7 +11,7 @@ import pytest
 
 from awakeables.core.commands import Begin, Claim, Expire, MarkPublished, Probe
 from awakeables.core.replies import Begun, Claimed
-from awakeables.engine.committer import Committer
+from awakeables.engine.committer import GATHER_S, Committer
 from awakeables.errors import Overloaded, StoreRefused
 from awakeables.testing.bench import FragileStore
 from awakeables.testing.loop import VirtualClock
@@ -53,6 +53,26 @@ async def test_what_comes_while_a_commit_is_under_way_is_the_next_one() -> None:
         store.gate.set()
         await asyncio.gather(first, *rest)
         assert store.commits == [[begin(0)], [begin(1), begin(2), begin(3)]]
+
+
+async def test_under_load_a_group_waits_a_moment_for_company() -> None:
+    async with committing() as (committer, store):
+        await asyncio.gather(*[committer.submit(begin(n)) for n in range(20)])
+        first = committer.submit(begin(20))
+        await asyncio.sleep(GATHER_S / 2)
+        await asyncio.gather(first, *[committer.submit(begin(n)) for n in range(21, 24)])
+        assert [len(group) for group in store.commits] == [20, 4]
+        alone = committer.submit(begin(24))
+        await asyncio.sleep(GATHER_S / 2)
+        assert alone.done(), "the group before had too few for a busy time"
+
+
+async def test_a_group_that_is_large_enough_waits_for_nobody() -> None:
+    async with committing() as (committer, _store):
+        await asyncio.gather(*[committer.submit(begin(n)) for n in range(20)])
+        group = [committer.submit(begin(n)) for n in range(20, 30)]
+        await asyncio.sleep(GATHER_S / 2)
+        assert all(each.done() for each in group)
 
 
 async def test_a_group_is_bounded_and_order_is_kept() -> None:

@@ -21,6 +21,7 @@ from awakeables.web.connection import (
     SPARE,
     SPARE_PATIENCE_S,
     Connection,
+    WholeResponse,
 )
 from awakeables.web.server import WebServer
 from awakeables.web.settings import ConnectionLimits
@@ -174,6 +175,56 @@ async def nothing(reader: asyncio.StreamReader) -> None:
 POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 HALF_A_HEAD = b"GET /health/live HTTP/1.1\r\n"
+
+
+class Written:
+    """A transport, and a response cycle of which it is a part."""
+
+    def __init__(self) -> None:
+        self.transport = self
+        self.response_started = False
+        self.calls: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.calls.append(data)
+
+    def close(self) -> None:
+        self.calls.append(b"closed")
+
+
+def test_a_response_leaves_in_one_piece() -> None:
+    cycle = Written()
+    joined = WholeResponse(cycle)  # type: ignore[arg-type]
+    joined.write(b"100 ")
+    cycle.response_started = True
+    for part in (b"head ", b"body ", b"more"):
+        joined.write(part)
+    joined.close()
+    assert cycle.calls == [b"100 ", b"head body ", b"more", b"closed"]
+
+
+def test_a_head_without_a_body_leaves_before_the_connection_is_closed() -> None:
+    cycle = Written()
+    cycle.response_started = True
+    joined = WholeResponse(cycle)  # type: ignore[arg-type]
+    joined.write(b"head ")
+    joined.close()
+    assert cycle.calls == [b"head ", b"closed"]
+
+
+async def test_a_client_that_asks_before_it_sends_its_body_is_told_to_continue() -> None:
+    async with serving() as served:
+        reader = await served.connect(POST.replace(b"host: x", b"host: x\r\nexpect: 100-continue"))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await served.say(b"0123456789")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_the_head_of_a_response_that_has_no_body_leaves_too() -> None:
+    async with serving() as served:
+        reader = await served.connect(GET.replace(b"GET", b"HEAD") * 2)
+        for _ in range(2):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
 
 
 # ── slow clients ────────────────────────────────────────────────────────────────────────────

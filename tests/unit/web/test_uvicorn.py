@@ -27,7 +27,12 @@ INHERITED = frozenset(
 )
 """Of `HttpToolsProtocol`."""
 
-CYCLE = frozenset({"disconnected", "keep_alive", "message_event", "response_complete", "response_started"})
+CYCLE = frozenset(
+    {
+        *("disconnected", "keep_alive", "message_event", "response_complete", "response_started"),
+        "transport",
+    }
+)
 FLOW = frozenset({"read_paused"})
 STATE = frozenset({"connections", "default_headers", "tasks"})
 SERVER = frozenset({"capture_signals", "serve", "server_state", "should_exit", "started"})
