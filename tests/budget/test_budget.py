@@ -143,7 +143,7 @@ class Counted:
         self.counts["tasks"] += 1
         return asyncio.Task(work, loop=loop, **kwargs)
 
-    def in_writer(self, connection: sqlite3.Connection, *, begins: bool) -> None:
+    def in_writer(self, connection: sqlite3.Connection, begins: bool) -> None:
         """To be run by the writer's thread."""
         connection.set_trace_callback(self._statement if begins else None)
         changes, self._changes = self._changes, connection.total_changes
@@ -165,12 +165,12 @@ async def cost_of_a_cycle(folder: Path, in_flight: int) -> dict[str, float]:
         counted = Counted(store)
         await _round(process, broker, sink, in_flight)
         await engine.settled_down()
-        await store._writer.run(counted.in_writer, begins=True)
+        await store._writer.run(counted.in_writer, True)
         with counted.counting():
             for _ in range(CYCLES):
                 await _round(process, broker, sink, in_flight)
             await engine.settled_down()
-        await store._writer.run(counted.in_writer, begins=False)
+        await store._writer.run(counted.in_writer, False)
     await store.close()
     return {what: round(count / CYCLES / in_flight, 2) for what, count in counted.counts.items()}
 

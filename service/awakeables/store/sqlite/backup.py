@@ -48,21 +48,30 @@ def back_up(store: Path, target: Path) -> Backup:
         raise _there_already(target)
     if not target.parent.is_dir():
         raise OperatorError(f"the directory {target.parent} of the back-up does not exist: create it")
-    with translated(target):
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-        unfinished = Path(name)
-        try:
-            with closing(_connected(store, "mode=rw")) as connection:
-                with translated(store):
-                    check_file(connection, store)
-                connection.execute(QUERIES["back_up"], (str(unfinished),))
-                copy = _checked_backup(unfinished, store, name_of(connection))
-            os.fsync(descriptor)
-            _name(unfinished, target)
-        finally:
-            os.close(descriptor)
-            unfinished.unlink(missing_ok=True)
+    try:
+        copy = _copied(store, target)
         _sync_folder(target.parent)
+    except (sqlite3.Error, OSError) as error:
+        raise translated(error, target) from error
+    return copy
+
+
+def _copied(store: Path, target: Path) -> Backup:
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    unfinished = Path(name)
+    try:
+        with closing(_connected(store, "mode=rw")) as connection:
+            try:
+                check_file(connection, store)
+            except (sqlite3.Error, OSError) as error:
+                raise translated(error, store) from error
+            connection.execute(QUERIES["back_up"], (str(unfinished),))
+            copy = _checked_backup(unfinished, store, name_of(connection))
+        os.fsync(descriptor)
+        _name(unfinished, target)
+    finally:
+        os.close(descriptor)
+        unfinished.unlink(missing_ok=True)
     return copy
 
 

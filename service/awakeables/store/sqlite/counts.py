@@ -7,14 +7,10 @@ counted once, when the file is opened, and each commit then adds its changes.
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
-from typing import TypeAlias
+from collections.abc import Mapping
 
 from awakeables.core.invocations import STATUSES
 from awakeables.store.sqlite.queries import QUERIES
-
-RowCounts: TypeAlias = Counter[str]
-"""Numbers of rows, or changes of these numbers, by kind; invocations by status."""
 
 PENDING = "awakeables_pending"
 UNSENT = "effects_unsent"
@@ -25,22 +21,23 @@ LETTERS = "dead_letters"
 OPEN: tuple[str, ...] = tuple(status for status in STATUSES if status != "completed")
 
 
-def count_rows(connection: sqlite3.Connection) -> RowCounts:
-    """Count the rows, by indexes alone except for invocations with a due time.
+def count_rows(connection: sqlite3.Connection) -> dict[str, int]:
+    """Count the rows by kind, invocations by status; by indexes alone except for those with a due time.
 
-    An open invocation without owner or due time that is not paused is suspended.
+    An open invocation without owner or due time that is not paused is suspended. Ended ones are not
+    counted.
     """
     unsent, failed, letters, pending, unended, running, paused = connection.execute(
         QUERIES["count_rows"]
     ).fetchone()
-    rows = Counter({UNSENT: unsent, FAILED: failed, LETTERS: letters})
-    rows.update({PENDING: pending, "running": running, "paused": paused})
-    rows.update(dict(connection.execute(QUERIES["count_due"]).fetchall()))
+    rows: dict[str, int] = dict.fromkeys(STATUSES, 0)
+    rows |= {"running": running, "paused": paused}
+    rows |= dict(connection.execute(QUERIES["count_due"]).fetchall())
     rows["suspended"] = unended - sum(rows[status] for status in OPEN if status != "suspended")
-    return rows
+    return rows | {UNSENT: unsent, FAILED: failed, LETTERS: letters, PENDING: pending}
 
 
-def as_counts(rows: RowCounts) -> dict[str, int]:
+def as_counts(rows: Mapping[str, int]) -> dict[str, int]:
     """The counts in the form of `Inspection.counts`."""
     by_status = {f"invocations_{status}": rows[status] for status in OPEN}
     counted = {name: rows[name] for name in (PENDING, UNSENT, FAILED, LETTERS)}

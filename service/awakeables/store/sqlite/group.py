@@ -9,7 +9,8 @@ again, command by command, over rows loaded in that transaction.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from awakeables.core.commands import Command, Expire, Release
@@ -18,7 +19,7 @@ from awakeables.core.decide.needs import Keys, missing, needs, needs_of_loaded
 from awakeables.core.replies import Reply
 from awakeables.core.rows import Changes, NotLoaded, Rows, TableName
 from awakeables.store.sqlite.loading import find, load
-from awakeables.store.sqlite.writing import ChangeWriter
+from awakeables.store.sqlite.writing import Counts, write
 
 MAX_CACHED_ROWS = 20_000
 """How many invocations, and how many awakeables, are cached: about 20 MB of small rows."""
@@ -35,39 +36,24 @@ class RowCache:
         self.rows = Rows(retention_ms)
         self.schemas: set[str] = set()
 
-    def settle(self, loaded: Collection[tuple[TableName, Any]], ended: Collection[str]) -> None:
-        """Keep only what the next commits may need, now that everything is durable.
-
-        Args:
-            loaded: Rows that were read and not changed; they are not hot, and may be large.
-            ended: Invocations and awakeables that are not expected to change any more.
-        """
-        rows = self.rows
-        for table, key in loaded:
-            getattr(rows, table).pop(key, None)
-        for key in ended:
-            if rows.invocations.pop(key, None) is None:
-                rows.awakeables.pop(key, None)
-        for few in (rows.effects, rows.dead_letters, rows.sources, rows.keys):
-            few.clear()
-        for many in (rows.invocations, rows.awakeables):
-            if len(many) > MAX_CACHED_ROWS:
-                for key in list(many)[: MAX_CACHED_ROWS // 4]:
-                    del many[key]
-
 
 class Group:
-    """Decides and writes commands in the open transaction."""
+    """Decides and writes commands in the open transaction.
+
+    Attributes:
+        counts: The changes in the numbers of rows, by kind.
+        wrote: Whether anything was written.
+    """
 
     def __init__(self, connection: sqlite3.Connection, known: RowCache, now_ms: int) -> None:
         self._connection = connection
         self._known = known
         self._rows = known.rows
         self._now_ms = now_ms
-        self._changes = Changes(known.rows)
         self._loaded: set[tuple[TableName, Any]] = set()
         self._ended: list[str] = []
-        self.writing = ChangeWriter(connection, known.schemas)
+        self.counts: Counts = defaultdict(int)
+        self.wrote = False
 
     def decide(self, commands: Sequence[Command]) -> list[Reply]:
         """Decide all commands over cached and loaded rows, and write the changes at the end.
@@ -76,19 +62,20 @@ class Group:
             StaleRows: A cached row is not as it is in the database.
             sqlite3.IntegrityError: A row that should be new exists, or data can't be stored.
         """
+        rows, now_ms = self._rows, self._now_ms
+        changes = Changes(rows)
         replies: list[Reply] = []
         ahead = False
         for place, command in enumerate(commands):
-            decision = BY_KEY.get(type(command))
-            if decision is None or isinstance(command, Release):
-                search = searches(command)
-                if search is not None:
-                    replies.append(self._search(command, search))
-                    continue
-                decision = BY_KEY[type(command)]
-            while True:
+            kind = type(command)
+            search = searches(command) if kind is Release or kind not in BY_KEY else None
+            if search is not None:
+                self._write(changes)  # the search must see it
+                changes = Changes(rows)
+                replies.append(self._search(command, search, changes))
+            while search is None:
                 try:
-                    replies.append(decision(command, self._rows, self._now_ms, self._changes))
+                    replies.append(BY_KEY[kind](command, rows, now_ms, changes))
                     break
                 except NotLoaded as unknown:
                     if ahead:
@@ -96,9 +83,10 @@ class Group:
                     else:
                         self._load_ahead(commands[place:])
                         ahead = True
-            if self._changes.purged:
-                self._write()
-        self._write()
+            if changes.purged or changes.deleted_dead_letters or changes.deleted_effects:
+                self._write(changes)
+                changes = Changes(rows)
+        self._write(changes)
         return replies
 
     def decide_one_by_one(self, commands: Sequence[Command]) -> list[Reply]:
@@ -110,8 +98,23 @@ class Group:
         return replies
 
     def close(self) -> None:
-        """Update the cache after the commit."""
-        self._known.settle(self._loaded, self._ended)
+        """Keep only those rows cached that the next commits may need, now that everything is durable.
+
+        Rows that were read and not changed are not hot, and may be large; those that have ended are not
+        expected to change any more.
+        """
+        rows = self._rows
+        for table, key in self._loaded:
+            getattr(rows, table).pop(key, None)
+        for key in self._ended:
+            if rows.invocations.pop(key, None) is None:
+                rows.awakeables.pop(key, None)
+        for few in (rows.effects, rows.dead_letters, rows.sources, rows.keys):
+            few.clear()
+        for many in (rows.invocations, rows.awakeables):
+            if len(many) > MAX_CACHED_ROWS:
+                for key in list(many)[: MAX_CACHED_ROWS // 4]:
+                    del many[key]
 
     def load_missed(self, unknown: NotLoaded) -> None:
         """Load what was not loaded ahead."""
@@ -130,26 +133,33 @@ class Group:
             self._loaded.update((table, key) for key in wanted)
         return bool(unknown)
 
-    def _search(self, command: Command, decision: SearchDecision) -> Reply:
-        """Decide a command over rows found by a search, which must see all changes: write them first."""
-        self._write()
+    def _search(self, command: Command, decision: SearchDecision, changes: Changes) -> Reply:
+        """Decide a command over rows found by a search."""
         self._load(needs([command]))
         found = find(self._connection, command, self._now_ms)
         if isinstance(command, Expire):
             self._load({"invocations": {row.invocation_id for row in found}})
-        reply = decision(command, found, self._now_ms, self._changes)
-        if self._changes.deleted_dead_letters or self._changes.deleted_effects:
-            self._write()
-        return reply
+        return decision(command, found, self._now_ms, changes)
 
-    def _write(self) -> None:
-        changes = self._changes
-        self.writing.write(changes)
+    def _write(self, changes: Changes) -> None:
+        """Write the changes, and note which changed rows have ended; the others stay cached."""
         rows = self._rows
+        if write(self._connection, changes, self._known.schemas, self.counts):
+            self.wrote = True
         if changes.purged or changes.deleted_dead_letters or changes.deleted_effects:
             self._note_deleted(changes)
-        self._note_ends(changes)
-        self._changes = Changes(rows)
+        for key in changes.invocations:
+            row = rows.invocations[key]
+            if row is None or row.result_json is not None:
+                self._ended.append(key)
+        for key in changes.awakeables:
+            awakeable = rows.awakeables[key]
+            if awakeable is None or awakeable.state != "pending":
+                self._ended.append(key)
+        if self._loaded:
+            self._loaded.difference_update(("invocations", key) for key in changes.invocations)
+            self._loaded.difference_update(("awakeables", key) for key in changes.awakeables)
+            self._loaded.difference_update(("positions", key) for key in changes.positions)
 
     def _note_deleted(self, changes: Changes) -> None:
         rows = self._rows
@@ -164,19 +174,3 @@ class Group:
         rows.dead_letters.update(dict.fromkeys(letters))
         rows.sources.update({source: None for source, key in rows.sources.items() if key in letters})
         rows.effects.update(dict.fromkeys(changes.deleted_effects))
-
-    def _note_ends(self, changes: Changes) -> None:
-        """Note which changed rows have ended; the others stay cached."""
-        invocations, awakeables = self._rows.invocations, self._rows.awakeables
-        for key in changes.invocations:
-            row = invocations[key]
-            if row is None or row.result_json is not None:
-                self._ended.append(key)
-        for key in changes.awakeables:
-            awakeable = awakeables[key]
-            if awakeable is None or awakeable.state != "pending":
-                self._ended.append(key)
-        if self._loaded:
-            self._loaded.difference_update(("invocations", key) for key in changes.invocations)
-            self._loaded.difference_update(("awakeables", key) for key in changes.awakeables)
-            self._loaded.difference_update(("positions", key) for key in changes.positions)

@@ -12,7 +12,6 @@ import errno
 import os
 import sqlite3
 import stat
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +27,7 @@ from awakeables.core.replies import Position, Reply
 from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.sqlite import reading
-from awakeables.store.sqlite.counts import RowCounts, as_counts, count_rows
+from awakeables.store.sqlite.counts import as_counts, count_rows
 from awakeables.store.sqlite.group import Group, RowCache
 from awakeables.store.sqlite.lock import FileLock, lock_file_of
 from awakeables.store.sqlite.queries import QUERIES
@@ -50,6 +49,7 @@ class SqliteStore:
             app: The app that the store belongs to; empty: any, and the file gets no name.
         """
         self._path = Path(path)
+        self._file_name = str(path)
         self._clock = clock
         self._retention_ms = retention_ms
         self._app = app
@@ -58,7 +58,7 @@ class SqliteStore:
         self._reader = SqliteThread(self._path, "reader", connect=self._connect_reader)
         self._lister = SqliteThread(self._path, "lister", connect=self._connect_reader)
         self._known = RowCache(retention_ms)
-        self._counts: RowCounts = Counter()
+        self._counts: Mapping[str, int] = {}
         self._doubtful = False
         self._file: tuple[int, int] | None = None
 
@@ -93,7 +93,7 @@ class SqliteStore:
             _make_private(self._path)
             connection = _prepared(self._path, self._app)
             _shut_out_others(self._path)
-            self._file = _identity(self._path)
+            self._file = _identity(self._file_name)
             self._counts = count_rows(connection)
         except BaseException:
             self._lock.release()
@@ -121,8 +121,7 @@ class SqliteStore:
         return await self._writer.run(self._commit, commands)
 
     def _commit(self, connection: sqlite3.Connection, commands: Sequence[Command]) -> list[Reply]:
-        _roll_back(connection)
-        if _identity(self._path) != self._file:
+        if _identity(self._file_name) != self._file:
             raise StoreUnavailable(
                 f"{self._path} was removed or replaced while it is open, and further writes would "
                 "be lost: put it back, or stop this process before you restore a back-up"
@@ -136,10 +135,12 @@ class SqliteStore:
                 # A cached row was stale, or a row that should be new exists: start with an empty cache.
                 self._forget(connection)
                 group, replies = self._decide(connection, commands, one_by_one=True)
-            if group.writing.wrote:
+            if group.wrote:
                 self._doubtful = True
                 connection.execute(QUERIES["commit"])
-                self._note(group.writing.counts)
+                self._note(group.counts)
+            else:
+                connection.execute(QUERIES["roll_back"])
             group.close()
         except BaseException as error:
             self._forget(connection)
@@ -148,8 +149,6 @@ class SqliteStore:
                     f"{self._path}: {error} does not find the rows that were just read"
                 ) from error
             raise
-        finally:
-            _roll_back(connection)
         return replies
 
     def _decide(
@@ -161,15 +160,16 @@ class SqliteStore:
 
     def _forget(self, connection: sqlite3.Connection) -> None:
         """Roll back and drop the cache: the transaction failed, or its outcome is unknown."""
-        _roll_back(connection)
         self._known = RowCache(self._retention_ms)
+        if connection.in_transaction:
+            connection.execute(QUERIES["roll_back"])
 
-    def _note(self, changes: RowCounts) -> None:
+    def _note(self, changes: Mapping[str, int]) -> None:
         """Replace the counts, so that readers only see those after complete commits."""
-        noted = self._counts.copy()
-        noted.update(changes)
-        self._counts = noted
-        self._doubtful = False
+        counts = dict(self._counts)
+        for kind, change in changes.items():
+            counts[kind] += change
+        self._counts, self._doubtful = counts, False
 
     # ── reading, for the engine ─────────────────────────────────────────────────────────────
 
@@ -232,7 +232,8 @@ class SqliteStore:
         return await self._lister.run(reading.queued_effects, page, state)
 
     async def counts(self) -> Mapping[str, int]:
-        return as_counts(self._counts) | await self._reader.run(reading.oldest)
+        oldest = await self._reader.run(reading.oldest)
+        return as_counts(self._counts) | oldest
 
 
 def _refuse_read_only(path: Path) -> None:
@@ -242,10 +243,10 @@ def _refuse_read_only(path: Path) -> None:
             raise PermissionError(errno.EACCES, "it is read-only", str(file))
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, int] | None:
     """The identity of the file that has this name now; None: there is none."""
     try:
-        status = path.stat()
+        status = os.stat(path)
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
@@ -285,9 +286,3 @@ def _prepared(path: Path, app: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    """Roll back a transaction that is still open: it changed nothing, or it failed."""
-    if connection.in_transaction:
-        connection.execute(QUERIES["roll_back"])

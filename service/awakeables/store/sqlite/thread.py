@@ -5,35 +5,42 @@ from __future__ import annotations
 import asyncio
 import errno
 import sqlite3
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeAlias, TypeVar, TypeVarTuple
 
 from awakeables.errors import StoreRefused, StoreUnavailable
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+Job: TypeAlias = tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]
+"""Where the result goes, what to call, and its arguments."""
 
 
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Translate the driver's errors into those that the ports promise."""
-    try:
-        yield
-    except (
-        sqlite3.IntegrityError,
-        sqlite3.DataError,
-        sqlite3.InterfaceError,
-        sqlite3.ProgrammingError,
-        OverflowError,
-        UnicodeEncodeError,
-    ) as error:
-        raise StoreRefused(f"{path} can't hold this data: {error}") from error
-    except (sqlite3.Error, OSError) as error:
-        name = _name_of(error)
-        raise StoreUnavailable(f"{path}: {error} ({name}){_advice(name)}") from error
+def translated(error: BaseException, path: Path) -> BaseException:
+    """The error that the ports promise in place of the driver's; any other error is left as it is."""
+    match error:
+        case (
+            sqlite3.IntegrityError()
+            | sqlite3.DataError()
+            | sqlite3.InterfaceError()
+            | sqlite3.ProgrammingError()
+            | OverflowError()
+            | UnicodeEncodeError()
+        ):
+            promised: Exception = StoreRefused(f"{path} can't hold this data: {error}")
+        case sqlite3.Error() | OSError():
+            name = _name_of(error)
+            promised = StoreUnavailable(f"{path}: {error} ({name}){_advice(name)}")
+        case _:
+            return error
+    promised.__cause__ = error
+    return promised
 
 
 def _name_of(error: sqlite3.Error | OSError) -> str:
@@ -53,7 +60,9 @@ def _advice(name: str) -> str:
 class SqliteThread:
     """Runs work on its connection.
 
-    Cancelling a wait does not stop the work: the thread finishes what it has started.
+    The thread finishes what it has started, even if nobody waits for it any more; what is cancelled
+    before is skipped. It does not keep the process alive: a store that is not closed is like one whose
+    process was killed.
     """
 
     def __init__(
@@ -69,50 +78,76 @@ class SqliteThread:
         self._kind = kind
         self._connect = connect
         self._disconnect = disconnect
-        self._thread: ThreadPoolExecutor | None = None
+        self._jobs: SimpleQueue[Job | Future[None]] | None = None
         self._connection: sqlite3.Connection | None = None
 
     async def start(self) -> None:
         """Start the thread and connect."""
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"sqlite-{self._kind}")
-            await self._wait(self._thread.submit(self._open))
+        if self._jobs is None:
+            jobs = self._jobs = SimpleQueue[Job | Future[None]]()
+            opened = asyncio.get_running_loop().create_future()
+            jobs.put((opened, self._open, ()))
+            Thread(target=self._serve, args=(jobs,), name=f"sqlite-{self._kind}", daemon=True).start()
+            await opened
 
-    async def run(
-        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run work in the thread, after all work that was submitted before."""
+    def run(self, work: Callable[[sqlite3.Connection, *Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        """Run work in the thread, after all work that was submitted before.
 
-        def on_connection() -> T:
-            if self._connection is None:
-                raise StoreUnavailable(f"{self._path} is not open")
-            with translated(self._path):
-                return work(self._connection, *args, **kwargs)
-
-        if self._thread is None:
+        Raises:
+            StoreUnavailable: The store is not open; the future has any other error.
+        """
+        if self._jobs is None or self._connection is None:
             raise StoreUnavailable(f"{self._path} is not open")
-        return await self._wait(self._thread.submit(on_connection))
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.put((future, work, (self._connection, *args)))
+        return future
 
     def stop(self) -> Future[None]:
         """Accept no more work; finish what was submitted, disconnect, end the thread."""
-        thread, self._thread = self._thread, None
-        if thread is None:
-            stopped: Future[None] = Future()
+        jobs, self._jobs = self._jobs, None
+        stopped: Future[None] = Future()
+        if jobs is None:
             stopped.set_result(None)
-            return stopped
-        stopped = thread.submit(self._close)
-        thread.shutdown(wait=False)
+        else:
+            jobs.put(stopped)
         return stopped
 
+    def _serve(self, jobs: SimpleQueue[Job | Future[None]]) -> None:
+        """The thread: run jobs until `stop` sends the future to resolve once the thread is done."""
+        while isinstance(job := jobs.get(), tuple):
+            future, work, args = job
+            if future.cancelled():
+                continue
+            result, error = None, None
+            try:
+                result = work(*args)
+            except BaseException as raised:
+                error = translated(raised, self._path)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                future.get_loop().call_soon_threadsafe(_resolve, future, result, error)
+            # The next job may come much later: keep no reply until then, and no error's traceback.
+            del job, future, work, args, result, error
+        try:
+            self._close()
+        except BaseException as raised:
+            job.set_exception(translated(raised, self._path))
+        else:
+            job.set_result(None)
+
     def _open(self) -> None:
-        with translated(self._path):
-            self._connection = self._connect()
+        self._connection = self._connect()
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with translated(self._path):
-                self._disconnect(connection)
+            self._disconnect(connection)
 
-    async def _wait(self, future: Future[T]) -> T:
-        return await asyncio.wrap_future(future)
+
+def _resolve(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """Called in the loop's thread."""
+    if future.cancelled():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
