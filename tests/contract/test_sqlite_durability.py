@@ -42,17 +42,18 @@ from contract.test_transactions import everything
 
 VICTIM = """
 import asyncio, os, sys, time
-from support.ids import new_id
 from awakeables.core.commands import Begin
+from awakeables.core.ids import Ids
 from awakeables.store.sqlite.store import SqliteStore
 
 class Clock:
     def now_ms(self): return 1_750_000_000_000
     def monotonic(self): return 0.0
 
+ids = Ids(Clock().now_ms, os.urandom)
+
 def begin():
-    id = new_id("inv", at_ms=1_750_000_000_000, entropy=os.urandom(10))
-    return Begin(id=id, service="s", handler="h", chunk=b"[]")
+    return Begin(id=ids.new("inv"), service="s", handler="h", chunk=b"[]")
 
 async def main():
     store = SqliteStore(sys.argv[1], clock=Clock(), retention_ms=1)
