@@ -33,15 +33,16 @@ from awakeables.errors import (
     HandlerMisuse,
     MalformedId,
     PayloadError,
+    Suspended,
     TerminalError,
     Unwritable,
     ValueRefused,
 )
 from awakeables.handlers.actions import result_type, shown
-from awakeables.handlers.attempt import SettleWait, TimerWait
+from awakeables.handlers.attempt import AwakeableWait, SettleWait, TimerWait
 from awakeables.handlers.execution import NOWHERE, Execution, RunCall
 from awakeables.handlers.futures import Awakeable, Durable, Promise, raise_terminal, value_of
-from awakeables.handlers.publishing import checked_envelope, is_event, publication, traced
+from awakeables.handlers.publishing import EVENTS, publication, traced
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import Codec, Serde, codec_for, codec_of_value, explain
@@ -51,18 +52,18 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 MAX_WAIT = timedelta(days=365_250)
-"""A thousand years: later instants may lie beyond the year 9999, where dates end."""
+"""A thousand years. Later instants could be beyond the year 9999, the last that `datetime` has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the handler was called with, beside its input.
+    """The call that began the invocation, apart from its input.
 
     Attributes:
-        attempt: 1 for the first; it restarts at 1 after each step that was journaled.
+        attempt: 1 for the first attempt; it restarts at 1 after each step that was journaled.
         headers: The caller's headers, names in lower case.
-        traceparent: The invocation's trace (W3C Trace Context): the caller's, or its own. Pass it to
-            services that the handler calls; `publish` does so by itself.
+        traceparent: The invocation's trace (W3C Trace Context), which is the caller's if it sent one. Pass it
+            to services that the handler calls; `publish` adds it to records.
     """
 
     invocation_id: str
@@ -72,10 +73,10 @@ class Request:
 
 
 class Context:
-    """The durable side of a handler: what it does here is journaled and replayed.
+    """The durable operations of a handler, which are journaled and replayed.
 
-    The rest of a handler must do the same each time it runs: take the time, randomness and IDs from
-    here, and put side effects into `run`.
+    The rest of the handler must be deterministic: take the time, randomness and IDs from the context, and
+    put side effects into `run`.
     """
 
     def __init__(self, execution: Execution, *, attempt: int) -> None:
@@ -86,7 +87,7 @@ class Context:
 
     @functools.cached_property
     def request(self) -> Request:
-        """What the handler was called with, beside its input."""
+        """The call that began the invocation, apart from its input."""
         invocation_id = self._execution.invocation_id
         return Request(
             invocation_id=invocation_id,
@@ -117,15 +118,15 @@ class Context:
     ) -> Awakeable[Any]:
         """Create a durable callback.
 
-        Its row is committed before its ID leaves through `publish` or a later `run` (A3); don't
-        send the ID anywhere from the handler's bare code before the next await.
+        Its row is committed before its ID is sent by `publish` or used by a later `run` (A3). Before the next
+        await, do not send the ID in any other way.
 
         Args:
-            type: What the answer must be: anything that pydantic validates, `bytes` for raw
-                bytes, None for any JSON. An answer that does not fit is refused where it comes
-                in, and the awakeable stays pending (A4).
-            timeout: After this long without an answer, awaiting raises `TimedOut`.
-            serde: How the answer's bytes are read instead of JSON by type.
+            type: The type of the answer: anything that pydantic validates, `bytes` for raw bytes, None for
+                any JSON. An answer that does not fit is refused when it arrives, and the awakeable stays
+                pending (A4).
+            timeout: After this time without an answer, awaiting raises `TimedOut`.
+            serde: Decodes the answer's bytes, in place of JSON by type.
         """
         try:
             codec = codec_for(type, serde)
@@ -148,9 +149,10 @@ class Context:
                 timeout_ms=timeout_ms,
             )
             execution.new_awakeables.append(row)
-        execution.expect_answer(index, awakeable_id, codec)
+        execution.codecs[awakeable_id] = codec
+        execution.waits[index] = AwakeableWait(index=index, awakeable_id=awakeable_id)
         read = functools.partial(self._read_answer, awakeable_id, codec)
-        return Awakeable(awakeable_id, Promise(execution, index, read))
+        return Awakeable((awakeable_id, Promise(execution, index, read)))
 
     def publish(
         self,
@@ -163,19 +165,19 @@ class Context:
         headers: Mapping[str, str | bytes] | None = None,
         envelope: Envelope = "json",
     ) -> None:
-        """Publish a record to Kafka, once what was decided before is committed.
+        """Publish a record to Kafka, once the operations before it are committed.
 
-        The record leaves through the outbox, in the commit of the awakeable that it carries (K3).
-        With an awakeable it is a task, in one of four forms (docs/workers.md), each with the same
-        facts in headers. Without an awakeable the payload is sent as it is. Both carry the
-        invocation's trace, unless `headers` name another `traceparent`.
+        The record is written to the outbox in the same commit as the awakeable that it carries (K3).
+        With an awakeable it is a task, in one of four forms (docs/workers.md), all with the same facts in
+        headers. Without an awakeable the payload is sent as it is. Both carry the invocation's trace,
+        unless `headers` has a `traceparent`.
 
         Args:
             payload: Bytes are sent as they are, anything else as JSON.
-            task: The name of the task, for a topic with several.
-            key: The record's key; the awakeable's ID by default.
-            headers: Headers of your own. `content-type`, `traceparent` and `tracestate` stand in place
-                of ours; names that begin with `awakeable-`, and on a task with `ce_` or `ce-`, are ours.
+            task: The name of the task, for a topic that has several.
+            key: The record's key; by default the awakeable's ID.
+            headers: Your own headers. `content-type`, `traceparent` and `tracestate` replace ours; names
+                that begin with `awakeable-`, and on a task with `ce_` or `ce-`, are reserved.
             envelope: `json`: our envelope around the payload. `none`: the bare payload.
                 `cloudevents`: a structured CloudEvent. `cloudevents-binary`: a binary one, whose
                 payload may be bytes.
@@ -191,13 +193,12 @@ class Context:
             raise misuse(f"a task's name must be a string, not {excerpt(task)}")
         of = None if awakeable is None else awakeable[1]._index
         replaying = execution.replay.replaying
-        # Written before it is asked for, in replay too: what can't be written fails the same way.
-        envelope = checked_envelope(envelope, is_task=awakeable is not None, misuse=misuse)
         if awakeable is not None and key is None:
             key = awakeable[0]
+        # Before the journal is asked, in replay too, so that what can't be encoded fails in the same way.
         key_bytes, value, own_headers = publication(
             payload,
-            envelope,
+            envelope=envelope,
             topic=topic,
             key=key,
             headers=headers,
@@ -216,7 +217,7 @@ class Context:
                 reply_to=world.reply_to,
                 task=task,
                 envelope=envelope,
-                source=f"/apps/{world.app}" if is_event(envelope) else None,
+                source=f"/apps/{world.app}" if envelope in EVENTS else None,
             )
         event_id = world.ids.new("evt")
         effect = Effect(
@@ -259,19 +260,18 @@ class Context:
         type: Any = None,
         retry: RetryPolicy | None = None,
     ) -> Durable[Any]:
-        """Execute a side effect, and journal its result: once recorded it is never repeated (J3).
+        """Execute a side effect and journal its result. Once journaled, it is never executed again (J3).
 
-        A crash between the side effect and the journal executes it again: hand `ctx.uuid()` on as
-        an idempotency key. It starts when it is awaited, after everything before it is committed.
+        After a crash between the side effect and the journal it is executed again: pass `ctx.uuid()` on as
+        an idempotency key. It starts when it is awaited and everything before it is committed.
 
         Args:
-            action: A coroutine function, or a plain one, which runs in a thread. Of the context it
-                may use `request` and `log` only: hand in what it needs of the rest.
-            type: The result's type, if the action's return annotation does not say it.
-            retry: Without it a failure fails the attempt, which is retried as a whole and at last
-                paused. With it the action is tried again by itself; the last failure is a
-                `TerminalError` that the handler can catch. A `TerminalError` of the action's own
-                is never retried.
+            action: A coroutine function, or a plain function, which runs in a thread. It may use only
+                `request` and `log` of the context: pass anything else that it needs as an argument.
+            type: The result's type, if the action's return annotation does not give it.
+            retry: Without it a failure fails the attempt, which is retried as a whole and in the end
+                paused. With it only the action is retried; the last failure is a `TerminalError` that the
+                handler can catch. A `TerminalError` that the action itself raises is never retried.
         """
         if not isinstance(name, str):
             raise self._execution.misuse(
@@ -302,23 +302,26 @@ class Context:
         def read(outcome: Outcome) -> Any:
             if not isinstance(outcome, Resolution):
                 raise_terminal(outcome)
-            return self._decode(codec.read_written, outcome.content, f"the result of run {name!r}")
+            try:
+                return codec.load_written(outcome.content)
+            except BaseException as error:
+                raise self._unfit(f"the result of run {name!r}", error) from None
 
         return Durable(self._execution, index, read)
 
     def sleep(self, duration: timedelta) -> Durable[None]:
-        """Wait for at least this long, over restarts too."""
+        """Wait for at least this long, across restarts of the process."""
         until_ms = self._execution.world.clock.now_ms() + max(0, self._checked_ms(duration, "ctx.sleep: it"))
         index, asked = self._execution.ask(SleepRequested(until_ms=until_ms))
         self._execution.expect(TimerWait(index=index, until_ms=asked.until_ms), must="ctx.sleep")
         return Durable(self._execution, index, lambda _outcome: None)
 
     def resolve_awakeable(self, awakeable_id: str, value: Any = None) -> Durable[Verdict]:
-        """Resolve an awakeable, of this or any other invocation; the answer is the verdict.
+        """Resolve an awakeable of this or any other invocation. Awaiting it returns the verdict.
 
         Raises:
             TerminalError: The text is not an awakeable ID (code 400).
-            Unwritable: The value can't be written, or not be read back as its own type.
+            Unwritable: The value can't be encoded, or not be decoded again as its own type.
         """
         try:
             outcome = codec_of_value(value).answer(value)
@@ -331,7 +334,7 @@ class Context:
     def reject_awakeable(
         self, awakeable_id: str, reason: str, *, code: int = 500, details: Any = None
     ) -> Durable[Verdict]:
-        """Reject an awakeable, of this or any other invocation; the answer is the verdict.
+        """Reject an awakeable of this or any other invocation. Awaiting it returns the verdict.
 
         Raises:
             TerminalError: The text is not an awakeable ID (code 400).
@@ -340,13 +343,13 @@ class Context:
         return self._settle(awakeable_id, rejection_of(error))
 
     def now(self) -> datetime:
-        """The time (UTC) at which the handler first got here; the same in replay."""
+        """The time (UTC) at which the handler first made this call; the same in replay."""
         at_ms = self._execution.world.clock.now_ms()
         _, asked = self._execution.ask(ClockRead(at_ms=at_ms))
         return instant(asked.at_ms)
 
     def random(self) -> Random:
-        """A generator whose numbers are the same in replay; never for secrets."""
+        """A random generator whose numbers are the same in replay; don't use it for secrets."""
         self._execution.check()
         if self._chance is None:
             self._chance = Random(self._execution.replay.input.seed)  # noqa: S311 - must repeat
@@ -360,7 +363,7 @@ class Context:
     def log(self) -> structlog.stdlib.BoundLogger:
         """A structured logger that is silent in replay, so that each event is logged once.
 
-        Each event has the invocation's ID and its trace ID.
+        Each event has the invocation's ID and trace ID.
         """
         return cast("structlog.stdlib.BoundLogger", _ReplaySafeLog(self._execution, self._trace().trace_id))
 
@@ -368,7 +371,10 @@ class Context:
         """The input of the invocation, decoded by the handler's current type."""
         given = self._execution.replay.input
         content = given.value if isinstance(given.value, Raw) else given.value_base64
-        return self._decode(codec.decode, b"null" if content is UNSET else bytes(content), "the input")
+        try:
+            return codec.load(b"null" if content is UNSET else bytes(content))
+        except BaseException as error:
+            raise self._unfit("the input", error) from None
 
     def _settle(self, awakeable_id: str, outcome: Resolution | Rejection) -> Durable[Verdict]:
         try:
@@ -406,23 +412,20 @@ class Context:
         return self._known_trace
 
     def _read_answer(self, awakeable_id: str, codec: Codec[T], outcome: Outcome) -> T:
-        resolution = value_of(outcome, awakeable_id)
-        if codec.kind != "custom":
-            return self._decode(codec.decode, resolution.content, f"the answer to awakeable {awakeable_id}")
+        resolution = outcome if isinstance(outcome, Resolution) else value_of(outcome, awakeable_id)
         try:
-            return codec.decode(resolution.content)
+            return codec.load(resolution.content)
         except BaseException as error:
-            raise PayloadError(
-                f"the answer to awakeable {awakeable_id} can't be decoded: {explain(error)}"
-            ) from error
+            what = f"the answer to awakeable {awakeable_id}"
+            if codec.kind == "custom":
+                raise PayloadError(f"{what} can't be decoded: {explain(error)}") from error
+            raise self._unfit(what, error) from None
 
-    def _decode(self, read: Callable[[bytes], T], content: bytes, what: str) -> T:
-        try:
-            return read(content)
-        except BaseException as error:
-            message = f"{what} does not fit its current type ({explain(error)})"
-            instead = "it is kept: deploy code that accepts it, then resume"
-            raise self._execution.break_off(ValueRefused(f"{message}; {instead}")) from None
+    def _unfit(self, what: str, error: BaseException) -> Suspended:
+        """The error that pauses the invocation: a value in its journal does not fit its current type."""
+        message = f"{what} does not fit its current type ({explain(error)})"
+        instead = "it is kept: deploy code that accepts it, then resume"
+        return self._execution.break_off(ValueRefused(f"{message}; {instead}"))
 
 
 class _ReplaySafeLog:

@@ -1,4 +1,4 @@
-"""What a handler awaits: durable futures, whose outcomes come from the journal."""
+"""Durable futures: what a handler awaits. Their outcomes come from the journal."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ T = TypeVar("T")
 
 
 class Waiter(Protocol):
-    """What gives a durable future its outcome: the execution of the handler."""
+    """Gives a durable future its outcome: the execution of the handler."""
 
     def wait_for_any(self, indices: tuple[int, ...]) -> Generator[Any, Any, tuple[int, Outcome]]: ...
 
     def handed_to_asyncio(self) -> BaseException:
-        """What is wrong with that, to be raised."""
+        """The error to raise where asyncio was given the future."""
         ...
 
 
 class _NotForAsyncio:
-    """Looks like a coroutine to asyncio, and refuses to be stepped by it.
+    """Looks like a coroutine to asyncio, and raises a clear error when asyncio steps it.
 
-    So `gather`, `shield`, `create_task` and all that makes tasks of what can be awaited refuse it by
-    name. `await` needs none of this.
+    So `gather`, `shield`, `create_task` and everything else that wraps awaitables in tasks fail with that
+    error. `await` uses none of these methods.
     """
 
     __slots__ = ()
@@ -41,13 +41,13 @@ class _NotForAsyncio:
         raise self._refused()
 
     def close(self) -> None:
-        """Nothing has begun."""
+        """Do nothing, since nothing runs."""
 
 
 class Durable(_NotForAsyncio, Generic[T]):
-    """A durable future: await it in the handler, as often as you like.
+    """A durable future. It can be awaited more than once.
 
-    It waits for as long as it takes, also over restarts of the process. Await it directly:
+    The wait has no time limit and survives restarts of the process. Await it directly in the handler:
     `asyncio.gather`, `asyncio.wait_for` and tasks of your own can't be replayed, and raise
     `HandlerMisuse`.
     """
@@ -77,19 +77,16 @@ class Promise(Durable[T]):
 
 
 class Awakeable(_NotForAsyncio, tuple[str, Promise[T]], Generic[T]):
-    """A durable callback: an ID for the outside, and a promise of its answer.
+    """A durable callback: an ID to give away, and a promise of the answer.
 
     Await it, or unpack it: `id, promise = ctx.awakeable(Parcel)`.
     """
 
     __slots__ = ()
 
-    def __new__(cls, awakeable_id: str, promise: Promise[T]) -> Awakeable[T]:
-        return super().__new__(cls, (awakeable_id, promise))
-
     @property
     def id(self) -> str:
-        """The awakeable's ID; with it anybody can resolve or reject it."""
+        """The awakeable's ID. Anyone who has it can resolve or reject the awakeable."""
         return self[0]
 
     @property
@@ -104,7 +101,11 @@ class Awakeable(_NotForAsyncio, tuple[str, Promise[T]], Generic[T]):
 
 
 def value_of(outcome: Outcome, awakeable_id: str) -> Resolution:
-    """The resolution of an awakeable, or its failure, raised."""
+    """The resolution of an awakeable.
+
+    Raises:
+        TerminalError: It has no resolution: `Rejected`, `TimedOut` or `Cancelled`.
+    """
     match outcome:
         case Resolution():
             return outcome
@@ -117,12 +118,12 @@ def value_of(outcome: Outcome, awakeable_id: str) -> Resolution:
 
 
 def raise_terminal(outcome: Outcome) -> NoReturn:
-    """Raise a failure that was journaled for a run."""
+    """Raise the failure that was journaled for a run or a completion."""
     if not isinstance(outcome, Rejection):
         raise TypeError(f"a run can't end with {type(outcome).__name__}")
     raise TerminalError(outcome.reason, code=outcome.code, details=details_of(outcome))
 
 
 def details_of(rejection: Rejection) -> Any:
-    """The details as Python values, None when there are none."""
+    """The details, decoded; None: it has none."""
     return decode_json(bytes(rejection.details)) if rejection.details else None

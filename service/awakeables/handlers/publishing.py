@@ -16,9 +16,11 @@ from awakeables.wire.traces import TRACEPARENT, TRACESTATE, Trace
 Misuse: TypeAlias = Callable[[str], HandlerMisuse]
 
 ENVELOPES: Final[tuple[Envelope, ...]] = get_args(Envelope)
+EVENTS: Final[tuple[Envelope, ...]] = ("cloudevents", "cloudevents-binary")
+"""The envelopes in which a task is a CloudEvent."""
 
 MAX_PUBLISH_BYTES = 1_000_000
-"""Kafka's default `max.message.bytes` is 1 MiB with the record's overhead; refuse at the call."""
+"""Maximum size of a record: Kafka's default `max.message.bytes` is 1 MiB, with the record's overhead."""
 
 OCTETS: Header = (CONTENT_TYPE, b"application/octet-stream")
 
@@ -26,32 +28,8 @@ OURS = "awakeable-"
 EVENT_ATTRIBUTES = ("ce_", "ce-")
 """Prefixes, in any case, of headers that identify a task's awakeable."""
 
-INSTEAD = (CONTENT_TYPE, TRACEPARENT, TRACESTATE)
-"""Headers of ours that a handler may override."""
-
-
-def checked_envelope(envelope: Envelope, *, is_task: bool, misuse: Misuse) -> Envelope:
-    """The envelope of a record; what carries no awakeable is sent as it is.
-
-    Raises:
-        HandlerMisuse: There is no such envelope, or none for what carries no awakeable.
-    """
-    if envelope not in ENVELOPES:
-        raise misuse(f"envelope={envelope!r} is not one of {', '.join(ENVELOPES)}")
-    if is_task:
-        return envelope
-    if is_event(envelope):
-        raise misuse(
-            f"envelope={envelope!r} is for tasks: pass an awakeable, or publish the event yourself, "
-            "as payload and headers"
-        )
-    return "none"
-
-
-def is_event(envelope: Envelope) -> bool:
-    """Is a task in this envelope a CloudEvent?"""
-    return envelope in ("cloudevents", "cloudevents-binary")
-
+OVERRIDABLE = (CONTENT_TYPE, TRACEPARENT, TRACESTATE)
+"""Headers that the record has by default; a handler may give its own."""
 
 Publication: TypeAlias = tuple[bytes | None, bytes, tuple[Header, ...]]
 """A record as the handler passed it: key, value, headers."""
@@ -59,30 +37,45 @@ Publication: TypeAlias = tuple[bytes | None, bytes, tuple[Header, ...]]
 
 def publication(
     payload: Any,
-    envelope: Envelope,
     *,
+    envelope: Envelope,
     topic: str,
     key: str | bytes | None,
     headers: Mapping[str, str | bytes] | None,
     is_task: bool,
     misuse: Misuse,
 ) -> Publication:
-    """Encode a record: bytes as they are, any other payload as JSON text.
+    """Encode a record: bytes as they are, any other payload as JSON.
+
+    A record without an awakeable has no envelope, whichever is given.
 
     Raises:
-        HandlerMisuse: An argument has the wrong type, bytes are meant for a JSON envelope, the record is
-            too large, or a header is reserved.
+        HandlerMisuse: An argument has the wrong type, the envelope does not fit the payload or is only for
+            tasks, the record is too large, or a header is reserved.
         Unwritable: JSON or UTF-8 can't represent it.
     """
+    if envelope not in ENVELOPES:
+        raise misuse(f"envelope={envelope!r} is not one of {', '.join(ENVELOPES)}")
+    if not is_task and envelope in EVENTS:
+        raise misuse(
+            f"envelope={envelope!r} is for tasks: pass an awakeable, or publish the event yourself, "
+            "as payload and headers"
+        )
     if not isinstance(topic, str) or not is_topic_name(topic):
         raise misuse("invalid topic name: use 1 to 249 letters, digits, '.', '_' and '-'")
     if headers is not None and not isinstance(headers, Mapping):
         raise misuse("headers= must be a mapping of names to strings or bytes")
-    octets = envelope == "cloudevents-binary" and isinstance(payload, bytes)
+    is_binary = isinstance(payload, bytes)
+    if is_task and is_binary and envelope in ("json", "cloudevents"):
+        raise misuse('bytes can\'t go into a JSON envelope; use envelope="none" or "cloudevents-binary"')
+    octets = is_binary and envelope == "cloudevents-binary"
     written: tuple[Header, ...] = ()
     try:
-        key_bytes = None if key is None else _bytes(key, "the key", misuse)
-        value = _payload(payload, envelope, misuse)
+        if isinstance(key, str):
+            key_bytes: bytes | None = key.encode()
+        else:
+            key_bytes = None if key is None else _bytes(key, "the key", misuse)
+        value: bytes = payload if is_binary else ANY.resolution(payload).content
         if headers or octets:
             written = _headers(headers or {}, octets=octets, is_task=is_task, misuse=misuse)
     except ValueError as error:
@@ -96,14 +89,6 @@ def publication(
             "it elsewhere and publish a reference"
         )
     return key_bytes, value, written
-
-
-def _payload(payload: Any, envelope: Envelope, misuse: Misuse) -> bytes:
-    if not isinstance(payload, bytes):
-        return ANY.resolution(payload).content
-    if envelope in ("json", "cloudevents"):
-        raise misuse('bytes can\'t go into a JSON envelope; use envelope="none" or "cloudevents-binary"')
-    return payload
 
 
 def _headers(
@@ -121,7 +106,7 @@ def _headers(
                 f"header {excerpt(name)} is reserved: names that begin with awakeable-, and "
                 "on a task ce_ and ce-, identify the awakeable of a record; choose another name"
             )
-    for name in INSTEAD:
+    for name in OVERRIDABLE:
         if names.count(name) > 1:
             raise misuse(f"header {name!r} is given twice, in different cases; give it once")
     return (OCTETS, *headers) if octets and CONTENT_TYPE not in names else headers
@@ -141,7 +126,7 @@ def _text(name: object, misuse: Misuse) -> str:
 
 
 def traced(headers: tuple[Header, ...], trace: Trace, event_id: str) -> tuple[Header, ...]:
-    """The headers with the invocation's trace, unless they have a `traceparent` of their own."""
+    """The headers with the invocation's trace added, unless they have a `traceparent` already."""
     names = {name.lower() for name, _ in headers} if headers else ()
     if TRACEPARENT in names:
         return headers

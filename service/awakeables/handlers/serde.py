@@ -1,7 +1,7 @@
 """Encodes and decodes values: JSON by type, raw bytes, or the user's own serde.
 
-Each awakeable stores its type's name and JSON Schema. If the process has the type of that name, its
-validator checks an answer; otherwise the schema does.
+Each awakeable stores its type's name and JSON Schema. An answer is validated by the type itself if the
+process has a type of that name, otherwise by the schema.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from types import NoneType
-from typing import Any, Generic, Literal, Never, NoReturn, Protocol, TypeVar, cast
+from typing import Any, Generic, Never, NoReturn, Protocol, TypeVar, cast
 
 import orjson
+from msgspec import Raw
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -38,12 +39,10 @@ from awakeables.handlers.typenames import is_stable, type_name
 from awakeables.handlers.writing import DumpOptions, dump_options_of
 
 T = TypeVar("T")
-A = TypeVar("A")
-R = TypeVar("R")
 
 
 class Serde(Protocol[T]):
-    """A user's own encoding; errors of `loads` become `PayloadError`."""
+    """A user's own encoding. Errors of `loads` become `PayloadError`."""
 
     def dumps(self, value: T) -> bytes:
         """Encode a value."""
@@ -57,25 +56,29 @@ class Serde(Protocol[T]):
 class Codec(Generic[T]):
     """Encodes and decodes values of one type.
 
-    Whatever is written is read back by the same type before it is stored or sent, so that a value that
-    no later reader could decode is refused where it is made.
+    Every value is decoded again before it is stored or sent, so that a value that no later reader could
+    decode is refused where it is made.
 
     Attributes:
         kind: `json`, `bytes` or `custom`.
-        type_name: Of a typed JSON value the name of its type (`handlers/typenames.py`).
-        schema: The JSON Schema (2020-12) of a typed JSON value that is read, as JSON text.
+        type_name: The name of the type of a JSON value (`handlers/typenames.py`); None: it has no type.
+        schema: The JSON Schema (2020-12) of the JSON that is accepted, as JSON text.
         schema_hash: Its SHA-256; two types with one schema share it.
-        unwritable: Why no value can be written without losing a part of it; None: it can.
-        unanswerable: Why no value can be written in a form that the type reads as an answer.
+        load: Decodes a value. Validators may raise anything, `SystemExit` too, so this is for callers that
+            catch `BaseException`; the others use `decode`.
+        load_written: Decodes what `resolution` encoded, in this release or in an early one, which wrote
+            fields by name. It raises as `load` does.
+        unwritable: Why no value can be encoded without losing a part of it; None: it can.
+        unanswerable: Why no value can be encoded in a form that the type accepts as an answer.
     """
 
     __slots__ = (
         "__weakref__",
-        "_read_written",
+        "_dump",
         "_written",
-        "decode",
-        "encode",
         "kind",
+        "load",
+        "load_written",
         "schema",
         "schema_hash",
         "type_name",
@@ -87,20 +90,20 @@ class Codec(Generic[T]):
         self,
         kind: CodecKind,
         *,
-        encode: Callable[[T], bytes],
-        decode: Callable[[bytes], T],
+        dump: Callable[[T], bytes],
+        load: Callable[[bytes], T],
+        load_written: Callable[[bytes], T] | None = None,
         type_name: str | None = None,
         schema: bytes | None = None,
         written: Callable[[], bytes] | None = None,
-        read_written: Callable[[bytes], T] | None = None,
         unwritable: str | None = None,
         unanswerable: str | None = None,
     ) -> None:
+        self._dump = dump
         self._written = written
         self.kind = kind
-        self.encode = _contained(encode)
-        self.decode = _contained(decode)
-        self._read_written = self.decode if read_written is None else _contained(read_written)
+        self.load = load
+        self.load_written = load_written or load
         self.type_name = type_name
         self.schema = schema
         self.schema_hash = None if schema is None else hashlib.sha256(schema).hexdigest()
@@ -109,51 +112,60 @@ class Codec(Generic[T]):
 
     @property
     def written(self) -> bytes | None:
-        """The JSON Schema of what is written: defaults always stand there, a Decimal is a text."""
+        """The JSON Schema of what is encoded: it has all fields with a default, and a Decimal is a string."""
         return self.schema if self._written is None else self._written()
 
-    def resolution(self, value: T) -> Resolution:
-        """A value as the outcome that carries it, to be read by `read_written`.
+    def decode(self, content: bytes) -> T:
+        """Decode a value.
 
         Raises:
-            Exception: It can't be written as the type, or its bytes could not be read again;
-                serializers and validators of the user's own may raise anything.
+            Exception: The content does not fit the type; validators of the user's own may raise any.
         """
-        return self._encoded_and_reread(value, self._read_written, self.unwritable)
+        try:
+            return self.load(content)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise _contained(error) from error
+
+    def resolution(self, value: T, *, as_answer: bool = False) -> Resolution:
+        """Encode a value as the outcome that carries it; `load_written` decodes it.
+
+        Raises:
+            Exception: It can't be encoded as the type, or not be decoded again; serializers and validators
+                of the user's own may raise any.
+        """
+        problem = self.unanswerable if as_answer else self.unwritable
+        if problem is not None:
+            raise TypeError(problem)
+        is_json = self.kind == "json"
+        try:
+            if is_json and _is_iterator(type(value)):  # type: ignore[arg-type]
+                value = cast("T", items_of(cast("Any", value)))
+            content = self._dump(value)
+            if is_json and MASK in content:
+                _refuse_secrets(value)
+            if is_json and (self is ANY or b"NaN" in content or b"Infinity" in content):
+                # Pydantic writes both, and its floats accept them; no other reader of JSON does.
+                try:
+                    decode_json(content)
+                except ValueError as error:
+                    raise ValueError(f"it is not valid JSON ({error}); NaN and Infinity are not") from None
+            if self is not ANY:
+                (self.load if as_answer else self.load_written)(content)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise _contained(error) from error
+        return Resolution(value=Raw(content)) if is_json else Resolution(value_base64=content)
 
     def answer(self, value: T) -> Resolution:
-        """A value as the answer to an awakeable of this type.
+        """Encode a value as the answer to an awakeable of this type.
 
         Raises:
             Exception: As `resolution`; or the awakeable would refuse it.
         """
-        return self._encoded_and_reread(value, self.decode, self.unanswerable)
-
-    def read_written(self, content: bytes) -> T:
-        """What `resolution` wrote, in this or an earlier release, which wrote fields by name."""
-        return self._read_written(content)
-
-    def _encoded_and_reread(self, value: T, read: Callable[[bytes], T], problem: str | None) -> Resolution:
-        if problem is not None:
-            raise TypeError(problem)
-        is_json = self.kind == "json"
-        if is_json and _is_iterator(type(value)):  # type: ignore[arg-type]
-            value = cast("T", items_of(cast("Any", value)))
-        content = self.encode(value)
-        if is_json and MASK in content and _holds_secret(value):
-            raise ValueError(
-                "it contains a pydantic secret, which is written as '**********': annotate the type "
-                "and give the field a serializer of its own, or keep a reference to the secret instead"
-            )
-        if is_json and (self is ANY or b"NaN" in content or b"Infinity" in content):
-            # Pydantic writes both, and its floats read them; no other reader of JSON does.
-            try:
-                decode_json(content)
-            except ValueError as error:
-                raise ValueError(f"it is not valid JSON ({error}); NaN and Infinity are not") from None
-        if self is not ANY:
-            read(content)
-        return Resolution.of_json(content) if is_json else Resolution.of_bytes(content)
+        return self.resolution(value, as_answer=True)
 
 
 @functools.lru_cache(maxsize=1000)
@@ -161,22 +173,21 @@ def _is_iterator(type_: type) -> bool:
     return issubclass(type_, Iterator)
 
 
-def _contained(call: Callable[[A], R]) -> Callable[[A], R]:
-    """The same, but what it raises is an error of the value: `SystemExit` would end the process."""
-
-    def contained(given: A) -> R:
-        try:
-            return call(given)
-        except Exception:
-            raise
-        except BaseException as error:
-            raise ValueError(f"a validator or serializer raised {described(error)}") from error
-
-    return contained
+def _contained(error: BaseException) -> ValueError:
+    """What is raised instead of an error that would end the process or task, such as `SystemExit`."""
+    return ValueError(f"a validator or serializer raised {described(error)}")
 
 
 MASK = b'"**********"'
 """What pydantic writes instead of a secret."""
+
+
+def _refuse_secrets(value: Any) -> None:
+    if _holds_secret(value):
+        raise ValueError(
+            "it contains a pydantic secret, which is written as '**********': annotate the type and give the "
+            "field a serializer of its own, or keep a reference to the secret instead"
+        )
 
 
 def _holds_secret(value: Any) -> bool:
@@ -188,7 +199,7 @@ def _holds_secret(value: Any) -> bool:
         return any(_holds_secret(part) for pair in value.items() for part in pair)
     if isinstance(value, Collection):
         return any(_holds_secret(part) for part in value)
-    if is_dataclass(value):  # maybe one with slots
+    if is_dataclass(value):  # it may have slots
         return any(_holds_secret(getattr(value, field.name, None)) for field in fields(value))
     parts = vars(value) if hasattr(value, "__dict__") else {}
     return _holds_secret(parts) or _holds_secret(getattr(value, "__pydantic_extra__", None) or ())
@@ -200,18 +211,18 @@ def _octets(value: Any) -> bytes:
     return bytes(value)
 
 
-ANY: Codec[Any] = Codec("json", encode=to_json, decode=decode_json, type_name="Any")
-BYTES: Codec[bytes] = Codec("bytes", encode=_octets, decode=bytes)
+ANY: Codec[Any] = Codec("json", dump=to_json, load=decode_json, type_name="Any")
+BYTES: Codec[bytes] = Codec("bytes", dump=_octets, load=bytes)
 
 MOST_KEPT = 1000
-"""Types that are kept at hand, the oldest out: one that a handler's body declares is new each time."""
+"""Size of the caches; the oldest codec is dropped. A type declared in a handler's body is new in each run."""
 
 _given: dict[Any, Codec[Any]] = {
     bytes: BYTES,
     None: ANY,
     Any: ANY,
     object: ANY,
-    # What never returns has no result that would have to be written.
+    # A function that never returns has no result to encode.
     Never: ANY,
     NoReturn: ANY,
 }
@@ -223,7 +234,7 @@ def codec_for(type_: Any, serde: Serde[Any] | None = None) -> Codec[Any]:
     """The codec of a type: anything that pydantic validates, `bytes`, or None for any JSON.
 
     Raises:
-        TypeError: Pydantic can't make a validator or a schema of it, or the serde is none.
+        TypeError: Pydantic can't make a validator or a schema for it, or the serde lacks a method.
     """
     if serde is not None:
         return _custom(serde)
@@ -249,12 +260,12 @@ def codec_of_value(value: object) -> Codec[Any]:
 
 
 def codec_by_name(name: str, schema_hash: str) -> Codec[Any] | None:
-    """The codec of a type that this process has at hand, by its stable name and its schema's hash."""
+    """The codec in this process for a type, found by its stable name and its schema's hash."""
     return _by_name.get((name, schema_hash))
 
 
 def _keep(kept: dict[Any, Codec[Any]], key: Any, codec: Codec[Any]) -> None:
-    """Keep a codec as the newest: so one that is found by its type is found by its name, too."""
+    """Cache a codec as the newest, so that one that is found by its type is found by its name, too."""
     kept.pop(key, None)
     kept[key] = codec
     if len(kept) > MOST_KEPT:
@@ -262,16 +273,16 @@ def _keep(kept: dict[Any, Codec[Any]], key: Any, codec: Codec[Any]) -> None:
 
 
 def result_of(codec: Codec[Any], value: Any, *, by: str, as_answer: bool = False) -> Resolution:
-    """What code returned, written as its declared type and read back.
+    """Encode what a handler, an action or a worker's function returned.
 
     Args:
         codec: Of the declared type.
         value: What was returned.
-        by: Who returned it, for people.
-        as_answer: It is to be the answer to an awakeable of that type.
+        by: What returned it, for the error message.
+        as_answer: The value will be the answer to an awakeable of that type.
 
     Raises:
-        ResultMisfit: It can't be written as that type, or could not be read again.
+        ResultMisfit: It can't be encoded as that type, or not be decoded again.
     """
     try:
         return codec.answer(value) if as_answer else codec.resolution(value)
@@ -290,10 +301,10 @@ def _shown(value: object) -> str:
 
 
 def adapter_of(type_: Any) -> TypeAdapter[Any]:
-    """Pydantic's adapter of a type.
+    """Pydantic's adapter for a type.
 
-    NaN is written as such, so that it is refused; pydantic's own way is null, another value. A
-    model's settings are its own.
+    It writes NaN as such, so that it is refused; by default pydantic would write null, a different value. A
+    model keeps its own settings.
     """
     try:
         return TypeAdapter(type_, config=ConfigDict(ser_json_inf_nan="constants"))
@@ -311,69 +322,76 @@ def _custom(serde: Serde[Any]) -> Codec[Any]:
                 "loads(content: bytes) -> value"
             )
 
-    def encode(value: Any) -> bytes:
+    def dump(value: Any) -> bytes:
         content = serde.dumps(value)
         if not isinstance(content, bytes):
             raise TypeError(f"{excerpt(serde)}.dumps returned {type(content).__name__}; a serde writes bytes")
         return content
 
-    return Codec("custom", encode=encode, decode=serde.loads)
+    return Codec("custom", dump=dump, load=serde.loads)
 
 
 class _Form:
-    """How JSON of one type is written and read."""
+    """How JSON of one type is written and read.
 
-    __slots__ = ("_adapter", "decode", "writing")
+    Attributes:
+        load: Decodes a value. It is pydantic's own function, without the adapter's layer, except for types
+            whose items are checked one by one.
+    """
+
+    __slots__ = ("_adapter", "_writing", "load")
 
     def __init__(self, adapter: TypeAdapter[Any], writing: DumpOptions) -> None:
         self._adapter = adapter
-        self.writing = writing
-        # Called for each value: without the adapter's own layer, unless items must be gone through.
-        self.decode: Callable[[bytes], Any] = self.read if writing.lazy else adapter.validator.validate_json
+        self._writing = writing
+        self.load: Callable[[bytes], Any] = self._read if writing.lazy else adapter.validator.validate_json
 
-    def encode(self, value: Any) -> bytes:
-        if not self.writing.lazy:  # a generator can be gone through only once
+    def dump(self, value: Any) -> bytes:
+        writing, to_json_of = self._writing, self._adapter.serializer.to_json
+        if not writing.lazy:  # a generator can be iterated only once
             try:
-                return self._dump(value, warnings="error")
+                return to_json_of(
+                    value, by_alias=writing.by_alias, round_trip=writing.round_trip, warnings="error"
+                )
             except PydanticSerializationError:
                 pass
-        # What the type is made of (a dict for a model) is taken as an input would be.
-        return self._dump(self._adapter.validate_python(value, by_alias=True, by_name=True))
+        # What the type can be made from (a dict for a model) is validated as an input would be.
+        value = self._adapter.validate_python(value, by_alias=True, by_name=True)
+        return to_json_of(value, by_alias=writing.by_alias, round_trip=writing.round_trip, warnings="none")
 
-    def read(self, text: bytes, *, by_name: bool | None = None) -> Any:
-        by_alias = True if by_name else None
-        if self.writing.lazy:
-            try:
-                self._dump(self._adapter.validate_json(text, by_alias=by_alias, by_name=by_name))
-            except PydanticSerializationError:  # its message shows the value
-                raise ValueError("an item of an Iterable does not fit") from None
-        return self._adapter.validate_json(text, by_alias=by_alias, by_name=by_name)
+    def load_by_name(self, text: bytes) -> Any:
+        return self._read(text, by_alias=True, by_name=True)
 
-    def read_by_name(self, text: bytes) -> Any:
-        return self.read(text, by_name=True)
-
-    def read_written(self, text: bytes) -> Any:
+    def load_written(self, text: bytes) -> Any:
         try:
-            return self.decode(text)
+            return self.load(text)
         except ValueError:
             # Journals of the first releases have the fields by name.
             with suppress(ValueError):
-                return self.read_by_name(text)
+                return self.load_by_name(text)
             raise
 
     def described(self, schema: bytes) -> bytes:
-        """The JSON Schema of what is written; of what is read, if there is none."""
+        """The JSON Schema of what is written; if pydantic has none, the one of what is read."""
+        by_alias = self._writing.by_alias is True
         try:
-            told = self._adapter.json_schema(mode="serialization", by_alias=self.writing.by_alias is True)
-            return orjson.dumps(told, option=orjson.OPT_SORT_KEYS)
+            written = self._adapter.json_schema(mode="serialization", by_alias=by_alias)
+            return orjson.dumps(written, option=orjson.OPT_SORT_KEYS)
         except PydanticInvalidForJsonSchema:
             return schema
 
-    def _dump(self, value: Any, *, warnings: Literal["none", "error"] = "none") -> bytes:
-        form = self.writing
-        return self._adapter.serializer.to_json(
-            value, by_alias=form.by_alias, round_trip=form.round_trip, warnings=warnings
-        )
+    def _read(self, text: bytes, *, by_alias: bool | None = None, by_name: bool | None = None) -> Any:
+        writing, read = self._writing, self._adapter.validate_json
+        if writing.lazy:
+            # Pydantic checks the items when they are iterated: here, while they are written.
+            items = read(text, by_alias=by_alias, by_name=by_name)
+            try:
+                self._adapter.serializer.to_json(
+                    items, by_alias=writing.by_alias, round_trip=writing.round_trip, warnings="none"
+                )
+            except PydanticSerializationError:  # its message shows the value
+                raise ValueError("an item of an Iterable does not fit") from None
+        return read(text, by_alias=by_alias, by_name=by_name)
 
 
 def _codec_of(type_: Any) -> Codec[Any]:
@@ -387,17 +405,17 @@ def _codec_of(type_: Any) -> Codec[Any]:
         raise TypeError(
             f"{type_!r} has no JSON Schema, so no other process could check it: {error.message}"
         ) from error
-    form = _Form(adapter, dump_options_of(adapter.core_schema))
-    writing = form.writing
+    writing = dump_options_of(adapter.core_schema)
+    form = _Form(adapter, writing)
     name = type_name(type_)
     codec = Codec(
         "json",
-        encode=form.encode,
-        decode=form.decode,
+        dump=form.dump,
+        load=form.load,
+        load_written=form.load_by_name if writing.unread else form.load_written,
         type_name=name,
         schema=schema,
         written=None if writing.round_trip else functools.partial(form.described, schema),
-        read_written=form.read_by_name if writing.unread else form.read_written,
         unwritable=writing.secret,
         unanswerable=writing.unread,
     )
@@ -407,8 +425,8 @@ def _codec_of(type_: Any) -> Codec[Any]:
 
 
 def explain(error: BaseException) -> str:
-    """A decoding error on one line, without the value, which may be secret."""
-    return message_of(error, _explained)
+    """What is wrong with a value, on one line, without the value, which may be secret."""
+    return message_of(error if isinstance(error, Exception) else _contained(error), _explained)
 
 
 def _explained(error: BaseException) -> str:

@@ -45,14 +45,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Handler:
-    """A function that can be replayed, and the codecs of what it takes and returns."""
+    """A function that can be replayed, and the codecs of its input and result."""
 
     def __init__(self, service: str, name: str, function: Callable[..., Awaitable[Any]]) -> None:
-        """Read the function's signature.
+        """Inspect the function's signature.
 
         Raises:
-            DeclarationError: It is not `async`, or takes something else than a context and at
-                most one input.
+            DeclarationError: It is not `async`, has other parameters than a context and at most one input,
+                or has a type that can't be used.
         """
         self.service = service
         self.name = _checked_name(name, "handler")
@@ -80,12 +80,13 @@ class Handler:
             )
         self.takes_input = len(parameters) == 2
         self.default: Any = parameters[1].default if self.takes_input else inspect.Parameter.empty
+        self.has_default = self.default is not inspect.Parameter.empty
         self.input: Codec[Any] = NOTHING
         if self.takes_input:
             taken = hints.get(parameters[1].name, Any)
             if _has_field_default(taken, self.default):
                 raise DeclarationError(
-                    f"{where}: the default of its input is in Field(…), where Python does not see it; "
+                    f"{where}: the default of its input is in Field(…), which Python does not see; "
                     f"write it as a Python default: {parameters[1].name}: Annotated[…, Field(…)] = default"
                 )
             self.input = _codec(taken, where)
@@ -96,22 +97,17 @@ class Handler:
     def __repr__(self) -> str:
         return f"<handler {self.service}/{self.name}>"
 
-    @property
-    def has_default(self) -> bool:
-        """Does the handler say itself what its input is where none is given?"""
-        return self.default is not inspect.Parameter.empty
-
     def call(self, context: Context, *given: Any) -> Awaitable[Any]:
-        """Call the function with its input, or with its default: a copy, since each attempt has its own."""
+        """Call the function with its input, or with a copy of the default, which it may modify."""
         if self.takes_input and not given and self.has_default:
             is_mutable = isinstance(self.default, list | dict | set | BaseModel) or is_dataclass(self.default)
             given = (deepcopy(self.default) if is_mutable else self.default,)
         return self.function(context, *given)
 
     def accept(self, content: bytes | None) -> bytes | None:
-        """An input as it is to be kept, known to fit; None: none was given, the default counts.
+        """Validate an input; return the text to store, or None to use the handler's default.
 
-        Absent without a default is null.
+        If no input is given and there is no default, it is null.
 
         Raises:
             InvalidInput: It does not fit the handler's input type.
@@ -139,7 +135,7 @@ class Service:
     """A named group of handlers.
 
     Raises:
-        DeclarationError: The name is reserved or can't stand in a URL.
+        DeclarationError: The name is reserved or can't be used in a URL.
     """
 
     def __init__(self, name: str) -> None:
@@ -154,8 +150,8 @@ class Service:
         Its name is the function's, unless one is given. The function is returned unchanged.
 
         Raises:
-            DeclarationError: There is a handler of that name, it can't be one, or the parentheses
-                are missing.
+            DeclarationError: The service has a handler of that name, the function can't be a handler, or the
+                parentheses are missing.
         """
         if not isinstance(name, str | None):
             raise DeclarationError(
@@ -184,7 +180,7 @@ class App:
         """Collect the services.
 
         Raises:
-            DeclarationError: Two services have one name, or there is none.
+            DeclarationError: Two services have the same name, or there are none.
         """
         self.name = _checked_name(name, "app")
         self.services: dict[str, Service] = {}
@@ -208,10 +204,10 @@ class App:
         return f"{self.name}.verdicts"
 
     def handler(self, service: str, name: str) -> Handler:
-        """Find a handler.
+        """Find a handler by name.
 
         Raises:
-            NotFound: There is none; the message lists what there is.
+            NotFound: There is none; the message lists those that exist.
         """
         if service not in self.services:
             raise NotFound(f"no service {service!r}; there are: {', '.join(sorted(self.services))}")
@@ -223,10 +219,10 @@ class App:
         return handlers[name]
 
     def find(self, function: Callable[..., Any]) -> Handler:
-        """The handler that this function was declared as.
+        """Find the handler that this function was declared as.
 
         Raises:
-            NotFound: It was declared in no service of this app.
+            NotFound: No service of this app declares it.
         """
         for service in self.services.values():
             for handler in service.handlers.values():
@@ -245,7 +241,7 @@ def _checked_name(name: str, what: str) -> str:
 
 
 def _has_field_default(type_: Any, default: object) -> bool:
-    """Does the input have a default in `Field(…)`, which only pydantic knows?"""
+    """Whether the input has a default in `Field(…)`, which only pydantic knows."""
     metadata = get_args(type_)[1:] if get_origin(type_) is Annotated else ()
     fields = (part for part in metadata if isinstance(part, FieldInfo))
     return isinstance(default, FieldInfo) or not all(part.is_required() for part in fields)

@@ -16,7 +16,7 @@ TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 
 SAMPLED = "01"
-"""The flags of a trace that begins here: sampled, so that whoever records traces may record it."""
+"""The flags of a trace that begins here: sampled, so that a service that records traces may record it."""
 
 _FORM = re.compile("(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}")
@@ -43,7 +43,8 @@ class Trace(Record):
 
 def trace_of(headers: Mapping[str, str], seed: str) -> Trace:
     """The trace of an invocation, from its caller's headers (names in lower case) or its seed."""
-    parts = _parts(headers.get(TRACEPARENT))
+    given = headers.get(TRACEPARENT)
+    parts = None if given is None else _parts(given)
     if parts is not None:
         trace_id, _, flags = parts
         return Trace(trace_id=trace_id, flags=flags, state=headers.get(TRACESTATE))
@@ -54,13 +55,15 @@ def trace_of(headers: Mapping[str, str], seed: str) -> Trace:
 
 def known_traceparent(text: str | bytes | None) -> str | None:
     """The header's value if it is well-formed, else None."""
+    if text is None:
+        return None
     parts = _parts(text.decode("ascii", "replace") if isinstance(text, bytes) else text)
     return None if parts is None else "00-" + "-".join(parts)
 
 
-def _parts(text: str | None) -> tuple[str, str, str] | None:
-    """Trace ID, parent ID, flags; of a later version as much as version 00 has."""
-    match = None if text is None else _FORM.fullmatch(text)
+def _parts(text: str) -> tuple[str, str, str] | None:
+    """The trace ID, parent ID and flags; fields that a later version adds are ignored."""
+    match = _FORM.fullmatch(text)
     if match is None:
         return None
     version, trace_id, parent_id, flags, more = match.groups()

@@ -111,7 +111,7 @@ def test_case_t2_a_value_is_written_by_alias_where_its_type_reads_that(
     assert codec.resolution(value).content == text
     assert codec.answer(value).content == text
     if type_ is not Any:
-        assert codec.decode(text) == codec.read_written(text) == value
+        assert codec.decode(text) == codec.load_written(text) == value
 
 
 @pytest.mark.parametrize("type_", [Data, Typed])
@@ -185,7 +185,7 @@ def test_case_t2_a_run_and_a_result_come_back_as_they_went(run: Runs) -> None:
 
 
 def test_case_t2_journals_that_have_the_fields_by_name_are_read() -> None:
-    assert codec_for(Camel).read_written(BY_NAME) == ANN
+    assert codec_for(Camel).load_written(BY_NAME) == ANN
     with pytest.raises(ValueError, match="firstName"):
         codec_for(Camel).decode(BY_NAME)
 
@@ -443,7 +443,7 @@ def test_case_t8_a_secret_in_a_value_of_no_declared_type_is_refused_too(run: Run
 @pytest.mark.parametrize("type_", [Open, Whole])
 def test_case_t8_a_secret_with_a_serializer_of_its_own_is_kept(type_: Any) -> None:
     value = type_(password="x")
-    assert codec_for(type_).read_written(codec_for(type_).resolution(value).content) == value
+    assert codec_for(type_).load_written(codec_for(type_).resolution(value).content) == value
     assert codec_for(Own).resolution(SecretStr("x")).content == b'"x"'
     assert codec_for(Any).resolution("**********").content == b'"**********"'
 
