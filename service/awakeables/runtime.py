@@ -23,8 +23,8 @@ from awakeables.api import Api
 from awakeables.core.ids import Ids
 from awakeables.credentials import security_of
 from awakeables.devbroker import EmbeddedBroker
+from awakeables.engine.completionstopic import FoldingSettings
 from awakeables.engine.engine import Engine, EngineSettings
-from awakeables.engine.folding import FoldingSettings
 from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.rowgauges import RowGauges, show_readiness

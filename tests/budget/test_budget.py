@@ -28,8 +28,8 @@ import awakeables
 from awakeables import App, Context, Service
 from awakeables.core.effects import Effect
 from awakeables.engine.completionsink import CompletionSink
+from awakeables.engine.completionstopic import ConsumedRecord
 from awakeables.engine.engine import EngineSettings
-from awakeables.engine.recordsink import ConsumedRecord
 from awakeables.ports import PublishReport
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.testing.bench import Process, new_process, serving
@@ -186,7 +186,7 @@ async def _round(process: Process, broker: Broker, sink: CompletionSink, in_flig
 
 BOUNDS: dict[int, dict[str, float]] = {
     64: {
-        "calls": 253,
+        "calls": 233,
         "tasks": 0.05,
         "futures": 2.2,
         "callbacks": 2.4,
@@ -197,7 +197,7 @@ BOUNDS: dict[int, dict[str, float]] = {
         "rows": 9.1,
     },
     1: {
-        "calls": 1048,
+        "calls": 716,
         "tasks": 1,
         "futures": 10,
         "callbacks": 23,

@@ -19,10 +19,10 @@ from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replies import Reply
 from awakeables.core.sources import parse_source
 from awakeables.engine.completionsink import CompletionSink
+from awakeables.engine.completionstopic import ConsumedRecord
 from awakeables.engine.engine import EngineSettings, HandlersRun
 from awakeables.engine.horizon import Moment
 from awakeables.engine.outbox import RelaySettings
-from awakeables.engine.recordsink import ConsumedRecord
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import (
     BrokerUnavailable,

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import structlog
 from msgspec.structs import replace
 
 from awakeables.core.awakeables import Completion, DeadTask, VerdictKind
 from awakeables.core.commands import PartitionFence, Settle
-from awakeables.core.deadletters import FOLDED, UNREADABLE, UNSTORABLE, UNUSABLE_TASK, DeadLetter
+from awakeables.core.deadletters import FOLDED, UNREADABLE, UNSTORABLE, UNUSABLE_TASK, DeadLetter, Folding
 from awakeables.core.replies import SettledAll
 from awakeables.core.sources import Source
 from awakeables.core.texts import shortened
-from awakeables.engine.completionstopic import CompletionsTopic
+from awakeables.engine.completionstopic import CompletionsTopic, ConsumedRecord, Minute
 from awakeables.engine.horizon import Moment
 from awakeables.engine.readerstate import ReaderState
-from awakeables.engine.recordsink import ConsumedRecord
 from awakeables.errors import StoreRefused
 from awakeables.telemetry import events
 from awakeables.wire.completions import Unreadable, decode_completion
@@ -30,25 +28,20 @@ from awakeables.wire.tasks import Address, find_address
 
 log = structlog.stdlib.get_logger(__name__)
 
+MINUTE_MS = 60_000
 MOST_LOGGED = 3
 """How many dead letters of a batch are listed in its line of the log."""
 
 
-@dataclass(slots=True)
-class _DecodedBatch:
-    """The completions of a batch, each with its record, and the dead letters of its other records."""
-
-    fence: PartitionFence
-    completions: list[Completion] = field(default_factory=list)
-    records: list[ConsumedRecord] = field(default_factory=list)
-    dead_letters: list[DeadLetter] = field(default_factory=list)
-
-
 class CompletionSink:
-    """The `RecordSink` of one partition of the completions topic.
+    """Takes the records of one partition of the completions topic, in order.
 
-    `open` claims the partition with an epoch. Every write is fenced by it: once another reader has
-    claimed the partition, it fails with `OwnershipLost`.
+    `open` claims the partition with an epoch. Each call that is awaited moves the partition's offset in the
+    transaction of its effect (K1), fenced by that epoch, and may raise:
+
+        OwnershipLost: The partition has another reader, or was moved: it must be opened again.
+        Overloaded, StoreUnavailable: It may or may not be done; call again.
+        StoreRefused: The store will never take it.
     """
 
     def __init__(self, topic: CompletionsTopic, partition: int) -> None:
@@ -61,44 +54,65 @@ class CompletionSink:
         self._transaction_s = metrics.consumer_transaction_s.labels(label)
 
     async def open(self) -> int:
-        """As `RecordSink.open`."""
+        """Become the partition's reader; return the offset to read from."""
         position = await self._topic.claim(self._partition)
         self._epoch = position.epoch
         return position.next
 
     async def take(self, records: Sequence[ConsumedRecord]) -> None:
-        """As `RecordSink.take`: settle completions, and make dead letters of other records."""
-        batch = self._decode(records)
-        settled = await self._commit(batch)
-        self._count_verdicts(batch, settled)
-        self._report_dead_letters(settled)
+        """Settle the completions of a batch, and make dead letters of its other records."""
+        topic, partition = self._topic, self._partition
+        completions: list[Completion] = []
+        completing: list[ConsumedRecord] = []
+        letters: list[DeadLetter] = []
+        for record in records:
+            source = Source(
+                kind="kafka",
+                topic=topic.name,
+                partition=partition,
+                offset=record.offset,
+                timestamp_ms=record.timestamp_ms,
+            )
+            try:
+                completion = decode_completion(
+                    record.value, headers=record.headers, key=record.key, source=source
+                )
+            except Unreadable as error:
+                letters.append(topic.dead_letter(partition, record, UNREADABLE, str(error)))
+                continue
+            if isinstance(completion.body, DeadTask) and not _is_ours(
+                completion.body, completion, topic.name
+            ):
+                refusal = "the record that it reports is not a task of this awakeable, answered to this topic"
+                completion = replace(completion, body=None, refusal=refusal)
+            completions.append(completion)
+            completing.append(record)
+        next_ = records[-1].offset + 1
+        settled = await self._commit(records[0].offset, next_, completions, completing, letters)
+        self._count_verdicts(completions, settled)
 
     async def reject(self, record: ConsumedRecord, reason: str) -> None:
-        """As `RecordSink.reject` (K2).
+        """Make a dead letter of a record that `take` has refused (K2).
 
         If the store also refuses the dead letter, it is kept without key, value and headers, which the
         topic still has.
         """
-        fence = self._fence(record.offset, record.offset + 1)
+        first, next_ = record.offset, record.offset + 1
         letter = self._topic.dead_letter(self._partition, record, UNSTORABLE, reason)
         try:
-            settled = await self._commit(_DecodedBatch(fence, dead_letters=[letter]))
+            await self._commit(first, next_, letters=[letter])
         except StoreRefused:
-            bare = replace(letter, key=None, value=None, headers=())
-            settled = await self._commit(_DecodedBatch(fence, dead_letters=[bare]))
-        self._report_dead_letters(settled)
+            await self._commit(first, next_, letters=[replace(letter, key=None, value=None, headers=())])
 
     async def leave_out(self, first: int, next_: int, reason: str) -> None:
-        """As `RecordSink.leave_out` (K2)."""
+        """Make one dead letter of the records from `first` up to `next_`, which are not read (K2)."""
         lost = ConsumedRecord(offset=first, timestamp_ms=self._topic.clock.now_ms(), key=None, value=None)
         letter = self._topic.dead_letter(self._partition, lost, "invalid", reason)
         letter = replace(letter, last_offset=next_ - 1, count=next_ - first)
-        self._report_dead_letters(
-            await self._commit(_DecodedBatch(self._fence(first, next_), dead_letters=[letter]))
-        )
+        await self._commit(first, next_, letters=[letter])
 
     async def expire(self, first: int, next_: int) -> None:
-        """As `RecordSink.expire`."""
+        """Report that the records from `first` up to `next_` were deleted before they were read."""
         # A call that is repeated, or the next reader's, reports only what has not been reported.
         topic = self._topic
         count = max(0, next_ - max(first, topic.expired_to.get(self._partition, 0)))
@@ -113,91 +127,92 @@ class CompletionSink:
                 next=next_,
                 count=count,
             )
-        await self._commit(_DecodedBatch(self._fence(first, next_)))
+        await self._commit(first, next_)
 
     def observe(self, state: ReaderState) -> None:
-        """As `RecordSink.observe`."""
+        """Report how far the partition has been read."""
         self._topic.readers[self._partition] = state
         self._lag.set(state.lag or 0)
         self._behind_s.set(state.behind_s)
         self._transaction_s.set(state.transaction_s)
 
     def read_up_to(self, moment: Moment) -> None:
-        """As `RecordSink.read_up_to`."""
+        """Report that everything that was in the partition at that moment has been settled."""
         self._topic.horizon.read_to_end(self._partition, moment)
 
-    def _fence(self, first: int, next_: int) -> PartitionFence:
-        return PartitionFence(
-            topic=self._topic.name,
-            partition=self._partition,
+    async def _commit(
+        self,
+        first: int,
+        next_: int,
+        completions: Sequence[Completion] = (),
+        records: Sequence[ConsumedRecord] = (),
+        letters: Sequence[DeadLetter] = (),
+    ) -> SettledAll:
+        """Commit completions, each with its record, and dead letters; then move from `first` to `next_`."""
+        topic, partition = self._topic, self._partition
+        fence = PartitionFence(
+            topic=topic.name,
+            partition=partition,
             epoch=self._epoch,
             first=first,
             next=next_,
-            owner=self._topic.owner,
+            owner=topic.owner,
+        )
+        settled = None
+        while settled is None:
+            validated = await topic.validator.validate(completions)
+            originals: dict[int, DeadLetter] = {}
+            dead_tasks: dict[int, DeadLetter] = {}
+            for place, completion in enumerate(validated):
+                if completion.checked is not None:
+                    continue  # it has a row, and its value fits
+                code = None
+                if isinstance(completion.body, DeadTask):
+                    code = UNUSABLE_TASK
+                    dead_tasks[place] = topic.dead_task(completion, completion.body)
+                elif completion.refusal is not None or not topic.validator.knows(completion.awakeable_id):
+                    code = "invalid"
+                if code is not None:
+                    reason = completion.refusal or ""
+                    originals[place] = topic.dead_letter(
+                        partition, records[place], code, reason, completion.awakeable_id
+                    )
+            settled = await topic.settlement.commit(
+                Settle(
+                    completions=tuple(validated),
+                    fence=fence,
+                    offsets=tuple([record.offset for record in records]),
+                    originals=originals,
+                    dead_letters=tuple(letters),
+                    dead_tasks=dead_tasks,
+                    relay_to=topic.dead_letter_topic,
+                    folding=self._folding(),
+                )
+            )
+        if settled.dead_letters or settled.folded:
+            self._report_dead_letters(settled)
+        return settled
+
+    def _folding(self) -> Folding:
+        """What is left of the partition's limits in this minute."""
+        topic, now_ms = self._topic, self._topic.clock.now_ms()
+        minute = topic.minutes.get(self._partition)
+        if minute is None or not 0 <= now_ms - minute.began_ms < MINUTE_MS:
+            minute = topic.minutes[self._partition] = Minute(now_ms, topic.ids.new("dlq"))
+        limits = topic.folding
+        return Folding(
+            into=minute.fold_id,
+            keep=max(0, limits.letters - minute.letters),
+            keep_bytes=max(0, limits.bytes - minute.bytes),
+            max_verdicts=max(0, limits.verdicts - minute.verdicts),
+            reason=(
+                "more records of this partition were unusable within a minute than are kept "
+                f"({limits.letters:,}, of {limits.bytes:,} bytes): from this offset on they are only "
+                "counted; while the topic has them, move the partition back to this offset to read them again"
+            ),
         )
 
-    def _decode(self, records: Sequence[ConsumedRecord]) -> _DecodedBatch:
-        topic, partition = self._topic, self._partition
-        batch = _DecodedBatch(self._fence(records[0].offset, records[-1].offset + 1))
-        for record in records:
-            source = Source.kafka(topic.name, partition, record.offset, record.timestamp_ms)
-            try:
-                completion = decode_completion(
-                    record.value, headers=record.headers, key=record.key, source=source
-                )
-            except Unreadable as error:
-                letter = topic.dead_letter(partition, record, UNREADABLE, str(error))
-                batch.dead_letters.append(letter)
-                continue
-            if isinstance(completion.body, DeadTask) and not _is_ours(
-                completion.body, completion, topic.name
-            ):
-                refusal = "the record that it reports is not a task of this awakeable, answered to this topic"
-                completion = replace(completion, body=None, refusal=refusal)
-            batch.completions.append(completion)
-            batch.records.append(record)
-        return batch
-
-    async def _commit(self, batch: _DecodedBatch) -> SettledAll:
-        while True:
-            validated = await self._topic.validator.validate(batch.completions)
-            settled = await self._topic.settlement.commit(self._order(batch, validated))
-            if settled is not None:
-                return settled
-
-    def _order(self, batch: _DecodedBatch, validated: Sequence[Completion]) -> Settle:
-        topic, partition = self._topic, self._partition
-        originals: dict[int, DeadLetter] = {}
-        dead_tasks: dict[int, DeadLetter] = {}
-        for place, completion in enumerate(validated):
-            if completion.checked is not None:
-                continue  # it has a row, and its value fits
-            code = None
-            if isinstance(completion.body, DeadTask):
-                code = UNUSABLE_TASK
-                dead_tasks[place] = topic.dead_task(completion, completion.body)
-            elif completion.refusal is not None or not topic.validator.knows(completion.awakeable_id):
-                code = "invalid"
-            if code is not None:
-                originals[place] = topic.dead_letter(
-                    partition,
-                    batch.records[place],
-                    code,
-                    completion.refusal or "",
-                    completion.awakeable_id,
-                )
-        return Settle(
-            completions=tuple(validated),
-            fence=batch.fence,
-            offsets=tuple([record.offset for record in batch.records]),
-            originals=originals,
-            dead_letters=tuple(batch.dead_letters),
-            dead_tasks=dead_tasks,
-            relay_to=topic.dead_letter_topic,
-            folding=topic.folder.folding(partition, topic.clock.now_ms()),
-        )
-
-    def _count_verdicts(self, batch: _DecodedBatch, settled: SettledAll) -> None:
+    def _count_verdicts(self, completions: Sequence[Completion], settled: SettledAll) -> None:
         """Count the verdicts; log it, once a minute, if there are more than are published."""
         counts: dict[VerdictKind | None, int] = {}
         for place, verdict in enumerate(settled.verdicts):
@@ -205,13 +220,15 @@ class CompletionSink:
                 continue
             if verdict is not None:
                 counts[verdict.kind] = counts.get(verdict.kind, 0) + 1
-            elif not isinstance(batch.completions[place].body, DeadTask):
+            elif not isinstance(completions[place].body, DeadTask):
                 counts[None] = counts.get(None, 0) + 1
         topic = self._topic
         topic.metrics.settled("kafka", counts)
         topic.metrics.verdicts_unpublished.inc(settled.unpublished)
-        others = sum(counts.values()) - counts.get("accepted", 0) - counts.get(None, 0)
-        if topic.folder.count_verdicts(self._partition, others) and settled.unpublished:
+        minute, most = topic.minutes[self._partition], topic.folding.verdicts
+        before = minute.verdicts
+        minute.verdicts += sum(counts.values()) - counts.get("accepted", 0) - counts.get(None, 0)
+        if settled.unpublished and before <= most < minute.verdicts:
             log.warning(
                 events.VERDICTS_UNPUBLISHED,
                 topic=topic.name,
@@ -225,12 +242,12 @@ class CompletionSink:
         counts = Counter(settled.folded)
         for letter in letters:
             counts[letter.code] += letter.count
-        if not counts:
-            return
         topic = self._topic
         for code, count in counts.items():
             topic.metrics.dead_letters_added(code, count)
-        topic.folder.count_dead_letters(self._partition, letters)
+        minute = topic.minutes[self._partition]
+        minute.letters += len(letters)
+        minute.bytes += sum(letter.size for letter in letters)
         # In a flood there is such a batch every few milliseconds; its beginning has been logged.
         log_line = log.warning if settled.dead_letters else log.debug
         log_line(

@@ -1,10 +1,18 @@
-"""The completions topic as this process reads it: the state of its partitions, and moving one on request."""
+"""The completions topic as this process reads it: the state of its partitions, and moving one on request.
+
+What is kept of records that settle nothing is limited per partition and minute; the rest is counted. A
+producer of garbage can write a million records a minute. A row and a copy of each would fill the service's
+disk. So the first of each minute are kept as they are, and one row stands for the others: it has their
+number and the offsets between which they can be read again, while the topic has them. Of the verdicts that
+settle nothing, too, only the first of each minute are published.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import structlog
 from msgspec.structs import replace
@@ -13,21 +21,60 @@ from awakeables.core.acts import with_act
 from awakeables.core.awakeables import Completion, DeadTask
 from awakeables.core.commands import Skip, TakePartitions
 from awakeables.core.deadletters import SKIPPED, DeadLetter, dead_letter_of_task
+from awakeables.core.effects import Header
 from awakeables.core.ids import Ids
+from awakeables.core.records import Record
 from awakeables.core.replies import PartitionsTaken, Position, Skipped
 from awakeables.core.texts import shortened
 from awakeables.engine.committer import Committer
-from awakeables.engine.folding import Folder, FoldingSettings
 from awakeables.engine.horizon import Horizon
-from awakeables.engine.payloadvalidator import PayloadValidator
 from awakeables.engine.readerstate import ReaderState
-from awakeables.engine.recordsink import ConsumedRecord
-from awakeables.engine.settlement import Settlement
+from awakeables.engine.settlement import PayloadValidator, Settlement
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
+
+
+class ConsumedRecord(Record):
+    """A record as it was read from a topic."""
+
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[Header, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldingSettings:
+    """The limits of one partition and minute.
+
+    Attributes:
+        letters: How many dead letters are kept.
+        bytes: The size of their keys, values and headers together.
+        verdicts: How many verdicts other than `accepted` are published.
+    """
+
+    letters: int = 1000
+    bytes: int = 32 * 1024 * 1024
+    verdicts: int = 1000
+
+
+@dataclass(slots=True)
+class Minute:
+    """What a partition has used of its limits, since `began_ms`; lost with the process.
+
+    Attributes:
+        fold_id: The ID of the row that counts the dead letters that are not kept.
+    """
+
+    began_ms: int
+    fold_id: str
+    letters: int = 0
+    bytes: int = 0
+    verdicts: int = 0
 
 
 class CompletionsTopic:
@@ -39,7 +86,9 @@ class CompletionsTopic:
         name: The topic's name.
         owner: This process's name in the partitions' claims.
         dead_letter_topic: Where copies of dead letters are published.
-        folder: Limits how many dead letters are kept.
+        ids: Issues IDs of dead letters.
+        folding: The limits of what is kept per partition and minute.
+        minutes: What each partition has used of them.
         readers: The state of each partition, as its reader last reported it.
         expired_to: For each partition, the offset up to which deleted records have been reported.
         horizon: What deadlines are compared with.
@@ -85,7 +134,9 @@ class CompletionsTopic:
         self.name = name
         self.owner = owner
         self.dead_letter_topic = dead_letter_topic
-        self.folder = Folder(ids, folding)
+        self.ids = ids
+        self.folding = folding
+        self.minutes: dict[int, Minute] = {}
         self.readers: dict[int, ReaderState] = {}
         self.expired_to: dict[int, int] = {}
         self.horizon = horizon
@@ -93,7 +144,6 @@ class CompletionsTopic:
         self.metrics = metrics
         self.on_effects = on_effects
         self._committer = committer
-        self._ids = ids
         self._skip_listeners: list[Callable[[int], None]] = []
 
     @property
@@ -164,7 +214,7 @@ class CompletionsTopic:
     ) -> DeadLetter:
         """Make the dead letter of a record."""
         return DeadLetter(
-            id=self._ids.new("dlq"),
+            id=self.ids.new("dlq"),
             # The time distinguishes it from a record at the same offset after the topic was recreated.
             source=f"{self.name}:{partition}:{record.offset}@{record.timestamp_ms}",
             topic=self.name,
@@ -184,7 +234,7 @@ class CompletionsTopic:
         """Make the dead letter to file for a task that its worker could not use."""
         return dead_letter_of_task(
             task,
-            letter_id=self._ids.new("dlq"),
+            letter_id=self.ids.new("dlq"),
             awakeable_id=completion.awakeable_id,
             worker=shortened(completion.worker or "unnamed"),
             now_ms=self.clock.now_ms(),

@@ -19,17 +19,15 @@ from awakeables.core.commands import Release
 from awakeables.core.ids import Ids
 from awakeables.core.replies import Released, Wake
 from awakeables.engine.committer import Committer
-from awakeables.engine.completionstopic import CompletionsTopic
+from awakeables.engine.completionstopic import CompletionsTopic, FoldingSettings
 from awakeables.engine.dryreplay import DryReplays
-from awakeables.engine.folding import FoldingSettings
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.invocationlog import log_failed_run
 from awakeables.engine.outbox import Relay, RelaySettings
-from awakeables.engine.payloadvalidator import PayloadValidator
 from awakeables.engine.pool import RunnerPool
 from awakeables.engine.retention import Retention, RetentionSettings
 from awakeables.engine.runner import RunnerSettings
-from awakeables.engine.settlement import Settlement
+from awakeables.engine.settlement import PayloadValidator, Settlement
 from awakeables.engine.sweeper import Sweeper
 from awakeables.engine.waiters import Waiters
 from awakeables.errors import OperatorError

@@ -63,18 +63,16 @@ class Horizon:
 
     def held_back_to_ms(self) -> int:
         """Return the instant to compare deadlines with, in milliseconds since 1970."""
-        now = Moment.now(self._clock)
-        earliest_ms = now.ms - self._longest_ms
-        moments = [self._asked, *self._read.values()] if self._read else [None]
-        covered_ms = min(earliest_ms if moment is None else _at(moment, now) for moment in moments)
+        now_ms, now_s = self._clock.now_ms(), self._clock.monotonic()
+        earliest_ms, covered_ms = now_ms - self._longest_ms, now_ms
+        if not self._read:
+            return earliest_ms
+        for moment in (self._asked, *self._read.values()):
+            if moment is None:
+                return earliest_ms
+            # The moment as it was read, or by today's setting, whichever is earlier. If the clock was set
+            # back since, its old reading lies in the future. If it was set forward, deadlines seem to have
+            # passed that had not when the partition was read.
+            age_ms = round((now_s - moment.monotonic_s) * 1000)
+            covered_ms = min(covered_ms, moment.ms, now_ms - age_ms)
         return max(earliest_ms, covered_ms)
-
-
-def _at(moment: Moment, now: Moment) -> int:
-    """The wall-clock time of a moment: as it was read, or by today's setting, whichever is earlier.
-
-    If the clock was set back since, its old reading lies in the future. If it was set forward, deadlines
-    seem to have passed that had not when the partition was read.
-    """
-    age_ms = round((now.monotonic_s - moment.monotonic_s) * 1000)
-    return min(moment.ms, now.ms - age_ms)

@@ -24,9 +24,8 @@ from awakeables.engine.committer import Committer
 from awakeables.engine.completionstopic import CompletionsTopic
 from awakeables.engine.invocationlog import InvocationLog
 from awakeables.engine.outbox import Relay
-from awakeables.engine.payloadvalidator import PayloadValidator
 from awakeables.engine.runner import Runner, RunnerSettings
-from awakeables.engine.settlement import Settlement
+from awakeables.engine.settlement import PayloadValidator, Settlement
 from awakeables.engine.waiters import Waiters
 from awakeables.errors import AuthorError, NotFound
 from awakeables.handlers.attempt import Attempt, Attempts, Progress

@@ -1,20 +1,173 @@
-"""Settles completions: validate, commit, wake. HTTP, handlers and Kafka batches all end here."""
+"""Settles completions: validate, commit, wake. HTTP, handlers and Kafka batches all end here.
+
+A value that does not fit its awakeable is refused before it is settled (hard case 7). The awakeable's own
+type decides: the codec of a live wait, else the type that this process has under the name in the row, else
+the one that a dry replay of the invocation finds. Only if no code here has the type, the JSON Schema in
+the row decides. So a value that its handler could not decode is never accepted, and its worker gets the
+verdict `invalid`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import weakref
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
 
+import jsonschema_rs
+from msgspec import Raw
 from msgspec.structs import replace
 
-from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.awakeables import Completion, Verdict, codec_misfit
 from awakeables.core.commands import Settle
 from awakeables.core.ids import Ids
+from awakeables.core.jsontext import decode_json
+from awakeables.core.outcomes import Resolution
 from awakeables.core.replies import Fenced, SettledAll, Unchecked, Wake
+from awakeables.core.texts import shortened
 from awakeables.engine.committer import Committer
 from awakeables.engine.horizon import Horizon
-from awakeables.engine.payloadvalidator import PayloadValidator
 from awakeables.errors import OwnershipLost
+from awakeables.handlers.serde import Codec, codec_by_name, explain
+from awakeables.ports import Expectation, SettlementReader
 from awakeables.telemetry.metrics import Metrics
+
+CACHED = 100_000
+"""How many expectations are kept in memory, the oldest dropped first."""
+
+MOST_VALIDATORS = 1000
+"""How many compiled schemas are kept in memory, the oldest dropped first; an app has a few."""
+
+
+_Expected: TypeAlias = "tuple[Expectation, weakref.ref[Codec[Any]] | None]"
+
+Learn: TypeAlias = Callable[[str, Expectation], Awaitable[Codec[Any] | None]]
+"""Finds the codec of an awakeable whose type this process does not know by its name."""
+
+
+class PayloadValidator:
+    """Validates completions against what their awakeables expect."""
+
+    def __init__(self, reader: SettlementReader, learn: Learn) -> None:
+        """Read expectations from a store; `learn` finds types that this process does not know."""
+        self._reader = reader
+        self._learn = learn
+        self._expected: OrderedDict[str, _Expected] = OrderedDict()
+        self._validators: dict[tuple[str, bool], jsonschema_rs.Draft202012Validator] = {}
+
+    def remember(self, awakeable_id: str, expectation: Expectation, codec: Codec[Any] | None = None) -> None:
+        """Keep the expectation of an awakeable in memory, and its codec.
+
+        The codec is kept for as long as something else holds it: the handler that waits, or the cache
+        of types.
+        """
+        self._expected[awakeable_id] = (expectation, None if codec is None else weakref.ref(codec))
+        if len(self._expected) > CACHED:
+            self._expected.popitem(last=False)
+
+    async def expectation(self, awakeable_id: str) -> Expectation | None:
+        """What one awakeable expects; None: it has no row."""
+        expected = self._expected.get(awakeable_id)
+        if expected is None:
+            expected = (await self._load([awakeable_id])).get(awakeable_id)
+        return None if expected is None else expected[0]
+
+    def at_hand(self, awakeable_id: str) -> Expectation | None:
+        """What one awakeable expects, if that is in memory."""
+        expected = self._expected.get(awakeable_id)
+        return None if expected is None else expected[0]
+
+    def knows(self, awakeable_id: str) -> bool:
+        """Did its row exist when it was last looked up?"""
+        return awakeable_id in self._expected
+
+    async def validate(self, completions: Sequence[Completion]) -> list[Completion]:
+        """Return the completions, with each typed value marked as checked, or the completion as refused.
+
+        JSON values must have been found decodable (`json_fault`).
+        """
+        ids = {
+            completion.awakeable_id for completion in completions if isinstance(completion.body, Resolution)
+        }
+        # Taken out first: remembering what is loaded may drop others from memory.
+        known = {awakeable_id: self._expected.get(awakeable_id) for awakeable_id in ids}
+        missing = [awakeable_id for awakeable_id, expected in known.items() if expected is None]
+        if missing:
+            known |= await self._load(sorted(missing))
+        validated = list(completions)
+        for place, completion in enumerate(completions):
+            body, expected = completion.body, known.get(completion.awakeable_id)
+            if expected is None or not isinstance(body, Resolution):
+                continue
+            (expectation, codec_ref), value = expected, body.value
+            if isinstance(value, Raw) != (expectation.codec == "json"):
+                validated[place] = replace(completion, refusal=codec_misfit(expectation.codec, body))
+                continue
+            if expectation.schema_hash is None or not isinstance(value, Raw):
+                continue
+            codec = None if codec_ref is None else codec_ref()
+            if codec is None:
+                codec = await self._find_codec(completion.awakeable_id, expectation)
+            problem = None
+            if codec is None:
+                problem = self._schema_misfit(bytes(value), expectation)
+            else:
+                try:
+                    codec.decode(bytes(value))
+                except Exception as refusal:  # a validator of the user's own may raise anything
+                    problem = explain(refusal)
+            if problem is None:
+                validated[place] = replace(completion, checked=expectation.schema_hash)
+            else:
+                problem = f"the value does not fit its type: {problem}"
+                validated[place] = replace(completion, refusal=problem)
+        return validated
+
+    async def _load(self, awakeable_ids: Sequence[str]) -> dict[str, _Expected]:
+        loaded = await self._reader.expectations(awakeable_ids)
+        for awakeable_id, expectation in loaded.items():
+            self.remember(awakeable_id, expectation)
+        return {awakeable_id: (expectation, None) for awakeable_id, expectation in loaded.items()}
+
+    async def _find_codec(self, awakeable_id: str, expectation: Expectation) -> Codec[Any] | None:
+        """Find the codec by the name of its type, or by a dry replay; None: its schema must do."""
+        if expectation.type_name is None or expectation.schema_hash is None:
+            return None
+        codec = codec_by_name(expectation.type_name, expectation.schema_hash)
+        if codec is None:
+            codec = await self._learn(awakeable_id, expectation)
+            if codec is not None:
+                self.remember(awakeable_id, expectation, codec)
+        return codec
+
+    def _schema_misfit(self, text: bytes, expected: Expectation) -> str | None:
+        try:
+            value = decode_json(text)
+        except ValueError as error:
+            return str(error)
+        misfit = next(self._validator(expected).iter_errors(value), None)
+        if misfit is None:
+            return None
+        where = ".".join(str(part) for part in misfit.instance_path) or "value"
+        return f"{where}: {shortened(misfit.message)}"
+
+    def _validator(self, expected: Expectation) -> jsonschema_rs.Draft202012Validator:
+        """Return the compiled schema. Its formats are asserted only for rows without a type's name.
+
+        Those rows are of a release that asserted them. The schemas of pydantic's types name formats of
+        JSON Schema, but pydantic accepts more than these allow.
+        """
+        assert expected.schema_hash is not None
+        asserted = expected.type_name is None
+        key = (expected.schema_hash, asserted)
+        validator = self._validators.get(key)
+        if validator is None:
+            schema = decode_json(expected.schema or b"true")
+            validator = jsonschema_rs.Draft202012Validator(schema, validate_formats=asserted, mask="it")
+            if len(self._validators) >= MOST_VALIDATORS:
+                del self._validators[next(iter(self._validators))]
+            self._validators[key] = validator
+        return validator
 
 
 class Settlement:

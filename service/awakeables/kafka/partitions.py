@@ -22,9 +22,10 @@ from aiokafka import errors as kafka
 
 from awakeables.core.backoff import Backoff
 from awakeables.core.bounds import MAX_UNPACKED_BYTES
+from awakeables.engine.completionsink import CompletionSink
+from awakeables.engine.completionstopic import ConsumedRecord
 from awakeables.engine.offsets import PARTITION
 from awakeables.engine.readerstate import ReaderState, StuckBatch
-from awakeables.engine.recordsink import ConsumedRecord, RecordSink
 from awakeables.errors import Overloaded, OwnershipLost, StoreRefused, StoreUnavailable
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.fetchprogress import FetchProgress, OpenTransactionTimer
@@ -97,7 +98,11 @@ class PartitionReader:
     """
 
     def __init__(
-        self, consumer: AIOKafkaConsumer, partition: TopicPartition, sink: RecordSink, context: ReaderContext
+        self,
+        consumer: AIOKafkaConsumer,
+        partition: TopicPartition,
+        sink: CompletionSink,
+        context: ReaderContext,
     ) -> None:
         self.next: int | None = None
         self.taking_since_s: float | None = None

@@ -24,9 +24,9 @@ from awakeables.core.replies import Reply, SettledAll
 from awakeables.core.rows import Changes
 from awakeables.core.sources import parse_source
 from awakeables.engine.completionsink import CompletionSink
+from awakeables.engine.completionstopic import ConsumedRecord
 from awakeables.engine.engine import Engine, EngineSettings, HandlersRun
 from awakeables.engine.outbox import RelaySettings
-from awakeables.engine.recordsink import ConsumedRecord
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import StoreRefused, StoreUnavailable, TopicMissing
 from awakeables.handlers.local import LocalAttempts

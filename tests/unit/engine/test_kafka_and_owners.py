@@ -13,8 +13,7 @@ from awakeables import Context, TimedOut
 from awakeables.core.commands import Advance, TakePartitions
 from awakeables.core.invocations import Suspend
 from awakeables.engine.completionsink import CompletionSink
-from awakeables.engine.folding import FoldingSettings
-from awakeables.engine.recordsink import ConsumedRecord
+from awakeables.engine.completionstopic import ConsumedRecord, FoldingSettings
 from awakeables.errors import (
     OwnershipLost,
 )

@@ -9,9 +9,9 @@ import pytest
 
 from awakeables import Context
 from awakeables.engine.completionsink import CompletionSink
+from awakeables.engine.completionstopic import ConsumedRecord
 from awakeables.engine.offsets import PartitionProgress
 from awakeables.engine.readerstate import ReaderState, StuckBatch
-from awakeables.engine.recordsink import ConsumedRecord
 from awakeables.errors import NotFound, NotPossible, OwnershipLost
 from awakeables.testing.bench import Bench
 from support.ids import new_id

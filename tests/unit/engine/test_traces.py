@@ -6,7 +6,7 @@ from typing import Any
 
 from awakeables.core.awakeables import VerdictEntry
 from awakeables.engine.completionsink import CompletionSink
-from awakeables.engine.recordsink import ConsumedRecord
+from awakeables.engine.completionstopic import ConsumedRecord
 from awakeables.errors import BrokerUnavailable
 from awakeables.handlers.context import Context
 from awakeables.testing.bench import Bench, until

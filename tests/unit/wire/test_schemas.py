@@ -232,6 +232,15 @@ def test_half_a_surrogate_pair_and_bad_utf_8_are_taken_nowhere(field: str, text:
     assert completion.body is None
 
 
+@pytest.mark.parametrize("text", [b"1e400", b"[-1e400]", b'{"a":1e999}'])
+def test_a_value_that_some_reader_could_not_decode_is_refused(text: bytes) -> None:
+    """A4: before its type is looked at, which might take infinity for a float."""
+    record = b'{"awakeable_id":"%s","status":"resolved","value":%s}' % (AN_ID.encode(), text)
+    completion = decode_completion(record, source=parse_source("test"))
+    assert completion.body is None
+    assert completion.refusal
+
+
 def test_a_record_without_a_value_is_unreadable() -> None:
     with pytest.raises(Unreadable, match="no value"):
         decode_completion(None, source=parse_source("test"))
