@@ -310,10 +310,14 @@ def _settle(row: AwakeableRow, completion: Completion, *, expired: bool, now_ms:
             return Settled(awakeable=row, verdict=None)
         if isinstance(body, Resolution) and (body.value is UNSET) == (row.codec == "json"):
             return _with_verdict(row, completion, "invalid", now_ms, codec_misfit(row.codec, body))
-        row = replace(row, settled_ms=now_ms, settled_by=completion.source.text)
-        row.state = "resolved" if isinstance(body, Resolution) else "rejected"
-        row.outcome_json = encode_outcome(body)
-        return _with_verdict(row, completion, "accepted", now_ms, None, settled=True, outcome=body)
+        result = _with_verdict(row, completion, "accepted", now_ms, None, settled=True, outcome=body)
+        assert result.verdict is not None
+        after = result.awakeable  # a copy
+        after.state = "resolved" if isinstance(body, Resolution) else "rejected"
+        after.settled_ms = now_ms
+        after.settled_by = result.verdict.source
+        after.outcome_json = encode_outcome(body)
+        return result
     if body is None:
         return _with_verdict(row, completion, "invalid", now_ms, completion.refusal, settled=expired)
     if row.state in ("timed-out", "cancelled"):

@@ -294,7 +294,8 @@ class Changes:
         row = self.rows.invocations[awakeable.invocation_id]
         assert row is not None, f"{awakeable.id} has no invocation"
         woken = invocations.wake(row, now_ms=now_ms)
-        self.put_invocation(row, woken)
+        self.invocations.setdefault(row.id, row)
+        self.rows.invocations[row.id] = woken
         return Wake(
             invocation_id=row.id,
             wake=woken.wake,

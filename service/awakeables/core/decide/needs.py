@@ -168,7 +168,9 @@ def missing(keys: Mapping[TableName, set[Hashable]], rows: Rows) -> Keys:
     """The keys whose rows are not loaded."""
     found: Keys = defaultdict(set)
     for table, wanted in keys.items():
-        left = wanted - getattr(rows, table).keys()
+        # Not `wanted - loaded.keys()`, which visits each row that is loaded.
+        loaded = getattr(rows, table)
+        left = {key for key in wanted if key not in loaded}
         if left:
             found[table] = left
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import msgspec
 from msgspec.structs import replace
 
 from awakeables.core import awakeables
@@ -28,19 +29,20 @@ def settle(command: Settle, rows: Rows, now_ms: int, changes: Changes) -> Settle
         held = rows.positions[fence.topic, fence.partition]
         if held is None or not is_next(fence, held):
             return Fenced()
-    if command.completions:
-        rows.awakeables.require([completion.awakeable_id for completion in command.completions])
-        unchecked = _unchecked(command, rows)
-        if unchecked:
-            return Unchecked(awakeable_ids=unchecked)
-    batch = _Batch(command, rows, now_ms)
-    batch.judge(held)
-    letters, filed, folded = batch.dead_letters()
-    changes.require_waiting([row.invocation_id for row, _ in batch.settled])
-    wakes = batch.write(changes)
+    batch = _Batch(command, rows, now_ms, letters=list(command.dead_letters))
+    unchecked = batch.judge(held.again_before if held is not None and command.offsets else 0)
+    if unchecked:
+        return Unchecked(awakeable_ids=tuple(unchecked))
+    letters, filed, folded = batch.dead_letters() if batch.letters or batch.reports else ([], [], [])
+    for key, row in batch.rows_after.items():
+        changes.put_awakeable(rows.awakeables[key], row)
+    wakes: list[Wake] = []
+    for row, outcome in batch.settled:
+        wakes.append(changes.wake(row, outcome, now_ms))
     for letter in filed:
         changes.put_dead_letter(None, letter)
-    add_dead_letters(letters, command.relay_to, now_ms, changes)
+    if letters:
+        add_dead_letters(letters, command.relay_to, now_ms, changes)
     if batch.counted is not None:
         changes.put_dead_letter(*batch.counted)
     unpublished = _publish_verdicts(batch, changes) if command.verdicts_to else 0
@@ -50,7 +52,7 @@ def settle(command: Settle, rows: Rows, now_ms: int, changes: Changes) -> Settle
         verdicts=tuple(batch.verdicts),
         wakes=tuple(wakes),
         dead_letters=(*letters, *filed),
-        folded=_by_code(folded),
+        folded=_by_code(folded) if folded else {},
         unpublished=unpublished,
         again=frozenset(batch.again),
     )
@@ -61,24 +63,12 @@ def is_next(fence: PartitionFence, held: PositionRow) -> bool:
     return held.epoch == fence.epoch and held.owner == fence.owner and held.next <= fence.first
 
 
-def _unchecked(command: Settle, rows: Rows) -> tuple[str, ...]:
-    unchecked = []
-    for completion in command.completions:
-        row = rows.awakeables[completion.awakeable_id]
-        # Cheap test first: most completions were checked against the row's schema.
-        if (
-            row is not None
-            and row.schema_hash != completion.checked
-            and awakeables.needs_check(row, completion)
-        ):
-            unchecked.append(row.id)
-    return tuple(unchecked)
-
-
-class _Batch:
+class _Batch(msgspec.Struct):
     """The verdicts on one command's completions: decided, not yet written.
 
     Attributes:
+        letters: Dead letters of records that could not be read, or whose verdict makes them one.
+        reports: Indices of completions that report a dead task of a pending awakeable.
         settled: The rows that were settled and their outcomes, in order.
         rows_after: The changed rows, by ID.
         again: Indices of completions that had their verdict before.
@@ -86,37 +76,44 @@ class _Batch:
         counted: The row that counts dead letters, before and after; None: it is new or unchanged.
     """
 
-    def __init__(self, command: Settle, rows: Rows, now_ms: int) -> None:
-        self.command = command
-        self._rows = rows
-        self.now_ms = now_ms
-        self.verdicts: list[Verdict | None] = []
-        self.counts: list[int] = []
-        self.settled: list[tuple[AwakeableRow, Outcome]] = []
-        self.rows_after: dict[str, AwakeableRow] = {}
-        self.again: set[int] = set()
-        self.counted: tuple[DeadLetter, DeadLetter] | None = None
-        self._letters = list(command.dead_letters)
-        self._reports: list[int] = []
+    command: Settle
+    rows: Rows
+    now_ms: int
+    letters: list[DeadLetter]
+    reports: list[int] = []
+    verdicts: list[Verdict | None] = []
+    counts: list[int] = []
+    settled: list[tuple[AwakeableRow, Outcome]] = []
+    rows_after: dict[str, AwakeableRow] = {}
+    again: set[int] = set()
+    counted: tuple[DeadLetter, DeadLetter] | None = None
 
-    def judge(self, held: PositionRow | None) -> None:
-        """Decide each completion's verdict."""
-        command, now_ms = self.command, self.now_ms
+    def judge(self, again_before: int) -> list[str]:
+        """Decide each completion's verdict; return the awakeables whose values must be checked first.
+
+        Args:
+            again_before: Completions at lower offsets were read before.
+        """
+        command, rows, now_ms = self.command, self.rows, self.now_ms
         horizon_ms = now_ms if command.held_back_to_ms is None else min(now_ms, command.held_back_to_ms)
-        again_before = held.again_before if held is not None and command.offsets else 0
+        unchecked: list[str] = []
         for place, completion in enumerate(command.completions):
             key = completion.awakeable_id
-            row = self.rows_after.get(key) or self._rows.awakeables[key]
-            reread = again_before > 0 and command.offsets[place] < again_before
-            count = 0
+            row = rows.awakeables[key]
+            reread, count = again_before > 0 and command.offsets[place] < again_before, 0
             if row is None:
                 verdict: Verdict | None = awakeables.verdict_without_row(
                     completion,
                     issued_ms=parse_id(key, "prom"),
                     now_ms=now_ms,
-                    retention_ms=self._rows.retention_ms,
+                    retention_ms=rows.retention_ms,
                 )
             else:
+                # Cheap test first: most completions were checked against the row's schema.
+                if row.schema_hash != completion.checked and awakeables.needs_check(row, completion):
+                    unchecked.append(key)
+                    continue
+                row = self.rows_after.get(key, row)
                 result = awakeables.settle(
                     row, completion, now_ms=now_ms, horizon_ms=horizon_ms, again=reread
                 )
@@ -125,31 +122,35 @@ class _Batch:
                 if after is not row:
                     self.rows_after[key] = after
                 if place in command.dead_tasks and after.state == "pending":
-                    self._reports.append(place)
+                    self.reports.append(place)
                 if result.settled:
                     # An answer that came after the deadline has timed the row out: the verdict carries
                     # that outcome then, as it carries the answer when it is accepted.
                     outcome = verdict.outcome if verdict is not None else after.outcome
+                    # Read now, before anything is changed, since its invocation will be woken.
+                    waiting = rows.invocations[after.invocation_id]
                     assert outcome is not None
+                    assert waiting is not None, f"{key} has no invocation"
                     self.settled.append((after, outcome))
             self.verdicts.append(verdict)
             self.counts.append(count)
             if reread:
                 self.again.add(place)
             if verdict is not None and verdict.kind in DROPPED and place in command.originals:
-                self._letters.append(_because(command.originals[place], verdict))
+                self.letters.append(_because(command.originals[place], verdict))
+        return unchecked
 
     def dead_letters(self) -> tuple[list[DeadLetter], list[DeadLetter], list[DeadLetter]]:
         """The dead letters to add with a copy, those to add without, and those to count only."""
         command = self.command
-        filed, left = self._file() if self._reports else ([], [])
-        letters = sorted([*self._letters, *left], key=lambda letter: letter.offset)
+        filed, left = self._file() if self.reports else ([], [])
+        letters = sorted([*self.letters, *left], key=lambda letter: letter.offset)
         if not letters:
             return [], filed, []
         room = command.folding and remaining(command.folding, filed, used_up=bool(left))
-        kept, folded = room_for(new_letters(letters, self._rows), room)
+        kept, folded = room_for(new_letters(letters, self.rows), room)
         if folded and command.folding is not None:
-            known = self._rows.dead_letters[command.folding.into]
+            known = self.rows.dead_letters[command.folding.into]
             if known is None:
                 kept.append(fold(folded, command.folding, now_ms=self.now_ms))
             else:
@@ -163,15 +164,15 @@ class _Batch:
             The dead letters to add, and the reports that exceed the limits, as records to be counted.
         """
         command, folding = self.command, self.command.folding
-        new = {command.dead_tasks[place].source: place for place in reversed(self._reports)}
-        self._rows.sources.require(new)
-        places = [place for source, place in reversed(new.items()) if self._rows.sources[source] is None]
+        new = {command.dead_tasks[place].source: place for place in reversed(self.reports)}
+        self.rows.sources.require(new)
+        places = [place for source, place in reversed(new.items()) if self.rows.sources[source] is None]
         letters = [command.dead_tasks[place] for place in places]
         kept, left = (letters, []) if folding is None else split(letters, folding)
         for place in places:
             completion, letter = command.completions[place], command.dead_tasks[place]
             key = completion.awakeable_id
-            row = self.rows_after.get(key) or self._rows.awakeables[key]
+            row = self.rows_after.get(key) or self.rows.awakeables[key]
             assert row is not None, completion
             assert isinstance(completion.body, DeadTask), completion
             into = folding.into if folding is not None and letter in left else letter.id
@@ -183,12 +184,6 @@ class _Batch:
                 now_ms=self.now_ms,
             )
         return kept, [command.originals[place] for place in places[len(kept) :]]
-
-    def write(self, changes: Changes) -> list[Wake]:
-        """Put the changed rows, and wake the invocations of those that were settled."""
-        for key, row in self.rows_after.items():
-            changes.put_awakeable(self._rows.awakeables[key], row)
-        return [changes.wake(row, outcome, self.now_ms) for row, outcome in self.settled]
 
 
 def new_letters(letters: Iterable[DeadLetter], rows: Rows) -> list[DeadLetter]:
