@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 import msgspec
+import structlog
 
 from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.commands import Begin, Cancel, Idempotency, Kill, Republish, Resend, Resume
@@ -43,6 +44,8 @@ from awakeables.ports import Expectation
 from awakeables.queries import Queries, existing, idempotency_scope
 
 __all__ = ["Api", "PartitionProgress", "Readiness", "idempotency_scope"]
+
+log = structlog.stdlib.get_logger(__name__)
 
 STARTING = "starting"
 DRAINING = "draining"
@@ -76,6 +79,7 @@ class Api(Queries):
         super().__init__(engine.app, engine.store, engine.relay.holdup)
         self.build = engine.build
         self.publishes_verdicts = engine.config.verdicts
+        self._logs_begins = log.is_enabled_for(engine.config.log_invocations)
         self._draining = False
         self._engine = engine
         self._committer = engine.committer
@@ -115,7 +119,7 @@ class Api(Queries):
             Overloaded: Too many calls wait already; nothing was created.
             IdempotencyConflict: The key was used for another request.
         """
-        begin, submitted = self._submit(
+        _, submitted = self._submit(
             handler, content, headers or {}, idempotency=idempotency, delay=delay, by=by
         )
         answer = await submitted
@@ -125,7 +129,6 @@ class Api(Queries):
             )
         if not isinstance(answer, Begun):
             raise TypeError(f"Begin was answered with {type(answer).__name__}")
-        self._begun(begin, created=answer.created)
         return answer
 
     def call(
@@ -139,9 +142,7 @@ class Api(Queries):
             Overloaded: Too many calls wait already; nothing was created.
         """
         begin, submitted = self._submit(handler, content, headers, by=by)
-        call = Call(begin.id, submitted, self._waiters.add(begin.id, until_paused=True))
-        submitted.add_done_callback(functools.partial(self._submitted, begin))
-        return call
+        return Call(begin.id, submitted, self._waiters.add(begin.id, until_paused=True))
 
     def _submit(
         self,
@@ -183,20 +184,21 @@ class Api(Queries):
         )
         # The handler runs while its row is being written: what it decides commits behind it.
         submitted = self._pool.begin(begin, given) if at_once else self._committer.submit(begin)
+        submitted.add_done_callback(functools.partial(self._on_begun, begin))
         return begin, submitted
 
-    def _submitted(self, begin: Begin, submitted: asyncio.Future[Reply]) -> None:
-        """Take the store's answer to a call: the invocation exists now, or there is nothing to wait for."""
+    def _on_begun(self, begin: Begin, submitted: asyncio.Future[Reply]) -> None:
+        """Handle the reply to `Begin`: the invocation exists now, or there is nothing to wait for."""
         if submitted.cancelled():
+            # Its caller has gone. If there is a row nevertheless, a sweep releases it.
+            self._pool.detach(begin.id)
             return
         error = submitted.exception()
-        if error is None:
-            self._begun(begin, created=True)
-        else:
+        if error is not None:
             self._waiters.failed(begin.id, error)
-
-    def _begun(self, begin: Begin, *, created: bool) -> None:
-        if created:
+            return
+        reply = submitted.result()
+        if self._logs_begins and isinstance(reply, Begun) and reply.created:
             subject = InvocationLog(invocation_id=begin.id, service=begin.service, handler=begin.handler)
             subject.began(level=self._engine.config.log_invocations)
         if begin.owner is None:

@@ -186,7 +186,7 @@ async def _round(process: Process, broker: Broker, sink: CompletionSink, in_flig
 
 BOUNDS: dict[int, dict[str, float]] = {
     64: {
-        "calls": 233,
+        "calls": 192,
         "tasks": 0.05,
         "futures": 2.2,
         "callbacks": 2.4,

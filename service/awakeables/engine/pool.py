@@ -16,9 +16,9 @@ import structlog
 from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.commands import Begin, Claim
 from awakeables.core.effects import Effect
-from awakeables.core.invocations import SUSPECT_STARTS, Invocation, Next
+from awakeables.core.invocations import SUSPECT_STARTS, Invocation
 from awakeables.core.journal import AwakeableCreated, Entry, Input
-from awakeables.core.outcomes import Outcome
+from awakeables.core.outcomes import Outcome, Resolution
 from awakeables.core.replies import Claimed, Reply, Wake
 from awakeables.engine.committer import Committer
 from awakeables.engine.completionstopic import CompletionsTopic
@@ -30,7 +30,7 @@ from awakeables.engine.waiters import Waiters
 from awakeables.errors import AuthorError, NotFound
 from awakeables.handlers.attempt import Attempt, Attempts, Progress
 from awakeables.ports import Clock, Expectation, JournalReader
-from awakeables.telemetry.metrics import Metrics, end_of
+from awakeables.telemetry.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -57,6 +57,7 @@ class RunnerPool:
 
     Attributes:
         attempts: Where handlers run.
+        metrics: Where attempts are counted.
         stopping: Whether claiming has stopped.
     """
 
@@ -119,7 +120,8 @@ class RunnerPool:
         self._waiters = waiters
         self._max_running = max_running
         self._log_level = log_level
-        self._metrics = metrics
+        self._logs_ends = log.is_enabled_for(log_level)
+        self.metrics = metrics
         self._on_unexpected = on_unexpected
         self._linger_s = settings.linger.total_seconds()
         self._runners: dict[str, Runner] = {}
@@ -270,7 +272,8 @@ class RunnerPool:
 
     def ended(self, row: Invocation, result: Outcome) -> None:
         """Log the end of an invocation, and answer its waiters."""
-        _log_of(row).ended(result, duration_ms=row.updated_ms - row.created_ms, level=self._log_level)
+        if self._logs_ends or not isinstance(result, Resolution):
+            _log_of(row).ended(result, duration_ms=row.updated_ms - row.created_ms, level=self._log_level)
         self._waiters.ended(row.id, result)
 
     def paused(self, invocation_id: str) -> None:
@@ -281,10 +284,6 @@ class RunnerPool:
         """Let the next suspect run, because this one has committed or is gone."""
         self._suspect = None
         self._poked.set()
-
-    def count_attempt(self, subject: InvocationLog, last: Next | None, took_s: float) -> None:
-        """Count an attempt that has ended."""
-        self._metrics.attempt(subject.service, subject.handler, end_of(last), took_s)
 
     def failed(self, runner: Runner, error: BaseException) -> None:
         """Drop a runner that failed itself; a sweep releases its row, which is then claimed again."""

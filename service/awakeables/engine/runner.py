@@ -57,6 +57,7 @@ from awakeables.handlers.attempt import (
 )
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.telemetry import events
+from awakeables.telemetry.metrics import end_of
 
 if TYPE_CHECKING:
     from awakeables.engine.pool import RunnerPool
@@ -135,10 +136,13 @@ class Runner:
 
     def begin(self, order: Begin, given: Input) -> asyncio.Future[Reply]:
         """Run the first step of a new invocation, and create the invocation and the step in one commit."""
-        self._open([given], durable=0)
+        attempt = self._open([given], durable=0)
         begun: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        begun.add_done_callback(self._on_given_up)
-        progress = self._first_step()
+        progress: Progress | Awaitable[Progress] | None = None
+        try:
+            progress = attempt.advance(News(now_ms=given.at_ms))
+        except Exception as error:
+            self._pool.failed(self, error)
         first = progress if isinstance(progress, Progress) and progress.ended is None else None
         whole = order if first is None else self._commits.first_step(order, first)
         reply = functools.partial(self._on_begun, begun, order, first, self._commits.entries)
@@ -146,18 +150,9 @@ class Runner:
         # Posted before anything else that the step leads to, whose commits need the row.
         if first is not None:
             self._waits = Waits(first.blocked_on)
-            self._go_on()
         elif progress is not None:
             self._on_advanced(progress)
         return begun
-
-    def _first_step(self) -> Progress | Awaitable[Progress] | None:
-        assert self._attempt is not None
-        try:
-            return self._attempt.advance(News(now_ms=self._pool.clock.now_ms()))
-        except Exception as error:
-            self._pool.failed(self, error)
-            return None
 
     def start(self, history: Sequence[Entry]) -> None:
         """Begin an attempt of a claimed invocation by replaying its journal.
@@ -169,7 +164,7 @@ class Runner:
             self._open(history, durable=len(history))
             self._go_on()
 
-    def _open(self, history: Sequence[Entry], *, durable: int) -> None:
+    def _open(self, history: Sequence[Entry], *, durable: int) -> Attempt:
         origin = Origin(
             invocation_id=self.invocation_id,
             service=self._subject.service,
@@ -180,8 +175,9 @@ class Runner:
         self._told = len(history) > 1 and any(isinstance(entry, CancellationRaised) for entry in history)
         # Thread-safe, because a handler may use the context from a thread of its own, by mistake.
         ready = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self.on_ready)
-        self._attempt = self._pool.attempts.open(origin, history, ready)
+        self._attempt = attempt = self._pool.attempts.open(origin, history, ready)
         self._began_s = self._pool.clock.monotonic()
+        return attempt
 
     def preload(self, outcomes: dict[str, Outcome]) -> None:
         """Add outcomes that were read after the claim, in the order of settlement.
@@ -210,27 +206,20 @@ class Runner:
             self._commits.durable = entries
             if first is not None:
                 self._relay(first, answer.effects)
-            self._on_durable()
+            self._go_on()
         else:
             self._not_committed(answer)
         resolve(begun, answer)
 
-    def _on_given_up(self, begun: asyncio.Future[Reply]) -> None:
-        """Drop an invocation whose caller has gone; if it has a row, a sweep releases it."""
-        if begun.cancelled():
-            self.detach()
-
     def on_outcome(self, wake: Wake) -> None:
         """Handle the settlement of one of its awakeables."""
         self._inbox[wake.awakeable_id] = wake.outcome
-        self._count(wake.wake)
-        self._go_on()
+        self._on_wake(wake.wake)
 
     def on_cancelled(self, wake: int) -> None:
         """Handle the cancellation of the invocation."""
         self._cancelled = True
-        self._count(wake)
-        self._go_on()
+        self._on_wake(wake)
 
     def on_ready(self) -> None:
         """Handle news of the attempt: an action has ended, or the context was misused."""
@@ -269,8 +258,8 @@ class Runner:
         self._pool.on_failure(error)
         self._finish(Pause(failure=self._failure(type_of(error), message_of(error))), None)
 
-    def _count(self, wake: int) -> None:
-        """Record a wake-up and its sequence number.
+    def _on_wake(self, wake: int) -> None:
+        """Record a wake-up by its sequence number.
 
         A gap means that a hint was lost. Then the old number stays, so that the next suspend is refused
         and the invocation stays runnable, instead of sleeping through what it has missed.
@@ -278,6 +267,7 @@ class Runner:
         self._woken = True
         if wake == self._wake + 1:
             self._wake = wake
+        self._go_on()
 
     def _prove_alive(self) -> None:
         if self._suspected and not self._closing and not self._pool.stopping:
@@ -370,7 +360,9 @@ class Runner:
         # An action in progress is not interrupted: the cancellation is raised at the next await.
         told = self._cancelled and not self._told and waits is not None and not waits.is_acting
         hands_out, durable = bool(arrived) or told or self._owes, self._commits.durable
-        if waits is not None and not (hands_out or self._wanted or waits.may_start(durable, now_ms)):
+        if waits is not None and not (
+            hands_out or self._wanted or (waits.needs_disk and waits.may_start(durable, now_ms))
+        ):
             return self._stop() if self._is_to_let_go(waits) else None
         if hands_out and self._pool.settings.always_suspend:
             # -1 never equals the row's wake number, so the row stays runnable.
@@ -392,7 +384,7 @@ class Runner:
         self._commit_unsent()
         for wait in waits.settles:
             self._settle(wait)
-        pool, due_ms = self._pool, waits.due_ms()
+        pool, due_ms = self._pool, None if waits.only_answers else waits.due_ms()
         # Not while a commit is under way: its reply comes soon, and its effects must be published in order.
         commits = self._commits
         stays = self._running > 0 or commits.durable < commits.entries or waits.keeps_in_memory()
@@ -442,9 +434,9 @@ class Runner:
             case _ if self._lost:
                 self._go()
             case _ if self._refusal is not None:
-                self._end(self._refusal, None)
+                self._finish(End(result=self._refusal, abandoned=self._abandoned), None)
             case Finished(result=result):
-                self._end(result, progress)
+                self._finish(End(result=result, abandoned=self._abandoned), progress)
             case Crashed() as crashed:
                 self._failed(crashed)
             case Broken() as broken:
@@ -452,9 +444,6 @@ class Runner:
                 self._finish(Pause(failure=self._failure(broken.kind, broken.message)), None)
             case _:
                 self._finish(self._lets_go or Suspend(wake=-1), progress)
-
-    def _end(self, result: Outcome, progress: Progress | None) -> None:
-        self._finish(End(result=result, abandoned=self._abandoned), progress)
 
     def _failed(self, crashed: Crashed) -> None:
         failures = self._attempts + 1
@@ -484,7 +473,8 @@ class Runner:
         if self._attempt is not None:
             self._attempt.close()
             took_s = self._pool.clock.monotonic() - self._began_s
-            self._pool.count_attempt(self._subject, last, took_s)
+            subject = self._subject
+            self._pool.metrics.attempt(subject.service, subject.handler, end_of(last), took_s)
             self._attempt = None
         self._pool.forget(self)
 
@@ -556,7 +546,7 @@ class Runner:
         if self._suspected:
             self._suspected = False
             self._pool.proved_alive()
-        if progress is not None:
+        if progress is not None and (progress.awakeables or answer.effects):
             self._relay(progress, answer.effects)
 
     def _relay(self, progress: Progress, effects: Sequence[Effect]) -> None:
@@ -574,7 +564,7 @@ class Runner:
             reason = f"the store refuses what the handler has produced: {answer}"
             self._refusal = Rejection(reason=reason, code=500)
             if self._closing:
-                self._end(self._refusal, None)
+                self._finish(End(result=self._refusal, abandoned=self._abandoned), None)
             else:
                 self._go_on()
         elif isinstance(answer, BaseException):

@@ -77,14 +77,10 @@ class Waits:
 
     def due_ms(self) -> int | None:
         """Return the instant at which the first sleep ends or retry is due; None: there is none."""
-        if self.only_answers:
-            return None
         instants = [wait.until_ms for wait in self.timers]
         instants += [run.due_ms for run in self.runs if run.due_ms is not None]
         return min(instants, default=None)
 
     def keeps_in_memory(self) -> bool:
         """Whether something is in progress for which the handler must stay in memory."""
-        if self.only_answers:
-            return False
         return self.is_acting or bool(self.settles) or any(run.due_ms is None for run in self.runs)
