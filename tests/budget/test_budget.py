@@ -186,7 +186,7 @@ async def _round(process: Process, broker: Broker, sink: CompletionSink, in_flig
 
 BOUNDS: dict[int, dict[str, float]] = {
     64: {
-        "calls": 192,
+        "calls": 191,
         "tasks": 0.05,
         "futures": 2.2,
         "callbacks": 2.4,
@@ -197,7 +197,7 @@ BOUNDS: dict[int, dict[str, float]] = {
         "rows": 9.1,
     },
     1: {
-        "calls": 716,
+        "calls": 652,
         "tasks": 1,
         "futures": 10,
         "callbacks": 23,

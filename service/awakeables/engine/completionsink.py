@@ -163,7 +163,9 @@ class CompletionSink:
             validated = await topic.validator.validate(completions)
             originals: dict[int, DeadLetter] = {}
             dead_tasks: dict[int, DeadLetter] = {}
+            offsets: list[int] = []
             for place, completion in enumerate(validated):
+                offsets.append(records[place].offset)
                 if completion.checked is not None:
                     continue  # it has a row, and its value fits
                 code = None
@@ -181,7 +183,7 @@ class CompletionSink:
                 Settle(
                     completions=tuple(validated),
                     fence=fence,
-                    offsets=tuple([record.offset for record in records]),
+                    offsets=tuple(offsets),
                     originals=originals,
                     dead_letters=tuple(letters),
                     dead_tasks=dead_tasks,
@@ -224,17 +226,18 @@ class CompletionSink:
                 counts[None] = counts.get(None, 0) + 1
         topic = self._topic
         topic.metrics.settled("kafka", counts)
-        topic.metrics.verdicts_unpublished.inc(settled.unpublished)
         minute, most = topic.minutes[self._partition], topic.folding.verdicts
         before = minute.verdicts
         minute.verdicts += sum(counts.values()) - counts.get("accepted", 0) - counts.get(None, 0)
-        if settled.unpublished and before <= most < minute.verdicts:
-            log.warning(
-                events.VERDICTS_UNPUBLISHED,
-                topic=topic.name,
-                partition=self._partition,
-                first=settled.unpublished,
-            )
+        if settled.unpublished:
+            topic.metrics.verdicts_unpublished.inc(settled.unpublished)
+            if before <= most < minute.verdicts:
+                log.warning(
+                    events.VERDICTS_UNPUBLISHED,
+                    topic=topic.name,
+                    partition=self._partition,
+                    first=settled.unpublished,
+                )
 
     def _report_dead_letters(self, settled: SettledAll) -> None:
         """Count and log the dead letters of a batch, including those that were folded."""

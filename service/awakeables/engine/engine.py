@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,9 +15,10 @@ from typing import TypeAlias
 
 import structlog
 
+from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.commands import Release
 from awakeables.core.ids import Ids
-from awakeables.core.replies import Released, Wake
+from awakeables.core.replies import Released
 from awakeables.engine.committer import Committer
 from awakeables.engine.completionstopic import CompletionsTopic, FoldingSettings
 from awakeables.engine.dryreplay import DryReplays
@@ -155,11 +156,31 @@ class Engine:
             owner=self.owner,
             clock=clock,
             settings=settings.relay,
-            on_wakes=self._wake,
+            on_wakes=lambda wakes: self.pool.wake(wakes),  # constructed later: it publishes through the relay
             metrics=self.metrics,
         )
         self.validator = PayloadValidator(store, DryReplays(store, self.committer, attempts, clock).codec)
         self.horizon = Horizon(clock, longest_ms=round(settings.horizon.total_seconds() * 1000))
+        self.waiters = Waiters()
+        self.pool = RunnerPool(
+            attempts,
+            store,
+            self.committer,
+            relay=self.relay,
+            settle=self._settle,
+            unread=lambda: self.completions.lag,
+            validator=self.validator,
+            waiters=self.waiters,
+            clock=clock,
+            owner=self.owner,
+            build=build,
+            settings=settings.runner,
+            max_running=settings.max_running,
+            log_level=settings.log_invocations,
+            metrics=self.metrics,
+            on_failure=on_failure,
+            on_unexpected=self.unexpected,
+        )
         self.settlement = Settlement(
             self.committer,
             self.validator,
@@ -167,7 +188,7 @@ class Engine:
             ids=self.ids,
             verdicts_topic=app.verdicts_topic if settings.verdicts else "",
             metrics=self.metrics,
-            on_wakes=self._wake,
+            on_wakes=self.pool.wake,
             on_effects=self.relay.poke,
         )
         self.completions = CompletionsTopic(
@@ -183,26 +204,6 @@ class Engine:
             folding=settings.folding,
             metrics=self.metrics,
             on_effects=self.relay.poke,
-        )
-        self.waiters = Waiters()
-        self.pool = RunnerPool(
-            attempts,
-            store,
-            self.committer,
-            relay=self.relay,
-            settlement=self.settlement,
-            completions=self.completions,
-            validator=self.validator,
-            waiters=self.waiters,
-            clock=clock,
-            owner=self.owner,
-            build=build,
-            settings=settings.runner,
-            max_running=settings.max_running,
-            log_level=settings.log_invocations,
-            metrics=self.metrics,
-            on_failure=on_failure,
-            on_unexpected=self.unexpected,
         )
         self.retention = Retention(self.committer, store, clock=clock, settings=settings.retention)
         self._sweeper = Sweeper(
@@ -272,9 +273,9 @@ class Engine:
         """Sweep once, as `run` does at intervals."""
         await self._sweeper.sweep()
 
-    def _wake(self, wakes: Sequence[Wake]) -> None:
-        # The pool is constructed last: it publishes through the relay and settles for its handlers.
-        self.pool.wake(wakes)
+    async def _settle(self, completion: Completion) -> Verdict | None:
+        # The settlement is constructed after the pool, whose runners it wakes.
+        return await self.settlement.settle(completion)
 
     def _store_changed(self, problem: str | None) -> None:
         if problem is None:

@@ -21,11 +21,10 @@ from awakeables.core.journal import AwakeableCreated, Entry, Input
 from awakeables.core.outcomes import Outcome, Resolution
 from awakeables.core.replies import Claimed, Reply, Wake
 from awakeables.engine.committer import Committer
-from awakeables.engine.completionstopic import CompletionsTopic
 from awakeables.engine.invocationlog import InvocationLog
 from awakeables.engine.outbox import Relay
 from awakeables.engine.runner import Runner, RunnerSettings
-from awakeables.engine.settlement import PayloadValidator, Settlement
+from awakeables.engine.settlement import PayloadValidator
 from awakeables.engine.waiters import Waiters
 from awakeables.errors import AuthorError, NotFound
 from awakeables.handlers.attempt import Attempt, Attempts, Progress
@@ -68,8 +67,8 @@ class RunnerPool:
         committer: Committer,
         *,
         relay: Relay,
-        settlement: Settlement,
-        completions: CompletionsTopic,
+        settle: Callable[[Completion], Coroutine[Any, Any, Verdict | None]],
+        unread: Callable[[], int],
         validator: PayloadValidator,
         waiters: Waiters,
         clock: Clock,
@@ -89,8 +88,8 @@ class RunnerPool:
             store: Reads journals.
             committer: Commits claims and steps.
             relay: Publishes effects once they are committed.
-            settlement: Settles the completions that handlers make.
-            completions: Its lag is compared with `BEHIND`.
+            settle: Settles a completion that a handler makes.
+            unread: The number of unread completions, which is compared with `BEHIND`.
             validator: Remembers what new awakeables expect.
             waiters: The callers that wait for invocations to end.
             clock: The time.
@@ -114,8 +113,8 @@ class RunnerPool:
         self.stopping = False
         self._hurries = False
         self._store = store
-        self._settlement = settlement
-        self._completions = completions
+        self._settle = settle
+        self._unread = unread
         self._validator = validator
         self._waiters = waiters
         self._max_running = max_running
@@ -268,7 +267,7 @@ class RunnerPool:
 
     def settle(self, completion: Completion, name: str) -> asyncio.Task[Verdict | None]:
         """Settle a completion made by a handler."""
-        return self._spawn(self._settlement.settle(completion), name)
+        return self._spawn(self._settle(completion), name)
 
     def ended(self, row: Invocation, result: Outcome) -> None:
         """Log the end of an invocation, and answer its waiters."""
@@ -336,7 +335,7 @@ class RunnerPool:
 
     def _places(self) -> int:
         places = self._max_running - len(self._runners)
-        is_behind = self._completions.lag > BEHIND
+        is_behind = self._unread() > BEHIND
         return min(places, FEW - len(self._revived)) if is_behind else places
 
     async def _claim(self, limit: int) -> bool:

@@ -86,17 +86,21 @@ class PayloadValidator:
 
         JSON values must have been found decodable (`json_fault`).
         """
-        ids = {
-            completion.awakeable_id for completion in completions if isinstance(completion.body, Resolution)
-        }
         # Taken out first: remembering what is loaded may drop others from memory.
-        known = {awakeable_id: self._expected.get(awakeable_id) for awakeable_id in ids}
-        missing = [awakeable_id for awakeable_id, expected in known.items() if expected is None]
+        known: dict[str, _Expected] = {}
+        missing: set[str] = set()
+        for completion in completions:
+            if isinstance(completion.body, Resolution):
+                expected = self._expected.get(completion.awakeable_id)
+                if expected is None:
+                    missing.add(completion.awakeable_id)
+                else:
+                    known[completion.awakeable_id] = expected
         if missing:
             known |= await self._load(sorted(missing))
         validated = list(completions)
         for place, completion in enumerate(completions):
-            body, expected = completion.body, known.get(completion.awakeable_id)
+            expected, body = known.get(completion.awakeable_id), completion.body
             if expected is None or not isinstance(body, Resolution):
                 continue
             (expectation, codec_ref), value = expected, body.value

@@ -271,7 +271,17 @@ class PartitionReader:
         self.taking_since_s = self._clock.monotonic()
         try:
             async with self._limiter.acquire(len(records)):
-                await self._take([_record(record) for record in records])
+                consumed = [
+                    ConsumedRecord(
+                        offset=record.offset,
+                        timestamp_ms=record.timestamp,
+                        key=record.key,
+                        value=record.value,
+                        headers=record.headers,
+                    )
+                    for record in records
+                ]
+                await self._take(consumed)
         finally:
             self.taking_since_s = None
         self._fetch.resume()
@@ -344,16 +354,6 @@ class PartitionReader:
     def _stamp(self) -> int | None:
         stamp: int | None = self._consumer.last_poll_timestamp(self.partition)
         return stamp
-
-
-def _record(record: ConsumerRecord) -> ConsumedRecord:
-    return ConsumedRecord(
-        offset=record.offset,
-        timestamp_ms=record.timestamp,
-        key=record.key,
-        value=record.value,
-        headers=record.headers,
-    )
 
 
 async def _until_stored(ask: Callable[[], Awaitable[T]]) -> T:

@@ -171,7 +171,9 @@ class Producer:
             return _report(list(records), BrokerUnavailable("the producer is closed"))
         by_topic: dict[str, list[ProducerRecord]] = {}
         for record in records:
-            size = _size(record)
+            size = len(record.key or b"") + len(record.value or b"")
+            for name, content in record.headers:
+                size += len(name) + len(content or b"")
             if size > self._settings.max_record_bytes:
                 most = self._settings.max_record_bytes
                 error = PublishRefused(f"a record of {size} bytes is not sent; the most is {most}")
@@ -338,11 +340,6 @@ class Producer:
 
 def _knows(producer: AIOKafkaProducer, topic: str) -> bool:
     return producer.client.cluster.partitions_for_topic(topic) is not None
-
-
-def _size(record: ProducerRecord) -> int:
-    size = len(record.key or b"") + len(record.value or b"")
-    return size + sum(len(name) + len(content or b"") for name, content in record.headers)
 
 
 def _fill(

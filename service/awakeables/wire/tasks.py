@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Raw
 
-from awakeables.core.effects import Effect, Header, TaskFacts
+from awakeables.core.effects import Effect, Header
 from awakeables.core.ids import parse_id
 from awakeables.core.records import rfc3339
 from awakeables.core.texts import excerpt
@@ -61,17 +61,9 @@ _address_decoder = msgspec.json.Decoder(Address)
 
 def encode_effect(effect: Effect) -> tuple[bytes | None, list[Header]]:
     """Encode an effect as the value and headers of a record."""
-    if effect.task is not None:
-        return _encode_task(effect, effect.task)
-    if effect.verdict is not None:
-        return encode_verdict(effect.verdict), list(effect.headers)
-    if effect.kind == "event":  # a dead letter is copied, and sent back, unchanged
-        given = [header for header in effect.headers if header[0].lower() != EVENT_ID]
-        return effect.value, [*given, (EVENT_ID, effect.event_id.encode())]
-    return effect.value, list(effect.headers)
-
-
-def _encode_task(effect: Effect, facts: TaskFacts) -> tuple[bytes | None, list[Header]]:
+    facts = effect.task
+    if facts is None:
+        return _encode_other(effect)
     deadline = None if facts.deadline_ms is None else rfc3339(facts.deadline_ms)
     ours: dict[str, bytes | None] = {
         AWAKEABLE_ID: facts.awakeable_id.encode(),
@@ -111,6 +103,16 @@ def _encode_task(effect: Effect, facts: TaskFacts) -> tuple[bytes | None, list[H
             headers.append(header)
     headers += ours.items()
     return value, headers
+
+
+def _encode_other(effect: Effect) -> tuple[bytes | None, list[Header]]:
+    """An effect that is no task."""
+    if effect.verdict is not None:
+        return encode_verdict(effect.verdict), list(effect.headers)
+    if effect.kind == "event":  # a dead letter is copied, and sent back, unchanged
+        given = [header for header in effect.headers if header[0].lower() != EVENT_ID]
+        return effect.value, [*given, (EVENT_ID, effect.event_id.encode())]
+    return effect.value, list(effect.headers)
 
 
 def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:
