@@ -74,7 +74,8 @@ class _BoundedRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is no
             raise StopIteration
         record = super().__next__()
         budget.left -= len(record.key or b"") + len(record.value or b"")
-        budget.left -= sum(len(name) + len(value or b"") for name, value in record.headers)
+        for name, value in record.headers:
+            budget.left -= len(name) + len(value or b"")
         return record
 
 

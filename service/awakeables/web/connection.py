@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, Final
 
 from httptools import HttpParserError, HttpParserUpgrade
@@ -236,7 +237,7 @@ class Connection(HttpToolsProtocol):
             return _too_many(limits.max_connections)
         if len(self.url) > limits.max_target_bytes:
             return _target_too_long(limits.max_target_bytes)
-        size = sum(len(name) + len(value) for name, value in self.headers)
+        size = sum(map(len, chain.from_iterable(self.headers)))
         if size + len(self.url) > limits.max_header_bytes or len(self.headers) > limits.max_headers:
             return self._head_too_large()
         if len(self.pipeline) >= MOST_PIPELINED:
