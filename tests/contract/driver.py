@@ -34,7 +34,6 @@ from awakeables.core.replies import (
     Reply,
     SettledAll,
 )
-from awakeables.core.sources import parse_source
 from awakeables.ports import Page, Store
 from support.ids import new_id
 
@@ -254,24 +253,20 @@ def resolved(
     return Completion(
         awakeable_id=awakeable_id,
         body=Resolution.of_json(value),
-        source=parse_source(source),
+        source=source,
         event_id="e1",
         checked=checked,
     )
 
 
 def rejected(awakeable_id: str, reason: str = "no", *, source: str = "t:0:1") -> Completion:
-    return Completion(
-        awakeable_id=awakeable_id, body=Rejection(reason=reason, code=409), source=parse_source(source)
-    )
+    return Completion(awakeable_id=awakeable_id, body=Rejection(reason=reason, code=409), source=source)
 
 
 def unreadable(awakeable_id: str, *, source: str = "t:0:1") -> Completion:
-    return Completion(
-        awakeable_id=awakeable_id, body=None, source=parse_source(source), refusal="status is missing"
-    )
+    return Completion(awakeable_id=awakeable_id, body=None, source=source, refusal="status is missing")
 
 
 def beating(awakeable_id: str, progress: bytes = b"0.40", *, source: str = "t:0:1") -> Completion:
     body = Heartbeat(progress=Resolution.of_json(progress).value)  # type: ignore[arg-type]
-    return Completion(awakeable_id=awakeable_id, body=body, source=parse_source(source), worker="w1")
+    return Completion(awakeable_id=awakeable_id, body=body, source=source, worker="w1")

@@ -8,7 +8,6 @@ from awakeables.core.awakeables import Completion, DeadTask
 from awakeables.core.commands import Resend, Settle
 from awakeables.core.deadletters import Folding, dead_letter_of_task
 from awakeables.core.replies import Resent, SettledAll
-from awakeables.core.sources import parse_source
 from awakeables.ports import Page
 from contract.driver import DLQ, TOPIC, Driver, resolved
 
@@ -25,9 +24,7 @@ TASK = DeadTask(
 
 
 def reported(driver: Driver, awakeable_id: str) -> Settle:
-    completion = Completion(
-        awakeable_id=awakeable_id, body=TASK, source=parse_source("kafka:t:0:1"), worker="packer"
-    )
+    completion = Completion(awakeable_id=awakeable_id, body=TASK, source="kafka:t:0:1", worker="packer")
     letter = dead_letter_of_task(
         TASK, letter_id=driver.id("dlq"), awakeable_id=awakeable_id, worker="packer", now_ms=driver.clock.ms
     )
@@ -76,8 +73,7 @@ async def test_case_o4_of_many_reports_of_one_wait_s_task_the_first_are_filed_an
     _, awakeable_id = await driver.waiting()
     tasks = [replace(TASK, offset=n) for n in range(5)]
     completions = [
-        Completion(awakeable_id=awakeable_id, body=t, source=parse_source(f"kafka:t:0:{t.offset}"))
-        for t in tasks
+        Completion(awakeable_id=awakeable_id, body=t, source=f"kafka:t:0:{t.offset}") for t in tasks
     ]
     filed = {
         n: dead_letter_of_task(t, letter_id=driver.id("dlq"), awakeable_id=awakeable_id, worker="w", now_ms=0)

@@ -42,7 +42,6 @@ from awakeables.core.invocations import BackOff, Continue, End, Failure, Invocat
 from awakeables.core.journal import AwakeableCreated, ClockRead, encode_chunk
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replies import Reply
-from awakeables.core.sources import parse_source
 from awakeables.errors import MalformedId
 from awakeables.ports import Page, Store
 from awakeables.store.memory import MemoryStore
@@ -214,7 +213,7 @@ class Stream:
         return Completion(
             awakeable_id="prom_1mistyped" if mistyped else self.awakeable_id(),
             body=body,
-            source=parse_source(f"t:0:{self.chance.randrange(500)}"),
+            source=f"t:0:{self.chance.randrange(500)}",
             checked=self.chance.choice([None, "h1"]),
             refusal="no" if body is None or self.chance.random() < 0.05 else None,
         )

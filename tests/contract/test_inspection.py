@@ -22,7 +22,6 @@ from awakeables.core.invocations import STATUSES, BackOff, End, Failure, Invocat
 from awakeables.core.journal import ClockRead, Input, OutcomeDelivered, encode_chunk
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.replies import Acknowledged, Advanced, Begun, Expired, SettledAll
-from awakeables.core.sources import parse_source
 from awakeables.ports import Page
 from contract.driver import DLQ, Driver, rejected, resolved
 
@@ -212,7 +211,7 @@ async def test_bytes_and_rejections_are_kept_as_they_were_said(
     driver: Driver, outcome: Resolution | Rejection
 ) -> None:
     _, (awakeable_id,) = await driver.running_with(NewAwakeable(id=driver.id("prom"), codec="bytes"))
-    await driver.settle(Completion(awakeable_id=awakeable_id, body=outcome, source=parse_source("t:0:1")))
+    await driver.settle(Completion(awakeable_id=awakeable_id, body=outcome, source="t:0:1"))
     found: Outcome | None = (await driver.awakeable(awakeable_id)).outcome
     assert found == outcome
 
@@ -260,7 +259,7 @@ async def test_case_o3_rows_of_lists_are_brief_whatever_they_are_about(driver: D
         NewAwakeable(id=driver.id("prom")), NewAwakeable(id=driver.id("prom"))
     )
     beat = Heartbeat(progress=Raw(b'"much"'))
-    await driver.settle(Completion(awakeable_id=other, body=beat, source=parse_source("t:0:1")))
+    await driver.settle(Completion(awakeable_id=other, body=beat, source="t:0:1"))
     await driver.settle(resolved(awakeable_id, b'"much"'))
     result = Rejection(reason="no", details=Raw(b'"much"'))
     effect = driver.an_effect(row.id, value=b"much")

@@ -11,7 +11,6 @@ from awakeables.core.commands import MarkRefused, NewAwakeable, Settle
 from awakeables.core.deadletters import Folding
 from awakeables.core.outcomes import Expiry, Rejection, Resolution
 from awakeables.core.replies import Acknowledged, SettledAll, Unchecked
-from awakeables.core.sources import parse_source
 from awakeables.errors import MalformedId
 from awakeables.ports import Expectation
 from contract.driver import (
@@ -150,10 +149,10 @@ async def test_bytes_for_json_and_json_for_bytes_are_invalid(driver: Driver) -> 
     _, (of_json, of_bytes) = await driver.running_with(
         NewAwakeable(id=driver.id("prom")), NewAwakeable(id=driver.id("prom"), codec="bytes")
     )
-    raw = Completion(awakeable_id=of_json, body=Resolution.of_bytes(b"\xff"), source=parse_source("t:0:1"))
+    raw = Completion(awakeable_id=of_json, body=Resolution.of_bytes(b"\xff"), source="t:0:1")
     assert (await driver.verdict(raw)).kind == "invalid"
     assert (await driver.verdict(resolved(of_bytes))).kind == "invalid"
-    raw = replace(raw, awakeable_id=of_bytes, source=parse_source("t:0:2"))
+    raw = replace(raw, awakeable_id=of_bytes, source="t:0:2")
     assert (await driver.verdict(raw)).kind == "accepted"
 
 

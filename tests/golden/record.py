@@ -14,7 +14,6 @@ from awakeables.core import awakeables, invocations
 from awakeables.core.awakeables import Completion
 from awakeables.core.journal import AwakeableCreated
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution, encode_outcome
-from awakeables.core.sources import parse_source
 from awakeables.testing.bench import Bench, Process, quick
 from awakeables.testing.loop import SeededLoop
 from golden.handlers import SCRIPTS, Script, app
@@ -56,9 +55,7 @@ async def play(name: str, script: Script) -> bytes:
 async def settle(bench: Bench, process: Process, awakeable_id: str, answer: Outcome) -> None:
     if isinstance(answer, Resolution | Rejection):
         source = f"golden:{awakeable_id}"
-        await process.api.settle(
-            Completion(awakeable_id=awakeable_id, body=answer, source=parse_source(source))
-        )
+        await process.api.settle(Completion(awakeable_id=awakeable_id, body=answer, source=source))
         return
     # Nothing cancels a single awakeable yet; the journal's format knows it all the same.
     assert isinstance(answer, Cancellation)

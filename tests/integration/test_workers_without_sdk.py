@@ -21,7 +21,6 @@ from msgspec.structs import replace
 
 from awakeables.core.awakeables import Completion
 from awakeables.core.outcomes import Rejection, Resolution
-from awakeables.core.sources import parse_source
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import TopicPlan, create_topics, missing_topics
 from awakeables.wire.completions import decode_completion
@@ -78,7 +77,7 @@ async def _publish(
 
 def by_number(records: list[ConsumerRecord]) -> dict[int, Completion]:
     numbers = {awakeable_id(number): number for number in range(10)}
-    read = [decode_completion(record.value, source=parse_source("test")) for record in records]
+    read = [decode_completion(record.value, source="test") for record in records]
     return {numbers[completion.awakeable_id]: completion for completion in read}
 
 

@@ -17,7 +17,6 @@ from awakeables.core.commands import Command
 from awakeables.core.effects import Effect
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replies import Reply
-from awakeables.core.sources import parse_source
 from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.completionstopic import ConsumedRecord
 from awakeables.engine.engine import EngineSettings, HandlersRun
@@ -399,9 +398,7 @@ class World:
         if honest:
             return [good]
         reject = Rejection(reason="no", code=409)
-        rejection = encode_completion(
-            Completion(awakeable_id=awakeable_id, body=reject, source=parse_source(""))
-        )
+        rejection = encode_completion(Completion(awakeable_id=awakeable_id, body=reject, source=""))
         misfit = msgspec.json.encode({"awakeable_id": awakeable_id, "status": "resolved", "value": "x"})
         beat = msgspec.json.encode({"awakeable_id": awakeable_id, "status": "heartbeat", "progress": 1})
         stranger = new_id("prom", at_ms=self.clock.now_ms(), entropy=self.entropy.bytes(10))
@@ -429,7 +426,7 @@ class World:
 
     def _resolve(self, awakeable_id: str) -> bytes:
         answer = Resolution.of_json(msgspec.json.encode({"n": self.chance.randrange(1000)}))
-        return encode_completion(Completion(awakeable_id=awakeable_id, body=answer, source=parse_source("")))
+        return encode_completion(Completion(awakeable_id=awakeable_id, body=answer, source=""))
 
 
 def recorded_runs(store: MemoryStore, invocation_id: str) -> set[str]:

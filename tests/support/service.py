@@ -17,7 +17,6 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from awakeables.api import Api
 from awakeables.core.awakeables import AwakeableRow, Completion
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
-from awakeables.core.sources import parse_source
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.handlers.context import Context
 from awakeables.handlers.service import App, Service
@@ -197,12 +196,12 @@ async def create_app_topics(bootstrap: str, app: App, *, partitions: int = 2) ->
 
 def resolved(awakeable_id: str, value: Any = None) -> bytes:
     body = Resolution(value=msgspec.Raw(msgspec.json.encode(value)))
-    return encode_completion(Completion(awakeable_id=awakeable_id, body=body, source=parse_source("test")))
+    return encode_completion(Completion(awakeable_id=awakeable_id, body=body, source="test"))
 
 
 def rejected(awakeable_id: str, reason: str = "no") -> bytes:
     return encode_completion(
-        Completion(awakeable_id=awakeable_id, body=Rejection(reason=reason), source=parse_source("test"))
+        Completion(awakeable_id=awakeable_id, body=Rejection(reason=reason), source="test")
     )
 
 

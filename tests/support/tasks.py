@@ -16,7 +16,6 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 
 from awakeables.core.awakeables import Completion
 from awakeables.core.effects import Effect, Header, TaskFacts
-from awakeables.core.sources import parse_source
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
 from awakeables.wire.completions import decode_completion
@@ -93,7 +92,7 @@ class Answers:
         """The completions by awakeable ID, in the order in which they were read."""
         found: dict[str, list[Completion]] = {}
         for record in await self.read():
-            completion = decode_completion(record.value, source=parse_source("test"))
+            completion = decode_completion(record.value, source="test")
             found.setdefault(completion.awakeable_id, []).append(completion)
         return found
 

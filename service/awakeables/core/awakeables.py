@@ -27,7 +27,7 @@ from awakeables.core.outcomes import (
 )
 from awakeables.core.records import Record, Row
 from awakeables.core.sameness import same_answer
-from awakeables.core.sources import Source, same_source
+from awakeables.core.sources import same_source
 from awakeables.core.texts import shortened
 
 State: TypeAlias = Literal["pending", "resolved", "rejected", "timed-out", "cancelled"]
@@ -74,7 +74,8 @@ class Completion(Record):
     Attributes:
         body: The answer, or a worker's heartbeat or report, which settles nothing; None if it could not
             be read: `refusal` says why.
-        source: A completion from the same source is a repeat (a lost acknowledgement, a replay).
+        source: Where it came from (`core/sources.py`). Another from the same source is a repeat: a lost
+            acknowledgement, a replay.
         trace: Its `traceparent`, if that is well-formed.
         checked: The hash of the schema that the value was checked against and conforms to.
         refusal: Why it can't be accepted, if that is known before it reaches the store.
@@ -82,7 +83,7 @@ class Completion(Record):
 
     awakeable_id: str
     body: Resolution | Rejection | Heartbeat | DeadTask | None
-    source: Source
+    source: str
     event_id: str | None = None
     worker: str | None = None
     attempt: int | None = None
@@ -290,7 +291,7 @@ def settle(
 
 def _verdict_before(row: AwakeableRow, completion: Completion, now_ms: int) -> Verdict | None:
     """The verdict that this source got before, if the row still has it."""
-    source = completion.source.text
+    source = completion.source
     if row.settled_by is not None and same_source(row.settled_by, source):
         return _verdict(row, completion, "accepted", now_ms, None)
     for entry in (*row.verdicts.first, *row.verdicts.last):
@@ -450,7 +451,7 @@ def _verdict(
     return Verdict(
         kind=kind,
         awakeable_id=completion.awakeable_id,
-        source=completion.source.text,
+        source=completion.source,
         at_ms=now_ms,
         event_id=completion.event_id,
         reason=reason,

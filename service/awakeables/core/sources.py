@@ -1,58 +1,27 @@
-"""Where a completion came from; only the first completion from a source counts.
+"""Where a completion came from, as text; only the first completion from a source counts.
 
-A row keeps the source as text, `<kind>:<identity>`. A Kafka record's source is
-`kafka:<topic>:<partition>:<offset>@<timestamp>`: a topic that is deleted and created again reuses its
-offsets, and only the timestamp tells the records apart. Rows of earlier releases have no timestamp.
+A source is `<kind>:<identity>`, of the kind `kafka`, `http`, `handler`, `effect`, `worker` or `testing`. A
+Kafka record's is `kafka:<topic>:<partition>:<offset>@<timestamp>`: a topic that is deleted and created
+again reuses its offsets, and only the timestamp tells the records apart. Rows of earlier releases have no
+timestamp.
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, cast
-
-from awakeables.core.records import Record
-
-SourceKind: TypeAlias = Literal["kafka", "http", "handler", "effect", "worker", "testing"]
-
 _KAFKA = "kafka:"
 
 
-class Source(Record):
-    """Where a completion came from.
-
-    Attributes:
-        id: Distinguishes it from others of its kind; None for a Kafka record, whose position does.
-        timestamp_ms: The record's timestamp; None in rows of earlier releases.
-    """
-
-    kind: SourceKind
-    id: str | None = None
-    topic: str | None = None
-    partition: int | None = None
-    offset: int | None = None
-    timestamp_ms: int | None = None
-
-    @classmethod
-    def kafka(cls, topic: str, partition: int, offset: int, timestamp_ms: int | None) -> Source:
-        """The source of a completion that is a Kafka record."""
-        return cls(kind="kafka", topic=topic, partition=partition, offset=offset, timestamp_ms=timestamp_ms)
-
-    @property
-    def text(self) -> str:
-        """The text that rows keep; `parse_source` reads it."""
-        if self.kind == "kafka":
-            place = f"{_KAFKA}{self.topic}:{self.partition}:{self.offset}"
-            return place if self.timestamp_ms is None else f"{place}@{self.timestamp_ms}"
-        return self.kind if self.id is None else f"{self.kind}:{self.id}"
+def partition_source(topic: str, partition: int) -> str:
+    """What the sources of a partition's records begin with; each goes on with `<offset>@<timestamp>`."""
+    return f"{_KAFKA}{topic}:{partition}:"
 
 
-def parse_source(text: str) -> Source:
-    """Parse the text of a source, as written by this or an earlier release."""
-    if not text.startswith(_KAFKA):
-        kind, colon, identity = text.partition(":")
-        return Source(kind=cast("SourceKind", kind), id=identity if colon else None)
-    topic, partition, place = text.removeprefix(_KAFKA).rsplit(":", 2)
-    offset, _, timestamp_ms = place.partition("@")
-    return Source.kafka(topic, int(partition), int(offset), int(timestamp_ms) if timestamp_ms else None)
+def kafka_position(source: str) -> tuple[str, int, int] | None:
+    """Topic, partition and offset of a source, of this or an earlier release; None: it is no Kafka record."""
+    if not source.startswith(_KAFKA):
+        return None
+    topic, partition, place = source.removeprefix(_KAFKA).rsplit(":", 2)
+    return topic, int(partition), int(place.partition("@")[0])
 
 
 def same_source(kept: str, given: str) -> bool:

@@ -16,7 +16,7 @@ from awakeables.core.awakeables import Completion, DeadTask, VerdictKind
 from awakeables.core.commands import PartitionFence, Settle
 from awakeables.core.deadletters import FOLDED, UNREADABLE, UNSTORABLE, UNUSABLE_TASK, DeadLetter, Folding
 from awakeables.core.replies import SettledAll
-from awakeables.core.sources import Source
+from awakeables.core.sources import partition_source
 from awakeables.core.texts import shortened
 from awakeables.engine.completionstopic import CompletionsTopic, ConsumedRecord, Minute
 from awakeables.engine.horizon import Moment
@@ -48,6 +48,7 @@ class CompletionSink:
         self._topic = topic
         self._partition = partition
         self._epoch = 0
+        self._source = partition_source(topic.name, partition)
         metrics, label = topic.metrics, str(partition)
         self._lag = metrics.consumer_lag.labels(label)
         self._behind_s = metrics.consumer_behind_s.labels(label)
@@ -66,13 +67,7 @@ class CompletionSink:
         completing: list[ConsumedRecord] = []
         letters: list[DeadLetter] = []
         for record in records:
-            source = Source(
-                kind="kafka",
-                topic=topic.name,
-                partition=partition,
-                offset=record.offset,
-                timestamp_ms=record.timestamp_ms,
-            )
+            source = f"{self._source}{record.offset}@{record.timestamp_ms}"
             try:
                 completion = decode_completion(
                     record.value, headers=record.headers, key=record.key, source=source

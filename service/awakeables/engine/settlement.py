@@ -223,7 +223,7 @@ class Settlement:
         verdict = settled.verdicts[0]
         if not settled.again:
             self._metrics.settled(
-                "handler" if completion.source.kind == "handler" else "http",
+                "handler" if completion.source.startswith("handler:") else "http",
                 {None if verdict is None else verdict.kind: 1},
             )
         return verdict

@@ -22,7 +22,6 @@ from awakeables.core.journal import Entry
 from awakeables.core.outcomes import Resolution
 from awakeables.core.replies import Reply, SettledAll
 from awakeables.core.rows import Changes
-from awakeables.core.sources import parse_source
 from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.completionstopic import ConsumedRecord
 from awakeables.engine.engine import Engine, EngineSettings, HandlersRun
@@ -336,9 +335,7 @@ class Bench:
     ) -> Verdict:
         """Resolve an awakeable with a value."""
         body = Resolution.of_json(msgspec.json.encode(value))
-        verdict = await process.api.settle(
-            Completion(awakeable_id=awakeable_id, body=body, source=parse_source(source))
-        )
+        verdict = await process.api.settle(Completion(awakeable_id=awakeable_id, body=body, source=source))
         assert verdict is not None
         return verdict
 

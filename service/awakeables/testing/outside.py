@@ -16,7 +16,6 @@ from awakeables.core.effects import Effect, Header
 from awakeables.core.jsontext import decode_json
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import instant
-from awakeables.core.sources import Source
 from awakeables.core.texts import excerpt
 from awakeables.ports import Clock, PublishReport
 from awakeables.testing.answers import Answers, Delivery, PendingAwakeable, WrongAnswer
@@ -136,12 +135,10 @@ class Outside:
             WrongAnswer: The verdict is one that no test intends.
         """
         self._count += 1
-        completion = Completion(
-            awakeable_id=delivery.awakeable_id, body=delivery.body, source=Source(kind="testing")
-        )
+        completion = Completion(awakeable_id=delivery.awakeable_id, body=delivery.body, source="testing")
         headers = [(TRACEPARENT, delivery.trace.encode())] if delivery.trace else []
         sent = decode_completion(
-            encode_completion(completion), source=Source(kind="testing", id=str(self._count)), headers=headers
+            encode_completion(completion), source=f"testing:{self._count}", headers=headers
         )
         verdict = await self._api.settle(sent)
         if verdict is not None and verdict.kind in _MISTAKES:

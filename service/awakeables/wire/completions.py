@@ -24,7 +24,6 @@ from awakeables.core.effects import Header
 from awakeables.core.ids import parse_id
 from awakeables.core.jsontext import json_fault
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
-from awakeables.core.sources import Source
 from awakeables.core.texts import excerpt
 from awakeables.errors import CallerError, MalformedId
 from awakeables.wire.cloudevents import SPECVERSION_MEMBER, CloudEvent, read_event
@@ -65,7 +64,7 @@ _address_decoder = msgspec.json.Decoder(_Addressed)
 
 
 def decode_completion(
-    value: bytes | None, *, source: Source, headers: Sequence[Header] = (), key: bytes | None = None
+    value: bytes | None, *, source: str, headers: Sequence[Header] = (), key: bytes | None = None
 ) -> Completion:
     """Read a completion: a plain one, or a CloudEvent in binary or structured mode.
 
@@ -103,7 +102,7 @@ def _why(event: CloudEvent, error: CallerError) -> str:
     return f"{error}; and events of the type {excerpt(kind)} are not completions"
 
 
-def _of_event(event: CloudEvent, source: Source, trace: str | None) -> Completion:
+def _of_event(event: CloudEvent, source: str, trace: str | None) -> Completion:
     awakeable_id = event.find("subject")
     if awakeable_id is None:
         raise Unreadable("the event has no subject; it is the awakeable's ID")
@@ -127,7 +126,7 @@ def _of_event(event: CloudEvent, source: Source, trace: str | None) -> Completio
     )
 
 
-def _of_envelope(value: bytes | None, source: Source, trace: str | None) -> Completion:
+def _of_envelope(value: bytes | None, source: str, trace: str | None) -> Completion:
     if not value:
         raise Unreadable("the record has no value; a completion is a JSON object")
     try:
@@ -164,7 +163,7 @@ def _of_envelope(value: bytes | None, source: Source, trace: str | None) -> Comp
     )
 
 
-def _addressed_at_least(value: bytes, source: Source, trace: str | None, problem: str) -> Completion:
+def _addressed_at_least(value: bytes, source: str, trace: str | None, problem: str) -> Completion:
     try:
         addressed = _address_decoder.decode(value)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):

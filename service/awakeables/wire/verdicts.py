@@ -9,7 +9,7 @@ import msgspec
 from awakeables.core.awakeables import Verdict
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.records import rfc3339
-from awakeables.core.sources import parse_source
+from awakeables.core.sources import kafka_position
 
 _encode = msgspec.json.Encoder().encode
 
@@ -34,15 +34,11 @@ def encode_verdict(verdict: Verdict) -> bytes:
 
 def _source(text: str) -> dict[str, Any]:
     """The source: a Kafka record's position, or only the kind of any other."""
-    source = parse_source(text)
-    if source.kind != "kafka":
-        return {"kind": source.kind}
-    return {
-        "kind": source.kind,
-        "topic": source.topic,
-        "partition": source.partition,
-        "offset": source.offset,
-    }
+    position = kafka_position(text)
+    if position is None:
+        return {"kind": text.partition(":")[0]}
+    topic, partition, offset = position
+    return {"kind": "kafka", "topic": topic, "partition": partition, "offset": offset}
 
 
 def _outcome(outcome: Outcome, omitted_bytes: int) -> Any:

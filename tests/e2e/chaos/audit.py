@@ -22,7 +22,7 @@ from awakeables.core.journal import (
     RunRequested,
 )
 from awakeables.core.outcomes import Expiry, Outcome, Rejection, Resolution
-from awakeables.core.sources import Source
+from awakeables.core.sources import partition_source
 from awakeables.ports import Page
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.world import SystemClock
@@ -241,7 +241,7 @@ def _every_answer_in_the_topic_has_one_verdict(evidence: Evidence) -> Iterator[V
     in_topic: dict[str, set[str]] = {}
     for record in evidence.answers:
         awakeable_id = json.loads(record.value)["awakeable_id"]
-        source = Source.kafka(record.topic, record.partition, record.offset, record.timestamp).text
+        source = f"{partition_source(record.topic, record.partition)}{record.offset}@{record.timestamp}"
         in_topic.setdefault(awakeable_id, set()).add(source)
     for row in evidence.awakeables.values():
         booked = [*row.verdicts.first, *row.verdicts.last]

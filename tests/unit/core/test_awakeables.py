@@ -30,7 +30,7 @@ from awakeables.core.awakeables import (
     verdict_without_row,
 )
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution, encode_outcome
-from awakeables.core.sources import Source, parse_source
+from awakeables.core.sources import partition_source
 from awakeables.core.texts import MAX_CHARACTERS
 
 NOW_MS = 1_000_000
@@ -43,24 +43,14 @@ OUTCOMES: dict[State, Outcome | None] = {
     "cancelled": Cancellation(reason="its invocation ended"),
 }
 SAID: dict[str, Completion] = {
-    "the same answer": Completion(
-        awakeable_id="a", body=Resolution.of_json(b'{ "n": 1 }'), source=parse_source("2")
-    ),
-    "another value": Completion(
-        awakeable_id="a", body=Resolution.of_json(b'{"n":2}'), source=parse_source("2")
-    ),
-    "the same no": Completion(awakeable_id="a", body=NO, source=parse_source("2")),
-    "another no": Completion(
-        awakeable_id="a", body=Rejection(reason="NO", code=409), source=parse_source("2")
-    ),
-    "a heartbeat": Completion(
-        awakeable_id="a", body=Heartbeat(progress=Raw(b"0.5")), source=parse_source("2"), worker="w"
-    ),
-    "nonsense": Completion(
-        awakeable_id="a", body=None, source=parse_source("2"), refusal="status is missing"
-    ),
-    "a misfit": Completion(awakeable_id="a", body=YES, source=parse_source("2"), refusal="n: too small"),
-    "bytes": Completion(awakeable_id="a", body=Resolution.of_bytes(b"x"), source=parse_source("2")),
+    "the same answer": Completion(awakeable_id="a", body=Resolution.of_json(b'{ "n": 1 }'), source="2"),
+    "another value": Completion(awakeable_id="a", body=Resolution.of_json(b'{"n":2}'), source="2"),
+    "the same no": Completion(awakeable_id="a", body=NO, source="2"),
+    "another no": Completion(awakeable_id="a", body=Rejection(reason="NO", code=409), source="2"),
+    "a heartbeat": Completion(awakeable_id="a", body=Heartbeat(progress=Raw(b"0.5")), source="2", worker="w"),
+    "nonsense": Completion(awakeable_id="a", body=None, source="2", refusal="status is missing"),
+    "a misfit": Completion(awakeable_id="a", body=YES, source="2", refusal="n: too small"),
+    "bytes": Completion(awakeable_id="a", body=Resolution.of_bytes(b"x"), source="2"),
 }
 KIND: dict[State, dict[str, str | None]] = {
     "pending": {
@@ -154,7 +144,7 @@ def test_the_record_that_settled_it_is_told_accepted_again_and_is_counted_once(s
 
 
 def from_kafka(body: Resolution | Rejection, *, offset: int, at_ms: int) -> Completion:
-    return Completion(awakeable_id="a", body=body, source=Source.kafka("t", 0, offset, at_ms))
+    return Completion(awakeable_id="a", body=body, source=f"{partition_source('t', 0)}{offset}@{at_ms}")
 
 
 def test_case_r4_a_record_of_a_topic_that_was_made_anew_is_another_source() -> None:
@@ -173,8 +163,8 @@ def test_case_r4_a_row_that_an_earlier_release_has_settled_knows_its_record_agai
 
 def test_the_same_event_id_with_another_answer_is_a_conflict_all_the_same() -> None:
     """Hard case 6."""
-    first = Completion(awakeable_id="a", body=YES, source=parse_source("1"), event_id="e")
-    second = Completion(awakeable_id="a", body=NO, source=parse_source("2"), event_id="e")
+    first = Completion(awakeable_id="a", body=YES, source="1", event_id="e")
+    second = Completion(awakeable_id="a", body=NO, source="2", event_id="e")
     assert told(told(row(), first).awakeable, second).verdict.kind == "conflict"
 
 
@@ -196,12 +186,12 @@ def test_an_awakeable_settles_once_whatever_comes_in_whatever_order(
             awakeable_id="a",
             body=SAID[name].body,
             refusal=SAID[name].refusal,
-            source=parse_source(str(source)),
+            source=str(source),
         )
         result = settle(awakeable, completion, now_ms=NOW_MS, horizon_ms=horizon_ms)
         awakeable = result.awakeable
         if result.verdict is not None and result.verdict.kind == "accepted":
-            accepted.add(completion.source.text)
+            accepted.add(completion.source)
         if settled is None and awakeable.state != "pending":
             assert result.settled
             settled = awakeable
@@ -295,7 +285,7 @@ def test_a_value_of_the_wrong_form_is_refused_and_the_awakeable_stays_pending(
     codec: Any, body: Any, kind: str
 ) -> None:
     """A4."""
-    result = told(row(codec=codec), Completion(awakeable_id="a", body=body, source=parse_source("1")))
+    result = told(row(codec=codec), Completion(awakeable_id="a", body=body, source="1"))
     assert result.verdict.kind == kind
     assert (result.awakeable.state == "pending") == (kind == "invalid")
     if kind == "invalid":
@@ -309,7 +299,7 @@ def test_a_value_needs_its_check_only_while_the_awakeable_is_pending(state: Stat
 
 
 def test_a_value_that_was_checked_against_this_schema_needs_no_other_check() -> None:
-    checked = Completion(awakeable_id="a", body=YES, source=parse_source("1"), checked="h")
+    checked = Completion(awakeable_id="a", body=YES, source="1", checked="h")
     assert not needs_check(row(schema_hash="h"), checked)
     assert needs_check(row(schema_hash="other"), checked)
     assert not needs_check(row(schema_hash="h"), SAID["the same no"])
@@ -354,14 +344,14 @@ def test_the_book_cuts_what_is_long_and_the_verdict_keeps_it_whole() -> None:
     long, short = "é" * 900_000, "é" * MAX_CHARACTERS
     result = told(
         row(),
-        Completion(awakeable_id="a", body=None, source=parse_source("1"), event_id=long, refusal=long + "!"),
+        Completion(awakeable_id="a", body=None, source="1", event_id=long, refusal=long + "!"),
     )
     assert (result.verdict.event_id, result.verdict.reason) == (long, long + "!")
     [entry] = result.awakeable.verdicts.first
     assert entry.event_id == entry.reason == "é" * (MAX_CHARACTERS - 1) + "…"
     result = told(
         row(),
-        Completion(awakeable_id="a", body=None, source=parse_source("1"), event_id=short, refusal=short),
+        Completion(awakeable_id="a", body=None, source="1", event_id=short, refusal=short),
     )
     [entry] = result.awakeable.verdicts.first
     assert (entry.event_id, entry.reason) == (short, short)

@@ -13,7 +13,6 @@ from awakeables import Context
 from awakeables.core.awakeables import Completion
 from awakeables.core.invocations import Invocation
 from awakeables.core.outcomes import Rejection, Resolution
-from awakeables.core.sources import parse_source
 from awakeables.testing.bench import quick
 from awakeables.wire.completions import encode_completion
 
@@ -36,9 +35,7 @@ async def wait(ctx: Context) -> Any:
 
 def resolution(awakeable_id: str, text: bytes = b'{"weight":7}') -> bytes:
     """A record that resolves an awakeable."""
-    return encode_completion(
-        Completion(awakeable_id=awakeable_id, body=Resolution.of_json(text), source=parse_source(""))
-    )
+    return encode_completion(Completion(awakeable_id=awakeable_id, body=Resolution.of_json(text), source=""))
 
 
 def failed(row: Invocation) -> Rejection:

@@ -13,7 +13,6 @@ from awakeables import Context
 from awakeables.core.awakeables import Completion
 from awakeables.core.commands import Settle
 from awakeables.core.outcomes import Resolution
-from awakeables.core.sources import parse_source
 from awakeables.engine.engine import EngineSettings
 from awakeables.testing.bench import Bench, until
 from awakeables.testing.loop import STARTED_MS
@@ -119,9 +118,7 @@ async def test_a3_an_answer_is_kept_and_delivered_whatever_the_handler_does_mean
         if when != "down":
             assert value(await bench.status(invocation_id, "completed")) == 7
     if when == "down":
-        answer = Completion(
-            awakeable_id=key, body=Resolution.of_json(b'{"weight":7}'), source=parse_source("another:1")
-        )
+        answer = Completion(awakeable_id=key, body=Resolution.of_json(b'{"weight":7}'), source="another:1")
         schema_hash = bench.store.tables.awakeables[key].schema_hash
         await bench.store.commit([Settle(completions=(replace(answer, checked=schema_hash),))])
         async with bench.serving(handler=handler):
@@ -150,7 +147,7 @@ async def test_a4_bytes_for_an_awakeable_of_json_don_t_wedge_the_partition(setti
     async with bench.serving(settings, wait=wait) as process:
         invocation_id = await bench.begin(process, "wait")
         key = (await bench.awakeable(invocation_id)).id
-        raw = Completion(awakeable_id=key, body=Resolution.of_bytes(b"\xff"), source=parse_source(""))
+        raw = Completion(awakeable_id=key, body=Resolution.of_bytes(b"\xff"), source="")
         async with asyncio.timeout(10):
             await bench.records(process, encode_completion(raw), resolution(key))
         assert value(await bench.status(invocation_id, "completed")) == 7

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from awakeables.core.awakeables import AwakeableRow, Completion, DeadTask
 from awakeables.core.deadletters import DeadLetter
-from awakeables.core.sources import parse_source
 from awakeables.engine.completionstopic import FoldingSettings
 from awakeables.errors import NotPossible
 from awakeables.testing.bench import Bench, Process, quick, until
@@ -45,7 +44,7 @@ def report(awakeable_id: str, task: DeadTask) -> bytes:
         Completion(
             awakeable_id=awakeable_id,
             body=task,
-            source=parse_source(""),
+            source="",
             worker="packer",
             event_id="pack:2:17",
         )

@@ -17,7 +17,6 @@ from awakeables.core.invocations import CRASHED
 from awakeables.core.journal import AwakeableCreated, OutcomeDelivered, RunRequested
 from awakeables.core.outcomes import Cancellation, Expiry, Rejection, Resolution
 from awakeables.core.replies import Fenced
-from awakeables.core.sources import parse_source
 from awakeables.engine.engine import EngineSettings
 from awakeables.engine.horizon import Moment
 from awakeables.engine.runner import RunnerSettings
@@ -226,7 +225,7 @@ async def test_hard_case_6_the_same_status_and_value_are_a_duplicate_whatever_th
 
         def said(text: bytes | None, source: str) -> Completion:
             body = Rejection(reason="no") if text is None else Resolution.of_json(text)
-            return Completion(awakeable_id=key, body=body, source=parse_source(source), event_id="e1")
+            return Completion(awakeable_id=key, body=body, source=source, event_id="e1")
 
         kinds = [
             await process.api.settle(said(b'{"weight":7}', "1")),

@@ -12,7 +12,6 @@ from pydantic import BaseModel, field_validator
 
 from awakeables.core.awakeables import Completion, Heartbeat
 from awakeables.core.outcomes import Rejection, Resolution
-from awakeables.core.sources import parse_source
 from awakeables.engine import settlement
 from awakeables.engine.settlement import PayloadValidator
 from awakeables.handlers import serde
@@ -77,7 +76,7 @@ def elsewhere(schema: bytes) -> Expectation:
 
 
 async def check(expectation: Expectation, text: bytes) -> Completion:
-    completion = Completion(awakeable_id="a", body=Resolution.of_json(text), source=parse_source("s"))
+    completion = Completion(awakeable_id="a", body=Resolution.of_json(text), source="s")
     (checked,) = await PayloadValidator(Rows(a=expectation), learn_nothing).validate([completion])
     return checked
 
@@ -174,7 +173,7 @@ CUSTOM = Expectation(invocation_id="inv_1", codec="custom", type_name=None, sche
 async def test_what_has_no_schema_passes_if_it_has_the_right_form() -> None:
     untyped = await check(of(None), b"1")
     assert (untyped.checked, untyped.refusal) == (None, None)
-    raw = Completion(awakeable_id="a", body=Resolution.of_bytes(b"1"), source=parse_source("s"))
+    raw = Completion(awakeable_id="a", body=Resolution.of_bytes(b"1"), source="s")
     for expectation in (of(bytes), CUSTOM):
         assert await PayloadValidator(Rows(a=expectation), learn_nothing).validate([raw]) == [raw]
 
@@ -185,7 +184,7 @@ async def test_what_has_no_schema_passes_if_it_has_the_right_form() -> None:
 async def test_a_value_of_the_wrong_form_is_refused_at_the_edge(expectation: Expectation) -> None:
     json = expectation.codec == "json"
     wrong = Resolution.of_bytes(b"1") if json else Resolution.of_json(b"1")
-    said = Completion(awakeable_id="a", body=wrong, source=parse_source("s"))
+    said = Completion(awakeable_id="a", body=wrong, source="s")
     (checked,) = await PayloadValidator(Rows(a=expectation), learn_nothing).validate([said])
     assert "value_base64" in (checked.refusal or "")
     assert "content-type application/" in (checked.refusal or "")
@@ -194,9 +193,9 @@ async def test_a_value_of_the_wrong_form_is_refused_at_the_edge(expectation: Exp
 async def test_only_values_are_looked_up() -> None:
     rows = Rows(a=of(Parcel))
     said = [
-        Completion(awakeable_id="a", body=Rejection(reason="no"), source=parse_source("s")),
-        Completion(awakeable_id="a", body=Heartbeat(), source=parse_source("s")),
-        Completion(awakeable_id="a", body=None, refusal="nonsense", source=parse_source("s")),
+        Completion(awakeable_id="a", body=Rejection(reason="no"), source="s"),
+        Completion(awakeable_id="a", body=Heartbeat(), source="s"),
+        Completion(awakeable_id="a", body=None, refusal="nonsense", source="s"),
     ]
     assert await PayloadValidator(rows, learn_nothing).validate(said) == said
     assert rows.asked == []
@@ -206,10 +205,7 @@ async def test_a_batch_is_one_look_up_and_what_is_remembered_is_none() -> None:
     rows = Rows(a=of(int), b=of(int))
     validator = PayloadValidator(rows, learn_nothing)
     validator.remember("c", of(int))
-    said = [
-        Completion(awakeable_id=key, body=Resolution.of_json(b"1"), source=parse_source("s"))
-        for key in "abcx"
-    ]
+    said = [Completion(awakeable_id=key, body=Resolution.of_json(b"1"), source="s") for key in "abcx"]
     assert [c.checked is not None for c in await validator.validate(said)] == [True, True, True, False]
     assert rows.asked == [["a", "b", "x"]]
     await validator.validate(said)
@@ -230,10 +226,7 @@ async def test_a_batch_larger_than_the_memory_is_checked_all_the_same(
 ) -> None:
     monkeypatch.setattr(settlement, "CACHED", 3)
     rows = {f"a{n}": of(int) for n in range(10)}
-    said = [
-        Completion(awakeable_id=key, body=Resolution.of_json(b'"x"'), source=parse_source("s"))
-        for key in rows
-    ]
+    said = [Completion(awakeable_id=key, body=Resolution.of_json(b'"x"'), source="s") for key in rows]
     assert all(
         completion.refusal
         for completion in await PayloadValidator(Rows(**rows), learn_nothing).validate(said)

@@ -14,7 +14,6 @@ from awakeables.core.awakeables import Completion, VerdictKind
 from awakeables.core.commands import ReplayDry
 from awakeables.core.outcomes import Resolution
 from awakeables.core.replies import DryReplayed
-from awakeables.core.sources import parse_source
 from awakeables.engine.engine import EngineSettings
 from awakeables.handlers import serde
 from awakeables.testing.bench import Bench, Process, quick, until
@@ -66,7 +65,7 @@ def forget_types(monkeypatch: pytest.MonkeyPatch) -> None:
 async def answered(process: Process, awakeable_id: str, text: bytes) -> VerdictKind:
     body = Resolution.of_json(text)
     verdict = await process.api.settle(
-        Completion(awakeable_id=awakeable_id, body=body, source=parse_source(f"http:{text!r}"))
+        Completion(awakeable_id=awakeable_id, body=body, source=f"http:{text!r}")
     )
     assert verdict is not None
     return verdict.kind

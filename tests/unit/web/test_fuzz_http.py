@@ -25,7 +25,6 @@ from awakeables.core.awakeables import Completion, Heartbeat
 from awakeables.core.effects import TaskFacts
 from awakeables.core.ids import EFFECT_KINDS
 from awakeables.core.outcomes import Rejection, Resolution
-from awakeables.core.sources import parse_source
 from awakeables.engine.engine import EngineSettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import TerminalError
@@ -143,7 +142,7 @@ async def fill(bench: Bench, process: Process) -> dict[str, list[str]]:
         Heartbeat(),
     )
     for name, body in zip(awakeables, answers, strict=False):
-        await api.settle(Completion(awakeable_id=name, body=body, source=parse_source("http:test")))
+        await api.settle(Completion(awakeable_id=name, body=body, source="http:test"))
     await api.cancel(begun[3].id)
     record = {"source": "t:0:7", "offset": 7, "value": b"\xff", "key": b"k", "headers": (("h", b"\xfe"),)}
     letter = add_dead_letter(bench, process, code="unreadable", **record)

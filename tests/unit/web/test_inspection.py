@@ -12,7 +12,6 @@ from awakeables.core.commands import Begin, Idempotency
 from awakeables.core.effects import TaskFacts
 from awakeables.core.ids import IdKind
 from awakeables.core.invocations import STATUSES
-from awakeables.core.sources import parse_source
 from awakeables.testing.bench import until
 from support.ids import new_id
 from unit.web.harness import Exchange, Web
@@ -207,9 +206,7 @@ async def test_ids_that_are_unknown_are_404_and_malformed_ones_400(web: Web) -> 
 async def test_an_awakeable_shows_its_deadline_schema_book_and_heartbeat(web: Web) -> None:
     awakeable_id = await web.awakeable_of("wait_parcel")
     url = f"/awakeables/{awakeable_id}"
-    await web.api.settle(
-        Completion(awakeable_id=awakeable_id, body=Heartbeat(), source=parse_source("s:1"), worker="w")
-    )
+    await web.api.settle(Completion(awakeable_id=awakeable_id, body=Heartbeat(), source="s:1", worker="w"))
     await web.client.post(f"{url}/resolve", json={"weight": "x"}, headers={"awakeable-event-id": "e-1"})
     await web.client.post(f"{url}/resolve", json={"weight": 3})
     await web.client.post(f"{url}/resolve", json={"weight": 3})

@@ -15,7 +15,6 @@ from msgspec import UNSET, Raw
 from awakeables.core.awakeables import Completion, Heartbeat
 from awakeables.core.effects import Header
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
-from awakeables.core.sources import parse_source
 from awakeables.wire.completions import Unreadable, decode_completion, encode_completion
 from awakeables.wire.tasks import encode_effect
 from support.ids import new_id
@@ -65,7 +64,7 @@ def structured(status: str = "resolved", **attributes: Any) -> bytes:
 def decode(
     value: bytes | None, headers: tuple[Header, ...] = (STRUCTURED,), key: bytes | None = None
 ) -> Completion:
-    return decode_completion(value, headers=headers, key=key, source=parse_source("test"))
+    return decode_completion(value, headers=headers, key=key, source="test")
 
 
 # ── completions ─────────────────────────────────────────────────────────────────────────────
@@ -79,7 +78,7 @@ def test_a_valid_event_is_a_completion_in_both_modes_and_a_valid_plain_one(path:
     assert completion.refusal is None
     plain = encode_completion(completion)
     assert refusal("completion", plain) is None
-    assert decode_completion(plain, source=parse_source("test")) == completion
+    assert decode_completion(plain, source="test") == completion
     if (binary := as_binary(record)) is not None:
         assert decode(*binary) == completion
 
@@ -110,7 +109,7 @@ def test_an_event_is_told_with_all_that_it_says() -> None:
     assert decode(b'{"parcel": "p-9"}', headers) == Completion(
         awakeable_id=AN_ID,
         body=Resolution.of_json(b'{"parcel": "p-9"}'),
-        source=parse_source("test"),
+        source="test",
         event_id="/workers/packer 1",
         worker="packer-1",
         attempt=2,
@@ -273,7 +272,7 @@ def test_case_w4_an_answer_whose_value_is_an_event_is_not_taken_for_that_event()
     assert decode(within, in_binary()) == Completion(
         awakeable_id=AN_ID,
         body=Resolution.of_json(within),
-        source=parse_source("test"),
+        source="test",
         event_id="/workers/packer 1",
     )
     plain = b'{"awakeable_id":"%s","status":"resolved","value":%s}' % (AN_ID.encode(), within)
@@ -303,7 +302,7 @@ PLAIN = f'{{"awakeable_id":"{AN_ID}","status":"resolved","value":1}}'.encode()
 def test_a_plain_answer_with_the_headers_of_its_task_is_read_as_the_plain_one(mode: Any) -> None:
     _, headers = encode_effect(task_effect(mode))
     assert decode(PLAIN, tuple(headers)) == Completion(
-        awakeable_id=AN_ID, body=Resolution.of_json(b"1"), source=parse_source("test")
+        awakeable_id=AN_ID, body=Resolution.of_json(b"1"), source="test"
     )
 
 
@@ -415,8 +414,8 @@ def test_whatever_the_record_it_is_a_completion_or_unreadable(
 )
 def test_any_answer_reads_the_same_plain_binary_and_structured(body: Any) -> None:
     status, data = _as_data(body)
-    plain = encode_completion(Completion(awakeable_id=AN_ID, body=body, source=parse_source("test")))
-    expected = decode_completion(plain, source=parse_source("test")).body
+    plain = encode_completion(Completion(awakeable_id=AN_ID, body=body, source="test"))
+    expected = decode_completion(plain, source="test").body
     assert decode(data, in_binary(status)).body == expected
     assert decode(structured(status, data="@").replace(b'"@"', data)).body == expected
 

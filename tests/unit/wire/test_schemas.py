@@ -20,7 +20,6 @@ from awakeables.core.deadletters import UNUSABLE_TASK, DeadLetter, error_headers
 from awakeables.core.effects import Effect, Header, TaskFacts
 from awakeables.core.ids import parse_id
 from awakeables.core.outcomes import Rejection, Resolution
-from awakeables.core.sources import parse_source
 from awakeables.telemetry.vocabulary import LETTER_CODES, ORIGINS
 from awakeables.wire.completion_events import TYPES
 from awakeables.wire.completions import STATUSES, Unreadable, decode_completion, encode_completion
@@ -113,11 +112,11 @@ def test_the_readme_names_what_is_there() -> None:
 def test_a_valid_completion_decodes_and_encodes_to_a_valid_one(path: Path) -> None:
     record = path.read_bytes()
     assert refusal("completion", record) is None
-    completion = decode_completion(record, source=parse_source("test"))
+    completion = decode_completion(record, source="test")
     assert completion.refusal is None
     again = encode_completion(completion)
     assert refusal("completion", again) is None
-    assert decode_completion(again, source=parse_source("test")) == completion
+    assert decode_completion(again, source="test") == completion
 
 
 @pytest.mark.parametrize("path", examples("invalid", "completion"))
@@ -126,7 +125,7 @@ def test_an_invalid_completion_is_refused_by_schema_and_decoder(path: Path) -> N
     why = path.with_name(f"{path.stem}.why.txt").read_text()
     assert (refusal("completion", record) is None) == why.startswith(DECODER_ONLY)
     try:
-        completion = decode_completion(record, source=parse_source("test"))
+        completion = decode_completion(record, source="test")
     except Unreadable:
         return
     assert completion.refusal
@@ -137,7 +136,7 @@ def test_values_of_the_examples_are_kept_to_the_letter() -> None:
     folder = SCHEMAS / "examples" / "valid" / "completion"
 
     def value(stem: str) -> bytes:
-        body = decode_completion((folder / f"{stem}.json").read_bytes(), source=parse_source("test")).body
+        body = decode_completion((folder / f"{stem}.json").read_bytes(), source="test").body
         assert isinstance(body, Resolution)
         return body.content
 
@@ -174,7 +173,7 @@ completions = st.builds(
     Completion,
     awakeable_id=ids,
     body=bodies,
-    source=st.just(parse_source("test")),
+    source=st.just("test"),
     event_id=st.none() | st.text(),
     worker=st.none() | st.text(),
     attempt=st.none() | st.integers(),
@@ -185,7 +184,7 @@ completions = st.builds(
 def test_any_completion_is_written_so_that_it_fits_and_reads_the_same(completion: Completion) -> None:
     record = encode_completion(completion)
     assert refusal("completion", record) is None
-    assert decode_completion(record, source=parse_source("test")) == completion
+    assert decode_completion(record, source="test") == completion
 
 
 VALID = records("completion")
@@ -206,7 +205,7 @@ def _is_what_it_seems(text: bytes) -> bool:
 def test_whatever_the_bytes_the_decoder_answers_or_says_unreadable(record: bytes) -> None:
     """K2: one bad record never stops a partition."""
     try:
-        completion = decode_completion(record, source=parse_source("test"))
+        completion = decode_completion(record, source="test")
     except Unreadable:
         return
     assert (completion.body is None) == (completion.refusal is not None)
@@ -225,7 +224,7 @@ def test_whatever_the_bytes_the_decoder_answers_or_says_unreadable(record: bytes
 def test_half_a_surrogate_pair_and_bad_utf_8_are_taken_nowhere(field: str, text: bytes) -> None:
     record = b'{"awakeable_id":"%s","status":"rejected","%s":"%s"}' % (AN_ID.encode(), field.encode(), text)
     try:
-        completion = decode_completion(record, source=parse_source("test"))
+        completion = decode_completion(record, source="test")
     except Unreadable:
         return
     assert completion.refusal
@@ -236,24 +235,24 @@ def test_half_a_surrogate_pair_and_bad_utf_8_are_taken_nowhere(field: str, text:
 def test_a_value_that_some_reader_could_not_decode_is_refused(text: bytes) -> None:
     """A4: before its type is looked at, which might take infinity for a float."""
     record = b'{"awakeable_id":"%s","status":"resolved","value":%s}' % (AN_ID.encode(), text)
-    completion = decode_completion(record, source=parse_source("test"))
+    completion = decode_completion(record, source="test")
     assert completion.body is None
     assert completion.refusal
 
 
 def test_a_record_without_a_value_is_unreadable() -> None:
     with pytest.raises(Unreadable, match="no value"):
-        decode_completion(None, source=parse_source("test"))
+        decode_completion(None, source="test")
 
 
 def test_a_record_that_names_its_awakeable_but_is_wrong_keeps_its_address() -> None:
     """A2: it gets its verdict in that awakeable's book, with what is known about its sender."""
     record = f'{{"awakeable_id":"{AN_ID}","status":"resolved","event_id":"e1","worker":"w","attempt":2}}'
-    completion = decode_completion(record.encode(), source=parse_source("t:0:1"))
+    completion = decode_completion(record.encode(), source="t:0:1")
     assert completion == Completion(
         awakeable_id=AN_ID,
         body=None,
-        source=parse_source("t:0:1"),
+        source="t:0:1",
         event_id="e1",
         worker="w",
         attempt=2,
@@ -263,15 +262,13 @@ def test_a_record_that_names_its_awakeable_but_is_wrong_keeps_its_address() -> N
 
 def test_an_unknown_status_is_shown_only_in_part() -> None:
     record = json.dumps({"awakeable_id": AN_ID, "status": "x" * 1000}).encode()
-    refusal = decode_completion(record, source=parse_source("test")).refusal
+    refusal = decode_completion(record, source="test").refusal
     assert refusal == f"status '{'x' * 79}…' is not one of resolved, rejected, heartbeat, dead-lettered"
 
 
 def test_a_completion_without_a_body_can_not_be_sent() -> None:
     with pytest.raises(ValueError, match="without a body"):
-        encode_completion(
-            Completion(awakeable_id=AN_ID, body=None, source=parse_source("test"), refusal="no")
-        )
+        encode_completion(Completion(awakeable_id=AN_ID, body=None, source="test", refusal="no"))
 
 
 # ── tasks ───────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,6 @@ from msgspec import Raw
 
 from awakeables.core.awakeables import VERDICTS, Verdict, abridged
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
-from awakeables.core.sources import Source
 from awakeables.wire.verdicts import encode_verdict
 from unit.wire.contract import AN_ID, examples, ids, json_texts, refusal
 
@@ -27,7 +26,7 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
 offsets = st.integers(0, 2**40)
 topics = st.from_regex(r"[a-z.]{1,20}", fullmatch=True)
 sources = st.one_of(
-    st.builds(Source.kafka, topics, offsets, offsets, offsets).map(lambda source: source.text),
+    st.builds("kafka:{}:{}:{}@{}".format, topics, offsets, offsets, offsets),
     st.builds("kafka:{}:{}:{}".format, topics, offsets, offsets),
     st.just("http:evt_1x"),
     st.just("handler:inv_1x:3"),

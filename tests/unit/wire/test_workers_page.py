@@ -11,7 +11,6 @@ import pytest
 from awakeables.core.effects import Effect, Envelope, TaskFacts
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
 from awakeables.core.sameness import same_answer
-from awakeables.core.sources import parse_source
 from awakeables.wire.completions import Unreadable, decode_completion
 from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect
 from support.ids import new_id
@@ -66,12 +65,12 @@ def test_case_w13_the_page_shows_whole_tasks_as_they_are_written(name: str, form
 
 def test_case_w13_every_completion_of_the_page_is_one() -> None:
     texts = re.findall(r'^\{"awakeable_id": "prom_.*"status": .*\}$', PAGE, re.MULTILINE)
-    bodies = [decode_completion(text.encode(), source=parse_source("page")).body for text in texts]
+    bodies = [decode_completion(text.encode(), source="page").body for text in texts]
     assert {type(body).__name__ for body in bodies} == {"Resolution", "Rejection", "Heartbeat"}
     events = re.findall(r'^\{"specversion": .*"awakeables\.completion.*\}$', PAGE, re.MULTILINE)
     assert events
     for event in events:
-        assert decode_completion(event.encode(), source=parse_source("page")).body is not None
+        assert decode_completion(event.encode(), source="page").body is not None
 
 
 def headers_of(form: Envelope) -> list[tuple[str, bytes | None]]:
@@ -139,12 +138,12 @@ def test_case_w13_the_table_of_null_and_empty_is_true() -> None:
 
     def body(**fields: object) -> object:
         text = msgspec.json.encode({"awakeable_id": PROM} | fields)
-        return decode_completion(text, source=parse_source("page")).body
+        return decode_completion(text, source="page").body
 
     for nothing in (None, b""):
         with pytest.raises(Unreadable):
-            decode_completion(nothing, source=parse_source("page"))
-        assert decode_completion(nothing, source=parse_source("page"), key=PROM.encode()).refusal is not None
+            decode_completion(nothing, source="page")
+        assert decode_completion(nothing, source="page", key=PROM.encode()).refusal is not None
     resolved = body(status="resolved", value=None)
     assert isinstance(resolved, Resolution)
     assert resolved.content == b"null"
