@@ -45,9 +45,8 @@ from awakeables.core.replies import Reply
 from awakeables.errors import MalformedId
 from awakeables.ports import Page, Store
 from awakeables.store.memory import MemoryStore
-from awakeables.store.sqlite.group import RowCache
+from awakeables.store.sqlite.group import RowCache, StaleRows
 from awakeables.store.sqlite.store import SqliteStore
-from awakeables.store.sqlite.writing import StaleRows
 from contract.driver import DLQ, RETENTION_MS, TOPIC, Driver, FakeClock
 from support.loading import LOADED_LATE, LoadingStore
 

@@ -10,19 +10,35 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
-from awakeables.core.commands import Command, Expire, Release
+from msgspec.structs import astuple
+
+from awakeables.core.commands import Command, Ended, Expire, Release
 from awakeables.core.decide.decisions import BY_KEY, SearchDecision, searches
 from awakeables.core.decide.needs import Keys, missing, needs, needs_of_loaded
+from awakeables.core.effects import EffectState
+from awakeables.core.records import text_bytes
 from awakeables.core.replies import Reply
 from awakeables.core.rows import Changes, NotLoaded, Rows, TableName
-from awakeables.store.sqlite.loading import find, load
-from awakeables.store.sqlite.writing import Counts, write
+from awakeables.store.sqlite.counts import FAILED, LETTERS, PENDING, UNSENT
+from awakeables.store.sqlite.loading import find, id_list, load
+from awakeables.store.sqlite.queries import QUERIES
+from awakeables.store.sqlite.rows import Columns, dead_letter_notes, dead_letter_row
 
 MAX_CACHED_ROWS = 20_000
 """How many invocations, and how many awakeables, are cached: about 20 MB of small rows."""
+
+STATES: dict[EffectState, str] = {"unsent": UNSENT, "failed": FAILED}
+"""The counter for effects in each state."""
+
+Statements: TypeAlias = defaultdict[str, list[Columns]]
+"""The values to run each query with, by its name."""
+
+
+class StaleRows(Exception):
+    """A guard failed: the rows are not as they were cached. Load them and decide again."""
 
 
 class RowCache:
@@ -52,7 +68,7 @@ class Group:
         self._now_ms = now_ms
         self._loaded: set[tuple[TableName, Any]] = set()
         self._ended: list[str] = []
-        self.counts: Counts = defaultdict(int)
+        self.counts: defaultdict[str, int] = defaultdict(int)
         self.wrote = False
 
     def decide(self, commands: Sequence[Command]) -> list[Reply]:
@@ -84,7 +100,7 @@ class Group:
                         self._load_ahead(commands[place:])
                         ahead = True
             if changes.purged or changes.deleted_dead_letters or changes.deleted_effects:
-                self._write(changes)
+                self._write(changes)  # the next command must not find them
                 changes = Changes(rows)
         self._write(changes)
         return replies
@@ -142,35 +158,195 @@ class Group:
         return decision(command, found, self._now_ms, changes)
 
     def _write(self, changes: Changes) -> None:
-        """Write the changes, and note which changed rows have ended; the others stay cached."""
-        rows = self._rows
-        if write(self._connection, changes, self._known.schemas, self.counts):
+        """Write the changes: one statement per kind of change, each guarded by the values that were read."""
+        if changes.published:
+            self._delete_published(changes.published)
+        if changes.schemas:
+            self._add_schemas(changes.schemas)
+        statements: Statements = defaultdict(list)
+        if changes.invocations:
+            self._invocations(changes, statements)
+        if changes.awakeables:
+            self._awakeables(changes, statements)
+        if changes.effects:
+            self._effects(changes, statements)
+        if changes.positions:
+            self._positions(changes, statements)
+        if changes.keys or changes.dead_letters:
+            self._keys_and_letters(changes, statements)
+        for name, values in statements.items():
             self.wrote = True
-        if changes.purged or changes.deleted_dead_letters or changes.deleted_effects:
-            self._note_deleted(changes)
-        for key in changes.invocations:
-            row = rows.invocations[key]
-            if row is None or row.result_json is not None:
-                self._ended.append(key)
-        for key in changes.awakeables:
-            awakeable = rows.awakeables[key]
-            if awakeable is None or awakeable.state != "pending":
-                self._ended.append(key)
+            if self._connection.executemany(QUERIES[name], values).rowcount != len(values):
+                raise StaleRows(name)
         if self._loaded:
             self._loaded.difference_update(("invocations", key) for key in changes.invocations)
             self._loaded.difference_update(("awakeables", key) for key in changes.awakeables)
             self._loaded.difference_update(("positions", key) for key in changes.positions)
+        if changes.purged or changes.deleted_dead_letters or changes.deleted_effects:
+            self._delete(changes)
+        for _ in range(changes.probes):
+            self._run("add_probe")
+            self._run("drop_probe")
 
-    def _note_deleted(self, changes: Changes) -> None:
+    def _invocations(self, changes: Changes, statements: Statements) -> None:
+        """Invocations, and the chunks of their journals: only a change of the row appends to one."""
+        if changes.chunks:
+            statements["insert_chunk"] = changes.chunks
+        known = changes.rows.invocations
+        for key, before in changes.invocations.items():
+            row = known[key]
+            assert row is not None
+            if row.result_json is not None:
+                self._ended.append(key)
+            if before is None:
+                self.counts[row.status] += 1
+                statements["insert_invocation"].append(astuple(row))
+                continue
+            progress = (
+                row.updated_ms,
+                row.epoch,
+                row.version,
+                row.wake,
+                row.starts,
+                row.attempts,
+                row.committed_by,
+                row.commits,
+                row.build,
+                row.failure_json,
+            )
+            guard = (key, before.epoch, before.version, before.wake, before.status)
+            if row.status != before.status:
+                self.counts[before.status] -= 1
+                self.counts[row.status] += 1
+            if (
+                row.status is before.status
+                and row.owner is before.owner
+                and row.due_ms == before.due_ms
+                and row.cancelled_ms == before.cancelled_ms
+                and row.acts_json is before.acts_json
+            ):
+                statements["update_invocation"].append((*progress, *guard))
+                continue
+            place = (row.status, row.owner, row.due_ms, row.cancelled_ms, row.acts_json)
+            if row.result_json is before.result_json:
+                statements["move_invocation"].append((*progress, *place, *guard))
+            else:
+                end = (row.result_json, row.ended_ms)
+                statements["end_invocation"].append((*progress, *place, *end, *guard))
+
+    def _awakeables(self, changes: Changes, statements: Statements) -> None:
+        known = changes.rows.awakeables
+        for key, before in changes.awakeables.items():
+            row = known[key]
+            assert row is not None
+            if row.state != "pending":
+                self._ended.append(key)
+            if before is None:
+                self.counts[PENDING] += row.state == "pending"
+                statements["insert_awakeable"].append(astuple(row))
+                continue
+            notes = (row.verdicts_json, row.heartbeat_json, row.topic)
+            guard = (key, before.state, before.verdicts_json)
+            if row.state == before.state:
+                statements["note_awakeable"].append((*notes, *guard))
+            else:
+                self.counts[PENDING] -= 1
+                change = (row.state, row.settled_ms, row.settled_by, row.outcome_json)
+                statements["settle_awakeable"].append((*notes, *change, *guard))
+
+    def _delete_published(self, event_ids: Sequence[str]) -> None:
+        """Delete effects in either state; failed ones, which are rare, are looked for only if needed."""
+        ids = [(event_id,) for event_id in event_ids]
+        self.wrote = True
+        deleted = self._connection.executemany(QUERIES["delete_unsent"], ids).rowcount
+        self.counts[UNSENT] -= deleted
+        if deleted != len(ids):
+            self.counts[FAILED] -= self._connection.executemany(QUERIES["delete_failed"], ids).rowcount
+
+    def _effects(self, changes: Changes, statements: Statements) -> None:
+        known = changes.rows.effects
+        for key, before in changes.effects.items():
+            row = known[key]
+            if before is None:
+                if row is not None:
+                    self.counts[STATES[row.state]] += 1
+                    statements["insert_effect"].append(astuple(row))
+                continue
+            self.counts[STATES[before.state]] -= 1
+            if row is None:
+                statements[f"delete_{before.state}"].append((key,))
+                continue
+            self.counts[STATES[row.state]] += 1
+            guard = (key, before.state, before.claimed_by)
+            if row.state == before.state:
+                statements["claim_effect"].append((row.claimed_by, *guard))
+            else:
+                change = (row.state, row.claimed_by, row.reason_utf8, row.acts_json, row.position)
+                statements["update_effect"].append((*change, *guard))
+
+    def _positions(self, changes: Changes, statements: Statements) -> None:
+        for key, before in changes.positions.items():
+            row = changes.rows.positions[key]
+            assert row is not None
+            if before is None:
+                statements["insert_position"].append(astuple(row))
+            else:
+                change = (row.next, row.epoch, row.owner, row.again_before)
+                statements["update_position"].append((*change, *key, before.next, before.epoch))
+
+    def _keys_and_letters(self, changes: Changes, statements: Statements) -> None:
+        for letter_id, before in changes.dead_letters.items():
+            letter = changes.rows.dead_letters[letter_id]
+            assert letter is not None
+            if before is None:
+                self.counts[LETTERS] += 1
+                statements["insert_dead_letter"].append(dead_letter_row(letter))
+            else:
+                guard = (letter_id, before.resent, before.count)
+                statements["update_dead_letter"].append((*dead_letter_notes(letter), *guard))
+        for key in changes.keys:
+            known = changes.rows.keys[key]
+            if known is not None:
+                statements["insert_idempotent"].append((*map(text_bytes, key), *known))
+
+    def _add_schemas(self, schemas: Mapping[str, bytes]) -> None:
+        new = [each for each in schemas.items() if each[0] not in self._known.schemas]
+        if new:
+            self.wrote = True
+            self._connection.executemany(QUERIES["insert_schema"], new)
+            self._known.schemas.update(schemas)
+
+    def _delete(self, changes: Changes) -> None:
+        """Delete ended invocations, and old dead letters and refused effects."""
+        if changes.purged:
+            self._purge(changes.purged)
+        rows, letters, effects = self._rows, set(changes.deleted_dead_letters), changes.deleted_effects
+        if letters:
+            self.counts[LETTERS] -= self._run("delete_dead_letters", id_list(letters))
+            rows.dead_letters.update(dict.fromkeys(letters))
+            rows.sources.update({source: None for source, key in rows.sources.items() if key in letters})
+        if effects:
+            self.counts[FAILED] -= self._run("delete_effects", id_list(effects))
+            rows.effects.update(dict.fromkeys(effects))
+
+    def _purge(self, purged: Sequence[Ended]) -> None:
+        """Delete ended invocations with everything that belongs to them."""
+        ids = {ended.id for ended in purged}
+        awakeables = {key for ended in purged for key in ended.awakeables}
+        listed = id_list(ids)
+        for query in ("delete_invocations", "delete_journals", "delete_idempotent"):
+            self._run(query, listed)
+        listed = id_list(awakeables)
+        (pending,) = self._connection.execute(QUERIES["count_pending"], (listed,)).fetchone()
+        self.counts[PENDING] -= pending
+        self._run("delete_awakeables", listed)
         rows = self._rows
-        purged = {ended.id for ended in changes.purged}
-        awakeables = {key for ended in changes.purged for key in ended.awakeables}
-        rows.invocations.update(dict.fromkeys(purged))
+        rows.invocations.update(dict.fromkeys(ids))
         rows.awakeables.update(dict.fromkeys(awakeables))
-        rows.keys.update({key: None for key, known in rows.keys.items() if known and known[1] in purged})
-        self._loaded.update(("invocations", key) for key in purged)
+        rows.keys.update({key: None for key, known in rows.keys.items() if known and known[1] in ids})
+        self._loaded.update(("invocations", key) for key in ids)
         self._loaded.update(("awakeables", key) for key in awakeables)
-        letters = set(changes.deleted_dead_letters)
-        rows.dead_letters.update(dict.fromkeys(letters))
-        rows.sources.update({source: None for source, key in rows.sources.items() if key in letters})
-        rows.effects.update(dict.fromkeys(changes.deleted_effects))
+
+    def _run(self, name: str, *values: str) -> int:
+        self.wrote = True
+        return self._connection.execute(QUERIES[name], values).rowcount

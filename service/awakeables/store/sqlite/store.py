@@ -28,12 +28,11 @@ from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.sqlite import reading
 from awakeables.store.sqlite.counts import as_counts, count_rows
-from awakeables.store.sqlite.group import Group, RowCache
+from awakeables.store.sqlite.group import Group, RowCache, StaleRows
 from awakeables.store.sqlite.lock import FileLock, lock_file_of
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.schema import migrate
 from awakeables.store.sqlite.thread import SqliteThread
-from awakeables.store.sqlite.writing import StaleRows
 
 
 class SqliteStore:
