@@ -1,7 +1,7 @@
 """Replay: the same operations in the same order, outcomes in the order of the journal (J2).
 
 `Replay` walks the history once. While history is left, the handler must ask for what is recorded there;
-past its end, what it asks for is new and is collected for the next commit.
+past its end, what it asks for is new, and is appended for the next commit.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Replay:
     """One pass of a handler over its journal.
 
     Attributes:
+        input: The journal's first entry.
         entries: The journal, new entries at its end.
         replaying: Whether history is left that the handler has not repeated yet.
         outcomes: The outcomes that the handler has received so far, by the operation's index.
@@ -43,18 +44,14 @@ class Replay:
     def __init__(self, history: Sequence[Entry]) -> None:
         """Start after the input, which must be the first entry."""
         self.entries = list(history)
+        first = self.entries[0]
+        assert isinstance(first, Input)
+        self.input = first
         self._history = len(self.entries)
         self.replaying = self._history > 1
         self._cursor = 1
-        self._committed = self._history
         self.outcomes: dict[int, Outcome] = {}
         self.failed_attempts: dict[int, RunAttemptFailed] = {}
-
-    @property
-    def input(self) -> Input:
-        first = self.entries[0]
-        assert isinstance(first, Input)
-        return first
 
     def ask(self, op: Op) -> tuple[int, Op]:
         """Match an operation against the history, or append it as new.
@@ -132,16 +129,13 @@ class Replay:
         """Whether the journal has the cancellation, even if the handler has not reached it yet."""
         return any(isinstance(entry, CancellationRaised) for entry in self.entries)
 
-    def take_new(self) -> list[Entry]:
-        """Return the entries that are not committed; the next call does not return them again."""
-        new = self.entries[self._committed :]
-        self._committed += len(new)
-        return new
-
     def open_awakeables(self) -> tuple[str, ...]:
         """The awakeables that were created and whose outcomes the handler has not received."""
-        asked = enumerate(self.entries)
-        return tuple([e.id for n, e in asked if isinstance(e, AwakeableCreated) and n not in self.outcomes])
+        pending = []
+        for index, entry in enumerate(self.entries):
+            if isinstance(entry, AwakeableCreated) and index not in self.outcomes:
+                pending.append(entry.id)
+        return tuple(pending)
 
     def describe_at(self, index: int) -> str:
         return describe(self.entries[index])

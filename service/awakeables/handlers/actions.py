@@ -6,42 +6,74 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, get_args, get_origin, get_type_hints
 
+from awakeables.core.journal import RunAttemptFailed
 from awakeables.core.outcomes import Rejection, Resolution
-from awakeables.core.texts import excerpt
+from awakeables.core.texts import described, excerpt
 from awakeables.errors import ResultMisfit, TerminalError
 from awakeables.handlers.calls import Raised, call
 from awakeables.handlers.execution import RunCall
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.serde import result_of
+from awakeables.ports import Clock
 
 
-async def perform(run: RunCall, executor: Executor) -> Resolution | Rejection | Raised:
+async def execute(
+    run: RunCall,
+    index: int,
+    tried: RunAttemptFailed | None,
+    *,
+    clock: Clock,
+    executor: Executor,
+    failed: Callable[[BaseException, int, int | None], None],
+) -> Resolution | Rejection | RunAttemptFailed | Raised:
     """Execute an action: a coroutine on the loop, anything else in a thread.
 
+    Args:
+        run: The call of `ctx.run`.
+        index: The index of its operation.
+        tried: Its last failed attempt, if it has failed before.
+        clock: Decides when it is retried.
+        executor: Runs blocking actions.
+        failed: Called if it fails and has a retry policy: the error, the number of failures, and the
+            milliseconds to the next attempt (None: there is none).
+
     Returns:
-        Its result, or the `TerminalError` that it raised, to be journaled; or another error, after which it
-        may be retried.
+        What to journal: its result, its last failure, or a failure after which it is retried. If it has no
+        retry policy and did not raise a `TerminalError`: what it raised.
 
     Raises:
-        ResultMisfit: Its result can't be written as its type; a retry would only repeat the side effects.
+        ResultMisfit: Its result can't be encoded as its type; a retry would only repeat the side effects.
     """
+    began_ms = tried.began_ms if tried else clock.now_ms()
     ended = await call(run.action, executor=executor)
-    match ended:
-        case Raised(error=TerminalError() as error):
-            return rejection_of(error)
-        case Raised():
-            return ended
-    try:
-        return result_of(run.codec, ended, by=f"run {excerpt(run.name)}")
-    except ResultMisfit as misfit:
-        raise ResultMisfit(
-            f"{misfit}. The action was executed and is not retried; resuming the invocation executes it "
-            "again, so guard its side effects with an idempotency key (ctx.uuid())"
-        ) from misfit.__cause__
+    if not isinstance(ended, Raised):
+        try:
+            return result_of(run.codec, ended, by=f"run {excerpt(run.name)}")
+        except ResultMisfit as misfit:
+            raise ResultMisfit(
+                f"{misfit}. The action was executed and is not retried; resuming the invocation executes it "
+                "again, so guard its side effects with an idempotency key (ctx.uuid())"
+            ) from misfit.__cause__
+    error = ended.error
+    if isinstance(error, TerminalError):
+        return rejection_of(error)
+    if run.retry is None:
+        return ended
+    attempt = (tried.attempt if tried else 0) + 1
+    pause_ms = run.retry.pause_ms(attempt)
+    retry_at_ms = clock.now_ms() + (pause_ms or 0)
+    if run.retry.is_over(began_ms, retry_at_ms):
+        pause_ms = None
+    failed(error, attempt, pause_ms)
+    if pause_ms is None:
+        return Rejection(reason=f"run {run.name!r} failed {attempt} times, last with {described(error)}")
+    return RunAttemptFailed(
+        of=index, attempt=attempt, began_ms=began_ms, error=described(error), retry_at_ms=retry_at_ms
+    )
 
 
 def result_type(action: Callable[..., Any], type_: Any) -> Any:
-    """The type of an action's result: the one that is given, else its return annotation."""
+    """The type of an action's result: `type_` if it is given, otherwise the return annotation."""
     if type_ is not None:
         return type_
     target: Any = getattr(action, "func", action)  # of a functools.partial
@@ -50,9 +82,9 @@ def result_type(action: Callable[..., Any], type_: Any) -> Any:
     try:
         function = target if hasattr(target, "__annotations__") else target.__call__
         annotated = get_type_hints(function, include_extras=True).get("return", Any)
-    except Exception:  # to find out what an annotation means, it is evaluated
+    except Exception:  # an annotation is evaluated, and may fail
         return Any
-    # A plain function may hand on a coroutine, which is awaited.
+    # A plain function may return a coroutine, which is awaited.
     return get_args(annotated)[-1] if get_origin(annotated) in (Awaitable, Coroutine) else annotated
 
 

@@ -1,4 +1,4 @@
-"""Calls users' functions in a thread or a task; whatever they raise is returned as a value.
+"""Calls users' functions in a thread or a task, and returns what they raise as a value.
 
 Neither a future nor a task can carry every exception: with `StopIteration` it never completes,
 `SystemExit` and `KeyboardInterrupt` in a task end the process, and a `CancelledError` that the function
@@ -8,8 +8,10 @@ raises itself looks like a cancellation of its caller.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
+import sys
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Executor
 from contextvars import copy_context
@@ -61,12 +63,12 @@ async def call(function: Callable[..., Any], *args: Any, executor: Executor) -> 
     result = await asyncio.get_running_loop().run_in_executor(
         executor, copy_context().run, _in_thread, pid, function, args
     )
-    # A lambda around a coroutine function is called in the thread, which only makes the coroutine.
+    # A lambda that calls a coroutine function only creates the coroutine in the thread.
     return await _in_task(lambda: result) if inspect.isawaitable(result) else result
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Is it, or what it wraps, a coroutine function, or an object whose `__call__` is one?"""
+    """Whether it, or what it wraps, is a coroutine function, or an object whose `__call__` is one."""
     target = getattr(function, "func", function)
     called = getattr(target, "__call__", None)  # noqa: B004
     return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(called)
@@ -80,8 +82,8 @@ def _in_thread(pid: int, function: Callable[..., Any], args: tuple[Any, ...]) ->
     except BaseException as error:
         ended = raised(error)
     if os.getpid() != pid:
-        # The function has forked, and this is the child: it has a copy of everything that is open here,
-        # and no caller that waits for its answer.
+        # The function has forked and this is the child. It has a copy of everything that is open here, and
+        # nothing waits for its result.
         os._exit(_status_of(ended))
     return ended
 
@@ -121,3 +123,23 @@ async def _caught(function: Callable[[], Awaitable[Any]]) -> Any | Raised:
         return await function()
     except BaseException as error:
         return raised(error)
+
+
+def close(held: list[Any]) -> None:
+    """Close a user's coroutine, even if it ignores `GeneratorExit`.
+
+    Python closes such a coroutine again when it is freed, and prints a warning. So it is freed here, with
+    the warning suppressed: `held` must be the only reference to it.
+    """
+    complain = sys.unraisablehook
+    sys.unraisablehook = _ignore
+    try:
+        with contextlib.suppress(BaseException):
+            held[0].close()
+        held.clear()
+    finally:
+        sys.unraisablehook = complain
+
+
+def _ignore(_unraisable: object) -> None:
+    """Ignore what is raised while a coroutine is freed."""

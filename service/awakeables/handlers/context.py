@@ -297,7 +297,8 @@ class Context:
         self._check_name(name)
         index, _ = self._execution.ask(RunRequested(name=name))
         bound = functools.partial(action, *args) if args else action
-        self._execution.expect_run(index, RunCall(name, bound, codec, retry))
+        self._execution.runs[index] = RunCall(name, bound, codec, retry)
+        self._execution.unawaited[index] = f"ctx.run({name!r})"
 
         def read(outcome: Outcome) -> Any:
             if not isinstance(outcome, Resolution):
@@ -313,7 +314,8 @@ class Context:
         """Wait for at least this long, across restarts of the process."""
         until_ms = self._execution.world.clock.now_ms() + max(0, self._checked_ms(duration, "ctx.sleep: it"))
         index, asked = self._execution.ask(SleepRequested(until_ms=until_ms))
-        self._execution.expect(TimerWait(index=index, until_ms=asked.until_ms), must="ctx.sleep")
+        self._execution.waits[index] = TimerWait(index=index, until_ms=asked.until_ms)
+        self._execution.unawaited[index] = "ctx.sleep"
         return Durable(self._execution, index, lambda _outcome: None)
 
     def resolve_awakeable(self, awakeable_id: str, value: Any = None) -> Durable[Verdict]:
@@ -382,11 +384,11 @@ class Context:
         except MalformedId as error:
             raise TerminalError(str(error), code=400) from error
         index, _ = self._execution.ask(SettleRequested(id=awakeable_id, status=_status(outcome)))
-        wait = SettleWait(
+        self._execution.waits[index] = SettleWait(
             index=index, awakeable_id=awakeable_id, answer=outcome, trace=self.request.traceparent
         )
-        verb = "ctx.resolve_awakeable" if isinstance(outcome, Resolution) else "ctx.reject_awakeable"
-        self._execution.expect(wait, must=verb)
+        verb = "resolve_awakeable" if isinstance(outcome, Resolution) else "reject_awakeable"
+        self._execution.unawaited[index] = f"ctx.{verb}"
         return Durable(self._execution, index, _read_verdict)
 
     def _check_name(self, name: str) -> None:

@@ -1,8 +1,15 @@
-"""The state of one attempt: its journal, what is new in it, and what the handler waits for."""
+"""The state of one attempt: its journal, what is new in it, and what the handler waits for.
+
+While the handler is stepped, a stand-in is asyncio's current task. Cancel scopes (time-outs of asyncio and
+anyio) ask the current task for its cancellations when they are entered. The stand-in refuses them there, by
+name; otherwise they would be lost at the next suspension.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
+import types
 from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,11 +25,20 @@ from awakeables.core.outcomes import Outcome
 from awakeables.core.replay import Replay
 from awakeables.core.texts import excerpt
 from awakeables.errors import AuthorError, Cancelled, HandlerMisuse, ReplayMismatch, Suspended
-from awakeables.handlers.attempt import AwakeableWait, RunWait, SettleWait, TimerWait, Wait
+from awakeables.handlers.attempt import Wait
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import Codec
-from awakeables.handlers.stepping import BLOCK, INSTEAD, HandlerTask
 from awakeables.ports import Clock
+
+BLOCK = object()
+"""What a durable future yields to its driver when its outcome must come from outside."""
+
+INSTEAD = (
+    "await the context's futures directly, one after the other; for a time limit use "
+    "ctx.awakeable(timeout=...). "
+    "asyncio's gather, wait, wait_for, timeout, shield and tasks can't be replayed; "
+    "put code that needs them into ctx.run"
+)
 
 NOWHERE = -1
 """Index of an operation after the end of the attempt: it is not journaled and has no outcome."""
@@ -64,12 +80,14 @@ class Execution:
     """One attempt as its context sees it; `LocalAttempt` drives it.
 
     Attributes:
-        task: The current task, as asyncio sees it, while the handler is stepped.
+        task: The current task of asyncio while the handler is stepped.
         waits: What each operation other than a run waits for, by its index.
         codecs: How the answers to awakeables are decoded, by the awakeables' IDs.
         runs: The calls of `ctx.run`, by the index of their operation.
+        unawaited: The operations that must be awaited and have not been, by their index, with their names
+            for the error.
         broken: Why the attempt must not go on, whatever the handler does; None: nothing is wrong.
-        ending: The handler is being unwound: what it does has no effect any more.
+        ending: The handler is being unwound: what it does no longer has an effect.
         cancellation: The `Cancelled` that was raised in the handler; None: none was.
         waiting: The operations that the handler awaits; the outcome of any one resumes it.
         new_awakeables: Rows to insert with the new journal entries.
@@ -88,9 +106,11 @@ class Execution:
         self.invocation_id = invocation_id
         self.world = world
         self.replay = Replay(history)
-        self.task = HandlerTask(self, invocation_id)
+        self.task = HandlerTask(self)
         self.waits: dict[int, Wait] = {}
+        self.codecs: dict[str, Codec[Any]] = {}
         self.runs: dict[int, RunCall] = {}
+        self.unawaited: dict[int, str] = {}
         self.new_awakeables: list[NewAwakeable] = []
         self.new_effects: list[Effect] = []
         self.broken: AuthorError | None = None
@@ -101,14 +121,10 @@ class Execution:
         self._max_entries = world.max_entries
         self._cancelling: CancellationRaised | None = None
         self._reminders = 0
-        self._unawaited: dict[int, str] = {}
-        self.codecs: dict[str, Codec[Any]] = {}
-
-    # ── for the context ────────────────────────────────────────────────────────────────────
 
     @property
     def is_over(self) -> bool:
-        """Is the attempt over, so that what the handler does has no effect?"""
+        """Whether the attempt is over, so that what the handler does has no effect."""
         return self.ending or self.broken is not None
 
     def check(self) -> None:
@@ -127,9 +143,9 @@ class Execution:
             raise Suspended
 
     def _is_to_be_reminded(self) -> bool:
-        """Should `Suspended` be raised in a handler that goes on although its attempt is over?
+        """Whether to raise `Suspended` in a handler that goes on although its attempt is over.
 
-        Only a bounded number of times: a loop that swallows it would block the event loop forever. After
+        It is raised a bounded number of times: a loop that swallows it would block the event loop. After
         that, calls have no effect, so that the loop reaches an await, where it stays.
         """
         self._reminders += 1
@@ -182,21 +198,6 @@ class Execution:
         except ReplayMismatch as error:
             raise self.break_off(error) from None
 
-    def expect_answer(self, index: int, awakeable_id: str, codec: Codec[Any]) -> None:
-        """Register that an operation waits for an awakeable, whose answer this codec decodes."""
-        self.codecs[awakeable_id] = codec
-        self.waits[index] = AwakeableWait(index=index, awakeable_id=awakeable_id)
-
-    def expect_run(self, index: int, run: RunCall) -> None:
-        """Register an action to execute when it is awaited; it must be awaited."""
-        self.runs[index] = run
-        self._unawaited[index] = f"ctx.run({run.name!r})"
-
-    def expect(self, wait: TimerWait | SettleWait, must: str) -> None:
-        """Register what an operation waits for; it must be awaited, and `must` names it in the error."""
-        self.waits[wait.index] = wait
-        self._unawaited[wait.index] = must
-
     def wait_for_any(self, indices: tuple[int, ...]) -> Generator[Any, Any, tuple[int, Outcome]]:
         """Wait until one of these operations has ended; return its index and outcome."""
         if self.task.thread != get_ident() or self.ending or self.broken is not None:
@@ -205,15 +206,17 @@ class Execution:
             self._refuse()
         outcomes = self.replay.outcomes
         for index in indices:
-            self._unawaited.pop(index, None)
+            self.unawaited.pop(index, None)
         while True:
             for index in indices:
                 if index in outcomes:
                     return index, outcomes[index]
-            try:
-                recalled = self.replay.recall(indices)
-            except ReplayMismatch as error:
-                raise self.break_off(error) from None
+            recalled = None
+            if self.replay.replaying:
+                try:
+                    recalled = self.replay.recall(indices)
+                except ReplayMismatch as error:
+                    raise self.break_off(error) from None
             if recalled is None:
                 self.waiting = indices
                 yield BLOCK
@@ -229,26 +232,13 @@ class Execution:
         the handler itself stays here until it is closed; a task or action of its own sleeps each time.
         """
         while not self._is_to_be_reminded():
-            if _current_task() in (self.task, None):  # None: it is being closed when no loop runs any more
+            if _current_task() in (self.task, None):  # None: it is being closed after the loop has ended
                 yield BLOCK
             else:
                 yield from asyncio.sleep(1).__await__()
                 break
         name = acting.get()
         raise self._in_action(name) if name is not None else Suspended()
-
-    # ── for the driver ─────────────────────────────────────────────────────────────────────
-
-    def blocked_on(self) -> tuple[Wait, ...]:
-        """What the handler waits for, as reported to the owner; runs as not yet started."""
-        return tuple([self._wait_at(index) for index in self.waiting])
-
-    def _wait_at(self, index: int) -> Wait:
-        run = self.runs.get(index)
-        if run is None:
-            return self.waits[index]
-        tried = self.replay.failed_attempts.get(index)
-        return RunWait(index=index, name=run.name, due_ms=None if tried is None else tried.retry_at_ms)
 
     def raise_cancellation(self) -> None:
         """Raise `Cancelled` at the handler's current await; at most once per invocation."""
@@ -259,9 +249,83 @@ class Execution:
         """Let the journal of a cancelled invocation grow by another tenth, so that it can clean up."""
         self._max_entries = self.world.max_entries * 11 // 10
 
-    def unawaited(self) -> str | None:
-        """The names of operations that should have been awaited and were not; None: none."""
-        return ", ".join(self._unawaited.values()) or None
+
+class HandlerTask:
+    """The current task of a handler, as asyncio reports it.
+
+    There is a real task only while the handler awaits something from asyncio; then the stand-in has that
+    task's attributes. It can't be cancelled while the handler waits for something durable.
+
+    Attributes:
+        thread: The thread that steps the handler now; 0: none, so another task or thread uses the context.
+        real: The task that drives the handler while it awaits something from asyncio.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        self.thread = 0
+        self.real: asyncio.Task[Any] | None = None
+        self._execution = execution
+        self._waits = False
+        self._cancels = 0
+        self._own = 0
+
+    def __getattr__(self, name: str) -> Any:
+        real = self.__dict__["real"]
+        if real is None:
+            raise AttributeError(f"a handler that is being stepped has no asyncio.Task, and so no {name!r}")
+        return getattr(real, name)
+
+    def get_name(self) -> str:
+        return self._execution.invocation_id
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    def done(self) -> bool:
+        return False
+
+    def cancelled(self) -> bool:
+        return False
+
+    def cancelling(self) -> int:
+        """Refuse the cancel scope that is being entered; a task group asks this when it fails."""
+        asks = sys._getframe(1).f_globals.get("__name__")
+        if self._execution.is_over or asks == "asyncio.taskgroups":
+            return self._cancels
+        raise self._execution.misuse(
+            "a cancel scope (asyncio.timeout or wait_for, a scope of anyio, the "
+            f"time-out of an HTTP client) was entered in the handler's own code: {INSTEAD}"
+        )
+
+    def cancel(self, msg: object = None) -> bool:
+        """Cancel what the handler awaits from asyncio (a task group does so when a task in it fails)."""
+        if self._waits and self.real is not None:
+            self._cancels += 1
+            self._own += 1
+            return self.real.cancel()
+        # Not raised: the caller is usually a callback of the loop, not the handler.
+        self._execution.misuse(
+            "asyncio cancelled the handler while it awaited nothing from asyncio (a task group does so when "
+            f"a task in it fails): {INSTEAD}"
+        )
+        return False
+
+    def uncancel(self) -> int:
+        self._cancels = max(0, self._cancels - 1)
+        return self._cancels
+
+    @types.coroutine
+    def awaiting(self, item: Any) -> Generator[Any, Any, Any]:
+        """Pass what the handler awaits from asyncio on to the loop; return what the loop sends."""
+        self._waits = True
+        try:
+            return (yield item)
+        finally:
+            self._waits = False
+            while self._own and self.real is not None:
+                # The handler itself caused this cancellation; it was not meant for the driver.
+                self._own -= 1
+                self.real.uncancel()
 
 
 def _current_task() -> object:

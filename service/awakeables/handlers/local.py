@@ -1,19 +1,19 @@
-"""Attempts whose handlers run in this process: coroutines that are driven by hand (ADR 4)."""
+"""Attempts whose handlers run in this process: coroutines that are stepped by hand (ADR 4)."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from contextvars import Context as Variables
 from contextvars import copy_context
+from threading import get_ident
 from typing import Any, TypeAlias
-
-from msgspec.structs import replace
 
 from awakeables.core.journal import Entry, RunAttemptFailed
 from awakeables.core.outcomes import Cancellation, Rejection, Resolution
-from awakeables.core.texts import described, loggable, message_of, type_of
+from awakeables.core.texts import loggable, message_of, type_of
 from awakeables.errors import (
     AuthorError,
     HandlerMisuse,
@@ -22,7 +22,7 @@ from awakeables.errors import (
     Suspended,
     TerminalError,
 )
-from awakeables.handlers.actions import perform
+from awakeables.handlers.actions import execute
 from awakeables.handlers.attempt import (
     Attempt,
     Broken,
@@ -34,15 +34,15 @@ from awakeables.handlers.attempt import (
     Origin,
     Progress,
     Ready,
+    RunWait,
     Wait,
 )
-from awakeables.handlers.calls import Raised
+from awakeables.handlers.calls import Raised, close
 from awakeables.handlers.context import Context
-from awakeables.handlers.execution import Execution, RunCall, World, acting
+from awakeables.handlers.execution import BLOCK, INSTEAD, Execution, RunCall, World, acting
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.serde import Codec, result_of
 from awakeables.handlers.service import App, Handler
-from awakeables.handlers.stepping import BLOCK, INSTEAD, Returned, close
 
 Acted: TypeAlias = Resolution | Rejection | RunAttemptFailed | Crashed | Broken
 """How an action ended."""
@@ -51,6 +51,10 @@ RunFailed: TypeAlias = Callable[[Origin, str, BaseException, int, int | None], N
 """Called with each failed attempt of an action: the invocation's attempt, the run's name, the error, the
 number of failures, and the milliseconds to the next attempt (None: there is none)."""
 
+MAX_CLEAN_UPS = 100
+"""How often a handler may await something from asyncio once its attempt is over or the process stops. That is
+enough to clean up, and a loop that swallows the cancellation ends."""
+
 
 class LocalAttempts:
     """Runs the handlers of one app in this process."""
@@ -58,7 +62,7 @@ class LocalAttempts:
     def __init__(
         self, app: App, world: World, executor: Executor, run_failed: RunFailed = lambda *_: None
     ) -> None:
-        """Run blocking actions on `executor`, and report their failed tries to `run_failed`."""
+        """Run blocking actions on `executor`, and report failed attempts of actions to `run_failed`."""
         self.world = world
         self.executor = executor
         self.run_failed = run_failed
@@ -71,7 +75,7 @@ class LocalAttempts:
         return LocalAttempt(self, handler, origin, history, ready)
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str, variables: Variables) -> asyncio.Task[Any]:
-        """Run an action, or what a handler awaits from asyncio, in a task that `close` cancels."""
+        """Run an action, or a handler that awaits something from asyncio, in a task that `close` cancels."""
         # The name identifies the handler to monitors of the loop.
         task = asyncio.get_running_loop().create_task(work, name=name, context=variables)
         self._tasks.add(task)
@@ -87,7 +91,7 @@ class LocalAttempts:
 
 
 class LocalAttempt:
-    """One attempt: a coroutine that runs along a journal, and the actions that it started."""
+    """One attempt: a handler's coroutine, its execution, and the actions that it started."""
 
     def __init__(
         self,
@@ -105,6 +109,7 @@ class LocalAttempt:
         self._execution = Execution(
             history, invocation_id=origin.invocation_id, world=attempts.world, on_misuse=ready
         )
+        self._taken = len(history)
         self._cancelled = len(history) > 1 and self._execution.replay.cancelled
         self._variables = copy_context()
         if acting.get() is not None:  # an action in this process began the invocation
@@ -112,13 +117,11 @@ class LocalAttempt:
         self._coroutine: Any = None
         self._begun = False
         self._owes = False
-        self._calls_off: tuple[str, ...] = ()
+        self._cancels: tuple[str, ...] = ()
         self._left = False
         self._because: Ended | None = None
         self._acting: set[int] = set()
         self._acted: dict[int, Acted] = {}
-
-    # ── the port ───────────────────────────────────────────────────────────────────────────
 
     def advance(self, news: News) -> Progress | Awaitable[Progress]:
         """As the port says."""
@@ -148,16 +151,14 @@ class LocalAttempt:
             held, self._coroutine = [self._coroutine], None
             self._variables.run(close, held)
 
-    # ── what is delivered to the handler ───────────────────────────────────────────────────
-
     def _hand_out(self, news: News) -> bool:
         """Journal one thing that resumes the handler, if there is one: a cancellation or an outcome."""
         execution = self._execution
         waiting = execution.waiting
         if news.cancel and not self._cancelled and not any(map(self._has_begun, waiting)):
             self._cancelled = True
-            # Awakeables that are created from now on, to clean up, are not cancelled.
-            self._calls_off = execution.replay.open_awakeables()
+            # Awakeables that the handler creates later, to clean up, are not cancelled.
+            self._cancels = execution.replay.open_awakeables()
             execution.raise_cancellation()
             return True
         for index, outcome in news.arrived:
@@ -165,8 +166,6 @@ class LocalAttempt:
                 execution.replay.deliver(index, outcome)
                 return True
         return False
-
-    # ── driving the handler ────────────────────────────────────────────────────────────────
 
     def _begin(self, given: Any) -> Any:
         execution, handler = self._execution, self._handler
@@ -178,27 +177,70 @@ class LocalAttempt:
         return self._coroutine.send(given)
 
     def _step(self, resume: Callable[[Any], Any], given: Any) -> Progress | Awaitable[Progress]:
-        """Step the handler until it waits for an outcome that is not in the history, or ends."""
+        """Step the handler until it waits for an outcome that is not in the history, or ends.
+
+        Args:
+            resume: `send` or `throw` of its coroutine.
+            given: The argument.
+
+        Returns:
+            The progress, or an awaitable of it if the handler awaits something from asyncio. To `_drive`:
+            the progress if the handler has ended, otherwise what it yielded.
+        """
+        execution = self._execution
+        stand_in: Any = execution.task
+        loop, driver = asyncio.get_running_loop(), asyncio.current_task()
+        is_driven = stand_in.real is not None
         try:
-            item = self._variables.run(self._execution.task.step, resume, given)
-        except BaseException as error:
+            if driver is not None:
+                _leave_task(loop, driver)
+            _enter_task(loop, stand_in)
+            stand_in.thread = get_ident()
+            try:
+                item = resume(given) if is_driven else self._variables.run(resume, given)
+            finally:
+                stand_in.thread = 0
+                _leave_task(loop, stand_in)
+                if driver is not None:
+                    _enter_task(loop, driver)
+        except StopIteration as returned:
             self._coroutine = None  # it has ended, so there is nothing to close
+            return self._progress(self._returned(returned.value))
+        except BaseException as error:
+            if is_driven and type(error) is asyncio.CancelledError and stand_in.real.cancelling():
+                raise
+            self._coroutine = None
             return self._progress(self._end_of(error))
+        if is_driven:
+            return item  # type: ignore[no-any-return]
         if item is BLOCK:
-            execution = self._execution
             fine = execution.broken is None and not execution.ending and execution.waiting
             return self._progress(None if fine else self._why_blocked())
         return self._attempts.spawn(self._drive(item), self._origin.invocation_id, self._variables)
 
     async def _drive(self, item: Any) -> Progress:
-        """As `_step`, in a task, while the handler awaits something from asyncio."""
+        """Step the handler in a task, while it awaits something from asyncio, until it yields `BLOCK`."""
+        execution, coroutine = self._execution, self._coroutine
+        stand_in, driver = execution.task, asyncio.current_task()
+        assert driver is not None
+        stand_in.real = driver
+        clean_ups = 0
         try:
-            await self._execution.task.pass_on(self._coroutine, item)
-        except BaseException as error:
-            driver = asyncio.current_task()
-            if type(error) is asyncio.CancelledError and driver is not None and driver.cancelling():
-                raise
-            return self._progress(self._end_of(error))
+            while item is not BLOCK and clean_ups < MAX_CLEAN_UPS:
+                try:
+                    sent = await stand_in.awaiting(item)
+                except BaseException as error:
+                    item = self._step(coroutine.throw, error)
+                else:
+                    item = self._step(coroutine.send, sent)
+                if isinstance(item, Progress):
+                    return item
+                clean_ups += driver.cancelling() > 0 or execution.is_over
+            if driver.cancelling():
+                # The handler swallowed the cancellation and went on.
+                raise asyncio.CancelledError
+        finally:
+            stand_in.real = None
         return self._progress(self._why_blocked())
 
     def _leave(self) -> Progress | Awaitable[Progress]:
@@ -210,44 +252,50 @@ class LocalAttempt:
         return self._step(self._coroutine.throw, Suspended())
 
     def _progress(self, ended: Ended | None) -> Progress:
+        """What is new since the last progress."""
         execution = self._execution
         if isinstance(ended, Left) and self._because is not None:
             ended = self._because
+        entries = execution.replay.entries
+        new, self._taken = entries[self._taken :], len(entries)
         awakeables, execution.new_awakeables = execution.new_awakeables, []
         effects, execution.new_effects = execution.new_effects, []
-        cancels, self._calls_off = self._calls_off, ()
+        cancels, self._cancels = self._cancels, ()
         schemas: dict[str, bytes] = {}
         for row in awakeables:
             codec = execution.codecs[row.id]
             if codec.schema_hash is not None and codec.schema is not None:
                 schemas[codec.schema_hash] = codec.schema
+        blocked_on: tuple[Wait, ...] = ()
+        if ended is None and not self._owes:
+            if execution.runs:
+                blocked_on = tuple([self._wait_at(index) for index in execution.waiting])
+            else:
+                blocked_on = tuple(map(execution.waits.__getitem__, execution.waiting))
         return Progress(
-            entries=tuple(execution.replay.take_new()),
+            entries=tuple(new),
             awakeables=tuple(awakeables),
             schemas=tuple(schemas.items()),
             effects=tuple(effects),
-            blocked_on=() if ended is not None or self._owes else self._blocked_on(),
+            blocked_on=blocked_on,
             running=len(self._acting),
             ended=ended,
             cancels=cancels,
             open_awakeables=execution.replay.open_awakeables() if ended is not None else (),
         )
 
-    def _blocked_on(self) -> tuple[Wait, ...]:
-        execution = self._execution
-        if not execution.runs:
-            return tuple([execution.waits[index] for index in execution.waiting])
-        waits = execution.blocked_on()
-        return tuple(replace(wait, began=True) if self._has_begun(wait.index) else wait for wait in waits)
-
-    # ── how it ends ────────────────────────────────────────────────────────────────────────
+    def _wait_at(self, index: int) -> Wait:
+        run = self._execution.runs.get(index)
+        if run is None:
+            return self._execution.waits[index]
+        tried = self._execution.replay.failed_attempts.get(index)
+        due_ms = None if tried is None else tried.retry_at_ms
+        return RunWait(index=index, name=run.name, began=self._has_begun(index), due_ms=due_ms)
 
     def _end_of(self, error: BaseException) -> Ended:
-        """How the attempt ends, given what the handler raised (`StopIteration`: it returned)."""
+        """How the attempt ends with what the handler raised."""
         try:
-            raise error  # noqa: TRY301 - told apart by its class alone: an error may lie about itself
-        except (StopIteration, Returned) as returned:
-            return self._returned(returned.value)
+            raise error  # noqa: TRY301 - an error may lie about its class, but not to `except`
         except Suspended:
             return self._unwound()
         except TerminalError as failure:
@@ -300,11 +348,13 @@ class LocalAttempt:
         return self._broken(HandlerMisuse("the handler raised Suspended itself"))
 
     def _returned(self, value: Any) -> Ended:
-        broken = self._broke_off() or self._incomplete()
-        if broken is not None:
-            return broken
-        names = self._execution.unawaited()
-        if names:
+        execution = self._execution
+        if execution.broken is not None or execution.ending or execution.replay.replaying:
+            broken = self._broke_off() or self._incomplete()
+            if broken is not None:
+                return broken
+        if execution.unawaited:
+            names = ", ".join(execution.unawaited.values())
             return self._broken(HandlerMisuse(f"never awaited: {names}; put `await` before it"))
         try:
             return Finished(result=result_of(self._handler.output, value, by=f"handler {self._handler.name}"))
@@ -325,8 +375,6 @@ class LocalAttempt:
         except ReplayMismatch as error:
             return self._broken(error)
         return None
-
-    # ── actions ────────────────────────────────────────────────────────────────────────────
 
     def _has_begun(self, index: int) -> bool:
         return index in self._acting or index in self._acted
@@ -368,38 +416,27 @@ class LocalAttempt:
         self._attempts.spawn(self._act(index, run, tried), self._origin.invocation_id, variables)
 
     async def _act(self, index: int, run: RunCall, tried: RunAttemptFailed | None) -> None:
+        attempts = self._attempts
+        acted: Acted | Raised
         try:
-            acted = await self._execute(index, run, tried)
+            acted = await execute(
+                run,
+                index,
+                tried,
+                clock=attempts.world.clock,
+                executor=attempts.executor,
+                failed=functools.partial(attempts.run_failed, self._origin, run.name),
+            )
+        except ResultMisfit as misfit:
+            acted = self._broken(misfit)
         except Exception as error:  # it could not be executed, for example for want of a thread
             acted = self._crashed(error)
+        if isinstance(acted, Raised):
+            acted = self._crashed(acted.error)
         if index in self._acting:
             self._acting.remove(index)
             self._acted[index] = acted
             self._ready()
-
-    async def _execute(self, index: int, run: RunCall, tried: RunAttemptFailed | None) -> Acted:
-        clock = self._attempts.world.clock
-        began_ms = tried.began_ms if tried else clock.now_ms()
-        try:
-            result = await perform(run, self._attempts.executor)
-        except ResultMisfit as misfit:
-            return self._broken(misfit)
-        if not isinstance(result, Raised):
-            return result
-        error = result.error
-        if run.retry is None:
-            return self._crashed(error)
-        attempt = (tried.attempt if tried else 0) + 1
-        pause_ms = run.retry.pause_ms(attempt)
-        retry_at_ms = clock.now_ms() + (pause_ms or 0)
-        if run.retry.is_over(began_ms, retry_at_ms):
-            pause_ms = None
-        self._attempts.run_failed(self._origin, run.name, error, attempt, pause_ms)
-        if pause_ms is None:
-            return Rejection(reason=f"run {run.name!r} failed {attempt} times, last with {described(error)}")
-        return RunAttemptFailed(
-            of=index, attempt=attempt, began_ms=began_ms, error=described(error), retry_at_ms=retry_at_ms
-        )
 
 
 _SWALLOWED = (
@@ -414,3 +451,8 @@ def _raised_in(error: BaseException) -> str | None:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return None if trace is None else trace.tb_frame.f_globals.get("__name__")
+
+
+# Documented for implementers of tasks (asyncio-extending).
+_enter_task: Callable[[asyncio.AbstractEventLoop, asyncio.Task[Any]], None] = asyncio.tasks._enter_task
+_leave_task: Callable[[asyncio.AbstractEventLoop, asyncio.Task[Any]], None] = asyncio.tasks._leave_task

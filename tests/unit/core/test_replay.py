@@ -59,7 +59,7 @@ def test_a_walk_that_repeats_its_history_asks_for_nothing_new() -> None:
     replay = Replay(HISTORY)
     walk(replay)
     assert not replay.replaying
-    assert replay.take_new() == []
+    assert replay.entries == list(HISTORY)
     replay.finish()
     assert replay.outcomes == {3: DONE, 6: DONE, 8: DONE, 1: DONE}
 
@@ -70,15 +70,14 @@ def test_an_operation_comes_back_as_it_was_first_asked_for() -> None:
     assert replay.ask(AwakeableCreated(id="another")) == (1, HISTORY[1])
 
 
-def test_past_the_end_of_history_everything_is_new_and_is_taken_once() -> None:
+def test_past_the_end_of_history_everything_is_new_and_is_appended() -> None:
     replay = Replay([INPUT])
     assert not replay.replaying
     assert replay.ask(RunRequested(name="a")) == (1, RunRequested(name="a"))
     replay.deliver(1, DONE)
-    assert replay.take_new() == [RunRequested(name="a"), OutcomeDelivered(of=1, outcome=DONE)]
-    assert replay.take_new() == []
-    replay.retry(RunAttemptFailed(of=1, attempt=1, began_ms=1, error="x", retry_at_ms=2))
-    assert len(replay.take_new()) == 1
+    failed = RunAttemptFailed(of=1, attempt=1, began_ms=1, error="x", retry_at_ms=2)
+    replay.retry(failed)
+    assert replay.entries == [INPUT, RunRequested(name="a"), OutcomeDelivered(of=1, outcome=DONE), failed]
 
 
 def test_what_was_new_replays() -> None:
@@ -86,7 +85,7 @@ def test_what_was_new_replays() -> None:
     first.ask(AwakeableCreated(id="prom_1a"))
     first.ask(ClockRead(at_ms=3))
     first.deliver(1, DONE)
-    second = Replay([INPUT, *first.take_new()])
+    second = Replay(first.entries)
     second.ask(AwakeableCreated(id=""))
     second.ask(ClockRead(at_ms=0))
     assert second.recall((1,)) == 1
