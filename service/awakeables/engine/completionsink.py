@@ -28,7 +28,7 @@ from awakeables.wire.tasks import Address, find_address
 
 log = structlog.stdlib.get_logger(__name__)
 
-MINUTE_MS = 60_000
+MINUTE_S = 60.0
 MOST_LOGGED = 3
 """How many dead letters of a batch are listed in its line of the log."""
 
@@ -192,10 +192,10 @@ class CompletionSink:
 
     def _folding(self) -> Folding:
         """What is left of the partition's limits in this minute."""
-        topic, now_ms = self._topic, self._topic.clock.now_ms()
+        topic, now_s = self._topic, self._topic.clock.monotonic()
         minute = topic.minutes.get(self._partition)
-        if minute is None or not 0 <= now_ms - minute.began_ms < MINUTE_MS:
-            minute = topic.minutes[self._partition] = Minute(now_ms, topic.ids.new("dlq"))
+        if minute is None or now_s - minute.began_s >= MINUTE_S:
+            minute = topic.minutes[self._partition] = Minute(now_s, topic.ids.new("dlq"))
         limits = topic.folding
         return Folding(
             into=minute.fold_id,

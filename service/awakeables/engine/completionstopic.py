@@ -64,13 +64,14 @@ class FoldingSettings:
 
 @dataclass(slots=True)
 class Minute:
-    """What a partition has used of its limits, since `began_ms`; lost with the process.
+    """What a partition has used of its limits, in one minute; lost with the process.
 
     Attributes:
+        began_s: When it began, by the monotonic clock.
         fold_id: The ID of the row that counts the dead letters that are not kept.
     """
 
-    began_ms: int
+    began_s: float
     fold_id: str
     letters: int = 0
     bytes: int = 0
