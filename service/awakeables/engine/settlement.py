@@ -118,7 +118,7 @@ class PayloadValidator:
             else:
                 try:
                     codec.decode(bytes(value))
-                except Exception as refusal:  # a validator of the user's own may raise anything
+                except Exception as refusal:  # the user's validator may raise anything
                     problem = explain(refusal)
             if problem is None:
                 validated[place] = replace(completion, checked=expectation.schema_hash)

@@ -89,7 +89,7 @@ def result_type(action: Callable[..., Any], type_: Any) -> Any:
 
 
 def shown(type_: Any) -> str:
-    """A type's name for people."""
+    """A type's name, for messages."""
     if type_ is Any:
-        return "what JSON can say"
+        return "any JSON"
     return f"{type_.__name__ if isinstance(type_, type) else type_!s:.200}"

@@ -287,8 +287,8 @@ class Context:
             codec = codec_for(expected)
         except TypeError as error:
             raise self._execution.misuse(
-                f"ctx.run({excerpt(name)}): its result, a {shown(expected)}, can't be journaled: pass as "
-                f"type= one that can be (a pydantic model, a dataclass, dict, …), and return that ({error})"
+                f"ctx.run({excerpt(name)}): its result type {shown(expected)} can't be journaled: return "
+                f"one that can be (a pydantic model, a dataclass, dict, …), or pass it as type= ({error})"
             ) from error
         if codec.unwritable is not None:
             raise self._execution.misuse(
@@ -312,7 +312,9 @@ class Context:
 
     def sleep(self, duration: timedelta) -> Durable[None]:
         """Wait for at least this long, across restarts of the process."""
-        until_ms = self._execution.world.clock.now_ms() + max(0, self._checked_ms(duration, "ctx.sleep: it"))
+        until_ms = self._execution.world.clock.now_ms() + max(
+            0, self._checked_ms(duration, "ctx.sleep: duration")
+        )
         index, asked = self._execution.ask(SleepRequested(until_ms=until_ms))
         self._execution.waits[index] = TimerWait(index=index, until_ms=asked.until_ms)
         self._execution.unawaited[index] = "ctx.sleep"
@@ -323,13 +325,13 @@ class Context:
 
         Raises:
             TerminalError: The text is not an awakeable ID (code 400).
-            Unwritable: The value can't be encoded, or not be decoded again as its own type.
+            Unwritable: The value can't be encoded, or can't be decoded again as its own type.
         """
         try:
             outcome = codec_of_value(value).answer(value)
-        except Exception as error:  # a serializer of the user's own may raise anything
+        except Exception as error:  # the user's serializer may raise anything
             raise Unwritable(
-                f"ctx.resolve_awakeable: the value can't be written: {explain(error)}"
+                f"ctx.resolve_awakeable: the value can't be encoded: {explain(error)}"
             ) from error
         return self._settle(awakeable_id, outcome)
 

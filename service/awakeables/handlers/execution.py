@@ -164,7 +164,7 @@ class Execution:
         if name is not None:
             return self._in_action(name)
         if self.is_over:
-            return asyncio.CancelledError()  # of which asyncio does not complain if nobody looks
+            return asyncio.CancelledError()  # asyncio does not warn if it is never retrieved
         return self.misuse(f"a durable future was handed to asyncio: {INSTEAD}")
 
     def misuse(self, message: str) -> HandlerMisuse:

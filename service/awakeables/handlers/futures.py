@@ -77,7 +77,7 @@ class Promise(Durable[T]):
 
 
 class Awakeable(_NotForAsyncio, tuple[str, Promise[T]], Generic[T]):
-    """A durable callback: an ID to give away, and a promise of the answer.
+    """A durable callback: an ID to pass on, and a promise of the answer.
 
     Await it, or unpack it: `id, promise = ctx.awakeable(Parcel)`.
     """
@@ -125,5 +125,5 @@ def raise_terminal(outcome: Outcome) -> NoReturn:
 
 
 def details_of(rejection: Rejection) -> Any:
-    """The details, decoded; None: it has none."""
+    """The details of a rejection, decoded; None if it has none."""
     return decode_json(bytes(rejection.details)) if rejection.details else None

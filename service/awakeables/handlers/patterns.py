@@ -24,9 +24,9 @@ LARGEST: Final = 10_000
 
 
 def matching(pattern: str, *, least: int = 0, most: int | None = None) -> str | None:
-    """A text of `least` to `most` characters that the pattern matches; None: none is found easily.
+    """A text of `least` to `most` characters that the pattern matches; None if none was found easily.
 
-    Look-arounds are not understood: what is found is tried, and only then returned.
+    Look-arounds are ignored, so each text is matched against the pattern before it is returned.
     """
     for repeats in (1, 0, least):
         try:

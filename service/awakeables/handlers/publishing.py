@@ -47,7 +47,7 @@ def publication(
 ) -> Publication:
     """Encode a record: bytes as they are, any other payload as JSON.
 
-    A record without an awakeable has no envelope, whichever is given.
+    A record without an awakeable has no envelope.
 
     Raises:
         HandlerMisuse: An argument has the wrong type, the envelope does not fit the payload or is only for
@@ -79,14 +79,14 @@ def publication(
         if headers or octets:
             written = _headers(headers or {}, octets=octets, is_task=is_task, misuse=misuse)
     except ValueError as error:
-        raise Unwritable(f"ctx.publish to {excerpt(topic)} can't be written: {explain(error)}") from error
+        raise Unwritable(f"ctx.publish to {excerpt(topic)} can't be encoded: {explain(error)}") from error
     size = len(key_bytes or b"") + len(value)
     if written:
         size += sum(len(part or b"") for header in written for part in header)
     if size > MAX_PUBLISH_BYTES:
         raise misuse(
-            f"key, payload and headers have {size:,} bytes, at most {MAX_PUBLISH_BYTES:,} fit a record; put "
-            "it elsewhere and publish a reference"
+            f"key, payload and headers have {size:,} bytes, and at most {MAX_PUBLISH_BYTES:,} fit into a "
+            "record; store the payload elsewhere and publish a reference to it"
         )
     return key_bytes, value, written
 

@@ -44,7 +44,7 @@ def rejection_of(error: Exception) -> Rejection:
 def _fact(error: Exception, name: str, otherwise: Any) -> Any:
     try:
         return getattr(error, name)
-    except BaseException:  # maybe a property of the user's own
+    except BaseException:  # it may be a property that the user defined
         return otherwise
 
 
@@ -52,6 +52,6 @@ def _json(details: Any) -> bytes:
     try:
         text = to_json(details, inf_nan_mode="null", fallback=repr, bytes_mode="base64")
         decode_json(text)
-    except BaseException:  # a serializer or a repr of the user's own may raise anything
+    except BaseException:  # the user's serializer or repr may raise anything
         return to_json(message_of(details, ascii))
     return text

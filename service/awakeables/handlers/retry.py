@@ -50,5 +50,5 @@ class RetryPolicy:
         return round(pause_s * 1000)
 
     def is_over(self, began_ms: int, next_ms: int) -> bool:
-        """Would an attempt at `next_ms` begin later than `max_duration` allows?"""
+        """Whether an attempt at `next_ms` would begin later than `max_duration` allows."""
         return self.max_duration is not None and next_ms - began_ms > self.max_duration.total_seconds() * 1000

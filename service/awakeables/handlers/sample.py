@@ -63,7 +63,8 @@ FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "file-path": ("/etc/hosts",),
     "directory-path": ("/tmp",),  # noqa: S108 - an example of a text
 }
-"""Texts by format; a schema does not say whether a date must lie ahead, or which scheme a URI has."""
+"""Texts by format. There are several, because a schema does not say whether a date must be in the future, or
+which scheme a URI must have."""
 
 MAX_TEXT_CHARACTERS: Final = 10_000
 MAX_ITEMS: Final = 100
@@ -73,7 +74,7 @@ VARIANTS: Final = max(len(texts) for texts in FORMATS.values())
 
 
 class _Endless(Exception):
-    """A type refers to itself here: another branch, or none, ends it."""
+    """A type refers to itself here: another branch must be chosen, or the value left out."""
 
 
 def sample_input(handler: Handler) -> str | None:
@@ -88,16 +89,16 @@ def sample_input(handler: Handler) -> str | None:
     for text in texts:
         try:
             codec.decode(text.encode())
-        except Exception:  # noqa: S112 - a validator of the user's own may raise anything
+        except Exception:  # noqa: S112 - the user's validators may raise anything
             continue
         return text
     return texts[0]
 
 
 def sample_of(schema: Any, document: Json, *, variant: int = 0) -> str:
-    """JSON text that fits a schema; its references lead into the document.
+    """JSON text that fits a schema; its references point into the document.
 
-    It is null where none can be made: a type may have a schema in its author's own words.
+    It is null if none can be made: the author of a type may have written any schema for it.
     """
     try:
         made = _Sampler(document, variant).make(schema, ())
@@ -110,8 +111,8 @@ class _Sampler:
     """Makes one value for each part of a schema.
 
     Attributes:
-        document: Where references lead.
-        variant: Which of several texts of one format is taken.
+        document: What references point into.
+        variant: Which of the texts of a format is used.
     """
 
     def __init__(self, document: Json, variant: int) -> None:
@@ -122,12 +123,12 @@ class _Sampler:
         """A value that fits.
 
         Args:
-            schema: A JSON Schema; true and false are some, too.
-            within: The references that led here.
+            schema: A JSON Schema, which may be true or false.
+            within: The references that were followed to get here.
             number: Its place among values that must differ.
 
         Raises:
-            _Endless: The type holds itself.
+            _Endless: The type contains itself.
         """
         if not isinstance(schema, dict):
             return "any"
@@ -199,7 +200,7 @@ class _Sampler:
         if (properties and not least) or others is False:
             return made
         if self._variant and not least:
-            return made  # a schema does not say of keys what texts they are: a key that fits may not be found
+            return made  # the schema says nothing about the keys, so a key that fits may not be found
         names = {"type": "string", "default": KEY} | schema.get("propertyNames", {})
         try:
             for number in range(min(max(least - len(made), 0 if made else 1), MAX_ITEMS)):
@@ -240,7 +241,7 @@ class _Sampler:
 
 
 def _number(schema: Json, wanted: float) -> float:
-    """The number itself where it is allowed, else one near the bounds."""
+    """The wanted number if it is allowed, otherwise one near the bounds."""
     step = schema.get("multipleOf")
     low: float = next((schema[key] for key in ("minimum", "exclusiveMinimum") if key in schema), -math.inf)
     high: float = next((schema[key] for key in ("maximum", "exclusiveMaximum") if key in schema), math.inf)

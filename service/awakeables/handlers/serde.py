@@ -119,7 +119,7 @@ class Codec(Generic[T]):
         """Decode a value.
 
         Raises:
-            Exception: The content does not fit the type; validators of the user's own may raise any.
+            Exception: The content does not fit the type; the user's validators may raise any.
         """
         try:
             return self.load(content)
@@ -132,8 +132,8 @@ class Codec(Generic[T]):
         """Encode a value as the outcome that carries it; `load_written` decodes it.
 
         Raises:
-            Exception: It can't be encoded as the type, or not be decoded again; serializers and validators
-                of the user's own may raise any.
+            Exception: It can't be encoded as the type, or can't be decoded again; the user's serializers and
+                validators may raise any.
         """
         problem = self.unanswerable if as_answer else self.unwritable
         if problem is not None:
@@ -163,7 +163,7 @@ class Codec(Generic[T]):
         """Encode a value as the answer to an awakeable of this type.
 
         Raises:
-            Exception: As `resolution`; or the awakeable would refuse it.
+            Exception: As `resolution`, or the awakeable would refuse it.
         """
         return self.resolution(value, as_answer=True)
 
@@ -186,7 +186,7 @@ def _refuse_secrets(value: Any) -> None:
     if _holds_secret(value):
         raise ValueError(
             "it contains a pydantic secret, which is written as '**********': annotate the type and give the "
-            "field a serializer of its own, or keep a reference to the secret instead"
+            "field its own serializer, or keep a reference to the secret instead"
         )
 
 
@@ -239,7 +239,7 @@ def codec_for(type_: Any, serde: Serde[Any] | None = None) -> Codec[Any]:
     if serde is not None:
         return _custom(serde)
     try:
-        # Types may be equal and not read the same: str | bytes, and bytes | str.
+        # Two types may be equal and still decode differently: str | bytes, and bytes | str.
         key = type_ if isinstance(type_, type) else (type_, repr(type_))
         known = _by_type.get(key)
     except TypeError:  # an Annotated type with unhashable metadata
@@ -282,13 +282,13 @@ def result_of(codec: Codec[Any], value: Any, *, by: str, as_answer: bool = False
         as_answer: The value will be the answer to an awakeable of that type.
 
     Raises:
-        ResultMisfit: It can't be encoded as that type, or not be decoded again.
+        ResultMisfit: It can't be encoded as that type, or can't be decoded again.
     """
     try:
         return codec.answer(value) if as_answer else codec.resolution(value)
-    except BaseException as error:  # serializers and validators of the user's own may raise anything
-        says = "" if codec is ANY else f"says -> {codec.type_name or codec.kind} and "
-        raise ResultMisfit(f"{by} {says}returned {_shown(value)}: {explain(error)}").with_traceback(
+    except BaseException as error:  # the user's serializers and validators may raise anything
+        declares = "" if codec is ANY else f"declares -> {codec.type_name or codec.kind} but "
+        raise ResultMisfit(f"{by} {declares}returned {_shown(value)}: {explain(error)}").with_traceback(
             error.__traceback__
         ) from error
 
@@ -303,7 +303,7 @@ def _shown(value: object) -> str:
 def adapter_of(type_: Any) -> TypeAdapter[Any]:
     """Pydantic's adapter for a type.
 
-    It writes NaN as such, so that it is refused; by default pydantic would write null, a different value. A
+    It writes NaN as NaN, which is then refused; by default pydantic would write null, a different value. A
     model keeps its own settings.
     """
     try:
@@ -325,7 +325,7 @@ def _custom(serde: Serde[Any]) -> Codec[Any]:
     def dump(value: Any) -> bytes:
         content = serde.dumps(value)
         if not isinstance(content, bytes):
-            raise TypeError(f"{excerpt(serde)}.dumps returned {type(content).__name__}; a serde writes bytes")
+            raise TypeError(f"{excerpt(serde)}.dumps returned {type(content).__name__}; it must return bytes")
         return content
 
     return Codec("custom", dump=dump, load=serde.loads)
@@ -372,7 +372,7 @@ class _Form:
             raise
 
     def described(self, schema: bytes) -> bytes:
-        """The JSON Schema of what is written; if pydantic has none, the one of what is read."""
+        """The JSON Schema of what is written, or of what is read if pydantic has none of what is written."""
         by_alias = self._writing.by_alias is True
         try:
             written = self._adapter.json_schema(mode="serialization", by_alias=by_alias)

@@ -123,7 +123,7 @@ class Handler:
             return content or b""
         try:
             self.input.decode(b"null" if content is None else content)
-        except Exception as error:  # a validator of the user's own may raise anything
+        except Exception as error:  # the user's validator may raise anything
             needed = "a body is required: " if content is None else ""
             raise InvalidInput(
                 f"{needed}the body does not fit the input of {where}: {explain(error)}"

@@ -31,8 +31,8 @@ class AdvanceRequest(Record):
 
     Attributes:
         history: All entries so far, durable or not.
-        begins: It is the first request of this attempt: the handler replays its journal, and nothing
-            else is delivered to it.
+        begins: Whether this is the first request of the attempt. If so, the handler only replays its
+            journal; nothing else is delivered to it.
     """
 
     origin: Origin
@@ -53,7 +53,7 @@ async def answer(
 
     Args:
         attempts: Where handlers run.
-        request: A `AdvanceRequest`, as JSON.
+        request: An `AdvanceRequest`, as JSON.
         on_error: Called with the error that ended the attempt; the reply has only its type and message.
 
     Returns:

@@ -1,7 +1,7 @@
 """The stable name of a type: the same text in every process that has the type.
 
-Two types may share one JSON Schema and still take different values, because validators don't show
-in it. So a row names the type that its answer must have, and another process finds it by that name.
+Two types may have the same JSON Schema and still accept different values, because a schema does not show
+validators. So a row names the type that its answer must have, and other processes find the type by its name.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 UNNAMED = "?"
-"""Stands for a part that has no stable name: a lambda, a local class, an instance."""
+"""Replaces a part that has no stable name: a lambda, a local class, an instance."""
 
 MAX_NAME_CHARACTERS = 300
-"""Characters of a name; of a longer one the rest is kept as its hash."""
+"""A longer name is cut, and the hash of the whole name is appended."""
 
 _PLAIN = (str, bytes, int, float, Decimal, UUID, date, datetime, time, timedelta, types.NoneType)
 
 _OF_THE_FIELD = ("annotation", "required")
-"""What a `Field(…)` learns from the annotation that it stands in."""
+"""Attributes of a `Field(…)` that depend on the annotation around it."""
 
 
 def type_name(type_: Any) -> str:
-    """Name a type by where it is defined, and the types and validators that it is made of."""
+    """Name a type by its module and qualified name, and by the types and validators that it is made of."""
     name = _name(type_)
     if len(name) <= MAX_NAME_CHARACTERS:
         return name
@@ -42,7 +42,7 @@ def type_name(type_: Any) -> str:
 
 
 def is_stable(name: str) -> bool:
-    """Does the name stand for one type, in this process and in any other?"""
+    """Whether the name identifies one type, in this process and in any other."""
     return UNNAMED not in name
 
 
@@ -81,7 +81,7 @@ def _values(values: Iterable[Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    """Name a value of an annotation's metadata: a validator, a bound, a description."""
+    """Name a value in an annotation's metadata: a validator, a bound, a description."""
     if isinstance(value, enum.Enum):
         return f"{_place(type(value))}.{value.name}"
     if type(value) in _PLAIN:
@@ -94,8 +94,8 @@ def _value(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{_value(key)}: {_value(item)}' for key, item in value.items())}}}"
     if isinstance(value, FieldInfo):
-        told = ((key, item) for key, item in value.__repr_args__() if key not in _OF_THE_FIELD)
-        return _called("Field", told)
+        arguments = ((key, item) for key, item in value.__repr_args__() if key not in _OF_THE_FIELD)
+        return _called("Field", arguments)
     if dataclasses.is_dataclass(value):  # pydantic's validators and annotated_types' bounds
         fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
         return _called(_place(type(value)), fields)
@@ -107,7 +107,7 @@ def _called(name: str, arguments: Iterable[tuple[str | None, Any]]) -> str:
 
 
 def _place(thing: type | Callable[..., Any] | Any) -> str:
-    """Where a class or function is defined, if that very one is found there."""
+    """The module and qualified name of a class or function, if importing them finds that same object."""
     module = getattr(thing, "__module__", None)
     path = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None)
     if not isinstance(module, str) or not isinstance(path, str):
@@ -121,5 +121,5 @@ def _place(thing: type | Callable[..., Any] | Any) -> str:
 
 
 def _is_bound(found: Any, thing: Any) -> bool:
-    """A class method is another object at each look, equal to the one before."""
+    """Whether both are the same bound class method: each access creates a new, equal object."""
     return isinstance(thing, types.MethodType) and isinstance(thing.__self__, type) and found == thing

@@ -1,8 +1,8 @@
-"""How values of a type are written so that the same type reads them again.
+"""Chooses how values of a type are written, so that the same type can read them again.
 
-Decided once for each type, from pydantic's core schema: by alias, unless its own validators don't
-read that form, then by name. A type that no form of writing suits is refused before a value of it
-is made, since it would be lost.
+The choice is made once for each type, from pydantic's core schema: fields are written by alias, or by name
+if the type does not read its own aliases. A type that can read neither form is refused when it is declared,
+before a value of it is lost.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class DumpOptions:
     """How a type's values are written.
 
     Attributes:
-        by_alias: pydantic's argument of the same name; None: as each model's own settings say.
-        round_trip: Written by pydantic's form for what is to be read again: without computed fields,
-            with the text of a `Json`.
-        lazy: Of an `Iterable` pydantic checks each item only when somebody asks for it.
-        secret: Why they can't be written at all without losing a part; None: they can.
-        unread: Why the type reads neither form of them unless it is asked to read by name.
+        by_alias: Pydantic's argument of the same name; None: each model's own settings decide.
+        round_trip: Pydantic's argument of the same name: computed fields are left out, and a `Json` is
+            written as its text.
+        lazy: It has an `Iterable`, whose items pydantic checks only as they are iterated.
+        secret: Why no value can be written without losing a part; None if it can.
+        unread: Why the type reads neither form unless it is configured to read by name; None if it reads one.
     """
 
     by_alias: bool | None
@@ -38,7 +38,7 @@ class DumpOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A field of a model, dataclass or typed dict: its names, and the settings of its owner."""
+    """A field of a model, dataclass or typed dict: its names, and its owner's settings."""
 
     owner: str
     name: str
@@ -53,7 +53,7 @@ class _Field:
 
 @dataclass(slots=True)
 class _Found:
-    """What a core schema holds that decides how its values are written."""
+    """The parts of a core schema that decide how its values are written."""
 
     fields: list[_Field] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list)
@@ -62,14 +62,14 @@ class _Found:
 
 
 def dump_options_of(core_schema: Any) -> DumpOptions:
-    """Decide how values are written of the type that pydantic has this core schema of."""
+    """Choose how values of the type with this core schema are written."""
     found = _Found()
     _look(core_schema, "the value", found)
     secret = None
     if found.secrets:
         secret = (
-            f"{found.secrets[0]} is a pydantic secret, which is written as '**********': give it a "
-            "serializer of its own (pydantic.field_serializer), or keep a reference to the secret instead"
+            f"{found.secrets[0]} is a pydantic secret, which is written as '**********': give it its own "
+            "serializer (pydantic.field_serializer), or keep a reference to the secret instead"
         )
     decided = DumpOptions(by_alias=False, round_trip=found.is_changed, lazy=found.is_lazy, secret=secret)
     says_no = any(each.settings.get("serialize_by_alias") is False for each in found.fields)
@@ -80,14 +80,14 @@ def dump_options_of(core_schema: Any) -> DumpOptions:
     lost = next(each for each in found.fields if each.name not in each.read_as)
     unread = (
         f"{lost.owner}.{lost.name} is written as {lost.written(by_alias=True)!r} and read as "
-        f"{' or '.join(map(repr, sorted(lost.read_as))) or 'a path'}: give it a serialization_alias that is "
-        "read, or set validate_by_name=True in the model's configuration"
+        f"{' or '.join(map(repr, sorted(lost.read_as))) or 'a path'}: give it a serialization_alias that it "
+        "also reads, or set validate_by_name=True in the model's configuration"
     )
     return replace(decided, unread=unread)
 
 
 def _look(node: Any, where: str, found: _Found) -> None:
-    """Note what is to be known of a core schema, but for what a serializer of the user's own writes."""
+    """Collect these parts of a core schema, except below a serializer that the user defined."""
     if isinstance(node, list | tuple):
         for part in node:
             _look(part, where, found)
@@ -118,7 +118,7 @@ def _look(node: Any, where: str, found: _Found) -> None:
 
 
 def _fields_of(node: Any) -> Iterator[tuple[str, Node]]:
-    """The fields of a model, dataclass or typed dict, below whatever validators stand around them."""
+    """The fields of a model, dataclass or typed dict, below any validators that wrap them."""
     if isinstance(node, list | tuple):
         for part in node:
             if isinstance(part, Mapping) and part.get("type") in _FIELDS:
@@ -134,7 +134,7 @@ def _fields_of(node: Any) -> Iterator[tuple[str, Node]]:
 
 
 def _computes(node: Any) -> bool:
-    """Has it fields of its own that are written and not read?"""
+    """Whether it has computed fields, which are written and not read."""
     return isinstance(node, Mapping) and bool(node.get("computed_fields") or _computes(node.get("schema")))
 
 
@@ -144,7 +144,7 @@ def _field(owner: str, name: str, node: Node, settings: Node) -> _Field:
         read_as = {name}
     elif isinstance(validation, str):
         read_as = {validation}
-    else:  # paths; one of a single step is a name like any other
+    else:  # paths; one of a single step is a plain name
         paths = [validation] if validation and not isinstance(validation[0], list) else validation
         read_as = {path[0] for path in paths if len(path) == 1 and isinstance(path[0], str)}
     if settings.get("validate_by_name") or settings.get("populate_by_name"):
@@ -153,6 +153,6 @@ def _field(owner: str, name: str, node: Node, settings: Node) -> _Field:
 
 
 def _masks(function: Any) -> bool:
-    """Is it pydantic's own serializer of `SecretStr` and its like?"""
+    """Whether it is pydantic's own serializer of `SecretStr` and similar types."""
     name = getattr(function, "__name__", "")
     return getattr(function, "__module__", "") == "pydantic.types" and name.startswith("_serialize_secret")

@@ -19,7 +19,7 @@ class Box:
 
 
 class Backwards:
-    """A serde of the user's own: text, written backwards."""
+    """A user-defined serde: text, written backwards."""
 
     def dumps(self, value: str) -> bytes:
         return value[::-1].encode()

@@ -38,7 +38,10 @@ MISUSES: dict[str, tuple[Verb, str]] = {
     ),
     "no topic": (lambda ctx: ctx.publish(None, 1), "publish to None: invalid topic name"),
     "a topic that is no UTF-8": (lambda ctx: ctx.publish("\ud800", 1), "invalid topic name"),
-    "a payload of 10 MB": (lambda ctx: ctx.publish("t", TEN_MB), r"have 10,485,762 bytes, at most 1,000,000"),
+    "a payload of 10 MB": (
+        lambda ctx: ctx.publish("t", TEN_MB),
+        r"have 10,485,762 bytes, and at most 1,000,000",
+    ),
     "a key of 10 MB": (lambda ctx: ctx.publish("t", 1, key=TEN_MB), r"'t': key, payload and headers have"),
     "a header of 10 MB": (lambda ctx: ctx.publish("t", 1, headers={"a": TEN_MB}), "publish a reference"),
     "a key that is a number": (
@@ -217,8 +220,8 @@ async def returns(ctx: Context, value: Any) -> Any:
 @pytest.mark.parametrize(
     ("verb", "place"),
     [
-        (publishes, "ctx.publish to 'notices' can't be written"),
-        (resolves, "ctx.resolve_awakeable: the value can't be written"),
+        (publishes, "ctx.publish to 'notices' can't be encoded"),
+        (resolves, "ctx.resolve_awakeable: the value can't be encoded"),
         (acts, "run 'measure' returned .*"),
         (returns, "handler handler returned .*"),
     ],

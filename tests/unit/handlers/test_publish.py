@@ -187,7 +187,7 @@ def test_a_payload_that_fits_no_record_is_refused_at_the_call(run: Runs, payload
 
     result = run(handler)
     assert result.published == []
-    with pytest.raises(Paused, match=r"'notices'.* bytes, at most 1,000,000 fit .* publish a reference"):
+    with pytest.raises(Paused, match=r"'notices'.* bytes, and at most 1,000,000 fit .* publish a reference"):
         _ = result.value
 
 

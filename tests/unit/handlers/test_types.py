@@ -199,14 +199,16 @@ def test_case_t2_what_is_described_is_what_is_written() -> None:
 @pytest.mark.parametrize(
     ("returns", "value", "shown"),
     [
-        (int, "abc", "says -> int and returned 'abc': "),
-        (list[int], None, "and returned None: "),
-        (Camel, {"name": "Ann"}, "Camel and returned an instance of dict: firstName: Field required"),
+        (int, "abc", "declares -> int but returned 'abc': "),
+        (list[int], None, "but returned None: "),
+        (Camel, {"name": "Ann"}, "Camel but returned an instance of dict: firstName: Field required"),
         (Any, object(), "returned an instance of object: "),
         (float, float("nan"), "returned nan: "),
-        pytest.param(int, 10**5000, "says -> int and returned an instance of int: ", id="too many digits"),
+        pytest.param(
+            int, 10**5000, "declares -> int but returned an instance of int: ", id="too many digits"
+        ),
         (Any, "\ud800", "returned '\\ud800': "),
-        (datetime, "soon", "says -> datetime.datetime and returned 'soon': "),
+        (datetime, "soon", "declares -> datetime.datetime but returned 'soon': "),
     ],
 )
 def test_case_t5_a_result_of_another_type_pauses_at_once(
@@ -369,7 +371,7 @@ def test_case_t8_a_result_with_a_secret_that_would_be_lost_is_refused_when_it_is
     def work(task: Task[int]) -> Any: ...
 
     work.__annotations__["return"] = type_
-    with pytest.raises(DeclarationError, match=r"result can't be sent: .* give it a serializer of its own"):
+    with pytest.raises(DeclarationError, match=r"result can't be sent: .* give it its own serializer"):
         Worker("w").task("tasks")(work)
     with pytest.raises(TypeError, match="is a pydantic secret"):
         codec_for(type_).resolution(Login(password=SecretStr("x")))
@@ -436,7 +438,7 @@ def test_case_t8_a_secret_in_a_value_of_no_declared_type_is_refused_too(run: Run
     async def publisher(ctx: Context) -> None:
         ctx.publish("tasks", value)
 
-    with pytest.raises(Paused, match=r"can't be written: .* a pydantic secret"):
+    with pytest.raises(Paused, match=r"can't be encoded: .* a pydantic secret"):
         _ = run(publisher).value
 
 

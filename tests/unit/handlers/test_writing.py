@@ -92,7 +92,7 @@ def test_a_serde_that_is_none_is_refused(serde: Any) -> None:
 
 
 def test_a_serde_that_writes_no_bytes_is_told_what_it_wrote() -> None:
-    with pytest.raises(TypeError, match=r"json.*dumps returned str; a serde writes bytes"):
+    with pytest.raises(TypeError, match=r"json.*dumps returned str; it must return bytes"):
         codec_for(str, json).answer("text")  # type: ignore[arg-type]
 
 

@@ -44,7 +44,7 @@ class Parcel(BaseModel):
 
 
 class Upper:
-    """A serde of the user's own."""
+    """A user-defined serde."""
 
     def dumps(self, value: str) -> bytes:
         return value.upper().encode()

@@ -385,7 +385,7 @@ async def test_a_serde_that_writes_text_is_told_so() -> None:
     async def pack(task: Task[Any]) -> Any:
         return 1
 
-    assert "dumps returned str; a serde writes bytes" in outcome(await process(worker, task_record())).reason
+    assert "dumps returned str; it must return bytes" in outcome(await process(worker, task_record())).reason
 
 
 async def test_the_cancellation_of_the_worker_is_no_error_of_the_function() -> None:
