@@ -11,7 +11,7 @@ import uvloop
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from awakeables.kafka.connection import KafkaConnection
-from awakeables.kafka.topics import partitions_of
+from awakeables.kafka.topics import facts_of
 
 
 async def read(bootstrap: str, topic: str, count: int) -> float:
@@ -20,7 +20,9 @@ async def read(bootstrap: str, topic: str, count: int) -> float:
     consumer = AIOKafkaConsumer(**connection.consumer_options(), auto_offset_reset="earliest")
     await consumer.start()
     try:
-        consumer.assign([TopicPartition(topic, number) for number in await partitions_of(connection, topic)])
+        consumer.assign(
+            [TopicPartition(topic, number) for number in (await facts_of(connection, topic)).partitions]
+        )
         seen, began = 0, time.perf_counter()
         while seen < count:
             seen += sum(len(batch) for batch in (await consumer.getmany(timeout_ms=150)).values())

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from awakeables.core.effects import Effect, TaskFacts
 from awakeables.core.ids import Ids
 from awakeables.kafka.connection import KafkaConnection
-from awakeables.kafka.topics import partitions_of
+from awakeables.kafka.topics import facts_of
 from awakeables.web.server import WebServer
 from awakeables.wire.tasks import encode_effect
 from awakeables.world import SystemClock, SystemEntropy
@@ -134,7 +134,9 @@ async def serve(bootstrap: str, port: int) -> None:
     await producer.start()
     await consumer.start()
     try:
-        consumer.assign([TopicPartition(REPLY_TO, n) for n in await partitions_of(connection, REPLY_TO)])
+        consumer.assign(
+            [TopicPartition(REPLY_TO, n) for n in (await facts_of(connection, REPLY_TO)).partitions]
+        )
         floor = Floor(producer)
         server = WebServer(floor, port=port, grace=timedelta(seconds=1))
         async with asyncio.TaskGroup() as tasks:

@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from msgspec import Raw
 
 from awakeables.kafka.connection import KafkaConnection
-from awakeables.kafka.topics import partitions_of
+from awakeables.kafka.topics import facts_of
 from benchmarks.cycle import TASKS
 from benchmarks.http_answers import Lines
 
@@ -61,7 +61,9 @@ async def work(bootstrap: str, urls: dict[str, str]) -> None:
     async with AsyncExitStack() as stack:
         await consumer.start()
         stack.push_async_callback(consumer.stop)
-        consumer.assign([TopicPartition(TASKS, number) for number in await partitions_of(connection, TASKS)])
+        consumer.assign(
+            [TopicPartition(TASKS, number) for number in (await facts_of(connection, TASKS)).partitions]
+        )
         if urls:
             respond = over_http(urls)
         else:

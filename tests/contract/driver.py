@@ -217,11 +217,10 @@ class Driver:
         assert verdict is not None
         return verdict
 
-    async def take(self, *partitions: int, owner: str = "me") -> list[int]:
+    async def take(self, *partitions: int, owner: str = "me", topic_id: str | None = None) -> list[int]:
         """The epochs of these partitions, taken."""
-        answer = await self.do(
-            PartitionsTaken, TakePartitions(owner=owner, topic=TOPIC, partitions=partitions)
-        )
+        command = TakePartitions(owner=owner, topic=TOPIC, partitions=partitions, topic_id=topic_id)
+        answer = await self.do(PartitionsTaken, command)
         return [position.epoch for position in answer.positions]
 
     async def claim_effects(self, owner: str = "me", *, limit: int = 100) -> list[Effect]:

@@ -285,10 +285,16 @@ class Stream:
             next=before + self.chance.choice([-1, 1, 2]),
             dead_letter=self.letter(),
             relay_to=DLQ,
+            recreated=self.chance.random() < 0.3,
         )
 
     def take(self) -> Command:
-        return TakePartitions(owner=self.chance.choice(OWNERS), topic=TOPIC, partitions=(0, 1))
+        return TakePartitions(
+            owner=self.chance.choice(OWNERS),
+            topic=TOPIC,
+            partitions=(0, 1),
+            topic_id=self.chance.choice([None, "first", "second"]),
+        )
 
     def effects(self) -> Command:
         return ClaimEffects(owner=self.chance.choice(OWNERS), limit=self.chance.choice([1, 5, 100]))

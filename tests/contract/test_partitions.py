@@ -157,6 +157,51 @@ async def test_case_r5_nothing_of_a_topic_that_was_made_anew_was_read_before(dri
     assert (await driver.awakeable(key)).verdicts.counts == {"accepted": 1, "conflict": 1}
 
 
+async def test_fault_11_a_partition_keeps_the_id_of_the_topic_that_was_read_until_an_operator_moves_it(
+    driver: Driver,
+) -> None:
+    await driver.take(0, topic_id="first")
+    await driver.do(SettledAll, Settle(completions=(), fence=fence(first=0, next_=9)))
+    for topic_id in ("second", None):
+        await driver.take(0, topic_id=topic_id)
+        assert await _topic_ids(driver) == ["first"]
+    assert await _skip(driver, before=9, to=3)
+    assert await _topic_ids(driver) == ["first"]
+    assert await _skip(driver, before=3, to=3, recreated=True)
+    assert await _topic_ids(driver) == [None]
+    await driver.take(0, topic_id="second")
+    assert await _topic_ids(driver) == ["second"]
+
+
+async def test_fault_11_a_partition_of_an_older_release_or_without_records_takes_the_id_of_the_topic(
+    driver: Driver,
+) -> None:
+    await driver.take(0)
+    await driver.do(SettledAll, Settle(completions=(), fence=fence(first=0, next_=9)))
+    await driver.take(0, topic_id="first")
+    await driver.take(1, topic_id="first")
+    assert await _topic_ids(driver) == ["first", "first"]
+    await driver.take(1, topic_id="second")
+    assert await _topic_ids(driver) == ["first", "second"]
+
+
+async def test_fault_11_what_was_moved_back_to_the_beginning_was_not_read_of_another_topic(
+    driver: Driver,
+) -> None:
+    await driver.take(0, topic_id="first")
+    await driver.do(SettledAll, Settle(completions=(), fence=fence(first=0, next_=9)))
+    assert await _skip(driver, before=9, to=0)
+    assert [position.again_before for position in await driver.store.positions(TOPIC)] == [9]
+    await driver.take(0, topic_id="first")
+    assert [position.again_before for position in await driver.store.positions(TOPIC)] == [9]
+    await driver.take(0, topic_id="second")
+    assert [position.again_before for position in await driver.store.positions(TOPIC)] == [0]
+
+
+async def _topic_ids(driver: Driver) -> list[str | None]:
+    return [position.topic_id for position in await driver.store.positions(TOPIC)]
+
+
 async def test_case_r8_a_partition_is_read_on_behind_what_was_deleted_unread(driver: Driver) -> None:
     await driver.take(0)
     await driver.do(SettledAll, Settle(completions=(), fence=fence(first=0, next_=7)))

@@ -315,7 +315,7 @@ FULL_AWAKEABLE = AwakeableRow(
 
 
 FULL_EFFECT = EffectRow("evt", "s", "o", "failed", 1, "t", b"r", b"{}", b"[]", b"k", b"v", b"[]", 2, "task")
-FULL_POSITION = PositionRow("t", 1, 2, 3, "o", 4)
+FULL_POSITION = PositionRow("t", 1, 2, 3, "o", 4, "an ID")
 FULL_ROWS = [
     ("invocation", FULL_INVOCATION),
     ("awakeable", FULL_AWAKEABLE),

@@ -18,7 +18,7 @@ from awakeables.errors import StoreOfAnotherApp
 from awakeables.store.sqlite import schema
 from awakeables.store.sqlite.rows import dead_letter_row
 from awakeables.store.sqlite.store import SqliteStore
-from contract.driver import RETENTION_MS, Driver, FakeClock
+from contract.driver import RETENTION_MS, TOPIC, Driver, FakeClock
 
 WRITTEN_MS = 1_700_000_000_000
 KEY = Idempotency(scope="orders/fulfil", key="k", fingerprint="f")
@@ -70,6 +70,26 @@ async def test_rows_of_schema_1_are_read_and_what_had_ended_is_purged_in_its_tim
         assert resent.dead_letter.resent == 1
         counts = await store.counts()
         assert (counts["invocations_open"], counts["invocations_suspended"]) == (1, 1)
+    finally:
+        await store.close()
+
+
+async def test_a_position_of_schema_7_takes_the_id_of_the_topic_that_it_is_read_of_next(
+    path: Path, clock: FakeClock
+) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for migration in schema.migrations()[1:7]:
+            schema.apply_migration(connection, migration)
+    insert(path, "offsets", (TOPIC, 0, 7, 3, "dead process", 2))
+    store = SqliteStore(path, clock=clock, retention_ms=RETENTION_MS)
+    driver = Driver(store, clock)
+    await store.open()
+    try:
+        [position] = await store.positions(TOPIC)
+        assert (position.next, position.epoch, position.again_before, position.topic_id) == (7, 3, 2, None)
+        assert await driver.take(0, topic_id="an ID") == [4]
+        [position] = await store.positions(TOPIC)
+        assert (position.again_before, position.topic_id) == (2, "an ID")
     finally:
         await store.close()
 

@@ -263,11 +263,17 @@ class Skip(Record):
 
 
 class TakePartitions(Record):
-    """Become the only reader of partitions: increment their epochs."""
+    """Become the only reader of partitions: increment their epochs.
+
+    Attributes:
+        topic_id: The ID of the topic in the broker. A partition that was read under another one keeps its
+            own, and the reply has it: the topic was deleted and created again. None: the broker has no IDs.
+    """
 
     owner: str
     topic: str
     partitions: tuple[int, ...]
+    topic_id: str | None = None
 
 
 class ClaimEffects(Record):

@@ -126,7 +126,7 @@ def headers_from(content: bytes | None) -> tuple[Header, ...]:
 
 
 class PositionRow(Row):
-    """How far a partition was read and who reads it; `again_before` as in `Position`."""
+    """How far a partition was read and who reads it; `again_before` and `topic_id` as in `Position`."""
 
     topic: str
     partition: int
@@ -134,11 +134,16 @@ class PositionRow(Row):
     epoch: int = 0
     owner: str | None = None
     again_before: int = 0
+    topic_id: str | None = None
 
     @property
     def position(self) -> Position:
         return Position(
-            partition=self.partition, next=self.next, epoch=self.epoch, again_before=self.again_before
+            partition=self.partition,
+            next=self.next,
+            epoch=self.epoch,
+            again_before=self.again_before,
+            topic_id=self.topic_id,
         )
 
 

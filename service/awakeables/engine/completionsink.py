@@ -48,6 +48,7 @@ class CompletionSink:
         self._topic = topic
         self._partition = partition
         self._epoch = 0
+        self._topic_id: str | None = None
         self._source = partition_source(topic.name, partition)
         metrics, label = topic.metrics, str(partition)
         self._lag = metrics.consumer_lag.labels(label)
@@ -58,7 +59,13 @@ class CompletionSink:
         """Become the partition's reader; return the offset to read from."""
         position = await self._topic.claim(self._partition)
         self._epoch = position.epoch
+        self._topic_id = position.topic_id
         return position.next
+
+    @property
+    def is_topic_recreated(self) -> bool:
+        """Is the offset that `open` has returned one of a topic that was deleted and created again since?"""
+        return self._topic.is_recreated_since(self._topic_id)
 
     async def take(self, records: Sequence[ConsumedRecord]) -> None:
         """Settle the completions of a batch, and make dead letters of its other records."""

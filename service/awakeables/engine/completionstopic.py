@@ -85,6 +85,7 @@ class CompletionsTopic:
         settlement: Settles the completions.
         validator: Validates their values.
         name: The topic's name.
+        topic_id: The broker's ID of the topic, as last seen; None before that, or if it has none.
         owner: This process's name in the partitions' claims.
         dead_letter_topic: Where copies of dead letters are published.
         ids: Issues IDs of dead letters.
@@ -133,6 +134,7 @@ class CompletionsTopic:
         self.settlement = settlement
         self.validator = validator
         self.name = name
+        self.topic_id: str | None = None
         self.owner = owner
         self.dead_letter_topic = dead_letter_topic
         self.ids = ids
@@ -154,9 +156,15 @@ class CompletionsTopic:
 
     async def claim(self, partition: int) -> Position:
         """Claim a partition for this process; any earlier reader is fenced from then on."""
-        order = TakePartitions(owner=self.owner, topic=self.name, partitions=(partition,))
+        order = TakePartitions(
+            owner=self.owner, topic=self.name, partitions=(partition,), topic_id=self.topic_id
+        )
         [position] = (await self._committer.commit(order, PartitionsTaken)).positions
         return position
+
+    def is_recreated_since(self, read: str | None) -> bool:
+        """Is the broker's topic another one than that of this ID, which was read?"""
+        return read is not None and self.topic_id is not None and read != self.topic_id
 
     async def skip(
         self, partition: int, before: int, next_: int, *, by: str | None = None, recreated: bool = False

@@ -80,25 +80,30 @@ class TopicProgress:
             NotFound: The partition was never read.
             NotPossible: It is not stuck, is at that offset already, or ends before it.
         """
-        held = await self._held(partition)
+        position, held = await self._held(partition)
         if to is None:
             to = self._end_of_stuck_batch(partition)
         if held.end is not None and to > held.end:
             raise NotPossible(f"partition {partition} ends at {held.end}; offset {to} is beyond it")
-        if to == held.next:
+        # Another instance may read the partition; the topic's ID is known to all of them.
+        is_new_topic = (
+            self._state(partition).ahead
+            or (held.end is not None and held.end < held.next)
+            or self._completions.is_recreated_since(position.topic_id)
+        )
+        if to == held.next and not is_new_topic:
             raise NotPossible(f"partition {partition} is at offset {to} already")
-        is_new_topic = self._state(partition).ahead or (held.end is not None and held.end < held.next)
         if not await self._completions.skip(partition, held.next, to, by=by, recreated=is_new_topic):
             raise NotPossible(f"partition {partition} has been read beyond {held.next} meanwhile; try again")
-        return await self._held(partition)
+        return (await self._held(partition))[1]
 
     def _state(self, partition: int) -> ReaderState:
         return self._completions.readers.get(partition, ReaderState())
 
-    async def _held(self, partition: int) -> PartitionProgress:
-        for progress in await self.show():
-            if progress.partition == partition:
-                return progress
+    async def _held(self, partition: int) -> tuple[Position, PartitionProgress]:
+        for position in await self._reader.positions(self._completions.name):
+            if position.partition == partition:
+                return position, self._progress(position)
         raise NotFound(f"partition {partition} of {self._completions.name} has never been read")
 
     def _end_of_stuck_batch(self, partition: int) -> int:

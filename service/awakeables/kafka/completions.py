@@ -29,7 +29,7 @@ from awakeables.kafka.lag import report_lag
 from awakeables.kafka.limiter import BatchLimiter
 from awakeables.kafka.partitions import PartitionReader, ReaderContext, ReadingSettings
 from awakeables.kafka.problemboard import ProblemBoard
-from awakeables.kafka.topics import describe, partitions_of
+from awakeables.kafka.topics import describe, facts_of
 from awakeables.ports import Clock
 from awakeables.telemetry import events
 
@@ -136,7 +136,9 @@ class CompletionsConsumer:
     async def _serve(self) -> None:
         """Read with one consumer until it must be replaced."""
         asked = Moment.now(self._clock)
-        numbers = await partitions_of(self._connection, self._topic)
+        facts = await facts_of(self._connection, self._topic)
+        numbers = facts.partitions
+        self._completions.topic_id = facts.topic_id
         self._completions.horizon.expect(numbers, asked)
         async with self._consumer() as consumer:
             self._board.clear(BROKER, events.BROKER_BACK)
@@ -207,7 +209,7 @@ class CompletionsConsumer:
                 raise _ReplaceConsumer(reason)
 
     async def _watch_topic(self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]) -> None:
-        """Watch for new partitions, and for a topic that is gone.
+        """Watch for new partitions, and for a topic that is gone or another one.
 
         Completions in a partition that is not known yet are unread, so the broker is asked often, and
         the horizon never passes the moment of the last question.
@@ -226,6 +228,9 @@ class CompletionsConsumer:
                 continue
             if facts.problem is None and facts.partitions == self.reading:
                 self._completions.horizon.expect(self.reading, asked)
+            if facts.problem is None and facts.topic_id not in (None, self._completions.topic_id):
+                # What is in flight may be records of the new topic at offsets of the old one.
+                raise _ReplaceConsumer("the topic was deleted and created again")
             added = facts.problem is None and facts.partitions > self.reading
             if not facts.missing and not facts.partitions < self.reading:
                 seen = self._clock.monotonic()

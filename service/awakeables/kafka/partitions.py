@@ -217,14 +217,15 @@ class PartitionReader:
         self._fetch.begin(self._stamp())
 
     def _refuse_another_topic(self, position: int, end: int) -> None:
-        """Don't read a topic that ends before the position, or did so for a while and has grown since.
+        """Don't read a topic that is known to be another one, by its ID or its end, however it has grown.
 
         Raises:
             OffsetsAhead: It is one.
         """
         at, looks = self._ahead
         looks = looks if at == position else 0
-        if position <= end and looks < LOOKS_TO_BE_SURE:
+        recreated = self._sink.is_topic_recreated
+        if position <= end and looks < LOOKS_TO_BE_SURE and not recreated:
             self._ahead = (position, 0)
             stuck = self._state.stuck
             self._observe(ahead=False, stuck=stuck if stuck and stuck.offset == position else None)
@@ -232,11 +233,16 @@ class PartitionReader:
         self._ahead = (position, looks + 1)
         self._observe(ahead=True)
         number = self.partition.partition
-        ends = f"but ends at {end}" if position > end else "before which it ended for a while"
+        if recreated:
+            found = "which belongs to an earlier topic of this name: the topic was recreated"
+        elif position > end:
+            found = f"but ends at {end}: the topic was recreated or has lost records"
+        else:
+            found = "before which it ended for a while: the topic was recreated or has lost records"
         raise OffsetsAhead(
-            f"partition {number} of {self.partition.topic} is to be read from offset {position}, {ends}: "
-            "the topic was recreated or has lost records; it waits. If it was recreated, "
-            f"`awakeables offsets skip {number} --to 0` reads it from its beginning"
+            f"partition {number} of {self.partition.topic} is to be read from offset {position}, {found}; "
+            f"it waits. If it was recreated, `awakeables offsets skip {number} --to 0` reads it from its "
+            "beginning"
         )
 
     async def _bounds(self) -> tuple[int, int]:

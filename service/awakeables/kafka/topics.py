@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
-from aiokafka.protocol.metadata import MetadataRequest
 
 from awakeables.errors import BrokerUnavailable, TopicMissing
 from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection
 from awakeables.kafka.diagnosis import DENIED, denied, diagnose, error_text
+from awakeables.kafka.metadata import TopicsRequest
 
 READY_PAUSE_S = 0.05
 """A new topic has no leader yet in the first milliseconds."""
@@ -26,11 +26,13 @@ class TopicFacts:
 
     Attributes:
         replication: The replicas of the partition that has the fewest.
+        topic_id: Distinguishes it from an earlier topic of the same name; None if the broker knows no IDs.
     """
 
     partitions: frozenset[int]
     replication: int
     problem: type[kafka.KafkaError] | None
+    topic_id: str | None = None
 
     @property
     def missing(self) -> bool:
@@ -57,24 +59,25 @@ async def describe(
     Raises:
         KafkaError: The broker did not answer.
     """
-    request = MetadataRequest(list(names), allow_auto_topic_creation=False)
-    response = await client.send(client.get_random_node() if node is None else node, request)
+    response = await client.send(client.get_random_node() if node is None else node, TopicsRequest(names))
     facts = {}
-    for code, name, _internal, partitions in response.topics:
-        problem = None if code == 0 else kafka.for_code(code)
-        leaderless = any(leader < 0 for _, _, leader, *_ in partitions)
+    for topic in response.to_object()["topics"]:
+        partitions = topic["partitions"]
+        problem = None if topic["error_code"] == 0 else kafka.for_code(topic["error_code"])
+        leaderless = any(row["leader"] < 0 for row in partitions)
         if problem is None and (leaderless or not partitions):
             problem = kafka.LeaderNotAvailableError
-        facts[name] = TopicFacts(
-            partitions=frozenset(row[1] for row in partitions),
-            replication=min((len(row[3]) for row in partitions), default=0),
+        facts[topic["topic"]] = TopicFacts(
+            partitions=frozenset(row["partition"] for row in partitions),
+            replication=min((len(row["replicas"]) for row in partitions), default=0),
             problem=problem,
+            topic_id=topic.get("topic_id"),
         )
     return facts
 
 
-async def partitions_of(connection: KafkaConnection, topic: str) -> frozenset[int]:
-    """The partitions of a topic.
+async def facts_of(connection: KafkaConnection, topic: str) -> TopicFacts:
+    """The partitions and the ID of a topic that can be used.
 
     Raises:
         TopicMissing: There is no such topic.
@@ -88,7 +91,7 @@ async def partitions_of(connection: KafkaConnection, topic: str) -> frozenset[in
         raise denied(connection.security, f"topic {topic!r}")
     if facts.problem is not None:
         raise BrokerUnavailable(f"topic {topic!r}: {facts.problem.__name__}")
-    return facts.partitions
+    return facts
 
 
 async def missing_topics(connection: KafkaConnection, names: Iterable[str]) -> list[str]:

@@ -73,6 +73,27 @@ async def test_case_r5_a_topic_that_was_made_anew_is_known_by_its_reader() -> No
         assert bench.store.tables.positions[TOPIC, 0].again_before == 3
 
 
+async def test_fault_11_a_topic_that_was_recreated_is_known_by_its_id_where_another_instance_reads_it() -> (
+    None
+):
+    bench = Bench()
+    async with bench.serving(wait=wait) as process:
+        topic = process.engine.completions
+        topic.topic_id = "first"
+        await bench.records(process, b"{", b"{", b"{")
+        with pytest.raises(NotPossible, match="is at offset 3 already"):
+            await process.api.skip(0, 3)
+        topic.topic_id = "second"
+        sink = CompletionSink(topic, 0)
+        assert await sink.open() == 3
+        assert sink.is_topic_recreated
+        # Also to the same offset: the operator says that the new topic goes on where the old one has ended.
+        await process.api.skip(0, 3)
+        assert await sink.open() == 3
+        assert not sink.is_topic_recreated
+        assert bench.store.tables.positions[TOPIC, 0].topic_id == "second"
+
+
 async def test_a_stuck_partition_is_read_on_behind_the_batch_and_its_reader_is_called() -> None:
     bench = Bench()
     called: list[int] = []

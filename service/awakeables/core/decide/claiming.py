@@ -76,6 +76,10 @@ def take_partitions(command: TakePartitions, rows: Rows, now_ms: int, changes: C
     for partition in command.partitions:
         before = rows.positions[command.topic, partition]
         held = before or PositionRow(command.topic, partition)
+        if command.topic_id not in (None, held.topic_id) and (held.topic_id is None or held.next == 0):
+            # Of another topic nothing was read, so nothing can be taken for its records.
+            again_before = held.again_before if held.topic_id is None else 0
+            held = replace(held, topic_id=command.topic_id, again_before=again_before)
         row = replace(held, epoch=held.epoch + 1, owner=command.owner)
         changes.put_position(before, row)
         positions.append(row.position)

@@ -98,7 +98,9 @@ def skip(command: Skip, rows: Rows, now_ms: int, changes: Changes) -> Skipped:
     letters = new_letters([command.dead_letter], rows)
     again_before = max(held.again_before, held.next) if command.next < held.next else held.again_before
     again_before = 0 if command.recreated else again_before
-    row = replace(held, next=command.next, epoch=held.epoch + 1, again_before=again_before)
+    # The next reader says which topic it is that the operator has moved it in.
+    topic_id = None if command.recreated else held.topic_id
+    row = replace(held, next=command.next, epoch=held.epoch + 1, again_before=again_before, topic_id=topic_id)
     changes.put_position(held, row)
     add_dead_letters(letters, command.relay_to, now_ms, changes)
     return Skipped(done=True)

@@ -291,7 +291,7 @@ class Group:
             if before is None:
                 statements["insert_position"].append(astuple(row))
             else:
-                change = (row.next, row.epoch, row.owner, row.again_before)
+                change = (row.next, row.epoch, row.owner, row.again_before, row.topic_id)
                 statements["update_position"].append((*change, *key, before.next, before.epoch))
 
     def _keys_and_letters(self, changes: Changes, statements: Statements) -> None:

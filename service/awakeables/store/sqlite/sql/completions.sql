@@ -38,10 +38,10 @@ SELECT * FROM dead_letters WHERE id < ? ORDER BY id DESC LIMIT ?
 SELECT * FROM offsets WHERE topic = ? AND partition = ?
 
 -- insert_position --
-INSERT INTO offsets VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO offsets VALUES (?, ?, ?, ?, ?, ?, ?)
 
 -- update_position --
-UPDATE offsets SET next = ?, epoch = ?, owner = ?, again_before = ?
+UPDATE offsets SET next = ?, epoch = ?, owner = ?, again_before = ?, topic_id = ?
 WHERE topic = ? AND partition = ? AND next = ? AND epoch = ?
 
 -- positions --
