@@ -162,7 +162,7 @@ async def test_an_awakeables_deadline_is_the_stores_clock_and_its_time_out(drive
     assert (await driver.awakeable(without.id)).deadline_ms is None
 
 
-async def test_a_task_is_told_the_deadline_of_its_awakeable(driver: Driver) -> None:
+async def test_a_task_has_the_deadline_of_its_awakeable(driver: Driver) -> None:
     row, (awakeable_id,) = await driver.running_with(NewAwakeable(id=driver.id("prom"), timeout_ms=100))
     answer = await driver.do(
         Advanced, driver.an_advance(row, effects=[driver.an_effect(row.id, task_for=awakeable_id)])

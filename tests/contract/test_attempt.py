@@ -353,7 +353,7 @@ class TestCancellation:
         progress = await owner.advance((4, TWO), cancel=True)
         assert progress.ended == Finished(result=Resolution.of_json(b"[1,2]"))
 
-    async def test_it_calls_off_what_is_open_and_not_what_is_created_afterwards(self, opened: Opened) -> None:
+    async def test_it_cancels_what_is_open_and_not_what_is_created_afterwards(self, opened: Opened) -> None:
         async def handler(ctx: Context) -> Any:
             try:
                 await ctx.awakeable()

@@ -91,7 +91,7 @@ async def test_the_same_key_in_another_scope_is_another_key(driver: Driver) -> N
     assert (await driver.do(Begun, elsewhere)).created
 
 
-async def test_a_repeated_begin_with_its_own_key_is_told_created_again(driver: Driver) -> None:
+async def test_a_repeated_begin_with_its_own_key_gets_created_again(driver: Driver) -> None:
     order = driver.a_begin(idempotency=KEY)
     assert await driver.do(Begun, order) == await driver.do(Begun, order) == Begun(id=order.id, created=True)
 
@@ -189,7 +189,7 @@ async def test_a_paused_invocation_is_resumed(driver: Driver) -> None:
     assert [claimed.id for claimed in await driver.claim()] == [row.id]
 
 
-async def test_resuming_again_before_it_runs_is_told_the_same_and_changes_nothing(driver: Driver) -> None:
+async def test_resuming_again_before_it_runs_gets_the_same_reply_and_changes_nothing(driver: Driver) -> None:
     row = await driver.advance(
         await driver.begin(owner="me"), Pause(failure=Failure(kind="mismatch", message="x", at_ms=1))
     )
@@ -235,7 +235,7 @@ async def test_case_r7_what_can_run_at_once_is_claimed_whatever_the_clock_is_set
     assert claimed == {woken.id, paused.id, released.id, begun.id}
 
 
-async def test_case_r7_who_has_waited_longest_is_claimed_first(driver: Driver) -> None:
+async def test_case_r7_the_invocation_that_has_waited_longest_is_claimed_first(driver: Driver) -> None:
     failure = Failure(kind="ValueError", message="once", at_ms=START_MS)
     timed = [await driver.begin(owner="me") for _ in range(2)]
     for row, due_ms in zip(timed, (START_MS + 20, START_MS + 40), strict=True):

@@ -50,7 +50,7 @@ async def test_the_mark_leaves_its_awakeables_alone(driver: Driver) -> None:
     assert (await driver.verdict(resolved(pending))).kind == "accepted"
 
 
-async def test_the_owner_calls_off_what_is_pending_in_the_commit_that_journals_it(driver: Driver) -> None:
+async def test_the_owner_cancels_what_is_pending_in_the_commit_that_journals_it(driver: Driver) -> None:
     pending, settled = driver.id("prom"), driver.id("prom")
     row = await running_with(driver, pending, settled)
     await cancel(driver, row.id)
@@ -91,7 +91,7 @@ async def test_a_suspended_invocation_becomes_runnable(driver: Driver) -> None:
     assert claimed.cancelled_ms == driver.clock.ms
 
 
-async def test_what_backs_off_or_is_paused_runs_again_to_be_told(driver: Driver) -> None:
+async def test_what_backs_off_or_is_paused_runs_again_to_get_the_cancellation(driver: Driver) -> None:
     failure = Failure(kind="k", message="m", at_ms=1)
     for step in (BackOff(due_ms=driver.clock.ms + 10**6, failure=failure), Pause(failure=failure)):
         row = await driver.begin(owner="me")
@@ -130,7 +130,7 @@ async def test_a_second_cancel_lets_run_what_was_paused_since_and_marks_nothing_
     assert (await cancel(driver, row.id)).invocation == asked
 
 
-async def test_what_ended_by_its_cancellation_is_told_the_same_again(driver: Driver) -> None:
+async def test_what_ended_by_its_cancellation_gets_the_same_reply_again(driver: Driver) -> None:
     row = await driver.begin(delay_ms=10**6)
     first = await cancel(driver, row.id)
     driver.clock.ms += 5
@@ -143,7 +143,7 @@ async def test_what_has_ended_can_not_be_cancelled(driver: Driver) -> None:
     assert await driver.invocation(row.id) == row
 
 
-async def test_one_that_is_not_there_is_told_so(driver: Driver) -> None:
+async def test_one_that_does_not_exist_gets_that_reply(driver: Driver) -> None:
     assert await cancel(driver, driver.id("inv")) == CancelMarked(invocation=None, accepted=False)
 
 
@@ -155,7 +155,7 @@ async def test_the_owner_goes_on_and_ends_it(driver: Driver) -> None:
     assert ended.cancelled_ms is not None
 
 
-async def test_a_result_that_is_no_cancellation_stands(driver: Driver) -> None:
+async def test_a_result_that_is_not_a_cancellation_is_kept(driver: Driver) -> None:
     row = await driver.begin(owner="me")
     await cancel(driver, row.id)
     assert (await driver.end(row)).result == Resolution.of_json(b"1")

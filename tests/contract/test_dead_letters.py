@@ -60,7 +60,7 @@ async def test_one_whose_bytes_were_not_kept_can_not_be_sent(driver: Driver, cod
     assert await driver.effects("unsent", 10) == unsent
 
 
-async def test_one_that_is_not_there_is_told_so(driver: Driver) -> None:
+async def test_one_that_does_not_exist_gets_that_reply(driver: Driver) -> None:
     order = Resend(dead_letter_id=driver.id("dlq"), event_id=driver.id("evt"))
     assert await driver.do(Resent, order) == Resent(dead_letter=None, effect=None)
 
@@ -90,7 +90,7 @@ async def test_a_skip_that_was_overtaken_changes_nothing(driver: Driver) -> None
     assert await driver.store.dead_letters(Page()) == letters
 
 
-async def test_a_skip_whose_acknowledgement_was_lost_is_told_again_that_it_was_done(driver: Driver) -> None:
+async def test_a_skip_whose_acknowledgement_was_lost_is_acknowledged_again(driver: Driver) -> None:
     await driver.take(0)
     order = a_skip(driver, 0, 7)
     await driver.do(Skipped, order)
@@ -100,7 +100,7 @@ async def test_a_skip_whose_acknowledgement_was_lost_is_told_again_that_it_was_d
     assert len(await driver.store.dead_letters(Page())) == 1
 
 
-async def test_a_partition_of_a_topic_that_was_made_anew_goes_back(driver: Driver) -> None:
+async def test_a_partition_of_a_recreated_topic_goes_back(driver: Driver) -> None:
     await driver.take(0)
     await driver.do(Skipped, a_skip(driver, 0, 7))
     assert await driver.do(Skipped, a_skip(driver, 7, 2)) == Skipped(done=True)
@@ -116,7 +116,7 @@ def folding(driver: Driver, *, keep: int, keep_bytes: int = 10_000) -> Folding:
     return Folding(into=driver.id("dlq"), keep=keep, keep_bytes=keep_bytes, reason="too many", max_verdicts=9)
 
 
-async def test_case_o4_the_first_dead_letters_are_kept_and_one_row_stands_for_the_others(
+async def test_case_o4_the_first_dead_letters_are_kept_and_the_others_folded_into_one_row(
     driver: Driver,
 ) -> None:
     into = folding(driver, keep=2)
@@ -158,7 +158,7 @@ async def test_case_o4_what_is_known_already_is_neither_kept_nor_folded_again(dr
     assert (answer.dead_letters, answer.folded) == ((), {})
 
 
-async def test_case_o4_a_row_that_stands_for_others_is_not_sent_again(driver: Driver) -> None:
+async def test_case_o4_a_folded_row_is_not_sent_again(driver: Driver) -> None:
     into = folding(driver, keep=0)
     order = Settle(completions=(), dead_letters=(driver.a_letter(offset=7),), relay_to=DLQ, folding=into)
     await driver.do(SettledAll, order)

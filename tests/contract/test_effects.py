@@ -65,7 +65,7 @@ async def test_the_form_of_a_task_is_kept(driver: Driver, form: Envelope) -> Non
     assert await driver.effects("unsent", 10) == [effect]
 
 
-async def test_telling_that_it_was_sent_again_changes_nothing(driver: Driver) -> None:
+async def test_acknowledging_a_resend_again_changes_nothing(driver: Driver) -> None:
     _, (effect, other) = await queued(driver, await driver.begin(owner="me"), 2)
     order = MarkPublished(event_ids=(effect.event_id, driver.id("evt")))
     assert await driver.do(Acknowledged, order) == await driver.do(Acknowledged, order)
@@ -137,7 +137,7 @@ async def test_a_refused_task_rejects_its_awakeable_and_wakes(driver: Driver) ->
     assert (await driver.verdict(resolved(awakeable_id))).kind == "conflict"
 
 
-async def test_a_refusal_that_is_told_again_changes_nothing(driver: Driver) -> None:
+async def test_a_refusal_that_is_reported_again_changes_nothing(driver: Driver) -> None:
     row, _, effect = await refused_task(driver)
     order = MarkRefused(event_id=effect.event_id, reason="no such topic")
     await driver.do(Acknowledged, order)

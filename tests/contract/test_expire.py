@@ -37,7 +37,7 @@ async def test_the_oldest_deadlines_go_first_and_no_more_than_the_limit(driver: 
     assert [wake.awakeable_id for wake in rest.wakes] == [waiting[300]]
 
 
-async def test_a_horizon_that_is_held_back_spares_what_comes_after_it(driver: Driver) -> None:
+async def test_a_horizon_that_is_held_back_expires_nothing_after_it(driver: Driver) -> None:
     _, early = await driver.waiting(timeout_ms=100)
     await driver.waiting(timeout_ms=101)
     driver.clock.ms += 5000

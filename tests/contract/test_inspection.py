@@ -117,7 +117,7 @@ async def test_what_is_not_there_is_none(driver: Driver) -> None:
     assert await driver.store.outcomes([]) == {}
 
 
-async def test_counts_tell_how_much_there_is(driver: Driver) -> None:
+async def test_counts_say_how_many_rows_there_are(driver: Driver) -> None:
     assert set((await driver.store.counts()).values()) == {0}
     await in_every_status(driver)
     row, (pending, settled) = await driver.running_with(
@@ -146,7 +146,7 @@ async def test_counts_tell_how_much_there_is(driver: Driver) -> None:
     assert [row.id for row in await driver.store.awakeables(Page(), state="pending")] == [pending]
 
 
-async def test_counts_tell_when_the_oldest_pending_and_unsent_were_made(driver: Driver) -> None:
+async def test_counts_say_when_the_oldest_pending_and_unsent_were_created(driver: Driver) -> None:
     row, (first, second) = await driver.running_with(*(NewAwakeable(id=driver.id("prom")) for _ in range(2)))
     effects = [driver.an_effect(row.id), driver.an_effect(row.id)]
     for effect in effects:
@@ -207,7 +207,7 @@ async def test_json_is_kept_as_it_was_written(driver: Driver, text: bytes) -> No
         Rejection(reason="", details=Raw(b'{"x": 0.10}')),
     ],
 )
-async def test_bytes_and_rejections_are_kept_as_they_were_said(
+async def test_bytes_and_rejections_are_kept_as_they_were_sent(
     driver: Driver, outcome: Resolution | Rejection
 ) -> None:
     _, (awakeable_id,) = await driver.running_with(NewAwakeable(id=driver.id("prom"), codec="bytes"))
@@ -234,7 +234,7 @@ async def test_an_objects_key_may_be_any_text(driver: Driver) -> None:
     assert (await driver.invocation(order.id)).key == key
 
 
-async def test_case_u7_what_an_idempotency_key_stands_for_is_found_in_every_scope(driver: Driver) -> None:
+async def test_case_u7_the_invocation_of_an_idempotency_key_is_found_in_every_scope(driver: Driver) -> None:
     keys = [("orders/pay", "k"), ("orders/send", "k"), ("orders/pay", "other"), ("orders/pay", "\ud800 é")]
     ids = []
     for scope, key in keys:

@@ -52,7 +52,7 @@ async def test_its_owner_is_fenced(driver: Driver) -> None:
     assert (await driver.invocation(row.id)).result == KILLED
 
 
-async def test_awakeables_that_are_pending_then_are_called_off_whichever_release_wrote_the_journal(
+async def test_pending_awakeables_are_cancelled_whichever_release_wrote_the_journal(
     driver: Driver,
 ) -> None:
     order = driver.a_begin(owner="me")
@@ -72,7 +72,7 @@ async def test_awakeables_that_are_pending_then_are_called_off_whichever_release
     assert (await driver.verdict(resolved(pending, source="t:0:9"))).kind == "late"
 
 
-async def test_a_second_kill_is_told_the_same_and_changes_nothing(driver: Driver) -> None:
+async def test_a_second_kill_gets_the_same_reply_and_changes_nothing(driver: Driver) -> None:
     row = await driver.begin(owner="me")
     first = await kill(driver, row.id)
     driver.clock.ms += 5
@@ -86,5 +86,5 @@ async def test_what_has_ended_otherwise_is_left_alone(driver: Driver) -> None:
     assert await driver.invocation(row.id) == row
 
 
-async def test_one_that_is_not_there_is_told_so(driver: Driver) -> None:
+async def test_one_that_does_not_exist_gets_that_reply(driver: Driver) -> None:
     assert await kill(driver, driver.id("inv")) == Killed(invocation=None, done=False)

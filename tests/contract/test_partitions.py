@@ -146,7 +146,7 @@ async def test_case_r5_what_waits_is_settled_by_what_is_read_again(driver: Drive
     assert (await driver.awakeable(key)).verdicts.counts == {"accepted": 1}
 
 
-async def test_case_r5_nothing_of_a_topic_that_was_made_anew_was_read_before(driver: Driver) -> None:
+async def test_case_r5_nothing_of_a_recreated_topic_counts_as_read(driver: Driver) -> None:
     await driver.take(0)
     _, key = await driver.waiting()
     await driver.settle(resolved(key, source="http:1"))

@@ -174,11 +174,11 @@ async def test_one_that_is_on_its_way_stays_its_owner_s(driver: Driver) -> None:
     assert await driver.claim_effects("me") == []
 
 
-async def test_one_that_is_not_there_is_told_so(driver: Driver) -> None:
+async def test_one_that_does_not_exist_gets_that_reply(driver: Driver) -> None:
     assert await republish(driver, driver.id("evt")) == Republished(queued=None, accepted=False)
 
 
-async def test_the_order_again_is_told_the_same_and_changes_nothing(
+async def test_the_same_command_again_gets_the_same_reply_and_changes_nothing(
     driver: Driver,
 ) -> None:
     [effect] = await refused(driver)

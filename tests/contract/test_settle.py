@@ -98,7 +98,7 @@ async def test_the_same_rejection_is_a_duplicate_another_reason_a_conflict(drive
     assert (await driver.verdict(rejected(awakeable_id, "b", source="t:0:3"))).kind == "conflict"
 
 
-async def test_the_source_that_settled_it_is_told_accepted_again(driver: Driver) -> None:
+async def test_the_source_that_settled_it_gets_accepted_again(driver: Driver) -> None:
     row, awakeable_id = await driver.waiting()
     first = await driver.verdict(resolved(awakeable_id))
     again = await driver.settle(resolved(awakeable_id))
@@ -139,7 +139,7 @@ async def test_what_cant_be_read_is_invalid_and_leaves_it_pending(driver: Driver
     assert (await driver.verdict(resolved(awakeable_id, source="t:0:2"))).kind == "accepted"
 
 
-async def test_what_the_edge_refuses_is_invalid_though_it_could_be_read(driver: Driver) -> None:
+async def test_a_value_that_its_type_refuses_is_invalid_though_it_could_be_decoded(driver: Driver) -> None:
     _, awakeable_id = await driver.waiting()
     verdict = await driver.verdict(replace(resolved(awakeable_id), refusal="the parcel is not a number"))
     assert (verdict.kind, verdict.reason) == ("invalid", "the parcel is not a number")
@@ -199,7 +199,7 @@ async def test_case_w7_a_heartbeat_after_the_answer_is_kept_and_has_no_verdict(d
     assert (found.state, found.verdicts.counts) == ("resolved", {"accepted": 1})
 
 
-async def test_the_book_counts_all_and_keeps_the_first_and_the_last_ten(driver: Driver) -> None:
+async def test_the_verdict_history_counts_all_and_keeps_the_first_and_the_last_ten(driver: Driver) -> None:
     _, awakeable_id = await driver.waiting()
     total = 3 * KEPT_AT_EACH_END
     for number in range(total):

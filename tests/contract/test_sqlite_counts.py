@@ -38,9 +38,7 @@ async def test_counts_are_the_same_after_opening_the_file_again(
     assert await sqlite.counts() == before
 
 
-async def test_case_o2_to_tell_how_much_there_is_nothing_is_counted(
-    sqlite: SqliteStore, clock: FakeClock
-) -> None:
+async def test_case_o2_reporting_the_gauges_counts_no_rows(sqlite: SqliteStore, clock: FakeClock) -> None:
     driver = Driver(sqlite, clock)
     letters = tuple(driver.a_letter(offset=offset) for offset in range(3))
     await sqlite.commit([Settle(completions=(), dead_letters=letters, relay_to=DLQ)])

@@ -216,7 +216,7 @@ async def test_a_database_that_others_write_to_is_unavailable_until_they_are_don
     await driver.begin()
 
 
-async def test_nobody_who_reads_waits_for_the_writer(sqlite: SqliteStore, driver: Driver) -> None:
+async def test_no_reader_waits_for_the_writer(sqlite: SqliteStore, driver: Driver) -> None:
     row = await driver.begin()
     began, finish = threading.Event(), threading.Event()
 

@@ -108,7 +108,7 @@ async def test_a_partition_that_another_has_taken_fences_the_batch(watched: Watc
     assert (await driver.awakeable(awakeable_id)).state == "pending"
 
 
-async def test_an_outcome_that_another_has_written_stands(watched: Watched, driver: Driver) -> None:
+async def test_an_outcome_that_another_has_written_is_kept(watched: Watched, driver: Driver) -> None:
     _, (awakeable_id,) = await driver.running_with(NewAwakeable(id=driver.id("prom")))
     watched.write_behind_its_back(
         "UPDATE awakeables SET state = 'resolved', outcome = ?, settled_by = 'x' WHERE id = ?",

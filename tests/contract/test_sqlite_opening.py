@@ -51,7 +51,7 @@ def modes(path: Path) -> dict[str, int]:
     return {file.name.removeprefix(path.name): file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
 
 
-async def test_case_o13_a_new_store_is_its_owner_s_alone_with_all_files_beside_it(path: Path) -> None:
+async def test_case_o13_a_new_store_and_its_other_files_are_readable_by_the_owner_alone(path: Path) -> None:
     before = os.umask(0)
     try:
         store = a_store(path)
@@ -171,12 +171,12 @@ async def test_a_new_store_in_a_folder_that_takes_no_files_is_refused(nobodys: P
 
 
 @pytest.mark.parametrize("path", ["", "/", "/tmp"])
-async def test_a_folder_is_no_database(path: str) -> None:
+async def test_a_directory_is_not_a_database(path: str) -> None:
     with pytest.raises(StoreUnavailable, match="is a directory: give the path of the database's file"):
         await a_store(Path(path)).open()
 
 
-async def test_a_file_that_is_no_database_is_refused_and_left_alone(diary: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_refused_and_left_alone(diary: Path) -> None:
     with pytest.raises(StoreUnavailable, match=r"shop\.db.*not a database"):
         await a_store(diary).open()
     with diary.open("rb") as file:
@@ -235,7 +235,7 @@ async def test_another_app_s_store_of_an_older_release_is_not_migrated(
         assert schema.schema_version(connection) == VERSION
 
 
-async def test_who_opens_it_for_no_app_gives_it_no_name(path: Path) -> None:
+async def test_opening_it_for_no_app_gives_it_no_name(path: Path) -> None:
     for app in ("", "bank"):
         store = a_store(path, app)
         await store.open()
@@ -243,7 +243,7 @@ async def test_who_opens_it_for_no_app_gives_it_no_name(path: Path) -> None:
         await store.close()
 
 
-async def test_a_renamed_app_takes_its_file_over_as_the_handbook_says(path: Path) -> None:
+async def test_a_renamed_app_takes_over_its_file_as_the_operations_guide_says(path: Path) -> None:
     store = a_store(path, "shop")
     await store.open()
     await store.close()
@@ -258,7 +258,7 @@ async def test_a_renamed_app_takes_its_file_over_as_the_handbook_says(path: Path
         await a_store(path, "shop").open()
 
 
-async def test_an_opening_that_failed_lets_go_of_the_lock(diary: Path) -> None:
+async def test_an_opening_that_failed_releases_the_lock(diary: Path) -> None:
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
             await a_store(diary).open()

@@ -46,7 +46,7 @@ async def test_a_relay_reads_what_it_has_claimed_and_nothing_else(driver: Driver
     assert {effect.event_id for effect in await driver.store.effects("heir", 10)} == {*mine, *theirs}
 
 
-async def test_whoever_takes_a_stream_gets_it_in_its_order(driver: Driver) -> None:
+async def test_the_next_owner_of_a_stream_claims_it_in_order(driver: Driver) -> None:
     ids = await queued(driver, 2, 1, 2)
     assert [effect.event_id for effect in await driver.claim_effects("heir", limit=1)] == ids
 
@@ -64,7 +64,7 @@ async def test_one_that_is_sent_again_comes_after_those_that_are_there(driver: D
     assert claimed == [*rest, first, later.event_id]
 
 
-async def test_verdicts_over_one_awakeable_are_published_in_the_order_of_its_book(driver: Driver) -> None:
+async def test_verdicts_on_one_awakeable_are_published_in_the_order_of_its_history(driver: Driver) -> None:
     _, awakeable_id = await driver.waiting()
     ids = []
     for number in range(3):

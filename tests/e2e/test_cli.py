@@ -81,7 +81,7 @@ def test_the_installed_command_has_help() -> None:
     assert "Usage: awakeables serve [OPTIONS]" in result.stdout
 
 
-def test_the_installed_command_tells_what_is_wrong_in_one_line_without_a_stack() -> None:
+def test_the_installed_command_reports_errors_in_one_line_without_a_stack() -> None:
     result = run("serve", "nowhere:app")
     assert result.returncode == 1
     assert "no module 'nowhere'" in result.stderr
@@ -187,7 +187,7 @@ def test_lists_and_shows(url: str) -> None:
     assert [entry["entry"]["k"] for entry in shown["journal"]] == ["input", "awakeable", "publish", "outcome"]
 
 
-def test_a_verdict_that_is_no_success_is_told_and_exits_with_1(url: str) -> None:
+def test_a_verdict_that_is_not_a_success_is_printed_and_exits_with_1(url: str) -> None:
     httpx.post(f"{url}/orders/fulfil", json={"id": "o-3"}, timeout=30)
     [first, *_] = re.findall(r"prom_1\w+", console("list", "--url", url).stdout)
     again = console("resolve", first, '{"tracking": "parcel-of-o-3"}', "--url", url)
@@ -267,7 +267,7 @@ async def test_hard_case_17_dev_with_a_kafka_of_its_own_keeps_the_store(tmp_path
                     assert answer.status_code == 200
 
 
-def test_dev_has_the_task_topics_that_are_named_for_whoever_reads_them() -> None:
+def test_dev_creates_the_task_topics_that_are_named() -> None:
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     with started("dev", "shop:app", "--task-topic", "pack-requests", "--port", str(port), until="resolve"):
@@ -304,7 +304,7 @@ def test_with_a_kafka_of_its_own_dev_makes_no_task_topic_and_says_what_does(tmp_
     assert "on 127.0.0.1:9, create the topics with `awakeables topics create shop:app " in told.stderr
 
 
-def test_an_operator_mends_by_command_what_went_wrong(url: str) -> None:
+def test_an_operator_repairs_by_command_what_went_wrong(url: str) -> None:
     called = httpx.post(f"{url}/orders/fulfil", json={"id": "o-4"}, timeout=30)
     told = console("cancel", called.headers["invocation-id"], "--url", url)
     assert told.returncode == 1

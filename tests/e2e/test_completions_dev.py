@@ -151,7 +151,7 @@ async def test_a_broker_that_comes_late_is_waited_for(broker: EmbeddedBroker, ap
         assert shop.problems == {}
 
 
-async def test_a_consumer_that_hears_nothing_for_long_is_built_anew(
+async def test_a_consumer_that_receives_nothing_for_long_is_replaced(
     broker: EmbeddedBroker, app: App, store: Store
 ) -> None:
     await broker.create_topic(app.completions_topic, partitions=1)
@@ -210,7 +210,7 @@ async def test_completions_wait_for_a_store_that_is_away(broker: EmbeddedBroker,
         await eventually(lambda: shop.problems == {})
 
 
-async def test_a_record_that_the_store_refuses_is_buried_and_those_around_it_are_settled(
+async def test_a_record_that_the_store_refuses_is_a_dead_letter_and_those_around_it_are_settled(
     broker: EmbeddedBroker, app: App
 ) -> None:
     store = FaultyStore(clock=SystemClock(), retention_ms=DAY_MS)
@@ -253,7 +253,7 @@ async def test_creating_topics_that_exist_needs_no_admin_protocol(broker: Embedd
     assert await missing_topics(_quick(broker), ["there", "not there", "there"]) == ["not there"]
 
 
-async def test_a_broker_that_makes_no_topics_by_request_is_told_with_what_does(
+async def test_a_broker_that_refuses_to_create_topics_is_reported_with_what_creates_them(
     broker: EmbeddedBroker,
 ) -> None:
     with pytest.raises(BrokerUnavailable, match=r"no topics by request.*`awakeables dev --task-topic TOPIC`"):

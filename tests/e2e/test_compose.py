@@ -142,7 +142,7 @@ async def test_sigterm_drains_within_the_grace_and_exits_with_0(
         await healthy(stack, "service")
 
 
-async def test_the_health_check_tells_ready_from_not_there(stack: Stack) -> None:
+async def test_the_health_check_distinguishes_ready_from_not_there(stack: Stack) -> None:
     await healthy(stack, "worker")  # it was started anew just before
     assert {stack.health(name) for name in ("kafka", "service", "worker")} == {"healthy"}
     check = ("python", "-I", "/opt/awakeables/ready.py")

@@ -57,7 +57,7 @@ async def broker() -> AsyncIterator[EmbeddedBroker]:
         yield broker
 
 
-async def test_lag_is_told_per_partition_and_comes_back_to_nothing(broker: EmbeddedBroker) -> None:
+async def test_lag_is_reported_per_partition_and_returns_to_0(broker: EmbeddedBroker) -> None:
     app, store = new_app(), Witness()
     await broker.create_topic(app.completions_topic, partitions=1)
     await broker.create_topic(app.dead_letter_topic, partitions=1)
@@ -78,7 +78,7 @@ async def test_lag_is_told_per_partition_and_comes_back_to_nothing(broker: Embed
     assert all(behind_s > 0 for behind_s in store.behind_s[1:])
 
 
-async def test_a_worker_tells_what_became_of_its_tasks(broker: EmbeddedBroker) -> None:
+async def test_a_worker_counts_what_became_of_its_tasks(broker: EmbeddedBroker) -> None:
     await broker.create_topic("pack-requests", partitions=1)
     await broker.create_topic("shop.completions", partitions=1)
     worker = Worker("packer")

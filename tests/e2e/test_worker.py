@@ -103,7 +103,7 @@ async def test_the_completion_record_is_what_the_service_reads(
     assert completion.body == Rejection(reason="out of stock", code=409)
 
 
-async def test_what_is_no_task_goes_to_the_dead_letters_and_the_rest_goes_on(
+async def test_a_record_that_is_not_a_task_is_a_dead_letter_and_the_others_are_done(
     broker: EmbeddedBroker, connection: KafkaConnection
 ) -> None:
     odd: list[tuple[str, bytes]] = [("seen", b"1"), ("seen", b"\xff")]
@@ -160,7 +160,7 @@ async def test_a_batch_that_can_not_be_opened_stops_its_partition_and_no_other(
     assert (await committed(broker.bootstrap, "packer", TASKS, partitions=3))[0] == 2
 
 
-async def test_a_header_whose_name_is_no_text_stops_nothing(
+async def test_a_header_whose_name_is_not_text_stops_nothing(
     broker: EmbeddedBroker, connection: KafkaConnection
 ) -> None:
     value, _ = task_headers(task_effect({"number": 1}, number=1, topic=TASKS, reply_to=ANSWERS))
@@ -205,7 +205,7 @@ async def test_a_worker_waits_for_a_broker_that_is_not_there_yet(
             await answers.of_all(range(3))
 
 
-async def test_topics_that_are_missing_are_told_with_what_makes_them(
+async def test_topics_that_are_missing_are_reported_with_what_creates_them(
     broker: EmbeddedBroker, connection: KafkaConnection
 ) -> None:
     worker = packer()

@@ -94,7 +94,7 @@ async def test_a_completion_in_two_partitions_is_accepted_once(bootstrap: str, s
     await eventually(lambda: _told(shop, awakeable_id, {"accepted": 1, "duplicate": 1}))
 
 
-async def test_the_first_of_two_answers_wins_and_the_other_is_told_of_the_conflict(
+async def test_the_first_of_two_answers_wins_and_the_other_gets_conflict(
     bootstrap: str, shop: Running
 ) -> None:
     [awakeable_id] = await shop.pending()
@@ -139,7 +139,7 @@ async def test_a_second_reader_takes_over_and_the_first_takes_back(bootstrap: st
         await shop.engine.settlement.commit(Settle(completions=(), fence=late))
 
 
-async def test_kafka_is_told_the_offsets_for_lag_dashboards(
+async def test_offsets_are_committed_to_kafka_for_lag_dashboards(
     bootstrap: str, app: App, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lag, "INTERVAL_S", 0.2)
@@ -174,7 +174,7 @@ async def test_an_aborted_transaction_is_never_seen_and_a_committed_one_is(
     await eventually(shop.deadlines_pass)
 
 
-async def test_case_r3_w12_an_open_transaction_is_told_and_what_is_behind_it_is_in_time(
+async def test_case_r3_w12_an_open_transaction_is_reported_and_answers_behind_it_are_in_time(
     bootstrap: str, app: App, store: Store
 ) -> None:
     await create_app_topics(bootstrap, app, partitions=1)
@@ -559,7 +559,7 @@ async def test_fault_11_a_topic_that_was_recreated_and_has_grown_past_the_positi
         await eventually(lambda: shop.problems == {})
 
 
-async def test_what_waits_is_told_also_while_the_store_is_down(
+async def test_lag_is_reported_while_the_store_is_down_too(
     bootstrap: str, app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def down(_: object) -> list[Reply]:

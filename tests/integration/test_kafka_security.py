@@ -200,7 +200,7 @@ async def refusal(connection: KafkaConnection) -> str:
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
-async def test_a_wrong_password_is_told_with_the_users_name(
+async def test_a_wrong_password_is_reported_with_the_users_name(
     sasl: Callable[..., Settings], mechanism: str
 ) -> None:
     settings = sasl(kafka_sasl_mechanism=mechanism, kafka_sasl_password=WRONG)
@@ -243,26 +243,26 @@ async def test_a_broker_that_leads_to_another_host_name_is_refused_there(
     assert told.startswith("BrokerRefused: the certificate of Kafka at localhost:")
 
 
-async def test_a_broker_that_wants_our_certificate_says_so(mutual: Callable[..., Settings]) -> None:
+async def test_a_broker_that_requires_our_certificate_is_reported(mutual: Callable[..., Settings]) -> None:
     told = await refusal(connection_of(mutual(kafka_ssl_cert=None, kafka_ssl_key=None), "test"))
     assert "wants a certificate of ours; set AWAKEABLES_KAFKA_SSL_CERT" in told
 
 
-async def test_a_certificate_that_the_broker_does_not_trust_is_told(
+async def test_a_certificate_that_the_broker_does_not_trust_is_reported(
     mutual: Callable[..., Settings], strangers: Papers
 ) -> None:
     settings = mutual(kafka_ssl_cert=strangers.cert, kafka_ssl_key=strangers.key)
     assert "refuses our certificate" in await refusal(connection_of(settings, "test"))
 
 
-async def test_credentials_at_a_port_that_takes_none_are_told(
+async def test_credentials_at_a_port_that_takes_none_are_reported(
     sasl: Callable[..., Settings], broker: SecuredKafka
 ) -> None:
     told = await refusal(connection_of(sasl(kafka=broker.astray_bootstrap), "test"))
     assert "takes no credentials at this port" in told
 
 
-async def test_a_port_that_speaks_something_else_is_told(broker: SecuredKafka, papers: Papers) -> None:
+async def test_a_port_that_speaks_something_else_is_reported(broker: SecuredKafka, papers: Papers) -> None:
     told = await refusal(connection_of(load_settings(kafka=broker.bootstrap), "test"))
     assert "AWAKEABLES_KAFKA_SECURITY_PROTOCOL=PLAINTEXT is not what this port speaks" in told
     no_user = load_settings(kafka=broker.bootstrap, kafka_security_protocol="SSL", kafka_ssl_ca=papers.ca)
@@ -270,7 +270,7 @@ async def test_a_port_that_speaks_something_else_is_told(broker: SecuredKafka, p
     assert "AWAKEABLES_KAFKA_SECURITY_PROTOCOL=SSL is not what this port speaks" in told
 
 
-async def test_a_broker_that_is_not_there_is_told(sasl: Callable[..., Settings]) -> None:
+async def test_a_broker_that_is_not_there_is_reported(sasl: Callable[..., Settings]) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     told = await refusal(connection_of(sasl(kafka=nobody), "test"))
     assert told == (f"BrokerUnavailable: nobody listens at {nobody}; start Kafka, or check AWAKEABLES_KAFKA")
@@ -286,7 +286,7 @@ async def test_one_broker_of_several_is_enough_to_know_why(
     assert "refuses the credentials of user 'shop'" in told
 
 
-async def test_topics_that_an_acl_forbids_are_told(
+async def test_topics_that_an_acl_forbids_are_reported(
     sasl: Callable[..., Settings], broker: SecuredKafka, said: list[EventDict]
 ) -> None:
     app = new_app("forbidden")
@@ -302,7 +302,7 @@ async def test_topics_that_an_acl_forbids_are_told(
     assert "Kafka does not let user 'shop' use topic 'forbidden-tasks'" in repr(publish)
 
 
-async def test_a_topic_that_an_acl_lets_us_see_and_not_read_is_told(
+async def test_a_topic_that_an_acl_lets_us_see_and_not_read_is_reported(
     sasl: Callable[..., Settings], broker: SecuredKafka
 ) -> None:
     app = new_app("unread")
@@ -313,7 +313,7 @@ async def test_a_topic_that_an_acl_lets_us_see_and_not_read_is_told(
     assert told == f"Kafka does not let us read topic '{app.completions_topic}'; grant it by an ACL"
 
 
-async def test_a_group_that_an_acl_forbids_is_told_by_the_worker_once(
+async def test_a_group_that_an_acl_forbids_is_logged_by_the_worker_once(
     sasl: Callable[..., Settings], broker: SecuredKafka, said: list[EventDict]
 ) -> None:
     await asyncio.to_thread(broker.deny, USER, "group", "barred-")
@@ -330,7 +330,7 @@ async def test_a_group_that_an_acl_forbids_is_told_by_the_worker_once(
 
 
 @pytest.mark.parametrize("but", [None, "Read"], ids=["unseen", "unwritten"])
-async def test_a_topic_that_the_worker_may_not_answer_to_is_told(
+async def test_a_topic_that_the_worker_may_not_answer_to_is_reported(
     sasl: Callable[..., Settings], broker: SecuredKafka, said: list[EventDict], but: str | None
 ) -> None:
     worker, replies = new_worker(), f"mute-{but}-replies"
@@ -345,7 +345,7 @@ async def test_a_topic_that_the_worker_may_not_answer_to_is_told(
 
 
 @pytest.mark.parametrize("but", [None, "Read"], ids=["unseen", "unwritten"])
-async def test_case_o15_a_task_to_answer_where_the_worker_may_not_write_is_set_aside_and_the_next_done(
+async def test_case_o15_a_task_to_answer_where_the_worker_may_not_write_is_a_dead_letter_and_the_next_is_done(
     sasl: Callable[..., Settings],
     broker: SecuredKafka,
     monkeypatch: pytest.MonkeyPatch,

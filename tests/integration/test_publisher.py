@@ -155,7 +155,7 @@ async def test_keys_go_where_other_clients_put_them_and_tasks_without_one_of_the
     assert len({partition_of[one.event_id] for one in tasks}) == 1
 
 
-async def test_a_missing_topic_is_told_at_once_and_not_created(
+async def test_a_missing_topic_is_reported_at_once_and_not_created(
     bootstrap: str, publisher: KafkaPublisher
 ) -> None:
     loop = asyncio.get_running_loop()

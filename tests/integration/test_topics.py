@@ -63,7 +63,7 @@ def bench(bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Be
     return Bench(bootstrap)
 
 
-def test_topics_that_are_missing_are_told_and_not_created_by_asking(bench: Bench) -> None:
+def test_topics_that_are_missing_are_reported_and_not_created_by_asking(bench: Bench) -> None:
     for _ in range(2):
         rows = bench.check()
         assert [row["topic"] for row in rows] == bench.topics
@@ -107,6 +107,6 @@ def test_case_w2_task_topics_are_created_with_one_for_their_dead_letters(bench: 
     assert f"{bench.name}.others.dlq" in {row["topic"] for row in rows if row["setting"] == "partitions"}
 
 
-def test_what_the_broker_refuses_is_told_in_its_words(bench: Bench) -> None:
+def test_what_the_broker_refuses_is_reported_in_its_words(bench: Bench) -> None:
     with pytest.raises(BrokerUnavailable, match=r"can't be created: .*replication factor"):
         bench.run("topics", "create", "APP", "--replication", "2")

@@ -254,7 +254,7 @@ async def test_a_dead_letter_that_is_too_large_keeps_all_but_its_value(
     assert "awakeable-value-omitted" in dict(letter.headers)
 
 
-async def test_a_result_that_is_too_large_is_rejected_and_its_neighbours_are_not(
+async def test_a_result_that_is_too_large_is_rejected_and_others_in_its_batch_are_not(
     bench: Bench, topic: TopicFactory
 ) -> None:
     bench.replies = await topic("narrow-replies", partitions=1, max_message_bytes=2000)
@@ -292,7 +292,7 @@ async def test_a_broker_that_restarts_in_the_middle_costs_no_answer(
                 await answers.of_all(range(700), timeout=60)
 
 
-async def test_a_topic_that_comes_later_is_read_and_was_not_made_by_asking(engine_and_image: None) -> None:
+async def test_a_topic_that_comes_later_is_read_and_was_not_created_by_asking(engine_and_image: None) -> None:
     def broker() -> RealKafka:
         return RealKafka(auto_create_topics=True)
 

@@ -158,7 +158,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ["plain", "shell"])
-async def test_case_w3_a_documented_worker_sets_aside_what_it_can_not_do_and_does_the_next_task(
+async def test_case_w3_a_documented_worker_dead_letters_what_it_can_not_do_and_does_the_next_task(
     bootstrap: str, topic: TopicFactory, tmp_path: Path, name: str
 ) -> None:
     tasks, replies = await topic("pack-requests", partitions=1), await topic("shop.completions", partitions=1)
@@ -189,7 +189,7 @@ async def test_case_w3_a_documented_worker_sets_aside_what_it_can_not_do_and_doe
 
 
 @pytest.mark.parametrize("name", ["plain", "shell"])
-async def test_case_w3_a_documented_worker_does_large_tasks_and_sets_aside_what_is_too_large_to_answer(
+async def test_case_w3_a_documented_worker_does_large_tasks_and_dead_letters_those_too_large_to_answer(
     bootstrap: str, topic: TopicFactory, tmp_path: Path, name: str
 ) -> None:
     tasks, replies = await topic("pack-requests", partitions=1), await topic("shop.completions", partitions=1)

@@ -25,7 +25,7 @@ def test_every_promise_is_kept_under_faults(first: int) -> None:
         assert violations(simulate(seed)) == [], f"seed {seed} (add it to tests/simulation/regressions.txt)"
 
 
-def test_seeds_that_failed_once_stay_mended() -> None:
+def test_seeds_that_failed_once_stay_fixed() -> None:
     seeds = [int(line.split()[0]) for line in REGRESSIONS.read_text().splitlines() if line[:1].isdigit()]
     for seed in seeds:
         assert violations(simulate(seed)) == [], f"seed {seed}"

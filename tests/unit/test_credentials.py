@@ -161,7 +161,7 @@ def test_a_certificate_needs_its_key_and_a_key_its_certificate(files: Files) -> 
 
 
 @pytest.mark.parametrize("bootstrap", [f"shop:{SECRET}@kafka:9092", "ssl://kafka:9092", "kafka:many"])
-def test_brokers_that_are_no_host_and_port_are_refused_unseen(bootstrap: str) -> None:
+def test_brokers_that_are_not_host_and_port_are_refused_without_showing_them(bootstrap: str) -> None:
     with pytest.raises(SettingsRefused, match=r"^--kafka: not host:port") as refused:
         load_settings(kafka=f"kafka:9092,{bootstrap}")
     assert bootstrap not in str(refused.value)

@@ -25,7 +25,7 @@ STUCK = {
 }
 
 
-def test_an_invocation_is_cancelled_and_told_of(stub: StubService, run: Run) -> None:
+def test_an_invocation_is_cancelled_and_its_status_printed(stub: StubService, run: Run) -> None:
     stub.will_answer(f"POST /invocations/{INVOCATION}/cancel", {"status": "suspended", "ended": None}, 202)
     told = run("cancel", INVOCATION)
     assert told.exit_code == 0
@@ -39,12 +39,12 @@ def test_one_that_is_cancelled_already_says_so(stub: StubService, run: Run) -> N
     assert run("cancel", INVOCATION).stdout == f"{INVOCATION}: cancelled\n"
 
 
-def test_an_invocation_is_killed_and_told_of(stub: StubService, run: Run) -> None:
+def test_an_invocation_is_killed_and_its_status_printed(stub: StubService, run: Run) -> None:
     stub.will_answer(f"POST /invocations/{INVOCATION}/kill", {"status": "completed", "ended": "cancelled"})
     assert run("kill", INVOCATION).stdout == f"{INVOCATION}: killed\n"
 
 
-def test_a_refusal_is_told_in_one_line(stub: StubService, run: Run) -> None:
+def test_a_refusal_is_reported_in_one_line(stub: StubService, run: Run) -> None:
     refusal = {"title": "The state does not allow this", "detail": "it has [ended]"}
     stub.will_answer(f"POST /invocations/{INVOCATION}/cancel", refusal, 409)
     told = run("cancel", INVOCATION)
@@ -58,9 +58,7 @@ def test_an_id_that_was_pasted_wrongly_stays_one_segment_of_the_path(stub: StubS
 
 
 @pytest.mark.parametrize("pasted", ["foo", "dlq_1a", ""])
-def test_what_is_neither_an_awakeable_nor_an_invocation_is_told_both(
-    stub: StubService, run: Run, pasted: str
-) -> None:
+def test_the_error_for_an_id_of_neither_kind_names_both(stub: StubService, run: Run, pasted: str) -> None:
     told = run("show", pasted)
     assert told.exit_code == 1
     assert told.stderr == (
@@ -169,7 +167,7 @@ def test_a_skip_without_a_terminal_to_ask_at_is_dropped(stub: StubService, run: 
 
 
 @pytest.mark.parametrize(("to", "query"), [((), ""), (("--to", "20"), "?to=20")])
-def test_a_skip_goes_behind_the_batch_or_where_it_is_told_to(
+def test_a_skip_goes_behind_the_batch_or_to_the_given_offset(
     to: tuple[str, ...], query: str, stub: StubService, run: Run
 ) -> None:
     stub.will_answer(f"POST /offsets/3/skip{query}", STUCK | {"next": 20, "problem": None})
@@ -178,7 +176,7 @@ def test_a_skip_goes_behind_the_batch_or_where_it_is_told_to(
     assert told.stdout == "partition 3 continues at 20\n"
 
 
-def test_a_partition_that_is_not_there_is_told_with_those_that_are(stub: StubService, run: Run) -> None:
+def test_the_error_for_a_missing_partition_lists_those_that_exist(stub: StubService, run: Run) -> None:
     stub.will_answer("GET /offsets", {"items": [STUCK]})
     told = run("offsets", "skip", "4")
     assert told.exit_code == 1
@@ -195,7 +193,7 @@ def test_the_token_is_sent_and_never_shown(stub: StubService, run: Run) -> None:
     assert "s3cret" not in told.output
 
 
-def test_whoever_is_not_let_in_is_told_which_setting_helps(stub: StubService, run: Run) -> None:
+def test_the_error_for_a_refused_request_names_the_setting_that_helps(stub: StubService, run: Run) -> None:
     stub.will_answer("GET /offsets", {"title": "No token", "detail": "who are you"}, 401)
     assert run("offsets", "show").stderr.endswith(" requires a token: set AWAKEABLES_TOKEN\n")
     told = run("offsets", "show", AWAKEABLES_TOKEN="s3cret")
@@ -214,7 +212,9 @@ def test_a_state_that_there_is_not_is_refused_with_those_that_there_are(
     assert stub.asked == []
 
 
-def test_another_program_at_the_address_is_told_from_the_service(stub: StubService, run: Run) -> None:
+def test_another_program_at_the_address_is_distinguished_from_the_service(
+    stub: StubService, run: Run
+) -> None:
     stub.will_answer("GET /offsets", b"<html>hello</html>")
     told = run("offsets", "show")
     assert told.exit_code == 1

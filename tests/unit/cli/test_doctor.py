@@ -86,7 +86,7 @@ def test_case_o7_a_service_that_is_degraded_is_a_fault_that_says_that_work_is_ta
     assert found["service"] == ("FAULT", f"{stub.url} accepts work but is degraded: broker: it is away")
 
 
-def test_another_program_at_the_url_is_told_from_the_service(
+def test_another_program_at_the_url_is_distinguished_from_the_service(
     run: Run, stub: StubService, tmp_path: Path
 ) -> None:
     stub.will_answer(READY, b"<html>")
@@ -104,7 +104,7 @@ def test_another_program_at_the_url_is_told_from_the_service(
         ({}, "ok", "set, all others at their defaults"),
     ],
 )
-def test_unsafe_settings_are_told(
+def test_unsafe_settings_are_reported(
     environment: dict[str, str], level: str, told: str, run: Run, tmp_path: Path
 ) -> None:
     _, found = doctored(run, tmp_path / "a.db", **environment)
@@ -112,7 +112,7 @@ def test_unsafe_settings_are_told(
     assert told in found["settings"][1]
 
 
-def test_a_file_with_secrets_that_others_can_read_is_told(run: Run, tmp_path: Path) -> None:
+def test_a_file_with_secrets_that_others_can_read_is_reported(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "awakeables.toml"
     file.write_text('token = "hush"\n')
     file.chmod(0o644)
@@ -170,9 +170,7 @@ async def test_a_store_of_another_app_is_a_fault_and_is_not_changed(tmp_path: Pa
     assert path.read_bytes() == before
 
 
-def test_the_doctor_is_told_which_app_it_is(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_doctor_checks_the_app_s_name(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bank.py").write_text(BANK)
     monkeypatch.syspath_prepend(tmp_path)
     with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as connection:

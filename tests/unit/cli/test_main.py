@@ -14,7 +14,7 @@ UNKNOWN = "prom_101hf7yat0060rk4csm6mv3ee1s3zhr432"
 
 
 @pytest.mark.parametrize("target", ["[reader]", "[/red]", ":bug:"])
-def test_an_error_is_told_to_the_letter_whatever_it_names(
+def test_an_error_is_shown_to_the_letter_whatever_it_names(
     target: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
@@ -40,7 +40,7 @@ def test_an_error_is_told_to_the_letter_whatever_it_names(
         (("reject", UNKNOWN, "no", "--details", "{"), "--details is not JSON"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line_without_a_stack(words: tuple[str, ...], told: str) -> None:
+def test_errors_are_reported_in_one_line_without_a_stack(words: tuple[str, ...], told: str) -> None:
     result = console(*words, AWAKEABLES_URL="http://127.0.0.1:9")
     assert result.returncode == 1
     assert told in result.stderr
@@ -93,7 +93,7 @@ def test_a_wrong_flag_is_a_usage_error() -> None:
     assert console("serve", "shop:app", "--prot", "1").returncode == 2
 
 
-def test_a_settings_file_is_read_before_the_command_or_behind_it_and_a_typo_in_it_is_told(
+def test_a_settings_file_is_read_before_or_after_the_command_and_a_typo_in_it_is_reported(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "awakeables.toml"

@@ -32,7 +32,7 @@ def test_case_u11_dev_without_its_extra_ends_in_one_line_that_names_it() -> None
     assert "--kafka HOST:PORT" in line
 
 
-def test_case_u11_every_optional_extra_has_the_words_of_who_lacks_it() -> None:
+def test_case_u11_every_missing_optional_extra_has_its_own_message() -> None:
     """Each extra is explained in the README, and MissingDependency is raised without it."""
     root = Path(__file__).parents[3]
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]

@@ -90,7 +90,7 @@ def test_a_duration_that_can_not_be_is_refused(text: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "-1", "-0.5", "true", "07:30:00", "[1]", '"soon"', "1e30"])
-def test_what_is_no_duration_in_a_file_is_told_how_to_write_one(file: Path, value: str) -> None:
+def test_the_error_for_an_invalid_duration_in_a_file_says_how_to_write_one(file: Path, value: str) -> None:
     file.write_text(f"linger = {value}")
     with pytest.raises(SettingsRefused, match=r"linger in .*\.toml: not a duration; .* 7d or PT15M$"):
         load_settings(file)

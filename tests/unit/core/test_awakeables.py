@@ -134,7 +134,7 @@ def test_the_table_above_is_complete() -> None:
 
 
 @pytest.mark.parametrize("said", ["the same answer", "the same no"])
-def test_the_record_that_settled_it_is_told_accepted_again_and_is_counted_once(said: str) -> None:
+def test_the_record_that_settled_it_gets_accepted_again_and_is_counted_once(said: str) -> None:
     """A lost acknowledgement, a replay: the same source tells the same thing."""
     once = told(row(), SAID[said])
     again = told(once.awakeable, SAID[said])
@@ -147,7 +147,7 @@ def from_kafka(body: Resolution | Rejection, *, offset: int, at_ms: int) -> Comp
     return Completion(awakeable_id="a", body=body, source=f"{partition_source('t', 0)}{offset}@{at_ms}")
 
 
-def test_case_r4_a_record_of_a_topic_that_was_made_anew_is_another_source() -> None:
+def test_case_r4_a_record_of_a_recreated_topic_is_another_source() -> None:
     settled = told(row(), from_kafka(YES, offset=3, at_ms=1_000)).awakeable
     assert told(settled, from_kafka(YES, offset=3, at_ms=1_000)).verdict.kind == "accepted"
     assert told(settled, from_kafka(NO, offset=3, at_ms=2_000)).verdict.kind == "conflict"
@@ -218,7 +218,7 @@ def test_a_deadline_at_or_before_the_horizon_wins_over_the_answer(horizon_ms: in
 
 
 @pytest.mark.parametrize("state", ["resolved", "rejected"])
-def test_case_w7_a_heartbeat_after_the_answer_is_kept_and_accuses_nobody(state: State) -> None:
+def test_case_w7_a_heartbeat_after_the_answer_is_kept_and_is_not_late(state: State) -> None:
     before = row(state)
     result = told(before, SAID["a heartbeat"])
     assert (result.verdict, result.settled) == (None, False)
@@ -227,7 +227,7 @@ def test_case_w7_a_heartbeat_after_the_answer_is_kept_and_accuses_nobody(state: 
 
 
 @pytest.mark.parametrize("state", ["timed-out", "cancelled"])
-def test_case_w7_a_heartbeat_for_what_nobody_waits_for_any_more_is_told_so(state: State) -> None:
+def test_case_w7_a_heartbeat_for_an_awakeable_that_nobody_awaits_is_late(state: State) -> None:
     verdict = told(row(state), SAID["a heartbeat"]).verdict
     assert (verdict.kind, verdict.reason) == ("late", f"the awakeable is {state}")
 
@@ -327,7 +327,7 @@ def test_an_id_without_a_row_is_unknown_until_it_may_have_been_purged(age_ms: in
 
 
 @given(st.lists(st.sampled_from(VERDICTS), max_size=60))
-def test_the_book_keeps_the_first_and_the_last_ten_and_counts_all(kinds: list[Any]) -> None:
+def test_the_verdict_history_keeps_the_first_and_the_last_ten_and_counts_all(kinds: list[Any]) -> None:
     """Hard case 8: the books stay bounded."""
     book = VerdictHistory()
     for number, kind in enumerate(kinds):
@@ -339,7 +339,7 @@ def test_the_book_keeps_the_first_and_the_last_ten_and_counts_all(kinds: list[An
     assert all(book.counts.get(kind, 0) == kinds.count(kind) for kind in VERDICTS)
 
 
-def test_the_book_cuts_what_is_long_and_the_verdict_keeps_it_whole() -> None:
+def test_the_verdict_history_cuts_what_is_long_and_the_verdict_keeps_it_whole() -> None:
     """Hard case 8."""
     long, short = "é" * 900_000, "é" * MAX_CHARACTERS
     result = told(

@@ -55,7 +55,7 @@ def test_any_bytes_are_answered(content: bytes, most: int) -> None:
         (b'"' + b'\\"' * 1000 + b",[{" * 1000 + b'\\\\",', False),
     ],
 )
-def test_case_o3_a_few_million_values_are_found_out_and_long_strings_are_none(
+def test_case_o3_a_few_million_values_are_refused_and_long_strings_are_not(
     unit: bytes, too_many: bool
 ) -> None:
     text = b"[" + unit * (4_000_000 // len(unit)) + b"0]"

@@ -72,6 +72,6 @@ def test_only_a_dead_letter_goes_without_its_value() -> None:
     assert without_value(task, "too large") is None
 
 
-def test_a_reason_that_is_no_utf_8_is_made_readable() -> None:
+def test_a_reason_that_is_not_utf_8_is_made_readable() -> None:
     headers = dict(error_headers(topic="t", partition=0, offset=0, code="invalid", reason="\ud800"))
     assert headers["__connect.errors.exception.message"] == b"?"

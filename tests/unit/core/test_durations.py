@@ -60,7 +60,7 @@ def test_a_duration_is_read(text: str, seconds: float) -> None:
         *("9" * 400, "9" * 400 + "s", "1s\n"),
     ],
 )
-def test_what_is_no_duration_is_refused_with_the_forms_and_without_the_text(text: str) -> None:
+def test_an_invalid_duration_is_refused_with_the_forms_and_without_the_text(text: str) -> None:
     with pytest.raises(ValueError, match=r"^not a duration; write it as 30 \(seconds\), 500ms, .* or PT15M$"):
         parse_duration(text)
 

@@ -34,12 +34,12 @@ def test_ids_are_issued_in_the_form_that_is_documented(kind: IdKind, at_ms: int,
 
 
 @given(kinds, instants, entropies)
-def test_an_id_tells_when_it_was_issued(kind: IdKind, at_ms: int, entropy: bytes) -> None:
+def test_an_id_has_the_time_of_its_issue(kind: IdKind, at_ms: int, entropy: bytes) -> None:
     assert parse_id(new_id(kind, at_ms=at_ms, entropy=entropy), kind) == at_ms
 
 
 @given(kinds, instants, entropies)
-def test_an_id_can_stand_in_a_url_and_in_a_header_as_it_is(kind: IdKind, at_ms: int, entropy: bytes) -> None:
+def test_an_id_needs_no_escaping_in_a_url_or_header(kind: IdKind, at_ms: int, entropy: bytes) -> None:
     text = new_id(kind, at_ms=at_ms, entropy=entropy)
     assert text.startswith(f"{kind}_1")
     assert len(text) == len(kind) + 2 + 33
@@ -79,7 +79,7 @@ def test_every_change_of_one_character_of_an_id_is_found_exhaustively() -> None:
 
 
 @given(kinds, instants, entropies)
-def test_every_swap_of_neighbours_is_found(kind: IdKind, at_ms: int, entropy: bytes) -> None:
+def test_every_swap_of_adjacent_characters_is_found(kind: IdKind, at_ms: int, entropy: bytes) -> None:
     text = new_id(kind, at_ms=at_ms, entropy=entropy)
     for place in range(len(text) - 1):
         swapped = text[:place] + text[place + 1] + text[place] + text[place + 2 :]
@@ -89,7 +89,7 @@ def test_every_swap_of_neighbours_is_found(kind: IdKind, at_ms: int, entropy: by
 
 
 @given(instants, entropies, st.integers(0, 38))
-def test_a_cut_id_is_told_to_be_cut(at_ms: int, entropy: bytes, length: int) -> None:
+def test_the_error_for_a_truncated_id_says_so(at_ms: int, entropy: bytes, length: int) -> None:
     text = new_id("prom", at_ms=at_ms, entropy=entropy)[:length]
     with pytest.raises(MalformedId, match=r"was it cut|begin with 'prom_1'"):
         parse_id(text, "prom")
@@ -128,7 +128,7 @@ def test_what_begins_like_an_id_is_one_or_is_malformed(rest: str, kind: IdKind) 
         assert 0 <= parse_id(f"{kind}_1{rest}", kind) < 2**50
 
 
-def test_a_mistyped_id_is_told_so() -> None:
+def test_the_error_for_a_mistyped_id_says_so() -> None:
     text = new_id("prom", at_ms=1, entropy=bytes(10))
     with pytest.raises(MalformedId, match="was it mistyped"):
         parse_id(text[:-1] + ("0" if text[-1] != "0" else "1"), "prom")

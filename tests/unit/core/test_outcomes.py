@@ -42,7 +42,7 @@ def test_raw_bytes_are_kept(content: bytes) -> None:
     assert outcome.content == content
 
 
-def test_the_four_ends_are_told_apart_by_one_word() -> None:
+def test_the_four_ends_are_distinguished_by_one_word() -> None:
     assert encode_outcome(Resolution.of_json(b"1")) == b'{"status":"resolved","value":1}'
     assert encode_outcome(Rejection(reason="no")) == b'{"status":"rejected","reason":"no"}'
     assert encode_outcome(Expiry(deadline_ms=5)) == b'{"status":"timed-out","deadline_ms":5}'

@@ -129,7 +129,7 @@ OTHERS: tuple[Operation, ...] = (
 
 @pytest.mark.parametrize("recorded", OTHERS, ids=describe)
 @pytest.mark.parametrize("asked", OTHERS, ids=describe)
-def test_asking_for_something_else_than_history_tells_is_a_mismatch(recorded: Operation, asked: Any) -> None:
+def test_an_operation_that_differs_from_the_history_is_a_mismatch(recorded: Operation, asked: Any) -> None:
     replay = Replay([INPUT, recorded])
     if recorded == asked:
         assert replay.ask(asked) == (1, recorded)
@@ -141,14 +141,14 @@ def test_asking_for_something_else_than_history_tells_is_a_mismatch(recorded: Op
     assert replay.replaying, "nothing was consumed"
 
 
-def test_asking_where_history_tells_of_an_outcome_is_a_mismatch() -> None:
+def test_an_operation_where_the_history_has_an_outcome_is_a_mismatch() -> None:
     replay = Replay([INPUT, AwakeableCreated(id="a"), OutcomeDelivered(of=1, outcome=DONE)])
     replay.ask(AwakeableCreated(id=""))
     with pytest.raises(ReplayMismatch, match="outcome of entry 1"):
         replay.ask(RunRequested(name="new"))
 
 
-def test_waiting_for_something_else_than_history_tells_is_a_mismatch() -> None:
+def test_a_wait_that_differs_from_the_history_is_a_mismatch() -> None:
     replay = Replay(
         [INPUT, AwakeableCreated(id="a"), AwakeableCreated(id="b"), OutcomeDelivered(of=2, outcome=DONE)]
     )
@@ -158,14 +158,14 @@ def test_waiting_for_something_else_than_history_tells_is_a_mismatch() -> None:
         replay.recall((1,))
 
 
-def test_waiting_where_history_asks_is_a_mismatch() -> None:
+def test_a_wait_where_the_history_has_an_operation_is_a_mismatch() -> None:
     replay = Replay([INPUT, AwakeableCreated(id="a"), RunRequested(name="gone")])
     replay.ask(AwakeableCreated(id=""))
     with pytest.raises(ReplayMismatch, match="run 'gone'"):
         replay.recall((1,))
 
 
-def test_ending_while_history_tells_of_more_is_a_mismatch() -> None:
+def test_ending_before_the_history_does_is_a_mismatch() -> None:
     replay = Replay([INPUT, RunRequested(name="gone")])
     with pytest.raises(ReplayMismatch, match="the handler ends"):
         replay.finish()
@@ -189,7 +189,7 @@ def test_a_difference_can_be_read() -> None:
     ]
 
 
-def test_an_awakeable_that_is_asked_for_in_replay_has_no_id_to_tell() -> None:
+def test_the_diff_shows_a_new_awakeable_without_an_id() -> None:
     with pytest.raises(ReplayMismatch) as caught:
         Replay([INPUT, RunRequested(name="charge")]).ask(AwakeableCreated(id=""))
     assert "  +       the handler asks for: awakeable" in str(caught.value).splitlines()

@@ -58,7 +58,7 @@ async def test_a_result_is_waited_for_and_asked_for_later() -> None:
             await process.api.result("inv_1x")
 
 
-async def test_an_idempotency_key_stands_for_one_invocation() -> None:
+async def test_an_idempotency_key_identifies_one_invocation() -> None:
     async def echo(ctx: Context, n: int) -> int:
         return n
 
@@ -110,7 +110,7 @@ async def test_a_drained_engine_has_suspended_what_could_be_suspended() -> None:
         assert value(await bench.status(invocation_id, "completed")) == 7
 
 
-async def test_more_calls_than_places_wait_as_rows_and_all_are_done() -> None:
+async def test_more_calls_than_slots_wait_as_rows_and_all_are_done() -> None:
     bench = Bench()
     settings = EngineSettings(
         runner=RunnerSettings(linger=timedelta(seconds=30)), max_running=3, horizon=timedelta(0)

@@ -29,7 +29,7 @@ async def wait(ctx: Context) -> Any:
 
 
 @ALL
-async def test_a_waiting_handler_is_told_and_ends_cancelled(settings: Any) -> None:
+async def test_a_waiting_handler_gets_the_cancellation_and_ends_cancelled(settings: Any) -> None:
     bench = Bench()
     async with bench.serving(settings, wait=wait) as process:
         invocation_id = await bench.begin(process, "wait")
@@ -43,7 +43,7 @@ async def test_a_waiting_handler_is_told_and_ends_cancelled(settings: Any) -> No
 
 
 @ALL
-async def test_a_sleeping_handler_is_told_now(settings: Any) -> None:
+async def test_a_sleeping_handler_is_cancelled_at_once(settings: Any) -> None:
     async def sleep(ctx: Context) -> None:
         await ctx.sleep(timedelta(days=30))
 
@@ -113,7 +113,7 @@ async def test_it_comes_before_an_answer_that_is_not_yet_journaled_and_the_answe
         assert value(await bench.status(invocation_id, "completed")) == ["told first", 7]
 
 
-async def test_an_action_that_has_begun_is_recorded_and_the_next_await_is_told() -> None:
+async def test_an_action_that_has_begun_is_recorded_and_the_next_await_raises_the_cancellation() -> None:
     begun, finish = asyncio.Event(), asyncio.Event()
     executed = []
 
@@ -209,7 +209,9 @@ async def test_one_that_is_scheduled_for_later_ends_without_having_run() -> None
         assert ran == []
 
 
-async def test_one_that_never_ran_is_ended_and_told_though_the_acknowledgement_is_lost() -> None:
+async def test_one_that_never_ran_ends_and_its_caller_is_answered_though_the_acknowledgement_is_lost() -> (
+    None
+):
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         invocation_id = await bench.begin(process, "wait", delay=timedelta(hours=1))
@@ -221,7 +223,7 @@ async def test_one_that_never_ran_is_ended_and_told_though_the_acknowledgement_i
             assert await waiting == Cancellation(reason=CANCELLED)
 
 
-async def test_a_handler_that_never_lets_go_is_told_though_whoever_cancelled_has_gone() -> None:
+async def test_a_busy_handler_is_cancelled_though_the_caller_that_asked_has_gone() -> None:
     begun, finish = asyncio.Event(), asyncio.Event()
     executed: list[int] = []
 
@@ -274,7 +276,7 @@ async def test_a_handler_that_awaits_nothing_more_is_not_hindered() -> None:
         assert value(await bench.status(invocation_id, "completed")) == 7
 
 
-async def test_what_has_ended_and_what_never_was_are_told_so() -> None:
+async def test_a_cancel_of_an_ended_or_missing_invocation_is_an_error() -> None:
     async def quickly(ctx: Context) -> int:
         return 1
 

@@ -94,7 +94,7 @@ async def test_a_member_that_the_store_refuses_is_found_and_the_others_commit(gu
         assert [m.id for m in store.members(Begin)] == sorted(store.tables.invocations)
 
 
-async def test_an_error_that_nobody_expected_is_the_guilty_member_s_alone() -> None:
+async def test_an_unexpected_error_fails_only_the_member_that_raised_it() -> None:
     async with committing() as (committer, store):
 
         def odd(member: Any) -> bool:
@@ -136,7 +136,7 @@ async def test_a_lost_acknowledgement_is_answered_as_the_first_time() -> None:
         assert len(store.tables.invocations) == 3
 
 
-async def test_a_refusal_after_an_outage_still_spares_the_others() -> None:
+async def test_a_refusal_after_an_outage_still_fails_no_other() -> None:
     async with committing() as (committer, store):
         store.lose_before = 1
         store.lose_after = 2
@@ -173,7 +173,7 @@ async def test_a_member_whose_caller_gave_up_is_not_written() -> None:
         assert len(store.commits) == 1
 
 
-async def test_a_caller_that_gives_up_during_the_commit_harms_nobody() -> None:
+async def test_a_caller_that_gives_up_during_the_commit_affects_no_other() -> None:
     async with committing() as (committer, store):
         store.gate.clear()
         one, other = committer.submit(begin(0)), committer.submit(begin(1))
@@ -195,7 +195,7 @@ async def test_a_caller_that_gives_up_while_the_store_is_down_is_dropped_from_th
 
 
 @pytest.mark.parametrize("attempts", [1, 8])
-async def test_case_o1_a_full_disk_is_told_until_something_was_written(attempts: int) -> None:
+async def test_case_o1_a_full_disk_is_reported_until_something_was_written(attempts: int) -> None:
     """Callers that give up, and looks at the rows that find nothing to write, are no success."""
     problems: list[str | None] = []
     async with committing(on_store=problems.append) as (committer, store):
@@ -229,7 +229,7 @@ async def test_case_o1_a_member_that_is_refused_after_an_outage_says_nothing_abo
         assert problems == ["lost before the commit", None]
 
 
-async def test_case_o1_a_commit_that_hangs_is_told_while_it_does() -> None:
+async def test_case_o1_a_commit_that_hangs_is_reported_while_it_does() -> None:
     problems: list[str | None] = []
     async with committing(on_store=problems.append) as (committer, store):
         store.gate.clear()
@@ -283,7 +283,7 @@ async def test_idle_means_that_nothing_is_queued_or_under_way() -> None:
         assert future.done()
 
 
-async def test_an_answer_of_another_kind_is_a_bug_that_is_told() -> None:
+async def test_a_reply_of_another_kind_is_a_bug_that_is_reported() -> None:
     async with committing() as (committer, _):
         with pytest.raises(TypeError, match="Begin was answered with Begun"):
             await committer.commit(begin(0), Claimed)

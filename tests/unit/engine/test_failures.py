@@ -17,7 +17,7 @@ from awakeables.testing.bench import Bench, quick
 from unit.engine.harness import value, wait
 
 
-async def test_a_paused_invocation_goes_on_when_it_is_resumed_with_its_attempts_counted_anew() -> None:
+async def test_a_paused_invocation_goes_on_when_it_is_resumed_and_its_attempts_restart_at_1() -> None:
     bench = Bench()
     broken = True
     calls: list[int] = []
@@ -65,7 +65,7 @@ async def test_a_back_off_can_be_cut_short() -> None:
         assert bench.clock.monotonic() - began < 0.2
 
 
-async def test_an_error_whose_message_is_no_utf_8_is_kept_with_the_row() -> None:
+async def test_an_error_whose_message_is_not_utf_8_is_kept_with_the_row() -> None:
     bench = Bench()
 
     async def read(ctx: Context) -> None:
@@ -77,7 +77,7 @@ async def test_an_error_whose_message_is_no_utf_8_is_kept_with_the_row() -> None
         assert row.failure.message == "no such file: ?"
 
 
-async def test_one_handler_s_odd_error_harms_no_other_invocation() -> None:
+async def test_one_handler_s_unusual_error_affects_no_other_invocation() -> None:
     class Odd(BaseException):
         pass
 

@@ -72,7 +72,7 @@ async def test_hard_case_2_an_invocation_whose_data_the_store_refuses_fails_alon
         )
 
 
-async def test_hard_case_2_a_settlement_that_the_store_refuses_is_told_so() -> None:
+async def test_hard_case_2_a_settlement_that_the_store_refuses_raises() -> None:
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         key = (await bench.awakeable(await bench.begin(process, "wait"))).id
@@ -109,7 +109,7 @@ async def test_hard_case_3_lost_acknowledgements_are_not_taken_for_another_owner
     assert Fenced() not in [answer for answers in bench.store.answers for answer in answers]
 
 
-async def test_hard_case_3_a_row_that_its_owner_does_not_hold_is_let_go() -> None:
+async def test_hard_case_3_a_row_that_its_owner_does_not_hold_is_released() -> None:
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         order = Begin(

@@ -160,7 +160,7 @@ async def test_o3_a_wake_up_whose_hint_is_lost_is_found_by_the_sweep() -> None:
         assert value(await bench.status(invocation_id, "completed")) == 7
 
 
-async def test_o3_a_hint_that_is_lost_while_the_handler_lingers_does_not_suspend_it_for_ever() -> None:
+async def test_o3_a_hint_that_is_lost_while_the_handler_lingers_does_not_suspend_it_forever() -> None:
     """Hard case 1: suspending is conditional on the wake that the owner has seen."""
     bench = Bench()
     async with bench.serving(quick(linger=timedelta(seconds=5)), wait=wait) as process:
@@ -172,7 +172,7 @@ async def test_o3_a_hint_that_is_lost_while_the_handler_lingers_does_not_suspend
         assert value(await bench.status(invocation_id, "completed")) == 7
 
 
-async def test_suspending_tells_the_wake_that_was_seen() -> None:
+async def test_suspending_passes_the_wake_that_was_seen() -> None:
     """Hard case 1, in the order itself."""
     bench = Bench()
     async with bench.serving(wait=wait) as process:

@@ -27,7 +27,9 @@ async def wait(ctx: Context) -> Any:
 
 
 @BOTH
-async def test_whoever_waits_for_it_is_told_at_once_and_nothing_holds_it_any_more(settings: Any) -> None:
+async def test_callers_of_a_killed_invocation_are_answered_at_once_and_nothing_holds_it(
+    settings: Any,
+) -> None:
     bench = Bench()
     async with bench.serving(settings, wait=wait) as process:
         invocation_id = await bench.begin(process, "wait")
@@ -41,7 +43,7 @@ async def test_whoever_waits_for_it_is_told_at_once_and_nothing_holds_it_any_mor
         assert bench.row(invocation_id) == row
 
 
-async def test_its_handler_is_not_told_and_can_keep_nothing() -> None:
+async def test_its_handler_gets_no_notice_and_can_commit_nothing() -> None:
     done: list[str] = []
     begun, finish = asyncio.Event(), asyncio.Event()
 
@@ -87,7 +89,7 @@ async def test_one_whose_code_no_longer_fits_can_be_killed() -> None:
             await process.api.resume(invocation_id)
 
 
-async def test_a_lost_acknowledgement_is_told_the_same() -> None:
+async def test_a_lost_acknowledgement_gets_the_same_reply_again() -> None:
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         invocation_id = await bench.begin(process, "wait")
@@ -97,7 +99,7 @@ async def test_a_lost_acknowledgement_is_told_the_same() -> None:
         assert (await process.api.kill(invocation_id)).result == KILLED
 
 
-async def test_the_last_commit_of_its_owner_that_came_first_stands() -> None:
+async def test_the_last_commit_of_its_owner_that_came_first_is_kept() -> None:
     async def at_once(ctx: Context) -> int:
         return 7
 
@@ -121,7 +123,7 @@ async def hang(ctx: Context) -> None:
     await asyncio.Event().wait()
 
 
-async def test_whoever_asks_after_the_kill_is_told_though_its_action_is_still_executed() -> None:
+async def test_a_caller_after_the_kill_is_answered_though_its_action_is_still_executed() -> None:
     finish = asyncio.Event()
 
     async def pay(ctx: Context) -> None:
@@ -136,7 +138,7 @@ async def test_whoever_asks_after_the_kill_is_told_though_its_action_is_still_ex
         finish.set()
 
 
-async def test_whoever_waits_is_told_though_whoever_killed_it_gave_up_meanwhile() -> None:
+async def test_callers_are_answered_though_the_one_that_killed_it_gave_up_meanwhile() -> None:
     bench = Bench()
     async with bench.serving(LIVE, wait=wait) as process:
         invocation_id = await bench.begin(process, "wait")
@@ -183,7 +185,7 @@ async def test_an_action_does_not_begin_that_was_to_be_tried_again(monkeypatch: 
         assert (begun, process.engine.live) == (["charge"], 0)
 
 
-async def test_one_that_is_purged_before_its_journal_is_read_harms_nobody(
+async def test_one_that_is_purged_before_its_journal_is_read_affects_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = Bench()
@@ -237,7 +239,7 @@ async def test_one_that_is_just_being_parked_is_killed_quietly() -> None:
         assert bench.row(invocation_id).result == KILLED
 
 
-async def test_a_killed_handler_takes_no_place_whatever_it_hangs_in() -> None:
+async def test_a_killed_handler_frees_its_slot_whatever_it_hangs_in() -> None:
     bench = Bench()
     async with bench.serving(EngineSettings(max_running=1), hang=hang, wait=wait) as process:
         await process.api.kill(await bench.begin(process, "hang"))

@@ -34,7 +34,7 @@ async def test_a_partition_shows_where_it_is_and_what_waits() -> None:
         )
 
 
-async def test_case_w12_markers_of_transactions_at_the_end_are_no_lag() -> None:
+async def test_case_w12_markers_of_transactions_at_the_end_are_not_lag() -> None:
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         await bench.records(process, b"{", b"{")
@@ -60,7 +60,7 @@ async def test_case_r1_what_is_read_again_adds_no_dead_letters_and_counts_none()
         assert counted("awakeables_verdicts_total", told) == 3
 
 
-async def test_case_r5_a_topic_that_was_made_anew_is_known_by_its_reader() -> None:
+async def test_case_r5_a_recreated_topic_is_recognised_by_its_reader() -> None:
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         await bench.records(process, b"{", b"{", b"{")
@@ -139,7 +139,7 @@ async def test_where_the_batch_ends_must_be_said_if_it_can_t_be_told() -> None:
 
 
 @pytest.mark.parametrize("end", [1, 5], ids=["shorter", "grown past"])
-async def test_a_topic_that_was_made_anew_is_read_from_where_it_has_records(end: int) -> None:
+async def test_a_recreated_topic_is_read_from_where_it_has_records(end: int) -> None:
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         await bench.records(process, b"{", b"{", b"{")
@@ -147,7 +147,7 @@ async def test_a_topic_that_was_made_anew_is_read_from_where_it_has_records(end:
         assert (await process.api.skip(0, 0)).next == 0
 
 
-async def test_what_a_topic_that_was_made_anew_has_at_the_same_offsets_is_buried_too() -> None:
+async def test_bad_records_at_the_same_offsets_of_a_recreated_topic_are_dead_letters_too() -> None:
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         for made_ms in (1, 2):

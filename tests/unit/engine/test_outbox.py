@@ -316,7 +316,7 @@ async def test_case_w8_a_verdict_that_kafka_refuses_is_logged_with_its_awakeable
     assert call.kwargs["reason"] == "too large"
 
 
-async def test_a_topic_that_is_missing_for_too_long_is_taken_for_one_that_never_comes() -> None:
+async def test_a_topic_that_is_missing_for_too_long_is_given_up() -> None:
     """Hard case 9: `publish_timeout`."""
     async with relaying(publish_timeout=timedelta(seconds=30)) as rig:
         awakeable_id = new_id("prom", at_ms=1, entropy=bytes(10))
@@ -442,7 +442,7 @@ async def test_a_lost_acknowledgement_of_a_refusal_rejects_the_awakeable_once() 
         assert rig.store.tables.invocations["inv_a"].wake == 1
 
 
-async def test_draining_waits_for_what_was_handed_off_but_not_for_ever() -> None:
+async def test_draining_waits_for_what_was_handed_off_but_not_forever() -> None:
     async with relaying() as rig:
         effect = rig.effect(1)
         await rig.commit(effect)
@@ -487,7 +487,7 @@ async def test_case_u2_what_a_topic_s_records_wait_for_is_forgotten_once_one_is_
         assert rig.relay.holdup(effect) is None
 
 
-async def test_an_error_that_nobody_expected_stops_no_other_stream() -> None:
+async def test_an_unexpected_error_stops_no_other_stream() -> None:
     async with relaying() as rig:
         odd, fine = rig.effect(1, "inv_a"), rig.effect(2, "inv_b")
         rig.broker.fail = lambda e: UnicodeError("a header that can't be sent") if e.value == b"1" else None

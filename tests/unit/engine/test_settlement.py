@@ -129,7 +129,7 @@ async def test_a_value_that_fits_is_marked_as_checked_by_the_schema_s_hash(type_
         (Tree, b'{"children":' * 150 + b"{}", "EOF"),
     ],
 )
-async def test_a_value_that_does_not_fit_is_refused_and_told_where(
+async def test_a_value_that_does_not_fit_is_refused_and_the_error_says_where(
     type_: Any, text: bytes, problem: str
 ) -> None:
     """A4: by the schema, or by the type's own validator where the process has it."""
@@ -181,7 +181,7 @@ async def test_what_has_no_schema_passes_if_it_has_the_right_form() -> None:
 @pytest.mark.parametrize(
     "expectation", [of(bytes), CUSTOM, of(Parcel), of(None)], ids=["bytes", "custom", "parcel", "any"]
 )
-async def test_a_value_of_the_wrong_form_is_refused_at_the_edge(expectation: Expectation) -> None:
+async def test_a_value_of_the_wrong_kind_is_refused_on_arrival(expectation: Expectation) -> None:
     json = expectation.codec == "json"
     wrong = Resolution.of_bytes(b"1") if json else Resolution.of_json(b"1")
     said = Completion(awakeable_id="a", body=wrong, source="s")

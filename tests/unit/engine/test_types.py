@@ -171,7 +171,7 @@ async def test_case_t1_a_dry_replay_does_nothing_and_is_made_once_for_each_type(
         assert bench.row(one).starts == 0
 
 
-async def test_case_t1_a_handler_that_kills_its_process_is_not_replayed_dry_for_ever(
+async def test_case_t1_a_handler_that_kills_its_process_is_not_replayed_dry_forever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Hard case 11: what was begun and not ended counts as a start."""

@@ -66,7 +66,7 @@ def test_an_awakeable_of_bytes_is_answered_with_bytes(run: Runs) -> None:
     assert run(handler, answers={"scan": scan}).value == b"\x00\xff"
 
 
-def test_a_serde_of_one_s_own_reads_the_answer(run: Runs) -> None:
+def test_a_custom_serde_reads_the_answer(run: Runs) -> None:
     worker = Worker("mirror")
 
     @worker.task("mirror", serde=Backwards())
@@ -81,7 +81,7 @@ def test_a_serde_of_one_s_own_reads_the_answer(run: Runs) -> None:
     assert run(handler, workers=[worker]).value == "hello"
 
 
-def test_bytes_that_a_serde_of_one_s_own_can_t_read_are_a_terminal_error(run: Runs) -> None:
+def test_bytes_that_a_custom_serde_can_t_read_are_a_terminal_error(run: Runs) -> None:
     """Hard case 7: they can't be checked at the edge."""
 
     async def handler(ctx: Context) -> str:
@@ -97,7 +97,7 @@ def test_bytes_that_a_serde_of_one_s_own_can_t_read_are_a_terminal_error(run: Ru
     assert caught.value.code == 422
 
 
-def test_an_awakeable_may_be_awaited_as_often_as_one_likes(run: Runs) -> None:
+def test_an_awakeable_may_be_awaited_any_number_of_times(run: Runs) -> None:
     async def handler(ctx: Context) -> list[int]:
         awakeable = ctx.awakeable(Parcel)
         ctx.publish("pack", "please", awakeable=awakeable)
@@ -160,7 +160,7 @@ def say_no(task: Task[Any]) -> None:
     raise Reject("out of stock", code=409, details={"sku": "x", "exact": HUGE})
 
 
-def test_a_rejection_tells_reason_code_and_details(run: Runs) -> None:
+def test_a_rejection_has_reason_code_and_details(run: Runs) -> None:
     async def handler(ctx: Context) -> list[Any]:
         awakeable = ctx.awakeable(Parcel)
         ctx.publish("pack", "please", awakeable=awakeable)
@@ -236,7 +236,7 @@ def test_a_type_that_nobody_can_validate_is_a_misuse(run: Runs) -> None:
         _ = run(handler).value
 
 
-def test_an_answer_that_nobody_gives_is_told_by_the_kit(run: Runs) -> None:
+def test_an_answer_that_nobody_gives_is_reported_by_the_kit(run: Runs) -> None:
     async def handler(ctx: Context) -> Any:
         return await ctx.awakeable()
 

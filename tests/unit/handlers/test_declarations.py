@@ -107,7 +107,7 @@ def test_a_function_that_can_t_be_a_handler_is_refused(function: Any, problem: s
 
 
 @pytest.mark.parametrize("name", ["ä", "a b", "a/b", "-a", ".", "x" * 101])
-def test_a_name_that_can_t_stand_in_a_url_is_refused(name: str) -> None:
+def test_a_name_that_can_t_be_part_of_a_url_is_refused(name: str) -> None:
     with pytest.raises(DeclarationError, match="a name has letters, digits"):
         Service(name)
     with pytest.raises(DeclarationError, match="a name has letters, digits"):
@@ -144,7 +144,7 @@ def test_an_app_without_services_is_refused() -> None:
         App("shop", services=[])
 
 
-def test_what_is_not_found_is_told_what_there_is() -> None:
+def test_the_error_for_what_is_not_found_lists_what_there_is() -> None:
     app = App("shop", services=[declare(fine), Service("billing")])
     with pytest.raises(NotFound, match="no service 'order'; there are: billing, orders"):
         app.handler("order", "fine")

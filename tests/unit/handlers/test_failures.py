@@ -67,7 +67,7 @@ def test_after_seventy_attempts_the_invocation_is_paused(run: Runs) -> None:
         _ = result.value
 
 
-def test_a_step_that_was_journaled_begins_the_count_anew(run: Runs) -> None:
+def test_a_step_that_was_journaled_restarts_the_count(run: Runs) -> None:
     calls: list[int] = []
 
     async def handler(ctx: Context) -> str:
@@ -145,7 +145,7 @@ def test_except_exception_never_swallows_a_suspension(run: Runs) -> None:
     assert not issubclass(Suspended, Exception)
 
 
-def test_who_catches_base_exception_is_found_out(run: Runs) -> None:
+def test_catching_base_exception_is_detected(run: Runs) -> None:
     async def handler(ctx: Context) -> str:
         try:
             await ctx.sleep(timedelta(hours=1))
@@ -157,7 +157,7 @@ def test_who_catches_base_exception_is_found_out(run: Runs) -> None:
         _ = run(handler).value
 
 
-def test_who_catches_base_exception_and_awaits_again_is_found_out(run: Runs) -> None:
+def test_catching_base_exception_and_awaiting_again_is_detected(run: Runs) -> None:
     async def handler(ctx: Context) -> None:
         for _ in range(3):
             with contextlib.suppress(BaseException):
@@ -172,7 +172,7 @@ def test_who_catches_base_exception_and_awaits_again_is_found_out(run: Runs) -> 
         _ = result.value
 
 
-def test_who_turns_a_suspension_into_another_error_is_found_out(run: Runs) -> None:
+def test_turning_a_suspension_into_another_error_is_detected(run: Runs) -> None:
     async def handler(ctx: Context) -> None:
         try:
             await ctx.sleep(timedelta(hours=1))
@@ -183,7 +183,7 @@ def test_who_turns_a_suspension_into_another_error_is_found_out(run: Runs) -> No
         _ = run(handler).value
 
 
-def test_who_turns_a_suspension_into_a_terminal_error_is_found_out(run: Runs) -> None:
+def test_turning_a_suspension_into_a_terminal_error_is_detected(run: Runs) -> None:
     async def handler(ctx: Context) -> None:
         try:
             await ctx.sleep(timedelta(hours=1))
@@ -194,7 +194,7 @@ def test_who_turns_a_suspension_into_a_terminal_error_is_found_out(run: Runs) ->
         _ = run(handler).value
 
 
-def test_a_handler_that_raises_suspended_itself_is_found_out(run: Runs) -> None:
+def test_a_handler_that_raises_suspended_itself_is_detected(run: Runs) -> None:
     async def handler(ctx: Context) -> None:
         raise Suspended
 
@@ -280,7 +280,7 @@ def test_an_error_past_exception_fails_the_attempt_and_nothing_else(run: Runs) -
         _ = run(handler, retry=ONCE).value
 
 
-def test_a_task_group_of_bare_tasks_may_stand_around_a_durable_wait(run: Runs) -> None:
+def test_a_task_group_of_bare_tasks_may_enclose_a_durable_wait(run: Runs) -> None:
     """Suspended leaves it as a group, and is Suspended all the same."""
 
     async def handler(ctx: Context) -> str:
@@ -386,7 +386,7 @@ async def as_completed(one: Awakeable[int], other: Awakeable[int]) -> Any:
     ],
 )
 @pytest.mark.parametrize("careless", [False, True], ids=["raised", "swallowed"])
-def test_asyncio_s_combinators_over_durable_futures_are_refused_and_told_what_to_do(
+def test_asyncio_s_combinators_over_durable_futures_are_refused_with_what_to_do(
     run: Runs, combine: Any, careless: bool
 ) -> None:
     """Even a handler that swallows the error does not go on."""
@@ -420,7 +420,7 @@ def test_the_context_is_refused_to_another_task(run: Runs) -> None:
         _ = result.value
 
 
-def test_a_timeout_of_asyncio_around_a_durable_wait_is_told_from_a_failure(run: Runs) -> None:
+def test_a_timeout_of_asyncio_around_a_durable_wait_is_a_misuse(run: Runs) -> None:
     async def handler(ctx: Context) -> Any:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):

@@ -80,7 +80,7 @@ MISUSES: dict[str, tuple[Verb, str]] = {
 
 
 @pytest.mark.parametrize(("verb", "told"), MISUSES.values(), ids=MISUSES)
-def test_what_can_t_be_meant_is_refused_at_the_call(run: Runs, verb: Verb, told: str) -> None:
+def test_invalid_arguments_are_refused_at_the_call(run: Runs, verb: Verb, told: str) -> None:
     async def handler(ctx: Context) -> None:
         verb(ctx)
 
@@ -142,7 +142,7 @@ def test_nothing_durable_is_awaited_inside_an_action(run: Runs, bounded: bool) -
 
 @pytest.mark.parametrize("retry", [None, RetryPolicy()], ids=["plain", "with-a-policy"])
 @pytest.mark.parametrize("then", ["is raised", "is swallowed", "becomes terminal"])
-def test_no_action_gets_away_with_the_context(run: Runs, retry: RetryPolicy | None, then: str) -> None:
+def test_no_action_can_use_the_context(run: Runs, retry: RetryPolicy | None, then: str) -> None:
     calls: list[int] = []
 
     async def handler(ctx: Context) -> Any:
@@ -192,7 +192,7 @@ def test_key_payload_and_headers_fit_a_record_together(run: Runs) -> None:
 
 @pytest.mark.parametrize("given", [5, None, b"prom_1"], ids=str)
 @pytest.mark.parametrize("verb", ["resolve_awakeable", "reject_awakeable"])
-def test_an_id_that_is_no_text_is_a_terminal_error(run: Runs, verb: str, given: Any) -> None:
+def test_an_id_that_is_not_text_is_a_terminal_error(run: Runs, verb: str, given: Any) -> None:
     async def handler(ctx: Context) -> None:
         await getattr(ctx, verb)(given, "x")
 
@@ -235,7 +235,7 @@ async def returns(ctx: Context, value: Any) -> Any:
     ],
     ids=["nan", "object", "surrogate"],
 )
-def test_a_value_that_json_can_t_say_is_told_with_its_place(
+def test_a_value_that_json_can_t_represent_is_an_error_that_says_where(
     run: Runs, verb: Callable[[Context, Any], Awaitable[Any]], place: str, value: Any, why: str
 ) -> None:
     async def handler(ctx: Context) -> Any:
@@ -256,7 +256,7 @@ def test_nan_is_not_written_as_null(run: Runs) -> None:
 
 
 @pytest.mark.parametrize("code", ["409", 4.5, True], ids=str)
-def test_a_code_that_is_no_whole_number_is_told_in_the_reason(run: Runs, code: Any) -> None:
+def test_a_code_that_is_not_an_integer_is_mentioned_in_the_reason(run: Runs, code: Any) -> None:
     """A row with it could not be read again."""
 
     async def handler(ctx: Context) -> None:
@@ -274,7 +274,7 @@ def test_a_code_that_is_no_whole_number_is_told_in_the_reason(run: Runs, code: A
     assert caught.value.code == 500
 
 
-def test_a_worker_s_serde_that_is_none_is_refused_when_it_is_declared() -> None:
+def test_a_worker_s_invalid_serde_is_refused_when_it_is_declared() -> None:
     async def pack(task: Any) -> Any: ...
 
     with pytest.raises(DeclarationError, match=r"task tasks/\* \(pack\): serde=.* is not a serde"):

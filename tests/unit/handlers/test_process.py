@@ -130,7 +130,7 @@ def test_case_p1_a_handler_that_swallows_its_end_is_paused_by_name(run: Runs, ha
         _ = run(handler).value
 
 
-def test_case_p1_whoever_swallows_a_misuse_again_and_again_is_paused_by_name(run: Runs) -> None:
+def test_case_p1_a_handler_that_swallows_a_misuse_again_and_again_is_paused_by_name(run: Runs) -> None:
     async def handler(ctx: Context) -> Any:
         answer = ctx.awakeable()
         while True:
@@ -285,7 +285,7 @@ def test_case_p5_a_task_group_that_fails_around_a_durable_wait_is_refused_at_onc
     assert result.duration < timedelta(milliseconds=100)
 
 
-def test_case_p5_scopes_may_stand_around_asyncio_code_in_an_action(run: Runs) -> None:
+def test_case_p5_scopes_may_enclose_asyncio_code_in_an_action(run: Runs) -> None:
     async def handler(ctx: Context) -> str:
         async def act() -> str:
             with anyio.fail_after(5):
@@ -323,7 +323,7 @@ def test_case_p5_a_task_group_in_bare_code_is_cancelled_as_ever(run: Runs) -> No
     assert result.duration < 3 * HOUR
 
 
-def test_case_p5_who_asks_for_the_current_task_finds_it_named(run: Runs) -> None:
+def test_case_p5_the_current_task_is_named(run: Runs) -> None:
     async def handler(ctx: Context) -> list[bool]:
         first, named = asyncio.current_task(), []
         await ctx.sleep(HOUR)
@@ -588,7 +588,9 @@ ODD: dict[str, tuple[Exception, str]] = {
 
 
 @pytest.mark.parametrize(("error", "told"), ODD.values(), ids=ODD)
-def test_case_p7_any_error_of_a_handler_is_told_as_what_it_is(run: Runs, error: Exception, told: str) -> None:
+def test_case_p7_any_error_of_a_handler_is_reported_as_what_it_is(
+    run: Runs, error: Exception, told: str
+) -> None:
     async def handler(ctx: Context) -> None:
         raise error
 
@@ -597,7 +599,9 @@ def test_case_p7_any_error_of_a_handler_is_told_as_what_it_is(run: Runs, error: 
 
 
 @pytest.mark.parametrize(("error", "told"), ODD.values(), ids=ODD)
-def test_case_p7_any_error_of_an_action_is_told_as_what_it_is(run: Runs, error: Exception, told: str) -> None:
+def test_case_p7_any_error_of_an_action_is_reported_as_what_it_is(
+    run: Runs, error: Exception, told: str
+) -> None:
     async def handler(ctx: Context) -> None:
         await ctx.run("act", raising("plain", error), retry=RetryPolicy(max_attempts=2))
 

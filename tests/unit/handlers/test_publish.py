@@ -246,7 +246,7 @@ def test_case_w6_headers_that_say_what_a_task_is_are_refused_at_the_call(run: Ru
         _ = result.value
 
 
-def test_case_w6_a_record_that_is_no_task_may_be_an_event_of_the_handler_s_own(run: Runs) -> None:
+def test_case_w6_a_record_without_an_awakeable_may_be_the_handler_s_own_event(run: Runs) -> None:
     async def handler(ctx: Context) -> None:
         ctx.publish("notices", 1, headers={"ce_type": "com.example.order", "content-type": "text/plain"})
 
@@ -255,7 +255,7 @@ def test_case_w6_a_record_that_is_no_task_may_be_an_event_of_the_handler_s_own(r
 
 
 @pytest.mark.parametrize("name", ["content-type", "traceparent", "tracestate"])
-def test_case_w6_a_header_that_stands_in_place_of_ours_is_given_once(run: Runs, name: str) -> None:
+def test_case_w6_a_header_that_replaces_ours_is_given_once(run: Runs, name: str) -> None:
     async def handler(ctx: Context) -> None:
         ctx.publish("pack", 1, awakeable=ctx.awakeable(), headers={name: "x", name.title(): "y"})
 

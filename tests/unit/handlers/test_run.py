@@ -95,9 +95,7 @@ def test_arguments_are_handed_on(run: Runs) -> None:
     ],
     ids=["annotation", "none", "type", "type-of-a-lambda", "bytes", "tuple"],
 )
-def test_the_result_is_what_the_journal_tells_live_too(
-    run: Runs, action: Any, type_: Any, expected: Any
-) -> None:
+def test_the_live_result_is_what_the_journal_has(run: Runs, action: Any, type_: Any, expected: Any) -> None:
     """Hard case 15: so that a replay can't differ."""
     seen: list[Any] = []
 
@@ -273,7 +271,7 @@ def test_a_result_that_json_can_t_say_fails_the_attempt_and_never_gets_into_the_
     assert [line for line in done.journal if line.startswith("outcome")] == []
 
 
-def test_an_error_whose_message_is_no_utf_8_is_kept_all_the_same(run: Runs) -> None:
+def test_an_error_whose_message_is_not_utf_8_is_kept_all_the_same(run: Runs) -> None:
     calls = Calls(*[OSError("no such file: \udcff")] * 5)
 
     async def handler(ctx: Context) -> None:
@@ -315,7 +313,7 @@ def test_details_that_no_json_can_hold_are_shown_as_text(run: Runs) -> None:
         {"max_attempts": 0},
     ],
 )
-def test_a_policy_that_can_t_be_meant_is_refused(wrong: dict[str, Any]) -> None:
+def test_an_invalid_policy_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="RetryPolicy"):
         RetryPolicy(**wrong)
 

@@ -32,7 +32,7 @@ def declare(count: int) -> list[Any]:
     return [create_model(f"Model{n}", number=(int, n)) for n in range(count)]
 
 
-def test_types_that_a_body_declares_are_not_kept_for_ever() -> None:
+def test_types_that_a_body_declares_are_not_kept_forever() -> None:
     types = declare(3 * FEW)
     for type_ in types:
         codec_for(type_)
@@ -64,7 +64,7 @@ def test_a_type_that_was_forgotten_is_built_again_and_found_by_its_name_too() ->
     assert named(before) is again
 
 
-def test_what_is_no_model_stays_what_it_is() -> None:
+def test_a_value_that_is_not_a_model_is_unchanged() -> None:
     for _ in range(2):
         assert [codec_for(None), codec_for(Any), codec_for(bytes)] == [ANY, ANY, BYTES]
         for type_ in declare(FEW):

@@ -36,7 +36,7 @@ def test_a_handler_may_resolve_its_own_awakeable(run: Runs) -> None:
         (None, None, ["accepted", "duplicate"]),
     ],
 )
-def test_the_second_answer_is_told_duplicate_or_conflict(
+def test_the_second_answer_gets_duplicate_or_conflict(
     run: Runs, first: Any, second: Any, kinds: list[str]
 ) -> None:
     """Hard case 6."""
@@ -51,7 +51,7 @@ def test_the_second_answer_is_told_duplicate_or_conflict(
     assert run(handler).value == kinds
 
 
-def test_a_rejection_reaches_who_waits(run: Runs) -> None:
+def test_a_rejection_reaches_the_waiting_handler(run: Runs) -> None:
     async def handler(ctx: Context) -> list[Any]:
         awakeable = ctx.awakeable(Parcel)
         verdict = await ctx.reject_awakeable(awakeable.id, "broken", code=418, details=[1])
@@ -118,7 +118,7 @@ def test_an_answer_after_the_deadline_is_late(run: Runs) -> None:
 
 @pytest.mark.parametrize("text", ["", "prom_1x", "order-17", "\ud800"], ids=ascii)
 @pytest.mark.parametrize("verb", ["resolve", "reject"])
-def test_what_is_no_id_is_a_terminal_error(run: Runs, text: str, verb: str) -> None:
+def test_what_is_not_an_id_is_a_terminal_error(run: Runs, text: str, verb: str) -> None:
     async def handler(ctx: Context) -> None:
         if verb == "resolve":
             await ctx.resolve_awakeable(text, 1)
@@ -130,7 +130,7 @@ def test_what_is_no_id_is_a_terminal_error(run: Runs, text: str, verb: str) -> N
     assert caught.value.code == 400
 
 
-def test_a_settlement_that_is_never_awaited_is_found_out(run: Runs) -> None:
+def test_a_settlement_that_is_never_awaited_is_detected(run: Runs) -> None:
     async def handler(ctx: Context) -> None:
         ctx.resolve_awakeable(ctx.awakeable().id, 1)
 

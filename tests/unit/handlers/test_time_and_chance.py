@@ -95,7 +95,7 @@ def test_each_event_is_logged_once_with_the_invocation_s_id(run: Runs) -> None:
     assert own[0]["n"] == 1
 
 
-def test_the_request_tells_the_invocation_and_the_attempt(run: Runs) -> None:
+def test_the_request_has_the_invocation_and_the_attempt(run: Runs) -> None:
     """The attempt counts anew after each step that was journaled."""
     seen: list[tuple[str, int]] = []
     fails = iter([True, True, False, True, False])

@@ -68,7 +68,7 @@ def test_a_trace_that_the_handler_names_for_a_record_wins(run: Runs) -> None:
     assert "traceparent" not in record.headers
 
 
-def test_log_events_of_a_handler_tell_its_trace(run: Runs) -> None:
+def test_log_events_of_a_handler_have_its_trace(run: Runs) -> None:
     async def handler(ctx: Context) -> str:
         ctx.log.critical("packed")
         return ctx.request.traceparent

@@ -272,7 +272,7 @@ def loads_later(name: str) -> Awaitable[Camel]:
     ],
     ids=lambda action: type(action).__name__,
 )
-def test_case_t5_the_annotation_of_whatever_is_called_counts(run: Runs, action: Any) -> None:
+def test_case_t5_the_annotation_of_any_kind_of_callable_counts(run: Runs, action: Any) -> None:
     async def handler(ctx: Context) -> str:
         return (await ctx.run("load", action, "Ann")).first_name  # type: ignore[no-any-return]
 
@@ -510,7 +510,7 @@ def test_a_type_that_another_process_can_not_find_has_no_stable_name(type_: Any)
     assert not is_stable(type_name(type_))
 
 
-def test_long_names_are_told_apart() -> None:
+def test_long_names_are_distinguished() -> None:
     one: Any = str
     other: Any = int
     for _ in range(30):

@@ -86,12 +86,12 @@ def test_a_type_that_can_not_be_written_is_refused() -> None:
 
 
 @pytest.mark.parametrize("serde", [object(), Reversed, "json"], ids=["object", "class", "text"])
-def test_a_serde_that_is_none_is_refused(serde: Any) -> None:
+def test_an_object_that_is_not_a_serde_is_refused(serde: Any) -> None:
     with pytest.raises(TypeError, match=r"is not a serde: pass an object with dumps\(value\) -> bytes"):
         codec_for(str, serde)
 
 
-def test_a_serde_that_writes_no_bytes_is_told_what_it_wrote() -> None:
+def test_the_error_for_a_serde_that_writes_no_bytes_says_what_it_wrote() -> None:
     with pytest.raises(TypeError, match=r"json.*dumps returned str; it must return bytes"):
         codec_for(str, json).answer("text")  # type: ignore[arg-type]
 

@@ -50,20 +50,20 @@ async def told_of(bootstrap: str, security: Security = SECURITY) -> str:
     return f"{type(problem).__name__}: {problem}"
 
 
-async def test_a_port_without_tls_is_told() -> None:
+async def test_a_port_without_tls_is_reported() -> None:
     tls = Security(protocol="SSL", tls=ssl.create_default_context())
     async with listening(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
         told = await told_of(address, tls)
     assert told.startswith(f"BrokerRefused: Kafka at {address} speaks no TLS at this port")
 
 
-async def test_somebody_who_hangs_up_is_told() -> None:
+async def test_a_caller_that_disconnects_is_reported() -> None:
     async with listening(b"\0") as address:
         told = await told_of(address)
     assert told.startswith(f"BrokerUnavailable: Kafka at {address} closes the connection")
 
 
-async def test_somebody_who_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_client_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("awakeables.kafka.diagnosis.BROKER_PATIENCE_S", 0.05)
     async with listening(b"") as address:
         told = await told_of(address)
@@ -77,7 +77,7 @@ async def test_the_whole_diagnosis_has_an_end(monkeypatch: pytest.MonkeyPatch) -
     assert told == f"BrokerUnavailable: Kafka at {address}: KafkaError: gave up"
 
 
-async def test_an_address_that_is_none_is_told_with_the_clients_own_words() -> None:
+async def test_an_invalid_address_is_reported_in_the_clients_own_words() -> None:
     assert await told_of("kafka:many") == "BrokerUnavailable: Kafka at kafka:many: KafkaError: gave up"
 
 
@@ -89,7 +89,7 @@ async def test_an_address_that_is_none_is_told_with_the_clients_own_words() -> N
         (kafka.ClusterAuthorizationFailedError(), "use the cluster; grant it by an ACL"),
     ],
 )
-async def test_what_the_broker_forbids_is_told_without_asking_again(error: Exception, told: str) -> None:
+async def test_what_the_broker_forbids_is_reported_without_asking_again(error: Exception, told: str) -> None:
     problem = await diagnose(KafkaConnection(bootstrap="nobody.invalid:9092", security=SECURITY), error)
     assert isinstance(problem, BrokerRefused)
     assert str(problem) == f"Kafka does not let user 'shop' {told}"
@@ -103,13 +103,13 @@ async def test_what_the_broker_forbids_is_told_without_asking_again(error: Excep
         (ssl.SSLError(1, "[SSL: NO_CIPHERS] none"), "don't agree on TLS"),
     ],
 )
-def test_a_refusal_is_told_with_what_to_check(error: Exception, told: str) -> None:
+def test_a_refusal_is_reported_with_what_to_check(error: Exception, told: str) -> None:
     problem = problem_of("kafka:9092", SECURITY, error)
     assert isinstance(problem, BrokerRefused)
     assert told in str(problem)
 
 
-def test_whatever_else_happens_is_told_in_its_own_words() -> None:
+def test_any_other_error_is_reported_in_its_own_words() -> None:
     problem = problem_of("kafka:9092", SECURITY, OSError("no route to host"))
     assert type(problem) is BrokerUnavailable
     assert str(problem) == "Kafka at kafka:9092: no route to host"

@@ -116,7 +116,7 @@ def test_standing_still_before_the_end_is_noticed(progress: FetchProgress, clock
     assert progress.behind_s() == pytest.approx(0.0)
 
 
-def test_case_r3_what_an_open_transaction_holds_back_is_not_read_and_is_no_fault_of_the_reader(
+def test_case_r3_what_an_open_transaction_holds_back_is_not_read_and_the_reader_is_not_stuck(
     progress: FetchProgress, clock: Clock
 ) -> None:
     for at_ms in range(100, 60_000, 100):
@@ -125,7 +125,7 @@ def test_case_r3_what_an_open_transaction_holds_back_is_not_read_and_is_no_fault
     assert progress.behind_s() == pytest.approx(0.0)
 
 
-def test_case_r3_a_stable_offset_that_stands_still_below_the_end_is_timed(clock: Clock) -> None:
+def test_case_r3_a_stable_offset_that_does_not_move_below_the_end_is_timed(clock: Clock) -> None:
     standstill = OpenTransactionTimer(clock)
     assert standstill.seconds(end=5, stable=5) == pytest.approx(0.0)
     clock.ms = 1000

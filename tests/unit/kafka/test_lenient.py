@@ -32,7 +32,7 @@ CUT = struct.pack(">qi", 5, 3) + b"\x00" * 3
         pytest.param(CUT, None, id="a head that says it is shorter than a head"),
     ],
 )
-async def test_the_next_batch_is_told_by_the_head_of_the_one_before_if_that_can_be_read(
+async def test_the_next_batch_is_found_by_the_header_of_the_one_before_if_that_can_be_read(
     monkeypatch: pytest.MonkeyPatch, data: bytes, following: int | None
 ) -> None:
     async def fetched(*_: Any) -> tuple[bytes, Any]:

@@ -74,7 +74,7 @@ def test_retention_without_a_bound_is_enough() -> None:
     assert verdicts(planned("completions", brokers=3, **{"retention.ms": "-1"}), brokers=3) == {}
 
 
-def test_what_the_cluster_does_not_tell_is_passed_over() -> None:
+def test_what_the_cluster_does_not_report_is_not_checked() -> None:
     topic = TopicState(name="t", role="tasks", settings={PARTITIONS: "12", REPLICATION: "3"})
     assert verdicts(topic, brokers=3) == {}
 

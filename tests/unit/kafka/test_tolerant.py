@@ -119,7 +119,7 @@ async def test_once_it_can_be_opened_reading_goes_on_and_in_batches_again(heads:
     assert not reader.is_careful
 
 
-async def test_a_header_that_is_no_utf_8_is_read_leniently(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_header_that_is_not_utf_8_is_read_leniently(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fetch(_connection: KafkaConnection, _place: TopicPartition, offset: int) -> Sequence[Any]:
         return [Found(offset), Found(offset + 1), Found(offset + 2)]
 
@@ -161,7 +161,7 @@ async def test_while_the_broker_is_away_it_is_looked_at_again_by_the_next_read(c
     assert reader.position == 0
 
 
-async def test_an_error_of_the_group_is_none_of_the_partition() -> None:
+async def test_an_error_of_the_group_is_not_one_of_the_partition() -> None:
     consumer = Consumer()
     consumer.group_error = kafka.GroupAuthorizationFailedError("group")
     reader = reading(consumer)
@@ -173,7 +173,7 @@ async def test_an_error_of_the_group_is_none_of_the_partition() -> None:
 @pytest.mark.parametrize(
     "error", [kafka.OffsetOutOfRangeError({PLACE: 3}), kafka.ConsumerStoppedError("stopped")]
 )
-async def test_what_no_batch_is_to_blame_for_is_raised_as_it_is(error: Exception) -> None:
+async def test_an_error_that_no_batch_caused_is_raised_unchanged(error: Exception) -> None:
     consumer = Consumer()
     consumer.bad[0] = error
     reader = reading(consumer)

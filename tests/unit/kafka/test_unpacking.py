@@ -70,7 +70,7 @@ def test_case_w11_a_small_batch_that_unpacks_to_a_large_one_is_not_unpacked(code
     assert peak < 8 * MIB
 
 
-def test_case_w11_a_consumer_of_somebody_else_s_is_served_as_before() -> None:
+def test_case_w11_a_consumer_without_our_limit_is_unaffected() -> None:
     assert len(next(read(batch("gzip", b"a" * (40 * MIB)))).value) == 40 * MIB
 
 
@@ -88,7 +88,7 @@ def test_case_w11_many_batches_that_fit_are_handed_out_a_few_at_a_time() -> None
 
 
 @pytest.mark.parametrize("codec_name", [name for name in CODECS if name != "none"])
-def test_case_w11_what_is_damaged_is_told_as_damaged(codec_name: str) -> None:
+def test_case_w11_a_damaged_batch_is_reported_as_damaged(codec_name: str) -> None:
     packed = {
         "gzip": gzip.compress(b"a" * 1000),
         "snappy": codec.snappy_encode(b"a" * 1000),

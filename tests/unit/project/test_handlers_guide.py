@@ -52,7 +52,7 @@ def test_a_refused_claim_fails_as_it_says(guide: Any) -> None:
     assert (caught.value.code, caught.value.details) == (409, {"order": "o-1"})
 
 
-def test_an_undecided_claim_is_told_after_three_days(guide: Any) -> None:
+def test_an_undecided_claim_fails_after_three_days(guide: Any) -> None:
     told = run(guide.settle, guide.Claim(order="o-1", cents=1))
     with pytest.raises(TerminalError, match="nobody has decided within three days") as caught:
         _ = told.value

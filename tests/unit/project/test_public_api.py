@@ -44,5 +44,5 @@ def test_failures_of_an_awakeable_are_terminal() -> None:
         assert issubclass(error, awakeables.TerminalError)
 
 
-def test_a_suspension_is_no_exception_that_user_code_catches() -> None:
+def test_suspended_is_not_an_exception_that_user_code_catches() -> None:
     assert not issubclass(awakeables.Suspended, Exception)

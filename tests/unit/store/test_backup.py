@@ -128,7 +128,7 @@ def test_case_o14_a_name_that_is_taken_meanwhile_is_left_alone(
     assert target.stat().st_size > 0
 
 
-def test_case_o14_what_can_t_be_backed_up_is_told_and_leaves_no_file(store: Path, tmp_path: Path) -> None:
+def test_case_o14_a_failed_backup_is_reported_and_leaves_no_file(store: Path, tmp_path: Path) -> None:
     wrong: list[tuple[Path, Path, type[AwakeablesError], str]] = [
         (tmp_path / "none.db", tmp_path / "copy.db", OperatorError, "there is no store"),
         (store, tmp_path / "nowhere/copy.db", OperatorError, "does not exist: create it"),

@@ -57,7 +57,7 @@ def test_damage_is_found(path: Path) -> None:
     assert str(path) in found.problem
 
 
-def test_a_file_of_a_newer_release_or_of_another_program_is_told(path: Path, tmp_path: Path) -> None:
+def test_a_file_of_a_newer_release_or_of_another_program_is_reported(path: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
     assert "schema version 99" in str(look(path).problem)

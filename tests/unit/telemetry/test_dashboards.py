@@ -115,19 +115,19 @@ def handbook() -> str:
 
 
 @pytest.mark.parametrize("metric", VOCABULARY, ids=lambda metric: metric.name)
-def test_the_handbook_says_of_every_metric_what_to_do(metric: Metric) -> None:
+def test_the_operations_guide_says_of_every_metric_what_to_do(metric: Metric) -> None:
     labels = ", ".join(f"`{label}`" for label in metric.labels)
     name = metric.samples[0] if metric.kind != "histogram" else metric.name
     assert f"| `{name}` | {metric.kind} | {labels} | {metric.help} | {metric.runbook} |\n" in handbook()
 
 
 @pytest.mark.parametrize("rule", alarms(), ids=lambda rule: rule["alert"])
-def test_the_handbook_says_of_every_alarm_what_to_do(rule: dict[str, Any]) -> None:
+def test_the_operations_guide_says_of_every_alarm_what_to_do(rule: dict[str, Any]) -> None:
     told = rule["annotations"]
     assert f"| `{rule['alert']}` | {told['summary']} | {told['runbook']} |\n" in handbook()
 
 
-def test_the_handbook_names_every_value_of_the_closed_labels() -> None:
+def test_the_operations_guide_names_every_value_of_the_closed_labels() -> None:
     for label, values in VALUES.items():
         assert f"`{label}`: {', '.join(f'`{value}`' for value in values)}" in handbook()
 

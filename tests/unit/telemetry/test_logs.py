@@ -73,7 +73,7 @@ async def test_a_handler_that_fails_and_is_paused_is_named_with_what_to_do(logs:
     assert logs[1]["todo"] == f"`awakeables show {invocation_id}`, then `awakeables resume` or `kill`"
 
 
-async def test_an_action_that_fails_again_and_again_is_told_each_time(logs: list[Any]) -> None:
+async def test_an_action_that_fails_again_and_again_is_logged_each_time(logs: list[Any]) -> None:
     async def pay(ctx: Context) -> Any:
         def charge() -> None:
             raise ConnectionError("down")
@@ -91,7 +91,7 @@ async def test_an_action_that_fails_again_and_again_is_told_each_time(logs: list
     assert logs[-1]["event"] == events.INVOCATION_ENDED
 
 
-async def test_what_kafka_does_not_take_is_told_with_the_invocation(logs: list[Any]) -> None:
+async def test_what_kafka_refuses_is_logged_with_the_invocation(logs: list[Any]) -> None:
     async def publish(ctx: Context) -> Any:
         ctx.publish("tasks", 1)
         return await ctx.awakeable()
@@ -106,7 +106,7 @@ async def test_what_kafka_does_not_take_is_told_with_the_invocation(logs: list[A
     assert {line["invocation_id"] for line in logs} == {invocation_id}
 
 
-async def test_dead_letters_are_told_with_their_reasons_three_of_a_batch(logs: list[Any]) -> None:
+async def test_three_dead_letters_of_a_batch_are_logged_with_their_reasons(logs: list[Any]) -> None:
     bench = Bench()
     unknown = new_id("prom", at_ms=bench.clock.now_ms(), entropy=bytes(10))
     long = b'{"awakeable_id": "prom_1%s", "secret": 1}' % (b"x" * 1000)
@@ -121,7 +121,7 @@ async def test_dead_letters_are_told_with_their_reasons_three_of_a_batch(logs: l
     assert told.keys() < set(range(5))
 
 
-async def test_a_commit_that_is_refused_is_told_with_the_invocation(logs: list[Any]) -> None:
+async def test_a_commit_that_is_refused_is_logged_with_the_invocation(logs: list[Any]) -> None:
     async def nothing(ctx: Context) -> None:
         return None
 

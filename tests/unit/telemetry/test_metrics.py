@@ -205,7 +205,7 @@ class Stopped(Exception):
     pass
 
 
-def test_readiness_is_told_at_every_scrape() -> None:
+def test_readiness_is_reported_at_every_scrape() -> None:
     metrics = Metrics()
     problems: dict[str, str] = {}
     show_readiness(metrics, problems, lambda: Readiness.of(problems))
@@ -253,7 +253,7 @@ def test_engines_count_apart() -> None:
 
 
 @pytest.mark.parametrize("accept", ["", "text/plain", "*/*", "application/openmetrics-text; version=1.0.0"])
-def test_metrics_are_told_as_the_scraper_asks(accept: str) -> None:
+def test_metrics_are_served_in_the_format_that_the_scraper_accepts(accept: str) -> None:
     content, media_type = exposition(Metrics().registry, accept)
     assert media_type.split(";")[0] == ("application/openmetrics-text" if "open" in accept else "text/plain")
     assert b"# TYPE awakeables_pending gauge" in content

@@ -44,7 +44,7 @@ async def block(ctx: Context) -> None:
     time.sleep(0.3)  # noqa: ASYNC251 - the mistake that is to be found
 
 
-async def test_a_handler_that_blocks_the_loop_is_told_of_with_its_stack_and_its_id(logs: list[Any]) -> None:
+async def test_a_handler_that_blocks_the_loop_is_logged_with_its_stack_and_its_id(logs: list[Any]) -> None:
     bench = Bench(clock=SystemClock())
     async with bench.serving(block=block) as process, watched(metrics := process.engine.metrics):
         invocation_id = await bench.begin(process, "block")
@@ -96,5 +96,5 @@ def frames(*names: str) -> list[traceback.FrameSummary]:
         ([], []),
     ],
 )
-def test_the_frames_that_are_told_are_those_of_the_user(stack: list[str], told: list[Any]) -> None:
+def test_the_frames_that_are_logged_are_those_of_the_user(stack: list[str], told: list[Any]) -> None:
     assert [frame.filename for frame in user_frames(frames(*stack))] == told

@@ -43,7 +43,9 @@ def test_case_u4_an_answer_that_does_not_fit_is_what_the_test_fails_with(answer:
 
 
 @pytest.mark.parametrize("key", ["typo", "Weigh", "scale"])
-def test_case_u4_an_answer_that_no_task_has_asked_for_is_told_with_what_was_published(key: str) -> None:
+def test_case_u4_an_answer_that_no_task_has_asked_for_is_an_error_that_lists_what_was_published(
+    key: str,
+) -> None:
     with pytest.raises(WrongAnswer, match=rf"to '{key}'; published to: 'scales' \(task 'weigh'\)") as told:
         run(weigh, answers={key: 5})
     assert isinstance(told.value.__cause__, TerminalError)
@@ -77,7 +79,7 @@ def test_case_u4_a_test_may_fail_in_an_answer() -> None:
         run(weigh, answers={"scales": refuse})
 
 
-def test_case_u4_a_second_answer_that_contradicts_the_first_is_told() -> None:
+def test_case_u4_a_second_answer_that_contradicts_the_first_is_an_error() -> None:
     async def handler(ctx: Context) -> int:
         weight = ctx.awakeable(int)
         ctx.publish("scales", 1, awakeable=weight)
@@ -92,7 +94,7 @@ def test_case_u4_a_second_answer_that_contradicts_the_first_is_told() -> None:
         run(handler, answers={"scales": 5, "other-scales": Answer(6, after=timedelta(hours=1))})
 
 
-def test_case_u4_a_payload_that_its_worker_would_bury_is_told() -> None:
+def test_case_u4_a_payload_that_its_worker_would_not_accept_is_an_error() -> None:
     def parcels(task: Task[Parcel]) -> int:
         return task.payload.weight
 
@@ -102,7 +104,7 @@ def test_case_u4_a_payload_that_its_worker_would_bury_is_told() -> None:
         run(weigh, workers=[_worker(parcels)])
 
 
-def test_case_u4_a_task_that_its_worker_has_no_function_for_is_told() -> None:
+def test_case_u4_a_task_that_its_worker_has_no_function_for_is_an_error() -> None:
     worker = Worker("scales")
     worker.task("scales", "tare")(lambda _task: 1)
     with pytest.raises(
@@ -111,7 +113,7 @@ def test_case_u4_a_task_that_its_worker_has_no_function_for_is_told() -> None:
         run(weigh, workers=[worker])
 
 
-def test_case_u4_an_answer_that_json_can_t_say_is_told() -> None:
+def test_case_u4_an_answer_that_json_can_t_represent_is_an_error() -> None:
     with pytest.raises(ValueError, match="NaN"):
         run(weigh, answers={"scales": float("nan")})
 
@@ -133,7 +135,7 @@ def test_an_answer_that_comes_after_the_deadline_is_late_and_no_mistake() -> Non
     assert (told.value, told.duration) == ("timed out", timedelta(days=4))
 
 
-def test_an_answer_of_the_test_s_own_stands_in_for_the_worker() -> None:
+def test_the_test_s_own_answer_replaces_the_worker() -> None:
     worker = _worker(lambda _task: 1)
     assert run(weigh, workers=[worker]).value == 1
     assert run(weigh, workers=[worker], answers={"scales": 2}).value == 2

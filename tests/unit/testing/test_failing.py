@@ -67,7 +67,7 @@ def test_case_u5_an_error_of_an_action_is_the_cause_too() -> None:
     assert traceback.extract_tb(error.__cause__.__traceback__)[-1].name == "pay"
 
 
-def test_case_u5_a_misuse_is_told_with_the_line_that_it_was_made_in() -> None:
+def test_case_u5_a_misuse_is_reported_with_its_line() -> None:
     async def handler(ctx: Context) -> None:
         await ctx.sleep(5)  # type: ignore[arg-type]
 
@@ -134,7 +134,7 @@ def test_nothing_of_the_log_s_configuration_is_changed(loud: list[dict[str, Any]
     assert captured == []
 
 
-def test_what_waits_for_something_of_its_own_for_ever_is_stuck() -> None:
+def test_a_handler_that_waits_for_asyncio_forever_is_stuck() -> None:
     async def handler(ctx: Context) -> None:
         await asyncio.Event().wait()
 
@@ -149,7 +149,7 @@ def test_a_handler_whose_name_is_taken_by_the_service_runs() -> None:
     assert run(send).value == "sent"
 
 
-def test_a_terminal_error_is_no_failure_of_the_attempt() -> None:
+def test_a_terminal_error_is_not_a_failed_attempt() -> None:
     async def handler(ctx: Context) -> None:
         raise TerminalError("no", code=409)
 

@@ -145,7 +145,7 @@ def test_on_wait_is_asked_only_for_what_nobody_answers() -> None:
     assert asked == [None]
 
 
-def test_what_on_wait_returns_is_no_answer_and_what_it_raises_reaches_the_test() -> None:
+def test_what_on_wait_returns_is_ignored_and_what_it_raises_reaches_the_test() -> None:
     with pytest.raises(WrongAnswer, match=r"on_wait returned .*wait\.resolve\(value\)"):
         run(asks_by_mail, on_wait=lambda _wait: PAY)
     with pytest.raises(LookupError):
@@ -154,7 +154,7 @@ def test_what_on_wait_returns_is_no_answer_and_what_it_raises_reaches_the_test()
         run(asks_by_mail, on_wait=lambda wait: wait.resolve(5))
 
 
-def test_who_waits_for_nobody_is_told_of_every_way() -> None:
+def test_the_error_for_an_unanswered_wait_names_every_way() -> None:
     with pytest.raises(Stuck, match=r"prom_1\w+ \(published to 'approvals'\) and nobody answers.*on_wait"):
         _ = run(asks_by_task).value
 

@@ -68,7 +68,7 @@ def test_the_types_of_completion_events_are_those_that_are_read() -> None:
     assert headers["properties"]["ce_type"]["enum"] == list(TYPES)
 
 
-def test_the_id_of_an_awakeable_is_told_in_one_way() -> None:
+def test_every_schema_of_an_awakeable_s_id_has_one_pattern() -> None:
     texts = [(FOLDER / f"{name}.schema.json").read_text() for name in NAMES]
     texts.append((FOLDER / "asyncapi.json").read_text())
     patterns = [re.findall(r'"pattern": "(\^prom[^"]+)"', text) for text in texts]
@@ -92,7 +92,7 @@ async def test_the_apps_topics_are_served(web: Web) -> None:
     assert group["enum"] == ["shop"]
 
 
-def test_the_verdicts_topic_stands_there_if_they_are_published() -> None:
+def test_the_verdicts_topic_is_there_if_they_are_published() -> None:
     silent = asyncapi(SHOP, version="1", verdicts=False)
     telling = served()
     assert telling["channels"]["verdicts"]["address"] == SHOP.verdicts_topic

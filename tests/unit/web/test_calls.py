@@ -205,7 +205,7 @@ async def test_what_only_waits_has_no_reason(web: Web) -> None:
     assert (await web.client.get("/invocations")).json()["items"][0]["reason"] is None
 
 
-async def test_case_o13_no_answer_is_to_be_taken_for_a_page(web: Web) -> None:
+async def test_case_o13_no_response_can_be_taken_for_a_page(web: Web) -> None:
     for path in ("/orders/greet", "/orders/nothing", "/nowhere", "/docs", "/health/live"):
         method = "POST" if path.startswith("/orders") else "GET"
         response = await web.client.request(method, path)
@@ -218,7 +218,7 @@ async def test_a_body_in_chunks_is_put_together(web: Web) -> None:
     assert (exchange.status, exchange.body) == (200, b'{"a":1}')
 
 
-async def test_what_there_is_stands_in_the_404(web: Web) -> None:
+async def test_the_404_lists_what_there_is(web: Web) -> None:
     assert "orders" in problem(await web.client.post("/nothing/x"), 404, "not-found")["detail"]
     assert "echo" in problem(await web.client.post("/orders/nothing"), 404, "not-found")["detail"]
     problem(await web.client.post("/orders/nothing/send"), 404, "not-found")

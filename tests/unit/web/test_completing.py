@@ -120,7 +120,7 @@ async def test_json_is_taken_by_type_with_curls_form_type_and_without_type(
         ({"content-encoding": "gzip"}, b"x"),
     ],
 )
-async def test_what_is_no_json_by_its_type_is_415_and_stays_pending(
+async def test_a_content_type_other_than_json_is_415_and_the_awakeable_stays_pending(
     web: Web, sent: dict[str, str], body: bytes
 ) -> None:
     awakeable_id = await web.awakeable_of("wait")
@@ -132,7 +132,7 @@ async def test_what_is_no_json_by_its_type_is_415_and_stays_pending(
 @pytest.mark.parametrize(
     "body", [b"{", b"NaN", b'"\xff"', b"[" * 5000, b" ", b'"\\ud800"', b"[1e5,-Infinity]"]
 )
-async def test_a_body_that_is_no_json_is_400_and_stays_pending(body: bytes) -> None:
+async def test_a_body_that_is_not_json_is_400_and_the_awakeable_stays_pending(body: bytes) -> None:
     async with serving(WebSettings(max_body_bytes=10_000)) as web:
         awakeable_id = await web.awakeable_of("wait")
         for sent in (JSON, {}):
@@ -178,7 +178,7 @@ async def test_a_value_that_does_not_fit_is_422_and_the_awakeable_stays_pending(
     ).status_code == 200
 
 
-async def test_a_repeat_is_told_duplicate_and_another_answer_conflict_with_the_stored_outcome(
+async def test_a_repeat_gets_duplicate_and_another_answer_conflict_with_the_stored_outcome(
     web: Web,
 ) -> None:
     awakeable_id = await web.awakeable_of("wait")
@@ -290,7 +290,7 @@ async def test_a_rejection_that_can_not_be_read_is_400(web: Web, sent: dict[str,
     assert web.store.tables.awakeables[awakeable_id].state == "pending"
 
 
-async def test_the_event_id_and_the_source_stand_in_the_book(web: Web) -> None:
+async def test_the_event_id_and_the_source_are_in_the_verdict_history(web: Web) -> None:
     awakeable_id = await web.awakeable_of("wait")
     sent = {"awakeable-event-id": "e-17", "awakeable-worker": "w"}
     response = await web.client.post(f"/awakeables/{awakeable_id}/resolve", headers=sent)
@@ -314,7 +314,7 @@ async def test_while_the_store_is_down_the_answer_is_503_and_says_that_a_repeat_
     assert response.json()["verdict"] == "accepted"
 
 
-async def test_a_repeat_of_an_answer_in_doubt_that_was_applied_is_told_duplicate(web: Web) -> None:
+async def test_a_repeat_of_an_answer_in_doubt_that_was_applied_gets_duplicate(web: Web) -> None:
     awakeable_id = await web.awakeable_of("wait")
     web.store.slow_s = 20
     problem(await web.client.post(f"/awakeables/{awakeable_id}/resolve", json=1), 503, "in-doubt")

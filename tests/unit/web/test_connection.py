@@ -212,7 +212,7 @@ def test_a_head_without_a_body_leaves_before_the_connection_is_closed() -> None:
     assert cycle.calls == [b"head ", b"closed"]
 
 
-async def test_a_client_that_asks_before_it_sends_its_body_is_told_to_continue() -> None:
+async def test_a_client_that_expects_100_continue_gets_it() -> None:
     async with serving() as served:
         reader = await served.connect(POST.replace(b"host: x", b"host: x\r\nexpect: 100-continue"))
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -230,7 +230,7 @@ async def test_the_head_of_a_response_that_has_no_body_leaves_too() -> None:
 # ── slow clients ────────────────────────────────────────────────────────────────────────────
 
 
-async def test_clients_that_dribble_are_cut_off_by_the_clock() -> None:
+async def test_slow_clients_are_disconnected_by_the_clock() -> None:
     async with serving(request_timeout=timedelta(seconds=0.1)) as served:
         reader = await served.connect(b"POST / HTTP/1.1\r\nhost: x\r\n")
         head = asyncio.ensure_future(refusal(reader, 408, "too-slow"))
@@ -251,7 +251,7 @@ async def test_a_head_that_does_not_end_in_time_is_408() -> None:
         assert served.app.scopes == []
 
 
-async def test_a_body_that_does_not_end_in_time_is_408_and_the_application_is_let_go() -> None:
+async def test_a_body_that_does_not_end_in_time_is_408_and_releases_the_application() -> None:
     async with serving() as served:
         reader = await served.connect(POST + b"12345")
         await until(lambda: served.app.scopes)
@@ -282,7 +282,7 @@ async def test_a_client_that_never_says_anything_is_dropped_without_a_word() -> 
         await nothing(reader)
 
 
-async def test_empty_lines_are_no_request() -> None:
+async def test_empty_lines_are_not_a_request() -> None:
     async with serving(max_header_bytes=2000) as served:
         reader = await served.connect(b"\r\n" * 500)
         await served.heard(1000)
@@ -391,7 +391,7 @@ async def test_a_path_that_is_too_long_is_414() -> None:
 @pytest.mark.parametrize(
     "content", [b"\x16\x03\x01\x02\x00\x01", b"GET http://[ HTTP/1.1\r\n\r\n", b"GET / HTTP/9\r\n"]
 )
-async def test_what_is_no_http_is_400(content: bytes) -> None:
+async def test_what_is_not_http_is_400(content: bytes) -> None:
     async with serving() as served:
         await refusal(await served.connect(content), 400, "bad-request")
 
@@ -479,7 +479,7 @@ async def test_a_body_that_does_not_come_behind_an_offer_is_cut_off_like_any_oth
 # ── many ────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_connections_past_the_limit_are_told_503_and_others_go_on() -> None:
+async def test_connections_past_the_limit_get_503_and_others_go_on() -> None:
     async with serving(max_connections=1) as served:
         first = await served.connect(GET)
         await first.readuntil(b"ok")

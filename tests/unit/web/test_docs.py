@@ -64,7 +64,7 @@ async def test_the_page_loads_nothing_and_may_not(web: Web) -> None:
     assert not [name for name, _ in told.attributes if name.startswith("on")]
 
 
-async def test_every_operation_and_every_schema_stands_there_and_links_lead_to_them(web: Web) -> None:
+async def test_every_operation_and_every_schema_is_there_and_links_lead_to_them(web: Web) -> None:
     document = (await web.client.get("/openapi.json")).json()
     told = Reader((await web.client.get("/docs")).text)
     ids = told.all("id")

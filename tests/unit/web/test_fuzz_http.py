@@ -229,7 +229,7 @@ ASKED += [(label, GenerationMode.NEGATIVE) for label in OPERATIONS if can_be_wro
 
 
 @pytest.mark.parametrize(("label", "mode"), ASKED, ids=lambda told: str(getattr(told, "value", told)))
-def test_every_answer_is_one_that_the_document_tells_of(
+def test_every_response_is_one_that_the_document_describes(
     target: Target, label: str, mode: GenerationMode
 ) -> None:
     @settings(

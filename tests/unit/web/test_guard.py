@@ -55,7 +55,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Web]:
 # ── tokens ──────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_without_a_token_nothing_is_told_but_that_one_is_needed(guarded: Web) -> None:
+async def test_without_a_token_the_only_answer_is_that_one_is_needed(guarded: Web) -> None:
     for method, path in (
         ("POST", "/orders/greet"),
         ("POST", "/orders/nothing"),
@@ -116,7 +116,7 @@ async def test_case_o13_readiness_names_no_paths_where_other_machines_get_in_wit
         assert "kafka-1" not in response.text
 
 
-async def test_a_token_without_the_scope_is_403_and_told_which(guarded: Web) -> None:
+async def test_a_token_without_the_scope_is_403_that_names_it(guarded: Web) -> None:
     awakeable_id = await guarded.awakeable_of("wait")
     response = await guarded.client.post(f"/awakeables/{awakeable_id}/resolve", headers=bearer("call"))
     document = problem(response, 403, "insufficient-scope")

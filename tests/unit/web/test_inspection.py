@@ -94,7 +94,7 @@ async def test_a_wrong_query_is_400_and_says_what_is_allowed(web: Web, path: str
     assert allowed in exchange.body.decode()
 
 
-async def test_a_cursor_that_is_no_id_is_400(web: Web) -> None:
+async def test_a_cursor_that_is_not_an_id_is_400(web: Web) -> None:
     for path in ("/invocations", "/awakeables", "/dead-letters", "/outbox"):
         problem(await web.client.get(path, params={"before": "x"}), 400, "malformed-id")
 
@@ -203,7 +203,7 @@ async def test_ids_that_are_unknown_are_404_and_malformed_ones_400(web: Web) -> 
 # ── awakeables ──────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_awakeable_shows_its_deadline_schema_book_and_heartbeat(web: Web) -> None:
+async def test_an_awakeable_shows_its_deadline_schema_history_and_heartbeat(web: Web) -> None:
     awakeable_id = await web.awakeable_of("wait_parcel")
     url = f"/awakeables/{awakeable_id}"
     await web.api.settle(Completion(awakeable_id=awakeable_id, body=Heartbeat(), source="s:1", worker="w"))
@@ -418,7 +418,7 @@ async def test_content_type_of_lists_is_json(web: Web) -> None:
     assert (await web.client.get("/invocations")).headers["content-type"] == JSON["content-type"]
 
 
-async def test_case_u7_an_idempotency_key_is_shown_and_finds_what_it_stands_for(web: Web) -> None:
+async def test_case_u7_an_idempotency_key_is_shown_and_finds_its_invocation(web: Web) -> None:
     async def call(path: str, key: str) -> str:
         answer = await web.client.post(path, headers={"idempotency-key": key})
         return answer.headers["invocation-id"]
@@ -454,7 +454,7 @@ async def test_case_u7_a_key_of_any_letters_is_shown_and_found_as_it_was_meant(w
     assert (await web.client.get(f"/invocations/{begun}")).json()["idempotency_key"] == "größe-7"
 
 
-async def test_case_u7_a_key_of_a_handler_that_is_no_more_is_found_by_both_names(web: Web) -> None:
+async def test_case_u7_a_key_of_a_handler_that_was_removed_is_found_by_both_names(web: Web) -> None:
     begin = Begin(
         id=web.api.new_id("inv"),
         service="orders",

@@ -23,7 +23,7 @@ async def test_metrics_are_served_in_the_format_that_is_asked_for() -> None:
         assert opened.text.endswith("# EOF\n")
 
 
-async def test_metrics_are_told_while_the_store_is_down() -> None:
+async def test_metrics_are_served_while_the_store_is_down() -> None:
     async with serving() as web:
         web.store.down = True
         assert (await web.client.get("/metrics")).status_code == 200

@@ -126,7 +126,7 @@ def test_the_words_that_a_query_may_have_are_those_of_the_code(
     assert query_of(path, name, method)["enum"] == sorted(words)
 
 
-def test_the_limits_that_are_told_are_those_of_the_code() -> None:
+def test_the_limits_that_are_documented_are_those_of_the_code() -> None:
     key = authored()["components"]["parameters"]["idempotency-key"]["schema"]
     assert key["maxLength"] == LONGEST_KEY
     for path in ("/awakeables", "/invocations", "/dead-letters", "/outbox"):
@@ -135,7 +135,7 @@ def test_the_limits_that_are_told_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize("kind", ["awakeable", "invocation"])
-def test_an_id_is_told_in_one_way(kind: str) -> None:
+def test_every_schema_of_an_id_has_one_pattern(kind: str) -> None:
     """In the path and in every schema that has it; what the answers are made of decides."""
     start = {"awakeable": "^prom_1", "invocation": "^inv_1"}[kind]
     type_ = {"awakeable": views.AwakeableId, "invocation": views.InvocationId}[kind]
@@ -190,7 +190,7 @@ async def test_whatever_is_referred_to_is_there_and_nothing_else(web: Web) -> No
         assert there == references
 
 
-async def test_every_error_is_told_as_problem_details(web: Web) -> None:
+async def test_every_error_is_answered_as_problem_details(web: Web) -> None:
     document = await served(web)
     for path, item in document["paths"].items():
         for operation in item.values():
@@ -258,7 +258,7 @@ def test_a_handler_has_the_schemas_of_its_types() -> None:
     assert resolved(document, result["items"])["title"] == "Node"
 
 
-def test_bytes_are_told_as_bytes_and_what_may_be_null_is_not_required() -> None:
+def test_bytes_are_described_as_bytes_and_nullable_fields_are_not_required() -> None:
     paths = document_of_typed()["paths"]
     octets: Any = {"application/octet-stream": {"schema": {}}}
     assert paths["/typed/copy_bytes"]["post"]["requestBody"] == {"required": False, "content": octets}
@@ -267,7 +267,7 @@ def test_bytes_are_told_as_bytes_and_what_may_be_null_is_not_required() -> None:
     assert "requestBody" not in paths["/typed/nothing"]["post"]
 
 
-def test_two_types_of_one_name_are_told_apart() -> None:
+def test_two_types_of_one_name_are_distinguished() -> None:
     document = document_of_typed()
     paths = document["paths"]
     ours = paths["/typed/nothing"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
@@ -276,7 +276,7 @@ def test_two_types_of_one_name_are_told_apart() -> None:
     assert list(resolved(document, theirs)["properties"]) == ["id", "n"]
 
 
-async def test_the_document_is_made_once_and_tells_what_the_app_is_called() -> None:
+async def test_the_document_is_made_once_and_names_the_app() -> None:
     async with serving() as web:
         first = await served(web)
         service = web.api.app.services["orders"]

@@ -32,7 +32,7 @@ async def test_a_waiting_invocation_is_cancelled_and_says_so(web: Web) -> None:
     assert "has ended" in problem(again, 409, "not-possible")["detail"]
 
 
-async def test_a_waiting_invocation_is_killed_and_says_so_as_often_as_it_is_asked(web: Web) -> None:
+async def test_a_waiting_invocation_is_killed_and_every_caller_gets_that_result(web: Web) -> None:
     invocation_id = await web.begin("wait")
     await until(lambda: web.store.tables.awakeables)
     for _ in range(2):

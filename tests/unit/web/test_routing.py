@@ -101,7 +101,7 @@ async def test_an_unknown_handler_is_404_whatever_the_method(web: Web) -> None:
     problem(await web.client.get("/orders/nothing"), 404, "not-found")
 
 
-async def test_a_path_that_is_no_utf8_is_400(web: Web) -> None:
+async def test_a_path_that_is_not_utf8_is_400(web: Web) -> None:
     problem(await web.client.post("/orders/%ff"), 400, "bad-request")
 
 

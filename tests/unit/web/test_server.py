@@ -70,14 +70,14 @@ async def test_it_serves_in_our_task_group_and_leaves_signals_alone() -> None:
         socket.create_connection(("127.0.0.1", server.port), timeout=1)
 
 
-async def test_a_taken_port_is_told_before_anything_is_served() -> None:
+async def test_a_port_in_use_is_reported_before_anything_is_served() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OperatorError, match=f"port {port} on 127.0.0.1 is in use"):
             server_on(port)
 
 
-async def test_a_host_that_is_not_here_is_told() -> None:
+async def test_a_host_that_is_not_here_is_reported() -> None:
     with pytest.raises(OperatorError, match="can't listen on"):
         WebServer(SlowApp(), host="192.0.2.1", port=0)
     with pytest.raises(OperatorError, match=r"can't listen on nowhere\.invalid"):
@@ -112,7 +112,7 @@ async def test_the_grace_is_bounded() -> None:
         assert waiting.exception() is not None or waiting.result().status_code == 500
 
 
-async def test_cancelled_it_lets_go_of_the_port() -> None:
+async def test_cancelled_it_releases_the_port() -> None:
     server = server_on()
     port = server.port
     serving = asyncio.ensure_future(server.run())

@@ -160,12 +160,12 @@ def test_the_example_of_the_docs_is_one_that_is_taken() -> None:
     assert holder.scopes == {"call:orders"}
 
 
-def test_bytes_that_are_no_text_are_refused() -> None:
+def test_bytes_that_are_not_text_are_refused() -> None:
     with pytest.raises(TokensRefused, match="it is not TOML"):
         parse_tokens(b"\xff")
 
 
-def test_a_refusal_never_tells_a_token() -> None:
+def test_a_refusal_never_shows_a_token() -> None:
     with pytest.raises(TokensRefused) as refused:
         parse_tokens(b'[shop]\ntoken = "s3cret"\nsha256 = "s3cret"\nscopes = ["call"]')
     assert "s3cret" not in str(refused.value)
@@ -232,7 +232,7 @@ def test_a_file_that_has_not_changed_is_not_read_again(
 
 
 @pytest.mark.parametrize("wrong", ["", "[shop", entry("shop", "t-2", "cal")])
-def test_a_file_that_is_broken_leaves_the_tokens_and_is_told_until_it_is_mended(
+def test_a_broken_file_leaves_the_tokens_and_is_reported_until_it_is_fixed(
     watched: Watched, logged: Callable[[], list[str]], wrong: str
 ) -> None:
     watched.write(wrong)
@@ -245,7 +245,7 @@ def test_a_file_that_is_broken_leaves_the_tokens_and_is_told_until_it_is_mended(
     assert watched.problems == {}
 
 
-def test_a_file_that_is_gone_leaves_the_tokens_and_is_told_until_it_is_back(watched: Watched) -> None:
+def test_a_missing_file_leaves_the_tokens_and_is_reported_until_it_is_back(watched: Watched) -> None:
     aside = watched.path.rename(watched.path.with_suffix(".aside"))
     assert watched.knows("t-1")
     assert "No such file" in watched.problems["tokens"]

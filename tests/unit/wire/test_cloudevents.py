@@ -104,7 +104,7 @@ def test_values_of_the_examples_are_kept_to_the_letter_in_both_modes() -> None:
     assert decode(text, (*in_binary(), JSON)).body == body
 
 
-def test_an_event_is_told_with_all_that_it_says() -> None:
+def test_an_event_is_decoded_with_all_its_fields() -> None:
     headers = (*in_binary(worker="packer-1", attempt="2"), JSON, ("traceparent", A_TRACE))
     assert decode(b'{"parcel": "p-9"}', headers) == Completion(
         awakeable_id=AN_ID,
@@ -157,14 +157,14 @@ def test_the_content_type_of_a_structured_event_is_read_in_any_case(content_type
         ),
     ],
 )
-def test_a_rejection_tells_its_reason_in_its_data(value: bytes | None, body: Rejection) -> None:
+def test_a_rejection_has_its_reason_in_its_data(value: bytes | None, body: Rejection) -> None:
     assert decode(value, in_binary("rejected")).body == body
 
 
 @pytest.mark.parametrize(
     ("value", "progress"), [(None, b"null"), (b"{}", b"null"), (b'{"progress":0.40}', b"0.40")]
 )
-def test_a_heartbeat_tells_its_progress_in_its_data(value: bytes | None, progress: bytes) -> None:
+def test_a_heartbeat_has_its_progress_in_its_data(value: bytes | None, progress: bytes) -> None:
     body = decode(value, in_binary("heartbeat")).body
     assert isinstance(body, Heartbeat)
     assert bytes(body.progress) == progress
@@ -252,21 +252,25 @@ def test_case_w4_a_structured_event_is_taken_whatever_its_content_type(
     ],
 )
 @pytest.mark.parametrize("headers", [(), (JSON,)])
-def test_case_w4_what_is_no_event_of_ours_is_none(value: bytes, headers: tuple[Header, ...]) -> None:
+def test_case_w4_a_record_that_is_not_our_event_is_unreadable(
+    value: bytes, headers: tuple[Header, ...]
+) -> None:
     with pytest.raises(Unreadable):
         decode(value, headers)
 
 
 @pytest.mark.parametrize("status", ["resolved", "rejected", "heartbeat"])
 @pytest.mark.parametrize("headers", [(), (JSON,)])
-def test_case_w4_an_empty_value_is_no_data_as_none_is(status: str, headers: tuple[Header, ...]) -> None:
+def test_case_w4_an_empty_value_means_no_data_like_an_absent_one(
+    status: str, headers: tuple[Header, ...]
+) -> None:
     """Python's SDK 2 writes an event without data as an empty value."""
     empty = decode(b"", (*in_binary(status), *headers))
     assert empty.refusal is None
     assert empty == decode(None, (*in_binary(status), *headers))
 
 
-def test_case_w4_an_answer_whose_value_is_an_event_is_not_taken_for_that_event() -> None:
+def test_case_w4_an_answer_whose_value_is_an_event_is_not_read_as_that_event() -> None:
     other = new_id("prom", at_ms=1, entropy=bytes(10))
     within = structured(subject=other, data=1)
     assert decode(within, in_binary()) == Completion(
@@ -307,7 +311,7 @@ def test_a_plain_answer_with_the_headers_of_its_task_is_read_as_the_plain_one(mo
 
 
 @pytest.mark.parametrize("mode", ["cloudevents", "cloudevents-binary"])
-def test_a_task_that_comes_back_as_it_is_is_told_invalid_in_its_awakeable_s_book(mode: Any) -> None:
+def test_a_task_that_is_sent_back_unchanged_gets_invalid_in_its_awakeable_s_history(mode: Any) -> None:
     value, headers = encode_effect(task_effect(mode))
     completion = decode(value, tuple(headers))
     assert (completion.awakeable_id, completion.body) == (AN_ID, None)
@@ -322,7 +326,7 @@ def test_of_a_repeated_header_the_last_counts_and_one_without_a_value_is_absent(
     assert decode(PLAIN, (*in_binary("rejected"), ("ce_type", None))).body == Resolution.of_json(b"1")
 
 
-def test_headers_that_are_no_utf_8_stop_nothing() -> None:
+def test_headers_that_are_not_utf_8_stop_nothing() -> None:
     headers = (*in_binary(source=None), ("ce_source", b"\xff"), ("ce_worker", b"\xfe"), ("x", b"\xff"))
     completion = decode(b"1", headers)
     assert (completion.event_id, completion.worker) == ("\ufffd 1", "\ufffd")

@@ -221,7 +221,7 @@ def test_whatever_the_bytes_the_decoder_answers_or_says_unreadable(record: bytes
 
 @pytest.mark.parametrize("field", ["reason", "worker", "event_id", "status", "unknown", "value"])
 @pytest.mark.parametrize("text", [rb"\ud800", rb"\udc00x", rb"\ud800\ud800", b"\xed\xa0\x80", b"\xff"])
-def test_half_a_surrogate_pair_and_bad_utf_8_are_taken_nowhere(field: str, text: bytes) -> None:
+def test_half_a_surrogate_pair_and_bad_utf_8_are_accepted_nowhere(field: str, text: bytes) -> None:
     record = b'{"awakeable_id":"%s","status":"rejected","%s":"%s"}' % (AN_ID.encode(), field.encode(), text)
     try:
         completion = decode_completion(record, source="test")

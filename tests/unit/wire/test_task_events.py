@@ -223,7 +223,7 @@ def test_case_w1_tasks_that_lie_in_topics_already_are_read_in_every_form(form: A
 
 
 @pytest.mark.parametrize("payload", FORGED.values(), ids=FORGED)
-def test_case_w1_what_a_handler_publishes_without_an_awakeable_is_no_task(payload: bytes) -> None:
+def test_case_w1_what_a_handler_publishes_without_an_awakeable_is_not_a_task(payload: bytes) -> None:
     effect = Effect(event_id=AN_EVENT, stream="inv_1x", topic="notices", key=None, value=payload)
     with pytest.raises(UnreadableTask, match="without an awakeable"):
         decode_task(*encode_effect(effect))
@@ -259,7 +259,7 @@ def test_case_w4_a_task_without_a_payload_is_read_with_null(value: bytes | None,
 
 @pytest.mark.parametrize("form", get_args(Envelope))
 @pytest.mark.parametrize("name", ["content-type", "Content-Type"])
-def test_case_w6_a_handler_s_content_type_stands_in_place_of_ours(form: Any, name: str) -> None:
+def test_case_w6_a_handler_s_content_type_replaces_ours(form: Any, name: str) -> None:
     own = ((name, b"application/vnd.shop+json"), ("x", b"1"), ("Awakeable-Id", b"x"), ("CE_Subject", b"x"))
     value, headers = encode_effect(task_effect(form, headers=own))
     names = [name.lower() for name, _ in headers]

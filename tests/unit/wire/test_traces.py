@@ -51,7 +51,7 @@ def test_a_header_without_a_value_is_no_trace() -> None:
 
 
 @pytest.mark.parametrize("seed", ["", "0" * 32, "a seed", "A" * 32])
-def test_a_seed_that_is_no_trace_id_names_a_trace_all_the_same(seed: str) -> None:
+def test_a_seed_that_is_not_a_trace_id_still_gives_a_trace(seed: str) -> None:
     trace = trace_of({}, seed)
     assert trace == trace_of({}, seed)
     assert known_traceparent(trace.traceparent("evt_1")) is not None

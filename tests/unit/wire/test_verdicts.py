@@ -39,7 +39,7 @@ def test_verdicts_as_they_may_be_fit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", examples("invalid", "verdict"))
-def test_what_is_no_verdict_is_refused(path: Path) -> None:
+def test_a_record_that_is_not_a_verdict_is_refused(path: Path) -> None:
     assert refusal("verdict", path.read_bytes()) is not None
 
 
@@ -59,7 +59,7 @@ def test_whatever_is_emitted_fits(verdict: Verdict) -> None:
     assert refusal("verdict", encode_verdict(abridged(verdict))) is None
 
 
-def test_a_value_is_told_to_the_letter_and_a_source_is_taken_apart() -> None:
+def test_a_value_is_published_to_the_letter_and_a_source_in_its_parts() -> None:
     verdict = Verdict(
         kind="accepted",
         awakeable_id="prom_1x",

@@ -369,7 +369,7 @@ for _ in range(500):
     ],
     ids=["no UTF-8", "no text", "a code of text", "a large code", "nested details", "odd details"],
 )
-async def test_a_rejection_reaches_who_waits_whatever_it_says(
+async def test_a_rejection_reaches_the_waiting_handler_whatever_it_says(
     rejection: Reject, reason: str, code: int
 ) -> None:
     said = outcome(await process(answering(error=rejection), task_record()))
@@ -377,7 +377,7 @@ async def test_a_rejection_reaches_who_waits_whatever_it_says(
     assert (said.reason, said.code) == (reason, code)
 
 
-async def test_a_serde_that_writes_text_is_told_so() -> None:
+async def test_a_serde_that_writes_text_is_an_error_that_says_so() -> None:
     """The `json` module is one: its `dumps` writes a text."""
     worker = Worker("packer")
 
@@ -388,7 +388,7 @@ async def test_a_serde_that_writes_text_is_told_so() -> None:
     assert "dumps returned str; it must return bytes" in outcome(await process(worker, task_record())).reason
 
 
-async def test_the_cancellation_of_the_worker_is_no_error_of_the_function() -> None:
+async def test_the_cancellation_of_the_worker_is_not_an_error_of_the_function() -> None:
     worker, begun = Worker("packer"), asyncio.Event()
 
     @worker.task("tasks")
@@ -449,7 +449,7 @@ async def test_the_deadline_is_looked_at_before_each_try() -> None:
     assert [entry["event"] for entry in logs] == [events.TASK_RETRIED] * 2 + [events.TASK_REJECTED]
 
 
-async def test_what_can_not_be_tried_again_in_time_is_rejected_while_somebody_listens() -> None:
+async def test_a_task_that_can_not_be_retried_in_time_is_rejected_before_its_deadline() -> None:
     clock = MovedClock()
     fate = await process(answering(error=OvenError("cold")), task_record(deadline_ms=NOW_MS + 1000), clock)
     assert outcome(fate) == Rejection(reason="failed 2 times, last with OvenError: cold", code=500)
@@ -487,7 +487,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("value", UNREADABLE.values(), ids=UNREADABLE.keys())
-async def test_a_record_that_is_no_task_is_a_dead_letter_byte_for_byte(value: bytes | None) -> None:
+async def test_a_record_that_is_not_a_task_is_a_dead_letter_byte_for_byte(value: bytes | None) -> None:
     record = Incoming(topic="tasks", partition=3, offset=17, key=b"\xff", value=value, headers=tuple(SEEN))
     with heard() as logs:
         fate = await process(misfit(), record)
@@ -631,7 +631,7 @@ async def test_case_w14_whatever_of_a_bad_record_says_who_waits_is_enough(spoil:
         task_record(1, reply_to="two words"),
     ],
 )
-async def test_case_w14_a_record_that_says_not_who_waits_is_reported_nowhere(record: Incoming) -> None:
+async def test_case_w14_a_record_that_does_not_say_who_waits_is_not_reported(record: Incoming) -> None:
     fate = await process(orders_only(), record)
     assert isinstance(fate, DeadLettered)
     assert fate.reports == ()
@@ -701,7 +701,7 @@ def test_case_o15_patterns_that_no_topic_can_have_are_refused(patterns: str) -> 
 
 
 @pytest.mark.parametrize("attempt", ["9" * 4300, "9" * 10, "-1", "1_0", " 1", "\u0661", ""])
-async def test_case_w3_an_attempt_that_is_no_number_ends_no_worker(attempt: str) -> None:
+async def test_case_w3_an_attempt_that_is_not_a_number_ends_no_worker(attempt: str) -> None:
     """With 4,300 digits the next attempt is a number that Python doesn't write."""
     record = task_record()
     headers = (*record.headers, ("awakeable-attempt", attempt.encode()))
@@ -710,7 +710,7 @@ async def test_case_w3_an_attempt_that_is_no_number_ends_no_worker(attempt: str)
     assert ("awakeable-error-code", b"unreadable") in fate.message.headers
 
 
-async def test_case_w3_an_envelope_with_such_an_attempt_is_no_task() -> None:
+async def test_case_w3_an_envelope_with_such_an_attempt_is_not_a_task() -> None:
     record = task_record()
     told = json.loads(record.value or b"") | {"attempt": 10**30}
     fate = await process(answering(1), replace(record, value=json.dumps(told).encode(), headers=()))
@@ -718,7 +718,7 @@ async def test_case_w3_an_envelope_with_such_an_attempt_is_no_task() -> None:
 
 
 @pytest.mark.parametrize("enveloped", [True, False])
-async def test_case_w11_a_payload_of_too_many_values_is_set_aside_before_anything_is_built_of_it(
+async def test_case_w11_a_payload_of_too_many_values_is_a_dead_letter_before_it_is_parsed(
     enveloped: bool,
 ) -> None:
     many: list[Any] = [[]] * 600_000
