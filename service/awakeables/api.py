@@ -170,7 +170,8 @@ class Api(Queries):
             value=msgspec.UNSET if content is None or not is_json else msgspec.Raw(content),
             value_base64=msgspec.UNSET if content is None or is_json else content,
         )
-        at_once = idempotency is None and not delay and not self._pool.crowded()
+        # Not at once by an instance that may be declared dead before the row is written.
+        at_once = idempotency is None and not delay and self._pool.may_begin()
         begin = Begin(
             id=engine.ids.new("inv"),
             service=handler.service,

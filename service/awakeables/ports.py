@@ -1,9 +1,10 @@
 """The ports: everything that the engine needs from outside, on one page.
 
-A store is seven small ports. Writing is one method: `Commits.commit` takes commands as data
+A store is eight small ports. Writing is one method: `Commits.commit` takes commands as data
 (`core/commands.py`) and applies them in one transaction. So one group commit serves every kind of
 write, and tests inject a fault before or after it in one place (docs/adr/0002-one-write-verb.md). The
-other six only read; what they return is committed.
+others only read; what they return is committed. Instances
+that share a store meet in its `membership`.
 
 Every method of a store may raise `StoreUnavailable`; `commit` may raise `StoreRefused`, too.
 """
@@ -17,6 +18,7 @@ from awakeables.core.awakeables import AwakeableRow, Codec, State
 from awakeables.core.commands import Command, Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
+from awakeables.core.instances import Beat, Instance
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
 from awakeables.core.outcomes import Outcome
@@ -175,6 +177,39 @@ class Inspection(Protocol):
         ...
 
 
+class Membership(Protocol):
+    """The instances that share the store. Its clock decides who lives.
+
+    Who is declared dead stays dead: its rows are taken over, and it must register under a new ID.
+
+    Attributes:
+        shared: Whether there can be several at once. Otherwise who registers is the only one left, and
+            needs no heartbeats.
+    """
+
+    shared: bool
+
+    async def register(self, instance: Instance) -> None:
+        """Add an instance; the store dates its start, and its build by the first instance that had it."""
+        ...
+
+    async def beat(self, instance_id: str, *, timeout_ms: int) -> Beat | None:
+        """Note that an instance lives, and declare dead who has not done so for `timeout_ms`.
+
+        Returns:
+            Who lives; None if this instance itself was declared dead or has left.
+        """
+        ...
+
+    async def leave(self, instance_id: str, *, gone: bool) -> None:
+        """Note that an instance is stopping, or is `gone`: then others may take over at once."""
+        ...
+
+    async def instances(self) -> list[Instance]:
+        """All instances that are known, dead ones included, by ID."""
+        ...
+
+
 class Store(
     Commits,
     JournalReader,
@@ -186,6 +221,9 @@ class Store(
     Protocol,
 ):
     """All ports of a store, with opening and closing."""
+
+    @property
+    def membership(self) -> Membership: ...
 
     async def open(self) -> None:
         """Open the store; a new one is created, an older one migrated.

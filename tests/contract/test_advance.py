@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from awakeables.core.commands import Advance, NewAwakeable, Release
+from awakeables.core.commands import Advance, NewAwakeable, Release, TakeOver
 from awakeables.core.invocations import BackOff, Continue, End, Failure, Pause, Suspend, at_once
 from awakeables.core.journal import ClockRead, encode_chunk
 from awakeables.core.outcomes import Cancellation, Resolution
@@ -124,7 +124,7 @@ async def test_a_repeated_commit_after_another_owners_is_fenced(driver: Driver) 
     row = await driver.begin(owner="me")
     order = driver.an_advance(row)
     await driver.do(Advanced, order)
-    await driver.do(Released, Release(owner="you"))
+    await driver.do(Released, TakeOver(owner="you"))
     (theirs,) = await driver.claim("you")
     await driver.advance(theirs)
     await driver.do(Fenced, order)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from awakeables.core.commands import Claim, Idempotency, Release, Resume
+from awakeables.core.commands import Claim, Idempotency, Release, Resume, TakeOver
 from awakeables.core.invocations import (
     CRASHED,
     MAX_STARTS,
@@ -124,7 +124,7 @@ async def test_an_invocation_that_keeps_killing_its_owners_is_parked(driver: Dri
     for start in range(MAX_STARTS):
         (row,) = await driver.claim(f"owner-{start}")
         assert row.status == "running"
-        await driver.do(Released, Release(owner="sweeper"))
+        await driver.do(Released, TakeOver(owner="sweeper"))
     (parked,) = await driver.claim("last")
     assert (parked.status, parked.owner, parked.due_ms) == ("paused", None, None)
     assert parked.failure is not None
@@ -138,7 +138,7 @@ async def test_of_those_that_were_there_at_each_crash_only_one_runs_at_a_time(dr
     rows = [await driver.begin() for _ in range(3)]
     for start in range(SUSPECT_STARTS):
         assert len(await driver.claim(f"owner-{start}")) == 3
-        await driver.do(Released, Release(owner="sweeper"))
+        await driver.do(Released, TakeOver(owner="sweeper"))
     fresh = await driver.begin()
     assert [row.id for row in await driver.claim(suspect=False)] == [fresh.id]
     (suspect,) = await driver.claim()
@@ -156,7 +156,7 @@ async def test_a_commit_of_the_owner_forgives_its_starts(driver: Driver) -> None
 
 async def test_what_others_hold_is_released_and_can_be_claimed_again(driver: Driver) -> None:
     mine, theirs = await driver.begin(owner="me"), await driver.begin(owner="dead")
-    assert await driver.do(Released, Release(owner="me")) == Released(count=1)
+    assert await driver.do(Released, TakeOver(owner="me")) == Released(count=1)
     assert (await driver.invocation(theirs.id)).status == "pending"
     assert (await driver.invocation(mine.id)).status == "running"
     (claimed,) = await driver.claim("me")
@@ -173,7 +173,7 @@ async def test_an_owner_releases_only_what_it_names_and_holds(driver: Driver) ->
 
 
 async def test_a_release_sees_what_was_claimed_in_the_same_commit(driver: Driver) -> None:
-    _, answer = await driver.store.commit([driver.a_begin(owner="dead"), Release(owner="me")])
+    _, answer = await driver.store.commit([driver.a_begin(owner="dead"), TakeOver(owner="me")])
     assert answer == Released(count=1)
 
 
@@ -229,7 +229,7 @@ async def test_case_r7_what_can_run_at_once_is_claimed_whatever_the_clock_is_set
     await driver.settle(resolved(awakeable_id))
     await driver.advance(paused, Pause(failure=failure))
     await driver.do(Resumed, Resume(invocation_id=paused.id))
-    await driver.do(Released, Release(owner="you", ids=None))
+    await driver.do(Released, TakeOver(owner="you"))
     driver.clock.ms -= 25_000
     claimed = {row.id for row in await driver.claim()}
     assert claimed == {woken.id, paused.id, released.id, begun.id}

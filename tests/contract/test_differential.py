@@ -33,11 +33,13 @@ from awakeables.core.commands import (
     Resume,
     Settle,
     Skip,
+    TakeOver,
     TakePartitions,
 )
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import EFFECT_STATES
 from awakeables.core.ids import IdKind
+from awakeables.core.instances import Instance
 from awakeables.core.invocations import BackOff, Continue, End, Failure, Invocation, Next, Pause, Suspend
 from awakeables.core.journal import AwakeableCreated, ClockRead, encode_chunk
 from awakeables.core.outcomes import Rejection, Resolution
@@ -92,6 +94,7 @@ class Stream:
         if self.past and self.chance.random() < 0.1:
             return self.chance.choice(self.past)
         orders = [self.claim, self.expire, self.release, self.resume, self.take, self.effects, self.sent]
+        orders += [self.take_over]
         rare = [self.cancel, self.kill, self.purge, self.purge_letters, self.resend]
         rare += [self.republish, self.skip, Probe]
         often = [self.begin, self.advance, self.settle] * 4
@@ -236,6 +239,8 @@ class Stream:
             owner=self.chance.choice(OWNERS),
             limit=self.chance.choice([1, 3, 100]),
             suspect=self.chance.random() < 0.5,
+            not_builds=self.chance.choice([(), (), ("b1",)]),
+            not_handlers=self.chance.choice([(), (), ("orders/fulfil",)]),
         )
 
     def expire(self) -> Command:
@@ -243,8 +248,11 @@ class Stream:
         return Expire(limit=self.chance.choice([1, 100]), held_back_to_ms=held_back_to_ms)
 
     def release(self) -> Command:
-        ids = tuple(self.invocation_id() for _ in range(3)) if self.chance.random() < 0.8 else None
+        ids = tuple(self.invocation_id() for _ in range(3))
         return Release(owner=self.chance.choice(OWNERS), ids=ids)
+
+    def take_over(self) -> Command:
+        return TakeOver(owner=self.chance.choice(OWNERS), limit=self.chance.choice([1, 100]))
 
     def resume(self) -> Command:
         return Resume(invocation_id=self.invocation_id())
@@ -350,6 +358,8 @@ async def test_sqlite_does_what_memory_does(seed: int, kind: type[SqliteStore], 
     memory = LoadingStore(clock=clock, retention_ms=RETENTION_MS)
     sqlite = kind(tmp_path / "shop.db", clock=clock, retention_ms=RETENTION_MS)
     await sqlite.open()
+    for store in (memory, sqlite):
+        await store.membership.register(Instance(id=OWNERS[seed % len(OWNERS)]))
     stream = Stream(seed, memory, Driver(memory, clock))
     for number in range(COMMITS):
         members = stream.commit()

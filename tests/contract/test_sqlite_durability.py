@@ -24,8 +24,8 @@ from awakeables.core.commands import (
     Expire,
     NewAwakeable,
     Probe,
-    Release,
     Settle,
+    TakeOver,
 )
 from awakeables.core.invocations import Invocation
 from awakeables.core.records import Row
@@ -138,7 +138,7 @@ async def test_a_process_that_is_killed_loses_no_acknowledged_commit(
         Claim(owner="me", limit=10),
         ClaimEffects(owner="me", limit=10),
         Expire(limit=10),
-        Release(owner="me"),
+        TakeOver(owner="me"),
         Settle(completions=()),
     ],
 )

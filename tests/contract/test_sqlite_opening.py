@@ -24,7 +24,7 @@ VERSION = len(schema.migrations())
 SORTING = {
     "due_invocations",
     "due_suspects",
-    "running_invocations",
+    "orphaned_invocations",
     "list_running",
     "unclaimed_of_streams",
     "unsent_of",

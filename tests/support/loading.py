@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 
 from awakeables.core.commands import Command
-from awakeables.core.decide.decisions import BY_KEY, searches
+from awakeables.core.decide.decisions import BY_KEY, BY_SEARCH
 from awakeables.core.decide.needs import missing, needs, needs_of_loaded
 from awakeables.core.replies import Reply
 from awakeables.core.rows import Changes, NotLoaded, Rows, TableName
@@ -34,7 +34,7 @@ class LoadingStore(MemoryStore):
         self.missed: set[tuple[str, str]] = set()
 
     def decide(self, member: Command, now_ms: int, changes: Changes) -> Reply:
-        if searches(member) is not None:
+        if type(member) in BY_SEARCH:
             return super().decide(member, now_ms, changes)
         ahead, one_by_one = self._ahead(member), Rows(self.tables.rows.retention_ms)
         named = needs([member])

@@ -77,12 +77,19 @@ class Begin(Record):
 class Claim(Record):
     """Take up to `limit` runnable invocations, the longest due first; pause those that crash their owners.
 
-    At most one suspect (`invocations.is_suspect`) is taken, and only if `suspect` is set.
+    At most one suspect (`invocations.is_suspect`) is taken, and only if `suspect` is set. The unsent effects
+    of what is taken become the owner's, too, so that one relay publishes a stream in order.
+
+    Attributes:
+        not_builds: What one of these builds wrote last is left alone (hard case 13).
+        not_handlers: Handlers, as `service/handler`, whose invocations are left alone.
     """
 
     owner: str
     limit: int
     suspect: bool = False
+    not_builds: tuple[str, ...] = ()
+    not_handlers: tuple[str, ...] = ()
 
 
 class Advance(Record):
@@ -162,10 +169,21 @@ class Expire(Record):
 
 
 class Release(Record):
-    """Make running invocations pending again: these, or all that other owners hold."""
+    """Make these running invocations pending again, if this owner holds them."""
 
     owner: str
-    ids: tuple[str, ...] | None = None
+    ids: tuple[str, ...]
+
+
+class TakeOver(Record):
+    """Make up to `limit` running invocations pending whose owners are not among the living instances.
+
+    Attributes:
+        owner: This instance, which counts as living.
+    """
+
+    owner: str
+    limit: int = 1000
 
 
 class ReplayDry(Record):
@@ -277,7 +295,10 @@ class TakePartitions(Record):
 
 
 class ClaimEffects(Record):
-    """Take the unsent effects of other owners: whole streams, those with the oldest effects first."""
+    """Take the unsent effects that no living instance has claimed, the oldest first, in whole streams.
+
+    A stream of which a living instance has claimed an effect is left to that instance.
+    """
 
     owner: str
     limit: int
@@ -313,6 +334,7 @@ Command: TypeAlias = (
     | Settle
     | Expire
     | Release
+    | TakeOver
     | ReplayDry
     | Operating
     | TakePartitions

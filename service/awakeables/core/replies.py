@@ -30,9 +30,10 @@ class KeyConflict(Record):
 
 
 class Claimed(Record):
-    """The rows after the claim: running under the owner, or just paused."""
+    """The rows after the claim: running under the owner, or just paused; `effects` were claimed with them."""
 
     invocations: tuple[Invocation, ...]
+    effects: tuple[Effect, ...] = ()
 
 
 class Advanced(Record):

@@ -48,6 +48,7 @@ class CompletionSink:
         self._topic = topic
         self._partition = partition
         self._epoch = 0
+        self._owner = ""
         self._topic_id: str | None = None
         self._source = partition_source(topic.name, partition)
         metrics, label = topic.metrics, str(partition)
@@ -57,7 +58,7 @@ class CompletionSink:
 
     async def open(self) -> int:
         """Become the partition's reader; return the offset to read from."""
-        position = await self._topic.claim(self._partition)
+        position, self._owner = await self._topic.claim(self._partition)
         self._epoch = position.epoch
         self._topic_id = position.topic_id
         return position.next
@@ -158,7 +159,7 @@ class CompletionSink:
             epoch=self._epoch,
             first=first,
             next=next_,
-            owner=topic.owner,
+            owner=self._owner,
         )
         settled = None
         while settled is None:

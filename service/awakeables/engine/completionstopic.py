@@ -86,7 +86,6 @@ class CompletionsTopic:
         validator: Validates their values.
         name: The topic's name.
         topic_id: The broker's ID of the topic, as last seen; None before that, or if it has none.
-        owner: This process's name in the partitions' claims.
         dead_letter_topic: Where copies of dead letters are published.
         ids: Issues IDs of dead letters.
         folding: The limits of what is kept per partition and minute.
@@ -108,7 +107,7 @@ class CompletionsTopic:
         *,
         name: str,
         dead_letter_topic: str,
-        owner: str,
+        owner: Callable[[], str],
         clock: Clock,
         ids: Ids,
         folding: FoldingSettings,
@@ -124,7 +123,7 @@ class CompletionsTopic:
             horizon: What deadlines are compared with.
             name: The topic's name.
             dead_letter_topic: Where copies of dead letters are published.
-            owner: This process's name in the partitions' claims.
+            owner: Returns this instance's ID, the owner in the partitions' claims.
             clock: The store's clock.
             ids: Issues IDs of dead letters.
             folding: How many dead letters per minute are kept one by one.
@@ -135,7 +134,7 @@ class CompletionsTopic:
         self.validator = validator
         self.name = name
         self.topic_id: str | None = None
-        self.owner = owner
+        self._owner = owner
         self.dead_letter_topic = dead_letter_topic
         self.ids = ids
         self.folding = folding
@@ -154,13 +153,16 @@ class CompletionsTopic:
         """The number of unread records, over all partitions."""
         return sum(state.lag or 0 for state in self.readers.values())
 
-    async def claim(self, partition: int) -> Position:
-        """Claim a partition for this process; any earlier reader is fenced from then on."""
-        order = TakePartitions(
-            owner=self.owner, topic=self.name, partitions=(partition,), topic_id=self.topic_id
-        )
+    async def claim(self, partition: int) -> tuple[Position, str]:
+        """Claim a partition for this process; any earlier reader is fenced from then on.
+
+        Returns:
+            Where to read from, and the owner's name in the claim.
+        """
+        owner = self._owner()
+        order = TakePartitions(owner=owner, topic=self.name, partitions=(partition,), topic_id=self.topic_id)
         [position] = (await self._committer.commit(order, PartitionsTaken)).positions
-        return position
+        return position, owner
 
     def is_recreated_since(self, read: str | None) -> bool:
         """Is the broker's topic another one than that of this ID, which was read?"""

@@ -16,14 +16,13 @@ from typing import TypeAlias
 import structlog
 
 from awakeables.core.awakeables import Completion, Verdict
-from awakeables.core.commands import Release
 from awakeables.core.ids import Ids
-from awakeables.core.replies import Released
 from awakeables.engine.committer import Committer
 from awakeables.engine.completionstopic import CompletionsTopic, FoldingSettings
 from awakeables.engine.dryreplay import DryReplays
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.invocationlog import log_failed_run
+from awakeables.engine.member import Member, MemberSettings
 from awakeables.engine.outbox import Relay, RelaySettings
 from awakeables.engine.pool import RunnerPool
 from awakeables.engine.retention import Retention, RetentionSettings
@@ -53,6 +52,7 @@ class EngineSettings:
 
     Attributes:
         runner: How each invocation is run.
+        member: When instances are dead.
         relay: How effects are published.
         max_running: How many handlers may be in memory at once; further invocations wait as rows.
         max_backlog: How many calls may wait for a place; above it `begin` refuses.
@@ -68,6 +68,7 @@ class EngineSettings:
     """
 
     runner: RunnerSettings = field(default_factory=RunnerSettings)
+    member: MemberSettings = field(default_factory=MemberSettings)
     relay: RelaySettings = field(default_factory=RelaySettings)
     max_running: int = 1000
     max_backlog: int = 10_000
@@ -89,7 +90,7 @@ class Engine:
     Attributes:
         config: The settings of all parts.
         ids: Issues every ID of this process.
-        owner: This process's name in the fences; a new one for each start.
+        member: This process among the instances that share the store.
         problems: The current problems by name; `readiness` says what they mean.
         errors: Unexpected errors of background work.
         serving: Set while calls are accepted.
@@ -136,8 +137,17 @@ class Engine:
         self.config = settings
         self.entropy = entropy
         self.ids = Ids(clock.now_ms, entropy.bytes)
-        self.owner = self.ids.new("own")
         self.committer = Committer(store, metrics=self.metrics, on_store=self._store_changed)
+        self.member = Member(
+            store.membership,
+            self.committer,
+            self.ids,
+            clock,
+            build=build,
+            handlers=tuple(sorted(app.targets)),
+            settings=settings.member,
+            on_dead=self._declared_dead,
+        )
         world = World(
             clock=clock,
             ids=self.ids,
@@ -153,7 +163,7 @@ class Engine:
             self.committer,
             store,
             publisher,
-            owner=self.owner,
+            owner=lambda: self.member.id,
             clock=clock,
             settings=settings.relay,
             on_wakes=lambda wakes: self.pool.wake(wakes),  # constructed later: it publishes through the relay
@@ -172,7 +182,7 @@ class Engine:
             validator=self.validator,
             waiters=self.waiters,
             clock=clock,
-            owner=self.owner,
+            member=self.member,
             build=build,
             settings=settings.runner,
             max_running=settings.max_running,
@@ -198,7 +208,7 @@ class Engine:
             self.horizon,
             name=app.completions_topic,
             dead_letter_topic=app.dead_letter_topic,
-            owner=self.owner,
+            owner=lambda: self.member.id,
             clock=clock,
             ids=self.ids,
             folding=settings.folding,
@@ -223,16 +233,22 @@ class Engine:
         log.error(events.BACKGROUND_ERROR, exc_info=error, **facts)
 
     @property
+    def owner(self) -> str:
+        """This instance's ID, the owner's name in the fences."""
+        return self.member.id
+
+    @property
     def live(self) -> int:
         """The number of handlers in memory."""
         return len(self.pool)
 
     async def run(self) -> None:
-        """Serve until cancelled. First releases what earlier processes owned."""
+        """Serve until cancelled. First takes over what instances own that don't live."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.committer.run(), name="committer")
-                await self.committer.commit(Release(owner=self.owner), Released)
+                await self.member.register()
+                tasks.create_task(self.member.run(self.unexpected), name="member")
                 tasks.create_task(self.relay.run(), name="relay")
                 tasks.create_task(self.pool.run(), name="claims")
                 tasks.create_task(self._sweeper.run(), name="sweeper")
@@ -276,6 +292,10 @@ class Engine:
     async def _settle(self, completion: Completion) -> Verdict | None:
         # The settlement is constructed after the pool, whose runners it wakes.
         return await self.settlement.settle(completion)
+
+    def _declared_dead(self) -> None:
+        self.pool.lose_all("this instance was declared dead")
+        self.pool.look_again()
 
     def _store_changed(self, problem: str | None) -> None:
         if problem is None:

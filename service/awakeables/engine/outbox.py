@@ -70,7 +70,7 @@ class Relay:
         reader: OutboxReader,
         publisher: Publisher,
         *,
-        owner: str,
+        owner: Callable[[], str],
         clock: Clock,
         settings: RelaySettings,
         on_wakes: Callable[[Sequence[Wake]], None],
@@ -82,7 +82,7 @@ class Relay:
             committer: Commits what became of effects.
             reader: Reads unsent effects.
             publisher: Publishes them.
-            owner: This process's name in their claims.
+            owner: Returns this instance's ID, the owner in their claims.
             clock: The time.
             settings: Bounds and intervals.
             on_wakes: Called with the invocations that a refused task has woken, by rejecting its awakeable.
@@ -120,6 +120,11 @@ class Relay:
             self._handed_off_while_reading.extend(effects)
         elif not self._enqueue(effects):
             self._poked.set()
+
+    def fall_behind(self) -> None:
+        """Read the store before anything else is published: earlier effects were claimed from others."""
+        self._behind = True
+        self._poked.set()
 
     def poke(self) -> None:
         """Sweep now, for effects that were committed unclaimed."""
@@ -206,7 +211,7 @@ class Relay:
     async def _sweep(self) -> None:
         """Claim what is unclaimed or a dead owner's, and catch up with what was not handed off (O3)."""
         claimed = await self._committer.commit(
-            ClaimEffects(owner=self._owner, limit=CLAIM_LIMIT), ClaimedEffects
+            ClaimEffects(owner=self._owner(), limit=CLAIM_LIMIT), ClaimedEffects
         )
         if claimed.effects or self._sweeps % SWEEPS_PER_CHECK == 0:
             # The reply may have been lost before, so claimed effects are read, too, not taken from it.
@@ -227,7 +232,7 @@ class Relay:
         handed_off: list[Effect] = []
         self._gone_while_reading, self._handed_off_while_reading = gone, handed_off
         try:
-            unsent = await self._reader.effects(self._owner, limit)
+            unsent = await self._reader.effects(self._owner(), limit)
         except StoreUnavailable:
             self._behind = True
             return

@@ -22,6 +22,7 @@ from awakeables.core.outcomes import Outcome, Resolution
 from awakeables.core.replies import Claimed, Reply, Wake
 from awakeables.engine.committer import Committer
 from awakeables.engine.invocationlog import InvocationLog
+from awakeables.engine.member import Member
 from awakeables.engine.outbox import Relay
 from awakeables.engine.runner import Runner, RunnerSettings
 from awakeables.engine.settlement import PayloadValidator
@@ -72,7 +73,7 @@ class RunnerPool:
         validator: PayloadValidator,
         waiters: Waiters,
         clock: Clock,
-        owner: str,
+        member: Member,
         build: str,
         settings: RunnerSettings,
         max_running: int,
@@ -93,7 +94,7 @@ class RunnerPool:
             validator: Remembers what new awakeables expect.
             waiters: The callers that wait for invocations to end.
             clock: The time.
-            owner: This process's name in the fences.
+            member: This process among the instances: the owner in the fences.
             build: The version of the code, kept in the rows that it writes.
             settings: How invocations are run.
             max_running: How many may be in memory at once; further ones wait as rows.
@@ -105,11 +106,12 @@ class RunnerPool:
         self.attempts = attempts
         self.committer = committer
         self.clock = clock
-        self.owner = owner
+        self.member = member
         self.build = build
         self.settings = settings
         self.on_failure = on_failure
         self.publish: Callable[[Sequence[Effect]], None] = relay.hand_off
+        self._catch_up: Callable[[], None] = relay.fall_behind
         self.stopping = False
         self._hurries = False
         self._store = store
@@ -141,9 +143,9 @@ class RunnerPool:
     def __contains__(self, invocation_id: str) -> bool:
         return invocation_id in self._runners
 
-    def crowded(self) -> bool:
-        """Whether all places are taken."""
-        return len(self._runners) >= self._max_running
+    def may_begin(self) -> bool:
+        """Whether there is a place, and this instance lives for certain."""
+        return len(self._runners) < self._max_running and self.member.is_sure()
 
     def is_pressed(self) -> bool:
         """Whether handlers must suspend without lingering."""
@@ -192,6 +194,12 @@ class RunnerPool:
         if runner is not None:
             self.forget(runner)
             runner.detach()
+
+    def lose_all(self, reason: str) -> None:
+        """Drop all runners: this instance was declared dead, and others own its invocations."""
+        for runner in list(self._runners.values()):
+            self.forget(runner)
+            runner.detach(reason)
 
     def look_again(self) -> None:
         """Search for claimable invocations soon."""
@@ -340,8 +348,18 @@ class RunnerPool:
 
     async def _claim(self, limit: int) -> bool:
         """Claim runnable invocations and run them; return whether there may be more."""
-        order = Claim(owner=self.owner, limit=limit, suspect=self._suspect is None)
+        if not self.member.is_sure():
+            return False  # it may be declared dead: the next heartbeat or sweep looks again
+        order = Claim(
+            owner=self.member.id,
+            limit=limit,
+            suspect=self._suspect is None,
+            not_builds=self.member.not_builds,
+            not_handlers=self.member.not_handlers,
+        )
         claimed = await self.committer.commit(order, Claimed)
+        if claimed.effects:
+            self._catch_up()
         rows = [row for row in claimed.invocations if row.status == "running"]
         for row in claimed.invocations:
             if row.status == "paused" and row.failure is not None:

@@ -108,7 +108,7 @@ class Runner:
         self._subject = subject
         self._attempts = attempts
         self._commits = OwnerCommits(
-            self.invocation_id, owner=pool.owner, build=pool.build, epoch=epoch, version=version
+            self.invocation_id, owner=pool.member.id, build=pool.build, epoch=epoch, version=version
         )
         self._wake = wake
         self._attempt: Attempt | None = None
@@ -241,9 +241,9 @@ class Runner:
         self._suspected = True
         asyncio.get_running_loop().call_later(ALIVE_S, self._prove_alive)
 
-    def detach(self) -> None:
-        """Drop the handler of an invocation that was ended from outside; it commits nothing more."""
-        self._lose("the invocation was ended from outside")
+    def detach(self, reason: str = "the invocation was ended from outside") -> None:
+        """Drop the handler of an invocation that is not this owner's any more; it commits nothing more."""
+        self._lose(reason)
 
     def close(self) -> None:
         """Drop the handler where it is, because the process stops."""

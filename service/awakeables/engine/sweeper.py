@@ -71,12 +71,12 @@ class Sweeper:
 
         Only if they have none in two sweeps in a row: a row that was just claimed has no runner yet.
         """
-        held = {key for key in await self._store.held_by(self._pool.owner) if key not in self._pool}
+        held = {key for key in await self._store.held_by(self._pool.member.id) if key not in self._pool}
         orphans = held & self._suspected
         self._suspected = held - orphans
         if orphans:
             released = await self._committer.commit(
-                Release(owner=self._pool.owner, ids=tuple(orphans)), Released
+                Release(owner=self._pool.member.id, ids=tuple(orphans)), Released
             )
             log.warning(events.LET_GO, count=released.count, invocation_ids=sorted(orphans)[:MOST_NAMED])
             self._pool.look_again()

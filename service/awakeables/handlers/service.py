@@ -218,6 +218,11 @@ class App:
             )
         return handlers[name]
 
+    @property
+    def targets(self) -> list[str]:
+        """All handlers, as `service/handler`."""
+        return [f"{service.name}/{name}" for service in self.services.values() for name in service.handlers]
+
     def find(self, function: Callable[..., Any]) -> Handler:
         """Find the handler that this function was declared as.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TypeVar, cast
 
 from awakeables.core.awakeables import AwakeableRow, State
@@ -16,11 +16,11 @@ from awakeables.core.commands import (
     Expire,
     Kill,
     PurgeDeadLetters,
-    Release,
+    TakeOver,
 )
 from awakeables.core.deadletters import DeadLetter
-from awakeables.core.decide.claiming import horizon_of
-from awakeables.core.decide.decisions import BY_KEY, searches
+from awakeables.core.decide.claiming import Due, horizon_of
+from awakeables.core.decide.decisions import BY_KEY, BY_SEARCH
 from awakeables.core.decide.operating import PurgeCandidates
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.ids import EFFECT_KINDS, by_issue, first_id
@@ -31,6 +31,7 @@ from awakeables.core.replies import Position, Reply
 from awakeables.core.rows import Changes, CompleteTable, EffectRow, PositionRow, Rows
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
+from awakeables.store.membership import LocalMembership
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -70,34 +71,46 @@ class MemoryTables:
 
     # ── searches ────────────────────────────────────────────────────────────────────────────
 
-    def find(self, command: Command, now_ms: int) -> object:
-        """Find the rows that a command is decided on."""
+    def find(self, command: Command, now_ms: int, living: Collection[str]) -> object:
+        """Find the rows that a command is decided on, while these instances live."""
         match command:
             case Claim():
-                suspects = self._due(now_ms, 1, suspects=True) if command.suspect else []
-                return [*suspects, *self._due(now_ms, command.limit - len(suspects), suspects=False)]
+                suspects = self._due(command, now_ms, 1, suspects=True) if command.suspect else []
+                due = self._due(command, now_ms, command.limit - len(suspects), suspects=False)
+                return self._with_effects([*suspects, *due], command.owner)
             case Expire():
                 return self._overdue(horizon_of(command, now_ms), command.limit)
             case ClaimEffects():
-                return self._unclaimed(command.owner, command.limit)
+                return self._unclaimed(command.owner, {command.owner, *living}, command.limit)
             case Kill():
                 rows = self.awakeables.values()
                 return [r for r in rows if r.invocation_id == command.invocation_id and r.state == "pending"]
             case PurgeDeadLetters():
                 return self._old(command)
-            case Release():
-                return [row for row in self.invocations.values() if row.owner is not None]
+            case TakeOver():
+                held = sorted((row.id, row) for row in self.invocations.values() if row.owner is not None)
+                living = {command.owner, *living}
+                return [row for _, row in held if row.owner not in living][: command.limit]
             case _:
                 raise TypeError(f"{type(command).__name__} searches nothing")
 
-    def _due(self, now_ms: int, limit: int, *, suspects: bool) -> list[Invocation]:
+    def _due(self, command: Claim, now_ms: int, limit: int, *, suspects: bool) -> list[Invocation]:
         """The due invocations, those due longest first: only suspects, or only others."""
         due = [
             (due_since_ms(row.due_ms), row.id, row)
             for row in self.invocations.values()
-            if row.due_ms is not None and row.due_ms <= now_ms and is_suspect(row) == suspects
+            if row.due_ms is not None
+            and row.due_ms <= now_ms
+            and is_suspect(row) == suspects
+            and row.build not in command.not_builds
+            and f"{row.service}/{row.handler}" not in command.not_handlers
         ]
         return [row for *_, row in sorted(due, key=lambda each: each[:2])[:limit]]
+
+    def _with_effects(self, due: Sequence[Invocation], owner: str) -> Due:
+        streams = {row.id for row in due}
+        unsent = [row for _, row in sorted(self.in_state("unsent")) if row.stream in streams]
+        return Due(invocations=due, effects=[row for row in unsent if row.claimed_by != owner])
 
     def _overdue(self, horizon_ms: int, limit: int) -> list[AwakeableRow]:
         overdue = [
@@ -107,11 +120,13 @@ class MemoryTables:
         ]
         return [row for *_, row in sorted(overdue, key=lambda each: each[:2])[:limit]]
 
-    def _unclaimed(self, owner: str, limit: int) -> list[EffectRow]:
-        """Unsent effects of other owners: whole streams, those with the oldest effects."""
-        others = [row for _, row in sorted(self.in_state("unsent")) if row.claimed_by != owner]
-        streams = {row.stream for row in others[:limit]}
-        return in_order([row for row in others if row.stream in streams])
+    def _unclaimed(self, owner: str, living: Collection[str], limit: int) -> list[EffectRow]:
+        """Unsent effects that nobody living holds: whole streams, those with the oldest effects."""
+        unsent = [row for _, row in sorted(self.in_state("unsent"))]
+        others = {row.stream for row in unsent if row.claimed_by in living and row.claimed_by != owner}
+        free = [row for row in unsent if row.claimed_by not in living and row.stream not in others]
+        streams = {row.stream for row in free[:limit]}
+        return in_order([row for row in free if row.stream in streams])
 
     def unsent(self, owner: str, limit: int) -> list[EffectRow]:
         """Unsent effects of this owner, from the streams with the oldest effects, in order of position."""
@@ -199,9 +214,17 @@ def _put_back(table: dict[K, V], before: Mapping[K, V | None]) -> None:
 class MemoryStore:
     """A store in this process's memory; nothing outlives the process."""
 
-    def __init__(self, *, clock: Clock, retention_ms: int) -> None:
+    def __init__(self, *, clock: Clock, retention_ms: int, shared: bool = False) -> None:
+        """Begin empty.
+
+        Args:
+            clock: The time of every commit.
+            retention_ms: An awakeable without a row whose ID is older than this was purged.
+            shared: Several instances of this process use it at once.
+        """
         self._clock = clock
         self.tables = MemoryTables(retention_ms)
+        self.membership = LocalMembership(clock, shared=shared)
 
     async def open(self) -> None:
         return None
@@ -227,9 +250,9 @@ class MemoryStore:
 
     def decide(self, command: Command, now_ms: int, changes: Changes) -> Reply:
         """Decide one command over all rows."""
-        decision = searches(command)
-        if decision is not None:
-            return decision(command, self.tables.find(command, now_ms), now_ms, changes)
+        search = BY_SEARCH.get(type(command))
+        if search is not None:
+            return search(command, self.tables.find(command, now_ms, self.membership.living), now_ms, changes)
         return BY_KEY[type(command)](command, self.tables.rows, now_ms, changes)
 
     def keep(self, changes: Changes) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from awakeables import Context, Rejected, TerminalError, TimedOut
 from awakeables.core.awakeables import Completion
-from awakeables.core.commands import Advance, Begin, Claim, Release
+from awakeables.core.commands import Advance, Begin, Claim, TakeOver
 from awakeables.core.invocations import CRASHED
 from awakeables.core.journal import AwakeableCreated, OutcomeDelivered, RunRequested
 from awakeables.core.outcomes import Cancellation, Expiry, Rejection, Resolution
@@ -131,7 +131,7 @@ async def test_hard_case_3_an_owner_s_name_is_new_for_each_start() -> None:
         async with bench.serving(wait=wait) as process:
             owners.add(process.engine.owner)
     assert len(owners) == 3
-    assert {order.owner for order in bench.store.members(Release)} == owners
+    assert {order.owner for order in bench.store.members(TakeOver)} == owners
 
 
 @pytest.mark.parametrize("end", ["returns", "fails", "rejected"])

@@ -51,7 +51,7 @@ class Rig:
             self.committer,
             self.store,
             self.broker,
-            owner=owner,
+            owner=lambda: owner,
             clock=self.clock,
             settings=self.settings,
             on_wakes=self.wakes.extend,

@@ -26,7 +26,12 @@ from awakeables.testing.bench import Bench, until
 
 FAILURE = Failure(kind="ValueError", message="no", at_ms=1)
 
-IDLE = {"Expired(wakes=())", "Claimed(invocations=())", "ClaimedEffects(effects=())", "Purged(count=0)"}
+IDLE = {
+    "Expired(wakes=())",
+    "Claimed(invocations=(), effects=())",
+    "ClaimedEffects(effects=())",
+    "Purged(count=0)",
+}
 """What a service at rest hears from its store all the time."""
 
 

@@ -8,32 +8,41 @@ from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
 from awakeables.core.awakeables import AwakeableRow
-from awakeables.core.commands import Claim, Expire, Release, ReplayDry, TakePartitions
+from awakeables.core.commands import Claim, Expire, Release, ReplayDry, TakeOver, TakePartitions
 from awakeables.core.invocations import Invocation
+from awakeables.core.records import Record
 from awakeables.core.replies import Claimed, DryReplayed, Expired, PartitionsTaken, Released
-from awakeables.core.rows import Changes, PositionRow, Rows
+from awakeables.core.rows import Changes, EffectRow, PositionRow, Rows
 
 
-def claim(command: Claim, found: Sequence[Invocation], now_ms: int, changes: Changes) -> Claimed:
+class Due(Record):
+    """What a store has found for a claim: due invocations, and unsent effects of theirs that others hold."""
+
+    invocations: Sequence[Invocation]
+    effects: Sequence[EffectRow] = ()
+
+
+def claim(command: Claim, found: Due, now_ms: int, changes: Changes) -> Claimed:
     """Give the due invocations that were found to the owner; pause those that crash their owners."""
-    claimed = [invocations.claim(row, owner=command.owner, now_ms=now_ms) for row in found]
-    for before, row in zip(found, claimed, strict=True):
+    claimed = [invocations.claim(row, owner=command.owner, now_ms=now_ms) for row in found.invocations]
+    for before, row in zip(found.invocations, claimed, strict=True):
         changes.put_invocation(before, row)
-    return Claimed(invocations=tuple(claimed))
+    for effect in found.effects:
+        changes.put_effect(effect, replace(effect, claimed_by=command.owner))
+    return Claimed(invocations=tuple(claimed), effects=tuple(row.effect for row in found.effects))
 
 
 def release(command: Release, rows: Rows, now_ms: int, changes: Changes) -> Released:
     """Release those of these invocations that this owner holds."""
-    ids = command.ids or ()
-    rows.invocations.require(ids)
-    found = (rows.invocations[key] for key in dict.fromkeys(ids))
+    rows.invocations.require(command.ids)
+    found = (rows.invocations[key] for key in dict.fromkeys(command.ids))
     held = [row for row in found if row and row.status == "running" and row.owner == command.owner]
     return _released(held, now_ms, changes)
 
 
-def release_others(command: Release, found: Sequence[Invocation], now_ms: int, changes: Changes) -> Released:
-    """Release all running invocations that other owners hold."""
-    return _released([row for row in found if row.owner != command.owner], now_ms, changes)
+def take_over(command: TakeOver, found: Sequence[Invocation], now_ms: int, changes: Changes) -> Released:
+    """Release the running invocations that were found, whose owners don't live."""
+    return _released(found, now_ms, changes)
 
 
 def _released(held: Sequence[Invocation], now_ms: int, changes: Changes) -> Released:

@@ -38,16 +38,10 @@ BY_KEY: Mapping[type[Command], Decision] = {
 
 BY_SEARCH: Mapping[type[Command], SearchDecision] = {
     commands.Claim: claiming.claim,
+    commands.TakeOver: claiming.take_over,
     commands.Expire: claiming.expire,
     commands.ClaimEffects: publishing.claim_effects,
     commands.Kill: operating.kill,
     commands.PurgeDeadLetters: operating.purge_dead_letters,
 }
 """Commands whose rows the store searches for."""
-
-
-def searches(command: Command) -> SearchDecision | None:
-    """The decision over rows that the store searches for; None: the command names its rows."""
-    if isinstance(command, commands.Release) and command.ids is None:
-        return claiming.release_others
-    return BY_SEARCH.get(type(command))

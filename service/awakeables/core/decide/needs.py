@@ -104,7 +104,7 @@ def _add_named(command: Command, keys: Keys) -> None:
         case Resume() | Cancel() | Kill() | ReplayDry():
             keys["invocations"].add(command.invocation_id)
         case Release():
-            keys["invocations"].update(command.ids or ())
+            keys["invocations"].update(command.ids)
         case Purge():
             keys["invocations"].update(ended.id for ended in command.ended)
         case MarkRefused() | Republish():

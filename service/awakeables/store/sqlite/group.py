@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from msgspec.structs import astuple
 
-from awakeables.core.commands import Command, Ended, Expire, Release
-from awakeables.core.decide.decisions import BY_KEY, SearchDecision, searches
+from awakeables.core.commands import Command, Ended, Expire
+from awakeables.core.decide.decisions import BY_KEY, BY_SEARCH, SearchDecision
 from awakeables.core.decide.needs import Keys, missing, needs, needs_of_loaded
 from awakeables.core.effects import EffectState
 from awakeables.core.records import text_bytes
@@ -61,8 +61,11 @@ class Group:
         wrote: Whether anything was written.
     """
 
-    def __init__(self, connection: sqlite3.Connection, known: RowCache, now_ms: int) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, known: RowCache, now_ms: int, living: Collection[str]
+    ) -> None:
         self._connection = connection
+        self._living = living
         self._known = known
         self._rows = known.rows
         self._now_ms = now_ms
@@ -84,7 +87,7 @@ class Group:
         ahead = False
         for place, command in enumerate(commands):
             kind = type(command)
-            search = searches(command) if kind is Release or kind not in BY_KEY else None
+            search = BY_SEARCH.get(kind)
             if search is not None:
                 self._write(changes)  # the search must see it
                 changes = Changes(rows)
@@ -152,7 +155,7 @@ class Group:
     def _search(self, command: Command, decision: SearchDecision, changes: Changes) -> Reply:
         """Decide a command over rows found by a search."""
         self._load(needs([command]))
-        found = find(self._connection, command, self._now_ms)
+        found = find(self._connection, command, self._now_ms, self._living)
         if isinstance(command, Expire):
             self._load({"invocations": {row.invocation_id for row in found}})
         return decision(command, found, self._now_ms, changes)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
 from awakeables.core.awakeables import AwakeableRow
-from awakeables.core.commands import Claim, ClaimEffects, Command, Expire, Kill, PurgeDeadLetters, Release
-from awakeables.core.decide.claiming import horizon_of
+from awakeables.core.commands import Claim, ClaimEffects, Command, Expire, Kill, PurgeDeadLetters, TakeOver
+from awakeables.core.decide.claiming import Due, horizon_of
 from awakeables.core.decide.operating import PurgeCandidates
 from awakeables.core.ids import EFFECT_KINDS, first_id
 from awakeables.core.invocations import NO_INSTANT_MS, SUSPECT_STARTS, Invocation
@@ -74,43 +74,65 @@ _READ: dict[TableName, Read] = {
 }
 
 
-def find(connection: sqlite3.Connection, command: Command, now_ms: int) -> Any:
-    """Find the rows that a command is decided on."""
+def find(connection: sqlite3.Connection, command: Command, now_ms: int, living: Collection[str]) -> Any:
+    """Find the rows that a command is decided on, while these instances live."""
     match command:
         case Claim():
-            suspects = _due(connection, now_ms, 1, suspects=True) if command.suspect else []
-            return [*suspects, *_due(connection, now_ms, command.limit - len(suspects), suspects=False)]
+            suspects = _due(connection, command, now_ms, 1, suspects=True) if command.suspect else []
+            limit = command.limit - len(suspects)
+            due = [*suspects, *_due(connection, command, now_ms, limit, suspects=False)]
+            return Due(invocations=due, effects=_effects_of(connection, due, command.owner))
         case Expire():
             wanted = (horizon_of(command, now_ms), command.limit)
             return [AwakeableRow(*row) for row in connection.execute(QUERIES["overdue_awakeables"], wanted)]
         case ClaimEffects():
-            return _unclaimed(connection, command.owner, command.limit)
+            return _unclaimed(connection, command.owner, living, command.limit)
         case Kill():
             found = connection.execute(QUERIES["awakeables_waited"], (command.invocation_id,))
             return [AwakeableRow(*row) for row in found]
         case PurgeDeadLetters():
             return _old(connection, command)
-        case Release():
-            return [Invocation(*row) for row in connection.execute(QUERIES["running_invocations"])]
+        case TakeOver():
+            alive = id_list({command.owner, *living})
+            orphans = connection.execute(QUERIES["orphaned_invocations"], (alive, command.limit))
+            return [Invocation(*row) for row in orphans]
         case _:
             raise TypeError(f"{type(command).__name__} searches nothing")
 
 
-def _due(connection: sqlite3.Connection, now_ms: int, limit: int, *, suspects: bool) -> list[Invocation]:
+def _due(
+    connection: sqlite3.Connection, command: Claim, now_ms: int, limit: int, *, suspects: bool
+) -> list[Invocation]:
+    left = (id_list(command.not_builds), id_list(command.not_handlers))
     merged = (NO_INSTANT_MS, limit)
     if suspects:
-        found = connection.execute(QUERIES["due_suspects"], (now_ms, SUSPECT_STARTS, *merged))
+        found = connection.execute(QUERIES["due_suspects"], (now_ms, SUSPECT_STARTS, *left, *merged))
     else:
-        wanted = (SUSPECT_STARTS, limit, now_ms, SUSPECT_STARTS, limit, *merged)
+        wanted = (SUSPECT_STARTS, *left, limit, now_ms, SUSPECT_STARTS, *left, limit, *merged)
         found = connection.execute(QUERIES["due_invocations"], wanted)
     return [Invocation(*row) for row in found]
 
 
-def _unclaimed(connection: sqlite3.Connection, owner: str, limit: int) -> list[EffectRow]:
-    """Unsent effects of other owners: whole streams, those with the oldest effects, in order of position."""
+def _effects_of(connection: sqlite3.Connection, due: Sequence[Invocation], owner: str) -> list[EffectRow]:
+    """The unsent effects of these invocations that others hold."""
+    if not due:
+        return []
+    streams = id_list(sorted(row.id for row in due))
+    found = connection.execute(QUERIES["unclaimed_of_streams"], (streams, owner))
+    return [EffectRow(*row) for row in found]
+
+
+def _unclaimed(
+    connection: sqlite3.Connection, owner: str, living: Collection[str], limit: int
+) -> list[EffectRow]:
+    """Unsent effects that nobody living holds: whole streams, those with the oldest effects, in order."""
     holders = connection.execute(QUERIES["other_holders"], (owner,)).fetchall()
+    others = id_list(set(living) - {owner})
     oldest = sorted(
-        row for (name,) in holders for row in connection.execute(QUERIES["oldest_of_holder"], (name, limit))
+        row
+        for (name,) in holders
+        if name not in living
+        for row in connection.execute(QUERIES["oldest_of_holder"], (name, others, limit))
     )
     if not oldest:
         return []

@@ -26,6 +26,7 @@ from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Position, Reply
 from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.ports import Clock, Expectation, Page
+from awakeables.store.membership import LocalMembership
 from awakeables.store.sqlite import reading
 from awakeables.store.sqlite.counts import as_counts, count_rows
 from awakeables.store.sqlite.group import Group, RowCache, StaleRows
@@ -57,6 +58,7 @@ class SqliteStore:
         self._reader = SqliteThread(self._path, "reader", connect=self._connect_reader)
         self._lister = SqliteThread(self._path, "lister", connect=self._connect_reader)
         self._known = RowCache(retention_ms)
+        self.membership = LocalMembership(clock, shared=False)
         self._counts: Mapping[str, int] = {}
         self._doubtful = False
         self._file: tuple[int, int] | None = None
@@ -154,7 +156,7 @@ class SqliteStore:
         self, connection: sqlite3.Connection, commands: Sequence[Command], *, one_by_one: bool = False
     ) -> tuple[Group, list[Reply]]:
         connection.execute(QUERIES["begin"])
-        group = Group(connection, self._known, self._clock.now_ms())
+        group = Group(connection, self._known, self._clock.now_ms(), self.membership.living)
         return group, group.decide_one_by_one(commands) if one_by_one else group.decide(commands)
 
     def _forget(self, connection: sqlite3.Connection) -> None:

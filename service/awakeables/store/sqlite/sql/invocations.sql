@@ -36,12 +36,16 @@ SELECT * FROM (
     SELECT * FROM (
         SELECT * FROM invocations INDEXED BY invocations_due
         WHERE due_ms IS NOT NULL AND due_ms < 0 AND starts < ?
+            AND ifnull(build, '') NOT IN (SELECT value FROM json_each(?))
+            AND service || '/' || handler NOT IN (SELECT value FROM json_each(?))
         ORDER BY due_ms, id LIMIT ?
     )
     UNION ALL
     SELECT * FROM (
         SELECT * FROM invocations INDEXED BY invocations_due
         WHERE due_ms IS NOT NULL AND due_ms BETWEEN 0 AND ? AND starts < ?
+            AND ifnull(build, '') NOT IN (SELECT value FROM json_each(?))
+            AND service || '/' || handler NOT IN (SELECT value FROM json_each(?))
         ORDER BY due_ms, id LIMIT ?
     )
 )
@@ -52,10 +56,13 @@ ORDER BY due_ms + iif(due_ms < 0, ?, 0), id LIMIT ?
 -- is the engine's.
 SELECT * FROM invocations INDEXED BY invocations_suspect
 WHERE due_ms IS NOT NULL AND starts >= 2 AND due_ms <= ? AND starts >= ?
+    AND ifnull(build, '') NOT IN (SELECT value FROM json_each(?))
+    AND service || '/' || handler NOT IN (SELECT value FROM json_each(?))
 ORDER BY due_ms + iif(due_ms < 0, ?, 0), id LIMIT ?
 
--- running_invocations --
-SELECT * FROM invocations INDEXED BY invocations_owned WHERE owner IS NOT NULL ORDER BY id
+-- orphaned_invocations --
+SELECT * FROM invocations INDEXED BY invocations_owned
+WHERE owner IS NOT NULL AND owner NOT IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?
 
 -- held_by --
 SELECT id FROM invocations WHERE owner = ? ORDER BY id

@@ -42,8 +42,12 @@ WITH RECURSIVE holders (name) AS (
 SELECT name FROM holders WHERE name IS NOT NULL AND name <> ?
 
 -- oldest_of_holder --
+-- Without streams of which one of the given holders has an effect.
 SELECT event_id, stream FROM outbox
-WHERE state = 'unsent' AND claimed_by = ?
+WHERE state = 'unsent' AND claimed_by = ? AND NOT EXISTS (
+    SELECT 1 FROM outbox AS held WHERE held.state = 'unsent' AND held.stream = outbox.stream
+        AND held.claimed_by IN (SELECT value FROM json_each(?))
+)
 ORDER BY event_id LIMIT ?
 
 -- unclaimed_of_streams --

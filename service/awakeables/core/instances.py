@@ -1,0 +1,62 @@
+"""The instances of an app that share a store, and what each of them may run."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from awakeables.core.records import Record
+
+InstanceState: TypeAlias = Literal["alive", "leaving", "dead"]
+
+LEVEL = 1
+"""What this release understands: kinds of rows that a later level brings begin once all instances have it."""
+
+
+class Instance(Record):
+    """One run of the service.
+
+    Attributes:
+        id: New for each start, and again after it was declared dead: who is dead stays dead.
+        host: The host's name and the process's number, for people.
+        build: The version of the code.
+        build_since_ms: When that build was first seen; a later one is newer.
+        level: What its code understands.
+        handlers: Those it serves, as `service/handler`.
+        beat_ms: Its last heartbeat, by the store's clock.
+    """
+
+    id: str
+    host: str = ""
+    build: str = ""
+    build_since_ms: int = 0
+    level: int = LEVEL
+    handlers: tuple[str, ...] = ()
+    started_ms: int = 0
+    beat_ms: int = 0
+    state: InstanceState = "alive"
+
+
+class Beat(Record):
+    """The answer to a heartbeat: the store's clock, and the instances that live, this one included."""
+
+    now_ms: int
+    living: tuple[Instance, ...]
+
+
+def newer_builds(me: Instance, living: tuple[Instance, ...]) -> tuple[str, ...]:
+    """The builds that are newer than this instance's and have a living instance (hard case 13).
+
+    What such a build wrote last, an older one leaves alone: it may not know its journal's entries.
+    """
+    newer = {
+        each.build
+        for each in living
+        if each.build != me.build and (each.build_since_ms, each.build) > (me.build_since_ms, me.build)
+    }
+    return tuple(sorted(newer))
+
+
+def served_elsewhere(me: Instance, living: tuple[Instance, ...]) -> tuple[str, ...]:
+    """The handlers that other living instances serve and this one doesn't."""
+    others = {handler for each in living if each.state == "alive" for handler in each.handlers}
+    return tuple(sorted(others - set(me.handlers)))

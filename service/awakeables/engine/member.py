@@ -1,0 +1,189 @@
+"""This process as one of the instances that share the store: registers, sends heartbeats, takes over.
+
+An instance that has sent no heartbeat for the time-out is declared dead by any other, and whoever lives
+takes over what it owned. Its commits are fenced from then on. If it was only frozen or cut off, it finds
+out with its next heartbeat, drops its handlers, and goes on as a new instance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from msgspec.structs import replace
+
+from awakeables.core.commands import TakeOver
+from awakeables.core.ids import Ids
+from awakeables.core.instances import Instance, newer_builds, served_elsewhere
+from awakeables.core.replies import Released
+from awakeables.engine.committer import Committer
+from awakeables.errors import StoreUnavailable
+from awakeables.ports import Clock, Membership
+from awakeables.telemetry import events
+
+log = structlog.stdlib.get_logger(__name__)
+
+TAKE_OVER_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberSettings:
+    """How instances notice each other's death.
+
+    Attributes:
+        timeout: An instance without a heartbeat for this long is declared dead.
+        margin: An instance begins nothing new once its last acknowledged heartbeat is older than the
+            time-out less this margin, since it may be declared dead before it notices.
+    """
+
+    timeout: timedelta = timedelta(seconds=10)
+    margin: timedelta = timedelta(seconds=3)
+
+    @property
+    def interval_s(self) -> float:
+        """How often a heartbeat is sent, in seconds."""
+        return self.timeout.total_seconds() / 5
+
+
+class Member:
+    """One instance.
+
+    Attributes:
+        id: Its ID, which is the owner's name in its fences.
+        living: The instances that lived at the last heartbeat, this one included.
+        not_builds: Builds whose invocations this instance leaves to those that are newer.
+        not_handlers: Handlers that only other instances serve.
+    """
+
+    def __init__(
+        self,
+        membership: Membership,
+        committer: Committer,
+        ids: Ids,
+        clock: Clock,
+        *,
+        build: str,
+        handlers: tuple[str, ...],
+        settings: MemberSettings,
+        on_dead: Callable[[], None],
+    ) -> None:
+        """Prepare; `register` comes first.
+
+        Args:
+            membership: Where instances meet.
+            committer: Commits take-overs.
+            ids: Issues the instance's ID.
+            clock: The time; its monotonic clock tells how old a heartbeat is.
+            build: The version of the code.
+            handlers: Those it serves, as `service/handler`.
+            settings: When an instance is dead.
+            on_dead: Called once this instance was declared dead, and has its new ID.
+        """
+        self.id = ids.new("own")
+        self.living: tuple[Instance, ...] = ()
+        self.not_builds: tuple[str, ...] = ()
+        self.not_handlers: tuple[str, ...] = ()
+        self._membership = membership
+        self._committer = committer
+        self._ids = ids
+        self._clock = clock
+        self._build = build
+        self._handlers = handlers
+        self._settings = settings
+        self._on_dead = on_dead
+        self._sure_until_s: float | None = 0.0 if membership.shared else None
+
+    def is_sure(self) -> bool:
+        """Whether this instance lives for certain, for the margin at least: may it begin anything?"""
+        return self._sure_until_s is None or self._clock.monotonic() < self._sure_until_s
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it has the smallest ID of the living: it sweeps for all of them."""
+        return not self.living or self.id <= min(each.id for each in self.living)
+
+    async def register(self) -> None:
+        """Appear among the instances, and take over what nobody living owns."""
+        await self._register()
+        await self.take_over()
+
+    async def run(self, on_unexpected: Callable[[Exception], None]) -> None:
+        """Send heartbeats and take over, until cancelled; not where this instance is alone."""
+        while self._membership.shared:
+            await asyncio.sleep(self._settings.interval_s)
+            try:
+                await self.beat()
+                await self.take_over()
+            except StoreUnavailable:
+                continue  # the committer reports the outage
+            except Exception as error:
+                on_unexpected(error)
+
+    async def beat(self) -> None:
+        """Send a heartbeat; become a new instance if this one was declared dead."""
+        sent_s = self._clock.monotonic()
+        beat = await self._membership.beat(self.id, timeout_ms=_ms(self._settings.timeout))
+        if beat is None:
+            dead, self.id = self.id, self._ids.new("own")
+            log.error(events.DECLARED_DEAD, instance=dead, now=self.id)
+            await self._register()
+            self._on_dead()
+            return
+        self._last_beat(sent_s)
+        if beat.living != self.living:
+            self._note(beat.living)
+
+    async def take_over(self) -> int:
+        """Release what instances own that don't live; return how many invocations there were."""
+        count = 0
+        while True:
+            order = TakeOver(owner=self.id, limit=TAKE_OVER_LIMIT)
+            released = (await self._committer.commit(order, Released)).count
+            count += released
+            if released < TAKE_OVER_LIMIT:
+                break
+        if count:
+            log.warning(events.TAKEN_OVER, instance=self.id, count=count)
+        return count
+
+    async def leave(self, *, gone: bool) -> None:
+        """Say that this instance is stopping, or that it is `gone`."""
+        await self._membership.leave(self.id, gone=gone)
+
+    async def _register(self) -> None:
+        me = Instance(
+            id=self.id,
+            host=f"{socket.gethostname()}:{os.getpid()}",
+            build=self._build,
+            handlers=self._handlers,
+        )
+        while True:
+            sent_s = self._clock.monotonic()
+            try:
+                await self._membership.register(me)
+                break
+            except StoreUnavailable as error:
+                log.warning(events.NOT_REGISTERED, instance=self.id, error=str(error))
+                await asyncio.sleep(self._settings.interval_s)
+        self._last_beat(sent_s)
+
+    def _last_beat(self, sent_s: float) -> None:
+        if self._membership.shared:
+            self._sure_until_s = sent_s + (self._settings.timeout - self._settings.margin).total_seconds()
+
+    def _note(self, living: tuple[Instance, ...]) -> None:
+        self.living = living
+        mine = [each for each in living if each.id == self.id]
+        if mine:
+            me = replace(mine[0], handlers=self._handlers)
+            self.not_builds = newer_builds(me, living)
+            self.not_handlers = served_elsewhere(me, living)
+
+
+def _ms(duration: timedelta) -> int:
+    return round(duration.total_seconds() * 1000)

@@ -1,0 +1,57 @@
+"""Membership for stores in one process: nothing is written, since the instances end with the process."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from awakeables.core.instances import Beat, Instance
+from awakeables.ports import Clock
+
+
+class LocalMembership:
+    """`ports.Membership` in memory."""
+
+    def __init__(self, clock: Clock, *, shared: bool) -> None:
+        """Begin without instances; the clock dates their heartbeats, `shared` is as the port says."""
+        self.shared = shared
+        self._clock = clock
+        self._instances: dict[str, Instance] = {}
+
+    @property
+    def living(self) -> frozenset[str]:
+        """The IDs of the instances that are not dead."""
+        return frozenset(key for key, each in self._instances.items() if each.state != "dead")
+
+    async def register(self, instance: Instance) -> None:
+        now_ms = self._clock.now_ms()
+        since_ms = min(
+            (each.build_since_ms for each in self._instances.values() if each.build == instance.build),
+            default=now_ms,
+        )
+        if not self.shared:
+            self._instances.clear()
+        self._instances[instance.id] = replace(
+            instance, build_since_ms=since_ms, started_ms=now_ms, beat_ms=now_ms
+        )
+
+    async def beat(self, instance_id: str, *, timeout_ms: int) -> Beat | None:
+        now_ms = self._clock.now_ms()
+        mine = self._instances.get(instance_id)
+        if mine is None or mine.state == "dead":
+            return None
+        self._instances[instance_id] = replace(mine, beat_ms=now_ms)
+        for key, each in self._instances.items():
+            if each.beat_ms < now_ms - timeout_ms:
+                self._instances[key] = replace(each, state="dead")
+        living = tuple(each for each in self._instances.values() if each.state != "dead")
+        return Beat(now_ms=now_ms, living=living)
+
+    async def leave(self, instance_id: str, *, gone: bool) -> None:
+        mine = self._instances.get(instance_id)
+        if mine is not None and gone:
+            del self._instances[instance_id]
+        elif mine is not None and mine.state == "alive":
+            self._instances[instance_id] = replace(mine, state="leaving")
+
+    async def instances(self) -> list[Instance]:
+        return sorted(self._instances.values(), key=lambda each: each.id)
