@@ -17,7 +17,7 @@ NOT_TAKEN = (UnknownTopicOrPartitionError, TopicAuthorizationFailedError, Messag
 
 
 def read(record):
-    """The task in a record, with `order` and `late`; an exception says why there is none for us."""
+    """The task in a record, with `order` and `late`; raises if there is none that we can do."""
     headers = {name: (value or b"").decode() for name, value in record.headers}
     value = json.loads(record.value) if record.value else None
     task = value if isinstance(value, dict) else {}
@@ -29,10 +29,10 @@ def read(record):
     elif "awakeable-event-id" in headers:
         task = {}  # published without an awakeable, even if it looks like a task
     if not (isinstance(task.get("awakeable_id"), str) and isinstance(task.get("reply_to"), str)):
-        raise TypeError("no task: no awakeable_id and reply_to in headers or value")
+        raise TypeError("not a task: no awakeable_id and reply_to in headers or value")
     order = task["payload"]["order"]
     if not isinstance(order, str):
-        raise TypeError("the payload's order is no text")
+        raise TypeError("the payload's order is not a string")
     deadline = task.get("deadline")
     late = bool(deadline) and datetime.fromisoformat(deadline) <= datetime.now(UTC)
     return task | {"order": order, "late": late}
@@ -55,7 +55,7 @@ async def do(record, producer):
     answer = {"awakeable_id": awakeable_id, "worker": "plain", "event_id": f"{awakeable_id}:1"}
     try:
         answer |= await pack(task["order"])
-    except Exception as error:  # retry here what may pass on a second try
+    except Exception as error:  # retry here what may succeed the second time
         answer |= {"status": "rejected", "reason": repr(error), "code": 500}
     trace = [pair for pair in record.headers if pair[0] in {"traceparent", "tracestate"}]
     value, key = json.dumps(answer).encode(), awakeable_id.encode()
@@ -78,7 +78,7 @@ async def set_aside(record, producer, code, reason):
     try:
         await producer.send_and_wait(topic, record.value, key=key, headers=headers)
     except NOT_TAKEN as error:
-        say(f"{topic} does not take it, so it is only where it was: {error!r}")
+        say(f"{topic} does not accept it, so it is only in the task topic: {error!r}")
 
 
 def say(text):
@@ -90,12 +90,12 @@ async def main(brokers, topic, group):
         topic, bootstrap_servers=brokers, group_id=group, auto_offset_reset="earliest",
         enable_auto_commit=False, isolation_level="read_committed",
     )  # fmt: skip
-    # A topic that is missing for ten seconds is taken for one that never comes.
+    # A topic that is missing for ten seconds is given up.
     producer = AIOKafkaProducer(bootstrap_servers=brokers, enable_idempotence=True, request_timeout_ms=10_000)
     async with consumer, producer:
         async for record in consumer:
             await do(record, producer)
-            # Only now: were it before, a crash in between would lose the task.
+            # Not earlier: a crash in between would lose the task.
             await consumer.commit({TopicPartition(topic, record.partition): record.offset + 1})
 
 

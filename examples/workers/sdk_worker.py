@@ -1,4 +1,4 @@
-"""A worker with the SDK: packs orders, and says no to some."""
+"""A worker with the SDK: packs orders, and rejects some."""
 
 from pydantic import BaseModel
 

@@ -4,18 +4,18 @@
 set -eu
 brokers=$1 topic=$2 partition=$3
 
-# Where we are in the partition. We keep it ourselves: a consumer group's offset is committed by
-# kcat as soon as it has read a record, and a crash before the answer would lose the task.
+# Our position in the partition. We keep it ourselves: kcat commits a consumer group's offset
+# as soon as it has read a record, and a crash before the answer would lose the task.
 place=${PLACES:-.}/$topic-$partition.next
 
-# The work: the payload on stdin, the result on stdout; to fail is to reject, with the reason on stdout.
+# The work: the payload on stdin, the result on stdout; failing rejects, with the reason on stdout.
 pack() {
   payload=$(cat)
   if [ "$(printf '%s' "$payload" | jq -r .order)" = sold-out ]; then echo 'out of stock'; return 1; fi
   printf '%s' "$payload" | jq -c '{parcel: ("parcel of " + .order)}'
 }
 
-# The task in a record as kcat prints it, if there is one and its payload is as we expect it. With an
+# The task in a record as kcat prints it, if it has one with the payload that we expect. With an
 # awakeable-id header the headers say what the task is, and the value may be the bare payload.
 task='
   ((.headers // []) as $list | [range(0; $list | length; 2) | {($list[.]): $list[. + 1]}] | add // {}) as $headers
@@ -37,7 +37,7 @@ send() {
 }
 
 exists() {
-  metadata=$(kcat -L -J -b "$brokers") || exit 1 # Kafka is away: stay where we are
+  metadata=$(kcat -L -J -b "$brokers") || exit 1 # Kafka is down: keep our position
   printf '%s' "$metadata" | jq -e --arg topic "$1" 'any(.topics[]; .topic == $topic)' >/dev/null
 }
 
@@ -50,10 +50,10 @@ set_aside() {
       -H "__connect.errors.offset=$offset" -H "__connect.errors.class.name=$1" \
       -H "__connect.errors.exception.message=$2" -H "awakeable-error-code=$1"
     printf '%s\n' "$record" | send "$topic.dlq" "$topic-$partition" "$@" ||
-      printf '%s' "$record" | jq -c 'del(.payload)' | # it was too large, perhaps
+      printf '%s' "$record" | jq -c 'del(.payload)' | # perhaps it was too large
       send "$topic.dlq" "$topic-$partition" "$@" -H "awakeable-value-omitted=it did not fit"
   else
-    echo "worker.sh: there is no topic $topic.dlq, so the record is only where it was" >&2
+    echo "worker.sh: there is no topic $topic.dlq, so the record is only in the task topic" >&2
   fi
 }
 
@@ -66,7 +66,7 @@ answer() {
     completion=$(printf '%s' "$result" | jq -cRs --arg id "$id" "$more + {status: \"rejected\", reason: ., code: 409}")
   fi
   if exists "$reply_to"; then
-    printf '%s' "$completion" | send "$reply_to" "$id" || set_aside unanswerable "$reply_to does not take it"
+    printf '%s' "$completion" | send "$reply_to" "$id" || set_aside unanswerable "$reply_to does not accept it"
   else
     set_aside unanswerable "there is no topic $reply_to"
   fi
@@ -76,10 +76,10 @@ while :; do
   from=$(cat "$place" 2>/dev/null || echo beginning)
   record=$(kcat -C -q -J -b "$brokers" -t "$topic" -p "$partition" -c 1 -o "$from" -X auto.offset.reset=earliest)
   if ! found=$(printf '%s' "$record" | jq -ce "$task"); then
-    set_aside unreadable 'no task, or no payload with an order' # and go on
+    set_aside unreadable 'not a task, or no order in its payload' # and go on
   elif [ "$(printf '%s' "$found" | jq .late)" = false ]; then
     answer "$found"
   fi
-  # Only now: were it before, a crash in between would lose the task.
+  # Not earlier: a crash in between would lose the task.
   printf '%s' "$record" | jq '.offset + 1' >"$place.new" && mv "$place.new" "$place"
 done

@@ -101,25 +101,25 @@ RECOMMENDATIONS = (
             "verdicts": AtLeast(4),
             "tasks": AtLeast(12),
         },
-        why="they bound how many read at once; more can be added later, fewer never",
+        why="they limit how many consumers read at once; more can be added later, but not removed",
     ),
     Recommendation(
         setting=REPLICATION,
         weight="must",
         rules=_all(AtLeast(3)),
-        why="a broker's disk that is lost takes no record along, and one broker can be away",
+        why="no record is lost with one broker's disk, and one broker can be down",
     ),
     Recommendation(
         setting=IN_SYNC,
         weight="must",
         rules=_all(AtLeast(2)),
-        why="an acknowledged record is on two disks; with 3 replicas one may still be away",
+        why="an acknowledged record is on two disks; with 3 replicas one can still be down",
     ),
     Recommendation(
         setting="cleanup.policy",
         weight="must",
         rules=_all(Exactly("delete")),
-        why="compaction drops all but the last record of a key, and so the first answer, or a retry",
+        why="compaction keeps only the last record of a key, and so drops the first answer, or a retry",
     ),
     Recommendation(
         setting=RETENTION,
@@ -137,7 +137,7 @@ RECOMMENDATIONS = (
         setting="retention.bytes",
         weight="advice",
         rules=_all(Exactly(str(UNBOUNDED))),
-        why="a bound by size deletes before the time of retention.ms, just when there is much to read",
+        why="a limit by size deletes records before retention.ms, just when there is much to read",
     ),
     Recommendation(
         setting=SIZE,
@@ -153,13 +153,13 @@ RECOMMENDATIONS = (
         setting="message.timestamp.type",
         weight="advice",
         rules={"completions": Exactly("LogAppendTime")},
-        why="retention counts from it: by a worker's clock that is behind, its answers expire at once",
+        why="retention counts from it: with CreateTime, a worker's slow clock makes answers expire early",
     ),
     Recommendation(
         setting="unclean.leader.election.enable",
         weight="must",
         rules=_all(Exactly("false")),
-        why="otherwise a replica that lags may lead, and acknowledged records are gone",
+        why="otherwise a lagging replica may become leader, and acknowledged records are lost",
     ),
 )
 
