@@ -182,6 +182,7 @@ class Api(Queries):
             idempotency=idempotency,
             build=engine.build,
             by=by,
+            origin=engine.owner if engine.store.membership.shared else None,
         )
         # The handler runs while its row is being written: what it decides commits behind it.
         submitted = self._pool.begin(begin, given) if at_once else self._committer.submit(begin)
@@ -297,8 +298,9 @@ class Api(Queries):
             return
         asked = submitted.result()
         row = asked.invocation if isinstance(asked, CancelMarked) and asked.accepted else None
-        if row is None or self._pool.cancel(row):
+        if row is None or self._pool.cancelled(row.id, row.wake):
             return
+        self._engine.others.cancelled(row)
         if row.result is not None:
             self._pool.ended(row, row.result)
         else:

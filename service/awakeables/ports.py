@@ -4,7 +4,7 @@ A store is eight small ports. Writing is one method: `Commits.commit` takes comm
 (`core/commands.py`) and applies them in one transaction. So one group commit serves every kind of
 write, and tests inject a fault before or after it in one place (docs/adr/0002-one-write-verb.md). The
 others only read; what they return is committed. Instances
-that share a store meet in its `membership`.
+that share a store meet in its `membership`, and send each other `hints`.
 
 Every method of a store may raise `StoreUnavailable`; `commit` may raise `StoreRefused`, too.
 """
@@ -18,7 +18,7 @@ from awakeables.core.awakeables import AwakeableRow, Codec, State
 from awakeables.core.commands import Command, Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
-from awakeables.core.instances import Beat, Instance
+from awakeables.core.instances import Beat, Hint, Instance
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
 from awakeables.core.outcomes import Outcome
@@ -72,6 +72,10 @@ class JournalReader(Protocol):
 
     async def held_by(self, owner: str) -> list[str]:
         """The invocations that are running under this owner."""
+        ...
+
+    async def ends(self, invocation_ids: Sequence[str]) -> dict[str, Outcome | None]:
+        """How those of these invocations ended that have; None for those that are paused."""
         ...
 
 
@@ -210,6 +214,18 @@ class Membership(Protocol):
         ...
 
 
+class Hints(Protocol):
+    """Messages between the instances that share the store. Any may be lost: the rows are the truth."""
+
+    def send(self, instance_id: str, hint: Hint) -> None:
+        """Send a hint to an instance, or to all for an empty ID, soon; never waits, and never fails."""
+        ...
+
+    def listen(self, instance_id: str, on_hints: Callable[[Sequence[Hint]], None]) -> None:
+        """From now on, call this with hints for this instance, or with none when some may have been lost."""
+        ...
+
+
 class Store(
     Commits,
     JournalReader,
@@ -224,6 +240,9 @@ class Store(
 
     @property
     def membership(self) -> Membership: ...
+
+    @property
+    def hints(self) -> Hints: ...
 
     async def open(self) -> None:
         """Open the store; a new one is created, an older one migrated.

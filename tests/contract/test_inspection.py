@@ -298,3 +298,15 @@ async def test_case_o3_a_long_journal_is_read_to_a_bound(driver: Driver) -> None
     assert await driver.store.journal(row.id, len(encode_chunk(whole[:1])) + 1) == (whole[:2], False)
     assert await driver.store.journal(row.id, 1) == (whole[:1], False)
     assert await driver.store.journal(driver.id("inv"), 1) == ([], True)
+    assert await driver.store.journal(driver.id("inv"), 1) == ([], True)
+
+
+async def test_how_invocations_ended_is_read_for_many_at_once(driver: Driver) -> None:
+    running, ended = [await driver.begin(owner="me") for _ in range(2)]
+    ended = await driver.end(ended)
+    paused = await driver.advance(
+        await driver.begin(owner="me"), Pause(failure=Failure(kind="mismatch", message="x", at_ms=1))
+    )
+    asked = [running.id, ended.id, paused.id, driver.id("inv")]
+    assert await driver.store.ends(asked) == {ended.id: ended.result, paused.id: None}
+    assert await driver.store.ends([]) == {}

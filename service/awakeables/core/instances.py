@@ -43,6 +43,25 @@ class Beat(Record):
     living: tuple[Instance, ...]
 
 
+HintKind: TypeAlias = Literal["woken", "cancelled", "ended", "due"]
+
+
+class Hint(Record):
+    """What one instance tells another, so that it need not wait for its sweep; it may be lost.
+
+    Attributes:
+        kind: `woken` and `cancelled`: to the owner of a running invocation. `ended`: to the instance whose
+            caller waits for the result. `due`: to all, as the sender has no room for an invocation that is.
+        wake: The invocation's wake-up by its sequence number.
+        awakeable_id: Whose outcome woke it.
+    """
+
+    kind: HintKind
+    invocation_id: str
+    wake: int = 0
+    awakeable_id: str = ""
+
+
 def newer_builds(me: Instance, living: tuple[Instance, ...]) -> tuple[str, ...]:
     """The builds that are newer than this instance's and have a living instance (hard case 13).
 

@@ -23,6 +23,7 @@ from awakeables.engine.dryreplay import DryReplays
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.invocationlog import log_failed_run
 from awakeables.engine.member import Member, MemberSettings
+from awakeables.engine.others import OtherInstances
 from awakeables.engine.outbox import Relay, RelaySettings
 from awakeables.engine.pool import RunnerPool
 from awakeables.engine.retention import Retention, RetentionSettings
@@ -30,7 +31,7 @@ from awakeables.engine.runner import RunnerSettings
 from awakeables.engine.settlement import PayloadValidator, Settlement
 from awakeables.engine.sweeper import Sweeper
 from awakeables.engine.waiters import Waiters
-from awakeables.errors import OperatorError
+from awakeables.errors import OperatorError, StoreUnavailable
 from awakeables.handlers.attempt import Attempts
 from awakeables.handlers.execution import World
 from awakeables.handlers.local import LocalAttempts, RunFailed
@@ -80,6 +81,10 @@ class EngineSettings:
     folding: FoldingSettings = field(default_factory=FoldingSettings)
     verdicts: bool = False
     log_invocations: int = logging.DEBUG
+
+
+LEAVE_S = 2.0
+"""How long a stopping instance tries to say so."""
 
 
 class Engine:
@@ -166,7 +171,9 @@ class Engine:
             owner=lambda: self.member.id,
             clock=clock,
             settings=settings.relay,
-            on_wakes=lambda wakes: self.pool.wake(wakes),  # constructed later: it publishes through the relay
+            on_wakes=lambda wakes: self.others.wake(
+                wakes
+            ),  # constructed later: it publishes through the relay
             metrics=self.metrics,
         )
         self.validator = PayloadValidator(store, DryReplays(store, self.committer, attempts, clock).codec)
@@ -190,6 +197,10 @@ class Engine:
             metrics=self.metrics,
             on_failure=on_failure,
             on_unexpected=self.unexpected,
+            on_end=lambda row: self.others.ended(row),
+        )
+        self.others = OtherInstances(
+            store.hints, store, self.member, self.pool, self.waiters, on_unexpected=self.unexpected
         )
         self.settlement = Settlement(
             self.committer,
@@ -198,7 +209,7 @@ class Engine:
             ids=self.ids,
             verdicts_topic=app.verdicts_topic if settings.verdicts else "",
             metrics=self.metrics,
-            on_wakes=self.pool.wake,
+            on_wakes=self.others.wake,
             on_effects=self.relay.poke,
         )
         self.completions = CompletionsTopic(
@@ -222,6 +233,7 @@ class Engine:
             store,
             self.horizon,
             interval=settings.sweep_interval,
+            on_wakes=self.others.wake,
             on_unexpected=self.unexpected,
         )
         self.serving = asyncio.Event()
@@ -248,7 +260,9 @@ class Engine:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.committer.run(), name="committer")
                 await self.member.register()
-                tasks.create_task(self.member.run(self.unexpected), name="member")
+                if self.store.membership.shared:
+                    tasks.create_task(self.member.run(self.unexpected), name="member")
+                    tasks.create_task(self.others.run(), name="other-instances")
                 tasks.create_task(self.relay.run(), name="relay")
                 tasks.create_task(self.pool.run(), name="claims")
                 tasks.create_task(self._sweeper.run(), name="sweeper")
@@ -262,6 +276,7 @@ class Engine:
     async def drain(self, timeout: timedelta) -> bool:
         """Begin nothing new, and let handlers run to an await and suspend; True if all did in time."""
         self.pool.stopping = True
+        await self._leave(gone=False)
         left_s = timeout.total_seconds()
         while self.pool and left_s > 0:
             self.pool.stop_lingering()
@@ -273,9 +288,18 @@ class Engine:
         drained = not self.pool
         if "store" not in self.problems:
             await self.committer.drained()
+            await self._leave()
         if not drained:
             log.warning(events.DRAIN_INCOMPLETE, live=len(self.pool))
         return drained
+
+    async def _leave(self, *, gone: bool = True) -> None:
+        if self.store.membership.shared:
+            try:
+                async with asyncio.timeout(LEAVE_S):
+                    await self.member.leave(gone=gone)
+            except (StoreUnavailable, TimeoutError):
+                pass  # the others declare this instance dead after the time-out
 
     async def settled_down(self) -> None:
         """Wait until nothing is in progress: no handler in memory, nothing to commit or to publish."""
@@ -295,6 +319,7 @@ class Engine:
 
     def _declared_dead(self) -> None:
         self.pool.lose_all("this instance was declared dead")
+        self.others.listen()
         self.pool.look_again()
 
     def _store_changed(self, problem: str | None) -> None:

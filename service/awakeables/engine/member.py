@@ -96,6 +96,7 @@ class Member:
         self._handlers = handlers
         self._settings = settings
         self._on_dead = on_dead
+        self._left = False
         self._sure_until_s: float | None = 0.0 if membership.shared else None
 
     def is_sure(self) -> bool:
@@ -113,9 +114,11 @@ class Member:
         await self.take_over()
 
     async def run(self, on_unexpected: Callable[[Exception], None]) -> None:
-        """Send heartbeats and take over, until cancelled; not where this instance is alone."""
-        while self._membership.shared:
+        """Send heartbeats and take over, until cancelled; for stores that are shared."""
+        while True:
             await asyncio.sleep(self._settings.interval_s)
+            if self._left:
+                continue
             try:
                 await self.beat()
                 await self.take_over()
@@ -152,7 +155,8 @@ class Member:
         return count
 
     async def leave(self, *, gone: bool) -> None:
-        """Say that this instance is stopping, or that it is `gone`."""
+        """Say that this instance is stopping, or that it is `gone` and sends no more heartbeats."""
+        self._left = gone
         await self._membership.leave(self.id, gone=gone)
 
     async def _register(self) -> None:

@@ -81,6 +81,7 @@ class RunnerPool:
         metrics: Metrics,
         on_failure: Callable[[BaseException], None],
         on_unexpected: Callable[..., None],
+        on_end: Callable[[Invocation], None],
     ) -> None:
         """Begin with no runner.
 
@@ -102,6 +103,7 @@ class RunnerPool:
             metrics: Where attempts are counted.
             on_failure: Called with the error of each failed attempt.
             on_unexpected: Called with unexpected errors, and fields for the log.
+            on_end: Called with each invocation that has ended or is paused.
         """
         self.attempts = attempts
         self.committer = committer
@@ -124,6 +126,7 @@ class RunnerPool:
         self._logs_ends = log.is_enabled_for(log_level)
         self.metrics = metrics
         self._on_unexpected = on_unexpected
+        self._on_end = on_end
         self._linger_s = settings.linger.total_seconds()
         self._runners: dict[str, Runner] = {}
         self._revived: set[Runner] = set()
@@ -181,11 +184,11 @@ class RunnerPool:
             else:
                 self._poked.set()
 
-    def cancel(self, row: Invocation) -> bool:
+    def cancelled(self, invocation_id: str, wake: int) -> bool:
         """Notify the runner of a cancelled invocation; return whether there is one."""
-        runner = self._runners.get(row.id)
+        runner = self._runners.get(invocation_id)
         if runner is not None:
-            runner.on_cancelled(row.wake)
+            runner.on_cancelled(wake)
         return runner is not None
 
     def detach(self, invocation_id: str) -> None:
@@ -282,10 +285,12 @@ class RunnerPool:
         if self._logs_ends or not isinstance(result, Resolution):
             _log_of(row).ended(result, duration_ms=row.updated_ms - row.created_ms, level=self._log_level)
         self._waiters.ended(row.id, result)
+        self._on_end(row)
 
-    def paused(self, invocation_id: str) -> None:
+    def paused(self, row: Invocation) -> None:
         """Answer the waiters that also wait for a pause."""
-        self._waiters.paused(invocation_id)
+        self._waiters.paused(row.id)
+        self._on_end(row)
 
     def proved_alive(self) -> None:
         """Let the next suspect run, because this one has committed or is gone."""
@@ -364,7 +369,7 @@ class RunnerPool:
         for row in claimed.invocations:
             if row.status == "paused" and row.failure is not None:
                 _log_of(row).paused(row.failure.kind, level=logging.ERROR)
-                self.paused(row.id)
+                self.paused(row)
         # Added before their journals are read, so that wake-ups in between reach them.
         runners = {row.id: self._runner_of(row) for row in rows}
         self._runners.update(runners)

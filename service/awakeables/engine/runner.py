@@ -529,7 +529,7 @@ class Runner:
         if isinstance(step, End):
             self._pool.ended(answer.invocation, step.result)
         elif isinstance(step, Pause):
-            self._pool.paused(self.invocation_id)
+            self._pool.paused(answer.invocation)
         elif answer.invocation.status == "pending" or self._woken:
             # Something arrived after it was stopped: the next attempt is due at once.
             self._pool.look_again()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import structlog
 
 from awakeables.core.commands import Expire, Release
-from awakeables.core.replies import Expired, Released
+from awakeables.core.replies import Expired, Released, Wake
 from awakeables.engine.committer import Committer
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.pool import MOST_NAMED, RunnerPool
@@ -19,6 +19,9 @@ from awakeables.telemetry import events
 log = structlog.stdlib.get_logger(__name__)
 
 EXPIRE_LIMIT = 1000
+
+RARELY = 8
+"""By how much less often an instance sweeps that is not the first of those that live."""
 
 
 class Sweeper:
@@ -32,14 +35,26 @@ class Sweeper:
         horizon: Horizon,
         *,
         interval: timedelta,
+        on_wakes: Callable[[Sequence[Wake]], None],
         on_unexpected: Callable[[Exception], None],
     ) -> None:
-        """Sweep this store once per interval; `on_unexpected` is called with errors."""
+        """Sweep this store once per interval.
+
+        Args:
+            pool: The runners; it is told to look for what is due.
+            committer: Commits.
+            store: Reads what is held.
+            horizon: What deadlines are compared with.
+            interval: How often the instance with the smallest ID sweeps; others sweep less often.
+            on_wakes: Called with the invocations whose awakeables have timed out.
+            on_unexpected: Called with errors.
+        """
         self._pool = pool
         self._committer = committer
         self._store = store
         self._horizon = horizon
         self._interval_s = interval.total_seconds()
+        self._on_wakes = on_wakes
         self._on_unexpected = on_unexpected
         self._suspected: set[str] = set()
 
@@ -50,7 +65,7 @@ class Sweeper:
                 await self.sweep()
             except Exception as error:
                 self._on_unexpected(error)
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(self._interval_s * (1 if self._pool.member.is_first else RARELY))
 
     async def sweep(self) -> None:
         """Search once: for passed deadlines, orphaned invocations, and due ones."""
@@ -62,7 +77,7 @@ class Sweeper:
         while True:
             order = Expire(limit=EXPIRE_LIMIT, held_back_to_ms=self._horizon.held_back_to_ms())
             expired = await self._committer.commit(order, Expired)
-            self._pool.wake(expired.wakes)
+            self._on_wakes(expired.wakes)
             if len(expired.wakes) < EXPIRE_LIMIT:
                 return
 

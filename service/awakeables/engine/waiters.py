@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from awakeables.core.outcomes import Outcome
@@ -22,6 +23,10 @@ class Waiters:
     def __init__(self) -> None:
         """Begin with none."""
         self._waiting: dict[str, dict[Waiter, bool]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        """The invocations that are waited for."""
+        return iter(list(self._waiting))
 
     def __len__(self) -> int:
         """The number of invocations that are waited for."""

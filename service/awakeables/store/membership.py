@@ -1,10 +1,13 @@
-"""Membership for stores in one process: nothing is written, since the instances end with the process."""
+"""Membership and hints for stores in one process: nothing is written, as instances end with the process."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
+
 from msgspec.structs import replace
 
-from awakeables.core.instances import Beat, Instance
+from awakeables.core.instances import Beat, Hint, Instance
 from awakeables.ports import Clock
 
 
@@ -55,3 +58,19 @@ class LocalMembership:
 
     async def instances(self) -> list[Instance]:
         return sorted(self._instances.values(), key=lambda each: each.id)
+
+
+class LocalHints:
+    """`ports.Hints` within one event loop."""
+
+    def __init__(self) -> None:
+        """Begin with nobody listening."""
+        self._listeners: dict[str, Callable[[Sequence[Hint]], None]] = {}
+
+    def send(self, instance_id: str, hint: Hint) -> None:
+        for key, on_hints in self._listeners.items():
+            if instance_id in ("", key):
+                asyncio.get_running_loop().call_soon(on_hints, [hint])
+
+    def listen(self, instance_id: str, on_hints: Callable[[Sequence[Hint]], None]) -> None:
+        self._listeners[instance_id] = on_hints

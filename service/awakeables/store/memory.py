@@ -31,7 +31,7 @@ from awakeables.core.replies import Position, Reply
 from awakeables.core.rows import Changes, CompleteTable, EffectRow, PositionRow, Rows
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
-from awakeables.store.membership import LocalMembership
+from awakeables.store.membership import LocalHints, LocalMembership
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -225,6 +225,7 @@ class MemoryStore:
         self._clock = clock
         self.tables = MemoryTables(retention_ms)
         self.membership = LocalMembership(clock, shared=shared)
+        self.hints = LocalHints()
 
     async def open(self) -> None:
         return None
@@ -269,6 +270,12 @@ class MemoryStore:
 
     async def held_by(self, owner: str) -> list[str]:
         return [row.id for row in self.tables.invocations.values() if row.owner == owner]
+
+    async def ends(self, invocation_ids: Sequence[str]) -> dict[str, Outcome | None]:
+        rows = (self.tables.invocations.get(key) for key in invocation_ids)
+        return {
+            row.id: row.result for row in rows if row is not None and row.status in ("completed", "paused")
+        }
 
     async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
         rows = (self.tables.awakeables.get(key) for key in awakeable_ids)

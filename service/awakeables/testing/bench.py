@@ -145,8 +145,8 @@ class FragileStore(MemoryStore):
         gate: While it is closed, every commit waits.
     """
 
-    def __init__(self, *, clock: Clock, retention: timedelta = RETENTION) -> None:
-        super().__init__(clock=clock, retention_ms=retention // timedelta(milliseconds=1))
+    def __init__(self, *, clock: Clock, retention: timedelta = RETENTION, shared: bool = False) -> None:
+        super().__init__(clock=clock, retention_ms=retention // timedelta(milliseconds=1), shared=shared)
         self.commits: list[list[Command]] = []
         self.answers: list[list[Reply]] = []
         self.tries = 0
@@ -263,11 +263,12 @@ class Bench:
         clock: Clock | None = None,
         retention: timedelta = RETENTION,
         handlers: HandlersRun = LocalAttempts,
+        shared: bool = False,
     ) -> None:
-        """Prepare store and broker; time is virtual unless a clock is given."""
+        """Prepare store and broker; time is virtual unless a clock is given, and `shared` as of a store."""
         self._service = service
         self.clock = clock or VirtualClock(asyncio.get_running_loop())
-        self.store = FragileStore(clock=self.clock, retention=retention)
+        self.store = FragileStore(clock=self.clock, retention=retention, shared=shared)
         self.broker = FakeBroker()
         self._handlers = handlers
         self._processes = 0

@@ -65,6 +65,12 @@ def held_by(connection: sqlite3.Connection, owner: str) -> list[str]:
     return [invocation_id for (invocation_id,) in connection.execute(QUERIES["held_by"], (owner,))]
 
 
+def ends(connection: sqlite3.Connection, invocation_ids: Sequence[str]) -> dict[str, Outcome | None]:
+    found = connection.execute(QUERIES["invocations"], (id_list(invocation_ids),))
+    rows = [Invocation(*columns) for columns in found]
+    return {row.id: row.result for row in rows if row.status in ("completed", "paused")}
+
+
 def expectations(connection: sqlite3.Connection, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
     found = connection.execute(QUERIES["expectations"], (id_list(awakeable_ids),))
     return {

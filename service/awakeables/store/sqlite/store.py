@@ -26,7 +26,7 @@ from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Position, Reply
 from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.ports import Clock, Expectation, Page
-from awakeables.store.membership import LocalMembership
+from awakeables.store.membership import LocalHints, LocalMembership
 from awakeables.store.sqlite import reading
 from awakeables.store.sqlite.counts import as_counts, count_rows
 from awakeables.store.sqlite.group import Group, RowCache, StaleRows
@@ -59,6 +59,7 @@ class SqliteStore:
         self._lister = SqliteThread(self._path, "lister", connect=self._connect_reader)
         self._known = RowCache(retention_ms)
         self.membership = LocalMembership(clock, shared=False)
+        self.hints = LocalHints()
         self._counts: Mapping[str, int] = {}
         self._doubtful = False
         self._file: tuple[int, int] | None = None
@@ -182,6 +183,9 @@ class SqliteStore:
 
     async def held_by(self, owner: str) -> list[str]:
         return await self._reader.run(reading.held_by, owner)
+
+    async def ends(self, invocation_ids: Sequence[str]) -> dict[str, Outcome | None]:
+        return await self._reader.run(reading.ends, invocation_ids)
 
     async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
         return await self._reader.run(reading.expectations, awakeable_ids)

@@ -1,0 +1,139 @@
+"""What this instance tells the others that share its store, and what it does when it is told.
+
+Hints save waiting for a sweep; none of them is needed. A wake-up that an owner has not been told of
+makes its next suspension fail, so the invocation stays runnable; a claim finds what is due; and a caller
+whose invocation ended elsewhere is found here by asking the store, at intervals, while it waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from awakeables.core.instances import Hint
+from awakeables.core.invocations import Invocation
+from awakeables.core.replies import Wake
+from awakeables.engine.member import Member
+from awakeables.engine.pool import RunnerPool
+from awakeables.engine.waiters import Waiters
+from awakeables.errors import StoreUnavailable
+from awakeables.ports import Hints, JournalReader
+
+ASK_S = 0.25
+"""How often the store is asked about invocations that callers wait for and other instances may run."""
+
+
+class OtherInstances:
+    """Hints to and from the other instances."""
+
+    def __init__(
+        self,
+        hints: Hints,
+        store: JournalReader,
+        member: Member,
+        pool: RunnerPool,
+        waiters: Waiters,
+        *,
+        on_unexpected: Callable[[Exception], None],
+    ) -> None:
+        """Send nothing yet.
+
+        Args:
+            hints: Carries hints.
+            store: Reads what hints are about.
+            member: This instance.
+            pool: The runners of this instance.
+            waiters: Its callers.
+            on_unexpected: Called with unexpected errors of background work.
+        """
+        self._hints = hints
+        self._store = store
+        self._member = member
+        self._pool = pool
+        self._waiters = waiters
+        self._on_unexpected = on_unexpected
+        self._received: list[Hint] = []
+        self._poked = asyncio.Event()
+
+    def wake(self, wakes: Sequence[Wake]) -> None:
+        """Deliver outcomes: to runners here, and by hints to the instances that run the others."""
+        me = self._member.id
+        if all(wake.owner is None or wake.owner == me for wake in wakes):
+            self._pool.wake(wakes)
+            return
+        self._pool.wake([wake for wake in wakes if wake.owner is None or wake.owner == me])
+        for wake in wakes:
+            if wake.owner is not None and wake.owner != me:
+                hint = Hint(
+                    kind="woken",
+                    invocation_id=wake.invocation_id,
+                    wake=wake.wake,
+                    awakeable_id=wake.awakeable_id,
+                )
+                self._hints.send(wake.owner, hint)
+
+    def cancelled(self, row: Invocation) -> None:
+        """Tell the owner of a running invocation that was cancelled here."""
+        if row.owner is not None and row.owner != self._member.id:
+            self._hints.send(row.owner, Hint(kind="cancelled", invocation_id=row.id, wake=row.wake))
+
+    def ended(self, row: Invocation) -> None:
+        """Tell the instance whose caller waits that an invocation has ended or is paused."""
+        if row.origin is not None and row.origin != self._member.id:
+            self._hints.send(row.origin, Hint(kind="ended", invocation_id=row.id))
+
+    def listen(self) -> None:
+        """Receive hints under the instance's ID of now."""
+        self._hints.listen(self._member.id, self._on_hints)
+
+    async def run(self) -> None:
+        """Act on hints, and ask for what callers wait for, until cancelled."""
+        self.listen()
+        while True:
+            try:
+                async with asyncio.timeout(ASK_S):
+                    await self._poked.wait()
+            except TimeoutError:
+                pass
+            self._poked.clear()
+            try:
+                await self._act()
+            except StoreUnavailable:
+                continue  # what was missed is found by sweeps, and asked for again
+            except Exception as error:
+                self._on_unexpected(error)
+
+    def _on_hints(self, hints: Sequence[Hint]) -> None:
+        self._received += hints
+        self._poked.set()
+        if not hints:
+            self._pool.look_again()
+
+    async def _act(self) -> None:
+        hints, self._received = self._received, []
+        woken = {hint.awakeable_id: hint for hint in hints if hint.kind == "woken"}
+        if woken:
+            outcomes = await self._store.outcomes(list(woken))
+            self._pool.wake(
+                [
+                    Wake(
+                        invocation_id=woken[key].invocation_id,
+                        wake=woken[key].wake,
+                        awakeable_id=key,
+                        outcome=outcome,
+                    )
+                    for key, outcome in outcomes.items()
+                ]
+            )
+        for hint in hints:
+            if hint.kind == "cancelled":
+                self._pool.cancelled(hint.invocation_id, hint.wake)
+            elif hint.kind == "due":
+                self._pool.look_again()
+        waited_for = [key for key in self._waiters if key not in self._pool]
+        if waited_for:
+            for key, outcome in (await self._store.ends(waited_for)).items():
+                if outcome is None:
+                    self._waiters.paused(key)
+                else:
+                    self._waiters.ended(key, outcome)

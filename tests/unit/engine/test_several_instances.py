@@ -1,0 +1,160 @@
+"""Instances that share a store: wake-ups and answers across them, take-overs, and frozen ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from awakeables import Context
+from awakeables.core.instances import Hint
+from awakeables.core.outcomes import Resolution
+from awakeables.store.membership import LocalHints
+from awakeables.testing.bench import Bench, Process, quick, until
+
+LINGERS = quick(linger=timedelta(seconds=1))
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return Bench(shared=True)
+
+
+@asynccontextmanager
+async def instances(bench: Bench, count: int = 2, **handlers: Any) -> AsyncIterator[list[Process]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(bench.serving(LINGERS, **handlers)) for _ in range(count)]
+
+
+async def wait(ctx: Context) -> int:
+    return await ctx.awakeable(int)
+
+
+def lose_hints(monkeypatch: pytest.MonkeyPatch) -> list[Hint]:
+    lost: list[Hint] = []
+    monkeypatch.setattr(LocalHints, "send", lambda _self, _to, hint: lost.append(hint))
+    return lost
+
+
+async def elapsed(bench: Bench, work: Any) -> float:
+    began_s = bench.clock.monotonic()
+    await work
+    return bench.clock.monotonic() - began_s
+
+
+async def test_a_completion_that_lands_elsewhere_reaches_the_owner_at_once(bench: Bench) -> None:
+    async with instances(bench, wait=wait) as (one, two):
+        invocation_id = await bench.begin(one, "wait")
+        key = (await bench.awakeable(invocation_id)).id
+        await bench.settle(two, key, 7)
+        assert await elapsed(bench, bench.status(invocation_id, "completed")) < 0.1
+        assert bench.row(invocation_id).result == Resolution.of_json(b"7")
+        assert bench.row(invocation_id).epoch == 1
+
+
+async def test_without_any_hint_everything_ends_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = lose_hints(monkeypatch)
+    async with instances(bench, wait=wait) as (one, two):
+        invocation_id = await bench.begin(one, "wait")
+        key = (await bench.awakeable(invocation_id)).id
+        await bench.settle(two, key, 7)
+        answered = asyncio.ensure_future(two.api.result(invocation_id))
+        took_s = await elapsed(bench, bench.status(invocation_id, "completed"))
+        assert took_s < 1 + 2.5  # the linger, and the sweep of an instance that is not the first
+        assert await answered == Resolution.of_json(b"7")
+        assert lost
+
+
+async def test_a_call_is_answered_whichever_instance_finishes_it(bench: Bench) -> None:
+    async with instances(bench, wait=wait) as (one, two):
+        call = one.api.call(one.api.app.handler("orders", "wait"), b"null", headers={})
+        await call.begun
+        key = (await bench.awakeable(call.id)).id
+        await bench.status(call.id, "suspended")
+        one.engine.pool.stopping = True  # it claims nothing more
+        await bench.settle(two, key, 8)
+        assert await call.end == Resolution.of_json(b"8")
+        assert bench.row(call.id).committed_by == two.engine.owner
+        attached = await two.api.result(call.id)
+        assert attached == Resolution.of_json(b"8")
+
+
+async def test_a_cancellation_reaches_the_owner_at_once(bench: Bench) -> None:
+    async with instances(bench, wait=wait) as (one, two):
+        invocation_id = await bench.begin(one, "wait")
+        await bench.awakeable(invocation_id)
+        await two.api.cancel(invocation_id)
+        assert await elapsed(bench, bench.status(invocation_id, "completed")) < 0.1
+
+
+async def test_what_a_killed_instance_ran_is_taken_over_within_the_time_out(bench: Bench) -> None:
+    async with instances(bench, 1, wait=wait) as (survivor,):
+        async with instances(bench, 1, wait=wait) as (victim,):
+            invocation_id = await bench.begin(victim, "wait")
+            key = (await bench.awakeable(invocation_id)).id
+            assert bench.row(invocation_id).owner == victim.engine.owner
+        took_s = await elapsed(bench, bench.status(invocation_id, "pending", "running", "suspended"))
+        await until(lambda: bench.row(invocation_id).owner != victim.engine.owner, "it is taken over")
+        assert took_s < 13
+        await bench.settle(survivor, key, 9)
+        await bench.status(invocation_id, "completed")
+
+
+async def test_an_instance_that_stops_leaves_nothing_to_wait_for(bench: Bench) -> None:
+    async with instances(bench, 1, wait=wait) as (survivor,):
+        async with instances(bench, 1, wait=wait) as (leaver,):
+            invocation_id = await bench.begin(leaver, "wait")
+            await bench.awakeable(invocation_id)
+            await leaver.engine.drain(timedelta(seconds=5))
+        living = await survivor.engine.store.membership.instances()
+        assert [each.id for each in living] == [survivor.engine.owner]
+        assert bench.row(invocation_id).status == "suspended"
+
+
+async def test_who_was_declared_dead_while_alive_is_fenced_and_goes_on_as_a_new_instance(
+    bench: Bench,
+) -> None:
+    async with instances(bench, wait=wait) as (one, two):
+        invocation_id = await bench.begin(one, "wait")
+        key = (await bench.awakeable(invocation_id)).id
+        before = one.engine.owner
+        _miss_heartbeats(bench, one)
+        await two.engine.member.beat()
+        await two.engine.member.take_over()
+        assert bench.row(invocation_id).owner != before
+        await until(lambda: one.engine.owner != before, "it registers anew")
+        assert before not in {each.id for each in one.engine.member.living}
+        again = await bench.begin(one, "wait")
+        await bench.awakeable(again)
+        assert bench.row(again).owner == one.engine.owner
+        await bench.settle(one, key, 1)
+        await bench.status(invocation_id, "completed")
+
+
+def _miss_heartbeats(bench: Bench, process: Process) -> None:
+    """As if it had been frozen: its last heartbeat is older than the time-out."""
+    membership: Any = bench.store.membership
+    owner = process.engine.owner
+    frozen = membership._instances[owner]
+    membership._instances[owner] = replace(frozen, beat_ms=frozen.beat_ms - 11_000)
+
+
+async def test_an_instance_without_an_acknowledged_heartbeat_begins_nothing(bench: Bench) -> None:
+    async with instances(bench, 1, wait=wait) as (one,):
+
+        async def refuse(*_args: Any, **_kwargs: Any) -> None:
+            await asyncio.Event().wait()
+
+        membership: Any = bench.store.membership
+        membership.beat = refuse
+        await asyncio.sleep(8)
+        assert not one.engine.member.is_sure()
+        invocation_id = await bench.begin(one, "wait")
+        assert bench.row(invocation_id).owner is None
