@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -10,7 +11,8 @@ import pytest
 import structlog
 
 from awakeables.cli import doctor, options
-from support.this_run import SHARED_KAFKA
+from support.real_postgres import EmptyDatabase, delete_rows, reason_real_postgres_is_missing
+from support.this_run import SHARED_KAFKA, SHARED_POSTGRES
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -22,6 +24,36 @@ def quiet_logs() -> Iterator[None]:
         mock.patch.object(options, "configure_logs"),
     ):
         yield
+
+
+@pytest.fixture(scope="session")
+def shared_database() -> Iterator[str]:
+    """The URL of a database of this process, on the server of the run; skipped, or failed, without one."""
+    from support.shared_postgres import shared_postgres
+
+    if reason := reason_real_postgres_is_missing():
+        if os.environ.get("REQUIRE_REAL_POSTGRES") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with shared_postgres().database() as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database(shared_database: str) -> EmptyDatabase:
+    """Empties the database of this process and returns its URL."""
+
+    async def emptied() -> str:
+        await delete_rows(shared_database)
+        return shared_database
+
+    return emptied
+
+
+@pytest.fixture
+async def postgres_url(empty_database: EmptyDatabase) -> str:
+    """The URL of a database with our tables and no rows."""
+    return await empty_database()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
@@ -38,8 +70,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """The broker that the workers of a run share ends with the run."""
+    """The servers that the workers of a run share end with the run."""
     if SHARED_KAFKA.exists() and not hasattr(config, "workerinput"):
         from support.shared_kafka import stop_shared_kafka
 
         stop_shared_kafka()
+    if SHARED_POSTGRES.exists() and not hasattr(config, "workerinput"):
+        from support.shared_postgres import stop_shared_postgres
+
+        stop_shared_postgres()

@@ -1,7 +1,7 @@
 """The ports: everything that the engine needs from outside, on one page.
 
 A store is eight small ports. Writing is one method: `Commits.commit` takes commands as data
-(`core/commands.py`) and applies them in one transaction. So one group commit serves every kind of
+(`core/commands.py`) and applies them together. So one group commit serves every kind of
 write, and tests inject a fault before or after it in one place (docs/adr/0002-one-write-verb.md). The
 others only read; what they return is committed. Instances
 that share a store meet in its `membership`, and send each other `hints`.
@@ -50,11 +50,14 @@ class Commits(Protocol):
     """The only way to write."""
 
     async def commit(self, commands: Sequence[Command]) -> list[Reply]:
-        """Apply commands in order, in one durable transaction; return a reply per command, in order.
+        """Apply commands in order; return a reply per command, in order.
 
-        When it returns, everything is on disk. If it raises `StoreUnavailable`, either everything or
-        nothing is: send the same commands again. If it raises `StoreRefused`, nothing is, and at least
-        one of the commands never can be: the caller finds it by bisection.
+        Each command is applied whole or not at all. When it returns, everything is on disk. If it raises
+        `StoreUnavailable`, some or all of it may be: send the same commands again. If it raises
+        `StoreRefused`, at least one of the commands never can be: the caller finds it by bisection.
+
+        A store with one writer applies them in one transaction. One that several processes share commits
+        each command that searches or purges apart, and the commands in between together.
         """
         ...
 
@@ -172,6 +175,8 @@ class Inspection(Protocol):
 
     async def counts(self) -> Mapping[str, int]:
         """Numbers of rows; on disk, the time to answer does not grow with them.
+
+        In PostgreSQL the number of a kind with more than 10,000 rows may be a minute old.
 
         `awakeables_pending`, `invocations_open` and each open status (`invocations_<status>`),
         `effects_unsent`, `effects_failed`, `dead_letters`; and when the oldest was created, by its ID,

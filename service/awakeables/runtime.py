@@ -29,7 +29,7 @@ from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.rowgauges import RowGauges, show_readiness
 from awakeables.engine.runner import RunnerSettings
-from awakeables.errors import OperatorError
+from awakeables.errors import MissingDependency, OperatorError
 from awakeables.forks import close_in_children
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.service import App
@@ -44,6 +44,7 @@ from awakeables.ports import Store
 from awakeables.settings import Settings, SettingsRefused
 from awakeables.store.memory import MemoryStore
 from awakeables.store.sqlite.store import SqliteStore
+from awakeables.store.urls import is_postgres, shown_store
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import WorkerMetrics
 from awakeables.telemetry.server import served
@@ -172,9 +173,8 @@ async def _run(
         web = tasks.create_task(server.run(), name="web")
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
-        log.info(
-            events.STARTED, app=engine.app.name, url=server.url, kafka=settings.kafka, store=settings.store
-        )
+        store = shown_store(settings.store)
+        log.info(events.STARTED, app=engine.app.name, url=server.url, kafka=settings.kafka, store=store)
         if ready is not None:
             ready(server.url)
         await stop.wait()
@@ -194,7 +194,7 @@ def _telemetry(
     metrics = engine.metrics
     metrics.serves_app(api.app.name, version=__version__, python=platform.python_version())
     show_readiness(metrics, engine.problems, api.readiness)
-    if settings.store != MEMORY:
+    if settings.store != MEMORY and not is_postgres(settings.store):
         folder = Path(settings.store).parent
         metrics.disk_free_bytes.set_function(lambda: _space(folder)[0])
         metrics.disk_bytes.set_function(lambda: _space(folder)[1])
@@ -400,4 +400,23 @@ def _store(app: App, settings: Settings, clock: SystemClock) -> Store:
     retention_ms = round(settings.retention / timedelta(milliseconds=1))
     if settings.store == MEMORY:
         return MemoryStore(clock=clock, retention_ms=retention_ms)
+    if is_postgres(settings.store):
+        return _postgres_store(settings.store, app.name, retention_ms)
     return SqliteStore(Path(settings.store), clock=clock, retention_ms=retention_ms, app=app.name)
+
+
+def _postgres_store(url: str, app: str, retention_ms: int) -> Store:
+    """Make a store in PostgreSQL; its driver is loaded only here.
+
+    Raises:
+        MissingDependency: The driver is not installed.
+    """
+    try:
+        from awakeables.store.postgres.store import PostgresStore
+    except ModuleNotFoundError as error:
+        if error.name != "asyncpg":
+            raise
+        raise MissingDependency(
+            "a store in PostgreSQL needs its driver: pip install 'awakeables[postgres]'"
+        ) from None
+    return PostgresStore(url, retention_ms=retention_ms, app=app)

@@ -22,6 +22,7 @@ from awakeables.core.bounds import MAX_JSON_VALUES, MAX_UNPACKED_BYTES
 from awakeables.core.durations import FORMS, parse_duration
 from awakeables.core.texts import excerpt
 from awakeables.errors import OperatorError
+from awakeables.store.urls import checked_store
 from awakeables.worker.replies import COMPLETIONS, ReplyTopics
 
 PREFIX = "AWAKEABLES_"
@@ -101,7 +102,10 @@ class Settings(BaseSettings):
     kafka_ssl_key_password: Annotated[SecretStr | None, NoneIfEmpty] = Field(
         None, description="The passphrase of that key, if it is encrypted."
     )
-    store: str = Field("awakeables.db", description="The SQLite file, or `memory:` for a store in memory.")
+    store: Annotated[str, AfterValidator(checked_store)] = Field(
+        "awakeables.db",
+        description="The SQLite file, postgresql://user:password@host:port/database, or `memory:`.",
+    )
     host: str = Field("127.0.0.1", description="The address that HTTP listens on.")
     port: int = Field(8080, ge=0, le=65535, description="The HTTP port; 0 picks a free one.")
     tokens_file: Annotated[Path | None, NoneIfEmpty] = Field(

@@ -10,10 +10,12 @@ import pytest
 from awakeables.core.rows import NotLoaded
 from awakeables.ports import Store
 from awakeables.store.memory import MemoryStore
+from awakeables.store.postgres.store import PostgresStore
 from awakeables.store.sqlite.group import Group
 from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import RETENTION_MS, Driver, FakeClock
 from support.loading import LOADED_LATE
+from support.real_postgres import EmptyDatabase
 
 
 @pytest.fixture
@@ -21,13 +23,19 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(
+    params=["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.real_postgres)],
+)
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> AsyncIterator[Store]:
     opened: Store
-    if request.param == "memory":
-        opened = MemoryStore(clock=clock, retention_ms=RETENTION_MS)
-    else:
-        opened = SqliteStore(tmp_path / "shop.db", clock=clock, retention_ms=RETENTION_MS)
+    match request.param:
+        case "memory":
+            opened = MemoryStore(clock=clock, retention_ms=RETENTION_MS)
+        case "sqlite":
+            opened = SqliteStore(tmp_path / "shop.db", clock=clock, retention_ms=RETENTION_MS)
+        case _:
+            emptied: EmptyDatabase = request.getfixturevalue("empty_database")
+            opened = PostgresStore(await emptied(), clock=clock, retention_ms=RETENTION_MS)
     await opened.open()
     yield opened
     await opened.close()

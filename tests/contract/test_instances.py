@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from awakeables.core.commands import Claim, TakeOver
@@ -9,15 +11,36 @@ from awakeables.core.effects import Effect
 from awakeables.core.instances import Instance, newer_builds, served_elsewhere
 from awakeables.core.invocations import Invocation, Suspend
 from awakeables.core.replies import Advanced, Claimed, Released
+from awakeables.ports import Store
 from awakeables.store.memory import MemoryStore
+from awakeables.store.postgres.store import PostgresStore
 from contract.driver import RETENTION_MS, Driver, FakeClock, resolved
+from support.real_postgres import EmptyDatabase
 
 TIMEOUT_MS = 10_000
 
 
-@pytest.fixture
-def shared(clock: FakeClock) -> Driver:
-    return Driver(MemoryStore(clock=clock, retention_ms=RETENTION_MS, shared=True), clock)
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.real_postgres)])
+async def shared(request: pytest.FixtureRequest, clock: FakeClock) -> AsyncIterator[Driver]:
+    store: Store
+    if request.param == "memory":
+        store = MemoryStore(clock=clock, retention_ms=RETENTION_MS, shared=True)
+    else:
+        emptied: EmptyDatabase = request.getfixturevalue("empty_database")
+        store = PostgresStore(await emptied(), clock=clock, retention_ms=RETENTION_MS)
+    await store.open()
+    yield Driver(store, clock)
+    await store.close()
+
+
+async def unclaim(store: Store, event_id: str) -> None:
+    """As if an earlier owner had held the effect."""
+    if isinstance(store, MemoryStore):
+        store.tables.effects[event_id].claimed_by = ""
+    else:
+        assert isinstance(store, PostgresStore)
+        query = "UPDATE awakeables.outbox SET claimed_by = '' WHERE event_id = $1"
+        await store._writer.run(lambda connection: connection.execute(query, event_id))
 
 
 async def lives(driver: Driver, *ids: str) -> None:
@@ -134,8 +157,7 @@ async def test_a_stream_of_which_who_lives_holds_an_effect_is_left_to_it(shared:
     row, first = await queue(shared, await shared.begin(owner="one"))
     later = shared.an_effect(row.id)
     await shared.store.commit([shared.an_advance(row, effects=[later])])
-    rows = shared.store.tables.effects  # type: ignore[attr-defined]
-    rows[later.event_id].claimed_by = ""
+    await unclaim(shared.store, later.event_id)
     assert await shared.claim_effects("two") == []
     assert await shared.claim_effects("one") == [later]
     assert await shared.store.effects("one", 10) == [*first, later]

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from awakeables.errors import StoreLocked, StoreOfAnotherApp, StoreTooNew, StoreUnavailable
+from awakeables.store.queries import named
 from awakeables.store.sqlite import schema
-from awakeables.store.sqlite.queries import QUERIES, named
+from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import RETENTION_MS, Driver, FakeClock
 

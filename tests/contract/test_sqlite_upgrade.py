@@ -15,8 +15,8 @@ from awakeables.core.outcomes import Resolution
 from awakeables.core.replies import Resent
 from awakeables.core.rows import effect_row
 from awakeables.errors import StoreOfAnotherApp
+from awakeables.store.rows import dead_letter_row
 from awakeables.store.sqlite import schema
-from awakeables.store.sqlite.rows import dead_letter_row
 from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import RETENTION_MS, TOPIC, Driver, FakeClock
 

@@ -1,4 +1,4 @@
-"""Which test run this process is part of, and the broker that the processes of the run share."""
+"""Which test run this process is part of, and the servers that the processes of the run share."""
 
 from __future__ import annotations
 
@@ -11,3 +11,6 @@ RUN = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
 
 SHARED_KAFKA = Path(tempfile.gettempdir()) / f"awakeables-kafka-{RUN}.json"
 """Says how to reach the broker; locked while it is being started."""
+
+SHARED_POSTGRES = Path(tempfile.gettempdir()) / f"awakeables-postgres-{RUN}.json"
+"""Says how to reach the database server; locked while it is being started."""

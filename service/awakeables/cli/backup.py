@@ -26,10 +26,13 @@ def backup(
     """
     from awakeables.runtime import MEMORY
     from awakeables.store.sqlite.backup import back_up
+    from awakeables.store.urls import is_postgres
 
     source = load_settings(config, store=store).store
     if source == MEMORY:
         exit_with_error("the store is in memory: there is no file to back up")
+    if is_postgres(source):
+        exit_with_error("the store is in PostgreSQL: back it up with pg_dump or your provider's back-ups")
     copy = back_up(Path(source), file)
     if json_:
         row = {"file": str(file.absolute()), "bytes": copy.bytes, "schema": copy.version, "app": copy.app}

@@ -57,7 +57,12 @@ Kafka = Annotated[
     typer.Option(help="Kafka's bootstrap servers, HOST:PORT[,…]; AWAKEABLES_KAFKA.", show_default=False),
 ]
 Port = Annotated[int | None, typer.Option(help="The HTTP port; AWAKEABLES_PORT.", show_default=False)]
-Store = Annotated[str | None, typer.Option(help="The SQLite file; AWAKEABLES_STORE.", show_default=False)]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        help="The SQLite file, or postgresql://user@host/database; AWAKEABLES_STORE.", show_default=False
+    ),
+]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="Maximum number of rows.")]
 Before = Annotated[
     str | None, typer.Option(metavar="ID", help="Only rows older than this one.", show_default=False)

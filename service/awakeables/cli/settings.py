@@ -9,6 +9,7 @@ from awakeables.cli.options import Config, Json, Wide
 from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import print_json, print_table
 from awakeables.settings import Settings, SourcedSettings, read_settings
+from awakeables.store.urls import shown_store
 
 MASK = "********"
 _TABLE = TableLayout(names=("setting", "value", "source", "meaning"), prose="meaning")
@@ -33,9 +34,11 @@ def settings(wide: Wide = False, json_: Json = False, config: Config = None) -> 
 
 
 def _displayed(loaded: SourcedSettings, name: str) -> object:
-    """The value as it is written in a file or a variable; a secret is masked."""
+    """The value as it is written in a file or a variable; a secret is masked or left out."""
     value = getattr(loaded.settings, name)
     if isinstance(value, SecretStr):
         return MASK if value.get_secret_value() else ""
+    if name == "store":
+        return shown_store(value)
     plain = loaded.settings.model_dump(mode="json", include={name})[name]
     return str(plain).lower() if isinstance(plain, bool) else plain

@@ -1,6 +1,6 @@
 """Commands to a store, the members of a group commit; `core/replies.py` has the replies.
 
-`Store.commit` applies a list of them in order, in ONE transaction. Each command is atomic by itself:
+`Store.commit` applies a list of them in order. Each command is atomic by itself:
 one whose fence fails replies `Fenced` and changes nothing, while the others are applied (hard case 2).
 Every command can be sent again after a lost acknowledgement: the second time it changes nothing, and
 the reply is the first one's, or `Fenced`.

@@ -283,7 +283,7 @@ class Changes:
                 effects[event_id] = None
 
     def require_waiting(self, invocation_ids: Iterable[str]) -> None:
-        """Check that invocations to wake are loaded, before anything is changed.
+        """Check that invocations to wake are loaded, before anything is changed, if `wake` reads them.
 
         Raises:
             NotLoaded: Some are not.

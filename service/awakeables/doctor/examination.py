@@ -10,11 +10,12 @@ from awakeables.doctor.cluster import NOT_CHECKED, examine_cluster
 from awakeables.doctor.findings import Finding
 from awakeables.doctor.service import examine_clock, visit_service
 from awakeables.doctor.settings import examine_settings
-from awakeables.doctor.storage import examine_disk, examine_store
+from awakeables.doctor.storage import examine_database, examine_disk, examine_store
 from awakeables.kafka.recommendations import Role
 from awakeables.ports import Clock
 from awakeables.runtime import MEMORY, connection_of
 from awakeables.settings import SettingsRefused, SourcedSettings
+from awakeables.store.urls import is_postgres
 
 
 async def examine(
@@ -39,6 +40,8 @@ async def examine(
     condition = None
     if settings.store == MEMORY:
         findings.append(Finding("store", "warn", "in memory: everything is lost when the service stops"))
+    elif is_postgres(settings.store):
+        findings.append(await examine_database(settings.store, app))
     else:
         path = Path(settings.store)
         store, condition = await asyncio.to_thread(examine_store, path, clock=clock, app=app)

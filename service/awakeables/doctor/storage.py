@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 from awakeables.doctor.findings import Finding
+from awakeables.errors import OperatorError
 from awakeables.ports import Clock
 from awakeables.store.sqlite.checkup import StoreCondition, inspect_store
+from awakeables.store.urls import shown_store
 
 LEAST_FREE_BYTES = 1 << 30
 LEAST_FREE_SHARE = 0.05
@@ -66,3 +68,23 @@ def examine_disk(path: Path) -> Finding:
     if usage.free < LEAST_FREE_BYTES or share < LEAST_FREE_SHARE:
         return Finding("disk", "FAULT", f"{text}: free some space, a full disk stops every commit")
     return Finding("disk", "ok", text)
+
+
+async def examine_database(url: str, app: str = "") -> Finding:
+    """Check a database without changing it."""
+    try:
+        from awakeables.store.postgres.checkup import inspect_database
+    except ModuleNotFoundError:
+        return Finding("store", "FAULT", "PostgreSQL's driver is missing: pip install 'awakeables[postgres]'")
+    try:
+        condition = await inspect_database(url, app)
+    except OperatorError as error:
+        return Finding("store", "FAULT", str(error))
+    text = (
+        f"{shown_store(url)}: PostgreSQL {condition.server}, schema {condition.version} of {condition.newest}"
+    )
+    if condition.version < condition.newest:
+        text += ", the next start migrates it (back it up first)"
+    if condition.risks:
+        return Finding("store", "warn", f"{text}; {'; '.join(condition.risks)}")
+    return Finding("store", "ok", text)

@@ -51,22 +51,28 @@ def needs(commands: Iterable[Command], *, new: bool = False) -> Keys:
     return keys
 
 
-def needs_of_loaded(commands: Iterable[Command], rows: Rows) -> Keys:
+def needs_of_loaded(commands: Iterable[Command], rows: Rows, *, waiting: bool = True) -> Keys:
     """The keys of rows that loaded rows refer to, such as the invocation of an awakeable.
 
     Call it again after loading these, until nothing is missing.
+
+    Args:
+        commands: The commands to decide.
+        rows: The rows that are loaded.
+        waiting: Include the invocations that may be woken; not needed where wake-ups are counted blindly.
     """
     keys: Keys = defaultdict(set)
     for command in commands:
         match command:
-            case Settle():
+            case Settle() if waiting:
                 _add_waiting((each.awakeable_id for each in command.completions), rows, keys)
             case MarkRefused():
                 effect = rows.effects.get(command.event_id)
                 task = None if effect is None else effect.effect.task
                 if task is not None:
                     keys["awakeables"].add(task.awakeable_id)
-                    _add_waiting([task.awakeable_id], rows, keys)
+                    if waiting:
+                        _add_waiting([task.awakeable_id], rows, keys)
             case Resend():
                 letter = rows.dead_letters.get(command.dead_letter_id)
                 if letter is not None and letter.awakeable_id is not None:

@@ -33,6 +33,7 @@ def settle(command: Settle, rows: Rows, now_ms: int, changes: Changes) -> Settle
     unchecked = batch.judge(held.again_before if held is not None and command.offsets else 0)
     if unchecked:
         return Unchecked(awakeable_ids=tuple(unchecked))
+    changes.require_waiting([row.invocation_id for row, _ in batch.settled])
     letters, filed, folded = batch.dead_letters() if batch.letters or batch.reports else ([], [], [])
     for key, row in batch.rows_after.items():
         changes.put_awakeable(rows.awakeables[key], row)
@@ -127,10 +128,7 @@ class _Batch(msgspec.Struct):
                     # An answer that came after the deadline has timed the row out: the verdict carries
                     # that outcome then, as it carries the answer when it is accepted.
                     outcome = verdict.outcome if verdict is not None else after.outcome
-                    # Read now, before anything is changed, since its invocation will be woken.
-                    waiting = rows.invocations[after.invocation_id]
                     assert outcome is not None
-                    assert waiting is not None, f"{key} has no invocation"
                     self.settled.append((after, outcome))
             self.verdicts.append(verdict)
             self.counts.append(count)

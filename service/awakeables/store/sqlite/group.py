@@ -22,10 +22,10 @@ from awakeables.core.effects import EffectState
 from awakeables.core.records import text_bytes
 from awakeables.core.replies import Reply
 from awakeables.core.rows import Changes, NotLoaded, Rows, TableName
+from awakeables.store.rows import Columns, dead_letter_notes, dead_letter_row
 from awakeables.store.sqlite.counts import FAILED, LETTERS, PENDING, UNSENT
 from awakeables.store.sqlite.loading import find, id_list, load
 from awakeables.store.sqlite.queries import QUERIES
-from awakeables.store.sqlite.rows import Columns, dead_letter_notes, dead_letter_row
 
 MAX_CACHED_ROWS = 20_000
 """How many invocations, and how many awakeables, are cached: about 20 MB of small rows."""

@@ -16,8 +16,8 @@ from awakeables.core.ids import EFFECT_KINDS, first_id
 from awakeables.core.invocations import NO_INSTANT_MS, SUSPECT_STARTS, Invocation
 from awakeables.core.records import text_bytes
 from awakeables.core.rows import EffectRow, PositionRow, Rows, TableName
+from awakeables.store.rows import dead_letter_from
 from awakeables.store.sqlite.queries import QUERIES
-from awakeables.store.sqlite.rows import dead_letter_from
 
 _json = msgspec.json.Encoder().encode
 

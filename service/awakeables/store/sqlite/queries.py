@@ -1,31 +1,9 @@
-"""Named queries from `.sql` files, with a line `-- name --` before each statement."""
+"""The store's queries, by name."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from importlib.resources import files
-from types import MappingProxyType
 
-_NAME = re.compile(r"^-- (\w+) --$", re.MULTILINE)
+from awakeables.store.queries import load
 
-
-def load() -> Mapping[str, str]:
-    """Load all queries in `sql/`, by name; a name that is used twice is an error."""
-    found: dict[str, str] = {}
-    for file in sorted(files(__package__).joinpath("sql").iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".sql"):
-            for name, query in named(file.read_text(encoding="utf-8")).items():
-                if name in found:
-                    raise ValueError(f"{file.name}: there are two queries named {name!r}")
-                found[name] = query
-    return found
-
-
-def named(text: str) -> dict[str, str]:
-    """Split the text of one file into named queries."""
-    _, *parts = _NAME.split(text)
-    return {name: query.strip() for name, query in zip(parts[::2], parts[1::2], strict=True)}
-
-
-QUERIES: Mapping[str, str] = MappingProxyType(load())
+QUERIES: Mapping[str, str] = load(__package__)

@@ -23,9 +23,9 @@ from awakeables.core.replies import Position
 from awakeables.core.rows import EffectRow, PositionRow
 from awakeables.ports import Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
+from awakeables.store.rows import dead_letter_from
 from awakeables.store.sqlite.loading import id_list, unsent
 from awakeables.store.sqlite.queries import QUERIES
-from awakeables.store.sqlite.rows import dead_letter_from
 
 _AFTER_ALL = "\U0010ffff"
 """Sorts after every ID, for the page that begins with the newest row."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from importlib.resources import files
 
 from awakeables.errors import StoreOfAnotherApp, StoreTooNew, StoreUnavailable
+from awakeables.store.queries import migrations as read_migrations
 from awakeables.store.sqlite.queries import QUERIES
 
 APPLICATION_ID = 0x61776B31
@@ -18,9 +18,7 @@ NAMED_FROM = 3
 
 def migrations() -> list[str]:
     """The texts of all migrations; the first one makes schema version 1."""
-    folder = files(__package__).joinpath("migrations")
-    found = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name)
-    return [file.read_text(encoding="utf-8") for file in found]
+    return read_migrations(__package__)
 
 
 def migrate(connection: sqlite3.Connection, path: object, app: str = "") -> None:

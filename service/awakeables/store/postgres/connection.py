@@ -1,0 +1,134 @@
+"""Connections to PostgreSQL: each is used by one at a time, and made anew after it has failed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias, TypeVar
+
+import asyncpg
+
+from awakeables.errors import StoreUnavailable
+from awakeables.store.postgres.errors import breaks_connection, translated
+from awakeables.store.postgres.queries import QUERIES
+
+T = TypeVar("T")
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+CONNECT_S: Final = 5.0
+COMMAND_S: Final = 10.0
+"""Above `statement_timeout`: only a server that does not answer at all is given up by the client."""
+
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
+"""Seconds and tries, and the last in milliseconds: a connection that is cut without a word is noticed."""
+
+
+class Session:
+    """One connection to the database, made when it is first used."""
+
+    def __init__(self, url: str, where: str, setup: str) -> None:
+        """Do not connect yet.
+
+        Args:
+            url: Where to: `postgresql://user:password@host:port/database`.
+            where: The same for messages.
+            setup: The name of the query that sets a connection up.
+        """
+        self._url = url
+        self._where = where
+        self._setup = QUERIES[setup]
+        self._turn = asyncio.Lock()
+        self._connection: Connection | None = None
+        self._jobs: set[asyncio.Task[Any]] = set()
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Connect, and accept work."""
+        self._is_open = True
+        await self.run(_nothing)
+
+    async def close(self) -> None:
+        """Accept no more work; finish what was submitted, then disconnect."""
+        self._is_open = False
+        if self._jobs:
+            await asyncio.wait(set(self._jobs))
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                await connection.close(timeout=CONNECT_S)
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run work on the connection, after all work that was submitted before.
+
+        It is finished even if nobody waits for it any more.
+
+        Raises:
+            StoreUnavailable: The store is not open or out of reach.
+            StoreRefused: It can't hold the data.
+        """
+        if not self._is_open:
+            raise StoreUnavailable(f"{self._where} is not open")
+        job = asyncio.create_task(self._run(work))
+        self._jobs.add(job)
+        job.add_done_callback(self._done)
+        return await asyncio.shield(job)
+
+    def _done(self, job: asyncio.Task[Any]) -> None:
+        self._jobs.discard(job)
+        if not job.cancelled():
+            job.exception()  # marked as retrieved: its waiter may have left
+
+    async def _run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        async with self._turn:
+            try:
+                if self._connection is None or self._connection.is_closed():
+                    self._connection = await self._connected()
+                return await work(self._connection)
+            except BaseException as error:
+                if breaks_connection(error):
+                    self._drop()
+                promised = translated(error, self._where)
+                if promised is error:
+                    raise
+                raise promised from error
+
+    async def _connected(self) -> Connection:
+        connection: Connection = await asyncpg.connect(
+            self._url,
+            timeout=CONNECT_S,
+            command_timeout=COMMAND_S,
+            max_cached_statement_lifetime=0,
+            target_session_attrs="read-write",
+        )
+        try:
+            _keep_alive(connection)
+            await connection.execute(self._setup)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+
+async def _nothing(_connection: Connection) -> None:
+    """Connecting was the work."""
+
+
+def _keep_alive(connection: Connection) -> None:
+    """Ask the operating system to notice a dead peer; asyncpg has no setting for it."""
+    transport = getattr(connection, "_transport", None)
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        option = getattr(socket, name, None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,0 +1,144 @@
+"""Loads rows for decisions: by key, all tables in one statement, with the database's clock."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from awakeables.core.awakeables import AwakeableRow
+from awakeables.core.decide.needs import Keys
+from awakeables.core.invocations import Invocation
+from awakeables.core.records import text_bytes, text_from
+from awakeables.core.rows import EffectRow, PositionRow, Rows, TableName
+from awakeables.store.postgres.connection import Connection
+from awakeables.store.postgres.queries import QUERIES, renumbered
+from awakeables.store.postgres.texts import storable
+from awakeables.store.rows import Columns, dead_letter_from
+
+Found: TypeAlias = tuple[Hashable, Any]
+"""A row's key, and the row."""
+
+LOCKED: tuple[TableName, ...] = ("positions", "awakeables", "invocations", "effects", "dead_letters")
+"""The tables whose rows are changed, in the order in which every commit locks them."""
+
+
+class Loaded:
+    """Rows as they were at one instant.
+
+    Attributes:
+        tables: By table and key; None: the row does not exist.
+        revs: The revisions of invocations and awakeables, by ID.
+        now_ms: The instant to decide at.
+        read_ms: When they were read, by the database's clock.
+    """
+
+    def __init__(self, now_ms: int, read_ms: int) -> None:
+        self.tables: defaultdict[TableName, dict[Hashable, Any]] = defaultdict(dict)
+        self.revs: dict[str, int] = {}
+        self.now_ms = now_ms
+        self.read_ms = read_ms
+
+    def rows(self, retention_ms: int) -> Rows:
+        """The rows to decide on; decisions change this copy."""
+        rows = Rows(retention_ms)
+        for table, found in self.tables.items():
+            getattr(rows, table).update(found)
+        return rows
+
+    def invocation(self, columns: Columns) -> Invocation:
+        """A row that was read with its revision, the last column."""
+        *values, self.revs[columns[0]] = columns
+        return Invocation(*values)
+
+    def awakeable(self, columns: Columns) -> AwakeableRow:
+        """A row that was read with its revision, the last column."""
+        *values, self.revs[columns[0]] = columns
+        return AwakeableRow(*values)
+
+
+async def load(connection: Connection, keys: Keys, clock_ms: Callable[[], int] | None) -> Loaded:
+    """Load the rows with these keys, in one statement.
+
+    Args:
+        connection: Where they are read.
+        keys: By table.
+        clock_ms: The clock to decide by; None: the database's.
+    """
+    wanted = {table: sorted(some) for table, some in sorted(keys.items()) if some}  # type: ignore[type-var]
+    parameters = [array for table, some in wanted.items() for array in _arrays(table, some)]
+    found = await connection.fetch(_statement(tuple(wanted)), *parameters)
+    read_ms = next(row[0] for table, row in found if table == "clock")
+    loaded = Loaded(read_ms if clock_ms is None else clock_ms(), read_ms)
+    for table, some in wanted.items():
+        loaded.tables[table].update(dict.fromkeys(some))
+    for table, columns in found:
+        if table != "clock":
+            key, row = _MADE[table](loaded, columns)
+            loaded.tables[table][key] = row
+    return loaded
+
+
+async def lock(connection: Connection, keys: Keys) -> None:
+    """Lock the rows with these keys until the transaction ends."""
+    for table in LOCKED:
+        some = sorted(keys.get(table, ()))  # type: ignore[type-var]
+        if some:
+            await connection.fetch(QUERIES[f"lock_{table}"], *_arrays(table, some))
+
+
+@lru_cache(maxsize=256)
+def _statement(tables: tuple[TableName, ...]) -> str:
+    parts, count = [QUERIES["load_clock"]], 0
+    for table in tables:
+        parts.append(renumbered(QUERIES[f"load_{table}"], count))
+        count += len(_arrays(table, ()))
+    return "\nUNION ALL\n".join(parts)
+
+
+def _arrays(table: TableName, keys: Collection[Any]) -> list[list[Any]]:
+    """The keys as the parameters of their table's statement."""
+    if table == "keys":
+        return [[text_bytes(scope) for scope, _ in keys], [text_bytes(key) for _, key in keys]]
+    if table == "positions":
+        return [[topic for topic, _ in keys], [partition for _, partition in keys]]
+    return [[storable(key) for key in keys]]
+
+
+def _invocation(loaded: Loaded, columns: Columns) -> Found:
+    return columns[0], loaded.invocation(columns)
+
+
+def _awakeable(loaded: Loaded, columns: Columns) -> Found:
+    return columns[0], loaded.awakeable(columns)
+
+
+def _key(_loaded: Loaded, columns: Columns) -> Found:
+    scope, key, *known = columns
+    return (text_from(scope), text_from(key)), tuple(known)
+
+
+_MADE: dict[TableName, Callable[[Loaded, Columns], Found]] = {
+    "invocations": _invocation,
+    "awakeables": _awakeable,
+    "effects": lambda _loaded, columns: (columns[0], EffectRow(*columns)),
+    "dead_letters": lambda _loaded, columns: (columns[0], dead_letter_from(columns)),
+    "sources": lambda _loaded, columns: columns,
+    "keys": _key,
+    "positions": lambda _loaded, columns: (columns[:2], PositionRow(*columns)),
+}
+
+
+def merge(keys: Keys, more: Keys) -> bool:
+    """Add keys to others; return whether any of them is new."""
+    grown = False
+    for table, some in more.items():
+        grown = grown or not some <= keys[table]
+        keys[table] |= some
+    return grown
+
+
+def keys_of(table: TableName, some: Iterable[Hashable]) -> Keys:
+    """Keys of one table."""
+    return defaultdict(set, {table: set(some)})

@@ -1,0 +1,75 @@
+"""The instances that share a database, on a connection of their own: a heartbeat never waits for work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from awakeables.core.instances import Beat, Instance
+from awakeables.store.postgres.connection import Connection, Session
+from awakeables.store.postgres.queries import QUERIES
+
+
+class PostgresMembership:
+    """`ports.Membership` in the table `instances`, by the database's clock."""
+
+    shared = True
+
+    def __init__(self, session: Session, *, app: str, clock_ms: Callable[[], int] | None) -> None:
+        """Use this connection.
+
+        Args:
+            session: For nothing else.
+            app: The app, for people.
+            clock_ms: The clock, for tests; None: the database's.
+        """
+        self._session = session
+        self._app = app
+        self._clock_ms = clock_ms
+
+    @property
+    def _now_ms(self) -> int | None:
+        return None if self._clock_ms is None else self._clock_ms()
+
+    async def register(self, instance: Instance) -> None:
+        row = (instance.id, self._app, instance.host, instance.build, instance.level, list(instance.handlers))
+        await self._execute("register", *row, self._now_ms)
+
+    async def beat(self, instance_id: str, *, timeout_ms: int) -> Beat | None:
+        # A statement each: in one, two that declare each other dead would wait for each other.
+        async def beat(connection: Connection) -> Beat | None:
+            now_ms: int | None = await connection.fetchval(QUERIES["beat"], instance_id, self._now_ms)
+            if now_ms is None:
+                return None
+            await connection.execute(QUERIES["declare_dead"], now_ms - timeout_ms)
+            found = await _instances(connection)
+            return Beat(now_ms=now_ms, living=tuple(each for each in found if each.state != "dead"))
+
+        return await self._session.run(beat)
+
+    async def leave(self, instance_id: str, *, gone: bool) -> None:
+        await self._execute("gone" if gone else "leave", instance_id)
+
+    async def instances(self) -> list[Instance]:
+        return await self._session.run(_instances)
+
+    async def _execute(self, query: str, *values: object) -> None:
+        await self._session.run(lambda connection: connection.execute(QUERIES[query], *values))
+
+
+async def _instances(connection: Connection) -> list[Instance]:
+    return [
+        Instance(
+            id=id_,
+            host=host,
+            build=build,
+            build_since_ms=build_since_ms,
+            level=level,
+            handlers=tuple(handlers),
+            started_ms=started_ms,
+            beat_ms=beat_ms,
+            state=state,
+        )
+        for id_, host, build, build_since_ms, level, handlers, started_ms, beat_ms, state in (
+            await connection.fetch(QUERIES["instances"])
+        )
+    ]

@@ -1,0 +1,181 @@
+"""The queries of readers: one statement each, so that each sees one consistent state."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from awakeables.core.awakeables import AwakeableRow, State
+from awakeables.core.brief import brief_awakeable, brief_dead_letter, brief_effect, brief_invocation
+from awakeables.core.commands import Ended
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.effects import Effect, EffectState, QueuedEffect
+from awakeables.core.ids import EFFECT_KINDS, by_issue
+from awakeables.core.invocations import Invocation, Status
+from awakeables.core.journal import Entry, awakeables_created, decode_chunks
+from awakeables.core.outcomes import Outcome, decode_outcome
+from awakeables.core.records import text_bytes, text_from
+from awakeables.core.replies import Position
+from awakeables.core.rows import EffectRow, PositionRow
+from awakeables.ports import Expectation, Page
+from awakeables.store.batches import beginning_of, first_of
+from awakeables.store.postgres.connection import Connection
+from awakeables.store.postgres.queries import QUERIES
+from awakeables.store.postgres.texts import storable
+from awakeables.store.rows import dead_letter_from
+
+_AFTER_ALL = "\U0010ffff"
+"""Sorts after every ID, for the page that begins with the newest row."""
+
+_BY_STATUS: dict[Status, str] = {
+    "running": "list_running",
+    "paused": "list_paused",
+    "completed": "list_completed",
+}
+"""Queries of their own for statuses with few rows, or rows that are not open."""
+
+
+def _before(page: Page) -> str | None:
+    return _AFTER_ALL if page.before is None else storable(page.before)
+
+
+async def history(connection: Connection, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
+    journals = await _chunks(connection, invocation_ids)
+    return {invocation_id: decode_chunks(chunks) for invocation_id, chunks in journals.items()}
+
+
+async def journal(connection: Connection, invocation_id: str, most_bytes: int) -> tuple[list[Entry], bool]:
+    # Several statements are safe here: a journal only grows, and is deleted whole.
+    found: list[bytes] = []
+    while True:
+        some = await connection.fetch(QUERIES["chunks"], storable(invocation_id), len(found))
+        found += [chunk for (chunk,) in some]
+        if not some or sum(map(len, found)) > most_bytes:
+            chunks, whole = beginning_of(found, most_bytes)
+            return decode_chunks(chunks), whole
+
+
+async def _chunks(connection: Connection, invocation_ids: Sequence[str]) -> dict[str, list[bytes]]:
+    chunks: dict[str, list[bytes]] = defaultdict(list)
+    for invocation_id, chunk in await connection.fetch(
+        QUERIES["history"], [*map(storable, set(invocation_ids))]
+    ):
+        chunks[invocation_id].append(chunk)
+    return chunks
+
+
+async def outcomes(connection: Connection, awakeable_ids: Sequence[str]) -> dict[str, Outcome]:
+    found = await connection.fetch(QUERIES["outcomes"], [*map(storable, awakeable_ids)])
+    return {awakeable_id: decode_outcome(outcome) for awakeable_id, outcome in found}
+
+
+async def held_by(connection: Connection, owner: str) -> list[str]:
+    return [invocation_id for (invocation_id,) in await connection.fetch(QUERIES["held_by"], owner)]
+
+
+async def expectations(connection: Connection, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
+    found = await connection.fetch(QUERIES["expectations"], [*map(storable, awakeable_ids)])
+    return {
+        awakeable_id: Expectation(
+            invocation_id=invocation_id,
+            codec=codec,
+            type_name=type_name,
+            schema_hash=schema_hash,
+            schema=schema,
+        )
+        for awakeable_id, invocation_id, codec, type_name, schema_hash, schema in found
+    }
+
+
+async def effects(connection: Connection, owner: str, limit: int) -> list[Effect]:
+    return [EffectRow(*row).effect for row in await connection.fetch(QUERIES["unsent_of"], owner, limit)]
+
+
+async def ended(connection: Connection, before_ms: int, limit: int) -> list[Ended]:
+    # Two statements are safe here: an ended invocation does not change until it is purged.
+    found = await connection.fetch(QUERIES["ended"], before_ms, limit)
+    keys = first_of(((key, version) for key, version in found), limit)
+    journals = await _chunks(connection, keys)
+    return [Ended(id=key, awakeables=tuple(awakeables_created(journals[key]))) for key in keys]
+
+
+async def positions(connection: Connection, topic: str) -> list[Position]:
+    return [PositionRow(*row).position for row in await connection.fetch(QUERIES["positions"], topic)]
+
+
+async def invocation(connection: Connection, invocation_id: str) -> Invocation | None:
+    row = await connection.fetchrow(QUERIES["invocation"], storable(invocation_id))
+    return None if row is None else Invocation(*row)
+
+
+async def invocations(
+    connection: Connection, page: Page, status: Status | None, service: str | None
+) -> list[Invocation]:
+    wanted = (_before(page), service, page.limit)
+    if service is not None and storable(service) is None:
+        return []
+    if status is None:
+        found = await connection.fetch(QUERIES["list_invocations"], *wanted)
+    else:
+        found = await connection.fetch(QUERIES[_BY_STATUS.get(status, "list_open")], *wanted, status)
+    return [brief_invocation(Invocation(*row)) for row in found]
+
+
+async def keyed(connection: Connection, scopes: Sequence[str], key: str) -> list[Invocation]:
+    wanted = ([text_bytes(scope) for scope in scopes], text_bytes(key))
+    found = await connection.fetch(QUERIES["keyed"], *wanted)
+    briefly = [brief_invocation(Invocation(*row)) for row in found]
+    return sorted(briefly, key=lambda row: row.id, reverse=True)
+
+
+async def idempotency_key(connection: Connection, invocation_id: str) -> str | None:
+    key = await connection.fetchval(QUERIES["key_of"], storable(invocation_id))
+    return None if key is None else text_from(key)
+
+
+async def awakeable(connection: Connection, awakeable_id: str) -> AwakeableRow | None:
+    row = await connection.fetchrow(QUERIES["awakeable"], storable(awakeable_id))
+    return None if row is None else AwakeableRow(*row)
+
+
+async def awakeables(connection: Connection, page: Page, state: State | None) -> list[AwakeableRow]:
+    wanted = (_before(page), page.limit)
+    if state is None:
+        found = await connection.fetch(QUERIES["list_awakeables"], *wanted)
+    elif state == "pending":
+        found = await connection.fetch(QUERIES["list_pending"], *wanted)
+    else:
+        found = await connection.fetch(QUERIES["list_settled"], *wanted, state)
+    return [brief_awakeable(AwakeableRow(*row)) for row in found]
+
+
+async def dead_letter(connection: Connection, dead_letter_id: str) -> DeadLetter | None:
+    row = await connection.fetchrow(QUERIES["dead_letter"], storable(dead_letter_id))
+    return None if row is None else dead_letter_from(tuple(row))
+
+
+async def dead_letters(connection: Connection, page: Page) -> list[DeadLetter]:
+    found = await connection.fetch(QUERIES["list_dead_letters"], _before(page), page.limit)
+    return [brief_dead_letter(dead_letter_from(tuple(row))) for row in found]
+
+
+async def queued_effect(connection: Connection, event_id: str) -> QueuedEffect | None:
+    row = await connection.fetchrow(QUERIES["effect"], storable(event_id))
+    return None if row is None else EffectRow(*row).queued
+
+
+async def queued_effects(connection: Connection, page: Page, state: EffectState) -> list[QueuedEffect]:
+    query = QUERIES["newest_unsent" if state == "unsent" else "newest_failed"]
+    before = _AFTER_ALL if page.before is None else by_issue(page.before)
+    effects: list[QueuedEffect] = []
+    for kind in EFFECT_KINDS:
+        # A statement per kind is safe: an effect's ID never changes its kind between them.
+        found = await connection.fetch(query, f"{kind}_", storable(f"{kind}_{before}"), page.limit)
+        effects += [brief_effect(EffectRow(*row).queued) for row in found]
+    return sorted(effects, key=lambda effect: by_issue(effect.id), reverse=True)[: page.limit]
+
+
+async def oldest(connection: Connection) -> dict[str, int]:
+    """When the oldest row of each kind was created, by the first entries of indexes; left out if none."""
+    row = await connection.fetchrow(QUERIES["oldest"])
+    return {name: made_ms for name, made_ms in dict(row or {}).items() if made_ms is not None}

@@ -1,0 +1,115 @@
+"""Migrations: numbered files, forward only, each applied in its own transaction, by one process at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, NamedTuple
+
+from awakeables.errors import StoreOfAnotherApp, StoreTooNew, StoreUnavailable
+from awakeables.store.postgres.connection import Connection
+from awakeables.store.postgres.queries import QUERIES
+from awakeables.store.queries import migrations as read_migrations
+
+LEAST_VERSION: Final = 140_000
+POLL_S: Final = 0.1
+PATIENCE_S: Final = 60.0
+"""How long another process may take to migrate."""
+
+
+class Meta(NamedTuple):
+    """What a database says about itself.
+
+    Attributes:
+        app: The app that it belongs to; None: none yet.
+        version: Its schema's version; 0: it has none.
+        served_from: The least version that a release must know to serve it.
+    """
+
+    app: str | None
+    version: int
+    served_from: int
+
+
+def migrations() -> list[str]:
+    """The texts of all migrations; the first one makes schema version 1."""
+    return read_migrations(__package__)
+
+
+async def migrate(connection: Connection, where: str, app: str = "") -> None:
+    """Migrate a database to the newest schema, and name it after `app` if it has no name.
+
+    Raises:
+        StoreOfAnotherApp: It belongs to another app.
+        StoreTooNew: A newer release wrote it, and this one can't serve that.
+        StoreUnavailable: The server is too old, has the wrong encoding, or its schema `awakeables` is of
+            another program.
+    """
+    await check_server(connection, where)
+    chain = migrations()
+    deadline_s = asyncio.get_running_loop().time() + PATIENCE_S
+    meta = await checked_meta(connection, where, app)
+    while meta.version < len(chain) or (app and meta.app is None):
+        # A transaction for each try: another process may have migrated meanwhile.
+        async with connection.transaction():
+            if await connection.fetchval(QUERIES["try_lock"]):
+                meta = await checked_meta(connection, where, app)
+                if meta.version < len(chain):
+                    await connection.execute(chain[meta.version])
+                elif app:
+                    await connection.execute(QUERIES["name_app"], app)
+                meta = await checked_meta(connection, where, app)
+                continue
+        if asyncio.get_running_loop().time() > deadline_s:
+            raise StoreUnavailable(f"{where}: another process has been migrating for {PATIENCE_S:.0f} s")
+        await asyncio.sleep(POLL_S)
+        meta = await checked_meta(connection, where, app)
+
+
+async def check_server(connection: Connection, where: str) -> None:
+    """Check what the store relies on.
+
+    Raises:
+        StoreUnavailable: The server does not have it; the message says what.
+    """
+    server = await connection.fetchrow(QUERIES["server"])
+    assert server is not None
+    if server["version"] < LEAST_VERSION:
+        raise StoreUnavailable(
+            f"{where}: PostgreSQL {server['named']} is too old, 14 is the oldest that will do"
+        )
+    if server["encoding"] != "UTF8":
+        raise StoreUnavailable(
+            f"{where}: the database's encoding is {server['encoding']}, it must be UTF8:"
+            " create it with ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
+async def checked_meta(connection: Connection, where: str, app: str) -> Meta:
+    """What the database says about itself, if this release and app can serve it.
+
+    Raises:
+        StoreOfAnotherApp: It belongs to another app.
+        StoreTooNew: A newer release wrote it, and this one can't serve that.
+        StoreUnavailable: The schema `awakeables` is of another program.
+    """
+    if not await connection.fetchval(QUERIES["has_meta"]):
+        if await connection.fetchval(QUERIES["has_schema"]):
+            raise StoreUnavailable(
+                f"{where}: the schema `awakeables` is of another program; choose another database"
+            )
+        return Meta(None, 0, 0)
+    row = await connection.fetchrow(QUERIES["meta"])
+    if row is None:
+        raise StoreUnavailable(f"{where}: awakeables.meta is empty; restore it from a back-up")
+    meta, newest = Meta(*row), len(migrations())
+    if meta.served_from > newest:
+        raise StoreTooNew(
+            f"{where} has schema version {meta.version}, this release knows up to {newest}:"
+            " install the release that wrote it, or a newer one"
+        )
+    if app and meta.app is not None and meta.app != app:
+        raise StoreOfAnotherApp(
+            f"{where} is the store of the app {meta.app!r}, not of {app!r}: give this one a database of"
+            " its own with --store or AWAKEABLES_STORE, or, if it was renamed, see docs/operations.md"
+        )
+    return meta

@@ -1,0 +1,85 @@
+"""Finds and locks the rows of commands that search; what another instance has locked is skipped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from awakeables.core.commands import Claim, ClaimEffects, Command, Expire, Kill, PurgeDeadLetters, TakeOver
+from awakeables.core.decide.claiming import Due, horizon_of
+from awakeables.core.decide.operating import PurgeCandidates
+from awakeables.core.ids import EFFECT_KINDS, first_id
+from awakeables.core.invocations import NO_INSTANT_MS, SUSPECT_STARTS, Invocation
+from awakeables.core.rows import EffectRow
+from awakeables.store.postgres.connection import Connection
+from awakeables.store.postgres.loading import Loaded
+from awakeables.store.postgres.queries import QUERIES
+
+
+async def find(connection: Connection, command: Command, loaded: Loaded) -> Any:
+    """Find the rows that a command is decided on, and lock them until the transaction ends."""
+    match command:
+        case Claim():
+            return await _due(connection, command, loaded)
+        case Expire():
+            wanted = (horizon_of(command, loaded.now_ms), command.limit)
+            found = await connection.fetch(QUERIES["overdue_awakeables"], *wanted)
+            return [loaded.awakeable(tuple(row)) for row in found]
+        case ClaimEffects():
+            return await _unclaimed(connection, command.owner, command.limit)
+        case Kill():
+            found = await connection.fetch(QUERIES["awakeables_waited"], command.invocation_id)
+            return [loaded.awakeable(tuple(row)) for row in found]
+        case PurgeDeadLetters():
+            return await _old(connection, command)
+        case TakeOver():
+            found = await connection.fetch(QUERIES["orphaned_invocations"], command.owner, command.limit)
+            return [loaded.invocation(tuple(row)) for row in found]
+        case _:
+            raise TypeError(f"{type(command).__name__} searches nothing")
+
+
+async def _due(connection: Connection, command: Claim, loaded: Loaded) -> Due:
+    """Due invocations, those due longest first, at most one suspect; and their effects that others hold."""
+
+    async def due(query: str, limit: int) -> list[Invocation]:
+        not_mine = (list(command.not_builds), list(command.not_handlers))
+        wanted = (loaded.now_ms, SUSPECT_STARTS, limit, NO_INSTANT_MS, *not_mine)
+        return [loaded.invocation(tuple(row)) for row in await connection.fetch(QUERIES[query], *wanted)]
+
+    suspects = await due("due_suspects", 1) if command.suspect else []
+    found = [*suspects, *await due("due_invocations", command.limit - len(suspects))]
+    if not found:
+        return Due(invocations=())
+    streams = [row.id for row in found]
+    effects = await connection.fetch(QUERIES["effects_of"], streams, command.owner)
+    return Due(invocations=found, effects=[EffectRow(*row) for row in effects])
+
+
+async def _unclaimed(connection: Connection, owner: str, limit: int) -> list[EffectRow]:
+    """Unsent effects that nobody living holds: whole streams, those with the oldest effects, in order."""
+    seen = await connection.fetch(QUERIES["unclaimed_effects"], owner, limit)
+    if not seen:
+        return []
+    ids, holders = [row["event_id"] for row in seen], [row["claimed_by"] for row in seen]
+    found = await connection.fetch(QUERIES["lock_unclaimed"], ids, holders)
+    rows = [EffectRow(*row) for row in found]
+    # A stream of which another instance has locked a part is left to it: its order would be lost.
+    whole = Counter(row["stream"] for row in seen)
+    locked = Counter(row.stream for row in rows)
+    mine = [row for row in rows if locked[row.stream] == whole[row.stream]]
+    return sorted(mine, key=lambda row: (row.position, row.event_id))
+
+
+async def _old(connection: Connection, command: PurgeDeadLetters) -> PurgeCandidates:
+    before = first_id("dlq", command.before_ms)
+    if command.code is None:
+        found = await connection.fetch(QUERIES["old_dead_letters"], before, command.limit)
+    else:
+        found = await connection.fetch(QUERIES["old_dead_letters_of"], before, command.limit, command.code)
+    letters = [letter_id for (letter_id,) in found]
+    effects: list[str] = []
+    for kind in () if command.dead_letters_only else EFFECT_KINDS:
+        wanted = (f"{kind}_", first_id(kind, command.before_ms), command.limit)
+        effects += [event_id for (event_id,) in await connection.fetch(QUERIES["old_failed"], *wanted)]
+    return PurgeCandidates(letters, effects)

@@ -1,0 +1,45 @@
+-- writer --
+-- Set after connecting: as start-up parameters, poolers refuse them.
+SET default_transaction_isolation = 'read committed';
+SET statement_timeout = '8s';
+SET lock_timeout = '3s';
+SET idle_in_transaction_session_timeout = '5s';  -- locks of a process that was stopped are let go
+SET enable_seqscan = off;                        -- a plan made while a table was empty stays good
+SET jit = off;                                   -- compiling takes longer than any of these statements
+SET client_min_messages = warning;
+
+-- reader --
+SET default_transaction_isolation = 'read committed';
+SET statement_timeout = '8s';
+SET lock_timeout = '3s';
+SET idle_in_transaction_session_timeout = '5s';
+SET enable_seqscan = off;
+SET jit = off;
+SET client_min_messages = warning;
+
+-- migrator --
+SET default_transaction_isolation = 'read committed';
+SET lock_timeout = '3s';
+SET idle_in_transaction_session_timeout = '60s';
+SET client_min_messages = warning;
+
+-- server --
+SELECT current_setting('server_version_num')::integer AS version, current_setting('server_version') AS named,
+    current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS standby,
+    current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit
+
+-- has_meta --
+SELECT to_regclass('awakeables.meta') IS NOT NULL
+
+-- has_schema --
+SELECT to_regnamespace('awakeables') IS NOT NULL
+
+-- meta --
+SELECT m.app, m.version, m.served_from FROM awakeables.meta AS m
+
+-- name_app --
+UPDATE awakeables.meta AS m SET app = $1 WHERE m.app IS NULL
+
+-- try_lock --
+-- Let go of at the end of the transaction, so that it can't leak behind a pooler.
+SELECT pg_try_advisory_xact_lock(7094612, 1)

@@ -1,0 +1,170 @@
+-- chunks --
+SELECT j.chunk FROM awakeables.journal AS j WHERE j.invocation_id = $1 AND j.version > $2
+ORDER BY j.version LIMIT 100
+
+-- history --
+SELECT j.invocation_id, j.chunk FROM awakeables.journal AS j
+WHERE j.invocation_id = ANY($1::text[])
+ORDER BY j.invocation_id, j.version
+
+-- outcomes --
+SELECT a.id, a.outcome FROM awakeables.awakeables AS a
+WHERE a.id = ANY($1::text[]) AND a.outcome IS NOT NULL
+
+-- held_by --
+SELECT i.id FROM awakeables.invocations AS i WHERE i.owner = $1 ORDER BY i.id
+
+-- expectations --
+SELECT a.id, a.invocation_id, a.codec, a.type_name, a.schema_hash, s.body
+FROM awakeables.awakeables AS a
+LEFT JOIN awakeables.schemas AS s ON s.hash = a.schema_hash
+WHERE a.id = ANY($1::text[])
+
+-- unsent_of --
+-- The streams of the oldest, each whole, in the order in which they are to be published: by event ID
+-- alone a clock that was set back would turn a stream's order round.
+WITH oldest AS (
+    SELECT DISTINCT first.stream
+    FROM (
+        SELECT o.stream FROM awakeables.outbox AS o
+        WHERE o.state = 'unsent' AND o.claimed_by = $1 ORDER BY o.event_id LIMIT $2
+    ) AS first
+), chosen AS (
+    SELECT held.event_id, held.position
+    FROM oldest
+    CROSS JOIN LATERAL (
+        SELECT o.event_id, o.position FROM awakeables.outbox AS o
+        WHERE o.state = 'unsent' AND o.stream = oldest.stream AND o.claimed_by = $1
+    ) AS held
+    ORDER BY held.position, held.event_id LIMIT $2
+)
+SELECT @effect_columns
+FROM chosen JOIN awakeables.outbox AS o ON o.event_id = chosen.event_id
+ORDER BY chosen.position, chosen.event_id
+
+-- ended --
+SELECT i.id, i.version FROM awakeables.invocations AS i
+WHERE i.ended_ms IS NOT NULL AND i.ended_ms <= $1
+ORDER BY i.ended_ms, i.id LIMIT $2
+
+-- positions --
+SELECT @position_columns FROM awakeables.offsets AS p
+WHERE p.subscription = '' AND p.topic = $1 ORDER BY p.partition
+
+-- invocation --
+SELECT @invocation_columns FROM awakeables.invocations AS i WHERE i.id = $1
+
+-- list_invocations --
+SELECT @invocation_columns FROM awakeables.invocations AS i
+WHERE i.id < $1 AND ($2::text IS NULL OR i.service = $2)
+ORDER BY i.id DESC LIMIT $3
+
+-- list_open --
+SELECT @invocation_columns FROM awakeables.invocations AS i
+WHERE i.result IS NULL AND i.id < $1 AND ($2::text IS NULL OR i.service = $2) AND i.status = $4
+ORDER BY i.id DESC LIMIT $3
+
+-- list_running --
+SELECT @invocation_columns FROM awakeables.invocations AS i
+WHERE i.owner IS NOT NULL AND i.id < $1 AND ($2::text IS NULL OR i.service = $2) AND i.status = $4
+ORDER BY i.id DESC LIMIT $3
+
+-- list_paused --
+SELECT @invocation_columns FROM awakeables.invocations AS i
+WHERE i.status = 'paused' AND i.id < $1 AND ($2::text IS NULL OR i.service = $2) AND i.status = $4
+ORDER BY i.id DESC LIMIT $3
+
+-- list_completed --
+SELECT @invocation_columns FROM awakeables.invocations AS i
+WHERE i.id < $1 AND ($2::text IS NULL OR i.service = $2) AND i.status = $4
+ORDER BY i.id DESC LIMIT $3
+
+-- keyed --
+SELECT @invocation_columns
+FROM awakeables.idempotency AS k
+JOIN awakeables.invocations AS i ON i.id = k.invocation_id
+WHERE k.scope = ANY($1::bytea[]) AND k.key = $2
+
+-- key_of --
+SELECT k.key FROM awakeables.idempotency AS k WHERE k.invocation_id = $1
+
+-- awakeable --
+SELECT @awakeable_columns FROM awakeables.awakeables AS a WHERE a.id = $1
+
+-- list_awakeables --
+SELECT @awakeable_columns FROM awakeables.awakeables AS a WHERE a.id < $1 ORDER BY a.id DESC LIMIT $2
+
+-- list_pending --
+SELECT @awakeable_columns FROM awakeables.awakeables AS a
+WHERE a.state = 'pending' AND a.id < $1 ORDER BY a.id DESC LIMIT $2
+
+-- list_settled --
+SELECT @awakeable_columns FROM awakeables.awakeables AS a
+WHERE a.id < $1 AND a.state = $3 ORDER BY a.id DESC LIMIT $2
+
+-- dead_letter --
+SELECT @dead_letter_columns FROM awakeables.dead_letters AS d WHERE d.id = $1
+
+-- list_dead_letters --
+SELECT @dead_letter_columns FROM awakeables.dead_letters AS d WHERE d.id < $1 ORDER BY d.id DESC LIMIT $2
+
+-- effect --
+SELECT @effect_columns FROM awakeables.outbox AS o WHERE o.event_id = $1
+
+-- newest_unsent --
+-- Hops from owner to owner along the index, and takes the newest of each: what has failed is not looked at.
+WITH RECURSIVE holders (name) AS (
+    SELECT min(o.claimed_by) FROM awakeables.outbox AS o WHERE o.state = 'unsent'
+    UNION ALL
+    SELECT (SELECT min(o.claimed_by) FROM awakeables.outbox AS o
+            WHERE o.state = 'unsent' AND o.claimed_by > holders.name)
+    FROM holders WHERE holders.name IS NOT NULL
+)
+SELECT @effect_columns
+FROM holders
+CROSS JOIN LATERAL (
+    SELECT held.* FROM awakeables.outbox AS held
+    WHERE held.state = 'unsent' AND held.claimed_by = holders.name AND held.event_id > $1 AND held.event_id < $2
+    ORDER BY held.event_id DESC LIMIT $3
+) AS o
+WHERE holders.name IS NOT NULL
+
+-- newest_failed --
+SELECT @effect_columns FROM awakeables.outbox AS o
+WHERE o.state = 'failed' AND o.event_id > $1 AND o.event_id < $2
+ORDER BY o.event_id DESC LIMIT $3
+
+-- oldest --
+WITH RECURSIVE holders (name) AS (
+    SELECT min(o.claimed_by) FROM awakeables.outbox AS o WHERE o.state = 'unsent'
+    UNION ALL
+    SELECT (SELECT min(o.claimed_by) FROM awakeables.outbox AS o
+            WHERE o.state = 'unsent' AND o.claimed_by > holders.name)
+    FROM holders WHERE holders.name IS NOT NULL
+), firsts AS (
+    -- A copy of a dead letter has the letter's ID, which sorts before those of all other effects: per
+    -- holder the first ID of either kind is looked up.
+    SELECT (SELECT min(o.event_id) FROM awakeables.outbox AS o
+            WHERE o.state = 'unsent' AND o.claimed_by = holders.name AND o.event_id > kinds.prefix) AS event_id
+    FROM holders CROSS JOIN (VALUES ('' COLLATE "C"), ('evt')) AS kinds (prefix)
+    WHERE holders.name IS NOT NULL
+)
+SELECT
+    (SELECT a.created_ms FROM awakeables.awakeables AS a WHERE a.state = 'pending' ORDER BY a.id LIMIT 1)
+        AS awakeables_oldest_ms,
+    (SELECT min(o.created_ms) FROM firsts JOIN awakeables.outbox AS o ON o.event_id = firsts.event_id)
+        AS effects_oldest_ms
+
+-- count_rows --
+-- Each kind up to a limit: counting visits every entry of an index.
+SELECT 'awakeables_pending' AS kind, count(*) AS count FROM (
+    SELECT 1 FROM awakeables.awakeables AS a WHERE a.state = 'pending' LIMIT $1) AS few
+UNION ALL SELECT 'effects_unsent', count(*) FROM (
+    SELECT 1 FROM awakeables.outbox AS o WHERE o.state = 'unsent' LIMIT $1) AS few
+UNION ALL SELECT 'effects_failed', count(*) FROM (
+    SELECT 1 FROM awakeables.outbox AS o WHERE o.state = 'failed' LIMIT $1) AS few
+UNION ALL SELECT 'dead_letters', count(*) FROM (
+    SELECT 1 FROM awakeables.dead_letters AS d LIMIT $1) AS few
+UNION ALL SELECT 'invocations_' || few.status, count(*) FROM (
+    SELECT i.status FROM awakeables.invocations AS i WHERE i.result IS NULL LIMIT $1) AS few
+GROUP BY few.status

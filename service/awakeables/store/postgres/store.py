@@ -1,0 +1,177 @@
+"""The store in PostgreSQL: several processes may share it, each with four connections.
+
+One connection writes, one serves the engine's reads, one the lists, so that people who list rows never make
+the engine wait, and one the heartbeats. A connection that fails is thrown away and made anew by the next use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
+
+from awakeables.core.awakeables import AwakeableRow, State
+from awakeables.core.commands import Command, Ended
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.effects import Effect, EffectState, QueuedEffect
+from awakeables.core.invocations import Invocation, Status
+from awakeables.core.journal import Entry
+from awakeables.core.outcomes import Outcome
+from awakeables.core.replies import Position, Reply
+from awakeables.ports import Clock, Expectation, Page
+from awakeables.store.postgres import reading
+from awakeables.store.postgres.connection import Connection, Session
+from awakeables.store.postgres.counts import Counts
+from awakeables.store.postgres.group import Group
+from awakeables.store.postgres.membership import PostgresMembership
+from awakeables.store.postgres.schema import migrate
+from awakeables.store.urls import shown_store
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class PostgresStore:
+    """`ports.Store` in a PostgreSQL database, in its schema `awakeables`."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        retention_ms: int,
+        app: str = "",
+        clock: Clock | None = None,
+        between: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
+        """Do not connect yet.
+
+        Args:
+            url: `postgresql://user:password@host:port/database`; the tables are made by `open`.
+            retention_ms: An awakeable without a row whose ID is older than this was purged.
+            app: The app that the store belongs to; empty: any, and the database gets no name.
+            clock: The clock to decide by, for tests; None: the database's, which all processes share.
+            between: Called before each step of a commit with its name (`load`, `search`, `write`), for tests.
+        """
+        self._where = shown_store(url)
+        self._app = app
+        self._retention_ms = retention_ms
+        self._clock_ms = None if clock is None else clock.now_ms
+        self._between = between
+        self._writer = Session(url, self._where, "writer")
+        self._reader = Session(url, self._where, "reader")
+        self._lister = Session(url, self._where, "reader")
+        self._beater = Session(url, self._where, "reader")
+        self.membership = PostgresMembership(self._beater, app=app, clock_ms=self._clock_ms)
+        self._migrator = Session(url, self._where, "migrator")
+        self._schemas: set[str] = set()
+        self._counts = Counts(lambda: asyncio.get_running_loop().time())
+
+    # ── opening and closing ─────────────────────────────────────────────────────────────────
+
+    async def open(self) -> None:
+        """As the port says; a server that is out of reach or does not fit is `StoreUnavailable`."""
+        try:
+            await self._migrator.open()
+            await self._migrator.run(self._migrate)
+            await self._migrator.close()
+            for session in (self._writer, self._reader, self._lister, self._beater):
+                await session.open()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Finish what has started, then disconnect."""
+        for session in (self._writer, self._lister, self._reader, self._beater, self._migrator):
+            await session.close()
+
+    async def _migrate(self, connection: Connection) -> None:
+        await migrate(connection, self._where, self._app)
+
+    # ── writing ─────────────────────────────────────────────────────────────────────────────
+
+    async def commit(self, commands: Sequence[Command]) -> list[Reply]:
+        async def commit(connection: Connection) -> list[Reply]:
+            group = Group(
+                connection,
+                retention_ms=self._retention_ms,
+                clock_ms=self._clock_ms,
+                schemas=self._schemas,
+                between=self._between,
+            )
+            return await group.commit(commands)
+
+        return await self._writer.run(commit)
+
+    # ── reading, for the engine ─────────────────────────────────────────────────────────────
+
+    async def history(self, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
+        return await _read(self._reader, reading.history, invocation_ids)
+
+    async def outcomes(self, awakeable_ids: Sequence[str]) -> dict[str, Outcome]:
+        return await _read(self._reader, reading.outcomes, awakeable_ids)
+
+    async def held_by(self, owner: str) -> list[str]:
+        return await _read(self._reader, reading.held_by, owner)
+
+    async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
+        return await _read(self._reader, reading.expectations, awakeable_ids)
+
+    async def effects(self, owner: str, limit: int) -> list[Effect]:
+        return await _read(self._reader, reading.effects, owner, limit)
+
+    async def ended(self, before_ms: int, limit: int) -> list[Ended]:
+        return await _read(self._lister, reading.ended, before_ms, limit)
+
+    async def positions(self, topic: str) -> list[Position]:
+        return await _read(self._reader, reading.positions, topic)
+
+    async def invocation(self, invocation_id: str) -> Invocation | None:
+        return await _read(self._reader, reading.invocation, invocation_id)
+
+    async def idempotency_key(self, invocation_id: str) -> str | None:
+        return await _read(self._reader, reading.idempotency_key, invocation_id)
+
+    async def awakeable(self, awakeable_id: str) -> AwakeableRow | None:
+        return await _read(self._reader, reading.awakeable, awakeable_id)
+
+    async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None:
+        return await _read(self._reader, reading.dead_letter, dead_letter_id)
+
+    async def queued_effect(self, event_id: str) -> QueuedEffect | None:
+        return await _read(self._reader, reading.queued_effect, event_id)
+
+    # ── lists ───────────────────────────────────────────────────────────────────────────────
+
+    async def invocations(
+        self, page: Page, *, status: Status | None = None, service: str | None = None
+    ) -> list[Invocation]:
+        return await _read(self._lister, reading.invocations, page, status, service)
+
+    async def journal(self, invocation_id: str, most_bytes: int) -> tuple[list[Entry], bool]:
+        return await _read(self._lister, reading.journal, invocation_id, most_bytes)
+
+    async def keyed(self, scopes: Sequence[str], key: str) -> list[Invocation]:
+        return await _read(self._lister, reading.keyed, scopes, key)
+
+    async def awakeables(self, page: Page, *, state: State | None = None) -> list[AwakeableRow]:
+        return await _read(self._lister, reading.awakeables, page, state)
+
+    async def dead_letters(self, page: Page) -> list[DeadLetter]:
+        return await _read(self._lister, reading.dead_letters, page)
+
+    async def queued_effects(self, page: Page, *, state: EffectState) -> list[QueuedEffect]:
+        return await _read(self._lister, reading.queued_effects, page, state)
+
+    async def counts(self) -> Mapping[str, int]:
+        counts = await self._lister.run(self._counts.read)
+        return counts | await self._lister.run(reading.oldest)
+
+
+async def _read(
+    session: Session,
+    query: Callable[Concatenate[Connection, P], Awaitable[T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    return await session.run(lambda connection: query(connection, *args, **kwargs))

@@ -1,0 +1,268 @@
+"""Writes what commands have changed, in one statement that fails whole if a row is not as it was loaded."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any, Final, TypeAlias
+
+from msgspec.structs import astuple
+
+from awakeables.core.invocations import Invocation, at_once
+from awakeables.core.records import text_bytes
+from awakeables.core.rows import Changes
+from awakeables.store.postgres.changes import BlindChanges, Woken
+from awakeables.store.postgres.connection import Connection
+from awakeables.store.postgres.loading import Loaded
+from awakeables.store.postgres.queries import QUERIES, renumbered
+from awakeables.store.rows import Columns, dead_letter_notes, dead_letter_row
+
+GUARD_MS: Final = 5000
+"""How old loaded rows may be when they are written: a process that was stopped in between must not write
+what it decided long ago."""
+
+NEVER_MS: Final = 2**62
+
+KINDS: Final = (
+    "update_positions",
+    "update_awakeables",
+    "delete_awakeables",
+    "hold_invocations",
+    "update_invocations",
+    "wake_invocations",
+    "delete_invocations",
+    "hold_effects",
+    "update_effects",
+    "delete_effects",
+    "delete_published",
+    "update_dead_letters",
+    "delete_dead_letters",
+    "delete_journals",
+    "delete_keys",
+    "insert_positions",
+    "insert_keys",
+    "insert_invocations",
+    "insert_chunks",
+    "insert_schemas",
+    "insert_awakeables",
+    "insert_dead_letters",
+    "insert_effects",
+    "probe",
+)
+"""The fragments of `writing.sql`, in the order in which they lock and write."""
+
+UNCOUNTED: Final = {
+    "delete_awakeables",
+    "hold_invocations",
+    "hold_effects",
+    "delete_published",
+    "delete_journals",
+    "delete_keys",
+    "insert_schemas",
+}
+"""Kinds that may write less than they were sent; any other must write each row."""
+
+_key = itemgetter(slice(2))
+
+Written: TypeAlias = defaultdict[str, list[Columns]]
+"""The rows to write by kind, as the columns of the kind's arrays."""
+
+
+async def write(
+    connection: Connection, changes: Changes, loaded: Loaded, schemas: set[str], *, guard: bool = True
+) -> Woken:
+    """Write the changes; return the counts and owners of the invocations that were woken blindly.
+
+    Args:
+        connection: Where to write; without a transaction, what is written is durable.
+        changes: The changes.
+        loaded: The rows that they were decided on.
+        schemas: Hashes of schemas that are known to be stored; those that are written are added.
+        guard: Refuse to write what was loaded long ago.
+
+    Raises:
+        asyncpg.PostgresError: `errors.STALE` if a row is not as it was loaded.
+    """
+    written = _written(changes, loaded, schemas)
+    if not written:
+        return {}
+    kinds = tuple(kind for kind in KINDS if kind in written)
+    parameters: list[Any] = [loaded.read_ms + GUARD_MS if guard else NEVER_MS]
+    for kind in kinds:
+        parameters += _arrays(written[kind])
+    parameters += [len(written[kind]) for kind in kinds if kind not in UNCOUNTED]
+    found = await connection.fetch(_statement(kinds), *parameters)
+    schemas.update(changes.schemas)
+    return {id_: (wake, owner) for id_, wake, owner, _ in found if id_ is not None}
+
+
+def _arrays(rows: Sequence[Columns]) -> list[Any]:
+    """The columns of rows, each as an array, in the order of the rows' keys, the first one or two."""
+    return list(map(list, zip(*sorted(rows, key=_key), strict=True)))
+
+
+@lru_cache(maxsize=1024)
+def _statement(kinds: tuple[str, ...]) -> str:
+    """Join the fragments of these kinds; the first parameter is the instant until which it may be written."""
+    parts, checks, after, count = [], [], "true", 1
+    for kind in kinds:
+        text = renumbered(QUERIES[kind].replace("@after", after), count)
+        parts.append(f"{kind} AS{' MATERIALIZED' if kind.startswith('hold') else ''} (\n{text}\n)")
+        count += _parameters(kind)
+        after = QUERIES["follows"].replace("@kind", kind)
+    for kind in kinds:
+        if kind not in UNCOUNTED:
+            count += 1
+            checks.append(renumbered(QUERIES["check"].replace("@kind", kind), count - 1))
+    answers = [QUERIES["answer"].replace("@checks", " AND ".join([after, *checks]))]
+    if "wake_invocations" in kinds:
+        answers.append(QUERIES["answer_wakes"])
+    return f"WITH {', '.join(parts)}\n" + "\nUNION ALL\n".join(answers)
+
+
+@lru_cache(maxsize=len(KINDS))
+def _parameters(kind: str) -> int:
+    """The number of a fragment's parameters."""
+    text, count = QUERIES[kind], 0
+    while f"${count + 1}::" in text:
+        count += 1
+    return count
+
+
+def _written(changes: Changes, loaded: Loaded, schemas: set[str]) -> Written:
+    written: Written = defaultdict(list)
+    _awakeables(changes, loaded, written)
+    _invocations(changes, loaded, written)
+    _effects(changes, written)
+    _others(changes, schemas, written)
+    if changes.purged:
+        _purged(changes, loaded, written)
+    for letter_id in changes.deleted_dead_letters:
+        written["delete_dead_letters"].append((letter_id,))
+    for event_id in changes.deleted_effects:
+        written["delete_published"].append((event_id,))
+    return written
+
+
+def _invocations(changes: Changes, loaded: Loaded, written: Written) -> None:
+    if changes.chunks:
+        written["insert_chunks"] = list(changes.chunks)
+    for key, before in changes.invocations.items():
+        row = changes.rows.invocations[key]
+        assert row is not None
+        if before is None:
+            written["insert_invocations"].append(astuple(row))
+        else:
+            written["update_invocations"].append(_changed(row, before, loaded.revs[key]))
+    if isinstance(changes, BlindChanges) and changes.wakes:
+        due_ms = at_once(changes.woken_ms)
+        written["wake_invocations"] = [(key, count, due_ms) for key, count in changes.wakes.items()]
+        if "update_invocations" in written:
+            both = (written["update_invocations"], written["wake_invocations"])
+            written["hold_invocations"] = [(columns[0],) for some in both for columns in some]
+
+
+def _changed(row: Invocation, before: Invocation, rev: int) -> Columns:
+    """The columns of `update_invocations`."""
+    # Its owner can leave it only if it has seen every wake-up; after its end nobody waits for one.
+    leaves = before.status == "running" and row.status not in ("running", "completed")
+    return (
+        row.id,
+        rev,
+        before.wake if leaves else None,
+        row.wake - before.wake,
+        row.updated_ms,
+        row.status,
+        row.owner,
+        row.epoch,
+        row.version,
+        row.starts,
+        row.attempts,
+        row.due_ms,
+        row.committed_by,
+        row.build,
+        row.failure_json,
+        None if row.result_json is before.result_json else row.result_json,
+        row.cancelled_ms,
+        row.ended_ms,
+        row.acts_json,
+        row.commits,
+    )
+
+
+def _awakeables(changes: Changes, loaded: Loaded, written: Written) -> None:
+    for key, before in changes.awakeables.items():
+        row = changes.rows.awakeables[key]
+        assert row is not None
+        if before is None:
+            written["insert_awakeables"].append(astuple(row))
+            continue
+        written["update_awakeables"].append(
+            (
+                key,
+                loaded.revs[key],
+                row.state,
+                row.settled_ms,
+                row.settled_by,
+                None if row.outcome_json is before.outcome_json else row.outcome_json,
+                row.verdicts_json,
+                row.heartbeat_json,
+                row.topic,
+            )
+        )
+
+
+def _effects(changes: Changes, written: Written) -> None:
+    for key, before in changes.effects.items():
+        row = changes.rows.effects[key]
+        if before is None:
+            if row is not None:
+                written["insert_effects"].append(astuple(row))
+        elif row is None:
+            written["delete_effects"].append((key, before.state, before.claimed_by))
+        else:
+            change = (row.state, row.claimed_by, row.reason_utf8, row.acts_json, row.position)
+            written["update_effects"].append((key, *change, before.state, before.claimed_by))
+    for event_id in changes.published:
+        written["delete_published"].append((event_id,))
+    touched = [kind for kind in ("update_effects", "delete_effects", "delete_published") if kind in written]
+    if touched:
+        written["hold_effects"] = [(columns[0],) for kind in touched for columns in written[kind]]
+
+
+def _others(changes: Changes, schemas: set[str], written: Written) -> None:
+    for place, held in changes.positions.items():
+        position = changes.rows.positions[place]
+        assert position is not None
+        if held is None:
+            written["insert_positions"].append(astuple(position))
+        else:
+            written["update_positions"].append((*astuple(position), held.next, held.epoch, held.owner))
+    for letter_id, before in changes.dead_letters.items():
+        letter = changes.rows.dead_letters[letter_id]
+        assert letter is not None
+        if before is None:
+            written["insert_dead_letters"].append(dead_letter_row(letter))
+        else:
+            guard = (before.resent, before.count)
+            written["update_dead_letters"].append((letter_id, *dead_letter_notes(letter), *guard))
+    for scoped in changes.keys:
+        known = changes.rows.keys[scoped]
+        if known is not None:
+            written["insert_keys"].append((*map(text_bytes, scoped), *known))
+    for schema_hash, schema in changes.schemas.items():
+        if schema_hash not in schemas:
+            written["insert_schemas"].append((schema_hash, schema))
+    if changes.probes:
+        written["probe"] = [()]
+
+
+def _purged(changes: Changes, loaded: Loaded, written: Written) -> None:
+    ids = {ended.id for ended in changes.purged}
+    written["delete_invocations"] = [(key, loaded.revs[key]) for key in ids]
+    written["delete_journals"] = written["delete_keys"] = [(key,) for key in ids]
+    awakeables = {key for ended in changes.purged for key in ended.awakeables}
+    if awakeables:
+        written["delete_awakeables"] = [(key,) for key in awakeables]
