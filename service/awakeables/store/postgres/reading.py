@@ -73,6 +73,11 @@ async def held_by(connection: Connection, owner: str) -> list[str]:
     return [invocation_id for (invocation_id,) in await connection.fetch(QUERIES["held_by"], owner)]
 
 
+async def ends(connection: Connection, invocation_ids: Sequence[str]) -> dict[str, Outcome | None]:
+    found = await connection.fetch(QUERIES["ends"], [*map(storable, invocation_ids)])
+    return {id_: None if result is None else decode_outcome(result) for id_, result in found}
+
+
 async def expectations(connection: Connection, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
     found = await connection.fetch(QUERIES["expectations"], [*map(storable, awakeable_ids)])
     return {

@@ -19,6 +19,7 @@ from awakeables.core.journal import Entry
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Position, Reply
 from awakeables.ports import Clock, Expectation, Page
+from awakeables.store.membership import LocalHints
 from awakeables.store.postgres import reading
 from awakeables.store.postgres.connection import Connection, Session
 from awakeables.store.postgres.counts import Counts
@@ -62,6 +63,8 @@ class PostgresStore:
         self._lister = Session(url, self._where, "reader")
         self._beater = Session(url, self._where, "reader")
         self.membership = PostgresMembership(self._beater, app=app, clock_ms=self._clock_ms)
+        # Within this process; those for others are lost, who look for themselves.
+        self.hints = LocalHints()
         self._migrator = Session(url, self._where, "migrator")
         self._schemas: set[str] = set()
         self._counts = Counts(lambda: asyncio.get_running_loop().time())
@@ -113,6 +116,9 @@ class PostgresStore:
 
     async def held_by(self, owner: str) -> list[str]:
         return await _read(self._reader, reading.held_by, owner)
+
+    async def ends(self, invocation_ids: Sequence[str]) -> dict[str, Outcome | None]:
+        return await _read(self._reader, reading.ends, invocation_ids)
 
     async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
         return await _read(self._reader, reading.expectations, awakeable_ids)

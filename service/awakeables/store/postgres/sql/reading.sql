@@ -14,6 +14,10 @@ WHERE a.id = ANY($1::text[]) AND a.outcome IS NOT NULL
 -- held_by --
 SELECT i.id FROM awakeables.invocations AS i WHERE i.owner = $1 ORDER BY i.id
 
+-- ends --
+SELECT i.id, i.result FROM awakeables.invocations AS i
+WHERE i.id = ANY($1::text[]) AND i.status IN ('completed', 'paused')
+
 -- expectations --
 SELECT a.id, a.invocation_id, a.codec, a.type_name, a.schema_hash, s.body
 FROM awakeables.awakeables AS a
