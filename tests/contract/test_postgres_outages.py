@@ -1,0 +1,126 @@
+"""A server that goes away and comes back: commits are whole or not there, the store recovers by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import asyncpg
+import pytest
+
+from awakeables.core.commands import Claim, Command, Expire
+from awakeables.core.replies import Begun, Claimed, Reply
+from awakeables.errors import StoreUnavailable
+from awakeables.store.postgres.store import PostgresStore
+from contract.driver import RETENTION_MS, Driver, FakeClock
+from support.eventually import eventually
+from support.real_postgres import RealPostgres
+
+pytestmark = pytest.mark.real_postgres
+
+OTHERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
+class Cut:
+    """A store whose connections the server ends once, before a step."""
+
+    def __init__(self, url: str, clock: FakeClock) -> None:
+        self.url = url
+        self.step = ""
+        self.store = PostgresStore(url, clock=clock, retention_ms=RETENTION_MS, between=self._between)
+        self.driver = Driver(self.store, clock)
+
+    async def _between(self, step: str) -> None:
+        if step == self.step:
+            self.step = ""
+            await self.now()
+
+    async def now(self) -> None:
+        connection = await asyncpg.connect(self.url)
+        await connection.execute(OTHERS)
+        await connection.close()
+
+
+@pytest.fixture
+async def cut(postgres_url: str, clock: FakeClock) -> AsyncIterator[Cut]:
+    one = Cut(postgres_url, clock)
+    await one.store.open()
+    yield one
+    await one.store.close()
+
+
+async def committed(store: PostgresStore, command: Command) -> list[Reply]:
+    """Commit a command as the engine does: again while the store is out of reach."""
+    for _ in range(100):
+        try:
+            return await store.commit([command])
+        except StoreUnavailable:
+            await asyncio.sleep(0.05)
+    raise AssertionError("the store does not recover")
+
+
+@pytest.mark.parametrize("step", ["load", "write"])
+async def test_pg10_a_connection_that_is_ended_at_any_step_is_made_anew(cut: Cut, step: str) -> None:
+    begin = cut.driver.a_begin()
+    cut.step = step
+    with pytest.raises(StoreUnavailable, match=r"postgresql://postgres@127\.0\.0\.1"):
+        await cut.store.commit([begin])
+    assert await committed(cut.store, begin) == [Begun(id=begin.id, created=True)]
+    assert (await cut.driver.invocation(begin.id)).status == "pending"
+
+
+@pytest.mark.parametrize("step", ["search", "write"])
+async def test_pg10_a_search_that_is_cut_off_has_taken_nothing(cut: Cut, step: str) -> None:
+    row = await cut.driver.begin()
+    cut.step = step
+    with pytest.raises(StoreUnavailable):
+        await cut.store.commit([Claim(owner="me", limit=10)])
+    claimed = (await committed(cut.store, Claim(owner="me", limit=10)))[0]
+    assert isinstance(claimed, Claimed)
+    assert [each.id for each in claimed.invocations] == [row.id]
+    assert claimed.invocations[0].starts == 1
+
+
+async def test_pg10_readers_come_back_too(cut: Cut) -> None:
+    row = await cut.driver.begin()
+    await cut.now()
+
+    async def is_read() -> bool:
+        try:
+            return await cut.store.invocation(row.id) == row and bool(await cut.store.counts())
+        except StoreUnavailable:
+            return False
+
+    await eventually(is_read)
+
+
+@pytest.fixture
+def own_server(shared_database: str) -> Iterator[RealPostgres]:
+    """A server of this test alone, which syncs what it has committed."""
+    server = RealPostgres.started(ends_with=os.getpid(), options=())
+    yield server
+    server.remove()
+
+
+async def test_pg10_after_a_power_cut_what_was_acknowledged_is_there_and_work_goes_on(
+    own_server: RealPostgres, clock: FakeClock
+) -> None:
+    with own_server.database() as url:
+        store = PostgresStore(url, clock=clock, retention_ms=RETENTION_MS)
+        await store.open()
+        driver = Driver(store, clock)
+        rows = [await driver.begin(owner="me") for _ in range(5)]
+        await asyncio.to_thread(own_server.stop, "immediate")
+        with pytest.raises(StoreUnavailable):
+            await store.commit([Expire(limit=1)])
+        with pytest.raises(StoreUnavailable, match="is PostgreSQL running there"):
+            await store.commit([driver.a_begin()])
+        await asyncio.to_thread(own_server.start)
+        begin = driver.a_begin()
+        assert await committed(store, begin) == [Begun(id=begin.id, created=True)]
+        assert [await driver.invocation(row.id) for row in rows] == rows
+        await store.close()
