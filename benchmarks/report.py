@@ -38,9 +38,9 @@ def tables(report: Section) -> str:
         "cycles": "A callback cycle, answered over Kafka",
         "http": "A callback cycle, answered over HTTP",
         "backlog": "A backlog",
-        "pending": "A million that wait",
-        "restate": "Beside Restate",
-        "beside": "Beside another checkout",
+        "pending": "A million waiting",
+        "restate": "Compared with Restate",
+        "beside": "Compared with another checkout",
     }
     for section, title in titles.items():
         found = report.get(section)
@@ -129,7 +129,10 @@ def _pending(found: Section) -> Iterable[str]:
             ("start of the process to ready, file in memory", f"{found['start_s']:.2f} s"),
             ("the same, file on the disk only", f"{found['cold_start_s']:.2f} s"),
             ("memory when ready", f"{found['ready_mb']:.0f} MB"),
-            ("memory after the load, the most ever", f"{found['loaded_mb']:.0f}, {found['peak_mb']:.0f} MB"),
+            (
+                "memory after the load, and the maximum",
+                f"{found['loaded_mb']:.0f}, {found['peak_mb']:.0f} MB",
+            ),
             ("the file", f"{found['store_mb']:,.0f} MB"),
         ],
     )

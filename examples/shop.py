@@ -33,7 +33,7 @@ async def fulfil(ctx: Context, order: Order) -> Receipt:
     ctx.publish("pack-requests", order, awakeable=packed)  # a task that carries the ID
     try:
         parcel = await packed  # minutes or months; costs nothing; survives kill -9
-    except (Rejected, TimedOut):  # the worker said no, or time ran out
+    except (Rejected, TimedOut):  # the worker rejected it, or time ran out
         await ctx.run("refund", refund, order, ctx.uuid())  # not repeated once recorded
         raise
     return Receipt(order=order.id, parcel=parcel)
