@@ -1,4 +1,4 @@
-"""A million waiting invocations: their cost in memory and at the start, and for invocations that do not wait."""
+"""A million waiting invocations: what they cost in memory, at the start, and for calls that do not wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Durable callbacks over Kafka: hand out work, wait for months, go on exactly once."""
+"""Durable callbacks over Kafka: hand out work, wait for months, resume exactly once."""
 
 from awakeables.core.awakeables import Verdict
 from awakeables.errors import (

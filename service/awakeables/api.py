@@ -252,7 +252,7 @@ class Api(Queries):
         return await self._engine.settlement.settle(completion)
 
     async def expectation(self, awakeable_id: str) -> Expectation | None:
-        """What a value must be to resolve an awakeable; None: there is no such awakeable."""
+        """The type that a value must have to resolve an awakeable; None if there is no such awakeable."""
         return await self._engine.validator.expectation(awakeable_id)
 
     def expectation_at_hand(self, awakeable_id: str) -> Expectation | None:
@@ -373,7 +373,7 @@ class Api(Queries):
             raise NotPossible(
                 f"record {event_id} carries awakeable {task.awakeable_id}, which was settled by "
                 "publish-failed, if not before, when Kafka refused the record: nobody waits for its answer "
-                "any more; begin the work anew instead"
+                "any more; start the work again instead"
             )
         self._relay.poke()
         return queued.effect
@@ -400,11 +400,11 @@ class Api(Queries):
 
     @property
     def draining(self) -> bool:
-        """Is the service stopping, so that it begins nothing any more?"""
+        """Whether the service is stopping and begins nothing new."""
         return self._draining or self._pool.stopping
 
     def readiness(self) -> Readiness:
-        """Is work taken, and what is wrong now?"""
+        """Whether work is accepted, and the current problems."""
         board = dict(self._engine.problems)
         if self.draining:
             board["service"] = DRAINING

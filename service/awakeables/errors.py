@@ -22,14 +22,14 @@ AwakeablesError
 │   ├── BrokerUnavailable    Kafka can't be reached
 │   │   ├── BrokerRefused    Kafka refuses us, or we refuse it
 │   │   └── TopicMissing     there is no such topic (yet)
-│   ├── PublishRefused       Kafka will never take this record
+│   ├── PublishRefused       Kafka will never accept this record
 │   ├── Overloaded           a bound was reached; try again later
 │   └── MissingDependency    an extra is not installed
 └── AuthorError              the handler's author must act; the invocation is paused
-    ├── ReplayMismatch       the code asks for something else than its journal has
+    ├── ReplayMismatch       the code's operations differ from its journal
     ├── HandlerMisuse        the code used the context in a way that can't be replayed
     ├── ValueRefused         an accepted value that the current code can't decode
-    ├── Unwritable           a value that can't be written, or could not be read back
+    ├── Unwritable           a value that can't be encoded, or could not be decoded again
     │   └── ResultMisfit     a result that is not of its declared type
     └── DeclarationError     an app, service or worker that can't be served
 
@@ -169,7 +169,7 @@ class AuthorError(AwakeablesError):
 
 
 class ReplayMismatch(AuthorError):
-    """The handler asked for something else than its journal has."""
+    """The handler's operations differ from its journal."""
 
 
 class HandlerMisuse(AuthorError):
@@ -181,14 +181,14 @@ class ValueRefused(AuthorError):
 
 
 class Unwritable(AuthorError, ValueError):
-    """A value that JSON can't represent, or that could not be read back as its type.
+    """A value that JSON can't represent, or that could not be decoded again as its type.
 
     A handler may catch it where it publishes or settles; uncaught, it pauses the invocation at once.
     """
 
 
 class ResultMisfit(Unwritable):
-    """A result that can't be written as its declared type, or could not be read back as it.
+    """A result that can't be encoded as its declared type, or could not be decoded again as it.
 
     It is not retried: that would only repeat the side effects.
     """

@@ -46,7 +46,7 @@ class Queries:
     async def invocations_by_key(
         self, key: str, *, service: str | None = None, handler: str | None = None
     ) -> Sequence[Invocation]:
-        """The invocations that an idempotency key stands for, newest first; in each handler it is another.
+        """The invocations of an idempotency key, newest first: at most one for each handler.
 
         Looked for in the handlers of the app; and in one that it no longer has, if both names are given.
         """
@@ -126,7 +126,7 @@ class Queries:
 
 
 def idempotency_scope(service: str, handler: str) -> str:
-    """Within what an idempotency key stands for one invocation."""
+    """The scope in which an idempotency key identifies one invocation."""
     return f"{service}/{handler}"
 
 

@@ -233,7 +233,7 @@ async def test_a_record_that_the_store_refuses_is_a_dead_letter_and_those_around
 async def test_publishing_to_a_missing_topic_does_not_create_it(broker: EmbeddedBroker) -> None:
     effect = Effect(event_id="evt_1", stream="inv_1", topic="nowhere", key=b"k", value=b"{}")
     async with publishing(_quick(broker)) as publisher:
-        with pytest.raises(TopicMissing, match=r"no topic 'nowhere'; `awakeables topics create` makes it"):
+        with pytest.raises(TopicMissing, match=r"no topic 'nowhere'; `awakeables topics create` creates it"):
             await publish(publisher, effect)
     assert await missing_topics(_quick(broker), ["nowhere"]) == ["nowhere"]
 

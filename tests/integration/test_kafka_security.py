@@ -245,7 +245,7 @@ async def test_a_broker_that_leads_to_another_host_name_is_refused_there(
 
 async def test_a_broker_that_requires_our_certificate_is_reported(mutual: Callable[..., Settings]) -> None:
     told = await refusal(connection_of(mutual(kafka_ssl_cert=None, kafka_ssl_key=None), "test"))
-    assert "wants a certificate of ours; set AWAKEABLES_KAFKA_SSL_CERT" in told
+    assert "requires a client certificate; set AWAKEABLES_KAFKA_SSL_CERT" in told
 
 
 async def test_a_certificate_that_the_broker_does_not_trust_is_reported(
@@ -273,7 +273,7 @@ async def test_a_port_that_speaks_something_else_is_reported(broker: SecuredKafk
 async def test_a_broker_that_is_not_there_is_reported(sasl: Callable[..., Settings]) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     told = await refusal(connection_of(sasl(kafka=nobody), "test"))
-    assert told == (f"BrokerUnavailable: nobody listens at {nobody}; start Kafka, or check AWAKEABLES_KAFKA")
+    assert told == (f"BrokerUnavailable: nothing listens at {nobody}; start Kafka, or check AWAKEABLES_KAFKA")
     told = await refusal(connection_of(sasl(kafka="kafka.invalid:9092"), "test"))
     assert "the host of kafka.invalid:9092 is not known" in told
 

@@ -246,7 +246,7 @@ class Settled(Record):
 
 
 def needs_check(awakeable: AwakeableRow, completion: Completion) -> bool:
-    """Must the value be checked against this row's schema before it can be settled?
+    """Whether the value must be checked against this row's schema before it can be settled.
 
     Raw bytes need no check: `settle` refuses them, because they are not JSON.
     """

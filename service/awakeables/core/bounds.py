@@ -24,7 +24,7 @@ _strings = re.compile(b'"[^"]*"')
 
 
 def has_more_json_values(text: bytes, most: int) -> bool:
-    """Does a JSON text have more than `most` values? An empty array or object counts as two.
+    """Whether a JSON text has more than `most` values. An empty array or object counts as two.
 
     Every value but the first follows a comma or an opening bracket. Counting these takes about a
     millisecond per megabyte. Only if there are too many are those inside strings subtracted, which

@@ -18,7 +18,7 @@ from awakeables.core.records import Record
 
 
 class Idempotency(Record):
-    """The caller's key, and the fingerprint of the request that it stands for."""
+    """The caller's key, and the fingerprint of its request."""
 
     scope: str
     key: str

@@ -37,8 +37,8 @@ class DeadLetter(Record):
             `skipped`: an operator moved the partition past records that can't be read;
             `unusable-task`: not a completion but a task that a worker could not use.
         resent: How often it was sent again.
-        last_offset: The last offset, if it stands for several records; their bytes are not kept.
-        count: How many records it stands for.
+        last_offset: The last offset, if it represents several records; their bytes are not kept.
+        count: How many records it represents.
     """
 
     id: str

@@ -22,8 +22,8 @@ def parse_duration(text: str) -> timedelta:
     """Read a duration: seconds, numbers with units, or ISO 8601 without years and months.
 
     Raises:
-        ValueError: It is none of these, or longer than `MAX_DURATION`. The message says how to write one
-            and leaves the text out, which may be a misplaced secret.
+        ValueError: It has none of these forms, or is longer than `MAX_DURATION`. The message says how to
+            write one, but does not show the text, which may be a misplaced secret.
     """
     if _SECONDS.fullmatch(text):
         text += "s"

@@ -142,7 +142,7 @@ def parse_id(text: str, kind: IdKind) -> int:
         )
     try:
         number = int(text[len(prefix) :].translate(_TO_DIGITS), 32) if text.isascii() else -1
-    except ValueError:  # it has a character that is no symbol
+    except ValueError:  # it has a character that is not in the alphabet
         number = -1
     if number < 0 or number & _CHECK_MASK != zlib.crc32(text[:-_CHECK_CHARS].encode()):
         raise MalformedId(f"{excerpt(text)} is not {_NAMES[kind]}: its checksum is wrong; was it mistyped?")
@@ -153,7 +153,7 @@ def parse_id_of(text: str, kinds: Sequence[IdKind]) -> int:
     """Check an ID that may be of one of several kinds.
 
     Raises:
-        MalformedId: It is of none of them; the message names the first.
+        MalformedId: It has none of these kinds; the message names the first one.
     """
     return parse_id(text, next((kind for kind in kinds if text.startswith(f"{kind}_1")), kinds[0]))
 

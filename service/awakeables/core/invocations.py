@@ -199,12 +199,12 @@ def owns(row: Invocation, *, owner: str, epoch: int, version: int) -> bool:
 
 
 def is_suspect(row: Invocation) -> bool:
-    """Was it running at each of the last crashes of its owners?"""
+    """Whether it was running at each of the last crashes of its owners."""
     return row.starts >= SUSPECT_STARTS
 
 
 def is_repeat(row: Invocation, *, owner: str, epoch: int) -> bool:
-    """Was the row's last commit this owner's, so that one with an old number is a repeat?
+    """Whether the row's last commit was this owner's, so that one with an old number is a repeat.
 
     An owner's commits under one epoch are applied in the order of their numbers (hard case 3), so a
     number that the row has reached was applied, and only its acknowledgement was lost.

@@ -45,7 +45,7 @@ def decode_json(text: bytes) -> Any:
 
 
 def has_too_many_values(text: bytes) -> bool:
-    """Does this JSON have too many values to be parsed?"""
+    """Whether this JSON has too many values to be parsed."""
     return has_more_json_values(text, MOST_VALUES)
 
 

@@ -13,7 +13,7 @@ from awakeables.core.records import Record
 
 
 class Begun(Record):
-    """The invocation exists; `created` is False if the idempotency key stands for an older one.
+    """The invocation exists; `created` is False if the idempotency key identifies an older one.
 
     `effects` are the unsent ones of its first step, with their deadlines.
     """

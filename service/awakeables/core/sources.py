@@ -2,7 +2,7 @@
 
 A source is `<kind>:<identity>`, of the kind `kafka`, `http`, `handler`, `effect`, `worker` or `testing`. A
 Kafka record's is `kafka:<topic>:<partition>:<offset>@<timestamp>`: a topic that is deleted and created
-again reuses its offsets, and only the timestamp tells the records apart. Rows of earlier releases have no
+again reuses its offsets, and only the timestamp distinguishes the records. Rows of earlier releases have no
 timestamp.
 """
 
@@ -25,7 +25,7 @@ def kafka_position(source: str) -> tuple[str, int, int] | None:
 
 
 def same_source(kept: str, given: str) -> bool:
-    """Is `given` the source `kept` in a row, written by this or an earlier release?"""
+    """Whether `given` is the source `kept` in a row, which this or an earlier release wrote."""
     return given == kept or (
         given.startswith(_KAFKA) and "@" not in kept and given.rpartition("@")[0] == kept
     )

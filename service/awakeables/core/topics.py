@@ -14,10 +14,10 @@ DEAD_LETTERS = ".dlq"
 
 @functools.lru_cache(maxsize=1000)
 def is_topic_name(text: str) -> bool:
-    """Does Kafka accept this as a topic name?"""
+    """Whether Kafka accepts this as a topic name."""
     return _NAME.fullmatch(text) is not None and text not in {".", ".."}
 
 
 def is_task_topic_name(text: str) -> bool:
-    """Does Kafka accept this as a topic name, with the suffix of its dead-letter topic as well?"""
+    """Whether Kafka accepts this as a topic name, also with the suffix of its dead-letter topic."""
     return is_topic_name(text) and is_topic_name(text + DEAD_LETTERS)

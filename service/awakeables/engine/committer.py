@@ -132,7 +132,7 @@ class Committer:
         """Commit a command whose reply is of one type, and wait for it.
 
         Raises:
-            StoreRefused: The store will never take it.
+            StoreRefused: The store will never accept it.
         """
         got = await self.submit(command)
         if not isinstance(got, reply):

@@ -41,7 +41,7 @@ class CompletionSink:
 
         OwnershipLost: The partition has another reader, or was moved: it must be opened again.
         Overloaded, StoreUnavailable: It may or may not be done; call again.
-        StoreRefused: The store will never take it.
+        StoreRefused: The store will never accept it.
     """
 
     def __init__(self, topic: CompletionsTopic, partition: int) -> None:
@@ -65,7 +65,7 @@ class CompletionSink:
 
     @property
     def is_topic_recreated(self) -> bool:
-        """Is the offset that `open` has returned one of a topic that was deleted and created again since?"""
+        """Whether the topic was recreated since the offset that `open` returned was stored."""
         return self._topic.is_recreated_since(self._topic_id)
 
     async def take(self, records: Sequence[ConsumedRecord]) -> None:
@@ -268,10 +268,10 @@ class CompletionSink:
 
 
 def _is_ours(task: DeadTask, completion: Completion, topic: str) -> bool:
-    """Is the reported record a task of this awakeable, whose answers go to the report's topic?
+    """Whether the reported record is a task of this awakeable, whose answers go to the report's topic.
 
-    An operator may have it sent to its task topic again; so a report must not be able to have other
-    records sent there in the service's name.
+    An operator can resend it to its task topic, and a report must not make the service send other records
+    there.
     """
     address = find_address(task.value, task.headers) if task.whole else None
     wanted = Address(awakeable_id=completion.awakeable_id, reply_to=topic)

@@ -2,9 +2,9 @@
 
 What is kept of records that settle nothing is limited per partition and minute; the rest is counted. A
 producer of garbage can write a million records a minute. A row and a copy of each would fill the service's
-disk. So the first of each minute are kept as they are, and one row stands for the others: it has their
-number and the offsets between which they can be read again, while the topic has them. Of the verdicts that
-settle nothing, too, only the first of each minute are published.
+disk. So the first of each minute are kept as they are, and one row replaces the others: it has their number
+and the range of offsets from which they can be read again, while the topic has them. Likewise only the first
+verdicts of each minute that settle nothing are published.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class CompletionsTopic:
         return position, owner
 
     def is_recreated_since(self, read: str | None) -> bool:
-        """Is the broker's topic another one than that of this ID, which was read?"""
+        """Whether the broker's topic is another one than that with this ID, which was read."""
         return read is not None and self.topic_id is not None and read != self.topic_id
 
     async def skip(

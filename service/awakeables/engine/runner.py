@@ -3,7 +3,7 @@
     start ─▶ STEPPING ─▶ BLOCKED ──outcome, timer, action, cancellation──▶ STEPPING
                             │ nothing arrives for a while
                             ▼
-    ended ─▶ CLOSING ◀── let go       the last commit is under way; its reply ends the runner
+    ended ─▶ CLOSING ◀── stopped      the last commit is under way; its reply ends the runner
 
 A runner is an object with events. It has no task, future or timer of its own; only while a handler
 awaits something other than the context is there a task, and that is the attempt's.

@@ -214,7 +214,7 @@ class Settlement:
         """Settle one completion that does not come from Kafka; None: a heartbeat, which was kept.
 
         Raises:
-            StoreRefused: The store will never take the value.
+            StoreRefused: The store will never accept the value.
         """
         settled = None
         while settled is None:
@@ -239,7 +239,7 @@ class Settlement:
 
         Raises:
             OwnershipLost: The batch's partition has another reader, or the batch was settled before.
-            StoreRefused: The store will never take the command.
+            StoreRefused: The store will never accept the command.
         """
         verdict_ids: tuple[str, ...] = ()
         if self._verdicts_topic:

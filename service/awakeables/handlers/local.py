@@ -295,7 +295,7 @@ class LocalAttempt:
     def _end_of(self, error: BaseException) -> Ended:
         """How the attempt ends with what the handler raised."""
         try:
-            raise error  # noqa: TRY301 - an error may lie about its class, but not to `except`
+            raise error  # noqa: TRY301 - an error may fake its `__class__`, which `except` ignores
         except Suspended:
             return self._unwound()
         except TerminalError as failure:
@@ -429,7 +429,7 @@ class LocalAttempt:
             )
         except ResultMisfit as misfit:
             acted = self._broken(misfit)
-        except Exception as error:  # it could not be executed, for example for want of a thread
+        except Exception as error:  # it could not be executed, for example because no thread could start
             acted = self._crashed(error)
         if isinstance(acted, Raised):
             acted = self._crashed(acted.error)

@@ -25,14 +25,14 @@ def rejection(reason: object, code: object, details: Any) -> Rejection:
     code that is not an integer, and details that are too large, are left out and mentioned in the reason.
     A long reason is cut.
     """
-    told = message_of(reason)
+    text = message_of(reason)
     if not isinstance(code, int) or isinstance(code, bool):
-        told, code = f"{told} (its code {bounded(message_of(code, repr), 80)} is not an integer)", FAILED
+        text, code = f"{text} (its code {bounded(message_of(code, repr), 80)} is not an integer)", FAILED
     kept = None if details is None else _json(details)
     if kept is not None and len(kept) > MAX_DETAILS_BYTES:
-        told += f" (its details were left out: {len(kept):,} bytes, at most {MAX_DETAILS_BYTES:,})"
+        text += f" (its details were left out: {len(kept):,} bytes, at most {MAX_DETAILS_BYTES:,})"
         kept = None
-    return Rejection(reason=told, code=int(code), details=UNSET if kept is None else Raw(kept))
+    return Rejection(reason=text, code=int(code), details=UNSET if kept is None else Raw(kept))
 
 
 def rejection_of(error: Exception) -> Rejection:

@@ -1,4 +1,4 @@
-"""How a worker's answers get to Kafka: sent until they are there, whatever happens meanwhile."""
+"""Sends a worker's answers to Kafka, and retries until they are acknowledged."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LONGEST_PAUSE_S = 5.0
 LONGEST_TOPIC_PAUSE_S = 1.0
 
 TOPIC_TIMEOUT_S = 60.0
-"""A topic that is missing, or not ours to write to, for this long is taken for one that stays so."""
+"""A topic that is missing or forbidden for this long is given up."""
 
 
 class AnswerSender:
     """Sends answers and dead letters through a producer until Kafka has them.
 
-    An answer has no time-out: the work is done, and nobody else will report it. It waits in its
-    task's slot, so a broker that is away stops the worker from taking more.
+    An answer has no time-out: the work is done, and no other worker will report it. It occupies its
+    task's slot, so the worker takes no further tasks while the broker is down.
     """
 
     def __init__(self, producer: Producer, connection: KafkaConnection, *, clock: Clock) -> None:
@@ -74,7 +74,7 @@ class AnswerSender:
                 return
 
     async def send_dead_letter(self, letter: Outgoing) -> None:
-        """Send a dead letter; its topic is created if there is none, and waited for without end."""
+        """Send a dead letter; its topic is created if it is missing, and waited for without a time-out."""
         while True:
             try:
                 if letter.topic not in self._created:
@@ -89,8 +89,8 @@ class AnswerSender:
         try:
             await create_topics(self._connection, {topic: 1})
         except (BrokerUnavailable, AttributeError, TimeoutError) as error:
-            # The embedded broker knows no such request (an AttributeError within aiokafka). There, as
-            # on every broker that creates topics on demand, it is enough to name it.
+            # The embedded broker does not support this request (an AttributeError within aiokafka). There,
+            # as on every broker that creates topics on demand, it is enough to name the topic.
             log.info(events.TOPIC_MISSING, topic=topic, error=f"{type(error).__name__}: {error}")
             await self._producer.name_topic(topic)
         self._created.add(topic)

@@ -1,4 +1,4 @@
-"""Closes consumers and producers within seconds, also while the broker is away."""
+"""Closes consumers and producers within seconds, even while the broker is down."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ async def close_consumer(consumer: AIOKafkaConsumer) -> None:
 
 
 async def close_producer(producer: AIOKafkaProducer) -> None:
-    """Flush for a moment, then close a producer; what is not sent by then fails.
+    """Flush for a moment, then close a producer; records that are not sent by then fail.
 
-    aiokafka's `stop` waits for as long as the broker is away. With its sender closed, and nothing
+    aiokafka's `stop` waits for as long as the broker is down. With its sender closed, and nothing
     left to send, it returns at once.
     """
     with suppress(TimeoutError, kafka.KafkaError):
@@ -49,7 +49,7 @@ async def close_producer(producer: AIOKafkaProducer) -> None:
 
 
 def _fail_what_is_left(producer: AIOKafkaProducer) -> None:
-    """Fail the batches that will not be sent; nobody may wait for them, which must not be logged."""
+    """Fail the batches that will not be sent; if nobody awaits them, that must not be logged."""
     kept = producer._message_accumulator
     batches = {batch for queue in kept._batches.values() for batch in queue} | kept._pending_batches
     # A batch that waits to be sent again is removed from the pending ones when it is done, but is

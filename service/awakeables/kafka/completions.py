@@ -52,16 +52,16 @@ CONSUMER_CHECK_S = 0.5
 """How often the consumer is checked for silence, which costs no request."""
 
 SILENT_S = 3.0
-"""A broker answers a fetch within 0.1 s, with or without records; after this long without, it is away."""
+"""A broker answers a fetch within 0.1 s, with or without records; after this long without one, it is down."""
 
 STUCK_S = 30.0
 """A consumer that has read nothing for this long, although it should have, is replaced."""
 
 SLOW_S = 5.0
-"""When a batch takes longer into the store, its reader waits; the partition's end is asked for instead."""
+"""When storing a batch takes longer than this, its reader waits; the partition's end is queried instead."""
 
 DRAIN_S = 2.0
-"""How long batches that are on their way into the store may take before the consumer is replaced."""
+"""How long batches may take to be stored before the consumer is replaced."""
 
 
 class _ReplaceConsumer(Exception):
@@ -93,7 +93,7 @@ class CompletionsConsumer:
             topic: The app's completions topic, for the sinks of its partitions.
             group: The consumer group that lag is reported for.
             clock: The store's clock.
-            problems: The board for readiness: what is wrong now, by name.
+            problems: The current problems by name, for readiness.
             settings: How partitions are read.
             stuck: After this long without an answer the consumer is replaced.
         """
@@ -209,7 +209,7 @@ class CompletionsConsumer:
                 raise _ReplaceConsumer(reason)
 
     async def _watch_topic(self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]) -> None:
-        """Watch for new partitions, and for a topic that is gone or another one.
+        """Watch for new partitions, and for a topic that was deleted or recreated.
 
         Completions in a partition that is not known yet are unread, so the broker is asked often, and
         the horizon never passes the moment of the last question.
@@ -218,7 +218,7 @@ class CompletionsConsumer:
         while True:
             await asyncio.sleep(TOPIC_CHECK_S)
             asked = Moment.now(self._clock)
-            # Ask a leader of this topic: another broker may be away without harm.
+            # Ask a leader of this topic: another broker may be down without harm.
             leader = consumer._client.cluster.leader_for_partition(readers[0].partition)
             try:
                 facts = (await describe(consumer._client, [self._topic], node=leader))[self._topic]
@@ -234,7 +234,7 @@ class CompletionsConsumer:
             added = facts.problem is None and facts.partitions > self.reading
             if not facts.missing and not facts.partitions < self.reading:
                 seen = self._clock.monotonic()
-            # Now and then a broker doesn't know its topics and partitions for a moment.
+            # Sometimes a broker doesn't know its topics and partitions for a moment.
             gone = self._clock.monotonic() - seen > SILENT_S
             if added or gone:
                 await _drain(readers)
@@ -258,7 +258,7 @@ class CompletionsConsumer:
             reader.note_end(ends[reader.partition])
 
     def _reason_to_replace(self, readers: Sequence[PartitionReader]) -> str | None:
-        """Report a silent broker; why the consumer must be replaced, if it must."""
+        """Report a silent broker; return why the consumer must be replaced, or None."""
         silent_s = max((reader.silent_s for reader in readers), default=0.0)
         if silent_s > SILENT_S:
             self._board.report(

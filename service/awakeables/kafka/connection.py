@@ -1,4 +1,4 @@
-"""How Kafka is reached: what every client of this project is made with."""
+"""How clients connect to Kafka: the options that all of them share."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ SecurityProtocol: TypeAlias = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SAS
 SaslMechanism: TypeAlias = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 NO_CONNECTION = (kafka.KafkaError, OSError, TimeoutError, ValueError)
-"""What a client of aiokafka raises when it can't be started; a ValueError when a broker fails to
-prove in turn that it knows the user's SCRAM password."""
+"""What an aiokafka client raises when it can't be started; a ValueError when the broker fails to prove
+that it knows the user's SCRAM password."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Security:
-    """How brokers know us, and we them; its `repr` never shows the password.
+    """How brokers and we authenticate each other; its `repr` never shows the password.
 
     Attributes:
-        protocol: What a broker's port speaks, by Kafka's names.
-        tls: Whom to trust, and our own certificate if there is one; with a protocol of TLS only.
-        mechanism: How the user proves to be who they say; with a protocol of SASL only, as is
-            what follows.
+        protocol: The protocol of the brokers' port, by Kafka's names.
+        tls: The authorities to trust, and our own certificate if there is one; only with TLS.
+        mechanism: How the user authenticates; only with SASL, like the following.
         username: The user.
-        password: Their password.
+        password: The user's password.
     """
 
     protocol: SecurityProtocol = "PLAINTEXT"
@@ -38,11 +37,11 @@ class Security:
 
     @property
     def who(self) -> str:
-        """Whom a broker deals with, for messages."""
+        """Who we are to a broker, for messages."""
         return "us" if self.username is None else f"user {self.username!r}"
 
     def client_options(self) -> dict[str, Any]:
-        """What every client of aiokafka takes; the password is among it."""
+        """The arguments of every aiokafka client, including the password."""
         options: dict[str, Any] = {"security_protocol": self.protocol, "ssl_context": self.tls}
         if self.mechanism is not None:
             options |= {
@@ -60,14 +59,14 @@ class KafkaConnection:
     Attributes:
         bootstrap: One or more brokers, `host:port,host:port`.
         client_id: The name in the brokers' logs and quotas.
-        security: TLS and credentials; neither, unless said.
-        request_timeout: The end of a wait for an answer of a broker. An idempotent producer
-            knows no end (it goes on until the broker is back), so callers bound their sends.
+        security: TLS and credentials; by default neither.
+        request_timeout: How long to wait for a broker's response. An idempotent producer ignores it
+            (it goes on until the broker is back), so callers limit their sends.
         metadata_max_age: New topics and partitions are seen after this long at the latest.
-        fetch_max_wait_ms: How long a broker holds back an empty answer. It wakes the fetch
-            when a record comes, but the embedded broker doesn't: there this is the latency.
-        session_timeout: A member of a group that is silent for so long loses its partitions.
-        embedded: It is the broker of `awakeables dev`, which makes topics when it starts only.
+        fetch_max_wait_ms: How long a broker holds back an empty response. A real broker responds
+            when a record arrives, the embedded broker doesn't: there this is the latency.
+        session_timeout: A group member that sends no heartbeat for this long loses its partitions.
+        embedded: It is the broker of `awakeables dev`, which creates topics only when it starts.
     """
 
     bootstrap: str
@@ -80,7 +79,7 @@ class KafkaConnection:
     embedded: bool = False
 
     def client_options(self) -> dict[str, Any]:
-        """What a consumer, a producer and an admin client of aiokafka all take."""
+        """The common arguments of aiokafka's consumers, producers and admin clients."""
         return {
             "bootstrap_servers": self.bootstrap,
             "client_id": self.client_id,
@@ -89,9 +88,9 @@ class KafkaConnection:
         } | self.security.client_options()
 
     def consumer_options(self) -> dict[str, Any]:
-        """What every consumer of ours takes: bytes, no offsets moved behind our back.
+        """The arguments of all our consumers: raw bytes, and no automatic commits.
 
-        A deserializer that raises makes `getmany` raise at that offset without end, so there is none.
+        There is no deserializer: one that raises would make `getmany` raise at that offset again and again.
         """
         return self.client_options() | {
             "enable_auto_commit": False,
@@ -100,15 +99,15 @@ class KafkaConnection:
         }
 
     def group_options(self) -> dict[str, Any]:
-        """What a consumer that is a member of a group takes besides."""
+        """The additional arguments of a consumer in a group."""
         session_ms = _ms(self.session_timeout)
         return {"session_timeout_ms": session_ms, "heartbeat_interval_ms": max(session_ms // 5, 100)}
 
     def producer_options(self) -> dict[str, Any]:
-        """What every producer of ours takes.
+        """The arguments of all our producers.
 
-        A batch of 256 KiB rather than 16: aiokafka wakes every waiting send for each batch
-        that is taken away, so that many small ones cost quadratic time (aiokafka #528).
+        A batch has 256 KiB rather than 16: aiokafka wakes every waiting send for each batch that is
+        sent, so many small ones take quadratic time (aiokafka #528).
         """
         return self.client_options() | {
             "enable_idempotence": True,

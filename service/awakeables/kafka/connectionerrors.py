@@ -13,7 +13,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class ConnectionErrorLog:
-    """What is logged while a client of a worker is connected again and again."""
+    """Logs the failures of a worker's client while it reconnects."""
 
     def __init__(self, connection: KafkaConnection, *, client: str) -> None:
         self._connection = connection

@@ -1,8 +1,8 @@
 """Finds out why Kafka can't be used.
 
 An aiokafka client that can't connect logs the reason and raises another error; if it loses a broker
-later, it reports nothing at all. So after a failure we connect to each broker once more, only to
-learn why.
+later, it reports nothing at all. So after a failure we connect to each broker once more, just to find
+out why.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from awakeables.errors import BrokerRefused, BrokerUnavailable
 from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection, Security
 
 PATIENCE_S = 5.0
-"""Bound of the whole diagnosis: a message is not worth a longer wait."""
+"""Limit of the whole diagnosis: a better message is not worth a longer wait."""
 
 BROKER_PATIENCE_S = 2.0
 CLOSE_S = 0.1
@@ -31,18 +31,18 @@ DENIED = (
     kafka.GroupAuthorizationFailedError,
     kafka.ClusterAuthorizationFailedError,
 )
-"""The broker has authenticated us, and an ACL does not let us."""
+"""The broker has authenticated us, but an ACL forbids the access."""
 
 OTHER_NAME = frozenset({62, 64})
 """OpenSSL's codes for a certificate of another host name, and of another IP address."""
 
 
 async def diagnose(connection: KafkaConnection, error: Exception) -> BrokerUnavailable:
-    """Say why Kafka can't be used, after a client has failed; takes 5 s at most.
+    """Find out why Kafka can't be used, after a client has failed; takes at most 5 s.
 
     Args:
-        connection: What the client was made with.
-        error: What it raised, which is reported if nothing better is found.
+        connection: The client's connection options.
+        error: What it raised; reported if no better reason is found.
 
     Returns:
         An error to raise or to log: `BrokerRefused` if a broker refuses us, or we refuse it.
@@ -59,12 +59,12 @@ async def diagnose(connection: KafkaConnection, error: Exception) -> BrokerUnava
 
 
 def error_text(error: BaseException) -> str:
-    """What an error says; its name, if it says nothing."""
+    """An error's message, or its name if it has none."""
     return str(error) or type(error).__name__
 
 
 def denied(security: Security, what: str) -> BrokerRefused:
-    """An error for what an ACL does not let us use."""
+    """The error for a resource that an ACL forbids."""
     return BrokerRefused(f"Kafka does not let {security.who} use {what}; grant it by an ACL")
 
 
@@ -78,7 +78,7 @@ def _forbidden(error: Exception) -> str:
 
 
 async def _visit(connection: KafkaConnection, problems: list[BrokerUnavailable]) -> None:
-    """Connect to the bootstrap brokers until one answers, then to all that it names."""
+    """Connect to the bootstrap brokers until one responds, then to all that it lists."""
     for address in _addresses(connection.bootstrap):
         found = await _ask(connection, address, problems)
         if found is not None:
@@ -94,7 +94,7 @@ def _addresses(bootstrap: str) -> list[tuple[str, int]]:
 async def _ask(
     connection: KafkaConnection, address: tuple[str, int], problems: list[BrokerUnavailable]
 ) -> frozenset[tuple[str, int]] | None:
-    """The brokers that this one names; None, and one more problem, if it can't be asked."""
+    """The brokers that this one lists; None, and one more problem, if it can't be asked."""
     host, port = address
     asked = AIOKafkaConnection(
         host,
@@ -140,19 +140,19 @@ def problem_of(address: str, security: Security, error: Exception) -> BrokerUnav
             case ValueError() if str(cause).startswith("Server "):
                 return BrokerRefused(
                     f"{broker} can't prove that it knows the password of {security.who}; "
-                    "it may be somebody else: check AWAKEABLES_KAFKA"
+                    "it may be another program: check AWAKEABLES_KAFKA"
                 )
             case asyncio.IncompleteReadError() | ConnectionResetError():
                 return BrokerUnavailable(
-                    f"{broker} closes the connection; if it goes on so, "
-                    f"AWAKEABLES_KAFKA_SECURITY_PROTOCOL={security.protocol} is not what this port speaks"
+                    f"{broker} closes the connection; if this goes on, "
+                    f"AWAKEABLES_KAFKA_SECURITY_PROTOCOL={security.protocol} is not the protocol of this port"
                 )
             case ConnectionRefusedError():
                 return BrokerUnavailable(
-                    f"nobody listens at {address}; start Kafka, or check AWAKEABLES_KAFKA"
+                    f"nothing listens at {address}; start Kafka, or check AWAKEABLES_KAFKA"
                 )
             case socket.gaierror():
-                return BrokerUnavailable(f"the host of {address} is not known; check AWAKEABLES_KAFKA")
+                return BrokerUnavailable(f"the host of {address} can't be resolved; check AWAKEABLES_KAFKA")
             case TimeoutError():
                 return BrokerUnavailable(f"no answer from {address} within {BROKER_PATIENCE_S:.0f} s")
             case _:
@@ -168,9 +168,9 @@ def _tls_problem(broker: str, error: ssl.SSLError) -> str:
         return f"the certificate of {broker} is not trusted ({reason}); check AWAKEABLES_KAFKA_SSL_CA"
     reason = getattr(error, "reason", None) or str(error)
     if reason == "WRONG_VERSION_NUMBER":
-        return f"{broker} speaks no TLS at this port; check the port, or AWAKEABLES_KAFKA_SECURITY_PROTOCOL"
+        return f"{broker} has no TLS at this port; check the port, or AWAKEABLES_KAFKA_SECURITY_PROTOCOL"
     if "CERTIFICATE_REQUIRED" in reason:
-        return f"{broker} wants a certificate of ours; set AWAKEABLES_KAFKA_SSL_CERT and …_SSL_KEY"
+        return f"{broker} requires a client certificate; set AWAKEABLES_KAFKA_SSL_CERT and …_SSL_KEY"
     if "ALERT" in reason:
         return f"{broker} refuses our certificate or our TLS ({reason}); check AWAKEABLES_KAFKA_SSL_CERT"
     return f"{broker} and we don't agree on TLS ({reason})"

@@ -1,4 +1,4 @@
-"""What the times of a broker's answers say: how far a partition is read, and whether answers come at all."""
+"""Infers from the times of fetch responses how far a partition is read, and whether responses still come."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from awakeables.ports import Clock
 
 
 class FetchProgress:
-    """Derives from fetch answers up to which moment a partition is read, and for how long none came.
+    """Infers up to which moment a partition is read, and for how long no fetch response came.
 
-    aiokafka stamps an answer when it has it in hands; records may have been appended since the
-    broker made it. But it asks again only after it has the last answer. So when one answer came
-    between two looks, and another one since, the newer was asked for after the first of the two
-    looks, and what was in the partition then is below the end that it reports.
+    aiokafka timestamps a response when it receives it; records may have been appended since the
+    broker made it. But aiokafka sends a fetch only after the last response. So if one response came
+    between two checks, and another one since, the newer was requested after the first of the two
+    checks, and everything that was in the partition then is below the end that it reports.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -29,7 +29,7 @@ class FetchProgress:
         """Start over: the partition is read from another position from now on.
 
         Args:
-            stamp: When the last answer came.
+            stamp: When the last response came.
         """
         self._stamp = stamp
         self._looked = Moment.now(self._clock)
@@ -38,7 +38,7 @@ class FetchProgress:
         self.resume()
 
     def resume(self) -> None:
-        """Count the time without answers from now on."""
+        """Count the time without responses from now on."""
         self._heard = self._clock.monotonic()
         self._behind = None
 
@@ -50,17 +50,17 @@ class FetchProgress:
         """Return the latest moment whose records are all below the position, if there is a new one.
 
         Args:
-            stamp: When the last answer came.
+            stamp: When the last response came.
             position: Everything before it is settled.
-            end: Where the partition ended by that answer, records of open transactions included.
-            stable: How far it can be read for the time being.
+            end: The partition's end in that response, including records of open transactions.
+            stable: How far it can be read for now.
         """
         looked, self._looked = self._looked, Moment.now(self._clock)
         if stamp != self._stamp:
             self._stamp = stamp
             self._heard = self._looked.monotonic_s
             if self._asked_after is not None and end is not None:
-                # Under load the end is always ahead: the oldest is kept until it is reached.
+                # Under load the end is always ahead, so the oldest one is kept until it is reached.
                 self._unread[1:] = [(self._asked_after, end)]
             self._asked_after = looked
         read = None
@@ -74,7 +74,7 @@ class FetchProgress:
         return read
 
     def silent_s(self) -> float:
-        """For how long no answer came while one was waited for."""
+        """For how long no response came while one was expected."""
         return 0.0 if self._heard is None else self._clock.monotonic() - self._heard
 
     def behind_s(self) -> float:
@@ -85,8 +85,8 @@ class FetchProgress:
 class OpenTransactionTimer:
     """For how long the last stable offset has not moved, while there are records behind it.
 
-    An open transaction holds everything behind its first record; so does one that its producer
-    has abandoned, until the broker's time-out for it.
+    An open transaction blocks everything behind its first record; so does one that its producer
+    has abandoned, until the broker aborts it.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -95,7 +95,7 @@ class OpenTransactionTimer:
         self._since = 0.0
 
     def seconds(self, *, end: int | None, stable: int | None) -> float:
-        """Note both offsets; 0 while no transaction is open."""
+        """Record both offsets; return 0 while no transaction is open."""
         if end is None or stable is None or stable >= end:
             self._stable = None
             return 0.0

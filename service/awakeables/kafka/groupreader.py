@@ -1,4 +1,4 @@
-"""Reads the partitions that a member of a consumer group is assigned, all in turn."""
+"""Reads the partitions that a consumer group member is assigned, in turn."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from awakeables.telemetry import events
 log = structlog.stdlib.get_logger(__name__)
 
 POLL_MS = 200
-"""How long one look for records waits; also how late the order to stop is seen."""
+"""How long one poll waits; a request to stop is noticed after this long at the latest."""
 
 
 class GroupReader:
-    """Takes records from the partitions of one consumer, of a different one first each time.
+    """Takes records from the partitions of one consumer, beginning with a different one each time.
 
-    A partition with a batch that can't be opened is set aside, and tried again after a while.
+    A partition with a batch that can't be opened is paused, and retried after a while.
 
     Attributes:
-        stuck: Since when partitions are set aside, by the monotonic clock.
+        stuck: Since when each of those partitions is paused, by the monotonic clock.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class GroupReader:
         """Read from a consumer.
 
         Args:
-            consumer: It is started.
+            consumer: A started consumer.
             connection: Where Kafka is.
             clock: Time.
             group: The group's name, for the log.
-            stuck_retry_s: How soon a partition that was set aside is tried again.
-            max_unpacked_bytes: What a batch may unpack to.
-            is_full: Whether no more is to be read of a partition for now.
-            leave_out: Called with a batch that is too large to be unpacked, before it is read past.
+            stuck_retry_s: How soon such a partition is retried.
+            max_unpacked_bytes: The size to which a batch may unpack.
+            is_full: Whether a partition must not be read further for now.
+            leave_out: Called with a batch that is too large to be unpacked, before it is skipped.
         """
         self.stuck: dict[TopicPartition, float] = {}
         self._consumer = consumer
@@ -73,14 +73,14 @@ class GroupReader:
         self._turn = 0
 
     def forget(self) -> None:
-        """The assignment has changed: where partitions stand and which are paused is new."""
+        """Forget positions and pauses, because the assignment has changed."""
         for reader in self._readers.values():
             reader.detach()
         self._readers.clear()
         self.stuck.clear()
 
     async def poll(self, limit: int) -> Sequence[ConsumerRecord]:
-        """Up to `limit` records; with 0 none, but the group sees that the member is alive.
+        """Up to `limit` records; with 0 none, which only keeps the member in the group.
 
         Raises:
             KafkaError: The group can't be used.
@@ -103,13 +103,13 @@ class GroupReader:
     async def _poll_any(self) -> Sequence[ConsumerRecord]:
         """Wait for a record of any partition.
 
-        One only: if a partition makes the call raise, a larger one would lose what it has taken from
-        the others. It doesn't say which one it was, so then each is read by itself, carefully.
+        Only one: if a partition makes the call raise, a larger poll would lose what it has taken from the
+        others. The error doesn't say which partition it was, so each is then read by itself, carefully.
         """
         try:
             with bounded(self._max_unpacked_bytes):
                 batches = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=1)
-        except Exception as error:  # a batch that can't be opened raises whatever its codec does
+        except Exception as error:  # for a batch that can't be opened, any error of its codec
             await raise_group_error(self._consumer)
             log.warning(events.FETCH_FAILED, worker=self._group, error=repr(error))
             with suppress(kafka.IllegalStateError):  # a rebalance has taken a partition away
@@ -158,7 +158,7 @@ class GroupReader:
         )
 
     def _readable(self, limit: int) -> list[TopicPartition]:
-        """The partitions that may be read now; the others are paused. A different one is first each time."""
+        """The partitions to read now, beginning with a different one each time; the others are paused."""
         now_s = self._clock.monotonic()
         self.stuck = {
             place: since_s for place, since_s in self.stuck.items() if now_s - since_s < self._stuck_retry_s

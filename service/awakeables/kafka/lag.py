@@ -1,7 +1,6 @@
-"""Commits how far the completions were read to Kafka, for lag dashboards; it is never read back.
+"""Commits to Kafka how far the completions were read, for lag dashboards; it is never read back.
 
-It has a client of its own, so that a group that may not be used, or a coordinator that is away, does
-not affect the reading.
+It has its own client, so that a forbidden group, or a coordinator that is down, does not affect reading.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-r"""Reads what aiokafka refuses: records with a header name that is not UTF-8, heads of broken batches.
+r"""Reads what aiokafka refuses: records with a header name that is not UTF-8, headers of broken batches.
 
-Kafka lets any bytes be a header's name, aiokafka decodes them strictly: one such record would
-make its batch unreadable, and K2 promises that one bad record never stops a partition.
-So that batch is fetched once more and decoded here, bad bytes as `\xff`. It costs a connection,
-and happens only then.
+In Kafka a header's name can be any bytes, but aiokafka decodes it strictly: one such record makes its
+whole batch unreadable, and K2 promises that one bad record never stops a partition. So that batch is
+fetched once more and decoded here, with bad bytes as `\xff`. This takes another connection, and is rare.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ LAST_OFFSET_AT = 23
 
 MAX_WAIT_MS = 1000
 MAX_BYTES = 1024 * 1024
-"""A batch that is larger is sent whole all the same."""
+"""How much a fetch asks for; a larger first batch is sent completely anyway."""
 
 
 async def fetch_leniently(
@@ -48,9 +47,9 @@ async def fetch_leniently(
 
 
 async def next_batch(connection: KafkaConnection, partition: TopicPartition, offset: int) -> int | None:
-    """The offset behind the batch at this one, from its head, which is never compressed.
+    """The offset after the batch at this one, from its header, which is never compressed.
 
-    None when there is no such batch.
+    None if there is no such batch.
 
     Raises:
         KafkaError: The broker did not answer, or refused.
@@ -70,9 +69,9 @@ async def next_batch(connection: KafkaConnection, partition: TopicPartition, off
 async def oversized_batch(
     connection: KafkaConnection, partition: TopicPartition, offset: int, most_bytes: int
 ) -> tuple[int, int] | None:
-    """From this offset on the first batch that unpacks to more: its first offset, and the one behind it.
+    """The first batch from this offset on that unpacks to more: its first offset, and the one after it.
 
-    None when there is none in what the broker has.
+    None if the broker has none.
 
     Raises:
         KafkaError: The broker did not answer, or refused.
@@ -102,7 +101,7 @@ def _unpacks_to_more(batch: _DefaultRecordBatchPy, most_bytes: int) -> bool:
             batch._maybe_uncompress()
     except BatchTooLarge:
         return True
-    except Exception:  # whatever is wrong with it, that isn't
+    except Exception:  # it is damaged in another way, not too large
         return False
     return False
 
@@ -125,7 +124,7 @@ async def _fetch(connection: KafkaConnection, partition: TopicPartition, offset:
     if code:
         raise kafka.for_code(code)(partition)
     [(_, [row])] = response.topics
-    # From version 11 on the preferred replica stands between the aborted ones and the data.
+    # From version 11 on, the preferred replica is between the aborted transactions and the data.
     aborted = row[-3] if response.API_VERSION >= 11 else row[-2]
     return data, aborted
 
@@ -135,14 +134,14 @@ def _decode(partition: TopicPartition, data: bytes, aborted: Any, offset: int) -
     decoding = PartitionRecords(
         partition, _LenientBatches(data), aborted, offset, None, None, False, READ_COMMITTED
     )
-    # What is unreadable for another reason is left to the next read, which says so.
+    # Records that are unreadable for another reason are left to the next read, which reports them.
     with suppress(Exception), bounded():
         records.extend(decoding)
     return records
 
 
 class _LenientBatches:
-    """Stands in for aiokafka's `MemoryRecords`."""
+    """Replaces aiokafka's `MemoryRecords`."""
 
     def __init__(self, data: bytes) -> None:
         self._slices = _slices(data)

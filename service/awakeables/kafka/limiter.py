@@ -1,4 +1,4 @@
-"""Bounds how many records are on their way into the store at once."""
+"""Limits how many records are being stored at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 
 class BatchLimiter:
-    """A semaphore with weights, first come, first served; a batch above the limit is let in alone."""
+    """A weighted semaphore, first come, first served; a batch above the limit is admitted alone."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity

@@ -1,10 +1,10 @@
-"""Reads one partition and hands its records over to a sink, through failures of either.
+"""Reads one partition and passes its records to a sink, through failures of either.
 
-Partitions don't wait for each other: each has a task of its own. What several of them hand over in
-one turn of the loop is committed together.
+Partitions don't wait for each other: each has its own task. Batches that several of them pass on in
+one turn of the loop are committed together.
 
-Each is polled by itself, because `getmany` over all of them, when one can't be decoded, drops what
-it has taken from the others already, and doesn't say which one it was.
+Each is polled by itself: if one can't be decoded, `getmany` over all of them drops what it has already
+taken from the others, and doesn't say which one it was.
 """
 
 from __future__ import annotations
@@ -50,17 +50,16 @@ class ReadingSettings:
     """How partitions are read.
 
     Attributes:
-        max_records: Bound of one batch of one partition, because its decoding holds up the loop.
-        max_settling: Bound of the records of all partitions that are on their way into the store,
-            because whatever else is committed waits for them: two batches, so that one is decoded
-            while the other is written.
-        max_unpacked_bytes: What a batch may unpack to; one that is larger is left out, and a dead letter
-            says so. Bounds what one look at a partition takes as well.
+        max_records: Maximum of one batch of one partition, because decoding it blocks the loop.
+        max_settling: Maximum of the records of all partitions that are being stored, because other
+            commits wait for them: two batches, so that one is decoded while the other is written.
+        max_unpacked_bytes: The size to which a batch may unpack; a larger one is skipped, as one dead
+            letter. It also limits the size of one poll.
         idle: How often a partition without records reports that it was read to its end; deadlines
-            lag behind by three of these at most.
-        open_transaction: An open transaction that holds a partition for longer is a problem.
-        stuck_retry: How soon a batch that can't be opened is tried again.
-        ahead_retry: How soon a partition whose stored offset lies beyond its end is looked at again.
+            lag by at most three of these intervals.
+        open_transaction: An open transaction that blocks a partition for longer is a problem.
+        stuck_retry: How soon a batch that can't be opened is retried.
+        ahead_retry: How soon a partition whose stored offset is beyond its end is checked again.
     """
 
     max_records: int = 1000
@@ -73,7 +72,7 @@ class ReadingSettings:
 
 
 class OffsetsAhead(Exception):
-    """The stored offset lies beyond the end: the topic was cut short, or is another one."""
+    """The stored offset is beyond the end: the topic lost records, or is another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +90,7 @@ class PartitionReader:
     """Reads one partition until it is cancelled.
 
     Attributes:
-        next: Everything before it was taken or, as markers of transactions, is no record; None
+        next: Everything before it was processed, or is not a record but a transaction marker; None
             before the first claim.
         taking_since_s: Since when the sink has a batch, by the monotonic clock.
         leaving: No further batch is begun.
@@ -133,7 +132,7 @@ class PartitionReader:
 
     @property
     def silent_s(self) -> float:
-        """For how long a read has waited for an answer of the broker."""
+        """For how long a read has waited for a response of the broker."""
         return self._fetch.silent_s()
 
     @property
@@ -162,7 +161,7 @@ class PartitionReader:
             self._observe(lag=None)
 
     def _trouble(self, error: Exception) -> float:
-        """Report what is wrong; returns how long to stay away, in seconds."""
+        """Report what is wrong; return how long to wait before the next attempt, in seconds."""
         match error:
             case OwnershipLost():
                 log.warning(events.BATCH_FENCED, reason=str(error), **self._facts)
@@ -199,7 +198,7 @@ class PartitionReader:
             async with asyncio.timeout(pause_s):
                 await self._moved.wait()
 
-    # Opening: claim the partition, and stand where its last reader has stopped.
+    # Opening: claim the partition, and go to where its last reader stopped.
 
     async def _open(self) -> None:
         # From here on `notify_moved` means a move after this claim.
@@ -217,10 +216,10 @@ class PartitionReader:
         self._fetch.begin(self._stamp())
 
     def _refuse_another_topic(self, position: int, end: int) -> None:
-        """Don't read a topic that is known to be another one, by its ID or its end, however it has grown.
+        """Refuse a topic that, by its ID or its end, is known to be another one, however long it is now.
 
         Raises:
-            OffsetsAhead: It is one.
+            OffsetsAhead: It is another one.
         """
         at, looks = self._ahead
         looks = looks if at == position else 0
@@ -240,7 +239,7 @@ class PartitionReader:
         else:
             found = "before which it ended for a while: the topic was recreated or has lost records"
         raise OffsetsAhead(
-            f"partition {number} of {self.partition.topic} is to be read from offset {position}, {found}; "
+            f"partition {number} of {self.partition.topic} must be read from offset {position}, {found}; "
             f"it waits. If it was recreated, `awakeables offsets skip {number} --to 0` reads it from its "
             "beginning"
         )
@@ -253,7 +252,7 @@ class PartitionReader:
         self._observe(end=end[self.partition])
         return begin[self.partition], end[self.partition]
 
-    # Reading, and handing over.
+    # Reading, and passing records on.
 
     async def _read_and_hand_over(self) -> None:
         idle_ms = round(self._settings.idle.total_seconds() * 1000)
@@ -296,7 +295,7 @@ class PartitionReader:
         try:
             await _until_stored(lambda: self._sink.take(records))
         except StoreRefused as error:
-            # One record is to blame: take those before and behind it.
+            # One record is the cause: take those before and after it.
             if len(records) > 1:
                 middle = len(records) // 2
                 await self._take(records[:middle])
@@ -307,7 +306,7 @@ class PartitionReader:
         self.next = records[-1].offset + 1
         self._taken_ms = records[-1].timestamp_ms
 
-    # Looking: up to when the partition was read, and how many records wait.
+    # Observing: up to when the partition was read, and how many records wait.
 
     async def _look(self) -> None:
         end = self._consumer.highwater(self.partition)
@@ -328,20 +327,20 @@ class PartitionReader:
         if self._state.transaction_s <= self._settings.open_transaction.total_seconds():
             return
         text = (
-            f"partition {self.partition.partition} of {self.partition.topic} can be read up to offset "
-            f"{stable} only, it ends at {end}: a producer has a transaction open there. What is behind "
-            "waits until it is committed or aborted; `kafka-transactions.sh find-hanging` names it"
+            f"partition {self.partition.partition} of {self.partition.topic} can only be read up to offset "
+            f"{stable}, although it ends at {end}: a producer has a transaction open there. The records "
+            "after it wait until it is committed or aborted; `kafka-transactions.sh find-hanging` names it"
         )
         self._board.report(self._name, events.TRANSACTION_OPEN, text, offset=stable, **self._facts)
 
     def note_end(self, end: int) -> None:
-        """The partition ends here; for when the store keeps the reader from looking itself."""
-        # Asked for, the end is that of committed records; an answer may have reported a later one.
+        """Report the partition's end, while the store keeps the reader from polling."""
+        # This query returns the end of committed records; a fetch response may have had a later end.
         end = max(end, self._state.end or 0)
         self._measure(end, self._reader.position if self.next is None else self.next)
 
     def _measure(self, end: int | None, position: int, *, transaction_s: float = 0.0) -> None:
-        """Report how much waits, and for how long: the record before it is about as old."""
+        """Report how many records wait, and for how long: about since the record before them."""
         lag = 0 if end is None else max(0, end - position)
         behind_ms = self._clock.now_ms() - self._taken_ms if lag and self._taken_ms else 0
         self._state = replace(
@@ -363,7 +362,7 @@ class PartitionReader:
 
 
 async def _until_stored(ask: Callable[[], Awaitable[T]]) -> T:
-    """Call until the store takes it; what waits meanwhile is one batch."""
+    """Call until the store accepts it; only one batch waits meanwhile."""
     backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     while True:
         try:

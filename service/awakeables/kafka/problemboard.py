@@ -1,4 +1,4 @@
-"""What is wrong now: logged once when it begins and once when it ends, shown by readiness meanwhile."""
+"""Current problems: each is logged when it begins and when it ends, and shown by readiness meanwhile."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ProblemBoard:
             log.error(event, problem=text, **facts)
 
     def clear(self, name: str, event: str | None = None, **facts: object) -> None:
-        """Take a problem off, if there is one; with an event, its end is logged."""
+        """Remove a problem, if there is one; with an event, its end is logged."""
         if name in self._reported:
             del self._reported[name]
             self._shown.pop(name, None)
@@ -32,6 +32,6 @@ class ProblemBoard:
                 log.info(event, **facts)
 
     def clear_all(self, prefix: str) -> None:
-        """Take the problems with these names off; those that remain will be reported again."""
+        """Remove the problems with these names; those that persist will be reported again."""
         for name in [name for name in self._reported if name.startswith(prefix)]:
             self.clear(name)

@@ -1,4 +1,4 @@
-"""The one way to produce to Kafka: a queue per partition, sent in batches."""
+"""The only producer: a queue per partition, sent in batches."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ REFUSED_BATCH = (
     kafka.UnsupportedForMessageFormatError,
     kafka.UnknownError,
 )
-"""Errors of a whole batch, although a single record may have caused them: each is sent again alone.
+"""Errors of a whole batch that a single record may have caused: its records are sent again one by one.
 
-UnknownError is also what aiokafka makes of codes that it does not know, INVALID_RECORD among
-them (a record without a key for a compacted topic).
+aiokafka raises UnknownError also for codes that it does not know, such as INVALID_RECORD (a record
+without a key for a compacted topic).
 """
 
 SEQUENCE_LOST = (
@@ -51,14 +51,14 @@ SEQUENCE_LOST = (
     kafka.ProducerFenced,
     kafka.ProducerClosed,
 )
-"""The batch was not written, and this producer can't write any more: a new one can (aiokafka #1017)."""
+"""The batch was not written, and this producer can't write any more; a new one can (aiokafka #1017)."""
 
 Report: TypeAlias = "Callable[[Sequence[ProducerRecord], Exception | None], None]"
 """Called with records whose outcome is known: None once every in-sync replica has them, or an error.
 
-`PublishRefused`: Kafka will never take the record. `TopicMissing`, `BrokerRefused` (the topic may not
-be written to), `BrokerUnavailable`: it may pass when it is sent again later. Any other: it can't be
-written as a record at all.
+`PublishRefused`: Kafka will never accept the record. `TopicMissing`, `BrokerRefused` (the topic is
+forbidden), `BrokerUnavailable`: a later attempt may succeed. Any other error: it can't be encoded as a
+record.
 """
 
 
@@ -69,8 +69,8 @@ class ProducerRecord:
     Attributes:
         report: Called once with its outcome, together with others that have the same `report`.
         partitioned: Records with the same key go to the same partition (murmur2, as Java's clients
-            do). Otherwise, or without a key, all records that wait share a partition, which makes
-            larger batches and saves the hash.
+            do). Otherwise, or without a key, all waiting records share a partition, which makes larger
+            batches and saves the hash.
     """
 
     topic: str
@@ -87,9 +87,9 @@ class ProducerSettings:
 
     Attributes:
         max_record_bytes: Larger records are refused here; the topic may allow less.
-        stall: The producer is replaced when it has waited this long without a single
-            acknowledgement: some of aiokafka's ways to hang end only so (#1017). Its records are
-            sent again, so they may then be in the topic twice.
+        stall: The producer is replaced when it has waited this long without any acknowledgement,
+            because aiokafka can hang in ways that only this ends (#1017). Its records are then sent
+            again, so the topic may have them twice.
     """
 
     max_record_bytes: int = 32 * 1024 * 1024
@@ -97,14 +97,14 @@ class ProducerSettings:
 
 
 class Producer:
-    """Holds records until their outcome is known, through outages of any length.
+    """Keeps records until their outcome is known, through outages of any length.
 
-    Each partition has a queue and one batch under way. What comes meanwhile is the next batch: the
-    busier a partition, the larger its batches; and a batch costs one future, however many records
-    it has. There is no order between partitions, nor between records that are queued together.
+    Each partition has a queue and one batch in flight. Records that arrive meanwhile form the next batch:
+    the busier a partition, the larger its batches; and a batch costs one future, however many records it
+    has. There is no order between partitions, nor between records that are queued together.
 
     When a batch is refused because of one of its records, all of them are sent again one by one,
-    so that only the guilty one fails. A refused batch leaves a gap in the idempotent sequence that
+    so that only the bad one fails. A refused batch leaves a gap in the idempotent sequence that
     aiokafka can't close, therefore the producer is replaced then, too.
     """
 
@@ -122,7 +122,7 @@ class Producer:
             connection: Where Kafka is.
             clock: Time.
             settings: How records are produced.
-            errors: Logs why Kafka can't be reached; None if the consumer of the same process does.
+            errors: Logs why Kafka can't be reached; None if the process's consumer does that.
         """
         self._connection = connection
         self._settings = settings or ProducerSettings()
@@ -140,7 +140,7 @@ class Producer:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
-        """Connect in the background; at the end of the block send for two seconds at most, and close."""
+        """Connect in the background; at the end of the block, send for at most two seconds, then close."""
         running = asyncio.create_task(self._run(), name="kafka-producer")
         try:
             await asyncio.sleep(0)
@@ -163,10 +163,10 @@ class Producer:
             _report(left, BrokerUnavailable("the producer is closed"))
             await self._client.closed()
 
-    # Records: taken on, given a partition, sent in batches, reported.
+    # Records: accepted, assigned to a partition, sent in batches, reported.
 
     def send(self, records: Iterable[ProducerRecord]) -> None:
-        """Take records on; each is reported, which may happen before this returns."""
+        """Accept records; each is reported, perhaps before this returns."""
         if self._tasks is None:
             return _report(list(records), BrokerUnavailable("the producer is closed"))
         by_topic: dict[str, list[ProducerRecord]] = {}
@@ -176,7 +176,7 @@ class Producer:
                 size += len(name) + len(content or b"")
             if size > self._settings.max_record_bytes:
                 most = self._settings.max_record_bytes
-                error = PublishRefused(f"a record of {size} bytes is not sent; the most is {most}")
+                error = PublishRefused(f"a record of {size} bytes is too large; the maximum is {most}")
                 record.report([record], error)
             else:
                 by_topic.setdefault(record.topic, []).append(record)
@@ -213,13 +213,13 @@ class Producer:
         await outcome
 
     async def _place_later(self, topic: str) -> None:
-        """Place what waits for a topic once that is known, without having the broker create it."""
+        """Assign the records that wait for a topic once it is known, without creating it."""
         problem: Exception | None = None
         try:
             producer = await self._client.connected()
             await self._look_up(producer, topic)
         except Exception as error:
-            # The supervisor of what waits for this topic: other topics are served all the same.
+            # The supervisor of this topic's records: other topics are not affected.
             problem = self._explained(topic, error)
         records = self._unplaced.pop(topic)
         if problem is None:
@@ -245,7 +245,7 @@ class Producer:
             self._enqueue(TopicPartition(topic, partition), placed)
 
     def _next_partition(self, topic: str, partitions: Sequence[int]) -> int:
-        """Take turns, passing over partitions that still have a batch under way."""
+        """Take turns, skipping partitions that still have a batch in flight."""
         self._turn += 1
         start = self._turn % len(partitions)
         in_turn = (*partitions[start:], *partitions[:start])
@@ -261,11 +261,11 @@ class Producer:
             self._tasks.create_task(self._send_queue(place, queue))
 
     async def _send_queue(self, place: TopicPartition, queue: deque[ProducerRecord]) -> None:
-        """Send what waits for a partition, batch after batch, until nothing does.
+        """Send the records that wait for a partition, batch after batch, until there are none.
 
-        Records leave the queue once their outcome is known, and so are not lost by a cancellation.
+        Records leave the queue once their outcome is known, so a cancellation loses none.
         """
-        alone = 0  # how many of the first records go one by one, because their batch was refused
+        alone = 0  # how many of the first records are sent one by one, because their batch was refused
         while queue:
             producer = await self._client.connected()
             batch, records = _fill(producer.create_batch(), queue, most=1 if alone else None)
@@ -347,7 +347,7 @@ def _fill(
 ) -> tuple[BatchBuilder, list[ProducerRecord]]:
     """Put the first records of a queue into a batch, as many as fit, or `most`.
 
-    One that has a key, value or header that can't be written is reported, and taken from the queue.
+    A record with a key, value or header that can't be encoded is reported, and removed from the queue.
     """
     records: list[ProducerRecord] = []
     unwritable: list[tuple[ProducerRecord, Exception]] = []

@@ -1,4 +1,4 @@
-"""Publishes the service's effects: records made of them, and an end to each wait."""
+"""Publishes the service's effects: encodes them as records, and limits each wait."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class _Call:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _EffectRecord(ProducerRecord):
-    """The record of an effect, while the producer has it, and until its outcome was reported.
+    """The record of an effect, until its outcome was reported.
 
     Attributes:
-        call: Who waits for it; None after a time-out, until the effect is published again.
-        outcome: Why Kafka has refused it; None: it has taken it.
-        settled: The outcome came after the time-out, and is kept for the next call.
+        call: The call that waits for it; None after a time-out, until the effect is published again.
+        outcome: Why Kafka has refused it; None if it has accepted it.
+        settled: Whether the outcome came after the time-out, and is kept for the next call.
     """
 
     effect: Effect
@@ -50,9 +50,8 @@ class _EffectRecord(ProducerRecord):
 class KafkaPublisher:
     """`ports.Publisher` on Kafka.
 
-    The producer holds a record for as long as the broker is away; a call waits for `timeout`. The
-    next call with the same effect then waits for the record that is under way, and sends no second
-    one.
+    The producer keeps a record for as long as the broker is down; a call waits for `timeout`. The next
+    call with the same effect then waits for the record in flight, and does not send a second one.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class KafkaPublisher:
             try:
                 value, headers = encode_effect(effect)
             except Exception as error:
-                # One that can't be written must not keep the others from going out.
+                # One that can't be encoded must not hold up the others.
                 call.settle([effect], error)
                 continue
             # A task that the handler gave no key has its awakeable's ID, which is random: any partition
@@ -125,7 +124,7 @@ class KafkaPublisher:
             call.settle(effects, outcome)
 
     def _let_go(self, call: _Call) -> list[Effect]:
-        """The effects of a call that are not reported yet; from now on nobody waits for them."""
+        """Give up a call's effects that are not reported yet, and return them."""
         if not call.left:
             return []
         late = [record for record in self._held.values() if record.call is call]
@@ -138,7 +137,7 @@ class KafkaPublisher:
         for effect in effects:
             by_topic.setdefault(effect.topic, []).append(effect)
         for topic, late in by_topic.items():
-            # A topic that was deleted under way looks like a broker that is away.
+            # A topic that was deleted meanwhile looks like a broker that is down.
             missing = await self._producer.is_missing(topic)
             call.settle(late, no_topic(topic, self._connection) if missing else self._no_answer())
 

@@ -1,7 +1,7 @@
-"""How our topics should be set up, with a reason each: the one place where that is said.
+"""How our topics should be configured, and why; the only source of these recommendations.
 
-`docs/operations.md` shows this table, `topics check` holds a cluster against it, and `topics
-create` makes topics that pass.
+`docs/operations.md` shows this table, `topics check` compares a cluster with it, and `topics create`
+creates topics that pass.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ IN_SYNC = "min.insync.replicas"
 RETENTION = "retention.ms"
 SIZE = "max.message.bytes"
 DEFAULT_SIZE_BYTES = 1_048_588
-"""Kafka's own default: 1 MiB and the head of a batch."""
+"""Kafka's own default: 1 MiB and the header of a batch."""
 
 HEADERS_BYTES = 64 * 1024
-"""Room for the headers that a dead letter carries besides what it is a copy of."""
+"""Space for the headers that a dead letter has in addition to the record that it copies."""
 
 UNBOUNDED = -1
 """How Kafka writes *no limit* for retention."""
@@ -52,7 +52,7 @@ class AtLeast:
 
 @dataclass(frozen=True, slots=True)
 class Exactly:
-    """This and nothing else."""
+    """Exactly this value."""
 
     value: str
 
@@ -77,7 +77,7 @@ class Recommendation:
     Attributes:
         setting: Kafka's name, or `partitions` or `replication.factor`.
         weight: `must`: a promise breaks otherwise; `advice`: it can be right otherwise.
-        rules: By role; where there is none, any value will do.
+        rules: By role; without a rule, any value is accepted.
         why: One sentence.
     """
 
@@ -166,7 +166,7 @@ RECOMMENDATIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicState:
-    """How a topic is set up; `settings` is by the names that recommendations have."""
+    """A topic's configuration; `settings` uses the names of the recommendations."""
 
     name: str
     role: Role
@@ -188,7 +188,7 @@ class Judgement:
 def judge(topic: TopicState, *, brokers: int) -> Iterator[Judgement]:
     """Compare a topic with the table, as far as the cluster discloses its settings.
 
-    What a cluster with this number of brokers can't have is only advised.
+    If a cluster with this number of brokers can't meet a recommendation, that is only advice.
     """
     replicas = int(topic.settings[REPLICATION])
     for recommendation in RECOMMENDATIONS:
@@ -198,12 +198,12 @@ def judge(topic: TopicState, *, brokers: int) -> Iterator[Judgement]:
         verdict: Rating = "ok" if rule.fits(value) else recommendation.weight
         advised, why = str(rule), recommendation.why
         if verdict == "must" and not _can_be(recommendation.setting, rule, brokers):
-            verdict, why = "advice", f"{why} (not to be had with {brokers} broker{'s' * (brokers != 1)})"
+            verdict, why = "advice", f"{why} (impossible with {brokers} broker{'s' * (brokers != 1)})"
         if recommendation.setting == IN_SYNC and int(value) > replicas:
             verdict, advised, why = (
                 "must",
                 f"≤ {replicas}",
-                "more than there are replicas: all publishing fails",
+                "more than there are replicas, so all publishing fails",
             )
         yield Judgement(
             topic=topic.name,
@@ -218,7 +218,7 @@ def judge(topic: TopicState, *, brokers: int) -> Iterator[Judgement]:
 def plan_for(
     role: Role, *, brokers: int, partitions: int | None = None, replication: int | None = None
 ) -> TopicPlan:
-    """A new topic that passes, as far as this number of brokers allows; arguments win."""
+    """A new topic that passes, as far as this number of brokers allows; arguments take precedence."""
     chosen = {r.setting: r.rules[role].to_create for r in RECOMMENDATIONS if role in r.rules}
     counted, copies = int(chosen.pop(PARTITIONS)), min(int(chosen.pop(REPLICATION)), brokers)
     replicas = copies if replication is None else replication

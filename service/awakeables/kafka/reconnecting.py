@@ -1,4 +1,4 @@
-"""An aiokafka producer that is replaced when it can't go on: lost sequence numbers, or silent for long."""
+"""An aiokafka producer that is replaced when it can't go on: after a sequence gap, or a long silence."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LONGEST_PAUSE_S = 3.0
 
 
 class ReconnectingProducer:
-    """Has a connected producer, or is connecting one.
+    """Keeps a producer connected.
 
-    An idempotent producer numbers its batches per partition, and the broker takes them in that order
-    only. aiokafka has no way to close the gap that a refused batch leaves, so it needs a new producer
-    then (aiokafka #1017). Some of its ways to hang end only so, too.
+    An idempotent producer numbers its batches per partition, and the broker accepts them only in that
+    order. aiokafka can't close the gap that a refused batch leaves, so a new producer is needed then
+    (aiokafka #1017). It is also the only way out of some states in which aiokafka hangs.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ReconnectingProducer:
         """Send a batch; returns once every in-sync replica has it.
 
         Raises:
-            KafkaError: As aiokafka says.
+            KafkaError: As aiokafka raises it.
         """
         if not self._batches_under_way:
             self._heard_s = self._clock.monotonic()
@@ -81,13 +81,13 @@ class ReconnectingProducer:
         self._heard_s = self._clock.monotonic()
 
     def replace(self, producer: AIOKafkaProducer, *, topic: str, reason: str) -> None:
-        """Give this producer up, if it is not replaced already."""
+        """Give up this producer, if it is not replaced already."""
         if self._producer is producer:
             log.info(events.CLIENT_REPLACED, client="producer", topic=topic, reason=reason)
             self._forget()
 
     async def keep(self) -> None:
-        """Connect, again and again; cancel to stop."""
+        """Connect and reconnect until cancelled."""
         while True:
             self._worn_out.clear()
             producer = await self._connect()
@@ -98,7 +98,7 @@ class ReconnectingProducer:
                 await self._until_worn_out()
             finally:
                 self._forget()
-                # It may yet deliver what it holds, so it is closed while the next one connects.
+                # It may still deliver its records, so it is closed while the next one connects.
                 closing = asyncio.create_task(close_producer(producer), name="kafka-producer-closing")
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
@@ -106,7 +106,7 @@ class ReconnectingProducer:
                 await asyncio.sleep(self._backoff.next_s())
 
     async def closed(self) -> None:
-        """Wait until every producer that there was is closed, which takes a few seconds at most."""
+        """Wait until all producers are closed, which takes a few seconds at most."""
         if self._closing:
             await asyncio.wait(self._closing)
 

@@ -1,4 +1,4 @@
-"""How a cluster and our topics are set up, as the brokers report it."""
+"""The configuration of a cluster and our topics, as the brokers report it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from awakeables.worker.worker import Worker
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What there is.
+    """What was found.
 
     Attributes:
         brokers: How many brokers the cluster has now.
-        topics: Those that exist.
+        topics: The topics that exist.
         missing: The names of those that don't.
         problems: What is wrong with a topic as a whole, by its name.
         undisclosed: Topics whose settings the cluster doesn't disclose, and why.
@@ -40,11 +40,11 @@ class Survey:
 def topics_of(
     app: App, workers: Iterable[Worker], tasks: Iterable[str] = (), *, verdicts: bool = False
 ) -> dict[str, Role]:
-    """The topics of an app, of its workers, and further task topics, with what each is for.
+    """The topics of an app, of its workers, and further task topics, with the role of each.
 
-    An app's handlers name task topics as they publish, so they can't be derived from the app. It has a
-    verdicts topic if verdicts are switched on. Each task topic has a topic for its dead letters, also
-    where its workers are not ours.
+    An app's handlers name task topics when they publish, so they can't be derived from the app. It has a
+    verdicts topic if verdicts are published. Each task topic has a topic for its dead letters, even if its
+    workers don't use our SDK.
     """
     roles: dict[str, Role] = {app.completions_topic: "completions", app.dead_letter_topic: "dead letters"}
     if verdicts:
@@ -57,7 +57,7 @@ def topics_of(
 
 
 async def survey(connection: KafkaConnection, roles: Mapping[str, Role]) -> Survey:
-    """Look at these topics; none is created by looking.
+    """Inspect these topics, without creating any.
 
     Raises:
         BrokerUnavailable: Kafka can't be reached.

@@ -1,9 +1,9 @@
-"""Reads a partition past what aiokafka alone can't read (K2).
+"""Reads a partition despite batches that aiokafka can't read (K2).
 
-A batch that aiokafka can't open makes `getmany` raise, and the good records before it go down with
-it. Then the partition is read record by record up to the bad batch, and that is looked at closer:
-records whose header names are not UTF-8 are decoded leniently, a batch that would unpack to more
-than the limit is to be left out, and any other can't be opened at all.
+A batch that aiokafka can't open makes `getmany` raise, and the good records before it are lost with it.
+Then the partition is read record by record up to the bad batch, which is examined: records whose header
+names are not UTF-8 are decoded leniently, a batch that would unpack to more than the limit must be
+skipped, and any other can't be opened at all.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from awakeables.kafka.unpacking import BatchTooLarge, bounded
 Records: TypeAlias = Sequence[ConsumerRecord]
 
 NOWHERE = TopicPartition("", -1)
-"""No partition: to poll it brings no records, only the errors of the consumer's group."""
+"""Not a real partition: polling it returns no records, but raises errors of the consumer's group."""
 
 
 class UnreadableBatch(Exception):
-    """A batch can't be opened; everything before it was handed out.
+    """A batch can't be opened; everything before it was returned.
 
     Attributes:
-        offset: Where the reader stands: at the batch, or, behind compacted records, before it.
-        next: The offset behind the batch; None if that can't be found out.
+        offset: The reader's position: at the batch, or, if compacted records are in between, before it.
+        next: The offset after the batch; None if it is unknown.
     """
 
     def __init__(self, partition: TopicPartition, offset: int, next_: int | None, cause: Exception) -> None:
@@ -42,15 +42,15 @@ class UnreadableBatch(Exception):
 
 
 class OversizedBatch(Exception):
-    """A batch would unpack to more than the limit; everything before it was handed out.
+    """A batch would unpack to more than the limit; everything before it was returned.
 
-    Only an attacker writes such a batch, and must not stop the partition with it: report it, and
-    read on with `go_to(next)`.
+    Such a batch is probably an attack, and must not stop the partition: report it, and continue with
+    `go_to(next)`.
 
     Attributes:
-        first: Its first offset, or where the reader stands, if that is within it.
-        next: The offset behind it.
-        reason: What a dead letter says of it.
+        first: Its first offset, or the reader's position, if that is within it.
+        next: The offset after it.
+        reason: The reason for its dead letter.
     """
 
     def __init__(self, first: int, next_: int, cause: Exception) -> None:
@@ -65,7 +65,7 @@ class TolerantReader:
     """Reads one partition of a consumer, which may have others.
 
     Attributes:
-        position: The offset to be read next.
+        position: The next offset to read.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class TolerantReader:
         position: int,
         max_unpacked_bytes: int,
     ) -> None:
-        """Stand at `position`; the consumer must stand there, too.
+        """Begin at `position`, which must also be the consumer's position.
 
         Args:
-            consumer: It is assigned the partition.
-            partition: What is read.
-            connection: Where Kafka is, for what the consumer can't read.
-            position: The offset to begin with.
-            max_unpacked_bytes: Bound of what a batch may unpack to, and of what one read returns.
+            consumer: A consumer that is assigned the partition.
+            partition: The partition to read.
+            connection: Where Kafka is, for batches that the consumer can't read.
+            position: The first offset to read.
+            max_unpacked_bytes: Maximum size of an unpacked batch, and of one read.
         """
         self.position = position
         self._consumer = consumer
@@ -96,15 +96,15 @@ class TolerantReader:
 
     @property
     def is_careful(self) -> bool:
-        """Whether it reads record by record, because something before the end can't be read."""
+        """Whether it reads record by record, because of a batch ahead that can't be read."""
         return self._one_by_one
 
     def detach(self) -> None:
-        """Move the consumer no more: the partition may have been assigned to it again, to begin elsewhere."""
+        """Stop moving the consumer: it may have been assigned the partition again, at another position."""
         self._detached = True
 
     def go_to(self, offset: int) -> None:
-        """Read on from here."""
+        """Continue from this offset."""
         self.position = offset
         if not self._detached:
             self._consumer.seek(self._partition, offset)
@@ -115,13 +115,13 @@ class TolerantReader:
         self.go_to(self.position)
 
     async def read(self, limit: int, *, timeout_ms: int) -> Records:
-        """Up to `limit` records; none if none came in time, or after a failure that `read` looks into.
+        """Up to `limit` records; none if none came in time, or after a failure that the next read examines.
 
         Raises:
-            UnreadableBatch: It stands before a batch that can't be opened; the next read tries again.
-            OversizedBatch: It stands before one that is too large to be unpacked.
-            KafkaError: The consumer itself, or its group, has failed; or records that are to be read
-                were deleted (`OffsetOutOfRangeError`).
+            UnreadableBatch: The next batch can't be opened; the next read tries again.
+            OversizedBatch: The next batch is too large to be unpacked.
+            KafkaError: The consumer itself, or its group, has failed; or the next records were deleted
+                (`OffsetOutOfRangeError`).
         """
         try:
             if self._one_by_one:
@@ -135,7 +135,7 @@ class TolerantReader:
             return await self._look_closer(failed.cause, limit)
 
     async def _read_one_by_one(self, limit: int, timeout_ms: int) -> Records:
-        """Read up to what can't be read; and as usual again once the end was reached without it."""
+        """Read up to the batch that can't be read; return to normal if the end is reached without one."""
         records: list[ConsumerRecord] = []
         room = self._max_unpacked_bytes
         try:
@@ -166,7 +166,7 @@ class TolerantReader:
                 if place is not None:
                     raise OversizedBatch(*place, cause)
         except NO_CONNECTION:
-            return ()  # the next read looks again
+            return ()  # the next read tries again
         try:
             following = await next_batch(self._connection, self._partition, self.position)
         except NO_CONNECTION:
@@ -182,7 +182,7 @@ class TolerantReader:
         except (kafka.OffsetOutOfRangeError, kafka.ConsumerStoppedError, kafka.TopicAuthorizationFailedError):
             raise
         except Exception as error:
-            # A codec raises what it likes: gzip an OSError, cramjam an error of its own.
+            # Codecs raise different errors: gzip an OSError, cramjam its own.
             await raise_group_error(self._consumer)
             raise _Unreadable(error) from error
         records: Records = batches.get(self._partition, ())
@@ -192,14 +192,14 @@ class TolerantReader:
 
 
 class _Unreadable(Exception):
-    """`getmany` has failed at something in the partition."""
+    """`getmany` failed because of something in the partition."""
 
     def __init__(self, cause: Exception) -> None:
         self.cause = cause
 
 
 async def raise_group_error(consumer: AIOKafkaConsumer) -> None:
-    """Tell an error of the consumer's group from one of a partition, which `getmany` raises alike.
+    """Raise an error of the consumer's group, if there is one; `getmany` raises those of partitions as well.
 
     Raises:
         KafkaError: The group's.

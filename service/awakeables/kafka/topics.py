@@ -1,4 +1,4 @@
-"""Which topics there are, asked so that asking creates none; and creating an app's topics."""
+"""Which topics exist, queried without creating any; and creating an app's topics."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ READY_PAUSE_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicFacts:
-    """What a broker says of a topic; `problem` is None when it can be used.
+    """What a broker reports about a topic; `problem` is None if it can be used.
 
     Attributes:
-        replication: The replicas of the partition that has the fewest.
+        replication: The smallest number of replicas of any partition.
         topic_id: Distinguishes it from an earlier topic of the same name; None if the broker knows no IDs.
     """
 
@@ -46,15 +46,15 @@ def no_topic(topic: str, connection: KafkaConnection) -> TopicMissing:
             f"there is no topic {topic!r}; start `awakeables dev` with the worker that reads it, --worker "
             f"MODULE:WORKER, or, if that runs elsewhere, with --task-topic {topic}"
         )
-    return TopicMissing(f"there is no topic {topic!r}; `awakeables topics create` makes it")
+    return TopicMissing(f"there is no topic {topic!r}; `awakeables topics create` creates it")
 
 
 async def describe(
     client: AIOKafkaClient, names: Iterable[str], *, node: int | None = None
 ) -> dict[str, TopicFacts]:
-    """Ask a broker about these topics: the one of this ID, or any.
+    """Ask a broker about these topics: the broker with this ID, or any.
 
-    aiokafka's own look-ups let the broker create what they name (its default); this doesn't.
+    aiokafka's own requests allow the broker to create the topics that they name; this doesn't.
 
     Raises:
         KafkaError: The broker did not answer.
@@ -95,7 +95,7 @@ async def facts_of(connection: KafkaConnection, topic: str) -> TopicFacts:
 
 
 async def missing_topics(connection: KafkaConnection, names: Iterable[str]) -> list[str]:
-    """Those of the topics that do not exist; none is created by asking.
+    """Those of the topics that do not exist; asking creates none.
 
     Raises:
         BrokerUnavailable: The broker can't be reached.
@@ -110,7 +110,7 @@ async def missing_topics(connection: KafkaConnection, names: Iterable[str]) -> l
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicPlan:
-    """A topic to be made; what isn't said is the cluster's to choose."""
+    """A topic to create; the cluster chooses what is not given."""
 
     partitions: int
     replication: int = -1
@@ -118,14 +118,14 @@ class TopicPlan:
 
 
 async def create_topics(connection: KafkaConnection, topics: Mapping[str, int | TopicPlan]) -> None:
-    """Create topics by plans, or with a number of partitions; those that exist stay as they are.
+    """Create topics by plans, or with a number of partitions; existing ones are unchanged.
 
     Returns when every broker that we ask knows a leader for all their partitions.
 
     Raises:
         BrokerUnavailable: The broker can't be reached, or refuses.
     """
-    # What an embedded broker or another process has made needs no admin protocol.
+    # Topics that the embedded broker or another process has created need no admin request.
     wanted = set(await missing_topics(connection, topics))
     new = [_new(name, plan) for name, plan in topics.items() if name in wanted]
     if new:
@@ -141,8 +141,8 @@ async def create_topics(connection: KafkaConnection, topics: Mapping[str, int | 
 def _new(name: str, plan: int | TopicPlan) -> NewTopic:
     if isinstance(plan, int):
         plan = TopicPlan(partitions=plan)
-    # The cluster's own replication factor (-1) is let pass by aiokafka with assignments only, and
-    # any other without them only.
+    # aiokafka accepts the cluster's own replication factor (-1) only with assignments, and any other
+    # factor only without.
     assignments: dict[int, list[int]] | None = {} if plan.replication < 0 else None
     return NewTopic(name, plan.partitions, plan.replication, assignments, dict(plan.settings))
 
@@ -154,8 +154,8 @@ async def _create(connection: KafkaConnection, new: list[NewTopic]) -> None:
         response = await admin.create_topics(new)
     except kafka.IncompatibleBrokerVersion as error:
         raise BrokerUnavailable(
-            f"{connection.bootstrap} makes no topics by request; if it is the broker of `awakeables dev`, "
-            "name them when it starts: `awakeables dev --task-topic TOPIC`"
+            f"{connection.bootstrap} does not create topics on request; if it is the broker of `awakeables "
+            "dev`, name them when it starts: `awakeables dev --task-topic TOPIC`"
         ) from error
     except (kafka.KafkaError, OSError, TimeoutError) as error:
         raise BrokerUnavailable(f"the topics can't be created: {error_text(error)}") from error
@@ -170,7 +170,7 @@ async def _create(connection: KafkaConnection, new: list[NewTopic]) -> None:
 
 @asynccontextmanager
 async def asking(connection: KafkaConnection) -> AsyncIterator[AIOKafkaClient]:
-    """A client for a few questions.
+    """An admin client for a few requests.
 
     Raises:
         BrokerUnavailable: Kafka can't be reached, refuses us, or doesn't answer one of them.

@@ -1,4 +1,4 @@
-"""Watches whether the topics that the service itself publishes to are there."""
+"""Checks periodically whether the topics that the service itself publishes to exist."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class TopicWatch:
-    """Puts missing topics on the board of problems.
+    """Reports missing topics as problems.
 
-    Otherwise they would show only once something is published to them, and then with each record.
+    Otherwise they would be noticed only when something is published to them, and then for each record.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class TopicWatch:
 
         Args:
             connection: Where Kafka is.
-            topics: The topics, by what the board calls them.
-            problems: The board for readiness.
-            interval: How often they are looked for.
+            topics: The topics, by the names of their problems.
+            problems: The current problems, for readiness.
+            interval: How often to check.
         """
         self._connection = connection
         self._topics = topics
@@ -45,15 +45,15 @@ class TopicWatch:
         self._interval_s = interval.total_seconds()
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         while True:
             try:
                 missing = await missing_topics(self._connection, self._topics.values())
             except BrokerUnavailable:
-                # That is another problem, which the consumer reports.
+                # The broker is down: another problem, which the consumer reports.
                 pass
             except Exception as error:
-                # The supervisor of this look: the service goes on without it.
+                # The supervisor of this check: the service goes on without it.
                 log.error(events.BACKGROUND_ERROR, exc_info=error)
             else:
                 self._report(missing)

@@ -1,9 +1,9 @@
-"""Bounds on what the records of a poll take once they are unpacked.
+"""Limits the unpacked size of the records of a poll.
 
-A malicious batch of 40 kB unpacks to 40 MB, and one of 1 MB to a gigabyte. aiokafka
-unpacks it whole, however large that is, and has no setting for it. So its codecs and its reader of
-fetched records are replaced, for the whole process, by bounded ones. The bound applies only within
-`bounded`: other consumers, for example in a handler, are served as before (ADR 19).
+A malicious batch of 40 kB can unpack to 40 MB, and one of 1 MB to a gigabyte. aiokafka unpacks it
+completely, whatever its size, and has no setting for it. So its codecs and its reader of fetched records
+are replaced, for the whole process, by limited ones. The limit applies only within `bounded`: other
+consumers, for example in a handler, are not affected (ADR 19).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from aiokafka.consumer.fetcher import PartitionRecords
 from awakeables.core.bounds import MAX_UNPACKED_BYTES
 
 FIRST_GUESS = 8
-"""How many times its size a batch is expected to have at most; if it has more, it is unpacked again."""
+"""The first buffer is this many times as large as the batch; if it is too small, a larger one is tried."""
 
 _NO_ROOM = "whole buffer"
-"""How cramjam says that what was unpacked does not fit."""
+"""Part of cramjam's error message if the unpacked data does not fit."""
 
 _XERIAL_HEAD_BYTES = 16
 
@@ -40,7 +40,7 @@ class BatchTooLarge(Exception):
 
 
 class _Budget:
-    """What is left of a poll."""
+    """The remaining size of a poll."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
@@ -52,9 +52,9 @@ _budget: ContextVar[_Budget | None] = ContextVar("budget", default=None)
 
 @contextmanager
 def bounded(most_bytes: int = MAX_UNPACKED_BYTES) -> Iterator[None]:
-    """Unpack no batch beyond `most_bytes`, and end a poll once its records have that many together.
+    """Unpack no batch beyond `most_bytes`, and end a poll once its records reach that size together.
 
-    A batch that is larger raises `BatchTooLarge` where its records are asked for.
+    A larger batch raises `BatchTooLarge` when its records are read.
     """
     token = _budget.set(_Budget(most_bytes))
     try:
@@ -64,7 +64,7 @@ def bounded(most_bytes: int = MAX_UNPACKED_BYTES) -> Iterator[None]:
 
 
 class _BoundedRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is not typed
-    """Ends early when the poll's budget is used up: aiokafka fetches the rest again, from there on."""
+    """Ends early when the poll's budget is used up; aiokafka then fetches the rest again."""
 
     def __next__(self) -> Any:
         budget = _budget.get()
@@ -80,7 +80,7 @@ class _BoundedRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is no
 
 
 def _gunzip(packed: bytes, most: int) -> bytes:
-    """All members, as gzip itself reads them; zeros may stand behind them."""
+    """All members, as gzip itself reads them; zeros may follow."""
     unpacked = bytearray()
     while packed:
         member = zlib.decompressobj(wbits=31)
@@ -94,7 +94,7 @@ def _gunzip(packed: bytes, most: int) -> bytes:
 
 
 def _unsnap(packed: bytes, most: int) -> bytes:
-    """Each block says before its data how large that is."""
+    """Each block has its size before its data."""
     if not codec._detect_xerial_stream(packed):
         sizes = [cramjam.snappy.decompress_raw_len(packed)]
     else:
@@ -112,7 +112,7 @@ def _unsnap(packed: bytes, most: int) -> bytes:
 
 
 def _into(decompress_into: Callable[[bytes, bytearray], int]) -> Callable[[bytes, int], bytes]:
-    """A decoder that has only so much room: it is tried with little first."""
+    """A decoder into a limited buffer, which is small at first."""
 
     def decode(packed: bytes, most: int) -> bytes:
         room = min(most, max(FIRST_GUESS * len(packed), 64 * 1024))
@@ -157,7 +157,7 @@ def _install() -> None:
     for reader in (*_READERS, *_COMPILED_READERS):
         try:
             module = import_module(f"aiokafka.{reader}")
-        except ImportError:  # a platform without the compiled ones
+        except ImportError:  # a platform without compiled codecs
             continue
         for name, decode in guarded.items():
             if hasattr(module, name):

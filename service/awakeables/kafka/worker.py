@@ -1,4 +1,4 @@
-"""A worker on Kafka: one member of the consumer group that has the worker's name."""
+"""A worker on Kafka: a member of the consumer group with the worker's name."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 
 COMMIT_TIMEOUT_S = 2.0
-"""`commit` of aiokafka has no end while the broker is down."""
+"""aiokafka's `commit` waits without a limit while the broker is down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +49,12 @@ class WorkerSettings:
     """How a worker behaves on Kafka.
 
     Attributes:
-        commit_interval: How often offsets are committed; what was done since is done again
+        commit_interval: How often offsets are committed; tasks done since the last commit are repeated
             after a crash.
-        topic_check_interval: How often topics that are missing are looked for.
+        topic_check_interval: How often to check for missing topics.
         most_open: How far a partition is read past its first unfinished task.
-        stuck_retry_interval: How often a partition with a batch that can't be read is tried.
-        max_unpacked_bytes: What a batch may unpack to; one that is larger is left out.
+        stuck_retry_interval: How often a partition with an unreadable batch is retried.
+        max_unpacked_bytes: The size to which a batch may unpack; a larger one is skipped.
         loop: How long to drain.
     """
 
@@ -94,15 +94,15 @@ class WorkerRunner:
         self._stop: asyncio.Event | None = None
 
     def problems(self) -> dict[str, str]:
-        """What keeps it from doing tasks now, by name; empty: it is ready."""
+        """The problems that keep it from doing tasks now, by name; empty if it is ready."""
         if self._port is None or self._stop is None:
             return {"worker": "not running"}
         return {"worker": "draining"} if self._stop.is_set() else self._port.problems()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set; then drain: finish what runs, answer it, commit, leave.
+        """Work until `stop` is set; then drain: finish and answer running tasks, commit, leave the group.
 
-        A broker that can't be reached is waited for, at the start as well as later.
+        It waits for a broker that can't be reached, at the start and later.
         """
         port = KafkaTasks(self._worker, self._connection, clock=self._clock, settings=self._settings)
         self._port, self._stop = port, stop
@@ -182,9 +182,9 @@ class KafkaTasks:
         self._offsets.finish((record.topic, record.partition), record.offset)
 
     def problems(self) -> dict[str, str]:
-        """What keeps tasks from being read and answered, by name.
+        """The problems that keep tasks from being read and answered, by name.
 
-        A member that the group gives no partition is ready: it stands by.
+        A member to which the group assigns no partition is ready: it is on standby.
         """
         problems = {f"topic {topic}": "there is no such topic" for topic in sorted(self._missing)}
         if self._consumer is None:
@@ -195,17 +195,17 @@ class KafkaTasks:
             problems["producer"] = "not connected to Kafka; the log says why"
         for partition in self._reader.stuck if self._reader else ():
             name = f"partition {partition.topic}:{partition.partition}"
-            problems[name] = "stands before a batch that can't be opened"
+            problems[name] = "is stopped at a batch that can't be opened"
         return problems
 
     async def keep_offsets(self) -> None:
-        """Commit now and then; runs until it is cancelled."""
+        """Commit at intervals until cancelled."""
         while True:
             await asyncio.sleep(self._settings.commit_interval.total_seconds())
             await self.commit()
 
     async def commit(self) -> None:
-        """Commit what is done with; a failure costs nothing but work done twice after a crash."""
+        """Commit finished tasks; after a failure, a crash would only repeat some of them."""
         consumer = self._consumer
         if consumer is None:
             return
@@ -234,7 +234,7 @@ class KafkaTasks:
             self._offsets.commit(offsets)
 
     async def close(self) -> None:
-        """Commit, leave the group, let go."""
+        """Commit, leave the group, release the clients."""
         await self.commit()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
@@ -293,10 +293,10 @@ class KafkaTasks:
         await asyncio.sleep(LONGEST_PAUSE_S if isinstance(error, DENIED) else FIRST_PAUSE_S)
 
     async def _look_for_topics(self) -> None:
-        """Subscribe to those topics that exist.
+        """Subscribe to the topics that exist.
 
-        To subscribe to a missing one would create it on many brokers, with the wrong number of
-        partitions, and blocks aiokafka's start on the others.
+        Subscribing to a missing one would create it on many brokers, with the wrong number of partitions,
+        and blocks aiokafka's start on the others.
         """
         if self._subscribed == self._worker.topics:
             return
@@ -318,7 +318,7 @@ class KafkaTasks:
                 events.TOPIC_MISSING,
                 worker=self._worker.name,
                 topics=sorted(missing),
-                error="`awakeables topics create` with --worker makes them; if it is the broker of "
+                error="`awakeables topics create` with --worker creates them; if it is the broker of "
                 "`awakeables dev`, start that with --worker or --task-topic",
             )
         self._missing = missing
@@ -327,7 +327,7 @@ class KafkaTasks:
             self._subscribed = there
 
     async def assigned(self, partitions: Collection[TopicPartition]) -> None:
-        """Begin with partitions: a new assignment knows no pauses."""
+        """Begin with partitions, none of which is paused in a new assignment."""
         self._has_assignment = True
         if self._reader is not None:
             self._reader.forget()
@@ -335,7 +335,7 @@ class KafkaTasks:
         log.info(events.PARTITIONS_ASSIGNED, worker=self._worker.name, partitions=_shown(partitions))
 
     async def revoked(self, partitions: Collection[TopicPartition]) -> None:
-        """Commit what can be, and forget the partitions: others may read them from now on."""
+        """Commit what is possible, and forget the partitions: other members may read them from now on."""
         if self._reader is not None:
             self._reader.forget()
         await self.commit()
@@ -365,7 +365,7 @@ class KafkaTasks:
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
-    """Tells the port of rebalances. aiokafka logs and swallows what these raise."""
+    """Notifies the port of rebalances. aiokafka logs and swallows what these methods raise."""
 
     def __init__(self, tasks: KafkaTasks) -> None:
         self._tasks = tasks

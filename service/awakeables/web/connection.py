@@ -261,7 +261,7 @@ class Connection(HttpToolsProtocol):
         self._since_s = self.loop.time()
 
     def _may_answer(self) -> bool:
-        """Is the client waiting for the response to the request that is arriving, and no earlier one?"""
+        """Whether the client waits for the response to the request that is arriving, and no earlier one."""
         if self.pipeline or self._silent:
             return False
         if self._in_body:
@@ -269,7 +269,7 @@ class Connection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _is_unread(self, now_s: float) -> bool:
-        """Has the client left its response unread for too long?"""
+        """Whether the client has left its response unread for too long."""
         size = self.transport.get_write_buffer_size()
         if not size:
             self._unread_since_s = None

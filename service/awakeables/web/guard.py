@@ -149,7 +149,7 @@ def _known_holder(tokens: Tokens, headers: Mapping[bytes, bytes]) -> Holder:
 
 
 def _began(holder: Holder, row: Invocation) -> bool:
-    """Was this invocation begun with the holder's token?"""
+    """Whether this invocation was begun with the holder's token."""
     return begun_by(row.acts) == holder.name and holder.may("call", row.service)
 
 

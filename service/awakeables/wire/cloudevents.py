@@ -79,10 +79,10 @@ class CloudEvent:
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace") or None
         try:
-            told = _attribute.decode(value)
+            text = _attribute.decode(value)
         except (msgspec.MsgspecError, ValueError) as error:
             raise ValueError(f"the event's {name}: {error}") from None
-        return None if told is None else str(told) or None
+        return None if text is None else str(text) or None
 
     def require(self, name: str) -> str:
         """As `get`.
@@ -132,7 +132,7 @@ def read_event(
 
 
 def is_json_type(content_type: bytes) -> bool:
-    """Is this content type JSON? An empty one counts as JSON."""
+    """Whether this content type is JSON. An empty one counts as JSON."""
     media_type = content_type.partition(b";")[0].strip().lower()
     return media_type in (b"", b"application/json", b"text/json") or media_type.endswith(b"+json")
 

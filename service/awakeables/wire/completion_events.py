@@ -61,8 +61,8 @@ def body_of(event: CloudEvent) -> Resolution | Rejection | Heartbeat:
         return _resolution(event)
     if kind == REJECTED:
         return _rejection(_members(event, _refusals))
-    told = _members(event, _progresses)
-    return Heartbeat() if told is None else Heartbeat(progress=Raw(bytes(told.progress)))
+    data = _members(event, _progresses)
+    return Heartbeat() if data is None else Heartbeat(progress=Raw(bytes(data.progress)))
 
 
 def _resolution(event: CloudEvent) -> Resolution:
@@ -73,13 +73,13 @@ def _resolution(event: CloudEvent) -> Resolution:
     return Resolution.of_bytes(event.data)
 
 
-def _rejection(told: _Refusal | None) -> Rejection:
-    if told is None:
+def _rejection(refusal: _Refusal | None) -> Rejection:
+    if refusal is None:
         return Rejection(reason=NO_REASON)
     return Rejection(
-        reason=told.reason or NO_REASON,
-        code=500 if told.code is None else told.code,
-        details=Raw(bytes(told.details)) if isinstance(told.details, Raw) else UNSET,
+        reason=refusal.reason or NO_REASON,
+        code=500 if refusal.code is None else refusal.code,
+        details=Raw(bytes(refusal.details)) if isinstance(refusal.details, Raw) else UNSET,
     )
 
 

@@ -66,7 +66,7 @@ def encode_dead_task(task: DeadTask) -> dict[str, Any]:
 
 
 def fits(key: bytes | None, value: bytes | None, headers: tuple[Header, ...]) -> bool:
-    """Is the task small enough to be included in its report?"""
+    """Whether the task is small enough to be included in its report."""
     size = len(key or b"") + len(value or b"") + sum(len(name) + len(text or b"") for name, text in headers)
     return size <= MOST_CONTENT_BYTES
 
@@ -78,25 +78,27 @@ def decode_dead_task(letter: Raw | UnsetType, reason: str | None) -> DeadTask:
         ValueError: Something is missing or invalid; the message says what.
     """
     if letter is UNSET:
-        raise ValueError("dead-lettered requires `dead_letter`: where the task lies, and why it is one")
+        raise ValueError(
+            "dead-lettered requires `dead_letter`: where the task is, and why it is a dead letter"
+        )
     try:
-        told = _decoder.decode(letter)
-        key, value, headers = _content(told.content)
+        report = _decoder.decode(letter)
+        key, value, headers = _content(report.content)
     except (msgspec.MsgspecError, ValueError) as error:
         raise ValueError(f"dead_letter: {error}") from None
-    if not is_topic_name(told.topic):
-        raise ValueError(f"dead_letter: {excerpt(told.topic)} is no topic's name")
+    if not is_topic_name(report.topic):
+        raise ValueError(f"dead_letter: {excerpt(report.topic)} is not a topic name")
     return DeadTask(
-        code=told.code,
+        code=report.code,
         reason=_bounded(reason or NO_REASON),
-        topic=told.topic,
-        partition=told.partition,
-        offset=told.offset,
-        timestamp_ms=told.timestamp_ms,
+        topic=report.topic,
+        partition=report.partition,
+        offset=report.offset,
+        timestamp_ms=report.timestamp_ms,
         key=key,
         value=value,
         headers=headers,
-        whole=told.content is not None,
+        whole=report.content is not None,
     )
 
 

@@ -106,7 +106,7 @@ def encode_effect(effect: Effect) -> tuple[bytes | None, list[Header]]:
 
 
 def _encode_other(effect: Effect) -> tuple[bytes | None, list[Header]]:
-    """An effect that is no task."""
+    """An effect that is not a task."""
     if effect.verdict is not None:
         return encode_verdict(effect.verdict), list(effect.headers)
     if effect.kind == "event":  # a dead letter is copied, and sent back, unchanged
@@ -124,7 +124,7 @@ def decode_task(value: bytes | None, headers: Sequence[Header]) -> TaskRecord:
     the record without an awakeable. Without either, the value decides.
 
     Raises:
-        UnreadableTask: It is none of these; the message says what is missing.
+        UnreadableTask: It is not a task in any of these forms; the message says what is missing.
     """
     named = dict(headers)
     if AWAKEABLE_ID not in named:

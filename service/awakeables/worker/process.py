@@ -55,7 +55,7 @@ log = structlog.stdlib.get_logger(__name__)
 _TRACING = {"traceparent", "tracestate"}
 
 Pause: TypeAlias = Callable[[float], Awaitable[bool]]
-"""Waits for so many seconds; False: the worker drains, so there will be no next try."""
+"""Waits for that many seconds; False if the worker drains, so that there is no further attempt."""
 
 
 class Answered(Record):
@@ -119,7 +119,9 @@ class Processor:
         except (UnreadableTask, ValueError) as error:  # a string that is no UTF-8 is a ValueError
             return self.give_up(record, "unreadable", str(error))
         if not is_topic_name(task.reply_to):
-            return self.give_up(record, "unreadable", f"reply_to {excerpt(task.reply_to)} is no topic's name")
+            return self.give_up(
+                record, "unreadable", f"reply_to {excerpt(task.reply_to)} is not a topic name"
+            )
         if not self._reply_topics.allow(task.reply_to):
             return self.give_up(record, "unanswerable", self._reply_topics.refusal(task.reply_to))
         function = self._worker.function_for(record.topic, task.task)

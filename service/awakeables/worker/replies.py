@@ -15,7 +15,7 @@ COMPLETIONS = "*.completions"
 
 
 class ReplyTopics:
-    """Patterns of topic names, in which `*` stands for any characters."""
+    """Patterns of topic names, in which `*` matches any characters."""
 
     def __init__(self, patterns: str) -> None:
         """Read `pattern[,pattern…]`.
@@ -28,12 +28,12 @@ class ReplyTopics:
             raise ValueError("no reply topics; list some, or *.completions for those of all apps")
         for pattern in self._patterns:
             if not is_topic_name(pattern.replace("*", "x")):
-                raise ValueError(f"{pattern!r} is not a topic name; `*` stands for any characters")
+                raise ValueError(f"{pattern!r} is not a topic name; `*` matches any characters")
         alternatives = (re.escape(pattern).replace(r"\*", ".*") for pattern in self._patterns)
         self._expression = re.compile("|".join(alternatives))
 
     def allow(self, topic: str) -> bool:
-        """May this topic be answered to?"""
+        """Whether answers may be sent to this topic."""
         return self._expression.fullmatch(topic) is not None
 
     def refusal(self, topic: str) -> str:

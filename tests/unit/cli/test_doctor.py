@@ -56,7 +56,7 @@ def test_one_line_for_each_thing_also_when_nothing_runs(run: Run, tmp_path: Path
     assert [subject for _, subject in lines] == subjects
     assert ["FAULT", "broker"] in lines
     assert ["warn", "store"] in lines
-    assert "nobody listens at 127.0.0.1:9" in told.stdout
+    assert "nothing listens at 127.0.0.1:9" in told.stdout
 
 
 def test_a_service_that_is_ready_is_in_order_and_so_is_its_clock(

@@ -54,7 +54,7 @@ async def test_a_port_without_tls_is_reported() -> None:
     tls = Security(protocol="SSL", tls=ssl.create_default_context())
     async with listening(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
         told = await told_of(address, tls)
-    assert told.startswith(f"BrokerRefused: Kafka at {address} speaks no TLS at this port")
+    assert told.startswith(f"BrokerRefused: Kafka at {address} has no TLS at this port")
 
 
 async def test_a_caller_that_disconnects_is_reported() -> None:
@@ -120,7 +120,7 @@ def test_an_alarm_is_logged_again_when_it_becomes_another_one() -> None:
     board = ProblemBoard(shown)
     with heard() as logs:
         for event, text in [
-            (events.BROKER_DOWN, "nobody listens"),
+            (events.BROKER_DOWN, "nothing listens"),
             (events.BROKER_DOWN, "no answer"),
             (events.BROKER_REFUSED, "wrong password"),
             (events.BROKER_REFUSED, "wrong password"),
@@ -128,6 +128,6 @@ def test_an_alarm_is_logged_again_when_it_becomes_another_one() -> None:
             board.report("broker", event, text)
     assert shown == {"broker": "wrong password"}
     assert [(line["event"], line["problem"]) for line in logs] == [
-        (events.BROKER_DOWN, "nobody listens"),
+        (events.BROKER_DOWN, "nothing listens"),
         (events.BROKER_REFUSED, "wrong password"),
     ]

@@ -106,7 +106,7 @@ async def test_a_record_whose_awakeable_was_rejected_with_it_is_not_sent_again(w
     awakeable_id = await web.awakeable_of("wait")
     event_id = web.add_refused(task=TaskFacts(awakeable_id=awakeable_id, reply_to=TOPIC), kind="task")
     refused = problem(await web.client.post(f"/outbox/{event_id}/resend"), 409, "not-possible")
-    for told in (awakeable_id, "publish-failed", "begin the work anew"):
+    for told in (awakeable_id, "publish-failed", "start the work again"):
         assert told in refused["detail"]
     assert (await web.client.get(f"/outbox/{event_id}")).json()["state"] == "failed"
     assert web.published == []

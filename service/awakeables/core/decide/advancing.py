@@ -35,7 +35,7 @@ _NOTHING = _Step({}, [], (), ())
 
 
 def begin(command: Begin, rows: Rows, now_ms: int, changes: Changes) -> Begun | KeyConflict:
-    """Create the invocation, unless it exists or its idempotency key stands for another one."""
+    """Create the invocation, unless it exists or its idempotency key identifies another one."""
     first = command.first
     if rows.invocations.get(command.id) is not None:
         return Begun(id=command.id, created=True, effects=_unsent(first.effects if first else (), rows))

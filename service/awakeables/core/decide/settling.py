@@ -60,7 +60,7 @@ def settle(command: Settle, rows: Rows, now_ms: int, changes: Changes) -> Settle
 
 
 def is_next(fence: PartitionFence, held: PositionRow) -> bool:
-    """Is the batch from the partition's current owner, and was it not committed before (K1)?"""
+    """Whether the batch is from the partition's current owner and was not committed before (K1)."""
     return held.epoch == fence.epoch and held.owner == fence.owner and held.next <= fence.first
 
 
