@@ -1,8 +1,8 @@
-"""The application service: everything that can be asked of a running engine, in one class.
+"""The application service: every operation on a running engine, in one class.
 
-HTTP, the commands that serve an app, the testing kit and a host process all call this and nothing
-behind it. A verb returns once what it did is durable, raises an error of `errors.py` otherwise, and
-says nothing of transports: time-outs of clients, tokens and texts are the caller's.
+HTTP, the commands that serve an app, the testing kit and a host process all call this and nothing behind
+it. A method returns once its effect is durable, and otherwise raises an error of `errors.py`. It knows
+nothing about transports: client time-outs, tokens and wording belong to the caller.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ log = structlog.stdlib.get_logger(__name__)
 
 STARTING = "starting"
 DRAINING = "draining"
-"""What readiness says of the service itself."""
+"""The name of the service's own problem in readiness."""
 
 
 class Call(NamedTuple):
-    """An invocation that a caller has asked for, and waits for.
+    """An invocation that a caller has begun and waits for.
 
     Attributes:
-        id: The invocation's.
-        begun: The store's answer: whether the invocation exists.
-        end: The outcome; None at a pause or at `Api.drain`. An error of the store's comes here, too.
+        id: The invocation's ID.
+        begun: The store's reply: whether the invocation exists.
+        end: The outcome; None at a pause or at `Api.drain`. It also raises errors of the store.
     """
 
     id: str
@@ -71,7 +71,7 @@ class Api(Queries):
 
     Attributes:
         build: The code that serves it.
-        publishes_verdicts: Does every completion's verdict go to the app's verdicts topic?
+        publishes_verdicts: Whether every completion's verdict is published to the app's verdicts topic.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -90,7 +90,7 @@ class Api(Queries):
         self._offsets = TopicProgress(engine.completions, engine.store, engine.problems)
 
     def new_id(self, kind: IdKind) -> str:
-        """A new ID, for what a caller creates: a completion's source, for example."""
+        """A new ID for something that the caller creates, such as a completion's source."""
         return self._engine.ids.new(kind)
 
     # Calling handlers
@@ -108,11 +108,11 @@ class Api(Queries):
         """Create an invocation; when this returns, it is durable and will run.
 
         Args:
-            handler: One of the app's.
-            content: Its input as `Handler.accept` has returned it.
-            headers: The caller's, for `ctx.request`.
+            handler: A handler of the app.
+            content: Its input as returned by `Handler.accept`.
+            headers: The caller's headers, for `ctx.request`.
             idempotency: The caller's key; the same key and fingerprint give the same invocation.
-            delay: Begin to run this much later.
+            delay: How much later to begin.
             by: The name of the caller's token, kept with the invocation.
 
         Raises:
@@ -159,7 +159,7 @@ class Api(Queries):
             raise Overloaded("the service is starting or stopping; try again later")
         self._committer.refuse_if_full()
         if len(self._waiters) >= self._most_waiters:
-            raise Overloaded("too many calls wait for a place; try again later")
+            raise Overloaded("too many calls wait to run; try again later")
         is_json = handler.input.kind == "json"
         given = Input(
             service=handler.service,
@@ -184,7 +184,7 @@ class Api(Queries):
             by=by,
             origin=engine.owner if engine.store.membership.shared else None,
         )
-        # The handler runs while its row is being written: what it decides commits behind it.
+        # The handler runs while its row is being written: its own commits follow that one.
         submitted = self._pool.begin(begin, given) if at_once else self._committer.submit(begin)
         submitted.add_done_callback(functools.partial(self._on_begun, begin))
         return begin, submitted
@@ -192,7 +192,7 @@ class Api(Queries):
     def _on_begun(self, begin: Begin, submitted: asyncio.Future[Reply]) -> None:
         """Handle the reply to `Begin`: the invocation exists now, or there is nothing to wait for."""
         if submitted.cancelled():
-            # Its caller has gone. If there is a row nevertheless, a sweep releases it.
+            # Its caller has gone. If the row exists nevertheless, a sweep releases it.
             self._pool.detach(begin.id)
             return
         error = submitted.exception()
@@ -236,17 +236,17 @@ class Api(Queries):
             self._waiters.remove(invocation_id, waiter)
 
     def leave(self, call: Call) -> None:
-        """Stop waiting for a call; if it is not on its way into the store yet, it is not begun."""
+        """Stop waiting for a call; if it is not being stored yet, it is not begun."""
         self._waiters.remove(call.id, call.end)
         call.begun.cancel()
 
     # Completing awakeables
 
     async def settle(self, completion: Completion) -> Verdict | None:
-        """Settle a completion from outside; None: a heartbeat, kept.
+        """Settle a completion from outside; None for a heartbeat that was kept.
 
         Raises:
-            Overloaded: Too much waits for the store already.
+            Overloaded: Too many writes wait for the store already.
         """
         self._committer.refuse_if_full()
         return await self._engine.settlement.settle(completion)
@@ -256,7 +256,7 @@ class Api(Queries):
         return await self._engine.validator.expectation(awakeable_id)
 
     def expectation_at_hand(self, awakeable_id: str) -> Expectation | None:
-        """The same without asking the store; None: it is not known here whether there is one."""
+        """The same without a query; None if it is not in memory, whether or not the awakeable exists."""
         return self._engine.validator.at_hand(awakeable_id)
 
     # Operating invocations
@@ -307,10 +307,10 @@ class Api(Queries):
             self._pool.look_again()
 
     async def kill(self, invocation_id: str, *, by: str | None = None) -> Invocation:
-        """End an invocation as it stands, without asking its handler: nothing is compensated.
+        """End an invocation at once, without running its handler: nothing is compensated.
 
-        An action of `ctx.run` that is being executed is not interrupted; its result is dropped. A
-        handler that hangs in an await of its own stays in memory, but takes no place any more.
+        An action of `ctx.run` that is being executed is not interrupted; its result is dropped. A handler
+        that hangs in an await from asyncio stays in memory, but no longer occupies a slot.
 
         Raises:
             NotFound: There is no such invocation.
@@ -335,21 +335,21 @@ class Api(Queries):
             self._pool.detach(killed.invocation.id)
             self._pool.ended(killed.invocation, KILLED)
 
-    # Operating what goes out and what could not come in
+    # Operating the outbox, dead letters and offsets
 
     async def resend(self, dead_letter_id: str, *, by: str | None = None) -> Effect:
-        """Send a dead letter to the topic that it came from again.
+        """Resend a dead letter to the topic that it came from.
 
         Raises:
             NotFound: There is no such dead letter.
-            NotPossible: Its bytes were not kept; or it is a task that nobody waits for, or of another topic.
+            NotPossible: Its bytes were not kept; or it is a task that nobody awaits, or of another topic.
         """
         order = Resend(dead_letter_id=dead_letter_id, event_id=self.new_id("evt"), by=by)
         resent = await self._committer.commit(order, Resent)
         if resent.dead_letter is None:
             raise NotFound(f"no dead letter {dead_letter_id}")
         if resent.effect is None:
-            raise NotPossible(resent.refusal or f"dead letter {dead_letter_id} can't be sent again")
+            raise NotPossible(resent.refusal or f"dead letter {dead_letter_id} can't be resent")
         self._relay.poke()
         return resent.effect
 
@@ -358,7 +358,7 @@ class Api(Queries):
         return await self._engine.retention.purge_letters(older_than=older_than, code=code)
 
     async def republish(self, event_id: str, *, by: str | None = None) -> Effect:
-        """Send a record again that Kafka has refused; later ones of its invocation have passed it.
+        """Resend a record that Kafka has refused; later ones of its invocation have overtaken it.
 
         Raises:
             NotFound: There is no such record in the outbox.
@@ -371,9 +371,9 @@ class Api(Queries):
         task = queued.effect.task
         if not republished.accepted and task is not None:
             raise NotPossible(
-                f"record {event_id} carries awakeable {task.awakeable_id}, which was settled by "
-                "publish-failed, if not before, when Kafka refused the record: nobody waits for its answer "
-                "any more; start the work again instead"
+                f"record {event_id} carries awakeable {task.awakeable_id}, which was rejected with "
+                "publish-failed, if it was still pending, when Kafka refused the record: nobody waits for "
+                "its answer any more; start the work again instead"
             )
         self._relay.poke()
         return queued.effect
@@ -383,18 +383,18 @@ class Api(Queries):
 
         Raises:
             NotFound: The partition was never read.
-            NotPossible: It is not stuck, stands there already, or ends before.
+            NotPossible: It is not stuck, is at that offset already, or ends before it.
         """
         return await self._offsets.skip(partition, to, by=by)
 
     # Its state
 
     async def partitions(self) -> Sequence[PartitionProgress]:
-        """How far the partitions of the completions topic are read, in order."""
+        """How far each partition of the completions topic was read, in order."""
         return await self._offsets.show()
 
     def drain(self) -> None:
-        """Begin nothing from now on, and end the waits of calls; the rest of draining is the engine's."""
+        """Begin nothing from now on, and end the waits of calls; the engine does the rest of draining."""
         self._draining = True
         self._waiters.release()
 

@@ -203,15 +203,15 @@ class Membership(Protocol):
         ...
 
     async def beat(self, instance_id: str, *, timeout_ms: int) -> Beat | None:
-        """Note that an instance lives, and declare dead who has not done so for `timeout_ms`.
+        """Record an instance's heartbeat, and declare dead those without one for `timeout_ms`.
 
         Returns:
-            Who lives; None if this instance itself was declared dead or has left.
+            The living instances; None if this one was itself declared dead or has left.
         """
         ...
 
     async def leave(self, instance_id: str, *, gone: bool) -> None:
-        """Note that an instance is stopping, or is `gone`: then others may take over at once."""
+        """Record that an instance is stopping, or is `gone`: then others may take over at once."""
         ...
 
     async def instances(self) -> list[Instance]:
@@ -220,7 +220,7 @@ class Membership(Protocol):
 
 
 class Hints(Protocol):
-    """Messages between the instances that share the store. Any may be lost: the rows are the truth."""
+    """Messages between the instances that share the store. Any may be lost: the rows are authoritative."""
 
     def send(self, instance_id: str, hint: Hint) -> None:
         """Send a hint to an instance, or to all for an empty ID, soon; never waits, and never fails."""

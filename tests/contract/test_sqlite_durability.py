@@ -260,7 +260,7 @@ async def test_case_o1_a_store_whose_file_was_taken_away_says_so_and_acknowledge
     path.rename(away)
     with pytest.raises(StoreUnavailable, match="removed or replaced"):
         await driver.begin()
-    path.write_bytes(away.read_bytes())  # as a back-up that is restored while the service runs
+    path.write_bytes(away.read_bytes())  # as a backup that is restored while the service runs
     with pytest.raises(StoreUnavailable, match="removed or replaced"):
         await driver.begin()
     away.rename(path)

@@ -32,7 +32,7 @@ def backup(
     if source == MEMORY:
         exit_with_error("the store is in memory: there is no file to back up")
     if is_postgres(source):
-        exit_with_error("the store is in PostgreSQL: back it up with pg_dump or your provider's back-ups")
+        exit_with_error("the store is in PostgreSQL: back it up with pg_dump or your provider's backups")
     copy = back_up(Path(source), file)
     if json_:
         row = {"file": str(file.absolute()), "bytes": copy.bytes, "schema": copy.version, "app": copy.app}

@@ -72,7 +72,7 @@ def purge(
 ) -> None:
     """Delete dead letters by age, by code, or both. Their copies in the dead-letter topic are kept."""
     if older_than is None and code is None:
-        exit_with_error("which ones? Give --older-than 7d, --code unreadable, or both")
+        exit_with_error("nothing is selected: give --older-than 7d, --code unreadable, or both")
     if not yes:
         which = f" with code {code}" if code else ""
         age = f" older than {older_than}" if older_than else ""

@@ -1,4 +1,4 @@
-"""What a setting for the store means: a file, or a PostgreSQL database."""
+"""Whether the store's setting is a file or a PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def checked_store(store: str) -> str:
     """Return the store; a URL must have the form of one.
 
     Raises:
-        ValueError: It has not. No part of it is quoted: it may be one of a password.
+        ValueError: It does not. The message shows no part of it, which may be part of a password.
     """
     if is_postgres(store):
         try:
@@ -37,7 +37,7 @@ def checked_store(store: str) -> str:
 
 
 def shown_store(store: str) -> str:
-    """The store for people and logs: a URL without password and parameters, which may have secrets, too."""
+    """The store for people and logs: a URL without password and parameters, since both may be secret."""
     if not is_postgres(store):
         return store
     parts = urlsplit(store)

@@ -95,7 +95,7 @@ def test_case_o14_a_back_up_replaces_nothing(there: str, store: Path, tmp_path: 
         case _:
             target = store
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(OperatorError, match="exists, and a back-up never replaces a file"):
+    with pytest.raises(OperatorError, match="exists, and a backup never replaces a file"):
         back_up(store, target)
     assert sorted(tmp_path.rglob("*")) == before
     assert there != "file" or target.read_text() == "last week's"
@@ -118,7 +118,7 @@ def test_case_o14_a_name_that_is_taken_meanwhile_is_left_alone(
     monkeypatch.setattr(backup, "_checked_backup", slowly)
     if not links:
         monkeypatch.setattr(Path, "hardlink_to", no_links)
-    with pytest.raises(OperatorError, match="exists, and a back-up never replaces"):
+    with pytest.raises(OperatorError, match="exists, and a backup never replaces"):
         back_up(store, target)
     assert target.read_text() == "another's"
     assert {path.name for path in tmp_path.iterdir()} == {"data", "copy.db"}

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: each is used by one at a time, and made anew after it has failed."""
+"""Connections to PostgreSQL: each runs one piece of work at a time, and is replaced after a failure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 CONNECT_S: Final = 5.0
 COMMAND_S: Final = 10.0
-"""Above `statement_timeout`: only a server that does not answer at all is given up by the client."""
+"""Above `statement_timeout`, so that the client gives up only a server that does not respond at all."""
 
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
 """Seconds and tries, and the last in milliseconds: a connection that is cut without a word is noticed."""

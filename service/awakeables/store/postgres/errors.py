@@ -1,4 +1,4 @@
-"""Sorts what the driver raises: out of reach, refused for good, or to be tried again."""
+"""Sorts the driver's errors: unreachable, permanently refused, or to be retried."""
 
 from __future__ import annotations
 

@@ -74,9 +74,7 @@ async def check_server(connection: Connection, where: str) -> None:
     server = await connection.fetchrow(QUERIES["server"])
     assert server is not None
     if server["version"] < LEAST_VERSION:
-        raise StoreUnavailable(
-            f"{where}: PostgreSQL {server['named']} is too old, 14 is the oldest that will do"
-        )
+        raise StoreUnavailable(f"{where}: PostgreSQL {server['named']} is too old; the minimum is 14")
     if server["encoding"] != "UTF8":
         raise StoreUnavailable(
             f"{where}: the database's encoding is {server['encoding']}, it must be UTF8:"
@@ -100,7 +98,7 @@ async def checked_meta(connection: Connection, where: str, app: str) -> Meta:
         return Meta(None, 0, 0)
     row = await connection.fetchrow(QUERIES["meta"])
     if row is None:
-        raise StoreUnavailable(f"{where}: awakeables.meta is empty; restore it from a back-up")
+        raise StoreUnavailable(f"{where}: awakeables.meta is empty; restore it from a backup")
     meta, newest = Meta(*row), len(migrations())
     if meta.served_from > newest:
         raise StoreTooNew(

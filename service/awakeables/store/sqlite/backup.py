@@ -1,4 +1,4 @@
-"""Back-ups: a complete copy of the file, made while a service writes to it or not."""
+"""Backups: a complete copy of the file, made while a service writes to it or not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from awakeables.store.sqlite.thread import translated
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup:
-    """A back-up that was checked.
+    """A backup that was checked.
 
     Attributes:
         version: The schema version of the rows.
@@ -36,7 +36,7 @@ def back_up(store: Path, target: Path) -> Backup:
     No service has to wait for it: `VACUUM INTO` is one read transaction, during which the log (WAL) grows
     because it can't be checkpointed. The copy is written under a temporary name in the target's
     directory, checked, synced to disk and then renamed, so that a file of the target's name is always a
-    complete back-up. Only its owner can read it.
+    complete backup. Only its owner can read it.
 
     Raises:
         OperatorError: There is no store, the target exists, or the copy is damaged; nothing was created.
@@ -47,7 +47,7 @@ def back_up(store: Path, target: Path) -> Backup:
     if target.exists() or target.is_symlink():
         raise _there_already(target)
     if not target.parent.is_dir():
-        raise OperatorError(f"the directory {target.parent} of the back-up does not exist: create it")
+        raise OperatorError(f"the directory {target.parent} of the backup does not exist: create it")
     try:
         copy = _copied(store, target)
         _sync_folder(target.parent)
@@ -107,7 +107,7 @@ def _name(unfinished: Path, target: Path) -> None:
 
 
 def _there_already(target: Path) -> OperatorError:
-    return OperatorError(f"{target} exists, and a back-up never replaces a file: choose another name")
+    return OperatorError(f"{target} exists, and a backup never replaces a file: choose another name")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -126,7 +126,7 @@ class SqliteStore:
         if _identity(self._file_name) != self._file:
             raise StoreUnavailable(
                 f"{self._path} was removed or replaced while it is open, and further writes would "
-                "be lost: put it back, or stop this process before you restore a back-up"
+                "be lost: put it back, or stop this process before you restore a backup"
             )
         if self._doubtful:
             self._counts, self._doubtful = count_rows(connection), False
@@ -269,7 +269,7 @@ def _make_private(path: Path) -> None:
 def _shut_out_others(path: Path) -> None:
     """Remove the access of others from files that an earlier release created.
 
-    The group's access is left as it is: it may be wanted for back-ups.
+    The group's access is left as it is: it may be wanted for backups.
     """
     for file in (path, *_beside(path), lock_file_of(path)):
         with suppress(FileNotFoundError, PermissionError):
