@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -9,10 +11,17 @@ from unittest import mock
 
 import pytest
 import structlog
+import typer.main
+import typer.testing
+from hypothesis import HealthCheck, settings
 
 from awakeables.cli import doctor, options
 from support.real_postgres import EmptyDatabase, delete_rows, reason_real_postgres_is_missing
 from support.this_run import SHARED_KAFKA, SHARED_POSTGRES
+
+# How long an example takes tells of the machine and of what else it does.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -54,6 +63,28 @@ def empty_database(shared_database: str) -> EmptyDatabase:
 async def postgres_url(empty_database: EmptyDatabase) -> str:
     """The URL of a database with our tables and no rows."""
     return await empty_database()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_command_tree() -> Iterator[None]:
+    """The commands that run in this process share one tree; typer builds it anew for each of them."""
+    tree = functools.cache(typer.main.get_command)
+    with (
+        mock.patch.object(typer.main, "get_command", tree),
+        mock.patch.object(typer.testing, "_get_command", tree),
+    ):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is made here lives as long as the process; no collection need ever look at it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

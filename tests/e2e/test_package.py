@@ -50,6 +50,7 @@ class Installed:
         self._python = folder / "bin/python"
         options = (
             "--quiet",
+            "--no-compile",  # Python compiles the few modules that are read
             "--disable-pip-version-check",
             "--no-deps",
             "--no-index",
@@ -63,22 +64,36 @@ class Installed:
         return Path(file), documents
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("wheel", tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("sdist", tmp_path_factory.mktemp("sdist"))
+
+
 def authored() -> dict[str, object]:
     return {name: json.loads((SCHEMAS / name).read_text()) for name in DOCUMENTS}
 
 
-def test_the_wheel_has_every_file_byte_for_byte(tmp_path: Path) -> None:
-    with zipfile.ZipFile(build("wheel", tmp_path)) as wheel:
+def test_the_wheel_has_every_file_byte_for_byte(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
         start = "awakeables/schemas/"
         packed = {
-            name.removeprefix(start): wheel.read(name) for name in wheel.namelist() if name.startswith(start)
+            name.removeprefix(start): archive.read(name)
+            for name in archive.namelist()
+            if name.startswith(start)
         }
     assert packed == {name: (SCHEMAS / name).read_bytes() for name in NAMES}
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_what_is_installed_reads_what_is_authored(kind: str, tmp_path: Path) -> None:
-    installed = Installed(tmp_path / "venv", build(kind, tmp_path / "dist"))
+def test_what_is_installed_reads_what_is_authored(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    installed = Installed(tmp_path / "venv", request.getfixturevalue(kind))
     file, documents = installed.read()
     assert file.is_relative_to(tmp_path)
     assert documents == authored()

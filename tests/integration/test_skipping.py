@@ -135,7 +135,7 @@ async def _serving(bootstrap: str, folder: Path) -> AsyncIterator[httpx.AsyncCli
     )
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
-            await eventually(lambda: _is_up(http), timeout=20)
+            await eventually(lambda: _is_up(http), timeout=60)
             yield http
     finally:
         process.send_signal(signal.SIGTERM)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
-import httpx
 from pydantic import SecretStr
 
 from awakeables.cli.terminal import exit_with_error
 from awakeables.core.texts import excerpt
 from awakeables.settings import load_settings
+
+if TYPE_CHECKING:
+    import httpx
 
 TIMEOUT_S = 30.0
 """Longer than the service waits for its store."""
@@ -66,6 +69,8 @@ class ServiceClient:
         return self._request("POST", path, content=body, headers=headers, params=_without_none(query))
 
     def _request(self, method: str, path: tuple[str, ...], **arguments: Any) -> ServiceReply:
+        import httpx  # slow to load; most processes send no request
+
         address = "/".join((self._base, *(quote(segment, safe="") for segment in path)))
         try:
             response = httpx.request(
@@ -95,7 +100,7 @@ def _reply(response: httpx.Response, base: str) -> ServiceReply:
     problem = None
     if response.status_code not in (200, 202) and "verdict" not in document:
         problem = f"{document.get('title', f'HTTP {response.status_code}')}: {document.get('detail', '')}"
-        if response.status_code == httpx.codes.UNAUTHORIZED:
+        if response.status_code == HTTPStatus.UNAUTHORIZED:
             problem = f"the service at {base} {_UNAUTHENTICATED if token is None else _UNKNOWN_CREDENTIALS}"
     return ServiceReply(text=response.content, document=document, problem=problem)
 

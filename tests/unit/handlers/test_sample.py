@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import pydantic
 import pytest
 from annotated_types import Ge, Gt, Interval, Le, Len, Lt, MultipleOf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 from pydantic.alias_generators import to_camel
@@ -211,7 +211,6 @@ composed = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(type_=composed)
 def test_case_u10_the_sample_of_types_in_types_is_taken(type_: Any) -> None:
     sample_for(type_)
