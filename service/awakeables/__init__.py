@@ -11,7 +11,7 @@ from awakeables.errors import (
     TimedOut,
 )
 from awakeables.handlers.context import Context, Request
-from awakeables.handlers.futures import Awakeable, Durable, Promise
+from awakeables.handlers.execution import Awakeable, Durable, Promise
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import Serde
 from awakeables.handlers.service import App, Service

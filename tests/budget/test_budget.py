@@ -8,12 +8,13 @@ what was reached: whoever makes a cycle dearer sees it here, and lowers them whe
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -152,36 +153,47 @@ class Counted:
         sys.setprofile(self._profile if begins else None)
 
 
-async def cost_of_a_cycle(folder: Path, in_flight: int) -> dict[str, float]:
-    clock = SystemClock()
+class Shop:
+    """A service with its store and broker, and what reads the answers."""
+
+    def __init__(self, process: Process, store: SqliteStore, broker: Broker) -> None:
+        self.process = process
+        self.store = store
+        self.sink = CompletionSink(process.engine.completions, 0)
+        self._broker = broker
+
+    async def cycles(self, in_flight: int, rounds: int = 1) -> None:
+        handler = app.handler("orders", "fulfil")
+        for _ in range(rounds):
+            calls = [self.process.api.call(handler, b'{"id":"o-17"}', headers={}) for _ in range(in_flight)]
+            await self.sink.take(await self._broker.answers(in_flight))
+            for call in calls:
+                await call.end
+        await self.process.engine.settled_down()
+
+
+@asynccontextmanager
+async def shop(folder: Path) -> AsyncIterator[Shop]:
+    clock, broker = SystemClock(), Broker()
     store = SqliteStore(folder / "s.db", clock=clock, retention_ms=86_400_000)
     await store.open()
-    broker = Broker()
     settings = EngineSettings(horizon=timedelta(0), sweep_interval=timedelta(days=1))
     async with serving(new_process(app, store, broker, clock=clock, settings=settings)) as process:
-        engine = process.engine
-        sink = CompletionSink(engine.completions, 0)
-        await sink.open()
-        counted = Counted(store)
-        await _round(process, broker, sink, in_flight)
-        await engine.settled_down()
-        await store._writer.run(counted.in_writer, True)
-        with counted.counting():
-            for _ in range(CYCLES):
-                await _round(process, broker, sink, in_flight)
-            await engine.settled_down()
-        await store._writer.run(counted.in_writer, False)
+        shop = Shop(process, store, broker)
+        await shop.sink.open()
+        yield shop
     await store.close()
+
+
+async def cost_of_a_cycle(folder: Path, in_flight: int) -> dict[str, float]:
+    async with shop(folder) as served:
+        counted = Counted(served.store)
+        await served.cycles(in_flight)
+        await served.store._writer.run(counted.in_writer, True)
+        with counted.counting():
+            await served.cycles(in_flight, CYCLES)
+        await served.store._writer.run(counted.in_writer, False)
     return {what: round(count / CYCLES / in_flight, 2) for what, count in counted.counts.items()}
-
-
-async def _round(process: Process, broker: Broker, sink: CompletionSink, in_flight: int) -> None:
-    handler = app.handler("orders", "fulfil")
-    calls = [process.api.call(handler, b'{"id":"o-17"}', headers={}) for _ in range(in_flight)]
-    records = await broker.answers(in_flight)
-    await sink.take(records)
-    for call in calls:
-        await call.end
 
 
 BOUNDS: dict[int, dict[str, float]] = {
@@ -228,3 +240,18 @@ async def test_a_cycle_costs_no_more_than_it_did(tmp_path: Path, in_flight: int)
     cost = await cost_of_a_cycle(tmp_path, in_flight)
     dearer = {what: (n, most) for what, most in BOUNDS[in_flight].items() if (n := cost.get(what, 0)) > most}
     assert dearer == {}, f"a cycle costs more than it may: {cost}"
+
+
+async def test_a_finished_cycle_leaves_nothing_that_only_the_collector_frees(tmp_path: Path) -> None:
+    left = []
+    async with shop(tmp_path) as served:
+        await served.cycles(1)
+        gc.collect()
+        gc.disable()
+        try:
+            for rounds in (1, 20):
+                await served.cycles(1, rounds)
+                left.append(gc.collect())
+        finally:
+            gc.enable()
+    assert left[1] == left[0], "each cycle leaves objects that refer to each other"

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from awakeables.errors import Cancelled, Rejected, TerminalError, TimedOut
 from awakeables.handlers.context import Context
-from awakeables.handlers.futures import Awakeable
+from awakeables.handlers.execution import Awakeable
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.service import App, Service
 

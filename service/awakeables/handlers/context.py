@@ -32,16 +32,21 @@ from awakeables.core.texts import excerpt
 from awakeables.errors import (
     HandlerMisuse,
     MalformedId,
-    PayloadError,
-    Suspended,
     TerminalError,
     Unwritable,
-    ValueRefused,
 )
 from awakeables.handlers.actions import result_type, shown
 from awakeables.handlers.attempt import AwakeableWait, SettleWait, TimerWait
-from awakeables.handlers.execution import NOWHERE, Execution, RunCall
-from awakeables.handlers.futures import Awakeable, Durable, Promise, raise_terminal, value_of
+from awakeables.handlers.execution import (
+    NOWHERE,
+    Awakeable,
+    Durable,
+    Execution,
+    Promise,
+    RunCall,
+    raise_terminal,
+    read_answer,
+)
 from awakeables.handlers.publishing import EVENTS, publication, traced
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.retry import RetryPolicy
@@ -151,7 +156,7 @@ class Context:
             execution.new_awakeables.append(row)
         execution.codecs[awakeable_id] = codec
         execution.waits[index] = AwakeableWait(index=index, awakeable_id=awakeable_id)
-        read = functools.partial(self._read_answer, awakeable_id, codec)
+        read = functools.partial(read_answer, execution, awakeable_id, codec)
         return Awakeable((awakeable_id, Promise(execution, index, read)))
 
     def publish(
@@ -306,7 +311,7 @@ class Context:
             try:
                 return codec.load_written(outcome.content)
             except BaseException as error:
-                raise self._unfit(f"the result of run {name!r}", error) from None
+                raise self._execution.unfit(f"the result of run {name!r}", error) from None
 
         return Durable(self._execution, index, read)
 
@@ -378,7 +383,7 @@ class Context:
         try:
             return codec.load(b"null" if content is UNSET else bytes(content))
         except BaseException as error:
-            raise self._unfit("the input", error) from None
+            raise self._execution.unfit("the input", error) from None
 
     def _settle(self, awakeable_id: str, outcome: Resolution | Rejection) -> Durable[Verdict]:
         try:
@@ -414,22 +419,6 @@ class Context:
             given = self._execution.replay.input
             self._known_trace = trace_of(given.headers, given.seed)
         return self._known_trace
-
-    def _read_answer(self, awakeable_id: str, codec: Codec[T], outcome: Outcome) -> T:
-        resolution = outcome if isinstance(outcome, Resolution) else value_of(outcome, awakeable_id)
-        try:
-            return codec.load(resolution.content)
-        except BaseException as error:
-            what = f"the answer to awakeable {awakeable_id}"
-            if codec.kind == "custom":
-                raise PayloadError(f"{what} can't be decoded: {explain(error)}") from error
-            raise self._unfit(what, error) from None
-
-    def _unfit(self, what: str, error: BaseException) -> Suspended:
-        """The error that pauses the invocation: a value in its journal does not fit its current type."""
-        message = f"{what} does not fit its current type ({explain(error)})"
-        instead = "it is kept: deploy code that accepts it, then resume"
-        return self._execution.break_off(ValueRefused(f"{message}; {instead}"))
 
 
 class _ReplaySafeLog:

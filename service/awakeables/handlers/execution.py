@@ -1,44 +1,45 @@
-"""The state of one attempt: its journal, what is new in it, and what the handler waits for.
-
-While the handler is stepped, a stand-in is asyncio's current task. Cancel scopes (time-outs of asyncio and
-anyio) ask the current task for its cancellations when they are entered. The stand-in refuses them there, by
-name; otherwise they would be lost at the next suspension.
-"""
+"""One attempt as its handler sees it: its journal, what is new in it, and the durable futures to await."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
-import types
 from collections.abc import Callable, Generator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import get_ident
-from typing import Any
+from typing import Any, Generic, NoReturn, TypeVar
 
 from awakeables.core.commands import NewAwakeable
 from awakeables.core.effects import Effect
 from awakeables.core.ids import Ids
 from awakeables.core.invocations import CANCELLED
 from awakeables.core.journal import CancellationRaised, Entry
-from awakeables.core.outcomes import Outcome
+from awakeables.core.jsontext import decode_json
+from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.replay import Replay
 from awakeables.core.texts import excerpt
-from awakeables.errors import AuthorError, Cancelled, HandlerMisuse, ReplayMismatch, Suspended
+from awakeables.errors import (
+    AuthorError,
+    Cancelled,
+    HandlerMisuse,
+    PayloadError,
+    Rejected,
+    ReplayMismatch,
+    Suspended,
+    TerminalError,
+    TimedOut,
+    ValueRefused,
+)
 from awakeables.handlers.attempt import Wait
 from awakeables.handlers.retry import RetryPolicy
-from awakeables.handlers.serde import Codec
+from awakeables.handlers.serde import Codec, explain
+from awakeables.handlers.standin import INSTEAD, HandlerTask
 from awakeables.ports import Clock
+
+T = TypeVar("T")
 
 BLOCK = object()
 """What a durable future yields to its driver when its outcome must come from outside."""
-
-INSTEAD = (
-    "await the context's futures directly, one after the other; for a time limit use "
-    "ctx.awakeable(timeout=...). "
-    "asyncio's gather, wait, wait_for, timeout, shield and tasks can't be replayed; "
-    "put code that needs them into ctx.run"
-)
 
 NOWHERE = -1
 """Index of an operation after the end of the attempt: it is not journaled and has no outcome."""
@@ -80,7 +81,7 @@ class Execution:
     """One attempt as its context sees it; `LocalAttempt` drives it.
 
     Attributes:
-        task: The current task of asyncio while the handler is stepped.
+        thread: The thread that steps the handler now; 0: none, so another task or thread uses the context.
         waits: What each operation other than a run waits for, by its index.
         codecs: How the answers to awakeables are decoded, by the awakeables' IDs.
         runs: The calls of `ctx.run`, by the index of their operation.
@@ -106,7 +107,7 @@ class Execution:
         self.invocation_id = invocation_id
         self.world = world
         self.replay = Replay(history)
-        self.task = HandlerTask(self)
+        self.thread = 0
         self.waits: dict[int, Wait] = {}
         self.codecs: dict[str, Codec[Any]] = {}
         self.runs: dict[int, RunCall] = {}
@@ -129,7 +130,7 @@ class Execution:
 
     def check(self) -> None:
         """Refuse what can't be replayed: a use in an action, after the end, or from another task."""
-        if self.task.thread != get_ident() or self.ending or self.broken is not None:
+        if self.thread != get_ident() or self.ending or self.broken is not None:
             self._refuse()
 
     def _refuse(self) -> None:
@@ -179,9 +180,15 @@ class Execution:
         self.broken = self.broken or error
         return Suspended()
 
+    def unfit(self, what: str, error: BaseException) -> Suspended:
+        """As `break_off`: a value in the journal does not fit its current type."""
+        message = f"{what} does not fit its current type ({explain(error)})"
+        instead = "it is kept: deploy code that accepts it, then resume"
+        return self.break_off(ValueRefused(f"{message}; {instead}"))
+
     def ask(self, op: Any) -> tuple[int, Any]:
         """Match an operation with the history; return its index, and the operation as first recorded."""
-        if self.task.thread != get_ident() or self.ending or self.broken is not None:
+        if self.thread != get_ident() or self.ending or self.broken is not None:
             self._refuse()
             return NOWHERE, op
         replay = self.replay
@@ -200,7 +207,7 @@ class Execution:
 
     def wait_for_any(self, indices: tuple[int, ...]) -> Generator[Any, Any, tuple[int, Outcome]]:
         """Wait until one of these operations has ended; return its index and outcome."""
-        if self.task.thread != get_ident() or self.ending or self.broken is not None:
+        if self.thread != get_ident() or self.ending or self.broken is not None:
             if self.is_over or acting.get() is not None:
                 yield from self._wait_in_vain()
             self._refuse()
@@ -232,7 +239,9 @@ class Execution:
         the handler itself stays here until it is closed; a task or action of its own sleeps each time.
         """
         while not self._is_to_be_reminded():
-            if _current_task() in (self.task, None):  # None: it is being closed after the loop has ended
+            task = _current_task()
+            # None: it is being closed after the loop has ended.
+            if task is None or (isinstance(task, HandlerTask) and task.execution is self):
                 yield BLOCK
             else:
                 yield from asyncio.sleep(1).__await__()
@@ -250,82 +259,123 @@ class Execution:
         self._max_entries = self.world.max_entries * 11 // 10
 
 
-class HandlerTask:
-    """The current task of a handler, as asyncio reports it.
+class _NotForAsyncio:
+    """Looks like a coroutine to asyncio, and raises a clear error when asyncio steps it.
 
-    There is a real task only while the handler awaits something from asyncio; then the stand-in has that
-    task's attributes. It can't be cancelled while the handler waits for something durable.
-
-    Attributes:
-        thread: The thread that steps the handler now; 0: none, so another task or thread uses the context.
-        real: The task that drives the handler while it awaits something from asyncio.
+    So `gather`, `shield`, `create_task` and everything else that wraps awaitables in tasks fail with that
+    error. `await` uses none of these methods.
     """
 
-    def __init__(self, execution: Execution) -> None:
-        self.thread = 0
-        self.real: asyncio.Task[Any] | None = None
+    __slots__ = ()
+
+    def _refused(self) -> BaseException:
+        raise NotImplementedError
+
+    def send(self, value: Any) -> NoReturn:
+        raise self._refused()
+
+    def throw(self, *error: Any) -> NoReturn:
+        raise self._refused()
+
+    def close(self) -> None:
+        """Do nothing, since nothing runs."""
+
+
+class Durable(_NotForAsyncio, Generic[T]):
+    """A durable future. It can be awaited more than once.
+
+    The wait has no time limit and survives restarts of the process. Await it directly in the handler:
+    `asyncio.gather`, `asyncio.wait_for` and tasks of your own can't be replayed, and raise
+    `HandlerMisuse`.
+    """
+
+    __slots__ = ("_execution", "_index", "_read")
+
+    def __init__(self, execution: Execution, index: int, read: Callable[[Outcome], T]) -> None:
         self._execution = execution
-        self._waits = False
-        self._cancels = 0
-        self._own = 0
+        self._index = index
+        self._read = read
 
-    def __getattr__(self, name: str) -> Any:
-        real = self.__dict__["real"]
-        if real is None:
-            raise AttributeError(f"a handler that is being stepped has no asyncio.Task, and so no {name!r}")
-        return getattr(real, name)
+    def __await__(self) -> Generator[Any, Any, T]:
+        _, outcome = yield from self._execution.wait_for_any((self._index,))
+        return self._read(outcome)
 
-    def get_name(self) -> str:
-        return self._execution.invocation_id
+    def _refused(self) -> BaseException:
+        return self._execution.handed_to_asyncio()
 
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.get_running_loop()
 
-    def done(self) -> bool:
-        return False
+class Promise(Durable[T]):
+    """The answer to an awakeable.
 
-    def cancelled(self) -> bool:
-        return False
+    Awaiting returns the value, or raises `Rejected`, `TimedOut` or `Cancelled`.
+    """
 
-    def cancelling(self) -> int:
-        """Refuse the cancel scope that is being entered; a task group asks this when it fails."""
-        asks = sys._getframe(1).f_globals.get("__name__")
-        if self._execution.is_over or asks == "asyncio.taskgroups":
-            return self._cancels
-        raise self._execution.misuse(
-            "a cancel scope (asyncio.timeout or wait_for, a scope of anyio, the "
-            f"time-out of an HTTP client) was entered in the handler's own code: {INSTEAD}"
-        )
+    __slots__ = ()
 
-    def cancel(self, msg: object = None) -> bool:
-        """Cancel what the handler awaits from asyncio (a task group does so when a task in it fails)."""
-        if self._waits and self.real is not None:
-            self._cancels += 1
-            self._own += 1
-            return self.real.cancel()
-        # Not raised: the caller is usually a callback of the loop, not the handler.
-        self._execution.misuse(
-            "asyncio cancelled the handler while it awaited nothing from asyncio (a task group does so when "
-            f"a task in it fails): {INSTEAD}"
-        )
-        return False
 
-    def uncancel(self) -> int:
-        self._cancels = max(0, self._cancels - 1)
-        return self._cancels
+class Awakeable(_NotForAsyncio, tuple[str, Promise[T]], Generic[T]):
+    """A durable callback: an ID to pass on, and a promise of the answer.
 
-    @types.coroutine
-    def awaiting(self, item: Any) -> Generator[Any, Any, Any]:
-        """Pass what the handler awaits from asyncio on to the loop; return what the loop sends."""
-        self._waits = True
-        try:
-            return (yield item)
-        finally:
-            self._waits = False
-            while self._own and self.real is not None:
-                # The handler itself caused this cancellation; it was not meant for the driver.
-                self._own -= 1
-                self.real.uncancel()
+    Await it, or unpack it: `id, promise = ctx.awakeable(Parcel)`.
+    """
+
+    __slots__ = ()
+
+    @property
+    def id(self) -> str:
+        """The awakeable's ID. Anyone who has it can resolve or reject the awakeable."""
+        return self[0]
+
+    @property
+    def promise(self) -> Promise[T]:
+        return self[1]
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self[1].__await__()
+
+    def _refused(self) -> BaseException:
+        return self[1]._refused()
+
+
+def read_answer(execution: Execution, awakeable_id: str, codec: Codec[T], outcome: Outcome) -> T:
+    """The value of an awakeable's answer; raises what the handler gets instead."""
+    resolution = outcome if isinstance(outcome, Resolution) else value_of(outcome, awakeable_id)
+    try:
+        return codec.load(resolution.content)
+    except BaseException as error:
+        what = f"the answer to awakeable {awakeable_id}"
+        if codec.kind == "custom":
+            raise PayloadError(f"{what} can't be decoded: {explain(error)}") from error
+        raise execution.unfit(what, error) from None
+
+
+def value_of(outcome: Outcome, awakeable_id: str) -> Resolution:
+    """The resolution of an awakeable.
+
+    Raises:
+        TerminalError: It has no resolution: `Rejected`, `TimedOut` or `Cancelled`.
+    """
+    match outcome:
+        case Resolution():
+            return outcome
+        case Rejection():
+            raise Rejected(outcome.reason, code=outcome.code, details=details_of(outcome))
+        case Expiry():
+            raise TimedOut(f"awakeable {awakeable_id} timed out")
+        case Cancellation():
+            raise Cancelled(f"awakeable {awakeable_id} was cancelled: {outcome.reason}")
+
+
+def raise_terminal(outcome: Outcome) -> NoReturn:
+    """Raise the failure that was journaled for a run or a completion."""
+    if not isinstance(outcome, Rejection):
+        raise TypeError(f"a run can't end with {type(outcome).__name__}")
+    raise TerminalError(outcome.reason, code=outcome.code, details=details_of(outcome))
+
+
+def details_of(rejection: Rejection) -> Any:
+    """The details of a rejection, decoded; None if it has none."""
+    return decode_json(bytes(rejection.details)) if rejection.details else None
 
 
 def _current_task() -> object:

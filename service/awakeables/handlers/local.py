@@ -39,10 +39,11 @@ from awakeables.handlers.attempt import (
 )
 from awakeables.handlers.calls import Raised, close
 from awakeables.handlers.context import Context
-from awakeables.handlers.execution import BLOCK, INSTEAD, Execution, RunCall, World, acting
+from awakeables.handlers.execution import BLOCK, Execution, RunCall, World, acting
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.serde import Codec, result_of
 from awakeables.handlers.service import App, Handler
+from awakeables.handlers.standin import INSTEAD, HandlerTask
 
 Acted: TypeAlias = Resolution | Rejection | RunAttemptFailed | Crashed | Broken
 """How an action ended."""
@@ -109,6 +110,7 @@ class LocalAttempt:
         self._execution = Execution(
             history, invocation_id=origin.invocation_id, world=attempts.world, on_misuse=ready
         )
+        self._stand_in = HandlerTask(self._execution)
         self._taken = len(history)
         self._cancelled = len(history) > 1 and self._execution.replay.cancelled
         self._variables = copy_context()
@@ -188,18 +190,18 @@ class LocalAttempt:
             the progress if the handler has ended, otherwise what it yielded.
         """
         execution = self._execution
-        stand_in: Any = execution.task
+        stand_in: Any = self._stand_in
         loop, driver = asyncio.get_running_loop(), asyncio.current_task()
         is_driven = stand_in.real is not None
         try:
             if driver is not None:
                 _leave_task(loop, driver)
             _enter_task(loop, stand_in)
-            stand_in.thread = get_ident()
+            execution.thread = get_ident()
             try:
                 item = resume(given) if is_driven else self._variables.run(resume, given)
             finally:
-                stand_in.thread = 0
+                execution.thread = 0
                 _leave_task(loop, stand_in)
                 if driver is not None:
                     _enter_task(loop, driver)
@@ -221,7 +223,7 @@ class LocalAttempt:
     async def _drive(self, item: Any) -> Progress:
         """Step the handler in a task, while it awaits something from asyncio, until it yields `BLOCK`."""
         execution, coroutine = self._execution, self._coroutine
-        stand_in, driver = execution.task, asyncio.current_task()
+        stand_in, driver = self._stand_in, asyncio.current_task()
         assert driver is not None
         stand_in.real = driver
         clean_ups = 0

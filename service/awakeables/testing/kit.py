@@ -23,7 +23,7 @@ from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import AwakeablesError, DeclarationError, InvalidInput, TerminalError
 from awakeables.handlers.context import MAX_WAIT
-from awakeables.handlers.futures import details_of
+from awakeables.handlers.execution import details_of
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import codec_of_value, explain
 from awakeables.handlers.service import App, Handler, Service

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from awakeables import Cancelled, Context, Reject, Rejected, Task, TerminalError, TimedOut, Worker
 from awakeables.core.ids import parse_id
 from awakeables.core.outcomes import Cancellation, Expiry, Rejection, Resolution
-from awakeables.handlers.futures import value_of
+from awakeables.handlers.execution import value_of
 from awakeables.testing import Paused, Stuck
 from unit.handlers.conftest import Runs
 from unit.handlers.shapes import PARCEL, Backwards, Box, Parcel
