@@ -11,7 +11,7 @@ Every method of a store may raise `StoreUnavailable`; `commit` may raise `StoreR
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from awakeables.core.awakeables import AwakeableRow, Codec, State
@@ -49,10 +49,10 @@ class Entropy(Protocol):
 class Commits(Protocol):
     """The only way to write."""
 
-    async def commit(self, commands: Sequence[Command]) -> list[Reply]:
-        """Apply commands in order; return a reply per command, in order.
+    def commit(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:
+        """Apply commands in order; give a reply per command, in order.
 
-        Each command is applied whole or not at all. When it returns, everything is on disk. If it raises
+        Each command is applied whole or not at all. Once awaited, everything is on disk. If it raises
         `StoreUnavailable`, some or all of it may be: send the same commands again. If it raises
         `StoreRefused`, at least one of the commands never can be: the caller finds it by bisection.
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 import sqlite3
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +29,7 @@ from pydantic import BaseModel
 
 import awakeables
 from awakeables import App, Context, Service
+from awakeables.api import Call
 from awakeables.core.effects import Effect
 from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.completionstopic import ConsumedRecord
@@ -41,6 +44,7 @@ CYCLES = 4
 """Rounds that are counted, after one that warms up."""
 
 OURS = str(Path(awakeables.__file__).parent)
+ROOT = Path(__file__).parents[2]
 
 
 class Order(BaseModel):
@@ -159,14 +163,16 @@ class Shop:
     def __init__(self, process: Process, store: SqliteStore, broker: Broker) -> None:
         self.process = process
         self.store = store
+        self.broker = broker
         self.sink = CompletionSink(process.engine.completions, 0)
-        self._broker = broker
+
+    def call(self) -> Call:
+        return self.process.api.call(app.handler("orders", "fulfil"), b'{"id":"o-17"}', headers={})
 
     async def cycles(self, in_flight: int, rounds: int = 1) -> None:
-        handler = app.handler("orders", "fulfil")
         for _ in range(rounds):
-            calls = [self.process.api.call(handler, b'{"id":"o-17"}', headers={}) for _ in range(in_flight)]
-            await self.sink.take(await self._broker.answers(in_flight))
+            calls = [self.call() for _ in range(in_flight)]
+            await self.sink.take(await self.broker.answers(in_flight))
             for call in calls:
                 await call.end
         await self.process.engine.settled_down()
@@ -198,10 +204,10 @@ async def cost_of_a_cycle(folder: Path, in_flight: int) -> dict[str, float]:
 
 BOUNDS: dict[int, dict[str, float]] = {
     64: {
-        "calls": 191,
+        "calls": 173,
         "tasks": 0.05,
         "futures": 2.2,
-        "callbacks": 2.4,
+        "callbacks": 1.5,
         "timers": 0.1,
         "statements": 9.2,
         "select": 0,
@@ -209,10 +215,10 @@ BOUNDS: dict[int, dict[str, float]] = {
         "rows": 9.1,
     },
     1: {
-        "calls": 652,
+        "calls": 605,
         "tasks": 1,
         "futures": 10,
-        "callbacks": 23,
+        "callbacks": 18.2,
         "timers": 3,
         "statements": 16,
         "select": 0,
@@ -240,6 +246,64 @@ async def test_a_cycle_costs_no_more_than_it_did(tmp_path: Path, in_flight: int)
     cost = await cost_of_a_cycle(tmp_path, in_flight)
     dearer = {what: (n, most) for what, most in BOUNDS[in_flight].items() if (n := cost.get(what, 0)) > most}
     assert dearer == {}, f"a cycle costs more than it may: {cost}"
+
+
+class Way:
+    """The functions of the service that are called, in order, on the loop and in the writer's thread.
+
+    Attributes:
+        steps: The file, below the package, and the function.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, str]] = []
+
+    def profile(self, frame: FrameType, event: str, _arg: Any) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(OURS):
+            self.steps.append((str(Path(code.co_filename).relative_to(OURS)), code.co_qualname))
+
+    def in_writer(self, _connection: sqlite3.Connection, begins: bool) -> None:
+        """To be run by the writer's thread."""
+        sys.setprofile(self.profile if begins else None)
+
+
+async def way_of_one_completion(folder: Path) -> list[tuple[str, str]]:
+    """From the batch that has it to the end of its call."""
+    way = Way()
+    async with shop(folder) as served:
+        await served.cycles(1)
+        call = served.call()
+        records = await served.broker.answers(1)
+        await served.process.engine.committer.drained()  # that its task is published
+        await served.store._writer.run(way.in_writer, True)
+        sys.setprofile(way.profile)
+        try:
+            await served.sink.take(records)
+            await call.end
+        finally:
+            sys.setprofile(None)
+        await served.store._writer.run(way.in_writer, False)
+    return way.steps
+
+
+BEFORE_THE_SINK = {"kafka/partitions.py", "kafka/tolerant.py"}
+
+MOST_FILES, MOST_FUNCTIONS, MOST_CHANGES_OF_FILE = 28, 95, 69
+
+
+async def test_a_completion_s_way_is_short_and_told_file_by_file(tmp_path: Path) -> None:
+    steps = await way_of_one_completion(tmp_path)
+    files = [file for file, _ in steps]
+    assert len(set(files)) <= MOST_FILES
+    assert len(set(steps)) <= MOST_FUNCTIONS
+    assert sum(here != there for here, there in pairwise(files)) <= MOST_CHANGES_OF_FILE
+    document = (ROOT / "docs/architecture.md").read_text()
+    [told] = re.findall(r"## One completion's way through the code\n(.*?)\nA call:", document, re.DOTALL)
+    named = set(re.findall(r"`([\w/]+\.py)`", told))
+    whole = {name for name in named if (Path(OURS) / name).is_file()}
+    assert whole - BEFORE_THE_SINK == set(files)
+    assert {Path(name).name for name in named} == {Path(name).name for name in whole}
 
 
 async def test_a_finished_cycle_leaves_nothing_that_only_the_collector_frees(tmp_path: Path) -> None:

@@ -157,7 +157,9 @@ class Committer:
             while self._queue or self._down:
                 if before >= BUSY and len(self._queue) < min(before // 2, ENOUGH):
                     await asyncio.sleep(GATHER_S)
-                group = [self._queue.popleft() for _ in range(min(self._max_members, len(self._queue)))]
+                group: list[Queued] = []
+                while self._queue and len(group) < self._max_members:
+                    group.append(self._queue.popleft())
                 if group:
                     self._no_group.clear()
                 else:  # a probe alone, which nobody waits for
@@ -190,9 +192,14 @@ class Committer:
     async def _commit(self, group: Sequence[Queued]) -> None:
         """Commit a group, however long the store is down; return early if all its callers give up."""
         while True:
-            group = [queued for queued in group if queued[2] is None or not queued[2]()]
-            commands: list[Command] = [command for command, _, _ in group]
-            has_probe = self._down
+            waited_for: list[Queued] = []
+            commands: list[Command] = []
+            for queued in group:
+                command, _, given_up = queued
+                if given_up is None or not given_up():
+                    waited_for.append(queued)
+                    commands.append(command)
+            group, has_probe = waited_for, self._down
             if has_probe:
                 commands.append(Probe())
             if not commands:
@@ -224,9 +231,11 @@ class Committer:
             replies = await self._store.commit(commands)
         finally:
             hangs.cancel()
-        if any(reply not in NOTHING_FOUND for reply in replies):
-            self._metrics.commit_s.observe(loop.time() - began_s)
-            self._metrics.commit_members.observe(len(commands))
+        for reply in replies:
+            if reply not in NOTHING_FOUND:
+                self._metrics.commit_s.observe(loop.time() - began_s)
+                self._metrics.commit_members.observe(len(commands))
+                break
         return replies
 
     def _mark_down(self, problem: str) -> None:

@@ -197,11 +197,11 @@ class Engine:
             metrics=self.metrics,
             on_failure=on_failure,
             on_unexpected=self.unexpected,
-            on_end=lambda row: self.others.ended(row),
         )
         self.others = OtherInstances(
             store.hints, store, self.member, self.pool, self.waiters, on_unexpected=self.unexpected
         )
+        self.pool.on_end = self.others.ended
         self.settlement = Settlement(
             self.committer,
             self.validator,

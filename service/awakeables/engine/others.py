@@ -57,13 +57,11 @@ class OtherInstances:
 
     def wake(self, wakes: Sequence[Wake]) -> None:
         """Deliver outcomes: to runners here, and by hints to the instances that run the others."""
-        me = self._member.id
-        if all(wake.owner is None or wake.owner == me for wake in wakes):
-            self._pool.wake(wakes)
-            return
-        self._pool.wake([wake for wake in wakes if wake.owner is None or wake.owner == me])
+        here: list[Wake] = []
         for wake in wakes:
-            if wake.owner is not None and wake.owner != me:
+            if wake.owner is None or wake.owner == self._member.id:
+                here.append(wake)
+            else:
                 hint = Hint(
                     kind="woken",
                     invocation_id=wake.invocation_id,
@@ -71,6 +69,7 @@ class OtherInstances:
                     awakeable_id=wake.awakeable_id,
                 )
                 self._hints.send(wake.owner, hint)
+        self._pool.wake(here)
 
     def cancelled(self, row: Invocation) -> None:
         """Tell the owner of a running invocation that was cancelled here."""

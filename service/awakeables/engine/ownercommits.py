@@ -36,6 +36,7 @@ class OwnerCommits:
     Attributes:
         entries: How many entries the journal has once everything is committed.
         durable: How many of them are known to be on disk.
+        stored: The row's version on disk.
     """
 
     def __init__(self, invocation_id: str, *, owner: str, build: str, epoch: int, version: int) -> None:
@@ -47,7 +48,7 @@ class OwnerCommits:
         self._build = build
         self._epoch = epoch
         self._version = version
-        self._stored = version
+        self.stored = version
         self._number = 0
 
     def first_step(self, begin: Begin, first: Progress) -> Begin:
@@ -89,10 +90,6 @@ class OwnerCommits:
             cancels=progress.cancels,
         )
 
-    def applied(self, version: int, entries: int) -> None:
-        """A command was applied, which made the row this version and the journal this long."""
-        self._stored, self.durable = version, entries
-
     def roll_back(self) -> None:
         """A command can't be applied: build on what is stored."""
-        self._version = self._stored
+        self._version = self.stored

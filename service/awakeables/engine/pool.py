@@ -10,17 +10,17 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-import msgspec
 import structlog
 
 from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.commands import Begin, Claim
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import SUSPECT_STARTS, Invocation
-from awakeables.core.journal import AwakeableCreated, Entry, Input
+from awakeables.core.journal import Entry, Input
 from awakeables.core.outcomes import Outcome, Resolution
 from awakeables.core.replies import Claimed, Reply, Wake
 from awakeables.engine.committer import Committer
+from awakeables.engine.histories import histories
 from awakeables.engine.invocationlog import InvocationLog
 from awakeables.engine.member import Member
 from awakeables.engine.outbox import Relay
@@ -58,6 +58,7 @@ class RunnerPool:
     Attributes:
         attempts: Where handlers run.
         metrics: Where attempts are counted.
+        on_end: Called with each invocation that has ended or is paused.
         stopping: Whether claiming has stopped.
     """
 
@@ -81,7 +82,6 @@ class RunnerPool:
         metrics: Metrics,
         on_failure: Callable[[BaseException], None],
         on_unexpected: Callable[..., None],
-        on_end: Callable[[Invocation], None],
     ) -> None:
         """Begin with no runner.
 
@@ -103,7 +103,6 @@ class RunnerPool:
             metrics: Where attempts are counted.
             on_failure: Called with the error of each failed attempt.
             on_unexpected: Called with unexpected errors, and fields for the log.
-            on_end: Called with each invocation that has ended or is paused.
         """
         self.attempts = attempts
         self.committer = committer
@@ -126,7 +125,7 @@ class RunnerPool:
         self._logs_ends = log.is_enabled_for(log_level)
         self.metrics = metrics
         self._on_unexpected = on_unexpected
-        self._on_end = on_end
+        self.on_end: Callable[[Invocation], None] = lambda _row: None
         self._linger_s = settings.linger.total_seconds()
         self._runners: dict[str, Runner] = {}
         self._revived: set[Runner] = set()
@@ -285,12 +284,12 @@ class RunnerPool:
         if self._logs_ends or not isinstance(result, Resolution):
             _log_of(row).ended(result, duration_ms=row.updated_ms - row.created_ms, level=self._log_level)
         self._waiters.ended(row.id, result)
-        self._on_end(row)
+        self.on_end(row)
 
     def paused(self, row: Invocation) -> None:
         """Answer the waiters that also wait for a pause."""
         self._waiters.paused(row.id)
-        self._on_end(row)
+        self.on_end(row)
 
     def proved_alive(self) -> None:
         """Let the next suspect run, because this one has committed or is gone."""
@@ -397,29 +396,19 @@ class RunnerPool:
     async def _revive(self, rows: Sequence[Invocation], runners: Mapping[str, Runner]) -> None:
         """Read the journals of claimed invocations, and run them."""
         try:
-            journals, problems = await self._histories([row.id for row in rows])
-            asked = {
-                entry.id: invocation_id
-                for invocation_id, journal in journals.items()
-                for entry in journal
-                if isinstance(entry, AwakeableCreated)
-            }
-            outcomes = await self._store.outcomes(list(asked)) if asked else {}
+            found = await histories(self._store, [row.id for row in rows])
         except Exception as error:
             self._on_unexpected(error, invocation_ids=sorted(runners)[:MOST_NAMED])
             for runner in runners.values():
                 self.forget(runner)
             return
-        settled: dict[str, dict[str, Outcome]] = {}
-        for awakeable_id, outcome in outcomes.items():
-            settled.setdefault(asked[awakeable_id], {})[awakeable_id] = outcome
         for row in rows:
             runner = runners[row.id]
-            runner.preload(settled.get(row.id, {}))
-            if row.id in problems:
-                runner.pause(problems[row.id])
-            elif row.id in journals:
-                self._start(runner, journals[row.id])
+            runner.preload(found.outcomes.get(row.id, {}))
+            if row.id in found.problems:
+                runner.pause(found.problems[row.id])
+            elif row.id in found.journals:
+                self._start(runner, found.journals[row.id])
             else:
                 self.forget(runner)  # ended and purged meanwhile
 
@@ -430,22 +419,6 @@ class RunnerPool:
             runner.pause(error)
         except Exception as error:
             self.failed(runner, error)
-
-    async def _histories(
-        self, invocation_ids: Sequence[str]
-    ) -> tuple[dict[str, list[Entry]], dict[str, msgspec.MsgspecError]]:
-        """Read journals; return them, and errors for those that this release can't read."""
-        try:
-            return await self._store.history(invocation_ids), {}
-        except msgspec.MsgspecError:
-            journals: dict[str, list[Entry]] = {}
-            problems: dict[str, msgspec.MsgspecError] = {}
-            for invocation_id in invocation_ids:
-                try:
-                    journals |= await self._store.history([invocation_id])
-                except msgspec.MsgspecError as error:
-                    problems[invocation_id] = error
-            return journals, problems
 
     def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work, name=name)

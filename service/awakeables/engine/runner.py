@@ -536,7 +536,7 @@ class Runner:
         self._go(step)
 
     def _committed(self, progress: Progress | None, entries: int, answer: Advanced) -> None:
-        self._commits.applied(answer.invocation.version, entries)
+        self._commits.stored, self._commits.durable = answer.invocation.version, entries
         for awakeable_id in answer.cancelled_ids:
             self._inbox.setdefault(awakeable_id, CANCELLED_OUTCOME)
         if answer.invocation.cancelled_ms is not None:

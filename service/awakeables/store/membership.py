@@ -12,18 +12,19 @@ from awakeables.ports import Clock
 
 
 class LocalMembership:
-    """`ports.Membership` in memory."""
+    """`ports.Membership` in memory.
+
+    Attributes:
+        living: The IDs of the instances that are not dead. It is replaced as a whole, since a store's writer
+            reads it in its own thread, for each commit.
+    """
 
     def __init__(self, clock: Clock, *, shared: bool) -> None:
         """Begin without instances; the clock dates their heartbeats, `shared` is as the port says."""
         self.shared = shared
         self._clock = clock
         self._instances: dict[str, Instance] = {}
-
-    @property
-    def living(self) -> frozenset[str]:
-        """The IDs of the instances that are not dead."""
-        return frozenset(key for key, each in self._instances.items() if each.state != "dead")
+        self.living: frozenset[str] = frozenset()
 
     async def register(self, instance: Instance) -> None:
         now_ms = self._clock.now_ms()
@@ -36,6 +37,7 @@ class LocalMembership:
         self._instances[instance.id] = replace(
             instance, build_since_ms=since_ms, started_ms=now_ms, beat_ms=now_ms
         )
+        self._note_living()
 
     async def beat(self, instance_id: str, *, timeout_ms: int) -> Beat | None:
         now_ms = self._clock.now_ms()
@@ -46,6 +48,7 @@ class LocalMembership:
         for key, each in self._instances.items():
             if each.beat_ms < now_ms - timeout_ms:
                 self._instances[key] = replace(each, state="dead")
+        self._note_living()
         living = tuple(each for each in self._instances.values() if each.state != "dead")
         return Beat(now_ms=now_ms, living=living)
 
@@ -55,9 +58,13 @@ class LocalMembership:
             del self._instances[instance_id]
         elif mine is not None and mine.state == "alive":
             self._instances[instance_id] = replace(mine, state="leaving")
+        self._note_living()
 
     async def instances(self) -> list[Instance]:
         return sorted(self._instances.values(), key=lambda each: each.id)
+
+    def _note_living(self) -> None:
+        self.living = frozenset(key for key, each in self._instances.items() if each.state != "dead")
 
 
 class LocalHints:

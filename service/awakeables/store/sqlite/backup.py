@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from awakeables.errors import OperatorError
+from awakeables.store.sqlite.errors import translated
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.schema import check_file, name_of, schema_version
-from awakeables.store.sqlite.thread import translated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

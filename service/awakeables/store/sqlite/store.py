@@ -12,9 +12,13 @@ import errno
 import os
 import sqlite3
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeAlias, TypeVar, TypeVarTuple
 
 from awakeables.core.awakeables import AwakeableRow, State
 from awakeables.core.commands import Command, Ended
@@ -29,11 +33,105 @@ from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.membership import LocalHints, LocalMembership
 from awakeables.store.sqlite import reading
 from awakeables.store.sqlite.counts import as_counts, count_rows
+from awakeables.store.sqlite.errors import translated
 from awakeables.store.sqlite.group import Group, RowCache, StaleRows
 from awakeables.store.sqlite.lock import FileLock, lock_file_of
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.schema import migrate
-from awakeables.store.sqlite.thread import SqliteThread
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+Job: TypeAlias = tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]
+"""Where the result goes, what to call, and its arguments."""
+
+
+class SqliteThread:
+    """Runs work on its connection.
+
+    The thread finishes what it has started, even if nobody waits for it any more; what is cancelled
+    before is skipped. It does not keep the process alive: a store that is not closed is like one whose
+    process was killed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        *,
+        connect: Callable[[], sqlite3.Connection],
+        disconnect: Callable[[sqlite3.Connection], None] = sqlite3.Connection.close,
+    ) -> None:
+        """Does not connect or start the thread yet; both callables are called in the thread."""
+        self._path = path
+        self._kind = kind
+        self._connect = connect
+        self._disconnect = disconnect
+        self._jobs: SimpleQueue[Job | Future[None]] | None = None
+        self._connection: sqlite3.Connection | None = None
+
+    async def start(self) -> None:
+        """Start the thread and connect."""
+        if self._jobs is None:
+            jobs = self._jobs = SimpleQueue[Job | Future[None]]()
+            opened = asyncio.get_running_loop().create_future()
+            jobs.put((opened, self._open, ()))
+            Thread(target=self._serve, args=(jobs,), name=f"sqlite-{self._kind}", daemon=True).start()
+            await opened
+
+    def run(self, work: Callable[[sqlite3.Connection, *Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        """Run work in the thread, after all work that was submitted before.
+
+        Raises:
+            StoreUnavailable: The store is not open; the future has any other error.
+        """
+        if self._jobs is None or self._connection is None:
+            raise StoreUnavailable(f"{self._path} is not open")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.put((future, work, (self._connection, *args)))
+        return future
+
+    def stop(self) -> Future[None]:
+        """Accept no more work; finish what was submitted, disconnect, end the thread."""
+        jobs, self._jobs = self._jobs, None
+        stopped: Future[None] = Future()
+        if jobs is None:
+            stopped.set_result(None)
+        else:
+            jobs.put(stopped)
+        return stopped
+
+    def _serve(self, jobs: SimpleQueue[Job | Future[None]]) -> None:
+        """The thread: run jobs until `stop` sends the future to resolve once the thread is done."""
+        while isinstance(job := jobs.get(), tuple):
+            future, work, args = job
+            if future.cancelled():
+                continue
+            result, error = None, None
+            try:
+                result = work(*args)
+            except BaseException as raised:
+                error = translated(raised, self._path)
+            try:  # noqa: SIM105 - `suppress` is three calls, for each commit
+                future.get_loop().call_soon_threadsafe(_resolve, future, result, error)
+            except RuntimeError:  # the loop is closed: nobody waits
+                pass
+            # The next job may come much later: keep no reply until then, and no error's traceback.
+            del job, future, work, args, result, error
+        try:
+            self._close()
+        except BaseException as raised:
+            job.set_exception(translated(raised, self._path))
+        else:
+            job.set_result(None)
+
+    def _open(self) -> None:
+        self._connection = self._connect()
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._disconnect(connection)
 
 
 class SqliteStore:
@@ -119,8 +217,8 @@ class SqliteStore:
 
     # ── writing ─────────────────────────────────────────────────────────────────────────────
 
-    async def commit(self, commands: Sequence[Command]) -> list[Reply]:
-        return await self._writer.run(self._commit, commands)
+    def commit(self, commands: Sequence[Command]) -> asyncio.Future[list[Reply]]:
+        return self._writer.run(self._commit, commands)
 
     def _commit(self, connection: sqlite3.Connection, commands: Sequence[Command]) -> list[Reply]:
         if _identity(self._file_name) != self._file:
@@ -140,10 +238,11 @@ class SqliteStore:
             if group.wrote:
                 self._doubtful = True
                 connection.execute(QUERIES["commit"])
-                self._note(group.counts)
             else:
                 connection.execute(QUERIES["roll_back"])
             group.close()
+            if group.wrote:
+                self._note(group.counts)
         except BaseException as error:
             self._forget(connection)
             if isinstance(error, StaleRows):
@@ -291,3 +390,13 @@ def _prepared(path: Path, app: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _resolve(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """Called in the loop's thread."""
+    if future.cancelled():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
