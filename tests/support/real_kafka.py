@@ -244,6 +244,8 @@ class RealKafka:
             "KAFKA_LOG_DIRS": "/var/lib/kafka/data",
             "KAFKA_AUTO_CREATE_TOPICS_ENABLE": str(self._auto_create_topics).lower(),
             "KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
+            # 6 s by default; for tests of members that die.
+            "KAFKA_GROUP_MIN_SESSION_TIMEOUT_MS": "500",
             "KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
             # 50 by default, and each costs a directory on the first commit.
             "KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS": "4",

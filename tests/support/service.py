@@ -142,8 +142,12 @@ async def running(
     settings: ReadingSettings = READING,
     engine_settings: EngineSettings | None = None,
     stuck: timedelta = timedelta(seconds=30),
+    consumes: bool = True,
 ) -> AsyncIterator[Running]:
-    """Serve an app until the block is left; its background errors fail the test."""
+    """Serve an app until the block is left; its background errors fail the test.
+
+    With `consumes=False` the test reads the completions topic by consumers of its own.
+    """
     clock = SystemClock()
     connection = connection or KafkaConnection(bootstrap=bootstrap)
     producer = Producer(connection, clock)
@@ -169,7 +173,9 @@ async def running(
     await store.open()
     try:
         async with producer.running(), asyncio.TaskGroup() as tasks:
-            serving = [tasks.create_task(engine.run()), tasks.create_task(consumer.run())]
+            serving = [tasks.create_task(engine.run())]
+            if consumes:
+                serving.append(tasks.create_task(consumer.run()))
             await engine.serving.wait()
             try:
                 yield Running(

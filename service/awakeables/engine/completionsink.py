@@ -50,6 +50,7 @@ class CompletionSink:
         self._epoch = 0
         self._owner = ""
         self._topic_id: str | None = None
+        self._closed = False
         self._source = partition_source(topic.name, partition)
         metrics, label = topic.metrics, str(partition)
         self._lag = metrics.consumer_lag.labels(label)
@@ -132,8 +133,17 @@ class CompletionSink:
             )
         await self._commit(first, next_)
 
+    def close(self) -> None:
+        """The partition is no longer read by this process: what is reported from now on is ignored."""
+        self.observe(ReaderState())
+        self._closed = True
+        self._topic.readers.pop(self._partition, None)
+        self._topic.horizon.drop(self._partition)
+
     def observe(self, state: ReaderState) -> None:
         """Report how far the partition has been read."""
+        if self._closed:
+            return
         self._topic.readers[self._partition] = state
         self._lag.set(state.lag or 0)
         self._behind_s.set(state.behind_s)
@@ -141,7 +151,8 @@ class CompletionSink:
 
     def read_up_to(self, moment: Moment) -> None:
         """Report that everything that was in the partition at that moment has been settled."""
-        self._topic.horizon.read_to_end(self._partition, moment)
+        if not self._closed:
+            self._topic.horizon.read_to_end(self._partition, moment, self._epoch)
 
     async def _commit(
         self,

@@ -9,7 +9,7 @@ its own clock, and would expire awakeables whose answers it has not read yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from awakeables.ports import Clock
@@ -32,8 +32,25 @@ class Moment:
         return cls(clock.now_ms(), clock.monotonic())
 
 
+@dataclass(frozen=True, slots=True)
+class ReadMark:
+    """Up to when a partition is read.
+
+    Attributes:
+        moment: Everything that was in the partition at that moment has been settled.
+        epoch: The epoch of the reader that says so.
+    """
+
+    moment: Moment
+    epoch: int
+
+
 class Horizon:
-    """Keeps the moment up to which each partition is known to be read, and the earliest of them."""
+    """Keeps the moment up to which each partition is known to be read, and the earliest of them.
+
+    Where several instances share the partitions, each knows all of them and reads some: those of the
+    others count as unread here, and deadlines wait.
+    """
 
     def __init__(self, clock: Clock, *, longest_ms: int) -> None:
         """Begin with nothing read.
@@ -44,8 +61,23 @@ class Horizon:
         """
         self._clock = clock
         self._longest_ms = longest_ms
-        self._read: dict[int, Moment | None] = {}
+        self._read: dict[int, ReadMark | None] = {}
         self._asked: Moment | None = None
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        """The topic's partitions, by the last answer of the broker."""
+        return frozenset(self._read)
+
+    @property
+    def asked(self) -> Moment | None:
+        """When the broker was last asked for the topic's partitions; None before its first answer."""
+        return self._asked
+
+    @property
+    def read(self) -> Mapping[int, ReadMark]:
+        """The partitions that this instance reads, and up to when."""
+        return {partition: mark for partition, mark in self._read.items() if mark is not None}
 
     def expect(self, partitions: Iterable[int], asked: Moment) -> None:
         """Record that the topic has exactly these partitions, according to the broker.
@@ -57,9 +89,14 @@ class Horizon:
         self._read = {partition: self._read.get(partition) for partition in partitions}
         self._asked = asked
 
-    def read_to_end(self, partition: int, moment: Moment) -> None:
+    def read_to_end(self, partition: int, moment: Moment, epoch: int) -> None:
         """Record that everything that was in the partition at that moment has been settled."""
-        self._read[partition] = moment
+        self._read[partition] = ReadMark(moment, epoch)
+
+    def drop(self, partition: int) -> None:
+        """Record that this instance no longer reads the partition: it counts as unread."""
+        if partition in self._read:
+            self._read[partition] = None
 
     def held_back_to_ms(self) -> int:
         """Return the instant to compare deadlines with, in milliseconds since 1970."""
@@ -67,7 +104,8 @@ class Horizon:
         earliest_ms, covered_ms = now_ms - self._longest_ms, now_ms
         if not self._read:
             return earliest_ms
-        for moment in (self._asked, *self._read.values()):
+        moments = [None if mark is None else mark.moment for mark in self._read.values()]
+        for moment in (self._asked, *moments):
             if moment is None:
                 return earliest_ms
             # The moment as it was read, or by today's setting, whichever is earlier. If the clock was set

@@ -1,14 +1,13 @@
-"""The consumer of the completions topic: one instance reads all partitions, assigned by hand.
+"""The consumer of the completions topic: reads all partitions, or those that its group gives it.
 
-Positions and epochs come from the store (K1). A consumer group of one member would only cost seconds
-to join; offsets are committed to Kafka for lag dashboards alone.
+Positions and epochs come from the store (K1); offsets are committed to Kafka for lag dashboards alone. The
+only instance assigns itself all partitions by hand: a group of one member would only cost seconds to join.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import AsyncIterator, Iterable, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Collection, MutableMapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -22,13 +21,14 @@ from awakeables.engine.completionstopic import CompletionsTopic
 from awakeables.engine.horizon import Moment
 from awakeables.engine.offsets import PARTITION
 from awakeables.errors import BrokerRefused, BrokerUnavailable, TopicMissing
+from awakeables.kafka.assignment import GROUP, AllPartitions, Assignment, GroupMember, GroupShared
 from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection
 from awakeables.kafka.diagnosis import error_text
-from awakeables.kafka.lag import report_lag
 from awakeables.kafka.limiter import BatchLimiter
 from awakeables.kafka.partitions import PartitionReader, ReaderContext, ReadingSettings
 from awakeables.kafka.problemboard import ProblemBoard
+from awakeables.kafka.readers import Readers
 from awakeables.kafka.topics import describe, facts_of
 from awakeables.ports import Clock
 from awakeables.telemetry import events
@@ -60,20 +60,13 @@ STUCK_S = 30.0
 SLOW_S = 5.0
 """When storing a batch takes longer than this, its reader waits; the partition's end is queried instead."""
 
-DRAIN_S = 2.0
-"""How long batches may take to be stored before the consumer is replaced."""
-
 
 class _ReplaceConsumer(Exception):
     """This consumer can't go on; the message says why."""
 
 
 class CompletionsConsumer:
-    """Reads the completions topic, through outages and changes of the topic.
-
-    Attributes:
-        reading: The partitions that are being read now.
-    """
+    """Reads the completions topic, through outages and changes of the topic and of the group."""
 
     def __init__(
         self,
@@ -83,6 +76,7 @@ class CompletionsConsumer:
         group: str,
         clock: Clock,
         problems: MutableMapping[str, str],
+        grouped: bool = False,
         settings: ReadingSettings | None = None,
         stuck: timedelta = timedelta(seconds=STUCK_S),
     ) -> None:
@@ -91,22 +85,32 @@ class CompletionsConsumer:
         Args:
             connection: Where Kafka is.
             topic: The app's completions topic, for the sinks of its partitions.
-            group: The consumer group that lag is reported for.
+            group: The app's consumer group.
             clock: The store's clock.
             problems: The current problems by name, for readiness.
+            grouped: Join the group and read what it gives this instance, because others have the same store.
+                Otherwise this one reads all partitions, and reports lag under the group's name.
             settings: How partitions are read.
             stuck: After this long without an answer the consumer is replaced.
         """
-        self.reading: frozenset[int] = frozenset()
+        self._readers: Readers | None = None
         self._connection = connection
         self._completions = topic
         self._topic = topic.name
         self._group = group
+        self._grouped = grouped
         self._clock = clock
         self._board = ProblemBoard(problems)
         self._settings = settings or ReadingSettings()
+        self._stuck = stuck
         self._stuck_s = stuck.total_seconds()
         self._measured_s = 0.0
+        self._answered_s = 0.0
+
+    @property
+    def reading(self) -> frozenset[int]:
+        """The partitions that are being read now."""
+        return frozenset() if self._readers is None else self._readers.partitions
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -119,15 +123,17 @@ class CompletionsConsumer:
                     events.CLIENT_REPLACED,
                     client="consumer",
                     topic=self._topic,
-                    reason=str(group.exceptions[0]),
+                    reason=str(_first(group)),
                 )
                 backoff.reset()
+            except* GroupShared as group:
+                self._board.report(GROUP, events.GROUP_SHARED, str(_first(group)), group=self._group)
             except* TopicMissing as group:
-                self._board.report(TOPIC, events.TOPIC_MISSING, str(group.exceptions[0]), topic=self._topic)
+                self._board.report(TOPIC, events.TOPIC_MISSING, str(_first(group)), topic=self._topic)
             except* BrokerRefused as group:
-                self._board.report(BROKER, events.BROKER_REFUSED, str(group.exceptions[0]))
+                self._board.report(BROKER, events.BROKER_REFUSED, str(_first(group)))
             except* (kafka.KafkaError, OSError, TimeoutError, BrokerUnavailable) as group:
-                self._board.report(BROKER, events.BROKER_DOWN, error_text(group.exceptions[0]))
+                self._board.report(BROKER, events.BROKER_DOWN, error_text(_first(group)))
             except* Exception as group:
                 # The supervisor of the whole consumer: completions wait, the service goes on.
                 self._board.report(TOPIC, events.BACKGROUND_ERROR, repr(group), exc_info=group)
@@ -137,38 +143,44 @@ class CompletionsConsumer:
         """Read with one consumer until it must be replaced."""
         asked = Moment.now(self._clock)
         facts = await facts_of(self._connection, self._topic)
-        numbers = facts.partitions
         self._completions.topic_id = facts.topic_id
-        self._completions.horizon.expect(numbers, asked)
+        self._completions.horizon.expect(facts.partitions, asked)
+        self._answered_s = self._clock.monotonic()
         async with self._consumer() as consumer:
             self._board.clear(BROKER, events.BROKER_BACK)
             self._board.clear(TOPIC)
-            readers = self._assign(consumer, numbers)
+            readers = self._readers = self._new_readers(consumer)
+            assignment = self._new_assignment()
+            assignment.begin(consumer, readers, facts.partitions)
             try:
-                with self._completions.listening(functools.partial(_notify_moved, readers)):
+                with self._completions.listening(readers.notify_moved):
                     async with asyncio.TaskGroup() as tasks:
-                        for reader in readers:
-                            tasks.create_task(reader.run(), name=f"completions-{reader.partition.partition}")
-                        tasks.create_task(self._watch(consumer, readers), name="completions-watch")
-                        tasks.create_task(self._watch_topic(consumer, readers), name="completions-topic")
+                        tasks.create_task(readers.run(), name="completions-readers")
+                        tasks.create_task(assignment.run(), name="completions-assignment")
                         tasks.create_task(
-                            report_lag(
-                                self._connection,
-                                self._group,
-                                functools.partial(_offsets, readers),
-                            ),
-                            name="completions-lag",
+                            self._watch(consumer, readers, assignment), name="completions-watch"
+                        )
+                        tasks.create_task(
+                            self._watch_topic(consumer, readers, assignment, facts.partitions),
+                            name="completions-topic",
                         )
             finally:
-                self.reading = frozenset()
+                self._readers = None
                 self._board.clear_all(PARTITION)
+                if self._grouped:
+                    # Until it has joined again, others may be given the partitions.
+                    for reader in readers.current:
+                        reader.close()
 
     @asynccontextmanager
     async def _consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
-        consumer = AIOKafkaConsumer(
-            **self._connection.consumer_options()
-            | {"metadata_max_age_ms": METADATA_MS, "auto_offset_reset": "none"}
-        )
+        options = self._connection.consumer_options() | {
+            "metadata_max_age_ms": METADATA_MS,
+            "auto_offset_reset": "none",
+        }
+        if self._grouped:
+            options |= GroupMember.consumer_options(self._connection, self._group)
+        consumer = AIOKafkaConsumer(**options)
         try:
             async with asyncio.timeout(self._connection.request_timeout.total_seconds()):
                 await consumer.start()
@@ -176,76 +188,92 @@ class CompletionsConsumer:
         finally:
             await close_consumer(consumer)
 
-    def _assign(self, consumer: AIOKafkaConsumer, numbers: Iterable[int]) -> Sequence[PartitionReader]:
-        """Assign all partitions, paused at a placeholder until their readers know where to begin."""
-        partitions = [TopicPartition(self._topic, number) for number in sorted(numbers)]
-        consumer.assign(partitions)
-        consumer.pause(*partitions)
-        for partition in partitions:
-            consumer.seek(partition, 0)
-        self.reading = frozenset(numbers)
+    def _new_assignment(self) -> Assignment:
+        if not self._grouped:
+            return AllPartitions(self._connection, self._topic, group=self._group)
+        return GroupMember(
+            self._connection,
+            self._topic,
+            group=self._group,
+            clock=self._clock,
+            board=self._board,
+            stuck=self._stuck,
+        )
+
+    def _new_readers(self, consumer: AIOKafkaConsumer) -> Readers:
         context = ReaderContext(
             connection=self._connection,
             clock=self._clock,
             board=self._board,
             settings=self._settings,
             limiter=BatchLimiter(self._settings.max_settling),
+            fenced_pause=self._connection.heartbeat_interval if self._grouped else timedelta(0),
         )
-        return [
-            PartitionReader(
-                consumer, partition, CompletionSink(self._completions, partition.partition), context
-            )
-            for partition in partitions
-        ]
 
-    async def _watch(self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]) -> None:
+        def new_reader(partition: TopicPartition) -> PartitionReader:
+            sink = CompletionSink(self._completions, partition.partition)
+            return PartitionReader(consumer, partition, sink, context)
+
+        return Readers(new_reader, self._clock, drain=self._connection.session_timeout / 5)
+
+    async def _watch(self, consumer: AIOKafkaConsumer, readers: Readers, assignment: Assignment) -> None:
         """Watch for a silent broker and a stuck consumer."""
         while True:
             await asyncio.sleep(CONSUMER_CHECK_S)
             await self._measure_what_waits(consumer, readers)
-            reason = self._reason_to_replace(readers)
+            reason = self._reason_to_replace(readers) or assignment.reason_to_replace()
             if reason is not None:
-                await _drain(readers)
+                await readers.drain()
                 raise _ReplaceConsumer(reason)
 
-    async def _watch_topic(self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]) -> None:
+    async def _watch_topic(
+        self,
+        consumer: AIOKafkaConsumer,
+        readers: Readers,
+        assignment: Assignment,
+        known: Collection[int],
+    ) -> None:
         """Watch for new partitions, and for a topic that was deleted or recreated.
 
         Completions in a partition that is not known yet are unread, so the broker is asked often, and
         the horizon never passes the moment of the last question.
         """
+        known = frozenset(known)
         seen = self._clock.monotonic()
         while True:
             await asyncio.sleep(TOPIC_CHECK_S)
             asked = Moment.now(self._clock)
             # Ask a leader of this topic: another broker may be down without harm.
-            leader = consumer._client.cluster.leader_for_partition(readers[0].partition)
+            places = [reader.partition for reader in readers.current[:1]]
+            leader = next(map(consumer._client.cluster.leader_for_partition, places), None)
             try:
                 facts = (await describe(consumer._client, [self._topic], node=leader))[self._topic]
             except NO_CONNECTION:
                 # The partitions' readers notice whether the broker is there.
                 seen = self._clock.monotonic()
                 continue
-            if facts.problem is None and facts.partitions == self.reading:
-                self._completions.horizon.expect(self.reading, asked)
+            self._answered_s = self._clock.monotonic()
             if facts.problem is None and facts.topic_id not in (None, self._completions.topic_id):
                 # What is in flight may be records of the new topic at offsets of the old one.
                 raise _ReplaceConsumer("the topic was deleted and created again")
-            added = facts.problem is None and facts.partitions > self.reading
-            if not facts.missing and not facts.partitions < self.reading:
+            added = facts.problem is None and facts.partitions > known
+            if added and assignment.follows_topic:
+                known, added = facts.partitions, False
+                assignment.expect(known)
+            if facts.problem is None and facts.partitions == known:
+                self._completions.horizon.expect(known, asked)
+            if not facts.missing and not facts.partitions < known:
                 seen = self._clock.monotonic()
             # Sometimes a broker doesn't know its topics and partitions for a moment.
             gone = self._clock.monotonic() - seen > SILENT_S
             if added or gone:
-                await _drain(readers)
+                await readers.drain()
                 raise _ReplaceConsumer(f"its partitions are {sorted(facts.partitions)} now")
 
-    async def _measure_what_waits(
-        self, consumer: AIOKafkaConsumer, readers: Sequence[PartitionReader]
-    ) -> None:
+    async def _measure_what_waits(self, consumer: AIOKafkaConsumer, readers: Readers) -> None:
         """Measure the lag of partitions that wait for the store: alarms on it matter most then."""
         now_s = self._clock.monotonic()
-        waiting = [r for r in readers if now_s - (r.taking_since_s or now_s) > SLOW_S]
+        waiting = [r for r in readers.current if now_s - (r.taking_since_s or now_s) > SLOW_S]
         if not waiting or now_s - self._measured_s < SLOW_S:
             return
         self._measured_s = now_s
@@ -257,35 +285,25 @@ class CompletionsConsumer:
         for reader in waiting:
             reader.note_end(ends[reader.partition])
 
-    def _reason_to_replace(self, readers: Sequence[PartitionReader]) -> str | None:
+    def _reason_to_replace(self, readers: Readers) -> str | None:
         """Report a silent broker; return why the consumer must be replaced, or None."""
-        silent_s = max((reader.silent_s for reader in readers), default=0.0)
+        # Without a partition nothing is fetched, but the broker is still asked for the topic.
+        idle_s = self._clock.monotonic() - self._answered_s
+        silent_s = max((reader.silent_s for reader in readers.current), default=idle_s)
         if silent_s > SILENT_S:
             self._board.report(
                 BROKER, events.BROKER_DOWN, f"no answer from {self._connection.bootstrap} any more"
             )
         else:
             self._board.clear(BROKER, events.BROKER_BACK)
-        behind_s = max((reader.behind_s for reader in readers), default=0.0)
+        behind_s = max((reader.behind_s for reader in readers.current), default=0.0)
         if max(silent_s, behind_s) > self._stuck_s:
             return f"it has read nothing for {self._stuck_s:.0f} s"
         return None
 
 
-def _notify_moved(readers: Sequence[PartitionReader], number: int) -> None:
-    for reader in readers:
-        if reader.partition.partition == number:
-            reader.notify_moved()
-
-
-def _offsets(readers: Sequence[PartitionReader]) -> dict[TopicPartition, int]:
-    return {reader.partition: reader.next for reader in readers if reader.next}
-
-
-async def _drain(readers: Sequence[PartitionReader]) -> None:
-    for reader in readers:
-        reader.leaving = True
-    waited_s = 0.0
-    while waited_s < DRAIN_S and any(reader.taking_since_s is not None for reader in readers):
-        await asyncio.sleep(0.01)
-        waited_s += 0.01
+def _first(error: BaseException) -> BaseException:
+    """One of the errors that ended a group of tasks, which may be a group in a group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

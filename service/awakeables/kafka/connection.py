@@ -98,10 +98,17 @@ class KafkaConnection:
             "fetch_max_wait_ms": self.fetch_max_wait_ms,
         }
 
+    @property
+    def heartbeat_interval(self) -> timedelta:
+        """How often a member of a group says that it is alive, and learns of a rebalance."""
+        return max(self.session_timeout / 5, timedelta(milliseconds=100))
+
     def group_options(self) -> dict[str, Any]:
         """The additional arguments of a consumer in a group."""
-        session_ms = _ms(self.session_timeout)
-        return {"session_timeout_ms": session_ms, "heartbeat_interval_ms": max(session_ms // 5, 100)}
+        return {
+            "session_timeout_ms": _ms(self.session_timeout),
+            "heartbeat_interval_ms": _ms(self.heartbeat_interval),
+        }
 
     def producer_options(self) -> dict[str, Any]:
         """The arguments of all our producers.

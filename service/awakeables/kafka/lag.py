@@ -1,6 +1,8 @@
 """Commits to Kafka how far the completions were read, for lag dashboards; it is never read back.
 
-It has its own client, so that a forbidden group, or a coordinator that is down, does not affect reading.
+Where partitions are assigned by hand, it has its own client, so that a forbidden group, or a coordinator
+that is down, does not affect reading. A group with members accepts offsets only from
+them, so there the member itself commits.
 """
 
 from __future__ import annotations
@@ -8,11 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
+import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
 from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import KafkaConnection
+from awakeables.telemetry import events
+
+log = structlog.stdlib.get_logger(__name__)
 
 INTERVAL_S = 5.0
 PATIENCE_S = 2.0
@@ -54,3 +60,23 @@ async def _keep_committing(
         async with asyncio.timeout(PATIENCE_S):
             await consumer.commit(dict(now))
         committed = dict(now)
+
+
+async def commit_lag(consumer: AIOKafkaConsumer, offsets: Callable[[], Mapping[TopicPartition, int]]) -> None:
+    """Commit the offsets of a member's partitions every few seconds, until cancelled.
+
+    What fails is left: partitions may have moved, and the next member commits for them.
+    """
+    committed: Mapping[TopicPartition, int] = {}
+    while True:
+        await asyncio.sleep(INTERVAL_S)
+        now = dict(offsets())
+        if not now or now == committed:
+            continue
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await consumer.commit(now)
+        except (kafka.KafkaError, TimeoutError) as error:
+            log.debug(events.OFFSETS_NOT_COMMITTED, error=repr(error))
+        else:
+            committed = now

@@ -77,17 +77,23 @@ class OffsetsAhead(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderContext:
-    """What the readers of all partitions share."""
+    """What the readers of all partitions share.
+
+    Attributes:
+        fenced_pause: How long a reader that was fenced stays away at least. In a group Kafka's next heartbeat
+            may say that the partition has moved; to claim it before that would fence its new reader.
+    """
 
     connection: KafkaConnection
     clock: Clock
     board: ProblemBoard
     settings: ReadingSettings
     limiter: BatchLimiter
+    fenced_pause: timedelta = timedelta(0)
 
 
 class PartitionReader:
-    """Reads one partition until it is cancelled.
+    """Reads one partition until it is cancelled, or until it leaves and has handed over its last batch.
 
     Attributes:
         next: Everything before it was processed, or is not a record but a transaction marker; None
@@ -112,6 +118,7 @@ class PartitionReader:
         self._board = context.board
         self._settings = context.settings
         self._limiter = context.limiter
+        self._fenced_pause_s = context.fenced_pause.total_seconds()
         self._clock = context.clock
         self._reader = TolerantReader(
             consumer,
@@ -140,6 +147,21 @@ class PartitionReader:
         """For how long no record came although the broker has reported more."""
         return self._fetch.behind_s()
 
+    @property
+    def polling(self) -> bool:
+        """Whether it must not be cancelled: see `TolerantReader`."""
+        return self._reader.polling
+
+    def leave(self) -> None:
+        """Begin no further batch, and don't move the consumer any more."""
+        self.leaving = True
+        self._reader.detach()
+
+    def close(self) -> None:
+        """After `leave`: report nothing any more, the partition is another reader's."""
+        self._sink.close()
+        self._board.clear(self._name)
+
     def notify_moved(self) -> None:
         """Open the partition again, at once: its offset was moved."""
         self._moved.set()
@@ -156,7 +178,8 @@ class PartitionReader:
                     return
                 except Exception as error:
                     # The supervisor of this partition: the others go on, and so will this one.
-                    await self._rest(self._trouble(error))
+                    if not self.leaving:
+                        await self._rest(self._trouble(error))
         finally:
             self._observe(lag=None)
 
@@ -165,6 +188,7 @@ class PartitionReader:
         match error:
             case OwnershipLost():
                 log.warning(events.BATCH_FENCED, reason=str(error), **self._facts)
+                return max(self._fenced_pause_s, self._backoff.next_s())
             case OffsetsAhead():
                 self._board.report(self._name, events.OFFSETS_AHEAD, str(error), **self._facts)
                 return self._settings.ahead_retry.total_seconds()
@@ -212,7 +236,8 @@ class PartitionReader:
         self.next = max(position, begin)
         self._reader.go_to(self.next)
         self._measure(end, self.next)
-        self._consumer.resume(self.partition)
+        if not self.leaving:
+            self._consumer.resume(self.partition)
         self._fetch.begin(self._stamp())
 
     def _refuse_another_topic(self, position: int, end: int) -> None:
@@ -263,6 +288,8 @@ class PartitionReader:
             await _until_stored(lambda: self._sink.leave_out(first, next_, reason))
             self._reader.go_to(next_)
             records = ()
+        if self.leaving:
+            return
         if records:
             await self._hand_over(records)
             self._board.clear(self._name)
@@ -316,7 +343,7 @@ class PartitionReader:
         self.next = position = await self._consumer.position(self.partition)
         self._measure(end, position, transaction_s=self._transaction.seconds(end=end, stable=stable))
         read = self._fetch.look(self._stamp(), position, end=end, stable=stable)
-        if read is not None:
+        if read is not None and not self.leaving:
             self._board.clear(self._name)
             self._sink.read_up_to(read)
         if position == stable:

@@ -20,6 +20,15 @@ from awakeables.kafka.unpacking import BatchTooLarge, bounded
 
 Records: TypeAlias = Sequence[ConsumerRecord]
 
+AS_THEY_ARE = (
+    kafka.OffsetOutOfRangeError,
+    kafka.ConsumerStoppedError,
+    kafka.TopicAuthorizationFailedError,
+    kafka.GroupAuthorizationFailedError,
+    kafka.IllegalStateError,
+)
+"""Errors of `getmany` that say nothing of a batch."""
+
 NOWHERE = TopicPartition("", -1)
 """Not a real partition: polling it returns no records, but raises errors of the consumer's group."""
 
@@ -66,6 +75,8 @@ class TolerantReader:
 
     Attributes:
         position: The next offset to read.
+        polling: Whether `getmany` is under way. To cancel that breaks the consumer, which then no longer
+            notices that it is not polled: its bookkeeping has no `finally`.
     """
 
     def __init__(
@@ -87,6 +98,7 @@ class TolerantReader:
             max_unpacked_bytes: Maximum size of an unpacked batch, and of one read.
         """
         self.position = position
+        self.polling = False
         self._consumer = consumer
         self._partition = partition
         self._connection = connection
@@ -174,17 +186,20 @@ class TolerantReader:
         raise UnreadableBatch(self._partition, self.position, following, cause) from cause
 
     async def _poll(self, limit: int, timeout_ms: int) -> Records:
+        self.polling = True
         try:
             with bounded(self._max_unpacked_bytes):
                 batches = await self._consumer.getmany(
                     self._partition, timeout_ms=timeout_ms, max_records=limit
                 )
-        except (kafka.OffsetOutOfRangeError, kafka.ConsumerStoppedError, kafka.TopicAuthorizationFailedError):
+        except AS_THEY_ARE:
             raise
         except Exception as error:
             # Codecs raise different errors: gzip an OSError, cramjam its own.
             await raise_group_error(self._consumer)
             raise _Unreadable(error) from error
+        finally:
+            self.polling = False
         records: Records = batches.get(self._partition, ())
         if records:
             self.position = records[-1].offset + 1

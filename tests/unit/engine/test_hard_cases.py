@@ -177,7 +177,7 @@ async def test_hard_case_5_an_answer_that_came_to_the_topic_in_time_counts_after
 
     async with bench.serving(settings, timed=timed) as process:
         process.engine.horizon.expect((0,), Moment.now(bench.clock))
-        process.engine.horizon.read_to_end(0, Moment.now(bench.clock))
+        process.engine.horizon.read_to_end(0, Moment.now(bench.clock), 1)
         invocation_id = await bench.begin(process, "timed")
         await bench.status(invocation_id, "suspended")
         key = bench.awakeables(invocation_id)[0].id
@@ -191,7 +191,7 @@ async def test_hard_case_5_an_answer_that_came_to_the_topic_in_time_counts_after
         await bench.records(process, resolution(key))
         for _ in range(20):
             process.engine.horizon.expect((0,), Moment.now(bench.clock))
-            process.engine.horizon.read_to_end(0, Moment.now(bench.clock))
+            process.engine.horizon.read_to_end(0, Moment.now(bench.clock), 1)
             await asyncio.sleep(0.25)
         assert value(await bench.status(invocation_id, "completed")) == [7, "timed out"]
 

@@ -32,7 +32,7 @@ def make(*partitions: int) -> tuple[Horizon, Clock]:
 
 def test_case_r2_the_moment_that_was_read_up_to_counts_and_not_the_moment_of_looking() -> None:
     horizon, clock = make(0)
-    horizon.read_to_end(0, Moment.now(clock))
+    horizon.read_to_end(0, Moment.now(clock), 1)
     for frozen_ms in (1, 400, 900, 10_000):
         clock.ms = 10_000_000 + frozen_ms
         assert horizon.held_back_to_ms() == 10_000_000
@@ -41,7 +41,7 @@ def test_case_r2_the_moment_that_was_read_up_to_counts_and_not_the_moment_of_loo
 def test_case_r2_a_partition_may_have_been_added_since_the_topic_was_asked_for_them() -> None:
     horizon, clock = make(0)
     clock.ms += 300
-    horizon.read_to_end(0, Moment.now(clock))
+    horizon.read_to_end(0, Moment.now(clock), 1)
     assert horizon.held_back_to_ms() == clock.ms - 300
     horizon.expect((0,), Moment.now(clock))
     assert horizon.held_back_to_ms() == clock.ms
@@ -50,7 +50,7 @@ def test_case_r2_a_partition_may_have_been_added_since_the_topic_was_asked_for_t
 @pytest.mark.parametrize("set_by_ms", [-25_000, 3_600_000])
 def test_case_r2_a_wall_clock_that_is_set_expires_nothing_that_is_not_read_yet(set_by_ms: int) -> None:
     horizon, clock = make(0)
-    horizon.read_to_end(0, Moment.now(clock))
+    horizon.read_to_end(0, Moment.now(clock), 1)
     clock.ms += 100
     clock.set_by_ms = set_by_ms
     expected = max(10_000_000 + min(set_by_ms, 0), clock.now_ms() - LONGEST_MS)
@@ -60,7 +60,7 @@ def test_case_r2_a_wall_clock_that_is_set_expires_nothing_that_is_not_read_yet(s
 def test_partitions_that_were_all_read_to_the_end_just_now_hold_nothing_back() -> None:
     horizon, clock = make(0, 1)
     for partition in (0, 1):
-        horizon.read_to_end(partition, Moment.now(clock))
+        horizon.read_to_end(partition, Moment.now(clock), 1)
     assert horizon.held_back_to_ms() == clock.ms
 
 
@@ -68,15 +68,15 @@ def test_the_partition_that_was_read_longest_ago_decides() -> None:
     horizon, clock = make(0, 1)
     then = Moment.now(clock)
     clock.ms += 5
-    horizon.read_to_end(0, Moment.now(clock))
-    horizon.read_to_end(1, then)
+    horizon.read_to_end(0, Moment.now(clock), 1)
+    horizon.read_to_end(1, then, 1)
     horizon.expect((0, 1), Moment.now(clock))
     assert horizon.held_back_to_ms() == then.ms
 
 
 def test_a_partition_that_was_never_read_holds_back_as_long_as_is_allowed() -> None:
     horizon, clock = make(0, 1)
-    horizon.read_to_end(0, Moment.now(clock))
+    horizon.read_to_end(0, Moment.now(clock), 1)
     assert horizon.held_back_to_ms() == clock.ms - LONGEST_MS
 
 
@@ -87,7 +87,7 @@ def test_before_the_partitions_are_known_deadlines_wait_too() -> None:
 
 def test_deadlines_are_held_back_no_longer_than_is_allowed() -> None:
     horizon, clock = make(0)
-    horizon.read_to_end(0, Moment.now(clock))
+    horizon.read_to_end(0, Moment.now(clock), 1)
     clock.ms += 10 * LONGEST_MS
     assert horizon.held_back_to_ms() == clock.ms - LONGEST_MS
 
@@ -96,14 +96,14 @@ def test_a_partition_that_is_read_again_is_fresh_again() -> None:
     horizon, clock = make(0)
     clock.ms += 60_000
     horizon.expect((0,), Moment.now(clock))
-    horizon.read_to_end(0, Moment.now(clock))
+    horizon.read_to_end(0, Moment.now(clock), 1)
     assert horizon.held_back_to_ms() == clock.ms
 
 
 def test_partitions_that_are_no_longer_read_here_hold_nothing_back_and_known_ones_keep_their_moment() -> None:
     horizon, clock = make(0, 1)
     now = Moment.now(clock)
-    horizon.read_to_end(0, now)
+    horizon.read_to_end(0, now, 1)
     horizon.expect((0,), now)
     assert horizon.held_back_to_ms() == clock.ms
     horizon.expect((0, 2), now)

@@ -1,0 +1,87 @@
+"""What the broker says of a consumer group: its members, what they read, and what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from aiokafka import errors as kafka
+from aiokafka.client import AIOKafkaClient, CoordinationType
+from aiokafka.coordinator.protocol import ConsumerProtocol
+from aiokafka.protocol.admin import DescribeGroupsRequest
+
+RESTING = frozenset({"Stable", "Empty", "Dead"})
+"""States of a group that doesn't rebalance; in others nobody knows what the members read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupMemberFacts:
+    """A member of a group.
+
+    Attributes:
+        client_id: What it calls itself.
+        host: Where it runs, as the broker sees it.
+        topics: What it is subscribed to.
+        assigned: The partitions that it is assigned, by topic.
+    """
+
+    client_id: str
+    host: str
+    topics: frozenset[str]
+    assigned: dict[str, frozenset[int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupFacts:
+    """A consumer group at rest, or one that rebalances, of which no members are told."""
+
+    state: str
+    members: tuple[GroupMemberFacts, ...]
+
+    @property
+    def at_rest(self) -> bool:
+        return self.state in RESTING
+
+    def unread(self, topic: str, partitions: Collection[int]) -> frozenset[int]:
+        """Those of the topic's partitions that no member is assigned."""
+        none: frozenset[int] = frozenset()
+        return frozenset(partitions).difference(
+            *(member.assigned.get(topic, none) for member in self.members)
+        )
+
+    def others(self, topic: str) -> list[GroupMemberFacts]:
+        """The members that read something else than this topic."""
+        return [member for member in self.members if member.topics != {topic}]
+
+
+async def describe_group(client: AIOKafkaClient, group: str) -> GroupFacts:
+    """Ask the group's coordinator.
+
+    Raises:
+        KafkaError: It did not answer, or refused.
+    """
+    node = await client.coordinator_lookup(CoordinationType.GROUP, group)
+    response = await client.send(node, DescribeGroupsRequest([group]))
+    [described] = response.to_object()["groups"]
+    if described["error_code"]:
+        raise kafka.for_code(described["error_code"])(group)
+    state = described["state"]
+    members = [_member(row) for row in described["members"]] if state in RESTING else []
+    return GroupFacts(state=state, members=tuple(members))
+
+
+def _member(row: dict[str, object]) -> GroupMemberFacts:
+    topics: frozenset[str] = frozenset()
+    assigned: dict[str, frozenset[int]] = {}
+    # A member that isn't a consumer (Kafka Connect has such groups) has bytes of its own kind there.
+    try:
+        if row["member_metadata"]:
+            topics = frozenset(ConsumerProtocol.METADATA.decode(row["member_metadata"]).subscription)
+        if row["member_assignment"]:
+            parts = ConsumerProtocol.ASSIGNMENT.decode(row["member_assignment"]).assignment
+            assigned = {topic: frozenset(numbers) for topic, numbers in parts}
+    except ValueError:
+        pass
+    return GroupMemberFacts(
+        client_id=str(row["client_id"]), host=str(row["client_host"]), topics=topics, assigned=assigned
+    )

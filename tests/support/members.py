@@ -1,0 +1,217 @@
+"""Instances that share one store and read the completions topic as members of one consumer group.
+
+They stand for processes: each has an owner's name, a committer, a horizon and a board of its own. The
+handlers run in the service that they belong to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from awakeables.core.commands import Command
+from awakeables.core.replies import Reply
+from awakeables.engine.committer import Committer
+from awakeables.engine.completionstopic import CompletionsTopic, FoldingSettings
+from awakeables.engine.horizon import Horizon
+from awakeables.engine.settlement import Settlement
+from awakeables.errors import StoreUnavailable
+from awakeables.kafka import completions
+from awakeables.kafka.completions import CompletionsConsumer
+from awakeables.kafka.connection import KafkaConnection
+from support.eventually import eventually
+from support.service import READING, Running
+
+if TYPE_CHECKING:
+    import pytest
+    from aiokafka import AIOKafkaConsumer
+
+    from awakeables.ports import Store
+
+SESSION = timedelta(seconds=1)
+"""Members that die are missed after this long; ten seconds in production."""
+
+HORIZON_MS = 900_000
+
+
+class SharedStore:
+    """One instance's way to the store, which a test can close."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.down = False
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def commit(self, members: Sequence[Command]) -> list[Reply]:
+        await self.open.wait()
+        if self.down:
+            raise StoreUnavailable("the network is cut")
+        return await self._store.commit(members)
+
+
+@dataclass(kw_only=True, eq=False)
+class Member:
+    """One instance.
+
+    Attributes:
+        clients: The consumers that it has had, the newest last.
+    """
+
+    name: str
+    store: SharedStore
+    topic: CompletionsTopic
+    committer: Committer
+    consumer: CompletionsConsumer
+    problems: dict[str, str]
+    clients: list[AIOKafkaConsumer] = field(default_factory=list)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def reading(self) -> frozenset[int]:
+        return self.consumer.reading
+
+    @property
+    def horizon(self) -> Horizon:
+        return self.topic.horizon
+
+    def freeze(self) -> None:
+        """The group hears nothing of it any more, nor it of the group: it is cut off, and reads on."""
+
+        async def hang(_request: object) -> None:
+            await asyncio.Event().wait()
+
+        self.clients[-1]._coordinator._send_req = hang
+
+    def thaw(self) -> None:
+        coordinator = self.clients[-1]._coordinator
+        del coordinator._send_req
+        # What hung is lost, as an answer on a connection that was cut.
+        coordinator._heartbeat_task.cancel()
+        coordinator._heartbeat_task = None
+        coordinator.reset_generation()
+
+    async def leave(self) -> None:
+        """Stop properly."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.wait(self.tasks)
+        self.tasks.clear()
+
+    async def crash(self) -> None:
+        """Stop without a word to the group."""
+
+        async def say_nothing() -> None:
+            pass
+
+        for client in self.clients:
+            client._coordinator._maybe_leave_group = say_nothing
+        await self.leave()
+
+
+class Members:
+    """The instances of an app."""
+
+    def __init__(self, shop: Running, bootstrap: str) -> None:
+        self.shop = shop
+        self.bootstrap = bootstrap
+        self.all: list[Member] = []
+        self.number = 0
+
+    @property
+    def alive(self) -> list[Member]:
+        return [member for member in self.all if member.tasks]
+
+    def join(self, *, stuck: timedelta = timedelta(seconds=30), session: timedelta = SESSION) -> Member:
+        """Start one more instance."""
+        engine = self.shop.engine
+        self.number += 1
+        name = f"member-{self.number}"
+        store = SharedStore(self.shop.store)
+        committer = Committer(store)
+        horizon = Horizon(engine.clock, longest_ms=HORIZON_MS)
+        settlement = Settlement(
+            committer,
+            engine.validator,
+            horizon,
+            ids=engine.ids,
+            verdicts_topic="",
+            metrics=engine.metrics,
+            on_wakes=engine.pool.wake,
+            on_effects=engine.relay.poke,
+        )
+        topic = CompletionsTopic(
+            committer,
+            settlement,
+            engine.validator,
+            horizon,
+            name=self.shop.app.completions_topic,
+            dead_letter_topic=self.shop.app.dead_letter_topic,
+            owner=lambda: name,
+            clock=engine.clock,
+            ids=engine.ids,
+            folding=FoldingSettings(),
+            metrics=engine.metrics,
+            on_effects=engine.relay.poke,
+        )
+        problems: dict[str, str] = {}
+        consumer = CompletionsConsumer(
+            KafkaConnection(bootstrap=self.bootstrap, client_id=name, session_timeout=session),
+            topic,
+            group=self.shop.app.name,
+            clock=engine.clock,
+            problems=problems,
+            grouped=True,
+            settings=replace(READING, ahead_retry=timedelta(milliseconds=300)),
+            stuck=stuck,
+        )
+        member = Member(
+            name=name, store=store, topic=topic, committer=committer, consumer=consumer, problems=problems
+        )
+        self.all.append(member)
+        member.tasks = [asyncio.create_task(committer.run()), asyncio.create_task(consumer.run())]
+        return member
+
+    async def share(self, partitions: Collection[int]) -> None:
+        """Wait until the living read these partitions, each one of them, as evenly as can be."""
+
+        def shared() -> bool:
+            read = [member.reading for member in self.alive]
+            sizes = [len(reading) for reading in read]
+            return sorted(n for r in read for n in r) == sorted(partitions) and max(sizes) - min(sizes) <= 1
+
+        await eventually(shared, timeout=15)
+
+    def reader_of(self, partition: int) -> Member:
+        [reader] = [member for member in self.alive if partition in member.reading]
+        return reader
+
+
+@asynccontextmanager
+async def grouped(shop: Running, bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Members]:
+    """The instances of a service, none at first; all leave at the end of the block."""
+    members = Members(shop, bootstrap)
+    new_client = completions.AIOKafkaConsumer  # type: ignore[attr-defined]
+
+    def captured(*args: Any, **options: Any) -> AIOKafkaConsumer:
+        client = new_client(*args, **options)
+        for member in members.all:
+            if member.name == options["client_id"]:
+                member.clients.append(client)
+        return client
+
+    monkeypatch.setattr(completions, "AIOKafkaConsumer", captured)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(_leave_all, members)
+        yield members
+
+
+async def _leave_all(members: Members) -> None:
+    for member in members.alive:
+        member.store.open.set()
+    with suppress(ValueError):
+        await asyncio.wait([asyncio.create_task(member.leave()) for member in members.alive])
