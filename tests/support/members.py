@@ -99,7 +99,10 @@ class Member:
         """Stop properly."""
         for task in self.tasks:
             task.cancel()
-        await asyncio.wait(self.tasks)
+        _, left = await asyncio.wait(self.tasks, timeout=20)
+        for task in left:
+            task.print_stack()
+        assert not left
         self.tasks.clear()
 
     async def crash(self) -> None:
@@ -109,7 +112,8 @@ class Member:
             pass
 
         for client in self.clients:
-            client._coordinator._maybe_leave_group = say_nothing
+            if client._coordinator is not None:  # it has joined
+                client._coordinator._maybe_leave_group = say_nothing
         await self.leave()
 
 
@@ -176,13 +180,17 @@ class Members:
         member.tasks = [asyncio.create_task(committer.run()), asyncio.create_task(consumer.run())]
         return member
 
-    async def share(self, partitions: Collection[int]) -> None:
-        """Wait until the living read these partitions, each one of them, as evenly as can be."""
+    async def share(self, partitions: Collection[int], *, to_end: bool = True) -> None:
+        """Wait until the living share these partitions evenly, and have read them to their end."""
 
         def shared() -> bool:
             read = [member.reading for member in self.alive]
             sizes = [len(reading) for reading in read]
-            return sorted(n for r in read for n in r) == sorted(partitions) and max(sizes) - min(sizes) <= 1
+            return (
+                sorted(n for reading in read for n in reading) == sorted(partitions)
+                and max(sizes) - min(sizes) <= 1
+                and all(member.horizon.read.keys() == member.reading or not to_end for member in self.alive)
+            )
 
         await eventually(shared, timeout=15)
 

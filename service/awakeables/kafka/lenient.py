@@ -19,6 +19,7 @@ from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 
+from awakeables.kafka.closing import close_client
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.unpacking import BatchTooLarge, bounded
 
@@ -119,7 +120,7 @@ async def _fetch(connection: KafkaConnection, partition: TopicPartition, offset:
         request = FetchRequest(MAX_WAIT_MS, 1, MAX_BYTES, READ_COMMITTED, [(partition.topic, [part])])
         response = await client.send(leader, request)
     finally:
-        await client.close()
+        await close_client(client)
     [(_, [(_, code, *_, data)])] = response.topics
     if code:
         raise kafka.for_code(code)(partition)

@@ -12,6 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
 
 from awakeables.errors import BrokerUnavailable, TopicMissing
+from awakeables.kafka.closing import close_client
 from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection
 from awakeables.kafka.diagnosis import DENIED, denied, diagnose, error_text
 from awakeables.kafka.metadata import TopicsRequest
@@ -160,7 +161,7 @@ async def _create(connection: KafkaConnection, new: list[NewTopic]) -> None:
     except (kafka.KafkaError, OSError, TimeoutError) as error:
         raise BrokerUnavailable(f"the topics can't be created: {error_text(error)}") from error
     finally:
-        await admin.close()
+        await close_client(admin)
     # aiokafka returns the broker's refusal instead of raising it.
     for name, code, *message in response.topic_errors:
         if code and kafka.for_code(code) is not kafka.TopicAlreadyExistsError:
@@ -183,4 +184,4 @@ async def asking(connection: KafkaConnection) -> AsyncIterator[AIOKafkaClient]:
     except NO_CONNECTION as error:
         raise await diagnose(connection, error) from error
     finally:
-        await client.close()
+        await close_client(client)
