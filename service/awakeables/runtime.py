@@ -124,6 +124,7 @@ async def serve(
             group=app.name,
             clock=clock,
             problems=engine.problems,
+            grouped=is_postgres(settings.store),
             settings=ReadingSettings(max_unpacked_bytes=settings.max_unpacked_bytes),
         )
         api = Api(engine)
