@@ -27,12 +27,12 @@ from awakeables.core.commands import (
     TakePartitions,
 )
 from awakeables.core.invocations import Continue, End, Invocation, Suspend
-from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.outcomes import Resolution
 from awakeables.core.replies import Advanced, Begun, Claimed, DryReplayed, Fenced, Reply, SettledAll
 from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.store.memory import MemoryStore
 from awakeables.store.postgres import group, writing
-from awakeables.store.postgres.group import Group
+from awakeables.store.postgres.group import OptimisticGroup
 from awakeables.store.postgres.store import PostgresStore
 from contract.driver import DLQ, RETENTION_MS, TOPIC, Driver, FakeClock, rejected, resolved
 from contract.test_differential import rows
@@ -162,14 +162,6 @@ async def a_wake(pair: Pair) -> tuple[Command, Command]:
     return Settle(completions=(resolved(key),)), pair.memory.an_advance(row, Suspend(wake=row.wake))
 
 
-async def a_wake_that_nobody_must_see(pair: Pair) -> tuple[Command, Command]:
-    key = pair.memory.id("prom")
-    row = await running(pair, key)
-    return Settle(completions=(resolved(key),)), pair.memory.an_advance(
-        row, End(result=Rejection(reason="x"))
-    )
-
-
 async def a_skipped_partition(pair: Pair) -> tuple[Command, Command]:
     await pair.both(TakePartitions(owner="me", topic=TOPIC, partitions=(0,)))
     fence = PartitionFence(topic=TOPIC, partition=0, epoch=1, first=0, next=5, owner="me")
@@ -278,6 +270,25 @@ async def test_pg3_a_wake_up_that_finds_no_row_never_passes(pair: Pair) -> None:
     assert stored.state == "pending"
 
 
+async def test_pg3_without_the_count_that_it_has_seen_a_step_would_lose_a_wake_up(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Says that `a_wake` above can fail."""
+    changed = writing._changed
+
+    def blind(row: Invocation, before: Invocation, rev: int) -> Any:
+        id_, rev, _, *others = changed(row, before, rev)
+        return id_, rev, None, *others
+
+    monkeypatch.setattr(writing, "_changed", blind)
+    mover, command = await a_wake(pair)
+    (advanced,) = await pair.moved(mover, command)
+    assert isinstance(advanced, Advanced)
+    stored = await pair.one.invocation(advanced.invocation.id)
+    assert stored is not None
+    assert (stored.status, stored.wake) == ("suspended", 1)
+
+
 async def test_pg2_an_advance_and_a_settle_of_one_invocation_in_one_group(pair: Pair) -> None:
     keys = [pair.memory.id("prom") for _ in range(2)]
     row = await running(pair, *keys)
@@ -327,7 +338,7 @@ async def test_pg9_what_was_committed_before_the_connection_was_cut_is_sent_agai
     row = await running(pair, key)
     waiting = pair.memory.a_begin()
     await pair.both(waiting, Settle(completions=(), dead_letters=(letter,), relay_to=DLQ))
-    commit = Group.commit
+    commit = OptimisticGroup.commit
     for command in (
         pair.memory.a_begin(
             owner="me", first=True, idempotency=Idempotency(scope="s", key="k", fingerprint="f")
@@ -338,14 +349,14 @@ async def test_pg9_what_was_committed_before_the_connection_was_cut_is_sent_agai
         Claim(owner="me", limit=10),
     ):
 
-        async def cut(self: Group, commands: Any) -> list[Reply]:
+        async def cut(self: OptimisticGroup, commands: Any) -> list[Reply]:
             await commit(self, commands)
             raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
 
-        monkeypatch.setattr(Group, "commit", cut)
+        monkeypatch.setattr(OptimisticGroup, "commit", cut)
         with pytest.raises(StoreUnavailable):
             await pair.one.commit([command])
-        monkeypatch.setattr(Group, "commit", commit)
+        monkeypatch.setattr(OptimisticGroup, "commit", commit)
         await pair.memory.store.commit([command])
         await pair.both(command)
     await pair.same()

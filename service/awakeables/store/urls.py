@@ -31,7 +31,7 @@ def checked_store(store: str) -> str:
         database = parts.path.removeprefix("/")
         if "@" in user or user.count(":") > 1 or not all(port.isdecimal() for port in ports):
             raise ValueError(FORM)
-        if not hosts or not database or "/" in database or parts.fragment:
+        if not database or "/" in database or parts.fragment:
             raise ValueError(FORM)
     return store
 

@@ -35,7 +35,7 @@ PATIENCE_S: Final = 10.0
 """How long a group is tried again while rows change or locks are held, before its caller is told."""
 
 
-class Group:
+class OptimisticGroup:
     """Commits commands over one connection."""
 
     def __init__(

@@ -23,7 +23,7 @@ from awakeables.store.membership import LocalHints
 from awakeables.store.postgres import reading
 from awakeables.store.postgres.connection import Connection, Session
 from awakeables.store.postgres.counts import Counts
-from awakeables.store.postgres.group import Group
+from awakeables.store.postgres.group import OptimisticGroup
 from awakeables.store.postgres.membership import PostgresMembership
 from awakeables.store.postgres.schema import migrate
 from awakeables.store.urls import shown_store
@@ -95,7 +95,7 @@ class PostgresStore:
 
     async def commit(self, commands: Sequence[Command]) -> list[Reply]:
         async def commit(connection: Connection) -> list[Reply]:
-            group = Group(
+            group = OptimisticGroup(
                 connection,
                 retention_ms=self._retention_ms,
                 clock_ms=self._clock_ms,

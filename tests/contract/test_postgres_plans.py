@@ -1,0 +1,103 @@
+"""How PostgreSQL runs our statements: by indexes, whatever it believed of the tables when it planned."""
+
+from __future__ import annotations
+
+import re
+
+import asyncpg
+import pytest
+
+from awakeables.core.rows import TableName
+from awakeables.store.postgres import loading, writing
+from awakeables.store.postgres.queries import QUERIES
+
+pytestmark = pytest.mark.real_postgres
+
+UNPLANNED = {
+    # Sizes of one or a few rows, or parts of other statements.
+    *(
+        "writer",
+        "reader",
+        "migrator",
+        "server",
+        "has_meta",
+        "has_schema",
+        "meta",
+        "name_app",
+        "try_lock",
+        "clock",
+    ),
+    *("register", "beat", "declare_dead", "leave", "gone", "instances", "for_me", "new_rev", "now_ms"),
+    *("follows", "check", "answer", "answer_wakes"),
+    "count_rows",  # a count visits what it counts
+}
+
+ROWS = """
+INSERT INTO awakeables.invocations
+SELECT 'inv_' || n, 's', 'h', n, n, NULL,
+    (ARRAY['running', 'suspended', 'completed'])[n % 3 + 1],
+    CASE n % 3 WHEN 0 THEN 'own_' || n % 5 END, 1, 1, 0, 1, 0, CASE n % 7 WHEN 0 THEN n END,
+    NULL, NULL, NULL, CASE n % 3 WHEN 2 THEN '\\x00'::bytea END, NULL,
+    CASE n % 3 WHEN 2 THEN n END, NULL, 0, NULL, n
+FROM generate_series(1, 20000) AS n;
+INSERT INTO awakeables.awakeables (id, invocation_id, created_ms, codec, deadline_ms, state, rev)
+SELECT 'prom_' || n, 'inv_' || n, n, 'json', n, (ARRAY['pending', 'resolved'])[n % 2 + 1], n
+FROM generate_series(1, 20000) AS n;
+INSERT INTO awakeables.outbox (event_id, stream, claimed_by, state, created_ms, topic, position, kind)
+SELECT 'evt_' || n, 'inv_' || n / 3, 'own_' || n % 5, (ARRAY['unsent', 'failed'])[n % 2 + 1], n, 't',
+    n, 'event'
+FROM generate_series(1, 20000) AS n;
+INSERT INTO awakeables.journal SELECT 'inv_' || n, 1, '\\x00', n FROM generate_series(1, 20000) AS n;
+INSERT INTO awakeables.idempotency SELECT n::text::bytea, n::text::bytea, 'f', 'inv_' || n
+FROM generate_series(1, 20000) AS n;
+INSERT INTO awakeables.dead_letters (
+    id, source, topic, partition, "offset", timestamp_ms, code, reason, at_ms, resent, count)
+SELECT 'dlq_' || n, 't:0:' || n, 't', 0, n, n, 'unreadable', '\\x00', n, 0, 1
+FROM generate_series(1, 20000) AS n;
+ANALYZE
+"""
+
+TABLES: tuple[TableName, ...] = (
+    "invocations",
+    "awakeables",
+    "effects",
+    "dead_letters",
+    "sources",
+    "keys",
+    "positions",
+)
+
+
+def statements() -> dict[str, str]:
+    """Every statement with its name: those of readers and searches, a load and writes of every kind."""
+    fragments = {*writing.KINDS, *(name for name in QUERIES if name.startswith("load_"))}
+    fragments |= {name for name in QUERIES if name.endswith("_columns")}
+    found = {name: text for name, text in QUERIES.items() if name not in fragments | UNPLANNED}
+    found |= {f"load {table}": loading._statement((table,)) for table in TABLES}
+    found["load everything"] = loading._statement(TABLES)
+    found |= {kind: writing._statement((kind,)) for kind in writing.KINDS if not kind.startswith("hold")}
+    found["write everything"] = writing._statement(writing.KINDS)
+    return found
+
+
+@pytest.mark.parametrize("filled", [False, True], ids=["empty", "analysed"])
+async def test_pg20_every_statement_goes_by_indexes(postgres_url: str, filled: bool) -> None:
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute(QUERIES["writer"])
+        await connection.execute("SET plan_cache_mode = force_generic_plan; SET statement_timeout = '60s'")
+        if filled:
+            await connection.execute(ROWS)
+        scans = {}
+        for number, (name, text) in enumerate(sorted(statements().items())):
+            count = max((int(n) for n in re.findall(r"\$(\d+)", text)), default=0)
+            await connection.execute(f"PREPARE s{number} AS {text}")
+            given = f"({', '.join(['NULL'] * count)})" if count else ""
+            plan = await connection.fetch(f"EXPLAIN EXECUTE s{number}{given}")
+            lines = [line for (line,) in plan if "Seq Scan on" in line and "on meta" not in line]
+            lines = [line for line in lines if "Seq Scan on instances" not in line]
+            if lines:
+                scans[name] = lines
+        assert scans == {}
+    finally:
+        await connection.close()
