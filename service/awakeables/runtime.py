@@ -418,6 +418,6 @@ def _postgres_store(url: str, app: str, retention_ms: int) -> Store:
         if error.name != "asyncpg":
             raise
         raise MissingDependency(
-            "a store in PostgreSQL needs its driver: pip install 'awakeables[postgres]'"
+            "a store in PostgreSQL needs the extra `postgres`: pip install 'awakeables[postgres]'"
         ) from None
     return PostgresStore(url, retention_ms=retention_ms, app=app)

@@ -75,7 +75,9 @@ async def examine_database(url: str, app: str = "") -> Finding:
     try:
         from awakeables.store.postgres.checkup import inspect_database
     except ModuleNotFoundError:
-        return Finding("store", "FAULT", "PostgreSQL's driver is missing: pip install 'awakeables[postgres]'")
+        return Finding(
+            "store", "FAULT", "the extra `postgres` is missing: pip install 'awakeables[postgres]'"
+        )
     try:
         condition = await inspect_database(url, app)
     except OperatorError as error:

@@ -61,5 +61,5 @@ def test_a_driver_that_is_not_installed_is_named_with_its_extra(monkeypatch: pyt
         if name.startswith("awakeables.store.postgres"):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "asyncpg", None)
-    with pytest.raises(MissingDependency, match=r"pip install 'awakeables\[postgres\]'"):
+    with pytest.raises(MissingDependency, match=r"extra `postgres`: pip install 'awakeables\[postgres\]'"):
         _postgres_store("postgresql://db/shop", "shop", 1)
