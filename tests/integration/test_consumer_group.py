@@ -182,6 +182,7 @@ async def test_fault_19_a_zombie_s_batch_is_fenced_and_it_joins_again(
     epochs = await _epochs(members)
     zombie.store.open.set()
     await eventually(lambda: not _is_taking(zombie))
+    assert zombie.store.fenced == 1
     for key in ids:
         assert await members.shop.counts(key) == {"accepted": 1}
     # It doesn't take the partition back before the group could tell it that it has lost it.

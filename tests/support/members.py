@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from awakeables.core.commands import Command
-from awakeables.core.replies import Reply
+from awakeables.core.replies import Fenced, Reply
 from awakeables.engine.committer import Committer
 from awakeables.engine.completionstopic import CompletionsTopic, FoldingSettings
 from awakeables.engine.horizon import Horizon
@@ -39,11 +39,16 @@ HORIZON_MS = 900_000
 
 
 class SharedStore:
-    """One instance's way to the store, which a test can close."""
+    """One instance's way to the store, which a test can close.
+
+    Attributes:
+        fenced: How many of its commands were fenced.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.down = False
+        self.fenced = 0
         self.open = asyncio.Event()
         self.open.set()
 
@@ -51,7 +56,9 @@ class SharedStore:
         await self.open.wait()
         if self.down:
             raise StoreUnavailable("the network is cut")
-        return await self._store.commit(members)
+        replies = await self._store.commit(members)
+        self.fenced += sum(isinstance(reply, Fenced) for reply in replies)
+        return replies
 
 
 @dataclass(kw_only=True, eq=False)
