@@ -256,7 +256,9 @@ async def test_creating_topics_that_exist_needs_no_admin_protocol(broker: Embedd
 async def test_a_broker_that_refuses_to_create_topics_is_reported_with_what_creates_them(
     broker: EmbeddedBroker,
 ) -> None:
-    with pytest.raises(BrokerUnavailable, match=r"no topics by request.*`awakeables dev --task-topic TOPIC`"):
+    with pytest.raises(
+        BrokerUnavailable, match=r"does not create topics on request.*`awakeables dev --task-topic TOPIC`"
+    ):
         await create_topics(_quick(broker), {"not-there": 5})
 
 

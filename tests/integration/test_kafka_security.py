@@ -264,10 +264,10 @@ async def test_credentials_at_a_port_that_takes_none_are_reported(
 
 async def test_a_port_that_speaks_something_else_is_reported(broker: SecuredKafka, papers: Papers) -> None:
     told = await refusal(connection_of(load_settings(kafka=broker.bootstrap), "test"))
-    assert "AWAKEABLES_KAFKA_SECURITY_PROTOCOL=PLAINTEXT is not what this port speaks" in told
+    assert "AWAKEABLES_KAFKA_SECURITY_PROTOCOL=PLAINTEXT is not the protocol of this port" in told
     no_user = load_settings(kafka=broker.bootstrap, kafka_security_protocol="SSL", kafka_ssl_ca=papers.ca)
     told = await refusal(connection_of(no_user, "test"))
-    assert "AWAKEABLES_KAFKA_SECURITY_PROTOCOL=SSL is not what this port speaks" in told
+    assert "AWAKEABLES_KAFKA_SECURITY_PROTOCOL=SSL is not the protocol of this port" in told
 
 
 async def test_a_broker_that_is_not_there_is_reported(sasl: Callable[..., Settings]) -> None:
@@ -275,7 +275,7 @@ async def test_a_broker_that_is_not_there_is_reported(sasl: Callable[..., Settin
     told = await refusal(connection_of(sasl(kafka=nobody), "test"))
     assert told == (f"BrokerUnavailable: nothing listens at {nobody}; start Kafka, or check AWAKEABLES_KAFKA")
     told = await refusal(connection_of(sasl(kafka="kafka.invalid:9092"), "test"))
-    assert "the host of kafka.invalid:9092 is not known" in told
+    assert "the host of kafka.invalid:9092 can't be resolved" in told
 
 
 async def test_one_broker_of_several_is_enough_to_know_why(
