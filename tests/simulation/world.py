@@ -50,6 +50,8 @@ from support.ids import new_id
 
 RETENTION_MS = 7 * 86_400_000
 PARTITIONS = 3
+MOST_S = 600
+"""So long everything may take to end without faults, in virtual time: ten times what it takes."""
 
 
 def settings_of(seed: int) -> EngineSettings:
@@ -296,7 +298,7 @@ class World:
         """No faults but freezes from here on: everything must come to its end."""
         process = Process(self)
         worker = asyncio.ensure_future(self._work(honest=True))
-        for _ in range(3000):
+        for _ in range(MOST_S):
             await asyncio.sleep(1)
             rows = self.store.tables.invocations.values()
             if all(row.status in ("completed", "paused") for row in rows) and self._all_read():
