@@ -1,10 +1,10 @@
 """The ports: everything that the engine needs from outside, on one page.
 
-A store is eight small ports. Writing is one method: `Commits.commit` takes commands as data
+A store is nine small ports. Writing is one method: `Commits.commit` takes commands as data
 (`core/commands.py`) and applies them together. So one group commit serves every kind of
 write, and tests inject a fault before or after it in one place (docs/adr/0002-one-write-verb.md). The
-others only read; what they return is committed. Instances
-that share a store meet in its `membership`, and send each other `hints`.
+others only read; what they return is committed. Instances that share a store meet in its `membership`, and
+send each other `hints`.
 
 Every method of a store may raise `StoreUnavailable`; `commit` may raise `StoreRefused`, too.
 """
@@ -18,7 +18,7 @@ from awakeables.core.awakeables import AwakeableRow, Codec, State
 from awakeables.core.commands import Command, Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
-from awakeables.core.instances import Beat, Hint, Instance
+from awakeables.core.instances import Beat, Hint, Instance, PartitionRead
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
 from awakeables.core.outcomes import Outcome
@@ -130,6 +130,25 @@ class OffsetReader(Protocol):
         ...
 
 
+class Watermark(Protocol):
+    """The moment up to which the completions topic is read by all instances together (hard case 5)."""
+
+    async def read_up_to(self, topic: str, partitions: int, mine: Sequence[PartitionRead]) -> int | None:
+        """Note up to when this instance has read its partitions of the topic.
+
+        Args:
+            topic: The topic.
+            partitions: How many partitions it has, as far as this instance knows. The store keeps the
+                largest number that it was told.
+            mine: The partitions that this instance reads.
+
+        Returns:
+            The moment up to which every partition is read, in milliseconds since 1970 by the store's
+            clock; None if one of them never was.
+        """
+        ...
+
+
 class Page(Record):
     """A page of a list: the `limit` newest rows whose IDs sort before `before`."""
 
@@ -237,6 +256,7 @@ class Store(
     SettlementReader,
     OutboxReader,
     OffsetReader,
+    Watermark,
     RetentionReader,
     Inspection,
     Protocol,

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from awakeables.core.brief import brief_dead_letter
 from awakeables.core.commands import NewAwakeable, PartitionFence, Settle, Skip
 from awakeables.core.deadletters import SKIPPED, DeadLetter, relay_copy
+from awakeables.core.instances import PartitionRead
 from awakeables.core.replies import Fenced, Position, SettledAll, Skipped, Unchecked
 from awakeables.ports import Page
 from contract.driver import DLQ, TOPIC, Driver, beating, rejected, resolved, unreadable
@@ -306,3 +307,38 @@ async def test_an_epoch_that_was_given_out_twice_fences_the_other_owner(driver: 
     await driver.take(0, owner="you")
     await driver.do(Fenced, Settle(completions=(), fence=fence(first=0, next_=3)))
     await driver.do(SettledAll, Settle(completions=(), fence=fence(first=0, next_=3, owner="you")))
+
+
+async def test_a_topic_is_read_up_to_where_each_of_its_partitions_is(driver: Driver) -> None:
+    first, second = await driver.take(0, 1)
+    read_up_to, now_ms = driver.store.read_up_to, driver.clock.ms
+    assert await read_up_to(TOPIC, 2, [PartitionRead(partition=0, epoch=first, age_ms=5)]) is None
+    both = [
+        PartitionRead(partition=0, epoch=first, age_ms=3),
+        PartitionRead(partition=1, epoch=second, age_ms=40),
+    ]
+    assert await read_up_to(TOPIC, 2, both) == now_ms - 40
+    assert await read_up_to(TOPIC, 2, [replace(both[1], age_ms=1)]) == now_ms - 3
+
+
+async def test_a_topic_is_never_read_less_far_than_it_was(driver: Driver) -> None:
+    (epoch,) = await driver.take(0)
+    read = PartitionRead(partition=0, epoch=epoch, age_ms=5)
+    assert await driver.store.read_up_to(TOPIC, 1, [read]) == driver.clock.ms - 5
+    assert await driver.store.read_up_to(TOPIC, 1, [replace(read, age_ms=50)]) == driver.clock.ms - 5
+    assert await driver.store.read_up_to(TOPIC, 1, []) == driver.clock.ms - 5
+
+
+async def test_who_has_lost_a_partition_notes_nothing_for_it(driver: Driver) -> None:
+    (epoch,) = await driver.take(0)
+    await driver.take(0, owner="you")
+    read = PartitionRead(partition=0, epoch=epoch, age_ms=5)
+    assert await driver.store.read_up_to(TOPIC, 1, [read]) is None
+
+
+async def test_a_new_partition_counts_as_unread_whoever_knows_of_it(driver: Driver) -> None:
+    (epoch,) = await driver.take(0)
+    read = PartitionRead(partition=0, epoch=epoch, age_ms=5)
+    assert await driver.store.read_up_to(TOPIC, 1, [read]) is not None
+    assert await driver.store.read_up_to(TOPIC, 2, []) is None
+    assert await driver.store.read_up_to(TOPIC, 1, [read]) is None

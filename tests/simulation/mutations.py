@@ -22,6 +22,7 @@ from awakeables.engine.runner import Runner
 from awakeables.engine.settlement import PayloadValidator
 from awakeables.engine.waits import Waits
 from awakeables.handlers.local import LocalAttempt
+from awakeables.store.membership import LocalMembership
 
 
 @contextmanager
@@ -263,4 +264,40 @@ MUTATIONS: tuple[Callable[[], Any], ...] = (
     cancelled_and_not_told,
     cancelled_in_every_attempt,
     read_a_moment_ago_is_read_now,
+)
+
+
+# Of several instances.
+
+
+@contextmanager
+def own_partitions_are_all_partitions() -> Iterator[None]:
+    """Hard case 5: an instance compares deadlines with what it has read itself."""
+
+    def careless(horizon: Horizon) -> int:
+        read = [mark.moment.ms for mark in horizon.read.values()]
+        return min(read) if read else horizon._clock.now_ms()
+
+    with mock.patch.object(Horizon, "held_back_to_ms", careless):
+        yield
+
+
+@contextmanager
+def nobody_is_declared_dead() -> Iterator[None]:
+    """O3: what a dead instance owned is never taken over."""
+    beat = LocalMembership.beat
+
+    async def careless(self: LocalMembership, instance_id: str, *, timeout_ms: int) -> Any:
+        return await beat(self, instance_id, timeout_ms=10**12)
+
+    with mock.patch.object(LocalMembership, "beat", careless):
+        yield
+
+
+MUTATIONS_OF_SEVERAL: tuple[Callable[[], Any], ...] = (
+    own_partitions_are_all_partitions,
+    nobody_is_declared_dead,
+    no_owner_fence,
+    suspend_without_looking,
+    no_offset_fence,
 )

@@ -9,7 +9,7 @@ import pytest
 
 from simulation import corpus
 from simulation.invariants import violations
-from simulation.mutations import MUTATIONS
+from simulation.mutations import MUTATIONS, MUTATIONS_OF_SEVERAL
 from simulation.world import Faults, simulate
 from support.effort import SIM_SEEDS
 
@@ -25,6 +25,14 @@ pytestmark = [pytest.mark.timeout(1200)]
 def test_every_promise_is_kept_under_faults(first: int) -> None:
     for seed in range(first, min(first + STRIDE, FIRST + SIM_SEEDS)):
         assert violations(simulate(seed)) == [], f"seed {seed} (add it to tests/simulation/regressions.txt)"
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("first", range(FIRST, FIRST + SIM_SEEDS, STRIDE))
+def test_every_promise_is_kept_by_several_instances(first: int) -> None:
+    """Owners die and freeze, clocks are minutes apart, hints and heartbeats are lost."""
+    for seed in range(first, min(first + STRIDE, FIRST + SIM_SEEDS)):
+        assert violations(simulate(seed, instances=3)) == [], f"seed {seed}"
 
 
 def test_seeds_that_failed_once_stay_fixed() -> None:
@@ -86,6 +94,19 @@ def test_a_guard_that_is_taken_away_is_missed(mutation: object) -> None:
     assert any(broken(seed) for seed in range(SIM_SEEDS))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", MUTATIONS_OF_SEVERAL, ids=lambda mutation: mutation.__name__)
+def test_a_guard_of_several_instances_that_is_taken_away_is_missed(mutation: object) -> None:
+    def broken(seed: int) -> bool:
+        with mutation():  # type: ignore[operator]
+            try:
+                return violations(simulate(seed, instances=3)) != []
+            except (AssertionError, RuntimeError):
+                return True
+
+    assert any(broken(seed) for seed in range(SIM_SEEDS))
+
+
 def test_without_faults_nothing_is_retried() -> None:
-    world = simulate(1, faults=Faults(0, 0, 0, 1e9, 0, 0, 0, 0, 0))
+    world = simulate(1, faults=Faults(0, 0, 0, 1e9, 0, 0, 0, 0, 0, 0))
     assert violations(world) == []

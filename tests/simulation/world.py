@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +15,7 @@ import msgspec
 from awakeables.core.awakeables import AwakeableRow, Completion, Verdict
 from awakeables.core.commands import Command
 from awakeables.core.effects import Effect
+from awakeables.core.instances import Beat, Hint, Instance, PartitionRead
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replies import Reply
 from awakeables.engine.completionsink import CompletionSink
@@ -45,6 +46,7 @@ from awakeables.testing.loop import (
 )
 from awakeables.wire.completions import encode_completion
 from awakeables.wire.tasks import decode_task, encode_effect
+from awakeables.world import FollowingClock
 from simulation import corpus
 from support.ids import new_id
 
@@ -84,10 +86,11 @@ class Faults:
     kill: float = 0.06
     freeze: float = 0.4
     skip: float = 0.05
+    hint: float = 0.3
 
 
 class FaultyStore:
-    """Delegates to the truth; loses commits and acknowledgements, and can be frozen."""
+    """Delegates to the truth; loses commits, acknowledgements and hints, and can be frozen."""
 
     def __init__(self, truth: MemoryStore, chance: Random, faults: Faults) -> None:
         self._truth = truth
@@ -95,6 +98,44 @@ class FaultyStore:
         self._faults = faults
         self._thawed = asyncio.Event()
         self._thawed.set()
+        self.shared = truth.membership.shared
+
+    # Membership and hints of this process, which are cut off with it.
+
+    @property
+    def membership(self) -> FaultyStore:
+        return self
+
+    @property
+    def hints(self) -> FaultyStore:
+        return self
+
+    async def register(self, instance: Instance) -> None:
+        await self._thawed.wait()
+        await self._truth.membership.register(instance)
+
+    async def beat(self, instance_id: str, *, timeout_ms: int) -> Beat | None:
+        await self._thawed.wait()
+        if self._chance.random() < self._faults.before_commit:
+            raise StoreUnavailable("the heartbeat was lost")
+        return await self._truth.membership.beat(instance_id, timeout_ms=timeout_ms)
+
+    async def leave(self, instance_id: str, *, gone: bool) -> None:
+        await self._truth.membership.leave(instance_id, gone=gone)
+
+    async def instances(self) -> list[Instance]:
+        return await self._truth.membership.instances()
+
+    def send(self, instance_id: str, hint: Hint) -> None:
+        if self._thawed.is_set() and self._chance.random() >= self._faults.hint:
+            self._truth.hints.send(instance_id, hint)
+
+    def listen(self, instance_id: str, on_hints: Callable[[Sequence[Hint]], None]) -> None:
+        self._truth.hints.listen(instance_id, on_hints)
+
+    async def read_up_to(self, topic: str, partitions: int, mine: Sequence[PartitionRead]) -> int | None:
+        await self._thawed.wait()
+        return await self._truth.read_up_to(topic, partitions, mine)
 
     def freeze(self) -> None:
         self._thawed.clear()
@@ -162,21 +203,41 @@ class FaultyPublisher:
             raise BrokerUnavailable("sent, but the acknowledgement was lost")
 
 
+class OwnClock:
+    """The clock of a machine, which is minutes off; the engine corrects it by the store's."""
+
+    def __init__(self, clock: VirtualClock, off_ms: int) -> None:
+        self._clock = clock
+        self._off_ms = off_ms
+
+    def now_ms(self) -> int:
+        return self._clock.now_ms() + self._off_ms
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+
 class Process:
     """One process of the service: engine, and reader of the completions topic."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.store = FaultyStore(world.store, world.chance, world.faults)
+        off_ms = world.chance.randrange(-600_000, 600_000) if self.store.shared else 0
+        self.clock = FollowingClock(OwnClock(world.clock, off_ms))
+        if self.store.shared:
+            # Its first heartbeat does so: what it makes up before then is dated by its own clock.
+            self.clock.follow(world.clock.now_ms())
         process = new_process(
             corpus.app,
             self.store,
             FaultyPublisher(world),
-            clock=world.clock,
+            clock=self.clock,
             entropy=world.entropy,
             settings=world.settings,
             executor=InlineExecutor(),
             handlers=world.handlers,
+            on_time=self.clock.follow,
         )
         self.engine, self.api = process.engine, process.api
         self.tasks = [asyncio.ensure_future(self.engine.run()), asyncio.ensure_future(self._read())]
@@ -189,44 +250,49 @@ class Process:
             self.world.violations.append(f"background error: {error!r}")
 
     async def _read(self) -> None:
-        """What the Kafka adapter does: claim, read in batches, settle, claim again when fenced."""
+        """What the Kafka adapter does: claim what is assigned, read in batches, settle, claim when fenced."""
         world, horizon = self.world, self.engine.horizon
-        everything = range(PARTITIONS)
-        sinks = [CompletionSink(self.engine.completions, partition) for partition in everything]
+        sinks: dict[int, CompletionSink] = {}
+        offsets: dict[int, int] = {}
         while True:
-            offsets = await asyncio.gather(*[sink.open() for sink in sinks])
-            fenced = False
-            while not fenced:
-                horizon.expect(everything, Moment.now(world.clock))
-                for partition in everything:
-                    looked = Moment.now(world.clock)
-                    start = 0 if world.chance.random() < world.faults.rewind else offsets[partition]
-                    log = world.broker.completions[partition]
-                    batch = log[start : start + world.chance.randrange(1, 8)]
-                    if not batch:
-                        sinks[partition].read_up_to(looked)
-                        continue
-                    try:
-                        await sinks[partition].take(batch)
-                    except OwnershipLost:
-                        fenced = True
-                        break
-                    offsets[partition] = batch[-1].offset + 1
-                await asyncio.sleep(world.chance.random() * 0.2)
+            assigned = world.assigned(self)
+            for partition in sorted(sinks.keys() - assigned):
+                sinks.pop(partition).close()
+            for partition in sorted(assigned - sinks.keys()):
+                sinks[partition] = CompletionSink(self.engine.completions, partition)
+                offsets[partition] = await sinks[partition].open()
+            horizon.expect(range(PARTITIONS), Moment.now(self.clock))
+            for partition in sorted(sinks):
+                looked = Moment.now(self.clock)
+                start = 0 if world.chance.random() < world.faults.rewind else offsets[partition]
+                log = world.broker.completions[partition]
+                batch = log[start : start + world.chance.randrange(1, 8)]
+                if not batch:
+                    sinks[partition].read_up_to(looked)
+                    continue
+                try:
+                    await sinks[partition].take(batch)
+                except OwnershipLost:
+                    sinks.pop(partition).close()
+                    break
+                offsets[partition] = batch[-1].offset + 1
+            await asyncio.sleep(world.chance.random() * 0.2)
 
 
 class World:
     """Everything of one run."""
 
-    def __init__(self, seed: int, loop: SeededLoop, faults: Faults) -> None:
+    def __init__(self, seed: int, loop: SeededLoop, faults: Faults, instances: int) -> None:
         self.chance = Random(seed)
+        self.processes: list[Process] = []
+        self._instances = instances
         self._loop = loop
         self.settings = settings_of(seed)
         self.handlers: HandlersRun = StatelessAttempts if seed % 3 == 1 else LocalAttempts
         self.faults = faults
         self.clock = VirtualClock(loop)
         self.entropy = SeededEntropy(seed)
-        self.store = MemoryStore(clock=self.clock, retention_ms=RETENTION_MS)
+        self.store = MemoryStore(clock=self.clock, retention_ms=RETENTION_MS, shared=instances > 1)
         self.broker = Broker()
         self.violations: list[str] = []
         self.told: list[tuple[Completion, Verdict]] = []
@@ -253,7 +319,7 @@ class World:
 
     async def live(self, calls: int) -> None:
         """Begin calls, let everything go wrong for a while, then let everything finish."""
-        process = Process(self)
+        self.processes = [Process(self) for _ in range(self._instances)]
         worker = asyncio.ensure_future(self._work())
         freezer = asyncio.ensure_future(self._freeze())
         zombies: list[Process] = []
@@ -261,6 +327,7 @@ class World:
         ends = self.clock.monotonic() + 60
         next_crash = self.faults.crash_every_s * self.chance.random()
         while self.clock.monotonic() < ends or len(self.begun) < calls:
+            process = self._one_of_them()
             if len(self.begun) < calls:
                 await self._begin(process, self.chance.choice(names))
             await asyncio.sleep(self.chance.random())
@@ -273,21 +340,23 @@ class World:
             next_crash -= 0.5
             if next_crash < 0:
                 next_crash = self.faults.crash_every_s * self.chance.random() * 2
+                self.processes.remove(process)
                 if self.chance.random() < 0.5:
                     process.store.freeze()
                     zombies.append(process)
                 else:
                     await process.kill()
-                process = Process(self)
+                self.processes.append(Process(self))
             elif zombies and self.chance.random() < 0.2:
                 zombies[-1].store.thaw()  # when another has had time to take over what it runs
-        self.faults = Faults(0, 0, 0, 0, 0, 0, 0, self.faults.freeze, 0)
+        self.faults = Faults(0, 0, 0, 0, 0, 0, 0, self.faults.freeze, 0, 0)
         for zombie in zombies:
             zombie.store.thaw()
         await asyncio.sleep(5)
         for zombie in zombies:
             await zombie.kill()
-        await process.kill()
+        for process in self.processes:
+            await process.kill()
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
         await self._finish()
@@ -297,6 +366,7 @@ class World:
     async def _finish(self) -> None:
         """No faults but freezes from here on: everything must come to its end."""
         process = Process(self)
+        self.processes = [process]
         worker = asyncio.ensure_future(self._work(honest=True))
         for _ in range(MOST_S):
             await asyncio.sleep(1)
@@ -309,6 +379,18 @@ class World:
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
         await process.kill()
+
+    def assigned(self, process: Process) -> set[int]:
+        """The partitions that the consumer group gives a process; a frozen one is no member any more."""
+        if self._instances == 1:
+            return set(range(PARTITIONS))
+        if process not in self.processes:
+            return set()
+        place = self.processes.index(process)
+        return {number for number in range(PARTITIONS) if number % len(self.processes) == place}
+
+    def _one_of_them(self) -> Process:
+        return self.processes[0] if self._instances == 1 else self.chance.choice(self.processes)
 
     def _all_read(self) -> bool:
         positions = self.store.tables.positions
@@ -462,11 +544,11 @@ class WatchedLoop(SeededLoop):
         super()._jump_to(instant_s)
 
 
-def simulate(seed: int, *, calls: int = 12, faults: Faults | None = None) -> World:
-    """Run the world of a seed to its end."""
+def simulate(seed: int, *, calls: int = 12, faults: Faults | None = None, instances: int = 1) -> World:
+    """Run the world of a seed to its end, with this many instances of the service at a time."""
     loop = WatchedLoop(seed)
     try:
-        world = World(seed, loop, faults or Faults())
+        world = World(seed, loop, faults or Faults(), instances)
         loop.run_until_complete(world.live(calls))
         return world
     except Livelock:

@@ -43,6 +43,19 @@ class Beat(Record):
     living: tuple[Instance, ...]
 
 
+class PartitionRead(Record):
+    """Up to when an instance has read a partition that it holds.
+
+    Attributes:
+        epoch: The epoch of its claim; nothing is noted for a partition that was claimed since.
+        age_ms: All that was in the partition this long ago has been settled, by the monotonic clock.
+    """
+
+    partition: int
+    epoch: int
+    age_ms: int
+
+
 HintKind: TypeAlias = Literal["woken", "cancelled", "ended", "due"]
 
 

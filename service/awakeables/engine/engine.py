@@ -115,6 +115,7 @@ class Engine:
         executor: Executor | None = None,
         metrics: Metrics | None = None,
         on_failure: Callable[[BaseException], None] = lambda _error: None,
+        on_time: Callable[[int], None] = lambda _now_ms: None,
         handlers: HandlersRun = LocalAttempts,
     ) -> None:
         """Prepare to serve; nothing happens before `run`.
@@ -130,6 +131,7 @@ class Engine:
             executor: Runs blocking actions of `ctx.run`; threads by default.
             metrics: Where everything is counted; by default a registry of its own.
             on_failure: Called with the error of each failed attempt; rows keep only its text.
+            on_time: Called with the time of a shared store's clock, at each heartbeat.
             handlers: Where handlers run; by default in this process.
         """
         self.app = app
@@ -152,6 +154,7 @@ class Engine:
             handlers=tuple(sorted(app.targets)),
             settings=settings.member,
             on_dead=self._declared_dead,
+            on_time=on_time,
         )
         world = World(
             clock=clock,
@@ -177,7 +180,12 @@ class Engine:
             metrics=self.metrics,
         )
         self.validator = PayloadValidator(store, DryReplays(store, self.committer, attempts, clock).codec)
-        self.horizon = Horizon(clock, longest_ms=round(settings.horizon.total_seconds() * 1000))
+        self.horizon = Horizon(
+            clock,
+            longest_ms=round(settings.horizon.total_seconds() * 1000),
+            topic=app.completions_topic,
+            watermark=store if store.membership.shared else None,
+        )
         self.waiters = Waiters()
         self.pool = RunnerPool(
             attempts,
@@ -263,6 +271,7 @@ class Engine:
                 if self.store.membership.shared:
                     tasks.create_task(self.member.run(self.unexpected), name="member")
                     tasks.create_task(self.others.run(), name="other-instances")
+                    tasks.create_task(self.horizon.run(self.unexpected), name="horizon")
                 tasks.create_task(self.relay.run(), name="relay")
                 tasks.create_task(self.pool.run(), name="claims")
                 tasks.create_task(self._sweeper.run(), name="sweeper")

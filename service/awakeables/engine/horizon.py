@@ -9,10 +9,16 @@ its own clock, and would expire awakeables whose answers it has not read yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from awakeables.ports import Clock
+from awakeables.core.instances import PartitionRead
+from awakeables.errors import StoreUnavailable
+from awakeables.ports import Clock, Watermark
+
+EXCHANGE_S = 0.25
+"""How often instances note in the store what they have read; deadlines lag behind by one or two of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +54,27 @@ class ReadMark:
 class Horizon:
     """Keeps the moment up to which each partition is known to be read, and the earliest of them.
 
-    Where several instances share the partitions, each knows all of them and reads some: those of the
-    others count as unread here, and deadlines wait.
+    Where several instances share the partitions, each notes in the store what it has read, at intervals,
+    and learns up to when all of them have read. That moment may be old, but never becomes wrong: what is
+    read stays read, and a partition that is added later holds later answers only.
     """
 
-    def __init__(self, clock: Clock, *, longest_ms: int) -> None:
+    def __init__(
+        self, clock: Clock, *, longest_ms: int, topic: str = "", watermark: Watermark | None = None
+    ) -> None:
         """Begin with nothing read.
 
         Args:
             clock: The store's clock.
             longest_ms: Deadlines are held back for this long at most, even if Kafka never returns.
+            topic: The completions topic.
+            watermark: Where the instances note what they have read; None: this one reads all partitions.
         """
         self._clock = clock
         self._longest_ms = longest_ms
+        self._topic = topic
+        self._watermark = watermark
+        self._all_ms: int | None = None
         self._read: dict[int, ReadMark | None] = {}
         self._asked: Moment | None = None
 
@@ -102,6 +116,8 @@ class Horizon:
         """Return the instant to compare deadlines with, in milliseconds since 1970."""
         now_ms, now_s = self._clock.now_ms(), self._clock.monotonic()
         earliest_ms, covered_ms = now_ms - self._longest_ms, now_ms
+        if self._watermark is not None:
+            return earliest_ms if self._all_ms is None else max(earliest_ms, min(now_ms, self._all_ms))
         if not self._read:
             return earliest_ms
         moments = [None if mark is None else mark.moment for mark in self._read.values()]
@@ -114,3 +130,28 @@ class Horizon:
             age_ms = round((now_s - moment.monotonic_s) * 1000)
             covered_ms = min(covered_ms, moment.ms, now_ms - age_ms)
         return max(earliest_ms, covered_ms)
+
+    async def run(self, on_unexpected: Callable[[Exception], None]) -> None:
+        """Note what is read in the store, and learn what others have read, until cancelled."""
+        while True:
+            try:
+                await self.exchange()
+            except StoreUnavailable:
+                pass  # deadlines wait
+            except Exception as error:
+                on_unexpected(error)
+            await asyncio.sleep(EXCHANGE_S)
+
+    async def exchange(self) -> None:
+        """Do so once."""
+        assert self._watermark is not None, "this instance reads all partitions"
+        now_ms, now_s = self._clock.now_ms(), self._clock.monotonic()
+        mine = []
+        for partition, mark in self.read.items():
+            # A partition may have been added since the broker was last asked which there are.
+            moments = [mark.moment, self._asked] if self._asked is not None else [mark.moment]
+            ages_ms = [
+                max(now_ms - moment.ms, round((now_s - moment.monotonic_s) * 1000)) for moment in moments
+            ]
+            mine.append(PartitionRead(partition=partition, epoch=mark.epoch, age_ms=max(ages_ms)))
+        self._all_ms = await self._watermark.read_up_to(self._topic, len(self._read), mine)

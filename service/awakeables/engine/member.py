@@ -60,7 +60,7 @@ class Member:
         not_handlers: Handlers that only other instances serve.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all of it is given by name
         self,
         membership: Membership,
         committer: Committer,
@@ -71,6 +71,7 @@ class Member:
         handlers: tuple[str, ...],
         settings: MemberSettings,
         on_dead: Callable[[], None],
+        on_time: Callable[[int], None],
     ) -> None:
         """Prepare; `register` comes first.
 
@@ -83,6 +84,7 @@ class Member:
             handlers: Those it serves, as `service/handler`.
             settings: When an instance is dead.
             on_dead: Called once this instance was declared dead, and has its new ID.
+            on_time: Called with the time of the store's clock.
         """
         self.id = ids.new("own")
         self.living: tuple[Instance, ...] = ()
@@ -96,6 +98,7 @@ class Member:
         self._handlers = handlers
         self._settings = settings
         self._on_dead = on_dead
+        self._on_time = on_time
         self._left = False
         self._sure_until_s: float | None = 0.0 if membership.shared else None
 
@@ -138,6 +141,7 @@ class Member:
             self._on_dead()
             return
         self._last_beat(sent_s)
+        self._on_time(beat.now_ms)
         if beat.living != self.living:
             self._note(beat.living)
 

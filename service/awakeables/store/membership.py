@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from awakeables.core.instances import Beat, Hint, Instance
+from awakeables.core.instances import Beat, Hint, Instance, PartitionRead
+from awakeables.core.replies import Position
 from awakeables.ports import Clock
 
 
@@ -81,3 +82,27 @@ class LocalHints:
 
     def listen(self, instance_id: str, on_hints: Callable[[Sequence[Hint]], None]) -> None:
         self._listeners[instance_id] = on_hints
+
+
+class LocalWatermark:
+    """What `ports.Watermark` keeps; lost with the process, so a topic counts as unread at first."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Begin with nothing read."""
+        self._clock = clock
+        self._read_ms: dict[tuple[str, int], int] = {}
+        self._partitions: dict[str, int] = {}
+
+    def note(
+        self, topic: str, partitions: int, mine: Sequence[PartitionRead], positions: Sequence[Position]
+    ) -> int | None:
+        """Note what was read under the epochs of these positions; return what all have read up to."""
+        now_ms, epochs = self._clock.now_ms(), {each.partition: each.epoch for each in positions}
+        count = self._partitions[topic] = max(partitions, self._partitions.get(topic, 0))
+        for each in mine:
+            if epochs.get(each.partition) == each.epoch:
+                key = (topic, each.partition)
+                self._read_ms[key] = max(self._read_ms.get(key, 0), now_ms - each.age_ms)
+        read = [self._read_ms.get((topic, partition)) for partition in range(count)]
+        known = [ms for ms in read if ms is not None]
+        return min(known) if known and len(known) == count else None

@@ -24,6 +24,7 @@ from awakeables.core.decide.decisions import BY_KEY, BY_SEARCH
 from awakeables.core.decide.operating import PurgeCandidates
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.ids import EFFECT_KINDS, by_issue, first_id
+from awakeables.core.instances import PartitionRead
 from awakeables.core.invocations import STATUSES, Invocation, Status, due_since_ms, is_suspect
 from awakeables.core.journal import Entry, awakeables_created, decode_chunks
 from awakeables.core.outcomes import Outcome
@@ -31,7 +32,7 @@ from awakeables.core.replies import Position, Reply
 from awakeables.core.rows import Changes, CompleteTable, EffectRow, PositionRow, Rows
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
-from awakeables.store.membership import LocalHints, LocalMembership
+from awakeables.store.membership import LocalHints, LocalMembership, LocalWatermark
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -226,6 +227,7 @@ class MemoryStore:
         self.tables = MemoryTables(retention_ms)
         self.membership = LocalMembership(clock, shared=shared)
         self.hints = LocalHints()
+        self._watermark = LocalWatermark(clock)
 
     async def open(self) -> None:
         return None
@@ -300,6 +302,9 @@ class MemoryStore:
         ended = sorted((row.updated_ms, row.id, row.version) for row in rows if row.updated_ms <= before_ms)
         keys = first_of(((key, chunks) for _, key, chunks in ended), limit)
         return [Ended(id=key, awakeables=tuple(awakeables_created(tables.chunks(key)))) for key in keys]
+
+    async def read_up_to(self, topic: str, partitions: int, mine: Sequence[PartitionRead]) -> int | None:
+        return self._watermark.note(topic, partitions, mine, await self.positions(topic))
 
     async def positions(self, topic: str) -> list[Position]:
         rows = sorted(self.tables.positions.items())

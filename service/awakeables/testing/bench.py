@@ -58,6 +58,7 @@ def new_process(  # noqa: PLR0913 - keyword-only
     build: str = "0",
     on_failure: Callable[[BaseException], None] = lambda _error: None,
     handlers: HandlersRun = LocalAttempts,
+    on_time: Callable[[int], None] = lambda _now_ms: None,
 ) -> Process:
     """Make a process as the service does; its IDs are the same in each run unless `entropy` decides."""
     engine = Engine(
@@ -70,6 +71,7 @@ def new_process(  # noqa: PLR0913 - keyword-only
         executor=executor,
         build=build,
         on_failure=on_failure,
+        on_time=on_time,
         handlers=handlers,
     )
     return Process(engine, Api(engine))

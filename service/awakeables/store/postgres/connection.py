@@ -85,7 +85,7 @@ class Session:
         async with self._turn:
             try:
                 if self._connection is None or self._connection.is_closed():
-                    self._connection = await self._connected()
+                    self._connection = await connected(self._url, self._setup)
                 return await work(self._connection)
             except BaseException as error:
                 if breaks_connection(error):
@@ -95,26 +95,28 @@ class Session:
                     raise
                 raise promised from error
 
-    async def _connected(self) -> Connection:
-        connection: Connection = await asyncpg.connect(
-            self._url,
-            timeout=CONNECT_S,
-            command_timeout=COMMAND_S,
-            max_cached_statement_lifetime=0,
-            target_session_attrs="read-write",
-        )
-        try:
-            _keep_alive(connection)
-            await connection.execute(self._setup)
-        except BaseException:
-            connection.terminate()
-            raise
-        return connection
-
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
+
+
+async def connected(url: str, setup: str) -> Connection:
+    """A new connection to a server that takes writes, set up by this query."""
+    connection: Connection = await asyncpg.connect(
+        url,
+        timeout=CONNECT_S,
+        command_timeout=COMMAND_S,
+        max_cached_statement_lifetime=0,
+        target_session_attrs="read-write",
+    )
+    try:
+        _keep_alive(connection)
+        await connection.execute(setup)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
 
 
 async def _nothing(_connection: Connection) -> None:

@@ -1,7 +1,8 @@
-"""The store in PostgreSQL: several processes may share it, each with four connections.
+"""The store in PostgreSQL: several processes may share it, each with six connections.
 
 One connection writes, one serves the engine's reads, one the lists, so that people who list rows never make
-the engine wait, and one the heartbeats. A connection that fails is thrown away and made anew by the next use.
+the engine wait, one the heartbeats, and two are for hints. A connection that fails is thrown away, and made
+anew by the next use.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ from awakeables.core.awakeables import AwakeableRow, State
 from awakeables.core.commands import Command, Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
+from awakeables.core.instances import PartitionRead
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Position, Reply
 from awakeables.ports import Clock, Expectation, Page
-from awakeables.store.membership import LocalHints
 from awakeables.store.postgres import reading
 from awakeables.store.postgres.connection import Connection, Session
 from awakeables.store.postgres.counts import Counts
 from awakeables.store.postgres.group import OptimisticGroup
+from awakeables.store.postgres.hints import PostgresHints
 from awakeables.store.postgres.membership import PostgresMembership
 from awakeables.store.postgres.schema import migrate
+from awakeables.store.postgres.watermark import read_up_to
 from awakeables.store.urls import shown_store
 
 P = ParamSpec("P")
@@ -61,10 +64,9 @@ class PostgresStore:
         self._writer = Session(url, self._where, "writer")
         self._reader = Session(url, self._where, "reader")
         self._lister = Session(url, self._where, "reader")
-        self._beater = Session(url, self._where, "reader")
+        self._beater = Session(url, self._where, "beater")
         self.membership = PostgresMembership(self._beater, app=app, clock_ms=self._clock_ms)
-        # Within this process; those for others are lost, who look for themselves.
-        self.hints = LocalHints()
+        self.hints = PostgresHints(url, self._where)
         self._migrator = Session(url, self._where, "migrator")
         self._schemas: set[str] = set()
         self._counts = Counts(lambda: asyncio.get_running_loop().time())
@@ -79,12 +81,14 @@ class PostgresStore:
             await self._migrator.close()
             for session in (self._writer, self._reader, self._lister, self._beater):
                 await session.open()
+            await self.hints.open()
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
         """Finish what has started, then disconnect."""
+        await self.hints.close()
         for session in (self._writer, self._lister, self._reader, self._beater, self._migrator):
             await session.close()
 
@@ -131,6 +135,9 @@ class PostgresStore:
 
     async def positions(self, topic: str) -> list[Position]:
         return await _read(self._reader, reading.positions, topic)
+
+    async def read_up_to(self, topic: str, partitions: int, mine: Sequence[PartitionRead]) -> int | None:
+        return await _read(self._beater, read_up_to, topic, partitions, mine, clock_ms=self._clock_ms)
 
     async def invocation(self, invocation_id: str) -> Invocation | None:
         return await _read(self._reader, reading.invocation, invocation_id)

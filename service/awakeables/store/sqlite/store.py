@@ -24,13 +24,14 @@ from awakeables.core.awakeables import AwakeableRow, State
 from awakeables.core.commands import Command, Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
+from awakeables.core.instances import PartitionRead
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Position, Reply
 from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.ports import Clock, Expectation, Page
-from awakeables.store.membership import LocalHints, LocalMembership
+from awakeables.store.membership import LocalHints, LocalMembership, LocalWatermark
 from awakeables.store.sqlite import reading
 from awakeables.store.sqlite.counts import as_counts, count_rows
 from awakeables.store.sqlite.errors import translated
@@ -158,6 +159,7 @@ class SqliteStore:
         self._known = RowCache(retention_ms)
         self.membership = LocalMembership(clock, shared=False)
         self.hints = LocalHints()
+        self._watermark = LocalWatermark(clock)
         self._counts: Mapping[str, int] = {}
         self._doubtful = False
         self._file: tuple[int, int] | None = None
@@ -294,6 +296,9 @@ class SqliteStore:
 
     async def ended(self, before_ms: int, limit: int) -> list[Ended]:
         return await self._lister.run(reading.ended, before_ms, limit)
+
+    async def read_up_to(self, topic: str, partitions: int, mine: Sequence[PartitionRead]) -> int | None:
+        return self._watermark.note(topic, partitions, mine, await self.positions(topic))
 
     async def positions(self, topic: str) -> list[Position]:
         return await self._reader.run(reading.positions, topic)

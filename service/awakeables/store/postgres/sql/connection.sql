@@ -17,6 +17,15 @@ SET enable_seqscan = off;
 SET jit = off;
 SET client_min_messages = warning;
 
+-- beater --
+-- What a crash of the server takes back of it is written again with the next heartbeat.
+SET default_transaction_isolation = 'read committed';
+SET synchronous_commit = off;
+SET statement_timeout = '8s';
+SET lock_timeout = '3s';
+SET idle_in_transaction_session_timeout = '5s';
+SET client_min_messages = warning;
+
 -- migrator --
 SET default_transaction_isolation = 'read committed';
 SET lock_timeout = '3s';

@@ -32,3 +32,29 @@ DELETE FROM awakeables.instances AS n WHERE n.id = $1
 -- instances --
 SELECT n.id, n.host, n.build, n.build_started_ms, n.level, n.handlers, n.started_ms, n.beat_ms, n.state
 FROM awakeables.instances AS n ORDER BY n.id
+
+-- note_read --
+-- A partition whose row is being written is left out: its reader notes it again in a moment.
+WITH held AS (
+    SELECT o.partition, greatest(o.fresh_ms, coalesce($5::bigint, @now_ms) - n.age_ms) AS fresh_ms
+    FROM unnest($2::bigint[], $3::bigint[], $4::bigint[]) AS n (partition, epoch, age_ms)
+    JOIN awakeables.offsets AS o
+        ON o.subscription = '' AND o.topic = $1 AND o.partition = n.partition AND o.epoch = n.epoch
+    ORDER BY o.partition FOR NO KEY UPDATE OF o SKIP LOCKED
+)
+UPDATE awakeables.offsets AS o SET fresh_ms = held.fresh_ms
+FROM held WHERE o.subscription = '' AND o.topic = $1 AND o.partition = held.partition
+
+-- partitions_known --
+SELECT t.partitions FROM awakeables.topics AS t WHERE t.topic = $1
+
+-- note_partitions --
+INSERT INTO awakeables.topics AS t (topic, partitions) VALUES ($1, $2)
+ON CONFLICT (topic) DO UPDATE SET partitions = greatest(t.partitions, excluded.partitions)
+
+-- read_up_to --
+SELECT CASE WHEN count(o.fresh_ms) = $2 THEN min(o.fresh_ms) END
+FROM awakeables.offsets AS o WHERE o.subscription = '' AND o.topic = $1 AND o.partition < $2
+
+-- notify --
+SELECT pg_notify(n.channel, n.payload) FROM unnest($1::text[], $2::text[]) AS n (channel, payload)
