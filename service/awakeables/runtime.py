@@ -25,6 +25,7 @@ from awakeables.credentials import security_of
 from awakeables.devbroker import EmbeddedBroker
 from awakeables.engine.completionstopic import FoldingSettings
 from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.member import MemberSettings
 from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.rowgauges import RowGauges, show_readiness
@@ -40,7 +41,7 @@ from awakeables.kafka.producer import Producer
 from awakeables.kafka.publisher import KafkaPublisher
 from awakeables.kafka.topicwatch import TopicWatch
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
-from awakeables.ports import Store
+from awakeables.ports import Clock, Store
 from awakeables.settings import Settings, SettingsRefused
 from awakeables.store.memory import MemoryStore
 from awakeables.store.sqlite.store import SqliteStore
@@ -59,7 +60,7 @@ from awakeables.worker.deadletters import dead_letter_topic
 from awakeables.worker.loop import LoopSettings
 from awakeables.worker.replies import ReplyTopics
 from awakeables.worker.worker import Worker
-from awakeables.world import SystemClock, SystemEntropy
+from awakeables.world import FollowingClock, SystemClock, SystemEntropy
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -93,7 +94,7 @@ async def serve(
         OperatorError: It can't start: a setting is invalid, the port is in use, or the store is locked, too
             new or another app's.
     """
-    clock, entropy = SystemClock(), SystemEntropy()
+    clock, entropy = FollowingClock(SystemClock()), SystemEntropy()
     connection = replace(connection_of(settings, f"awakeables-{app.name}"), embedded=embedded)
     exposed = is_exposed(settings.host)
     if exposed and settings.tokens_file is None:
@@ -115,7 +116,8 @@ async def serve(
             clock=clock,
             entropy=entropy,
             settings=engine_settings(settings),
-            build=__version__,
+            build=settings.build or __version__,
+            on_time=clock.follow,
         )
         close_in_children(engine.ids, Ids.forget_entropy)
         consumer = CompletionsConsumer(
@@ -124,7 +126,7 @@ async def serve(
             group=app.name,
             clock=clock,
             problems=engine.problems,
-            grouped=is_postgres(settings.store),
+            grouped=store.membership.shared,
             settings=ReadingSettings(max_unpacked_bytes=settings.max_unpacked_bytes),
         )
         api = Api(engine)
@@ -189,7 +191,7 @@ async def _run(
 
 
 def _telemetry(
-    engine: Engine, api: Api, settings: Settings, clock: SystemClock
+    engine: Engine, api: Api, settings: Settings, clock: Clock
 ) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
     """Set up metrics; return the background tasks that update them, by name."""
     metrics = engine.metrics
@@ -321,6 +323,7 @@ def engine_settings(settings: Settings) -> EngineSettings:
             ),
             always_suspend=settings.always_suspend,
         ),
+        member=MemberSettings(timeout=settings.instance_timeout),
         relay=RelaySettings(publish_timeout=settings.publish_timeout),
         max_running=settings.max_running,
         max_backlog=settings.max_backlog,
@@ -342,7 +345,7 @@ def engine_settings(settings: Settings) -> EngineSettings:
     )
 
 
-def _tokens(settings: Settings, clock: SystemClock, problems: MutableMapping[str, str]) -> Tokens | None:
+def _tokens(settings: Settings, clock: Clock, problems: MutableMapping[str, str]) -> Tokens | None:
     if settings.tokens_file is None:
         return None
     return Tokens(settings.tokens_file, clock=clock, problems=problems)
@@ -397,7 +400,7 @@ def _host_named(text: str) -> str:
     return name
 
 
-def _store(app: App, settings: Settings, clock: SystemClock) -> Store:
+def _store(app: App, settings: Settings, clock: Clock) -> Store:
     retention_ms = round(settings.retention / timedelta(milliseconds=1))
     if settings.store == MEMORY:
         return MemoryStore(clock=clock, retention_ms=retention_ms)

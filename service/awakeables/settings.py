@@ -121,6 +121,17 @@ class Settings(BaseSettings):
         None, description="The bearer token that CLI commands send."
     )
 
+    build: str = Field(
+        "",
+        max_length=100,
+        description="The version of the app's code; what a newer one has written, an older one leaves alone.",
+    )
+    instance_timeout: Duration = Field(
+        timedelta(seconds=10),
+        ge=timedelta(seconds=5),
+        description="How long an instance may be silent before others take over its work (PostgreSQL).",
+    )
+
     linger: Duration = Field(
         timedelta(seconds=1), description="How long a waiting handler stays in memory before it is suspended."
     )
