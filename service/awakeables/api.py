@@ -20,6 +20,7 @@ from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.commands import Begin, Cancel, Idempotency, Kill, Republish, Resend, Resume
 from awakeables.core.effects import Effect
 from awakeables.core.ids import IdKind
+from awakeables.core.instances import Instance
 from awakeables.core.invocations import KILLED, Invocation
 from awakeables.core.journal import Input, encode_chunk
 from awakeables.core.outcomes import Outcome
@@ -43,7 +44,7 @@ from awakeables.handlers.service import Handler
 from awakeables.ports import Expectation
 from awakeables.queries import Queries, existing, idempotency_scope
 
-__all__ = ["Api", "PartitionProgress", "Readiness", "idempotency_scope"]
+__all__ = ["Api", "InstanceStatus", "PartitionProgress", "Readiness", "idempotency_scope"]
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -64,6 +65,21 @@ class Call(NamedTuple):
     id: str
     begun: asyncio.Future[Reply]
     end: Waiter
+
+
+class InstanceStatus(NamedTuple):
+    """An instance, and what it owns.
+
+    Attributes:
+        invocations: How many invocations are running under it.
+        partitions: The partitions of the completions topic that it reads.
+        is_this: Whether it is the one that says so.
+    """
+
+    instance: Instance
+    invocations: int
+    partitions: tuple[int, ...]
+    is_this: bool
 
 
 class Api(Queries):
@@ -392,6 +408,20 @@ class Api(Queries):
     async def partitions(self) -> Sequence[PartitionProgress]:
         """How far each partition of the completions topic was read, in order."""
         return await self._offsets.show()
+
+    async def instances(self) -> list[InstanceStatus]:
+        """The instances that share the store, those that have died lately included, by ID."""
+        store, topic = self._engine.store, self._engine.completions.name
+        positions = await store.positions(topic)
+        return [
+            InstanceStatus(
+                instance=each,
+                invocations=len(await store.held_by(each.id)),
+                partitions=tuple(p.partition for p in positions if p.owner == each.id),
+                is_this=each.id == self._engine.owner,
+            )
+            for each in await store.membership.instances()
+        ]
 
     def drain(self) -> None:
         """Begin nothing from now on, and end the waits of calls; the engine does the rest of draining."""

@@ -74,7 +74,7 @@ async def test_a_skip_moves_the_partition_fences_its_reader_and_leaves_a_dead_le
     [epoch] = await driver.take(0)
     order = a_skip(driver, 0, 7)
     assert await driver.do(Skipped, order) == Skipped(done=True)
-    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=7, epoch=epoch + 1)]
+    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=7, epoch=epoch + 1, owner="me")]
     assert await driver.store.dead_letter(order.dead_letter.id) is not None
     fence = PartitionFence(topic=TOPIC, partition=0, epoch=epoch, first=0, next=3, owner="me")
     await driver.do(Fenced, Settle(completions=(), fence=fence))

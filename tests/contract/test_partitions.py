@@ -20,7 +20,9 @@ def fence(*, first: int, next_: int, epoch: int = 1, partition: int = 0, owner: 
 async def test_a_partition_that_was_never_read_begins_at_zero(driver: Driver) -> None:
     assert await driver.store.positions(TOPIC) == []
     assert await driver.take(2, 0) == [1, 1]
-    assert await driver.store.positions(TOPIC) == [Position(partition=p, next=0, epoch=1) for p in (0, 2)]
+    assert await driver.store.positions(TOPIC) == [
+        Position(partition=p, next=0, epoch=1, owner="me") for p in (0, 2)
+    ]
     assert await driver.store.positions("other") == []
 
 
@@ -28,8 +30,8 @@ async def test_taking_a_partition_counts_its_epoch_up(driver: Driver) -> None:
     await driver.take(0, 1)
     assert await driver.take(1, owner="you") == [2]
     assert await driver.store.positions(TOPIC) == [
-        Position(partition=0, next=0, epoch=1),
-        Position(partition=1, next=0, epoch=2),
+        Position(partition=0, next=0, epoch=1, owner="me"),
+        Position(partition=1, next=0, epoch=2, owner="me"),
     ]
 
 
@@ -38,9 +40,9 @@ async def test_offsets_and_settlements_go_together(driver: Driver) -> None:
     _, awakeable_id = await driver.waiting()
     order = Settle(completions=(resolved(awakeable_id),), fence=fence(first=0, next_=5))
     await driver.do(SettledAll, order)
-    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=5, epoch=1)]
+    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=5, epoch=1, owner="me")]
     assert await driver.take(0) == [2]
-    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=5, epoch=2)]
+    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=5, epoch=2, owner="me")]
 
 
 async def test_a_batch_under_a_stale_epoch_is_dropped_alone(driver: Driver) -> None:
@@ -70,14 +72,14 @@ async def test_a_batch_that_was_committed_before_is_dropped(driver: Driver) -> N
     await driver.do(SettledAll, order)
     await driver.do(Fenced, order)
     await driver.do(Fenced, Settle(completions=(), fence=fence(first=9, next_=12)))
-    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=10, epoch=1)]
+    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=10, epoch=1, owner="me")]
 
 
 async def test_offsets_may_have_gaps(driver: Driver) -> None:
     await driver.take(0)
     await driver.do(SettledAll, Settle(completions=(), fence=fence(first=3, next_=4)))
     await driver.do(SettledAll, Settle(completions=(), fence=fence(first=100, next_=101)))
-    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=101, epoch=1)]
+    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=101, epoch=1, owner="me")]
 
 
 async def test_two_batches_of_one_partition_in_one_commit_follow_each_other(driver: Driver) -> None:
@@ -93,7 +95,7 @@ async def test_an_unchecked_batch_does_not_move_the_offset(driver: Driver) -> No
         NewAwakeable(id=driver.id("prom"), schema_hash="h"), schemas=[("h", b"{}")]
     )
     await driver.do(Unchecked, Settle(completions=(resolved(awakeable_id),), fence=fence(first=0, next_=1)))
-    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=0, epoch=1)]
+    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=0, epoch=1, owner="me")]
 
 
 async def test_case_r5_what_is_read_again_after_a_rewind_has_its_verdicts_and_is_counted_nowhere(
@@ -206,7 +208,7 @@ async def _topic_ids(driver: Driver) -> list[str | None]:
 async def test_case_r8_a_partition_is_read_on_behind_what_was_deleted_unread(driver: Driver) -> None:
     await driver.take(0)
     await driver.do(SettledAll, Settle(completions=(), fence=fence(first=0, next_=7)))
-    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=7, epoch=1)]
+    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=7, epoch=1, owner="me")]
 
 
 async def _skip(driver: Driver, *, before: int, to: int, recreated: bool = False) -> bool:
@@ -284,7 +286,7 @@ async def test_a_bad_record_does_not_stop_its_partition(driver: Driver) -> None:
         relay_to=DLQ,
     )
     await driver.do(SettledAll, order)
-    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=2, epoch=1)]
+    assert await driver.store.positions(TOPIC) == [Position(partition=0, next=2, epoch=1, owner="me")]
     assert (await driver.awakeable(awakeable_id)).state == "resolved"
 
 

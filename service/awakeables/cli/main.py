@@ -13,6 +13,7 @@ from awakeables.cli import (
     deadletters,
     doctor,
     inspection,
+    instances,
     invocations,
     offsets,
     outbox,
@@ -57,6 +58,7 @@ cli.command(rich_help_panel=COMPLETE)(awakeables.resolve)
 cli.command(rich_help_panel=COMPLETE)(awakeables.reject)
 cli.command("list", rich_help_panel=INSPECT)(inspection.list_)
 cli.command(rich_help_panel=INSPECT)(inspection.show)
+cli.command(rich_help_panel=INSPECT)(instances.instances)
 cli.command(rich_help_panel=RECOVER)(invocations.resume)
 cli.command(rich_help_panel=RECOVER)(invocations.cancel)
 cli.command(rich_help_panel=RECOVER)(invocations.kill)

@@ -159,7 +159,8 @@ class Position(Record):
     """The next offset to read, and the epoch to read under; `next` is 0 for a partition never read.
 
     Offsets below `again_before` were read once already, before an operator moved the position back.
-    `topic_id` is the broker's ID of the topic that was read; None if it is not known.
+    `topic_id` is the broker's ID of the topic that was read; None if it is not known. `owner` is the
+    instance that reads it.
     """
 
     partition: int
@@ -167,6 +168,7 @@ class Position(Record):
     epoch: int
     again_before: int = 0
     topic_id: str | None = None
+    owner: str | None = None
 
 
 class PartitionsTaken(Record):

@@ -144,6 +144,7 @@ class PositionRow(Row):
             epoch=self.epoch,
             again_before=self.again_before,
             topic_id=self.topic_id,
+            owner=self.owner,
         )
 
 

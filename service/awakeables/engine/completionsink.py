@@ -59,8 +59,8 @@ class CompletionSink:
 
     async def open(self) -> int:
         """Become the partition's reader; return the offset to read from."""
-        position, self._owner = await self._topic.claim(self._partition)
-        self._epoch = position.epoch
+        position = await self._topic.claim(self._partition)
+        self._epoch, self._owner = position.epoch, position.owner or ""
         self._topic_id = position.topic_id
         return position.next
 

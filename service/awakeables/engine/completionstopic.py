@@ -153,16 +153,13 @@ class CompletionsTopic:
         """The number of unread records, over all partitions."""
         return sum(state.lag or 0 for state in self.readers.values())
 
-    async def claim(self, partition: int) -> tuple[Position, str]:
-        """Claim a partition for this process; any earlier reader is fenced from then on.
-
-        Returns:
-            Where to read from, and the owner's name in the claim.
-        """
-        owner = self._owner()
-        order = TakePartitions(owner=owner, topic=self.name, partitions=(partition,), topic_id=self.topic_id)
+    async def claim(self, partition: int) -> Position:
+        """Claim a partition for this process; any earlier reader is fenced from then on."""
+        order = TakePartitions(
+            owner=self._owner(), topic=self.name, partitions=(partition,), topic_id=self.topic_id
+        )
         [position] = (await self._committer.commit(order, PartitionsTaken)).positions
-        return position, owner
+        return position
 
     def is_recreated_since(self, read: str | None) -> bool:
         """Whether the broker's topic is another one than that with this ID, which was read."""

@@ -26,6 +26,7 @@ RESERVED_SERVICES = frozenset(
         "restate",
         "awakeables",
         "invocations",
+        "instances",
         "dead-letters",
         "outbox",
         "offsets",

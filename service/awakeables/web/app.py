@@ -22,6 +22,7 @@ from awakeables.web.deadletters import DeadLetterRoutes
 from awakeables.web.documents import DocumentRoutes
 from awakeables.web.guard import Guard
 from awakeables.web.health import HealthRoutes
+from awakeables.web.instances import InstanceRoutes
 from awakeables.web.invocations import InvocationRoutes
 from awakeables.web.lists import PAGING
 from awakeables.web.metrics import MetricsRoute
@@ -159,6 +160,7 @@ def _routes(
     health = HealthRoutes(api, waiting, guard, settings)
     invocations = InvocationRoutes(api, waiting, guard, settings)
     metrics_page = MetricsRoute(metrics)
+    instances = InstanceRoutes(api, waiting)
     offsets = OffsetRoutes(api, waiting)
     outbox = OutboxRoutes(api, waiting)
     documents = DocumentRoutes(api, guarded=guard.wants_tokens)
@@ -194,6 +196,7 @@ def _routes(
     routes.add("POST", "/outbox/*/resend", outbox.resend, scope="operate")
     routes.add("GET", "/offsets", offsets.list, scope="read")
     routes.add("POST", "/offsets/*/skip", offsets.skip, scope="operate", parameters=("to",))
+    routes.add("GET", "/instances", instances.list, scope="read")
     routes.add("GET", "/metrics", metrics_page.show, scope="metrics")
     routes.add("GET", "/openapi.json", documents.openapi, scope="read")
     routes.add("GET", "/asyncapi.json", documents.asyncapi, scope="read")

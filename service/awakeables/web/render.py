@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, UnsetType
 
-from awakeables.api import PartitionProgress
+from awakeables.api import InstanceStatus, PartitionProgress
 from awakeables.core.acts import Acts
 from awakeables.core.awakeables import (
     VERDICTS,
@@ -124,6 +124,22 @@ def reading(row: PartitionProgress) -> views.PartitionView:
         lag=row.lag,
         epoch=row.epoch,
         problem=row.problem,
+    )
+
+
+def instance(row: InstanceStatus) -> views.InstanceView:
+    each = row.instance
+    return views.InstanceView(
+        id=each.id,
+        state=each.state,
+        is_this=row.is_this,
+        host=each.host,
+        build=each.build,
+        handlers=list(each.handlers),
+        started=instant(each.started_ms),
+        heartbeat=instant(each.beat_ms),
+        invocations=row.invocations,
+        partitions=list(row.partitions),
     )
 
 

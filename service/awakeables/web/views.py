@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from awakeables.core.acts import ActKind
 from awakeables.core.awakeables import Codec, State, VerdictKind
 from awakeables.core.effects import EffectState
+from awakeables.core.instances import InstanceState
 from awakeables.core.invocations import Status
 
 _SYMBOLS = "[0-9a-hjkmnp-tv-z]{33}$"
@@ -332,6 +333,27 @@ class PartitionsView(View):
     """All partitions that have ever been read."""
 
     items: list[PartitionView]
+
+
+class InstanceView(View):
+    """An instance of the service, and what it owns; `is_this` is the one that answers."""
+
+    id: str
+    state: InstanceState
+    is_this: bool
+    host: str
+    build: str
+    handlers: list[str]
+    started: Instant
+    heartbeat: Instant
+    invocations: Natural
+    partitions: list[Natural]
+
+
+class InstancesView(View):
+    """The instances that share the store."""
+
+    items: list[InstanceView]
 
 
 class LiveView(View):
