@@ -218,7 +218,10 @@ class Membership(Protocol):
     shared: bool
 
     async def register(self, instance: Instance) -> None:
-        """Add an instance; the store dates its start, and its build by the first instance that had it."""
+        """Add an instance; the store dates its start, and its build by the first instance that had it.
+
+        Instances that have been dead for a day are forgotten.
+        """
         ...
 
     async def beat(self, instance_id: str, *, timeout_ms: int) -> Beat | None:

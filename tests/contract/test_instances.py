@@ -77,6 +77,16 @@ async def test_who_sends_no_heartbeat_for_the_time_out_is_dead_for_ever(shared: 
     assert await beats(shared, "two") is None
 
 
+async def test_who_has_been_dead_for_a_day_is_forgotten(shared: Driver) -> None:
+    await lives(shared, "one", "two")
+    shared.clock.ms += TIMEOUT_MS + 1
+    await beats(shared, "one")
+    shared.clock.ms += 86_400_000
+    await lives(shared, "three")
+    assert {each.id for each in await shared.store.membership.instances()} == {"one", "three"}
+    assert await beats(shared, "two") is None
+
+
 async def test_nobody_declares_itself_dead(shared: Driver) -> None:
     await lives(shared, "one")
     shared.clock.ms += 10 * TIMEOUT_MS

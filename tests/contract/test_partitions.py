@@ -31,7 +31,7 @@ async def test_taking_a_partition_counts_its_epoch_up(driver: Driver) -> None:
     assert await driver.take(1, owner="you") == [2]
     assert await driver.store.positions(TOPIC) == [
         Position(partition=0, next=0, epoch=1, owner="me"),
-        Position(partition=1, next=0, epoch=2, owner="me"),
+        Position(partition=1, next=0, epoch=2, owner="you"),
     ]
 
 

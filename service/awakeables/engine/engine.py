@@ -154,6 +154,7 @@ class Engine:
             handlers=tuple(sorted(app.targets)),
             settings=settings.member,
             on_dead=self._declared_dead,
+            on_sure=lambda: self.pool.go_on(),
             on_time=on_time,
         )
         world = World(

@@ -11,6 +11,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -71,6 +72,7 @@ class Member:
         handlers: tuple[str, ...],
         settings: MemberSettings,
         on_dead: Callable[[], None],
+        on_sure: Callable[[], None],
         on_time: Callable[[int], None],
     ) -> None:
         """Prepare; `register` comes first.
@@ -84,6 +86,7 @@ class Member:
             handlers: Those it serves, as `service/handler`.
             settings: When an instance is dead.
             on_dead: Called once this instance was declared dead, and has its new ID.
+            on_sure: Called when this instance lives for certain again, after a time in which it may not have.
             on_time: Called with the time of the store's clock.
         """
         self.id = ids.new("own")
@@ -98,6 +101,7 @@ class Member:
         self._handlers = handlers
         self._settings = settings
         self._on_dead = on_dead
+        self._on_sure = on_sure
         self._on_time = on_time
         self._left = False
         self._sure_until_s: float | None = 0.0 if membership.shared else None
@@ -114,6 +118,9 @@ class Member:
     async def register(self) -> None:
         """Appear among the instances, and take over what nobody living owns."""
         await self._register()
+        if self._membership.shared:
+            with suppress(StoreUnavailable):
+                await self.beat()
         await self.take_over()
 
     async def run(self, on_unexpected: Callable[[Exception], None]) -> None:
@@ -132,18 +139,21 @@ class Member:
 
     async def beat(self) -> None:
         """Send a heartbeat; become a new instance if this one was declared dead."""
-        sent_s = self._clock.monotonic()
+        sent_s, was_sure = self._clock.monotonic(), self.is_sure()
         beat = await self._membership.beat(self.id, timeout_ms=_ms(self._settings.timeout))
         if beat is None:
             dead, self.id = self.id, self._ids.new("own")
             log.error(events.DECLARED_DEAD, instance=dead, now=self.id)
             await self._register()
             self._on_dead()
+            await self.beat()
             return
         self._last_beat(sent_s)
         self._on_time(beat.now_ms)
         if beat.living != self.living:
             self._note(beat.living)
+        if not was_sure:
+            self._on_sure()
 
     async def take_over(self) -> int:
         """Release what instances own that don't live; return how many invocations there were."""

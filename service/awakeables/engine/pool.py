@@ -203,6 +203,12 @@ class RunnerPool:
             self.forget(runner)
             runner.detach(reason)
 
+    def go_on(self) -> None:
+        """Begin what was put off while this instance may have been declared dead."""
+        for runner in list(self._runners.values()):
+            runner.on_ready()
+        self._poked.set()
+
     def look_again(self) -> None:
         """Search for claimable invocations soon."""
         self._poked.set()

@@ -360,7 +360,9 @@ class Runner:
         told = self._cancelled and not self._told and waits is not None and not waits.is_acting
         hands_out, durable = bool(arrived) or told or self._owes, self._commits.durable
         if waits is not None and not (
-            hands_out or self._wanted or (waits.needs_disk and waits.may_start(durable, now_ms))
+            hands_out
+            or self._wanted
+            or (waits.needs_disk and waits.may_start(durable, now_ms) and self._pool.member.is_sure())
         ):
             return self._stop() if self._is_to_let_go(waits) else None
         if hands_out and self._pool.settings.always_suspend:

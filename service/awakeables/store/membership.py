@@ -11,6 +11,9 @@ from awakeables.core.instances import Beat, Hint, Instance, PartitionRead
 from awakeables.core.replies import Position
 from awakeables.ports import Clock
 
+FORGOTTEN_MS = 86_400_000
+"""How long a dead instance is listed."""
+
 
 class LocalMembership:
     """`ports.Membership` in memory.
@@ -35,6 +38,9 @@ class LocalMembership:
         )
         if not self.shared:
             self._instances.clear()
+        for key, each in list(self._instances.items()):
+            if each.state == "dead" and each.beat_ms < now_ms - FORGOTTEN_MS:
+                del self._instances[key]
         self._instances[instance.id] = replace(
             instance, build_since_ms=since_ms, started_ms=now_ms, beat_ms=now_ms
         )

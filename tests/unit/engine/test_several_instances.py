@@ -158,3 +158,35 @@ async def test_an_instance_without_an_acknowledged_heartbeat_begins_nothing(benc
         assert not one.engine.member.is_sure()
         invocation_id = await bench.begin(one, "wait")
         assert bench.row(invocation_id).owner is None
+
+
+async def test_an_action_is_not_begun_by_an_instance_that_may_be_dead(bench: Bench) -> None:
+    begun: list[float] = []
+
+    async def act() -> int:
+        begun.append(bench.clock.monotonic())
+        return 1
+
+    async def acts(ctx: Context) -> int:
+        await ctx.awakeable(int)
+        return await ctx.run("act", act)
+
+    async with bench.serving(quick(linger=timedelta(minutes=5)), acts=acts) as one:
+        invocation_id = await bench.begin(one, "acts")
+        key = (await bench.awakeable(invocation_id)).id
+        membership: Any = bench.store.membership
+        beat, acknowledged = membership.beat, asyncio.Event()
+
+        async def late(*args: Any, **kwargs: Any) -> Any:
+            await acknowledged.wait()
+            return await beat(*args, **kwargs)
+
+        membership.beat = late
+        await until(lambda: not one.engine.member.is_sure(), "it may be dead")
+        await bench.settle(one, key, 1)
+        await asyncio.sleep(1)
+        assert bench.row(invocation_id).version == 2, "the request for the action is journaled"
+        assert begun == []
+        acknowledged.set()
+        await bench.status(invocation_id, "completed")
+        assert len(begun) == 1

@@ -32,6 +32,7 @@ class PostgresMembership:
 
     async def register(self, instance: Instance) -> None:
         row = (instance.id, self._app, instance.host, instance.build, instance.level, list(instance.handlers))
+        await self._execute("forget_dead", self._now_ms)
         await self._execute("register", *row, self._now_ms)
 
     async def beat(self, instance_id: str, *, timeout_ms: int) -> Beat | None:

@@ -9,6 +9,10 @@ SELECT
 FROM (SELECT coalesce($7::bigint, @now_ms) AS now_ms) AS clock
 ON CONFLICT (id) DO NOTHING
 
+-- forget_dead --
+DELETE FROM awakeables.instances AS n
+WHERE n.state = 'dead' AND n.beat_ms < coalesce($1::bigint, @now_ms) - 86400000
+
 -- beat --
 UPDATE awakeables.instances AS n SET beat_ms = coalesce($2::bigint, @now_ms)
 WHERE n.id = $1 AND n.state <> 'dead'
