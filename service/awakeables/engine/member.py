@@ -56,6 +56,7 @@ class Member:
 
     Attributes:
         id: Its ID, which is the owner's name in its fences.
+        alone: Whether there can be no others, since the store is not shared.
         living: The instances that lived at the last heartbeat, this one included.
         not_builds: Builds whose invocations this instance leaves to those that are newer.
         not_handlers: Handlers that only other instances serve.
@@ -104,11 +105,12 @@ class Member:
         self._on_sure = on_sure
         self._on_time = on_time
         self._left = False
-        self._sure_until_s: float | None = 0.0 if membership.shared else None
+        self.alone = not membership.shared
+        self._sure_until_s = 0.0
 
     def is_sure(self) -> bool:
         """Whether this instance lives for certain, for the margin at least: may it begin anything?"""
-        return self._sure_until_s is None or self._clock.monotonic() < self._sure_until_s
+        return self.alone or self._clock.monotonic() < self._sure_until_s
 
     @property
     def is_first(self) -> bool:
@@ -191,7 +193,7 @@ class Member:
         self._last_beat(sent_s)
 
     def _last_beat(self, sent_s: float) -> None:
-        if self._membership.shared:
+        if not self.alone:
             self._sure_until_s = sent_s + (self._settings.timeout - self._settings.margin).total_seconds()
 
     def _note(self, living: tuple[Instance, ...]) -> None:

@@ -147,7 +147,7 @@ class RunnerPool:
 
     def may_begin(self) -> bool:
         """Whether there is a place, and this instance lives for certain."""
-        return len(self._runners) < self._max_running and self.member.is_sure()
+        return len(self._runners) < self._max_running and (self.member.alone or self.member.is_sure())
 
     def is_pressed(self) -> bool:
         """Whether handlers must suspend without lingering."""
