@@ -1,4 +1,4 @@
-"""`make bench`: how fast it is on a real Kafka and SQLite, beside what it is compared with.
+"""`make bench`: how fast it is on a real Kafka, SQLite and PostgreSQL, beside what it is compared with.
 
 What counts is the ratio within a run: machines are noisy.
 """
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from awakeables.errors import AwakeablesError
-from benchmarks import backlog, cycles, disk, machine, pending, restate, soak, wrk
+from benchmarks import backlog, cycles, disk, machine, pending, postgres, restate, soak, wrk
 from benchmarks.pairs import Plan
 from benchmarks.processes import Failed
 from benchmarks.report import tables
 from benchmarks.stage import Ground
 
-SECTIONS = ("cycles", "http", "backlog", "pending", "restate")
+SECTIONS = ("cycles", "http", "backlog", "pending", "restate", "postgres")
 BESIDE = "beside"
 
 
@@ -63,6 +63,7 @@ def _bench(given: argparse.Namespace, ground: Ground, told: dict[str, Any]) -> N
         "backlog": lambda: backlog.measure(ground, count=given.backlog, rounds=min(given.rounds, 3)),
         "pending": lambda: pending.measure(ground, waiting, count=given.pending),
         "restate": lambda: restate.measure(ground, fewer, installed=given.restate),
+        "postgres": lambda: postgres.measure(ground, fewer),
     }
     if given.beside is not None:
         measures[BESIDE] = lambda: cycles.beside(ground, plan, checkout=given.beside)

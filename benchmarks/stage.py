@@ -66,12 +66,12 @@ class Stage:
         return f"{self.name}.completions"
 
     def serve(
-        self, store: Path, settings: Mapping[str, str] | None = None, *, checkout: Path | None = None
+        self, store: Path | str, settings: Mapping[str, str] | None = None, *, checkout: Path | None = None
     ) -> Server:
         """Start `awakeables serve` on this database; returns at once.
 
         Args:
-            store: The SQLite file.
+            store: The SQLite file, or a database's URL.
             settings: More of the service's settings, by their variables.
             checkout: Another checkout whose service it is, installed in its `.venv`; None: this one.
         """
