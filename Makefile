@@ -69,9 +69,9 @@ bench: install ## how fast it is here, beside the floor (needs wrk and a real Ka
 soak: install ## half of the peak for half an hour: memory, backlog and files must stay flat
 	@$(BIN)/python -m benchmarks soak
 
-up: ## Kafka, the service and a worker in containers (docker-compose.yml); returns when they are ready
+up: ## Kafka, PostgreSQL, two instances and two workers in containers; returns when they are ready
 	$(COMPOSE) up --detach --build
-	@echo "the shop is served at http://127.0.0.1:$${HTTP_PORT:-8080}"
+	@echo "the shop is served at http://127.0.0.1:$${HTTP_PORT:-8080} and http://127.0.0.1:$${HTTP_PORT_2:-8081}"
 
 down: ## stop and remove them; their data stays in the volumes
 	$(COMPOSE) down

@@ -5,23 +5,40 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import docker
 from docker.errors import DockerException, ImageNotFound
 from docker.models.containers import Container
 
-from support.real_kafka import free_port, image, reason_real_kafka_is_missing
+from support.real_kafka import (
+    LOOPBACK,
+    OWNER_LABEL,
+    free_port,
+    image,
+    reason_real_kafka_is_missing,
+    remove_orphans,
+)
+from support.this_run import RUN
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "awakeables-test-"
+SERVICE_IMAGE = "awakeables-test/service"
 UP_TIMEOUT_S = 280
 
 
 def python_image() -> str:
     """What the Dockerfile begins with; honours the contract of python:3.13-slim."""
     return os.environ.get("TEST_PYTHON_IMAGE", "awakeables-test/python:3.13-slim")
+
+
+def postgres_image() -> str:
+    """Honours the contract of postgres:17."""
+    return os.environ.get("TEST_POSTGRES_IMAGE", "awakeables-test/postgres:17")
 
 
 def compose_command() -> str:
@@ -37,9 +54,10 @@ def reason_compose_is_missing() -> str | None:
         return reason
     client = docker.from_env()
     try:
-        client.images.get(python_image())
+        for needed in (python_image(), postgres_image()):
+            client.images.get(needed)
     except ImageNotFound:
-        return f"The image {python_image()} is not there; `.ci/engine` builds it."
+        return f"The image {needed} is not there; `.ci/engine` builds it."
     except DockerException as error:
         return f"The Docker engine does not answer properly: {error}"
     finally:
@@ -48,19 +66,22 @@ def reason_compose_is_missing() -> str | None:
 
 
 class Stack:
-    """One project of compose, on a loopback port of its own. All methods block."""
+    """One project of compose, on loopback ports of its own. All methods block."""
 
     def __init__(self) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        ports = [str(free_port()), str(free_port())]
+        self.urls = [f"http://127.0.0.1:{port}" for port in ports]
+        """Of service-1 and service-2."""
         self._command = f"{compose_command()} -f docker-compose.yml -f tests/support/compose.yml"
         self._client = docker.from_env()
         self._environment = os.environ | {
             "COMPOSE_PROJECT_NAME": f"{PROJECT}{os.getpid()}",
-            "HTTP_PORT": str(port),
+            "HTTP_PORT": ports[0],
+            "HTTP_PORT_2": ports[1],
             "KAFKA_IMAGE": image(),
+            "POSTGRES_IMAGE": postgres_image(),
             "PYTHON_IMAGE": python_image(),
-            "SERVICE_IMAGE": "awakeables-test/service",
+            "SERVICE_IMAGE": SERVICE_IMAGE,
             # pip then reaches its index as it does on this machine.
             "BUILD_NETWORK": "host",
             # Debian's engine comes without buildx, which newer clients ask for.
@@ -69,6 +90,7 @@ class Stack:
 
     def up(self) -> None:
         """`make up`; leftovers of runs that were killed are removed first."""
+        remove_orphans()
         self._remove_orphans()
         try:
             self._run("make", "up", f"COMPOSE={self._command}")
@@ -92,6 +114,27 @@ class Stack:
         labels = [f"com.docker.compose.project={project}", f"com.docker.compose.service={service}"]
         [found] = self._client.containers.list(all=True, filters={"label": labels})
         return found
+
+    @contextmanager
+    def one_instance(self) -> Iterator[tuple[Container, str]]:
+        """A container of the image with the store in its volume, and no Kafka; and its URL."""
+        port = free_port()
+        container = self._client.containers.run(
+            SERVICE_IMAGE,
+            "serve shop:app",
+            detach=True,
+            environment={"AWAKEABLES_INSECURE": "true"},
+            init=True,
+            labels={OWNER_LABEL: f"{socket.gethostname()}:{RUN}"},
+            ports={"8080/tcp": (LOOPBACK, port)},
+            read_only=True,
+            tmpfs={"/tmp": ""},
+            volumes=[f"{ROOT}/examples:/app:ro"],
+        )
+        try:
+            yield container, f"http://{LOOPBACK}:{port}"
+        finally:
+            container.remove(force=True, v=True)
 
     def health(self, service: str) -> str:
         """starting, healthy or unhealthy."""
