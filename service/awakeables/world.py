@@ -18,23 +18,36 @@ class SystemClock:
 
 
 class FollowingClock:
-    """The machine's clock, set by the store's: instances whose clocks differ agree on the time.
+    """The store's clock, as far as a process knows it: instances whose own clocks differ agree on the time.
 
-    The monotonic clock stays the machine's.
+    It goes on by the machine's monotonic clock, so that setting the machine's time changes nothing. It is
+    never ahead of the store's by more than the quickest answer took, nor behind by more than the last one.
     """
 
     def __init__(self, machine: Clock) -> None:
         """Follow nobody yet: the time is the machine's."""
         self._machine = machine
-        self._ahead_ms = 0
+        self._ahead_ms: float | None = None
         self.monotonic = machine.monotonic
 
     def now_ms(self) -> int:
-        return self._machine.now_ms() + self._ahead_ms
+        if self._ahead_ms is None:
+            return self._machine.now_ms()
+        return round(self.monotonic() * 1000 + self._ahead_ms)
 
-    def follow(self, now_ms: int) -> None:
-        """Be told the time by the store."""
-        self._ahead_ms = now_ms - self._machine.now_ms()
+    def follow(self, now_ms: int, took_s: float) -> None:
+        """Be told the time by the store.
+
+        A process that was frozen or blocked reads an answer long after it was given. So an answer only
+        says between which times the store's clock is now.
+
+        Args:
+            now_ms: What the store's clock said.
+            took_s: Its answer was asked for so many seconds ago, so it is at most as old.
+        """
+        earliest_ms = now_ms - self.monotonic() * 1000
+        if self._ahead_ms is None or not earliest_ms <= self._ahead_ms <= earliest_ms + took_s * 1000:
+            self._ahead_ms = earliest_ms
 
 
 class SystemEntropy:

@@ -227,7 +227,7 @@ class Process:
         self.clock = FollowingClock(OwnClock(world.clock, off_ms))
         if self.store.shared:
             # Its first heartbeat does so: what it makes up before then is dated by its own clock.
-            self.clock.follow(world.clock.now_ms())
+            self.clock.follow(world.clock.now_ms(), 0)
         process = new_process(
             corpus.app,
             self.store,

@@ -115,7 +115,7 @@ class Engine:
         executor: Executor | None = None,
         metrics: Metrics | None = None,
         on_failure: Callable[[BaseException], None] = lambda _error: None,
-        on_time: Callable[[int], None] = lambda _now_ms: None,
+        on_time: Callable[[int, float], None] = lambda _now_ms, _took_s: None,
         handlers: HandlersRun = LocalAttempts,
     ) -> None:
         """Prepare to serve; nothing happens before `run`.
@@ -131,7 +131,7 @@ class Engine:
             executor: Runs blocking actions of `ctx.run`; threads by default.
             metrics: Where everything is counted; by default a registry of its own.
             on_failure: Called with the error of each failed attempt; rows keep only its text.
-            on_time: Called with the time of a shared store's clock, at each heartbeat.
+            on_time: Called with the time of a shared store's clock, and how many seconds ago it was asked.
             handlers: Where handlers run; by default in this process.
         """
         self.app = app

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -74,7 +74,7 @@ class Member:
         settings: MemberSettings,
         on_dead: Callable[[], None],
         on_sure: Callable[[], None],
-        on_time: Callable[[int], None],
+        on_time: Callable[[int, float], None],
     ) -> None:
         """Prepare; `register` comes first.
 
@@ -88,7 +88,7 @@ class Member:
             settings: When an instance is dead.
             on_dead: Called once this instance was declared dead, and has its new ID.
             on_sure: Called when this instance lives for certain again, after a time in which it may not have.
-            on_time: Called with the time of the store's clock.
+            on_time: Called with the time of the store's clock, and how many seconds ago it was asked for.
         """
         self.id = ids.new("own")
         self.living: tuple[Instance, ...] = ()
@@ -118,22 +118,29 @@ class Member:
         return not self.living or self.id <= min(each.id for each in self.living)
 
     async def register(self) -> None:
-        """Appear among the instances, and take over what nobody living owns."""
-        await self._register()
+        """Appear among the instances, learn the store's time, and take over what nobody living owns."""
+        await self._register(self.id)
         if self._membership.shared:
-            with suppress(StoreUnavailable):
+            with suppress(StoreUnavailable):  # then the next heartbeat tells
                 await self.beat()
         await self.take_over()
 
     async def run(self, on_unexpected: Callable[[Exception], None]) -> None:
         """Send heartbeats and take over, until cancelled; for stores that are shared."""
+        async with asyncio.TaskGroup() as tasks:
+            # Apart: a take-over waits for the commits before it, and a heartbeat must not.
+            tasks.create_task(self._at_intervals(self.beat, on_unexpected), name="heartbeats")
+            tasks.create_task(self._at_intervals(self.take_over, on_unexpected), name="take-overs")
+
+    async def _at_intervals(
+        self, work: Callable[[], Awaitable[object]], on_unexpected: Callable[[Exception], None]
+    ) -> None:
         while True:
             await asyncio.sleep(self._settings.interval_s)
             if self._left:
                 continue
             try:
-                await self.beat()
-                await self.take_over()
+                await work()
             except StoreUnavailable:
                 continue  # the committer reports the outage
             except Exception as error:
@@ -143,15 +150,19 @@ class Member:
         """Send a heartbeat; become a new instance if this one was declared dead."""
         sent_s, was_sure = self._clock.monotonic(), self.is_sure()
         beat = await self._membership.beat(self.id, timeout_ms=_ms(self._settings.timeout))
+        if beat is None and self._left:
+            return
         if beat is None:
-            dead, self.id = self.id, self._ids.new("own")
-            log.error(events.DECLARED_DEAD, instance=dead, now=self.id)
-            await self._register()
+            new = self._ids.new("own")
+            log.error(events.DECLARED_DEAD, instance=self.id, now=new)
+            # Nothing is done under an ID that the others don't know: they would take it over.
+            await self._register(new)
+            self.id = new
             self._on_dead()
-            await self.beat()
+            await self.beat()  # who lives besides
             return
         self._last_beat(sent_s)
-        self._on_time(beat.now_ms)
+        self._on_time(beat.now_ms, self._clock.monotonic() - sent_s)
         if beat.living != self.living:
             self._note(beat.living)
         if not was_sure:
@@ -175,9 +186,9 @@ class Member:
         self._left = gone
         await self._membership.leave(self.id, gone=gone)
 
-    async def _register(self) -> None:
+    async def _register(self, instance_id: str) -> None:
         me = Instance(
-            id=self.id,
+            id=instance_id,
             host=f"{socket.gethostname()}:{os.getpid()}",
             build=self._build,
             handlers=self._handlers,
@@ -188,7 +199,7 @@ class Member:
                 await self._membership.register(me)
                 break
             except StoreUnavailable as error:
-                log.warning(events.NOT_REGISTERED, instance=self.id, error=str(error))
+                log.warning(events.NOT_REGISTERED, instance=instance_id, error=str(error))
                 await asyncio.sleep(self._settings.interval_s)
         self._last_beat(sent_s)
 

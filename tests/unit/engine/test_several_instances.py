@@ -190,3 +190,42 @@ async def test_an_action_is_not_begun_by_an_instance_that_may_be_dead(bench: Ben
         acknowledged.set()
         await bench.status(invocation_id, "completed")
         assert len(begun) == 1
+
+
+async def test_heartbeats_go_on_while_commits_hang(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that waits for a lock, or for an answer that was lost, does not make others take over."""
+    async with instances(bench, wait=wait) as (one, two):
+        invocation_id = await bench.begin(one, "wait")
+        await bench.awakeable(invocation_id)
+        owner = bench.row(invocation_id).owner
+
+        async def hang(_commands: Any) -> Any:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(one.engine.committer, "_timed", hang)
+        await asyncio.sleep(30)
+        assert owner in {each.id for each in two.engine.member.living}
+        assert one.engine.member.is_sure()
+        assert bench.row(invocation_id).owner == owner
+
+
+async def test_an_instance_that_was_declared_dead_does_nothing_under_an_id_that_nobody_knows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it did under such an ID would be taken over from it at once."""
+    async with instances(bench, wait=wait) as (one, two):
+        membership: Any = bench.store.membership
+        before, register, allowed = one.engine.owner, membership.register, asyncio.Event()
+
+        async def register_later(instance: Any) -> None:
+            await allowed.wait()
+            await register(instance)
+
+        monkeypatch.setattr(membership, "register", register_later)
+        _miss_heartbeats(bench, one)
+        await two.engine.member.beat()
+        await asyncio.sleep(5)
+        assert one.engine.owner == before
+        allowed.set()
+        await until(lambda: one.engine.owner != before, "it registers anew")
+        assert one.engine.owner in {each.id for each in await membership.instances()}
