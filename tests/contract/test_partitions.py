@@ -314,33 +314,47 @@ async def test_an_epoch_that_was_given_out_twice_fences_the_other_owner(driver: 
 async def test_a_topic_is_read_up_to_where_each_of_its_partitions_is(driver: Driver) -> None:
     first, second = await driver.take(0, 1)
     read_up_to, now_ms = driver.store.read_up_to, driver.clock.ms
-    assert await read_up_to(TOPIC, 2, [PartitionRead(partition=0, epoch=first, age_ms=5)]) is None
-    both = [
-        PartitionRead(partition=0, epoch=first, age_ms=3),
-        PartitionRead(partition=1, epoch=second, age_ms=40),
-    ]
+    assert await read_up_to(TOPIC, 2, [read(0, first, now_ms - 5)]) is None
+    both = [read(0, first, now_ms - 3), read(1, second, now_ms - 40)]
     assert await read_up_to(TOPIC, 2, both) == now_ms - 40
-    assert await read_up_to(TOPIC, 2, [replace(both[1], age_ms=1)]) == now_ms - 3
+    assert await read_up_to(TOPIC, 2, [read(1, second, now_ms - 1)]) == now_ms - 3
 
 
 async def test_a_topic_is_never_read_less_far_than_it_was(driver: Driver) -> None:
     (epoch,) = await driver.take(0)
-    read = PartitionRead(partition=0, epoch=epoch, age_ms=5)
-    assert await driver.store.read_up_to(TOPIC, 1, [read]) == driver.clock.ms - 5
-    assert await driver.store.read_up_to(TOPIC, 1, [replace(read, age_ms=50)]) == driver.clock.ms - 5
-    assert await driver.store.read_up_to(TOPIC, 1, []) == driver.clock.ms - 5
+    now_ms = driver.clock.ms
+    assert await driver.store.read_up_to(TOPIC, 1, [read(0, epoch, now_ms - 5)]) == now_ms - 5
+    assert await driver.store.read_up_to(TOPIC, 1, [read(0, epoch, now_ms - 50)]) == now_ms - 5
+    assert await driver.store.read_up_to(TOPIC, 1, []) == now_ms - 5
+
+
+async def test_what_an_instance_notes_late_says_no_more_than_it_knew(driver: Driver) -> None:
+    """It was frozen, or its connection was, between its reading of a clock and the store's noting."""
+    (epoch,) = await driver.take(0)
+    known = read(0, epoch, driver.clock.ms - 5)
+    driver.clock.ms += 60_000
+    assert await driver.store.read_up_to(TOPIC, 1, [known]) == known.up_to_ms
+
+
+async def test_nothing_is_read_up_to_a_moment_that_is_still_to_come(driver: Driver) -> None:
+    (epoch,) = await driver.take(0)
+    ahead = read(0, epoch, driver.clock.ms + 1000)
+    assert await driver.store.read_up_to(TOPIC, 1, [ahead]) == driver.clock.ms
 
 
 async def test_who_has_lost_a_partition_notes_nothing_for_it(driver: Driver) -> None:
     (epoch,) = await driver.take(0)
     await driver.take(0, owner="you")
-    read = PartitionRead(partition=0, epoch=epoch, age_ms=5)
-    assert await driver.store.read_up_to(TOPIC, 1, [read]) is None
+    assert await driver.store.read_up_to(TOPIC, 1, [read(0, epoch, driver.clock.ms)]) is None
 
 
 async def test_a_new_partition_counts_as_unread_whoever_knows_of_it(driver: Driver) -> None:
     (epoch,) = await driver.take(0)
-    read = PartitionRead(partition=0, epoch=epoch, age_ms=5)
-    assert await driver.store.read_up_to(TOPIC, 1, [read]) is not None
+    known = read(0, epoch, driver.clock.ms)
+    assert await driver.store.read_up_to(TOPIC, 1, [known]) is not None
     assert await driver.store.read_up_to(TOPIC, 2, []) is None
-    assert await driver.store.read_up_to(TOPIC, 1, [read]) is None
+    assert await driver.store.read_up_to(TOPIC, 1, [known]) is None
+
+
+def read(partition: int, epoch: int, up_to_ms: int) -> PartitionRead:
+    return PartitionRead(partition=partition, epoch=epoch, up_to_ms=up_to_ms)

@@ -48,12 +48,13 @@ class PartitionRead(Record):
 
     Attributes:
         epoch: The epoch of its claim; nothing is noted for a partition that was claimed since.
-        age_ms: All that was in the partition this long ago has been settled, by the monotonic clock.
+        up_to_ms: All that was in the partition at that moment, by the store's clock, has been settled. A
+            moment and not an age, since what is noted may be late on its way to the store.
     """
 
     partition: int
     epoch: int
-    age_ms: int
+    up_to_ms: int
 
 
 HintKind: TypeAlias = Literal["woken", "cancelled", "ended", "due"]

@@ -153,5 +153,5 @@ class Horizon:
             ages_ms = [
                 max(now_ms - moment.ms, round((now_s - moment.monotonic_s) * 1000)) for moment in moments
             ]
-            mine.append(PartitionRead(partition=partition, epoch=mark.epoch, age_ms=max(ages_ms)))
+            mine.append(PartitionRead(partition=partition, epoch=mark.epoch, up_to_ms=now_ms - max(ages_ms)))
         self._all_ms = await self._watermark.read_up_to(self._topic, len(self._read), mine)

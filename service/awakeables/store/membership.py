@@ -108,7 +108,7 @@ class LocalWatermark:
         for each in mine:
             if epochs.get(each.partition) == each.epoch:
                 key = (topic, each.partition)
-                self._read_ms[key] = max(self._read_ms.get(key, 0), now_ms - each.age_ms)
+                self._read_ms[key] = max(self._read_ms.get(key, 0), min(now_ms, each.up_to_ms))
         read = [self._read_ms.get((topic, partition)) for partition in range(count)]
         known = [ms for ms in read if ms is not None]
         return min(known) if known and len(known) == count else None

@@ -20,9 +20,9 @@ async def read_up_to(
     """As `ports.Watermark` says; `clock_ms` is for tests."""
     if mine:
         parts, epochs = [each.partition for each in mine], [each.epoch for each in mine]
-        ages_ms = [each.age_ms for each in mine]
+        up_to_ms = [each.up_to_ms for each in mine]
         now_ms = None if clock_ms is None else clock_ms()
-        await connection.execute(QUERIES["note_read"], topic, parts, epochs, ages_ms, now_ms)
+        await connection.execute(QUERIES["note_read"], topic, parts, epochs, up_to_ms, now_ms)
     known: int = await connection.fetchval(QUERIES["partitions_known"], topic) or 0
     if partitions > known:
         await connection.execute(QUERIES["note_partitions"], topic, partitions)

@@ -40,8 +40,8 @@ FROM awakeables.instances AS n ORDER BY n.id
 -- note_read --
 -- A partition whose row is being written is left out: its reader notes it again in a moment.
 WITH held AS (
-    SELECT o.partition, greatest(o.fresh_ms, coalesce($5::bigint, @now_ms) - n.age_ms) AS fresh_ms
-    FROM unnest($2::bigint[], $3::bigint[], $4::bigint[]) AS n (partition, epoch, age_ms)
+    SELECT o.partition, greatest(o.fresh_ms, least(n.up_to_ms, coalesce($5::bigint, @now_ms))) AS fresh_ms
+    FROM unnest($2::bigint[], $3::bigint[], $4::bigint[]) AS n (partition, epoch, up_to_ms)
     JOIN awakeables.offsets AS o
         ON o.subscription = '' AND o.topic = $1 AND o.partition = n.partition AND o.epoch = n.epoch
     ORDER BY o.partition FOR NO KEY UPDATE OF o SKIP LOCKED
