@@ -2,11 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SEEDS ?= 100000
+N ?= 3000
+KILLS ?= 15
+SEED ?= 1
 # Python compiles each module once and keeps it, whatever the shell says: the tests start a hundred processes.
 export PYTHONDONTWRITEBYTECODE :=
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: help install demo quick test test-all check fmt sim bench soak up down audit lock clean
+.PHONY: help install demo quick test test-all check fmt sim chaos bench soak up down audit lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -62,6 +65,9 @@ fmt: install ## format and mend what can be mended
 
 sim: install ## the simulation at length: make sim SEEDS=100000
 	SIM_SEEDS=$(SEEDS) $(BIN)/python -m pytest -n 2 -q tests/simulation -k every_promise
+
+chaos: install ## two instances on PostgreSQL and Kafka, killed, frozen and cut off: make chaos N=3000 KILLS=15 SEED=1
+	@cd tests && ../$(BIN)/python -m e2e.chaos $(N) $(KILLS) $(SEED)
 
 bench: install ## how fast it is here, beside the floor (needs wrk and a real Kafka or a Docker engine)
 	@$(BIN)/python -m benchmarks

@@ -13,6 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 LONGEST_FIRST = (
     "tests/e2e/test_compose.py",
+    "tests/integration/test_chaos_real.py",
     "tests/integration/test_kills_real.py",
     "tests/integration/test_kafka_security.py",
     "tests/integration/",

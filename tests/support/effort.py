@@ -10,5 +10,11 @@ SIM_SEEDS = int(os.environ.get("SIM_SEEDS", "100"))
 CHAOS_KILLS = int(os.environ.get("CHAOS_KILLS", "6"))
 """Processes that are killed in one run under load."""
 
+CHAOS_CALLS = int(os.environ.get("CHAOS_CALLS", "150"))
+"""Calls to two instances in one run."""
+
+CHAOS_FAULTS = int(os.environ.get("CHAOS_FAULTS", "3"))
+"""What is done meanwhile to them, workers, PostgreSQL and Kafka."""
+
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "5"))
 """Requests per operation of the HTTP interface, as told and not as told each."""

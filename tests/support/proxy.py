@@ -27,6 +27,7 @@ class Proxy:
 
     Attributes:
         port: Where clients connect to.
+        server_port: Where the server listens.
         latency_s: By how much each chunk is late, in seconds.
     """
 
@@ -38,8 +39,8 @@ class Proxy:
             server_port: Where the server listens, on the loopback interface.
         """
         self.port = port
+        self.server_port = server_port
         self.latency_s = 0.0
-        self._server_port = server_port
         self._state: State = "passes"
         self._changed = asyncio.Condition()
         self._links: set[asyncio.Task[None]] = set()
@@ -89,7 +90,7 @@ class Proxy:
             _reset(writer)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_server, to_server = await asyncio.open_connection(LOOPBACK, self._server_port)
+        from_server, to_server = await asyncio.open_connection(LOOPBACK, self.server_port)
         self._writers.add(to_server)
         try:
             async with asyncio.TaskGroup() as pumps:

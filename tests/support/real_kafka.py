@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 CLIENT_PORT = 9092
+SECOND_PORT = 9095
 START_TIMEOUT_S = 60.0
 STARTED = b"Kafka Server started"
 OWNER_LABEL = "awakeables.test.owner"
@@ -85,15 +86,25 @@ class RealKafka:
     All methods block. In an async test: `await asyncio.to_thread(kafka.restart)`.
     """
 
-    def __init__(self, *, auto_create_topics: bool = False, short_lived: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        auto_create_topics: bool = False,
+        short_lived: bool = True,
+        advertised_port: int | None = None,
+    ) -> None:
         """Describe a broker; `start` starts it.
 
         Args:
             auto_create_topics: Whether a topic is made by asking for it.
             short_lived: Start with the least CPU time, rather than with a JVM that is fast after a minute.
+            advertised_port: It has a second listener, at `second_port`, which tells its clients to come to
+                this port of the loopback interface: there something is in between.
         """
         self._auto_create_topics = auto_create_topics
         self._short_lived = short_lived
+        self._advertised_port = advertised_port
+        self.second_port = 0
         self._broker: Container | None = None
         self._port = 0
 
@@ -221,12 +232,23 @@ class RealKafka:
         container = DockerContainer(image(), env=self._environment())
         # with_bind_ports can only bind every interface; docker itself takes (address, port).
         container.ports[f"{CLIENT_PORT}/tcp"] = cast("int", (LOOPBACK, self._port))
+        if self._advertised_port is not None:
+            self.second_port = free_port()
+            container.ports[f"{SECOND_PORT}/tcp"] = cast("int", (LOOPBACK, self.second_port))
         owner = f"{socket.gethostname()}:{RUN}"
         return container.with_kwargs(labels={OWNER_LABEL: owner})
 
     def _environment(self) -> dict[str, str]:
         # What the second compiler and G1's threads save comes too late for tests.
         quick = {"KAFKA_JVM_PERFORMANCE_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"}
+        listeners = {
+            "EXTERNAL": (CLIENT_PORT, f"{LOOPBACK}:{self._port}"),
+            "BROKER": (9094, "localhost:9094"),
+        }
+        if self._advertised_port is not None:
+            listeners["SECOND"] = (SECOND_PORT, f"{LOOPBACK}:{self._advertised_port}")
+        bound = [f"{name}://:{port}" for name, (port, _) in listeners.items()]
+        advertised = [f"{name}://{address}" for name, (_, address) in listeners.items()]
         return (quick if self._short_lived else {}) | {
             "CLUSTER_ID": "5L6g3nShT-eMCtK--X86sw",
             "KAFKA_NODE_ID": "1",
@@ -235,11 +257,11 @@ class RealKafka:
             "KAFKA_CONTROLLER_LISTENER_NAMES": "CONTROLLER",
             # BROKER is the broker's way to itself: the advertised port exists on the host only,
             # and a transactional produce asks the coordinator over the inter-broker listener.
-            "KAFKA_LISTENERS": f"EXTERNAL://:{CLIENT_PORT},CONTROLLER://:9093,BROKER://:9094",
-            "KAFKA_ADVERTISED_LISTENERS": f"EXTERNAL://{LOOPBACK}:{self._port},BROKER://localhost:9094",
+            "KAFKA_LISTENERS": ",".join([*bound, "CONTROLLER://:9093"]),
+            "KAFKA_ADVERTISED_LISTENERS": ",".join(advertised),
             "KAFKA_INTER_BROKER_LISTENER_NAME": "BROKER",
-            "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": (
-                "EXTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT,BROKER:PLAINTEXT"
+            "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": ",".join(
+                f"{name}:PLAINTEXT" for name in (*listeners, "CONTROLLER")
             ),
             "KAFKA_LOG_DIRS": "/var/lib/kafka/data",
             "KAFKA_AUTO_CREATE_TOPICS_ENABLE": str(self._auto_create_topics).lower(),

@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel
 
 from awakeables import App, Awakeable, Context, Rejected, Service, TimedOut
+from e2e.chaos import stopping
 from e2e.chaos.ledger import ledger_of_this_process
 
 NAME = os.environ.get("CHAOS_NAME", "chaos")
@@ -143,6 +144,7 @@ async def kills_its_process(ctx: Context) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+stopping.obey()
 app = App(NAME, services=[shapes, fates])
 
 

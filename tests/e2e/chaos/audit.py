@@ -1,16 +1,18 @@
-"""The promises, held against the database, the topics and the ledgers after a run."""
+"""The promises, held against the store, the topics and the ledgers after a run."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from msgspec import Raw
 
 from awakeables.core.awakeables import AwakeableRow
+from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import EFFECT_STATES
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import (
@@ -23,20 +25,23 @@ from awakeables.core.journal import (
 )
 from awakeables.core.outcomes import Expiry, Outcome, Rejection, Resolution
 from awakeables.core.sources import partition_source
-from awakeables.ports import Page
-from awakeables.store.sqlite.store import SqliteStore
-from awakeables.world import SystemClock
+from awakeables.ports import Page, Store
 from e2e.chaos.kafka import Records, ends_of, everything_in
 from e2e.chaos.ledger import Line
 from e2e.chaos.load import Call
 from e2e.chaos.world import PARTITIONS, World
 
 T = TypeVar("T")
+Row = TypeVar("Row", bound="_Identified")
 
-DAY_MS = 24 * 3600 * 1000
-ALL = Page(limit=1_000_000)
+PAGE = 1000
 
-Kind: TypeAlias = Literal["lost", "applied twice", "told wrongly"]
+Kind: TypeAlias = Literal["lost", "settled twice", "told wrongly", "dead letters without cause"]
+
+
+class _Identified(Protocol):
+    @property
+    def id(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,7 @@ class Evidence:
     positions: Mapping[int, int]
     ends: Mapping[int, int]
     unsent: int
-    dead_letters: int
+    dead_letters: Sequence[DeadLetter]
     answers: Records
     tasks: Records
     ledger: Sequence[Line]
@@ -70,37 +75,53 @@ class Evidence:
 
 
 async def gather(world: World, calls: Sequence[Call]) -> Evidence:
-    """Read the file as a service would, and the topics as a consumer would."""
-    assert world.rows("PRAGMA integrity_check") == [("ok",)]
-    store = SqliteStore(world.database, clock=SystemClock(), retention_ms=DAY_MS)
+    """Read the store as a service would, and the topics as a consumer would."""
+    await world.books.check()
+    store = world.books.store()
     await store.open()
     try:
-        calls_listed, answers_listed = await store.invocations(ALL), await store.awakeables(ALL)
-        invocations = {row.id: await _there(store.invocation(row.id)) for row in calls_listed}
-        awakeables = {row.id: await _there(store.awakeable(row.id)) for row in answers_listed}
-        journals = await store.history(list(invocations))
+        invocations = {
+            row.id: await _there(store.invocation(row.id)) for row in await _all(store.invocations)
+        }
+        awakeables = {row.id: await _there(store.awakeable(row.id)) for row in await _all(store.awakeables)}
+        journals = await _journals(store, list(invocations))
         positions = {row.partition: row.next for row in await store.positions(world.completions)}
-        unsent = [row for state in EFFECT_STATES for row in await store.queued_effects(ALL, state=state)]
-        dead_letters = await store.dead_letters(ALL)
+        unsent = [await _all(partial(store.queued_effects, state=state)) for state in EFFECT_STATES]
+        dead_letters = await _all(store.dead_letters)
     finally:
         await store.close()
     versions: dict[str, list[int]] = {}
-    for invocation_id, version in world.rows("SELECT invocation_id, version FROM journal ORDER BY 1, 2"):
+    for invocation_id, version in await world.books.rows("SELECT invocation_id, version FROM journal"):
         versions.setdefault(invocation_id, []).append(version)
     return Evidence(
         invocations=invocations,
         journals=journals,
         awakeables=awakeables,
-        versions=versions,
+        versions={key: sorted(found) for key, found in versions.items()},
         positions=positions,
         ends=await ends_of(world.bootstrap, world.completions, PARTITIONS),
-        unsent=len(unsent),
-        dead_letters=len(dead_letters),
+        unsent=sum(map(len, unsent)),
+        dead_letters=dead_letters,
         answers=await everything_in(world.bootstrap, [world.completions], PARTITIONS),
         tasks=await everything_in(world.bootstrap, world.task_topics, PARTITIONS),
         ledger=world.ledger.lines(),
         calls=calls,
     )
+
+
+async def _all(pages: Callable[[Page], Awaitable[Sequence[Row]]]) -> list[Row]:
+    """Every row of a list, page by page."""
+    found: list[Row] = []
+    while some := await pages(Page(limit=PAGE, before=found[-1].id if found else None)):
+        found += some
+    return found
+
+
+async def _journals(store: Store, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
+    journals: dict[str, list[Entry]] = {}
+    for first in range(0, len(invocation_ids), PAGE):
+        journals |= await store.history(invocation_ids[first : first + PAGE])
+    return journals
 
 
 async def _there(reading: Awaitable[T | None]) -> T:
@@ -135,20 +156,21 @@ def _every_call_is_one_invocation(evidence: Evidence) -> Iterator[Violation]:
         found.setdefault(json.loads(bytes(entry.value))["n"], []).append(invocation_id)
     for call in evidence.calls:
         own = found.pop(call.question.n, [])
-        if not own:
+        if not own and not call.lost:
             yield Violation(kind="lost", what=f"{call.key} has no invocation")
         if len(own) > 1:
-            yield Violation(kind="applied twice", what=f"{call.key} has the invocations {own}")
-        if call.invocations != set(own):
+            yield Violation(kind="settled twice", what=f"{call.key} has the invocations {own}")
+        if call.invocations != set(own) and not call.lost:
             yield Violation(kind="told wrongly", what=f"{call.key} is {own}, told were {call.invocations}")
     for n, own in found.items():
-        yield Violation(kind="applied twice", what=f"nobody called {own} with {n}")
+        yield Violation(kind="settled twice", what=f"nobody called {own} with {n}")
 
 
 def _clients_were_told_what_is_stored(evidence: Evidence) -> Iterator[Violation]:
     for call in evidence.calls:
         if call.status is None:
-            yield Violation(kind="lost", what=f"{call.key} was never answered")
+            if not call.lost:
+                yield Violation(kind="lost", what=f"{call.key} was never answered")
             continue
         for invocation_id in call.invocations & evidence.invocations.keys():
             stored = evidence.invocations[invocation_id].result
@@ -172,8 +194,8 @@ def _everything_is_done(evidence: Evidence) -> Iterator[Violation]:
             yield Violation(kind="lost", what=f"{row.handler} {row.id} is {row.status}: {row.failure}")
     if evidence.unsent:
         yield Violation(kind="lost", what=f"K3: {evidence.unsent} effects were not sent")
-    if evidence.dead_letters:
-        yield Violation(kind="lost", what=f"K2: {evidence.dead_letters} dead letters, where all are in order")
+    for letter in evidence.dead_letters:
+        yield Violation(kind="dead letters without cause", what=f"K2: {letter.source}: {letter.reason}")
     reached = {partition: evidence.positions.get(partition, 0) for partition in evidence.ends}
     if reached != evidence.ends:
         yield Violation(kind="lost", what=f"K1: read to {reached} of {evidence.ends}")
@@ -194,7 +216,7 @@ def _journals_are_whole(evidence: Evidence) -> Iterator[Violation]:
         told = Counter(entry.of for entry in journal if isinstance(entry, OutcomeDelivered))
         for index, count in told.items():
             if count > 1:
-                yield Violation(kind="applied twice", what=f"J1: {row.id} was told {count} times of {index}")
+                yield Violation(kind="settled twice", what=f"J1: {row.id} was told {count} times of {index}")
 
 
 def _one_outcome_which_somebody_sent(evidence: Evidence) -> Iterator[Violation]:
@@ -205,7 +227,7 @@ def _one_outcome_which_somebody_sent(evidence: Evidence) -> Iterator[Violation]:
     for row in evidence.awakeables.values():
         accepted = row.verdicts.counts.get("accepted", 0)
         if accepted > 1:
-            yield Violation(kind="applied twice", what=f"A1: {row.id} was settled {accepted} times")
+            yield Violation(kind="settled twice", what=f"A1: {row.id} was settled {accepted} times")
         if (row.state in ("resolved", "rejected")) != (accepted == 1):
             yield Violation(kind="told wrongly", what=f"A1: {row.id} is {row.state}, accepted {accepted}")
         if isinstance(row.outcome, Expiry):
@@ -259,7 +281,7 @@ def _every_answer_in_the_topic_has_one_verdict(evidence: Evidence) -> Iterator[V
             )
         for source, count in sources.items():
             if count > 1:
-                yield Violation(kind="applied twice", what=f"K1: {source} has {count} verdicts")
+                yield Violation(kind="settled twice", what=f"K1: {source} has {count} verdicts")
     for awakeable_id in in_topic:
         yield Violation(kind="lost", what=f"A3: somebody answered {awakeable_id}, which has no row")
 
@@ -297,7 +319,7 @@ def _every_task_was_published(evidence: Evidence) -> Iterator[Violation]:
                 if not events:
                     yield Violation(kind="lost", what=f"K3: the task of {awakeable_id} was not published")
                 if len(events) > 1:
-                    yield Violation(kind="applied twice", what=f"K3: {awakeable_id} has the tasks {events}")
+                    yield Violation(kind="settled twice", what=f"K3: {awakeable_id} has the tasks {events}")
     for awakeable_id in published:
         yield Violation(
             kind="told wrongly", what=f"A3: a task was published for {awakeable_id}, not journaled"
@@ -318,9 +340,9 @@ def _effects_are_recorded_once(evidence: Evidence) -> Iterator[Violation]:
         if effect not in [line["nonce"] for line in done]:
             yield Violation(kind="told wrongly", what=f"J3: {row.id} recorded {effect}, executed were {done}")
         if runs != 1:
-            yield Violation(kind="applied twice", what=f"J3: {row.id} recorded {runs} runs")
+            yield Violation(kind="settled twice", what=f"J3: {row.id} recorded {runs} runs")
         if len({line["key"] for line in done}) > 1:
-            yield Violation(kind="applied twice", what=f"J3: {row.id} had several keys: {done}")
+            yield Violation(kind="settled twice", what=f"J3: {row.id} had several keys: {done}")
     for invocation_id in executed:
         yield Violation(kind="lost", what=f"an effect of {invocation_id}, which is not there")
 

@@ -22,13 +22,13 @@ async def drains(here: World) -> None:
     waiting = asyncio.create_task(here.http.post("/fates/waits"))
     working = await here.send("fates/works", 1.0)
     await eventually(lambda: here.ledger.lines("works"))
-    await eventually(lambda: len(here.rows("SELECT 1 FROM awakeables")) == 1)
+    await here.waiting(1)
 
     assert await here.service.stop(15) == 0, here.service.last_words()
 
     told = await waiting
     assert told.status_code == 202
-    assert here.rows("SELECT count(*) FROM invocations WHERE owner IS NOT NULL") == [(0,)]
+    assert await here.books.rows("SELECT count(*) FROM invocations WHERE owner IS NOT NULL") == [(0,)]
     await here.service.start()
     await here.started()
     assert await here.value_of(working) == "done"
@@ -56,13 +56,13 @@ async def needs_no_repair(here: World) -> None:
     await here.service.start()
     await here.started()
     waiting = [await here.send("fates/waits") for _ in range(2)]
-    await eventually(lambda: len(here.rows("SELECT 1 FROM awakeables")) == 2)
+    await here.waiting(2)
     for invocation_id in waiting:
         await here.service.kill()
         await here.service.start()
         await here.started()
         await goes_on(here, invocation_id)
-    assert here.rows("PRAGMA integrity_check") == [("ok",)]
+    await here.books.check()
     assert await here.service.stop(15) == 0, here.service.last_words()
 
 
@@ -80,7 +80,7 @@ async def parks_who_kills_it(here: World, *, killers: int) -> None:
             shots = [line for line in here.ledger.lines("shot") if line["invocation"] == invocation_id]
             # One may be shot by another before it shoots.
             assert 0 < len(shots) <= PARKED_AFTER
-        assert here.rows("SELECT id FROM invocations WHERE status = 'paused' ORDER BY 1") == [
+        assert await here.books.rows("SELECT id FROM invocations WHERE status = 'paused' ORDER BY 1") == [
             (invocation_id,) for invocation_id in sorted(parked)
         ]
         await here.started()
@@ -96,14 +96,14 @@ async def send_until_heard(here: World) -> str:
     With an idempotency key, because then the row is there before the handler runs: a call without
     one is run while its row is written, and dies with its process before it was ever accepted.
     """
-    before = set(here.rows("SELECT id FROM invocations"))
+    before = set(await here.books.rows("SELECT id FROM invocations"))
     key = {"idempotency-key": f"killer-{len(before)}"}
     while True:
         try:
             await here.http.post("/fates/kills_its_process/send", headers=key)
         except Exception:
             await asyncio.sleep(0.05)
-        new = set(here.rows("SELECT id FROM invocations")) - before
+        new = set(await here.books.rows("SELECT id FROM invocations")) - before
         if new:
             return str(new.pop()[0])
 

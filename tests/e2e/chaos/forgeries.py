@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from awakeables.core.awakeables import AwakeableRow, VerdictHistory
+from awakeables.core.deadletters import DeadLetter
 from awakeables.core.journal import OutcomeDelivered
 from awakeables.core.outcomes import Resolution, encode_outcome
 from e2e.chaos.audit import Evidence
@@ -57,6 +58,7 @@ def forgeries(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
     )
     lie = told | {"verdict": "conflict" if told["verdict"] == "accepted" else "late"}
     yield "a worker that was lied to", replace(evidence, ledger=[*evidence.ledger, lie])
+    yield "a dead letter", replace(evidence, dead_letters=[_letter(answered)])
     call = next(call for call in evidence.calls if call.status == 200)
     yield (
         "a client that was lied to",
@@ -74,6 +76,24 @@ def _without(evidence: Evidence, invocation_id: str) -> Evidence:
         evidence,
         invocations={key: row for key, row in evidence.invocations.items() if key != invocation_id},
         journals={key: entries for key, entries in evidence.journals.items() if key != invocation_id},
+    )
+
+
+def _letter(row: AwakeableRow) -> DeadLetter:
+    return DeadLetter(
+        id="dlq_1",
+        source="completions:0:1@1",
+        topic="completions",
+        partition=0,
+        offset=1,
+        timestamp_ms=1,
+        code="unknown",
+        reason="nobody knows it",
+        at_ms=1,
+        key=None,
+        value=None,
+        headers=(),
+        awakeable_id=row.id,
     )
 
 

@@ -11,15 +11,22 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 TESTS = Path(__file__).parents[2]
+RESTART_S = 0.2
 CLI = str(Path(sys.executable).with_name("awakeables"))
 
 
 class Victim:
-    """One process at a time of one command."""
+    """One process at a time of one command.
+
+    Attributes:
+        starts: How often it was started.
+        failures: The exit statuses with which it ended by itself.
+    """
 
     def __init__(self, name: str, *command: str, log: Path, environment: Mapping[str, str]) -> None:
         self.name = name
         self.starts = 0
+        self.failures: list[int] = []
         self._command = command
         self._log = log
         self._environment = environment
@@ -43,10 +50,60 @@ class Victim:
                 start_new_session=True,
             )
 
+    def kill_now(self) -> None:
+        """SIGKILL, unless it has just ended by itself."""
+        if self.is_running:
+            self.process.kill()
+
     async def kill(self) -> None:
+        """SIGKILL, and wait for its end."""
         self.process.kill()
         status = await self.process.wait()
         assert status == -signal.SIGKILL, f"{self.name} had ended with {status}:\n{self.last_words()}"
+
+    @property
+    def is_running(self) -> bool:
+        return self.process.returncode is None
+
+    def freeze(self) -> None:
+        """SIGSTOP: it does nothing any more, and does not know it."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    async def freeze_before_a_write(self, *, locking: bool = False, timeout: float = 10) -> bool:
+        """It stops itself between reading rows and writing what it has decided on them; see `stopping`.
+
+        Args:
+            locking: While it holds locks on them.
+            timeout: How long it is given to come to such a write, in seconds.
+
+        Returns:
+            Whether it has.
+        """
+        self.process.send_signal(signal.SIGUSR2 if locking else signal.SIGUSR1)
+        try:
+            async with asyncio.timeout(timeout):
+                while not self.is_frozen:  # noqa: ASYNC110 - the system has no event for it
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def is_frozen(self) -> bool:
+        state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state == "T"
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    async def keep_running(self) -> None:
+        """Start it again whenever it has ended, as systemd would, until cancelled."""
+        while True:
+            status = await self.process.wait()
+            if status != -signal.SIGKILL:
+                self.failures.append(status)
+            await asyncio.sleep(RESTART_S)
+            await self.start()
 
     async def stop(self, timeout: float = 30) -> int:
         """SIGTERM; the exit status."""
@@ -75,3 +132,13 @@ async def ended(*victims: Victim) -> AsyncIterator[None]:
     finally:
         for victim in victims:
             await victim.end()
+
+
+@asynccontextmanager
+async def kept_running(*victims: Victim) -> AsyncIterator[None]:
+    """Within the block each is started again whenever it has ended, as systemd would."""
+    async with asyncio.TaskGroup() as tasks:
+        keepers = [tasks.create_task(victim.keep_running()) for victim in victims]
+        yield
+        for keeper in keepers:
+            keeper.cancel()

@@ -11,11 +11,13 @@ import os
 import signal
 import sys
 import uuid
+import zlib
 from datetime import timedelta
 from functools import cache
 
 import httpx
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from awakeables import Reject, Task, Worker
 from awakeables.kafka.connection import KafkaConnection
@@ -75,17 +77,26 @@ def producer() -> asyncio.Task[AIOKafkaProducer]:
 async def send_aside(task: Task[Question], answer: Answer) -> None:
     """Beside the SDK, which sends only one."""
     value = {"awakeable_id": task.awakeable_id, "status": "resolved", "value": answer.model_dump()}
-    sender = await asyncio.shield(producer())
-    await sender.send_and_wait(
-        task.headers["awakeable-reply-to"], json.dumps(value).encode(), key=task.awakeable_id.encode()
-    )
+    record = (task.headers["awakeable-reply-to"], json.dumps(value).encode())
+    while True:
+        sender = producer()
+        try:
+            await (await asyncio.shield(sender)).send_and_wait(*record, key=task.awakeable_id.encode())
+            return
+        except (KafkaError, OSError):
+            # After a restart of the broker it may refuse whatever this producer sends.
+            if producer() is sender:
+                producer.cache_clear()
+            await asyncio.sleep(0.1)
 
 
 async def resolve_by_http(task: Task[Question], answer: Answer) -> None:
     """Ask until it is told a verdict, and write down which."""
-    url = f"{os.environ['CHAOS_URL']}/restate/awakeables/{task.awakeable_id}/resolve"
-    async with httpx.AsyncClient(timeout=10) as http:
-        for _ in range(100):
+    urls = os.environ["CHAOS_URLS"].split(",")
+    first = zlib.crc32(task.awakeable_id.encode())  # a number, so that either instance is asked first
+    async with httpx.AsyncClient(timeout=5) as http:
+        for number in range(100):
+            url = f"{urls[(first + number) % len(urls)]}/restate/awakeables/{task.awakeable_id}/resolve"
             ledger.write("http", id=task.awakeable_id)
             try:
                 told = await http.post(url, json=answer.model_dump())

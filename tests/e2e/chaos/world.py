@@ -1,20 +1,22 @@
-"""A service and two workers as processes, on one folder and one Kafka."""
+"""Instances of a service and two workers as processes, on one store and one Kafka."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import secrets
-import sqlite3
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from e2e.chaos.app import NOBODY, SIDES
+from e2e.chaos.books import Books, SqliteBooks
 from e2e.chaos.ledger import Ledger
 from e2e.chaos.processes import CLI, Victim, ended
 from support.eventually import eventually
@@ -27,50 +29,92 @@ JSON = {"content-type": "application/json"}
 CreateTopics = Callable[[dict[str, int]], Awaitable[None]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where an instance finds its store and Kafka."""
+
+    store: str
+    kafka: str
+
+
 class World:
-    """Everything that one run has."""
+    """Everything that one run has.
+
+    Attributes:
+        instances: The service's processes.
+        clients: A client of each instance.
+    """
 
     def __init__(
-        self, folder: Path, bootstrap: str, *, session_s: float, settings: Mapping[str, str]
+        self,
+        folder: Path,
+        bootstrap: str,
+        books: Books,
+        places: Sequence[Place],
+        *,
+        session_s: float,
+        settings: Mapping[str, str],
     ) -> None:
         self.folder = folder
         self.bootstrap = bootstrap
+        self.books = books
         self.name = f"chaos-{secrets.token_hex(4)}"
-        self.database = folder / "chaos.db"
         self.ledger = Ledger(folder / "ledger.jsonl")
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        ports = [free_port() for _ in places]
+        urls = [f"http://127.0.0.1:{port}" for port in ports]
         environment = {
-            "AWAKEABLES_KAFKA": bootstrap,
-            "AWAKEABLES_STORE": str(self.database),
-            "AWAKEABLES_PORT": str(self.port),
             "AWAKEABLES_LINGER": "PT0.3S",
             "CHAOS_NAME": self.name,
             "CHAOS_LEDGER": str(folder / "ledger.jsonl"),
             "CHAOS_SESSION_S": str(session_s),
-            "CHAOS_URL": self.url,
+            "CHAOS_URLS": ",".join(urls),
             **settings,
         }
-        self.service = Victim(
-            "service",
-            *(CLI, "serve", "e2e.chaos.app:app"),
-            log=folder / "service.log",
-            environment=environment,
-        )
+        self.instances = [
+            Victim(
+                f"instance-{number}",
+                *(CLI, "serve", "e2e.chaos.app:app"),
+                log=folder / f"instance-{number}.log",
+                environment={
+                    "AWAKEABLES_KAFKA": place.kafka,
+                    "AWAKEABLES_STORE": place.store,
+                    "AWAKEABLES_PORT": str(port),
+                    **environment,
+                },
+            )
+            for number, (place, port) in enumerate(zip(places, ports, strict=True), 1)
+        ]
         self.workers = {
             side: Victim(
                 side,
                 *(sys.executable, "-m", "e2e.chaos.worker", side),
                 log=folder / f"{side}.log",
-                environment=environment,
+                environment={"AWAKEABLES_KAFKA": bootstrap, **environment},
             )
             for side in SIDES
         }
-        self.http = httpx.AsyncClient(
-            base_url=self.url,
-            timeout=30,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=50),
-        )
+        self.clients = [
+            httpx.AsyncClient(
+                base_url=url,
+                timeout=30,
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=50),
+            )
+            for url in urls
+        ]
+
+    @property
+    def service(self) -> Victim:
+        """The first instance, or the only one."""
+        return self.instances[0]
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        """Its client."""
+        return self.clients[0]
+
+    @property
+    def victims(self) -> list[Victim]:
+        return [*self.instances, *self.workers.values()]
 
     @property
     def completions(self) -> str:
@@ -89,18 +133,31 @@ class World:
             **dict.fromkeys(self.task_topics, PARTITIONS),
         }
 
-    async def started(self) -> None:
-        """Wait until the service takes calls."""
+    async def started(self, number: int = 0) -> None:
+        """Wait until an instance takes calls."""
         async with asyncio.timeout(START_S):
-            while not await self.is_up():
-                assert self.service.process.returncode is None, self.service.last_words()
+            while not await self.is_up(number):
+                assert self.instances[number].process.returncode is None, self.instances[number].last_words()
                 await asyncio.sleep(0.02)
 
-    async def is_up(self) -> bool:
+    async def all_started(self) -> None:
+        """The same of all instances, while somebody keeps them running."""
+        for number in range(len(self.instances)):
+            await eventually(partial(self.is_up, number), timeout=START_S)
+
+    async def is_up(self, number: int = 0) -> bool:
         try:
-            return (await self.http.get("/health/ready")).status_code == 200
+            return (await self.clients[number].get("/health/ready")).status_code == 200
         except httpx.TransportError:
             return False
+
+    async def waiting(self, count: int) -> None:
+        """Wait until there are so many awakeables."""
+
+        async def are_there() -> bool:
+            return len(await self.books.rows("SELECT 1 FROM awakeables")) == count
+
+        await eventually(are_there)
 
     async def send(self, path: str, body: Any = None) -> str:
         """Begin an invocation; its ID."""
@@ -144,21 +201,28 @@ class World:
         pid = self.workers[side].process.pid
         await eventually(lambda: any(line["pid"] == pid for line in self.ledger.lines("sent")), timeout=20)
 
-    def rows(self, sql: str, *arguments: Any) -> list[tuple[Any, ...]]:
-        """Look into the file beside the running service."""
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as database:
-            return database.execute(sql, arguments).fetchall()
-
 
 @asynccontextmanager
 async def world(
     folder: Path, bootstrap: str, create_topics: CreateTopics, *, session_s: float = 10, **settings: str
 ) -> AsyncIterator[World]:
-    """Topics, and nothing started yet; afterwards nothing runs any more.
+    """One instance on a file, topics, and nothing started yet; afterwards nothing runs any more.
 
     Settings are variables of the processes' environment.
     """
-    made = World(folder, bootstrap, session_s=session_s, settings=settings)
+    path = folder / "chaos.db"
+    place = Place(store=str(path), kafka=bootstrap)
+    made = World(folder, bootstrap, SqliteBooks(path), [place], session_s=session_s, settings=settings)
     await create_topics(made.topics)
-    async with made.http, ended(made.service, *made.workers.values()):
+    async with populated(made):
         yield made
+
+
+@asynccontextmanager
+async def populated(made: World) -> AsyncIterator[None]:
+    """Clients, and processes that may be started; afterwards none of them runs any more."""
+    async with AsyncExitStack() as stack:
+        for client in made.clients:
+            await stack.enter_async_context(client)
+        await stack.enter_async_context(ended(*made.victims))
+        yield

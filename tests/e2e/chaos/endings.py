@@ -1,0 +1,70 @@
+"""How every run ends: all is awaited, everything is stopped in order, and the audit is held."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import get_args
+
+from e2e.chaos.audit import Evidence, Kind, violations
+from e2e.chaos.forgeries import forgeries
+from e2e.chaos.kafka import ends_of
+from e2e.chaos.world import PARTITIONS, World
+from support.eventually import eventually
+
+DONE_S = 60
+MOST_SHOWN = 50
+
+
+async def stop_when_done(here: World) -> None:
+    """All calls are answered; let late and repeated answers come in, then stop in order."""
+    for worker in here.workers.values():
+        assert await worker.stop(DONE_S) == 0, worker.last_words()
+    ends = await ends_of(here.bootstrap, here.completions, PARTITIONS)
+
+    async def everything_is_read() -> bool:
+        query = f"SELECT partition, next FROM offsets WHERE topic = '{here.completions}'"
+        positions: dict[int, int] = dict(await here.books.rows(query))
+        return all(positions.get(partition, 0) == end for partition, end in ends.items())
+
+    async def everything_has_ended() -> bool:
+        # Those that were begun without a key by a call whose answer was lost, too.
+        return await here.books.rows("SELECT id FROM invocations WHERE ended_ms IS NULL LIMIT 1") == []
+
+    async def everything_is_sent() -> bool:
+        return await here.books.rows("SELECT count(*) FROM outbox") == [(0,)]
+
+    await eventually(everything_is_read, timeout=DONE_S)
+    await eventually(everything_has_ended, timeout=DONE_S)
+    await eventually(everything_is_sent, timeout=DONE_S)
+    statuses = await asyncio.gather(*(instance.stop(DONE_S) for instance in here.instances))
+    for instance, status in zip(here.instances, statuses, strict=True):
+        assert status == 0, instance.last_words()
+
+
+def examine(evidence: Evidence, *, told: str) -> str:
+    """Hold the audit and see that it is not blind; fails if a promise was broken. Returns the verdict."""
+    found = violations(evidence)
+    print(f"\n{told}, {_figures(evidence)}")
+    counts = Counter(violation.kind for violation in found)
+    verdict = ", ".join(f"{counts[kind]} {kind}" for kind in get_args(Kind))
+    print(verdict)
+    assert found == [], f"{told}:\n" + "\n".join(map(str, found[:MOST_SHOWN]))
+    unseen = [name for name, forged in forgeries(evidence) if not violations(forged)]
+    assert unseen == [], "the audit is blind"
+    return verdict
+
+
+def _figures(evidence: Evidence) -> str:
+    kinds: Counter[str] = Counter()
+    for row in evidence.awakeables.values():
+        kinds.update(row.verdicts.counts)
+    states = Counter(row.state for row in evidence.awakeables.values())
+    effects = [line["invocation"] for line in evidence.lines("effect")]
+    tasks = len(evidence.tasks) - len({record.value for record in evidence.tasks})
+    lost = sum(call.lost for call in evidence.calls)
+    return (
+        f"{len(evidence.calls)} calls in {sum(call.tries for call in evidence.calls)} tries, "
+        f"{lost} without key and answer, {dict(states)}, verdicts {dict(kinds)}, {tasks} tasks sent again, "
+        f"{len(effects)} side effects of {len(set(effects))}"
+    )

@@ -1,0 +1,119 @@
+"""What is done to instances, workers, PostgreSQL and Kafka, one fault at a time, as a seed decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+from e2e.chaos.processes import Victim
+from e2e.chaos.world import START_S, World
+from support.eventually import eventually
+from support.proxy import Proxy, State
+from support.real_kafka import RealKafka
+from support.real_postgres import RealPostgres
+
+TIMEOUT_S = 5.0
+"""An instance that is silent for so long is declared dead; the shortest that may be set."""
+
+SHORT_S = (0.2, 2.0)
+LONG_S = (2.0 * TIMEOUT_S, 2.4 * TIMEOUT_S)
+"""Shorter and longer than any time-out after which somebody is taken for dead."""
+
+FREEZE_S = 5.0
+"""How long an instance is given to come to a write."""
+
+Fault = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Infrastructure:
+    """What the instances share, and what is between the last of them and that."""
+
+    postgres: RealPostgres
+    kafka: RealKafka
+    to_postgres: Proxy
+    to_kafka: Proxy
+
+
+class Faults:
+    """Every kind of fault, each at a target and for a time that the seed decides."""
+
+    def __init__(self, here: World, things: Infrastructure, chance: Random) -> None:
+        self._here = here
+        self._things = things
+        self._chance = chance
+
+    def planned(self, count: int) -> list[tuple[str, Fault]]:
+        """So many faults with their names: each kind once, in any order, before one comes again."""
+        planned: list[tuple[str, Fault]] = []
+        while len(planned) < count:
+            kinds = self._kinds()
+            planned += self._chance.sample(kinds, len(kinds))
+        return planned[:count]
+
+    def _kinds(self) -> list[tuple[str, Fault]]:
+        instances, workers = self._here.instances, list(self._here.workers.values())
+        short_s, long_s = partial(self._chance.uniform, *SHORT_S), partial(self._chance.uniform, *LONG_S)
+        store, broker = self._things.to_postgres, self._things.to_kafka
+        one, other = self._chance.sample(instances, 2)
+        return [
+            ("kill an instance", partial(_kill, one)),
+            ("kill all instances", partial(_kill, *instances)),
+            ("kill a worker", partial(_kill, self._chance.choice(workers))),
+            ("freeze an instance", partial(_freeze, one, long_s())),
+            ("freeze an instance before a write", partial(self._freeze_before_a_write, other, long_s())),
+            (
+                "freeze an instance with locks",
+                partial(self._freeze_before_a_write, one, long_s(), locking=True),
+            ),
+            ("freeze an instance for a moment", partial(_freeze, other, short_s())),
+            ("freeze a worker", partial(_freeze, self._chance.choice(workers), long_s())),
+            ("stop PostgreSQL", partial(self._stop_postgres, short_s())),
+            ("restart the broker", self._restart_kafka),
+            ("cut the store off", partial(_break, store, "cut", short_s())),
+            ("stall the store", partial(_break, store, "stalled", long_s())),
+            ("deafen to the store", partial(_break, store, "deaf", short_s(), then="cut")),
+            ("cut the broker off", partial(_break, broker, "cut", short_s())),
+            ("stall the broker", partial(_break, broker, "stalled", long_s())),
+        ]
+
+    async def _freeze_before_a_write(self, victim: Victim, lasts_s: float, *, locking: bool = False) -> None:
+        """If it comes to one soon; without work it comes to none."""
+        await eventually(partial(self._here.is_up, self._here.instances.index(victim)), timeout=START_S)
+        await victim.freeze_before_a_write(locking=locking, timeout=FREEZE_S)
+        await _freeze(victim, lasts_s)
+
+    async def _stop_postgres(self, lasts_s: float) -> None:
+        """As a power cut does."""
+        await asyncio.to_thread(self._things.postgres.stop, "immediate")
+        await asyncio.sleep(lasts_s)
+        await asyncio.to_thread(self._things.postgres.start)
+
+    async def _restart_kafka(self) -> None:
+        await asyncio.to_thread(self._things.kafka.restart)
+
+
+async def _kill(*victims: Victim) -> None:
+    """They are started again by whoever keeps them running."""
+    for victim in victims:
+        victim.kill_now()
+
+
+async def _freeze(victim: Victim, lasts_s: float) -> None:
+    """A victim that has just been killed is frozen while it starts."""
+    while not victim.is_running:  # noqa: ASYNC110 - the system has no event for it
+        await asyncio.sleep(0.01)
+    victim.freeze()
+    await asyncio.sleep(lasts_s)
+    victim.thaw()
+
+
+async def _break(proxy: Proxy, state: State, lasts_s: float, *, then: State | None = None) -> None:
+    await proxy.become(state)
+    await asyncio.sleep(lasts_s)
+    if then is not None:
+        await proxy.become(then)
+    await proxy.become("passes")

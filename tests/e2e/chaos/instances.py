@@ -1,0 +1,126 @@
+"""Several instances: load on all of them, faults at random moments, everything awaited, then the audit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from random import Random
+
+from awakeables.kafka.connection import KafkaConnection
+from awakeables.kafka.topics import create_topics
+from e2e.chaos.audit import gather
+from e2e.chaos.books import PostgresBooks
+from e2e.chaos.endings import examine, stop_when_done
+from e2e.chaos.faults import TIMEOUT_S, Fault, Faults, Infrastructure
+from e2e.chaos.load import Call, Client, calls
+from e2e.chaos.processes import kept_running
+from e2e.chaos.world import Place, World, populated
+from support.proxy import Proxy
+from support.real_kafka import LOOPBACK, RealKafka, free_port
+from support.real_postgres import RealPostgres
+
+SESSION_S = 6.0
+"""A worker that was killed is missed for so long."""
+
+LONGEST_GAP_S = 2.0
+CALLS_PER_S = 150.0
+"""How many calls begin per second at most."""
+
+UNDER_WAY = 400
+"""How many calls wait for their end at once, at most."""
+
+DONE_S = 180.0
+
+DURABLE = ("fsync=off", "full_page_writes=off")
+"""A server that is stopped at once must keep what it has acknowledged; nobody pulls the plug of its host."""
+
+
+@asynccontextmanager
+async def infrastructure(*, ends_with: int) -> AsyncIterator[Infrastructure]:
+    """PostgreSQL, Kafka and proxies in front of both."""
+    postgres = await asyncio.to_thread(RealPostgres.started, ends_with=ends_with, options=DURABLE)
+    try:
+        to_kafka = Proxy(free_port(), 0)
+        kafka = RealKafka(advertised_port=to_kafka.port)
+        await asyncio.to_thread(kafka.start)
+        to_kafka.server_port = kafka.second_port
+        try:
+            async with to_kafka, Proxy(0, postgres.port) as to_postgres:
+                yield Infrastructure(
+                    postgres=postgres, kafka=kafka, to_postgres=to_postgres, to_kafka=to_kafka
+                )
+        finally:
+            await asyncio.to_thread(kafka.stop)
+    finally:
+        await asyncio.to_thread(postgres.remove)
+
+
+async def survive_faults(folder: Path, things: Infrastructure, *, seed: int, count: int, faults: int) -> str:
+    """Do harm at random moments under load; fails if a promise was broken. Returns the verdict."""
+    chance = Random(seed)
+    planned = calls(count, chance, several=True)
+    with things.postgres.database(migrated=False) as url:
+        here = _world(folder, things, url)
+        await create_topics(KafkaConnection(bootstrap=here.bootstrap), here.topics)
+        async with populated(here):
+            for victim in here.victims:
+                await victim.start()
+            for number in range(len(here.instances)):
+                await here.started(number)
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(kept_running(*here.victims))
+                harm = Faults(here, things, chance).planned(faults)
+                async with asyncio.timeout(DONE_S + faults * 30 + count / 20):
+                    told = await _harm(here, planned, harm, chance)
+                await here.all_started()
+            await stop_when_done(here)
+            evidence = await gather(here, planned)
+    return examine(evidence, told=f"seed {seed}: {told}")
+
+
+def _world(folder: Path, things: Infrastructure, url: str) -> World:
+    """The last instance is behind the proxies."""
+    direct = Place(store=url, kafka=things.kafka.bootstrap)
+    behind = Place(
+        store=url.replace(f":{things.postgres.port}/", f":{things.to_postgres.port}/"),
+        kafka=f"{LOOPBACK}:{things.to_kafka.port}",
+    )
+    settings = {"AWAKEABLES_INSTANCE_TIMEOUT": f"PT{TIMEOUT_S:g}S"}
+    return World(
+        folder,
+        things.kafka.bootstrap,
+        PostgresBooks(url),
+        [direct, behind],
+        session_s=SESSION_S,
+        settings=settings,
+    )
+
+
+async def _harm(here: World, planned: list[Call], harm: list[tuple[str, Fault]], chance: Random) -> str:
+    """Between two faults a share of the calls begins; what was done, and to how many calls under way."""
+    client, room = Client(here.clients), asyncio.Semaphore(UNDER_WAY)
+    share = -(-len(planned) // len(harm))
+    tasks: list[asyncio.Task[None]] = []
+    loop = asyncio.get_running_loop()
+    done: list[str] = []
+
+    async def later(call: Call, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        async with room:
+            await client.insist(call)
+
+    async with asyncio.TaskGroup() as clients:
+        for number, (name, fault) in enumerate(harm):
+            some = planned[number * share : (number + 1) * share]
+            gap_s = max(chance.uniform(0.1, LONGEST_GAP_S), len(some) / CALLS_PER_S)
+            tasks += [clients.create_task(later(call, chance.uniform(0, gap_s))) for call in some]
+            await asyncio.sleep(gap_s * chance.uniform(0.2, 1))
+            under_way = sum(not task.done() for task in tasks)
+            began_s = loop.time()
+            await fault()
+            done.append(f"{name} ({under_way} under way, {loop.time() - began_s:.1f} s)")
+            print(done[-1], flush=True)
+            tasks = [task for task in tasks if not task.done()]
+    return "; ".join(done)
