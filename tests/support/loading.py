@@ -29,8 +29,8 @@ class LoadingStore(MemoryStore):
         missed: What a decision had to load although its keys were loaded ahead.
     """
 
-    def __init__(self, *, clock: Clock, retention_ms: int) -> None:
-        super().__init__(clock=clock, retention_ms=retention_ms)
+    def __init__(self, *, clock: Clock, retention_ms: int, shared: bool = False) -> None:
+        super().__init__(clock=clock, retention_ms=retention_ms, shared=shared)
         self.missed: set[tuple[str, str]] = set()
 
     def decide(self, member: Command, now_ms: int, changes: Changes) -> Reply:
