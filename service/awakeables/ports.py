@@ -11,8 +11,8 @@ Every method of a store may raise `StoreUnavailable`; `commit` may raise `StoreR
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias, TypeVar
 
 from awakeables.core.awakeables import AwakeableRow, Codec, State
 from awakeables.core.commands import Command, Ended
@@ -24,6 +24,12 @@ from awakeables.core.journal import Entry
 from awakeables.core.outcomes import Outcome
 from awakeables.core.records import Record
 from awakeables.core.replies import Position, Reply
+from awakeables.core.rows import Chunk, EffectRow, KeyRow, PositionRow
+
+T = TypeVar("T")
+
+Pages: TypeAlias = AsyncIterator[Sequence[T]]
+"""Rows in pages that are never empty, and small enough for memory."""
 
 
 class Clock(Protocol):
@@ -284,6 +290,76 @@ class Store(
 
     async def close(self) -> None:
         """Finish what has started, then close."""
+        ...
+
+
+class Snapshot(Protocol):
+    """All rows of a store as of one instant, table by table."""
+
+    @property
+    def now_ms(self) -> int:
+        """The instant, by the store's clock."""
+        ...
+
+    def invocations(self) -> Pages[Invocation]:
+        """By ID."""
+        ...
+
+    def chunks(self) -> Pages[Chunk]:
+        """All journals, by the invocation's ID and the version."""
+        ...
+
+    def chunks_of(self, invocation_ids: Sequence[str]) -> Pages[Chunk]:
+        """The journals of these invocations, by the same."""
+        ...
+
+    def awakeables(self) -> Pages[AwakeableRow]:
+        """By ID."""
+        ...
+
+    def awakeables_with(self, awakeable_ids: Sequence[str]) -> Pages[AwakeableRow]:
+        """Those of these awakeables that have a row, in any order."""
+        ...
+
+    def effects(self, state: EffectState) -> Pages[EffectRow]:
+        """Those in a state, each stream's together; without key, value and headers."""
+        ...
+
+    def dead_letters(self) -> Pages[DeadLetter]:
+        """By source; without key, value, headers and acts."""
+        ...
+
+    def idempotency_keys(self) -> Pages[KeyRow]:
+        """By scope and key."""
+        ...
+
+    def positions(self) -> Pages[PositionRow]:
+        """By topic and partition."""
+        ...
+
+    async def versions(self, invocation_ids: Sequence[str]) -> dict[str, int]:
+        """The versions of those of these invocations that have a row."""
+        ...
+
+    async def schema_hashes(self) -> frozenset[str]:
+        """The hashes of all schemas."""
+        ...
+
+    async def instances(self) -> list[Instance]:
+        """The instances that share the store; none if it can't be shared."""
+        ...
+
+
+class Audit(Protocol):
+    """Reads a whole store, also beside a service that has it open; changes nothing."""
+
+    async def look(self, work: Callable[[Snapshot], Awaitable[T]]) -> T:
+        """Do work over a snapshot; meanwhile the service goes on.
+
+        Raises:
+            OperatorError: The store can't be served by this release, or is not there.
+            StoreUnavailable: It can't be read.
+        """
         ...
 
 

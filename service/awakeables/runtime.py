@@ -8,8 +8,8 @@ import math
 import platform
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, MutableMapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -41,9 +41,10 @@ from awakeables.kafka.producer import Producer
 from awakeables.kafka.publisher import KafkaPublisher
 from awakeables.kafka.topicwatch import TopicWatch
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
-from awakeables.ports import Clock, Store
+from awakeables.ports import Audit, Clock, Store
 from awakeables.settings import Settings, SettingsRefused
 from awakeables.store.memory import MemoryStore
+from awakeables.store.sqlite.audit import SqliteAudit
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.store.urls import is_postgres, shown_store
 from awakeables.telemetry import events
@@ -410,17 +411,45 @@ def _store(app: App, settings: Settings, clock: Clock) -> Store:
 
 
 def _postgres_store(url: str, app: str, retention_ms: int) -> Store:
-    """Make a store in PostgreSQL; its driver is loaded only here.
+    """Make a store in PostgreSQL.
 
     Raises:
         MissingDependency: The driver is not installed.
     """
-    try:
+    with _with_driver():
         from awakeables.store.postgres.store import PostgresStore
+    return PostgresStore(url, retention_ms=retention_ms, app=app)
+
+
+@contextmanager
+def _with_driver() -> Iterator[None]:
+    """Import within the block what needs PostgreSQL's driver, which nothing else loads."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         if error.name != "asyncpg":
             raise
         raise MissingDependency(
             "a store in PostgreSQL needs the extra `postgres`: pip install 'awakeables[postgres]'"
         ) from None
-    return PostgresStore(url, retention_ms=retention_ms, app=app)
+
+
+def audit_of(settings: Settings, app: str, clock: SystemClock) -> Audit:
+    """What reads the whole store of these settings, also while a service has it open.
+
+    Args:
+        settings: Where the store is.
+        app: The app that it must belong to; empty: any.
+        clock: This machine's clock.
+
+    Raises:
+        OperatorError: The store is in the memory of another process.
+        MissingDependency: PostgreSQL's driver is not installed.
+    """
+    if settings.store == MEMORY:
+        raise OperatorError("the store is in the memory of the service: there is nothing to read")
+    if not is_postgres(settings.store):
+        return SqliteAudit(Path(settings.store), clock=clock, app=app)
+    with _with_driver():
+        from awakeables.store.postgres.audit import PostgresAudit
+    return PostgresAudit(settings.store, app=app)

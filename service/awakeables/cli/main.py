@@ -20,6 +20,7 @@ from awakeables.cli import (
     service,
     settings,
     topics,
+    verify,
 )
 from awakeables.cli.options import Config
 from awakeables.cli.terminal import print_error, stdout
@@ -67,6 +68,7 @@ cli.add_typer(outbox.group, name="outbox", rich_help_panel=RECOVER)
 cli.add_typer(offsets.group, name="offsets", rich_help_panel=RECOVER)
 cli.command(rich_help_panel=MAINTAIN)(backup.backup)
 cli.command(rich_help_panel=MAINTAIN)(doctor.doctor)
+cli.command(rich_help_panel=MAINTAIN)(verify.verify)
 cli.add_typer(topics.group, name="topics", rich_help_panel=MAINTAIN)
 cli.command(rich_help_panel=MAINTAIN)(settings.settings)
 

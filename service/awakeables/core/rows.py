@@ -148,6 +148,22 @@ class PositionRow(Row):
         )
 
 
+class KeyRow(Row):
+    """An idempotency key and the invocation that it stands for."""
+
+    scope: str
+    key: str
+    invocation_id: str
+
+
+class Chunk(Row):
+    """A part of a journal, as one commit appended it."""
+
+    invocation_id: str
+    version: int
+    content: bytes
+
+
 class NotLoaded(Exception):
     """A decision needs rows that are not loaded. It has changed nothing: load them and decide again."""
 

@@ -42,7 +42,7 @@ class PostgresMembership:
             if now_ms is None:
                 return None
             await connection.execute(QUERIES["declare_dead"], now_ms - timeout_ms)
-            found = await _instances(connection)
+            found = await instances_in(connection)
             return Beat(now_ms=now_ms, living=tuple(each for each in found if each.state != "dead"))
 
         return await self._session.run(beat)
@@ -51,13 +51,14 @@ class PostgresMembership:
         await self._execute("gone" if gone else "leave", instance_id)
 
     async def instances(self) -> list[Instance]:
-        return await self._session.run(_instances)
+        return await self._session.run(instances_in)
 
     async def _execute(self, query: str, *values: object) -> None:
         await self._session.run(lambda connection: connection.execute(QUERIES[query], *values))
 
 
-async def _instances(connection: Connection) -> list[Instance]:
+async def instances_in(connection: Connection) -> list[Instance]:
+    """All instances that are known, by ID."""
     return [
         Instance(
             id=id_,

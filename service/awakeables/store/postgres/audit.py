@@ -1,0 +1,131 @@
+"""Reads a whole database in one REPEATABLE READ transaction, while services write to it or not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from awakeables.core.awakeables import AwakeableRow
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.effects import EffectState
+from awakeables.core.instances import Instance
+from awakeables.core.invocations import Invocation
+from awakeables.core.records import text_from
+from awakeables.core.rows import Chunk, EffectRow, KeyRow, PositionRow
+from awakeables.errors import OperatorError
+from awakeables.ports import Pages, Snapshot
+from awakeables.store.postgres.connection import Connection, Session
+from awakeables.store.postgres.membership import instances_in
+from awakeables.store.postgres.queries import QUERIES
+from awakeables.store.postgres.schema import check_server, checked_meta, migrations
+from awakeables.store.postgres.texts import storable
+from awakeables.store.rows import Columns, dead_letter_from
+from awakeables.store.urls import shown_store
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+PAGE_ROWS = 1000
+PAGE_ROWS_WITH_PAYLOADS = 100
+"""A cursor can't be limited by bytes, and a payload may have megabytes."""
+
+
+class PostgresAudit:
+    """`ports.Audit` of one database; no row that is deleted meanwhile can be vacuumed before it is done."""
+
+    def __init__(self, url: str, *, clock_ms: Callable[[], int] | None = None, app: str = "") -> None:
+        """Does not connect yet.
+
+        Args:
+            url: Where to.
+            clock_ms: The clock, for tests; None: the database's.
+            app: The app that the database must belong to, if it has a name; empty: any.
+        """
+        self._url = url
+        self._where = shown_store(url)
+        self._clock_ms = clock_ms
+        self._app = app
+
+    async def look(self, work: Callable[[Snapshot], Awaitable[T]]) -> T:
+        session = Session(self._url, self._where, "auditor")
+
+        async def looking(connection: Connection) -> T:
+            await check_server(connection, self._where)
+            await self._check_schema(connection)
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                now_ms = await connection.fetchval(QUERIES["audit_clock"])
+                return await work(
+                    PostgresSnapshot(connection, now_ms if self._clock_ms is None else self._clock_ms())
+                )
+
+        try:
+            await session.open()
+            return await session.run(looking)
+        finally:
+            await session.close()
+
+    async def _check_schema(self, connection: Connection) -> None:
+        meta, newest = await checked_meta(connection, self._where, self._app), len(migrations())
+        if meta.version == 0:
+            raise OperatorError(f"there is no store in {self._where} to verify")
+        if meta.version < newest:
+            raise OperatorError(
+                f"{self._where} has schema version {meta.version}, this release verifies version {newest}: "
+                "start the service once, which migrates it (back it up first)"
+            )
+
+
+class PostgresSnapshot:
+    """`ports.Snapshot` of a transaction: each table is read by a cursor."""
+
+    def __init__(self, connection: Connection, now_ms: int) -> None:
+        self._connection = connection
+        self.now_ms = now_ms
+
+    def invocations(self) -> Pages[Invocation]:
+        return self._pages(lambda row: Invocation(*row), PAGE_ROWS_WITH_PAYLOADS, "all_invocations")
+
+    def chunks(self) -> Pages[Chunk]:
+        return self._pages(lambda row: Chunk(*row), PAGE_ROWS_WITH_PAYLOADS, "all_chunks")
+
+    def chunks_of(self, invocation_ids: Sequence[str]) -> Pages[Chunk]:
+        wanted = [*map(storable, invocation_ids)]
+        return self._pages(lambda row: Chunk(*row), PAGE_ROWS_WITH_PAYLOADS, "chunks_of", wanted)
+
+    def awakeables(self) -> Pages[AwakeableRow]:
+        return self._pages(lambda row: AwakeableRow(*row), PAGE_ROWS_WITH_PAYLOADS, "all_awakeables")
+
+    def awakeables_with(self, awakeable_ids: Sequence[str]) -> Pages[AwakeableRow]:
+        wanted = [*map(storable, awakeable_ids)]
+        return self._pages(lambda row: AwakeableRow(*row), PAGE_ROWS_WITH_PAYLOADS, "awakeables_with", wanted)
+
+    def effects(self, state: EffectState) -> Pages[EffectRow]:
+        return self._pages(lambda row: EffectRow(*row), PAGE_ROWS, f"all_{state}")
+
+    def dead_letters(self) -> Pages[DeadLetter]:
+        return self._pages(dead_letter_from, PAGE_ROWS, "all_dead_letters")
+
+    def idempotency_keys(self) -> Pages[KeyRow]:
+        return self._pages(
+            lambda row: KeyRow(text_from(row[0]), text_from(row[1]), row[2]), PAGE_ROWS, "all_keys"
+        )
+
+    def positions(self) -> Pages[PositionRow]:
+        return self._pages(lambda row: PositionRow(*row), PAGE_ROWS, "all_positions")
+
+    async def versions(self, invocation_ids: Sequence[str]) -> dict[str, int]:
+        wanted = [*map(storable, invocation_ids)]
+        return {id_: version for id_, version in await self._connection.fetch(QUERIES["versions"], wanted)}
+
+    async def schema_hashes(self) -> frozenset[str]:
+        return frozenset(hash_ for (hash_,) in await self._connection.fetch(QUERIES["schema_hashes"]))
+
+    async def instances(self) -> list[Instance]:
+        return await instances_in(self._connection)
+
+    async def _pages(
+        self, make: Callable[[Columns], R], limit: int, query: str, *values: object
+    ) -> AsyncIterator[Sequence[R]]:
+        cursor = await self._connection.cursor(QUERIES[query], *values)
+        while page := await cursor.fetch(limit):
+            yield [make(tuple(row)) for row in page]
