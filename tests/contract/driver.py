@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from awakeables.core.awakeables import AwakeableRow, Completion, Heartbeat, Verdict
 from awakeables.core.commands import (
@@ -22,7 +22,7 @@ from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, TaskFacts
 from awakeables.core.ids import IdKind
 from awakeables.core.invocations import Continue, End, Invocation, Next, Suspend
-from awakeables.core.journal import Input, encode_chunk
+from awakeables.core.journal import AwakeableCreated, Entry, Input, encode_chunk
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replies import (
     Acknowledged,
@@ -94,17 +94,21 @@ class Driver:
     ) -> Begin:
         """With `first` its owner, if it has one, has asked for an awakeable, published its task and waits."""
         id_ = self.id("inv")
+        step = self.a_first_step(id_) if first and owner is not None else None
         return Begin(
             id=id_,
             service=service,
             handler="fulfil",
-            chunk=encode_chunk([Input(service=service, handler="fulfil", seed="5eed", at_ms=START_MS)]),
+            chunk=encode_chunk([self.an_input(service), *created(() if step is None else step.awakeables)]),
             owner=owner,
             delay_ms=delay_ms,
             idempotency=idempotency,
             build="b1",
-            first=self.a_first_step(id_) if first and owner is not None else None,
+            first=step,
         )
+
+    def an_input(self, service: str = "orders") -> Input:
+        return Input(service=service, handler="fulfil", seed="5eed", at_ms=START_MS)
 
     def a_first_step(self, invocation_id: str, step: Next | None = None) -> FirstStep:
         awakeable = NewAwakeable(id=self.id("prom"), timeout_ms=500, schema_hash="h1")
@@ -122,11 +126,12 @@ class Driver:
         row: Invocation,
         step: Next | None = None,
         *,
-        chunk: bytes | None = b"[]",
+        chunk: bytes | Literal["created"] | None = "created",
         awakeables: Sequence[NewAwakeable] = (),
         schemas: Sequence[tuple[str, bytes]] = (),
         effects: Sequence[Effect] = (),
     ) -> Advance:
+        """An owner's commit; its journal has the awakeables that it creates, unless a chunk is given."""
         assert row.owner is not None
         self._issued += 1
         return Advance(
@@ -137,7 +142,7 @@ class Driver:
             number=self._issued,
             build="b2",
             next=Continue() if step is None else step,
-            chunk=chunk,
+            chunk=encode_chunk(created(awakeables)) if chunk == "created" else chunk,
             awakeables=tuple(awakeables),
             schemas=tuple(schemas),
             effects=tuple(effects),
@@ -244,6 +249,11 @@ class Driver:
         row = await self.store.awakeable(awakeable_id)
         assert row is not None
         return row
+
+
+def created(awakeables: Sequence[NewAwakeable]) -> list[Entry]:
+    """What a journal has of new awakeables."""
+    return [AwakeableCreated(id=each.id, timeout_ms=each.timeout_ms) for each in awakeables]
 
 
 def resolved(

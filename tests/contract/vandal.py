@@ -1,0 +1,127 @@
+"""Changes rows of a store behind its back, by the names that tables and columns have on disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+
+import asyncpg
+from msgspec.structs import replace
+
+from awakeables.ports import Audit
+from awakeables.store.memory import MemoryTables
+from awakeables.store.memoryaudit import MemoryAudit
+from awakeables.store.postgres.audit import PostgresAudit
+from awakeables.store.sqlite.audit import SqliteAudit
+from contract.driver import FakeClock
+
+KEYS = {
+    "invocations": "id",
+    "awakeables": "id",
+    "journal": "invocation_id",
+    "outbox": "event_id",
+    "dead_letters": "id",
+    "offsets": "topic",
+    "idempotency": "invocation_id",
+    "schemas": "hash",
+}
+FIELDS = {
+    "result": "result_json",
+    "failure": "failure_json",
+    "outcome": "outcome_json",
+    "book": "verdicts_json",
+    "reason": "reason_utf8",
+    "facts": "facts_json",
+}
+"""The fields of rows whose columns have other names."""
+
+
+class Vandal(Protocol):
+    """Damages one store, which is open, and verifies what is left."""
+
+    @property
+    def audit(self) -> Audit: ...
+
+    async def change(self, table: str, key: str, **columns: Any) -> None:
+        """Overwrite columns of the rows with this key."""
+        ...
+
+    async def delete(self, table: str, key: str) -> None:
+        """Delete the rows with this key."""
+        ...
+
+
+class SqliteVandal:
+    def __init__(self, path: Path, clock: FakeClock) -> None:
+        self.audit = SqliteAudit(path, clock=clock)
+        self._path = path
+
+    async def change(self, table: str, key: str, **columns: Any) -> None:
+        values = ", ".join(f'"{name}" = ?' for name in columns)
+        self._do(f"UPDATE {table} SET {values} WHERE {KEYS[table]} = ?", *columns.values(), key)
+
+    async def delete(self, table: str, key: str) -> None:
+        self._do(f"DELETE FROM {table} WHERE {KEYS[table]} = ?", key)
+
+    def _do(self, statement: str, *values: Any) -> None:
+        with closing(sqlite3.connect(self._path)) as connection, connection:
+            assert connection.execute(statement, values).rowcount == 1
+
+
+class PostgresVandal:
+    def __init__(self, url: str, clock: FakeClock) -> None:
+        self.audit = PostgresAudit(url, clock_ms=clock.now_ms)
+        self._url = url
+
+    async def change(self, table: str, key: str, **columns: Any) -> None:
+        values = ", ".join(f'"{name}" = ${place}' for place, name in enumerate(columns, 2))
+        await self._do(
+            f"UPDATE awakeables.{table} SET {values} WHERE {KEYS[table]} = $1", key, *columns.values()
+        )
+
+    async def delete(self, table: str, key: str) -> None:
+        await self._do(f"DELETE FROM awakeables.{table} WHERE {KEYS[table]} = $1", key)
+
+    async def _do(self, statement: str, *values: Any) -> None:
+        connection = await asyncpg.connect(self._url)
+        try:
+            assert (await connection.execute(statement, *values)).endswith(" 1")
+        finally:
+            await connection.close()
+
+
+class MemoryVandal:
+    def __init__(self, tables: MemoryTables, clock: FakeClock) -> None:
+        self.audit = MemoryAudit(tables, clock=clock)
+        self._tables: dict[str, dict[Any, Any]] = {
+            "invocations": tables.invocations,
+            "awakeables": tables.awakeables,
+            "journal": tables.journals,
+            "outbox": tables.effects,
+            "dead_letters": tables.dead_letters,
+            "offsets": tables.positions,
+            "idempotency": tables.keys,
+            "schemas": tables.schemas,
+        }
+
+    async def change(self, table: str, key: str, **columns: Any) -> None:
+        rows = self._tables[table]
+        if table == "journal":
+            ((version, chunk),) = rows[key].items()
+            rows[key] = {columns.get("version", version): columns.get("chunk", chunk)}
+            return
+        (place,) = [place for place in rows if key in (place, place[0])]
+        rows[place] = replace(
+            rows[place], **{FIELDS.get(name, name): value for name, value in columns.items()}
+        )
+
+    async def delete(self, table: str, key: str) -> None:
+        rows = self._tables[table]
+        (place,) = (
+            [place for place, row in rows.items() if key in (place, row[-1])]
+            if table == "idempotency"
+            else [key]
+        )
+        del rows[place]
