@@ -310,7 +310,7 @@ class Snapshot(Protocol):
         ...
 
     def chunks_of(self, invocation_ids: Sequence[str]) -> Pages[Chunk]:
-        """The journals of these invocations, by the same."""
+        """The journals of these invocations, in any order."""
         ...
 
     def awakeables(self) -> Pages[AwakeableRow]:

@@ -19,6 +19,7 @@ UNPLANNED = {
         "writer",
         "reader",
         "migrator",
+        "auditor",
         "server",
         "has_meta",
         "has_schema",

@@ -100,7 +100,8 @@ class PostgresSnapshot:
         return self._pages(lambda row: AwakeableRow(*row), PAGE_ROWS_WITH_PAYLOADS, "awakeables_with", wanted)
 
     def effects(self, state: EffectState) -> Pages[EffectRow]:
-        return self._pages(lambda row: EffectRow(*row), PAGE_ROWS, f"all_{state}")
+        query = "all_unsent" if state == "unsent" else "all_failed"
+        return self._pages(lambda row: EffectRow(*row), PAGE_ROWS, query)
 
     def dead_letters(self) -> Pages[DeadLetter]:
         return self._pages(dead_letter_from, PAGE_ROWS, "all_dead_letters")

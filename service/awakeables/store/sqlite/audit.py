@@ -21,7 +21,7 @@ from awakeables.store.rows import Columns, dead_letter_from
 from awakeables.store.sqlite.loading import id_list
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.schema import check_file, migrations, schema_version
-from awakeables.store.sqlite.thread import SqliteThread
+from awakeables.store.sqlite.store import SqliteThread
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -101,7 +101,7 @@ class SqliteSnapshot:
         return self._pages(lambda row: AwakeableRow(*row), "awakeables_with", id_list(awakeable_ids))
 
     def effects(self, state: EffectState) -> Pages[EffectRow]:
-        return self._pages(lambda row: EffectRow(*row), f"all_{state}")
+        return self._pages(lambda row: EffectRow(*row), "all_unsent" if state == "unsent" else "all_failed")
 
     def dead_letters(self) -> Pages[DeadLetter]:
         return self._pages(dead_letter_from, "all_dead_letters")

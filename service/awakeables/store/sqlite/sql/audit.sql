@@ -11,7 +11,6 @@ SELECT invocation_id, version, chunk FROM journal ORDER BY invocation_id, versio
 SELECT journal.invocation_id, journal.version, journal.chunk
 FROM json_each(?) AS wanted
 CROSS JOIN journal ON journal.invocation_id = wanted.value
-ORDER BY journal.invocation_id, journal.version
 
 -- all_awakeables --
 SELECT * FROM awakeables ORDER BY id
