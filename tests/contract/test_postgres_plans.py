@@ -20,6 +20,7 @@ UNPLANNED = {
         "reader",
         "migrator",
         "auditor",
+        "beater",
         "server",
         "has_meta",
         "has_schema",
