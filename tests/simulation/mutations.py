@@ -298,6 +298,4 @@ MUTATIONS_OF_SEVERAL: tuple[Callable[[], Any], ...] = (
     own_partitions_are_all_partitions,
     nobody_is_declared_dead,
     no_owner_fence,
-    suspend_without_looking,
-    no_offset_fence,
 )
