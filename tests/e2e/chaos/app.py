@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel
 
 from awakeables import App, Awakeable, Context, Rejected, Service, TimedOut
-from e2e.chaos import stopping
+from e2e.chaos import tampering
 from e2e.chaos.ledger import ledger_of_this_process
 
 NAME = os.environ.get("CHAOS_NAME", "chaos")
@@ -134,6 +134,15 @@ async def waits(ctx: Context) -> str:
 
 
 @fates.handler()
+async def has_a_deadline(ctx: Context, seconds: float) -> str:
+    answer = ctx.awakeable(str, timeout=timedelta(seconds=seconds))
+    try:
+        return await answer
+    except TimedOut:
+        return "timed out"
+
+
+@fates.handler()
 async def works(ctx: Context, seconds: float) -> str:
     return await ctx.run("work", slow_work, seconds)
 
@@ -144,7 +153,7 @@ async def kills_its_process(ctx: Context) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-stopping.obey()
+tampering.begin()
 app = App(NAME, services=[shapes, fates])
 
 

@@ -70,7 +70,7 @@ class Victim:
         self.process.send_signal(signal.SIGSTOP)
 
     async def freeze_before_a_write(self, *, locking: bool = False, timeout: float = 10) -> bool:
-        """It stops itself between reading rows and writing what it has decided on them; see `stopping`.
+        """It stops itself between reading rows and writing what it has decided on them; see `tampering`.
 
         Args:
             locking: While it holds locks on them.

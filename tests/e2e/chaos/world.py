@@ -159,41 +159,41 @@ class World:
 
         await eventually(are_there)
 
-    async def send(self, path: str, body: Any = None) -> str:
-        """Begin an invocation; its ID."""
-        answer = await self.http.post(f"/{path}/send", content=json.dumps(body), headers=JSON)
+    async def send(self, path: str, body: Any = None, *, at: int = 0) -> str:
+        """Begin an invocation at an instance; its ID."""
+        answer = await self.clients[at].post(f"/{path}/send", content=json.dumps(body), headers=JSON)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["invocation_id"])
 
-    async def invocation(self, invocation_id: str) -> dict[str, Any]:
+    async def invocation(self, invocation_id: str, *, at: int = 0) -> dict[str, Any]:
         """Its row; empty while the service is down."""
         try:
-            answer = await self.http.get(f"/invocations/{invocation_id}")
+            answer = await self.clients[at].get(f"/invocations/{invocation_id}")
         except httpx.TransportError:
             return {}
         return dict(answer.json()) if answer.status_code == 200 else {}
 
-    async def value_of(self, invocation_id: str) -> Any:
+    async def value_of(self, invocation_id: str, *, at: int = 0) -> Any:
         """What it returned, once it has."""
 
         async def row() -> dict[str, Any]:
-            found = await self.invocation(invocation_id)
+            found = await self.invocation(invocation_id, at=at)
             assert found.get("status") == "completed", found
             return found
 
         return (await eventually(row, timeout=30))["result"]["value"]
 
-    async def awakeable_of(self, invocation_id: str) -> str:
+    async def awakeable_of(self, invocation_id: str, *, at: int = 0) -> str:
         """The awakeable that it waits for."""
 
         async def asked() -> str:
-            journal = (await self.invocation(invocation_id)).get("journal", [])
+            journal = (await self.invocation(invocation_id, at=at)).get("journal", [])
             return next((each["entry"]["id"] for each in journal if each["entry"]["k"] == "awakeable"), "")
 
         return await eventually(asked)
 
-    async def resolve(self, awakeable_id: str, value: Any) -> None:
-        answer = await self.http.post(f"/awakeables/{awakeable_id}/resolve", json=value)
+    async def resolve(self, awakeable_id: str, value: Any, *, at: int = 0) -> None:
+        answer = await self.clients[at].post(f"/awakeables/{awakeable_id}/resolve", json=value)
         assert answer.json()["verdict"] == "accepted", answer.text
 
     async def worker_works(self, side: str) -> None:
