@@ -70,6 +70,16 @@ async def owner_of(here: World, invocation_id: str) -> str | None:
     return None if owner is None else str(owner)
 
 
+async def now_is_past(here: World, moment: str) -> None:
+    """Wait until it is later than what this query finds, by the store's clock."""
+
+    async def it_is() -> bool:
+        now = "extract(epoch FROM clock_timestamp()) * 1000"
+        return await here.books.rows(f"SELECT ({moment}) < {now}") == [(True,)]
+
+    await eventually(it_is, timeout=30)
+
+
 async def test_pg5_05_who_is_frozen_between_load_and_write_holds_no_lock_and_writes_nothing_old(
     tmp_path: Path, postgres: RealPostgres, bootstrap: str
 ) -> None:
@@ -80,7 +90,7 @@ async def test_pg5_05_who_is_frozen_between_load_and_write_holds_no_lock_and_wri
         freezing = asyncio.create_task(here.instances[ONE].freeze_before_a_write(timeout=20))
         early = asyncio.create_task(here.clients[ONE].post(f"/awakeables/{key}/resolve", json="early"))
         assert await freezing
-        await asyncio.sleep(2)
+        await now_is_past(here, f"SELECT beat_ms + 2000 FROM instances WHERE id = '{owner}'")
         assert await here.books.rows(LONG_TRANSACTIONS) == []
 
         async def is_taken_over() -> bool:
@@ -204,7 +214,7 @@ async def test_pg5_14_no_time_out_while_an_answer_lies_unread_in_the_partition_o
         for partition, invocation_id in enumerate(begun):
             key = await here.awakeable_of(invocation_id, at=OTHER)
             await produce(bootstrap, here.completions, [resolved(key, "in time")], partition=partition)
-        await asyncio.sleep(5)  # all deadlines are over
+        await now_is_past(here, "SELECT max(deadline_ms) + 1000 FROM awakeables")
         rows = [await here.invocation(invocation_id, at=OTHER) for invocation_id in begun]
         assert {row["status"] == "completed" for row in rows} == {True, False}
         here.instances[ONE].thaw()

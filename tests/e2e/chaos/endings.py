@@ -37,9 +37,11 @@ async def stop_when_done(here: World) -> None:
     await eventually(everything_is_read, timeout=DONE_S)
     await eventually(everything_has_ended, timeout=DONE_S)
     await eventually(everything_is_sent, timeout=DONE_S)
+    await here.verify()  # while the service runs, too
     statuses = await asyncio.gather(*(instance.stop(DONE_S) for instance in here.instances))
     for instance, status in zip(here.instances, statuses, strict=True):
         assert status == 0, instance.last_words()
+    await here.verify()
 
 
 def examine(evidence: Evidence, *, told: str) -> str:

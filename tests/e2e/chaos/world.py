@@ -58,6 +58,7 @@ class World:
         self.folder = folder
         self.bootstrap = bootstrap
         self.books = books
+        self.places = places
         self.name = f"chaos-{secrets.token_hex(4)}"
         self.ledger = Ledger(folder / "ledger.jsonl")
         ports = [free_port() for _ in places]
@@ -195,6 +196,17 @@ class World:
     async def resolve(self, awakeable_id: str, value: Any, *, at: int = 0) -> None:
         answer = await self.clients[at].post(f"/awakeables/{awakeable_id}/resolve", json=value)
         assert answer.json()["verdict"] == "accepted", answer.text
+
+    async def verify(self) -> None:
+        """Hold the product's own invariants against the rows."""
+        process = await asyncio.create_subprocess_exec(
+            *(CLI, "verify", "--store", self.places[0].store),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        told, _ = await process.communicate()
+        assert process.returncode == 0, told.decode()
 
     async def worker_works(self, side: str) -> None:
         """Wait until this start of a worker has taken a task."""
