@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from awakeables.core.rows import NotLoaded
+from awakeables.doctor.verification import verify
 from awakeables.ports import Store
 from awakeables.store.memory import MemoryStore
 from awakeables.store.postgres.store import PostgresStore
 from awakeables.store.sqlite.group import Group
 from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import RETENTION_MS, Driver, FakeClock
+from contract.vandal import audit_of
 from support.loading import LOADED_LATE
 from support.real_postgres import EmptyDatabase
 
@@ -27,6 +29,7 @@ def clock() -> FakeClock:
     params=["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.real_postgres)],
 )
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> AsyncIterator[Store]:
+    """A store; `awakeables verify` finds nothing wrong with what a test leaves in it."""
     opened: Store
     match request.param:
         case "memory":
@@ -38,6 +41,9 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
             opened = PostgresStore(await emptied(), clock=clock, retention_ms=RETENTION_MS)
     await opened.open()
     yield opened
+    if request.node.get_closest_marker("impossible_rows") is None:
+        findings = await verify(audit_of(opened, clock), retention_ms=RETENTION_MS)
+        assert [str(violation) for violation in findings.violations] == []
     await opened.close()
 
 

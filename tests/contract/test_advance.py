@@ -36,6 +36,7 @@ async def test_history_is_the_entries_of_all_chunks_in_order(driver: Driver) -> 
         assert told == [number for at_ms in range(12) for number in (at_ms, -place)]
 
 
+@pytest.mark.impossible_rows
 async def test_an_advance_without_a_chunk_leaves_the_version(driver: Driver) -> None:
     row = await driver.begin(owner="me")
     after = (await driver.do(Advanced, driver.an_advance(row, Suspend(wake=0), chunk=None))).invocation
@@ -93,6 +94,7 @@ async def test_a_fenced_member_leaves_the_others_of_its_commit(driver: Driver) -
     ],
 )
 @pytest.mark.parametrize("chunk", [b"[]", None])
+@pytest.mark.impossible_rows
 async def test_a_commit_whose_acknowledgement_was_lost_is_answered_as_the_first_time(
     driver: Driver, step: Continue | Suspend | BackOff | Pause | End, chunk: bytes | None
 ) -> None:
@@ -111,6 +113,7 @@ async def test_a_commit_whose_acknowledgement_was_lost_is_answered_as_the_first_
     assert len(await driver.effects("unsent", 10)) == 1
 
 
+@pytest.mark.impossible_rows
 async def test_a_repeated_commit_does_not_reset_what_was_settled_since(driver: Driver) -> None:
     row = await driver.begin(owner="me")
     order = driver.an_advance(row, chunk=None, awakeables=[NewAwakeable(id=driver.id("prom"))])
@@ -130,6 +133,7 @@ async def test_a_repeated_commit_after_another_owners_is_fenced(driver: Driver) 
     await driver.do(Fenced, order)
 
 
+@pytest.mark.impossible_rows
 async def test_begin_and_advance_go_together_in_one_commit(driver: Driver) -> None:
     begin = driver.a_begin(owner="me")
     advance = Advance(
@@ -198,6 +202,7 @@ async def test_suspending_with_an_unseen_wake_stays_runnable(driver: Driver) -> 
     assert len(await driver.claim()) == 1
 
 
+@pytest.mark.impossible_rows
 async def test_suspending_with_every_wake_seen_suspends(driver: Driver) -> None:
     row, (awakeable_id,) = await driver.running_with(NewAwakeable(id=driver.id("prom")))
     await driver.settle(resolved(awakeable_id))

@@ -30,6 +30,8 @@ from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import DLQ, RETENTION_MS, TOPIC, Driver, FakeClock, resolved
 from contract.vandal import MemoryVandal, PostgresVandal, SqliteVandal, Vandal
 
+pytestmark = pytest.mark.impossible_rows
+
 
 @pytest.fixture
 def vandal(store: Store, clock: FakeClock, request: pytest.FixtureRequest) -> Vandal:

@@ -56,6 +56,7 @@ async def test_the_oldest_unsent_are_found_whoever_holds_them_and_whatever_has_f
 
 
 @pytest.mark.parametrize("form", get_args(Envelope))
+@pytest.mark.impossible_rows
 async def test_the_form_of_a_task_is_kept(driver: Driver, form: Envelope) -> None:
     row = await driver.begin(owner="me")
     effect = driver.an_effect(row.id, task_for=driver.id("prom"))

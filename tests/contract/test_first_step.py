@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from awakeables.core.commands import Idempotency, MarkPublished
@@ -26,6 +27,7 @@ async def test_it_is_written_with_the_row_as_version_1(driver: Driver) -> None:
     assert await driver.store.effects("me", 10) == [effect]
 
 
+@pytest.mark.impossible_rows
 async def test_one_that_goes_on_is_its_owner_s_and_goes_on_from_version_1(driver: Driver) -> None:
     order = driver.a_begin(owner="me")
     order = replace(order, first=driver.a_first_step(order.id, Continue()))
@@ -35,6 +37,7 @@ async def test_one_that_goes_on_is_its_owner_s_and_goes_on_from_version_1(driver
     assert (await driver.advance(row)).version == 2
 
 
+@pytest.mark.impossible_rows
 async def test_one_that_is_answered_at_once_ends_at_once(driver: Driver) -> None:
     order = driver.a_begin(owner="me")
     step = driver.a_first_step(order.id)
@@ -73,6 +76,7 @@ async def test_the_key_of_an_older_invocation_leaves_nothing_of_it(driver: Drive
     assert await driver.store.effects("me", 10) == []
 
 
+@pytest.mark.impossible_rows
 async def test_the_same_step_in_a_commit_of_its_own_is_a_repeat(driver: Driver) -> None:
     """The engine sends what its owner does next with the next number, never with that of the first step."""
     order = driver.a_begin(owner="me")

@@ -49,6 +49,7 @@ async def a_paused(driver: Driver) -> Invocation:
     return await driver.advance(await driver.begin(owner="me"), Pause(failure=FAILURE))
 
 
+@pytest.mark.impossible_rows
 async def test_invocations_are_found_by_status(driver: Driver) -> None:
     rows = await in_every_status(driver)
     for status in STATUSES:
@@ -117,6 +118,7 @@ async def test_what_is_not_there_is_none(driver: Driver) -> None:
     assert await driver.store.outcomes([]) == {}
 
 
+@pytest.mark.impossible_rows
 async def test_counts_say_how_many_rows_there_are(driver: Driver) -> None:
     assert set((await driver.store.counts()).values()) == {0}
     await in_every_status(driver)
@@ -164,6 +166,7 @@ async def test_counts_say_when_the_oldest_pending_and_unsent_were_created(driver
     assert counts["awakeables_oldest_ms"] == counts["effects_oldest_ms"] == made_ms + 5000
 
 
+@pytest.mark.impossible_rows
 async def test_those_held_by_an_owner_are_those_that_run_under_it(driver: Driver) -> None:
     mine = [await driver.begin(owner="me") for _ in range(3)]
     await driver.begin(owner="you")
@@ -254,6 +257,7 @@ async def test_case_u7_the_invocation_of_an_idempotency_key_is_found_in_every_sc
     assert await driver.store.idempotency_key(alone.id) is None
 
 
+@pytest.mark.impossible_rows
 async def test_case_o3_rows_of_lists_are_brief_whatever_they_are_about(driver: Driver) -> None:
     row, (awakeable_id, other) = await driver.running_with(
         NewAwakeable(id=driver.id("prom")), NewAwakeable(id=driver.id("prom"))

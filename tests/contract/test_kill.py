@@ -52,6 +52,7 @@ async def test_its_owner_is_fenced(driver: Driver) -> None:
     assert (await driver.invocation(row.id)).result == KILLED
 
 
+@pytest.mark.impossible_rows
 async def test_pending_awakeables_are_cancelled_whichever_release_wrote_the_journal(
     driver: Driver,
 ) -> None:

@@ -19,6 +19,7 @@ ODD = ["a\x00b", "\ud800", "ö \udfff"]
 
 
 @pytest.mark.parametrize("odd", ODD)
+@pytest.mark.impossible_rows
 async def test_pg21_odd_text_is_kept(driver: Driver, odd: str) -> None:
     begin = driver.a_begin(owner="me", idempotency=Idempotency(scope=odd, key=odd, fingerprint="f"))
     begin = Begin(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from awakeables.core.commands import (
     Ended,
     Idempotency,
@@ -73,6 +75,7 @@ async def test_so_many_are_found_as_their_journals_are_long(driver: Driver) -> N
         assert len(await driver.store.ended(driver.clock.ms, limit)) == found
 
 
+@pytest.mark.impossible_rows
 async def test_the_awakeables_of_one_are_found_whichever_release_has_written_its_journal(
     driver: Driver,
 ) -> None:
@@ -93,6 +96,7 @@ async def test_a_completion_after_the_purge_is_late_not_unknown(driver: Driver) 
     assert (await driver.verdict(resolved(awakeable_id))).kind == "late"
 
 
+@pytest.mark.impossible_rows
 async def test_a_commit_that_forgets_and_writes_keeps_both_apart(driver: Driver) -> None:
     invocation_id = await ended_with(driver, driver.id("prom"))
     new = driver.a_begin()

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 import asyncpg
 from msgspec.structs import replace
 
-from awakeables.ports import Audit
-from awakeables.store.memory import MemoryTables
+from awakeables.ports import Audit, Store
+from awakeables.store.memory import MemoryStore, MemoryTables
 from awakeables.store.memoryaudit import MemoryAudit
 from awakeables.store.postgres.audit import PostgresAudit
+from awakeables.store.postgres.store import PostgresStore
 from awakeables.store.sqlite.audit import SqliteAudit
+from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import FakeClock
 
 KEYS = {
@@ -36,6 +38,19 @@ FIELDS = {
     "facts": "facts_json",
 }
 """The fields of rows whose columns have other names."""
+
+
+def audit_of(store: Store, clock: FakeClock) -> Audit:
+    """What reads the whole of this store."""
+    match store:
+        case MemoryStore():
+            return MemoryAudit(store.tables, clock=clock)
+        case SqliteStore():
+            return SqliteAudit(store._path, clock=clock)
+        case PostgresStore():
+            return PostgresAudit(store._writer._url, clock_ms=clock.now_ms)
+        case _:
+            raise TypeError(store)
 
 
 class Vandal(Protocol):

@@ -12,19 +12,26 @@ import pytest
 from msgspec import Raw
 
 from awakeables.core import journal, outcomes
+from awakeables.core.awakeables import AwakeableRow, Completion, settle
+from awakeables.core.decide.advancing import ABANDONED
 from awakeables.core.ids import Ids
+from awakeables.core.invocations import Invocation
 from awakeables.core.journal import (
     AwakeableCreated,
+    CancellationRaised,
     Entry,
     OutcomeDelivered,
     SleepRequested,
     decode_chunks,
     encode_chunk,
 )
-from awakeables.core.outcomes import Outcome
+from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution, encode_outcome
+from awakeables.doctor.verification import verify
 from awakeables.handlers.attempt import Attempt, Finished, News, Origin, Progress
 from awakeables.handlers.execution import World
 from awakeables.handlers.local import LocalAttempts
+from awakeables.store.memory import MemoryTables
+from awakeables.store.memoryaudit import MemoryAudit
 from awakeables.testing.loop import InlineExecutor
 from golden.handlers import SCRIPTS, app
 
@@ -109,6 +116,52 @@ async def test_a_journal_that_was_cut_anywhere_goes_on_with_what_comes_next(path
         again = progress.entries
         following = recorded.entries[len(part.entries) : len(part.entries) + len(again)]
         assert [type(entry) for entry in again] == [type(entry) for entry in following]
+
+
+@files
+async def test_a_store_that_has_the_journal_is_verified(path: Path) -> None:
+    """The rows are those that were written with it."""
+    recorded = read(path)
+    tables = MemoryTables(retention_ms=0)
+    delivered = {entry.of: entry.outcome for entry in recorded.entries if isinstance(entry, OutcomeDelivered)}
+    left = None if recorded.end is None else Cancellation(reason=ABANDONED)
+    for index, entry in enumerate(recorded.entries):
+        if isinstance(entry, AwakeableCreated):
+            tables.awakeables[entry.id] = awakeable_row(
+                entry.id, recorded.invocation_id, delivered.get(index, left)
+            )
+    raised = any(isinstance(entry, CancellationRaised) for entry in recorded.entries)
+    row = Invocation(recorded.invocation_id, "golden", recorded.handler, 1, 1, version=len(recorded.chunks))
+    row.cancelled_ms = 1 if raised else None
+    row.wake = len(tables.awakeables) + raised
+    row.due_ms = 1
+    if recorded.end is not None:
+        row.status, row.due_ms, row.ended_ms, row.result_json = (
+            "completed",
+            None,
+            1,
+            encode_outcome(recorded.end),
+        )
+    tables.invocations[row.id] = row
+    tables.journals[row.id] = dict(enumerate(map(bytes, recorded.chunks), 1))
+    findings = await verify(MemoryAudit(tables, clock=Later()), retention_ms=0)
+    assert [str(violation) for violation in findings.violations] == []
+    assert findings.looked_at["J2"] == len(delivered)
+
+
+def awakeable_row(awakeable_id: str, invocation_id: str, outcome: Outcome | None) -> AwakeableRow:
+    """The row of an awakeable whose handler got this outcome."""
+    row = AwakeableRow(awakeable_id, invocation_id, 1)
+    if outcome is None:
+        return row
+    if isinstance(outcome, Resolution) and not outcome.is_json:
+        row.codec = "bytes"
+    if isinstance(outcome, Resolution | Rejection):
+        completion = Completion(awakeable_id=awakeable_id, body=outcome, source="t:0:1")
+        return settle(row, completion, now_ms=1, horizon_ms=0).awakeable
+    row.state = "timed-out" if isinstance(outcome, Expiry) else "cancelled"
+    row.settled_ms, row.outcome_json = 1, encode_outcome(outcome)
+    return row
 
 
 @files
