@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from awakeables.cli.options import Config, Json, Store, settings_for
+from awakeables.cli.options import Config, Json, Kafka, Store, settings_for
 from awakeables.cli.tables import TableLayout
-from awakeables.cli.terminal import print_json, print_line, print_note, print_table
+from awakeables.cli.terminal import exit_with_error, print_json, print_line, print_note, print_table
 from awakeables.handlers.service import App
 from awakeables.loading import load
 from awakeables.world import SystemClock
 
 if TYPE_CHECKING:
     from awakeables.core.invariants.findings import Findings
+    from awakeables.settings import Settings
 
 TABLE = TableLayout(
     names=("number", "looked_at", "violations", "title"),
@@ -31,10 +32,18 @@ def verify(
         str | None,
         typer.Argument(
             metavar="[MODULE:APP]",
-            help="Also check that the store belongs to this app.",
+            help="Also check that the store belongs to this app; needed for --topics.",
             show_default=False,
         ),
     ] = None,
+    topics: Annotated[
+        bool,
+        typer.Option(
+            "--topics",
+            help="Also read the completions topic and the task topics, and look up what their records name.",
+        ),
+    ] = False,
+    kafka: Kafka = None,
     store: Store = None,
     json_: Json = False,
     config: Config = None,
@@ -43,20 +52,36 @@ def verify(
 
     Exits with 1 if one is violated. What each line means: docs/operations.md.
     """
-    from awakeables.doctor.verification import verify as verify_store
-    from awakeables.runtime import audit_of
-
-    settings = settings_for(config, store=store)
-    name = "" if app is None else load(app, App, "app").name
-    audit = audit_of(settings, name, SystemClock())
-    retention_ms = round(settings.retention / timedelta(milliseconds=1))
-    findings = asyncio.run(verify_store(audit, retention_ms=retention_ms))
+    settings = settings_for(config, store=store, kafka=kafka)
+    served = None if app is None else load(app, App, "app")
+    if topics and served is None:
+        exit_with_error("--topics needs the app, whose topics they are, as in `verify shop:app --topics`")
+    findings = asyncio.run(_findings(settings, served, topics=topics))
     if json_:
         print_json(msgspec.json.encode(_document(findings)))
     else:
         _print(findings)
     if findings.counts:
         raise typer.Exit(1)
+
+
+async def _findings(settings: Settings, app: App | None, *, topics: bool) -> Findings:
+    from awakeables.doctor.topicverification import TopicVerification
+    from awakeables.doctor.verification import verify as verify_store
+    from awakeables.runtime import audit_of, connection_of
+
+    audit = audit_of(settings, "" if app is None else app.name, SystemClock())
+    retention_ms = round(settings.retention / timedelta(milliseconds=1))
+    findings = await verify_store(audit, retention_ms=retention_ms)
+    if app is not None and topics:
+        verification = TopicVerification(
+            connection_of(settings, "awakeables-verify"),
+            findings,
+            completions=app.completions_topic,
+            retention_ms=retention_ms,
+        )
+        await verification.check(audit, max_unpacked_bytes=settings.max_unpacked_bytes)
+    return findings
 
 
 def _rows(findings: Findings) -> list[dict[str, Any]]:

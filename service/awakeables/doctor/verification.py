@@ -172,6 +172,7 @@ async def _awakeables(snapshot: Snapshot, findings: Findings) -> None:
     async for page in snapshot.awakeables():
         findings.rows["awakeables"] += len(page)
         findings.look("A1", "A2", "A4", "case 8", count=len(page))
+        findings.task_topics |= {row.topic for row in page if row.topic is not None}
         for row in page:
             findings.add(awakeable_violations(row, schemas))
 

@@ -83,3 +83,9 @@ def test_what_is_no_store_of_this_release_is_refused_and_left_as_it_is(run: Run,
         apply_migration(connection, migrations()[0])
     assert "has schema version 1" in str(run("verify", "--store", str(old)).exception)
     assert "nothing to read" in str(run("verify", "--store", "memory:").exception)
+
+
+def test_topics_need_the_app_whose_they_are(run: Run, store: Path) -> None:
+    told = run("verify", "--store", str(store), "--topics")
+    assert told.exit_code == 1
+    assert "--topics needs the app" in told.stderr

@@ -70,6 +70,7 @@ class Findings:
         rows: How many rows were read, by table.
         named: The first violations of each invariant.
         notes: What is remarkable and violates nothing.
+        task_topics: The topics to which tasks of the awakeables were published.
     """
 
     def __init__(self) -> None:
@@ -78,6 +79,7 @@ class Findings:
         self.rows: Counter[str] = Counter()
         self.named: dict[str, list[Violation]] = {each.number: [] for each in INVARIANTS}
         self.notes: list[str] = []
+        self.task_topics: set[str] = set()
 
     @property
     def violations(self) -> list[Violation]:
