@@ -154,7 +154,7 @@ class Engine:
             handlers=tuple(sorted(app.targets)),
             settings=settings.member,
             on_dead=self._declared_dead,
-            on_sure=lambda: self.pool.go_on(),
+            on_sure=self._sure_again,
             on_time=on_time,
         )
         world = World(
@@ -178,6 +178,7 @@ class Engine:
             on_wakes=lambda wakes: self.others.wake(
                 wakes
             ),  # constructed later: it publishes through the relay
+            may_publish=None if self.member.alone else self.member.is_sure,
             metrics=self.metrics,
         )
         self.validator = PayloadValidator(store, DryReplays(store, self.committer, attempts, clock).codec)
@@ -235,7 +236,13 @@ class Engine:
             metrics=self.metrics,
             on_effects=self.relay.poke,
         )
-        self.retention = Retention(self.committer, store, clock=clock, settings=settings.retention)
+        self.retention = Retention(
+            self.committer,
+            store,
+            clock=clock,
+            settings=settings.retention,
+            is_first=lambda: self.member.is_first,
+        )
         self._sweeper = Sweeper(
             self.pool,
             self.committer,
@@ -329,8 +336,13 @@ class Engine:
 
     def _declared_dead(self) -> None:
         self.pool.lose_all("this instance was declared dead")
+        self.relay.lose_all()
         self.others.listen()
         self.pool.look_again()
+
+    def _sure_again(self) -> None:
+        self.pool.go_on()
+        self.relay.go_on()
 
     def _store_changed(self, problem: str | None) -> None:
         if problem is None:

@@ -64,7 +64,7 @@ class Relay:
     unsent effects from the store, in order, until it holds all of them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all of it is given by name
         self,
         committer: Committer,
         reader: OutboxReader,
@@ -74,6 +74,7 @@ class Relay:
         clock: Clock,
         settings: RelaySettings,
         on_wakes: Callable[[Sequence[Wake]], None],
+        may_publish: Callable[[], bool] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         """Prepare; `run` does the rest.
@@ -86,6 +87,8 @@ class Relay:
             clock: The time.
             settings: Bounds and intervals.
             on_wakes: Called with the invocations that a refused task has woken, by rejecting its awakeable.
+            may_publish: Whether this instance lives for certain; None: it is the only one. While it may
+                be dead, `go_on` is waited for.
             metrics: Where publishes are counted.
         """
         self._committer = committer
@@ -94,6 +97,7 @@ class Relay:
         self._owner = owner
         self._settings = settings
         self._on_wakes = on_wakes
+        self._may_publish = may_publish
         self._missing = MissingTopics(clock, patience_s=settings.publish_timeout.total_seconds())
         self._outages = Outages(clock.monotonic)
         self._refusals = Outages(clock.monotonic)
@@ -125,6 +129,23 @@ class Relay:
         """Read the store before anything else is published: earlier effects were claimed from others."""
         self._behind = True
         self._poked.set()
+
+    def lose_all(self) -> None:
+        """Drop every effect: this instance was declared dead, and others publish them.
+
+        What is being published at this moment may be repeated by them (K3).
+        """
+        self._streams.clear()
+        self._due.clear()
+        self._backoffs.clear()
+        self._known.clear()
+        self._held_bytes = 0
+        self.fall_behind()
+
+    def go_on(self) -> None:
+        """Publish what was put off while this instance may have been declared dead."""
+        if self._due and self._tasks is not None:
+            self._tasks.create_task(self._publish_due())
 
     def poke(self) -> None:
         """Sweep now, for effects that were committed unclaimed."""
@@ -231,13 +252,17 @@ class Relay:
         gone: set[str] = set()
         handed_off: list[Effect] = []
         self._gone_while_reading, self._handed_off_while_reading = gone, handed_off
+        owner = self._owner()
         try:
-            unsent = await self._reader.effects(self._owner(), limit)
+            unsent = await self._reader.effects(owner, limit)
         except StoreUnavailable:
             self._behind = True
             return
         finally:
             self._gone_while_reading = self._handed_off_while_reading = None
+        if self._owner() != owner:
+            self._behind = True  # declared dead meanwhile: these are not its own any more
+            return
         # If there is more to read, a later read returns what was handed off meanwhile.
         found = unsent if len(unsent) >= limit else [*unsent, *handed_off]
         if not self._enqueue([effect for effect in found if effect.event_id not in gone]):
@@ -259,6 +284,8 @@ class Relay:
         self._due.append(effect)
 
     async def _publish_due(self) -> None:
+        if self._may_publish is not None and not self._may_publish():
+            return
         effects, self._due = self._due, []
         left = {effect.event_id: effect for effect in effects}
 
@@ -286,7 +313,7 @@ class Relay:
                     shorter = without_value(effect, str(outcome))
                     if shorter is None:
                         self._refuse(effect, str(outcome))
-                    else:
+                    elif self._is_first(effect):
                         self._streams[effect.stream][0] = shorter
                         self._publish_soon(shorter)
             case _:
@@ -313,8 +340,10 @@ class Relay:
     def _go_on(self, effects: Sequence[Effect]) -> None:
         """Publish the next effect of each stream; its first, one of these, is published or refused."""
         for effect in effects:
+            queue = self._streams.get(effect.stream)
+            if queue is None or queue[0] is not effect:
+                continue  # it was dropped while it was being published
             self._backoffs.pop(effect.stream, None)
-            queue = self._streams[effect.stream]
             queue.popleft()
             if queue:
                 self._publish_soon(queue[0])
@@ -323,7 +352,7 @@ class Relay:
 
     def _failed(self, effects: Sequence[Effect], error: BrokerUnavailable) -> None:
         """Try again after a pause; refuse records to a topic that has been missing for too long."""
-        pauses: dict[float, list[str]] = {}
+        pauses: dict[float, list[Effect]] = {}
         for effect in effects:
             if isinstance(error, TopicMissing) and self._missing.is_overdue(effect.topic):
                 self._refuse(effect, str(error))
@@ -334,15 +363,21 @@ class Relay:
                 log.warning(events.EFFECT_FAILED, **_log_fields(effect), failures=failures, error=str(error))
             self._counts["retried"].inc()
             backoff = self._backoffs.setdefault(effect.stream, Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S))
-            pauses.setdefault(backoff.next_s(), []).append(effect.stream)
-        for pause_s, streams in pauses.items():
+            pauses.setdefault(backoff.next_s(), []).append(effect)
+        for pause_s, some in pauses.items():
             if self._tasks is not None:
-                self._tasks.create_task(self._retry_later(streams, pause_s))
+                self._tasks.create_task(self._retry_later(some, pause_s))
 
-    async def _retry_later(self, streams: Sequence[str], pause_s: float) -> None:
+    async def _retry_later(self, effects: Sequence[Effect], pause_s: float) -> None:
         await asyncio.sleep(pause_s)
-        for stream in streams:
-            self._publish_soon(self._streams[stream][0])
+        for effect in effects:
+            if self._is_first(effect):
+                self._publish_soon(effect)
+
+    def _is_first(self, effect: Effect) -> bool:
+        """Whether it is the one of its stream that is being published; not if it was dropped meanwhile."""
+        queue = self._streams.get(effect.stream)
+        return queue is not None and queue[0] is effect
 
     def _refuse(self, effect: Effect, reason: str) -> None:
         reason = writable(reason)

@@ -34,6 +34,7 @@ class OwnerCommits:
     does not come to be.
 
     Attributes:
+        owner: Whose claim it is.
         entries: How many entries the journal has once everything is committed.
         durable: How many of them are known to be on disk.
         stored: The row's version on disk.
@@ -44,7 +45,7 @@ class OwnerCommits:
         self.entries = 0
         self.durable = 0
         self._invocation_id = invocation_id
-        self._owner = owner
+        self.owner = owner
         self._build = build
         self._epoch = epoch
         self._version = version
@@ -77,7 +78,7 @@ class OwnerCommits:
             self.entries += len(progress.entries)
         return Advance(
             invocation_id=self._invocation_id,
-            owner=self._owner,
+            owner=self.owner,
             epoch=self._epoch,
             version=version,
             number=self._number,

@@ -59,6 +59,7 @@ class RunnerPool:
         attempts: Where handlers run.
         metrics: Where attempts are counted.
         on_end: Called with each invocation that has ended or is paused.
+        catch_up: Has the relay read the store before it publishes anything else.
         stopping: Whether claiming has stopped.
     """
 
@@ -112,7 +113,7 @@ class RunnerPool:
         self.settings = settings
         self.on_failure = on_failure
         self.publish: Callable[[Sequence[Effect]], None] = relay.hand_off
-        self._catch_up: Callable[[], None] = relay.fall_behind
+        self.catch_up: Callable[[], None] = relay.fall_behind
         self.stopping = False
         self._hurries = False
         self._store = store
@@ -369,7 +370,7 @@ class RunnerPool:
         )
         claimed = await self.committer.commit(order, Claimed)
         if claimed.effects:
-            self._catch_up()
+            self.catch_up()
         rows = [row for row in claimed.invocations if row.status == "running"]
         for row in claimed.invocations:
             if row.status == "paused" and row.failure is not None:

@@ -47,9 +47,17 @@ class Retention:
     """Purges expired rows of one store."""
 
     def __init__(
-        self, committer: Committer, store: Store, *, clock: Clock, settings: RetentionSettings
+        self,
+        committer: Committer,
+        store: Store,
+        *,
+        clock: Clock,
+        settings: RetentionSettings,
+        is_first: Callable[[], bool],
     ) -> None:
+        """Prepare to purge at intervals, whenever this `is_first` of the instances that share the store."""
         self._committer = committer
+        self._is_first = is_first
         self._store = store
         self._clock = clock
         self._settings = settings
@@ -58,7 +66,9 @@ class Retention:
         """Purge until cancelled; `failed` is called with each error, and the next interval tries again."""
         while True:
             try:
-                await self.purge()
+                # Two at once do no harm, but both would look for the same rows.
+                if self._is_first():
+                    await self.purge()
             except Exception as error:
                 failed(error)
             await asyncio.sleep(self._settings.interval.total_seconds())

@@ -554,7 +554,7 @@ class Runner:
         """Act on a durable step: remember what its awakeables expect, publish its effects."""
         if progress.awakeables:
             self._pool.remember(self.invocation_id, progress, self._attempt)
-        if effects:
+        if effects and self._commits.owner == self._pool.member.id:  # else they are others' to publish
             self._pool.publish(effects)
 
     def _not_committed(self, answer: Reply | BaseException) -> None:

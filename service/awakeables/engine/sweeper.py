@@ -94,4 +94,6 @@ class Sweeper:
                 Release(owner=self._pool.member.id, ids=tuple(orphans)), Released
             )
             log.warning(events.LET_GO, count=released.count, invocation_ids=sorted(orphans)[:MOST_NAMED])
+            # If the reply to their claim was lost, so were effects that moved with them, which go first.
+            self._pool.catch_up()
             self._pool.look_again()
