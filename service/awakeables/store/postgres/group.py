@@ -25,6 +25,7 @@ from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.store.postgres.changes import BlindChanges, with_counts
 from awakeables.store.postgres.connection import Connection
 from awakeables.store.postgres.errors import EXISTS, STALE, is_tried_again, sqlstate
+from awakeables.store.postgres.floors import Floors
 from awakeables.store.postgres.loading import Loaded, keys_of, load, lock, merge
 from awakeables.store.postgres.searching import find
 from awakeables.store.postgres.writing import write
@@ -45,6 +46,7 @@ class OptimisticGroup:
         retention_ms: int,
         clock_ms: Callable[[], int] | None,
         schemas: set[str],
+        floors: Floors,
         between: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         """Commit over this connection.
@@ -54,12 +56,14 @@ class OptimisticGroup:
             retention_ms: As in `Rows`.
             clock_ms: The clock to decide by; None: the database's.
             schemas: Hashes of schemas that are known to be stored.
+            floors: Where searches begin.
             between: Called with the name of the step that comes next.
         """
         self._connection = connection
         self._retention_ms = retention_ms
         self._clock_ms = clock_ms
         self._schemas = schemas
+        self._floors = floors
         self._between = between
         self._give_up_s = asyncio.get_running_loop().time() + PATIENCE_S
 
@@ -175,13 +179,13 @@ class OptimisticGroup:
         """Decide on what is found, and write; None: it has changed while it was being locked."""
         await self._step("search")
         loaded = await load(self._connection, keys_of("invocations", ()), self._clock_ms)
-        found = await find(self._connection, command, loaded)
+        found = await find(self._connection, command, loaded, self._floors)
         if isinstance(command, Kill):
             # Awakeables are locked before their invocation; its owner may have added some in between.
             keys = keys_of("invocations", [command.invocation_id])
             await lock(self._connection, keys)
             loaded = await load(self._connection, keys, self._clock_ms)
-            if found != (found := await find(self._connection, command, loaded)):
+            if found != (found := await find(self._connection, command, loaded, self._floors)):
                 return None
         changes = BlindChanges(loaded.rows(self._retention_ms))
         reply = decision(command, found, loaded.now_ms, changes)

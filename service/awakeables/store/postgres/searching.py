@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.commands import Claim, ClaimEffects, Command, Expire, Kill, PurgeDeadLetters, TakeOver
 from awakeables.core.decide.claiming import Due, horizon_of
 from awakeables.core.decide.operating import PurgeCandidates
 from awakeables.core.ids import EFFECT_KINDS, first_id
-from awakeables.core.invocations import NO_INSTANT_MS, SUSPECT_STARTS, Invocation
+from awakeables.core.invocations import NO_INSTANT_MS, SUSPECT_STARTS, Invocation, due_since_ms
 from awakeables.core.rows import EffectRow
 from awakeables.store.postgres.connection import Connection
+from awakeables.store.postgres.floors import Floor, Floors
 from awakeables.store.postgres.loading import Loaded
 from awakeables.store.postgres.queries import QUERIES
 
 
-async def find(connection: Connection, command: Command, loaded: Loaded) -> Any:
+async def find(connection: Connection, command: Command, loaded: Loaded, floors: Floors) -> Any:
     """Find the rows that a command is decided on, and lock them until the transaction ends."""
     match command:
         case Claim():
-            return await _due(connection, command, loaded)
+            return await _due(connection, command, loaded, floors.due)
         case Expire():
-            wanted = (horizon_of(command, loaded.now_ms), command.limit)
-            found = await connection.fetch(QUERIES["overdue_awakeables"], *wanted)
-            return [loaded.awakeable(tuple(row)) for row in found]
+            return await _overdue(connection, command, loaded, floors.overdue)
         case ClaimEffects():
             return await _unclaimed(connection, command.owner, command.limit)
         case Kill():
@@ -39,21 +39,38 @@ async def find(connection: Connection, command: Command, loaded: Loaded) -> Any:
             raise TypeError(f"{type(command).__name__} searches nothing")
 
 
-async def _due(connection: Connection, command: Claim, loaded: Loaded) -> Due:
+async def _due(connection: Connection, command: Claim, loaded: Loaded, floor: Floor) -> Due:
     """Due invocations, those due longest first, at most one suspect; and their effects that others hold."""
 
-    async def due(query: str, limit: int) -> list[Invocation]:
+    async def due(query: str, limit: int, *least: int) -> list[Invocation]:
         not_mine = (list(command.not_builds), list(command.not_handlers))
-        wanted = (loaded.now_ms, SUSPECT_STARTS, limit, NO_INSTANT_MS, *not_mine)
+        wanted = (loaded.now_ms, SUSPECT_STARTS, limit, NO_INSTANT_MS, *not_mine, *least)
         return [loaded.invocation(tuple(row)) for row in await connection.fetch(QUERIES[query], *wanted)]
 
     suspects = await due("due_suspects", 1) if command.suspect else []
-    found = [*suspects, *await due("due_invocations", command.limit - len(suspects))]
+    least_ms = floor.begin(connection, command.not_builds, command.not_handlers) or 0
+    regular = await due("due_invocations", command.limit - len(suspects), least_ms)
+    if regular and regular[-1].due_ms is not None:
+        floor.reached(due_since_ms(regular[-1].due_ms))
+    found = [*suspects, *regular]
     if not found:
         return Due(invocations=())
     streams = [row.id for row in found]
     effects = await connection.fetch(QUERIES["effects_of"], streams, command.owner)
     return Due(invocations=found, effects=[EffectRow(*row) for row in effects])
+
+
+async def _overdue(
+    connection: Connection, command: Expire, loaded: Loaded, floor: Floor
+) -> list[AwakeableRow]:
+    """Awakeables whose deadlines have passed, the earliest first."""
+    horizon_ms, least_ms = horizon_of(command, loaded.now_ms), floor.begin(connection)
+    wanted = (horizon_ms, command.limit, 0 if least_ms is None else least_ms)
+    found = await connection.fetch(QUERIES["overdue_awakeables"], *wanted)
+    rows = [loaded.awakeable(tuple(row)) for row in found]
+    if len(rows) < command.limit:
+        floor.reached(horizon_ms)
+    return rows
 
 
 async def _unclaimed(connection: Connection, owner: str, limit: int) -> list[EffectRow]:

@@ -24,6 +24,7 @@ from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.postgres import reading
 from awakeables.store.postgres.connection import Connection, Session
 from awakeables.store.postgres.counts import Counts
+from awakeables.store.postgres.floors import Floors
 from awakeables.store.postgres.group import OptimisticGroup
 from awakeables.store.postgres.hints import PostgresHints
 from awakeables.store.postgres.membership import PostgresMembership
@@ -69,7 +70,8 @@ class PostgresStore:
         self.hints = PostgresHints(url, self._where)
         self._migrator = Session(url, self._where, "migrator")
         self._schemas: set[str] = set()
-        self._counts = Counts(lambda: asyncio.get_running_loop().time())
+        self._counts = Counts(_loop_time)
+        self._floors = Floors(_loop_time)
 
     # ── opening and closing ─────────────────────────────────────────────────────────────────
 
@@ -104,6 +106,7 @@ class PostgresStore:
                 retention_ms=self._retention_ms,
                 clock_ms=self._clock_ms,
                 schemas=self._schemas,
+                floors=self._floors,
                 between=self._between,
             )
             return await group.commit(commands)
@@ -179,6 +182,10 @@ class PostgresStore:
     async def counts(self) -> Mapping[str, int]:
         counts = await self._lister.run(self._counts.read)
         return counts | await self._lister.run(reading.oldest)
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _read(

@@ -1,13 +1,14 @@
 -- due_invocations --
 -- A negative due time is no instant: it has come whatever the clock says. Each of the two kinds is in its
--- order in the index; what is read of both is merged by the instant since which it has been due.
+-- order in the index; what is read of both is merged by the instant since which it has been due. $7 is the
+-- least such instant.
 WITH at_once AS (
     SELECT @invocation_columns, i.rev FROM awakeables.invocations AS i
-    WHERE i.due_ms IS NOT NULL AND i.due_ms < 0 AND i.starts < $2 AND @for_me
+    WHERE i.due_ms IS NOT NULL AND i.due_ms BETWEEN $7::bigint - $4::bigint AND -1 AND i.starts < $2 AND @for_me
     ORDER BY i.due_ms, i.id LIMIT $3 FOR UPDATE SKIP LOCKED
 ), timed AS (
     SELECT @invocation_columns, i.rev FROM awakeables.invocations AS i
-    WHERE i.due_ms IS NOT NULL AND i.due_ms BETWEEN 0 AND $1 AND i.starts < $2 AND @for_me
+    WHERE i.due_ms IS NOT NULL AND i.due_ms BETWEEN greatest(0, $7::bigint) AND $1 AND i.starts < $2 AND @for_me
     ORDER BY i.due_ms, i.id LIMIT $3 FOR UPDATE SKIP LOCKED
 )
 SELECT * FROM (SELECT * FROM at_once UNION ALL SELECT * FROM timed) AS due
@@ -54,7 +55,7 @@ ORDER BY o.event_id FOR UPDATE
 
 -- overdue_awakeables --
 SELECT @awakeable_columns, a.rev FROM awakeables.awakeables AS a
-WHERE a.state = 'pending' AND a.deadline_ms IS NOT NULL AND a.deadline_ms <= $1
+WHERE a.state = 'pending' AND a.deadline_ms IS NOT NULL AND a.deadline_ms BETWEEN $3 AND $1
 ORDER BY a.deadline_ms, a.id LIMIT $2
 FOR UPDATE SKIP LOCKED
 
