@@ -119,7 +119,7 @@ async def test_pg14_a_deadline_is_by_the_store_s_clock_however_wrong_the_instanc
 
 
 async def sleep_briefly(ctx: Context) -> int:
-    await ctx.sleep(timedelta(milliseconds=300))
+    await ctx.sleep(timedelta(seconds=1))
     return 1
 
 
@@ -129,5 +129,5 @@ async def test_pg14_a_sleep_takes_as_long_whichever_instance_s_clock_it_began_by
         for instance in (a, b):
             row = await shop.status(await shop.begin(instance, "nap"), "completed")
             assert row.ended_ms is not None
-            # An instance's clock is behind the store's by as long as a heartbeat's answer takes.
-            assert 200 <= row.ended_ms - row.created_ms < 5_000
+            # An instance's clock is behind the store's by as long as a heartbeat's answer took.
+            assert 500 <= row.ended_ms - row.created_ms < 8_000
