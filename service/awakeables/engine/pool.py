@@ -13,21 +13,22 @@ from typing import Any
 import structlog
 
 from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.backoff import Backoff
 from awakeables.core.commands import Begin, Claim
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import SUSPECT_STARTS, Invocation
 from awakeables.core.journal import Entry, Input
 from awakeables.core.outcomes import Outcome, Resolution
 from awakeables.core.replies import Claimed, Reply, Wake
-from awakeables.engine.committer import Committer
-from awakeables.engine.histories import histories
+from awakeables.engine.committer import FIRST_PAUSE_S, LONGEST_PAUSE_S, Committer
+from awakeables.engine.histories import Histories, histories
 from awakeables.engine.invocationlog import InvocationLog
 from awakeables.engine.member import Member
 from awakeables.engine.outbox import Relay
 from awakeables.engine.runner import Runner, RunnerSettings
 from awakeables.engine.settlement import PayloadValidator
 from awakeables.engine.waiters import Waiters
-from awakeables.errors import AuthorError, NotFound
+from awakeables.errors import AuthorError, NotFound, StoreUnavailable
 from awakeables.handlers.attempt import Attempt, Attempts, Progress
 from awakeables.ports import Clock, Expectation, JournalReader
 from awakeables.telemetry.metrics import Metrics
@@ -401,9 +402,13 @@ class RunnerPool:
         )
 
     async def _revive(self, rows: Sequence[Invocation], runners: Mapping[str, Runner]) -> None:
-        """Read the journals of claimed invocations, and run them."""
+        """Read the journals of claimed invocations, and run them.
+
+        While the store can't be read, they are kept: the claim counts as a start, so that after some more
+        claims without a commit they would seem to crash their owners.
+        """
         try:
-            found = await histories(self._store, [row.id for row in rows])
+            found = await self._histories([row.id for row in rows])
         except Exception as error:
             self._on_unexpected(error, invocation_ids=sorted(runners)[:MOST_NAMED])
             for runner in runners.values():
@@ -418,6 +423,14 @@ class RunnerPool:
                 self._start(runner, found.journals[row.id])
             else:
                 self.forget(runner)  # ended and purged meanwhile
+
+    async def _histories(self, invocation_ids: Sequence[str]) -> Histories:
+        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        while True:
+            try:
+                return await histories(self._store, invocation_ids)
+            except StoreUnavailable:  # the committer reports the outage
+                await asyncio.sleep(backoff.next_s())
 
     def _start(self, runner: Runner, journal: Sequence[Entry]) -> None:
         try:

@@ -13,6 +13,7 @@ from awakeables.core.replies import Expired, Released, Wake
 from awakeables.engine.committer import Committer
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.pool import MOST_NAMED, RunnerPool
+from awakeables.errors import StoreUnavailable
 from awakeables.ports import JournalReader
 from awakeables.telemetry import events
 
@@ -63,6 +64,8 @@ class Sweeper:
         while True:
             try:
                 await self.sweep()
+            except StoreUnavailable:
+                pass  # the committer reports the outage
             except Exception as error:
                 self._on_unexpected(error)
             await asyncio.sleep(self._interval_s * (1 if self._pool.member.is_first else RARELY))

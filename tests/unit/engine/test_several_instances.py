@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from awakeables import Context
 from awakeables.core.instances import Hint
 from awakeables.core.outcomes import Resolution
+from awakeables.errors import StoreUnavailable
 from awakeables.store.membership import LocalHints
 from awakeables.testing.bench import Bench, Process, quick, until
 
@@ -229,3 +230,23 @@ async def test_an_instance_that_was_declared_dead_does_nothing_under_an_id_that_
         allowed.set()
         await until(lambda: one.engine.owner != before, "it registers anew")
         assert one.engine.owner in {each.id for each in await membership.instances()}
+
+
+async def test_an_outage_of_reading_makes_no_handler_seem_to_crash_its_owner(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads have a connection of their own, which can fail while commits go on."""
+    async with bench.serving(quick(linger=timedelta(0)), wait=wait) as one:
+        invocation_id = await bench.begin(one, "wait")
+        key = (await bench.awakeable(invocation_id)).id
+        await bench.status(invocation_id, "suspended")
+
+        async def refuse(*_args: Any) -> Any:
+            raise StoreUnavailable("cut off")
+
+        with monkeypatch.context() as outage:
+            outage.setattr(bench.store, "history", refuse)
+            await bench.settle(one, key, 7)
+            await asyncio.sleep(60)
+            assert (bench.row(invocation_id).status, bench.row(invocation_id).starts) == ("running", 1)
+        await bench.status(invocation_id, "completed")
