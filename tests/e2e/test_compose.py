@@ -14,7 +14,7 @@ import pytest
 from support.compose import Stack, reason_compose_is_missing
 from support.eventually import eventually
 
-pytestmark = [pytest.mark.compose, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(600)]
 
 UID = "10001"
 SERVICES = ("service-1", "service-2")

@@ -15,9 +15,9 @@ from support.effort import CHAOS_CALLS, CHAOS_FAULTS
 from support.real_postgres import reason_real_postgres_is_missing
 from support.this_run import RUN
 
-SEED = int(os.environ.get("CHAOS_SEED", "4"))
+SEED = int(os.environ.get("CHAOS_SEED", "3"))
 
-pytestmark = [pytest.mark.real_postgres, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real_postgres, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ SESSION_S = 6.0
 
 SEED = int(os.environ.get("CHAOS_SEED", "2"))
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.timeout(900)]
 
 
 async def test_kills_under_load_lose_repeat_and_misstate_nothing(tmp_path: Path, bootstrap: str) -> None:

@@ -32,7 +32,7 @@ SELECT pid, query FROM pg_stat_activity
 WHERE datname = current_database() AND xact_start < clock_timestamp() - interval '1 second'
 """
 
-pytestmark = [pytest.mark.real_postgres, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real_postgres, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
