@@ -271,18 +271,6 @@ MUTATIONS: tuple[Callable[[], Any], ...] = (
 
 
 @contextmanager
-def own_partitions_are_all_partitions() -> Iterator[None]:
-    """Hard case 5: an instance compares deadlines with what it has read itself."""
-
-    def careless(horizon: Horizon) -> int:
-        read = [mark.moment.ms for mark in horizon.read.values()]
-        return min(read) if read else horizon._clock.now_ms()
-
-    with mock.patch.object(Horizon, "held_back_to_ms", careless):
-        yield
-
-
-@contextmanager
 def nobody_is_declared_dead() -> Iterator[None]:
     """O3: what a dead instance owned is never taken over."""
     beat = LocalMembership.beat
@@ -295,7 +283,6 @@ def nobody_is_declared_dead() -> Iterator[None]:
 
 
 MUTATIONS_OF_SEVERAL: tuple[Callable[[], Any], ...] = (
-    own_partitions_are_all_partitions,
     nobody_is_declared_dead,
     no_owner_fence,
 )
