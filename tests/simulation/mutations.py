@@ -284,5 +284,4 @@ def nobody_is_declared_dead() -> Iterator[None]:
 
 MUTATIONS_OF_SEVERAL: tuple[Callable[[], Any], ...] = (
     nobody_is_declared_dead,
-    no_owner_fence,
 )
