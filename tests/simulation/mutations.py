@@ -282,6 +282,4 @@ def nobody_is_declared_dead() -> Iterator[None]:
         yield
 
 
-MUTATIONS_OF_SEVERAL: tuple[Callable[[], Any], ...] = (
-    nobody_is_declared_dead,
-)
+MUTATIONS_OF_SEVERAL: tuple[Callable[[], Any], ...] = (nobody_is_declared_dead,)
