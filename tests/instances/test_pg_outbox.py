@@ -122,27 +122,6 @@ async def test_pg15_the_owner_before_is_frozen_and_publishes_when_it_wakes_up(sh
         assert len(shop.values("notices")) <= 5, "only what it was publishing is repeated"
 
 
-async def test_pg15_verdicts_of_an_awakeable_are_published_in_their_order(shop: Instances) -> None:
-    verdicts = replace(AT_ONCE, verdicts=True)
-    async with AsyncExitStack() as stack:
-        one = await stack.enter_async_context(shop.serving(verdicts, ahead=CLOCKS[0], tell=tell))
-        async with shop.serving(verdicts, ahead=CLOCKS[1], tell=tell) as two:
-            invocation_id = await shop.begin(two, "tell")
-            key = (await shop.awakeable(invocation_id)).id
-            one.broker.gate.clear()
-            given = [await shop.settle(one, key, 1, "http:0")]
-            await eventually(lambda: has_tried(one, "shop.verdicts"), TAKEN_OVER_S)
-            # Each instance settles some, and the first one, which holds the stream, dies.
-            for number in range(1, 6):
-                given.append(await shop.settle((one, two)[number % 2], key, number + 1, f"http:{number}"))
-            assert not of_awakeable(shop, key)
-            await stack.aclose()
-            await eventually(lambda: all_sent(shop), TAKEN_OVER_S)
-            sources = [effect.verdict.source for effect in of_awakeable(shop, key) if effect.verdict]
-            assert first_occurrences(sources) == [f"http:{number}" for number in range(6)]
-            assert [verdict.kind for verdict in given] == ["accepted"] + ["conflict"] * 5
-
-
 def has_tried(instance: Instance, topic: str) -> bool:
     return any(effect.topic == topic for effect in instance.broker.tries)
 
