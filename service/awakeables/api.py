@@ -198,7 +198,7 @@ class Api(Queries):
             idempotency=idempotency,
             build=engine.build,
             by=by,
-            origin=engine.owner if engine.store.membership.shared else None,
+            origin=None if engine.member.alone else engine.owner,
         )
         # The handler runs while its row is being written: its own commits follow that one.
         submitted = self._pool.begin(begin, given) if at_once else self._committer.submit(begin)

@@ -186,7 +186,7 @@ class Engine:
             clock,
             longest_ms=round(settings.horizon.total_seconds() * 1000),
             topic=app.completions_topic,
-            watermark=store if store.membership.shared else None,
+            watermark=None if self.member.alone else store,
         )
         self.waiters = Waiters()
         self.pool = RunnerPool(
@@ -276,7 +276,7 @@ class Engine:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.committer.run(), name="committer")
                 await self.member.register()
-                if self.store.membership.shared:
+                if not self.member.alone:
                     tasks.create_task(self.member.run(self.unexpected), name="member")
                     tasks.create_task(self.others.run(), name="other-instances")
                     tasks.create_task(self.horizon.run(self.unexpected), name="horizon")
@@ -311,7 +311,7 @@ class Engine:
         return drained
 
     async def _leave(self, *, gone: bool = True) -> None:
-        if self.store.membership.shared:
+        if not self.member.alone:
             try:
                 async with asyncio.timeout(LEAVE_S):
                     await self.member.leave(gone=gone)

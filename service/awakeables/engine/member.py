@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
-from msgspec.structs import replace
 
 from awakeables.core.commands import TakeOver
 from awakeables.core.ids import Ids
@@ -120,7 +119,7 @@ class Member:
     async def register(self) -> None:
         """Appear among the instances, learn the store's time, and take over what nobody living owns."""
         await self._register(self.id)
-        if self._membership.shared:
+        if not self.alone:
             with suppress(StoreUnavailable):  # then the next heartbeat tells
                 await self.beat()
         await self.take_over()
@@ -209,9 +208,8 @@ class Member:
 
     def _note(self, living: tuple[Instance, ...]) -> None:
         self.living = living
-        mine = [each for each in living if each.id == self.id]
-        if mine:
-            me = replace(mine[0], handlers=self._handlers)
+        me = next((each for each in living if each.id == self.id), None)
+        if me is not None:
             self.not_builds = newer_builds(me, living)
             self.not_handlers = served_elsewhere(me, living)
 

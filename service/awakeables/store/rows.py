@@ -1,15 +1,29 @@
-"""Converts dead letters to rows and back; all other rows are structs whose fields are the columns."""
+"""Converts between columns and what is not a struct of them: dead letters, and what awakeables expect."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from awakeables.core.acts import acts_bytes, acts_from
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.rows import headers_bytes, headers_from
+from awakeables.ports import Expectation
 
 Columns: TypeAlias = tuple[Any, ...]
+
+
+def expectation_from(columns: Iterable[Any]) -> Expectation:
+    """What an awakeable accepts, from the columns of `expectations` after its ID."""
+    invocation_id, codec, type_name, schema_hash, schema = columns
+    return Expectation(
+        invocation_id=invocation_id,
+        codec=codec,
+        type_name=type_name,
+        schema_hash=schema_hash,
+        schema=schema,
+    )
 
 
 def dead_letter_from(row: Columns) -> DeadLetter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from awakeables import Context
 from awakeables.core.awakeables import Completion
 from awakeables.core.invocations import Invocation
 from awakeables.core.outcomes import Rejection, Resolution
-from awakeables.testing.bench import quick
+from awakeables.testing.bench import Bench, Process, quick, until
 from awakeables.wire.completions import encode_completion
 
 TOPIC = "shop.completions"
@@ -46,3 +47,17 @@ def failed(row: Invocation) -> Rejection:
 def value(row: Invocation) -> Any:
     assert isinstance(row.result, Resolution), row
     return msgspec.json.decode(row.result.content)
+
+
+async def heartbeats_unanswered(bench: Bench, process: Process) -> asyncio.Event:
+    """Leave heartbeats without an answer until the event is set; return once the process may be dead."""
+    membership: Any = bench.store.membership
+    beat, acknowledged = membership.beat, asyncio.Event()
+
+    async def late(*args: Any, **kwargs: Any) -> Any:
+        await acknowledged.wait()
+        return await beat(*args, **kwargs)
+
+    membership.beat = late
+    await until(lambda: not process.engine.member.is_sure(), "it may be dead")
+    return acknowledged

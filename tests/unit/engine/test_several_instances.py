@@ -17,6 +17,7 @@ from awakeables.core.outcomes import Resolution
 from awakeables.errors import StoreUnavailable
 from awakeables.store.membership import LocalHints
 from awakeables.testing.bench import Bench, Process, quick, until
+from unit.engine.harness import heartbeats_unanswered
 
 LINGERS = quick(linger=timedelta(seconds=1))
 
@@ -175,15 +176,7 @@ async def test_an_action_is_not_begun_by_an_instance_that_may_be_dead(bench: Ben
     async with bench.serving(quick(linger=timedelta(minutes=5)), acts=acts) as one:
         invocation_id = await bench.begin(one, "acts")
         key = (await bench.awakeable(invocation_id)).id
-        membership: Any = bench.store.membership
-        beat, acknowledged = membership.beat, asyncio.Event()
-
-        async def late(*args: Any, **kwargs: Any) -> Any:
-            await acknowledged.wait()
-            return await beat(*args, **kwargs)
-
-        membership.beat = late
-        await until(lambda: not one.engine.member.is_sure(), "it may be dead")
+        acknowledged = await heartbeats_unanswered(bench, one)
         await bench.settle(one, key, 1)
         await asyncio.sleep(1)
         assert bench.row(invocation_id).version == 2, "the request for the action is journaled"

@@ -15,6 +15,7 @@ from awakeables.core.replies import Claimed
 from awakeables.engine.outbox import RelaySettings
 from awakeables.errors import StoreUnavailable
 from awakeables.testing.bench import Bench, quick, until
+from unit.engine.harness import heartbeats_unanswered
 
 
 @pytest.fixture
@@ -30,15 +31,7 @@ async def test_effects_are_not_published_by_an_instance_that_may_be_dead(bench: 
     async with bench.serving(quick(linger=timedelta(minutes=5)), tells=tells) as one:
         invocation_id = await bench.begin(one, "tells")
         key = (await bench.awakeable(invocation_id)).id
-        membership: Any = bench.store.membership
-        beat, acknowledged = membership.beat, asyncio.Event()
-
-        async def late(*args: Any, **kwargs: Any) -> Any:
-            await acknowledged.wait()
-            return await beat(*args, **kwargs)
-
-        membership.beat = late
-        await until(lambda: not one.engine.member.is_sure(), "it may be dead")
+        acknowledged = await heartbeats_unanswered(bench, one)
         await bench.settle(one, key, 1)
         await until(lambda: bench.row(invocation_id).version == 2, "the effect is stored")
         await asyncio.sleep(1)

@@ -22,7 +22,7 @@ from awakeables.store.batches import beginning_of, first_of
 from awakeables.store.postgres.connection import Connection
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.store.postgres.texts import storable
-from awakeables.store.rows import dead_letter_from
+from awakeables.store.rows import dead_letter_from, expectation_from
 
 _AFTER_ALL = "\U0010ffff"
 """Sorts after every ID, for the page that begins with the newest row."""
@@ -80,16 +80,7 @@ async def ends(connection: Connection, invocation_ids: Sequence[str]) -> dict[st
 
 async def expectations(connection: Connection, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
     found = await connection.fetch(QUERIES["expectations"], [*map(storable, awakeable_ids)])
-    return {
-        awakeable_id: Expectation(
-            invocation_id=invocation_id,
-            codec=codec,
-            type_name=type_name,
-            schema_hash=schema_hash,
-            schema=schema,
-        )
-        for awakeable_id, invocation_id, codec, type_name, schema_hash, schema in found
-    }
+    return {awakeable_id: expectation_from(columns) for awakeable_id, *columns in found}
 
 
 async def effects(connection: Connection, owner: str, limit: int) -> list[Effect]:

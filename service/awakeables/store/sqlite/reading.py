@@ -23,7 +23,7 @@ from awakeables.core.replies import Position
 from awakeables.core.rows import EffectRow, PositionRow
 from awakeables.ports import Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
-from awakeables.store.rows import dead_letter_from
+from awakeables.store.rows import dead_letter_from, expectation_from
 from awakeables.store.sqlite.loading import id_list, unsent
 from awakeables.store.sqlite.queries import QUERIES
 
@@ -73,16 +73,7 @@ def ends(connection: sqlite3.Connection, invocation_ids: Sequence[str]) -> dict[
 
 def expectations(connection: sqlite3.Connection, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
     found = connection.execute(QUERIES["expectations"], (id_list(awakeable_ids),))
-    return {
-        awakeable_id: Expectation(
-            invocation_id=invocation_id,
-            codec=codec,
-            type_name=type_name,
-            schema_hash=schema_hash,
-            schema=schema,
-        )
-        for awakeable_id, invocation_id, codec, type_name, schema_hash, schema in found
-    }
+    return {awakeable_id: expectation_from(columns) for awakeable_id, *columns in found}
 
 
 def effects(connection: sqlite3.Connection, owner: str, limit: int) -> list[Effect]:
