@@ -370,8 +370,7 @@ class World:
         worker = asyncio.ensure_future(self._work(honest=True))
         for _ in range(MOST_S):
             await asyncio.sleep(1)
-            rows = self.store.tables.invocations.values()
-            if all(row.status in ("completed", "paused") for row in rows) and self._all_read():
+            if self._all_ended() and self._all_read() and not self.store.tables.effects:
                 break
         await asyncio.sleep(3)
         if process.engine.live:
@@ -391,6 +390,10 @@ class World:
 
     def _one_of_them(self) -> Process:
         return self.processes[0] if self._instances == 1 else self.chance.choice(self.processes)
+
+    def _all_ended(self) -> bool:
+        rows = self.store.tables.invocations.values()
+        return all(row.status in ("completed", "paused") for row in rows)
 
     def _all_read(self) -> bool:
         positions = self.store.tables.positions

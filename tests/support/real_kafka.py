@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 CLIENT_PORT = 9092
 SECOND_PORT = 9095
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 240.0
+"""So long a broker may take at most, on a machine that is busy with everything else; it takes 5."""
 STARTED = b"Kafka Server started"
 OWNER_LABEL = "awakeables.test.owner"
 

@@ -153,7 +153,8 @@ async def kills_its_process(ctx: Context) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-tampering.begin()
+if "CHAOS_LEDGER" in os.environ:  # served; a test that imports names from here is left as it is
+    tampering.begin()
 app = App(NAME, services=[shapes, fates])
 
 
