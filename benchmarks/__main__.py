@@ -63,7 +63,7 @@ def _bench(given: argparse.Namespace, ground: Ground, told: dict[str, Any]) -> N
         "backlog": lambda: backlog.measure(ground, count=given.backlog, rounds=min(given.rounds, 3)),
         "pending": lambda: pending.measure(ground, waiting, count=given.pending),
         "restate": lambda: restate.measure(ground, fewer, installed=given.restate),
-        "postgres": lambda: postgres.measure(ground, fewer),
+        "postgres": lambda: postgres.measure(ground, fewer, pending=given.pending),
     }
     if given.beside is not None:
         measures[BESIDE] = lambda: cycles.beside(ground, plan, checkout=given.beside)

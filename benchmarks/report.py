@@ -80,10 +80,8 @@ def aims(report: Section) -> list[Aim]:
         for row in pending["rows"]:
             what = f"cycles/s with {many}, {row['in_flight']} in flight"
             found.append(Aim(what, 0.8, "× with 1,000", row["ratio_per_second"]))
-    for row in report.get("postgres", {}).get("1", {}).get("rows", []):
-        if row["in_flight"] == 64:
-            what = "cycles/s on PostgreSQL, 64 in flight"
-            found.append(Aim(what, 0.6, "× SQLite's", row["ratio_per_second"]))
+    if "cycles" in report.get("postgres", {}):
+        found.extend(_postgres_aims(report["postgres"]))
     for row in _rows(report, "restate"):
         what = f"{row['in_flight']} in flight beside Restate"
         if row["in_flight"] == 1:
@@ -92,6 +90,20 @@ def aims(report: Section) -> list[Aim]:
             least = BESIDE_RESTATE.get(row["in_flight"], 4.5)
             found.append(Aim(f"cycles/s, {what}", least, "× Restate's", row["ratio_per_second"]))
     return found
+
+
+def _postgres_aims(found: Section) -> Iterable[Aim]:
+    for row in found["cycles"][0]["rows"]:
+        if row["in_flight"] == 64:
+            what = "cycles/s on PostgreSQL, 64 in flight"
+            yield Aim(what, 0.6, "× SQLite's", row["ratio_per_second"])
+    persisted, empty = found["rows"]["persisted"], found["rows"]["empty"]
+    yield Aim("persisted/s on PostgreSQL", 0.6, "× hand-made SQL", persisted["ratio_hand"])
+    yield Aim("persisted/s on PostgreSQL", 0.25, "× a bare update", persisted["ratio_bare"])
+    many = f"{found['rows']['many']:,} pending"
+    yield Aim(f"empty claim with {many}", 2, "ms", empty["fresh"]["claim"], at_most=True)
+    yield Aim("the same under an old snapshot", 2, "ms", empty["held"]["claim"], at_most=True)
+    yield Aim("take-over after kill -9", 11, "s", found["take_over_s"], at_most=True)
 
 
 def _rows(report: Section, section: str) -> list[Section]:
@@ -151,13 +163,42 @@ def _pending(found: Section) -> Iterable[str]:
     yield from _compared(found)
 
 
+def _postgres(found: Section) -> Iterable[str]:
+    for each in found["cycles"]:
+        yield from _compared(each)
+    rows = found["rows"]
+    persisted, fresh, held = rows["persisted"], rows["empty"]["fresh"], rows["empty"]["held"]
+    yield _table(
+        (f"completions persisted, {rows['group']:,} in a commit", "per second"),
+        [
+            ("an update of the awakeable and of the offset", f"{persisted['bare']:,.0f}"),
+            ("hand-made: with verdict and wake-up, one statement", f"{persisted['hand']:,.0f}"),
+            ("ours", f"{persisted['ours']:,.0f}"),
+        ],
+    )
+    yield _table(
+        (f"{rows['many']:,} pending", ""),
+        [
+            ("a claim, and an expiry, that find nothing", f"{fresh['claim']:.2f}, {fresh['expire']:.2f} ms"),
+            (
+                f"the same after {rows['moved']:,} wake-ups under an old snapshot",
+                f"{held['claim']:.2f}, {held['expire']:.2f} ms",
+            ),
+            ("start of the process to ready", f"{found['pending']['start_s']:.2f} s"),
+            ("memory, the maximum", f"{found['pending']['peak_mb']:.0f} MB"),
+            ("take-over after `kill -9`, time-out 10 s", f"{found['take_over_s']:.1f} s"),
+        ],
+    )
+    yield from _compared(found["pending"])
+
+
 DRAWN = {
     "cycles": _compared,
     "http": _compared,
     "backlog": _backlog,
     "pending": _pending,
     "restate": _compared,
-    "postgres": lambda found: [part for each in found.values() for part in _compared(each)],
+    "postgres": _postgres,
     "beside": _compared,
 }
 

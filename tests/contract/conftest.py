@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,6 +19,7 @@ from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import RETENTION_MS, Driver, FakeClock
 from contract.vandal import audit_of
 from support.loading import LOADED_LATE
+from support.pooler import behind, pooler, reason_pooler_is_missing
 from support.real_postgres import EmptyDatabase
 
 
@@ -25,8 +28,24 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+@pytest.fixture(scope="session")
+def pooler_port(shared_database: str) -> Iterator[int]:
+    """The port of a pooler in front of the run's server; skipped, or failed, without one."""
+    if reason := reason_pooler_is_missing():
+        if os.environ.get("REQUIRE_REAL_POSTGRES") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with pooler(urlsplit(shared_database).port or 5432) as port:
+        yield port
+
+
 @pytest.fixture(
-    params=["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.real_postgres)],
+    params=[
+        "memory",
+        "sqlite",
+        pytest.param("postgres", marks=pytest.mark.real_postgres),
+        pytest.param("pgbouncer", marks=pytest.mark.real_postgres),
+    ],
 )
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> AsyncIterator[Store]:
     """A store; `awakeables verify` finds nothing wrong with what a test leaves in it."""
@@ -36,9 +55,12 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
             opened = MemoryStore(clock=clock, retention_ms=RETENTION_MS)
         case "sqlite":
             opened = SqliteStore(tmp_path / "shop.db", clock=clock, retention_ms=RETENTION_MS)
-        case _:
+        case kind:
             emptied: EmptyDatabase = request.getfixturevalue("empty_database")
-            opened = PostgresStore(await emptied(), clock=clock, retention_ms=RETENTION_MS)
+            url = await emptied()
+            if kind == "pgbouncer":
+                url = behind(url, request.getfixturevalue("pooler_port"))
+            opened = PostgresStore(url, clock=clock, retention_ms=RETENTION_MS)
     await opened.open()
     yield opened
     if request.node.get_closest_marker("impossible_rows") is None:

@@ -22,6 +22,8 @@ UNPLANNED = {
         "auditor",
         "beater",
         "server",
+        "process",
+        "unset",
         "has_meta",
         "has_schema",
         "meta",

@@ -155,7 +155,7 @@ async def test_a_commit_that_changes_nothing_does_not_touch_the_disk(
     assert (log.stat().st_size, log.stat().st_mtime_ns) == before
 
 
-async def test_a_full_disk_is_an_outage_that_ends(sqlite: SqliteStore, driver: Driver) -> None:
+async def test_fault_17_a_full_disk_is_an_outage_that_ends(sqlite: SqliteStore, driver: Driver) -> None:
     await some_of_everything(driver)
     before = await everything(sqlite)
     big = [driver.a_begin(owner="me") for _ in range(2000)]

@@ -48,7 +48,7 @@ def audit_of(store: Store, clock: FakeClock) -> Audit:
         case SqliteStore():
             return SqliteAudit(store._path, clock=clock)
         case PostgresStore():
-            return PostgresAudit(store._writer._url, clock_ms=clock.now_ms)
+            return PostgresAudit(store._writer._database._url, clock_ms=clock.now_ms)
         case _:
             raise TypeError(store)
 

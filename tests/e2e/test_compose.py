@@ -174,7 +174,8 @@ async def test_what_waits_survives_a_restart_of_postgresql_and_is_completed_over
             await healthy(stack, service)
         resolve = f"/restate/awakeables/{awakeable}/resolve"
         answer = await http.second.post(resolve, json={"tracking": "by hand"})
-        assert answer.json()["verdict"] == "accepted"
+        known = await http.second.get(f"/awakeables/{awakeable}")
+        assert answer.json()["verdict"] == "accepted", known.text
         assert await output(stack, http.first, invocation) == packed("o-4", "by hand")
 
 

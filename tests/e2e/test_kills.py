@@ -38,7 +38,7 @@ def create_topics(broker: EmbeddedBroker) -> CreateTopics:
     return create
 
 
-async def test_kills_under_load_lose_repeat_and_misstate_nothing(
+async def test_fault_18_kills_under_load_lose_repeat_and_misstate_nothing(
     tmp_path: Path, broker: EmbeddedBroker, create_topics: CreateTopics
 ) -> None:
     # Room for kills between a record and its acknowledgement.

@@ -74,27 +74,29 @@ async def shop(bootstrap: str, app: App, store: Store) -> AsyncIterator[Running]
 # ── once ────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_completion_twice_in_one_batch_is_accepted_once(bootstrap: str, shop: Running) -> None:
+async def test_fault_4_a_completion_twice_in_one_batch_is_accepted_once(
+    bootstrap: str, shop: Running
+) -> None:
     [awakeable_id] = await shop.pending()
     await produce(bootstrap, shop.app.completions_topic, [resolved(awakeable_id, 1)] * 2)
     await eventually(lambda: _told(shop, awakeable_id, {"accepted": 1, "duplicate": 1}))
 
 
-async def test_a_completion_in_two_batches_is_accepted_once(bootstrap: str, shop: Running) -> None:
+async def test_fault_4_a_completion_in_two_batches_is_accepted_once(bootstrap: str, shop: Running) -> None:
     [awakeable_id] = await shop.pending()
     for _ in range(2):
         await produce(bootstrap, shop.app.completions_topic, [resolved(awakeable_id, 1)])
     await eventually(lambda: _told(shop, awakeable_id, {"accepted": 1, "duplicate": 1}))
 
 
-async def test_a_completion_in_two_partitions_is_accepted_once(bootstrap: str, shop: Running) -> None:
+async def test_fault_4_a_completion_in_two_partitions_is_accepted_once(bootstrap: str, shop: Running) -> None:
     [awakeable_id] = await shop.pending()
     for partition in (0, 1):
         await produce(bootstrap, shop.app.completions_topic, [resolved(awakeable_id, 1)], partition=partition)
     await eventually(lambda: _told(shop, awakeable_id, {"accepted": 1, "duplicate": 1}))
 
 
-async def test_the_first_of_two_answers_wins_and_the_other_gets_conflict(
+async def test_fault_5_the_first_of_two_answers_wins_and_the_other_gets_conflict(
     bootstrap: str, shop: Running
 ) -> None:
     [awakeable_id] = await shop.pending()
@@ -102,6 +104,23 @@ async def test_the_first_of_two_answers_wins_and_the_other_gets_conflict(
     await produce(bootstrap, shop.app.completions_topic, answers)
     await eventually(lambda: _told(shop, awakeable_id, {"accepted": 1, "conflict": 1}))
     assert (await shop.row(awakeable_id)).state == "rejected"
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=-20_000), timedelta(minutes=50)], ids=str)
+async def test_fault_14_a_producer_s_clock_decides_nothing(
+    bootstrap: str, shop: Running, ahead: timedelta
+) -> None:
+    """Deadlines are compared with the store's clock. (A broker refuses records from an hour ahead on.)"""
+    made_ms = SystemClock().now_ms() + ahead // timedelta(milliseconds=1)
+    in_time, late = await shop.pending(timeout_s=3600), await shop.pending(timeout_s=0.05)
+    for (key,) in (in_time, late):
+        if key in late:
+            assert (await shop.settled(key)).state == "timed-out"
+        async with producing(bootstrap) as producer:
+            topic = shop.app.completions_topic
+            await producer.send_and_wait(topic, resolved(key, 1), partition=0, timestamp_ms=made_ms)
+    await eventually(lambda: _told(shop, in_time[0], {"accepted": 1}))
+    await eventually(lambda: _told(shop, late[0], {"late": 1}))
 
 
 async def test_offsets_that_were_reset_in_kafka_rewind_nothing(
@@ -156,7 +175,7 @@ async def test_offsets_are_committed_to_kafka_for_lag_dashboards(
 # ── transactions and codecs ─────────────────────────────────────────────────────────────────
 
 
-async def test_an_aborted_transaction_is_never_seen_and_a_committed_one_is(
+async def test_fault_25_an_aborted_transaction_is_never_seen_and_a_committed_one_is(
     bootstrap: str, shop: Running
 ) -> None:
     topic = shop.app.completions_topic
@@ -248,7 +267,7 @@ def addressed_poison(awakeable_id: str) -> dict[str, bytes]:
 
 
 @BOTH_STORES
-async def test_poison_never_stops_a_partition_and_becomes_a_dead_letter_once(
+async def test_fault_6_poison_never_stops_a_partition_and_becomes_a_dead_letter_once(
     bootstrap: str, shop: Running
 ) -> None:
     [good] = await shop.pending("count")
@@ -307,7 +326,7 @@ async def test_a_dead_letter_keeps_the_headers_of_its_record(bootstrap: str, sho
     assert letter.headers == headers
 
 
-async def test_a_record_without_key_and_value_becomes_a_dead_letter_too(
+async def test_fault_8_a_record_without_key_and_value_becomes_a_dead_letter_too(
     bootstrap: str, shop: Running
 ) -> None:
     async with producing(bootstrap) as producer:
@@ -333,7 +352,7 @@ async def test_a_header_name_that_is_not_utf_8_stops_nothing(bootstrap: str, sho
     assert shop.problems == {}
 
 
-async def test_a_dead_letter_too_large_for_its_topic_arrives_without_its_value(
+async def test_fault_7_a_dead_letter_too_large_for_its_topic_arrives_without_its_value(
     bootstrap: str, app: App, store: Store
 ) -> None:
     connection = KafkaConnection(bootstrap=bootstrap)
@@ -350,7 +369,7 @@ async def test_a_dead_letter_too_large_for_its_topic_arrives_without_its_value(
     assert letter.value == poison
 
 
-async def test_ten_megabytes_are_read_where_the_topic_takes_them(
+async def test_fault_7_ten_megabytes_are_read_where_the_topic_takes_them(
     bootstrap: str, app: App, store: Store
 ) -> None:
     """A good answer, one of the wrong type, and a small one that comes after both."""
@@ -374,7 +393,7 @@ async def test_ten_megabytes_are_read_where_the_topic_takes_them(
         assert shop.problems == {}
 
 
-async def test_ten_megabytes_are_refused_to_their_producer_where_the_topic_does_not_take_them(
+async def test_fault_7_ten_megabytes_are_refused_to_their_producer_where_the_topic_does_not_take_them(
     bootstrap: str, shop: Running
 ) -> None:
     [awakeable_id] = await shop.pending()
@@ -385,7 +404,7 @@ async def test_ten_megabytes_are_refused_to_their_producer_where_the_topic_does_
     assert (await shop.settled(awakeable_id)).state == "rejected"
 
 
-async def test_null_and_repeated_headers_and_null_keys_stop_no_completion(
+async def test_fault_8_null_and_repeated_headers_and_null_keys_stop_no_completion(
     bootstrap: str, shop: Running
 ) -> None:
     ids = await shop.pending(count=3)
@@ -407,7 +426,7 @@ async def test_null_and_repeated_headers_and_null_keys_stop_no_completion(
 # ── topics that change ──────────────────────────────────────────────────────────────────────
 
 
-async def test_new_partitions_are_read_from_their_beginning(bootstrap: str, shop: Running) -> None:
+async def test_fault_10_new_partitions_are_read_from_their_beginning(bootstrap: str, shop: Running) -> None:
     topic = shop.app.completions_topic
     old, new = await shop.pending(count=2)
     async with _admin(bootstrap) as admin:
@@ -420,7 +439,7 @@ async def test_new_partitions_are_read_from_their_beginning(bootstrap: str, shop
     assert shop.consumer.reading == {0, 1, 2}
 
 
-async def test_records_that_expired_unread_are_counted_and_the_rest_is_read(
+async def test_fault_12_records_that_expired_unread_are_counted_and_the_rest_is_read(
     bootstrap: str, app: App, tmp_path: Path
 ) -> None:
     await create_app_topics(bootstrap, app, partitions=1)
@@ -440,7 +459,7 @@ async def test_records_that_expired_unread_are_counted_and_the_rest_is_read(
         assert shop.problems == {}
 
 
-async def test_records_that_are_deleted_under_the_reader_are_counted_too(
+async def test_fault_13_records_that_are_deleted_under_the_reader_are_counted_too(
     bootstrap: str, shop: Running
 ) -> None:
     topic = shop.app.completions_topic
@@ -495,7 +514,7 @@ async def test_case_r5_a_healthy_partition_that_is_moved_back_is_read_at_once(
         assert (skipped.code, others) == ("skipped", letters)
 
 
-async def test_a_topic_that_was_recreated_is_not_read_and_its_other_partitions_are(
+async def test_fault_11_a_topic_that_was_recreated_is_not_read_and_its_other_partitions_are(
     bootstrap: str, app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A broker without IDs of topics: only the end shows that it is another one, or has lost records.

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -27,11 +27,12 @@ from awakeables.kafka.topics import create_topics, missing_topics
 from awakeables.ports import Page, Store
 from support.eventually import eventually
 from support.members import HORIZON_MS, SESSION, Member, Members, grouped
+from support.proxy import Proxy
+from support.real_kafka import RealKafka, free_port
 from support.service import create_app_topics, new_app, new_store, produce, producing, resolved, running
 
 if TYPE_CHECKING:
     from awakeables.handlers.service import App
-    from support.real_kafka import RealKafka
 
 
 @pytest.fixture
@@ -216,6 +217,118 @@ async def test_fault_23_partitions_are_let_go_while_the_store_is_down_and_taken_
     first.store.down = False
     for key in ids:
         await members.shop.settled(key)
+        assert await members.shop.counts(key) == {"accepted": 1}
+
+
+async def test_fault_15_members_stay_in_their_group_while_the_store_is_down_for_long(
+    bootstrap: str, members: Members
+) -> None:
+    ids = await members.shop.pending(count=8)
+    both = [members.join(), members.join()]
+    await members.share(range(4))
+    for member in both:
+        member.store.down = True
+    async with _undisturbed(both):
+        for n, key in enumerate(ids):
+            await produce(bootstrap, members.shop.app.completions_topic, [resolved(key)], partition=n % 4)
+        await asyncio.sleep(4 * SESSION.total_seconds())
+        for member in both:
+            member.store.down = False
+        await _settled_once(members, ids)
+
+
+async def test_fault_16_members_stay_in_their_group_while_a_commit_takes_longer_than_the_session(
+    bootstrap: str, members: Members
+) -> None:
+    ids = await members.shop.pending(count=8)
+    both = [members.join(), members.join()]
+    await members.share(range(4))
+    for member in both:
+        member.store.open.clear()
+    async with _undisturbed(both):
+        for n, key in enumerate(ids):
+            await produce(bootstrap, members.shop.app.completions_topic, [resolved(key)], partition=n % 4)
+        await eventually(lambda: all(_is_taking(member) for member in both))
+        await asyncio.sleep(4 * SESSION.total_seconds())
+        for member in both:
+            member.store.open.set()
+        await _settled_once(members, ids)
+
+
+async def test_fault_22_a_commit_to_kafka_that_hangs_holds_up_nobody(
+    bootstrap: str, members: Members
+) -> None:
+    ids = await members.shop.pending(count=4)
+    both = [members.join(), members.join()]
+    await members.share(range(4))
+    hung: list[object] = []
+
+    async def hang(offsets: object) -> None:
+        hung.append(offsets)
+        await asyncio.Event().wait()
+
+    for member in both:
+        member.clients[-1].commit = hang
+    async with _undisturbed(both):
+        for n, key in enumerate(ids):
+            await produce(bootstrap, members.shop.app.completions_topic, [resolved(key)], partition=n)
+        await _settled_once(members, ids)
+        await eventually(lambda: len(hung) >= 2)
+
+
+async def test_fault_20_a_member_that_is_cut_off_from_the_broker_alone_is_replaced_and_comes_back(
+    engine_and_image: None, app: App, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cable is pulled: no connection ends, and nothing comes through."""
+    to_kafka = Proxy(free_port(), 0)
+    kafka = RealKafka(advertised_port=to_kafka.port)
+    await asyncio.to_thread(kafka.start)
+    to_kafka.server_port = kafka.second_port
+    try:
+        await create_app_topics(kafka.bootstrap, app, partitions=4)
+        async with (
+            to_kafka,
+            running(kafka.bootstrap, app, store, consumes=False) as shop,
+            grouped(shop, kafka.bootstrap, monkeypatch) as members,
+        ):
+            ids = await shop.pending(count=8)
+            direct, behind = members.join(), members.join(bootstrap=f"127.0.0.1:{to_kafka.port}")
+            await members.share(range(4))
+            await to_kafka.become("stalled")
+            for n, key in enumerate(ids):
+                await produce(kafka.bootstrap, app.completions_topic, [resolved(key)], partition=n % 4)
+            await _settled_once(members, ids)
+            assert direct.reading == {0, 1, 2, 3}
+            await to_kafka.become("passes")
+            await members.share(range(4))
+            assert len(behind.reading) == 2
+            await eventually(lambda: direct.problems == behind.problems == {})
+            later = await shop.pending(count=4)
+            for n, key in enumerate(later):
+                await produce(kafka.bootstrap, app.completions_topic, [resolved(key)], partition=n)
+            await _settled_once(members, later)
+    finally:
+        await asyncio.to_thread(kafka.stop)
+
+
+@asynccontextmanager
+async def _undisturbed(members: Sequence[Member]) -> AsyncIterator[None]:
+    """Their group does not change meanwhile, nor do their clients and partitions."""
+
+    def facts() -> list[object]:
+        return [
+            (member.clients[-1]._coordinator.generation, len(member.clients), member.reading)
+            for member in members
+        ]
+
+    before = facts()
+    yield
+    assert facts() == before
+
+
+async def _settled_once(members: Members, ids: Sequence[str]) -> None:
+    for key in ids:
+        await members.shop.settled(key, timeout=30)
         assert await members.shop.counts(key) == {"accepted": 1}
 
 

@@ -20,7 +20,9 @@ SEED = int(os.environ.get("CHAOS_SEED", "2"))
 pytestmark = [pytest.mark.timeout(900)]
 
 
-async def test_kills_under_load_lose_repeat_and_misstate_nothing(tmp_path: Path, bootstrap: str) -> None:
+async def test_fault_18_kills_under_load_lose_repeat_and_misstate_nothing(
+    tmp_path: Path, bootstrap: str
+) -> None:
     async def create(topics: dict[str, int]) -> None:
         await create_topics(KafkaConnection(bootstrap=bootstrap), topics)
 

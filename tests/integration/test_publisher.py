@@ -216,7 +216,7 @@ async def test_it_starts_without_a_broker_and_says_that_there_is_none() -> None:
 
 
 @pytest.mark.takes_kafka_down
-async def test_a_record_whose_acknowledgement_is_late_is_not_sent_again(
+async def test_fault_24_a_record_whose_acknowledgement_is_late_is_not_sent_again(
     real_kafka: RealKafka, bootstrap: str, topic: TopicFactory
 ) -> None:
     name = await topic("out", partitions=1)
@@ -253,7 +253,7 @@ async def test_it_stops_in_time_while_the_broker_is_away(
 
 
 @pytest.mark.takes_kafka_down
-async def test_a_producer_that_stalls_is_replaced_and_what_it_held_is_sent_again(
+async def test_fault_24_a_producer_that_stalls_is_replaced_and_what_it_held_is_sent_again(
     real_kafka: RealKafka, bootstrap: str, topic: TopicFactory
 ) -> None:
     name = await topic("out", partitions=1)

@@ -59,7 +59,7 @@ def unknown_codec(batch: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [wrong_checksum, unknown_codec])
-async def test_a_damaged_batch_is_skipped_by_command_and_reading_goes_on_at_once(
+async def test_fault_9_a_damaged_batch_is_skipped_by_command_and_reading_goes_on_at_once(
     real_kafka: RealKafka, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     name = damage.__name__.replace("_", "-")

@@ -137,8 +137,14 @@ class Members:
     def alive(self) -> list[Member]:
         return [member for member in self.all if member.tasks]
 
-    def join(self, *, stuck: timedelta = timedelta(seconds=30), session: timedelta = SESSION) -> Member:
-        """Start one more instance."""
+    def join(
+        self,
+        *,
+        stuck: timedelta = timedelta(seconds=30),
+        session: timedelta = SESSION,
+        bootstrap: str | None = None,
+    ) -> Member:
+        """Start one more instance, with this way to the broker; None: the service's."""
         engine = self.shop.engine
         self.number += 1
         name = f"member-{self.number}"
@@ -171,7 +177,7 @@ class Members:
         )
         problems: dict[str, str] = {}
         consumer = CompletionsConsumer(
-            KafkaConnection(bootstrap=self.bootstrap, client_id=name, session_timeout=session),
+            KafkaConnection(bootstrap=bootstrap or self.bootstrap, client_id=name, session_timeout=session),
             topic,
             group=self.shop.app.name,
             clock=engine.clock,

@@ -43,7 +43,7 @@ class Victim:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
                 cwd=TESTS,
-                env=os.environ | dict(self._environment),
+                env=os.environ | {"PYTHONFAULTHANDLER": "1"} | dict(self._environment),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -105,10 +105,14 @@ class Victim:
             await asyncio.sleep(RESTART_S)
             await self.start()
 
-    async def stop(self, timeout: float = 30) -> int:
-        """SIGTERM; the exit status."""
+    async def stop(self, timeout: float = 60) -> int:
+        """SIGTERM; the exit status. If it does not end, its log ends with what its threads do."""
         self.process.terminate()
-        async with asyncio.timeout(timeout):
+        try:
+            async with asyncio.timeout(timeout):
+                return await self.process.wait()
+        except TimeoutError:
+            self.process.send_signal(signal.SIGABRT)  # Python's fault handler writes all stacks
             return await self.process.wait()
 
     def last_words(self) -> str:

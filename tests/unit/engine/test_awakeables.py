@@ -58,7 +58,7 @@ async def test_a2_every_completion_gets_a_verdict_that_can_be_looked_up() -> Non
 
 
 @BOTH
-async def test_a3_the_row_is_committed_before_its_task_is_visible(settings: EngineSettings) -> None:
+async def test_fault_26_a3_the_row_is_committed_before_its_task_is_visible(settings: EngineSettings) -> None:
     bench = Bench()
     early: list[str] = []
 

@@ -14,13 +14,12 @@ from awakeables.core.records import text_from
 from awakeables.core.rows import Chunk, EffectRow, KeyRow, PositionRow
 from awakeables.errors import OperatorError
 from awakeables.ports import Pages, Snapshot
-from awakeables.store.postgres.connection import Connection, Session
+from awakeables.store.postgres.connection import Connection, Database, Session
 from awakeables.store.postgres.membership import instances_in
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.store.postgres.schema import check_server, checked_meta, migrations
 from awakeables.store.postgres.texts import storable
 from awakeables.store.rows import Columns, dead_letter_from
-from awakeables.store.urls import shown_store
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,13 +40,13 @@ class PostgresAudit:
             clock_ms: The clock, for tests; None: the database's.
             app: The app that the database must belong to, if it has a name; empty: any.
         """
-        self._url = url
-        self._where = shown_store(url)
+        self._database = Database(url)
+        self._where = self._database.where
         self._clock_ms = clock_ms
         self._app = app
 
     async def look(self, work: Callable[[Snapshot], Awaitable[T]]) -> T:
-        session = Session(self._url, self._where, "auditor")
+        session = Session(self._database, "auditor")
 
         async def looking(connection: Connection) -> T:
             await check_server(connection, self._where)

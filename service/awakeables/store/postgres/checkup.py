@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from awakeables.store.postgres.connection import Connection, Session
+from awakeables.store.postgres.connection import Connection, Database, Session
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.store.postgres.schema import check_server, checked_meta, migrations
-from awakeables.store.urls import shown_store
 
 
 class DatabaseCondition(NamedTuple):
@@ -17,7 +16,8 @@ class DatabaseCondition(NamedTuple):
         server: The server's version.
         version: The schema's version; 0: there are no tables yet.
         newest: The version that this release makes of it.
-        risks: Settings of the server with which an acknowledged commit can be lost.
+        risks: Settings of the server with which an acknowledged commit can be lost; a pooler, and what it
+            keeps from being set.
     """
 
     server: str
@@ -34,18 +34,27 @@ async def inspect_database(url: str, app: str = "") -> DatabaseCondition:
         StoreTooNew: A newer release wrote it.
         StoreUnavailable: It is out of reach, or the server does not fit.
     """
-    where = shown_store(url)
+    database = Database(url)
+    where = database.where
 
     async def inspect(connection: Connection) -> DatabaseCondition:
         await check_server(connection, where)
         server = await connection.fetchrow(QUERIES["server"])
         assert server is not None
         meta = await checked_meta(connection, where, app)
-        risks = [name for name in ("fsync", "synchronous_commit") if server[name] in ("off", "local")]
-        told = tuple(f"{name} is {server[name]}: acknowledged commits can be lost" for name in risks)
-        return DatabaseCondition(server["named"], meta.version, len(migrations()), told)
+        risks = [
+            f"{name} is {server[name]}: acknowledged commits can be lost"
+            for name in ("fsync", "synchronous_commit")
+            if server[name] in ("off", "local")
+        ]
+        if database.pooled:
+            risks.append("there is a pooler, which costs CPU time and hints: connect directly if you can")
+            unset = [row["told"] for row in await connection.fetch(QUERIES["unset"])]
+            if unset:
+                risks.append(f"what is set after connecting must then be the user's: {'; '.join(unset)}")
+        return DatabaseCondition(server["named"], meta.version, len(migrations()), tuple(risks))
 
-    session = Session(url, where, "reader")
+    session = Session(database, "reader")
     await session.open()
     try:
         return await session.run(inspect)

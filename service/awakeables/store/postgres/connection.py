@@ -9,10 +9,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
+import structlog
 
 from awakeables.errors import StoreUnavailable
 from awakeables.store.postgres.errors import breaks_connection, translated
 from awakeables.store.postgres.queries import QUERIES
+from awakeables.store.urls import shown_store
+from awakeables.telemetry import events
+
+log = structlog.stdlib.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -26,20 +31,68 @@ _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "
 """Seconds and tries, and the last in milliseconds: a connection that is cut without a word is noticed."""
 
 
-class Session:
-    """One connection to the database, made when it is first used."""
+class Database:
+    """Where connections lead to.
 
-    def __init__(self, url: str, where: str, setup: str) -> None:
+    Attributes:
+        where: The URL for messages, without its password.
+        pooled: Whether a pooler such as pgbouncer is in between, so that each transaction may run in another
+            session of the server: nothing may be prepared, set or listened for. None: not known yet.
+    """
+
+    def __init__(self, url: str) -> None:
         """Do not connect yet.
 
         Args:
-            url: Where to: `postgresql://user:password@host:port/database`.
-            where: The same for messages.
-            setup: The name of the query that sets a connection up.
+            url: `postgresql://user:password@host:port/database`.
         """
         self._url = url
-        self._where = where
-        self._setup = QUERIES[setup]
+        self.where = shown_store(url)
+        self.pooled: bool | None = None
+
+    async def connect(self, setup: str) -> Connection:
+        """A new connection to a server that takes writes, set up by the query of this name.
+
+        The first one finds out whether there is a pooler, and is never one that prepares statements.
+        """
+        plain = self.pooled is not False
+        connection: Connection = await asyncpg.connect(
+            self._url,
+            timeout=CONNECT_S,
+            command_timeout=COMMAND_S,
+            max_cached_statement_lifetime=0,
+            target_session_attrs="read-write",
+            **({"statement_cache_size": 0} if plain else {}),
+        )
+        try:
+            _keep_alive(connection)
+            if self.pooled is None:
+                # A pooler makes up the number of the process that a client is told at first.
+                at_work: int = await connection.fetchval(QUERIES["process"])
+                self.pooled = at_work != connection.get_server_pid()
+                if self.pooled:
+                    log.warning(events.POOLER_FOUND, store=self.where)
+            if not self.pooled:
+                await connection.execute(QUERIES[setup])
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+
+class Session:
+    """One connection to the database, made when it is first used."""
+
+    def __init__(self, database: Database, setup: str) -> None:
+        """Do not connect yet.
+
+        Args:
+            database: Where to.
+            setup: The name of the query that sets a connection up.
+        """
+        self._database = database
+        self._where = database.where
+        self._setup = setup
         self._turn = asyncio.Lock()
         self._connection: Connection | None = None
         self._jobs: set[asyncio.Task[Any]] = set()
@@ -85,7 +138,7 @@ class Session:
         async with self._turn:
             try:
                 if self._connection is None or self._connection.is_closed():
-                    self._connection = await connected(self._url, self._setup)
+                    self._connection = await self._database.connect(self._setup)
                 return await work(self._connection)
             except BaseException as error:
                 if breaks_connection(error):
@@ -99,24 +152,6 @@ class Session:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
-
-
-async def connected(url: str, setup: str) -> Connection:
-    """A new connection to a server that takes writes, set up by this query."""
-    connection: Connection = await asyncpg.connect(
-        url,
-        timeout=CONNECT_S,
-        command_timeout=COMMAND_S,
-        max_cached_statement_lifetime=0,
-        target_session_attrs="read-write",
-    )
-    try:
-        _keep_alive(connection)
-        await connection.execute(setup)
-    except BaseException:
-        connection.terminate()
-        raise
-    return connection
 
 
 async def _nothing(_connection: Connection) -> None:

@@ -16,7 +16,7 @@ import structlog
 
 from awakeables.core.instances import Hint
 from awakeables.errors import StoreUnavailable
-from awakeables.store.postgres.connection import Connection, Session, connected
+from awakeables.store.postgres.connection import Connection, Database, Session
 from awakeables.store.postgres.errors import translated
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.telemetry import events
@@ -45,16 +45,15 @@ _decode = msgspec.json.Decoder(list[Hint]).decode
 class PostgresHints:
     """`ports.Hints` by LISTEN and NOTIFY, on two connections of their own."""
 
-    def __init__(self, url: str, where: str) -> None:
+    def __init__(self, database: Database) -> None:
         """Do not connect yet: sending and listening do.
 
         Args:
-            url: Where to; not through a pooler that gives connections away between transactions.
-            where: The same for messages.
+            database: Where to. Behind a pooler nobody can listen: nothing is sent, and sweeps find all.
         """
-        self._url = url
-        self._where = where
-        self._sender = Session(url, where, "beater")
+        self._database = database
+        self._where = database.where
+        self._sender = Session(database, "beater")
         self._waiting: dict[str, list[Hint]] = defaultdict(list)
         self._count = 0
         self._sending: asyncio.Task[None] | None = None
@@ -76,7 +75,7 @@ class PostgresHints:
         await self._sender.close()
 
     def send(self, instance_id: str, hint: Hint) -> None:
-        if self._count >= MOST_WAITING:
+        if self._count >= MOST_WAITING or self._database.pooled:
             return
         self._waiting[instance_id].append(hint)
         self._count += 1
@@ -86,7 +85,7 @@ class PostgresHints:
     def listen(self, instance_id: str, on_hints: Callable[[Sequence[Hint]], None]) -> None:
         self._instance_id, self._on_hints = instance_id, on_hints
         self._changed.set()
-        if self._listening is None:
+        if self._listening is None and not self._database.pooled:
             self._listening = asyncio.create_task(self._keep_listening(), name="hints-listener")
 
     async def _send(self) -> None:
@@ -111,7 +110,7 @@ class PostgresHints:
         is_down = False
         while True:
             try:
-                connection = await connected(self._url, QUERIES["beater"])
+                connection = await self._database.connect("beater")
                 try:
                     is_down = is_down and bool(log.info(events.LISTENING_AGAIN))
                     await self._listen(connection)

@@ -22,7 +22,7 @@ from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Position, Reply
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.postgres import reading
-from awakeables.store.postgres.connection import Connection, Session
+from awakeables.store.postgres.connection import Connection, Database, Session
 from awakeables.store.postgres.counts import Counts
 from awakeables.store.postgres.floors import Floors
 from awakeables.store.postgres.group import OptimisticGroup
@@ -30,7 +30,6 @@ from awakeables.store.postgres.hints import PostgresHints
 from awakeables.store.postgres.membership import PostgresMembership
 from awakeables.store.postgres.schema import migrate
 from awakeables.store.postgres.watermark import read_up_to
-from awakeables.store.urls import shown_store
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,18 +56,19 @@ class PostgresStore:
             clock: The clock to decide by, for tests; None: the database's, which all processes share.
             between: Called before each step of a commit with its name (`load`, `search`, `write`), for tests.
         """
-        self._where = shown_store(url)
+        database = Database(url)
+        self._where = database.where
         self._app = app
         self._retention_ms = retention_ms
         self._clock_ms = None if clock is None else clock.now_ms
         self._between = between
-        self._writer = Session(url, self._where, "writer")
-        self._reader = Session(url, self._where, "reader")
-        self._lister = Session(url, self._where, "reader")
-        self._beater = Session(url, self._where, "beater")
+        self._writer = Session(database, "writer")
+        self._reader = Session(database, "reader")
+        self._lister = Session(database, "reader")
+        self._beater = Session(database, "beater")
         self.membership = PostgresMembership(self._beater, app=app, clock_ms=self._clock_ms)
-        self.hints = PostgresHints(url, self._where)
-        self._migrator = Session(url, self._where, "migrator")
+        self.hints = PostgresHints(database)
+        self._migrator = Session(database, "migrator")
         self._schemas: set[str] = set()
         self._counts = Counts(_loop_time)
         self._floors = Floors(_loop_time)

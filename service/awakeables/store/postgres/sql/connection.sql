@@ -32,10 +32,20 @@ SET lock_timeout = '3s';
 SET idle_in_transaction_session_timeout = '60s';
 SET client_min_messages = warning;
 
+-- process --
+SELECT pg_backend_pid()
+
 -- server --
 SELECT current_setting('server_version_num')::integer AS version, current_setting('server_version') AS named,
     current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS standby,
     current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit
+
+-- unset --
+-- What a connection behind a pooler should have from its user's settings, and has not.
+SELECT format('ALTER ROLE %I SET %I = %L', current_user, s.name, s.wanted) AS told
+FROM (VALUES ('statement_timeout', '8s'), ('lock_timeout', '3s'), ('idle_in_transaction_session_timeout', '5s'),
+    ('enable_seqscan', 'off'), ('jit', 'off')) AS s (name, wanted)
+WHERE current_setting(s.name) IN ('0', 'on')
 
 -- has_meta --
 SELECT to_regclass('awakeables.meta') IS NOT NULL
