@@ -19,7 +19,7 @@ from awakeables.core.commands import Advance, Claim, Command, Expire, PartitionF
 from awakeables.core.invocations import Suspend
 from awakeables.core.journal import ClockRead, encode_chunk
 from awakeables.core.outcomes import Resolution
-from awakeables.core.replies import Claimed
+from awakeables.core.replies import Claimed, SettledAll
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.store.postgres.store import PostgresStore
 from awakeables.world import SystemClock
@@ -102,6 +102,7 @@ async def _persisted(store: PostgresStore, hand: Any) -> dict[str, float]:
     """Completions per second of each way, and the ratios of ours, as medians over the rounds."""
     rounds: list[dict[str, float]] = []
     await store.commit([TakePartitions(owner="bench", topic=TOPIC, partitions=(0, 1, 2))])
+    schema = await _schema()
     for number in range(ROUNDS):
         seeded = [await _seed(store, GROUP) for _ in range(3 * BATCHES)]
         await hand.execute("VACUUM ANALYZE")
@@ -109,7 +110,7 @@ async def _persisted(store: PostgresStore, hand: Any) -> dict[str, float]:
         done = number * BATCHES * GROUP
         rounds.append(
             {
-                "ours": await _rate(ours, lambda ids, at: store.commit([_settle(ids, at)]), done),
+                "ours": await _rate(ours, lambda ids, at: _settled(store, _settle(ids, at, schema)), done),
                 "hand": await _rate(hands, lambda ids, at: hand.execute(HAND_MADE, *_hand(ids, at)), done),
                 "bare": await _rate(bare, lambda ids, at: hand.execute(BARE, *_bare(ids, at)), done),
             }
@@ -136,11 +137,27 @@ BOOK = bytes(120)
 """About as long as ours are: what they say does not matter to a database."""
 
 
-def _settle(ids: Sequence[str], first: int) -> Settle:
+async def _schema() -> str | None:
+    """The hash of the schema that the service has checked the values against."""
+    return (await Seeder().asked()).awakeables[0].schema_hash
+
+
+async def _settled(store: PostgresStore, command: Settle) -> None:
+    [reply] = await store.commit([command])
+    assert isinstance(reply, SettledAll), reply
+    assert all(verdict is not None and verdict.kind == "accepted" for verdict in reply.verdicts)
+
+
+def _completion(awakeable_id: str, source: str, schema: str | None) -> Completion:
+    body = Resolution.of_json(VALUE)
+    return Completion(awakeable_id=awakeable_id, body=body, source=source, checked=schema)
+
+
+def _settle(ids: Sequence[str], first: int, schema: str | None) -> Settle:
     offsets = tuple(range(first, first + len(ids)))
     return Settle(
         completions=tuple(
-            Completion(awakeable_id=each, body=Resolution.of_json(VALUE), source=f"kafka:{TOPIC}:0:{at}@0")
+            _completion(each, f"kafka:{TOPIC}:0:{at}@0", schema)
             for each, at in zip(ids, offsets, strict=True)
         ),
         fence=PartitionFence(
@@ -225,15 +242,15 @@ async def _median_ms(store: PostgresStore, command: Command) -> float:
 
 async def _move(store: PostgresStore, hand: Any) -> None:
     """Wake, claim and suspend that many, so that as many dead entries lie in the index of what is due."""
+    schema = await _schema()
     rows = await hand.fetch("SELECT id FROM awakeables.awakeables ORDER BY id LIMIT $1", MOVED)
     for first in range(0, MOVED, GROUP):
-        completions = tuple(
-            Completion(awakeable_id=row[0], body=Resolution.of_json(VALUE), source=f"http:{row[0]}")
-            for row in rows[first : first + GROUP]
-        )
-        await store.commit([Settle(completions=completions)])
+        some = rows[first : first + GROUP]
+        completions = tuple(_completion(row[0], f"http:{row[0]}", schema) for row in some)
+        await _settled(store, Settle(completions=completions))
         [claimed] = await store.commit([Claim(owner="bench", limit=GROUP)])
         assert isinstance(claimed, Claimed), claimed
+        assert len(claimed.invocations) == len(some)
         await store.commit(
             [
                 Advance(
