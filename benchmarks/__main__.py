@@ -78,7 +78,13 @@ def _bench(given: argparse.Namespace, ground: Ground, told: dict[str, Any]) -> N
 
 
 def _soak(given: argparse.Namespace, ground: Ground, told: dict[str, Any]) -> None:
-    plan = soak.Plan(minutes=given.minutes, rate=given.rate, in_flight=given.in_flight, slice_s=given.slice)
+    plan = soak.Plan(
+        minutes=given.minutes,
+        rate=given.rate,
+        in_flight=given.in_flight,
+        slice_s=given.slice,
+        instances=given.instances,
+    )
     found = soak.measure(ground, plan)
     print(json.dumps(told | found, indent=2) if given.json else soak.tables(told | found))
     soak.check(found)
@@ -131,6 +137,9 @@ def _arguments() -> argparse.Namespace:
         "--rate", type=soak.rate, default="half", help="cycles a second, or `half` of what it can (half)"
     )
     soaking.add_argument("--in-flight", type=int, default=64, metavar="N", help="(64)")
+    soaking.add_argument(
+        "--instances", type=int, default=1, metavar="N", help="several share a PostgreSQL (1, with SQLite)"
+    )
     soaking.add_argument("--slice", type=int, default=10, metavar="SECONDS", help="between two looks (10)")
     return parser.parse_args()
 

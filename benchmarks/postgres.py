@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import statistics
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -19,6 +15,7 @@ from benchmarks import postgres_rows, wrk
 from benchmarks.pairs import PATH, Entrant, Plan, compare, warm_up
 from benchmarks.processes import Failed, wait_until_ready
 from benchmarks.stage import Ground, staged
+from benchmarks.storage import NewDatabase, databases
 
 TAKE_OVERS = 3
 TIMEOUT_S = 10.0
@@ -34,7 +31,7 @@ def measure(ground: Ground, plan: Plan, *, pending: int) -> dict[str, Any]:
     Raises:
         Failed: A process ended.
     """
-    with _postgres() as url:
+    with databases() as url:
         if url is None:
             return {"skipped": "There is no PostgreSQL here: Debian's package `postgresql` has it."}
         with url() as database:
@@ -48,7 +45,7 @@ def measure(ground: Ground, plan: Plan, *, pending: int) -> dict[str, Any]:
         }
 
 
-def _cycles(ground: Ground, url: Any, plan: Plan) -> list[dict[str, Any]]:
+def _cycles(ground: Ground, url: NewDatabase, plan: Plan) -> list[dict[str, Any]]:
     found = []
     for count in (1, 2):
         with staged(ground) as files, staged(ground) as shared, url() as database:
@@ -61,7 +58,7 @@ def _cycles(ground: Ground, url: Any, plan: Plan) -> list[dict[str, Any]]:
     return found
 
 
-def _beside_few(ground: Ground, url: Any, many: str, plan: Plan, count: int) -> dict[str, Any]:
+def _beside_few(ground: Ground, url: NewDatabase, many: str, plan: Plan, count: int) -> dict[str, Any]:
     """The cycle on a database with so many pending invocations beside one on an empty database."""
     with staged(ground) as full, staged(ground) as empty, url() as few:
         began_s = time.perf_counter()
@@ -75,7 +72,7 @@ def _beside_few(ground: Ground, url: Any, many: str, plan: Plan, count: int) -> 
         return found | {"start_s": start_s, "peak_mb": server.process.peak_memory_mb()}
 
 
-def _take_over_s(ground: Ground, url: Any) -> float:
+def _take_over_s(ground: Ground, url: NewDatabase) -> float:
     """From `kill -9` of an instance that runs calls until the other one has the last of them."""
     with staged(ground) as stage, url() as database:
         one, other = stage.serve(database), stage.serve(database)
@@ -107,22 +104,3 @@ async def _killed(database: str, pid: int) -> float:
         raise Failed(f"{owned[dead]} calls of a dead instance were not taken over")
     finally:
         await connection.close()
-
-
-@contextmanager
-def _postgres() -> Iterator[Any]:
-    """A function that makes a database, dropped after its block; None if no server can be started."""
-    sys.path.append(str(Path(__file__).parents[1] / "tests"))  # as pytest has it
-    try:
-        from support.real_postgres import RealPostgres, reason_real_postgres_is_missing
-    except ImportError:
-        yield None
-        return
-    if reason_real_postgres_is_missing() is not None:
-        yield None
-        return
-    server = RealPostgres.started(ends_with=os.getpid(), options=("fsync=on", "synchronous_commit=on"))
-    try:
-        yield lambda: server.database(migrated=False)
-    finally:
-        server.remove()

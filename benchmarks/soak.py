@@ -10,15 +10,16 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import disk, wrk
 from benchmarks.looks import Look, look
 from benchmarks.pairs import PATH, Entrant, warm_up
-from benchmarks.stage import Ground, staged
+from benchmarks.stage import Ground, Stage, staged
+from benchmarks.storage import Database, File, Storage, databases
 
 Rate = float | Literal["half"]
 
@@ -28,7 +29,15 @@ PEAK_S = 20
 RETENTION_SHARE = 15
 """Retention is this part of the run: the first third sees the file find its size."""
 
-BOUNDS = {"memory_mb": 4.0, "file_mb": 8.0, "log_mb": 8.0, "pending": 100.0, "unsent": 100.0, "lag": 100.0}
+BOUNDS = {
+    "memory_mb": 4.0,
+    "file_mb": 8.0,
+    "log_mb": 8.0,
+    "dead_rows": 5000.0,
+    "pending": 100.0,
+    "unsent": 100.0,
+    "lag": 100.0,
+}
 """By how much more than a twentieth the median of the last third may lie above that of the second."""
 
 TITLES = {
@@ -38,6 +47,7 @@ TITLES = {
     "memory_mb": "memory MB",
     "file_mb": "file MB",
     "log_mb": "log (WAL) MB",
+    "dead_rows": "dead row versions",
     "pending": "awakeables pending",
     "unsent": "outbox unsent",
     "lag": "completions unread",
@@ -57,12 +67,15 @@ class Plan:
         rate: Cycles a second.
         in_flight: Connections.
         slice_s: Between two looks.
+        instances: One with a SQLite file; several share a database of PostgreSQL, and take turns with the
+            slices.
     """
 
     minutes: float
     rate: Rate
     in_flight: int
     slice_s: int
+    instances: int
 
 
 def rate(text: str) -> Rate:
@@ -78,18 +91,23 @@ def measure(ground: Ground, plan: Plan) -> dict[str, Any]:
         Failed: A process ended.
     """
     retention_s = plan.minutes * 60 / RETENTION_SHARE
-    with staged(ground) as stage:
-        store = stage.folder / "bench.db"
+    with staged(ground) as stage, _storage(stage, plan.instances) as storage:
         settings = {
             "AWAKEABLES_RETENTION": str(retention_s),
             "AWAKEABLES_PURGE_INTERVAL": str(max(retention_s / 12, 0.1)),
         }
-        entrant = Entrant("ours", stage.serve(store, settings), stage.plain_worker())
-        warm_up(entrant, plan.in_flight)
-        peak = wrk.drive(entrant.server.url + PATH, in_flight=plan.in_flight, seconds=PEAK_S).per_second
+        worker = stage.plain_worker()
+        entrants = [
+            Entrant(f"instance {number}", stage.serve(storage.at, settings), worker)
+            for number in range(plan.instances)
+        ]
+        for entrant in entrants:
+            warm_up(entrant, plan.in_flight)
+        url = entrants[0].server.url + PATH
+        peak = wrk.drive(url, in_flight=plan.in_flight, seconds=PEAK_S).per_second
         wanted = peak / 2 if plan.rate == "half" else plan.rate
-        looks = _drive(entrant, store, plan, wanted)
-        kept = disk.audit(store, answered=0)
+        looks = _drive(entrants, storage, plan, wanted)
+        kept = storage.audit()
     return {
         "peak_per_second": peak,
         "wanted_per_second": wanted,
@@ -100,17 +118,31 @@ def measure(ground: Ground, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _drive(entrant: Entrant, store: Path, plan: Plan, wanted: float) -> list[Look]:
-    url = entrant.server.url + PATH
+@contextmanager
+def _storage(stage: Stage, instances: int) -> Iterator[Storage]:
+    if instances == 1:
+        yield File(stage.folder / "bench.db")
+        return
+    with databases() as new:
+        if new is None:
+            raise disk.Broken("several instances need PostgreSQL: Debian's package `postgresql` has it")
+        with new() as url:
+            yield Database(url)
+
+
+def _drive(entrants: Sequence[Entrant], storage: Storage, plan: Plan, wanted: float) -> list[Look]:
     looks: list[Look] = []
     began = time.monotonic()
     pause_ms = plan.in_flight / wanted * 1000
     while (at_s := time.monotonic() - began) < plan.minutes * 60:
+        url = entrants[len(looks) % len(entrants)].server.url + PATH
         measured = wrk.drive(url, in_flight=plan.in_flight, seconds=plan.slice_s, pause_ms=pause_ms)
-        entrant.check()
+        for entrant in entrants:
+            entrant.check()
         if measured.refused or measured.broken:
             raise disk.Broken(f"{measured.refused} answers above 399, {measured.broken} broken connections")
-        looks.append(look(entrant.server, store, measured, at_s=at_s, before=looks[-1] if looks else None))
+        servers, before = [entrant.server for entrant in entrants], looks[-1] if looks else None
+        looks.append(look(servers, storage.sizes(), measured, at_s=at_s, before=before))
         # Half of the way to the pause that this slice would have needed.
         needed_ms = pause_ms + plan.in_flight * 1000 * (1 / wanted - 1 / max(measured.per_second, 1.0))
         pause_ms = max(0.0, (pause_ms + needed_ms) / 2)

@@ -124,3 +124,37 @@ async def test_pg10_after_a_power_cut_what_was_acknowledged_is_there_and_work_go
         assert await committed(store, begin) == [Begun(id=begin.id, created=True)]
         assert [await driver.invocation(row.id) for row in rows] == rows
         await store.close()
+
+
+async def test_pg10_after_a_failover_the_store_finds_the_server_that_takes_writes(
+    own_server: RealPostgres, clock: FakeClock
+) -> None:
+    """The old one goes on, and refuses to write (25006): a connection to it must not be kept."""
+    with own_server.database() as url:
+        standby = await asyncio.to_thread(lambda: own_server.standby(ends_with=os.getpid()))
+        try:
+            both = f"127.0.0.1:{own_server.port},127.0.0.1:{standby.port}"
+            store = PostgresStore(
+                url.replace(f"127.0.0.1:{own_server.port}", both), clock=clock, retention_ms=RETENTION_MS
+            )
+            await store.open()
+            driver = Driver(store, clock)
+            before = await driver.begin(owner="me")
+            name = url.rpartition("/")[2]
+            count = "SELECT count(*) FROM awakeables.invocations"
+            await eventually(lambda: standby.sql(count, database=name) == "1", timeout=30)
+
+            read_only = "ALTER SYSTEM SET default_transaction_read_only = on"
+            await asyncio.to_thread(own_server.sql, read_only)
+            await asyncio.to_thread(own_server.sql, "SELECT pg_reload_conf()")
+            await asyncio.to_thread(standby.promote)
+            begin = driver.a_begin()
+            assert await committed(store, begin) == [Begun(id=begin.id, created=True)]
+            assert await driver.invocation(before.id) == before
+            assert standby.sql(count, database=name) == "2"
+            assert own_server.sql(count, database=name) == "1"
+            await store.close()
+        finally:
+            await asyncio.to_thread(standby.remove)
+            own_server.sql("ALTER SYSTEM RESET default_transaction_read_only; ")
+            own_server.sql("SELECT pg_reload_conf()")

@@ -15,7 +15,8 @@ from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.completionstopic import ConsumedRecord
 from awakeables.engine.horizon import EXCHANGE_S
 from awakeables.wire.completions import encode_completion
-from support.instances import SOON, Instances
+from support.eventually import eventually
+from support.instances import SOON, TAKEN_OVER_S, Instances
 
 pytestmark = pytest.mark.real_postgres
 
@@ -64,6 +65,22 @@ async def test_pg14_no_time_out_while_one_of_three_readers_is_frozen(shop: Insta
         await b.read(2, of=3)
         assert await result(shop, held[0]) == '"answered"'
         assert [await result(shop, each) for each in held[1:]] == ['"timed out"'] * 2
+
+
+async def test_pg14_no_time_out_before_a_partition_that_was_added_is_read(shop: Instances) -> None:
+    one, two = (shop.serving(READS, ahead=ahead, wait=wait_briefly) for ahead in CLOCKS[1:])
+    async with one as a, two as b:
+        await a.read(0, of=2)
+        await b.read(1, of=2)
+        assert await result(shop, await shop.begin(a, "wait")) == '"timed out"'
+        # One of them learns of the new partition, which has no row yet; the other still knows two.
+        a.partitions = 3
+        await eventually(lambda: known_partitions(shop, 3), TAKEN_OVER_S)
+        held = await shop.begin(b, "wait")
+        await asyncio.sleep(LONG_AFTER_S)
+        assert (await shop.awakeables(held))[0].state == "pending"
+        await b.read(2, of=3)
+        assert await result(shop, held) == '"timed out"'
 
 
 async def known_partitions(shop: Instances, count: int) -> bool:

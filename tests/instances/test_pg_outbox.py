@@ -122,6 +122,33 @@ async def test_pg15_the_owner_before_is_frozen_and_publishes_when_it_wakes_up(sh
         assert len(shop.values("notices")) <= 5, "only what it was publishing is repeated"
 
 
+async def test_pg15_verdicts_of_an_awakeable_are_published_in_their_order(shop: Instances) -> None:
+    verdicts = replace(AT_ONCE, verdicts=True)
+    async with AsyncExitStack() as first, AsyncExitStack() as second:
+        stacks = (first, second)
+        both = [
+            await stack.enter_async_context(shop.serving(verdicts, ahead=ahead, tell=tell))
+            for stack, ahead in zip(stacks, CLOCKS, strict=True)
+        ]
+        invocation_id = await shop.begin(both[1], "tell")
+        key = (await shop.awakeable(invocation_id)).id
+        for instance in both:
+            instance.broker.gate.clear()
+        given = [await shop.settle(both[0], key, 1, "http:0")]
+        trying = lambda: [n for n in (0, 1) if has_tried(both[n], "shop.verdicts")]  # noqa: E731
+        [holder] = await eventually(trying, TAKEN_OVER_S)
+        # Each instance settles some, and the one that holds the stream dies.
+        for number in range(1, 6):
+            given.append(await shop.settle(both[number % 2], key, number + 1, f"http:{number}"))
+        assert not of_awakeable(shop, key)
+        await stacks[holder].aclose()
+        both[1 - holder].broker.gate.set()
+        await eventually(lambda: all_sent(shop), TAKEN_OVER_S)
+        sources = [effect.verdict.source for effect in of_awakeable(shop, key) if effect.verdict]
+        assert first_occurrences(sources) == [f"http:{number}" for number in range(6)]
+        assert [verdict.kind for verdict in given] == ["accepted"] + ["conflict"] * 5
+
+
 def has_tried(instance: Instance, topic: str) -> bool:
     return any(effect.topic == topic for effect in instance.broker.tries)
 

@@ -61,11 +61,13 @@ class Instance:
 
     Attributes:
         broker: Its way to the broker, which can be closed.
+        partitions: How many the completions topic has, as far as it knows.
     """
 
     process: Process
     store: PostgresStore
     broker: FakeBroker
+    partitions: int = 0
     readers: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     held: list[asyncio.Lock] = field(default_factory=list)
 
@@ -92,16 +94,17 @@ class Instance:
 
     async def read(self, partition: int, *, of: int) -> CompletionSink:
         """Read a partition of the completions topic, which has so many, and is empty."""
+        self.partitions = of
         sink = CompletionSink(self.process.engine.completions, partition)
         await sink.open()
-        self.readers[partition] = asyncio.create_task(self._read(sink, range(of)))
+        self.readers[partition] = asyncio.create_task(self._read(sink))
         return sink
 
-    async def _read(self, sink: CompletionSink, partitions: range) -> None:
+    async def _read(self, sink: CompletionSink) -> None:
         engine = self.process.engine
         while True:
             now = Moment.now(engine.clock)
-            engine.horizon.expect(partitions, now)
+            engine.horizon.expect(range(self.partitions), now)
             sink.read_up_to(now)
             await asyncio.sleep(0.05)
 

@@ -60,18 +60,23 @@ class RealPostgres:
         self.port = port
 
     @classmethod
-    def started(cls, *, ends_with: int, options: Sequence[str] = UNSAFE) -> Self:
-        """A new server; it ends at the latest with the process `ends_with`."""
+    def _at_a_port_of_its_own(cls, ends_with: int) -> Self:
         from support.real_kafka import free_port
 
         folder = Path(tempfile.mkdtemp(prefix="awakeables-postgres-"))
         folder.chmod(0o755)
-        server = cls(folder, free_port())
         if os.getuid() == 0:
             shutil.chown(folder, USER)
         # In a session of its own, which an interrupt of the run's terminal doesn't reach.
         guard = [sys.executable, __file__, str(folder), str(ends_with)]
         subprocess.run(["setsid", "sh", "-c", '"$@" </dev/null >/dev/null 2>&1 &', "sh", *guard], check=True)
+        return cls(folder, free_port())
+
+    @classmethod
+    def started(cls, *, ends_with: int, options: Sequence[str] = UNSAFE) -> Self:
+        """A new server; it ends at the latest with the process `ends_with`."""
+        server = cls._at_a_port_of_its_own(ends_with)
+        folder = server.folder
         _run("initdb", "-D", server.data, "-A", "trust", "-U", USER, "--no-sync", "-E", "UTF8", "--locale=C")
         with (folder / "data" / "postgresql.conf").open("a") as conf:
             conf.write(f"listen_addresses='{LOOPBACK}'\nport={server.port}\nunix_socket_directories=''\n")
@@ -79,6 +84,19 @@ class RealPostgres:
             conf.write("\n".join(options) + "\n")
         server.start()
         return server
+
+    def standby(self, *, ends_with: int) -> RealPostgres:
+        """A standby that follows this server."""
+        follower = self._at_a_port_of_its_own(ends_with)
+        _run("pg_basebackup", "-d", self.url(), "-D", follower.data, "-R", "-c", "fast")
+        with (follower.folder / "data" / "postgresql.conf").open("a") as conf:
+            conf.write(f"port={follower.port}\n")
+        follower.start()
+        return follower
+
+    def promote(self) -> None:
+        """Make a standby take writes."""
+        _run("pg_ctl", "-D", self.data, "-w", "promote")
 
     @property
     def data(self) -> str:

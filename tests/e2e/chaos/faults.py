@@ -1,4 +1,4 @@
-"""What is done to instances, workers, PostgreSQL and Kafka, one fault at a time, as a seed decides."""
+"""What is done to instances, workers, PostgreSQL and Kafka, as a seed decides."""
 
 from __future__ import annotations
 
@@ -25,7 +25,20 @@ LONG_S = (2.0 * TIMEOUT_S, 2.4 * TIMEOUT_S)
 FREEZE_S = 5.0
 """How long an instance is given to come to a write."""
 
-Fault = Callable[[], Awaitable[None]]
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One fault.
+
+    Attributes:
+        at: Whom it is done to; a second one waits until the first is over. Killing waits for nothing.
+        lasts: Longer than time-outs, so that other faults may come meanwhile.
+    """
+
+    name: str
+    at: object
+    lasts: bool
+    do: Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,38 +59,46 @@ class Faults:
         self._things = things
         self._chance = chance
 
-    def planned(self, count: int) -> list[tuple[str, Fault]]:
-        """So many faults with their names: each kind once, in any order, before one comes again."""
-        planned: list[tuple[str, Fault]] = []
+    def planned(self, count: int) -> list[Fault]:
+        """So many faults: each kind once, in any order, before one comes again."""
+        planned: list[Fault] = []
         while len(planned) < count:
             kinds = self._kinds()
             planned += self._chance.sample(kinds, len(kinds))
         return planned[:count]
 
-    def _kinds(self) -> list[tuple[str, Fault]]:
+    def _kinds(self) -> list[Fault]:
         instances, workers = self._here.instances, list(self._here.workers.values())
         short_s, long_s = partial(self._chance.uniform, *SHORT_S), partial(self._chance.uniform, *LONG_S)
         store, broker = self._things.to_postgres, self._things.to_kafka
         one, other = self._chance.sample(instances, 2)
+        worker, sleeper = self._chance.choice(workers), self._chance.choice(workers)
+
+        def kind(name: str, at: object, do: Callable[[], Awaitable[None]], *, lasts: bool = False) -> Fault:
+            return Fault(name=name, at=at, lasts=lasts, do=do)
+
+        before, freeze = self._freeze_before_a_write, _freeze
         return [
-            ("kill an instance", partial(_kill, one)),
-            ("kill all instances", partial(_kill, *instances)),
-            ("kill a worker", partial(_kill, self._chance.choice(workers))),
-            ("freeze an instance", partial(_freeze, one, long_s())),
-            ("freeze an instance before a write", partial(self._freeze_before_a_write, other, long_s())),
-            (
+            kind("kill an instance", None, partial(_kill, one)),
+            kind("kill all instances", None, partial(_kill, *instances)),
+            kind("kill a worker", None, partial(_kill, worker)),
+            kind("freeze an instance", one, partial(freeze, one, long_s()), lasts=True),
+            kind("freeze an instance before a write", other, partial(before, other, long_s()), lasts=True),
+            kind(
                 "freeze an instance with locks",
-                partial(self._freeze_before_a_write, one, long_s(), locking=True),
+                one,
+                partial(before, one, long_s(), locking=True),
+                lasts=True,
             ),
-            ("freeze an instance for a moment", partial(_freeze, other, short_s())),
-            ("freeze a worker", partial(_freeze, self._chance.choice(workers), long_s())),
-            ("stop PostgreSQL", partial(self._stop_postgres, short_s())),
-            ("restart the broker", self._restart_kafka),
-            ("cut the store off", partial(_break, store, "cut", short_s())),
-            ("stall the store", partial(_break, store, "stalled", long_s())),
-            ("deafen to the store", partial(_break, store, "deaf", short_s(), then="cut")),
-            ("cut the broker off", partial(_break, broker, "cut", short_s())),
-            ("stall the broker", partial(_break, broker, "stalled", long_s())),
+            kind("freeze an instance for a moment", other, partial(freeze, other, short_s())),
+            kind("freeze a worker", sleeper, partial(freeze, sleeper, long_s()), lasts=True),
+            kind("stop PostgreSQL", self._things.postgres, partial(self._stop_postgres, short_s())),
+            kind("restart the broker", self._things.kafka, self._restart_kafka),
+            kind("cut the store off", store, partial(_break, store, "cut", short_s())),
+            kind("stall the store", store, partial(_break, store, "stalled", long_s()), lasts=True),
+            kind("deafen to the store", store, partial(_break, store, "deaf", short_s(), then="cut")),
+            kind("cut the broker off", broker, partial(_break, broker, "cut", short_s())),
+            kind("stall the broker", broker, partial(_break, broker, "stalled", long_s()), lasts=True),
         ]
 
     async def _freeze_before_a_write(self, victim: Victim, lasts_s: float, *, locking: bool = False) -> None:

@@ -31,6 +31,9 @@ CALLS_PER_S = 150.0
 UNDER_WAY = 400
 """How many calls wait for their end at once, at most."""
 
+OVERLAPPING = 0.5
+"""How many of the faults that last do so while the next one is done."""
+
 DONE_S = 180.0
 
 DURABLE = ("fsync=off", "full_page_writes=off")
@@ -98,29 +101,43 @@ def _world(folder: Path, things: Infrastructure, url: str) -> World:
     )
 
 
-async def _harm(here: World, planned: list[Call], harm: list[tuple[str, Fault]], chance: Random) -> str:
-    """Between two faults a share of the calls begins; what was done, and to how many calls under way."""
+async def _harm(here: World, planned: list[Call], harm: list[Fault], chance: Random) -> str:
+    """Between two faults a share of the calls begins; what was done, and to how many calls under way.
+
+    While one fault lasts, the next one may begin, if the seed says so and it is at something else.
+    """
     client, room = Client(here.clients), asyncio.Semaphore(UNDER_WAY)
     share = -(-len(planned) // len(harm))
     tasks: list[asyncio.Task[None]] = []
     loop = asyncio.get_running_loop()
     done: list[str] = []
+    turns: dict[object, asyncio.Lock] = {fault.at: asyncio.Lock() for fault in harm}
 
     async def later(call: Call, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
         async with room:
             await client.insist(call)
 
+    async def do(fault: Fault) -> None:
+        under_way, began_s = sum(not task.done() for task in tasks), loop.time()
+        async with turns[fault.at]:
+            await fault.do()
+        done.append(f"{fault.name} ({under_way} under way, {loop.time() - began_s:.1f} s)")
+        print(done[-1], flush=True)
+
     async with asyncio.TaskGroup() as clients:
-        for number, (name, fault) in enumerate(harm):
+        lasting: asyncio.Task[None] | None = None
+        for number, fault in enumerate(harm):
             some = planned[number * share : (number + 1) * share]
             gap_s = max(chance.uniform(0.1, LONGEST_GAP_S), len(some) / CALLS_PER_S)
+            tasks = [task for task in tasks if not task.done()]
             tasks += [clients.create_task(later(call, chance.uniform(0, gap_s))) for call in some]
             await asyncio.sleep(gap_s * chance.uniform(0.2, 1))
-            under_way = sum(not task.done() for task in tasks)
-            began_s = loop.time()
-            await fault()
-            done.append(f"{name} ({under_way} under way, {loop.time() - began_s:.1f} s)")
-            print(done[-1], flush=True)
-            tasks = [task for task in tasks if not task.done()]
+            doing = clients.create_task(do(fault))
+            overlaps = chance.random() < OVERLAPPING and fault.lasts
+            if lasting is not None:
+                await lasting
+            lasting = doing if overlaps else None
+            if not overlaps:
+                await doing
     return "; ".join(done)

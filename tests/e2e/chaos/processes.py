@@ -79,7 +79,8 @@ class Victim:
         Returns:
             Whether it has.
         """
-        self.process.send_signal(signal.SIGUSR2 if locking else signal.SIGUSR1)
+        if self.is_running:
+            self.process.send_signal(signal.SIGUSR2 if locking else signal.SIGUSR1)
         try:
             async with asyncio.timeout(timeout):
                 while not self.is_frozen:  # noqa: ASYNC110 - the system has no event for it
@@ -90,11 +91,16 @@ class Victim:
 
     @property
     def is_frozen(self) -> bool:
-        state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state == "T"
+        try:
+            stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        except OSError:
+            return False  # it has ended
+        return stat.rpartition(")")[2].split()[0] == "T"
 
     def thaw(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
+        """Unless it was killed meanwhile."""
+        if self.is_running:
+            self.process.send_signal(signal.SIGCONT)
 
     async def keep_running(self) -> None:
         """Start it again whenever it has ended, as systemd would, until cancelled."""
