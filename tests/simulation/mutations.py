@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -16,14 +16,13 @@ from awakeables.core.decide import settling
 from awakeables.core.invocations import Invocation, Suspend
 from awakeables.core.outcomes import Resolution
 from awakeables.core.replay import Replay
-from awakeables.core.rows import UNCLAIMED, Rows
+from awakeables.core.rows import Rows
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.runner import Runner
 from awakeables.engine.settlement import PayloadValidator
 from awakeables.engine.waits import Waits
 from awakeables.handlers.local import LocalAttempt
 from awakeables.store.membership import LocalMembership
-from awakeables.store.memory import MemoryTables
 
 
 @contextmanager
@@ -283,22 +282,8 @@ def nobody_is_declared_dead() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def effects_of_the_dead_are_left() -> Iterator[None]:
-    """K3: what a dead instance has claimed and not published is nobody's."""
-    unclaimed = MemoryTables._unclaimed
-
-    def careless(tables: MemoryTables, owner: str, living: Collection[str], limit: int) -> Any:
-        holders = {row.claimed_by for row in tables.effects.values()} - {UNCLAIMED}
-        return unclaimed(tables, owner, {*living, *holders}, limit)
-
-    with mock.patch.object(MemoryTables, "_unclaimed", careless):
-        yield
-
-
 MUTATIONS_OF_SEVERAL: tuple[Callable[[], Any], ...] = (
     nobody_is_declared_dead,
-    effects_of_the_dead_are_left,
     no_owner_fence,
     suspend_without_looking,
     no_offset_fence,
