@@ -1,10 +1,11 @@
 """The ports: everything that the engine needs from outside, on one page.
 
-A store is nine small ports. Writing is one method: `Commits.commit` takes commands as data
-(`core/commands.py`) and applies them together. So one group commit serves every kind of
-write, and tests inject a fault before or after it in one place (docs/adr/0002-one-write-verb.md). The
-others only read; what they return is committed. Instances that share a store meet in its `membership`, and
-send each other `hints`.
+A store is several small ports. Whatever the core decides is written by one method: `Commits.commit` takes
+commands as data (`core/commands.py`). So one group commit serves every kind of write, and tests inject a
+fault before or after it in one place (docs/adr/0002-one-write-verb.md). Two more ports write, outside
+`commit` and without a decision: `Membership`, where instances that share a store register, and `Watermark`,
+where they note up to when they have read. The others only read, and return what is committed. `Hints` pass
+between instances and are not stored.
 
 Every method of a store may raise `StoreUnavailable`; `commit` may raise `StoreRefused`, too.
 """
@@ -53,7 +54,7 @@ class Entropy(Protocol):
 
 
 class Commits(Protocol):
-    """The only way to write."""
+    """The one way to change invocations and all that belongs to them."""
 
     def commit(self, commands: Sequence[Command]) -> Awaitable[list[Reply]]:
         """Apply commands in order; give a reply per command, in order.
