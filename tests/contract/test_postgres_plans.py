@@ -37,12 +37,13 @@ UNPLANNED = {
 }
 
 ROWS = """
-INSERT INTO awakeables.invocations
-SELECT 'inv_' || n, 's', 'h', n, n, NULL,
+INSERT INTO awakeables.invocations (
+    id, service, handler, created_ms, updated_ms, status, owner, epoch, version, wake, starts, attempts,
+    due_ms, result, ended_ms, commits, rev)
+SELECT 'inv_' || n, 's', 'h', n, n,
     (ARRAY['running', 'suspended', 'completed'])[n % 3 + 1],
     CASE n % 3 WHEN 0 THEN 'own_' || n % 5 END, 1, 1, 0, 1, 0, CASE n % 7 WHEN 0 THEN n END,
-    NULL, NULL, NULL, CASE n % 3 WHEN 2 THEN '\\x00'::bytea END, NULL,
-    CASE n % 3 WHEN 2 THEN n END, NULL, 0, NULL, n
+    CASE n % 3 WHEN 2 THEN '\\x00'::bytea END, CASE n % 3 WHEN 2 THEN n END, 0, n
 FROM generate_series(1, 20000) AS n;
 INSERT INTO awakeables.awakeables (id, invocation_id, created_ms, codec, deadline_ms, state, rev)
 SELECT 'prom_' || n, 'inv_' || n, n, 'json', n, (ARRAY['pending', 'resolved'])[n % 2 + 1], n

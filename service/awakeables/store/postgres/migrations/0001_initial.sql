@@ -1,6 +1,7 @@
 -- IDs sort bytewise (COLLATE "C"), as they do in memory and in SQLite. Text that may come from outside is
 -- bytea: `text` refuses \u0000. Counters are bigint, so that no value can be out of one column's range and
 -- in another's. `rev` is a new random number with each write and guards everything in its row but `wake`.
+-- The columns after `rev` are for releases to come, which can then serve beside this one; nothing writes them yet.
 
 CREATE SCHEMA awakeables;
 
@@ -37,7 +38,9 @@ CREATE TABLE awakeables.invocations (
     acted_by      bytea,
     commits       bigint NOT NULL,
     origin        text COLLATE "C",
-    rev           integer NOT NULL
+    rev           integer NOT NULL,
+    ticket        bigint,  -- its place among the calls of one key; NULL: its handler takes them all at once
+    versions      bytea    -- JSON: which versions of code its journal was written by; NULL: none is named
 );
 
 CREATE INDEX invocations_due ON awakeables.invocations (due_ms, id) WHERE due_ms IS NOT NULL;
@@ -72,7 +75,12 @@ CREATE TABLE awakeables.awakeables (
     topic          text,
     title          bytea,
     about          bytea,
-    rev            integer NOT NULL
+    rev            integer NOT NULL,
+    source         bytea,   -- the invocation or promise that settles it; NULL: completions do
+    owned          boolean NOT NULL DEFAULT false,  -- whether that invocation is cancelled with the one that waits
+    heartbeat_ms   bigint,  -- the longest time between two heartbeats; NULL: unlimited
+    due_ms         bigint,  -- the deadline, or when the next heartbeat is overdue if that is earlier; NULL: as deadline_ms
+    on_late        text     -- what else comes of a late completion, `dead-letter` or a handler's name; NULL: nothing
 );
 
 CREATE INDEX awakeables_deadline ON awakeables.awakeables (deadline_ms, id)
