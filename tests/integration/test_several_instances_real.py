@@ -80,7 +80,7 @@ async def now_is_past(here: World, moment: str) -> None:
     await eventually(it_is, timeout=30)
 
 
-async def test_pg5_05_who_is_frozen_between_load_and_write_holds_no_lock_and_writes_nothing_old(
+async def test_pg05_who_is_frozen_between_load_and_write_holds_no_lock_and_writes_nothing_old(
     tmp_path: Path, postgres: RealPostgres, bootstrap: str
 ) -> None:
     async with two_instances(tmp_path, postgres, bootstrap) as (here, _):
@@ -107,7 +107,7 @@ async def test_pg5_05_who_is_frozen_between_load_and_write_holds_no_lock_and_wri
         assert await here.value_of(invocation_id, at=ONE) == "late"
 
 
-async def test_pg5_06_who_is_declared_dead_while_alive_goes_on_as_a_new_instance(
+async def test_pg06_who_is_declared_dead_while_alive_goes_on_as_a_new_instance(
     tmp_path: Path, postgres: RealPostgres, bootstrap: str
 ) -> None:
     async with two_instances(tmp_path, postgres, bootstrap) as (here, _):
@@ -130,7 +130,7 @@ async def test_pg5_06_who_is_declared_dead_while_alive_goes_on_as_a_new_instance
         assert [instance.starts for instance in here.instances] == [1, 1]
 
 
-async def test_pg5_07_what_an_instance_owned_whose_row_was_deleted_is_taken_over(
+async def test_pg07_what_an_instance_owned_whose_row_was_deleted_is_taken_over(
     tmp_path: Path, postgres: RealPostgres, bootstrap: str
 ) -> None:
     async with two_instances(tmp_path, postgres, bootstrap) as (here, _):
@@ -143,7 +143,7 @@ async def test_pg5_07_what_an_instance_owned_whose_row_was_deleted_is_taken_over
         assert await here.value_of(invocation_id, at=OTHER) == "go"
 
 
-async def test_pg5_11_stalled_connections_to_the_store_are_given_up_and_work_goes_on(
+async def test_pg11_stalled_connections_to_the_store_are_given_up_and_work_goes_on(
     tmp_path: Path, postgres: RealPostgres, bootstrap: str
 ) -> None:
     async with two_instances(tmp_path, postgres, bootstrap) as (here, proxy):
@@ -162,7 +162,7 @@ async def test_pg5_11_stalled_connections_to_the_store_are_given_up_and_work_goe
         assert [instance.starts for instance in here.instances] == [1, 1]
 
 
-async def test_pg5_12_without_any_notification_everything_ends_all_the_same(
+async def test_pg12_without_any_notification_everything_ends_all_the_same(
     tmp_path: Path, postgres: RealPostgres, bootstrap: str
 ) -> None:
     async with two_instances(tmp_path, postgres, bootstrap, linger="PT0.5S", CHAOS_NO_HINTS="1") as (here, _):
@@ -176,7 +176,7 @@ async def test_pg5_12_without_any_notification_everything_ends_all_the_same(
         assert [(await call).json() for call in calls.values()] == ["go", "go"]
 
 
-async def test_pg5_13_a_caller_is_answered_whichever_instance_finishes_and_whichever_dies(
+async def test_pg13_a_caller_is_answered_whichever_instance_finishes_and_whichever_dies(
     tmp_path: Path, postgres: RealPostgres, bootstrap: str
 ) -> None:
     async with two_instances(tmp_path, postgres, bootstrap, linger="PT0.1S") as (here, _):
@@ -199,7 +199,7 @@ async def test_pg5_13_a_caller_is_answered_whichever_instance_finishes_and_which
         assert (await attached).json() == "its instance died"
 
 
-async def test_pg5_14_no_time_out_while_an_answer_lies_unread_in_the_partition_of_a_frozen_instance(
+async def test_pg14_no_time_out_while_an_answer_lies_unread_in_the_partition_of_a_frozen_instance(
     tmp_path: Path, postgres: RealPostgres, bootstrap: str
 ) -> None:
     async with two_instances(tmp_path, postgres, bootstrap) as (here, _):
