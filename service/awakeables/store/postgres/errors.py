@@ -77,7 +77,7 @@ def _advice(state: str) -> str:
     if state == "25006":
         return "; it is a standby: name all hosts in the store's URL"
     if state == "53300":
-        return "; raise max_connections, a service needs 4"
+        return "; raise max_connections, a service needs 6"
     if state == "53100":
         return "; free some space, and waiting work continues by itself"
     if state == "42501":
