@@ -23,8 +23,9 @@ from awakeables.core.journal import (
     RunRequested,
 )
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
-from awakeables.errors import Cancelled
+from awakeables.errors import Cancelled, HandlerMisuse
 from awakeables.handlers.attempt import (
+    MAX_TRACEBACK_CHARACTERS,
     Attempts,
     AwakeableWait,
     Broken,
@@ -316,8 +317,7 @@ class TestActions:
         owner = opened(handler)
         await owner.advance()
         progress = await owner.until_it_waits(await owner.advance(durable=2))
-        assert progress.ended == Crashed(kind="ConnectionError", message="down")
-        assert isinstance(owner.attempt.error, ConnectionError)
+        assert is_crash(progress, "ConnectionError", "down")
 
     async def test_one_that_is_recorded_is_never_executed_again(self, opened: Opened) -> None:
         """J3."""
@@ -424,15 +424,73 @@ class TestLettingGo:
     ("error", "ended"),
     [
         (TerminalError("no", code=409), Finished(result=Rejection(reason="no", code=409))),
-        (ValueError("odd"), Crashed(kind="ValueError", message="odd")),
+        (HandlerMisuse("wrong"), Broken(kind="HandlerMisuse", message="wrong")),
     ],
-    ids=["terminal", "other"],
+    ids=["terminal", "author"],
 )
 async def test_an_error_ends_it_as_what_it_is(opened: Opened, error: Exception, ended: object) -> None:
     async def handler(ctx: Context) -> None:
         raise error
 
     assert (await opened(handler).advance()).ended == ended
+
+
+def is_crash(progress: Progress, kind: str, message: str) -> bool:
+    """Whether this error crashed the attempt, with its stack down to where it was raised in this file."""
+    ended = progress.ended
+    assert isinstance(ended, Crashed)
+    *stack, last = ended.traceback.splitlines()
+    assert any(__file__ in line for line in stack)
+    assert last == f"{kind}: {message}"
+    return (ended.kind, ended.message) == (kind, message)
+
+
+async def test_an_error_crosses_with_its_stack(opened: Opened) -> None:
+    async def handler(ctx: Context) -> None:
+        await ctx.awakeable()
+        raise ValueError("odd")
+
+    owner = opened(handler)
+    await owner.advance()
+    assert is_crash(await owner.advance((1, ONE)), "ValueError", "odd")
+
+
+async def test_of_a_long_stack_the_last_frames_cross(opened: Opened) -> None:
+    def even(left: int) -> None:
+        odd(left - 1)
+
+    def odd(left: int) -> None:
+        if left <= 0:
+            raise ValueError("deep")
+        even(left)
+
+    async def handler(ctx: Context) -> None:
+        even(200)
+
+    progress = await opened(handler).advance()
+    assert is_crash(progress, "ValueError", "deep")
+    assert isinstance(progress.ended, Crashed)
+    assert MAX_TRACEBACK_CHARACTERS - 300 < len(progress.ended.traceback) <= MAX_TRACEBACK_CHARACTERS
+    assert progress.ended.traceback.startswith("…\n  ")
+    assert 'raise ValueError("deep")' in progress.ended.traceback
+
+
+async def test_an_error_crosses_with_a_stack_that_is_text(opened: Opened) -> None:
+    class Nasty(Exception):
+        @property
+        def __notes__(self) -> Any:  # type: ignore[override]
+            raise KeyError("no notes")
+
+    async def handler(ctx: Context) -> None:
+        try:
+            raise ValueError("no\udcff\nFORGED")
+        except ValueError as error:
+            raise Nasty from error
+
+    ended = (await opened(handler).advance()).ended
+    assert isinstance(ended, Crashed)
+    assert "can't be shown" in ended.traceback.splitlines()[-1]
+    assert "\nFORGED" not in ended.traceback
 
 
 async def test_the_handler_may_await_something_of_asyncio_s(opened: Opened) -> None:

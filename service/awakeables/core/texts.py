@@ -11,6 +11,9 @@ MAX_CHARACTERS = 200
 MAX_MESSAGE_CHARACTERS = 2000
 """Enough of an error for a person; a message may contain megabytes of a user's data."""
 
+MAX_STACK_CHARACTERS = 20_000
+"""Maximum characters of a stack: about 200 frames. Chained errors and notes can be of any length."""
+
 
 def writable(text: str) -> str:
     """The text without lone surrogates, which UTF-8 can't encode (file names may have them)."""
@@ -104,3 +107,28 @@ def loggable(error: BaseException) -> BaseException:
         )
         return RuntimeError(says).with_traceback(problem.__traceback__)
     return error
+
+
+def stack_of(error: BaseException) -> str:
+    """An exception with its stack and causes; each message is on one line."""
+    formatted = traceback.TracebackException.from_exception(error)
+    left = [formatted]
+    while left:
+        one = left.pop()
+        # `_str` is private, but the standard library keeps the text of an exception nowhere else.
+        for text in ("_str", "msg", "filename"):
+            if isinstance(getattr(one, text, None), str):
+                setattr(one, text, visible(getattr(one, text)))
+        if one.__notes__ is not None:
+            one.__notes__ = [visible(str(note)) for note in one.__notes__]
+        left += [other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other]
+    return bounded_stack(visible_lines("".join(formatted.format())))
+
+
+def bounded_stack(stack: str) -> str:
+    """Limit a stack's length and that of its lines: messages may come from outside."""
+    text = "\n".join(bounded(line) for line in stack.rstrip("\n").split("\n"))
+    if len(text) <= MAX_STACK_CHARACTERS:
+        return text
+    half = MAX_STACK_CHARACTERS // 2
+    return f"{text[:half]}\n  … {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"

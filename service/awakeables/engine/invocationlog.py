@@ -52,8 +52,18 @@ class InvocationLog(Record):
             **facts,
         )
 
-    def failed(self, error: BaseException | None, *, failures: int, retry_in_ms: int | None) -> None:
-        """Log that an attempt failed, with the stack of its error if the handler runs in this process."""
+    def failed(
+        self, error: BaseException | None, traceback: str, *, failures: int, retry_in_ms: int | None
+    ) -> None:
+        """Log that an attempt failed, with the stack of its error.
+
+        Args:
+            error: The error, if the handler runs in this process.
+            traceback: Its stack as text, which is logged if there is no error.
+            failures: How many attempts have failed in a row.
+            retry_in_ms: When it is tried again; None: never.
+        """
+        stack: dict[str, object] = {"exception": traceback} if error is None else {"exc_info": error}
         log.warning(
             events.ATTEMPT_FAILED,
             invocation_id=self.invocation_id,
@@ -61,7 +71,7 @@ class InvocationLog(Record):
             handler=self.handler,
             failures=failures,
             retry_in_ms=retry_in_ms,
-            exc_info=error,
+            **stack,
         )
 
     def run_failed(self, name: str, error: BaseException, *, failures: int, retry_in_ms: int | None) -> None:

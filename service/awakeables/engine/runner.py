@@ -451,7 +451,7 @@ class Runner:
         pause_ms = self._pool.settings.retry.pause_ms(failures)
         failure = self._failure(crashed.kind, crashed.message)
         error = None if self._attempt is None else self._attempt.error
-        self._subject.failed(error, failures=failures, retry_in_ms=pause_ms)
+        self._subject.failed(error, crashed.traceback, failures=failures, retry_in_ms=pause_ms)
         if pause_ms is None:
             self._subject.paused(failure.message)
             self._finish(Pause(failure=failure), None)

@@ -21,6 +21,9 @@ from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolutio
 from awakeables.core.records import Record
 from awakeables.handlers.serde import Codec
 
+MAX_TRACEBACK_CHARACTERS = 8_000
+"""About 80 frames."""
+
 
 class AwakeableWait(Record, tag_field="on", tag="awakeable"):
     """The handler waits for the answer to an awakeable."""
@@ -69,10 +72,16 @@ class Finished(Record, tag_field="end", tag="finished"):
 
 
 class Crashed(Record, tag_field="end", tag="crashed"):
-    """The handler raised another error: the attempt failed and can be retried."""
+    """The handler raised another error: the attempt failed and can be retried.
+
+    Attributes:
+        traceback: The stack of the error as text for the log; its end, if it is longer than
+            `MAX_TRACEBACK_CHARACTERS`. Not part of what is stored.
+    """
 
     kind: str
     message: str
+    traceback: str = ""
 
 
 class Broken(Record, tag_field="end", tag="broken"):
@@ -143,7 +152,7 @@ class Attempt(Protocol):
 
     @property
     def error(self) -> BaseException | None:
-        """The error behind `Crashed` or `Broken`, if the handler runs in this process."""
+        """The error behind `Crashed` or `Broken`; None if the handler's code is elsewhere."""
         ...
 
     def advance(self, news: News) -> Progress | Awaitable[Progress]:

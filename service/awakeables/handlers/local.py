@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from awakeables.core.journal import Entry, RunAttemptFailed
 from awakeables.core.outcomes import Cancellation, Rejection, Resolution
-from awakeables.core.texts import loggable, message_of, type_of
+from awakeables.core.texts import loggable, message_of, stack_of, type_of
 from awakeables.errors import (
     AuthorError,
     HandlerMisuse,
@@ -24,6 +24,7 @@ from awakeables.errors import (
 )
 from awakeables.handlers.actions import execute
 from awakeables.handlers.attempt import (
+    MAX_TRACEBACK_CHARACTERS,
     Attempt,
     Broken,
     Crashed,
@@ -340,7 +341,7 @@ class LocalAttempt:
 
     def _crashed(self, error: BaseException) -> Crashed:
         self.error = error
-        return Crashed(kind=type_of(error), message=message_of(error))
+        return Crashed(kind=type_of(error), message=message_of(error), traceback=_traceback_of(error))
 
     def _unwound(self) -> Ended:
         if self._execution.broken is not None:
@@ -445,6 +446,14 @@ _SWALLOWED = (
     "the handler caught Suspended, which ends the attempt: catch Exception, not BaseException, "
     "or raise it again"
 )
+
+
+def _traceback_of(error: BaseException) -> str:
+    """The stack of an error, without the beginning if it is long: its last frames say most."""
+    stack = stack_of(loggable(error))
+    if len(stack) <= MAX_TRACEBACK_CHARACTERS:
+        return stack
+    return "…\n" + stack[2 - MAX_TRACEBACK_CHARACTERS :].partition("\n")[2]
 
 
 def _raised_in(error: BaseException) -> str | None:

@@ -8,7 +8,7 @@ durable yet; `News.durable` says which are.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import Executor
 from contextvars import copy_context
 from typing import Any
@@ -46,15 +46,12 @@ _decode_request = msgspec.json.Decoder(AdvanceRequest).decode
 _decode_progress = msgspec.json.Decoder(Progress).decode
 
 
-async def answer(
-    attempts: LocalAttempts, request: bytes, on_error: Callable[[BaseException | None], None]
-) -> bytes:
+async def answer(attempts: LocalAttempts, request: bytes) -> bytes:
     """Rebuild an attempt, run it as far as it goes, and drop it; actions are executed within the request.
 
     Args:
         attempts: Where handlers run.
         request: An `AdvanceRequest`, as JSON.
-        on_error: Called with the error that ended the attempt; the reply has only its type and message.
 
     Returns:
         A `Progress`, as JSON.
@@ -64,7 +61,6 @@ async def answer(
     attempt = attempts.open(wanted.origin, wanted.history, acted.set)
     try:
         progress = await _advanced(attempt, wanted, acted)
-        on_error(attempt.error)
     finally:
         attempt.close()
     return _encode(progress)
@@ -114,7 +110,6 @@ class StatelessAttempt:
     """The owner's half: it keeps the history, and nothing else."""
 
     def __init__(self, attempts: LocalAttempts, origin: Origin, history: Sequence[Entry]) -> None:
-        self.error: BaseException | None = None
         self._attempts = attempts
         self._origin = origin
         self._history = tuple(history)
@@ -131,12 +126,14 @@ class StatelessAttempt:
     async def _send(self, news: News) -> Progress:
         request = AdvanceRequest(origin=self._origin, history=self._history, news=news, begins=self._begins)
         self._begins = False
-        progress = _decode_progress(await answer(self._attempts, _encode(request), self._failed))
+        progress = _decode_progress(await answer(self._attempts, _encode(request)))
         self._history += progress.entries
         return progress
 
-    def _failed(self, error: BaseException | None) -> None:
-        self.error = error
+    @property
+    def error(self) -> None:
+        """None: an exception doesn't survive JSON; a reply has its kind, its message and its stack."""
+        return
 
     def codec_of(self, awakeable_id: str) -> Codec[Any] | None:
         """None: the code is elsewhere."""

@@ -16,11 +16,8 @@ from typing import Any, TextIO, TypeAlias
 
 import structlog
 
-from awakeables.core.texts import bounded, visible, visible_lines
+from awakeables.core.texts import bounded_stack, stack_of, visible, visible_lines
 from awakeables.telemetry import events
-
-MOST_OF_A_STACK = 20_000
-"""Maximum characters of a stack: about 200 frames. Chained errors and notes can be of any length."""
 
 _ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -66,34 +63,9 @@ def configure_logs(*, format_: str, level: str) -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
-def stack_of(error: BaseException) -> str:
-    """An exception with its stack and causes; each message is on one line."""
-    formatted = traceback.TracebackException.from_exception(error)
-    left = [formatted]
-    while left:
-        one = left.pop()
-        # `_str` is private, but the standard library keeps the text of an exception nowhere else.
-        for text in ("_str", "msg", "filename"):
-            if isinstance(getattr(one, text, None), str):
-                setattr(one, text, visible(getattr(one, text)))
-        if one.__notes__ is not None:
-            one.__notes__ = [visible(str(note)) for note in one.__notes__]
-        left += [other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other]
-    return _bounded(visible_lines("".join(formatted.format())))
-
-
 def _stack(exc_info: _ExcInfo) -> str:
     """The same for JSON, which can hold any character."""
-    return _bounded("".join(traceback.format_exception(*exc_info)))
-
-
-def _bounded(stack: str) -> str:
-    """Limit a stack's length and that of its lines: messages may come from outside."""
-    text = "\n".join(bounded(line) for line in stack.rstrip("\n").split("\n"))
-    if len(text) <= MOST_OF_A_STACK:
-        return text
-    half = MOST_OF_A_STACK // 2
-    return f"{text[:half]}\n  … {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"
+    return bounded_stack("".join(traceback.format_exception(*exc_info)))
 
 
 def _show(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -101,6 +73,8 @@ def _show(_logger: object, _method: str, line: MutableMapping[str, Any]) -> Muta
 
     It prints strings with spaces or quotes, and other types, with `repr`, which escapes by itself.
     """
+    if "exception" in line:  # a stack that came as text; the renderer warns of one under this name
+        line["stack"] = line.pop("exception")
     for name, value in line.items():
         if name == "stack":
             line[name] = visible_lines(str(value))

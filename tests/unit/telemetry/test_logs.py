@@ -15,9 +15,13 @@ from typing import Any
 
 import pytest
 
+from awakeables.core.texts import stack_of
+from awakeables.engine.engine import HandlersRun
 from awakeables.errors import BrokerUnavailable, PublishRefused, TerminalError
 from awakeables.handlers.context import Context
+from awakeables.handlers.local import LocalAttempts
 from awakeables.handlers.retry import RetryPolicy
+from awakeables.handlers.stateless import StatelessAttempts
 from awakeables.telemetry import events
 from awakeables.testing.bench import Bench, quick, until
 from support.ids import new_id
@@ -56,6 +60,26 @@ def test_events_have_names_of_their_own() -> None:
     names = [value for name, value in vars(events).items() if name.isupper()]
     assert len(names) == len(set(names))
     assert {event for _, event, _ in logged()} <= vars(events).keys()
+
+
+@pytest.mark.parametrize("adapter", [LocalAttempts, StatelessAttempts])
+async def test_a_failed_attempt_is_logged_with_its_stack_wherever_the_handler_runs(
+    adapter: HandlersRun, logs: list[Any]
+) -> None:
+    def raises() -> None:
+        raise ConnectionError("down")
+
+    async def fails(ctx: Context) -> None:
+        raises()
+
+    bench = Bench(handlers=adapter)
+    async with bench.serving(quick(retry=RetryPolicy(max_attempts=1)), fails=fails) as process:
+        await bench.status(await bench.begin(process, "fails"), "paused")
+    line = logs[0]
+    stack = (stack_of(line["exc_info"]) if "exc_info" in line else line["exception"]).splitlines()
+    assert stack[0] == "Traceback (most recent call last):"
+    assert any(said.endswith("in raises") for said in stack)
+    assert stack[-1] == "ConnectionError: down"
 
 
 async def test_a_handler_that_fails_and_is_paused_is_named_with_what_to_do(logs: list[Any]) -> None:
@@ -175,6 +199,7 @@ except ExceptionGroup as error:
     log.error("attempt_failed", exc_info=error, reason=NASTY, short=NASTY.replace(" ", ""), several=[NASTY])
     logging.getLogger("library").error("%s", NASTY, exc_info=error)
 log.warning(NASTY, stack="File 1" + chr(10) + chr(27) + "File 2")
+log.warning("attempt_failed", exception="File 3" + chr(10) + chr(27) + "File 4")
 """
 
 
@@ -190,6 +215,8 @@ def test_case_o11_texts_of_others_forge_no_line_and_steer_no_terminal() -> None:
     assert "    raise ValueError(NASTY)" in told or "in cause\n" in told, "a stack keeps its lines"
     assert f"ERROR library: {said}\n" in told
     assert "File 1\n\\u001bFile 2" in told
+    assert "File 3\n\\u001bFile 4" in told
+    assert "UserWarning" not in told
 
 
 async def test_case_u3_an_invocation_s_begin_and_end_are_logged_with_how_and_how_long(
