@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
-from awakeables.core.awakeables import AwakeableRow, Codec, State
+from awakeables.core.awakeables import AwakeableRow, CodecKind, State
 from awakeables.core.commands import Command, Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
-from awakeables.core.instances import Beat, Hint, Instance, PartitionRead
+from awakeables.core.instances import HeartbeatReply, Hint, Instance, PartitionRead
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
 from awakeables.core.outcomes import Outcome
@@ -93,7 +93,7 @@ class Expectation(Record):
     """What a value must be to resolve an awakeable, and the awakeable's invocation."""
 
     invocation_id: str
-    codec: Codec
+    codec: CodecKind
     type_name: str | None
     schema_hash: str | None
     schema: bytes | None
@@ -231,7 +231,7 @@ class Membership(Protocol):
         """
         ...
 
-    async def beat(self, instance_id: str, *, timeout_ms: int) -> Beat | None:
+    async def beat(self, instance_id: str, *, timeout_ms: int) -> HeartbeatReply | None:
         """Record an instance's heartbeat, and declare dead those without one for `timeout_ms`.
 
         Returns:

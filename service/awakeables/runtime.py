@@ -71,7 +71,7 @@ PLAIN = {
 }
 """The embedded broker supports neither TLS nor users."""
 
-Ready = Callable[[str], None]
+OnReady = Callable[[str], None]
 
 
 async def serve(
@@ -79,7 +79,7 @@ async def serve(
     settings: Settings,
     *,
     stop: asyncio.Event,
-    ready: Ready | None = None,
+    ready: OnReady | None = None,
     embedded: bool = False,
 ) -> None:
     """Serve an app until `stop` is set, then drain.
@@ -166,7 +166,7 @@ async def _run(
     settings: Settings,
     *,
     stop: asyncio.Event,
-    ready: Ready | None,
+    ready: OnReady | None,
 ) -> None:
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(engine.run(), name="engine")
@@ -253,7 +253,7 @@ async def develop(
     task_topics: Sequence[str] = (),
     kafka: str | None,
     stop: asyncio.Event,
-    ready: Ready | None = None,
+    ready: OnReady | None = None,
 ) -> None:
     """Run an embedded broker (unless `kafka` is given), the service and workers in one process.
 

@@ -15,7 +15,7 @@ import msgspec
 from awakeables.core.awakeables import AwakeableRow, Completion, Verdict
 from awakeables.core.commands import Command
 from awakeables.core.effects import Effect
-from awakeables.core.instances import Beat, Hint, Instance, PartitionRead
+from awakeables.core.instances import HeartbeatReply, Hint, Instance, PartitionRead
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replies import Reply
 from awakeables.engine.completionsink import CompletionSink
@@ -114,7 +114,7 @@ class FaultyStore:
         await self._thawed.wait()
         await self._truth.membership.register(instance)
 
-    async def beat(self, instance_id: str, *, timeout_ms: int) -> Beat | None:
+    async def beat(self, instance_id: str, *, timeout_ms: int) -> HeartbeatReply | None:
         await self._thawed.wait()
         if self._chance.random() < self._faults.before_commit:
             raise StoreUnavailable("the heartbeat was lost")

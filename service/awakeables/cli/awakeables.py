@@ -8,17 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from awakeables.cli.client import ServiceClient, ServiceReply
-from awakeables.cli.options import Config, Json, Url
+from awakeables.cli.options import AsJson, Config, Url
 from awakeables.cli.terminal import exit_with_error, print_json, print_line
 
-AwakeableId = Annotated[str, typer.Argument(metavar="ID", help="The awakeable, prom_1….")]
+AwakeableArgument = Annotated[str, typer.Argument(metavar="ID", help="The awakeable, prom_1….")]
 
 
 def resolve(
-    awakeable_id: AwakeableId,
+    awakeable_id: AwakeableArgument,
     value: Annotated[str, typer.Argument(help="The value as JSON.")] = "null",
     url: Url = None,
-    json_: Json = False,
+    json_: AsJson = False,
     config: Config = None,
 ) -> None:
     """Resolve an awakeable with a JSON value."""
@@ -27,12 +27,12 @@ def resolve(
 
 
 def reject(
-    awakeable_id: AwakeableId,
+    awakeable_id: AwakeableArgument,
     reason: Annotated[str, typer.Argument(help="What went wrong, in words.")],
     code: Annotated[int, typer.Option(help="An HTTP-like status code for the handler.")] = 500,
     details: Annotated[str | None, typer.Option(help="Details as JSON.")] = None,
     url: Url = None,
-    json_: Json = False,
+    json_: AsJson = False,
     config: Config = None,
 ) -> None:
     """Reject an awakeable with a reason."""

@@ -8,15 +8,15 @@ from typing import Annotated
 import msgspec
 import typer
 
-from awakeables.cli.options import Config, Json, Store
+from awakeables.cli.options import AsJson, Config, StoreOption
 from awakeables.cli.terminal import exit_with_error, print_json, print_line
 from awakeables.settings import load_settings
 
 
 def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the copy; it must not exist.")],
-    store: Store = None,
-    json_: Json = False,
+    store: StoreOption = None,
+    json_: AsJson = False,
     config: Config = None,
 ) -> None:
     """Copy the whole store to FILE, whether or not the service is running.

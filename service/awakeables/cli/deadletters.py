@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from awakeables.cli.client import ServiceClient
-from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide, checked_duration
+from awakeables.cli.options import AsJson, Before, Config, Limit, Url, Wide, checked_duration
 from awakeables.cli.resend import resend_each
 from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import exit_with_error, print_json, print_line, print_page
@@ -30,7 +30,7 @@ def list_(
     before: Before = None,
     wide: Wide = False,
     url: Url = None,
-    json_: Json = False,
+    json_: AsJson = False,
     config: Config = None,
 ) -> None:
     """List dead letters, newest first."""
@@ -67,7 +67,7 @@ def purge(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
     url: Url = None,
-    json_: Json = False,
+    json_: AsJson = False,
     config: Config = None,
 ) -> None:
     """Delete dead letters by age, by code, or both. Their copies in the dead-letter topic are kept."""
@@ -92,7 +92,7 @@ def purge(
 def resend(
     letter_ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Dead letters, dlq_1….")],
     url: Url = None,
-    json_: Json = False,
+    json_: AsJson = False,
     config: Config = None,
 ) -> None:
     """Resend dead letters, unchanged, to the topic that they came from.

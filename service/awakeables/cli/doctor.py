@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from awakeables.cli.options import Config, Json, Kafka, Store, Url, Workers
+from awakeables.cli.options import AsJson, Config, Kafka, StoreOption, Url, Workers
 from awakeables.cli.terminal import print_json, print_line, stdout
 from awakeables.handlers.service import App
 from awakeables.loading import load
@@ -31,9 +31,9 @@ def doctor(
     ] = None,
     worker: Workers = None,
     kafka: Kafka = None,
-    store: Store = None,
+    store: StoreOption = None,
     url: Url = None,
-    json_: Json = False,
+    json_: AsJson = False,
     config: Config = None,
 ) -> None:
     """Check broker, topics, store, disk, clock and settings. Exits with 1 if there is a fault.

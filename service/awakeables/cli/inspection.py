@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from awakeables.cli.client import ServiceClient
-from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide
+from awakeables.cli.options import AsJson, Before, Config, Limit, Url, Wide
 from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import exit_with_error, print_json, print_note, print_page
 from awakeables.core import awakeables, invocations
@@ -57,7 +57,7 @@ def list_(  # noqa: PLR0913 - options of a command
     before: Before = None,
     wide: Wide = False,
     url: Url = None,
-    json_: Json = False,
+    json_: AsJson = False,
     config: Config = None,
 ) -> None:
     """List awakeables or invocations, newest first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from awakeables.cli.client import ServiceClient
-from awakeables.cli.options import Config, Json, Url, Wide
+from awakeables.cli.options import AsJson, Config, Url, Wide
 from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import print_json, print_table
 
@@ -13,7 +13,7 @@ _TABLE = TableLayout(
 )
 
 
-def instances(wide: Wide = False, url: Url = None, json_: Json = False, config: Config = None) -> None:
+def instances(wide: Wide = False, url: Url = None, json_: AsJson = False, config: Config = None) -> None:
     """List the instances that share the store: who lives, and what each owns.
 
     Of an instance that has died, the others take over what it owned.

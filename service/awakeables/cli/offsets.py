@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from awakeables.cli.client import ServiceClient
-from awakeables.cli.options import Config, Json, Url, Wide
+from awakeables.cli.options import AsJson, Config, Url, Wide
 from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import exit_with_error, print_json, print_line, print_table
 
@@ -21,7 +21,7 @@ _TABLE = TableLayout(
 
 
 @group.command()
-def show(wide: Wide = False, url: Url = None, json_: Json = False, config: Config = None) -> None:
+def show(wide: Wide = False, url: Url = None, json_: AsJson = False, config: Config = None) -> None:
     """Show each partition's position, end offset, lag and problem, if it has one."""
     reply = ServiceClient(config, url).get("offsets").or_exit()
     if json_:
@@ -46,7 +46,7 @@ def skip(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
     url: Url = None,
-    json_: Json = False,
+    json_: AsJson = False,
     config: Config = None,
 ) -> None:
     """Skip a batch that can't be read. The service never sees its completions.

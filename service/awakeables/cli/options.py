@@ -48,7 +48,7 @@ Config = Annotated[
     ),
 ]
 Url = Annotated[str | None, typer.Option(help="The service's URL; AWAKEABLES_URL.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Wide = Annotated[
     bool, typer.Option("--wide", help="All columns and one line per row, whatever the terminal's width.")
 ]
@@ -57,7 +57,7 @@ Kafka = Annotated[
     typer.Option(help="Kafka's bootstrap servers, HOST:PORT[,…]; AWAKEABLES_KAFKA.", show_default=False),
 ]
 Port = Annotated[int | None, typer.Option(help="The HTTP port; AWAKEABLES_PORT.", show_default=False)]
-Store = Annotated[
+StoreOption = Annotated[
     str | None,
     typer.Option(
         help="The SQLite file, or postgresql://user@host/database; AWAKEABLES_STORE.", show_default=False

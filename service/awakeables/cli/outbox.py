@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from awakeables.cli.client import ServiceClient
-from awakeables.cli.options import Before, Config, Json, Limit, Url, Wide
+from awakeables.cli.options import AsJson, Before, Config, Limit, Url, Wide
 from awakeables.cli.resend import resend_each
 from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import print_json, print_page
@@ -39,7 +39,7 @@ def list_(
     before: Before = None,
     wide: Wide = False,
     url: Url = None,
-    json_: Json = False,
+    json_: AsJson = False,
     config: Config = None,
 ) -> None:
     """List records that Kafka rejected, or those not published yet, newest first."""
@@ -65,7 +65,7 @@ def show(
 def resend(
     event_ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Records, evt_1… or dlq_1….")],
     url: Url = None,
-    json_: Json = False,
+    json_: AsJson = False,
     config: Config = None,
 ) -> None:
     """Resend records that Kafka rejected. Later records of the same invocation have overtaken them.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from awakeables.cli.options import AppName, Config, Kafka, Port, Store, TaskTopics, settings_for
+from awakeables.cli.options import AppName, Config, Kafka, Port, StoreOption, TaskTopics, settings_for
 from awakeables.cli.process import run_until_signalled
 from awakeables.cli.terminal import print_note
 from awakeables.handlers.sample import sample_input
@@ -70,7 +70,7 @@ def dev(
 def serve(
     app: AppName,
     kafka: Kafka = None,
-    store: Store = None,
+    store: StoreOption = None,
     host: Annotated[
         str | None,
         typer.Option(help="The address that HTTP listens on; AWAKEABLES_HOST.", show_default=False),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from pydantic import SecretStr
 
-from awakeables.cli.options import Config, Json, Wide
+from awakeables.cli.options import AsJson, Config, Wide
 from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import print_json, print_table
 from awakeables.settings import Settings, SourcedSettings, read_settings
@@ -15,7 +15,7 @@ MASK = "********"
 _TABLE = TableLayout(names=("setting", "value", "source", "meaning"), prose="meaning")
 
 
-def settings(wide: Wide = False, json_: Json = False, config: Config = None) -> None:
+def settings(wide: Wide = False, json_: AsJson = False, config: Config = None) -> None:
     """Show every setting, its value and where it comes from. Secrets are masked."""
     loaded = read_settings(config)
     rows = [

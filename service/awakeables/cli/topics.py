@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from awakeables.cli.options import AppName, Config, Json, Kafka, TaskTopics, Wide, Workers, settings_for
+from awakeables.cli.options import AppName, AsJson, Config, Kafka, TaskTopics, Wide, Workers, settings_for
 from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import print_json, print_line, print_note, print_table
 from awakeables.handlers.service import App
@@ -42,7 +42,7 @@ def check(
     ] = False,
     kafka: Kafka = None,
     wide: Wide = False,
-    json_: Json = False,
+    json_: AsJson = False,
     config: Config = None,
 ) -> None:
     """Compare topics with the recommendations in docs/operations.md. Exits with 1 if a *must* is not met."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from awakeables.cli.options import Config, Json, Kafka, Store, settings_for
+from awakeables.cli.options import AsJson, Config, Kafka, StoreOption, settings_for
 from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import exit_with_error, print_json, print_line, print_note, print_table
 from awakeables.handlers.service import App
@@ -44,8 +44,8 @@ def verify(
         ),
     ] = False,
     kafka: Kafka = None,
-    store: Store = None,
-    json_: Json = False,
+    store: StoreOption = None,
+    json_: AsJson = False,
     config: Config = None,
 ) -> None:
     """Read the whole store and check every invariant, whether or not the service is running.

@@ -32,7 +32,7 @@ from awakeables.core.texts import shortened
 
 State: TypeAlias = Literal["pending", "resolved", "rejected", "timed-out", "cancelled"]
 VerdictKind: TypeAlias = Literal["accepted", "duplicate", "conflict", "late", "unknown", "invalid"]
-Codec: TypeAlias = Literal["json", "bytes", "custom"]
+CodecKind: TypeAlias = Literal["json", "bytes", "custom"]
 
 KEPT_AT_EACH_END = 10
 """The first and the last ten verdicts of an awakeable are kept, the others only counted."""
@@ -199,7 +199,7 @@ class AwakeableRow(Row):
     id: str
     invocation_id: str
     created_ms: int
-    codec: Codec = "json"
+    codec: CodecKind = "json"
     schema_hash: str | None = None
     deadline_ms: int | None = None
     state: State = "pending"
@@ -359,7 +359,7 @@ def note_dead_task(
     return replace(awakeable, verdicts_json=_encode(replace(awakeable.verdicts, dead_task=entry)))
 
 
-def codec_misfit(codec: Codec, body: Resolution) -> str | None:
+def codec_misfit(codec: CodecKind, body: Resolution) -> str | None:
     """Why a value does not match the codec: JSON for an awakeable of bytes, or the reverse; None: it does."""
     if body.is_json == (codec == "json"):
         return None

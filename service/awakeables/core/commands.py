@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from awakeables.core.awakeables import Codec, Completion
+from awakeables.core.awakeables import CodecKind, Completion
 from awakeables.core.deadletters import DeadLetter, Folding
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import Next
@@ -29,7 +29,7 @@ class NewAwakeable(Record):
     """An awakeable to insert; the store computes the deadline from its clock."""
 
     id: str
-    codec: Codec = "json"
+    codec: CodecKind = "json"
     type_name: str | None = None
     schema_hash: str | None = None
     timeout_ms: int | None = None

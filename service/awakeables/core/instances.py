@@ -36,7 +36,7 @@ class Instance(Record):
     state: InstanceState = "alive"
 
 
-class Beat(Record):
+class HeartbeatReply(Record):
     """The answer to a heartbeat: the store's clock, and the instances that live, this one included."""
 
     now_ms: int

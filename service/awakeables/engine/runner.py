@@ -47,7 +47,7 @@ from awakeables.handlers.attempt import (
     Attempt,
     Broken,
     Crashed,
-    Ended,
+    Ending,
     Finished,
     News,
     Origin,
@@ -429,7 +429,7 @@ class Runner:
 
     # Ending the attempt.
 
-    def _conclude(self, progress: Progress, ended: Ended) -> None:
+    def _conclude(self, progress: Progress, ended: Ending) -> None:
         self._abandoned = progress.open_awakeables
         match ended:
             case _ if self._lost:

@@ -95,7 +95,7 @@ class Left(Record, tag_field="end", tag="left"):
     """The handler was unwound at its await, because the owner stopped the attempt."""
 
 
-Ended: TypeAlias = Finished | Crashed | Broken | Left
+Ending: TypeAlias = Finished | Crashed | Broken | Left
 
 
 class News(Record):
@@ -142,7 +142,7 @@ class Progress(Record):
     effects: tuple[Effect, ...] = ()
     blocked_on: tuple[Wait, ...] = ()
     running: int = 0
-    ended: Ended | None = None
+    ended: Ending | None = None
     cancels: tuple[str, ...] = ()
     open_awakeables: tuple[str, ...] = ()
 

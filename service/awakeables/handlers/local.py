@@ -28,7 +28,7 @@ from awakeables.handlers.attempt import (
     Attempt,
     Broken,
     Crashed,
-    Ended,
+    Ending,
     Finished,
     Left,
     News,
@@ -122,7 +122,7 @@ class LocalAttempt:
         self._owes = False
         self._cancels: tuple[str, ...] = ()
         self._left = False
-        self._because: Ended | None = None
+        self._because: Ending | None = None
         self._acting: set[int] = set()
         self._acted: dict[int, Acted] = {}
 
@@ -254,7 +254,7 @@ class LocalAttempt:
         self._left = True
         return self._step(self._coroutine.throw, Suspended())
 
-    def _progress(self, ended: Ended | None) -> Progress:
+    def _progress(self, ended: Ending | None) -> Progress:
         """What is new since the last progress."""
         execution = self._execution
         if isinstance(ended, Left) and self._because is not None:
@@ -295,7 +295,7 @@ class LocalAttempt:
         due_ms = None if tried is None else tried.retry_at_ms
         return RunWait(index=index, name=run.name, began=self._has_begun(index), due_ms=due_ms)
 
-    def _end_of(self, error: BaseException) -> Ended:
+    def _end_of(self, error: BaseException) -> Ending:
         """How the attempt ends with what the handler raised."""
         try:
             raise error  # noqa: TRY301 - an error may fake its `__class__`, which `except` ignores
@@ -310,7 +310,7 @@ class LocalAttempt:
         except BaseException as other:
             return self._raised(loggable(other))
 
-    def _why_blocked(self) -> Ended | None:
+    def _why_blocked(self) -> Ending | None:
         """Why a handler that yielded can't go on; None: it waits for something durable."""
         execution = self._execution
         if execution.broken is not None or execution.ending:
@@ -329,7 +329,7 @@ class LocalAttempt:
             return self._broken(self._execution.broken)
         return self._broken(HandlerMisuse(_SWALLOWED)) if self._execution.ending else None
 
-    def _raised(self, error: BaseException) -> Ended:
+    def _raised(self, error: BaseException) -> Ending:
         if isinstance(error, BaseExceptionGroup) and error.subgroup(Suspended):
             # A TaskGroup wraps Suspended as it passes through: it was not swallowed.
             return self._unwound()
@@ -343,14 +343,14 @@ class LocalAttempt:
         self.error = error
         return Crashed(kind=type_of(error), message=message_of(error), traceback=_traceback_of(error))
 
-    def _unwound(self) -> Ended:
+    def _unwound(self) -> Ending:
         if self._execution.broken is not None:
             return self._broken(self._execution.broken)
         if self._execution.ending:
             return Left()
         return self._broken(HandlerMisuse("the handler raised Suspended itself"))
 
-    def _returned(self, value: Any) -> Ended:
+    def _returned(self, value: Any) -> Ending:
         execution = self._execution
         if execution.broken is not None or execution.ending or execution.replay.replaying:
             broken = self._broke_off() or self._incomplete()
@@ -364,7 +364,7 @@ class LocalAttempt:
         except ResultMisfit as error:
             return self._broken(error)
 
-    def _failed(self, error: TerminalError) -> Ended:
+    def _failed(self, error: TerminalError) -> Ending:
         incomplete = self._incomplete()
         if incomplete is not None:
             return incomplete

@@ -10,7 +10,7 @@ from typing import Any, Final
 from awakeables.handlers.patterns import matching
 from awakeables.handlers.service import Handler
 
-Json = dict[str, Any]
+SchemaObject = dict[str, Any]
 
 TEXT: Final = "text"
 KEY: Final = "key"
@@ -95,7 +95,7 @@ def sample_input(handler: Handler) -> str | None:
     return texts[0]
 
 
-def sample_of(schema: Any, document: Json, *, variant: int = 0) -> str:
+def sample_of(schema: Any, document: SchemaObject, *, variant: int = 0) -> str:
     """JSON text that fits a schema; its references point into the document.
 
     It is null if none can be made: the author of a type may have written any schema for it.
@@ -115,7 +115,7 @@ class _Sampler:
         variant: Which of the texts of a format is used.
     """
 
-    def __init__(self, document: Json, variant: int) -> None:
+    def __init__(self, document: SchemaObject, variant: int) -> None:
         self._document = document
         self._variant = variant
 
@@ -155,7 +155,7 @@ class _Sampler:
             return self.make(merged, within, number)
         return self._of_type(schema, within, number)
 
-    def _of_type(self, schema: Json, within: tuple[str, ...], number: int) -> Any:
+    def _of_type(self, schema: SchemaObject, within: tuple[str, ...], number: int) -> Any:
         kind = schema.get("type")
         match kind[0] if isinstance(kind, list) else kind:
             case "object":
@@ -175,7 +175,7 @@ class _Sampler:
             case _:
                 return "any"
 
-    def _found(self, reference: str) -> Json:
+    def _found(self, reference: str) -> SchemaObject:
         found: Any = self._document
         for name in reference.removeprefix("#/").split("/"):
             found = found[name]
@@ -191,7 +191,7 @@ class _Sampler:
                 continue
         raise _Endless
 
-    def _object(self, schema: Json, within: tuple[str, ...]) -> Json:
+    def _object(self, schema: SchemaObject, within: tuple[str, ...]) -> SchemaObject:
         properties, least = schema.get("properties", {}), schema.get("minProperties", 0)
         made = {name: self.make(properties.get(name, {}), within) for name in schema.get("required", ())}
         for pattern, values in schema.get("patternProperties", {}).items():
@@ -210,7 +210,7 @@ class _Sampler:
                 raise
         return made
 
-    def _array(self, schema: Json, within: tuple[str, ...]) -> list[Any]:
+    def _array(self, schema: SchemaObject, within: tuple[str, ...]) -> list[Any]:
         made = [self.make(item, within) for item in schema.get("prefixItems", ())]
         count = min(max(schema.get("minItems", 1), 1), schema.get("maxItems", math.inf)) - len(made)
         if made and "items" not in schema:
@@ -225,7 +225,7 @@ class _Sampler:
                 raise
         return made
 
-    def _text(self, schema: Json, within: tuple[str, ...], number: int) -> str:
+    def _text(self, schema: SchemaObject, within: tuple[str, ...], number: int) -> str:
         if "contentSchema" in schema:
             return json.dumps(self.make(schema["contentSchema"], within))
         texts = FORMATS.get(schema.get("format", ""))
@@ -240,7 +240,7 @@ class _Sampler:
         return text.ljust(least, TEXT[-1])[:most]
 
 
-def _number(schema: Json, wanted: float) -> float:
+def _number(schema: SchemaObject, wanted: float) -> float:
     """The wanted number if it is allowed, otherwise one near the bounds."""
     step = schema.get("multipleOf")
     low: float = next((schema[key] for key in ("minimum", "exclusiveMinimum") if key in schema), -math.inf)

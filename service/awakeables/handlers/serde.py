@@ -29,7 +29,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticSerializationError, to_json
 
-from awakeables.core.awakeables import Codec as CodecKind
+from awakeables.core.awakeables import CodecKind
 from awakeables.core.jsontext import decode_json
 from awakeables.core.outcomes import Resolution
 from awakeables.core.texts import described, excerpt, message_of

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from awakeables.core.instances import Beat, Hint, Instance, PartitionRead
+from awakeables.core.instances import HeartbeatReply, Hint, Instance, PartitionRead
 from awakeables.core.replies import Position
 from awakeables.ports import Clock
 
@@ -46,7 +46,7 @@ class LocalMembership:
         )
         self._note_living()
 
-    async def beat(self, instance_id: str, *, timeout_ms: int) -> Beat | None:
+    async def beat(self, instance_id: str, *, timeout_ms: int) -> HeartbeatReply | None:
         now_ms = self._clock.now_ms()
         mine = self._instances.get(instance_id)
         if mine is None or mine.state == "dead":
@@ -57,7 +57,7 @@ class LocalMembership:
                 self._instances[key] = replace(each, state="dead")
         self._note_living()
         living = tuple(each for each in self._instances.values() if each.state != "dead")
-        return Beat(now_ms=now_ms, living=living)
+        return HeartbeatReply(now_ms=now_ms, living=living)
 
     async def leave(self, instance_id: str, *, gone: bool) -> None:
         mine = self._instances.get(instance_id)

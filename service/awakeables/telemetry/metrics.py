@@ -17,7 +17,7 @@ from awakeables.core.invocations import BackOff, Continue, End, Next, Pause, Sus
 from awakeables.core.outcomes import Cancellation, Resolution
 from awakeables.telemetry import vocabulary as words
 from awakeables.telemetry.instruments import Counter, Family, Histogram, counters, histograms
-from awakeables.telemetry.vocabulary import AttemptEnd, Metric, Origin, TaskEnd
+from awakeables.telemetry.vocabulary import AttemptEnd, CompletionOrigin, Metric, TaskEnd
 
 
 class Metrics:
@@ -80,7 +80,7 @@ class Metrics:
         """Set the labels of the app in `awakeables_build_info`."""
         self._build_info.labels(app, version, python).set(1)
 
-    def settled(self, origin: Origin, counts: Mapping[VerdictKind | None, int]) -> None:
+    def settled(self, origin: CompletionOrigin, counts: Mapping[VerdictKind | None, int]) -> None:
         """Count the verdicts of one commit, by their kind; None is a heartbeat that was kept."""
         for kind, count in counts.items():
             if kind is None:

@@ -13,7 +13,7 @@ from awakeables.core.awakeables import VERDICTS
 from awakeables.core.invocations import STATUSES
 
 Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
-Origin: TypeAlias = Literal["kafka", "http", "handler"]
+CompletionOrigin: TypeAlias = Literal["kafka", "http", "handler"]
 LetterCode: TypeAlias = Literal[
     "unreadable", "unknown", "invalid", "unstorable", "skipped", "folded", "unusable-task"
 ]
@@ -25,7 +25,7 @@ AttemptEnd: TypeAlias = Literal[
 ProblemKind: TypeAlias = Literal["store", "broker", "topic", "partition", "other"]
 TaskEnd: TypeAlias = Literal["resolved", "rejected", "dead-letter", "expired", "left"]
 
-ORIGINS: tuple[Origin, ...] = ("kafka", "http", "handler")
+ORIGINS: tuple[CompletionOrigin, ...] = ("kafka", "http", "handler")
 LETTER_CODES: tuple[LetterCode, ...] = (
     "unreadable", "unknown", "invalid", "unstorable", "skipped", "folded", "unusable-task",
 )  # fmt: skip

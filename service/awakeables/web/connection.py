@@ -47,7 +47,7 @@ SPARE_PATIENCE_S: Final = 2.0
 HEALTH: Final = b"/health/"
 
 
-class Connection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol):
     """A connection that is closed when its client exceeds a limit."""
 
     def __init__(
@@ -92,7 +92,7 @@ class Connection(HttpToolsProtocol):
         slow = [
             (connection._since_s, connection)
             for connection in self.connections
-            if isinstance(connection, Connection)
+            if isinstance(connection, HttpConnection)
             and connection is not self
             and connection._surplus
             and connection._since_s is not None

@@ -225,7 +225,7 @@ def _outcome(ended: Outcome | None) -> views.OutcomeView | None:
     return None if ended is None else outcome(ended)
 
 
-def _ended(result: Outcome | None) -> views.Ended | None:
+def _ended(result: Outcome | None) -> views.EndedAs | None:
     match result:
         case None:
             return None

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from awakeables.errors import OperatorError
 from awakeables.forks import close_in_children
 from awakeables.web import problems
-from awakeables.web.connection import Connection, Refuse
+from awakeables.web.connection import HttpConnection, Refuse
 from awakeables.web.settings import ConnectionLimits
 
 LONGEST_CHECK_INTERVAL_S = 1.0
@@ -79,7 +79,7 @@ class WebServer:
         close_in_children(self._socket, _close_descriptor)
         self.port: int = self._socket.getsockname()[1]
         limits = limits or ConnectionLimits()
-        protocol: Any = functools.partial(Connection, limits=limits, refuse=refuse)
+        protocol: Any = functools.partial(HttpConnection, limits=limits, refuse=refuse)
         self._check_interval_s = min(LONGEST_CHECK_INTERVAL_S, limits.request_timeout.total_seconds() / 4)
         self._server = _UvicornServer(
             uvicorn.Config(
@@ -131,7 +131,7 @@ class WebServer:
             await asyncio.sleep(self._check_interval_s)
             now_s = loop.time()
             for connection in list(self._server.server_state.connections):
-                assert isinstance(connection, Connection)
+                assert isinstance(connection, HttpConnection)
                 connection.cut_if_slow(now_s)
 
     def stop(self) -> None:

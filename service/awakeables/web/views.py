@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from awakeables.core.acts import ActKind
-from awakeables.core.awakeables import Codec, State, VerdictKind
+from awakeables.core.awakeables import CodecKind, State, VerdictKind
 from awakeables.core.effects import EffectState
 from awakeables.core.instances import InstanceState
 from awakeables.core.invocations import Status
@@ -27,7 +27,7 @@ DeadLetterId: TypeAlias = Annotated[str, Meta(pattern=f"^dlq_1{_SYMBOLS}")]
 EventId: TypeAlias = Annotated[str, Meta(pattern=f"^evt_1{_SYMBOLS}")]
 RecordId: TypeAlias = Annotated[str, Meta(pattern=f"^(evt|dlq)_1{_SYMBOLS}")]
 Natural: TypeAlias = Annotated[int, Meta(ge=0)]
-Ended: TypeAlias = Literal["succeeded", "failed", "cancelled"]
+EndedAs: TypeAlias = Literal["succeeded", "failed", "cancelled"]
 
 
 class View(msgspec.Struct):
@@ -98,7 +98,7 @@ class AwakeableView(View):
     id: AwakeableId
     invocation: InvocationId
     state: State
-    codec: Codec
+    codec: CodecKind
     deadline: Instant | None
     created: Instant
     settled: Instant | None
@@ -169,7 +169,7 @@ class InvocationView(View):
     handler: str
     key: str | None
     status: Status
-    ended: Ended | None
+    ended: EndedAs | None
     attempts: Natural
     due: Instant | None
     cancelled: Instant | None

@@ -54,7 +54,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 _TRACING = {"traceparent", "tracestate"}
 
-Pause: TypeAlias = Callable[[float], Awaitable[bool]]
+Sleep: TypeAlias = Callable[[float], Awaitable[bool]]
 """Waits for that many seconds; False if the worker drains, so that there is no further attempt."""
 
 
@@ -101,7 +101,7 @@ class Processor:
         *,
         clock: Clock,
         threads: Threads,
-        pause: Pause,
+        pause: Sleep,
         reply_topics: ReplyTopics = ANY_COMPLETIONS,
     ) -> None:
         self._worker = worker

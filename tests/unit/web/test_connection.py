@@ -20,7 +20,7 @@ from awakeables.web.connection import (
     SLOWEST_BYTES_PER_S,
     SPARE,
     SPARE_PATIENCE_S,
-    Connection,
+    HttpConnection,
     WholeResponse,
 )
 from awakeables.web.server import WebServer
@@ -75,7 +75,7 @@ class Served:
         self._writers: list[asyncio.StreamWriter] = []
 
     @property
-    def connections(self) -> list[Connection]:
+    def connections(self) -> list[HttpConnection]:
         return list(self.server._server.server_state.connections)  # type: ignore[arg-type]
 
     async def connect(self, content: bytes = b"") -> asyncio.StreamReader:

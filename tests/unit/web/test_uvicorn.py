@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from uvicorn.protocols.http import httptools_impl
 
 from awakeables.web import connection, server
-from awakeables.web.connection import Connection
+from awakeables.web.connection import HttpConnection
 from unit.web.test_connection import GET, serving, until
 
 INHERITED = frozenset(
@@ -43,8 +43,8 @@ def used(pattern: str, *modules: object) -> set[str]:
 
 
 def test_these_are_the_members_that_are_used() -> None:
-    own = vars(Connection).keys() | used(r"self\.(_\w+)(?:: [^=\n]+)? = ", Connection)
-    assert used(r"self\.(\w+)", Connection) - (own - INHERITED) == INHERITED
+    own = vars(HttpConnection).keys() | used(r"self\.(_\w+)(?:: [^=\n]+)? = ", HttpConnection)
+    assert used(r"self\.(\w+)", HttpConnection) - (own - INHERITED) == INHERITED
     assert used(r"\bcycle\.(\w+)", connection) == CYCLE
     assert used(r"\bflow\.(\w+)", connection) == FLOW
     assert used(r"\bserver_state\.(\w+)", connection, server) == STATE
@@ -78,7 +78,7 @@ async def test_uvicorn_has_them() -> None:
 def test_what_is_overridden_is_there_to_be_overridden(method: str) -> None:
     """Also `on_headers_complete`, `on_body` and `on_message_complete`, which httptools calls."""
     assert inspect.signature(getattr(httptools_impl.HttpToolsProtocol, method)).parameters.keys() == (
-        inspect.signature(getattr(Connection, method)).parameters.keys()
+        inspect.signature(getattr(HttpConnection, method)).parameters.keys()
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from awakeables.core.instances import Beat, Instance
+from awakeables.core.instances import HeartbeatReply, Instance
 from awakeables.store.postgres.connection import Connection, Session
 from awakeables.store.postgres.queries import QUERIES
 
@@ -35,15 +35,15 @@ class PostgresMembership:
         await self._execute("forget_dead", self._now_ms)
         await self._execute("register", *row, self._now_ms)
 
-    async def beat(self, instance_id: str, *, timeout_ms: int) -> Beat | None:
+    async def beat(self, instance_id: str, *, timeout_ms: int) -> HeartbeatReply | None:
         # A statement each: in one, two that declare each other dead would wait for each other.
-        async def beat(connection: Connection) -> Beat | None:
+        async def beat(connection: Connection) -> HeartbeatReply | None:
             now_ms: int | None = await connection.fetchval(QUERIES["beat"], instance_id, self._now_ms)
             if now_ms is None:
                 return None
             await connection.execute(QUERIES["declare_dead"], now_ms - timeout_ms)
             found = await instances_in(connection)
-            return Beat(now_ms=now_ms, living=tuple(each for each in found if each.state != "dead"))
+            return HeartbeatReply(now_ms=now_ms, living=tuple(each for each in found if each.state != "dead"))
 
         return await self._session.run(beat)
 

@@ -12,8 +12,7 @@ from typing import Any, Final
 from awakeables.core.jsontext import decode_json
 from awakeables.handlers.serde import Codec
 from awakeables.handlers.service import App, Handler
-
-Json = dict[str, Any]
+from awakeables.web.describing.contract import Json
 
 JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"

@@ -9,11 +9,10 @@ import re
 import shlex
 from collections.abc import Iterable
 from html import escape
-from typing import Any, Final
+from typing import Final
 
 from awakeables.handlers.sample import sample_of
-
-Json = dict[str, Any]
+from awakeables.web.describing.contract import Json
 
 STYLE: Final = """
 :root { color-scheme: light dark;
