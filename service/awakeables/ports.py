@@ -140,14 +140,18 @@ class OffsetReader(Protocol):
 class Watermark(Protocol):
     """The moment up to which the completions topic is read by all instances together (hard case 5)."""
 
-    async def read_up_to(self, topic: str, partitions: int, mine: Sequence[PartitionRead]) -> int | None:
+    async def read_up_to(
+        self, topic: str, partitions: int, mine: Sequence[PartitionRead], *, topic_id: str | None = None
+    ) -> int | None:
         """Note up to when this instance has read its partitions of the topic.
 
         Args:
             topic: The topic.
             partitions: How many partitions it has, as far as this instance knows. The store keeps the
-                largest number that it was told.
+                largest number that it got for a topic.
             mine: The partitions that this instance reads.
+            topic_id: The topic's ID in the broker. Under another ID it is another topic, which may have
+                fewer partitions. None: not known.
 
         Returns:
             The moment up to which every partition is read, in milliseconds since 1970 by the store's

@@ -356,5 +356,16 @@ async def test_a_new_partition_counts_as_unread_whoever_knows_of_it(driver: Driv
     assert await driver.store.read_up_to(TOPIC, 1, [known]) is None
 
 
+async def test_a_topic_that_was_made_anew_may_have_fewer_partitions(driver: Driver) -> None:
+    first, second = await driver.take(0, 1)
+    read_up_to, now_ms = driver.store.read_up_to, driver.clock.ms
+    both = [read(0, first, now_ms - 3), read(1, second, now_ms - 40)]
+    assert await read_up_to(TOPIC, 2, both, topic_id="old") == now_ms - 40
+    assert await read_up_to(TOPIC, 1, [], topic_id="old") == now_ms - 40, "who knows of one only is behind"
+    assert await read_up_to(TOPIC, 1, []) == now_ms - 40
+    assert await read_up_to(TOPIC, 1, [], topic_id="new") == now_ms - 3
+    assert await read_up_to(TOPIC, 3, [], topic_id="new") is None
+
+
 def read(partition: int, epoch: int, up_to_ms: int) -> PartitionRead:
     return PartitionRead(partition=partition, epoch=epoch, up_to_ms=up_to_ms)

@@ -12,6 +12,7 @@ import pytest
 from awakeables.core.commands import Claim, Command, Expire
 from awakeables.core.replies import Begun, Claimed, Reply
 from awakeables.errors import StoreUnavailable
+from awakeables.ports import Page
 from awakeables.store.postgres.store import PostgresStore
 from contract.driver import RETENTION_MS, Driver, FakeClock
 from support.eventually import eventually
@@ -150,6 +151,10 @@ async def test_pg10_after_a_failover_the_store_finds_the_server_that_takes_write
             await asyncio.to_thread(standby.promote)
             begin = driver.a_begin()
             assert await committed(store, begin) == [Begun(id=begin.id, created=True)]
+            # Those who only read have moved, too: the old server would answer, and knows nothing of it.
+            assert (await driver.invocation(begin.id)).status == "pending"
+            assert begin.id in await store.history([begin.id])
+            assert [row.id for row in await store.invocations(Page(limit=1))] == [begin.id]
             assert await driver.invocation(before.id) == before
             assert standby.sql(count, database=name) == "2"
             assert own_server.sql(count, database=name) == "1"

@@ -133,9 +133,11 @@ class FaultyStore:
     def listen(self, instance_id: str, on_hints: Callable[[Sequence[Hint]], None]) -> None:
         self._truth.hints.listen(instance_id, on_hints)
 
-    async def read_up_to(self, topic: str, partitions: int, mine: Sequence[PartitionRead]) -> int | None:
+    async def read_up_to(
+        self, topic: str, partitions: int, mine: Sequence[PartitionRead], *, topic_id: str | None = None
+    ) -> int | None:
         await self._thawed.wait()
-        return await self._truth.read_up_to(topic, partitions, mine)
+        return await self._truth.read_up_to(topic, partitions, mine, topic_id=topic_id)
 
     def freeze(self) -> None:
         self._thawed.clear()

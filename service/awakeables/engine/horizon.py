@@ -77,6 +77,7 @@ class Horizon:
         self._all_ms: int | None = None
         self._read: dict[int, ReadMark | None] = {}
         self._asked: Moment | None = None
+        self._topic_id: str | None = None
 
     @property
     def partitions(self) -> frozenset[int]:
@@ -93,13 +94,15 @@ class Horizon:
         """The partitions that this instance reads, and up to when."""
         return {partition: mark for partition, mark in self._read.items() if mark is not None}
 
-    def expect(self, partitions: Iterable[int], asked: Moment) -> None:
+    def expect(self, partitions: Iterable[int], asked: Moment, *, topic_id: str | None = None) -> None:
         """Record that the topic has exactly these partitions, according to the broker.
 
         Args:
             partitions: All of them; deadlines wait until each has been read.
             asked: When the broker was asked; a partition may have been added since.
+            topic_id: The topic's ID in the broker; None: as before.
         """
+        self._topic_id = topic_id or self._topic_id
         self._read = {partition: self._read.get(partition) for partition in partitions}
         self._asked = asked
 
@@ -154,4 +157,6 @@ class Horizon:
                 max(now_ms - moment.ms, round((now_s - moment.monotonic_s) * 1000)) for moment in moments
             ]
             mine.append(PartitionRead(partition=partition, epoch=mark.epoch, up_to_ms=now_ms - max(ages_ms)))
-        self._all_ms = await self._watermark.read_up_to(self._topic, len(self._read), mine)
+        self._all_ms = await self._watermark.read_up_to(
+            self._topic, len(self._read), mine, topic_id=self._topic_id
+        )

@@ -46,8 +46,8 @@ class MemberSettings:
 
     @property
     def interval_s(self) -> float:
-        """How often a heartbeat is sent, in seconds."""
-        return self.timeout.total_seconds() / 5
+        """How often a heartbeat is sent, in seconds; it also finds out who is dead."""
+        return min(1.0, self.timeout.total_seconds() / 5)
 
 
 class Member:
@@ -104,6 +104,7 @@ class Member:
         self._on_sure = on_sure
         self._on_time = on_time
         self._left = False
+        self._beaten = asyncio.Event()
         self.alone = not membership.shared
         self._sure_until_s = 0.0
 
@@ -128,14 +129,17 @@ class Member:
         """Send heartbeats and take over, until cancelled; for stores that are shared."""
         async with asyncio.TaskGroup() as tasks:
             # Apart: a take-over waits for the commits before it, and a heartbeat must not.
-            tasks.create_task(self._at_intervals(self.beat, on_unexpected), name="heartbeats")
-            tasks.create_task(self._at_intervals(self.take_over, on_unexpected), name="take-overs")
+            tasks.create_task(self._repeat(self._pause, self.beat, on_unexpected), name="heartbeats")
+            tasks.create_task(self._repeat(self._next_beat, self.take_over, on_unexpected), name="take-overs")
 
-    async def _at_intervals(
-        self, work: Callable[[], Awaitable[object]], on_unexpected: Callable[[Exception], None]
+    async def _repeat(
+        self,
+        wait: Callable[[], Awaitable[None]],
+        work: Callable[[], Awaitable[object]],
+        on_unexpected: Callable[[Exception], None],
     ) -> None:
         while True:
-            await asyncio.sleep(self._settings.interval_s)
+            await wait()
             if self._left:
                 continue
             try:
@@ -144,6 +148,13 @@ class Member:
                 continue  # the committer reports the outage
             except Exception as error:
                 on_unexpected(error)
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._settings.interval_s)
+
+    async def _next_beat(self) -> None:
+        await self._beaten.wait()
+        self._beaten.clear()
 
     async def beat(self) -> None:
         """Send a heartbeat; become a new instance if this one was declared dead."""
@@ -166,6 +177,7 @@ class Member:
             self._note(beat.living)
         if not was_sure:
             self._on_sure()
+        self._beaten.set()
 
     async def take_over(self) -> int:
         """Release what instances own that don't live; return how many invocations there were."""

@@ -144,7 +144,7 @@ class CompletionsConsumer:
         asked = Moment.now(self._clock)
         facts = await facts_of(self._connection, self._topic)
         self._completions.topic_id = facts.topic_id
-        self._completions.horizon.expect(facts.partitions, asked)
+        self._completions.horizon.expect(facts.partitions, asked, topic_id=facts.topic_id)
         self._answered_s = self._clock.monotonic()
         async with self._consumer() as consumer:
             self._board.clear(BROKER, events.BROKER_BACK)

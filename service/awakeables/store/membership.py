@@ -98,12 +98,20 @@ class LocalWatermark:
         self._clock = clock
         self._read_ms: dict[tuple[str, int], int] = {}
         self._partitions: dict[str, int] = {}
+        self._ids: dict[str, str] = {}
 
     def note(
-        self, topic: str, partitions: int, mine: Sequence[PartitionRead], positions: Sequence[Position]
+        self,
+        topic: str,
+        partitions: int,
+        mine: Sequence[PartitionRead],
+        positions: Sequence[Position],
+        topic_id: str | None,
     ) -> int | None:
         """Note what was read under the epochs of these positions; return what all have read up to."""
         now_ms, epochs = self._clock.now_ms(), {each.partition: each.epoch for each in positions}
+        if partitions and topic_id is not None and topic_id != self._ids.setdefault(topic, topic_id):
+            self._ids[topic], self._partitions[topic] = topic_id, partitions
         count = self._partitions[topic] = max(partitions, self._partitions.get(topic, 0))
         for each in mine:
             if epochs.get(each.partition) == each.epoch:

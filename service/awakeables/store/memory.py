@@ -303,8 +303,10 @@ class MemoryStore:
         keys = first_of(((key, chunks) for _, key, chunks in ended), limit)
         return [Ended(id=key, awakeables=tuple(awakeables_created(tables.chunks(key)))) for key in keys]
 
-    async def read_up_to(self, topic: str, partitions: int, mine: Sequence[PartitionRead]) -> int | None:
-        return self._watermark.note(topic, partitions, mine, await self.positions(topic))
+    async def read_up_to(
+        self, topic: str, partitions: int, mine: Sequence[PartitionRead], *, topic_id: str | None = None
+    ) -> int | None:
+        return self._watermark.note(topic, partitions, mine, await self.positions(topic), topic_id)
 
     async def positions(self, topic: str) -> list[Position]:
         rows = sorted(self.tables.positions.items())

@@ -38,6 +38,8 @@ class Database:
         where: The URL for messages, without its password.
         pooled: Whether a pooler such as pgbouncer is in between, so that each transaction may run in another
             session of the server: nothing may be prepared, set or listened for. None: not known yet.
+        failures: How many connections were lost. After a failover the server of before may go on, and still
+            answer those who only read: so once one connection is lost, all others are made again.
     """
 
     def __init__(self, url: str) -> None:
@@ -49,6 +51,7 @@ class Database:
         self._url = url
         self.where = shown_store(url)
         self.pooled: bool | None = None
+        self.failures = 0
 
     async def connect(self, setup: str) -> Connection:
         """A new connection to a server that takes writes, set up by the query of this name.
@@ -95,6 +98,7 @@ class Session:
         self._setup = setup
         self._turn = asyncio.Lock()
         self._connection: Connection | None = None
+        self._failures = 0  # those before the connection was made
         self._jobs: set[asyncio.Task[Any]] = set()
         self._is_open = False
 
@@ -137,16 +141,23 @@ class Session:
     async def _run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         async with self._turn:
             try:
-                if self._connection is None or self._connection.is_closed():
-                    self._connection = await self._database.connect(self._setup)
-                return await work(self._connection)
+                return await work(await self._connected())
             except BaseException as error:
                 if breaks_connection(error):
                     self._drop()
+                    self._database.failures += 1
                 promised = translated(error, self._where)
                 if promised is error:
                     raise
                 raise promised from error
+
+    async def _connected(self) -> Connection:
+        connection, failures = self._connection, self._database.failures
+        if connection is not None and not connection.is_closed() and self._failures == failures:
+            return connection
+        self._drop()
+        self._connection, self._failures = await self._database.connect(self._setup), failures
+        return self._connection
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

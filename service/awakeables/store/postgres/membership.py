@@ -1,4 +1,8 @@
-"""The instances that share a database, on a connection of their own: a heartbeat never waits for work."""
+"""The instances that share a database, on a connection that has nothing else to do than what can't wait.
+
+A heartbeat never waits for work; the marks up to where partitions are read go the same way, and wait for
+no lock either.
+"""
 
 from __future__ import annotations
 

@@ -139,8 +139,12 @@ class PostgresStore:
     async def positions(self, topic: str) -> list[Position]:
         return await _read(self._reader, reading.positions, topic)
 
-    async def read_up_to(self, topic: str, partitions: int, mine: Sequence[PartitionRead]) -> int | None:
-        return await _read(self._beater, read_up_to, topic, partitions, mine, clock_ms=self._clock_ms)
+    async def read_up_to(
+        self, topic: str, partitions: int, mine: Sequence[PartitionRead], *, topic_id: str | None = None
+    ) -> int | None:
+        return await _read(
+            self._beater, read_up_to, topic, partitions, mine, topic_id=topic_id, clock_ms=self._clock_ms
+        )
 
     async def invocation(self, invocation_id: str) -> Invocation | None:
         return await _read(self._reader, reading.invocation, invocation_id)

@@ -15,6 +15,7 @@ async def read_up_to(
     partitions: int,
     mine: Sequence[PartitionRead],
     *,
+    topic_id: str | None,
     clock_ms: Callable[[], int] | None,
 ) -> int | None:
     """As `ports.Watermark` says; `clock_ms` is for tests."""
@@ -23,11 +24,12 @@ async def read_up_to(
         up_to_ms = [each.up_to_ms for each in mine]
         now_ms = None if clock_ms is None else clock_ms()
         await connection.execute(QUERIES["note_read"], topic, parts, epochs, up_to_ms, now_ms)
-    known: int = await connection.fetchval(QUERIES["partitions_known"], topic) or 0
-    if partitions > known:
-        await connection.execute(QUERIES["note_partitions"], topic, partitions)
-    count = max(partitions, known)
-    if count == 0:
+    row = await connection.fetchrow(QUERIES["partitions_known"], topic)
+    known, known_id = (0, None) if row is None else row
+    is_new = topic_id is not None and topic_id != known_id
+    if partitions and (is_new or partitions > known):
+        known = await connection.fetchval(QUERIES["note_partitions"], topic, partitions, topic_id)
+    if known == 0:
         return None
-    read: int | None = await connection.fetchval(QUERIES["read_up_to"], topic, count)
+    read: int | None = await connection.fetchval(QUERIES["read_up_to"], topic, known)
     return read

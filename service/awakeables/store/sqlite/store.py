@@ -297,8 +297,10 @@ class SqliteStore:
     async def ended(self, before_ms: int, limit: int) -> list[Ended]:
         return await self._lister.run(reading.ended, before_ms, limit)
 
-    async def read_up_to(self, topic: str, partitions: int, mine: Sequence[PartitionRead]) -> int | None:
-        return self._watermark.note(topic, partitions, mine, await self.positions(topic))
+    async def read_up_to(
+        self, topic: str, partitions: int, mine: Sequence[PartitionRead], *, topic_id: str | None = None
+    ) -> int | None:
+        return self._watermark.note(topic, partitions, mine, await self.positions(topic), topic_id)
 
     async def positions(self, topic: str) -> list[Position]:
         return await self._reader.run(reading.positions, topic)

@@ -50,11 +50,16 @@ UPDATE awakeables.offsets AS o SET fresh_ms = held.fresh_ms
 FROM held WHERE o.subscription = '' AND o.topic = $1 AND o.partition = held.partition
 
 -- partitions_known --
-SELECT t.partitions FROM awakeables.topics AS t WHERE t.topic = $1
+SELECT t.partitions, t.topic_id FROM awakeables.topics AS t WHERE t.topic = $1
 
 -- note_partitions --
-INSERT INTO awakeables.topics AS t (topic, partitions) VALUES ($1, $2)
-ON CONFLICT (topic) DO UPDATE SET partitions = greatest(t.partitions, excluded.partitions)
+-- A topic only grows, but it may be deleted and created again, which its ID shows.
+INSERT INTO awakeables.topics AS t (topic, partitions, topic_id) VALUES ($1, $2, $3)
+ON CONFLICT (topic) DO UPDATE
+SET partitions = CASE WHEN t.topic_id <> excluded.topic_id THEN excluded.partitions
+                      ELSE greatest(t.partitions, excluded.partitions) END,
+    topic_id = coalesce(excluded.topic_id, t.topic_id)
+RETURNING t.partitions
 
 -- read_up_to --
 SELECT CASE WHEN count(o.fresh_ms) = $2 THEN min(o.fresh_ms) END
