@@ -256,7 +256,7 @@ class Hints(Protocol):
     """Messages between the instances that share the store. Any may be lost: the rows are authoritative."""
 
     def send(self, instance_id: str, hint: Hint) -> None:
-        """Send a hint to an instance, or to all for an empty ID, soon; never waits, and never fails."""
+        """Send a hint to an instance, soon; never waits, and never fails."""
         ...
 
     def listen(self, instance_id: str, on_hints: Callable[[Sequence[Hint]], None]) -> None:

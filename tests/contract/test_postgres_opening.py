@@ -15,7 +15,10 @@ from awakeables.store.postgres import schema
 from awakeables.store.postgres.checkup import inspect_database
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.store.postgres.store import PostgresStore
+from awakeables.telemetry import events
 from contract.driver import RETENTION_MS
+from support.eventually import eventually
+from support.logs import heard
 from support.real_postgres import RealPostgres
 from support.shared_postgres import shared_postgres
 
@@ -133,3 +136,32 @@ async def test_a_password_with_any_character_is_encoded_and_never_shown(server: 
     finally:
         hba.write_text(before)
         server.sql("SELECT pg_reload_conf(); DROP ROLE guest")
+
+
+UNSAFE = {
+    "fsync is off: acknowledged commits can be lost",
+    "synchronous_commit is off: acknowledged commits can be lost",
+    "full_page_writes is off: a power cut can damage tables",
+    "autovacuum is off: searches become slower with each row that was ever changed",
+}
+
+
+async def test_settings_of_the_server_that_endanger_the_store_are_named_by_doctor_and_at_the_start(
+    server: RealPostgres, database: NewDatabase
+) -> None:
+    """The tests' servers are as unsafe as that, to be fast; the last one is set here."""
+    url = database(True)
+    server.sql("ALTER SYSTEM SET autovacuum = off")
+    server.sql("SELECT pg_reload_conf()")
+    try:
+
+        async def all_are_named() -> bool:
+            return set((await inspect_database(url)).risks) == UNSAFE
+
+        await eventually(all_are_named)
+        with heard() as logs:
+            await opened(url)
+        assert {line["risk"] for line in logs if line["event"] == events.STORE_AT_RISK} == UNSAFE
+    finally:
+        server.sql("ALTER SYSTEM RESET autovacuum")
+        server.sql("SELECT pg_reload_conf()")

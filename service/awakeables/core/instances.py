@@ -57,7 +57,7 @@ class PartitionRead(Record):
     up_to_ms: int
 
 
-HintKind: TypeAlias = Literal["woken", "cancelled", "ended", "due"]
+HintKind: TypeAlias = Literal["woken", "cancelled", "ended"]
 
 
 class Hint(Record):
@@ -65,7 +65,7 @@ class Hint(Record):
 
     Attributes:
         kind: `woken` and `cancelled`: to the owner of a running invocation. `ended`: to the instance whose
-            caller waits for the result. `due`: to all, as the sender has no room for an invocation that is.
+            caller waits for the result.
         wake: The invocation's wake-up by its sequence number.
         awakeable_id: Whose outcome woke it.
     """

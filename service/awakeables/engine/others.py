@@ -127,8 +127,6 @@ class OtherInstances:
         for hint in hints:
             if hint.kind == "cancelled":
                 self._pool.cancelled(hint.invocation_id, hint.wake)
-            elif hint.kind == "due":
-                self._pool.look_again()
         waited_for = [key for key in self._waiters if key not in self._pool]
         if waited_for:
             for key, outcome in (await self._store.ends(waited_for)).items():

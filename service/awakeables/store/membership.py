@@ -82,9 +82,9 @@ class LocalHints:
         self._listeners: dict[str, Callable[[Sequence[Hint]], None]] = {}
 
     def send(self, instance_id: str, hint: Hint) -> None:
-        for key, on_hints in self._listeners.items():
-            if instance_id in ("", key):
-                asyncio.get_running_loop().call_soon(on_hints, [hint])
+        on_hints = self._listeners.get(instance_id)
+        if on_hints is not None:
+            asyncio.get_running_loop().call_soon(on_hints, [hint])
 
     def listen(self, instance_id: str, on_hints: Callable[[Sequence[Hint]], None]) -> None:
         self._listeners[instance_id] = on_hints

@@ -17,7 +17,7 @@ from awakeables.ports import Pages, Snapshot
 from awakeables.store.postgres.connection import Connection, Database, Session
 from awakeables.store.postgres.membership import instances_in
 from awakeables.store.postgres.queries import QUERIES
-from awakeables.store.postgres.schema import check_server, checked_meta, migrations
+from awakeables.store.postgres.schema import checked_meta, checked_server, migrations
 from awakeables.store.postgres.texts import storable
 from awakeables.store.rows import Columns, dead_letter_from
 
@@ -49,7 +49,7 @@ class PostgresAudit:
         session = Session(self._database, "auditor")
 
         async def looking(connection: Connection) -> T:
-            await check_server(connection, self._where)
+            await checked_server(connection, self._where)
             await self._check_schema(connection)
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 now_ms = await connection.fetchval(QUERIES["audit_clock"])

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from awakeables.store.postgres.connection import Connection, Database, Session
 from awakeables.store.postgres.queries import QUERIES
-from awakeables.store.postgres.schema import check_server, checked_meta, migrations
+from awakeables.store.postgres.schema import checked_meta, checked_server, migrations
 
 
 class DatabaseCondition(NamedTuple):
@@ -16,8 +16,8 @@ class DatabaseCondition(NamedTuple):
         server: The server's version.
         version: The schema's version; 0: there are no tables yet.
         newest: The version that this release makes of it.
-        risks: Settings of the server with which an acknowledged commit can be lost; a pooler, and what it
-            keeps from being set.
+        risks: Settings of the server that endanger what is stored; a pooler, and what it keeps one from
+            setting.
     """
 
     server: str
@@ -38,21 +38,15 @@ async def inspect_database(url: str, app: str = "") -> DatabaseCondition:
     where = database.where
 
     async def inspect(connection: Connection) -> DatabaseCondition:
-        await check_server(connection, where)
-        server = await connection.fetchrow(QUERIES["server"])
-        assert server is not None
+        server = await checked_server(connection, where)
         meta = await checked_meta(connection, where, app)
-        risks = [
-            f"{name} is {server[name]}: acknowledged commits can be lost"
-            for name in ("fsync", "synchronous_commit")
-            if server[name] in ("off", "local")
-        ]
+        risks = list(server.risks)
         if database.pooled:
             risks.append("there is a pooler, which costs CPU time and hints: connect directly if you can")
             unset = [row["told"] for row in await connection.fetch(QUERIES["unset"])]
             if unset:
                 risks.append(f"what is set after connecting must then be the user's: {'; '.join(unset)}")
-        return DatabaseCondition(server["named"], meta.version, len(migrations()), tuple(risks))
+        return DatabaseCondition(server.version, meta.version, len(migrations()), tuple(risks))
 
     session = Session(database, "reader")
     await session.open()

@@ -133,7 +133,6 @@ class PostgresHints:
             else:
                 heard.set()
 
-        await connection.add_listener(_channel(""), on_notify)
         while True:
             self._changed.clear()
             channel = _channel(self._instance_id)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import structlog
 
 from awakeables.errors import StoreOfAnotherApp, StoreTooNew, StoreUnavailable
 from awakeables.store.postgres.connection import Connection
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.store.queries import migrations as read_migrations
+from awakeables.telemetry import events
+
+log = structlog.stdlib.get_logger(__name__)
 
 LEAST_VERSION: Final = 140_000
 POLL_S: Final = 0.1
@@ -44,7 +50,9 @@ async def migrate(connection: Connection, where: str, app: str = "") -> None:
         StoreUnavailable: The server is too old, has the wrong encoding, or its schema `awakeables` is of
             another program.
     """
-    await check_server(connection, where)
+    server = await checked_server(connection, where)
+    for risk in server.risks:
+        log.warning(events.STORE_AT_RISK, store=where, risk=risk)
     chain = migrations()
     deadline_s = asyncio.get_running_loop().time() + PATIENCE_S
     meta = await checked_meta(connection, where, app)
@@ -65,7 +73,19 @@ async def migrate(connection: Connection, where: str, app: str = "") -> None:
         meta = await checked_meta(connection, where, app)
 
 
-async def check_server(connection: Connection, where: str) -> None:
+class Server(NamedTuple):
+    """A server that the store can use.
+
+    Attributes:
+        version: As people write it.
+        risks: Settings with which acknowledged commits can be lost, or the store becomes slow.
+    """
+
+    version: str
+    risks: tuple[str, ...]
+
+
+async def checked_server(connection: Connection, where: str) -> Server:
     """Check what the store relies on.
 
     Raises:
@@ -80,6 +100,19 @@ async def check_server(connection: Connection, where: str) -> None:
             f"{where}: the database's encoding is {server['encoding']}, it must be UTF8:"
             " create it with ENCODING 'UTF8' TEMPLATE template0"
         )
+    return Server(server["named"], tuple(_risks(server)))
+
+
+def _risks(server: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("fsync", "synchronous_commit"):
+        if server[name] in ("off", "local"):
+            yield f"{name} is {server[name]}: acknowledged commits can be lost"
+    if server["full_page_writes"] == "off":
+        yield "full_page_writes is off: a power cut can damage tables"
+    if server["standbys"] and not server["synchronous"]:
+        yield "synchronous_standby_names is empty: a failover can lose acknowledged commits"
+    if server["autovacuum"] == "off":
+        yield "autovacuum is off: searches become slower with each row that was ever changed"
 
 
 async def checked_meta(connection: Connection, where: str, app: str) -> Meta:

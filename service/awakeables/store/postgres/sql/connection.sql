@@ -38,7 +38,9 @@ SELECT pg_backend_pid()
 -- server --
 SELECT current_setting('server_version_num')::integer AS version, current_setting('server_version') AS named,
     current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS standby,
-    current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit
+    current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
+    current_setting('full_page_writes') AS full_page_writes, current_setting('autovacuum') AS autovacuum,
+    current_setting('synchronous_standby_names') AS synchronous, (SELECT count(*) FROM pg_stat_replication) AS standbys
 
 -- unset --
 -- What a connection behind a pooler should have from its user's settings, and has not.
