@@ -138,14 +138,14 @@ class Api(Queries):
         _, submitted = self._submit(
             handler, content, headers or {}, idempotency=idempotency, delay=delay, by=by
         )
-        answer = await submitted
-        if isinstance(answer, KeyConflict):
+        reply = await submitted
+        if isinstance(reply, KeyConflict):
             raise IdempotencyConflict(
                 f"the idempotency key {idempotency.key if idempotency else ''!r} was used for another request"
             )
-        if not isinstance(answer, Begun):
-            raise TypeError(f"Begin was answered with {type(answer).__name__}")
-        return answer
+        if not isinstance(reply, Begun):
+            raise TypeError(f"Begin got the reply {type(reply).__name__}")
+        return reply
 
     def call(
         self, handler: Handler, content: bytes | None, *, headers: dict[str, str], by: str | None = None
@@ -303,7 +303,7 @@ class Api(Queries):
         # The caller may stop waiting; the runner is notified, or the waiters answered, all the same.
         asked = await asyncio.shield(submitted)
         if not isinstance(asked, CancelMarked):
-            raise TypeError(f"Cancel was answered with {type(asked).__name__}")
+            raise TypeError(f"Cancel got the reply {type(asked).__name__}")
         row = existing(asked.invocation, invocation_id)
         if not asked.accepted:
             raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to cancel")
@@ -337,7 +337,7 @@ class Api(Queries):
         # The caller may stop waiting; the commit still ends the invocation and answers its waiters.
         killed = await asyncio.shield(submitted)
         if not isinstance(killed, Killed):
-            raise TypeError(f"Kill was answered with {type(killed).__name__}")
+            raise TypeError(f"Kill got the reply {type(killed).__name__}")
         row = existing(killed.invocation, invocation_id)
         if not killed.done:
             raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to kill")
@@ -360,8 +360,8 @@ class Api(Queries):
             NotFound: There is no such dead letter.
             NotPossible: Its bytes were not kept; or it is a task that nobody awaits, or of another topic.
         """
-        order = Resend(dead_letter_id=dead_letter_id, event_id=self.new_id("evt"), by=by)
-        resent = await self._committer.commit(order, Resent)
+        command = Resend(dead_letter_id=dead_letter_id, event_id=self.new_id("evt"), by=by)
+        resent = await self._committer.commit(command, Resent)
         if resent.dead_letter is None:
             raise NotFound(f"no dead letter {dead_letter_id}")
         if resent.effect is None:

@@ -173,7 +173,7 @@ async def _run(
         await engine.serving.wait()
         background = [tasks.create_task(run(), name=name) for name, run in telemetry.items()]
         reading = tasks.create_task(consumer.run(), name="completions")
-        looking = tasks.create_task(destinations.run(), name="destinations")
+        watching = tasks.create_task(destinations.run(), name="destinations")
         web = tasks.create_task(server.run(), name="web")
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
@@ -186,7 +186,7 @@ async def _run(
         server.stop()
         await engine.drain(settings.drain_timeout)
         await web
-        for task in (looking, reading, serving, *background):
+        for task in (watching, reading, serving, *background):
             task.cancel()
     log.info(events.STOPPED, app=engine.app.name)
 

@@ -218,7 +218,7 @@ def cancelled_and_not_told() -> Iterator[None]:
     news = Runner._news
 
     def careless(runner: Any) -> Any:
-        runner._told = True
+        runner._raised = True
         told = news(runner)
         return told and replace(told, cancel=False)
 

@@ -115,10 +115,10 @@ class Replay:
         self.outcomes[index] = outcome
         self.entries.append(OutcomeDelivered(of=index, outcome=outcome))
 
-    def retry(self, tried: RunAttemptFailed) -> None:
+    def retry(self, failed: RunAttemptFailed) -> None:
         """Append a failed attempt of a run."""
-        self.failed_attempts[tried.of] = tried
-        self.entries.append(tried)
+        self.failed_attempts[failed.of] = failed
+        self.entries.append(failed)
 
     def cancel(self, raised: CancellationRaised) -> None:
         """Append that the invocation's cancellation is raised at this await."""

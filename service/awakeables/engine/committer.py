@@ -136,7 +136,7 @@ class Committer:
         """
         got = await self.submit(command)
         if not isinstance(got, reply):
-            raise TypeError(f"{type(command).__name__} was answered with {type(got).__name__}")
+            raise TypeError(f"{type(command).__name__} got the reply {type(got).__name__}")
         return got
 
     def _on_lazy_timer(self) -> None:
@@ -278,7 +278,7 @@ def resolve(future: asyncio.Future[Reply], reply: Reply | Exception) -> None:
 
 def _log_fields(command: Command) -> dict[str, str]:
     """What the log says about a command: its type and, if it is about an invocation, which one."""
-    fields = {"member": type(command).__name__}
+    fields = {"command": type(command).__name__}
     match command:
         case Begin():
             fields["invocation_id"] = command.id

@@ -155,10 +155,10 @@ class CompletionsTopic:
 
     async def claim(self, partition: int) -> Position:
         """Claim a partition for this process; any earlier reader is fenced from then on."""
-        order = TakePartitions(
+        command = TakePartitions(
             owner=self._owner(), topic=self.name, partitions=(partition,), topic_id=self.topic_id
         )
-        [position] = (await self._committer.commit(order, PartitionsTaken)).positions
+        [position] = (await self._committer.commit(command, PartitionsTaken)).positions
         return position
 
     def is_recreated_since(self, read: str | None) -> bool:
@@ -183,7 +183,7 @@ class CompletionsTopic:
         lost = ConsumedRecord(offset=before, timestamp_ms=self.clock.now_ms(), key=None, value=None)
         reason = f"an operator has moved the partition from offset {before} to {next_}"
         letter = self.dead_letter(partition, lost, SKIPPED, reason)
-        order = Skip(
+        command = Skip(
             topic=self.name,
             partition=partition,
             before=before,
@@ -192,7 +192,7 @@ class CompletionsTopic:
             relay_to=self.dead_letter_topic,
             recreated=recreated,
         )
-        if not (await self._committer.commit(order, Skipped)).done:
+        if not (await self._committer.commit(command, Skipped)).done:
             return False
         log.warning(events.SKIPPED, topic=self.name, partition=partition, before=before, next=next_)
         state = self.readers.get(partition, ReaderState())

@@ -183,8 +183,8 @@ class Member:
         """Release what instances own that don't live; return how many invocations there were."""
         count = 0
         while True:
-            order = TakeOver(owner=self.id, limit=TAKE_OVER_LIMIT)
-            released = (await self._committer.commit(order, Released)).count
+            command = TakeOver(owner=self.id, limit=TAKE_OVER_LIMIT)
+            released = (await self._committer.commit(command, Released)).count
             count += released
             if released < TAKE_OVER_LIMIT:
                 break

@@ -162,19 +162,23 @@ class RunnerPool:
 
     # Events.
 
-    def begin(self, order: Begin, given: Input) -> asyncio.Future[Reply]:
+    def begin(self, command: Begin, given: Input) -> asyncio.Future[Reply]:
         """Run a handler's first step, and create the invocation and the step in one commit.
 
         Args:
-            order: Creates the invocation for this owner; its journal has the input alone.
+            command: Creates the invocation for this owner; its journal has the input alone.
             given: That input.
 
         Returns:
             The reply, once the commit is durable. Cancelling the future drops the invocation.
         """
-        subject = InvocationLog(invocation_id=order.id, service=order.service, handler=order.handler)
-        runner = self._runners[order.id] = Runner(self, subject, epoch=1, version=1, wake=0, attempts=0)
-        return runner.begin(order, given)
+        invocation_log = InvocationLog(
+            invocation_id=command.id, service=command.service, handler=command.handler
+        )
+        runner = self._runners[command.id] = Runner(
+            self, invocation_log, epoch=1, version=1, wake=0, attempts=0
+        )
+        return runner.begin(command, given)
 
     def wake(self, wakes: Sequence[Wake]) -> None:
         """Deliver outcomes to runners; invocations without a runner are claimed soon."""
@@ -362,14 +366,14 @@ class RunnerPool:
         """Claim runnable invocations and run them; return whether there may be more."""
         if not self.member.is_sure():
             return False  # it may be declared dead: the next heartbeat or sweep looks again
-        order = Claim(
+        command = Claim(
             owner=self.member.id,
             limit=limit,
             suspect=self._suspect is None,
             not_builds=self.member.not_builds,
             not_handlers=self.member.not_handlers,
         )
-        claimed = await self.committer.commit(order, Claimed)
+        claimed = await self.committer.commit(command, Claimed)
         if claimed.effects:
             self.catch_up()
         rows = [row for row in claimed.invocations if row.status == "running"]

@@ -84,9 +84,9 @@ class Retention:
     async def purge_letters(self, *, older_than: timedelta, code: str | None) -> int:
         """Delete dead letters of at least this age, of a code or all, for an operator; return how many."""
         before_ms = self._before_ms(older_than) + 1
-        order = PurgeDeadLetters(before_ms=before_ms, limit=BATCH, code=code, dead_letters_only=True)
+        command = PurgeDeadLetters(before_ms=before_ms, limit=BATCH, code=code, dead_letters_only=True)
         total = 0
-        while count := (await self._committer.commit(order, Purged)).count:
+        while count := (await self._committer.commit(command, Purged)).count:
             total += count
         log.info(events.PURGED, dead_letters=total, code=code or "all", older_than=str(older_than))
         return total
@@ -109,8 +109,8 @@ class Retention:
         return (await self._committer.commit(Purge(ended=tuple(ended), before_ms=before_ms), Purged)).count
 
     async def _purge_letters(self) -> int:
-        order = PurgeDeadLetters(before_ms=self._before_ms(self._settings.dead_letters), limit=BATCH)
-        return (await self._committer.commit(order, Purged)).count
+        command = PurgeDeadLetters(before_ms=self._before_ms(self._settings.dead_letters), limit=BATCH)
+        return (await self._committer.commit(command, Purged)).count
 
     def _before_ms(self, kept: timedelta) -> int:
         return self._clock.now_ms() - kept // timedelta(milliseconds=1)

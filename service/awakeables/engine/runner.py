@@ -93,7 +93,7 @@ class Runner:
     def __init__(
         self,
         pool: RunnerPool,
-        subject: InvocationLog,
+        invocation_log: InvocationLog,
         *,
         epoch: int,
         version: int,
@@ -102,10 +102,10 @@ class Runner:
         cancelled: bool = False,
     ) -> None:
         """Prepare to run what this owner has claimed under this epoch."""
-        self.invocation_id = subject.invocation_id
+        self.invocation_id = invocation_log.invocation_id
         self.wakes_at: float | None = None
         self._pool = pool
-        self._subject = subject
+        self._log = invocation_log
         self._attempts = attempts
         self._commits = OwnerCommits(
             self.invocation_id, owner=pool.member.id, build=pool.build, epoch=epoch, version=version
@@ -120,7 +120,7 @@ class Runner:
         self._inbox: dict[str, Outcome] = {}
         self._verdicts: dict[int, Outcome | None] = {}
         self._cancelled = cancelled
-        self._told = False
+        self._raised = False  # that it is cancelled, in the handler
         self._wanted = False
         self._stepping = False
         self._closing = False
@@ -133,7 +133,7 @@ class Runner:
 
     # Events.
 
-    def begin(self, order: Begin, given: Input) -> asyncio.Future[Reply]:
+    def begin(self, command: Begin, given: Input) -> asyncio.Future[Reply]:
         """Run the first step of a new invocation, and create the invocation and the step in one commit."""
         attempt = self._open([given], durable=0)
         begun: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
@@ -143,9 +143,9 @@ class Runner:
         except Exception as error:
             self._pool.failed(self, error)
         first = progress if isinstance(progress, Progress) and progress.ended is None else None
-        whole = order if first is None else self._commits.first_step(order, first)
-        reply = functools.partial(self._on_begun, begun, order, first, self._commits.entries)
-        self._pool.committer.post(whole, reply, given_up=begun.cancelled)
+        whole = command if first is None else self._commits.first_step(command, first)
+        on_reply = functools.partial(self._on_begun, begun, command, first, self._commits.entries)
+        self._pool.committer.post(whole, on_reply, given_up=begun.cancelled)
         # Posted before anything else that the step leads to, whose commits need the row.
         if first is not None:
             self._waits = Waits(first.blocked_on)
@@ -166,12 +166,12 @@ class Runner:
     def _open(self, history: Sequence[Entry], *, durable: int) -> Attempt:
         origin = Origin(
             invocation_id=self.invocation_id,
-            service=self._subject.service,
-            handler=self._subject.handler,
+            service=self._log.service,
+            handler=self._log.handler,
             number=self._attempts + 1,
         )
         self._commits.entries, self._commits.durable = len(history), durable
-        self._told = len(history) > 1 and any(isinstance(entry, CancellationRaised) for entry in history)
+        self._raised = len(history) > 1 and any(isinstance(entry, CancellationRaised) for entry in history)
         # Thread-safe, because a handler may use the context from a thread of its own, by mistake.
         ready = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self.on_ready)
         self._attempt = attempt = self._pool.attempts.open(origin, history, ready)
@@ -188,27 +188,27 @@ class Runner:
     def _on_begun(
         self,
         begun: asyncio.Future[Reply],
-        order: Begin,
+        command: Begin,
         first: Progress | None,
         entries: int,
-        answer: Reply | Exception,
+        reply: Reply | Exception,
     ) -> None:
         """Handle the reply to the commit that creates the invocation."""
-        if isinstance(answer, StoreRefused) and first is not None:
+        if isinstance(reply, StoreRefused) and first is not None:
             # The handler produced what the store refuses, not the caller: the invocation is created
             # without its first step, and fails (hard case 2).
-            reply = functools.partial(self._on_begun, begun, order, None, 1)
-            self._pool.committer.post(order, reply, given_up=begun.cancelled)
-            self._not_committed(answer)
+            on_reply = functools.partial(self._on_begun, begun, command, None, 1)
+            self._pool.committer.post(command, on_reply, given_up=begun.cancelled)
+            self._not_committed(reply)
             return
-        if isinstance(answer, Begun):
+        if isinstance(reply, Begun):
             self._commits.durable = entries
             if first is not None:
-                self._relay(first, answer.effects)
+                self._relay(first, reply.effects)
             self._go_on()
         else:
-            self._not_committed(answer)
-        resolve(begun, answer)
+            self._not_committed(reply)
+        resolve(begun, reply)
 
     def on_outcome(self, wake: Wake) -> None:
         """Handle the settlement of one of its awakeables."""
@@ -253,7 +253,7 @@ class Runner:
 
     def pause(self, error: Exception) -> None:
         """Pause an invocation whose attempt can't be begun with this code."""
-        self._subject.paused(message_of(error))
+        self._log.paused(message_of(error))
         self._pool.on_failure(error)
         self._finish(Pause(failure=self._failure(type_of(error), message_of(error))), None)
 
@@ -336,8 +336,8 @@ class Runner:
             return False
         self._waits, self._running = Waits(progress.blocked_on), progress.running
         if progress.entries and not self._lost and self._refusal is None:
-            if self._cancelled and not self._told:
-                self._told = any(isinstance(entry, CancellationRaised) for entry in progress.entries)
+            if self._cancelled and not self._raised:
+                self._raised = any(isinstance(entry, CancellationRaised) for entry in progress.entries)
             self._unsent.append(progress)
             if self._owes:
                 self._commit_unsent()
@@ -357,8 +357,8 @@ class Runner:
             now_ms = self._pool.clock.now_ms()
             arrived = waits.arrived(self._inbox, self._verdicts, now_ms)
         # An action in progress is not interrupted: the cancellation is raised at the next await.
-        told = self._cancelled and not self._told and waits is not None and not waits.is_acting
-        hands_out, durable = bool(arrived) or told or self._owes, self._commits.durable
+        raises = self._cancelled and not self._raised and waits is not None and not waits.is_acting
+        hands_out, durable = bool(arrived) or raises or self._owes, self._commits.durable
         if waits is not None and not (
             hands_out
             or self._wanted
@@ -441,7 +441,7 @@ class Runner:
             case Crashed() as crashed:
                 self._failed(crashed)
             case Broken() as broken:
-                self._subject.paused(broken.message)
+                self._log.paused(broken.message)
                 self._finish(Pause(failure=self._failure(broken.kind, broken.message)), None)
             case _:
                 self._finish(self._lets_go or Suspend(wake=-1), progress)
@@ -451,9 +451,9 @@ class Runner:
         pause_ms = self._pool.settings.retry.pause_ms(failures)
         failure = self._failure(crashed.kind, crashed.message)
         error = None if self._attempt is None else self._attempt.error
-        self._subject.failed(error, crashed.traceback, failures=failures, retry_in_ms=pause_ms)
+        self._log.failed(error, crashed.traceback, failures=failures, retry_in_ms=pause_ms)
         if pause_ms is None:
-            self._subject.paused(failure.message)
+            self._log.paused(failure.message)
             self._finish(Pause(failure=failure), None)
         else:
             self._finish(BackOff(due_ms=failure.at_ms + pause_ms, failure=failure), None)
@@ -474,8 +474,7 @@ class Runner:
         if self._attempt is not None:
             self._attempt.close()
             took_s = self._pool.clock.monotonic() - self._began_s
-            subject = self._subject
-            self._pool.metrics.attempt(subject.service, subject.handler, end_of(last), took_s)
+            self._pool.metrics.attempt(self._log.service, self._log.handler, end_of(last), took_s)
             self._attempt = None
         self._pool.forget(self)
 
@@ -496,16 +495,16 @@ class Runner:
         command = self._commits.step(step, progress or NOTHING)
         if command.chunk is not None:
             self._attempts = 0
-        reply = functools.partial(self._finished, step) if last else self._replied
-        self._pool.committer.post(command, functools.partial(reply, progress, self._commits.entries))
+        on_reply = functools.partial(self._finished, step) if last else self._replied
+        self._pool.committer.post(command, functools.partial(on_reply, progress, self._commits.entries))
 
-    def _replied(self, progress: Progress | None, entries: int, answer: Reply | Exception) -> None:
+    def _replied(self, progress: Progress | None, entries: int, reply: Reply | Exception) -> None:
         """Handle the reply to a commit after which the attempt continues."""
-        if isinstance(answer, Advanced):
-            self._committed(progress, entries, answer)
+        if isinstance(reply, Advanced):
+            self._committed(progress, entries, reply)
             self._on_durable()
         else:
-            self._not_committed(answer)
+            self._not_committed(reply)
 
     def _on_durable(self) -> None:
         """Continue, if anything waits for entries to be durable."""
@@ -514,41 +513,41 @@ class Runner:
             self._go_on()
 
     def _finished(
-        self, step: Next, progress: Progress | None, entries: int, answer: Reply | Exception
+        self, step: Next, progress: Progress | None, entries: int, reply: Reply | Exception
     ) -> None:
         """Handle the reply to the last commit."""
-        if not isinstance(answer, Advanced):
+        if not isinstance(reply, Advanced):
             if self._refusal is None:
-                self._not_committed(answer)
+                self._not_committed(reply)
             elif isinstance(step, End) and step.result is self._refusal:
                 # Even the refusal can't be committed, or the invocation was ended from outside.
-                if isinstance(answer, Exception):
-                    self._pool.failed(self, answer)
+                if isinstance(reply, Exception):
+                    self._pool.failed(self, reply)
                 else:
-                    self._lose(_name(answer))
+                    self._lose(_name(reply))
             return
-        self._committed(progress, entries, answer)
+        self._committed(progress, entries, reply)
         if isinstance(step, End):
-            self._pool.ended(answer.invocation, step.result)
+            self._pool.ended(reply.invocation, step.result)
         elif isinstance(step, Pause):
-            self._pool.paused(answer.invocation)
-        elif answer.invocation.status == "pending" or self._woken:
+            self._pool.paused(reply.invocation)
+        elif reply.invocation.status == "pending" or self._woken:
             # Something arrived after it was stopped: the next attempt is due at once.
             self._pool.look_again()
         self._go(step)
 
-    def _committed(self, progress: Progress | None, entries: int, answer: Advanced) -> None:
-        self._commits.stored, self._commits.durable = answer.invocation.version, entries
-        for awakeable_id in answer.cancelled_ids:
+    def _committed(self, progress: Progress | None, entries: int, reply: Advanced) -> None:
+        self._commits.stored, self._commits.durable = reply.invocation.version, entries
+        for awakeable_id in reply.cancelled_ids:
             self._inbox.setdefault(awakeable_id, CANCELLED_OUTCOME)
-        if answer.invocation.cancelled_ms is not None:
+        if reply.invocation.cancelled_ms is not None:
             # The request for it may have ended before it could notify this runner.
             self._cancelled = True
         if self._suspected:
             self._suspected = False
             self._pool.proved_alive()
-        if progress is not None and (progress.awakeables or answer.effects):
-            self._relay(progress, answer.effects)
+        if progress is not None and (progress.awakeables or reply.effects):
+            self._relay(progress, reply.effects)
 
     def _relay(self, progress: Progress, effects: Sequence[Effect]) -> None:
         """Act on a durable step: remember what its awakeables expect, publish its effects."""
@@ -557,22 +556,22 @@ class Runner:
         if effects and self._commits.owner == self._pool.member.id:  # else they are others' to publish
             self._pool.publish(effects)
 
-    def _not_committed(self, answer: Reply | BaseException) -> None:
+    def _not_committed(self, reply: Reply | BaseException) -> None:
         if self._lost or self._refusal is not None:
             return  # commits after one that failed are fenced
-        if isinstance(answer, StoreRefused):
+        if isinstance(reply, StoreRefused):
             self._commits.roll_back()
-            reason = f"the store refuses what the handler has produced: {answer}"
+            reason = f"the store refuses what the handler has produced: {reply}"
             self._refusal = Rejection(reason=reason, code=500)
             if self._closing:
                 self._finish(End(result=self._refusal, abandoned=self._abandoned), None)
             else:
                 self._go_on()
-        elif isinstance(answer, BaseException):
-            self._pool.failed(self, answer)
+        elif isinstance(reply, BaseException):
+            self._pool.failed(self, reply)
         else:
-            self._lose(_name(answer))
+            self._lose(_name(reply))
 
 
-def _name(answer: object) -> str:
-    return f"the reply to a commit was {type(answer).__name__}"
+def _name(reply: object) -> str:
+    return f"the reply to a commit was {type(reply).__name__}"

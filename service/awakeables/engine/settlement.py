@@ -228,7 +228,7 @@ class Settlement:
             )
         return verdict
 
-    async def commit(self, order: Settle) -> SettledAll | None:
+    async def commit(self, command: Settle) -> SettledAll | None:
         """Commit validated completions, and wake the invocations that wait for them.
 
         The horizon and the publishing of verdicts, the same for all commands, are filled in here.
@@ -243,24 +243,24 @@ class Settlement:
         """
         verdict_ids: tuple[str, ...] = ()
         if self._verdicts_topic:
-            verdict_ids = tuple([self._ids.new("evt") for _ in order.completions])
-        answer = await self._committer.submit(
+            verdict_ids = tuple([self._ids.new("evt") for _ in command.completions])
+        reply = await self._committer.submit(
             replace(
-                order,
+                command,
                 held_back_to_ms=self._horizon.held_back_to_ms(),
                 verdicts_to=self._verdicts_topic,
                 verdict_ids=verdict_ids,
             )
         )
-        match answer:
+        match reply:
             case SettledAll():
-                self._on_wakes(answer.wakes)
+                self._on_wakes(reply.wakes)
                 if self._verdicts_topic:
                     self._on_effects()
-                return answer
+                return reply
             case Unchecked():
                 return None
             case Fenced():
                 raise OwnershipLost("the batch's partition has another reader, or it was settled before")
             case _:
-                raise TypeError(f"Settle was answered with {type(answer).__name__}")
+                raise TypeError(f"Settle got the reply {type(reply).__name__}")

@@ -78,8 +78,8 @@ class Sweeper:
 
     async def _expire(self) -> None:
         while True:
-            order = Expire(limit=EXPIRE_LIMIT, held_back_to_ms=self._horizon.held_back_to_ms())
-            expired = await self._committer.commit(order, Expired)
+            command = Expire(limit=EXPIRE_LIMIT, held_back_to_ms=self._horizon.held_back_to_ms())
+            expired = await self._committer.commit(command, Expired)
             self._on_wakes(expired.wakes)
             if len(expired.wakes) < EXPIRE_LIMIT:
                 return

@@ -20,7 +20,7 @@ from awakeables.ports import Clock
 async def execute(
     run: RunCall,
     index: int,
-    tried: RunAttemptFailed | None,
+    last_failure: RunAttemptFailed | None,
     *,
     clock: Clock,
     executor: Executor,
@@ -31,7 +31,7 @@ async def execute(
     Args:
         run: The call of `ctx.run`.
         index: The index of its operation.
-        tried: Its last failed attempt, if it has failed before.
+        last_failure: Its last failed attempt, if it has failed before.
         clock: Decides when it is retried.
         executor: Runs blocking actions.
         failed: Called if it fails and has a retry policy: the error, the number of failures, and the
@@ -44,7 +44,7 @@ async def execute(
     Raises:
         ResultMisfit: Its result can't be encoded as its type; a retry would only repeat the side effects.
     """
-    began_ms = tried.began_ms if tried else clock.now_ms()
+    began_ms = last_failure.began_ms if last_failure else clock.now_ms()
     ended = await call(run.action, executor=executor)
     if not isinstance(ended, Raised):
         try:
@@ -59,7 +59,7 @@ async def execute(
         return rejection_of(error)
     if run.retry is None:
         return ended
-    attempt = (tried.attempt if tried else 0) + 1
+    attempt = (last_failure.attempt if last_failure else 0) + 1
     pause_ms = run.retry.pause_ms(attempt)
     retry_at_ms = clock.now_ms() + (pause_ms or 0)
     if run.retry.is_over(began_ms, retry_at_ms):

@@ -254,7 +254,7 @@ class Execution:
         self._cancelling = CancellationRaised(reason=CANCELLED)
         self.replay.cancel(self._cancelling)
 
-    def let_clean_up(self) -> None:
+    def allow_cleanup(self) -> None:
         """Let the journal of a cancelled invocation grow by another tenth, so that it can clean up."""
         self._max_entries = self.world.max_entries * 11 // 10
 

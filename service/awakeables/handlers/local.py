@@ -129,7 +129,7 @@ class LocalAttempt:
     def advance(self, news: News) -> Progress | Awaitable[Progress]:
         """As the port says."""
         if news.cancel:
-            self._execution.let_clean_up()
+            self._execution.allow_cleanup()
         if self._execution.broken is not None and not self._acting:
             return self._leave()
         if not self._begun:
@@ -291,8 +291,8 @@ class LocalAttempt:
         run = self._execution.runs.get(index)
         if run is None:
             return self._execution.waits[index]
-        tried = self._execution.replay.failed_attempts.get(index)
-        due_ms = None if tried is None else tried.retry_at_ms
+        last_failure = self._execution.replay.failed_attempts.get(index)
+        due_ms = None if last_failure is None else last_failure.retry_at_ms
         return RunWait(index=index, name=run.name, began=self._has_begun(index), due_ms=due_ms)
 
     def _end_of(self, error: BaseException) -> Ending:
@@ -409,23 +409,23 @@ class LocalAttempt:
         run = self._execution.runs.get(index)
         if run is None or index in self._acting or news.durable <= index:
             return
-        tried = self._execution.replay.failed_attempts.get(index)
-        if tried is not None and news.now_ms < tried.retry_at_ms:
+        last_failure = self._execution.replay.failed_attempts.get(index)
+        if last_failure is not None and news.now_ms < last_failure.retry_at_ms:
             return
         variables = self._variables.copy()
         variables.run(acting.set, run.name)
         # Before its task, which may begin at once (`asyncio.eager_task_factory`).
         self._acting.add(index)
-        self._attempts.spawn(self._act(index, run, tried), self._origin.invocation_id, variables)
+        self._attempts.spawn(self._act(index, run, last_failure), self._origin.invocation_id, variables)
 
-    async def _act(self, index: int, run: RunCall, tried: RunAttemptFailed | None) -> None:
+    async def _act(self, index: int, run: RunCall, last_failure: RunAttemptFailed | None) -> None:
         attempts = self._attempts
         acted: Acted | Raised
         try:
             acted = await execute(
                 run,
                 index,
-                tried,
+                last_failure,
                 clock=attempts.world.clock,
                 executor=attempts.executor,
                 failed=functools.partial(attempts.run_failed, self._origin, run.name),

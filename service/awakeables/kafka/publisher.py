@@ -104,9 +104,9 @@ class KafkaPublisher:
             async with asyncio.timeout(self._timeout.total_seconds()):
                 await call.done.wait()
         except TimeoutError:
-            await self._report_late(self._let_go(call), call)
+            await self._report_late(self._give_up(call), call)
         finally:
-            self._let_go(call)
+            self._give_up(call)
 
     def _settle(self, records: Sequence[ProducerRecord], outcome: Exception | None) -> None:
         if isinstance(outcome, BrokerRefused):
@@ -123,7 +123,7 @@ class KafkaPublisher:
         for call, effects in settled.items():
             call.settle(effects, outcome)
 
-    def _let_go(self, call: _Call) -> list[Effect]:
+    def _give_up(self, call: _Call) -> list[Effect]:
         """Give up a call's effects that are not reported yet, and return them."""
         if not call.left:
             return []

@@ -285,6 +285,6 @@ async def test_idle_means_that_nothing_is_queued_or_under_way() -> None:
 
 async def test_a_reply_of_another_kind_is_a_bug_that_is_reported() -> None:
     async with committing() as (committer, _):
-        with pytest.raises(TypeError, match="Begin was answered with Begun"):
+        with pytest.raises(TypeError, match="Begin got the reply Begun"):
             await committer.commit(begin(0), Claimed)
         assert (await committer.commit(Claim(owner="o", limit=1), Claimed)).invocations

@@ -155,7 +155,7 @@ async def test_a_commit_that_is_refused_is_logged_with_the_invocation(logs: list
         with pytest.raises(Exception, match="can't be kept"):
             await bench.begin(process, "nothing")
     told = [line for line in logs if line["event"] == events.MEMBER_REFUSED]
-    assert [(line["member"], line["invocation_id"][:4]) for line in told] == [("Begin", "inv_")]
+    assert [(line["command"], line["invocation_id"][:4]) for line in told] == [("Begin", "inv_")]
 
 
 def test_in_json_every_line_is_an_object_and_a_stack_a_field() -> None:
