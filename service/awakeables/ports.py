@@ -85,7 +85,7 @@ class JournalReader(Protocol):
         ...
 
     async def ends(self, invocation_ids: Sequence[str]) -> dict[str, Outcome | None]:
-        """How those of these invocations ended that have; None for those that are paused."""
+        """The outcomes of those of these invocations that have ended; None for those that are paused."""
         ...
 
 
@@ -217,19 +217,20 @@ class Inspection(Protocol):
 
 
 class Membership(Protocol):
-    """The instances that share the store. Its clock decides who lives.
+    """The instances that share the store, whose clock decides which of them live.
 
-    Who is declared dead stays dead: its rows are taken over, and it must register under a new ID.
+    An instance that was declared dead stays dead: others take over its rows, and it must register under a
+    new ID.
 
     Attributes:
-        shared: Whether there can be several at once. Otherwise who registers is the only one left, and
-            needs no heartbeats.
+        shared: Whether there can be several at once. Otherwise the one that registered last is the only
+            one, and needs no heartbeats.
     """
 
     shared: bool
 
     async def register(self, instance: Instance) -> None:
-        """Add an instance; the store dates its start, and its build by the first instance that had it.
+        """Add an instance. The store notes when it started, and when its build was first seen.
 
         Instances that have been dead for a day are forgotten.
         """
@@ -239,7 +240,7 @@ class Membership(Protocol):
         """Record an instance's heartbeat, and declare dead those without one for `timeout_ms`.
 
         Returns:
-            The living instances; None if this one was itself declared dead or has left.
+            The living instances; None if this one has been declared dead or has left.
         """
         ...
 

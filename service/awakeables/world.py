@@ -18,14 +18,14 @@ class SystemClock:
 
 
 class FollowingClock:
-    """The store's clock, as far as a process knows it: instances whose own clocks differ agree on the time.
+    """The store's clock, as far as a process knows it: instances with different clocks agree on the time.
 
     It goes on by the machine's monotonic clock, so that setting the machine's time changes nothing. It is
     never ahead of the store's by more than the quickest answer took, nor behind by more than the last one.
     """
 
     def __init__(self, machine: Clock) -> None:
-        """Follow nobody yet: the time is the machine's."""
+        """Begin with the machine's time, until `follow` is called."""
         self._machine = machine
         self._ahead_ms: float | None = None
         self.monotonic = machine.monotonic
@@ -36,14 +36,14 @@ class FollowingClock:
         return round(self.monotonic() * 1000 + self._ahead_ms)
 
     def follow(self, now_ms: int, took_s: float) -> None:
-        """Be told the time by the store.
+        """Take the time from an answer of the store.
 
         A process that was frozen or blocked reads an answer long after it was given. So an answer only
-        says between which times the store's clock is now.
+        bounds the store's present time.
 
         Args:
             now_ms: What the store's clock said.
-            took_s: Its answer was asked for so many seconds ago, so it is at most as old.
+            took_s: How many seconds ago the answer was asked for, and so how old it is at most.
         """
         earliest_ms = now_ms - self.monotonic() * 1000
         if self._ahead_ms is None or not earliest_ms <= self._ahead_ms <= earliest_ms + took_s * 1000:

@@ -1,8 +1,8 @@
 """This process as one of the instances that share the store: registers, sends heartbeats, takes over.
 
-An instance that has sent no heartbeat for the time-out is declared dead by any other, and whoever lives
-takes over what it owned. Its commits are fenced from then on. If it was only frozen or cut off, it finds
-out with its next heartbeat, drops its handlers, and goes on as a new instance.
+An instance that has sent no heartbeat for the time-out is declared dead by any other instance. Its commits
+are fenced from then on, and the living instances take over what it owned. If it was only frozen or cut off,
+it finds out with its next heartbeat, drops its handlers, and continues as a new instance.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Member:
         id: Its ID, which is the owner's name in its fences.
         alone: Whether there can be no others, since the store is not shared.
         living: The instances that lived at the last heartbeat, this one included.
-        not_builds: Builds whose invocations this instance leaves to those that are newer.
+        not_builds: Builds whose invocations this instance leaves to newer instances.
         not_handlers: Handlers that only other instances serve.
     """
 
@@ -85,8 +85,8 @@ class Member:
             build: The version of the code.
             handlers: Those it serves, as `service/handler`.
             settings: When an instance is dead.
-            on_dead: Called once this instance was declared dead, and has its new ID.
-            on_sure: Called when this instance lives for certain again, after a time in which it may not have.
+            on_dead: Called when this instance was declared dead and has its new ID.
+            on_sure: Called when this instance is certain again that it lives, after it was not.
             on_time: Called with the time of the store's clock, and how many seconds ago it was asked for.
         """
         self.id = ids.new("own")
@@ -109,7 +109,7 @@ class Member:
         self._sure_until_s = 0.0
 
     def is_sure(self) -> bool:
-        """Whether this instance lives for certain, for the margin at least: may it begin anything?"""
+        """Whether this instance is certain to live for at least the margin, and so may begin something."""
         return self.alone or self._clock.monotonic() < self._sure_until_s
 
     @property
@@ -118,17 +118,17 @@ class Member:
         return not self.living or self.id <= min(each.id for each in self.living)
 
     async def register(self) -> None:
-        """Appear among the instances, learn the store's time, and take over what nobody living owns."""
+        """Register, learn the store's time, and take over what no living instance owns."""
         await self._register(self.id)
         if not self.alone:
-            with suppress(StoreUnavailable):  # then the next heartbeat tells
+            with suppress(StoreUnavailable):  # the next heartbeat will do
                 await self.beat()
         await self.take_over()
 
     async def run(self, on_unexpected: Callable[[Exception], None]) -> None:
-        """Send heartbeats and take over, until cancelled; for stores that are shared."""
+        """Send heartbeats and take over, until cancelled; only for a shared store."""
         async with asyncio.TaskGroup() as tasks:
-            # Apart: a take-over waits for the commits before it, and a heartbeat must not.
+            # In a task of its own: a take-over waits for the commits before it, and a heartbeat must not.
             tasks.create_task(self._repeat(self._pause, self.beat, on_unexpected), name="heartbeats")
             tasks.create_task(self._repeat(self._next_beat, self.take_over, on_unexpected), name="take-overs")
 
@@ -169,7 +169,7 @@ class Member:
             await self._register(new)
             self.id = new
             self._on_dead()
-            await self.beat()  # who lives besides
+            await self.beat()  # learns which others live
             return
         self._last_beat(sent_s)
         self._on_time(beat.now_ms, self._clock.monotonic() - sent_s)
@@ -180,7 +180,7 @@ class Member:
         self._beaten.set()
 
     async def take_over(self) -> int:
-        """Release what instances own that don't live; return how many invocations there were."""
+        """Release what dead instances own; return the number of invocations."""
         count = 0
         while True:
             command = TakeOver(owner=self.id, limit=TAKE_OVER_LIMIT)
@@ -193,7 +193,7 @@ class Member:
         return count
 
     async def leave(self, *, gone: bool) -> None:
-        """Say that this instance is stopping, or that it is `gone` and sends no more heartbeats."""
+        """Announce that this instance is stopping, or that it is `gone` and sends no more heartbeats."""
         self._left = gone
         await self._membership.leave(self.id, gone=gone)
 

@@ -1,8 +1,8 @@
-"""What this instance tells the others that share its store, and what it does when it is told.
+"""Hints between the instances that share a store: what this one sends, and how it acts on what it receives.
 
-Hints save waiting for a sweep; none of them is needed. A wake-up that an owner has not been told of
-makes its next suspension fail, so the invocation stays runnable; a claim finds what is due; and a caller
-whose invocation ended elsewhere is found here by asking the store, at intervals, while it waits.
+Hints only save waiting for a sweep. If an owner never hears of a wake-up, its next suspension is refused, so
+the invocation stays runnable; a claim finds what is due; and while callers wait for invocations that other
+instances run, the store is asked at intervals whether these have ended.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class OtherInstances:
         self._poked = asyncio.Event()
 
     def wake(self, wakes: Sequence[Wake]) -> None:
-        """Deliver outcomes: to runners here, and by hints to the instances that run the others."""
+        """Deliver outcomes: to the runners here, and by hints to the instances that run the others."""
         here: list[Wake] = []
         for wake in wakes:
             if wake.owner is None or wake.owner == self._member.id:
@@ -82,11 +82,11 @@ class OtherInstances:
             self._hints.send(row.origin, Hint(kind="ended", invocation_id=row.id))
 
     def listen(self) -> None:
-        """Receive hints under the instance's ID of now."""
+        """Receive hints that are sent to this instance's current ID."""
         self._hints.listen(self._member.id, self._on_hints)
 
     async def run(self) -> None:
-        """Act on hints, and ask for what callers wait for, until cancelled."""
+        """Act on hints, and ask the store how invocations ended that callers wait for, until cancelled."""
         self.listen()
         while True:
             try:
@@ -98,7 +98,7 @@ class OtherInstances:
             try:
                 await self._act()
             except StoreUnavailable:
-                continue  # what was missed is found by sweeps, and asked for again
+                continue  # sweeps find what was missed, and the store is asked again
             except Exception as error:
                 self._on_unexpected(error)
 

@@ -22,7 +22,7 @@ log = structlog.stdlib.get_logger(__name__)
 EXPIRE_LIMIT = 1000
 
 RARELY = 8
-"""By how much less often an instance sweeps that is not the first of those that live."""
+"""Instances other than the first living one sweep this many times less often."""
 
 
 class Sweeper:
@@ -42,7 +42,7 @@ class Sweeper:
         """Sweep this store once per interval.
 
         Args:
-            pool: The runners; it is told to look for what is due.
+            pool: The runners; after each sweep it looks for what is due.
             committer: Commits.
             store: Reads what is held.
             horizon: What deadlines are compared with.
@@ -87,7 +87,7 @@ class Sweeper:
     async def _release_orphans(self) -> None:
         """Release rows that are claimed by this process but have no runner (hard case 3).
 
-        Only if they have none in two sweeps in a row: a row that was just claimed has no runner yet.
+        Only if they have none in two consecutive sweeps: a row that was just claimed has none yet.
         """
         held = {key for key in await self._store.held_by(self._pool.member.id) if key not in self._pool}
         orphans = held & self._suspected
@@ -97,6 +97,6 @@ class Sweeper:
                 Release(owner=self._pool.member.id, ids=tuple(orphans)), Released
             )
             log.warning(events.LET_GO, count=released.count, invocation_ids=sorted(orphans)[:MOST_NAMED])
-            # If the reply to their claim was lost, so were effects that moved with them, which go first.
+            # If the reply to their claim was lost, so were the effects in it, which are published first.
             self._pool.catch_up()
             self._pool.look_again()

@@ -42,16 +42,16 @@ class GroupShared(Exception):
 
 
 class Assignment(Protocol):
-    """Decides which partitions a consumer reads, as long as it lives."""
+    """Decides which partitions a consumer reads, for as long as it is in use."""
 
     follows_topic: bool
     """Whether partitions that are added are assigned without a new consumer."""
 
     def begin(self, consumer: AIOKafkaConsumer, readers: Readers, partitions: Collection[int]) -> None:
-        """Have partitions assigned to a consumer that was started, sooner or later.
+        """Have partitions assigned to a consumer that has been started, at once or later.
 
         Args:
-            consumer: Whose partitions they are.
+            consumer: Is assigned partitions.
             readers: They read what is assigned.
             partitions: All of the topic.
         """
@@ -73,7 +73,7 @@ class Assignment(Protocol):
 def hold(consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition]) -> None:
     """Pause partitions at a placeholder until their readers know where to begin.
 
-    A paused partition without a position would be looked up, too, and found to have none.
+    Without a position, even a paused partition would be looked up, in vain.
     """
     consumer.pause(*partitions)
     for partition in partitions:
@@ -118,8 +118,8 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     """One of several instances reads what the app's consumer group gives it.
 
     The group decides who reads; what is read is decided by the partitions' epochs in the store. aiokafka
-    logs and swallows what a callback of a rebalance raises, and the member sends no heartbeats while it is
-    assigned partitions: so that callback does no more than to hold them, and the readers do the rest.
+    logs and swallows what a callback of a rebalance raises, and the member sends no heartbeats while that
+    callback runs: so it only holds the new partitions, and the readers do the rest.
     """
 
     follows_topic = True
@@ -141,7 +141,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             topic: The completions topic.
             group: The group's name.
             clock: Time.
-            board: Where members that read something else are reported.
+            board: Where members that read other topics are reported.
             stuck: After this long without progress of the group the consumer is replaced.
         """
         self._connection = connection
@@ -156,11 +156,11 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
     @staticmethod
     def consumer_options(connection: KafkaConnection, group: str) -> dict[str, Any]:
-        """What the consumer is made with besides.
+        """Further options of the consumer.
 
         With several assignors aiokafka would send a request to join for each. The sticky one keeps its
-        state in the class, for all consumers of the process, and saves nothing: every rebalance revokes all
-        partitions.
+        state in the class, shared by all consumers of the process, and saves nothing, since every rebalance
+        revokes all partitions.
         """
         return connection.group_options() | {
             "group_id": group,
@@ -180,7 +180,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._partitions = frozenset(partitions)
 
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        """Called by aiokafka, after each rebalance: a new assignment knows no pauses and positions."""
+        """Called by aiokafka, after each rebalance: a new assignment has no pauses and no positions."""
         hold(self._consumer, assigned)
         self._readers.assign(assigned)
         log.info(
@@ -212,7 +212,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         return None
 
     async def _poll(self) -> None:
-        """Show aiokafka that the consumer is in use, also with no partition; hear of the group's errors."""
+        """Show aiokafka that the consumer is in use, even without a partition; raise the group's errors."""
         while True:
             try:
                 # Waits while the group rebalances.
@@ -233,7 +233,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             await asyncio.sleep(POLL_S)
 
     async def _watch(self) -> None:
-        """Watch for members that read something else, and for partitions that should be ours."""
+        """Watch for members that read other topics, and for partitions that this instance should have."""
         while True:
             await asyncio.sleep(GROUP_CHECK_S)
             try:

@@ -11,7 +11,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.protocol.admin import DescribeGroupsRequest
 
 RESTING = frozenset({"Stable", "Empty", "Dead"})
-"""States of a group that doesn't rebalance; in others nobody knows what the members read."""
+"""States of a group that doesn't rebalance; in other states it is not known what the members read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,7 @@ class GroupMemberFacts:
     """A member of a group.
 
     Attributes:
-        client_id: What it calls itself.
+        client_id: The client ID that it gives.
         host: Where it runs, as the broker sees it.
         topics: What it is subscribed to.
         assigned: The partitions that it is assigned, by topic.
@@ -33,7 +33,7 @@ class GroupMemberFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupFacts:
-    """A consumer group at rest, or one that rebalances, of which no members are told."""
+    """A consumer group at rest, with its members, or one that rebalances, without."""
 
     state: str
     members: tuple[GroupMemberFacts, ...]
@@ -50,7 +50,7 @@ class GroupFacts:
         )
 
     def others(self, topic: str) -> list[GroupMemberFacts]:
-        """The members that read something else than this topic."""
+        """The members that don't read this topic alone."""
         return [member for member in self.members if member.topics != {topic}]
 
 
@@ -73,7 +73,7 @@ async def describe_group(client: AIOKafkaClient, group: str) -> GroupFacts:
 def _member(row: dict[str, object]) -> GroupMemberFacts:
     topics: frozenset[str] = frozenset()
     assigned: dict[str, frozenset[int]] = {}
-    # A member that isn't a consumer (Kafka Connect has such groups) has bytes of its own kind there.
+    # A member that isn't a consumer (as in groups of Kafka Connect) has these fields in a format of its own.
     try:
         if row["member_metadata"]:
             topics = frozenset(ConsumerProtocol.METADATA.decode(row["member_metadata"]).subscription)

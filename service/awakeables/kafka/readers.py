@@ -1,9 +1,9 @@
-"""The readers of the partitions that this instance is assigned now, each in a task of its own.
+"""The readers of the partitions that are assigned to this instance, each in a task of its own.
 
-A reader of an earlier assignment may still wait in `getmany`, which must not be cancelled while the consumer
-lives on (see `TolerantReader.polling`), and which aiokafka holds until the next assignment is known. What it
-then returned of a partition that is assigned again would be lost to that partition's new reader. So the
-readers of an assignment are started once all earlier ones have ended.
+A reader of an earlier assignment may still wait in `getmany`. That call must not be cancelled while the
+consumer is in use (see `TolerantReader.polling`), and aiokafka does not return from it until the next
+assignment is known. If it then returned records of a partition that is assigned again, that partition's new
+reader would miss them. So the readers of an assignment are started once all earlier ones have ended.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Readers:
         Args:
             new_reader: Makes the reader of a partition.
             clock: Time.
-            drain: How long batches that are on their way into the store may take before their partitions
-                are let go; a fraction of the time that a group gives its members to join again.
+            drain: How long to wait for batches that are being stored before their partitions are given up;
+                a fraction of the time that a group gives its members to rejoin.
         """
         self.current: Sequence[PartitionReader] = ()
         self._new_reader = new_reader
@@ -55,12 +55,12 @@ class Readers:
 
     @property
     def offsets(self) -> dict[TopicPartition, int]:
-        """How far each partition was read, as far as that is known."""
+        """The next offset of each partition, where it is known."""
         return {reader.partition: reader.next for reader in self.current if reader.next}
 
     @property
     def held_up_s(self) -> float:
-        """For how long the readers have not been started, because earlier ones have not ended."""
+        """How many seconds the readers have been waiting for earlier ones to end; 0 once they are started."""
         started = all(reader in self._tasks for reader in self.current)
         return 0.0 if started else self._clock.monotonic() - self._assigned_s
 
@@ -71,10 +71,10 @@ class Readers:
         self._assigned.set()
 
     async def revoke(self) -> None:
-        """Let all partitions go: batches under way are waited for, though not long.
+        """Give up all partitions, after a short wait for batches under way.
 
-        A batch that isn't committed by then is committed before the partition's next reader claims it, or
-        is refused afterwards.
+        A batch that isn't committed by then either is before the partition's next reader claims it, or is
+        refused after that.
         """
         leaving, self.current = self.current, ()
         await self._drain(leaving)
@@ -103,7 +103,7 @@ class Readers:
                 ending = {task for reader, task in self._tasks.items() if reader not in self.current}
                 if ending:
                     await asyncio.wait(ending)
-                # Partitions may have been assigned anew while it was waited.
+                # Partitions may have been assigned again during the wait.
                 self._tasks = {reader: task for reader, task in self._tasks.items() if not task.done()}
                 for reader in self.current:
                     if reader not in self._tasks:

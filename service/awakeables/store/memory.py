@@ -70,7 +70,7 @@ class MemoryTables:
     def chunks(self, invocation_id: str) -> list[bytes]:
         return [chunk for _, chunk in sorted(self.journals.get(invocation_id, {}).items())]
 
-    # ── searches ────────────────────────────────────────────────────────────────────────────
+    # Searches.
 
     def find(self, command: Command, now_ms: int, living: Collection[str]) -> object:
         """Find the rows that a command is decided on, while these instances live."""
@@ -145,7 +145,7 @@ class MemoryTables:
             effects += sorted(key for key in self.failed if first < key < end)[: command.limit]
         return PurgeCandidates(ids, effects)
 
-    # ── writing and undoing ─────────────────────────────────────────────────────────────────
+    # Writing and undoing.
 
     def delete(self, changes: Changes) -> dict[str, dict[int, bytes]]:
         """Delete what a command has deleted, before the next one looks for it; the deleted journals."""

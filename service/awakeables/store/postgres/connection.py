@@ -28,11 +28,11 @@ COMMAND_S: Final = 10.0
 """Above `statement_timeout`, so that the client gives up only a server that does not respond at all."""
 
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
-"""Seconds and tries, and the last in milliseconds: a connection that is cut without a word is noticed."""
+"""Seconds and tries, and the last in milliseconds: a connection that is cut silently is noticed."""
 
 
 class Database:
-    """Where connections lead to.
+    """The database to connect to.
 
     Attributes:
         where: The URL for messages, without its password.
@@ -70,7 +70,7 @@ class Database:
         try:
             _keep_alive(connection)
             if self.pooled is None:
-                # A pooler makes up the number of the process that a client is told at first.
+                # A pooler invents the process number that it gives a client at first.
                 at_work: int = await connection.fetchval(QUERIES["process"])
                 self.pooled = at_work != connection.get_server_pid()
                 if self.pooled:

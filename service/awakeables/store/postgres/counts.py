@@ -1,7 +1,7 @@
 """Counts of rows, for tables that can have millions.
 
 PostgreSQL counts by visiting each entry of an index: a million pending awakeables take a quarter of a
-second. So each kind is counted exactly up to a limit, and beyond it once in a while.
+second. So each kind is counted exactly up to a limit, and beyond it at most once a minute.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from awakeables.store.postgres.connection import Connection
 from awakeables.store.postgres.queries import QUERIES
 
 EXACT: Final = 10_000
-"""Up to so many rows of a kind, its count is exact: a few milliseconds."""
+"""Up to this many rows of a kind, its count is exact, which takes a few milliseconds."""
 
 AGE_S: Final = 60.0
-"""How old counts may be if there are more rows of a kind."""
+"""How old the count of a kind with more rows may be."""
 
 _OPEN: Final = tuple(f"invocations_{status}" for status in STATUSES if status != "completed")
 _OTHERS: Final = ("awakeables_pending", "effects_unsent", "effects_failed", "dead_letters")
@@ -27,7 +27,7 @@ class Counts:
     """The numbers of rows, in the form of `Inspection.counts`."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
-        """Tell the age of counts by this clock, in seconds."""
+        """Measure the age of counts by this clock, in seconds."""
         self._monotonic = monotonic
         self._counted: Mapping[str, int] = {}
         self._counted_s = -AGE_S

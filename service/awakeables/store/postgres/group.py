@@ -1,9 +1,9 @@
 """One group of commands: load, decide, write, and again if a row has changed in between.
 
 Commands that name their rows are decided together, on rows that are only read: the write, one statement,
-fails as a whole if one of them is not as it was loaded. So nobody waits for a process that thinks, or that
-was stopped while it thought. A command that searches is decided apart, in a short transaction that locks
-what it has found. See docs/adr/0030-optimistic-commits-on-postgresql.md.
+fails as a whole if one of them has changed since it was loaded. So no process waits for another one that is
+deciding, or was frozen while it decided. A command that searches is decided alone, in a short transaction
+that locks what it has found. See docs/adr/0030-optimistic-commits-on-postgresql.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from awakeables.store.postgres.writing import write
 OPTIMISTIC_TRIES: Final = 5
 LOCKED_TRIES: Final = 5
 PATIENCE_S: Final = 10.0
-"""How long a group is tried again while rows change or locks are held, before its caller is told."""
+"""How long a group is tried again while rows change or are locked, before it fails."""
 
 
 class OptimisticGroup:
@@ -77,7 +77,7 @@ class OptimisticGroup:
                 replies.append(await self._search(some[0], decision))
         return replies
 
-    # ── commands that name their rows ───────────────────────────────────────────────────────
+    # Commands that name their rows.
 
     async def _by_key(self, commands: Sequence[Command], keys: Keys) -> list[Reply]:
         """Load, decide, write; after `OPTIMISTIC_TRIES` by halves, and a single command on locked rows."""
@@ -107,7 +107,7 @@ class OptimisticGroup:
             return with_counts(replies, changes.wakes, woken) if woken else replies
 
     async def _locked(self, commands: Sequence[Command], keys: Keys) -> list[Reply]:
-        """The same on rows that nobody else can change meanwhile, those to wake included."""
+        """The same on locked rows, including the invocations to wake."""
         for number in range(LOCKED_TRIES):
             try:
                 while True:
@@ -148,9 +148,9 @@ class OptimisticGroup:
     async def _again(
         self, error: asyncpg.PostgresError, commands: Sequence[Command], keys: Keys, number: int
     ) -> None:
-        """Wait before the next try, or raise the error if it is not one to try again after.
+        """Wait before the next try, or raise the error if trying again does not help.
 
-        A row that should be new and exists is read from now on.
+        If a row that should be new exists, the next try reads it.
         """
         state = sqlstate(error)
         if state == EXISTS:
@@ -161,7 +161,7 @@ class OptimisticGroup:
             raise StoreUnavailable(f"rows were locked or changed by others for {PATIENCE_S:.0f} s") from error
         await asyncio.sleep(uniform(0.5, 1.0) * 0.001 * 2**number)  # noqa: S311 - jitter is no secret
 
-    # ── commands that search ────────────────────────────────────────────────────────────────
+    # Commands that search.
 
     async def _search(self, command: Command, decision: SearchDecision) -> Reply:
         for number in range(LOCKED_TRIES):
@@ -176,7 +176,7 @@ class OptimisticGroup:
         raise StoreUnavailable(f"{type(command).__name__} found rows that others were changing")
 
     async def _find_and_decide(self, command: Command, decision: SearchDecision) -> Reply | None:
-        """Decide on what is found, and write; None: it has changed while it was being locked."""
+        """Decide on what is found, and write; None: what is found has changed while it was being locked."""
         await self._step("search")
         loaded = await load(self._connection, keys_of("invocations", ()), self._clock_ms)
         found = await find(self._connection, command, loaded, self._floors)

@@ -1,8 +1,8 @@
 """The store in PostgreSQL: several processes may share it, each with six connections.
 
 One connection writes, one serves the engine's reads, one the lists, so that people who list rows never make
-the engine wait, one the heartbeats, and two are for hints. A connection that fails is thrown away, and made
-anew by the next use.
+the engine wait, one the heartbeats, and two are for hints. A connection that fails is closed, and
+the next use makes a new one.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class PostgresStore:
         self._counts = Counts(_loop_time)
         self._floors = Floors(_loop_time)
 
-    # ── opening and closing ─────────────────────────────────────────────────────────────────
+    # Opening and closing.
 
     async def open(self) -> None:
         """As the port says; a server that is out of reach or does not fit is `StoreUnavailable`."""
@@ -97,7 +97,7 @@ class PostgresStore:
     async def _migrate(self, connection: Connection) -> None:
         await migrate(connection, self._where, self._app)
 
-    # ── writing ─────────────────────────────────────────────────────────────────────────────
+    # Writing.
 
     async def commit(self, commands: Sequence[Command]) -> list[Reply]:
         async def commit(connection: Connection) -> list[Reply]:
@@ -113,7 +113,7 @@ class PostgresStore:
 
         return await self._writer.run(commit)
 
-    # ── reading, for the engine ─────────────────────────────────────────────────────────────
+    # Reading, for the engine.
 
     async def history(self, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
         return await _read(self._reader, reading.history, invocation_ids)
@@ -161,7 +161,7 @@ class PostgresStore:
     async def queued_effect(self, event_id: str) -> QueuedEffect | None:
         return await _read(self._reader, reading.queued_effect, event_id)
 
-    # ── lists ───────────────────────────────────────────────────────────────────────────────
+    # Lists.
 
     async def invocations(
         self, page: Page, *, status: Status | None = None, service: str | None = None

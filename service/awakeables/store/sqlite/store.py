@@ -164,7 +164,7 @@ class SqliteStore:
         self._doubtful = False
         self._file: tuple[int, int] | None = None
 
-    # ── opening and closing ─────────────────────────────────────────────────────────────────
+    # Opening and closing.
 
     async def open(self) -> None:
         """As the port says; a missing directory or a file that is not a database is `StoreUnavailable`."""
@@ -217,7 +217,7 @@ class SqliteStore:
             connection.close()
             self._lock.release()
 
-    # ── writing ─────────────────────────────────────────────────────────────────────────────
+    # Writing.
 
     def commit(self, commands: Sequence[Command]) -> asyncio.Future[list[Reply]]:
         return self._writer.run(self._commit, commands)
@@ -274,7 +274,7 @@ class SqliteStore:
             counts[kind] += change
         self._counts, self._doubtful = counts, False
 
-    # ── reading, for the engine ─────────────────────────────────────────────────────────────
+    # Reading, for the engine.
 
     async def history(self, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
         return await self._reader.run(reading.history, invocation_ids)
@@ -320,7 +320,7 @@ class SqliteStore:
     async def queued_effect(self, event_id: str) -> QueuedEffect | None:
         return await self._reader.run(reading.queued_effect, event_id)
 
-    # ── lists ───────────────────────────────────────────────────────────────────────────────
+    # Lists.
 
     async def invocations(
         self, page: Page, *, status: Status | None = None, service: str | None = None
