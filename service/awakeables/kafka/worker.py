@@ -290,6 +290,8 @@ class KafkaTasks:
         self._forget_partitions(consumer.assignment() if consumer else ())
         if consumer is not None:
             await close_consumer(consumer)
+        # Fixed: asking more often gains nothing until an operator grants access; and after other errors
+        # `_join` backs off by itself while the broker is out of reach.
         await asyncio.sleep(LONGEST_PAUSE_S if isinstance(error, DENIED) else FIRST_PAUSE_S)
 
     async def _look_for_topics(self) -> None:

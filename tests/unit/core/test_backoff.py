@@ -16,3 +16,9 @@ def test_after_a_success_they_begin_again() -> None:
     backoff.next_s()
     backoff.reset()
     assert backoff.next_s() == 0.2
+
+
+def test_jitter_changes_a_pause_and_not_those_after_it() -> None:
+    factors = iter([0.5, 1.0, 0.75])
+    backoff = Backoff(1.0, 4.0, jitter=lambda: next(factors))
+    assert [backoff.next_s() for _ in range(3)] == [0.5, 2.0, 3.0]

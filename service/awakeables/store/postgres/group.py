@@ -16,6 +16,7 @@ from typing import Final
 
 import asyncpg
 
+from awakeables.core.backoff import Backoff
 from awakeables.core.commands import Command, Kill, Purge
 from awakeables.core.decide.decisions import BY_KEY, BY_SEARCH, SearchDecision
 from awakeables.core.decide.needs import Keys, missing, needs, needs_of_loaded
@@ -32,6 +33,10 @@ from awakeables.store.postgres.writing import write
 
 OPTIMISTIC_TRIES: Final = 5
 LOCKED_TRIES: Final = 5
+FIRST_PAUSE_S: Final = 0.001
+LONGEST_PAUSE_S: Final = 0.016
+"""Between tries, at random down to half: a conflict lasts as long as a commit of another instance."""
+
 PATIENCE_S: Final = 10.0
 """How long a group is tried again while rows change or are locked, before it fails."""
 
@@ -81,11 +86,12 @@ class OptimisticGroup:
 
     async def _by_key(self, commands: Sequence[Command], keys: Keys) -> list[Reply]:
         """Load, decide, write; after `OPTIMISTIC_TRIES` by halves, and a single command on locked rows."""
-        for number in range(OPTIMISTIC_TRIES):
+        backoff = _backoff()
+        for _ in range(OPTIMISTIC_TRIES):
             try:
                 return await self._optimistic(commands, keys)
             except asyncpg.PostgresError as error:
-                await self._again(error, commands, keys, number)
+                await self._again(error, commands, keys, backoff)
         if len(commands) > 1:
             middle = len(commands) // 2
             first = await self._by_key(commands[:middle], needs(commands[:middle]))
@@ -108,7 +114,8 @@ class OptimisticGroup:
 
     async def _locked(self, commands: Sequence[Command], keys: Keys) -> list[Reply]:
         """The same on locked rows, including the invocations to wake."""
-        for number in range(LOCKED_TRIES):
+        backoff = _backoff()
+        for _ in range(LOCKED_TRIES):
             try:
                 while True:
                     async with self._connection.transaction():
@@ -117,7 +124,7 @@ class OptimisticGroup:
                         if replies is not None:
                             return replies
             except asyncpg.PostgresError as error:
-                await self._again(error, commands, keys, number)
+                await self._again(error, commands, keys, backoff)
         raise StoreRefused(f"{commands} can't be written on the rows that were just locked")
 
     async def _decide_locked(self, commands: Sequence[Command], keys: Keys) -> list[Reply] | None:
@@ -146,7 +153,7 @@ class OptimisticGroup:
                 return loaded, rows
 
     async def _again(
-        self, error: asyncpg.PostgresError, commands: Sequence[Command], keys: Keys, number: int
+        self, error: asyncpg.PostgresError, commands: Sequence[Command], keys: Keys, backoff: Backoff
     ) -> None:
         """Wait before the next try, or raise the error if trying again does not help.
 
@@ -159,12 +166,13 @@ class OptimisticGroup:
             raise error
         if asyncio.get_running_loop().time() > self._give_up_s:
             raise StoreUnavailable(f"rows were locked or changed by others for {PATIENCE_S:.0f} s") from error
-        await asyncio.sleep(uniform(0.5, 1.0) * 0.001 * 2**number)  # noqa: S311 - jitter is no secret
+        await asyncio.sleep(backoff.next_s())
 
     # Commands that search.
 
     async def _search(self, command: Command, decision: SearchDecision) -> Reply:
-        for number in range(LOCKED_TRIES):
+        backoff = _backoff()
+        for _ in range(LOCKED_TRIES):
             try:
                 while True:
                     async with self._connection.transaction():
@@ -172,7 +180,7 @@ class OptimisticGroup:
                         if reply is not None:
                             return reply
             except asyncpg.PostgresError as error:
-                await self._again(error, [command], keys_of("invocations", ()), number)
+                await self._again(error, [command], keys_of("invocations", ()), backoff)
         raise StoreUnavailable(f"{type(command).__name__} found rows that others were changing")
 
     async def _find_and_decide(self, command: Command, decision: SearchDecision) -> Reply | None:
@@ -196,6 +204,10 @@ class OptimisticGroup:
     async def _step(self, name: str) -> None:
         if self._between is not None:
             await self._between(name)
+
+
+def _backoff() -> Backoff:
+    return Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, jitter=lambda: uniform(0.5, 1.0))  # noqa: S311 - no secret
 
 
 def _decide(commands: Iterable[Command], loaded: Loaded, changes: Changes) -> list[Reply]:

@@ -37,6 +37,7 @@ ECHO_S = 3.0
 """A listener that does not hear itself for this long is dead."""
 
 RECONNECT_S = 1.0
+"""Fixed: it is one attempt by one connection per instance, and sweeps find what hints would have said."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[Hint]).decode
