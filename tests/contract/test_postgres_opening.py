@@ -165,3 +165,24 @@ async def test_settings_of_the_server_that_endanger_the_store_are_named_by_docto
     finally:
         server.sql("ALTER SYSTEM RESET autovacuum")
         server.sql("SELECT pg_reload_conf()")
+
+
+async def test_pg19_a_migration_waits_for_a_table_in_use_in_short_turns(
+    database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = database(True)
+    step = "ALTER TABLE awakeables.invocations ADD COLUMN later text; UPDATE awakeables.meta SET version = 2"
+    monkeypatch.setattr(schema, "migrations", lambda: [*schema.read_migrations(schema.__package__), step])
+    busy = await asyncpg.connect(url)
+    try:
+        async with busy.transaction():
+            await busy.execute("LOCK TABLE awakeables.invocations IN ACCESS SHARE MODE")
+            opening = asyncio.create_task(opened(url))
+            await asyncio.sleep(2.5)
+            # Whoever comes meanwhile is let in between two turns.
+            assert await asyncio.wait_for(sql(url, "SELECT count(*) FROM awakeables.invocations"), 5) == 0
+            assert not opening.done()
+        await opening
+    finally:
+        await busy.close()
+    assert await sql(url, "SELECT version FROM awakeables.meta") == 2

@@ -7,13 +7,17 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import create_topics
+from e2e.chaos.audit import gather
 from e2e.chaos.books import PostgresBooks
+from e2e.chaos.endings import examine, stop_when_done
 from e2e.chaos.faults import TIMEOUT_S
+from e2e.chaos.load import Call, Client, calls
 from e2e.chaos.world import PARTITIONS, Place, World, populated
 from support.eventually import eventually
 from support.proxy import Proxy
@@ -22,6 +26,9 @@ from support.service import produce, resolved
 from support.shared_postgres import shared_postgres
 
 ONE, OTHER = 0, 1
+CALLS = 90
+LOAD_S = 12.0
+"""In which they begin, while the instances are replaced."""
 
 NO_LIVING_OWNER = """
 SELECT id FROM invocations WHERE owner IS NOT NULL
@@ -220,3 +227,37 @@ async def test_pg14_no_time_out_while_an_answer_lies_unread_in_the_partition_of_
         here.instances[ONE].thaw()
         for invocation_id in begun:
             assert await here.value_of(invocation_id, at=OTHER) == "in time"
+
+
+async def test_pg19_a_rolling_upgrade_under_load_loses_nothing(
+    tmp_path: Path, postgres: RealPostgres, bootstrap: str
+) -> None:
+    """One instance after the other becomes a newer build; the first has added to the schema."""
+    chance = Random(19)
+    planned = calls(CALLS, chance, several=True)
+    async with two_instances(tmp_path, postgres, bootstrap, linger="PT0.3S") as (here, _):
+        for worker in here.workers.values():
+            await worker.start()
+        client = Client(here.clients)
+
+        async def later(call: Call, delay_s: float) -> None:
+            await asyncio.sleep(delay_s)
+            await client.insist(call)
+
+        async with asyncio.TaskGroup() as clients:
+            for call in planned:
+                clients.create_task(later(call, chance.uniform(0, LOAD_S)))
+            for number, instance in enumerate(here.instances):
+                await asyncio.sleep(LOAD_S / 4)
+                assert await instance.stop() == 0, instance.last_words()
+                if number == 0:
+                    await here.books.rows("ALTER TABLE invocations ADD COLUMN of_the_next_release text")
+                    await here.books.rows("UPDATE meta SET version = version + 1")
+                instance.configure(AWAKEABLES_BUILD="next")
+                await instance.start()
+                await here.started(number)
+        rows = await here.books.rows("SELECT build FROM instances WHERE state = 'alive'")
+        assert rows == [("next",), ("next",)]
+        await stop_when_done(here)
+        evidence = await gather(here, planned)
+    examine(evidence, told="a rolling upgrade")

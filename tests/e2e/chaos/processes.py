@@ -50,6 +50,10 @@ class Victim:
                 start_new_session=True,
             )
 
+    def configure(self, **environment: str) -> None:
+        """Variables that its next start has besides."""
+        self._environment = {**self._environment, **environment}
+
     def kill_now(self) -> None:
         """SIGKILL, unless it has just ended by itself."""
         if self.is_running:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
+import asyncpg
 import structlog
 
 from awakeables.errors import StoreOfAnotherApp, StoreTooNew, StoreUnavailable
@@ -57,18 +59,22 @@ async def migrate(connection: Connection, where: str, app: str = "") -> None:
     deadline_s = asyncio.get_running_loop().time() + PATIENCE_S
     meta = await checked_meta(connection, where, app)
     while meta.version < len(chain) or (app and meta.app is None):
-        # A transaction for each try: another process may have migrated meanwhile.
-        async with connection.transaction():
-            if await connection.fetchval(QUERIES["try_lock"]):
-                meta = await checked_meta(connection, where, app)
-                if meta.version < len(chain):
-                    await connection.execute(chain[meta.version])
-                elif app:
-                    await connection.execute(QUERIES["name_app"], app)
-                meta = await checked_meta(connection, where, app)
-                continue
+        # A transaction for each try: another process may have migrated meanwhile. It does not wait long for
+        # the lock of a table in use, since whoever needs the table next would wait behind it.
+        with suppress(asyncpg.LockNotAvailableError):
+            async with connection.transaction():
+                if await connection.fetchval(QUERIES["try_lock"]):
+                    meta = await checked_meta(connection, where, app)
+                    if meta.version < len(chain):
+                        await connection.execute(chain[meta.version])
+                    elif app:
+                        await connection.execute(QUERIES["name_app"], app)
+                    meta = await checked_meta(connection, where, app)
+                    continue
         if asyncio.get_running_loop().time() > deadline_s:
-            raise StoreUnavailable(f"{where}: another process has been migrating for {PATIENCE_S:.0f} s")
+            raise StoreUnavailable(
+                f"{where}: others have been migrating, or using the tables, for {PATIENCE_S:.0f} s"
+            )
         await asyncio.sleep(POLL_S)
         meta = await checked_meta(connection, where, app)
 

@@ -28,7 +28,7 @@ SET client_min_messages = warning;
 
 -- migrator --
 SET default_transaction_isolation = 'read committed';
-SET lock_timeout = '3s';
+SET lock_timeout = '1s';
 SET idle_in_transaction_session_timeout = '60s';
 SET client_min_messages = warning;
 
