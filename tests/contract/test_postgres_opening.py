@@ -172,7 +172,8 @@ async def test_pg19_a_migration_waits_for_a_table_in_use_in_short_turns(
 ) -> None:
     url = database(True)
     step = "ALTER TABLE awakeables.invocations ADD COLUMN later text; UPDATE awakeables.meta SET version = 2"
-    monkeypatch.setattr(schema, "migrations", lambda: [*schema.read_migrations(schema.__package__), step])
+    chain = [*schema.migrations(), step]
+    monkeypatch.setattr(schema, "migrations", lambda: chain)
     busy = await asyncpg.connect(url)
     try:
         async with busy.transaction():
