@@ -5,8 +5,8 @@
                             ▼
     ended ─▶ CLOSING ◀── stopped      the last commit is under way; its reply ends the runner
 
-A runner is an object with events. It has no task, future or timer of its own; only while a handler
-awaits something other than the context is there a task, and that is the attempt's.
+A runner is an object with events. It has no task, future or timer of its own while its handler waits for an
+answer; docs/architecture.md lists when there is one.
 """
 
 from __future__ import annotations
