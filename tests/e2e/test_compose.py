@@ -57,9 +57,15 @@ async def compose(stack: Stack, *words: str) -> str:
 @asynccontextmanager
 async def frozen(stack: Stack, *services: str) -> AsyncIterator[None]:
     """They do nothing; and go on whatever happens, for the next test."""
+    for service in services:
+        await healthy(stack, service)  # compose passes over one that is just starting
     await compose(stack, "pause", *services)
     try:
+        states = {service: stack.container(service).attrs["State"]["Status"] for service in services}
+        assert states == dict.fromkeys(services, "paused")
         yield
+        known = {service: stack.container(service).attrs["RestartCount"] for service in services}
+        assert known == dict.fromkeys(services, 0)
     finally:
         await compose(stack, "unpause", *services)
 
