@@ -9,6 +9,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -112,6 +113,21 @@ class RealPostgres:
         """`immediate` is how a power cut stops it."""
         _run("pg_ctl", "-D", self.data, "-w", "-t", "60", "-m", mode, "stop")
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Within the block none of its processes does anything."""
+        postmaster = int(Path(f"{self.data}/postmaster.pid").read_text().split()[0])
+        os.kill(postmaster, signal.SIGSTOP)  # first, so that there are no new ones
+        others = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        frozen = [postmaster, *map(int, others)]
+        try:
+            for process in frozen:
+                _signal(process, signal.SIGSTOP)
+            yield
+        finally:
+            for process in reversed(frozen):
+                _signal(process, signal.SIGCONT)
+
     def remove(self) -> None:
         """Stop the server, if it runs, and delete its data."""
         with contextlib.suppress(subprocess.CalledProcessError):
@@ -169,6 +185,11 @@ async def delete_rows(url: str) -> None:
         await connection.execute(NO_ROWS)
     finally:
         await connection.close()
+
+
+def _signal(process: int, order: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(process, order)
 
 
 def _run(program: str, *arguments: str) -> None:

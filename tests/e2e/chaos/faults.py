@@ -93,7 +93,10 @@ class Faults:
             kind("freeze an instance for a moment", other, partial(freeze, other, short_s())),
             kind("freeze a worker", sleeper, partial(freeze, sleeper, long_s()), lasts=True),
             kind("stop PostgreSQL", self._things.postgres, partial(self._stop_postgres, short_s())),
+            kind("freeze PostgreSQL", self._things.postgres, partial(self._freeze_postgres, short_s())),
             kind("restart the broker", self._things.kafka, self._restart_kafka),
+            kind("kill the broker", self._things.kafka, self._kill_kafka, lasts=True),
+            kind("freeze the broker", self._things.kafka, partial(self._freeze_kafka, long_s()), lasts=True),
             kind("cut the store off", store, partial(_break, store, "cut", short_s())),
             kind("stall the store", store, partial(_break, store, "stalled", long_s()), lasts=True),
             kind("deafen to the store", store, partial(_break, store, "deaf", short_s(), then="cut")),
@@ -113,8 +116,20 @@ class Faults:
         await asyncio.sleep(lasts_s)
         await asyncio.to_thread(self._things.postgres.start)
 
+    async def _freeze_postgres(self, lasts_s: float) -> None:
+        with self._things.postgres.frozen():
+            await asyncio.sleep(lasts_s)
+
     async def _restart_kafka(self) -> None:
         await asyncio.to_thread(self._things.kafka.restart)
+
+    async def _kill_kafka(self) -> None:
+        await asyncio.to_thread(partial(self._things.kafka.take_down, abruptly=True))
+        await asyncio.to_thread(self._things.kafka.bring_up)
+
+    async def _freeze_kafka(self, lasts_s: float) -> None:
+        with self._things.kafka.frozen():
+            await asyncio.sleep(lasts_s)
 
 
 async def _kill(*victims: Victim) -> None:
