@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, suppress
+from typing import NamedTuple
 
 import asyncpg
 import pytest
@@ -17,6 +20,7 @@ from awakeables.store.postgres.store import PostgresStore
 from contract.driver import RETENTION_MS, Driver, FakeClock
 from support.eventually import eventually
 from support.real_postgres import RealPostgres
+from support.shared_postgres import shared_postgres
 
 pytestmark = pytest.mark.real_postgres
 
@@ -163,3 +167,75 @@ async def test_pg10_after_a_failover_the_store_finds_the_server_that_takes_write
             await asyncio.to_thread(standby.remove)
             own_server.sql("ALTER SYSTEM RESET default_transaction_read_only; ")
             own_server.sql("SELECT pg_reload_conf()")
+
+
+class Disk(NamedTuple):
+    """The disk of a database.
+
+    Attributes:
+        url: The database.
+        fill: Takes all space that is left.
+        free: Gives it back.
+    """
+
+    url: str
+    fill: Callable[[], object]
+    free: Callable[[], object]
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Disk]:
+    """A small file system; skipped where none can be mounted."""
+    server = shared_postgres()
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(server.small_disk(48))
+        except OSError as error:
+            pytest.skip(str(error))
+        filler = folder / "filler"
+
+        def fill() -> None:
+            with suppress(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+
+        yield Disk(stack.enter_context(server.database(options="TABLESPACE small")), fill, filler.unlink)
+
+
+FILL = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100';
+END $$;
+CREATE TRIGGER full_disk AFTER INSERT ON awakeables.invocations EXECUTE FUNCTION refuse()
+"""
+
+
+@pytest.fixture
+def told_disk() -> Iterator[Disk]:
+    """A server that says what one with a full disk says."""
+    server = shared_postgres()
+    with server.database() as url:
+        run = functools.partial(server.sql, database=url.rpartition("/")[2])
+        yield Disk(url, lambda: run(FILL), lambda: run("DROP FUNCTION refuse CASCADE"))
+
+
+@pytest.mark.parametrize("kind", ["small_disk", "told_disk"])
+async def test_fault_17_a_full_disk_of_the_server_is_an_outage_that_ends(
+    shared_database: str, clock: FakeClock, kind: str, request: pytest.FixtureRequest
+) -> None:
+    disk: Disk = request.getfixturevalue(kind)
+    store = PostgresStore(disk.url, clock=clock, retention_ms=RETENTION_MS)
+    await store.open()
+    try:
+        driver = Driver(store, clock)
+        before = await driver.begin(owner="me")
+        big = [driver.a_begin(owner="me") for _ in range(2000)]
+        disk.fill()
+        with pytest.raises(StoreUnavailable, match=r"No space left on device; free some space, and waiting"):
+            await store.commit(big)
+        assert await store.held_by("me") == [before.id]
+        disk.free()
+        assert await store.commit(big) == [Begun(id=begin.id, created=True) for begin in big]
+        assert len(await store.held_by("me")) == 2001
+    finally:
+        await store.close()

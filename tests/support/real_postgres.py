@@ -138,10 +138,10 @@ class RealPostgres:
         return Path(f"{self.data}/log").read_text(errors="replace")
 
     @contextlib.contextmanager
-    def database(self, *, migrated: bool = True) -> Iterator[str]:
+    def database(self, *, migrated: bool = True, options: str = "") -> Iterator[str]:
         """The URL of a new database, dropped in the end; with our tables unless `migrated` is False."""
         name = f"t{secrets.token_hex(6)}"
-        self.sql(f"CREATE DATABASE {name}")
+        self.sql(f"CREATE DATABASE {name} {options}")
         if migrated:
             from awakeables.store.postgres.schema import migrations
 
@@ -151,6 +151,31 @@ class RealPostgres:
             yield self.url(name)
         finally:
             self.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+    @contextlib.contextmanager
+    def small_disk(self, megabytes: int) -> Iterator[Path]:
+        """A file system of its own, which is the tablespace `small`.
+
+        Raises:
+            OSError: This process may mount none.
+        """
+        folder = self.folder / "small"
+        folder.mkdir()
+        mounted = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+        if os.getuid() != 0 or subprocess.run(mounted, capture_output=True, check=False).returncode:
+            folder.rmdir()
+            raise OSError("only root, where the system lets it, can mount a file system")
+        try:
+            shutil.chown(folder, USER)
+            self.sql(f"CREATE TABLESPACE small LOCATION '{folder}'")
+            try:
+                yield folder
+            finally:
+                self.sql("DROP TABLESPACE small")
+        finally:
+            # The server may still have files open.
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+            folder.rmdir()
 
     def sql(self, text: str, *, database: str = USER) -> str:
         """Run SQL with `psql`; what it prints."""
