@@ -316,7 +316,7 @@ class Api(Queries):
         row = asked.invocation if isinstance(asked, CancelMarked) and asked.accepted else None
         if row is None or self._pool.cancelled(row.id, row.wake):
             return
-        self._engine.others.cancelled(row)
+        self._engine.hints.cancelled(row)
         if row.result is not None:
             self._pool.ended(row, row.result)
         else:

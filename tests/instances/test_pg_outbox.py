@@ -73,7 +73,7 @@ async def test_pg15_the_owner_before_lives_and_goes_on_publishing(shop: Instance
     async with pair(shop, AT_ONCE) as (one, two, _):
         invocation_id, key = await begun(shop, one)
         await shop.status(invocation_id, "suspended")
-        one.process.engine.pool.stopping = True  # the other one goes on with it
+        one.process.engine.pool.stop_claiming()  # the other one goes on with it
         two.broker.gate.clear()
         await shop.settle(two, key, 1)
         await shop.status(invocation_id, "completed")
@@ -87,7 +87,7 @@ async def test_pg15_the_owner_before_publishes_after_the_next_one(shop: Instance
     async with pair(shop, AT_ONCE) as (one, two, _):
         invocation_id, key = await begun(shop, one)
         await shop.status(invocation_id, "suspended")
-        one.process.engine.pool.stopping = True
+        one.process.engine.pool.stop_claiming()
         await shop.settle(two, key, 1)
         await shop.status(invocation_id, "completed")
         await eventually(lambda: all_sent(shop), TAKEN_OVER_S)

@@ -42,7 +42,7 @@ async def test_pg19_what_a_newer_build_wrote_is_left_to_it_while_it_lives(shop: 
         keys = [(await shop.awakeable(each)).id for each in (of_new, of_old)]
         for each in (of_new, of_old):
             await shop.status(each, "suspended")
-        new.process.engine.pool.stopping = True  # it has no place at the moment
+        new.process.engine.pool.stop_claiming()  # it has no place at the moment
         for key in keys:
             await shop.settle(old, key, 7)
         assert (await shop.status(of_old, "completed")).build == "1"
@@ -81,7 +81,7 @@ async def test_pg19_a_handler_that_only_another_instance_has_is_left_to_it_and_n
             invocation_id = await shop.begin(has_it, "added")
             key = (await shop.awakeable(invocation_id)).id
             await shop.status(invocation_id, "suspended")
-            has_it.process.engine.pool.stopping = True
+            has_it.process.engine.pool.stop_claiming()
             await shop.settle(lacks_it, key, 7)
             await asyncio.sleep(SWEPT_S)
             row = await shop.row(invocation_id)
@@ -98,7 +98,7 @@ async def test_pg19_an_instance_that_starts_leaves_what_it_does_not_know_yet_to_
         invocation_id = await shop.begin(newer, "added")
         key = (await shop.awakeable(invocation_id)).id
         await shop.status(invocation_id, "suspended")
-        newer.process.engine.pool.stopping = True
+        newer.process.engine.pool.stop_claiming()
         await shop.settle(newer, key, 7)
         assert (await shop.row(invocation_id)).status == "pending"
         async with shop.serving(AT_ONCE, build="2", wait=wait) as starts:

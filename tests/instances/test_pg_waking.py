@@ -90,7 +90,7 @@ async def test_pg13_a_call_is_answered_by_whoever_ends_it_and_outlives_its_insta
             answered = asyncio.ensure_future(waiter.process.api.result(invocation_id))
             awakeable = await shop.awakeable(invocation_id)
             await shop.status(invocation_id, "suspended")
-            waiter.process.engine.pool.stopping = True  # another one ends it
+            waiter.process.engine.pool.stop_claiming()  # another one ends it
             attached = asyncio.ensure_future(third.process.api.result(invocation_id))
             await shop.settle(second, awakeable.id, 8)
             assert await asyncio.wait_for(answered, TAKEN_OVER_S) == Resolution.of_json(b"8")

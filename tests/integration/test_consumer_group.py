@@ -441,7 +441,7 @@ async def test_fault_11_a_recreated_topic_is_read_by_no_member_until_an_operator
     [elsewhere] = {one, two} - {reader}
     await eventually(lambda: elsewhere.topic.topic_id == reader.topic.topic_id)
     # The operator asks an instance that doesn't read the partition.
-    shop.engine.completions.topic_id = elsewhere.topic.topic_id
+    shop.engine.completions.note_topic_id(elsewhere.topic.topic_id)
     await shop.api.skip(0, 0)
     await shop.settled(new)
     await eventually(lambda: one.problems == two.problems == {})

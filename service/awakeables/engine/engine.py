@@ -23,7 +23,7 @@ from awakeables.engine.dryreplay import DryReplays
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.invocationlog import log_failed_run
 from awakeables.engine.member import Member, MemberSettings
-from awakeables.engine.others import OtherInstances
+from awakeables.engine.others import HintSender, OtherInstances
 from awakeables.engine.outbox import Relay, RelaySettings
 from awakeables.engine.pool import RunnerPool
 from awakeables.engine.retention import Retention, RetentionSettings
@@ -189,6 +189,7 @@ class Engine:
             watermark=None if self.member.alone else store,
         )
         self.waiters = Waiters()
+        self.hints = HintSender(store.hints, self.member)
         self.pool = RunnerPool(
             attempts,
             store,
@@ -205,13 +206,19 @@ class Engine:
             max_running=settings.max_running,
             log_level=settings.log_invocations,
             metrics=self.metrics,
+            on_end=self.hints.ended,
             on_failure=on_failure,
             on_unexpected=self.unexpected,
         )
         self.others = OtherInstances(
-            store.hints, store, self.member, self.pool, self.waiters, on_unexpected=self.unexpected
+            store.hints,
+            store,
+            self.member,
+            self.pool,
+            self.waiters,
+            self.hints,
+            on_unexpected=self.unexpected,
         )
-        self.pool.on_end = self.others.ended
         self.settlement = Settlement(
             self.committer,
             self.validator,
@@ -292,7 +299,7 @@ class Engine:
 
     async def drain(self, timeout: timedelta) -> bool:
         """Begin nothing new, and let handlers run to an await and suspend; True if all did in time."""
-        self.pool.stopping = True
+        self.pool.stop_claiming()
         await self._leave(gone=False)
         left_s = timeout.total_seconds()
         while self.pool and left_s > 0:

@@ -23,8 +23,37 @@ ASK_S = 0.25
 """How often the store is asked about invocations that callers wait for and other instances may run."""
 
 
+class HintSender:
+    """Hints to the other instances."""
+
+    def __init__(self, hints: Hints, member: Member) -> None:
+        """Send what this instance has to tell."""
+        self._hints = hints
+        self._member = member
+
+    def woken(self, owner: str, wake: Wake) -> None:
+        """Tell the owner of an invocation of an outcome."""
+        hint = Hint(
+            kind="woken",
+            invocation_id=wake.invocation_id,
+            wake=wake.wake,
+            awakeable_id=wake.awakeable_id,
+        )
+        self._hints.send(owner, hint)
+
+    def cancelled(self, row: Invocation) -> None:
+        """Tell the owner of a running invocation that was cancelled here."""
+        if row.owner is not None and row.owner != self._member.id:
+            self._hints.send(row.owner, Hint(kind="cancelled", invocation_id=row.id, wake=row.wake))
+
+    def ended(self, row: Invocation) -> None:
+        """Tell the instance whose caller waits that an invocation has ended or is paused."""
+        if row.origin is not None and row.origin != self._member.id:
+            self._hints.send(row.origin, Hint(kind="ended", invocation_id=row.id))
+
+
 class OtherInstances:
-    """Hints to and from the other instances."""
+    """Sorts wake-ups by the instances that they are for, and acts on the hints of the others."""
 
     def __init__(
         self,
@@ -33,17 +62,19 @@ class OtherInstances:
         member: Member,
         pool: RunnerPool,
         waiters: Waiters,
+        sender: HintSender,
         *,
         on_unexpected: Callable[[Exception], None],
     ) -> None:
-        """Send nothing yet.
+        """Listen to nobody yet.
 
         Args:
-            hints: Carries hints.
+            hints: Brings hints.
             store: Reads what hints are about.
             member: This instance.
             pool: The runners of this instance.
             waiters: Its callers.
+            sender: Takes hints to the others.
             on_unexpected: Called with unexpected errors of background work.
         """
         self._hints = hints
@@ -51,6 +82,7 @@ class OtherInstances:
         self._member = member
         self._pool = pool
         self._waiters = waiters
+        self._sender = sender
         self._on_unexpected = on_unexpected
         self._received: list[Hint] = []
         self._poked = asyncio.Event()
@@ -62,24 +94,8 @@ class OtherInstances:
             if wake.owner is None or wake.owner == self._member.id:
                 here.append(wake)
             else:
-                hint = Hint(
-                    kind="woken",
-                    invocation_id=wake.invocation_id,
-                    wake=wake.wake,
-                    awakeable_id=wake.awakeable_id,
-                )
-                self._hints.send(wake.owner, hint)
+                self._sender.woken(wake.owner, wake)
         self._pool.wake(here)
-
-    def cancelled(self, row: Invocation) -> None:
-        """Tell the owner of a running invocation that was cancelled here."""
-        if row.owner is not None and row.owner != self._member.id:
-            self._hints.send(row.owner, Hint(kind="cancelled", invocation_id=row.id, wake=row.wake))
-
-    def ended(self, row: Invocation) -> None:
-        """Tell the instance whose caller waits that an invocation has ended or is paused."""
-        if row.origin is not None and row.origin != self._member.id:
-            self._hints.send(row.origin, Hint(kind="ended", invocation_id=row.id))
 
     def listen(self) -> None:
         """Receive hints that are sent to this instance's current ID."""

@@ -59,7 +59,6 @@ class RunnerPool:
     Attributes:
         attempts: Where handlers run.
         metrics: Where attempts are counted.
-        on_end: Called with each invocation that has ended or is paused.
         catch_up: Has the relay read the store before it publishes anything else.
         stopping: Whether claiming has stopped.
     """
@@ -82,6 +81,7 @@ class RunnerPool:
         max_running: int,
         log_level: int,
         metrics: Metrics,
+        on_end: Callable[[Invocation], None],
         on_failure: Callable[[BaseException], None],
         on_unexpected: Callable[..., None],
     ) -> None:
@@ -103,6 +103,7 @@ class RunnerPool:
             max_running: How many may be in memory at once; further ones wait as rows.
             log_level: The level at which the end of an invocation is logged.
             metrics: Where attempts are counted.
+            on_end: Called with each invocation that has ended or is paused.
             on_failure: Called with the error of each failed attempt.
             on_unexpected: Called with unexpected errors, and fields for the log.
         """
@@ -127,7 +128,7 @@ class RunnerPool:
         self._logs_ends = log.is_enabled_for(log_level)
         self.metrics = metrics
         self._on_unexpected = on_unexpected
-        self.on_end: Callable[[Invocation], None] = lambda _row: None
+        self._on_end = on_end
         self._linger_s = settings.linger.total_seconds()
         self._runners: dict[str, Runner] = {}
         self._revived: set[Runner] = set()
@@ -219,6 +220,10 @@ class RunnerPool:
         """Search for claimable invocations soon."""
         self._poked.set()
 
+    def stop_claiming(self) -> None:
+        """Claim nothing from now on; what is in memory goes on."""
+        self.stopping = True
+
     def stop_lingering(self) -> None:
         """Suspend all waiting handlers, and from now on those that begin to wait."""
         self._hurries = True
@@ -296,12 +301,12 @@ class RunnerPool:
         if self._logs_ends or not isinstance(result, Resolution):
             _log_of(row).ended(result, duration_ms=row.updated_ms - row.created_ms, level=self._log_level)
         self._waiters.ended(row.id, result)
-        self.on_end(row)
+        self._on_end(row)
 
     def paused(self, row: Invocation) -> None:
         """Answer the waiters that also wait for a pause."""
         self._waiters.paused(row.id)
-        self.on_end(row)
+        self._on_end(row)
 
     def proved_alive(self) -> None:
         """Let the next suspect run, because this one has committed or is gone."""
@@ -342,7 +347,7 @@ class RunnerPool:
             await self._stop()
 
     async def _stop(self) -> None:
-        self.stopping = True
+        self.stop_claiming()
         for runner in list(self._runners.values()):
             runner.close()
         for task in self._tasks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -47,14 +47,8 @@ class Assignment(Protocol):
     follows_topic: bool
     """Whether partitions that are added are assigned without a new consumer."""
 
-    def begin(self, consumer: AIOKafkaConsumer, readers: Readers, partitions: Collection[int]) -> None:
-        """Have partitions assigned to a consumer that has been started, at once or later.
-
-        Args:
-            consumer: Is assigned partitions.
-            readers: They read what is assigned.
-            partitions: All of the topic.
-        """
+    def begin(self, partitions: Collection[int]) -> None:
+        """Have partitions, of all that the topic has, assigned to the consumer, at once or later."""
         ...
 
     def expect(self, partitions: Collection[int]) -> None:
@@ -85,29 +79,34 @@ class AllPartitions:
 
     follows_topic = False
 
-    def __init__(self, connection: KafkaConnection, topic: str, *, group: str) -> None:
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        consumer: AIOKafkaConsumer,
+        readers: Readers,
+        *,
+        group: str,
+    ) -> None:
         self._connection = connection
         self._topic = topic
+        self._consumer = consumer
+        self._readers = readers
         self._group = group
-        self._readers: Readers | None = None
 
-    def begin(self, consumer: AIOKafkaConsumer, readers: Readers, partitions: Collection[int]) -> None:
+    def begin(self, partitions: Collection[int]) -> None:
         """As `Assignment.begin`: at once."""
         assigned = [TopicPartition(self._topic, number) for number in sorted(partitions)]
-        consumer.assign(assigned)
-        hold(consumer, assigned)
-        readers.assign(assigned)
-        self._readers = readers
+        self._consumer.assign(assigned)
+        hold(self._consumer, assigned)
+        self._readers.assign(assigned)
 
     def expect(self, partitions: Collection[int]) -> None:
         """As `Assignment.expect`."""
 
     async def run(self) -> None:
         """Report lag under the group's name."""
-        await report_lag(self._connection, self._group, self._offsets)
-
-    def _offsets(self) -> Mapping[TopicPartition, int]:
-        return self._readers.offsets if self._readers is not None else {}
+        await report_lag(self._connection, self._group, lambda: self._readers.offsets)
 
     def reason_to_replace(self) -> str | None:
         """As `Assignment.reason_to_replace`: there is none."""
@@ -128,6 +127,8 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self,
         connection: KafkaConnection,
         topic: str,
+        consumer: AIOKafkaConsumer,
+        readers: Readers,
         *,
         group: str,
         clock: Clock,
@@ -139,6 +140,8 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         Args:
             connection: Where Kafka is.
             topic: The completions topic.
+            consumer: It joins the group.
+            readers: They read what the group gives it.
             group: The group's name.
             clock: Time.
             board: Where members that read other topics are reported.
@@ -146,6 +149,8 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         """
         self._connection = connection
         self._topic = topic
+        self._consumer = consumer
+        self._readers = readers
         self._group = group
         self._clock = clock
         self._board = board
@@ -167,13 +172,11 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             "partition_assignment_strategy": (RoundRobinPartitionAssignor,),
         }
 
-    def begin(self, consumer: AIOKafkaConsumer, readers: Readers, partitions: Collection[int]) -> None:
+    def begin(self, partitions: Collection[int]) -> None:
         """As `Assignment.begin`: joins the group, which takes seconds."""
-        self._consumer = consumer
-        self._readers = readers
         self._partitions = frozenset(partitions)
         self._polled_s = self._clock.monotonic()
-        consumer.subscribe([self._topic], listener=self)
+        self._consumer.subscribe([self._topic], listener=self)
 
     def expect(self, partitions: Collection[int]) -> None:
         """As `Assignment.expect`."""

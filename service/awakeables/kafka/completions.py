@@ -143,15 +143,15 @@ class CompletionsConsumer:
         """Read with one consumer until it must be replaced."""
         asked = Moment.now(self._clock)
         facts = await facts_of(self._connection, self._topic)
-        self._completions.topic_id = facts.topic_id
+        self._completions.note_topic_id(facts.topic_id)
         self._completions.horizon.expect(facts.partitions, asked, topic_id=facts.topic_id)
         self._answered_s = self._clock.monotonic()
         async with self._consumer() as consumer:
             self._board.clear(BROKER, events.BROKER_BACK)
             self._board.clear(TOPIC)
             readers = self._readers = self._new_readers(consumer)
-            assignment = self._new_assignment()
-            assignment.begin(consumer, readers, facts.partitions)
+            assignment = self._new_assignment(consumer, readers)
+            assignment.begin(facts.partitions)
             try:
                 with self._completions.listening(readers.notify_moved):
                     async with asyncio.TaskGroup() as tasks:
@@ -188,12 +188,14 @@ class CompletionsConsumer:
         finally:
             await close_consumer(consumer)
 
-    def _new_assignment(self) -> Assignment:
+    def _new_assignment(self, consumer: AIOKafkaConsumer, readers: Readers) -> Assignment:
         if not self._grouped:
-            return AllPartitions(self._connection, self._topic, group=self._group)
+            return AllPartitions(self._connection, self._topic, consumer, readers, group=self._group)
         return GroupMember(
             self._connection,
             self._topic,
+            consumer,
+            readers,
             group=self._group,
             clock=self._clock,
             board=self._board,

@@ -91,7 +91,7 @@ async def test_a_delayed_call_begins_then() -> None:
 async def test_an_engine_that_stops_takes_no_calls() -> None:
     bench = Bench()
     async with bench.serving(wait=wait) as process:
-        process.engine.pool.stopping = True
+        process.engine.pool.stop_claiming()
         with pytest.raises(Overloaded, match="starting or stopping"):
             await bench.begin(process, "wait")
         process.engine.pool.stopping = False

@@ -79,11 +79,11 @@ async def test_fault_11_a_topic_that_was_recreated_is_known_by_its_id_where_anot
     bench = Bench()
     async with bench.serving(wait=wait) as process:
         topic = process.engine.completions
-        topic.topic_id = "first"
+        topic.note_topic_id("first")
         await bench.records(process, b"{", b"{", b"{")
         with pytest.raises(NotPossible, match="is at offset 3 already"):
             await process.api.skip(0, 3)
-        topic.topic_id = "second"
+        topic.note_topic_id("second")
         sink = CompletionSink(topic, 0)
         assert await sink.open() == 3
         assert sink.is_topic_recreated

@@ -80,7 +80,7 @@ async def test_a_call_is_answered_whichever_instance_finishes_it(bench: Bench) -
         await call.begun
         key = (await bench.awakeable(call.id)).id
         await bench.status(call.id, "suspended")
-        one.engine.pool.stopping = True  # it claims nothing more
+        one.engine.pool.stop_claiming()  # it claims nothing more
         await bench.settle(two, key, 8)
         assert await call.end == Resolution.of_json(b"8")
         assert bench.row(call.id).committed_by == two.engine.owner

@@ -55,7 +55,7 @@ async def test_effects_that_were_claimed_by_an_order_without_an_answer_go_first(
         invocation_id = await bench.begin(one, "tells")
         key = (await bench.awakeable(invocation_id)).id
         await bench.status(invocation_id, "suspended")
-        one.engine.pool.stopping = True
+        one.engine.pool.stop_claiming()
         commit = bench.store.commit
         lost: list[Any] = []
 

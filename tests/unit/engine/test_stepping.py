@@ -216,7 +216,7 @@ async def test_a_handler_that_finds_many_answers_at_hand_makes_few_commits() -> 
     async with bench.serving(sums=sums) as process:
         invocation_id = await bench.begin(process, "sums")
         await bench.status(invocation_id, "suspended")
-        process.engine.pool.stopping = True  # nothing goes on before all answers are there
+        process.engine.pool.stop_claiming()  # nothing goes on before all answers are there
         for number, awakeable in enumerate(bench.awakeables(invocation_id)):
             await bench.settle(process, awakeable.id, number, f"http:{number}")
     before = len(bench.store.members(Advance))

@@ -158,7 +158,7 @@ async def test_case_t1_a_dry_replay_does_nothing_and_is_made_once_for_each_type(
     journals = [await bench.journal(one), await bench.journal(two)]
     published, executed[:] = list(bench.broker.published), []
     async with bench.serving(quick(), handler=handler) as process:
-        process.engine.pool.stopping = True  # nobody goes on
+        process.engine.pool.stop_claiming()  # nobody goes on
         for invocation_id in (one, two, one):
             awakeable_id = (await bench.awakeable(invocation_id)).id
             assert await answered(process, awakeable_id, b'"Ann"') == "invalid"
@@ -182,7 +182,7 @@ async def test_case_t1_a_handler_that_kills_its_process_is_not_replayed_dry_fore
     awakeable_id = (await bench.awakeable(invocation_id)).id
     forget_types(monkeypatch)
     async with bench.serving(quick(), ask_iban=ask_iban) as process:
-        process.engine.pool.stopping = True
+        process.engine.pool.stop_claiming()
         for _ in range(2):  # so often its process died
             order = ReplayDry(invocation_id=invocation_id, ends=False)
             await process.engine.committer.commit(order, DryReplayed)
@@ -206,7 +206,7 @@ async def test_a_type_that_is_served_nowhere_is_checked_by_its_schema(
     awakeable_id = (await bench.awakeable(invocation_id)).id
     forget_types(monkeypatch)
     async with bench.serving(quick(), another=ask) as process:
-        process.engine.pool.stopping = True
+        process.engine.pool.stop_claiming()
         assert await answered(process, awakeable_id, b"7") == "invalid"
         assert await answered(process, awakeable_id, b'"2026-01-02T03:04:05"') == "accepted"
 
