@@ -81,6 +81,11 @@ class Effect(Record):
     kind: EffectKind = "event"
     verdict: Verdict | None = None
 
+    @property
+    def invocation_id(self) -> str | None:
+        """The invocation whose handler has published it; None: nobody's handler has."""
+        return self.stream if self.kind in ("task", "event") else None
+
 
 class QueuedEffect(Record):
     """An effect in the outbox: unsent, or failed with the reason for which Kafka refused it."""

@@ -16,7 +16,7 @@ from awakeables.core.invariants.findings import Findings
 from awakeables.core.invariants.records import may_be_gone
 from awakeables.core.invariants.topics import Unjudged, lacks_verdict, task_record_violations
 from awakeables.core.rows import PositionRow
-from awakeables.core.sources import partition_source
+from awakeables.core.sources import partition_sources
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.tolerant import Records
 from awakeables.kafka.wholetopic import TopicEnd, WholeTopics, whole_topics
@@ -105,10 +105,10 @@ class TopicVerification:
 
     async def _judge(self, snapshot: Snapshot, position: PositionRow, records: Records) -> None:
         """Look for the verdicts on a page of completions."""
-        prefix = partition_source(position.topic, position.partition)
+        source_at = partition_sources(position.topic, position.partition)
         read: list[tuple[int, Completion]] = []
         for record in records:
-            source = f"{prefix}{record.offset}@{record.timestamp}"
+            source = source_at(record.offset, record.timestamp)
             try:
                 completion = decode_completion(
                     record.value, headers=record.headers, key=record.key, source=source

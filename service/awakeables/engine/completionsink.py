@@ -16,7 +16,7 @@ from awakeables.core.awakeables import Completion, DeadTask, VerdictKind
 from awakeables.core.commands import PartitionFence, Settle
 from awakeables.core.deadletters import FOLDED, UNREADABLE, UNSTORABLE, UNUSABLE_TASK, DeadLetter, Folding
 from awakeables.core.replies import SettledAll
-from awakeables.core.sources import partition_source
+from awakeables.core.sources import partition_sources
 from awakeables.core.texts import shortened
 from awakeables.engine.completionstopic import CompletionsTopic, ConsumedRecord, Minute
 from awakeables.engine.horizon import Moment
@@ -51,7 +51,7 @@ class CompletionSink:
         self._owner = ""
         self._topic_id: str | None = None
         self._closed = False
-        self._source = partition_source(topic.name, partition)
+        self._source_at = partition_sources(topic.name, partition)
         metrics, label = topic.metrics, str(partition)
         self._lag = metrics.consumer_lag.labels(label)
         self._behind_s = metrics.consumer_behind_s.labels(label)
@@ -76,7 +76,7 @@ class CompletionSink:
         completing: list[ConsumedRecord] = []
         letters: list[DeadLetter] = []
         for record in records:
-            source = f"{self._source}{record.offset}@{record.timestamp_ms}"
+            source = self._source_at(record.offset, record.timestamp_ms)
             try:
                 completion = decode_completion(
                     record.value, headers=record.headers, key=record.key, source=source

@@ -37,6 +37,7 @@ from awakeables.core.invocations import (
 from awakeables.core.journal import CancellationRaised, Entry, Input
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.replies import Advanced, Begun, Reply, Wake
+from awakeables.core.sources import source_of
 from awakeables.core.texts import message_of, type_of
 from awakeables.engine.committer import resolve
 from awakeables.engine.invocationlog import InvocationLog
@@ -411,7 +412,7 @@ class Runner:
             awakeable_id=wait.awakeable_id,
             body=wait.answer,
             # The same in every replay, so that the store answers a repeat with the first verdict.
-            source=f"handler:{self.invocation_id}:{wait.index}",
+            source=source_of("handler", f"{self.invocation_id}:{wait.index}"),
             trace=wait.trace,
         )
         settled = self._pool.settle(completion, self.invocation_id)

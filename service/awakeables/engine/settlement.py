@@ -24,6 +24,7 @@ from awakeables.core.ids import Ids
 from awakeables.core.jsontext import decode_json
 from awakeables.core.outcomes import Resolution
 from awakeables.core.replies import Fenced, SettledAll, Unchecked, Wake
+from awakeables.core.sources import kind_of
 from awakeables.core.texts import shortened
 from awakeables.engine.committer import Committer
 from awakeables.engine.horizon import Horizon
@@ -223,7 +224,7 @@ class Settlement:
         verdict = settled.verdicts[0]
         if not settled.again:
             self._metrics.settled(
-                "handler" if completion.source.startswith("handler:") else "http",
+                "handler" if kind_of(completion.source) == "handler" else "http",
                 {None if verdict is None else verdict.kind: 1},
             )
         return verdict

@@ -22,6 +22,7 @@ from awakeables.core.journal import Entry
 from awakeables.core.outcomes import Resolution
 from awakeables.core.replies import Reply, SettledAll
 from awakeables.core.rows import Changes
+from awakeables.core.sources import source_of
 from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.completionstopic import ConsumedRecord
 from awakeables.engine.engine import Engine, EngineSettings, HandlersRun
@@ -334,7 +335,7 @@ class Bench:
         return (await self.store.history([invocation_id]))[invocation_id]
 
     async def settle(
-        self, process: Process, awakeable_id: str, value: Any, source: str = "http:1"
+        self, process: Process, awakeable_id: str, value: Any, source: str = source_of("http", "1")
     ) -> Verdict:
         """Resolve an awakeable with a value."""
         body = Resolution.of_json(msgspec.json.encode(value))

@@ -16,6 +16,7 @@ from awakeables.core.effects import Effect, Header
 from awakeables.core.jsontext import decode_json
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import instant
+from awakeables.core.sources import source_of
 from awakeables.core.texts import excerpt
 from awakeables.ports import Clock, PublishReport
 from awakeables.testing.answers import Answers, Delivery, PendingAwakeable, WrongAnswer
@@ -135,11 +136,10 @@ class Outside:
             WrongAnswer: The verdict is one that no test intends.
         """
         self._count += 1
-        completion = Completion(awakeable_id=delivery.awakeable_id, body=delivery.body, source="testing")
+        source = source_of("testing", str(self._count))
+        completion = Completion(awakeable_id=delivery.awakeable_id, body=delivery.body, source=source)
         headers = [(TRACEPARENT, delivery.trace.encode())] if delivery.trace else []
-        sent = decode_completion(
-            encode_completion(completion), source=f"testing:{self._count}", headers=headers
-        )
+        sent = decode_completion(encode_completion(completion), source=source, headers=headers)
         verdict = await self._api.settle(sent)
         if verdict is not None and verdict.kind in _MISTAKES:
             raise WrongAnswer(

@@ -11,6 +11,7 @@ from awakeables.api import Api
 from awakeables.core.awakeables import STATES, Completion, Verdict, VerdictKind
 from awakeables.core.ids import parse_id
 from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
+from awakeables.core.sources import source_of
 from awakeables.ports import Expectation
 from awakeables.web import render, views
 from awakeables.web.audit import Deed, audited
@@ -74,7 +75,7 @@ class AwakeableRoutes:
         completion = Completion(
             awakeable_id=awakeable_id,
             body=body,
-            source=f"http:{self._api.new_id('evt')}{_token_suffix(request)}",
+            source=source_of("http", f"{self._api.new_id('evt')}{_token_suffix(request)}"),
             event_id=request.text(b"awakeable-event-id"),
             worker=request.text(b"awakeable-worker"),
             trace=known_traceparent(request.header(TRACEPARENT.encode())),

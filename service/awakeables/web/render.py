@@ -199,7 +199,7 @@ def _queued_effect(row: QueuedEffect) -> dict[str, Any]:
         "id": row.id,
         "state": row.state,
         "topic": effect.topic,
-        "invocation": effect.stream if effect.stream.startswith("inv_") else None,
+        "invocation": effect.invocation_id,
         "awakeable": None if effect.task is None else effect.task.awakeable_id,
         "reason": row.reason,
         "created": instant(effect.created_ms),

@@ -9,7 +9,7 @@ import msgspec
 from awakeables.core.awakeables import Verdict
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.records import rfc3339
-from awakeables.core.sources import kafka_position
+from awakeables.core.sources import kafka_position, kind_of
 
 _encode = msgspec.json.Encoder().encode
 
@@ -36,7 +36,7 @@ def _source(text: str) -> dict[str, Any]:
     """The source: a Kafka record's position, or only the kind of any other."""
     position = kafka_position(text)
     if position is None:
-        return {"kind": text.partition(":")[0]}
+        return {"kind": kind_of(text)}
     topic, partition, offset = position
     return {"kind": "kafka", "topic": topic, "partition": partition, "offset": offset}
 

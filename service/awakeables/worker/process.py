@@ -25,6 +25,7 @@ from awakeables.core.effects import Header
 from awakeables.core.jsontext import TOO_MANY_VALUES, has_too_many_values
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import Record
+from awakeables.core.sources import source_of
 from awakeables.core.texts import described, excerpt, writable
 from awakeables.core.topics import is_topic_name
 from awakeables.errors import ResultMisfit, TerminalError
@@ -174,7 +175,7 @@ class Processor:
                 Completion(
                     awakeable_id=address.awakeable_id,
                     body=body,
-                    source=f"worker:{self._worker.name}",
+                    source=source_of("worker", self._worker.name),
                     event_id=event_id,
                     worker=self._worker.name,
                 ),
@@ -265,7 +266,7 @@ class Processor:
         completion = Completion(
             awakeable_id=task.awakeable_id,
             body=outcome,
-            source=f"worker:{self._worker.name}",
+            source=source_of("worker", self._worker.name),
             event_id=f"{task.awakeable_id}:{attempt}",
             worker=self._worker.name,
             attempt=attempt,

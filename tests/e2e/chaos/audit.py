@@ -24,7 +24,7 @@ from awakeables.core.journal import (
     RunRequested,
 )
 from awakeables.core.outcomes import Expiry, Outcome, Rejection, Resolution
-from awakeables.core.sources import partition_source
+from awakeables.core.sources import kind_of, partition_sources
 from awakeables.ports import Page, Store
 from e2e.chaos.kafka import Records, ends_of, everything_in
 from e2e.chaos.ledger import Line
@@ -263,7 +263,7 @@ def _every_answer_in_the_topic_has_one_verdict(evidence: Evidence) -> Iterator[V
     in_topic: dict[str, set[str]] = {}
     for record in evidence.answers:
         awakeable_id = json.loads(record.value)["awakeable_id"]
-        source = f"{partition_source(record.topic, record.partition)}{record.offset}@{record.timestamp}"
+        source = partition_sources(record.topic, record.partition)(record.offset, record.timestamp)
         in_topic.setdefault(awakeable_id, set()).add(source)
     for row in evidence.awakeables.values():
         booked = [*row.verdicts.first, *row.verdicts.last]
@@ -271,7 +271,7 @@ def _every_answer_in_the_topic_has_one_verdict(evidence: Evidence) -> Iterator[V
             yield Violation(
                 kind="told wrongly", what=f"the book of {row.id} is not long, yet cut: {row.verdicts}"
             )
-        sources = Counter(entry.source for entry in booked if entry.source.startswith("kafka:"))
+        sources = Counter(entry.source for entry in booked if kind_of(entry.source) == "kafka")
         expected = in_topic.pop(row.id, set())
         for source in expected - sources.keys():
             yield Violation(kind="lost", what=f"A2: {source} for {row.id} has no verdict")

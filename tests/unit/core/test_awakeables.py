@@ -30,7 +30,7 @@ from awakeables.core.awakeables import (
     verdict_without_row,
 )
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution, encode_outcome
-from awakeables.core.sources import partition_source
+from awakeables.core.sources import partition_sources
 from awakeables.core.texts import MAX_CHARACTERS
 
 NOW_MS = 1_000_000
@@ -144,7 +144,7 @@ def test_the_record_that_settled_it_gets_accepted_again_and_is_counted_once(said
 
 
 def from_kafka(body: Resolution | Rejection, *, offset: int, at_ms: int) -> Completion:
-    return Completion(awakeable_id="a", body=body, source=f"{partition_source('t', 0)}{offset}@{at_ms}")
+    return Completion(awakeable_id="a", body=body, source=partition_sources("t", 0)(offset, at_ms))
 
 
 def test_case_r4_a_record_of_a_recreated_topic_is_another_source() -> None:

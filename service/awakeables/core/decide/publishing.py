@@ -15,6 +15,7 @@ from awakeables.core.effects import QueuedEffect
 from awakeables.core.outcomes import publish_failed
 from awakeables.core.replies import Acknowledged, ClaimedEffects, Republished, Resent
 from awakeables.core.rows import PLACES, UNCLAIMED, Changes, EffectRow, Rows, effect_row, refused, requeued
+from awakeables.core.sources import source_of
 
 LAST_PLACE = (1 << PLACES) - 1
 """An effect that is sent again comes after those already in its stream, and before later ones."""
@@ -54,7 +55,7 @@ def mark_refused(command: MarkRefused, rows: Rows, now_ms: int, changes: Changes
     completion = Completion(
         awakeable_id=row.id,
         body=rejection,
-        source=f"effect:{command.event_id}",
+        source=source_of("effect", command.event_id),
         event_id=command.event_id,
     )
     result = awakeables.settle(row, completion, now_ms=now_ms, horizon_ms=0)
