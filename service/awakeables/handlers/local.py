@@ -11,6 +11,8 @@ from contextvars import copy_context
 from threading import get_ident
 from typing import Any, TypeAlias
 
+import structlog
+
 from awakeables.core.journal import Entry, RunAttemptFailed
 from awakeables.core.outcomes import Cancellation, Rejection, Resolution
 from awakeables.core.texts import loggable, message_of, stack_of, type_of
@@ -45,6 +47,9 @@ from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.serde import Codec, result_of
 from awakeables.handlers.service import App, Handler
 from awakeables.handlers.standin import INSTEAD, HandlerTask
+from awakeables.telemetry import events
+
+log = structlog.stdlib.get_logger(__name__)
 
 Acted: TypeAlias = Resolution | Rejection | RunAttemptFailed | Crashed | Broken
 """How an action ended."""
@@ -70,6 +75,7 @@ class LocalAttempts:
         self.run_failed = run_failed
         self._app = app
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._warned: set[tuple[str, str]] = set()
 
     def open(self, origin: Origin, history: Sequence[Entry], ready: Ready) -> Attempt:
         """As the port says."""
@@ -83,6 +89,21 @@ class LocalAttempts:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def warn_of_asyncio(self, origin: Origin) -> None:
+        """Warn that a handler awaits something of asyncio's own, once per handler."""
+        name = (origin.service, origin.handler)
+        if name not in self._warned:
+            self._warned.add(name)
+            log.warning(
+                events.HANDLER_AWAITS_ASYNCIO,
+                invocation_id=origin.invocation_id,
+                service=origin.service,
+                handler=origin.handler,
+                todo="use ctx.sleep to wait, and put other code that awaits asyncio into ctx.run: what the "
+                "handler awaits itself is awaited again by each replay, keeps it in memory, and doesn't "
+                "survive a restart",
+            )
 
     async def close(self) -> None:
         """Cancel the tasks of handlers and actions, and wait until they have ended."""
@@ -219,6 +240,7 @@ class LocalAttempt:
         if item is BLOCK:
             fine = execution.broken is None and not execution.ending and execution.waiting
             return self._progress(None if fine else self._why_blocked())
+        self._attempts.warn_of_asyncio(self._origin)
         return self._attempts.spawn(self._drive(item), self._origin.invocation_id, self._variables)
 
     async def _drive(self, item: Any) -> Progress:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import functools
 import json
 import logging
 import subprocess
@@ -28,7 +30,14 @@ from support.ids import new_id
 from unit.engine.harness import resolution, wait
 
 SERVICE = Path(__file__).parents[3] / "service/awakeables"
-OF_HANDLERS = {"ATTEMPT_FAILED", "INVOCATION_BEGAN", "INVOCATION_ENDED", "INVOCATION_PAUSED", "RUN_FAILED"}
+OF_HANDLERS = {
+    "ATTEMPT_FAILED",
+    "HANDLER_AWAITS_ASYNCIO",
+    "INVOCATION_BEGAN",
+    "INVOCATION_ENDED",
+    "INVOCATION_PAUSED",
+    "RUN_FAILED",
+}
 """Events that are always about one invocation, and name its service and handler."""
 OF_INVOCATIONS = OF_HANDLERS | {"OWNERSHIP_LOST"}
 """Events that are always about one invocation."""
@@ -80,6 +89,31 @@ async def test_a_failed_attempt_is_logged_with_its_stack_wherever_the_handler_ru
     assert stack[0] == "Traceback (most recent call last):"
     assert any(said.endswith("in raises") for said in stack)
     assert stack[-1] == "ConnectionError: down"
+
+
+@pytest.mark.parametrize("adapter", [LocalAttempts, StatelessAttempts])
+async def test_a_handler_that_awaits_asyncio_is_warned_of_once(adapter: HandlersRun, logs: list[Any]) -> None:
+    async def naps(ctx: Context) -> None:
+        await asyncio.sleep(0.001)
+        await ctx.sleep(timedelta(seconds=5))
+        await asyncio.sleep(0.001)
+
+    async def drops_in(ctx: Context) -> None:
+        await asyncio.sleep(0)
+
+    async def acts(ctx: Context) -> None:
+        await ctx.run("nap", functools.partial(asyncio.sleep, 0.001))
+
+    bench = Bench(handlers=adapter)
+    async with bench.serving(quick(), naps=naps, drops_in=drops_in, acts=acts) as process:
+        for name in ("naps", "acts", "naps", "drops_in"):
+            await bench.status(await bench.begin(process, name), "completed")
+    warned = [line for line in logs if line["event"] == events.HANDLER_AWAITS_ASYNCIO]
+    assert [(line["service"], line["handler"]) for line in warned] == [
+        ("orders", "naps"),
+        ("orders", "drops_in"),
+    ]
+    assert all("ctx.sleep" in line["todo"] and "ctx.run" in line["todo"] for line in warned)
 
 
 async def test_a_handler_that_fails_and_is_paused_is_named_with_what_to_do(logs: list[Any]) -> None:
