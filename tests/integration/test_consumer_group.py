@@ -29,6 +29,7 @@ from support.eventually import eventually
 from support.members import HORIZON_MS, SESSION, Member, Members, grouped
 from support.proxy import Proxy
 from support.real_kafka import RealKafka, free_port
+from support.real_postgres import EmptyDatabase
 from support.service import create_app_topics, new_app, new_store, produce, producing, resolved, running
 
 if TYPE_CHECKING:
@@ -41,8 +42,18 @@ def app() -> App:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return new_store("memory", tmp_path)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    kind = getattr(request, "param", "memory")
+    if kind != "postgres":
+        return new_store(kind, tmp_path)
+    emptied: EmptyDatabase = request.getfixturevalue("empty_database")
+    return new_store(kind, tmp_path, url=await emptied())
+
+
+each_store = pytest.mark.parametrize(
+    "store", ["memory", pytest.param("postgres", marks=pytest.mark.real_postgres)], indirect=True
+)
+"""In the store that several instances share in production, too; not what would take long there."""
 
 
 @pytest.fixture
@@ -124,6 +135,7 @@ async def test_a_member_without_partitions_is_healthy_and_takes_over(
     assert len(idle.clients) == 1
 
 
+@each_store
 async def test_fault_28_a_batch_under_way_when_its_instance_stops_is_applied_once(
     bootstrap: str, members: Members
 ) -> None:
@@ -166,6 +178,7 @@ async def test_fault_1_members_go_on_after_a_restart_of_the_broker(
 # ── zombies, and the store ──────────────────────────────────────────────────────────────────
 
 
+@each_store
 async def test_fault_19_a_zombie_s_batch_is_fenced_and_it_joins_again(
     bootstrap: str, members: Members
 ) -> None:
@@ -194,6 +207,7 @@ async def test_fault_19_a_zombie_s_batch_is_fenced_and_it_joins_again(
     await eventually(lambda: zombie.problems == {})
 
 
+@each_store
 async def test_fault_23_partitions_are_let_go_while_the_store_is_down_and_taken_once_it_is_back(
     bootstrap: str, members: Members
 ) -> None:
@@ -255,6 +269,7 @@ async def test_fault_16_members_stay_in_their_group_while_a_commit_takes_longer_
         await _settled_once(members, ids)
 
 
+@each_store
 async def test_fault_22_a_commit_to_kafka_that_hangs_holds_up_nobody(
     bootstrap: str, members: Members
 ) -> None:
@@ -332,6 +347,7 @@ async def _settled_once(members: Members, ids: Sequence[str]) -> None:
         assert await members.shop.counts(key) == {"accepted": 1}
 
 
+@each_store
 async def test_fault_21_members_whose_loop_was_blocked_for_longer_than_the_session_join_again(
     bootstrap: str, members: Members
 ) -> None:
@@ -393,6 +409,7 @@ async def test_hard_case_5_a_member_believes_in_what_it_reads_and_in_nothing_els
 # ── topics that change ──────────────────────────────────────────────────────────────────────
 
 
+@each_store
 @pytest.mark.parametrize("partitions", [2])
 async def test_fault_10_partitions_that_are_added_are_shared_and_read_from_their_beginning(
     bootstrap: str, members: Members
@@ -414,6 +431,7 @@ async def test_fault_10_partitions_that_are_added_are_shared_and_read_from_their
     assert [len(member.clients) for member in (one, two)] == [1, 1]
 
 
+@each_store
 @pytest.mark.parametrize("partitions", [2])
 async def test_fault_11_a_recreated_topic_is_read_by_no_member_until_an_operator_says_so_to_any(
     bootstrap: str, members: Members
@@ -450,6 +468,7 @@ async def test_fault_11_a_recreated_topic_is_read_by_no_member_until_an_operator
 # ── the group ───────────────────────────────────────────────────────────────────────────────
 
 
+@each_store
 async def test_fault_27_members_that_read_another_topic_are_named_as_long_as_they_are_there(
     bootstrap: str, members: Members
 ) -> None:
@@ -467,6 +486,7 @@ async def test_fault_27_members_that_read_another_topic_are_named_as_long_as_the
     await eventually(lambda: member.problems == {})
 
 
+@each_store
 async def test_fault_27_members_that_a_group_can_t_be_shared_with_are_named(
     bootstrap: str, members: Members
 ) -> None:

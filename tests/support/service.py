@@ -28,6 +28,7 @@ from awakeables.kafka.publisher import KafkaPublisher
 from awakeables.kafka.topics import create_topics
 from awakeables.ports import Page, Store
 from awakeables.store.memory import MemoryStore
+from awakeables.store.postgres.store import PostgresStore
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.testing.bench import new_process
 from awakeables.wire.completions import encode_completion
@@ -39,8 +40,10 @@ READING = ReadingSettings(stuck_retry=timedelta(seconds=1), ahead_retry=timedelt
 """As in production, only less patient."""
 
 
-def new_store(kind: str, folder: Path) -> Store:
-    """A store in memory, or in a file of this folder; the same file again is the same store."""
+def new_store(kind: str, folder: Path, *, url: str = "") -> Store:
+    """A store in memory, in a file of this folder, or in a database; the last two keep what is in them."""
+    if kind == "postgres":
+        return PostgresStore(url, retention_ms=DAY_MS)
     clock = SystemClock()
     if kind == "memory":
         return MemoryStore(clock=clock, retention_ms=DAY_MS)
