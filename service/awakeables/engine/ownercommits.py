@@ -36,21 +36,21 @@ class OwnerCommits:
     Attributes:
         owner: Whose claim it is.
         entries: How many entries the journal has once everything is committed.
-        durable: How many of them are known to be on disk.
-        stored: The row's version on disk.
     """
 
     def __init__(self, invocation_id: str, *, owner: str, build: str, epoch: int, version: int) -> None:
         """Go on from the version at which the invocation was claimed under this epoch."""
         self.entries = 0
-        self.durable = 0
         self._invocation_id = invocation_id
         self.owner = owner
         self._build = build
         self._epoch = epoch
         self._version = version
-        self.stored = version
         self._number = 0
+
+    def open(self, entries: int) -> None:
+        """Begin an attempt on a journal of so many entries."""
+        self.entries = entries
 
     def first_step(self, begin: Begin, first: Progress) -> Begin:
         """The command that creates the invocation and writes what its first step has decided."""
@@ -91,6 +91,6 @@ class OwnerCommits:
             cancels=progress.cancels,
         )
 
-    def roll_back(self) -> None:
-        """A command can't be applied: build on what is stored."""
-        self._version = self.stored
+    def roll_back(self, version: int) -> None:
+        """A command can't be applied: build on the version that is stored."""
+        self._version = version

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextvars import Context, copy_context
-from heapq import heappop, heappush
-from itertools import count
 from typing import Any
 
 import structlog
@@ -27,6 +24,7 @@ from awakeables.engine.member import Member
 from awakeables.engine.outbox import Relay
 from awakeables.engine.runner import Runner, RunnerSettings
 from awakeables.engine.settlement import PayloadValidator
+from awakeables.engine.timers import Timers
 from awakeables.engine.waiters import Waiters
 from awakeables.errors import AuthorError, NotFound, StoreUnavailable
 from awakeables.handlers.attempt import Attempt, Attempts, Progress
@@ -49,8 +47,20 @@ MOST_NAMED = 20
 GRID_S = 0.05
 """Lingering ends at multiples of this, so that one timer of the event loop serves many handlers."""
 
-EARLY_S = 0.001
-"""How much too early the event loop may call a timer, by the resolution of its clock."""
+ALIVE_S = 1.0
+"""A handler that has run for this long is taken not to be the one that kills its process."""
+
+
+class Isolation:
+    """The time for which a suspect must survive."""
+
+    def __init__(self, suspect: Runner, until: float) -> None:
+        self.wakes_at: float | None = until
+        self._suspect = suspect
+
+    def on_time(self) -> None:
+        """It has survived."""
+        self._suspect.prove_alive()
 
 
 class RunnerPool:
@@ -136,10 +146,7 @@ class RunnerPool:
         self._full = False
         self._poked = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._timers: list[tuple[float, int, Runner]] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._variables: Context | None = None
-        self._numbers = count()
+        self._timers = Timers()
         metrics.handlers_live.set_function(lambda: len(self._runners))
 
     def __len__(self) -> int:
@@ -238,8 +245,7 @@ class RunnerPool:
         Returns:
             When, in the event loop's time; None if the handler should be suspended at once.
         """
-        loop = asyncio.get_running_loop()
-        now, moment = loop.time(), None
+        now, moment = asyncio.get_running_loop().time(), None
         if lingers and self._linger_s > 0:
             moment = (int((now + self._linger_s) / GRID_S) + 1) * GRID_S
         if due_ms is not None:
@@ -247,35 +253,8 @@ class RunnerPool:
             if left_s <= self._linger_s:
                 moment = min(now + left_s, moment or now + left_s)
         if moment is not None:
-            heappush(self._timers, (moment, next(self._numbers), runner))
-            if self._timer is None or moment < self._timer.when():
-                self._set_timer(loop, moment)
+            self._timers.add(runner, moment)
         return moment
-
-    def has_come(self, moment: float | None) -> bool:
-        """Whether this moment of the event loop's time has come."""
-        return moment is None or moment <= asyncio.get_running_loop().time() + EARLY_S
-
-    def _set_timer(self, loop: asyncio.AbstractEventLoop, moment: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        # Not in the context of whichever request sets it, whose ID would be in the log lines of others.
-        self._timer = loop.call_at(moment, self._on_timer, context=self._variables)
-
-    def _on_timer(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = None
-        due = []
-        while self._timers and self._timers[0][0] <= loop.time() + EARLY_S:
-            moment, _, runner = heappop(self._timers)
-            if runner.wakes_at == moment:
-                due.append(runner)
-        while self._timers and self._timers[0][2].wakes_at != self._timers[0][0]:
-            heappop(self._timers)
-        if self._timers:
-            self._set_timer(loop, self._timers[0][0])
-        for runner in due:
-            runner.on_time()
 
     def remember(self, invocation_id: str, progress: Progress, attempt: Attempt | None) -> None:
         """Keep in memory what the new awakeables expect."""
@@ -334,7 +313,7 @@ class RunnerPool:
     async def run(self) -> None:
         """Claim runnable invocations while there are places, until cancelled, which drops all handlers."""
         self.stopping = self._hurries = False
-        self._variables = copy_context()
+        self._timers.begin()
         try:
             while True:
                 self._poked.clear()
@@ -358,9 +337,6 @@ class RunnerPool:
         self._revived.clear()
         self._timers.clear()
         self._suspect = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _places(self) -> int:
         places = self._max_running - len(self._runners)
@@ -393,11 +369,16 @@ class RunnerPool:
         for row in rows:
             # `starts` includes this claim.
             if row.starts > SUSPECT_STARTS:
-                self._suspect = runners[row.id]
-                self._suspect.isolate()
+                self._isolate(runners[row.id])
         if rows:
             self._spawn(self._revive(rows, runners), "revive")
         return len(claimed.invocations) == limit or len(rows) < len(claimed.invocations)
+
+    def _isolate(self, suspect: Runner) -> None:
+        self._suspect = suspect
+        suspect.isolate()
+        until = asyncio.get_running_loop().time() + ALIVE_S
+        self._timers.add(Isolation(suspect, until), until)
 
     def _runner_of(self, row: Invocation) -> Runner:
         return Runner(

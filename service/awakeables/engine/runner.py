@@ -42,6 +42,7 @@ from awakeables.core.texts import message_of, type_of
 from awakeables.engine.committer import resolve
 from awakeables.engine.invocationlog import InvocationLog
 from awakeables.engine.ownercommits import NOTHING, OwnerCommits, joined
+from awakeables.engine.timers import has_come
 from awakeables.engine.waits import Waits
 from awakeables.errors import StoreRefused
 from awakeables.handlers.attempt import (
@@ -63,9 +64,6 @@ if TYPE_CHECKING:
     from awakeables.engine.pool import RunnerPool
 
 log = structlog.stdlib.get_logger(__name__)
-
-ALIVE_S = 1.0
-"""A handler that has run for this long is taken not to be the one that kills its process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +109,8 @@ class Runner:
         self._commits = OwnerCommits(
             self.invocation_id, owner=pool.member.id, build=pool.build, epoch=epoch, version=version
         )
+        self._durable = 0  # the entries of the journal that are known to be on disk
+        self._stored = version
         self._wake = wake
         self._attempt: Attempt | None = None
         self._began_s = 0.0
@@ -171,7 +171,8 @@ class Runner:
             handler=self._log.handler,
             number=self._attempts + 1,
         )
-        self._commits.entries, self._commits.durable = len(history), durable
+        self._commits.open(len(history))
+        self._durable = durable
         self._raised = len(history) > 1 and any(isinstance(entry, CancellationRaised) for entry in history)
         # Thread-safe, because a handler may use the context from a thread of its own, by mistake.
         ready = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self.on_ready)
@@ -203,7 +204,7 @@ class Runner:
             self._not_committed(reply)
             return
         if isinstance(reply, Begun):
-            self._commits.durable = entries
+            self._durable = entries
             if first is not None:
                 self._relay(first, reply.effects)
             self._go_on()
@@ -237,10 +238,14 @@ class Runner:
     def isolate(self) -> None:
         """Find out whether this handler, which was in memory at each of the last crashes, causes them.
 
-        It does not linger; and if it survives for a moment, a commit of its own proves that.
+        It does not linger; and if it survives for a moment, `prove_alive` is called.
         """
         self._suspected = True
-        asyncio.get_running_loop().call_later(ALIVE_S, self._prove_alive)
+
+    def prove_alive(self) -> None:
+        """Commit something, unless it has: a handler that did not survive can't."""
+        if self._suspected and not self._closing and not self._pool.stopping:
+            self._commit(Continue(), None)
 
     def detach(self, reason: str = "the invocation was ended from outside") -> None:
         """Drop the handler of an invocation that is not this owner's any more; it commits nothing more."""
@@ -268,10 +273,6 @@ class Runner:
         if wake == self._wake + 1:
             self._wake = wake
         self._go_on()
-
-    def _prove_alive(self) -> None:
-        if self._suspected and not self._closing and not self._pool.stopping:
-            self._commit(Continue(), None)
 
     # Stepping.
 
@@ -359,7 +360,7 @@ class Runner:
             arrived = waits.arrived(self._inbox, self._verdicts, now_ms)
         # An action in progress is not interrupted: the cancellation is raised at the next await.
         raises = self._cancelled and not self._raised and waits is not None and not waits.is_acting
-        hands_out, durable = bool(arrived) or raises or self._owes, self._commits.durable
+        hands_out, durable = bool(arrived) or raises or self._owes, self._durable
         if waits is not None and not (
             hands_out
             or self._wanted
@@ -379,7 +380,7 @@ class Runner:
 
     def _stop(self) -> News:
         now_ms = self._pool.clock.now_ms()
-        return News(now_ms=now_ms, durable=self._commits.durable, cancel=self._cancelled, stop=True)
+        return News(now_ms=now_ms, durable=self._durable, cancel=self._cancelled, stop=True)
 
     def _is_to_let_go(self, waits: Waits) -> bool:
         """Decide whether a handler for which nothing has arrived is suspended; if not, set its timer."""
@@ -388,12 +389,11 @@ class Runner:
             self._settle(wait)
         pool, due_ms = self._pool, None if waits.only_answers else waits.due_ms()
         # Not while a commit is under way: its reply comes soon, and its effects must be published in order.
-        commits = self._commits
-        stays = self._running > 0 or commits.durable < commits.entries or waits.keeps_in_memory()
-        has_come = self.wakes_at is not None and pool.has_come(self.wakes_at)
-        if has_come:
+        stays = self._running > 0 or self._durable < self._commits.entries or waits.keeps_in_memory()
+        is_over = self.wakes_at is not None and has_come(self.wakes_at)
+        if is_over:
             self.wakes_at = None
-        if not (has_come or self._suspected or pool.is_pressed()):
+        if not (is_over or self._suspected or pool.is_pressed()):
             if self.wakes_at is None:
                 self.wakes_at = pool.wake_at(self, due_ms, lingers=bool(waits.answers))
             stays = stays or self.wakes_at is not None
@@ -405,7 +405,7 @@ class Runner:
 
     def _settle(self, wait: SettleWait) -> None:
         """Settle a completion made by the handler, once its journal entry is durable."""
-        if wait.index in self._verdicts or wait.index >= self._commits.durable:
+        if wait.index in self._verdicts or wait.index >= self._durable:
             return
         self._verdicts[wait.index] = None
         completion = Completion(
@@ -538,7 +538,7 @@ class Runner:
         self._go(step)
 
     def _committed(self, progress: Progress | None, entries: int, reply: Advanced) -> None:
-        self._commits.stored, self._commits.durable = reply.invocation.version, entries
+        self._stored, self._durable = reply.invocation.version, entries
         for awakeable_id in reply.cancelled_ids:
             self._inbox.setdefault(awakeable_id, CANCELLED_OUTCOME)
         if reply.invocation.cancelled_ms is not None:
@@ -561,7 +561,7 @@ class Runner:
         if self._lost or self._refusal is not None:
             return  # commits after one that failed are fenced
         if isinstance(reply, StoreRefused):
-            self._commits.roll_back()
+            self._commits.roll_back(self._stored)
             reason = f"the store refuses what the handler has produced: {reply}"
             self._refusal = Rejection(reason=reason, code=500)
             if self._closing:

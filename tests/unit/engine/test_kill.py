@@ -12,6 +12,7 @@ from awakeables import Context
 from awakeables.core.commands import Advance
 from awakeables.core.invocations import KILLED
 from awakeables.engine.engine import EngineSettings
+from awakeables.engine.pool import ALIVE_S
 from awakeables.errors import NotFound, NotPossible
 from awakeables.testing.bench import Bench, quick, until
 from support.ids import new_id
@@ -220,6 +221,24 @@ async def test_a_killed_suspect_lets_the_next_one_have_its_turn() -> None:
         [second] = [key for key in ids if key != first]
         await process.api.kill(first)
         await bench.status(second, "running")
+
+
+async def test_a_suspect_that_survives_for_a_moment_lets_the_next_one_have_its_turn() -> None:
+    bench = Bench()
+    ids: list[str] = []
+    for _ in range(2):
+        async with bench.serving(hang=hang) as process:
+            while len(ids) < 2:
+                ids.append(await bench.begin(process, "hang"))
+            await until(lambda: all(bench.row(key).status == "running" for key in ids))
+    async with bench.serving(hang=hang) as process:
+        await until(lambda: any(bench.row(key).status == "running" for key in ids))
+        assert sorted(bench.row(key).status for key in ids) == ["pending", "running"]
+        await asyncio.sleep(ALIVE_S / 2)
+        assert sorted(bench.row(key).status for key in ids) == ["pending", "running"]
+        await until(lambda: all(bench.row(key).status == "running" for key in ids))
+        await until(lambda: all(bench.row(key).starts == 0 for key in ids))
+        assert process.engine.live == 2
 
 
 async def test_one_that_is_just_being_parked_is_killed_quietly() -> None:
