@@ -93,8 +93,8 @@ def measure(ground: Ground, plan: Plan) -> dict[str, Any]:
     retention_s = plan.minutes * 60 / RETENTION_SHARE
     with staged(ground) as stage, _storage(stage, plan.instances) as storage:
         settings = {
-            "AWAKEABLES_RETENTION": str(retention_s),
-            "AWAKEABLES_PURGE_INTERVAL": str(max(retention_s / 12, 0.1)),
+            "AWAKEABLES_RETENTION": f"{retention_s * 1000:.0f}ms",
+            "AWAKEABLES_PURGE_INTERVAL": f"{max(retention_s / 12, 0.1) * 1000:.0f}ms",
         }
         worker = stage.plain_worker()
         entrants = [
