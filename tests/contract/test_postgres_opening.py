@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
@@ -62,6 +62,36 @@ async def test_pg22_several_processes_migrate_at_once(database: NewDatabase) -> 
     await asyncio.gather(*(opened(url, "shop") for _ in range(4)))
     assert await sql(url, "SELECT version FROM awakeables.meta") == len(schema.migrations())
     assert await sql(url, "SELECT app FROM awakeables.meta") == "shop"
+
+
+class Overtaken:
+    """A connection between whose first two queries another process migrates the database."""
+
+    def __init__(self, connection: Any, url: str) -> None:
+        self._connection = connection
+        self._url = url
+        self._queries = 0
+
+    async def fetchval(self, query: str) -> Any:
+        self._queries += 1
+        if self._queries == 2:
+            await opened(self._url)
+        return await self._connection.fetchval(query)
+
+    async def fetchrow(self, query: str) -> Any:
+        return await self._connection.fetchrow(query)
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "migrated"])
+async def test_pg22_a_database_that_another_process_is_just_migrating_is_ours(
+    database: NewDatabase, exists: bool
+) -> None:
+    url = database(exists)
+    connection = await asyncpg.connect(url)
+    try:
+        await schema.checked_meta(Overtaken(connection, url), "", "")
+    finally:
+        await connection.close()
 
 
 async def test_pg22_who_is_killed_while_it_migrates_leaves_nothing_behind(database: NewDatabase) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from awakeables.core.commands import Command
+from awakeables.core.commands import Command, TakePartitions
 from awakeables.core.replies import Fenced, Reply
 from awakeables.engine.committer import Committer
 from awakeables.engine.completionstopic import CompletionsTopic, FoldingSettings
@@ -43,12 +43,16 @@ class SharedStore:
 
     Attributes:
         fenced: How many of its commands were fenced.
+        fenced_s: When the last of them was, in the event loop's time.
+        claimed_s: When it has claimed partitions.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.down = False
         self.fenced = 0
+        self.fenced_s = 0.0
+        self.claimed_s: list[float] = []
         self.open = asyncio.Event()
         self.open.set()
 
@@ -56,8 +60,12 @@ class SharedStore:
         await self.open.wait()
         if self.down:
             raise StoreUnavailable("the network is cut")
+        now_s = asyncio.get_running_loop().time
+        self.claimed_s += [now_s() for member in members if isinstance(member, TakePartitions)]
         replies = await self._store.commit(members)
-        self.fenced += sum(isinstance(reply, Fenced) for reply in replies)
+        fenced = sum(isinstance(reply, Fenced) for reply in replies)
+        self.fenced += fenced
+        self.fenced_s = now_s() if fenced else self.fenced_s
         return replies
 
 

@@ -129,12 +129,13 @@ async def checked_meta(connection: Connection, where: str, app: str) -> Meta:
         StoreTooNew: A newer release wrote it, and this one can't serve that.
         StoreUnavailable: The schema `awakeables` is of another program.
     """
-    if not await connection.fetchval(QUERIES["has_meta"]):
-        if await connection.fetchval(QUERIES["has_schema"]):
-            raise StoreUnavailable(
-                f"{where}: the schema `awakeables` is of another program; choose another database"
-            )
+    # In this order: another process may create both between the two queries.
+    if not await connection.fetchval(QUERIES["has_schema"]):
         return Meta(None, 0, 0)
+    if not await connection.fetchval(QUERIES["has_meta"]):
+        raise StoreUnavailable(
+            f"{where}: the schema `awakeables` is of another program; choose another database"
+        )
     row = await connection.fetchrow(QUERIES["meta"])
     if row is None:
         raise StoreUnavailable(f"{where}: awakeables.meta is empty; restore it from a backup")
