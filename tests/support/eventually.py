@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
@@ -36,5 +37,6 @@ async def eventually(check: Callable[[], Any], timeout: float = 10) -> Any:
             if value:
                 return value
         if loop.time() > end:
-            raise AssertionError(f"not so within {timeout} s: {inspect.getsource(check)}") from problem
+            what = check.func if isinstance(check, partial) else check
+            raise AssertionError(f"not so within {timeout} s: {inspect.getsource(what)}") from problem
         await asyncio.sleep(INTERVAL_S)

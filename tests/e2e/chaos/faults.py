@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
+import httpx
+
 from e2e.chaos.processes import Victim
 from e2e.chaos.world import START_S, World
 from support.eventually import eventually
@@ -106,9 +108,17 @@ class Faults:
 
     async def _freeze_before_a_write(self, victim: Victim, lasts_s: float, *, locking: bool = False) -> None:
         """If it comes to one soon; without work it comes to none."""
-        await eventually(partial(self._here.is_up, self._here.instances.index(victim)), timeout=START_S)
+        await eventually(partial(self._is_live, victim), timeout=START_S)
         await victim.freeze_before_a_write(locking=locking, timeout=FREEZE_S)
         await _freeze(victim, lasts_s)
+
+    async def _is_live(self, victim: Victim) -> bool:
+        """Whether it has come so far that such a signal does not end it."""
+        client = self._here.clients[self._here.instances.index(victim)]
+        try:
+            return (await client.get("/health/live", timeout=2)).status_code == 200
+        except httpx.TransportError:
+            return False
 
     async def _stop_postgres(self, lasts_s: float) -> None:
         """As a power cut does."""

@@ -23,7 +23,9 @@ from support.eventually import eventually
 from support.real_kafka import free_port
 
 PARTITIONS = 4
-START_S = 30.0
+START_S = 120.0
+"""So long an instance may take at most, while what it needs is away besides."""
+
 JSON = {"content-type": "application/json"}
 
 CreateTopics = Callable[[dict[str, int]], Awaitable[None]]
