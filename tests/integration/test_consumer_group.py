@@ -214,13 +214,11 @@ async def test_fault_19_a_zombie_s_batch_is_fenced_and_it_joins_again(
 async def test_fault_23_partitions_are_let_go_while_the_store_is_down_and_taken_once_it_is_back(
     bootstrap: str, members: Members
 ) -> None:
-    topic = members.shop.app.completions_topic
     ids = await members.shop.pending(count=8)
     first = members.join()
     await members.share(range(4))
     first.store.down = True
-    for n, key in enumerate(ids):
-        await produce(bootstrap, topic, [resolved(key)], partition=n % 4)
+    await _answer(members, ids)
     await eventually(lambda: _is_taking(first))
     second = members.join()
     # It has let all of them go in time to stay in the group, and was given back some.
@@ -246,8 +244,7 @@ async def test_fault_15_members_stay_in_their_group_while_the_store_is_down_for_
     for member in both:
         member.store.down = True
     async with _undisturbed(both):
-        for n, key in enumerate(ids):
-            await produce(bootstrap, members.shop.app.completions_topic, [resolved(key)], partition=n % 4)
+        await _answer(members, ids)
         await asyncio.sleep(4 * SESSION.total_seconds())
         for member in both:
             member.store.down = False
@@ -263,8 +260,7 @@ async def test_fault_16_members_stay_in_their_group_while_a_commit_takes_longer_
     for member in both:
         member.store.open.clear()
     async with _undisturbed(both):
-        for n, key in enumerate(ids):
-            await produce(bootstrap, members.shop.app.completions_topic, [resolved(key)], partition=n % 4)
+        await _answer(members, ids)
         await eventually(lambda: all(_is_taking(member) for member in both))
         await asyncio.sleep(4 * SESSION.total_seconds())
         for member in both:
@@ -288,8 +284,7 @@ async def test_fault_22_a_commit_to_kafka_that_hangs_holds_up_nobody(
     for member in both:
         member.clients[-1].commit = hang
     async with _undisturbed(both):
-        for n, key in enumerate(ids):
-            await produce(bootstrap, members.shop.app.completions_topic, [resolved(key)], partition=n)
+        await _answer(members, ids)
         await _settled_once(members, ids)
         await eventually(lambda: len(hung) >= 2)
 
@@ -313,8 +308,7 @@ async def test_fault_20_a_member_that_is_cut_off_from_the_broker_alone_is_replac
             direct, behind = members.join(), members.join(bootstrap=f"127.0.0.1:{to_kafka.port}")
             await members.share(range(4))
             await to_kafka.become("stalled")
-            for n, key in enumerate(ids):
-                await produce(kafka.bootstrap, app.completions_topic, [resolved(key)], partition=n % 4)
+            await _answer(members, ids)
             await _settled_once(members, ids)
             assert direct.reading == {0, 1, 2, 3}
             await to_kafka.become("passes")
@@ -322,8 +316,7 @@ async def test_fault_20_a_member_that_is_cut_off_from_the_broker_alone_is_replac
             assert len(behind.reading) == 2
             await eventually(lambda: direct.problems == behind.problems == {})
             later = await shop.pending(count=4)
-            for n, key in enumerate(later):
-                await produce(kafka.bootstrap, app.completions_topic, [resolved(key)], partition=n)
+            await _answer(members, later)
             await _settled_once(members, later)
     finally:
         await asyncio.to_thread(kafka.stop)
@@ -344,6 +337,13 @@ async def _undisturbed(members: Sequence[Member]) -> AsyncIterator[None]:
     assert facts() == before
 
 
+async def _answer(members: Members, ids: Sequence[str]) -> None:
+    """Resolve them by the four partitions in turn."""
+    topic = members.shop.app.completions_topic
+    for n, key in enumerate(ids):
+        await produce(members.bootstrap, topic, [resolved(key)], partition=n % 4)
+
+
 async def _settled_once(members: Members, ids: Sequence[str]) -> None:
     for key in ids:
         await members.shop.settled(key, timeout=30)
@@ -358,8 +358,7 @@ async def test_fault_21_members_whose_loop_was_blocked_for_longer_than_the_sessi
     one, two = members.join(), members.join()
     await members.share(range(4))
     generation = one.clients[-1]._coordinator.generation
-    for n, key in enumerate(ids):
-        await produce(bootstrap, members.shop.app.completions_topic, [resolved(key)], partition=n % 4)
+    await _answer(members, ids)
     asyncio.get_running_loop().call_soon(time.sleep, 2 * SESSION.total_seconds())
     for key in ids:
         await members.shop.settled(key)
