@@ -53,7 +53,7 @@ def examine(evidence: Evidence, *, told: str) -> str:
     print(verdict)
     assert found == [], f"{told}:\n" + "\n".join(map(str, found[:MOST_SHOWN]))
     unseen = [name for name, forged in forgeries(evidence) if not violations(forged)]
-    assert unseen == [], "the audit is blind"
+    assert unseen == [], f"the audit is blind to {unseen}"
     return verdict
 
 
