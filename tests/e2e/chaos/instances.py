@@ -17,6 +17,7 @@ from e2e.chaos.faults import TIMEOUT_S, Fault, Faults, Infrastructure
 from e2e.chaos.load import Call, Client, calls
 from e2e.chaos.processes import kept_running
 from e2e.chaos.world import Place, World, populated
+from support.eventually import eventually
 from support.proxy import Proxy
 from support.real_kafka import LOOPBACK, RealKafka, free_port
 from support.real_postgres import RealPostgres
@@ -30,6 +31,9 @@ CALLS_PER_S = 150.0
 
 UNDER_WAY = 400
 """How many calls wait for their end at once, at most."""
+
+CAUGHT_UP_S = 600.0
+"""So long the calls before a fault may take at most, until no more of them than that wait."""
 
 OVERLAPPING = 0.5
 """How many of the faults that last do so while the next one is done."""
@@ -104,6 +108,7 @@ def _world(folder: Path, things: Infrastructure, url: str) -> World:
 async def _harm(here: World, planned: list[Call], harm: list[Fault], chance: Random) -> str:
     """Between two faults a share of the calls begins; what was done, and to how many calls under way.
 
+    No share begins before most of those before it have ended, so that faults keep pace with calls.
     While one fault lasts, the next one may begin, if the seed says so and it is at something else.
     """
     client, room = Client(here.clients), asyncio.Semaphore(UNDER_WAY)
@@ -118,11 +123,14 @@ async def _harm(here: World, planned: list[Call], harm: list[Fault], chance: Ran
         async with room:
             await client.insist(call)
 
+    def under_way() -> int:
+        return sum(not task.done() for task in tasks)
+
     async def do(fault: Fault) -> None:
-        under_way, began_s = sum(not task.done() for task in tasks), loop.time()
+        calls_then, began_s = under_way(), loop.time()
         async with turns[fault.at]:
             await fault.do()
-        done.append(f"{fault.name} ({under_way} under way, {loop.time() - began_s:.1f} s)")
+        done.append(f"{fault.name} ({calls_then} under way, {loop.time() - began_s:.1f} s)")
         print(done[-1], flush=True)
 
     async with asyncio.TaskGroup() as clients:
@@ -130,6 +138,7 @@ async def _harm(here: World, planned: list[Call], harm: list[Fault], chance: Ran
         for number, fault in enumerate(harm):
             some = planned[number * share : (number + 1) * share]
             gap_s = max(chance.uniform(0.1, LONGEST_GAP_S), len(some) / CALLS_PER_S)
+            await eventually(lambda: under_way() <= UNDER_WAY, timeout=CAUGHT_UP_S)
             tasks = [task for task in tasks if not task.done()]
             tasks += [clients.create_task(later(call, chance.uniform(0, gap_s))) for call in some]
             await asyncio.sleep(gap_s * chance.uniform(0.2, 1))
