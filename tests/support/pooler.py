@@ -18,6 +18,8 @@ from support.real_postgres import USER
 
 PROGRAM = Path("/usr/sbin/pgbouncer")
 START_S = 60.0
+POOL_SIZE = 8
+"""Sessions of the server that all connections of a user to a database share."""
 
 CONFIGURATION = """
 [databases]
@@ -29,7 +31,7 @@ unix_socket_dir =
 auth_type = trust
 auth_file = {folder}/users
 pool_mode = transaction
-default_pool_size = 8
+default_pool_size = {pool_size}
 max_client_conn = 500
 """
 
@@ -47,7 +49,9 @@ def pooler(server_port: int) -> Iterator[int]:
     folder.chmod(0o755)
     (folder / "users").write_text(f'"{USER}" ""\n')
     (folder / "ini").write_text(
-        CONFIGURATION.format(host=LOOPBACK, port=port, server_port=server_port, folder=folder)
+        CONFIGURATION.format(
+            host=LOOPBACK, port=port, server_port=server_port, folder=folder, pool_size=POOL_SIZE
+        )
     )
     other_user = [f"--reuid={USER}", f"--regid={USER}", "--clear-groups"] if os.getuid() == 0 else []
     with (folder / "log").open("wb") as log:
