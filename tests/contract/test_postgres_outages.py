@@ -10,12 +10,14 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 import asyncpg
+import msgspec
 import pytest
 
 from awakeables.core.commands import Claim, Command, Expire
 from awakeables.core.replies import Begun, Claimed, Reply
 from awakeables.errors import StoreUnavailable
 from awakeables.ports import Page
+from awakeables.store.postgres.connection import Database
 from awakeables.store.postgres.store import PostgresStore
 from contract.driver import RETENTION_MS, Driver, FakeClock
 from support.eventually import eventually
@@ -101,6 +103,41 @@ async def test_pg10_readers_come_back_too(cut: Cut) -> None:
             return False
 
     await eventually(is_read)
+
+
+async def test_pg10_who_finds_no_free_connection_costs_the_others_none(
+    cut: Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = await cut.driver.begin()
+    writer, reader = cut.store._writer._connection, cut.store._reader._connection
+    assert reader is not None
+    await reader.close()
+
+    async def refuse(*_args: object) -> None:
+        raise asyncpg.TooManyConnectionsError("sorry, too many clients already")
+
+    with monkeypatch.context() as full:
+        full.setattr(Database, "connect", refuse)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match="raise max_connections"):
+                await cut.store.history([row.id])
+        await cut.store.commit([cut.driver.a_begin()])
+    assert cut.store._writer._connection is writer
+    assert row.id in await cut.store.history([row.id])
+
+
+@pytest.mark.impossible_rows
+async def test_pg10_a_row_that_can_t_be_decoded_costs_no_connection(cut: Cut) -> None:
+    row = await cut.driver.begin()
+    connection = await asyncpg.connect(cut.url)
+    await connection.execute("UPDATE awakeables.journal SET chunk = '{' WHERE invocation_id = $1", row.id)
+    await connection.close()
+    before = [session._connection for session in (cut.store._writer, cut.store._reader)]
+    with pytest.raises(msgspec.MsgspecError):
+        await cut.store.history([row.id])
+    await cut.driver.begin()
+    assert await cut.store.history([]) == {}
+    assert [session._connection for session in (cut.store._writer, cut.store._reader)] == before
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ UNPLANNED = {
         "migrator",
         "auditor",
         "beater",
+        "limits",
+        "migrator_limits",
         "server",
         "process",
         "unset",

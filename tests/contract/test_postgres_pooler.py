@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import Any
 
 import asyncpg
 import pytest
 
+from awakeables.core.commands import Cancel, Claim
 from awakeables.core.invocations import End
 from awakeables.core.outcomes import Resolution
+from awakeables.core.replies import CancelMarked
+from awakeables.doctor.verification import verify
+from awakeables.errors import StoreUnavailable
+from awakeables.store.postgres.audit import PostgresAudit
 from awakeables.store.postgres.checkup import inspect_database
 from awakeables.store.postgres.store import PostgresStore
 from contract.driver import RETENTION_MS, Driver, FakeClock, resolved
@@ -62,6 +68,8 @@ async def test_pg18_stores_behind_a_pooler_share_its_sessions_and_leave_nothing_
         # What others were just looking at was left to them, and they may have had no further turn.
         left = await ended(drivers["owner-0"], "owner-0")
         assert sum(counts) + left == STORES * CYCLES
+    findings = await verify(PostgresAudit(pooled_url), retention_ms=RETENTION_MS)
+    assert findings.violations == []
     async with AsyncExitStack() as stack:
         processes = set()
         for _ in range(POOL_SIZE):  # each in a session of its own
@@ -73,6 +81,35 @@ async def test_pg18_stores_behind_a_pooler_share_its_sessions_and_leave_nothing_
             changed = "SELECT name FROM pg_settings WHERE source = 'session' AND name LIKE '%timeout'"
             assert await connection.fetch(changed) == []
         assert len(processes) == POOL_SIZE
+
+
+async def test_pg18_who_is_frozen_behind_a_pooler_lets_go_of_its_locks(
+    pooled_url: str, clock: FakeClock
+) -> None:
+    frozen, thawed = asyncio.Event(), asyncio.Event()
+
+    async def freeze(step: str) -> None:
+        """Before the claim is written: its transaction has locked what it has found."""
+        if step == "write" and claiming:
+            frozen.set()
+            await thawed.wait()
+
+    claiming: list[Any] = []
+    async with AsyncExitStack() as stack:
+        stores = []
+        for between in (freeze, None):
+            store = PostgresStore(pooled_url, clock=clock, retention_ms=RETENTION_MS, between=between)
+            await store.open()
+            stack.push_async_callback(store.close)
+            stores.append(store)
+        row = await Driver(stores[1], clock).begin()
+        claiming.append(asyncio.ensure_future(stores[0].commit([Claim(owner="me", limit=9)])))
+        await frozen.wait()
+        async with asyncio.timeout(9):  # less than a client waits for an answer
+            await Driver(stores[1], clock).do(CancelMarked, Cancel(invocation_id=row.id))
+        thawed.set()
+        with pytest.raises(StoreUnavailable):
+            await claiming[0]
 
 
 async def test_pg18_who_examines_a_database_is_told_of_a_pooler_and_of_what_to_set(

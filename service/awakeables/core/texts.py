@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 MAX_CHARACTERS = 200
@@ -99,7 +99,8 @@ def loggable(error: BaseException) -> BaseException:
     """
     try:
         # What logging and Python do, causes included; without stack frames it reads no files.
-        traceback.TracebackException(error.__class__, error, error.__traceback__, limit=0)
+        shown = traceback.TracebackException(error.__class__, error, error.__traceback__, limit=0)
+        "".join(shown.format())
         _ = error.__class__.__name__
     except BaseException as problem:
         says = (
@@ -119,10 +120,17 @@ def stack_of(error: BaseException) -> str:
         for text in ("_str", "msg", "filename"):
             if isinstance(getattr(one, text, None), str):
                 setattr(one, text, visible(getattr(one, text)))
-        if one.__notes__ is not None:
-            one.__notes__ = [visible(str(note)) for note in one.__notes__]
+        if isinstance(one.__notes__, Sequence):  # nothing keeps a handler from setting it to anything else
+            one.__notes__ = [_visible_note(note) for note in one.__notes__]
         left += [other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other]
     return bounded_stack(visible_lines("".join(formatted.format())))
+
+
+def _visible_note(note: object) -> str:
+    try:
+        return visible(str(note))
+    except BaseException:  # `__str__` is the code of the error's author
+        return message_of(note)
 
 
 def bounded_stack(stack: str) -> str:

@@ -154,8 +154,8 @@ class CompletionsTopic:
         return sum(state.lag or 0 for state in self.readers.values())
 
     def note_topic_id(self, topic_id: str | None) -> None:
-        """Note the broker's ID of the topic that is about to be read."""
-        self.topic_id = topic_id
+        """Note the broker's ID of the topic that is read; a broker of an older release knows none."""
+        self.topic_id = topic_id or self.topic_id
 
     async def claim(self, partition: int) -> Position:
         """Claim a partition for this process; any earlier reader is fenced from then on."""

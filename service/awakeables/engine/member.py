@@ -158,7 +158,7 @@ class Member:
 
     async def beat(self) -> None:
         """Send a heartbeat; become a new instance if this one was declared dead."""
-        sent_s, was_sure = self._clock.monotonic(), self.is_sure()
+        sent_s = self._clock.monotonic()
         beat = await self._membership.beat(self.id, timeout_ms=_ms(self._settings.timeout))
         if beat is None and self._left:
             return
@@ -171,6 +171,7 @@ class Member:
             self._on_dead()
             await self.beat()  # learns which others live
             return
+        was_sure = self.is_sure()  # until this moment: it may have lapsed while the heartbeat was under way
         self._last_beat(sent_s)
         self._on_time(beat.now_ms, self._clock.monotonic() - sent_s)
         if beat.living != self.living:

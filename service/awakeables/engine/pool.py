@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,9 @@ from awakeables.engine.waiters import Waiters
 from awakeables.errors import AuthorError, NotFound, StoreUnavailable
 from awakeables.handlers.attempt import Attempt, Attempts, Progress
 from awakeables.ports import Clock, Expectation, JournalReader
+from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
+from awakeables.telemetry.outages import Outages
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -147,6 +150,7 @@ class RunnerPool:
         self._poked = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timers = Timers()
+        self._outages = Outages(clock.monotonic)
         metrics.handlers_live.set_function(lambda: len(self._runners))
 
     def __len__(self) -> int:
@@ -357,7 +361,10 @@ class RunnerPool:
         claimed = await self.committer.commit(command, Claimed)
         if claimed.effects:
             self.catch_up()
-        rows = [row for row in claimed.invocations if row.status == "running"]
+        # If the command was sent again for as long as it took to be declared dead, its rows are owned under
+        # the ID of before, and are taken over.
+        own = self.member.id
+        rows = [row for row in claimed.invocations if row.status == "running" and row.owner == own]
         for row in claimed.invocations:
             if row.status == "paused" and row.failure is not None:
                 _log_of(row).paused(row.failure.kind, level=logging.ERROR)
@@ -377,8 +384,6 @@ class RunnerPool:
     def _isolate(self, suspect: Runner) -> None:
         self._suspect = suspect
         suspect.isolate()
-        until = asyncio.get_running_loop().time() + ALIVE_S
-        self._timers.add(Isolation(suspect, until), until)
 
     def _runner_of(self, row: Invocation) -> Runner:
         return Runner(
@@ -395,34 +400,55 @@ class RunnerPool:
         """Read the journals of claimed invocations, and run them.
 
         While the store can't be read, they are kept: the claim counts as a start, so that after some more
-        claims without a commit they would seem to crash their owners.
+        claims without a commit they would seem to crash their owners. They are read in ever smaller parts,
+        so that those that the server can't read, or not in time, hold up no others.
         """
-        try:
-            found = await self._histories([row.id for row in rows])
-        except Exception as error:
-            self._on_unexpected(error, invocation_ids=sorted(runners)[:MOST_NAMED])
-            for runner in runners.values():
-                self.forget(runner)
-            return
-        for row in rows:
-            runner = runners[row.id]
-            runner.preload(found.outcomes.get(row.id, {}))
-            if row.id in found.problems:
-                runner.pause(found.problems[row.id])
-            elif row.id in found.journals:
-                self._start(runner, found.journals[row.id])
-            else:
-                self.forget(runner)  # ended and purged meanwhile
-
-    async def _histories(self, invocation_ids: Sequence[str]) -> Histories:
-        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        while True:
+        unread, backoff = deque([rows]), Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        while unread:
+            part = unread.popleft()
+            invocation_ids = [row.id for row in part]
             try:
-                return await histories(self._store, invocation_ids)
-            except StoreUnavailable:  # the committer reports the outage
+                found = await histories(self._store, invocation_ids)
+            except StoreUnavailable as error:
+                self._note_unread(invocation_ids, error)
+                middle = len(part) // 2
+                unread.extend(some for some in (part[:middle], part[middle:]) if some)
                 await asyncio.sleep(backoff.next_s())
+            except Exception as error:
+                self._on_unexpected(error, invocation_ids=invocation_ids[:MOST_NAMED])
+                for invocation_id in invocation_ids:
+                    self.forget(runners[invocation_id])
+            else:
+                backoff.reset()
+                for row in part:
+                    self._run_again(row.id, runners[row.id], found)
+        self._outages.succeeded("journals")
+
+    def _note_unread(self, invocation_ids: Sequence[str], error: StoreUnavailable) -> None:
+        failures = self._outages.failed("journals")
+        if failures is not None:
+            named = invocation_ids[:MOST_NAMED]
+            log.error(
+                events.JOURNALS_UNREAD,
+                count=len(invocation_ids),
+                invocation_ids=named,
+                failures=failures,
+                error=str(error),
+            )
+
+    def _run_again(self, invocation_id: str, runner: Runner, found: Histories) -> None:
+        runner.preload(found.outcomes.get(invocation_id, {}))
+        if invocation_id in found.problems:
+            runner.pause(found.problems[invocation_id])
+        elif invocation_id in found.journals:
+            self._start(runner, found.journals[invocation_id])
+        else:
+            self.forget(runner)  # ended and purged meanwhile
 
     def _start(self, runner: Runner, journal: Sequence[Entry]) -> None:
+        if runner is self._suspect:
+            until = asyncio.get_running_loop().time() + ALIVE_S
+            self._timers.add(Isolation(runner, until), until)
         try:
             runner.start(journal)
         except (AuthorError, NotFound) as error:

@@ -255,15 +255,17 @@ class CompletionsConsumer:
                 seen = self._clock.monotonic()
                 continue
             self._answered_s = self._clock.monotonic()
-            if facts.problem is None and facts.topic_id not in (None, self._completions.topic_id):
+            if facts.problem is None and self._completions.is_recreated_since(facts.topic_id):
                 # What is in flight may be records of the new topic at offsets of the old one.
                 raise _ReplaceConsumer("the topic was deleted and created again")
+            if facts.problem is None:
+                self._completions.note_topic_id(facts.topic_id)
             added = facts.problem is None and facts.partitions > known
             if added and assignment.follows_topic:
                 known, added = facts.partitions, False
                 assignment.expect(known)
             if facts.problem is None and facts.partitions == known:
-                self._completions.horizon.expect(known, asked)
+                self._completions.horizon.expect(known, asked, topic_id=facts.topic_id)
             if not facts.missing and not facts.partitions < known:
                 seen = self._clock.monotonic()
             # Sometimes a broker doesn't know its topics and partitions for a moment.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,6 +15,9 @@ from awakeables.kafka.producer import Producer, ProducerRecord
 from awakeables.kafka.topics import no_topic
 from awakeables.ports import PublishReport
 from awakeables.wire.tasks import encode_effect
+
+MOST_LATE = 10_000
+"""How many outcomes are kept that came after the time-out, for the next call."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,22 +40,20 @@ class _EffectRecord(ProducerRecord):
     """The record of an effect, until its outcome was reported.
 
     Attributes:
+        effect: As it was last handed over.
         call: The call that waits for it; None after a time-out, until the effect is published again.
-        outcome: Why Kafka has refused it; None if it has accepted it.
-        settled: Whether the outcome came after the time-out, and is kept for the next call.
     """
 
     effect: Effect
     call: _Call | None
-    outcome: PublishRefused | None = None
-    settled: bool = False
 
 
 class KafkaPublisher:
     """`ports.Publisher` on Kafka.
 
     The producer keeps a record for as long as the broker is down; a call waits for `timeout`. The next
-    call with the same effect then waits for the record in flight, and does not send a second one.
+    call with the same effect then waits for the record in flight, and does not send a second one; if the
+    outcome has come meanwhile, that is its outcome.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class KafkaPublisher:
         self._connection = connection
         self._timeout = timeout
         self._held: dict[str, _EffectRecord] = {}
+        # Others may publish an effect by then, so that no call ever asks for its outcome.
+        self._late: OrderedDict[str, PublishRefused | None] = OrderedDict()
         self._on_outcome = self._settle
 
     async def publish(self, effects: Sequence[Effect], report: PublishReport) -> None:
@@ -71,13 +75,12 @@ class KafkaPublisher:
         call = _Call(report, len(effects))
         fresh: list[_EffectRecord] = []
         for effect in effects:
-            held = self._held.get(effect.event_id)
-            if held is not None and held.settled:
-                del self._held[effect.event_id]
-                call.settle([effect], held.outcome)
+            if effect.event_id in self._late:
+                call.settle([effect], self._late.pop(effect.event_id))
                 continue
+            held = self._held.get(effect.event_id)
             if held is not None:
-                held.call = call
+                held.effect, held.call = effect, call
                 continue
             try:
                 value, headers = encode_effect(effect)
@@ -114,12 +117,14 @@ class KafkaPublisher:
         settled: dict[_Call, list[Effect]] = {}
         for record in records:
             assert isinstance(record, _EffectRecord)
+            event_id = record.effect.event_id
+            del self._held[event_id]
             if record.call is not None:
                 settled.setdefault(record.call, []).append(record.effect)
             elif outcome is None or isinstance(outcome, PublishRefused):
-                record.outcome, record.settled = outcome, True
-                continue
-            del self._held[record.effect.event_id]
+                self._late[event_id] = outcome
+                if len(self._late) > MOST_LATE:
+                    self._late.popitem(last=False)
         for call, effects in settled.items():
             call.settle(effects, outcome)
 

@@ -94,6 +94,17 @@ async def test_fault_11_a_topic_that_was_recreated_is_known_by_its_id_where_anot
         assert bench.store.tables.positions[TOPIC, 0].topic_id == "second"
 
 
+async def test_fault_11_a_broker_that_knows_no_topic_ids_makes_none_unknown() -> None:
+    """In a cluster that is being upgraded, some brokers tell the ID and some don't."""
+    bench = Bench()
+    async with bench.serving(wait=wait) as process:
+        topic = process.engine.completions
+        topic.note_topic_id("first")
+        topic.note_topic_id(None)
+        assert not topic.is_recreated_since("first")
+        assert topic.is_recreated_since("second")
+
+
 async def test_a_stuck_partition_is_read_on_behind_the_batch_and_its_reader_is_called() -> None:
     bench = Bench()
     called: list[int] = []

@@ -13,10 +13,13 @@ from msgspec.structs import replace
 
 from awakeables import Context
 from awakeables.core.instances import Hint
+from awakeables.core.invocations import SUSPECT_STARTS
 from awakeables.core.outcomes import Resolution
 from awakeables.errors import StoreUnavailable
 from awakeables.store.membership import LocalHints
+from awakeables.telemetry import events
 from awakeables.testing.bench import Bench, Process, quick, until
+from support.logs import heard
 from unit.engine.harness import heartbeats_unanswered
 
 LINGERS = quick(linger=timedelta(seconds=1))
@@ -243,3 +246,77 @@ async def test_an_outage_of_reading_makes_no_handler_seem_to_crash_its_owner(
             await asyncio.sleep(60)
             assert (bench.row(invocation_id).status, bench.row(invocation_id).starts) == ("running", 1)
         await bench.status(invocation_id, "completed")
+
+
+async def test_what_is_put_off_while_a_heartbeat_is_under_way_goes_on_once_it_is_acknowledged(
+    bench: Bench,
+) -> None:
+    """It was sent in time, and is answered after the instance may have been dead for a moment."""
+
+    async def tells(ctx: Context) -> int:
+        answer = await ctx.awakeable(int)
+        ctx.publish("told", answer)
+        return answer
+
+    async with bench.serving(quick(linger=timedelta(minutes=5)), tells=tells) as one:
+        invocation_id = await bench.begin(one, "tells")
+        key = (await bench.awakeable(invocation_id)).id
+        acknowledged = await heartbeats_unanswered(bench, one)
+        await bench.settle(one, key, 1)
+        await bench.status(invocation_id, "completed")
+        assert bench.broker.values("told") == []
+        acknowledged.set()
+        await until(lambda: bench.broker.values("told"), "it is published", within_s=1)
+
+
+async def test_journals_that_can_t_be_read_hold_up_no_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench.serving(quick(), wait=wait) as one:
+        ids = [await bench.begin(one, "wait") for _ in range(8)]
+        for invocation_id in ids:
+            await bench.status(invocation_id, "suspended")
+        history, lost = bench.store.history, {ids[2], ids[5]}
+        bench.store.tables.invocations[ids[2]] = replace(bench.row(ids[2]), starts=SUSPECT_STARTS)
+
+        async def partly(invocation_ids: Any) -> Any:
+            if lost & set(invocation_ids):
+                raise StoreUnavailable("a page is damaged")
+            return await history(invocation_ids)
+
+        monkeypatch.setattr(bench.store, "history", partly)
+        with heard() as logs:
+            for invocation_id in ids:
+                await bench.settle(one, (await bench.awakeable(invocation_id)).id, 7)
+            for invocation_id in set(ids) - lost:
+                await bench.status(invocation_id, "completed")
+            await asyncio.sleep(20)
+        assert [bench.row(each).status for each in lost] == ["running", "running"]
+        assert bench.row(ids[2]).starts == SUSPECT_STARTS + 1, "it has not proved that it survives"
+        told = [line for line in logs if line["event"] == events.JOURNALS_UNREAD]
+        assert 1 <= len(told) < 5
+        assert told[0]["error"] == "a page is damaged"
+        lost.clear()
+        for invocation_id in ids:
+            await bench.status(invocation_id, "completed")
+
+
+async def test_what_was_claimed_under_the_id_of_before_is_not_run_under_the_new_one(bench: Bench) -> None:
+    """Its claim was sent again for as long as it took to be declared dead: its rows are taken over."""
+    async with instances(bench, wait=wait) as (one, two):
+        invocation_id = await bench.begin(one, "wait")
+        await bench.status(invocation_id, "suspended")
+        one.engine.pool.stopping = two.engine.pool.stopping = True
+        await bench.settle(one, (await bench.awakeable(invocation_id)).id, 1)
+        before = one.engine.owner
+        bench.store.gate.clear()
+        one.engine.pool.stopping = False
+        one.engine.pool.look_again()
+        await asyncio.sleep(0.1)
+        _miss_heartbeats(bench, one)
+        await two.engine.member.beat()
+        await until(lambda: one.engine.owner != before, "it registers anew")
+        with heard() as logs:
+            bench.store.gate.set()
+            await bench.status(invocation_id, "completed")
+        assert events.OWNERSHIP_LOST not in {line["event"] for line in logs}

@@ -576,7 +576,27 @@ class Shut(Exception):
         raise LookupError(name)
 
 
+def noted(notes: Any) -> Exception:
+    """An error with notes as anybody may set them."""
+    error = ValueError("x")
+    error.__notes__ = notes
+    return error
+
+
+class Unread(list[Any]):
+    """Can't be looked through."""
+
+    def __iter__(self) -> Any:
+        raise LookupError
+
+
 ODD: dict[str, tuple[Exception, str]] = {
+    "a note that is no list": (noted(5), "ValueError: x"),
+    "a note that can't be read": (noted([Mute()]), "ValueError: x"),
+    "notes that can't be read": (
+        noted(Unread([1])),
+        r"RuntimeError: ValueError: x \(it can't be shown .* it raised LookupError when asked\)",
+    ),
     "mute": (Mute(), r"Mute: \(its message can't be read: its __str__ raised ValueError\)"),
     "exits": (Exits(), r"Exits: \(its message can't be read: its __str__ raised SystemExit\)"),
     "long": (ValueError("x" * 10_000_000), r"ValueError: x{2000}… \(9,998,000 more characters\)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from itertools import count
 from typing import TypeVar
 
 from awakeables.core.awakeables import AwakeableRow
@@ -79,6 +80,7 @@ class PostgresSnapshot:
 
     def __init__(self, connection: Connection, now_ms: int) -> None:
         self._connection = connection
+        self._cursors = count(1)
         self.now_ms = now_ms
 
     def invocations(self) -> Pages[Invocation]:
@@ -126,6 +128,9 @@ class PostgresSnapshot:
     async def _pages(
         self, make: Callable[[Columns], R], limit: int, query: str, *values: object
     ) -> AsyncIterator[Sequence[R]]:
-        cursor = await self._connection.cursor(QUERIES[query], *values)
-        while page := await cursor.fetch(limit):
+        # Not the driver's cursor, whose prepared statement would stay in the session that a pooler hands on.
+        cursor = f"pages_{next(self._cursors)}"
+        await self._connection.execute(f"DECLARE {cursor} NO SCROLL CURSOR FOR {QUERIES[query]}", *values)
+        while page := await self._connection.fetch(f"FETCH {limit} FROM {cursor}"):
             yield [make(tuple(row)) for row in page]
+        await self._connection.execute(f"CLOSE {cursor}")

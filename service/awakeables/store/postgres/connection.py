@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
 import structlog
 
 from awakeables.errors import StoreUnavailable
-from awakeables.store.postgres.errors import breaks_connection, translated
+from awakeables.store.postgres.errors import breaks_connection, is_lost, translated
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.store.urls import shown_store
 from awakeables.telemetry import events
@@ -38,8 +38,9 @@ class Database:
         where: The URL for messages, without its password.
         pooled: Whether a pooler such as pgbouncer is in between, so that each transaction may run in another
             session of the server: nothing may be prepared, set or listened for. None: not known yet.
-        failures: How many connections were lost. After a failover the server of before may go on, and still
-            answer those who only read: so once one connection is lost, all others are made again.
+        lost: How many connections were lost. After a failover the server of before may go on, and still
+            answer those who only read: so once one connection is lost, all others are made again. One that
+            can't be made is not lost: the others may be all that there are.
     """
 
     def __init__(self, url: str) -> None:
@@ -51,7 +52,7 @@ class Database:
         self._url = url
         self.where = shown_store(url)
         self.pooled: bool | None = None
-        self.failures = 0
+        self.lost = 0
 
     async def connect(self, setup: str) -> Connection:
         """A new connection to a server that takes writes, set up by the query of this name.
@@ -83,6 +84,20 @@ class Database:
         return connection
 
 
+@contextlib.asynccontextmanager
+async def transaction(connection: Connection, limits: str = "") -> AsyncIterator[None]:
+    """Run the block in a transaction.
+
+    Args:
+        connection: In no transaction.
+        limits: The name of the query that limits how long it may wait and idle; empty: its session does.
+    """
+    async with connection.transaction():
+        if limits:
+            await connection.execute(QUERIES[limits])
+        yield
+
+
 class Session:
     """One connection to the database, made when it is first used."""
 
@@ -98,7 +113,7 @@ class Session:
         self._setup = setup
         self._turn = asyncio.Lock()
         self._connection: Connection | None = None
-        self._failures = 0  # those before the connection was made
+        self._lost_before = 0  # the connection was made
         self._jobs: set[asyncio.Task[Any]] = set()
         self._is_open = False
 
@@ -144,19 +159,19 @@ class Session:
                 return await work(await self._connected())
             except BaseException as error:
                 if breaks_connection(error):
+                    self._database.lost += self._connection is not None and is_lost(error)
                     self._drop()
-                    self._database.failures += 1
                 promised = translated(error, self._where)
                 if promised is error:
                     raise
                 raise promised from error
 
     async def _connected(self) -> Connection:
-        connection, failures = self._connection, self._database.failures
-        if connection is not None and not connection.is_closed() and self._failures == failures:
+        connection, lost = self._connection, self._database.lost
+        if connection is not None and not connection.is_closed() and self._lost_before == lost:
             return connection
         self._drop()
-        self._connection, self._failures = await self._database.connect(self._setup), failures
+        self._connection, self._lost_before = await self._database.connect(self._setup), lost
         return self._connection
 
     def _drop(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 import asyncpg
+import msgspec
 
 from awakeables.errors import AwakeablesError, StoreRefused, StoreUnavailable
 
@@ -20,8 +21,11 @@ TRIED_AGAIN: Final = (
 REFUSED: Final = ("22", "23", "54")
 """Classes of SQLSTATEs that the data cause: malformed, against a constraint, beyond a limit."""
 
-OUT_OF_REACH: Final = ("08", "25006", "53", "57P01", "57P02", "57P03", "57P05", "25P03")
-"""SQLSTATEs after which the connection is of no use: cut, read-only, out of resources, shut down."""
+LOST: Final = ("08", "25006", "57P01", "57P02", "57P03")
+"""SQLSTATEs after which the server is another one, or will be: cut, read-only, shut down."""
+
+OF_NO_USE: Final = (*LOST, "53", "57P05", "25P03")
+"""SQLSTATEs after which a connection is of no use: those, out of resources, idle for too long."""
 
 STALE: Final = "22012"
 """Division by zero: how the write says that a row is not as it was loaded."""
@@ -41,10 +45,15 @@ def is_tried_again(error: BaseException) -> bool:
 
 def breaks_connection(error: BaseException) -> bool:
     """Whether the connection must be thrown away."""
-    if isinstance(error, AwakeablesError):
-        return False
+    if isinstance(error, AwakeablesError | msgspec.MsgspecError):
+        return False  # nothing of the driver's: what was read can't be decoded, for example
     state = sqlstate(error)
-    return not state or state.startswith(OUT_OF_REACH)
+    return not state or state.startswith(OF_NO_USE)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether a connection broke because the server, or the way to it, did."""
+    return isinstance(error, OSError | asyncio.TimeoutError) or sqlstate(error).startswith(LOST)
 
 
 def translated(error: BaseException, where: str) -> BaseException:

@@ -24,7 +24,7 @@ from awakeables.core.replies import Reply
 from awakeables.core.rows import Changes, NotLoaded, Rows
 from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.store.postgres.changes import BlindChanges, with_counts
-from awakeables.store.postgres.connection import Connection
+from awakeables.store.postgres.connection import Connection, transaction
 from awakeables.store.postgres.errors import EXISTS, STALE, is_tried_again, sqlstate
 from awakeables.store.postgres.floors import Floors
 from awakeables.store.postgres.loading import Loaded, keys_of, load, lock, merge
@@ -52,6 +52,7 @@ class OptimisticGroup:
         clock_ms: Callable[[], int] | None,
         schemas: set[str],
         floors: Floors,
+        limits: str = "",
         between: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         """Commit over this connection.
@@ -62,6 +63,7 @@ class OptimisticGroup:
             clock_ms: The clock to decide by; None: the database's.
             schemas: Hashes of schemas that are known to be stored.
             floors: Where searches begin.
+            limits: As of `transaction`.
             between: Called with the name of the step that comes next.
         """
         self._connection = connection
@@ -69,6 +71,7 @@ class OptimisticGroup:
         self._clock_ms = clock_ms
         self._schemas = schemas
         self._floors = floors
+        self._limits = limits
         self._between = between
         self._give_up_s = asyncio.get_running_loop().time() + PATIENCE_S
 
@@ -118,7 +121,7 @@ class OptimisticGroup:
         for _ in range(LOCKED_TRIES):
             try:
                 while True:
-                    async with self._connection.transaction():
+                    async with transaction(self._connection, self._limits):
                         await lock(self._connection, keys)
                         replies = await self._decide_locked(commands, keys)
                         if replies is not None:
@@ -175,7 +178,7 @@ class OptimisticGroup:
         for _ in range(LOCKED_TRIES):
             try:
                 while True:
-                    async with self._connection.transaction():
+                    async with transaction(self._connection, self._limits):
                         reply = await self._find_and_decide(command, decision)
                         if reply is not None:
                             return reply

@@ -11,7 +11,7 @@ import asyncpg
 import structlog
 
 from awakeables.errors import StoreOfAnotherApp, StoreTooNew, StoreUnavailable
-from awakeables.store.postgres.connection import Connection
+from awakeables.store.postgres.connection import Connection, transaction
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.store.queries import migrations as read_migrations
 from awakeables.telemetry import events
@@ -43,8 +43,14 @@ def migrations() -> list[str]:
     return read_migrations(__package__)
 
 
-async def migrate(connection: Connection, where: str, app: str = "") -> None:
+async def migrate(connection: Connection, where: str, app: str = "", *, limits: str = "") -> None:
     """Migrate a database to the newest schema, and name it after `app` if it has no name.
+
+    Args:
+        connection: In no transaction.
+        where: The database, for messages.
+        app: The app that it belongs to; empty: any, and it gets no name.
+        limits: As of `transaction`.
 
     Raises:
         StoreOfAnotherApp: It belongs to another app.
@@ -62,7 +68,7 @@ async def migrate(connection: Connection, where: str, app: str = "") -> None:
         # A transaction for each try: another process may have migrated meanwhile. It does not wait long for
         # the lock of a table in use, since whoever needs the table next would wait behind it.
         with suppress(asyncpg.LockNotAvailableError):
-            async with connection.transaction():
+            async with transaction(connection, limits):
                 if await connection.fetchval(QUERIES["try_lock"]):
                     meta = await checked_meta(connection, where, app)
                     if meta.version < len(chain):
@@ -116,7 +122,7 @@ def _risks(server: Mapping[str, Any]) -> Iterator[str]:
     if server["full_page_writes"] == "off":
         yield "full_page_writes is off: a power cut can damage tables"
     if server["standbys"] and not server["synchronous"]:
-        yield "synchronous_standby_names is empty: a failover can lose acknowledged commits"
+        yield "synchronous_standby_names is empty: a failover to a standby can lose acknowledged commits"
     if server["autovacuum"] == "off":
         yield "autovacuum is off: searches become slower with each row that was ever changed"
 

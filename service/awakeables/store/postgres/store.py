@@ -56,7 +56,7 @@ class PostgresStore:
             clock: The clock to decide by, for tests; None: the database's, which all processes share.
             between: Called before each step of a commit with its name (`load`, `search`, `write`), for tests.
         """
-        database = Database(url)
+        self._database = database = Database(url)
         self._where = database.where
         self._app = app
         self._retention_ms = retention_ms
@@ -95,7 +95,8 @@ class PostgresStore:
             await session.close()
 
     async def _migrate(self, connection: Connection) -> None:
-        await migrate(connection, self._where, self._app)
+        limits = "migrator_limits" if self._database.pooled else ""
+        await migrate(connection, self._where, self._app, limits=limits)
 
     # Writing.
 
@@ -107,6 +108,7 @@ class PostgresStore:
                 clock_ms=self._clock_ms,
                 schemas=self._schemas,
                 floors=self._floors,
+                limits="limits" if self._database.pooled else "",
                 between=self._between,
             )
             return await group.commit(commands)

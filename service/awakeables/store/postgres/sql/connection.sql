@@ -32,6 +32,16 @@ SET lock_timeout = '1s';
 SET idle_in_transaction_session_timeout = '60s';
 SET client_min_messages = warning;
 
+-- limits --
+-- Behind a pooler, for one transaction: what `writer` sets for a session.
+SET LOCAL statement_timeout = '8s';
+SET LOCAL lock_timeout = '3s';
+SET LOCAL idle_in_transaction_session_timeout = '5s'
+
+-- migrator_limits --
+SET LOCAL lock_timeout = '1s';
+SET LOCAL idle_in_transaction_session_timeout = '60s'
+
 -- process --
 SELECT pg_backend_pid()
 
@@ -46,8 +56,8 @@ SELECT current_setting('server_version_num')::integer AS version, current_settin
 -- What a connection behind a pooler should have from its user's settings, and has not.
 SELECT format('ALTER ROLE %I SET %I = %L', current_user, s.name, s.wanted) AS told
 FROM (VALUES ('statement_timeout', '8s'), ('lock_timeout', '3s'), ('idle_in_transaction_session_timeout', '5s'),
-    ('enable_seqscan', 'off'), ('jit', 'off')) AS s (name, wanted)
-WHERE current_setting(s.name) IN ('0', 'on')
+    ('enable_seqscan', 'off'), ('jit', 'off'), ('default_transaction_isolation', 'read committed')) AS s (name, wanted)
+WHERE current_setting(s.name) IN ('0', 'on', 'repeatable read', 'serializable')
 
 -- has_meta --
 SELECT to_regclass('awakeables.meta') IS NOT NULL
