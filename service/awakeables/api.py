@@ -193,12 +193,12 @@ class Api(Queries):
             service=handler.service,
             handler=handler.name,
             chunk=encode_chunk([given]),
-            owner=engine.owner if at_once else None,
+            owner=engine.member.id if at_once else None,
             delay_ms=delay // timedelta(milliseconds=1),
             idempotency=idempotency,
             build=engine.build,
             by=by,
-            origin=None if engine.member.alone else engine.owner,
+            origin=None if engine.member.alone else engine.member.id,
         )
         # The handler runs while its row is being written: its own commits follow that one.
         submitted = self._pool.begin(begin, given) if at_once else self._committer.submit(begin)
@@ -418,7 +418,7 @@ class Api(Queries):
                 instance=each,
                 invocations=len(await store.held_by(each.id)),
                 partitions=tuple(p.partition for p in positions if p.owner == each.id),
-                is_this=each.id == self._engine.owner,
+                is_this=each.id == self._engine.member.id,
             )
             for each in await store.membership.instances()
         ]

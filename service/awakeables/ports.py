@@ -2,7 +2,7 @@
 
 A store is several small ports. Whatever the core decides is written by one method: `Commits.commit` takes
 commands as data (`core/commands.py`). So one group commit serves every kind of write, and tests inject a
-fault before or after it in one place (docs/adr/0002-one-write-verb.md). Two more ports write, outside
+fault before or after it in one place (docs/adr/0027-load-decide-write.md). Two more ports write, outside
 `commit` and without a decision: `Membership`, where instances that share a store register, and `Watermark`,
 where they note up to when they have read. The others only read, and return what is committed. `Hints` pass
 between instances and are not stored.

@@ -95,7 +95,9 @@ async def serve(
         OperatorError: It can't start: a setting is invalid, the port is in use, or the store is locked, too
             new or another app's.
     """
-    clock, entropy = FollowingClock(SystemClock()), SystemEntropy()
+    system, entropy = SystemClock(), SystemEntropy()
+    following = FollowingClock(system) if is_postgres(settings.store) else None
+    clock: Clock = following or system
     connection = replace(connection_of(settings, f"awakeables-{app.name}"), embedded=embedded)
     exposed = is_exposed(settings.host)
     if exposed and settings.tokens_file is None:
@@ -118,7 +120,7 @@ async def serve(
             entropy=entropy,
             settings=engine_settings(settings),
             build=settings.build or __version__,
-            on_time=clock.follow,
+            on_time=None if following is None else following.follow,
         )
         close_in_children(engine.ids, Ids.forget_entropy)
         consumer = CompletionsConsumer(

@@ -167,14 +167,14 @@ def journal_after_the_next_run() -> Iterator[None]:
 @contextmanager
 def suspended_while_an_action_is_executed() -> Iterator[None]:
     """O3: nothing wakes a handler that waits for its own process only."""
-    is_to_let_go = Runner._is_to_let_go
+    on_blocked = Runner._on_blocked
 
     def careless(runner: Any, waits: Any) -> bool:
         runner._running = 0
-        return is_to_let_go(runner, waits)
+        return on_blocked(runner, waits)
 
     with (
-        mock.patch.object(Runner, "_is_to_let_go", careless),
+        mock.patch.object(Runner, "_on_blocked", careless),
         mock.patch.object(Waits, "keeps_in_memory", return_value=False),
     ):
         yield

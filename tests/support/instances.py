@@ -73,7 +73,7 @@ class Instance:
 
     @property
     def owner(self) -> str:
-        return self.process.engine.owner
+        return self.process.engine.member.id
 
     async def freeze(self) -> None:
         """Stop it: it neither reads nor writes the store, nor publishes, until `thaw`."""

@@ -115,7 +115,7 @@ class Engine:
         executor: Executor | None = None,
         metrics: Metrics | None = None,
         on_failure: Callable[[BaseException], None] = lambda _error: None,
-        on_time: Callable[[int, float], None] = lambda _now_ms, _took_s: None,
+        on_time: Callable[[int, float], None] | None = None,
         handlers: HandlersRun = LocalAttempts,
     ) -> None:
         """Prepare to serve; nothing happens before `run`.
@@ -175,9 +175,7 @@ class Engine:
             owner=lambda: self.member.id,
             clock=clock,
             settings=settings.relay,
-            on_wakes=lambda wakes: self.others.wake(
-                wakes
-            ),  # constructed later: it publishes through the relay
+            on_wakes=lambda wakes: self.pool.wake(wakes),  # constructed later: it publishes through the relay
             may_publish=None if self.member.alone else self.member.is_sure,
             metrics=self.metrics,
         )
@@ -206,7 +204,8 @@ class Engine:
             max_running=settings.max_running,
             log_level=settings.log_invocations,
             metrics=self.metrics,
-            on_end=self.hints.ended,
+            on_wake_elsewhere=self.hints.woken,
+            on_end_for_another=self.hints.ended,
             on_failure=on_failure,
             on_unexpected=self.unexpected,
         )
@@ -216,7 +215,6 @@ class Engine:
             self.member,
             self.pool,
             self.waiters,
-            self.hints,
             on_unexpected=self.unexpected,
         )
         self.settlement = Settlement(
@@ -226,7 +224,7 @@ class Engine:
             ids=self.ids,
             verdicts_topic=app.verdicts_topic if settings.verdicts else "",
             metrics=self.metrics,
-            on_wakes=self.others.wake,
+            on_wakes=self.pool.wake,
             on_effects=self.relay.poke,
         )
         self.completions = CompletionsTopic(
@@ -256,7 +254,6 @@ class Engine:
             store,
             self.horizon,
             interval=settings.sweep_interval,
-            on_wakes=self.others.wake,
             on_unexpected=self.unexpected,
         )
         self.serving = asyncio.Event()
@@ -266,11 +263,6 @@ class Engine:
         if not isinstance(error, OperatorError):
             self.errors.append(error)
         log.error(events.BACKGROUND_ERROR, exc_info=error, **facts)
-
-    @property
-    def owner(self) -> str:
-        """This instance's ID, the owner's name in the fences."""
-        return self.member.id
 
     @property
     def live(self) -> int:

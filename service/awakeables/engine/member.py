@@ -73,7 +73,7 @@ class Member:
         settings: MemberSettings,
         on_dead: Callable[[], None],
         on_sure: Callable[[], None],
-        on_time: Callable[[int, float], None],
+        on_time: Callable[[int, float], None] | None,
     ) -> None:
         """Prepare; `register` comes first.
 
@@ -173,7 +173,8 @@ class Member:
             return
         was_sure = self.is_sure()  # until this moment: it may have lapsed while the heartbeat was under way
         self._last_beat(sent_s)
-        self._on_time(beat.now_ms, self._clock.monotonic() - sent_s)
+        if self._on_time is not None:
+            self._on_time(beat.now_ms, self._clock.monotonic() - sent_s)
         if beat.living != self.living:
             self._note(beat.living)
         if not was_sure:

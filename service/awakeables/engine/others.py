@@ -31,15 +31,16 @@ class HintSender:
         self._hints = hints
         self._member = member
 
-    def woken(self, owner: str, wake: Wake) -> None:
+    def woken(self, wake: Wake) -> None:
         """Tell the owner of an invocation of an outcome."""
+        assert wake.owner is not None
         hint = Hint(
             kind="woken",
             invocation_id=wake.invocation_id,
             wake=wake.wake,
             awakeable_id=wake.awakeable_id,
         )
-        self._hints.send(owner, hint)
+        self._hints.send(wake.owner, hint)
 
     def cancelled(self, row: Invocation) -> None:
         """Tell the owner of a running invocation that was cancelled here."""
@@ -53,7 +54,7 @@ class HintSender:
 
 
 class OtherInstances:
-    """Sorts wake-ups by the instances that they are for, and acts on the hints of the others."""
+    """Acts on the hints of the others."""
 
     def __init__(
         self,
@@ -62,7 +63,6 @@ class OtherInstances:
         member: Member,
         pool: RunnerPool,
         waiters: Waiters,
-        sender: HintSender,
         *,
         on_unexpected: Callable[[Exception], None],
     ) -> None:
@@ -74,7 +74,6 @@ class OtherInstances:
             member: This instance.
             pool: The runners of this instance.
             waiters: Its callers.
-            sender: Takes hints to the others.
             on_unexpected: Called with unexpected errors of background work.
         """
         self._hints = hints
@@ -82,20 +81,9 @@ class OtherInstances:
         self._member = member
         self._pool = pool
         self._waiters = waiters
-        self._sender = sender
         self._on_unexpected = on_unexpected
         self._received: list[Hint] = []
         self._poked = asyncio.Event()
-
-    def wake(self, wakes: Sequence[Wake]) -> None:
-        """Deliver outcomes: to the runners here, and by hints to the instances that run the others."""
-        here: list[Wake] = []
-        for wake in wakes:
-            if wake.owner is None or wake.owner == self._member.id:
-                here.append(wake)
-            else:
-                self._sender.woken(wake.owner, wake)
-        self._pool.wake(here)
 
     def listen(self) -> None:
         """Receive hints that are sent to this instance's current ID."""

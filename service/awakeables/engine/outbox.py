@@ -215,9 +215,7 @@ class Relay:
             queue = self._streams.get(effect.stream)
             if queue is None:
                 self._streams[effect.stream] = deque((effect,))
-                if not self._due:
-                    self._tasks.create_task(self._publish_due())
-                self._due.append(effect)
+                self._publish_soon(effect)
             else:
                 queue.append(effect)
         return True

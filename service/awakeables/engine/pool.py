@@ -94,7 +94,8 @@ class RunnerPool:
         max_running: int,
         log_level: int,
         metrics: Metrics,
-        on_end: Callable[[Invocation], None],
+        on_wake_elsewhere: Callable[[Wake], None],
+        on_end_for_another: Callable[[Invocation], None],
         on_failure: Callable[[BaseException], None],
         on_unexpected: Callable[..., None],
     ) -> None:
@@ -116,7 +117,9 @@ class RunnerPool:
             max_running: How many may be in memory at once; further ones wait as rows.
             log_level: The level at which the end of an invocation is logged.
             metrics: Where attempts are counted.
-            on_end: Called with each invocation that has ended or is paused.
+            on_wake_elsewhere: Called with each outcome for an invocation that another instance owns.
+            on_end_for_another: Called with each invocation that was begun by an instance that may be another,
+                once it has ended or is paused.
             on_failure: Called with the error of each failed attempt.
             on_unexpected: Called with unexpected errors, and fields for the log.
         """
@@ -141,7 +144,8 @@ class RunnerPool:
         self._logs_ends = log.is_enabled_for(log_level)
         self.metrics = metrics
         self._on_unexpected = on_unexpected
-        self._on_end = on_end
+        self._on_wake_elsewhere = on_wake_elsewhere
+        self._on_end_for_another = on_end_for_another
         self._linger_s = settings.linger.total_seconds()
         self._runners: dict[str, Runner] = {}
         self._revived: set[Runner] = set()
@@ -193,8 +197,12 @@ class RunnerPool:
         return runner.begin(command, given)
 
     def wake(self, wakes: Sequence[Wake]) -> None:
-        """Deliver outcomes to runners; invocations without a runner are claimed soon."""
+        """Deliver outcomes to runners; invocations without one are claimed soon, unless others own them."""
+        own = self.member.id
         for wake in wakes:
+            if wake.owner is not None and wake.owner != own:
+                self._on_wake_elsewhere(wake)
+                continue
             runner = self._runners.get(wake.invocation_id)
             if runner is not None:
                 runner.on_outcome(wake)
@@ -284,12 +292,14 @@ class RunnerPool:
         if self._logs_ends or not isinstance(result, Resolution):
             _log_of(row).ended(result, duration_ms=row.updated_ms - row.created_ms, level=self._log_level)
         self._waiters.ended(row.id, result)
-        self._on_end(row)
+        if row.origin is not None:
+            self._on_end_for_another(row)
 
     def paused(self, row: Invocation) -> None:
         """Answer the waiters that also wait for a pause."""
         self._waiters.paused(row.id)
-        self._on_end(row)
+        if row.origin is not None:
+            self._on_end_for_another(row)
 
     def proved_alive(self) -> None:
         """Let the next suspect run, because this one has committed or is gone."""

@@ -116,16 +116,16 @@ class Runner:
         self._began_s = 0.0
         self._waits: Waits | None = None
         self._running = 0
-        self._owes = False
+        self._owes = False  # the attempt a step: it has not ended, and blocks on nothing
         self._unsent: list[Progress] = []
         self._inbox: dict[str, Outcome] = {}
         self._verdicts: dict[int, Outcome | None] = {}
         self._cancelled = cancelled
         self._raised = False  # that it is cancelled, in the handler
-        self._wanted = False
+        self._wanted = False  # by the attempt, which has news of its own
         self._stepping = False
         self._closing = False
-        self._lets_go: Suspend | None = None
+        self._lets_go: Suspend | None = None  # the last step, once the attempt was asked to stop for it
         self._woken = False
         self._lost = False
         self._abandoned: tuple[str, ...] = ()
@@ -325,7 +325,7 @@ class Runner:
             self._on_advanced(done.result())
 
     def _take(self, progress: Progress) -> bool:
-        """Note new entries; return whether the handler can continue.
+        """Note new entries; return whether the attempt goes on: it has not ended.
 
         They are committed once the handler waits for something that has not arrived: a handler that finds a
         thousand answers at hand makes one commit. An action's outcome is committed before it goes on (J3).
@@ -366,7 +366,7 @@ class Runner:
             or self._wanted
             or (waits.needs_disk and waits.may_start(durable, now_ms) and self._pool.member.is_sure())
         ):
-            return self._stop() if self._is_to_let_go(waits) else None
+            return self._stop() if self._on_blocked(waits) else None
         if hands_out and self._pool.settings.always_suspend:
             # -1 never equals the row's wake number, so the row stays runnable.
             self._lets_go = Suspend(wake=-1)
@@ -382,8 +382,12 @@ class Runner:
         now_ms = self._pool.clock.now_ms()
         return News(now_ms=now_ms, durable=self._durable, cancel=self._cancelled, stop=True)
 
-    def _is_to_let_go(self, waits: Waits) -> bool:
-        """Decide whether a handler for which nothing has arrived is suspended; if not, set its timer."""
+    def _on_blocked(self, waits: Waits) -> bool:
+        """When nothing has arrived: commit what is new, settle what the handler settles, set the timer.
+
+        Returns:
+            Whether the handler is to be suspended now.
+        """
         self._commit_unsent()
         for wait in waits.settles:
             self._settle(wait)

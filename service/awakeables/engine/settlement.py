@@ -255,7 +255,9 @@ class Settlement:
         )
         match reply:
             case SettledAll():
-                self._on_wakes(reply.wakes)
+                self._on_wakes(
+                    reply.wakes
+                )  # handlers in memory go on within this call, up to their next await
                 if self._verdicts_topic:
                     self._on_effects()
                 return reply

@@ -1,15 +1,15 @@
-"""Searches the rows at intervals for work whose wake-up in memory was lost (O3)."""
+"""Searches the rows at intervals for passed deadlines, and for work whose wake-up was lost (O3)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
 
 from awakeables.core.commands import Expire, Release
-from awakeables.core.replies import Expired, Released, Wake
+from awakeables.core.replies import Expired, Released
 from awakeables.engine.committer import Committer
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.pool import MOST_NAMED, RunnerPool
@@ -36,7 +36,6 @@ class Sweeper:
         horizon: Horizon,
         *,
         interval: timedelta,
-        on_wakes: Callable[[Sequence[Wake]], None],
         on_unexpected: Callable[[Exception], None],
     ) -> None:
         """Sweep this store once per interval.
@@ -47,7 +46,6 @@ class Sweeper:
             store: Reads what is held.
             horizon: What deadlines are compared with.
             interval: How often the instance with the smallest ID sweeps; others sweep less often.
-            on_wakes: Called with the invocations whose awakeables have timed out.
             on_unexpected: Called with errors.
         """
         self._pool = pool
@@ -55,7 +53,6 @@ class Sweeper:
         self._store = store
         self._horizon = horizon
         self._interval_s = interval.total_seconds()
-        self._on_wakes = on_wakes
         self._on_unexpected = on_unexpected
         self._suspected: set[str] = set()
 
@@ -80,7 +77,7 @@ class Sweeper:
         while True:
             command = Expire(limit=EXPIRE_LIMIT, held_back_to_ms=self._horizon.held_back_to_ms())
             expired = await self._committer.commit(command, Expired)
-            self._on_wakes(expired.wakes)
+            self._pool.wake(expired.wakes)
             if len(expired.wakes) < EXPIRE_LIMIT:
                 return
 

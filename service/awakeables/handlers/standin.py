@@ -30,8 +30,8 @@ class HandlerTask:
     task's attributes. It can't be cancelled while the handler waits for something durable.
 
     Attributes:
-        execution: What it stands in for. That has no reference back: a knot would keep each attempt in memory
-            until the collector runs.
+        execution: What it stands in for. That has no reference back: a cycle would keep each attempt
+            in memory until the collector runs.
         real: The task that drives the handler while it awaits something from asyncio.
     """
 

@@ -390,9 +390,10 @@ class PartitionReader:
 
 async def _until_stored(ask: Callable[[], Awaitable[T]]) -> T:
     """Call until the store accepts it; only one batch waits meanwhile."""
-    backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+    backoff: Backoff | None = None
     while True:
         try:
             return await ask()
         except (Overloaded, StoreUnavailable):
+            backoff = backoff or Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
             await asyncio.sleep(backoff.next_s())

@@ -59,7 +59,7 @@ def new_process(  # noqa: PLR0913 - keyword-only
     build: str = "0",
     on_failure: Callable[[BaseException], None] = lambda _error: None,
     handlers: HandlersRun = LocalAttempts,
-    on_time: Callable[[int, float], None] = lambda _now_ms, _took_s: None,
+    on_time: Callable[[int, float], None] | None = None,
 ) -> Process:
     """Make a process as the service does; its IDs are the same in each run unless `entropy` decides."""
     engine = Engine(

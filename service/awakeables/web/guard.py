@@ -20,7 +20,7 @@ REALM = 'Bearer realm="awakeables"'
 
 
 class Guard:
-    """Checks every request before it is routed.
+    """Checks every request before its body is read.
 
     Attributes:
         anonymous: Who a request without a token is said to come from: `loopback` or `network`.

@@ -76,7 +76,7 @@ def decode_completion(
         Unreadable: It names no awakeable.
     """
     trace = event = None
-    # Most records have no headers and are plain: they are neither traced nor events.
+    # A plain record without headers is neither traced nor an event.
     if headers or (value is not None and SPECVERSION_MEMBER in value):
         named = dict(headers)
         trace = known_traceparent(named.get(TRACEPARENT))

@@ -203,6 +203,9 @@ def _everything_is_done(evidence: Evidence) -> Iterator[Violation]:
 
 def _journals_are_whole(evidence: Evidence) -> Iterator[Violation]:
     """J1: chunks without gaps, every awakeable a row, every outcome delivered once."""
+    rows: dict[str, list[str]] = {}
+    for each in evidence.awakeables.values():
+        rows.setdefault(each.invocation_id, []).append(each.id)
     for row in evidence.invocations.values():
         if list(evidence.versions.get(row.id, ())) != list(range(1, row.version + 1)):
             yield Violation(
@@ -210,7 +213,7 @@ def _journals_are_whole(evidence: Evidence) -> Iterator[Violation]:
             )
         journal = evidence.journals[row.id]
         asked = sorted(entry.id for entry in journal if isinstance(entry, AwakeableCreated))
-        own = sorted(each.id for each in evidence.awakeables.values() if each.invocation_id == row.id)
+        own = sorted(rows.get(row.id, ()))
         if asked != own:
             yield Violation(kind="lost", what=f"A3: {row.id} asked for {asked}, its rows are {own}")
         told = Counter(entry.of for entry in journal if isinstance(entry, OutcomeDelivered))

@@ -117,7 +117,7 @@ async def test_hard_case_3_a_row_that_its_owner_does_not_hold_is_released() -> N
             service="orders",
             handler="wait",
             chunk=b'[{"k":"input","service":"orders","handler":"wait","seed":"s","at_ms":1}]',
-            owner=process.engine.owner,
+            owner=process.engine.member.id,
         )
         await process.engine.committer.submit(order)
         assert bench.row(order.id).status == "running"
@@ -129,7 +129,7 @@ async def test_hard_case_3_an_owner_s_name_is_new_for_each_start() -> None:
     owners = set()
     for _ in range(3):
         async with bench.serving(wait=wait) as process:
-            owners.add(process.engine.owner)
+            owners.add(process.engine.member.id)
     assert len(owners) == 3
     assert {order.owner for order in bench.store.members(TakeOver)} == owners
 

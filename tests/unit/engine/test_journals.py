@@ -31,7 +31,9 @@ async def test_j1_a_stale_owner_s_commit_changes_nothing() -> None:
         await asyncio.sleep(1)
         old.engine.pool.stop_claiming()  # it would claim the row again itself
         async with bench.serving(act=slower) as new:
-            await until(lambda: bench.row(invocation_id).owner == new.engine.owner and new.engine.live == 1)
+            await until(
+                lambda: bench.row(invocation_id).owner == new.engine.member.id and new.engine.live == 1
+            )
             row, chunks = bench.row(invocation_id), dict(bench.store.tables.journals[invocation_id])
             held.set()
             await until(lambda: old.engine.live == 0)

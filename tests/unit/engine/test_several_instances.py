@@ -86,7 +86,7 @@ async def test_a_call_is_answered_whichever_instance_finishes_it(bench: Bench) -
         one.engine.pool.stop_claiming()  # it claims nothing more
         await bench.settle(two, key, 8)
         assert await call.end == Resolution.of_json(b"8")
-        assert bench.row(call.id).committed_by == two.engine.owner
+        assert bench.row(call.id).committed_by == two.engine.member.id
         attached = await two.api.result(call.id)
         assert attached == Resolution.of_json(b"8")
 
@@ -104,9 +104,9 @@ async def test_what_a_killed_instance_ran_is_taken_over_within_the_time_out(benc
         async with instances(bench, 1, wait=wait) as (victim,):
             invocation_id = await bench.begin(victim, "wait")
             key = (await bench.awakeable(invocation_id)).id
-            assert bench.row(invocation_id).owner == victim.engine.owner
+            assert bench.row(invocation_id).owner == victim.engine.member.id
         took_s = await elapsed(bench, bench.status(invocation_id, "pending", "running", "suspended"))
-        await until(lambda: bench.row(invocation_id).owner != victim.engine.owner, "it is taken over")
+        await until(lambda: bench.row(invocation_id).owner != victim.engine.member.id, "it is taken over")
         assert took_s < 13
         await bench.settle(survivor, key, 9)
         await bench.status(invocation_id, "completed")
@@ -119,7 +119,7 @@ async def test_an_instance_that_stops_leaves_nothing_to_wait_for(bench: Bench) -
             await bench.awakeable(invocation_id)
             await leaver.engine.drain(timedelta(seconds=5))
         living = await survivor.engine.store.membership.instances()
-        assert [each.id for each in living] == [survivor.engine.owner]
+        assert [each.id for each in living] == [survivor.engine.member.id]
         assert bench.row(invocation_id).status == "suspended"
 
 
@@ -129,16 +129,16 @@ async def test_who_was_declared_dead_while_alive_is_fenced_and_goes_on_as_a_new_
     async with instances(bench, wait=wait) as (one, two):
         invocation_id = await bench.begin(one, "wait")
         key = (await bench.awakeable(invocation_id)).id
-        before = one.engine.owner
+        before = one.engine.member.id
         _miss_heartbeats(bench, one)
         await two.engine.member.beat()
         await two.engine.member.take_over()
         assert bench.row(invocation_id).owner != before
-        await until(lambda: one.engine.owner != before, "it registers anew")
+        await until(lambda: one.engine.member.id != before, "it registers anew")
         assert before not in {each.id for each in one.engine.member.living}
         again = await bench.begin(one, "wait")
         await bench.awakeable(again)
-        assert bench.row(again).owner == one.engine.owner
+        assert bench.row(again).owner == one.engine.member.id
         await bench.settle(one, key, 1)
         await bench.status(invocation_id, "completed")
 
@@ -146,7 +146,7 @@ async def test_who_was_declared_dead_while_alive_is_fenced_and_goes_on_as_a_new_
 def _miss_heartbeats(bench: Bench, process: Process) -> None:
     """As if it had been frozen: its last heartbeat is older than the time-out."""
     membership: Any = bench.store.membership
-    owner = process.engine.owner
+    owner = process.engine.member.id
     frozen = membership._instances[owner]
     membership._instances[owner] = replace(frozen, beat_ms=frozen.beat_ms - 11_000)
 
@@ -212,7 +212,7 @@ async def test_an_instance_that_was_declared_dead_does_nothing_under_an_id_that_
     """What it did under such an ID would be taken over from it at once."""
     async with instances(bench, wait=wait) as (one, two):
         membership: Any = bench.store.membership
-        before, register, allowed = one.engine.owner, membership.register, asyncio.Event()
+        before, register, allowed = one.engine.member.id, membership.register, asyncio.Event()
 
         async def register_later(instance: Any) -> None:
             await allowed.wait()
@@ -222,10 +222,10 @@ async def test_an_instance_that_was_declared_dead_does_nothing_under_an_id_that_
         _miss_heartbeats(bench, one)
         await two.engine.member.beat()
         await asyncio.sleep(5)
-        assert one.engine.owner == before
+        assert one.engine.member.id == before
         allowed.set()
-        await until(lambda: one.engine.owner != before, "it registers anew")
-        assert one.engine.owner in {each.id for each in await membership.instances()}
+        await until(lambda: one.engine.member.id != before, "it registers anew")
+        assert one.engine.member.id in {each.id for each in await membership.instances()}
 
 
 async def test_an_outage_of_reading_makes_no_handler_seem_to_crash_its_owner(
@@ -308,14 +308,14 @@ async def test_what_was_claimed_under_the_id_of_before_is_not_run_under_the_new_
         await bench.status(invocation_id, "suspended")
         one.engine.pool.stopping = two.engine.pool.stopping = True
         await bench.settle(one, (await bench.awakeable(invocation_id)).id, 1)
-        before = one.engine.owner
+        before = one.engine.member.id
         bench.store.gate.clear()
         one.engine.pool.stopping = False
         one.engine.pool.look_again()
         await asyncio.sleep(0.1)
         _miss_heartbeats(bench, one)
         await two.engine.member.beat()
-        await until(lambda: one.engine.owner != before, "it registers anew")
+        await until(lambda: one.engine.member.id != before, "it registers anew")
         with heard() as logs:
             bench.store.gate.set()
             await bench.status(invocation_id, "completed")

@@ -209,7 +209,7 @@ def add_refused(bench: Bench, process: Process, **fields: Any) -> str:
     usual = {"event_id": event_id, "stream": event_id, "topic": "invoices", "key": None, "value": None}
     usual["kind"] = "event" if "stream" in fields else "dead-letter"
     effect = Effect(created_ms=bench.clock.now_ms(), **usual | fields)
-    row = refused(effect_row(effect, process.engine.owner, 0), "too large")
+    row = refused(effect_row(effect, process.engine.member.id, 0), "too large")
     bench.store.tables.effects[effect.event_id] = row
     return effect.event_id
 
