@@ -174,6 +174,7 @@ class Members:
             settlement,
             engine.validator,
             horizon,
+            engine.store,
             name=self.shop.app.completions_topic,
             dead_letter_topic=self.shop.app.dead_letter_topic,
             owner=lambda: name,

@@ -30,7 +30,7 @@ from awakeables.engine.committer import Committer
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.readerstate import ReaderState
 from awakeables.engine.settlement import PayloadValidator, Settlement
-from awakeables.ports import Clock
+from awakeables.ports import Clock, OffsetReader
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
 
@@ -104,6 +104,7 @@ class CompletionsTopic:
         settlement: Settlement,
         validator: PayloadValidator,
         horizon: Horizon,
+        store: OffsetReader,
         *,
         name: str,
         dead_letter_topic: str,
@@ -121,6 +122,7 @@ class CompletionsTopic:
             settlement: Settles completions.
             validator: Validates their values.
             horizon: What deadlines are compared with.
+            store: Reads the positions.
             name: The topic's name.
             dead_letter_topic: Where copies of dead letters are published.
             owner: Returns this instance's ID, the owner in the partitions' claims.
@@ -146,6 +148,7 @@ class CompletionsTopic:
         self.metrics = metrics
         self.on_effects = on_effects
         self._committer = committer
+        self._store = store
         self._skip_listeners: list[Callable[[int], None]] = []
 
     @property
@@ -164,6 +167,16 @@ class CompletionsTopic:
         )
         [position] = (await self._committer.commit(command, PartitionsTaken)).positions
         return position
+
+    async def moved(self) -> list[int]:
+        """The partitions that this instance has read to their end and that were moved since, anywhere."""
+        epochs = {partition: mark.epoch for partition, mark in self.horizon.read.items()}
+        return [
+            row.partition
+            for row in await self._store.positions(self.name)
+            # Another owner's epoch is that of the group's next assignment, not of a move.
+            if row.epoch > epochs.get(row.partition, row.epoch) and row.owner == self._owner()
+        ]
 
     def is_recreated_since(self, read: str | None) -> bool:
         """Whether the broker's topic is another one than that with this ID, which was read."""

@@ -232,6 +232,7 @@ class Engine:
             self.settlement,
             self.validator,
             self.horizon,
+            store,
             name=app.completions_topic,
             dead_letter_topic=app.dead_letter_topic,
             owner=lambda: self.member.id,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, MutableMapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 import structlog
@@ -20,7 +20,7 @@ from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.completionstopic import CompletionsTopic
 from awakeables.engine.horizon import Moment
 from awakeables.engine.offsets import PARTITION
-from awakeables.errors import BrokerRefused, BrokerUnavailable, TopicMissing
+from awakeables.errors import BrokerRefused, BrokerUnavailable, StoreUnavailable, TopicMissing
 from awakeables.kafka.assignment import GROUP, AllPartitions, Assignment, GroupMember, GroupShared
 from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection
@@ -49,6 +49,9 @@ TOPIC_CHECK_S = 0.1
 """How often the broker is asked for the topic's partitions; deadlines wait for the answer."""
 
 CONSUMER_CHECK_S = 0.5
+
+MOVES_CHECK_S = 2.0
+"""How soon at the latest a member notices that a partition of its own was moved at another instance."""
 """How often the consumer is checked for silence, which costs no request."""
 
 SILENT_S = 3.0
@@ -160,6 +163,8 @@ class CompletionsConsumer:
                         tasks.create_task(
                             self._watch(consumer, readers, assignment), name="completions-watch"
                         )
+                        if self._grouped:
+                            tasks.create_task(self._watch_moves(readers), name="completions-moves")
                         tasks.create_task(
                             self._watch_topic(consumer, readers, assignment, facts.partitions),
                             name="completions-topic",
@@ -227,6 +232,18 @@ class CompletionsConsumer:
             if reason is not None:
                 await readers.drain()
                 raise _ReplaceConsumer(reason)
+
+    async def _watch_moves(self, readers: Readers) -> None:
+        """Watch for partitions that an operator has moved at another instance.
+
+        A reader with records is fenced by the store. One without would notice nothing, and hold up all
+        deadlines, since what it has read counts no more.
+        """
+        while True:
+            await asyncio.sleep(MOVES_CHECK_S)
+            with suppress(StoreUnavailable):
+                for partition in await self._completions.moved():
+                    readers.notify_moved(partition)
 
     async def _watch_topic(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
@@ -71,9 +72,11 @@ class GroupReader:
         self._leave_out = leave_out
         self._readers: dict[TopicPartition, TolerantReader] = {}
         self._turn = 0
+        self._changes = 0
 
     def forget(self) -> None:
         """Forget positions and pauses, because the assignment has changed."""
+        self._changes += 1
         for reader in self._readers.values():
             reader.detach()
         self._readers.clear()
@@ -90,6 +93,7 @@ class GroupReader:
             await self._consumer.getmany(NOWHERE, timeout_ms=POLL_MS if limit else 0)
             return ()
         records: list[ConsumerRecord] = []
+        changes = self._changes
         careful = any(reader.is_careful for reader in self._readers.values())
         if not careful:
             records += await self._poll_any()
@@ -98,7 +102,8 @@ class GroupReader:
                 if len(records) < limit:
                     timeout_ms = POLL_MS // 4 if careful and not records else 0
                     records += await self._read(partition, limit - len(records), timeout_ms)
-        return records
+        # What was read before a rebalance is read again after it, from where its partition was committed.
+        return records if changes == self._changes else ()
 
     async def _poll_any(self) -> Sequence[ConsumerRecord]:
         """Wait for a record of any partition.
@@ -114,7 +119,8 @@ class GroupReader:
             log.warning(events.FETCH_FAILED, worker=self._group, error=repr(error))
             with suppress(kafka.IllegalStateError):  # a rebalance has taken a partition away
                 for partition in self._consumer.assignment():
-                    (await self._reader(partition)).be_careful()
+                    with suppress(TimeoutError):
+                        (await self._reader(partition)).be_careful()
             return ()
         for partition, records in batches.items():
             (await self._reader(partition)).position = records[-1].offset + 1
@@ -131,12 +137,20 @@ class GroupReader:
             self._set_aside(partition, error)
         except kafka.IllegalStateError:
             pass  # a rebalance has taken the partition away
+        except TimeoutError:
+            pass  # the next turn asks for its position again
         return ()
 
     async def _reader(self, partition: TopicPartition) -> TolerantReader:
+        """Its reader.
+
+        Raises:
+            TimeoutError: Its position is not known yet. aiokafka asks for it only while it has a leader.
+        """
         reader = self._readers.get(partition)
         if reader is None:
-            position = await self._consumer.position(partition)
+            async with asyncio.timeout(POLL_MS / 1000):
+                position = await self._consumer.position(partition)
             reader = self._readers[partition] = TolerantReader(
                 self._consumer,
                 partition,

@@ -10,12 +10,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, SupportsIndex
 
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.client import AIOKafkaClient
-from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
+from aiokafka.consumer import fetcher
+from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 
@@ -36,15 +38,23 @@ MAX_BYTES = 1024 * 1024
 
 
 async def fetch_leniently(
-    connection: KafkaConnection, partition: TopicPartition, offset: int
+    connection: KafkaConnection, partition: TopicPartition, offset: int, limit: int, most_bytes: int
 ) -> Sequence[ConsumerRecord]:
-    """The records of one fetch from this offset on, up to the first that can't be read at all.
+    """The first records of one fetch from this offset on, up to one that can't be read at all.
+
+    Args:
+        connection: Where Kafka is.
+        partition: The partition to read.
+        offset: The first offset to read.
+        limit: How many records at most.
+        most_bytes: The size to which a batch may unpack; and no further record is read once those that were
+            reach it together.
 
     Raises:
         KafkaError: The broker did not answer, or refused.
     """
     data, aborted = await _fetch(connection, partition, offset)
-    return _decode(partition, data, aborted, offset)
+    return _decode(partition, data, aborted, offset, limit, most_bytes)
 
 
 async def next_batch(connection: KafkaConnection, partition: TopicPartition, offset: int) -> int | None:
@@ -130,14 +140,17 @@ async def _fetch(connection: KafkaConnection, partition: TopicPartition, offset:
     return data, aborted
 
 
-def _decode(partition: TopicPartition, data: bytes, aborted: Any, offset: int) -> Sequence[ConsumerRecord]:
+def _decode(
+    partition: TopicPartition, data: bytes, aborted: Any, offset: int, limit: int, most_bytes: int
+) -> Sequence[ConsumerRecord]:
     records: list[ConsumerRecord] = []
-    decoding = PartitionRecords(
+    # Looked up now: `unpacking` has put its own class there, which keeps to the limit.
+    decoding = fetcher.PartitionRecords(
         partition, _LenientBatches(data), aborted, offset, None, None, False, READ_COMMITTED
     )
     # Records that are unreadable for another reason are left to the next read, which reports them.
-    with suppress(Exception), bounded():
-        records.extend(decoding)
+    with suppress(Exception), bounded(most_bytes):
+        records.extend(islice(decoding, limit))
     return records
 
 

@@ -136,6 +136,7 @@ class PartitionReader:
         self._transaction = OpenTransactionTimer(context.clock)
         self._state = ReaderState()
         self._taken_ms = 0
+        self._leader: int | None = None
 
     @property
     def silent_s(self) -> float:
@@ -227,8 +228,10 @@ class PartitionReader:
     async def _open(self) -> None:
         # From here on `notify_moved` means a move after this claim.
         self._moved.clear()
+        self._fetch.pause()
         position = await _until_stored(self._sink.open)
         self._fetch.resume()
+        self._leader = self._leader_now()
         begin, end = await self._bounds()
         self._refuse_another_topic(position, end)
         if position < begin:
@@ -285,8 +288,10 @@ class PartitionReader:
             records = await self._reader.read(self._settings.max_records, timeout_ms=idle_ms)
         except OversizedBatch as batch:
             first, next_, reason = batch.first, batch.next, batch.reason
+            self._fetch.pause()
             await _until_stored(lambda: self._sink.leave_out(first, next_, reason))
             self._reader.go_to(next_)
+            self._fetch.resume()
             records = ()
         if self.leaving:
             return
@@ -336,6 +341,13 @@ class PartitionReader:
     # Observing: up to when the partition was read, and how many records wait.
 
     async def _look(self) -> None:
+        leader = self._leader_now()
+        if leader != self._leader:
+            # A new leader may not know yet how far records were acknowledged, and tell consumers of an earlier
+            # end; it tells nobody of where the partition ends before it knows (KIP-207).
+            await self._bounds()
+            self._leader = leader
+            self._fetch.begin(self._stamp())
         end = self._consumer.highwater(self.partition)
         stable = self._consumer.last_stable_offset(self.partition)
         if stable is None or stable < 0:
@@ -382,6 +394,10 @@ class PartitionReader:
     def _observe(self, **seen: Any) -> None:
         self._state = replace(self._state, **seen)
         self._sink.observe(self._state)
+
+    def _leader_now(self) -> int | None:
+        leader: int | None = self._consumer._client.cluster.leader_for_partition(self.partition)
+        return leader
 
     def _stamp(self) -> int | None:
         stamp: int | None = self._consumer.last_poll_timestamp(self.partition)

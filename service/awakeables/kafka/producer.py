@@ -30,18 +30,29 @@ TOO_LARGE = (
     kafka.RecordTooLargeError,
 )
 
-REFUSED_BATCH = (
+
+class _InvalidRecord(kafka.BrokerResponseError):  # type: ignore[misc]  # aiokafka is not typed
+    """A record without a key for a compacted topic, for example."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+    description = "The broker has refused the record as invalid"
+
+
+# aiokafka 0.14 has no error for it and would raise UnknownError, which says nothing about the record.
+INVALID_RECORD = kafka.kafka_errors.setdefault(_InvalidRecord.errno, _InvalidRecord)
+
+REFUSED_RECORD = (
     *TOO_LARGE,
+    INVALID_RECORD,
     kafka.CorruptRecordException,
     kafka.InvalidTimestampError,
     kafka.UnsupportedForMessageFormatError,
-    kafka.UnknownError,
 )
-"""Errors of a whole batch that a single record may have caused: its records are sent again one by one.
+"""Errors of a whole batch that a single record has caused: its records are sent again one by one."""
 
-aiokafka raises UnknownError also for codes that it does not know, such as INVALID_RECORD (a record
-without a key for a compacted topic).
-"""
+REFUSED_BATCH = (*REFUSED_RECORD, kafka.UnknownError)
+"""Those, and one that a fault of the server causes as well: a record of its own is then tried again."""
 
 SEQUENCE_LOST = (
     kafka.OutOfOrderSequenceNumber,
@@ -280,7 +291,7 @@ class Producer:
                 if len(records) > 1:
                     alone = len(records)
                     continue
-                outcome = _refusal(place.topic, error)
+                outcome = self._explained(place.topic, error)
             except Exception as error:
                 # The supervisor of this partition: the others go on, and so will this one.
                 outcome = self._explained(place.topic, error)
@@ -331,6 +342,8 @@ class Producer:
             case kafka.UnknownTopicOrPartitionError():
                 return no_topic(topic, self._connection)
             case kafka.InvalidTopicError() | kafka.PolicyViolationError():
+                return _refusal(topic, error)
+            case _ if isinstance(error, REFUSED_RECORD):
                 return _refusal(topic, error)
             case _ if isinstance(error, DENIED):
                 return denied(self._connection.security, f"topic {topic!r}")

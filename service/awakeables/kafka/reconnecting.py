@@ -79,6 +79,9 @@ class ReconnectingProducer:
         finally:
             self._batches_under_way -= 1
         self._heard_s = self._clock.monotonic()
+        if producer is self._producer and not self._was_useful:
+            self._was_useful = True
+            self._backoff.reset()
 
     def replace(self, producer: AIOKafkaProducer, *, topic: str, reason: str) -> None:
         """Give up this producer, if it is not replaced already."""

@@ -16,7 +16,7 @@ from aiokafka import errors as kafka
 
 from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection
 from awakeables.kafka.lenient import fetch_leniently, next_batch, oversized_batch
-from awakeables.kafka.unpacking import BatchTooLarge, bounded
+from awakeables.kafka.unpacking import BatchTooLarge, bounded, unpacked_size
 
 Records: TypeAlias = Sequence[ConsumerRecord]
 
@@ -157,7 +157,7 @@ class TolerantReader:
                     self._one_by_one = bool(records)
                     break
                 records += found
-                room -= len(found[0].value or b"")
+                room -= unpacked_size(found[0])
         except _Unreadable:
             if not records:
                 raise
@@ -167,7 +167,9 @@ class TolerantReader:
     async def _look_closer(self, cause: Exception, limit: int) -> Records:
         try:
             if isinstance(cause, UnicodeDecodeError):
-                records = (await fetch_leniently(self._connection, self._partition, self.position))[:limit]
+                records = await fetch_leniently(
+                    self._connection, self._partition, self.position, limit, self._max_unpacked_bytes
+                )
                 if records:
                     self.go_to(records[-1].offset + 1)
                     return records

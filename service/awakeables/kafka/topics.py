@@ -26,6 +26,7 @@ class TopicFacts:
     """What a broker reports about a topic; `problem` is None if it can be used.
 
     Attributes:
+        leaderless: Whether a partition has no leader at the moment; the others can be used.
         replication: The smallest number of replicas of any partition.
         topic_id: Distinguishes it from an earlier topic of the same name; None if the broker knows no IDs.
     """
@@ -34,6 +35,7 @@ class TopicFacts:
     replication: int
     problem: type[kafka.KafkaError] | None
     topic_id: str | None = None
+    leaderless: bool = False
 
     @property
     def missing(self) -> bool:
@@ -65,14 +67,15 @@ async def describe(
     for topic in response.to_object()["topics"]:
         partitions = topic["partitions"]
         problem = None if topic["error_code"] == 0 else kafka.for_code(topic["error_code"])
-        leaderless = any(row["leader"] < 0 for row in partitions)
-        if problem is None and (leaderless or not partitions):
+        led = [row["leader"] >= 0 for row in partitions]
+        if problem is None and not any(led):
             problem = kafka.LeaderNotAvailableError
         facts[topic["topic"]] = TopicFacts(
             partitions=frozenset(row["partition"] for row in partitions),
             replication=min((len(row["replicas"]) for row in partitions), default=0),
             problem=problem,
             topic_id=topic.get("topic_id"),
+            leaderless=not all(led),
         )
     return facts
 
@@ -134,7 +137,7 @@ async def create_topics(connection: KafkaConnection, topics: Mapping[str, int | 
     async with asking(connection) as client, asyncio.timeout(connection.request_timeout.total_seconds()):
         while True:
             described = await describe(client, topics)
-            if not any(facts.problem for facts in described.values()):
+            if not any(facts.problem or facts.leaderless for facts in described.values()):
                 return
             await asyncio.sleep(READY_PAUSE_S)
 

@@ -39,6 +39,14 @@ class BatchTooLarge(Exception):
         super().__init__(f"it unpacks to more than {most_bytes:,} bytes")
 
 
+def unpacked_size(record: Any) -> int:
+    """The bytes of a record's key, value and headers."""
+    size = len(record.key or b"") + len(record.value or b"")
+    for name, value in record.headers:
+        size += len(name) + len(value or b"")
+    return size
+
+
 class _Budget:
     """The remaining size of a poll."""
 
@@ -73,9 +81,7 @@ class _BoundedRecords(PartitionRecords):  # type: ignore[misc]  # aiokafka is no
         if budget.left <= 0:
             raise StopIteration
         record = super().__next__()
-        budget.left -= len(record.key or b"") + len(record.value or b"")
-        for name, value in record.headers:
-            budget.left -= len(name) + len(value or b"")
+        budget.left -= unpacked_size(record)
         return record
 
 

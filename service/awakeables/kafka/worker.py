@@ -159,12 +159,9 @@ class KafkaTasks:
         except KafkaError as error:
             await self._leave(error)
             return []
-        return [
-            incoming
-            for record in records
-            if self._offsets.start((record.topic, record.partition), record.offset)
-            for incoming in (_incoming(record),)
-        ]
+        for record in records:
+            self._offsets.start((record.topic, record.partition), record.offset)
+        return [_incoming(record) for record in records]
 
     async def send(self, record: Outgoing) -> None:
         """As `TaskPort.send`."""

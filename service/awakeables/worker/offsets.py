@@ -33,19 +33,17 @@ class OffsetTracker:
     def __init__(self) -> None:
         self._windows: dict[Place, _Window] = {}
 
-    def start(self, place: Place, offset: int) -> bool:
-        """Record that a record was received; False: it was received before and must not be run twice.
+    def start(self, place: Place, offset: int) -> None:
+        """Record that a record was received.
 
-        The first offset that is started after `forget` is taken as the partition's position.
+        The first offset that is started after `forget` is taken as the partition's position. So is one that
+        was received before: only a topic that was recreated, or has lost records, goes back without it.
         """
         window = self._windows.get(place)
-        if window is None:
+        if window is None or offset <= window.last:
             window = self._windows[place] = _Window(offset)
-        if offset <= window.last:
-            return False
         window.received.append(offset)
         window.last = offset
-        return True
 
     def finish(self, place: Place, offset: int) -> None:
         """Record that a record is done, unless its partition was forgotten meanwhile."""

@@ -10,6 +10,7 @@ import pytest
 from awakeables import Context
 from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.completionstopic import ConsumedRecord
+from awakeables.engine.horizon import Moment
 from awakeables.engine.offsets import PartitionProgress
 from awakeables.engine.readerstate import ReaderState, StuckBatch
 from awakeables.errors import NotFound, NotPossible, OwnershipLost
@@ -103,6 +104,27 @@ async def test_fault_11_a_broker_that_knows_no_topic_ids_makes_none_unknown() ->
         topic.note_topic_id(None)
         assert not topic.is_recreated_since("first")
         assert topic.is_recreated_since("second")
+
+
+async def test_a_partition_that_was_moved_elsewhere_is_known_though_nothing_is_read_of_it() -> None:
+    """Another instance skips it while its reader waits for records: it must claim it again."""
+    bench = Bench(shared=True)
+    async with bench.serving(wait=wait) as one, bench.serving(wait=wait) as two:
+        await bench.records(one, b"{", b"{")
+        topic, sink = one.engine.completions, CompletionSink(one.engine.completions, 0)
+        await sink.open()
+        topic.horizon.expect([0], Moment.now(bench.clock))
+        sink.read_up_to(Moment.now(bench.clock))
+        assert await topic.moved() == []
+        await two.api.skip(0, 0)
+        assert await topic.moved() == [0]
+        assert await two.engine.completions.moved() == []
+        await sink.open()
+        sink.read_up_to(Moment.now(bench.clock))
+        assert await topic.moved() == []
+        # Another reader's claim is no move.
+        await CompletionSink(two.engine.completions, 0).open()
+        assert await topic.moved() == []
 
 
 async def test_a_stuck_partition_is_read_on_behind_the_batch_and_its_reader_is_called() -> None:

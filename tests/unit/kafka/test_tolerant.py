@@ -22,13 +22,16 @@ BAD_NAME = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
 @dataclass(frozen=True)
 class Found:
     offset: int
-    value: bytes = b"{}"
+    value: bytes | None = b"{}"
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
 class Consumer:
     """A partition of ten records; what a call takes before one that raises is lost with it.
 
     Attributes:
+        found: Records that are not as the others, by their offsets.
         bad: What reading a record raises, by its offset.
         group_error: What any call raises, once.
         calls: How many records each call asked for.
@@ -37,6 +40,7 @@ class Consumer:
 
     def __init__(self) -> None:
         self.bad: dict[int, Exception] = {}
+        self.found: dict[int, Found] = {}
         self.group_error: Exception | None = None
         self.calls: list[int] = []
         self.sought: list[int] = []
@@ -55,7 +59,7 @@ class Consumer:
             if offset in self.bad:
                 raise self.bad[offset]
         self._at = wanted.stop
-        return {place: [Found(offset) for offset in wanted]} if wanted else {}
+        return {place: [self.found.get(offset, Found(offset)) for offset in wanted]} if wanted else {}
 
     def seek(self, _place: TopicPartition, offset: int) -> None:
         self.sought.append(offset)
@@ -120,8 +124,11 @@ async def test_once_it_can_be_opened_reading_goes_on_and_in_batches_again(heads:
 
 
 async def test_a_header_that_is_not_utf_8_is_read_leniently(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fetch(_connection: KafkaConnection, _place: TopicPartition, offset: int) -> Sequence[Any]:
-        return [Found(offset), Found(offset + 1), Found(offset + 2)]
+    async def fetch(
+        _connection: KafkaConnection, _place: TopicPartition, offset: int, limit: int, most_bytes: int
+    ) -> Sequence[Any]:
+        assert most_bytes == 1000
+        return [Found(offset), Found(offset + 1), Found(offset + 2)][:limit]
 
     monkeypatch.setattr(tolerant, "fetch_leniently", fetch)
     consumer = Consumer()
@@ -130,6 +137,26 @@ async def test_a_header_that_is_not_utf_8_is_read_leniently(monkeypatch: pytest.
     await to_the_bad_one(reader, 4)
     assert await offsets(reader, 2) == [4, 5], "no more than is wanted"
     assert await offsets(reader) == [6, 7, 8, 9]
+
+
+async def test_case_w11_record_by_record_no_more_is_read_than_the_limit(
+    heads: None,
+) -> None:
+    consumer = Consumer()
+    consumer.bad[8] = OSError("gzip")
+    for offset, found in enumerate(
+        [
+            Found(0, value=None, key=bytes(1000)),
+            Found(1, value=None, headers=(("a" * 500, bytes(500)),)),
+            Found(2, value=bytes(1000)),
+        ]
+    ):
+        consumer.found[offset] = found
+    reader = reading(consumer)
+    assert await offsets(reader, 10) == []
+    for offset in range(3):
+        assert await offsets(reader, 10) == [offset]
+    assert await offsets(reader, 10) == [3, 4, 5, 6, 7]
 
 
 async def test_case_w11_a_batch_that_would_unpack_to_too_much_is_to_be_left_out(

@@ -87,6 +87,26 @@ def test_case_w11_many_batches_that_fit_are_handed_out_a_few_at_a_time() -> None
     assert sizes == [2] * 5
 
 
+async def test_case_w11_batches_that_are_read_leniently_are_handed_out_a_few_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever writes an odd header may write batches behind it that unpack to a lot."""
+    log = [batch("zstd", bytes(MIB), first=n) for n in range(10)]
+
+    async def fetched(_connection: Any, _partition: Any, offset: int) -> tuple[bytes, Any]:
+        return b"".join(log[offset:]), None
+
+    monkeypatch.setattr(lenient, "_fetch", fetched)
+    connection = KafkaConnection(bootstrap="127.0.0.1:1")
+    for limit, most_bytes, expected in ((100, 2 * MIB, [3, 4]), (1, 2 * MIB, [3]), (100, MIB - 1, [])):
+        tracemalloc.start()
+        found = await lenient.fetch_leniently(connection, PARTITION, 3, limit, most_bytes)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert [record.offset for record in found] == expected
+        assert peak < 12 * MIB
+
+
 @pytest.mark.parametrize("codec_name", [name for name in CODECS if name != "none"])
 def test_case_w11_a_damaged_batch_is_reported_as_damaged(codec_name: str) -> None:
     packed = {
