@@ -342,9 +342,9 @@ class PartitionReader:
 
     async def _look(self) -> None:
         leader = self._leader_now()
-        if leader != self._leader:
-            # A new leader may not know yet how far records were acknowledged, and tell consumers of an earlier
-            # end; it tells nobody of where the partition ends before it knows (KIP-207).
+        if leader is not None and leader != self._leader:
+            # A new leader may not know yet how far records were acknowledged, and fetch responses then have
+            # an earlier end. Where the partition ends it tells only once it knows (KIP-207).
             await self._bounds()
             self._leader = leader
             self._fetch.begin(self._stamp())
@@ -396,8 +396,9 @@ class PartitionReader:
         self._sink.observe(self._state)
 
     def _leader_now(self) -> int | None:
+        """The broker that leads the partition; None: none, or it is not known."""
         leader: int | None = self._consumer._client.cluster.leader_for_partition(self.partition)
-        return leader
+        return None if leader is None or leader < 0 else leader
 
     def _stamp(self) -> int | None:
         stamp: int | None = self._consumer.last_poll_timestamp(self.partition)
