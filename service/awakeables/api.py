@@ -314,7 +314,7 @@ class Api(Queries):
             return
         asked = submitted.result()
         row = asked.invocation if isinstance(asked, CancelMarked) and asked.accepted else None
-        if row is None or self._pool.cancelled(row.id, row.wake):
+        if row is None or self._pool.cancelled(row.id):
             return
         self._engine.hints.cancelled(row)
         if row.result is not None:

@@ -229,7 +229,9 @@ class Driver:
         return [position.epoch for position in answer.positions]
 
     async def claim_effects(self, owner: str = "me", *, limit: int = 100) -> list[Effect]:
-        return list((await self.do(ClaimedEffects, ClaimEffects(owner=owner, limit=limit))).effects)
+        claimed = await self.do(ClaimedEffects, ClaimEffects(owner=owner, limit=limit))
+        found = [await self.store.queued_effect(event_id) for event_id in claimed.effect_ids]
+        return [row.effect for row in found if row is not None]
 
     async def effects(self, state: EffectState, limit: int) -> list[Effect]:
         """The effects in this state, oldest first, whoever has claimed them."""

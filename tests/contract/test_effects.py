@@ -113,7 +113,7 @@ async def test_a_claim_sees_what_was_queued_in_the_same_commit(driver: Driver) -
     _, claimed = await driver.store.commit(
         [driver.an_advance(row, effects=[effect]), ClaimEffects(owner="heir", limit=1)]
     )
-    assert claimed == ClaimedEffects(effects=(effect,))
+    assert claimed == ClaimedEffects(effect_ids=(effect.event_id,))
 
 
 async def test_an_effect_that_kafka_refuses_is_kept_as_failed(driver: Driver) -> None:

@@ -155,10 +155,10 @@ async def test_with_an_invocation_its_unsent_effects_change_their_owner(driver: 
     await driver.advance(row, Suspend(wake=-1))
     claimed = await driver.do(Claimed, Claim(owner="two", limit=10))
     assert [each.id for each in claimed.invocations] == [row.id]
-    assert list(claimed.effects) == effects
+    assert list(claimed.effect_ids) == [effect.event_id for effect in effects]
     assert await driver.store.effects("two", 10) == effects
     assert await driver.store.effects("one", 10) == []
-    assert (await driver.do(Claimed, Claim(owner="two", limit=10))).effects == ()
+    assert (await driver.do(Claimed, Claim(owner="two", limit=10))).effect_ids == ()
 
 
 async def test_a_stream_of_which_who_lives_holds_an_effect_is_left_to_it(shared: Driver) -> None:

@@ -342,6 +342,19 @@ async def test_nothing_is_read_up_to_a_moment_that_is_still_to_come(driver: Driv
     assert await driver.store.read_up_to(TOPIC, 1, [ahead]) == driver.clock.ms
 
 
+async def test_after_the_clock_was_set_back_nothing_is_read_until_it_is_noted_again(driver: Driver) -> None:
+    """What was noted before lies in the future, and would let deadlines pass that nobody has read up to."""
+    first, second = await driver.take(0, 1)
+    driver.clock.ms += 60_000
+    now_ms = driver.clock.ms
+    both = [read(0, first, now_ms), read(1, second, now_ms)]
+    assert await driver.store.read_up_to(TOPIC, 2, both) == now_ms
+    driver.clock.ms = now_ms = now_ms - 50_000
+    assert await driver.store.read_up_to(TOPIC, 2, []) is None
+    assert await driver.store.read_up_to(TOPIC, 2, [read(0, first, now_ms - 3)]) is None
+    assert await driver.store.read_up_to(TOPIC, 2, [read(1, second, now_ms - 7)]) == now_ms - 7
+
+
 async def test_who_has_lost_a_partition_notes_nothing_for_it(driver: Driver) -> None:
     (epoch,) = await driver.take(0)
     await driver.take(0, owner="you")

@@ -203,7 +203,7 @@ async def test_a_group_in_which_it_is_refused_sent_again_and_claimed_can_be_repe
         assert await driver.store.commit(group) == [
             Acknowledged(),
             Republished(queued=unsent, accepted=True),
-            ClaimedEffects(effects=(effect,)),
+            ClaimedEffects(effect_ids=(effect.event_id,)),
         ]
     assert await listed(driver, "unsent") == [effect.event_id]
 

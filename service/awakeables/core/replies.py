@@ -30,10 +30,10 @@ class KeyConflict(Record):
 
 
 class Claimed(Record):
-    """The rows after the claim: running under the owner, or just paused; `effects` were claimed with them."""
+    """The rows after the claim: running under the owner, or just paused; and their effects, now its own."""
 
     invocations: tuple[Invocation, ...]
-    effects: tuple[Effect, ...] = ()
+    effect_ids: tuple[str, ...] = ()
 
 
 class Advanced(Record):
@@ -180,7 +180,7 @@ class PartitionsTaken(Record):
 class ClaimedEffects(Record):
     """The effects that are this owner's now."""
 
-    effects: tuple[Effect, ...]
+    effect_ids: tuple[str, ...]
 
 
 class Acknowledged(Record):

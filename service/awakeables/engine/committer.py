@@ -32,7 +32,7 @@ Queued: TypeAlias = tuple[Command, OnReply, GivenUp | None]
 NOTHING_FOUND: tuple[Reply, ...] = (
     Expired(wakes=()),
     Claimed(invocations=()),
-    ClaimedEffects(effects=()),
+    ClaimedEffects(effect_ids=()),
     Purged(count=0),
 )
 """Replies to searches that found nothing and wrote nothing, as most commits of an idle service do: counted,
@@ -51,6 +51,9 @@ their answers, requests. PostgreSQL has `commit_delay` and `commit_siblings` for
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 """Back-off while the store is down: short at first, so that a hiccup goes unnoticed."""
+
+PATIENT = 2
+"""How often a group may fail before it is halved."""
 
 HANGS_S = 10.0
 """A commit that takes longer hangs: SQLite gives up waiting for another process's lock after 5 s."""
@@ -190,7 +193,11 @@ class Committer:
         await self._no_group.wait()
 
     async def _commit(self, group: Sequence[Queued]) -> None:
-        """Commit a group, however long the store is down; return early if all its callers give up."""
+        """Commit a group, however long the store is down; return early if all its callers give up.
+
+        A group that fails again and again is committed by halves: it may take longer than the store allows.
+        """
+        failures = 0
         while True:
             waited_for: list[Queued] = []
             commands: list[Command] = []
@@ -213,6 +220,10 @@ class Committer:
                 self._metrics.failed_commits["unavailable"].inc()
                 self._mark_down(str(error))
                 await asyncio.sleep(self._backoff.next_s())
+                failures += 1
+                if failures > PATIENT and len(group) > 1:
+                    await self._halve(group)
+                    return
                 if all(given_up is not None and given_up() for _, _, given_up in group):
                     # `run` goes on with what has been queued meanwhile, which must not wait for nothing.
                     return
@@ -251,12 +262,15 @@ class Committer:
         log.info(events.STORE_BACK)
         self._on_store(None)
 
+    async def _halve(self, group: Sequence[Queued]) -> None:
+        middle = len(group) // 2
+        await self._commit(group[:middle])
+        await self._commit(group[middle:])
+
     async def _bisect(self, group: Sequence[Queued], error: Exception) -> None:
         """Find the command that the store refuses, so that the others are committed (hard case 2)."""
         if len(group) > 1:
-            middle = len(group) // 2
-            await self._commit(group[:middle])
-            await self._commit(group[middle:])
+            await self._halve(group)
             return
         [(command, on_reply, _)] = group
         self._metrics.failed_commits["refused"].inc()

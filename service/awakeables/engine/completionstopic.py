@@ -152,9 +152,9 @@ class CompletionsTopic:
         self._skip_listeners: list[Callable[[int], None]] = []
 
     @property
-    def lag(self) -> int:
-        """The number of unread records, over all partitions."""
-        return sum(state.lag or 0 for state in self.readers.values())
+    def readable(self) -> int:
+        """The number of unread records that can be read: not behind what stops their partition."""
+        return sum(state.lag or 0 for state in self.readers.values() if not state.is_stopped)
 
     def note_topic_id(self, topic_id: str | None) -> None:
         """Note the broker's ID of the topic that is read; a broker of an older release knows none."""

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeAlias
@@ -194,7 +195,7 @@ class Engine:
             self.committer,
             relay=self.relay,
             settle=self._settle,
-            unread=lambda: self.completions.lag,
+            unread=lambda: self.completions.readable,
             validator=self.validator,
             waiters=self.waiters,
             clock=clock,
@@ -304,7 +305,9 @@ class Engine:
             await self.relay.drained(max(0.0, left_s))
         drained = not self.pool
         if "store" not in self.problems:
-            await self.committer.drained()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(LEAVE_S, left_s)):  # the store may fail meanwhile
+                    await self.committer.drained()
             await self._leave()
         if not drained:
             log.warning(events.DRAIN_INCOMPLETE, live=len(self.pool))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from awakeables.core.journal import AwakeableCreated, Entry
+from awakeables.core.journal import AwakeableCreated, Entry, OutcomeDelivered
 from awakeables.core.outcomes import Outcome
 from awakeables.ports import JournalReader
 
@@ -28,7 +28,7 @@ class Histories:
 
 
 async def histories(store: JournalReader, invocation_ids: Sequence[str]) -> Histories:
-    """Read journals, then the outcomes of the awakeables in them."""
+    """Read journals, then the outcomes of the awakeables in them of which the handler was not told yet."""
     found = Histories()
     try:
         found.journals.update(await store.history(invocation_ids))
@@ -38,12 +38,12 @@ async def histories(store: JournalReader, invocation_ids: Sequence[str]) -> Hist
                 found.journals.update(await store.history([invocation_id]))
             except msgspec.MsgspecError as error:
                 found.problems[invocation_id] = error
-    asked = {
-        entry.id: invocation_id
-        for invocation_id, journal in found.journals.items()
-        for entry in journal
-        if isinstance(entry, AwakeableCreated)
-    }
+    asked: dict[str, str] = {}
+    for invocation_id, journal in found.journals.items():
+        told = {entry.of for entry in journal if isinstance(entry, OutcomeDelivered)}
+        for index, entry in enumerate(journal):
+            if isinstance(entry, AwakeableCreated) and index not in told:
+                asked[entry.id] = invocation_id
     if asked:
         for awakeable_id, outcome in (await store.outcomes(list(asked))).items():
             found.outcomes.setdefault(asked[awakeable_id], {})[awakeable_id] = outcome

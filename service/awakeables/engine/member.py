@@ -11,7 +11,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -120,9 +119,12 @@ class Member:
     async def register(self) -> None:
         """Register, learn the store's time, and take over what no living instance owns."""
         await self._register(self.id)
-        if not self.alone:
-            with suppress(StoreUnavailable):  # the next heartbeat will do
+        while not self.alone:
+            try:
                 await self.beat()
+                break
+            except StoreUnavailable:  # without the store's time nothing may be timed out
+                await asyncio.sleep(self._settings.interval_s)
         await self.take_over()
 
     async def run(self, on_unexpected: Callable[[Exception], None]) -> None:

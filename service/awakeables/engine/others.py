@@ -19,6 +19,9 @@ from awakeables.engine.waiters import Waiters
 from awakeables.errors import StoreUnavailable
 from awakeables.ports import Hints, JournalReader
 
+TURNS_PER_DOUBT = 20
+"""In every so many of these turns the store is also asked about those that run here."""
+
 ASK_S = 0.25
 """How often the store is asked about invocations that callers wait for and other instances may run."""
 
@@ -45,7 +48,7 @@ class HintSender:
     def cancelled(self, row: Invocation) -> None:
         """Tell the owner of a running invocation that was cancelled here."""
         if row.owner is not None and row.owner != self._member.id:
-            self._hints.send(row.owner, Hint(kind="cancelled", invocation_id=row.id, wake=row.wake))
+            self._hints.send(row.owner, Hint(kind="cancelled", invocation_id=row.id))
 
     def ended(self, row: Invocation) -> None:
         """Tell the instance whose caller waits that an invocation has ended or is paused."""
@@ -84,6 +87,7 @@ class OtherInstances:
         self._on_unexpected = on_unexpected
         self._received: list[Hint] = []
         self._poked = asyncio.Event()
+        self._turns = 0
 
     def listen(self) -> None:
         """Receive hints that are sent to this instance's current ID."""
@@ -130,11 +134,16 @@ class OtherInstances:
             )
         for hint in hints:
             if hint.kind == "cancelled":
-                self._pool.cancelled(hint.invocation_id, hint.wake)
-        waited_for = [key for key in self._waiters if key not in self._pool]
+                self._pool.cancelled(hint.invocation_id)
+        # A runner here tells of the end itself; but if another instance has ended its invocation, by a kill,
+        # it finds out only with its next commit, which an action may keep it from for long.
+        self._turns += 1
+        asks_all = self._turns % TURNS_PER_DOUBT == 0
+        waited_for = [key for key in self._waiters if asks_all or key not in self._pool]
         if waited_for:
             for key, outcome in (await self._store.ends(waited_for)).items():
                 if outcome is None:
                     self._waiters.paused(key)
                 else:
+                    self._pool.detach(key)
                     self._waiters.ended(key, outcome)

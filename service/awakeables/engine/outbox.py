@@ -232,13 +232,13 @@ class Relay:
         claimed = await self._committer.commit(
             ClaimEffects(owner=self._owner(), limit=CLAIM_LIMIT), ClaimedEffects
         )
-        if claimed.effects or self._sweeps % SWEEPS_PER_CHECK == 0:
+        if claimed.effect_ids or self._sweeps % SWEEPS_PER_CHECK == 0:
             # The reply may have been lost before, so claimed effects are read, too, not taken from it.
             self._behind = True
         self._sweeps += 1
         if self._behind:
             await self._catch_up()
-        if len(claimed.effects) >= CLAIM_LIMIT:
+        if len(claimed.effect_ids) >= CLAIM_LIMIT:
             self._poked.set()
 
     async def _catch_up(self) -> None:

@@ -209,17 +209,17 @@ class RunnerPool:
             else:
                 self._poked.set()
 
-    def cancelled(self, invocation_id: str, wake: int) -> bool:
+    def cancelled(self, invocation_id: str) -> bool:
         """Notify the runner of a cancelled invocation; return whether there is one."""
         runner = self._runners.get(invocation_id)
         if runner is not None:
-            runner.on_cancelled(wake)
+            runner.on_cancelled()
         return runner is not None
 
     def detach(self, invocation_id: str) -> None:
         """Drop the runner of an invocation that was ended from outside; its place is free at once."""
         runner = self._runners.get(invocation_id)
-        if runner is not None:
+        if runner is not None and not runner.closing:  # else its own end is being committed
             self.forget(runner)
             runner.detach()
 
@@ -369,7 +369,7 @@ class RunnerPool:
             not_handlers=self.member.not_handlers,
         )
         claimed = await self.committer.commit(command, Claimed)
-        if claimed.effects:
+        if claimed.effect_ids:
             self.catch_up()
         # If the command was sent again for as long as it took to be declared dead, its rows are owned under
         # the ID of before, and are taken over.
@@ -461,7 +461,13 @@ class RunnerPool:
             self._timers.add(Isolation(runner, until), until)
         try:
             runner.start(journal)
-        except (AuthorError, NotFound) as error:
+        except NotFound as error:
+            # While the only instance that has the handler restarts, others claim what is due.
+            if self.member.alone:
+                runner.pause(error)
+            else:
+                runner.put_off(error)
+        except AuthorError as error:
             runner.pause(error)
         except Exception as error:
             self.failed(runner, error)

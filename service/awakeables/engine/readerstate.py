@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+HELD_S = 1.0
+"""A transaction that is open for longer is taken to hold records back."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StuckBatch:
@@ -34,3 +37,8 @@ class ReaderState:
     transaction_s: float = 0.0
     stuck: StuckBatch | None = None
     ahead: bool = False
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether what is unread can't be read for now."""
+        return self.stuck is not None or self.ahead or self.transaction_s > HELD_S

@@ -87,6 +87,7 @@ class Runner:
 
     Attributes:
         wakes_at: When `on_time` is to be called, in the event loop's time; None: never.
+        closing: Whether its last commit is under way, or was; or the process stops.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class Runner:
         self._raised = False  # that it is cancelled, in the handler
         self._wanted = False  # by the attempt, which has news of its own
         self._stepping = False
-        self._closing = False
+        self.closing = False
         self._lets_go: Suspend | None = None  # the last step, once the attempt was asked to stop for it
         self._woken = False
         self._lost = False
@@ -217,10 +218,14 @@ class Runner:
         self._inbox[wake.awakeable_id] = wake.outcome
         self._on_wake(wake.wake)
 
-    def on_cancelled(self, wake: int) -> None:
-        """Handle the cancellation of the invocation."""
-        self._cancelled = True
-        self._on_wake(wake)
+    def on_cancelled(self) -> None:
+        """Handle the cancellation of the invocation, or that it was asked for again.
+
+        The count of wake-ups stays: which of them was the cancellation's is not known here, and to take an
+        outcome's for it would let the invocation sleep through that. The next suspension is refused instead.
+        """
+        self._cancelled = self._woken = True
+        self._go_on()
 
     def on_ready(self) -> None:
         """Handle news of the attempt: an action has ended, or the context was misused."""
@@ -244,7 +249,7 @@ class Runner:
 
     def prove_alive(self) -> None:
         """Commit something, unless it has: a handler that did not survive can't."""
-        if self._suspected and not self._closing and not self._pool.stopping:
+        if self._suspected and not self.closing and not self._pool.stopping:
             self._commit(Continue(), None)
 
     def detach(self, reason: str = "the invocation was ended from outside") -> None:
@@ -253,7 +258,7 @@ class Runner:
 
     def close(self) -> None:
         """Drop the handler where it is, because the process stops."""
-        self._closing = True
+        self.closing = True
         if self._attempt is not None and not self._stepping:
             self._attempt.close()
 
@@ -262,6 +267,10 @@ class Runner:
         self._log.paused(message_of(error))
         self._pool.on_failure(error)
         self._finish(Pause(failure=self._failure(type_of(error), message_of(error))), None)
+
+    def put_off(self, error: Exception) -> None:
+        """Try again later: another instance may have the code that this one lacks, or may have it soon."""
+        self._retry(self._failure(type_of(error), message_of(error)), None, message_of(error))
 
     def _on_wake(self, wake: int) -> None:
         """Record a wake-up by its sequence number.
@@ -278,7 +287,7 @@ class Runner:
 
     def _go_on(self) -> None:
         """Step the handler for as long as something lets it continue."""
-        if self._stepping or self._closing or self._attempt is None:
+        if self._stepping or self.closing or self._attempt is None:
             return
         try:
             while (news := self._news()) is not None:
@@ -315,7 +324,7 @@ class Runner:
             error: BaseException | None = asyncio.CancelledError("the task of a handler was cancelled")
         else:
             error = done.exception()
-        if self._closing:
+        if self.closing:
             self.close()
         elif error is not None and self._lost:
             self._go()
@@ -452,11 +461,13 @@ class Runner:
                 self._finish(self._lets_go or Suspend(wake=-1), progress)
 
     def _failed(self, crashed: Crashed) -> None:
+        failure = self._failure(crashed.kind, crashed.message)
+        self._retry(failure, None if self._attempt is None else self._attempt.error, crashed.traceback)
+
+    def _retry(self, failure: Failure, error: BaseException | None, traceback: str) -> None:
         failures = self._attempts + 1
         pause_ms = self._pool.settings.retry.pause_ms(failures)
-        failure = self._failure(crashed.kind, crashed.message)
-        error = None if self._attempt is None else self._attempt.error
-        self._log.failed(error, crashed.traceback, failures=failures, retry_in_ms=pause_ms)
+        self._log.failed(error, traceback, failures=failures, retry_in_ms=pause_ms)
         if pause_ms is None:
             self._log.paused(failure.message)
             self._finish(Pause(failure=failure), None)
@@ -470,12 +481,12 @@ class Runner:
 
     def _finish(self, step: Next, progress: Progress | None) -> None:
         """End the attempt with a last commit, whose reply ends the runner."""
-        self._closing, self.wakes_at = True, None
+        self.closing, self.wakes_at = True, None
         self._commit(step, progress, last=True)
 
     def _go(self, last: Next | None = None) -> None:
         """Leave the pool: the runner's work is done."""
-        self._closing, self.wakes_at = True, None
+        self.closing, self.wakes_at = True, None
         if self._attempt is not None:
             self._attempt.close()
             took_s = self._pool.clock.monotonic() - self._began_s
@@ -489,7 +500,7 @@ class Runner:
             return
         self._lost = True
         log.info(events.OWNERSHIP_LOST, invocation_id=self.invocation_id, reason=reason)
-        if self._closing or self._attempt is None:
+        if self.closing or self._attempt is None:
             self._go()
         else:
             self._go_on()
@@ -568,7 +579,7 @@ class Runner:
             self._commits.roll_back(self._stored)
             reason = f"the store refuses what the handler has produced: {reply}"
             self._refusal = Rejection(reason=reason, code=500)
-            if self._closing:
+            if self.closing:
                 self._finish(End(result=self._refusal, abandoned=self._abandoned), None)
             else:
                 self._go_on()

@@ -116,7 +116,10 @@ class LocalWatermark:
         for each in mine:
             if epochs.get(each.partition) == each.epoch:
                 key = (topic, each.partition)
-                self._read_ms[key] = max(self._read_ms.get(key, 0), min(now_ms, each.up_to_ms))
+                # A moment that is still to come was noted before the clock was set back, and says nothing.
+                noted_ms = self._read_ms.get(key, 0)
+                up_to_ms = min(now_ms, each.up_to_ms)
+                self._read_ms[key] = max(noted_ms, up_to_ms) if noted_ms <= now_ms else up_to_ms
         read = [self._read_ms.get((topic, partition)) for partition in range(count)]
-        known = [ms for ms in read if ms is not None]
+        known = [ms for ms in read if ms is not None and ms <= now_ms]
         return min(known) if known and len(known) == count else None

@@ -12,7 +12,7 @@ import pytest
 from awakeables.core.commands import Begin, Claim, Expire, MarkPublished, Probe
 from awakeables.core.replies import Begun, Claimed
 from awakeables.engine.committer import GATHER_S, Committer
-from awakeables.errors import Overloaded, StoreRefused
+from awakeables.errors import Overloaded, StoreRefused, StoreUnavailable
 from awakeables.testing.bench import FragileStore
 from awakeables.testing.loop import VirtualClock
 
@@ -53,6 +53,25 @@ async def test_what_comes_while_a_commit_is_under_way_is_the_next_one() -> None:
         store.gate.set()
         await asyncio.gather(first, *rest)
         assert store.commits == [[begin(0)], [begin(1), begin(2), begin(3)]]
+
+
+async def test_a_group_that_the_store_can_t_commit_in_time_is_committed_by_halves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with committing() as (committer, store):
+        commit = FragileStore.commit
+
+        async def slow(self: FragileStore, commands: Any) -> Any:
+            if len(commands) > 13:
+                raise StoreUnavailable("canceling statement due to statement timeout")
+            return await commit(self, commands)
+
+        monkeypatch.setattr(FragileStore, "commit", slow)
+        answers = await asyncio.gather(*[committer.submit(begin(n)) for n in range(50)])
+        assert answers == [begun(n) for n in range(50)]
+        told = [member for group in store.commits for member in group if isinstance(member, Begin)]
+        assert told == [begin(n) for n in range(50)], "in their order"
+        assert len(store.commits) == 4
 
 
 async def test_under_load_a_group_waits_a_moment_for_company() -> None:
@@ -112,10 +131,10 @@ async def test_an_unexpected_error_fails_only_the_member_that_raised_it() -> Non
 async def test_while_the_store_is_down_the_group_is_kept_and_sent_again() -> None:
     problems: list[str | None] = []
     async with committing(on_store=problems.append) as (committer, store):
-        store.lose_before = 4
+        store.lose_before = 2
         answers = await asyncio.gather(*[committer.submit(begin(n)) for n in range(3)])
         assert answers == [begun(n) for n in range(3)]
-        assert store.tries == 5
+        assert store.tries == 3
         assert problems == ["lost before the commit", None]
 
 

@@ -503,7 +503,7 @@ async def test_two_owners_don_t_take_each_other_s_effects_by_handing_off() -> No
     async with relaying() as rig:
         await rig.commit(rig.effect(1), owner=OWNER)
         claimed = await rig.committer.submit(ClaimEffects(owner=OWNER, limit=10))
-        assert claimed.effects == ()  # type: ignore[union-attr]
+        assert claimed.effect_ids == ()  # type: ignore[union-attr]
         await rig.quiet()
         assert len(rig.broker.published) == 1
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from awakeables import Context
 from awakeables.engine.pool import BEHIND, FEW
-from awakeables.engine.readerstate import ReaderState
+from awakeables.engine.readerstate import ReaderState, StuckBatch
 from awakeables.testing.bench import Bench, until
 
 COUNT = 3 * FEW
@@ -87,4 +87,24 @@ async def test_a_new_call_is_not_held_up_by_answers_that_wait() -> None:
     async with bench.serving(quickly=quickly) as process:
         process.engine.completions.readers[0] = ReaderState(lag=10 * BEHIND)
         ids = [await bench.begin(process, "quickly") for _ in range(2 * FEW)]
+        await all_completed(bench, ids)
+
+
+async def test_what_can_t_be_read_for_now_holds_up_no_handler() -> None:
+    """Its partition waits for an operator, or for a transaction, for however long."""
+    door = Door()
+
+    async def waits(ctx: Context) -> None:
+        await ctx.awakeable()
+        await ctx.run("pass", door.pass_through)
+
+    bench = Bench()
+    async with bench.serving(waits=waits) as process:
+        readers = process.engine.completions.readers
+        readers[0] = ReaderState(lag=BEHIND + 1, stuck=StuckBatch(offset=3, next=None))
+        readers[1] = ReaderState(lag=BEHIND + 1, ahead=True)
+        readers[2] = ReaderState(lag=BEHIND + 1, transaction_s=60.0)
+        ids = await answered(bench, process)
+        await until(lambda: door.inside == COUNT)
+        door.open.set()
         await all_completed(bench, ids)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from awakeables import Context
+from awakeables import Cancelled, Context
 from awakeables.core.instances import Hint
 from awakeables.core.invocations import SUSPECT_STARTS
 from awakeables.core.outcomes import Resolution
@@ -320,3 +320,60 @@ async def test_what_was_claimed_under_the_id_of_before_is_not_run_under_the_new_
             bench.store.gate.set()
             await bench.status(invocation_id, "completed")
         assert events.OWNERSHIP_LOST not in {line["event"] for line in logs}
+
+
+async def test_an_outcome_whose_hint_was_lost_is_not_slept_through_whatever_is_cancelled_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def tidies(ctx: Context) -> int:
+        try:
+            return await ctx.awakeable(int)
+        except Cancelled:
+            return await ctx.awakeable(int)
+
+    async with instances(bench, tidies=tidies) as (one, two):
+        invocation_id = await bench.begin(one, "tidies")
+        await bench.awakeable(invocation_id)
+        await one.api.cancel(invocation_id)
+        await until(lambda: len(bench.awakeables(invocation_id)) == 2, "it tidies up")
+        await asyncio.sleep(0.1)
+        lose_hints(monkeypatch)
+        await bench.settle(two, bench.awakeables(invocation_id)[1].id, 7)
+        for process in (one, two):
+            await process.api.cancel(invocation_id)
+        await until(lambda: bench.row(invocation_id).status == "completed", "it ends", within_s=10)
+        assert bench.row(invocation_id).result == Resolution.of_json(b"7")
+
+
+async def test_what_only_an_instance_can_run_that_starts_again_is_not_paused_by_the_others(
+    bench: Bench,
+) -> None:
+    async with bench.serving(quick(), other=wait):
+        async with bench.serving(quick(), wait=wait) as restarts:
+            invocation_id = await bench.begin(restarts, "wait")
+            await bench.status(invocation_id, "suspended")
+            await bench.settle(restarts, (await bench.awakeable(invocation_id)).id, 7)
+            restarts.engine.pool.stop_claiming()
+            await restarts.engine.drain(timedelta(seconds=1))
+        row = await bench.status(invocation_id, "backing-off", "completed")
+        if row.failure is not None:
+            assert "wait" in row.failure.message
+        async with bench.serving(quick(), wait=wait):
+            await bench.status(invocation_id, "completed")
+
+
+async def test_who_waits_at_the_owner_is_told_of_a_kill_elsewhere(bench: Bench) -> None:
+    async def act() -> None:
+        await asyncio.sleep(3000)
+
+    async def acts(ctx: Context) -> None:
+        await ctx.run("act", act)
+
+    async with instances(bench, acts=acts) as (one, two):
+        call = one.api.call(one.api.app.handler("orders", "acts"), b"null", headers={})
+        await call.begun
+        await asyncio.sleep(1)
+        assert bench.row(call.id).owner == one.engine.member.id
+        await two.api.kill(call.id)
+        assert await elapsed(bench, call.end) < 10
+        await until(lambda: one.engine.live == 0, "its place is free", within_s=1)

@@ -61,7 +61,7 @@ async def test_effects_that_were_claimed_by_an_order_without_an_answer_go_first(
 
         async def forgetful(commands: Any) -> Any:
             replies = await commit(commands)
-            if not lost and any(isinstance(each, Claimed) and each.effects for each in replies):
+            if not lost and any(isinstance(each, Claimed) and each.effect_ids for each in replies):
                 lost.append(replies)
                 raise StoreUnavailable("the acknowledgement was lost")
             return replies

@@ -28,8 +28,8 @@ FAILURE = Failure(kind="ValueError", message="no", at_ms=1)
 
 IDLE = {
     "Expired(wakes=())",
-    "Claimed(invocations=(), effects=())",
-    "ClaimedEffects(effects=())",
+    "Claimed(invocations=(), effect_ids=())",
+    "ClaimedEffects(effect_ids=())",
     "Purged(count=0)",
 }
 """What a service at rest hears from its store all the time."""

@@ -29,7 +29,7 @@ def claim(command: Claim, found: Due, now_ms: int, changes: Changes) -> Claimed:
         changes.put_invocation(before, row)
     for effect in found.effects:
         changes.put_effect(effect, replace(effect, claimed_by=command.owner))
-    return Claimed(invocations=tuple(claimed), effects=tuple(row.effect for row in found.effects))
+    return Claimed(invocations=tuple(claimed), effect_ids=tuple(row.event_id for row in found.effects))
 
 
 def release(command: Release, rows: Rows, now_ms: int, changes: Changes) -> Released:

@@ -27,7 +27,7 @@ def claim_effects(
     """Claim the effects that were found for this owner."""
     for row in found:
         changes.put_effect(row, replace(row, claimed_by=command.owner))
-    return ClaimedEffects(effects=tuple(row.effect for row in found))
+    return ClaimedEffects(effect_ids=tuple(row.event_id for row in found))
 
 
 def mark_published(command: MarkPublished, rows: Rows, now_ms: int, changes: Changes) -> Acknowledged:

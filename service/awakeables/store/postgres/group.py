@@ -78,11 +78,15 @@ class OptimisticGroup:
     async def commit(self, commands: Sequence[Command]) -> list[Reply]:
         """Commit commands in order; those between two that search or purge together."""
         replies: list[Reply] = []
-        for decision, some in _parts(commands):
-            if decision is None:
-                replies += await self._by_key(some, needs(some))
-            else:
-                replies.append(await self._search(some[0], decision))
+        try:
+            for decision, some in _parts(commands):
+                if decision is None:
+                    replies += await self._by_key(some, needs(some))
+                else:
+                    replies.append(await self._search(some[0], decision))
+        except BaseException:
+            self._schemas.clear()  # those of a transaction that failed are not stored
+            raise
         return replies
 
     # Commands that name their rows.
@@ -163,6 +167,8 @@ class OptimisticGroup:
         If a row that should be new exists, the next try reads it.
         """
         state = sqlstate(error)
+        if state != STALE:
+            self._schemas.clear()  # those of a transaction that failed are not stored
         if state == EXISTS:
             merge(keys, needs(commands, new=True))
         elif state != STALE and not is_tried_again(error):

@@ -25,12 +25,12 @@ async def read_up_to(
     is_new = topic_id is not None and topic_id != known_id
     if partitions and (is_new or partitions > known):
         known = await connection.fetchval(QUERIES["note_partitions"], topic, partitions, topic_id)
+    now_ms = None if clock_ms is None else clock_ms()
     if mine:
         parts, epochs = [each.partition for each in mine], [each.epoch for each in mine]
         up_to_ms = [each.up_to_ms for each in mine]
-        now_ms = None if clock_ms is None else clock_ms()
         await connection.execute(QUERIES["note_read"], topic, parts, epochs, up_to_ms, now_ms)
     if known == 0:
         return None
-    read: int | None = await connection.fetchval(QUERIES["read_up_to"], topic, known)
+    read: int | None = await connection.fetchval(QUERIES["read_up_to"], topic, known, now_ms)
     return read

@@ -11,6 +11,11 @@ a.id, a.invocation_id, a.created_ms, a.codec, a.schema_hash, a.deadline_ms, a.st
 o.event_id, o.stream, o.claimed_by, o.state, o.created_ms, o.topic, o.reason, o.facts, o.headers, o.key, o.value,
     o.acted_by, o.position, o.kind
 
+-- claimed_effect_columns --
+-- Without what may be large: a claim changes only whose they are.
+o.event_id, o.stream, o.claimed_by, o.state, o.created_ms, o.topic, o.reason, NULL, NULL, NULL, NULL,
+    o.acted_by, o.position, o.kind
+
 -- dead_letter_columns --
 d.id, d.source, d.topic, d.partition, d."offset", d.timestamp_ms, d.code, d.reason, d.at_ms, d.awakeable_id,
     d.headers, d.key, d.value, d.resent, d.acted_by, d.last_offset, d.count

@@ -38,10 +38,13 @@ SELECT n.id, n.host, n.build, n.build_started_ms, n.level, n.handlers, n.started
 FROM awakeables.instances AS n ORDER BY n.id
 
 -- note_read --
--- A partition whose row is being written is left out: its reader notes it again in a moment.
+-- A partition whose row is being written is left out: its reader notes it again in a moment. A moment that is
+-- still to come was noted before the clock was set back, and says nothing.
 WITH held AS (
-    SELECT o.partition, greatest(o.fresh_ms, least(n.up_to_ms, coalesce($5::bigint, @now_ms))) AS fresh_ms
-    FROM unnest($2::bigint[], $3::bigint[], $4::bigint[]) AS n (partition, epoch, up_to_ms)
+    SELECT o.partition, greatest(CASE WHEN o.fresh_ms <= clock.now_ms THEN o.fresh_ms END,
+                                 least(n.up_to_ms, clock.now_ms)) AS fresh_ms
+    FROM (SELECT coalesce($5::bigint, @now_ms) AS now_ms) AS clock
+    CROSS JOIN unnest($2::bigint[], $3::bigint[], $4::bigint[]) AS n (partition, epoch, up_to_ms)
     JOIN awakeables.offsets AS o
         ON o.subscription = '' AND o.topic = $1 AND o.partition = n.partition AND o.epoch = n.epoch
     ORDER BY o.partition FOR NO KEY UPDATE OF o SKIP LOCKED
@@ -63,7 +66,8 @@ RETURNING t.partitions
 
 -- read_up_to --
 SELECT CASE WHEN count(o.fresh_ms) = $2 THEN min(o.fresh_ms) END
-FROM awakeables.offsets AS o WHERE o.subscription = '' AND o.topic = $1 AND o.partition < $2
+FROM awakeables.offsets AS o
+WHERE o.subscription = '' AND o.topic = $1 AND o.partition < $2 AND o.fresh_ms <= coalesce($3::bigint, @now_ms)
 
 -- notify --
 SELECT pg_notify(n.channel, n.payload) FROM unnest($1::text[], $2::text[]) AS n (channel, payload)

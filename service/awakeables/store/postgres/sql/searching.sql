@@ -49,7 +49,7 @@ FROM orphans JOIN awakeables.invocations AS i ON i.id = orphans.id AND i.owner =
 ORDER BY i.id FOR UPDATE OF i SKIP LOCKED
 
 -- effects_of --
-SELECT @effect_columns FROM awakeables.outbox AS o
+SELECT @claimed_effect_columns FROM awakeables.outbox AS o
 WHERE o.state = 'unsent' AND o.stream = ANY($1::text[]) AND o.claimed_by <> $2
 ORDER BY o.event_id FOR UPDATE
 
@@ -98,7 +98,7 @@ CROSS JOIN LATERAL (
 ) AS o
 
 -- lock_unclaimed --
-SELECT @effect_columns
+SELECT @claimed_effect_columns
 FROM unnest($1::text[], $2::text[]) AS seen (event_id, claimed_by)
 JOIN awakeables.outbox AS o ON o.event_id = seen.event_id AND o.claimed_by = seen.claimed_by
 WHERE o.state = 'unsent'
