@@ -37,7 +37,7 @@ CACHED = 100_000
 """How many expectations are kept in memory, the oldest dropped first."""
 
 MOST_VALIDATORS = 1000
-"""How many compiled schemas are kept in memory, the oldest dropped first; an app has a few."""
+"""How many schemas, and compiled ones, are kept in memory, the oldest dropped first; an app has a few."""
 
 
 _Expected: TypeAlias = "tuple[Expectation, weakref.ref[Codec[Any]] | None]"
@@ -55,6 +55,7 @@ class PayloadValidator:
         self._learn = learn
         self._expected: OrderedDict[str, _Expected] = OrderedDict()
         self._validators: dict[tuple[str, bool], jsonschema_rs.Draft202012Validator] = {}
+        self._schemas: OrderedDict[str, bytes] = OrderedDict()
 
     def remember(self, awakeable_id: str, expectation: Expectation, codec: Codec[Any] | None = None) -> None:
         """Keep the expectation of an awakeable in memory, and its codec.
@@ -129,10 +130,21 @@ class PayloadValidator:
         return validated
 
     async def _load(self, awakeable_ids: Sequence[str]) -> dict[str, _Expected]:
-        loaded = await self._reader.expectations(awakeable_ids)
+        found = await self._reader.expectations(awakeable_ids)
+        loaded = {awakeable_id: self._sharing(expectation) for awakeable_id, expectation in found.items()}
         for awakeable_id, expectation in loaded.items():
             self.remember(awakeable_id, expectation)
         return {awakeable_id: (expectation, None) for awakeable_id, expectation in loaded.items()}
+
+    def _sharing(self, expectation: Expectation) -> Expectation:
+        """The expectation with the same copy of its schema as others that were loaded."""
+        schema_hash, schema = expectation.schema_hash, expectation.schema
+        if schema_hash is None or schema is None:
+            return expectation
+        shared = self._schemas.setdefault(schema_hash, schema)
+        if len(self._schemas) > MOST_VALIDATORS:
+            self._schemas.popitem(last=False)
+        return replace(expectation, schema=shared)
 
     async def _find_codec(self, awakeable_id: str, expectation: Expectation) -> Codec[Any] | None:
         """Find the codec by the name of its type, or by a dry replay; None: its schema must do."""

@@ -231,3 +231,17 @@ async def test_a_batch_larger_than_the_memory_is_checked_all_the_same(
         completion.refusal
         for completion in await PayloadValidator(Rows(**rows), learn_nothing).validate(said)
     )
+
+
+async def test_what_is_loaded_of_one_type_shares_its_schema() -> None:
+    """A hundred thousand copies of it would take hundreds of megabytes."""
+    schemas = [bytes(bytearray(b'{"type":"integer"}')) for _ in range(3)]
+    expectations = {
+        f"prom_{number}": Expectation(
+            invocation_id="inv_1", codec="json", type_name=None, schema_hash="h", schema=schema
+        )
+        for number, schema in enumerate(schemas)
+    }
+    validator = PayloadValidator(Rows(**expectations), learn_nothing)
+    found = [await validator.expectation(key) for key in expectations]
+    assert len({id(each.schema) for each in found if each is not None}) == 1
