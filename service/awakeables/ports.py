@@ -12,7 +12,7 @@ Every method of a store may raise `StoreUnavailable`; `commit` may raise `StoreR
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
 from awakeables.core.awakeables import AwakeableRow, CodecKind, State
@@ -110,11 +110,10 @@ class SettlementReader(Protocol):
 class OutboxReader(Protocol):
     """Reads what is still to be published."""
 
-    async def effects(self, owner: str, limit: int, *, but: Collection[str] = ()) -> list[Effect]:
+    async def effects(self, owner: str, limit: int) -> list[Effect]:
         """Unsent effects that this owner has claimed, each stream's in order of position.
 
         They are from the streams with the oldest effects; the limit cuts off only the end of a stream.
-        Those for the topics `but`, and those behind them in their streams, are left out.
         """
         ...
 

@@ -55,25 +55,6 @@ async def test_the_oldest_unsent_are_found_whoever_holds_them_and_whatever_has_f
         assert await driver.effects("unsent", limit) == effects[1::2][:limit]
 
 
-async def test_effects_for_topics_that_are_left_out_hold_up_their_streams_alone(driver: Driver) -> None:
-    """Order per stream holds: nothing overtakes what is left out."""
-    topics = {"a": ("good", "bad", "good"), "b": ("good", "good"), "c": ("bad", "good"), "d": ("worse",)}
-    effects: dict[str, list[Effect]] = {}
-    for stream, wanted in topics.items():
-        row = await driver.begin(owner="me")
-        effects[stream] = [replace(driver.an_effect(row.id), topic=topic) for topic in wanted]
-        await driver.do(Advanced, driver.an_advance(row, effects=effects[stream]))
-
-    async def read(limit: int, *but: str) -> list[Effect]:
-        return sorted(await driver.store.effects("me", limit, but=but), key=lambda effect: effect.event_id)
-
-    assert await read(20) == [effect for some in effects.values() for effect in some]
-    assert await read(20, "bad", "worse") == [effects["a"][0], *effects["b"]]
-    assert await read(2, "bad", "worse") == [effects["a"][0], effects["b"][0]]
-    assert await read(20, "good") == [effects["c"][0], effects["d"][0]]
-    assert await read(20, "bad", "worse", "good") == []
-
-
 @pytest.mark.parametrize("form", get_args(Envelope))
 @pytest.mark.impossible_rows
 async def test_the_form_of_a_task_is_kept(driver: Driver, form: Envelope) -> None:

@@ -33,8 +33,7 @@ UNPLANNED = {
         "try_lock",
         "clock",
     ),
-    *("register", "beat", "declare_dead", "leave", "gone", "instances", "for_me", "not_behind"),
-    *("new_rev", "now_ms"),
+    *("register", "beat", "declare_dead", "leave", "gone", "instances", "for_me", "new_rev", "now_ms"),
     *("follows", "check", "answer", "answer_wakes"),
     "count_rows",  # a count visits what it counts
 }

@@ -149,6 +149,7 @@ class CompletionsTopic:
         self.on_effects = on_effects
         self._committer = committer
         self._store = store
+        self._claimed: dict[int, int] = {}
         self._skip_listeners: list[Callable[[int], None]] = []
 
     @property
@@ -166,16 +167,19 @@ class CompletionsTopic:
             owner=self._owner(), topic=self.name, partitions=(partition,), topic_id=self.topic_id
         )
         [position] = (await self._committer.commit(command, PartitionsTaken)).positions
+        self._claimed[partition] = position.epoch
         return position
 
     async def moved(self) -> list[int]:
         """The partitions that this instance has read to their end and that were moved since, anywhere."""
-        epochs = {partition: mark.epoch for partition, mark in self.horizon.read.items()}
+        read = self.horizon.read
         return [
             row.partition
             for row in await self._store.positions(self.name)
             # Another owner's epoch is that of the group's next assignment, not of a move.
-            if row.epoch > epochs.get(row.partition, row.epoch) and row.owner == self._owner()
+            if row.partition in read
+            and row.epoch > self._claimed.get(row.partition, row.epoch)
+            and row.owner == self._owner()
         ]
 
     def is_recreated_since(self, read: str | None) -> bool:

@@ -176,7 +176,8 @@ class Engine:
             owner=lambda: self.member.id,
             clock=clock,
             settings=settings.relay,
-            on_wakes=lambda wakes: self.pool.wake(wakes),  # constructed later: it publishes through the relay
+            # The pool is constructed later: it publishes through the relay.
+            on_wakes=lambda wakes: self.pool.wake(wakes),
             may_publish=None if self.member.alone else self.member.is_sure,
             metrics=self.metrics,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -28,14 +28,10 @@ from awakeables.telemetry.outages import Outages
 log = structlog.stdlib.get_logger(__name__)
 
 CLAIM_LIMIT = 500
+"""How many effects are claimed, and at most read, at once."""
+
 LEAST_READ = 10
-"""How many effects are read at once: at most, and at least, if more take too long."""
-
-PROBES = 10
-"""So many streams whose first effect is for a topic that fails are kept in memory, if memory gets short."""
-
-SHORT = 4
-"""Memory is short once effects take one part in so many of it."""
+"""How many are read at least, however long that takes."""
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
@@ -71,10 +67,6 @@ class Relay:
     Effects are handed off right after their commit. At the start, when there is no room, and at
     intervals in case a hand-off was lost, the relay is *behind*: it accepts no hand-off, and reads the
     unsent effects from the store, in order, until it holds all of them.
-
-    Effects for a topic that fails, and those behind them, must not use up the room that others need. If
-    there are many, all but a few leave memory, their topic is *shed*, and nothing is handed off, but read
-    without those of such topics, until one of the few succeeds.
     """
 
     def __init__(  # noqa: PLR0913 - all of it is given by name
@@ -122,7 +114,6 @@ class Relay:
         self._known: dict[str, int] = {}
         self._held_bytes = 0
         self._behind = True
-        self._shed: set[str] = set()
         self._most_read = CLAIM_LIMIT
         self._gone_while_reading: set[str] | None = None
         self._handed_off_while_reading: list[Effect] | None = None
@@ -132,8 +123,7 @@ class Relay:
 
     def hand_off(self, effects: Sequence[Effect]) -> None:
         """Publish effects that this owner has just committed, which claims them."""
-        if self._behind or self._shed:
-            self._behind = True
+        if self._behind:
             self._poked.set()
         elif self._handed_off_while_reading is not None:
             # Earlier effects of their streams may be among those being read, and must go first.
@@ -156,7 +146,6 @@ class Relay:
         self._backoffs.clear()
         self._known.clear()
         self._held_bytes = 0
-        self._shed.clear()
         self.fall_behind()
 
     def go_on(self) -> None:
@@ -253,8 +242,6 @@ class Relay:
             # The reply may have been lost before, so claimed effects are read, too, not taken from it.
             self._behind = True
         self._sweeps += 1
-        if self._shed:
-            self._look_after_shed()
         if self._behind:
             await self._catch_up()
         if len(claimed.effect_ids) >= CLAIM_LIMIT:
@@ -271,7 +258,7 @@ class Relay:
         self._gone_while_reading, self._handed_off_while_reading = gone, handed_off
         owner = self._owner()
         try:
-            unsent = await self._reader.effects(owner, limit, but=tuple(self._shed))
+            unsent = await self._reader.effects(owner, limit)
         except StoreUnavailable:  # or they are too large to be read in time
             self._behind = True
             self._most_read = max(LEAST_READ, self._most_read // 2)
@@ -350,7 +337,7 @@ class Relay:
         self._go_on(effects)
         for topic in {effect.topic for effect in effects}:
             self._missing.found(topic)
-            self._works_again(topic)
+            self._problems.pop(topic, None)
             self._refusals.succeeded(topic)
             failures = self._outages.succeeded(topic)
             if failures is not None:
@@ -383,47 +370,9 @@ class Relay:
             self._counts["retried"].inc()
             backoff = self._backoffs.setdefault(effect.stream, Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S))
             pauses.setdefault(backoff.next_s(), []).append(effect)
-        self._shed_if_short({effect.topic for effect in effects})
         for pause_s, some in pauses.items():
             if self._tasks is not None:
                 self._tasks.create_task(self._retry_later(some, pause_s))
-
-    def _works_again(self, topic: str) -> None:
-        """Nothing is known against a topic any more: read what was shed."""
-        self._problems.pop(topic, None)
-        if topic in self._shed:
-            self._shed.discard(topic)
-            self.fall_behind()
-
-    def _shed_if_short(self, topics: Collection[str]) -> None:
-        """If memory is short, keep only a few of the streams that wait for these topics, which fail."""
-        most, most_bytes = self._settings.max_waiting // SHORT, self._settings.max_waiting_bytes // SHORT
-        if len(self._known) < most and self._held_bytes < most_bytes:
-            return
-        for topic in topics:
-            waiting = [stream for stream, queue in self._streams.items() if queue[0].topic == topic]
-            if waiting:
-                self._shed.add(topic)
-            for stream in waiting[:PROBES]:
-                queue = self._streams[stream]
-                self._drop([*queue][1:])
-                self._streams[stream] = deque((queue[0],))
-            for stream in waiting[PROBES:]:
-                self._backoffs.pop(stream, None)
-                self._drop(self._streams.pop(stream))
-        self._due = [effect for effect in self._due if self._is_first(effect)]
-
-    def _drop(self, effects: Iterable[Effect]) -> None:
-        """Forget effects that are read again later."""
-        for effect in effects:
-            self._held_bytes -= self._known.pop(effect.event_id, 0)
-
-    def _look_after_shed(self) -> None:
-        """Read again what was shed if none of the few that were kept is left to tell whether it works."""
-        kept = {queue[0].topic for queue in self._streams.values()}
-        if self._shed - kept:
-            self._shed &= kept
-            self._behind = True
 
     async def _retry_later(self, effects: Sequence[Effect], pause_s: float) -> None:
         await asyncio.sleep(pause_s)
@@ -438,7 +387,7 @@ class Relay:
 
     def _refuse(self, effect: Effect, reason: str) -> None:
         reason = writable(reason)
-        self._works_again(effect.topic)  # or the next effect for this topic will find out
+        self._problems.pop(effect.topic, None)  # the next effect for this topic will find out
         self._counts["refused"].inc()
         # Verdicts and copies of dead letters may be refused by the thousand, so not each is logged.
         fields = _log_fields(effect)

@@ -415,12 +415,16 @@ class RunnerPool:
         """
         unread, backoff = deque([rows]), Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while unread:
-            part = unread.popleft()
+            part = [row for row in unread.popleft() if runners[row.id] in self._revived]  # not lost meanwhile
+            if not part:
+                continue
             invocation_ids = [row.id for row in part]
             try:
                 found = await histories(self._store, invocation_ids)
             except StoreUnavailable as error:
                 self._note_unread(invocation_ids, error)
+                if self._suspect is not None and self._suspect.invocation_id in invocation_ids:
+                    self.proved_alive()  # it does not run, so the next one may
                 middle = len(part) // 2
                 unread.extend(some for some in (part[:middle], part[middle:]) if some)
                 await asyncio.sleep(backoff.next_s())
@@ -456,6 +460,8 @@ class RunnerPool:
             self.forget(runner)  # ended and purged meanwhile
 
     def _start(self, runner: Runner, journal: Sequence[Entry]) -> None:
+        if runner.suspected and self._suspect is None:  # its journal could not be read for a while
+            self._suspect = runner
         if runner is self._suspect:
             until = asyncio.get_running_loop().time() + ALIVE_S
             self._timers.add(Isolation(runner, until), until)

@@ -88,6 +88,7 @@ class Runner:
     Attributes:
         wakes_at: When `on_time` is to be called, in the event loop's time; None: never.
         closing: Whether its last commit is under way, or was; or the process stops.
+        suspected: Whether it was in memory at each of the last crashes, and has committed nothing since.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class Runner:
         self._lost = False
         self._abandoned: tuple[str, ...] = ()
         self._refusal: Rejection | None = None
-        self._suspected = False
+        self.suspected = False
 
     # Events.
 
@@ -245,11 +246,11 @@ class Runner:
 
         It does not linger; and if it survives for a moment, `prove_alive` is called.
         """
-        self._suspected = True
+        self.suspected = True
 
     def prove_alive(self) -> None:
         """Commit something, unless it has: a handler that did not survive can't."""
-        if self._suspected and not self.closing and not self._pool.stopping:
+        if self.suspected and not self.closing and not self._pool.stopping:
             self._commit(Continue(), None)
 
     def detach(self, reason: str = "the invocation was ended from outside") -> None:
@@ -406,7 +407,7 @@ class Runner:
         is_over = self.wakes_at is not None and has_come(self.wakes_at)
         if is_over:
             self.wakes_at = None
-        if not (is_over or self._suspected or pool.is_pressed()):
+        if not (is_over or self.suspected or pool.is_pressed()):
             if self.wakes_at is None:
                 self.wakes_at = pool.wake_at(self, due_ms, lingers=bool(waits.answers))
             stays = stays or self.wakes_at is not None
@@ -559,8 +560,8 @@ class Runner:
         if reply.invocation.cancelled_ms is not None:
             # The request for it may have ended before it could notify this runner.
             self._cancelled = True
-        if self._suspected:
-            self._suspected = False
+        if self.suspected:
+            self.suspected = False
             self._pool.proved_alive()
         if progress is not None and (progress.awakeables or reply.effects):
             self._relay(progress, reply.effects)

@@ -267,9 +267,8 @@ class Settlement:
         )
         match reply:
             case SettledAll():
-                self._on_wakes(
-                    reply.wakes
-                )  # handlers in memory go on within this call, up to their next await
+                # Handlers in memory go on within this call, up to their next await.
+                self._on_wakes(reply.wakes)
                 if self._verdicts_topic:
                     self._on_effects()
                 return reply

@@ -48,10 +48,10 @@ METADATA_MS = 3000
 TOPIC_CHECK_S = 0.1
 """How often the broker is asked for the topic's partitions; deadlines wait for the answer."""
 
-CONSUMER_CHECK_S = 0.5
-
 MOVES_CHECK_S = 2.0
 """How soon at the latest a member notices that a partition of its own was moved at another instance."""
+
+CONSUMER_CHECK_S = 0.5
 """How often the consumer is checked for silence, which costs no request."""
 
 SILENT_S = 3.0
@@ -263,8 +263,9 @@ class CompletionsConsumer:
             await asyncio.sleep(TOPIC_CHECK_S)
             asked = Moment.now(self._clock)
             # Ask a leader of this topic: another broker may be down without harm.
-            places = [reader.partition for reader in readers.current[:1]]
-            leader = next(map(consumer._client.cluster.leader_for_partition, places), None)
+            places = [reader.partition for reader in readers.current]
+            leaders = map(consumer._client.cluster.leader_for_partition, places)
+            leader = next((broker for broker in leaders if broker is not None and broker >= 0), None)
             try:
                 facts = (await describe(consumer._client, [self._topic], node=leader))[self._topic]
             except NO_CONNECTION:

@@ -342,7 +342,12 @@ class PartitionReader:
 
     async def _look(self) -> None:
         leader = self._leader_now()
-        if leader is not None and leader != self._leader:
+        if leader is None:
+            self._leader = None
+            self._fetch.pause()  # the broker is there: it tells that nobody leads the partition
+            text = f"partition {self.partition.partition} of {self.partition.topic} has no leader"
+            self._board.report(self._name, events.BROKER_DOWN, text, **self._facts)
+        elif leader != self._leader:
             # A new leader may not know yet how far records were acknowledged, and fetch responses then have
             # an earlier end. Where the partition ends it tells only once it knows (KIP-207).
             await self._bounds()

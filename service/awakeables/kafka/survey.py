@@ -65,14 +65,16 @@ async def survey(connection: KafkaConnection, roles: Mapping[str, Role]) -> Surv
     async with asking(connection) as client:
         facts = await describe(client, roles) if roles else {}
         brokers = len(client.cluster.brokers())
-        there = [name for name in roles if facts[name].problem is None]
+        there = [name for name in roles if facts[name].problem is None and not facts[name].leaderless]
         settings, undisclosed = await _settings(client, there)
     return Survey(
         brokers=brokers,
         topics=tuple(_state(name, roles[name], facts[name], settings.get(name, {})) for name in there),
         missing=tuple(name for name in roles if facts[name].missing),
         problems={
-            n: _name_of(f.problem) for n, f in facts.items() if f.problem is not None and not f.missing
+            n: _name_of(f.problem or kafka.LeaderNotAvailableError)
+            for n, f in facts.items()
+            if (f.problem is not None or f.leaderless) and not f.missing
         },
         undisclosed=undisclosed,
     )

@@ -57,7 +57,7 @@ class WholeTopics:
             facts = await describe(client, wanted) if wanted else {}
         ends = {}
         for topic in wanted:
-            if facts[topic].problem is None:
+            if facts[topic].problem is None and not facts[topic].leaderless:
                 partitions = [TopicPartition(topic, number) for number in sorted(facts[topic].partitions)]
                 found = await self._consumer.end_offsets(partitions)
                 offsets = {partition.partition: end for partition, end in found.items()}

@@ -129,22 +129,9 @@ class MemoryTables:
         streams = {row.stream for row in free[:limit]}
         return in_order([row for row in free if row.stream in streams])
 
-    def unsent(self, owner: str, limit: int, but: Collection[str] = ()) -> list[EffectRow]:
-        """Unsent effects of this owner, from the streams with the oldest effects, in order of position.
-
-        Without those for the topics `but`, and those behind them.
-        """
-        stops: dict[str, tuple[int, str]] = {}
-        for _, row in self.in_state("unsent"):
-            if row.topic in but:
-                place = (row.position, row.event_id)
-                stops[row.stream] = min(place, stops.get(row.stream, place))
-        mine = [
-            row
-            for _, row in sorted(self.in_state("unsent"))
-            if row.claimed_by == owner
-            and (row.stream not in stops or (row.position, row.event_id) < stops[row.stream])
-        ]
+    def unsent(self, owner: str, limit: int) -> list[EffectRow]:
+        """Unsent effects of this owner, from the streams with the oldest effects, in order of position."""
+        mine = [row for _, row in sorted(self.in_state("unsent")) if row.claimed_by == owner]
         streams = {row.stream for row in mine[:limit]}
         return in_order([row for row in mine if row.stream in streams])[:limit]
 
@@ -306,8 +293,8 @@ class MemoryStore:
             if row is not None
         }
 
-    async def effects(self, owner: str, limit: int, *, but: Collection[str] = ()) -> list[Effect]:
-        return [row.effect for row in self.tables.unsent(owner, limit, but)]
+    async def effects(self, owner: str, limit: int) -> list[Effect]:
+        return [row.effect for row in self.tables.unsent(owner, limit)]
 
     async def ended(self, before_ms: int, limit: int) -> list[Ended]:
         tables = self.tables

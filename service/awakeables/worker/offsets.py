@@ -37,7 +37,8 @@ class OffsetTracker:
         """Record that a record was received.
 
         The first offset that is started after `forget` is taken as the partition's position. So is one that
-        was received before: only a topic that was recreated, or has lost records, goes back without it.
+        was received before: only a topic that was recreated, or has lost records, goes back without it. What
+        ends then of the topic before may pass for a record of the new one at the same offset.
         """
         window = self._windows.get(place)
         if window is None or offset <= window.last:

@@ -120,6 +120,7 @@ async def test_a_partition_that_was_moved_elsewhere_is_known_though_nothing_is_r
         assert await topic.moved() == [0]
         assert await two.engine.completions.moved() == []
         await sink.open()
+        assert await topic.moved() == [], "its reader has noticed"
         sink.read_up_to(Moment.now(bench.clock))
         assert await topic.moved() == []
         # Another reader's claim is no move.

@@ -520,56 +520,14 @@ async def test_case_w9_r9_a_topic_that_is_missing_is_logged_a_few_times_and_not_
     assert len(rig.broker.tries) > 300
 
 
-async def many(rig: Rig, topic: str, count: int, *, first: int = 0, each: int = 2) -> list[Effect]:
-    """Streams with so many effects each for a topic, which are handed off."""
-    made: list[Effect] = []
-    for number in range(count):
-        stream = f"inv_{topic}{first + number:04}"
-        start = (100_000 if topic == "good" else 0) + each * (first + number)
-        effects = [replace(rig.effect(start + place, stream), topic=topic) for place in range(each)]
-        await rig.commit(*effects)
-        rig.relay.hand_off(effects)
-        made += effects
-    return made
-
-
-@pytest.mark.parametrize("room", [{"max_waiting": 100}, {"max_waiting_bytes": 300}], ids=["effects", "bytes"])
-async def test_a_topic_that_can_t_be_written_keeps_no_other_from_being_published(
-    room: dict[str, int],
-) -> None:
-    """However much waits for it; and once it can be written, all of it goes out, in order."""
-    async with relaying(**room) as rig:
-        down = {"bad"}
-        rig.broker.fail = lambda e: BrokerUnavailable("no leader") if e.topic in down else None
-        bad = await many(rig, "bad", 200)
-        await asyncio.sleep(10)
-        good = await many(rig, "good", 40)
-        await until(lambda: len(rig.broker.published) == len(good), "the others go out", within_s=30)
-        bad += await many(rig, "bad", 50, first=200)
-        more = await many(rig, "good", 40, first=40)
-        await until(lambda: len(rig.broker.published) == len(good + more), "they go on", within_s=30)
-        down.clear()
-        await rig.quiet()
-        told = [effect for effect in rig.broker.published if effect.topic == "bad"]
-        for stream in {effect.stream for effect in bad}:
-            assert [e for e in told if e.stream == stream] == [e for e in bad if e.stream == stream]
-
-
-async def test_what_was_shed_is_refused_with_the_rest_if_its_topic_stays_missing() -> None:
-    async with relaying(max_waiting=100) as rig:
-        rig.broker.missing = {"bad"}
-        bad = await many(rig, "bad", 200, each=1)
-        await until(lambda: len(rig.store.tables.failed) == len(bad), "all are refused", within_s=300)
-
-
 async def test_effects_that_take_too_long_to_be_read_together_are_read_a_few_at_a_time() -> None:
     async with relaying() as rig:
         read = rig.store.effects
 
-        async def slow(owner: str, limit: int, **but: Any) -> list[Effect]:
+        async def slow(owner: str, limit: int) -> list[Effect]:
             if limit > 50:
                 raise StoreUnavailable("canceling statement due to statement timeout")
-            return await read(owner, limit, **but)
+            return await read(owner, limit)
 
         rig.store.effects = slow  # type: ignore[method-assign]
         for number in range(30):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from awakeables.core.awakeables import AwakeableRow, State
 from awakeables.core.brief import brief_awakeable, brief_dead_letter, brief_effect, brief_invocation
@@ -83,9 +83,8 @@ async def expectations(connection: Connection, awakeable_ids: Sequence[str]) -> 
     return {awakeable_id: expectation_from(columns) for awakeable_id, *columns in found}
 
 
-async def effects(connection: Connection, owner: str, limit: int, but: Collection[str]) -> list[Effect]:
-    found = await connection.fetch(QUERIES["unsent_of"], owner, limit, list(but))
-    return [EffectRow(*row).effect for row in found]
+async def effects(connection: Connection, owner: str, limit: int) -> list[Effect]:
+    return [EffectRow(*row).effect for row in await connection.fetch(QUERIES["unsent_of"], owner, limit)]
 
 
 async def ended(connection: Connection, before_ms: int, limit: int) -> list[Ended]:

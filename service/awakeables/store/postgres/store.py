@@ -8,7 +8,7 @@ the next use makes a new one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from awakeables.core.awakeables import AwakeableRow, State
@@ -132,8 +132,8 @@ class PostgresStore:
     async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
         return await _read(self._reader, reading.expectations, awakeable_ids)
 
-    async def effects(self, owner: str, limit: int, *, but: Collection[str] = ()) -> list[Effect]:
-        return await _read(self._reader, reading.effects, owner, limit, but)
+    async def effects(self, owner: str, limit: int) -> list[Effect]:
+        return await _read(self._reader, reading.effects, owner, limit)
 
     async def ended(self, before_ms: int, limit: int) -> list[Ended]:
         return await _read(self._lister, reading.ended, before_ms, limit)

@@ -141,13 +141,9 @@ def _unclaimed(
     return sorted((EffectRow(*row) for row in found), key=lambda row: (row.position, row.event_id))
 
 
-def unsent(
-    connection: sqlite3.Connection, owner: str, limit: int, but: Collection[str] = ()
-) -> list[EffectRow]:
-    """Unsent effects of an owner, in order of position; not for these topics, nor behind those."""
-    topics = id_list(sorted(but))
-    mine = (owner, topics, topics, limit)
-    found = connection.execute(QUERIES["unsent_of"], (*mine, *mine))
+def unsent(connection: sqlite3.Connection, owner: str, limit: int) -> list[EffectRow]:
+    """Unsent effects of an owner, in order of position."""
+    found = connection.execute(QUERIES["unsent_of"], (owner, limit, owner, limit))
     return sorted((EffectRow(*row) for row in found), key=lambda row: (row.position, row.event_id))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from awakeables.core.awakeables import AwakeableRow, State
 from awakeables.core.brief import brief_awakeable, brief_dead_letter, brief_effect, brief_invocation
@@ -76,8 +76,8 @@ def expectations(connection: sqlite3.Connection, awakeable_ids: Sequence[str]) -
     return {awakeable_id: expectation_from(columns) for awakeable_id, *columns in found}
 
 
-def effects(connection: sqlite3.Connection, owner: str, limit: int, but: Collection[str]) -> list[Effect]:
-    return [row.effect for row in unsent(connection, owner, limit, but)]
+def effects(connection: sqlite3.Connection, owner: str, limit: int) -> list[Effect]:
+    return [row.effect for row in unsent(connection, owner, limit)]
 
 
 def ended(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[Ended]:

@@ -12,7 +12,7 @@ import errno
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -291,8 +291,8 @@ class SqliteStore:
     async def expectations(self, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
         return await self._reader.run(reading.expectations, awakeable_ids)
 
-    async def effects(self, owner: str, limit: int, *, but: Collection[str] = ()) -> list[Effect]:
-        return await self._reader.run(reading.effects, owner, limit, but)
+    async def effects(self, owner: str, limit: int) -> list[Effect]:
+        return await self._reader.run(reading.effects, owner, limit)
 
     async def ended(self, before_ms: int, limit: int) -> list[Ended]:
         return await self._lister.run(reading.ended, before_ms, limit)

@@ -31,26 +31,20 @@ WITH oldest AS (
     SELECT DISTINCT first.stream
     FROM (
         SELECT o.stream FROM awakeables.outbox AS o
-        WHERE o.state = 'unsent' AND o.claimed_by = $1 AND @not_behind ORDER BY o.event_id LIMIT $2
+        WHERE o.state = 'unsent' AND o.claimed_by = $1 ORDER BY o.event_id LIMIT $2
     ) AS first
 ), chosen AS (
     SELECT held.event_id, held.position
     FROM oldest
     CROSS JOIN LATERAL (
         SELECT o.event_id, o.position FROM awakeables.outbox AS o
-        WHERE o.state = 'unsent' AND o.stream = oldest.stream AND o.claimed_by = $1 AND @not_behind
+        WHERE o.state = 'unsent' AND o.stream = oldest.stream AND o.claimed_by = $1
     ) AS held
     ORDER BY held.position, held.event_id LIMIT $2
 )
 SELECT @effect_columns
 FROM chosen JOIN awakeables.outbox AS o ON o.event_id = chosen.event_id
 ORDER BY chosen.position, chosen.event_id
-
--- not_behind --
-(cardinality($3::text[]) = 0 OR NOT EXISTS (
-    SELECT 1 FROM awakeables.outbox AS earlier
-    WHERE earlier.state = 'unsent' AND earlier.stream = o.stream AND earlier.topic = ANY($3::text[])
-        AND (earlier.position, earlier.event_id) <= (o.position, o.event_id)))
 
 -- ended --
 SELECT i.id, i.version FROM awakeables.invocations AS i

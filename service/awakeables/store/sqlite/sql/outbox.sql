@@ -65,23 +65,11 @@ FROM (
     SELECT held.event_id, held.position
     FROM (
         SELECT DISTINCT stream FROM (
-            SELECT held.stream FROM outbox AS held
-            WHERE held.state = 'unsent' AND held.claimed_by = ? AND (? = '[]' OR NOT EXISTS (
-                SELECT 1 FROM outbox AS earlier
-                WHERE earlier.state = 'unsent' AND earlier.stream = held.stream
-                    AND earlier.topic IN (SELECT value FROM json_each(?))
-                    AND (earlier.position, earlier.event_id) <= (held.position, held.event_id)
-            ))
-            ORDER BY held.event_id LIMIT ?
+            SELECT stream FROM outbox WHERE state = 'unsent' AND claimed_by = ? ORDER BY event_id LIMIT ?
         )
     ) AS oldest
     CROSS JOIN outbox AS held ON held.stream = oldest.stream
-    WHERE held.state = 'unsent' AND held.claimed_by = ? AND (? = '[]' OR NOT EXISTS (
-        SELECT 1 FROM outbox AS earlier
-        WHERE earlier.state = 'unsent' AND earlier.stream = held.stream
-            AND earlier.topic IN (SELECT value FROM json_each(?))
-            AND (earlier.position, earlier.event_id) <= (held.position, held.event_id)
-    ))
+    WHERE held.state = 'unsent' AND held.claimed_by = ?
     ORDER BY held.position, held.event_id LIMIT ?
 ) AS chosen
 CROSS JOIN outbox ON outbox.event_id = chosen.event_id
