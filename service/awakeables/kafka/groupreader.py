@@ -102,8 +102,22 @@ class GroupReader:
                 if len(records) < limit:
                     timeout_ms = POLL_MS // 4 if careful and not records else 0
                     records += await self._read(partition, limit - len(records), timeout_ms)
-        # What was read before a rebalance is read again after it, from where its partition was committed.
-        return records if changes == self._changes else ()
+        while changes != self._changes:
+            changes = self._changes
+            records = [record for record in records if await self._is_passed(record)]
+        return records
+
+    async def _is_passed(self, record: ConsumerRecord) -> bool:
+        """Whether a record was read since the last rebalance.
+
+        What was read before it is read again, from where its partition was committed, and with it what was
+        not finished then.
+        """
+        place, position = TopicPartition(record.topic, record.partition), 0
+        with suppress(TimeoutError, kafka.IllegalStateError):
+            async with asyncio.timeout(POLL_MS / 1000):
+                position = await self._consumer.position(place)
+        return bool(position > record.offset)
 
     async def _poll_any(self) -> Sequence[ConsumerRecord]:
         """Wait for a record of any partition.

@@ -24,11 +24,13 @@ class Consumer:
 
     Attributes:
         unknown: Partitions whose position is not known: they have no leader.
+        on_wait: Called when records of any partition are waited for.
         on_read: Called when a partition is read by itself.
     """
 
     def __init__(self) -> None:
         self.unknown: set[TopicPartition] = set()
+        self.on_wait: Callable[[], None] = lambda: None
         self.on_read: Callable[[], None] = lambda: None
         self._next = {HERE: 0, THERE: 0}
 
@@ -50,12 +52,15 @@ class Consumer:
         del timeout_ms
         if places:
             self.on_read()
+        else:
+            self.on_wait()
         place = places[0] if places else HERE
         first = self._next[place]
         if place in self.unknown or first >= 10:
             return {}
         self._next[place] = min(10, first + max_records)
-        return {place: [Found(offset) for offset in range(first, self._next[place])]}
+        taken = range(first, self._next[place])
+        return {place: [Found(offset, topic=place.topic, partition=place.partition) for offset in taken]}
 
 
 @pytest.fixture
@@ -91,13 +96,32 @@ async def test_a_partition_without_a_leader_holds_up_no_other(
     assert len(await reader.poll(4)) == 4
 
 
-async def test_what_was_read_before_a_rebalance_is_not_begun_after_it(
+async def test_what_was_read_before_a_rebalance_is_not_begun_before_it_is_read_again(
     consumer: Consumer, reader: GroupReader
 ) -> None:
-    """It is read again from where the partition was committed, with what was not finished before it."""
-    consumer.on_read = reader.forget
-    assert list(await reader.poll(4)) == []
-    consumer.on_read = lambda: None
-    consumer.seek(HERE, 0)
-    consumer.seek(THERE, 0)
-    assert {record.offset for record in await reader.poll(4)} >= {0}
+    """It is, from where its partition was committed, with what was not finished before it."""
+    consumer.seek(HERE, 5)
+
+    def rebalance() -> None:
+        consumer.on_read = lambda: None
+        reader.forget()
+        consumer.seek(HERE, 3)
+
+    consumer.on_read = rebalance
+    found = [record.offset for _ in range(4) for record in await reader.poll(4) if record.partition == 0]
+    assert found == [3, 4, 5, 6, 7, 8, 9]
+
+
+async def test_what_is_read_after_a_rebalance_is_begun_though_it_was_asked_for_before(
+    consumer: Consumer, reader: GroupReader
+) -> None:
+    """The consumer waits for the rebalance, and returns the first records of its new partitions."""
+
+    def rebalance() -> None:
+        consumer.on_wait = lambda: None
+        reader.forget()
+        consumer.seek(HERE, 3)
+
+    consumer.on_wait = rebalance
+    found = [record.offset for _ in range(4) for record in await reader.poll(4) if record.partition == 0]
+    assert found == [3, 4, 5, 6, 7, 8, 9]

@@ -25,6 +25,8 @@ class Found:
     value: bytes | None = b"{}"
     key: bytes | None = None
     headers: tuple[tuple[str, bytes | None], ...] = ()
+    topic: str = PLACE.topic
+    partition: int = PLACE.partition
 
 
 class Consumer:
