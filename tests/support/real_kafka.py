@@ -10,6 +10,8 @@ import secrets
 import socket
 import time
 import warnings
+from collections.abc import Iterator
+from itertools import count, islice
 from typing import TYPE_CHECKING, Protocol, Self, cast
 
 # Read by testcontainers when it is imported. Without the first two it looks for the broker on
@@ -297,19 +299,32 @@ def _segment(topic: str, partition: int) -> str:
     return f"/var/lib/kafka/data/{topic}-{partition}/{0:020}.log"
 
 
+PORTS_OF_A_PROCESS = 600
+"""Of those from 20000 to 29599; sixteen processes of a test run have ports of their own."""
+
+
+def _ports() -> Iterator[int]:
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw15").removeprefix("gw")) % 16
+    start = secrets.randbelow(PORTS_OF_A_PROCESS)
+    for number in count(start):
+        yield 20_000 + worker * PORTS_OF_A_PROCESS + number % PORTS_OF_A_PROCESS
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on.
+    """A port of the loopback interface that nobody listens on, and that no other test is about to.
 
     Taken from below the range of ephemeral ports: while the broker is down, a client that
     reconnects to a port in that range can be given the same port as its source, connect to
     itself, and keep the broker from coming back.
     """
-    for _ in range(100):
-        port = 20_000 + secrets.randbelow(10_000)
+    for port in islice(_PORTS, PORTS_OF_A_PROCESS):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((LOOPBACK, port))
             return port
-    raise OSError("No free port between 20000 and 29999.")
+    raise OSError("All ports of this process, between 20000 and 29599, are in use.")
 
 
 def remove_orphans() -> None:
