@@ -215,9 +215,16 @@ class Runner:
         resolve(begun, reply)
 
     def on_outcome(self, wake: Wake) -> None:
-        """Handle the settlement of one of its awakeables."""
+        """Handle the settlement of one of its awakeables, a wake-up with a sequence number.
+
+        A gap means that a hint was lost. Then the old number stays, so that the next suspend is refused
+        and the invocation stays runnable, instead of sleeping through what it has missed.
+        """
         self._inbox[wake.awakeable_id] = wake.outcome
-        self._on_wake(wake.wake)
+        self._woken = True
+        if wake.wake == self._wake + 1:
+            self._wake = wake.wake
+        self._go_on()
 
     def on_cancelled(self) -> None:
         """Handle the cancellation of the invocation, or that it was asked for again.
@@ -272,17 +279,6 @@ class Runner:
     def put_off(self, error: Exception) -> None:
         """Try again later: another instance may have the code that this one lacks, or may have it soon."""
         self._retry(self._failure(type_of(error), message_of(error)), None, message_of(error))
-
-    def _on_wake(self, wake: int) -> None:
-        """Record a wake-up by its sequence number.
-
-        A gap means that a hint was lost. Then the old number stays, so that the next suspend is refused
-        and the invocation stays runnable, instead of sleeping through what it has missed.
-        """
-        self._woken = True
-        if wake == self._wake + 1:
-            self._wake = wake
-        self._go_on()
 
     # Stepping.
 
