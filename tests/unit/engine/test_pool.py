@@ -27,6 +27,11 @@ class Door:
         await self.open.wait()
         self.inside -= 1
 
+    async def waits(self, ctx: Context) -> None:
+        """A handler that comes to it."""
+        await ctx.awakeable()
+        await ctx.run("pass", self.pass_through)
+
 
 async def answered(bench: Bench, process: Any) -> list[str]:
     """So many suspended invocations, whose answers are told."""
@@ -43,14 +48,8 @@ async def all_completed(bench: Bench, ids: list[str]) -> None:
 
 
 async def test_while_many_answers_wait_to_be_read_few_handlers_go_on_at_once_but_all_do() -> None:
-    door = Door()
-
-    async def waits(ctx: Context) -> None:
-        await ctx.awakeable()
-        await ctx.run("pass", door.pass_through)
-
-    bench = Bench()
-    async with bench.serving(waits=waits) as process:
+    door, bench = Door(), Bench()
+    async with bench.serving(waits=door.waits) as process:
         process.engine.completions.readers[0] = ReaderState(lag=BEHIND + 1)
         ids = await answered(bench, process)
         await until(lambda: door.inside == FEW)
@@ -62,14 +61,8 @@ async def test_while_many_answers_wait_to_be_read_few_handlers_go_on_at_once_but
 
 
 async def test_once_the_answers_are_read_the_places_are_all_there_again() -> None:
-    door = Door()
-
-    async def waits(ctx: Context) -> None:
-        await ctx.awakeable()
-        await ctx.run("pass", door.pass_through)
-
-    bench = Bench()
-    async with bench.serving(waits=waits) as process:
+    door, bench = Door(), Bench()
+    async with bench.serving(waits=door.waits) as process:
         process.engine.completions.readers[0] = ReaderState(lag=BEHIND + 1)
         ids = await answered(bench, process)
         await until(lambda: door.inside == FEW)
@@ -92,14 +85,8 @@ async def test_a_new_call_is_not_held_up_by_answers_that_wait() -> None:
 
 async def test_what_can_t_be_read_for_now_holds_up_no_handler() -> None:
     """Its partition waits for an operator, or for a transaction, for however long."""
-    door = Door()
-
-    async def waits(ctx: Context) -> None:
-        await ctx.awakeable()
-        await ctx.run("pass", door.pass_through)
-
-    bench = Bench()
-    async with bench.serving(waits=waits) as process:
+    door, bench = Door(), Bench()
+    async with bench.serving(waits=door.waits) as process:
         readers = process.engine.completions.readers
         readers[0] = ReaderState(lag=BEHIND + 1, stuck=StuckBatch(offset=3, next=None))
         readers[1] = ReaderState(lag=BEHIND + 1, ahead=True)

@@ -96,32 +96,18 @@ async def test_a_partition_without_a_leader_holds_up_no_other(
     assert len(await reader.poll(4)) == 4
 
 
-async def test_what_was_read_before_a_rebalance_is_not_begun_before_it_is_read_again(
-    consumer: Consumer, reader: GroupReader
+@pytest.mark.parametrize(("during", "before"), [("on_read", 5), ("on_wait", 0)])
+async def test_after_a_rebalance_all_is_begun_from_where_the_partition_was_committed(
+    consumer: Consumer, reader: GroupReader, during: str, before: int
 ) -> None:
-    """It is, from where its partition was committed, with what was not finished before it."""
-    consumer.seek(HERE, 5)
+    """What was read before it is read again; what the poll that waited for it returns is not lost."""
+    consumer.seek(HERE, before)
 
     def rebalance() -> None:
-        consumer.on_read = lambda: None
+        setattr(consumer, during, lambda: None)
         reader.forget()
         consumer.seek(HERE, 3)
 
-    consumer.on_read = rebalance
-    found = [record.offset for _ in range(4) for record in await reader.poll(4) if record.partition == 0]
-    assert found == [3, 4, 5, 6, 7, 8, 9]
-
-
-async def test_what_is_read_after_a_rebalance_is_begun_though_it_was_asked_for_before(
-    consumer: Consumer, reader: GroupReader
-) -> None:
-    """The consumer waits for the rebalance, and returns the first records of its new partitions."""
-
-    def rebalance() -> None:
-        consumer.on_wait = lambda: None
-        reader.forget()
-        consumer.seek(HERE, 3)
-
-    consumer.on_wait = rebalance
+    setattr(consumer, during, rebalance)
     found = [record.offset for _ in range(4) for record in await reader.poll(4) if record.partition == 0]
     assert found == [3, 4, 5, 6, 7, 8, 9]
