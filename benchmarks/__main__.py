@@ -18,14 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from awakeables.errors import AwakeablesError
-from benchmarks import backlog, cycles, disk, machine, pending, postgres, restate, soak, wrk
+from benchmarks import backlog, cycles, disk, machine, pending, postgres, restate, soak, subscription, wrk
 from benchmarks.pairs import Plan
 from benchmarks.processes import Failed
 from benchmarks.report import tables
 from benchmarks.stage import Ground
 
-SECTIONS = ("cycles", "http", "backlog", "pending", "restate", "postgres")
+SECTIONS = (
+    *("cycles", "http", "calls", "object", "objects", "backlog", "subscription"),
+    *("pending", "restate", "postgres"),
+)
 BESIDE = "beside"
+MANY_KEYS = 10_000
 
 
 def main() -> None:
@@ -57,10 +61,15 @@ def _bench(given: argparse.Namespace, ground: Ground, told: dict[str, Any]) -> N
     busy = Plan(in_flight=many, seconds=given.seconds, rounds=given.rounds)
     waiting = Plan(in_flight=[min(many)], seconds=given.seconds, rounds=given.rounds)
     fewer = Plan(in_flight=given.in_flight, seconds=given.seconds, rounds=min(given.rounds, 3))
+    reading = Plan(in_flight=[min(many)], seconds=given.seconds, rounds=min(given.rounds, 3))
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "cycles": lambda: cycles.over_kafka(ground, plan, worker=given.worker),
         "http": lambda: cycles.over_http(ground, busy),
+        "calls": lambda: cycles.calls(ground, plan),
+        "object": lambda: cycles.objects(ground, plan, keys=1),
+        "objects": lambda: cycles.objects(ground, plan, keys=MANY_KEYS),
         "backlog": lambda: backlog.measure(ground, count=given.backlog, rounds=min(given.rounds, 3)),
+        "subscription": lambda: subscription.measure(ground, reading, count=given.records),
         "pending": lambda: pending.measure(ground, waiting, count=given.pending),
         "restate": lambda: restate.measure(ground, fewer, installed=given.restate),
         "postgres": lambda: postgres.measure(ground, fewer, pending=given.pending),
@@ -116,6 +125,7 @@ def _arguments() -> argparse.Namespace:
         "--in-flight", type=int, nargs="+", default=[1, 64, 256], metavar="N", help="(1 64 256)"
     )
     parser.add_argument("--backlog", type=int, default=200_000, metavar="N", help="(200000)")
+    parser.add_argument("--records", type=int, default=50_000, metavar="N", help="(50000)")
     parser.add_argument("--pending", type=int, default=1_000_000, metavar="N", help="(1000000)")
     parser.add_argument(
         "--worker",

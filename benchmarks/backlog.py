@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from aiokafka import AIOKafkaProducer
 
@@ -28,6 +28,9 @@ from benchmarks.stage import PARTITIONS, Ground, Stage, staged
 
 PATIENCE_S = 600.0
 LOOK_S = 0.02
+
+Written: TypeAlias = tuple[bytes, bytes, Sequence[tuple[str, bytes]]]
+"""The value, key and headers of a record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,7 @@ def measure(ground: Ground, *, count: int, rounds: int) -> dict[str, Any]:
         )
         asyncio.run(fill(stage.kafka, stage.completions_topic, ids.read_text().split()))
         for _ in range(rounds):
-            bare.append(_read(stage, count))
+            bare.append(bare_rate(stage, stage.completions_topic, count))
             ours.append(_drain(stage, seeded, count))
     pairs = list(zip(bare, ours, strict=True))
     return {
@@ -74,13 +77,18 @@ def measure(ground: Ground, *, count: int, rounds: int) -> dict[str, Any]:
 
 async def fill(bootstrap: str, topic: str, ids: Sequence[str]) -> None:
     """Produce the completion of each awakeable, in their order, to the partitions in turn."""
+    await produce(bootstrap, topic, [completion_of(awakeable_id, "o-17") for awakeable_id in ids])
+
+
+async def produce(bootstrap: str, topic: str, records: Sequence[Written]) -> None:
+    """Produce records, in their order, to the partitions in turn."""
     producer = AIOKafkaProducer(**KafkaConnection(bootstrap=bootstrap).producer_options())
     await producer.start()
     try:
         sent = [
             future
             for partition in range(PARTITIONS)
-            for future in await _fill_partition(producer, topic, partition, ids[partition::PARTITIONS])
+            for future in await _fill_partition(producer, topic, partition, records[partition::PARTITIONS])
         ]
         await asyncio.gather(*sent)
     finally:
@@ -88,12 +96,11 @@ async def fill(bootstrap: str, topic: str, ids: Sequence[str]) -> None:
 
 
 async def _fill_partition(
-    producer: AIOKafkaProducer, topic: str, partition: int, ids: Sequence[str]
+    producer: AIOKafkaProducer, topic: str, partition: int, records: Sequence[Written]
 ) -> list[asyncio.Future[Any]]:
     sent = []
     batch = producer.create_batch()
-    for awakeable_id in ids:
-        value, key, headers = completion_of(awakeable_id, "o-17")
+    for value, key, headers in records:
         if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
             sent.append(await producer.send_batch(batch, topic, partition=partition))
             batch = producer.create_batch()
@@ -102,10 +109,11 @@ async def _fill_partition(
     return sent
 
 
-def _read(stage: Stage, count: int) -> float:
+def bare_rate(stage: Stage, topic: str, count: int) -> float:
+    """Records a second of a client that only reads the topic to its end."""
     said = stage.run(
         *("reader", "-m", "benchmarks.bare_reader", "--kafka", stage.kafka),
-        *("--topic", stage.completions_topic, "--count", str(count)),
+        *("--topic", topic, "--count", str(count)),
     )
     per_second: float = json.loads(said.splitlines()[-1])["per_second"]
     return per_second
@@ -120,11 +128,12 @@ def _drain(stage: Stage, seeded: Path, count: int) -> Drain:
         wait_until_ready(process, server.port)
         ready_s = time.perf_counter() - began
         with closing(disk.looking(store)) as connection:
-            _wait(process, lambda: _persisted(connection) > 0)
+            wait_until(process, lambda: _persisted(connection) > 0)
             first, first_s = _persisted(connection), time.perf_counter()
-            _wait(process, lambda: _persisted(connection) >= count)
+            wait_until(process, lambda: _persisted(connection) >= count)
             persisted_s = time.perf_counter()
-            _wait(process, lambda: not _is_any_open(connection))
+            opened = Open(connection)
+            wait_until(process, lambda: opened.first() is None)
             finished_s = time.perf_counter()
         disk.audit(store, answered=count)
         drain = Drain(
@@ -146,13 +155,34 @@ def _persisted(connection: sqlite3.Connection) -> int:
     return settled
 
 
-def _is_any_open(connection: sqlite3.Connection) -> bool:
-    return bool(
-        connection.execute("SELECT EXISTS (SELECT 1 FROM invocations WHERE result IS NULL)").fetchone()[0]
-    )
+class Open:
+    """Which invocation is the first that has not ended.
+
+    They end in about the order of their IDs. Each look goes on from the last one's: if each began at the
+    first row, looking would take as much of the processor as the service.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._first = ""
+
+    def first(self) -> str | None:
+        """Its ID; None: all have ended."""
+        found = self._connection.execute(
+            "SELECT id FROM invocations WHERE id >= ? AND result IS NULL ORDER BY id LIMIT 1", (self._first,)
+        ).fetchone()
+        if found is None:
+            return None
+        self._first = found[0]
+        return self._first
 
 
-def _wait(process: Process, done: Callable[[], bool]) -> None:
+def wait_until(process: Process, done: Callable[[], bool]) -> None:
+    """Return once it is done.
+
+    Raises:
+        Failed: The process ended, or it took too long.
+    """
     until = time.monotonic() + PATIENCE_S
     while not done():
         process.check()

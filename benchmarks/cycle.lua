@@ -10,6 +10,12 @@ function init(args)
     -- Not defined otherwise: wrk asks for it before each request.
     function delay() return pause_ms * 2 * math.random() end
   end
+  -- A path with `any-N` in place of a segment is one of N paths, at random.
+  local before, count, after = wrk.path:match("^(.*/)any%-(%d+)(/.*)$")
+  if count then
+    count = tonumber(count)
+    function request() return wrk.format(nil, before .. math.random(count) .. after) end
+  end
 end
 
 function done(summary, latency, requests)

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from pydantic import BaseModel
 
-from awakeables import App, Context, Service, Task, Worker
+from awakeables import App, Context, ObjectContext, Service, Task, VirtualObject, Worker
 
 NAME = os.environ.get("BENCH_NAME", "bench")  # noqa: TID251 - `awakeables serve` imports this, without arguments
 TASKS = f"{NAME}.tasks"
@@ -33,7 +33,28 @@ async def cycle(ctx: Context, order: Order) -> Parcel:
     return await packed
 
 
-app = App(NAME, services=[bench])
+@bench.handler()
+async def echo(ctx: Context, order: Order) -> Parcel:
+    return Parcel(tracking=order.id)
+
+
+@bench.handler()
+async def call(ctx: Context, order: Order) -> Parcel:
+    return await ctx.call(echo, order)
+
+
+counters = VirtualObject("counters")
+COUNT = counters.state("count", int, default=0)
+
+
+@counters.handler()
+async def increment(ctx: ObjectContext, order: Order) -> int:
+    count = await ctx.get(COUNT) + 1
+    ctx.set(COUNT, count)
+    return count
+
+
+app = App(NAME, services=[bench, counters])
 
 # As many slots as calls in flight: a slot is held until Kafka has the answer.
 worker = Worker(f"{NAME}-worker", concurrency=512)

@@ -44,6 +44,40 @@ def over_http(ground: Ground, plan: Plan) -> dict[str, Any]:
         return _measure(stage, floor, ours, answering, plan) | {"worker": "plain, over HTTP"}
 
 
+def calls(ground: Ground, plan: Plan) -> dict[str, Any]:
+    """A handler that calls another one and returns its result, beside the cycle over Kafka, on one server.
+
+    Raises:
+        disk.Broken: What the store has kept does not fit the answers.
+        Failed: A process ended.
+    """
+    with staged(ground) as stage:
+        server, worker = stage.serve(stage.folder / "bench.db"), stage.plain_worker()
+        cycle = Entrant("cycle", server, worker)
+        calling = Entrant("call", server, worker, path="/bench/call")
+        found = compare(cycle, calling, plan)
+        answered = cycle.answered + 2 * calling.answered
+        kept = disk.audit(stage.folder / "bench.db", answered=answered)
+        return found | {"worker": "plain", "answered": answered, "kept": kept}
+
+
+def objects(ground: Ground, plan: Plan, *, keys: int) -> dict[str, Any]:
+    """A handler of an object that adds one to its key's state, beside the cycle over Kafka, on one server.
+
+    Raises:
+        disk.Broken: What the store has kept does not fit the answers.
+        Failed: A process ended.
+    """
+    with staged(ground) as stage:
+        server, worker = stage.serve(stage.folder / "bench.db"), stage.plain_worker()
+        cycle = Entrant("cycle", server, worker)
+        counting = Entrant("object", server, worker, path=f"/counters/any-{keys}/increment")
+        found = compare(cycle, counting, plan)
+        answered = cycle.answered + counting.answered
+        kept = disk.audit(stage.folder / "bench.db", answered=answered)
+        return found | {"worker": "plain", "answered": answered, "kept": kept}
+
+
 def beside(ground: Ground, plan: Plan, *, checkout: Path) -> dict[str, Any]:
     """The cycle over Kafka beside another checkout's, which has its own environment, app and worker.
 

@@ -40,6 +40,7 @@ class Entrant:
 
     Attributes:
         helpers: Processes whose time counts as the server's.
+        path: What is called.
     """
 
     what: str
@@ -47,6 +48,7 @@ class Entrant:
     worker: Process
     helpers: tuple[Process, ...] = ()
     answered: int = 0
+    path: str = PATH
 
     def cpu_s(self) -> float:
         return sum(process.cpu_s() for process in (self.server.process, *self.helpers))
@@ -140,7 +142,7 @@ def drive(entrant: Entrant, in_flight: int, seconds: int) -> Drive:
     """
     process, worker = entrant.server.process, entrant.worker
     server_s, worker_s = entrant.cpu_s(), worker.cpu_s()
-    measured = wrk.drive(entrant.server.url + PATH, in_flight=in_flight, seconds=seconds)
+    measured = wrk.drive(entrant.server.url + entrant.path, in_flight=in_flight, seconds=seconds)
     if measured.refused or measured.broken:
         raise disk.Broken(
             f"{process.name}: {measured.refused} answers above 399, {measured.broken} broken "

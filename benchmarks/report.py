@@ -37,7 +37,11 @@ def tables(report: Section) -> str:
     titles = {
         "cycles": "A callback cycle, answered over Kafka",
         "http": "A callback cycle, answered over HTTP",
+        "calls": "A call of one handler by another, beside the cycle",
+        "object": "A call of an object, of one key, beside the cycle",
+        "objects": "The same, of 10,000 keys",
         "backlog": "A backlog",
+        "subscription": "A subscription",
         "pending": "A million waiting",
         "restate": "Compared with Restate",
         "postgres": "PostgreSQL beside SQLite",
@@ -146,6 +150,30 @@ def _backlog(found: Section) -> Iterable[str]:
     )
 
 
+def _subscription(found: Section) -> Iterable[str]:
+    limited, unlimited = found["rows"]
+    columns = [
+        ("records that have begun an invocation, per second", "begun_per_second", ",.0f"),
+        ("invocations finished, per second", "finished_per_second", ",.0f"),
+        ("begun, × bare `getmany`", "ratio_getmany", ".3f"),
+        ("finished, × the callback cycle", "ratio_cycle", ".2f"),
+        ("server's CPU, µs per record", "server_cpu_us", ",.0f"),
+        ("memory, the maximum, MB", "peak_memory_mb", ",.0f"),
+    ]
+    yield _table(
+        (
+            f"{found['count']:,} records, {found['partitions']} partitions",
+            "`max_open` 10,000",
+            "without limit",
+        ),
+        [(what, *(f"{row[name]:{how}}" for row in (limited, unlimited))) for what, name, how in columns],
+    )
+    yield (
+        f"In the same run a bare `getmany` read {found['getmany_per_second']:,.0f} records/s, and the cycle "
+        f"ran {found['cycles_per_second']:,.0f} times a second, {found['in_flight']} in flight."
+    )
+
+
 def _pending(found: Section) -> Iterable[str]:
     yield _table(
         (f"{found['count']:,} pending", ""),
@@ -195,7 +223,11 @@ def _postgres(found: Section) -> Iterable[str]:
 DRAWN = {
     "cycles": _compared,
     "http": _compared,
+    "calls": _compared,
+    "object": _compared,
+    "objects": _compared,
     "backlog": _backlog,
+    "subscription": _subscription,
     "pending": _pending,
     "restate": _compared,
     "postgres": _postgres,

@@ -66,7 +66,12 @@ class Stage:
         return f"{self.name}.completions"
 
     def serve(
-        self, store: Path | str, settings: Mapping[str, str] | None = None, *, checkout: Path | None = None
+        self,
+        store: Path | str,
+        settings: Mapping[str, str] | None = None,
+        *,
+        checkout: Path | None = None,
+        app: str = "benchmarks.cycle:app",
     ) -> Server:
         """Start `awakeables serve` on this database; returns at once.
 
@@ -74,6 +79,7 @@ class Stage:
             store: The SQLite file, or a database's URL.
             settings: More of the service's settings, by their variables.
             checkout: Another checkout whose service it is, installed in its `.venv`; None: this one.
+            app: What is served.
         """
         port, program = free_port(), None
         if checkout is not None:
@@ -81,7 +87,7 @@ class Stage:
             settings = {"PYTHONPATH": str(checkout.absolute())} | dict(settings or {})
         process = self.start(
             "ours",
-            *(*RUN_CLI, "serve", "benchmarks.cycle:app", "--kafka", self.kafka),
+            *(*RUN_CLI, "serve", app, "--kafka", self.kafka),
             *("--port", str(port), "--store", str(store)),
             environment=settings,
             program=program,

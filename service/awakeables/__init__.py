@@ -5,6 +5,7 @@ from awakeables.errors import (
     AwakeablesError,
     Cancelled,
     PayloadError,
+    QuorumFailed,
     Rejected,
     Suspended,
     TerminalError,
@@ -12,9 +13,14 @@ from awakeables.errors import (
 )
 from awakeables.handlers.context import Context, Request
 from awakeables.handlers.execution import Awakeable, Durable, Promise
+from awakeables.handlers.invoking import Call
+from awakeables.handlers.objectcontext import ObjectContext, SharedContext
+from awakeables.handlers.promises import DurablePromise, PromiseName
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import Serde
-from awakeables.handlers.service import App, Service
+from awakeables.handlers.service import App, Service, VirtualObject, Workflow
+from awakeables.handlers.state import State
+from awakeables.handlers.subscription import KafkaRecord, Subscription
 from awakeables.worker.task import Reject, Task
 from awakeables.worker.worker import Worker
 
@@ -24,21 +30,32 @@ __all__ = [
     "App",
     "Awakeable",
     "AwakeablesError",
+    "Call",
     "Cancelled",
     "Context",
     "Durable",
+    "DurablePromise",
+    "KafkaRecord",
+    "ObjectContext",
     "PayloadError",
     "Promise",
+    "PromiseName",
+    "QuorumFailed",
     "Reject",
     "Rejected",
     "Request",
     "RetryPolicy",
     "Serde",
     "Service",
+    "SharedContext",
+    "State",
+    "Subscription",
     "Suspended",
     "Task",
     "TerminalError",
     "TimedOut",
     "Verdict",
+    "VirtualObject",
     "Worker",
+    "Workflow",
 ]

@@ -9,51 +9,105 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import structlog
 
 from awakeables.core.awakeables import Completion, Verdict
-from awakeables.core.commands import Begin, Cancel, Idempotency, Kill, Republish, Resend, Resume
+from awakeables.core.commands import (
+    Begin,
+    Cancel,
+    Command,
+    EditState,
+    Ended,
+    Idempotency,
+    Kill,
+    PauseInvocation,
+    PauseKey,
+    Purge,
+    Queue,
+    Republish,
+    Resend,
+    Restart,
+    Resume,
+    ResumeKey,
+)
 from awakeables.core.effects import Effect
 from awakeables.core.ids import IdKind
 from awakeables.core.instances import Instance
-from awakeables.core.invocations import KILLED, Invocation
-from awakeables.core.journal import Input, encode_chunk
+from awakeables.core.invocations import Invocation
+from awakeables.core.journal import Input, encode_chunk, waits_created
+from awakeables.core.objects import RUN, StateWrite
 from awakeables.core.outcomes import Outcome
+from awakeables.core.replay import cut_problem
 from awakeables.core.replies import (
     Begun,
     CancelMarked,
+    KeyChanged,
     KeyConflict,
     Killed,
+    NotBegun,
+    PauseMarked,
+    Purged,
+    QueueFull,
     Reply,
     Republished,
     Resent,
+    Restarted,
     Resumed,
 )
 from awakeables.engine.engine import Engine
 from awakeables.engine.invocationlog import InvocationLog
-from awakeables.engine.offsets import PartitionProgress, TopicProgress
+from awakeables.engine.offsets import (
+    Move,
+    PartitionProgress,
+    SeekTo,
+    SubscriptionControl,
+    SubscriptionProgress,
+    TopicProgress,
+)
 from awakeables.engine.readiness import Readiness
 from awakeables.engine.waiters import Waiter
-from awakeables.errors import IdempotencyConflict, NotFound, NotPossible, Overloaded
+from awakeables.errors import (
+    IdempotencyConflict,
+    InvalidInput,
+    NotFound,
+    NotPossible,
+    Overloaded,
+    QueueIsFull,
+)
+from awakeables.handlers.invoking import beginning, idempotency_scope, key_problem, run_key, workflow_of
 from awakeables.handlers.service import Handler
 from awakeables.ports import Expectation
-from awakeables.queries import Queries, existing, idempotency_scope
+from awakeables.queries import KeyStatus, Queries, existing
 
-__all__ = ["Api", "InstanceStatus", "PartitionProgress", "Readiness", "idempotency_scope"]
+__all__ = [
+    "Api",
+    "InstanceStatus",
+    "Move",
+    "PartitionProgress",
+    "Readiness",
+    "SeekTo",
+    "SubscriptionProgress",
+    "idempotency_scope",
+]
+
+R = TypeVar("R", bound=Reply)
 
 log = structlog.stdlib.get_logger(__name__)
+
+LATEST_MS = 2**53
+"""Later than any instant: what has ended has ended before it."""
 
 STARTING = "starting"
 DRAINING = "draining"
 """The name of the service's own problem in readiness."""
 
 
-class Call(NamedTuple):
+class WaitingCall(NamedTuple):
     """An invocation that a caller has begun and waits for.
 
     Attributes:
@@ -103,7 +157,10 @@ class Api(Queries):
         self._relay = engine.relay
         self._waiters = engine.waiters
         self._most_waiters = engine.config.max_running + engine.config.max_backlog
-        self._offsets = TopicProgress(engine.completions, engine.store, engine.problems)
+        self._offsets = TopicProgress(engine.completions, engine.problems)
+        self._subscriptions = SubscriptionControl(
+            engine.subscriptions, engine.store, engine.offsets, engine.problems
+        )
 
     def new_id(self, kind: IdKind) -> str:
         """A new ID for something that the caller creates, such as a completion's source."""
@@ -116,6 +173,7 @@ class Api(Queries):
         handler: Handler,
         content: bytes | None,
         *,
+        key: str | None = None,
         headers: Mapping[str, str] | None = None,
         idempotency: Idempotency | None = None,
         delay: timedelta = timedelta(0),
@@ -126,6 +184,7 @@ class Api(Queries):
         Args:
             handler: A handler of the app.
             content: Its input as returned by `Handler.accept`.
+            key: Of an object's handler: the key that it is called for.
             headers: The caller's headers, for `ctx.request`.
             idempotency: The caller's key; the same key and fingerprint give the same invocation.
             delay: How much later to begin.
@@ -134,31 +193,48 @@ class Api(Queries):
         Raises:
             Overloaded: Too many calls wait already; nothing was created.
             IdempotencyConflict: The key was used for another request.
+            QueueIsFull: The object's key has too many calls in its queue.
+            InvalidInput: The object's key can't be one, or is missing.
         """
         _, submitted = self._submit(
-            handler, content, headers or {}, idempotency=idempotency, delay=delay, by=by
+            handler, content, headers or {}, key=key, idempotency=idempotency, delay=delay, by=by
         )
         reply = await submitted
+        if isinstance(reply, NotBegun):
+            raise not_begun(handler, key)
+        if isinstance(reply, KeyConflict) and handler.kind == "run":
+            raise IdempotencyConflict(
+                f"{handler.service}/{key} has a run with another input, {reply.id}: it is begun once per key"
+            )
         if isinstance(reply, KeyConflict):
             raise IdempotencyConflict(
                 f"the idempotency key {idempotency.key if idempotency else ''!r} was used for another request"
             )
+        if isinstance(reply, QueueFull):
+            raise QueueIsFull(f"{handler.service}/{key}", reply.length)
         if not isinstance(reply, Begun):
             raise TypeError(f"Begin got the reply {type(reply).__name__}")
         return reply
 
     def call(
-        self, handler: Handler, content: bytes | None, *, headers: dict[str, str], by: str | None = None
-    ) -> Call:
+        self,
+        handler: Handler,
+        content: bytes | None,
+        *,
+        key: str | None = None,
+        headers: dict[str, str],
+        by: str | None = None,
+    ) -> WaitingCall:
         """Create an invocation and wait for its end, without waiting for its beginning first.
 
-        The arguments are those of `begin`.
+        The arguments are those of `begin`. If the queue of an object's key is full, `end` raises it.
 
         Raises:
             Overloaded: Too many calls wait already; nothing was created.
+            InvalidInput: The object's key can't be one, or is missing.
         """
-        begin, submitted = self._submit(handler, content, headers, by=by)
-        return Call(begin.id, submitted, self._waiters.add(begin.id, until_paused=True))
+        begin, submitted = self._submit(handler, content, headers, key=key, by=by)
+        return WaitingCall(begin.id, submitted, self._waiters.add(begin.id, until_paused=True))
 
     def _submit(
         self,
@@ -166,6 +242,7 @@ class Api(Queries):
         content: bytes | None,
         headers: Mapping[str, str],
         *,
+        key: str | None = None,
         idempotency: Idempotency | None = None,
         delay: timedelta = timedelta(0),
         by: str | None = None,
@@ -176,29 +253,45 @@ class Api(Queries):
         self._committer.refuse_if_full()
         if len(self._waiters) >= self._most_waiters:
             raise Overloaded("too many calls wait to run; try again later")
+        if handler.keyed or key is not None:
+            _check_key(handler, key)
+        workflow = workflow_of(handler, key) if handler.of_workflow else None
+        if workflow is not None and workflow.is_run:
+            if idempotency is not None:
+                raise InvalidInput(
+                    f"{handler.service}/{handler.name} is begun once per key: leave out the idempotency key"
+                )
+            idempotency = run_key(workflow, key, content)
         is_json = handler.input.kind == "json"
         given = Input(
             service=handler.service,
             handler=handler.name,
-            seed=engine.entropy.bytes(16).hex(),
+            key=key,
+            seed=engine.ids.seed(),
             at_ms=engine.clock.now_ms(),
             headers=dict(headers),
             value=msgspec.UNSET if content is None or not is_json else msgspec.Raw(content),
             value_base64=msgspec.UNSET if content is None or is_json else content,
         )
         # Not at once by an instance that may be declared dead before the row is written.
-        at_once = idempotency is None and not delay and self._pool.may_begin()
+        # An exclusive one may find its key held.
+        # A handler of a workflow may find that there is no run.
+        waits_first = handler.exclusive or workflow is not None
+        at_once = idempotency is None and not delay and not waits_first and self._pool.may_begin()
         begin = Begin(
             id=engine.ids.new("inv"),
             service=handler.service,
             handler=handler.name,
-            chunk=encode_chunk([given]),
+            chunk=encode_chunk([given]) if workflow is None else beginning(given, handler, workflow),
+            key=key,
+            queue=Queue(most=handler.max_queue) if handler.exclusive else None,
             owner=engine.member.id if at_once else None,
             delay_ms=delay // timedelta(milliseconds=1),
             idempotency=idempotency,
             build=engine.build,
             by=by,
             origin=None if engine.member.alone else engine.member.id,
+            workflow=workflow,
         )
         # The handler runs while its row is being written: its own commits follow that one.
         submitted = self._pool.begin(begin, given) if at_once else self._committer.submit(begin)
@@ -216,6 +309,12 @@ class Api(Queries):
             self._waiters.failed(begin.id, error)
             return
         reply = submitted.result()
+        if isinstance(reply, QueueFull):
+            self._waiters.failed(begin.id, QueueIsFull(f"{begin.service}/{begin.key}", reply.length))
+            return
+        if isinstance(reply, NotBegun):
+            self._waiters.failed(begin.id, not_begun(begin, begin.key))
+            return
         if self._logs_begins and isinstance(reply, Begun) and reply.created:
             subject = InvocationLog(invocation_id=begin.id, service=begin.service, handler=begin.handler)
             subject.began(level=self._engine.config.log_invocations)
@@ -245,13 +344,15 @@ class Api(Queries):
         try:
             if invocation_id not in self._pool:
                 row = await self.invocation(invocation_id)
+                if row.id != invocation_id:
+                    return await self._wait(row.id, until_paused=until_paused)
                 if row.result is not None or (until_paused and row.status == "paused"):
                     return row.result
             return await waiter
         finally:
             self._waiters.remove(invocation_id, waiter)
 
-    def leave(self, call: Call) -> None:
+    def leave(self, call: WaitingCall) -> None:
         """Stop waiting for a call; if it is not being stored yet, it is not begun."""
         self._waiters.remove(call.id, call.end)
         call.begun.cancel()
@@ -285,11 +386,109 @@ class Api(Queries):
             NotPossible: It is neither paused nor backing off.
         """
         resumed = await self._committer.commit(Resume(invocation_id=invocation_id, by=by), Resumed)
+        if resumed.invocation is None and (older := await self.alias(invocation_id)) is not None:
+            return await self.resume(older, by=by)
         row = existing(resumed.invocation, invocation_id)
         if not resumed.accepted:
             raise NotPossible(f"invocation {invocation_id} is {row.status}, not paused")
         self._pool.look_again()
         return row
+
+    async def pause(self, invocation_id: str, *, by: str | None = None) -> Invocation:
+        """Pause an invocation until it is resumed; one that runs is paused at its next wait, soon.
+
+        Raises:
+            NotFound: There is no such invocation.
+            NotPossible: It has ended.
+        """
+        command = PauseInvocation(invocation_id=invocation_id, by=by)
+        marked = await self._operate(command, PauseMarked, self._paused)
+        if marked.invocation is None and (older := await self.alias(invocation_id)) is not None:
+            return await self.pause(older, by=by)
+        row = existing(marked.invocation, invocation_id)
+        if not marked.accepted:
+            raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to pause")
+        return row
+
+    def _paused(self, marked: PauseMarked) -> None:
+        if marked.accepted and marked.invocation is not None:
+            if marked.invocation.status == "paused":
+                self._pool.paused(marked.invocation)
+            else:
+                self._pool.pausing(marked.invocation.id)
+
+    async def restart(self, invocation_id: str, *, from_entry: int = 0, by: str | None = None) -> str:
+        """Begin an invocation again, under a new ID, with the same input; return that ID.
+
+        It must have ended, or be paused; then it is killed.
+
+        Args:
+            invocation_id: The older one.
+            from_entry: The last entry of its journal to keep: the new one replays it up to there. 0 keeps
+                the input alone. The state of an object stays as it is now.
+            by: The name of the caller's token.
+
+        Raises:
+            NotFound: There is no such invocation.
+            NotPossible: It is still open, or its journal can't be cut there; the text says where it can.
+        """
+        row = await self.invocation(invocation_id)
+        if row.status not in ("completed", "paused"):
+            raise NotPossible(f"invocation {row.id} is {row.status}: pause, cancel or kill it first")
+        if row.ticket == RUN:
+            raise NotPossible(
+                f"invocation {row.id} is the run of {row.service}/{row.key}, which is begun once: delete it "
+                f"with `awakeables purge {row.id}`, and call it again"
+            )
+        engine = self._engine
+        journal = (await engine.store.history([row.id])).get(row.id)
+        if journal is None:
+            raise NotFound(f"no invocation {invocation_id}")
+        problem = cut_problem(journal, from_entry)
+        if problem is not None:
+            raise NotPossible(f"invocation {row.id} can't be restarted from entry {from_entry}: {problem}")
+        given = journal[0]
+        assert isinstance(given, Input)
+        seed = given.seed if from_entry else engine.ids.seed()
+        given = msgspec.structs.replace(
+            given, seed=seed, caller=None, depth=0, callers=(), restart_of=row.id, kept=from_entry
+        )
+        command = Restart(
+            invocation_id=row.id,
+            id=engine.ids.new("inv"),
+            chunk=encode_chunk([given, *journal[1 : from_entry + 1]]),
+            version=row.version,
+            build=engine.build,
+            by=by,
+        )
+        restarted = functools.partial(self._restarted, row.status == "paused")
+        reply = await self._operate(command, Restarted, restarted)
+        if not reply.done:
+            raise NotPossible(f"invocation {row.id} has changed meanwhile; try again")
+        return command.id
+
+    async def purge(self, invocation_id: str) -> None:
+        """Delete an invocation that has ended, now: it, its journal and its awakeables.
+
+        With the run of a workflow go the state and the promises of its key, which is free then.
+
+        Raises:
+            NotFound: There is no such invocation.
+            NotPossible: It has not ended.
+        """
+        row = await self.invocation(invocation_id)
+        journal = (await self._engine.store.history([row.id])).get(row.id, [])
+        waits = waits_created([encode_chunk(journal)])
+        command = Purge(ended=(Ended(id=row.id, awakeables=tuple(waits)),), before_ms=LATEST_MS)
+        purged = await self._committer.commit(command, Purged)
+        if not purged.count:
+            raise NotPossible(f"invocation {row.id} is {row.status}: cancel or kill it first")
+
+    def _restarted(self, killed: bool, reply: Restarted) -> None:
+        if reply.done and reply.invocation is not None:
+            self._pool.stopped([*([reply.invocation] if killed else []), *reply.stopped])
+            self._pool.wake(reply.wakes)
+            self._pool.look_again()
 
     async def cancel(self, invocation_id: str, *, by: str | None = None) -> Invocation:
         """Cancel an invocation: the error is raised at its handler's next await, once (hard case 12).
@@ -298,32 +497,21 @@ class Api(Queries):
             NotFound: There is no such invocation.
             NotPossible: It has ended.
         """
-        submitted = self._committer.submit(Cancel(invocation_id=invocation_id, by=by))
-        submitted.add_done_callback(self._cancelled)
-        # The caller may stop waiting; the runner is notified, or the waiters answered, all the same.
-        asked = await asyncio.shield(submitted)
-        if not isinstance(asked, CancelMarked):
-            raise TypeError(f"Cancel got the reply {type(asked).__name__}")
+        asked = await self._operate(Cancel(invocation_id=invocation_id, by=by), CancelMarked, self._cancelled)
+        if asked.invocation is None and (older := await self.alias(invocation_id)) is not None:
+            return await self.cancel(older, by=by)
         row = existing(asked.invocation, invocation_id)
         if not asked.accepted:
             raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to cancel")
         return row
 
-    def _cancelled(self, submitted: asyncio.Future[Reply]) -> None:
-        if submitted.cancelled() or submitted.exception() is not None:
-            return
-        asked = submitted.result()
-        row = asked.invocation if isinstance(asked, CancelMarked) and asked.accepted else None
-        if row is None or self._pool.cancelled(row.id):
-            return
-        self._engine.hints.cancelled(row)
-        if row.result is not None:
-            self._pool.ended(row, row.result)
-        else:
-            self._pool.look_again()
+    def _cancelled(self, asked: CancelMarked) -> None:
+        if asked.accepted and asked.invocation is not None:
+            self._pool.stopped([asked.invocation])
+            self._pool.wake(asked.wakes)
 
     async def kill(self, invocation_id: str, *, by: str | None = None) -> Invocation:
-        """End an invocation at once, without running its handler: nothing is compensated.
+        """End an invocation at once, and those that it has called: no handler is run, nothing is compensated.
 
         An action of `ctx.run` that is being executed is not interrupted; its result is dropped. A handler
         that hangs in an await from asyncio stays in memory, but no longer occupies a slot.
@@ -332,24 +520,83 @@ class Api(Queries):
             NotFound: There is no such invocation.
             NotPossible: It has ended.
         """
-        submitted = self._committer.submit(Kill(invocation_id=invocation_id, by=by))
-        submitted.add_done_callback(self._killed)
-        # The caller may stop waiting; the commit still ends the invocation and answers its waiters.
-        killed = await asyncio.shield(submitted)
-        if not isinstance(killed, Killed):
-            raise TypeError(f"Kill got the reply {type(killed).__name__}")
+        killed = await self._operate(Kill(invocation_id=invocation_id, by=by), Killed, self._killed)
+        if killed.invocation is None and (older := await self.alias(invocation_id)) is not None:
+            return await self.kill(older, by=by)
         row = existing(killed.invocation, invocation_id)
         if not killed.done:
             raise NotPossible(f"invocation {invocation_id} has ended; there is nothing to kill")
         return row
 
-    def _killed(self, submitted: asyncio.Future[Reply]) -> None:
-        if submitted.cancelled() or submitted.exception() is not None:
-            return
-        killed = submitted.result()
-        if isinstance(killed, Killed) and killed.done and killed.invocation:
-            self._pool.detach(killed.invocation.id)
-            self._pool.ended(killed.invocation, KILLED)
+    def _killed(self, killed: Killed) -> None:
+        if killed.done and killed.invocation:
+            self._pool.stopped([killed.invocation, *killed.stopped])
+            self._pool.wake(killed.wakes)
+
+    async def _operate(self, command: Command, kind: type[R], then: Callable[[R], None]) -> R:
+        """Commit; `then` is called with the reply even if the caller stops waiting."""
+
+        def done(submitted: asyncio.Future[Reply]) -> None:
+            if not submitted.cancelled() and submitted.exception() is None:
+                reply = submitted.result()
+                if isinstance(reply, kind):
+                    then(reply)
+
+        submitted = self._committer.submit(command)
+        submitted.add_done_callback(done)
+        reply = await asyncio.shield(submitted)
+        if not isinstance(reply, kind):
+            raise TypeError(f"{type(command).__name__} got the reply {type(reply).__name__}")
+        return reply
+
+    # Operating virtual objects
+
+    async def pause_key(self, name: str, key: str, *, by: str | None = None) -> KeyStatus:
+        """Let no further exclusive invocation of a key of an object begin; one that has begun goes on.
+
+        Raises:
+            NotFound: The app has no such object.
+            InvalidInput: The key can't be one.
+        """
+        self._check_object(name, key)
+        await self._committer.commit(PauseKey(service=name, key=key, by=by), KeyChanged)
+        return await self.key_status(name, key)
+
+    async def resume_key(self, name: str, key: str, *, by: str | None = None) -> KeyStatus:
+        """Take back a pause of a key; one that is not paused is left as it is.
+
+        The errors are those of `pause_key`.
+        """
+        self._check_object(name, key)
+        await self._committer.commit(ResumeKey(service=name, key=key, by=by), KeyChanged)
+        self._pool.look_again()
+        return await self.key_status(name, key)
+
+    async def edit_state(
+        self, name: str, key: str, values: Mapping[str, bytes | None], *, by: str | None = None
+    ) -> None:
+        """Set values, as JSON, in the state of a paused key, or (None) remove them.
+
+        A value of a name that the object declares must be of its type.
+
+        Raises:
+            NotFound: The app has no such object.
+            InvalidInput: The key or a name can't be one, or a value does not fit.
+            NotPossible: The key is not paused, or an invocation that has begun holds it.
+        """
+        declared = self._check_object(name, key)
+        writes = [
+            StateWrite(name=each, value=declared.stored_state(each, text)) for each, text in values.items()
+        ]
+        edit = EditState(service=name, key=key, writes=tuple(writes), by=by)
+        changed = await self._committer.commit(edit, KeyChanged)
+        if not changed.accepted:
+            held = changed.queue
+            holder = None if held is None or held.paused_ms is None else held.head
+            why = "is not paused" if holder is None else f"is held by {holder}, which has begun"
+            raise NotPossible(
+                f"{name}/{key} {why}: pause it, and wait until no invocation holds it, or kill that one"
+            )
 
     # Operating the outbox, dead letters and offsets
 
@@ -403,7 +650,42 @@ class Api(Queries):
         """
         return await self._offsets.skip(partition, to, by=by)
 
+    async def pause_subscription(self, name: str) -> SubscriptionProgress:
+        """Begin nothing for the records of a subscription until it is resumed; what has begun goes on.
+
+        Raises:
+            NotFound: There is no such subscription.
+            NotPossible: It has not begun, because its topic was never there.
+        """
+        return await self._subscriptions.pause(name)
+
+    async def resume_subscription(self, name: str) -> SubscriptionProgress:
+        """Go on with a subscription where it was paused, or where it was moved to.
+
+        Raises:
+            NotFound: There is no such subscription.
+            NotPossible: It has not begun, because its topic was never there.
+        """
+        return await self._subscriptions.resume(name)
+
+    async def seek(
+        self, name: str, to: SeekTo, *, partition: int | None = None, by: str | None = None
+    ) -> list[Move]:
+        """Move a paused subscription, whole or one partition; records may be read again, or never.
+
+        Raises:
+            NotFound: There is no such subscription, or no such partition.
+            NotPossible: It is not paused, or has not begun.
+            InvalidInput: The offset is not in the partition, or there are several partitions.
+            BrokerUnavailable: The broker did not answer.
+        """
+        return await self._subscriptions.seek(name, to, partition=partition, by=by)
+
     # Its state
+
+    async def subscriptions(self) -> list[SubscriptionProgress]:
+        """How far each subscription has read its topic, by name; also those that only the store knows."""
+        return await self._subscriptions.show()
 
     async def partitions(self) -> Sequence[PartitionProgress]:
         """How far each partition of the completions topic was read, in order."""
@@ -441,3 +723,18 @@ class Api(Queries):
         elif not self._engine.serving.is_set():
             board["service"] = STARTING
         return Readiness.of(board)
+
+
+def not_begun(of: Handler | Begin, key: str | None) -> NotFound:
+    """A handler of a workflow was called for a key that has no run."""
+    return NotFound(f"{of.service}/{key} has not begun: call its run first")
+
+
+def _check_key(handler: Handler, key: str | None) -> None:
+    where = f"{handler.service}/{handler.name}"
+    if handler.keyed:
+        problem = key_problem(key)
+        if problem is not None:
+            raise InvalidInput(f"{where} is a handler of an object, which is called for a key: {problem}")
+    elif key is not None:
+        raise InvalidInput(f"{where} is a handler of a service, which has no keys")

@@ -3,7 +3,8 @@
 AwakeablesError
 ├── TerminalError            ends an invocation; its caller gets reason, code, details
 │   ├── Rejected             the answer was a rejection
-│   ├── TimedOut             the awakeable's deadline passed
+│   ├── TimedOut             the time was up
+│   ├── QuorumFailed         too many of a combinator's parts failed
 │   ├── Cancelled            the wait was cancelled
 │   └── PayloadError         bytes that a custom serde could not decode
 ├── CallerError              the caller must change the request; never retried
@@ -11,6 +12,7 @@ AwakeablesError
 │   ├── NotFound             no such invocation, awakeable, service or handler
 │   ├── InvalidInput         a body that does not fit the handler's input
 │   ├── IdempotencyConflict  the key was used before with another body
+│   ├── QueueIsFull          too many calls of that key of an object are open
 │   └── NotPossible          it exists, but its state does not allow this
 ├── OwnershipLost            nobody must act: another owner has the work, drop it
 ├── OperatorError            the operator must act; work waits and is retried
@@ -38,7 +40,8 @@ Suspended(BaseException)     control flow: the attempt ends here, a later one go
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 
 class AwakeablesError(Exception):
@@ -70,16 +73,62 @@ class Rejected(TerminalError):
     """The awakeable was rejected."""
 
 
-class TimedOut(TerminalError):
-    """The awakeable's deadline passed without an answer."""
+class QuorumFailed(TerminalError):
+    """Too many of a combinator's parts failed.
+
+    Attributes:
+        errors: Their failures, in the order in which they came.
+    """
+
+    default_code = 424
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        code: int | None = None,
+        details: Any = None,
+        errors: Sequence[TerminalError] = (),
+    ) -> None:
+        super().__init__(reason, code=code, details=details)
+        self.errors = tuple(errors)
+
+
+class TimedOut(TerminalError, TimeoutError):
+    """The time was up before what is awaited was over.
+
+    Attributes:
+        kind: `deadline`: the awakeable's own; `block`: that of an `async with ctx.timeout(...)`.
+    """
 
     default_code = 408
 
+    def __init__(
+        self,
+        reason: str,
+        *,
+        code: int | None = None,
+        details: Any = None,
+        kind: Literal["deadline", "block"] = "deadline",
+    ) -> None:
+        super().__init__(reason, code=code, details=details)
+        self.kind = kind
+
 
 class Cancelled(TerminalError):
-    """The wait was cancelled."""
+    """The invocation was cancelled, or what it waits for was.
+
+    Attributes:
+        own: The invocation itself was cancelled; False: an awakeable or a call that it awaits.
+    """
 
     default_code = 409
+
+    def __init__(
+        self, reason: str, *, code: int | None = None, details: Any = None, own: bool = False
+    ) -> None:
+        super().__init__(reason, code=code, details=details)
+        self.own = own
 
 
 class PayloadError(TerminalError):
@@ -106,6 +155,14 @@ class InvalidInput(CallerError):
 
 class IdempotencyConflict(CallerError):
     """The idempotency key was used before for a different request."""
+
+
+class QueueIsFull(CallerError):
+    """The key of a virtual object has too many calls in its queue already; nothing was begun."""
+
+    def __init__(self, where: str, length: int) -> None:
+        many = f"{length:,} calls in its queue already"
+        super().__init__(f"{where} has {many}, as many as its object allows")
 
 
 class NotPossible(CallerError):

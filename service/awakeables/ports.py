@@ -12,16 +12,17 @@ Every method of a store may raise `StoreUnavailable`; `commit` may raise `StoreR
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, TypeAlias, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
-from awakeables.core.awakeables import AwakeableRow, CodecKind, State
+from awakeables.core.awakeables import AwakeableRow, AwakeableState, CodecKind
 from awakeables.core.commands import Command, Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.instances import HeartbeatReply, Hint, Instance, PartitionRead
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
+from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome
 from awakeables.core.records import Record
 from awakeables.core.replies import Position, Reply
@@ -77,7 +78,7 @@ class JournalReader(Protocol):
         ...
 
     async def outcomes(self, awakeable_ids: Sequence[str]) -> dict[str, Outcome]:
-        """The outcomes of the settled ones of these awakeables."""
+        """The outcomes of the settled ones of these awakeables, in the order in which they were settled."""
         ...
 
     async def held_by(self, owner: str) -> list[str]:
@@ -97,6 +98,22 @@ class Expectation(Record):
     type_name: str | None
     schema_hash: str | None
     schema: bytes | None
+
+
+class StateReader(Protocol):
+    """Reads what the handlers of a virtual object ask for."""
+
+    async def state(self, object_key: ObjectKey, name: str) -> bytes | None:
+        """A value in the state of a key, as `StateWrite` has it; None: there is none."""
+        ...
+
+    async def state_names(self, object_key: ObjectKey) -> list[str]:
+        """The names of the state of a key, in order."""
+        ...
+
+
+class HandlerReader(JournalReader, StateReader, Protocol):
+    """Reads what handlers need."""
 
 
 class SettlementReader(Protocol):
@@ -130,10 +147,34 @@ class RetentionReader(Protocol):
 
 
 class OffsetReader(Protocol):
-    """Reads how far the completions topic was read."""
+    """Reads how far topics were read, and what subscriptions have begun."""
 
-    async def positions(self, topic: str) -> list[Position]:
-        """The position of each partition that has been read."""
+    async def positions(self, topic: str, subscription: str = "") -> list[Position]:
+        """The position of each partition that a subscription has read; empty: of the completions topic."""
+        ...
+
+    async def subscribed(self) -> list[tuple[str, str]]:
+        """The names of subscriptions that have positions, each with its topic, in order."""
+        ...
+
+    async def count_open(self, subscription: str, most: int) -> int:
+        """How many invocations of a subscription have not ended, counted up to `most`."""
+        ...
+
+
+Where: TypeAlias = Literal["earliest", "latest"] | int
+"""A place in a topic: its beginning, its end, or the first record of an instant or later (ms since 1970)."""
+
+
+class TopicOffsets(Protocol):
+    """Finds offsets in topics."""
+
+    async def offsets_at(self, topic: str, partitions: Collection[int], where: Where) -> Mapping[int, int]:
+        """The offset of a place in each of these partitions; of an instant after the last record, its end.
+
+        Raises:
+            BrokerUnavailable: The broker did not answer.
+        """
         ...
 
 
@@ -191,9 +232,33 @@ class Inspection(Protocol):
         """The beginning of a journal, up to the chunk that reaches `most_bytes`; and whether that is all."""
         ...
 
+    async def queue(self, object_key: ObjectKey) -> ObjectRow | None:
+        """The queue of a key; None: it has no open exclusive invocation, and is not paused."""
+        ...
+
+    async def queues(self, service: str, limit: int, after: bytes = b"") -> list[ObjectRow]:
+        """The queues of an object's keys that sort after one, by key."""
+        ...
+
+    async def in_line(self, object_key: ObjectKey, limit: int) -> list[Invocation]:
+        """The invocations that are queued for a key, the next one first."""
+        ...
+
+    async def waits_of(self, invocation_id: str, limit: int) -> list[AwakeableRow]:
+        """The pending awakeables, and waits for calls, of an invocation, the oldest first."""
+        ...
+
+    async def states(self, object_key: ObjectKey, limit: int, after: str = "") -> list[StateEntry]:
+        """The state of a key, by name."""
+        ...
+
+    async def keys_with_state(self, service: str, limit: int, after: bytes = b"") -> list[bytes]:
+        """The keys of an object that have state and sort after one, in order."""
+        ...
+
     async def awakeable(self, awakeable_id: str) -> AwakeableRow | None: ...
 
-    async def awakeables(self, page: Page, *, state: State | None = None) -> list[AwakeableRow]: ...
+    async def awakeables(self, page: Page, *, state: AwakeableState | None = None) -> list[AwakeableRow]: ...
 
     async def dead_letter(self, dead_letter_id: str) -> DeadLetter | None: ...
 
@@ -211,7 +276,7 @@ class Inspection(Protocol):
         `awakeables_pending`, `invocations_open` and each open status (`invocations_<status>`),
         `effects_unsent`, `effects_failed`, `dead_letters`; and when the oldest was created, by its ID,
         left out if there is none: `awakeables_oldest_ms` (pending ones), `effects_oldest_ms` (unsent
-        ones).
+        ones). `queued_oldest_ms`: since when the first in line of a key has been waiting.
         """
         ...
 
@@ -267,7 +332,7 @@ class Hints(Protocol):
 
 class Store(
     Commits,
-    JournalReader,
+    HandlerReader,
     SettlementReader,
     OutboxReader,
     OffsetReader,
@@ -323,6 +388,10 @@ class Snapshot(Protocol):
         """By ID."""
         ...
 
+    def invocations_with(self, invocation_ids: Sequence[str]) -> Pages[Invocation]:
+        """Those of these invocations that have a row, in any order."""
+        ...
+
     def awakeables_with(self, awakeable_ids: Sequence[str]) -> Pages[AwakeableRow]:
         """Those of these awakeables that have a row, in any order."""
         ...
@@ -341,6 +410,10 @@ class Snapshot(Protocol):
 
     def positions(self) -> Pages[PositionRow]:
         """By topic and partition."""
+        ...
+
+    def objects(self) -> Pages[ObjectRow]:
+        """The queues of objects' keys."""
         ...
 
     async def versions(self, invocation_ids: Sequence[str]) -> dict[str, int]:

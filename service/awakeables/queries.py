@@ -3,17 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from awakeables.core.awakeables import AwakeableRow, State
+from awakeables.core.awakeables import PROMISE, AwakeableRow, AwakeableState
 from awakeables.core.deadletters import DeadLetter
+from awakeables.core.decide.calling import ALIAS
+from awakeables.core.decide.queueing import object_key_of
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
-from awakeables.errors import NotFound
-from awakeables.handlers.service import App
+from awakeables.core.objects import ObjectRow, StateEntry
+from awakeables.core.records import text_bytes, text_from
+from awakeables.errors import InvalidInput, NotFound
+from awakeables.handlers.invoking import idempotency_scope, key_problem
+from awakeables.handlers.service import App, VirtualObject
 from awakeables.ports import Inspection, Page
+
+MOST_SHOWN: Final = 32
+"""How many waits, invocations behind a key, and steps from one to the next are shown."""
+
+
+class WaitingInvocation(NamedTuple):
+    """An invocation that has not ended, and what it waits for.
+
+    Attributes:
+        waits: Its pending awakeables, and waits for calls, the oldest first; a few of many.
+    """
+
+    row: Invocation
+    waits: Sequence[AwakeableRow]
+
+
+class KeyStatus(NamedTuple):
+    """The queue of one key of a virtual object.
+
+    Attributes:
+        queue: None: no exclusive invocation is open, and the key is not paused.
+        head: The invocation that holds the key, and what it waits for; then, for as long as that is another
+            invocation alone, that one.
+        in_line: The invocations behind it, the next one first; a few of many.
+    """
+
+    service: str
+    key: str
+    queue: ObjectRow | None
+    head: Sequence[WaitingInvocation]
+    in_line: Sequence[Invocation]
 
 
 class Queries:
@@ -35,7 +72,16 @@ class Queries:
         Raises:
             NotFound: There is no such invocation.
         """
-        return existing(await self._store.invocation(invocation_id), invocation_id)
+        row = await self._store.invocation(invocation_id)
+        if row is None:
+            older = await self.alias(invocation_id)
+            row = None if older is None else await self._store.invocation(older)
+        return existing(row, invocation_id)
+
+    async def alias(self, invocation_id: str) -> str | None:
+        """The older invocation that an ID stands for, because the call that asked for it had a known key."""
+        found = await self._store.keyed([ALIAS], invocation_id)
+        return found[0].id if found else None
 
     async def invocations(
         self, page: Page, *, status: Status | None = None, service: str | None = None
@@ -44,21 +90,111 @@ class Queries:
         return await self._store.invocations(page, status=status, service=service)
 
     async def invocations_by_key(
-        self, key: str, *, service: str | None = None, handler: str | None = None
+        self,
+        key: str,
+        *,
+        service: str | None = None,
+        handler: str | None = None,
+        object_key: str | None = None,
     ) -> Sequence[Invocation]:
         """The invocations of an idempotency key, newest first: at most one for each handler.
 
-        Looked for in the handlers of the app; and in one that it no longer has, if both names are given.
+        Looked for in the handlers of the app; and in one that it no longer has, if both names are given. With
+        an object's key in those that are called for that key, and without one in those of services.
         """
         scopes = [
-            idempotency_scope(each.service, each.name)
+            idempotency_scope(each.service, each.name, object_key)
             for of in self.app.services.values()
             for each in of.handlers.values()
             if service in (None, each.service) and handler in (None, each.name)
+            if each.keyed == (object_key is not None)
         ]
         if service is not None and handler is not None and not scopes:
-            scopes = [idempotency_scope(service, handler)]
+            scopes = [idempotency_scope(service, handler, object_key)]
         return await self._store.keyed(scopes, key)
+
+    # Virtual objects
+
+    async def key_status(self, name: str, key: str) -> KeyStatus:
+        """Who holds a key of an object, what for, and who waits behind.
+
+        Raises:
+            NotFound: The app has no such object.
+            InvalidInput: The key can't be one.
+        """
+        self._check_object(name, key)
+        object_key = (name, text_bytes(key))
+        queue = await self._store.queue(object_key)
+        head = [] if queue is None or queue.head is None else await self.why(queue.head)
+        in_line = [] if queue is None else await self._store.in_line(object_key, MOST_SHOWN)
+        return KeyStatus(name, key, queue, head, in_line)
+
+    async def why(self, invocation_id: str) -> Sequence[WaitingInvocation]:
+        """Why an invocation goes on no further: it, what it waits for, and so on along calls and keys.
+
+        Empty if it has ended.
+
+        Raises:
+            NotFound: There is no such invocation.
+        """
+        found: dict[str, WaitingInvocation] = {}
+        row: Invocation | None = await self.invocation(invocation_id)
+        while row is not None and row.id not in found and row.result is None and len(found) < MOST_SHOWN:
+            waits = [
+                wait
+                for wait in await self._store.waits_of(row.id, MOST_SHOWN)
+                if wait.source_utf8 != PROMISE  # which the run itself does not wait for
+            ]
+            found[row.id] = WaitingInvocation(row, waits)
+            row = await self._ahead_of(row, waits)
+        return list(found.values())
+
+    async def _ahead_of(self, row: Invocation, waits: Sequence[AwakeableRow]) -> Invocation | None:
+        """The one invocation that another one waits for."""
+        ahead: str | None = None
+        if row.status == "queued":
+            queue = await self._store.queue(object_key_of(row))
+            ahead = None if queue is None else queue.head
+        elif len(waits) == 1:
+            ahead = waits[0].source
+            if ahead is not None and ahead.startswith("prom"):
+                promise = await self._store.awakeable(ahead)
+                ahead = None if promise is None else promise.invocation_id
+        return None if ahead is None else await self._store.invocation(ahead)
+
+    async def queues(self, name: str, limit: int, after: str = "") -> Sequence[ObjectRow]:
+        """The keys of an object that have queues or are paused, in order.
+
+        Raises:
+            NotFound: The app has no such object.
+        """
+        self.app.object(name)
+        return await self._store.queues(name, limit, text_bytes(after))
+
+    async def keys_with_state(self, name: str, limit: int, after: str = "") -> Sequence[str]:
+        """The keys of an object that have state, in order.
+
+        Raises:
+            NotFound: The app has no such object.
+        """
+        self.app.keyed(name)
+        return [text_from(key) for key in await self._store.keys_with_state(name, limit, text_bytes(after))]
+
+    async def state(self, name: str, key: str, limit: int, after: str = "") -> Sequence[StateEntry]:
+        """The state of a key, by name.
+
+        Raises:
+            NotFound: The app has no such object.
+            InvalidInput: The key can't be one.
+        """
+        self.app.keyed(name)
+        _check_key(key)
+        return await self._store.states((name, text_bytes(key)), limit, after)
+
+    def _check_object(self, name: str, key: str) -> VirtualObject:
+        found = self.app.object(name)
+        _check_key(key)
+        return found
 
     async def idempotency_key(self, invocation_id: str) -> str | None:
         """The key under which an invocation was begun; None: without one."""
@@ -83,7 +219,7 @@ class Queries:
             raise NotFound(f"no awakeable {awakeable_id}")
         return row
 
-    async def awakeables(self, page: Page, *, state: State | None = None) -> Sequence[AwakeableRow]:
+    async def awakeables(self, page: Page, *, state: AwakeableState | None = None) -> Sequence[AwakeableRow]:
         """Awakeables, newest first."""
         return await self._store.awakeables(page, state=state)
 
@@ -125,12 +261,13 @@ class Queries:
         return await self._store.counts()
 
 
-def idempotency_scope(service: str, handler: str) -> str:
-    """The scope in which an idempotency key identifies one invocation."""
-    return f"{service}/{handler}"
-
-
 def existing(row: Invocation | None, invocation_id: str) -> Invocation:
     if row is None:
         raise NotFound(f"no invocation {invocation_id}")
     return row
+
+
+def _check_key(key: str) -> None:
+    problem = key_problem(key)
+    if problem is not None:
+        raise InvalidInput(problem)

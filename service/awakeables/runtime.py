@@ -23,10 +23,10 @@ from awakeables.api import Api
 from awakeables.core.ids import Ids
 from awakeables.credentials import security_of
 from awakeables.devbroker import EmbeddedBroker
-from awakeables.engine.completionstopic import FoldingSettings
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.member import MemberSettings
 from awakeables.engine.outbox import RelaySettings
+from awakeables.engine.readtopic import FoldingSettings, ReadTopic
 from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.rowgauges import RowGauges, show_readiness
 from awakeables.engine.runner import RunnerSettings
@@ -34,11 +34,12 @@ from awakeables.errors import MissingDependency, OperatorError
 from awakeables.forks import close_in_children
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.service import App
-from awakeables.kafka.completions import CompletionsConsumer
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.partitions import ReadingSettings
 from awakeables.kafka.producer import Producer
 from awakeables.kafka.publisher import KafkaPublisher
+from awakeables.kafka.topicconsumer import TopicConsumer
+from awakeables.kafka.topicoffsets import KafkaOffsets
 from awakeables.kafka.topicwatch import TopicWatch
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
 from awakeables.ports import Audit, Clock, Store
@@ -121,17 +122,24 @@ async def serve(
             settings=engine_settings(settings),
             build=settings.build or __version__,
             on_time=None if following is None else following.follow,
+            offsets=KafkaOffsets(connection),
         )
         close_in_children(engine.ids, Ids.forget_entropy)
-        consumer = CompletionsConsumer(
-            connection,
-            engine.completions,
-            group=app.name,
-            clock=clock,
-            problems=engine.problems,
-            grouped=store.membership.shared,
-            settings=ReadingSettings(max_unpacked_bytes=settings.max_unpacked_bytes),
-        )
+
+        def consumer_of(topic: ReadTopic, group: str) -> TopicConsumer:
+            return TopicConsumer(
+                connection,
+                topic,
+                group=group,
+                clock=clock,
+                problems=engine.problems,
+                grouped=store.membership.shared,
+                settings=ReadingSettings(max_unpacked_bytes=settings.max_unpacked_bytes),
+            )
+
+        consumers = {"completions": consumer_of(engine.completions, app.name)}
+        for name, topic in engine.subscriptions.topics.items():
+            consumers[f"subscription {name}"] = consumer_of(topic, f"{app.name}:{name}")
         api = Api(engine)
         web = create_app(
             api,
@@ -150,7 +158,7 @@ async def serve(
         )
         destinations = TopicWatch(connection, _published_to(app, settings), problems=engine.problems)
         telemetry = _telemetry(engine, api, settings, clock)
-        await _run(engine, consumer, destinations, server, telemetry, settings, stop=stop, ready=ready)
+        await _run(engine, consumers, destinations, server, telemetry, settings, stop=stop, ready=ready)
 
 
 def _published_to(app: App, settings: Settings) -> dict[str, str]:
@@ -161,7 +169,7 @@ def _published_to(app: App, settings: Settings) -> dict[str, str]:
 
 async def _run(
     engine: Engine,
-    consumer: CompletionsConsumer,
+    consumers: Mapping[str, TopicConsumer],
     destinations: TopicWatch,
     server: WebServer,
     telemetry: Mapping[str, Callable[[], Coroutine[Any, Any, None]]],
@@ -174,7 +182,7 @@ async def _run(
         serving = tasks.create_task(engine.run(), name="engine")
         await engine.serving.wait()
         background = [tasks.create_task(run(), name=name) for name, run in telemetry.items()]
-        reading = tasks.create_task(consumer.run(), name="completions")
+        reading = [tasks.create_task(each.run(), name=name) for name, each in consumers.items()]
         watching = tasks.create_task(destinations.run(), name="destinations")
         web = tasks.create_task(server.run(), name="web")
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
@@ -188,7 +196,7 @@ async def _run(
         server.stop()
         await engine.drain(settings.drain_timeout)
         await web
-        for task in (watching, reading, serving, *background):
+        for task in (watching, *reading, serving, *background):
             task.cancel()
     log.info(events.STOPPED, app=engine.app.name)
 
@@ -294,7 +302,8 @@ async def _development_broker(
         yield kafka, settings.store
         return
     tasks = [*task_topics, *(topic for worker in workers for topic in worker.topics)]
-    named = [app.completions_topic, *tasks, *([app.verdicts_topic] if settings.verdicts else [])]
+    subscribed = [each.subscription.topic for each in app.subscribed().values() if each.subscription]
+    named = [app.completions_topic, *tasks, *subscribed, *([app.verdicts_topic] if settings.verdicts else [])]
     letters = [app.dead_letter_topic, *map(dead_letter_topic, tasks)]
     topics = dict.fromkeys(letters, 1) | dict.fromkeys(named, settings.completions_partitions)
     with tempfile.TemporaryDirectory(prefix="awakeables-dev-") as folder:

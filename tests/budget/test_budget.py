@@ -29,11 +29,11 @@ from pydantic import BaseModel
 
 import awakeables
 from awakeables import App, Context, Service
-from awakeables.api import Call
+from awakeables.api import WaitingCall
 from awakeables.core.effects import Effect
-from awakeables.engine.completionsink import CompletionSink
-from awakeables.engine.completionstopic import ConsumedRecord
 from awakeables.engine.engine import EngineSettings
+from awakeables.engine.readtopic import ConsumedRecord
+from awakeables.engine.sinks import CompletionSink
 from awakeables.ports import PublishReport
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.testing.bench import Process, new_process, serving
@@ -166,7 +166,7 @@ class Shop:
         self.broker = broker
         self.sink = CompletionSink(process.engine.completions, 0)
 
-    def call(self) -> Call:
+    def call(self) -> WaitingCall:
         return self.process.api.call(app.handler("orders", "fulfil"), b'{"id":"o-17"}', headers={})
 
     async def cycles(self, in_flight: int, rounds: int = 1) -> None:

@@ -62,11 +62,13 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
                 url = behind(url, request.getfixturevalue("pooler_port"))
             opened = PostgresStore(url, clock=clock, retention_ms=RETENTION_MS)
     await opened.open()
-    yield opened
-    if request.node.get_closest_marker("impossible_rows") is None:
-        findings = await verify(audit_of(opened, clock), retention_ms=RETENTION_MS)
-        assert [str(violation) for violation in findings.violations] == []
-    await opened.close()
+    try:
+        yield opened
+        if request.node.get_closest_marker("impossible_rows") is None:
+            findings = await verify(audit_of(opened, clock), retention_ms=RETENTION_MS)
+            assert [str(violation) for violation in findings.violations] == []
+    finally:
+        await opened.close()
 
 
 @pytest.fixture(autouse=True)

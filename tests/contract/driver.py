@@ -15,6 +15,8 @@ from awakeables.core.commands import (
     FirstStep,
     Idempotency,
     NewAwakeable,
+    NewCall,
+    Queue,
     Settle,
     TakePartitions,
 )
@@ -22,7 +24,8 @@ from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, TaskFacts
 from awakeables.core.ids import IdKind
 from awakeables.core.invocations import Continue, End, Invocation, Next, Suspend
-from awakeables.core.journal import AwakeableCreated, Entry, Input, encode_chunk
+from awakeables.core.journal import AttachRequested, AwakeableCreated, Entry, Input, encode_chunk
+from awakeables.core.objects import StateWrite
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replies import (
     Acknowledged,
@@ -91,6 +94,8 @@ class Driver:
         idempotency: Idempotency | None = None,
         service: str = "orders",
         first: bool = False,
+        key: str | None = None,
+        queue: Queue | None = None,
     ) -> Begin:
         """With `first` its owner, if it has one, has asked for an awakeable, published its task and waits."""
         id_ = self.id("inv")
@@ -105,6 +110,8 @@ class Driver:
             idempotency=idempotency,
             build="b1",
             first=step,
+            key=key,
+            queue=queue,
         )
 
     def an_input(self, service: str = "orders") -> Input:
@@ -130,6 +137,8 @@ class Driver:
         awakeables: Sequence[NewAwakeable] = (),
         schemas: Sequence[tuple[str, bytes]] = (),
         effects: Sequence[Effect] = (),
+        calls: Sequence[NewCall] = (),
+        writes: Sequence[StateWrite] = (),
     ) -> Advance:
         """An owner's commit; its journal has the awakeables that it creates, unless a chunk is given."""
         assert row.owner is not None
@@ -146,7 +155,37 @@ class Driver:
             awakeables=tuple(awakeables),
             schemas=tuple(schemas),
             effects=tuple(effects),
+            calls=tuple(calls),
+            writes=tuple(writes),
         )
+
+    def a_call(
+        self,
+        caller: Invocation,
+        *,
+        key: str | None = None,
+        delay_ms: int = 0,
+        object_key: str | None = None,
+        queue: Queue | None = None,
+    ) -> NewCall:
+        """An invocation that a handler calls; all calls with one idempotency key are of one request."""
+        given = Input(
+            service="parcels", handler="pack", seed="5eed", at_ms=START_MS, caller=caller.id, depth=1
+        )
+        idempotency = key and Idempotency(scope="parcels/pack", key=key, fingerprint="f")
+        return NewCall(
+            id=self.id("inv"),
+            service="parcels",
+            handler="pack",
+            chunk=encode_chunk([given]),
+            delay_ms=delay_ms,
+            idempotency=idempotency or None,
+            key=object_key,
+            queue=queue,
+        )
+
+    def a_wait(self, source: str, *, owned: bool = True) -> NewAwakeable:
+        return NewAwakeable(id=self.id("prom"), source=source, owned=owned)
 
     def an_effect(self, stream: str, *, task_for: str | None = None, value: bytes | None = b"{}") -> Effect:
         facts = None if task_for is None else TaskFacts(awakeable_id=task_for, reply_to=TOPIC, task="pack")
@@ -182,9 +221,15 @@ class Driver:
     # ── steps ───────────────────────────────────────────────────────────────────────────────
 
     async def begin(
-        self, *, owner: str | None = None, delay_ms: int = 0, service: str = "orders"
+        self,
+        *,
+        owner: str | None = None,
+        delay_ms: int = 0,
+        service: str = "orders",
+        key: str | None = None,
+        queue: Queue | None = None,
     ) -> Invocation:
-        order = self.a_begin(owner=owner, delay_ms=delay_ms, service=service)
+        order = self.a_begin(owner=owner, delay_ms=delay_ms, service=service, key=key, queue=queue)
         await self.do(Begun, order)
         return await self.invocation(order.id)
 
@@ -254,8 +299,13 @@ class Driver:
 
 
 def created(awakeables: Sequence[NewAwakeable]) -> list[Entry]:
-    """What a journal has of new awakeables."""
-    return [AwakeableCreated(id=each.id, timeout_ms=each.timeout_ms) for each in awakeables]
+    """What a journal has of new awakeables, and of waits for calls."""
+    return [
+        AwakeableCreated(id=each.id, timeout_ms=each.timeout_ms)
+        if each.source is None
+        else AttachRequested(id=each.source, wait=each.id)
+        for each in awakeables
+    ]
 
 
 def resolved(

@@ -38,6 +38,7 @@ from awakeables.handlers.attempt import (
     RunWait,
     SettleWait,
     TimerWait,
+    Wait,
 )
 from awakeables.handlers.execution import World
 from awakeables.handlers.local import LocalAttempts
@@ -66,6 +67,7 @@ class Owner:
     def __init__(self, attempts: Attempts, history: Sequence[Entry]) -> None:
         self.history = list(history)
         self.ready = asyncio.Event()
+        self.waits: tuple[Wait, ...] = ()
         origin = Origin(invocation_id="inv_1", service="s", handler="h")
         self.attempt = attempts.open(origin, history, self.ready.set)
 
@@ -77,6 +79,12 @@ class Owner:
         again = msgspec.json.decode(msgspec.json.encode(progress), type=Progress)
         assert again == progress
         self.history += progress.entries
+        if again.waits_on:
+            received = {entry.of for entry in again.entries if isinstance(entry, OutcomeDelivered)}
+            received.update(again.no_longer)
+            left = tuple(wait for wait in self.waits if wait.index not in received)
+            again = msgspec.structs.replace(again, waits_on=False, no_longer=(), blocked_on=left)
+        self.waits = again.blocked_on
         return again
 
     async def until_it_waits(self, progress: Progress) -> Progress:
@@ -111,16 +119,9 @@ def opened(request: pytest.FixtureRequest) -> Opened:
     return make
 
 
-def any_of(ctx: Context, *awakeables: Any) -> Awaitable[int]:
-    """The place of the first of these that is answered; the context has no such verb yet."""
-
-    class First:
-        def __await__(self) -> Any:
-            indices = tuple(awakeable.promise._index for awakeable in awakeables)
-            found, _ = yield from ctx._execution.wait_for_any(indices)
-            return indices.index(found)
-
-    return First()
+async def any_of(ctx: Context, *awakeables: Any) -> int:
+    """The place of the first of these that is answered."""
+    return awakeables.index(await ctx.select(*awakeables))
 
 
 async def test_nothing_of_the_handler_runs_before_it_is_called(opened: Opened) -> None:
@@ -563,3 +564,22 @@ def test_the_input_crosses_as_it_was_written() -> None:
     again = msgspec.json.decode(msgspec.json.encode(given), type=Input)
     assert isinstance(again.value, Raw)
     assert bytes(again.value) == b'{"a": 1.0e2}'
+
+
+async def test_what_one_wait_gave_up_is_waited_for_by_the_next(opened: Opened) -> None:
+    """The loser of a nested race, awaited alone afterwards, whatever is asked of the attempt in between."""
+
+    async def handler(ctx: Context) -> Any:
+        first, second, third = ctx.awakeable(), ctx.awakeable(), ctx.awakeable()
+        await ctx.gather(ctx.race(first, second), third)
+        return await second
+
+    owner = opened(handler)
+    await owner.advance()
+    progress = await owner.advance((1, ONE))
+    assert [wait.index for wait in progress.blocked_on] == [3]
+    await owner.advance((3, ONE))
+    progress = await owner.until_it_waits(await owner.advance())
+    assert [wait.index for wait in progress.blocked_on] == [2]
+    progress = await owner.advance((2, TWO))
+    assert progress.ended == Finished(result=TWO)

@@ -58,7 +58,7 @@ async def test_the_owner_cancels_what_is_pending_in_the_commit_that_journals_it(
     row = await driver.invocation(row.id)
     order = replace(driver.an_advance(row), cancels=(pending, settled, driver.id("prom")))
     for _ in range(2):  # the second time its acknowledgement was lost
-        assert (await driver.do(Advanced, order)).cancelled_ids == (pending,)
+        assert (await driver.do(Advanced, order)).settled == ((pending, CANCELLED_OUTCOME),)
     assert (await driver.awakeable(pending)).outcome == CANCELLED_OUTCOME
     assert (await driver.awakeable(settled)).state == "resolved"
     verdict = await driver.verdict(resolved(pending, source="t:0:9"))
@@ -70,7 +70,7 @@ async def test_what_is_created_in_that_commit_or_afterwards_is_not_touched(drive
     await cancel(driver, row.id)
     later = driver.id("prom")
     order = replace(driver.an_advance(row, awakeables=[NewAwakeable(id=later)]), cancels=(first,))
-    assert (await driver.do(Advanced, order)).cancelled_ids == (first,)
+    assert (await driver.do(Advanced, order)).settled == ((first, CANCELLED_OUTCOME),)
     await cancel(driver, row.id)
     assert (await driver.awakeable(later)).state == "pending"
 

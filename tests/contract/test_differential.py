@@ -8,41 +8,56 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from awakeables.core.awakeables import Completion, Heartbeat
 from awakeables.core.commands import (
     Advance,
+    Begin,
+    BeginBatch,
     Cancel,
     Claim,
     ClaimEffects,
     Command,
+    EditState,
     Ended,
     Expire,
+    ExpireState,
     Idempotency,
     Kill,
     MarkPublished,
     MarkRefused,
     NewAwakeable,
+    OfWorkflow,
     PartitionFence,
+    PauseInvocation,
+    PauseKey,
+    PausePartitions,
+    PlacePartitions,
     Probe,
     Purge,
     PurgeDeadLetters,
+    Queue,
     Release,
     Republish,
     Resend,
+    Restart,
     Resume,
+    ResumeKey,
     Settle,
     Skip,
     TakeOver,
     TakePartitions,
+    TakeTickets,
 )
-from awakeables.core.deadletters import DeadLetter
+from awakeables.core.deadletters import DeadLetter, Folding
 from awakeables.core.decide.needs import needs
 from awakeables.core.effects import EFFECT_STATES
-from awakeables.core.ids import IdKind
+from awakeables.core.ids import IdKind, promise_id
 from awakeables.core.instances import Instance
 from awakeables.core.invocations import BackOff, Continue, End, Failure, Invocation, Next, Pause, Suspend
-from awakeables.core.journal import AwakeableCreated, ClockRead, encode_chunk
+from awakeables.core.journal import AwakeableCreated, ClockRead, PromiseCreated, encode_chunk
+from awakeables.core.objects import DELAYED, StateWrite
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replies import Reply
 from awakeables.errors import MalformedId
@@ -58,6 +73,8 @@ from support.loading import LOADED_LATE, LoadingStore
 COMMITS = 120
 OWNERS = ("one", "two", "three")
 VALUES = (b"1", b"1.0", b'{"a":1,"b":2}', b'{ "b":2, "a":1 }', b"null")
+SUBSCRIPTION = "orders/fulfil"
+FOLDING = Folding(into="dlq_fold", keep=1, keep_bytes=1000, reason="too many", max_verdicts=1)
 EVERYTHING = Page(limit=10**6)
 
 
@@ -97,10 +114,20 @@ class Stream:
         if self.past and self.chance.random() < 0.1:
             return self.chance.choice(self.past)
         orders = [self.claim, self.expire, self.release, self.resume, self.take, self.effects, self.sent]
-        orders += [self.take_over]
+        orders += [
+            self.run,
+            self.promised,
+            self.run,
+            self.take_over,
+            self.begin_batch,
+            self.begin_batch,
+            self.place,
+            self.pause_partitions,
+        ]
         rare = [self.cancel, self.kill, self.purge, self.purge_letters, self.resend]
-        rare += [self.republish, self.skip, Probe]
-        often = [self.begin, self.advance, self.settle] * 4
+        rare += [self.republish, self.skip, Probe, self.pause_key, self.edit, self.expire_state]
+        orders += [self.resume_key, self.take_tickets, self.pause, self.restart]
+        often = [self.begin, self.enter, self.advance, self.settle] * 4
         make = self.chance.choice([*orders, *orders, *rare, *often, self.advance, self.refused])
         return make()
 
@@ -112,7 +139,7 @@ class Stream:
 
     def awakeable_id(self) -> str:
         if self.chance.random() < 0.05:
-            return self.driver.id("prom", at_ms=0)
+            return self.driver.id("prom", at_ms=1)
         return self.one_of(list(self.tables.awakeables), "prom")
 
     def event_id(self) -> str:
@@ -131,12 +158,50 @@ class Stream:
             first=self.chance.random() < 0.5,
         )
 
+    def enter(self) -> Begin:
+        """An exclusive invocation of one of a few keys."""
+        return self.driver.a_begin(
+            delay_ms=self.chance.choice([0, 0, 0, 500]),
+            key=f"key-{self.chance.randrange(3)}",
+            queue=Queue(most=self.chance.choice([None, 5])),
+        )
+
+    def pause_key(self) -> Command:
+        return PauseKey(service="orders", key=f"key-{self.chance.randrange(3)}", by="ann")
+
+    def resume_key(self) -> Command:
+        return ResumeKey(service="orders", key=f"key-{self.chance.randrange(3)}")
+
+    def edit(self) -> Command:
+        key = f"key-{self.chance.randrange(3)}"
+        return EditState(service="orders", key=key, writes=self.writes())
+
+    def expire_state(self) -> Command:
+        before_ms = self.driver.clock.ms - self.chance.choice([0, 500])
+        after = self.chance.choice([b"", b"key-0"])
+        limit = self.chance.choice([1, 100])
+        return ExpireState(service="orders", before_ms=before_ms, limit=limit, after=after)
+
+    def take_tickets(self) -> Command:
+        now_ms = self.driver.clock.ms
+        rows = [row for row in self.tables.invocations.values() if row.ticket == DELAYED]
+        return TakeTickets(ids=tuple(row.id for row in rows if row.due_ms is None or row.due_ms <= now_ms))
+
+    def writes(self) -> tuple[StateWrite, ...]:
+        names = self.chance.choices([None, "a", "b", "c"], weights=[1, 3, 3, 3], k=self.chance.randrange(4))
+        values = [self.chance.choice([b"1", b"2", None]) for _ in names]
+        return tuple(
+            StateWrite(name=name, value=None if name is None else value)
+            for name, value in zip(names, values, strict=True)
+        )
+
     def advance(self) -> Command:
         running = [row for row in self.tables.invocations.values() if row.owner is not None]
         row = self.chance.choice(running or list(self.tables.invocations.values()) or [None])
         if row is None:
             return self.begin()
         stale = self.chance.random() < 0.1
+        step = self.step(row)
         new = [
             NewAwakeable(
                 id=self.driver.id("prom"),
@@ -146,6 +211,9 @@ class Stream:
             )
             for _ in range(self.chance.choice([0, 1, 3]))
         ]
+        if self.chance.random() < 0.2:
+            promise = promise_id("orders", f"key-{self.chance.randrange(3)}", "done")
+            new.append(NewAwakeable(id=self.driver.id("prom"), source=promise))
         effects = self.chance.choice([0, 1, 2])
         carried = [*(awakeable.id for awakeable in new), None, self.awakeable_id()]
         return Advance(
@@ -155,7 +223,7 @@ class Stream:
             version=row.version,
             number=row.commits + self.chance.choice([1, 1, 1, 1, 0]),
             build=self.chance.choice(["b1", "b2"]),
-            next=self.step(row),
+            next=step,
             chunk=encode_chunk([ClockRead(at_ms=1), *(AwakeableCreated(id=n.id) for n in new)])
             if new or effects
             else None,
@@ -164,6 +232,9 @@ class Stream:
             effects=tuple(
                 self.driver.an_effect(row.id, task_for=self.chance.choice(carried)) for _ in range(effects)
             ),
+            writes=self.writes() if row.ticket else (),
+            dead_letter=self.letter() if type(step) is End and self.chance.random() < 0.3 else None,
+            relay_to=DLQ,
         )
 
     def step(self, row: Invocation) -> Next:
@@ -228,14 +299,69 @@ class Stream:
 
     def fence(self) -> PartitionFence:
         partition = self.chance.randrange(2)
-        held = self.tables.positions.get((TOPIC, partition))
+        subscription = self.chance.choice(["", SUBSCRIPTION])
+        held = self.tables.positions.get((subscription, TOPIC, partition))
         first = (held.next if held else 0) + self.chance.choice([0, 0, 3, -1])
         epoch = (held.epoch if held else 1) - self.chance.choice([0, 0, 0, 1])
         next_ = first + self.chance.randint(1, 5)
         owner = held.owner if held is not None and held.owner else self.chance.choice(OWNERS)
         return PartitionFence(
-            topic=TOPIC, partition=partition, epoch=epoch, first=first, next=next_, owner=owner
+            topic=TOPIC,
+            partition=partition,
+            epoch=epoch,
+            first=first,
+            next=next_,
+            owner=owner,
+            subscription=subscription,
         )
+
+    def begin_batch(self) -> Command:
+        fence = replace(self.fence(), subscription=SUBSCRIPTION)
+        count = self.chance.randrange(4)
+        begins = [self.chance.choice([self.begin_alone, self.enter])() for _ in range(count)]
+        return BeginBatch(
+            fence=fence,
+            begins=tuple(replace(begin, subscription=SUBSCRIPTION, delay_ms=0) for begin in begins),
+            offsets=tuple(fence.first + place for place in range(count)),
+            dead_letters=tuple(self.letter() for _ in range(self.chance.choice([0, 0, 1, 3]))),
+            relay_to=DLQ,
+            folding=self.chance.choice([None, FOLDING]),
+        )
+
+    def run(self) -> Command:
+        """A run of a workflow, or a call of its other handlers, of one of a few keys."""
+        key, is_run = f"key-{self.chance.randrange(3)}", self.chance.random() < 0.6
+        promises = (NewAwakeable(id=promise_id("orders", key, "done")),) if is_run else ()
+        once = Idempotency(scope="run", key=key, fingerprint=f"f{self.chance.randrange(2)}")
+        begin = self.driver.a_begin(key=key)
+        created = [PromiseCreated(id=each.id, name="done") for each in promises]
+        return replace(
+            begin,
+            chunk=encode_chunk([self.driver.an_input(), *created]),
+            idempotency=once if is_run else None,
+            workflow=OfWorkflow(is_run=is_run, scope="run", promises=promises),
+        )
+
+    def promised(self) -> Command:
+        promise = promise_id("orders", f"key-{self.chance.randrange(3)}", "done")
+        completion = replace(self.completion(), awakeable_id=promise, of_promise=True)
+        return Settle(completions=(completion,))
+
+    def begin_alone(self) -> Begin:
+        return self.driver.a_begin(service=self.chance.choice(["orders", "billing"]))
+
+    def place(self) -> Command:
+        offsets = tuple((partition, self.chance.randrange(9)) for partition in range(2))
+        return PlacePartitions(
+            subscription=SUBSCRIPTION,
+            topic=TOPIC,
+            offsets=offsets,
+            topic_id=self.chance.choice([None, "first"]),
+        )
+
+    def pause_partitions(self) -> Command:
+        paused = self.chance.random() < 0.5
+        return PausePartitions(subscription=SUBSCRIPTION, topic=TOPIC, partitions=(0, 1), paused=paused)
 
     def claim(self) -> Command:
         return Claim(
@@ -259,6 +385,24 @@ class Stream:
 
     def resume(self) -> Command:
         return Resume(invocation_id=self.invocation_id())
+
+    def pause(self) -> Command:
+        return PauseInvocation(invocation_id=self.invocation_id(), by=self.chance.choice([None, "ann"]))
+
+    def restart(self) -> Command:
+        rows = self.tables.invocations
+        fitting = [row.id for row in rows.values() if row.status in ("completed", "paused")]
+        old = self.chance.choice([self.invocation_id(), *fitting])
+        row = rows.get(old)
+        given = self.driver.an_input(row.service if row is not None else "orders")
+        return Restart(
+            invocation_id=old,
+            id=self.driver.id("inv"),
+            chunk=encode_chunk([given]),
+            version=(row.version if row is not None else 1) - (self.chance.random() < 0.1),
+            build=self.chance.choice(["b1", "b2"]),
+            by=self.chance.choice([None, "ann"]),
+        )
 
     def cancel(self) -> Command:
         return Cancel(invocation_id=self.invocation_id())
@@ -290,7 +434,8 @@ class Stream:
         return Republish(event_id=self.one_of(list(self.tables.failed), "evt") if failed else self.event_id())
 
     def skip(self) -> Command:
-        held = self.tables.positions.get((TOPIC, 0))
+        subscription = self.chance.choice(["", SUBSCRIPTION])
+        held = self.tables.positions.get((subscription, TOPIC, 0))
         before = (held.next if held else 0) + self.chance.choice([0, 0, 1])
         return Skip(
             topic=TOPIC,
@@ -300,6 +445,7 @@ class Stream:
             dead_letter=self.letter(),
             relay_to=DLQ,
             recreated=self.chance.random() < 0.3,
+            subscription=subscription,
         )
 
     def take(self) -> Command:
@@ -308,6 +454,7 @@ class Stream:
             topic=TOPIC,
             partitions=(0, 1),
             topic_id=self.chance.choice([None, "first", "second"]),
+            subscription=self.chance.choice(["", SUBSCRIPTION]),
         )
 
     def effects(self) -> Command:
@@ -349,7 +496,12 @@ async def rows(store: Store) -> dict[str, object]:
         "unsent": {owner: await store.effects(owner, 10**6) for owner in ("", *OWNERS)},
         "queued": [await store.queued_effect(row.id) for rows in queued.values() for row in rows],
         "dead_letters": [await store.dead_letter(row.id) for row in letters],
-        "positions": await store.positions(TOPIC),
+        "positions": [await store.positions(TOPIC, name) for name in ("", SUBSCRIPTION)],
+        "subscribed": await store.subscribed(),
+        "open": [await store.count_open(SUBSCRIPTION, most) for most in (1, 3, 100)],
+        "queues": await store.queues("orders", 100),
+        "in_line": [await store.in_line(("orders", f"key-{n}".encode()), 100) for n in range(3)],
+        "states": [await store.states(("orders", f"key-{n}".encode()), 100) for n in range(3)],
         "ended": await store.ended(10**15, 10**6),
         "counts": {k: n for k, n in (await store.counts()).items() if not k.endswith("_oldest_ms")},
     }

@@ -16,6 +16,7 @@ from awakeables.core.commands import (
     MarkPublished,
     MarkRefused,
     NewAwakeable,
+    Queue,
     Settle,
 )
 from awakeables.core.invocations import STATUSES, BackOff, End, Failure, Invocation, Pause, Status, Suspend
@@ -30,7 +31,8 @@ FAILURE = Failure(kind="ValueError", message="\x00 ö", at_ms=1)
 
 async def in_every_status(driver: Driver) -> dict[Status, Invocation]:
     return {
-        "pending": await driver.begin(),
+        "pending": await driver.begin(key="c-7", queue=Queue()),
+        "queued": await driver.begin(key="c-7", queue=Queue()),
         "running": await driver.begin(owner="me"),
         "suspended": await driver.advance(await driver.begin(owner="me"), Suspend(wake=0)),
         "backing-off": await driver.advance(
@@ -134,7 +136,9 @@ async def test_counts_say_how_many_rows_there_are(driver: Driver) -> None:
     assert await driver.store.counts() == {
         "awakeables_pending": 1,
         "awakeables_oldest_ms": driver.clock.ms,
-        "invocations_open": 6,
+        "invocations_open": 7,
+        "invocations_queued": 1,
+        "queued_oldest_ms": driver.clock.ms,
         "invocations_pending": 1,
         "invocations_running": 2,
         "invocations_suspended": 1,

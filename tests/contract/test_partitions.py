@@ -255,7 +255,7 @@ async def test_one_record_becomes_a_dead_letter_once(driver: Driver) -> None:
 async def test_originals_of_unknown_and_invalid_completions_are_kept(driver: Driver) -> None:
     _, pending = await driver.waiting()
     _, good = await driver.waiting()
-    unknown, purged = driver.id("prom"), driver.id("prom", at_ms=0)
+    unknown, purged = driver.id("prom"), driver.id("prom", at_ms=1)
     completions = (resolved(good), resolved(unknown), unreadable(pending), resolved(purged))
     originals = {place: driver.a_letter(offset=place) for place in range(4)}
     answer = await driver.do(SettledAll, Settle(completions=completions, originals=originals, relay_to=DLQ))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from awakeables.core.commands import (
     Advance,
@@ -14,21 +16,42 @@ from awakeables.core.commands import (
     Claim,
     ClaimEffects,
     Command,
+    EditState,
     Ended,
+    ExpireState,
     Idempotency,
+    Kill,
     MarkRefused,
     NewAwakeable,
     PartitionFence,
+    PauseInvocation,
+    PauseKey,
     Purge,
+    Queue,
+    Release,
     ReplayDry,
     Resend,
+    Restart,
+    Resume,
+    ResumeKey,
     Settle,
     Skip,
     TakePartitions,
 )
 from awakeables.core.invocations import Continue, End, Invocation, Suspend
-from awakeables.core.outcomes import Resolution
-from awakeables.core.replies import Advanced, Begun, Claimed, DryReplayed, Fenced, Reply, SettledAll
+from awakeables.core.journal import encode_chunk
+from awakeables.core.objects import StateWrite
+from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.replies import (
+    Advanced,
+    Begun,
+    Claimed,
+    DryReplayed,
+    Fenced,
+    Reply,
+    SettledAll,
+    StateExpired,
+)
 from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.store.memory import MemoryStore
 from awakeables.store.postgres import group, writing
@@ -177,9 +200,257 @@ async def a_skipped_partition(pair: Pair) -> tuple[Command, Command]:
     return Settle(completions=(), fence=fence), skip
 
 
+async def a_head(pair: Pair, *, behind: int = 0, key: str = "c-7") -> Invocation:
+    """The running head of a key, and some behind it, in both."""
+    begins = [pair.memory.a_begin(key=key, queue=Queue()) for _ in range(1 + behind)]
+    await pair.both(*begins)
+    (claimed,) = await pair.both(Claim(owner="me", limit=1))
+    assert isinstance(claimed, Claimed)
+    return claimed.invocations[0]
+
+
+async def one_that_is_paused_while_its_owner_suspends_it(pair: Pair) -> tuple[Command, Command]:
+    row = await running(pair, pair.memory.id("prom"))
+    return PauseInvocation(invocation_id=row.id), pair.memory.an_advance(row, Suspend(wake=row.wake))
+
+
+async def an_owner_that_suspends_it_while_it_is_paused(pair: Pair) -> tuple[Command, Command]:
+    pause, suspend = await one_that_is_paused_while_its_owner_suspends_it(pair)
+    return suspend, pause
+
+
+async def an_owner_that_releases_it_while_it_is_paused(pair: Pair) -> tuple[Command, Command]:
+    row = await running(pair)
+    return Release(owner="me", ids=(row.id,)), PauseInvocation(invocation_id=row.id)
+
+
+async def a_wake_of_one_that_is_paused(pair: Pair) -> tuple[Command, Command]:
+    key = pair.memory.id("prom")
+    row = await running(pair, key)
+    await pair.both(pair.memory.an_advance(row, Suspend(wake=row.wake)))
+    return Settle(completions=(resolved(key),)), PauseInvocation(invocation_id=row.id)
+
+
+async def one_that_is_paused_while_it_is_woken(pair: Pair) -> tuple[Command, Command]:
+    settle, pause = await a_wake_of_one_that_is_paused(pair)
+    return pause, settle
+
+
+async def one_that_waits_is_paused_while_its_turn_comes(pair: Pair) -> tuple[Command, Command]:
+    head = await a_head(pair, behind=1)
+    [following] = await pair.memory.store.in_line(("orders", b"c-7"), 2)
+    end = pair.memory.an_advance(head, End(result=Resolution.of_json(b"1")))
+    return PauseInvocation(invocation_id=following.id), end
+
+
+async def a_turn_that_comes_while_it_is_paused(pair: Pair) -> tuple[Command, Command]:
+    pause, end = await one_that_waits_is_paused_while_its_turn_comes(pair)
+    return end, pause
+
+
+async def a_paused_head(pair: Pair) -> tuple[Invocation, list[Restart]]:
+    """It has called another; and two orders that restart it."""
+    head = await a_head(pair, behind=1)
+    call = pair.memory.a_call(head)
+    wait = pair.memory.a_wait(call.id)
+    await pair.both(PauseInvocation(invocation_id=head.id))
+    (advanced,) = await pair.both(pair.memory.an_advance(head, awakeables=[wait], calls=[call]))
+    assert isinstance(advanced, Advanced)
+    (advanced,) = await pair.both(pair.memory.an_advance(advanced.invocation, Suspend(wake=0), chunk=None))
+    assert isinstance(advanced, Advanced)
+    row = advanced.invocation
+    assert row.status == "paused"
+    chunk = encode_chunk([pair.memory.an_input()])
+    restarts = [
+        Restart(
+            invocation_id=row.id,
+            id=pair.memory.id("inv"),
+            chunk=chunk,
+            version=row.version,
+            build="b1",
+            by="ann",
+        )
+        for _ in range(2)
+    ]
+    return row, restarts
+
+
+async def one_that_is_restarted_while_it_is_resumed(pair: Pair) -> tuple[Command, Command]:
+    row, [restart, _] = await a_paused_head(pair)
+    return Resume(invocation_id=row.id), restart
+
+
+async def one_that_is_resumed_while_it_is_restarted(pair: Pair) -> tuple[Command, Command]:
+    resume, restart = await one_that_is_restarted_while_it_is_resumed(pair)
+    return restart, resume
+
+
+async def two_that_restart_the_same(pair: Pair) -> tuple[Command, Command]:
+    _, [first, second] = await a_paused_head(pair)
+    return first, second
+
+
+async def a_restart_that_is_committed_twice(pair: Pair) -> tuple[Command, Command]:
+    _, [restart, _] = await a_paused_head(pair)
+    return restart, restart
+
+
+async def one_that_comes_while_the_head_is_restarted(pair: Pair) -> tuple[Command, Command]:
+    _, [restart, _] = await a_paused_head(pair)
+    return pair.memory.a_begin(key="c-7", queue=Queue()), restart
+
+
+async def two_that_come_to_a_free_key(pair: Pair) -> tuple[Command, Command]:
+    first, second = [pair.memory.a_begin(key="c-7", queue=Queue()) for _ in range(2)]
+    return first, second
+
+
+async def two_that_come_to_a_held_key(pair: Pair) -> tuple[Command, Command]:
+    await a_head(pair)
+    return await two_that_come_to_a_free_key(pair)
+
+
+async def one_that_comes_while_the_head_ends(pair: Pair) -> tuple[Command, Command]:
+    head = await a_head(pair)
+    end = pair.memory.an_advance(head, End(result=Resolution.of_json(b"1")))
+    return pair.memory.a_begin(key="c-7", queue=Queue()), end
+
+
+async def a_head_that_ends_while_one_comes(pair: Pair) -> tuple[Command, Command]:
+    begin, end = await one_that_comes_while_the_head_ends(pair)
+    return end, begin
+
+
+async def the_next_one_is_cancelled_while_the_head_ends(pair: Pair) -> tuple[Command, Command]:
+    head = await a_head(pair, behind=2)
+    [following, _] = await pair.memory.store.in_line(("orders", b"c-7"), 2)
+    end = pair.memory.an_advance(head, End(result=Resolution.of_json(b"1")))
+    return Cancel(invocation_id=following.id), end
+
+
+async def a_key_is_paused_while_the_head_ends(pair: Pair) -> tuple[Command, Command]:
+    head = await a_head(pair, behind=1)
+    end = pair.memory.an_advance(head, End(result=Resolution.of_json(b"1")))
+    return PauseKey(service="orders", key="c-7"), end
+
+
+async def a_key_is_resumed_while_its_state_is_edited(pair: Pair) -> tuple[Command, Command]:
+    pause = PauseKey(service="orders", key="c-7")
+    await pair.both(pause, pair.memory.a_begin(key="c-7", queue=Queue()))
+    writes = (StateWrite(name="a", value=b"1"),)
+    resume = ResumeKey(service="orders", key="c-7")
+    return resume, EditState(service="orders", key="c-7", writes=writes)
+
+
+async def the_other_half_of_a_circle(pair: Pair) -> tuple[Command, Command]:
+    """The heads of two keys, each of which calls the other key."""
+    heads = [await a_head(pair, key=key) for key in ("a", "b")]
+    orders: list[Command] = []
+    for head, key in zip(heads, ("b", "a"), strict=True):
+        call = replace(
+            pair.memory.a_call(head, object_key=key, queue=Queue(callers=(head.id,))), service="orders"
+        )
+        wait = pair.memory.a_wait(call.id)
+        orders.append(pair.memory.an_advance(head, awakeables=[wait], calls=[call]))
+    return orders[0], orders[1]
+
+
+async def test_o1_of_two_commits_that_close_a_circle_one_is_refused(pair: Pair) -> None:
+    mover, command = await the_other_half_of_a_circle(pair)
+    (advanced,) = await pair.moved(mover, command)
+    assert isinstance(advanced, Advanced)
+    [(_, outcome)] = advanced.settled
+    assert isinstance(outcome, Rejection)
+    assert outcome.code == 409
+
+
+async def test_o5_what_is_written_while_old_state_is_looked_for_is_kept(pair: Pair) -> None:
+    """An invocation that comes between the search and the deletion waits for the latter."""
+    await pair.two.commit([pair.memory.a_begin(key="c-7", queue=Queue())])
+    await _set_and_end(pair, b"100")
+    pair.clock.ms += 1000
+    comes: list[asyncio.Task[list[Reply]]] = []
+
+    async def between(step: str) -> None:
+        if step == "write" and not comes:
+            comes.append(
+                asyncio.create_task(pair.two.commit([pair.memory.a_begin(key="c-7", queue=Queue())]))
+            )
+            await asyncio.wait(comes, timeout=0.1)
+
+    pair.between = between
+    expire = ExpireState(service="orders", before_ms=pair.clock.ms, limit=10)
+    (expired,) = await pair.one.commit([expire])
+    assert expired == StateExpired(count=1, last=None)
+    await asyncio.gather(*comes)
+    assert await pair.two.state(("orders", b"c-7"), "balance") is None
+    await _set_and_end(pair, b"150")
+    assert await pair.two.state(("orders", b"c-7"), "balance") == b"150"
+
+
+async def _set_and_end(pair: Pair, value: bytes) -> None:
+    (claimed,) = await pair.two.commit([Claim(owner="me", limit=10)])
+    assert isinstance(claimed, Claimed)
+    [row] = claimed.invocations
+    end, writes = End(result=Resolution.of_json(b"1")), (StateWrite(name="balance", value=value),)
+    await pair.two.commit([pair.memory.an_advance(row, end, chunk=None, writes=writes)])
+
+
+async def test_pg16_a_key_that_others_begin_and_end_at_every_try_is_had_in_the_end(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no row to lock: it is made by each of them, and deleted again."""
+    current: list[str] = []
+    tasks: list[asyncio.Task[list[Reply]]] = []
+    again = OptimisticGroup._again
+
+    async def come() -> list[Reply]:
+        begin = pair.memory.a_begin(key="hot", queue=Queue())
+        begun = await pair.two.commit([begin])
+        current.append(begin.id)
+        return begun
+
+    async def between(step: str) -> None:
+        if step == "write":
+            tasks.append(asyncio.create_task(come()))
+            await asyncio.wait(tasks, timeout=0.1)
+
+    async def go(self: OptimisticGroup, *args: Any) -> None:
+        while current:
+            await pair.two.commit([Kill(invocation_id=current.pop())])
+        await again(self, *args)
+
+    monkeypatch.setattr(OptimisticGroup, "_again", go)
+    pair.between = between
+    (begun,) = await pair.one.commit([pair.memory.a_begin(key="hot", queue=Queue())])
+    assert isinstance(begun, Begun)
+    await asyncio.gather(*tasks)
+    assert len(tasks) > group.OPTIMISTIC_TRIES
+
+
 @pytest.mark.parametrize(
     "case",
     [
+        two_that_come_to_a_free_key,
+        two_that_come_to_a_held_key,
+        one_that_comes_while_the_head_ends,
+        a_head_that_ends_while_one_comes,
+        the_next_one_is_cancelled_while_the_head_ends,
+        a_key_is_paused_while_the_head_ends,
+        a_key_is_resumed_while_its_state_is_edited,
+        the_other_half_of_a_circle,
+        one_that_is_paused_while_its_owner_suspends_it,
+        an_owner_that_suspends_it_while_it_is_paused,
+        an_owner_that_releases_it_while_it_is_paused,
+        a_wake_of_one_that_is_paused,
+        one_that_is_paused_while_it_is_woken,
+        one_that_waits_is_paused_while_its_turn_comes,
+        a_turn_that_comes_while_it_is_paused,
+        one_that_is_restarted_while_it_is_resumed,
+        one_that_is_resumed_while_it_is_restarted,
+        two_that_restart_the_same,
+        a_restart_that_is_committed_twice,
+        one_that_comes_while_the_head_is_restarted,
         an_invocation,
         an_awakeable,
         a_position,

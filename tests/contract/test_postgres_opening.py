@@ -201,8 +201,9 @@ async def test_pg19_a_migration_waits_for_a_table_in_use_in_short_turns(
     database: NewDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = database(True)
-    step = "ALTER TABLE awakeables.invocations ADD COLUMN later text; UPDATE awakeables.meta SET version = 2"
-    chain = [*schema.migrations(), step]
+    newest = len(schema.migrations()) + 1
+    added = "ALTER TABLE awakeables.invocations ADD COLUMN later text"
+    chain = [*schema.migrations(), f"{added}; UPDATE awakeables.meta SET version = {newest}"]
     monkeypatch.setattr(schema, "migrations", lambda: chain)
     busy = await asyncpg.connect(url)
     try:
@@ -216,4 +217,4 @@ async def test_pg19_a_migration_waits_for_a_table_in_use_in_short_turns(
         await opening
     finally:
         await busy.close()
-    assert await sql(url, "SELECT version FROM awakeables.meta") == 2
+    assert await sql(url, "SELECT version FROM awakeables.meta") == newest

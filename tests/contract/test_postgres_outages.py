@@ -221,12 +221,15 @@ class Disk(NamedTuple):
 
 
 @pytest.fixture
-def small_disk() -> Iterator[Disk]:
-    """A small file system; skipped where none can be mounted."""
-    server = shared_postgres()
+def small_disk(own_server: RealPostgres) -> Iterator[Disk]:
+    """A small file system; skipped where none can be mounted.
+
+    The server is this test's: whoever needs a buffer writes what is in it, also for another database, and
+    fails with it.
+    """
     with ExitStack() as stack:
         try:
-            folder = stack.enter_context(server.small_disk(48))
+            folder = stack.enter_context(own_server.small_disk(48))
         except OSError as error:
             pytest.skip(str(error))
         filler = folder / "filler"
@@ -236,7 +239,7 @@ def small_disk() -> Iterator[Disk]:
                 while True:
                     file.write(bytes(4096))
 
-        yield Disk(stack.enter_context(server.database(options="TABLESPACE small")), fill, filler.unlink)
+        yield Disk(stack.enter_context(own_server.database(options="TABLESPACE small")), fill, filler.unlink)
 
 
 FILL = """

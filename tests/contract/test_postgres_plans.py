@@ -108,3 +108,37 @@ async def test_pg20_every_statement_goes_by_indexes(postgres_url: str, filled: b
         assert scans == {}
     finally:
         await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("due_invocations", "invocations_due"),
+        ("due_suspects", "invocations_suspect"),
+        ("overdue_awakeables", "awakeables_deadline"),
+    ],
+)
+@pytest.mark.parametrize("filled", [False, True], ids=["empty", "analysed"])
+async def test_pg20_a_search_has_one_index_to_go_by(
+    postgres_url: str, name: str, index: str, filled: bool
+) -> None:
+    """Two indexes that seem to be empty seem to cost the same, and one of them is visited as a whole."""
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute(QUERIES["writer"])
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        if filled:
+            await connection.execute(ROWS)
+        await connection.execute(f"PREPARE search AS {QUERIES[name]}")
+        count = max(int(n) for n in re.findall(r"\$(\d+)", QUERIES[name]))
+        explain = f"EXPLAIN EXECUTE search({', '.join(['NULL'] * count)})"
+        dropping = connection.transaction()
+        await dropping.start()
+        for dropped in (False, True):
+            if dropped:
+                await connection.execute(f"DROP INDEX awakeables.{index}")
+            plan = "\n".join(line for (line,) in await connection.fetch(explain))
+            assert ("Seq Scan on" in plan) is dropped, plan
+        await dropping.rollback()
+    finally:
+        await connection.close()

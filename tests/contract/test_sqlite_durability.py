@@ -28,6 +28,7 @@ from awakeables.core.commands import (
     TakeOver,
 )
 from awakeables.core.invocations import Invocation
+from awakeables.core.objects import ObjectRow
 from awakeables.core.records import Row
 from awakeables.core.replies import Acknowledged
 from awakeables.core.rows import EffectRow, PositionRow
@@ -293,6 +294,10 @@ FULL_INVOCATION = Invocation(
     acts_json=b"[]",
     commits=12,
     origin="i",
+    awaited=True,
+    ticket=3,
+    pausing_ms=13,
+    subscription="s",
 )
 FULL_AWAKEABLE = AwakeableRow(
     id="prom",
@@ -311,16 +316,20 @@ FULL_AWAKEABLE = AwakeableRow(
     heartbeat_json=b'{"progress":0.10}',
     title=b"t",
     about=b"a",
+    source_utf8=b"inv",
+    owned=True,
 )
 
 
 FULL_EFFECT = EffectRow("evt", "s", "o", "failed", 1, "t", b"r", b"{}", b"[]", b"k", b"v", b"[]", 2, "task")
-FULL_POSITION = PositionRow("t", 1, 2, 3, "o", 4, "an ID")
+FULL_POSITION = PositionRow("s", "t", 1, 2, 3, "o", 4, "an ID", 5)
+FULL_QUEUE = ObjectRow("carts", b"c-7", "inv", 1, 2, 3, 4, b"[]")
 FULL_ROWS = [
     ("invocation", FULL_INVOCATION),
     ("awakeable", FULL_AWAKEABLE),
     ("effect", FULL_EFFECT),
     ("position", FULL_POSITION),
+    ("object", FULL_QUEUE),
 ]
 
 
@@ -334,11 +343,12 @@ def test_every_field_of_a_row_is_a_column(table: str, full: Row) -> None:
 
 def kept(table: str, row: tuple[object, ...]) -> tuple[object, ...]:
     """A row as it is read from a new file after it was inserted."""
-    keys = 2 if table == "position" else 1
+    keys = {"position": 3, "object": 2}.get(table, 1)
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         schema.migrate(connection, "memory")
         connection.execute(QUERIES[f"insert_{table}"], row)
-        found: tuple[object, ...] = connection.execute(QUERIES[table], row[:keys]).fetchone()
+        query = "queue" if table == "object" else table
+        found: tuple[object, ...] = connection.execute(QUERIES[query], row[:keys]).fetchone()
     return found
 
 

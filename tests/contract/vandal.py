@@ -127,7 +127,7 @@ class MemoryVandal:
             ((version, chunk),) = rows[key].items()
             rows[key] = {columns.get("version", version): columns.get("chunk", chunk)}
             return
-        (place,) = [place for place in rows if key in (place, place[0])]
+        (place,) = [place for place in rows if place == key or (table == "offsets" and place[1] == key)]
         rows[place] = replace(
             rows[place], **{FIELDS.get(name, name): value for name, value in columns.items()}
         )

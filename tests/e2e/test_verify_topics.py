@@ -91,10 +91,10 @@ async def test_a_completion_that_was_read_and_has_no_verdict_is_a_violation(
     """As if the offset had been committed without the answer."""
     waiting = (await answered(broker, shop, store))[2]
     topic = shop.app.completions_topic
-    position = store.tables.positions[topic, 0]
-    store.tables.positions[topic, 0] = replace(position, epoch=position.epoch + 1)  # stops its reader
+    position = store.tables.positions["", topic, 0]
+    store.tables.positions["", topic, 0] = replace(position, epoch=position.epoch + 1)  # stops its reader
     await produce(broker.bootstrap, topic, [resolved(waiting, 3)])
-    store.tables.positions[topic, 0] = replace(position, epoch=position.epoch + 1, next=position.next + 1)
+    store.tables.positions["", topic, 0] = replace(position, epoch=position.epoch + 1, next=position.next + 1)
     findings = await compared(broker, shop.app, store)
     (violation,) = findings.violations
     assert (violation.invariant, violation.id) == ("A2", waiting)

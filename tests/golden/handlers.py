@@ -5,6 +5,7 @@ A handler that changes would no longer show that old journals are understood: ad
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,13 +14,27 @@ from typing import Any, TypeVar
 from msgspec import Raw
 from pydantic import BaseModel
 
-from awakeables import App, Cancelled, Context, Rejected, RetryPolicy, Service, TerminalError, TimedOut
+from awakeables import (
+    App,
+    Cancelled,
+    Context,
+    ObjectContext,
+    Rejected,
+    RetryPolicy,
+    Service,
+    TerminalError,
+    TimedOut,
+    VirtualObject,
+    Workflow,
+)
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 service = Service("golden")
-app = App("golden", services=[service])
+thing = VirtualObject("golden-thing")
+flow = Workflow("golden-flow")
+app = App("golden", services=[service, thing])
 
 
 class Order(BaseModel):
@@ -46,13 +61,16 @@ class Script:
     """How a journal comes to be: the input, and the answers to the awakeables in their order.
 
     The recording ends `lasts_s` after the last answer, if need be in a wait; before the answers
-    the invocation is cancelled, if it says so.
+    the invocation is cancelled, if it says so. With a key it is an exclusive handler of an object, or the run
+    of a workflow.
     """
 
     input: bytes = b"null"
     answers: tuple[Outcome, ...] = ()
     cancelled: bool = False
+    key: str | None = None
     lasts_s: float = 10_000
+    of: str = "golden"
 
 
 SCRIPTS: dict[str, Script] = {}
@@ -64,7 +82,7 @@ def recorded(script: Script) -> Callable[[F], F]:
 
     def declare(function: F) -> F:
         SCRIPTS[function.__name__] = script
-        service.handler()(function)
+        (service if script.key is None else thing).handler()(function)
         return function
 
     return declare
@@ -214,3 +232,98 @@ async def undoes_when_cancelled(ctx: Context) -> list[str]:
         except Cancelled as again:
             return [error.reason, again.reason]
     return []
+
+
+async def doubled(ctx: Context, n: int) -> int:
+    if n < 0:
+        raise TerminalError("no negative numbers", code=422, details={"n": n})
+    return 2 * n
+
+
+callees = Service("callees")
+callees.handler()(doubled)
+app.services["callees"] = callees
+
+
+@recorded(Script(b"4"))
+async def calls_others(ctx: Context, n: int) -> list[Any]:
+    sent = ctx.send(doubled, n + 1, delay=timedelta(seconds=5), idempotency_key="k")
+    first, second = ctx.call(doubled, n), ctx.call(doubled, -n)
+    results: list[Any] = [await first]
+    try:
+        await second
+    except TerminalError as error:
+        results.append([error.code, error.details])
+    return [*results, await sent, await ctx.attach(sent.id, int)]
+
+
+@recorded(Script(answers=(Resolution.of_json(b"1"),), lasts_s=40_000))
+async def combines(ctx: Context) -> list[Any]:
+    results: list[Any] = []
+    try:
+        ctx.send(doubled, "many")  # type: ignore[arg-type]
+    except TerminalError as error:
+        results.append(error.code)
+    first, second = ctx.awakeable(int), ctx.awakeable(int)
+    acting = asyncio.sleep
+    try:
+        async with ctx.timeout(timedelta(hours=1)):
+            results.append(await ctx.race(first, second))
+            await ctx.gather(second, ctx.sleep(timedelta(days=1)))
+    except TimedOut as error:
+        results.append(error.kind)
+    lost = ctx.run("slow", acting, 5.0)
+    await ctx.race(lost, ctx.sleep(timedelta(seconds=1)))
+    nap = ctx.sleep(timedelta(days=1))
+    second.cancel()
+    nap.cancel()
+    await ctx.sleep(timedelta(seconds=30))
+    await lost
+    for part in (second, nap):
+        try:
+            await part
+        except Cancelled as error:
+            results.append(error.own)
+    return results
+
+
+COUNT = thing.state("count", int, default=0)
+SEEN = thing.state("seen", bool)
+PICTURE = thing.state("picture", bytes)
+
+
+@recorded(Script(b'"x"', (Resolution.of_json(b"41"),), key="c-7"))
+async def keeps_state(ctx: ObjectContext, name: str) -> list[Any]:
+    before = await ctx.get(COUNT)
+    ctx.set(COUNT, before + await ctx.awakeable(int))
+    ctx.set(SEEN[name], True)
+    ctx.set(PICTURE, b"\x00" * 50)
+    await ctx.sleep(timedelta(seconds=1))
+    picture = await ctx.get(PICTURE)
+    found = [await ctx.get(COUNT), await ctx.get(SEEN[name]), len(picture or b"")]
+    ctx.clear(PICTURE)
+    names = list(await ctx.keys())
+    ctx.clear()
+    ctx.set(COUNT, 1)
+    return [before, found, names, await ctx.get(SEEN[name]), list(await ctx.keys())]
+
+
+VERIFIED = flow.promise("verified", bool)
+NOTE = flow.promise("note", str)
+
+
+async def runs_once(ctx: ObjectContext, name: str) -> list[Any]:
+    before = await ctx.promise(NOTE).peek()
+    verdict = await ctx.promise(NOTE).resolve(name)
+    number = await ctx.awakeable(int)
+    again = await ctx.promise(VERIFIED).reject("no", code=409)
+    try:
+        await ctx.promise(VERIFIED)
+    except Rejected as error:
+        return [before, verdict.kind, number, again.kind, error.code, await ctx.promise(NOTE)]
+    return []
+
+
+flow.run()(runs_once)
+SCRIPTS["run"] = Script(b'"x"', (Resolution.of_json(b"41"),), key="c-7", of=flow.name)
+app.services[flow.name] = flow

@@ -12,18 +12,23 @@ import pytest
 from msgspec import Raw
 
 from awakeables.core import journal, outcomes
-from awakeables.core.awakeables import AwakeableRow, Completion, settle
-from awakeables.core.decide.advancing import ABANDONED
+from awakeables.core.awakeables import PROMISE, AwakeableRow, Completion, cancel, ended, settle
+from awakeables.core.decide.calling import ABANDONED
 from awakeables.core.ids import Ids
 from awakeables.core.invocations import Invocation
 from awakeables.core.journal import (
+    AttachRequested,
     AwakeableCreated,
+    CallRequested,
     CancellationRaised,
     Entry,
+    Input,
     OutcomeDelivered,
+    PromiseCreated,
     SleepRequested,
     decode_chunks,
     encode_chunk,
+    wait_of,
 )
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution, encode_outcome
 from awakeables.doctor.verification import verify
@@ -46,6 +51,12 @@ class Recorded(msgspec.Struct):
     invocation_id: str
     chunks: list[Raw]
     end: Outcome | None
+
+    @property
+    def service(self) -> str:
+        given = self.entries[0]
+        assert isinstance(given, Input)
+        return given.service
 
     @property
     def entries(self) -> list[Entry]:
@@ -74,7 +85,12 @@ def attempt_of(recorded: Recorded, entropy: Callable[[int], Any]) -> Attempt:
     clock = Later()
     ids = Ids(clock.now_ms, entropy)
     world = World(clock=clock, ids=ids, app="golden", reply_to="golden.completions")
-    origin = Origin(invocation_id=recorded.invocation_id, service="golden", handler=recorded.handler)
+    origin = Origin(
+        invocation_id=recorded.invocation_id,
+        service=recorded.service,
+        handler=recorded.handler,
+        exclusive=recorded.service != "golden",
+    )
     return LocalAttempts(app, world, InlineExecutor()).open(origin, recorded.entries, lambda: None)
 
 
@@ -126,24 +142,33 @@ async def test_a_store_that_has_the_journal_is_verified(path: Path) -> None:
     delivered = {entry.of: entry.outcome for entry in recorded.entries if isinstance(entry, OutcomeDelivered)}
     left = None if recorded.end is None else Cancellation(reason=ABANDONED)
     for index, entry in enumerate(recorded.entries):
-        if isinstance(entry, AwakeableCreated):
-            tables.awakeables[entry.id] = awakeable_row(
-                entry.id, recorded.invocation_id, delivered.get(index, left)
-            )
+        wait = wait_of(entry)
+        if isinstance(entry, PromiseCreated):
+            promise = AwakeableRow(entry.id, recorded.invocation_id, 1, source_utf8=PROMISE)
+            tables.awakeables[entry.id] = cancel(promise, now_ms=1, reason=ABANDONED) or promise
+        if wait is not None:
+            outcome = delivered.get(index, left)
+            if isinstance(entry, CallRequested | AttachRequested):
+                row = AwakeableRow(wait, recorded.invocation_id, 1, source_utf8=entry.id.encode())
+                tables.awakeables[wait] = row if outcome is None else ended(row, outcome, now_ms=1)
+            else:
+                tables.awakeables[wait] = awakeable_row(wait, recorded.invocation_id, outcome)
     raised = any(isinstance(entry, CancellationRaised) for entry in recorded.entries)
-    row = Invocation(recorded.invocation_id, "golden", recorded.handler, 1, 1, version=len(recorded.chunks))
-    row.cancelled_ms = 1 if raised else None
-    row.wake = len(tables.awakeables) + raised
-    row.due_ms = 1
+    invocation = Invocation(
+        recorded.invocation_id, recorded.service, recorded.handler, 1, 1, version=len(recorded.chunks)
+    )
+    invocation.cancelled_ms = 1 if raised else None
+    invocation.wake = len(tables.awakeables) + raised
+    invocation.due_ms = 1
     if recorded.end is not None:
-        row.status, row.due_ms, row.ended_ms, row.result_json = (
+        invocation.status, invocation.due_ms, invocation.ended_ms, invocation.result_json = (
             "completed",
             None,
             1,
             encode_outcome(recorded.end),
         )
-    tables.invocations[row.id] = row
-    tables.journals[row.id] = dict(enumerate(map(bytes, recorded.chunks), 1))
+    tables.invocations[invocation.id] = invocation
+    tables.journals[invocation.id] = dict(enumerate(map(bytes, recorded.chunks), 1))
     findings = await verify(MemoryAudit(tables, clock=Later()), retention_ms=0)
     assert [str(violation) for violation in findings.violations] == []
     assert findings.looked_at["J2"] == len(delivered)

@@ -11,9 +11,9 @@ import pytest
 from awakeables import Context, TimedOut
 from awakeables.core.awakeables import Completion
 from awakeables.core.outcomes import Resolution
-from awakeables.engine.completionsink import CompletionSink
-from awakeables.engine.completionstopic import ConsumedRecord
 from awakeables.engine.horizon import EXCHANGE_S
+from awakeables.engine.readtopic import ConsumedRecord
+from awakeables.engine.sinks import CompletionSink
 from awakeables.wire.completions import encode_completion
 from support.eventually import eventually
 from support.instances import SOON, TAKEN_OVER_S, Instances

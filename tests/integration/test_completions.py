@@ -20,7 +20,7 @@ from awakeables.core.deadletters import DeadLetter
 from awakeables.core.outcomes import Resolution
 from awakeables.core.replies import PartitionsTaken, Reply
 from awakeables.errors import OwnershipLost, StoreUnavailable
-from awakeables.kafka import completions, lag
+from awakeables.kafka import lag, topicconsumer
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.metadata import TopicsRequest
 from awakeables.kafka.partitions import LOOKS_TO_BE_SURE
@@ -584,7 +584,7 @@ async def test_lag_is_reported_while_the_store_is_down_too(
     async def down(_: object) -> list[Reply]:
         raise StoreUnavailable("its disk is full")
 
-    monkeypatch.setattr(completions, "SLOW_S", 0.5)
+    monkeypatch.setattr(topicconsumer, "SLOW_S", 0.5)
     await create_app_topics(bootstrap, app)
     store = new_store("memory", tmp_path)
     async with running(bootstrap, app, store) as shop:

@@ -224,10 +224,9 @@ async def test_fault_23_partitions_are_let_go_while_the_store_is_down_and_taken_
     # It has let all of them go in time to stay in the group, and was given back some.
     await members.share(range(4), to_end=False)
     assert len(first.clients) == 1
-    # The first can claim nothing, so whatever the second was given, even for a moment, stays claimed by it.
-    positions = await members.shop.engine.store.positions(second.topic.name)
-    claimed = {row.partition for row in positions if row.owner == second.name}
-    assert second.reading <= claimed
+    # The first can claim nothing, so whatever the second was given, even for a moment, stays claimed by it,
+    # once its readers have started.
+    claimed = await eventually(functools.partial(_claimed, members, second))
     for n, key in enumerate(ids):
         if n % 4 in second.reading:
             await members.shop.settled(key)
@@ -664,6 +663,14 @@ def _knows(member: Member, count: int) -> bool:
 def _is_member(member: Member) -> bool:
     coordinator = member.clients[-1]._coordinator if member.clients else None
     return coordinator is not None and coordinator.generation > 0
+
+
+async def _claimed(members: Members, member: Member) -> set[int]:
+    """What it has claimed, which is all that it was given."""
+    rows = await members.shop.store.positions(member.topic.name)
+    claimed = {row.partition for row in rows if row.owner == member.name}
+    assert member.reading <= claimed
+    return claimed
 
 
 async def _epochs(members: Members) -> dict[int, int]:

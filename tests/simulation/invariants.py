@@ -9,16 +9,23 @@ from typing import Any
 
 import msgspec
 
-from awakeables.core.awakeables import AwakeableRow
+from awakeables.core.awakeables import PROMISE, AwakeableRow
 from awakeables.core.deadletters import SKIPPED
+from awakeables.core.decide.calling import ALIAS, CONFLICT
 from awakeables.core.invocations import KILLED
 from awakeables.core.journal import (
+    CallRequested,
     CancellationRaised,
     Entry,
+    Input,
+    OutcomeDelivered,
     PublishRequested,
+    RunRequested,
+    SendRequested,
+    StateSet,
     decode_chunks,
 )
-from awakeables.core.outcomes import Cancellation, Expiry, Rejection, Resolution
+from awakeables.core.outcomes import Cancellation, Expiry, Rejection, Resolution, as_resolution
 from awakeables.doctor.verification import verify
 from awakeables.store.memoryaudit import MemoryAudit
 from awakeables.wire.completions import Unreadable, decode_completion
@@ -38,7 +45,14 @@ def violations(world: World) -> list[str]:
         *_handlers_saw_what_the_rows_say(world),
         *_cancelled_once_and_told(world),
         *_killed_is_left_as_it_was(world),
+        *_what_is_shielded_is_not_interrupted(world),
+        *_what_fails_is_undone(world),
+        *_every_call_is_made_once(world),
+        *_a_key_has_one_run(world),
+        *_nothing_is_lost_from_the_state_of_a_key(world),
         *_offsets_are_at_the_end(world),
+        *_every_record_begins_one_invocation(world),
+        *_records_of_a_key_are_in_order(world),
         *_effects_are_out_in_order(world),
     ]
 
@@ -55,6 +69,13 @@ def journal_of(world: World, invocation_id: str) -> list[Entry]:
     return decode_chunks(chunk for _, chunk in sorted(chunks.items()))
 
 
+def _own(journal: list[Entry]) -> list[Entry]:
+    """A journal without the entries whose rows and records are those of the invocation that it restarted."""
+    first = journal[0]
+    assert isinstance(first, Input)
+    return journal[1 + first.kept :]
+
+
 def _everything_ends(world: World) -> Iterator[str]:
     rows = world.store.tables.invocations
     for invocation_id in world.begun:
@@ -67,10 +88,10 @@ def _everything_ends(world: World) -> Iterator[str]:
 
 def _every_completion_has_its_verdict(world: World) -> Iterator[str]:
     """A2, K1, K2: each record is in one book, or is one dead letter, exactly once."""
-    letters = world.store.tables.dead_letters
+    topic = corpus.app.completions_topic
+    letters = {key: row for key, row in world.store.tables.dead_letters.items() if row.topic == topic}
     expected: Counter[str] = Counter()
     buried = set()
-    topic = corpus.app.completions_topic
     for partition, log in enumerate(world.broker.completions):
         for record in log:
             source = f"{topic}:{partition}:{record.offset}@{record.timestamp_ms}"
@@ -96,7 +117,7 @@ def _every_completion_has_its_verdict(world: World) -> Iterator[str]:
         if not expected[row.id] - beats <= told <= expected[row.id]:
             yield f"A2: {row.id} got {expected[row.id]} completions ({beats} heartbeats), {told} verdicts"
     relayed = {effect.event_id for effect in world.broker.published}
-    for letter in letters.values():
+    for letter in world.store.tables.dead_letters.values():
         if letter.id not in relayed:
             yield f"K2: dead letter {letter.id} was not relayed"
 
@@ -150,10 +171,14 @@ def _handlers_saw_what_the_rows_say(world: World) -> Iterator[str]:
             case other:
                 yield f"O1: {row.handler} {row.id} ended with {other}"
                 continue
-        for awakeable_id, state, *_ in told:
+        for awakeable_id, state, *value in told:
             settled = world.store.tables.awakeables[awakeable_id]
             if settled.state != state:
                 yield f"O1: {row.id} saw {awakeable_id} {state}, it is {settled.state}"
+            if settled.source_utf8 == PROMISE and isinstance(settled.outcome, Resolution):
+                expected = msgspec.json.decode(settled.outcome.content)
+                if value != [expected]:
+                    yield f"A1: {row.id} saw the promise {awakeable_id} with {value}, it has {expected}"
 
 
 def _cancelled_once_and_told(world: World) -> Iterator[str]:
@@ -162,7 +187,7 @@ def _cancelled_once_and_told(world: World) -> Iterator[str]:
         raised = sum(isinstance(entry, CancellationRaised) for entry in journal_of(world, row.id))
         if not raised and row.id in world.cancelled_waiting and row.result != KILLED:
             yield f"12: {row.id} waited when it was cancelled, and was never told"
-        if raised and not isinstance(row.result, Cancellation) and row.handler != "undone_when_cancelled":
+        if raised and not isinstance(row.result, Cancellation) and row.handler not in corpus.UNDO:
             yield f"12: {row.id} was cancelled, and ended with {row.result}"
 
 
@@ -174,11 +199,149 @@ def _killed_is_left_as_it_was(world: World) -> Iterator[str]:
             yield f"4: {row.id}, killed at version {version}, is {row.status} at {row.version}: {row.result}"
 
 
+def _what_is_shielded_is_not_interrupted(world: World) -> Iterator[str]:
+    """Hard case 12: the cancellation is raised after the block, so after the answer that it waits for."""
+    for row in world.store.tables.invocations.values():
+        kinds = [type(entry) for entry in journal_of(world, row.id)]
+        if row.handler != "shielded" or CancellationRaised not in kinds:
+            continue
+        if OutcomeDelivered not in kinds[: kinds.index(CancellationRaised)]:
+            yield f"12: {row.id} was cancelled in a shield"
+
+
+def _what_fails_is_undone(world: World) -> Iterator[str]:
+    """J3: of a saga, all that was announced is undone in its order if it fails, and else nothing."""
+    for row in world.store.tables.invocations.values():
+        if row.handler != "saga" or row.result == KILLED:
+            continue
+        names = [entry.name for entry in journal_of(world, row.id) if isinstance(entry, RunRequested)]
+        expected = ["done-1", "flaky-2"]
+        if not isinstance(row.result, Resolution):  # cancelled before the second, it has but one to undo
+            expected = ["done-1", "undo-1"] if "flaky-2" not in names else [*expected, "undo-2", "undo-1"]
+            if not names:
+                continue
+        if names != expected:
+            yield f"J3: {row.id} ended with {row.result} and did {names}"
+
+
+def _every_call_is_made_once(world: World) -> Iterator[str]:
+    """What a journal calls exists, and nothing else was called."""
+    tables = world.store.tables
+    asked: Counter[str] = Counter()
+    for invocation_id in tables.invocations:
+        for entry in _own(journal_of(world, invocation_id)):
+            if isinstance(entry, CallRequested | SendRequested):
+                stands_for = [scope for scope in (ALIAS, CONFLICT) if (scope, entry.id) in tables.keys]
+                if entry.id not in tables.invocations and _was_refused(world, entry):
+                    continue
+                if len(stands_for) != (entry.id not in tables.invocations):
+                    yield f"calls: {invocation_id} called {entry.id}, which is {stands_for or 'nothing'}"
+                if entry.id in tables.invocations:
+                    asked[entry.id] += 1
+    for invocation_id in tables.invocations:
+        first = journal_of(world, invocation_id)[0]
+        assert isinstance(first, Input)
+        if asked[invocation_id] != (first.caller is not None):
+            yield f"calls: {invocation_id} of {first.caller} was called {asked[invocation_id]} times"
+
+
+def _was_refused(world: World, entry: CallRequested | SendRequested) -> bool:
+    """Is it a call that the queue of its key has refused?"""
+    if not isinstance(entry, CallRequested) or entry.key is None:
+        return False
+    outcome = world.store.tables.awakeables[entry.wait].outcome
+    return isinstance(outcome, Rejection) and outcome.code in (409, 429)
+
+
+def _a_key_has_one_run(world: World) -> Iterator[str]:
+    """O1: whoever begins a run, and however often it is asked for."""
+    runs: dict[str | None, list[str]] = {}
+    for row in world.store.tables.invocations.values():
+        if (row.service, row.handler) == (corpus.flows.name, "run"):
+            runs.setdefault(row.key, []).append(row.id)
+    for key, ids in runs.items():
+        if len(ids) > 1:
+            yield f"O1: the runs of {key} are {ids}"
+
+
+def _nothing_is_lost_from_the_state_of_a_key(world: World) -> Iterator[str]:
+    """O1: one at a time per key, each after what the one before it has set."""
+    tables = world.store.tables
+    noted: dict[tuple[str, str], list[str]] = {}
+    for row in tables.invocations.values():
+        if row.key is None:
+            continue
+        for entry in journal_of(world, row.id):
+            if isinstance(entry, StateSet) and entry.name == "log":
+                noted.setdefault((row.service, row.key), []).append(row.id)
+    for (service, key), ids in noted.items():
+        value, _ = tables.states[(service, key.encode()), "log"]
+        log = msgspec.json.decode(as_resolution(value).content)
+        if sorted(log) != sorted(ids):
+            yield f"O1: {sorted(set(ids) - set(log))} are lost from the log of {key}: {log}"
+
+
 def _offsets_are_at_the_end(world: World) -> Iterator[str]:
     for partition, log in enumerate(world.broker.completions):
-        position = world.store.tables.positions[corpus.app.completions_topic, partition]
+        position = world.store.tables.positions["", corpus.app.completions_topic, partition]
         if position.next != len(log):
             yield f"K1: partition {partition} is at {position.next}, its end is {len(log)}"
+
+    for name in corpus.app.subscribed():
+        for partition, log in enumerate(world.broker.records):
+            held = world.store.tables.positions.get((name, corpus.RECORDS, partition))
+            if log and (held is None or held.next != len(log)):
+                yield f"K1: {name} is at {held and held.next} of partition {partition}, its end is {len(log)}"
+
+
+def _every_record_begins_one_invocation(world: World) -> Iterator[str]:
+    """K1, K2: of each subscription one, or a dead letter; and one more if that invocation fails."""
+    tables = world.store.tables
+    begun: dict[tuple[str, int, int], list[str]] = {}
+    for row in tables.invocations.values():
+        first = journal_of(world, row.id)[0]
+        assert isinstance(first, Input)
+        if first.record is not None and first.restart_of is None:
+            source = (first.record.subscription, first.record.partition, first.record.offset)
+            begun.setdefault(source, []).append(row.id)
+    letters = {row.source: row.code for row in tables.dead_letters.values()}
+    for name, handler in corpus.app.subscribed().items():
+        for partition, log in enumerate(world.broker.records):
+            for record in log:
+                ids = begun.pop((name, partition, record.offset), [])
+                fits = record.value is not None and record.value.isdigit()
+                if len(ids) != fits:
+                    yield f"K1: {name} has begun {ids} for {record}"
+                place = f"{name}:{corpus.RECORDS}:{partition}:{record.offset}@{record.timestamp_ms}"
+                failed = [key for key in ids if isinstance(tables.invocations[key].result, Rejection)]
+                code = "invalid" if not fits else "failed" if failed else None
+                again = any(key.into for row in map(tables.invocations.get, ids) if row for key in row.acts)
+                if letters.get(place) != code and not again:
+                    yield f"K2: {record} of {handler} is the dead letter {letters.get(place)}, not {code}"
+    if begun:
+        yield f"K1: nobody has produced {begun}"
+
+
+def _records_of_a_key_are_in_order(world: World) -> Iterator[str]:
+    """O1: those of one partition are in the log of their key in the order of their offsets."""
+    tables = world.store.tables
+    offsets: dict[str, tuple[int, int]] = {}
+    for row in tables.invocations.values():
+        first = journal_of(world, row.id)[0]
+        assert isinstance(first, Input)
+        if first.record is not None and first.restart_of is None:
+            offsets[row.id] = (first.record.partition, first.record.offset)
+    for ((service, key), name), (value, _) in tables.states.items():
+        if (service, name) != ("queues", "log"):
+            continue
+        logged: dict[int, list[int]] = {}
+        for invocation_id in msgspec.json.decode(as_resolution(value).content):
+            if invocation_id in offsets:
+                partition, offset = offsets[invocation_id]
+                logged.setdefault(partition, []).append(offset)
+        for partition, seen in logged.items():
+            if seen != sorted(seen):
+                yield f"O1: {key!r} has seen the offsets {seen} of partition {partition}"
 
 
 def _effects_are_out_in_order(world: World) -> Iterator[str]:
@@ -191,7 +354,7 @@ def _effects_are_out_in_order(world: World) -> Iterator[str]:
         if effect.event_id not in stream:
             stream.append(effect.event_id)
     for invocation_id in world.store.tables.invocations:
-        asked = sum(isinstance(e, PublishRequested) for e in journal_of(world, invocation_id))
+        asked = sum(isinstance(e, PublishRequested) for e in _own(journal_of(world, invocation_id)))
         seen = first_seen.get(invocation_id, [])
         if len(seen) != asked:
             yield f"K3: {invocation_id} asked for {asked} records, {len(seen)} were published"

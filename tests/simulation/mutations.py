@@ -6,23 +6,40 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
+from unittest.mock import AsyncMock
 
 from msgspec.structs import replace
 
+from awakeables import api
 from awakeables.core import awakeables, invocations
-from awakeables.core.awakeables import AwakeableRow, Completion
+from awakeables.core.awakeables import PROMISE, AwakeableRow, Completion
+from awakeables.core.commands import Begin, BeginBatch, NewCall
 from awakeables.core.deadletters import DeadLetter
-from awakeables.core.decide import settling
-from awakeables.core.invocations import Invocation, Suspend
+from awakeables.core.decide import (
+    advancing,
+    calling,
+    claiming,
+    decisions,
+    operating,
+    queueing,
+    settling,
+    subscribing,
+)
+from awakeables.core.invocations import KILLED, Invocation, Suspend
 from awakeables.core.outcomes import Resolution
 from awakeables.core.replay import Replay
-from awakeables.core.rows import Rows
+from awakeables.core.replies import KeyConflict
+from awakeables.core.rows import Draft, Rows
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.runner import Runner
 from awakeables.engine.settlement import PayloadValidator
+from awakeables.engine.subscriptions import Subscriptions
 from awakeables.engine.waits import Waits
+from awakeables.handlers import state as states
 from awakeables.handlers.local import LocalAttempt
+from awakeables.handlers.saga import Saga, Shield
 from awakeables.store.membership import LocalMembership
+from support.ids import new_id
 
 
 @contextmanager
@@ -247,7 +264,215 @@ def read_a_moment_ago_is_read_now() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def the_end_of_a_call_tells_nobody() -> Iterator[None]:
+    """O3: a caller waits for a call that has ended."""
+    with mock.patch.object(advancing, "on_end"):
+        yield
+
+
+@contextmanager
+def calls_are_left_behind() -> Iterator[None]:
+    """Hard case 4: the calls of an invocation that has ended go on."""
+    with mock.patch.object(calling, "cancel_call"):
+        yield
+
+
+@contextmanager
+def a_kill_spares_the_calls() -> Iterator[None]:
+    """Hard case 4: the same of one that was killed."""
+
+    def careless(draft: Draft, killed: Invocation) -> None:
+        for wait in draft.waits_of(killed.id):
+            calling.abandon(draft, replace(wait, owned=False))
+
+    with mock.patch.object(operating, "kill_calls", careless):
+        yield
+
+
+@contextmanager
+def attached_too_late() -> Iterator[None]:
+    """O3: who waits for an invocation that has ended already is not told so."""
+    wait_for_call = calling.wait_for_call
+
+    def careless(*args: Any) -> None:
+        wait_for_call(*args)
+
+    with mock.patch.object(advancing, "wait_for_call", careless):
+        yield
+
+
+@contextmanager
+def called_again_after_a_lost_acknowledgement() -> Iterator[None]:
+    """A commit that is sent again draws new IDs for its calls."""
+    create_calls = calling.create_calls
+
+    def careless(draft: Draft, calls: Sequence[NewCall], caller: str, build: str) -> None:
+        create_calls(draft, calls, caller, build)
+        for call in calls:
+            again = replace(call, id=new_id("inv", at_ms=draft.now_ms, entropy=call.id[-10:].encode()))
+            create_calls(draft, [replace(again, idempotency=None)], caller, build)
+
+    with mock.patch.object(advancing, "create_calls", careless):
+        yield
+
+
+@contextmanager
+def a_key_is_not_passed_on() -> Iterator[None]:
+    """O3: who comes next waits for a hint that nobody gives."""
+    with mock.patch.object(queueing, "_pass_on", lambda _draft, queue, _ticket: queue):
+        yield
+
+
+@contextmanager
+def a_killed_one_keeps_its_key() -> Iterator[None]:
+    """O1: only who ends by itself leaves the queue."""
+    leave = queueing.leave
+
+    def careless(draft: Draft, row: Invocation) -> None:
+        if row.result != KILLED:
+            leave(draft, row)
+
+    with mock.patch.object(calling, "leave", careless):
+        yield
+
+
+@contextmanager
+def two_hold_one_key() -> Iterator[None]:
+    """O1: whoever comes runs at once."""
+    with mock.patch.object(invocations, "queue", lambda row, **_: row):
+        yield
+
+
+@contextmanager
+def a_delayed_one_takes_no_place() -> Iterator[None]:
+    """O1: it runs when its time has come, whoever holds the key."""
+    with mock.patch.object(claiming, "DELAYED", -1):
+        yield
+
+
+@contextmanager
+def circles_are_not_looked_for() -> Iterator[None]:
+    """O3: two keys wait for each other for ever."""
+    with mock.patch.object(queueing, "circle", return_value=None):
+        yield
+
+
+@contextmanager
+def state_is_read_again_in_replay() -> Iterator[None]:
+    """J2: what a handler has set is forgotten by its next attempt."""
+    with mock.patch.object(states, "_note"):
+        yield
+
+
+@contextmanager
+def a_shield_is_none() -> Iterator[None]:
+    """Hard case 12: a cancellation is raised in a block that is shielded."""
+    with (
+        mock.patch.object(Shield, "__aenter__", AsyncMock()),
+        mock.patch.object(Shield, "__aexit__", AsyncMock()),
+    ):
+        yield
+
+
+@contextmanager
+def nothing_is_undone() -> Iterator[None]:
+    """J3: a saga that fails leaves what it did."""
+    with mock.patch.object(Saga, "_undo_all", AsyncMock(return_value=[])):
+        yield
+
+
+@contextmanager
+def a_journal_is_cut_anywhere() -> Iterator[None]:
+    """J2: a restarted invocation waits for what only the older one can receive."""
+    with mock.patch.object(api, "cut_problem", return_value=None):
+        yield
+
+
+@contextmanager
+def a_batch_of_records_is_begun_again() -> Iterator[None]:
+    """K1: the fence of a subscription is not looked at."""
+    with mock.patch.object(subscribing, "is_next", return_value=True):
+        yield
+
+
+@contextmanager
+def what_a_full_queue_has_left_is_passed_over() -> Iterator[None]:
+    """K1: the position goes to the end of the batch, of which only the first records were used."""
+    begin_batch = subscribing.begin_batch
+
+    def careless(command: Any, rows: Rows, now_ms: int, changes: Any) -> Any:
+        begun = begin_batch(command, rows, now_ms, changes)
+        place = (command.fence.subscription, command.fence.topic, command.fence.partition)
+        if getattr(begun, "full", None) is not None:
+            held = rows.positions[place]
+            changes.put_position(held, replace(held, next=command.fence.next))  # type: ignore[type-var]
+            return replace(begun, next=command.fence.next)
+        return begun
+
+    with mock.patch.dict(decisions.BY_KEY, {BeginBatch: careless}):
+        yield
+
+
+@contextmanager
+def a_failed_record_leaves_nothing() -> Iterator[None]:
+    """K2: the end of an invocation makes no dead letter of its record."""
+    with mock.patch.object(Subscriptions, "failed", return_value=None):
+        yield
+
+
+@contextmanager
+def a_run_with_another_input_is_begun() -> Iterator[None]:
+    """O1: of a workflow's key, one run for each input."""
+    begin = advancing.begin
+
+    def careless(command: Begin, rows: Rows, now_ms: int, changes: Any) -> Any:
+        begun = begin(command, rows, now_ms, changes)
+        if command.workflow is not None and isinstance(begun, KeyConflict):
+            return begin(replace(command, idempotency=None), rows, now_ms, changes)
+        return begun
+
+    with mock.patch.dict(decisions.BY_KEY, {Begin: careless}):
+        yield
+
+
+@contextmanager
+def a_promise_is_settled_again() -> Iterator[None]:
+    """A1: settlement without its condition, of the promises of workflows only."""
+    settle = awakeables.settle
+
+    def careless(row: AwakeableRow, completion: Any, **kwargs: Any) -> Any:
+        if row.source_utf8 == PROMISE:
+            row = replace(row, state="pending", settled_by=None)
+        return settle(row, completion, **kwargs)
+
+    with mock.patch.object(awakeables, "settle", careless):
+        yield
+
+
+@contextmanager
+def a_promise_wakes_nobody() -> Iterator[None]:
+    """O3: a run waits for a promise that is settled."""
+    with mock.patch.object(settling._Batch, "_settle_waits"):
+        yield
+
+
 MUTATIONS: tuple[Callable[[], Any], ...] = (
+    a_batch_of_records_is_begun_again,
+    what_a_full_queue_has_left_is_passed_over,
+    a_failed_record_leaves_nothing,
+    a_run_with_another_input_is_begun,
+    a_promise_is_settled_again,
+    a_promise_wakes_nobody,
+    a_shield_is_none,
+    nothing_is_undone,
+    a_journal_is_cut_anywhere,
+    a_key_is_not_passed_on,
+    a_killed_one_keeps_its_key,
+    two_hold_one_key,
+    a_delayed_one_takes_no_place,
+    circles_are_not_looked_for,
+    state_is_read_again_in_replay,
     no_owner_fence,
     killed_and_still_owned,
     last_answer_wins,
@@ -264,6 +489,11 @@ MUTATIONS: tuple[Callable[[], Any], ...] = (
     cancelled_and_not_told,
     cancelled_in_every_attempt,
     read_a_moment_ago_is_read_now,
+    the_end_of_a_call_tells_nobody,
+    calls_are_left_behind,
+    a_kill_spares_the_calls,
+    attached_too_late,
+    called_again_after_a_lost_acknowledgement,
 )
 
 

@@ -60,8 +60,15 @@ WANTED = {
         "timed-out",
         "Cancellation",
         "killed",
+        "paused",
+        "restarted",
+        "held",
+        "failed",
     ),
     *corpus.service.handlers,
+    *corpus.counters.handlers,
+    *corpus.flows.handlers,
+    *corpus.queues.handlers,
 }
 
 
@@ -72,6 +79,9 @@ def test_the_simulation_reaches_what_it_is_for() -> None:
     for seed in range(100):
         world = simulate(seed)
         reached |= {"killed"} if world.killed else set()
+        reached |= {"paused"} if world.paused else set()
+        reached |= {"restarted"} if world.restarted else set()
+        reached |= {"held"} if world.held else set()
         reached |= {row.handler for row in world.store.tables.invocations.values()}
         for row in world.store.tables.awakeables.values():
             reached |= set(row.verdicts.counts) | ({"timed-out"} if row.state == "timed-out" else set())
@@ -110,5 +120,5 @@ def test_a_guard_of_several_instances_that_is_taken_away_is_missed(mutation: obj
 
 
 def test_without_faults_nothing_is_retried() -> None:
-    world = simulate(1, faults=Faults(0, 0, 0, 1e9, 0, 0, 0, 0, 0, 0))
+    world = simulate(1, faults=Faults(0, 0, 0, 1e9, 0, 0, 0, 0, 0, 0, 0, 0, 0))
     assert violations(world) == []

@@ -12,23 +12,28 @@ from typing import Any
 
 import msgspec
 
-from awakeables.core.awakeables import AwakeableRow, Completion, Verdict
+from awakeables.core.awakeables import PROMISE, AwakeableRow, Completion, Verdict
 from awakeables.core.commands import Command
 from awakeables.core.effects import Effect
 from awakeables.core.instances import HeartbeatReply, Hint, Instance, PartitionRead
+from awakeables.core.invocations import BY_OPERATOR, Invocation
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.replies import Reply
-from awakeables.engine.completionsink import CompletionSink
-from awakeables.engine.completionstopic import ConsumedRecord
 from awakeables.engine.engine import EngineSettings, HandlersRun
 from awakeables.engine.horizon import Moment
 from awakeables.engine.outbox import RelaySettings
+from awakeables.engine.readtopic import ConsumedRecord
 from awakeables.engine.runner import RunnerSettings
+from awakeables.engine.sinks import CompletionSink, PartitionSink
+from awakeables.engine.subscriptions import SubscribedTopic
 from awakeables.errors import (
     BrokerUnavailable,
+    IdempotencyConflict,
+    NotFound,
     NotPossible,
     Overloaded,
     OwnershipLost,
+    QueueIsFull,
     StoreUnavailable,
 )
 from awakeables.handlers.local import LocalAttempts
@@ -52,6 +57,9 @@ from support.ids import new_id
 
 RETENTION_MS = 7 * 86_400_000
 PARTITIONS = 3
+MOST_RECORDS = 12
+"""For the subscriptions, in all partitions together."""
+
 MOST_S = 600
 """So long everything may take to end without faults, in virtual time: ten times what it takes."""
 
@@ -87,6 +95,9 @@ class Faults:
     freeze: float = 0.4
     skip: float = 0.05
     hint: float = 0.3
+    pause: float = 0.1
+    restart: float = 0.05
+    hold: float = 0.05
 
 
 class FaultyStore:
@@ -165,12 +176,19 @@ class Broker:
 
     def __init__(self) -> None:
         self.completions: list[list[ConsumedRecord]] = [[] for _ in range(PARTITIONS)]
+        self.records: list[list[ConsumedRecord]] = [[] for _ in range(PARTITIONS)]
         self.tasks: list[tuple[bytes | None, tuple[tuple[str, bytes | None], ...]]] = []
         self.published: list[Effect] = []
 
     def complete(self, value: bytes | None, partition: int, now_ms: int) -> None:
-        log = self.completions[partition]
-        log.append(ConsumedRecord(offset=len(log), timestamp_ms=now_ms, key=None, value=value))
+        _append(self.completions[partition], value, now_ms)
+
+    def record(self, value: bytes | None, partition: int, now_ms: int) -> None:
+        _append(self.records[partition], value, now_ms)
+
+
+def _append(log: list[ConsumedRecord], value: bytes | None, now_ms: int) -> None:
+    log.append(ConsumedRecord(offset=len(log), timestamp_ms=now_ms, key=None, value=value))
 
 
 class FaultyPublisher:
@@ -243,6 +261,8 @@ class Process:
         )
         self.engine, self.api = process.engine, process.api
         self.tasks = [asyncio.ensure_future(self.engine.run()), asyncio.ensure_future(self._read())]
+        for topic in self.engine.subscriptions.topics.values():
+            self.tasks.append(asyncio.ensure_future(self._take(topic)))
 
     async def kill(self) -> None:
         for task in self.tasks:
@@ -280,6 +300,31 @@ class Process:
                 offsets[partition] = batch[-1].offset + 1
             await asyncio.sleep(world.chance.random() * 0.2)
 
+    async def _take(self, topic: SubscribedTopic) -> None:
+        """The same for a subscription."""
+        world, sinks, offsets = self.world, dict[int, PartitionSink](), dict[int, int]()
+        while True:
+            assigned = world.assigned(self)
+            for partition in sorted(sinks.keys() - assigned):
+                sinks.pop(partition).close()
+            for partition in sorted(assigned - sinks.keys()):
+                sinks[partition] = topic.sink(partition)
+                offsets[partition] = await sinks[partition].open()
+            for partition, sink in sorted(sinks.items()):
+                if sink.full is not None:
+                    await sink.look()
+                    continue
+                start = 0 if world.chance.random() < world.faults.rewind else offsets[partition]
+                batch = world.broker.records[partition][start : start + world.chance.randrange(1, 6)]
+                if not batch:
+                    continue
+                try:
+                    offsets[partition] = await sink.take(batch)
+                except OwnershipLost:
+                    sinks.pop(partition).close()
+                    break
+            await asyncio.sleep(world.chance.random() * 0.2)
+
 
 class World:
     """Everything of one run."""
@@ -301,6 +346,9 @@ class World:
         self.begun: list[str] = []
         self.cancelled_waiting: set[str] = set()
         self.killed: dict[str, int] = {}
+        self.paused = 0
+        self.restarted = 0
+        self.held = 0
         self._workers_done = 0
         corpus.ledger.executed.clear()
         corpus.ledger.flaky.clear()
@@ -325,18 +373,21 @@ class World:
         worker = asyncio.ensure_future(self._work())
         freezer = asyncio.ensure_future(self._freeze())
         zombies: list[Process] = []
-        names = sorted(corpus.service.handlers)
+        names = [(of.name, name) for of in (corpus.service, corpus.counters) for name in sorted(of.handlers)]
         ends = self.clock.monotonic() + 60
         next_crash = self.faults.crash_every_s * self.chance.random()
-        while self.clock.monotonic() < ends or len(self.begun) < calls:
+        while self.clock.monotonic() < ends or calls:
             process = self._one_of_them()
-            if len(self.begun) < calls:
-                await self._begin(process, self.chance.choice(names))
+            if calls:
+                calls -= await self._begin(process, *self.chance.choice(names))
+            if self.chance.random() < 0.1:
+                await self._begin(
+                    process, corpus.flows.name, self.chance.choice(sorted(corpus.flows.handlers))
+                )
             await asyncio.sleep(self.chance.random())
-            if self.begun and self.chance.random() < self.faults.cancel:
-                await self._cancel(process, self.chance.choice(self.begun))
-            if self.begun and self.chance.random() < self.faults.kill:
-                await self._kill(process, self.chance.choice(self.begun))
+            if self.begun:
+                await self._operate(process)
+            self._produce()
             if self.chance.random() < self.faults.skip:
                 await self._skip_back(process, self.chance.randrange(PARTITIONS))
             next_crash -= 0.5
@@ -351,7 +402,7 @@ class World:
                 self.processes.append(Process(self))
             elif zombies and self.chance.random() < 0.2:
                 zombies[-1].store.thaw()  # when another has had time to take over what it runs
-        self.faults = Faults(0, 0, 0, 0, 0, 0, 0, self.faults.freeze, 0, 0)
+        self.faults = Faults(0, 0, 0, 0, 0, 0, 0, self.faults.freeze, 0, 0, 0, 0, 0)
         for zombie in zombies:
             zombie.store.thaw()
         await asyncio.sleep(5)
@@ -372,6 +423,8 @@ class World:
         worker = asyncio.ensure_future(self._work(honest=True))
         for _ in range(MOST_S):
             await asyncio.sleep(1)
+            await self._resume_all(process)
+            await self._signal_all(process)
             if self._all_ended() and self._all_read() and not self.store.tables.effects:
                 break
         await asyncio.sleep(3)
@@ -380,6 +433,9 @@ class World:
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
         await process.kill()
+
+    def _any_of_all(self) -> str:
+        return self.chance.choice(list(self.store.tables.invocations))
 
     def assigned(self, process: Process) -> set[int]:
         """The partitions that the consumer group gives a process; a frozen one is no member any more."""
@@ -395,24 +451,75 @@ class World:
 
     def _all_ended(self) -> bool:
         rows = self.store.tables.invocations.values()
-        return all(row.status in ("completed", "paused") for row in rows)
+        return all(row.status == "completed" or (row.status == "paused" and not _wanted(row)) for row in rows)
 
     def _all_read(self) -> bool:
         positions = self.store.tables.positions
         topic = corpus.app.completions_topic
-        return self._workers_done >= len(self.broker.tasks) and all(
-            positions[topic, n].next == len(log) for n, log in enumerate(self.broker.completions) if log
+        return (
+            self._workers_done >= len(self.broker.tasks)
+            and all(
+                positions["", topic, n].next == len(log)
+                for n, log in enumerate(self.broker.completions)
+                if log
+            )
+            and all(
+                (held := positions.get((name, corpus.RECORDS, n))) is not None and held.next == len(log)
+                for name in corpus.app.subscribed()
+                for n, log in enumerate(self.broker.records)
+                if log
+            )
         )
 
-    async def _begin(self, process: Process, name: str) -> None:
-        handler = corpus.app.handler("corpus", name)
+    async def _begin(self, process: Process, of: str, name: str) -> bool:
+        """Begin an invocation, if that is possible."""
+        handler = corpus.app.handler(of, name)
         number = self.chance.randrange(100)
+        key = f"k{number % 4}" if handler.keyed else None
+        if handler.kind == "run":
+            number %= 8  # so that half of those of a key are the same request
         try:
             async with asyncio.timeout(2):
-                begun = await process.api.begin(handler, str(number).encode())
-        except (TimeoutError, asyncio.CancelledError, Overloaded):
-            return
+                begun = await process.api.begin(handler, str(number).encode(), key=key)
+        except (TimeoutError, asyncio.CancelledError, Overloaded, QueueIsFull, NotFound, IdempotencyConflict):
+            return False
         self.begun.append(begun.id)
+        return True
+
+    def _produce(self) -> None:
+        """Records for the subscriptions, a few of which don't fit."""
+        if sum(map(len, self.broker.records)) < MOST_RECORDS and self.chance.random() < 0.3:
+            value = self.chance.choice([b"{", None, b'"x"']) if self.chance.random() < 0.2 else None
+            value = value or str(self.chance.randrange(100)).encode()
+            for _ in range(self.chance.randrange(1, 4)):
+                self.broker.record(value, self.chance.randrange(PARTITIONS), self.clock.now_ms())
+
+    async def _hold(self, process: Process) -> None:
+        """An operator pauses a subscription, or resumes it."""
+        name = self.chance.choice(list(process.engine.subscriptions.topics))
+        with suppress(TimeoutError, NotPossible):
+            async with asyncio.timeout(2):
+                if self.chance.random() < 0.5:
+                    await process.api.pause_subscription(name)
+                    self.held += 1
+                else:
+                    await process.api.resume_subscription(name)
+
+    async def _operate(self, process: Process) -> None:
+        """What operators do to invocations."""
+        faults = self.faults
+        for likely, act in (
+            (faults.cancel, self._cancel),
+            (faults.kill, self._kill),
+            (faults.pause, self._pause),
+            (faults.restart, self._restart),
+        ):
+            if self.chance.random() < likely:
+                await act(process, self._any_of_all())
+        if self.chance.random() < 0.1:
+            await self._resume_all(process)
+        if self.chance.random() < faults.hold:
+            await self._hold(process)
 
     async def _cancel(self, process: Process, invocation_id: str) -> None:
         before = self.store.tables.invocations[invocation_id]
@@ -428,10 +535,48 @@ class World:
                 row = await process.api.kill(invocation_id)
                 self.killed[invocation_id] = row.version
 
+    async def _pause(self, process: Process, invocation_id: str) -> None:
+        with suppress(TimeoutError, NotPossible):
+            async with asyncio.timeout(2):
+                await process.api.pause(invocation_id)
+                self.paused += 1
+
+    async def _resume_all(self, process: Process) -> None:
+        """Those that an operator has paused, invocations and subscriptions."""
+        for held in list(self.store.tables.positions.values()):
+            if held.paused_ms is not None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(2):
+                        await process.api.resume_subscription(held.subscription)
+        for row in [row for row in self.store.tables.invocations.values() if _wanted(row)]:
+            with suppress(TimeoutError, NotPossible):
+                async with asyncio.timeout(2):
+                    await process.api.resume(row.id)
+
+    async def _signal_all(self, process: Process) -> None:
+        """The runs of the workflow that nobody has signalled."""
+        for row in list(self.store.tables.awakeables.values()):
+            if row.source_utf8 == PROMISE and row.state == "pending":
+                run = self.store.tables.invocations[row.invocation_id]
+                with suppress(TimeoutError, Overloaded):
+                    async with asyncio.timeout(2):
+                        await process.api.begin(corpus.flows.handlers["signals"], b"1", key=run.key)
+
+    async def _restart(self, process: Process, invocation_id: str) -> None:
+        """From an entry, which is often impossible; what an object does depends on its state, so not that."""
+        row, chunks = self.store.tables.invocations[invocation_id], self.store.tables.journals[invocation_id]
+        if row.handler == corpus.until_cancelled.__name__:
+            return  # nobody would cancel it
+        most = 0 if row.key is not None else 3 * len(chunks)
+        with suppress(TimeoutError, NotPossible):
+            async with asyncio.timeout(2):
+                await process.api.restart(invocation_id, from_entry=self.chance.randrange(most + 1))
+                self.restarted += 1
+
     async def _skip_back(self, process: Process, partition: int) -> None:
         """An operator has a partition read again; of what is settled nothing changes (K1)."""
         topic = corpus.app.completions_topic
-        held = self.store.tables.positions.get((topic, partition))
+        held = self.store.tables.positions.get(("", topic, partition))
         if held is not None and held.next:
             with suppress(TimeoutError):
                 async with asyncio.timeout(2):
@@ -460,7 +605,8 @@ class World:
                 self._loop.freeze(self.chance.choice([0.4, 0.9, 10.0]))
 
     def _pending(self) -> list[AwakeableRow]:
-        return [row for row in self.store.tables.awakeables.values() if row.state == "pending"]
+        rows = self.store.tables.awakeables.values()
+        return [row for row in rows if row.state == "pending" and row.source is None]
 
     async def _work(self, *, honest: bool = False) -> None:
         """Workers: answer each task some time, mostly; and send all kinds of nonsense."""
@@ -518,13 +664,18 @@ class World:
         return encode_completion(Completion(awakeable_id=awakeable_id, body=answer, source=""))
 
 
+def _wanted(row: Invocation) -> bool:
+    """Has an operator paused it?"""
+    return row.status == "paused" and row.failure is not None and row.failure.kind == BY_OPERATOR
+
+
 def recorded_runs(store: MemoryStore, invocation_id: str) -> set[str]:
     """The names of the runs whose outcome is in an invocation's journal."""
-    from awakeables.core.journal import OutcomeDelivered, RunRequested, decode_chunks
+    from awakeables.core.journal import OutcomeDelivered, RunEnded, RunRequested, decode_chunks
 
     chunks = store.tables.journals.get(invocation_id, {})
     journal = decode_chunks(chunk for _, chunk in sorted(chunks.items()))
-    ended = {entry.of for entry in journal if isinstance(entry, OutcomeDelivered)}
+    ended = {entry.of for entry in journal if isinstance(entry, OutcomeDelivered | RunEnded)}
     return {e.name for i, e in enumerate(journal) if isinstance(e, RunRequested) and i in ended}
 
 
@@ -556,7 +707,7 @@ def simulate(seed: int, *, calls: int = 12, faults: Faults | None = None, instan
         world = World(seed, loop, faults or Faults(), instances)
         loop.run_until_complete(world.live(calls))
         return world
-    except Livelock:
+    except Exception:
         loop.most_iterations = None
         loop.run_until_complete(end_stray_tasks())
         raise

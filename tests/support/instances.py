@@ -16,14 +16,14 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from awakeables.core.awakeables import AwakeableRow, Completion, State, Verdict
+from awakeables.core.awakeables import AwakeableRow, AwakeableState, Completion, Verdict
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import Invocation
 from awakeables.core.outcomes import Resolution
-from awakeables.engine.completionsink import CompletionSink
 from awakeables.engine.engine import EngineSettings
 from awakeables.engine.horizon import Moment
 from awakeables.engine.member import MemberSettings
+from awakeables.engine.sinks import CompletionSink
 from awakeables.handlers.service import App, Service
 from awakeables.ports import Page
 from awakeables.store.postgres.store import PostgresStore
@@ -197,7 +197,9 @@ class Instances:
         assert row is not None
         return row
 
-    async def awakeables(self, invocation_id: str, *, state: State | None = None) -> list[AwakeableRow]:
+    async def awakeables(
+        self, invocation_id: str, *, state: AwakeableState | None = None
+    ) -> list[AwakeableRow]:
         """Its awakeables, in the order of their creation."""
         rows = await self._any_store().awakeables(Page(limit=1000), state=state)
         return sorted((row for row in rows if row.invocation_id == invocation_id), key=lambda row: row.id)

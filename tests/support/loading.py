@@ -17,6 +17,10 @@ LOADED_LATE: frozenset[tuple[str, str]] = frozenset(
     {
         ("Advance", "effects"),  # it is sent again after a lost acknowledgement: what of it is unsent?
         ("Begin", "effects"),  # the same
+        ("Begin", "invocations"),  # its key's queue is full: is it in there, and sent again?
+        ("Advance", "awakeables"),  # it is sent twice in one group: which waits of it are settled by now?
+        ("Advance", "waiting"),  # it ends what another order of the group has begun to wait for
+        ("Kill", "queue"),  # who comes next has been ended by another order of the group
     }
 )
 """Orders that may have to load from a table after the group's load, and why."""

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from awakeables.core.commands import Command, TakePartitions
 from awakeables.core.replies import Fenced, Reply
 from awakeables.engine.committer import Committer
-from awakeables.engine.completionstopic import CompletionsTopic, FoldingSettings
+from awakeables.engine.completionstopic import CompletionsTopic
 from awakeables.engine.horizon import Horizon
+from awakeables.engine.readtopic import FoldingSettings, Reading
 from awakeables.engine.settlement import Settlement
 from awakeables.errors import StoreUnavailable
-from awakeables.kafka import completions
-from awakeables.kafka.completions import CompletionsConsumer
+from awakeables.kafka import topicconsumer
 from awakeables.kafka.connection import KafkaConnection
+from awakeables.kafka.topicconsumer import TopicConsumer
 from support.eventually import eventually
 from support.service import READING, Running
 
@@ -81,7 +82,7 @@ class Member:
     store: SharedStore
     topic: CompletionsTopic
     committer: Committer
-    consumer: CompletionsConsumer
+    consumer: TopicConsumer
     problems: dict[str, str]
     clients: list[AIOKafkaConsumer] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -169,23 +170,22 @@ class Members:
             on_wakes=engine.pool.wake,
             on_effects=engine.relay.poke,
         )
-        topic = CompletionsTopic(
-            committer,
-            settlement,
-            engine.validator,
-            horizon,
-            engine.store,
-            name=self.shop.app.completions_topic,
-            dead_letter_topic=self.shop.app.dead_letter_topic,
+        reading = Reading(
+            committer=committer,
+            store=engine.store,
             owner=lambda: name,
+            dead_letter_topic=self.shop.app.dead_letter_topic,
             clock=engine.clock,
             ids=engine.ids,
             folding=FoldingSettings(),
             metrics=engine.metrics,
             on_effects=engine.relay.poke,
         )
+        topic = CompletionsTopic(
+            reading, settlement, engine.validator, horizon, name=self.shop.app.completions_topic
+        )
         problems: dict[str, str] = {}
-        consumer = CompletionsConsumer(
+        consumer = TopicConsumer(
             KafkaConnection(bootstrap=bootstrap or self.bootstrap, client_id=name, session_timeout=session),
             topic,
             group=self.shop.app.name,
@@ -225,7 +225,7 @@ class Members:
 async def grouped(shop: Running, bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Members]:
     """The instances of a service, none at first; all leave at the end of the block."""
     members = Members(shop, bootstrap)
-    new_client = completions.AIOKafkaConsumer  # type: ignore[attr-defined]
+    new_client = topicconsumer.AIOKafkaConsumer  # type: ignore[attr-defined]
 
     def captured(*args: Any, **options: Any) -> AIOKafkaConsumer:
         client = new_client(*args, **options)
@@ -234,7 +234,7 @@ async def grouped(shop: Running, bootstrap: str, monkeypatch: pytest.MonkeyPatch
                 member.clients.append(client)
         return client
 
-    monkeypatch.setattr(completions, "AIOKafkaConsumer", captured)
+    monkeypatch.setattr(topicconsumer, "AIOKafkaConsumer", captured)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(_leave_all, members)
         yield members

@@ -34,7 +34,8 @@ NO_ROWS = """
 DELETE FROM awakeables.invocations; DELETE FROM awakeables.journal; DELETE FROM awakeables.awakeables;
 DELETE FROM awakeables.schemas; DELETE FROM awakeables.outbox; DELETE FROM awakeables.dead_letters;
 DELETE FROM awakeables.offsets; DELETE FROM awakeables.idempotency; DELETE FROM awakeables.topics;
-DELETE FROM awakeables.instances; UPDATE awakeables.meta SET app = NULL
+DELETE FROM awakeables.instances; DELETE FROM awakeables.objects; DELETE FROM awakeables.state;
+UPDATE awakeables.meta SET app = NULL
 """
 
 

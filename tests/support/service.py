@@ -18,13 +18,15 @@ from awakeables.api import Api
 from awakeables.core.awakeables import AwakeableRow, Completion
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.engine.engine import Engine, EngineSettings
+from awakeables.engine.readtopic import ReadTopic
 from awakeables.handlers.context import Context
 from awakeables.handlers.service import App, Service
-from awakeables.kafka.completions import CompletionsConsumer
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.partitions import ReadingSettings
 from awakeables.kafka.producer import Producer
 from awakeables.kafka.publisher import KafkaPublisher
+from awakeables.kafka.topicconsumer import TopicConsumer
+from awakeables.kafka.topicoffsets import KafkaOffsets
 from awakeables.kafka.topics import create_topics
 from awakeables.ports import Page, Store
 from awakeables.store.memory import MemoryStore
@@ -81,7 +83,7 @@ class Running:
     app: App
     api: Api
     engine: Engine
-    consumer: CompletionsConsumer
+    consumer: TopicConsumer
     producer: Producer
     store: Store
 
@@ -162,23 +164,29 @@ async def running(
         clock=clock,
         entropy=SystemEntropy(),
         settings=engine_settings or EngineSettings(),
+        offsets=KafkaOffsets(connection),
     )
     engine = process.engine
-    consumer = CompletionsConsumer(
-        connection,
-        engine.completions,
-        group=app.name,
-        clock=clock,
-        problems=engine.problems,
-        settings=settings,
-        stuck=stuck,
-    )
+
+    def reads(topic: ReadTopic, group: str) -> TopicConsumer:
+        return TopicConsumer(
+            connection,
+            topic,
+            group=group,
+            clock=clock,
+            problems=engine.problems,
+            settings=settings,
+            stuck=stuck,
+        )
+
+    consumer = reads(engine.completions, app.name)
+    others = [reads(topic, f"{app.name}:{name}") for name, topic in engine.subscriptions.topics.items()]
     await store.open()
     try:
         async with producer.running(), asyncio.TaskGroup() as tasks:
             serving = [tasks.create_task(engine.run())]
             if consumes:
-                serving.append(tasks.create_task(consumer.run()))
+                serving += [tasks.create_task(each.run()) for each in (consumer, *others)]
             await engine.serving.wait()
             try:
                 yield Running(

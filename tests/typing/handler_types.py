@@ -4,11 +4,34 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, assert_type
 
 from pydantic import BaseModel
 
-from awakeables import Awakeable, Context, Durable, Promise, Serde, Service, Task, Verdict, Worker
+from awakeables import (
+    Awakeable,
+    Call,
+    Context,
+    Durable,
+    DurablePromise,
+    KafkaRecord,
+    ObjectContext,
+    Promise,
+    PromiseName,
+    RetryPolicy,
+    Serde,
+    Service,
+    SharedContext,
+    State,
+    Subscription,
+    Task,
+    TerminalError,
+    Verdict,
+    VirtualObject,
+    Worker,
+    Workflow,
+)
 
 
 class Parcel(BaseModel):
@@ -75,7 +98,100 @@ async def runs(ctx: Context, order: str) -> Parcel:
     assert_type(await ctx.run("lambda around a coroutine", lambda: coroutine(order)), Parcel)
     assert_type(await ctx.run("partial", functools.partial(coroutine, order)), Parcel)
     assert_type(await ctx.run("nothing", nothing), None)
+    async with ctx.saga() as saga, ctx.shield():
+        assert_type(saga.undo("sync", sync, order, 2, retry=RetryPolicy(max_attempts=2)), None)
+        assert_type(saga.undo("coroutine", coroutine, order), None)
     return await ctx.run("coroutine", coroutine, order)
+
+
+@service.handler()
+async def by_default(ctx: Context, most: int = 10) -> list[int]:
+    return [most]
+
+
+@service.handler("renamed")
+async def without_input(ctx: Context) -> None: ...
+
+
+@service.handler()
+async def calls(ctx: Context) -> None:
+    assert_type(ctx.call(runs, "o-1"), Call[Parcel])
+    assert_type(ctx.call(runs, "o-1").id, str)
+    assert_type(await ctx.call(runs, "o-1"), Parcel)
+    assert_type(await ctx.call(by_default), list[int])
+    assert_type(await ctx.call(by_default, 3, idempotency_key="k", headers={"a": "b"}), list[int])
+    assert_type(await ctx.call(without_input), None)
+    assert_type(ctx.send(runs, "o-1", delay=timedelta(days=1)), Call[Parcel])
+    assert_type(await ctx.send(without_input), None)
+    assert_type(await ctx.attach("inv_1…", Parcel), Parcel)
+    assert_type(await ctx.attach("inv_1…"), Any)
+
+
+carts = VirtualObject("carts")
+ITEMS = carts.state("items", list[str], default=list)
+COUNT = carts.state("count", int, default=0)
+NAME = carts.state("name", str)
+SEEN = carts.state("seen", bool, default=False)
+
+
+@carts.handler()
+async def add(ctx: ObjectContext, item: str) -> int:
+    assert_type(ITEMS, State[list[str]])
+    assert_type(NAME, State[str | None])
+    assert_type(SEEN["o-1"], State[bool])
+    assert_type(await ctx.get(ITEMS), list[str])
+    assert_type(await ctx.get(NAME), str | None)
+    assert_type(len(await ctx.get(ITEMS)), int)
+    assert_type(await ctx.gather(ctx.get(COUNT), ctx.get(SEEN["o-1"])), tuple[int, bool])
+    assert_type(await ctx.keys(), Sequence[str])
+    ctx.set(ITEMS, [item])
+    ctx.set(NAME, None)
+    ctx.clear(COUNT)
+    ctx.clear()
+    return len(ctx.key)
+
+
+@carts.shared("renamed")
+async def size(ctx: SharedContext) -> int:
+    return len(await ctx.get(ITEMS))
+
+
+@carts.handler()
+async def any_context(ctx: Context) -> str:
+    return "x"
+
+
+@service.handler()
+async def calls_objects(ctx: Context) -> None:
+    assert_type(await ctx.call(add, "x", key="c-7"), int)
+    assert_type(await ctx.call(size, key="c-7", idempotency_key="k"), int)
+    assert_type(await ctx.call(any_context, key="c-7"), str)
+    assert_type(ctx.send(add, "x", key="c-7", delay=timedelta(1)), Call[int])
+
+
+@service.handler()
+async def combined(ctx: Context) -> None:
+    parcel, number = ctx.awakeable(Parcel), ctx.awakeable(int)
+    called = ctx.call(runs, "o-1")
+    assert_type(ctx.gather(parcel, number), Durable[tuple[Parcel, int]])
+    assert_type(await ctx.gather(parcel, called, number), tuple[Parcel, Parcel, int])
+    assert_type(await ctx.gather(*[called, called]), tuple[Parcel, ...])
+    assert_type(
+        await ctx.gather(*[called, called], return_exceptions=True), tuple[Parcel | TerminalError, ...]
+    )
+    assert_type(await ctx.race(parcel, number), Parcel | int)
+    assert_type(await ctx.race(parcel, ctx.sleep(timedelta(1))), Parcel | None)
+    assert_type(await ctx.any(*[number, number]), int)
+    assert_type(await ctx.quorum(2, [number, number]), list[int])
+    assert_type(await ctx.select(parcel, parcel), Awakeable[Parcel])
+    async for done in ctx.as_completed([called, called]):
+        assert_type(done, Call[Parcel])
+        assert_type(await done, Parcel)
+    assert_type(ctx.map(lambda order: ctx.call(runs, order), ["o-1"], concurrency=2), list[Durable[Parcel]])
+    async with ctx.timeout(timedelta(hours=1)):
+        assert_type(number.done, bool)
+    assert_type(number.exception(), TerminalError | None)
+    number.cancel()
 
 
 @service.handler()
@@ -90,3 +206,65 @@ async def the_rest(ctx: Context) -> Sequence[str]:
 async def pack(task: Task[Parcel]) -> str:
     assert_type(task.payload, Parcel)
     return task.payload.id
+
+
+def by_topic(record: KafkaRecord) -> str:
+    assert_type(record.key, bytes | None)
+    assert_type(record.headers, Sequence[tuple[str, bytes | None]])
+    return f"{record.topic}-{record.partition}"
+
+
+subscribed = Service("subscribed")
+
+
+@subscribed.handler(topic="new-orders")
+async def fulfil_one(ctx: Context, parcel: Parcel) -> int:
+    assert_type(ctx.request.record, KafkaRecord | None)
+    return 1
+
+
+async def calls_subscribed(ctx: Context) -> None:
+    assert_type(await ctx.call(fulfil_one, Parcel(id="p-1")), int)
+
+
+shelves = VirtualObject("shelves")
+
+
+@shelves.handler(topic=Subscription("moves", start="latest", key=by_topic, on_failure="keep", max_open=5))
+async def move_one(ctx: ObjectContext, parcel: Parcel) -> None: ...
+
+
+@shelves.shared(topic=Subscription("looks", key=lambda record: record.topic))
+async def look_at(ctx: SharedContext, value: bytes) -> None: ...
+
+
+signups = Workflow("signups")
+VERIFIED = signups.promise("verified", bool)
+SIGNED = signups.promise("signed", Parcel)
+STEP = signups.state("step", str, default="new")
+assert_type(VERIFIED, PromiseName[bool])
+
+
+@signups.run(topic="new-signups")
+async def sign_up(ctx: ObjectContext, email: str) -> Parcel:
+    ctx.set(STEP, "mailed")
+    assert_type(ctx.promise(VERIFIED), DurablePromise[bool])
+    assert_type(await ctx.promise(VERIFIED), bool)
+    assert_type(await ctx.promise(VERIFIED).peek(), bool | None)
+    perhaps: bool | None = await ctx.promise(VERIFIED)
+    print(perhaps)
+    first = await ctx.race(ctx.promise(SIGNED), ctx.promise(SIGNED))
+    assert_type(first, Parcel)
+    return first
+
+
+@signups.handler()
+async def sign(ctx: SharedContext, parcel: Parcel) -> str:
+    assert_type(await ctx.promise(SIGNED).resolve(parcel), Verdict)
+    assert_type(await ctx.promise(SIGNED).reject("no", code=409), Verdict)
+    return await ctx.get(STEP)
+
+
+async def calls_workflow(ctx: Context) -> None:
+    assert_type(await ctx.call(sign_up, "a@b", key="k"), Parcel)
+    assert_type(await ctx.call(sign, Parcel(id="p"), key="k"), str)

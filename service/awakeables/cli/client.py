@@ -68,6 +68,11 @@ class ServiceClient:
         headers = self._headers if body is None else self._headers | {"content-type": "application/json"}
         return self._request("POST", path, content=body, headers=headers, params=_without_none(query))
 
+    def patch(self, *path: str, body: str) -> ServiceReply:
+        """Send a PATCH; `body` is JSON."""
+        headers = self._headers | {"content-type": "application/merge-patch+json"}
+        return self._request("PATCH", path, content=body, headers=headers)
+
     def _request(self, method: str, path: tuple[str, ...], **arguments: Any) -> ServiceReply:
         import httpx  # slow to load; most processes send no request
 

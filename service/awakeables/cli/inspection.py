@@ -26,8 +26,8 @@ _TABLES = {
         spare=("invocation", "deadline", "created"),
     ),
     Resource.invocations: TableLayout(
-        names=("id", "status", "ended", "service", "handler", "created", "attempts", "reason"),
-        spare=("attempts", "created", "ended", "service"),
+        names=("id", "status", "ended", "service", "key", "handler", "created", "attempts", "reason"),
+        spare=("attempts", "created", "ended", "service", "key"),
         prose="reason",
     ),
 }
@@ -53,6 +53,14 @@ def list_(  # noqa: PLR0913 - options of a command
         str | None,
         typer.Option(metavar="KEY", help="Only invocations with this idempotency key.", show_default=False),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="With --idempotency-key: the key of an object that they were called for.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Limit = 50,
     before: Before = None,
     wide: Wide = False,
@@ -71,7 +79,9 @@ def list_(  # noqa: PLR0913 - options of a command
             raise typer.BadParameter(
                 "awakeables have no idempotency key; list invocations", param_hint="--idempotency-key"
             )
-        filter_["idempotency_key"] = idempotency_key
+        filter_ |= {"idempotency_key": idempotency_key, "key": key}
+    elif key is not None:
+        raise typer.BadParameter("give --idempotency-key, too", param_hint="--key")
     page = ServiceClient(config, url).get(what.value, limit=limit, before=before, **filter_).or_exit()
     if json_:
         print_json(page.text)

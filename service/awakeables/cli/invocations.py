@@ -1,4 +1,4 @@
-"""`resume`, `cancel`, `kill`: an invocation that needs an operator."""
+"""`pause`, `resume`, `restart`, `cancel`, `kill`, `purge`: an invocation that needs an operator."""
 
 from __future__ import annotations
 
@@ -16,9 +16,57 @@ InvocationArgument = Annotated[str, typer.Argument(metavar="ID", help="The invoc
 def resume(
     invocation_id: InvocationArgument, url: Url = None, json_: AsJson = False, config: Config = None
 ) -> None:
-    """Run a paused or backing-off invocation now."""
+    """Run a paused or backing-off invocation now, or take back a pause that has not come yet."""
     row = ServiceClient(config, url).post("invocations", invocation_id, "resume").or_exit()
     print_json(row.text) if json_ else print_line(f"{invocation_id}: {row.document['status']}")
+
+
+def pause(
+    invocation_id: InvocationArgument, url: Url = None, json_: AsJson = False, config: Config = None
+) -> None:
+    """Pause an invocation until it is resumed; one that runs is paused at its next wait."""
+    row = ServiceClient(config, url).post("invocations", invocation_id, "pause").or_exit()
+    if json_:
+        print_json(row.text)
+        return
+    status = row.document["status"]
+    soon = {"running": "; it is paused at its next wait", "queued": "; it is paused when its turn comes"}
+    print_line(f"{invocation_id}: {status}{soon.get(status, '')}")
+
+
+def restart(
+    invocation_id: InvocationArgument,
+    from_: Annotated[
+        int,
+        typer.Option(
+            "--from",
+            metavar="ENTRY",
+            min=0,
+            help="The last entry of its journal to keep, as `show` numbers them; 0 keeps the input alone.",
+        ),
+    ] = 0,
+    url: Url = None,
+    json_: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Begin an ended or paused invocation again, under a new ID. A paused one is killed."""
+    client = ServiceClient(config, url)
+    begun = client.post("invocations", invocation_id, "restart", from_entry=from_).or_exit()
+    print_json(begun.text) if json_ else print_line(f"{invocation_id}: now {begun.document['invocation_id']}")
+
+
+def purge(
+    invocation_id: InvocationArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
+    url: Url = None,
+    json_: AsJson = False,
+    config: Config = None,
+) -> None:
+    """Delete an invocation that has ended; with the run of a workflow, what belongs to its key."""
+    if not yes:
+        typer.confirm(f"Delete {invocation_id} with its journal and result?", abort=True, err=True)
+    purged = ServiceClient(config, url).post("invocations", invocation_id, "purge").or_exit()
+    print_json(purged.text) if json_ else print_line(f"{invocation_id}: deleted")
 
 
 def cancel(

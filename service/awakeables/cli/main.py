@@ -15,12 +15,15 @@ from awakeables.cli import (
     inspection,
     instances,
     invocations,
+    objects,
     offsets,
     outbox,
     service,
     settings,
+    subscriptions,
     topics,
     verify,
+    why,
 )
 from awakeables.cli.options import Config
 from awakeables.cli.terminal import print_error, stdout
@@ -59,13 +62,19 @@ cli.command(rich_help_panel=COMPLETE)(awakeables.resolve)
 cli.command(rich_help_panel=COMPLETE)(awakeables.reject)
 cli.command("list", rich_help_panel=INSPECT)(inspection.list_)
 cli.command(rich_help_panel=INSPECT)(inspection.show)
+cli.command(rich_help_panel=INSPECT)(why.why)
 cli.command(rich_help_panel=INSPECT)(instances.instances)
+cli.command(rich_help_panel=RECOVER)(invocations.pause)
 cli.command(rich_help_panel=RECOVER)(invocations.resume)
+cli.command(rich_help_panel=RECOVER)(invocations.restart)
 cli.command(rich_help_panel=RECOVER)(invocations.cancel)
 cli.command(rich_help_panel=RECOVER)(invocations.kill)
+cli.command(rich_help_panel=RECOVER)(invocations.purge)
+cli.add_typer(objects.group, name="objects", rich_help_panel=RECOVER)
 cli.add_typer(deadletters.group, name="dead-letters", rich_help_panel=RECOVER)
 cli.add_typer(outbox.group, name="outbox", rich_help_panel=RECOVER)
 cli.add_typer(offsets.group, name="offsets", rich_help_panel=RECOVER)
+cli.add_typer(subscriptions.group, name="subscriptions", rich_help_panel=RECOVER)
 cli.command(rich_help_panel=MAINTAIN)(backup.backup)
 cli.command(rich_help_panel=MAINTAIN)(doctor.doctor)
 cli.command(rich_help_panel=MAINTAIN)(verify.verify)

@@ -116,10 +116,11 @@ def _print_examples(app: App, workers: list[Worker], url: str, *, embedded: bool
     print_note()
     print_note("try:")
     for service in app.services.values():
-        for handler in service.handlers.values():
+        for handler in (each for each in service.handlers.values() if not each.private):
             sample = sample_input(handler)
             body = "" if sample is None else f" -H 'content-type: application/json' -d '{sample}'"
-            print_note(f"  curl {url}/{service.name}/{handler.name}{token}{body} -X POST")
+            path = "/".join([service.name, *(["k-1"] if handler.keyed else []), handler.name])
+            print_note(f"  curl {url}/{path}{token}{body} -X POST")
     flag = "" if url.endswith(":8080") else f" --url {url}"
     print_note(f"  awakeables list{flag}")
     print_note(f"  awakeables resolve{flag} prom_1… VALUE")

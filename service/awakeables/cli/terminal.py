@@ -6,6 +6,7 @@ control characters escaped by `visible`: a terminal would execute an escape sequ
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -71,11 +72,13 @@ def print_table(
         print_note(f"columns left out: {', '.join(dropped)}; --wide or --json shows all")
 
 
-def print_page(table: TableLayout, page: Mapping[str, Any], *, none: str, wide: bool) -> None:
-    """Print one page of a list as a table, and how to get the next page."""
+def print_page(
+    table: TableLayout, page: Mapping[str, Any], *, none: str, wide: bool, cursor: str = "--before"
+) -> None:
+    """Print one page of a list as a table, and with which option to get the next page."""
     print_table(table, page["items"], none=none, wide=wide)
     if page.get("next") is not None:
-        print_note(f"more: --before {page['next']}")
+        print_note(f"more: {cursor} {shlex.quote(page['next'])}")
 
 
 def _cell(value: object) -> str:

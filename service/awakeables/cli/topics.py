@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,7 +55,7 @@ def check(
     roles = _roles(app, worker, task_topic, settings)
     found = asyncio.run(survey(connection_of(settings, CLIENT), roles))
     judgements = [asdict(j) for topic in found.topics for j in judge(topic, brokers=found.brokers)]
-    rows = [*_not_comparable(found), *judgements]
+    rows = [*_not_comparable(found, roles), *judgements]
     if json_:
         print_json(msgspec.json.encode(rows))
     else:
@@ -103,11 +104,14 @@ def create(
             replication=replication,
         )
         for name in found.missing
+        if roles[name] != "subscribed"
     }
     asyncio.run(create_topics(connection, plans))
-    for name in roles:
+    for name, role in roles.items():
         if name not in plans:
-            print_line(f"{name}: exists, left unchanged")
+            is_missing = name in found.missing and role == "subscribed"
+            why = "does not exist: its producers should create it" if is_missing else "exists, left unchanged"
+            print_line(f"{name}: {why}")
             continue
         plan = plans[name]
         chosen = ", ".join(f"{key}={value}" for key, value in plan.settings.items())
@@ -130,10 +134,11 @@ def _roles(
     return roles
 
 
-def _not_comparable(found: Survey) -> list[dict[str, Any]]:
+def _not_comparable(found: Survey, roles: Mapping[str, Role]) -> list[dict[str, Any]]:
     """Rows for topics whose settings can't be compared: missing, broken or not readable."""
     missing = "it does not exist: create it with `awakeables topics create` and the same arguments"
-    rows = [(name, "must", missing) for name in found.missing]
+    others = "it does not exist: a subscription waits for it, and its producers should create it"
+    rows = [(name, "must", others if roles[name] == "subscribed" else missing) for name in found.missing]
     rows += [(name, "must", problem) for name, problem in found.problems.items()]
     rows += [
         (name, "advice", f"its settings can't be read: {why}") for name, why in found.undisclosed.items()

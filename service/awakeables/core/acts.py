@@ -8,7 +8,9 @@ import msgspec
 
 from awakeables.core.records import Record
 
-ActKind: TypeAlias = Literal["begin", "resume", "cancel", "kill", "resend", "skip"]
+ActKind: TypeAlias = Literal[
+    "begin", "resume", "cancel", "kill", "resend", "skip", "pause", "edit", "restart"
+]
 
 MAX_ACTS: Final = 10
 """How many acts a row keeps: the first, which may have created it, and the latest."""
@@ -19,21 +21,23 @@ class Act(Record):
 
     Attributes:
         by: The name of the token that was used, or where the request came from if none was required.
+        into: Of `restart`: the invocation that it began.
     """
 
     act: ActKind
     by: str
     at_ms: int
+    into: str | None = None
 
 
 Acts: TypeAlias = tuple[Act, ...]
 
 
-def with_act(acts: Acts, act: ActKind, by: str | None, now_ms: int) -> Acts:
+def with_act(acts: Acts, act: ActKind, by: str | None, now_ms: int, *, into: str | None = None) -> Acts:
     """Add an act, if it is known who did it."""
     if by is None:
         return acts
-    acts = (*acts, Act(act=act, by=by, at_ms=now_ms))
+    acts = (*acts, Act(act=act, by=by, at_ms=now_ms, into=into))
     return acts if len(acts) <= MAX_ACTS else (acts[0], *acts[2:])
 
 

@@ -4,6 +4,8 @@
        │ ────deadline──▶ timed-out                 expire()
        └─────end, cancel▶ cancelled                cancel()
 
+A wait for a call is a row, too; only the end of the call settles it, by `ended()`.
+
 An awakeable settles once (A1): a completion that comes afterwards gets a verdict, which is recorded in the
 row and changes nothing else. `invalid` leaves it pending (A4).
 """
@@ -25,19 +27,19 @@ from awakeables.core.outcomes import (
     decode_outcome,
     encode_outcome,
 )
-from awakeables.core.records import Record, Row
+from awakeables.core.records import Record, Row, text_from
 from awakeables.core.sameness import same_answer
 from awakeables.core.sources import same_source
 from awakeables.core.texts import shortened
 
-State: TypeAlias = Literal["pending", "resolved", "rejected", "timed-out", "cancelled"]
+AwakeableState: TypeAlias = Literal["pending", "resolved", "rejected", "timed-out", "cancelled"]
 VerdictKind: TypeAlias = Literal["accepted", "duplicate", "conflict", "late", "unknown", "invalid"]
 CodecKind: TypeAlias = Literal["json", "bytes", "custom"]
 
 KEPT_AT_EACH_END = 10
 """The first and the last ten verdicts of an awakeable are kept, the others only counted."""
 
-STATES: tuple[State, ...] = ("pending", "resolved", "rejected", "timed-out", "cancelled")
+STATES: tuple[AwakeableState, ...] = ("pending", "resolved", "rejected", "timed-out", "cancelled")
 VERDICTS: tuple[VerdictKind, ...] = ("accepted", "duplicate", "conflict", "late", "unknown", "invalid")
 
 
@@ -79,6 +81,7 @@ class Completion(Record):
         trace: Its `traceparent`, if that is well-formed.
         checked: The hash of the schema that the value was checked against and conforms to.
         refusal: Why it can't be accepted, if that is known before it reaches the store.
+        of_promise: A handler settles a promise of its workflow; nobody else can.
     """
 
     awakeable_id: str
@@ -90,6 +93,7 @@ class Completion(Record):
     trace: str | None = None
     checked: str | None = None
     refusal: str | None = None
+    of_promise: bool = False
 
 
 MAX_OUTCOME_BYTES = 64 * 1024
@@ -183,8 +187,12 @@ _decode_verdicts = msgspec.json.Decoder(VerdictHistory).decode
 _decode_heartbeat = msgspec.json.Decoder(LastHeartbeat).decode
 
 
+PROMISE = b"promise"
+"""The source of a workflow's promise."""
+
+
 class AwakeableRow(Row):
-    """The row of a durable callback.
+    """The row of a durable callback, or of a wait for a call.
 
     Attributes:
         schema_hash: The hash of its type's JSON Schema; None: any value.
@@ -192,8 +200,11 @@ class AwakeableRow(Row):
         type_name: The stable name of the type that a JSON value must have; None: the type has no such
             name, or the row is from a release without names.
         topic: Where its first task was published.
-        title: Not used yet.
+        title: What people know it by: the name of a promise, also in the rows of waits for it.
         about: Not used yet.
+        source_utf8: The invocation whose end settles it, or the promise whose outcome does; `PROMISE`: it
+            is a promise itself, which handlers of its workflow settle; None: completions do.
+        owned: That invocation is cancelled with the one that waits.
     """
 
     id: str
@@ -202,7 +213,7 @@ class AwakeableRow(Row):
     codec: CodecKind = "json"
     schema_hash: str | None = None
     deadline_ms: int | None = None
-    state: State = "pending"
+    state: AwakeableState = "pending"
     settled_ms: int | None = None
     settled_by: str | None = None
     outcome_json: bytes | None = None
@@ -212,6 +223,12 @@ class AwakeableRow(Row):
     topic: str | None = None
     title: bytes | None = None
     about: bytes | None = None
+    source_utf8: bytes | None = None
+    owned: bool = False
+
+    @property
+    def source(self) -> str | None:
+        return None if self.source_utf8 is None else text_from(self.source_utf8)
 
     @property
     def outcome(self) -> Outcome | None:
@@ -381,6 +398,21 @@ def expire(awakeable: AwakeableRow, *, now_ms: int, horizon_ms: int) -> Awakeabl
         return None
     outcome = encode_outcome(Expiry(deadline_ms=deadline_ms))
     return replace(awakeable, state="timed-out", outcome_json=outcome, settled_ms=now_ms)
+
+
+def ended(wait: AwakeableRow, result: Outcome, *, now_ms: int) -> AwakeableRow:
+    """Settle a pending wait for a call by the call's end."""
+    outcome = encode_outcome(result)
+    state = _STATE_OF[type(result)]
+    return replace(wait, state=state, outcome_json=outcome, settled_ms=now_ms)
+
+
+_STATE_OF: dict[type[Outcome], AwakeableState] = {
+    Resolution: "resolved",
+    Rejection: "rejected",
+    Expiry: "timed-out",
+    Cancellation: "cancelled",
+}
 
 
 def cancel(awakeable: AwakeableRow, *, now_ms: int, reason: str) -> AwakeableRow | None:

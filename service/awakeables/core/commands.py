@@ -14,6 +14,7 @@ from awakeables.core.awakeables import CodecKind, Completion
 from awakeables.core.deadletters import DeadLetter, Folding
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import Next
+from awakeables.core.objects import StateWrite
 from awakeables.core.records import Record
 
 
@@ -26,13 +27,72 @@ class Idempotency(Record):
 
 
 class NewAwakeable(Record):
-    """An awakeable to insert; the store computes the deadline from its clock."""
+    """An awakeable to insert; the store computes the deadline from its clock.
+
+    Attributes:
+        source: The invocation whose end settles it: it is a wait for a call; or the promise whose outcome
+            does. None: completions do.
+        owned: That invocation is cancelled with the one that waits.
+        title: What people know it by: the name of a promise.
+    """
 
     id: str
     codec: CodecKind = "json"
+    title: str | None = None
     type_name: str | None = None
     schema_hash: str | None = None
     timeout_ms: int | None = None
+    source: str | None = None
+    owned: bool = False
+
+
+class Queue(Record):
+    """How an exclusive invocation takes its place among those of its key.
+
+    Attributes:
+        most: How many may be open before it; with more it is refused. None: it is always taken.
+        callers: Exclusive invocations that wait for it. It is refused if it would wait for one of these,
+            or for its own caller.
+    """
+
+    most: int | None = None
+    callers: tuple[str, ...] = ()
+
+
+class OfWorkflow(Record):
+    """What makes an invocation one of a workflow's key.
+
+    Attributes:
+        is_run: It is the run; otherwise the key must have one, or it is refused.
+        scope: With the key, the idempotency key of the run.
+        promises: The promises that the run is begun with, which are in its journal.
+    """
+
+    is_run: bool
+    scope: str
+    promises: tuple[NewAwakeable, ...] = ()
+
+
+class NewCall(Record):
+    """An invocation that a handler calls or sends: created pending or queued, for any instance to claim.
+
+    Attributes:
+        chunk: The beginning of the journal.
+        idempotency: A key that stands for an older invocation gives that one instead.
+        key: The object's key.
+        queue: Its handler is exclusive.
+        workflow: Its handler is one of a workflow.
+    """
+
+    id: str
+    service: str
+    handler: str
+    chunk: bytes
+    delay_ms: int = 0
+    idempotency: Idempotency | None = None
+    key: str | None = None
+    queue: Queue | None = None
+    workflow: OfWorkflow | None = None
 
 
 class FirstStep(Record):
@@ -49,6 +109,8 @@ class FirstStep(Record):
     awakeables: tuple[NewAwakeable, ...] = ()
     schemas: tuple[tuple[str, bytes], ...] = ()
     effects: tuple[Effect, ...] = ()
+    calls: tuple[NewCall, ...] = ()
+    called_off: tuple[str, ...] = ()
 
 
 class Begin(Record):
@@ -56,8 +118,12 @@ class Begin(Record):
 
     Attributes:
         chunk: The beginning of the journal.
+        key: The object's key.
+        queue: Its handler is exclusive; it has no owner then.
         origin: The instance whose caller waits for the result.
         first: The owner's first step, written with the row.
+        subscription: The name of the subscription whose record it is for.
+        workflow: Its handler is one of a workflow.
     """
 
     id: str
@@ -72,6 +138,9 @@ class Begin(Record):
     by: str | None = None
     origin: str | None = None
     first: FirstStep | None = None
+    queue: Queue | None = None
+    subscription: str | None = None
+    workflow: OfWorkflow | None = None
 
 
 class Claim(Record):
@@ -97,7 +166,14 @@ class Advance(Record):
 
     Attributes:
         number: Counts the owner's commits under this epoch; a commit that is sent again keeps its number.
-        cancels: Awakeables to cancel if they are pending, because the invocation was cancelled.
+        cancels: Awakeables to cancel if they are pending, because the invocation was cancelled; a wait for
+            a call stays pending, and the call is cancelled.
+        calls: Invocations that the handler calls or sends.
+        called_off: Awakeables to cancel if they are pending, and invocations to cancel, because the handler
+            says so.
+        writes: Changes to the state of its key, in order.
+        dead_letter: The record that the invocation was begun for, which its end makes a dead letter.
+        relay_to: With a dead letter, the dead-letter topic.
     """
 
     invocation_id: str
@@ -112,6 +188,11 @@ class Advance(Record):
     schemas: tuple[tuple[str, bytes], ...] = ()
     effects: tuple[Effect, ...] = ()
     cancels: tuple[str, ...] = ()
+    calls: tuple[NewCall, ...] = ()
+    called_off: tuple[str, ...] = ()
+    writes: tuple[StateWrite, ...] = ()
+    dead_letter: DeadLetter | None = None
+    relay_to: str = ""
 
 
 class PartitionFence(Record):
@@ -119,6 +200,9 @@ class PartitionFence(Record):
 
     `owner` took the partition under `epoch`. Both are compared, since a failover that lost commits can
     issue an epoch twice.
+
+    Attributes:
+        subscription: The subscription that reads it; empty: it is of the completions topic.
     """
 
     topic: str
@@ -127,6 +211,29 @@ class PartitionFence(Record):
     first: int
     next: int
     owner: str
+    subscription: str = ""
+
+
+class BeginBatch(Record):
+    """Create the invocations for records of a subscription, with the offset that they come from (K1).
+
+    The queue of an object's key may be full. Then the records before that one are used, and the position
+    moves to it.
+
+    Attributes:
+        begins: In the order of the records.
+        offsets: The offset of each of these.
+        dead_letters: Records that no invocation can be created for.
+        relay_to: The dead-letter topic.
+        folding: How many dead letters are kept.
+    """
+
+    fence: PartitionFence
+    begins: tuple[Begin, ...] = ()
+    offsets: tuple[int, ...] = ()
+    dead_letters: tuple[DeadLetter, ...] = ()
+    relay_to: str = ""
+    folding: Folding | None = None
 
 
 class Settle(Record):
@@ -197,10 +304,80 @@ class ReplayDry(Record):
     ends: bool
 
 
+class TakeTickets(Record):
+    """Let delayed exclusive invocations whose time has come take their places."""
+
+    ids: tuple[str, ...]
+
+
+class PauseKey(Record):
+    """Let no further invocation of a key of an object begin; the one that holds it goes on."""
+
+    service: str
+    key: str
+    by: str | None = None
+
+
+class ResumeKey(Record):
+    """Take back a pause."""
+
+    service: str
+    key: str
+    by: str | None = None
+
+
+class EditState(Record):
+    """Change the state of a key that is paused, while no invocation that has begun holds it."""
+
+    service: str
+    key: str
+    writes: tuple[StateWrite, ...]
+    by: str | None = None
+
+
+class ExpireState(Record):
+    """Look at the next `limit` keys of an object that have state, and delete the state of some.
+
+    Of those to which nothing was written since `before_ms` and which have no queue.
+
+    Attributes:
+        after: The last key that was looked at.
+    """
+
+    service: str
+    before_ms: int
+    limit: int
+    after: bytes = b""
+
+
 class Resume(Record):
     """Let a paused invocation run again."""
 
     invocation_id: str
+    by: str | None = None
+
+
+class PauseInvocation(Record):
+    """Pause an invocation until it is resumed; one that runs is paused at its next wait."""
+
+    invocation_id: str
+    by: str | None = None
+
+
+class Restart(Record):
+    """Begin an invocation again under another ID, once it has ended; a paused one is killed.
+
+    Attributes:
+        chunk: The beginning of its journal: the input, and what is to be kept of the older one's.
+        version: The older one's, which the chunk was made from.
+        build: The code that restarts it.
+    """
+
+    invocation_id: str
+    id: str
+    chunk: bytes
+    version: int
+    build: str
     by: str | None = None
 
 
@@ -212,14 +389,17 @@ class Cancel(Record):
 
 
 class Kill(Record):
-    """End an invocation without running its handler, and cancel its pending awakeables (hard case 4)."""
+    """End an invocation without running its handler, cancel its pending awakeables, and kill its calls.
+
+    Hard case 4.
+    """
 
     invocation_id: str
     by: str | None = None
 
 
 class Ended(Record):
-    """An invocation to purge, and the awakeables in its journal."""
+    """An invocation to purge, and the awakeables and waits for calls in its journal."""
 
     id: str
     awakeables: tuple[str, ...] = ()
@@ -278,6 +458,7 @@ class Skip(Record):
     dead_letter: DeadLetter
     relay_to: str
     recreated: bool = False
+    subscription: str = ""
 
 
 class TakePartitions(Record):
@@ -286,12 +467,41 @@ class TakePartitions(Record):
     Attributes:
         topic_id: The ID of the topic in the broker. A partition that was read under another one keeps its
             own, and the reply has it: the topic was deleted and created again. None: the broker has no IDs.
+        subscription: The subscription that reads them; empty: they are of the completions topic.
     """
 
     owner: str
     topic: str
     partitions: tuple[int, ...]
     topic_id: str | None = None
+    subscription: str = ""
+
+
+class PlacePartitions(Record):
+    """Set where a subscription begins to read partitions; those that have a position keep it.
+
+    Attributes:
+        offsets: By partition.
+        topic_id: The ID of the topic in the broker.
+    """
+
+    subscription: str
+    topic: str
+    offsets: tuple[tuple[int, int], ...]
+    topic_id: str | None = None
+
+
+class PausePartitions(Record):
+    """Pause or resume a subscription: these are its partitions. A pause fences their readers.
+
+    Attributes:
+        paused: False: they are read again.
+    """
+
+    subscription: str
+    topic: str
+    partitions: tuple[int, ...]
+    paused: bool
 
 
 class ClaimEffects(Record):
@@ -324,7 +534,24 @@ class Probe(Record):
     """Write to the disk without changing a row, to find out whether the store works."""
 
 
-Operating: TypeAlias = Resume | Cancel | Kill | Purge | PurgeDeadLetters | Resend | Republish | Skip | Probe
+Operating: TypeAlias = (
+    Resume
+    | PauseInvocation
+    | Restart
+    | Cancel
+    | Kill
+    | PauseKey
+    | ResumeKey
+    | EditState
+    | ExpireState
+    | Purge
+    | PurgeDeadLetters
+    | Resend
+    | Republish
+    | Skip
+    | PausePartitions
+    | Probe
+)  # fmt: skip
 """Commands of operators, retention and recovery, rather than of the work itself."""
 
 Command: TypeAlias = (
@@ -332,12 +559,15 @@ Command: TypeAlias = (
     | Claim
     | Advance
     | Settle
+    | BeginBatch
     | Expire
     | Release
     | TakeOver
     | ReplayDry
+    | TakeTickets
     | Operating
     | TakePartitions
+    | PlacePartitions
     | ClaimEffects
     | MarkPublished
     | MarkRefused

@@ -23,6 +23,8 @@ WITHOUT_BYTES = (UNSTORABLE, SKIPPED)
 """Codes of dead letters that may lack the record's bytes."""
 
 UNUSABLE_TASK = "unusable-task"
+INVALID = "invalid"
+FAILED = "failed"
 
 
 class DeadLetter(Record):
@@ -31,8 +33,9 @@ class DeadLetter(Record):
     Attributes:
         source: topic:partition:offset@timestamp, unique: a record becomes a dead letter once. A task's
             has its awakeable's ID in front: a forged report can't take the place of a genuine one.
-        code: `unreadable`: it names no awakeable; `unknown` or `invalid`, as the verdict;
-            `unstorable`: the store refuses the record;
+        code: `unreadable`: it names no awakeable; `unknown` or `invalid`, as the verdict; of a record that
+            a subscription has read, `invalid`: it does not fit the handler, or `failed`: its invocation has;
+            `unstorable`: the store refuses the record, or it is too large;
             `folded`: it counts records that were not kept one by one;
             `skipped`: an operator moved the partition past records that can't be read;
             `unusable-task`: not a completion but a task that a worker could not use.
@@ -111,13 +114,14 @@ def relay_copy(letter: DeadLetter, *, to: str, now_ms: int) -> Effect:
         code=letter.code,
         reason=letter.reason,
     )
+    omitted = ((OMITTED_HEADER, b"not kept"),) if _value_was_dropped(letter) else ()
     return Effect(
         event_id=letter.id,
         stream=letter.id,
         topic=to,
         key=letter.key,
         value=letter.value,
-        headers=(*letter.headers, *why),
+        headers=(*letter.headers, *why, *omitted),
         created_ms=now_ms,
         kind="dead-letter",
     )
@@ -221,6 +225,10 @@ def refusal_to_resend(letter: DeadLetter, awakeable: AwakeableRow | None) -> str
             f"{awakeable.id} went {went}; if you trust it, publish the copy on {letter.topic}.dlq yourself"
         )
     return None
+
+
+def _value_was_dropped(letter: DeadLetter) -> bool:
+    return letter.code == UNSTORABLE and letter.value is None
 
 
 def _bytes_were_dropped(letter: DeadLetter) -> bool:

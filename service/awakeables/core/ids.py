@@ -12,9 +12,10 @@ Rows of earlier releases have owners with the prefix `evt_1`: an owner is compar
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from awakeables.core.texts import excerpt
 from awakeables.errors import MalformedId
@@ -29,6 +30,8 @@ RANDOM_BYTES = 10
 
 ENTROPY_BYTES = 400 * RANDOM_BYTES
 """Entropy that is read at once, to save a call per ID."""
+
+SEED_BYTES = 16
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
@@ -115,10 +118,33 @@ class Ids:
             f"{_ALPHABET[check & 31]}"
         )
 
+    def seed(self) -> str:
+        """The seed of a new invocation, which its handler's randomness comes from."""
+        return self._entropy(SEED_BYTES).hex()
+
     def forget_entropy(self) -> None:
         """Read new random bytes before the next ID that needs some."""
         self._numbers.clear()
         self._last_event = (-1, 0)
+
+
+def promise_id(service: str, key: str, name: str) -> str:
+    """The ID of a promise of a workflow's key.
+
+    It can be computed from these names, so knowing it must not be enough to settle the promise.
+    """
+    chance = hashlib.blake2b("\0".join((service, key, name)).encode(), digest_size=RANDOM_BYTES).digest()
+    return Ids(lambda: 0, lambda count: chance * (count // RANDOM_BYTES)).new("prom")
+
+
+def is_promise(awakeable_id: str) -> bool:
+    """Whether it is the ID of a promise of a workflow's key, which has no instant."""
+    return not parse_id(awakeable_id, "prom")
+
+
+def is_invocation(source: str | None) -> TypeGuard[str]:
+    """Whether the source of a wait is an invocation; otherwise it is a promise, or there is none."""
+    return source is not None and source.startswith("inv")
 
 
 def parse_id(text: str, kind: IdKind) -> int:

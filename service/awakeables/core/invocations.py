@@ -6,8 +6,11 @@
                 └─────release──────┤
                                    └──────End──────▶ completed
 
+    exclusive, and its key is held: begin ─▶ queued ──its turn──▶ pending (core/objects.py)
+
     cancel: pending, suspended, backing-off, paused ─▶ pending, marked; running: stays running, marked;
-            never claimed ─▶ completed
+            never claimed, queued ─▶ completed
+    pause:  pending, suspended, backing-off ─▶ paused; running, queued: marked, until the next wait or turn
     kill:   any state but completed ─▶ completed
 
 Only the owner, under the epoch of its claim and the version that it saw, appends to the journal (J1).
@@ -24,12 +27,20 @@ import msgspec
 from msgspec.structs import replace
 
 from awakeables.core.acts import Acts, acts_from
-from awakeables.core.outcomes import Cancellation, Outcome, decode_outcome, encode_outcome
+from awakeables.core.outcomes import Cancellation, Outcome, Rejection, decode_outcome, encode_outcome
 from awakeables.core.records import Record, Row, text_from
 
-Status: TypeAlias = Literal["pending", "running", "suspended", "backing-off", "paused", "completed"]
+Status: TypeAlias = Literal["queued", "pending", "running", "suspended", "backing-off", "paused", "completed"]
 
-STATUSES: tuple[Status, ...] = ("pending", "running", "suspended", "backing-off", "paused", "completed")
+STATUSES: tuple[Status, ...] = (
+    "queued",
+    "pending",
+    "running",
+    "suspended",
+    "backing-off",
+    "paused",
+    "completed",
+)
 
 MAX_STARTS = 5
 """After this many starts without a commit, an invocation is assumed to crash its process, and is paused."""
@@ -45,8 +56,10 @@ NO_INSTANT_MS = 10**15
 """`at_once` subtracts this from the current instant, which makes the due time negative."""
 
 CRASHED = "crashed its owner"
+BY_OPERATOR = "by an operator"
 CANCELLED = "the invocation was cancelled"
 CANCELLED_OUTCOME = Cancellation(reason=CANCELLED)
+CALLED_OFF = Cancellation(reason="the handler cancelled it")
 KILLED = Cancellation(reason="the invocation was killed")
 
 
@@ -81,6 +94,11 @@ class Invocation(Row):
         build: The build of the code that last wrote it.
         cancelled_ms: When it was cancelled; `Cancelled` is raised at the handler's next await.
         origin: The instance whose caller waits for the result.
+        awaited: Whether an invocation waits, or has waited, for the end of this one.
+        ticket: Its place among the exclusive invocations of its key; `DELAYED`: it has none yet; `RUN`: it is
+            the run of a workflow, the only one of its key; None: it is not exclusive.
+        pausing_ms: When an operator asked for a pause that has not come yet.
+        subscription: The name of the subscription whose record it is for.
     """
 
     id: str
@@ -106,6 +124,10 @@ class Invocation(Row):
     acts_json: bytes | None = None
     commits: int = 0
     origin: str | None = None
+    awaited: bool = False
+    ticket: int | None = None
+    pausing_ms: int | None = None
+    subscription: str | None = None
 
     @property
     def key(self) -> str | None:
@@ -188,9 +210,27 @@ def at_once(now_ms: int) -> int:
     return now_ms - NO_INSTANT_MS
 
 
+def first_due_ms(now_ms: int, delay_ms: int) -> int:
+    """When a new invocation is due."""
+    return now_ms + delay_ms if delay_ms else at_once(now_ms)
+
+
 def due_since_ms(due_ms: int) -> int:
     """The instant since which an invocation has been due."""
     return due_ms + NO_INSTANT_MS if due_ms < 0 else due_ms
+
+
+def queue(row: Invocation, *, now_ms: int) -> Invocation:
+    """Let an invocation that has not begun wait until its key is its own; one that is paused is marked."""
+    pausing_ms = now_ms if row.status == "paused" else row.pausing_ms
+    return replace(row, status="queued", due_ms=None, updated_ms=now_ms, pausing_ms=pausing_ms)
+
+
+def take_turn(row: Invocation, *, now_ms: int) -> Invocation:
+    """Let a queued invocation run, or be paused as it was asked for: its key is its own now."""
+    if row.pausing_ms is not None:
+        return _paused_by_operator(row, now_ms)
+    return replace(row, status="pending", due_ms=at_once(now_ms), updated_ms=now_ms)
 
 
 def owns(row: Invocation, *, owner: str, epoch: int, version: int) -> bool:
@@ -238,6 +278,8 @@ def advance(
     if type(step) is Continue:
         return row
     row.owner = None
+    if row.pausing_ms is not None and isinstance(step, Suspend | BackOff):
+        return _paused_by_operator(row, now_ms)
     match step:
         case Suspend():
             seen = step.wake == row.wake
@@ -255,6 +297,7 @@ def advance(
             row.due_ms = None
             row.result_json = encode_outcome(step.result)
             row.ended_ms = now_ms
+            row.pausing_ms = None
         case _:
             pass
     return row
@@ -270,7 +313,9 @@ def wake(row: Invocation, *, now_ms: int) -> Invocation:
 
 
 def release(row: Invocation, *, now_ms: int) -> Invocation:
-    """Make a running invocation pending, because its owner no longer runs it."""
+    """Make a running invocation pending, because its owner no longer runs it; or paused, if it is to be."""
+    if row.pausing_ms is not None:
+        return _paused_by_operator(replace(row, owner=None), now_ms)
     return replace(row, status="pending", owner=None, due_ms=at_once(now_ms))
 
 
@@ -286,13 +331,35 @@ def replay_dry(row: Invocation, *, ends: bool) -> Invocation | None:
 def resume(row: Invocation, *, now_ms: int) -> Invocation | None:
     """Make a paused or backing-off invocation due now; None: it is neither.
 
-    A pending invocation that is already due is returned unchanged, so that a repeated resume succeeds.
+    A pending invocation that is already due is returned unchanged, so that a repeated resume succeeds. A
+    pause that has not come yet is taken back.
     """
+    if row.pausing_ms is not None:
+        return replace(row, pausing_ms=None, updated_ms=now_ms)
     if row.status == "pending" and row.due_ms is not None and row.due_ms <= now_ms:
         return row
     if row.status not in ("paused", "backing-off"):
         return None
     return replace(row, status="pending", due_ms=at_once(now_ms), starts=0, attempts=0, updated_ms=now_ms)
+
+
+def pause(row: Invocation, *, now_ms: int) -> Invocation | None:
+    """Pause an invocation, or mark one that runs or is queued; None: it has ended.
+
+    One that is paused or marked already is returned unchanged.
+    """
+    if row.status == "completed":
+        return None
+    if row.status == "paused" or row.pausing_ms is not None:
+        return row
+    if row.status in ("running", "queued"):
+        return replace(row, pausing_ms=now_ms, updated_ms=now_ms)
+    return _paused_by_operator(row, now_ms)
+
+
+def _paused_by_operator(row: Invocation, now_ms: int) -> Invocation:
+    failure = Failure(kind=BY_OPERATOR, message="it goes on when it is resumed", at_ms=now_ms)
+    return _parked(row, failure, now_ms)
 
 
 def cancel(row: Invocation, *, now_ms: int) -> Invocation | None:
@@ -306,7 +373,7 @@ def cancel(row: Invocation, *, now_ms: int) -> Invocation | None:
     if row.status == "completed":
         return row if row.epoch == 0 and row.result_json == _CANCELLED_JSON else None
     if row.cancelled_ms is None:
-        row = replace(row, cancelled_ms=now_ms, wake=row.wake + 1, updated_ms=now_ms)
+        row = replace(row, cancelled_ms=now_ms, wake=row.wake + 1, updated_ms=now_ms, pausing_ms=None)
     elif row.status not in ("paused", "backing-off"):
         return row
     if row.status == "running":
@@ -326,8 +393,13 @@ def kill(row: Invocation, *, now_ms: int) -> Invocation | None:
     return _ended(replace(row, owner=None, updated_ms=now_ms), _KILLED_JSON, now_ms)
 
 
+def refuse(row: Invocation, result: Rejection, *, now_ms: int) -> Invocation:
+    """A new invocation that fails before it has begun."""
+    return _ended(row, encode_outcome(result), now_ms)
+
+
 def _ended(row: Invocation, result: bytes, now_ms: int) -> Invocation:
-    return replace(row, status="completed", due_ms=None, result_json=result, ended_ms=now_ms)
+    return replace(row, status="completed", due_ms=None, result_json=result, ended_ms=now_ms, pausing_ms=None)
 
 
 def _parked(row: Invocation, failure: Failure, now_ms: int) -> Invocation:
@@ -338,4 +410,5 @@ def _parked(row: Invocation, failure: Failure, now_ms: int) -> Invocation:
         due_ms=None,
         failure_json=_encode_failure(failure),
         updated_ms=now_ms,
+        pausing_ms=None,
     )

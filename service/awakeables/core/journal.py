@@ -14,12 +14,42 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from awakeables.core.effects import Header
 from awakeables.core.outcomes import Outcome
 from awakeables.core.records import Record
 
 
+class SourceRecord(Record):
+    """The record of a topic that an invocation was begun for; its value is the input.
+
+    Attributes:
+        subscription: The name of the subscription that read it.
+        tombstone: It had no value.
+        written: Its value, if the input is not it byte for byte: the space around JSON is left out there.
+    """
+
+    subscription: str
+    topic: str
+    partition: int
+    offset: int
+    at_ms: int
+    key: bytes | None = None
+    headers: tuple[Header, ...] = ()
+    tombstone: bool = False
+    written: bytes | None = None
+
+
 class Input(Record, tag_field="k", tag="input"):
-    """Entry 0: the handler and its input, if any. `seed` feeds `ctx.random()` and `ctx.uuid()`."""
+    """Entry 0: the handler and its input, if any. `seed` feeds `ctx.random()` and `ctx.uuid()`.
+
+    Attributes:
+        caller: The invocation whose handler called this one; None: it was begun from outside.
+        depth: How many callers wait for it, one above the other.
+        callers: Those of these callers that are exclusive, the outermost first.
+        restart_of: The invocation that was begun again by this one.
+        kept: How many of that one's entries follow this one; their rows and records are that one's.
+        record: The record that it was begun for, if it was begun by a subscription.
+    """
 
     service: str
     handler: str
@@ -29,6 +59,12 @@ class Input(Record, tag_field="k", tag="input"):
     value: Raw | UnsetType = UNSET
     value_base64: bytes | UnsetType = UNSET
     headers: dict[str, str] = {}
+    caller: str | None = None
+    depth: int = 0
+    callers: tuple[str, ...] = ()
+    restart_of: str | None = None
+    kept: int = 0
+    record: SourceRecord | None = None
 
     @property
     def is_absent(self) -> bool:
@@ -41,6 +77,13 @@ class AwakeableCreated(Record, tag_field="k", tag="awakeable"):
 
     id: str
     timeout_ms: int | None = None
+
+
+class PromiseCreated(Record, tag_field="k", tag="promised"):
+    """A promise of a workflow was created with its run; `id` is its row. It stands behind the input."""
+
+    id: str
+    name: str
 
 
 class PublishRequested(Record, tag_field="k", tag="publish"):
@@ -70,6 +113,92 @@ class SettleRequested(Record, tag_field="k", tag="settle"):
     status: str
 
 
+class CallRequested(Record, tag_field="k", tag="call"):
+    """The handler called another handler; `wait` is the row that the end of the callee, `id`, settles."""
+
+    id: str
+    wait: str
+    service: str
+    handler: str
+    idempotency_key: str | None = None
+    key: str | None = None
+
+
+class SendRequested(Record, tag_field="k", tag="send"):
+    """The handler began another invocation, without waiting for it."""
+
+    id: str
+    service: str
+    handler: str
+    idempotency_key: str | None = None
+    delay_ms: int | None = None
+    key: str | None = None
+
+
+class CallRefused(Record, tag_field="k", tag="refused"):
+    """The handler tried to call or send, and what was wrong was raised at once: nothing was begun."""
+
+    service: str
+    handler: str
+    reason: str
+    code: int
+
+
+class AttachRequested(Record, tag_field="k", tag="attach"):
+    """The handler waits for the end of an invocation that it did not call."""
+
+    id: str
+    wait: str
+
+
+class TimeoutRequested(Record, tag_field="k", tag="timeout"):
+    """The handler entered a block with a time limit; its outcome is that the time is up."""
+
+    until_ms: int
+
+
+class CallOffRequested(Record, tag_field="k", tag="call-off"):
+    """The handler cancelled what it may wait for: an operation, or an invocation that it attached to.
+
+    Attributes:
+        dropped: The operation was a sleep, or a run that had not begun: awaiting it raises `Cancelled`.
+    """
+
+    of: int | None = None
+    id: str | None = None
+    dropped: bool = False
+
+
+class PromisePeeked(Record, tag_field="k", tag="peek"):
+    """The handler looked at a promise; its outcome is the promise's, or absent."""
+
+    name: str
+
+
+class StateRead(Record, tag_field="k", tag="read"):
+    """The handler read a name of its key's state; its outcome is the value, without one if there was none."""
+
+    name: str
+
+
+class StateNamesRead(Record, tag_field="k", tag="keys"):
+    """The handler read the names of its key's state; its outcome is a list of those that were stored."""
+
+
+class StateSet(Record, tag_field="k", tag="set"):
+    """The handler set a name of its key's state; in replay it is this value, whatever the code sets then."""
+
+    name: str
+    value: Raw | UnsetType = UNSET
+    value_base64: bytes | UnsetType = UNSET
+
+
+class StateCleared(Record, tag_field="k", tag="unset"):
+    """The handler cleared a name of its key's state; None: all of it."""
+
+    name: str | None = None
+
+
 class ClockRead(Record, tag_field="k", tag="now"):
     """The handler read the clock."""
 
@@ -86,6 +215,13 @@ class RunAttemptFailed(Record, tag_field="k", tag="tried"):
     retry_at_ms: int
 
 
+class RunEnded(Record, tag_field="k", tag="ran"):
+    """A run ended while the handler did not wait for it; it gets the outcome when it does."""
+
+    of: int
+    outcome: Outcome
+
+
 class OutcomeDelivered(Record, tag_field="k", tag="outcome"):
     """The outcome of an operation, at the point where the handler received it."""
 
@@ -100,9 +236,27 @@ class CancellationRaised(Record, tag_field="k", tag="cancel"):
 
 
 Operation: TypeAlias = (
-    AwakeableCreated | PublishRequested | RunRequested | SleepRequested | SettleRequested | ClockRead
+    AwakeableCreated
+    | PromisePeeked
+    | PublishRequested
+    | RunRequested
+    | SleepRequested
+    | SettleRequested
+    | CallRequested
+    | SendRequested
+    | CallRefused
+    | AttachRequested
+    | TimeoutRequested
+    | CallOffRequested
+    | StateRead
+    | StateNamesRead
+    | StateSet
+    | StateCleared
+    | ClockRead
+)  # fmt: skip
+Entry: TypeAlias = (
+    Input | PromiseCreated | Operation | RunAttemptFailed | RunEnded | OutcomeDelivered | CancellationRaised
 )
-Entry: TypeAlias = Input | Operation | RunAttemptFailed | OutcomeDelivered | CancellationRaised
 
 _decoder: msgspec.json.Decoder[list[Entry]] = msgspec.json.Decoder(list[Entry])
 
@@ -119,16 +273,33 @@ def decode_chunks(chunks: Iterable[bytes]) -> list[Entry]:
     return [entry for chunk in chunks for entry in _decoder.decode(chunk)]
 
 
+WAITS = frozenset({AwakeableCreated, CallRequested, AttachRequested})
+"""Operations that have a row, which the handler waits for if it awaits them."""
+
+
+def wait_of(entry: Entry) -> str | None:
+    """The row that the handler waits for if it awaits this operation; None: it is no awakeable or call."""
+    if isinstance(entry, AwakeableCreated):
+        return entry.id
+    return entry.wait if isinstance(entry, CallRequested | AttachRequested) else None
+
+
 class _Heading(Record):
-    """The fields that identify an awakeable, in an entry of any kind, known to this release or not."""
+    """The fields that identify a wait's row, in an entry of any kind, known to this release or not."""
 
     k: str
     id: Any = None
+    wait: Any = None
 
 
 _headings: msgspec.json.Decoder[list[_Heading]] = msgspec.json.Decoder(list[_Heading])
 
 
-def awakeables_created(chunks: Iterable[bytes]) -> list[str]:
-    """The awakeables created in a journal, whichever release wrote it."""
-    return [head.id for chunk in chunks for head in _headings.decode(chunk) if head.k == "awakeable"]
+def waits_created(chunks: Iterable[bytes]) -> list[str]:
+    """The rows of the awakeables, and of the waits for calls, of a journal, whichever release wrote it."""
+    heads = [head for chunk in chunks for head in _headings.decode(chunk)]
+    return [
+        head.id if head.k in ("awakeable", "promised") else head.wait
+        for head in heads
+        if head.k in ("awakeable", "promised") or head.wait
+    ]

@@ -44,6 +44,11 @@ class Resolution(Record, tag_field="status", tag="resolved"):
             return bytes(self.value)
         return self.value_base64 if isinstance(self.value_base64, bytes) else NULL
 
+    @property
+    def is_absent(self) -> bool:
+        """Whether it has no value: a name in the state of an object that stands for nothing."""
+        return self.value is UNSET and self.value_base64 is UNSET
+
 
 class Rejection(Record, tag_field="status", tag="rejected"):
     """It failed permanently. `details` is JSON text exactly as it was written."""
@@ -65,6 +70,10 @@ class Cancellation(Record, tag_field="status", tag="cancelled"):
     reason: str
 
 
+ABSENT = Resolution()
+"""The value of a name in the state of an object that has none."""
+
+
 def publish_failed(topic: str, reason: str) -> Rejection:
     """The rejection of an awakeable whose task Kafka permanently refused."""
     shown = shortened(writable(reason))
@@ -79,6 +88,19 @@ _decoder: msgspec.json.Decoder[Outcome] = msgspec.json.Decoder(Outcome)
 
 encode_outcome: Callable[[Outcome], bytes] = msgspec.json.Encoder().encode
 """Encode an outcome as JSON; `decode_outcome` gives it back with every value exactly as written."""
+
+
+def as_resolution(content: bytes) -> Resolution:
+    """Decode a `Resolution` that `encode_outcome` wrote.
+
+    Raises:
+        TypeError: It is another outcome.
+    """
+    outcome = decode_outcome(content)
+    if not isinstance(outcome, Resolution):
+        raise TypeError(f"{type(outcome).__name__} is not a Resolution")
+    return outcome
+
 
 decode_outcome: Callable[[bytes], Outcome] = _decoder.decode
 """Decode what `encode_outcome` wrote."""

@@ -13,9 +13,16 @@ from typing import dataclass_transform
 
 import msgspec
 
+_FIRST_MS = round(datetime.min.replace(tzinfo=UTC).timestamp()) * 1000
+_LAST_MS = round(datetime.max.replace(microsecond=0, tzinfo=UTC).timestamp()) * 1000 + 999
+
 
 def instant(at_ms: int) -> datetime:
-    """Milliseconds since 1970 as a datetime in UTC, exactly: a float of seconds would round."""
+    """Milliseconds since 1970 as a datetime in UTC, exactly: a float of seconds would round.
+
+    Before the year 1 and after 9999 it is the first or the last: producers write what they like.
+    """
+    at_ms = min(max(at_ms, _FIRST_MS), _LAST_MS)
     return datetime.fromtimestamp(at_ms // 1000, UTC).replace(microsecond=at_ms % 1000 * 1000)
 
 

@@ -10,23 +10,56 @@ from collections.abc import Container, Sequence
 from typing import TypeVar, cast
 
 from awakeables.core.journal import (
+    WAITS,
+    AttachRequested,
     AwakeableCreated,
+    CallOffRequested,
+    CallRefused,
+    CallRequested,
     CancellationRaised,
     ClockRead,
     Entry,
     Input,
+    Operation,
     OutcomeDelivered,
+    PromiseCreated,
+    PromisePeeked,
     PublishRequested,
     RunAttemptFailed,
+    RunEnded,
     RunRequested,
+    SendRequested,
     SettleRequested,
     SleepRequested,
+    StateCleared,
+    StateNamesRead,
+    StateRead,
+    StateSet,
+    TimeoutRequested,
+    wait_of,
 )
 from awakeables.core.outcomes import Outcome
 from awakeables.errors import ReplayMismatch
 
 Op = TypeVar(
-    "Op", AwakeableCreated, PublishRequested, RunRequested, SleepRequested, SettleRequested, ClockRead
+    "Op",
+    AwakeableCreated,
+    PromisePeeked,
+    PublishRequested,
+    RunRequested,
+    SleepRequested,
+    SettleRequested,
+    CallRequested,
+    SendRequested,
+    CallRefused,
+    AttachRequested,
+    TimeoutRequested,
+    CallOffRequested,
+    StateRead,
+    StateNamesRead,
+    StateSet,
+    StateCleared,
+    ClockRead,
 )
 
 
@@ -38,19 +71,25 @@ class Replay:
         entries: The journal, new entries at its end.
         replaying: Whether history is left that the handler has not repeated yet.
         outcomes: The outcomes that the handler has received so far, by the operation's index.
+        order: How many outcomes it had received before each of them.
+        ran: The outcomes of runs that ended while the handler did not wait for them.
         failed_attempts: The last failed attempt of each run that will be retried.
     """
 
     def __init__(self, history: Sequence[Entry]) -> None:
-        """Start after the input, which must be the first entry."""
+        """Start after the input, which must be the first entry, and the promises."""
         self.entries = list(history)
         first = self.entries[0]
         assert isinstance(first, Input)
         self.input = first
         self._history = len(self.entries)
-        self.replaying = self._history > 1
         self._cursor = 1
+        while self._cursor < self._history and isinstance(self.entries[self._cursor], PromiseCreated):
+            self._cursor += 1
+        self.replaying = self._cursor < self._history
         self.outcomes: dict[int, Outcome] = {}
+        self.order: dict[int, int] = {}
+        self.ran: dict[int, Outcome] = {}
         self.failed_attempts: dict[int, RunAttemptFailed] = {}
 
     def ask(self, op: Op) -> tuple[int, Op]:
@@ -72,6 +111,10 @@ class Replay:
         self._pass()
         return index, cast("Op", recorded)
 
+    def expects(self, op: Operation) -> bool:
+        """Whether the handler is being replayed, and its history goes on with this operation."""
+        return self.replaying and _signature(self.entries[self._cursor]) == _signature(op)
+
     def recall(self, waited: Container[int]) -> int | CancellationRaised | None:
         """Take the next outcome from the history, for a handler that awaits one of `waited`.
 
@@ -90,7 +133,7 @@ class Replay:
                     self.failed_attempts[entry.of] = entry
                     self._pass()
                 case OutcomeDelivered() if entry.of in waited:
-                    self.outcomes[entry.of] = entry.outcome
+                    self.receive(entry.of, entry.outcome)
                     self._pass()
                     return entry.of
                 case CancellationRaised():
@@ -113,7 +156,18 @@ class Replay:
     def deliver(self, index: int, outcome: Outcome) -> None:
         """Append an outcome that came from outside, at the point where the handler receives it."""
         self.outcomes[index] = outcome
+        self.order[index] = len(self.order)
         self.entries.append(OutcomeDelivered(of=index, outcome=outcome))
+
+    def receive(self, index: int, outcome: Outcome) -> None:
+        """Note an outcome that the handler receives here, and that the journal already tells of."""
+        self.outcomes[index] = outcome
+        self.order[index] = len(self.order)
+
+    def end_run(self, index: int, outcome: Outcome) -> None:
+        """Append the outcome of a run that the handler does not wait for."""
+        self.ran[index] = outcome
+        self.entries.append(RunEnded(of=index, outcome=outcome))
 
     def retry(self, failed: RunAttemptFailed) -> None:
         """Append a failed attempt of a run."""
@@ -130,19 +184,24 @@ class Replay:
         return any(isinstance(entry, CancellationRaised) for entry in self.entries)
 
     def open_awakeables(self) -> tuple[str, ...]:
-        """The awakeables that were created and whose outcomes the handler has not received."""
+        """The awakeables, and waits for calls, whose outcomes the handler has not received."""
         pending = []
         for index, entry in enumerate(self.entries):
-            if isinstance(entry, AwakeableCreated) and index not in self.outcomes:
-                pending.append(entry.id)
+            if type(entry) in WAITS and index not in self.outcomes:
+                wait = wait_of(entry)
+                assert wait is not None, entry
+                pending.append(wait)
         return tuple(pending)
 
     def describe_at(self, index: int) -> str:
         return describe(self.entries[index])
 
     def _pass(self) -> None:
-        """Advance past an entry that the handler has repeated."""
+        """Advance past an entry that the handler has repeated, and past reports that it does not see."""
         self._cursor += 1
+        while self._cursor < self._history and type(entry := self.entries[self._cursor]) is RunEnded:
+            self.ran[entry.of] = entry.outcome
+            self._cursor += 1
         self.replaying = self._cursor < self._history
 
     def _difference(self, asked: str) -> str:
@@ -160,24 +219,56 @@ class Replay:
         )
 
 
+def cut_problem(entries: Sequence[Entry], last: int) -> str | None:
+    """Why a journal can't be cut after an entry, for another invocation to go on from there; None: it can.
+
+    Everything that an operation before the cut waits for must have been received before it, too, because its
+    row is the older invocation's.
+    """
+    if not 0 <= last < len(entries):
+        return f"its journal has the entries 0 to {len(entries) - 1}"
+    possible, pending = 0, set[int]()
+    for index, entry in enumerate(entries[: last + 1]):
+        if isinstance(entry, CancellationRaised):
+            return f"it was cancelled at entry {index}; the last entry that is possible is {possible}"
+        if isinstance(entry, StateRead | StateSet | StateCleared | StateNamesRead):
+            # The key has been another's since, so what was read is not what is there.
+            return f"{describe(entry)} uses the state there; the last entry that is possible is {possible}"
+        if type(entry) in WAITS or isinstance(entry, SettleRequested):
+            pending.add(index)
+        elif isinstance(entry, OutcomeDelivered):
+            pending.discard(entry.of)
+        if not pending:
+            possible = index
+    if not pending:
+        return None
+    first = describe(entries[min(pending)])
+    return f"{first} waits there for what comes later; the last entry that is possible is {possible}"
+
+
 def open_awakeables(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """The awakeables of a journal that has no outcomes for them."""
+    """The awakeables, and waits for calls, of a journal that has no outcomes for them."""
     pending: dict[int, str] = {}
     for index, entry in enumerate(entries):
-        if isinstance(entry, AwakeableCreated):
-            pending[index] = entry.id
+        wait = wait_of(entry)
+        if wait is not None:
+            pending[index] = wait
         elif isinstance(entry, OutcomeDelivered):
             pending.pop(entry.of, None)
     return tuple(pending.values())
 
 
-def describe(entry: Entry) -> str:
+def describe(entry: Entry) -> str:  # noqa: C901 - one line per kind of entry
     """One entry in words, for error messages and for people."""
     match entry:
         case Input():
             return f"input of {entry.service}/{entry.handler}"
         case AwakeableCreated():
             return f"awakeable {entry.id}".rstrip()  # in replay it is asked for without an ID
+        case PromiseCreated():
+            return f"promise {entry.name!r}"
+        case PromisePeeked():
+            return f"peek at promise {entry.name!r}"
         case PublishRequested():
             carried = "" if entry.of is None else f" with the awakeable of entry {entry.of}"
             return f"publish to {entry.topic!r}{carried}" + (f", task {entry.task!r}" if entry.task else "")
@@ -187,6 +278,27 @@ def describe(entry: Entry) -> str:
             return "sleep"
         case SettleRequested():
             return f"settle {entry.id}: {entry.status}"
+        case CallRequested() | SendRequested():
+            verb = "call" if isinstance(entry, CallRequested) else "send"
+            keyed = "" if entry.idempotency_key is None else f" with the key {entry.idempotency_key!r}"
+            at = entry.service if entry.key is None else f"{entry.service}/{entry.key}"
+            return f"{verb} {at}/{entry.handler}{keyed} {entry.id}".rstrip()
+        case CallRefused():
+            return f"call {entry.service}/{entry.handler}, refused: {entry.reason}"
+        case AttachRequested():
+            return f"attach {entry.id}"
+        case TimeoutRequested():
+            return "time-out"
+        case CallOffRequested():
+            return f"cancel {entry.id}" if entry.of is None else f"cancel entry {entry.of}"
+        case StateRead() | StateSet():
+            return f"{'get' if isinstance(entry, StateRead) else 'set'} {entry.name!r}"
+        case StateNamesRead():
+            return "keys"
+        case StateCleared():
+            return "clear" if entry.name is None else f"clear {entry.name!r}"
+        case RunEnded():
+            return f"entry {entry.of} ended, unawaited"
         case ClockRead():
             return "now"
         case RunAttemptFailed():
@@ -206,5 +318,15 @@ def _signature(entry: Entry) -> tuple[object, ...]:
             return (RunRequested, entry.name)
         case SettleRequested():
             return (SettleRequested, entry.id, entry.status)
+        case CallRequested() | SendRequested():
+            return (type(entry), entry.service, entry.handler, entry.idempotency_key, entry.key)
+        case CallRefused():
+            return (CallRefused, entry.service, entry.handler)
+        case AttachRequested():
+            return (AttachRequested, entry.id)
+        case StateRead() | StateSet() | StateCleared() | PromisePeeked():
+            return (type(entry), entry.name)
+        case CallOffRequested():
+            return (CallOffRequested, entry.of, entry.id)
         case _:
             return (type(entry),)

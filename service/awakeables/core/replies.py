@@ -8,6 +8,7 @@ from awakeables.core.awakeables import Verdict
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, QueuedEffect
 from awakeables.core.invocations import Invocation
+from awakeables.core.objects import ObjectRow
 from awakeables.core.outcomes import Outcome
 from awakeables.core.records import Record
 
@@ -15,12 +16,17 @@ from awakeables.core.records import Record
 class Begun(Record):
     """The invocation exists; `created` is False if the idempotency key identifies an older one.
 
-    `effects` are the unsent ones of its first step, with their deadlines.
+    Attributes:
+        effects: The unsent ones of its first step, with their deadlines.
+        settled: As in `Advanced`; so are `wakes` and `stopped`.
     """
 
     id: str
     created: bool
     effects: tuple[Effect, ...] = ()
+    settled: tuple[tuple[str, Outcome], ...] = ()
+    wakes: tuple[Wake, ...] = ()
+    stopped: tuple[Invocation, ...] = ()
 
 
 class KeyConflict(Record):
@@ -29,22 +35,47 @@ class KeyConflict(Record):
     id: str
 
 
+class NotBegun(Record):
+    """The workflow has no run of this key, which its other handlers are for."""
+
+
+class QueueFull(Record):
+    """The key has too many exclusive invocations already: nothing was created."""
+
+    length: int
+
+
 class Claimed(Record):
-    """The rows after the claim: running under the owner, or just paused; and their effects, now its own."""
+    """The rows after the claim: running under the owner, or just paused; and their effects, now its own.
+
+    Attributes:
+        arrived: Exclusive invocations whose time has come, and which have no places in their queues yet.
+    """
 
     invocations: tuple[Invocation, ...]
     effect_ids: tuple[str, ...] = ()
+    arrived: tuple[str, ...] = ()
 
 
 class Advanced(Record):
-    """The row after the commit, the queued effects with their deadlines, and the awakeables it cancelled.
+    """The row after the commit, and what else it has changed.
 
-    For a commit that was applied before, `effects` are those that are still unsent.
+    Attributes:
+        effects: The queued effects with their deadlines; for a commit that was applied before, those that
+            are still unsent.
+        settled: The awakeables of this invocation that the commit has settled, with their outcomes: those
+            that it cancelled, and waits for calls that had ended already or can't be made.
+        wakes: The invocations that waited for the end of this one, or of one that was cancelled with it.
+        stopped: The invocations that were cancelled with this one.
+        filed: Whether the record that it was begun for has become a dead letter.
     """
 
     invocation: Invocation
     effects: tuple[Effect, ...] = ()
-    cancelled_ids: tuple[str, ...] = ()
+    settled: tuple[tuple[str, Outcome], ...] = ()
+    wakes: tuple[Wake, ...] = ()
+    stopped: tuple[Invocation, ...] = ()
+    filed: bool = False
 
 
 class Fenced(Record):
@@ -111,18 +142,51 @@ class Resumed(Record):
     accepted: bool
 
 
-class CancelMarked(Record):
+class PauseMarked(Record):
     """The row after the command, None if there is none; `accepted`: it had not ended before."""
 
     invocation: Invocation | None
     accepted: bool
 
 
-class Killed(Record):
-    """The row after the command, None if there is none; `done`: it had not ended in another way."""
+class Restarted(Record):
+    """The older row after the command, None if there is none.
+
+    Attributes:
+        done: It was begun again; otherwise it is still open, or has changed since it was read.
+        stopped: The invocations that were killed with it.
+        wakes: As in `Killed`.
+    """
 
     invocation: Invocation | None
     done: bool
+    stopped: tuple[Invocation, ...] = ()
+    wakes: tuple[Wake, ...] = ()
+
+
+class CancelMarked(Record):
+    """The row after the command, None if there is none; `accepted`: it had not ended before.
+
+    `wakes` are the invocations that waited for its end, if it has ended by this.
+    """
+
+    invocation: Invocation | None
+    accepted: bool
+    wakes: tuple[Wake, ...] = ()
+
+
+class Killed(Record):
+    """The row after the command, None if there is none; `done`: it had not ended in another way.
+
+    Attributes:
+        stopped: The invocations that were killed with it: those that it had called, and so on.
+        wakes: The other invocations that waited for the end of one of them.
+    """
+
+    invocation: Invocation | None
+    done: bool
+    stopped: tuple[Invocation, ...] = ()
+    wakes: tuple[Wake, ...] = ()
 
 
 class Purged(Record):
@@ -160,7 +224,7 @@ class Position(Record):
 
     Offsets below `again_before` were read once already, before an operator moved the position back.
     `topic_id` is the broker's ID of the topic that was read; None if it is not known. `owner` is the
-    instance that reads it.
+    instance that reads it. `paused_ms` is when an operator paused the subscription that it belongs to.
     """
 
     partition: int
@@ -169,6 +233,7 @@ class Position(Record):
     again_before: int = 0
     topic_id: str | None = None
     owner: str | None = None
+    paused_ms: int | None = None
 
 
 class PartitionsTaken(Record):
@@ -177,10 +242,48 @@ class PartitionsTaken(Record):
     positions: tuple[Position, ...]
 
 
+class BatchBegun(Record):
+    """The invocations for a batch of records exist.
+
+    Attributes:
+        ids: Their IDs.
+        next: The position of the partition: what comes from there on was not used, because a queue is full.
+        full: The key, and the length of its queue; None: everything was used.
+        joined: How many records were for workflows whose key has a run already.
+        dead_letters: The records that became dead letters, one by one.
+        folded: How many more were only counted, by code.
+    """
+
+    ids: tuple[str, ...]
+    next: int
+    full: tuple[str, int] | None = None
+    joined: int = 0
+    dead_letters: tuple[DeadLetter, ...] = ()
+    folded: dict[str, int] = {}
+
+
 class ClaimedEffects(Record):
     """The effects that are this owner's now."""
 
     effect_ids: tuple[str, ...]
+
+
+class KeyChanged(Record):
+    """The queue of a key after the command; None: it has none.
+
+    Attributes:
+        accepted: Whether the command was applied, now or before. Only an edit may be refused.
+    """
+
+    queue: ObjectRow | None
+    accepted: bool = True
+
+
+class StateExpired(Record):
+    """The state of `count` keys was deleted; `last` is the last one looked at, None if no more follow."""
+
+    count: int
+    last: bytes | None
 
 
 class Acknowledged(Record):
@@ -192,6 +295,8 @@ class Acknowledged(Record):
 Reply: TypeAlias = (
     Begun
     | KeyConflict
+    | QueueFull
+    | NotBegun
     | Claimed
     | Advanced
     | Fenced
@@ -201,6 +306,8 @@ Reply: TypeAlias = (
     | Released
     | DryReplayed
     | Resumed
+    | PauseMarked
+    | Restarted
     | CancelMarked
     | Killed
     | Purged
@@ -208,6 +315,9 @@ Reply: TypeAlias = (
     | Republished
     | Skipped
     | PartitionsTaken
+    | BatchBegun
     | ClaimedEffects
+    | KeyChanged
+    | StateExpired
     | Acknowledged
 )  # fmt: skip

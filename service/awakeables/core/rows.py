@@ -18,8 +18,10 @@ from awakeables.core.awakeables import AwakeableRow, Verdict
 from awakeables.core.commands import Ended, Idempotency
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectKind, EffectState, Header, QueuedEffect, task_facts_from
+from awakeables.core.ids import is_promise
 from awakeables.core.invocations import Invocation
-from awakeables.core.outcomes import Outcome
+from awakeables.core.objects import ObjectKey, ObjectRow, StateWrite
+from awakeables.core.outcomes import Outcome, Rejection
 from awakeables.core.records import Row, text_bytes, text_from
 from awakeables.core.replies import Position, Wake
 
@@ -27,8 +29,22 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 TableName: TypeAlias = Literal[
-    "invocations", "awakeables", "effects", "dead_letters", "sources", "keys", "positions"
+    "invocations",
+    "awakeables",
+    "effects",
+    "dead_letters",
+    "sources",
+    "keys",
+    "positions",
+    "waiting",
+    "pending",
+    "objects",
+    "queue",
+    "states",
 ]
+
+PartitionKey: TypeAlias = tuple[str, str, int]
+"""A subscription, empty for completions; a topic; and the number of its partition."""
 
 UNCLAIMED = ""
 """`claimed_by` of an effect that any owner's relay may take next."""
@@ -126,8 +142,13 @@ def headers_from(content: bytes | None) -> tuple[Header, ...]:
 
 
 class PositionRow(Row):
-    """How far a partition was read and who reads it; `again_before` and `topic_id` as in `Position`."""
+    """How far a partition was read and who reads it; most of it as in `Position`.
 
+    Attributes:
+        subscription: The name of the subscription that reads it; empty: it is of the completions topic.
+    """
+
+    subscription: str
     topic: str
     partition: int
     next: int = 0
@@ -135,6 +156,7 @@ class PositionRow(Row):
     owner: str | None = None
     again_before: int = 0
     topic_id: str | None = None
+    paused_ms: int | None = None
 
     @property
     def position(self) -> Position:
@@ -145,6 +167,7 @@ class PositionRow(Row):
             again_before=self.again_before,
             topic_id=self.topic_id,
             owner=self.owner,
+            paused_ms=self.paused_ms,
         )
 
 
@@ -211,7 +234,12 @@ class Rows:
         effects: Unsent and failed ones, by event ID.
         sources: The ID of the dead letter for a record, by the record's source.
         keys: The request's fingerprint and the invocation's ID, by scope and idempotency key.
-        positions: By topic and partition.
+        positions: By subscription, topic and partition.
+        waiting: The IDs of the pending waits for an invocation's end, by that invocation.
+        pending: The IDs of the pending awakeables, and waits for calls, of an invocation, by invocation.
+        objects: The queues of the keys of objects.
+        queue: The ID of the queued invocation of a key that comes first after a ticket, by the key and that.
+        states: The names of the state of a key, by the key.
         retention_ms: An awakeable without a row whose ID is older than this was purged.
     """
 
@@ -225,7 +253,12 @@ class Rows:
         self.dead_letters: Table[str, DeadLetter] = make("dead_letters")
         self.sources: Table[str, str] = make("sources")
         self.keys: Table[tuple[str, str], tuple[str, str]] = make("keys")
-        self.positions: Table[tuple[str, int], PositionRow] = make("positions")
+        self.positions: Table[PartitionKey, PositionRow] = make("positions")
+        self.waiting: Table[str, list[str]] = make("waiting")
+        self.pending: Table[str, list[str]] = make("pending")
+        self.objects: Table[ObjectKey, ObjectRow] = make("objects")
+        self.queue: Table[tuple[ObjectKey, int], str] = make("queue")
+        self.states: Table[ObjectKey, list[str]] = make("states")
 
 
 class Changes:
@@ -240,6 +273,8 @@ class Changes:
         published: Effects to delete that were not loaded.
         purged: Ended invocations to delete with everything that belongs to them. Like the dead letters
             and effects to delete, the store deletes them before the next decision.
+        states: The state to write, by object's key and name: the value, None to delete it; and the instant.
+        queued: The invocations that these commands have queued, by their keys.
     """
 
     def __init__(self, rows: Rows) -> None:
@@ -248,7 +283,7 @@ class Changes:
         self.awakeables: dict[str, AwakeableRow | None] = {}
         self.effects: dict[str, EffectRow | None] = {}
         self.dead_letters: dict[str, DeadLetter | None] = {}
-        self.positions: dict[tuple[str, int], PositionRow | None] = {}
+        self.positions: dict[PartitionKey, PositionRow | None] = {}
         self.keys: dict[tuple[str, str], tuple[str, str] | None] = {}
         self.chunks: list[tuple[str, int, bytes, int]] = []
         self.schemas: dict[str, bytes] = {}
@@ -257,6 +292,10 @@ class Changes:
         self.deleted_dead_letters: list[str] = []
         self.deleted_effects: list[str] = []
         self.probes = 0
+        self.objects: dict[ObjectKey, ObjectRow | None] = {}
+        self.states: dict[tuple[ObjectKey, str], tuple[bytes | None, int]] = {}
+        self.queued: dict[ObjectKey, list[str]] = {}
+        self._new_waits: dict[str, list[str]] = {}
 
     def put_invocation(self, before: Invocation | None, row: Invocation) -> None:
         self.invocations.setdefault(row.id, before)
@@ -265,15 +304,48 @@ class Changes:
     def put_awakeable(self, before: AwakeableRow | None, row: AwakeableRow) -> None:
         self.awakeables.setdefault(row.id, before)
         self.rows.awakeables[row.id] = row
+        if before is None and row.source_utf8 is not None:
+            self._new_waits.setdefault(text_from(row.source_utf8), []).append(row.id)
+
+    def waits_for(self, invocation_id: str) -> list[str]:
+        """The waits for an invocation's end: those that were pending when it was loaded, and new ones."""
+        known = () if self._is_new(invocation_id) else self.rows.waiting[invocation_id] or ()
+        return list(dict.fromkeys([*known, *self._new_waits.get(invocation_id, ())]))
+
+    def waits_of(self, invocation_id: str) -> list[str]:
+        """The awakeables, and waits for calls, of an invocation: as `waits_for`."""
+        new = (key for key, before in self.awakeables.items() if before is None)
+        own = [key for key in new if _invocation_of(self.rows.awakeables[key]) == invocation_id]
+        known = () if self._is_new(invocation_id) else self.rows.pending[invocation_id] or ()
+        return list(dict.fromkeys([*known, *own]))
+
+    def _is_new(self, invocation_id: str) -> bool:
+        """Whether the invocation is created by this commit, so that the store has nothing of it."""
+        return self.invocations.get(invocation_id, False) is None
 
     def put_effect(self, before: EffectRow | None, row: EffectRow) -> None:
         self.effects.setdefault(row.event_id, before)
         self.rows.effects[row.event_id] = row
 
     def put_position(self, before: PositionRow | None, row: PositionRow) -> None:
-        key = (row.topic, row.partition)
-        self.positions.setdefault(key, before)
-        self.rows.positions[key] = row
+        place = (row.subscription, row.topic, row.partition)
+        self.positions.setdefault(place, before)
+        self.rows.positions[place] = row
+
+    def put_object(self, before: ObjectRow | None, object_key: ObjectKey, row: ObjectRow | None) -> None:
+        """Change, add or (None) delete the queue of a key."""
+        self.objects.setdefault(object_key, before)
+        self.rows.objects[object_key] = row
+
+    def write_state(self, object_key: ObjectKey, writes: Iterable[StateWrite], now_ms: int) -> None:
+        """Change the state of a key; the names of what is cleared as a whole are loaded."""
+        for write in writes:
+            if write.name is not None:
+                self.states[object_key, write.name] = (write.value, now_ms)
+                continue
+            new = [name for key, name in self.states if key == object_key]
+            for name in (*(self.rows.states[object_key] or ()), *new):
+                self.states[object_key, name] = (None, now_ms)
 
     def put_dead_letter(self, before: DeadLetter | None, letter: DeadLetter) -> None:
         self.dead_letters.setdefault(letter.id, before)
@@ -325,6 +397,191 @@ class Changes:
             outcome=outcome,
             owner=woken.owner,
         )
+
+
+class Draft:
+    """Rows as a decision is about to change them.
+
+    A decision makes all its reads and checks before its first change. One that goes from row to row, because
+    the end of an invocation settles a wait of another one, reads here what it has decided so far.
+
+    Attributes:
+        now_ms: The instant of the decision.
+        invocations: Those that it changes or adds: as they were, and as they will be.
+        awakeables: The same.
+        stopped: The IDs of the invocations that are cancelled or killed because another one is, or has ended.
+        chunks: The beginnings of the journals of new invocations.
+        woken: The waits that it settles, with their outcomes; their invocations are woken.
+        objects: The queues of keys, as `invocations`.
+        refused: The calls that it does not create, and why.
+    """
+
+    __slots__ = (
+        "_changes",
+        "_keys",
+        "_queued",
+        "awakeables",
+        "chunks",
+        "invocations",
+        "now_ms",
+        "objects",
+        "refused",
+        "stopped",
+        "woken",
+    )
+
+    def __init__(self, changes: Changes, now_ms: int) -> None:
+        """Begin with the rows as they are."""
+        self.now_ms = now_ms
+        self.invocations: dict[str, tuple[Invocation | None, Invocation]] = {}
+        self.awakeables: dict[str, tuple[AwakeableRow | None, AwakeableRow]] = {}
+        self.stopped: list[str] = []
+        self.chunks: list[tuple[str, bytes]] = []
+        self.woken: list[tuple[AwakeableRow, Outcome]] = []
+        self._changes = changes
+        self._keys: dict[tuple[str, str], tuple[str, str]] = {}
+        self.objects: dict[ObjectKey, tuple[ObjectRow | None, ObjectRow | None]] = {}
+        self.refused: dict[str, Rejection] = {}
+        self._queued: list[tuple[ObjectKey, str]] = []
+
+    @property
+    def retention_ms(self) -> int:
+        """As in `Rows`."""
+        return self._changes.rows.retention_ms
+
+    def invocation(self, invocation_id: str) -> Invocation | None:
+        known = self.invocations.get(invocation_id)
+        return self._changes.rows.invocations[invocation_id] if known is None else known[1]
+
+    def awakeable(self, awakeable_id: str) -> AwakeableRow | None:
+        known = self.awakeables.get(awakeable_id)
+        return self._changes.rows.awakeables[awakeable_id] if known is None else known[1]
+
+    def key(self, scope: str, key: str) -> tuple[str, str] | None:
+        """The fingerprint and the invocation of an idempotency key."""
+        return self.new_key(scope, key) or self._changes.rows.keys[scope, key]
+
+    def new_key(self, scope: str, key: str) -> tuple[str, str] | None:
+        """The same, if it was added by this decision."""
+        return self._keys.get((scope, key))
+
+    def object(self, object_key: ObjectKey) -> ObjectRow | None:
+        """The queue of a key."""
+        known = self.objects.get(object_key)
+        return self._changes.rows.objects[object_key] if known is None else known[1]
+
+    def put_object(self, before: ObjectRow | None, object_key: ObjectKey, row: ObjectRow | None) -> None:
+        """Change, add or (None) delete the queue of a key; `before` is the row as it was read here."""
+        known = self.objects.get(object_key)
+        self.objects[object_key] = (before if known is None else known[0], row)
+
+    def queue(self, object_key: ObjectKey, invocation_id: str) -> None:
+        """Note that an invocation is queued from now on."""
+        self._queued.append((object_key, invocation_id))
+
+    def next_in_line(self, object_key: ObjectKey, ticket: int) -> Invocation | None:
+        """The queued invocation of a key that comes first after a ticket."""
+        new = [key for at, key in self._queued if at == object_key]
+        rows = [*map(self.invocation, (*self._changes.queued.get(object_key, ()), *new))]
+        while (found := self._changes.rows.queue[object_key, ticket]) is not None:
+            row = self.invocation(found)
+            if row is None or row.status == "queued":
+                rows.append(row)
+                break
+            ticket = row.ticket or 0  # it has ended by one of these commands
+        waiting = [row for row in rows if row is not None and row.status == "queued"]
+        return min(waiting, key=lambda row: row.ticket or 0, default=None)
+
+    def put_invocation(self, before: Invocation | None, row: Invocation) -> None:
+        """Change or add an invocation; `before` is the row as it was read here."""
+        known = self.invocations.get(row.id)
+        self.invocations[row.id] = (before if known is None else known[0], row)
+
+    def put_awakeable(self, before: AwakeableRow | None, row: AwakeableRow) -> None:
+        """Change or add an awakeable; `before` is the row as it was read here."""
+        known = self.awakeables.get(row.id)
+        self.awakeables[row.id] = (before if known is None else known[0], row)
+
+    def add_key(self, scope: str, key: str, fingerprint: str, invocation_id: str) -> None:
+        self._keys[scope, key] = (fingerprint, invocation_id)
+
+    def waits_for(self, invocation_id: str) -> list[AwakeableRow]:
+        """The pending waits for an invocation's end."""
+        new = [
+            key
+            for key, (before, row) in self.awakeables.items()
+            if before is None and row.source == invocation_id
+        ]
+        known = () if self._is_new(invocation_id) else self._changes.waits_for(invocation_id)
+        return self._pending([*known, *new])
+
+    def waits_of(self, invocation_id: str) -> list[AwakeableRow]:
+        """The pending awakeables, and waits for calls, of an invocation."""
+        new = [
+            key
+            for key, (before, row) in self.awakeables.items()
+            if before is None and row.invocation_id == invocation_id
+        ]
+        known = () if self._is_new(invocation_id) else self._changes.waits_of(invocation_id)
+        return self._pending([*known, *new])
+
+    def only_wait_of(self, invocation_id: str) -> AwakeableRow | None:
+        """The pending awakeable, or wait, of an invocation that has just one, the promises of a run aside."""
+        own = [key for key, (_, row) in self.awakeables.items() if row.invocation_id == invocation_id]
+        known = () if self._is_new(invocation_id) else self._changes.waits_of(invocation_id)
+        keys = (key for key in dict.fromkeys([*known, *own]) if not is_promise(key))
+        pending = [key for key in keys if not self._is_settled(key)]
+        return self.awakeable(pending[0]) if len(pending) == 1 else None
+
+    def _is_settled(self, awakeable_id: str) -> bool:
+        """Whether it is known to be; those that are not loaded were found to be pending."""
+        known = self.awakeables.get(awakeable_id)
+        row = self._changes.rows.awakeables.get(awakeable_id) if known is None else known[1]
+        return row is not None and row.state != "pending"
+
+    def _is_new(self, invocation_id: str) -> bool:
+        return self.invocations.get(invocation_id, (False,))[0] is None
+
+    def _pending(self, ids: list[str]) -> list[AwakeableRow]:
+        self._changes.rows.awakeables.require([key for key in ids if key not in self.awakeables])
+        found = map(self.awakeable, ids)
+        return [row for row in found if row is not None and row.state == "pending"]
+
+    def write(self) -> tuple[Wake, ...]:
+        """Make the changes; return the wake-ups.
+
+        Raises:
+            NotLoaded: An invocation to wake is not loaded; nothing is changed.
+        """
+        changes, woken = self._changes, self.woken
+        if woken:
+            changes.require_waiting({row.invocation_id for row, _ in woken} - self.invocations.keys())
+        for before, after in self.invocations.values():
+            changes.put_invocation(before, after)
+        for known, row in self.awakeables.values():
+            changes.put_awakeable(known, row)
+        if self._keys:
+            for (scope, key), (fingerprint, invocation_id) in self._keys.items():
+                changes.add_key(Idempotency(scope=scope, key=key, fingerprint=fingerprint), invocation_id)
+        if self.objects:
+            for object_key, (held, queue) in self.objects.items():
+                changes.put_object(held, object_key, queue)
+            for object_key, invocation_id in self._queued:
+                changes.queued.setdefault(object_key, []).append(invocation_id)
+        if self.chunks:
+            changes.chunks += [(key, 1, chunk, self.now_ms) for key, chunk in self.chunks]
+        if not woken:
+            return ()
+        return tuple(changes.wake(row, outcome, self.now_ms) for row, outcome in woken)
+
+    def stopped_rows(self) -> tuple[Invocation, ...]:
+        """The invocations that are stopped, as they are after `write`."""
+        rows = map(self._changes.rows.invocations.get, dict.fromkeys(self.stopped))
+        return tuple(row for row in rows if row is not None)
+
+
+def _invocation_of(row: AwakeableRow | None) -> str | None:
+    return None if row is None else row.invocation_id
 
 
 def requeued(row: EffectRow, *, position: int, acts_json: bytes | None) -> EffectRow:

@@ -38,7 +38,7 @@ def _topics(found: Survey, roles: Mapping[str, Role] | None) -> Finding:
     if roles is None:
         return Finding("topics", "warn", "not checked: name the app, as in `awakeables doctor shop:app`")
     judgements = [j for topic in found.topics for j in judge(topic, brokers=found.brokers)]
-    faults = [f"{name} is missing: `awakeables topics create MODULE:APP`" for name in found.missing]
+    faults = [f"{name} is missing: {_remedy(roles[name])}" for name in found.missing]
     faults += [f"{name}: {problem}" for name, problem in found.problems.items()]
     faults += [
         f"{j.topic}: {j.setting} is {j.value}, must be {j.advised}" for j in judgements if j.verdict == "must"
@@ -52,3 +52,9 @@ def _topics(found: Survey, roles: Mapping[str, Role] | None) -> Finding:
     if doubts:
         return Finding("topics", "warn", "; ".join(doubts))
     return Finding("topics", "ok", f"{len(found.topics)} topics exist and are set up as recommended")
+
+
+def _remedy(role: Role) -> str:
+    if role == "subscribed":
+        return "a subscription waits for it, and its producers should create it"
+    return "`awakeables topics create MODULE:APP`"

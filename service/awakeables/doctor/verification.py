@@ -12,8 +12,10 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import EFFECT_STATES
+from awakeables.core.ids import is_invocation
 from awakeables.core.instances import Instance
 from awakeables.core.invariants.awakeables import awakeable_violations
 from awakeables.core.invariants.findings import Findings, Violation
@@ -21,11 +23,13 @@ from awakeables.core.invariants.invocations import (
     Awaited,
     Story,
     awakeables_violations,
+    call_violations,
     invocation_violations,
     journal_violations,
     orphan_violations,
     owner_violations,
 )
+from awakeables.core.invariants.objects import Lines
 from awakeables.core.invariants.records import (
     Places,
     dead_letter_violations,
@@ -37,6 +41,7 @@ from awakeables.core.invariants.records import (
     task_of,
     task_violations,
 )
+from awakeables.core.invocations import Invocation
 from awakeables.core.rows import Chunk, EffectRow
 from awakeables.ports import Audit, Pages, Snapshot
 
@@ -86,6 +91,7 @@ class _Invocations:
         self._snapshot = snapshot
         self._findings = findings
         self._instances: dict[str, Instance] = {}
+        self._lines = Lines()
         self._stories: list[Story] = []
         self._created = 0
         self._reached = 0
@@ -100,6 +106,7 @@ class _Invocations:
             findings.look("O1", "O3", "J1", "case 1", "case 4", "case 12", count=len(page))
             for row in page:
                 findings.add(invocation_violations(row))
+                findings.add(self._lines.see(row))
                 findings.add(owner_violations(row, self._instances, self._snapshot.now_ms))
                 story = Story(row=replace(row, result_json=None, key_utf8=None))
                 findings.add(journal_violations(story, await journals.of(row.id)))
@@ -111,6 +118,11 @@ class _Invocations:
                     await self._check_awakeables()
         await self._check_awakeables()
         await journals.finish()
+        async for queues in self._snapshot.objects():
+            findings.rows["queues of keys"] += len(queues)
+            for queue in queues:
+                findings.add(self._lines.check(queue))
+        findings.add(self._lines.left())
         return self._reached
 
     async def _check_awakeables(self) -> None:
@@ -175,6 +187,19 @@ async def _awakeables(snapshot: Snapshot, findings: Findings) -> None:
         findings.task_topics |= {row.topic for row in page if row.topic is not None}
         for row in page:
             findings.add(awakeable_violations(row, schemas))
+        await _calls(snapshot, page, findings)
+
+
+async def _calls(snapshot: Snapshot, page: Sequence[AwakeableRow], findings: Findings) -> None:
+    """Hold waits for calls against the calls."""
+    calls_of = [row for row in page if is_invocation(row.source)]
+    waits = [row for row in calls_of if row.state in ("pending", "cancelled")]
+    calls: dict[str, Invocation] = {}
+    for ids in _parts(sorted({row.source or "" for row in waits})):
+        async for found in snapshot.invocations_with(ids):
+            calls |= {row.id: row for row in found}
+    for row in waits:
+        findings.add(call_violations(row, calls.get(row.source or "")))
 
 
 async def _orphaned_awakeables(snapshot: Snapshot, findings: Findings) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from awakeables.core.commands import ReplayDry
+from awakeables.core.invocations import Invocation
 from awakeables.core.replies import DryReplayed, Reply
 from awakeables.engine.committer import Committer
 from awakeables.errors import NotFound
@@ -54,7 +55,7 @@ class DryReplays:
             place = (row.service, row.handler, expected.type_name or "")
             if place in self._not_found:
                 return None
-            codec = await self._replay(row.service, row.handler, awakeable_id, expected)
+            codec = await self._replay(row, awakeable_id, expected)
             if codec is None and expected.type_name is not None and is_stable(expected.type_name):
                 if len(self._not_found) >= MOST_TRIED:
                     self._not_found.clear()
@@ -65,9 +66,7 @@ class DryReplays:
             ended = self._committer.submit(ReplayDry(invocation_id=row.id, ends=True), lazily=True)
             ended.add_done_callback(_retrieve_error)
 
-    async def _replay(
-        self, service: str, handler_name: str, awakeable_id: str, expected: Expectation
-    ) -> Codec[Any] | None:
+    async def _replay(self, row: Invocation, awakeable_id: str, expected: Expectation) -> Codec[Any] | None:
         invocation_id = expected.invocation_id
         try:
             journal = (await self._store.history([invocation_id])).get(invocation_id)
@@ -75,7 +74,10 @@ class DryReplays:
             return None
         if not journal:
             return None
-        origin = Origin(invocation_id=invocation_id, service=service, handler=handler_name)
+        exclusive = row.ticket is not None
+        origin = Origin(
+            invocation_id=invocation_id, service=row.service, handler=row.handler, exclusive=exclusive
+        )
         try:
             attempt = self._attempts.open(origin, journal, lambda: None)
         except NotFound:

@@ -18,18 +18,22 @@ import structlog
 
 from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.ids import Ids
+from awakeables.core.journal import Input
+from awakeables.core.outcomes import Rejection
 from awakeables.engine.committer import Committer
-from awakeables.engine.completionstopic import CompletionsTopic, FoldingSettings
+from awakeables.engine.completionstopic import CompletionsTopic
 from awakeables.engine.dryreplay import DryReplays
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.invocationlog import log_failed_run
 from awakeables.engine.member import Member, MemberSettings
 from awakeables.engine.others import HintSender, OtherInstances
 from awakeables.engine.outbox import Relay, RelaySettings
-from awakeables.engine.pool import RunnerPool
+from awakeables.engine.pool import DeadLetterTo, RunnerPool
+from awakeables.engine.readtopic import FoldingSettings, Reading
 from awakeables.engine.retention import Retention, RetentionSettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.engine.settlement import PayloadValidator, Settlement
+from awakeables.engine.subscriptions import Subscriptions
 from awakeables.engine.sweeper import Sweeper
 from awakeables.engine.waiters import Waiters
 from awakeables.errors import OperatorError, StoreUnavailable
@@ -37,7 +41,7 @@ from awakeables.handlers.attempt import Attempts
 from awakeables.handlers.execution import World
 from awakeables.handlers.local import LocalAttempts, RunFailed
 from awakeables.handlers.service import App
-from awakeables.ports import Clock, Entropy, Publisher, Store
+from awakeables.ports import Clock, Entropy, Publisher, Store, TopicOffsets
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
 
@@ -118,6 +122,7 @@ class Engine:
         on_failure: Callable[[BaseException], None] = lambda _error: None,
         on_time: Callable[[int, float], None] | None = None,
         handlers: HandlersRun = LocalAttempts,
+        offsets: TopicOffsets | None = None,
     ) -> None:
         """Prepare to serve; nothing happens before `run`.
 
@@ -134,6 +139,7 @@ class Engine:
             on_failure: Called with the error of each failed attempt; rows keep only its text.
             on_time: Called with the time of a shared store's clock, and how many seconds ago it was asked.
             handlers: Where handlers run; by default in this process.
+            offsets: Finds out where subscriptions begin to read their topics; needed for that alone.
         """
         self.app = app
         self.store = store
@@ -208,8 +214,11 @@ class Engine:
             metrics=self.metrics,
             on_wake_elsewhere=self.hints.woken,
             on_end_for_another=self.hints.ended,
+            on_cancelled_elsewhere=self.hints.cancelled,
             on_failure=on_failure,
             on_unexpected=self.unexpected,
+            failed_record=self._failed_record,
+            on_subscribed_end=lambda name: self.subscriptions.ended(name),
         )
         self.others = OtherInstances(
             store.hints,
@@ -229,27 +238,31 @@ class Engine:
             on_wakes=self.pool.wake,
             on_effects=self.relay.poke,
         )
-        self.completions = CompletionsTopic(
-            self.committer,
-            self.settlement,
-            self.validator,
-            self.horizon,
-            store,
-            name=app.completions_topic,
-            dead_letter_topic=app.dead_letter_topic,
+        reading = Reading(
+            committer=self.committer,
+            store=store,
             owner=lambda: self.member.id,
+            dead_letter_topic=app.dead_letter_topic,
             clock=clock,
             ids=self.ids,
             folding=settings.folding,
             metrics=self.metrics,
             on_effects=self.relay.poke,
         )
+        self.completions = CompletionsTopic(
+            reading, self.settlement, self.validator, self.horizon, name=app.completions_topic
+        )
+        self.subscriptions = Subscriptions(
+            app, reading, offsets=offsets, build=build, on_begun=self.pool.look_again
+        )
+        self.offsets = offsets
         self.retention = Retention(
             self.committer,
             store,
             clock=clock,
             settings=settings.retention,
             is_first=lambda: self.member.is_first,
+            expiring={each.name: each.expire_after for each in app.objects if each.expire_after is not None},
         )
         self._sweeper = Sweeper(
             self.pool,
@@ -337,6 +350,10 @@ class Engine:
     async def _settle(self, completion: Completion) -> Verdict | None:
         # The settlement is constructed after the pool, whose runners it wakes.
         return await self.settlement.settle(completion)
+
+    def _failed_record(self, invocation_id: str, given: Input, why: Rejection) -> DeadLetterTo | None:
+        # The subscriptions are constructed after the pool, which runs what they begin.
+        return self.subscriptions.failed(invocation_id, given, why)
 
     def _declared_dead(self) -> None:
         self.pool.lose_all("this instance was declared dead")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from awakeables.core.journal import AwakeableCreated, Entry, OutcomeDelivered
+from awakeables.core.journal import Entry, OutcomeDelivered, wait_of
 from awakeables.core.outcomes import Outcome
 from awakeables.ports import JournalReader
 
@@ -42,8 +42,9 @@ async def histories(store: JournalReader, invocation_ids: Sequence[str]) -> Hist
     for invocation_id, journal in found.journals.items():
         told = {entry.of for entry in journal if isinstance(entry, OutcomeDelivered)}
         for index, entry in enumerate(journal):
-            if isinstance(entry, AwakeableCreated) and index not in told:
-                asked[entry.id] = invocation_id
+            wait = wait_of(entry)
+            if wait is not None and index not in told:
+                asked[wait] = invocation_id
     if asked:
         for awakeable_id, outcome in (await store.outcomes(list(asked))).items():
             found.outcomes.setdefault(asked[awakeable_id], {})[awakeable_id] = outcome

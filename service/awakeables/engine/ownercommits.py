@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
-
 from msgspec.structs import replace
 
 from awakeables.core.commands import Advance, Begin, FirstStep
@@ -13,18 +10,6 @@ from awakeables.core.journal import encode_chunk
 from awakeables.handlers.attempt import Progress
 
 NOTHING = Progress()
-
-
-def joined(parts: Sequence[Progress]) -> Progress:
-    """Return what an attempt has done by several steps as if it had been one."""
-    return replace(
-        parts[-1],
-        entries=tuple(chain.from_iterable(part.entries for part in parts)),
-        awakeables=tuple(chain.from_iterable(part.awakeables for part in parts)),
-        schemas=tuple(dict(chain.from_iterable(part.schemas for part in parts)).items()),
-        effects=tuple(chain.from_iterable(part.effects for part in parts)),
-        cancels=tuple(chain.from_iterable(part.cancels for part in parts)),
-    )
 
 
 class OwnerCommits:
@@ -66,6 +51,8 @@ class OwnerCommits:
             awakeables=first.awakeables,
             schemas=first.schemas,
             effects=first.effects,
+            calls=first.calls,
+            called_off=first.called_off,
         )
         return replace(begin, chunk=chunk, first=step)
 
@@ -89,6 +76,9 @@ class OwnerCommits:
             schemas=progress.schemas,
             effects=progress.effects,
             cancels=progress.cancels,
+            calls=progress.calls,
+            called_off=progress.called_off,
+            writes=progress.writes,
         )
 
     def roll_back(self, version: int) -> None:

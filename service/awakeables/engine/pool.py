@@ -6,18 +6,21 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+import msgspec
 import structlog
 
 from awakeables.core.awakeables import Completion, Verdict
 from awakeables.core.backoff import Backoff
-from awakeables.core.commands import Begin, Claim
+from awakeables.core.commands import Begin, Claim, TakeTickets
+from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import SUSPECT_STARTS, Invocation
 from awakeables.core.journal import Entry, Input
-from awakeables.core.outcomes import Outcome, Resolution
-from awakeables.core.replies import Claimed, Reply, Wake
+from awakeables.core.outcomes import ABSENT, Cancellation, Outcome, Rejection, Resolution, as_resolution
+from awakeables.core.records import text_bytes
+from awakeables.core.replies import Acknowledged, Claimed, Reply, Wake
 from awakeables.engine.committer import FIRST_PAUSE_S, LONGEST_PAUSE_S, Committer
 from awakeables.engine.histories import Histories, histories
 from awakeables.engine.invocationlog import InvocationLog
@@ -28,8 +31,8 @@ from awakeables.engine.settlement import PayloadValidator
 from awakeables.engine.timers import Timers
 from awakeables.engine.waiters import Waiters
 from awakeables.errors import AuthorError, NotFound, StoreUnavailable
-from awakeables.handlers.attempt import Attempt, Attempts, Progress
-from awakeables.ports import Clock, Expectation, JournalReader
+from awakeables.handlers.attempt import Attempt, Attempts, Progress, StateWait
+from awakeables.ports import Clock, Expectation, HandlerReader
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
 from awakeables.telemetry.outages import Outages
@@ -50,8 +53,15 @@ MOST_NAMED = 20
 GRID_S = 0.05
 """Lingering ends at multiples of this, so that one timer of the event loop serves many handlers."""
 
+A_DAY_S = 86_400.0
+"""The longest timer; a runner that is called too early sets another one."""
+
 ALIVE_S = 1.0
 """A handler that has run for this long is taken not to be the one that kills its process."""
+
+
+DeadLetterTo: TypeAlias = tuple[DeadLetter, str]
+"""A dead letter, and the topic for its copy."""
 
 
 class Isolation:
@@ -79,7 +89,7 @@ class RunnerPool:
     def __init__(  # noqa: PLR0913 - all of it is given by name
         self,
         attempts: Attempts,
-        store: JournalReader,
+        store: HandlerReader,
         committer: Committer,
         *,
         relay: Relay,
@@ -96,14 +106,17 @@ class RunnerPool:
         metrics: Metrics,
         on_wake_elsewhere: Callable[[Wake], None],
         on_end_for_another: Callable[[Invocation], None],
+        on_cancelled_elsewhere: Callable[[Invocation], None],
         on_failure: Callable[[BaseException], None],
         on_unexpected: Callable[..., None],
+        failed_record: Callable[[str, Input, Rejection], DeadLetterTo | None],
+        on_subscribed_end: Callable[[str], None],
     ) -> None:
         """Begin with no runner.
 
         Args:
             attempts: Where handlers run.
-            store: Reads journals.
+            store: Reads journals, and the state of objects.
             committer: Commits claims and steps.
             relay: Publishes effects once they are committed.
             settle: Settles a completion that a handler makes.
@@ -120,8 +133,11 @@ class RunnerPool:
             on_wake_elsewhere: Called with each outcome for an invocation that another instance owns.
             on_end_for_another: Called with each invocation that was begun by an instance that may be another,
                 once it has ended or is paused.
+            on_cancelled_elsewhere: Called with each invocation that was cancelled here and does not run here.
             on_failure: Called with the error of each failed attempt.
             on_unexpected: Called with unexpected errors, and fields for the log.
+            failed_record: Makes the dead letter of a record whose invocation fails, if there is to be one.
+            on_subscribed_end: Called with the name of a subscription when one of its invocations has ended.
         """
         self.attempts = attempts
         self.committer = committer
@@ -132,6 +148,9 @@ class RunnerPool:
         self.on_failure = on_failure
         self.publish: Callable[[Sequence[Effect]], None] = relay.hand_off
         self.catch_up: Callable[[], None] = relay.fall_behind
+        self.failed_record = failed_record
+        self._on_subscribed_end = on_subscribed_end
+        self._on_effects: Callable[[], None] = relay.poke
         self.stopping = False
         self._hurries = False
         self._store = store
@@ -146,6 +165,7 @@ class RunnerPool:
         self._on_unexpected = on_unexpected
         self._on_wake_elsewhere = on_wake_elsewhere
         self._on_end_for_another = on_end_for_another
+        self._on_cancelled_elsewhere = on_cancelled_elsewhere
         self._linger_s = settings.linger.total_seconds()
         self._runners: dict[str, Runner] = {}
         self._revived: set[Runner] = set()
@@ -199,15 +219,19 @@ class RunnerPool:
     def wake(self, wakes: Sequence[Wake]) -> None:
         """Deliver outcomes to runners; invocations without one are claimed soon, unless others own them."""
         own = self.member.id
+        woken: dict[Runner, None] = {}
         for wake in wakes:
             if wake.owner is not None and wake.owner != own:
                 self._on_wake_elsewhere(wake)
                 continue
             runner = self._runners.get(wake.invocation_id)
             if runner is not None:
-                runner.on_outcome(wake)
+                runner.receive(wake)
+                woken[runner] = None
             else:
                 self._poked.set()
+        for runner in woken:  # with all that it was woken by
+            runner.go_on()
 
     def cancelled(self, invocation_id: str) -> bool:
         """Notify the runner of a cancelled invocation; return whether there is one."""
@@ -215,6 +239,25 @@ class RunnerPool:
         if runner is not None:
             runner.on_cancelled()
         return runner is not None
+
+    def pausing(self, invocation_id: str) -> None:
+        """Notify the runner of an invocation that is to be paused; other instances find out themselves."""
+        runner = self._runners.get(invocation_id)
+        if runner is not None:
+            runner.on_pausing()
+
+    def stopped(self, rows: Sequence[Invocation]) -> None:
+        """Act on invocations that were cancelled, or have ended, because of another one."""
+        for row in rows:
+            result = row.result
+            if result is not None:
+                self.detach(row.id)
+                self.ended(row, result)
+                if row.ticket is not None:  # its key is the next one's
+                    self._poked.set()
+            elif not self.cancelled(row.id):
+                self._on_cancelled_elsewhere(row)
+                self._poked.set()
 
     def detach(self, invocation_id: str) -> None:
         """Drop the runner of an invocation that was ended from outside; its place is free at once."""
@@ -234,6 +277,11 @@ class RunnerPool:
         for runner in list(self._runners.values()):
             runner.on_ready()
         self._poked.set()
+
+    def filed(self, letter: DeadLetter) -> None:
+        """A record whose invocation has failed is a dead letter, whose copy is to be published."""
+        self.metrics.dead_letters_added(letter.code)
+        self._on_effects()
 
     def look_again(self) -> None:
         """Search for claimable invocations soon."""
@@ -268,10 +316,19 @@ class RunnerPool:
             self._timers.add(runner, moment)
         return moment
 
+    def wake_when_due(self, runner: Runner, due_ms: int) -> float:
+        """Set a timer for `runner.on_time` at an instant, or a day from now; return it in the loop's time."""
+        left_s = min(max(0.0, (due_ms - self.clock.now_ms()) / 1000), A_DAY_S)
+        moment = asyncio.get_running_loop().time() + left_s
+        self._timers.add(runner, moment)
+        return moment
+
     def remember(self, invocation_id: str, progress: Progress, attempt: Attempt | None) -> None:
         """Keep in memory what the new awakeables expect."""
         schemas = dict(progress.schemas)
         for row in progress.awakeables:
+            if row.source is not None:
+                continue
             expectation = Expectation(
                 invocation_id=invocation_id,
                 codec=row.codec,
@@ -283,15 +340,21 @@ class RunnerPool:
                 row.id, expectation, None if attempt is None else attempt.codec_of(row.id)
             )
 
-    def settle(self, completion: Completion, name: str) -> asyncio.Task[Verdict | None]:
-        """Settle a completion made by a handler."""
-        return self._spawn(self._settle(completion), name)
+    def settle(self, completion: Completion, name: str) -> asyncio.Task[Resolution]:
+        """Settle a completion made by a handler; the result is the verdict."""
+        return self._spawn(self._settled(completion), name)
+
+    def read_state(self, wait: StateWait, name: str) -> asyncio.Task[Outcome]:
+        """Read what a handler asks for of its state."""
+        return self._spawn(self._read_state(wait), name)
 
     def ended(self, row: Invocation, result: Outcome) -> None:
         """Log the end of an invocation, and answer its waiters."""
         if self._logs_ends or not isinstance(result, Resolution):
             _log_of(row).ended(result, duration_ms=row.updated_ms - row.created_ms, level=self._log_level)
         self._waiters.ended(row.id, result)
+        if row.subscription is not None:
+            self._on_subscribed_end(row.subscription)
         if row.origin is not None:
             self._on_end_for_another(row)
 
@@ -389,7 +452,20 @@ class RunnerPool:
                 self._isolate(runners[row.id])
         if rows:
             self._spawn(self._revive(rows, runners), "revive")
-        return len(claimed.invocations) == limit or len(rows) < len(claimed.invocations)
+        if claimed.arrived:
+            await self._take_tickets(claimed.arrived)
+        found = len(claimed.invocations) + len(claimed.arrived)
+        return found == limit or len(rows) < found
+
+    async def _take_tickets(self, invocation_ids: Sequence[str]) -> None:
+        """Let delayed invocations whose time has come take their places, each by a command of its own."""
+        orders = [TakeTickets(ids=(each,)) for each in invocation_ids]
+        taken = await asyncio.gather(
+            *(self.committer.commit(order, Acknowledged) for order in orders), return_exceptions=True
+        )
+        for error in taken:
+            if isinstance(error, BaseException):
+                self._on_unexpected(error, invocation_ids=invocation_ids[:MOST_NAMED])
 
     def _isolate(self, suspect: Runner) -> None:
         self._suspect = suspect
@@ -404,6 +480,7 @@ class RunnerPool:
             wake=row.wake,
             attempts=row.attempts,
             cancelled=row.cancelled_ms is not None,
+            exclusive=row.ticket is not None,
         )
 
     async def _revive(self, rows: Sequence[Invocation], runners: Mapping[str, Runner]) -> None:
@@ -477,6 +554,26 @@ class RunnerPool:
             runner.pause(error)
         except Exception as error:
             self.failed(runner, error)
+
+    async def _settled(self, completion: Completion) -> Resolution:
+        return Resolution.of_json(msgspec.json.encode(await self._settle(completion)))
+
+    async def _read_state(self, wait: StateWait) -> Outcome:
+        object_key, backoff = (wait.service, text_bytes(wait.key)), Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        while True:
+            try:
+                if wait.promise_id is not None:
+                    outcome = (await self._store.outcomes([wait.promise_id])).get(wait.promise_id)
+                    if outcome is None or isinstance(outcome, Cancellation):
+                        return ABSENT
+                    return outcome
+                if wait.name is None:
+                    return Resolution.of_json(msgspec.json.encode(await self._store.state_names(object_key)))
+                value = await self._store.state(object_key, wait.name)
+            except StoreUnavailable:
+                await asyncio.sleep(backoff.next_s())
+            else:
+                return ABSENT if value is None else as_resolution(value)
 
     def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work, name=name)

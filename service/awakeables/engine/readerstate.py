@@ -29,6 +29,7 @@ class ReaderState:
         stuck: The batch that keeps it from being read.
         ahead: It is not read because its topic was truncated or recreated: its end is, or was for a
             while, before the next offset.
+        waits: Why it is not read for now, although nothing is wrong: a subscription may be paused.
     """
 
     end: int | None = None
@@ -37,6 +38,7 @@ class ReaderState:
     transaction_s: float = 0.0
     stuck: StuckBatch | None = None
     ahead: bool = False
+    waits: str | None = None
 
     @property
     def is_stopped(self) -> bool:

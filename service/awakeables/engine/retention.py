@@ -7,14 +7,14 @@ purged, whatever their age.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 
-from awakeables.core.commands import Purge, PurgeDeadLetters
-from awakeables.core.replies import Purged
+from awakeables.core.commands import ExpireState, Purge, PurgeDeadLetters
+from awakeables.core.replies import Purged, StateExpired
 from awakeables.engine.committer import Committer
 from awakeables.ports import Clock, Store
 from awakeables.telemetry import events
@@ -54,8 +54,21 @@ class Retention:
         clock: Clock,
         settings: RetentionSettings,
         is_first: Callable[[], bool],
+        expiring: Mapping[str, timedelta],
     ) -> None:
-        """Prepare to purge at intervals, whenever this `is_first` of the instances that share the store."""
+        """Prepare to purge at intervals, whenever this `is_first` of the instances that share the store.
+
+        Args:
+            committer: Commits the purges.
+            store: What is purged.
+            clock: The time.
+            settings: How long things are kept.
+            is_first: Whether this instance does it for all.
+            expiring: The objects whose state expires, and after which time without a write to the key.
+        """
+        self._expiring = expiring
+        self._look_ms = dict.fromkeys(expiring, 0)
+        """When the keys of each object are looked at again."""
         self._committer = committer
         self._is_first = is_first
         self._store = store
@@ -77,9 +90,29 @@ class Retention:
         """Purge everything that has expired by now; return how many rows that were."""
         invocations = await self._repeat(self._purge_invocations)
         letters = await self._repeat(self._purge_letters)
-        if invocations or letters:
-            log.info(events.PURGED, invocations=invocations, dead_letters=letters)
-        return invocations + letters
+        keys = sum([await self._expire_state(name, kept) for name, kept in self._expiring.items()])
+        if invocations or letters or keys:
+            log.info(events.PURGED, invocations=invocations, dead_letters=letters, object_keys=keys)
+        return invocations + letters + keys
+
+    async def _expire_state(self, name: str, kept: timedelta) -> int:
+        """Look at all keys of an object, a batch at a time; return how many have lost their state.
+
+        That reads every key, so the next look is only after a hundredth of the time that state is kept.
+        """
+        if self._clock.now_ms() < self._look_ms[name]:
+            return 0
+        before_ms, total, after = self._before_ms(kept), 0, b""
+        while True:
+            began = self._clock.monotonic()
+            command = ExpireState(service=name, before_ms=before_ms, limit=BATCH, after=after)
+            expired = await self._committer.commit(command, StateExpired)
+            total += expired.count
+            if expired.last is None:
+                self._look_ms[name] = self._clock.now_ms() + int(kept / timedelta(milliseconds=100))
+                return total
+            after = expired.last
+            await asyncio.sleep((self._clock.monotonic() - began) * PAUSE_RATIO)
 
     async def purge_letters(self, *, older_than: timedelta, code: str | None) -> int:
         """Delete dead letters of at least this age, of a code or all, for an operator; return how many."""

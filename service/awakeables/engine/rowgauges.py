@@ -63,6 +63,7 @@ class RowGauges:
         for status in STATUSES:
             if status != "completed":
                 metrics.invocations.labels(status).set(counts[f"invocations_{status}"])
+        metrics.queued_oldest_s.set(_age_s(counts.get("queued_oldest_ms"), now_ms))
         metrics.outbox_unsent.set(counts["effects_unsent"])
         metrics.outbox_oldest_s.set(_age_s(counts.get("effects_oldest_ms"), now_ms))
         metrics.outbox_failed.set(counts["effects_failed"])

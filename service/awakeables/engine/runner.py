@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
+from msgspec.structs import replace
 
-from awakeables.core.awakeables import Completion, Verdict
-from awakeables.core.commands import Begin
+from awakeables.core.awakeables import Completion
+from awakeables.core.commands import Advance, Begin
+from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect
 from awakeables.core.invocations import (
-    CANCELLED_OUTCOME,
     BackOff,
     Continue,
     End,
@@ -35,13 +35,13 @@ from awakeables.core.invocations import (
     Suspend,
 )
 from awakeables.core.journal import CancellationRaised, Entry, Input
-from awakeables.core.outcomes import Outcome, Rejection, Resolution
+from awakeables.core.outcomes import Outcome, Rejection
 from awakeables.core.replies import Advanced, Begun, Reply, Wake
 from awakeables.core.sources import source_of
 from awakeables.core.texts import message_of, type_of
 from awakeables.engine.committer import resolve
 from awakeables.engine.invocationlog import InvocationLog
-from awakeables.engine.ownercommits import NOTHING, OwnerCommits, joined
+from awakeables.engine.ownercommits import NOTHING, OwnerCommits
 from awakeables.engine.timers import has_come
 from awakeables.engine.waits import Waits
 from awakeables.errors import StoreRefused
@@ -55,6 +55,8 @@ from awakeables.handlers.attempt import (
     Origin,
     Progress,
     SettleWait,
+    StateWait,
+    joined,
 )
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.telemetry import events
@@ -101,6 +103,7 @@ class Runner:
         wake: int,
         attempts: int,
         cancelled: bool = False,
+        exclusive: bool = False,
     ) -> None:
         """Prepare to run what this owner has claimed under this epoch."""
         self.invocation_id = invocation_log.invocation_id
@@ -108,6 +111,7 @@ class Runner:
         self._pool = pool
         self._log = invocation_log
         self._attempts = attempts
+        self._exclusive = exclusive
         self._commits = OwnerCommits(
             self.invocation_id, owner=pool.member.id, build=pool.build, epoch=epoch, version=version
         )
@@ -121,9 +125,11 @@ class Runner:
         self._owes = False  # the attempt a step: it has not ended, and blocks on nothing
         self._unsent: list[Progress] = []
         self._inbox: dict[str, Outcome] = {}
-        self._verdicts: dict[int, Outcome | None] = {}
+        self._replies: dict[int, Outcome | None] = {}
         self._cancelled = cancelled
         self._raised = False  # that it is cancelled, in the handler
+        self._shielded = False
+        self._pausing = False
         self._wanted = False  # by the attempt, which has news of its own
         self._stepping = False
         self.closing = False
@@ -132,6 +138,8 @@ class Runner:
         self._lost = False
         self._abandoned: tuple[str, ...] = ()
         self._refusal: Rejection | None = None
+        self._letter: DeadLetter | None = None
+        self._given: Input | None = None  # with the record that it was begun for
         self.suspected = False
 
     # Events.
@@ -163,8 +171,11 @@ class Runner:
             NotFound: There is no such handler.
         """
         if not self._lost:
+            given = history[0]
+            if isinstance(given, Input) and given.record is not None:
+                self._given = given
             self._open(history, durable=len(history))
-            self._go_on()
+            self.go_on()
 
     def _open(self, history: Sequence[Entry], *, durable: int) -> Attempt:
         origin = Origin(
@@ -172,6 +183,7 @@ class Runner:
             service=self._log.service,
             handler=self._log.handler,
             number=self._attempts + 1,
+            exclusive=self._exclusive,
         )
         self._commits.open(len(history))
         self._durable = durable
@@ -207,15 +219,18 @@ class Runner:
             return
         if isinstance(reply, Begun):
             self._durable = entries
+            self._inbox.update(reply.settled)
             if first is not None:
                 self._relay(first, reply.effects)
-            self._go_on()
+            if reply.stopped or reply.wakes:
+                self._tell(reply)
+            self.go_on()
         else:
             self._not_committed(reply)
         resolve(begun, reply)
 
-    def on_outcome(self, wake: Wake) -> None:
-        """Handle the settlement of one of its awakeables, a wake-up with a sequence number.
+    def receive(self, wake: Wake) -> None:
+        """Note the settlement of one of its awakeables, a wake-up with a sequence number; `go_on` is next.
 
         A gap means that a hint was lost. Then the old number stays, so that the next suspend is refused
         and the invocation stays runnable, instead of sleeping through what it has missed.
@@ -224,7 +239,6 @@ class Runner:
         self._woken = True
         if wake.wake == self._wake + 1:
             self._wake = wake.wake
-        self._go_on()
 
     def on_cancelled(self) -> None:
         """Handle the cancellation of the invocation, or that it was asked for again.
@@ -233,20 +247,25 @@ class Runner:
         outcome's for it would let the invocation sleep through that. The next suspension is refused instead.
         """
         self._cancelled = self._woken = True
-        self._go_on()
+        self.go_on()
+
+    def on_pausing(self) -> None:
+        """Handle an operator's request to pause the invocation, at its next wait."""
+        self._pausing = True
+        self.go_on()
 
     def on_ready(self) -> None:
         """Handle news of the attempt: an action has ended, or the context was misused."""
         self._wanted = True
-        self._go_on()
+        self.go_on()
 
     def on_time(self) -> None:
         """Handle the timer: `wakes_at` has come."""
-        self._go_on()
+        self.go_on()
 
     def stop_lingering(self) -> None:
         """Suspend instead of lingering any longer, if nothing has arrived."""
-        self._go_on()
+        self.go_on()
 
     def isolate(self) -> None:
         """Find out whether this handler, which was in memory at each of the last crashes, causes them.
@@ -282,12 +301,13 @@ class Runner:
 
     # Stepping.
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Step the handler for as long as something lets it continue."""
         if self._stepping or self.closing or self._attempt is None:
             return
         try:
             while (news := self._news()) is not None:
+                self._wanted = False  # what it wants from now on is news again
                 progress = self._attempt.advance(news)
                 if not isinstance(progress, Progress):
                     self._on_advanced(progress)
@@ -310,7 +330,7 @@ class Runner:
             self._pool.failed(self, error)
             return
         if goes_on:
-            self._go_on()
+            self.go_on()
 
     def _on_progress(self, done: asyncio.Future[Progress]) -> None:
         """Handle progress that came later."""
@@ -336,13 +356,19 @@ class Runner:
         They are committed once the handler waits for something that has not arrived: a handler that finds a
         thousand answers at hand makes one commit. An action's outcome is committed before it goes on (J3).
         """
-        self._wanted, self._owes, self.wakes_at = False, not progress.blocked_on, None
+        self.wakes_at = None
+        self._owes = not progress.blocked_on and not progress.waits_on
         if progress.ended is not None:
             whole = joined([*self._unsent, progress]) if self._unsent else progress
             self._unsent = []
             self._conclude(whole, progress.ended)
             return False
-        self._waits, self._running = Waits(progress.blocked_on), progress.running
+        waits, self._running, self._shielded = self._waits, progress.running, progress.shielded
+        if waits is not None and progress.entries and (progress.waits_on or len(waits.answers) > 1):
+            for awakeable_id in waits.receive(progress.entries, progress.no_longer):
+                self._inbox.pop(awakeable_id, None)
+        if not progress.waits_on:
+            self._waits = Waits(progress.blocked_on)
         if progress.entries and not self._lost and self._refusal is None:
             if self._cancelled and not self._raised:
                 self._raised = any(isinstance(entry, CancellationRaised) for entry in progress.entries)
@@ -363,9 +389,15 @@ class Runner:
         waits, arrived, now_ms = self._waits, [], 0
         if waits is not None and (self._inbox or not waits.only_answers):
             now_ms = self._pool.clock.now_ms()
-            arrived = waits.arrived(self._inbox, self._verdicts, now_ms)
+            arrived = waits.arrived(self._inbox, self._replies, now_ms)
         # An action in progress is not interrupted: the cancellation is raised at the next await.
-        raises = self._cancelled and not self._raised and waits is not None and not waits.is_acting
+        raises = self._cancelled and not (self._raised or self._shielded)
+        raises = raises and waits is not None and not waits.is_acting
+        if self._pausing and waits is not None and not (self._running or self._owes):
+            # The row's mark makes it a pause. What has arrived is in the rows, for when it is resumed.
+            self._commit_unsent()
+            self._lets_go = Suspend(wake=-1)
+            return self._stop()
         hands_out, durable = bool(arrived) or raises or self._owes, self._durable
         if waits is not None and not (
             hands_out
@@ -373,7 +405,7 @@ class Runner:
             or (waits.needs_disk and waits.may_start(durable, now_ms) and self._pool.member.is_sure())
         ):
             return self._stop() if self._on_blocked(waits) else None
-        if hands_out and self._pool.settings.always_suspend:
+        if hands_out and self._pool.settings.always_suspend and not self._running:
             # -1 never equals the row's wake number, so the row stays runnable.
             self._lets_go = Suspend(wake=-1)
         return News(
@@ -394,9 +426,10 @@ class Runner:
         Returns:
             Whether the handler is to be suspended now.
         """
-        self._commit_unsent()
-        for wait in waits.settles:
-            self._settle(wait)
+        if not waits.only_reads:  # which are done before a commit would be: it is made with what comes next
+            self._commit_unsent()
+        for wait in waits.requests:
+            self._request(wait)
         pool, due_ms = self._pool, None if waits.only_answers else waits.due_ms()
         # Not while a commit is under way: its reply comes soon, and its effects must be published in order.
         stays = self._running > 0 or self._durable < self._commits.entries or waits.keeps_in_memory()
@@ -408,33 +441,46 @@ class Runner:
                 self.wakes_at = pool.wake_at(self, due_ms, lingers=bool(waits.answers))
             stays = stays or self.wakes_at is not None
         if stays:
+            if self.wakes_at is None and due_ms is not None and (self._running or waits.keeps_in_memory()):
+                # An action keeps it in memory, and it waits for an instant as well.
+                self.wakes_at = pool.wake_when_due(self, due_ms)
             return False
         # Whatever arrives from now on is for the next attempt.
         self._lets_go, self._woken = Suspend(wake=self._wake, due_ms=due_ms), False
         return True
 
-    def _settle(self, wait: SettleWait) -> None:
-        """Settle a completion made by the handler, once its journal entry is durable."""
-        if wait.index in self._verdicts or wait.index >= self._durable:
+    def _request(self, wait: SettleWait | StateWait) -> None:
+        """Do what the handler asks for, once: read its state, or settle a completion that is durable."""
+        if wait.index in self._replies:
             return
-        self._verdicts[wait.index] = None
+        if isinstance(wait, StateWait):
+            self._replies[wait.index] = None
+            read = self._pool.read_state(wait, self.invocation_id)
+            read.add_done_callback(functools.partial(self._on_reply, wait.index))
+        elif wait.index < self._durable:
+            self._replies[wait.index] = None
+            self._settle(wait)
+
+    def _settle(self, wait: SettleWait) -> None:
         completion = Completion(
             awakeable_id=wait.awakeable_id,
             body=wait.answer,
             # The same in every replay, so that the store answers a repeat with the first verdict.
             source=source_of("handler", f"{self.invocation_id}:{wait.index}"),
             trace=wait.trace,
+            of_promise=wait.of_promise,
         )
         settled = self._pool.settle(completion, self.invocation_id)
-        settled.add_done_callback(functools.partial(self._on_verdict, wait.index))
+        settled.add_done_callback(functools.partial(self._on_reply, wait.index))
 
-    def _on_verdict(self, index: int, settled: asyncio.Future[Verdict | None]) -> None:
-        if settled.cancelled():  # the process is stopping
+    def _on_reply(self, index: int, done: asyncio.Future[Outcome]) -> None:
+        """Handle a verdict, or a value of the state."""
+        if done.cancelled():  # the process is stopping
             return
-        error = settled.exception()
+        error = done.exception()
         if error is None:
-            self._verdicts[index] = Resolution.of_json(msgspec.json.encode(settled.result()))
-            self._go_on()
+            self._replies[index] = done.result()
+            self.go_on()
         else:
             self._not_committed(error)
 
@@ -500,7 +546,7 @@ class Runner:
         if self.closing or self._attempt is None:
             self._go()
         else:
-            self._go_on()
+            self.go_on()
 
     # Committing.
 
@@ -508,22 +554,33 @@ class Runner:
         command = self._commits.step(step, progress or NOTHING)
         if command.chunk is not None:
             self._attempts = 0
+        if last and self._given is not None:
+            command = self._with_dead_letter(command, self._given)
         on_reply = functools.partial(self._finished, step) if last else self._replied
         self._pool.committer.post(command, functools.partial(on_reply, progress, self._commits.entries))
+
+    def _with_dead_letter(self, command: Advance, given: Input) -> Advance:
+        """The end of an invocation that fails makes its record a dead letter, unless it was cancelled."""
+        if self._cancelled or not (
+            isinstance(command.next, End) and isinstance(command.next.result, Rejection)
+        ):
+            return command
+        failed = self._pool.failed_record(self.invocation_id, given, command.next.result)
+        if failed is None:
+            return command
+        self._letter, relay_to = failed
+        return replace(command, dead_letter=self._letter, relay_to=relay_to)
 
     def _replied(self, progress: Progress | None, entries: int, reply: Reply | Exception) -> None:
         """Handle the reply to a commit after which the attempt continues."""
         if isinstance(reply, Advanced):
             self._committed(progress, entries, reply)
-            self._on_durable()
+            waits = self._waits
+            marked = self._cancelled or self._pausing
+            if waits is None or waits.needs_disk or self.wakes_at is None or marked or reply.settled:
+                self.go_on()
         else:
             self._not_committed(reply)
-
-    def _on_durable(self) -> None:
-        """Continue, if anything waits for entries to be durable."""
-        waits = self._waits
-        if waits is None or waits.needs_disk or self.wakes_at is None or self._cancelled:
-            self._go_on()
 
     def _finished(
         self, step: Next, progress: Progress | None, entries: int, reply: Reply | Exception
@@ -540,9 +597,13 @@ class Runner:
                     self._lose(_name(reply))
             return
         self._committed(progress, entries, reply)
+        if self._letter is not None and reply.filed:
+            self._pool.filed(self._letter)
         if isinstance(step, End):
             self._pool.ended(reply.invocation, step.result)
-        elif isinstance(step, Pause):
+            if self._exclusive:  # its key is the next one's
+                self._pool.look_again()
+        elif reply.invocation.status == "paused":
             self._pool.paused(reply.invocation)
         elif reply.invocation.status == "pending" or self._woken:
             # Something arrived after it was stopped: the next attempt is due at once.
@@ -551,21 +612,31 @@ class Runner:
 
     def _committed(self, progress: Progress | None, entries: int, reply: Advanced) -> None:
         self._stored, self._durable = reply.invocation.version, entries
-        for awakeable_id in reply.cancelled_ids:
-            self._inbox.setdefault(awakeable_id, CANCELLED_OUTCOME)
+        for awakeable_id, outcome in reply.settled:
+            self._inbox.setdefault(awakeable_id, outcome)
         if reply.invocation.cancelled_ms is not None:
             # The request for it may have ended before it could notify this runner.
             self._cancelled = True
+        self._pausing = reply.invocation.pausing_ms is not None
         if self.suspected:
             self.suspected = False
             self._pool.proved_alive()
-        if progress is not None and (progress.awakeables or reply.effects):
+        if progress is not None and (progress.awakeables or progress.calls or reply.effects):
             self._relay(progress, reply.effects)
+        if reply.stopped or reply.wakes:
+            self._tell(reply)
+
+    def _tell(self, reply: Advanced | Begun) -> None:
+        """Tell the invocations that a commit has stopped, and those that waited for one that it has ended."""
+        self._pool.stopped(reply.stopped)
+        self._pool.wake(reply.wakes)
 
     def _relay(self, progress: Progress, effects: Sequence[Effect]) -> None:
-        """Act on a durable step: remember what its awakeables expect, publish its effects."""
+        """Act on a durable step: remember what its awakeables expect, publish its effects, run its calls."""
         if progress.awakeables:
             self._pool.remember(self.invocation_id, progress, self._attempt)
+        if progress.calls:
+            self._pool.look_again()
         if effects and self._commits.owner == self._pool.member.id:  # else they are others' to publish
             self._pool.publish(effects)
 
@@ -579,7 +650,7 @@ class Runner:
             if self.closing:
                 self._finish(End(result=self._refusal, abandoned=self._abandoned), None)
             else:
-                self._go_on()
+                self.go_on()
         elif isinstance(reply, BaseException):
             self._pool.failed(self, reply)
         else:

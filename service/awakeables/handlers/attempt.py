@@ -12,11 +12,15 @@ keeps no state between calls (`handlers/stateless.py`), or behind a network.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
 from typing import Any, Protocol, TypeAlias
 
-from awakeables.core.commands import NewAwakeable
+from msgspec.structs import replace
+
+from awakeables.core.commands import NewAwakeable, NewCall
 from awakeables.core.effects import Effect
 from awakeables.core.journal import Entry
+from awakeables.core.objects import StateWrite
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
 from awakeables.core.records import Record
 from awakeables.handlers.serde import Codec
@@ -26,7 +30,7 @@ MAX_TRACEBACK_CHARACTERS = 8_000
 
 
 class AwakeableWait(Record, tag_field="on", tag="awakeable"):
-    """The handler waits for the answer to an awakeable."""
+    """The handler waits for the answer to an awakeable, or for the end of a call."""
 
     index: int
     awakeable_id: str
@@ -54,15 +58,36 @@ class RunWait(Record, tag_field="on", tag="run"):
 
 
 class SettleWait(Record, tag_field="on", tag="settle"):
-    """The handler waits for the verdict on a completion that it made; the owner settles it."""
+    """The handler waits for the verdict on a completion that it made; the owner settles it.
+
+    Attributes:
+        of_promise: What it completes is a promise of its workflow.
+    """
 
     index: int
     awakeable_id: str
     answer: Resolution | Rejection
     trace: str | None = None
+    of_promise: bool = False
 
 
-Wait: TypeAlias = AwakeableWait | TimerWait | RunWait | SettleWait
+class StateWait(Record, tag_field="on", tag="state"):
+    """The handler waits for a value in the state of its key, which the owner reads.
+
+    Attributes:
+        service: The object.
+        name: The name; None: the names of all of it.
+        promise_id: It is the name of a promise, whose outcome is read.
+    """
+
+    index: int
+    service: str
+    key: str
+    name: str | None = None
+    promise_id: str | None = None
+
+
+Wait: TypeAlias = AwakeableWait | TimerWait | RunWait | SettleWait | StateWait
 
 
 class Finished(Record, tag_field="end", tag="finished"):
@@ -108,7 +133,8 @@ class News(Record):
         arrived: Outcomes of operations that the attempt is blocked on, in order of arrival, with the
             operations' indexes. Each call delivers at most one to the handler.
         cancel: The invocation was cancelled. `Cancelled` is raised in the handler once, before any
-            outcome that is not journaled, but not while an action that it awaits is being executed.
+            outcome that is not journaled, but not while an action that it awaits is being executed, nor in a
+            block that is shielded.
         stop: Journal what this call delivers, then unwind the handler.
     """
 
@@ -124,13 +150,21 @@ class Progress(Record):
 
     Attributes:
         entries: The entries to append to the journal, in order.
-        awakeables: The rows of the awakeables among them.
+        awakeables: The rows of the awakeables among them, and of waits for calls.
         schemas: The JSON Schemas that those rows refer to, with their hashes.
         effects: The records to publish once the entries are durable.
+        calls: The invocations that the handler calls or sends, to create in the same commit.
+        called_off: The awakeables and invocations that it cancels.
+        writes: The changes to the state of its key.
+        waits_on: It waits for the same as before, without those whose outcomes were journaled by this call,
+            and without `no_longer`; `blocked_on` is left out. So thousands of outcomes of a combinator don't
+            each list the others.
+        no_longer: Operations whose outcomes can't change anything any more.
         blocked_on: What the handler waits for; any one of them resumes it. If it is empty and the attempt
             has not ended, an outcome was journaled that the next call delivers.
         running: How many actions are being executed.
         ended: How the attempt ended; None: it has not.
+        shielded: The handler is in a block that its own cancellation must not interrupt.
         cancels: The awakeables to cancel, because this call raised the invocation's cancellation: those
             whose outcomes the handler had not received by then.
         open_awakeables: Once it has ended, the awakeables whose outcomes the handler has not received.
@@ -143,8 +177,29 @@ class Progress(Record):
     blocked_on: tuple[Wait, ...] = ()
     running: int = 0
     ended: Ending | None = None
+    shielded: bool = False
     cancels: tuple[str, ...] = ()
     open_awakeables: tuple[str, ...] = ()
+    calls: tuple[NewCall, ...] = ()
+    called_off: tuple[str, ...] = ()
+    writes: tuple[StateWrite, ...] = ()
+    waits_on: bool = False
+    no_longer: tuple[int, ...] = ()
+
+
+def joined(parts: Sequence[Progress]) -> Progress:
+    """Return what an attempt has done by several steps as if it had been one."""
+    return replace(
+        parts[-1],
+        entries=tuple(chain.from_iterable(part.entries for part in parts)),
+        awakeables=tuple(chain.from_iterable(part.awakeables for part in parts)),
+        schemas=tuple(dict(chain.from_iterable(part.schemas for part in parts)).items()),
+        effects=tuple(chain.from_iterable(part.effects for part in parts)),
+        cancels=tuple(chain.from_iterable(part.cancels for part in parts)),
+        calls=tuple(chain.from_iterable(part.calls for part in parts)),
+        called_off=tuple(chain.from_iterable(part.called_off for part in parts)),
+        writes=tuple(chain.from_iterable(part.writes for part in parts)),
+    )
 
 
 class Attempt(Protocol):
@@ -177,12 +232,14 @@ class Origin(Record):
 
     Attributes:
         number: 1 for the first attempt; it restarts at 1 after each commit that adds to the journal.
+        exclusive: Whether it holds its key, so that no other invocation writes the state.
     """
 
     invocation_id: str
     service: str
     handler: str
     number: int = 1
+    exclusive: bool = False
 
 
 Ready: TypeAlias = Callable[[], object]

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import functools
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
-from typing import Any, TypeVar, TypeVarTuple, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    TypeVarTuple,
+    Unpack,
+    cast,
+    overload,
+)
 
 import msgspec
 import structlog
@@ -35,25 +45,44 @@ from awakeables.errors import (
     TerminalError,
     Unwritable,
 )
+from awakeables.handlers import invoking
 from awakeables.handlers.actions import result_type, shown
 from awakeables.handlers.attempt import AwakeableWait, SettleWait, TimerWait
+from awakeables.handlers.combining import Any_, Completed, Gather, Map, Quorum, Race, Select, Timeout
 from awakeables.handlers.execution import (
     NOWHERE,
     Awakeable,
     Durable,
     Execution,
     Promise,
+    PromiseBySerde,
     RunCall,
     raise_terminal,
     read_answer,
 )
+from awakeables.handlers.invoking import NO_INPUT, Call
 from awakeables.handlers.publishing import EVENTS, publication, traced
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.retry import RetryPolicy
+from awakeables.handlers.saga import Saga, Shield
 from awakeables.handlers.serde import Codec, Serde, codec_for, codec_of_value, explain
+from awakeables.handlers.subscription import KafkaRecord, record_of
 from awakeables.wire.traces import Trace, trace_of
 
+if TYPE_CHECKING:
+    from awakeables.handlers.objectcontext import ObjectContext
+
+Given = TypeVar("Given")
+R = TypeVar("R")
 T = TypeVar("T")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
+T4 = TypeVar("T4")
+F = TypeVar("F", bound="Durable[Any] | Awakeable[Any]")
+
+Part: TypeAlias = Durable[T] | Awakeable[T]
+"""What can be combined."""
 Args = TypeVarTuple("Args")
 
 MAX_WAIT = timedelta(days=365_250)
@@ -69,12 +98,15 @@ class Request:
         headers: The caller's headers, names in lower case.
         traceparent: The invocation's trace (W3C Trace Context), which is the caller's if it sent one. Pass it
             to services that the handler calls; `publish` adds it to records.
+        record: The record that it was begun for, if it was begun by a subscription. `headers` has its
+            headers as text.
     """
 
     invocation_id: str
     attempt: int
     headers: Mapping[str, str]
     traceparent: str
+    record: KafkaRecord | None = None
 
 
 class Context:
@@ -93,12 +125,13 @@ class Context:
     @functools.cached_property
     def request(self) -> Request:
         """The call that began the invocation, apart from its input."""
-        invocation_id = self._execution.invocation_id
+        invocation_id, given = self._execution.invocation_id, self._execution.replay.input
         return Request(
             invocation_id=invocation_id,
             attempt=self._attempt,
-            headers=self._execution.replay.input.headers,
+            headers=given.headers,
             traceparent=self._trace().traceparent(invocation_id),
+            record=None if given.record is None else record_of(given, given.record),
         )
 
     @overload
@@ -157,7 +190,8 @@ class Context:
         execution.codecs[awakeable_id] = codec
         execution.waits[index] = AwakeableWait(index=index, awakeable_id=awakeable_id)
         read = functools.partial(read_answer, execution, awakeable_id, codec)
-        return Awakeable((awakeable_id, Promise(execution, index, read)))
+        promise = PromiseBySerde if codec.kind == "custom" else Promise
+        return Awakeable((awakeable_id, promise(execution, index, read)))
 
     def publish(
         self,
@@ -315,6 +349,195 @@ class Context:
 
         return Durable(self._execution, index, read)
 
+    @overload
+    def call(
+        self,
+        handler: Callable[[Context], Awaitable[R]],
+        /,
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Call[R]: ...
+    @overload
+    def call(
+        self,
+        handler: Callable[[ObjectContext], Awaitable[R]],
+        /,
+        *,
+        key: str,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Call[R]: ...
+    @overload
+    def call(
+        self,
+        handler: Callable[[ObjectContext, Given], Awaitable[R]],
+        input: Given,
+        /,
+        *,
+        key: str,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Call[R]: ...
+    @overload
+    def call(
+        self,
+        handler: Callable[[Context, Given], Awaitable[R]],
+        input: Given,
+        /,
+        *,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Call[R]: ...
+
+    def call(
+        self,
+        handler: Callable[..., Any],
+        input: Any = NO_INPUT,
+        /,
+        *,
+        key: str | None = None,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Call[Any]:
+        """Call another handler of the app; awaiting the call returns its result.
+
+        The callee is an invocation of its own. It is created in the same commit as everything that this
+        handler did before, and must be awaited. It is cancelled and killed with this one, and cancelled if
+        this one ends before it has been awaited.
+
+        Args:
+            handler: The function, as it was declared with `@service.handler()`.
+            input: Its input, of the annotated type.
+            key: Of an object's handler: the key that it is called for.
+            idempotency_key: A call of that handler with a key that was used before joins the older
+                invocation; with another input, awaiting it fails (code 422). The inputs are compared as they
+                are written, so one with a set has no stable text; and a body over HTTP is compared to the
+                letter. Others may wait for the invocation, so it is not cancelled with this one.
+            headers: For its `ctx.request`. It gets no others, except for this invocation's trace.
+
+        Raises:
+            TerminalError: The input does not fit the handler (code 422), or calls are nested too deep (508);
+                nothing is begun. Awaiting the call raises the callee's failure, with the code, reason and
+                details that it failed with; or that the key's queue is full (429), or that the call would
+                wait for a key until a caller of it lets go (409): then it has not begun, either.
+        """
+        return invoking.call(
+            self._execution,
+            handler,
+            input,
+            key=key,
+            idempotency_key=idempotency_key,
+            headers=self._headers(headers, "ctx.call"),
+        )
+
+    @overload
+    def send(
+        self,
+        handler: Callable[[Context], Awaitable[R]],
+        /,
+        *,
+        delay: timedelta | None = None,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Call[R]: ...
+    @overload
+    def send(
+        self,
+        handler: Callable[[ObjectContext], Awaitable[R]],
+        /,
+        *,
+        key: str,
+        delay: timedelta | None = None,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Call[R]: ...
+    @overload
+    def send(
+        self,
+        handler: Callable[[ObjectContext, Given], Awaitable[R]],
+        input: Given,
+        /,
+        *,
+        key: str,
+        delay: timedelta | None = None,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Call[R]: ...
+    @overload
+    def send(
+        self,
+        handler: Callable[[Context, Given], Awaitable[R]],
+        input: Given,
+        /,
+        *,
+        delay: timedelta | None = None,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Call[R]: ...
+
+    def send(
+        self,
+        handler: Callable[..., Any],
+        input: Any = NO_INPUT,
+        /,
+        *,
+        key: str | None = None,
+        delay: timedelta | None = None,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Call[Any]:
+        """Begin an invocation of another handler of the app, which goes its own way.
+
+        It is created in the same commit as everything that this handler did before. It is not cancelled
+        with this one. It may be awaited, and need not be.
+
+        Args:
+            handler: As in `call`.
+            input: As in `call`.
+            key: As in `call`.
+            delay: How much later it begins.
+            idempotency_key: As in `call`; the first one decides when it begins.
+            headers: As in `call`.
+
+        Raises:
+            TerminalError: The input does not fit the handler (code 422); nothing is begun.
+        """
+        delay_ms = 0 if delay is None else max(0, self._checked_ms(delay, "ctx.send: delay"))
+        return invoking.send(
+            self._execution,
+            handler,
+            input,
+            key=key,
+            delay_ms=delay_ms,
+            idempotency_key=idempotency_key,
+            headers=self._headers(headers, "ctx.send"),
+        )
+
+    @overload
+    def attach(self, invocation_id: str, type: None = None) -> Call[Any]: ...
+    @overload
+    def attach(self, invocation_id: str, type: type[T]) -> Call[T]: ...
+    @overload
+    def attach(self, invocation_id: str, type: Any) -> Call[Any]: ...
+
+    def attach(self, invocation_id: str, type: Any = None) -> Call[Any]:
+        """Wait for the end of an invocation that was begun elsewhere.
+
+        Args:
+            invocation_id: Its ID.
+            type: The type of its result: anything that pydantic validates, None for any JSON.
+
+        Raises:
+            TerminalError: The text is not an invocation ID (code 400). Awaiting it raises the failure of
+                the invocation, or that there is none (404) or it was purged (410).
+        """
+        try:
+            codec = codec_for(type)
+        except TypeError as error:
+            raise self._execution.misuse(f"ctx.attach: {error}") from error
+        return invoking.attach(self._execution, invocation_id, codec)
+
     def sleep(self, duration: timedelta) -> Durable[None]:
         """Wait for at least this long, across restarts of the process."""
         until_ms = self._execution.world.clock.now_ms() + max(
@@ -323,7 +546,131 @@ class Context:
         index, asked = self._execution.ask(SleepRequested(until_ms=until_ms))
         self._execution.waits[index] = TimerWait(index=index, until_ms=asked.until_ms)
         self._execution.unawaited[index] = "ctx.sleep"
-        return Durable(self._execution, index, lambda _outcome: None)
+        return Durable(self._execution, index, _read_nothing)
+
+    # Several futures at once. Nothing is cancelled unless you say so.
+
+    @overload
+    def gather(
+        self, f1: Part[T1], f2: Part[T2], /, *, cancel_losers: bool = False
+    ) -> Durable[tuple[T1, T2]]: ...
+    @overload
+    def gather(
+        self, f1: Part[T1], f2: Part[T2], f3: Part[T3], /, *, cancel_losers: bool = False
+    ) -> Durable[tuple[T1, T2, T3]]: ...
+    @overload
+    def gather(
+        self,
+        f1: Part[T1],
+        f2: Part[T2],
+        f3: Part[T3],
+        f4: Part[T4],
+        /,
+        *,
+        cancel_losers: bool = False,
+    ) -> Durable[tuple[T1, T2, T3, T4]]: ...
+    @overload
+    def gather(self, *futures: Part[T], cancel_losers: bool = False) -> Durable[tuple[T, ...]]: ...
+    @overload
+    def gather(
+        self, *futures: Part[T], return_exceptions: Literal[True], cancel_losers: bool = False
+    ) -> Durable[tuple[T | TerminalError, ...]]: ...
+
+    def gather(
+        self, *futures: Part[Any], return_exceptions: bool = False, cancel_losers: bool = False
+    ) -> Durable[Any]:
+        """All of these: a tuple of their values, or the first failure.
+
+        Args:
+            futures: What `awakeable`, `call`, `run`, `sleep` and the other combinators return.
+            return_exceptions: Wait for all, and give the failures in their places.
+            cancel_losers: After a failure, cancel the others (`Durable.cancel`).
+        """
+        return Gather(
+            self._execution, futures, return_exceptions=return_exceptions, cancel_losers=cancel_losers
+        )
+
+    @overload
+    def race(self, f1: Part[T1], f2: Part[T2], /, *, cancel_losers: bool = False) -> Durable[T1 | T2]: ...
+    @overload
+    def race(
+        self, f1: Part[T1], f2: Part[T2], f3: Part[T3], /, *, cancel_losers: bool = False
+    ) -> Durable[T1 | T2 | T3]: ...
+    @overload
+    def race(self, *futures: Part[T], cancel_losers: bool = False) -> Durable[T]: ...
+
+    def race(self, *futures: Part[Any], cancel_losers: bool = False) -> Durable[Any]:
+        """The first of these to end: its value, or its failure. The others go on, or are cancelled."""
+        return Race(self._execution, "ctx.race", futures, cancel_losers=cancel_losers)
+
+    @overload
+    def any(self, f1: Part[T1], f2: Part[T2], /, *, cancel_losers: bool = False) -> Durable[T1 | T2]: ...
+    @overload
+    def any(
+        self, f1: Part[T1], f2: Part[T2], f3: Part[T3], /, *, cancel_losers: bool = False
+    ) -> Durable[T1 | T2 | T3]: ...
+    @overload
+    def any(self, *futures: Part[T], cancel_losers: bool = False) -> Durable[T]: ...
+
+    def any(self, *futures: Part[Any], cancel_losers: bool = False) -> Durable[Any]:
+        """The first of these to succeed; `QuorumFailed` if all fail. The others go on, or are cancelled."""
+        return Any_(self._execution, futures, cancel_losers=cancel_losers)
+
+    def quorum(
+        self, needed: int, futures: Iterable[Part[T]], *, cancel_losers: bool = False
+    ) -> Durable[list[T]]:
+        """The first so many to succeed, in the order in which they did.
+
+        `QuorumFailed` as soon as too many have failed. The others go on, or are cancelled.
+        """
+        return Quorum(self._execution, "ctx.quorum", needed, futures, cancel_losers=cancel_losers)
+
+    def select(self, *futures: F) -> Durable[F]:
+        """The first of these to end: the future itself. Await it for its value, or its failure."""
+        return Select(self._execution, futures)
+
+    def as_completed(self, futures: Iterable[F]) -> AsyncIterator[F]:
+        """Iterate over futures in the order in which they end: `async for done in ctx.as_completed(...)`."""
+        return Completed(self._execution, futures)
+
+    def map(
+        self,
+        function: Callable[[Given], Part[T]],
+        items: Iterable[Given],
+        *,
+        concurrency: int | None = None,
+    ) -> list[Durable[T]]:
+        """Begin something for each item, at most so many at once; a future for each, in order.
+
+        It waits for nothing: pass the futures to a combinator. The next one begins when one has ended and the
+        handler waits, for whatever it waits.
+
+        Args:
+            function: Returns a durable future: `lambda box: ctx.call(ship, box)`.
+            items: Its arguments.
+            concurrency: How many may be under way at once; None: all.
+        """
+        return list(Map(self._execution, function, items, concurrency).parts)
+
+    def timeout(self, duration: timedelta) -> Timeout:
+        """Limit the time of everything that is awaited in a block: `async with ctx.timeout(...)`.
+
+        When the time is up, the await in the block raises `TimedOut`, and so does each later one until the
+        block is left. What was awaited goes on, and can be awaited again. The time counts across restarts.
+        """
+        wait_ms = max(0, self._checked_ms(duration, "ctx.timeout: duration"))
+        return Timeout(self._execution, self._execution.world.clock.now_ms() + wait_ms)
+
+    def shield(self) -> Shield:
+        """A block that the invocation's own cancellation does not interrupt: `async with ctx.shield():`.
+
+        It is raised at the first await after the block. A kill does not wait for it.
+        """
+        return Shield(self._execution)
+
+    def saga(self) -> Saga:
+        """A block whose steps are undone if it fails or is cancelled: `async with ctx.saga() as saga:`."""
+        return Saga(self, self._execution)
 
     def resolve_awakeable(self, awakeable_id: str, value: Any = None) -> Durable[Verdict]:
         """Resolve an awakeable of this or any other invocation. Awaiting it returns the verdict.
@@ -385,18 +732,36 @@ class Context:
         except BaseException as error:
             raise self._execution.unfit("the input", error) from None
 
-    def _settle(self, awakeable_id: str, outcome: Resolution | Rejection) -> Durable[Verdict]:
+    def _settle(
+        self, awakeable_id: str, outcome: Resolution | Rejection, *, promise: str | None = None
+    ) -> Durable[Verdict]:
         try:
             parse_id(awakeable_id, "prom")
         except MalformedId as error:
             raise TerminalError(str(error), code=400) from error
         index, _ = self._execution.ask(SettleRequested(id=awakeable_id, status=_status(outcome)))
         self._execution.waits[index] = SettleWait(
-            index=index, awakeable_id=awakeable_id, answer=outcome, trace=self.request.traceparent
+            index=index,
+            awakeable_id=awakeable_id,
+            answer=outcome,
+            trace=self.request.traceparent,
+            of_promise=promise is not None,
         )
         verb = "resolve_awakeable" if isinstance(outcome, Resolution) else "reject_awakeable"
+        if promise is not None:
+            verb = f"promise({promise!r}).{'resolve' if isinstance(outcome, Resolution) else 'reject'}"
         self._execution.unawaited[index] = f"ctx.{verb}"
         return Durable(self._execution, index, _read_verdict)
+
+    def _headers(self, headers: Mapping[str, str] | None, what: str) -> dict[str, str]:
+        """The headers of a call: those that are given, in lower case, and the trace."""
+        given = {} if headers is None else dict(headers)
+        if not all(isinstance(text, str) for item in given.items() for text in item):
+            raise self._execution.misuse(f"{what}: headers are a mapping of strings to strings")
+        lower = {name.lower(): text for name, text in given.items()}
+        for text in (*lower, *lower.values()):
+            self._check_name(text)
+        return {"traceparent": self.request.traceparent} | lower
 
     def _check_name(self, name: str) -> None:
         """Refuse a name that the journal can't hold."""
@@ -437,6 +802,11 @@ class _ReplaySafeLog:
             return None if self._execution.replay.replaying else target(*args, **kwargs)
 
         return call
+
+
+def _read_nothing(outcome: Outcome) -> None:
+    if not isinstance(outcome, Resolution):
+        raise_terminal(outcome)
 
 
 def _read_verdict(outcome: Outcome) -> Verdict:

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from threading import get_ident
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from awakeables.core.commands import NewAwakeable
+from awakeables.core.commands import NewAwakeable, NewCall
 from awakeables.core.effects import Effect
 from awakeables.core.ids import Ids
-from awakeables.core.invocations import CANCELLED
-from awakeables.core.journal import CancellationRaised, Entry
+from awakeables.core.invocations import CALLED_OFF, CANCELLED
+from awakeables.core.journal import (
+    AwakeableCreated,
+    CallOffRequested,
+    CancellationRaised,
+    Entry,
+    RunRequested,
+    SettleRequested,
+    SleepRequested,
+    StateNamesRead,
+    StateRead,
+)
 from awakeables.core.jsontext import decode_json
+from awakeables.core.objects import StateWrite
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.replay import Replay
 from awakeables.core.texts import excerpt
@@ -36,7 +48,12 @@ from awakeables.handlers.serde import Codec, explain
 from awakeables.handlers.standin import INSTEAD, HandlerTask
 from awakeables.ports import Clock
 
+if TYPE_CHECKING:
+    from awakeables.handlers.combining import Combined, Map, Timeout
+    from awakeables.handlers.service import Handler
+
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 BLOCK = object()
 """What a durable future yields to its driver when its outcome must come from outside."""
@@ -90,9 +107,25 @@ class Execution:
         broken: Why the attempt must not go on, whatever the handler does; None: nothing is wrong.
         ending: The handler is being unwound: what it does no longer has an effect.
         cancellation: The `Cancelled` that was raised in the handler; None: none was.
-        waiting: The operations that the handler awaits; the outcome of any one resumes it.
+        waiting: The operations that the handler awaits, whose outcomes may resume it; an ordered set.
+        target: What it awaits, if that is not simply one operation.
+        scopes: The blocks with a time limit that it is in, the outermost first.
+        listeners: The combinators that an operation is a part of, by its index.
+        combinators: All combinators of the handler.
+        maps: What `ctx.map` has made.
+        no_longer: Operations that were taken out of `waiting`: their outcomes change nothing any more.
+        also: The operations that it waits for whenever it waits: those that `ctx.map` has begun.
+        afterwards: What a delivery has made due, to be done when the handler goes on: it asks for operations.
         new_awakeables: Rows to insert with the new journal entries.
         new_effects: Records to publish once these are durable.
+        new_calls: Invocations that the handler calls, to create with these entries.
+        new_called_off: Awakeables and invocations that the handler cancels with them.
+        shields: How many blocks it is in that its own cancellation must not interrupt.
+        new_writes: Changes to the state of its key, to commit with them.
+        exclusive: Whether the invocation holds its key.
+        known: The operations whose outcomes are the values of names in the state of its key.
+        begun: The runs whose actions are being executed, or have just ended.
+        find: Finds the handler that a function was declared as.
     """
 
     def __init__(
@@ -101,9 +134,17 @@ class Execution:
         *,
         invocation_id: str,
         world: World,
+        find: Callable[[Callable[..., Any]], Handler],
         on_misuse: Callable[[], object],
+        exclusive: bool = False,
     ) -> None:
         """Begin at the start of a journal; `on_misuse` is called from any thread."""
+        self.exclusive = exclusive
+        self.shields = 0
+        self.known: dict[str, list[int]] = {}
+        self.new_writes: list[StateWrite] = []
+        self.find = find
+        self.begun: set[int] = set()
         self.invocation_id = invocation_id
         self.world = world
         self.replay = Replay(history)
@@ -114,10 +155,22 @@ class Execution:
         self.unawaited: dict[int, str] = {}
         self.new_awakeables: list[NewAwakeable] = []
         self.new_effects: list[Effect] = []
+        self.new_calls: list[NewCall] = []
         self.broken: AuthorError | None = None
         self.ending = False
         self.cancellation: Cancelled | None = None
-        self.waiting: tuple[int, ...] = ()
+        self.waiting: dict[int, None] = {}
+        self.target: Durable[Any] | None = None
+        self.scopes: list[Timeout] = []
+        self.afterwards: list[Callable[[], object]] = []
+        self.new_called_off: list[str] = []
+        self.combinators: list[Combined] = []
+        self.maps: list[Map] = []
+        self.no_longer: list[int] = []
+        self.listeners: dict[int, list[tuple[Durable[Any], Combined]]] = {}
+        self.also: dict[int, None] = {}
+        self._to_look: list[tuple[int, Combined]] = []
+        self._serials = 0
         self._on_misuse = on_misuse
         self._max_entries = world.max_entries
         self._cancelling: CancellationRaised | None = None
@@ -205,32 +258,202 @@ class Execution:
         except ReplayMismatch as error:
             raise self.break_off(error) from None
 
-    def wait_for_any(self, indices: tuple[int, ...]) -> Generator[Any, Any, tuple[int, Outcome]]:
-        """Wait until one of these operations has ended; return its index and outcome."""
+    def outcome_of(self, index: int) -> Generator[Any, Any, Outcome]:
+        """Wait until one operation has ended; return its outcome."""
         if self.thread != get_ident() or self.ending or self.broken is not None:
-            if self.is_over or acting.get() is not None:
-                yield from self._wait_in_vain()
-            self._refuse()
-        outcomes = self.replay.outcomes
-        for index in indices:
-            self.unawaited.pop(index, None)
-        while True:
-            for index in indices:
-                if index in outcomes:
-                    return index, outcomes[index]
+            yield from self._refuse_to_wait()
+        outcomes, replay = self.replay.outcomes, self.replay
+        self.unawaited.pop(index, None)
+        while index not in outcomes:
             recalled = None
-            if self.replay.replaying:
-                try:
-                    recalled = self.replay.recall(indices)
-                except ReplayMismatch as error:
-                    raise self.break_off(error) from None
+            if replay.replaying:
+                recalled = self._recalled((index,))
+                if recalled == index and self.listeners:
+                    self.on_delivered(index)
+            elif index in replay.ran:
+                self._receive_of_run(index)
+                continue
             if recalled is None:
-                self.waiting = indices
+                self.waiting, self.target = {index: None}, None
                 yield BLOCK
                 recalled, self._cancelling = self._cancelling, None
             if isinstance(recalled, CancellationRaised):
-                self.cancellation = Cancelled(recalled.reason)
-                raise self.cancellation
+                raise self._cancelled(recalled)
+        return outcomes[index]
+
+    def wait(self, target: Durable[Any]) -> Generator[Any, Any, None]:
+        """Wait until a durable future is over, within the time limits of the blocks that the handler is in.
+
+        Raises:
+            TimedOut: The time of one of these blocks is up.
+        """
+        if self.thread != get_ident() or self.ending or self.broken is not None:
+            yield from self._refuse_to_wait()
+        replay = self.replay
+        if self.target is not target or self.scopes or self.also or not target._only_shrinks:
+            self.target = target
+            self.waiting = dict.fromkeys(scope.index for scope in self.scopes)
+            self.waiting.update(dict.fromkeys(target._needs()))
+            self.waiting.update(self.also)
+            self.no_longer.clear()
+        while True:
+            while self.afterwards:
+                self.afterwards.pop(0)()
+            for scope in self.scopes:
+                if scope.expired:
+                    raise scope.error()
+            if target.done:
+                return
+            recalled = None
+            if replay.replaying:
+                recalled = self._recalled(self.waiting)
+                if isinstance(recalled, int):
+                    self.on_delivered(recalled)
+            elif replay.ran and (ended := [index for index in replay.ran if index in self.waiting]):
+                self._receive_of_run(ended[0])
+                continue
+            if recalled is None:
+                yield BLOCK
+                recalled, self._cancelling = self._cancelling, None
+            if isinstance(recalled, CancellationRaised):
+                raise self._cancelled(recalled)
+
+    def _refuse_to_wait(self) -> Generator[Any, Any, None]:
+        if self.is_over or acting.get() is not None:
+            yield from self._wait_in_vain()
+        self._refuse()
+
+    def _recalled(self, waited: Container[int]) -> int | CancellationRaised | None:
+        try:
+            return self.replay.recall(waited)
+        except ReplayMismatch as error:
+            raise self.break_off(error) from None
+
+    def _cancelled(self, raised: CancellationRaised) -> Cancelled:
+        self.cancellation = Cancelled(raised.reason, own=True)
+        # What was asked for before is called off, and nothing of it begins any more.
+        self.unawaited.clear()
+        self.afterwards.clear()
+        for each in self.maps:
+            each.stop()
+        return self.cancellation
+
+    def _receive_of_run(self, index: int) -> None:
+        """Receive the outcome of a run that ended before the handler waited for it."""
+        self.replay.deliver(index, self.replay.ran[index])
+        self.on_delivered(index)
+
+    # Deliveries, combinators and time limits.
+
+    @property
+    def received(self) -> int:
+        """How many outcomes the handler has received."""
+        return len(self.replay.order)
+
+    def on_delivered(self, index: int) -> bool:
+        """Tell the combinators of an outcome; return whether the handler has to do something now."""
+        self.waiting.pop(index, None)
+        self.also.pop(index, None)
+        for part, listener in self.listeners.pop(index, ()):
+            listener.on_part(part)
+        self.look()
+        target = self.target
+        if target is None or target.done or self.afterwards:
+            return True
+        return any(scope.index == index for scope in self.scopes)
+
+    def look_at(self, combinator: Combined) -> None:
+        """Let a combinator look at its parts that have ended, once those inside it have."""
+        heappush(self._to_look, (combinator.serial, combinator))
+
+    def look(self) -> None:
+        """Let all of them look, the innermost first."""
+        while self._to_look:
+            _, combinator = heappop(self._to_look)
+            combinator.on_parts()
+
+    def next_serial(self) -> int:
+        """A number for a new combinator, greater than those of its parts."""
+        self._serials += 1
+        return self._serials
+
+    def listen(self, index: int, part: Durable[Any], listener: Combined) -> None:
+        """Tell a combinator when an operation, which is its part, has ended."""
+        self.listeners.setdefault(index, []).append((part, listener))
+
+    def wait_for_too(self, indexes: Iterable[int]) -> None:
+        """Wait for these operations whenever the handler waits, from now on."""
+        new = dict.fromkeys(indexes)
+        self.also.update(new)
+        self.waiting = self.waiting | new
+
+    def must_await(self, future: Durable[Any], name: str) -> None:
+        """Note that the handler must await a combinator."""
+        self.unawaited[id(future)] = name
+
+    def is_awaited(self, future: Durable[Any]) -> None:
+        """It does, or it has combined it in turn."""
+        self.unawaited.pop(id(future), None)
+
+    def release(self, combinator: Combined) -> None:
+        """Stop waiting for the open parts of a combinator that has been decided, unless others need them."""
+        for index in combinator._needs():
+            if index in self.waiting and not self._is_needed(index):
+                del self.waiting[index]
+                self.also.pop(index, None)
+                self.no_longer.append(index)
+
+    def _is_needed(self, index: int) -> bool:
+        """Whether an outcome may still change what the handler waits for."""
+        left = [listener for _, listener in self.listeners.get(index, ())]
+        while left:
+            combinator = left.pop()
+            if not combinator.is_decided:
+                if combinator is self.target or combinator.is_mapped:
+                    return True
+                left += combinator.listeners
+        return any(scope.index == index for scope in self.scopes)
+
+    def forget(self) -> None:
+        """Let go of the combinators: they refer to this, and would only be freed by the collector."""
+        self.target = None
+        for combinator in self.combinators:
+            combinator.forget()
+        for each in self.maps:
+            each.forget()
+        self.combinators.clear()
+        self.maps.clear()
+        self.listeners.clear()
+        self.afterwards.clear()
+        self.scopes.clear()
+
+    def call_off(self, index: int | None, invocation_id: str | None = None) -> None:
+        """Cancel an operation that has not ended, or an invocation."""
+        if index is not None and index in self.replay.outcomes:
+            return
+        entry = None if index is None or index == NOWHERE else self.replay.entries[index]
+        if isinstance(entry, SettleRequested):
+            raise self.misuse("what completes an awakeable can't be cancelled: await it")
+        dropped = isinstance(entry, SleepRequested | StateRead | StateNamesRead) or (
+            isinstance(entry, RunRequested) and index not in self.replay.ran and index not in self.begun
+        )
+        is_new = not self.replay.replaying
+        place, asked = self.ask(CallOffRequested(of=index, id=invocation_id, dropped=dropped))
+        if place == NOWHERE:
+            return
+        if asked.dropped and index is not None:
+            self.receive_here(index, CALLED_OFF)
+        elif is_new and isinstance(entry, AwakeableCreated):
+            self.new_called_off.append(entry.id)
+        elif is_new and invocation_id is not None:
+            self.new_called_off.append(invocation_id)
+
+    def receive_here(self, index: int, outcome: Outcome) -> None:
+        """Receive an outcome that the handler itself has caused."""
+        self.replay.receive(index, outcome)
+        if index in self.waiting:
+            self.no_longer.append(index)
+        self.on_delivered(index)
 
     def _wait_in_vain(self) -> Generator[Any, Any, None]:
         """Wait for an outcome that never comes: in an action, or once the attempt is over.
@@ -281,30 +504,103 @@ class _NotForAsyncio:
         """Do nothing, since nothing runs."""
 
 
-class Durable(_NotForAsyncio, Generic[T]):
-    """A durable future. It can be awaited more than once.
+class Durable(_NotForAsyncio, Generic[T_co]):
+    """A durable future. It can be awaited more than once, combined with others, and cancelled.
 
-    The wait has no time limit and survives restarts of the process. Await it directly in the handler:
-    `asyncio.gather`, `asyncio.wait_for` and tasks of your own can't be replayed, and raise
-    `HandlerMisuse`.
+    The wait survives restarts of the process, and has no time limit but those of the `ctx.timeout` blocks
+    around it. Await it directly in the handler: `asyncio.gather`, `asyncio.wait_for` and tasks of your own
+    can't be replayed, and raise `HandlerMisuse`.
     """
 
-    __slots__ = ("_execution", "_index", "_read")
+    __slots__ = ("__weakref__", "_execution", "_index", "_read")
 
-    def __init__(self, execution: Execution, index: int, read: Callable[[Outcome], T]) -> None:
+    _only_shrinks = False
+    """Whether what it needs never grows, so that waiting for it again need not look."""
+
+    _may_misread = False
+    """Whether reading an outcome that is a success may fail: a custom serde decodes it."""
+
+    def __init__(self, execution: Execution, index: int, read: Callable[[Outcome], T_co]) -> None:
         self._execution = execution
         self._index = index
         self._read = read
 
-    def __await__(self) -> Generator[Any, Any, T]:
-        _, outcome = yield from self._execution.wait_for_any((self._index,))
-        return self._read(outcome)
+    def __await__(self) -> Generator[Any, Any, T_co]:
+        execution = self._execution
+        if not (execution.scopes or execution.also or execution.afterwards):
+            return self._read((yield from execution.outcome_of(self._index)))
+        self._combine()
+        yield from execution.wait(self)
+        return self._value()
+
+    @property
+    def done(self) -> bool:
+        """Whether the handler has received the outcome; the same in replay.
+
+        It receives outcomes only while it waits for something that they are a part of.
+        """
+        return self._index in self._execution.replay.outcomes
+
+    def exception(self) -> TerminalError | None:
+        """The failure of a future that is done; None: it succeeded.
+
+        Raises:
+            HandlerMisuse: It is not done.
+        """
+        if not self.done:
+            raise self._execution.misuse(
+                "exception() of a future that is not done: await it, or look at .done"
+            )
+        try:
+            self._value()
+        except TerminalError as error:
+            return error
+        return None
+
+    def cancel(self) -> None:
+        """Cancel what it waits for; nothing happens if it is done.
+
+        - An awakeable: awaiting it raises `Cancelled`, and later answers are late.
+        - A call: the invocation is told to cancel, and awaiting it waits for its end.
+        - A sleep, a read of state, and a run that has not begun: awaiting it raises `Cancelled`.
+        - A run that is being executed: it can't be stopped, and awaiting it gives its outcome.
+        - A combinator: each of its parts that is not done.
+        """
+        self._execution.check()
+        self._execution.unawaited.pop(self._index, None)
+        self._execution.call_off(self._index)
+
+    # For combinators.
+
+    def _value(self) -> T_co:
+        return self._read(self._execution.replay.outcomes[self._index])
+
+    def _failed(self) -> bool:
+        if isinstance(self._execution.replay.outcomes[self._index], Resolution):
+            return self._may_misread and self.exception() is not None
+        return True
+
+    def _ended_at(self) -> int:
+        """How many outcomes the handler had received before this one."""
+        return self._execution.replay.order[self._index]
+
+    def _needs(self) -> Iterator[int]:
+        """The operations whose outcomes may end it."""
+        if not self.done:
+            yield self._index
+
+    def _listen(self, listener: Combined) -> None:
+        self._execution.listen(self._index, self, listener)
+
+    def _combine(self) -> None:
+        """It is awaited, or part of something that is."""
+        self._execution.unawaited.pop(self._index, None)
 
     def _refused(self) -> BaseException:
         return self._execution.handed_to_asyncio()
 
 
-class Promise(Durable[T]):
+class Promise(Durable[T_co]):
     """The answer to an awakeable.
 
     Awaiting returns the value, or raises `Rejected`, `TimedOut` or `Cancelled`.
@@ -313,7 +609,15 @@ class Promise(Durable[T]):
     __slots__ = ()
 
 
-class Awakeable(_NotForAsyncio, tuple[str, Promise[T]], Generic[T]):
+class PromiseBySerde(Promise[T_co]):
+    """The answer to an awakeable that a custom serde decodes."""
+
+    __slots__ = ()
+
+    _may_misread = True
+
+
+class Awakeable(_NotForAsyncio, tuple[str, Promise[T_co]], Generic[T_co]):
     """A durable callback: an ID to pass on, and a promise of the answer.
 
     Await it, or unpack it: `id, promise = ctx.awakeable(Parcel)`.
@@ -327,10 +631,23 @@ class Awakeable(_NotForAsyncio, tuple[str, Promise[T]], Generic[T]):
         return self[0]
 
     @property
-    def promise(self) -> Promise[T]:
+    def promise(self) -> Promise[T_co]:
         return self[1]
 
-    def __await__(self) -> Generator[Any, Any, T]:
+    @property
+    def done(self) -> bool:
+        """As of `Durable`."""
+        return self[1].done
+
+    def exception(self) -> TerminalError | None:
+        """As of `Durable`."""
+        return self[1].exception()
+
+    def cancel(self) -> None:
+        """Cancel it: awaiting it raises `Cancelled`, and later answers are late."""
+        self[1].cancel()
+
+    def __await__(self) -> Generator[Any, Any, T_co]:
         return self[1].__await__()
 
     def _refused(self) -> BaseException:
@@ -368,6 +685,8 @@ def value_of(outcome: Outcome, awakeable_id: str) -> Resolution:
 
 def raise_terminal(outcome: Outcome) -> NoReturn:
     """Raise the failure that was journaled for a run or a completion."""
+    if isinstance(outcome, Cancellation):
+        raise Cancelled(outcome.reason)
     if not isinstance(outcome, Rejection):
         raise TypeError(f"a run can't end with {type(outcome).__name__}")
     raise TerminalError(outcome.reason, code=outcome.code, details=details_of(outcome))

@@ -13,7 +13,9 @@ from typing import Any, TypeAlias
 
 import structlog
 
+from awakeables.core.commands import NewCall
 from awakeables.core.journal import Entry, RunAttemptFailed
+from awakeables.core.objects import StateWrite
 from awakeables.core.outcomes import Cancellation, Rejection, Resolution
 from awakeables.core.texts import loggable, message_of, stack_of, type_of
 from awakeables.errors import (
@@ -41,7 +43,6 @@ from awakeables.handlers.attempt import (
     Wait,
 )
 from awakeables.handlers.calls import Raised, close
-from awakeables.handlers.context import Context
 from awakeables.handlers.execution import BLOCK, Execution, RunCall, World, acting
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.serde import Codec, result_of
@@ -73,6 +74,7 @@ class LocalAttempts:
         self.world = world
         self.executor = executor
         self.run_failed = run_failed
+        self.find = app.find
         self._app = app
         self._tasks: set[asyncio.Task[Any]] = set()
         self._warned: set[tuple[str, str]] = set()
@@ -130,10 +132,17 @@ class LocalAttempt:
         self._origin = origin
         self._ready = ready
         self._execution = Execution(
-            history, invocation_id=origin.invocation_id, world=attempts.world, on_misuse=ready
+            history,
+            invocation_id=origin.invocation_id,
+            world=attempts.world,
+            find=attempts.find,
+            on_misuse=ready,
+            exclusive=origin.exclusive,
         )
         self._stand_in = HandlerTask(self._execution)
         self._taken = len(history)
+        self._awaits_runs = False
+        self._told: dict[int, None] | None = None  # what the last progress said that the handler waits for
         self._cancelled = len(history) > 1 and self._execution.replay.cancelled
         self._variables = copy_context()
         if acting.get() is not None:  # an action in this process began the invocation
@@ -169,7 +178,10 @@ class LocalAttempt:
 
     def close(self) -> None:
         """As the port says; a running action is not interrupted, but its result is dropped."""
-        self._execution.ending = True
+        execution = self._execution
+        execution.ending = True
+        if execution.combinators or execution.target is not None:
+            execution.forget()
         self._acting.clear()
         if self._coroutine is not None:
             held, self._coroutine = [self._coroutine], None
@@ -179,7 +191,7 @@ class LocalAttempt:
         """Journal one thing that resumes the handler, if there is one: a cancellation or an outcome."""
         execution = self._execution
         waiting = execution.waiting
-        if news.cancel and not self._cancelled and not any(map(self._has_begun, waiting)):
+        if news.cancel and not self._cancelled and not execution.shields and not self._awaits_an_action():
             self._cancelled = True
             # Awakeables that the handler creates later, to clean up, are not cancelled.
             self._cancels = execution.replay.open_awakeables()
@@ -188,12 +200,18 @@ class LocalAttempt:
         for index, outcome in news.arrived:
             if index in waiting:
                 execution.replay.deliver(index, outcome)
-                return True
+                alone = execution.target is None and not execution.listeners
+                if alone or execution.on_delivered(index):
+                    return True
         return False
+
+    def _awaits_an_action(self) -> bool:
+        execution = self._execution
+        return any(index in execution.waiting for index in execution.begun)
 
     def _begin(self, given: Any) -> Any:
         execution, handler = self._execution, self._handler
-        context = Context(execution, attempt=self._origin.number)
+        context = handler.context(execution, attempt=self._origin.number)
         if not handler.takes_input or (handler.has_default and execution.replay.input.is_absent):
             self._coroutine = handler.call(context)
         else:
@@ -285,28 +303,59 @@ class LocalAttempt:
         new, self._taken = entries[self._taken :], len(entries)
         awakeables, execution.new_awakeables = execution.new_awakeables, []
         effects, execution.new_effects = execution.new_effects, []
+        calls: tuple[NewCall, ...] = ()
+        called_off: tuple[str, ...] = ()
+        if execution.new_called_off:
+            called_off, execution.new_called_off = tuple(execution.new_called_off), []
+        if execution.new_calls:
+            calls, execution.new_calls = tuple(execution.new_calls), []
+        writes: tuple[StateWrite, ...] = ()
+        if execution.new_writes:
+            writes, execution.new_writes = tuple(execution.new_writes), []
         cancels, self._cancels = self._cancels, ()
         schemas: dict[str, bytes] = {}
         for row in awakeables:
-            codec = execution.codecs[row.id]
-            if codec.schema_hash is not None and codec.schema is not None:
+            codec = execution.codecs.get(row.id)  # None: it is a wait for a call
+            if codec is not None and codec.schema_hash is not None and codec.schema is not None:
                 schemas[codec.schema_hash] = codec.schema
         blocked_on: tuple[Wait, ...] = ()
+        waits_on = False
+        no_longer: tuple[int, ...] = ()
+        if ended is None and self._acted:
+            self._ready()  # another call is to journal how these actions ended
         if ended is None and not self._owes:
-            if execution.runs:
+            told, self._told = self._told, execution.waiting
+            is_told = told is execution.waiting
+            if not is_told:
+                runs = execution.runs
+                self._awaits_runs = bool(runs) and any(index in execution.waiting for index in runs)
+            if is_told and not self._awaits_runs:
+                waits_on = True
+                no_longer = tuple(execution.no_longer)
+            elif self._awaits_runs:
                 blocked_on = tuple([self._wait_at(index) for index in execution.waiting])
             else:
                 blocked_on = tuple(map(execution.waits.__getitem__, execution.waiting))
+        else:
+            self._told = None
+        if execution.no_longer:
+            execution.no_longer = []  # told, or not among what is told now
         return Progress(
             entries=tuple(new),
             awakeables=tuple(awakeables),
             schemas=tuple(schemas.items()),
             effects=tuple(effects),
             blocked_on=blocked_on,
-            running=len(self._acting),
+            running=len(self._acting) + len(self._acted),
             ended=ended,
+            shielded=execution.shields > 0,
             cancels=cancels,
             open_awakeables=execution.replay.open_awakeables() if ended is not None else (),
+            calls=calls,
+            called_off=called_off,
+            writes=writes,
+            waits_on=waits_on,
+            no_longer=no_longer,
         )
 
     def _wait_at(self, index: int) -> Wait:
@@ -315,7 +364,7 @@ class LocalAttempt:
             return self._execution.waits[index]
         last_failure = self._execution.replay.failed_attempts.get(index)
         due_ms = None if last_failure is None else last_failure.retry_at_ms
-        return RunWait(index=index, name=run.name, began=self._has_begun(index), due_ms=due_ms)
+        return RunWait(index=index, name=run.name, began=index in self._execution.begun, due_ms=due_ms)
 
     def _end_of(self, error: BaseException) -> Ending:
         """How the attempt ends with what the handler raised."""
@@ -401,21 +450,31 @@ class LocalAttempt:
             return self._broken(error)
         return None
 
-    def _has_begun(self, index: int) -> bool:
-        return index in self._acting or index in self._acted
-
     def _attend_to_actions(self, news: News) -> Progress | Awaitable[Progress]:
         """Journal an action that has ended, or start those that may start now."""
         waiting = self._execution.waiting
-        for index in waiting:
-            if index in self._acted:
+        for index in self._acted:
+            if index in waiting:
                 return self._take_in(index, self._acted.pop(index), stop=news.stop)
-        for index in waiting:
-            self._start(index, news)
+        self._take_in_unawaited()
+        runs = self._execution.runs
+        if runs:
+            few, many = (runs, waiting) if len(runs) < len(waiting) else (waiting, runs)
+            for index in [index for index in few if index in many]:
+                self._start(index, news)
         return self._progress(None)
+
+    def _take_in_unawaited(self) -> None:
+        """Journal the outcomes of actions that the handler does not wait for: they lost a race."""
+        for index, acted in self._acted.items():
+            if isinstance(acted, Resolution | Rejection):
+                self._execution.replay.end_run(index, acted)
+        self._execution.begun.difference_update(self._acted)
+        self._acted.clear()
 
     def _take_in(self, index: int, acted: Acted, *, stop: bool) -> Progress | Awaitable[Progress]:
         """Journal how an action ended, in a commit before the handler goes on (J3)."""
+        self._execution.begun.discard(index)
         match acted:
             case RunAttemptFailed():
                 self._execution.replay.retry(acted)
@@ -424,7 +483,7 @@ class LocalAttempt:
                 return self._leave()
             case _:
                 self._execution.replay.deliver(index, acted)
-                self._owes = True
+                self._owes = self._execution.on_delivered(index)
         return self._leave() if stop else self._progress(None)
 
     def _start(self, index: int, news: News) -> None:
@@ -438,6 +497,7 @@ class LocalAttempt:
         variables.run(acting.set, run.name)
         # Before its task, which may begin at once (`asyncio.eager_task_factory`).
         self._acting.add(index)
+        self._execution.begun.add(index)
         self._attempts.spawn(self._act(index, run, last_failure), self._origin.invocation_id, variables)
 
     async def _act(self, index: int, run: RunCall, last_failure: RunAttemptFailed | None) -> None:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from awakeables.handlers.execution import Execution
 
 INSTEAD = (
-    "await the context's futures directly, one after the other; for a time limit use "
-    "ctx.awakeable(timeout=...). "
+    "await the context's futures directly, or combine them with ctx.gather, ctx.race, ctx.select, ...; for a "
+    "time limit use async with ctx.timeout(...). "
     "asyncio's gather, wait, wait_for, timeout, shield and tasks can't be replayed; "
     "put code that needs them into ctx.run"
 )

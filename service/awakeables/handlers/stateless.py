@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from awakeables.core.journal import Entry
+from awakeables.core.journal import Entry, OutcomeDelivered
 from awakeables.core.records import Record
 from awakeables.core.replay import open_awakeables
-from awakeables.handlers.attempt import Attempt, Broken, Left, News, Origin, Progress, Ready
+from awakeables.handlers.attempt import Attempt, Broken, Left, News, Origin, Progress, Ready, RunWait, joined
 from awakeables.handlers.execution import World
 from awakeables.handlers.local import LocalAttempts, RunFailed
 from awakeables.handlers.serde import Codec
@@ -70,16 +70,30 @@ async def _advanced(attempt: Attempt, wanted: AdvanceRequest, acted: asyncio.Eve
     news = wanted.news
     progress = await _answered(attempt.advance(replace(news, arrived=(), stop=False)))
     if not wanted.begins and not progress.entries and progress.ended is None:
-        progress = await _answered(attempt.advance(news))
-        while progress.running and progress.ended is None and not progress.entries:
-            await acted.wait()
-            acted.clear()
-            progress = await _answered(attempt.advance(replace(news, arrived=())))
+        parts = [await _answered(attempt.advance(news))]
+        # Actions can't outlive the request: all of them are executed to their ends.
+        while any(isinstance(wait, RunWait) and wait.began for wait in parts[-1].blocked_on):
+            if parts[-1].running:
+                await acted.wait()
+                acted.clear()
+            parts.append(await _answered(attempt.advance(replace(news, arrived=()))))
+        progress = _in_full(joined(parts), [progress, *parts])
     if progress.ended is None:
         left = await _answered(attempt.advance(replace(news, arrived=(), cancel=False, stop=True)))
         if isinstance(left.ended, Broken):
             progress = left
     return progress
+
+
+def _in_full(progress: Progress, parts: Sequence[Progress]) -> Progress:
+    """The progress with all that it waits for: the next attempt knows of no call before it."""
+    if not progress.waits_on:
+        return progress
+    full = next(part for part in reversed(parts) if not part.waits_on)
+    received = {entry.of for entry in progress.entries if isinstance(entry, OutcomeDelivered)}
+    received.update(index for part in parts for index in part.no_longer)
+    blocked_on = tuple(wait for wait in full.blocked_on if wait.index not in received)
+    return replace(progress, blocked_on=blocked_on, waits_on=False, no_longer=())
 
 
 async def _answered(progress: Progress | Awaitable[Progress]) -> Progress:

@@ -1,4 +1,4 @@
-"""Which partitions of the completions topic this instance reads: all, or those that its group gives it."""
+"""Which partitions of a topic this instance reads: all, or those that its group gives it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,6 @@ from awakeables.ports import Clock
 from awakeables.telemetry import events
 
 log = structlog.stdlib.get_logger(__name__)
-
-GROUP = "consumer group"
-"""The name of a problem on the board."""
 
 POLL_S = 0.5
 """How often the consumer is polled for errors of its group, which also shows that the member is alive."""
@@ -123,7 +120,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
     follows_topic = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all of it is given by name
         self,
         connection: KafkaConnection,
         topic: str,
@@ -131,6 +128,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         readers: Readers,
         *,
         group: str,
+        problem: str,
         clock: Clock,
         board: ProblemBoard,
         stuck: timedelta,
@@ -139,10 +137,11 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
         Args:
             connection: Where Kafka is.
-            topic: The completions topic.
+            topic: The topic.
             consumer: It joins the group.
             readers: They read what the group gives it.
             group: The group's name.
+            problem: The name of a problem with the group, on the board.
             clock: Time.
             board: Where members that read other topics are reported.
             stuck: After this long without progress of the group the consumer is replaced.
@@ -152,6 +151,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._consumer = consumer
         self._readers = readers
         self._group = group
+        self._problem = problem
         self._clock = clock
         self._board = board
         self._stuck_s = stuck.total_seconds()
@@ -199,10 +199,10 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     async def run(self) -> None:
         """Keep the membership, watch the group, and report lag."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._poll(), name="completions-group-poll")
-            tasks.create_task(self._watch(), name="completions-group-watch")
+            tasks.create_task(self._poll(), name=f"{self._topic}-group-poll")
+            tasks.create_task(self._watch(), name=f"{self._topic}-group-watch")
             lag = commit_lag(self._consumer, lambda: self._readers.offsets)
-            tasks.create_task(lag, name="completions-lag")
+            tasks.create_task(lag, name=f"{self._topic}-lag")
 
     def reason_to_replace(self) -> str | None:
         """As `Assignment.reason_to_replace`."""
@@ -252,13 +252,13 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     def _report_others(self, others: Iterable[GroupMemberFacts]) -> None:
         named = _named(others)
         if not named:
-            self._board.clear(GROUP, events.GROUP_UNSHARED, group=self._group)
+            self._board.clear(self._problem, events.GROUP_UNSHARED, group=self._group)
             return
         text = (
             f"consumer group {self._group!r} is shared with {named}. It belongs to the instances of this app "
             "alone; give the others another group"
         )
-        self._board.report(GROUP, events.GROUP_SHARED, text, group=self._group)
+        self._board.report(self._problem, events.GROUP_SHARED, text, group=self._group)
 
     def _note_left_out(self, left_out: bool) -> None:
         if not left_out:

@@ -1,4 +1,4 @@
-"""Commits to Kafka how far the completions were read, for lag dashboards; it is never read back.
+"""Commits to Kafka how far a topic was read, for lag dashboards; it is never read back.
 
 Where partitions are assigned by hand, it has its own client, so that a forbidden group, or a coordinator
 that is down, does not affect reading. A group with members accepts offsets only from them, so there the

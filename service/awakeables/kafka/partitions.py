@@ -22,10 +22,9 @@ from aiokafka import errors as kafka
 
 from awakeables.core.backoff import Backoff
 from awakeables.core.bounds import MAX_UNPACKED_BYTES
-from awakeables.engine.completionsink import CompletionSink
-from awakeables.engine.completionstopic import ConsumedRecord
-from awakeables.engine.offsets import PARTITION
 from awakeables.engine.readerstate import ReaderState, StuckBatch
+from awakeables.engine.readtopic import ConsumedRecord, ProblemNames
+from awakeables.engine.sinks import PartitionSink
 from awakeables.errors import Overloaded, OwnershipLost, StoreRefused, StoreUnavailable
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.fetchprogress import FetchProgress, OpenTransactionTimer
@@ -40,6 +39,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
+
+FULL_PAUSE_S = 0.5
+"""How soon a sink that takes nothing for now is asked again."""
 
 LOOKS_TO_BE_SURE = 3
 """A new leader may report an earlier end for a moment; the third time in a row it is another topic."""
@@ -87,6 +89,7 @@ class ReaderContext:
     connection: KafkaConnection
     clock: Clock
     board: ProblemBoard
+    problems: ProblemNames
     settings: ReadingSettings
     limiter: BatchLimiter
     fenced_pause: timedelta = timedelta(0)
@@ -99,6 +102,7 @@ class PartitionReader:
         next: Everything before it was processed, or is not a record but a transaction marker; None
             before the first claim.
         taking_since_s: Since when the sink has a batch, by the monotonic clock.
+        full_since_s: Since when the sink takes nothing for now.
         leaving: No further batch is begun.
     """
 
@@ -106,11 +110,12 @@ class PartitionReader:
         self,
         consumer: AIOKafkaConsumer,
         partition: TopicPartition,
-        sink: CompletionSink,
+        sink: PartitionSink,
         context: ReaderContext,
     ) -> None:
         self.next: int | None = None
         self.taking_since_s: float | None = None
+        self.full_since_s: float | None = None
         self.leaving = False
         self.partition = partition
         self._consumer = consumer
@@ -128,7 +133,8 @@ class PartitionReader:
             max_unpacked_bytes=context.settings.max_unpacked_bytes,
         )
         self._moved = asyncio.Event()
-        self._name = f"{PARTITION} {partition.partition}"
+        self._roused = asyncio.Event()  # from a rest
+        self._name = context.problems.of_partition(partition.partition)
         self._facts = {"topic": partition.topic, "partition": partition.partition}
         self._ahead = (0, 0)  # where it was ahead of the topic's end, and how many looks in a row
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
@@ -153,6 +159,11 @@ class PartitionReader:
         """Whether it must not be cancelled: see `TolerantReader`."""
         return self._reader.polling
 
+    @property
+    def waiting_since_s(self) -> float | None:
+        """Since when nothing is read, because the sink has a batch or takes none; None: it is read."""
+        return self.taking_since_s or self.full_since_s
+
     def leave(self) -> None:
         """Begin no further batch, and don't move the consumer any more."""
         self.leaving = True
@@ -166,6 +177,7 @@ class PartitionReader:
     def notify_moved(self) -> None:
         """Open the partition again, at once: its offset was moved."""
         self._moved.set()
+        self._roused.set()
 
     async def run(self) -> None:
         """Read until cancelled, or until the consumer is closed."""
@@ -174,7 +186,10 @@ class PartitionReader:
                 try:
                     await self._open()
                     while not (self.leaving or self._moved.is_set()):
-                        await self._read_and_hand_over()
+                        if self._sink.full is None:
+                            await self._read_and_hand_over()
+                        else:
+                            await self._wait_for_room()
                 except kafka.ConsumerStoppedError:
                     return
                 except Exception as error:
@@ -219,9 +234,27 @@ class PartitionReader:
         self._fetch.pause()
         if self.partition in self._consumer.assignment():
             self._consumer.pause(self.partition)
+        if not self._moved.is_set():
+            self._roused.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
-                await self._moved.wait()
+                await self._roused.wait()
+
+    async def _wait_for_room(self) -> None:
+        """Fetch nothing until the sink takes records again."""
+        self.full_since_s = self.full_since_s or self._clock.monotonic()
+        self._observe(waits=self._sink.full)
+        self._sink.call_on_room(self._roused.set)
+        await self._rest(FULL_PAUSE_S)
+        if self.leaving or self._moved.is_set():
+            self.full_since_s = None
+            return
+        await _until_stored(self._sink.look)
+        if self._sink.full is None and not self.leaving:
+            self.full_since_s = None
+            self._observe(waits=None)
+            self._consumer.resume(self.partition)
+            self._fetch.begin(self._stamp())
 
     # Opening: claim the partition, and go to where its last reader stopped.
 
@@ -239,6 +272,8 @@ class PartitionReader:
         self.next = max(position, begin)
         self._reader.go_to(self.next)
         self._measure(end, self.next)
+        self.full_since_s = self.full_since_s if self._sink.full else None
+        self._observe(waits=self._sink.full)
         if not self.leaving:
             self._consumer.resume(self.partition)
         self._fetch.begin(self._stamp())
@@ -268,8 +303,7 @@ class PartitionReader:
             found = "before which it ended for a while: the topic was recreated or has lost records"
         raise OffsetsAhead(
             f"partition {number} of {self.partition.topic} must be read from offset {position}, {found}; "
-            f"it waits. If it was recreated, `awakeables offsets skip {number} --to 0` reads it from its "
-            "beginning"
+            f"it waits. If it was recreated, {self._sink.how_to_begin_again} reads it from its beginning"
         )
 
     async def _bounds(self) -> tuple[int, int]:
@@ -285,7 +319,8 @@ class PartitionReader:
     async def _read_and_hand_over(self) -> None:
         idle_ms = round(self._settings.idle.total_seconds() * 1000)
         try:
-            records = await self._reader.read(self._settings.max_records, timeout_ms=idle_ms)
+            most = min(self._settings.max_records, self._sink.most)
+            records = await self._reader.read(most, timeout_ms=idle_ms)
         except OversizedBatch as batch:
             first, next_, reason = batch.first, batch.next, batch.reason
             self._fetch.pause()
@@ -323,20 +358,28 @@ class PartitionReader:
             self.taking_since_s = None
         self._fetch.resume()
 
-    async def _take(self, records: Sequence[ConsumedRecord]) -> None:
+    async def _take(self, records: Sequence[ConsumedRecord]) -> bool:
+        """Pass records on; return whether the sink has taken all of them."""
+        after = records[-1].offset + 1
         try:
-            await _until_stored(lambda: self._sink.take(records))
+            next_ = await _until_stored(lambda: self._sink.take(records))
         except StoreRefused as error:
             # One record is the cause: take those before and after it.
             if len(records) > 1:
                 middle = len(records) // 2
-                await self._take(records[:middle])
-                await self._take(records[middle:])
-                return
+                return await self._take(records[:middle]) and await self._take(records[middle:])
             reason = str(error)
             await _until_stored(lambda: self._sink.reject(records[0], reason))
-        self.next = records[-1].offset + 1
-        self._taken_ms = records[-1].timestamp_ms
+            next_ = after
+        taken = [record for record in records if record.offset < next_] if next_ < after else records
+        if taken:
+            self.next = next_
+            self._taken_ms = taken[-1].timestamp_ms
+        if next_ == after:
+            return True
+        if not self.leaving:
+            self._reader.go_to(next_)
+        return False
 
     # Observing: up to when the partition was read, and how many records wait.
 

@@ -107,7 +107,7 @@ class Readers:
                 self._tasks = {reader: task for reader, task in self._tasks.items() if not task.done()}
                 for reader in self.current:
                     if reader not in self._tasks:
-                        name = f"completions-{reader.partition.partition}"
+                        name = f"{reader.partition.topic}-{reader.partition.partition}"
                         self._tasks[reader] = tasks.create_task(reader.run(), name=name)
 
     async def _drain(self, readers: Sequence[PartitionReader]) -> None:

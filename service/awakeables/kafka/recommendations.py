@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from awakeables.kafka.topics import TopicPlan
 
-Role: TypeAlias = Literal["completions", "dead letters", "verdicts", "tasks"]
+Role: TypeAlias = Literal["completions", "dead letters", "verdicts", "tasks", "subscribed"]
 Weight: TypeAlias = Literal["must", "advice"]
 Rating: TypeAlias = Literal["ok", "advice", "must"]
 
@@ -132,6 +132,12 @@ RECOMMENDATIONS = (
         weight="advice",
         rules={"dead letters": AtLeast(30 * DAY_MS), "verdicts": AtLeast(7 * DAY_MS)},
         why="as long as the store keeps the rows that these are copies of",
+    ),
+    Recommendation(
+        setting=RETENTION,
+        weight="advice",
+        rules={"subscribed": AtLeast(7 * DAY_MS)},
+        why="what expires unread is lost: longer than the longest outage of the service, or pause",
     ),
     Recommendation(
         setting="retention.bytes",

@@ -40,7 +40,7 @@ class Survey:
 def topics_of(
     app: App, workers: Iterable[Worker], tasks: Iterable[str] = (), *, verdicts: bool = False
 ) -> dict[str, Role]:
-    """The topics of an app, of its workers, and further task topics, with the role of each.
+    """The topics of an app and its subscriptions, of its workers, and further task topics, with their roles.
 
     An app's handlers name task topics when they publish, so they can't be derived from the app. It has a
     verdicts topic if verdicts are published. Each task topic has a topic for its dead letters, even if its
@@ -53,6 +53,9 @@ def topics_of(
     roles |= dict.fromkeys(task_topics, "tasks")
     for topic in task_topics:
         roles.setdefault(dead_letter_topic(topic), "dead letters")
+    for handler in app.subscribed().values():
+        if handler.subscription is not None:
+            roles.setdefault(handler.subscription.topic, "subscribed")
     return roles
 
 

@@ -42,8 +42,16 @@ class TopicFacts:
         return self.problem is kafka.UnknownTopicOrPartitionError
 
 
-def no_topic(topic: str, connection: KafkaConnection) -> TopicMissing:
-    """An error for a missing topic; its message says how to create it."""
+def no_topic(topic: str, connection: KafkaConnection, *, ours: bool = True) -> TopicMissing:
+    """An error for a missing topic; its message says how to create it.
+
+    Args:
+        topic: Its name.
+        connection: Where it is missing.
+        ours: We create it; a topic that is only read is created by its owner.
+    """
+    if not ours:
+        return TopicMissing(f"there is no topic {topic!r}; who writes it creates it")
     if connection.embedded:
         return TopicMissing(
             f"there is no topic {topic!r}; start `awakeables dev` with the worker that reads it, --worker "
@@ -80,8 +88,8 @@ async def describe(
     return facts
 
 
-async def facts_of(connection: KafkaConnection, topic: str) -> TopicFacts:
-    """The partitions and the ID of a topic that can be used.
+async def facts_of(connection: KafkaConnection, topic: str, *, ours: bool = True) -> TopicFacts:
+    """The partitions and the ID of a topic that can be used; `ours` as in `no_topic`.
 
     Raises:
         TopicMissing: There is no such topic.
@@ -90,7 +98,7 @@ async def facts_of(connection: KafkaConnection, topic: str) -> TopicFacts:
     async with asking(connection) as client:
         facts = (await describe(client, [topic]))[topic]
     if facts.missing:
-        raise no_topic(topic, connection)
+        raise no_topic(topic, connection, ours=ours)
     if facts.problem in DENIED:
         raise denied(connection.security, f"topic {topic!r}")
     if facts.problem is not None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from typing import TypeVar, cast
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from itertools import islice
+from typing import TypeAlias, TypeVar, cast
 
-from awakeables.core.awakeables import AwakeableRow, State
+from awakeables.core.awakeables import AwakeableRow, AwakeableState
 from awakeables.core.brief import brief_awakeable, brief_dead_letter, brief_effect, brief_invocation
 from awakeables.core.commands import (
     Claim,
@@ -14,28 +15,78 @@ from awakeables.core.commands import (
     Command,
     Ended,
     Expire,
-    Kill,
+    ExpireState,
     PurgeDeadLetters,
     TakeOver,
 )
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.decide.claiming import Due, horizon_of
 from awakeables.core.decide.decisions import BY_KEY, BY_SEARCH
-from awakeables.core.decide.operating import PurgeCandidates
+from awakeables.core.decide.operating import KeyState, PurgeCandidates
+from awakeables.core.decide.queueing import object_key_of
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.ids import EFFECT_KINDS, by_issue, first_id
 from awakeables.core.instances import PartitionRead
 from awakeables.core.invocations import STATUSES, Invocation, Status, due_since_ms, is_suspect
-from awakeables.core.journal import Entry, awakeables_created, decode_chunks
+from awakeables.core.journal import Entry, decode_chunks, waits_created
+from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Position, Reply
-from awakeables.core.rows import Changes, CompleteTable, EffectRow, PositionRow, Rows
+from awakeables.core.rows import (
+    Changes,
+    CompleteTable,
+    EffectRow,
+    PartitionKey,
+    PositionRow,
+    Rows,
+    TableName,
+)
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
 from awakeables.store.membership import LocalHints, LocalMembership, LocalWatermark
 
+Key: TypeAlias = Callable[[AwakeableRow], str | None]
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+
+class _SearchedIds(CompleteTable[str, list[str]]):
+    """The IDs of pending awakeables that have a key in common, searched for when they are asked for."""
+
+    def __init__(self, name: TableName, awakeables: Mapping[str, AwakeableRow | None], key: Key) -> None:
+        super().__init__(name)
+        self._awakeables = awakeables
+        self._key = key
+
+    def __missing__(self, key: str) -> list[str]:
+        rows = (row for row in self._awakeables.values() if row is not None and row.state == "pending")
+        return sorted(row.id for row in rows if self._key(row) == key)
+
+
+class _FirstQueued(CompleteTable[tuple[ObjectKey, int], str]):
+    """The queued invocation of a key that comes first after a ticket."""
+
+    def __init__(self, invocations: Mapping[str, Invocation | None]) -> None:
+        super().__init__("queue")
+        self._invocations = invocations
+
+    def __missing__(self, key: tuple[ObjectKey, int]) -> str | None:
+        object_key, after = key
+        rows = [row for row in self._invocations.values() if row is not None and row.status == "queued"]
+        own = [row for row in rows if object_key_of(row) == object_key and (row.ticket or 0) > after]
+        return min(own, key=lambda row: row.ticket or 0).id if own else None
+
+
+class _StateNames(CompleteTable[ObjectKey, list[str]]):
+    """The names of the state of a key."""
+
+    def __init__(self, states: Mapping[tuple[ObjectKey, str], tuple[bytes, int]]) -> None:
+        super().__init__("states")
+        self._states = states
+
+    def __missing__(self, key: ObjectKey) -> list[str]:
+        return sorted(name for object_key, name in self._states if object_key == key)
 
 
 class MemoryTables:
@@ -47,15 +98,20 @@ class MemoryTables:
 
     def __init__(self, retention_ms: int) -> None:
         self.rows = rows = Rows(retention_ms, CompleteTable)
+        rows.waiting = _SearchedIds("waiting", rows.awakeables, lambda row: row.source)
+        rows.pending = _SearchedIds("pending", rows.awakeables, lambda row: row.invocation_id)
         self.invocations = cast("dict[str, Invocation]", rows.invocations)
         self.awakeables = cast("dict[str, AwakeableRow]", rows.awakeables)
         self.effects = cast("dict[str, EffectRow]", rows.effects)
         self.dead_letters = cast("dict[str, DeadLetter]", rows.dead_letters)
         self.sources = cast("dict[str, str]", rows.sources)
         self.keys = cast("dict[tuple[str, str], tuple[str, str]]", rows.keys)
-        self.positions = cast("dict[tuple[str, int], PositionRow]", rows.positions)
+        self.positions = cast("dict[PartitionKey, PositionRow]", rows.positions)
         self.journals: dict[str, dict[int, bytes]] = {}
         self.schemas: dict[str, bytes] = {}
+        self.states: dict[tuple[ObjectKey, str], tuple[bytes, int]] = {}
+        rows.queue = _FirstQueued(rows.invocations)
+        rows.states = _StateNames(self.states)
 
     @property
     def failed(self) -> dict[str, str]:
@@ -72,8 +128,8 @@ class MemoryTables:
 
     # Searches.
 
-    def find(self, command: Command, now_ms: int, living: Collection[str]) -> object:
-        """Find the rows that a command is decided on, while these instances live."""
+    def find(self, command: Command, now_ms: int, living: Collection[str], changes: Changes) -> object:
+        """Find the rows that a command is decided on, while these instances live, with what has changed."""
         match command:
             case Claim():
                 suspects = self._due(command, now_ms, 1, suspects=True) if command.suspect else []
@@ -83,11 +139,10 @@ class MemoryTables:
                 return self._overdue(horizon_of(command, now_ms), command.limit)
             case ClaimEffects():
                 return self._unclaimed(command.owner, {command.owner, *living}, command.limit)
-            case Kill():
-                rows = self.awakeables.values()
-                return [r for r in rows if r.invocation_id == command.invocation_id and r.state == "pending"]
             case PurgeDeadLetters():
                 return self._old(command)
+            case ExpireState():
+                return self._keys(command, changes)
             case TakeOver():
                 held = sorted((row.id, row) for row in self.invocations.values() if row.owner is not None)
                 living = {command.owner, *living}
@@ -135,6 +190,19 @@ class MemoryTables:
         streams = {row.stream for row in mine[:limit]}
         return in_order([row for row in mine if row.stream in streams])[:limit]
 
+    def keys_with_state(self, service: str, after: bytes) -> list[bytes]:
+        return sorted({key for (name, key), _ in self.states if name == service and key > after})
+
+    def _keys(self, command: ExpireState, changes: Changes) -> list[KeyState]:
+        written: dict[bytes, dict[str, int]] = {}
+        for ((service, key), name), (value, at_ms) in (self.states | changes.states).items():
+            if service == command.service and key > command.after and value is not None:
+                written.setdefault(key, {})[name] = at_ms
+        return [
+            KeyState(key, sorted(own), max(own.values()), self.rows.objects[command.service, key] is not None)
+            for key, own in sorted(written.items())[: command.limit]
+        ]
+
     def _old(self, command: PurgeDeadLetters) -> PurgeCandidates:
         end = first_id("dlq", command.before_ms)
         letters = [row for row in self.dead_letters.values() if row.id < end]
@@ -177,6 +245,14 @@ class MemoryTables:
         for event_id in (*changes.effects, *changes.published):
             if self.effects.get(event_id) is None:
                 self.effects.pop(event_id, None)
+        for object_key in changes.objects:
+            if self.rows.objects.get(object_key) is None:
+                self.rows.objects.pop(object_key, None)
+        for state, (value, at_ms) in changes.states.items():
+            if value is None:
+                self.states.pop(state, None)
+            else:
+                self.states[state] = (value, at_ms)
 
     def undo(self, changes: Changes) -> None:
         """Restore every changed row."""
@@ -193,6 +269,7 @@ class MemoryTables:
         _put_back(self.dead_letters, changes.dead_letters)
         _put_back(self.positions, changes.positions)
         _put_back(self.keys, changes.keys)
+        _put_back(self.rows.objects, changes.objects)
 
 
 def in_order(rows: list[EffectRow]) -> list[EffectRow]:
@@ -255,7 +332,8 @@ class MemoryStore:
         """Decide one command over all rows."""
         search = BY_SEARCH.get(type(command))
         if search is not None:
-            return search(command, self.tables.find(command, now_ms, self.membership.living), now_ms, changes)
+            found = self.tables.find(command, now_ms, self.membership.living, changes)
+            return search(command, found, now_ms, changes)
         return BY_KEY[type(command)](command, self.tables.rows, now_ms, changes)
 
     def keep(self, changes: Changes) -> None:
@@ -267,8 +345,9 @@ class MemoryStore:
         return {key: decode_chunks(tables.chunks(key)) for key in invocation_ids if key in tables.journals}
 
     async def outcomes(self, awakeable_ids: Sequence[str]) -> dict[str, Outcome]:
-        rows = (self.tables.awakeables.get(key) for key in awakeable_ids)
-        return {row.id: row.outcome for row in rows if row is not None and row.outcome is not None}
+        found = [self.tables.awakeables.get(key) for key in awakeable_ids]
+        rows = sorted((row for row in found if row is not None), key=lambda row: row.settled_ms or 0)
+        return {row.id: row.outcome for row in rows if row.outcome is not None}
 
     async def held_by(self, owner: str) -> list[str]:
         return [row.id for row in self.tables.invocations.values() if row.owner == owner]
@@ -301,16 +380,24 @@ class MemoryStore:
         rows = [row for row in tables.invocations.values() if row.status == "completed"]
         ended = sorted((row.updated_ms, row.id, row.version) for row in rows if row.updated_ms <= before_ms)
         keys = first_of(((key, chunks) for _, key, chunks in ended), limit)
-        return [Ended(id=key, awakeables=tuple(awakeables_created(tables.chunks(key)))) for key in keys]
+        return [Ended(id=key, awakeables=tuple(waits_created(tables.chunks(key)))) for key in keys]
 
     async def read_up_to(
         self, topic: str, partitions: int, mine: Sequence[PartitionRead], *, topic_id: str | None = None
     ) -> int | None:
         return self._watermark.note(topic, partitions, mine, await self.positions(topic), topic_id)
 
-    async def positions(self, topic: str) -> list[Position]:
+    async def positions(self, topic: str, subscription: str = "") -> list[Position]:
         rows = sorted(self.tables.positions.items())
-        return [row.position for (name, _), row in rows if name == topic]
+        return [row.position for place, row in rows if place[:2] == (subscription, topic)]
+
+    async def subscribed(self) -> list[tuple[str, str]]:
+        return sorted({(name, topic) for name, topic, _ in self.tables.positions if name})
+
+    async def count_open(self, subscription: str, most: int) -> int:
+        rows = self.tables.invocations.values()
+        named = (row for row in rows if row.subscription == subscription and row.result_json is None)
+        return sum(1 for _ in islice(named, most))
 
     async def invocation(self, invocation_id: str) -> Invocation | None:
         return self.tables.invocations.get(invocation_id)
@@ -337,11 +424,45 @@ class MemoryStore:
         chunks, whole = beginning_of(self.tables.chunks(invocation_id), most_bytes)
         return decode_chunks(chunks), whole
 
+    async def queue(self, object_key: ObjectKey) -> ObjectRow | None:
+        return self.tables.rows.objects[object_key]
+
+    async def queues(self, service: str, limit: int, after: bytes = b"") -> list[ObjectRow]:
+        rows = [
+            row for row in self.tables.rows.objects.values() if row is not None and row.service == service
+        ]
+        return sorted((row for row in rows if row.key_utf8 > after), key=lambda row: row.key_utf8)[:limit]
+
+    async def in_line(self, object_key: ObjectKey, limit: int) -> list[Invocation]:
+        rows = [row for row in self.tables.invocations.values() if row.status == "queued"]
+        own = sorted((row.ticket or 0, row.id) for row in rows if object_key_of(row) == object_key)
+        return [brief_invocation(self.tables.invocations[key]) for _, key in own[:limit]]
+
+    async def waits_of(self, invocation_id: str, limit: int) -> list[AwakeableRow]:
+        pending = self.tables.rows.pending[invocation_id] or []
+        return [brief_awakeable(self.tables.awakeables[key]) for key in pending[:limit]]
+
+    async def state(self, object_key: ObjectKey, name: str) -> bytes | None:
+        found = self.tables.states.get((object_key, name))
+        return None if found is None else found[0]
+
+    async def state_names(self, object_key: ObjectKey) -> list[str]:
+        return self.tables.rows.states[object_key] or []
+
+    async def states(self, object_key: ObjectKey, limit: int, after: str = "") -> list[StateEntry]:
+        names = self.tables.rows.states[object_key] or []
+        found = [(name, *self.tables.states[object_key, name]) for name in names]
+        entries = [StateEntry(name=name, value=value, updated_ms=at_ms) for name, value, at_ms in found]
+        return [entry for entry in entries if entry.name > after][:limit]
+
+    async def keys_with_state(self, service: str, limit: int, after: bytes = b"") -> list[bytes]:
+        return self.tables.keys_with_state(service, after)[:limit]
+
     async def awakeable(self, awakeable_id: str) -> AwakeableRow | None:
         return self.tables.awakeables.get(awakeable_id)
 
-    async def awakeables(self, page: Page, *, state: State | None = None) -> list[AwakeableRow]:
-        rows = self.tables.awakeables.values()
+    async def awakeables(self, page: Page, *, state: AwakeableState | None = None) -> list[AwakeableRow]:
+        rows = [row for row in self.tables.awakeables.values() if row.source_utf8 is None]
         found = _newest({row.id: row for row in rows if state in (None, row.state)}, page)
         return [brief_awakeable(row) for row in found]
 
@@ -361,10 +482,23 @@ class MemoryStore:
 
     async def counts(self) -> Mapping[str, int]:
         tables = self.tables
-        pending = [row.created_ms for row in tables.awakeables.values() if row.state == "pending"]
+        pending = [
+            row.created_ms
+            for row in tables.awakeables.values()
+            if row.state == "pending" and row.source_utf8 is None
+        ]
         unsent = [row.created_ms for _, row in tables.in_state("unsent")]
         statuses = Counter(row.status for row in tables.invocations.values() if row.status != "completed")
-        oldest = {"awakeables_oldest_ms": pending, "effects_oldest_ms": unsent}
+        first_in_line = {
+            (row.service, row.key_utf8): row.updated_ms
+            for row in sorted(tables.invocations.values(), key=lambda row: row.ticket or 0, reverse=True)
+            if row.status == "queued"
+        }
+        oldest = {
+            "awakeables_oldest_ms": pending,
+            "effects_oldest_ms": unsent,
+            "queued_oldest_ms": [*first_in_line.values()],
+        }
         return {
             "awakeables_pending": len(pending),
             "invocations_open": statuses.total(),

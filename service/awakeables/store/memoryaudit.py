@@ -11,6 +11,7 @@ from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import EffectState
 from awakeables.core.instances import Instance
 from awakeables.core.invocations import Invocation
+from awakeables.core.objects import ObjectRow
 from awakeables.core.rows import Chunk, EffectRow, KeyRow, PositionRow
 from awakeables.ports import Clock, Pages, Snapshot
 from awakeables.store.memory import MemoryTables
@@ -46,6 +47,7 @@ class MemorySnapshot:
         self._keys = sorted(tables.keys.items())
         self._positions = [copy(row) for _, row in sorted(tables.positions.items())]
         self._schemas = frozenset(tables.schemas)
+        self._objects = [row for _, row in sorted(tables.rows.objects.items()) if row is not None]
 
     def invocations(self) -> Pages[Invocation]:
         return _pages(self._invocations.values())
@@ -59,6 +61,9 @@ class MemorySnapshot:
 
     def awakeables(self) -> Pages[AwakeableRow]:
         return _pages(self._awakeables.values())
+
+    def invocations_with(self, invocation_ids: Sequence[str]) -> Pages[Invocation]:
+        return _pages(self._invocations[key] for key in invocation_ids if key in self._invocations)
 
     def awakeables_with(self, awakeable_ids: Sequence[str]) -> Pages[AwakeableRow]:
         return _pages(self._awakeables[key] for key in awakeable_ids if key in self._awakeables)
@@ -74,6 +79,9 @@ class MemorySnapshot:
 
     def positions(self) -> Pages[PositionRow]:
         return _pages(self._positions)
+
+    def objects(self) -> Pages[ObjectRow]:
+        return _pages(self._objects)
 
     async def versions(self, invocation_ids: Sequence[str]) -> dict[str, int]:
         rows = (self._invocations.get(key) for key in invocation_ids)

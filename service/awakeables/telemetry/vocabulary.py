@@ -15,7 +15,7 @@ from awakeables.core.invocations import STATUSES
 Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
 CompletionOrigin: TypeAlias = Literal["kafka", "http", "handler"]
 LetterCode: TypeAlias = Literal[
-    "unreadable", "unknown", "invalid", "unstorable", "skipped", "folded", "unusable-task"
+    "unreadable", "unknown", "invalid", "unstorable", "skipped", "folded", "unusable-task", "failed"
 ]
 PublishResult: TypeAlias = Literal["published", "retried", "refused"]
 CommitProblem: TypeAlias = Literal["unavailable", "refused"]
@@ -27,7 +27,7 @@ TaskEnd: TypeAlias = Literal["resolved", "rejected", "dead-letter", "expired", "
 
 ORIGINS: tuple[CompletionOrigin, ...] = ("kafka", "http", "handler")
 LETTER_CODES: tuple[LetterCode, ...] = (
-    "unreadable", "unknown", "invalid", "unstorable", "skipped", "folded", "unusable-task",
+    "unreadable", "unknown", "invalid", "unstorable", "skipped", "folded", "unusable-task", "failed",
 )  # fmt: skip
 PUBLISH_RESULTS: tuple[PublishResult, ...] = ("published", "retried", "refused")
 COMMIT_PROBLEMS: tuple[CommitProblem, ...] = ("unavailable", "refused")
@@ -106,7 +106,7 @@ PROBLEMS = Metric(
     kind="gauge",
     help="Current problems in readiness, including those that only degrade it, by subject.",
     labels=("about",),
-    runbook="Read `/health/ready`; for a partition see `awakeables offsets show`.",
+    runbook="Read `/health/ready`; of partitions, `awakeables offsets show` and `subscriptions list`.",
 )
 PENDING = Metric(
     name="awakeables_pending",
@@ -126,6 +126,12 @@ INVOCATIONS = Metric(
     help="Invocations that have not ended, by status.",
     labels=("status",),
     runbook="Many pending: raise `max_running`. Paused: `awakeables show`, fix it, `awakeables resume`.",
+)
+QUEUED_OLDEST = Metric(
+    name="awakeables_queued_oldest_seconds",
+    kind="gauge",
+    help="Age of the oldest invocation that is next in line for the key of an object; 0 if there is none.",
+    runbook="`awakeables objects list OBJECT` shows which keys are held, `awakeables why OBJECT KEY` why.",
 )
 HANDLERS_LIVE = Metric(
     name="awakeables_handlers_live",
@@ -171,7 +177,7 @@ HEARTBEATS = Metric(
 DEAD_LETTERS_ADDED = Metric(
     name="awakeables_dead_letters",
     kind="counter",
-    help="Records of the completions topic, and tasks reported there, that became dead letters, by code.",
+    help="Completions, records of subscriptions, and reported tasks that became dead letters, by code.",
     labels=("code",),
     runbook="`awakeables dead-letters list`; fix the producer, then `awakeables dead-letters resend`.",
 )
@@ -201,6 +207,48 @@ CONSUMER_TRANSACTION = Metric(
     help="How long an open transaction has blocked a partition; 0 if none is open.",
     labels=("partition",),
     runbook="Answers after it wait: `kafka-transactions.sh find-hanging`; abort it or stop its producer.",
+)
+SUBSCRIPTION_LAG = Metric(
+    name="awakeables_subscription_lag",
+    kind="gauge",
+    help="Records of a subscription that have not begun an invocation yet, by partition.",
+    labels=("subscription", "partition"),
+    runbook="`awakeables subscriptions list` says what each partition waits for.",
+)
+SUBSCRIPTION_BEHIND = Metric(
+    name="awakeables_subscription_behind_seconds",
+    kind="gauge",
+    help="Age of the last record used, while others of its partition wait; 0 at the end.",
+    labels=("subscription", "partition"),
+    runbook="Past the topic's `retention.ms` records are lost: raise it while you fix the cause.",
+)
+SUBSCRIPTION_TRANSACTION = Metric(
+    name="awakeables_subscription_transaction_open_seconds",
+    kind="gauge",
+    help="How long an open transaction has blocked a partition of a subscription; 0 if none is open.",
+    labels=("subscription", "partition"),
+    runbook="`kafka-transactions.sh find-hanging`; abort the transaction or stop its producer.",
+)
+SUBSCRIPTION_WAITING = Metric(
+    name="awakeables_subscription_waiting",
+    kind="gauge",
+    help="1 while a partition is not read because of a pause, `max_open`, or the full queue of a key.",
+    labels=("subscription", "partition"),
+    runbook="`awakeables subscriptions list` says why; paused invocations count as open.",
+)
+SUBSCRIPTION_RECORDS = Metric(
+    name="awakeables_subscription_records",
+    kind="counter",
+    help="Records of a subscription that have begun an invocation.",
+    labels=("subscription",),
+    runbook="Compare with `awakeables_dead_letters_total`: what does not fit is a dead letter.",
+)
+SUBSCRIPTION_EXPIRED = Metric(
+    name="awakeables_subscription_records_expired",
+    kind="counter",
+    help="Records of a subscription that were deleted before they were read.",
+    labels=("subscription",),
+    runbook="They are lost: raise the topic's `retention.ms`.",
 )
 RECORDS_EXPIRED = Metric(
     name="awakeables_records_expired",
@@ -321,9 +369,11 @@ WORKER_RUNNING = Metric(
 )
 
 SERVICE_METRICS: tuple[Metric, ...] = (
-    BUILD_INFO, READY, PROBLEMS, PENDING, PENDING_OLDEST, INVOCATIONS, HANDLERS_LIVE, ATTEMPTS,
-    ATTEMPT_SECONDS,
+    BUILD_INFO, READY, PROBLEMS, PENDING, PENDING_OLDEST, INVOCATIONS, QUEUED_OLDEST, HANDLERS_LIVE,
+    ATTEMPTS, ATTEMPT_SECONDS,
     VERDICTS_TOLD, VERDICTS_UNPUBLISHED, HEARTBEATS, DEAD_LETTERS_ADDED, DEAD_LETTERS_KEPT,
+    SUBSCRIPTION_LAG, SUBSCRIPTION_BEHIND, SUBSCRIPTION_TRANSACTION, SUBSCRIPTION_WAITING,
+    SUBSCRIPTION_RECORDS, SUBSCRIPTION_EXPIRED,
     CONSUMER_LAG, CONSUMER_BEHIND,
     CONSUMER_TRANSACTION,
     RECORDS_EXPIRED, COMMIT_MEMBERS, COMMIT_SECONDS, COMMIT_FAILURES, COMMIT_WAITING, PUBLISHES,

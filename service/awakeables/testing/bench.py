@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,15 +23,24 @@ from awakeables.core.outcomes import Resolution
 from awakeables.core.replies import Reply, SettledAll
 from awakeables.core.rows import Changes
 from awakeables.core.sources import source_of
-from awakeables.engine.completionsink import CompletionSink
-from awakeables.engine.completionstopic import ConsumedRecord
 from awakeables.engine.engine import Engine, EngineSettings, HandlersRun
 from awakeables.engine.outbox import RelaySettings
+from awakeables.engine.readtopic import ConsumedRecord
 from awakeables.engine.runner import RunnerSettings
+from awakeables.engine.sinks import CompletionSink
 from awakeables.errors import StoreRefused, StoreUnavailable, TopicMissing
 from awakeables.handlers.local import LocalAttempts
 from awakeables.handlers.service import App, Service
-from awakeables.ports import Clock, Entropy, Expectation, Publisher, PublishReport, Store
+from awakeables.ports import (
+    Clock,
+    Entropy,
+    Expectation,
+    Publisher,
+    PublishReport,
+    Store,
+    TopicOffsets,
+    Where,
+)
 from awakeables.store.memory import MemoryStore
 from awakeables.testing.loop import InlineExecutor, SeededEntropy, SeededLoop, VirtualClock
 
@@ -60,6 +69,7 @@ def new_process(  # noqa: PLR0913 - keyword-only
     on_failure: Callable[[BaseException], None] = lambda _error: None,
     handlers: HandlersRun = LocalAttempts,
     on_time: Callable[[int, float], None] | None = None,
+    offsets: TopicOffsets | None = None,
 ) -> Process:
     """Make a process as the service does; its IDs are the same in each run unless `entropy` decides."""
     engine = Engine(
@@ -74,6 +84,7 @@ def new_process(  # noqa: PLR0913 - keyword-only
         on_failure=on_failure,
         on_time=on_time,
         handlers=handlers,
+        offsets=offsets,
     )
     return Process(engine, Api(engine))
 
@@ -256,6 +267,31 @@ class FakeBroker:
         return [msgspec.json.decode(e.value or b"null") for e in self.published if e.topic == topic]
 
 
+class FakeOffsets:
+    """`ports.TopicOffsets` of topics that a test describes.
+
+    Attributes:
+        begins: Where a partition begins, by topic and partition; 0 without an entry.
+        ends: Where it ends.
+        later: The offset of the first record of an instant or later; without an entry its end.
+        asked: What was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.begins: dict[tuple[str, int], int] = {}
+        self.ends: dict[tuple[str, int], int] = {}
+        self.later: dict[tuple[str, int], int] = {}
+        self.asked: list[Where] = []
+
+    async def offsets_at(self, topic: str, partitions: Collection[int], where: Where) -> dict[int, int]:
+        self.asked.append(where)
+        known = self.begins if where == "earliest" else self.ends
+        found = {number: known.get((topic, number), 0) for number in partitions}
+        if isinstance(where, int):
+            found |= {number: self.later[topic, number] for number in found if (topic, number) in self.later}
+        return found
+
+
 class Bench:
     """What outlives the processes of a service: its store, its broker, and time."""
 
@@ -273,6 +309,7 @@ class Bench:
         self.clock = clock or VirtualClock(asyncio.get_running_loop())
         self.store = FragileStore(clock=self.clock, retention=retention, shared=shared)
         self.broker = FakeBroker()
+        self.offsets = FakeOffsets()
         self._handlers = handlers
         self._processes = 0
 
@@ -292,6 +329,7 @@ class Bench:
             executor=executor,
             build=str(self._processes),
             handlers=self._handlers,
+            offsets=self.offsets,
         )
         async with serving(process):
             yield process

@@ -94,6 +94,8 @@ class Outside:
             self._read(await self._inbox.get())
 
     def _read(self, effect: Effect) -> None:
+        if effect.kind == "dead-letter":
+            return  # the service's own copy, which no handler has published
         value, headers = encode_effect(effect)
         facts = effect.task
         self.published.append(

@@ -24,8 +24,9 @@ from awakeables.web.guard import Guard
 from awakeables.web.health import HealthRoutes
 from awakeables.web.instances import InstanceRoutes
 from awakeables.web.invocations import InvocationRoutes
-from awakeables.web.lists import PAGING
+from awakeables.web.lists import PAGING, PAGING_BY_NAME
 from awakeables.web.metrics import MetricsRoute
+from awakeables.web.objects import ObjectRoutes
 from awakeables.web.offsets import OffsetRoutes
 from awakeables.web.outbox import OutboxRoutes
 from awakeables.web.problems import ClientGone, Problem
@@ -33,6 +34,7 @@ from awakeables.web.request import HttpRequest, Response
 from awakeables.web.requestids import REQUEST_ID, RequestIds
 from awakeables.web.routing import Routes, Target, method_not_allowed, read_query
 from awakeables.web.settings import WebSettings
+from awakeables.web.subscriptions import SubscriptionRoutes
 from awakeables.web.tokens import Tokens
 from awakeables.web.waiting import Waiting
 
@@ -145,13 +147,14 @@ class WebApp:
         targets: Mapping[str, Target],
         names: Sequence[str],
     ) -> NoReturn:
-        self._guard.check(method, headers, names, next(iter(targets.values())).scope)
-        if len(names) == 2:
-            self._api.app.handler(*names)  # no such handler: 404, whatever the method
+        target = next(iter(targets.values()))
+        self._guard.check(method, headers, names, target.scope)
+        if target.scope == "call":
+            self._api.app.handler(names[0], names[-1])  # no such handler: 404, whatever the method
         raise method_not_allowed(method, sorted(targets))
 
 
-def _routes(
+def _routes(  # noqa: PLR0915 - a line per route
     api: Api, waiting: Waiting, guard: Guard, bodies: Bodies, settings: WebSettings, metrics: Metrics
 ) -> Routes:
     awakeables = AwakeableRoutes(api, waiting, bodies)
@@ -161,12 +164,16 @@ def _routes(
     invocations = InvocationRoutes(api, waiting, guard, settings)
     metrics_page = MetricsRoute(metrics)
     instances = InstanceRoutes(api, waiting)
+    objects = ObjectRoutes(api, waiting, bodies)
     offsets = OffsetRoutes(api, waiting)
     outbox = OutboxRoutes(api, waiting)
+    subscriptions = SubscriptionRoutes(api, waiting)
     documents = DocumentRoutes(api, guarded=guard.wants_tokens)
     routes = Routes()
     routes.add("POST", "/*/*", calls.call, scope="call")
     routes.add("POST", "/*/*/send", calls.send, scope="call", parameters=("delay",))
+    routes.add("POST", "/*/*/*", calls.call, scope="call")
+    routes.add("POST", "/*/*/*/send", calls.send, scope="call", parameters=("delay",))
     for path in AWAKEABLE_PATHS:
         routes.add("POST", f"{path}/*/resolve", awakeables.resolve, scope="complete")
         routes.add("POST", f"{path}/*/reject", awakeables.reject, scope="complete")
@@ -177,14 +184,24 @@ def _routes(
         "/invocations",
         invocations.list,
         scope="read",
-        parameters=("status", "service", "handler", "idempotency_key", *PAGING),
+        parameters=("status", "service", "handler", "key", "idempotency_key", *PAGING),
     )
     routes.add("GET", "/invocations/*", invocations.show, scope="read")
     routes.add("GET", "/invocations/*/output", invocations.output, scope="read", own=True)
     routes.add("GET", "/invocations/*/attach", invocations.attach, scope="read", own=True)
-    routes.add("POST", "/invocations/*/cancel", invocations.cancel, scope="operate")
-    routes.add("POST", "/invocations/*/kill", invocations.kill, scope="operate")
-    routes.add("POST", "/invocations/*/resume", invocations.resume, scope="operate")
+    for deed in (invocations.pause, invocations.resume, invocations.cancel, invocations.kill):
+        routes.add("POST", f"/invocations/*/{deed.__name__}", deed, scope="operate")
+    routes.add(
+        "POST", "/invocations/*/restart", invocations.restart, scope="operate", parameters=("from_entry",)
+    )
+    routes.add("POST", "/invocations/*/purge", invocations.purge, scope="operate")
+    routes.add("GET", "/invocations/*/why", invocations.why, scope="read")
+    routes.add("GET", "/objects/*", objects.list, scope="read", parameters=("having", *PAGING_BY_NAME))
+    routes.add("GET", "/objects/*/*", objects.show, scope="read")
+    routes.add("POST", "/objects/*/*/pause", objects.pause, scope="operate")
+    routes.add("POST", "/objects/*/*/resume", objects.resume, scope="operate")
+    routes.add("GET", "/objects/*/*/state", objects.state, scope="read", parameters=PAGING_BY_NAME)
+    routes.add("PATCH", "/objects/*/*/state", objects.edit, scope="operate")
     routes.add("GET", "/dead-letters", dead_letters.list, scope="read", parameters=PAGING)
     routes.add("GET", "/dead-letters/*", dead_letters.show, scope="read")
     routes.add("POST", "/dead-letters/*/resend", dead_letters.resend, scope="operate")
@@ -196,6 +213,12 @@ def _routes(
     routes.add("POST", "/outbox/*/resend", outbox.resend, scope="operate")
     routes.add("GET", "/offsets", offsets.list, scope="read")
     routes.add("POST", "/offsets/*/skip", offsets.skip, scope="operate", parameters=("to",))
+    routes.add("GET", "/subscriptions", subscriptions.list, scope="read")
+    routes.add("POST", "/subscriptions/*/pause", subscriptions.pause, scope="operate")
+    routes.add("POST", "/subscriptions/*/resume", subscriptions.resume, scope="operate")
+    routes.add(
+        "POST", "/subscriptions/*/seek", subscriptions.seek, scope="operate", parameters=("to", "partition")
+    )
     routes.add("GET", "/instances", instances.list, scope="read")
     routes.add("GET", "/metrics", metrics_page.show, scope="metrics")
     routes.add("GET", "/openapi.json", documents.openapi, scope="read")

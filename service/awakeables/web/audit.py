@@ -15,7 +15,10 @@ from awakeables.web.request import HttpRequest
 
 log = structlog.stdlib.get_logger(__name__)
 
-Deed: TypeAlias = Literal["resume", "cancel", "kill", "resolve", "reject", "resend", "skip", "purge"]
+Deed: TypeAlias = Literal[
+    "resume", "cancel", "kill", "resolve", "reject", "resend", "skip", "purge", "pause", "edit", "restart",
+    "seek",
+]  # fmt: skip
 
 
 @contextmanager

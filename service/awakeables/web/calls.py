@@ -1,4 +1,4 @@
-"""Calling handlers: `POST /{service}/{handler}` and `…/send`."""
+"""Calling handlers: `POST /{service}/{handler}`, `POST /{object}/{key}/{handler}`, and each with `…/send`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from awakeables.api import Api, idempotency_scope
 from awakeables.core.commands import Idempotency
 from awakeables.core.durations import parse_duration
 from awakeables.core.replies import Begun
-from awakeables.errors import Overloaded
+from awakeables.errors import InvalidInput, NotFound, Overloaded
+from awakeables.handlers.invoking import LONGEST_KEY, key_problem
 from awakeables.handlers.service import Handler
 from awakeables.web import views
 from awakeables.web.bodies import Bodies
@@ -30,7 +31,6 @@ NOT_FORWARDED = frozenset(
 )
 """Headers that concern only this hop or this request, and secrets, which don't belong in the journal."""
 
-LONGEST_KEY = 255
 IN_DOUBT = "the invocation may or may not have begun; with an Idempotency-Key it is safe to repeat the call"
 
 
@@ -48,15 +48,16 @@ class CallRoutes:
 
     async def call(self, request: HttpRequest) -> Response:
         """Begin an invocation, or attach to the one with this idempotency key, and wait for its result."""
-        handler = self._handler(request)
+        handler, key = self._target(request)
         body = await self._bodies.read(request)
-        if b"idempotency-key" in request.headers:
-            invocation_id = (await self._begin(request, handler, body)).id
+        if b"idempotency-key" in request.headers or handler.kind == "run":
+            invocation_id = (await self._begin(request, handler, key, body)).id
             outcome = await self._waiting.result(request, invocation_id)
         else:
             call = self._api.call(
                 handler,
                 self._input(handler, request, body),
+                key=key,
                 headers=_forwarded_headers(request.raw_headers),
                 by=None if request.holder is None else request.holder.name,
             )
@@ -76,27 +77,54 @@ class CallRoutes:
             delay = parse_duration(request.query["delay"]) if "delay" in request.query else timedelta(0)
         except ValueError as error:
             raise bad_request(f"delay: {error}") from None
-        handler = self._handler(request)
-        begun = await self._begin(request, handler, await self._bodies.read(request), delay)
+        handler, key = self._target(request, "/send")
+        begun = await self._begin(request, handler, key, await self._bodies.read(request), delay)
         return as_json(
             views.BegunView(invocation_id=begun.id, created=begun.created),
             status=202,
             headers=ask_later(begun.id, self._retry_after),
         )
 
-    def _handler(self, request: HttpRequest) -> Handler:
+    def _target(self, request: HttpRequest, verb: str = "") -> tuple[Handler, str | None]:
+        """The handler, and if it is one of an object the key that it is called for.
+
+        Raises:
+            NotFound: There is no such handler, or it has another path; the message names that.
+            InvalidInput: The key can't be one.
+        """
         if self._api.draining:
             raise Overloaded("the service is stopping; try again")
-        return self._api.app.handler(*request.names)
+        service, *keys, name = request.names
+        handler = self._api.app.handler(service, name)
+        where = f"{service}/{name}"
+        if handler.private:
+            raise NotFound(f"{where} is private: only other handlers can call it")
+        if not handler.keyed:
+            if keys:
+                raise NotFound(f"{where} is a handler of a service, which has no keys: POST /{where}{verb}")
+            return handler, None
+        if not keys:
+            path = f"/{service}/{{key}}/{name}{verb}"
+            raise NotFound(f"{where} is a handler of an object, which is called for a key: POST {path}")
+        problem = key_problem(keys[0])
+        if problem is not None:
+            raise InvalidInput(f"{where}: {problem}")
+        return handler, keys[0]
 
     async def _begin(
-        self, request: HttpRequest, handler: Handler, body: bytes, delay: timedelta = timedelta(0)
+        self,
+        request: HttpRequest,
+        handler: Handler,
+        key: str | None,
+        body: bytes,
+        delay: timedelta = timedelta(0),
     ) -> Begun:
         begin = self._api.begin(
             handler,
             self._input(handler, request, body),
+            key=key,
             headers=_forwarded_headers(request.raw_headers),
-            idempotency=_idempotency(handler, request, body),
+            idempotency=_idempotency(handler, key, request, body),
             delay=delay,
             by=None if request.holder is None else request.holder.name,
         )
@@ -131,13 +159,13 @@ def _forwarded_headers(raw_headers: Headers) -> dict[str, str]:
     return headers
 
 
-def _idempotency(handler: Handler, request: HttpRequest, body: bytes) -> Idempotency | None:
+def _idempotency(
+    handler: Handler, object_key: str | None, request: HttpRequest, body: bytes
+) -> Idempotency | None:
     key = request.text(b"idempotency-key")
     if key is None:
         return None
     if not 0 < len(key) <= LONGEST_KEY:
         raise bad_request(f"an Idempotency-Key has 1 to {LONGEST_KEY} characters")
-    fingerprint = hashlib.sha256(body).hexdigest()
-    return Idempotency(
-        scope=idempotency_scope(handler.service, handler.name), key=key, fingerprint=fingerprint
-    )
+    scope = idempotency_scope(handler.service, handler.name, object_key)
+    return Idempotency(scope=scope, key=key, fingerprint=hashlib.sha256(body).hexdigest())

@@ -104,7 +104,7 @@ class Guard:
         if holder is not None and not _began(holder, row) and not holder.may("read"):
             raise _forbidden(
                 "read",
-                f"the idempotency key was used by another caller than {holder.name!r}: use another key, "
+                f"it was begun by another caller than {holder.name!r}: use another key, "
                 "or a token with the scope 'read'",
             )
 

@@ -1,4 +1,4 @@
-"""Inspect invocations, get their results, and resume, cancel or kill them: `/invocations`."""
+"""Inspect invocations, get their results, and pause, resume, restart, cancel or kill them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from awakeables.core.invocations import STATUSES, Invocation
 from awakeables.web import render, views
 from awakeables.web.audit import audited
 from awakeables.web.guard import Guard
-from awakeables.web.lists import one_of, page, page_of
+from awakeables.web.lists import number_in, one_of, page, page_of
 from awakeables.web.problems import bad_request
 from awakeables.web.request import HttpRequest, Response
-from awakeables.web.responses import as_json, not_yet, of_result
+from awakeables.web.responses import as_json, ask_later, not_yet, of_result
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
 
@@ -36,15 +36,15 @@ class InvocationRoutes:
         asked = page_of(request, "inv")
         status = one_of(request, "status", STATUSES)
         service, handler = request.query.get("service"), request.query.get("handler")
-        key = request.query.get("idempotency_key")
+        key, object_key = request.query.get("idempotency_key"), request.query.get("key")
         if key is not None:
             found = await self._waiting.store(
-                self._api.invocations_by_key(key, service=service, handler=handler)
+                self._api.invocations_by_key(key, service=service, handler=handler, object_key=object_key)
             )
             rows = [row for row in found if status in (None, row.status)]
             rows = [row for row in rows if asked.before is None or row.id < asked.before][: asked.limit]
-        elif handler is not None:
-            raise bad_request("handler= can be used only together with idempotency_key=")
+        elif handler is not None or object_key is not None:
+            raise bad_request("handler= and key= can be used only together with idempotency_key=")
         else:
             rows = list(
                 await self._waiting.store(self._api.invocations(asked, status=status, service=service))
@@ -81,6 +81,11 @@ class InvocationRoutes:
             return of_result(row.id, outcome)
         return not_yet(await self._row(request), retry_after=self._retry_after)
 
+    async def why(self, request: HttpRequest) -> Response:
+        """Say what the invocation waits for, and so on along calls and keys of objects."""
+        invocation_id = _invocation_id(request)
+        return as_json(render.why(await self._waiting.store(self._api.why(invocation_id))))
+
     async def resume(self, request: HttpRequest) -> Response:
         invocation_id = _invocation_id(request)
         with audited(request, "resume", invocation_id=invocation_id):
@@ -89,6 +94,41 @@ class InvocationRoutes:
                 doubt="the invocation may or may not have been resumed; check its status",
             )
         return as_json(render.invocation(row))
+
+    async def pause(self, request: HttpRequest) -> Response:
+        """Pause until it is resumed; one that runs is paused at its next wait. Answered 202."""
+        invocation_id = _invocation_id(request)
+        with audited(request, "pause", invocation_id=invocation_id):
+            row = await self._waiting.store(
+                self._api.pause(invocation_id, by=request.by),
+                doubt="the invocation may or may not be paused; it is safe to repeat the request",
+            )
+        return as_json(render.invocation(row), status=202)
+
+    async def purge(self, request: HttpRequest) -> Response:
+        """Delete an invocation that has ended."""
+        invocation_id = _invocation_id(request)
+        with audited(request, "purge", invocation_id=invocation_id):
+            await self._waiting.store(
+                self._api.purge(invocation_id),
+                doubt="the invocation may or may not have been deleted; look it up",
+            )
+        return as_json(views.PurgedView(count=1))
+
+    async def restart(self, request: HttpRequest) -> Response:
+        """Begin it again under a new ID, from an entry of its journal, or from its input alone."""
+        invocation_id = _invocation_id(request)
+        from_entry = number_in("from_entry", request.query.get("from_entry", "0"))
+        with audited(request, "restart", invocation_id=invocation_id, from_entry=from_entry):
+            new_id = await self._waiting.store(
+                self._api.restart(invocation_id, from_entry=from_entry, by=request.by),
+                doubt="the invocation may or may not have been restarted; look at its acts",
+            )
+        return as_json(
+            views.BegunView(invocation_id=new_id, created=True),
+            status=202,
+            headers=ask_later(new_id, self._retry_after),
+        )
 
     async def cancel(self, request: HttpRequest) -> Response:
         """Cancel at the handler's next await; an invocation that never ran ends at once. Answered 202."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from awakeables.api import Api
-from awakeables.core.texts import excerpt
 from awakeables.web import render, views
 from awakeables.web.audit import audited
-from awakeables.web.problems import bad_request
+from awakeables.web.lists import number_in
 from awakeables.web.request import HttpRequest, Response
 from awakeables.web.responses import as_json
 from awakeables.web.waiting import Waiting
@@ -27,16 +26,10 @@ class OffsetRoutes:
         """Move past the batch that the partition is stuck at, or to the offset in the query."""
         [partition] = request.names
         to = request.query.get("to")
-        number, offset = _number("the partition", partition), None if to is None else _number("to", to)
+        number, offset = number_in("the partition", partition), None if to is None else number_in("to", to)
         with audited(request, "skip", partition=number, to=offset):
             row = await self._waiting.store(
                 self._api.skip(number, offset, by=request.by),
                 doubt="the batch may or may not have been skipped; check the partition's offsets",
             )
         return as_json(render.reading(row))
-
-
-def _number(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 19):
-        raise bad_request(f"{name} must be a number, not {excerpt(text)}")
-    return int(text)

@@ -20,12 +20,13 @@ MEDIA_TYPE: Final = b"application/problem+json"
 _TABLE: Final[dict[type[Exception], tuple[int, str, str]]] = {
     errors.MalformedId: (400, "malformed-id", "The ID is malformed"),
     errors.NotFound: (404, "not-found", "Not found"),
-    errors.InvalidInput: (422, "invalid-input", "The body does not match the handler's input type"),
+    errors.InvalidInput: (422, "invalid-input", "The input is invalid"),
     errors.IdempotencyConflict: (
         422,
         "idempotency-conflict",
-        "The idempotency key was used with another input",
+        "The key was used with another input",
     ),
+    errors.QueueIsFull: (429, "queue-full", "The queue of the object's key is full"),
     errors.NotPossible: (409, "not-possible", "The current state does not allow this"),
     errors.CallerError: (400, "bad-request", "The request is invalid"),
     errors.OwnershipLost: (503, "try-again", "Another process took over this work"),
@@ -99,7 +100,7 @@ def response_to(error: Exception, *, retry_after: bytes = b"1", request_id: str 
     }
     if request_id is not None:
         document["request_id"] = request_id
-    retry = ((b"retry-after", retry_after),) if problem.status == 503 else ()
+    retry = ((b"retry-after", retry_after),) if problem.status in (429, 503) else ()
     return request.response(
         msgspec.json.encode(document),
         MEDIA_TYPE,

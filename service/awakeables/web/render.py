@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Raw, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
-from awakeables.api import InstanceStatus, PartitionProgress
+from awakeables.api import InstanceStatus, Move, PartitionProgress, SubscriptionProgress
 from awakeables.core.acts import Acts
 from awakeables.core.awakeables import (
     VERDICTS,
@@ -20,12 +20,23 @@ from awakeables.core.awakeables import (
 )
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, QueuedEffect
+from awakeables.core.ids import is_invocation
 from awakeables.core.invocations import Failure, Invocation, due_since_ms, stalled_reason
-from awakeables.core.journal import Entry
-from awakeables.core.outcomes import NULL, Cancellation, Expiry, Outcome, Rejection, Resolution
-from awakeables.core.records import rfc3339
+from awakeables.core.journal import Entry, Input, SourceRecord
+from awakeables.core.objects import ObjectRow, StateEntry
+from awakeables.core.outcomes import (
+    NULL,
+    Cancellation,
+    Expiry,
+    Outcome,
+    Rejection,
+    Resolution,
+    as_resolution,
+)
+from awakeables.core.records import rfc3339, text_from
 from awakeables.core.replay import describe
 from awakeables.ports import Expectation
+from awakeables.queries import KeyStatus, WaitingInvocation
 from awakeables.web import views
 
 _LATEST_MS = 253_402_300_799_999
@@ -72,13 +83,59 @@ def invocation(row: Invocation) -> views.InvocationView:
 def invocation_in_full(
     row: Invocation, journal: Sequence[Entry], problem: str | None = None, *, key: str | None = None
 ) -> views.InvocationInFullView:
+    given = journal[0] if journal else None
     return views.InvocationInFullView(
         **_invocation(row),
         acts=_acts(row.acts),
         idempotency_key=key,
+        caller=given.caller if isinstance(given, Input) else None,
+        restart_of=given.restart_of if isinstance(given, Input) else None,
+        record=_source(given.record) if isinstance(given, Input) and given.record else None,
         result=_outcome(row.result),
         journal=[_entry(index, entry) for index, entry in enumerate(journal)],
         journal_problem=problem,
+    )
+
+
+def why(chain: Sequence[WaitingInvocation]) -> views.WhyView:
+    return views.WhyView(items=_waiting(chain))
+
+
+def queue(row: ObjectRow) -> views.ObjectKeyView:
+    return views.ObjectKeyView(
+        key=row.key,
+        head=row.head,
+        since=_held_since(row),
+        length=row.length,
+        paused=_instant(row.paused_ms),
+    )
+
+
+def key_alone(key: str) -> views.ObjectKeyView:
+    return views.ObjectKeyView(key=key)
+
+
+def key_status(status: KeyStatus) -> views.ObjectKeyInFullView:
+    row = status.queue
+    return views.ObjectKeyInFullView(
+        object=status.service,
+        key=status.key,
+        head=_waiting(status.head),
+        since=None if row is None else _held_since(row),
+        length=0 if row is None else row.length,
+        in_line=[invocation(each) for each in status.in_line],
+        paused=None if row is None else _instant(row.paused_ms),
+        acts=[] if row is None else _acts(row.acts),
+    )
+
+
+def state_entry(entry: StateEntry) -> views.StateEntryView:
+    stored = as_resolution(entry.value)
+    return views.StateEntryView(
+        name=entry.name,
+        value=stored.value,
+        value_base64=stored.value_base64,
+        updated=instant(entry.updated_ms),
     )
 
 
@@ -113,6 +170,33 @@ def queued_effect(row: QueuedEffect) -> views.OutboxRecordView:
 
 def queued_effect_in_full(row: QueuedEffect) -> views.OutboxRecordInFullView:
     return views.OutboxRecordInFullView(**_queued_effect(row), **_contents(row.effect), acts=_acts(row.acts))
+
+
+def subscription(row: SubscriptionProgress) -> views.SubscriptionView:
+    return views.SubscriptionView(
+        name=row.name,
+        topic=row.topic,
+        handler=row.target,
+        paused=_instant(row.paused_ms),
+        open=row.open,
+        max_open=row.max_open,
+        problems=list(row.problems),
+        partitions=[
+            views.SubscribedPartitionView(
+                partition=each.partition,
+                next=each.next,
+                end=each.end,
+                lag=each.lag,
+                problem=each.problem,
+                waits=each.waits,
+            )
+            for each in row.partitions
+        ],
+    )
+
+
+def move(made: Move) -> views.MoveView:
+    return views.MoveView(partition=made.partition, before=made.before, next=made.next)
 
 
 def reading(row: PartitionProgress) -> views.PartitionView:
@@ -154,12 +238,49 @@ def _invocation(row: Invocation) -> dict[str, Any]:
         "attempts": row.attempts,
         "due": _instant(None if row.due_ms is None else due_since_ms(row.due_ms)),
         "cancelled": _instant(row.cancelled_ms),
+        "pausing": _instant(row.pausing_ms),
         "failure": _failure(row.failure),
         "reason": stalled_reason(row),
         "build": row.build,
+        "subscription": row.subscription,
         "created": instant(row.created_ms),
         "updated": instant(row.updated_ms),
     }
+
+
+def _source(record: SourceRecord) -> views.SourceRecordView:
+    return views.SourceRecordView(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp=instant(record.at_ms),
+    )
+
+
+def _waiting(chain: Sequence[WaitingInvocation]) -> list[views.WaitingInvocationView]:
+    return [
+        views.WaitingInvocationView(
+            invocation=invocation(each.row), waits=[_wait(wait) for wait in each.waits]
+        )
+        for each in chain
+    ]
+
+
+def _wait(row: AwakeableRow) -> views.WaitView:
+    return views.WaitView(
+        id=row.id,
+        type=row.type_name,
+        topic=row.topic,
+        invocation=row.source if is_invocation(row.source) else None,
+        promise=None if row.title is None else text_from(row.title),
+        created=instant(row.created_ms),
+        deadline=_instant(row.deadline_ms),
+    )
+
+
+def _held_since(row: ObjectRow) -> str | None:
+    """Since when the head holds the key; None: nothing does."""
+    return None if row.head is None else instant(row.since_ms)
 
 
 def _awakeable(row: AwakeableRow) -> dict[str, Any]:
@@ -244,7 +365,9 @@ def _failure(failure: Failure | None) -> views.FailureView | None:
 
 
 def _acts(acts: Acts) -> list[views.ActView]:
-    return [views.ActView(act=act.act, by=act.by, at=instant(act.at_ms)) for act in acts]
+    return [
+        views.ActView(act=act.act, by=act.by, at=instant(act.at_ms), into=act.into or UNSET) for act in acts
+    ]
 
 
 def _book_entry(entry: VerdictEntry) -> views.BookEntryView:

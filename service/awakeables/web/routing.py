@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from awakeables.core.texts import excerpt
 from awakeables.web.problems import Problem, bad_request
@@ -101,7 +101,7 @@ class Routes:
         names: list[str] = []
         text = raw_path.decode("latin-1")
         for segment in text[1:].split("/"):
-            if "%" in segment:
+            if "%" in segment or not segment.isascii():
                 segment = _decoded(segment)
             child = node.fixed.get(segment)
             if child is None:
@@ -152,7 +152,8 @@ def read_query(query: bytes, allowed: Sequence[str]) -> dict[str, str]:
 
 
 def _decoded(segment: str) -> str:
+    """A segment as it is meant: some clients send UTF-8 without encoding it."""
     try:
-        return unquote(segment, errors="strict")
+        return unquote_to_bytes(segment.encode("latin-1")).decode()
     except UnicodeDecodeError:
         raise bad_request("the percent-decoded path is not UTF-8") from None

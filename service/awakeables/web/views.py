@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from awakeables.core.acts import ActKind
-from awakeables.core.awakeables import CodecKind, State, VerdictKind
+from awakeables.core.awakeables import AwakeableState, CodecKind, VerdictKind
 from awakeables.core.effects import EffectState
 from awakeables.core.instances import InstanceState
 from awakeables.core.invocations import Status
@@ -97,7 +97,7 @@ class AwakeableView(View):
 
     id: AwakeableId
     invocation: InvocationId
-    state: State
+    state: AwakeableState
     codec: CodecKind
     deadline: Instant | None
     created: Instant
@@ -148,6 +148,7 @@ class ActView(View):
     act: ActKind
     by: str
     at: Instant
+    into: InvocationId | UnsetType = UNSET
 
 
 ActViews: TypeAlias = list[ActView]
@@ -173,11 +174,22 @@ class InvocationView(View):
     attempts: Natural
     due: Instant | None
     cancelled: Instant | None
+    pausing: Instant | None
     failure: FailureView | None
     reason: str | None
     build: str | None
+    subscription: str | None
     created: Instant
     updated: Instant
+
+
+class SourceRecordView(View):
+    """The record of a topic that an invocation was begun for."""
+
+    topic: str
+    partition: Natural
+    offset: Natural
+    timestamp: Instant
 
 
 class JournalEntryView(View):
@@ -192,6 +204,9 @@ class InvocationInFullView(InvocationView):
     """An invocation, its result and its journal."""
 
     idempotency_key: str | None
+    caller: InvocationId | None
+    restart_of: InvocationId | None
+    record: SourceRecordView | None
     result: OutcomeView | None
     journal: list[JournalEntryView]
     journal_problem: str | None
@@ -203,6 +218,77 @@ class InvocationsView(View):
 
     items: list[InvocationView]
     next: InvocationId | None
+
+
+class WaitView(View):
+    """What an invocation waits for: an answer to an awakeable, the end of `invocation`, or a promise."""
+
+    id: AwakeableId
+    type: str | None
+    topic: str | None
+    invocation: InvocationId | None
+    promise: str | None
+    created: Instant
+    deadline: Instant | None
+
+
+class WaitingInvocationView(View):
+    """An invocation that has not ended, and what it waits for, the oldest first; at most 32."""
+
+    invocation: InvocationView
+    waits: list[WaitView]
+
+
+class WhyView(View):
+    """The invocation, and then the one that each waits for, if that is one alone; empty if it has ended."""
+
+    items: list[WaitingInvocationView]
+
+
+class ObjectKeyView(View, kw_only=True):
+    """A key of an object in a list: its queue, if the list is of those that have one."""
+
+    key: str
+    head: InvocationId | UnsetType | None = UNSET
+    since: Instant | UnsetType | None = UNSET
+    length: Natural | UnsetType = UNSET
+    paused: Instant | UnsetType | None = UNSET
+
+
+class ObjectKeysView(View):
+    """A page, by key; `next` is the `after` of the next one, null if there is none."""
+
+    items: list[ObjectKeyView]
+    next: str | None
+
+
+class ObjectKeyInFullView(View):
+    """The queue of a key: what holds it `since` then, and the first in line; at most 32 of each."""
+
+    object: str
+    key: str
+    head: list[WaitingInvocationView]
+    since: Instant | None
+    length: Natural
+    in_line: list[InvocationView]
+    paused: Instant | None
+    acts: ActViews
+
+
+class StateEntryView(View, kw_only=True):
+    """A value in the state of a key: JSON as written, or bytes."""
+
+    name: str
+    value: Raw | UnsetType = UNSET
+    value_base64: bytes | UnsetType = UNSET
+    updated: Instant
+
+
+class StateView(View):
+    """A page, by name; `next` is the `after` of the next one, null if there is none."""
+
+    items: list[StateEntryView]
+    next: str | None
 
 
 class NotYetView(View):
@@ -272,7 +358,7 @@ class ResentView(View):
 
 
 class PurgedView(View):
-    """The number of dead letters deleted."""
+    """How many were deleted."""
 
     count: Natural
 
@@ -333,6 +419,50 @@ class PartitionsView(View):
     """All partitions that have ever been read."""
 
     items: list[PartitionView]
+
+
+class SubscribedPartitionView(View):
+    """A partition as a subscription reads it; `end` and `lag` are null until they are known."""
+
+    partition: Natural
+    next: Natural
+    end: Natural | None
+    lag: Natural | None
+    problem: str | None
+    waits: str | None
+
+
+class SubscriptionView(View):
+    """A subscription; `handler` is null if this app has none of that name any more."""
+
+    name: str
+    topic: str
+    handler: str | None
+    paused: Instant | None
+    open: Natural
+    max_open: Natural | None
+    problems: list[str]
+    partitions: list[SubscribedPartitionView]
+
+
+class SubscriptionsView(View):
+    """All subscriptions, by name."""
+
+    items: list[SubscriptionView]
+
+
+class MoveView(View):
+    """A partition that was moved from an offset to the next one to read."""
+
+    partition: Natural
+    before: Natural
+    next: Natural
+
+
+class MovesView(View):
+    """The partitions that were moved; none, if each was there already."""
+
+    items: list[MoveView]
 
 
 class InstanceView(View):

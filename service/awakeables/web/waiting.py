@@ -8,8 +8,10 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
-from awakeables.api import Api, Call
+from awakeables.api import Api, WaitingCall
 from awakeables.core.outcomes import Outcome
+from awakeables.core.replies import QueueFull
+from awakeables.errors import QueueIsFull
 from awakeables.web.deadlines import Deadline, Deadlines
 from awakeables.web.problems import Problem, in_doubt
 from awakeables.web.request import HttpRequest
@@ -54,11 +56,12 @@ class Waiting:
         """The problem for a request that the store did not answer in time."""
         return in_doubt(f"no answer from the store within {self._commit_s:g} s; {doubt}")
 
-    async def call(self, request: HttpRequest, call: Call, *, doubt: str) -> Outcome | None:
+    async def call(self, request: HttpRequest, call: WaitingCall, *, doubt: str) -> Outcome | None:
         """Wait for the end of a call that was just begun; returns what `result` returns.
 
         Raises:
             Problem: The store did not confirm in time that the call has begun.
+            QueueIsFull: The queue of the object's key is full, so the call has not begun.
         """
         longest_s = self._longest_wait_s(request)
         first_s = min(longest_s, UNWATCHED_S)
@@ -74,9 +77,12 @@ class Waiting:
                 # Nearly always the beginning was committed long ago. If not, the client can't be
                 # answered 202 yet.
                 with self._deadlines.within(max(0.0, self._commit_s - first_s)):
-                    await call.begun
+                    reply = await call.begun
             except TimeoutError:
                 raise self.no_answer(doubt) from None
+            if isinstance(reply, QueueFull):
+                # `call.end` raises it, too, but may have been cancelled when its time was over.
+                raise QueueIsFull("/".join(request.names[:2]), reply.length)
         finally:
             self._api.leave(call)
         return await self._wait_on(request, call.id, longest_s)

@@ -14,7 +14,19 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel
 
-from awakeables import App, Awakeable, Context, Rejected, Service, TimedOut
+from awakeables import (
+    App,
+    Awakeable,
+    Context,
+    ObjectContext,
+    Rejected,
+    Service,
+    SharedContext,
+    Subscription,
+    TerminalError,
+    TimedOut,
+    VirtualObject,
+)
 from e2e.chaos import tampering
 from e2e.chaos.ledger import ledger_of_this_process
 
@@ -23,6 +35,11 @@ SIDES = ("north", "south")
 """Two workers, each with a topic and a group of its own, so that one goes on while one is dead."""
 
 NOBODY = "nobody"
+EVENTS = f"{NAME}-events"
+"""The topic that handlers subscribe to."""
+
+NOTE, ADD = "events.note", "histories.add"
+SUBSCRIPTIONS = (NOTE, ADD)
 
 Manner: TypeAlias = Literal["once", "twice", "two minds", "by http", "refuses"]
 """How a worker answers: one answer, the same twice, two different ones, over HTTP as well, no."""
@@ -52,11 +69,25 @@ class Seen(BaseModel):
 
 
 class Told(BaseModel):
-    """What a handler was told, and what its side effect returned."""
+    """What a handler was told, what its side effect returned, and the ID of the record that it was for."""
 
     n: int
     seen: list[Seen]
     effect: str | None = None
+    record: str | None = None
+
+
+class Event(BaseModel):
+    """A record of the topic that handlers subscribe to.
+
+    Attributes:
+        id: Its own.
+        fails: The handlers are to fail at it.
+    """
+
+    id: str
+    question: Question
+    fails: bool = False
 
 
 def topic(side: str) -> str:
@@ -119,9 +150,89 @@ async def race(ctx: Context, question: Question) -> Told:
 
 
 @shapes.handler()
+async def delegates(ctx: Context, question: Question) -> Told:
+    """Its callees are invocations of their own; what they were told is told again."""
+    left, right = await ctx.gather(ctx.call(pair, question), ctx.call(charge, question))
+    return Told(n=question.n, seen=[*left.seen, *right.seen], effect=right.effect)
+
+
+@shapes.handler()
+async def first_of_two(ctx: Context, question: Question) -> Told:
+    answers = [asked(ctx, question), asked(ctx, question)]
+    seen: list[Seen] = []
+    while len(seen) < len(answers):
+        left = [answer for answer in answers if answer.id not in {each.id for each in seen}]
+        try:
+            async with ctx.timeout(timedelta(seconds=0.7)):
+                seen.append(await heard(await ctx.select(*left)))
+        except TimedOut:
+            continue
+    return Told(n=question.n, seen=seen)
+
+
+accounts = VirtualObject("accounts")
+BOOKED = accounts.state("booked", list[str], default=list)
+"""The IDs of the invocations that were booked, in order: each once, and none is lost."""
+
+
+@accounts.handler()
+async def book(ctx: ObjectContext, question: Question) -> Told:
+    before = await ctx.get(BOOKED)
+    seen = await heard(asked(ctx, question))
+    ctx.set(BOOKED, [*before, ctx.request.invocation_id])
+    return Told(n=question.n, seen=[seen])
+
+
+@accounts.shared()
+async def balance(ctx: SharedContext, question: Question) -> Told:
+    before = await ctx.get(BOOKED)
+    await ctx.sleep(timedelta(seconds=0.3))
+    after = await ctx.get(BOOKED)
+    assert after[: len(before)] == before, (before, after)
+    return Told(n=question.n, seen=[])
+
+
+@shapes.handler()
+async def books(ctx: Context, question: Question) -> Told:
+    """Its callees have a key, and take their turns; others of that key come from other calls."""
+    key = f"a-{question.n % 23}"
+    booked, seen, again = await ctx.gather(
+        ctx.call(book, question, key=key),
+        ctx.call(balance, question, key=key),
+        ctx.call(book, question, key=key),
+    )
+    return Told(n=question.n, seen=[*booked.seen, *seen.seen, *again.seen])
+
+
+@shapes.handler()
 async def doomed(ctx: Context, question: Question) -> Told:
     await asked(ctx, question.model_copy(update={"manner": "refuses"}))
     raise AssertionError("its awakeable is always rejected")
+
+
+events = Service("events")
+
+
+@events.handler(topic=Subscription(EVENTS, max_open=40))
+async def note(ctx: Context, event: Event) -> Told:
+    check(event)
+    seen = await heard(asked(ctx, event.question))
+    return Told(n=event.question.n, seen=[seen], record=event.id)
+
+
+histories = VirtualObject("histories", max_queue=8)
+ADDED = histories.state("added", list[str], default=list)
+"""The IDs of the key's records, in the order in which their invocations ran."""
+
+
+@histories.handler(topic=EVENTS)
+async def add(ctx: ObjectContext, event: Event) -> Told:
+    check(event)
+    before = await ctx.get(ADDED)
+    if event.question.takes_s:
+        await ctx.sleep(timedelta(seconds=event.question.takes_s / 2))
+    ctx.set(ADDED, [*before, event.id])
+    return Told(n=event.question.n, seen=[], record=event.id)
 
 
 fates = Service("fates")
@@ -155,7 +266,12 @@ async def kills_its_process(ctx: Context) -> None:
 
 if "CHAOS_LEDGER" in os.environ:  # served; a test that imports names from here is left as it is
     tampering.begin()
-app = App(NAME, services=[shapes, fates])
+app = App(NAME, services=[shapes, fates, accounts, events, histories])
+
+
+def check(event: Event) -> None:
+    if event.fails:
+        raise TerminalError(f"{event.id} is to fail", code=409)
 
 
 def asked(ctx: Context, question: Question, *, timeout: timedelta | None = None) -> Awakeable[Answer]:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 from msgspec import Raw
 
-from awakeables.core.awakeables import AwakeableRow
-from awakeables.core.deadletters import DeadLetter
-from awakeables.core.effects import EFFECT_STATES
-from awakeables.core.invocations import Invocation
 from awakeables.core.journal import (
     AwakeableCreated,
-    Entry,
+    CallRequested,
     Input,
     OutcomeDelivered,
     PublishRequested,
@@ -25,109 +19,11 @@ from awakeables.core.journal import (
 )
 from awakeables.core.outcomes import Expiry, Outcome, Rejection, Resolution
 from awakeables.core.sources import kind_of, partition_sources
-from awakeables.ports import Page, Store
-from e2e.chaos.kafka import Records, ends_of, everything_in
+from e2e.chaos import subscribed
+from e2e.chaos.evidence import Evidence, Kind, Violation, gather
 from e2e.chaos.ledger import Line
-from e2e.chaos.load import Call
-from e2e.chaos.world import PARTITIONS, World
 
-T = TypeVar("T")
-Row = TypeVar("Row", bound="_Identified")
-
-PAGE = 1000
-
-Kind: TypeAlias = Literal["lost", "settled twice", "told wrongly", "dead letters without cause"]
-
-
-class _Identified(Protocol):
-    @property
-    def id(self) -> str: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Violation:
-    kind: Kind
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.what}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What is left of a run once everything has stopped."""
-
-    invocations: Mapping[str, Invocation]
-    journals: Mapping[str, Sequence[Entry]]
-    awakeables: Mapping[str, AwakeableRow]
-    versions: Mapping[str, Sequence[int]]
-    positions: Mapping[int, int]
-    ends: Mapping[int, int]
-    unsent: int
-    dead_letters: Sequence[DeadLetter]
-    answers: Records
-    tasks: Records
-    ledger: Sequence[Line]
-    calls: Sequence[Call]
-
-    def lines(self, kind: str) -> Iterator[Line]:
-        return (line for line in self.ledger if line["kind"] == kind)
-
-
-async def gather(world: World, calls: Sequence[Call]) -> Evidence:
-    """Read the store as a service would, and the topics as a consumer would."""
-    await world.books.check()
-    store = world.books.store()
-    await store.open()
-    try:
-        invocations = {
-            row.id: await _there(store.invocation(row.id)) for row in await _all(store.invocations)
-        }
-        awakeables = {row.id: await _there(store.awakeable(row.id)) for row in await _all(store.awakeables)}
-        journals = await _journals(store, list(invocations))
-        positions = {row.partition: row.next for row in await store.positions(world.completions)}
-        unsent = [await _all(partial(store.queued_effects, state=state)) for state in EFFECT_STATES]
-        dead_letters = await _all(store.dead_letters)
-    finally:
-        await store.close()
-    versions: dict[str, list[int]] = {}
-    for invocation_id, version in await world.books.rows("SELECT invocation_id, version FROM journal"):
-        versions.setdefault(invocation_id, []).append(version)
-    return Evidence(
-        invocations=invocations,
-        journals=journals,
-        awakeables=awakeables,
-        versions={key: sorted(found) for key, found in versions.items()},
-        positions=positions,
-        ends=await ends_of(world.bootstrap, world.completions, PARTITIONS),
-        unsent=sum(map(len, unsent)),
-        dead_letters=dead_letters,
-        answers=await everything_in(world.bootstrap, [world.completions], PARTITIONS),
-        tasks=await everything_in(world.bootstrap, world.task_topics, PARTITIONS),
-        ledger=world.ledger.lines(),
-        calls=calls,
-    )
-
-
-async def _all(pages: Callable[[Page], Awaitable[Sequence[Row]]]) -> list[Row]:
-    """Every row of a list, page by page."""
-    found: list[Row] = []
-    while some := await pages(Page(limit=PAGE, before=found[-1].id if found else None)):
-        found += some
-    return found
-
-
-async def _journals(store: Store, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
-    journals: dict[str, list[Entry]] = {}
-    for first in range(0, len(invocation_ids), PAGE):
-        journals |= await store.history(invocation_ids[first : first + PAGE])
-    return journals
-
-
-async def _there(reading: Awaitable[T | None]) -> T:
-    found = await reading
-    assert found is not None
-    return found
+__all__ = ["gather", "violations"]
 
 
 def violations(evidence: Evidence) -> list[Violation]:
@@ -142,18 +38,33 @@ def violations(evidence: Evidence) -> list[Violation]:
         *_workers_were_told_what_is_stored(evidence),
         *_every_task_was_published(evidence),
         *_effects_are_recorded_once(evidence),
+        *_every_key_is_held_by_one_at_a_time(evidence),
+        *subscribed.violations(evidence),
     ]
 
 
 def _every_call_is_one_invocation(evidence: Evidence) -> Iterator[Violation]:
     """O3: by its number, which is in the input."""
     found: dict[int, list[str]] = {}
+    called: Counter[str] = Counter()
     for invocation_id, journal in evidence.journals.items():
         entry = journal[0]
         if not isinstance(entry, Input) or not isinstance(entry.value, Raw):
             yield Violation(kind="told wrongly", what=f"J1: {invocation_id} begins with {entry}")
             continue
+        if entry.record is not None:
+            continue
+        if entry.caller is not None:
+            called[entry.caller] += 1
+            continue
         found.setdefault(json.loads(bytes(entry.value))["n"], []).append(invocation_id)
+    for invocation_id, journal in evidence.journals.items():
+        asked = sum(isinstance(entry, CallRequested) for entry in journal)
+        if asked != called[invocation_id]:
+            kind: Kind = "lost" if asked > called[invocation_id] else "settled twice"
+            yield Violation(
+                kind=kind, what=f"{invocation_id} made {asked} calls, {called[invocation_id]} exist"
+            )
     for call in evidence.calls:
         own = found.pop(call.question.n, [])
         if not own and not call.lost:
@@ -194,8 +105,6 @@ def _everything_is_done(evidence: Evidence) -> Iterator[Violation]:
             yield Violation(kind="lost", what=f"{row.handler} {row.id} is {row.status}: {row.failure}")
     if evidence.unsent:
         yield Violation(kind="lost", what=f"K3: {evidence.unsent} effects were not sent")
-    for letter in evidence.dead_letters:
-        yield Violation(kind="dead letters without cause", what=f"K2: {letter.source}: {letter.reason}")
     reached = {partition: evidence.positions.get(partition, 0) for partition in evidence.ends}
     if reached != evidence.ends:
         yield Violation(kind="lost", what=f"K1: read to {reached} of {evidence.ends}")
@@ -317,7 +226,9 @@ def _every_task_was_published(evidence: Evidence) -> Iterator[Violation]:
         journal = evidence.journals[row.id]
         for entry in journal:
             if isinstance(entry, PublishRequested) and entry.of is not None:
-                awakeable_id = journal[entry.of].id  # type: ignore[union-attr]
+                asked = journal[entry.of]
+                assert isinstance(asked, AwakeableCreated), asked
+                awakeable_id = asked.id
                 events = published.pop(awakeable_id, set())
                 if not events:
                     yield Violation(kind="lost", what=f"K3: the task of {awakeable_id} was not published")
@@ -348,6 +259,26 @@ def _effects_are_recorded_once(evidence: Evidence) -> Iterator[Violation]:
             yield Violation(kind="settled twice", what=f"J3: {row.id} had several keys: {done}")
     for invocation_id in executed:
         yield Violation(kind="lost", what=f"an effect of {invocation_id}, which is not there")
+
+
+def _every_key_is_held_by_one_at_a_time(evidence: Evidence) -> Iterator[Violation]:
+    """O1: what one has booked is there for the next, which adds to it; and no key is held in the end."""
+    if evidence.queues:
+        yield Violation(kind="lost", what=f"O1: {evidence.queues} keys still have queues")
+    booked: dict[str, list[str]] = {key: [] for key in evidence.booked}
+    for row in evidence.invocations.values():
+        if row.handler == "book" and row.key is not None:
+            booked.setdefault(row.key, []).append(row.id)
+    for key, ids in booked.items():
+        found = Counter(evidence.booked.get(key, ()))
+        for invocation_id in ids:
+            if found[invocation_id] == 0:
+                yield Violation(kind="lost", what=f"O1: {invocation_id} is not in the state of {key}")
+        for invocation_id, count in found.items():
+            if count > 1 or invocation_id not in ids:
+                yield Violation(
+                    kind="settled twice", what=f"O1: {invocation_id} is {count} times in the state of {key}"
+                )
 
 
 def _content(outcome: Outcome | None) -> Any:

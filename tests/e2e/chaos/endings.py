@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from functools import partial
 from typing import get_args
 
-from e2e.chaos.audit import Evidence, Kind, violations
-from e2e.chaos.forgeries import forgeries
+from e2e.chaos import subscribed
+from e2e.chaos.app import SUBSCRIPTIONS
+from e2e.chaos.audit import violations
+from e2e.chaos.evidence import Evidence, Kind
+from e2e.chaos.forgeries import forged_records, forgeries
 from e2e.chaos.kafka import ends_of
 from e2e.chaos.world import PARTITIONS, World
 from support.eventually import eventually
@@ -17,15 +21,17 @@ MOST_SHOWN = 50
 
 
 async def stop_when_done(here: World) -> None:
-    """All calls are answered; let late and repeated answers come in, then stop in order."""
-    for worker in here.workers.values():
-        assert await worker.stop(DONE_S) == 0, worker.last_words()
-    ends = await ends_of(here.bootstrap, here.completions, PARTITIONS)
+    """All calls are answered, and all records produced; let the rest come in, then stop in order.
 
-    async def everything_is_read() -> bool:
-        query = f"SELECT partition, next FROM offsets WHERE topic = '{here.completions}'"
+    The rest are the records that are not read, and late and repeated answers.
+    """
+
+    async def everything_is_read(topic: str, subscription: str = "") -> bool:
+        query = (
+            f"SELECT partition, next FROM offsets WHERE topic = '{topic}' AND subscription = '{subscription}'"
+        )
         positions: dict[int, int] = dict(await here.books.rows(query))
-        return all(positions.get(partition, 0) == end for partition, end in ends.items())
+        return all(positions.get(partition, 0) == end for partition, end in ends[topic].items())
 
     async def everything_has_ended() -> bool:
         # Those that were begun without a key by a call whose answer was lost, too.
@@ -34,7 +40,14 @@ async def stop_when_done(here: World) -> None:
     async def everything_is_sent() -> bool:
         return await here.books.rows("SELECT count(*) FROM outbox") == [(0,)]
 
-    await eventually(everything_is_read, timeout=DONE_S)
+    ends = {here.events: await ends_of(here.bootstrap, here.events, PARTITIONS)}
+    for subscription in SUBSCRIPTIONS:
+        await eventually(partial(everything_is_read, here.events, subscription), timeout=DONE_S)
+    await eventually(everything_has_ended, timeout=DONE_S)  # which takes workers
+    for worker in here.workers.values():
+        assert await worker.stop(DONE_S) == 0, worker.last_words()
+    ends[here.completions] = await ends_of(here.bootstrap, here.completions, PARTITIONS)
+    await eventually(partial(everything_is_read, here.completions), timeout=DONE_S)
     await eventually(everything_has_ended, timeout=DONE_S)
     await eventually(everything_is_sent, timeout=DONE_S)
     await here.verify()  # while the service runs, too
@@ -53,6 +66,10 @@ def examine(evidence: Evidence, *, told: str) -> str:
     print(verdict)
     assert found == [], f"{told}:\n" + "\n".join(map(str, found[:MOST_SHOWN]))
     unseen = [name for name, forged in forgeries(evidence) if not violations(forged)]
+    if evidence.produced:
+        for name, kind, forged in forged_records(evidence):
+            if kind not in {violation.kind for violation in subscribed.violations(forged)}:
+                unseen.append(f"{name} ({kind})")
     assert unseen == [], f"the audit is blind to {unseen}"
     return verdict
 
@@ -68,5 +85,7 @@ def _figures(evidence: Evidence) -> str:
     return (
         f"{len(evidence.calls)} calls in {sum(call.tries for call in evidence.calls)} tries, "
         f"{lost} without key and answer, {dict(states)}, verdicts {dict(kinds)}, {tasks} tasks sent again, "
-        f"{len(effects)} side effects of {len(set(effects))}"
+        f"{len(effects)} side effects of {len(set(effects))}, "
+        f"{len(evidence.records)} records of {len(evidence.produced)} in the subscribed topic, "
+        f"{len(evidence.dead_letters)} dead letters"
     )

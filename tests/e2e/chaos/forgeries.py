@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +10,11 @@ import msgspec
 
 from awakeables.core.awakeables import AwakeableRow, VerdictHistory
 from awakeables.core.deadletters import DeadLetter
-from awakeables.core.journal import OutcomeDelivered
-from awakeables.core.outcomes import Resolution, encode_outcome
-from e2e.chaos.audit import Evidence
+from awakeables.core.invocations import Invocation
+from awakeables.core.journal import Input, OutcomeDelivered
+from awakeables.core.outcomes import Rejection, Resolution, encode_outcome
+from e2e.chaos.app import ADD, NOTE
+from e2e.chaos.evidence import Evidence, Kind
 
 
 def forgeries(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
@@ -62,12 +64,73 @@ def forgeries(evidence: Evidence) -> Iterator[tuple[str, Evidence]]:
     )
     lie = told | {"verdict": "conflict" if told["verdict"] == "accepted" else "late"}
     yield "a worker that was lied to", replace(evidence, ledger=[*evidence.ledger, lie])
-    yield "a dead letter", replace(evidence, dead_letters=[_letter(answered)])
+    letters = [*evidence.dead_letters, _letter(answered)]
+    yield "a dead letter without cause", replace(evidence, dead_letters=letters)
+    key, ids = next(iter(evidence.booked.items()))
+    yield "a booking that was lost", replace(evidence, booked=dict(evidence.booked) | {key: ids[1:]})
+    yield "a key that is still held", replace(evidence, queues=1)
     call = next(call for call in evidence.calls if call.status == 200)
     yield (
         "a client that was lied to",
         replace(evidence, calls=[*evidence.calls, replace(call, body={"n": 0})]),
     )
+
+
+def forged_records(evidence: Evidence) -> Iterator[tuple[str, Kind, Evidence]]:
+    """What a subscription might do wrong to a record: each names it, and as what it must be found."""
+    for name in (NOTE, ADD):
+        rows = [row for row in evidence.invocations.values() if row.subscription == name]
+        good = next(row for row in rows if isinstance(row.result, Resolution))
+        failed = next(row for row in rows if isinstance(row.result, Rejection))
+        for row, what in ((good, "a record"), (failed, "a record that fails")):
+            yield f"{what} that {name} has lost", "lost", _without(evidence, row.id)
+            yield f"{what} that {name} has begun twice", "settled twice", _doubled(evidence, row)
+        yield f"a record that {name} has taken for another", "told wrongly", _moved(evidence, good)
+        short = {partition: max(0, end - 1) for partition, end in evidence.record_ends.items()}
+        read = dict(evidence.read) | {name: short}
+        yield f"offsets of {name} short of the end", "lost", replace(evidence, read=read)
+    for code, letter in {letter.code: letter for letter in evidence.dead_letters}.items():
+        others = [each for each in evidence.dead_letters if each is not letter]
+        again = msgspec.structs.replace(letter, id="dlq_doubled")
+        yield f"a dead letter that is lost: {code}", "lost", replace(evidence, dead_letters=others)
+        yield (
+            f"a dead letter that is doubled: {code}",
+            "settled twice",
+            replace(evidence, dead_letters=[*evidence.dead_letters, again]),
+        )
+    missed = evidence.copies[0]
+    copies = [each for each in evidence.copies if (each.key, each.value) != (missed.key, missed.value)]
+    yield "a dead letter without a copy", "lost", replace(evidence, copies=copies)
+    key, ids = max(evidence.added.items(), key=lambda each: len(each[1]))
+    changes: list[tuple[str, Kind, Sequence[str]]] = [
+        ("a record of a key that was lost", "lost", ids[1:]),
+        ("a record of a key that ran twice", "settled twice", [ids[0], *ids]),
+        ("records of a key in the wrong order", "told wrongly", ids[::-1]),
+    ]
+    for what, kind, changed in changes:
+        yield what, kind, replace(evidence, added=dict(evidence.added) | {key: changed})
+    gone = evidence.produced[0].at
+    left = [record for record in evidence.records if (record.partition, record.offset) != gone]
+    yield "a record that is not in the topic", "lost", replace(evidence, records=left)
+
+
+def _doubled(evidence: Evidence, row: Invocation) -> Evidence:
+    as_id = "inv_doubled"
+    return replace(
+        evidence,
+        invocations=dict(evidence.invocations) | {as_id: msgspec.structs.replace(row, id=as_id)},
+        journals=dict(evidence.journals) | {as_id: evidence.journals[row.id]},
+    )
+
+
+def _moved(evidence: Evidence, row: Invocation) -> Evidence:
+    """As if it had been begun for a record at another offset."""
+    given, *rest = evidence.journals[row.id]
+    assert isinstance(given, Input), given
+    assert given.record is not None
+    record = msgspec.structs.replace(given.record, offset=given.record.offset + 1)
+    journal = [msgspec.structs.replace(given, record=record), *rest]
+    return replace(evidence, journals=dict(evidence.journals) | {row.id: journal})
 
 
 def _with(evidence: Evidence, row: AwakeableRow, **changes: Any) -> Evidence:

@@ -10,12 +10,13 @@ from random import Random
 
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.topics import create_topics
-from e2e.chaos.audit import gather
 from e2e.chaos.books import PostgresBooks
 from e2e.chaos.endings import examine, stop_when_done
+from e2e.chaos.evidence import gather
 from e2e.chaos.faults import TIMEOUT_S, Fault, Faults, Infrastructure
 from e2e.chaos.load import Call, Client, calls
 from e2e.chaos.processes import kept_running
+from e2e.chaos.records import Produced, RecordProducer, records
 from e2e.chaos.world import Place, World, populated
 from support.eventually import eventually
 from support.proxy import Proxy
@@ -67,7 +68,7 @@ async def infrastructure(*, ends_with: int) -> AsyncIterator[Infrastructure]:
 async def survive_faults(folder: Path, things: Infrastructure, *, seed: int, count: int, faults: int) -> str:
     """Do harm at random moments under load; fails if a promise was broken. Returns the verdict."""
     chance = Random(seed)
-    planned = calls(count, chance, several=True)
+    planned, produced = calls(count, chance, several=True), records(count // 2, seed)
     with things.postgres.database(migrated=False) as url:
         here = _world(folder, things, url)
         await create_topics(KafkaConnection(bootstrap=here.bootstrap), here.topics)
@@ -77,13 +78,14 @@ async def survive_faults(folder: Path, things: Infrastructure, *, seed: int, cou
             for number in range(len(here.instances)):
                 await here.started(number)
             async with AsyncExitStack() as stack:
+                producer = await stack.enter_async_context(RecordProducer(here.bootstrap, here.events))
                 await stack.enter_async_context(kept_running(*here.victims))
                 harm = Faults(here, things, chance).planned(faults)
                 async with asyncio.timeout(DONE_S + faults * 30 + count / 20):
-                    told = await _harm(here, planned, harm, chance)
+                    told = await _harm(here, planned, harm, chance, producing=(producer, produced))
                 await here.all_started()
             await stop_when_done(here)
-            evidence = await gather(here, planned)
+            evidence = await gather(here, planned, produced)
     return examine(evidence, told=f"seed {seed}: {told}")
 
 
@@ -105,14 +107,24 @@ def _world(folder: Path, things: Infrastructure, url: str) -> World:
     )
 
 
-async def _harm(here: World, planned: list[Call], harm: list[Fault], chance: Random) -> str:
-    """Between two faults a share of the calls begins; what was done, and to how many calls under way.
+async def _harm(
+    here: World,
+    planned: list[Call],
+    harm: list[Fault],
+    chance: Random,
+    *,
+    producing: tuple[RecordProducer, list[Produced]],
+) -> str:
+    """Between two faults a share of the calls begins, and a share of the records is produced.
+
+    Returns what was done, and to how many calls under way.
 
     No share begins before most of those before it have ended, so that faults keep pace with calls.
     While one fault lasts, the next one may begin, if the seed says so and it is at something else.
     """
     client, room = Client(here.clients), asyncio.Semaphore(UNDER_WAY)
-    share = -(-len(planned) // len(harm))
+    producer, produced = producing
+    share, records_share = -(-len(planned) // len(harm)), -(-len(produced) // len(harm))
     tasks: list[asyncio.Task[None]] = []
     loop = asyncio.get_running_loop()
     done: list[str] = []
@@ -122,6 +134,10 @@ async def _harm(here: World, planned: list[Call], harm: list[Fault], chance: Ran
         await asyncio.sleep(delay_s)
         async with room:
             await client.insist(call)
+
+    async def produce(record: Produced, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        await producer.insist(record)
 
     def under_way() -> int:
         return sum(not task.done() for task in tasks)
@@ -141,6 +157,8 @@ async def _harm(here: World, planned: list[Call], harm: list[Fault], chance: Ran
             await eventually(lambda: under_way() <= UNDER_WAY, timeout=CAUGHT_UP_S)
             tasks = [task for task in tasks if not task.done()]
             tasks += [clients.create_task(later(call, chance.uniform(0, gap_s))) for call in some]
+            for place, record in enumerate(produced[number * records_share : (number + 1) * records_share]):
+                clients.create_task(produce(record, gap_s * place / records_share))
             await asyncio.sleep(gap_s * chance.uniform(0.2, 1))
             doing = clients.create_task(do(fault))
             overlaps = chance.random() < OVERLAPPING and fault.lasts

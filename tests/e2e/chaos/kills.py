@@ -7,12 +7,15 @@ from pathlib import Path
 from random import Random
 
 from e2e.chaos.app import SIDES
-from e2e.chaos.audit import gather
 from e2e.chaos.endings import examine, stop_when_done
+from e2e.chaos.evidence import gather
 from e2e.chaos.load import Call, Client, calls
+from e2e.chaos.records import Produced, RecordProducer, records
 from e2e.chaos.world import CreateTopics, World, world
 
 CALLS_PER_KILL = 20
+RECORDS_PER_KILL = 10
+RECORD_GAP_S = 0.1
 LONGEST_GAP_S = 2.0
 VICTIMS = ("service", "service", "service", *SIDES)
 DONE_S = 120.0
@@ -23,16 +26,17 @@ async def survive_kills(
 ) -> None:
     """Kill at random moments under load; fails if anything was lost, settled twice or told wrongly."""
     chance = Random(seed)
-    planned = calls(kills * CALLS_PER_KILL, chance)
+    planned, produced = calls(kills * CALLS_PER_KILL, chance), records(kills * RECORDS_PER_KILL, seed)
     async with world(folder, bootstrap, create_topics, session_s=session_s) as here:
         await here.service.start()
         for worker in here.workers.values():
             await worker.start()
         await here.started()
         async with asyncio.timeout(DONE_S + kills * 5), asyncio.TaskGroup() as clients:
+            clients.create_task(_produce(here, produced))
             under_way = await _kill(here, planned, chance, kills, clients)
         await stop_when_done(here)
-        evidence = await gather(here, planned)
+        evidence = await gather(here, planned, produced)
     examine(evidence, told=f"seed {seed}: {kills} kills with {_range(under_way)} calls under way")
 
 
@@ -57,6 +61,14 @@ async def _kill(
         await target.kill()
         await target.start()
     return under_way
+
+
+async def _produce(here: World, produced: list[Produced]) -> None:
+    """One record after the other, over about as long as it is killed."""
+    async with RecordProducer(here.bootstrap, here.events) as producer:
+        for record in produced:
+            await producer.insist(record)
+            await asyncio.sleep(RECORD_GAP_S)
 
 
 async def _later(here: World, call: Call, delay_s: float) -> None:

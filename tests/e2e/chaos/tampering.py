@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 
 from awakeables.core.instances import Hint
@@ -18,7 +19,11 @@ from awakeables.store.postgres.store import PostgresStore
 
 MOMENTS = {signal.SIGUSR1: ["load", "write"], signal.SIGUSR2: ["search", "write"]}
 
+ORDER_S = 4.0
+"""How long an order holds: less than whoever gave it waits, so that nobody is stopped whom nobody thaws."""
+
 _ordered: list[str] = []
+_until_s = [0.0]
 _steps = ["", ""]
 _init = PostgresStore.__init__
 
@@ -34,6 +39,7 @@ def begin() -> None:
 
 def _on_order(order: int, _frame: Any) -> None:
     _ordered[:] = MOMENTS[signal.Signals(order)]
+    _until_s[0] = time.monotonic() + ORDER_S
 
 
 def _send_nothing(_hints: PostgresHints, _instance_id: str, _hint: Hint) -> None:
@@ -46,6 +52,6 @@ def _init_watched(self: PostgresStore, *args: Any, **kwargs: Any) -> None:
 
 async def _stop(step: str) -> None:
     _steps[:] = [_steps[1], step]
-    if _steps == _ordered:
+    if _steps == _ordered and time.monotonic() < _until_s[0]:
         _ordered.clear()
         os.kill(os.getpid(), signal.SIGSTOP)

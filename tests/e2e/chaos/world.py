@@ -128,11 +128,21 @@ class World:
         return [f"{self.name}-{side}" for side in (*SIDES, NOBODY)]
 
     @property
+    def events(self) -> str:
+        """The topic that handlers subscribe to."""
+        return f"{self.name}-events"
+
+    @property
+    def dead_letters(self) -> str:
+        return f"{self.completions}.dlq"
+
+    @property
     def topics(self) -> dict[str, int]:
         """Those that must exist, with their partitions."""
         return {
             self.completions: PARTITIONS,
-            f"{self.completions}.dlq": 1,
+            self.dead_letters: 1,
+            self.events: PARTITIONS,
             **dict.fromkeys(self.task_topics, PARTITIONS),
         }
 

@@ -23,6 +23,7 @@ class StubService:
     answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     credentials: list[str | None] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
 
     def will_answer(self, what: str, document: object, status: int = 200) -> None:
         content = document if isinstance(document, bytes) else json.dumps(document).encode()
@@ -42,6 +43,7 @@ def stub() -> Iterator[StubService]:
             what = f"{self.command} {self.path}"
             service.asked.append(what)
             service.credentials.append(self.headers["authorization"])
+            service.bodies.append(self.rfile.read(int(self.headers["content-length"] or 0)))
             missing = (404, b'{"title": "There is no such thing here", "detail": "nothing at all"}')
             status, content = service.answers.get(what, missing)
             self.send_response(status)
@@ -49,7 +51,7 @@ def stub() -> Iterator[StubService]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_POST = do_GET  # noqa: N815 - http.server names it
+        do_POST = do_PATCH = do_GET  # noqa: N815 - http.server names them
 
         def log_message(self, *_: object) -> None:
             pass

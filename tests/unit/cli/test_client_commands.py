@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from awakeables.core.effects import EFFECT_STATES
 from unit.cli.conftest import Run, StubService
 
 INVOCATION = "inv_101hf7yat0060rk4csm6mv3ee1s3zhr432"
+NEWER = "inv_101kdvdna00000g40r40m30e2092jbhymd"
 AWAKEABLE = "prom_101kdvdna00000g40r40m30e2092jbhymd"
 LETTERS = ("dlq_1a", "dlq_1b", "dlq_1c")
 RECORDS = ("evt_1a", "dlq_1b")
@@ -42,6 +44,77 @@ def test_one_that_is_cancelled_already_says_so(stub: StubService, run: Run) -> N
 def test_an_invocation_is_killed_and_its_status_printed(stub: StubService, run: Run) -> None:
     stub.will_answer(f"POST /invocations/{INVOCATION}/kill", {"status": "completed", "ended": "cancelled"})
     assert run("kill", INVOCATION).stdout == f"{INVOCATION}: killed\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "soon"),
+    [
+        ("paused", ""),
+        ("running", "; it is paused at its next wait"),
+        ("queued", "; it is paused when its turn comes"),
+    ],
+)
+def test_a_pause_says_whether_it_has_come_or_when_it_will(
+    stub: StubService, run: Run, status: str, soon: str
+) -> None:
+    stub.will_answer(f"POST /invocations/{INVOCATION}/pause", {"status": status}, 202)
+    told = run("pause", INVOCATION)
+    assert told.exit_code == 0
+    assert told.stdout == f"{INVOCATION}: {status}{soon}\n"
+
+
+@pytest.mark.parametrize(("from_", "entry"), [((), 0), (("--from", "0"), 0), (("--from", "7"), 7)])
+def test_a_restart_prints_the_new_id(stub: StubService, run: Run, from_: tuple[str, ...], entry: int) -> None:
+    begun = {"invocation_id": NEWER, "created": True}
+    stub.will_answer(f"POST /invocations/{INVOCATION}/restart?from_entry={entry}", begun, 202)
+    told = run("restart", INVOCATION, *from_)
+    assert told.exit_code == 0
+    assert told.stdout == f"{INVOCATION}: now {NEWER}\n"
+    assert json.loads(run("restart", INVOCATION, *from_, "--json").stdout) == begun
+
+
+@pytest.mark.parametrize("wrong", ["-1", "abc", "1.5", ""])
+def test_an_entry_that_is_no_number_is_a_usage_error_and_nothing_is_asked(
+    stub: StubService, run: Run, wrong: str
+) -> None:
+    told = run("restart", INVOCATION, f"--from={wrong}")
+    assert told.exit_code == 2
+    assert "'--from'" in told.stderr
+    assert stub.asked == []
+
+
+def test_a_cut_that_is_not_possible_is_reported_with_one_that_is(stub: StubService, run: Run) -> None:
+    detail = (
+        f"invocation {INVOCATION} can't be restarted from entry 3: awakeable {AWAKEABLE} waits there for "
+        "what comes later; the last entry that is possible is 2"
+    )
+    refusal = {"title": "The current state does not allow this", "detail": detail}
+    stub.will_answer(f"POST /invocations/{INVOCATION}/restart?from_entry=3", refusal, 409)
+    for more in ((), ("--json",)):
+        told = run("restart", INVOCATION, "--from", "3", *more)
+        assert told.exit_code == 1
+        assert (told.stdout, told.stderr) == ("", f"error: {refusal['title']}: {detail}\n")
+
+
+@pytest.mark.parametrize("words", ["pause", "pause --json", "restart", "restart --from 2"])
+def test_an_id_that_is_unknown_is_an_error(stub: StubService, run: Run, words: str) -> None:
+    told = run(*words.split(), INVOCATION)
+    assert told.exit_code == 1
+    assert (told.stdout, told.stderr) == ("", "error: There is no such thing here: nothing at all\n")
+    assert len(stub.asked) == 1
+
+
+def test_show_prints_what_was_restarted_as_what_and_that_a_pause_is_to_come(
+    stub: StubService, run: Run
+) -> None:
+    acts = [{"act": "pause", "by": "ann", "at": "now"}, {"act": "restart", "by": "ann", "into": NEWER}]
+    shown = {"id": INVOCATION, "pausing": "now", "restart_of": None, "acts": acts}
+    stub.will_answer(f"GET /invocations/{INVOCATION}", shown)
+    stub.will_answer(f"GET /invocations/{NEWER}", shown | {"id": NEWER, "restart_of": INVOCATION})
+    told = run("show", INVOCATION)
+    assert json.loads(told.stdout) == shown
+    assert f'"into": "{NEWER}"' in told.stdout
+    assert f'"restart_of": "{INVOCATION}"' in run("show", NEWER).stdout
 
 
 def test_a_refusal_is_reported_in_one_line(stub: StubService, run: Run) -> None:
@@ -183,6 +256,74 @@ def test_the_error_for_a_missing_partition_lists_those_that_exist(stub: StubServ
     assert told.stderr == "error: there is no partition 4; this service reads: 3\n"
 
 
+def test_an_invocation_is_deleted_once_that_was_confirmed(stub: StubService, run: Run) -> None:
+    told = run("purge", INVOCATION, said="n\n")
+    assert (told.exit_code, stub.asked) == (1, [])
+    stub.will_answer(f"POST /invocations/{INVOCATION}/purge", {"count": 1})
+    assert run("purge", INVOCATION, "--yes").stdout == f"{INVOCATION}: deleted\n"
+
+
+SUBSCRIBED = {"partition": 0, "next": 3, "end": 9, "lag": 6, "problem": None, "waits": None}
+SUBSCRIPTION = {
+    "name": "orders.take",
+    "topic": "new-orders",
+    "handler": "orders/take",
+    "paused": None,
+    "open": 1,
+    "max_open": 10,
+    "problems": [],
+    "partitions": [SUBSCRIBED, SUBSCRIBED | {"partition": 1, "waits": "10 of its invocations are open"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "states"),
+    [
+        ({}, ["ok", "10 of its invocations are open"]),
+        ({"paused": "2026-11-30T12:00:00Z"}, ["paused since 2026-11-30T12:00:00Z"] * 2),
+        ({"handler": None, "max_open": None}, ["no handler has it any more"] * 2),
+        ({"problems": ["there is no topic"], "partitions": []}, ["there is no topic"]),
+    ],
+)
+def test_subscriptions_are_listed_with_what_they_wait_for(
+    stub: StubService, run: Run, changes: dict[str, Any], states: list[str]
+) -> None:
+    stub.will_answer("GET /subscriptions", {"items": [SUBSCRIPTION | changes]})
+    [_, *rows] = run("subscriptions", "list", "--wide").stdout.splitlines()
+    assert [row.startswith("orders.take") for row in rows] == [True] * len(states)
+    assert all(row.endswith(state) for row, state in zip(rows, states, strict=True))
+
+
+def test_an_app_without_subscriptions_says_so(stub: StubService, run: Run) -> None:
+    stub.will_answer("GET /subscriptions", {"items": []})
+    assert run("subscriptions", "list").stderr == "the app has no subscriptions\n"
+
+
+def test_a_subscription_is_paused_and_resumed(stub: StubService, run: Run) -> None:
+    for act in ("pause", "resume"):
+        stub.will_answer(f"POST /subscriptions/orders.take/{act}", SUBSCRIPTION)
+        told = run("subscriptions", act, "orders.take")
+        assert told.stdout == f"orders.take: {act}d; 1 of its invocations is open\n"
+
+
+def test_a_move_is_asked_about_first_and_dropped_without_a_yes(stub: StubService, run: Run) -> None:
+    told = run("subscriptions", "seek", "orders.take", "--to", "earliest", said="n\n")
+    assert (told.exit_code, stub.asked) == (1, [])
+    assert "Move orders.take to earliest?" in told.stderr
+
+
+def test_a_move_says_what_is_read_again_or_passed_over(stub: StubService, run: Run) -> None:
+    moves = [{"partition": 0, "before": 9, "next": 3}, {"partition": 1, "before": 0, "next": 1200}]
+    stub.will_answer("POST /subscriptions/orders.take/seek?to=latest&partition=0", {"items": moves})
+    seek = ("subscriptions", "seek", "orders.take", "--to", "latest", "--partition", "0", "--yes")
+    assert run(*seek).stdout == (
+        "partition 0: from 9 to 3; 6 offsets are read again\n"
+        "partition 1: from 0 to 1200; 1,200 offsets are passed over\n"
+    )
+    stub.will_answer("POST /subscriptions/orders.take/seek?to=latest&partition=0", {"items": []})
+    assert run(*seek).stdout == "orders.take is there already\n"
+
+
 def test_the_token_is_sent_and_never_shown(stub: StubService, run: Run) -> None:
     stub.will_answer("GET /offsets", {"items": []})
     run("offsets", "show", AWAKEABLES_TOKEN="s3cret")
@@ -208,7 +349,8 @@ def test_a_state_that_there_is_not_is_refused_with_those_that_there_are(
 ) -> None:
     told = run("list", what, "--state", state)
     assert told.exit_code == 2
-    assert f"{state!r} is not one of pending, " in told.output
+    first = {"awakeables": "pending", "invocations": "queued"}[what]
+    assert f"{state!r} is not one of {first}, " in told.output
     assert stub.asked == []
 
 
@@ -225,7 +367,9 @@ def test_another_program_at_the_address_is_distinguished_from_the_service(
     "words",
     [
         ("cancel", INVOCATION),
+        ("pause", INVOCATION),
         ("resume", INVOCATION),
+        ("restart", INVOCATION),
         ("dead-letters", "list"),
         ("outbox", "list"),
         ("offsets", "show"),
@@ -235,7 +379,9 @@ def test_every_answer_can_be_had_as_json(words: tuple[str, ...], stub: StubServi
     document = {"items": [], "status": "suspended"}
     for what in (
         f"POST /invocations/{INVOCATION}/cancel",
+        f"POST /invocations/{INVOCATION}/pause",
         f"POST /invocations/{INVOCATION}/resume",
+        f"POST /invocations/{INVOCATION}/restart?from_entry=0",
         "GET /dead-letters?limit=50",
         "GET /outbox?state=failed&limit=50",
         "GET /offsets",
@@ -350,12 +496,14 @@ def test_case_o8_an_invocation_is_listed_with_why_it_is_paused(stub: StubService
     row = {
         "id": INVOCATION,
         "status": "paused",
-        "service": "orders",
+        "service": "carts",
+        "key": "c-7",
         "handler": "fulfil",
         "reason": "paused, ValueError: no such parcel",
     }
     stub.will_answer("GET /invocations?limit=50", {"items": [row]})
     told = run("list", "invocations", COLUMNS="80").stdout
+    assert told.splitlines()[1].split() == [INVOCATION, "paused", "carts", "c-7", "fulfil"]
     assert told.splitlines()[-1].strip() == "paused, ValueError: no such parcel"
 
 

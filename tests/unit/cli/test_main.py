@@ -70,7 +70,10 @@ def test_a_setting_that_can_not_be_is_refused_by_name() -> None:
             "reject",
             "list",
             "show",
+            "why",
+            "pause",
             "resume",
+            "restart",
             "cancel",
             "kill",
             "doctor",
@@ -79,6 +82,7 @@ def test_a_setting_that_can_not_be_is_refused_by_name() -> None:
         ),
         *("dead-letters list", "dead-letters show", "dead-letters resend", "offsets show", "offsets skip"),
         *("outbox list", "outbox show", "outbox resend"),
+        *("objects list", "objects show", "objects pause", "objects resume", "objects state"),
         *("topics check", "topics create"),
     ],
 )

@@ -16,10 +16,10 @@ from awakeables.core.awakeables import (
     STATES,
     VERDICTS,
     AwakeableRow,
+    AwakeableState,
     Completion,
     Heartbeat,
     LastHeartbeat,
-    State,
     Verdict,
     VerdictEntry,
     VerdictHistory,
@@ -35,7 +35,7 @@ from awakeables.core.texts import MAX_CHARACTERS
 
 NOW_MS = 1_000_000
 YES, NO = Resolution.of_json(b'{"n":1}'), Rejection(reason="no", code=409)
-OUTCOMES: dict[State, Outcome | None] = {
+OUTCOMES: dict[AwakeableState, Outcome | None] = {
     "pending": None,
     "resolved": YES,
     "rejected": NO,
@@ -52,7 +52,7 @@ SAID: dict[str, Completion] = {
     "a misfit": Completion(awakeable_id="a", body=YES, source="2", refusal="n: too small"),
     "bytes": Completion(awakeable_id="a", body=Resolution.of_bytes(b"x"), source="2"),
 }
-KIND: dict[State, dict[str, str | None]] = {
+KIND: dict[AwakeableState, dict[str, str | None]] = {
     "pending": {
         "the same answer": "accepted",
         "another value": "accepted",
@@ -88,7 +88,7 @@ KIND: dict[State, dict[str, str | None]] = {
 }
 
 
-def row(state: State = "pending", **fields: Any) -> AwakeableRow:
+def row(state: AwakeableState = "pending", **fields: Any) -> AwakeableRow:
     settled: dict[str, Any] = {} if state == "pending" else {"settled_ms": 9, "settled_by": "1"}
     outcome = OUTCOMES[state]
     outcome_json = None if outcome is None else encode_outcome(outcome)
@@ -102,7 +102,7 @@ def told(awakeable: AwakeableRow, completion: Completion, *, horizon_ms: int = 0
 
 
 @pytest.mark.parametrize(("state", "said"), list(product(STATES, SAID)))
-def test_what_is_said_to_an_awakeable_in_a_state_gets_its_verdict(state: State, said: str) -> None:
+def test_what_is_said_to_an_awakeable_in_a_state_gets_its_verdict(state: AwakeableState, said: str) -> None:
     """A2: every completion gets a verdict, and nobody is told success for what was discarded."""
     before = row(state)
     result = told(before, SAID[said])
@@ -207,7 +207,9 @@ def test_an_awakeable_settles_once_whatever_comes_in_whatever_order(
 
 
 @pytest.mark.parametrize(("horizon_ms", "state"), [(99, "resolved"), (100, "timed-out"), (101, "timed-out")])
-def test_a_deadline_at_or_before_the_horizon_wins_over_the_answer(horizon_ms: int, state: State) -> None:
+def test_a_deadline_at_or_before_the_horizon_wins_over_the_answer(
+    horizon_ms: int, state: AwakeableState
+) -> None:
     """Hard case 5: settlement and sweeper decide by the same rule."""
     result = told(row(deadline_ms=100), SAID["the same answer"], horizon_ms=horizon_ms)
     assert result.awakeable.state == state
@@ -218,7 +220,7 @@ def test_a_deadline_at_or_before_the_horizon_wins_over_the_answer(horizon_ms: in
 
 
 @pytest.mark.parametrize("state", ["resolved", "rejected"])
-def test_case_w7_a_heartbeat_after_the_answer_is_kept_and_is_not_late(state: State) -> None:
+def test_case_w7_a_heartbeat_after_the_answer_is_kept_and_is_not_late(state: AwakeableState) -> None:
     before = row(state)
     result = told(before, SAID["a heartbeat"])
     assert (result.verdict, result.settled) == (None, False)
@@ -227,7 +229,7 @@ def test_case_w7_a_heartbeat_after_the_answer_is_kept_and_is_not_late(state: Sta
 
 
 @pytest.mark.parametrize("state", ["timed-out", "cancelled"])
-def test_case_w7_a_heartbeat_for_an_awakeable_that_nobody_awaits_is_late(state: State) -> None:
+def test_case_w7_a_heartbeat_for_an_awakeable_that_nobody_awaits_is_late(state: AwakeableState) -> None:
     verdict = told(row(state), SAID["a heartbeat"]).verdict
     assert (verdict.kind, verdict.reason) == ("late", f"the awakeable is {state}")
 
@@ -238,7 +240,7 @@ def test_a_heartbeat_does_not_keep_an_awakeable_alive_past_its_deadline() -> Non
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_only_a_pending_awakeable_times_out(state: State) -> None:
+def test_only_a_pending_awakeable_times_out(state: AwakeableState) -> None:
     expired = expire(row(state, deadline_ms=100), now_ms=NOW_MS, horizon_ms=200)
     if state != "pending":
         assert expired is None
@@ -256,7 +258,7 @@ def test_an_awakeable_without_a_deadline_never_times_out() -> None:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_only_a_pending_awakeable_is_cancelled(state: State) -> None:
+def test_only_a_pending_awakeable_is_cancelled(state: AwakeableState) -> None:
     """Hard case 4."""
     cancelled = cancel(row(state), now_ms=NOW_MS, reason="its invocation ended")
     if state != "pending":
@@ -293,7 +295,7 @@ def test_a_value_of_the_wrong_form_is_refused_and_the_awakeable_stays_pending(
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_value_needs_its_check_only_while_the_awakeable_is_pending(state: State) -> None:
+def test_a_value_needs_its_check_only_while_the_awakeable_is_pending(state: AwakeableState) -> None:
     """Hard case 7."""
     assert needs_check(row(state, schema_hash="h"), SAID["another value"]) == (state == "pending")
 

@@ -13,17 +13,30 @@ from msgspec import UNSET, Raw
 
 from awakeables.core import journal
 from awakeables.core.journal import (
+    AttachRequested,
     AwakeableCreated,
+    CallOffRequested,
+    CallRefused,
+    CallRequested,
     CancellationRaised,
     ClockRead,
     Entry,
     Input,
     OutcomeDelivered,
+    PromiseCreated,
+    PromisePeeked,
     PublishRequested,
     RunAttemptFailed,
+    RunEnded,
     RunRequested,
+    SendRequested,
     SettleRequested,
     SleepRequested,
+    StateCleared,
+    StateNamesRead,
+    StateRead,
+    StateSet,
+    TimeoutRequested,
     decode_chunks,
     encode_chunk,
 )
@@ -50,6 +63,11 @@ inputs = st.builds(
     key=st.none() | texts,
     value=json_texts.map(Raw),
     headers=st.dictionaries(texts, texts),
+    caller=st.none() | texts,
+    depth=numbers,
+    callers=st.lists(texts, max_size=3).map(tuple),
+    restart_of=st.none() | texts,
+    kept=numbers,
 ) | st.builds(Input, service=texts, handler=texts, seed=texts, at_ms=numbers, value_base64=st.binary())
 entries: st.SearchStrategy[Entry] = st.one_of(
     inputs,
@@ -58,6 +76,30 @@ entries: st.SearchStrategy[Entry] = st.one_of(
     st.builds(RunRequested, name=texts),
     st.builds(SleepRequested, until_ms=numbers),
     st.builds(SettleRequested, id=texts, status=texts),
+    st.builds(
+        CallRequested, id=texts, wait=texts, service=texts, handler=texts, idempotency_key=st.none() | texts
+    ),
+    st.builds(
+        SendRequested,
+        id=texts,
+        service=texts,
+        handler=texts,
+        idempotency_key=st.none() | texts,
+        delay_ms=st.none() | numbers,
+        key=st.none() | texts,
+    ),
+    st.builds(CallRefused, service=texts, handler=texts, reason=texts, code=numbers),
+    st.builds(AttachRequested, id=texts, wait=texts),
+    st.builds(PromiseCreated, id=texts, name=texts),
+    st.builds(PromisePeeked, name=texts),
+    st.builds(TimeoutRequested, until_ms=numbers),
+    st.builds(CallOffRequested, of=st.none() | numbers, id=st.none() | texts, dropped=st.booleans()),
+    st.builds(StateRead, name=texts),
+    st.builds(StateNamesRead),
+    st.builds(StateSet, name=texts, value=st.just(Raw(b"0.1000"))),
+    st.builds(StateSet, name=texts, value_base64=st.binary()),
+    st.builds(StateCleared, name=st.none() | texts),
+    st.builds(RunEnded, of=numbers, outcome=outcomes),
     st.builds(ClockRead, at_ms=numbers),
     st.builds(
         RunAttemptFailed, of=numbers, attempt=numbers, began_ms=numbers, error=texts, retry_at_ms=numbers
@@ -79,7 +121,26 @@ def test_the_strategies_know_every_kind_of_entry() -> None:
     here = {cls.__name__ for cls in (Input, AwakeableCreated, PublishRequested, RunRequested, SleepRequested)}
     assert kinds == here | {
         cls.__name__
-        for cls in (SettleRequested, ClockRead, RunAttemptFailed, OutcomeDelivered, CancellationRaised)
+        for cls in (
+            SettleRequested,
+            CallRequested,
+            SendRequested,
+            CallRefused,
+            AttachRequested,
+            PromiseCreated,
+            PromisePeeked,
+            TimeoutRequested,
+            CallOffRequested,
+            StateRead,
+            StateNamesRead,
+            StateSet,
+            StateCleared,
+            RunEnded,
+            ClockRead,
+            RunAttemptFailed,
+            OutcomeDelivered,
+            CancellationRaised,
+        )
     }
 
 

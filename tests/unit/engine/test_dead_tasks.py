@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from awakeables.core.awakeables import AwakeableRow, Completion, DeadTask
 from awakeables.core.deadletters import DeadLetter
-from awakeables.engine.completionstopic import FoldingSettings
+from awakeables.engine.readtopic import FoldingSettings
 from awakeables.errors import NotPossible
 from awakeables.testing.bench import Bench, Process, quick, until
 from awakeables.testing.loop import STARTED_MS

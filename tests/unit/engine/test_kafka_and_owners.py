@@ -12,8 +12,8 @@ import pytest
 from awakeables import Context, TimedOut
 from awakeables.core.commands import Advance, TakePartitions
 from awakeables.core.invocations import Suspend
-from awakeables.engine.completionsink import CompletionSink
-from awakeables.engine.completionstopic import ConsumedRecord, FoldingSettings
+from awakeables.engine.readtopic import ConsumedRecord, FoldingSettings
+from awakeables.engine.sinks import CompletionSink
 from awakeables.errors import (
     OwnershipLost,
 )
@@ -35,7 +35,7 @@ async def test_k1_completions_verdicts_wake_ups_and_offsets_commit_together_or_n
         row = await bench.store.awakeable(key)
         assert row is not None
         assert row.verdicts.counts == {"accepted": 1, "duplicate": 1, "conflict": 1}
-        assert bench.store.tables.positions[TOPIC, 0].next == 3
+        assert bench.store.tables.positions["", TOPIC, 0].next == 3
         assert value(await bench.status(invocation_id, "completed")) == 7
 
 
@@ -88,7 +88,7 @@ async def test_k2_a_bad_record_becomes_a_dead_letter_and_the_offset_moves_on_in_
             "unreadable",
         ]
         assert [x.value for x in letters] == bad
-        assert bench.store.tables.positions[TOPIC, 0].next == 7
+        assert bench.store.tables.positions["", TOPIC, 0].next == 7
         assert bench.store.tables.awakeables[key].state == "resolved"
         await until(lambda: len([e for e in bench.broker.published if e.topic == f"{TOPIC}.dlq"]) == 6)
         copies = {e.event_id: e.value for e in bench.broker.published if e.topic == f"{TOPIC}.dlq"}

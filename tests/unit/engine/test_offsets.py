@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from awakeables import Context
-from awakeables.engine.completionsink import CompletionSink
-from awakeables.engine.completionstopic import ConsumedRecord
 from awakeables.engine.horizon import Moment
 from awakeables.engine.offsets import PartitionProgress
 from awakeables.engine.readerstate import ReaderState, StuckBatch
+from awakeables.engine.readtopic import ConsumedRecord
+from awakeables.engine.sinks import CompletionSink
 from awakeables.errors import NotFound, NotPossible, OwnershipLost
 from awakeables.testing.bench import Bench
 from support.ids import new_id
@@ -67,11 +67,11 @@ async def test_case_r5_a_recreated_topic_is_recognised_by_its_reader() -> None:
         await bench.records(process, b"{", b"{", b"{")
         process.engine.completions.readers[0] = ReaderState(end=9, ahead=True)
         await process.api.skip(0, 0)
-        assert bench.store.tables.positions[TOPIC, 0].again_before == 0
+        assert bench.store.tables.positions["", TOPIC, 0].again_before == 0
         process.engine.completions.readers[0] = ReaderState(end=9)
         await bench.records(process, b"{", b"{", b"{")
         await process.api.skip(0, 1)
-        assert bench.store.tables.positions[TOPIC, 0].again_before == 3
+        assert bench.store.tables.positions["", TOPIC, 0].again_before == 3
 
 
 async def test_fault_11_a_topic_that_was_recreated_is_known_by_its_id_where_another_instance_reads_it() -> (
@@ -92,7 +92,7 @@ async def test_fault_11_a_topic_that_was_recreated_is_known_by_its_id_where_anot
         await process.api.skip(0, 3)
         assert await sink.open() == 3
         assert not sink.is_topic_recreated
-        assert bench.store.tables.positions[TOPIC, 0].topic_id == "second"
+        assert bench.store.tables.positions["", TOPIC, 0].topic_id == "second"
 
 
 async def test_fault_11_a_broker_that_knows_no_topic_ids_makes_none_unknown() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextvars import ContextVar
 from datetime import timedelta
@@ -39,16 +39,9 @@ class NoThread(Executor):
         return future
 
 
-def any_of(ctx: Context, *awakeables: Any) -> Awaitable[int]:
-    """The place of the first of these that is answered; the context has no such verb yet."""
-
-    class First:
-        def __await__(self) -> Any:
-            indices = tuple(awakeable.promise._index for awakeable in awakeables)
-            found, _ = yield from ctx._execution.wait_for_any(indices)
-            return indices.index(found)
-
-    return First()
+async def any_of(ctx: Context, *awakeables: Any) -> int:
+    """The place of the first of these that is answered."""
+    return awakeables.index(await ctx.select(*awakeables))
 
 
 async def test_an_action_that_could_not_be_executed_is_tried_again() -> None:

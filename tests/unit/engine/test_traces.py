@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from awakeables.core.awakeables import VerdictEntry
-from awakeables.engine.completionsink import CompletionSink
-from awakeables.engine.completionstopic import ConsumedRecord
+from awakeables.engine.readtopic import ConsumedRecord
+from awakeables.engine.sinks import CompletionSink
 from awakeables.errors import BrokerUnavailable
 from awakeables.handlers.context import Context
 from awakeables.testing.bench import Bench, until

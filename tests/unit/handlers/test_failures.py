@@ -403,7 +403,7 @@ def test_asyncio_s_combinators_over_durable_futures_are_refused_with_what_to_do(
 
     result = run(handler, answers={"pack": lambda task: 1})
     assert result.status == "paused"
-    with pytest.raises(Paused, match=r"HandlerMisuse: .*ctx\.awakeable\(timeout=\.\.\.\)"):
+    with pytest.raises(Paused, match=r"HandlerMisuse: .*async with ctx\.timeout\(\.\.\.\)"):
         _ = result.value
 
 
@@ -427,7 +427,7 @@ def test_a_timeout_of_asyncio_around_a_durable_wait_is_a_misuse(run: Runs) -> No
                 return await ctx.awakeable()
         return "timed out"
 
-    with pytest.raises(Paused, match=r"asyncio\.timeout .* use ctx\.awakeable\(timeout=\.\.\.\)"):
+    with pytest.raises(Paused, match=r"asyncio\.timeout .* use async with ctx\.timeout\(\.\.\.\)"):
         _ = run(handler).value
 
 

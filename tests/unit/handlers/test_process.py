@@ -261,7 +261,7 @@ def test_case_p5_asyncio_s_tools_around_durable_futures_are_refused_at_once(
     run: Runs, handler: Handler
 ) -> None:
     result = run(handler)
-    with pytest.raises(Paused, match=r"^HandlerMisuse: .*ctx\.awakeable\(timeout=\.\.\.\).*into ctx\.run"):
+    with pytest.raises(Paused, match=r"^HandlerMisuse: .*async with ctx\.timeout\(\.\.\.\).*into ctx\.run"):
         _ = result.value
     assert result.duration < timedelta(milliseconds=100)
 
@@ -279,7 +279,7 @@ def test_case_p5_a_task_group_that_fails_around_a_durable_wait_is_refused_at_onc
 
     result = run_in_memory(handler, suspend=False)
     with pytest.raises(
-        Paused, match=r"^HandlerMisuse: asyncio cancelled the handler .*ctx\.awakeable\(timeout"
+        Paused, match=r"^HandlerMisuse: asyncio cancelled the handler .*async with ctx\.timeout"
     ):
         _ = result.value
     assert result.duration < timedelta(milliseconds=100)

@@ -1,4 +1,4 @@
-"""The public names: about twenty, all there, none by accident."""
+"""The public names: about twenty-five, all there, none by accident."""
 
 from __future__ import annotations
 
@@ -9,23 +9,34 @@ PUBLIC = {
     "App",
     "Awakeable",
     "AwakeablesError",
+    "Call",
     "Cancelled",
     "Context",
     "Durable",
+    "DurablePromise",
+    "KafkaRecord",
+    "ObjectContext",
     "PayloadError",
     "Promise",
+    "PromiseName",
+    "QuorumFailed",
     "Reject",
     "Rejected",
     "Request",
     "RetryPolicy",
     "Serde",
     "Service",
+    "SharedContext",
+    "State",
+    "Subscription",
     "Suspended",
     "Task",
     "TerminalError",
     "TimedOut",
     "Verdict",
+    "VirtualObject",
     "Worker",
+    "Workflow",
 }
 
 

@@ -157,6 +157,7 @@ def test_a_metric_is_named_after_what_it_measures(metric: Metric) -> None:
         "route",
         "http_status",
         "topic",
+        "subscription",
     }
     assert set(metric.labels) <= VALUES.keys() | declared
 
@@ -185,6 +186,11 @@ def test_case_o10_an_alarm_mixes_no_apps(rule: dict[str, Any]) -> None:
     }
     for labels in aggregations:
         assert worker or {"instance", "app"} & {label.strip() for label in labels.split(",")}
+
+
+def test_the_alarm_on_internal_errors_leaves_out_the_failures_of_handlers() -> None:
+    [rule] = [rule for rule in alarms() if rule["alert"] == "AwakeablesServerErrors"]
+    assert set(re.findall(r'route!="([^"]+)"', rule["expr"])) == {"/*/*", "/*/*/*"}
 
 
 def test_case_o10_the_dashboard_can_be_looked_at_by_app() -> None:

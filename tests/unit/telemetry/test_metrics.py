@@ -21,6 +21,8 @@ from awakeables.errors import (
     TerminalError,
 )
 from awakeables.handlers.context import Context
+from awakeables.handlers.objectcontext import ObjectContext
+from awakeables.handlers.service import App, VirtualObject
 from awakeables.telemetry.metrics import Metrics, WorkerMetrics, end_of, exposition
 from awakeables.testing.bench import Bench, until
 
@@ -51,6 +53,14 @@ async def refuse(ctx: Context) -> None:
 
 async def crash(ctx: Context) -> None:
     raise ValueError("no")
+
+
+carts = VirtualObject("carts")
+
+
+@carts.handler()
+async def hold(ctx: ObjectContext) -> None:
+    await ctx.awakeable()
 
 
 async def test_a_callback_is_counted_from_its_commit_to_its_end() -> None:
@@ -150,6 +160,26 @@ async def test_the_gauges_show_rows_and_how_old_they_are() -> None:
         assert value(metrics, "invocations", status="backing-off") == 1
         assert value(metrics, "invocations", status="paused") == 0
         assert value(metrics, "rows_counted_timestamp_seconds") == now_ms / 1000
+
+
+async def test_the_age_of_the_oldest_that_is_next_in_line_for_a_key_is_shown() -> None:
+    bench = Bench()
+    app = App("shop", services=[carts])
+    async with bench.running(app) as process:
+        metrics = Metrics()
+        gauges = RowGauges(bench.store.counts, metrics, clock=bench.clock)
+        await gauges.take()
+        assert value(metrics, "queued_oldest_seconds") == 0
+        queued = []
+        for key in ("b", "a"):
+            for _ in range(3):
+                begun = await process.api.begin(app.handler("carts", "hold"), None, key=key)
+                queued.append(bench.store.tables.invocations[begun.id])
+                await asyncio.sleep(10)
+        await gauges.take()
+        age_s = (bench.clock.now_ms() - queued[1].created_ms) / 1000
+        assert value(metrics, "queued_oldest_seconds") == age_s
+        assert value(metrics, "invocations", status="queued") == 4
 
 
 async def test_the_gauges_are_set_again_when_the_store_is_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ from awakeables.core.effects import Effect
 from awakeables.core.rows import effect_row, refused
 from awakeables.errors import TerminalError
 from awakeables.handlers.context import Context
-from awakeables.handlers.service import App, Service
+from awakeables.handlers.objectcontext import ObjectContext, SharedContext
+from awakeables.handlers.service import App, Service, VirtualObject, Workflow
 from awakeables.testing.bench import Bench, Process, quick
 from awakeables.web.app import WebApp, WebSettings
 from support.web import new_web_app
@@ -69,6 +70,16 @@ async def anything(ctx: Context, value: Any) -> Any:
 @orders.handler()
 async def greet(ctx: Context) -> str:
     return "hello"
+
+
+@orders.handler(private=True)
+async def hidden(ctx: Context) -> str:
+    return "found"
+
+
+@orders.handler()
+async def calls_hidden(ctx: Context) -> str:
+    return await ctx.call(hidden)
 
 
 class Person(BaseModel):
@@ -152,12 +163,74 @@ async def wait_custom(ctx: Context) -> str:
     return await ctx.awakeable(serde=Upper())
 
 
+carts = VirtualObject("carts", max_queue=3)
+ITEMS = carts.state("items", list[str], default=list)
+TOTAL = carts.state("total", int)
+PHOTO = carts.state("photo", bytes)
+
+
+@carts.handler()
+async def add(ctx: ObjectContext, item: str) -> list[str]:
+    have = [*await ctx.get(ITEMS), item]
+    ctx.set(ITEMS, have)
+    return [ctx.key, *have]
+
+
+@carts.handler()
+async def checkout(ctx: ObjectContext) -> Parcel:
+    return await ctx.awakeable(Parcel, timeout=timedelta(hours=4))
+
+
+@carts.handler()
+async def draw(ctx: ObjectContext, photo: bytes) -> None:
+    ctx.set(PHOTO, photo)
+
+
+@carts.handler()
+async def fail_at(ctx: ObjectContext) -> None:
+    raise ValueError("no such cart")
+
+
+@carts.handler(private=True)
+async def hidden_add(ctx: ObjectContext) -> None: ...
+
+
+@carts.shared()
+async def size(ctx: SharedContext) -> int:
+    return len(await ctx.get(ITEMS))
+
+
+@orders.handler()
+async def fill_cart(ctx: Context, key: str) -> list[str]:
+    return await ctx.call(add, "x", key=key)
+
+
+@orders.handler(topic="counts")
+async def count(ctx: Context, value: int) -> int:
+    return await ctx.awakeable(int)
+
+
+signups = Workflow("signups")
+VERIFIED = signups.promise("verified", bool)
+
+
+@signups.run()
+async def signup(ctx: ObjectContext, email: str) -> bool:
+    return await ctx.promise(VERIFIED)
+
+
+@signups.handler()
+async def clicked(ctx: SharedContext) -> str:
+    return (await ctx.promise(VERIFIED).resolve(True)).kind
+
+
 class Web:
     """One process of the shop behind its HTTP interface, and a client of it."""
 
     def __init__(self, bench: Bench, process: Process, app: WebApp, client: httpx.AsyncClient) -> None:
         self.bench = bench
         self.store = bench.store
+        self.offsets = bench.offsets
         self.broker = bench.broker
         self.process = process
         self.engine = process.engine
@@ -217,7 +290,7 @@ def add_refused(bench: Bench, process: Process, **fields: Any) -> str:
 @asynccontextmanager
 async def serving(settings: WebSettings | None = None, tokens: Path | None = None) -> AsyncIterator[Web]:
     bench = Bench(retention=timedelta(milliseconds=RETENTION_MS))
-    app = App("shop", services=[orders])
+    app = App("shop", services=[orders, carts, signups])
     async with bench.running(app, quick(linger=timedelta(milliseconds=50)), executor=None) as process:
         web = new_web_app(process, settings or WebSettings(max_body_bytes=MAX_BODY_BYTES), tokens=tokens)
         transport = httpx.ASGITransport(web)

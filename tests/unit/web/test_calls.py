@@ -458,3 +458,16 @@ async def test_a_value_of_the_handlers_own_is_answered_to_the_letter(web: Web) -
     assert web.store.tables.invocations[row.invocation_id].result == Resolution.of_json(
         b"18446744073709551616"
     )
+
+
+async def test_a_private_handler_is_not_there_for_the_outside(web: Web) -> None:
+    for path in ("/orders/hidden", "/orders/hidden/send"):
+        document = problem(await web.client.post(path), 404, "not-found")
+        assert "orders/hidden is private" in document["detail"]
+    assert "/orders/hidden" not in (await web.client.get("/openapi.json")).json()["paths"]
+    shown = await web.client.post("/orders/calls_hidden")
+    assert shown.json() == "found"
+    [call] = [row for row in web.store.tables.invocations.values() if row.handler == "hidden"]
+    told = (await web.client.get(f"/invocations/{call.id}")).json()
+    assert told["caller"] == shown.headers["invocation-id"]
+    assert (await web.client.get(f"/invocations/{told['caller']}")).json()["caller"] is None

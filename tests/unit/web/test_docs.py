@@ -90,6 +90,8 @@ async def test_case_u9_the_commands_to_try_reach_this_service_as_the_reader_does
     assert "curl -X POST http://localhost:18080/orders/greet" in text
     body = """-H 'content-type: application/json' --data-binary '{"id": "text"}'"""
     assert f"curl http://localhost:18080/orders/echo {body}" in text
+    assert "curl -X POST 'http://localhost:18080/carts/{key}/size'" in text
+    assert "curl -X PATCH 'http://localhost:18080/objects/{object}/{key}/state' -H 'content-type: " in text
     assert "8080/" not in text.replace("18080/", "")
     behind_tls = said(await web.client.get("/docs", headers=headers | {"x-forwarded-proto": "https"}))
     assert "curl -X POST https://localhost:18080/orders/greet" in behind_tls

@@ -31,8 +31,9 @@ from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import TerminalError
 from awakeables.handlers import local
 from awakeables.handlers.context import Context
+from awakeables.handlers.objectcontext import ObjectContext, SharedContext
 from awakeables.handlers.retry import RetryPolicy
-from awakeables.handlers.service import App, Service
+from awakeables.handlers.service import App, Service, VirtualObject
 from awakeables.testing.bench import Bench, Process, until
 from awakeables.web.app import WebSettings
 from awakeables.web.describing.openapi import openapi
@@ -110,7 +111,30 @@ async def wait_for_anything(ctx: Context) -> Any:
     return await ctx.awakeable()
 
 
-APP = App("shop", services=[shop])
+carts = VirtualObject("carts", max_queue=5)
+LINES = carts.state("lines", list[Line], default=list)
+PHOTO = carts.state("photo", bytes)
+
+
+@carts.handler()
+async def add(ctx: ObjectContext, line: Line) -> int:
+    ctx.set(LINES, [*await ctx.get(LINES), line])
+    return len(await ctx.get(LINES))
+
+
+@carts.handler()
+async def draw(ctx: ObjectContext, photo: bytes) -> None:
+    ctx.set(PHOTO, photo)
+    await ctx.awakeable(Line)
+
+
+@carts.shared()
+async def lines(ctx: SharedContext) -> list[Line]:
+    return await ctx.get(LINES)
+
+
+APP = App("shop", services=[shop, carts])
+KEYS = ("idle", "held", "full", "paused", "a/b")
 PENDING = 30
 """Awakeables that take any answer: enough that some answers are accepted."""
 
@@ -147,6 +171,12 @@ async def fill(bench: Bench, process: Process) -> dict[str, list[str]]:
         await api.settle(Completion(awakeable_id=name, body=body, source="http:test"))
     await api.cancel(begun[3].id)
     record = {"source": "t:0:7", "offset": 7, "value": b"\xff", "key": b"k", "headers": (("h", b"\xfe"),)}
+    line = b'{"item":"x","count":1}'
+    for key in ("idle", "a/b", "paused"):
+        await api.result((await api.begin(APP.handler("carts", "add"), line, key=key)).id)
+    for key in ("held", *["full"] * 5):
+        await api.begin(APP.handler("carts", "draw"), b"x", key=key)
+    await api.pause_key("carts", "paused")
     letter = add_dead_letter(bench, process, code="unreadable", **record)
     task = TaskFacts(awakeable_id=awakeables[0], reply_to=APP.completions_topic)
     tasks = [add_refused(bench, process, stream=begun[0].id, value=b"\xff", key=b"k", task=task)]
@@ -156,6 +186,8 @@ async def fill(bench: Bench, process: Process) -> dict[str, list[str]]:
         "invocation_id": [row.id for row in begun],
         "dead_letter_id": [letter],
         "event_id": [*tasks, *refused],
+        "object": ["carts"],
+        "key": list(KEYS),
     }
 
 

@@ -71,7 +71,7 @@ async def test_one_whose_journal_only_another_release_can_read_is_shown_without_
     ("path", "allowed"),
     [
         ("/invocations?status=done", ", ".join(STATUSES)),
-        ("/invocations?state=pending", "status, service, handler, idempotency_key, limit, before"),
+        ("/invocations?state=pending", "status, service, handler, key, idempotency_key, limit"),
         ("/invocations?limit=0", "1 to 500"),
         ("/invocations?limit=501", "1 to 500"),
         ("/invocations?limit=-1", "1 to 500"),
@@ -437,6 +437,7 @@ async def test_case_u7_an_idempotency_key_is_shown_and_finds_its_invocation(web:
     assert await found(idempotency_key="o-1", status="completed") == [greeted]
     assert await found(idempotency_key="o-2") == [other]
     assert await found(idempotency_key="o-3") == []
+    assert await found(idempotency_key="o-1", key="c-7") == []
     first = (await web.client.get("/invocations", params={"idempotency_key": "o-1", "limit": 1})).json()
     assert await found(idempotency_key="o-1", before=first["next"]) == [min(greeted, waiting)]
     for invocation_id, key in ((greeted, "o-1"), (other, "o-2"), (alone, None)):

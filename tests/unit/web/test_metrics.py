@@ -40,6 +40,8 @@ async def test_mistakes_of_ours_are_counted_from_0_on() -> None:
     [
         ("POST", "/orders/greet", "/*/*", 200),
         ("POST", "/orders/nobody", "/*/*", 404),
+        ("POST", "/carts/c-7/size", "/*/*/*", 200),
+        ("GET", "/objects/carts/c-7", "/objects/*/*", 200),
         ("GET", "/invocations/inv_x", "/invocations/*", 400),
         ("GET", "/health/live", "/health/live", 200),
     ],

@@ -14,25 +14,28 @@ import pytest
 import schemathesis
 from pydantic import BaseModel
 
-from awakeables.core.awakeables import State
+from awakeables.core.awakeables import AwakeableState
 from awakeables.core.effects import EffectState
 from awakeables.core.invocations import Status
 from awakeables.handlers.context import Context
-from awakeables.handlers.service import App, Service
+from awakeables.handlers.invoking import LONGEST_KEY, LONGEST_OBJECT_KEY
+from awakeables.handlers.service import App, KeyedGroup, Service
 from awakeables.telemetry.vocabulary import LETTER_CODES
 from awakeables.web import views
-from awakeables.web.calls import LONGEST_KEY
 from awakeables.web.describing.contract import contract
 from awakeables.web.describing.openapi import openapi
 from awakeables.web.lists import LARGEST_LIMIT, USUAL_LIMIT
+from awakeables.web.objects import HAVING
 from awakeables.web.problems import MEDIA_TYPE
 from awakeables.web.routing import RouteEntry
-from unit.web.harness import Web, orders, serving
+from unit.web.harness import Web, carts, orders, serving, signups
 
 PROBLEM = MEDIA_TYPE.decode()
 
 PROSE = ("description", "summary", "title")
 GENERIC = "/{service}/{handler}"
+GENERIC_OF_OBJECTS = "/{object}/{key}/{handler}"
+OWN = ("/orders/", "/carts/", "/signups/")
 
 
 def authored() -> Any:
@@ -79,15 +82,16 @@ async def test_what_is_served_is_openapi(web: Web) -> None:
 
 async def test_the_fixed_routes_are_served_as_they_are_authored(web: Web) -> None:
     expected, document = authored(), await served(web)
-    fixed = {path: item for path, item in document["paths"].items() if not path.startswith("/orders/")}
-    del expected["paths"][GENERIC], expected["paths"][f"{GENERIC}/send"]
+    fixed = {path: item for path, item in document["paths"].items() if not path.startswith(OWN)}
+    for generic in (GENERIC, GENERIC_OF_OBJECTS):
+        del expected["paths"][generic], expected["paths"][f"{generic}/send"]
     assert fixed == expected["paths"]
     assert set(expected["components"]) == set(document["components"])
     for kind, parts in expected["components"].items():
         assert document["components"][kind].items() >= parts.items()
     assert (document["openapi"], document["servers"]) == (expected["openapi"], expected["servers"])
     fixed_tags = [tag["name"] for tag in expected["tags"] if tag["name"] != "handlers"]
-    assert [tag["name"] for tag in document["tags"]] == ["orders", *fixed_tags]
+    assert [tag["name"] for tag in document["tags"]] == ["carts", "orders", "signups", *fixed_tags]
 
 
 def views_below(view: type[views.View]) -> Iterator[type[views.View]]:
@@ -114,9 +118,10 @@ def query_of(path: str, name: str, method: str = "get") -> Any:
 @pytest.mark.parametrize(
     ("path", "name", "method", "words"),
     [
-        ("/awakeables", "state", "get", get_args(State)),
+        ("/awakeables", "state", "get", get_args(AwakeableState)),
         ("/invocations", "status", "get", get_args(Status)),
         ("/outbox", "state", "get", get_args(EffectState)),
+        ("/objects/{object}", "having", "get", HAVING),
         ("/dead-letters/purge", "code", "post", LETTER_CODES),
     ],
 )
@@ -129,9 +134,24 @@ def test_the_words_that_a_query_may_have_are_those_of_the_code(
 def test_the_limits_that_are_documented_are_those_of_the_code() -> None:
     key = authored()["components"]["parameters"]["idempotency-key"]["schema"]
     assert key["maxLength"] == LONGEST_KEY
-    for path in ("/awakeables", "/invocations", "/dead-letters", "/outbox"):
+    for path in (
+        *("/awakeables", "/invocations", "/dead-letters", "/outbox"),
+        *("/objects/{object}", "/objects/{object}/{key}/state"),
+    ):
         limit = query_of(path, "limit")
         assert (limit["maximum"], limit["default"]) == (LARGEST_LIMIT, USUAL_LIMIT)
+    keys = [
+        given
+        for item in authored()["paths"].values()
+        for method, operation in item.items()
+        if method != "description"
+        for given in operation["parameters"]
+        if (given.get("name"), given.get("in")) == ("key", "path")
+    ]
+    assert len(keys) == 7
+    for given in keys:
+        assert given["schema"]["maxLength"] == LONGEST_OBJECT_KEY
+        assert f"1 to {LONGEST_OBJECT_KEY:,} bytes" in given["description"]
 
 
 @pytest.mark.parametrize("kind", ["awakeable", "invocation"])
@@ -143,14 +163,31 @@ def test_every_schema_of_an_id_has_one_pattern(kind: str) -> None:
     assert set(patterns) == {msgspec.json.schema(type_)["pattern"]}
 
 
-async def test_a_handler_is_served_as_calls_are_authored_but_for_its_types(web: Web) -> None:
-    generic, document = authored()["paths"], await served(web)
-    for handler in orders.handlers:
-        for path in (GENERIC, f"{GENERIC}/send"):
-            told = document["paths"][path.format(service="orders", handler=handler)]["post"]
-            expected = copy.deepcopy(generic[path]["post"])
-            expected["parameters"] = [p for p in expected["parameters"] if p.get("in") != "path"]
-            content = told["responses"]["200"]["content"] if path == GENERIC else {}
+@pytest.mark.parametrize(
+    ("group", "generic", "own"),
+    [
+        (orders, GENERIC, "/orders/{handler}"),
+        (carts, GENERIC_OF_OBJECTS, "/carts/{{key}}/{handler}"),
+        (signups, GENERIC_OF_OBJECTS, "/signups/{{key}}/{handler}"),
+    ],
+    ids=["service", "object", "workflow"],
+)
+async def test_a_handler_is_served_as_calls_are_authored_but_for_its_types(
+    web: Web, group: Service | KeyedGroup, generic: str, own: str
+) -> None:
+    document = await served(web)
+    for handler in (each for each in group.handlers.values() if not each.private):
+        for end in ("", "/send"):
+            told = document["paths"][own.format(handler=handler.name) + end]["post"]
+            expected = copy.deepcopy(authored()["paths"][generic + end]["post"])
+            expected["parameters"] = [
+                p for p in expected["parameters"] if p.get("in") != "path" or p["name"] == "key"
+            ]
+            if handler.kind == "run":  # it is begun once per key anyway
+                expected["parameters"].remove({"$ref": "#/components/parameters/idempotency-key"})
+            if not handler.exclusive:
+                expected["responses"].pop("429", None)
+            content = told["responses"]["200"]["content"] if not end else {}
             assert set(content) <= {"application/json", "application/octet-stream"}
             for operation in (told, expected):
                 operation.pop("requestBody", None)

@@ -8,6 +8,7 @@ from awakeables.core.effects import TaskFacts
 from awakeables.core.ids import IdKind
 from awakeables.core.rows import PositionRow
 from awakeables.engine.readerstate import ReaderState, StuckBatch
+from awakeables.engine.readtopic import ConsumedRecord
 from awakeables.testing.bench import until
 from support.ids import new_id
 from unit.web.harness import Web
@@ -113,7 +114,7 @@ async def test_a_record_whose_awakeable_was_rejected_with_it_is_not_sent_again(w
 
 
 async def test_offsets_are_shown_and_a_stuck_partition_is_skipped(web: Web) -> None:
-    web.store.tables.positions[TOPIC, 0] = PositionRow(TOPIC, 0, next=3, epoch=1)
+    web.store.tables.positions["", TOPIC, 0] = PositionRow("", TOPIC, 0, next=3, epoch=1)
     web.engine.completions.readers[0] = ReaderState(end=9)
     web.engine.problems["partition 0"] = "it can't be read"
     [item] = (await web.client.get("/offsets")).json()["items"]
@@ -145,10 +146,78 @@ async def test_offsets_are_shown_and_a_stuck_partition_is_skipped(web: Web) -> N
     ],
 )
 async def test_a_skip_that_makes_no_sense_is_refused(web: Web, path: str, status: int, kind: str) -> None:
-    web.store.tables.positions[TOPIC, 0] = PositionRow(TOPIC, 0, next=3, epoch=1)
+    web.store.tables.positions["", TOPIC, 0] = PositionRow("", TOPIC, 0, next=3, epoch=1)
     web.engine.completions.readers[0] = ReaderState(end=9)
     problem(await web.client.post(path), status, kind)
-    assert web.store.tables.positions[TOPIC, 0].next == 3
+    assert web.store.tables.positions["", TOPIC, 0].next == 3
+
+
+async def test_a_subscription_is_paused_moved_and_resumed(web: Web) -> None:
+    path, name = "/subscriptions/orders.count", "orders.count"
+    [before] = (await web.client.get("/subscriptions")).json()["items"]
+    assert before == {
+        "name": name,
+        "topic": "counts",
+        "handler": "orders/count",
+        "paused": None,
+        "open": 0,
+        "max_open": 10_000,
+        "problems": [],
+        "partitions": [],
+    }
+    assert "has not begun" in problem(await web.client.post(f"{path}/pause"), 409, "not-possible")["detail"]
+    web.store.tables.positions[name, "counts", 0] = PositionRow(name, "counts", 0, next=3, epoch=1)
+    web.offsets.ends["counts", 0] = 9
+    refused = problem(await web.client.post(f"{path}/seek?to=latest"), 409, "not-possible")
+    assert "is not paused" in refused["detail"]
+    paused = (await web.client.post(f"{path}/pause")).json()
+    assert paused["paused"] is not None
+    assert paused["partitions"] == [
+        {"partition": 0, "next": 3, "end": None, "lag": None, "problem": None, "waits": None}
+    ]
+    moved = (await web.client.post(f"{path}/seek?to=latest")).json()
+    assert moved == {"items": [{"partition": 0, "before": 3, "next": 9}]}
+    assert (await web.client.post(f"{path}/seek?to=9&partition=0")).json() == {"items": []}
+    assert (await web.client.post(f"{path}/seek?to=2026-11-30T12:00:00Z")).json() == {"items": []}
+    resumed = (await web.client.post(f"{path}/resume")).json()
+    assert (resumed["paused"], resumed["partitions"][0]["next"]) == (None, 9)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "kind"),
+    [
+        ("/subscriptions/x/pause", 404, "not-found"),
+        ("/subscriptions/x/seek?to=latest", 404, "not-found"),
+        ("/subscriptions/orders.count/seek", 400, "bad-request"),
+        ("/subscriptions/orders.count/seek?to=first", 400, "bad-request"),
+        ("/subscriptions/orders.count/seek?to=-1", 400, "bad-request"),
+        ("/subscriptions/orders.count/seek?to=2026-11-30T12:00:00", 400, "bad-request"),
+        ("/subscriptions/orders.count/seek?to=1&partition=x", 400, "bad-request"),
+        ("/subscriptions/orders.count/seek?to=1&partition=4", 404, "not-found"),
+        ("/subscriptions/orders.count/seek?to=99", 422, "invalid-input"),
+        ("/subscriptions/orders.count/pause?to=1", 400, "bad-request"),
+    ],
+)
+async def test_a_move_that_makes_no_sense_is_refused(web: Web, path: str, status: int, kind: str) -> None:
+    row = PositionRow("orders.count", "counts", 0, next=3, epoch=1, paused_ms=1)
+    web.store.tables.positions["orders.count", "counts", 0] = row
+    problem(await web.client.post(path), status, kind)
+    assert web.store.tables.positions["orders.count", "counts", 0] == row
+
+
+async def test_an_invocation_shows_the_record_that_it_was_begun_for(web: Web) -> None:
+    sink = web.engine.subscriptions.topics["orders.count"].sink(2)
+    await sink.open()
+    await sink.take([ConsumedRecord(offset=7, timestamp_ms=1500, key=None, value=b"3")])
+    [listed] = (await web.client.get("/invocations")).json()["items"]
+    assert listed["subscription"] == "orders.count"
+    shown = (await web.client.get(f"/invocations/{listed['id']}")).json()
+    assert shown["record"] == {
+        "topic": "counts",
+        "partition": 2,
+        "offset": 7,
+        "timestamp": "1970-01-01T00:00:01.500Z",
+    }
 
 
 async def test_case_o4_dead_letters_are_purged_by_age_and_code(web: Web) -> None:

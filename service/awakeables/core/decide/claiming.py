@@ -10,6 +10,7 @@ from awakeables.core import awakeables, invocations
 from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.commands import Claim, Expire, Release, ReplayDry, TakeOver, TakePartitions
 from awakeables.core.invocations import Invocation
+from awakeables.core.objects import DELAYED
 from awakeables.core.records import Record
 from awakeables.core.replies import Claimed, DryReplayed, Expired, PartitionsTaken, Released
 from awakeables.core.rows import Changes, EffectRow, PositionRow, Rows
@@ -23,13 +24,19 @@ class Due(Record):
 
 
 def claim(command: Claim, found: Due, now_ms: int, changes: Changes) -> Claimed:
-    """Give the due invocations that were found to the owner; pause those that crash their owners."""
-    claimed = [invocations.claim(row, owner=command.owner, now_ms=now_ms) for row in found.invocations]
-    for before, row in zip(found.invocations, claimed, strict=True):
+    """Give the due invocations that were found to the owner; pause those that crash their owners.
+
+    What is due and exclusive, but was delayed, has to take its place first.
+    """
+    due = [row for row in found.invocations if row.ticket != DELAYED]
+    arrived = tuple(row.id for row in found.invocations if row.ticket == DELAYED)
+    claimed = [invocations.claim(row, owner=command.owner, now_ms=now_ms) for row in due]
+    for before, row in zip(due, claimed, strict=True):
         changes.put_invocation(before, row)
     for effect in found.effects:
         changes.put_effect(effect, replace(effect, claimed_by=command.owner))
-    return Claimed(invocations=tuple(claimed), effect_ids=tuple(row.event_id for row in found.effects))
+    effect_ids = tuple(row.event_id for row in found.effects)
+    return Claimed(invocations=tuple(claimed), effect_ids=effect_ids, arrived=arrived)
 
 
 def release(command: Release, rows: Rows, now_ms: int, changes: Changes) -> Released:
@@ -80,11 +87,12 @@ def expire(command: Expire, found: Sequence[AwakeableRow], now_ms: int, changes:
 
 def take_partitions(command: TakePartitions, rows: Rows, now_ms: int, changes: Changes) -> PartitionsTaken:
     """Increment the epochs of these partitions, which fences their previous reader."""
-    rows.positions.require([(command.topic, partition) for partition in command.partitions])
+    places = [(command.subscription, command.topic, partition) for partition in command.partitions]
+    rows.positions.require(places)
     positions = []
-    for partition in command.partitions:
-        before = rows.positions[command.topic, partition]
-        held = before or PositionRow(command.topic, partition)
+    for place in places:
+        before = rows.positions[place]
+        held = before or PositionRow(*place)
         if command.topic_id not in (None, held.topic_id) and (held.topic_id is None or held.next == 0):
             # Of another topic nothing was read, so nothing can be taken for its records.
             again_before = held.again_before if held.topic_id is None else 0

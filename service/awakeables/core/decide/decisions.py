@@ -7,7 +7,15 @@ from typing import Any, TypeAlias
 
 from awakeables.core import commands
 from awakeables.core.commands import Command
-from awakeables.core.decide import advancing, claiming, operating, publishing, settling
+from awakeables.core.decide import (
+    advancing,
+    claiming,
+    operating,
+    publishing,
+    queueing,
+    settling,
+    subscribing,
+)
 from awakeables.core.replies import Reply
 from awakeables.core.rows import Changes, Rows
 
@@ -21,13 +29,23 @@ BY_KEY: Mapping[type[Command], Decision] = {
     commands.Advance: advancing.advance,
     commands.Begin: advancing.begin,
     commands.Settle: settling.settle,
+    commands.BeginBatch: subscribing.begin_batch,
     commands.MarkPublished: publishing.mark_published,
     commands.MarkRefused: publishing.mark_refused,
     commands.Release: claiming.release,
     commands.ReplayDry: claiming.replay_dry,
     commands.TakePartitions: claiming.take_partitions,
+    commands.PlacePartitions: subscribing.place_partitions,
+    commands.PausePartitions: subscribing.pause_partitions,
     commands.Resume: operating.resume,
+    commands.PauseInvocation: operating.pause,
+    commands.Restart: operating.restart,
     commands.Cancel: operating.cancel,
+    commands.Kill: operating.kill,
+    commands.TakeTickets: queueing.take_tickets,
+    commands.PauseKey: queueing.pause_key,
+    commands.ResumeKey: queueing.resume_key,
+    commands.EditState: queueing.edit_state,
     commands.Purge: operating.purge,
     commands.Resend: publishing.resend_dead_letter,
     commands.Republish: publishing.republish,
@@ -41,7 +59,7 @@ BY_SEARCH: Mapping[type[Command], SearchDecision] = {
     commands.TakeOver: claiming.take_over,
     commands.Expire: claiming.expire,
     commands.ClaimEffects: publishing.claim_effects,
-    commands.Kill: operating.kill,
     commands.PurgeDeadLetters: operating.purge_dead_letters,
+    commands.ExpireState: operating.expire_state,
 }
 """Commands whose rows the store searches for."""

@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from awakeables.core import awakeables
-from awakeables.core.awakeables import AwakeableRow, DeadTask, Verdict, abridged
+from awakeables.core.awakeables import PROMISE, AwakeableRow, DeadTask, Verdict, abridged
 from awakeables.core.commands import PartitionFence, Settle
 from awakeables.core.deadletters import DeadLetter, Folding, counted_up, fold, relay_copy, remaining, split
 from awakeables.core.effects import Effect
@@ -26,10 +26,10 @@ def settle(command: Settle, rows: Rows, now_ms: int, changes: Changes) -> Settle
     """Give each completion its verdict, in order."""
     fence, held = command.fence, None
     if fence is not None:
-        held = rows.positions[fence.topic, fence.partition]
+        held = rows.positions[fence.subscription, fence.topic, fence.partition]
         if held is None or not is_next(fence, held):
             return Fenced()
-    batch = _Batch(command, rows, now_ms, letters=list(command.dead_letters))
+    batch = _Batch(command, rows, changes, now_ms, letters=list(command.dead_letters))
     unchecked = batch.judge(held.again_before if held is not None and command.offsets else 0)
     if unchecked:
         return Unchecked(awakeable_ids=tuple(unchecked))
@@ -53,7 +53,7 @@ def settle(command: Settle, rows: Rows, now_ms: int, changes: Changes) -> Settle
         verdicts=tuple(batch.verdicts),
         wakes=tuple(wakes),
         dead_letters=(*letters, *filed),
-        folded=_by_code(folded) if folded else {},
+        folded=by_code(folded) if folded else {},
         unpublished=unpublished,
         again=frozenset(batch.again),
     )
@@ -79,6 +79,7 @@ class _Batch(msgspec.Struct):
 
     command: Settle
     rows: Rows
+    changes: Changes
     now_ms: int
     letters: list[DeadLetter]
     reports: list[int] = []
@@ -101,11 +102,14 @@ class _Batch(msgspec.Struct):
         for place, completion in enumerate(command.completions):
             key = completion.awakeable_id
             row = rows.awakeables[key]
+            if row is not None and row.source_utf8 is not None:
+                # A wait for a call, which only the call's end settles; or a promise.
+                row = row if completion.of_promise and row.source_utf8 == PROMISE else None
             reread, count = again_before > 0 and command.offsets[place] < again_before, 0
             if row is None:
                 verdict: Verdict | None = awakeables.verdict_without_row(
                     completion,
-                    issued_ms=parse_id(key, "prom"),
+                    issued_ms=parse_id(key, "prom") or now_ms,  # a promise's ID has no instant
                     now_ms=now_ms,
                     retention_ms=rows.retention_ms,
                 )
@@ -129,7 +133,10 @@ class _Batch(msgspec.Struct):
                     # that outcome then, as it carries the answer when it is accepted.
                     outcome = verdict.outcome if verdict is not None else after.outcome
                     assert outcome is not None
-                    self.settled.append((after, outcome))
+                    if after.source_utf8 == PROMISE:
+                        self._settle_waits(after, outcome)
+                    else:
+                        self.settled.append((after, outcome))
             self.verdicts.append(verdict)
             self.counts.append(count)
             if reread:
@@ -137,6 +144,17 @@ class _Batch(msgspec.Struct):
             if verdict is not None and verdict.kind in DROPPED and place in command.originals:
                 self.letters.append(_because(command.originals[place], verdict))
         return unchecked
+
+    def _settle_waits(self, promise: AwakeableRow, outcome: Outcome) -> None:
+        """Settle the waits for a promise."""
+        keys = self.changes.waits_for(promise.id)
+        self.rows.awakeables.require(keys)
+        for key in keys:
+            wait = self.rows.awakeables[key]
+            if wait is not None and wait.state == "pending":
+                ended = awakeables.ended(wait, outcome, now_ms=self.now_ms)
+                self.rows_after[key] = ended
+                self.settled.append((ended, outcome))
 
     def dead_letters(self) -> tuple[list[DeadLetter], list[DeadLetter], list[DeadLetter]]:
         """The dead letters to add with a copy, those to add without, and those to count only."""
@@ -146,13 +164,7 @@ class _Batch(msgspec.Struct):
         if not letters:
             return [], filed, []
         room = command.folding and remaining(command.folding, filed, used_up=bool(left))
-        kept, folded = room_for(new_letters(letters, self.rows), room)
-        if folded and command.folding is not None:
-            known = self.rows.dead_letters[command.folding.into]
-            if known is None:
-                kept.append(fold(folded, command.folding, now_ms=self.now_ms))
-            else:
-                self.counted = (known, counted_up(known, folded))
+        kept, folded, self.counted = keep(letters, self.rows, room, self.now_ms)
         return kept, filed, folded
 
     def _file(self) -> tuple[list[DeadLetter], list[DeadLetter]]:
@@ -184,6 +196,24 @@ class _Batch(msgspec.Struct):
         return kept, [command.originals[place] for place in places[len(kept) :]]
 
 
+def keep(
+    letters: Iterable[DeadLetter], rows: Rows, room: Folding | None, now_ms: int
+) -> tuple[list[DeadLetter], list[DeadLetter], tuple[DeadLetter, DeadLetter] | None]:
+    """Decide which dead letters are added, and which are only counted.
+
+    Returns:
+        Those to add, one of which may count others; those that are counted; and the row that counts them,
+        before and after, if there is one already.
+    """
+    kept, folded = room_for(new_letters(letters, rows), room)
+    if not folded or room is None:
+        return kept, folded, None
+    known = rows.dead_letters[room.into]
+    if known is None:
+        return [*kept, fold(folded, room, now_ms=now_ms)], folded, None
+    return kept, folded, (known, counted_up(known, folded))
+
+
 def new_letters(letters: Iterable[DeadLetter], rows: Rows) -> list[DeadLetter]:
     """The dead letters whose record is not one yet, each record once."""
     by_source = {letter.source: letter for letter in reversed(list(letters))}
@@ -205,7 +235,7 @@ def add_dead_letters(letters: Sequence[DeadLetter], relay_to: str, now_ms: int, 
             changes.put_effect(None, effect_row(copy, UNCLAIMED, 0))
 
 
-def _by_code(letters: Sequence[DeadLetter]) -> dict[str, int]:
+def by_code(letters: Sequence[DeadLetter]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for letter in letters:
         counts[letter.code] += letter.count

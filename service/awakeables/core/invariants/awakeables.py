@@ -9,24 +9,25 @@ import msgspec
 
 from awakeables.core.awakeables import (
     KEPT_AT_EACH_END,
+    PROMISE,
     STATES,
     VERDICTS,
     AwakeableRow,
-    State,
+    AwakeableState,
     VerdictHistory,
     VerdictKind,
 )
 from awakeables.core.invariants.findings import Violation
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 
-_OUTCOMES: Mapping[State, type[Outcome]] = {
+_OUTCOMES: Mapping[AwakeableState, type[Outcome]] = {
     "resolved": Resolution,
     "rejected": Rejection,
     "timed-out": Expiry,
     "cancelled": Cancellation,
 }
-_ANSWERED: tuple[State, ...] = ("resolved", "rejected")
-_SAID_OF: Mapping[VerdictKind, tuple[State, ...]] = {
+_ANSWERED: tuple[AwakeableState, ...] = ("resolved", "rejected")
+_SAID_OF: Mapping[VerdictKind, tuple[AwakeableState, ...]] = {
     "accepted": _ANSWERED,
     "duplicate": _ANSWERED,
     "conflict": _ANSWERED,
@@ -47,7 +48,8 @@ def awakeable_violations(row: AwakeableRow, schemas: Collection[str]) -> Iterato
         yield Violation(invariant="A1", id=row.id, text=text)
     for text in _true_verdicts(row, history):
         yield Violation(invariant="A2", id=row.id, text=text)
-    if isinstance(outcome, Resolution) and outcome.is_json != (row.codec == "json"):
+    is_answer = isinstance(outcome, Resolution) and row.source_utf8 in (None, PROMISE)
+    if isinstance(outcome, Resolution) and is_answer and outcome.is_json != (row.codec == "json"):
         found = "JSON" if outcome.is_json else "bytes"
         yield Violation(invariant="A4", id=row.id, text=f"is of {row.codec}, and has {found}")
     if row.schema_hash is not None and row.schema_hash not in schemas:
@@ -67,8 +69,13 @@ def _one_outcome(row: AwakeableRow, outcome: Outcome | None) -> Iterator[str]:
             yield f"is {row.state}, and its outcome is a {type(outcome).__name__}"
         if row.settled_ms is None:
             yield f"is {row.state} without a time"
-        if (row.settled_by is not None) != (row.state in _ANSWERED):
+        if (row.settled_by is not None) != _is_answered(row):
             yield f"is {row.state}, settled by {row.settled_by}"
+
+
+def _is_answered(row: AwakeableRow) -> bool:
+    """Whether a completion settled it; a wait for a call is settled by the call's end."""
+    return row.state in _ANSWERED and row.source_utf8 in (None, PROMISE)
 
 
 def _true_verdicts(row: AwakeableRow, history: VerdictHistory) -> Iterator[str]:
@@ -84,7 +91,7 @@ def _true_verdicts(row: AwakeableRow, history: VerdictHistory) -> Iterator[str]:
         if count and row.state not in _SAID_OF.get(kind, ()):
             yield f"is {row.state}, and has a verdict {kind!r}"
     accepted = history.counts.get("accepted", 0)
-    if accepted != (row.state in _ANSWERED):
+    if accepted != _is_answered(row):
         yield f"is {row.state}, and {accepted} answers were accepted"
     sources = {entry.source for entry in (*history.first, *history.last) if entry.kind == "accepted"}
     if sources - {row.settled_by}:

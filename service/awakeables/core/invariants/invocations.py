@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from awakeables.core.awakeables import AwakeableRow, State
+from awakeables.core.awakeables import AwakeableRow, AwakeableState
 from awakeables.core.instances import Instance
 from awakeables.core.invariants.findings import Violation
 from awakeables.core.invocations import STATUSES, Invocation
@@ -17,15 +17,32 @@ from awakeables.core.journal import (
     Entry,
     Input,
     OutcomeDelivered,
+    PromisePeeked,
     PublishRequested,
     RunAttemptFailed,
+    RunEnded,
     RunRequested,
     SettleRequested,
     SleepRequested,
-    awakeables_created,
+    StateNamesRead,
+    StateRead,
+    TimeoutRequested,
     decode_chunks,
+    wait_of,
+    waits_created,
 )
 from awakeables.core.outcomes import Outcome, encode_outcome
+
+ENDING = (
+    RunRequested,
+    SleepRequested,
+    SettleRequested,
+    TimeoutRequested,
+    PromisePeeked,
+    StateRead,
+    StateNamesRead,
+)
+"""Operations other than waits that have an outcome."""
 
 GRACE_MS = 60_000
 """Who was silent for so long is certain to be declared dead, and to have been replaced by one that lives."""
@@ -36,7 +53,7 @@ class Story(msgspec.Struct):
 
     Attributes:
         row: Without its result.
-        created: The awakeables that it created.
+        created: The awakeables that it created, and its waits for calls.
         delivered: Digests of the outcomes that its handler got, by awakeable.
         events: How many entries the journal has.
         deliveries: How many outcomes it has.
@@ -52,12 +69,18 @@ class Story(msgspec.Struct):
 
 
 class Awaited(msgspec.Struct):
-    """What an awakeable's row says to its invocation; `digest` is that of its outcome, if it has one."""
+    """What an awakeable's row says to its invocation.
+
+    Attributes:
+        digest: That of its outcome, if it has one.
+        is_call: It is a wait for a call.
+    """
 
     id: str
     invocation_id: str
-    state: State
+    state: AwakeableState
     digest: bytes | None
+    is_call: bool
 
     @classmethod
     def of(cls, row: AwakeableRow) -> Awaited:
@@ -65,7 +88,8 @@ class Awaited(msgspec.Struct):
             outcome = row.outcome
         except (msgspec.MsgspecError, UnicodeDecodeError):
             outcome = None  # A1 reports it
-        return cls(row.id, row.invocation_id, row.state, None if outcome is None else digest(outcome))
+        told = None if outcome is None else digest(outcome)
+        return cls(row.id, row.invocation_id, row.state, told, row.source_utf8 is not None)
 
 
 def digest(outcome: Outcome) -> bytes:
@@ -89,7 +113,7 @@ def _rests_rightly(row: Invocation) -> Iterator[str]:
         yield f"is in the unknown status {row.status!r}"
     if row.status in ("pending", "backing-off") and row.due_ms is None:
         yield f"is {row.status}, and never due"
-    if row.status in ("running", "paused", "completed") and row.due_ms is not None:
+    if row.status in ("queued", "running", "paused", "completed") and row.due_ms is not None:
         yield f"is {row.status}, and due"
     if row.status == "paused" and row.failure_json is None:
         yield "is paused without a reason"
@@ -165,9 +189,11 @@ def _follows(
     story: Story, entries: Sequence[Entry], index: int, entry: Entry, ended: set[int]
 ) -> Iterator[Violation]:
     """Check that an entry fits those before it; `ended` are the operations that have an outcome by then."""
+    wait = wait_of(entry)
+    first = entries[0]
+    if wait is not None and not (isinstance(first, Input) and index <= first.kept):
+        story.created[wait] = index
     match entry:
-        case AwakeableCreated():
-            story.created[entry.id] = index
         case RunRequested():
             story.runs += 1
         case PublishRequested(of=int() as of):
@@ -176,6 +202,9 @@ def _follows(
         case RunAttemptFailed():
             if not isinstance(_before(entries, entry.of, index), RunRequested) or entry.of in ended:
                 yield _misfit(story, index, f"is a failure of entry {entry.of}, no run under way", "J3")
+        case RunEnded():
+            if not isinstance(_before(entries, entry.of, index), RunRequested) or entry.of in ended:
+                yield _misfit(story, index, f"is the end of entry {entry.of}, no run under way", "J3")
         case OutcomeDelivered():
             story.deliveries += 1
             yield from _delivers(story, entries, index, entry, ended)
@@ -187,13 +216,14 @@ def _delivers(
     story: Story, entries: Sequence[Entry], index: int, entry: OutcomeDelivered, ended: set[int]
 ) -> Iterator[Violation]:
     operation = _before(entries, entry.of, index)
-    if not isinstance(operation, AwakeableCreated | RunRequested | SleepRequested | SettleRequested):
+    wait = None if operation is None else wait_of(operation)
+    if wait is None and not isinstance(operation, ENDING):
         yield _misfit(story, index, f"is an outcome of entry {entry.of}, which has none")
     elif entry.of in ended:
         number = "J3" if isinstance(operation, RunRequested) else "J2"
         yield _misfit(story, index, f"is another outcome of entry {entry.of}", number)
-    elif isinstance(operation, AwakeableCreated):
-        story.delivered[operation.id] = digest(entry.outcome)
+    elif wait is not None:
+        story.delivered[wait] = digest(entry.outcome)
     ended.add(entry.of)
 
 
@@ -228,7 +258,9 @@ def awakeables_violations(story: Story, rows: Mapping[str, Awaited]) -> Iterator
         if story.delivered.get(each.id, each.digest) != each.digest:
             text = f"has delivered an outcome of {each.id}, which is {each.state}, that its row has not"
             yield Violation(invariant="J2", id=row.id, text=text)
-    counted = sum(each.state in ("resolved", "rejected", "timed-out") for each in own)
+    # Who waits for a call that has ended already is not woken.
+    woke = [each for each in own if not each.is_call]
+    counted = sum(each.state in ("resolved", "rejected", "timed-out") for each in woke)
     counted += row.cancelled_ms is not None
     if row.wake < counted:
         text = f"was woken {row.wake} times, by {counted} outcomes and cancellations"
@@ -241,6 +273,22 @@ def awakeables_violations(story: Story, rows: Mapping[str, Awaited]) -> Iterator
         yield Violation(invariant="O3", id=row.id, text=text)
 
 
+def call_violations(wait: AwakeableRow, call: Invocation | None) -> Iterator[Violation]:
+    """Does a wait for a call fit the call: O3, case 4?"""
+    if wait.state == "pending":
+        if call is None or call.status == "completed":
+            ended = "does not exist" if call is None else "has ended"
+            yield Violation(invariant="O3", id=wait.id, text=f"waits for {wait.source}, which {ended}")
+        elif not call.awaited:
+            text = f"waits for {wait.source}, whose end will tell nobody"
+            yield Violation(invariant="O3", id=wait.id, text=text)
+        return
+    goes_on = call is not None and call.status != "completed" and call.cancelled_ms is None
+    if wait.owned and wait.state == "cancelled" and goes_on:
+        text = f"is of an invocation that has ended, and its call {wait.source} goes on"
+        yield Violation(invariant="case 4", id=wait.id, text=text)
+
+
 def orphan_violations(row: AwakeableRow, journal: Sequence[bytes] | None) -> Iterator[Violation]:
     """Has an awakeable's invocation created it (A3)? Without a journal it does not exist (case 8)."""
     if journal is None:
@@ -248,7 +296,7 @@ def orphan_violations(row: AwakeableRow, journal: Sequence[bytes] | None) -> Ite
         yield Violation(invariant="case 8", id=row.id, text=text)
         return
     try:
-        created = awakeables_created(journal)
+        created = waits_created(journal)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return  # J1 reports it
     if row.id not in created:

@@ -22,10 +22,13 @@ _KINDS: tuple[EffectKind, ...] = get_args(EffectKind)
 def position_violations(row: PositionRow) -> Iterator[Violation]:
     """What is wrong with a partition's position (K1)."""
     name = f"{row.topic}:{row.partition}"
+    if row.subscription:
+        name = f"{row.subscription} {name}"
     if row.next < 0 or row.again_before < 0:
         text = f"is at offset {row.next}, and was read before up to {row.again_before}"
         yield Violation(invariant="K1", id=name, text=text)
-    if row.epoch < 1 or row.owner is None:
+    # Where a subscription begins is set before somebody reads it.
+    if row.epoch < 1 or (row.owner is None and not row.subscription):
         text = f"is read by {row.owner} in epoch {row.epoch}"
         yield Violation(invariant="K1", id=name, text=text)
 

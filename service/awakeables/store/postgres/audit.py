@@ -11,6 +11,7 @@ from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import EffectState
 from awakeables.core.instances import Instance
 from awakeables.core.invocations import Invocation
+from awakeables.core.objects import ObjectRow
 from awakeables.core.records import text_from
 from awakeables.core.rows import Chunk, EffectRow, KeyRow, PositionRow
 from awakeables.errors import OperatorError
@@ -96,6 +97,10 @@ class PostgresSnapshot:
     def awakeables(self) -> Pages[AwakeableRow]:
         return self._pages(lambda row: AwakeableRow(*row), PAGE_ROWS_WITH_PAYLOADS, "all_awakeables")
 
+    def invocations_with(self, invocation_ids: Sequence[str]) -> Pages[Invocation]:
+        wanted = [*map(storable, invocation_ids)]
+        return self._pages(lambda row: Invocation(*row), PAGE_ROWS_WITH_PAYLOADS, "invocations_with", wanted)
+
     def awakeables_with(self, awakeable_ids: Sequence[str]) -> Pages[AwakeableRow]:
         wanted = [*map(storable, awakeable_ids)]
         return self._pages(lambda row: AwakeableRow(*row), PAGE_ROWS_WITH_PAYLOADS, "awakeables_with", wanted)
@@ -114,6 +119,9 @@ class PostgresSnapshot:
 
     def positions(self) -> Pages[PositionRow]:
         return self._pages(lambda row: PositionRow(*row), PAGE_ROWS, "all_positions")
+
+    def objects(self) -> Pages[ObjectRow]:
+        return self._pages(lambda row: ObjectRow(*row), PAGE_ROWS, "all_objects")
 
     async def versions(self, invocation_ids: Sequence[str]) -> dict[str, int]:
         wanted = [*map(storable, invocation_ids)]

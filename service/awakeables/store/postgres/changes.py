@@ -10,11 +10,25 @@ from msgspec.structs import replace
 
 from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.outcomes import Outcome
-from awakeables.core.replies import Acknowledged, Expired, Reply, SettledAll, Wake
+from awakeables.core.replies import (
+    Acknowledged,
+    Advanced,
+    Begun,
+    CancelMarked,
+    Expired,
+    Killed,
+    Reply,
+    Restarted,
+    SettledAll,
+    Wake,
+)
 from awakeables.core.rows import Changes, Rows
 
 Woken: TypeAlias = Mapping[str, tuple[int, str | None]]
 """The wake-up counts and owners of invocations, after the write."""
+
+
+CAN_WAKE = (Begun, SettledAll, Expired, Acknowledged, Advanced, CancelMarked, Killed, Restarted)
 
 
 class BlindChanges(Changes):
@@ -62,7 +76,7 @@ def with_counts(replies: Sequence[Reply], wakes: Mapping[str, int], woken: Woken
 
     return [
         replace(reply, wakes=tuple(map(counted, reply.wakes)))
-        if isinstance(reply, SettledAll | Expired | Acknowledged) and reply.wakes
+        if isinstance(reply, CAN_WAKE) and reply.wakes
         else reply
         for reply in replies
     ]

@@ -17,7 +17,7 @@ from typing import Final
 import asyncpg
 
 from awakeables.core.backoff import Backoff
-from awakeables.core.commands import Command, Kill, Purge
+from awakeables.core.commands import Command, Purge
 from awakeables.core.decide.decisions import BY_KEY, BY_SEARCH, SearchDecision
 from awakeables.core.decide.needs import Keys, missing, needs, needs_of_loaded
 from awakeables.core.replies import Reply
@@ -132,7 +132,8 @@ class OptimisticGroup:
                             return replies
             except asyncpg.PostgresError as error:
                 await self._again(error, commands, keys, backoff)
-        raise StoreRefused(f"{commands} can't be written on the rows that were just locked")
+        named = ", ".join(type(command).__name__ for command in commands)
+        raise StoreRefused(f"{named} can't be written on the rows that were just locked")
 
     async def _decide_locked(self, commands: Sequence[Command], keys: Keys) -> list[Reply] | None:
         """Decide and write; None: more rows must be locked first."""
@@ -183,27 +184,17 @@ class OptimisticGroup:
         backoff = _backoff()
         for _ in range(LOCKED_TRIES):
             try:
-                while True:
-                    async with transaction(self._connection, self._limits):
-                        reply = await self._find_and_decide(command, decision)
-                        if reply is not None:
-                            return reply
+                async with transaction(self._connection, self._limits):
+                    return await self._find_and_decide(command, decision)
             except asyncpg.PostgresError as error:
                 await self._again(error, [command], keys_of("invocations", ()), backoff)
         raise StoreUnavailable(f"{type(command).__name__} found rows that others were changing")
 
-    async def _find_and_decide(self, command: Command, decision: SearchDecision) -> Reply | None:
-        """Decide on what is found, and write; None: what is found has changed while it was being locked."""
+    async def _find_and_decide(self, command: Command, decision: SearchDecision) -> Reply:
+        """Decide on what is found, and write."""
         await self._step("search")
         loaded = await load(self._connection, keys_of("invocations", ()), self._clock_ms)
         found = await find(self._connection, command, loaded, self._floors)
-        if isinstance(command, Kill):
-            # Awakeables are locked before their invocation; its owner may have added some in between.
-            keys = keys_of("invocations", [command.invocation_id])
-            await lock(self._connection, keys)
-            loaded = await load(self._connection, keys, self._clock_ms)
-            if found != (found := await find(self._connection, command, loaded, self._floors)):
-                return None
         changes = BlindChanges(loaded.rows(self._retention_ms))
         reply = decision(command, found, loaded.now_ms, changes)
         await self._step("write")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.decide.needs import Keys
 from awakeables.core.invocations import Invocation
+from awakeables.core.objects import ObjectRow
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.rows import EffectRow, PositionRow, Rows, TableName
 from awakeables.store.postgres.connection import Connection
@@ -20,7 +21,14 @@ from awakeables.store.rows import Columns, dead_letter_from
 Found: TypeAlias = tuple[Hashable, Any]
 """A row's key, and the row."""
 
-LOCKED: tuple[TableName, ...] = ("positions", "awakeables", "invocations", "effects", "dead_letters")
+LOCKED: tuple[TableName, ...] = (
+    "positions",
+    "objects",
+    "awakeables",
+    "invocations",
+    "effects",
+    "dead_letters",
+)
 """The tables whose rows are changed, in the order in which every commit locks them."""
 
 
@@ -81,11 +89,19 @@ async def load(connection: Connection, keys: Keys, clock_ms: Callable[[], int] |
 
 
 async def lock(connection: Connection, keys: Keys) -> None:
-    """Lock the rows with these keys until the transaction ends."""
+    """Lock the rows with these keys until the transaction ends, and the keys of queues that have no row."""
     for table in LOCKED:
         some = sorted(keys.get(table, ()))  # type: ignore[type-var]
+        if some and table == "objects":
+            await hold_places(connection, some)
         if some:
             await connection.fetch(QUERIES[f"lock_{table}"], *_arrays(table, some))
+
+
+async def hold_places(connection: Connection, object_keys: Sequence[Any]) -> None:
+    """Keep others from making queues of these keys, which are sorted, until the transaction ends."""
+    for query in ("hold_place", "free_place"):
+        await connection.execute(QUERIES[query], *_arrays("objects", object_keys))
 
 
 @lru_cache(maxsize=256)
@@ -102,7 +118,17 @@ def _arrays(table: TableName, keys: Collection[Any]) -> list[list[Any]]:
     if table == "keys":
         return [[text_bytes(scope) for scope, _ in keys], [text_bytes(key) for _, key in keys]]
     if table == "positions":
-        return [[topic for topic, _ in keys], [partition for _, partition in keys]]
+        return [[each[place] for each in keys] for place in range(3)]
+    if table in ("objects", "states"):
+        return [[service for service, _ in keys], [key for _, key in keys]]
+    if table == "queue":
+        return [
+            [service for (service, _), _ in keys],
+            [key for (_, key), _ in keys],
+            [ticket for _, ticket in keys],
+        ]
+    if table == "waiting":
+        return [[text_bytes(key) for key in keys]]
     return [[storable(key) for key in keys]]
 
 
@@ -126,7 +152,12 @@ _MADE: dict[TableName, Callable[[Loaded, Columns], Found]] = {
     "dead_letters": lambda _loaded, columns: (columns[0], dead_letter_from(columns)),
     "sources": lambda _loaded, columns: columns,
     "keys": _key,
-    "positions": lambda _loaded, columns: (columns[:2], PositionRow(*columns)),
+    "positions": lambda _loaded, columns: (columns[:3], PositionRow(*columns)),
+    "waiting": lambda _loaded, columns: columns,
+    "pending": lambda _loaded, columns: columns,
+    "objects": lambda _loaded, columns: (columns[:2], ObjectRow(*columns)),
+    "queue": lambda _loaded, columns: ((columns[:2], columns[2]), columns[3]),
+    "states": lambda _loaded, columns: (columns[:2], [text_from(name) for name in columns[2]]),
 }
 
 

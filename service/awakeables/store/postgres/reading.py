@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from operator import itemgetter
 
-from awakeables.core.awakeables import AwakeableRow, State
+from awakeables.core.awakeables import AwakeableRow, AwakeableState
 from awakeables.core.brief import brief_awakeable, brief_dead_letter, brief_effect, brief_invocation
 from awakeables.core.commands import Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.ids import EFFECT_KINDS, by_issue
 from awakeables.core.invocations import Invocation, Status
-from awakeables.core.journal import Entry, awakeables_created, decode_chunks
+from awakeables.core.journal import Entry, decode_chunks, waits_created
+from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome, decode_outcome
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.replies import Position
@@ -66,7 +68,7 @@ async def _chunks(connection: Connection, invocation_ids: Sequence[str]) -> dict
 
 async def outcomes(connection: Connection, awakeable_ids: Sequence[str]) -> dict[str, Outcome]:
     found = await connection.fetch(QUERIES["outcomes"], [*map(storable, awakeable_ids)])
-    return {awakeable_id: decode_outcome(outcome) for awakeable_id, outcome in found}
+    return {id_: decode_outcome(outcome) for _, id_, outcome in sorted(found, key=itemgetter(0))}
 
 
 async def held_by(connection: Connection, owner: str) -> list[str]:
@@ -92,11 +94,21 @@ async def ended(connection: Connection, before_ms: int, limit: int) -> list[Ende
     found = await connection.fetch(QUERIES["ended"], before_ms, limit)
     keys = first_of(((key, version) for key, version in found), limit)
     journals = await _chunks(connection, keys)
-    return [Ended(id=key, awakeables=tuple(awakeables_created(journals[key]))) for key in keys]
+    return [Ended(id=key, awakeables=tuple(waits_created(journals[key]))) for key in keys]
 
 
-async def positions(connection: Connection, topic: str) -> list[Position]:
-    return [PositionRow(*row).position for row in await connection.fetch(QUERIES["positions"], topic)]
+async def positions(connection: Connection, topic: str, subscription: str) -> list[Position]:
+    found = await connection.fetch(QUERIES["positions"], subscription, topic)
+    return [PositionRow(*row).position for row in found]
+
+
+async def subscribed(connection: Connection) -> list[tuple[str, str]]:
+    return [(name, topic) for name, topic in await connection.fetch(QUERIES["subscribed"])]
+
+
+async def count_open(connection: Connection, subscription: str, most: int) -> int:
+    count: int = await connection.fetchval(QUERIES["count_open_of"], subscription, most)
+    return count
 
 
 async def invocation(connection: Connection, invocation_id: str) -> Invocation | None:
@@ -129,12 +141,49 @@ async def idempotency_key(connection: Connection, invocation_id: str) -> str | N
     return None if key is None else text_from(key)
 
 
+async def queue(connection: Connection, object_key: ObjectKey) -> ObjectRow | None:
+    row = await connection.fetchrow(QUERIES["queue"], *object_key)
+    return None if row is None else ObjectRow(*row)
+
+
+async def queues(connection: Connection, service: str, limit: int, after: bytes) -> list[ObjectRow]:
+    return [ObjectRow(*row) for row in await connection.fetch(QUERIES["queues"], service, after, limit)]
+
+
+async def in_line(connection: Connection, object_key: ObjectKey, limit: int) -> list[Invocation]:
+    found = await connection.fetch(QUERIES["in_line"], *object_key, limit)
+    return [brief_invocation(Invocation(*row)) for row in found]
+
+
+async def waits_of(connection: Connection, invocation_id: str, limit: int) -> list[AwakeableRow]:
+    found = await connection.fetch(QUERIES["waits_of"], storable(invocation_id), limit)
+    return [brief_awakeable(AwakeableRow(*row)) for row in found]
+
+
+async def state(connection: Connection, object_key: ObjectKey, name: str) -> bytes | None:
+    value: bytes | None = await connection.fetchval(QUERIES["state"], *object_key, text_bytes(name))
+    return value
+
+
+async def state_names(connection: Connection, object_key: ObjectKey) -> list[str]:
+    return [text_from(name) for (name,) in await connection.fetch(QUERIES["state_names"], *object_key)]
+
+
+async def states(connection: Connection, object_key: ObjectKey, limit: int, after: str) -> list[StateEntry]:
+    found = await connection.fetch(QUERIES["states"], *object_key, text_bytes(after), limit)
+    return [StateEntry(name=text_from(name), value=value, updated_ms=at_ms) for name, value, at_ms in found]
+
+
+async def keys_with_state(connection: Connection, service: str, limit: int, after: bytes) -> list[bytes]:
+    return [key for (key,) in await connection.fetch(QUERIES["keys_with_state"], service, after, limit)]
+
+
 async def awakeable(connection: Connection, awakeable_id: str) -> AwakeableRow | None:
     row = await connection.fetchrow(QUERIES["awakeable"], storable(awakeable_id))
     return None if row is None else AwakeableRow(*row)
 
 
-async def awakeables(connection: Connection, page: Page, state: State | None) -> list[AwakeableRow]:
+async def awakeables(connection: Connection, page: Page, state: AwakeableState | None) -> list[AwakeableRow]:
     wanted = (_before(page), page.limit)
     if state is None:
         found = await connection.fetch(QUERIES["list_awakeables"], *wanted)

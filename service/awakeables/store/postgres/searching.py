@@ -6,15 +6,24 @@ from collections import Counter
 from typing import Any
 
 from awakeables.core.awakeables import AwakeableRow
-from awakeables.core.commands import Claim, ClaimEffects, Command, Expire, Kill, PurgeDeadLetters, TakeOver
+from awakeables.core.commands import (
+    Claim,
+    ClaimEffects,
+    Command,
+    Expire,
+    ExpireState,
+    PurgeDeadLetters,
+    TakeOver,
+)
 from awakeables.core.decide.claiming import Due, horizon_of
-from awakeables.core.decide.operating import PurgeCandidates
+from awakeables.core.decide.operating import KeyState, PurgeCandidates
 from awakeables.core.ids import EFFECT_KINDS, first_id
 from awakeables.core.invocations import NO_INSTANT_MS, SUSPECT_STARTS, Invocation, due_since_ms
+from awakeables.core.records import text_from
 from awakeables.core.rows import EffectRow
 from awakeables.store.postgres.connection import Connection
 from awakeables.store.postgres.floors import Floor, Floors
-from awakeables.store.postgres.loading import Loaded
+from awakeables.store.postgres.loading import Loaded, hold_places
 from awakeables.store.postgres.queries import QUERIES
 
 
@@ -27,11 +36,10 @@ async def find(connection: Connection, command: Command, loaded: Loaded, floors:
             return await _overdue(connection, command, loaded, floors.overdue)
         case ClaimEffects():
             return await _unclaimed(connection, command.owner, command.limit)
-        case Kill():
-            found = await connection.fetch(QUERIES["awakeables_waited"], command.invocation_id)
-            return [loaded.awakeable(tuple(row)) for row in found]
         case PurgeDeadLetters():
             return await _old(connection, command)
+        case ExpireState():
+            return await _written(connection, command)
         case TakeOver():
             found = await connection.fetch(QUERIES["orphaned_invocations"], command.owner, command.limit)
             return [loaded.invocation(tuple(row)) for row in found]
@@ -86,6 +94,22 @@ async def _unclaimed(connection: Connection, owner: str, limit: int) -> list[Eff
     locked = Counter(row.stream for row in rows)
     mine = [row for row in rows if locked[row.stream] == whole[row.stream]]
     return sorted(mine, key=lambda row: (row.position, row.event_id))
+
+
+async def _written(connection: Connection, command: ExpireState) -> list[KeyState]:
+    """Keys with state. Those whose state is old are read again once nobody else can begin to hold them."""
+    wanted = (command.service, command.after, command.limit)
+    keys = [key for (key,) in await connection.fetch(QUERIES["keys_with_state"], *wanted)]
+    states = await _states_of(connection, command.service, keys)
+    old = [each.key for each in states if each.written_ms < command.before_ms and not each.has_queue]
+    await hold_places(connection, [(command.service, key) for key in sorted(old)])
+    now = {each.key: each for each in await _states_of(connection, command.service, old)}
+    return [now.get(each.key, each._replace(names=())) if each.key in old else each for each in states]
+
+
+async def _states_of(connection: Connection, service: str, keys: list[bytes]) -> list[KeyState]:
+    found = await connection.fetch(QUERIES["states_of_keys"], service, keys)
+    return [KeyState(key, [*map(text_from, names)], *rest) for key, names, *rest in found]
 
 
 async def _old(connection: Connection, command: PurgeDeadLetters) -> PurgeCandidates:

@@ -11,13 +11,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
-from awakeables.core.awakeables import AwakeableRow, State
+from awakeables.core.awakeables import AwakeableRow, AwakeableState
 from awakeables.core.commands import Command, Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.instances import PartitionRead
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
+from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Position, Reply
 from awakeables.ports import Clock, Expectation, Page
@@ -138,8 +139,14 @@ class PostgresStore:
     async def ended(self, before_ms: int, limit: int) -> list[Ended]:
         return await _read(self._lister, reading.ended, before_ms, limit)
 
-    async def positions(self, topic: str) -> list[Position]:
-        return await _read(self._reader, reading.positions, topic)
+    async def positions(self, topic: str, subscription: str = "") -> list[Position]:
+        return await _read(self._reader, reading.positions, topic, subscription)
+
+    async def subscribed(self) -> list[tuple[str, str]]:
+        return await _read(self._reader, reading.subscribed)
+
+    async def count_open(self, subscription: str, most: int) -> int:
+        return await _read(self._reader, reading.count_open, subscription, most)
 
     async def read_up_to(
         self, topic: str, partitions: int, mine: Sequence[PartitionRead], *, topic_id: str | None = None
@@ -153,6 +160,18 @@ class PostgresStore:
 
     async def idempotency_key(self, invocation_id: str) -> str | None:
         return await _read(self._reader, reading.idempotency_key, invocation_id)
+
+    async def state(self, object_key: ObjectKey, name: str) -> bytes | None:
+        return await _read(self._reader, reading.state, object_key, name)
+
+    async def state_names(self, object_key: ObjectKey) -> list[str]:
+        return await _read(self._reader, reading.state_names, object_key)
+
+    async def queue(self, object_key: ObjectKey) -> ObjectRow | None:
+        return await _read(self._reader, reading.queue, object_key)
+
+    async def waits_of(self, invocation_id: str, limit: int) -> list[AwakeableRow]:
+        return await _read(self._reader, reading.waits_of, invocation_id, limit)
 
     async def awakeable(self, awakeable_id: str) -> AwakeableRow | None:
         return await _read(self._reader, reading.awakeable, awakeable_id)
@@ -176,7 +195,19 @@ class PostgresStore:
     async def keyed(self, scopes: Sequence[str], key: str) -> list[Invocation]:
         return await _read(self._lister, reading.keyed, scopes, key)
 
-    async def awakeables(self, page: Page, *, state: State | None = None) -> list[AwakeableRow]:
+    async def queues(self, service: str, limit: int, after: bytes = b"") -> list[ObjectRow]:
+        return await _read(self._lister, reading.queues, service, limit, after)
+
+    async def in_line(self, object_key: ObjectKey, limit: int) -> list[Invocation]:
+        return await _read(self._lister, reading.in_line, object_key, limit)
+
+    async def states(self, object_key: ObjectKey, limit: int, after: str = "") -> list[StateEntry]:
+        return await _read(self._lister, reading.states, object_key, limit, after)
+
+    async def keys_with_state(self, service: str, limit: int, after: bytes = b"") -> list[bytes]:
+        return await _read(self._lister, reading.keys_with_state, service, limit, after)
+
+    async def awakeables(self, page: Page, *, state: AwakeableState | None = None) -> list[AwakeableRow]:
         return await _read(self._lister, reading.awakeables, page, state)
 
     async def dead_letters(self, page: Page) -> list[DeadLetter]:

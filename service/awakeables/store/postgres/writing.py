@@ -27,6 +27,9 @@ NEVER_MS: Final = 2**62
 
 KINDS: Final = (
     "update_positions",
+    "hold_objects",
+    "update_objects",
+    "delete_objects",
     "update_awakeables",
     "delete_awakeables",
     "hold_invocations",
@@ -42,6 +45,9 @@ KINDS: Final = (
     "delete_journals",
     "delete_keys",
     "insert_positions",
+    "insert_objects",
+    "write_states",
+    "clear_states",
     "insert_keys",
     "insert_invocations",
     "insert_chunks",
@@ -55,8 +61,10 @@ KINDS: Final = (
 
 UNCOUNTED: Final = {
     "delete_awakeables",
+    "hold_objects",
     "hold_invocations",
     "hold_effects",
+    "clear_states",
     "delete_published",
     "delete_journals",
     "delete_keys",
@@ -64,7 +72,7 @@ UNCOUNTED: Final = {
 }
 """Kinds that may write less than they were sent; any other must write each row."""
 
-_key = itemgetter(slice(2))
+_key = itemgetter(slice(3))
 
 Written: TypeAlias = defaultdict[str, list[Columns]]
 """The rows to write by kind, as the columns of the kind's arrays."""
@@ -99,7 +107,7 @@ async def write(
 
 
 def _arrays(rows: Sequence[Columns]) -> list[Any]:
-    """The columns of rows, each as an array, in the order of the rows' keys, the first one or two."""
+    """The columns of rows, each as an array, in the order of the rows' keys, the first one, two or three."""
     return list(map(list, zip(*sorted(rows, key=_key), strict=True)))
 
 
@@ -137,6 +145,8 @@ def _written(changes: Changes, loaded: Loaded, schemas: set[str]) -> Written:
     _invocations(changes, loaded, written)
     _effects(changes, written)
     _others(changes, schemas, written)
+    if changes.objects or changes.states:
+        _objects(changes, written)
     if changes.purged:
         _purged(changes, loaded, written)
     for letter_id in changes.deleted_dead_letters:
@@ -189,6 +199,9 @@ def _changed(row: Invocation, before: Invocation, rev: int) -> Columns:
         row.ended_ms,
         row.acts_json,
         row.commits,
+        row.awaited,
+        row.ticket,
+        row.pausing_ms,
     )
 
 
@@ -257,6 +270,28 @@ def _others(changes: Changes, schemas: set[str], written: Written) -> None:
             written["insert_schemas"].append((schema_hash, schema))
     if changes.probes:
         written["probe"] = [()]
+
+
+def _objects(changes: Changes, written: Written) -> None:
+    for object_key, before in changes.objects.items():
+        row = changes.rows.objects[object_key]
+        if before is None:
+            if row is not None:
+                written["insert_objects"].append(astuple(row))
+            continue
+        guard = (before.head, before.tail, before.length, before.paused_ms)
+        if row is None:
+            written["delete_objects"].append((*object_key, *guard))
+        else:
+            written["update_objects"].append((*astuple(row), *guard))
+    touched = [kind for kind in ("update_objects", "delete_objects") if kind in written]
+    if touched:
+        written["hold_objects"] = [columns[:2] for kind in touched for columns in written[kind]]
+    for (object_key, name), (value, at_ms) in changes.states.items():
+        if value is None:
+            written["clear_states"].append((*object_key, text_bytes(name)))
+        else:
+            written["write_states"].append((*object_key, text_bytes(name), value, at_ms))
 
 
 def _purged(changes: Changes, loaded: Loaded, written: Written) -> None:

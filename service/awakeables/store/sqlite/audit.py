@@ -13,6 +13,7 @@ from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import EffectState
 from awakeables.core.instances import Instance
 from awakeables.core.invocations import Invocation
+from awakeables.core.objects import ObjectRow
 from awakeables.core.records import text_from
 from awakeables.core.rows import Chunk, EffectRow, KeyRow, PositionRow
 from awakeables.errors import OperatorError
@@ -97,6 +98,9 @@ class SqliteSnapshot:
     def awakeables(self) -> Pages[AwakeableRow]:
         return self._pages(lambda row: AwakeableRow(*row), "all_awakeables")
 
+    def invocations_with(self, invocation_ids: Sequence[str]) -> Pages[Invocation]:
+        return self._pages(lambda row: Invocation(*row), "invocations", id_list(invocation_ids))
+
     def awakeables_with(self, awakeable_ids: Sequence[str]) -> Pages[AwakeableRow]:
         return self._pages(lambda row: AwakeableRow(*row), "awakeables_with", id_list(awakeable_ids))
 
@@ -111,6 +115,9 @@ class SqliteSnapshot:
 
     def positions(self) -> Pages[PositionRow]:
         return self._pages(lambda row: PositionRow(*row), "all_positions")
+
+    def objects(self) -> Pages[ObjectRow]:
+        return self._pages(lambda row: ObjectRow(*row), "all_objects")
 
     async def versions(self, invocation_ids: Sequence[str]) -> dict[str, int]:
         found = await self._thread.run(_all, "versions", id_list(invocation_ids))

@@ -24,14 +24,14 @@ OPEN: tuple[str, ...] = tuple(status for status in STATUSES if status != "comple
 def count_rows(connection: sqlite3.Connection) -> dict[str, int]:
     """Count the rows by kind, invocations by status; by indexes alone except for those with a due time.
 
-    An open invocation without owner or due time that is not paused is suspended. Ended ones are not
-    counted.
+    An open invocation without owner or due time that is neither paused nor queued is suspended. Ended ones
+    are not counted.
     """
-    unsent, failed, letters, pending, unended, running, paused = connection.execute(
+    unsent, failed, letters, pending, unended, running, paused, queued = connection.execute(
         QUERIES["count_rows"]
     ).fetchone()
     rows: dict[str, int] = dict.fromkeys(STATUSES, 0)
-    rows |= {"running": running, "paused": paused}
+    rows |= {"running": running, "paused": paused, "queued": queued}
     rows |= dict(connection.execute(QUERIES["count_due"]).fetchall())
     rows["suspended"] = unended - sum(rows[status] for status in OPEN if status != "suspended")
     return rows | {UNSENT: unsent, FAILED: failed, LETTERS: letters, PENDING: pending}

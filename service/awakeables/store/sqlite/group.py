@@ -19,6 +19,7 @@ from awakeables.core.commands import Command, Ended, Expire
 from awakeables.core.decide.decisions import BY_KEY, BY_SEARCH, SearchDecision
 from awakeables.core.decide.needs import Keys, missing, needs, needs_of_loaded
 from awakeables.core.effects import EffectState
+from awakeables.core.objects import ObjectKey
 from awakeables.core.records import text_bytes
 from awakeables.core.replies import Reply
 from awakeables.core.rows import Changes, NotLoaded, Rows, TableName
@@ -28,7 +29,7 @@ from awakeables.store.sqlite.loading import find, id_list, load
 from awakeables.store.sqlite.queries import QUERIES
 
 MAX_CACHED_ROWS = 20_000
-"""How many invocations, and how many awakeables, are cached: about 20 MB of small rows."""
+"""How many invocations, awakeables, and queues of keys are cached, each: about 20 MB of small rows."""
 
 STATES: dict[EffectState, str] = {"unsent": UNSENT, "failed": FAILED}
 """The counter for effects in each state."""
@@ -71,6 +72,7 @@ class Group:
         self._now_ms = now_ms
         self._loaded: set[tuple[TableName, Any]] = set()
         self._ended: list[str] = []
+        self._idle: list[ObjectKey] = []
         self.counts: defaultdict[str, int] = defaultdict(int)
         self.wrote = False
 
@@ -128,16 +130,23 @@ class Group:
         for key in self._ended:
             if rows.invocations.pop(key, None) is None:
                 rows.awakeables.pop(key, None)
-        for few in (rows.effects, rows.dead_letters, rows.sources, rows.keys):
+        for few in (rows.effects, rows.dead_letters, rows.sources, rows.keys, rows.queue, rows.states):
             few.clear()
-        for many in (rows.invocations, rows.awakeables):
-            if len(many) > MAX_CACHED_ROWS:
-                for key in list(many)[: MAX_CACHED_ROWS // 4]:
-                    del many[key]
+        for object_key in self._idle:
+            rows.objects.pop(object_key, None)
+        many: tuple[dict[Any, Any], ...] = (rows.invocations, rows.awakeables, rows.objects)
+        for cached in many:
+            if len(cached) > MAX_CACHED_ROWS:
+                for key in list(cached)[: MAX_CACHED_ROWS // 4]:
+                    del cached[key]
 
     def load_missed(self, unknown: NotLoaded) -> None:
         """Load what was not loaded ahead."""
         self._load({unknown.table: set(unknown.keys)})
+        if unknown.table == "queue":
+            # And who was found, whose row is what the decision asks for next.
+            found: set[Any] = {key for key in self._rows.queue.values() if key is not None}
+            self._load({"invocations": found})
 
     def _load_ahead(self, commands: Sequence[Command], *, new: bool = False) -> None:
         self._load(needs(commands, new=new))
@@ -175,8 +184,8 @@ class Group:
             self._effects(changes, statements)
         if changes.positions:
             self._positions(changes, statements)
-        if changes.keys or changes.dead_letters:
-            self._keys_and_letters(changes, statements)
+        if changes.keys or changes.dead_letters or changes.objects or changes.states:
+            self._others(changes, statements)
         for name, values in statements.items():
             self.wrote = True
             if self._connection.executemany(QUERIES[name], values).rowcount != len(values):
@@ -185,6 +194,8 @@ class Group:
             self._loaded.difference_update(("invocations", key) for key in changes.invocations)
             self._loaded.difference_update(("awakeables", key) for key in changes.awakeables)
             self._loaded.difference_update(("positions", key) for key in changes.positions)
+            self._loaded.difference_update(("objects", key) for key in changes.objects)
+            self._note_new_waits(changes)
         if changes.purged or changes.deleted_dead_letters or changes.deleted_effects:
             self._delete(changes)
         for _ in range(changes.probes):
@@ -218,6 +229,8 @@ class Group:
                 row.failure_json,
             )
             guard = (key, before.epoch, before.version, before.wake, before.status)
+            if row.awaited is not before.awaited and not before.awaited:
+                statements["await_invocation"].append((key,))
             if row.status != before.status:
                 self.counts[before.status] -= 1
                 self.counts[row.status] += 1
@@ -227,10 +240,19 @@ class Group:
                 and row.due_ms == before.due_ms
                 and row.cancelled_ms == before.cancelled_ms
                 and row.acts_json is before.acts_json
+                and row.pausing_ms == before.pausing_ms
             ):
                 statements["update_invocation"].append((*progress, *guard))
                 continue
-            place = (row.status, row.owner, row.due_ms, row.cancelled_ms, row.acts_json)
+            place = (
+                row.status,
+                row.owner,
+                row.due_ms,
+                row.cancelled_ms,
+                row.acts_json,
+                row.ticket,
+                row.pausing_ms,
+            )
             if row.result_json is before.result_json:
                 statements["move_invocation"].append((*progress, *place, *guard))
             else:
@@ -245,7 +267,7 @@ class Group:
             if row.state != "pending":
                 self._ended.append(key)
             if before is None:
-                self.counts[PENDING] += row.state == "pending"
+                self.counts[PENDING] += row.state == "pending" and row.source_utf8 is None
                 statements["insert_awakeable"].append(astuple(row))
                 continue
             notes = (row.verdicts_json, row.heartbeat_json, row.topic)
@@ -253,9 +275,20 @@ class Group:
             if row.state == before.state:
                 statements["note_awakeable"].append((*notes, *guard))
             else:
-                self.counts[PENDING] -= 1
+                self.counts[PENDING] -= row.source_utf8 is None
                 change = (row.state, row.settled_ms, row.settled_by, row.outcome_json)
                 statements["settle_awakeable"].append((*notes, *change, *guard))
+
+    def _note_new_waits(self, changes: Changes) -> None:
+        """Add new awakeables to what was found by their invocations and calls, for the next commands."""
+        rows = self._rows
+        if rows.waiting or rows.pending:
+            for key, before in changes.awakeables.items():
+                row = rows.awakeables[key]
+                if before is None and row is not None:
+                    for known in (rows.pending.get(row.invocation_id), rows.waiting.get(row.source or "")):
+                        if known is not None:
+                            known.append(key)
 
     def _delete_published(self, event_ids: Sequence[str]) -> None:
         """Delete effects in either state; failed ones, which are rare, are looked for only if needed."""
@@ -287,6 +320,13 @@ class Group:
                 change = (row.state, row.claimed_by, row.reason_utf8, row.acts_json, row.position)
                 statements["update_effect"].append((*change, *guard))
 
+    def _others(self, changes: Changes, statements: Statements) -> None:
+        """What most commits don't change."""
+        if changes.keys or changes.dead_letters:
+            self._keys_and_letters(changes, statements)
+        if changes.objects or changes.states:
+            self._objects(changes, statements)
+
     def _positions(self, changes: Changes, statements: Statements) -> None:
         for key, before in changes.positions.items():
             row = changes.rows.positions[key]
@@ -294,7 +334,7 @@ class Group:
             if before is None:
                 statements["insert_position"].append(astuple(row))
             else:
-                change = (row.next, row.epoch, row.owner, row.again_before, row.topic_id)
+                change = (row.next, row.epoch, row.owner, row.again_before, row.topic_id, row.paused_ms)
                 statements["update_position"].append((*change, *key, before.next, before.epoch))
 
     def _keys_and_letters(self, changes: Changes, statements: Statements) -> None:
@@ -311,6 +351,30 @@ class Group:
             known = changes.rows.keys[key]
             if known is not None:
                 statements["insert_idempotent"].append((*map(text_bytes, key), *known))
+
+    def _objects(self, changes: Changes, statements: Statements) -> None:
+        rows = self._rows
+        rows.queue.clear()  # found before what is written here
+        for object_key, before in changes.objects.items():
+            row = rows.objects[object_key]
+            if before is None:
+                if row is not None:
+                    statements["insert_object"].append(astuple(row))
+                continue
+            guard = (*object_key, before.head, before.tail, before.length, before.paused_ms)
+            if row is None:
+                self._idle.append(object_key)
+                statements["delete_object"].append(guard)
+            else:
+                change = (row.head, row.tail, row.length, row.since_ms, row.paused_ms, row.acts_json)
+                statements["update_object"].append((*change, *guard))
+        for (object_key, name), (value, at_ms) in changes.states.items():
+            rows.states.pop(object_key, None)
+            if value is None:
+                self.wrote = True
+                self._connection.execute(QUERIES["clear_state"], (*object_key, text_bytes(name)))
+            else:
+                statements["write_state"].append((*object_key, text_bytes(name), value, at_ms))
 
     def _add_schemas(self, schemas: Mapping[str, bytes]) -> None:
         new = [each for each in schemas.items() if each[0] not in self._known.schemas]

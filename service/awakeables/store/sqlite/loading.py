@@ -9,13 +9,22 @@ from typing import Any, TypeAlias
 import msgspec
 
 from awakeables.core.awakeables import AwakeableRow
-from awakeables.core.commands import Claim, ClaimEffects, Command, Expire, Kill, PurgeDeadLetters, TakeOver
+from awakeables.core.commands import (
+    Claim,
+    ClaimEffects,
+    Command,
+    Expire,
+    ExpireState,
+    PurgeDeadLetters,
+    TakeOver,
+)
 from awakeables.core.decide.claiming import Due, horizon_of
-from awakeables.core.decide.operating import PurgeCandidates
+from awakeables.core.decide.operating import KeyState, PurgeCandidates
 from awakeables.core.ids import EFFECT_KINDS, first_id
 from awakeables.core.invocations import NO_INSTANT_MS, SUSPECT_STARTS, Invocation
-from awakeables.core.records import text_bytes
-from awakeables.core.rows import EffectRow, PositionRow, Rows, TableName
+from awakeables.core.objects import ObjectKey, ObjectRow
+from awakeables.core.records import text_bytes, text_from
+from awakeables.core.rows import EffectRow, PartitionKey, PositionRow, Rows, TableName
 from awakeables.store.rows import dead_letter_from
 from awakeables.store.sqlite.queries import QUERIES
 
@@ -47,6 +56,18 @@ def _reads(query: str, made_of: Callable[..., Any]) -> Read:
     return read
 
 
+def _lists(query: str) -> Read:
+    """Read the IDs of rows by what they have in common, the first column."""
+
+    def read(connection: sqlite3.Connection, keys: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
+        found: dict[str, list[str]] = {key: [] for key in keys}
+        for key, id_ in connection.execute(QUERIES[query], (id_list(sorted(keys)),)):
+            found[key].append(id_)
+        return [(key, sorted(ids)) for key, ids in found.items()]
+
+    return read
+
+
 def _keys(
     connection: sqlite3.Connection, keys: Collection[tuple[str, str]]
 ) -> Iterable[tuple[Hashable, Any]]:
@@ -56,11 +77,32 @@ def _keys(
 
 
 def _positions(
-    connection: sqlite3.Connection, keys: Collection[tuple[str, int]]
+    connection: sqlite3.Connection, keys: Collection[PartitionKey]
 ) -> Iterable[tuple[Hashable, Any]]:
     for key in keys:
         columns = connection.execute(QUERIES["position"], key).fetchone()
         yield key, columns and PositionRow(*columns)
+
+
+def _objects(connection: sqlite3.Connection, keys: Collection[ObjectKey]) -> Iterable[tuple[Hashable, Any]]:
+    for key in keys:
+        columns = connection.execute(QUERIES["queue"], key).fetchone()
+        yield key, columns and ObjectRow(*columns)
+
+
+def _first_queued(
+    connection: sqlite3.Connection, keys: Collection[tuple[ObjectKey, int]]
+) -> Iterable[tuple[Hashable, Any]]:
+    for object_key, after in keys:
+        found = connection.execute(QUERIES["next_queued"], (*object_key, after)).fetchone()
+        yield (object_key, after), found and found[0]
+
+
+def _state_names(
+    connection: sqlite3.Connection, keys: Collection[ObjectKey]
+) -> Iterable[tuple[Hashable, Any]]:
+    for key in keys:
+        yield key, [text_from(name) for (name,) in connection.execute(QUERIES["state_names"], key)]
 
 
 _READ: dict[TableName, Read] = {
@@ -71,6 +113,11 @@ _READ: dict[TableName, Read] = {
     "sources": _reads("dead_letters_of", lambda _source, letter_id: letter_id),
     "keys": _keys,
     "positions": _positions,
+    "waiting": _lists("waiting_for"),
+    "pending": _lists("pending_of"),
+    "objects": _objects,
+    "queue": _first_queued,
+    "states": _state_names,
 }
 
 
@@ -87,11 +134,14 @@ def find(connection: sqlite3.Connection, command: Command, now_ms: int, living: 
             return [AwakeableRow(*row) for row in connection.execute(QUERIES["overdue_awakeables"], wanted)]
         case ClaimEffects():
             return _unclaimed(connection, command.owner, living, command.limit)
-        case Kill():
-            found = connection.execute(QUERIES["awakeables_waited"], (command.invocation_id,))
-            return [AwakeableRow(*row) for row in found]
         case PurgeDeadLetters():
             return _old(connection, command)
+        case ExpireState():
+            keys = connection.execute(
+                QUERIES["keys_with_state"],
+                (command.service, command.after, command.service, command.limit),
+            )
+            return [_key_state(connection, (command.service, key)) for (key,) in keys.fetchall()]
         case TakeOver():
             alive = id_list({command.owner, *living})
             orphans = connection.execute(QUERIES["orphaned_invocations"], (alive, command.limit))
@@ -145,6 +195,13 @@ def unsent(connection: sqlite3.Connection, owner: str, limit: int) -> list[Effec
     """Unsent effects of an owner, in order of position."""
     found = connection.execute(QUERIES["unsent_of"], (owner, limit, owner, limit))
     return sorted((EffectRow(*row) for row in found), key=lambda row: (row.position, row.event_id))
+
+
+def _key_state(connection: sqlite3.Connection, object_key: ObjectKey) -> KeyState:
+    written = connection.execute(QUERIES["written_since"], object_key).fetchall()
+    queue = connection.execute(QUERIES["queue"], object_key).fetchone()
+    names = [text_from(name) for name, _ in written]
+    return KeyState(object_key[1], names, max(at_ms for _, at_ms in written), queue is not None)
 
 
 def _old(connection: sqlite3.Connection, command: PurgeDeadLetters) -> PurgeCandidates:

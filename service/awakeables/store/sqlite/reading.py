@@ -8,15 +8,17 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
+from operator import itemgetter
 
-from awakeables.core.awakeables import AwakeableRow, State
+from awakeables.core.awakeables import AwakeableRow, AwakeableState
 from awakeables.core.brief import brief_awakeable, brief_dead_letter, brief_effect, brief_invocation
 from awakeables.core.commands import Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.ids import EFFECT_KINDS, by_issue
 from awakeables.core.invocations import Invocation, Status
-from awakeables.core.journal import Entry, awakeables_created, decode_chunks
+from awakeables.core.journal import Entry, decode_chunks, waits_created
+from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome, decode_outcome
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.replies import Position
@@ -57,8 +59,8 @@ def _chunks(connection: sqlite3.Connection, invocation_ids: Sequence[str]) -> di
 
 
 def outcomes(connection: sqlite3.Connection, awakeable_ids: Sequence[str]) -> dict[str, Outcome]:
-    found = connection.execute(QUERIES["outcomes"], (id_list(awakeable_ids),))
-    return {awakeable_id: decode_outcome(outcome) for awakeable_id, outcome in found}
+    found = connection.execute(QUERIES["outcomes"], (id_list(awakeable_ids),)).fetchall()
+    return {id_: decode_outcome(outcome) for _, id_, outcome in sorted(found, key=itemgetter(0))}
 
 
 def held_by(connection: sqlite3.Connection, owner: str) -> list[str]:
@@ -84,11 +86,21 @@ def ended(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[En
     # Two statements are safe here: an ended invocation does not change until it is purged.
     keys = first_of(connection.execute(QUERIES["ended"], (before_ms, limit)), limit)
     journals = _chunks(connection, keys)
-    return [Ended(id=key, awakeables=tuple(awakeables_created(journals[key]))) for key in keys]
+    return [Ended(id=key, awakeables=tuple(waits_created(journals[key]))) for key in keys]
 
 
-def positions(connection: sqlite3.Connection, topic: str) -> list[Position]:
-    return [PositionRow(*row).position for row in connection.execute(QUERIES["positions"], (topic,))]
+def positions(connection: sqlite3.Connection, topic: str, subscription: str) -> list[Position]:
+    found = connection.execute(QUERIES["positions"], (subscription, topic))
+    return [PositionRow(*row).position for row in found]
+
+
+def subscribed(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    return [(name, topic) for name, topic in connection.execute(QUERIES["subscribed"])]
+
+
+def count_open(connection: sqlite3.Connection, subscription: str, most: int) -> int:
+    (count,) = connection.execute(QUERIES["count_open_of"], (subscription, most)).fetchone()
+    return int(count)
 
 
 def invocation(connection: sqlite3.Connection, invocation_id: str) -> Invocation | None:
@@ -119,12 +131,52 @@ def idempotency_key(connection: sqlite3.Connection, invocation_id: str) -> str |
     return None if row is None else text_from(row[0])
 
 
+def queue(connection: sqlite3.Connection, object_key: ObjectKey) -> ObjectRow | None:
+    row = connection.execute(QUERIES["queue"], object_key).fetchone()
+    return None if row is None else ObjectRow(*row)
+
+
+def queues(connection: sqlite3.Connection, service: str, limit: int, after: bytes) -> list[ObjectRow]:
+    return [ObjectRow(*row) for row in connection.execute(QUERIES["queues"], (service, after, limit))]
+
+
+def in_line(connection: sqlite3.Connection, object_key: ObjectKey, limit: int) -> list[Invocation]:
+    found = connection.execute(QUERIES["in_line"], (*object_key, limit))
+    return [brief_invocation(Invocation(*row)) for row in found]
+
+
+def waits_of(connection: sqlite3.Connection, invocation_id: str, limit: int) -> list[AwakeableRow]:
+    found = connection.execute(QUERIES["waits_of"], (invocation_id, limit))
+    return [brief_awakeable(AwakeableRow(*row)) for row in found]
+
+
+def state(connection: sqlite3.Connection, object_key: ObjectKey, name: str) -> bytes | None:
+    row = connection.execute(QUERIES["state"], (*object_key, text_bytes(name))).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def state_names(connection: sqlite3.Connection, object_key: ObjectKey) -> list[str]:
+    return [text_from(name) for (name,) in connection.execute(QUERIES["state_names"], object_key)]
+
+
+def states(connection: sqlite3.Connection, object_key: ObjectKey, limit: int, after: str) -> list[StateEntry]:
+    found = connection.execute(QUERIES["states"], (*object_key, text_bytes(after), limit))
+    return [StateEntry(name=text_from(name), value=value, updated_ms=at_ms) for name, value, at_ms in found]
+
+
+def keys_with_state(connection: sqlite3.Connection, service: str, limit: int, after: bytes) -> list[bytes]:
+    found = connection.execute(QUERIES["keys_with_state"], (service, after, service, limit))
+    return [key for (key,) in found]
+
+
 def awakeable(connection: sqlite3.Connection, awakeable_id: str) -> AwakeableRow | None:
     row = connection.execute(QUERIES["awakeable"], (awakeable_id,)).fetchone()
     return None if row is None else AwakeableRow(*row)
 
 
-def awakeables(connection: sqlite3.Connection, page: Page, state: State | None) -> list[AwakeableRow]:
+def awakeables(
+    connection: sqlite3.Connection, page: Page, state: AwakeableState | None
+) -> list[AwakeableRow]:
     before = _AFTER_ALL if page.before is None else page.before
     if state is None:
         found = connection.execute(QUERIES["list_awakeables"], (before, page.limit))
@@ -166,5 +218,6 @@ def oldest(connection: sqlite3.Connection) -> dict[str, int]:
     """When the oldest row of each kind was created, by the first entries of indexes; left out if none."""
     pending = connection.execute(QUERIES["oldest_pending"]).fetchone() or (None,)
     (unsent,) = connection.execute(QUERIES["oldest_unsent"]).fetchone()
-    made = {"awakeables_oldest_ms": pending[0], "effects_oldest_ms": unsent}
+    (queued,) = connection.execute(QUERIES["oldest_queued"]).fetchone()
+    made = {"awakeables_oldest_ms": pending[0], "effects_oldest_ms": unsent, "queued_oldest_ms": queued}
     return {name: made_ms for name, made_ms in made.items() if made_ms is not None}

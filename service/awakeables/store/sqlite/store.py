@@ -20,13 +20,14 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeAlias, TypeVar, TypeVarTuple
 
-from awakeables.core.awakeables import AwakeableRow, State
+from awakeables.core.awakeables import AwakeableRow, AwakeableState
 from awakeables.core.commands import Command, Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.instances import PartitionRead
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
+from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Position, Reply
 from awakeables.errors import StoreRefused, StoreUnavailable
@@ -302,14 +303,32 @@ class SqliteStore:
     ) -> int | None:
         return self._watermark.note(topic, partitions, mine, await self.positions(topic), topic_id)
 
-    async def positions(self, topic: str) -> list[Position]:
-        return await self._reader.run(reading.positions, topic)
+    async def positions(self, topic: str, subscription: str = "") -> list[Position]:
+        return await self._reader.run(reading.positions, topic, subscription)
+
+    async def subscribed(self) -> list[tuple[str, str]]:
+        return await self._reader.run(reading.subscribed)
+
+    async def count_open(self, subscription: str, most: int) -> int:
+        return await self._reader.run(reading.count_open, subscription, most)
 
     async def invocation(self, invocation_id: str) -> Invocation | None:
         return await self._reader.run(reading.invocation, invocation_id)
 
     async def idempotency_key(self, invocation_id: str) -> str | None:
         return await self._reader.run(reading.idempotency_key, invocation_id)
+
+    async def state(self, object_key: ObjectKey, name: str) -> bytes | None:
+        return await self._reader.run(reading.state, object_key, name)
+
+    async def state_names(self, object_key: ObjectKey) -> list[str]:
+        return await self._reader.run(reading.state_names, object_key)
+
+    async def queue(self, object_key: ObjectKey) -> ObjectRow | None:
+        return await self._reader.run(reading.queue, object_key)
+
+    async def waits_of(self, invocation_id: str, limit: int) -> list[AwakeableRow]:
+        return await self._reader.run(reading.waits_of, invocation_id, limit)
 
     async def awakeable(self, awakeable_id: str) -> AwakeableRow | None:
         return await self._reader.run(reading.awakeable, awakeable_id)
@@ -333,7 +352,19 @@ class SqliteStore:
     async def keyed(self, scopes: Sequence[str], key: str) -> list[Invocation]:
         return await self._lister.run(reading.keyed, scopes, key)
 
-    async def awakeables(self, page: Page, *, state: State | None = None) -> list[AwakeableRow]:
+    async def queues(self, service: str, limit: int, after: bytes = b"") -> list[ObjectRow]:
+        return await self._lister.run(reading.queues, service, limit, after)
+
+    async def in_line(self, object_key: ObjectKey, limit: int) -> list[Invocation]:
+        return await self._lister.run(reading.in_line, object_key, limit)
+
+    async def states(self, object_key: ObjectKey, limit: int, after: str = "") -> list[StateEntry]:
+        return await self._lister.run(reading.states, object_key, limit, after)
+
+    async def keys_with_state(self, service: str, limit: int, after: bytes = b"") -> list[bytes]:
+        return await self._lister.run(reading.keys_with_state, service, limit, after)
+
+    async def awakeables(self, page: Page, *, state: AwakeableState | None = None) -> list[AwakeableRow]:
         return await self._lister.run(reading.awakeables, page, state)
 
     async def dead_letters(self, page: Page) -> list[DeadLetter]:

@@ -16,6 +16,7 @@ from awakeables.web.describing.contract import Json
 
 JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"
+IDEMPOTENCY_KEY: Final = {"$ref": "#/components/parameters/idempotency-key"}
 
 _LOCAL: Final = "#/$defs/"
 _COMPONENTS: Final = "#/components/schemas/"
@@ -24,10 +25,11 @@ _unfit_for_a_name = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 def handlers_of(app: App) -> Iterator[Handler]:
-    """All handlers, by service and name."""
+    """All handlers that can be called from outside, by service and name."""
     for _, service in sorted(app.services.items()):
         for _, handler in sorted(service.handlers.items()):
-            yield handler
+            if not handler.private:
+                yield handler
 
 
 class HandlerTypes:
@@ -122,7 +124,7 @@ def handler_paths(handler: Handler, generic: Json, types: HandlerTypes) -> Json:
 
     Args:
         handler: The handler.
-        generic: The contract's two call operations, by path.
+        generic: The contract's two call operations for handlers of its kind, by path.
         types: The components; the handler's types are added.
     """
     own = {}
@@ -137,13 +139,23 @@ def handler_paths(handler: Handler, generic: Json, types: HandlerTypes) -> Json:
             described["summary"] = summary + (" (don't wait)" if path.endswith("send") else "")
         if text:
             described["description"] = text
-        described["parameters"] = [given for given in described["parameters"] if given.get("in") != "path"]
+        described["parameters"] = [
+            given
+            for given in described["parameters"]
+            if given.get("in") != "path" or (handler.keyed and given["name"] == "key")
+        ]
+        if handler.kind == "run":
+            described["parameters"].remove(IDEMPOTENCY_KEY)  # it is begun once per key anyway
+        if not handler.exclusive:
+            described["responses"].pop("429", None)  # nothing queues for it
         described["requestBody"] = _body(handler, types)
         if described["requestBody"] is None:
             del described["requestBody"]
         if "200" in described["responses"]:
             described["responses"]["200"]["content"] = _content(handler.output, handler.output.written, types)
-        concrete = path.replace("{service}", handler.service).replace("{handler}", handler.name)
+        concrete = path.format(
+            service=handler.service, object=handler.service, key="{key}", handler=handler.name
+        )
         own[concrete] = {"post": described}
     return own
 

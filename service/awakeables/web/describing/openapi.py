@@ -8,26 +8,28 @@ from awakeables.handlers.service import App
 from awakeables.web.describing.contract import Json, contract
 from awakeables.web.describing.handlers import HandlerTypes, handler_paths, handlers_of
 
-CALL: Final = "/{service}/{handler}"
-SEND: Final = "/{service}/{handler}/send"
+CALLS: Final = ("/{service}/{handler}", "/{service}/{handler}/send")
+CALLS_OF_OBJECTS: Final = ("/{object}/{key}/{handler}", "/{object}/{key}/{handler}/send")
 HANDLERS: Final = {"name": "handlers"}
-"""The tag of these two. In an app's document, each service is a tag of its own."""
+"""The tag of these four. In an app's document, each service or object is a tag of its own."""
 
 
 def openapi(app: App, *, version: str) -> Json:
     """Describe the HTTP interface of an app.
 
     Args:
-        app: The app; its handlers replace the two generic paths.
+        app: The app; its handlers replace the generic paths.
         version: The service's release.
     """
     document = contract("openapi.json")
     document["info"] |= {"title": app.name, "version": version}
     paths = document["paths"]
-    generic = {path: paths.pop(path)["post"] for path in (CALL, SEND)}
+    calls, calls_of_objects = (
+        {path: paths.pop(path)["post"] for path in generic} for generic in (CALLS, CALLS_OF_OBJECTS)
+    )
     types = HandlerTypes(document["components"]["schemas"])
     for handler in handlers_of(app):
-        paths |= handler_paths(handler, generic, types)
+        paths |= handler_paths(handler, calls_of_objects if handler.keyed else calls, types)
     document["tags"].remove(HANDLERS)
     document["tags"][:0] = [{"name": service} for service in sorted(app.services)]
     return document

@@ -35,7 +35,7 @@ table { border-collapse: collapse; width: 100%; margin: 1rem 0; }
 th, td { padding: .25rem .6rem .25rem 0; text-align: left; vertical-align: top; font-weight: 400;
   border-top: 1px solid var(--line); }
 th:first-child { width: 25%; min-width: 9rem; } thead th { border: 0; color: var(--faint); }
-.method { font-weight: 600; } .get { color: var(--get); } .post { color: var(--post); }
+.method { font-weight: 600; } .get { color: var(--get); } .post, .patch { color: var(--post); }
 .note { color: var(--faint); }
 """
 _DIGEST: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
@@ -163,8 +163,8 @@ def _named(name: str, schema: Json) -> str:
 
 def _curl(document: Json, method: str, path: str, operation: Json, *, base: str, guarded: bool) -> str:
     words = ["curl"]
-    if method == "post" and "requestBody" not in operation:
-        words += ["-X", "POST"]
+    if method == "patch" or (method == "post" and "requestBody" not in operation):
+        words += ["-X", method.upper()]
     words.append(f"{base}{path}")
     content = operation.get("requestBody", {}).get("content", {})
     if content:

@@ -13,6 +13,9 @@ SELECT @now_ms
 -- all_invocations --
 SELECT @invocation_columns FROM awakeables.invocations AS i ORDER BY i.id
 
+-- invocations_with --
+SELECT @invocation_columns FROM awakeables.invocations AS i WHERE i.id = ANY($1::text[])
+
 -- all_chunks --
 SELECT j.invocation_id, j.version, j.chunk FROM awakeables.journal AS j ORDER BY j.invocation_id, j.version
 
@@ -48,7 +51,10 @@ FROM awakeables.dead_letters AS d ORDER BY d.source
 SELECT k.scope, k.key, k.invocation_id FROM awakeables.idempotency AS k ORDER BY k.scope, k.key
 
 -- all_positions --
-SELECT @position_columns FROM awakeables.offsets AS p WHERE p.subscription = '' ORDER BY p.topic, p.partition
+SELECT @position_columns FROM awakeables.offsets AS p ORDER BY p.subscription, p.topic, p.partition
+
+-- all_objects --
+SELECT @object_columns FROM awakeables.objects AS q ORDER BY q.service, q.key
 
 -- versions --
 SELECT i.id, i.version FROM awakeables.invocations AS i WHERE i.id = ANY($1::text[])

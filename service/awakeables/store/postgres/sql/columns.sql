@@ -1,11 +1,11 @@
 -- invocation_columns --
 i.id, i.service, i.handler, i.created_ms, i.updated_ms, i.key, i.status, i.owner, i.epoch, i.version, i.wake,
     i.starts, i.attempts, i.due_ms, i.committed_by, i.build, i.failure, i.result, i.cancelled_ms, i.ended_ms,
-    i.acted_by, i.commits, i.origin
+    i.acted_by, i.commits, i.origin, i.awaited, i.ticket, i.pausing_ms, i.subscription
 
 -- awakeable_columns --
 a.id, a.invocation_id, a.created_ms, a.codec, a.schema_hash, a.deadline_ms, a.state, a.settled_ms, a.settled_by,
-    a.outcome, a.book, a.beat, a.type_name, a.topic, a.title, a.about
+    a.outcome, a.book, a.beat, a.type_name, a.topic, a.title, a.about, a.source, a.owned
 
 -- effect_columns --
 o.event_id, o.stream, o.claimed_by, o.state, o.created_ms, o.topic, o.reason, o.facts, o.headers, o.key, o.value,
@@ -21,7 +21,7 @@ d.id, d.source, d.topic, d.partition, d."offset", d.timestamp_ms, d.code, d.reas
     d.headers, d.key, d.value, d.resent, d.acted_by, d.last_offset, d.count
 
 -- position_columns --
-p.topic, p.partition, p.next, p.epoch, p.owner, p.again_before, p.topic_id
+p.subscription, p.topic, p.partition, p.next, p.epoch, p.owner, p.again_before, p.topic_id, p.paused_ms
 
 -- new_rev --
 (random() * 2147483647)::integer

@@ -30,15 +30,29 @@ JOIN awakeables.idempotency AS k ON k.scope = wanted.scope AND k.key = wanted.ke
 
 -- load_positions --
 SELECT 'positions', ROW(@position_columns)
-FROM unnest($1::text[], $2::bigint[]) AS wanted (topic, partition)
-JOIN awakeables.offsets AS p ON p.subscription = '' AND p.topic = wanted.topic AND p.partition = wanted.partition
+FROM unnest($1::text[], $2::text[], $3::bigint[]) AS wanted (subscription, topic, partition)
+JOIN awakeables.offsets AS p
+    ON p.subscription = wanted.subscription AND p.topic = wanted.topic AND p.partition = wanted.partition
+
+-- load_waiting --
+SELECT 'waiting', ROW(convert_from(a.source, 'UTF8'), array_agg(a.id ORDER BY a.id))
+FROM awakeables.awakeables AS a
+WHERE a.state = 'pending' AND a.source IS NOT NULL AND a.source = ANY($1::bytea[])
+GROUP BY a.source
+
+-- load_pending --
+SELECT 'pending', ROW(a.invocation_id, array_agg(a.id ORDER BY a.id))
+FROM awakeables.awakeables AS a
+WHERE a.state = 'pending' AND a.invocation_id = ANY($1::text[])
+GROUP BY a.invocation_id
 
 -- lock_positions --
 -- Rows are locked in the order of these statements, and in each in the order of their keys: never a deadlock.
 SELECT p.topic
-FROM unnest($1::text[], $2::bigint[]) AS wanted (topic, partition)
-JOIN awakeables.offsets AS p ON p.subscription = '' AND p.topic = wanted.topic AND p.partition = wanted.partition
-ORDER BY p.topic, p.partition FOR UPDATE OF p
+FROM unnest($1::text[], $2::text[], $3::bigint[]) AS wanted (subscription, topic, partition)
+JOIN awakeables.offsets AS p
+    ON p.subscription = wanted.subscription AND p.topic = wanted.topic AND p.partition = wanted.partition
+ORDER BY p.subscription, p.topic, p.partition FOR UPDATE OF p
 
 -- lock_awakeables --
 SELECT a.id FROM awakeables.awakeables AS a WHERE a.id = ANY($1::text[]) ORDER BY a.id FOR UPDATE

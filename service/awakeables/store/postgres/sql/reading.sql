@@ -8,7 +8,7 @@ WHERE j.invocation_id = ANY($1::text[])
 ORDER BY j.invocation_id, j.version
 
 -- outcomes --
-SELECT a.id, a.outcome FROM awakeables.awakeables AS a
+SELECT a.settled_ms, a.id, a.outcome FROM awakeables.awakeables AS a
 WHERE a.id = ANY($1::text[]) AND a.outcome IS NOT NULL
 
 -- held_by --
@@ -53,7 +53,17 @@ ORDER BY i.ended_ms, i.id LIMIT $2
 
 -- positions --
 SELECT @position_columns FROM awakeables.offsets AS p
-WHERE p.subscription = '' AND p.topic = $1 ORDER BY p.partition
+WHERE p.subscription = $1 AND p.topic = $2 ORDER BY p.partition
+
+-- subscribed --
+SELECT DISTINCT p.subscription, p.topic FROM awakeables.offsets AS p
+WHERE p.subscription > '' ORDER BY p.subscription, p.topic
+
+-- count_open_of --
+SELECT count(*) FROM (
+    SELECT 1 FROM awakeables.invocations AS i
+    WHERE i.subscription IS NOT NULL AND i.subscription = $1 AND i.result IS NULL LIMIT $2
+) AS open
 
 -- invocation --
 SELECT @invocation_columns FROM awakeables.invocations AS i WHERE i.id = $1
@@ -90,21 +100,22 @@ JOIN awakeables.invocations AS i ON i.id = k.invocation_id
 WHERE k.scope = ANY($1::bytea[]) AND k.key = $2
 
 -- key_of --
-SELECT k.key FROM awakeables.idempotency AS k WHERE k.invocation_id = $1
+SELECT k.key FROM awakeables.idempotency AS k WHERE k.invocation_id = $1 AND k.scope NOT IN ('alias'::bytea, 'conflict'::bytea) LIMIT 1
 
 -- awakeable --
 SELECT @awakeable_columns FROM awakeables.awakeables AS a WHERE a.id = $1
 
 -- list_awakeables --
-SELECT @awakeable_columns FROM awakeables.awakeables AS a WHERE a.id < $1 ORDER BY a.id DESC LIMIT $2
+SELECT @awakeable_columns FROM awakeables.awakeables AS a
+WHERE a.id < $1 AND a.source IS NULL ORDER BY a.id DESC LIMIT $2
 
 -- list_pending --
 SELECT @awakeable_columns FROM awakeables.awakeables AS a
-WHERE a.state = 'pending' AND a.id < $1 ORDER BY a.id DESC LIMIT $2
+WHERE a.state = 'pending' AND a.source IS NULL AND a.id < $1 ORDER BY a.id DESC LIMIT $2
 
 -- list_settled --
 SELECT @awakeable_columns FROM awakeables.awakeables AS a
-WHERE a.id < $1 AND a.state = $3 ORDER BY a.id DESC LIMIT $2
+WHERE a.id < $1 AND a.state = $3 AND a.source IS NULL ORDER BY a.id DESC LIMIT $2
 
 -- dead_letter --
 SELECT @dead_letter_columns FROM awakeables.dead_letters AS d WHERE d.id = $1
@@ -152,17 +163,30 @@ WITH RECURSIVE holders (name) AS (
             WHERE o.state = 'unsent' AND o.claimed_by = holders.name AND o.event_id > kinds.prefix) AS event_id
     FROM holders CROSS JOIN (VALUES ('' COLLATE "C"), ('evt')) AS kinds (prefix)
     WHERE holders.name IS NOT NULL
+), in_line (service, key, updated_ms) AS (
+    -- Hops from key to key along the index, and looks at the first in line of each.
+    (SELECT i.service, i.key, i.updated_ms FROM awakeables.invocations AS i
+     WHERE i.status = 'queued' ORDER BY i.service, i.key, i.ticket LIMIT 1)
+    UNION ALL
+    SELECT next.service, next.key, next.updated_ms FROM in_line
+    CROSS JOIN LATERAL (
+        SELECT i.service, i.key, i.updated_ms FROM awakeables.invocations AS i
+        WHERE i.status = 'queued' AND (i.service, i.key) > (in_line.service, in_line.key)
+        ORDER BY i.service, i.key, i.ticket LIMIT 1
+    ) AS next
 )
 SELECT
-    (SELECT a.created_ms FROM awakeables.awakeables AS a WHERE a.state = 'pending' ORDER BY a.id LIMIT 1)
+    (SELECT a.created_ms FROM awakeables.awakeables AS a WHERE a.state = 'pending' AND a.source IS NULL ORDER BY a.id LIMIT 1)
         AS awakeables_oldest_ms,
     (SELECT min(o.created_ms) FROM firsts JOIN awakeables.outbox AS o ON o.event_id = firsts.event_id)
-        AS effects_oldest_ms
+        AS effects_oldest_ms,
+    (SELECT min(few.updated_ms) FROM (SELECT in_line.updated_ms FROM in_line LIMIT 1000) AS few)
+        AS queued_oldest_ms
 
 -- count_rows --
 -- Each kind up to a limit: counting visits every entry of an index.
 SELECT 'awakeables_pending' AS kind, count(*) AS count FROM (
-    SELECT 1 FROM awakeables.awakeables AS a WHERE a.state = 'pending' LIMIT $1) AS few
+    SELECT 1 FROM awakeables.awakeables AS a WHERE a.state = 'pending' AND a.source IS NULL LIMIT $1) AS few
 UNION ALL SELECT 'effects_unsent', count(*) FROM (
     SELECT 1 FROM awakeables.outbox AS o WHERE o.state = 'unsent' LIMIT $1) AS few
 UNION ALL SELECT 'effects_failed', count(*) FROM (

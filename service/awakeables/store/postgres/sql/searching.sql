@@ -16,9 +16,10 @@ ORDER BY due.due_ms + CASE WHEN due.due_ms < 0 THEN $4::bigint ELSE 0 END, due.i
 
 -- due_suspects --
 -- Nearly always none, so they are sorted. The literal is the index's own condition; the parameter is the
--- engine's.
+-- engine's. What is due is compared in a way that the index of all that is due can't serve: where both seem to
+-- be empty, they seem to cost the same.
 SELECT @invocation_columns, i.rev FROM awakeables.invocations AS i
-WHERE i.due_ms IS NOT NULL AND i.starts >= 2 AND i.due_ms <= $1 AND i.starts >= $2 AND @for_me
+WHERE i.starts >= 2 AND coalesce(i.due_ms, 9223372036854775807) <= $1 AND i.starts >= $2 AND @for_me
 ORDER BY i.due_ms + CASE WHEN i.due_ms < 0 THEN $4::bigint ELSE 0 END, i.id LIMIT $3
 FOR UPDATE SKIP LOCKED
 
@@ -58,11 +59,6 @@ SELECT @awakeable_columns, a.rev FROM awakeables.awakeables AS a
 WHERE a.state = 'pending' AND a.deadline_ms IS NOT NULL AND a.deadline_ms BETWEEN $3 AND $1
 ORDER BY a.deadline_ms, a.id LIMIT $2
 FOR UPDATE SKIP LOCKED
-
--- awakeables_waited --
-SELECT @awakeable_columns, a.rev FROM awakeables.awakeables AS a
-WHERE a.state = 'pending' AND a.invocation_id = $1 ORDER BY a.id
-FOR UPDATE
 
 -- unclaimed_effects --
 -- Hops from owner to owner along the index, takes the oldest of each that does not live, and then their

@@ -5,11 +5,13 @@
 
 -- update_positions --
 UPDATE awakeables.offsets AS p
-SET next = n.next, epoch = n.epoch, owner = n.owner, again_before = n.again_before, topic_id = n.topic_id
-FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::text[],
-            $8::bigint[], $9::bigint[], $10::text[])
-    AS n (topic, partition, next, epoch, owner, again_before, topic_id, old_next, old_epoch, old_owner)
-WHERE @after AND p.subscription = '' AND p.topic = n.topic AND p.partition = n.partition
+SET next = n.next, epoch = n.epoch, owner = n.owner, again_before = n.again_before, topic_id = n.topic_id,
+    paused_ms = n.paused_ms
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[], $8::text[],
+            $9::bigint[], $10::bigint[], $11::bigint[], $12::text[])
+    AS n (subscription, topic, partition, next, epoch, owner, again_before, topic_id, paused_ms, old_next, old_epoch,
+          old_owner)
+WHERE @after AND p.subscription = n.subscription AND p.topic = n.topic AND p.partition = n.partition
     AND p.next = n.old_next AND p.epoch = n.old_epoch AND p.owner IS NOT DISTINCT FROM n.old_owner
 RETURNING 1
 
@@ -46,12 +48,15 @@ SET updated_ms = n.updated_ms, status = n.status, owner = n.owner, epoch = n.epo
     wake = i.wake + n.woken, starts = n.starts, attempts = n.attempts, due_ms = n.due_ms,
     committed_by = n.committed_by, build = n.build, failure = n.failure,
     result = coalesce(n.result, i.result), cancelled_ms = n.cancelled_ms, ended_ms = n.ended_ms,
-    acted_by = n.acted_by, commits = n.commits, rev = @new_rev
+    acted_by = n.acted_by, commits = n.commits, awaited = n.awaited, ticket = n.ticket, pausing_ms = n.pausing_ms,
+    rev = @new_rev
 FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[],
             $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::text[],
-            $15::bytea[], $16::bytea[], $17::bigint[], $18::bigint[], $19::bytea[], $20::bigint[])
+            $15::bytea[], $16::bytea[], $17::bigint[], $18::bigint[], $19::bytea[], $20::bigint[], $21::boolean[],
+            $22::bigint[], $23::bigint[])
     AS n (id, rev, seen_wake, woken, updated_ms, status, owner, epoch, version, starts, attempts, due_ms,
-          committed_by, build, failure, result, cancelled_ms, ended_ms, acted_by, commits)
+          committed_by, build, failure, result, cancelled_ms, ended_ms, acted_by, commits, awaited, ticket,
+          pausing_ms)
 WHERE @after AND i.id = n.id AND i.rev = n.rev AND (n.seen_wake IS NULL OR i.wake = n.seen_wake)
 RETURNING 1
 
@@ -118,10 +123,14 @@ DELETE FROM awakeables.idempotency AS k WHERE @after AND k.invocation_id = ANY($
 RETURNING 1
 
 -- insert_positions --
-INSERT INTO awakeables.offsets (topic, partition, next, epoch, owner, again_before, topic_id)
-SELECT n.topic, n.partition, n.next, n.epoch, n.owner, n.again_before, n.topic_id
-FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::text[])
-    AS n (topic, partition, next, epoch, owner, again_before, topic_id)
+INSERT INTO awakeables.offsets (
+    subscription, topic, partition, next, epoch, owner, again_before, topic_id, paused_ms
+)
+SELECT
+    n.subscription, n.topic, n.partition, n.next, n.epoch, n.owner, n.again_before, n.topic_id, n.paused_ms
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[], $8::text[],
+            $9::bigint[])
+    AS n (subscription, topic, partition, next, epoch, owner, again_before, topic_id, paused_ms)
 WHERE @after
 RETURNING 1
 
@@ -135,19 +144,20 @@ RETURNING 1
 -- insert_invocations --
 INSERT INTO awakeables.invocations (
     id, service, handler, created_ms, updated_ms, key, status, owner, epoch, version, wake, starts, attempts,
-    due_ms, committed_by, build, failure, result, cancelled_ms, ended_ms, acted_by, commits, origin, rev
+    due_ms, committed_by, build, failure, result, cancelled_ms, ended_ms, acted_by, commits, origin, awaited, ticket,
+    pausing_ms, subscription, rev
 )
 SELECT
     n.id, n.service, n.handler, n.created_ms, n.updated_ms, n.key, n.status, n.owner, n.epoch, n.version, n.wake,
     n.starts, n.attempts, n.due_ms, n.committed_by, n.build, n.failure, n.result, n.cancelled_ms, n.ended_ms,
-    n.acted_by, n.commits, n.origin, @new_rev
+    n.acted_by, n.commits, n.origin, n.awaited, n.ticket, n.pausing_ms, n.subscription, @new_rev
 FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bytea[], $7::text[], $8::text[],
             $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[],
             $16::text[], $17::bytea[], $18::bytea[], $19::bigint[], $20::bigint[], $21::bytea[], $22::bigint[],
-            $23::text[])
+            $23::text[], $24::boolean[], $25::bigint[], $26::bigint[], $27::text[])
     AS n (id, service, handler, created_ms, updated_ms, key, status, owner, epoch, version, wake, starts,
           attempts, due_ms, committed_by, build, failure, result, cancelled_ms, ended_ms, acted_by, commits,
-          origin)
+          origin, awaited, ticket, pausing_ms, subscription)
 WHERE @after
 RETURNING 1
 
@@ -168,16 +178,16 @@ RETURNING 1
 -- insert_awakeables --
 INSERT INTO awakeables.awakeables (
     id, invocation_id, created_ms, codec, schema_hash, deadline_ms, state, settled_ms, settled_by, outcome, book,
-    beat, type_name, topic, title, about, rev
+    beat, type_name, topic, title, about, source, owned, rev
 )
 SELECT
     n.id, n.invocation_id, n.created_ms, n.codec, n.schema_hash, n.deadline_ms, n.state, n.settled_ms,
-    n.settled_by, n.outcome, n.book, n.beat, n.type_name, n.topic, n.title, n.about, @new_rev
+    n.settled_by, n.outcome, n.book, n.beat, n.type_name, n.topic, n.title, n.about, n.source, n.owned, @new_rev
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::bigint[],
             $9::text[], $10::bytea[], $11::bytea[], $12::bytea[], $13::text[], $14::text[], $15::bytea[],
-            $16::bytea[])
+            $16::bytea[], $17::bytea[], $18::boolean[])
     AS n (id, invocation_id, created_ms, codec, schema_hash, deadline_ms, state, settled_ms, settled_by, outcome,
-          book, beat, type_name, topic, title, about)
+          book, beat, type_name, topic, title, about, source, owned)
 WHERE @after
 RETURNING 1
 

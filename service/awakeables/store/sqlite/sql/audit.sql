@@ -40,7 +40,10 @@ FROM dead_letters ORDER BY source
 SELECT scope, key, invocation_id FROM idempotency ORDER BY scope, key
 
 -- all_positions --
-SELECT * FROM offsets ORDER BY topic, partition
+SELECT * FROM offsets ORDER BY subscription, topic, partition
+
+-- all_objects --
+SELECT * FROM objects ORDER BY service, key
 
 -- versions --
 SELECT invocations.id, invocations.version

@@ -7,7 +7,7 @@ FROM json_each(?) AS wanted
 CROSS JOIN awakeables ON awakeables.id = wanted.value
 
 -- insert_awakeable --
-INSERT INTO awakeables VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO awakeables VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- note_awakeable --
 UPDATE awakeables SET book = ?, beat = ?, topic = ? WHERE id = ? AND state = ? AND book IS ?
@@ -17,12 +17,22 @@ UPDATE awakeables
 SET book = ?, beat = ?, topic = ?, state = ?, settled_ms = ?, settled_by = ?, outcome = ?
 WHERE id = ? AND state = ? AND book IS ?
 
--- awakeables_waited --
+-- pending_of --
+SELECT invocation_id, id FROM awakeables INDEXED BY awakeables_waited
+WHERE state = 'pending' AND invocation_id IN (SELECT value FROM json_each(?))
+
+-- waits_of --
 SELECT * FROM awakeables INDEXED BY awakeables_waited
-WHERE state = 'pending' AND invocation_id = ? ORDER BY id
+WHERE state = 'pending' AND invocation_id = ? ORDER BY id LIMIT ?
+
+-- waiting_for --
+SELECT CAST(awakeables.source AS TEXT), awakeables.id
+FROM json_each(?) AS wanted
+CROSS JOIN awakeables INDEXED BY awakeables_source ON awakeables.source = CAST(wanted.value AS BLOB)
+WHERE awakeables.state = 'pending' AND awakeables.source IS NOT NULL
 
 -- count_pending --
-SELECT count(*) FROM awakeables WHERE id IN (SELECT value FROM json_each(?)) AND state = 'pending'
+SELECT count(*) FROM awakeables WHERE id IN (SELECT value FROM json_each(?)) AND state = 'pending' AND source IS NULL
 
 -- delete_awakeables --
 DELETE FROM awakeables WHERE id IN (SELECT value FROM json_each(?))
@@ -33,7 +43,7 @@ WHERE state = 'pending' AND deadline_ms IS NOT NULL AND deadline_ms <= ?
 ORDER BY deadline_ms, id LIMIT ?
 
 -- outcomes --
-SELECT awakeables.id, awakeables.outcome
+SELECT awakeables.settled_ms, awakeables.id, awakeables.outcome
 FROM json_each(?) AS wanted
 CROSS JOIN awakeables ON awakeables.id = wanted.value
 WHERE awakeables.outcome IS NOT NULL
@@ -47,15 +57,15 @@ CROSS JOIN awakeables ON awakeables.id = wanted.value
 LEFT JOIN schemas ON schemas.hash = awakeables.schema_hash
 
 -- list_awakeables --
-SELECT * FROM awakeables WHERE id < ? ORDER BY id DESC LIMIT ?
+SELECT * FROM awakeables WHERE id < ? AND source IS NULL ORDER BY id DESC LIMIT ?
 
 -- list_pending --
 SELECT * FROM awakeables INDEXED BY awakeables_pending
-WHERE state = 'pending' AND id < ?
+WHERE state = 'pending' AND source IS NULL AND id < ?
 ORDER BY id DESC LIMIT ?
 
 -- list_settled --
-SELECT * FROM awakeables WHERE id < ? AND state = ? ORDER BY id DESC LIMIT ?
+SELECT * FROM awakeables WHERE id < ? AND state = ? AND source IS NULL ORDER BY id DESC LIMIT ?
 
 -- insert_schema --
 INSERT OR IGNORE INTO schemas VALUES (?, ?)

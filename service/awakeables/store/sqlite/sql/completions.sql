@@ -35,20 +35,29 @@ DELETE FROM dead_letters WHERE id IN (SELECT value FROM json_each(?))
 SELECT * FROM dead_letters WHERE id < ? ORDER BY id DESC LIMIT ?
 
 -- position --
-SELECT * FROM offsets WHERE topic = ? AND partition = ?
+SELECT * FROM offsets WHERE subscription = ? AND topic = ? AND partition = ?
 
 -- insert_position --
-INSERT INTO offsets VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO offsets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- update_position --
-UPDATE offsets SET next = ?, epoch = ?, owner = ?, again_before = ?, topic_id = ?
-WHERE topic = ? AND partition = ? AND next = ? AND epoch = ?
+UPDATE offsets SET next = ?, epoch = ?, owner = ?, again_before = ?, topic_id = ?, paused_ms = ?
+WHERE subscription = ? AND topic = ? AND partition = ? AND next = ? AND epoch = ?
 
 -- positions --
-SELECT * FROM offsets WHERE topic = ? ORDER BY partition
+SELECT * FROM offsets WHERE subscription = ? AND topic = ? ORDER BY partition
+
+-- subscribed --
+SELECT DISTINCT subscription, topic FROM offsets WHERE subscription <> '' ORDER BY subscription, topic
+
+-- count_open_of --
+SELECT count(*) FROM (
+    SELECT 1 FROM invocations INDEXED BY invocations_subscribed
+    WHERE subscription IS NOT NULL AND subscription = ? AND result IS NULL LIMIT ?
+)
 
 -- oldest_pending --
-SELECT created_ms FROM awakeables INDEXED BY awakeables_pending WHERE state = 'pending' ORDER BY id LIMIT 1
+SELECT created_ms FROM awakeables INDEXED BY awakeables_pending WHERE state = 'pending' AND source IS NULL ORDER BY id LIMIT 1
 
 -- oldest_unsent --
 -- A copy of a dead letter has the letter's ID, which sorts before those of all other effects:
@@ -73,10 +82,11 @@ SELECT
     (SELECT count(*) FROM outbox INDEXED BY outbox_claimed WHERE state = 'unsent'),
     (SELECT count(*) FROM outbox INDEXED BY outbox_failed WHERE state = 'failed'),
     (SELECT count(*) FROM dead_letters INDEXED BY sqlite_autoindex_dead_letters_1),
-    (SELECT count(*) FROM awakeables INDEXED BY awakeables_pending WHERE state = 'pending'),
+    (SELECT count(*) FROM awakeables INDEXED BY awakeables_pending WHERE state = 'pending' AND source IS NULL),
     (SELECT count(*) FROM invocations INDEXED BY invocations_open WHERE result IS NULL),
     (SELECT count(*) FROM invocations INDEXED BY invocations_owned WHERE owner IS NOT NULL),
-    (SELECT count(*) FROM invocations INDEXED BY invocations_paused WHERE status = 'paused')
+    (SELECT count(*) FROM invocations INDEXED BY invocations_paused WHERE status = 'paused'),
+    (SELECT count(*) FROM invocations INDEXED BY invocations_queued WHERE status = 'queued')
 
 -- count_due --
 SELECT status, count(*) FROM invocations INDEXED BY invocations_due

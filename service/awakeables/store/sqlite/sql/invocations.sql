@@ -7,7 +7,7 @@ FROM json_each(?) AS wanted
 CROSS JOIN invocations ON invocations.id = wanted.value
 
 -- insert_invocation --
-INSERT INTO invocations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO invocations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- update_invocation --
 -- The guards are what the decision has read: its owner's fence, and what is counted by others.
@@ -19,15 +19,18 @@ WHERE id = ? AND epoch = ? AND version = ? AND wake = ? AND status = ?
 -- move_invocation --
 UPDATE invocations
 SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, committed_by = ?, commits = ?,
-    build = ?, failure = ?, status = ?, owner = ?, due_ms = ?, cancelled_ms = ?, acted_by = ?
+    build = ?, failure = ?, status = ?, owner = ?, due_ms = ?, cancelled_ms = ?, acted_by = ?, ticket = ?, pausing_ms = ?
 WHERE id = ? AND epoch = ? AND version = ? AND wake = ? AND status = ?
 
 -- end_invocation --
 UPDATE invocations
 SET updated_ms = ?, epoch = ?, version = ?, wake = ?, starts = ?, attempts = ?, committed_by = ?, commits = ?,
-    build = ?, failure = ?, status = ?, owner = ?, due_ms = ?, cancelled_ms = ?, acted_by = ?, result = ?,
-    ended_ms = ?
+    build = ?, failure = ?, status = ?, owner = ?, due_ms = ?, cancelled_ms = ?, acted_by = ?, ticket = ?, pausing_ms = ?,
+    result = ?, ended_ms = ?
 WHERE id = ? AND epoch = ? AND version = ? AND wake = ? AND status = ?
+
+-- await_invocation --
+UPDATE invocations SET awaited = 1 WHERE id = ?
 
 -- due_invocations --
 -- A negative due time is no instant: it has come whatever the clock says. Each of the two kinds is
@@ -132,4 +135,5 @@ CROSS JOIN idempotency ON idempotency.scope = CAST(wanted.value AS BLOB) AND ide
 CROSS JOIN invocations ON invocations.id = idempotency.invocation_id
 
 -- key_of --
-SELECT key FROM idempotency WHERE invocation_id = ?
+SELECT key FROM idempotency
+WHERE invocation_id = ? AND scope NOT IN (CAST('alias' AS BLOB), CAST('conflict' AS BLOB)) LIMIT 1

@@ -1,4 +1,4 @@
-"""The consumer of the completions topic: reads all partitions, or those that its group gives it.
+"""The consumer of a topic: reads all partitions, or those that its group gives it.
 
 Positions and epochs come from the store (K1); offsets are committed to Kafka for lag dashboards alone. The
 only instance assigns itself all partitions by hand: a group of one member would only cost seconds to join.
@@ -16,12 +16,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka
 
 from awakeables.core.backoff import Backoff
-from awakeables.engine.completionsink import CompletionSink
-from awakeables.engine.completionstopic import CompletionsTopic
 from awakeables.engine.horizon import Moment
-from awakeables.engine.offsets import PARTITION
+from awakeables.engine.readtopic import ReadTopic
 from awakeables.errors import BrokerRefused, BrokerUnavailable, StoreUnavailable, TopicMissing
-from awakeables.kafka.assignment import GROUP, AllPartitions, Assignment, GroupMember, GroupShared
+from awakeables.kafka.assignment import AllPartitions, Assignment, GroupMember, GroupShared
 from awakeables.kafka.closing import close_consumer
 from awakeables.kafka.connection import NO_CONNECTION, KafkaConnection
 from awakeables.kafka.diagnosis import error_text
@@ -35,10 +33,6 @@ from awakeables.telemetry import events
 
 log = structlog.stdlib.get_logger(__name__)
 
-BROKER = "broker"
-TOPIC = "completions topic"
-"""Names of problems on the board."""
-
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 3.0
 
@@ -46,7 +40,10 @@ METADATA_MS = 3000
 """Metadata is refreshed this often, so that a partition's new leader is found."""
 
 TOPIC_CHECK_S = 0.1
-"""How often the broker is asked for the topic's partitions; deadlines wait for the answer."""
+"""How often the broker is asked for the partitions of the completions; deadlines wait for the answer."""
+
+SUBSCRIBED_CHECK_S = 1.0
+"""The same of a subscription's topic."""
 
 MOVES_CHECK_S = 2.0
 """How soon at the latest a member notices that a partition of its own was moved at another instance."""
@@ -68,13 +65,16 @@ class _ReplaceConsumer(Exception):
     """This consumer can't go on; the message says why."""
 
 
-class CompletionsConsumer:
-    """Reads the completions topic, through outages and changes of the topic and of the group."""
+class TopicConsumer:
+    """Reads the completions topic, or that of a subscription.
+
+    It does so through outages, and through changes of the topic and of the group.
+    """
 
     def __init__(
         self,
         connection: KafkaConnection,
-        topic: CompletionsTopic,
+        topic: ReadTopic,
         *,
         group: str,
         clock: Clock,
@@ -87,8 +87,8 @@ class CompletionsConsumer:
 
         Args:
             connection: Where Kafka is.
-            topic: The app's completions topic, for the sinks of its partitions.
-            group: The app's consumer group.
+            topic: The topic, for the sinks of its partitions.
+            group: The consumer group of the app, or of the subscription.
             clock: The store's clock.
             problems: The current problems by name, for readiness.
             grouped: Join the group and read what it gives this instance, because others have the same store.
@@ -98,8 +98,9 @@ class CompletionsConsumer:
         """
         self._readers: Readers | None = None
         self._connection = connection
-        self._completions = topic
-        self._topic = topic.name
+        self._topic = topic
+        self._name = topic.name
+        self._problems = topic.problems
         self._group = group
         self._grouped = grouped
         self._clock = clock
@@ -125,53 +126,57 @@ class CompletionsConsumer:
                 log.info(
                     events.CLIENT_REPLACED,
                     client="consumer",
-                    topic=self._topic,
+                    topic=self._name,
                     reason=str(_first(group)),
                 )
                 backoff.reset()
             except* GroupShared as group:
-                self._board.report(GROUP, events.GROUP_SHARED, str(_first(group)), group=self._group)
+                self._board.report(
+                    self._problems.group, events.GROUP_SHARED, str(_first(group)), group=self._group
+                )
             except* TopicMissing as group:
-                self._board.report(TOPIC, events.TOPIC_MISSING, str(_first(group)), topic=self._topic)
+                self._board.report(
+                    self._problems.topic, events.TOPIC_MISSING, str(_first(group)), topic=self._name
+                )
             except* BrokerRefused as group:
-                self._board.report(BROKER, events.BROKER_REFUSED, str(_first(group)))
+                self._board.report(self._problems.broker, events.BROKER_REFUSED, str(_first(group)))
             except* (kafka.KafkaError, OSError, TimeoutError, BrokerUnavailable) as group:
-                self._board.report(BROKER, events.BROKER_DOWN, error_text(_first(group)))
+                self._board.report(self._problems.broker, events.BROKER_DOWN, error_text(_first(group)))
             except* Exception as group:
                 # The supervisor of the whole consumer: completions wait, the service goes on.
-                self._board.report(TOPIC, events.BACKGROUND_ERROR, repr(group), exc_info=group)
+                self._board.report(self._problems.topic, events.BACKGROUND_ERROR, repr(group), exc_info=group)
             await asyncio.sleep(backoff.next_s())
 
     async def _serve(self) -> None:
         """Read with one consumer until it must be replaced."""
         asked = Moment.now(self._clock)
-        facts = await facts_of(self._connection, self._topic)
-        self._completions.note_topic_id(facts.topic_id)
-        self._completions.horizon.expect(facts.partitions, asked, topic_id=facts.topic_id)
+        facts = await facts_of(self._connection, self._name, ours=not self._topic.subscription)
+        self._topic.note_topic(facts.partitions, asked, facts.topic_id)
+        await self._topic.prepare(facts.partitions)
         self._answered_s = self._clock.monotonic()
         async with self._consumer() as consumer:
-            self._board.clear(BROKER, events.BROKER_BACK)
-            self._board.clear(TOPIC)
+            self._board.clear(self._problems.broker, events.BROKER_BACK)
+            self._board.clear(self._problems.topic)
             readers = self._readers = self._new_readers(consumer)
             assignment = self._new_assignment(consumer, readers)
             assignment.begin(facts.partitions)
             try:
-                with self._completions.listening(readers.notify_moved):
+                with self._topic.listening(readers.notify_moved):
                     async with asyncio.TaskGroup() as tasks:
-                        tasks.create_task(readers.run(), name="completions-readers")
-                        tasks.create_task(assignment.run(), name="completions-assignment")
+                        tasks.create_task(readers.run(), name=f"{self._name}-readers")
+                        tasks.create_task(assignment.run(), name=f"{self._name}-assignment")
                         tasks.create_task(
-                            self._watch(consumer, readers, assignment), name="completions-watch"
+                            self._watch(consumer, readers, assignment), name=f"{self._name}-watch"
                         )
                         if self._grouped:
-                            tasks.create_task(self._watch_moves(readers), name="completions-moves")
+                            tasks.create_task(self._watch_moves(readers), name=f"{self._name}-moves")
                         tasks.create_task(
                             self._watch_topic(consumer, readers, assignment, facts.partitions),
-                            name="completions-topic",
+                            name=f"{self._name}-topic",
                         )
             finally:
                 self._readers = None
-                self._board.clear_all(PARTITION)
+                self._board.clear_all(self._problems.partition)
                 if self._grouped:
                     # Until it has joined again, others may be given the partitions.
                     for reader in readers.current:
@@ -195,13 +200,14 @@ class CompletionsConsumer:
 
     def _new_assignment(self, consumer: AIOKafkaConsumer, readers: Readers) -> Assignment:
         if not self._grouped:
-            return AllPartitions(self._connection, self._topic, consumer, readers, group=self._group)
+            return AllPartitions(self._connection, self._name, consumer, readers, group=self._group)
         return GroupMember(
             self._connection,
-            self._topic,
+            self._name,
             consumer,
             readers,
             group=self._group,
+            problem=self._problems.group,
             clock=self._clock,
             board=self._board,
             stuck=self._stuck,
@@ -213,12 +219,13 @@ class CompletionsConsumer:
             clock=self._clock,
             board=self._board,
             settings=self._settings,
+            problems=self._problems,
             limiter=BatchLimiter(self._settings.max_settling),
             fenced_pause=self._connection.heartbeat_interval if self._grouped else timedelta(0),
         )
 
         def new_reader(partition: TopicPartition) -> PartitionReader:
-            sink = CompletionSink(self._completions, partition.partition)
+            sink = self._topic.sink(partition.partition)
             return PartitionReader(consumer, partition, sink, context)
 
         return Readers(new_reader, self._clock, drain=self._connection.session_timeout / 5)
@@ -242,7 +249,7 @@ class CompletionsConsumer:
         while True:
             await asyncio.sleep(MOVES_CHECK_S)
             with suppress(StoreUnavailable):
-                for partition in await self._completions.moved():
+                for partition in await self._topic.moved():
                     readers.notify_moved(partition)
 
     async def _watch_topic(
@@ -260,30 +267,30 @@ class CompletionsConsumer:
         known = frozenset(known)
         seen = self._clock.monotonic()
         while True:
-            await asyncio.sleep(TOPIC_CHECK_S)
+            await asyncio.sleep(SUBSCRIBED_CHECK_S if self._topic.subscription else TOPIC_CHECK_S)
             asked = Moment.now(self._clock)
             # Ask a leader of this topic: another broker may be down without harm.
             places = [reader.partition for reader in readers.current]
             leaders = map(consumer._client.cluster.leader_for_partition, places)
             leader = next((broker for broker in leaders if broker is not None and broker >= 0), None)
             try:
-                facts = (await describe(consumer._client, [self._topic], node=leader))[self._topic]
+                facts = (await describe(consumer._client, [self._name], node=leader))[self._name]
             except NO_CONNECTION:
                 # The partitions' readers notice whether the broker is there.
                 seen = self._clock.monotonic()
                 continue
             self._answered_s = self._clock.monotonic()
-            if facts.problem is None and self._completions.is_recreated_since(facts.topic_id):
+            if facts.problem is None and self._topic.is_recreated_since(facts.topic_id):
                 # What is in flight may be records of the new topic at offsets of the old one.
                 raise _ReplaceConsumer("the topic was deleted and created again")
             if facts.problem is None:
-                self._completions.note_topic_id(facts.topic_id)
+                self._topic.note_topic_id(facts.topic_id)
             added = facts.problem is None and facts.partitions > known
             if added and assignment.follows_topic:
                 known, added = facts.partitions, False
                 assignment.expect(known)
             if facts.problem is None and facts.partitions == known:
-                self._completions.horizon.expect(known, asked, topic_id=facts.topic_id)
+                self._topic.note_topic(known, asked, facts.topic_id)
             if not facts.missing and not facts.partitions < known:
                 seen = self._clock.monotonic()
             # Sometimes a broker doesn't know its topics and partitions for a moment.
@@ -295,7 +302,7 @@ class CompletionsConsumer:
     async def _measure_what_waits(self, consumer: AIOKafkaConsumer, readers: Readers) -> None:
         """Measure the lag of partitions that wait for the store: alarms on it matter most then."""
         now_s = self._clock.monotonic()
-        waiting = [r for r in readers.current if now_s - (r.taking_since_s or now_s) > SLOW_S]
+        waiting = [r for r in readers.current if now_s - (r.waiting_since_s or now_s) > SLOW_S]
         if not waiting or now_s - self._measured_s < SLOW_S:
             return
         self._measured_s = now_s
@@ -314,10 +321,12 @@ class CompletionsConsumer:
         silent_s = max((reader.silent_s for reader in readers.current), default=idle_s)
         if silent_s > SILENT_S:
             self._board.report(
-                BROKER, events.BROKER_DOWN, f"no answer from {self._connection.bootstrap} any more"
+                self._problems.broker,
+                events.BROKER_DOWN,
+                f"no answer from {self._connection.bootstrap} any more",
             )
         else:
-            self._board.clear(BROKER, events.BROKER_BACK)
+            self._board.clear(self._problems.broker, events.BROKER_BACK)
         behind_s = max((reader.behind_s for reader in readers.current), default=0.0)
         if max(silent_s, behind_s) > self._stuck_s:
             return f"it has read nothing for {self._stuck_s:.0f} s"
