@@ -80,11 +80,12 @@ async def restock(ctx: ObjectContext, units: int) -> int:
 
 @stock.handler()
 async def reserve(ctx: ObjectContext, wanted: Reservation) -> None:
-    free = await ctx.get(FREE)
+    free, reserved = await ctx.get(FREE), await ctx.get(RESERVED[wanted.order])
     if wanted.units > free:
         raise TerminalError(f"{ctx.key} is out of stock", code=409, details={"sku": ctx.key, "free": free})
+    # With no await in between: if the order is cancelled, either both are written or neither.
     ctx.set(FREE, free - wanted.units)
-    ctx.set(RESERVED[wanted.order], await ctx.get(RESERVED[wanted.order]) + wanted.units)
+    ctx.set(RESERVED[wanted.order], reserved + wanted.units)
 
 
 @stock.handler()

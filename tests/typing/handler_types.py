@@ -32,6 +32,7 @@ from awakeables import (
     Worker,
     Workflow,
 )
+from awakeables.testing import AsyncHarness, AsyncRunning, Harness, Running
 
 
 class Parcel(BaseModel):
@@ -268,3 +269,23 @@ async def sign(ctx: SharedContext, parcel: Parcel) -> str:
 async def calls_workflow(ctx: Context) -> None:
     assert_type(await ctx.call(sign_up, "a@b", key="k"), Parcel)
     assert_type(await ctx.call(sign, Parcel(id="p"), key="k"), str)
+
+
+def tests_an_app(harness: Harness) -> None:
+    assert_type(harness.send(by_default), Running[list[int]])
+    assert_type(harness.send(runs, "o-1").result(), Parcel)
+    assert_type(harness.call(runs, "o-1", headers={"a": "b"}), Parcel)
+    assert_type(harness.call(size, key="c-7"), int)
+    assert_type(harness.send(add, "book", key="c-7", delay=timedelta(1)), Running[int])
+    assert_type(harness.call(sign_up, "a@b", key="k"), Parcel)
+    assert_type(harness.next_task("packing").payload_as(Parcel), Parcel)
+    assert_type(harness.next_task("packing").resolve(3), Verdict)
+    assert_type(harness.state(STEP, "k"), str | None)
+    harness.set_state(STEP, "k", "mailed")
+
+
+async def awaits_a_test(harness: AsyncHarness) -> None:
+    assert_type(await harness.send(by_default), AsyncRunning[list[int]])
+    assert_type(await (await harness.send(runs, "o-1")).result(), Parcel)
+    assert_type(await harness.call(add, "book", key="c-7"), int)
+    assert_type(await harness.next_task("packing").resolve(3), Verdict)

@@ -17,6 +17,7 @@ from awakeables import (
     VirtualObject,
     Workflow,
 )
+from awakeables.testing import Harness
 
 carts = VirtualObject("carts")
 service = Service("orders")
@@ -129,3 +130,15 @@ async def refused(ctx: Context) -> None:
         pass
     with ctx.timeout(timedelta(1)):  # type: ignore[attr-defined]
         pass
+
+
+def tested(harness: Harness) -> None:
+    harness.call(pack, 1)  # type: ignore[arg-type]
+    harness.call(add, "x")  # type: ignore[arg-type]
+    harness.send(pack)  # type: ignore[arg-type]
+    harness.send("orders/pack", "o-1")  # type: ignore[call-overload]
+    harness.send(pack, "o-1", delay=5)  # type: ignore[call-overload]
+    text: str = harness.call(pack, "o-1")  # type: ignore[assignment]
+    harness.set_state(COUNT, "c-7", "many")  # type: ignore[misc]
+    harness.advance(text)  # type: ignore[arg-type]
+    harness.next_task("packing").payload_as("Parcel")  # type: ignore[arg-type]

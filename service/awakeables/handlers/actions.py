@@ -22,6 +22,7 @@ async def execute(
     index: int,
     last_failure: RunAttemptFailed | None,
     *,
+    action: Callable[..., Any],
     clock: Clock,
     executor: Executor,
     failed: Callable[[BaseException, int, int | None], None],
@@ -32,6 +33,7 @@ async def execute(
         run: The call of `ctx.run`.
         index: The index of its operation.
         last_failure: Its last failed attempt, if it has failed before.
+        action: What to call with its arguments.
         clock: Decides when it is retried.
         executor: Runs blocking actions.
         failed: Called if it fails and has a retry policy: the error, the number of failures, and the
@@ -45,7 +47,7 @@ async def execute(
         ResultMisfit: Its result can't be encoded as its type; a retry would only repeat the side effects.
     """
     began_ms = last_failure.began_ms if last_failure else clock.now_ms()
-    ended = await call(run.action, executor=executor)
+    ended = await call(action, *run.args, executor=executor)
     if not isinstance(ended, Raised):
         try:
             return result_of(run.codec, ended, by=f"run {excerpt(run.name)}")

@@ -335,8 +335,7 @@ class Context:
             )
         self._check_name(name)
         index, _ = self._execution.ask(RunRequested(name=name))
-        bound = functools.partial(action, *args) if args else action
-        self._execution.runs[index] = RunCall(name, bound, codec, retry)
+        self._execution.runs[index] = RunCall(name, action, args, codec, retry)
         self._execution.unawaited[index] = f"ctx.run({name!r})"
 
         def read(outcome: Outcome) -> Any:

@@ -89,7 +89,8 @@ class RunCall:
     """A call of `ctx.run`: its action, how the result is encoded, and when it is retried."""
 
     name: str
-    action: Callable[[], Any]
+    action: Callable[..., Any]
+    args: tuple[Any, ...]
     codec: Codec[Any]
     retry: RetryPolicy | None
 

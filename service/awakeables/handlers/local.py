@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from contextvars import Context as Variables
 from contextvars import copy_context
+from operator import attrgetter
 from threading import get_ident
 from typing import Any, TypeAlias
 
@@ -68,10 +69,25 @@ class LocalAttempts:
     """Runs the handlers of one app in this process."""
 
     def __init__(
-        self, app: App, world: World, executor: Executor, run_failed: RunFailed = lambda *_: None
+        self,
+        app: App,
+        world: World,
+        executor: Executor,
+        run_failed: RunFailed = lambda *_: None,
+        *,
+        action_of: Callable[[RunCall], Callable[..., Any]] = attrgetter("action"),
     ) -> None:
-        """Run blocking actions on `executor`, and report failed attempts of actions to `run_failed`."""
+        """Prepare to run the handlers of an app.
+
+        Args:
+            app: Its handlers are run.
+            world: What they share.
+            executor: Runs blocking actions.
+            run_failed: Called with each failed attempt of an action.
+            action_of: What a call of `ctx.run` executes; tests replace some.
+        """
         self.world = world
+        self.action_of = action_of
         self.executor = executor
         self.run_failed = run_failed
         self.find = app.find
@@ -508,6 +524,7 @@ class LocalAttempt:
                 run,
                 index,
                 last_failure,
+                action=attempts.action_of(run),
                 clock=attempts.world.clock,
                 executor=attempts.executor,
                 failed=functools.partial(attempts.run_failed, self._origin, run.name),

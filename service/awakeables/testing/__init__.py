@@ -1,7 +1,27 @@
-"""Test handlers without a broker and without waiting: `awakeables.testing.run`."""
+"""Test handlers without a broker and without waiting: `run` for one of them, `Harness` for an app."""
 
 from awakeables.testing.answers import Answer, PendingAwakeable, WrongAnswer
-from awakeables.testing.kit import Paused, Run, Stuck, run
+from awakeables.testing.asyncharness import AsyncHarness, AsyncRunning, AsyncSentTask
+from awakeables.testing.harness import Harness, SentTask
+from awakeables.testing.kit import Run, run
 from awakeables.testing.outside import Published
+from awakeables.testing.running import Running, WaitingAwakeable
+from awakeables.testing.stuck import Paused, Stuck
 
-__all__ = ["Answer", "Paused", "PendingAwakeable", "Published", "Run", "Stuck", "WrongAnswer", "run"]
+__all__ = [
+    "Answer",
+    "AsyncHarness",
+    "AsyncRunning",
+    "AsyncSentTask",
+    "Harness",
+    "Paused",
+    "PendingAwakeable",
+    "Published",
+    "Run",
+    "Running",
+    "SentTask",
+    "Stuck",
+    "WaitingAwakeable",
+    "WrongAnswer",
+    "run",
+]

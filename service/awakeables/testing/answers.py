@@ -118,19 +118,26 @@ class Answers:
         Raises:
             DeclarationError: A function does not take exactly one Task.
         """
-        self._own = {
-            key: TaskFunction(
-                key,
-                None,
-                answer if callable(answer) else functools.partial(_always, answer),
-                retry=DEFAULT_RETRY,
-                serde=None,
-            )
-            for key, answer in answers.items()
-        }
-        self._workers = workers
+        self._own: dict[str, TaskFunction] = {}
+        self._workers = list(workers)
         self._threads = _InTurn()
-        self.unused = set(answers)
+        self.unused: set[str] = set()
+        for key, answer in answers.items():
+            self.add(key, answer)
+
+    def add(self, key: str, answer: Any) -> None:
+        """Answer the tasks with this name or of this topic, in place of what answered them before.
+
+        Raises:
+            DeclarationError: It is a function that does not take exactly one Task.
+        """
+        function = answer if callable(answer) else functools.partial(_always, answer)
+        self._own[key] = TaskFunction(key, None, function, retry=DEFAULT_RETRY, serde=None)
+        self.unused.add(key)
+
+    def add_worker(self, worker: Worker) -> None:
+        """Let a worker do its tasks, too."""
+        self._workers.append(worker)
 
     async def deliveries(self, task: TaskRecord, topic: str, headers: Mapping[str, str]) -> list[Delivery]:
         """Answer a task, by the test's own answers (by task before topic), or else by workers.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from awakeables.api import Api
-from awakeables.core.awakeables import AwakeableRow, Completion
+from awakeables.core.awakeables import AwakeableRow, Completion, Verdict
 from awakeables.core.effects import Effect, Header
 from awakeables.core.jsontext import decode_json
 from awakeables.core.outcomes import Rejection, Resolution
@@ -20,13 +19,18 @@ from awakeables.core.sources import source_of
 from awakeables.core.texts import excerpt
 from awakeables.ports import Clock, PublishReport
 from awakeables.testing.answers import Answers, Delivery, PendingAwakeable, WrongAnswer
-from awakeables.wire.completions import decode_completion, encode_completion
+from awakeables.wire.completions import Unreadable, decode_completion, encode_completion
 from awakeables.wire.tasks import decode_task, encode_effect
 from awakeables.wire.traces import TRACEPARENT
 
 OnWait = Callable[[PendingAwakeable], Any]
 
-_MISTAKES = ("invalid", "conflict", "unknown")
+AskService: TypeAlias = Callable[[Callable[[Api], Awaitable[Verdict | None]]], Awaitable[Verdict | None]]
+
+OnRecord: TypeAlias = Callable[[str, bytes | None, bytes | None, Sequence[Header]], None]
+"""Called with a topic, and the key, the value and the headers of a record."""
+
+_MISTAKES = ("invalid", "unknown")
 """Verdicts that no test intends. An answer that is late or repeated can be intended."""
 
 
@@ -40,6 +44,18 @@ class Published:
     awakeable_id: str | None
     task: str | None
     headers: Mapping[str, str]
+
+
+class PublishedTask(NamedTuple):
+    """A task that was published, once.
+
+    Attributes:
+        payload: As it was written.
+    """
+
+    awakeable_id: str
+    record: Published
+    payload: bytes
 
 
 class Topics:
@@ -59,37 +75,52 @@ class Outside:
     """The world outside a test's service: workers that read its topics, clients with an awakeable's ID.
 
     Attributes:
+        answers: What answers tasks by itself.
         published: The published records in order, each once.
+        tasks: Those among them that carry an awakeable.
         errors: The errors that must fail the test, in order.
     """
 
     def __init__(
-        self, api: Api, topics: Topics, clock: Clock, answers: Answers, on_wait: OnWait | None
+        self,
+        ask: AskService,
+        topics: Topics,
+        clock: Clock,
+        answers: Answers,
+        on_wait: OnWait | None,
+        on_record: OnRecord,
+        note: Callable[[str], None],
     ) -> None:
-        """Connect the topics, the service and the clock."""
-        self._api = api
+        """Connect the topics, the service and the clock.
+
+        Args:
+            ask: Asks the service, which may crash meanwhile.
+            topics: What it publishes.
+            clock: The time.
+            answers: What answers tasks.
+            on_wait: Called with awakeables that nothing answers.
+            on_record: Called with each record of a topic.
+            note: Called with what happens, in words.
+        """
+        self._ask = ask
+        self.answers = answers
+        self._on_record = on_record
+        self._note = note
+        self._seen: set[str] = set()
         self._inbox = topics.records
         self._clock = clock
-        self._answers = answers
         self._on_wait = on_wait
         self._count = 0
         self._topics: dict[str, str] = {}
         self._under_way: dict[asyncio.Task[None], str] = {}
         self._outgoing: list[Delivery] = []
-        self._late: list[tuple[int, Delivery]] = []
+        self._late: list[tuple[int, int, Delivery]] = []
         self.published: list[Published] = []
+        self.tasks: list[PublishedTask] = []
         self.errors: list[BaseException] = []
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[None]:
-        """Within the block, read the published records and perform the tasks."""
-        reader = asyncio.ensure_future(self._read_all())
-        try:
-            yield
-        finally:
-            reader.cancel()
-
-    async def _read_all(self) -> None:
+    async def read_all(self) -> None:
+        """Read what is published, and perform the tasks, until cancelled."""
         while True:
             self._read(await self._inbox.get())
 
@@ -97,18 +128,23 @@ class Outside:
         if effect.kind == "dead-letter":
             return  # the service's own copy, which no handler has published
         value, headers = encode_effect(effect)
+        self._on_record(effect.topic, effect.key, value, headers)
+        if effect.event_id in self._seen:
+            return  # again, after a crash
+        self._seen.add(effect.event_id)
         facts = effect.task
-        self.published.append(
-            Published(
-                topic=effect.topic,
-                key=effect.key,
-                payload=readable(effect.value),
-                awakeable_id=facts.awakeable_id if facts else None,
-                task=facts.task if facts else None,
-                headers=_texts(headers),
-            )
+        record = Published(
+            topic=effect.topic,
+            key=effect.key,
+            payload=readable(effect.value),
+            awakeable_id=facts.awakeable_id if facts else None,
+            task=facts.task if facts else None,
+            headers=_texts(headers),
         )
+        self.published.append(record)
+        self._note(f"published to {effect.topic!r}: {excerpt(record.payload)}")
         if facts is not None:
+            self.tasks.append(PublishedTask(facts.awakeable_id, record, effect.value or b""))
             self._topics[facts.awakeable_id] = effect.topic
             doing = asyncio.ensure_future(self._do(effect.topic, value, headers))
             self._under_way[doing] = facts.awakeable_id
@@ -117,7 +153,7 @@ class Outside:
     async def _do(self, topic: str, value: bytes | None, headers: Sequence[Header]) -> None:
         try:
             task = decode_task(value, headers)
-            for delivery in await self._answers.deliveries(task, topic, _texts(headers)):
+            for delivery in await self.answers.deliveries(task, topic, _texts(headers)):
                 await self._take(delivery)
         except asyncio.CancelledError:
             raise
@@ -127,7 +163,8 @@ class Outside:
     async def _take(self, delivery: Delivery) -> None:
         if delivery.after:
             due_ms = self._clock.now_ms() + delivery.after // timedelta(milliseconds=1)
-            self._late.append((due_ms, delivery))
+            self._count += 1
+            self._late.append((self._count, due_ms, delivery))
         else:
             await self._settle(delivery)
 
@@ -137,20 +174,35 @@ class Outside:
         Raises:
             WrongAnswer: The verdict is one that no test intends.
         """
+        verdict = await self.settle(delivery)
+        if verdict.kind == "conflict":
+            raise _wrong(delivery, verdict)
+
+    async def settle(self, delivery: Delivery) -> Verdict:
+        """The same, for a test that looks at the verdict.
+
+        Raises:
+            WrongAnswer: The answer does not fit, or there is no such awakeable.
+        """
         self._count += 1
         source = source_of("testing", str(self._count))
         completion = Completion(awakeable_id=delivery.awakeable_id, body=delivery.body, source=source)
         headers = [(TRACEPARENT, delivery.trace.encode())] if delivery.trace else []
-        sent = decode_completion(encode_completion(completion), source=source, headers=headers)
-        verdict = await self._api.settle(sent)
-        if verdict is not None and verdict.kind in _MISTAKES:
-            raise WrongAnswer(
-                f"{delivery.what} is {verdict.kind}: {verdict.reason}; it was {_shown(delivery.body)}"
-            )
+        try:
+            sent = decode_completion(encode_completion(completion), source=source, headers=headers)
+        except Unreadable as error:
+            raise WrongAnswer(f"{delivery.what}: {error}") from None
+        verdict = await self._ask(lambda api: api.settle(sent))
+        assert verdict is not None, "it is no heartbeat"
+        self._note(f"{delivery.what} is {verdict.kind}")
+        if verdict.kind in _MISTAKES:
+            raise _wrong(delivery, verdict)
+        return verdict
 
-    def next_due_ms(self) -> int | None:
-        """When the next delayed answer is due."""
-        return min((due_ms for due_ms, _ in self._late), default=None)
+    def due(self) -> Iterator[tuple[str, int]]:
+        """The delayed answers, each with its instant."""
+        for number, due_ms, delivery in self._late:
+            yield f"answer {number} to {delivery.awakeable_id}", due_ms
 
     async def give_what_is_due(self) -> None:
         """Deliver the delayed answers that are due.
@@ -159,8 +211,8 @@ class Outside:
             WrongAnswer: One is not accepted.
         """
         now_ms = self._clock.now_ms()
-        due = [delivery for due_ms, delivery in self._late if due_ms <= now_ms]
-        self._late = [late for late in self._late if late[0] > now_ms]
+        due = [delivery for _, due_ms, delivery in self._late if due_ms <= now_ms]
+        self._late = [late for late in self._late if late[1] > now_ms]
         for delivery in due:
             await self._settle(delivery)
 
@@ -173,7 +225,7 @@ class Outside:
         """
         if self._on_wait is None:
             return False
-        answered = {*self._under_way.values(), *(delivery.awakeable_id for _, delivery in self._late)}
+        answered = {*self._under_way.values(), *(delivery.awakeable_id for *_, delivery in self._late)}
         for row in pending:
             if row.id in answered:
                 continue
@@ -197,6 +249,10 @@ class Outside:
                 return True
         return False
 
+    def topic_of(self, awakeable_id: str) -> str | None:
+        """Where the task of an awakeable was published."""
+        return self._topics.get(awakeable_id)
+
     def describe(self, row: AwakeableRow) -> str:
         """A pending awakeable, by its ID and the topic of its task."""
         topic = self._topics.get(row.id)
@@ -208,18 +264,22 @@ class Outside:
         Raises:
             WrongAnswer: No task asked for one of the answers.
         """
-        if not self._answers.unused:
+        if not self.answers.unused:
             return
+        raise WrongAnswer(
+            f"no task has asked for the answers to {', '.join(map(repr, sorted(self.answers.unused)))}; "
+            f"published to: {self.describe_published()}"
+        ) from failure
+
+    def describe_published(self) -> str:
+        """The topics that were published to, and the names of the tasks."""
         tasks = {
             f"{record.topic!r}" + (f" (task {record.task!r})" if record.task else "")
             for record in self.published
             if record.awakeable_id is not None
         }
         plain = {f"{r.topic!r} (without an awakeable)" for r in self.published if r.awakeable_id is None}
-        raise WrongAnswer(
-            f"no task has asked for the answers to {', '.join(map(repr, sorted(self._answers.unused)))}; "
-            f"published to: {', '.join(sorted(tasks | plain)) or 'nothing'}"
-        ) from failure
+        return ", ".join(sorted(tasks | plain)) or "nothing"
 
 
 def readable(value: bytes | None) -> Any:
@@ -232,6 +292,10 @@ def readable(value: bytes | None) -> Any:
 
 def _texts(headers: Sequence[Header]) -> dict[str, str]:
     return {name: (content or b"").decode("utf-8", "surrogateescape") for name, content in headers}
+
+
+def _wrong(delivery: Delivery, verdict: Verdict) -> WrongAnswer:
+    return WrongAnswer(f"{delivery.what} is {verdict.kind}: {verdict.reason}; it was {_shown(delivery.body)}")
 
 
 def _shown(body: Resolution | Rejection) -> str:

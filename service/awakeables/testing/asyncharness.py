@@ -1,0 +1,388 @@
+"""`Harness` for async tests, which does not block their loop: `AsyncHarness`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from datetime import datetime, timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar, overload
+
+from awakeables.core.awakeables import Verdict
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.invocations import Status
+from awakeables.handlers.context import Context
+from awakeables.handlers.invoking import NO_INPUT
+from awakeables.handlers.objectcontext import ObjectContext
+from awakeables.handlers.retry import RetryPolicy
+from awakeables.handlers.service import App, VirtualObject
+from awakeables.handlers.state import State
+from awakeables.testing.harness import Harness, SentTask
+from awakeables.testing.outside import Published
+from awakeables.testing.running import Running, WaitingAwakeable
+from awakeables.testing.simulated import FEW_TRIES
+from awakeables.worker.worker import Worker
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+Given = TypeVar("Given")
+
+
+class _Thread:
+    """The thread in which a harness does everything, so that the caller's loop goes on."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="awakeables-testing")
+
+    async def do(self, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, copy_context().run, work)
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False)
+
+
+class AsyncRunning(Generic[R_co]):
+    """As `Running`; what lets something happen is awaited."""
+
+    def __init__(self, thread: _Thread, running: Running[R_co]) -> None:
+        self._thread = thread
+        self._running = running
+
+    def __repr__(self) -> str:
+        return repr(self._running)
+
+    @property
+    def id(self) -> str:
+        """Its ID."""
+        return self._running.id
+
+    @property
+    def status(self) -> Status:
+        """As `Running.status`."""
+        return self._running.status
+
+    @property
+    def waits(self) -> Sequence[WaitingAwakeable]:
+        """As `Running.waits`."""
+        return self._running.waits
+
+    async def journal(self) -> Sequence[str]:
+        """As `Running.journal`."""
+        return await self._thread.do(lambda: self._running.journal)
+
+    async def result(self) -> R_co:
+        """As `Running.result`."""
+        return await self._thread.do(self._running.result)
+
+    async def cancel(self) -> None:
+        """As `Running.cancel`."""
+        await self._thread.do(self._running.cancel)
+
+    async def kill(self) -> None:
+        """As `Running.kill`."""
+        await self._thread.do(self._running.kill)
+
+    async def pause(self) -> None:
+        """As `Running.pause`."""
+        await self._thread.do(self._running.pause)
+
+    async def resume(self) -> None:
+        """As `Running.resume`."""
+        await self._thread.do(self._running.resume)
+
+
+class AsyncSentTask:
+    """As `SentTask`; answering it is awaited."""
+
+    def __init__(self, thread: _Thread, task: SentTask) -> None:
+        self._thread = thread
+        self._task = task
+
+    def __repr__(self) -> str:
+        return repr(self._task)
+
+    @property
+    def awakeable_id(self) -> str:
+        """The ID that its answer is for."""
+        return self._task.awakeable_id
+
+    @property
+    def topic(self) -> str:
+        """Where it was published."""
+        return self._task.topic
+
+    @property
+    def name(self) -> str | None:
+        """The `task=` that it was published with."""
+        return self._task.name
+
+    @property
+    def key(self) -> bytes | None:
+        """The record's key."""
+        return self._task.key
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The record's headers."""
+        return self._task.headers
+
+    @property
+    def payload(self) -> Any:
+        """What was published: JSON values, or bytes."""
+        return self._task.payload
+
+    def payload_as(self, type_: type[T]) -> T:
+        """As `SentTask.payload_as`."""
+        return self._task.payload_as(type_)
+
+    async def resolve(self, value: Any = None) -> Verdict:
+        """As `SentTask.resolve`."""
+        return await self._thread.do(partial(self._task.resolve, value))
+
+    async def reject(self, reason: str, *, code: int = 400, details: Any = None) -> Verdict:
+        """As `SentTask.reject`."""
+        return await self._thread.do(partial(self._task.reject, reason, code=code, details=details))
+
+
+class AsyncHarness:
+    """As `Harness`, for async tests: what lets something happen is awaited, and the caller's loop goes on.
+
+    Handlers and their actions run in a loop of the harness's own, in a thread: they can't use what belongs
+    to the caller's loop.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        suspend: bool = True,
+        thorough: bool = False,
+        retry: RetryPolicy = FEW_TRIES,
+        seed: int = 0,
+    ) -> None:
+        """Serve an app until `close`, or the end of the `async with` block; the arguments are `Harness`'s."""
+        self._thread = _Thread()
+        self._harness = Harness(app, suspend=suspend, thorough=thorough, retry=retry, seed=seed)
+
+    @property
+    def blocking(self) -> Harness:
+        """The same harness, for code that is not async."""
+        return self._harness
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """As `Harness.close`."""
+        try:
+            await self._thread.do(self._harness.close)
+        finally:
+            self._thread.close()
+
+    @overload
+    async def send(
+        self,
+        handler: Callable[[Context], Awaitable[R]],
+        /,
+        *,
+        delay: timedelta = ...,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncRunning[R]: ...
+    @overload
+    async def send(
+        self,
+        handler: Callable[[ObjectContext], Awaitable[R]],
+        /,
+        *,
+        key: str,
+        delay: timedelta = ...,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncRunning[R]: ...
+    @overload
+    async def send(
+        self,
+        handler: Callable[[ObjectContext, Given], Awaitable[R]],
+        input: Given,
+        /,
+        *,
+        key: str,
+        delay: timedelta = ...,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncRunning[R]: ...
+    @overload
+    async def send(
+        self,
+        handler: Callable[[Context, Given], Awaitable[R]],
+        input: Given,
+        /,
+        *,
+        delay: timedelta = ...,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncRunning[R]: ...
+
+    async def send(
+        self,
+        handler: Callable[..., Any],
+        input: Any = NO_INPUT,
+        /,
+        **options: Any,
+    ) -> AsyncRunning[Any]:
+        """As `Harness.send`."""
+        send: Callable[..., Running[Any]] = self._harness.send
+        running = await self._thread.do(partial(send, handler, input, **options))
+        return AsyncRunning(self._thread, running)
+
+    @overload
+    async def call(
+        self,
+        handler: Callable[[Context], Awaitable[R]],
+        /,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> R: ...
+    @overload
+    async def call(
+        self,
+        handler: Callable[[ObjectContext], Awaitable[R]],
+        /,
+        *,
+        key: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> R: ...
+    @overload
+    async def call(
+        self,
+        handler: Callable[[ObjectContext, Given], Awaitable[R]],
+        input: Given,
+        /,
+        *,
+        key: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> R: ...
+    @overload
+    async def call(
+        self,
+        handler: Callable[[Context, Given], Awaitable[R]],
+        input: Given,
+        /,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> R: ...
+
+    async def call(
+        self,
+        handler: Callable[..., Any],
+        input: Any = NO_INPUT,
+        /,
+        **options: Any,
+    ) -> Any:
+        """As `Harness.call`."""
+        call: Callable[..., Any] = self._harness.call
+        return await self._thread.do(partial(call, handler, input, **options))
+
+    def invocations(self, handler: Callable[..., Any] | None = None) -> Sequence[AsyncRunning[Any]]:
+        """As `Harness.invocations`."""
+        return [AsyncRunning(self._thread, each) for each in self._harness.invocations(handler)]
+
+    def tasks(self, topic: str | None = None) -> Sequence[AsyncSentTask]:
+        """As `Harness.tasks`."""
+        return [AsyncSentTask(self._thread, each) for each in self._harness.tasks(topic)]
+
+    def next_task(self, topic: str) -> AsyncSentTask:
+        """As `Harness.next_task`."""
+        return AsyncSentTask(self._thread, self._harness.next_task(topic))
+
+    def on_task(self, name: str, answer: Any) -> None:
+        """As `Harness.on_task`."""
+        self._harness.on_task(name, answer)
+
+    def add_worker(self, worker: Worker) -> None:
+        """As `Harness.add_worker`."""
+        self._harness.add_worker(worker)
+
+    def waiting(self) -> Sequence[WaitingAwakeable]:
+        """As `Harness.waiting`."""
+        return self._harness.waiting()
+
+    async def resolve(self, awakeable_id: str, value: Any = None) -> Verdict:
+        """As `Harness.resolve`."""
+        return await self._thread.do(partial(self._harness.resolve, awakeable_id, value))
+
+    async def reject(
+        self, awakeable_id: str, reason: str, *, code: int = 400, details: Any = None
+    ) -> Verdict:
+        """As `Harness.reject`."""
+        reject = partial(self._harness.reject, awakeable_id, reason, code=code, details=details)
+        return await self._thread.do(reject)
+
+    async def produce(
+        self,
+        topic: str,
+        value: Any,
+        *,
+        key: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """As `Harness.produce`."""
+        await self._thread.do(partial(self._harness.produce, topic, value, key=key, headers=headers))
+
+    @property
+    def published(self) -> Sequence[Published]:
+        """As `Harness.published`."""
+        return self._harness.published
+
+    @property
+    def dead_letters(self) -> Sequence[DeadLetter]:
+        """As `Harness.dead_letters`."""
+        return self._harness.dead_letters
+
+    @property
+    def now(self) -> datetime:
+        """The virtual time, in UTC."""
+        return self._harness.now
+
+    async def advance(self, delta: timedelta) -> None:
+        """As `Harness.advance`."""
+        await self._thread.do(partial(self._harness.advance, delta))
+
+    async def advance_to(self, when: datetime) -> None:
+        """As `Harness.advance_to`."""
+        await self._thread.do(partial(self._harness.advance_to, when))
+
+    def fail(self, name: str, error: BaseException, *, times: int = 1) -> None:
+        """As `Harness.fail`."""
+        self._harness.fail(name, error, times=times)
+
+    def replace(self, name: str, function: Callable[..., Any]) -> None:
+        """As `Harness.replace`."""
+        self._harness.replace(name, function)
+
+    async def crash(self) -> None:
+        """As `Harness.crash`."""
+        await self._thread.do(self._harness.crash)
+
+    def state(self, state: State[T], key: str) -> T | None:
+        """As `Harness.state`."""
+        return self._harness.state(state, key)
+
+    def set_state(self, state: State[T], key: str, value: T) -> None:
+        """As `Harness.set_state`."""
+        self._harness.set_state(state, key, value)
+
+    def queue(self, of: VirtualObject, key: str) -> Sequence[AsyncRunning[Any]]:
+        """As `Harness.queue`."""
+        return [AsyncRunning(self._thread, each) for each in self._harness.queue(of, key)]

@@ -1,0 +1,559 @@
+"""Test a whole app in memory, step by step: `Harness`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+from awakeables.core.awakeables import Verdict
+from awakeables.core.commands import Idempotency
+from awakeables.core.deadletters import DeadLetter
+from awakeables.core.outcomes import as_resolution
+from awakeables.core.records import instant
+from awakeables.core.texts import excerpt
+from awakeables.errors import InvalidInput, NotPossible
+from awakeables.handlers.context import Context
+from awakeables.handlers.execution import RunCall
+from awakeables.handlers.invoking import NO_INPUT, idempotency_scope
+from awakeables.handlers.objectcontext import ObjectContext
+from awakeables.handlers.retry import RetryPolicy
+from awakeables.handlers.serde import codec_for, codec_of_value, explain
+from awakeables.handlers.service import App, VirtualObject
+from awakeables.handlers.state import State
+from awakeables.testing.answers import Answers, Delivery, body_of
+from awakeables.testing.outside import Published, PublishedTask
+from awakeables.testing.running import Running, WaitingAwakeable, waiting
+from awakeables.testing.simulated import FEW_TRIES, SimulatedService, given_input, seconds_since_start
+from awakeables.worker.task import Reject
+from awakeables.worker.worker import Worker
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+Given = TypeVar("Given")
+
+
+class SentTask:
+    """A task that a handler has published, for the test to do."""
+
+    def __init__(self, harness: Harness, task: PublishedTask) -> None:
+        self._harness = harness
+        self._task = task
+
+    def __repr__(self) -> str:
+        name = f" {self.name!r}" if self.name else ""
+        return f"<task{name} on {self.topic!r}: {excerpt(self.payload)}>"
+
+    @property
+    def awakeable_id(self) -> str:
+        """The ID that its answer is for."""
+        return self._task.awakeable_id
+
+    @property
+    def topic(self) -> str:
+        """Where it was published."""
+        return self._task.record.topic
+
+    @property
+    def name(self) -> str | None:
+        """The `task=` that it was published with."""
+        return self._task.record.task
+
+    @property
+    def key(self) -> bytes | None:
+        """The record's key."""
+        return self._task.record.key
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The record's headers."""
+        return self._task.record.headers
+
+    @property
+    def payload(self) -> Any:
+        """What was published: JSON values, or bytes."""
+        return self._task.record.payload
+
+    def payload_as(self, type_: type[T]) -> T:
+        """The payload as a worker gets it whose function takes a `Task` of this type.
+
+        Raises:
+            InvalidInput: It does not fit.
+        """
+        try:
+            payload: T = codec_for(type_).decode(self._task.payload)
+        except Exception as error:  # a user's validator may raise anything
+            raise InvalidInput(f"the payload of {self!r} does not fit: {explain(error)}") from error
+        return payload
+
+    def resolve(self, value: Any = None) -> Verdict:
+        """Answer it, as `Harness.resolve`."""
+        return self._harness.resolve(self.awakeable_id, value)
+
+    def reject(self, reason: str, *, code: int = 400, details: Any = None) -> Verdict:
+        """Answer it with a rejection, as `Harness.reject`."""
+        return self._harness.reject(self.awakeable_id, reason, code=code, details=details)
+
+
+class Harness:
+    """An app that is served in memory, in virtual time, by the service's own engine.
+
+    Each method returns when nothing more happens before time passes. Time passes only where the test says
+    so: in `advance`, `advance_to`, and while it waits for a result. What an answer function or background
+    work raises fails the method in whose course that happens.
+
+        with Harness(app) as harness:
+            order = harness.send(fulfil, ORDER)
+            harness.next_task("packing").resolve({"tracking": "p-1"})
+            assert order.result().tracking == "p-1"
+
+    Within a running event loop (an async test) it works in a thread of its own, while the caller's loop is
+    blocked; `AsyncHarness` does not block it.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        suspend: bool = True,
+        thorough: bool = False,
+        retry: RetryPolicy = FEW_TRIES,
+        seed: int = 0,
+    ) -> None:
+        """Serve an app until `close`, or until the end of the `with` block.
+
+        Args:
+            app: All its handlers can be called.
+            suspend: Suspend and replay at every await, which proves that handlers can be replayed; False
+                suspends only as in production.
+            thorough: Crash the process before and after each commit of a step, too: an action may be
+                executed more than once, as after a crash in production.
+            retry: The retry policy: by default three attempts without delay. `RetryPolicy()` is the
+                service's own.
+            seed: Decides random values and the order of simultaneous events.
+        """
+        self._app = app
+        self._handed_out: set[str] = set()
+        self._service = SimulatedService(
+            app, Answers({}, ()), retry=retry, suspend=suspend, thorough=thorough, seed=seed
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes. Nothing works afterwards but `published`, `dead_letters` and `state`."""
+        self._service.close()
+
+    # Calling handlers
+
+    @overload
+    def send(
+        self,
+        handler: Callable[[Context], Awaitable[R]],
+        /,
+        *,
+        delay: timedelta = ...,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Running[R]: ...
+    @overload
+    def send(
+        self,
+        handler: Callable[[ObjectContext], Awaitable[R]],
+        /,
+        *,
+        key: str,
+        delay: timedelta = ...,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Running[R]: ...
+    @overload
+    def send(
+        self,
+        handler: Callable[[ObjectContext, Given], Awaitable[R]],
+        input: Given,
+        /,
+        *,
+        key: str,
+        delay: timedelta = ...,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Running[R]: ...
+    @overload
+    def send(
+        self,
+        handler: Callable[[Context, Given], Awaitable[R]],
+        input: Given,
+        /,
+        *,
+        delay: timedelta = ...,
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Running[R]: ...
+
+    def send(
+        self,
+        handler: Callable[..., Any],
+        input: Any = NO_INPUT,
+        /,
+        *,
+        key: str | None = None,
+        delay: timedelta = timedelta(0),
+        idempotency_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Running[Any]:
+        """Begin an invocation, as a caller from outside does, and let it run until it waits for something.
+
+        Args:
+            handler: The function, as it was declared.
+            input: Its input, of the annotated type.
+            key: Of an object's or a workflow's handler: the key that it is called for.
+            delay: How much later to begin.
+            idempotency_key: The same key again gives the same invocation.
+            headers: For `ctx.request`.
+
+        Raises:
+            InvalidInput: The input or the key does not fit: over HTTP the call would be answered 422.
+            NotFound: The app has no such handler.
+            IdempotencyConflict: The key was used with another input.
+            QueueIsFull: The object's key has too many calls in its queue.
+        """
+        return self._begin(handler, input, key, headers, delay=delay, idempotency_key=idempotency_key)
+
+    @overload
+    def call(
+        self,
+        handler: Callable[[Context], Awaitable[R]],
+        /,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> R: ...
+    @overload
+    def call(
+        self,
+        handler: Callable[[ObjectContext], Awaitable[R]],
+        /,
+        *,
+        key: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> R: ...
+    @overload
+    def call(
+        self,
+        handler: Callable[[ObjectContext, Given], Awaitable[R]],
+        input: Given,
+        /,
+        *,
+        key: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> R: ...
+    @overload
+    def call(
+        self,
+        handler: Callable[[Context, Given], Awaitable[R]],
+        input: Given,
+        /,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> R: ...
+
+    def call(
+        self,
+        handler: Callable[..., Any],
+        input: Any = NO_INPUT,
+        /,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Begin an invocation and return its result: `send`, then `Running.result`."""
+        return self._begin(handler, input, key, headers).result()
+
+    def _begin(
+        self,
+        handler: Callable[..., Any],
+        given: Any,
+        key: str | None,
+        headers: Mapping[str, str] | None,
+        *,
+        delay: timedelta = timedelta(0),
+        idempotency_key: str | None = None,
+    ) -> Running[Any]:
+        found = self._app.find(handler)
+        content = given_input(found, *(() if given is NO_INPUT else (given,)))
+        lower = {name.lower(): text for name, text in (headers or {}).items()}
+        idempotency = None
+        if idempotency_key is not None:
+            scope = idempotency_scope(found.service, found.name, key)
+            fingerprint = hashlib.sha256(content or b"").hexdigest()
+            idempotency = Idempotency(scope=scope, key=idempotency_key, fingerprint=fingerprint)
+
+        async def begin() -> str:
+            begun = await self._service.api(
+                lambda api: api.begin(
+                    found, content, key=key, headers=lower, delay=delay, idempotency=idempotency
+                )
+            )
+            self._service.note(f"begun: {found.service}/{found.name} {begun.id}")
+            await self._service.rest()
+            return begun.id
+
+        return Running(self._service, found, self._service.drive(begin))
+
+    def invocations(self, handler: Callable[..., Any] | None = None) -> Sequence[Running[Any]]:
+        """The invocations, or those of a handler, oldest first; also those that handlers or records began."""
+        rows = self._service.store.tables.invocations.values()  # in the order in which they were created
+        found = [(self._app.handler(row.service, row.handler), row.id) for row in rows]
+        wanted = None if handler is None else self._app.find(handler)
+        return [Running(self._service, of, each) for of, each in found if wanted in (None, of)]
+
+    # Tasks and awakeables
+
+    def tasks(self, topic: str | None = None) -> Sequence[SentTask]:
+        """The published tasks, or those of a topic, that nobody has answered yet; the oldest first."""
+        pending = {row.id for row in self._service.pending()}
+        return [
+            SentTask(self, task)
+            for task in self._service.outside.tasks
+            if task.awakeable_id in pending and topic in (None, task.record.topic)
+        ]
+
+    def next_task(self, topic: str) -> SentTask:
+        """The oldest unanswered task of a topic that this has not returned yet.
+
+        Raises:
+            AssertionError: There is none; the message lists what was published.
+        """
+        for task in self.tasks(topic):
+            if task.awakeable_id not in self._handed_out:
+                self._handed_out.add(task.awakeable_id)
+                return task
+        again = "no further task" if any(t.topic == topic for t in self.tasks()) else "no task"
+        outside = self._service.outside
+        raise AssertionError(
+            f"{again} waits on {topic!r}; published so far to: {outside.describe_published()}"
+        )
+
+    def on_task(self, name: str, answer: Any) -> None:
+        """Answer by itself each task from now on that has this name, or is published to this topic.
+
+        Args:
+            name: The task's name, or its topic.
+            answer: The answer, an `Answer` that comes later, or a function of the `Task`.
+        """
+        self._service.outside.answers.add(name, answer)
+
+    def add_worker(self, worker: Worker) -> None:
+        """Let the functions of a worker do its tasks from now on."""
+        self._service.outside.answers.add_worker(worker)
+
+    def waiting(self) -> Sequence[WaitingAwakeable]:
+        """The awakeables that wait for answers, the oldest first."""
+        return waiting(self._service)
+
+    def resolve(self, awakeable_id: str, value: Any = None) -> Verdict:
+        """Resolve an awakeable: with a model, any JSON value, or bytes for one that takes bytes.
+
+        Returns:
+            The verdict: accepted, or duplicate, conflict or late.
+
+        Raises:
+            WrongAnswer: The value does not fit, or there is no such awakeable.
+        """
+        return self._settle(awakeable_id, value)
+
+    def reject(self, awakeable_id: str, reason: str, *, code: int = 400, details: Any = None) -> Verdict:
+        """Reject an awakeable; the verdict and the errors are those of `resolve`."""
+        return self._settle(awakeable_id, Reject(reason, code=code, details=details))
+
+    def _settle(self, awakeable_id: str, value: Any) -> Verdict:
+        what = f"the answer to awakeable {awakeable_id}"
+        delivery = Delivery(awakeable_id=awakeable_id, body=body_of(value), after=timedelta(0), what=what)
+
+        async def settle() -> Verdict:
+            verdict = await self._service.outside.settle(delivery)
+            await self._service.rest()
+            return verdict
+
+        return self._service.drive(settle)
+
+    # Topics
+
+    def produce(
+        self,
+        topic: str,
+        value: Any,
+        *,
+        key: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write a record to a topic that a handler subscribes to, or to the completions topic.
+
+        Args:
+            topic: The topic; it has one partition.
+            value: A model or any JSON value; bytes are written as they are; None is a tombstone.
+            key: The record's key.
+            headers: The record's headers.
+
+        Raises:
+            InvalidInput: The app does not read this topic.
+        """
+        if not self._service.reads(topic):
+            raise InvalidInput(
+                f"{self._app.name} does not read the topic {topic!r}: no handler subscribes to it"
+            )
+        content = value
+        if value is not None and not isinstance(value, bytes):
+            content = codec_of_value(value).answer(value).content
+        written = key.encode() if isinstance(key, str) else key
+
+        async def produce() -> None:
+            given = [(name, text.encode()) for name, text in (headers or {}).items()]
+            self._service.write(topic, written, content, given)
+            await self._service.rest()
+
+        self._service.drive(produce)
+
+    @property
+    def published(self) -> Sequence[Published]:
+        """The records that handlers have published, in order, each once."""
+        return list(self._service.outside.published)
+
+    @property
+    def dead_letters(self) -> Sequence[DeadLetter]:
+        """The records that could not be used, oldest first, with their `code`, `reason` and `value`."""
+        return list(self._service.store.tables.dead_letters.values())
+
+    # Time
+
+    @property
+    def now(self) -> datetime:
+        """The virtual time, in UTC."""
+        return instant(self._service.clock.now_ms()).astimezone(UTC)
+
+    def advance(self, delta: timedelta) -> None:
+        """Let time pass; what becomes due meanwhile happens at its instant, in order.
+
+        Raises:
+            ValueError: It is negative.
+        """
+        self.advance_to(self.now + delta)
+
+    def advance_to(self, when: datetime) -> None:
+        """Let time pass up to an instant.
+
+        Raises:
+            ValueError: The instant has passed, or has no time zone.
+        """
+        if when.tzinfo is None:
+            raise ValueError(f"advance_to: {when} has no time zone; use datetime(…, tzinfo=UTC)")
+        if when < self.now:
+            raise ValueError(f"advance_to: {when} is before {self.now}: time only goes forward")
+        until_s = seconds_since_start(when)
+
+        async def advance() -> None:
+            await self._service.pass_time(until_s=until_s)
+            await self._service.rest()
+
+        self._service.drive(advance)
+
+    def describe(self) -> str:
+        """What has happened, in lines of text: what the pytest plugin shows of a test that fails."""
+        lines = [f"{instant(at_ms).isoformat()}  {what}" for at_ms, what in self._service.timeline]
+        for running in self.invocations():
+            lines += ["", repr(running), *(f"    {at:>4}  {each}" for at, each in enumerate(running.journal))]
+        waits = [
+            f"{each.handler} waits for {each.id} since {each.age}"
+            + (f", published to {each.topic!r}" if each.topic else "")
+            for each in self.waiting()
+        ]
+        return "\n".join([*lines, "", *waits])
+
+    # Faults
+
+    def fail(self, name: str, error: BaseException, *, times: int = 1) -> None:
+        """Let the next executions of an action of `ctx.run` raise an error instead.
+
+        Args:
+            name: The name that the handler gives the action.
+            error: What is raised.
+            times: How often; then the action is executed again.
+        """
+        left = times
+
+        def failing(run: RunCall) -> Callable[..., Any]:
+            def execute(*args: Any) -> Any:
+                nonlocal left
+                if left > 0:
+                    left -= 1
+                    raise error
+                return action(*args)
+
+            action = run.action if before is None else before(run)
+            return execute
+
+        before = self._service.actions.get(name)
+        self._service.actions[name] = failing
+
+    def replace(self, name: str, function: Callable[..., Any]) -> None:
+        """Execute a function instead of an action of `ctx.run`, with the same arguments.
+
+        Args:
+            name: The name that the handler gives the action.
+            function: A plain function or a coroutine function; its result must be of the action's type.
+        """
+        self._service.actions[name] = lambda _run: function
+
+    def crash(self) -> None:
+        """Kill the process and start the next one; whatever was committed goes on."""
+
+        async def crash() -> None:
+            await self._service.crash()
+            await self._service.rest()
+
+        self._service.drive(crash)
+
+    # Virtual objects
+
+    def state(self, state: State[T], key: str) -> T | None:
+        """A value in the state of a key, as it is committed; None: there is none."""
+        written = self._service.state_of(state.of, key).get(state.name)
+        if written is None:
+            return None
+        value: T = state.codec.load_written(as_resolution(written).content)
+        return value
+
+    def set_state(self, state: State[T], key: str, value: T) -> None:
+        """Set a value in the state of a key, before handlers are called for it.
+
+        Raises:
+            NotPossible: An invocation holds the key.
+            InvalidInput: The value does not fit.
+        """
+        held = [
+            row.id
+            for row in self._service.store.tables.invocations.values()
+            if (row.service, row.key) == (state.of, key) and row.result is None
+        ]
+        if held:
+            raise NotPossible(f"{state.of}/{key} has an open invocation, {held[0]}")
+        self._service.set_state(state, key, value)
+
+    def queue(self, of: VirtualObject, key: str) -> Sequence[Running[Any]]:
+        """The open exclusive invocations of a key: the one that holds it, then those that wait."""
+        rows = [
+            row
+            for row in self._service.store.tables.invocations.values()
+            if (row.service, row.key) == (of.name, key) and row.ticket is not None and row.result is None
+        ]
+        rows.sort(key=lambda row: row.ticket or 0)
+        return [Running(self._service, of.handlers[row.handler], row.id) for row in rows]
