@@ -1,0 +1,256 @@
+"""Each rule: what it warns of, and what it leaves alone."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from awakeables.checking.rules import AWAITED, AWAITED_OF_PROMISES
+from unit.checking.conftest import Checking, rules
+
+HANDLER = """
+items = VirtualObject("items")
+VERDICT = object()
+
+@service.handler()
+async def other(ctx: Context) -> None: ...
+
+def ask(ctx: Context, item: str) -> object:
+    return ctx.awakeable(str)
+
+def pay(*given: object) -> str:
+    return time.ctime() + str(given)
+
+def partner(ctx: Context) -> str:
+    return str(ctx.uuid())
+
+@service.handler()
+async def handle(ctx: Context, order: str) -> None:
+"""
+
+BAD = [
+    *[
+        ("clock", call)
+        for call in (
+            "time.time()",
+            "time.time_ns()",
+            "time.perf_counter()",
+            "clock()",
+            "datetime.now(dt.UTC)",
+            "dt.datetime.now(dt.UTC)",
+            "datetime.utcnow()",
+            "datetime.today()",
+            "date.today()",
+            "dt.date.today()",
+            "[clock() for _ in order]",
+            "ctx.publish('t', order, headers={'at': str(clock())})",
+            "ctx.map(lambda each: ctx.call(other, each, idempotency_key=str(clock())), order)",
+        )
+    ],
+    *[
+        ("chance", call)
+        for call in (
+            "random.random()",
+            "random.choice(order)",
+            "random.Random()",
+            "secrets.token_hex()",
+            "uuid.uuid1()",
+            "uuid.uuid4()",
+            "os.urandom(8)",
+        )
+    ],
+    ("sleep", "await asyncio.sleep(1)"),
+    ("sleep", "await anyio.sleep(1)"),
+    ("sleep", "time.sleep(1)"),
+    *[
+        ("asyncio", code)
+        for code in (
+            "await asyncio.gather(ctx.sleep(SECOND))",
+            "await both(ctx.sleep(SECOND))",
+            "await asyncio.wait([ctx.sleep(SECOND)])",
+            "await asyncio.wait_for(ctx.sleep(SECOND), 1)",
+            "asyncio.as_completed([ctx.sleep(SECOND)])",
+            "asyncio.create_task(ctx.sleep(SECOND))",
+            "asyncio.ensure_future(ctx.sleep(SECOND))",
+            "await asyncio.shield(ctx.sleep(SECOND))",
+            "await asyncio.to_thread(pay)",
+            "async with asyncio.timeout(1): ...",
+            "async with asyncio.TaskGroup(): ...",
+            "async with anyio.create_task_group(): ...",
+            "with anyio.fail_after(1): ...",
+        )
+    ],
+    *[
+        ("set-order", code)
+        for code in (
+            "for each in {order}: ctx.publish('t', each)",
+            "for each in {part for part in order}: ctx.publish('t', each)",
+            "for each in set(order): ctx.publish('t', each)",
+            "seen = set(order)\nfor each in seen: ctx.publish('t', each)",
+            "seen = set(order)\nseen |= {'a'}\nfor each in seen: ctx.publish('t', each)",
+            "seen = set(order)\nfor each in seen - {'a'}: ctx.publish('t', each)",
+            "seen: set[str] = await ctx.run('seen', pay)\nfor each in seen: ctx.publish('t', each)",
+            "def send(parts: frozenset[str]):\n    return [ctx.publish('t', each) for each in parts]",
+            "if seen := set(order): first, *rest = list(seen)",
+            "seen = set(order)\nothers = seen.union('a')\ntuple(others)",
+            "await ctx.gather(*[ctx.call(other, each) for each in set(order)])",
+            "await ctx.gather(*{ctx.sleep(SECOND), ctx.sleep(SECOND)})",
+            "ctx.map(lambda each: ctx.call(other, each), set(order))",
+            "ctx.publish('t', ','.join(set(order)))",
+            "max([await ctx.run('price', pay, each) for each in set(order)])",
+        )
+    ],
+    *[
+        ("swallow", f"try:\n    await ctx.sleep(SECOND)\n{handler}")
+        for handler in (
+            "except: pass",
+            "except BaseException: pass",
+            "except BaseException as error: raise ValueError from error",
+            "except asyncio.CancelledError: pass",
+            "except (ValueError, BaseException): pass",
+            "except awakeables.Suspended: pass",
+        )
+    ],
+    ("swallow", "with contextlib.suppress(BaseException): ..."),
+    *[
+        ("ctx-in-action", code)
+        for code in (
+            "await ctx.run('pay', lambda: pay(ctx.uuid()))",
+            "await ctx.run('pay', action=lambda: pay(ctx.uuid()))",
+            "await ctx.run('pay', functools.partial(lambda key: pay(key, ctx.now()), 1))",
+            "def paid(): return pay(ctx.now())\nawait ctx.run('pay', paid)",
+            "async def paid(): return await ctx.sleep(SECOND)\nawait ctx.run('pay', paid)",
+            "await ctx.run('pay', partner, ctx)",
+            "await ctx.run('pay', functools.partial(partner, ctx))",
+            "await ctx.run('pay', lambda: partner(ctx))",
+            "async with ctx.saga() as saga: saga.undo('pay', lambda: pay(ctx.uuid()))",
+        )
+    ],
+    *[
+        ("unawaited", code)
+        for code in (
+            "ctx.run('pay', pay)",
+            "ctx.sleep(SECOND)",
+            "ctx.call(other)",
+            "ctx.attach(order)",
+            "ctx.gather(ctx.sleep(SECOND))",
+            "ctx.resolve_awakeable(order)",
+            "ctx.promise(VERDICT).resolve(True)",
+        )
+    ],
+    *[
+        ("blocking-io", code)
+        for code in (
+            "open(order).read()",
+            "with open(order): ...",
+            "httpx.get(order)",
+            "async with httpx.AsyncClient(): ...",
+            "urllib.request.urlopen(order)",
+            "subprocess.run([order])",
+            "import requests\nrequests.get(order)",
+            "from urllib.request import urlopen\nurlopen(order)",
+        )
+    ],
+]
+
+GOOD = [
+    *[
+        ("clock", code)
+        for code in (
+            "ctx.now()",
+            "await ctx.run('now', time.time)",
+            "await ctx.run('now', lambda: time.time())",
+            "await ctx.run('now', lambda at: at + clock(), 1)",
+            "time.strftime('%Y', ctx.now().timetuple())",
+            "datetime.fromisoformat(order)",
+            "time = ctx\ntime.time()",
+            "def now(): return clock()\nawait ctx.run('now', now)",
+            "def now(): return clock()\nawait ctx.run('now', lambda: now())",
+            "def now(): return clock()\nawait ctx.run('now', pay, now)",
+            "async with ctx.saga() as saga: saga.undo('now', lambda: clock())",
+        )
+    ],
+    ("chance", "ctx.random().choice(order), ctx.uuid(), uuid.UUID(order), uuid.uuid5(ctx.uuid(), order)"),
+    ("chance", "random.Random(7).random()"),
+    ("chance", "secrets.compare_digest(order, order)"),
+    ("chance", "await ctx.run('token', secrets.token_hex)"),
+    ("sleep", "await ctx.sleep(SECOND)"),
+    ("sleep", "await ctx.run('wait', asyncio.sleep, 1)"),
+    ("asyncio", "await ctx.gather(ctx.sleep(SECOND))"),
+    ("asyncio", "async def fetch():\n    async with asyncio.timeout(1): ...\nawait ctx.run('fetch', fetch)"),
+    *[
+        ("set-order", code)
+        for code in (
+            "for each in sorted(set(order)): ctx.publish('t', each)",
+            "for each in sorted({part for part in set(order)}): ctx.publish('t', each)",
+            "for each in dict.fromkeys(order): ctx.publish('t', each)",
+            "if order in {'a', 'b'}: ctx.publish('t', order)",
+            "ctx.publish('t', sum(len(each) for each in set(order)))",
+            "if any(each in order for each in {'a', 'b'}): ctx.publish('t', order)",
+            "seen = set(order)\nctx.publish('t', len(seen))",
+            "seen = set(order)\nseen = sorted(seen)\nfor each in seen: ctx.publish('t', each)",
+            "await ctx.run('pay', pay, set(order))",
+            "merged = {*set(order), 'a'}",
+        )
+    ],
+    *[
+        ("swallow", f"try:\n    await ctx.sleep(SECOND)\n{handler}")
+        for handler in (
+            "except Exception: pass",
+            "except TerminalError: pass",
+            "except BaseException: raise",
+            "except BaseException as error:\n    ctx.log.info('x')\n    raise error",
+            "finally: pass",
+        )
+    ],
+    ("swallow", "with contextlib.suppress(ValueError): ..."),
+    *[
+        ("ctx-in-action", code)
+        for code in (
+            "await ctx.run('pay', pay, ctx.uuid())",
+            "await ctx.run('pay', lambda key=ctx.uuid(): pay(key))",
+            "await ctx.run('pay', functools.partial(pay, ctx.uuid()))",
+            "await ctx.run('pay', lambda: (ctx.log.info('paid'), ctx.request.headers))",
+            "await ctx.gather(*[ctx.run('pay', lambda: pay(each)) for each in order])",
+        )
+    ],
+    *[
+        ("unawaited", code)
+        for code in (
+            "await ctx.run('pay', pay)",
+            "paid = ctx.run('pay', pay)\nawait paid",
+            "ctx.send(other)",
+            "ctx.publish('t', order)",
+            "ctx.now()",
+            "await ctx.promise(VERDICT).resolve(True)",
+        )
+    ],
+    ("blocking-io", "await ctx.run('read', open, order)"),
+    ("blocking-io", "await ctx.run('read', lambda: open(order).read())"),
+    ("blocking-io", "httpx.URL(order)"),
+    ("blocking-io", "open = pay\nopen(order)"),
+]
+
+
+@pytest.mark.parametrize(("rule", "body"), BAD)
+def test_a_handler_is_warned_of(checked: Checking, rule: str, body: str) -> None:
+    assert rules(checked(HANDLER + textwrap.indent(body, "    "))) == [rule]
+
+
+@pytest.mark.parametrize(("rule", "body"), GOOD)
+def test_nothing_is_said_of_code_that_is_right(checked: Checking, rule: str, body: str) -> None:
+    assert rules(checked(HANDLER + textwrap.indent(body, "    "))) == [], rule
+
+
+def test_a_finding_names_its_place_what_happens_and_the_right_call(checked: Checking) -> None:
+    [found] = checked(HANDLER + "    at = datetime.now()").findings
+    assert found.path.endswith(".py")
+    assert found.text == "datetime.datetime.now gives another time in each replay; use ctx.now()"
+
+
+def test_what_must_be_awaited_is_read_off_the_contexts() -> None:
+    combinators = {"gather", "race", "any", "quorum", "select"}
+    settling = {"resolve_awakeable", "reject_awakeable"}
+    assert combinators | settling | {"run", "call", "attach", "sleep", "get", "keys", "promise"} == AWAITED
+    assert {"resolve", "reject", "peek"} == AWAITED_OF_PROMISES
