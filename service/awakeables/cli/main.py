@@ -10,6 +10,7 @@ from awakeables import __version__
 from awakeables.cli import (
     awakeables,
     backup,
+    check,
     deadletters,
     doctor,
     inspection,
@@ -76,6 +77,7 @@ cli.add_typer(outbox.group, name="outbox", rich_help_panel=RECOVER)
 cli.add_typer(offsets.group, name="offsets", rich_help_panel=RECOVER)
 cli.add_typer(subscriptions.group, name="subscriptions", rich_help_panel=RECOVER)
 cli.command(rich_help_panel=MAINTAIN)(backup.backup)
+cli.command(rich_help_panel=MAINTAIN)(check.check)
 cli.command(rich_help_panel=MAINTAIN)(doctor.doctor)
 cli.command(rich_help_panel=MAINTAIN)(verify.verify)
 cli.add_typer(topics.group, name="topics", rich_help_panel=MAINTAIN)

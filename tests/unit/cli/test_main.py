@@ -79,6 +79,7 @@ def test_a_setting_that_can_not_be_is_refused_by_name() -> None:
             "doctor",
             "settings",
             "backup",
+            "check",
         ),
         *("dead-letters list", "dead-letters show", "dead-letters resend", "offsets show", "offsets skip"),
         *("outbox list", "outbox show", "outbox resend"),
