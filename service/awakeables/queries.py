@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+import msgspec
 from msgspec.structs import replace
 
 from awakeables.core.awakeables import PROMISE, AwakeableRow, AwakeableState
@@ -16,7 +17,7 @@ from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
 from awakeables.core.objects import ObjectRow, StateEntry
 from awakeables.core.records import text_bytes, text_from
-from awakeables.errors import InvalidInput, NotFound
+from awakeables.errors import InvalidInput, NotFound, NotPossible
 from awakeables.handlers.invoking import idempotency_scope, key_problem
 from awakeables.handlers.service import App, VirtualObject
 from awakeables.ports import Inspection, Page
@@ -207,6 +208,27 @@ class Queries:
             MsgspecError: A release that this one can't read has written it.
         """
         return await self._store.journal(invocation_id, most_bytes)
+
+    async def with_journal(self, invocation_id: str, most_bytes: int) -> tuple[Invocation, Sequence[Entry]]:
+        """An invocation and its whole journal, as both were at one moment.
+
+        Raises:
+            NotFound: There is no such invocation.
+            NotPossible: The journal is larger than `most_bytes`, or this release can't read it.
+        """
+        row = await self.invocation(invocation_id)
+        while True:
+            try:
+                journal, whole = await self._store.journal(row.id, most_bytes)
+            except msgspec.MsgspecError as error:
+                raise NotPossible(
+                    f"the journal of {row.id} was written by a release that this one can't read: {error}"
+                ) from error
+            if not whole:
+                raise NotPossible(f"the journal of {row.id} is larger than {most_bytes:,} bytes")
+            before, row = row, await self.invocation(row.id)
+            if (row.version, row.status) == (before.version, before.status):
+                return row, journal
 
     async def awakeable(self, awakeable_id: str) -> AwakeableRow:
         """Return an awakeable.

@@ -10,7 +10,7 @@ import typer
 from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import AsJson, Before, Config, Limit, Url, Wide
 from awakeables.cli.tables import TableLayout
-from awakeables.cli.terminal import exit_with_error, print_json, print_note, print_page
+from awakeables.cli.terminal import exit_with_error, print_exactly, print_json, print_note, print_page
 from awakeables.core import awakeables, invocations
 from awakeables.core.texts import excerpt
 
@@ -93,6 +93,10 @@ def show(
     id_: Annotated[
         str, typer.Argument(metavar="ID", help="An awakeable (prom_1…) or an invocation (inv_1…).")
     ],
+    journal: Annotated[
+        bool,
+        typer.Option("--journal", help="Print the whole journal of an invocation, to store and replay it."),
+    ] = False,
     url: Url = None,
     config: Config = None,
 ) -> None:
@@ -100,7 +104,13 @@ def show(
     noun = next((noun for start, noun in _NOUNS.items() if id_.startswith(start)), None)
     if noun is None:
         exit_with_error(f"{excerpt(id_)} is neither an awakeable's ID (prom_1…) nor an invocation's (inv_1…)")
-    shown = ServiceClient(config, url).get(noun.value, id_).or_exit()
+    client = ServiceClient(config, url)
+    if journal:
+        if noun is not Resource.invocations:
+            raise typer.BadParameter("only invocations have a journal", param_hint="--journal")
+        print_exactly(client.get(noun.value, id_, "journal").or_exit().text)
+        return
+    shown = client.get(noun.value, id_).or_exit()
     print_json(shown.text)
     dead = shown.document.get("dead_task")
     if dead is not None and shown.document["state"] == "pending":

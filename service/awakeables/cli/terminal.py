@@ -50,6 +50,14 @@ def print_json(text: bytes) -> None:
     sys.stdout.write(visible_lines(msgspec.json.format(text, indent=2).decode()) + "\n")
 
 
+def print_exactly(text: bytes) -> None:
+    """Print JSON unchanged if it goes to a file, where the white space inside its values may matter."""
+    if sys.stdout.isatty():
+        print_json(text)
+    else:
+        sys.stdout.write(text.decode() + "\n")
+
+
 def print_table(
     table: TableLayout, rows: Iterable[Mapping[str, Any]], *, none: str, wide: bool = False
 ) -> None:

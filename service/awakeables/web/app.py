@@ -187,6 +187,7 @@ def _routes(  # noqa: PLR0915 - a line per route
         parameters=("status", "service", "handler", "key", "idempotency_key", *PAGING),
     )
     routes.add("GET", "/invocations/*", invocations.show, scope="read")
+    routes.add("GET", "/invocations/*/journal", invocations.journal, scope="read")
     routes.add("GET", "/invocations/*/output", invocations.output, scope="read", own=True)
     routes.add("GET", "/invocations/*/attach", invocations.attach, scope="read", own=True)
     for deed in (invocations.pause, invocations.resume, invocations.cancel, invocations.kill):

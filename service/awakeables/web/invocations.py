@@ -22,6 +22,9 @@ from awakeables.web.waiting import Waiting
 MOST_OF_A_JOURNAL: Final = 4 * 1024 * 1024
 """Maximum bytes of a journal to show: rendering tens of thousands of entries blocks all other requests."""
 
+MOST_OF_A_STORED_JOURNAL: Final = 32 * 1024 * 1024
+"""Maximum bytes of a journal to return whole; without a text for each entry it is quickly encoded."""
+
 
 class InvocationRoutes:
     """The routes below `/invocations`."""
@@ -63,6 +66,14 @@ class InvocationRoutes:
             if not whole:
                 problem = f"it is larger than {MOST_OF_A_JOURNAL:,} bytes; only the beginning is shown"
         return as_json(render.invocation_in_full(row, journal, problem, key=key))
+
+    async def journal(self, request: HttpRequest) -> Response:
+        """Return the whole journal, to be stored and replayed."""
+        invocation_id = _invocation_id(request)
+        row, journal = await self._waiting.store(
+            self._api.with_journal(invocation_id, MOST_OF_A_STORED_JOURNAL)
+        )
+        return as_json(render.journal(self._api.app.name, row, journal))
 
     async def output(self, request: HttpRequest) -> Response:
         """Return the result if there is one, without waiting."""

@@ -38,6 +38,7 @@ from awakeables.core.replay import describe
 from awakeables.ports import Expectation
 from awakeables.queries import KeyStatus, WaitingInvocation
 from awakeables.web import views
+from awakeables.wire.journals import FORMAT
 
 _LATEST_MS = 253_402_300_799_999
 """The end of the year 9999: RFC 3339 can't express later instants."""
@@ -94,6 +95,21 @@ def invocation_in_full(
         result=_outcome(row.result),
         journal=[_entry(index, entry) for index, entry in enumerate(journal)],
         journal_problem=problem,
+    )
+
+
+def journal(app: str, row: Invocation, entries: Sequence[Entry]) -> views.JournalView:
+    """A journal to be stored in a file, with a line for each entry."""
+    return views.JournalView(
+        format=FORMAT,
+        app=app,
+        invocation_id=row.id,
+        service=row.service,
+        handler=row.handler,
+        exclusive=row.ticket is not None,
+        status=row.status,
+        result=Raw(row.result_json or NULL),
+        entries=[Raw(b"\n" + msgspec.json.encode(entry)) for entry in entries],
     )
 
 

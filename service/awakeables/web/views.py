@@ -200,6 +200,20 @@ class JournalEntryView(View):
     text: str
 
 
+class JournalView(View):
+    """The whole journal of an invocation; entries and result are as they are stored."""
+
+    format: Natural
+    app: str
+    invocation_id: InvocationId
+    service: str
+    handler: str
+    exclusive: bool
+    status: Status
+    result: Raw
+    entries: list[Raw]
+
+
 class InvocationInFullView(InvocationView):
     """An invocation, its result and its journal."""
 

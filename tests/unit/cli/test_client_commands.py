@@ -147,6 +147,16 @@ def test_numbers_are_shown_as_they_are_written(stub: StubService, run: Run) -> N
     )
 
 
+def test_a_journal_is_printed_byte_for_byte(stub: StubService, run: Run) -> None:
+    stored = '{"format":1,"entries":[\n{"k":"input","value":{ "a": 1.50, "b":"\u202e" }}]}'.encode()
+    stub.will_answer(f"GET /invocations/{INVOCATION}/journal", stored)
+    assert run("show", INVOCATION, "--journal").stdout_bytes == stored + b"\n"
+    refused = run("show", AWAKEABLE, "--journal")
+    assert refused.exit_code == 2
+    assert "only invocations have a journal" in refused.stderr
+    assert len(stub.asked) == 1
+
+
 @pytest.mark.parametrize(("state", "hint"), [("pending", True), ("resolved", False)])
 def test_case_w14_show_says_that_the_task_is_a_dead_letter_and_what_to_do(
     stub: StubService, run: Run, state: str, hint: bool

@@ -13,6 +13,7 @@ from awakeables.core.effects import TaskFacts
 from awakeables.core.ids import IdKind
 from awakeables.core.invocations import STATUSES
 from awakeables.testing.bench import until
+from awakeables.wire.journals import decode_journal
 from support.ids import new_id
 from unit.web.harness import Exchange, Web
 from unit.web.test_completing import JSON, problem
@@ -118,6 +119,40 @@ async def test_an_invocation_shows_its_state_and_its_journal(web: Web) -> None:
         (1, f"awakeable {awakeable_id}"),
     ]
     assert shown["journal"][1]["entry"] == {"k": "awakeable", "id": awakeable_id, "timeout_ms": 14_400_000}
+
+
+async def test_a_journal_is_returned_whole_with_its_values_as_they_were_written(web: Web) -> None:
+    begun = await web.client.post("/orders/anything", content=b'{ "n": 1.50 }', headers=JSON)
+    invocation_id = begun.headers["invocation-id"]
+    response = await web.client.get(f"/invocations/{invocation_id}/journal")
+    assert b'"value":{ "n": 1.50 }' in response.content
+    stored = decode_journal(response.content)
+    assert list(stored.entries) == (await web.api.with_journal(invocation_id, 1_000_000))[1]
+    assert stored.result == web.store.tables.invocations[invocation_id].result
+    assert (stored.app, stored.invocation_id) == ("shop", invocation_id)
+    assert (stored.service, stored.handler, stored.exclusive) == ("orders", "anything", False)
+
+
+async def test_a_journal_of_an_open_invocation_has_no_result(web: Web) -> None:
+    awakeable_id = await web.awakeable_of("wait")
+    invocation_id = web.store.tables.awakeables[awakeable_id].invocation_id
+    await until(lambda: web.store.tables.invocations[invocation_id].status == "suspended")
+    document = (await web.client.get(f"/invocations/{invocation_id}/journal")).json()
+    assert (document["format"], document["status"], document["result"]) == (1, "suspended", None)
+    assert [entry["k"] for entry in document["entries"]] == ["input", "awakeable"]
+
+
+async def test_a_journal_that_is_too_large_or_of_another_release_is_not_returned_in_part(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invocation_id = (await web.client.post("/orders/greet")).headers["invocation-id"]
+    path = f"/invocations/{invocation_id}/journal"
+    web.store.tables.journals[invocation_id][2] = b'[{"k":"novel"}]'
+    told = problem(await web.client.get(path), 409, "not-possible")["detail"]
+    assert "was written by a release that this one can't read" in told
+    monkeypatch.setattr("awakeables.web.invocations.MOST_OF_A_STORED_JOURNAL", 1)
+    told = problem(await web.client.get(path), 409, "not-possible")["detail"]
+    assert told == f"the journal of {invocation_id} is larger than 1 bytes"
 
 
 async def test_an_invocation_that_fails_shows_why_and_when_it_is_tried_again(web: Web) -> None:
