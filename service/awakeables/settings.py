@@ -329,6 +329,11 @@ def read_settings(config: Path | None = None, **flags: object) -> SourcedSetting
         raise SettingsRefused(str(error)) from None
 
 
+def environment_with(**variables: str) -> dict[str, str]:
+    """The environment of a child process: this process's, with other values of these variables."""
+    return os.environ | variables  # noqa: TID251 - the one place
+
+
 def _variables() -> dict[str, str]:
     """The variables with our prefix, as spelled, by the setting that they mean."""
     known = [*Settings.model_fields, CONFIG]

@@ -187,6 +187,32 @@ def test_lists_and_shows(url: str) -> None:
     assert [entry["entry"]["k"] for entry in shown["journal"]] == ["input", "awakeable", "publish", "outcome"]
 
 
+def test_a_journal_is_stored_and_replayed(url: str, tmp_path: Path) -> None:
+    httpx.post(f"{url}/orders/fulfil", json={"id": "o-4"}, timeout=30).raise_for_status()
+    listed = console("list", "invocations", "--json", "--state", "completed", "--url", url)
+    invocation_id = json.loads(listed.stdout)["items"][0]["id"]
+    journal = tmp_path / "j.json"
+    journal.write_text(run("show", invocation_id, "--journal", "--url", url).stdout)
+    told = run("replay", str(journal), "--app", "shop:app")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout.splitlines() == [
+        f"ok           {journal}  orders/fulfil  {invocation_id}",
+        "1 journal replayed with the hash seeds 0, 1, 2: 1 ok",
+    ]
+    changed = (
+        (EXAMPLES / "shop.py")
+        .read_text()
+        .replace(
+            "    packed = ctx.awakeable(", "    await ctx.run('check', print)\n    packed = ctx.awakeable("
+        )
+    )
+    (tmp_path / "changed.py").write_text(changed)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    told = run("replay", str(tmp_path), "--app", "changed:app", "--hash-seed", "0", PYTHONPATH=path)
+    assert told.returncode == 1
+    assert "+       the handler asks for: run 'check'" in told.stdout
+
+
 def test_a_verdict_that_is_not_a_success_is_printed_and_exits_with_1(url: str) -> None:
     httpx.post(f"{url}/orders/fulfil", json={"id": "o-3"}, timeout=30)
     [first, *_] = re.findall(r"prom_1\w+", console("list", "--url", url).stdout)

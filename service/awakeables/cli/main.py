@@ -19,6 +19,7 @@ from awakeables.cli import (
     objects,
     offsets,
     outbox,
+    replay,
     service,
     settings,
     subscriptions,
@@ -80,6 +81,7 @@ cli.command(rich_help_panel=MAINTAIN)(backup.backup)
 cli.command(rich_help_panel=MAINTAIN)(check.check)
 cli.command(rich_help_panel=MAINTAIN)(doctor.doctor)
 cli.command(rich_help_panel=MAINTAIN)(verify.verify)
+cli.command(rich_help_panel=MAINTAIN)(replay.replay)
 cli.add_typer(topics.group, name="topics", rich_help_panel=MAINTAIN)
 cli.command(rich_help_panel=MAINTAIN)(settings.settings)
 

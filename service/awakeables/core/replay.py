@@ -107,7 +107,7 @@ class Replay:
         index = self._cursor
         recorded = self.entries[index]
         if _signature(recorded) != _signature(op):
-            raise ReplayMismatch(self._difference(f"asks for: {describe(op)}"))
+            raise ReplayMismatch(self.difference(f"asks for: {describe(op)}"))
         self._pass()
         return index, cast("Op", recorded)
 
@@ -141,7 +141,7 @@ class Replay:
                     return entry
                 case _:
                     names = ", ".join(self.describe_at(i) for i in range(self._history) if i in waited)
-                    raise ReplayMismatch(self._difference(f"awaits: {names}"))
+                    raise ReplayMismatch(self.difference(f"awaits: {names}"))
         return None
 
     def finish(self) -> None:
@@ -151,7 +151,7 @@ class Replay:
             ReplayMismatch: History is left.
         """
         if self.replaying:
-            raise ReplayMismatch(self._difference("ends"))
+            raise ReplayMismatch(self.difference("ends"))
 
     def deliver(self, index: int, outcome: Outcome) -> None:
         """Append an outcome that came from outside, at the point where the handler receives it."""
@@ -196,15 +196,8 @@ class Replay:
     def describe_at(self, index: int) -> str:
         return describe(self.entries[index])
 
-    def _pass(self) -> None:
-        """Advance past an entry that the handler has repeated, and past reports that it does not see."""
-        self._cursor += 1
-        while self._cursor < self._history and type(entry := self.entries[self._cursor]) is RunEnded:
-            self.ran[entry.of] = entry.outcome
-            self._cursor += 1
-        self.replaying = self._cursor < self._history
-
-    def _difference(self, asked: str) -> str:
+    def difference(self, asked: str) -> str:
+        """What the handler did instead of the next entry of its history, with the entries before it."""
         first = max(0, self._cursor - 3)
         lines = [f"    {i:>4}  {self.describe_at(i)}" for i in range(first, self._cursor)]
         lines.append(f"  - {self._cursor:>4}  {self.describe_at(self._cursor)}")
@@ -217,6 +210,14 @@ class Replay:
                 "Deploy code that repeats the journal (the line marked -), then resume the invocation.",
             ]
         )
+
+    def _pass(self) -> None:
+        """Advance past an entry that the handler has repeated, and past reports that it does not see."""
+        self._cursor += 1
+        while self._cursor < self._history and type(entry := self.entries[self._cursor]) is RunEnded:
+            self.ran[entry.of] = entry.outcome
+            self._cursor += 1
+        self.replaying = self._cursor < self._history
 
 
 def cut_problem(entries: Sequence[Entry], last: int) -> str | None:

@@ -18,6 +18,7 @@ from awakeables.core.commands import NewCall
 from awakeables.core.journal import Entry, RunAttemptFailed
 from awakeables.core.objects import StateWrite
 from awakeables.core.outcomes import Cancellation, Rejection, Resolution
+from awakeables.core.replay import Replay
 from awakeables.core.texts import loggable, message_of, stack_of, type_of
 from awakeables.errors import (
     AuthorError,
@@ -30,7 +31,6 @@ from awakeables.errors import (
 from awakeables.handlers.actions import execute
 from awakeables.handlers.attempt import (
     MAX_TRACEBACK_CHARACTERS,
-    Attempt,
     Broken,
     Crashed,
     Ending,
@@ -95,7 +95,7 @@ class LocalAttempts:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._warned: set[tuple[str, str]] = set()
 
-    def open(self, origin: Origin, history: Sequence[Entry], ready: Ready) -> Attempt:
+    def open(self, origin: Origin, history: Sequence[Entry], ready: Ready) -> LocalAttempt:
         """As the port says."""
         handler = self._app.handler(origin.service, origin.handler)
         return LocalAttempt(self, handler, origin, history, ready)
@@ -171,6 +171,11 @@ class LocalAttempt:
         self._because: Ending | None = None
         self._acting: set[int] = set()
         self._acted: dict[int, Acted] = {}
+
+    @property
+    def replay(self) -> Replay:
+        """The journal, and how far the handler has repeated it."""
+        return self._execution.replay
 
     def advance(self, news: News) -> Progress | Awaitable[Progress]:
         """As the port says."""

@@ -1,10 +1,11 @@
-"""Test handlers without a broker and without waiting: `run` for one of them, `Harness` for an app."""
+"""Test handlers without a broker and without waiting: `run` for one, `Harness` for an app, `replay` for journals."""
 
 from awakeables.testing.answers import Answer, PendingAwakeable, WrongAnswer
 from awakeables.testing.asyncharness import AsyncHarness, AsyncRunning, AsyncSentTask
 from awakeables.testing.harness import Harness, SentTask
 from awakeables.testing.kit import Run, run
 from awakeables.testing.outside import Published
+from awakeables.testing.replaying import Replayed, replay
 from awakeables.testing.running import Running, WaitingAwakeable
 from awakeables.testing.stuck import Paused, Stuck
 
@@ -17,11 +18,13 @@ __all__ = [
     "Paused",
     "PendingAwakeable",
     "Published",
+    "Replayed",
     "Run",
     "Running",
     "SentTask",
     "Stuck",
     "WaitingAwakeable",
     "WrongAnswer",
+    "replay",
     "run",
 ]

@@ -80,6 +80,7 @@ def test_a_setting_that_can_not_be_is_refused_by_name() -> None:
             "settings",
             "backup",
             "check",
+            "replay",
         ),
         *("dead-letters list", "dead-letters show", "dead-letters resend", "offsets show", "offsets skip"),
         *("outbox list", "outbox show", "outbox resend"),
