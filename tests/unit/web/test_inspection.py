@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -140,6 +141,28 @@ async def test_a_journal_of_an_open_invocation_has_no_result(web: Web) -> None:
     document = (await web.client.get(f"/invocations/{invocation_id}/journal")).json()
     assert (document["format"], document["status"], document["result"]) == (1, "suspended", None)
     assert [entry["k"] for entry in document["entries"]] == ["input", "awakeable"]
+
+
+async def test_a_journal_that_grows_while_it_is_read_is_read_again(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awakeable_id = await web.awakeable_of("wait")
+    invocation_id = web.store.tables.awakeables[awakeable_id].invocation_id
+    await until(lambda: web.store.tables.invocations[invocation_id].status == "suspended")
+    read, reads = web.store.journal, []
+
+    async def journal(invocation_id: str, most_bytes: int) -> Any:
+        found = await read(invocation_id, most_bytes)
+        reads.append(found)
+        if len(reads) == 1:
+            await web.client.post(f"/awakeables/{awakeable_id}/resolve", json="done")
+            await web.client.get(f"/invocations/{invocation_id}/attach")
+        return found
+
+    monkeypatch.setattr(web.store, "journal", journal)
+    document = (await web.client.get(f"/invocations/{invocation_id}/journal")).json()
+    assert len(reads) == 2
+    assert (document["status"], document["entries"][-1]["k"]) == ("completed", "outcome")
 
 
 async def test_a_journal_that_is_too_large_or_of_another_release_is_not_returned_in_part(
