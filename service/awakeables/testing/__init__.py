@@ -1,4 +1,4 @@
-"""Test handlers without a broker and without waiting: `run` for one, `Harness` for an app, `replay` for journals."""
+"""Tests without a broker and without waiting: of a handler (`run`), an app (`Harness`), journals (`replay`)."""
 
 from awakeables.testing.answers import Answer, PendingAwakeable, WrongAnswer
 from awakeables.testing.asyncharness import AsyncHarness, AsyncRunning, AsyncSentTask

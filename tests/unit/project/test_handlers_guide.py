@@ -35,7 +35,7 @@ def guide() -> Iterator[Any]:
 
 def test_its_tests_pass(guide: Any) -> None:
     tests = [value for name, value in vars(guide).items() if name.startswith("test_")]
-    assert len(tests) == 11
+    assert len(tests) == 15
     for test in tests:
         if inspect.iscoroutinefunction(test):
             asyncio.run(test())

@@ -46,8 +46,10 @@ def test_the_public_names_are_these() -> None:
 
 
 def test_the_testing_names_are_these() -> None:
-    names = {"Answer", "Paused", "PendingAwakeable", "Published", "Run", "Stuck", "WrongAnswer", "run"}
-    assert set(testing.__all__) == names | {"Replayed", "replay"}
+    one = {"Answer", "Paused", "PendingAwakeable", "Published", "Run", "Stuck", "WrongAnswer", "run"}
+    app = {"Harness", "Running", "SentTask", "WaitingAwakeable"}
+    awaited = {"AsyncHarness", "AsyncRunning", "AsyncSentTask"}
+    assert set(testing.__all__) == one | app | awaited | {"Replayed", "replay"}
 
 
 def test_failures_of_an_awakeable_are_terminal() -> None:
