@@ -60,6 +60,9 @@ RunFailed: TypeAlias = Callable[[Origin, str, BaseException, int, int | None], N
 """Called with each failed attempt of an action: the invocation's attempt, the run's name, the error, the
 number of failures, and the milliseconds to the next attempt (None: there is none)."""
 
+ActionOf: TypeAlias = Callable[[RunCall], Callable[..., Any]]
+"""Chooses what a call of `ctx.run` executes."""
+
 MAX_CLEAN_UPS = 100
 """How often a handler may await something from asyncio once its attempt is over or the process stops. That is
 enough to clean up, and a loop that swallows the cancellation ends."""
@@ -75,7 +78,7 @@ class LocalAttempts:
         executor: Executor,
         run_failed: RunFailed = lambda *_: None,
         *,
-        action_of: Callable[[RunCall], Callable[..., Any]] = attrgetter("action"),
+        action_of: ActionOf = attrgetter("action"),
     ) -> None:
         """Prepare to run the handlers of an app.
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Executor
 from contextvars import copy_context
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from awakeables.core.records import Record
 from awakeables.core.replay import open_awakeables
 from awakeables.handlers.attempt import Attempt, Broken, Left, News, Origin, Progress, Ready, RunWait, joined
 from awakeables.handlers.execution import World
-from awakeables.handlers.local import LocalAttempts, RunFailed
+from awakeables.handlers.local import ActionOf, LocalAttempts, RunFailed
 from awakeables.handlers.serde import Codec
 from awakeables.handlers.service import App
 
@@ -104,10 +105,16 @@ class StatelessAttempts:
     """Sends each call of an attempt to `answer`, in this process."""
 
     def __init__(
-        self, app: App, world: World, executor: Executor, run_failed: RunFailed = lambda *_: None
+        self,
+        app: App,
+        world: World,
+        executor: Executor,
+        run_failed: RunFailed = lambda *_: None,
+        *,
+        action_of: ActionOf = attrgetter("action"),
     ) -> None:
         """As `LocalAttempts`."""
-        self._local = LocalAttempts(app, world, executor, run_failed)
+        self._local = LocalAttempts(app, world, executor, run_failed, action_of=action_of)
         self._app = app
 
     def open(self, origin: Origin, history: Sequence[Entry], ready: Ready) -> Attempt:

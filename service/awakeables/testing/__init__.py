@@ -1,4 +1,4 @@
-"""Tests without a broker and without waiting: of a handler (`run`), an app (`Harness`), journals (`replay`)."""
+"""Tests without a broker and without waiting: `run` a handler, serve an app (`Harness`), `replay`."""
 
 from awakeables.testing.answers import Answer, PendingAwakeable, WrongAnswer
 from awakeables.testing.asyncharness import AsyncHarness, AsyncRunning, AsyncSentTask

@@ -9,9 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from awakeables.handlers.stateless import StatelessAttempts
-from awakeables.testing import Run, kit
+from awakeables.testing import Run, simulated
 from awakeables.testing import run as run_in_memory
-from awakeables.testing.bench import new_process
 
 Runs = Callable[..., Run]
 
@@ -19,5 +18,5 @@ Runs = Callable[..., Run]
 @pytest.fixture(params=["always-suspend", "live", "stateless"])
 def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Runs:
     if request.param == "stateless":
-        monkeypatch.setattr(kit, "new_process", functools.partial(new_process, handlers=StatelessAttempts))
+        monkeypatch.setattr(simulated, "LocalAttempts", StatelessAttempts)
     return functools.partial(run_in_memory, suspend=request.param == "always-suspend")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -13,8 +12,7 @@ from hypothesis import strategies as st
 
 from awakeables import Context, Durable, QuorumFailed, Reject, TerminalError
 from awakeables.handlers.stateless import StatelessAttempts
-from awakeables.testing import Answer, kit, run
-from awakeables.testing.bench import new_process
+from awakeables.testing import Answer, run, simulated
 
 LEAVES = 6
 
@@ -156,7 +154,7 @@ def test_every_combination_ends_as_the_model_says(
     }
     with pytest.MonkeyPatch.context() as patch:
         if attempts == "stateless":
-            patch.setattr(kit, "new_process", functools.partial(new_process, handlers=StatelessAttempts))
+            patch.setattr(simulated, "LocalAttempts", StatelessAttempts)
         told = run(handler, answers=answers, suspend=attempts == "always-suspend")
     expected = end_of(tree, leaves)
     assert told.value == [expected.ok, expected.value]
