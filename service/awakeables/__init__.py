@@ -14,6 +14,7 @@ from awakeables.errors import (
 from awakeables.handlers.context import Context, Request
 from awakeables.handlers.execution import Awakeable, Durable, Promise
 from awakeables.handlers.invoking import Call
+from awakeables.handlers.late import Late
 from awakeables.handlers.objectcontext import ObjectContext, SharedContext
 from awakeables.handlers.promises import DurablePromise, PromiseName
 from awakeables.handlers.retry import RetryPolicy
@@ -21,6 +22,7 @@ from awakeables.handlers.serde import Serde
 from awakeables.handlers.service import App, Service, VirtualObject, Workflow
 from awakeables.handlers.state import State
 from awakeables.handlers.subscription import KafkaRecord, Subscription
+from awakeables.worker.heartbeats import TaskOver
 from awakeables.worker.task import Reject, Task
 from awakeables.worker.worker import Worker
 
@@ -36,6 +38,7 @@ __all__ = [
     "Durable",
     "DurablePromise",
     "KafkaRecord",
+    "Late",
     "ObjectContext",
     "PayloadError",
     "Promise",
@@ -52,6 +55,7 @@ __all__ = [
     "Subscription",
     "Suspended",
     "Task",
+    "TaskOver",
     "TerminalError",
     "TimedOut",
     "Verdict",

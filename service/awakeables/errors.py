@@ -40,8 +40,10 @@ Suspended(BaseException)     control flow: the attempt ends here, a later one go
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar, overload
+
+T = TypeVar("T")
 
 
 class AwakeablesError(Exception):
@@ -98,10 +100,14 @@ class TimedOut(TerminalError, TimeoutError):
     """The time was up before what is awaited was over.
 
     Attributes:
-        kind: `deadline`: the awakeable's own; `block`: that of an `async with ctx.timeout(...)`.
+        kind: `deadline`: the awakeable's own; `heartbeat`: its worker has sent no heartbeat for too long;
+            `block`: that of an `async with ctx.timeout(...)`.
     """
 
     default_code = 408
+
+    _read_progress: Callable[[Any], Any] | None = None
+    """Reads the progress of the awakeable's last heartbeat, if there was one, as a type."""
 
     def __init__(
         self,
@@ -109,10 +115,26 @@ class TimedOut(TerminalError, TimeoutError):
         *,
         code: int | None = None,
         details: Any = None,
-        kind: Literal["deadline", "block"] = "deadline",
+        kind: Literal["deadline", "heartbeat", "block"] = "deadline",
     ) -> None:
         super().__init__(reason, code=code, details=details)
         self.kind = kind
+
+    @overload
+    def progress(self, type: type[T], /) -> T | None: ...
+    @overload
+    def progress(self, type: Any = None, /) -> Any: ...
+
+    def progress(self, type: Any = None, /) -> Any:
+        """What the awakeable's worker has reported last, with a heartbeat; None: nothing.
+
+        Args:
+            type: What it is read as; None: any JSON.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        return None if self._read_progress is None else self._read_progress(type)
 
 
 class Cancelled(TerminalError):

@@ -91,13 +91,18 @@ class JournalReader(Protocol):
 
 
 class Expectation(Record):
-    """What a value must be to resolve an awakeable, and the awakeable's invocation."""
+    """What a value must be to resolve an awakeable, and the awakeable's invocation.
+
+    Attributes:
+        keeps_late: A record with a late answer becomes a dead letter.
+    """
 
     invocation_id: str
     codec: CodecKind
     type_name: str | None
     schema_hash: str | None
     schema: bytes | None
+    keeps_late: bool = False
 
 
 class StateReader(Protocol):
@@ -114,6 +119,10 @@ class StateReader(Protocol):
 
 class HandlerReader(JournalReader, StateReader, Protocol):
     """Reads what handlers need."""
+
+    async def awakeable(self, awakeable_id: str) -> AwakeableRow | None:
+        """An awakeable, whole."""
+        ...
 
 
 class SettlementReader(Protocol):

@@ -304,7 +304,7 @@ async def _development_broker(
     tasks = [*task_topics, *(topic for worker in workers for topic in worker.topics)]
     subscribed = [each.subscription.topic for each in app.subscribed().values() if each.subscription]
     named = [app.completions_topic, *tasks, *subscribed, *([app.verdicts_topic] if settings.verdicts else [])]
-    letters = [app.dead_letter_topic, *map(dead_letter_topic, tasks)]
+    letters = [app.dead_letter_topic, app.revocations_topic, *map(dead_letter_topic, tasks)]
     topics = dict.fromkeys(letters, 1) | dict.fromkeys(named, settings.completions_partitions)
     with tempfile.TemporaryDirectory(prefix="awakeables-dev-") as folder:
         async with EmbeddedBroker() as broker:

@@ -318,6 +318,7 @@ FULL_AWAKEABLE = AwakeableRow(
     about=b"a",
     source_utf8=b"inv",
     owned=True,
+    watch_json=b'{"heartbeat_ms":1}',
 )
 
 

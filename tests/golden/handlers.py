@@ -131,6 +131,13 @@ async def times_out(ctx: Context) -> str:
     return ""
 
 
+@recorded(Script(answers=(Resolution.of_json(b"41"),)))
+async def looks_at_progress(ctx: Context) -> list[Any]:
+    job = ctx.awakeable(int, heartbeat_timeout=timedelta(minutes=5), revocable=True)
+    ctx.publish("gpu-jobs", None, awakeable=job)
+    return [await job.progress(), await job, await job.progress(int)]
+
+
 @recorded(Script(answers=(Cancellation(reason="called off"),)))
 async def is_cancelled(ctx: Context) -> str:
     try:

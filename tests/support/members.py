@@ -169,6 +169,7 @@ class Members:
             metrics=engine.metrics,
             on_wakes=engine.pool.wake,
             on_effects=engine.relay.poke,
+            on_begun=engine.pool.look_again,
         )
         reading = Reading(
             committer=committer,

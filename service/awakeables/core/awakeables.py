@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from awakeables.core.outcomes import (
     Cancellation,
     Expiry,
+    ExpiryKind,
     Outcome,
     Rejection,
     Resolution,
@@ -43,10 +44,25 @@ STATES: tuple[AwakeableState, ...] = ("pending", "resolved", "rejected", "timed-
 VERDICTS: tuple[VerdictKind, ...] = ("accepted", "duplicate", "conflict", "late", "unknown", "invalid")
 
 
+MAX_PROGRESS_BYTES = 64 * 1024
+
+
 class Heartbeat(Record):
-    """A worker's sign of life; `progress` is JSON text."""
+    """A worker's sign of life; `progress` is JSON text, of at most `MAX_PROGRESS_BYTES`."""
 
     progress: Raw = Raw(b"null")
+
+
+def checked_progress(progress: Raw) -> Raw:
+    """The progress of a heartbeat.
+
+    Raises:
+        ValueError: It is too large.
+    """
+    size = len(bytes(progress))
+    if size > MAX_PROGRESS_BYTES:
+        raise ValueError(f"the progress has {size:,} bytes; at most {MAX_PROGRESS_BYTES:,} are kept")
+    return progress
 
 
 class DeadTask(Record):
@@ -181,10 +197,35 @@ class LastHeartbeat(Record):
     worker: str | None = None
 
 
+LATE_LETTER = "dead-letter"
+"""What becomes of a late answer, instead of a handler: a dead letter."""
+
+
+class Watch(Record):
+    """What an awakeable is watched for, beyond a deadline.
+
+    Attributes:
+        heartbeat_ms: After the first heartbeat, the longest time to the next one; None: any.
+        final_ms: The deadline that heartbeats don't move; None: there is none.
+        on_late: What else comes of a late answer: `LATE_LETTER`, or a handler is begun, `service/handler`.
+            None: nothing.
+        revoke_to: The topic for the record that says that nobody waits any more; None: it is not said.
+        late_id: The invocation that a late answer has begun.
+    """
+
+    heartbeat_ms: int | None = None
+    final_ms: int | None = None
+    on_late: str | None = None
+    revoke_to: str | None = None
+    late_id: str | None = None
+
+
 _NO_VERDICTS = VerdictHistory()
+_UNWATCHED = Watch()
 _encode = msgspec.json.Encoder().encode
 _decode_verdicts = msgspec.json.Decoder(VerdictHistory).decode
 _decode_heartbeat = msgspec.json.Decoder(LastHeartbeat).decode
+_decode_watch = msgspec.json.Decoder(Watch).decode
 
 
 PROMISE = b"promise"
@@ -205,6 +246,9 @@ class AwakeableRow(Row):
         source_utf8: The invocation whose end settles it, or the promise whose outcome does; `PROMISE`: it
             is a promise itself, which handlers of its workflow settle; None: completions do.
         owned: That invocation is cancelled with the one that waits.
+        deadline_ms: When it times out if nothing comes: the time-out, or when the next heartbeat is overdue,
+            if that is earlier.
+        watch_json: None: it has no more than a deadline.
     """
 
     id: str
@@ -225,6 +269,7 @@ class AwakeableRow(Row):
     about: bytes | None = None
     source_utf8: bytes | None = None
     owned: bool = False
+    watch_json: bytes | None = None
 
     @property
     def source(self) -> str | None:
@@ -241,6 +286,11 @@ class AwakeableRow(Row):
         return _NO_VERDICTS if self.verdicts_json is None else _decode_verdicts(self.verdicts_json)
 
     @property
+    def watch(self) -> Watch:
+        """What it is watched for."""
+        return _UNWATCHED if self.watch_json is None else _decode_watch(self.watch_json)
+
+    @property
     def heartbeat(self) -> LastHeartbeat | None:
         """Its last heartbeat."""
         return None if self.heartbeat_json is None else _decode_heartbeat(self.heartbeat_json)
@@ -253,6 +303,7 @@ class Settled(Record):
         settled: This settled the row, so its invocation must be woken.
         again: The completion had its verdict before and is not counted again.
         count: How many verdicts the row has now.
+        late: The first answer that came late and fits, and what else comes of it (`Watch.on_late`).
     """
 
     awakeable: AwakeableRow
@@ -260,6 +311,18 @@ class Settled(Record):
     settled: bool = False
     again: bool = False
     count: int = 0
+    late: str | None = None
+
+
+def keeps_late(watch_json: bytes) -> bool:
+    """Whether a record with a late answer becomes a dead letter."""
+    return _decode_watch(watch_json).on_late == LATE_LETTER
+
+
+def watched(created: AwakeableRow, watch: Watch) -> AwakeableRow:
+    """A new row that is watched; its deadline is the final one."""
+    created.watch_json = _encode(replace(watch, final_ms=created.deadline_ms))
+    return created
 
 
 def needs_check(awakeable: AwakeableRow, completion: Completion) -> bool:
@@ -268,12 +331,20 @@ def needs_check(awakeable: AwakeableRow, completion: Completion) -> bool:
     Raw bytes need no check: `settle` refuses them, because they are not JSON.
     """
     return (
-        awakeable.state == "pending"
+        (awakeable.state == "pending" or _takes_late(awakeable))
         and completion.refusal is None
         and isinstance(completion.body, Resolution)
         and completion.body.is_json
         and awakeable.schema_hash != completion.checked
     )
+
+
+def _takes_late(row: AwakeableRow) -> bool:
+    """Whether something else comes of an answer that is late."""
+    if row.watch_json is None or row.state not in ("timed-out", "cancelled"):
+        return False
+    watch = row.watch
+    return watch.on_late is not None and watch.late_id is None
 
 
 def settle(
@@ -339,9 +410,16 @@ def _settle(row: AwakeableRow, completion: Completion, *, expired: bool, now_ms:
     if body is None:
         return _with_verdict(row, completion, "invalid", now_ms, completion.refusal, settled=expired)
     if row.state in ("timed-out", "cancelled"):
-        return _with_verdict(
+        late = None
+        if isinstance(body, Resolution) and _takes_late(row):
+            misfit = completion.refusal or codec_misfit(row.codec, body)
+            if misfit is not None:
+                return _with_verdict(row, completion, "invalid", now_ms, misfit, settled=expired)
+            late = row.watch.on_late
+        result = _with_verdict(
             row, completion, "late", now_ms, f"the awakeable is {row.state}", settled=expired
         )
+        return result if late is None else replace(result, late=late)
     if isinstance(body, Heartbeat):
         # The answer overtook it on another partition, or the worker goes on sending them: no contradiction.
         return _with_heartbeat(row, body, completion.worker, now_ms)
@@ -357,9 +435,23 @@ def _settle(row: AwakeableRow, completion: Completion, *, expired: bool, now_ms:
 
 
 def _with_heartbeat(row: AwakeableRow, heartbeat: Heartbeat, worker: str | None, now_ms: int) -> Settled:
-    """Keep the last heartbeat; it is not an answer, so it gets no verdict."""
+    """Keep the last heartbeat, which puts off when the next is overdue.
+
+    It is not an answer, so it gets no verdict.
+    """
     beat = LastHeartbeat(progress=heartbeat.progress, at_ms=now_ms, worker=worker)
-    return Settled(awakeable=replace(row, heartbeat_json=_encode(beat)), verdict=None)
+    after = replace(row, heartbeat_json=_encode(beat))
+    if row.watch_json is not None and row.state == "pending":
+        watch = row.watch
+        if watch.heartbeat_ms is not None:
+            due_ms = now_ms + watch.heartbeat_ms
+            after.deadline_ms = due_ms if watch.final_ms is None else min(due_ms, watch.final_ms)
+    return Settled(awakeable=after, verdict=None)
+
+
+def with_late_invocation(row: AwakeableRow, invocation_id: str) -> AwakeableRow:
+    """Note the invocation that a late answer begins: it is the only one."""
+    return replace(row, watch_json=_encode(replace(row.watch, late_id=invocation_id)))
 
 
 def note_dead_task(
@@ -396,7 +488,14 @@ def expire(awakeable: AwakeableRow, *, now_ms: int, horizon_ms: int) -> Awakeabl
     deadline_ms = awakeable.deadline_ms
     if awakeable.state != "pending" or deadline_ms is None or deadline_ms > horizon_ms:
         return None
-    outcome = encode_outcome(Expiry(deadline_ms=deadline_ms))
+    expiry = Expiry(deadline_ms=deadline_ms)
+    beat = awakeable.heartbeat
+    if beat is not None:
+        watch = awakeable.watch
+        is_silent = watch.heartbeat_ms is not None and deadline_ms != watch.final_ms
+        kind: ExpiryKind = "heartbeat" if is_silent else "deadline"
+        expiry = Expiry(deadline_ms=deadline_ms, kind=kind, progress=beat.progress)
+    outcome = encode_outcome(expiry)
     return replace(awakeable, state="timed-out", outcome_json=outcome, settled_ms=now_ms)
 
 

@@ -34,6 +34,9 @@ class NewAwakeable(Record):
             does. None: completions do.
         owned: That invocation is cancelled with the one that waits.
         title: What people know it by: the name of a promise.
+        heartbeat_ms: After the first heartbeat, the longest time to the next one; None: any.
+        on_late: As of `Watch`.
+        revoke_to: As of `Watch`.
     """
 
     id: str
@@ -44,6 +47,9 @@ class NewAwakeable(Record):
     timeout_ms: int | None = None
     source: str | None = None
     owned: bool = False
+    heartbeat_ms: int | None = None
+    on_late: str | None = None
+    revoke_to: str | None = None
 
 
 class Queue(Record):

@@ -25,6 +25,7 @@ WITHOUT_BYTES = (UNSTORABLE, SKIPPED)
 UNUSABLE_TASK = "unusable-task"
 INVALID = "invalid"
 FAILED = "failed"
+LATE = "late"
 
 
 class DeadLetter(Record):
@@ -35,6 +36,7 @@ class DeadLetter(Record):
             has its awakeable's ID in front: a forged report can't take the place of a genuine one.
         code: `unreadable`: it names no awakeable; `unknown` or `invalid`, as the verdict; of a record that
             a subscription has read, `invalid`: it does not fit the handler, or `failed`: its invocation has;
+            `late`: a late answer to an awakeable that keeps them (`on_late="dead-letter"`);
             `unstorable`: the store refuses the record, or it is too large;
             `folded`: it counts records that were not kept one by one;
             `skipped`: an operator moved the partition past records that can't be read;

@@ -15,9 +15,9 @@ Envelope: TypeAlias = Literal["json", "none", "cloudevents", "cloudevents-binary
 """The envelope around a task's payload: our own, none, or a CloudEvent in either mode."""
 
 EffectState: TypeAlias = Literal["unsent", "failed"]
-EffectKind: TypeAlias = Literal["task", "event", "dead-letter", "verdict", "resend"]
+EffectKind: TypeAlias = Literal["task", "event", "dead-letter", "verdict", "resend", "revocation"]
 """What an effect publishes: an awakeable's task, another record of a handler, a copy of a dead letter, a
-verdict, or a dead letter that is sent back to its original topic."""
+verdict, a dead letter that is sent back to its original topic, or that nobody waits for a task any more."""
 
 EFFECT_STATES: tuple[EffectState, ...] = ("unsent", "failed")
 
@@ -28,6 +28,8 @@ class TaskFacts(Record):
     Attributes:
         deadline_ms: Set by the store, by its own clock, when it inserts the awakeable.
         source: The `source` attribute of a CloudEvent.
+        heartbeat_ms: The longest time between two heartbeats; None: any.
+        revoke_to: The topic where it is said if nobody waits any more; None: it is not said.
     """
 
     awakeable_id: str
@@ -36,6 +38,8 @@ class TaskFacts(Record):
     envelope: Envelope = "json"
     deadline_ms: int | None = None
     source: str | None = None
+    heartbeat_ms: int | None = None
+    revoke_to: str | None = None
 
 
 _decode_facts = msgspec.json.Decoder(TaskFacts).decode

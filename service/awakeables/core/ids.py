@@ -128,13 +128,18 @@ class Ids:
         self._last_event = (-1, 0)
 
 
+def derived_id(kind: IdKind, at_ms: int, *names: str) -> str:
+    """An ID that whoever knows the names can compute, so it is no secret."""
+    chance = hashlib.blake2b("\0".join(names).encode(), digest_size=RANDOM_BYTES).digest()
+    return Ids(lambda: at_ms, lambda count: chance * (count // RANDOM_BYTES)).new(kind)
+
+
 def promise_id(service: str, key: str, name: str) -> str:
     """The ID of a promise of a workflow's key.
 
     It can be computed from these names, so knowing it must not be enough to settle the promise.
     """
-    chance = hashlib.blake2b("\0".join((service, key, name)).encode(), digest_size=RANDOM_BYTES).digest()
-    return Ids(lambda: 0, lambda count: chance * (count // RANDOM_BYTES)).new("prom")
+    return derived_id("prom", 0, service, key, name)
 
 
 def is_promise(awakeable_id: str) -> bool:

@@ -175,6 +175,12 @@ class PromisePeeked(Record, tag_field="k", tag="peek"):
     name: str
 
 
+class ProgressRead(Record, tag_field="k", tag="progress"):
+    """The handler looked at the last heartbeat of an awakeable; its outcome is the progress, or absent."""
+
+    of: int
+
+
 class StateRead(Record, tag_field="k", tag="read"):
     """The handler read a name of its key's state; its outcome is the value, without one if there was none."""
 
@@ -238,6 +244,7 @@ class CancellationRaised(Record, tag_field="k", tag="cancel"):
 Operation: TypeAlias = (
     AwakeableCreated
     | PromisePeeked
+    | ProgressRead
     | PublishRequested
     | RunRequested
     | SleepRequested

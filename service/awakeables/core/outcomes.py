@@ -6,7 +6,7 @@ The same four are used in the journal, in an awakeable's row and as an invocatio
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -58,10 +58,20 @@ class Rejection(Record, tag_field="status", tag="rejected"):
     details: Raw | UnsetType = UNSET
 
 
+ExpiryKind: TypeAlias = Literal["deadline", "heartbeat"]
+
+
 class Expiry(Record, tag_field="status", tag="timed-out"):
-    """Its deadline passed first."""
+    """Its deadline passed first.
+
+    Attributes:
+        kind: `heartbeat`: there was no heartbeat for too long.
+        progress: JSON text: that of the last heartbeat, as it was written.
+    """
 
     deadline_ms: int
+    kind: ExpiryKind = "deadline"
+    progress: Raw | UnsetType = UNSET
 
 
 class Cancellation(Record, tag_field="status", tag="cancelled"):

@@ -22,6 +22,7 @@ from awakeables.core.journal import (
     Input,
     Operation,
     OutcomeDelivered,
+    ProgressRead,
     PromiseCreated,
     PromisePeeked,
     PublishRequested,
@@ -44,6 +45,7 @@ from awakeables.errors import ReplayMismatch
 Op = TypeVar(
     "Op",
     AwakeableCreated,
+    ProgressRead,
     PromisePeeked,
     PublishRequested,
     RunRequested,
@@ -270,6 +272,8 @@ def describe(entry: Entry) -> str:  # noqa: C901 - one line per kind of entry
             return f"promise {entry.name!r}"
         case PromisePeeked():
             return f"peek at promise {entry.name!r}"
+        case ProgressRead():
+            return f"progress of entry {entry.of}"
         case PublishRequested():
             carried = "" if entry.of is None else f" with the awakeable of entry {entry.of}"
             return f"publish to {entry.topic!r}{carried}" + (f", task {entry.task!r}" if entry.task else "")
@@ -329,5 +333,7 @@ def _signature(entry: Entry) -> tuple[object, ...]:
             return (type(entry), entry.name)
         case CallOffRequested():
             return (CallOffRequested, entry.of, entry.id)
+        case ProgressRead():
+            return (ProgressRead, entry.of)
         case _:
             return (type(entry),)

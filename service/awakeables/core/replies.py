@@ -101,6 +101,7 @@ class SettledAll(Record):
         folded: How many dead letters were counted instead of kept, by code.
         unpublished: How many verdicts are not published.
         again: Indices of completions that had their verdict before; they are not counted again.
+        begun: The invocations that late answers have begun.
     """
 
     verdicts: tuple[Verdict | None, ...]
@@ -109,6 +110,7 @@ class SettledAll(Record):
     folded: dict[str, int] = {}
     unpublished: int = 0
     again: frozenset[int] = frozenset()
+    begun: tuple[str, ...] = ()
 
 
 class Unchecked(Record):

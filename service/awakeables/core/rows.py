@@ -24,6 +24,7 @@ from awakeables.core.objects import ObjectKey, ObjectRow, StateWrite
 from awakeables.core.outcomes import Outcome, Rejection
 from awakeables.core.records import Row, text_bytes, text_from
 from awakeables.core.replies import Position, Wake
+from awakeables.core.revocations import revocation
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -306,6 +307,10 @@ class Changes:
         self.rows.awakeables[row.id] = row
         if before is None and row.source_utf8 is not None:
             self._new_waits.setdefault(text_from(row.source_utf8), []).append(row.id)
+        if row.watch_json is not None and before is not None and before.state == "pending":
+            effect = revocation(row)
+            if effect is not None:
+                self.put_effect(None, effect_row(effect, UNCLAIMED, 0))
 
     def waits_for(self, invocation_id: str) -> list[str]:
         """The waits for an invocation's end: those that were pending when it was loaded, and new ones."""

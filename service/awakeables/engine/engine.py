@@ -170,6 +170,7 @@ class Engine:
             app=app.name,
             reply_to=app.completions_topic,
             max_entries=settings.max_journal_entries,
+            revoke_to=app.revocations_topic,
         )
         self.executor: Executor = executor or ThreadPoolExecutor(
             settings.threads, thread_name_prefix="awakeables-run"
@@ -237,6 +238,7 @@ class Engine:
             metrics=self.metrics,
             on_wakes=self.pool.wake,
             on_effects=self.relay.poke,
+            on_begun=self.pool.look_again,
         )
         reading = Reading(
             committer=self.committer,

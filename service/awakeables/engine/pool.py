@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 import structlog
 
-from awakeables.core.awakeables import Completion, Verdict
+from awakeables.core.awakeables import LATE_LETTER, Completion, Verdict
 from awakeables.core.backoff import Backoff
 from awakeables.core.commands import Begin, Claim, TakeTickets
 from awakeables.core.deadletters import DeadLetter
@@ -335,6 +335,7 @@ class RunnerPool:
                 type_name=row.type_name,
                 schema_hash=row.schema_hash,
                 schema=schemas.get(row.schema_hash or ""),
+                keeps_late=row.on_late == LATE_LETTER,
             )
             self._validator.remember(
                 row.id, expectation, None if attempt is None else attempt.codec_of(row.id)
@@ -562,6 +563,10 @@ class RunnerPool:
         object_key, backoff = (wait.service, text_bytes(wait.key)), Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         while True:
             try:
+                if wait.progress_of is not None:
+                    row = await self._store.awakeable(wait.progress_of)
+                    beat = None if row is None else row.heartbeat
+                    return ABSENT if beat is None else Resolution(value=beat.progress)
                 if wait.promise_id is not None:
                     outcome = (await self._store.outcomes([wait.promise_id])).get(wait.promise_id)
                     if outcome is None or isinstance(outcome, Cancellation):

@@ -47,13 +47,18 @@ Learn: TypeAlias = Callable[[str, Expectation], Awaitable[Codec[Any] | None]]
 
 
 class PayloadValidator:
-    """Validates completions against what their awakeables expect."""
+    """Validates completions against what their awakeables expect.
+
+    Attributes:
+        keeping_late: The awakeables, as far as is known, whose late answers become dead letters.
+    """
 
     def __init__(self, reader: SettlementReader, learn: Learn) -> None:
         """Read expectations from a store; `learn` finds types that this process does not know."""
         self._reader = reader
         self._learn = learn
         self._expected: OrderedDict[str, _Expected] = OrderedDict()
+        self.keeping_late: set[str] = set()
         self._validators: dict[tuple[str, bool], jsonschema_rs.Draft202012Validator] = {}
         self._schemas: OrderedDict[str, bytes] = OrderedDict()
 
@@ -64,8 +69,11 @@ class PayloadValidator:
         of types.
         """
         self._expected[awakeable_id] = (expectation, None if codec is None else weakref.ref(codec))
+        if expectation.keeps_late:
+            self.keeping_late.add(awakeable_id)
         if len(self._expected) > CACHED:
-            self._expected.popitem(last=False)
+            dropped, _ = self._expected.popitem(last=False)
+            self.keeping_late.discard(dropped)
 
     async def expectation(self, awakeable_id: str) -> Expectation | None:
         """What one awakeable expects; None: it has no row."""
@@ -190,7 +198,7 @@ class PayloadValidator:
 class Settlement:
     """Settles completions, and wakes the invocations that wait for them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - most by name
         self,
         committer: Committer,
         validator: PayloadValidator,
@@ -201,6 +209,7 @@ class Settlement:
         metrics: Metrics,
         on_wakes: Callable[[Sequence[Wake]], None],
         on_effects: Callable[[], None],
+        on_begun: Callable[[], None],
     ) -> None:
         """Settle through a committer.
 
@@ -213,8 +222,10 @@ class Settlement:
             metrics: Where verdicts are counted.
             on_wakes: Called with the invocations that a commit has woken.
             on_effects: Called when a commit has queued effects that nobody has claimed.
+            on_begun: Called when late answers have begun invocations.
         """
         self._committer = committer
+        self._on_begun = on_begun
         self._validator = validator
         self._horizon = horizon
         self._ids = ids
@@ -271,6 +282,8 @@ class Settlement:
                 self._on_wakes(reply.wakes)
                 if self._verdicts_topic:
                     self._on_effects()
+                if reply.begun:
+                    self._on_begun()
                 return reply
             case Unchecked():
                 return None

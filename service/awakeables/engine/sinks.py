@@ -19,6 +19,7 @@ from awakeables.core.commands import PartitionFence, Settle
 from awakeables.core.deadletters import (
     FOLDED,
     INVALID,
+    LATE,
     UNREADABLE,
     UNSTORABLE,
     UNUSABLE_TASK,
@@ -282,9 +283,10 @@ class CompletionSink(PartitionSink):
             offsets: list[int] = []
             for place, completion in enumerate(validated):
                 offsets.append(records[place].offset)
-                if completion.checked is not None:
+                keeps_late = completion.awakeable_id in topic.validator.keeping_late
+                if completion.checked is not None and not keeps_late:
                     continue  # it has a row, and its value fits
-                code = None
+                code = LATE if keeps_late else None
                 if isinstance(completion.body, DeadTask):
                     code = UNUSABLE_TASK
                     dead_tasks[place] = topic.dead_task(completion, completion.body)

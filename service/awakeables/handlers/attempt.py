@@ -78,6 +78,7 @@ class StateWait(Record, tag_field="on", tag="state"):
         service: The object.
         name: The name; None: the names of all of it.
         promise_id: It is the name of a promise, whose outcome is read.
+        progress_of: The awakeable whose last heartbeat is read, instead of a state.
     """
 
     index: int
@@ -85,6 +86,7 @@ class StateWait(Record, tag_field="on", tag="state"):
     key: str
     name: str | None = None
     promise_id: str | None = None
+    progress_of: str | None = None
 
 
 Wait: TypeAlias = AwakeableWait | TimerWait | RunWait | SettleWait | StateWait

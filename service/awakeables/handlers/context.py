@@ -61,6 +61,7 @@ from awakeables.handlers.execution import (
     read_answer,
 )
 from awakeables.handlers.invoking import NO_INPUT, Call
+from awakeables.handlers.late import OnLate, target_of
 from awakeables.handlers.publishing import EVENTS, publication, traced
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.retry import RetryPolicy
@@ -84,6 +85,9 @@ F = TypeVar("F", bound="Durable[Any] | Awakeable[Any]")
 Part: TypeAlias = Durable[T] | Awakeable[T]
 """What can be combined."""
 Args = TypeVarTuple("Args")
+
+SHORTEST_HEARTBEAT = timedelta(seconds=1)
+"""The shortest time between two heartbeats that can be asked for."""
 
 MAX_WAIT = timedelta(days=365_250)
 """A thousand years. Later instants could be beyond the year 9999, the last that `datetime` has."""
@@ -136,23 +140,58 @@ class Context:
 
     @overload
     def awakeable(
-        self, type: None = None, *, timeout: timedelta | None = None, serde: None = None
+        self,
+        type: None = None,
+        *,
+        timeout: timedelta | None = None,
+        heartbeat_timeout: timedelta | None = None,
+        on_late: OnLate[Any] = None,
+        revocable: bool = False,
+        serde: None = None,
     ) -> Awakeable[Any]: ...
     @overload
     def awakeable(
-        self, type: None = None, *, timeout: timedelta | None = None, serde: Serde[T]
+        self,
+        type: None = None,
+        *,
+        timeout: timedelta | None = None,
+        heartbeat_timeout: timedelta | None = None,
+        on_late: OnLate[T] = None,
+        revocable: bool = False,
+        serde: Serde[T],
     ) -> Awakeable[T]: ...
     @overload
     def awakeable(
-        self, type: type[T], *, timeout: timedelta | None = None, serde: Serde[T] | None = None
+        self,
+        type: type[T],
+        *,
+        timeout: timedelta | None = None,
+        heartbeat_timeout: timedelta | None = None,
+        on_late: OnLate[T] = None,
+        revocable: bool = False,
+        serde: Serde[T] | None = None,
     ) -> Awakeable[T]: ...
     @overload
     def awakeable(
-        self, type: Any, *, timeout: timedelta | None = None, serde: Serde[Any] | None = None
+        self,
+        type: Any,
+        *,
+        timeout: timedelta | None = None,
+        heartbeat_timeout: timedelta | None = None,
+        on_late: OnLate[Any] = None,
+        revocable: bool = False,
+        serde: Serde[Any] | None = None,
     ) -> Awakeable[Any]: ...
 
     def awakeable(
-        self, type: Any = None, *, timeout: timedelta | None = None, serde: Serde[Any] | None = None
+        self,
+        type: Any = None,
+        *,
+        timeout: timedelta | None = None,
+        heartbeat_timeout: timedelta | None = None,
+        on_late: OnLate[Any] = None,
+        revocable: bool = False,
+        serde: Serde[Any] | None = None,
     ) -> Awakeable[Any]:
         """Create a durable callback.
 
@@ -164,6 +203,15 @@ class Context:
                 any JSON. An answer that does not fit is refused when it arrives, and the awakeable stays
                 pending (A4).
             timeout: After this time without an answer, awaiting raises `TimedOut`.
+            heartbeat_timeout: After the worker's first heartbeat, the longest time to the next one; when it
+                is over, awaiting raises `TimedOut` with the kind `heartbeat`. Without a heartbeat only
+                `timeout` counts: who has not begun is not silent.
+            on_late: What else becomes of a late answer, which settles nothing: `dead-letter`, if it came
+                over Kafka; or a handler of a service, `(Context, Late[T])`, that is begun with the first
+                one. It is known for as long as this invocation is kept.
+            revocable: If the awakeable times out or is cancelled, a record on the app's revocations topic
+                says so, and `Task.heartbeat` raises `TaskOver` in the worker. With `heartbeat_timeout=`
+                this is so in any case.
             serde: Decodes the answer's bytes, in place of JSON by type.
         """
         try:
@@ -174,6 +222,14 @@ class Context:
         if timeout is not None and timeout <= timedelta(0):
             raise self._execution.misuse(f"ctx.awakeable: timeout must be positive, not {timeout}")
         execution = self._execution
+        heartbeat_ms = None
+        if heartbeat_timeout is not None:
+            heartbeat_ms = self._checked_ms(heartbeat_timeout, "ctx.awakeable: heartbeat_timeout")
+            if heartbeat_timeout < SHORTEST_HEARTBEAT:
+                raise execution.misuse(
+                    f"ctx.awakeable: heartbeat_timeout must be a second or more, not {heartbeat_timeout}"
+                )
+        late = None if on_late is None else target_of(execution, on_late, codec)
         replaying = execution.replay.replaying
         new_id = "" if replaying else execution.world.ids.new("prom")
         index, asked = execution.ask(AwakeableCreated(id=new_id, timeout_ms=timeout_ms))
@@ -185,6 +241,9 @@ class Context:
                 type_name=codec.type_name,
                 schema_hash=codec.schema_hash,
                 timeout_ms=timeout_ms,
+                heartbeat_ms=heartbeat_ms,
+                on_late=late,
+                revoke_to=execution.world.revoke_to if revocable or heartbeat_ms is not None else None,
             )
             execution.new_awakeables.append(row)
         execution.codecs[awakeable_id] = codec

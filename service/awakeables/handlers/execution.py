@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
+
+from msgspec import Raw
 
 from awakeables.core.commands import NewAwakeable, NewCall
 from awakeables.core.effects import Effect
@@ -19,6 +22,7 @@ from awakeables.core.journal import (
     CallOffRequested,
     CancellationRaised,
     Entry,
+    ProgressRead,
     RunRequested,
     SettleRequested,
     SleepRequested,
@@ -27,7 +31,7 @@ from awakeables.core.journal import (
 )
 from awakeables.core.jsontext import decode_json
 from awakeables.core.objects import StateWrite
-from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
+from awakeables.core.outcomes import NULL, Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.replay import Replay
 from awakeables.core.texts import excerpt
 from awakeables.errors import (
@@ -42,9 +46,9 @@ from awakeables.errors import (
     TimedOut,
     ValueRefused,
 )
-from awakeables.handlers.attempt import Wait
+from awakeables.handlers.attempt import StateWait, Wait
 from awakeables.handlers.retry import RetryPolicy
-from awakeables.handlers.serde import Codec, explain
+from awakeables.handlers.serde import Codec, codec_for, explain
 from awakeables.handlers.standin import INSTEAD, HandlerTask
 from awakeables.ports import Clock
 
@@ -75,6 +79,7 @@ class World:
 
     Attributes:
         max_entries: The maximum length of a journal.
+        revoke_to: The topic for revocations; None: none are published.
     """
 
     clock: Clock
@@ -82,6 +87,7 @@ class World:
     app: str
     reply_to: str
     max_entries: int = 100_000
+    revoke_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -635,6 +641,22 @@ class Awakeable(_NotForAsyncio, tuple[str, Promise[T_co]], Generic[T_co]):
     def promise(self) -> Promise[T_co]:
         return self[1]
 
+    @overload
+    def progress(self, type: type[T], /) -> Durable[T | None]: ...
+    @overload
+    def progress(self, type: Any = None, /) -> Durable[Any]: ...
+
+    def progress(self, type: Any = None, /) -> Durable[Any]:
+        """What its worker has reported last, with a heartbeat; awaiting returns it, or None: nothing yet.
+
+        A heartbeat wakes no handler: to look every minute, race the awakeable with a `ctx.sleep`.
+
+        Args:
+            type: What it is read as; None: any JSON.
+        """
+        promise = self[1]
+        return read_progress(promise._execution, promise._index, self[0], type)
+
     @property
     def done(self) -> bool:
         """As of `Durable`."""
@@ -667,6 +689,29 @@ def read_answer(execution: Execution, awakeable_id: str, codec: Codec[T], outcom
         raise execution.unfit(what, error) from None
 
 
+def read_progress(execution: Execution, of: int, awakeable_id: str, type_: Any) -> Durable[Any]:
+    """Read the progress of an awakeable's last heartbeat."""
+    try:
+        codec = codec_for(type_)
+    except TypeError as error:
+        raise execution.misuse(f"progress: {error}") from error
+    index, _ = execution.ask(ProgressRead(of=of))
+    execution.waits[index] = StateWait(index=index, service="", key="", progress_of=awakeable_id)
+    execution.unawaited[index] = "progress()"
+
+    def read(outcome: Outcome) -> Any:
+        if not isinstance(outcome, Resolution):
+            raise_terminal(outcome)
+        if outcome.is_absent or outcome.content == NULL:
+            return None
+        try:
+            return codec.load_written(outcome.content)
+        except BaseException as error:
+            raise execution.unfit(f"the progress of awakeable {awakeable_id}", error) from None
+
+    return Durable(execution, index, read)
+
+
 def value_of(outcome: Outcome, awakeable_id: str) -> Resolution:
     """The resolution of an awakeable.
 
@@ -678,10 +723,26 @@ def value_of(outcome: Outcome, awakeable_id: str) -> Resolution:
             return outcome
         case Rejection():
             raise Rejected(outcome.reason, code=outcome.code, details=details_of(outcome))
+        case Expiry(kind="heartbeat"):
+            timed_out = TimedOut(f"awakeable {awakeable_id} timed out: no heartbeat came", kind="heartbeat")
+            raise _with_progress(timed_out, outcome)
         case Expiry():
-            raise TimedOut(f"awakeable {awakeable_id} timed out")
+            raise _with_progress(TimedOut(f"awakeable {awakeable_id} timed out"), outcome)
         case Cancellation():
             raise Cancelled(f"awakeable {awakeable_id} was cancelled: {outcome.reason}")
+
+
+def _with_progress(error: TimedOut, expiry: Expiry) -> TimedOut:
+    if isinstance(expiry.progress, Raw) and bytes(expiry.progress) != NULL:
+        error._read_progress = functools.partial(_progress_as, bytes(expiry.progress))
+    return error
+
+
+def _progress_as(text: bytes, type_: Any) -> Any:
+    try:
+        return codec_for(type_).decode(text)
+    except Exception as error:  # a user's validator may raise anything
+        raise ValueError(f"the last progress is not of this type: {explain(error)}") from error
 
 
 def raise_terminal(outcome: Outcome) -> NoReturn:

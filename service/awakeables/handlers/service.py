@@ -567,7 +567,7 @@ class App:
             DeclarationError: Two subscriptions have one name, or a topic is one of the app's own.
         """
         found: dict[str, Handler] = {}
-        own = (self.completions_topic, self.dead_letter_topic, self.verdicts_topic)
+        own = (self.completions_topic, self.dead_letter_topic, self.verdicts_topic, self.revocations_topic)
         for handler in (each for service in self.services.values() for each in service.handlers.values()):
             subscription = handler.subscription
             if subscription is None or subscription.name is None:
@@ -597,6 +597,10 @@ class App:
     @property
     def verdicts_topic(self) -> str:
         return f"{self.name}.verdicts"
+
+    @property
+    def revocations_topic(self) -> str:
+        return f"{self.name}.revocations"
 
     def handler(self, service: str, name: str) -> Handler:
         """Find a handler by name.

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from awakeables.kafka.topics import TopicPlan
 
-Role: TypeAlias = Literal["completions", "dead letters", "verdicts", "tasks", "subscribed"]
+Role: TypeAlias = Literal["completions", "dead letters", "verdicts", "revocations", "tasks", "subscribed"]
 Weight: TypeAlias = Literal["must", "advice"]
 Rating: TypeAlias = Literal["ok", "advice", "must"]
 
@@ -88,7 +88,8 @@ class Recommendation:
 
 
 def _all(rule: Rule) -> dict[Role, Rule]:
-    return {"completions": rule, "dead letters": rule, "verdicts": rule, "tasks": rule}
+    roles: tuple[Role, ...] = ("completions", "dead letters", "verdicts", "revocations", "tasks")
+    return dict.fromkeys(roles, rule)
 
 
 RECOMMENDATIONS = (
@@ -99,6 +100,7 @@ RECOMMENDATIONS = (
             "completions": AtLeast(4),
             "dead letters": AtLeast(1),
             "verdicts": AtLeast(4),
+            "revocations": AtLeast(1),
             "tasks": AtLeast(12),
         },
         why="they limit how many consumers read at once; more can be added later, but not removed",
@@ -132,6 +134,12 @@ RECOMMENDATIONS = (
         weight="advice",
         rules={"dead letters": AtLeast(30 * DAY_MS), "verdicts": AtLeast(7 * DAY_MS)},
         why="as long as the store keeps the rows that these are copies of",
+    ),
+    Recommendation(
+        setting=RETENTION,
+        weight="advice",
+        rules={"revocations": AtLeast(7 * DAY_MS)},
+        why="as long as a task may wait in its topic: who takes it up then learns that nobody waits for it",
     ),
     Recommendation(
         setting=RETENTION,

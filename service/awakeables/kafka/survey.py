@@ -46,7 +46,11 @@ def topics_of(
     verdicts topic if verdicts are published. Each task topic has a topic for its dead letters, even if its
     workers don't use our SDK.
     """
-    roles: dict[str, Role] = {app.completions_topic: "completions", app.dead_letter_topic: "dead letters"}
+    roles: dict[str, Role] = {
+        app.completions_topic: "completions",
+        app.dead_letter_topic: "dead letters",
+        app.revocations_topic: "revocations",
+    }
     if verdicts:
         roles[app.verdicts_topic] = "verdicts"
     task_topics = dict.fromkeys([*tasks, *(topic for worker in workers for topic in worker.topics)])

@@ -31,7 +31,7 @@ class KafkaOffsets:
                     raise no_topic(topic, self._connection, ours=False)
                 consumer.assign(places)  # so that it knows the topic
                 consumer.pause(*places)
-                found = await _find(consumer, places, where)
+                found = await find_offsets(consumer, places, where)
         except NO_CONNECTION as error:
             raise await diagnose(self._connection, error) from error
         finally:
@@ -39,9 +39,10 @@ class KafkaOffsets:
         return {place.partition: offset for place, offset in found.items()}
 
 
-async def _find(
+async def find_offsets(
     consumer: AIOKafkaConsumer, places: list[TopicPartition], where: Where
 ) -> Mapping[TopicPartition, int]:
+    """The offsets of a place in partitions that are assigned to a consumer."""
     if where == "earliest":
         begins: Mapping[TopicPartition, int] = await consumer.beginning_offsets(places)
         return begins

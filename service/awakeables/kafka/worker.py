@@ -23,6 +23,7 @@ from awakeables.kafka.connectionerrors import ConnectionErrorLog
 from awakeables.kafka.diagnosis import DENIED, error_text
 from awakeables.kafka.groupreader import POLL_MS, GroupReader
 from awakeables.kafka.producer import Producer
+from awakeables.kafka.revocations import Revocations
 from awakeables.kafka.tolerant import OversizedBatch
 from awakeables.kafka.topics import missing_topics
 from awakeables.ports import Clock
@@ -30,6 +31,7 @@ from awakeables.telemetry import events
 from awakeables.telemetry.metrics import WorkerMetrics
 from awakeables.telemetry.outages import Outages
 from awakeables.worker.deadletters import dead_letter, dead_letter_topic
+from awakeables.worker.heartbeats import OverReason
 from awakeables.worker.loop import LoopSettings, WorkerLoop
 from awakeables.worker.offsets import OffsetTracker
 from awakeables.worker.port import Incoming, Outgoing
@@ -136,6 +138,7 @@ class KafkaTasks:
         self._settings = settings
         self.producer = Producer(connection, clock, errors=ConnectionErrorLog(connection, client="producer"))
         self._answers = AnswerSender(self.producer, connection, clock=clock)
+        self._revocations = Revocations(connection)
         self._offsets = OffsetTracker()
         self._letter_topics = {dead_letter_topic(topic) for topic in worker.topics}
         self._consumer: AIOKafkaConsumer | None = None
@@ -169,6 +172,14 @@ class KafkaTasks:
             await self._answers.send_dead_letter(record)
         else:
             await self._answers.send(record)
+
+    def watch(self, topic: str, since_ms: int) -> None:
+        """As `TaskPort.watch`."""
+        self._revocations.watch(topic, since_ms)
+
+    def why_over(self, awakeable_id: str) -> OverReason | None:
+        """As `TaskPort.why_over`."""
+        return self._revocations.why_over(awakeable_id)
 
     def drain(self) -> None:
         """As `TaskPort.drain`."""
@@ -233,6 +244,7 @@ class KafkaTasks:
     async def close(self) -> None:
         """Commit, leave the group, release the clients."""
         await self.commit()
+        await self._revocations.close()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await close_consumer(consumer)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from itertools import islice
 from typing import TypeAlias, TypeVar, cast
 
-from awakeables.core.awakeables import AwakeableRow, AwakeableState
+from awakeables.core.awakeables import LATE_LETTER, AwakeableRow, AwakeableState
 from awakeables.core.brief import brief_awakeable, brief_dead_letter, brief_effect, brief_invocation
 from awakeables.core.commands import (
     Claim,
@@ -367,6 +367,7 @@ class MemoryStore:
                 type_name=row.type_name,
                 schema_hash=row.schema_hash,
                 schema=self.tables.schemas.get(row.schema_hash or ""),
+                keeps_late=row.watch.on_late == LATE_LETTER,
             )
             for row in rows
             if row is not None

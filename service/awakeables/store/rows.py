@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from awakeables.core.acts import acts_bytes, acts_from
+from awakeables.core.awakeables import keeps_late
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.rows import headers_bytes, headers_from
@@ -16,13 +17,14 @@ Columns: TypeAlias = tuple[Any, ...]
 
 def expectation_from(columns: Iterable[Any]) -> Expectation:
     """What an awakeable accepts, from the columns of `expectations` after its ID."""
-    invocation_id, codec, type_name, schema_hash, schema = columns
+    invocation_id, codec, type_name, schema_hash, schema, watch = columns
     return Expectation(
         invocation_id=invocation_id,
         codec=codec,
         type_name=type_name,
         schema_hash=schema_hash,
         schema=schema,
+        keeps_late=watch is not None and keeps_late(watch),
     )
 
 

@@ -15,7 +15,7 @@ from awakeables.core.invocations import STATUSES
 Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
 CompletionOrigin: TypeAlias = Literal["kafka", "http", "handler"]
 LetterCode: TypeAlias = Literal[
-    "unreadable", "unknown", "invalid", "unstorable", "skipped", "folded", "unusable-task", "failed"
+    "unreadable", "unknown", "invalid", "unstorable", "skipped", "folded", "unusable-task", "failed", "late"
 ]
 PublishResult: TypeAlias = Literal["published", "retried", "refused"]
 CommitProblem: TypeAlias = Literal["unavailable", "refused"]
@@ -27,7 +27,7 @@ TaskEnd: TypeAlias = Literal["resolved", "rejected", "dead-letter", "expired", "
 
 ORIGINS: tuple[CompletionOrigin, ...] = ("kafka", "http", "handler")
 LETTER_CODES: tuple[LetterCode, ...] = (
-    "unreadable", "unknown", "invalid", "unstorable", "skipped", "folded", "unusable-task", "failed",
+    "unreadable", "unknown", "invalid", "unstorable", "skipped", "folded", "unusable-task", "failed", "late",
 )  # fmt: skip
 PUBLISH_RESULTS: tuple[PublishResult, ...] = ("published", "retried", "refused")
 COMMIT_PROBLEMS: tuple[CommitProblem, ...] = ("unavailable", "refused")

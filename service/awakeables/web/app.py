@@ -177,6 +177,7 @@ def _routes(  # noqa: PLR0915 - a line per route
     for path in AWAKEABLE_PATHS:
         routes.add("POST", f"{path}/*/resolve", awakeables.resolve, scope="complete")
         routes.add("POST", f"{path}/*/reject", awakeables.reject, scope="complete")
+    routes.add("POST", "/awakeables/*/heartbeat", awakeables.heartbeat, scope="complete")
     routes.add("GET", "/awakeables", awakeables.list, scope="read", parameters=("state", *PAGING))
     routes.add("GET", "/awakeables/*", awakeables.show, scope="read")
     routes.add(

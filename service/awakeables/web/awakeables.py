@@ -8,10 +8,18 @@ import msgspec
 from msgspec import Raw, UnsetType
 
 from awakeables.api import Api
-from awakeables.core.awakeables import STATES, Completion, Verdict, VerdictKind
+from awakeables.core.awakeables import (
+    STATES,
+    Completion,
+    Heartbeat,
+    Verdict,
+    VerdictKind,
+    checked_progress,
+)
 from awakeables.core.ids import parse_id
-from awakeables.core.outcomes import NO_REASON, Rejection, Resolution
+from awakeables.core.outcomes import NO_REASON, NULL, Rejection, Resolution
 from awakeables.core.sources import source_of
+from awakeables.errors import NotPossible
 from awakeables.ports import Expectation
 from awakeables.web import render, views
 from awakeables.web.audit import Deed, audited
@@ -57,6 +65,29 @@ class AwakeableRoutes:
         awakeable_id = _awakeable_id(request)
         body = await self._bodies.read(request)
         return await self._settle(request, awakeable_id, self._rejection(request, body))
+
+    async def heartbeat(self, request: HttpRequest) -> Response:
+        """Keep a heartbeat, whose body is the progress; the answer tells whether anybody waits."""
+        awakeable_id = _awakeable_id(request)
+        body = await self._bodies.read(request)
+        progress = Raw(self._bodies.json_of(request, body) if body else NULL)
+        try:
+            beat = Heartbeat(progress=checked_progress(progress))
+        except ValueError as error:
+            raise Problem(413, "too-large", "The progress is too large", str(error)) from None
+        completion = Completion(
+            awakeable_id=awakeable_id,
+            body=beat,
+            source=source_of("http", f"{self._api.new_id('evt')}{_token_suffix(request)}"),
+            worker=request.text(b"awakeable-worker"),
+        )
+        verdict = await self._waiting.store(self._api.settle(completion))
+        if verdict is not None:
+            raise _refused(verdict, shows_outcome=False)
+        row = await self._waiting.store(self._api.awakeable(awakeable_id))
+        if row.state != "pending":
+            raise NotPossible(f"awakeable {row.id} is {row.state}: it takes no more heartbeats")
+        return as_json(views.HeartbeatView(awakeable_id=row.id, state="pending"))
 
     async def list(self, request: HttpRequest) -> Response:
         asked = page_of(request, "prom")

@@ -17,6 +17,7 @@ from awakeables.core.awakeables import (
     LastHeartbeat,
     Verdict,
     VerdictEntry,
+    Watch,
 )
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, QueuedEffect
@@ -63,7 +64,7 @@ def outcome(ended: Outcome) -> views.OutcomeView:
             details = Raw(NULL) if isinstance(ended.details, UnsetType) else ended.details
             return views.RejectedView(reason=ended.reason, code=ended.code, details=details)
         case Expiry():
-            return views.TimedOutView(deadline=instant(ended.deadline_ms))
+            return views.TimedOutView(deadline=instant(ended.deadline_ms), kind=ended.kind)
         case Cancellation():
             return views.CancelledView(reason=ended.reason)
 
@@ -169,6 +170,13 @@ def awakeable_in_full(row: AwakeableRow, expected: Expectation | None) -> views.
         last=[_book_entry(entry) for entry in row.verdicts.last],
         heartbeat=None if row.heartbeat is None else _beat(row.heartbeat),
         dead_task=None if row.verdicts.dead_task is None else _dead_task(row.verdicts.dead_task),
+        watch=None if row.watch_json is None else _watch(row.watch),
+    )
+
+
+def _watch(watch: Watch) -> views.WatchView:
+    return views.WatchView(
+        heartbeat_timeout_ms=watch.heartbeat_ms, on_late=watch.on_late, late_invocation=watch.late_id
     )
 
 

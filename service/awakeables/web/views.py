@@ -17,6 +17,7 @@ from awakeables.core.awakeables import AwakeableState, CodecKind, VerdictKind
 from awakeables.core.effects import EffectState
 from awakeables.core.instances import InstanceState
 from awakeables.core.invocations import Status
+from awakeables.core.outcomes import ExpiryKind
 
 _SYMBOLS = "[0-9a-hjkmnp-tv-z]{33}$"
 
@@ -53,6 +54,7 @@ class TimedOutView(View, tag_field="status", tag="timed-out"):
     """Its deadline passed first."""
 
     deadline: Instant
+    kind: ExpiryKind
 
 
 class CancelledView(View, tag_field="status", tag="cancelled"):
@@ -92,6 +94,21 @@ class BeatView(View):
     worker: str | None
 
 
+class WatchView(View):
+    """What an awakeable is watched for, beyond a deadline."""
+
+    heartbeat_timeout_ms: Natural | None
+    on_late: str | None
+    late_invocation: InvocationId | None
+
+
+class HeartbeatView(View):
+    """The answer to a heartbeat that was kept."""
+
+    awakeable_id: AwakeableId
+    state: Literal["pending"]
+
+
 class AwakeableView(View):
     """An awakeable in a list; `verdicts` counts them by kind."""
 
@@ -125,6 +142,7 @@ class AwakeableInFullView(AwakeableView):
     last: list[BookEntryView]
     heartbeat: BeatView | None
     dead_task: DeadTaskView | None
+    watch: WatchView | None
 
 
 class AwakeablesView(View):

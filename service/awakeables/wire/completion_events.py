@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from awakeables.core.awakeables import Heartbeat
+from awakeables.core.awakeables import Heartbeat, checked_progress
 from awakeables.core.outcomes import NO_REASON, NULL, Rejection, Resolution
 from awakeables.wire.attempts import attempt_from
 from awakeables.wire.cloudevents import CloudEvent
@@ -62,7 +62,7 @@ def body_of(event: CloudEvent) -> Resolution | Rejection | Heartbeat:
     if kind == REJECTED:
         return _rejection(_members(event, _refusals))
     data = _members(event, _progresses)
-    return Heartbeat() if data is None else Heartbeat(progress=Raw(bytes(data.progress)))
+    return Heartbeat() if data is None else Heartbeat(progress=checked_progress(Raw(bytes(data.progress))))
 
 
 def _resolution(event: CloudEvent) -> Resolution:

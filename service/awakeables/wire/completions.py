@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from awakeables.core.awakeables import Completion, DeadTask, Heartbeat
+from awakeables.core.awakeables import Completion, DeadTask, Heartbeat, checked_progress
 from awakeables.core.effects import Header
 from awakeables.core.ids import parse_id
 from awakeables.core.jsontext import json_fault
@@ -201,7 +201,7 @@ def _other_body(envelope: _Envelope) -> Resolution | Rejection | Heartbeat | Dea
         case "heartbeat":
             if envelope.progress is UNSET:
                 return Heartbeat()
-            return Heartbeat(progress=_json("progress", envelope.progress))
+            return Heartbeat(progress=checked_progress(_json("progress", envelope.progress)))
         case "dead-lettered":
             return decode_dead_task(envelope.dead_letter, envelope.reason)
         case unknown:

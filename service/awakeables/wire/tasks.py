@@ -75,6 +75,10 @@ def encode_effect(effect: Effect) -> tuple[bytes | None, list[Header]]:
     if deadline is not None:
         ours["awakeable-deadline"] = deadline.encode()
     ours["awakeable-attempt"] = b"1"
+    if facts.heartbeat_ms is not None:
+        ours["awakeable-heartbeat-ms"] = str(facts.heartbeat_ms).encode()
+    if facts.revoke_to is not None:
+        ours["awakeable-revocations"] = facts.revoke_to.encode()
     value = effect.value
     if facts.envelope == "cloudevents":
         value, ours[CONTENT_TYPE] = structured(effect, facts)

@@ -75,6 +75,7 @@ class WorkerLoop:
             clock=clock,
             threads=self._threads,
             pause=self._pause,
+            port=port,
             reply_topics=self._settings.reply_topics,
         )
         self._running: dict[tuple[str, int, int, int], asyncio.Task[None]] = {}

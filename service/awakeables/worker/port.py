@@ -7,6 +7,7 @@ from typing import Protocol
 
 from awakeables.core.effects import Header
 from awakeables.core.records import Record
+from awakeables.worker.heartbeats import OverReason
 
 
 class Incoming(Record):
@@ -51,6 +52,14 @@ class TaskPort(Protocol):
             BrokerRefused: We were not allowed to write to the topic for a while.
             BrokerUnavailable: As the previous two, while the port drains.
         """
+        ...
+
+    def watch(self, topic: str, since_ms: int) -> None:
+        """Read a topic of revocations from an instant on, unless it is read already."""
+        ...
+
+    def why_over(self, awakeable_id: str) -> OverReason | None:
+        """Why nobody waits for an awakeable any more, as far as is known; None: somebody may."""
         ...
 
     def drain(self) -> None:

@@ -7,6 +7,7 @@ deadline passed? ──▶ PastDeadline        │
    │                                     │
 function ──returns──▶ Answered: resolved │
    ├─────raise Reject──▶ Answered: rejected
+   ├─────TaskOver──▶ PastDeadline
    ├─────any other error─────────────────┤
    │                                     └──no more tries──▶ Answered: rejected, 500
    └─────the worker drains meanwhile──▶ Unfinished
@@ -18,9 +19,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import structlog
+from msgspec import Raw
 from msgspec.structs import replace
 
-from awakeables.core.awakeables import Completion, DeadTask
+from awakeables.core.awakeables import Completion, DeadTask, Heartbeat
 from awakeables.core.effects import Header
 from awakeables.core.jsontext import TOO_MANY_VALUES, has_too_many_values
 from awakeables.core.outcomes import Rejection, Resolution
@@ -45,7 +47,8 @@ from awakeables.wire.tasks import (
     find_address,
 )
 from awakeables.worker.deadletters import DeadLetterCode, dead_letter
-from awakeables.worker.port import Incoming, Outgoing
+from awakeables.worker.heartbeats import Heart, OverReason, TaskOver
+from awakeables.worker.port import Incoming, Outgoing, TaskPort
 from awakeables.worker.replies import ANY_COMPLETIONS, ReplyTopics
 from awakeables.worker.task import Reject, Task
 from awakeables.worker.threads import Threads
@@ -81,7 +84,7 @@ class DeadLettered(Record):
 
 
 class PastDeadline(Record):
-    """The awakeable has timed out: there is nothing to send, and the record is done."""
+    """Nobody waits for the awakeable any more: there is nothing to send, and the record is done."""
 
 
 class Unfinished(Record):
@@ -103,9 +106,11 @@ class Processor:
         clock: Clock,
         threads: Threads,
         pause: Sleep,
+        port: TaskPort,
         reply_topics: ReplyTopics = ANY_COMPLETIONS,
     ) -> None:
         self._worker = worker
+        self._port = port
         self._reply_topics = reply_topics
         self._clock = clock
         self._threads = threads
@@ -134,7 +139,35 @@ class Processor:
             payload = function.payload.decode(bytes(task.payload))
         except BaseException as error:  # validators are the author's code and raise what they like
             return self.give_up(record, "invalid", f"the payload does not fit: {explain(error)}")
-        return await self._try(_Job(record, task, function, payload))
+        job = _Job(record, task, function, payload)
+        if job.revocations is not None:
+            self._port.watch(job.revocations, record.timestamp_ms)
+        job.heart = Heart(
+            lambda progress: self._send_heartbeat(job, progress),
+            lambda: self._is_over(job),
+            timeout_s=job.heartbeat_s,
+            keepalive=function.keepalive,
+        )
+        job.heart.open()
+        try:
+            return await self._try(job)
+        finally:
+            await job.heart.close()
+
+    async def _send_heartbeat(self, job: _Job, progress: bytes) -> None:
+        completion = Completion(
+            awakeable_id=job.task.awakeable_id,
+            body=Heartbeat(progress=Raw(progress)),
+            source=source_of("worker", self._worker.name),
+            worker=self._worker.name,
+            attempt=job.attempt,
+        )
+        await self._port.send(_message(job.record, job.task.reply_to, completion))
+
+    def _is_over(self, job: _Job) -> OverReason | None:
+        if job.is_late(self._clock.now_ms()):
+            return "timed-out"
+        return self._port.why_over(job.task.awakeable_id) if job.revocations is not None else None
 
     def give_up(self, record: Incoming, code: DeadLetterCode, reason: str) -> DeadLettered:
         """Make a record a dead letter, log it, and report it to the service whose handler waits."""
@@ -197,13 +230,16 @@ class Processor:
         began_ms = self._clock.now_ms()
         failures = 0
         while True:
-            if job.is_late(self._clock.now_ms()):
-                return self._skip(job)
+            over = self._is_over(job)
+            if over is not None:
+                return self._skip(job, over)
             job.attempt = job.task.attempt + failures
             ended = await self._call(job)
             match ended:
                 case Raised(error=Reject() | TerminalError() as error):
                     return self._rejected(job, error)
+                case Raised(error=TaskOver() as over_error):
+                    return self._skip(job, over_error.reason)
                 case Raised(error=ResultMisfit() as misfit):
                     # A retry would only repeat the side effects.
                     return self._failed(job, failures + 1, misfit)
@@ -256,8 +292,11 @@ class Processor:
         outcome = rejection(f"failed {tries}, last with {reason}", FAILED, None)
         return self._answered(job.record, job.task, job.attempt, outcome)
 
-    def _skip(self, job: _Job) -> PastDeadline:
-        self._log.warning(events.TASK_EXPIRED, **self._log_fields(job), deadline=str(job.deadline))
+    def _skip(self, job: _Job, over: OverReason) -> PastDeadline:
+        if over == "timed-out":
+            self._log.warning(events.TASK_EXPIRED, **self._log_fields(job), deadline=str(job.deadline))
+        else:
+            self._log.info(events.TASK_REVOKED, **self._log_fields(job), reason=over)
         return PAST_DEADLINE
 
     def _answered(
@@ -296,7 +335,10 @@ class Processor:
 class _Job:
     """A readable task, over all of its attempts."""
 
-    __slots__ = ("attempt", "deadline", "function", "headers", "payload", "record", "task")
+    __slots__ = (
+        *("attempt", "deadline", "function", "headers", "heart", "heartbeat_s"),
+        *("payload", "record", "revocations", "task"),
+    )
 
     def __init__(self, record: Incoming, task: TaskRecord, function: TaskFunction, payload: Any) -> None:
         self.record = record
@@ -308,6 +350,11 @@ class _Job:
         self.headers = {
             name: (content or b"").decode("utf-8", "surrogateescape") for name, content in record.headers
         }
+        self.heart: Heart | None = None
+        heartbeat_ms = self.headers.get("awakeable-heartbeat-ms", "")
+        self.heartbeat_s = int(heartbeat_ms) / 1000 if heartbeat_ms.isdecimal() else None
+        topic = self.headers.get("awakeable-revocations")
+        self.revocations = topic if topic is not None and is_topic_name(topic) else None
 
     def is_late(self, at_ms: int) -> bool:
         return self.deadline is not None and self.deadline.timestamp() * 1000 <= at_ms
@@ -322,6 +369,7 @@ class _Job:
             name=self.task.task,
             topic=self.record.topic,
             event_id=self.task.event_id,
+            _heart=self.heart,
         )
 
 

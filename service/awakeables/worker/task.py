@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
+from awakeables.worker.heartbeats import Beat, Heart
+
 T = TypeVar("T")
 
 
@@ -37,6 +39,27 @@ class Task(Generic[T]):
     name: str | None = None
     topic: str = ""
     event_id: str | None = None
+    _heart: Heart | None = field(default=None, repr=False, compare=False)
+
+    def heartbeat(self, progress: Any = None) -> Beat:
+        """Say that the work goes on, and how far it is.
+
+        Call it as often as you like: the newest heartbeat is sent, at most three in the time that the
+        handler allows between two of them. In an `async` function await it, which gives the event loop a
+        turn; a plain function calls it.
+
+        Args:
+            progress: How far it is, for the handler and for people: a model or any JSON value, of at most
+                64 KiB. None leaves what was reported before.
+
+        Raises:
+            TaskOver: Nobody waits for the answer any more. Known if the handler has asked for heartbeats, or
+                has made the awakeable revocable.
+            ValueError: The progress can't be sent.
+        """
+        if self._heart is not None:
+            self._heart.beat(progress)
+        return Beat()
 
     @property
     def traceparent(self) -> str | None:

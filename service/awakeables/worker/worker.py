@@ -33,6 +33,7 @@ class TaskFunction:
     Attributes:
         name: The task name that it takes; None: all names without a function of their own.
         is_async: It is awaited on the event loop; any other runs in a thread.
+        keepalive: Heartbeats are sent while it runs, although it makes none.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class TaskFunction:
         *,
         retry: RetryPolicy,
         serde: Serde[Any] | None,
+        keepalive: bool = False,
     ) -> None:
         """Read the function's signature.
 
@@ -53,6 +55,7 @@ class TaskFunction:
         self.name = name
         self.function = function
         self.retry = retry
+        self.keepalive = keepalive
         self.is_async = is_async(function)
         where = f"task {topic}/{name or '*'} ({getattr(function, '__name__', function)!s})"
         parameter = _only_parameter(function, where)
@@ -103,6 +106,7 @@ class Worker:
         *,
         retry: RetryPolicy | None = None,
         serde: Serde[Any] | None = None,
+        keepalive: bool = False,
     ) -> Callable[[F], F]:
         """Declare a function `(task: Task[X]) -> Y` that does the tasks of a topic.
 
@@ -117,6 +121,8 @@ class Worker:
             retry: For this function only; by default the worker's.
             serde: How the result is written: that of the awakeable, if that has one. Without it a
                 result annotated as `bytes` is sent as raw bytes, any other as JSON.
+            keepalive: Send heartbeats while the function runs, if the handler expects some. That says that
+                the process lives, not that the work gets on: `Task.heartbeat` says that.
 
         Raises:
             DeclarationError: There is a function for this topic and name, a name is invalid, or
@@ -143,7 +149,7 @@ class Worker:
                     f"{_called(other)} and {_called(function)}"
                 )
             self.functions[topic, name] = TaskFunction(
-                topic, name, function, retry=retry or self.retry, serde=serde
+                topic, name, function, retry=retry or self.retry, serde=serde, keepalive=keepalive
             )
             return function
 

@@ -9,7 +9,11 @@ from awakeables.worker.task import Task
 from awakeables.worker.worker import Worker
 
 SHOP = App("shop", services=[Service("orders")])
-OWN = {"shop.completions": "completions", "shop.completions.dlq": "dead letters"}
+OWN = {
+    "shop.completions": "completions",
+    "shop.completions.dlq": "dead letters",
+    "shop.revocations": "revocations",
+}
 
 packer = Worker("packer")
 

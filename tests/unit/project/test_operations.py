@@ -12,7 +12,7 @@ from awakeables.kafka.recommendations import RECOMMENDATIONS, Role
 from awakeables.settings import PREFIX, Settings
 
 TEXT = (Path(__file__).parents[3] / "docs/operations.md").read_text()
-ROLES: tuple[Role, ...] = ("completions", "tasks", "dead letters", "verdicts", "subscribed")
+ROLES: tuple[Role, ...] = ("completions", "tasks", "dead letters", "verdicts", "revocations", "subscribed")
 
 
 def row(*cells: object) -> str:

@@ -13,6 +13,7 @@ from awakeables.core.awakeables import Completion
 from awakeables.core.effects import Effect, Header, TaskFacts
 from awakeables.wire.completions import decode_completion
 from awakeables.wire.tasks import encode_effect
+from awakeables.worker.heartbeats import OverReason
 from awakeables.worker.port import Incoming, Outgoing
 from awakeables.worker.process import Fate, Processor
 from awakeables.worker.replies import ANY_COMPLETIONS, ReplyTopics
@@ -100,12 +101,20 @@ async def process(
     clock: MovedClock | None = None,
     *,
     replies: ReplyTopics = ANY_COMPLETIONS,
+    port: FakePort | None = None,
 ) -> Fate:
     """What becomes of one record."""
     clock = clock or MovedClock()
     threads = Threads(worker.name, 1)
     try:
-        processor = Processor(worker, clock=clock, threads=threads, pause=clock.pause, reply_topics=replies)
+        processor = Processor(
+            worker,
+            clock=clock,
+            threads=threads,
+            pause=clock.pause,
+            port=port or FakePort(),
+            reply_topics=replies,
+        )
         return await processor.process(record)
     finally:
         threads.close()
@@ -123,6 +132,14 @@ class FakePort:
         self.refuse: Callable[[Outgoing], Exception | None] = lambda _: None
         self.open = asyncio.Event()
         self.open.set()
+        self.watched: dict[str, int] = {}
+        self.over: dict[str, OverReason] = {}
+
+    def watch(self, topic: str, since_ms: int) -> None:
+        self.watched.setdefault(topic, since_ms)
+
+    def why_over(self, awakeable_id: str) -> OverReason | None:
+        return self.over.get(awakeable_id)
 
     async def receive(self, limit: int) -> Sequence[Incoming]:
         self.limits.append(limit)

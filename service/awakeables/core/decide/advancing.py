@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from awakeables.core import awakeables, invocations
 from awakeables.core.acts import acts_bytes, with_act
-from awakeables.core.awakeables import AwakeableRow
+from awakeables.core.awakeables import AwakeableRow, Watch
 from awakeables.core.commands import Advance, Begin, FirstStep, NewAwakeable
 from awakeables.core.decide.calling import (
     abandon,
@@ -259,6 +259,9 @@ def _decide(
         created = AwakeableRow(
             each.id, row.id, draft.now_ms, each.codec, each.schema_hash, deadline_ms, type_name=each.type_name
         )
+        if each.heartbeat_ms is not None or each.on_late is not None or each.revoke_to is not None:
+            watch = Watch(heartbeat_ms=each.heartbeat_ms, on_late=each.on_late, revoke_to=each.revoke_to)
+            created = awakeables.watched(created, watch)
         draft.awakeables[created.id] = (None, created)
     effects = []
     for effect in command.effects:
@@ -285,6 +288,15 @@ def _placed(effect: Effect, task: TaskFacts, draft: Draft) -> Effect:
             row.topic = effect.topic  # it is new, and known only here
         else:
             draft.put_awakeable(row, replace(row, topic=effect.topic))
+    if row.watch_json is not None:
+        watch = row.watch
+        watched = replace(
+            task,
+            deadline_ms=watch.final_ms,
+            heartbeat_ms=watch.heartbeat_ms,
+            revoke_to=watch.revoke_to,
+        )
+        return replace(effect, task=watched)
     if row.deadline_ms is None:
         return effect
     return replace(effect, task=replace(task, deadline_ms=row.deadline_ms))

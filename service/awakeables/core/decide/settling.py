@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
+from msgspec import Raw
 from msgspec.structs import replace
 
-from awakeables.core import awakeables
-from awakeables.core.awakeables import PROMISE, AwakeableRow, DeadTask, Verdict, abridged
+from awakeables.core import awakeables, invocations
+from awakeables.core.awakeables import (
+    LATE_LETTER,
+    PROMISE,
+    AwakeableRow,
+    AwakeableState,
+    Completion,
+    DeadTask,
+    Verdict,
+    abridged,
+)
 from awakeables.core.commands import PartitionFence, Settle
-from awakeables.core.deadletters import DeadLetter, Folding, counted_up, fold, relay_copy, remaining, split
+from awakeables.core.deadletters import (
+    LATE,
+    DeadLetter,
+    Folding,
+    counted_up,
+    fold,
+    relay_copy,
+    remaining,
+    split,
+)
 from awakeables.core.effects import Effect
-from awakeables.core.ids import parse_id
-from awakeables.core.outcomes import Outcome
+from awakeables.core.ids import SEED_BYTES, derived_id, parse_id
+from awakeables.core.invocations import Invocation
+from awakeables.core.journal import Input, encode_chunk
+from awakeables.core.outcomes import NULL, Outcome, Resolution
+from awakeables.core.records import Record, rfc3339
 from awakeables.core.replies import Fenced, SettledAll, Unchecked, Wake
 from awakeables.core.rows import UNCLAIMED, Changes, PositionRow, Rows, effect_row
 
@@ -47,6 +70,9 @@ def settle(command: Settle, rows: Rows, now_ms: int, changes: Changes) -> Settle
     if batch.counted is not None:
         changes.put_dead_letter(*batch.counted)
     unpublished = _publish_verdicts(batch, changes) if command.verdicts_to else 0
+    for invocation, chunk in batch.late:
+        changes.put_invocation(None, invocation)
+        changes.chunks.append((invocation.id, 1, chunk, now_ms))
     if fence is not None and held is not None:
         changes.put_position(held, replace(held, next=fence.next))
     return SettledAll(
@@ -56,12 +82,24 @@ def settle(command: Settle, rows: Rows, now_ms: int, changes: Changes) -> Settle
         folded=by_code(folded) if folded else {},
         unpublished=unpublished,
         again=frozenset(batch.again),
+        begun=tuple([invocation.id for invocation, _ in batch.late]) if batch.late else (),
     )
 
 
 def is_next(fence: PartitionFence, held: PositionRow) -> bool:
     """Whether the batch is from the partition's current owner and was not committed before (K1)."""
     return held.epoch == fence.epoch and held.owner == fence.owner and held.next <= fence.first
+
+
+class LateAnswer(Record):
+    """The input of a handler that a late answer begins."""
+
+    value: Raw
+    awakeable_id: str
+    invocation_id: str
+    state: AwakeableState
+    at: str
+    worker: str | None = None
 
 
 class _Batch(msgspec.Struct):
@@ -75,6 +113,7 @@ class _Batch(msgspec.Struct):
         again: Indices of completions that had their verdict before.
         counts: For each completion, how many verdicts its awakeable has by then.
         counted: The row that counts dead letters, before and after; None: it is new or unchanged.
+        late: The invocations that late answers begin, and their journals.
     """
 
     command: Settle
@@ -89,6 +128,7 @@ class _Batch(msgspec.Struct):
     rows_after: dict[str, AwakeableRow] = {}
     again: set[int] = set()
     counted: tuple[DeadLetter, DeadLetter] | None = None
+    late: list[tuple[Invocation, bytes]] = []
 
     def judge(self, again_before: int) -> list[str]:
         """Decide each completion's verdict; return the awakeables whose values must be checked first.
@@ -124,6 +164,8 @@ class _Batch(msgspec.Struct):
                 )
                 verdict, reread, count = result.verdict, result.again, result.count
                 after = result.awakeable
+                if result.late is not None:
+                    after = self._take_late(after, result.late, completion, place)
                 if after is not row:
                     self.rows_after[key] = after
                 if place in command.dead_tasks and after.state == "pending":
@@ -144,6 +186,40 @@ class _Batch(msgspec.Struct):
             if verdict is not None and verdict.kind in DROPPED and place in command.originals:
                 self.letters.append(_because(command.originals[place], verdict))
         return unchecked
+
+    def _take_late(self, row: AwakeableRow, on_late: str, completion: Completion, place: int) -> AwakeableRow:
+        """Begin the handler for an answer that came late, or make a dead letter of it; the row afterwards."""
+        if on_late == LATE_LETTER:
+            if place in self.command.originals:
+                reason = f"the awakeable is {row.state}"
+                self.letters.append(replace(self.command.originals[place], code=LATE, reason=reason))
+            return row
+        now_ms, (service, _, handler) = self.now_ms, on_late.partition("/")
+        given = LateAnswer(
+            value=Raw(completion.body.content) if isinstance(completion.body, Resolution) else Raw(NULL),
+            awakeable_id=row.id,
+            invocation_id=row.invocation_id,
+            state=row.state,
+            worker=completion.worker,
+            at=rfc3339(now_ms),
+        )
+        invocation = Invocation(
+            derived_id("inv", now_ms, row.id, "late"),
+            service,
+            handler,
+            now_ms,
+            now_ms,
+            due_ms=invocations.first_due_ms(now_ms, 0),
+        )
+        journal = Input(
+            service=service,
+            handler=handler,
+            seed=hashlib.blake2b(invocation.id.encode(), digest_size=SEED_BYTES).hexdigest(),
+            at_ms=now_ms,
+            value=Raw(msgspec.json.encode(given)),
+        )
+        self.late.append((invocation, encode_chunk([journal])))
+        return awakeables.with_late_invocation(row, invocation.id)
 
     def _settle_waits(self, promise: AwakeableRow, outcome: Outcome) -> None:
         """Settle the waits for a promise."""

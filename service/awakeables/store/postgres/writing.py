@@ -223,6 +223,8 @@ def _awakeables(changes: Changes, loaded: Loaded, written: Written) -> None:
                 row.verdicts_json,
                 row.heartbeat_json,
                 row.topic,
+                row.deadline_ms,
+                row.watch_json,
             )
         )
 

@@ -270,6 +270,8 @@ class Group:
                 self.counts[PENDING] += row.state == "pending" and row.source_utf8 is None
                 statements["insert_awakeable"].append(astuple(row))
                 continue
+            if row.deadline_ms != before.deadline_ms or row.watch_json is not before.watch_json:
+                statements["watch_awakeable"].append((row.deadline_ms, row.watch_json, key))
             notes = (row.verdicts_json, row.heartbeat_json, row.topic)
             guard = (key, before.state, before.verdicts_json)
             if row.state == before.state:

@@ -5,7 +5,7 @@ i.id, i.service, i.handler, i.created_ms, i.updated_ms, i.key, i.status, i.owner
 
 -- awakeable_columns --
 a.id, a.invocation_id, a.created_ms, a.codec, a.schema_hash, a.deadline_ms, a.state, a.settled_ms, a.settled_by,
-    a.outcome, a.book, a.beat, a.type_name, a.topic, a.title, a.about, a.source, a.owned
+    a.outcome, a.book, a.beat, a.type_name, a.topic, a.title, a.about, a.source, a.owned, a.watch
 
 -- effect_columns --
 o.event_id, o.stream, o.claimed_by, o.state, o.created_ms, o.topic, o.reason, o.facts, o.headers, o.key, o.value,

@@ -19,7 +19,7 @@ SELECT i.id, i.result FROM awakeables.invocations AS i
 WHERE i.id = ANY($1::text[]) AND i.status IN ('completed', 'paused')
 
 -- expectations --
-SELECT a.id, a.invocation_id, a.codec, a.type_name, a.schema_hash, s.body
+SELECT a.id, a.invocation_id, a.codec, a.type_name, a.schema_hash, s.body, a.watch
 FROM awakeables.awakeables AS a
 LEFT JOIN awakeables.schemas AS s ON s.hash = a.schema_hash
 WHERE a.id = ANY($1::text[])

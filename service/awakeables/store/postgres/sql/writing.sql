@@ -18,10 +18,11 @@ RETURNING 1
 -- update_awakeables --
 UPDATE awakeables.awakeables AS a
 SET state = n.state, settled_ms = n.settled_ms, settled_by = n.settled_by,
-    outcome = coalesce(n.outcome, a.outcome), book = n.book, beat = n.beat, topic = n.topic, rev = @new_rev
+    outcome = coalesce(n.outcome, a.outcome), book = n.book, beat = n.beat, topic = n.topic,
+    deadline_ms = n.deadline_ms, watch = n.watch, rev = @new_rev
 FROM unnest($1::text[], $2::integer[], $3::text[], $4::bigint[], $5::text[], $6::bytea[], $7::bytea[],
-            $8::bytea[], $9::text[])
-    AS n (id, rev, state, settled_ms, settled_by, outcome, book, beat, topic)
+            $8::bytea[], $9::text[], $10::bigint[], $11::bytea[])
+    AS n (id, rev, state, settled_ms, settled_by, outcome, book, beat, topic, deadline_ms, watch)
 WHERE @after AND a.id = n.id AND a.rev = n.rev
 RETURNING 1
 
@@ -178,16 +179,17 @@ RETURNING 1
 -- insert_awakeables --
 INSERT INTO awakeables.awakeables (
     id, invocation_id, created_ms, codec, schema_hash, deadline_ms, state, settled_ms, settled_by, outcome, book,
-    beat, type_name, topic, title, about, source, owned, rev
+    beat, type_name, topic, title, about, source, owned, watch, rev
 )
 SELECT
     n.id, n.invocation_id, n.created_ms, n.codec, n.schema_hash, n.deadline_ms, n.state, n.settled_ms,
-    n.settled_by, n.outcome, n.book, n.beat, n.type_name, n.topic, n.title, n.about, n.source, n.owned, @new_rev
+    n.settled_by, n.outcome, n.book, n.beat, n.type_name, n.topic, n.title, n.about, n.source, n.owned, n.watch,
+    @new_rev
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::bigint[],
             $9::text[], $10::bytea[], $11::bytea[], $12::bytea[], $13::text[], $14::text[], $15::bytea[],
-            $16::bytea[], $17::bytea[], $18::boolean[])
+            $16::bytea[], $17::bytea[], $18::boolean[], $19::bytea[])
     AS n (id, invocation_id, created_ms, codec, schema_hash, deadline_ms, state, settled_ms, settled_by, outcome,
-          book, beat, type_name, topic, title, about, source, owned)
+          book, beat, type_name, topic, title, about, source, owned, watch)
 WHERE @after
 RETURNING 1
 

@@ -7,10 +7,13 @@ FROM json_each(?) AS wanted
 CROSS JOIN awakeables ON awakeables.id = wanted.value
 
 -- insert_awakeable --
-INSERT INTO awakeables VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO awakeables VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- note_awakeable --
 UPDATE awakeables SET book = ?, beat = ?, topic = ? WHERE id = ? AND state = ? AND book IS ?
+
+-- watch_awakeable --
+UPDATE awakeables SET deadline_ms = ?, watch = ? WHERE id = ?
 
 -- settle_awakeable --
 UPDATE awakeables
@@ -51,7 +54,7 @@ WHERE awakeables.outcome IS NOT NULL
 -- expectations --
 SELECT
     awakeables.id, awakeables.invocation_id, awakeables.codec, awakeables.type_name, awakeables.schema_hash,
-    schemas.body
+    schemas.body, awakeables.watch
 FROM json_each(?) AS wanted
 CROSS JOIN awakeables ON awakeables.id = wanted.value
 LEFT JOIN schemas ON schemas.hash = awakeables.schema_hash
