@@ -16,6 +16,7 @@ from awakeables import (
     Durable,
     DurablePromise,
     KafkaRecord,
+    Late,
     ObjectContext,
     Promise,
     PromiseName,
@@ -27,6 +28,7 @@ from awakeables import (
     Subscription,
     Task,
     TerminalError,
+    TimedOut,
     Verdict,
     VirtualObject,
     Worker,
@@ -91,6 +93,26 @@ async def awakeables(ctx: Context) -> None:
 
 
 @service.handler()
+@service.handler()
+async def refund(ctx: Context, late: Late[Parcel]) -> None:
+    assert_type(late.value, Parcel)
+    assert_type(late.worker, str | None)
+
+
+async def watches(ctx: Context) -> None:
+    job = ctx.awakeable(
+        Parcel, timeout=timedelta(1), heartbeat_timeout=timedelta(minutes=2), on_late=refund, revocable=True
+    )
+    assert_type(job, Awakeable[Parcel])
+    assert_type(await job.progress(Parcel), Parcel | None)
+    assert_type(await job.progress(), Any)
+    assert_type(ctx.awakeable(int, on_late="dead-letter"), Awakeable[int])
+    try:
+        await job
+    except TimedOut as late:
+        assert_type(late.progress(Parcel), Parcel | None)
+
+
 async def runs(ctx: Context, order: str) -> Parcel:
     assert_type(ctx.run("sync", sync, order, 2), Durable[Parcel])
     assert_type(await ctx.run("sync", sync, order, 2), Parcel)

@@ -91,7 +91,6 @@ class Revocations:
             said = _decode(value or b"")
         except msgspec.MsgspecError:
             return  # not one of ours
-        if said.state in ("cancelled", "timed-out"):
-            self._known[said.awakeable_id] = "cancelled" if said.state == "cancelled" else "timed-out"
-            if len(self._known) > MOST_KNOWN:
-                self._known.popitem(last=False)
+        self._known[said.awakeable_id] = said.state
+        if len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -139,8 +139,16 @@ class Answers:
         """Let a worker do its tasks, too."""
         self._workers.append(worker)
 
-    async def deliveries(self, task: TaskRecord, topic: str, headers: Mapping[str, str]) -> list[Delivery]:
+    async def deliveries(
+        self,
+        task: TaskRecord,
+        topic: str,
+        headers: Mapping[str, str],
+        beat: Callable[[Any], None] | None = None,
+    ) -> list[Delivery]:
         """Answer a task, by the test's own answers (by task before topic), or else by workers.
+
+        `beat` is called with the progress of each of their heartbeats.
 
         Raises:
             WrongAnswer: A worker that reads the topic would turn the task into a dead letter.
@@ -149,12 +157,12 @@ class Answers:
         for key in (task.task, topic):
             if key is not None and key in self._own:
                 self.unused.discard(key)
-                return [await _delivery(self._own[key], task, topic, headers)]
+                return [await _delivery(self._own[key], task, topic, headers, beat)]
         deliveries = []
         for worker in self._workers:
             function = worker.function_for(topic, task.task)
             if function is not None:
-                deliveries.append(await _delivery(function, task, topic, headers, self._threads))
+                deliveries.append(await _delivery(function, task, topic, headers, beat, self._threads))
             elif topic in worker.topics:
                 raise WrongAnswer(
                     f"worker {worker.name!r} reads {topic!r} and has no function for task {task.task!r}, "
@@ -183,6 +191,7 @@ async def _delivery(
     record: TaskRecord,
     topic: str,
     headers: Mapping[str, str],
+    beat: Callable[[Any], None] | None,
     threads: Threads | None = None,
 ) -> Delivery:
     """Call a function for its answer: the test's own runs here, a worker's as it does in the worker."""
@@ -195,6 +204,7 @@ async def _delivery(
         name=record.task,
         topic=topic,
         event_id=record.event_id,
+        _beat=beat,
     )
     try:
         result = await _result(function, task, threads)

@@ -140,6 +140,10 @@ class AsyncSentTask:
         """As `SentTask.payload_as`."""
         return self._task.payload_as(type_)
 
+    async def heartbeat(self, progress: Any = None) -> None:
+        """As `SentTask.heartbeat`."""
+        await self._thread.do(partial(self._task.heartbeat, progress))
+
     async def resolve(self, value: Any = None) -> Verdict:
         """As `SentTask.resolve`."""
         return await self._thread.do(partial(self._task.resolve, value))
@@ -344,6 +348,11 @@ class AsyncHarness:
     def published(self) -> Sequence[Published]:
         """As `Harness.published`."""
         return self._harness.published
+
+    @property
+    def revocations(self) -> Sequence[Any]:
+        """As `Harness.revocations`."""
+        return self._harness.revocations
 
     @property
     def dead_letters(self) -> Sequence[DeadLetter]:

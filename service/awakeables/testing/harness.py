@@ -27,6 +27,7 @@ from awakeables.testing.answers import Answers, Delivery, body_of
 from awakeables.testing.outside import Published, PublishedTask
 from awakeables.testing.running import Running, WaitingAwakeable, waiting
 from awakeables.testing.simulated import FEW_TRIES, SimulatedService, given_input, seconds_since_start
+from awakeables.worker.heartbeats import TaskOver, progress_text
 from awakeables.worker.task import Reject
 from awakeables.worker.worker import Worker
 
@@ -88,6 +89,15 @@ class SentTask:
         except Exception as error:  # a user's validator may raise anything
             raise InvalidInput(f"the payload of {self!r} does not fit: {explain(error)}") from error
         return payload
+
+    def heartbeat(self, progress: Any = None) -> None:
+        """Send a heartbeat, as its worker does; without progress, with that of the last one.
+
+        Raises:
+            TaskOver: Nobody waits for the answer any more.
+            ValueError: The progress can't be sent.
+        """
+        self._harness._heartbeat(self.awakeable_id, progress)
 
     def resolve(self, value: Any = None) -> Verdict:
         """Answer it, as `Harness.resolve`."""
@@ -375,6 +385,20 @@ class Harness:
         """Reject an awakeable; the verdict and the errors are those of `resolve`."""
         return self._settle(awakeable_id, Reject(reason, code=code, details=details))
 
+    def _heartbeat(self, awakeable_id: str, progress: Any) -> None:
+        row = self._service.store.tables.awakeables.get(awakeable_id)
+        if row is not None and row.state == "timed-out":
+            raise TaskOver("timed-out")
+        if row is not None and row.state == "cancelled":
+            raise TaskOver("cancelled")
+        text = None if progress is None else progress_text(progress)
+
+        async def beat() -> None:
+            await self._service.outside.heartbeat(awakeable_id, text)
+            await self._service.rest()
+
+        self._service.drive(beat)
+
     def _settle(self, awakeable_id: str, value: Any) -> Verdict:
         what = f"the answer to awakeable {awakeable_id}"
         delivery = Delivery(awakeable_id=awakeable_id, body=body_of(value), after=timedelta(0), what=what)
@@ -427,6 +451,11 @@ class Harness:
     def published(self) -> Sequence[Published]:
         """The records that handlers have published, in order, each once."""
         return list(self._service.outside.published)
+
+    @property
+    def revocations(self) -> Sequence[Any]:
+        """What was published for workers whose task nobody waits for any more, in order (JSON values)."""
+        return list(self._service.outside.revocations)
 
     @property
     def dead_letters(self) -> Sequence[DeadLetter]:

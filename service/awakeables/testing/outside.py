@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeAlias
 
+from msgspec import Raw
+
 from awakeables.api import Api
-from awakeables.core.awakeables import AwakeableRow, Completion, Verdict
+from awakeables.core.awakeables import AwakeableRow, Completion, Heartbeat, Verdict
 from awakeables.core.effects import Effect, Header
 from awakeables.core.jsontext import decode_json
-from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.outcomes import NULL, Rejection, Resolution
 from awakeables.core.records import instant
 from awakeables.core.sources import source_of
 from awakeables.core.texts import excerpt
@@ -22,6 +25,7 @@ from awakeables.testing.answers import Answers, Delivery, PendingAwakeable, Wron
 from awakeables.wire.completions import Unreadable, decode_completion, encode_completion
 from awakeables.wire.tasks import decode_task, encode_effect
 from awakeables.wire.traces import TRACEPARENT
+from awakeables.worker.heartbeats import TaskOver, progress_text
 
 OnWait = Callable[[PendingAwakeable], Any]
 
@@ -78,6 +82,7 @@ class Outside:
         answers: What answers tasks by itself.
         published: The published records in order, each once.
         tasks: Those among them that carry an awakeable.
+        revocations: What was published for workers whose task nobody waits for any more.
         errors: The errors that must fail the test, in order.
     """
 
@@ -90,6 +95,7 @@ class Outside:
         on_wait: OnWait | None,
         on_record: OnRecord,
         note: Callable[[str], None],
+        state_of: Callable[[str], str | None],
     ) -> None:
         """Connect the topics, the service and the clock.
 
@@ -101,11 +107,15 @@ class Outside:
             on_wait: Called with awakeables that nothing answers.
             on_record: Called with each record of a topic.
             note: Called with what happens, in words.
+            state_of: The state of an awakeable.
         """
         self._ask = ask
         self.answers = answers
         self._on_record = on_record
         self._note = note
+        self._state_of = state_of
+        self._progress: dict[str, bytes] = {}
+        self.revocations: list[Any] = []
         self._seen: set[str] = set()
         self._inbox = topics.records
         self._clock = clock
@@ -127,6 +137,9 @@ class Outside:
     def _read(self, effect: Effect) -> None:
         if effect.kind == "dead-letter":
             return  # the service's own copy, which no handler has published
+        if effect.kind == "revocation":
+            self.revocations.append(readable(effect.value))
+            return
         value, headers = encode_effect(effect)
         self._on_record(effect.topic, effect.key, value, headers)
         if effect.event_id in self._seen:
@@ -153,12 +166,42 @@ class Outside:
     async def _do(self, topic: str, value: bytes | None, headers: Sequence[Header]) -> None:
         try:
             task = decode_task(value, headers)
-            for delivery in await self.answers.deliveries(task, topic, _texts(headers)):
+            beat = functools.partial(self._on_beat, asyncio.get_running_loop(), task.awakeable_id)
+            for delivery in await self.answers.deliveries(task, topic, _texts(headers), beat):
                 await self._take(delivery)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # pytest.fail() in an answer is not an Exception
             self.errors.append(error)
+
+    def _on_beat(self, loop: asyncio.AbstractEventLoop, awakeable_id: str, progress: Any) -> None:
+        """A function makes a heartbeat, perhaps in a thread.
+
+        Raises:
+            TaskOver: Nobody waits for its answer any more.
+        """
+        state = self._state_of(awakeable_id)
+        if state == "cancelled" or state == "timed-out":
+            raise TaskOver("cancelled" if state == "cancelled" else "timed-out")
+        text = None if progress is None else progress_text(progress)
+
+        def send() -> None:
+            sending = asyncio.ensure_future(self.heartbeat(awakeable_id, text))
+            self._under_way[sending] = awakeable_id
+            sending.add_done_callback(self._under_way.pop)
+
+        loop.call_soon_threadsafe(send)
+
+    async def heartbeat(self, awakeable_id: str, progress: bytes | None) -> None:
+        """Send a heartbeat over the wire, as workers do; without progress, with that of the last one."""
+        if progress is not None:
+            self._progress[awakeable_id] = progress
+        body = Heartbeat(progress=Raw(self._progress.get(awakeable_id, NULL)))
+        self._count += 1
+        source = source_of("testing", str(self._count))
+        completion = Completion(awakeable_id=awakeable_id, body=body, source=source)
+        sent = decode_completion(encode_completion(completion), source=source)
+        await self._ask(lambda api: api.settle(sent))
 
     async def _take(self, delivery: Delivery) -> None:
         if delivery.after:

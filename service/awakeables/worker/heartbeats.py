@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from awakeables.core.awakeables import MAX_PROGRESS_BYTES
+from awakeables.core.revocations import OverState
 from awakeables.errors import OperatorError
 from awakeables.handlers.serde import codec_of_value, explain
 
-OverReason: TypeAlias = Literal["cancelled", "timed-out"]
+OverReason: TypeAlias = OverState
+"""Why nobody waits any more."""
 
 PER_TIMEOUT = 3
 """How many heartbeats are sent in the time after which the worker counts as silent."""

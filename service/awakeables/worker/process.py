@@ -369,7 +369,7 @@ class _Job:
             name=self.task.task,
             topic=self.record.topic,
             event_id=self.task.event_id,
-            _heart=self.heart,
+            _beat=None if self.heart is None else self.heart.beat,
         )
 
 

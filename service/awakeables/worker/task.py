@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from awakeables.worker.heartbeats import Beat, Heart
+from awakeables.worker.heartbeats import Beat
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Task(Generic[T]):
     name: str | None = None
     topic: str = ""
     event_id: str | None = None
-    _heart: Heart | None = field(default=None, repr=False, compare=False)
+    _beat: Callable[[Any], None] | None = field(default=None, repr=False, compare=False)
 
     def heartbeat(self, progress: Any = None) -> Beat:
         """Say that the work goes on, and how far it is.
@@ -57,8 +57,8 @@ class Task(Generic[T]):
                 has made the awakeable revocable.
             ValueError: The progress can't be sent.
         """
-        if self._heart is not None:
-            self._heart.beat(progress)
+        if self._beat is not None:
+            self._beat(progress)
         return Beat()
 
     @property

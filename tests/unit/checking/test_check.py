@@ -12,7 +12,10 @@ from awakeables.checking.check import check
 from unit.checking.conftest import Checking, places, rules
 
 PAGE = Path(__file__).parents[3] / "docs/handlers.md"
-EXAMPLES = ("approval", "demo.app", "enrichment", "fanout", "fulfilment", "shop", "signup", "trip")
+EXAMPLES = (
+    *("agent", "approval", "demo.app", "enrichment", "fanout", "fulfilment"),
+    *("payment", "shop", "signup", "training", "trip"),
+)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

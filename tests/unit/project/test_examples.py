@@ -7,11 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from examples import approval, enrichment, fanout, fulfilment, shop, signup, trip
+from examples import agent, approval, enrichment, fanout, fulfilment, payment, shop, signup, training, trip
 
 from awakeables import Context, KafkaRecord, Reject, Service, State, Task, TerminalError
 from awakeables.errors import InvalidInput
-from awakeables.testing import Answer, PendingAwakeable, Run, run
+from awakeables.testing import Answer, Harness, PendingAwakeable, Run, run
 
 
 @pytest.mark.parametrize("suspend", [True, False], ids=["suspending at every await", "live"])
@@ -295,3 +295,116 @@ class TestSignup:
             signup.DISOWNED,
             {"step": "welcome sent", "confirmation": signup.DISOWNED},
         ]
+
+
+@pytest.mark.parametrize("suspend", [True, False], ids=["suspending at every await", "live"])
+class TestPayment:
+    @pytest.fixture
+    def harness(self, suspend: bool) -> Iterator[Harness]:
+        with Harness(payment.app, suspend=suspend) as harness:
+            yield harness
+
+    def test_a_payment_in_time_is_not_refunded(self, harness: Harness) -> None:
+        paying = harness.send(payment.pay, payment.Order(order="o-1", cents=5))
+        harness.advance(timedelta(minutes=14))
+        harness.next_task(payment.REQUESTS).resolve({"receipt": "r-1"})
+        assert paying.result().receipt == "r-1"
+        assert harness.invocations(payment.refund) == []
+
+    def test_a_late_success_is_refunded_once(self, harness: Harness) -> None:
+        paying = harness.send(payment.pay, payment.Order(order="o-1", cents=5))
+        task = harness.next_task(payment.REQUESTS)
+        harness.advance(timedelta(minutes=16))
+        with pytest.raises(TerminalError, match="not paid in time"):
+            paying.result()
+        harness.advance(timedelta(days=2))
+        assert task.resolve({"receipt": "r-1"}).kind == "late"
+        harness.crash()
+        assert task.resolve({"receipt": "r-1"}).kind == "late"
+        (refunding,) = harness.invocations(payment.refund)
+        assert refunding.result() == "refund-of-r-1"
+
+    def test_a_late_refusal_begins_nothing(self, harness: Harness) -> None:
+        harness.send(payment.pay, payment.Order(order="o-1", cents=5))
+        task = harness.next_task(payment.REQUESTS)
+        harness.advance(timedelta(minutes=16))
+        assert task.reject("no money").kind == "late"
+        assert harness.invocations(payment.refund) == []
+
+
+@pytest.mark.parametrize("suspend", [True, False], ids=["suspending at every await", "live"])
+class TestTraining:
+    WANTED = training.Dataset(dataset="cats", epochs=5)
+
+    def test_a_worker_trains_all_of_it(self, suspend: bool) -> None:
+        told = run(training.train, self.WANTED, workers=[training.trainer], suspend=suspend)
+        assert told.value == {"file": "cats.model", "epochs": 5}
+
+    def test_another_worker_goes_on_where_a_silent_one_was(self, suspend: bool) -> None:
+        with Harness(training.app, suspend=suspend) as harness:
+            running = harness.send(training.train, self.WANTED)
+            harness.advance(timedelta(hours=5))  # the job waits for a GPU
+            first = harness.next_task(training.JOBS)
+            first.heartbeat()
+            for epoch in (1, 2):
+                harness.advance(timedelta(seconds=100))
+                first.heartbeat(training.Checkpoint(epoch=epoch, file=f"cats-{epoch}.ckpt"))
+            assert len(harness.tasks(training.JOBS)) == 1
+            harness.advance(timedelta(seconds=121))
+            second = harness.next_task(training.JOBS)
+            assert second.payload["resume_from"] == {"epoch": 2, "file": "cats-2.ckpt"}
+            assert [said["awakeable_id"] for said in harness.revocations] == [first.awakeable_id]
+            harness.add_worker(training.trainer)
+            second.resolve(training.Model(file="cats.model", epochs=5))
+            assert running.result().file == "cats.model"
+
+    def test_nobody_is_silent_before_he_has_begun(self, suspend: bool) -> None:
+        with pytest.raises(TerminalError, match="timed out"):
+            _ = run(training.train, self.WANTED, suspend=suspend).value
+
+
+class TestAgent:
+    @pytest.fixture
+    def harness(self) -> Iterator[Harness]:
+        with Harness(agent.app, thorough=True) as harness:
+            yield harness
+
+    def test_a_dangerous_tool_waits_for_a_person(self, harness: Harness) -> None:
+        running = harness.send(agent.run, "refund order o-17")
+        harness.advance(timedelta(days=2))
+        (wait,) = harness.waiting()
+        harness.crash()
+        harness.resolve(wait.id, agent.Permission(allowed=True, by="ann"))
+        assert running.result() == "done: 900 cents of o-17 were refunded"
+
+    @pytest.mark.parametrize("answer", [agent.Permission(allowed=False, by="ann", reason="too much"), None])
+    def test_without_a_permission_it_is_not_used(
+        self, harness: Harness, answer: agent.Permission | None
+    ) -> None:
+        harness.replace("refund", lambda *_: pytest.fail("it was used"))
+        running = harness.send(agent.run, "refund order o-17")
+        if answer is not None:
+            harness.resolve(harness.waiting()[0].id, answer)
+        expected = "nobody has allowed it in time" if answer is None else "ann does not allow it: too much"
+        assert running.result() == f"done: {expected}"
+
+    def test_a_model_that_fails_is_asked_again_and_never_twice_for_one_turn(self, harness: Harness) -> None:
+        harness.fail("model", ConnectionError("overloaded"), times=2)
+        harness.replace("look_up", lambda order: f"{order} is free")
+        running = harness.send(agent.run, "refund order o-17")
+        harness.advance(timedelta(minutes=5))
+        harness.resolve(harness.waiting()[0].id, {"allowed": True, "by": "ann"})
+        assert running.result().startswith("done")
+
+    def test_a_tool_that_is_not_there_is_told_to_the_model(self, harness: Harness) -> None:
+        seen: list[agent.Message] = []
+
+        def model(messages: list[agent.Message]) -> agent.Turn:
+            seen[:] = messages
+            if len(messages) == 1:
+                return agent.Turn(use=agent.ToolCall(tool="fly"))
+            return agent.Turn(text="I can't fly")
+
+        harness.replace("model", model)
+        assert harness.call(agent.run, "fly") == "I can't fly"
+        assert seen[-1].text == "there is no tool 'fly'"

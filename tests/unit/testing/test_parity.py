@@ -106,7 +106,7 @@ def _plain(value: Any) -> Any:
     text = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "uuid", text)
     text = re.sub(r"00-[0-9a-f]{32}-[0-9a-f]{16}-\d\d", "traceparent", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)", "instant", text)
-    text = re.sub(r"\w+\.completions", "completions", text)
+    text = re.sub(r"\w+\.(completions|revocations)", r"\1", text)
     return msgspec.json.decode(re.sub(r"input of \w+/", "input of ", text))
 
 

@@ -16,7 +16,10 @@ from awakeables.core.effects import Effect, Envelope, Header, TaskFacts
 from support.ids import new_id
 
 SCHEMAS = Path(__file__).parents[3] / "schemas"
-NAMES = ("completion", "completion-cloudevent", "task", "task-cloudevent", "dead-letter", "verdict")
+NAMES = (
+    *("completion", "completion-cloudevent", "task", "task-cloudevent"),
+    *("dead-letter", "verdict", "revocation"),
+)
 DECODER_ONLY = "decoder only: "
 
 

@@ -26,6 +26,7 @@ from awakeables.wire.completions import STATUSES, Unreadable, decode_completion,
 from awakeables.wire.dead_tasks import MOST_REASON_CHARACTERS
 from awakeables.wire.tasks import UnreadableTask, decode_task, encode_effect, find_address
 from awakeables.worker.deadletters import DeadLetterCode, dead_letter
+from awakeables.worker.heartbeats import OverReason
 from awakeables.worker.port import Incoming
 from support.ids import new_id
 from unit.wire.contract import (
@@ -89,6 +90,7 @@ def _words(schema: object) -> Iterator[frozenset[str]]:
         ("task-cloudevent", []),
         ("dead-letter", [{*LETTER_CODES, *get_args(DeadLetterCode)} - {UNUSABLE_TASK}]),
         ("verdict", [VERDICTS, set(ORIGINS) - {"kafka"}]),
+        ("revocation", [get_args(OverReason)]),
     ],
 )
 def test_case_w10_every_closed_vocabulary_of_a_schema_is_that_of_the_code(
