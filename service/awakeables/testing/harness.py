@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -540,7 +541,13 @@ class Harness:
             name: The name that the handler gives the action.
             function: A plain function or a coroutine function; its result must be of the action's type.
         """
-        self._service.actions[name] = lambda _run: function
+        def replaced(run: RunCall) -> Callable[..., Any]:
+            action = run.action
+            if isinstance(action, functools.partial):
+                return functools.partial(function, *action.args, **action.keywords)
+            return function
+
+        self._service.actions[name] = replaced
 
     def crash(self) -> None:
         """Kill the process and start the next one; whatever was committed goes on."""
