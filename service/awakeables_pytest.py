@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 OPTIONS = ("suspend", "thorough", "retry", "seed")
 
 HARNESS = pytest.StashKey["Harness"]()
+ERROR = pytest.StashKey[BaseException]()
+"""What the test, or a fixture of it, has raised."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,9 +43,10 @@ def harness(request: pytest.FixtureRequest, awakeables_app: App) -> Iterator[Har
     """The app of the fixture `app`, served in memory: an `awakeables.testing.Harness`."""
     from awakeables.testing import Harness
 
-    with Harness(_checked(awakeables_app), **_options(request)) as harness:
-        request.node.stash[HARNESS] = harness
-        yield harness
+    harness = Harness(_checked(awakeables_app), **_options(request))
+    request.node.stash[HARNESS] = harness
+    yield harness
+    _close(harness, request)
 
 
 @pytest.fixture
@@ -54,15 +57,17 @@ def async_harness(request: pytest.FixtureRequest, awakeables_app: App) -> Iterat
     harness = AsyncHarness(_checked(awakeables_app), **_options(request))
     request.node.stash[HARNESS] = harness.blocking
     yield harness
-    harness.blocking.close()
+    _close(harness.blocking, request)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what has happened in a test that fails."""
+    """Show what has happened in a test that fails, and remember its error."""
     report = yield
+    if call.excinfo is not None:
+        item.stash[ERROR] = call.excinfo.value
     harness = item.stash.get(HARNESS, None)
     if harness is not None and call.when == "call" and report.failed:
         report.sections.append(("awakeables", harness.describe()))
@@ -80,9 +85,17 @@ def _checked(app: App) -> App:
     return app
 
 
+def _close(harness: Harness, request: pytest.FixtureRequest) -> None:
+    """Leave the harness as a `with` block around the test would."""
+    error = request.node.stash.get(ERROR, None)
+    harness.__exit__(None if error is None else type(error), error, None)
+
+
 def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for marker in reversed(list(request.node.iter_markers("awakeables"))):
+    # Of a node's own markers, those of its parameters are the last.
+    markers = [each for node in request.node.listchain() for each in node.own_markers]
+    for marker in (each for each in markers if each.name == "awakeables"):
         unknown = [*map(repr, marker.args), *(name for name in marker.kwargs if name not in OPTIONS)]
         if unknown:
             raise pytest.UsageError(

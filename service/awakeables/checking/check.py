@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from types import FunctionType, MethodType
 from typing import TypeAlias
 
 from awakeables.checking.findings import CheckedCode, CodeFinding
-from awakeables.checking.rules import ActionCode, HandlerCode, PassedContext
+from awakeables.checking.rules import ActionCode, HandlerCode, PassedContext, action_parameters
 from awakeables.checking.source import source_of
 from awakeables.handlers.service import App
 
@@ -43,7 +44,10 @@ def _check(first: _Part, seen: dict[_Part, list[CodeFinding]]) -> None:
         source = None if part in seen else source_of(function)
         if source is None:
             continue
-        code = (ActionCode if in_action else HandlerCode)(source, context)
+        if in_action:
+            code: ActionCode | HandlerCode = ActionCode(source, context)
+        else:
+            code = HandlerCode(source, context, partial(_action_parameters, function))
         code.visit_body()
         seen[part] = code.findings
         parts += [called for passed in code.passed if (called := _called(function, passed)) is not None]
@@ -62,18 +66,46 @@ def _written(function: object) -> FunctionType | None:
 
 def _called(caller: FunctionType, passed: PassedContext) -> _Part | None:
     """The function that the context is passed to, if the caller's module or closure has it."""
-    function = _written(_enclosed(caller, passed.function))
+    function, is_bound = _found(caller, passed.function)
     if function is None:
-        function = _written(caller.__globals__.get(passed.function))
-        if function is None or function.__module__ != caller.__module__:
-            return None
+        return None
     place = passed.argument
     if isinstance(place, int):
+        place += is_bound
         positional = function.__code__.co_varnames[: function.__code__.co_argcount]
         if place >= len(positional):
             return None
         place = positional[place]
     return function, place, passed.in_action
+
+
+def _found(caller: FunctionType, path: str) -> tuple[FunctionType | None, bool]:
+    """The function that the caller's module or closure has under a name, and whether it gets `self` first."""
+    first, *names = path.split(".")
+    found = _enclosed(caller, first)
+    is_enclosed = found is not None
+    found = caller.__globals__.get(first) if found is None else found
+    is_bound = isinstance(found, MethodType)
+    for name in names:
+        of = found
+        try:
+            found = inspect.getattr_static(of, name)  # which executes nothing
+        except AttributeError:
+            return None, False
+        is_class = isinstance(of, type)
+        is_bound = isinstance(found, classmethod) or (isinstance(found, FunctionType) and not is_class)
+        if isinstance(found, staticmethod | classmethod):
+            found = found.__func__
+    function = _written(found)
+    if function is None or not (is_enclosed or function.__module__ == caller.__module__):
+        return None, False
+    return function, is_bound
+
+
+def _action_parameters(caller: FunctionType, name: str) -> list[tuple[str, int]]:
+    function, _ = _found(caller, name)
+    source = None if function is None else source_of(function)
+    return [] if source is None else action_parameters(source)
 
 
 def _enclosed(function: FunctionType, name: str) -> object:

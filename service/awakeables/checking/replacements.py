@@ -106,3 +106,8 @@ REPLACEMENTS: Final[Mapping[str, Replacement]] = {
     ),
 }
 """By the full name of what is called."""
+
+METHODS: Final[Mapping[str, Replacement]] = dict.fromkeys(
+    ("read_text", "write_text", "read_bytes", "write_bytes"), _BLOCKING
+)
+"""By the name of a method, such as one of `pathlib.Path`, whatever it is called on."""

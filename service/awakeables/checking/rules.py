@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
-from typing import Final, NamedTuple, get_origin, get_type_hints
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Final, NamedTuple, TypeAlias, get_origin, get_type_hints
 
 from awakeables.checking.findings import CodeFinding, RuleName
-from awakeables.checking.replacements import REPLACEMENTS
+from awakeables.checking.replacements import METHODS, REPLACEMENTS
 from awakeables.checking.sets import is_set, set_names
 from awakeables.checking.source import FunctionNode, FunctionSource
 from awakeables.handlers.execution import Durable
@@ -47,18 +47,22 @@ SWALLOWING: Final = frozenset(
 ORDERED: Final = frozenset({"list", "tuple", "enumerate", "iter", "zip", "map", "filter"})
 """Builtins whose result has the order of their arguments."""
 
-UNORDERED: Final = frozenset({"set", "frozenset", "sorted", "sum", "min", "max", "any", "all"})
+UNORDERED: Final = frozenset({"set", "frozenset", "sorted", "sum", "min", "max", "any", "all", "len"})
 """Builtins whose result does not depend on it."""
 
 COMBINATORS: Final = frozenset({"map", "quorum", "as_completed"})
 """Methods of a context that take an iterable of futures or of what they are made of."""
 
 
+ActionParameters: TypeAlias = Callable[[str], Collection[tuple[str, int]]]
+"""Given a function's name: its parameters that it passes on to `ctx.run` as an action, with their places."""
+
+
 class PassedContext(NamedTuple):
     """A call that passes the context to a function.
 
     Attributes:
-        function: The function's name.
+        function: The function's name, with dots if it is a method.
         argument: Which argument the context is: its position, or its keyword.
         in_action: Whether it is made in an action.
     """
@@ -116,13 +120,14 @@ class _Code(ast.NodeVisitor):
         *,
         in_action: bool,
     ) -> None:
-        if isinstance(function, ast.Name):
+        name = _path(function)
+        if name is not None:
             places: list[int | str] = [at for at, each in enumerate(arguments) if self._is_context(each)]
             places += [each.arg for each in keywords if each.arg and self._is_context(each.value)]
-            self.passed += [PassedContext(function.id, place, in_action) for place in places]
+            self.passed += [PassedContext(name, place, in_action) for place in places]
 
-    def _report(self, at: ast.expr | ast.ExceptHandler, rule: RuleName, text: str) -> None:
-        last = at.end_lineno if isinstance(at, ast.expr) else at.lineno
+    def _report(self, at: ast.expr | ast.stmt | ast.ExceptHandler, rule: RuleName, text: str) -> None:
+        last = at.lineno if isinstance(at, ast.ExceptHandler) else at.end_lineno
         if not self._source.silenced & {at.lineno, last}:
             self.findings.append(CodeFinding(self._source.path, at.lineno, rule, text))
 
@@ -145,11 +150,13 @@ class ActionCode(_Code):
 class HandlerCode(_Code):
     """Code that each replay executes again: that of a handler, and of functions that it calls."""
 
-    def __init__(self, source: FunctionSource, context: str) -> None:
+    def __init__(self, source: FunctionSource, context: str, action_parameters: ActionParameters) -> None:
         super().__init__(source, context)
+        self._action_parameters = action_parameters
         self._sets = set_names(source)
         self._actions = self._written_actions()
         self._in_any_order: set[ast.AST] = set()
+        self._without_await: set[ast.AST] = set()
 
     # Actions: their code is not the handler's, but their defaults are.
 
@@ -177,15 +184,19 @@ class HandlerCode(_Code):
         """The lambdas, nested functions and partials that are actions, or are used by one."""
         nodes = list(ast.walk(self._source.node))
         nested = [each for each in nodes[1:] if isinstance(each, FunctionNode)]
+        bound = bound_from(nodes)
         actions: set[ast.AST] = set()
         pending: list[ast.AST] = []
         for call in nodes:
-            if isinstance(call, ast.Call) and (action := self._action_of(call)) is not None:
-                pending += [action, *call.args[2:]]
+            if isinstance(call, ast.Call):
+                if (action := self._action_of(call)) is not None:
+                    pending += [action, *call.args[2:]]
+                pending += self._passed_actions(call)
         while pending:
             node = pending.pop()
             if isinstance(node, ast.Name):
                 pending += [each for each in nested if each.name == node.id and each not in actions]
+                pending += bound.pop(node.id, ())
             elif isinstance(node, ast.Call) and self._is_partial(node):
                 actions.add(node)
                 pending += node.args
@@ -202,6 +213,13 @@ class HandlerCode(_Code):
         named = (each.value for each in call.keywords if each.arg == "action")
         return call.args[1] if len(call.args) > 1 else next(named, None)
 
+    def _passed_actions(self, call: ast.Call) -> Iterator[ast.expr]:
+        """The arguments that a function passes on as an action."""
+        if isinstance(call.func, ast.Name):
+            for name, place in self._action_parameters(call.func.id):
+                yield from call.args[place : place + 1]
+                yield from (each.value for each in call.keywords if each.arg == name)
+
     # Calls
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -212,6 +230,8 @@ class HandlerCode(_Code):
         self._check_replaced(node)
         self._check_suppress(node)
         self._check_order_of_arguments(node)
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "pop" and not node.args:
+            self._check_order(node.func.value)
         self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> None:
@@ -231,32 +251,77 @@ class HandlerCode(_Code):
         if name == "random.Random" and node.args:  # with a seed it is the same in each replay
             return
         found = REPLACEMENTS.get(name or "")
+        if found is None and isinstance(node.func, ast.Attribute):
+            name = node.func.attr
+            found = METHODS.get(name)
         if found is not None:
             self._report(node, found.rule, f"{name} {found.effect}; use {found.instead}")
 
     # What must not be caught
 
+    def visit_Try(self, node: ast.Try) -> None:
+        # Only at an await is a handler dropped from memory.
+        if not _awaits(node.body):
+            self._without_await |= set(node.handlers)
+        elif (left := _return_in(node.finalbody)) is not None:
+            self._report_swallowed(left, "return in finally:")
+        self.generic_visit(node)
+
+    def visit_With(self, node: ast.With) -> None:
+        if not _awaits(node.body):
+            self._without_await |= {item.context_expr for item in node.items}
+        self.generic_visit(node)
+
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
         types = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
         for each in types:
-            if (each is None or self._source.dotted(each) in SWALLOWING) and not _raises_again(node):
+            swallows = each is None or self._source.dotted(each) in SWALLOWING
+            if swallows and node not in self._without_await and not _raises_again(node):
                 self._report_swallowed(node, "except:" if each is None else f"except {ast.unparse(each)}")
         self.generic_visit(node)
 
     def _check_suppress(self, node: ast.Call) -> None:
-        if self._source.dotted(node.func) == "contextlib.suppress":
+        if self._source.dotted(node.func) == "contextlib.suppress" and node not in self._without_await:
             for each in node.args:
                 if self._source.dotted(each) in SWALLOWING:
                     self._report_swallowed(node, f"suppress({ast.unparse(each)})")
 
-    def _report_swallowed(self, node: ast.Call | ast.ExceptHandler, shown: str) -> None:
+    def _report_swallowed(self, node: ast.Call | ast.ExceptHandler | ast.Return, shown: str) -> None:
         what = f"`{shown}` also catches what drops a waiting handler from memory"
-        self._report(node, "swallow", f"{what}; catch Exception, or raise it again with `raise`")
+        instead = "return after it" if isinstance(node, ast.Return) else "catch Exception"
+        self._report(node, "swallow", f"{what}; {instead}, or raise it again with `raise`")
 
     # The order of sets
 
     def visit_For(self, node: ast.For) -> None:
-        self._check_order(node.iter)
+        if not all(map(self._is_in_any_order, node.body)):
+            self._check_order(node.iter)
+        self.generic_visit(node)
+
+    def _is_in_any_order(self, node: ast.stmt) -> bool:
+        """Whether a statement only counts, or adds to a set, so that its order does not matter."""
+        match node:
+            case ast.Pass():
+                return True
+            case ast.If(test=test, body=body, orelse=orelse):
+                return not self._has_operations(test) and all(map(self._is_in_any_order, [*body, *orelse]))
+            case ast.AugAssign(op=ast.Add() | ast.Sub(), value=ast.Constant(value=int())):
+                return True
+            case ast.AugAssign(
+                op=ast.Add() | ast.Sub(), value=ast.Call(func=ast.Name(id="len" | "int")) as call
+            ):
+                return not self._has_operations(call)
+            case ast.Expr(value=ast.Call(func=ast.Attribute(value=of, attr="add" | "discard")) as call):
+                return is_set(of, self._source, self._sets) and not self._has_operations(call)
+            case _:
+                return False
+
+    def _has_operations(self, node: ast.expr) -> bool:
+        return any(isinstance(each, ast.Await) or self._is_context(each) for each in ast.walk(node))
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        if any(isinstance(each, ast.Tuple | ast.List) for each in node.targets):
+            self._check_order(node.value)
         self.generic_visit(node)
 
     def visit_comprehension(self, node: ast.comprehension) -> None:
@@ -287,15 +352,108 @@ class HandlerCode(_Code):
 
     def _accept_any_order(self, node: ast.expr) -> None:
         """Accept a comprehension over a set, unless it has operations, which are made in that order."""
-        if isinstance(node, ast.GeneratorExp | ast.ListComp | ast.SetComp) and not any(
-            isinstance(each, ast.Await) or self._is_context(each) for each in ast.walk(node)
-        ):
+        comprehension = ast.GeneratorExp | ast.ListComp | ast.SetComp | ast.DictComp
+        if isinstance(node, comprehension) and not self._has_operations(node):
             self._in_any_order |= set(node.generators)
 
     def _check_order(self, node: ast.expr) -> None:
         if is_set(node, self._source, self._sets):
             what = "a set may have another order in each process, so a replay may make other calls"
             self._report(node, "set-order", f"{what}; use sorted(…)")
+
+
+def action_parameters(source: FunctionSource) -> list[tuple[str, int]]:
+    """The parameters of a function that it passes on as an action: `ctx.run(name, parameter)`."""
+    given = source.node.args
+    places = [each.arg for each in (*given.posonlyargs, *given.args)]
+    found = []
+    for node in ast.walk(source.node):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id=of), attr="run" | "undo"),
+                args=[_, ast.Name(id=name), *_],
+            ):
+                if of in places and name in places:
+                    found.append((name, places.index(name)))
+    return found
+
+
+def bound_from(nodes: Sequence[ast.AST]) -> dict[str, list[ast.AST]]:
+    """What may be a function in what each name is assigned from, or iterates over."""
+    bound: dict[str, list[ast.AST]] = {}
+    for node in nodes:
+        match node:
+            case ast.Assign(targets=targets, value=value):
+                pass
+            case ast.For(target=target, iter=value) | ast.comprehension(target=target, iter=value):
+                targets = [target]
+            case (
+                ast.NamedExpr(target=target, value=value)
+                | ast.AnnAssign(target=target, value=ast.expr() as value)
+            ):
+                targets = [target]
+            case _:
+                continue
+        names = [each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)]
+        for name in names:
+            bound.setdefault(name, []).extend(_functions_in(value))
+    return bound
+
+
+def _functions_in(value: ast.expr) -> Iterator[ast.AST]:
+    """What may be a function in an expression: itself or an item of it, but not an argument of a call."""
+    match value:
+        case ast.Lambda() | ast.Name():
+            yield value
+        case ast.List(elts=items) | ast.Tuple(elts=items) | ast.Dict(values=items):
+            for each in items:
+                yield from _functions_in(each)
+        case ast.IfExp(body=one, orelse=other):
+            yield from _functions_in(one)
+            yield from _functions_in(other)
+        case ast.Call(func=ast.Attribute(value=of, attr="items" | "values"), args=[]):
+            yield from _functions_in(of)
+        case ast.Call(func=ast.Name(id="enumerate" | "zip" | "list" | "tuple" | "reversed"), args=items):
+            for each in items:
+                yield from _functions_in(each)
+        case ast.Call():  # `partial(…)`
+            yield value
+        case _:
+            pass
+
+
+def _path(node: ast.expr) -> str | None:
+    """A name, or names with dots; None: it is something else."""
+    match node:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=value, attr=name):
+            of = _path(value)
+            return None if of is None else f"{of}.{name}"
+        case _:
+            return None
+
+
+def _own_nodes(statements: Sequence[ast.stmt]) -> Iterator[ast.AST]:
+    """The nodes of statements, without the bodies of functions that they define."""
+    pending: list[ast.AST] = list(statements)
+    while pending:
+        node = pending.pop()
+        yield node
+        if not isinstance(node, ast.Lambda | FunctionNode):
+            pending += ast.iter_child_nodes(node)
+
+
+def _awaits(statements: Sequence[ast.stmt]) -> bool:
+    waits = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.Yield, ast.YieldFrom)
+    return any(
+        isinstance(each, waits) or (isinstance(each, ast.comprehension) and each.is_async)
+        for each in _own_nodes(statements)
+    )
+
+
+def _return_in(statements: Sequence[ast.stmt]) -> ast.Return | None:
+    return next((each for each in _own_nodes(statements) if isinstance(each, ast.Return)), None)
 
 
 def _raises_again(handler: ast.ExceptHandler) -> bool:

@@ -32,11 +32,20 @@ def is_set(node: ast.expr, source: FunctionSource, known: Collection[str]) -> bo
         case ast.Name(id=name):
             return name in known
         case ast.BinOp(left=left, op=op, right=right) if isinstance(op, _OPERATORS):
-            return is_set(left, source, known) or is_set(right, source, known)
+            return any(_is_view(each) or is_set(each, source, known) for each in (left, right))
         case ast.Call(func=ast.Attribute(value=of, attr=method)) if method in _METHODS:
             return is_set(of, source, known)
         case ast.Call(func=function):
             return source.dotted(function) in ("set", "frozenset")
+        case _:
+            return False
+
+
+def _is_view(node: ast.expr) -> bool:
+    """Whether it is `d.keys()` or `d.items()`: ordered, but their differences and the like are sets."""
+    match node:
+        case ast.Call(func=ast.Attribute(attr="keys" | "items"), args=[], keywords=[]):
+            return True
         case _:
             return False
 

@@ -8,12 +8,14 @@ from awakeables.testing.outside import Published
 from awakeables.testing.replaying import Replayed, replay
 from awakeables.testing.running import Running, WaitingAwakeable
 from awakeables.testing.stuck import Paused, Stuck
+from awakeables.testing.usercode import Endless
 
 __all__ = [
     "Answer",
     "AsyncHarness",
     "AsyncRunning",
     "AsyncSentTask",
+    "Endless",
     "Harness",
     "Paused",
     "PendingAwakeable",

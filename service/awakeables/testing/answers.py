@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -119,9 +119,9 @@ class Answers:
             DeclarationError: A function does not take exactly one Task.
         """
         self._own: dict[str, TaskFunction] = {}
+        self.unused: set[str] = set()
         self._workers = list(workers)
         self._threads = _InTurn()
-        self.unused: set[str] = set()
         for key, answer in answers.items():
             self.add(key, answer)
 
@@ -132,8 +132,8 @@ class Answers:
             DeclarationError: It is a function that does not take exactly one Task.
         """
         function = answer if callable(answer) else functools.partial(_always, answer)
-        self._own[key] = TaskFunction(key, None, function, retry=DEFAULT_RETRY, serde=None)
         self.unused.add(key)
+        self._own[key] = TaskFunction(key, None, function, retry=DEFAULT_RETRY, serde=None)
 
     def add_worker(self, worker: Worker) -> None:
         """Let a worker do its tasks, too."""
@@ -169,6 +169,11 @@ class Answers:
                     "which would become a dead letter"
                 )
         return deliveries
+
+    @property
+    def names(self) -> Set[str]:
+        """The names and topics that the test's own answers are for."""
+        return self._own.keys()
 
     def close(self) -> None:
         self._threads.close()

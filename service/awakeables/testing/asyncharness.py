@@ -23,7 +23,7 @@ from awakeables.handlers.state import State
 from awakeables.testing.harness import Harness, SentTask
 from awakeables.testing.outside import Published
 from awakeables.testing.running import Running, WaitingAwakeable
-from awakeables.testing.simulated import FEW_TRIES
+from awakeables.testing.simulated import FEW_TRIES, SimulatedService
 from awakeables.worker.worker import Worker
 
 R = TypeVar("R")
@@ -35,10 +35,12 @@ Given = TypeVar("Given")
 class _Thread:
     """The thread in which a harness does everything, so that the caller's loop goes on."""
 
-    def __init__(self) -> None:
+    def __init__(self, service: SimulatedService) -> None:
+        self._service = service
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="awakeables-testing")
 
     async def do(self, work: Callable[[], T]) -> T:
+        self._service.refuse_within()  # at once: it would wait for the call that it is a part of
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, copy_context().run, work)
 
@@ -170,8 +172,9 @@ class AsyncHarness:
         seed: int = 0,
     ) -> None:
         """Serve an app until `close`, or the end of the `async with` block; the arguments are `Harness`'s."""
-        self._thread = _Thread()
         self._harness = Harness(app, suspend=suspend, thorough=thorough, retry=retry, seed=seed)
+        self._thread = _Thread(self._harness._service)
+        self._harness._service.on_close.append(self._thread.close)
 
     @property
     def blocking(self) -> Harness:
@@ -185,13 +188,19 @@ class AsyncHarness:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+        if kind is None:
+            self.refuse_unused()
 
     async def close(self) -> None:
-        """As `Harness.close`."""
-        try:
+        """As `Harness.close`, once the call has ended that is under way."""
+        service = self._harness._service
+        service.refuse_within()
+        if not service.is_closed:
             await self._thread.do(self._harness.close)
-        finally:
-            self._thread.close()
+
+    def refuse_unused(self) -> None:
+        """As `Harness.refuse_unused`."""
+        self._harness.refuse_unused()
 
     @overload
     async def send(
@@ -302,13 +311,13 @@ class AsyncHarness:
         """As `Harness.invocations`."""
         return [AsyncRunning(self._thread, each) for each in self._harness.invocations(handler)]
 
-    def tasks(self, topic: str | None = None) -> Sequence[AsyncSentTask]:
+    def tasks(self, name: str | None = None) -> Sequence[AsyncSentTask]:
         """As `Harness.tasks`."""
-        return [AsyncSentTask(self._thread, each) for each in self._harness.tasks(topic)]
+        return [AsyncSentTask(self._thread, each) for each in self._harness.tasks(name)]
 
-    def next_task(self, topic: str) -> AsyncSentTask:
+    def next_task(self, name: str) -> AsyncSentTask:
         """As `Harness.next_task`."""
-        return AsyncSentTask(self._thread, self._harness.next_task(topic))
+        return AsyncSentTask(self._thread, self._harness.next_task(name))
 
     def on_task(self, name: str, answer: Any) -> None:
         """As `Harness.on_task`."""
@@ -371,6 +380,10 @@ class AsyncHarness:
     async def advance_to(self, when: datetime) -> None:
         """As `Harness.advance_to`."""
         await self._thread.do(partial(self._harness.advance_to, when))
+
+    def describe(self) -> str:
+        """As `Harness.describe`."""
+        return self._harness.describe()
 
     def fail(self, name: str, error: BaseException, *, times: int = 1) -> None:
         """As `Harness.fail`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,17 +16,17 @@ from awakeables.core.records import instant
 from awakeables.core.texts import excerpt
 from awakeables.errors import InvalidInput, NotPossible
 from awakeables.handlers.context import Context
-from awakeables.handlers.execution import RunCall
-from awakeables.handlers.invoking import NO_INPUT, idempotency_scope
+from awakeables.handlers.invoking import NO_INPUT, idempotency_scope, key_problem
 from awakeables.handlers.objectcontext import ObjectContext
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import codec_for, codec_of_value, explain
-from awakeables.handlers.service import App, VirtualObject
+from awakeables.handlers.service import App, KeyedGroup, VirtualObject
 from awakeables.handlers.state import State
-from awakeables.testing.answers import Answers, Delivery, body_of
+from awakeables.testing.answers import Answers, Delivery, WrongAnswer, body_of
+from awakeables.testing.given import checked_headers, given_input, lower_case
 from awakeables.testing.outside import Published, PublishedTask
 from awakeables.testing.running import Running, WaitingAwakeable, waiting
-from awakeables.testing.simulated import FEW_TRIES, SimulatedService, given_input, seconds_since_start
+from awakeables.testing.simulated import FEW_TRIES, SimulatedService, seconds_since_start
 from awakeables.worker.heartbeats import TaskOver, progress_text
 from awakeables.worker.task import Reject
 from awakeables.worker.worker import Worker
@@ -159,10 +158,26 @@ class Harness:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if kind is None:
+            self.refuse_unused()
 
     def close(self) -> None:
-        """End the processes. Nothing works afterwards but `published`, `dead_letters` and `state`."""
+        """End the processes. Nothing works afterwards but what looks at what has happened.
+
+        Raises:
+            RuntimeError: An answer, a handler or an action calls it.
+        """
         self._service.close()
+
+    def refuse_unused(self) -> None:
+        """Check that what the test has prepared by name was used; the end of a `with` block does it, too.
+
+        Raises:
+            AssertionError: `fail` or `replace` was called for a name that no executed action has.
+            WrongAnswer: `on_task` was called for what is not the name or the topic of a published task.
+        """
+        self._service.actions.refuse_unused()
+        self._service.outside.refuse_unknown()
 
     # Calling handlers
 
@@ -233,6 +248,7 @@ class Harness:
             headers: For `ctx.request`.
 
         Raises:
+            TypeError: A header is not text.
             InvalidInput: The input or the key does not fit: over HTTP the call would be answered 422.
             NotFound: The app has no such handler.
             IdempotencyConflict: The key was used with another input.
@@ -301,7 +317,7 @@ class Harness:
     ) -> Running[Any]:
         found = self._app.find(handler)
         content = given_input(found, *(() if given is NO_INPUT else (given,)))
-        lower = {name.lower(): text for name, text in (headers or {}).items()}
+        lower = lower_case(headers)
         idempotency = None
         if idempotency_key is not None:
             scope = idempotency_scope(found.service, found.name, key)
@@ -322,44 +338,53 @@ class Harness:
 
     def invocations(self, handler: Callable[..., Any] | None = None) -> Sequence[Running[Any]]:
         """The invocations, or those of a handler, oldest first; also those that handlers or records began."""
-        rows = self._service.store.tables.invocations.values()  # in the order in which they were created
+        rows = self._service.store.all_invocations()
         found = [(self._app.handler(row.service, row.handler), row.id) for row in rows]
         wanted = None if handler is None else self._app.find(handler)
         return [Running(self._service, of, each) for of, each in found if wanted in (None, of)]
 
     # Tasks and awakeables
 
-    def tasks(self, topic: str | None = None) -> Sequence[SentTask]:
-        """The published tasks, or those of a topic, that nobody has answered yet; the oldest first."""
+    def tasks(self, name: str | None = None) -> Sequence[SentTask]:
+        """The published tasks, or those of a name or topic, that have no answer yet; the oldest first."""
         pending = {row.id for row in self._service.pending()}
         return [
             SentTask(self, task)
             for task in self._service.outside.tasks
-            if task.awakeable_id in pending and topic in (None, task.record.topic)
+            if task.awakeable_id in pending and name in (None, task.record.task, task.record.topic)
         ]
 
-    def next_task(self, topic: str) -> SentTask:
-        """The oldest unanswered task of a topic that this has not returned yet.
+    def next_task(self, name: str) -> SentTask:
+        """The oldest unanswered task that this has not returned yet.
+
+        Args:
+            name: The task's name, or its topic.
 
         Raises:
             AssertionError: There is none; the message lists what was published.
         """
-        for task in self.tasks(topic):
+        found = self.tasks(name)
+        for task in found:
             if task.awakeable_id not in self._handed_out:
                 self._handed_out.add(task.awakeable_id)
                 return task
-        again = "no further task" if any(t.topic == topic for t in self.tasks()) else "no task"
+        again = "no further task" if found else "no task"
         outside = self._service.outside
         raise AssertionError(
-            f"{again} waits on {topic!r}; published so far to: {outside.describe_published()}"
+            f"{again} waits on {name!r}; published so far to: {outside.describe_published()}"
         )
 
     def on_task(self, name: str, answer: Any) -> None:
-        """Answer by itself each task from now on that has this name, or is published to this topic.
+        """Answer each task by itself that is published from now on, with this name or to this topic.
 
         Args:
             name: The task's name, or its topic.
             answer: The answer, an `Answer` that comes later, or a function of the `Task`.
+
+        At the end of the `with` block there must have been such a task.
+
+        Raises:
+            DeclarationError: It is a function that does not take exactly one Task.
         """
         self._service.outside.answers.add(name, answer)
 
@@ -402,7 +427,11 @@ class Harness:
 
     def _settle(self, awakeable_id: str, value: Any) -> Verdict:
         what = f"the answer to awakeable {awakeable_id}"
-        delivery = Delivery(awakeable_id=awakeable_id, body=body_of(value), after=timedelta(0), what=what)
+        try:
+            body = body_of(value)
+        except Exception as error:  # a user's serializer may raise anything
+            raise WrongAnswer(f"{what} can't be expressed as JSON: {explain(error)}") from error
+        delivery = Delivery(awakeable_id=awakeable_id, body=body, after=timedelta(0), what=what)
 
         async def settle() -> Verdict:
             verdict = await self._service.outside.settle(delivery)
@@ -430,19 +459,26 @@ class Harness:
             headers: The record's headers.
 
         Raises:
-            InvalidInput: The app does not read this topic.
+            TypeError: The key is neither text nor bytes, or a header is not text.
+            InvalidInput: The app does not read this topic, or the value can't be written.
         """
         if not self._service.reads(topic):
             raise InvalidInput(
                 f"{self._app.name} does not read the topic {topic!r}: no handler subscribes to it"
             )
-        content = value
-        if value is not None and not isinstance(value, bytes):
-            content = codec_of_value(value).answer(value).content
-        written = key.encode() if isinstance(key, str) else key
+        if key is not None and not isinstance(key, str | bytes):
+            raise TypeError(f"produce: key must be str or bytes, not {key!r}")
+        texts = checked_headers(headers)
+        try:
+            content = value
+            if value is not None and not isinstance(value, bytes):
+                content = codec_of_value(value).answer(value).content
+            written = key.encode() if isinstance(key, str) else key
+            given = [(name, text.encode()) for name, text in texts.items()]
+        except Exception as error:  # a user's serializer may raise anything
+            raise InvalidInput(f"the record can't be written: {explain(error)}") from error
 
         async def produce() -> None:
-            given = [(name, text.encode()) for name, text in (headers or {}).items()]
             self._service.write(topic, written, content, given)
             await self._service.rest()
 
@@ -461,7 +497,7 @@ class Harness:
     @property
     def dead_letters(self) -> Sequence[DeadLetter]:
         """The records that could not be used, oldest first, with their `code`, `reason` and `value`."""
-        return list(self._service.store.tables.dead_letters.values())
+        return self._service.store.all_dead_letters()
 
     # Time
 
@@ -516,23 +552,16 @@ class Harness:
         Args:
             name: The name that the handler gives the action.
             error: What is raised.
-            times: How often; then the action is executed again.
+            times: How often; then the action is executed again. A failure that a crash has lost before it
+                was journaled does not count.
+
+        At the end of the `with` block an action of this name must have been executed.
+
+        Raises:
+            TypeError: The error is no exception.
+            ValueError: `times` is less than 1.
         """
-        left = times
-
-        def failing(run: RunCall) -> Callable[..., Any]:
-            def execute(*args: Any) -> Any:
-                nonlocal left
-                if left > 0:
-                    left -= 1
-                    raise error
-                return action(*args)
-
-            action = run.action if before is None else before(run)
-            return execute
-
-        before = self._service.actions.get(name)
-        self._service.actions[name] = failing
+        self._service.actions.fail(name, error, times)
 
     def replace(self, name: str, function: Callable[..., Any]) -> None:
         """Execute a function instead of an action of `ctx.run`, with the same arguments.
@@ -540,14 +569,10 @@ class Harness:
         Args:
             name: The name that the handler gives the action.
             function: A plain function or a coroutine function; its result must be of the action's type.
-        """
-        def replaced(run: RunCall) -> Callable[..., Any]:
-            action = run.action
-            if isinstance(action, functools.partial):
-                return functools.partial(function, *action.args, **action.keywords)
-            return function
 
-        self._service.actions[name] = replaced
+        At the end of the `with` block an action of this name must have been executed.
+        """
+        self._service.actions.replace(name, function)
 
     def crash(self) -> None:
         """Kill the process and start the next one; whatever was committed goes on."""
@@ -561,7 +586,12 @@ class Harness:
     # Virtual objects
 
     def state(self, state: State[T], key: str) -> T | None:
-        """A value in the state of a key, as it is committed; None: there is none."""
+        """A value in the state of a key, as it is committed; None: there is none, also if it has a default.
+
+        Raises:
+            InvalidInput: The app does not have this state, or the key can't be one.
+        """
+        self._check_declared(state, key)
         written = self._service.state_of(state.of, key).get(state.name)
         if written is None:
             return None
@@ -573,11 +603,12 @@ class Harness:
 
         Raises:
             NotPossible: An invocation holds the key.
-            InvalidInput: The value does not fit.
+            InvalidInput: The value does not fit, the app does not have this state, or the key can't be one.
         """
+        self._check_declared(state, key)
         held = [
             row.id
-            for row in self._service.store.tables.invocations.values()
+            for row in self._service.store.all_invocations()
             if (row.service, row.key) == (state.of, key) and row.result is None
         ]
         if held:
@@ -585,11 +616,30 @@ class Harness:
         self._service.set_state(state, key, value)
 
     def queue(self, of: VirtualObject, key: str) -> Sequence[Running[Any]]:
-        """The open exclusive invocations of a key: the one that holds it, then those that wait."""
+        """The open exclusive invocations of a key: the one that holds it, then those that wait.
+
+        Raises:
+            InvalidInput: The app does not have this object, or the key can't be one.
+        """
+        if not isinstance(of, KeyedGroup) or self._app.services.get(of.name) is not of:
+            raise InvalidInput(f"{of!r} is not an object of app {self._app.name!r}")
+        _check_key(key)
         rows = [
             row
-            for row in self._service.store.tables.invocations.values()
+            for row in self._service.store.all_invocations()
             if (row.service, row.key) == (of.name, key) and row.ticket is not None and row.result is None
         ]
         rows.sort(key=lambda row: row.ticket or 0)
         return [Running(self._service, of.handlers[row.handler], row.id) for row in rows]
+
+    def _check_declared(self, state: State[Any], key: str) -> None:
+        group = self._app.services.get(state.of)
+        if not isinstance(group, KeyedGroup) or state.name.partition("/")[0] not in group.states:
+            raise InvalidInput(f"{state!r} was not declared by an object of app {self._app.name!r}")
+        _check_key(key)
+
+
+def _check_key(key: str) -> None:
+    problem = key_problem(key)
+    if problem is not None:
+        raise InvalidInput(problem)

@@ -15,19 +15,15 @@ from awakeables.engine.readtopic import ConsumedRecord
 from awakeables.engine.subscriptions import Unusable, object_key
 from awakeables.errors import AwakeablesError, DeclarationError, InvalidInput, NotFound, TerminalError
 from awakeables.handlers.execution import details_of
+from awakeables.handlers.invoking import key_problem
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.service import App, Handler, KeyedGroup, Service, declarations
 from awakeables.handlers.state import State
 from awakeables.handlers.subscription import KafkaRecord
 from awakeables.testing.answers import Answers
+from awakeables.testing.given import given_input, lower_case, stored
 from awakeables.testing.outside import OnWait, Published, readable
-from awakeables.testing.simulated import (
-    FEW_TRIES,
-    Serving,
-    SimulatedService,
-    given_input,
-    stored,
-)
+from awakeables.testing.simulated import FEW_TRIES, Serving, SimulatedService
 from awakeables.testing.stuck import Paused, why_open
 from awakeables.worker.worker import Worker
 
@@ -135,10 +131,12 @@ def run(  # noqa: PLR0913 - all but the input by name
         thorough=thorough,
         seed=seed,
     )
-    object_key = key if record is None else _key_of(found, record)
-    for each, value in checked.items():
-        service.set_state(each, object_key or "", value)
     try:
+        object_key = key if record is None else _key_of(found, record)
+        if checked and (problem := key_problem(object_key)) is not None:
+            raise InvalidInput(problem)
+        for each, value in checked.items():
+            service.set_state(each, str(object_key), value)
         return service.drive(lambda: _run(service, found, content, given))
     finally:
         service.close()
@@ -160,7 +158,7 @@ async def _run(service: SimulatedService, handler: Handler, content: bytes | Non
     if call.record is not None:
         invocation_id = await _deliver(service, handler, call, call.record)
     else:
-        lower = {name.lower(): text for name, text in call.headers.items()}
+        lower = lower_case(call.headers)
         begun = await service.api(lambda api: api.begin(handler, content, key=call.key, headers=lower))
         invocation_id = begun.id
     await service.pass_time(lambda: invocations[invocation_id].status in ("completed", "paused"))

@@ -6,10 +6,14 @@ import asyncio
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextvars import Context as Variables
+from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 STARTED_MS = 1_767_225_600_000
 """Virtual time begins on 2026-01-01."""
@@ -19,8 +23,14 @@ STRAY_S = 60.0
 """How long tasks that a handler left behind may take to end."""
 
 
+OnOwnVariables: TypeAlias = Callable[[Callable[[], asyncio.Task[Any]], Variables], asyncio.Task[Any]]
+
+
 class Deadlock(Exception):
     """Nothing can happen any more: no callback is ready and no timer is set."""
+
+    def __init__(self) -> None:
+        super().__init__("no callback is ready and no timer is set: what is awaited never happens")
 
 
 class SeededLoop(asyncio.SelectorEventLoop):
@@ -28,6 +38,9 @@ class SeededLoop(asyncio.SelectorEventLoop):
 
     The seed decides the order of callbacks that are ready at the same time, so that a test is repeatable
     and many seeds try many interleavings. Time stands still while a thread of `run_in_executor` runs.
+
+    Attributes:
+        on_own_variables: Called with what starts a task, and with the context variables that it is given.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -36,6 +49,7 @@ class SeededLoop(asyncio.SelectorEventLoop):
         self._chance = Random(seed)  # noqa: S311 - must repeat
         self._at_work = 0
         self._idle: asyncio.Future[None] | None = None
+        self.on_own_variables: OnOwnVariables = lambda start, _variables: start()
 
     def time(self) -> float:
         return self._virtual_s
@@ -52,6 +66,13 @@ class SeededLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._done)
         return future
 
+    def create_task(
+        self, coro: Coroutine[Any, Any, T] | Generator[Any, None, T], **options: Any
+    ) -> asyncio.Task[T]:
+        start = partial(super().create_task, coro, **options)
+        variables = options.get("context")
+        return start() if variables is None else self.on_own_variables(start, variables)
+
     def _done(self, _future: asyncio.Future[Any]) -> None:
         self._at_work -= 1
 
@@ -59,6 +80,12 @@ class SeededLoop(asyncio.SelectorEventLoop):
         """Wait until nothing is left to run before the next timer; for one caller at a time."""
         self._idle = self.create_future()
         await self._idle
+
+    def interrupt(self) -> None:
+        """Let the caller of `idle` go on although there is more to run."""
+        if self._idle is not None:
+            idle, self._idle = self._idle, None
+            idle.set_result(None)
 
     def poll(self, timeout_s: float) -> bool:
         """Wait in real time for events from sockets and threads; return whether there were any."""
@@ -74,6 +101,12 @@ class SeededLoop(asyncio.SelectorEventLoop):
         """When the next timer is due, in the loop's time."""
         self._drop_cancelled_timers()
         return self._scheduled[0]._when if self._scheduled else None
+
+    def variables_of_timers(self) -> Iterator[Variables]:
+        """The context variables of the code that has set each timer."""
+        for timer in self._scheduled:
+            if not timer._cancelled:
+                yield timer._context
 
     def _drop_cancelled_timers(self) -> None:
         scheduled = self._scheduled
@@ -91,8 +124,7 @@ class SeededLoop(asyncio.SelectorEventLoop):
         self._drop_cancelled_timers()
         if not ready and not self._at_work and not self.poll(0):
             if self._idle is not None:
-                idle, self._idle = self._idle, None
-                idle.set_result(None)
+                self.interrupt()
             elif not self._scheduled:
                 raise Deadlock
             else:

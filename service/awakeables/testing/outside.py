@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from msgspec import Raw
 
@@ -23,9 +24,11 @@ from awakeables.core.texts import excerpt
 from awakeables.ports import Clock, PublishReport
 from awakeables.testing.answers import Answers, Delivery, PendingAwakeable, WrongAnswer
 from awakeables.wire.completions import Unreadable, decode_completion, encode_completion
-from awakeables.wire.tasks import decode_task, encode_effect
+from awakeables.wire.tasks import TaskRecord, decode_task, encode_effect
 from awakeables.wire.traces import TRACEPARENT
 from awakeables.worker.heartbeats import TaskOver, progress_text
+
+T = TypeVar("T")
 
 OnWait = Callable[[PendingAwakeable], Any]
 
@@ -167,7 +170,7 @@ class Outside:
         try:
             task = decode_task(value, headers)
             beat = functools.partial(self._on_beat, asyncio.get_running_loop(), task.awakeable_id)
-            for delivery in await self.answers.deliveries(task, topic, _texts(headers), beat):
+            for delivery in await self._answered(task, topic, _texts(headers), beat):
                 await self._take(delivery)
         except asyncio.CancelledError:
             raise
@@ -202,6 +205,16 @@ class Outside:
         completion = Completion(awakeable_id=awakeable_id, body=body, source=source)
         sent = decode_completion(encode_completion(completion), source=source)
         await self._ask(lambda api: api.settle(sent))
+
+    async def _answered(
+        self, task: TaskRecord, topic: str, headers: Mapping[str, str], beat: Callable[[Any], None]
+    ) -> list[Delivery]:
+        answering = _caught(self.answers.deliveries(task, topic, headers, beat))
+        # With variables of its own, since it is the user's code; delivering the answers is not.
+        answered = await asyncio.get_running_loop().create_task(answering, context=copy_context())
+        if isinstance(answered, BaseException):
+            raise answered
+        return answered
 
     async def _take(self, delivery: Delivery) -> None:
         if delivery.after:
@@ -307,10 +320,22 @@ class Outside:
         Raises:
             WrongAnswer: No task asked for one of the answers.
         """
-        if not self.answers.unused:
+        self._refuse(self.answers.unused, failure)
+
+    def refuse_unknown(self) -> None:
+        """Check that every answer was for what is the name or the topic of a task.
+
+        Raises:
+            WrongAnswer: There was no such task.
+        """
+        known = {name for task in self.tasks for name in (task.record.task, task.record.topic)}
+        self._refuse(self.answers.names - known, None)
+
+    def _refuse(self, names: Set[str], failure: Exception | None) -> None:
+        if not names:
             return
         raise WrongAnswer(
-            f"no task has asked for the answers to {', '.join(map(repr, sorted(self.answers.unused)))}; "
+            f"no task has asked for the answers to {', '.join(map(repr, sorted(names)))}; "
             f"published to: {self.describe_published()}"
         ) from failure
 
@@ -331,6 +356,14 @@ def readable(value: bytes | None) -> Any:
         return None if value is None else decode_json(value)
     except ValueError:
         return value
+
+
+async def _caught(work: Awaitable[T]) -> T | BaseException:
+    """What it returns or raises: a task that ends with `SystemExit` would end the loop."""
+    try:
+        return await work
+    except BaseException as error:
+        return error
 
 
 def _texts(headers: Sequence[Header]) -> dict[str, str]:

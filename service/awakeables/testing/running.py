@@ -21,8 +21,8 @@ from awakeables.testing.stuck import why_open
 R_co = TypeVar("R_co", covariant=True)
 
 NOBODY_ANSWERS = (
-    "answer its tasks (`next_task`, `on_task`), the ID that has left in another way (`waiting`, `resolve`), "
-    "or give the awakeable a timeout"
+    "answer its tasks (`next_task`; or `on_task` before they are published), the ID that has left in another "
+    "way (`waiting`, `resolve`), or give the awakeable a timeout"
 )
 """What to do about a handler that is `Stuck`."""
 
@@ -51,8 +51,7 @@ class Running(Generic[R_co]):
     @property
     def journal(self) -> Sequence[str]:
         """Its journal, one line per entry."""
-        chunks = self._service.store.tables.chunks(self._id)
-        return [describe(entry) for entry in decode_chunks(chunks)]
+        return [describe(entry) for entry in decode_chunks(self._service.store.chunks(self._id))]
 
     @property
     def waits(self) -> Sequence[WaitingAwakeable]:

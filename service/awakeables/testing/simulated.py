@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
+from threading import Lock
 from typing import Any, TypeVar
 
 from awakeables.api import Api
 from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.effects import Header
-from awakeables.core.outcomes import encode_outcome
 from awakeables.core.records import text_bytes
 from awakeables.core.rows import UNCLAIMED
 from awakeables.engine.engine import Engine, EngineSettings
@@ -24,18 +24,16 @@ from awakeables.engine.readtopic import ConsumedRecord, ReadTopic
 from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.engine.sinks import PartitionSink
-from awakeables.errors import InvalidInput
 from awakeables.handlers.context import MAX_WAIT
-from awakeables.handlers.execution import RunCall
 from awakeables.handlers.local import LocalAttempts
 from awakeables.handlers.retry import RetryPolicy
-from awakeables.handlers.serde import codec_of_value, explain
-from awakeables.handlers.service import App, Handler
+from awakeables.handlers.service import App
 from awakeables.handlers.state import State
-from awakeables.store.memory import MemoryStore
+from awakeables.testing.actions import Actions
 from awakeables.testing.answers import Answers
 from awakeables.testing.bench import FakeOffsets, Process, new_process
 from awakeables.testing.crashing import CrashingStore
+from awakeables.testing.given import stored
 from awakeables.testing.logs import redirected
 from awakeables.testing.loop import (
     STARTED_MS,
@@ -46,6 +44,8 @@ from awakeables.testing.loop import (
     end_stray_tasks,
 )
 from awakeables.testing.outside import OnWait, Outside, Topics
+from awakeables.testing.store import KitStore
+from awakeables.testing.usercode import CountedAttempts, Endless, UserCode
 
 T = TypeVar("T")
 
@@ -55,14 +55,10 @@ NEVER = MAX_WAIT * 3
 FEW_TRIES = RetryPolicy(initial_interval=timedelta(0), max_attempts=3)
 """Three attempts: what fails once or twice succeeds, as in the service; an actual bug fails the test soon."""
 
-POLL_S = 0.005
-"""Real time to wait, before virtual time jumps, for threads that a handler in memory may have started."""
-
-SOCKETS_S = 1.0
-"""The same while sockets are open, because a server may be slow."""
-
-STUCK_S = 2.0
-"""The same if there is no timer to jump to: after it, the handler counts as stuck."""
+NOT_WITHIN = (
+    "the harness is in the middle of a call: an answer, a handler or an action can't call its methods, nor "
+    "can another thread; call it in the test, when that call has returned"
+)
 
 FAILURES = 100
 """How many errors of attempts are remembered, to be the causes of `Paused`."""
@@ -100,9 +96,11 @@ class SimulatedService:
         clock: The loop's clock.
         store: What survives each crash.
         outside: Who does the tasks.
-        actions: What is executed instead of an action, by its name.
+        actions: What is executed instead of an action.
+        code: The user's code that is being executed.
         failures: The errors of attempts, the last ones.
         timeline: What has happened, each with its instant.
+        on_close: Called when it is closed.
     """
 
     def __init__(
@@ -116,18 +114,27 @@ class SimulatedService:
         thorough: bool,
         seed: int,
     ) -> None:
-        """Prepare to serve; the arguments are those of `run` and of `Harness`."""
+        """Prepare to serve; the arguments are those of `run` and of `Harness`.
+
+        Raises:
+            TypeError: One is of another type.
+        """
+        if not isinstance(app, App):
+            raise TypeError(f"app must be an App, not {app!r}")
+        if not isinstance(retry, RetryPolicy):
+            raise TypeError(f"retry must be a RetryPolicy, not {retry!r}")
         self.app = app
+        self._settings = _settings(retry, suspend=suspend)
+        self._entropy = SeededEntropy(seed)
         self.loop = SeededLoop(seed)
         self.clock = VirtualClock(self.loop)
-        kind = CrashingStore if thorough else MemoryStore
+        kind = CrashingStore if thorough else KitStore
         self.store = kind(clock=self.clock, retention_ms=NEVER // timedelta(milliseconds=1))
-        self.actions: dict[str, Callable[[RunCall], Callable[..., Any]]] = {}
+        self.actions = Actions(self.store.tables.invocations.get)
+        self.code = UserCode(self.loop, self._on_endless)
         self.failures: deque[BaseException] = deque(maxlen=FAILURES)
         self.timeline: list[tuple[int, str]] = []
-        self._answers = answers
-        self._entropy = SeededEntropy(seed)
-        self._settings = _settings(retry, suspend=suspend)
+        self.on_close: list[Callable[[], object]] = [answers.close]
         self._topics = Topics()
         self._logs: dict[str, list[ConsumedRecord]] = {}
         self.outside = Outside(
@@ -146,6 +153,7 @@ class SimulatedService:
         self._errors: list[BaseException] = []
         self._background: list[asyncio.Task[None]] = []
         self._thread: ThreadPoolExecutor | None = None
+        self._driving = Lock()
         self.is_closed = False
 
     # From the test's side.
@@ -156,27 +164,46 @@ class SimulatedService:
         Within a running loop it is done in a thread, with the caller's context variables.
 
         Raises:
+            RuntimeError: It is closed, or is driven already: by the caller of an answer or an action, or by
+                another thread.
             BaseException: What a function of the test raised meanwhile, or background work.
         """
         if self.is_closed:
             raise RuntimeError("the test's service is closed")
         return self._in_the_loop(lambda: self._surfacing(work))
 
-    def _in_the_loop(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    def _in_the_loop(self, work: Callable[[], Coroutine[Any, Any, T]], *, is_last: bool = False) -> T:
         def job() -> T:
             with redirected():
                 return self.loop.run_until_complete(work())
 
-        if not _is_within_a_loop():
-            return job()
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="awakeables-testing")
-        return self._thread.submit(contextvars.copy_context().run, job).result()
+        self.refuse_within()
+        # A close waits for a call of another thread, which a test may have given up.
+        if not self._driving.acquire(blocking=is_last):
+            raise RuntimeError(NOT_WITHIN)
+        try:
+            if _running_loop() is None:
+                return job()
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, thread_name_prefix="awakeables-testing")
+            return self._thread.submit(contextvars.copy_context().run, job).result()
+        finally:
+            self._driving.release()
+
+    def refuse_within(self) -> None:
+        """Refuse what an answer, a handler or an action asks for.
+
+        Raises:
+            RuntimeError: The caller is one of them.
+        """
+        if self.code.is_caller() or _running_loop() is self.loop:
+            raise RuntimeError(NOT_WITHIN)
 
     async def _surfacing(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if not self._background:
             doing = (self._serve(), self.outside.read_all())
             self._background = [asyncio.ensure_future(each) for each in doing]
+        self.code.events.clear()
         done = await work()
         for errors in (self.outside.errors, self._errors, self._engine_errors):
             if errors:
@@ -187,11 +214,13 @@ class SimulatedService:
         """End the processes, with everything that handlers have left behind."""
         if self.is_closed:
             return
+        self.refuse_within()
         self.is_closed = True
         try:
-            self._in_the_loop(self._end)
+            self._in_the_loop(self._end, is_last=True)
         finally:
-            self._answers.close()
+            for close in self.on_close:
+                close()
             self.loop.close()
             if self._thread is not None:
                 self._thread.shutdown()
@@ -209,7 +238,7 @@ class SimulatedService:
         while True:
             serving = Serving(self._new_process(), self.loop.create_future())
             if isinstance(self.store, CrashingStore):
-                self.store.crash = serving.die
+                self.store.crash = partial(self._die, serving)
             running = asyncio.ensure_future(serving.engine.run())
             try:
                 await serving.engine.serving.wait()
@@ -222,6 +251,12 @@ class SimulatedService:
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)
                 self._errors += serving.engine.errors
+            self.store.forget_starts()
+            self.actions.crashed()
+
+    def _die(self, serving: Serving) -> None:
+        self._up.clear()  # at once, so that this process is asked for nothing more
+        serving.die()
 
     def _state_of(self, awakeable_id: str) -> str | None:
         row = self.store.tables.awakeables.get(awakeable_id)
@@ -237,13 +272,12 @@ class SimulatedService:
             settings=self._settings,
             executor=ThreadInTurn(),
             on_failure=self.failures.append,
-            handlers=partial(LocalAttempts, action_of=self._action_of),
+            handlers=self._attempts,
             offsets=FakeOffsets(),
         )
 
-    def _action_of(self, run: RunCall) -> Callable[..., Any]:
-        replaced = self.actions.get(run.name)
-        return run.action if replaced is None else replaced(run)
+    def _attempts(self, *args: Any) -> CountedAttempts:
+        return CountedAttempts(self.code, LocalAttempts(*args, action_of=self.actions.of))
 
     async def of(self, ask: Callable[[Serving], Awaitable[T]]) -> T:
         """Ask the process that serves; again, if it crashes meanwhile, the next one."""
@@ -272,7 +306,7 @@ class SimulatedService:
         """Kill the process, and go on with the next one."""
         await self._up.wait()
         if self._serving is not None:
-            self._serving.die()
+            self._die(self._serving)
         await self.loop.idle()
 
     @property
@@ -289,6 +323,12 @@ class SimulatedService:
         """Whether something has happened that fails the test."""
         return bool(self.outside.errors or self._errors or self._engine_errors)
 
+    def _on_endless(self, error: Endless) -> None:
+        """Fail the call of the test, which may wait until nothing is left to run."""
+        if not any(isinstance(each, Endless) for each in self._errors):
+            self._errors.append(error)
+        self.loop.interrupt()
+
     # Time.
 
     async def rest(self, is_over: Callable[[], bool] = bool) -> None:
@@ -302,10 +342,7 @@ class SimulatedService:
             if any(row.claimed_by == UNCLAIMED for _, row in self.store.tables.in_state("unsent")):
                 await self.of(_publish)
                 continue
-            if self.live:
-                if self.loop.poll(SOCKETS_S if self.loop.has_sockets else POLL_S):
-                    continue
-            elif await self.outside.ask(self.pending()):
+            if self.code.wait() or (not self.live and await self.outside.ask(self.pending())):
                 continue
             if not await self._do_what_is_due():
                 return
@@ -316,14 +353,16 @@ class SimulatedService:
             await self.rest(is_over)
             if is_over() or self.has_failed:
                 return
+            if until_s is not None:
+                self.code.events.clear()  # it ends then, however much happens until then
+            self.code.count("time passed")
             due_s = self._next_due_s()
             if until_s is not None and (due_s is None or due_s > until_s):
                 await asyncio.sleep(max(0.0, until_s - self.loop.time()))
                 return
-            if due_s is not None:
-                await asyncio.sleep(due_s - self.loop.time())
-            elif not self.live or not self.loop.poll(STUCK_S):
+            if due_s is None:
                 return
+            await asyncio.sleep(due_s - self.loop.time())
 
     async def _do_what_is_due(self) -> bool:
         """Have the engine do what is due by now; whether there is something that it has not seen yet."""
@@ -403,14 +442,11 @@ class SimulatedService:
 
     def pending(self) -> list[AwakeableRow]:
         """The awakeables that wait for answers."""
-        rows = self.store.tables.awakeables.values()
-        return [row for row in rows if row.state == "pending" and row.source is None]
+        return [row for row in self.store.pending() if row.source is None]
 
     def state_of(self, service: str, key: str | None) -> Mapping[str, bytes]:
         """The state of a key as it is stored, by name."""
-        object_key = (service, text_bytes(key or ""))
-        states = self.store.tables.states.items()
-        return {name: value for (of, name), (value, _) in sorted(states) if of == object_key}
+        return self.store.state_of((service, text_bytes(key or "")))
 
     def set_state(self, state: State[Any], key: str, value: Any) -> None:
         """Store a value in the state of a key.
@@ -419,7 +455,7 @@ class SimulatedService:
             InvalidInput: It does not fit.
         """
         object_key = (state.of, text_bytes(key))
-        self.store.tables.states[object_key, state.name] = (stored(state, value), self.clock.now_ms())
+        self.store.set_state(object_key, state.name, stored(state, value), self.clock.now_ms())
 
 
 def _settings(retry: RetryPolicy, *, suspend: bool) -> EngineSettings:
@@ -438,45 +474,15 @@ async def _publish(serving: Serving) -> None:
     await asyncio.sleep(0)
 
 
-def _is_within_a_loop() -> bool:
+def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
-        asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
-        return False
-    return True
+        return None
 
 
 def _subscribed(app: App) -> set[str]:
     return {each.subscription.topic for each in app.subscribed().values() if each.subscription}
-
-
-def stored(state: State[Any], value: Any) -> bytes:
-    """A value of the state as it is stored.
-
-    Raises:
-        InvalidInput: It does not fit.
-    """
-    try:
-        return encode_outcome(state.codec.resolution(value))
-    except Exception as error:  # a user's serializer may raise anything
-        raise InvalidInput(f"the value does not fit the state {state.name!r}: {explain(error)}") from error
-
-
-def given_input(handler: Handler, *given: Any) -> bytes | None:
-    """The validated input of a handler, as it would arrive over HTTP.
-
-    Raises:
-        InvalidInput: It does not fit.
-    """
-    # If values of the type can't be serialized, the argument is its JSON.
-    if not given:
-        return handler.accept(None)
-    codec = codec_of_value(given[0]) if handler.input.unanswerable else handler.input
-    try:
-        content = codec.answer(given[0]).content
-    except Exception as error:  # a user's serializer may raise anything
-        raise InvalidInput(f"the input does not fit {handler.name}: {explain(error)}") from error
-    return handler.accept(content)
 
 
 def seconds_since_start(instant: datetime) -> float:

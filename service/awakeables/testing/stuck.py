@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from awakeables.core.awakeables import PROMISE
+from awakeables.core.awakeables import PROMISE, AwakeableRow
 from awakeables.core.invocations import Failure, Invocation
 from awakeables.core.records import text_from
 from awakeables.core.texts import message_of, type_of
@@ -24,7 +25,7 @@ class Paused(AwakeablesError):
 
 
 def why_open(service: SimulatedService, name: str, row: Invocation, advice: str) -> AwakeablesError:
-    """Why an invocation has no result: it or what it calls is paused, or nobody answers.
+    """Why an invocation has no result: it or what it waits for is paused, or nobody answers.
 
     Args:
         service: Where it is.
@@ -34,43 +35,69 @@ def why_open(service: SimulatedService, name: str, row: Invocation, advice: str)
     """
     if row.status == "paused" and row.failure is not None:
         return _paused(service, row.failure, "")
-    other = _paused_callee(service, row)
-    if other is not None and other.failure is not None:
-        where = f"{name} waits for {other.service}/{other.handler}, which is paused: "
-        return _paused(service, other.failure, where)
-    if service.live:
-        return Stuck(f"{name} awaits something of asyncio's that never comes")
-    waiting = ", ".join(map(service.outside.describe, service.pending()))
-    promises = [
-        repr(text_from(wait.title))
-        for wait in service.store.tables.awakeables.values()
-        if wait.state == "pending" and wait.title is not None and wait.source_utf8 != PROMISE
-    ]
+    waits = _waits(service, row)
+    for other in waits.invocations:
+        if other.status == "paused" and other.failure is not None:
+            where = f"{name} waits for {other.service}/{other.handler}, which is paused: "
+            return _paused(service, other.failure, where)
+    for other in waits.invocations:
+        if service.code.awaits(other.id):
+            of = "" if other is row else f"{other.service}/{other.handler}, which "
+            return Stuck(f"{name} {of and 'waits for '}{of}awaits something of asyncio's that never comes")
+    waiting = ", ".join(map(service.outside.describe, waits.awakeables))
+    promises = " and ".join(map(repr, waits.promises))
     if promises and not waiting:
         return Stuck(
-            f"{name} waits for the promise {' and '.join(promises)}, which no handler settles: "
-            "let one of those that it calls settle it, or give the wait a timeout"
+            f"{name} waits for the promise {promises}, which no handler settles: "
+            "let a handler that is called settle it, or give the wait a timeout"
         )
     return Stuck(f"{name} waits for {waiting or 'nothing that is due'} and nobody answers: {advice}")
 
 
-def _paused_callee(service: SimulatedService, row: Invocation) -> Invocation | None:
-    """The paused invocation that this one waits for, or that a call of its own waits for, and so on."""
-    tables = service.store.tables
-    waits = [wait for wait in tables.awakeables.values() if wait.state == "pending"]
-    left, seen = [row.id], set[str]()
+class _Waits(NamedTuple):
+    """What an invocation waits for.
+
+    Attributes:
+        invocations: Itself and those that must end or go on before it, in the order in which they are found.
+        awakeables: The awakeables that these wait for.
+        promises: The names of their promises.
+    """
+
+    invocations: list[Invocation]
+    awakeables: list[AwakeableRow]
+    promises: list[str]
+
+
+def _waits(service: SimulatedService, row: Invocation) -> _Waits:
+    """What it waits for: itself, what it calls, what is before these in a queue, and so on."""
+    rows = {each.id: each for each in service.store.all_invocations()}
+    pending = service.store.pending()
+    found, left, seen = _Waits([], [], []), [row.id], set[str]()
     while left:
-        invocation_id = left.pop()
-        if invocation_id in seen:
+        invocation_id = left.pop(0)
+        invocation = rows.get(invocation_id)  # None: what is waited for is a promise
+        if invocation is None or invocation_id in seen or invocation.status == "completed":
             continue
         seen.add(invocation_id)
-        for source in [wait.source for wait in waits if wait.invocation_id == invocation_id and wait.source]:
-            call = tables.invocations.get(source)  # or a promise
-            if call is not None and call.status == "paused":
-                return call
-            if call is not None:
-                left.append(call.id)
-    return None
+        found.invocations.append(invocation)
+        if invocation.status == "queued":
+            left += [each.id for each in rows.values() if _is_before(each, invocation)]
+        for wait in pending:
+            if wait.invocation_id != invocation_id:
+                continue
+            if wait.source is None:
+                found.awakeables.append(wait)
+            elif wait.title is not None and wait.source_utf8 != PROMISE:
+                found.promises.append(text_from(wait.title))
+            else:
+                left.append(wait.source)
+    return found
+
+
+def _is_before(one: Invocation, other: Invocation) -> bool:
+    """Whether an invocation is before another one in the queue of their key."""
+    same = (one.service, one.key) == (other.service, other.key)
+    return same and one.result is None and one.ticket is not None and one.ticket < (other.ticket or 0)
 
 
 def _paused(service: SimulatedService, failure: Failure, where: str) -> Paused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Final
 
 import msgspec
@@ -48,13 +49,20 @@ _format: msgspec.json.Decoder[_Format] = msgspec.json.Decoder(_Format)
 _decoder: msgspec.json.Decoder[StoredJournal] = msgspec.json.Decoder(StoredJournal)
 
 
+def _as_utf_8(content: bytes) -> bytes:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16").encode()
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
 def decode_journal(content: bytes) -> StoredJournal:
-    """Decode a stored journal.
+    """Decode a stored journal: JSON in UTF-8, or in UTF-16 with its mark, as PowerShell writes to a file.
 
     Raises:
         UnreadableJournal: It is not one, or of another format; the message says which.
     """
     try:
+        content = _as_utf_8(content)
         found = _format.decode(content).format
         if found != FORMAT:
             raise UnreadableJournal(
@@ -62,7 +70,7 @@ def decode_journal(content: bytes) -> StoredJournal:
                 "read it with the release that stored it, or store it again with this one"
             )
         journal = _decoder.decode(content)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise UnreadableJournal(
             f"not a journal as `awakeables show ID --journal` prints it ({error})"
         ) from None

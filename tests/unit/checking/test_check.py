@@ -129,6 +129,38 @@ def test_methods_and_nested_functions_can_be_handlers(checked: Checking) -> None
     assert places(found) == [(4, "unawaited"), (11, "clock")]
 
 
+def test_methods_that_get_the_context_are_checked(checked: Checking) -> None:
+    found = checked(
+        """
+        class Steps:
+            async def one(self, ctx: Context) -> None:
+                clock()
+
+            @staticmethod
+            async def two(ctx: Context) -> None:
+                clock()
+
+            @classmethod
+            async def three(cls, order: str, *, ctx: Context) -> None:
+                clock()
+
+            @property
+            def never(self) -> None:
+                raise ValueError("the check executes nothing")
+
+        steps = Steps()
+
+        @service.handler()
+        async def handle(ctx: Context, order: str) -> None:
+            await steps.one(ctx)
+            await Steps.two(ctx)
+            await steps.three(order, ctx=ctx)
+            steps.never.of(ctx), steps.missing(ctx), order.of(ctx), anyio.sleep(ctx)
+        """
+    )
+    assert places(found) == [(4, "clock"), (8, "clock"), (12, "clock"), (25, "sleep")]
+
+
 def test_a_line_that_ends_with_the_comment_is_silenced(checked: Checking) -> None:
     found = checked(
         """

@@ -22,6 +22,9 @@ def ask(ctx: Context, item: str) -> object:
 def pay(*given: object) -> str:
     return time.ctime() + str(given)
 
+async def step(ctx: Context, name: str, action: object) -> object:
+    return await ctx.run(name, action)
+
 def partner(ctx: Context) -> str:
     return str(ctx.uuid())
 
@@ -99,6 +102,14 @@ BAD = [
             "ctx.map(lambda each: ctx.call(other, each), set(order))",
             "ctx.publish('t', ','.join(set(order)))",
             "max([await ctx.run('price', pay, each) for each in set(order)])",
+            "one, two = {}, {}\nfor each in one.keys() - two.keys(): ctx.publish('t', each)",
+            "one = {}\nfor each in one.items() | order: ctx.publish('t', each)",
+            "seen = set(order)\nctx.publish('t', seen.pop())",
+            "first, second = set(order)",
+            "text = ''\nfor each in set(order): text += each",
+            "seen = set()\nfor each in set(order): seen.add(await ctx.run('pay', pay))",
+            "n = 0\nfor each in set(order):\n    if ctx.publish('t', each): n += 1",
+            "found = []\nfor each in set(order): found.append(each)",
         )
     ],
     *[
@@ -112,7 +123,9 @@ BAD = [
             "except awakeables.Suspended: pass",
         )
     ],
-    ("swallow", "with contextlib.suppress(BaseException): ..."),
+    ("swallow", "try:\n    await ctx.sleep(SECOND)\nfinally:\n    return"),
+    ("swallow", "try: [each async for each in order]\nexcept: pass"),
+    ("swallow", "with contextlib.suppress(BaseException): await ctx.sleep(SECOND)"),
     *[
         ("ctx-in-action", code)
         for code in (
@@ -150,6 +163,8 @@ BAD = [
             "subprocess.run([order])",
             "import requests\nrequests.get(order)",
             "from urllib.request import urlopen\nurlopen(order)",
+            "from pathlib import Path\nPath(order).read_text()",
+            "order.write_text('x')",
         )
     ],
 ]
@@ -169,6 +184,13 @@ GOOD = [
             "def now(): return clock()\nawait ctx.run('now', lambda: now())",
             "def now(): return clock()\nawait ctx.run('now', pay, now)",
             "async with ctx.saga() as saga: saga.undo('now', lambda: clock())",
+            "now = lambda: clock()\nawait ctx.run('now', now)",
+            "now = lambda: clock()\nsame = now\nawait ctx.run('now', same)",
+            "def now(): return clock()\nsame = functools.partial(now)\nawait ctx.run('now', same)",
+            "def now(): return clock()\nfor n, each in enumerate([now, now]): await ctx.run(f'{n}', each)",
+            "now = {'a': lambda: clock()}\nawait ctx.gather(*(ctx.run(n, f) for n, f in now.items()))",
+            "await step(ctx, 'now', lambda: clock())",
+            "await step(ctx, action=lambda: clock(), name='now')",
         )
     ],
     ("chance", "ctx.random().choice(order), ctx.uuid(), uuid.UUID(order), uuid.uuid5(ctx.uuid(), order)"),
@@ -192,6 +214,14 @@ GOOD = [
             "seen = set(order)\nseen = sorted(seen)\nfor each in seen: ctx.publish('t', each)",
             "await ctx.run('pay', pay, set(order))",
             "merged = {*set(order), 'a'}",
+            "ctx.publish('t', sorted([each * 2 for each in set(order)]))",
+            "ctx.publish('t', len({each: 1 for each in set(order)}))",
+            "n = 0\nfor each in set(order): n += len(each)",
+            "n = 0\nfor each in set(order):\n    if each: n += 1\n    else: pass",
+            "seen = set()\nfor each in set(order): seen.add(each)",
+            "first, second = sorted(set(order))",
+            "found = list(order)\nctx.publish('t', found.pop())",
+            "seen = set(order)\nfor each in {}.keys(): ctx.publish('t', each)",
         )
     ],
     *[
@@ -205,6 +235,10 @@ GOOD = [
         )
     ],
     ("swallow", "with contextlib.suppress(ValueError): ..."),
+    ("swallow", "with contextlib.suppress(BaseException): int(order)"),
+    ("swallow", "try: int(order)\nexcept: order = ''"),
+    ("swallow", "try:\n    def later(): yield\nexcept: pass"),
+    ("swallow", "try: int(order)\nfinally: return"),
     *[
         ("ctx-in-action", code)
         for code in (
@@ -213,6 +247,8 @@ GOOD = [
             "await ctx.run('pay', functools.partial(pay, ctx.uuid()))",
             "await ctx.run('pay', lambda: (ctx.log.info('paid'), ctx.request.headers))",
             "await ctx.gather(*[ctx.run('pay', lambda: pay(each)) for each in order])",
+            "paid = await ctx.gather(*map(lambda each: ctx.sleep(each), order))\n"
+            "await ctx.run('pay', lambda: pay(paid))",
         )
     ],
     *[

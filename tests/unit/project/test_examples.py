@@ -381,12 +381,12 @@ class TestAgent:
     def test_without_a_permission_it_is_not_used(
         self, harness: Harness, answer: agent.Permission | None
     ) -> None:
-        harness.replace("refund", lambda *_: pytest.fail("it was used"))
         running = harness.send(agent.run, "refund order o-17")
         if answer is not None:
             harness.resolve(harness.waiting()[0].id, answer)
         expected = "nobody has allowed it in time" if answer is None else "ann does not allow it: too much"
         assert running.result() == f"done: {expected}"
+        assert "run 'refund'" not in running.journal
 
     def test_a_model_that_fails_is_asked_again_and_never_twice_for_one_turn(self, harness: Harness) -> None:
         harness.fail("model", ConnectionError("overloaded"), times=2)

@@ -48,10 +48,11 @@ def test_the_public_names_are_these() -> None:
 
 
 def test_the_testing_names_are_these() -> None:
-    one = {"Answer", "Paused", "PendingAwakeable", "Published", "Run", "Stuck", "WrongAnswer", "run"}
+    one = {"Answer", "PendingAwakeable", "Published", "Run", "run"}
+    errors = {"Endless", "Paused", "Stuck", "WrongAnswer"}
     app = {"Harness", "Running", "SentTask", "WaitingAwakeable"}
     awaited = {"AsyncHarness", "AsyncRunning", "AsyncSentTask"}
-    assert set(testing.__all__) == one | app | awaited | {"Replayed", "replay"}
+    assert set(testing.__all__) == one | errors | app | awaited | {"Replayed", "replay"}
 
 
 def test_failures_of_an_awakeable_are_terminal() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
 from contextvars import ContextVar
 from datetime import timedelta
 
@@ -10,7 +12,15 @@ import pytest
 
 from awakeables import Cancelled, TerminalError
 from awakeables.errors import InvalidInput
-from awakeables.testing import AsyncHarness, WrongAnswer
+from awakeables.testing import (
+    AsyncHarness,
+    AsyncRunning,
+    AsyncSentTask,
+    Harness,
+    Running,
+    SentTask,
+    WrongAnswer,
+)
 
 from .test_harness import ITEMS, Bill, Payment, add, app, ask, carts, check_out, forever, nap, order, pay
 
@@ -69,6 +79,56 @@ async def test_each_of_its_methods() -> None:
         with pytest.raises(InvalidInput):
             await harness.send(nap, "soon")  # type: ignore[arg-type]
         assert harness.blocking.call(pay, 5) == "pretended-5"
+        assert harness.describe() == harness.blocking.describe()
+
+
+@pytest.mark.parametrize(
+    ("awaited", "of"), [(AsyncHarness, Harness), (AsyncRunning, Running), (AsyncSentTask, SentTask)]
+)
+def test_both_forms_have_the_same_names(awaited: type, of: type) -> None:
+    def public(names: type) -> set[str]:
+        return {name for name in dir(names) if not name.startswith("_")}
+
+    assert public(awaited) - {"blocking"} == public(of)
+
+
+async def test_closing_waits_for_a_call_that_was_given_up_and_can_be_repeated() -> None:
+    ended: list[int] = []
+
+    def slow(cents: int) -> str:
+        time.sleep(0.3)
+        ended.append(cents)
+        return "slow"
+
+    harness = AsyncHarness(app)
+    harness.replace("charge", slow)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(harness.call(pay, 5), 0.05)
+    await harness.close()
+    assert ended == [5]
+    await harness.close()
+    with pytest.raises(RuntimeError):
+        await harness.call(pay, 6)
+    harness = AsyncHarness(app)
+    harness.blocking.close()
+    await harness.close()
+
+
+async def test_what_a_test_looks_at_does_not_change_while_it_is_read() -> None:
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        async with AsyncHarness(app) as harness:
+            sending = asyncio.gather(*(harness.send(forever) for _ in range(100)))
+            while not sending.done():
+                for running in harness.invocations():
+                    assert running.status in ("pending", "running", "suspended")
+                harness.waiting(), harness.tasks(), harness.queue(carts, "k"), harness.state(ITEMS, "k")
+                harness.dead_letters, harness.published, harness.describe()
+                await asyncio.sleep(0.001)
+            assert len(harness.waiting()) == len(await sending) == 100
+    finally:
+        sys.setswitchinterval(interval_s)
 
 
 caller: ContextVar[str] = ContextVar("caller", default="nobody")

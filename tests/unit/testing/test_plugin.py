@@ -55,6 +55,98 @@ async def test_async(async_harness):
     pytester.runpytest(*RUN, "--strict-markers").assert_outcomes(passed=4)
 
 
+def test_the_most_specific_marker_wins(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        APP
+        + """
+pytestmark = pytest.mark.awakeables(seed=1)
+first = pytest.mark.parametrize("n", [pytest.param(0, marks=pytest.mark.awakeables(seed=4)), 1])
+ids = {}
+
+@pytest.fixture
+def begun(harness):
+    return harness.send(approve, "o-1").id
+
+def test_module(begun): ids[1] = begun
+
+@pytest.mark.awakeables(seed=2)
+class TestOfAClass:
+    def test_class(self, begun): ids[2] = begun
+
+    @pytest.mark.awakeables(seed=3)
+    def test_function(self, begun): ids[3] = begun
+
+    @pytest.mark.awakeables(seed=3)
+    @first
+    def test_parameter(self, begun, n): ids[4 if n == 0 else 5] = begun
+
+def test_end(harness):
+    from awakeables.testing import Harness
+    for number in (1, 2, 3, 4, 5):
+        with Harness(App("shop", services=[shop]), seed={5: 3}.get(number, number)) as other:
+            assert other.send(approve, "o-1").id == ids[number]
+"""
+    )
+    pytester.runpytest(*RUN, "--strict-markers").assert_outcomes(passed=6)
+
+
+def test_an_async_test_that_gives_up_a_call_ends_in_order(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        APP
+        + """
+import asyncio, threading, time
+
+@shop.handler()
+async def pay(ctx: Context) -> int:
+    return await ctx.run("pay", lambda: time.sleep(0.3) or 1)
+
+@pytest.mark.asyncio
+async def test_it(async_harness):
+    await asyncio.wait_for(async_harness.call(pay), 0.05)
+
+@pytest.mark.asyncio
+async def test_closed(async_harness):
+    await async_harness.close()
+
+def test_no_thread_is_left():
+    for each in threading.enumerate():
+        if "awakeables" in each.name:
+            each.join(timeout=10)
+            assert not each.is_alive()
+"""
+    )
+    result = pytester.runpytest(*RUN)
+    result.assert_outcomes(failed=1, passed=2)
+    result.stdout.fnmatch_lines(["*TimeoutError*"])
+
+
+def test_a_name_that_nothing_has_fails_a_test_that_did_not_fail_otherwise(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        APP
+        + """
+def test_it(harness):
+    harness.replace("pay", int)
+
+@pytest.mark.asyncio
+async def test_async(async_harness):
+    async_harness.on_task("aprovals", "yes")
+
+def test_that_fails(harness):
+    harness.replace("pay", int)
+    assert False
+
+def test_that_is_skipped(harness):
+    harness.replace("pay", int)
+    pytest.skip("today")
+"""
+    )
+    result = pytester.runpytest(*RUN)
+    result.assert_outcomes(passed=2, errors=2, failed=1, skipped=1)
+    result.stdout.fnmatch_lines(["*was called for 'pay'*", "*for the answers to 'aprovals'*"])
+
+
 def test_a_failure_shows_the_journal_and_what_has_happened(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         APP

@@ -417,6 +417,16 @@ def test_a_file_that_is_no_journal_is_named_with_why(tmp_path: Path, content: by
     assert "\n" not in str(found.difference)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_journal_may_be_written_as_powershell_does(tmp_path: Path, encoding: str) -> None:
+    path = recorded(tmp_path, two_steps)
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    path.write_bytes((mark + path.read_text()).encode(encoding))
+    assert replayed(path, two_steps).difference is None
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not replayed(path, two_steps).is_decided
+
+
 def test_entries_of_another_release_and_a_part_of_a_journal_are_refused(tmp_path: Path) -> None:
     path = recorded(tmp_path, two_steps)
     document = msgspec.json.decode(path.read_bytes())
