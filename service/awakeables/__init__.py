@@ -17,6 +17,7 @@ from awakeables.handlers.invoking import Call
 from awakeables.handlers.objectcontext import ObjectContext, SharedContext
 from awakeables.handlers.promises import DurablePromise, PromiseName
 from awakeables.handlers.retry import RetryPolicy
+from awakeables.handlers.schedule import Schedule
 from awakeables.handlers.serde import Serde
 from awakeables.handlers.service import App, Service, VirtualObject, Workflow
 from awakeables.handlers.state import State
@@ -45,6 +46,7 @@ __all__ = [
     "Rejected",
     "Request",
     "RetryPolicy",
+    "Schedule",
     "Serde",
     "Service",
     "SharedContext",

@@ -24,6 +24,7 @@ PUBLIC = {
     "Rejected",
     "Request",
     "RetryPolicy",
+    "Schedule",
     "Serde",
     "Service",
     "SharedContext",
