@@ -250,6 +250,20 @@ SUBSCRIPTION_EXPIRED = Metric(
     labels=("subscription",),
     runbook="They are lost: raise the topic's `retention.ms`.",
 )
+SCHEDULE = Metric(
+    name="awakeables_schedule",
+    kind="counter",
+    help="Ticks of a schedule, by what became of them; `queued` ones are `begun` later.",
+    labels=("schedule", "outcome"),
+    runbook="`missed`: no instance ran. `skipped_overlap`: the one before takes longer than a tick.",
+)
+SCHEDULE_BLOCKED = Metric(
+    name="awakeables_schedule_blocked",
+    kind="gauge",
+    help="1 while a schedule begins nothing, because its last invocation is paused.",
+    labels=("schedule",),
+    runbook="`awakeables schedules list` names it; then `awakeables resume`, `restart` or `kill`.",
+)
 RECORDS_EXPIRED = Metric(
     name="awakeables_records_expired",
     kind="counter",
@@ -373,7 +387,7 @@ SERVICE_METRICS: tuple[Metric, ...] = (
     ATTEMPTS, ATTEMPT_SECONDS,
     VERDICTS_TOLD, VERDICTS_UNPUBLISHED, HEARTBEATS, DEAD_LETTERS_ADDED, DEAD_LETTERS_KEPT,
     SUBSCRIPTION_LAG, SUBSCRIPTION_BEHIND, SUBSCRIPTION_TRANSACTION, SUBSCRIPTION_WAITING,
-    SUBSCRIPTION_RECORDS, SUBSCRIPTION_EXPIRED,
+    SUBSCRIPTION_RECORDS, SUBSCRIPTION_EXPIRED, SCHEDULE, SCHEDULE_BLOCKED,
     CONSUMER_LAG, CONSUMER_BEHIND,
     CONSUMER_TRANSACTION,
     RECORDS_EXPIRED, COMMIT_MEMBERS, COMMIT_SECONDS, COMMIT_FAILURES, COMMIT_WAITING, PUBLISHES,
