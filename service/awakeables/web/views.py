@@ -485,7 +485,7 @@ class ScheduleView(View):
     is_declared: bool
     paused: Instant | None
     next: list[Instant]
-    last_invocation: str | None
+    last_invocation: InvocationId | None
     last_status: Status | None
     queued: Instant | None
     is_blocked: bool
@@ -500,7 +500,7 @@ class SchedulesView(View):
 class TriggeredView(View):
     """What was begun; null: it begins when the last invocation has ended."""
 
-    invocation_id: str | None
+    invocation_id: InvocationId | None
 
 
 class MoveView(View):
