@@ -419,9 +419,12 @@ class Stream:
             return PauseSchedule(schedule=name, paused=self.chance.random() < 0.4, next_ms=next_ms)
         if row is not None and row.queued_ms is not None and self.chance.random() < 0.8:
             return BeginQueued(schedule=name, declared=declared, tick=self.tick(row.queued_ms))
-        overlap = self.chance.choice(["skip", "queue", "allow"])
-        tick = self.tick(self.driver.clock.ms)
-        return Trigger(schedule=name, declared=declared, overlap=overlap, tick=tick)
+        return Trigger(
+            schedule=name,
+            declared=declared,
+            overlap=self.chance.choice(["skip", "queue", "allow"]),
+            tick=self.tick(self.driver.clock.ms),
+        )
 
     def claim(self) -> Command:
         return Claim(

@@ -146,10 +146,13 @@ def test_an_input_is_kept_as_it_is_journaled(function: Any, given: Any, content:
 
 def test_h8_4_a_handler_with_a_key_needs_one() -> None:
     carts, signups = VirtualObject("carts"), Workflow("signups")
-    for declare, function in ((carts.handler, clean), (carts.shared, look)):
-        with pytest.raises(DeclarationError, match="it is called for a key, so its schedule needs key="):
-            declare(schedule=DAILY)(function)
-        declare(schedule=Schedule("0 6 * * *", key="all"))(function)
+    needed = "it is called for a key, so its schedule needs key="
+    with pytest.raises(DeclarationError, match=needed):
+        carts.handler(schedule=DAILY)(clean)
+    with pytest.raises(DeclarationError, match=needed):
+        carts.shared(schedule=DAILY)(look)
+    carts.handler(schedule=Schedule("0 6 * * *", key="all"))(clean)
+    carts.shared(schedule=Schedule("0 6 * * *", key="all"))(look)
     with pytest.raises(DeclarationError, match="its schedule needs key="):
         signups.run(schedule=DAILY)(clean)
     signups.run(schedule=Schedule("0 6 * * *", key="all"))(clean)
