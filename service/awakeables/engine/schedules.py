@@ -41,6 +41,7 @@ from awakeables.handlers.scheduling import DeclaredSchedule
 from awakeables.ports import Clock, Membership, ScheduleReader
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
+from awakeables.telemetry.vocabulary import TICK_OUTCOMES, TickOutcome
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -123,6 +124,8 @@ class Schedules:
         self._ends: dict[str, Waiter] = {}
         for name in declared:
             metrics.schedule_blocked.labels(name).set(0)
+            for outcome in TICK_OUTCOMES:  # an alarm can't see a series appear with 1
+                metrics.schedule_ticks.labels(name, outcome)
 
     async def run(self) -> None:
         """Evaluate what is due, until cancelled."""
@@ -227,7 +230,7 @@ class Schedules:
 
     def count(self, name: str, fired: Fired, *, missed: int = 0) -> None:
         """Count what became of ticks, and have what was begun run."""
-        counts = {
+        counts: dict[TickOutcome, int] = {
             "begun": len(fired.begun),
             "skipped_overlap": fired.skipped,
             "queued": int(fired.queued),

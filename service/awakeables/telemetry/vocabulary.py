@@ -24,6 +24,7 @@ AttemptEnd: TypeAlias = Literal[
 ]
 ProblemKind: TypeAlias = Literal["store", "broker", "topic", "partition", "other"]
 TaskEnd: TypeAlias = Literal["resolved", "rejected", "dead-letter", "expired", "left"]
+TickOutcome: TypeAlias = Literal["begun", "skipped_overlap", "missed", "queued", "skipped_queue"]
 
 ORIGINS: tuple[CompletionOrigin, ...] = ("kafka", "http", "handler")
 LETTER_CODES: tuple[LetterCode, ...] = (
@@ -36,6 +37,7 @@ ATTEMPT_ENDS: tuple[AttemptEnd, ...] = (
 )  # fmt: skip
 PROBLEM_KINDS: tuple[ProblemKind, ...] = ("store", "broker", "topic", "partition", "other")
 TASK_ENDS: tuple[TaskEnd, ...] = ("resolved", "rejected", "dead-letter", "expired", "left")
+TICK_OUTCOMES: tuple[TickOutcome, ...] = ("begun", "skipped_overlap", "missed", "queued", "skipped_queue")
 OPEN_STATUSES: tuple[str, ...] = tuple(status for status in STATUSES if status != "completed")
 
 VALUES: dict[str, tuple[str, ...]] = {
@@ -48,6 +50,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "end": ATTEMPT_ENDS,
     "about": PROBLEM_KINDS,
     "fate": TASK_ENDS,
+    "outcome": TICK_OUTCOMES,
 }
 """The values of the closed labels; those of all other labels come from declarations."""
 
