@@ -326,6 +326,7 @@ class Engine:
 
     async def drain(self, timeout: timedelta) -> bool:
         """Begin nothing new, and let handlers run to an await and suspend; True if all did in time."""
+        self.schedules.stop()
         self.pool.stop_claiming()
         await self._leave(gone=False)
         left_s = timeout.total_seconds()

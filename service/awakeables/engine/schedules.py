@@ -117,6 +117,7 @@ class Schedules:
         self._metrics = metrics
         self._on_begun = on_begun
         self._on_unexpected = on_unexpected
+        self._stopping = False
         self._placed = False
         self._since_ms: int | None = None
         self._turn = asyncio.Lock()
@@ -147,6 +148,10 @@ class Schedules:
         """Look at the rows soon."""
         self._poked.set()
 
+    def stop(self) -> None:
+        """Evaluate nothing from now on: ticks are for other instances, or for the next process."""
+        self._stopping = True
+
     async def step(self) -> float:
         """Evaluate what is due once; return after how many seconds to do so again.
 
@@ -158,7 +163,7 @@ class Schedules:
             return await self._step()
 
     async def _step(self) -> float:
-        if self._placed and not self.declared:
+        if self._stopping or (self._placed and not self.declared):
             return self._look_s
         listed = await self._store.schedules()
         if not self._placed or self._is_misplaced(listed):

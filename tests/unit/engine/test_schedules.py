@@ -187,6 +187,21 @@ async def test_with_allow_ticks_run_beside_each_other() -> None:
         assert sum(each.status != "completed" for each in rows(bench)) == 3
 
 
+async def test_an_instance_that_drains_leaves_ticks_to_the_next_one() -> None:
+    bench = Bench()
+    app = an_app(Schedule.every(timedelta(seconds=10)))
+    async with bench.running(app) as process:
+        await placed(bench)
+        await process.engine.drain(timedelta(seconds=1))
+        next_ms = row(bench).next_ms
+        await asyncio.sleep(25)
+        assert row(bench).next_ms == next_ms
+    count = len(rows(bench))
+    async with bench.running(app):
+        await asyncio.sleep(1)
+        assert len(rows(bench)) > count
+
+
 @pytest.mark.parametrize("lost", ["lose_before", "lose_after"])
 async def test_a_commit_that_fails_or_whose_answer_is_lost_begins_once(lost: str) -> None:
     bench = Bench()

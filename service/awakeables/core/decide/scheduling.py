@@ -61,9 +61,10 @@ def trigger(command: Trigger, rows: Rows, now_ms: int, changes: Changes) -> Fire
     row, tick = rows.schedules[command.schedule], command.tick
     if row is None or row.declared != command.declared:
         return Fenced()
-    if row.last_invocation == tick.begin.id or row.queued_ms == tick.at_ms:
-        began = row.last_invocation == tick.begin.id
-        return Fired(begun=(tick.begin.id,)) if began else Fired(queued=True)
+    if row.last_invocation == tick.begin.id:  # it is sent again
+        return Fired(begun=(tick.begin.id,))
+    if row.queued_ms == tick.at_ms:
+        return Fired(queued=True)
     return _evaluate([tick], command.overlap, row, row, Draft(changes, now_ms), changes)
 
 
@@ -84,8 +85,8 @@ def _evaluate(
     for tick in ticks:
         waits = row.queued_ms is not None
         if overlap == "allow" or not (waits or _is_open(row, draft)):
-            row = replace(row, last_invocation=_begin(draft, tick.begin))
-            begun.append(row.last_invocation or "")
+            begun.append(_begin(draft, tick.begin))
+            row = replace(row, last_invocation=begun[-1])
         elif overlap == "skip":
             skipped += 1
         elif waits:
