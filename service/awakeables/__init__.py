@@ -18,6 +18,7 @@ from awakeables.handlers.late import Late
 from awakeables.handlers.objectcontext import ObjectContext, SharedContext
 from awakeables.handlers.promises import DurablePromise, PromiseName
 from awakeables.handlers.retry import RetryPolicy
+from awakeables.handlers.schedule import Schedule
 from awakeables.handlers.serde import Serde
 from awakeables.handlers.service import App, Service, VirtualObject, Workflow
 from awakeables.handlers.state import State
@@ -48,6 +49,7 @@ __all__ = [
     "Rejected",
     "Request",
     "RetryPolicy",
+    "Schedule",
     "Serde",
     "Service",
     "SharedContext",

@@ -70,6 +70,7 @@ from awakeables.engine.offsets import (
     TopicProgress,
 )
 from awakeables.engine.readiness import Readiness
+from awakeables.engine.schedulecontrol import ScheduleControl, ScheduleStatus
 from awakeables.engine.waiters import Waiter
 from awakeables.errors import (
     IdempotencyConflict,
@@ -90,6 +91,7 @@ __all__ = [
     "Move",
     "PartitionProgress",
     "Readiness",
+    "ScheduleStatus",
     "SeekTo",
     "SubscriptionProgress",
     "idempotency_scope",
@@ -161,6 +163,7 @@ class Api(Queries):
         self._subscriptions = SubscriptionControl(
             engine.subscriptions, engine.store, engine.offsets, engine.problems
         )
+        self._schedules = ScheduleControl(engine.schedules, engine.store, engine.committer, engine.clock)
 
     def new_id(self, kind: IdKind) -> str:
         """A new ID for something that the caller creates, such as a completion's source."""
@@ -178,6 +181,7 @@ class Api(Queries):
         idempotency: Idempotency | None = None,
         delay: timedelta = timedelta(0),
         by: str | None = None,
+        scheduled_ms: int | None = None,
     ) -> Begun:
         """Create an invocation; when this returns, it is durable and will run.
 
@@ -189,6 +193,7 @@ class Api(Queries):
             idempotency: The caller's key; the same key and fingerprint give the same invocation.
             delay: How much later to begin.
             by: The name of the caller's token, kept with the invocation.
+            scheduled_ms: For tests: the tick of a schedule that it is begun for.
 
         Raises:
             Overloaded: Too many calls wait already; nothing was created.
@@ -197,7 +202,14 @@ class Api(Queries):
             InvalidInput: The object's key can't be one, or is missing.
         """
         _, submitted = self._submit(
-            handler, content, headers or {}, key=key, idempotency=idempotency, delay=delay, by=by
+            handler,
+            content,
+            headers or {},
+            key=key,
+            idempotency=idempotency,
+            delay=delay,
+            by=by,
+            scheduled_ms=scheduled_ms,
         )
         reply = await submitted
         if isinstance(reply, NotBegun):
@@ -246,6 +258,7 @@ class Api(Queries):
         idempotency: Idempotency | None = None,
         delay: timedelta = timedelta(0),
         by: str | None = None,
+        scheduled_ms: int | None = None,
     ) -> tuple[Begin, asyncio.Future[Reply]]:
         engine = self._engine
         if self.draining or not engine.serving.is_set():
@@ -272,6 +285,7 @@ class Api(Queries):
             headers=dict(headers),
             value=msgspec.UNSET if content is None or not is_json else msgspec.Raw(content),
             value_base64=msgspec.UNSET if content is None or is_json else content,
+            scheduled_ms=scheduled_ms,
         )
         # Not at once by an instance that may be declared dead before the row is written.
         # An exclusive one may find its key held.
@@ -681,7 +695,37 @@ class Api(Queries):
         """
         return await self._subscriptions.seek(name, to, partition=partition, by=by)
 
+    async def pause_schedule(self, name: str) -> ScheduleStatus:
+        """Begin nothing for the ticks of a schedule until it is resumed; what has begun goes on.
+
+        Raises:
+            NotFound: There is no such schedule.
+        """
+        return await self._schedules.pause(name)
+
+    async def resume_schedule(self, name: str) -> ScheduleStatus:
+        """Go on with a schedule at its next tick; those that have passed meanwhile are skipped.
+
+        Raises:
+            NotFound: There is no such schedule.
+            NotPossible: A release wrote it that this one can't read.
+        """
+        return await self._schedules.resume(name)
+
+    async def trigger_schedule(self, name: str, *, by: str | None = None) -> str | None:
+        """Begin the handler of a schedule now; its ID, or None if that waits for the last one to end.
+
+        Raises:
+            NotFound: There is no such schedule.
+            NotPossible: The last invocation is open, or this instance's code does not declare the schedule.
+        """
+        return await self._schedules.trigger(name, by=by)
+
     # Its state
+
+    async def schedules(self) -> list[ScheduleStatus]:
+        """All schedules, by name; also those that the store has and this app does not declare."""
+        return await self._schedules.show()
 
     async def subscriptions(self) -> list[SubscriptionProgress]:
         """How far each subscription has read its topic, by name; also those that only the store knows."""

@@ -27,6 +27,7 @@ from awakeables.core.outcomes import Outcome
 from awakeables.core.records import Record
 from awakeables.core.replies import Position, Reply
 from awakeables.core.rows import Chunk, EffectRow, KeyRow, PositionRow
+from awakeables.core.schedules import ListedSchedule
 
 T = TypeVar("T")
 
@@ -184,6 +185,14 @@ class TopicOffsets(Protocol):
         Raises:
             BrokerUnavailable: The broker did not answer.
         """
+        ...
+
+
+class ScheduleReader(Protocol):
+    """Reads schedules."""
+
+    async def schedules(self) -> list[ListedSchedule]:
+        """All schedules, by name."""
         ...
 
 
@@ -345,6 +354,7 @@ class Store(
     SettlementReader,
     OutboxReader,
     OffsetReader,
+    ScheduleReader,
     Watermark,
     RetentionReader,
     Inspection,

@@ -15,6 +15,7 @@ from awakeables.core.commands import (
     Advance,
     Begin,
     BeginBatch,
+    BeginQueued,
     Cancel,
     Claim,
     ClaimEffects,
@@ -23,17 +24,21 @@ from awakeables.core.commands import (
     Ended,
     Expire,
     ExpireState,
+    Fire,
     Idempotency,
     Kill,
     MarkPublished,
     MarkRefused,
     NewAwakeable,
+    NewSchedule,
     OfWorkflow,
     PartitionFence,
     PauseInvocation,
     PauseKey,
     PausePartitions,
+    PauseSchedule,
     PlacePartitions,
+    PlaceSchedules,
     Probe,
     Purge,
     PurgeDeadLetters,
@@ -49,6 +54,8 @@ from awakeables.core.commands import (
     TakeOver,
     TakePartitions,
     TakeTickets,
+    Tick,
+    Trigger,
 )
 from awakeables.core.deadletters import DeadLetter, Folding
 from awakeables.core.decide.needs import needs
@@ -73,6 +80,7 @@ from support.loading import LOADED_LATE, LoadingStore
 COMMITS = 120
 OWNERS = ("one", "two", "three")
 VALUES = (b"1", b"1.0", b'{"a":1,"b":2}', b'{ "b":2, "a":1 }', b"null")
+SCHEDULES = ("hourly", "daily")
 SUBSCRIPTION = "orders/fulfil"
 FOLDING = Folding(into="dlq_fold", keep=1, keep_bytes=1000, reason="too many", max_verdicts=1)
 EVERYTHING = Page(limit=10**6)
@@ -123,6 +131,10 @@ class Stream:
             self.begin_batch,
             self.place,
             self.pause_partitions,
+            self.fire,
+            self.fire,
+            self.place_schedules,
+            self.begin_scheduled,
         ]
         rare = [self.cancel, self.kill, self.purge, self.purge_letters, self.resend]
         rare += [self.republish, self.skip, Probe, self.pause_key, self.edit, self.expire_state]
@@ -363,6 +375,57 @@ class Stream:
         paused = self.chance.random() < 0.5
         return PausePartitions(subscription=SUBSCRIPTION, topic=TOPIC, partitions=(0, 1), paused=paused)
 
+    def place_schedules(self) -> Command:
+        names = self.chance.sample(SCHEDULES, self.chance.randrange(3))
+        return PlaceSchedules(
+            schedules=tuple(
+                NewSchedule(
+                    name=name,
+                    declared=("orders", "fulfil", self.chance.choice([b"{}", b"{}", b"[]"])),
+                    next_ms=self.driver.clock.ms + self.chance.choice([10, 50]),
+                )
+                for name in names
+            ),
+            removed=tuple(set(SCHEDULES) - set(names)) if self.chance.random() < 0.2 else (),
+            since_ms=self.chance.randrange(3),
+            newest=self.chance.random() < 0.2,
+        )
+
+    def fire(self) -> Command:
+        name = self.chance.choice(SCHEDULES)
+        row = self.tables.schedules.get(name)
+        next_ms = (row.next_ms if row else self.driver.clock.ms) + self.chance.choice([0, 0, 0, 0, 10])
+        count = self.chance.choice([0, 1, 1, 1, 3])
+        return Fire(
+            schedule=name,
+            declared=row.declared if row else ("orders", "fulfil", b"{}"),
+            overlap=self.chance.choice(["skip", "queue", "queue", "allow"]),
+            next_ms=next_ms,
+            following_ms=next_ms + 10,
+            ticks=tuple(self.tick(next_ms) for _ in range(count)),
+        )
+
+    def tick(self, at_ms: int) -> Tick:
+        begin = self.chance.choice([self.begin_alone, self.enter])()
+        return Tick(at_ms=at_ms, begin=replace(begin, delay_ms=0))
+
+    def begin_scheduled(self) -> Command:
+        """A tick that waits, or one by hand; or a pause."""
+        name = self.chance.choice(SCHEDULES)
+        row = self.tables.schedules.get(name)
+        declared = row.declared if row else ("orders", "fulfil", b"{}")
+        if self.chance.random() < 0.4:
+            next_ms = self.driver.clock.ms + self.chance.choice([-10, 10])
+            return PauseSchedule(schedule=name, paused=self.chance.random() < 0.4, next_ms=next_ms)
+        if row is not None and row.queued_ms is not None and self.chance.random() < 0.8:
+            return BeginQueued(schedule=name, declared=declared, tick=self.tick(row.queued_ms))
+        return Trigger(
+            schedule=name,
+            declared=declared,
+            overlap=self.chance.choice(["skip", "queue", "allow"]),
+            tick=self.tick(self.driver.clock.ms),
+        )
+
     def claim(self) -> Command:
         return Claim(
             owner=self.chance.choice(OWNERS),
@@ -499,6 +562,7 @@ async def rows(store: Store) -> dict[str, object]:
         "positions": [await store.positions(TOPIC, name) for name in ("", SUBSCRIPTION)],
         "subscribed": await store.subscribed(),
         "open": [await store.count_open(SUBSCRIPTION, most) for most in (1, 3, 100)],
+        "schedules": await store.schedules(),
         "queues": await store.queues("orders", 100),
         "in_line": [await store.in_line(("orders", f"key-{n}".encode()), 100) for n in range(3)],
         "states": [await store.states(("orders", f"key-{n}".encode()), 100) for n in range(3)],

@@ -357,6 +357,7 @@ WHOLE = (
     "all_keys",
     "all_positions",
     "all_objects",
+    "schedules",  # as many as the code declares
     "schema_hashes",
     "subscribed",
 )

@@ -62,7 +62,7 @@ class Script:
 
     The recording ends `lasts_s` after the last answer, if need be in a wait; before the answers
     the invocation is cancelled, if it says so. With a key it is an exclusive handler of an object, or the run
-    of a workflow.
+    of a workflow. `scheduled_ms` is the tick of a schedule that it is begun for.
     """
 
     input: bytes = b"null"
@@ -71,6 +71,7 @@ class Script:
     key: str | None = None
     lasts_s: float = 10_000
     of: str = "golden"
+    scheduled_ms: int | None = None
 
 
 SCRIPTS: dict[str, Script] = {}
@@ -86,6 +87,13 @@ def recorded(script: Script) -> Callable[[F], F]:
         return function
 
     return declare
+
+
+@recorded(Script(scheduled_ms=1_793_509_200_000))
+async def is_scheduled(ctx: Context) -> list[Any]:
+    tick = ctx.request.scheduled_at
+    await ctx.sleep(timedelta(seconds=1))
+    return [None if each is None else each.isoformat() for each in (tick, ctx.request.scheduled_at)]
 
 
 @recorded(Script(b'{"id":"o-17","count":3}'))

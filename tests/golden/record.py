@@ -27,7 +27,9 @@ async def play(name: str, script: Script) -> bytes:
     usual = "golden" if script.key is None else "golden-thing"
     bench = Bench(service=usual if script.of == "golden" else script.of)
     async with bench.running(app, quick()) as process:
-        invocation_id = await bench.begin(process, name, script.input, key=script.key)
+        invocation_id = await bench.begin(
+            process, name, script.input, key=script.key, scheduled_ms=script.scheduled_ms
+        )
         if script.cancelled:
             await bench.status(invocation_id, "suspended")
             await process.api.cancel(invocation_id)

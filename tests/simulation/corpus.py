@@ -15,6 +15,7 @@ from awakeables.handlers.context import Context
 from awakeables.handlers.execution import Awakeable, Durable
 from awakeables.handlers.objectcontext import ObjectContext, SharedContext
 from awakeables.handlers.retry import RetryPolicy
+from awakeables.handlers.schedule import Schedule
 from awakeables.handlers.service import App, Service, VirtualObject, Workflow
 from awakeables.handlers.subscription import KafkaRecord, Subscription
 
@@ -516,7 +517,26 @@ async def taken_in_order(ctx: ObjectContext, n: int) -> list[Any]:
     return []
 
 
+# Schedules: of one each tick begins, whatever was down; of the other one tick waits for the one before.
+
+scheduled = Service("scheduled")
+EACH_MS = 10_000
+
+
+@scheduled.handler(schedule=Schedule.every(timedelta(milliseconds=EACH_MS), overlap="allow", missed="all"))
+async def each_tick(ctx: Context) -> list[Any]:
+    await ctx.sleep(timedelta(seconds=2))
+    return []
+
+
+@scheduled.handler(schedule=Schedule.every(timedelta(seconds=8), overlap="queue"))
+async def one_tick_at_a_time(ctx: Context) -> list[Any]:
+    a = ctx.awakeable(Answer, timeout=timedelta(seconds=25))
+    ctx.publish(TASKS, 1, awakeable=a)
+    return [await seen(a)]
+
+
 UNDO = ("undone_when_cancelled", "undone_in_a_call")
 """The handlers that end with a value although they were cancelled."""
 
-app = App("sim", services=[service, only_called, counters, flows, queues])
+app = App("sim", services=[service, only_called, counters, flows, queues, scheduled])

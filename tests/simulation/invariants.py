@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ import msgspec
 from awakeables.core.awakeables import PROMISE, AwakeableRow
 from awakeables.core.deadletters import SKIPPED
 from awakeables.core.decide.calling import ALIAS, CONFLICT
-from awakeables.core.invocations import KILLED
+from awakeables.core.invocations import KILLED, Invocation
 from awakeables.core.journal import (
     CallRequested,
     CancellationRaised,
@@ -53,6 +54,8 @@ def violations(world: World) -> list[str]:
         *_offsets_are_at_the_end(world),
         *_every_record_begins_one_invocation(world),
         *_records_of_a_key_are_in_order(world),
+        *_every_tick_begins_one_invocation(world),
+        *_ticks_wait_for_the_one_before(world),
         *_effects_are_out_in_order(world),
     ]
 
@@ -342,6 +345,39 @@ def _records_of_a_key_are_in_order(world: World) -> Iterator[str]:
         for partition, seen in logged.items():
             if seen != sorted(seen):
                 yield f"O1: {key!r} has seen the offsets {seen} of partition {partition}"
+
+
+def _begun_by_ticks(world: World, handler: str) -> list[tuple[int, Invocation]]:
+    """The invocations of a schedule with their ticks, in the order of the ticks."""
+    found = []
+    for row in world.store.tables.invocations.values():
+        first = journal_of(world, row.id)[0]
+        assert isinstance(first, Input)
+        if row.handler == handler and first.scheduled_ms is not None and first.restart_of is None:
+            found.append((first.scheduled_ms, row))
+    return sorted(found, key=lambda each: each[0])
+
+
+def _every_tick_begins_one_invocation(world: World) -> Iterator[str]:
+    """H8: none is lost, and none begins twice, up to the one that is next."""
+    next_ms = world.store.tables.schedules["scheduled.each_tick"].next_ms
+    begun = [tick for tick, _ in _begun_by_ticks(world, "each_tick")]
+    wanted = list(range(begun[0], next_ms, corpus.EACH_MS)) if begun else []
+    if begun != wanted or not begun:
+        yield f"H8: the ticks {begun} have begun something, it should be {wanted}"
+
+
+def _ticks_wait_for_the_one_before(world: World) -> Iterator[str]:
+    """H8: of a schedule that queues no two overlap, and none waits for ever."""
+    row = world.store.tables.schedules["scheduled.one_tick_at_a_time"]
+    begun = _begun_by_ticks(world, "one_tick_at_a_time")
+    if len({tick for tick, _ in begun}) != len(begun):
+        yield f"H8: a tick has begun twice: {begun}"
+    if row.queued_ms is not None:
+        yield f"H8: the tick {row.queued_ms} still waits"
+    for (_, one), (tick, other) in pairwise(begun):
+        if one.ended_ms is None or other.created_ms < one.ended_ms:
+            yield f"H8: {other.id} of {tick} began before {one.id} had ended"
 
 
 def _effects_are_out_in_order(world: World) -> Iterator[str]:

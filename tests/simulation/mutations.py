@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from awakeables import api
 from awakeables.core import awakeables, invocations
 from awakeables.core.awakeables import PROMISE, AwakeableRow, Completion
-from awakeables.core.commands import Begin, BeginBatch, NewCall
+from awakeables.core.commands import Begin, BeginBatch, Fire, NewCall
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.decide import (
     advancing,
@@ -22,16 +22,18 @@ from awakeables.core.decide import (
     decisions,
     operating,
     queueing,
+    scheduling,
     settling,
     subscribing,
 )
 from awakeables.core.invocations import KILLED, Invocation, Suspend
 from awakeables.core.outcomes import Resolution
 from awakeables.core.replay import Replay
-from awakeables.core.replies import KeyConflict
+from awakeables.core.replies import Fired, KeyConflict
 from awakeables.core.rows import Draft, Rows
 from awakeables.engine.horizon import Horizon
 from awakeables.engine.runner import Runner
+from awakeables.engine.schedules import Schedules
 from awakeables.engine.settlement import PayloadValidator
 from awakeables.engine.subscriptions import Subscriptions
 from awakeables.engine.waits import Waits
@@ -457,7 +459,37 @@ def a_promise_wakes_nobody() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def a_tick_begins_beside_the_one_before() -> Iterator[None]:
+    """H8: whether the last invocation of a schedule is open is not looked at."""
+    with mock.patch.object(scheduling, "_is_open", return_value=False):
+        yield
+
+
+@contextmanager
+def a_tick_is_marked_before_it_begins() -> Iterator[None]:
+    """H8: the row moves in a commit of its own: what is lost in between begins nothing."""
+    fire = Schedules._fire
+
+    async def careless(self: Any, of: Any, row: Any) -> float:
+        submit = self._committer.submit
+
+        async def apart(command: Fire) -> Any:
+            moved = await submit(replace(command, ticks=()))
+            for tick in command.ticks if isinstance(moved, Fired) else ():
+                await submit(tick.begin)
+            return moved
+
+        with mock.patch.object(self, "_committer", mock.Mock(submit=apart)):
+            return await fire(self, of, row)
+
+    with mock.patch.object(Schedules, "_fire", careless):
+        yield
+
+
 MUTATIONS: tuple[Callable[[], Any], ...] = (
+    a_tick_begins_beside_the_one_before,
+    a_tick_is_marked_before_it_begins,
     a_batch_of_records_is_begun_again,
     what_a_full_queue_has_left_is_passed_over,
     a_failed_record_leaves_nothing,
@@ -512,7 +544,25 @@ def nobody_is_declared_dead() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def a_tick_is_evaluated_again() -> Iterator[None]:
+    """H8: the tick that a command expects is not compared with the row's."""
+    fire = scheduling.fire
+
+    def careless(command: Fire, rows: Rows, now_ms: int, changes: Any) -> Any:
+        row = rows.schedules[command.schedule]
+        if row is not None and row.next_ms == command.following_ms:
+            return fire(
+                replace(command, next_ms=row.next_ms, following_ms=row.next_ms + 1), rows, now_ms, changes
+            )
+        return fire(command, rows, now_ms, changes)
+
+    with mock.patch.dict(decisions.BY_KEY, {Fire: careless}):
+        yield
+
+
 MUTATIONS_OF_SEVERAL: tuple[Callable[[], Any], ...] = (
+    a_tick_is_evaluated_again,
     nobody_is_declared_dead,
     no_owner_fence,
     suspend_without_looking,

@@ -69,6 +69,7 @@ WANTED = {
     *corpus.counters.handlers,
     *corpus.flows.handlers,
     *corpus.queues.handlers,
+    *corpus.scheduled.handlers,
 }
 
 

@@ -426,7 +426,10 @@ class World:
             await self._resume_all(process)
             await self._signal_all(process)
             if self._all_ended() and self._all_read() and not self.store.tables.effects:
-                break
+                if all(row.paused_ms is not None for row in self.store.tables.schedules.values()):
+                    break
+                for name in self.store.tables.schedules:
+                    await process.api.pause_schedule(name)
         await asyncio.sleep(3)
         if process.engine.live:
             self.violations.append(f"O2: {process.engine.live} handlers are held though all ended")

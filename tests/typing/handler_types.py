@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, assert_type
 
 from pydantic import BaseModel
@@ -21,6 +21,7 @@ from awakeables import (
     Promise,
     PromiseName,
     RetryPolicy,
+    Schedule,
     Serde,
     Service,
     SharedContext,
@@ -311,3 +312,23 @@ async def awaits_a_test(harness: AsyncHarness) -> None:
     assert_type(await (await harness.send(runs, "o-1")).result(), Parcel)
     assert_type(await harness.call(add, "book", key="c-7"), int)
     assert_type(await harness.next_task("packing").resolve(3), Verdict)
+
+
+DAILY = Schedule("0 6 * * 1-5", timezone="Europe/Berlin", overlap="queue", missed="skip", name="daily")
+OFTEN = Schedule.every(timedelta(minutes=10), overlap="allow", missed="all", within=timedelta(hours=2))
+assert_type(OFTEN, Schedule)
+reports = Service("reports")
+
+
+@reports.handler(schedule=(DAILY, OFTEN))
+async def report(ctx: Context) -> int:
+    assert_type(ctx.request.scheduled_at, datetime | None)
+    return 1
+
+
+@shelves.handler(schedule=Schedule("0 6 * * *", key="all", input=Parcel(id="p-1")))
+async def tidy(ctx: ObjectContext, parcel: Parcel) -> None: ...
+
+
+async def calls_scheduled(ctx: Context) -> None:
+    assert_type(await ctx.call(report), int)

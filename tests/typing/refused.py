@@ -11,6 +11,7 @@ from awakeables import (
     Context,
     KafkaRecord,
     ObjectContext,
+    Schedule,
     Service,
     SharedContext,
     Subscription,
@@ -90,6 +91,17 @@ Subscription("t", start="first")  # type: ignore[arg-type]
 Subscription("t", on_failure="drop")  # type: ignore[arg-type]
 Subscription("t", "orders")  # type: ignore[call-arg]
 Subscription(topic=3)  # type: ignore[arg-type]
+
+
+Schedule(5)  # type: ignore[arg-type]
+Schedule("0 6 * * *", "UTC")  # type: ignore[call-arg]
+Schedule("0 6 * * *", overlap="wait")  # type: ignore[arg-type]
+Schedule("0 6 * * *", missed="none")  # type: ignore[arg-type]
+Schedule.every(60)  # type: ignore[arg-type]
+
+
+@service.handler(schedule="0 6 * * *")  # type: ignore[arg-type]
+async def no_schedule(ctx: Context) -> None: ...
 
 
 @service.handler(topic=3)  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from awakeables.cli import (
     offsets,
     outbox,
     replay,
+    schedules,
     service,
     settings,
     subscriptions,
@@ -77,6 +78,7 @@ cli.add_typer(deadletters.group, name="dead-letters", rich_help_panel=RECOVER)
 cli.add_typer(outbox.group, name="outbox", rich_help_panel=RECOVER)
 cli.add_typer(offsets.group, name="offsets", rich_help_panel=RECOVER)
 cli.add_typer(subscriptions.group, name="subscriptions", rich_help_panel=RECOVER)
+cli.add_typer(schedules.group, name="schedules", rich_help_panel=RECOVER)
 cli.command(rich_help_panel=MAINTAIN)(backup.backup)
 cli.command(rich_help_panel=MAINTAIN)(check.check)
 cli.command(rich_help_panel=MAINTAIN)(doctor.doctor)

@@ -16,6 +16,7 @@ from awakeables.core.effects import Effect
 from awakeables.core.invocations import Next
 from awakeables.core.objects import StateWrite
 from awakeables.core.records import Record
+from awakeables.core.schedules import Declaration, Overlap
 
 
 class Idempotency(Record):
@@ -510,6 +511,85 @@ class PausePartitions(Record):
     paused: bool
 
 
+class NewSchedule(Record):
+    """A schedule that the code declares; `next_ms` is its first tick from now on."""
+
+    name: str
+    declared: Declaration
+    next_ms: int
+
+
+class PlaceSchedules(Record):
+    """Write what the code declares, and delete what it does not declare any more.
+
+    A schedule that is there as it is declared keeps its next tick.
+
+    Attributes:
+        removed: The names of schedules that are not declared any more.
+        since_ms: Since when this build has been there: what a newer one wrote is left alone.
+        newest: No instance of a newer build lives, so what one wrote is replaced, too.
+    """
+
+    schedules: tuple[NewSchedule, ...]
+    removed: tuple[str, ...]
+    since_ms: int
+    newest: bool = False
+
+
+class Tick(Record):
+    """A time of a schedule, and what to begin for it."""
+
+    at_ms: int
+    begin: Begin
+
+
+class Fire(Record):
+    """Evaluate a schedule: move it to the tick that follows, and begin what is due by its overlap.
+
+    Attributes:
+        declared: The schedule that the ticks are of; if the row has another one, nothing is done.
+        next_ms: The tick that was expected; if the row has another one, nothing is done.
+        following_ms: The tick that follows all of these.
+        ticks: What is to be begun, the oldest first.
+    """
+
+    schedule: str
+    declared: Declaration
+    overlap: Overlap
+    next_ms: int
+    following_ms: int
+    ticks: tuple[Tick, ...]
+
+
+class BeginQueued(Record):
+    """Begin the tick that waits for the end of a schedule's last invocation, once that has ended."""
+
+    schedule: str
+    declared: Declaration
+    tick: Tick
+
+
+class Trigger(Record):
+    """Begin a schedule's handler now, as for a tick; its next tick stays as it is."""
+
+    schedule: str
+    declared: Declaration
+    overlap: Overlap
+    tick: Tick
+
+
+class PauseSchedule(Record):
+    """Pause or resume a schedule.
+
+    Attributes:
+        next_ms: With a resumption: its first tick from now on; those before it are skipped.
+    """
+
+    schedule: str
+    paused: bool
+    next_ms: int = 0
+
+
 class ClaimEffects(Record):
     """Take the unsent effects that no living instance has claimed, the oldest first, in whole streams.
 
@@ -556,6 +636,8 @@ Operating: TypeAlias = (
     | Republish
     | Skip
     | PausePartitions
+    | PauseSchedule
+    | Trigger
     | Probe
 )  # fmt: skip
 """Commands of operators, retention and recovery, rather than of the work itself."""
@@ -574,6 +656,9 @@ Command: TypeAlias = (
     | Operating
     | TakePartitions
     | PlacePartitions
+    | PlaceSchedules
+    | Fire
+    | BeginQueued
     | ClaimEffects
     | MarkPublished
     | MarkRefused

@@ -49,6 +49,7 @@ class Input(Record, tag_field="k", tag="input"):
         restart_of: The invocation that was begun again by this one.
         kept: How many of that one's entries follow this one; their rows and records are that one's.
         record: The record that it was begun for, if it was begun by a subscription.
+        scheduled_ms: The tick that it was begun for, if it was begun by a schedule.
     """
 
     service: str
@@ -65,6 +66,7 @@ class Input(Record, tag_field="k", tag="input"):
     restart_of: str | None = None
     kept: int = 0
     record: SourceRecord | None = None
+    scheduled_ms: int | None = None
 
     @property
     def is_absent(self) -> bool:

@@ -40,6 +40,7 @@ from awakeables.core.journal import (
     wait_of,
 )
 from awakeables.core.outcomes import Outcome
+from awakeables.core.records import rfc3339
 from awakeables.errors import ReplayMismatch
 
 Op = TypeVar(
@@ -265,7 +266,8 @@ def describe(entry: Entry) -> str:  # noqa: C901 - one line per kind of entry
     """One entry in words, for error messages and for people."""
     match entry:
         case Input():
-            return f"input of {entry.service}/{entry.handler}"
+            tick = "" if entry.scheduled_ms is None else f" at the tick {rfc3339(entry.scheduled_ms)}"
+            return f"input of {entry.service}/{entry.handler}{tick}"
         case AwakeableCreated():
             return f"awakeable {entry.id}".rstrip()  # in replay it is asked for without an ID
         case PromiseCreated():

@@ -11,6 +11,7 @@ from awakeables.core.invocations import Invocation
 from awakeables.core.objects import ObjectRow
 from awakeables.core.outcomes import Outcome
 from awakeables.core.records import Record
+from awakeables.core.schedules import ScheduleRow
 
 
 class Begun(Record):
@@ -264,6 +265,28 @@ class BatchBegun(Record):
     folded: dict[str, int] = {}
 
 
+class Fired(Record):
+    """What became of a schedule's ticks.
+
+    Attributes:
+        begun: The invocations that exist now, or did before.
+        skipped: How many ticks were skipped because the last invocation is open.
+        queued: Whether one waits for its end.
+        skipped_queue: How many were skipped because one waits already.
+    """
+
+    begun: tuple[str, ...] = ()
+    skipped: int = 0
+    queued: bool = False
+    skipped_queue: int = 0
+
+
+class ScheduleChanged(Record):
+    """The schedule after the command; None: there is none."""
+
+    row: ScheduleRow | None
+
+
 class ClaimedEffects(Record):
     """The effects that are this owner's now."""
 
@@ -318,6 +341,8 @@ Reply: TypeAlias = (
     | Skipped
     | PartitionsTaken
     | BatchBegun
+    | Fired
+    | ScheduleChanged
     | ClaimedEffects
     | KeyChanged
     | StateExpired

@@ -25,6 +25,7 @@ from awakeables.core.outcomes import Outcome, Rejection
 from awakeables.core.records import Row, text_bytes, text_from
 from awakeables.core.replies import Position, Wake
 from awakeables.core.revocations import revocation
+from awakeables.core.schedules import ScheduleRow
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -42,6 +43,7 @@ TableName: TypeAlias = Literal[
     "objects",
     "queue",
     "states",
+    "schedules",
 ]
 
 PartitionKey: TypeAlias = tuple[str, str, int]
@@ -241,6 +243,7 @@ class Rows:
         objects: The queues of the keys of objects.
         queue: The ID of the queued invocation of a key that comes first after a ticket, by the key and that.
         states: The names of the state of a key, by the key.
+        schedules: By name.
         retention_ms: An awakeable without a row whose ID is older than this was purged.
     """
 
@@ -260,6 +263,7 @@ class Rows:
         self.objects: Table[ObjectKey, ObjectRow] = make("objects")
         self.queue: Table[tuple[ObjectKey, int], str] = make("queue")
         self.states: Table[ObjectKey, list[str]] = make("states")
+        self.schedules: Table[str, ScheduleRow] = make("schedules")
 
 
 class Changes:
@@ -296,6 +300,7 @@ class Changes:
         self.objects: dict[ObjectKey, ObjectRow | None] = {}
         self.states: dict[tuple[ObjectKey, str], tuple[bytes | None, int]] = {}
         self.queued: dict[ObjectKey, list[str]] = {}
+        self.schedules: dict[str, ScheduleRow | None] = {}
         self._new_waits: dict[str, list[str]] = {}
 
     def put_invocation(self, before: Invocation | None, row: Invocation) -> None:
@@ -341,6 +346,11 @@ class Changes:
         """Change, add or (None) delete the queue of a key."""
         self.objects.setdefault(object_key, before)
         self.rows.objects[object_key] = row
+
+    def put_schedule(self, before: ScheduleRow | None, name: str, row: ScheduleRow | None) -> None:
+        """Change, add or (None) delete a schedule."""
+        self.schedules.setdefault(name, before)
+        self.rows.schedules[name] = row
 
     def write_state(self, object_key: ObjectKey, writes: Iterable[StateWrite], now_ms: int) -> None:
         """Change the state of a key; the names of what is cleared as a whole are loaded."""

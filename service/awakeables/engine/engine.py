@@ -32,6 +32,7 @@ from awakeables.engine.pool import DeadLetterTo, RunnerPool
 from awakeables.engine.readtopic import FoldingSettings, Reading
 from awakeables.engine.retention import Retention, RetentionSettings
 from awakeables.engine.runner import RunnerSettings
+from awakeables.engine.schedules import Schedules, ScheduleSettings
 from awakeables.engine.settlement import PayloadValidator, Settlement
 from awakeables.engine.subscriptions import Subscriptions
 from awakeables.engine.sweeper import Sweeper
@@ -63,6 +64,7 @@ class EngineSettings:
         max_running: How many handlers may be in memory at once; further invocations wait as rows.
         max_backlog: How many calls may wait for a place; above it `begin` refuses.
         sweep_interval: How often the rows are searched for work whose wake-up was lost.
+        schedules: How schedules are looked at; None: their ticks begin nothing.
         horizon: How long deadlines are held back when the completions topic can't be read.
         threads: Threads for blocking actions of `ctx.run`.
         max_journal_entries: An invocation whose journal has this many entries is paused.
@@ -79,6 +81,7 @@ class EngineSettings:
     max_running: int = 1000
     max_backlog: int = 10_000
     sweep_interval: timedelta = timedelta(milliseconds=250)
+    schedules: ScheduleSettings | None = field(default_factory=ScheduleSettings)
     horizon: timedelta = timedelta(minutes=15)
     threads: int = 16
     max_journal_entries: int = 100_000
@@ -258,6 +261,21 @@ class Engine:
             app, reading, offsets=offsets, build=build, on_begun=self.pool.look_again
         )
         self.offsets = offsets
+        self.schedules = Schedules(
+            {} if settings.schedules is None else app.scheduled(),
+            store,
+            membership=store.membership,
+            member=self.member,
+            committer=self.committer,
+            waiters=self.waiters,
+            ids=self.ids,
+            clock=clock,
+            build=build,
+            settings=settings.schedules or ScheduleSettings(),
+            metrics=self.metrics,
+            on_begun=self.pool.look_again,
+            on_unexpected=self.unexpected,
+        )
         self.retention = Retention(
             self.committer,
             store,
@@ -301,6 +319,7 @@ class Engine:
                 tasks.create_task(self.pool.run(), name="claims")
                 tasks.create_task(self._sweeper.run(), name="sweeper")
                 tasks.create_task(self.retention.run(self.unexpected), name="retention")
+                tasks.create_task(self.schedules.run(), name="schedules")
                 self.serving.set()
                 await asyncio.Event().wait()
         finally:
@@ -309,6 +328,7 @@ class Engine:
 
     async def drain(self, timeout: timedelta) -> bool:
         """Begin nothing new, and let handlers run to an await and suspend; True if all did in time."""
+        self.schedules.stop()
         self.pool.stop_claiming()
         await self._leave(gone=False)
         left_s = timeout.total_seconds()
@@ -348,6 +368,7 @@ class Engine:
     async def sweep(self) -> None:
         """Sweep once, as `run` does at intervals."""
         await self._sweeper.sweep()
+        await self.schedules.step()
 
     async def _settle(self, completion: Completion) -> Verdict | None:
         # The settlement is constructed after the pool, whose runners it wakes.

@@ -104,6 +104,7 @@ class Request:
             to services that the handler calls; `publish` adds it to records.
         record: The record that it was begun for, if it was begun by a subscription. `headers` has its
             headers as text.
+        scheduled_at: The tick that it was begun for, in UTC, if it was begun by a schedule.
     """
 
     invocation_id: str
@@ -111,6 +112,7 @@ class Request:
     headers: Mapping[str, str]
     traceparent: str
     record: KafkaRecord | None = None
+    scheduled_at: datetime | None = None
 
 
 class Context:
@@ -136,6 +138,7 @@ class Context:
             headers=given.headers,
             traceparent=self._trace().traceparent(invocation_id),
             record=None if given.record is None else record_of(given, given.record),
+            scheduled_at=None if given.scheduled_ms is None else instant(given.scheduled_ms),
         )
 
     @overload

@@ -291,7 +291,7 @@ def _input(
     try:
         if isinstance(op, CallRequested):
             _check_depth(execution, op)
-        return _checked_input(handler, given)
+        return checked_input(handler, given)
     except TerminalError as error:
         execution.ask(replace(refused, reason=error.reason, code=error.code))
         raise
@@ -310,7 +310,12 @@ def _exclusive_callers(execution: Execution) -> tuple[str, ...]:
     return (*callers, execution.invocation_id) if execution.exclusive else callers
 
 
-def _checked_input(handler: Handler, given: Any) -> bytes | None:
+def checked_input(handler: Handler, given: Any) -> bytes | None:
+    """An input as it is journaled.
+
+    Raises:
+        TerminalError: It does not fit the handler (code 422), or is too large (413).
+    """
     where = f"{handler.service}/{handler.name}"
     if given is NO_INPUT:
         content = None

@@ -34,6 +34,8 @@ from awakeables.handlers import promises
 from awakeables.handlers.context import Context
 from awakeables.handlers.objectcontext import ObjectContext, SharedContext
 from awakeables.handlers.promises import PromiseName
+from awakeables.handlers.schedule import Schedule
+from awakeables.handlers.scheduling import DeclaredSchedule, declared_schedules
 from awakeables.handlers.serde import NOTHING, Codec, codec_for, explain
 from awakeables.handlers.state import MAX_VALUE_BYTES, NO_DEFAULT, State, checked_name, declared
 from awakeables.handlers.subscription import Subscription
@@ -68,6 +70,7 @@ RESERVED_SERVICES = frozenset(
         "outbox",
         "offsets",
         "subscriptions",
+        "schedules",
         "health",
         "metrics",
         "openapi.json",
@@ -95,9 +98,10 @@ class Handler:
         of_workflow: Whether it is one of a workflow.
         promises: Of a workflow's handler: what each run is begun with, by name.
         subscription: The topic whose records it is called with, if any; it has a name.
+        schedules: When it is begun by itself.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only
         self,
         service: str,
         name: str,
@@ -107,6 +111,7 @@ class Handler:
         kind: HandlerKind = "service",
         max_queue: int | None = None,
         topic: str | Subscription | None = None,
+        schedule: Schedule | Sequence[Schedule] | None = None,
         promises: Mapping[str, PromiseName[Any]] | None = None,
     ) -> None:
         """Inspect the function's signature.
@@ -119,6 +124,7 @@ class Handler:
             kind: Of a service; of an object: exclusive, or shared; of a workflow: its run, or another.
             max_queue: How many calls of an exclusive handler's key may be open.
             topic: A topic whose records it is called with, or how.
+            schedule: When it is begun by itself.
             promises: Those of its workflow, also those that are declared later.
 
         Raises:
@@ -174,6 +180,9 @@ class Handler:
         if self.output.unwritable is not None:
             raise DeclarationError(f"{where}: its result can't be stored: {self.output.unwritable}")
         self.subscription = None if topic is None else self._subscription(topic, where)
+        self.schedules: tuple[DeclaredSchedule, ...] = ()
+        if schedule is not None:
+            self.schedules = declared_schedules(self, schedule, where)
 
     def _subscription(self, topic: str | Subscription, where: str) -> Subscription:
         if not isinstance(topic, str | Subscription):
@@ -299,6 +308,7 @@ class Service(HandlerGroup):
         *,
         private: bool = False,
         topic: str | Subscription | None = None,
+        schedule: Schedule | Sequence[Schedule] | None = None,
     ) -> Callable[[HandlerFunction[P, R]], HandlerFunction[P, R]]:
         """Declare an async function `(ctx)` or `(ctx, input)` as a handler.
 
@@ -308,6 +318,7 @@ class Service(HandlerGroup):
             name: The handler's name; by default the function's.
             private: Only other handlers can call it: over HTTP there is no such handler.
             topic: A topic whose records it is called with, or how; it can be called in other ways, too.
+            schedule: When it is begun by itself; a tuple of several.
 
         Raises:
             DeclarationError: The service has a handler of that name, the function can't be a handler, or the
@@ -316,7 +327,7 @@ class Service(HandlerGroup):
         self._check_name(name)
 
         def declare(function: HandlerFunction[P, R]) -> HandlerFunction[P, R]:
-            return self._declare(function, name, private=private, topic=topic)
+            return self._declare(function, name, private=private, topic=topic, schedule=schedule)
 
         return declare
 
@@ -420,16 +431,23 @@ class VirtualObject(KeyedGroup):
         *,
         private: bool = False,
         topic: str | Subscription | None = None,
+        schedule: Schedule | Sequence[Schedule] | None = None,
     ) -> Callable[[ExclusiveFunction[P, R]], ExclusiveFunction[P, R]]:
         """Declare an async function `(ctx: ObjectContext)` or `(ctx: ObjectContext, input)` as exclusive.
 
-        The arguments are those of `Service.handler`.
+        The arguments are those of `Service.handler`; a schedule has a key.
         """
         self._check_name(name)
 
         def declare(function: ExclusiveFunction[P, R]) -> ExclusiveFunction[P, R]:
             return self._declare(
-                function, name, private=private, kind="exclusive", max_queue=self.max_queue, topic=topic
+                function,
+                name,
+                private=private,
+                kind="exclusive",
+                max_queue=self.max_queue,
+                topic=topic,
+                schedule=schedule,
             )
 
         return declare
@@ -440,15 +458,18 @@ class VirtualObject(KeyedGroup):
         *,
         private: bool = False,
         topic: str | Subscription | None = None,
+        schedule: Schedule | Sequence[Schedule] | None = None,
     ) -> Callable[[SharedFunction[P, R]], SharedFunction[P, R]]:
         """Declare an async function `(ctx: SharedContext)` or `(ctx: SharedContext, input)` as shared.
 
-        The arguments are those of `Service.handler`.
+        The arguments are those of `Service.handler`; a schedule has a key.
         """
         self._check_name(name)
 
         def declare(function: SharedFunction[P, R]) -> SharedFunction[P, R]:
-            return self._declare(function, name, private=private, kind="shared", topic=topic)
+            return self._declare(
+                function, name, private=private, kind="shared", topic=topic, schedule=schedule
+            )
 
         return declare
 
@@ -470,7 +491,11 @@ class Workflow(KeyedGroup):
         self.promises: dict[str, PromiseName[Any]] = {}
 
     def run(
-        self, *, private: bool = False, topic: str | Subscription | None = None
+        self,
+        *,
+        private: bool = False,
+        topic: str | Subscription | None = None,
+        schedule: Schedule | Sequence[Schedule] | None = None,
     ) -> Callable[[ExclusiveFunction[P, R]], ExclusiveFunction[P, R]]:
         """Declare an async function `(ctx: ObjectContext)` or `(ctx: ObjectContext, input)` as the run.
 
@@ -479,6 +504,7 @@ class Workflow(KeyedGroup):
         Args:
             private: Only other handlers can begin it.
             topic: A topic whose records begin it: the first one of a key does, later ones change nothing.
+            schedule: When a run begins by itself; each has its own key, `key/tick`.
 
         Raises:
             DeclarationError: The workflow has a run, the function can't be one, or parentheses are missing.
@@ -486,7 +512,13 @@ class Workflow(KeyedGroup):
 
         def declare(function: ExclusiveFunction[P, R]) -> ExclusiveFunction[P, R]:
             return self._declare(
-                function, "run", private=private, kind="run", topic=topic, promises=self.promises
+                function,
+                "run",
+                private=private,
+                kind="run",
+                topic=topic,
+                schedule=schedule,
+                promises=self.promises,
             )
 
         return declare
@@ -559,6 +591,7 @@ class App:
                 )
         self._found: dict[Callable[..., Any], Handler] = {}
         self.subscribed()
+        self.scheduled()
 
     def subscribed(self) -> dict[str, Handler]:
         """The handlers that are called with the records of a topic, by the names of their subscriptions.
@@ -584,6 +617,23 @@ class App:
                     f"{where}: {subscription.topic!r} is one of the app's own topics, which the service "
                     "reads or writes itself"
                 )
+        return found
+
+    def scheduled(self) -> dict[str, DeclaredSchedule]:
+        """The schedules of all handlers, by name.
+
+        Raises:
+            DeclarationError: Two schedules have one name.
+        """
+        found: dict[str, DeclaredSchedule] = {}
+        for handler in (each for service in self.services.values() for each in service.handlers.values()):
+            for each in handler.schedules:
+                other = found.setdefault(each.name, each)
+                if other is not each:
+                    raise DeclarationError(
+                        f"handler {handler.service}/{handler.name}: the schedule {each.name!r} is one of "
+                        f"{other.handler.service}/{other.handler.name}; give one of them another name="
+                    )
         return found
 
     @property

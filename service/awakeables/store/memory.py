@@ -41,6 +41,7 @@ from awakeables.core.rows import (
     Rows,
     TableName,
 )
+from awakeables.core.schedules import ListedSchedule, ScheduleRow
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
 from awakeables.store.membership import LocalHints, LocalMembership, LocalWatermark
@@ -107,6 +108,7 @@ class MemoryTables:
         self.sources = cast("dict[str, str]", rows.sources)
         self.keys = cast("dict[tuple[str, str], tuple[str, str]]", rows.keys)
         self.positions = cast("dict[PartitionKey, PositionRow]", rows.positions)
+        self.schedules = cast("dict[str, ScheduleRow]", rows.schedules)
         self.journals: dict[str, dict[int, bytes]] = {}
         self.schemas: dict[str, bytes] = {}
         self.states: dict[tuple[ObjectKey, str], tuple[bytes, int]] = {}
@@ -248,6 +250,9 @@ class MemoryTables:
         for object_key in changes.objects:
             if self.rows.objects.get(object_key) is None:
                 self.rows.objects.pop(object_key, None)
+        for name in changes.schedules:
+            if self.rows.schedules.get(name) is None:
+                self.rows.schedules.pop(name, None)
         for state, (value, at_ms) in changes.states.items():
             if value is None:
                 self.states.pop(state, None)
@@ -270,6 +275,7 @@ class MemoryTables:
         _put_back(self.positions, changes.positions)
         _put_back(self.keys, changes.keys)
         _put_back(self.rows.objects, changes.objects)
+        _put_back(self.schedules, changes.schedules)
 
 
 def in_order(rows: list[EffectRow]) -> list[EffectRow]:
@@ -399,6 +405,13 @@ class MemoryStore:
         rows = self.tables.invocations.values()
         named = (row for row in rows if row.subscription == subscription and row.result_json is None)
         return sum(1 for _ in islice(named, most))
+
+    async def schedules(self) -> list[ListedSchedule]:
+        listed = []
+        for _, row in sorted(self.tables.schedules.items()):
+            last = self.tables.invocations.get(row.last_invocation or "")
+            listed.append(ListedSchedule(row=row, last_status=None if last is None else last.status))
+        return listed
 
     async def invocation(self, invocation_id: str) -> Invocation | None:
         return self.tables.invocations.get(invocation_id)

@@ -27,7 +27,9 @@ class Metrics:
         registry: Collects them for a scrape.
     """
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    def __init__(  # noqa: PLR0915 - a line per metric
+        self, registry: CollectorRegistry | None = None
+    ) -> None:
         """Register all metrics; a registry accepts them only once."""
         self.registry = registry or CollectorRegistry()
         make = _Maker(self.registry)
@@ -49,6 +51,8 @@ class Metrics:
         self.subscription_waiting = make.gauge(words.SUBSCRIPTION_WAITING)
         self.subscription_records = make.counter(words.SUBSCRIPTION_RECORDS)
         self.subscription_expired = make.counter(words.SUBSCRIPTION_EXPIRED)
+        self.schedule_ticks = make.counter(words.SCHEDULE)
+        self.schedule_blocked = make.gauge(words.SCHEDULE_BLOCKED)
         self.records_expired = make.counter(words.RECORDS_EXPIRED).labels()
         self.commit_members = make.histogram(words.COMMIT_MEMBERS).labels()
         self.commit_s = make.histogram(words.COMMIT_SECONDS).labels()

@@ -24,6 +24,7 @@ AttemptEnd: TypeAlias = Literal[
 ]
 ProblemKind: TypeAlias = Literal["store", "broker", "topic", "partition", "other"]
 TaskEnd: TypeAlias = Literal["resolved", "rejected", "dead-letter", "expired", "left"]
+TickOutcome: TypeAlias = Literal["begun", "skipped_overlap", "missed", "queued", "skipped_queue"]
 
 ORIGINS: tuple[CompletionOrigin, ...] = ("kafka", "http", "handler")
 LETTER_CODES: tuple[LetterCode, ...] = (
@@ -36,6 +37,7 @@ ATTEMPT_ENDS: tuple[AttemptEnd, ...] = (
 )  # fmt: skip
 PROBLEM_KINDS: tuple[ProblemKind, ...] = ("store", "broker", "topic", "partition", "other")
 TASK_ENDS: tuple[TaskEnd, ...] = ("resolved", "rejected", "dead-letter", "expired", "left")
+TICK_OUTCOMES: tuple[TickOutcome, ...] = ("begun", "skipped_overlap", "missed", "queued", "skipped_queue")
 OPEN_STATUSES: tuple[str, ...] = tuple(status for status in STATUSES if status != "completed")
 
 VALUES: dict[str, tuple[str, ...]] = {
@@ -48,6 +50,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "end": ATTEMPT_ENDS,
     "about": PROBLEM_KINDS,
     "fate": TASK_ENDS,
+    "outcome": TICK_OUTCOMES,
 }
 """The values of the closed labels; those of all other labels come from declarations."""
 
@@ -250,6 +253,20 @@ SUBSCRIPTION_EXPIRED = Metric(
     labels=("subscription",),
     runbook="They are lost: raise the topic's `retention.ms`.",
 )
+SCHEDULE = Metric(
+    name="awakeables_schedule",
+    kind="counter",
+    help="Ticks of a schedule, by what became of them; `queued` ones are `begun` later.",
+    labels=("schedule", "outcome"),
+    runbook="`missed`: no instance ran. `skipped_overlap`: the one before takes longer than a tick.",
+)
+SCHEDULE_BLOCKED = Metric(
+    name="awakeables_schedule_blocked",
+    kind="gauge",
+    help="1 while a schedule begins nothing, because its last invocation is paused.",
+    labels=("schedule",),
+    runbook="`awakeables schedules list` names it; then `awakeables resume`, `restart` or `kill`.",
+)
 RECORDS_EXPIRED = Metric(
     name="awakeables_records_expired",
     kind="counter",
@@ -373,7 +390,7 @@ SERVICE_METRICS: tuple[Metric, ...] = (
     ATTEMPTS, ATTEMPT_SECONDS,
     VERDICTS_TOLD, VERDICTS_UNPUBLISHED, HEARTBEATS, DEAD_LETTERS_ADDED, DEAD_LETTERS_KEPT,
     SUBSCRIPTION_LAG, SUBSCRIPTION_BEHIND, SUBSCRIPTION_TRANSACTION, SUBSCRIPTION_WAITING,
-    SUBSCRIPTION_RECORDS, SUBSCRIPTION_EXPIRED,
+    SUBSCRIPTION_RECORDS, SUBSCRIPTION_EXPIRED, SCHEDULE, SCHEDULE_BLOCKED,
     CONSUMER_LAG, CONSUMER_BEHIND,
     CONSUMER_TRANSACTION,
     RECORDS_EXPIRED, COMMIT_MEMBERS, COMMIT_SECONDS, COMMIT_FAILURES, COMMIT_WAITING, PUBLISHES,

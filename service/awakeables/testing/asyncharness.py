@@ -168,11 +168,14 @@ class AsyncHarness:
         *,
         suspend: bool = True,
         thorough: bool = False,
+        schedules: bool = True,
         retry: RetryPolicy = FEW_TRIES,
         seed: int = 0,
     ) -> None:
         """Serve an app until `close`, or the end of the `async with` block; the arguments are `Harness`'s."""
-        self._harness = Harness(app, suspend=suspend, thorough=thorough, retry=retry, seed=seed)
+        self._harness = Harness(
+            app, suspend=suspend, thorough=thorough, schedules=schedules, retry=retry, seed=seed
+        )
         self._thread = _Thread(self._harness._service)
         self._harness._service.on_close.append(self._thread.close)
 

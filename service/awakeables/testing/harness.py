@@ -130,6 +130,7 @@ class Harness:
         *,
         suspend: bool = True,
         thorough: bool = False,
+        schedules: bool = True,
         retry: RetryPolicy = FEW_TRIES,
         seed: int = 0,
     ) -> None:
@@ -141,6 +142,7 @@ class Harness:
                 suspends only as in production.
             thorough: Crash the process before and after each commit of a step, too: an action may be
                 executed more than once, as after a crash in production.
+            schedules: Let the ticks of schedules begin handlers while time passes.
             retry: The retry policy: by default three attempts without delay. `RetryPolicy()` is the
                 service's own.
             seed: Decides random values and the order of simultaneous events.
@@ -148,7 +150,13 @@ class Harness:
         self._app = app
         self._handed_out: set[str] = set()
         self._service = SimulatedService(
-            app, Answers({}, ()), retry=retry, suspend=suspend, thorough=thorough, seed=seed
+            app,
+            Answers({}, ()),
+            retry=retry,
+            suspend=suspend,
+            thorough=thorough,
+            schedules=schedules,
+            seed=seed,
         )
 
     def __enter__(self) -> Self:
@@ -337,7 +345,7 @@ class Harness:
         return Running(self._service, found, self._service.drive(begin))
 
     def invocations(self, handler: Callable[..., Any] | None = None) -> Sequence[Running[Any]]:
-        """The invocations, or those of a handler, oldest first; also those that handlers or records began."""
+        """The invocations, or those of a handler, oldest first; also what handlers, records, ticks began."""
         rows = self._service.store.all_invocations()
         found = [(self._app.handler(row.service, row.handler), row.id) for row in rows]
         wanted = None if handler is None else self._app.find(handler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from awakeables.core.invocations import Invocation
@@ -78,6 +78,7 @@ def run(  # noqa: PLR0913 - all but the input by name
     key: str | None = None,
     state: Mapping[State[Any], Any] | None = None,
     record: KafkaRecord | None = None,
+    scheduled_at: datetime | None = None,
     suspend: bool = True,
     thorough: bool = False,
     retry: RetryPolicy = FEW_TRIES,
@@ -103,6 +104,8 @@ def run(  # noqa: PLR0913 - all but the input by name
             returned.
         record: Instead of an input, of a handler with `topic=`: the record that it is called with, as its
             subscription does.
+        scheduled_at: `ctx.request.scheduled_at`, with its time zone: the tick of a schedule that it is begun
+            for. No schedule of the handler begins anything by itself.
         suspend: Suspend and replay at every await, which proves that the handler can be replayed;
             False suspends only as in production.
         thorough: Crash the process before and after each commit of a step, too: an action may be executed
@@ -119,7 +122,7 @@ def run(  # noqa: PLR0913 - all but the input by name
         Exception: Raised by a function that answers, other than `Reject`.
     """
     app, found = _app_of(handler)
-    given = _Given(args, headers or {}, key, state or {}, record)
+    given = _Given(args, headers or {}, key, state or {}, record, _milliseconds(scheduled_at))
     content = _input(found, args) if record is None else None
     checked = {each: _of_handler(found, each, value) for each, value in given.state.items()}
     service = SimulatedService(
@@ -129,6 +132,7 @@ def run(  # noqa: PLR0913 - all but the input by name
         retry=retry,
         suspend=suspend,
         thorough=thorough,
+        schedules=False,
         seed=seed,
     )
     try:
@@ -150,6 +154,7 @@ class _Given(NamedTuple):
     key: str | None
     state: Mapping[State[Any], Any]
     record: KafkaRecord | None
+    scheduled_ms: int | None
 
 
 async def _run(service: SimulatedService, handler: Handler, content: bytes | None, call: _Given) -> Run:
@@ -159,7 +164,11 @@ async def _run(service: SimulatedService, handler: Handler, content: bytes | Non
         invocation_id = await _deliver(service, handler, call, call.record)
     else:
         lower = lower_case(call.headers)
-        begun = await service.api(lambda api: api.begin(handler, content, key=call.key, headers=lower))
+        begun = await service.api(
+            lambda api: api.begin(
+                handler, content, key=call.key, headers=lower, scheduled_ms=call.scheduled_ms
+            )
+        )
         invocation_id = begun.id
     await service.pass_time(lambda: invocations[invocation_id].status in ("completed", "paused"))
     row = invocations[invocation_id]
@@ -190,7 +199,7 @@ async def _deliver(service: SimulatedService, handler: Handler, call: _Given, re
     subscription = handler.subscription
     if subscription is None or subscription.name is None:
         raise InvalidInput(f"{handler.name} is called with no records: it was declared without topic=")
-    if call.args or call.headers or call.key is not None:
+    if call.args or call.headers or call.key is not None or call.scheduled_ms is not None:
         raise InvalidInput("a record has its own value, headers and key: give it alone")
     name = subscription.name
     consumed = ConsumedRecord(
@@ -211,6 +220,12 @@ async def _deliver(service: SimulatedService, handler: Handler, call: _Given, re
     if not tables.invocations:
         raise InvalidInput(next(iter(tables.dead_letters.values())).reason)
     return next(iter(tables.invocations))
+
+
+def _milliseconds(at: datetime | None) -> int | None:
+    if at is not None and at.tzinfo is None:
+        raise InvalidInput(f"scheduled_at: {at} has no time zone; use datetime(…, tzinfo=UTC)")
+    return None if at is None else round(at.timestamp() * 1000)
 
 
 def _result(

@@ -23,6 +23,7 @@ from awakeables.engine.outbox import RelaySettings
 from awakeables.engine.readtopic import ConsumedRecord, ReadTopic
 from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.runner import RunnerSettings
+from awakeables.engine.schedules import ScheduleSettings
 from awakeables.engine.sinks import PartitionSink
 from awakeables.handlers.context import MAX_WAIT
 from awakeables.handlers.local import LocalAttempts
@@ -54,6 +55,9 @@ NEVER = MAX_WAIT * 3
 
 FEW_TRIES = RetryPolicy(initial_interval=timedelta(0), max_attempts=3)
 """Three attempts: what fails once or twice succeeds, as in the service; an actual bug fails the test soon."""
+
+MOST_TICKS = 1000
+"""So many ticks of schedules are tried, one after the other, if an awaited result depends on nothing else."""
 
 NOT_WITHIN = (
     "the harness is in the middle of a call: an answer, a handler or an action can't call its methods, nor "
@@ -112,6 +116,7 @@ class SimulatedService:
         retry: RetryPolicy,
         suspend: bool,
         thorough: bool,
+        schedules: bool,
         seed: int,
     ) -> None:
         """Prepare to serve; the arguments are those of `run` and of `Harness`.
@@ -124,7 +129,7 @@ class SimulatedService:
         if not isinstance(retry, RetryPolicy):
             raise TypeError(f"retry must be a RetryPolicy, not {retry!r}")
         self.app = app
-        self._settings = _settings(retry, suspend=suspend)
+        self._settings = _settings(retry, suspend=suspend, schedules=schedules)
         self._entropy = SeededEntropy(seed)
         self.loop = SeededLoop(seed)
         self.clock = VirtualClock(self.loop)
@@ -348,7 +353,11 @@ class SimulatedService:
                 return
 
     async def pass_time(self, is_over: Callable[[], bool] = bool, *, until_s: float | None = None) -> None:
-        """Let what is due happen in order until `is_over`, until an instant, or until nothing is due."""
+        """Let what is due happen in order until `is_over`, until an instant, or until nothing is due.
+
+        Without an instant, ticks of schedules alone don't go on for ever.
+        """
+        ticks = 0
         while True:
             await self.rest(is_over)
             if is_over() or self.has_failed:
@@ -356,7 +365,10 @@ class SimulatedService:
             if until_s is not None:
                 self.code.events.clear()  # it ends then, however much happens until then
             self.code.count("time passed")
-            due_s = self._next_due_s()
+            due_s, tick_s = self._next_due_s(), self._next_tick_s()
+            ticks = ticks + 1 if due_s is None else 0
+            if tick_s is not None and (until_s is not None or ticks <= MOST_TICKS):
+                due_s = tick_s if due_s is None else min(due_s, tick_s)
             if until_s is not None and (due_s is None or due_s > until_s):
                 await asyncio.sleep(max(0.0, until_s - self.loop.time()))
                 return
@@ -367,7 +379,7 @@ class SimulatedService:
     async def _do_what_is_due(self) -> bool:
         """Have the engine do what is due by now; whether there is something that it has not seen yet."""
         now_ms = self.clock.now_ms()
-        due = {event for event in self._events() if event[1] <= now_ms}
+        due = {event for event in (*self._events(), *self._ticks()) if event[1] <= now_ms}
         if due <= self._done:
             return False
         self._done = due
@@ -385,8 +397,24 @@ class SimulatedService:
                 yield wait.id, wait.deadline_ms
         yield from self.outside.due()
 
+    def _ticks(self) -> Iterator[tuple[str, int]]:
+        """The next ticks of schedules, and those that wait for what has ended, each with its instant."""
+        tables, now_ms = self.store.tables, self.clock.now_ms()
+        for row in tables.schedules.values():
+            if row.paused_ms is not None:
+                continue
+            yield f"{row.name} at {row.next_ms}", row.next_ms
+            last = tables.invocations.get(row.last_invocation or "")
+            if row.queued_ms is not None and (last is None or last.status == "completed"):
+                yield f"{row.name} queued {row.queued_ms}", now_ms
+
+    def _next_tick_s(self) -> float | None:
+        """When the next tick of a schedule is due, in the loop's time; None if never."""
+        instants = [(due_ms - STARTED_MS) / 1000 for _, due_ms in self._ticks()]
+        return min((each for each in instants if each > self.loop.time()), default=None)
+
     def _next_due_s(self) -> float | None:
-        """When the next event is due, in the loop's time; None if never."""
+        """When the next event is due, but for ticks of schedules, in the loop's time; None if never."""
         now_s = self.loop.time()
         instants = [(due_ms - STARTED_MS) / 1000 for _, due_ms in self._events()]
         timer = self.loop.next_timer()
@@ -458,11 +486,12 @@ class SimulatedService:
         self.store.set_state(object_key, state.name, stored(state, value), self.clock.now_ms())
 
 
-def _settings(retry: RetryPolicy, *, suspend: bool) -> EngineSettings:
+def _settings(retry: RetryPolicy, *, suspend: bool, schedules: bool) -> EngineSettings:
     return EngineSettings(
         runner=RunnerSettings(always_suspend=suspend, retry=retry),
         relay=RelaySettings(sweep_interval=NEVER),
         sweep_interval=NEVER,
+        schedules=ScheduleSettings(timers=False) if schedules else None,
         horizon=timedelta(0),
         retention=RetentionSettings(interval=NEVER),
     )

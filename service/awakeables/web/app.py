@@ -33,6 +33,7 @@ from awakeables.web.problems import ClientGone, Problem
 from awakeables.web.request import HttpRequest, Response
 from awakeables.web.requestids import REQUEST_ID, RequestIds
 from awakeables.web.routing import Routes, Target, method_not_allowed, read_query
+from awakeables.web.schedules import ScheduleRoutes
 from awakeables.web.settings import WebSettings
 from awakeables.web.subscriptions import SubscriptionRoutes
 from awakeables.web.tokens import Tokens
@@ -167,6 +168,7 @@ def _routes(  # noqa: PLR0915 - a line per route
     objects = ObjectRoutes(api, waiting, bodies)
     offsets = OffsetRoutes(api, waiting)
     outbox = OutboxRoutes(api, waiting)
+    schedules = ScheduleRoutes(api, waiting)
     subscriptions = SubscriptionRoutes(api, waiting)
     documents = DocumentRoutes(api, guarded=guard.wants_tokens)
     routes = Routes()
@@ -221,6 +223,9 @@ def _routes(  # noqa: PLR0915 - a line per route
     routes.add(
         "POST", "/subscriptions/*/seek", subscriptions.seek, scope="operate", parameters=("to", "partition")
     )
+    routes.add("GET", "/schedules", schedules.list, scope="read")
+    for verb in (schedules.pause, schedules.resume, schedules.trigger):
+        routes.add("POST", f"/schedules/*/{verb.__name__}", verb, scope="operate")
     routes.add("GET", "/instances", instances.list, scope="read")
     routes.add("GET", "/metrics", metrics_page.show, scope="metrics")
     routes.add("GET", "/openapi.json", documents.openapi, scope="read")

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from awakeables.api import InstanceStatus, Move, PartitionProgress, SubscriptionProgress
+from awakeables.api import InstanceStatus, Move, PartitionProgress, ScheduleStatus, SubscriptionProgress
 from awakeables.core.acts import Acts
 from awakeables.core.awakeables import (
     VERDICTS,
@@ -93,6 +93,7 @@ def invocation_in_full(
         caller=given.caller if isinstance(given, Input) else None,
         restart_of=given.restart_of if isinstance(given, Input) else None,
         record=_source(given.record) if isinstance(given, Input) and given.record else None,
+        scheduled=_instant(given.scheduled_ms) if isinstance(given, Input) else None,
         result=_outcome(row.result),
         journal=[_entry(index, entry) for index, entry in enumerate(journal)],
         journal_problem=problem,
@@ -221,6 +222,27 @@ def subscription(row: SubscriptionProgress) -> views.SubscriptionView:
 
 def move(made: Move) -> views.MoveView:
     return views.MoveView(partition=made.partition, before=made.before, next=made.next)
+
+
+def schedule(row: ScheduleStatus) -> views.ScheduleView:
+    found = row.schedule
+    interval = None if found is None or found.interval is None else found.interval.total_seconds()
+    return views.ScheduleView(
+        name=row.name,
+        handler=row.target,
+        cron=None if found is None else found.cron,
+        timezone=None if found is None or found.cron is None else found.timezone,
+        interval_seconds=interval,
+        overlap=None if found is None else found.overlap,
+        missed=None if found is None else found.missed,
+        is_declared=row.is_declared,
+        paused=_instant(row.paused_ms),
+        next=[instant(each) for each in row.next_ms],
+        last_invocation=row.last_invocation,
+        last_status=row.last_status,
+        queued=_instant(row.queued_ms),
+        is_blocked=row.is_blocked,
+    )
 
 
 def reading(row: PartitionProgress) -> views.PartitionView:

@@ -18,6 +18,8 @@ from awakeables.core.effects import EffectState
 from awakeables.core.instances import InstanceState
 from awakeables.core.invocations import Status
 from awakeables.core.outcomes import ExpiryKind
+from awakeables.core.schedules import Overlap
+from awakeables.handlers.schedule import Missed
 
 _SYMBOLS = "[0-9a-hjkmnp-tv-z]{33}$"
 
@@ -239,6 +241,7 @@ class InvocationInFullView(InvocationView):
     caller: InvocationId | None
     restart_of: InvocationId | None
     record: SourceRecordView | None
+    scheduled: Instant | None
     result: OutcomeView | None
     journal: list[JournalEntryView]
     journal_problem: str | None
@@ -481,6 +484,41 @@ class SubscriptionsView(View):
     """All subscriptions, by name."""
 
     items: list[SubscriptionView]
+
+
+class ScheduleView(View):
+    """A schedule, and its next ticks.
+
+    What it is made of is null if a newer release wrote it. `is_declared`: the code of the instance that
+    answers declares it like this. `queued` is the tick that waits for the end of the last invocation.
+    """
+
+    name: str
+    handler: str
+    cron: str | None
+    timezone: str | None
+    interval_seconds: float | None
+    overlap: Overlap | None
+    missed: Missed | None
+    is_declared: bool
+    paused: Instant | None
+    next: list[Instant]
+    last_invocation: InvocationId | None
+    last_status: Status | None
+    queued: Instant | None
+    is_blocked: bool
+
+
+class SchedulesView(View):
+    """All schedules, by name."""
+
+    items: list[ScheduleView]
+
+
+class TriggeredView(View):
+    """What was begun; null: it begins when the last invocation has ended."""
+
+    invocation_id: InvocationId | None
 
 
 class MoveView(View):

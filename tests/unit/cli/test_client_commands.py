@@ -334,6 +334,77 @@ def test_a_move_says_what_is_read_again_or_passed_over(stub: StubService, run: R
     assert run(*seek).stdout == "orders.take is there already\n"
 
 
+SCHEDULE: dict[str, Any] = {
+    "name": "reports.daily",
+    "handler": "reports/daily",
+    "cron": "0 6 * * 1-5",
+    "timezone": "Europe/Berlin",
+    "interval_seconds": None,
+    "overlap": "queue",
+    "missed": "once",
+    "is_declared": True,
+    "paused": None,
+    "next": ["2026-11-30T05:00:00.000Z", "2026-12-01T05:00:00.000Z", "2026-12-02T05:00:00.000Z"],
+    "last_invocation": "inv_1",
+    "last_status": "completed",
+    "queued": None,
+    "is_blocked": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({}, "ok"),
+        ({"last_invocation": None, "last_status": None}, "ok"),
+        ({"last_status": "suspended"}, "the last is suspended"),
+        ({"paused": "2026-11-29T12:00:00.000Z"}, "paused since 2026-11-29T12:00:00.000Z"),
+        ({"is_declared": False}, "the code of this instance does not declare it like this"),
+        ({"last_status": "paused", "is_blocked": True}, "blocked: its last invocation is paused"),
+        (
+            {"last_status": "running", "queued": "2026-11-30T05:00:00.000Z"},
+            "2026-11-30T05:00:00.000Z waits for the last invocation, which is running",
+        ),
+    ],
+)
+def test_schedules_are_listed_with_their_state(
+    stub: StubService, run: Run, changes: dict[str, Any], state: str
+) -> None:
+    stub.will_answer("GET /schedules", {"items": [SCHEDULE | changes]})
+    [title, row] = run("schedules", "list", "--wide").stdout.splitlines()
+    assert title.split() == ["schedule", "when", "handler", "next", "then", "last", "invocation", "state"]
+    assert row.startswith("reports.daily  0 6 * * 1-5 (Europe/Berlin)  reports/daily  ")
+    assert row.endswith(f"  {state}")
+    assert ("2026-12-02T05:00:00.000Z" in row) == ("paused" not in changes)
+
+
+def test_an_interval_is_listed_in_seconds(stub: StubService, run: Run) -> None:
+    every = SCHEDULE | {"cron": None, "timezone": None, "interval_seconds": 90.0}
+    stub.will_answer("GET /schedules", {"items": [every]})
+    assert "  every 90 s  " in run("schedules", "list", "--wide").stdout
+    stub.will_answer("GET /schedules", {"items": [every | {"interval_seconds": None}]})
+    assert run("schedules", "list", "--wide").exit_code == 0
+
+
+def test_an_app_without_schedules_says_so(stub: StubService, run: Run) -> None:
+    stub.will_answer("GET /schedules", {"items": []})
+    assert run("schedules", "list").stderr == "the app has no schedules\n"
+
+
+def test_a_schedule_is_paused_resumed_and_triggered(stub: StubService, run: Run) -> None:
+    path = "POST /schedules/reports.daily"
+    stub.will_answer(f"{path}/pause", SCHEDULE)
+    assert run("schedules", "pause", "reports.daily").stdout == "reports.daily: paused\n"
+    stub.will_answer(f"{path}/resume", SCHEDULE)
+    resumed = "reports.daily: resumed; next 2026-11-30T05:00:00.000Z\n"
+    assert run("schedules", "resume", "reports.daily").stdout == resumed
+    stub.will_answer(f"{path}/trigger", {"invocation_id": "inv_1"})
+    assert run("schedules", "trigger", "reports.daily").stdout == "reports.daily: began inv_1\n"
+    stub.will_answer(f"{path}/trigger", {"invocation_id": None})
+    waits = "reports.daily: begins when its last invocation has ended\n"
+    assert run("schedules", "trigger", "reports.daily").stdout == waits
+
+
 def test_the_token_is_sent_and_never_shown(stub: StubService, run: Run) -> None:
     stub.will_answer("GET /offsets", {"items": []})
     run("offsets", "show", AWAKEABLES_TOKEN="s3cret")

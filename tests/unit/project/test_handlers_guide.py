@@ -7,7 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from awakeables import Context, KafkaRecord, Reject, Service, TerminalError
+from awakeables import App, Context, KafkaRecord, Reject, Service, TerminalError
 from awakeables.errors import InvalidInput
-from awakeables.testing import Answer, run
+from awakeables.testing import Answer, Harness, run
 from support.ids import new_id
 
 PAGE = Path(__file__).parents[3] / "docs/handlers.md"
@@ -222,3 +222,26 @@ def test_a_sign_up_that_is_disowned_fails_and_one_that_is_given_up_takes_no_clic
         return [failed.code, given_up, await ctx.call(guide.clicked, key="bob")]
 
     assert play(sign_up) == [403, False, "late"]
+
+
+def test_a_report_is_of_the_day_before_its_tick(guide: Any) -> None:
+    tick = datetime(2026, 11, 30, 5, tzinfo=UTC)
+    assert run(guide.daily, guide.Scope(region="EU"), scheduled_at=tick).value == "EU-2026-11-29.pdf"
+
+
+def test_schedules_begin_their_handlers_at_their_ticks(guide: Any) -> None:
+    app = App("guide", services=[guide.reports, guide.ledgers])
+    assert list(app.scheduled()) == [
+        "reports.daily",
+        "reports.usage",
+        "reports.usage-nightly",
+        "ledgers.close",
+    ]
+    with Harness(app) as harness:
+        harness.advance_to(datetime(2026, 1, 5, 6, 30, tzinfo=UTC))  # a Monday
+        reports = [each.result() for each in harness.invocations(guide.daily)]
+        assert reports == [f"EU-{day}.pdf" for day in ("2025-12-31", "2026-01-01", "2026-01-04")]
+        begun = len(harness.invocations(guide.close))
+        harness.advance(timedelta(hours=1))
+        assert len(harness.invocations(guide.close)) == begun + 6
+        (_, *_) = harness.tasks("usage-counts")

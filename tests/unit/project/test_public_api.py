@@ -25,6 +25,7 @@ PUBLIC = {
     "Rejected",
     "Request",
     "RetryPolicy",
+    "Schedule",
     "Serde",
     "Service",
     "SharedContext",

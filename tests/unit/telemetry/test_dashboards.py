@@ -158,6 +158,7 @@ def test_a_metric_is_named_after_what_it_measures(metric: Metric) -> None:
         "http_status",
         "topic",
         "subscription",
+        "schedule",
     }
     assert set(metric.labels) <= VALUES.keys() | declared
 

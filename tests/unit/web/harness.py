@@ -19,6 +19,7 @@ from awakeables.core.rows import effect_row, refused
 from awakeables.errors import TerminalError
 from awakeables.handlers.context import Context
 from awakeables.handlers.objectcontext import ObjectContext, SharedContext
+from awakeables.handlers.schedule import Schedule
 from awakeables.handlers.service import App, Service, VirtualObject, Workflow
 from awakeables.testing.bench import Bench, Process, quick
 from awakeables.web.app import WebApp, WebSettings
@@ -207,6 +208,11 @@ async def fill_cart(ctx: Context, key: str) -> list[str]:
 
 @orders.handler(topic="counts")
 async def count(ctx: Context, value: int) -> int:
+    return await ctx.awakeable(int)
+
+
+@orders.handler(schedule=Schedule("0 6 1 1 *", timezone="Europe/Berlin", overlap="queue"))
+async def yearly(ctx: Context) -> int:
     return await ctx.awakeable(int)
 
 

@@ -183,10 +183,51 @@ async def test_a_subscription_is_paused_moved_and_resumed(web: Web) -> None:
     assert (resumed["paused"], resumed["partitions"][0]["next"]) == (None, 9)
 
 
+async def test_a_schedule_is_shown_with_its_next_ticks_paused_triggered_and_resumed(web: Web) -> None:
+    path = "/schedules/orders.yearly"
+    await until(lambda: web.store.tables.schedules)
+    [before] = (await web.client.get("/schedules")).json()["items"]
+    assert before == {
+        "name": "orders.yearly",
+        "handler": "orders/yearly",
+        "cron": "0 6 1 1 *",
+        "timezone": "Europe/Berlin",
+        "interval_seconds": None,
+        "overlap": "queue",
+        "missed": "once",
+        "is_declared": True,
+        "paused": None,
+        "next": [f"{year}-01-01T05:00:00.000Z" for year in (2026, 2027, 2028)],
+        "last_invocation": None,
+        "last_status": None,
+        "queued": None,
+        "is_blocked": False,
+    }
+    paused = (await web.client.post(f"{path}/pause")).json()
+    assert paused["paused"] is not None
+    began = await web.client.post(f"{path}/trigger")
+    assert began.status_code == 202
+    invocation_id = began.json()["invocation_id"]
+    shown = (await web.client.get(f"/invocations/{invocation_id}")).json()
+    assert shown["scheduled"] is not None
+    assert f"input of orders/yearly at the tick {shown['scheduled']}" == shown["journal"][0]["text"]
+    assert (await web.client.post(f"{path}/trigger")).json() == {"invocation_id": None}
+    await until(lambda: web.store.tables.invocations[invocation_id].status == "suspended")
+    resumed = (await web.client.post(f"{path}/resume")).json()
+    assert (resumed["paused"], resumed["last_invocation"]) == (None, invocation_id)
+    assert resumed["queued"] is not None
+    other = await web.begin("greet")
+    assert (await web.client.get(f"/invocations/{other}")).json()["scheduled"] is None
+
+
 @pytest.mark.parametrize(
     ("path", "status", "kind"),
     [
         ("/subscriptions/x/pause", 404, "not-found"),
+        ("/schedules/x/pause", 404, "not-found"),
+        ("/schedules/x/resume", 404, "not-found"),
+        ("/schedules/x/trigger", 404, "not-found"),
+        ("/schedules/orders.yearly/trigger?by=1", 400, "bad-request"),
         ("/subscriptions/x/seek?to=latest", 404, "not-found"),
         ("/subscriptions/orders.count/seek", 400, "bad-request"),
         ("/subscriptions/orders.count/seek?to=first", 400, "bad-request"),

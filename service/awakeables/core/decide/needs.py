@@ -15,16 +15,20 @@ from awakeables.core.commands import (
     Advance,
     Begin,
     BeginBatch,
+    BeginQueued,
     Cancel,
     Command,
     EditState,
+    Fire,
     FirstStep,
     Kill,
     MarkRefused,
     PauseInvocation,
     PauseKey,
     PausePartitions,
+    PauseSchedule,
     PlacePartitions,
+    PlaceSchedules,
     Purge,
     Release,
     ReplayDry,
@@ -37,6 +41,8 @@ from awakeables.core.commands import (
     Skip,
     TakePartitions,
     TakeTickets,
+    Tick,
+    Trigger,
 )
 from awakeables.core.deadletters import DeadLetter, Folding
 from awakeables.core.decide.calling import ALIAS, CONFLICT
@@ -113,6 +119,8 @@ def needs_of_loaded(  # noqa: C901 - one case per command
             case TakeTickets():
                 found = map(rows.invocations.get, command.ids)
                 keys["objects"].update(object_key_of(row) for row in found if row is not None)
+            case Fire() | BeginQueued() | Trigger():
+                _add_last(command, rows, keys)
             case Settle():
                 for each in command.completions:
                     if each.of_promise:
@@ -127,6 +135,19 @@ def needs_of_loaded(  # noqa: C901 - one case per command
             case _:
                 pass
     return keys
+
+
+def _add_last(command: Fire | BeginQueued | Trigger, rows: Rows, keys: Keys) -> None:
+    """Add the last invocation of a schedule; and those to begin, if the command is sent again."""
+    row = rows.schedules.get(command.schedule)
+    if row is not None and row.last_invocation is not None:
+        keys["invocations"].add(row.last_invocation)
+    if row is not None and isinstance(command, Fire) and row.next_ms == command.following_ms:
+        keys["invocations"].update(tick.begin.id for tick in command.ticks)
+
+
+def _ticks_of(command: Fire | BeginQueued | Trigger) -> Sequence[Tick]:
+    return command.ticks if isinstance(command, Fire) else (command.tick,)
 
 
 def _add_of_sending(
@@ -324,10 +345,7 @@ def _add_named(command: Command, keys: Keys) -> None:  # noqa: C901, PLR0915 - o
         case BeginBatch():
             fence = command.fence
             keys["positions"].add((fence.subscription, fence.topic, fence.partition))
-            queued = (begin for begin in command.begins if begin.queue is not None)
-            keys["objects"].update((begin.service, text_bytes(begin.key or "")) for begin in queued)
-            runs = (begin.idempotency for begin in command.begins if begin.idempotency is not None)
-            keys["keys"].update((run.scope, run.key) for run in runs)
+            _add_begins(command.begins, keys)
             _add_letters(command.dead_letters, command.folding, keys)
         case Resume() | Cancel() | Kill() | ReplayDry() | PauseInvocation():
             keys["invocations"].add(command.invocation_id)
@@ -356,11 +374,26 @@ def _add_named(command: Command, keys: Keys) -> None:  # noqa: C901, PLR0915 - o
         case TakePartitions() | PausePartitions():
             places = ((command.subscription, command.topic, number) for number in command.partitions)
             keys["positions"].update(places)
+        case Fire() | BeginQueued() | Trigger():
+            keys["schedules"].add(command.schedule)
+            _add_begins([tick.begin for tick in _ticks_of(command)], keys)
+        case PauseSchedule():
+            keys["schedules"].add(command.schedule)
+        case PlaceSchedules():
+            keys["schedules"].update((*(each.name for each in command.schedules), *command.removed))
         case PlacePartitions():
             places = ((command.subscription, command.topic, number) for number, _ in command.offsets)
             keys["positions"].update(places)
         case _:
             pass
+
+
+def _add_begins(begins: Sequence[Begin], keys: Keys) -> None:
+    """Add the queues of their keys, and the idempotency keys of runs."""
+    queued = (begin for begin in begins if begin.queue is not None)
+    keys["objects"].update((begin.service, text_bytes(begin.key or "")) for begin in queued)
+    runs = (begin.idempotency for begin in begins if begin.idempotency is not None)
+    keys["keys"].update((run.scope, run.key) for run in runs)
 
 
 def _add_step(step: Advance | FirstStep, keys: Keys) -> None:
@@ -426,6 +459,8 @@ def _add_new(command: Command, keys: Keys) -> None:
                 keys["effects"].add(command.folding.into)
         case Skip():
             keys["effects"].add(command.dead_letter.id)
+        case Fire() | BeginQueued() | Trigger():
+            keys["invocations"].update(tick.begin.id for tick in _ticks_of(command))
         case _:
             pass
 

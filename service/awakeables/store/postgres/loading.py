@@ -13,6 +13,7 @@ from awakeables.core.invocations import Invocation
 from awakeables.core.objects import ObjectRow
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.rows import EffectRow, PositionRow, Rows, TableName
+from awakeables.core.schedules import ScheduleRow
 from awakeables.store.postgres.connection import Connection
 from awakeables.store.postgres.queries import QUERIES, renumbered
 from awakeables.store.postgres.texts import storable
@@ -23,6 +24,7 @@ Found: TypeAlias = tuple[Hashable, Any]
 
 LOCKED: tuple[TableName, ...] = (
     "positions",
+    "schedules",
     "objects",
     "awakeables",
     "invocations",
@@ -153,6 +155,7 @@ _MADE: dict[TableName, Callable[[Loaded, Columns], Found]] = {
     "sources": lambda _loaded, columns: columns,
     "keys": _key,
     "positions": lambda _loaded, columns: (columns[:3], PositionRow(*columns)),
+    "schedules": lambda _loaded, columns: (columns[0], ScheduleRow(*columns)),
     "waiting": lambda _loaded, columns: columns,
     "pending": lambda _loaded, columns: columns,
     "objects": lambda _loaded, columns: (columns[:2], ObjectRow(*columns)),

@@ -19,6 +19,7 @@ from awakeables.core.outcomes import Outcome, decode_outcome
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.replies import Position
 from awakeables.core.rows import EffectRow, PositionRow
+from awakeables.core.schedules import ListedSchedule, ScheduleRow
 from awakeables.ports import Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
 from awakeables.store.postgres.connection import Connection
@@ -95,6 +96,11 @@ async def ended(connection: Connection, before_ms: int, limit: int) -> list[Ende
     keys = first_of(((key, version) for key, version in found), limit)
     journals = await _chunks(connection, keys)
     return [Ended(id=key, awakeables=tuple(waits_created(journals[key]))) for key in keys]
+
+
+async def schedules(connection: Connection) -> list[ListedSchedule]:
+    found = await connection.fetch(QUERIES["schedules"])
+    return [ListedSchedule(row=ScheduleRow(*row), last_status=status) for *row, status in found]
 
 
 async def positions(connection: Connection, topic: str, subscription: str) -> list[Position]:

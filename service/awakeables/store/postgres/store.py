@@ -21,6 +21,7 @@ from awakeables.core.journal import Entry
 from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Position, Reply
+from awakeables.core.schedules import ListedSchedule
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.postgres import reading
 from awakeables.store.postgres.connection import Connection, Database, Session
@@ -144,6 +145,9 @@ class PostgresStore:
 
     async def subscribed(self) -> list[tuple[str, str]]:
         return await _read(self._reader, reading.subscribed)
+
+    async def schedules(self) -> list[ListedSchedule]:
+        return await _read(self._reader, reading.schedules)
 
     async def count_open(self, subscription: str, most: int) -> int:
         return await _read(self._reader, reading.count_open, subscription, most)

@@ -27,6 +27,9 @@ NEVER_MS: Final = 2**62
 
 KINDS: Final = (
     "update_positions",
+    "hold_schedules",
+    "update_schedules",
+    "delete_schedules",
     "hold_objects",
     "update_objects",
     "delete_objects",
@@ -45,6 +48,7 @@ KINDS: Final = (
     "delete_journals",
     "delete_keys",
     "insert_positions",
+    "insert_schedules",
     "insert_objects",
     "write_states",
     "clear_states",
@@ -61,6 +65,7 @@ KINDS: Final = (
 
 UNCOUNTED: Final = {
     "delete_awakeables",
+    "hold_schedules",
     "hold_objects",
     "hold_invocations",
     "hold_effects",
@@ -147,6 +152,8 @@ def _written(changes: Changes, loaded: Loaded, schemas: set[str]) -> Written:
     _others(changes, schemas, written)
     if changes.objects or changes.states:
         _objects(changes, written)
+    if changes.schedules:
+        _schedules(changes, written)
     if changes.purged:
         _purged(changes, loaded, written)
     for letter_id in changes.deleted_dead_letters:
@@ -294,6 +301,21 @@ def _objects(changes: Changes, written: Written) -> None:
             written["clear_states"].append((*object_key, text_bytes(name)))
         else:
             written["write_states"].append((*object_key, text_bytes(name), value, at_ms))
+
+
+def _schedules(changes: Changes, written: Written) -> None:
+    for name, before in changes.schedules.items():
+        row = changes.rows.schedules[name]
+        if before is None:
+            if row is not None:
+                written["insert_schedules"].append(astuple(row))
+        elif row is None:
+            written["delete_schedules"].append((name, before.since_ms, before.next_ms))
+        else:
+            written["update_schedules"].append((*astuple(row), *astuple(before)[3:]))
+    touched = [kind for kind in ("update_schedules", "delete_schedules") if kind in written]
+    if touched:
+        written["hold_schedules"] = [(columns[0],) for kind in touched for columns in written[kind]]
 
 
 def _purged(changes: Changes, loaded: Loaded, written: Written) -> None:

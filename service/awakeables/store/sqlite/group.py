@@ -132,6 +132,7 @@ class Group:
                 rows.awakeables.pop(key, None)
         for few in (rows.effects, rows.dead_letters, rows.sources, rows.keys, rows.queue, rows.states):
             few.clear()
+        rows.schedules.clear()
         for object_key in self._idle:
             rows.objects.pop(object_key, None)
         many: tuple[dict[Any, Any], ...] = (rows.invocations, rows.awakeables, rows.objects)
@@ -184,7 +185,7 @@ class Group:
             self._effects(changes, statements)
         if changes.positions:
             self._positions(changes, statements)
-        if changes.keys or changes.dead_letters or changes.objects or changes.states:
+        if changes.keys or changes.dead_letters or changes.objects or changes.states or changes.schedules:
             self._others(changes, statements)
         for name, values in statements.items():
             self.wrote = True
@@ -328,6 +329,8 @@ class Group:
             self._keys_and_letters(changes, statements)
         if changes.objects or changes.states:
             self._objects(changes, statements)
+        if changes.schedules:
+            self._schedules(changes, statements)
 
     def _positions(self, changes: Changes, statements: Statements) -> None:
         for key, before in changes.positions.items():
@@ -338,6 +341,17 @@ class Group:
             else:
                 change = (row.next, row.epoch, row.owner, row.again_before, row.topic_id, row.paused_ms)
                 statements["update_position"].append((*change, *key, before.next, before.epoch))
+
+    def _schedules(self, changes: Changes, statements: Statements) -> None:
+        for name, before in changes.schedules.items():
+            row = changes.rows.schedules[name]
+            if before is None:
+                if row is not None:
+                    statements["insert_schedule"].append(astuple(row))
+            elif row is None:
+                statements["delete_schedule"].append((name, before.next_ms))
+            else:
+                statements["update_schedule"].append((*astuple(row)[1:], name, before.next_ms))
 
     def _keys_and_letters(self, changes: Changes, statements: Statements) -> None:
         for letter_id, before in changes.dead_letters.items():

@@ -25,6 +25,7 @@ from awakeables.core.invocations import NO_INSTANT_MS, SUSPECT_STARTS, Invocatio
 from awakeables.core.objects import ObjectKey, ObjectRow
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.rows import EffectRow, PartitionKey, PositionRow, Rows, TableName
+from awakeables.core.schedules import ScheduleRow
 from awakeables.store.rows import dead_letter_from
 from awakeables.store.sqlite.queries import QUERIES
 
@@ -105,6 +106,12 @@ def _state_names(
         yield key, [text_from(name) for (name,) in connection.execute(QUERIES["state_names"], key)]
 
 
+def _schedules(connection: sqlite3.Connection, names: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
+    for name in names:
+        columns = connection.execute(QUERIES["schedule"], (name,)).fetchone()
+        yield name, columns and ScheduleRow(*columns)
+
+
 _READ: dict[TableName, Read] = {
     "invocations": _reads("invocations", Invocation),
     "awakeables": _reads("awakeables", AwakeableRow),
@@ -118,6 +125,7 @@ _READ: dict[TableName, Read] = {
     "objects": _objects,
     "queue": _first_queued,
     "states": _state_names,
+    "schedules": _schedules,
 }
 
 

@@ -23,6 +23,7 @@ from awakeables.core.outcomes import Outcome, decode_outcome
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.replies import Position
 from awakeables.core.rows import EffectRow, PositionRow
+from awakeables.core.schedules import ListedSchedule, ScheduleRow
 from awakeables.ports import Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
 from awakeables.store.rows import dead_letter_from, expectation_from
@@ -87,6 +88,11 @@ def ended(connection: sqlite3.Connection, before_ms: int, limit: int) -> list[En
     keys = first_of(connection.execute(QUERIES["ended"], (before_ms, limit)), limit)
     journals = _chunks(connection, keys)
     return [Ended(id=key, awakeables=tuple(waits_created(journals[key]))) for key in keys]
+
+
+def schedules(connection: sqlite3.Connection) -> list[ListedSchedule]:
+    found = connection.execute(QUERIES["schedules"])
+    return [ListedSchedule(row=ScheduleRow(*row), last_status=status) for *row, status in found]
 
 
 def positions(connection: sqlite3.Connection, topic: str, subscription: str) -> list[Position]:

@@ -30,6 +30,7 @@ from awakeables.core.journal import Entry
 from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Position, Reply
+from awakeables.core.schedules import ListedSchedule
 from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.membership import LocalHints, LocalMembership, LocalWatermark
@@ -308,6 +309,9 @@ class SqliteStore:
 
     async def subscribed(self) -> list[tuple[str, str]]:
         return await self._reader.run(reading.subscribed)
+
+    async def schedules(self) -> list[ListedSchedule]:
+        return await self._reader.run(reading.schedules)
 
     async def count_open(self, subscription: str, most: int) -> int:
         return await self._reader.run(reading.count_open, subscription, most)

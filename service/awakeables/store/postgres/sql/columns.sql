@@ -23,6 +23,9 @@ d.id, d.source, d.topic, d.partition, d."offset", d.timestamp_ms, d.code, d.reas
 -- position_columns --
 p.subscription, p.topic, p.partition, p.next, p.epoch, p.owner, p.again_before, p.topic_id, p.paused_ms
 
+-- schedule_columns --
+s.name, s.service, s.handler, s.spec, s.since_ms, s.next_ms, s.paused_ms, s.last_invocation, s.queued_ms
+
 -- new_rev --
 (random() * 2147483647)::integer
 

@@ -34,6 +34,10 @@ FROM unnest($1::text[], $2::text[], $3::bigint[]) AS wanted (subscription, topic
 JOIN awakeables.offsets AS p
     ON p.subscription = wanted.subscription AND p.topic = wanted.topic AND p.partition = wanted.partition
 
+-- load_schedules --
+SELECT 'schedules', ROW(@schedule_columns)
+FROM awakeables.schedules AS s WHERE s.name = ANY($1::text[])
+
 -- load_waiting --
 SELECT 'waiting', ROW(convert_from(a.source, 'UTF8'), array_agg(a.id ORDER BY a.id))
 FROM awakeables.awakeables AS a
@@ -53,6 +57,9 @@ FROM unnest($1::text[], $2::text[], $3::bigint[]) AS wanted (subscription, topic
 JOIN awakeables.offsets AS p
     ON p.subscription = wanted.subscription AND p.topic = wanted.topic AND p.partition = wanted.partition
 ORDER BY p.subscription, p.topic, p.partition FOR UPDATE OF p
+
+-- lock_schedules --
+SELECT s.name FROM awakeables.schedules AS s WHERE s.name = ANY($1::text[]) ORDER BY s.name FOR UPDATE
 
 -- lock_awakeables --
 SELECT a.id FROM awakeables.awakeables AS a WHERE a.id = ANY($1::text[]) ORDER BY a.id FOR UPDATE

@@ -51,6 +51,11 @@ SELECT i.id, i.version FROM awakeables.invocations AS i
 WHERE i.ended_ms IS NOT NULL AND i.ended_ms <= $1
 ORDER BY i.ended_ms, i.id LIMIT $2
 
+-- schedules --
+SELECT @schedule_columns, i.status
+FROM awakeables.schedules AS s LEFT JOIN awakeables.invocations AS i ON i.id = s.last_invocation
+ORDER BY s.name
+
 -- positions --
 SELECT @position_columns FROM awakeables.offsets AS p
 WHERE p.subscription = $1 AND p.topic = $2 ORDER BY p.partition

@@ -15,6 +15,31 @@ WHERE @after AND p.subscription = n.subscription AND p.topic = n.topic AND p.par
     AND p.next = n.old_next AND p.epoch = n.old_epoch AND p.owner IS NOT DISTINCT FROM n.old_owner
 RETURNING 1
 
+-- hold_schedules --
+SELECT s.name FROM awakeables.schedules AS s
+WHERE @after AND s.name = ANY($1::text[])
+ORDER BY s.name FOR UPDATE
+
+-- update_schedules --
+UPDATE awakeables.schedules AS s
+SET service = n.service, handler = n.handler, spec = n.spec, since_ms = n.since_ms, next_ms = n.next_ms,
+    paused_ms = n.paused_ms, last_invocation = n.last_invocation, queued_ms = n.queued_ms
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[],
+            $9::bigint[], $10::bytea[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[], $15::bigint[])
+    AS n (name, service, handler, spec, since_ms, next_ms, paused_ms, last_invocation, queued_ms,
+          old_spec, old_since_ms, old_next_ms, old_paused_ms, old_last_invocation, old_queued_ms)
+WHERE @after AND s.name = n.name AND s.spec = n.old_spec AND s.since_ms = n.old_since_ms
+    AND s.next_ms = n.old_next_ms AND s.paused_ms IS NOT DISTINCT FROM n.old_paused_ms
+    AND s.last_invocation IS NOT DISTINCT FROM n.old_last_invocation
+    AND s.queued_ms IS NOT DISTINCT FROM n.old_queued_ms
+RETURNING 1
+
+-- delete_schedules --
+DELETE FROM awakeables.schedules AS s
+USING unnest($1::text[], $2::bigint[], $3::bigint[]) AS n (name, old_since_ms, old_next_ms)
+WHERE @after AND s.name = n.name AND s.since_ms = n.old_since_ms AND s.next_ms = n.old_next_ms
+RETURNING 1
+
 -- update_awakeables --
 UPDATE awakeables.awakeables AS a
 SET state = n.state, settled_ms = n.settled_ms, settled_by = n.settled_by,
@@ -132,6 +157,18 @@ SELECT
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[], $8::text[],
             $9::bigint[])
     AS n (subscription, topic, partition, next, epoch, owner, again_before, topic_id, paused_ms)
+WHERE @after
+RETURNING 1
+
+-- insert_schedules --
+INSERT INTO awakeables.schedules (
+    name, service, handler, spec, since_ms, next_ms, paused_ms, last_invocation, queued_ms
+)
+SELECT
+    n.name, n.service, n.handler, n.spec, n.since_ms, n.next_ms, n.paused_ms, n.last_invocation, n.queued_ms
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[],
+            $9::bigint[])
+    AS n (name, service, handler, spec, since_ms, next_ms, paused_ms, last_invocation, queued_ms)
 WHERE @after
 RETURNING 1
 
