@@ -16,6 +16,7 @@ from awakeables.core.effects import Effect
 from awakeables.core.invocations import Next
 from awakeables.core.objects import StateWrite
 from awakeables.core.records import Record
+from awakeables.core.versions import Versions
 
 
 class Idempotency(Record):
@@ -82,6 +83,7 @@ class NewCall(Record):
         key: The object's key.
         queue: Its handler is exclusive.
         workflow: Its handler is one of a workflow.
+        versions: As in `Begin`.
     """
 
     id: str
@@ -93,6 +95,7 @@ class NewCall(Record):
     key: str | None = None
     queue: Queue | None = None
     workflow: OfWorkflow | None = None
+    versions: Versions | None = None
 
 
 class FirstStep(Record):
@@ -124,6 +127,7 @@ class Begin(Record):
         first: The owner's first step, written with the row.
         subscription: The name of the subscription whose record it is for.
         workflow: Its handler is one of a workflow.
+        versions: The versions of the code that its journal records; None: version 1 of its handler.
     """
 
     id: str
@@ -141,6 +145,7 @@ class Begin(Record):
     queue: Queue | None = None
     subscription: str | None = None
     workflow: OfWorkflow | None = None
+    versions: Versions | None = None
 
 
 class Claim(Record):
@@ -151,7 +156,7 @@ class Claim(Record):
 
     Attributes:
         not_builds: What one of these builds wrote last is left alone (hard case 13).
-        not_handlers: Handlers, as `service/handler`, whose invocations are left alone.
+        not_handlers: Handlers, as `versions.target` names them, whose invocations are left alone.
     """
 
     owner: str
@@ -174,6 +179,7 @@ class Advance(Record):
         writes: Changes to the state of its key, in order.
         dead_letter: The record that the invocation was begun for, which its end makes a dead letter.
         relay_to: With a dead letter, the dead-letter topic.
+        markers: The versions of parts of the code that the chunk records, by name.
     """
 
     invocation_id: str
@@ -193,6 +199,7 @@ class Advance(Record):
     writes: tuple[StateWrite, ...] = ()
     dead_letter: DeadLetter | None = None
     relay_to: str = ""
+    markers: dict[str, int] = {}
 
 
 class PartitionFence(Record):
@@ -371,6 +378,7 @@ class Restart(Record):
         chunk: The beginning of its journal: the input, and what is to be kept of the older one's.
         version: The older one's, which the chunk was made from.
         build: The code that restarts it.
+        versions: As in `Begin`.
     """
 
     invocation_id: str
@@ -379,6 +387,7 @@ class Restart(Record):
     version: int
     build: str
     by: str | None = None
+    versions: Versions | None = None
 
 
 class Cancel(Record):
