@@ -289,3 +289,19 @@ async def awaits_a_test(harness: AsyncHarness) -> None:
     assert_type(await (await harness.send(runs, "o-1")).result(), Parcel)
     assert_type(await harness.call(add, "book", key="c-7"), int)
     assert_type(await harness.next_task("packing").resolve(3), Verdict)
+
+
+rewritten = Service("rewritten")
+
+
+@rewritten.handler("fulfil", version=1)
+async def fulfilled_at_first(ctx: Context, order: str) -> int:
+    assert_type(ctx.version("discount", 2), int)
+    return ctx.version("discount", 3, oldest=2)
+
+
+@rewritten.handler(version=2)
+async def fulfil(ctx: Context, order: Parcel) -> Parcel:
+    assert_type(await ctx.call(fulfil, order), Parcel)
+    assert_type(await ctx.call(fulfilled_at_first, "o-1"), int)
+    return order
