@@ -36,6 +36,7 @@ from awakeables.web.routing import Routes, Target, method_not_allowed, read_quer
 from awakeables.web.settings import WebSettings
 from awakeables.web.subscriptions import SubscriptionRoutes
 from awakeables.web.tokens import Tokens
+from awakeables.web.versions import VersionRoutes
 from awakeables.web.waiting import Waiting
 
 __all__ = ["WebApp", "WebSettings", "create_app"]
@@ -168,6 +169,7 @@ def _routes(  # noqa: PLR0915 - a line per route
     offsets = OffsetRoutes(api, waiting)
     outbox = OutboxRoutes(api, waiting)
     subscriptions = SubscriptionRoutes(api, waiting)
+    versions = VersionRoutes(api, waiting)
     documents = DocumentRoutes(api, guarded=guard.wants_tokens)
     routes = Routes()
     routes.add("POST", "/*/*", calls.call, scope="call")
@@ -221,6 +223,7 @@ def _routes(  # noqa: PLR0915 - a line per route
         "POST", "/subscriptions/*/seek", subscriptions.seek, scope="operate", parameters=("to", "partition")
     )
     routes.add("GET", "/instances", instances.list, scope="read")
+    routes.add("GET", "/versions", versions.list, scope="read")
     routes.add("GET", "/metrics", metrics_page.show, scope="metrics")
     routes.add("GET", "/openapi.json", documents.openapi, scope="read")
     routes.add("GET", "/asyncapi.json", documents.asyncapi, scope="read")

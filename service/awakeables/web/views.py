@@ -17,6 +17,7 @@ from awakeables.core.awakeables import AwakeableState, CodecKind, VerdictKind
 from awakeables.core.effects import EffectState
 from awakeables.core.instances import InstanceState
 from awakeables.core.invocations import Status
+from awakeables.core.versions import VersionState
 
 _SYMBOLS = "[0-9a-hjkmnp-tv-z]{33}$"
 
@@ -27,6 +28,7 @@ DeadLetterId: TypeAlias = Annotated[str, Meta(pattern=f"^dlq_1{_SYMBOLS}")]
 EventId: TypeAlias = Annotated[str, Meta(pattern=f"^evt_1{_SYMBOLS}")]
 RecordId: TypeAlias = Annotated[str, Meta(pattern=f"^(evt|dlq)_1{_SYMBOLS}")]
 Natural: TypeAlias = Annotated[int, Meta(ge=0)]
+Version: TypeAlias = Annotated[int, Meta(ge=1)]
 EndedAs: TypeAlias = Literal["succeeded", "failed", "cancelled"]
 
 
@@ -178,6 +180,7 @@ class InvocationView(View):
     failure: FailureView | None
     reason: str | None
     build: str | None
+    version: Version
     subscription: str | None
     created: Instant
     updated: Instant
@@ -498,6 +501,25 @@ class InstancesView(View):
     """The instances that share the store."""
 
     items: list[InstanceView]
+
+
+class VersionUseView(View):
+    """How many open invocations have a version of a handler, or of a part of its code."""
+
+    service: str
+    handler: str
+    version: Version
+    marker: str | None
+    marker_version: Version | None
+    open: Natural
+    oldest: Instant | None
+    state: VersionState
+
+
+class VersionsView(View):
+    """The versions of handlers, and of parts of their code, that open invocations have."""
+
+    items: list[VersionUseView]
 
 
 class LiveView(View):
