@@ -133,7 +133,7 @@ def new_invocation(command: Begin, now_ms: int) -> Invocation:
         acts_json=None if command.by is None else acts_bytes(with_act((), "begin", command.by, now_ms)),
         origin=command.origin,
         subscription=command.subscription,
-        versions_json=versions_bytes(command.versions),
+        versions_json=None if command.versions is None else versions_bytes(command.versions),
     )
     if command.owner is not None:
         return invocations.claim(row, owner=command.owner, now_ms=now_ms)
