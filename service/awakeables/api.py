@@ -42,7 +42,7 @@ from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Input, encode_chunk, waits_created
 from awakeables.core.objects import RUN, StateWrite
 from awakeables.core.outcomes import Outcome
-from awakeables.core.replay import cut_problem
+from awakeables.core.replay import cut_problem, markers_in
 from awakeables.core.replies import (
     Begun,
     CancelMarked,
@@ -59,6 +59,7 @@ from awakeables.core.replies import (
     Restarted,
     Resumed,
 )
+from awakeables.core.versions import first_versions
 from awakeables.engine.engine import Engine
 from awakeables.engine.invocationlog import InvocationLog
 from awakeables.engine.offsets import (
@@ -286,6 +287,7 @@ class Api(Queries):
             value=msgspec.UNSET if content is None or not is_json else msgspec.Raw(content),
             value_base64=msgspec.UNSET if content is None or is_json else content,
             scheduled_ms=scheduled_ms,
+            version=handler.version,
         )
         # Not at once by an instance that may be declared dead before the row is written.
         # An exclusive one may find its key held.
@@ -306,6 +308,7 @@ class Api(Queries):
             by=by,
             origin=None if engine.member.alone else engine.member.id,
             workflow=workflow,
+            versions=handler.versions,
         )
         # The handler runs while its row is being written: its own commits follow that one.
         submitted = self._pool.begin(begin, given) if at_once else self._committer.submit(begin)
@@ -464,22 +467,39 @@ class Api(Queries):
         given = journal[0]
         assert isinstance(given, Input)
         seed = given.seed if from_entry else engine.ids.seed()
+        kept = journal[1 : from_entry + 1]
         given = msgspec.structs.replace(
-            given, seed=seed, caller=None, depth=0, callers=(), restart_of=row.id, kept=from_entry
+            given,
+            seed=seed,
+            caller=None,
+            depth=0,
+            callers=(),
+            restart_of=row.id,
+            kept=from_entry,
+            # What is kept was written by the version that it began with.
+            version=given.version if kept else self._highest(row, given.version),
         )
         command = Restart(
             invocation_id=row.id,
             id=engine.ids.new("inv"),
-            chunk=encode_chunk([given, *journal[1 : from_entry + 1]]),
+            chunk=encode_chunk([given, *kept]),
             version=row.version,
             build=engine.build,
             by=by,
+            versions=first_versions(given.version, markers_in(kept)),
         )
         restarted = functools.partial(self._restarted, row.status == "paused")
         reply = await self._operate(command, Restarted, restarted)
         if not reply.done:
             raise NotPossible(f"invocation {row.id} has changed meanwhile; try again")
         return command.id
+
+    def _highest(self, row: Invocation, before: int) -> int:
+        """The version that new invocations of its handler begin with; as before if the handler is gone."""
+        try:
+            return self.app.handler(row.service, row.handler).version
+        except NotFound:
+            return before
 
     async def purge(self, invocation_id: str) -> None:
         """Delete an invocation that has ended, now: it, its journal and its awakeables.

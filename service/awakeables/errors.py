@@ -30,6 +30,7 @@ AwakeablesError
 └── AuthorError              the handler's author must act; the invocation is paused
     ├── ReplayMismatch       the code's operations differ from its journal
     ├── HandlerMisuse        the code used the context in a way that can't be replayed
+    ├── UnsupportedVersion   the code no longer supports, or does not know yet, what the invocation has
     ├── ValueRefused         an accepted value that the current code can't decode
     ├── Unwritable           a value that can't be encoded, or could not be decoded again
     │   └── ResultMisfit     a result that is not of its declared type
@@ -253,6 +254,10 @@ class ReplayMismatch(AuthorError):
 
 class HandlerMisuse(AuthorError):
     """The handler used the context in a way that can't be replayed."""
+
+
+class UnsupportedVersion(AuthorError):
+    """An invocation has a version of a part of its code that the current code does not support."""
 
 
 class ValueRefused(AuthorError):

@@ -28,6 +28,7 @@ from awakeables.core.records import Record
 from awakeables.core.replies import Position, Reply
 from awakeables.core.rows import Chunk, EffectRow, KeyRow, PositionRow
 from awakeables.core.schedules import ListedSchedule
+from awakeables.core.versions import OpenInvocations
 
 T = TypeVar("T")
 
@@ -237,6 +238,13 @@ class Inspection(Protocol):
     async def invocations(
         self, page: Page, *, status: Status | None = None, service: str | None = None
     ) -> list[Invocation]: ...
+
+    async def open_by_versions(self) -> list[OpenInvocations]:
+        """The invocations that have not ended, by their handlers and versions.
+
+        All of them are visited: some seconds per million.
+        """
+        ...
 
     async def keyed(self, scopes: Sequence[str], key: str) -> list[Invocation]:
         """The invocations begun with an idempotency key in any of these scopes, newest first."""

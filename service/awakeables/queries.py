@@ -17,6 +17,7 @@ from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
 from awakeables.core.objects import ObjectRow, StateEntry
 from awakeables.core.records import text_bytes, text_from
+from awakeables.core.versions import VersionUse, versions_in_use
 from awakeables.errors import InvalidInput, NotFound, NotPossible
 from awakeables.handlers.invoking import idempotency_scope, key_problem
 from awakeables.handlers.service import App, VirtualObject
@@ -113,6 +114,18 @@ class Queries:
         if service is not None and handler is not None and not scopes:
             scopes = [idempotency_scope(service, handler, object_key)]
         return await self._store.keyed(scopes, key)
+
+    async def versions(self) -> Sequence[VersionUse]:
+        """How many open invocations have which version of a handler, or of a part of its code.
+
+        All open invocations are visited: some seconds per million.
+        """
+        declared = {
+            (service.name, name): versions.keys()
+            for service in self.app.services.values()
+            for name, versions in service.versions.items()
+        }
+        return versions_in_use(declared, await self._store.open_by_versions())
 
     # Virtual objects
 

@@ -142,6 +142,7 @@ DAMAGES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("A2", "awakeables", "awaited", {"book": history("late", late=1)}),
     ("A4", "awakeables", "settled", {"codec": "bytes"}),
     ("J1", "invocations", "due", {"version": 2}),
+    ("J1", "invocations", "due", {"versions": b'{"handler":2}'}),
     ("J1", "journal", "due", {"version": 2}),
     ("J1", "journal", "due", {"chunk": b'[{"k":"telepathy"}]'}),
     ("J1", "journal", "due", {"chunk": b"[]"}),

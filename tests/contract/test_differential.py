@@ -563,6 +563,7 @@ async def rows(store: Store) -> dict[str, object]:
         "subscribed": await store.subscribed(),
         "open": [await store.count_open(SUBSCRIPTION, most) for most in (1, 3, 100)],
         "schedules": await store.schedules(),
+        "versions": sorted(await store.open_by_versions(), key=str),
         "queues": await store.queues("orders", 100),
         "in_line": [await store.in_line(("orders", f"key-{n}".encode()), 100) for n in range(3)],
         "states": [await store.states(("orders", f"key-{n}".encode()), 100) for n in range(3)],

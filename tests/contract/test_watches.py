@@ -271,3 +271,13 @@ async def test_an_unwatched_awakeable_expects_no_late_answers(driver: Driver) ->
     answer = await driver.settle(resolved(awakeable_id))
     assert answer.begun == ()
     assert not (await driver.store.expectations([awakeable_id]))[awakeable_id].keeps_late
+
+
+async def test_a_late_answer_begins_the_version_that_was_asked_for(driver: Driver) -> None:
+    _, awakeable_id = await watched(driver, on_late="orders/refund@2")
+    driver.clock.ms += 61 * MINUTE
+    (begun,) = (await driver.settle(resolved(awakeable_id))).begun
+    (given,) = (await driver.store.history([begun]))[begun]
+    assert isinstance(given, Input)
+    row = await driver.invocation(begun)
+    assert (given.handler, given.version, row.handler, row.versions.handler) == ("refund", 2, "refund", 2)

@@ -30,6 +30,7 @@ KEYS = {
     "schemas": "hash",
 }
 FIELDS = {
+    "versions": "versions_json",
     "result": "result_json",
     "failure": "failure_json",
     "outcome": "outcome_json",

@@ -323,6 +323,38 @@ async def keeps_state(ctx: ObjectContext, name: str) -> list[Any]:
     return [before, found, names, await ctx.get(SEEN[name]), list(await ctx.keys())]
 
 
+@recorded(Script(answers=(Resolution.of_json(b"1"),)))
+async def asks_for_versions(ctx: Context) -> list[int]:
+    first = ctx.version("first", 2)
+    ctx.publish("notices", first)
+    number = await ctx.awakeable(int)
+    return [first, number, ctx.version("second", 1), ctx.version("first", 3)]
+
+
+async def rewritten_since(ctx: Context, n: int) -> int:
+    """Version 2 of the handler of `generations/`: it was two handlers before."""
+    return n + await ctx.awakeable(int)
+
+
+async def changed_since(ctx: Context, n: int) -> list[Any]:
+    """Version 1, today: the third generation of its code."""
+    route = ctx.version("route", 3)
+    if route >= 3:
+        ctx.publish("routes", "third")
+    elif route == 2:
+        ctx.publish("routes", "second")
+    first = await ctx.awakeable(int)
+    if route >= 2:
+        ctx.now()
+    return [n, route, first, await ctx.awakeable(int)]
+
+
+generations = Service("golden-generations")
+generations.handler("changes", version=1)(changed_since)
+generations.handler("changes", version=2)(rewritten_since)
+app.services[generations.name] = generations
+
+
 VERIFIED = flow.promise("verified", bool)
 NOTE = flow.promise("note", str)
 

@@ -31,6 +31,8 @@ from awakeables.core.journal import (
     wait_of,
 )
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution, encode_outcome
+from awakeables.core.replay import markers_in
+from awakeables.core.versions import first_versions, versions_bytes
 from awakeables.doctor.verification import verify
 from awakeables.handlers.attempt import Attempt, Finished, News, Origin, Progress
 from awakeables.handlers.execution import World
@@ -158,6 +160,7 @@ async def test_a_store_that_has_the_journal_is_verified(path: Path) -> None:
         recorded.invocation_id, recorded.service, recorded.handler, 1, 1, version=len(recorded.chunks)
     )
     invocation.cancelled_ms = 1 if raised else None
+    invocation.versions_json = versions_bytes(first_versions(1, markers_in(recorded.entries)))
     invocation.wake = len(tables.awakeables) + raised
     invocation.due_ms = 1
     if recorded.end is not None:

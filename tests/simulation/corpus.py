@@ -6,10 +6,12 @@ import asyncio
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel
 
 from awakeables.core.ids import promise_id
+from awakeables.core.journal import VersionChosen
 from awakeables.errors import Cancelled, QuorumFailed, Rejected, TerminalError, TimedOut
 from awakeables.handlers.context import Context
 from awakeables.handlers.execution import Awakeable, Durable
@@ -18,6 +20,7 @@ from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.schedule import Schedule
 from awakeables.handlers.service import App, Service, VirtualObject, Workflow
 from awakeables.handlers.subscription import KafkaRecord, Subscription
+from awakeables.ports import Clock
 
 TASKS = "tasks"
 service = Service("corpus")
@@ -485,6 +488,37 @@ async def begins_and_signals(ctx: Context, n: int) -> list[Any]:
     for value in range(n % 3):
         ctx.send(signals, n + value, key=key, delay=timedelta(seconds=value * (n % 5)))
     return await told(ctx.call(signalled, n % 8, key=key))
+
+
+# Code that changes: each process has a build of its own, a later one a higher version.
+
+builds: WeakKeyDictionary[Clock, int] = WeakKeyDictionary()
+"""The number of each process's build, by the process's clock; the first is 0."""
+
+
+def route_of(ctx: Context) -> int:
+    """The version that this build asks for; the first one was written before there was anything to ask.
+
+    It asks nevertheless if a later build did: in production, what a newer build wrote is not claimed by it.
+    """
+    build = builds.get(ctx._execution.world.clock, 0)
+    asked = any(isinstance(entry, VersionChosen) for entry in ctx._execution.replay.entries)
+    return ctx.version("route", build + 1) if build or asked else 1
+
+
+@service.handler()
+async def changed(ctx: Context, n: int) -> list[Any]:
+    results = []
+    for step in range(2):
+        route = route_of(ctx)
+        name = f"route-{step}-{route}"
+        await ctx.run(name, effect(ctx, name))
+        a = ctx.awakeable(Answer)
+        ctx.publish(TASKS, n, awakeable=a)
+        results.append(await seen(a))
+        for _ in range(route_of(ctx) % 3):
+            ctx.publish("notices", step)
+    return results
 
 
 # Subscriptions: both read the same topic, each for itself.

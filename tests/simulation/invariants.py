@@ -24,6 +24,7 @@ from awakeables.core.journal import (
     RunRequested,
     SendRequested,
     StateSet,
+    VersionChosen,
     decode_chunks,
 )
 from awakeables.core.outcomes import Cancellation, Expiry, Rejection, Resolution, as_resolution
@@ -48,6 +49,7 @@ def violations(world: World) -> list[str]:
         *_killed_is_left_as_it_was(world),
         *_what_is_shielded_is_not_interrupted(world),
         *_what_fails_is_undone(world),
+        *_an_invocation_has_one_version(world),
         *_every_call_is_made_once(world),
         *_a_key_has_one_run(world),
         *_nothing_is_lost_from_the_state_of_a_key(world),
@@ -225,6 +227,22 @@ def _what_fails_is_undone(world: World) -> Iterator[str]:
                 continue
         if names != expected:
             yield f"J3: {row.id} ended with {row.result} and did {names}"
+
+
+def _an_invocation_has_one_version(world: World) -> Iterator[str]:
+    """J2: whichever builds have run it, what it did was of one version, which its marker names."""
+    executed: dict[str, set[str]] = {}
+    for invocation_id, name in corpus.ledger.executed:
+        executed.setdefault(invocation_id, set()).add(name)
+    for row in world.store.tables.invocations.values():
+        if row.handler != "changed":
+            continue
+        journal = journal_of(world, row.id)
+        asked = {entry.name for entry in journal if isinstance(entry, RunRequested)}
+        routes = {int(name.rpartition("-")[2]) for name in asked | executed.get(row.id, set())}
+        chosen = [entry.version for entry in journal if isinstance(entry, VersionChosen)]
+        if len(routes) > 1 or len(chosen) > 1 or (routes and chosen and routes != set(chosen)):
+            yield f"J2: {row.id} had the versions {sorted(routes)}, its markers are {chosen}"
 
 
 def _every_call_is_made_once(world: World) -> Iterator[str]:

@@ -467,6 +467,13 @@ def a_tick_begins_beside_the_one_before() -> Iterator[None]:
 
 
 @contextmanager
+def a_version_is_forgotten() -> Iterator[None]:
+    """J2: each build that asks gets its own version."""
+    with mock.patch.object(Replay, "version", lambda _replay, _name, current: current):
+        yield
+
+
+@contextmanager
 def a_tick_is_marked_before_it_begins() -> Iterator[None]:
     """H8: the row moves in a commit of its own: what is lost in between begins nothing."""
     fire = Schedules._fire
@@ -487,9 +494,24 @@ def a_tick_is_marked_before_it_begins() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def what_was_not_asked_is_of_today() -> Iterator[None]:
+    """J2: an invocation that has come past the place gets the current version, and keeps it."""
+    version = Replay.version
+
+    def careless(replay: Replay, name: str, current: int) -> int:
+        with mock.patch.object(replay, "replaying", False):
+            return version(replay, name, current)
+
+    with mock.patch.object(Replay, "version", careless):
+        yield
+
+
 MUTATIONS: tuple[Callable[[], Any], ...] = (
     a_tick_begins_beside_the_one_before,
     a_tick_is_marked_before_it_begins,
+    a_version_is_forgotten,
+    what_was_not_asked_is_of_today,
     a_batch_of_records_is_begun_again,
     what_a_full_queue_has_left_is_passed_over,
     a_failed_record_leaves_nothing,

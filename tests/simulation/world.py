@@ -35,6 +35,7 @@ from awakeables.errors import (
     OwnershipLost,
     QueueIsFull,
     StoreUnavailable,
+    UnsupportedVersion,
 )
 from awakeables.handlers.local import LocalAttempts
 from awakeables.handlers.retry import RetryPolicy
@@ -248,6 +249,7 @@ class Process:
         if self.store.shared:
             # Its first heartbeat does so: what it makes up before then is dated by its own clock.
             self.clock.follow(world.clock.now_ms(), 0)
+        corpus.builds[self.clock] = world.next_build()
         process = new_process(
             corpus.app,
             self.store,
@@ -349,6 +351,7 @@ class World:
         self.paused = 0
         self.restarted = 0
         self.held = 0
+        self._begun = 0
         self._workers_done = 0
         corpus.ledger.executed.clear()
         corpus.ledger.flaky.clear()
@@ -384,6 +387,8 @@ class World:
                 await self._begin(
                     process, corpus.flows.name, self.chance.choice(sorted(corpus.flows.handlers))
                 )
+            if self.chance.random() < 0.05:
+                await self._begin(process, corpus.service.name, corpus.changed.__name__)
             await asyncio.sleep(self.chance.random())
             if self.begun:
                 await self._operate(process)
@@ -436,6 +441,11 @@ class World:
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
         await process.kill()
+
+    def next_build(self) -> int:
+        """The number of the next process's build; those that begin together have the first."""
+        self._begun += 1
+        return max(0, self._begun - self._instances)
 
     def _any_of_all(self) -> str:
         return self.chance.choice(list(self.store.tables.invocations))
@@ -668,8 +678,9 @@ class World:
 
 
 def _wanted(row: Invocation) -> bool:
-    """Has an operator paused it?"""
-    return row.status == "paused" and row.failure is not None and row.failure.kind == BY_OPERATOR
+    """Has an operator paused it, or an old build that does not know its version?"""
+    kinds = (BY_OPERATOR, UnsupportedVersion.__name__)
+    return row.status == "paused" and row.failure is not None and row.failure.kind in kinds
 
 
 def recorded_runs(store: MemoryStore, invocation_id: str) -> set[str]:

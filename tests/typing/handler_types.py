@@ -332,3 +332,19 @@ async def tidy(ctx: ObjectContext, parcel: Parcel) -> None: ...
 
 async def calls_scheduled(ctx: Context) -> None:
     assert_type(await ctx.call(report), int)
+
+
+rewritten = Service("rewritten")
+
+
+@rewritten.handler("fulfil", version=1)
+async def fulfilled_at_first(ctx: Context, order: str) -> int:
+    assert_type(ctx.version("discount", 2), int)
+    return ctx.version("discount", 3, oldest=2)
+
+
+@rewritten.handler(version=2)
+async def fulfil(ctx: Context, order: Parcel) -> Parcel:
+    assert_type(await ctx.call(fulfil, order), Parcel)
+    assert_type(await ctx.call(fulfilled_at_first, "o-1"), int)
+    return order

@@ -157,3 +157,10 @@ def tested(harness: Harness) -> None:
     harness.set_state(COUNT, "c-7", "many")  # type: ignore[misc]
     harness.advance(text)  # type: ignore[arg-type]
     harness.next_task("packing").payload_as("Parcel")  # type: ignore[arg-type]
+
+
+@service.handler("versions", version="2")  # type: ignore[arg-type]
+async def asks_for_versions(ctx: Context) -> None:
+    ctx.version("discount", "2")  # type: ignore[arg-type]
+    ctx.version("discount")  # type: ignore[call-arg]
+    await ctx.version("discount", 2)  # type: ignore[misc]

@@ -24,7 +24,7 @@ def check(app: App) -> CheckedCode:
     """
     handlers, without_source = 0, []
     seen: dict[_Part, list[CodeFinding]] = {}
-    for handler in (each for service in app.services.values() for each in service.handlers.values()):
+    for handler in (each for service in app.services.values() for each in service.all_handlers()):
         function = _written(handler.function)
         if function is None or source_of(function) is None:
             without_source.append(f"{handler.service}/{handler.name}")

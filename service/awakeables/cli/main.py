@@ -26,6 +26,7 @@ from awakeables.cli import (
     subscriptions,
     topics,
     verify,
+    versions,
     why,
 )
 from awakeables.cli.options import Config
@@ -67,6 +68,7 @@ cli.command("list", rich_help_panel=INSPECT)(inspection.list_)
 cli.command(rich_help_panel=INSPECT)(inspection.show)
 cli.command(rich_help_panel=INSPECT)(why.why)
 cli.command(rich_help_panel=INSPECT)(instances.instances)
+cli.command(rich_help_panel=INSPECT)(versions.versions)
 cli.command(rich_help_panel=RECOVER)(invocations.pause)
 cli.command(rich_help_panel=RECOVER)(invocations.resume)
 cli.command(rich_help_panel=RECOVER)(invocations.restart)

@@ -207,8 +207,8 @@ class Watch(Record):
     Attributes:
         heartbeat_ms: After the first heartbeat, the longest time to the next one; None: any.
         final_ms: The deadline that heartbeats don't move; None: there is none.
-        on_late: What else comes of a late answer: `LATE_LETTER`, or a handler is begun, `service/handler`.
-            None: nothing.
+        on_late: What else comes of a late answer: `LATE_LETTER`, or a handler is begun, as `versions.target`
+            writes it. None: nothing.
         revoke_to: The topic for the record that says that nobody waits any more; None: it is not said.
         late_id: The invocation that a late answer has begun.
     """

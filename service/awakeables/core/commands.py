@@ -17,6 +17,7 @@ from awakeables.core.invocations import Next
 from awakeables.core.objects import StateWrite
 from awakeables.core.records import Record
 from awakeables.core.schedules import Declaration, Overlap
+from awakeables.core.versions import Versions
 
 
 class Idempotency(Record):
@@ -89,6 +90,7 @@ class NewCall(Record):
         key: The object's key.
         queue: Its handler is exclusive.
         workflow: Its handler is one of a workflow.
+        versions: As in `Begin`.
     """
 
     id: str
@@ -100,6 +102,7 @@ class NewCall(Record):
     key: str | None = None
     queue: Queue | None = None
     workflow: OfWorkflow | None = None
+    versions: Versions | None = None
 
 
 class FirstStep(Record):
@@ -131,6 +134,7 @@ class Begin(Record):
         first: The owner's first step, written with the row.
         subscription: The name of the subscription whose record it is for.
         workflow: Its handler is one of a workflow.
+        versions: The versions of the code that its journal records; None: version 1 of its handler.
     """
 
     id: str
@@ -148,6 +152,7 @@ class Begin(Record):
     queue: Queue | None = None
     subscription: str | None = None
     workflow: OfWorkflow | None = None
+    versions: Versions | None = None
 
 
 class Claim(Record):
@@ -158,7 +163,7 @@ class Claim(Record):
 
     Attributes:
         not_builds: What one of these builds wrote last is left alone (hard case 13).
-        not_handlers: Handlers, as `service/handler`, whose invocations are left alone.
+        not_handlers: Handlers, as `versions.target` names them, whose invocations are left alone.
     """
 
     owner: str
@@ -181,6 +186,7 @@ class Advance(Record):
         writes: Changes to the state of its key, in order.
         dead_letter: The record that the invocation was begun for, which its end makes a dead letter.
         relay_to: With a dead letter, the dead-letter topic.
+        markers: The versions of parts of the code that the chunk records, by name.
     """
 
     invocation_id: str
@@ -200,6 +206,7 @@ class Advance(Record):
     writes: tuple[StateWrite, ...] = ()
     dead_letter: DeadLetter | None = None
     relay_to: str = ""
+    markers: dict[str, int] = {}
 
 
 class PartitionFence(Record):
@@ -378,6 +385,7 @@ class Restart(Record):
         chunk: The beginning of its journal: the input, and what is to be kept of the older one's.
         version: The older one's, which the chunk was made from.
         build: The code that restarts it.
+        versions: As in `Begin`.
     """
 
     invocation_id: str
@@ -386,6 +394,7 @@ class Restart(Record):
     version: int
     build: str
     by: str | None = None
+    versions: Versions | None = None
 
 
 class Cancel(Record):

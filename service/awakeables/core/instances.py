@@ -21,7 +21,7 @@ class Instance(Record):
         build: The version of the code.
         build_since_ms: When that build was first seen; a later one is newer.
         level: What its code understands.
-        handlers: Those it serves, as `service/handler`.
+        handlers: Those it serves, as `versions.target` names them.
         beat_ms: Its last heartbeat, by the store's clock.
     """
 

@@ -29,6 +29,7 @@ from msgspec.structs import replace
 from awakeables.core.acts import Acts, acts_from
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, decode_outcome, encode_outcome
 from awakeables.core.records import Record, Row, text_from
+from awakeables.core.versions import Versions, versions_from
 
 Status: TypeAlias = Literal["queued", "pending", "running", "suspended", "backing-off", "paused", "completed"]
 
@@ -99,6 +100,7 @@ class Invocation(Row):
             the run of a workflow, the only one of its key; None: it is not exclusive.
         pausing_ms: When an operator asked for a pause that has not come yet.
         subscription: The name of the subscription whose record it is for.
+        versions_json: The versions of the code that its journal records; None: version 1 of its handler.
     """
 
     id: str
@@ -128,6 +130,7 @@ class Invocation(Row):
     ticket: int | None = None
     pausing_ms: int | None = None
     subscription: str | None = None
+    versions_json: bytes | None = None
 
     @property
     def key(self) -> str | None:
@@ -142,6 +145,11 @@ class Invocation(Row):
     def result(self) -> Outcome | None:
         """How it ended."""
         return None if self.result_json is None else decode_outcome(self.result_json)
+
+    @property
+    def versions(self) -> Versions:
+        """Which versions of the code it has."""
+        return versions_from(self.versions_json)
 
     @property
     def acts(self) -> Acts:

@@ -50,6 +50,7 @@ class Input(Record, tag_field="k", tag="input"):
         kept: How many of that one's entries follow this one; their rows and records are that one's.
         record: The record that it was begun for, if it was begun by a subscription.
         scheduled_ms: The tick that it was begun for, if it was begun by a schedule.
+        version: Which of the functions of its name the handler is: the highest when it began.
     """
 
     service: str
@@ -67,6 +68,7 @@ class Input(Record, tag_field="k", tag="input"):
     kept: int = 0
     record: SourceRecord | None = None
     scheduled_ms: int | None = None
+    version: int = 1
 
     @property
     def is_absent(self) -> bool:
@@ -213,6 +215,16 @@ class ClockRead(Record, tag_field="k", tag="now"):
     at_ms: int
 
 
+class VersionChosen(Record, tag_field="k", tag="version"):
+    """The handler asked for the version of a part of its code, and the invocation has this one.
+
+    It holds for the whole journal, wherever it stands in it. Code that does not ask passes over it.
+    """
+
+    name: str
+    version: int
+
+
 class RunAttemptFailed(Record, tag_field="k", tag="tried"):
     """A run with a retry policy failed and will be retried; `began_ms` is when its first attempt began."""
 
@@ -264,7 +276,14 @@ Operation: TypeAlias = (
     | ClockRead
 )  # fmt: skip
 Entry: TypeAlias = (
-    Input | PromiseCreated | Operation | RunAttemptFailed | RunEnded | OutcomeDelivered | CancellationRaised
+    Input
+    | PromiseCreated
+    | Operation
+    | VersionChosen
+    | RunAttemptFailed
+    | RunEnded
+    | OutcomeDelivered
+    | CancellationRaised
 )
 
 _decoder: msgspec.json.Decoder[list[Entry]] = msgspec.json.Decoder(list[Entry])

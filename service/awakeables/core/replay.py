@@ -6,7 +6,7 @@ past its end, what it asks for is new, and is appended for the next commit.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import TypeVar, cast
 
 from awakeables.core.journal import (
@@ -37,6 +37,7 @@ from awakeables.core.journal import (
     StateRead,
     StateSet,
     TimeoutRequested,
+    VersionChosen,
     wait_of,
 )
 from awakeables.core.outcomes import Outcome
@@ -87,9 +88,10 @@ class Replay:
         self.input = first
         self._history = len(self.entries)
         self._cursor = 1
-        while self._cursor < self._history and isinstance(self.entries[self._cursor], PromiseCreated):
+        while self._cursor < self._history and isinstance(self.entries[self._cursor], _BEFORE_ALL):
             self._cursor += 1
         self.replaying = self._cursor < self._history
+        self._versions: dict[str, int] | None = None
         self.outcomes: dict[int, Outcome] = {}
         self.order: dict[int, int] = {}
         self.ran: dict[int, Outcome] = {}
@@ -117,6 +119,20 @@ class Replay:
     def expects(self, op: Operation) -> bool:
         """Whether the handler is being replayed, and its history goes on with this operation."""
         return self.replaying and _signature(self.entries[self._cursor]) == _signature(op)
+
+    def version(self, name: str, current: int) -> int:
+        """The version of a part of the code that the invocation has; the first answer is kept.
+
+        It is `current` at the end of the history, and 1 within it: the code that wrote what comes next did
+        not ask. Both are appended, so that code that asks at another place gets the same.
+        """
+        if self._versions is None:
+            self._versions = markers_in(self.entries)
+        version = self._versions.get(name)
+        if version is None:
+            version = self._versions[name] = 1 if self.replaying else current
+            self.entries.append(VersionChosen(name=name, version=version))
+        return version
 
     def recall(self, waited: Container[int]) -> int | CancellationRaised | None:
         """Take the next outcome from the history, for a handler that awaits one of `waited`.
@@ -215,12 +231,25 @@ class Replay:
         )
 
     def _pass(self) -> None:
-        """Advance past an entry that the handler has repeated, and past reports that it does not see."""
+        """Advance past an entry that the handler has repeated, and past those that it does not ask for."""
         self._cursor += 1
-        while self._cursor < self._history and type(entry := self.entries[self._cursor]) is RunEnded:
-            self.ran[entry.of] = entry.outcome
+        while self._cursor < self._history:
+            entry = self.entries[self._cursor]
+            if type(entry) is RunEnded:
+                self.ran[entry.of] = entry.outcome
+            elif type(entry) is not VersionChosen:
+                break
             self._cursor += 1
         self.replaying = self._cursor < self._history
+
+
+_BEFORE_ALL = (PromiseCreated, VersionChosen)
+"""What may stand between the input and the first operation."""
+
+
+def markers_in(entries: Iterable[Entry]) -> dict[str, int]:
+    """The versions that a journal, or a part of it, records, by name."""
+    return {entry.name: entry.version for entry in entries if type(entry) is VersionChosen}
 
 
 def cut_problem(entries: Sequence[Entry], last: int) -> str | None:
@@ -266,8 +295,9 @@ def describe(entry: Entry) -> str:  # noqa: C901 - one line per kind of entry
     """One entry in words, for error messages and for people."""
     match entry:
         case Input():
+            version = f", version {entry.version}" if entry.version > 1 else ""
             tick = "" if entry.scheduled_ms is None else f" at the tick {rfc3339(entry.scheduled_ms)}"
-            return f"input of {entry.service}/{entry.handler}{tick}"
+            return f"input of {entry.service}/{entry.handler}{version}{tick}"
         case AwakeableCreated():
             return f"awakeable {entry.id}".rstrip()  # in replay it is asked for without an ID
         case PromiseCreated():
@@ -304,6 +334,8 @@ def describe(entry: Entry) -> str:  # noqa: C901 - one line per kind of entry
             return "keys"
         case StateCleared():
             return "clear" if entry.name is None else f"clear {entry.name!r}"
+        case VersionChosen():
+            return f"version of {entry.name!r}: {entry.version}"
         case RunEnded():
             return f"entry {entry.of} ended, unawaited"
         case ClockRead():

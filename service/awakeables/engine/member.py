@@ -82,7 +82,7 @@ class Member:
             ids: Issues the instance's ID.
             clock: The time; its monotonic clock tells how old a heartbeat is.
             build: The version of the code.
-            handlers: Those it serves, as `service/handler`.
+            handlers: Those it serves, as `versions.target` names them.
             settings: When an instance is dead.
             on_dead: Called when this instance was declared dead and has its new ID.
             on_sure: Called when this instance is certain again that it lives, after it was not.

@@ -6,7 +6,9 @@ from msgspec.structs import replace
 
 from awakeables.core.commands import Advance, Begin, FirstStep
 from awakeables.core.invocations import Continue, Next
-from awakeables.core.journal import encode_chunk
+from awakeables.core.journal import VersionChosen, encode_chunk
+from awakeables.core.replay import markers_in
+from awakeables.core.versions import FIRST
 from awakeables.handlers.attempt import Progress
 
 NOTHING = Progress()
@@ -45,6 +47,9 @@ class OwnerCommits:
             self.entries += len(first.entries)
             # One chunk of the journal: the input, then what the handler asked for.
             chunk = b"%b,%b" % (chunk[:-1], encode_chunk(first.entries)[1:])
+        if VersionChosen in map(type, first.entries):
+            known = FIRST if begin.versions is None else begin.versions
+            begin = replace(begin, versions=replace(known, markers=markers_in(first.entries)))
         step = FirstStep(
             number=self._number,
             next=Continue(),
@@ -79,6 +84,7 @@ class OwnerCommits:
             calls=progress.calls,
             called_off=progress.called_off,
             writes=progress.writes,
+            markers=markers_in(progress.entries) if VersionChosen in map(type, progress.entries) else {},
         )
 
     def roll_back(self, version: int) -> None:

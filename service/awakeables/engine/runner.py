@@ -168,7 +168,7 @@ class Runner:
         """Begin an attempt of a claimed invocation by replaying its journal.
 
         Raises:
-            NotFound: There is no such handler.
+            NotFound: There is no such handler, or not of the version that it began with.
         """
         if not self._lost:
             given = history[0]

@@ -262,6 +262,7 @@ class Schedules:
             at_ms=self._clock.now_ms(),
             value=UNSET if content is None or not is_json else Raw(content),
             value_base64=UNSET if content is None or is_json else content,
+            version=handler.version,
             scheduled_ms=tick_ms,
         )
         workflow = workflow_of(handler, key)
@@ -276,6 +277,7 @@ class Schedules:
             by=by,
             idempotency=run_key(workflow, key, content),
             workflow=workflow,
+            versions=handler.versions,
         )
         return Tick(at_ms=tick_ms, begin=begin)
 

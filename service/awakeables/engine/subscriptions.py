@@ -353,6 +353,7 @@ class SubscriptionSink(PartitionSink):
             value=UNSET if content is None or not is_json else Raw(content),
             value_base64=UNSET if content is None or is_json else content,
             record=source,
+            version=handler.version,
         )
         if handler.keyed:
             given = replace(given, key=object_key(topic.settings, record_of(given, source)))
@@ -368,6 +369,7 @@ class SubscriptionSink(PartitionSink):
             subscription=topic.subscription,
             idempotency=run_key(workflow, given.key, content),
             workflow=workflow,
+            versions=handler.versions,
         )
 
     def _wait(self, why: str | None) -> None:

@@ -255,7 +255,7 @@ class Attempts(Protocol):
         """Open an attempt on a journal; the handler does not run before `advance`.
 
         Raises:
-            NotFound: There is no such handler.
+            NotFound: There is no such handler, or none of the version in the journal's input.
         """
         ...
 

@@ -68,6 +68,7 @@ from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.saga import Saga, Shield
 from awakeables.handlers.serde import Codec, Serde, codec_for, codec_of_value, explain
 from awakeables.handlers.subscription import KafkaRecord, record_of
+from awakeables.handlers.versions import version_of
 from awakeables.wire.traces import Trace, trace_of
 
 if TYPE_CHECKING:
@@ -764,6 +765,20 @@ class Context:
         at_ms = self._execution.world.clock.now_ms()
         _, asked = self._execution.ask(ClockRead(at_ms=at_ms))
         return instant(asked.at_ms)
+
+    def version(self, name: str, current: int, oldest: int = 1) -> int:
+        """Which version of a part of the handler's code this invocation runs.
+
+        An invocation that comes here for the first time gets `current`; one that has come past here before
+        this call was in the code gets 1. It keeps that number, wherever in the handler it is asked for, and
+        the call may be deleted when no open invocation needs the older code (`awakeables versions`).
+
+        Args:
+            name: What has changed; up to 100 characters.
+            current: The version of today's code. Raise it with each further change.
+            oldest: The oldest version that the code supports. An invocation with an older one is paused.
+        """
+        return version_of(self._execution, name, current, oldest)
 
     def random(self) -> Random:
         """A random generator whose numbers are the same in replay; don't use it for secrets."""

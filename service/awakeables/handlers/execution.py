@@ -253,10 +253,7 @@ class Execution:
             return NOWHERE, op
         replay = self.replay
         if len(replay.entries) >= self._max_entries and not replay.replaying:
-            raise self.misuse(
-                f"the journal has {len(replay.entries):,} entries, the maximum for one invocation "
-                "(AWAKEABLES_MAX_JOURNAL_ENTRIES): split its work into several invocations"
-            )
+            raise self._full()
         if not replay.replaying:
             replay.entries.append(op)
             return len(replay.entries) - 1, op
@@ -264,6 +261,20 @@ class Execution:
             return replay.ask(op)
         except ReplayMismatch as error:
             raise self.break_off(error) from None
+
+    def _full(self) -> HandlerMisuse:
+        return self.misuse(
+            f"the journal has {len(self.replay.entries):,} entries, the maximum for one invocation "
+            "(AWAKEABLES_MAX_JOURNAL_ENTRIES): split its work into several invocations"
+        )
+
+    def version(self, name: str, current: int) -> int:
+        """Which version of a part of its code the invocation has; what is new is journaled."""
+        if self.is_over:
+            return current
+        if len(self.replay.entries) >= self._max_entries and not self.replay.replaying:
+            raise self._full()
+        return self.replay.version(name, current)
 
     def outcome_of(self, index: int) -> Generator[Any, Any, Outcome]:
         """Wait until one operation has ended; return its outcome."""

@@ -363,6 +363,7 @@ def _new_call(
         caller=execution.invocation_id,
         depth=execution.replay.input.depth + 1 if waits else 0,
         callers=callers,
+        version=handler.version,
     )
     workflow = workflow_of(handler, asked.key)
     idempotency = run_key(workflow, asked.key, content)
@@ -384,6 +385,7 @@ def _new_call(
         if handler.exclusive
         else None,
         workflow=workflow,
+        versions=handler.versions,
     )
 
 

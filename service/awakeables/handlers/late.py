@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from awakeables.core.awakeables import LATE_LETTER
 from awakeables.core.texts import excerpt
+from awakeables.core.versions import target
 from awakeables.errors import NotFound
 from awakeables.handlers.execution import Execution
 from awakeables.handlers.serde import Codec
@@ -68,4 +69,4 @@ def target_of(execution: Execution, on_late: Any, codec: Codec[Any]) -> str | No
         raise execution.misuse(f"{where}: it must take the answer: (ctx: Context, late: Late[…])")
     if codec.kind != "json":
         raise execution.misuse(f"{where}: only JSON can be handed to a handler; use on_late='dead-letter'")
-    return f"{handler.service}/{handler.name}"
+    return target(handler.service, handler.name, handler.version)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import structlog
 
 from awakeables.core.commands import NewCall
-from awakeables.core.journal import Entry, RunAttemptFailed
+from awakeables.core.journal import Entry, Input, RunAttemptFailed
 from awakeables.core.objects import StateWrite
 from awakeables.core.outcomes import Cancellation, Rejection, Resolution
 from awakeables.core.replay import Replay
@@ -100,7 +100,9 @@ class LocalAttempts:
 
     def open(self, origin: Origin, history: Sequence[Entry], ready: Ready) -> LocalAttempt:
         """As the port says."""
-        handler = self._app.handler(origin.service, origin.handler)
+        given = history[0]
+        assert isinstance(given, Input)
+        handler = self._app.handler(origin.service, origin.handler, given.version)
         return LocalAttempt(self, handler, origin, history, ready)
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str, variables: Variables) -> asyncio.Task[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import is_dataclass, replace
 from datetime import timedelta
@@ -29,6 +29,7 @@ from pydantic.fields import FieldInfo
 from awakeables.core.jsontext import json_fault
 from awakeables.core.outcomes import Resolution, encode_outcome
 from awakeables.core.texts import excerpt
+from awakeables.core.versions import first_versions, target
 from awakeables.errors import DeclarationError, InvalidInput, NotFound
 from awakeables.handlers import promises
 from awakeables.handlers.context import Context
@@ -39,6 +40,7 @@ from awakeables.handlers.scheduling import DeclaredSchedule, declared_schedules
 from awakeables.handlers.serde import NOTHING, Codec, codec_for, explain
 from awakeables.handlers.state import MAX_VALUE_BYTES, NO_DEFAULT, State, checked_name, declared
 from awakeables.handlers.subscription import Subscription
+from awakeables.handlers.versions import is_version
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,6 +73,7 @@ RESERVED_SERVICES = frozenset(
         "offsets",
         "subscriptions",
         "schedules",
+        "versions",
         "health",
         "metrics",
         "openapi.json",
@@ -99,9 +102,11 @@ class Handler:
         promises: Of a workflow's handler: what each run is begun with, by name.
         subscription: The topic whose records it is called with, if any; it has a name.
         schedules: When it is begun by itself.
+        version: Its number among the functions of its name.
+        versions: What the row of a new invocation names because of it.
     """
 
-    def __init__(  # noqa: PLR0913 - keyword-only
+    def __init__(  # noqa: PLR0913 - what a declaration may say
         self,
         service: str,
         name: str,
@@ -113,6 +118,7 @@ class Handler:
         topic: str | Subscription | None = None,
         schedule: Schedule | Sequence[Schedule] | None = None,
         promises: Mapping[str, PromiseName[Any]] | None = None,
+        version: int = 1,
     ) -> None:
         """Inspect the function's signature.
 
@@ -126,6 +132,7 @@ class Handler:
             topic: A topic whose records it is called with, or how.
             schedule: When it is begun by itself.
             promises: Those of its workflow, also those that are declared later.
+            version: Its number among the functions of this name.
 
         Raises:
             DeclarationError: It is not `async`, has other parameters than a context and at most one input,
@@ -142,7 +149,11 @@ class Handler:
         self.of_workflow = kind in ("run", "signal")
         self.promises = promises or {}
         self.context = CONTEXTS[kind]
+        self.version = version
         where = f"handler {service}/{name}"
+        if not is_version(version):
+            raise DeclarationError(f"{where}: a version is a whole number from 1 on, not {excerpt(version)}")
+        self.versions = first_versions(version)
         if name in RESERVED_HANDLERS:
             raise DeclarationError(f"{where}: the name {name!r} is reserved; choose another")
         if not inspect.iscoroutinefunction(function):
@@ -201,7 +212,8 @@ class Handler:
         return replace(subscription, name=_checked_name(name, "subscription", most=MAX_SUBSCRIPTION))
 
     def __repr__(self) -> str:
-        return f"<handler {self.service}/{self.name}>"
+        version = f" version {self.version}" if self.version > 1 else ""
+        return f"<handler {self.service}/{self.name}{version}>"
 
     def call(self, context: Context, *given: Any) -> Awaitable[Any]:
         """Call the function with its input, or with a copy of the default, which it may modify."""
@@ -251,12 +263,17 @@ def declarations(function: Callable[..., Any]) -> Sequence[tuple[HandlerGroup, H
         services = sorted(_declared.get(function, ()), key=lambda service: service.name)
     except TypeError:  # it is no function: what can't be hashed, or weakly referred to
         return ()
-    handlers = [(service, each) for service in services for each in service.handlers.values()]
+    handlers = [(service, each) for service in services for each in service.all_handlers()]
     return [(service, handler) for service, handler in handlers if handler.function is function]
 
 
 class HandlerGroup:
-    """What services and virtual objects have in common: a name, and handlers."""
+    """What services and virtual objects have in common: a name, and handlers.
+
+    Attributes:
+        handlers: By name; of several versions the highest, which is what is called.
+        versions: All versions of each handler, by name and version.
+    """
 
     def __init__(self, name: str, *, what: str) -> None:
         """Begin without handlers.
@@ -268,6 +285,7 @@ class HandlerGroup:
         if name in RESERVED_SERVICES:
             raise DeclarationError(f"{what} {name!r}: the name is reserved for the service's own paths")
         self.handlers: dict[str, Handler] = {}
+        self.versions: dict[str, dict[int, Handler]] = {}
         self._what = what
 
     @property
@@ -278,11 +296,34 @@ class HandlerGroup:
     def _declare(self, function: F, name: str | None, **options: Any) -> F:
         """Declare a function as a handler; return it unchanged."""
         chosen = name or str(getattr(function, "__name__", ""))
-        if chosen in self.handlers:
-            raise DeclarationError(f"{self._what} {self.name!r} has two handlers called {chosen!r}")
-        self.handlers[chosen] = Handler(self.name, chosen, function, **options)
+        self.add(Handler(self.name, chosen, function, **options))
         _declared.setdefault(function, WeakSet()).add(self)
         return function
+
+    def add(self, handler: Handler) -> None:
+        """Add a handler, or another version of one.
+
+        Raises:
+            DeclarationError: There is one of this name and version, or one of another kind.
+        """
+        versions = self.versions.setdefault(handler.name, {})
+        if handler.version in versions:
+            raise DeclarationError(
+                f"{self._what} {self.name!r} has two handlers called {handler.name!r} of version "
+                f"{handler.version}: give the new one another version="
+            )
+        other = next(iter(versions.values()), handler)
+        if other.kind != handler.kind:
+            raise DeclarationError(
+                f"{self._what} {self.name!r}: version {handler.version} of {handler.name!r} is "
+                f"{handler.kind}, version {other.version} is {other.kind}"
+            )
+        versions[handler.version] = handler
+        self.handlers[handler.name] = versions[max(versions)]
+
+    def all_handlers(self) -> list[Handler]:
+        """All versions of all handlers."""
+        return [handler for versions in self.versions.values() for handler in versions.values()]
 
     def _check_name(self, name: object) -> None:
         if not isinstance(name, str | None):
@@ -309,6 +350,7 @@ class Service(HandlerGroup):
         private: bool = False,
         topic: str | Subscription | None = None,
         schedule: Schedule | Sequence[Schedule] | None = None,
+        version: int = 1,
     ) -> Callable[[HandlerFunction[P, R]], HandlerFunction[P, R]]:
         """Declare an async function `(ctx)` or `(ctx, input)` as a handler.
 
@@ -319,15 +361,19 @@ class Service(HandlerGroup):
             private: Only other handlers can call it: over HTTP there is no such handler.
             topic: A topic whose records it is called with, or how; it can be called in other ways, too.
             schedule: When it is begun by itself; a tuple of several.
+            version: A higher number than that of an older function of this name, which is declared beside it.
+                What is called from now on begins with the highest version, and ends with it.
 
         Raises:
-            DeclarationError: The service has a handler of that name, the function can't be a handler, or the
-                parentheses are missing.
+            DeclarationError: The service has a handler of that name and version, the function can't be a
+                handler, or the parentheses are missing.
         """
         self._check_name(name)
 
         def declare(function: HandlerFunction[P, R]) -> HandlerFunction[P, R]:
-            return self._declare(function, name, private=private, topic=topic, schedule=schedule)
+            return self._declare(
+                function, name, private=private, topic=topic, schedule=schedule, version=version
+            )
 
         return declare
 
@@ -432,6 +478,7 @@ class VirtualObject(KeyedGroup):
         private: bool = False,
         topic: str | Subscription | None = None,
         schedule: Schedule | Sequence[Schedule] | None = None,
+        version: int = 1,
     ) -> Callable[[ExclusiveFunction[P, R]], ExclusiveFunction[P, R]]:
         """Declare an async function `(ctx: ObjectContext)` or `(ctx: ObjectContext, input)` as exclusive.
 
@@ -448,6 +495,7 @@ class VirtualObject(KeyedGroup):
                 max_queue=self.max_queue,
                 topic=topic,
                 schedule=schedule,
+                version=version,
             )
 
         return declare
@@ -459,6 +507,7 @@ class VirtualObject(KeyedGroup):
         private: bool = False,
         topic: str | Subscription | None = None,
         schedule: Schedule | Sequence[Schedule] | None = None,
+        version: int = 1,
     ) -> Callable[[SharedFunction[P, R]], SharedFunction[P, R]]:
         """Declare an async function `(ctx: SharedContext)` or `(ctx: SharedContext, input)` as shared.
 
@@ -468,7 +517,13 @@ class VirtualObject(KeyedGroup):
 
         def declare(function: SharedFunction[P, R]) -> SharedFunction[P, R]:
             return self._declare(
-                function, name, private=private, kind="shared", topic=topic, schedule=schedule
+                function,
+                name,
+                private=private,
+                kind="shared",
+                topic=topic,
+                schedule=schedule,
+                version=version,
             )
 
         return declare
@@ -496,6 +551,7 @@ class Workflow(KeyedGroup):
         private: bool = False,
         topic: str | Subscription | None = None,
         schedule: Schedule | Sequence[Schedule] | None = None,
+        version: int = 1,
     ) -> Callable[[ExclusiveFunction[P, R]], ExclusiveFunction[P, R]]:
         """Declare an async function `(ctx: ObjectContext)` or `(ctx: ObjectContext, input)` as the run.
 
@@ -505,9 +561,11 @@ class Workflow(KeyedGroup):
             private: Only other handlers can begin it.
             topic: A topic whose records begin it: the first one of a key does, later ones change nothing.
             schedule: When a run begins by itself; each has its own key, `key/tick`.
+            version: As in `Service.handler`.
 
         Raises:
-            DeclarationError: The workflow has a run, the function can't be one, or parentheses are missing.
+            DeclarationError: The workflow has a run of that version, the function can't be one, or
+                parentheses are missing.
         """
 
         def declare(function: ExclusiveFunction[P, R]) -> ExclusiveFunction[P, R]:
@@ -519,18 +577,20 @@ class Workflow(KeyedGroup):
                 topic=topic,
                 schedule=schedule,
                 promises=self.promises,
+                version=version,
             )
 
         return declare
 
     def handler(
-        self, name: str | None = None, *, private: bool = False
+        self, name: str | None = None, *, private: bool = False, version: int = 1
     ) -> Callable[[SharedFunction[P, R]], SharedFunction[P, R]]:
         """Declare an async function `(ctx: SharedContext)` or `(ctx: SharedContext, input)` as a handler.
 
         Args:
             name: The handler's name; by default the function's.
             private: Only other handlers can call it.
+            version: As in `Service.handler`.
 
         Raises:
             DeclarationError: The name is taken or `run`, the function can't be a handler, or parentheses are
@@ -543,7 +603,14 @@ class Workflow(KeyedGroup):
                 raise DeclarationError(
                     f"workflow {self.name!r}: `run` is the name of its run; choose another"
                 )
-            return self._declare(function, name, private=private, kind="signal", promises=self.promises)
+            return self._declare(
+                function,
+                name,
+                private=private,
+                kind="signal",
+                promises=self.promises,
+                version=version,
+            )
 
         return declare
 
@@ -597,15 +664,22 @@ class App:
         """The handlers that are called with the records of a topic, by the names of their subscriptions.
 
         Raises:
-            DeclarationError: Two subscriptions have one name, or a topic is one of the app's own.
+            DeclarationError: Two subscriptions have one name, a topic is one of the app's own, or it is given
+                to a version that is not the highest.
         """
         found: dict[str, Handler] = {}
         own = (self.completions_topic, self.dead_letter_topic, self.verdicts_topic, self.revocations_topic)
-        for handler in (each for service in self.services.values() for each in service.handlers.values()):
+        for handler in (each for service in self.services.values() for each in service.all_handlers()):
             subscription = handler.subscription
             if subscription is None or subscription.name is None:
                 continue
             where = f"handler {handler.service}/{handler.name}"
+            highest = self.handler(handler.service, handler.name)
+            if handler is not highest:
+                raise DeclarationError(
+                    f"{where}: version {handler.version} has a topic=, but its records begin invocations of "
+                    f"version {highest.version}: move topic= there"
+                )
             other = found.setdefault(subscription.name, handler)
             if other is not handler:
                 raise DeclarationError(
@@ -623,10 +697,16 @@ class App:
         """The schedules of all handlers, by name.
 
         Raises:
-            DeclarationError: Two schedules have one name.
+            DeclarationError: Two schedules have one name, or one is of a version that is not the highest.
         """
         found: dict[str, DeclaredSchedule] = {}
-        for handler in (each for service in self.services.values() for each in service.handlers.values()):
+        for handler in (each for service in self.services.values() for each in service.all_handlers()):
+            highest = self.handler(handler.service, handler.name)
+            if handler.schedules and handler is not highest:
+                raise DeclarationError(
+                    f"handler {handler.service}/{handler.name}: version {handler.version} has a schedule=, "
+                    f"but its ticks begin invocations of version {highest.version}: move schedule= there"
+                )
             for each in handler.schedules:
                 other = found.setdefault(each.name, each)
                 if other is not each:
@@ -652,8 +732,13 @@ class App:
     def revocations_topic(self) -> str:
         return f"{self.name}.revocations"
 
-    def handler(self, service: str, name: str) -> Handler:
+    def handler(self, service: str, name: str, version: int | None = None) -> Handler:
         """Find a handler by name.
+
+        Args:
+            service: The name of its service or object.
+            name: Its own name.
+            version: Its version; None: the highest, which is what is called.
 
         Raises:
             NotFound: There is none; the message lists those that exist.
@@ -667,7 +752,16 @@ class App:
             raise NotFound(
                 f"{what} {service!r} has no handler {name!r}; it has: {', '.join(sorted(handlers))}"
             )
-        return handlers[name]
+        if version is None or version == handlers[name].version:
+            return handlers[name]
+        versions = of.versions[name]
+        if version not in versions:
+            word = "yet" if version > max(versions) else "any more"
+            raise NotFound(
+                f"{service}/{name} has no version {version} {word}, only {_listed(versions)}: deploy code "
+                f"that declares it with version={version}, then resume the invocation"
+            )
+        return versions[version]
 
     def object(self, name: str) -> VirtualObject:
         """Find a virtual object by name.
@@ -702,11 +796,12 @@ class App:
 
     @property
     def targets(self) -> list[str]:
-        """All handlers, as `service/handler`."""
-        return [f"{service.name}/{name}" for service in self.services.values() for name in service.handlers]
+        """All handlers, as `service/handler`, and `service/handler@2` for a version other than the first."""
+        handlers = [handler for service in self.services.values() for handler in service.all_handlers()]
+        return [target(each.service, each.name, each.version) for each in handlers]
 
     def find(self, function: Callable[..., Any]) -> Handler:
-        """Find the handler that this function was declared as.
+        """Find what a call of this function begins: the highest version of the handler that it is.
 
         Raises:
             NotFound: No service of this app declares it.
@@ -715,11 +810,24 @@ class App:
             return self._found[function]
         except (KeyError, TypeError):
             pass
+        declared = self.declared(function)
+        found = self._found[function] = self.handler(declared.service, declared.name)
+        return found
+
+    def declared(self, function: Callable[..., Any]) -> Handler:
+        """Find the handler that this function was declared as, of whichever version.
+
+        Raises:
+            NotFound: No service of this app declares it.
+        """
         for service, handler in declarations(function):
             if self.services.get(service.name) is service:
-                self._found[function] = handler
                 return handler
         raise NotFound(f"{excerpt(function)} is not a handler of app {self.name!r}")
+
+
+def _listed(versions: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(versions)))
 
 
 def _checked_name(name: str, what: str, *, most: int = 100) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from awakeables.core.journal import Entry, OutcomeDelivered
+from awakeables.core.journal import Entry, Input, OutcomeDelivered
 from awakeables.core.records import Record
 from awakeables.core.replay import open_awakeables
 from awakeables.handlers.attempt import Attempt, Broken, Left, News, Origin, Progress, Ready, RunWait, joined
@@ -119,7 +119,9 @@ class StatelessAttempts:
 
     def open(self, origin: Origin, history: Sequence[Entry], ready: Ready) -> Attempt:
         """As the port says; `ready` is never called, because a reply is complete."""
-        self._app.handler(origin.service, origin.handler)
+        given = history[0]
+        assert isinstance(given, Input)
+        self._app.handler(origin.service, origin.handler, given.version)
         return StatelessAttempt(self._local, origin, history)
 
     async def close(self) -> None:

@@ -42,9 +42,11 @@ from awakeables.core.rows import (
     TableName,
 )
 from awakeables.core.schedules import ListedSchedule, ScheduleRow
+from awakeables.core.versions import OpenInvocations, target
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
 from awakeables.store.membership import LocalHints, LocalMembership, LocalWatermark
+from awakeables.store.rows import open_invocations_from
 
 Key: TypeAlias = Callable[[AwakeableRow], str | None]
 
@@ -161,7 +163,7 @@ class MemoryTables:
             and row.due_ms <= now_ms
             and is_suspect(row) == suspects
             and row.build not in command.not_builds
-            and f"{row.service}/{row.handler}" not in command.not_handlers
+            and target(row.service, row.handler, row.versions.handler) not in command.not_handlers
         ]
         return [row for *_, row in sorted(due, key=lambda each: each[:2])[:limit]]
 
@@ -425,6 +427,13 @@ class MemoryStore:
             page,
         )
         return [brief_invocation(row) for row in found]
+
+    async def open_by_versions(self) -> list[OpenInvocations]:
+        groups: dict[tuple[str, str, bytes | None], list[int]] = {}
+        for row in self.tables.invocations.values():
+            if row.result_json is None:
+                groups.setdefault((row.service, row.handler, row.versions_json), []).append(row.created_ms)
+        return [open_invocations_from((*of, len(created), min(created))) for of, created in groups.items()]
 
     async def keyed(self, scopes: Sequence[str], key: str) -> list[Invocation]:
         found = {self.tables.keys[scope, key][1] for scope in scopes if (scope, key) in self.tables.keys}

@@ -10,6 +10,7 @@ from awakeables.core.awakeables import keeps_late
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.rows import headers_bytes, headers_from
+from awakeables.core.versions import OpenInvocations, versions_from
 from awakeables.ports import Expectation
 
 Columns: TypeAlias = tuple[Any, ...]
@@ -25,6 +26,18 @@ def expectation_from(columns: Iterable[Any]) -> Expectation:
         schema_hash=schema_hash,
         schema=schema,
         keeps_late=watch is not None and keeps_late(watch),
+    )
+
+
+def open_invocations_from(columns: Iterable[Any]) -> OpenInvocations:
+    """A group of open invocations, from the columns of `open_by_versions`."""
+    service, handler, versions, count, oldest_ms = columns
+    return OpenInvocations(
+        service=service,
+        handler=handler,
+        versions=versions_from(versions),
+        count=count,
+        oldest_ms=oldest_ms,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar, overload
 from awakeables.core.awakeables import Verdict
 from awakeables.core.commands import Idempotency
 from awakeables.core.deadletters import DeadLetter
+from awakeables.core.invocations import Invocation
 from awakeables.core.outcomes import as_resolution
 from awakeables.core.records import instant
 from awakeables.core.texts import excerpt
@@ -20,7 +21,7 @@ from awakeables.handlers.invoking import NO_INPUT, idempotency_scope, key_proble
 from awakeables.handlers.objectcontext import ObjectContext
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import codec_for, codec_of_value, explain
-from awakeables.handlers.service import App, KeyedGroup, VirtualObject
+from awakeables.handlers.service import App, Handler, KeyedGroup, VirtualObject
 from awakeables.handlers.state import State
 from awakeables.testing.answers import Answers, Delivery, WrongAnswer, body_of
 from awakeables.testing.given import checked_headers, given_input, lower_case
@@ -248,7 +249,8 @@ class Harness:
         """Begin an invocation, as a caller from outside does, and let it run until it waits for something.
 
         Args:
-            handler: The function, as it was declared.
+            handler: The function, as it was declared. An older version begins an invocation of that version,
+                such as callers began before there was a higher one.
             input: Its input, of the annotated type.
             key: Of an object's or a workflow's handler: the key that it is called for.
             delay: How much later to begin.
@@ -323,7 +325,7 @@ class Harness:
         delay: timedelta = timedelta(0),
         idempotency_key: str | None = None,
     ) -> Running[Any]:
-        found = self._app.find(handler)
+        found = self._app.declared(handler)
         content = given_input(found, *(() if given is NO_INPUT else (given,)))
         lower = lower_case(headers)
         idempotency = None
@@ -347,9 +349,12 @@ class Harness:
     def invocations(self, handler: Callable[..., Any] | None = None) -> Sequence[Running[Any]]:
         """The invocations, or those of a handler, oldest first; also what handlers, records, ticks began."""
         rows = self._service.store.all_invocations()
-        found = [(self._app.handler(row.service, row.handler), row.id) for row in rows]
-        wanted = None if handler is None else self._app.find(handler)
+        found = [(self._handler_of(row), row.id) for row in rows]
+        wanted = None if handler is None else self._app.declared(handler)
         return [Running(self._service, of, each) for of, each in found if wanted in (None, of)]
+
+    def _handler_of(self, row: Invocation) -> Handler:
+        return self._app.handler(row.service, row.handler, row.versions.handler)
 
     # Tasks and awakeables
 
@@ -638,7 +643,7 @@ class Harness:
             if (row.service, row.key) == (of.name, key) and row.ticket is not None and row.result is None
         ]
         rows.sort(key=lambda row: row.ticket or 0)
-        return [Running(self._service, of.handlers[row.handler], row.id) for row in rows]
+        return [Running(self._service, self._handler_of(row), row.id) for row in rows]
 
     def _check_declared(self, state: State[Any], key: str) -> None:
         group = self._app.services.get(state.of)

@@ -279,7 +279,7 @@ def _app_of(function: Callable[..., Any]) -> tuple[App, Handler]:
     except DeclarationError:
         # Its own service may use another name; if the function itself is invalid, this raises again.
         handler = Handler(service.name, "handler", function, topic=topic)
-    service.handlers[handler.name] = handler
+    service.add(handler)
     return _Handlers(handler, service), handler
 
 
@@ -300,7 +300,7 @@ class _Handlers(App):
                 if isinstance(service, Service | KeyedGroup) and (
                     self.services.setdefault(service.name, service) is service
                 ):
-                    return handler
+                    return service.handlers[handler.name]
             raise
 
 

@@ -24,6 +24,7 @@ from awakeables.core.journal import (
     SettleRequested,
     SleepRequested,
     TimeoutRequested,
+    VersionChosen,
 )
 from awakeables.core.outcomes import Cancellation, Expiry, Outcome, Rejection, Resolution
 from awakeables.core.replay import Replay, describe
@@ -198,8 +199,9 @@ def _of_an_open_one(
 
 def _of_an_ended_one(result: Outcome, replay: Replay, progress: Progress, raised: str | None) -> str | None:
     """The handler must end here, too, with the same result."""
-    if progress.entries:
-        return f"the journal ends here, the code goes on with: {describe(_without_id(progress.entries[0]))}"
+    more = [entry for entry in progress.entries if not isinstance(entry, VersionChosen)]
+    if more:
+        return f"the journal ends here, the code goes on with: {describe(_without_id(more[0]))}"
     if raised is not None:
         return f"the journal ends here, the handler {raised}"
     if not isinstance(progress.ended, Finished):

@@ -37,6 +37,7 @@ from awakeables.web.schedules import ScheduleRoutes
 from awakeables.web.settings import WebSettings
 from awakeables.web.subscriptions import SubscriptionRoutes
 from awakeables.web.tokens import Tokens
+from awakeables.web.versions import VersionRoutes
 from awakeables.web.waiting import Waiting
 
 __all__ = ["WebApp", "WebSettings", "create_app"]
@@ -170,6 +171,7 @@ def _routes(  # noqa: PLR0915 - a line per route
     outbox = OutboxRoutes(api, waiting)
     schedules = ScheduleRoutes(api, waiting)
     subscriptions = SubscriptionRoutes(api, waiting)
+    versions = VersionRoutes(api, waiting)
     documents = DocumentRoutes(api, guarded=guard.wants_tokens)
     routes = Routes()
     routes.add("POST", "/*/*", calls.call, scope="call")
@@ -227,6 +229,7 @@ def _routes(  # noqa: PLR0915 - a line per route
     for verb in (schedules.pause, schedules.resume, schedules.trigger):
         routes.add("POST", f"/schedules/*/{verb.__name__}", verb, scope="operate")
     routes.add("GET", "/instances", instances.list, scope="read")
+    routes.add("GET", "/versions", versions.list, scope="read")
     routes.add("GET", "/metrics", metrics_page.show, scope="metrics")
     routes.add("GET", "/openapi.json", documents.openapi, scope="read")
     routes.add("GET", "/asyncapi.json", documents.asyncapi, scope="read")

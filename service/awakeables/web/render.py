@@ -36,6 +36,7 @@ from awakeables.core.outcomes import (
 )
 from awakeables.core.records import rfc3339, text_from
 from awakeables.core.replay import describe
+from awakeables.core.versions import VersionUse
 from awakeables.ports import Expectation
 from awakeables.queries import KeyStatus, WaitingInvocation
 from awakeables.web import views
@@ -273,6 +274,19 @@ def instance(row: InstanceStatus) -> views.InstanceView:
     )
 
 
+def version_use(row: VersionUse) -> views.VersionUseView:
+    return views.VersionUseView(
+        service=row.service,
+        handler=row.handler,
+        version=row.version,
+        marker=row.marker,
+        marker_version=row.marker_version,
+        open=row.open,
+        oldest=_instant(row.oldest_ms),
+        state=row.state,
+    )
+
+
 def _invocation(row: Invocation) -> dict[str, Any]:
     return {
         "id": row.id,
@@ -288,6 +302,7 @@ def _invocation(row: Invocation) -> dict[str, Any]:
         "failure": _failure(row.failure),
         "reason": stalled_reason(row),
         "build": row.build,
+        "version": row.versions.handler,
         "subscription": row.subscription,
         "created": instant(row.created_ms),
         "updated": instant(row.updated_ms),

@@ -19,6 +19,7 @@ from awakeables.core.instances import InstanceState
 from awakeables.core.invocations import Status
 from awakeables.core.outcomes import ExpiryKind
 from awakeables.core.schedules import Overlap
+from awakeables.core.versions import VersionState
 from awakeables.handlers.schedule import Missed
 
 _SYMBOLS = "[0-9a-hjkmnp-tv-z]{33}$"
@@ -30,6 +31,7 @@ DeadLetterId: TypeAlias = Annotated[str, Meta(pattern=f"^dlq_1{_SYMBOLS}")]
 EventId: TypeAlias = Annotated[str, Meta(pattern=f"^evt_1{_SYMBOLS}")]
 RecordId: TypeAlias = Annotated[str, Meta(pattern=f"^(evt|dlq)_1{_SYMBOLS}")]
 Natural: TypeAlias = Annotated[int, Meta(ge=0)]
+Version: TypeAlias = Annotated[int, Meta(ge=1)]
 EndedAs: TypeAlias = Literal["succeeded", "failed", "cancelled"]
 
 
@@ -198,6 +200,7 @@ class InvocationView(View):
     failure: FailureView | None
     reason: str | None
     build: str | None
+    version: Version
     subscription: str | None
     created: Instant
     updated: Instant
@@ -554,6 +557,25 @@ class InstancesView(View):
     """The instances that share the store."""
 
     items: list[InstanceView]
+
+
+class VersionUseView(View):
+    """How many open invocations have a version of a handler, or of a part of its code."""
+
+    service: str
+    handler: str
+    version: Version
+    marker: str | None
+    marker_version: Version | None
+    open: Natural
+    oldest: Instant | None
+    state: VersionState
+
+
+class VersionsView(View):
+    """The versions of handlers, and of parts of their code, that open invocations have."""
+
+    items: list[VersionUseView]
 
 
 class LiveView(View):

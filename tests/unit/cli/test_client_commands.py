@@ -610,3 +610,31 @@ def test_dead_letters_are_purged_by_the_age_as_it_was_written(stub: StubService,
     stub.will_answer(asked, {"count": 3})
     assert run("dead-letters", "purge", "--older-than", "1h30m", "--yes").stdout == "3 dead letters deleted\n"
     assert stub.asked == [asked]
+
+
+def version_use(version: int, open_: int, state: str, **more: Any) -> dict[str, Any]:
+    of = {"service": "orders", "handler": "fulfil", "version": version, "marker": None}
+    return of | {"marker_version": None, "open": open_, "oldest": None, "state": state} | more
+
+
+def test_versions_says_how_many_open_invocations_need_which(stub: StubService, run: Run) -> None:
+    items = [
+        version_use(1, 0, "unused"),
+        version_use(2, 41, "current", oldest="2026-11-21T12:00:00.000Z"),
+        version_use(2, 0, "unused", marker="discount", marker_version=1),
+        version_use(2, 38, "needed", marker="discount", marker_version=2),
+        version_use(2, 3, "unasked", marker="discount"),
+        version_use(9, 1, "missing"),
+    ]
+    stub.will_answer("GET /versions", {"items": items})
+    told = run("versions")
+    assert told.exit_code == 0
+    lines = [line.split() for line in told.stdout.splitlines()]
+    assert lines[0] == ["handler", "version", "marker", "open", "oldest", "note"]
+    assert lines[1] == ["orders/fulfil", "1", "0", "may", "be", "deleted"]
+    assert lines[2] == ["orders/fulfil", "2", "41", "2026-11-21T12:00:00.000Z"]
+    assert lines[3][2:5] == ["discount", "1", "0"]
+    assert lines[4][2:] == ["discount", "2", "38"]
+    assert lines[5][2:5] == ["discount", "-", "3"]
+    assert "not in the code" in told.stdout.splitlines()[6]
+    assert json.loads(run("versions", "--json").stdout) == {"items": items}

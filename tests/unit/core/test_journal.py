@@ -38,6 +38,7 @@ from awakeables.core.journal import (
     StateRead,
     StateSet,
     TimeoutRequested,
+    VersionChosen,
     decode_chunks,
     encode_chunk,
 )
@@ -102,6 +103,7 @@ entries: st.SearchStrategy[Entry] = st.one_of(
     st.builds(StateSet, name=texts, value_base64=st.binary()),
     st.builds(StateCleared, name=st.none() | texts),
     st.builds(RunEnded, of=numbers, outcome=outcomes),
+    st.builds(VersionChosen, name=texts, version=numbers),
     st.builds(ClockRead, at_ms=numbers),
     st.builds(
         RunAttemptFailed, of=numbers, attempt=numbers, began_ms=numbers, error=texts, retry_at_ms=numbers
@@ -139,6 +141,7 @@ def test_the_strategies_know_every_kind_of_entry() -> None:
             StateSet,
             StateCleared,
             RunEnded,
+            VersionChosen,
             ClockRead,
             RunAttemptFailed,
             OutcomeDelivered,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from awakeables.core.journal import (
     AwakeableCreated,
@@ -18,9 +19,10 @@ from awakeables.core.journal import (
     RunRequested,
     SettleRequested,
     SleepRequested,
+    VersionChosen,
 )
 from awakeables.core.outcomes import Resolution
-from awakeables.core.replay import Replay, describe
+from awakeables.core.replay import Replay, cut_problem, describe
 from awakeables.errors import ReplayMismatch
 
 INPUT = Input(service="shop", handler="fulfil", seed="s", at_ms=1)
@@ -41,18 +43,22 @@ HISTORY: tuple[Entry, ...] = (
 )
 
 
-def walk(replay: Replay) -> None:
-    """Does what HISTORY tells."""
+def walk(replay: Replay, place: int = len(HISTORY)) -> None:
+    """Does what HISTORY tells, with another entry before the one at `place`."""
+
+    def at(index: int) -> int:
+        return index + (index >= place)
+
     replay.ask(AwakeableCreated(id="", timeout_ms=99))
-    replay.ask(PublishRequested(topic="pack", of=1, task="box"))
+    replay.ask(PublishRequested(topic="pack", of=at(1), task="box"))
     replay.ask(RunRequested(name="refund"))
-    replay.recall((3,))
+    replay.recall((at(3),))
     replay.ask(SleepRequested(until_ms=5))
-    replay.recall((6,))
+    replay.recall((at(6),))
     replay.ask(SettleRequested(id="prom_1b", status="resolved"))
-    replay.recall((8,))
+    replay.recall((at(8),))
     replay.ask(ClockRead(at_ms=99))
-    replay.recall((1,))
+    replay.recall((at(1),))
 
 
 def test_a_walk_that_repeats_its_history_asks_for_nothing_new() -> None:
@@ -222,3 +228,69 @@ def test_open_awakeables_are_those_whose_outcome_was_not_handed_out() -> None:
     replay.ask(AwakeableCreated(id=""))
     replay.recall((2,))
     assert replay.open_awakeables() == ("a",)
+
+
+# ── versions ────────────────────────────────────────────────────────────────────────────────
+
+
+def chosen(version: int, name: str = "discount") -> VersionChosen:
+    return VersionChosen(name=name, version=version)
+
+
+def test_at_the_end_of_the_history_the_current_version_is_chosen() -> None:
+    replay = Replay([INPUT])
+    assert [replay.version("discount", 3), replay.version("discount", 4)] == [3, 3]
+    assert replay.entries == [INPUT, chosen(3)]
+
+
+def test_h11_1_within_a_history_that_has_no_marker_the_version_is_1_and_is_appended() -> None:
+    """Later code may ask at another place, at the end of the history: it must get the same."""
+    replay = Replay(HISTORY)
+    assert replay.version("discount", 2) == 1
+    walk(replay)
+    assert not replay.replaying
+    assert replay.version("discount", 2) == 1
+    assert replay.entries == [*HISTORY, chosen(1)]
+
+
+def test_each_name_has_a_version_of_its_own() -> None:
+    replay = Replay([INPUT])
+    assert [replay.version(name, number) for number, name in enumerate("abc", 1)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("place", range(1, len(HISTORY) + 1))
+def test_a_marker_is_found_wherever_it_stands_and_passed_over_by_code_that_does_not_ask(place: int) -> None:
+    shifted = [*HISTORY[:place], *(moved(entry, place) for entry in HISTORY[place:])]
+    history = [*shifted[:place], chosen(2), *shifted[place:]]
+    replay = Replay(history)
+    walk(replay, place)
+    replay.finish()
+    assert replay.entries == history
+    asking = Replay(history)
+    assert asking.version("discount", 3) == 2
+    walk(asking, place)
+    assert asking.entries == history
+
+
+def moved(entry: Entry, place: int) -> Entry:
+    """An entry behind a new one: what it refers to may have another index."""
+    of = getattr(entry, "of", None)
+    return entry if of is None or of < place else replace(entry, of=of + 1)
+
+
+def test_a_new_name_behind_the_last_operation_is_at_the_end_though_a_marker_follows() -> None:
+    replay = Replay([INPUT, chosen(2)])
+    assert not replay.replaying
+    assert replay.version("refund", 5) == 5
+    assert replay.version("discount", 3) == 2
+
+
+def test_a_marker_is_described() -> None:
+    assert describe(chosen(2)) == "version of 'discount': 2"
+    assert describe(INPUT) == "input of shop/fulfil"
+    assert describe(replace(INPUT, version=2)) == "input of shop/fulfil, version 2"
+
+
+def test_a_journal_can_be_cut_before_and_behind_a_marker() -> None:
+    entries: list[Entry] = [INPUT, ClockRead(at_ms=1), chosen(2), ClockRead(at_ms=2)]
+    assert [cut_problem(entries, last) for last in range(4)] == [None] * 4

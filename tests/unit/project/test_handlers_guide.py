@@ -245,3 +245,19 @@ def test_schedules_begin_their_handlers_at_their_ticks(guide: Any) -> None:
         harness.advance(timedelta(hours=1))
         assert len(harness.invocations(guide.close)) == begun + 6
         (_, *_) = harness.tasks("usage-counts")
+
+
+def test_a_changed_handler_publishes_before_its_wait(guide: Any) -> None:
+    decision = guide.Decision(verdict="pay", by="Ann")
+    told = run(guide.announce, "o-1", on_wait=lambda wait: wait.resolve(decision))
+    assert told.value == "pay"
+    assert told.journal[1] == "version of 'wording': 2"
+    assert [record.payload for record in told.published] == ["Order o-1 is being refunded."]
+
+
+def test_both_versions_of_a_rewritten_handler_close_an_order(guide: Any) -> None:
+    assert run(guide.close_at_first, "o-1").value == "o-1 is closed"
+    told = run(guide.close, "o-1", answers={"objections": "no"})
+    assert told.value == "o-1 stays open: no"
+    handlers = guide.refunds.versions["close"]
+    assert [handlers[version].function for version in (1, 2)] == [guide.close_at_first, guide.close]

@@ -31,6 +31,7 @@ from awakeables.core.outcomes import Cancellation, Outcome
 from awakeables.core.records import text_bytes
 from awakeables.core.replies import Advanced, Begun, Fenced, KeyConflict, NotBegun, QueueFull, Wake
 from awakeables.core.rows import PLACES, Changes, Draft, Rows, effect_row
+from awakeables.core.versions import versions_bytes, with_markers
 
 FENCED = Fenced()
 
@@ -132,6 +133,7 @@ def new_invocation(command: Begin, now_ms: int) -> Invocation:
         acts_json=None if command.by is None else acts_bytes(with_act((), "begin", command.by, now_ms)),
         origin=command.origin,
         subscription=command.subscription,
+        versions_json=None if command.versions is None else versions_bytes(command.versions),
     )
     if command.owner is not None:
         return invocations.claim(row, owner=command.owner, now_ms=now_ms)
@@ -168,6 +170,8 @@ def advance(command: Advance, rows: Rows, now_ms: int, changes: Changes) -> Adva
         build=command.build,
         now_ms=now_ms,
     )
+    if command.markers:
+        after.versions_json = with_markers(row.versions_json, command.markers)
     ends = type(command.next) is End and (
         command.next.abandoned or row.awaited or row.ticket is not None or command.dead_letter is not None
     )

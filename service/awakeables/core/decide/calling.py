@@ -16,6 +16,7 @@ from awakeables.core.objects import DELAYED, RUN
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection
 from awakeables.core.records import text_bytes
 from awakeables.core.rows import Draft
+from awakeables.core.versions import versions_bytes
 
 ABANDONED = "its invocation ended"
 
@@ -59,6 +60,8 @@ def create_calls(draft: Draft, calls: Iterable[NewCall], caller: str, build: str
         row.due_ms = invocations.first_due_ms(draft.now_ms, call.delay_ms)
         if call.key is not None:
             row.key_utf8 = text_bytes(call.key)
+        if call.versions is not None:
+            row.versions_json = versions_bytes(call.versions)
         if call.queue is not None:
             why = refusal(draft, call.queue, object_key_of(row), caller)
             if why is not None:

@@ -38,6 +38,7 @@ from awakeables.core.replies import (
     StateExpired,
 )
 from awakeables.core.rows import Changes, Draft, Rows
+from awakeables.core.versions import versions_bytes
 
 
 def resume(command: Resume, rows: Rows, now_ms: int, changes: Changes) -> Resumed:
@@ -83,6 +84,7 @@ def restart(command: Restart, rows: Rows, now_ms: int, changes: Changes) -> Rest
     begun = Invocation(command.id, row.service, row.handler, now_ms, now_ms, key_utf8=row.key_utf8)
     begun.subscription = row.subscription
     begun.build, begun.due_ms = command.build, invocations.at_once(now_ms)
+    begun.versions_json = versions_bytes(command.versions)
     # It belongs to whom the older one belongs to.
     whose = tuple(each for each in row.acts[:1] if each.act == "begin")
     begun.acts_json = acts_bytes(with_act(whose, "restart", command.by, now_ms))

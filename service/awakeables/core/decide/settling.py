@@ -40,6 +40,7 @@ from awakeables.core.outcomes import NULL, Outcome, Resolution
 from awakeables.core.records import Record, rfc3339
 from awakeables.core.replies import Fenced, SettledAll, Unchecked, Wake
 from awakeables.core.rows import UNCLAIMED, Changes, PositionRow, Rows, effect_row
+from awakeables.core.versions import first_versions, parsed_target, versions_bytes
 
 DROPPED: tuple[str, ...] = ("unknown", "invalid")
 """Verdicts that make a dead letter of the record."""
@@ -194,7 +195,7 @@ class _Batch(msgspec.Struct):
                 reason = f"the awakeable is {row.state}"
                 self.letters.append(replace(self.command.originals[place], code=LATE, reason=reason))
             return row
-        now_ms, (service, _, handler) = self.now_ms, on_late.partition("/")
+        now_ms, (service, handler, version) = self.now_ms, parsed_target(on_late)
         given = LateAnswer(
             value=Raw(completion.body.content) if isinstance(completion.body, Resolution) else Raw(NULL),
             awakeable_id=row.id,
@@ -210,6 +211,7 @@ class _Batch(msgspec.Struct):
             now_ms,
             now_ms,
             due_ms=invocations.first_due_ms(now_ms, 0),
+            versions_json=versions_bytes(first_versions(version)),
         )
         journal = Input(
             service=service,
@@ -217,6 +219,7 @@ class _Batch(msgspec.Struct):
             seed=hashlib.blake2b(invocation.id.encode(), digest_size=SEED_BYTES).hexdigest(),
             at_ms=now_ms,
             value=Raw(msgspec.json.encode(given)),
+            version=version,
         )
         self.late.append((invocation, encode_chunk([journal])))
         return awakeables.with_late_invocation(row, invocation.id)

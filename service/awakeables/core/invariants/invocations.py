@@ -33,6 +33,8 @@ from awakeables.core.journal import (
     waits_created,
 )
 from awakeables.core.outcomes import Outcome, encode_outcome
+from awakeables.core.replay import markers_in
+from awakeables.core.versions import Versions
 
 ENDING = (
     RunRequested,
@@ -185,6 +187,8 @@ def _begins_with_input(row: Invocation, entries: Sequence[Entry]) -> Iterator[Vi
     elif (inputs[0][1].service, inputs[0][1].handler) != (row.service, row.handler):
         text = f"is of {row.service}/{row.handler}, its journal of another handler"
         yield Violation(invariant="J1", id=row.id, text=text)
+    elif row.versions != Versions(handler=inputs[0][1].version, markers=markers_in(entries)):
+        yield Violation(invariant="J1", id=row.id, text="has other versions than its journal records")
 
 
 def _follows(

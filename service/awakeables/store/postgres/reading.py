@@ -20,12 +20,13 @@ from awakeables.core.records import text_bytes, text_from
 from awakeables.core.replies import Position
 from awakeables.core.rows import EffectRow, PositionRow
 from awakeables.core.schedules import ListedSchedule, ScheduleRow
+from awakeables.core.versions import OpenInvocations
 from awakeables.ports import Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
 from awakeables.store.postgres.connection import Connection
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.store.postgres.texts import storable
-from awakeables.store.rows import dead_letter_from, expectation_from
+from awakeables.store.rows import dead_letter_from, expectation_from, open_invocations_from
 
 _AFTER_ALL = "\U0010ffff"
 """Sorts after every ID, for the page that begins with the newest row."""
@@ -115,6 +116,11 @@ async def subscribed(connection: Connection) -> list[tuple[str, str]]:
 async def count_open(connection: Connection, subscription: str, most: int) -> int:
     count: int = await connection.fetchval(QUERIES["count_open_of"], subscription, most)
     return count
+
+
+async def open_by_versions(connection: Connection) -> list[OpenInvocations]:
+    found = await connection.fetch(QUERIES["open_by_versions"])
+    return [open_invocations_from(columns) for columns in found]
 
 
 async def invocation(connection: Connection, invocation_id: str) -> Invocation | None:

@@ -22,6 +22,7 @@ from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Position, Reply
 from awakeables.core.schedules import ListedSchedule
+from awakeables.core.versions import OpenInvocations
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.postgres import reading
 from awakeables.store.postgres.connection import Connection, Database, Session
@@ -192,6 +193,9 @@ class PostgresStore:
         self, page: Page, *, status: Status | None = None, service: str | None = None
     ) -> list[Invocation]:
         return await _read(self._lister, reading.invocations, page, status, service)
+
+    async def open_by_versions(self) -> list[OpenInvocations]:
+        return await _read(self._lister, reading.open_by_versions)
 
     async def journal(self, invocation_id: str, most_bytes: int) -> tuple[list[Entry], bool]:
         return await _read(self._lister, reading.journal, invocation_id, most_bytes)

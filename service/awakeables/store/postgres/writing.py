@@ -209,6 +209,7 @@ def _changed(row: Invocation, before: Invocation, rev: int) -> Columns:
         row.awaited,
         row.ticket,
         row.pausing_ms,
+        None if row.versions_json is before.versions_json else row.versions_json,
     )
 
 

@@ -232,6 +232,8 @@ class Group:
             guard = (key, before.epoch, before.version, before.wake, before.status)
             if row.awaited is not before.awaited and not before.awaited:
                 statements["await_invocation"].append((key,))
+            if row.versions_json is not before.versions_json:
+                statements["set_versions"].append((row.versions_json, key))
             if row.status != before.status:
                 self.counts[before.status] -= 1
                 self.counts[row.status] += 1

@@ -24,9 +24,10 @@ from awakeables.core.records import text_bytes, text_from
 from awakeables.core.replies import Position
 from awakeables.core.rows import EffectRow, PositionRow
 from awakeables.core.schedules import ListedSchedule, ScheduleRow
+from awakeables.core.versions import OpenInvocations
 from awakeables.ports import Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
-from awakeables.store.rows import dead_letter_from, expectation_from
+from awakeables.store.rows import dead_letter_from, expectation_from, open_invocations_from
 from awakeables.store.sqlite.loading import id_list, unsent
 from awakeables.store.sqlite.queries import QUERIES
 
@@ -107,6 +108,11 @@ def subscribed(connection: sqlite3.Connection) -> list[tuple[str, str]]:
 def count_open(connection: sqlite3.Connection, subscription: str, most: int) -> int:
     (count,) = connection.execute(QUERIES["count_open_of"], (subscription, most)).fetchone()
     return int(count)
+
+
+def open_by_versions(connection: sqlite3.Connection) -> list[OpenInvocations]:
+    found = connection.execute(QUERIES["open_by_versions"])
+    return [open_invocations_from(columns) for columns in found]
 
 
 def invocation(connection: sqlite3.Connection, invocation_id: str) -> Invocation | None:

@@ -31,6 +31,7 @@ from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Position, Reply
 from awakeables.core.schedules import ListedSchedule
+from awakeables.core.versions import OpenInvocations
 from awakeables.errors import StoreRefused, StoreUnavailable
 from awakeables.ports import Clock, Expectation, Page
 from awakeables.store.membership import LocalHints, LocalMembership, LocalWatermark
@@ -349,6 +350,9 @@ class SqliteStore:
         self, page: Page, *, status: Status | None = None, service: str | None = None
     ) -> list[Invocation]:
         return await self._lister.run(reading.invocations, page, status, service)
+
+    async def open_by_versions(self) -> list[OpenInvocations]:
+        return await self._lister.run(reading.open_by_versions)
 
     async def journal(self, invocation_id: str, most_bytes: int) -> tuple[list[Entry], bool]:
         return await self._lister.run(reading.journal, invocation_id, most_bytes)

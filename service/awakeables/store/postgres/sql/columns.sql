@@ -1,7 +1,7 @@
 -- invocation_columns --
 i.id, i.service, i.handler, i.created_ms, i.updated_ms, i.key, i.status, i.owner, i.epoch, i.version, i.wake,
     i.starts, i.attempts, i.due_ms, i.committed_by, i.build, i.failure, i.result, i.cancelled_ms, i.ended_ms,
-    i.acted_by, i.commits, i.origin, i.awaited, i.ticket, i.pausing_ms, i.subscription
+    i.acted_by, i.commits, i.origin, i.awaited, i.ticket, i.pausing_ms, i.subscription, i.versions
 
 -- awakeable_columns --
 a.id, a.invocation_id, a.created_ms, a.codec, a.schema_hash, a.deadline_ms, a.state, a.settled_ms, a.settled_by,

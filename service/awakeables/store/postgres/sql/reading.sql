@@ -98,6 +98,11 @@ SELECT @invocation_columns FROM awakeables.invocations AS i
 WHERE i.id < $1 AND ($2::text IS NULL OR i.service = $2) AND i.status = $4
 ORDER BY i.id DESC LIMIT $3
 
+-- open_by_versions --
+SELECT i.service, i.handler, i.versions, count(*), min(i.created_ms)
+FROM awakeables.invocations AS i WHERE i.result IS NULL
+GROUP BY i.service, i.handler, i.versions
+
 -- keyed --
 SELECT @invocation_columns
 FROM awakeables.idempotency AS k

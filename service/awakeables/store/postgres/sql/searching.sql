@@ -24,7 +24,9 @@ ORDER BY i.due_ms + CASE WHEN i.due_ms < 0 THEN $4::bigint ELSE 0 END, i.id LIMI
 FOR UPDATE SKIP LOCKED
 
 -- for_me --
-NOT coalesce(i.build = ANY($5::text[]), false) AND NOT (i.service || '/' || i.handler = ANY($6::text[]))
+NOT coalesce(i.build = ANY($5::text[]), false)
+    AND NOT (i.service || '/' || i.handler
+        || coalesce('@' || (convert_from(i.versions, 'UTF8')::json ->> 'handler'), '') = ANY($6::text[]))
 
 -- orphaned_invocations --
 -- Hops from owner to owner along the index. Who is dead stays dead, so the owner that was seen is compared

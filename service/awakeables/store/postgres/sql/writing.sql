@@ -75,14 +75,14 @@ SET updated_ms = n.updated_ms, status = n.status, owner = n.owner, epoch = n.epo
     committed_by = n.committed_by, build = n.build, failure = n.failure,
     result = coalesce(n.result, i.result), cancelled_ms = n.cancelled_ms, ended_ms = n.ended_ms,
     acted_by = n.acted_by, commits = n.commits, awaited = n.awaited, ticket = n.ticket, pausing_ms = n.pausing_ms,
-    rev = @new_rev
+    versions = coalesce(n.versions, i.versions), rev = @new_rev
 FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[],
             $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::text[],
             $15::bytea[], $16::bytea[], $17::bigint[], $18::bigint[], $19::bytea[], $20::bigint[], $21::boolean[],
-            $22::bigint[], $23::bigint[])
+            $22::bigint[], $23::bigint[], $24::bytea[])
     AS n (id, rev, seen_wake, woken, updated_ms, status, owner, epoch, version, starts, attempts, due_ms,
           committed_by, build, failure, result, cancelled_ms, ended_ms, acted_by, commits, awaited, ticket,
-          pausing_ms)
+          pausing_ms, versions)
 WHERE @after AND i.id = n.id AND i.rev = n.rev AND (n.seen_wake IS NULL OR i.wake = n.seen_wake)
 RETURNING 1
 
@@ -183,19 +183,19 @@ RETURNING 1
 INSERT INTO awakeables.invocations (
     id, service, handler, created_ms, updated_ms, key, status, owner, epoch, version, wake, starts, attempts,
     due_ms, committed_by, build, failure, result, cancelled_ms, ended_ms, acted_by, commits, origin, awaited, ticket,
-    pausing_ms, subscription, rev
+    pausing_ms, subscription, versions, rev
 )
 SELECT
     n.id, n.service, n.handler, n.created_ms, n.updated_ms, n.key, n.status, n.owner, n.epoch, n.version, n.wake,
     n.starts, n.attempts, n.due_ms, n.committed_by, n.build, n.failure, n.result, n.cancelled_ms, n.ended_ms,
-    n.acted_by, n.commits, n.origin, n.awaited, n.ticket, n.pausing_ms, n.subscription, @new_rev
+    n.acted_by, n.commits, n.origin, n.awaited, n.ticket, n.pausing_ms, n.subscription, n.versions, @new_rev
 FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bytea[], $7::text[], $8::text[],
             $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[],
             $16::text[], $17::bytea[], $18::bytea[], $19::bigint[], $20::bigint[], $21::bytea[], $22::bigint[],
-            $23::text[], $24::boolean[], $25::bigint[], $26::bigint[], $27::text[])
+            $23::text[], $24::boolean[], $25::bigint[], $26::bigint[], $27::text[], $28::bytea[])
     AS n (id, service, handler, created_ms, updated_ms, key, status, owner, epoch, version, wake, starts,
           attempts, due_ms, committed_by, build, failure, result, cancelled_ms, ended_ms, acted_by, commits,
-          origin, awaited, ticket, pausing_ms, subscription)
+          origin, awaited, ticket, pausing_ms, subscription, versions)
 WHERE @after
 RETURNING 1
 

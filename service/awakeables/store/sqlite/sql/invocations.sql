@@ -7,7 +7,7 @@ FROM json_each(?) AS wanted
 CROSS JOIN invocations ON invocations.id = wanted.value
 
 -- insert_invocation --
-INSERT INTO invocations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO invocations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- update_invocation --
 -- The guards are what the decision has read: its owner's fence, and what is counted by others.
@@ -32,6 +32,14 @@ WHERE id = ? AND epoch = ? AND version = ? AND wake = ? AND status = ?
 -- await_invocation --
 UPDATE invocations SET awaited = 1 WHERE id = ?
 
+-- set_versions --
+UPDATE invocations SET versions = ? WHERE id = ?
+
+-- open_by_versions --
+SELECT service, handler, versions, count(*), min(created_ms)
+FROM invocations INDEXED BY invocations_open WHERE result IS NULL
+GROUP BY service, handler, versions
+
 -- due_invocations --
 -- A negative due time is no instant: it has come whatever the clock says. Each of the two kinds is
 -- in its order in the index; the few that are read of both are merged by `due_since_ms`.
@@ -40,7 +48,8 @@ SELECT * FROM (
         SELECT * FROM invocations INDEXED BY invocations_due
         WHERE due_ms IS NOT NULL AND due_ms < 0 AND starts < ?
             AND ifnull(build, '') NOT IN (SELECT value FROM json_each(?))
-            AND service || '/' || handler NOT IN (SELECT value FROM json_each(?))
+            AND service || '/' || handler || ifnull('@' || json_extract(CAST(versions AS TEXT), '$.handler'), '')
+                NOT IN (SELECT value FROM json_each(?))
         ORDER BY due_ms, id LIMIT ?
     )
     UNION ALL
@@ -48,7 +57,8 @@ SELECT * FROM (
         SELECT * FROM invocations INDEXED BY invocations_due
         WHERE due_ms IS NOT NULL AND due_ms BETWEEN 0 AND ? AND starts < ?
             AND ifnull(build, '') NOT IN (SELECT value FROM json_each(?))
-            AND service || '/' || handler NOT IN (SELECT value FROM json_each(?))
+            AND service || '/' || handler || ifnull('@' || json_extract(CAST(versions AS TEXT), '$.handler'), '')
+                NOT IN (SELECT value FROM json_each(?))
         ORDER BY due_ms, id LIMIT ?
     )
 )
@@ -60,7 +70,8 @@ ORDER BY due_ms + iif(due_ms < 0, ?, 0), id LIMIT ?
 SELECT * FROM invocations INDEXED BY invocations_suspect
 WHERE due_ms IS NOT NULL AND starts >= 2 AND due_ms <= ? AND starts >= ?
     AND ifnull(build, '') NOT IN (SELECT value FROM json_each(?))
-    AND service || '/' || handler NOT IN (SELECT value FROM json_each(?))
+    AND service || '/' || handler || ifnull('@' || json_extract(CAST(versions AS TEXT), '$.handler'), '')
+        NOT IN (SELECT value FROM json_each(?))
 ORDER BY due_ms + iif(due_ms < 0, ?, 0), id LIMIT ?
 
 -- orphaned_invocations --
