@@ -15,6 +15,7 @@ from awakeables.core.journal import VersionChosen
 from awakeables.errors import Cancelled, QuorumFailed, Rejected, TerminalError, TimedOut
 from awakeables.handlers.context import Context
 from awakeables.handlers.execution import Awakeable, Durable
+from awakeables.handlers.late import Late
 from awakeables.handlers.objectcontext import ObjectContext, SharedContext
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.schedule import Schedule
@@ -570,7 +571,30 @@ async def one_tick_at_a_time(ctx: Context) -> list[Any]:
     return [await seen(a)]
 
 
+laters = Service("laters")
+
+
+@laters.handler()
+async def taken_late(ctx: Context, late: Late[Answer]) -> list[str]:
+    await ctx.run("undo", effect(ctx, "undo"))
+    return []
+
+
+@service.handler()
+async def given_up(ctx: Context, n: int) -> list[Any]:
+    """A worker falls silent, or answers too late."""
+    a = ctx.awakeable(
+        Answer,
+        timeout=timedelta(seconds=2 + n % 3),
+        heartbeat_timeout=timedelta(seconds=1),
+        on_late=taken_late,
+    )
+    ctx.publish(TASKS, n, awakeable=a)
+    await a.progress()
+    return [await seen(a)]
+
+
 UNDO = ("undone_when_cancelled", "undone_in_a_call")
 """The handlers that end with a value although they were cancelled."""
 
-app = App("sim", services=[service, only_called, counters, flows, queues, scheduled])
+app = App("sim", services=[service, only_called, counters, flows, queues, scheduled, laters])

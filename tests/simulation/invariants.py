@@ -59,6 +59,9 @@ def violations(world: World) -> list[str]:
         *_every_tick_begins_one_invocation(world),
         *_ticks_wait_for_the_one_before(world),
         *_effects_are_out_in_order(world),
+        *_late_answers_begin_once(world),
+        *_silence_is_measured(world),
+        *_whoever_works_is_told(world),
     ]
 
 
@@ -154,6 +157,58 @@ def _in_time_counts(world: World) -> Iterator[str]:
             deadline_ms = row.outcome.deadline_ms
             if record.timestamp_ms < deadline_ms and (row.settled_ms or 0) < deadline_ms + longest_ms:
                 yield f"5: {row.id} timed out at {deadline_ms}, answered at {record.timestamp_ms}"
+
+
+def _late_answers_begin_once(world: World) -> Iterator[str]:
+    """L1: the first late answer that fits begins its handler, in the commit that books it; no other does."""
+    begun: Counter[str] = Counter()
+    for invocation in world.store.tables.invocations.values():
+        if invocation.handler == "taken_late":
+            given = journal_of(world, invocation.id)[0]
+            assert isinstance(given, Input)
+            if given.restart_of is None:
+                begun[msgspec.json.decode(bytes(given.value))["awakeable_id"]] += 1  # type: ignore[arg-type]
+    for row in world.store.tables.awakeables.values():
+        if row.watch.on_late is None:
+            continue
+        if begun[row.id] != (row.watch.late_id is not None):
+            yield f"L1: {row.id} has begun {begun[row.id]} handlers, and notes {row.watch.late_id}"
+        late = row.verdicts.counts.get("late", 0)
+        if late and row.watch.late_id is None and not _others_than_good(world, row):
+            yield f"L1: {row.id} had {late} late answers and has begun nothing"
+
+
+def _others_than_good(world: World, row: AwakeableRow) -> bool:
+    """Whether it was sent anything but answers that fit; its handler may have, too."""
+    for log in world.broker.completions:
+        for record in log:
+            try:
+                completion = decode_completion(record.value, source="")
+            except Unreadable:
+                continue
+            if completion.awakeable_id == row.id and not (
+                isinstance(completion.body, Resolution) and _settles(completion.body)
+            ):
+                return True
+    return False
+
+
+def _silence_is_measured(world: World) -> Iterator[str]:
+    """L2: who is given up for silence has sent a heartbeat, and none for as long as was allowed."""
+    for row in world.store.tables.awakeables.values():
+        if isinstance(row.outcome, Expiry) and row.outcome.kind == "heartbeat":
+            beat, allowed_ms = row.heartbeat, row.watch.heartbeat_ms or 0
+            if beat is None or beat.at_ms + allowed_ms != row.outcome.deadline_ms:
+                yield f"L2: {row.id} was silent from {beat} on, and given up at {row.outcome.deadline_ms}"
+
+
+def _whoever_works_is_told(world: World) -> Iterator[str]:
+    """L3: a revocation for each awakeable that is timed out or cancelled, and for no other."""
+    told = {effect.stream for effect in world.broker.published if effect.kind == "revocation"}
+    for row in world.store.tables.awakeables.values():
+        wanted = row.watch.revoke_to is not None and row.state in ("timed-out", "cancelled")
+        if wanted != (row.id in told):
+            yield f"L3: {row.id} is {row.state}, and workers were {'' if row.id in told else 'not '}told"
 
 
 def _settles(body: object) -> bool:

@@ -11,7 +11,7 @@ from unittest.mock import AsyncMock
 from msgspec.structs import replace
 
 from awakeables import api
-from awakeables.core import awakeables, invocations
+from awakeables.core import awakeables, invocations, rows
 from awakeables.core.awakeables import PROMISE, AwakeableRow, Completion
 from awakeables.core.commands import Begin, BeginBatch, Fire, NewCall
 from awakeables.core.deadletters import DeadLetter
@@ -507,9 +507,41 @@ def what_was_not_asked_is_of_today() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def a_late_answer_is_not_noted() -> Iterator[None]:
+    """L1: each late answer begins the handler."""
+    with mock.patch.object(awakeables, "with_late_invocation", lambda row, _id: row):
+        yield
+
+
+@contextmanager
+def silence_counts_from_the_beginning() -> Iterator[None]:
+    """L2: who has not begun is taken to be silent."""
+    watched = awakeables.watched
+
+    def hasty(created: AwakeableRow, watch: awakeables.Watch) -> AwakeableRow:
+        row = watched(created, watch)
+        row.heartbeat_json = b'{"progress":null,"at_ms":0}'
+        row.deadline_ms = created.created_ms + (watch.heartbeat_ms or 0)
+        return row
+
+    with mock.patch.object(awakeables, "watched", hasty):
+        yield
+
+
+@contextmanager
+def nobody_is_told() -> Iterator[None]:
+    """L3: the worker of a cancelled task goes on."""
+    with mock.patch.object(rows, "revocation", return_value=None):
+        yield
+
+
 MUTATIONS: tuple[Callable[[], Any], ...] = (
     a_tick_begins_beside_the_one_before,
     a_tick_is_marked_before_it_begins,
+    a_late_answer_is_not_noted,
+    silence_counts_from_the_beginning,
+    nobody_is_told,
     a_version_is_forgotten,
     what_was_not_asked_is_of_today,
     a_batch_of_records_is_begun_again,

@@ -70,6 +70,7 @@ WANTED = {
     *corpus.flows.handlers,
     *corpus.queues.handlers,
     *corpus.scheduled.handlers,
+    *corpus.laters.handlers,
 }
 
 
