@@ -15,6 +15,7 @@ RuleName: TypeAlias = Literal[
     "ctx-in-action",
     "unawaited",
     "blocking-io",
+    "heartbeat",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import timedelta
 from typing import Final, NamedTuple, TypeAlias, get_origin, get_type_hints
 
 from awakeables.checking.findings import CodeFinding, RuleName
@@ -230,6 +231,7 @@ class HandlerCode(_Code):
         self._check_replaced(node)
         self._check_suppress(node)
         self._check_order_of_arguments(node)
+        self._check_heartbeat(node)
         if isinstance(node.func, ast.Attribute) and node.func.attr == "pop" and not node.args:
             self._check_order(node.func.value)
         self.generic_visit(node)
@@ -245,6 +247,26 @@ class HandlerCode(_Code):
             text = f"the result of {dropped} is never awaited; put `await` before it"
             self._report(node.value, "unawaited", text)
         self.generic_visit(node)
+
+    def _check_heartbeat(self, node: ast.Call) -> None:
+        """Warn of a silence that the time-out always cuts short, where both are written there."""
+        if self._method(node) != "awakeable":
+            return
+        given = {each.arg: self._duration(each.value) for each in node.keywords}
+        silence, timeout = given.get("heartbeat_timeout"), given.get("timeout")
+        if silence is not None and timeout is not None and silence >= timeout:
+            text = "heartbeat_timeout is not shorter than timeout, so it never decides; make it shorter"
+            self._report(node, "heartbeat", text)
+
+    def _duration(self, node: ast.expr) -> timedelta | None:
+        """The value of `timedelta(…)` with numbers."""
+        if not isinstance(node, ast.Call) or self._source.dotted(node.func) != "datetime.timedelta":
+            return None
+        try:
+            numbers = {each.arg or "": float(ast.literal_eval(each.value)) for each in node.keywords}
+            return timedelta(*[float(ast.literal_eval(each)) for each in node.args], **numbers)
+        except (ValueError, TypeError, OverflowError):
+            return None
 
     def _check_replaced(self, node: ast.Call) -> None:
         name = self._source.dotted(node.func)

@@ -127,6 +127,13 @@ BAD = [
     ("swallow", "try: [each async for each in order]\nexcept: pass"),
     ("swallow", "with contextlib.suppress(BaseException): await ctx.sleep(SECOND)"),
     *[
+        ("heartbeat", f"await ctx.awakeable(str, timeout={timeout}, heartbeat_timeout={silence})")
+        for timeout, silence in (
+            ("timedelta(minutes=1)", "timedelta(hours=1)"),
+            ("timedelta(1)", "timedelta(hours=24)"),
+        )
+    ],
+    *[
         ("ctx-in-action", code)
         for code in (
             "await ctx.run('pay', lambda: pay(ctx.uuid()))",
@@ -239,6 +246,9 @@ GOOD = [
     ("swallow", "try: int(order)\nexcept: order = ''"),
     ("swallow", "try:\n    def later(): yield\nexcept: pass"),
     ("swallow", "try: int(order)\nfinally: return"),
+    ("heartbeat", "await ctx.awakeable(str, timeout=timedelta(1), heartbeat_timeout=timedelta(minutes=2))"),
+    ("heartbeat", "await ctx.awakeable(str, heartbeat_timeout=timedelta(minutes=2))"),
+    ("heartbeat", "await ctx.awakeable(str, timeout=SECOND, heartbeat_timeout=timedelta(minutes=2))"),
     *[
         ("ctx-in-action", code)
         for code in (
