@@ -383,8 +383,10 @@ class Stream:
                     name=name,
                     declared=("orders", "fulfil", self.chance.choice([b"{}", b"{}", b"[]"])),
                     next_ms=self.driver.clock.ms + self.chance.choice([10, 50]),
+                    read_ms=self.chance.choice([held.next_ms, held.next_ms, None]) if held else None,
                 )
                 for name in names
+                for held in [self.tables.schedules.get(name)]
             ),
             removed=tuple(set(SCHEDULES) - set(names)) if self.chance.random() < 0.2 else (),
             since_ms=self.chance.randrange(3),

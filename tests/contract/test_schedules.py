@@ -38,8 +38,10 @@ MINUTE_MS = 60_000
 FIRST_MS = START_MS + MINUTE_MS
 
 
-def new(name: str = NAME, declared: Declaration = SPEC, next_ms: int = FIRST_MS) -> NewSchedule:
-    return NewSchedule(name=name, declared=declared, next_ms=next_ms)
+def new(
+    name: str = NAME, declared: Declaration = SPEC, next_ms: int = FIRST_MS, read_ms: int | None = None
+) -> NewSchedule:
+    return NewSchedule(name=name, declared=declared, next_ms=next_ms, read_ms=read_ms)
 
 
 async def place(
@@ -259,10 +261,26 @@ async def test_a_changed_schedule_begins_anew_and_knows_its_last_invocation(driv
     await driver.do(Fired, a_fire(driver, 1, overlap="queue"))
     before = await row_of(driver)
     assert before.queued_ms is not None
-    await place(driver, new(declared=NEWER, next_ms=START_MS + 7), since_ms=1)
+    await place(driver, new(declared=NEWER, next_ms=START_MS + 7, read_ms=before.next_ms), since_ms=1)
     after = await row_of(driver)
     assert after == replace(before, spec_json=NEWER[2], next_ms=START_MS + 7, queued_ms=None)
     await driver.do(Fenced, a_fire(driver, 2))
+
+
+async def test_a_schedule_that_has_moved_since_it_was_read_is_left_alone(driver: Driver) -> None:
+    """The tick that the new one would begin with may be the one that has just begun."""
+    await place(driver)
+    await driver.do(Fired, a_fire(driver))
+    before = await row_of(driver)
+    changed = new(declared=NEWER, next_ms=FIRST_MS, read_ms=FIRST_MS)
+    await place(driver, changed, since_ms=2)
+    assert await row_of(driver) == before
+    await place(driver, replace(changed, read_ms=None), since_ms=2)
+    assert await row_of(driver) == before
+    await place(driver, replace(changed, next_ms=before.next_ms, read_ms=before.next_ms), since_ms=2)
+    assert (await row_of(driver)).declared == NEWER
+    await place(driver, new("gone", read_ms=FIRST_MS))
+    assert [each.row.name for each in await driver.store.schedules()] == [NAME]
 
 
 async def test_h8_3_the_schedule_of_the_newer_build_wins(driver: Driver) -> None:
@@ -272,7 +290,7 @@ async def test_h8_3_the_schedule_of_the_newer_build_wins(driver: Driver) -> None
     await driver.do(Fenced, a_fire(driver))
     assert (await driver.do(Fired, a_fire(driver, declared=NEWER))).begun
     # Once the newer one has gone for good, the older one is the newest.
-    await place(driver, new(), since_ms=9, newest=True)
+    await place(driver, new(read_ms=(await row_of(driver)).next_ms), since_ms=9, newest=True)
     row = await row_of(driver)
     assert (row.declared, row.since_ms) == (SPEC, 9)
 

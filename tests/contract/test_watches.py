@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import Raw
 from msgspec.structs import replace
 
 from awakeables.core.awakeables import LATE_LETTER, Completion
 from awakeables.core.commands import Expire, Kill, MarkPublished, NewAwakeable, Settle
 from awakeables.core.deadletters import LATE
-from awakeables.core.invocations import CALLED_OFF, CANCELLED_OUTCOME, KILLED, Suspend
+from awakeables.core.invocations import CALLED_OFF, CANCELLED_OUTCOME, KILLED, End, Suspend
 from awakeables.core.journal import Input
 from awakeables.core.outcomes import Expiry, Resolution
 from awakeables.core.records import rfc3339
@@ -162,6 +163,34 @@ async def test_whoever_does_the_task_is_told_that_nobody_waits(driver: Driver, h
     if how not in ("kill", "end"):
         assert said["reason"] == wanted[1]
     assert await revoked(driver) == []
+
+
+@pytest.mark.parametrize("how", ["cancel", "call-off", "end"])
+async def test_also_if_it_is_over_in_the_commit_that_creates_it(driver: Driver, how: str) -> None:
+    """Its task is published nevertheless."""
+    new = NewAwakeable(id=driver.id("prom"), timeout_ms=60 * MINUTE, revoke_to=REVOKE_TO)
+    row = await driver.begin(owner="me")
+    step = End(result=Resolution(value=Raw(b"1")), abandoned=(new.id,)) if how == "end" else None
+    order = driver.an_advance(row, step, awakeables=(new,))
+    over = (new.id,)
+    order = replace(
+        order, cancels=over if how == "cancel" else (), called_off=over if how == "call-off" else ()
+    )
+    await driver.do(Advanced, order)
+    (said,) = await revoked(driver)
+    assert (said["awakeable_id"], said["state"]) == (new.id, "cancelled")
+
+
+async def test_a_heartbeat_without_progress_keeps_the_former_one(driver: Driver) -> None:
+    """A task that is delivered again begins with one."""
+    _, awakeable_id = await watched(driver, heartbeat_ms=MINUTE)
+    await driver.settle(beating(awakeable_id, b'{"epoch":40}'))
+    driver.clock.ms += MINUTE - 1
+    await driver.settle(beating(awakeable_id, b"null"))
+    row = await driver.awakeable(awakeable_id)
+    assert row.heartbeat is not None
+    assert (bytes(row.heartbeat.progress), row.heartbeat.at_ms) == (b'{"epoch":40}', driver.clock.ms)
+    assert row.deadline_ms == driver.clock.ms + MINUTE
 
 
 async def test_an_answered_awakeable_is_not_revoked_and_neither_is_an_unwatched_one(driver: Driver) -> None:

@@ -435,11 +435,14 @@ def _settle(row: AwakeableRow, completion: Completion, *, expired: bool, now_ms:
 
 
 def _with_heartbeat(row: AwakeableRow, heartbeat: Heartbeat, worker: str | None, now_ms: int) -> Settled:
-    """Keep the last heartbeat, which puts off when the next is overdue.
+    """Keep the last heartbeat, which puts off when the next is overdue; without progress, the former stays.
 
     It is not an answer, so it gets no verdict.
     """
-    beat = LastHeartbeat(progress=heartbeat.progress, at_ms=now_ms, worker=worker)
+    progress, former = heartbeat.progress, row.heartbeat
+    if former is not None and bytes(progress) == b"null":
+        progress = former.progress  # the first heartbeat of a task that is delivered again has none
+    beat = LastHeartbeat(progress=progress, at_ms=now_ms, worker=worker)
     after = replace(row, heartbeat_json=_encode(beat))
     if row.watch_json is not None and row.state == "pending":
         watch = row.watch

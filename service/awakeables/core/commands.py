@@ -521,11 +521,18 @@ class PausePartitions(Record):
 
 
 class NewSchedule(Record):
-    """A schedule that the code declares; `next_ms` is its first tick from now on."""
+    """A schedule that the code declares.
+
+    Attributes:
+        next_ms: Its first tick from now on.
+        read_ms: The next tick of the row that was read before; None: there was no row. If the row has moved
+            since, that tick may have begun, so the row is left alone.
+    """
 
     name: str
     declared: Declaration
     next_ms: int
+    read_ms: int | None
 
 
 class PlaceSchedules(Record):

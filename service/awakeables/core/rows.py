@@ -312,7 +312,7 @@ class Changes:
         self.rows.awakeables[row.id] = row
         if before is None and row.source_utf8 is not None:
             self._new_waits.setdefault(text_from(row.source_utf8), []).append(row.id)
-        if row.watch_json is not None and before is not None and before.state == "pending":
+        if row.watch_json is not None and (before is None or before.state == "pending"):
             effect = revocation(row)
             if effect is not None:
                 self.put_effect(None, effect_row(effect, UNCLAIMED, 0))

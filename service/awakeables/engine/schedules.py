@@ -290,11 +290,17 @@ class Schedules:
         if newer_builds(me, living):
             return
         now_ms = self._clock.now_ms()
+        rows = {each.row.name: each.row for each in listed}
         new = [
-            NewSchedule(name=each.name, declared=each.declared, next_ms=each.schedule.following(now_ms))
+            NewSchedule(
+                name=each.name,
+                declared=each.declared,
+                next_ms=each.schedule.following(now_ms),
+                read_ms=rows[each.name].next_ms if each.name in rows else None,
+            )
             for each in self.declared.values()
         ]
-        removed = [each.row.name for each in listed if each.row.name not in self.declared]
+        removed = [name for name in rows if name not in self.declared]
         if new or removed:
             command = PlaceSchedules(
                 schedules=tuple(new),

@@ -117,7 +117,6 @@ class Outside:
         self._on_record = on_record
         self._note = note
         self._state_of = state_of
-        self._progress: dict[str, bytes] = {}
         self.revocations: list[Any] = []
         self._seen: set[str] = set()
         self._inbox = topics.records
@@ -196,10 +195,8 @@ class Outside:
         loop.call_soon_threadsafe(send)
 
     async def heartbeat(self, awakeable_id: str, progress: bytes | None) -> None:
-        """Send a heartbeat over the wire, as workers do; without progress, with that of the last one."""
-        if progress is not None:
-            self._progress[awakeable_id] = progress
-        body = Heartbeat(progress=Raw(self._progress.get(awakeable_id, NULL)))
+        """Send a heartbeat over the wire, as workers do."""
+        body = Heartbeat(progress=Raw(NULL if progress is None else progress))
         self._count += 1
         source = source_of("testing", str(self._count))
         completion = Completion(awakeable_id=awakeable_id, body=body, source=source)

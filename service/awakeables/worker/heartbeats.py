@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import suppress
 from typing import Any, TypeAlias
 
 from awakeables.core.awakeables import MAX_PROGRESS_BYTES
@@ -20,6 +19,9 @@ PER_TIMEOUT = 3
 
 UNWATCHED_S = 5.0
 """The shortest time between two heartbeats of a task for which nobody expects any."""
+
+LEAST_S = 0.1
+"""The shortest time between two heartbeats of any task."""
 
 
 class TaskOver(Exception):
@@ -57,7 +59,7 @@ class Heart:
         """
         self._send = send
         self._over = over
-        self._interval_s = UNWATCHED_S if timeout_s is None else timeout_s / PER_TIMEOUT
+        self._interval_s = UNWATCHED_S if timeout_s is None else max(LEAST_S, timeout_s / PER_TIMEOUT)
         self._is_watched = timeout_s is not None
         self._keepalive = keepalive and timeout_s is not None
         self._loop = asyncio.get_running_loop()
@@ -65,6 +67,7 @@ class Heart:
         self._progress = b"null"
         self._unsent = False
         self._beating: asyncio.Task[None] | None = None
+        self._closed = False
 
     def open(self) -> None:
         """Say that somebody has taken the task up, if that is expected."""
@@ -72,7 +75,8 @@ class Heart:
             self._on_beat()
 
     async def close(self) -> None:
-        """Send what was made last, and end."""
+        """Send what was made last, and end; heartbeats made from now on are for nobody."""
+        self._closed = True
         if self._beating is not None:
             self._beating.cancel()
             await asyncio.wait({self._beating})
@@ -96,7 +100,7 @@ class Heart:
 
     def _on_beat(self) -> None:
         self._made.set()
-        if self._beating is None:
+        if self._beating is None and not self._closed:
             self._beating = asyncio.ensure_future(self._send_all())
 
     async def _send_all(self) -> None:
@@ -110,8 +114,13 @@ class Heart:
 
     async def _send_last(self) -> None:
         self._unsent = False
-        with suppress(OperatorError):  # the broker is out of reach; the next one may get through
+        try:
             await self._send(self._progress)
+        except OperatorError:
+            pass  # the broker is out of reach; the next one may get through
+        except asyncio.CancelledError:
+            self._unsent = True  # `close` sends it again
+            raise
 
 
 class Beat:

@@ -15,6 +15,7 @@ function ──returns──▶ Answered: resolved │
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -24,6 +25,7 @@ from msgspec.structs import replace
 
 from awakeables.core.awakeables import Completion, DeadTask, Heartbeat
 from awakeables.core.effects import Header
+from awakeables.core.ids import parse_id
 from awakeables.core.jsontext import TOO_MANY_VALUES, has_too_many_values
 from awakeables.core.outcomes import Rejection, Resolution
 from awakeables.core.records import Record
@@ -57,6 +59,7 @@ from awakeables.worker.worker import TaskFunction, Worker
 log = structlog.stdlib.get_logger(__name__)
 
 _TRACING = {"traceparent", "tracestate"}
+_A_DURATION = re.compile("[1-9][0-9]{0,14}")
 
 Sleep: TypeAlias = Callable[[float], Awaitable[bool]]
 """Waits for that many seconds; False if the worker drains, so that there is no further attempt."""
@@ -141,7 +144,8 @@ class Processor:
             return self.give_up(record, "invalid", f"the payload does not fit: {explain(error)}")
         job = _Job(record, task, function, payload)
         if job.revocations is not None:
-            self._port.watch(job.revocations, record.timestamp_ms)
+            # A revocation is later than the awakeable, but not than every copy of its task.
+            self._port.watch(job.revocations, parse_id(task.awakeable_id, "prom") or record.timestamp_ms)
         job.heart = Heart(
             lambda progress: self._send_heartbeat(job, progress),
             lambda: self._is_over(job),
@@ -352,9 +356,9 @@ class _Job:
         }
         self.heart: Heart | None = None
         heartbeat_ms = self.headers.get("awakeable-heartbeat-ms", "")
-        self.heartbeat_s = int(heartbeat_ms) / 1000 if heartbeat_ms.isdecimal() else None
-        topic = self.headers.get("awakeable-revocations")
-        self.revocations = topic if topic is not None and is_topic_name(topic) else None
+        self.heartbeat_s = int(heartbeat_ms) / 1000 if _A_DURATION.fullmatch(heartbeat_ms) else None
+        topic = self.headers.get("awakeable-revocations", "")
+        self.revocations = topic if topic.endswith(".revocations") and is_topic_name(topic) else None
 
     def is_late(self, at_ms: int) -> bool:
         return self.deadline is not None and self.deadline.timestamp() * 1000 <= at_ms

@@ -193,7 +193,10 @@ async def _in_service(case: Case, folder: Path) -> End:
         broker,
         clock=clock,
         settings=EngineSettings(
-            runner=RunnerSettings(linger=timedelta(0), retry=FEW_TRIES), horizon=timedelta(0), threads=1
+            runner=RunnerSettings(linger=timedelta(0), retry=FEW_TRIES),
+            horizon=timedelta(0),
+            threads=1,
+            schedules=None,
         ),
     )
     transport = httpx.ASGITransport(new_web_app(process))

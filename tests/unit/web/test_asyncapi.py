@@ -86,6 +86,7 @@ async def test_the_apps_topics_are_served(web: Web) -> None:
         "replies": None,
         "deadLetters": SHOP.dead_letter_topic,
         "taskDeadLetters": "{topic}.dlq",
+        "revocations": "shop.revocations",
     }
     assert document["info"]["title"] == "shop"
     group = document["operations"]["receiveCompletion"]["bindings"]["kafka"]["groupId"]

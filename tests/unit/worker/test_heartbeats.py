@@ -11,6 +11,8 @@ from msgspec.structs import replace
 
 from awakeables import Reject, RetryPolicy, Task, TaskOver, Worker
 from awakeables.core.awakeables import MAX_PROGRESS_BYTES, Heartbeat
+from awakeables.core.ids import parse_id
+from awakeables.worker.heartbeats import Heart
 from awakeables.worker.port import Incoming
 from awakeables.worker.process import Answered, PastDeadline
 
@@ -53,7 +55,64 @@ async def test_taking_up_a_watched_task_is_its_first_heartbeat() -> None:
     (message,) = port.sent
     assert message.topic.endswith(".completions")
     assert message.key == dict(watched().headers)["awakeable-id"]
-    assert port.watched == {"shop.revocations": watched().timestamp_ms}
+    assert port.watched == {"shop.revocations": parse_id(str(completion(message).awakeable_id), "prom")}
+
+
+@pytest.mark.parametrize("heartbeat_ms", ["0", "-1", "9" * 5000, "1e3", "", "٣", "soon"])
+async def test_a_time_of_heartbeats_that_is_none_is_ignored(heartbeat_ms: str) -> None:
+    """Anybody can publish a task: it must not end the worker."""
+
+    async def train(task: Task[Any]) -> str:
+        return "model"
+
+    record = watched(None, revocations="payments")
+    header = ("awakeable-heartbeat-ms", heartbeat_ms.encode())
+    port = FakePort()
+    fate = await process(
+        worker_of(train, keepalive=True), replace(record, headers=(*record.headers, header)), port=port
+    )
+    assert isinstance(fate, Answered)
+    assert beats(port) == []
+    assert port.watched == {}, "only topics of revocations are read"
+
+
+async def test_a_short_time_of_heartbeats_does_not_flood_the_broker() -> None:
+    async def train(task: Task[Any]) -> None:
+        await asyncio.sleep(0.25)
+
+    port = FakePort()
+    await process(worker_of(train, keepalive=True), watched(1), port=port)
+    assert len(beats(port)) <= 4
+
+
+async def test_heartbeats_after_the_end_are_for_nobody() -> None:
+    sent: list[bytes] = []
+
+    async def send(progress: bytes) -> None:
+        sent.append(progress)
+
+    heart = Heart(send, lambda: None, timeout_s=0.3, keepalive=False)
+    await heart.close()
+    heart.beat(1)  # of a thread that goes on
+    await asyncio.sleep(0.01)
+    assert sent == []
+
+
+async def test_a_heartbeat_that_was_being_sent_at_the_end_is_sent_again() -> None:
+    sent: list[bytes] = []
+    begun = asyncio.Event()
+
+    async def send(progress: bytes) -> None:
+        if not begun.is_set():
+            begun.set()
+            await asyncio.sleep(3600)
+        sent.append(progress)
+
+    heart = Heart(send, lambda: None, timeout_s=0.3, keepalive=False)
+    heart.beat(1)
+    await begun.wait()
+    await heart.close()
+    assert sent == [b"1"]
 
 
 async def test_an_unwatched_task_sends_none_by_itself_but_its_progress() -> None:

@@ -127,6 +127,8 @@ def place_schedules(command: PlaceSchedules, rows: Rows, now_ms: int, changes: C
     rows.schedules.require((*(each.name for each in command.schedules), *command.removed))
     for each in command.schedules:
         held, (service, handler, spec) = rows.schedules[each.name], each.declared
+        if (held is None or held.declared != each.declared) and each.read_ms != (held and held.next_ms):
+            continue  # a tick may have begun meanwhile: whoever reads the row as it is now places it
         if held is None:
             row = ScheduleRow(each.name, service, handler, spec, command.since_ms, each.next_ms)
             changes.put_schedule(None, row.name, row)
