@@ -298,6 +298,7 @@ FULL_INVOCATION = Invocation(
     ticket=3,
     pausing_ms=13,
     subscription="s",
+    versions_json=b"[]",
 )
 FULL_AWAKEABLE = AwakeableRow(
     id="prom",

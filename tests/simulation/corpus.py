@@ -582,16 +582,20 @@ async def taken_late(ctx: Context, late: Late[Answer]) -> list[str]:
 
 @service.handler()
 async def given_up(ctx: Context, n: int) -> list[Any]:
-    """A worker falls silent, or answers too late."""
-    a = ctx.awakeable(
-        Answer,
-        timeout=timedelta(seconds=2 + n % 3),
-        heartbeat_timeout=timedelta(seconds=1),
-        on_late=taken_late,
+    """One worker falls silent, another one answers too late."""
+    late, silent = (
+        ctx.awakeable(
+            Answer,
+            timeout=timedelta(seconds=seconds),
+            heartbeat_timeout=timedelta(seconds=1),
+            on_late=taken_late,
+        )
+        for seconds in (0.5 + n % 3 / 2, 4)
     )
-    ctx.publish(TASKS, n, awakeable=a)
-    await a.progress()
-    return [await seen(a)]
+    ctx.publish(TASKS, n, awakeable=late)
+    ctx.publish(TASKS, n, awakeable=silent)
+    await silent.progress()
+    return [await seen(late), await seen(silent)]
 
 
 UNDO = ("undone_when_cancelled", "undone_in_a_call")

@@ -666,6 +666,7 @@ class World:
             [rejection],
             [misfit, good],
             [beat, good, beat],
+            [beat],
             [good, self._resolve(stranger)],
             [self.chance.choice(nonsense), good],
             [self._resolve(awakeable_id), self._resolve(awakeable_id)],

@@ -315,11 +315,6 @@ class SimulatedService:
         await self.loop.idle()
 
     @property
-    def live(self) -> int:
-        """The number of handlers in memory."""
-        return 0 if self._serving is None else self._serving.engine.live
-
-    @property
     def _engine_errors(self) -> list[BaseException]:
         return [] if self._serving is None else self._serving.engine.errors
 
@@ -347,7 +342,7 @@ class SimulatedService:
             if any(row.claimed_by == UNCLAIMED for _, row in self.store.tables.in_state("unsent")):
                 await self.of(_publish)
                 continue
-            if self.code.wait() or (not self.live and await self.outside.ask(self.pending())):
+            if self.code.wait() or await self.outside.ask(self.pending()):
                 continue
             if not await self._do_what_is_due():
                 return

@@ -46,6 +46,7 @@ def invocation(invocation_id: str, handler: str = "checkout", **fields: Any) -> 
         "cancelled": None,
         "pausing": None,
         "subscription": None,
+        "version": 1,
         "failure": None,
         "reason": None,
         "build": None,

@@ -235,15 +235,15 @@ def test_schedules_begin_their_handlers_at_their_ticks(guide: Any) -> None:
         "reports.daily",
         "reports.usage",
         "reports.usage-nightly",
-        "ledgers.close",
+        "ledgers.close_up",
     ]
     with Harness(app) as harness:
         harness.advance_to(datetime(2026, 1, 5, 6, 30, tzinfo=UTC))  # a Monday
         reports = [each.result() for each in harness.invocations(guide.daily)]
         assert reports == [f"EU-{day}.pdf" for day in ("2025-12-31", "2026-01-01", "2026-01-04")]
-        begun = len(harness.invocations(guide.close))
+        begun = len(harness.invocations(guide.close_up))
         harness.advance(timedelta(hours=1))
-        assert len(harness.invocations(guide.close)) == begun + 6
+        assert len(harness.invocations(guide.close_up)) == begun + 6
         (_, *_) = harness.tasks("usage-counts")
 
 

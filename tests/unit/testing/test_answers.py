@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from awakeables import Context, Reject, Task, TerminalError, TimedOut, Worker
+from awakeables import Context, Reject, Service, Task, TerminalError, TimedOut, Worker
 from awakeables.errors import DeclarationError
 from awakeables.testing import Answer, WrongAnswer, run
 
@@ -159,3 +159,15 @@ def _worker(function: Callable[[Task[Any]], Any]) -> Worker:
     worker = Worker("scales")
     worker.task("scales")(function)
     return worker
+
+
+@pytest.mark.parametrize("suspend", [True, False])
+def test_on_wait_is_asked_before_any_time_passes(suspend: bool) -> None:
+    """Also while the handler is in memory, so that the shortest time-out is not over before."""
+    service = Service("quick")
+
+    @service.handler()
+    async def pay(ctx: Context) -> int:
+        return await ctx.awakeable(int, timeout=timedelta(milliseconds=1))
+
+    assert run(pay, on_wait=lambda wait: wait.resolve(7), suspend=suspend).value == 7
