@@ -37,8 +37,8 @@ class Bench:
     def __init__(self, bootstrap: str) -> None:
         self.connection = KafkaConnection(bootstrap=bootstrap)
         self.name = f"app{secrets.token_hex(4)}"
-        own = [f"{self.name}.completions", f"{self.name}.tasks"]
-        self.topics = [name for topic in own for name in (topic, f"{topic}.dlq")]
+        own = ("completions", "completions.dlq"), ("revocations",), ("tasks", "tasks.dlq")
+        self.topics = [f"{self.name}.{topic}" for topics in own for topic in topics]
         Path(f"{self.name}.py").write_text(APP.format(name=self.name))
 
     def run(self, *words: str) -> Result:
@@ -94,7 +94,7 @@ async def test_a_topic_that_exists_is_never_changed(bench: Bench) -> None:
     found = {(row["topic"], row["setting"]): row for row in rows}
     assert found[bench.topics[0], "partitions"]["value"] == "2"
     assert found[bench.topics[0], "cleanup.policy"]["verdict"] == "must"
-    assert found[bench.topics[2], "partitions"]["value"] == "3"
+    assert found[bench.topics[3], "partitions"]["value"] == "3"
     assert found[bench.topics[1], "partitions"]["value"] == "1"
     assert await missing_topics(bench.connection, bench.topics) == []
 

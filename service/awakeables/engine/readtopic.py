@@ -254,7 +254,10 @@ class ReadTopic(ABC):
             partition=partition,
             before=before,
             next=next_,
-            dead_letter=replace(letter, acts=with_act((), "skip", by, letter.at_ms)),
+            # Of no record: that at `before`, if it has the same instant, may become a dead letter itself.
+            dead_letter=replace(
+                letter, source=f"{letter.source} skipped", acts=with_act((), "skip", by, letter.at_ms)
+            ),
             relay_to=self.dead_letter_topic,
             recreated=recreated,
             subscription=self.subscription,
