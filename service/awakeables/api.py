@@ -81,7 +81,14 @@ from awakeables.errors import (
     Overloaded,
     QueueIsFull,
 )
-from awakeables.handlers.invoking import beginning, idempotency_scope, key_problem, run_key, workflow_of
+from awakeables.handlers.invoking import (
+    beginning,
+    idempotency_scope,
+    key_problem,
+    run_key,
+    workflow_of,
+    written_input,
+)
 from awakeables.handlers.service import Handler
 from awakeables.ports import Expectation
 from awakeables.queries import KeyStatus, Queries, existing
@@ -276,7 +283,7 @@ class Api(Queries):
                     f"{handler.service}/{handler.name} is begun once per key: leave out the idempotency key"
                 )
             idempotency = run_key(workflow, key, content)
-        is_json = handler.input.kind == "json"
+        value, value_base64 = written_input(handler, content)
         given = Input(
             service=handler.service,
             handler=handler.name,
@@ -284,8 +291,8 @@ class Api(Queries):
             seed=engine.ids.seed(),
             at_ms=engine.clock.now_ms(),
             headers=dict(headers),
-            value=msgspec.UNSET if content is None or not is_json else msgspec.Raw(content),
-            value_base64=msgspec.UNSET if content is None or is_json else content,
+            value=value,
+            value_base64=value_base64,
             scheduled_ms=scheduled_ms,
             version=handler.version,
         )

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
-from msgspec import UNSET, Raw
 
 from awakeables.core.commands import (
     Begin,
@@ -35,7 +34,7 @@ from awakeables.engine.dueticks import due_ticks
 from awakeables.engine.member import Member
 from awakeables.engine.waiters import Waiter, Waiters
 from awakeables.errors import StoreUnavailable
-from awakeables.handlers.invoking import beginning, run_key, workflow_of
+from awakeables.handlers.invoking import beginning, run_key, workflow_of, written_input
 from awakeables.handlers.schedule import Schedule
 from awakeables.handlers.scheduling import DeclaredSchedule
 from awakeables.ports import Clock, Membership, ScheduleReader
@@ -209,20 +208,19 @@ class Schedules:
             following_ms=due.following_ms,
             ticks=tuple(self.tick(of, tick_ms) for tick_ms in due.ticks),
         )
-        reply = await self._committer.submit(fire)
-        if isinstance(reply, Fired):
-            self.count(of.name, reply, missed=due.missed)
-        elif not isinstance(reply, Fenced):
-            raise TypeError(f"Fire got the reply {type(reply).__name__}")
+        await self._commit(fire, missed=due.missed)
         return 0.0  # the row has changed
 
     async def _begin_queued(self, of: DeclaredSchedule, tick_ms: int) -> None:
-        command = BeginQueued(schedule=of.name, declared=of.declared, tick=self.tick(of, tick_ms))
+        await self._commit(BeginQueued(schedule=of.name, declared=of.declared, tick=self.tick(of, tick_ms)))
+
+    async def _commit(self, command: Fire | BeginQueued, *, missed: int = 0) -> None:
+        """Evaluate ticks, unless another instance has done so."""
         reply = await self._committer.submit(command)
         if isinstance(reply, Fired):
-            self.count(of.name, reply)
+            self.count(command.schedule, reply, missed=missed)
         elif not isinstance(reply, Fenced):
-            raise TypeError(f"BeginQueued got the reply {type(reply).__name__}")
+            raise TypeError(f"{type(command).__name__} got the reply {type(reply).__name__}")
 
     def _watch_ends(self, listed: Sequence[ListedSchedule]) -> None:
         """Look again at once when an invocation ends here that a tick waits for."""
@@ -253,15 +251,15 @@ class Schedules:
     def tick(self, of: DeclaredSchedule, tick_ms: int, *, by: str | None = None) -> Tick:
         """What a tick begins."""
         handler, content, key = of.handler, of.content, of.key(tick_ms)
-        is_json = handler.input.kind == "json"
+        value, value_base64 = written_input(handler, content)
         given = Input(
             service=handler.service,
             handler=handler.name,
             key=key,
             seed=self._ids.seed(),
             at_ms=self._clock.now_ms(),
-            value=UNSET if content is None or not is_json else Raw(content),
-            value_base64=UNSET if content is None or is_json else content,
+            value=value,
+            value_base64=value_base64,
             version=handler.version,
             scheduled_ms=tick_ms,
         )

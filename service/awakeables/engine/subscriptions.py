@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Final
 
-from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
 from awakeables.core.commands import Begin, BeginBatch, PlacePartitions, Queue
@@ -27,7 +26,14 @@ from awakeables.engine.readtopic import (
 )
 from awakeables.engine.sinks import PartitionSink
 from awakeables.errors import InvalidInput, OwnershipLost
-from awakeables.handlers.invoking import MAX_INPUT_BYTES, beginning, key_problem, run_key, workflow_of
+from awakeables.handlers.invoking import (
+    MAX_INPUT_BYTES,
+    beginning,
+    key_problem,
+    run_key,
+    workflow_of,
+    written_input,
+)
 from awakeables.handlers.service import App, Handler
 from awakeables.handlers.subscription import KafkaRecord, Start, Subscription, record_of, value_of
 from awakeables.ports import TopicOffsets, Where
@@ -332,7 +338,7 @@ class SubscriptionSink(PartitionSink):
         """
         topic, handler = self._topic, self._topic.handler
         content = _input(handler, record.value)
-        is_json = handler.input.kind == "json"
+        value, value_base64 = written_input(handler, content)
         source = SourceRecord(
             subscription=topic.subscription,
             topic=topic.name,
@@ -350,8 +356,8 @@ class SubscriptionSink(PartitionSink):
             seed=topic.ids.seed(),
             at_ms=topic.clock.now_ms(),
             headers=_as_text(record.headers),
-            value=UNSET if content is None or not is_json else Raw(content),
-            value_base64=UNSET if content is None or is_json else content,
+            value=value,
+            value_base64=value_base64,
             record=source,
             version=handler.version,
         )

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import replace
 
 from awakeables.core.commands import Idempotency, NewAwakeable, NewCall, OfWorkflow, Queue
@@ -338,6 +338,13 @@ def checked_input(handler: Handler, given: Any) -> bytes | None:
     return content
 
 
+def written_input(handler: Handler, content: bytes | None) -> tuple[Raw | UnsetType, bytes | UnsetType]:
+    """The `value` and `value_base64` of an input in the journal; without an input, neither."""
+    if content is None:
+        return UNSET, UNSET
+    return (Raw(content), UNSET) if handler.input.kind == "json" else (UNSET, content)
+
+
 def _new_call(
     execution: Execution,
     asked: CallRequested | SendRequested,
@@ -348,15 +355,15 @@ def _new_call(
     delay_ms: int = 0,
 ) -> NewCall:
     world = execution.world
-    is_json = handler.input.kind == "json"
+    value, value_base64 = written_input(handler, content)
     waits = isinstance(asked, CallRequested)
     callers = _exclusive_callers(execution) if waits else ()
     given = Input(
         service=handler.service,
         handler=handler.name,
         key=asked.key,
-        value=UNSET if content is None or not is_json else Raw(content),
-        value_base64=UNSET if content is None or is_json else content,
+        value=value,
+        value_base64=value_base64,
         seed=world.ids.seed(),
         at_ms=world.clock.now_ms(),
         headers=dict(headers),
