@@ -14,6 +14,7 @@ from awakeables.errors import (
 from awakeables.handlers.context import Context, Request
 from awakeables.handlers.execution import Awakeable, Durable, Promise
 from awakeables.handlers.invoking import Call
+from awakeables.handlers.keyring import KeyRing
 from awakeables.handlers.late import Late
 from awakeables.handlers.objectcontext import ObjectContext, SharedContext
 from awakeables.handlers.promises import DurablePromise, PromiseName
@@ -23,6 +24,7 @@ from awakeables.handlers.serde import Serde
 from awakeables.handlers.service import App, Service, VirtualObject, Workflow
 from awakeables.handlers.state import State
 from awakeables.handlers.subscription import KafkaRecord, Subscription
+from awakeables.ports import PayloadCodec
 from awakeables.worker.heartbeats import TaskOver
 from awakeables.worker.task import Reject, Task
 from awakeables.worker.worker import Worker
@@ -39,8 +41,10 @@ __all__ = [
     "Durable",
     "DurablePromise",
     "KafkaRecord",
+    "KeyRing",
     "Late",
     "ObjectContext",
+    "PayloadCodec",
     "PayloadError",
     "Promise",
     "PromiseName",

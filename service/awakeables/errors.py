@@ -21,6 +21,8 @@ AwakeablesError
 │   ├── StoreLocked          another process has the file open
 │   ├── StoreTooNew          the file was written by a newer release
 │   ├── StoreOfAnotherApp    the file has the rows of another app
+│   ├── ValueSealed          a stored value can't be opened
+│   │   └── KeyMissing       its key is not in the key ring
 │   ├── BrokerUnavailable    Kafka can't be reached
 │   │   ├── BrokerRefused    Kafka refuses us, or we refuse it
 │   │   └── TopicMissing     there is no such topic (yet)
@@ -218,6 +220,14 @@ class StoreTooNew(OperatorError):
 
 class StoreOfAnotherApp(OperatorError):
     """The store belongs to another app, whose invocations this one would time out and pause."""
+
+
+class ValueSealed(OperatorError):
+    """A stored value can't be opened: it is not what was written there. What needs it waits."""
+
+
+class KeyMissing(ValueSealed):
+    """A stored value can't be opened, because its key is not in the key ring. What needs it waits."""
 
 
 class BrokerUnavailable(OperatorError):

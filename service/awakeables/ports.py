@@ -56,6 +56,40 @@ class Entropy(Protocol):
         ...
 
 
+class PayloadCodec(Protocol):
+    """Seals the values of an app before they are stored, and opens them; `KeyRing` is one.
+
+    Both methods are called from several threads, for each value that is written or read: they must be fast.
+    """
+
+    @property
+    def key_id(self) -> str:
+        """The ID of the key that `seal` uses, which is stored beside each value: 1 to 255 bytes."""
+        ...
+
+    def seal(self, content: bytes, /, *, bound_to: str) -> bytes:
+        """Encrypt and authenticate a value.
+
+        Args:
+            content: The value.
+            bound_to: Where it is stored, to be authenticated with it.
+        """
+        ...
+
+    def open(self, sealed: bytes, /, *, key_id: str, bound_to: str) -> bytes:
+        """Give back what `seal` was given.
+
+        Args:
+            sealed: What `seal` returned.
+            key_id: The ID of the key that it used.
+            bound_to: What it was given.
+
+        Raises:
+            KeyMissing: There is no key with this ID. Any other error: it is not what was sealed.
+        """
+        ...
+
+
 class Commits(Protocol):
     """The one way to change invocations and all that belongs to them."""
 

@@ -45,6 +45,7 @@ from awakeables.kafka.worker import WorkerRunner, WorkerSettings
 from awakeables.ports import Audit, Clock, Store
 from awakeables.settings import Settings, SettingsRefused
 from awakeables.store.memory import MemoryStore
+from awakeables.store.rekeying import Rekeyed
 from awakeables.store.sqlite.audit import SqliteAudit
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.store.urls import is_postgres, shown_store
@@ -417,11 +418,13 @@ def _store(app: App, settings: Settings, clock: Clock) -> Store:
     if settings.store == MEMORY:
         return MemoryStore(clock=clock, retention_ms=retention_ms)
     if is_postgres(settings.store):
-        return _postgres_store(settings.store, app.name, retention_ms)
-    return SqliteStore(Path(settings.store), clock=clock, retention_ms=retention_ms, app=app.name)
+        return _postgres_store(settings.store, app, retention_ms)
+    return SqliteStore(
+        Path(settings.store), clock=clock, retention_ms=retention_ms, app=app.name, codec=app.codec
+    )
 
 
-def _postgres_store(url: str, app: str, retention_ms: int) -> Store:
+def _postgres_store(url: str, app: App, retention_ms: int) -> Store:
     """Make a store in PostgreSQL.
 
     Raises:
@@ -429,7 +432,7 @@ def _postgres_store(url: str, app: str, retention_ms: int) -> Store:
     """
     with _with_driver():
         from awakeables.store.postgres.store import PostgresStore
-    return PostgresStore(url, retention_ms=retention_ms, app=app)
+    return PostgresStore(url, retention_ms=retention_ms, app=app.name, codec=app.codec)
 
 
 @contextmanager
@@ -445,12 +448,31 @@ def _with_driver() -> Iterator[None]:
         ) from None
 
 
-def audit_of(settings: Settings, app: str, clock: SystemClock) -> Audit:
+async def rekeyed(store: str, app: App, *, clear: bool) -> Rekeyed:
+    """Seal the values of a store again with the current key of the app's codec, or store them in clear.
+
+    Raises:
+        OperatorError: There is no such store, it is in use, or it is in the memory of another process.
+        MissingDependency: PostgreSQL's driver is not installed.
+    """
+    assert app.codec is not None
+    if store == MEMORY:
+        raise OperatorError("the store is in the memory of the service: nothing of it is at rest")
+    if not is_postgres(store):
+        from awakeables.store.sqlite.rekeying import rekey as rekey_file
+
+        return await asyncio.to_thread(rekey_file, Path(store), app=app.name, codec=app.codec, clear=clear)
+    with _with_driver():
+        from awakeables.store.postgres.rekeying import rekey
+    return await rekey(store, app=app.name, codec=app.codec, clear=clear)
+
+
+def audit_of(settings: Settings, app: App | None, clock: SystemClock) -> Audit:
     """What reads the whole store of these settings, also while a service has it open.
 
     Args:
         settings: Where the store is.
-        app: The app that it must belong to; empty: any.
+        app: The app that it must belong to, and whose codec opens what is sealed; None: any.
         clock: This machine's clock.
 
     Raises:
@@ -459,8 +481,9 @@ def audit_of(settings: Settings, app: str, clock: SystemClock) -> Audit:
     """
     if settings.store == MEMORY:
         raise OperatorError("the store is in the memory of the service: there is nothing to read")
+    name, codec = ("", None) if app is None else (app.name, app.codec)
     if not is_postgres(settings.store):
-        return SqliteAudit(Path(settings.store), clock=clock, app=app)
+        return SqliteAudit(Path(settings.store), clock=clock, app=name, codec=codec)
     with _with_driver():
         from awakeables.store.postgres.audit import PostgresAudit
-    return PostgresAudit(settings.store, app=app)
+    return PostgresAudit(settings.store, app=name, codec=codec)

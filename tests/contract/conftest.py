@@ -18,6 +18,7 @@ from awakeables.store.sqlite.group import Group
 from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import RETENTION_MS, Driver, FakeClock
 from contract.vandal import audit_of
+from support.keys import ring
 from support.loading import LOADED_LATE
 from support.pooler import behind, pooler, reason_pooler_is_missing
 from support.real_postgres import EmptyDatabase
@@ -43,6 +44,7 @@ def pooler_port(shared_database: str) -> Iterator[int]:
     params=[
         "memory",
         "sqlite",
+        "sealed",
         pytest.param("postgres", marks=pytest.mark.real_postgres),
         pytest.param("pgbouncer", marks=pytest.mark.real_postgres),
     ],
@@ -55,12 +57,17 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
             opened = MemoryStore(clock=clock, retention_ms=RETENTION_MS)
         case "sqlite":
             opened = SqliteStore(tmp_path / "shop.db", clock=clock, retention_ms=RETENTION_MS)
+        case "sealed":
+            opened = SqliteStore(
+                tmp_path / "shop.db", clock=clock, retention_ms=RETENTION_MS, codec=ring("2026-11")
+            )
         case kind:
             emptied: EmptyDatabase = request.getfixturevalue("empty_database")
             url = await emptied()
             if kind == "pgbouncer":
                 url = behind(url, request.getfixturevalue("pooler_port"))
-            opened = PostgresStore(url, clock=clock, retention_ms=RETENTION_MS)
+            codec = ring("2026-11") if kind == "pgbouncer" else None
+            opened = PostgresStore(url, clock=clock, retention_ms=RETENTION_MS, codec=codec)
     await opened.open()
     try:
         yield opened

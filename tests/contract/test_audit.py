@@ -26,6 +26,7 @@ from awakeables.core.rows import PLACES
 from awakeables.doctor.verification import verify
 from awakeables.ports import Store
 from awakeables.store.memory import MemoryStore
+from awakeables.store.postgres.store import PostgresStore
 from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import DLQ, RETENTION_MS, TOPIC, Driver, FakeClock, resolved
 from contract.vandal import MemoryVandal, PostgresVandal, SqliteVandal, Vandal
@@ -38,8 +39,11 @@ def vandal(store: Store, clock: FakeClock, request: pytest.FixtureRequest) -> Va
     if isinstance(store, MemoryStore):
         return MemoryVandal(store.tables, clock)
     if isinstance(store, SqliteStore):
-        return SqliteVandal(request.getfixturevalue("tmp_path") / "shop.db", clock)
-    return PostgresVandal(request.getfixturevalue("shared_database"), clock)
+        path = request.getfixturevalue("tmp_path") / "shop.db"
+        return SqliteVandal(path, clock, store._sealing.codec)
+    assert isinstance(store, PostgresStore)
+    url = request.getfixturevalue("shared_database")
+    return PostgresVandal(url, clock, store._writer._database._sealing.codec)
 
 
 class Healthy(msgspec.Struct):

@@ -358,6 +358,7 @@ WHOLE = (
     "all_positions",
     "all_objects",
     "schedules",  # as many as the code declares
+    "seals",  # as many as there were keys
     "schema_hashes",
     "subscribed",
 )

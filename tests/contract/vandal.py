@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import asyncpg
 from msgspec.structs import replace
 
-from awakeables.ports import Audit, Store
+from awakeables.ports import Audit, PayloadCodec, Store
 from awakeables.store.memory import MemoryStore, MemoryTables
 from awakeables.store.memoryaudit import MemoryAudit
 from awakeables.store.postgres.audit import PostgresAudit
@@ -47,9 +47,10 @@ def audit_of(store: Store, clock: FakeClock) -> Audit:
         case MemoryStore():
             return MemoryAudit(store.tables, clock=clock)
         case SqliteStore():
-            return SqliteAudit(store._path, clock=clock)
+            return SqliteAudit(store._path, clock=clock, codec=store._sealing.codec)
         case PostgresStore():
-            return PostgresAudit(store._writer._database._url, clock_ms=clock.now_ms)
+            database = store._writer._database
+            return PostgresAudit(database._url, clock_ms=clock.now_ms, codec=database._sealing.codec)
         case _:
             raise TypeError(store)
 
@@ -70,8 +71,8 @@ class Vandal(Protocol):
 
 
 class SqliteVandal:
-    def __init__(self, path: Path, clock: FakeClock) -> None:
-        self.audit = SqliteAudit(path, clock=clock)
+    def __init__(self, path: Path, clock: FakeClock, codec: PayloadCodec | None) -> None:
+        self.audit = SqliteAudit(path, clock=clock, codec=codec)
         self._path = path
 
     async def change(self, table: str, key: str, **columns: Any) -> None:
@@ -87,8 +88,8 @@ class SqliteVandal:
 
 
 class PostgresVandal:
-    def __init__(self, url: str, clock: FakeClock) -> None:
-        self.audit = PostgresAudit(url, clock_ms=clock.now_ms)
+    def __init__(self, url: str, clock: FakeClock, codec: PayloadCodec | None) -> None:
+        self.audit = PostgresAudit(url, clock_ms=clock.now_ms, codec=codec)
         self._url = url
 
     async def change(self, table: str, key: str, **columns: Any) -> None:

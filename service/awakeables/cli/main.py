@@ -19,6 +19,7 @@ from awakeables.cli import (
     objects,
     offsets,
     outbox,
+    rekey,
     replay,
     schedules,
     service,
@@ -86,6 +87,7 @@ cli.command(rich_help_panel=MAINTAIN)(check.check)
 cli.command(rich_help_panel=MAINTAIN)(doctor.doctor)
 cli.command(rich_help_panel=MAINTAIN)(verify.verify)
 cli.command(rich_help_panel=MAINTAIN)(replay.replay)
+cli.command(rich_help_panel=MAINTAIN)(rekey.rekey)
 cli.add_typer(topics.group, name="topics", rich_help_panel=MAINTAIN)
 cli.command(rich_help_panel=MAINTAIN)(settings.settings)
 

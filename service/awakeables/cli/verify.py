@@ -70,7 +70,7 @@ async def _findings(settings: Settings, app: App | None, *, topics: bool) -> Fin
     from awakeables.doctor.verification import verify as verify_store
     from awakeables.runtime import audit_of, connection_of
 
-    audit = audit_of(settings, "" if app is None else app.name, SystemClock())
+    audit = audit_of(settings, app, SystemClock())
     retention_ms = round(settings.retention / timedelta(milliseconds=1))
     findings = await verify_store(audit, retention_ms=retention_ms)
     if app is not None and topics:

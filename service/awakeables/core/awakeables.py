@@ -30,6 +30,7 @@ from awakeables.core.outcomes import (
 )
 from awakeables.core.records import Record, Row, text_from
 from awakeables.core.sameness import same_answer
+from awakeables.core.sealed import Unopened, rejection_of
 from awakeables.core.sources import same_source
 from awakeables.core.texts import shortened
 
@@ -277,13 +278,19 @@ class AwakeableRow(Row):
 
     @property
     def outcome(self) -> Outcome | None:
-        """How it was settled."""
-        return None if self.outcome_json is None else decode_outcome(self.outcome_json)
+        """How it was settled; a rejection that says so if that can't be read."""
+        content = self.outcome_json
+        if content is None:
+            return None
+        return rejection_of(content) if isinstance(content, Unopened) else decode_outcome(content)
 
     @property
     def verdicts(self) -> VerdictHistory:
-        """The verdicts on its completions."""
-        return _NO_VERDICTS if self.verdicts_json is None else _decode_verdicts(self.verdicts_json)
+        """The verdicts on its completions; none if they can't be read."""
+        content = self.verdicts_json
+        if content is None or isinstance(content, Unopened):
+            return _NO_VERDICTS
+        return _decode_verdicts(content)
 
     @property
     def watch(self) -> Watch:
@@ -292,8 +299,9 @@ class AwakeableRow(Row):
 
     @property
     def heartbeat(self) -> LastHeartbeat | None:
-        """Its last heartbeat."""
-        return None if self.heartbeat_json is None else _decode_heartbeat(self.heartbeat_json)
+        """Its last heartbeat; None also if that can't be read."""
+        content = self.heartbeat_json
+        return None if content is None or isinstance(content, Unopened) else _decode_heartbeat(content)
 
 
 class Settled(Record):
@@ -468,6 +476,8 @@ def note_dead_task(
         at_ms=now_ms,
         worker=worker and shortened(worker),
     )
+    if isinstance(awakeable.verdicts_json, Unopened):
+        return awakeable
     return replace(awakeable, verdicts_json=_encode(replace(awakeable.verdicts, dead_task=entry)))
 
 
@@ -566,8 +576,10 @@ def _with_verdict(
 ) -> Settled:
     verdict = _verdict(row, completion, kind, now_ms, reason, outcome)
     book = (_NO_VERDICTS if row.verdicts_json is None else row.verdicts).add(verdict, completion.trace)
+    # One that can't be read stays, to be read once its key is back; only an acceptance must not be missed.
+    unread = kind != "accepted" and isinstance(row.verdicts_json, Unopened)
     return Settled(
-        awakeable=replace(row, verdicts_json=_encode(book)),
+        awakeable=replace(row, verdicts_json=row.verdicts_json if unread else _encode(book)),
         verdict=verdict,
         settled=settled,
         count=sum(book.counts.values()),

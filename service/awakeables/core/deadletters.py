@@ -10,6 +10,7 @@ from awakeables.core.acts import Acts
 from awakeables.core.awakeables import AwakeableRow, DeadTask
 from awakeables.core.effects import Effect, Header
 from awakeables.core.records import Record
+from awakeables.core.sealed import Unopened
 
 ERROR_PREFIX = "__connect.errors."
 CODE_HEADER = "awakeable-error-code"
@@ -210,6 +211,8 @@ def refusal_to_resend(letter: DeadLetter, awakeable: AwakeableRow | None) -> str
     A task's topic is named by a record on the completions topic, which may be forged. So the task is
     sent only if the awakeable's own task was published there.
     """
+    if isinstance(letter.value, Unopened):
+        return f"the bytes of dead letter {letter.id} can't be read: {letter.value.error}"
     if letter.value is None and _bytes_were_dropped(letter):
         return (
             f"the bytes of dead letter {letter.id} were not kept; until the topic deletes them they are at "

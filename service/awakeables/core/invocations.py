@@ -29,6 +29,7 @@ from msgspec.structs import replace
 from awakeables.core.acts import Acts, acts_from
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, decode_outcome, encode_outcome
 from awakeables.core.records import Record, Row, text_from
+from awakeables.core.sealed import Unopened, rejection_of
 from awakeables.core.versions import Versions, versions_from
 
 Status: TypeAlias = Literal["queued", "pending", "running", "suspended", "backing-off", "paused", "completed"]
@@ -139,12 +140,19 @@ class Invocation(Row):
     @property
     def failure(self) -> Failure | None:
         """Why its last attempt failed, or why it was paused."""
-        return None if self.failure_json is None else _decode_failure(self.failure_json)
+        content = self.failure_json
+        if isinstance(content, Unopened):
+            kind = type(content.error).__name__
+            return Failure(kind=kind, message=str(content.error), at_ms=self.updated_ms)
+        return None if content is None else _decode_failure(content)
 
     @property
     def result(self) -> Outcome | None:
-        """How it ended."""
-        return None if self.result_json is None else decode_outcome(self.result_json)
+        """How it ended; a rejection that says so if that can't be read."""
+        content = self.result_json
+        if content is None:
+            return None
+        return rejection_of(content) if isinstance(content, Unopened) else decode_outcome(content)
 
     @property
     def versions(self) -> Versions:

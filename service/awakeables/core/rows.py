@@ -26,6 +26,7 @@ from awakeables.core.records import Row, text_bytes, text_from
 from awakeables.core.replies import Position, Wake
 from awakeables.core.revocations import revocation
 from awakeables.core.schedules import ScheduleRow
+from awakeables.core.sealed import Unopened, text_or_problem
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -87,7 +88,11 @@ class EffectRow(Row):
 
     @property
     def effect(self) -> Effect:
+        """The effect; if a part of it can't be read, its value is that part, which is not to be sent."""
         facts = self.facts_json
+        for part in (self.value, self.key, facts, self.headers_json):
+            if isinstance(part, Unopened):
+                return self._unopened(part)
         verdict = None if facts is None or self.kind != "verdict" else _decode_verdict(facts)
         return Effect(
             event_id=self.event_id,
@@ -102,9 +107,20 @@ class EffectRow(Row):
             verdict=verdict,
         )
 
+    def _unopened(self, part: Unopened) -> Effect:
+        return Effect(
+            event_id=self.event_id,
+            stream=self.stream,
+            topic=self.topic,
+            key=None,
+            value=part,
+            created_ms=self.created_ms,
+            kind=self.kind,
+        )
+
     @property
     def reason(self) -> str | None:
-        return None if self.reason_utf8 is None else text_from(self.reason_utf8)
+        return None if self.reason_utf8 is None else text_or_problem(self.reason_utf8)
 
     @property
     def acts(self) -> Acts:

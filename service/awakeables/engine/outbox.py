@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -16,6 +16,7 @@ from awakeables.core.commands import ClaimEffects, MarkPublished, MarkRefused
 from awakeables.core.deadletters import without_value
 from awakeables.core.effects import Effect
 from awakeables.core.replies import Acknowledged, ClaimedEffects, Reply, Wake
+from awakeables.core.sealed import Unopened
 from awakeables.core.texts import writable
 from awakeables.engine.committer import Committer
 from awakeables.engine.missingtopics import MissingTopics
@@ -271,13 +272,26 @@ class Relay:
             return
         # If there is more to read, a later read returns what was handed off meanwhile.
         found = unsent if len(unsent) >= limit else [*unsent, *handed_off]
-        if not self._enqueue([effect for effect in found if effect.event_id not in gone]):
+        if not self._enqueue([effect for effect in self._readable(found) if effect.event_id not in gone]):
             return
         if len(unsent) >= limit:
             self._behind = True
         if self._behind:
             # There is more to read, or a hand-off was declined meanwhile.
             self._poked.set()
+
+    def _readable(self, effects: Sequence[Effect]) -> Iterator[Effect]:
+        """Hold back those that can't be opened, and what comes after them in their streams."""
+        held: set[str] = set()
+        for effect in effects:
+            if isinstance(effect.value, Unopened):
+                held.add(effect.stream)
+                failures = self._outages.failed(effect.event_id)
+                if failures is not None:
+                    error = str(effect.value.error)
+                    log.error(events.EFFECT_SEALED, **_log_fields(effect), failures=failures, error=error)
+            if effect.stream not in held:
+                yield effect
 
     # Publishing.
 

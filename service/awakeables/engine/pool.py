@@ -21,6 +21,7 @@ from awakeables.core.journal import Entry, Input
 from awakeables.core.outcomes import ABSENT, Cancellation, Outcome, Rejection, Resolution, as_resolution
 from awakeables.core.records import text_bytes
 from awakeables.core.replies import Acknowledged, Claimed, Reply, Wake
+from awakeables.core.sealed import Unopened
 from awakeables.engine.committer import FIRST_PAUSE_S, LONGEST_PAUSE_S, Committer
 from awakeables.engine.histories import Histories, histories
 from awakeables.engine.invocationlog import InvocationLog
@@ -30,7 +31,7 @@ from awakeables.engine.runner import Runner, RunnerSettings
 from awakeables.engine.settlement import PayloadValidator
 from awakeables.engine.timers import Timers
 from awakeables.engine.waiters import Waiters
-from awakeables.errors import AuthorError, NotFound, StoreUnavailable
+from awakeables.errors import AuthorError, KeyMissing, NotFound, StoreUnavailable
 from awakeables.handlers.attempt import Attempt, Attempts, Progress, StateWait
 from awakeables.ports import Clock, Expectation, HandlerReader
 from awakeables.telemetry import events
@@ -530,8 +531,11 @@ class RunnerPool:
 
     def _run_again(self, invocation_id: str, runner: Runner, found: Histories) -> None:
         runner.preload(found.outcomes.get(invocation_id, {}))
-        if invocation_id in found.problems:
-            runner.pause(found.problems[invocation_id])
+        problem = found.problems.get(invocation_id)
+        if isinstance(problem, KeyMissing) and not self.member.alone:
+            runner.put_off(problem)  # others have the key, if keys are being changed
+        elif problem is not None:
+            runner.pause(problem)
         elif invocation_id in found.journals:
             self._start(runner, found.journals[invocation_id])
         else:
@@ -565,6 +569,8 @@ class RunnerPool:
             try:
                 if wait.progress_of is not None:
                     row = await self._store.awakeable(wait.progress_of)
+                    if row is not None and isinstance(row.heartbeat_json, Unopened):
+                        raise row.heartbeat_json.error
                     beat = None if row is None else row.heartbeat
                     return ABSENT if beat is None else Resolution(value=beat.progress)
                 if wait.promise_id is not None:

@@ -44,7 +44,7 @@ from awakeables.engine.invocationlog import InvocationLog
 from awakeables.engine.ownercommits import NOTHING, OwnerCommits
 from awakeables.engine.timers import has_come
 from awakeables.engine.waits import Waits
-from awakeables.errors import StoreRefused
+from awakeables.errors import StoreRefused, ValueSealed
 from awakeables.handlers.attempt import (
     Attempt,
     Broken,
@@ -481,6 +481,8 @@ class Runner:
         if error is None:
             self._replies[index] = done.result()
             self.go_on()
+        elif isinstance(error, ValueSealed):
+            self.pause(error)
         else:
             self._not_committed(error)
 

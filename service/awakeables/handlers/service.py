@@ -41,6 +41,7 @@ from awakeables.handlers.serde import NOTHING, Codec, codec_for, explain
 from awakeables.handlers.state import MAX_VALUE_BYTES, NO_DEFAULT, State, checked_name, declared
 from awakeables.handlers.subscription import Subscription
 from awakeables.handlers.versions import is_version
+from awakeables.ports import PayloadCodec
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -635,15 +636,25 @@ class App:
 
     Attributes:
         name: Also the name of the consumer group, and the first part of the topics' names.
+        codec: Seals values before they are stored.
     """
 
-    def __init__(self, name: str, *, services: Sequence[Service | KeyedGroup]) -> None:
+    def __init__(
+        self, name: str, *, services: Sequence[Service | KeyedGroup], codec: PayloadCodec | None = None
+    ) -> None:
         """Collect the services and virtual objects.
+
+        Args:
+            name: As the attribute.
+            services: At least one.
+            codec: Seals what handlers, workers and callers have written before it is stored, such as a
+                `KeyRing`; None: it is stored as it is.
 
         Raises:
             DeclarationError: Two services have the same name, or there are none.
         """
         self.name = _checked_name(name, "app")
+        self.codec = codec
         self.services: dict[str, Service | KeyedGroup] = {}
         for service in services:
             if service.name in self.services:

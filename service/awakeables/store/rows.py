@@ -10,6 +10,7 @@ from awakeables.core.awakeables import keeps_late
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.rows import headers_bytes, headers_from
+from awakeables.core.sealed import Unopened, text_or_problem
 from awakeables.core.versions import OpenInvocations, versions_from
 from awakeables.ports import Expectation
 
@@ -41,7 +42,7 @@ def open_invocations_from(columns: Iterable[Any]) -> OpenInvocations:
     )
 
 
-def dead_letter_from(row: Columns) -> DeadLetter:
+def dead_letter_from(row: Iterable[Any]) -> DeadLetter:
     (
         id_,
         source,
@@ -69,11 +70,11 @@ def dead_letter_from(row: Columns) -> DeadLetter:
         offset=offset,
         timestamp_ms=timestamp_ms,
         code=code,
-        reason=text_from(reason),
+        reason=text_or_problem(reason),
         at_ms=at_ms,
         key=key,
-        value=value,
-        headers=headers_from(headers),
+        value=next((part for part in (value, key, headers) if isinstance(part, Unopened)), value),
+        headers=() if isinstance(headers, Unopened) else headers_from(headers),
         awakeable_id=None if awakeable_id is None else text_from(awakeable_id),
         resent=resent,
         last_offset=last_offset,

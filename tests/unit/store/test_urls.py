@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from awakeables import App, Service
 from awakeables.errors import MissingDependency
 from awakeables.runtime import _postgres_store
 from awakeables.settings import SettingsRefused, load_settings
@@ -62,4 +63,4 @@ def test_a_driver_that_is_not_installed_is_named_with_its_extra(monkeypatch: pyt
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "asyncpg", None)
     with pytest.raises(MissingDependency, match=r"extra `postgres`: pip install 'awakeables\[postgres\]'"):
-        _postgres_store("postgresql://db/shop", "shop", 1)
+        _postgres_store("postgresql://db/shop", App("shop", services=[Service("orders")]), 1)

@@ -15,13 +15,14 @@ from awakeables.core.objects import ObjectRow
 from awakeables.core.records import text_from
 from awakeables.core.rows import Chunk, EffectRow, KeyRow, PositionRow
 from awakeables.errors import OperatorError
-from awakeables.ports import Pages, Snapshot
+from awakeables.ports import Pages, PayloadCodec, Snapshot
 from awakeables.store.postgres.connection import Connection, Database, Session
 from awakeables.store.postgres.membership import instances_in
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.store.postgres.schema import checked_meta, checked_server, migrations
 from awakeables.store.postgres.texts import storable
-from awakeables.store.rows import Columns, dead_letter_from
+from awakeables.store.rows import Columns
+from awakeables.store.sealing import Sealing
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,15 +35,23 @@ PAGE_ROWS_WITH_PAYLOADS = 100
 class PostgresAudit:
     """`ports.Audit` of one database; no row that is deleted meanwhile can be vacuumed before it is done."""
 
-    def __init__(self, url: str, *, clock_ms: Callable[[], int] | None = None, app: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock_ms: Callable[[], int] | None = None,
+        app: str = "",
+        codec: PayloadCodec | None = None,
+    ) -> None:
         """Does not connect yet.
 
         Args:
             url: Where to.
             clock_ms: The clock, for tests; None: the database's.
             app: The app that the database must belong to, if it has a name; empty: any.
+            codec: Opens what is sealed in it.
         """
-        self._database = Database(url)
+        self._database = Database(url, Sealing(codec))
         self._where = self._database.where
         self._clock_ms = clock_ms
         self._app = app
@@ -74,6 +83,8 @@ class PostgresAudit:
                 f"{self._where} has schema version {meta.version}, this release verifies version {newest}: "
                 "start the service once, which migrates it (back it up first)"
             )
+        for _lost in connection.sealing.check(await connection.fetch(QUERIES["seals"])):
+            pass
 
 
 class PostgresSnapshot:
@@ -85,32 +96,36 @@ class PostgresSnapshot:
         self.now_ms = now_ms
 
     def invocations(self) -> Pages[Invocation]:
-        return self._pages(lambda row: Invocation(*row), PAGE_ROWS_WITH_PAYLOADS, "all_invocations")
+        return self._pages(self._connection.sealing.invocation, PAGE_ROWS_WITH_PAYLOADS, "all_invocations")
 
     def chunks(self) -> Pages[Chunk]:
-        return self._pages(lambda row: Chunk(*row), PAGE_ROWS_WITH_PAYLOADS, "all_chunks")
+        return self._pages(self._connection.sealing.chunk, PAGE_ROWS_WITH_PAYLOADS, "all_chunks")
 
     def chunks_of(self, invocation_ids: Sequence[str]) -> Pages[Chunk]:
         wanted = [*map(storable, invocation_ids)]
-        return self._pages(lambda row: Chunk(*row), PAGE_ROWS_WITH_PAYLOADS, "chunks_of", wanted)
+        return self._pages(self._connection.sealing.chunk, PAGE_ROWS_WITH_PAYLOADS, "chunks_of", wanted)
 
     def awakeables(self) -> Pages[AwakeableRow]:
-        return self._pages(lambda row: AwakeableRow(*row), PAGE_ROWS_WITH_PAYLOADS, "all_awakeables")
+        return self._pages(self._connection.sealing.awakeable, PAGE_ROWS_WITH_PAYLOADS, "all_awakeables")
 
     def invocations_with(self, invocation_ids: Sequence[str]) -> Pages[Invocation]:
         wanted = [*map(storable, invocation_ids)]
-        return self._pages(lambda row: Invocation(*row), PAGE_ROWS_WITH_PAYLOADS, "invocations_with", wanted)
+        return self._pages(
+            self._connection.sealing.invocation, PAGE_ROWS_WITH_PAYLOADS, "invocations_with", wanted
+        )
 
     def awakeables_with(self, awakeable_ids: Sequence[str]) -> Pages[AwakeableRow]:
         wanted = [*map(storable, awakeable_ids)]
-        return self._pages(lambda row: AwakeableRow(*row), PAGE_ROWS_WITH_PAYLOADS, "awakeables_with", wanted)
+        return self._pages(
+            self._connection.sealing.awakeable, PAGE_ROWS_WITH_PAYLOADS, "awakeables_with", wanted
+        )
 
     def effects(self, state: EffectState) -> Pages[EffectRow]:
         query = "all_unsent" if state == "unsent" else "all_failed"
-        return self._pages(lambda row: EffectRow(*row), PAGE_ROWS, query)
+        return self._pages(self._connection.sealing.effect, PAGE_ROWS, query)
 
     def dead_letters(self) -> Pages[DeadLetter]:
-        return self._pages(dead_letter_from, PAGE_ROWS, "all_dead_letters")
+        return self._pages(self._connection.sealing.dead_letter, PAGE_ROWS, "all_dead_letters")
 
     def idempotency_keys(self) -> Pages[KeyRow]:
         return self._pages(

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 import asyncpg
 import structlog
@@ -14,6 +14,7 @@ import structlog
 from awakeables.errors import StoreUnavailable
 from awakeables.store.postgres.errors import breaks_connection, is_lost, translated
 from awakeables.store.postgres.queries import QUERIES
+from awakeables.store.sealing import Sealing
 from awakeables.store.urls import shown_store
 from awakeables.telemetry import events
 
@@ -21,7 +22,16 @@ log = structlog.stdlib.get_logger(__name__)
 
 T = TypeVar("T")
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+class Connection(asyncpg.Connection):  # type: ignore[misc]  # the driver has no types
+    """A connection.
+
+    Attributes:
+        sealing: Seals what is written, and opens what is read.
+    """
+
+    sealing = Sealing()
+
 
 CONNECT_S: Final = 5.0
 COMMAND_S: Final = 10.0
@@ -43,13 +53,15 @@ class Database:
             can't be made is not lost: the others may be all that there are.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, sealing: Sealing | None = None) -> None:
         """Do not connect yet.
 
         Args:
             url: `postgresql://user:password@host:port/database`.
+            sealing: Seals and opens values; None: they are stored as they are.
         """
         self._url = url
+        self._sealing = Sealing() if sealing is None else sealing
         self.where = shown_store(url)
         self.pooled: bool | None = None
         self.lost = 0
@@ -66,8 +78,10 @@ class Database:
             command_timeout=COMMAND_S,
             max_cached_statement_lifetime=0,
             target_session_attrs="read-write",
+            connection_class=Connection,
             **({"statement_cache_size": 0} if plain else {}),
         )
+        connection.sealing = self._sealing
         try:
             _keep_alive(connection)
             if self.pooled is None:

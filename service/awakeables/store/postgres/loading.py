@@ -12,12 +12,13 @@ from awakeables.core.decide.needs import Keys
 from awakeables.core.invocations import Invocation
 from awakeables.core.objects import ObjectRow
 from awakeables.core.records import text_bytes, text_from
-from awakeables.core.rows import EffectRow, PositionRow, Rows, TableName
+from awakeables.core.rows import PositionRow, Rows, TableName
 from awakeables.core.schedules import ScheduleRow
 from awakeables.store.postgres.connection import Connection
 from awakeables.store.postgres.queries import QUERIES, renumbered
 from awakeables.store.postgres.texts import storable
-from awakeables.store.rows import Columns, dead_letter_from
+from awakeables.store.rows import Columns
+from awakeables.store.sealing import Sealing
 
 Found: TypeAlias = tuple[Hashable, Any]
 """A row's key, and the row."""
@@ -42,13 +43,15 @@ class Loaded:
         revs: The revisions of invocations and awakeables, by ID.
         now_ms: The instant to decide at.
         read_ms: When they were read, by the database's clock.
+        sealing: Opens what is sealed in them.
     """
 
-    def __init__(self, now_ms: int, read_ms: int) -> None:
+    def __init__(self, now_ms: int, read_ms: int, sealing: Sealing) -> None:
         self.tables: defaultdict[TableName, dict[Hashable, Any]] = defaultdict(dict)
         self.revs: dict[str, int] = {}
         self.now_ms = now_ms
         self.read_ms = read_ms
+        self.sealing = sealing
 
     def rows(self, retention_ms: int) -> Rows:
         """The rows to decide on; decisions change this copy."""
@@ -60,12 +63,12 @@ class Loaded:
     def invocation(self, columns: Columns) -> Invocation:
         """A row that was read with its revision, the last column."""
         *values, self.revs[columns[0]] = columns
-        return Invocation(*values)
+        return self.sealing.invocation(values)
 
     def awakeable(self, columns: Columns) -> AwakeableRow:
         """A row that was read with its revision, the last column."""
         *values, self.revs[columns[0]] = columns
-        return AwakeableRow(*values)
+        return self.sealing.awakeable(values)
 
 
 async def load(connection: Connection, keys: Keys, clock_ms: Callable[[], int] | None) -> Loaded:
@@ -80,7 +83,7 @@ async def load(connection: Connection, keys: Keys, clock_ms: Callable[[], int] |
     parameters = [array for table, some in wanted.items() for array in _arrays(table, some)]
     found = await connection.fetch(_statement(tuple(wanted)), *parameters)
     read_ms = next(row[0] for table, row in found if table == "clock")
-    loaded = Loaded(read_ms if clock_ms is None else clock_ms(), read_ms)
+    loaded = Loaded(read_ms if clock_ms is None else clock_ms(), read_ms, connection.sealing)
     for table, some in wanted.items():
         loaded.tables[table].update(dict.fromkeys(some))
     for table, columns in found:
@@ -150,8 +153,8 @@ def _key(_loaded: Loaded, columns: Columns) -> Found:
 _MADE: dict[TableName, Callable[[Loaded, Columns], Found]] = {
     "invocations": _invocation,
     "awakeables": _awakeable,
-    "effects": lambda _loaded, columns: (columns[0], EffectRow(*columns)),
-    "dead_letters": lambda _loaded, columns: (columns[0], dead_letter_from(columns)),
+    "effects": lambda loaded, columns: (columns[0], loaded.sealing.effect(columns)),
+    "dead_letters": lambda loaded, columns: (columns[0], loaded.sealing.dead_letter(columns)),
     "sources": lambda _loaded, columns: columns,
     "keys": _key,
     "positions": lambda _loaded, columns: (columns[:3], PositionRow(*columns)),

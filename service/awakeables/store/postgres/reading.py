@@ -18,7 +18,7 @@ from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome, decode_outcome
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.replies import Position
-from awakeables.core.rows import EffectRow, PositionRow
+from awakeables.core.rows import PositionRow
 from awakeables.core.schedules import ListedSchedule, ScheduleRow
 from awakeables.core.versions import OpenInvocations
 from awakeables.ports import Expectation, Page
@@ -26,7 +26,8 @@ from awakeables.store.batches import beginning_of, first_of
 from awakeables.store.postgres.connection import Connection
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.store.postgres.texts import storable
-from awakeables.store.rows import dead_letter_from, expectation_from, open_invocations_from
+from awakeables.store.rows import expectation_from, open_invocations_from
+from awakeables.store.sealing import readable
 
 _AFTER_ALL = "\U0010ffff"
 """Sorts after every ID, for the page that begins with the newest row."""
@@ -53,24 +54,27 @@ async def journal(connection: Connection, invocation_id: str, most_bytes: int) -
     found: list[bytes] = []
     while True:
         some = await connection.fetch(QUERIES["chunks"], storable(invocation_id), len(found))
-        found += [chunk for (chunk,) in some]
+        found += [connection.sealing.chunk((invocation_id, *columns)).content for columns in some]
         if not some or sum(map(len, found)) > most_bytes:
-            chunks, whole = beginning_of(found, most_bytes)
+            chunks, whole = beginning_of(map(readable, found), most_bytes)
             return decode_chunks(chunks), whole
 
 
 async def _chunks(connection: Connection, invocation_ids: Sequence[str]) -> dict[str, list[bytes]]:
     chunks: dict[str, list[bytes]] = defaultdict(list)
-    for invocation_id, chunk in await connection.fetch(
-        QUERIES["history"], [*map(storable, set(invocation_ids))]
-    ):
-        chunks[invocation_id].append(chunk)
+    for columns in await connection.fetch(QUERIES["history"], [*map(storable, set(invocation_ids))]):
+        chunk = connection.sealing.chunk(columns)
+        chunks[chunk.invocation_id].append(readable(chunk.content))
     return chunks
 
 
 async def outcomes(connection: Connection, awakeable_ids: Sequence[str]) -> dict[str, Outcome]:
     found = await connection.fetch(QUERIES["outcomes"], [*map(storable, awakeable_ids)])
-    return {id_: decode_outcome(outcome) for _, id_, outcome in sorted(found, key=itemgetter(0))}
+    opened = connection.sealing.value
+    return {
+        id_: decode_outcome(opened("awakeables", "outcome", [id_], outcome))
+        for _, id_, outcome in sorted(found, key=itemgetter(0))
+    }
 
 
 async def held_by(connection: Connection, owner: str) -> list[str]:
@@ -79,7 +83,7 @@ async def held_by(connection: Connection, owner: str) -> list[str]:
 
 async def ends(connection: Connection, invocation_ids: Sequence[str]) -> dict[str, Outcome | None]:
     found = await connection.fetch(QUERIES["ends"], [*map(storable, invocation_ids)])
-    return {id_: None if result is None else decode_outcome(result) for id_, result in found}
+    return {id_: None if result is None else connection.sealing.result(id_, result) for id_, result in found}
 
 
 async def expectations(connection: Connection, awakeable_ids: Sequence[str]) -> dict[str, Expectation]:
@@ -88,7 +92,10 @@ async def expectations(connection: Connection, awakeable_ids: Sequence[str]) -> 
 
 
 async def effects(connection: Connection, owner: str, limit: int) -> list[Effect]:
-    return [EffectRow(*row).effect for row in await connection.fetch(QUERIES["unsent_of"], owner, limit)]
+    return [
+        connection.sealing.effect(row).effect
+        for row in await connection.fetch(QUERIES["unsent_of"], owner, limit)
+    ]
 
 
 async def ended(connection: Connection, before_ms: int, limit: int) -> list[Ended]:
@@ -125,7 +132,7 @@ async def open_by_versions(connection: Connection) -> list[OpenInvocations]:
 
 async def invocation(connection: Connection, invocation_id: str) -> Invocation | None:
     row = await connection.fetchrow(QUERIES["invocation"], storable(invocation_id))
-    return None if row is None else Invocation(*row)
+    return None if row is None else connection.sealing.invocation(row)
 
 
 async def invocations(
@@ -138,13 +145,13 @@ async def invocations(
         found = await connection.fetch(QUERIES["list_invocations"], *wanted)
     else:
         found = await connection.fetch(QUERIES[_BY_STATUS.get(status, "list_open")], *wanted, status)
-    return [brief_invocation(Invocation(*row)) for row in found]
+    return [brief_invocation(connection.sealing.invocation(row)) for row in found]
 
 
 async def keyed(connection: Connection, scopes: Sequence[str], key: str) -> list[Invocation]:
     wanted = ([text_bytes(scope) for scope in scopes], text_bytes(key))
     found = await connection.fetch(QUERIES["keyed"], *wanted)
-    briefly = [brief_invocation(Invocation(*row)) for row in found]
+    briefly = [brief_invocation(connection.sealing.invocation(row)) for row in found]
     return sorted(briefly, key=lambda row: row.id, reverse=True)
 
 
@@ -164,17 +171,18 @@ async def queues(connection: Connection, service: str, limit: int, after: bytes)
 
 async def in_line(connection: Connection, object_key: ObjectKey, limit: int) -> list[Invocation]:
     found = await connection.fetch(QUERIES["in_line"], *object_key, limit)
-    return [brief_invocation(Invocation(*row)) for row in found]
+    return [brief_invocation(connection.sealing.invocation(row)) for row in found]
 
 
 async def waits_of(connection: Connection, invocation_id: str, limit: int) -> list[AwakeableRow]:
     found = await connection.fetch(QUERIES["waits_of"], storable(invocation_id), limit)
-    return [brief_awakeable(AwakeableRow(*row)) for row in found]
+    return [brief_awakeable(connection.sealing.awakeable(row)) for row in found]
 
 
 async def state(connection: Connection, object_key: ObjectKey, name: str) -> bytes | None:
-    value: bytes | None = await connection.fetchval(QUERIES["state"], *object_key, text_bytes(name))
-    return value
+    key = (*object_key, text_bytes(name))
+    value: bytes | None = await connection.fetchval(QUERIES["state"], *key)
+    return None if value is None else connection.sealing.value("state", "value", key, value)
 
 
 async def state_names(connection: Connection, object_key: ObjectKey) -> list[str]:
@@ -183,7 +191,8 @@ async def state_names(connection: Connection, object_key: ObjectKey) -> list[str
 
 async def states(connection: Connection, object_key: ObjectKey, limit: int, after: str) -> list[StateEntry]:
     found = await connection.fetch(QUERIES["states"], *object_key, text_bytes(after), limit)
-    return [StateEntry(name=text_from(name), value=value, updated_ms=at_ms) for name, value, at_ms in found]
+    opened = connection.sealing.state_entry
+    return [opened(object_key, *columns) for columns in found]
 
 
 async def keys_with_state(connection: Connection, service: str, limit: int, after: bytes) -> list[bytes]:
@@ -192,7 +201,7 @@ async def keys_with_state(connection: Connection, service: str, limit: int, afte
 
 async def awakeable(connection: Connection, awakeable_id: str) -> AwakeableRow | None:
     row = await connection.fetchrow(QUERIES["awakeable"], storable(awakeable_id))
-    return None if row is None else AwakeableRow(*row)
+    return None if row is None else connection.sealing.awakeable(row)
 
 
 async def awakeables(connection: Connection, page: Page, state: AwakeableState | None) -> list[AwakeableRow]:
@@ -203,22 +212,22 @@ async def awakeables(connection: Connection, page: Page, state: AwakeableState |
         found = await connection.fetch(QUERIES["list_pending"], *wanted)
     else:
         found = await connection.fetch(QUERIES["list_settled"], *wanted, state)
-    return [brief_awakeable(AwakeableRow(*row)) for row in found]
+    return [brief_awakeable(connection.sealing.awakeable(row)) for row in found]
 
 
 async def dead_letter(connection: Connection, dead_letter_id: str) -> DeadLetter | None:
     row = await connection.fetchrow(QUERIES["dead_letter"], storable(dead_letter_id))
-    return None if row is None else dead_letter_from(tuple(row))
+    return None if row is None else connection.sealing.dead_letter(row)
 
 
 async def dead_letters(connection: Connection, page: Page) -> list[DeadLetter]:
     found = await connection.fetch(QUERIES["list_dead_letters"], _before(page), page.limit)
-    return [brief_dead_letter(dead_letter_from(tuple(row))) for row in found]
+    return [brief_dead_letter(connection.sealing.dead_letter(row)) for row in found]
 
 
 async def queued_effect(connection: Connection, event_id: str) -> QueuedEffect | None:
     row = await connection.fetchrow(QUERIES["effect"], storable(event_id))
-    return None if row is None else EffectRow(*row).queued
+    return None if row is None else connection.sealing.effect(row).queued
 
 
 async def queued_effects(connection: Connection, page: Page, state: EffectState) -> list[QueuedEffect]:
@@ -228,7 +237,7 @@ async def queued_effects(connection: Connection, page: Page, state: EffectState)
     for kind in EFFECT_KINDS:
         # A statement per kind is safe: an effect's ID never changes its kind between them.
         found = await connection.fetch(query, f"{kind}_", storable(f"{kind}_{before}"), page.limit)
-        effects += [brief_effect(EffectRow(*row).queued) for row in found]
+        effects += [brief_effect(connection.sealing.effect(row).queued) for row in found]
     return sorted(effects, key=lambda effect: by_issue(effect.id), reverse=True)[: page.limit]
 
 

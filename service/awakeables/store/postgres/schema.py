@@ -85,6 +85,20 @@ async def migrate(connection: Connection, where: str, app: str = "", *, limits: 
         meta = await checked_meta(connection, where, app)
 
 
+async def check_keys(connection: Connection, where: str) -> None:
+    """Check that all keys by which values are sealed are there, and note the one that seals from now on.
+
+    Raises:
+        KeyMissing: One is not, or is another one.
+    """
+    probes = await connection.fetch(QUERIES["seals"])
+    for key_id in connection.sealing.check(probes):
+        log.warning(events.KEY_LOST, store=where, key_id=key_id)
+    new = connection.sealing.probe()
+    if new is not None and new[0] not in {key_id for key_id, _ in probes}:
+        await connection.execute(QUERIES["add_seal"], *new)
+
+
 class Server(NamedTuple):
     """A server that the store can use.
 

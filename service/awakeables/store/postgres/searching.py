@@ -65,7 +65,7 @@ async def _due(connection: Connection, command: Claim, loaded: Loaded, floor: Fl
         return Due(invocations=())
     streams = [row.id for row in found]
     effects = await connection.fetch(QUERIES["effects_of"], streams, command.owner)
-    return Due(invocations=found, effects=[EffectRow(*row) for row in effects])
+    return Due(invocations=found, effects=[connection.sealing.effect(row) for row in effects])
 
 
 async def _overdue(
@@ -88,7 +88,7 @@ async def _unclaimed(connection: Connection, owner: str, limit: int) -> list[Eff
         return []
     ids, holders = [row["event_id"] for row in seen], [row["claimed_by"] for row in seen]
     found = await connection.fetch(QUERIES["lock_unclaimed"], ids, holders)
-    rows = [EffectRow(*row) for row in found]
+    rows = [connection.sealing.effect(row) for row in found]
     # A stream of which another instance has locked a part is left to it: its order would be lost.
     whole = Counter(row["stream"] for row in seen)
     locked = Counter(row.stream for row in rows)

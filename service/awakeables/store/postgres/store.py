@@ -23,7 +23,7 @@ from awakeables.core.outcomes import Outcome
 from awakeables.core.replies import Position, Reply
 from awakeables.core.schedules import ListedSchedule
 from awakeables.core.versions import OpenInvocations
-from awakeables.ports import Clock, Expectation, Page
+from awakeables.ports import Clock, Expectation, Page, PayloadCodec
 from awakeables.store.postgres import reading
 from awakeables.store.postgres.connection import Connection, Database, Session
 from awakeables.store.postgres.counts import Counts
@@ -31,8 +31,9 @@ from awakeables.store.postgres.floors import Floors
 from awakeables.store.postgres.group import OptimisticGroup
 from awakeables.store.postgres.hints import PostgresHints
 from awakeables.store.postgres.membership import PostgresMembership
-from awakeables.store.postgres.schema import migrate
+from awakeables.store.postgres.schema import check_keys, migrate
 from awakeables.store.postgres.watermark import read_up_to
+from awakeables.store.sealing import Sealing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,6 +49,7 @@ class PostgresStore:
         retention_ms: int,
         app: str = "",
         clock: Clock | None = None,
+        codec: PayloadCodec | None = None,
         between: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         """Do not connect yet.
@@ -57,9 +59,10 @@ class PostgresStore:
             retention_ms: An awakeable without a row whose ID is older than this was purged.
             app: The app that the store belongs to; empty: any, and the database gets no name.
             clock: The clock to decide by, for tests; None: the database's, which all processes share.
+            codec: Seals values at rest; None: they are stored as they are.
             between: Called before each step of a commit with its name (`load`, `search`, `write`), for tests.
         """
-        self._database = database = Database(url)
+        self._database = database = Database(url, Sealing(codec))
         self._where = database.where
         self._app = app
         self._retention_ms = retention_ms
@@ -100,6 +103,7 @@ class PostgresStore:
     async def _migrate(self, connection: Connection) -> None:
         limits = "migrator_limits" if self._database.pooled else ""
         await migrate(connection, self._where, self._app, limits=limits)
+        await check_keys(connection, self._where)
 
     # Writing.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
@@ -18,6 +18,7 @@ from awakeables.store.postgres.connection import Connection
 from awakeables.store.postgres.loading import Loaded
 from awakeables.store.postgres.queries import QUERIES, renumbered
 from awakeables.store.rows import Columns, dead_letter_notes, dead_letter_row
+from awakeables.store.sealing import AWAKEABLE, CHUNK, DEAD_LETTER, EFFECT, INVOCATION, STATE, Sealed
 
 GUARD_MS: Final = 5000
 """How old loaded rows may be when they are written: a process that was stopped in between must not write
@@ -77,6 +78,19 @@ UNCOUNTED: Final = {
 }
 """Kinds that may write less than they were sent; any other must write each row."""
 
+SEALED: Final[Mapping[str, Sealed]] = {
+    "insert_chunks": CHUNK,
+    "insert_invocations": INVOCATION,
+    "update_invocations": Sealed("invocations", (0,), {"failure": 14, "result": 15}),
+    "insert_awakeables": AWAKEABLE,
+    "update_awakeables": Sealed("awakeables", (0,), {"outcome": 5, "book": 6, "beat": 7}),
+    "insert_effects": EFFECT,
+    "update_effects": Sealed("outbox", (0,), {"reason": 3}),
+    "insert_dead_letters": DEAD_LETTER,
+    "write_states": STATE,
+}
+"""Where the values to seal are, by kind."""
+
 _key = itemgetter(slice(3))
 
 Written: TypeAlias = defaultdict[str, list[Columns]]
@@ -104,7 +118,8 @@ async def write(
     kinds = tuple(kind for kind in KINDS if kind in written)
     parameters: list[Any] = [loaded.read_ms + GUARD_MS if guard else NEVER_MS]
     for kind in kinds:
-        parameters += _arrays(written[kind])
+        places, rows = SEALED.get(kind), written[kind]
+        parameters += _arrays(rows if places is None else connection.sealing.sealed(places, rows))
     parameters += [len(written[kind]) for kind in kinds if kind not in UNCOUNTED]
     found = await connection.fetch(_statement(kinds), *parameters)
     schemas.update(changes.schemas)

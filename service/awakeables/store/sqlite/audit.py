@@ -17,8 +17,10 @@ from awakeables.core.objects import ObjectRow
 from awakeables.core.records import text_from
 from awakeables.core.rows import Chunk, EffectRow, KeyRow, PositionRow
 from awakeables.errors import OperatorError
-from awakeables.ports import Clock, Pages, Snapshot
-from awakeables.store.rows import Columns, dead_letter_from
+from awakeables.ports import Clock, Pages, PayloadCodec, Snapshot
+from awakeables.store.rows import Columns
+from awakeables.store.sealing import Sealing
+from awakeables.store.sqlite.connection import Connection, connected
 from awakeables.store.sqlite.loading import id_list
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.schema import check_file, migrations, schema_version
@@ -34,15 +36,17 @@ PAGE_BYTES = 4 << 20
 class SqliteAudit:
     """`ports.Audit` of one file; its log (WAL) grows while the snapshot is open."""
 
-    def __init__(self, path: Path, *, clock: Clock, app: str = "") -> None:
+    def __init__(self, path: Path, *, clock: Clock, app: str = "", codec: PayloadCodec | None = None) -> None:
         """Does not touch the file yet.
 
         Args:
             path: The database.
             clock: The service's clock, which is this machine's.
             app: The app that the store must belong to, if it has a name; empty: any.
+            codec: Opens what is sealed in it.
         """
         self._path = path
+        self._sealing = Sealing(codec)
         self._clock = clock
         self._app = app
 
@@ -52,13 +56,13 @@ class SqliteAudit:
         thread = SqliteThread(self._path, "auditor", connect=self._connect)
         try:
             await thread.start()
-            return await work(SqliteSnapshot(thread, self._clock.now_ms()))
+            return await work(SqliteSnapshot(thread, self._clock.now_ms(), self._sealing))
         finally:
             await asyncio.shield(asyncio.wrap_future(thread.stop()))
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self) -> Connection:
         where = f"{self._path.absolute().as_uri()}?mode=ro"
-        connection = sqlite3.connect(where, uri=True, isolation_level=None)
+        connection = connected(where, self._sealing, uri=True)
         try:
             connection.executescript(QUERIES["reader"])
             self._check(connection)
@@ -69,7 +73,7 @@ class SqliteAudit:
             raise
         return connection
 
-    def _check(self, connection: sqlite3.Connection) -> None:
+    def _check(self, connection: Connection) -> None:
         check_file(connection, self._path, self._app)
         version, newest = schema_version(connection), len(migrations())
         if version < newest:
@@ -77,38 +81,41 @@ class SqliteAudit:
                 f"{self._path} has schema version {version}, this release verifies version {newest}: start "
                 "the service once, which migrates it (back it up first)"
             )
+        for _lost in self._sealing.check(connection.execute(QUERIES["seals"]).fetchall()):
+            pass
 
 
 class SqliteSnapshot:
     """`ports.Snapshot` of a read transaction: each table is one statement, read page by page."""
 
-    def __init__(self, thread: SqliteThread, now_ms: int) -> None:
+    def __init__(self, thread: SqliteThread, now_ms: int, sealing: Sealing) -> None:
         self._thread = thread
+        self._sealing = sealing
         self.now_ms = now_ms
 
     def invocations(self) -> Pages[Invocation]:
-        return self._pages(lambda row: Invocation(*row), "all_invocations")
+        return self._pages(self._sealing.invocation, "all_invocations")
 
     def chunks(self) -> Pages[Chunk]:
-        return self._pages(lambda row: Chunk(*row), "all_chunks")
+        return self._pages(self._sealing.chunk, "all_chunks")
 
     def chunks_of(self, invocation_ids: Sequence[str]) -> Pages[Chunk]:
-        return self._pages(lambda row: Chunk(*row), "chunks_of", id_list(invocation_ids))
+        return self._pages(self._sealing.chunk, "chunks_of", id_list(invocation_ids))
 
     def awakeables(self) -> Pages[AwakeableRow]:
-        return self._pages(lambda row: AwakeableRow(*row), "all_awakeables")
+        return self._pages(self._sealing.awakeable, "all_awakeables")
 
     def invocations_with(self, invocation_ids: Sequence[str]) -> Pages[Invocation]:
-        return self._pages(lambda row: Invocation(*row), "invocations", id_list(invocation_ids))
+        return self._pages(self._sealing.invocation, "invocations", id_list(invocation_ids))
 
     def awakeables_with(self, awakeable_ids: Sequence[str]) -> Pages[AwakeableRow]:
-        return self._pages(lambda row: AwakeableRow(*row), "awakeables_with", id_list(awakeable_ids))
+        return self._pages(self._sealing.awakeable, "awakeables_with", id_list(awakeable_ids))
 
     def effects(self, state: EffectState) -> Pages[EffectRow]:
-        return self._pages(lambda row: EffectRow(*row), "all_unsent" if state == "unsent" else "all_failed")
+        return self._pages(self._sealing.effect, "all_unsent" if state == "unsent" else "all_failed")
 
     def dead_letters(self) -> Pages[DeadLetter]:
-        return self._pages(dead_letter_from, "all_dead_letters")
+        return self._pages(self._sealing.dead_letter, "all_dead_letters")
 
     def idempotency_keys(self) -> Pages[KeyRow]:
         return self._pages(lambda row: KeyRow(text_from(row[0]), text_from(row[1]), row[2]), "all_keys")
@@ -137,11 +144,11 @@ class SqliteSnapshot:
             yield page
 
 
-def _all(connection: sqlite3.Connection, query: str, *values: str) -> list[Columns]:
+def _all(connection: Connection, query: str, *values: str) -> list[Columns]:
     return connection.execute(QUERIES[query], values).fetchall()
 
 
-def _page(_connection: sqlite3.Connection, cursor: sqlite3.Cursor, make: Callable[[Columns], R]) -> list[R]:
+def _page(_connection: Connection, cursor: sqlite3.Cursor, make: Callable[[Columns], R]) -> list[R]:
     page: list[R] = []
     size = 0
     for row in cursor:

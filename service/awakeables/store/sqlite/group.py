@@ -8,7 +8,6 @@ again, command by command, over rows loaded in that transaction.
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -23,7 +22,10 @@ from awakeables.core.objects import ObjectKey
 from awakeables.core.records import text_bytes
 from awakeables.core.replies import Reply
 from awakeables.core.rows import Changes, NotLoaded, Rows, TableName
+from awakeables.core.sealed import MAGIC
 from awakeables.store.rows import Columns, dead_letter_notes, dead_letter_row
+from awakeables.store.sealing import AWAKEABLE, CHUNK, DEAD_LETTER, EFFECT, INVOCATION, STATE, Sealed
+from awakeables.store.sqlite.connection import Connection
 from awakeables.store.sqlite.counts import FAILED, LETTERS, PENDING, UNSENT
 from awakeables.store.sqlite.loading import find, id_list, load
 from awakeables.store.sqlite.queries import QUERIES
@@ -33,6 +35,22 @@ MAX_CACHED_ROWS = 20_000
 
 STATES: dict[EffectState, str] = {"unsent": UNSENT, "failed": FAILED}
 """The counter for effects in each state."""
+
+SEALED: dict[str, Sealed] = {
+    "insert_chunk": CHUNK,
+    "insert_invocation": INVOCATION,
+    "update_invocation": Sealed("invocations", (10,), {"failure": 9}),
+    "move_invocation": Sealed("invocations", (17,), {"failure": 9}),
+    "end_invocation": Sealed("invocations", (19,), {"failure": 9, "result": 17}),
+    "insert_awakeable": AWAKEABLE,
+    "note_awakeable": Sealed("awakeables", (3,), {"book": 0, "beat": 1}),
+    "settle_awakeable": Sealed("awakeables", (7,), {"book": 0, "beat": 1, "outcome": 6}),
+    "insert_effect": EFFECT,
+    "update_effect": Sealed("outbox", (5,), {"reason": 2}),
+    "insert_dead_letter": DEAD_LETTER,
+    "write_state": STATE,
+}
+"""Where the values to seal are, by statement."""
 
 Statements: TypeAlias = defaultdict[str, list[Columns]]
 """The values to run each query with, by its name."""
@@ -62,10 +80,9 @@ class Group:
         wrote: Whether anything was written.
     """
 
-    def __init__(
-        self, connection: sqlite3.Connection, known: RowCache, now_ms: int, living: Collection[str]
-    ) -> None:
+    def __init__(self, connection: Connection, known: RowCache, now_ms: int, living: Collection[str]) -> None:
         self._connection = connection
+        self._seals = connection.sealing.codec is not None
         self._living = living
         self._known = known
         self._rows = known.rows
@@ -187,7 +204,7 @@ class Group:
             self._positions(changes, statements)
         if changes.keys or changes.dead_letters or changes.objects or changes.states or changes.schedules:
             self._others(changes, statements)
-        for name, values in statements.items():
+        for name, values in (self._sealed(statements) if self._seals else statements).items():
             self.wrote = True
             if self._connection.executemany(QUERIES[name], values).rowcount != len(values):
                 raise StaleRows(name)
@@ -202,6 +219,13 @@ class Group:
         for _ in range(changes.probes):
             self._run("add_probe")
             self._run("drop_probe")
+
+    def _sealed(self, statements: Statements) -> Statements:
+        sealed: Statements = defaultdict(list)
+        for name, values in statements.items():
+            places = SEALED.get(name)
+            sealed[name] = values if places is None else self._connection.sealing.sealed(places, values)
+        return sealed
 
     def _invocations(self, changes: Changes, statements: Statements) -> None:
         """Invocations, and the chunks of their journals: only a change of the row appends to one."""
@@ -312,6 +336,9 @@ class Group:
                 if row is not None:
                     self.counts[STATES[row.state]] += 1
                     statements["insert_effect"].append(astuple(row))
+                    looks_sealed = row.value is not None and row.value[:8] == MAGIC
+                    if looks_sealed or (row.key is not None and row.key[:8] == MAGIC):
+                        self._seals = True
                 continue
             self.counts[STATES[before.state]] -= 1
             if row is None:
@@ -362,6 +389,7 @@ class Group:
             if before is None:
                 self.counts[LETTERS] += 1
                 statements["insert_dead_letter"].append(dead_letter_row(letter))
+                self._seals = True  # its bytes may look sealed
             else:
                 guard = (letter_id, before.resent, before.count)
                 statements["update_dead_letter"].append((*dead_letter_notes(letter), *guard))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
-from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.commands import (
     Claim,
     ClaimEffects,
@@ -26,7 +24,9 @@ from awakeables.core.objects import ObjectKey, ObjectRow
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.rows import EffectRow, PartitionKey, PositionRow, Rows, TableName
 from awakeables.core.schedules import ScheduleRow
-from awakeables.store.rows import dead_letter_from
+from awakeables.store.rows import Columns
+from awakeables.store.sealing import Sealing
+from awakeables.store.sqlite.connection import Connection
 from awakeables.store.sqlite.queries import QUERIES
 
 _json = msgspec.json.Encoder().encode
@@ -37,22 +37,22 @@ def id_list(ids: Iterable[str]) -> str:
     return _json(list(ids)).decode()
 
 
-Read: TypeAlias = Callable[[sqlite3.Connection, Collection[Any]], Iterable[tuple[Hashable, Any]]]
+Read: TypeAlias = Callable[[Connection, Collection[Any]], Iterable[tuple[Hashable, Any]]]
 
 
-def load(connection: sqlite3.Connection, table: TableName, keys: Collection[Any], rows: Rows) -> None:
+def load(connection: Connection, table: TableName, keys: Collection[Any], rows: Rows) -> None:
     """Load the rows of one table with these keys; None is stored for a row that does not exist."""
     loaded: dict[Hashable, Any] = getattr(rows, table)
     loaded.update(dict.fromkeys(keys))
     loaded.update(_READ[table](connection, keys))
 
 
-def _reads(query: str, made_of: Callable[..., Any]) -> Read:
+def _reads(query: str, made_of: Callable[[Sealing, Columns], Any]) -> Read:
     """Read rows by their IDs, the first column."""
 
-    def read(connection: sqlite3.Connection, ids: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
+    def read(connection: Connection, ids: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
         found = connection.execute(QUERIES[query], (id_list(sorted(ids)),))
-        return [(columns[0], made_of(*columns)) for columns in found]
+        return [(columns[0], made_of(connection.sealing, columns)) for columns in found]
 
     return read
 
@@ -60,7 +60,7 @@ def _reads(query: str, made_of: Callable[..., Any]) -> Read:
 def _lists(query: str) -> Read:
     """Read the IDs of rows by what they have in common, the first column."""
 
-    def read(connection: sqlite3.Connection, keys: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
+    def read(connection: Connection, keys: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
         found: dict[str, list[str]] = {key: [] for key in keys}
         for key, id_ in connection.execute(QUERIES[query], (id_list(sorted(keys)),)):
             found[key].append(id_)
@@ -69,55 +69,49 @@ def _lists(query: str) -> Read:
     return read
 
 
-def _keys(
-    connection: sqlite3.Connection, keys: Collection[tuple[str, str]]
-) -> Iterable[tuple[Hashable, Any]]:
+def _keys(connection: Connection, keys: Collection[tuple[str, str]]) -> Iterable[tuple[Hashable, Any]]:
     for scope, key in keys:
         wanted = (text_bytes(scope), text_bytes(key))
         yield (scope, key), connection.execute(QUERIES["idempotent"], wanted).fetchone()
 
 
-def _positions(
-    connection: sqlite3.Connection, keys: Collection[PartitionKey]
-) -> Iterable[tuple[Hashable, Any]]:
+def _positions(connection: Connection, keys: Collection[PartitionKey]) -> Iterable[tuple[Hashable, Any]]:
     for key in keys:
         columns = connection.execute(QUERIES["position"], key).fetchone()
         yield key, columns and PositionRow(*columns)
 
 
-def _objects(connection: sqlite3.Connection, keys: Collection[ObjectKey]) -> Iterable[tuple[Hashable, Any]]:
+def _objects(connection: Connection, keys: Collection[ObjectKey]) -> Iterable[tuple[Hashable, Any]]:
     for key in keys:
         columns = connection.execute(QUERIES["queue"], key).fetchone()
         yield key, columns and ObjectRow(*columns)
 
 
 def _first_queued(
-    connection: sqlite3.Connection, keys: Collection[tuple[ObjectKey, int]]
+    connection: Connection, keys: Collection[tuple[ObjectKey, int]]
 ) -> Iterable[tuple[Hashable, Any]]:
     for object_key, after in keys:
         found = connection.execute(QUERIES["next_queued"], (*object_key, after)).fetchone()
         yield (object_key, after), found and found[0]
 
 
-def _state_names(
-    connection: sqlite3.Connection, keys: Collection[ObjectKey]
-) -> Iterable[tuple[Hashable, Any]]:
+def _state_names(connection: Connection, keys: Collection[ObjectKey]) -> Iterable[tuple[Hashable, Any]]:
     for key in keys:
         yield key, [text_from(name) for (name,) in connection.execute(QUERIES["state_names"], key)]
 
 
-def _schedules(connection: sqlite3.Connection, names: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
+def _schedules(connection: Connection, names: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
     for name in names:
         columns = connection.execute(QUERIES["schedule"], (name,)).fetchone()
         yield name, columns and ScheduleRow(*columns)
 
 
 _READ: dict[TableName, Read] = {
-    "invocations": _reads("invocations", Invocation),
-    "awakeables": _reads("awakeables", AwakeableRow),
-    "effects": _reads("effects", EffectRow),
-    "dead_letters": _reads("dead_letters", lambda *columns: dead_letter_from(columns)),
-    "sources": _reads("dead_letters_of", lambda _source, letter_id: letter_id),
+    "invocations": _reads("invocations", Sealing.invocation),
+    "awakeables": _reads("awakeables", Sealing.awakeable),
+    "effects": _reads("effects", Sealing.effect),
+    "dead_letters": _reads("dead_letters", Sealing.dead_letter),
+    "sources": _reads("dead_letters_of", lambda _, columns: columns[1]),
     "keys": _keys,
     "positions": _positions,
     "waiting": _lists("waiting_for"),
@@ -129,7 +123,7 @@ _READ: dict[TableName, Read] = {
 }
 
 
-def find(connection: sqlite3.Connection, command: Command, now_ms: int, living: Collection[str]) -> Any:
+def find(connection: Connection, command: Command, now_ms: int, living: Collection[str]) -> Any:
     """Find the rows that a command is decided on, while these instances live."""
     match command:
         case Claim():
@@ -139,7 +133,10 @@ def find(connection: sqlite3.Connection, command: Command, now_ms: int, living: 
             return Due(invocations=due, effects=_effects_of(connection, due, command.owner))
         case Expire():
             wanted = (horizon_of(command, now_ms), command.limit)
-            return [AwakeableRow(*row) for row in connection.execute(QUERIES["overdue_awakeables"], wanted)]
+            return [
+                connection.sealing.awakeable(row)
+                for row in connection.execute(QUERIES["overdue_awakeables"], wanted)
+            ]
         case ClaimEffects():
             return _unclaimed(connection, command.owner, living, command.limit)
         case PurgeDeadLetters():
@@ -153,13 +150,13 @@ def find(connection: sqlite3.Connection, command: Command, now_ms: int, living: 
         case TakeOver():
             alive = id_list({command.owner, *living})
             orphans = connection.execute(QUERIES["orphaned_invocations"], (alive, command.limit))
-            return [Invocation(*row) for row in orphans]
+            return [connection.sealing.invocation(row) for row in orphans]
         case _:
             raise TypeError(f"{type(command).__name__} searches nothing")
 
 
 def _due(
-    connection: sqlite3.Connection, command: Claim, now_ms: int, limit: int, *, suspects: bool
+    connection: Connection, command: Claim, now_ms: int, limit: int, *, suspects: bool
 ) -> list[Invocation]:
     left = (id_list(command.not_builds), id_list(command.not_handlers))
     merged = (NO_INSTANT_MS, limit)
@@ -168,21 +165,19 @@ def _due(
     else:
         wanted = (SUSPECT_STARTS, *left, limit, now_ms, SUSPECT_STARTS, *left, limit, *merged)
         found = connection.execute(QUERIES["due_invocations"], wanted)
-    return [Invocation(*row) for row in found]
+    return [connection.sealing.invocation(row) for row in found]
 
 
-def _effects_of(connection: sqlite3.Connection, due: Sequence[Invocation], owner: str) -> list[EffectRow]:
+def _effects_of(connection: Connection, due: Sequence[Invocation], owner: str) -> list[EffectRow]:
     """The unsent effects of these invocations that others hold."""
     if not due:
         return []
     streams = id_list(sorted(row.id for row in due))
     found = connection.execute(QUERIES["unclaimed_of_streams"], (streams, owner))
-    return [EffectRow(*row) for row in found]
+    return [connection.sealing.effect(row) for row in found]
 
 
-def _unclaimed(
-    connection: sqlite3.Connection, owner: str, living: Collection[str], limit: int
-) -> list[EffectRow]:
+def _unclaimed(connection: Connection, owner: str, living: Collection[str], limit: int) -> list[EffectRow]:
     """Unsent effects that nobody living holds: whole streams, those with the oldest effects, in order."""
     holders = connection.execute(QUERIES["other_holders"], (owner,)).fetchall()
     others = id_list(set(living) - {owner})
@@ -196,23 +191,27 @@ def _unclaimed(
         return []
     streams = id_list(sorted({stream for _, stream in oldest[:limit]}))
     found = connection.execute(QUERIES["unclaimed_of_streams"], (streams, owner))
-    return sorted((EffectRow(*row) for row in found), key=lambda row: (row.position, row.event_id))
+    return sorted(
+        (connection.sealing.effect(row) for row in found), key=lambda row: (row.position, row.event_id)
+    )
 
 
-def unsent(connection: sqlite3.Connection, owner: str, limit: int) -> list[EffectRow]:
+def unsent(connection: Connection, owner: str, limit: int) -> list[EffectRow]:
     """Unsent effects of an owner, in order of position."""
     found = connection.execute(QUERIES["unsent_of"], (owner, limit, owner, limit))
-    return sorted((EffectRow(*row) for row in found), key=lambda row: (row.position, row.event_id))
+    return sorted(
+        (connection.sealing.effect(row) for row in found), key=lambda row: (row.position, row.event_id)
+    )
 
 
-def _key_state(connection: sqlite3.Connection, object_key: ObjectKey) -> KeyState:
+def _key_state(connection: Connection, object_key: ObjectKey) -> KeyState:
     written = connection.execute(QUERIES["written_since"], object_key).fetchall()
     queue = connection.execute(QUERIES["queue"], object_key).fetchone()
     names = [text_from(name) for name, _ in written]
     return KeyState(object_key[1], names, max(at_ms for _, at_ms in written), queue is not None)
 
 
-def _old(connection: sqlite3.Connection, command: PurgeDeadLetters) -> PurgeCandidates:
+def _old(connection: Connection, command: PurgeDeadLetters) -> PurgeCandidates:
     before = first_id("dlq", command.before_ms)
     if command.code is None:
         found = connection.execute(QUERIES["old_dead_letters"], (before, command.limit))

@@ -5,9 +5,15 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
+import structlog
+
 from awakeables.errors import StoreOfAnotherApp, StoreTooNew, StoreUnavailable
 from awakeables.store.queries import migrations as read_migrations
+from awakeables.store.sqlite.connection import Connection
 from awakeables.store.sqlite.queries import QUERIES
+from awakeables.telemetry import events
+
+log = structlog.stdlib.get_logger(__name__)
 
 APPLICATION_ID = 0x61776B31
 """'awk1' in the file's header, so that another program's database is not mistaken for ours."""
@@ -74,6 +80,20 @@ def name_of(connection: sqlite3.Connection) -> str | None:
         return None
     named: tuple[str] | None = connection.execute(QUERIES["app_name"]).fetchone()
     return None if named is None else named[0]
+
+
+def check_keys(connection: Connection, path: object) -> None:
+    """Check that all keys by which values are sealed are there, and note the one that seals from now on.
+
+    Raises:
+        KeyMissing: One is not, or is another one.
+    """
+    probes = connection.execute(QUERIES["seals"]).fetchall()
+    for key_id in connection.sealing.check(probes):
+        log.warning(events.KEY_LOST, store=str(path), key_id=key_id)
+    new = connection.sealing.probe()
+    if new is not None and new[0] not in dict(probes):
+        connection.execute(QUERIES["add_seal"], new)
 
 
 def apply_migration(connection: sqlite3.Connection, text: str) -> None:

@@ -33,15 +33,17 @@ from awakeables.core.replies import Position, Reply
 from awakeables.core.schedules import ListedSchedule
 from awakeables.core.versions import OpenInvocations
 from awakeables.errors import StoreRefused, StoreUnavailable
-from awakeables.ports import Clock, Expectation, Page
+from awakeables.ports import Clock, Expectation, Page, PayloadCodec
 from awakeables.store.membership import LocalHints, LocalMembership, LocalWatermark
+from awakeables.store.sealing import Sealing
 from awakeables.store.sqlite import reading
+from awakeables.store.sqlite.connection import Connection, connected
 from awakeables.store.sqlite.counts import as_counts, count_rows
 from awakeables.store.sqlite.errors import translated
 from awakeables.store.sqlite.group import Group, RowCache, StaleRows
 from awakeables.store.sqlite.lock import FileLock, lock_file_of
 from awakeables.store.sqlite.queries import QUERIES
-from awakeables.store.sqlite.schema import migrate
+from awakeables.store.sqlite.schema import check_keys, migrate
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -63,8 +65,8 @@ class SqliteThread:
         path: Path,
         kind: str,
         *,
-        connect: Callable[[], sqlite3.Connection],
-        disconnect: Callable[[sqlite3.Connection], None] = sqlite3.Connection.close,
+        connect: Callable[[], Connection],
+        disconnect: Callable[[Connection], None] = Connection.close,
     ) -> None:
         """Does not connect or start the thread yet; both callables are called in the thread."""
         self._path = path
@@ -72,7 +74,7 @@ class SqliteThread:
         self._connect = connect
         self._disconnect = disconnect
         self._jobs: SimpleQueue[Job | Future[None]] | None = None
-        self._connection: sqlite3.Connection | None = None
+        self._connection: Connection | None = None
 
     async def start(self) -> None:
         """Start the thread and connect."""
@@ -83,7 +85,7 @@ class SqliteThread:
             Thread(target=self._serve, args=(jobs,), name=f"sqlite-{self._kind}", daemon=True).start()
             await opened
 
-    def run(self, work: Callable[[sqlite3.Connection, *Ts], T], *args: *Ts) -> asyncio.Future[T]:
+    def run(self, work: Callable[[Connection, *Ts], T], *args: *Ts) -> asyncio.Future[T]:
         """Run work in the thread, after all work that was submitted before.
 
         Raises:
@@ -141,7 +143,15 @@ class SqliteThread:
 class SqliteStore:
     """`ports.Store` in one file; a commit that changes nothing does not touch the disk."""
 
-    def __init__(self, path: Path | str, *, clock: Clock, retention_ms: int, app: str = "") -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        clock: Clock,
+        retention_ms: int,
+        app: str = "",
+        codec: PayloadCodec | None = None,
+    ) -> None:
         """Does not touch the file yet.
 
         Args:
@@ -149,12 +159,14 @@ class SqliteStore:
             clock: Read once in each transaction.
             retention_ms: An awakeable without a row whose ID is older than this was purged.
             app: The app that the store belongs to; empty: any, and the file gets no name.
+            codec: Seals values at rest; None: they are stored as they are.
         """
         self._path = Path(path)
         self._file_name = str(path)
         self._clock = clock
         self._retention_ms = retention_ms
         self._app = app
+        self._sealing = Sealing(codec)
         self._lock = FileLock(lock_file_of(self._path))
         self._writer = SqliteThread(self._path, "writer", connect=self._connect, disconnect=self._disconnect)
         self._reader = SqliteThread(self._path, "reader", connect=self._connect_reader)
@@ -183,7 +195,7 @@ class SqliteStore:
         """Finish what has started, checkpoint the log (WAL), release the lock."""
         await asyncio.shield(asyncio.wrap_future(self._writer.stop()))
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self) -> Connection:
         self._known = RowCache(self._retention_ms)
         folder = self._path.parent
         if not folder.is_dir():
@@ -196,7 +208,7 @@ class SqliteStore:
         try:
             _refuse_read_only(self._path)
             _make_private(self._path)
-            connection = _prepared(self._path, self._app)
+            connection = _prepared(self._path, self._app, self._sealing)
             _shut_out_others(self._path)
             self._file = _identity(self._file_name)
             self._counts = count_rows(connection)
@@ -205,12 +217,12 @@ class SqliteStore:
             raise
         return connection
 
-    def _connect_reader(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, isolation_level=None)
+    def _connect_reader(self) -> Connection:
+        connection = connected(self._path, self._sealing)
         connection.executescript(QUERIES["reader"])
         return connection
 
-    def _disconnect(self, connection: sqlite3.Connection) -> None:
+    def _disconnect(self, connection: Connection) -> None:
         try:
             self._lister.stop().result()
             self._reader.stop().result()
@@ -225,7 +237,7 @@ class SqliteStore:
     def commit(self, commands: Sequence[Command]) -> asyncio.Future[list[Reply]]:
         return self._writer.run(self._commit, commands)
 
-    def _commit(self, connection: sqlite3.Connection, commands: Sequence[Command]) -> list[Reply]:
+    def _commit(self, connection: Connection, commands: Sequence[Command]) -> list[Reply]:
         if _identity(self._file_name) != self._file:
             raise StoreUnavailable(
                 f"{self._path} was removed or replaced while it is open, and further writes would "
@@ -258,13 +270,13 @@ class SqliteStore:
         return replies
 
     def _decide(
-        self, connection: sqlite3.Connection, commands: Sequence[Command], *, one_by_one: bool = False
+        self, connection: Connection, commands: Sequence[Command], *, one_by_one: bool = False
     ) -> tuple[Group, list[Reply]]:
         connection.execute(QUERIES["begin"])
         group = Group(connection, self._known, self._clock.now_ms(), self.membership.living)
         return group, group.decide_one_by_one(commands) if one_by_one else group.decide(commands)
 
-    def _forget(self, connection: sqlite3.Connection) -> None:
+    def _forget(self, connection: Connection) -> None:
         """Roll back and drop the cache: the transaction failed, or its outcome is unknown."""
         self._known = RowCache(self._retention_ms)
         if connection.in_transaction:
@@ -427,11 +439,12 @@ def _beside(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
 
 
-def _prepared(path: Path, app: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None)
+def _prepared(path: Path, app: str, sealing: Sealing) -> Connection:
+    connection = connected(path, sealing)
     try:
         connection.executescript(QUERIES["writer"])
         migrate(connection, path, app)
+        check_keys(connection, path)
     except BaseException:
         connection.close()
         raise

@@ -71,6 +71,19 @@ SELECT m.app, m.version, m.served_from FROM awakeables.meta AS m
 -- name_app --
 UPDATE awakeables.meta AS m SET app = $1 WHERE m.app IS NULL
 
+-- seals --
+SELECT s.key_id, s.probe FROM awakeables.seals AS s ORDER BY s.key_id
+
+-- add_seal --
+-- From the first one on, no release serves the store that would take sealed values for clear ones.
+WITH added AS (
+    INSERT INTO awakeables.seals (key_id, probe) VALUES ($1, $2) ON CONFLICT (key_id) DO NOTHING
+)
+UPDATE awakeables.meta AS m SET served_from = greatest(m.served_from, 7)
+
+-- drop_seal --
+DELETE FROM awakeables.seals AS s WHERE s.key_id = $1
+
 -- try_lock --
 -- Let go of at the end of the transaction, so that it can't leak behind a pooler.
 SELECT pg_try_advisory_xact_lock(7094612, 1)

@@ -1,9 +1,9 @@
 -- chunks --
-SELECT j.chunk FROM awakeables.journal AS j WHERE j.invocation_id = $1 AND j.version > $2
+SELECT j.version, j.chunk FROM awakeables.journal AS j WHERE j.invocation_id = $1 AND j.version > $2
 ORDER BY j.version LIMIT 100
 
 -- history --
-SELECT j.invocation_id, j.chunk FROM awakeables.journal AS j
+SELECT j.invocation_id, j.version, j.chunk FROM awakeables.journal AS j
 WHERE j.invocation_id = ANY($1::text[])
 ORDER BY j.invocation_id, j.version
 

@@ -10,7 +10,9 @@ CROSS JOIN awakeables ON awakeables.id = wanted.value
 INSERT INTO awakeables VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- note_awakeable --
-UPDATE awakeables SET book = ?, beat = ?, topic = ? WHERE id = ? AND state = ? AND book IS ?
+-- A sealed book is another text each time that it is sealed; its first bytes are `core/sealed.py`'s MAGIC.
+UPDATE awakeables SET book = ?, beat = ?, topic = ?
+WHERE id = ? AND state = ? AND (book IS ? OR substr(book, 1, 8) = x'0061776B930D0A01')
 
 -- watch_awakeable --
 UPDATE awakeables SET deadline_ms = ?, watch = ? WHERE id = ?
@@ -18,7 +20,7 @@ UPDATE awakeables SET deadline_ms = ?, watch = ? WHERE id = ?
 -- settle_awakeable --
 UPDATE awakeables
 SET book = ?, beat = ?, topic = ?, state = ?, settled_ms = ?, settled_by = ?, outcome = ?
-WHERE id = ? AND state = ? AND book IS ?
+WHERE id = ? AND state = ? AND (book IS ? OR substr(book, 1, 8) = x'0061776B930D0A01')
 
 -- pending_of --
 SELECT invocation_id, id FROM awakeables INDEXED BY awakeables_waited

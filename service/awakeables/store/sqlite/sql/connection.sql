@@ -43,6 +43,15 @@ SELECT name FROM app WHERE id = 1
 -- name_app --
 INSERT OR IGNORE INTO app VALUES (1, ?)
 
+-- seals --
+SELECT key_id, probe FROM seals ORDER BY key_id
+
+-- add_seal --
+INSERT OR IGNORE INTO seals VALUES (?, ?)
+
+-- drop_seal --
+DELETE FROM seals WHERE key_id = ?
+
 -- add_probe --
 -- Larger than a page, so that it needs new ones, as rows do. No schema has this hash.
 INSERT INTO schemas VALUES ('probe', zeroblob(65536))

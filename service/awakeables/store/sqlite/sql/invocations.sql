@@ -121,13 +121,13 @@ DELETE FROM journal WHERE invocation_id IN (SELECT value FROM json_each(?))
 DELETE FROM idempotency WHERE invocation_id IN (SELECT value FROM json_each(?))
 
 -- chunks --
-SELECT chunk FROM journal WHERE invocation_id = ? ORDER BY version
+SELECT version, chunk FROM journal WHERE invocation_id = ? ORDER BY version
 
 -- insert_chunk --
 INSERT INTO journal (invocation_id, version, chunk, at_ms) VALUES (?, ?, ?, ?)
 
 -- history --
-SELECT journal.invocation_id, journal.chunk
+SELECT journal.invocation_id, journal.version, journal.chunk
 FROM json_each(?) AS wanted
 CROSS JOIN journal ON journal.invocation_id = wanted.value
 ORDER BY journal.invocation_id, journal.version

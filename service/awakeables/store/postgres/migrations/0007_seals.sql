@@ -1,0 +1,9 @@
+-- The keys by which values are sealed, each with a value that proves that it is the same key. A release that does not
+-- know them can serve beside one that does, until the first key is added.
+
+CREATE TABLE awakeables.seals (
+    key_id  text COLLATE "C" NOT NULL PRIMARY KEY,
+    probe   bytea NOT NULL
+);
+
+UPDATE awakeables.meta SET version = 7;

@@ -1,0 +1,17 @@
+"""Key rings for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from awakeables.handlers.keyring import KeyRing
+
+
+def key(key_id: str) -> bytes:
+    """A key of its own for each ID."""
+    return key_id.encode().ljust(32, b".")
+
+
+def ring(*key_ids: str, lost: Collection[str] = ()) -> KeyRing:
+    """A ring with these keys, of which the last seals."""
+    return KeyRing(current=key_ids[-1], keys={key_id: key(key_id) for key_id in key_ids}, lost=lost)
