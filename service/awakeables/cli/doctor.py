@@ -45,11 +45,12 @@ def doctor(
 
     loaded = read_settings(config, kafka=kafka, store=store, url=url)
     configure_logs(format_=loaded.settings.log_format, level="error")
-    roles, name = None, ""
+    roles, name, codec = None, "", None
     if app is not None:
         workers, served = [load(w, Worker, "worker") for w in worker or []], load(app, App, "app")
-        roles, name = topics_of(served, workers, verdicts=loaded.settings.verdicts), served.name
-    findings = asyncio.run(examine(loaded, roles, clock=SystemClock(), app=name))
+        roles = topics_of(served, workers, verdicts=loaded.settings.verdicts)
+        name, codec = served.name, served.codec
+    findings = asyncio.run(examine(loaded, roles, clock=SystemClock(), app=name, codec=codec))
     if json_:
         print_json(
             msgspec.json.encode([{"subject": f.subject, "level": f.level, "text": f.text} for f in findings])

@@ -12,6 +12,7 @@ import typer
 from awakeables.cli.options import AsJson, Config, Kafka, StoreOption, settings_for
 from awakeables.cli.tables import TableLayout
 from awakeables.cli.terminal import exit_with_error, print_json, print_line, print_note, print_table
+from awakeables.errors import KeyMissing
 from awakeables.handlers.service import App
 from awakeables.loading import load
 from awakeables.world import SystemClock
@@ -56,7 +57,14 @@ def verify(
     served = None if app is None else load(app, App, "app")
     if topics and served is None:
         exit_with_error("--topics needs the app, whose topics they are, as in `verify shop:app --topics`")
-    findings = asyncio.run(_findings(settings, served, topics=topics))
+    try:
+        findings = asyncio.run(_findings(settings, served, topics=topics))
+    except KeyMissing:
+        if served is None:
+            exit_with_error(
+                "the store has sealed values: name the app, whose codec opens them, as in `verify shop:app`"
+            )
+        raise
     if json_:
         print_json(msgspec.json.encode(_document(findings)))
     else:

@@ -12,14 +12,19 @@ from awakeables.doctor.service import examine_clock, visit_service
 from awakeables.doctor.settings import examine_settings
 from awakeables.doctor.storage import examine_database, examine_disk, examine_store
 from awakeables.kafka.recommendations import Role
-from awakeables.ports import Clock
+from awakeables.ports import Clock, PayloadCodec
 from awakeables.runtime import MEMORY, connection_of
 from awakeables.settings import SettingsRefused, SourcedSettings
 from awakeables.store.urls import is_postgres
 
 
 async def examine(
-    loaded: SourcedSettings, roles: Mapping[str, Role] | None, *, clock: Clock, app: str = ""
+    loaded: SourcedSettings,
+    roles: Mapping[str, Role] | None,
+    *,
+    clock: Clock,
+    app: str = "",
+    codec: PayloadCodec | None = None,
 ) -> list[Finding]:
     """Run all checks; they change nothing.
 
@@ -28,6 +33,7 @@ async def examine(
         roles: The app's topics; None if no app was given.
         clock: This machine's clock.
         app: The app's name; empty if no app was given.
+        codec: The app's codec.
     """
     settings = loaded.settings
     findings = [examine_settings(loaded, clock=clock)]
@@ -41,10 +47,10 @@ async def examine(
     if settings.store == MEMORY:
         findings.append(Finding("store", "warn", "in memory: everything is lost when the service stops"))
     elif is_postgres(settings.store):
-        findings.append(await examine_database(settings.store, app))
+        findings.append(await examine_database(settings.store, app, codec))
     else:
         path = Path(settings.store)
-        store, condition = await asyncio.to_thread(examine_store, path, clock=clock, app=app)
+        store, condition = await asyncio.to_thread(examine_store, path, clock=clock, app=app, codec=codec)
         findings += [store, examine_disk(path)]
     visit = await visit_service(
         settings.url,

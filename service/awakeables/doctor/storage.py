@@ -8,7 +8,7 @@ from pathlib import Path
 
 from awakeables.doctor.findings import Finding
 from awakeables.errors import OperatorError
-from awakeables.ports import Clock
+from awakeables.ports import Clock, PayloadCodec
 from awakeables.store.sqlite.checkup import StoreCondition, inspect_store
 from awakeables.store.urls import shown_store
 
@@ -20,13 +20,16 @@ PATIENCE_S = 60.0
 """How long to scan the file for damage; enough for about ten gigabytes."""
 
 
-def examine_store(path: Path, *, clock: Clock, app: str = "") -> tuple[Finding, StoreCondition | None]:
+def examine_store(
+    path: Path, *, clock: Clock, app: str = "", codec: PayloadCodec | None = None
+) -> tuple[Finding, StoreCondition | None]:
     """Check the file without changing it; also return its condition if it exists.
 
     Args:
         path: The database file.
         clock: This machine's clock.
         app: The app that the store must belong to; empty for any.
+        codec: The app's.
     """
     folder = path.absolute().parent
     if not folder.is_dir():
@@ -39,7 +42,7 @@ def examine_store(path: Path, *, clock: Clock, app: str = "") -> tuple[Finding, 
         return Finding("store", "FAULT", f"{path} is a folder: name a database file in it"), None
     if not os.access(path, os.W_OK):
         return Finding("store", "FAULT", f"this user can't write to {path}"), None
-    condition = inspect_store(path, monotonic=clock.monotonic, patience_s=PATIENCE_S, app=app)
+    condition = inspect_store(path, monotonic=clock.monotonic, patience_s=PATIENCE_S, app=app, codec=codec)
     return _finding(path, condition), condition
 
 
@@ -70,7 +73,7 @@ def examine_disk(path: Path) -> Finding:
     return Finding("disk", "ok", text)
 
 
-async def examine_database(url: str, app: str = "") -> Finding:
+async def examine_database(url: str, app: str = "", codec: PayloadCodec | None = None) -> Finding:
     """Check a database without changing it."""
     try:
         from awakeables.store.postgres.checkup import inspect_database
@@ -79,7 +82,7 @@ async def examine_database(url: str, app: str = "") -> Finding:
             "store", "FAULT", "the extra `postgres` is missing: pip install 'awakeables[postgres]'"
         )
     try:
-        condition = await inspect_database(url, app)
+        condition = await inspect_database(url, app, codec)
     except OperatorError as error:
         return Finding("store", "FAULT", str(error))
     text = (

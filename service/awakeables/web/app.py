@@ -68,7 +68,8 @@ def create_app(
         entropy: Makes this process's request IDs unique.
         tokens: Who may use it; None lets everybody in.
     """
-    guard = Guard(tokens, settings.hosts, exposed=settings.exposed)
+    seals = api.app.codec is not None
+    guard = Guard(tokens, settings.hosts, exposed=settings.exposed, seals=seals)
     return WebApp(api, settings, guard, RequestIds(entropy), metrics)
 
 
@@ -123,6 +124,7 @@ class WebApp:
                 query=read_query(query, target.parameters) if query else {},
                 holder=holder,
                 by=self._guard.anonymous if holder is None else holder.name,
+                hides_payloads=self._guard.hides_payloads(holder),
             )
             status, answered, body = await target.route(request)
         except ClientGone:

@@ -24,6 +24,7 @@ from awakeables.ports import Expectation
 from awakeables.web import render, views
 from awakeables.web.audit import Deed, audited
 from awakeables.web.bodies import Bodies, is_json_type, malformed
+from awakeables.web.hiding import shown
 from awakeables.web.lists import one_of, page, page_of
 from awakeables.web.problems import Problem
 from awakeables.web.request import HttpRequest, Response
@@ -92,13 +93,14 @@ class AwakeableRoutes:
     async def list(self, request: HttpRequest) -> Response:
         asked = page_of(request, "prom")
         rows = self._api.awakeables(asked, state=one_of(request, "state", STATES))
-        return page(await self._waiting.store(rows), asked, render.awakeable, views.AwakeablesView)
+        found = [shown(request, row) for row in await self._waiting.store(rows)]
+        return page(found, asked, render.awakeable, views.AwakeablesView)
 
     async def show(self, request: HttpRequest) -> Response:
         awakeable_id = _awakeable_id(request)
         row = await self._waiting.store(self._api.awakeable(awakeable_id))
         expected = await self._waiting.store(self._api.expectation(awakeable_id))
-        return as_json(render.awakeable_in_full(row, expected))
+        return as_json(render.awakeable_in_full(shown(request, row), expected))
 
     async def _settle(
         self, request: HttpRequest, awakeable_id: str, body: Resolution | Rejection
@@ -115,7 +117,9 @@ class AwakeableRoutes:
             return await self._settled(completion, shows_outcome=True)
         act: Deed = "resolve" if isinstance(body, Resolution) else "reject"
         with audited(request, act, awakeable_id=awakeable_id):
-            return await self._settled(completion, shows_outcome=request.holder.may("read"))
+            return await self._settled(
+                completion, shows_outcome=request.holder.may("read") and not request.hides_payloads
+            )
 
     async def _settled(self, completion: Completion, *, shows_outcome: bool) -> Response:
         """Settle and return the verdict. Someone else's outcome is shown only with the scope `read`."""

@@ -11,6 +11,7 @@ from awakeables.core.texts import excerpt
 from awakeables.telemetry.vocabulary import LETTER_CODES
 from awakeables.web import render, views
 from awakeables.web.audit import audited
+from awakeables.web.hiding import shown
 from awakeables.web.lists import page, page_of
 from awakeables.web.problems import bad_request
 from awakeables.web.request import HttpRequest, Response
@@ -28,12 +29,12 @@ class DeadLetterRoutes:
     async def list(self, request: HttpRequest) -> Response:
         asked = page_of(request, "dlq")
         rows = await self._waiting.store(self._api.dead_letters(asked))
-        return page(rows, asked, render.dead_letter, views.DeadLettersView)
+        return page([shown(request, row) for row in rows], asked, render.dead_letter, views.DeadLettersView)
 
     async def show(self, request: HttpRequest) -> Response:
         letter_id = _letter_id(request)
         row = await self._waiting.store(self._api.dead_letter(letter_id))
-        return as_json(render.dead_letter_in_full(row))
+        return as_json(render.dead_letter_in_full(shown(request, row)))
 
     async def resend(self, request: HttpRequest) -> Response:
         """Queue the record in the outbox, for the topic that it came from; answered 202."""

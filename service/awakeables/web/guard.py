@@ -27,7 +27,12 @@ class Guard:
     """
 
     def __init__(
-        self, tokens: Tokens | None, names: Collection[str] | None, *, exposed: bool = False
+        self,
+        tokens: Tokens | None,
+        names: Collection[str] | None,
+        *,
+        exposed: bool = False,
+        seals: bool = False,
     ) -> None:
         """Set up the checks.
 
@@ -35,7 +40,9 @@ class Guard:
             tokens: The known tokens; None lets everybody in.
             names: Host names that are accepted in addition to loopback names; None accepts any.
             exposed: Whether other machines can reach the service.
+            seals: Whether the app seals values, which then need the scope `payloads` to be seen.
         """
+        self._sees: Scope = "payloads" if seals else "read"
         self.anonymous = "network" if exposed else "loopback"
         self._tokens = tokens
         self._exposed = exposed
@@ -85,14 +92,27 @@ class Guard:
         return holder
 
     def check_own(self, request: HttpRequest, row: Invocation) -> None:
-        """Admit a token with the scope `read`, or the one that began the invocation.
+        """Admit a token that may see results, or the one that began the invocation.
 
         Raises:
             Problem: 403: the token is neither.
         """
         holder = request.holder
         if holder is not None and not _began(holder, row):
-            _check_scope(holder, "read", request.names)
+            _check_scope(holder, self._sees, request.names)
+
+    def hides_payloads(self, holder: Holder | None) -> bool:
+        """Whether the holder of a token must not see what the app seals."""
+        return self._sees == "payloads" and holder is not None and not holder.may("payloads")
+
+    def check_payloads(self, request: HttpRequest) -> None:
+        """Admit a token that may see what the app seals, if it does.
+
+        Raises:
+            Problem: 403: the token lacks the scope `payloads`.
+        """
+        if request.holder is not None and request.hides_payloads:
+            _check_scope(request.holder, "payloads", request.names)
 
     def check_key(self, request: HttpRequest, row: Invocation) -> None:
         """The same check for an invocation that a call found by its idempotency key.
@@ -101,11 +121,11 @@ class Guard:
             Problem: 403: the key belongs to a call with another token.
         """
         holder = request.holder
-        if holder is not None and not _began(holder, row) and not holder.may("read"):
+        if holder is not None and not _began(holder, row) and not holder.may(self._sees):
             raise _forbidden(
-                "read",
+                self._sees,
                 f"it was begun by another caller than {holder.name!r}: use another key, "
-                "or a token with the scope 'read'",
+                f"or a token with the scope {self._sees!r}",
             )
 
     def shows_details(self, request: HttpRequest) -> bool:

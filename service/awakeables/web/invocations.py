@@ -9,9 +9,11 @@ import msgspec
 from awakeables.api import Api
 from awakeables.core.ids import parse_id
 from awakeables.core.invocations import STATUSES, Invocation
-from awakeables.web import render, views
+from awakeables.errors import ValueSealed
+from awakeables.web import hiding, render, views
 from awakeables.web.audit import audited
 from awakeables.web.guard import Guard
+from awakeables.web.hiding import shown
 from awakeables.web.lists import number_in, one_of, page, page_of
 from awakeables.web.problems import bad_request
 from awakeables.web.request import HttpRequest, Response
@@ -52,7 +54,7 @@ class InvocationRoutes:
             rows = list(
                 await self._waiting.store(self._api.invocations(asked, status=status, service=service))
             )
-        return page(rows, asked, render.invocation, views.InvocationsView)
+        return page([shown(request, row) for row in rows], asked, render.invocation, views.InvocationsView)
 
     async def show(self, request: HttpRequest) -> Response:
         row = await self._row(request)
@@ -62,9 +64,13 @@ class InvocationRoutes:
             journal, whole = await self._waiting.store(self._api.journal(row.id, MOST_OF_A_JOURNAL))
         except msgspec.MsgspecError as error:
             journal, problem = [], f"it was written by a release that this one can't read: {error}"
+        except ValueSealed as error:
+            journal, problem = [], f"it can't be read: {error}"
         else:
             if not whole:
                 problem = f"it is larger than {MOST_OF_A_JOURNAL:,} bytes; only the beginning is shown"
+        if request.hides_payloads:
+            row, journal = hiding.invocation(row), hiding.journal(journal)
         return as_json(render.invocation_in_full(row, journal, problem, key=key))
 
     async def journal(self, request: HttpRequest) -> Response:
@@ -73,6 +79,7 @@ class InvocationRoutes:
         row, journal = await self._waiting.store(
             self._api.with_journal(invocation_id, MOST_OF_A_STORED_JOURNAL)
         )
+        self._guard.check_payloads(request)
         return as_json(render.journal(self._api.app.name, row, journal))
 
     async def output(self, request: HttpRequest) -> Response:
@@ -95,7 +102,8 @@ class InvocationRoutes:
     async def why(self, request: HttpRequest) -> Response:
         """Say what the invocation waits for, and so on along calls and keys of objects."""
         invocation_id = _invocation_id(request)
-        return as_json(render.why(await self._waiting.store(self._api.why(invocation_id))))
+        chain = await self._waiting.store(self._api.why(invocation_id))
+        return as_json(render.why([shown(request, each) for each in chain]))
 
     async def resume(self, request: HttpRequest) -> Response:
         invocation_id = _invocation_id(request)
@@ -104,7 +112,7 @@ class InvocationRoutes:
                 self._api.resume(invocation_id, by=request.by),
                 doubt="the invocation may or may not have been resumed; check its status",
             )
-        return as_json(render.invocation(row))
+        return as_json(render.invocation(shown(request, row)))
 
     async def pause(self, request: HttpRequest) -> Response:
         """Pause until it is resumed; one that runs is paused at its next wait. Answered 202."""
@@ -114,7 +122,7 @@ class InvocationRoutes:
                 self._api.pause(invocation_id, by=request.by),
                 doubt="the invocation may or may not be paused; it is safe to repeat the request",
             )
-        return as_json(render.invocation(row), status=202)
+        return as_json(render.invocation(shown(request, row)), status=202)
 
     async def purge(self, request: HttpRequest) -> Response:
         """Delete an invocation that has ended."""
@@ -149,7 +157,7 @@ class InvocationRoutes:
                 self._api.cancel(invocation_id, by=request.by),
                 doubt="the invocation may or may not have been cancelled; it is safe to repeat the request",
             )
-        return as_json(render.invocation(row), status=202)
+        return as_json(render.invocation(shown(request, row)), status=202)
 
     async def kill(self, request: HttpRequest) -> Response:
         invocation_id = _invocation_id(request)
@@ -158,7 +166,7 @@ class InvocationRoutes:
                 self._api.kill(invocation_id, by=request.by),
                 doubt="the invocation may or may not have been killed; it is safe to repeat the request",
             )
-        return as_json(render.invocation(row))
+        return as_json(render.invocation(shown(request, row)))
 
     async def _row(self, request: HttpRequest) -> Invocation:
         invocation_id = _invocation_id(request)

@@ -12,6 +12,7 @@ from awakeables.core.outcomes import NULL
 from awakeables.web import render, views
 from awakeables.web.audit import audited
 from awakeables.web.bodies import Bodies, malformed
+from awakeables.web.hiding import shown
 from awakeables.web.lists import limit_of, one_of, page_by_name
 from awakeables.web.request import HttpRequest, Response
 from awakeables.web.responses import as_json
@@ -44,12 +45,14 @@ class ObjectRoutes:
     async def show(self, request: HttpRequest) -> Response:
         """Show who holds a key, what for, and who waits behind; also if nothing does."""
         name, key = request.names
-        return as_json(render.key_status(await self._waiting.store(self._api.key_status(name, key))))
+        status = await self._waiting.store(self._api.key_status(name, key))
+        return as_json(render.key_status(shown(request, status)))
 
     async def state(self, request: HttpRequest) -> Response:
         name, key = request.names
         limit, after = limit_of(request), request.query.get("after", "")
-        entries = await self._waiting.store(self._api.state(name, key, limit + 1, after))
+        found = await self._waiting.store(self._api.state(name, key, limit + 1, after))
+        entries = [shown(request, entry) for entry in found]
         return page_by_name(entries, limit, lambda entry: entry.name, render.state_entry, views.StateView)
 
     async def edit(self, request: HttpRequest) -> Response:
@@ -80,7 +83,7 @@ class ObjectRoutes:
                 self._api.pause_key(name, key, by=request.by),
                 doubt="the key may or may not have been paused; it is safe to repeat the request",
             )
-        return as_json(render.key_status(status))
+        return as_json(render.key_status(shown(request, status)))
 
     async def resume(self, request: HttpRequest) -> Response:
         name, key = request.names
@@ -89,4 +92,4 @@ class ObjectRoutes:
                 self._api.resume_key(name, key, by=request.by),
                 doubt="the key may or may not have been resumed; it is safe to repeat the request",
             )
-        return as_json(render.key_status(status))
+        return as_json(render.key_status(shown(request, status)))

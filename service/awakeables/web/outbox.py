@@ -7,6 +7,7 @@ from awakeables.core.effects import EFFECT_STATES
 from awakeables.core.ids import EFFECT_KINDS, parse_id_of
 from awakeables.web import render, views
 from awakeables.web.audit import audited
+from awakeables.web.hiding import shown
 from awakeables.web.lists import one_of, page, page_of
 from awakeables.web.request import HttpRequest, Response
 from awakeables.web.responses import as_json
@@ -24,12 +25,12 @@ class OutboxRoutes:
         asked = page_of(request, *EFFECT_KINDS)
         state = one_of(request, "state", EFFECT_STATES) or "failed"
         rows = await self._waiting.store(self._api.queued_effects(asked, state=state))
-        return page(rows, asked, render.queued_effect, views.OutboxView)
+        return page([shown(request, row) for row in rows], asked, render.queued_effect, views.OutboxView)
 
     async def show(self, request: HttpRequest) -> Response:
         event_id = _event_id(request)
         row = await self._waiting.store(self._api.queued_effect(event_id))
-        return as_json(render.queued_effect_in_full(row))
+        return as_json(render.queued_effect_in_full(shown(request, row)))
 
     async def resend(self, request: HttpRequest) -> Response:
         """Mark the record as unsent, so that the relay publishes it; answered 202."""

@@ -36,6 +36,7 @@ from awakeables.core.outcomes import (
 )
 from awakeables.core.records import rfc3339, text_from
 from awakeables.core.replay import describe
+from awakeables.core.sealed import Unopened
 from awakeables.core.versions import VersionUse
 from awakeables.ports import Expectation
 from awakeables.queries import KeyStatus, WaitingInvocation
@@ -149,6 +150,9 @@ def key_status(status: KeyStatus) -> views.ObjectKeyInFullView:
 
 
 def state_entry(entry: StateEntry) -> views.StateEntryView:
+    if isinstance(entry.value, Unopened):
+        shown = msgspec.json.encode(f"(it can't be read: {entry.value.error})")
+        return views.StateEntryView(name=entry.name, value=Raw(shown), updated=instant(entry.updated_ms))
     stored = as_resolution(entry.value)
     return views.StateEntryView(
         name=entry.name,
@@ -397,6 +401,8 @@ def _contents(record: DeadLetter | Effect) -> dict[str, Any]:
 def _content(name: str, content: bytes | None) -> dict[str, Any]:
     if content is None:
         return {name: None}
+    if isinstance(content, Unopened):
+        return {name: f"(it can't be read: {content.error})"}
     try:
         return {name: content.decode()}
     except UnicodeDecodeError:

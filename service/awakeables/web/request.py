@@ -37,13 +37,24 @@ class HttpRequest:
         names: The values of the variable path segments, decoded, in order.
         query: The query parameters that the route accepts.
         holder: The holder of its token; None if no token is needed.
+        hides_payloads: It must see sizes instead of what the app seals: its token lacks the scope `payloads`.
         by: Who sent it, for people: the token's name, or without one where the request comes from.
         raw_headers: The headers as received, in order.
         headers: The headers by name; the last one if repeated.
         held: Bytes of its body that count against the total (see `Bodies`).
     """
 
-    __slots__ = ("by", "headers", "held", "holder", "names", "query", "raw_headers", "receive")
+    __slots__ = (
+        "by",
+        "headers",
+        "held",
+        "hides_payloads",
+        "holder",
+        "names",
+        "query",
+        "raw_headers",
+        "receive",
+    )
 
     def __init__(
         self,
@@ -55,6 +66,7 @@ class HttpRequest:
         query: Mapping[str, str],
         holder: Holder | None,
         by: str,
+        hides_payloads: bool = False,
     ) -> None:
         self.receive = receive
         self.raw_headers = raw_headers
@@ -63,6 +75,7 @@ class HttpRequest:
         self.query = query
         self.holder = holder
         self.by = by
+        self.hides_payloads = hides_payloads
         self.held = 0
 
     def header(self, name: bytes) -> str | None:

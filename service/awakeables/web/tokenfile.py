@@ -20,7 +20,7 @@ from msgspec import Meta
 from awakeables.core.texts import excerpt
 from awakeables.errors import OperatorError
 
-Scope = Literal["call", "complete", "metrics", "operate", "read"]
+Scope = Literal["call", "complete", "metrics", "operate", "payloads", "read"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 INCLUDES: Final[Mapping[Scope, Scope]] = {"metrics": "read"}

@@ -21,6 +21,7 @@ from awakeables.handlers.context import Context
 from awakeables.handlers.objectcontext import ObjectContext, SharedContext
 from awakeables.handlers.schedule import Schedule
 from awakeables.handlers.service import App, Service, VirtualObject, Workflow
+from awakeables.ports import PayloadCodec
 from awakeables.testing.bench import Bench, Process, quick
 from awakeables.web.app import WebApp, WebSettings
 from support.web import new_web_app
@@ -294,9 +295,11 @@ def add_refused(bench: Bench, process: Process, **fields: Any) -> str:
 
 
 @asynccontextmanager
-async def serving(settings: WebSettings | None = None, tokens: Path | None = None) -> AsyncIterator[Web]:
+async def serving(
+    settings: WebSettings | None = None, tokens: Path | None = None, codec: PayloadCodec | None = None
+) -> AsyncIterator[Web]:
     bench = Bench(retention=timedelta(milliseconds=RETENTION_MS))
-    app = App("shop", services=[orders, carts, signups])
+    app = App("shop", services=[orders, carts, signups], codec=codec)
     async with bench.running(app, quick(linger=timedelta(milliseconds=50)), executor=None) as process:
         web = new_web_app(process, settings or WebSettings(max_body_bytes=MAX_BODY_BYTES), tokens=tokens)
         transport = httpx.ASGITransport(web)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from awakeables.ports import PayloadCodec
 from awakeables.store.postgres.connection import Connection, Database, Session
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.store.postgres.schema import checked_meta, checked_server, migrations
+from awakeables.store.sealing import Sealing
 
 
 class DatabaseCondition(NamedTuple):
@@ -26,10 +28,11 @@ class DatabaseCondition(NamedTuple):
     risks: tuple[str, ...]
 
 
-async def inspect_database(url: str, app: str = "") -> DatabaseCondition:
-    """Check that a database fits this release, and the app if one is given.
+async def inspect_database(url: str, app: str = "", codec: PayloadCodec | None = None) -> DatabaseCondition:
+    """Check that a database fits this release, and the app and its codec if they are given.
 
     Raises:
+        KeyMissing: Values are sealed with a key that the codec does not have.
         StoreOfAnotherApp: It belongs to another app.
         StoreTooNew: A newer release wrote it.
         StoreUnavailable: It is out of reach, or the server does not fit.
@@ -40,6 +43,9 @@ async def inspect_database(url: str, app: str = "") -> DatabaseCondition:
     async def inspect(connection: Connection) -> DatabaseCondition:
         server = await checked_server(connection, where)
         meta = await checked_meta(connection, where, app)
+        if app and meta.version == len(migrations()):
+            for _lost in Sealing(codec).check(await connection.fetch(QUERIES["seals"])):
+                pass
         risks = list(server.risks)
         if database.pooled:
             risks.append("there is a pooler, which costs CPU time and hints: connect directly if you can")

@@ -20,7 +20,7 @@ from awakeables.errors import OperatorError
 from awakeables.ports import Clock, Pages, PayloadCodec, Snapshot
 from awakeables.store.rows import Columns
 from awakeables.store.sealing import Sealing
-from awakeables.store.sqlite.connection import Connection, connected
+from awakeables.store.sqlite.connection import FileConnection, connected
 from awakeables.store.sqlite.loading import id_list
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.schema import check_file, migrations, schema_version
@@ -60,7 +60,7 @@ class SqliteAudit:
         finally:
             await asyncio.shield(asyncio.wrap_future(thread.stop()))
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> FileConnection:
         where = f"{self._path.absolute().as_uri()}?mode=ro"
         connection = connected(where, self._sealing, uri=True)
         try:
@@ -73,7 +73,7 @@ class SqliteAudit:
             raise
         return connection
 
-    def _check(self, connection: Connection) -> None:
+    def _check(self, connection: FileConnection) -> None:
         check_file(connection, self._path, self._app)
         version, newest = schema_version(connection), len(migrations())
         if version < newest:
@@ -144,11 +144,11 @@ class SqliteSnapshot:
             yield page
 
 
-def _all(connection: Connection, query: str, *values: str) -> list[Columns]:
+def _all(connection: FileConnection, query: str, *values: str) -> list[Columns]:
     return connection.execute(QUERIES[query], values).fetchall()
 
 
-def _page(_connection: Connection, cursor: sqlite3.Cursor, make: Callable[[Columns], R]) -> list[R]:
+def _page(_connection: FileConnection, cursor: sqlite3.Cursor, make: Callable[[Columns], R]) -> list[R]:
     page: list[R] = []
     size = 0
     for row in cursor:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from awakeables.errors import OperatorError
+from awakeables.ports import PayloadCodec
+from awakeables.store.sealing import Sealing
 from awakeables.store.sqlite.lock import holder_of, lock_file_of
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.schema import check_file, migrations, schema_version
@@ -39,7 +41,12 @@ class StoreCondition:
 
 
 def inspect_store(
-    path: Path, *, monotonic: Callable[[], float], patience_s: float, app: str = ""
+    path: Path,
+    *,
+    monotonic: Callable[[], float],
+    patience_s: float,
+    app: str = "",
+    codec: PayloadCodec | None = None,
 ) -> StoreCondition:
     """Inspect an existing file; it is read completely only if no process has it open.
 
@@ -47,7 +54,8 @@ def inspect_store(
         path: The database.
         monotonic: Seconds of a monotonic clock.
         patience_s: The complete read is abandoned after this long.
-        app: The app that the store must belong to, if it has a name; empty: any.
+        app: The app that the store must belong to, if it has a name; empty: any, and no key is checked.
+        codec: Must open what is sealed in it.
     """
     newest_version = len(migrations())
     try:
@@ -56,6 +64,9 @@ def inspect_store(
             connection.executescript(QUERIES["reader"])
             check_file(connection, path, app)
             version = schema_version(connection)
+            if app and version == newest_version:
+                for _lost in Sealing(codec).check(connection.execute(QUERIES["seals"]).fetchall()):
+                    pass
             newest = connection.execute(QUERIES["newest_row"]).fetchone() if version else None
             damage, read_through = None, False
             if holder is None:

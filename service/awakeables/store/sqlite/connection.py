@@ -8,7 +8,7 @@ from pathlib import Path
 from awakeables.store.sealing import Sealing
 
 
-class Connection(sqlite3.Connection):
+class FileConnection(sqlite3.Connection):
     """A connection.
 
     Attributes:
@@ -18,8 +18,10 @@ class Connection(sqlite3.Connection):
     sealing = Sealing()
 
 
-def connected(target: Path | str, sealing: Sealing, *, uri: bool = False) -> Connection:
+def connected(target: Path | str, sealing: Sealing, *, uri: bool = False) -> FileConnection:
     """Connect to a file, or a URI, in no transaction."""
-    connection: Connection = sqlite3.connect(target, isolation_level=None, factory=Connection, uri=uri)
+    connection: FileConnection = sqlite3.connect(
+        target, isolation_level=None, factory=FileConnection, uri=uri
+    )
     connection.sealing = sealing
     return connection

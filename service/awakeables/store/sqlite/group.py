@@ -25,7 +25,7 @@ from awakeables.core.rows import Changes, NotLoaded, Rows, TableName
 from awakeables.core.sealed import MAGIC
 from awakeables.store.rows import Columns, dead_letter_notes, dead_letter_row
 from awakeables.store.sealing import AWAKEABLE, CHUNK, DEAD_LETTER, EFFECT, INVOCATION, STATE, Sealed
-from awakeables.store.sqlite.connection import Connection
+from awakeables.store.sqlite.connection import FileConnection
 from awakeables.store.sqlite.counts import FAILED, LETTERS, PENDING, UNSENT
 from awakeables.store.sqlite.loading import find, id_list, load
 from awakeables.store.sqlite.queries import QUERIES
@@ -80,7 +80,9 @@ class Group:
         wrote: Whether anything was written.
     """
 
-    def __init__(self, connection: Connection, known: RowCache, now_ms: int, living: Collection[str]) -> None:
+    def __init__(
+        self, connection: FileConnection, known: RowCache, now_ms: int, living: Collection[str]
+    ) -> None:
         self._connection = connection
         self._seals = connection.sealing.codec is not None
         self._living = living

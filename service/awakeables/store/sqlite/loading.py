@@ -26,7 +26,7 @@ from awakeables.core.rows import EffectRow, PartitionKey, PositionRow, Rows, Tab
 from awakeables.core.schedules import ScheduleRow
 from awakeables.store.rows import Columns
 from awakeables.store.sealing import Sealing
-from awakeables.store.sqlite.connection import Connection
+from awakeables.store.sqlite.connection import FileConnection
 from awakeables.store.sqlite.queries import QUERIES
 
 _json = msgspec.json.Encoder().encode
@@ -37,10 +37,10 @@ def id_list(ids: Iterable[str]) -> str:
     return _json(list(ids)).decode()
 
 
-Read: TypeAlias = Callable[[Connection, Collection[Any]], Iterable[tuple[Hashable, Any]]]
+Read: TypeAlias = Callable[[FileConnection, Collection[Any]], Iterable[tuple[Hashable, Any]]]
 
 
-def load(connection: Connection, table: TableName, keys: Collection[Any], rows: Rows) -> None:
+def load(connection: FileConnection, table: TableName, keys: Collection[Any], rows: Rows) -> None:
     """Load the rows of one table with these keys; None is stored for a row that does not exist."""
     loaded: dict[Hashable, Any] = getattr(rows, table)
     loaded.update(dict.fromkeys(keys))
@@ -50,7 +50,7 @@ def load(connection: Connection, table: TableName, keys: Collection[Any], rows: 
 def _reads(query: str, made_of: Callable[[Sealing, Columns], Any]) -> Read:
     """Read rows by their IDs, the first column."""
 
-    def read(connection: Connection, ids: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
+    def read(connection: FileConnection, ids: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
         found = connection.execute(QUERIES[query], (id_list(sorted(ids)),))
         return [(columns[0], made_of(connection.sealing, columns)) for columns in found]
 
@@ -60,7 +60,7 @@ def _reads(query: str, made_of: Callable[[Sealing, Columns], Any]) -> Read:
 def _lists(query: str) -> Read:
     """Read the IDs of rows by what they have in common, the first column."""
 
-    def read(connection: Connection, keys: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
+    def read(connection: FileConnection, keys: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
         found: dict[str, list[str]] = {key: [] for key in keys}
         for key, id_ in connection.execute(QUERIES[query], (id_list(sorted(keys)),)):
             found[key].append(id_)
@@ -69,38 +69,38 @@ def _lists(query: str) -> Read:
     return read
 
 
-def _keys(connection: Connection, keys: Collection[tuple[str, str]]) -> Iterable[tuple[Hashable, Any]]:
+def _keys(connection: FileConnection, keys: Collection[tuple[str, str]]) -> Iterable[tuple[Hashable, Any]]:
     for scope, key in keys:
         wanted = (text_bytes(scope), text_bytes(key))
         yield (scope, key), connection.execute(QUERIES["idempotent"], wanted).fetchone()
 
 
-def _positions(connection: Connection, keys: Collection[PartitionKey]) -> Iterable[tuple[Hashable, Any]]:
+def _positions(connection: FileConnection, keys: Collection[PartitionKey]) -> Iterable[tuple[Hashable, Any]]:
     for key in keys:
         columns = connection.execute(QUERIES["position"], key).fetchone()
         yield key, columns and PositionRow(*columns)
 
 
-def _objects(connection: Connection, keys: Collection[ObjectKey]) -> Iterable[tuple[Hashable, Any]]:
+def _objects(connection: FileConnection, keys: Collection[ObjectKey]) -> Iterable[tuple[Hashable, Any]]:
     for key in keys:
         columns = connection.execute(QUERIES["queue"], key).fetchone()
         yield key, columns and ObjectRow(*columns)
 
 
 def _first_queued(
-    connection: Connection, keys: Collection[tuple[ObjectKey, int]]
+    connection: FileConnection, keys: Collection[tuple[ObjectKey, int]]
 ) -> Iterable[tuple[Hashable, Any]]:
     for object_key, after in keys:
         found = connection.execute(QUERIES["next_queued"], (*object_key, after)).fetchone()
         yield (object_key, after), found and found[0]
 
 
-def _state_names(connection: Connection, keys: Collection[ObjectKey]) -> Iterable[tuple[Hashable, Any]]:
+def _state_names(connection: FileConnection, keys: Collection[ObjectKey]) -> Iterable[tuple[Hashable, Any]]:
     for key in keys:
         yield key, [text_from(name) for (name,) in connection.execute(QUERIES["state_names"], key)]
 
 
-def _schedules(connection: Connection, names: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
+def _schedules(connection: FileConnection, names: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
     for name in names:
         columns = connection.execute(QUERIES["schedule"], (name,)).fetchone()
         yield name, columns and ScheduleRow(*columns)
@@ -123,7 +123,7 @@ _READ: dict[TableName, Read] = {
 }
 
 
-def find(connection: Connection, command: Command, now_ms: int, living: Collection[str]) -> Any:
+def find(connection: FileConnection, command: Command, now_ms: int, living: Collection[str]) -> Any:
     """Find the rows that a command is decided on, while these instances live."""
     match command:
         case Claim():
@@ -156,7 +156,7 @@ def find(connection: Connection, command: Command, now_ms: int, living: Collecti
 
 
 def _due(
-    connection: Connection, command: Claim, now_ms: int, limit: int, *, suspects: bool
+    connection: FileConnection, command: Claim, now_ms: int, limit: int, *, suspects: bool
 ) -> list[Invocation]:
     left = (id_list(command.not_builds), id_list(command.not_handlers))
     merged = (NO_INSTANT_MS, limit)
@@ -168,7 +168,7 @@ def _due(
     return [connection.sealing.invocation(row) for row in found]
 
 
-def _effects_of(connection: Connection, due: Sequence[Invocation], owner: str) -> list[EffectRow]:
+def _effects_of(connection: FileConnection, due: Sequence[Invocation], owner: str) -> list[EffectRow]:
     """The unsent effects of these invocations that others hold."""
     if not due:
         return []
@@ -177,7 +177,9 @@ def _effects_of(connection: Connection, due: Sequence[Invocation], owner: str) -
     return [connection.sealing.effect(row) for row in found]
 
 
-def _unclaimed(connection: Connection, owner: str, living: Collection[str], limit: int) -> list[EffectRow]:
+def _unclaimed(
+    connection: FileConnection, owner: str, living: Collection[str], limit: int
+) -> list[EffectRow]:
     """Unsent effects that nobody living holds: whole streams, those with the oldest effects, in order."""
     holders = connection.execute(QUERIES["other_holders"], (owner,)).fetchall()
     others = id_list(set(living) - {owner})
@@ -196,7 +198,7 @@ def _unclaimed(connection: Connection, owner: str, living: Collection[str], limi
     )
 
 
-def unsent(connection: Connection, owner: str, limit: int) -> list[EffectRow]:
+def unsent(connection: FileConnection, owner: str, limit: int) -> list[EffectRow]:
     """Unsent effects of an owner, in order of position."""
     found = connection.execute(QUERIES["unsent_of"], (owner, limit, owner, limit))
     return sorted(
@@ -204,14 +206,14 @@ def unsent(connection: Connection, owner: str, limit: int) -> list[EffectRow]:
     )
 
 
-def _key_state(connection: Connection, object_key: ObjectKey) -> KeyState:
+def _key_state(connection: FileConnection, object_key: ObjectKey) -> KeyState:
     written = connection.execute(QUERIES["written_since"], object_key).fetchall()
     queue = connection.execute(QUERIES["queue"], object_key).fetchone()
     names = [text_from(name) for name, _ in written]
     return KeyState(object_key[1], names, max(at_ms for _, at_ms in written), queue is not None)
 
 
-def _old(connection: Connection, command: PurgeDeadLetters) -> PurgeCandidates:
+def _old(connection: FileConnection, command: PurgeDeadLetters) -> PurgeCandidates:
     before = first_id("dlq", command.before_ms)
     if command.code is None:
         found = connection.execute(QUERIES["old_dead_letters"], (before, command.limit))

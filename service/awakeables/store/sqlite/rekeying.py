@@ -8,7 +8,7 @@ from awakeables.errors import OperatorError
 from awakeables.ports import PayloadCodec
 from awakeables.store.rekeying import PAGE_ROWS, Rekeyed, Rekeying, page_query, update_query
 from awakeables.store.sealing import SEALED_TABLES, Sealing
-from awakeables.store.sqlite.connection import Connection, connected
+from awakeables.store.sqlite.connection import FileConnection, connected
 from awakeables.store.sqlite.errors import translated
 from awakeables.store.sqlite.lock import FileLock, lock_file_of
 from awakeables.store.sqlite.queries import QUERIES
@@ -40,7 +40,7 @@ def rekey(path: Path, *, app: str, codec: PayloadCodec, clear: bool) -> Rekeyed:
         lock.release()
 
 
-def _rekey(connection: Connection, path: Path, app: str, rekeying: Rekeying) -> Rekeyed:
+def _rekey(connection: FileConnection, path: Path, app: str, rekeying: Rekeying) -> Rekeyed:
     connection.executescript(QUERIES["writer"])
     migrate(connection, path, app)
     check_keys(connection, path)
@@ -58,7 +58,7 @@ def _rekey(connection: Connection, path: Path, app: str, rekeying: Rekeying) -> 
     return result
 
 
-def _table(connection: Connection, table: str, rekeying: Rekeying) -> None:
+def _table(connection: FileConnection, table: str, rekeying: Rekeying) -> None:
     key, columns = SEALED_TABLES[table]
     holders = ["?"] * (len(key) + len(columns))
     update = update_query(table, table, holders)

@@ -9,7 +9,7 @@ import structlog
 
 from awakeables.errors import StoreOfAnotherApp, StoreTooNew, StoreUnavailable
 from awakeables.store.queries import migrations as read_migrations
-from awakeables.store.sqlite.connection import Connection
+from awakeables.store.sqlite.connection import FileConnection
 from awakeables.store.sqlite.queries import QUERIES
 from awakeables.telemetry import events
 
@@ -82,7 +82,7 @@ def name_of(connection: sqlite3.Connection) -> str | None:
     return None if named is None else named[0]
 
 
-def check_keys(connection: Connection, path: object) -> None:
+def check_keys(connection: FileConnection, path: object) -> None:
     """Check that all keys by which values are sealed are there, and note the one that seals from now on.
 
     Raises:

@@ -37,7 +37,7 @@ from awakeables.ports import Clock, Expectation, Page, PayloadCodec
 from awakeables.store.membership import LocalHints, LocalMembership, LocalWatermark
 from awakeables.store.sealing import Sealing
 from awakeables.store.sqlite import reading
-from awakeables.store.sqlite.connection import Connection, connected
+from awakeables.store.sqlite.connection import FileConnection, connected
 from awakeables.store.sqlite.counts import as_counts, count_rows
 from awakeables.store.sqlite.errors import translated
 from awakeables.store.sqlite.group import Group, RowCache, StaleRows
@@ -65,8 +65,8 @@ class SqliteThread:
         path: Path,
         kind: str,
         *,
-        connect: Callable[[], Connection],
-        disconnect: Callable[[Connection], None] = Connection.close,
+        connect: Callable[[], FileConnection],
+        disconnect: Callable[[FileConnection], None] = FileConnection.close,
     ) -> None:
         """Does not connect or start the thread yet; both callables are called in the thread."""
         self._path = path
@@ -74,7 +74,7 @@ class SqliteThread:
         self._connect = connect
         self._disconnect = disconnect
         self._jobs: SimpleQueue[Job | Future[None]] | None = None
-        self._connection: Connection | None = None
+        self._connection: FileConnection | None = None
 
     async def start(self) -> None:
         """Start the thread and connect."""
@@ -85,7 +85,7 @@ class SqliteThread:
             Thread(target=self._serve, args=(jobs,), name=f"sqlite-{self._kind}", daemon=True).start()
             await opened
 
-    def run(self, work: Callable[[Connection, *Ts], T], *args: *Ts) -> asyncio.Future[T]:
+    def run(self, work: Callable[[FileConnection, *Ts], T], *args: *Ts) -> asyncio.Future[T]:
         """Run work in the thread, after all work that was submitted before.
 
         Raises:
@@ -195,7 +195,7 @@ class SqliteStore:
         """Finish what has started, checkpoint the log (WAL), release the lock."""
         await asyncio.shield(asyncio.wrap_future(self._writer.stop()))
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> FileConnection:
         self._known = RowCache(self._retention_ms)
         folder = self._path.parent
         if not folder.is_dir():
@@ -217,12 +217,12 @@ class SqliteStore:
             raise
         return connection
 
-    def _connect_reader(self) -> Connection:
+    def _connect_reader(self) -> FileConnection:
         connection = connected(self._path, self._sealing)
         connection.executescript(QUERIES["reader"])
         return connection
 
-    def _disconnect(self, connection: Connection) -> None:
+    def _disconnect(self, connection: FileConnection) -> None:
         try:
             self._lister.stop().result()
             self._reader.stop().result()
@@ -237,7 +237,7 @@ class SqliteStore:
     def commit(self, commands: Sequence[Command]) -> asyncio.Future[list[Reply]]:
         return self._writer.run(self._commit, commands)
 
-    def _commit(self, connection: Connection, commands: Sequence[Command]) -> list[Reply]:
+    def _commit(self, connection: FileConnection, commands: Sequence[Command]) -> list[Reply]:
         if _identity(self._file_name) != self._file:
             raise StoreUnavailable(
                 f"{self._path} was removed or replaced while it is open, and further writes would "
@@ -270,13 +270,13 @@ class SqliteStore:
         return replies
 
     def _decide(
-        self, connection: Connection, commands: Sequence[Command], *, one_by_one: bool = False
+        self, connection: FileConnection, commands: Sequence[Command], *, one_by_one: bool = False
     ) -> tuple[Group, list[Reply]]:
         connection.execute(QUERIES["begin"])
         group = Group(connection, self._known, self._clock.now_ms(), self.membership.living)
         return group, group.decide_one_by_one(commands) if one_by_one else group.decide(commands)
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: FileConnection) -> None:
         """Roll back and drop the cache: the transaction failed, or its outcome is unknown."""
         self._known = RowCache(self._retention_ms)
         if connection.in_transaction:
@@ -439,7 +439,7 @@ def _beside(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
 
 
-def _prepared(path: Path, app: str, sealing: Sealing) -> Connection:
+def _prepared(path: Path, app: str, sealing: Sealing) -> FileConnection:
     connection = connected(path, sealing)
     try:
         connection.executescript(QUERIES["writer"])
