@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
 from awakeables.settings import PREFIX, Settings
@@ -51,3 +54,18 @@ def test_case_o15_the_acls_let_nobody_but_the_service_give_tasks_and_nobody_but_
         ("Write", "shop.completions.dlq", "shop"),
         ("Write", "shop.verdicts", "shop"),
     ]
+
+
+def test_the_code_of_the_document_makes_an_app_that_seals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "SHOP_KEYS", f"2026-10:{b64encode(b'a' * 32).decode()} 2026-11:{b64encode(b'b' * 32).decode()}"
+    )
+    (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    made: dict[str, Any] = {"__name__": "shop"}
+    exec(compile(block, "security.md", "exec"), made)
+    assert repr(made["app"].codec) == "KeyRing(current='2026-11', keys=['2026-10', '2026-11'], lost=[])"
+
+
+def test_every_scope_is_explained() -> None:
+    explained = set(re.findall(r"^\| `([a-z]+)` \|", TEXT, re.MULTILINE))
+    assert explained >= set(SCOPES)
