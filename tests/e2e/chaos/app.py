@@ -28,6 +28,7 @@ from awakeables import (
     VirtualObject,
 )
 from e2e.chaos import tampering
+from e2e.chaos.books import codec_for
 from e2e.chaos.ledger import ledger_of_this_process
 
 NAME = os.environ.get("CHAOS_NAME", "chaos")
@@ -266,7 +267,8 @@ async def kills_its_process(ctx: Context) -> None:
 
 if "CHAOS_LEDGER" in os.environ:  # served; a test that imports names from here is left as it is
     tampering.begin()
-app = App(NAME, services=[shapes, fates, accounts, events, histories])
+codec = codec_for(os.environ.get("AWAKEABLES_STORE", ""))
+app = App(NAME, services=[shapes, fates, accounts, events, histories], codec=codec)
 
 
 def check(event: Event) -> None:

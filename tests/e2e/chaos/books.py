@@ -9,14 +9,21 @@ from typing import Any, Protocol
 
 import asyncpg
 
+from awakeables.handlers.keyring import KeyRing
 from awakeables.ports import Store
 from awakeables.store.postgres.store import PostgresStore
 from awakeables.store.sqlite.store import SqliteStore
 from awakeables.world import SystemClock
+from support.keys import ring
 
 DAY_MS = 24 * 3600 * 1000
 
 Rows = list[tuple[Any, ...]]
+
+
+def codec_for(store: str) -> KeyRing | None:
+    """The app seals what it stores in a database; in a file it does not, so that both are tried."""
+    return ring("chaos") if store.startswith("postgresql:") else None
 
 
 class Books(Protocol):
@@ -66,7 +73,7 @@ class PostgresBooks:
             await connection.close()
 
     def store(self) -> Store:
-        return PostgresStore(self._url, retention_ms=DAY_MS)
+        return PostgresStore(self._url, retention_ms=DAY_MS, codec=codec_for(self._url))
 
     async def check(self) -> None:
         """Each row belongs to an instance that lives, or to none."""

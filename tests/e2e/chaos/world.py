@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -212,7 +213,8 @@ class World:
     async def verify(self) -> None:
         """Hold the product's own invariants against the rows."""
         process = await asyncio.create_subprocess_exec(
-            *(CLI, "verify", "--store", self.places[0].store),
+            *(CLI, "verify", "e2e.chaos.app:app"),
+            env=os.environ | {"CHAOS_NAME": self.name, "AWAKEABLES_STORE": self.places[0].store},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
