@@ -18,14 +18,27 @@ from pathlib import Path
 from typing import Any
 
 from awakeables.errors import AwakeablesError
-from benchmarks import backlog, cycles, disk, machine, pending, postgres, restate, soak, subscription, wrk
+from benchmarks import (
+    attempts,
+    backlog,
+    cycles,
+    disk,
+    machine,
+    pending,
+    postgres,
+    restate,
+    soak,
+    subscription,
+    timers,
+    wrk,
+)
 from benchmarks.pairs import Plan
 from benchmarks.processes import Failed
 from benchmarks.report import tables
 from benchmarks.stage import Ground
 
 SECTIONS = (
-    *("cycles", "http", "calls", "object", "objects", "backlog", "subscription"),
+    *("cycles", "http", "calls", "object", "objects", "backlog", "subscription", "timers", "attempts"),
     *("pending", "restate", "postgres"),
 )
 BESIDE = "beside"
@@ -70,6 +83,8 @@ def _bench(given: argparse.Namespace, ground: Ground, told: dict[str, Any]) -> N
         "objects": lambda: cycles.objects(ground, plan, keys=MANY_KEYS),
         "backlog": lambda: backlog.measure(ground, count=given.backlog, rounds=min(given.rounds, 3)),
         "subscription": lambda: subscription.measure(ground, reading, count=given.records),
+        "timers": lambda: timers.measure(ground, reading, count=given.timers),
+        "attempts": lambda: attempts.measure(ground),
         "pending": lambda: pending.measure(ground, waiting, count=given.pending),
         "restate": lambda: restate.measure(ground, fewer, installed=given.restate),
         "postgres": lambda: postgres.measure(ground, fewer, pending=given.pending),
@@ -126,6 +141,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--backlog", type=int, default=200_000, metavar="N", help="(200000)")
     parser.add_argument("--records", type=int, default=50_000, metavar="N", help="(50000)")
+    parser.add_argument("--timers", type=int, default=20_000, metavar="N", help="(20000)")
     parser.add_argument("--pending", type=int, default=1_000_000, metavar="N", help="(1000000)")
     parser.add_argument(
         "--worker",

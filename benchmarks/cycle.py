@@ -39,6 +39,12 @@ async def echo(ctx: Context, order: Order) -> Parcel:
 
 
 @bench.handler()
+async def nap(ctx: Context, order: Order) -> Parcel:
+    await ctx.sleep(TIMEOUT)
+    return Parcel(tracking=order.id)
+
+
+@bench.handler()
 async def call(ctx: Context, order: Order) -> Parcel:
     return await ctx.call(echo, order)
 

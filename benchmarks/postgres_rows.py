@@ -139,7 +139,7 @@ BOOK = bytes(120)
 
 async def _schema() -> str | None:
     """The hash of the schema that the service has checked the values against."""
-    return (await Seeder().asked()).awakeables[0].schema_hash
+    return (await Seeder("cycle").asked()).awakeables[0].schema_hash
 
 
 async def _settled(store: PostgresStore, command: Settle) -> None:
@@ -178,7 +178,7 @@ def _bare(ids: Sequence[str], first: int) -> tuple[Any, ...]:
 
 async def _seed(store: PostgresStore, count: int) -> list[str]:
     """So many waiting invocations; the IDs of their awakeables."""
-    seeder = Seeder()
+    seeder = Seeder("cycle")
     asked = await seeder.asked()
     made = [seeder.orders(asked) for _ in range(count)]
     await store.commit([order for _, orders in made for order in orders])

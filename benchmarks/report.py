@@ -42,6 +42,8 @@ def tables(report: Section) -> str:
         "objects": "The same, of 10,000 keys",
         "backlog": "A backlog",
         "subscription": "A subscription",
+        "timers": "Timers that are due",
+        "attempts": "Attempts by themselves",
         "pending": "A million waiting",
         "restate": "Compared with Restate",
         "postgres": "PostgreSQL beside SQLite",
@@ -76,6 +78,9 @@ def aims(report: Section) -> list[Aim]:
     if "backlog" in report:
         ratio = report["backlog"]["ratio"]
         found.append(Aim("completions persisted/s from a backlog", 0.1, "× bare `getmany`", ratio))
+    if "attempts" in report:
+        many = f"`gather` of {report['attempts']['many']:,} awakeables, each"
+        found.append(Aim(many, 5, "µs", report["attempts"]["many_us"], at_most=True))
     if "pending" in report:
         pending = report["pending"]
         many = f"{pending['count']:,} pending"
@@ -174,6 +179,33 @@ def _subscription(found: Section) -> Iterable[str]:
     )
 
 
+def _timers(found: Section) -> Iterable[str]:
+    yield _table(
+        (f"{found['count']:,} timers, due when the service starts", ""),
+        [
+            ("handlers replayed and ended, per second", f"{found['per_second']:,.0f}"),
+            (
+                f"the same, × the callback cycle, {found['in_flight']} in flight",
+                f"{found['ratio_cycle']:.2f}",
+            ),
+            ("server's CPU, µs each", f"{found['server_cpu_us']:,.0f}"),
+        ],
+    )
+    yield f"In the same run the cycle ran {found['cycles_per_second']:,.0f} times a second."
+
+
+def _attempts(found: Section) -> Iterable[str]:
+    yield _table(
+        ("without a store", ""),
+        [
+            (f"`gather` of {found['many']:,} awakeables, µs for each", f"{found['many_us']:.2f}"),
+            (f"of {found['few']:,}", f"{found['few_us']:.2f}"),
+            (f"replay of a journal of {found['entries']:,} entries, ms", f"{found['replay_ms']:.2f}"),
+        ],
+    )
+    yield f"The outcomes come in batches of {found['at_once']:,}."
+
+
 def _pending(found: Section) -> Iterable[str]:
     yield _table(
         (f"{found['count']:,} pending", ""),
@@ -228,6 +260,8 @@ DRAWN = {
     "objects": _compared,
     "backlog": _backlog,
     "subscription": _subscription,
+    "timers": _timers,
+    "attempts": _attempts,
     "pending": _pending,
     "restate": _compared,
     "postgres": _postgres,

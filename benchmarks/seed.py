@@ -20,9 +20,9 @@ from awakeables import __version__
 from awakeables.core.commands import Advance, Begin, Command
 from awakeables.core.ids import Ids
 from awakeables.core.invocations import Suspend
-from awakeables.core.journal import AwakeableCreated, Input, encode_chunk
+from awakeables.core.journal import AwakeableCreated, Entry, Input, SleepRequested, encode_chunk
 from awakeables.core.replies import Advanced, Begun
-from awakeables.handlers.attempt import AwakeableWait, News, Origin, Progress
+from awakeables.handlers.attempt import AwakeableWait, News, Origin, Progress, TimerWait
 from awakeables.handlers.execution import World
 from awakeables.handlers.local import LocalAttempts
 from awakeables.store.sqlite.store import SqliteStore
@@ -40,9 +40,10 @@ RETENTION_MS = 7 * 24 * 3600 * 1000
 
 
 class Seeder:
-    """Makes the orders that leave an invocation behind, waiting."""
+    """Makes the orders that leave an invocation behind: it waits for an answer, or for a timer that is due."""
 
-    def __init__(self) -> None:
+    def __init__(self, handler: str) -> None:
+        self._handler = handler
         self.clock = SystemClock()
         self._entropy = SystemEntropy()
         self._ids = Ids(self.clock.now_ms, self._entropy.bytes)
@@ -57,13 +58,13 @@ class Seeder:
             reply_to=app.completions_topic,
             max_entries=100,
         )
-        origin = Origin(invocation_id=self._ids.new("inv"), service=bench.name, handler="cycle")
+        origin = Origin(invocation_id=self._ids.new("inv"), service=bench.name, handler=self._handler)
         with ThreadPoolExecutor(1) as executor:
             attempt = LocalAttempts(app, world, executor).open(origin, [self._input()], lambda: None)
             progress = attempt.advance(News(now_ms=self.clock.now_ms()))
             attempt.close()
         assert isinstance(progress, Progress), progress
-        assert all(isinstance(wait, AwakeableWait) for wait in progress.blocked_on), progress
+        assert all(isinstance(wait, AwakeableWait | TimerWait) for wait in progress.blocked_on), progress
         return progress
 
     def orders(self, asked: Progress) -> tuple[str, list[Command]]:
@@ -72,16 +73,14 @@ class Seeder:
         begin = Begin(
             id=invocation_id,
             service=bench.name,
-            handler="cycle",
+            handler=self._handler,
             chunk=encode_chunk([self._input()]),
             owner=self._owner,
             build=__version__,
         )
-        entries = [
-            replace(entry, id=awakeable_id) if isinstance(entry, AwakeableCreated) else entry
-            for entry in asked.entries
-        ]
-        [awakeable] = asked.awakeables
+        now_ms = self.clock.now_ms()
+        entries = [_own(entry, awakeable_id, now_ms) for entry in asked.entries]
+        sleeps = any(isinstance(wait, TimerWait) for wait in asked.blocked_on)
         advance = Advance(
             invocation_id=invocation_id,
             owner=self._owner,
@@ -89,9 +88,9 @@ class Seeder:
             version=1,
             number=1,
             build=__version__,
-            next=Suspend(wake=0),
+            next=Suspend(wake=0, due_ms=now_ms if sleeps else None),
             chunk=encode_chunk(entries),
-            awakeables=(replace(awakeable, id=awakeable_id),),
+            awakeables=tuple(replace(each, id=awakeable_id) for each in asked.awakeables),
             schemas=asked.schemas,
         )
         return awakeable_id, [begin, advance]
@@ -99,7 +98,7 @@ class Seeder:
     def _input(self) -> Input:
         return Input(
             service=bench.name,
-            handler="cycle",
+            handler=self._handler,
             seed=self._entropy.bytes(16).hex(),
             at_ms=self.clock.now_ms(),
             value=Raw(ORDER),
@@ -107,9 +106,20 @@ class Seeder:
         )
 
 
-async def seed(path: Path, count: int) -> list[str]:
-    """Add so many waiting invocations to a store; the IDs of their awakeables."""
-    seeder = Seeder()
+def _own(entry: Entry, awakeable_id: str, now_ms: int) -> Entry:
+    """The entry as it is in this invocation's journal."""
+    match entry:
+        case AwakeableCreated():
+            return replace(entry, id=awakeable_id)
+        case SleepRequested():
+            return replace(entry, until_ms=now_ms)
+        case _:
+            return entry
+
+
+async def seed(path: Path, count: int, handler: str) -> list[str]:
+    """Add so many waiting invocations to a store; the IDs of their awakeables, if they have one."""
+    seeder = Seeder(handler)
     asked = await seeder.asked()
     store = SqliteStore(path, clock=seeder.clock, retention_ms=RETENTION_MS)
     await store.open()
@@ -142,9 +152,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--count", type=int, required=True)
+    parser.add_argument(
+        "--handler", default="cycle", help="which handler of benchmarks/cycle.py waits (cycle)"
+    )
     parser.add_argument("--ids", type=Path, help="where the IDs of the awakeables are written, one a line")
     given = parser.parse_args()
-    ids = asyncio.run(seed(given.store, given.count))
+    ids = asyncio.run(seed(given.store, given.count, given.handler))
     if given.ids is not None:
         given.ids.write_text("\n".join(ids))
 
