@@ -48,7 +48,7 @@ async def gathers(ctx: Context, count: int) -> int:
 async def acts(ctx: Context, count: int) -> int:
     total = 0
     for number in range(count):
-        total += await ctx.run("add", lambda number=number: number, type=int)
+        total += await ctx.run("add", abs, number)
     return total
 
 

@@ -40,7 +40,7 @@ RETENTION_MS = 7 * 24 * 3600 * 1000
 
 
 class Seeder:
-    """Makes the orders that leave an invocation behind: it waits for an answer, or for a timer that is due."""
+    """Makes the orders that leave an invocation behind, which waits for an answer or a timer that is due."""
 
     def __init__(self, handler: str) -> None:
         self._handler = handler
