@@ -469,9 +469,9 @@ def _spans(settings: Settings) -> Spans | None:
             "AWAKEABLES_SPANS needs the extra `otel`: pip install 'awakeables[otel]'"
         ) from None
     spans = Spans(version=__version__)
-    if spans.nowhere:
+    if not spans.has_provider:
         log.warning(
-            events.SPANS_GO_NOWHERE,
+            events.NO_TRACER_PROVIDER,
             todo="set up a tracer provider in the app's module, or start with `opentelemetry-instrument`",
         )
     return spans

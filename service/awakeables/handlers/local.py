@@ -213,11 +213,11 @@ class LocalAttempt:
         """As the port says."""
         execution, origin = self._execution, self._origin
         given = execution.replay.input
-        parent = {TRACEPARENT: trace_of(given.headers, given.seed).traceparent(origin.invocation_id)}
-        if known_traceparent(given.headers.get(TRACEPARENT)) is not None:
-            parent = {
-                name: given.headers[name] for name in (TRACEPARENT, TRACESTATE) if name in given.headers
-            }
+        of_caller = known_traceparent(given.headers.get(TRACEPARENT))
+        own = trace_of(given.headers, given.seed).traceparent(origin.invocation_id)
+        parent = {TRACEPARENT: of_caller or own}
+        if of_caller is not None and TRACESTATE in given.headers:
+            parent[TRACESTATE] = given.headers[TRACESTATE]
         execution.span = spans.attempt(
             parent,
             invocation_id=origin.invocation_id,

@@ -93,7 +93,7 @@ class SpanShape:
 OF_HANDLER: Final = SpanShape(
     name="SERVICE/HANDLER",
     kind=SpanKind.SERVER,
-    help="An attempt of a handler, from its begin until it is suspended or has ended.",
+    help="An attempt of a handler, from its start until it is suspended or has ended.",
     parent="the caller's span, or the root of the invocation's own trace",
     attributes=(INVOCATION, SERVICE, HANDLER, ATTEMPT, RESUMED, END, ERROR_TYPE),
 )
@@ -170,14 +170,14 @@ class Spans:
     """Begins the spans of this process."""
 
     def __init__(self, provider: TracerProvider | None = None, *, version: str = "") -> None:
-        """Record spans with a tracer provider; without one with the global one, also if that is set later."""
+        """Record spans with a tracer provider; by default the global one, also if it is set later."""
         self._provider = provider
         self._tracer = (provider or get_tracer_provider()).get_tracer("awakeables", version)
 
     @property
-    def nowhere(self) -> bool:
-        """Whether no tracer provider is set up, so that nothing is recorded."""
-        return isinstance(self._provider or get_tracer_provider(), ProxyTracerProvider)
+    def has_provider(self) -> bool:
+        """Whether a tracer provider is set up by now; without one nothing is recorded."""
+        return not isinstance(self._provider or get_tracer_provider(), ProxyTracerProvider)
 
     def attempt(
         self,
@@ -197,7 +197,7 @@ class Spans:
             service: Its service.
             handler: Its handler.
             number: The number of the attempt.
-            resumed: Whether an earlier attempt has come further than the handler's begin.
+            resumed: Whether it goes on from the journal of an earlier attempt, or repeats one that failed.
         """
         attributes: Attributes = {
             INVOCATION: invocation_id,
@@ -251,6 +251,11 @@ class OpenSpan:
 
     def __init__(self, span: Span) -> None:
         self._span = span
+
+    @property
+    def has_context(self) -> bool:
+        """Whether it can be a parent; not if it has none itself and nothing is recorded."""
+        return self._span.get_span_context().is_valid
 
     @property
     def traceparent(self) -> str:

@@ -403,7 +403,7 @@ class _Job:
         self.record = record
         self.span = span
         self.trace: tuple[Header, ...] = record.headers
-        if span is not None:
+        if span is not None and span.has_context:
             state = [header for header in record.headers if header[0] == TRACESTATE]
             self.trace = ((TRACEPARENT, span.traceparent.encode()), *state)
         self.task = task

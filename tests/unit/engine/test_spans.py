@@ -330,21 +330,43 @@ async def test_each_attempt_that_fails_has_a_span_with_its_number() -> None:
     assert (is_error(first), is_error(second)) == (True, False)
 
 
-class Hostile(Exception):
+class Hostile(TerminalError):
+    """Formatting it with its stack asks for its notes, and raises."""
+
+    @property
+    def __notes__(self) -> Any:  # type: ignore[override]
+        raise KeyError("no")
+
+
+class Unreadable(Exception):
     def __str__(self) -> str:
         raise KeyError("no")
 
 
-async def test_an_error_that_can_not_be_shown_is_recorded_nevertheless() -> None:
+@pytest.mark.parametrize("error", [Hostile("?"), Unreadable()], ids=["notes", "message"])
+async def test_an_error_that_can_not_be_shown_is_recorded_nevertheless(error: Exception) -> None:
     async def handler(ctx: Context) -> None:
-        raise Hostile
+        raise error
 
     recorder = Recorder()
     bench = Bench(spans=recorder.spans)
     async with bench.serving(quick(retry=RetryPolicy(max_attempts=1)), handler=handler) as process:
-        await bench.status(await bench.begin(process, "handler"), "paused")
+        await bench.status(await bench.begin(process, "handler"), "paused", "completed")
         await until(lambda: not recorder.open)
-    assert facts(recorder.one("orders/handler"), "awakeables.end") == ["paused"]
+    assert events_of(recorder.one("orders/handler")) == ["exception"]
+
+
+async def test_what_is_being_sent_when_the_process_stops_ends_its_span() -> None:
+    async def notify(ctx: Context) -> None:
+        ctx.publish("notices", 1)
+
+    recorder = Recorder()
+    bench = Bench(spans=recorder.spans)
+    bench.broker.gate.clear()
+    async with bench.serving(notify=notify) as process:
+        await bench.begin(process, "notify")
+        await until(lambda: recorder.open == ["send notices"])
+    assert recorder.open == []
 
 
 async def test_an_action_that_failed_unawaited_is_not_an_error_of_the_attempt() -> None:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import NoOpTracerProvider, get_current_span
 
 from awakeables import Reject, RetryPolicy, Task, Worker
 from awakeables.core.effects import Header
+from awakeables.telemetry.spans import Spans
 from awakeables.worker.process import Answered, Fate
 from support.spans import Recorder, check_vocabulary, events_of, facts, id_of, is_error, parent_of, trace_of
 from unit.worker import fakes
@@ -91,6 +92,17 @@ async def test_a_try_that_fails_is_an_event_and_the_last_one_an_error() -> None:
     assert events_of(span) == ["exception", "exception"]
     assert span.status.description == "ValueError: again"
     assert facts(span, "awakeables.end", "error.type") == ["rejected", "ValueError"]
+
+
+async def test_without_a_tracer_provider_the_completion_has_the_task_s_headers() -> None:
+    worker = Worker("packer")
+    worker.task("tasks")(lambda task: 1)
+    for headers in ([fakes.TRACEPARENT, STATE], []):
+        fate = await fakes.process(
+            worker, fakes.task_record(3, headers=headers), spans=Spans(NoOpTracerProvider())
+        )
+        assert isinstance(fate, Answered)
+        assert [header for header in fate.message.headers if header[0].startswith("trace")] == headers
 
 
 async def test_a_rejection_is_an_answer_and_no_error() -> None:
