@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import ProcessCollector
@@ -65,6 +65,9 @@ from awakeables.worker.replies import ReplyTopics
 from awakeables.worker.worker import Worker
 from awakeables.world import FollowingClock, SystemClock, SystemEntropy
 
+if TYPE_CHECKING:
+    from awakeables.telemetry.spans import Spans
+
 log = structlog.stdlib.get_logger(__name__)
 
 MEMORY = "memory:"
@@ -95,7 +98,7 @@ async def serve(
 
     Raises:
         OperatorError: It can't start: a setting is invalid, the port is in use, or the store is locked, too
-            new or another app's.
+            new or another app's; or something is not installed that the settings need.
     """
     system, entropy = SystemClock(), SystemEntropy()
     following = FollowingClock(system) if is_postgres(settings.store) else None
@@ -124,6 +127,7 @@ async def serve(
             build=settings.build or __version__,
             on_time=None if following is None else following.follow,
             offsets=KafkaOffsets(connection),
+            spans=_spans(settings),
         )
         close_in_children(engine.ids, Ids.forget_entropy)
 
@@ -233,13 +237,16 @@ async def work(worker: Worker, settings: Settings, *, stop: asyncio.Event, embed
     Raises:
         SettingsRefused: Kafka's settings contradict each other.
         OperatorError: The metrics port can't be bound, or would be open to other machines.
+        MissingDependency: Spans are on, and OpenTelemetry is not installed.
     """
     connection = replace(connection_of(settings, f"awakeables-worker-{worker.name}"), embedded=embedded)
     clock, metrics = SystemClock(), WorkerMetrics()
     ProcessCollector(registry=metrics.registry)
     loop = LoopSettings(reply_topics=ReplyTopics(settings.worker_reply_topics))
     worker_settings = WorkerSettings(loop=loop, max_unpacked_bytes=settings.max_unpacked_bytes)
-    runner = WorkerRunner(worker, connection, clock=clock, settings=worker_settings, metrics=metrics)
+    runner = WorkerRunner(
+        worker, connection, clock=clock, settings=worker_settings, metrics=metrics, spans=_spans(settings)
+    )
     stalls = Stalls(metrics.loop_stalls, monotonic=clock.monotonic, threshold=settings.stall_threshold)
     async with AsyncExitStack() as stack:
         if settings.metrics_port is not None:
@@ -465,6 +472,31 @@ async def rekeyed(store: str, app: App, *, clear: bool) -> Rekeyed:
     with _with_driver():
         from awakeables.store.postgres.rekeying import rekey
     return await rekey(store, app=app.name, codec=app.codec, clear=clear)
+
+
+def _spans(settings: Settings) -> Spans | None:
+    """What begins the spans of this process; None: they are off, and OpenTelemetry is not imported.
+
+    Raises:
+        MissingDependency: They are on, and OpenTelemetry is not installed.
+    """
+    if not settings.spans:
+        return None
+    try:
+        from awakeables.telemetry.spans import Spans
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "opentelemetry":
+            raise
+        raise MissingDependency(
+            "AWAKEABLES_SPANS needs the extra `otel`: pip install 'awakeables[otel]'"
+        ) from None
+    spans = Spans(version=__version__)
+    if not spans.has_provider:
+        log.warning(
+            events.NO_TRACER_PROVIDER,
+            todo="set up a tracer provider in the app's module, or start with `opentelemetry-instrument`",
+        )
+    return spans
 
 
 def audit_of(settings: Settings, app: App | None, clock: SystemClock) -> Audit:

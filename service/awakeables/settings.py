@@ -245,6 +245,10 @@ class Settings(BaseSettings):
         description="The address it listens on; other than loopback needs `AWAKEABLES_INSECURE` (no tokens).",
     )
 
+    spans: bool = Field(
+        False, description="Record spans with OpenTelemetry's global tracer provider; needs the extra `otel`."
+    )
+
     worker_reply_topics: Annotated[str, AfterValidator(_reply_topics)] = Field(
         COMPLETIONS,
         description="Topics that a worker may reply to, name[,name…]; `*` matches any characters.",

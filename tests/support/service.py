@@ -32,6 +32,7 @@ from awakeables.ports import Page, Store
 from awakeables.store.memory import MemoryStore
 from awakeables.store.postgres.store import PostgresStore
 from awakeables.store.sqlite.store import SqliteStore
+from awakeables.telemetry.spans import Spans
 from awakeables.testing.bench import new_process
 from awakeables.wire.completions import encode_completion
 from awakeables.world import SystemClock, SystemEntropy
@@ -148,6 +149,7 @@ async def running(
     engine_settings: EngineSettings | None = None,
     stuck: timedelta = timedelta(seconds=30),
     consumes: bool = True,
+    spans: Spans | None = None,
 ) -> AsyncIterator[Running]:
     """Serve an app until the block is left; its background errors fail the test.
 
@@ -165,6 +167,7 @@ async def running(
         entropy=SystemEntropy(),
         settings=engine_settings or EngineSettings(),
         offsets=KafkaOffsets(connection),
+        spans=spans,
     )
     engine = process.engine
 

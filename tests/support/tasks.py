@@ -18,6 +18,7 @@ from awakeables.core.awakeables import Completion
 from awakeables.core.effects import Effect, Header, TaskFacts
 from awakeables.kafka.connection import KafkaConnection
 from awakeables.kafka.worker import WorkerRunner, WorkerSettings
+from awakeables.telemetry.spans import Spans
 from awakeables.wire.completions import decode_completion
 from awakeables.wire.tasks import encode_effect
 from awakeables.worker.loop import LoopSettings
@@ -154,13 +155,14 @@ async def working(
     *,
     settings: WorkerSettings = QUICK,
     drain_timeout: timedelta = timedelta(seconds=10),
+    spans: Spans | None = None,
 ) -> AsyncIterator[asyncio.Event]:
     """Run a worker until the block is left, or the event is set; its errors fail the test."""
     stop = asyncio.Event()
     settings = replace(settings, loop=replace(settings.loop, drain_timeout=drain_timeout))
     async with asyncio.TaskGroup() as children:
         children.create_task(
-            WorkerRunner(worker, connection, clock=SystemClock(), settings=settings).run(stop)
+            WorkerRunner(worker, connection, clock=SystemClock(), settings=settings, spans=spans).run(stop)
         )
         try:
             yield stop

@@ -63,6 +63,9 @@ StoreOption = Annotated[
         help="The SQLite file, or postgresql://user@host/database; AWAKEABLES_STORE.", show_default=False
     ),
 ]
+SpansOption = Annotated[
+    bool, typer.Option("--spans", help="Record OpenTelemetry spans; AWAKEABLES_SPANS.", show_default=False)
+]
 Limit = Annotated[int, typer.Option(min=1, max=500, help="Maximum number of rows.")]
 Before = Annotated[
     str | None, typer.Option(metavar="ID", help="Only rows older than this one.", show_default=False)

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from awakeables.cli.options import AppName, Config, Kafka, Port, StoreOption, TaskTopics, settings_for
+from awakeables.cli.options import (
+    AppName,
+    Config,
+    Kafka,
+    Port,
+    SpansOption,
+    StoreOption,
+    TaskTopics,
+    settings_for,
+)
 from awakeables.cli.process import run_until_signalled
 from awakeables.cli.terminal import print_note
 from awakeables.handlers.sample import sample_input
@@ -80,12 +89,21 @@ def serve(
         bool,
         typer.Option("--insecure", help="Serve other machines without tokens; AWAKEABLES_INSECURE."),
     ] = False,
+    spans: SpansOption = False,
     config: Config = None,
 ) -> None:
     """Serve an app: HTTP, its handlers and its completions topic. SIGTERM drains and stops."""
     from awakeables.runtime import serve as serve_app
 
-    settings = settings_for(config, kafka=kafka, store=store, host=host, port=port, insecure=insecure or None)
+    settings = settings_for(
+        config,
+        kafka=kafka,
+        store=store,
+        host=host,
+        port=port,
+        insecure=insecure or None,
+        spans=spans or None,
+    )
     loaded = load(app, App, "app")
     run_until_signalled(lambda stop: serve_app(loaded, settings, stop=stop))
 
@@ -95,12 +113,13 @@ def worker(
         str, typer.Argument(metavar="MODULE:WORKER", help="The worker; shop:packer is `packer` in shop.py.")
     ],
     kafka: Kafka = None,
+    spans: SpansOption = False,
     config: Config = None,
 ) -> None:
     """Run a worker. SIGTERM drains and stops."""
     from awakeables.runtime import work
 
-    settings = settings_for(config, kafka=kafka)
+    settings = settings_for(config, kafka=kafka, spans=spans or None)
     loaded = load(worker, Worker, "worker")
     run_until_signalled(lambda stop: work(loaded, settings, stop=stop))
 

@@ -12,7 +12,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 
@@ -45,6 +45,9 @@ from awakeables.handlers.service import App
 from awakeables.ports import Clock, Entropy, Publisher, Store, TopicOffsets
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from awakeables.telemetry.spans import Spans
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -126,6 +129,7 @@ class Engine:
         on_time: Callable[[int, float], None] | None = None,
         handlers: HandlersRun = LocalAttempts,
         offsets: TopicOffsets | None = None,
+        spans: Spans | None = None,
     ) -> None:
         """Prepare to serve; nothing happens before `run`.
 
@@ -143,6 +147,7 @@ class Engine:
             on_time: Called with the time of a shared store's clock, and how many seconds ago it was asked.
             handlers: Where handlers run; by default in this process.
             offsets: Finds out where subscriptions begin to read their topics; needed for that alone.
+            spans: Begins spans; None: none are recorded.
         """
         self.app = app
         self.store = store
@@ -190,6 +195,7 @@ class Engine:
             on_wakes=lambda wakes: self.pool.wake(wakes),
             may_publish=None if self.member.alone else self.member.is_sure,
             metrics=self.metrics,
+            spans=spans,
         )
         self.validator = PayloadValidator(store, DryReplays(store, self.committer, attempts, clock).codec)
         self.horizon = Horizon(
@@ -216,6 +222,7 @@ class Engine:
             max_running=settings.max_running,
             log_level=settings.log_invocations,
             metrics=self.metrics,
+            spans=spans,
             on_wake_elsewhere=self.hints.woken,
             on_end_for_another=self.hints.ended,
             on_cancelled_elsewhere=self.hints.cancelled,
@@ -239,6 +246,7 @@ class Engine:
             ids=self.ids,
             verdicts_topic=app.verdicts_topic if settings.verdicts else "",
             metrics=self.metrics,
+            spans=spans,
             on_wakes=self.pool.wake,
             on_effects=self.relay.poke,
             on_begun=self.pool.look_again,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -25,6 +26,9 @@ from awakeables.ports import Clock, OutboxReader, Publisher
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
 from awakeables.telemetry.outages import Outages
+
+if TYPE_CHECKING:
+    from awakeables.telemetry.spans import Spans
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -82,6 +86,7 @@ class Relay:
         on_wakes: Callable[[Sequence[Wake]], None],
         may_publish: Callable[[], bool] | None = None,
         metrics: Metrics | None = None,
+        spans: Spans | None = None,
     ) -> None:
         """Prepare; `run` does the rest.
 
@@ -96,6 +101,7 @@ class Relay:
             may_publish: Whether this instance lives for certain; None: it is the only one. While it may
                 be dead, `go_on` is waited for.
             metrics: Where publishes are counted.
+            spans: Begins the spans of publishes; None: none are recorded.
         """
         self._committer = committer
         self._reader = reader
@@ -107,6 +113,7 @@ class Relay:
         self._missing = MissingTopics(clock, patience_s=settings.publish_timeout.total_seconds())
         self._outages = Outages(clock.monotonic)
         self._refusals = Outages(clock.monotonic)
+        self._spans = spans
         self._counts = (metrics or Metrics()).publishes
         self._problems: dict[str, str] = {}
         self._streams: dict[str, deque[Effect]] = {}
@@ -308,10 +315,13 @@ class Relay:
             return
         effects, self._due = self._due, []
         left = {effect.event_id: effect for effect in effects}
+        sending = None if self._spans is None else self._spans.send(effects)
 
         def report(reported: Sequence[Effect], outcome: Exception | None) -> None:
             for effect in reported:
                 del left[effect.event_id]
+            if sending is not None:
+                sending.reported(reported, outcome)
             if self._tasks is not None:
                 self._settle(reported, outcome)
 
@@ -321,6 +331,9 @@ class Relay:
             # A bug in the publisher must not stop any stream: what it has not reported is tried again.
             log.error(events.BACKGROUND_ERROR, exc_info=error)
             report([*left.values()], BrokerUnavailable(f"{type(error).__name__}: {error}"))
+        finally:
+            if sending is not None:
+                sending.abandoned()
 
     def _settle(self, effects: Sequence[Effect], outcome: Exception | None) -> None:
         match outcome:

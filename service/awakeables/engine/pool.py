@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import structlog
@@ -37,6 +37,9 @@ from awakeables.ports import Clock, Expectation, HandlerReader
 from awakeables.telemetry import events
 from awakeables.telemetry.metrics import Metrics
 from awakeables.telemetry.outages import Outages
+
+if TYPE_CHECKING:
+    from awakeables.telemetry.spans import Spans
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -83,6 +86,7 @@ class RunnerPool:
     Attributes:
         attempts: Where handlers run.
         metrics: Where attempts are counted.
+        spans: Begins their spans; None: none are recorded.
         catch_up: Has the relay read the store before it publishes anything else.
         stopping: Whether claiming has stopped.
     """
@@ -105,6 +109,7 @@ class RunnerPool:
         max_running: int,
         log_level: int,
         metrics: Metrics,
+        spans: Spans | None,
         on_wake_elsewhere: Callable[[Wake], None],
         on_end_for_another: Callable[[Invocation], None],
         on_cancelled_elsewhere: Callable[[Invocation], None],
@@ -131,6 +136,7 @@ class RunnerPool:
             max_running: How many may be in memory at once; further ones wait as rows.
             log_level: The level at which the end of an invocation is logged.
             metrics: Where attempts are counted.
+            spans: Begins the spans of attempts; None: none are recorded.
             on_wake_elsewhere: Called with each outcome for an invocation that another instance owns.
             on_end_for_another: Called with each invocation that was begun by an instance that may be another,
                 once it has ended or is paused.
@@ -163,6 +169,7 @@ class RunnerPool:
         self._log_level = log_level
         self._logs_ends = log.is_enabled_for(log_level)
         self.metrics = metrics
+        self.spans = spans
         self._on_unexpected = on_unexpected
         self._on_wake_elsewhere = on_wake_elsewhere
         self._on_end_for_another = on_end_for_another

@@ -191,6 +191,8 @@ class Runner:
         # Thread-safe, because a handler may use the context from a thread of its own, by mistake.
         ready = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, self.on_ready)
         self._attempt = attempt = self._pool.attempts.open(origin, history, ready)
+        if self._pool.spans is not None:
+            attempt.record(self._pool.spans)
         self._began_s = self._pool.clock.monotonic()
         return attempt
 
@@ -533,9 +535,9 @@ class Runner:
         """Leave the pool: the runner's work is done."""
         self.closing, self.wakes_at = True, None
         if self._attempt is not None:
-            self._attempt.close()
-            took_s = self._pool.clock.monotonic() - self._began_s
-            self._pool.metrics.attempt(self._log.service, self._log.handler, end_of(last), took_s)
+            took_s, end = self._pool.clock.monotonic() - self._began_s, end_of(last)
+            self._pool.metrics.attempt(self._log.service, self._log.handler, end, took_s)
+            self._attempt.close(end)
             self._attempt = None
         self._pool.forget(self)
 

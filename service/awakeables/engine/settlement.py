@@ -12,13 +12,13 @@ from __future__ import annotations
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jsonschema_rs
 from msgspec import Raw
 from msgspec.structs import replace
 
-from awakeables.core.awakeables import Completion, Verdict, codec_misfit
+from awakeables.core.awakeables import Completion, Heartbeat, Verdict, codec_misfit
 from awakeables.core.commands import Settle
 from awakeables.core.ids import Ids
 from awakeables.core.jsontext import decode_json
@@ -32,6 +32,10 @@ from awakeables.errors import OwnershipLost
 from awakeables.handlers.serde import Codec, codec_by_name, explain
 from awakeables.ports import Expectation, SettlementReader
 from awakeables.telemetry.metrics import Metrics
+from awakeables.telemetry.vocabulary import CompletionOrigin
+
+if TYPE_CHECKING:
+    from awakeables.telemetry.spans import Spans
 
 CACHED = 100_000
 """How many expectations are kept in memory, the oldest dropped first."""
@@ -196,7 +200,11 @@ class PayloadValidator:
 
 
 class Settlement:
-    """Settles completions, and wakes the invocations that wait for them."""
+    """Settles completions, and wakes the invocations that wait for them.
+
+    Attributes:
+        spans: Begins the spans of completions; None: none are recorded.
+    """
 
     def __init__(  # noqa: PLR0913 - most by name
         self,
@@ -207,6 +215,7 @@ class Settlement:
         ids: Ids,
         verdicts_topic: str,
         metrics: Metrics,
+        spans: Spans | None = None,
         on_wakes: Callable[[Sequence[Wake]], None],
         on_effects: Callable[[], None],
         on_begun: Callable[[], None],
@@ -220,6 +229,7 @@ class Settlement:
             ids: Issues the event IDs of published verdicts.
             verdicts_topic: Where verdicts are published; empty: nowhere.
             metrics: Where verdicts are counted.
+            spans: Begins the spans of completions; None: none are recorded.
             on_wakes: Called with the invocations that a commit has woken.
             on_effects: Called when a commit has queued effects that nobody has claimed.
             on_begun: Called when late answers have begun invocations.
@@ -231,6 +241,7 @@ class Settlement:
         self._ids = ids
         self._verdicts_topic = verdicts_topic
         self._metrics = metrics
+        self.spans = spans
         self._on_wakes = on_wakes
         self._on_effects = on_effects
 
@@ -240,16 +251,24 @@ class Settlement:
         Raises:
             StoreRefused: The store will never accept the value.
         """
+        origin: CompletionOrigin = "handler" if kind_of(completion.source) == "handler" else "http"
+        span = None
+        if self.spans is not None and not isinstance(completion.body, Heartbeat):
+            span = self.spans.settle(completion, origin)
         settled = None
-        while settled is None:
-            validated = await self._validator.validate([completion])
-            settled = await self.commit(Settle(completions=tuple(validated)))
+        try:
+            while settled is None:
+                validated = await self._validator.validate([completion])
+                settled = await self.commit(Settle(completions=tuple(validated)))
+        except BaseException as error:
+            if span is not None:
+                span.ended(error=error)
+            raise
         verdict = settled.verdicts[0]
         if not settled.again:
-            self._metrics.settled(
-                "handler" if kind_of(completion.source) == "handler" else "http",
-                {None if verdict is None else verdict.kind: 1},
-            )
+            self._metrics.settled(origin, {None if verdict is None else verdict.kind: 1})
+        if span is not None:
+            span.ended(verdict=None if verdict is None else verdict.kind)
         return verdict
 
     async def commit(self, command: Settle) -> SettledAll | None:

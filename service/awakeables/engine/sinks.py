@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
 from msgspec.structs import replace
 
-from awakeables.core.awakeables import Completion, DeadTask, VerdictKind
+from awakeables.core.awakeables import Completion, DeadTask, Heartbeat, VerdictKind
 from awakeables.core.commands import PartitionFence, Settle
 from awakeables.core.deadletters import (
     FOLDED,
@@ -39,6 +39,7 @@ from awakeables.wire.tasks import Address, find_address
 
 if TYPE_CHECKING:
     from awakeables.engine.completionstopic import CompletionsTopic
+    from awakeables.telemetry.spans import Spans
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -251,9 +252,37 @@ class CompletionSink(PartitionSink):
             completions.append(completion)
             completing.append(record)
         next_ = records[-1].offset + 1
-        settled = await self._commit(records[0].offset, next_, completions, completing, letters)
+        committing = self._commit(records[0].offset, next_, completions, completing, letters)
+        spans = topic.settlement.spans
+        settled = await (
+            committing if spans is None else self._recorded(spans, completions, completing, committing)
+        )
         self._count_verdicts(completions, settled)
         return next_
+
+    async def _recorded(
+        self,
+        spans: Spans,
+        completions: Sequence[Completion],
+        records: Sequence[ConsumedRecord],
+        committing: Awaitable[SettledAll],
+    ) -> SettledAll:
+        """Commit completions, each in a span of its own; heartbeats have none."""
+        begun = {
+            place: spans.settle_record(each, self._topic.name, self._partition, records[place].offset)
+            for place, each in enumerate(completions)
+            if not isinstance(each.body, Heartbeat)
+        }
+        try:
+            settled = await committing
+        except BaseException as error:
+            for span in begun.values():
+                span.ended(error=error)
+            raise
+        for place, span in begun.items():
+            verdict = settled.verdicts[place]
+            span.ended(verdict=None if verdict is None else verdict.kind)
+        return settled
 
     def close(self) -> None:
         """As `PartitionSink.close`: it counts as unread."""

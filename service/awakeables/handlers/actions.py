@@ -26,6 +26,7 @@ async def execute(
     clock: Clock,
     executor: Executor,
     failed: Callable[[BaseException, int, int | None], None],
+    raised: Callable[[BaseException], object],
 ) -> Resolution | Rejection | RunAttemptFailed | Raised:
     """Execute an action: a coroutine on the loop, anything else in a thread.
 
@@ -38,6 +39,7 @@ async def execute(
         executor: Runs blocking actions.
         failed: Called if it fails and has a retry policy: the error, the number of failures, and the
             milliseconds to the next attempt (None: there is none).
+        raised: Called with whatever it raises.
 
     Returns:
         What to journal: its result, its last failure, or a failure after which it is retried. If it has no
@@ -57,6 +59,7 @@ async def execute(
                 "again, so guard its side effects with an idempotency key (ctx.uuid())"
             ) from misfit.__cause__
     error = ended.error
+    raised(error)
     if isinstance(error, TerminalError):
         return rejection_of(error)
     if run.retry is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from msgspec.structs import replace
 
@@ -24,6 +24,10 @@ from awakeables.core.objects import StateWrite
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
 from awakeables.core.records import Record
 from awakeables.handlers.serde import Codec
+from awakeables.telemetry.vocabulary import AttemptEnd
+
+if TYPE_CHECKING:
+    from awakeables.telemetry.spans import Spans
 
 MAX_TRACEBACK_CHARACTERS = 8_000
 """About 80 frames."""
@@ -224,8 +228,15 @@ class Attempt(Protocol):
         """How the answer to an awakeable is decoded; None if the handler's code is elsewhere."""
         ...
 
-    def close(self) -> None:
-        """Release the handler, however the attempt ended."""
+    def record(self, spans: Spans) -> None:
+        """Record spans of what the handler does, from before its first step until `close`.
+
+        If the handler's code is elsewhere, nothing is recorded.
+        """
+        ...
+
+    def close(self, end: AttemptEnd = "left") -> None:
+        """Release the handler, however the attempt ended; `end` is for its span. May be called again."""
         ...
 
 

@@ -322,13 +322,22 @@ class Context:
                 source=f"/apps/{world.app}" if envelope in EVENTS else None,
             )
         event_id = world.ids.new("evt")
+        create = None
+        if execution.span is not None:
+            create = functools.partial(
+                execution.span.create,
+                topic,
+                event_id,
+                awakeable_id=None if awakeable is None else awakeable[0],
+                task=task,
+            )
         effect = Effect(
             event_id=event_id,
             stream=execution.invocation_id,
             topic=topic,
             key=key_bytes,
             value=value,
-            headers=traced(own_headers, self._trace(), event_id),
+            headers=traced(own_headers, self._trace(), event_id, create),
             task=facts,
             created_ms=world.clock.now_ms(),
             kind="event" if facts is None else "task",
@@ -820,7 +829,7 @@ class Context:
             index=index,
             awakeable_id=awakeable_id,
             answer=outcome,
-            trace=self.request.traceparent,
+            trace=self._traceparent(),
             of_promise=promise is not None,
         )
         verb = "resolve_awakeable" if isinstance(outcome, Resolution) else "reject_awakeable"
@@ -837,7 +846,7 @@ class Context:
         lower = {name.lower(): text for name, text in given.items()}
         for text in (*lower, *lower.values()):
             self._check_name(text)
-        return {"traceparent": self.request.traceparent} | lower
+        return {"traceparent": self._traceparent()} | lower
 
     def _check_name(self, name: str) -> None:
         """Refuse a name that the journal can't hold."""
@@ -854,6 +863,11 @@ class Context:
         if duration > MAX_WAIT:
             raise self._execution.misuse(f"{what} is too long, {duration}; at most a thousand years")
         return round(duration.total_seconds() * 1000)
+
+    def _traceparent(self) -> str:
+        """The parent of what this attempt begins elsewhere: its span, or the invocation."""
+        span = self._execution.span
+        return self.request.traceparent if span is None else span.traceparent
 
     def _trace(self) -> Trace:
         if self._known_trace is None:

@@ -55,6 +55,7 @@ from awakeables.ports import Clock
 if TYPE_CHECKING:
     from awakeables.handlers.combining import Combined, Map, Timeout
     from awakeables.handlers.service import Handler
+    from awakeables.telemetry.spans import AttemptSpan
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -133,6 +134,7 @@ class Execution:
         known: The operations whose outcomes are the values of names in the state of its key.
         begun: The runs whose actions are being executed, or have just ended.
         find: Finds the handler that a function was declared as.
+        span: The span of the attempt; None: no spans are recorded.
     """
 
     def __init__(
@@ -151,6 +153,7 @@ class Execution:
         self.known: dict[str, list[int]] = {}
         self.new_writes: list[StateWrite] = []
         self.find = find
+        self.span: AttemptSpan | None = None
         self.begun: set[int] = set()
         self.invocation_id = invocation_id
         self.world = world

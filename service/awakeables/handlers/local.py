@@ -10,7 +10,7 @@ from contextvars import Context as Variables
 from contextvars import copy_context
 from operator import attrgetter
 from threading import get_ident
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
 
@@ -31,6 +31,7 @@ from awakeables.errors import (
 from awakeables.handlers.actions import execute
 from awakeables.handlers.attempt import (
     MAX_TRACEBACK_CHARACTERS,
+    AwakeableWait,
     Broken,
     Crashed,
     Ending,
@@ -50,6 +51,11 @@ from awakeables.handlers.serde import Codec, result_of
 from awakeables.handlers.service import App, Handler
 from awakeables.handlers.standin import INSTEAD, HandlerTask
 from awakeables.telemetry import events
+from awakeables.telemetry.vocabulary import FAILED_ENDS, AttemptEnd
+from awakeables.wire.traces import TRACEPARENT, TRACESTATE, known_traceparent, trace_of
+
+if TYPE_CHECKING:
+    from awakeables.telemetry.spans import AttemptSpan, Spans
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -173,6 +179,7 @@ class LocalAttempt:
         self._owes = False
         self._cancels: tuple[str, ...] = ()
         self._left = False
+        self._failure: TerminalError | None = None
         self._because: Ending | None = None
         self._acting: set[int] = set()
         self._acted: dict[int, Acted] = {}
@@ -202,7 +209,26 @@ class LocalAttempt:
         """As the port says."""
         return self._execution.codecs.get(awakeable_id)
 
-    def close(self) -> None:
+    def record(self, spans: Spans) -> None:
+        """As the port says."""
+        execution, origin = self._execution, self._origin
+        given = execution.replay.input
+        of_caller = known_traceparent(given.headers.get(TRACEPARENT))
+        own = trace_of(given.headers, given.seed).traceparent(origin.invocation_id)
+        parent = {TRACEPARENT: of_caller or own}
+        if of_caller is not None and TRACESTATE in given.headers:
+            parent[TRACESTATE] = given.headers[TRACESTATE]
+        execution.span = spans.attempt(
+            parent,
+            invocation_id=origin.invocation_id,
+            service=origin.service,
+            handler=origin.handler,
+            number=origin.number,
+            resumed=execution.replay.replaying or origin.number > 1,
+        )
+        execution.span.enter(self._variables)
+
+    def close(self, end: AttemptEnd = "left") -> None:
         """As the port says; a running action is not interrupted, but its result is dropped."""
         execution = self._execution
         execution.ending = True
@@ -212,6 +238,10 @@ class LocalAttempt:
         if self._coroutine is not None:
             held, self._coroutine = [self._coroutine], None
             self._variables.run(close, held)
+        span, execution.span = execution.span, None
+        if span is not None:
+            # If an action that nobody waited for has failed, that is not how the attempt ended.
+            span.ended(end, error=(self._failure or self.error) if end in FAILED_ENDS else None)
 
     def _hand_out(self, news: News) -> bool:
         """Journal one thing that resumes the handler, if there is one: a cancellation or an outcome."""
@@ -228,6 +258,9 @@ class LocalAttempt:
                 execution.replay.deliver(index, outcome)
                 alone = execution.target is None and not execution.listeners
                 if alone or execution.on_delivered(index):
+                    if execution.span is not None:
+                        wait = execution.waits.get(index)
+                        execution.span.goes_on(wait.awakeable_id if isinstance(wait, AwakeableWait) else None)
                     return True
         return False
 
@@ -467,6 +500,7 @@ class LocalAttempt:
             return incomplete
         if error is self._execution.cancellation:
             return Finished(result=Cancellation(reason=error.reason))
+        self._failure = error
         return Finished(result=rejection_of(error))
 
     def _incomplete(self) -> Broken | None:
@@ -524,11 +558,17 @@ class LocalAttempt:
         # Before its task, which may begin at once (`asyncio.eager_task_factory`).
         self._acting.add(index)
         self._execution.begun.add(index)
-        self._attempts.spawn(self._act(index, run, last_failure), self._origin.invocation_id, variables)
+        action = self._act(index, run, last_failure, self._execution.span)
+        self._attempts.spawn(action, self._origin.invocation_id, variables)
 
-    async def _act(self, index: int, run: RunCall, last_failure: RunAttemptFailed | None) -> None:
+    async def _act(
+        self, index: int, run: RunCall, last_failure: RunAttemptFailed | None, parent: AttemptSpan | None
+    ) -> None:
         attempts = self._attempts
         acted: Acted | Raised
+        errors: list[BaseException] = []
+        # Not before its task has begun, which may be cancelled before it does.
+        span = None if parent is None else parent.run(run.name)
         try:
             acted = await execute(
                 run,
@@ -538,11 +578,20 @@ class LocalAttempt:
                 clock=attempts.world.clock,
                 executor=attempts.executor,
                 failed=functools.partial(attempts.run_failed, self._origin, run.name),
+                raised=errors.append,
             )
         except ResultMisfit as misfit:
+            errors.append(misfit)
             acted = self._broken(misfit)
         except Exception as error:  # it could not be executed, for example because no thread could start
+            errors.append(error)
             acted = self._crashed(error)
+        except asyncio.CancelledError as stopped:
+            errors.append(stopped)
+            raise
+        finally:
+            if span is not None:
+                span.ended(error=errors[0] if errors else None)
         if isinstance(acted, Raised):
             acted = self._crashed(acted.error)
         if index in self._acting:

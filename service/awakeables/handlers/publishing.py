@@ -125,12 +125,18 @@ def _text(name: object, misuse: Misuse) -> str:
     return name
 
 
-def traced(headers: tuple[Header, ...], trace: Trace, event_id: str) -> tuple[Header, ...]:
-    """The headers with the invocation's trace added, unless they have a `traceparent` already."""
+def traced(
+    headers: tuple[Header, ...], trace: Trace, event_id: str, create: Callable[[], str] | None = None
+) -> tuple[Header, ...]:
+    """The headers with the invocation's trace added, unless they have a `traceparent` already.
+
+    `create` records a span of the record and returns its `traceparent`; without it, the event's ID gives one.
+    """
     names = {name.lower() for name, _ in headers} if headers else ()
     if TRACEPARENT in names:
         return headers
-    traceparent = (TRACEPARENT, trace.traceparent(event_id).encode())
+    text = trace.traceparent(event_id) if create is None else create()
+    traceparent = (TRACEPARENT, text.encode())
     if trace.state and TRACESTATE not in names:
         return (*headers, traceparent, (TRACESTATE, trace.state.encode()))
     return (*headers, traceparent)

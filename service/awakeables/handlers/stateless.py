@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Sequence
 from concurrent.futures import Executor
 from contextvars import copy_context
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -25,6 +25,10 @@ from awakeables.handlers.execution import World
 from awakeables.handlers.local import ActionOf, LocalAttempts, RunFailed
 from awakeables.handlers.serde import Codec
 from awakeables.handlers.service import App
+from awakeables.telemetry.vocabulary import AttemptEnd
+
+if TYPE_CHECKING:
+    from awakeables.telemetry.spans import Spans
 
 
 class AdvanceRequest(Record):
@@ -162,5 +166,8 @@ class StatelessAttempt:
         """None: the code is elsewhere."""
         return None
 
-    def close(self) -> None:
+    def record(self, spans: Spans) -> None:
+        """Nothing is recorded: the code is elsewhere."""
+
+    def close(self, end: AttemptEnd = "left") -> None:
         """Nothing to release."""

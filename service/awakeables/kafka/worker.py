@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
@@ -36,6 +36,9 @@ from awakeables.worker.loop import LoopSettings, WorkerLoop
 from awakeables.worker.offsets import OffsetTracker
 from awakeables.worker.port import Incoming, Outgoing
 from awakeables.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from awakeables.telemetry.spans import Spans
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -79,6 +82,7 @@ class WorkerRunner:
         clock: Clock,
         settings: WorkerSettings | None = None,
         metrics: WorkerMetrics | None = None,
+        spans: Spans | None = None,
     ) -> None:
         """Prepare; nothing is connected yet.
 
@@ -92,6 +96,7 @@ class WorkerRunner:
         self._clock = clock
         self._settings = settings or WorkerSettings()
         self._metrics = metrics
+        self._spans = spans
         self._port: KafkaTasks | None = None
         self._stop: asyncio.Event | None = None
 
@@ -109,7 +114,12 @@ class WorkerRunner:
         port = KafkaTasks(self._worker, self._connection, clock=self._clock, settings=self._settings)
         self._port, self._stop = port, stop
         loop = WorkerLoop(
-            self._worker, port, clock=self._clock, settings=self._settings.loop, metrics=self._metrics
+            self._worker,
+            port,
+            clock=self._clock,
+            settings=self._settings.loop,
+            metrics=self._metrics,
+            spans=self._spans,
         )
         log.info(events.WORKER_STARTED, worker=self._worker.name, topics=sorted(self._worker.topics))
         try:

@@ -38,6 +38,9 @@ ATTEMPT_ENDS: tuple[AttemptEnd, ...] = (
 PROBLEM_KINDS: tuple[ProblemKind, ...] = ("store", "broker", "topic", "partition", "other")
 TASK_ENDS: tuple[TaskEnd, ...] = ("resolved", "rejected", "dead-letter", "expired", "left")
 TICK_OUTCOMES: tuple[TickOutcome, ...] = ("begun", "skipped_overlap", "missed", "queued", "skipped_queue")
+FAILED_ENDS: tuple[AttemptEnd | TaskEnd, ...] = ("failed", "backing-off", "paused", "dead-letter")
+"""The ends that are failures, for the status of spans."""
+
 OPEN_STATUSES: tuple[str, ...] = tuple(status for status in STATUSES if status != "completed")
 
 VALUES: dict[str, tuple[str, ...]] = {

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -44,6 +44,9 @@ from awakeables.ports import (
 from awakeables.store.memory import MemoryStore
 from awakeables.testing.loop import InlineExecutor, SeededEntropy, SeededLoop, VirtualClock
 
+if TYPE_CHECKING:
+    from awakeables.telemetry.spans import Spans
+
 RETENTION = timedelta(days=30)
 INLINE = InlineExecutor()
 
@@ -70,6 +73,7 @@ def new_process(  # noqa: PLR0913 - keyword-only
     handlers: HandlersRun = LocalAttempts,
     on_time: Callable[[int, float], None] | None = None,
     offsets: TopicOffsets | None = None,
+    spans: Spans | None = None,
 ) -> Process:
     """Make a process as the service does; its IDs are the same in each run unless `entropy` decides."""
     engine = Engine(
@@ -85,6 +89,7 @@ def new_process(  # noqa: PLR0913 - keyword-only
         on_time=on_time,
         handlers=handlers,
         offsets=offsets,
+        spans=spans,
     )
     return Process(engine, Api(engine))
 
@@ -303,6 +308,7 @@ class Bench:
         retention: timedelta = RETENTION,
         handlers: HandlersRun = LocalAttempts,
         shared: bool = False,
+        spans: Spans | None = None,
     ) -> None:
         """Prepare store and broker; time is virtual unless a clock is given, and `shared` as of a store."""
         self._service = service
@@ -311,6 +317,7 @@ class Bench:
         self.broker = FakeBroker()
         self.offsets = FakeOffsets()
         self._handlers = handlers
+        self._spans = spans
         self._processes = 0
 
     @asynccontextmanager
@@ -330,6 +337,7 @@ class Bench:
             build=str(self._processes),
             handlers=self._handlers,
             offsets=self.offsets,
+            spans=self._spans,
         )
         async with serving(process):
             yield process

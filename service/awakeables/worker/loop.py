@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
@@ -22,10 +22,13 @@ from awakeables.telemetry.metrics import WorkerMetrics
 from awakeables.telemetry.vocabulary import TaskEnd
 from awakeables.worker.deadletters import without_value
 from awakeables.worker.port import Incoming, Outgoing, TaskPort
-from awakeables.worker.process import Answered, DeadLettered, PastDeadline, Processor, Unfinished
+from awakeables.worker.process import Answered, DeadLettered, PastDeadline, Processor, Unfinished, end_of
 from awakeables.worker.replies import ANY_COMPLETIONS, ReplyTopics
 from awakeables.worker.threads import Threads
 from awakeables.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from awakeables.telemetry.spans import Spans
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -62,6 +65,7 @@ class WorkerLoop:
         clock: Clock,
         settings: LoopSettings | None = None,
         metrics: WorkerMetrics | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self._worker = worker
         self._port = port
@@ -77,6 +81,7 @@ class WorkerLoop:
             pause=self._pause,
             port=port,
             reply_topics=self._settings.reply_topics,
+            spans=spans,
         )
         self._running: dict[tuple[str, int, int, int], asyncio.Task[None]] = {}
         self._slot_freed = asyncio.Event()
@@ -126,17 +131,16 @@ class WorkerLoop:
             match fate:
                 case Answered():
                     await self._send_answer(record, fate)
-                    end = "resolved" if fate.resolved else "rejected"
                 case DeadLettered():
                     await self._set_aside(fate.message)
                     await self._report(record, fate)
-                    end = "dead-letter"
                 case PastDeadline():
-                    end = "expired"
+                    pass
                 case Unfinished():
                     return
                 case _:
                     assert_never(fate)
+            end = end_of(fate)
             self._port.acknowledge(record)
         except BrokerUnavailable as error:
             # Raised only while the port drains: the next worker receives the record again.
@@ -158,7 +162,7 @@ class WorkerLoop:
             try:
                 await self._port.send(answered.message)
             except PublishRefused as error:
-                await self._port.send(self._processor.too_large(record, answered, str(error)).message)
+                await self._port.send(self._processor.too_large(answered, str(error)).message)
         except (PublishRefused, TopicMissing, BrokerRefused) as error:
             letter = self._processor.give_up(record, "unanswerable", str(error))
             await self._set_aside(letter.message)

@@ -15,9 +15,10 @@ function ──returns──▶ Answered: resolved │
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
 import structlog
 from msgspec import Raw
@@ -38,6 +39,7 @@ from awakeables.handlers.rejections import FAILED, rejection, rejection_of
 from awakeables.handlers.serde import explain, result_of
 from awakeables.ports import Clock
 from awakeables.telemetry import events
+from awakeables.telemetry.vocabulary import TaskEnd
 from awakeables.wire.completions import encode_completion
 from awakeables.wire.tasks import (
     EVENT_ID,
@@ -48,6 +50,7 @@ from awakeables.wire.tasks import (
     decode_task,
     find_address,
 )
+from awakeables.wire.traces import TRACEPARENT, TRACESTATE
 from awakeables.worker.deadletters import DeadLetterCode, dead_letter
 from awakeables.worker.heartbeats import Heart, OverReason, TaskOver
 from awakeables.worker.port import Incoming, Outgoing, TaskPort
@@ -56,9 +59,12 @@ from awakeables.worker.task import Reject, Task
 from awakeables.worker.threads import Threads
 from awakeables.worker.worker import TaskFunction, Worker
 
+if TYPE_CHECKING:
+    from awakeables.telemetry.spans import OpenSpan, Spans
+
 log = structlog.stdlib.get_logger(__name__)
 
-_TRACING = {"traceparent", "tracestate"}
+_TRACING = {TRACEPARENT, TRACESTATE}
 _A_DURATION = re.compile("[1-9][0-9]{0,14}")
 
 Sleep: TypeAlias = Callable[[float], Awaitable[bool]]
@@ -99,6 +105,21 @@ PAST_DEADLINE = PastDeadline()
 UNFINISHED = Unfinished()
 
 
+def end_of(fate: Fate) -> TaskEnd:
+    """What became of a record, in the vocabulary of metrics and spans."""
+    match fate:
+        case Answered():
+            return "resolved" if fate.resolved else "rejected"
+        case DeadLettered():
+            return "dead-letter"
+        case PastDeadline():
+            return "expired"
+        case Unfinished():
+            return "left"
+        case _:
+            assert_never(fate)
+
+
 class Processor:
     """Decides on records, one by one; it sends nothing and moves no offset."""
 
@@ -111,8 +132,10 @@ class Processor:
         pause: Sleep,
         port: TaskPort,
         reply_topics: ReplyTopics = ANY_COMPLETIONS,
+        spans: Spans | None = None,
     ) -> None:
         self._worker = worker
+        self._spans = spans
         self._port = port
         self._reply_topics = reply_topics
         self._clock = clock
@@ -123,10 +146,27 @@ class Processor:
 
     async def process(self, record: Incoming) -> Fate:
         """Run the task in a record, and decide what to send."""
+        if self._spans is None:
+            return await self._process(record, None)
+        headers = {name: (content or b"").decode("latin-1") for name, content in record.headers}
+        span = self._spans.process(
+            record.topic, record.partition, record.offset, group=self._worker.name, headers=headers
+        )
+        end: TaskEnd = "left"
+        try:
+            fate = await self._process(record, span)
+            end = end_of(fate)
+        finally:
+            span.ended(end)
+        return fate
+
+    async def _process(self, record: Incoming, span: OpenSpan | None) -> Fate:
         try:
             task = decode_task(record.value, record.headers)
         except (UnreadableTask, ValueError) as error:  # a string that is no UTF-8 is a ValueError
             return self.give_up(record, "unreadable", str(error))
+        if span is not None:
+            span.is_of_task(task.awakeable_id, task.task, task.event_id)
         if not is_topic_name(task.reply_to):
             return self.give_up(
                 record, "unreadable", f"reply_to {excerpt(task.reply_to)} is not a topic name"
@@ -142,7 +182,7 @@ class Processor:
             payload = function.payload.decode(bytes(task.payload))
         except BaseException as error:  # validators are the author's code and raise what they like
             return self.give_up(record, "invalid", f"the payload does not fit: {explain(error)}")
-        job = _Job(record, task, function, payload)
+        job = _Job(record, task, function, payload, span)
         if job.revocations is not None:
             # A revocation is later than the awakeable, but not than every copy of its task.
             self._port.watch(job.revocations, parse_id(task.awakeable_id, "prom") or record.timestamp_ms)
@@ -166,7 +206,7 @@ class Processor:
             worker=self._worker.name,
             attempt=job.attempt,
         )
-        await self._port.send(_message(job.record, job.task.reply_to, completion))
+        await self._port.send(_message(job.trace, job.task.reply_to, completion))
 
     def _is_over(self, job: _Job) -> OverReason | None:
         if job.is_late(self._clock.now_ms()):
@@ -207,7 +247,7 @@ class Processor:
         event_id = f"{record.topic}:{record.partition}:{record.offset}"
         return tuple(
             _message(
-                record,
+                record.headers,
                 address.reply_to,
                 Completion(
                     awakeable_id=address.awakeable_id,
@@ -220,11 +260,11 @@ class Processor:
             for body in (task, replace(task, whole=False))
         )
 
-    def too_large(self, record: Incoming, answered: Answered, problem: str) -> Answered:
+    def too_large(self, answered: Answered, problem: str) -> Answered:
         """The answer to send instead of one that Kafka refused."""
         size = len(answered.message.value or b"")
         return self._answered(
-            record,
+            answered.message.headers,
             answered.task,
             answered.attempt,
             rejection(f"the result can't be sent: {problem} (a completion of {size} bytes)", FAILED, None),
@@ -260,6 +300,8 @@ class Processor:
                 or job.is_late(now_ms + pause_ms)
             ):
                 return self._failed(job, failures, problem)
+            if job.span is not None:
+                job.span.raised(problem)
             self._log.warning(
                 events.TASK_RETRIED, **self._log_fields(job), pause_ms=pause_ms, error=described(problem)
             )
@@ -268,7 +310,11 @@ class Processor:
 
     async def _call(self, job: _Job) -> Resolution | Raised:
         function = job.function
-        ended = await call(function.function, job.as_task(), executor=self._threads)
+        calling = call(function.function, job.as_task(), executor=self._threads)
+        if job.span is None:
+            ended = await calling
+        else:
+            ended = await asyncio.get_running_loop().create_task(calling, context=job.span.entered())
         if isinstance(ended, Raised):
             return ended
         try:
@@ -278,23 +324,25 @@ class Processor:
 
     def _resolved(self, job: _Job, resolution: Resolution) -> Answered:
         self._log.debug(events.TASK_DONE, **self._log_fields(job))
-        return self._answered(job.record, job.task, job.attempt, resolution)
+        return self._answered(job.trace, job.task, job.attempt, resolution)
 
     def _rejected(self, job: _Job, error: Reject | TerminalError) -> Answered:
         outcome = rejection_of(error)
         self._log.info(
             events.TASK_REJECTED, **self._log_fields(job), code=outcome.code, reason=outcome.reason
         )
-        return self._answered(job.record, job.task, job.attempt, outcome)
+        return self._answered(job.trace, job.task, job.attempt, outcome)
 
     def _failed(self, job: _Job, failures: int, problem: BaseException) -> Answered:
         reason = described(problem)
+        if job.span is not None:
+            job.span.failed(problem)
         self._log.error(
             events.TASK_REJECTED, **self._log_fields(job), code=FAILED, reason=reason, exc_info=problem
         )
         tries = "once" if failures == 1 else f"{failures} times"
         outcome = rejection(f"failed {tries}, last with {reason}", FAILED, None)
-        return self._answered(job.record, job.task, job.attempt, outcome)
+        return self._answered(job.trace, job.task, job.attempt, outcome)
 
     def _skip(self, job: _Job, over: OverReason) -> PastDeadline:
         if over == "timed-out":
@@ -304,7 +352,7 @@ class Processor:
         return PAST_DEADLINE
 
     def _answered(
-        self, record: Incoming, task: TaskRecord, attempt: int, outcome: Resolution | Rejection
+        self, trace: Sequence[Header], task: TaskRecord, attempt: int, outcome: Resolution | Rejection
     ) -> Answered:
         completion = Completion(
             awakeable_id=task.awakeable_id,
@@ -315,7 +363,7 @@ class Processor:
             attempt=attempt,
         )
         return Answered(
-            message=_message(record, task.reply_to, completion),
+            message=_message(trace, task.reply_to, completion),
             task=task,
             attempt=attempt,
             resolved=isinstance(outcome, Resolution),
@@ -341,11 +389,23 @@ class _Job:
 
     __slots__ = (
         *("attempt", "deadline", "function", "headers", "heart", "heartbeat_s"),
-        *("payload", "record", "revocations", "task"),
+        *("payload", "record", "revocations", "span", "task", "trace"),
     )
 
-    def __init__(self, record: Incoming, task: TaskRecord, function: TaskFunction, payload: Any) -> None:
+    def __init__(
+        self,
+        record: Incoming,
+        task: TaskRecord,
+        function: TaskFunction,
+        payload: Any,
+        span: OpenSpan | None,
+    ) -> None:
         self.record = record
+        self.span = span
+        self.trace: tuple[Header, ...] = record.headers
+        if span is not None and span.has_context:
+            state = [header for header in record.headers if header[0] == TRACESTATE]
+            self.trace = ((TRACEPARENT, span.traceparent.encode()), *state)
         self.task = task
         self.function = function
         self.payload = payload
@@ -377,12 +437,12 @@ class _Job:
         )
 
 
-def _message(record: Incoming, reply_to: str, completion: Completion) -> Outgoing:
-    """The completion of a task's record, in the task's trace."""
+def _message(trace: Sequence[Header], reply_to: str, completion: Completion) -> Outgoing:
+    """The record of a completion, in the trace that is among these headers."""
     headers: tuple[Header, ...] = (
         (EVENT_ID, (completion.event_id or "").encode()),
         ("content-type", JSON_TYPE),
-        *(header for header in record.headers if header[0] in _TRACING),
+        *(header for header in trace if header[0] in _TRACING),
     )
     return Outgoing(
         topic=reply_to,

@@ -10,6 +10,7 @@ from typer.main import get_command
 from awakeables.cli.main import cli
 from awakeables.kafka.recommendations import RECOMMENDATIONS, Role
 from awakeables.settings import PREFIX, Settings
+from awakeables.telemetry.spans import SHAPES
 
 TEXT = (Path(__file__).parents[3] / "docs/operations.md").read_text()
 ROLES: tuple[Role, ...] = ("completions", "tasks", "dead letters", "verdicts", "revocations", "subscribed")
@@ -43,6 +44,15 @@ def test_the_settings_table_has_every_setting_with_its_default_and_meaning() -> 
         )
         rows.append(row(f"`{PREFIX}{name.upper()}`", default, field.description))
     assert table("variable", "default", "meaning") == "\n".join(rows), "it should be:\n" + "\n".join(rows)
+
+
+def test_the_table_of_spans_is_their_vocabulary() -> None:
+    rows = [
+        row(f"`{s.name}`", s.kind.name, s.help, s.parent, ", ".join(f"`{name}`" for name in s.attributes))
+        for s in SHAPES
+    ]
+    found = table("span", "kind", "what it covers", "parent", "attributes")
+    assert found == "\n".join(rows), "it should be:\n" + "\n".join(rows)
 
 
 def test_every_command_that_the_document_names_is_there() -> None:

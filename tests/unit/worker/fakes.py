@@ -11,6 +11,7 @@ import msgspec
 
 from awakeables.core.awakeables import Completion
 from awakeables.core.effects import Effect, Header, TaskFacts
+from awakeables.telemetry.spans import Spans
 from awakeables.wire.completions import decode_completion
 from awakeables.wire.tasks import encode_effect
 from awakeables.worker.heartbeats import OverReason
@@ -102,6 +103,7 @@ async def process(
     *,
     replies: ReplyTopics = ANY_COMPLETIONS,
     port: FakePort | None = None,
+    spans: Spans | None = None,
 ) -> Fate:
     """What becomes of one record."""
     clock = clock or MovedClock()
@@ -114,6 +116,7 @@ async def process(
             pause=clock.pause,
             port=port or FakePort(),
             reply_topics=replies,
+            spans=spans,
         )
         return await processor.process(record)
     finally:
