@@ -377,11 +377,12 @@ class Execution:
         self.also.pop(index, None)
         for part, listener in self.listeners.pop(index, ()):
             listener.on_part(part)
-        self.look()
+        if self._to_look:
+            self.look()
         target = self.target
         if target is None or target.done or self.afterwards:
             return True
-        return any(scope.index == index for scope in self.scopes)
+        return bool(self.scopes) and any(scope.index == index for scope in self.scopes)
 
     def look_at(self, combinator: Combined) -> None:
         """Let a combinator look at its parts that have ended, once those inside it have."""
