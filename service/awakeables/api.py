@@ -80,6 +80,7 @@ from awakeables.errors import (
     NotPossible,
     Overloaded,
     QueueIsFull,
+    ValueSealed,
 )
 from awakeables.handlers.invoking import (
     beginning,
@@ -370,8 +371,9 @@ class Api(Queries):
                 row = await self.invocation(invocation_id)
                 if row.id != invocation_id:
                     return await self._wait(row.id, until_paused=until_paused)
-                if row.result is not None or (until_paused and row.status == "paused"):
-                    return row.result
+                result = row.known_result
+                if result is not None or (until_paused and row.status == "paused"):
+                    return result
             return await waiter
         finally:
             self._waiters.remove(invocation_id, waiter)
@@ -518,8 +520,12 @@ class Api(Queries):
             NotPossible: It has not ended.
         """
         row = await self.invocation(invocation_id)
-        journal = (await self._engine.store.history([row.id])).get(row.id, [])
-        waits = waits_created([encode_chunk(journal)])
+        store = self._engine.store
+        try:
+            journal = (await store.history([row.id])).get(row.id, [])
+            waits = waits_created([encode_chunk(journal)])
+        except ValueSealed:
+            waits = (await store.awakeables_of([row.id])).get(row.id, [])
         command = Purge(ended=(Ended(id=row.id, awakeables=tuple(waits)),), before_ms=LATEST_MS)
         purged = await self._committer.commit(command, Purged)
         if not purged.count:

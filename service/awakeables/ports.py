@@ -60,11 +60,16 @@ class PayloadCodec(Protocol):
     """Seals the values of an app before they are stored, and opens them; `KeyRing` is one.
 
     Both methods are called from several threads, for each value that is written or read: they must be fast.
+    It may have two more attributes: `lost`, the IDs of keys that are gone, and `accepts_clear`, whether a
+    value that is not sealed is taken for one from before there was a codec (default: it is).
     """
 
     @property
-    def key_id(self) -> str:
-        """The ID of the key that `seal` uses, which is stored beside each value: 1 to 255 bytes."""
+    def key_id(self) -> str | None:
+        """The ID of the key that `seal` uses, which is stored beside each value: 1 to 255 bytes.
+
+        None: nothing is sealed, and what was sealed is opened.
+        """
         ...
 
     def seal(self, content: bytes, /, *, bound_to: str) -> bytes:
@@ -85,7 +90,9 @@ class PayloadCodec(Protocol):
             bound_to: What it was given.
 
         Raises:
-            KeyMissing: There is no key with this ID. Any other error: it is not what was sealed.
+            KeyMissing: There is no key with this ID.
+            StoreUnavailable: It may succeed later; the caller tries again. Any other error: it is not what
+                was sealed.
         """
         ...
 
@@ -187,6 +194,13 @@ class RetentionReader(Protocol):
         """Invocations that ended at or before `before_ms`, the oldest end first.
 
         As many as have `limit` journal chunks together; one that has more is returned alone.
+        """
+        ...
+
+    async def awakeables_of(self, invocation_ids: Sequence[str]) -> dict[str, list[str]]:
+        """All awakeables of invocations, settled or not, by the invocation.
+
+        Every awakeable is looked at: it is for invocations whose journals, which name them, can't be read.
         """
         ...
 

@@ -17,15 +17,16 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from awakeables.core.awakeables import Completion, Heartbeat
-from awakeables.core.commands import MarkRefused, NewAwakeable, Queue, Resend, Settle
+from awakeables.core.commands import Idempotency, MarkRefused, NewAwakeable, Queue, Resend, Settle
+from awakeables.core.instances import Instance
 from awakeables.core.invocations import End, Failure, Pause
 from awakeables.core.journal import ClockRead, encode_chunk
 from awakeables.core.objects import StateWrite
 from awakeables.core.outcomes import Rejection, Resolution, encode_outcome
-from awakeables.core.replies import Advanced, Resent, SettledAll
+from awakeables.core.replies import Advanced, Begun, KeyConflict, Resent, SettledAll
 from awakeables.core.sealed import MAGIC, Unopened
 from awakeables.doctor.verification import verify
-from awakeables.errors import KeyMissing, ValueSealed
+from awakeables.errors import KeyMissing, NotPossible, StoreUnavailable, ValueSealed
 from awakeables.handlers.keyring import KeyRing
 from awakeables.ports import Page, PayloadCodec, Store
 from awakeables.store.postgres import rekeying as postgres_rekeying
@@ -33,6 +34,7 @@ from awakeables.store.postgres.store import PostgresStore
 from awakeables.store.rekeying import Rekeyed
 from awakeables.store.sealing import SEALED_TABLES
 from awakeables.store.sqlite import rekeying as sqlite_rekeying
+from awakeables.store.sqlite.queries import QUERIES
 from awakeables.store.sqlite.store import SqliteStore
 from contract.driver import RETENTION_MS, START_MS, Driver, FakeClock, rejected, resolved
 from contract.vandal import audit_of
@@ -126,7 +128,8 @@ OBJECT = ("orders", b"c-7")
 
 async def write_everything(driver: Driver) -> Written:
     """Write a value of each kind that comes from users, all of them with `SECRET` in it."""
-    begun = driver.a_begin(key="c-7", queue=Queue())
+    request = Idempotency(scope="orders/fulfil", key="k-1", fingerprint=f"{SECRET.decode()}-fingerprint")
+    begun = driver.a_begin(key="c-7", queue=Queue(), idempotency=request)
     given = replace(driver.an_input(), value=Raw(quoted("input")))
     await driver.store.commit([replace(begun, chunk=encode_chunk([given]))])
     await driver.claim()
@@ -168,8 +171,9 @@ async def write_everything(driver: Driver) -> Written:
     )
 
 
-def is_secret(content: bytes) -> bool:
+def is_secret(content: bytes | str) -> bool:
     """Whether it has the secret in it, also as the base64 of a JSON column."""
+    content = content.encode() if isinstance(content, str) else content
     return SECRET in content or b64encode(SECRET) in content
 
 
@@ -311,7 +315,10 @@ async def test_what_a_lost_key_has_sealed_is_named_where_it_is_needed_and_stays(
             resolved(new.id, b"1", source="t:0:32"),
         )
         kinds = [verdict and verdict.kind for verdict in settled.verdicts]
-        assert kinds == ["conflict", "accepted", "accepted"]
+        assert kinds == ["duplicate", "accepted", "accepted"]
+        repeated = settled.verdicts[0]
+        assert repeated is not None
+        assert (repeated.outcome, "the key 'old' is lost" in str(repeated.reason)) == (None, True)
     async with database.opened(NEW) as driver:
         found = await everything(driver, ids)
         assert found[:4] == expected[:4]
@@ -379,6 +386,108 @@ async def test_rekey_seals_everything_with_the_current_key_and_lets_the_old_one_
         assert await everything(driver, first) == expected
     again = await database.rekey(ring("new"))
     assert (again.values, again.dropped) == (0, ())
+
+
+async def test_a_request_is_recognised_by_its_sealed_fingerprint(database: Database) -> None:
+    request = Idempotency(scope="orders/fulfil", key="k-1", fingerprint="f")
+    async with database.opened(OLD) as driver:
+        begun = driver.a_begin(idempotency=request)
+        await driver.do(Begun, begun)
+    for codec in (NEW, None):
+        if codec is None:
+            await database.rekey(NEW, clear=True)
+        async with database.opened(codec) as driver:
+            again = await driver.do(Begun, driver.a_begin(idempotency=request))
+            assert (again.id, again.created) == (begun.id, False)
+            other = replace(request, fingerprint="g")
+            await driver.do(KeyConflict, driver.a_begin(idempotency=other))
+
+
+@pytest.mark.real_postgres
+@pytest.mark.parametrize(
+    ("theirs", "ours", "clear", "problem"),
+    [
+        (OLD, NEW, False, "seals with the key 'old': make 'new' its current key first"),
+        (None, OLD, False, "stores values in clear: make 'old' its current key first"),
+        (OLD, OLD, True, "seals with the key 'old': stop it first"),
+        (NEW, NEW, False, None),
+    ],
+    ids=["another key", "in clear", "to clear", "the same"],
+)
+async def test_rekey_is_refused_while_an_instance_writes_otherwise(
+    postgres_url: str,
+    theirs: PayloadCodec | None,
+    ours: PayloadCodec,
+    clear: bool,
+    problem: str | None,
+) -> None:
+    store = PostgresStore(postgres_url, retention_ms=RETENTION_MS, codec=theirs)
+    await store.open()
+    try:
+        await store.membership.register(Instance(id="inst_1"))
+        rekeying = postgres_rekeying.rekey(postgres_url, app="", codec=ours, clear=clear)
+        if problem is None:
+            await rekeying
+        else:
+            with pytest.raises(NotPossible, match=problem):
+                await rekeying
+    finally:
+        await store.close()
+
+
+@pytest.mark.real_postgres
+async def test_two_instances_with_different_keys_of_one_id_do_not_both_start(postgres_url: str) -> None:
+    stores = [
+        PostgresStore(
+            postgres_url,
+            retention_ms=RETENTION_MS,
+            codec=KeyRing(current="k", keys={"k": letter * 32}),
+        )
+        for letter in (b"a", b"b")
+    ]
+    found = await asyncio.gather(*(store.open() for store in stores), return_exceptions=True)
+    await asyncio.gather(*(store.close() for store in stores))
+    assert [type(each) for each in found if each is not None] == [KeyMissing]
+
+
+@pytest.mark.real_postgres
+async def test_rekey_waits_for_rows_that_others_have_locked(
+    postgres_url: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_rekeying, "PAUSE_S", 0.1)
+    database = Database(postgres_url, clock)
+    async with database.opened(OLD) as driver:
+        await driver.begin()
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        locked = connection.transaction()
+        await locked.start()
+        await connection.execute("SELECT 1 FROM awakeables.journal FOR UPDATE")
+        rekeying = asyncio.ensure_future(database.rekey(NEW))
+        _, waits = await asyncio.wait({rekeying}, timeout=1.5)
+        assert waits
+        await locked.rollback()
+        assert (await rekeying).dropped == ("old",)
+    finally:
+        await connection.close()
+
+
+async def test_rekey_of_a_file_that_is_read_says_that_the_older_values_are_still_there(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_rekeying, "QUERIES", {**QUERIES, "writer": "PRAGMA busy_timeout = 10"})
+    database = Database(tmp_path / "shop.db", clock)
+    async with database.opened(OLD) as driver:
+        await write_everything(driver)
+    with closing(sqlite3.connect(tmp_path / "shop.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM journal").fetchone()
+        with pytest.raises(
+            StoreUnavailable, match="is being read, so what was there before is still in its log"
+        ):
+            await database.rekey(NEW)
+        reader.execute("ROLLBACK")
+    assert (await database.rekey(NEW)).dropped == ("old",)
 
 
 async def test_rekey_leaves_what_it_can_t_open_and_keeps_its_key(database: Database) -> None:

@@ -359,6 +359,7 @@ WHOLE = (
     "all_objects",
     "schedules",  # as many as the code declares
     "seals",  # as many as there were keys
+    "awakeables_of",  # for what can't be read otherwise
     "schema_hashes",
     "subscribed",
 )

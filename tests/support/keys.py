@@ -12,6 +12,10 @@ def key(key_id: str) -> bytes:
     return key_id.encode().ljust(32, b".")
 
 
-def ring(*key_ids: str, lost: Collection[str] = ()) -> KeyRing:
+def ring(
+    *key_ids: str, lost: Collection[str] = (), seals: bool = True, accepts_clear: bool = True
+) -> KeyRing:
     """A ring with these keys, of which the last seals."""
-    return KeyRing(current=key_ids[-1], keys={key_id: key(key_id) for key_id in key_ids}, lost=lost)
+    keys = {key_id: key(key_id) for key_id in key_ids}
+    current = key_ids[-1] if seals else None
+    return KeyRing(current=current, keys=keys, lost=lost, accepts_clear=accepts_clear)

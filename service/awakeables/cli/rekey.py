@@ -39,6 +39,8 @@ def rekey(
     served = load(app, App, "app")
     if served.codec is None:
         exit_with_error(f"{app} has no codec: give it one, App(..., codec=KeyRing(...))")
+    if served.codec.key_id is None and not clear:
+        exit_with_error(f"the codec of {app} seals nothing: make one of its keys the current one")
     source = load_settings(config, store=store).store
     done = asyncio.run(rekeyed(source, served, clear=clear))
     if json_:
@@ -54,6 +56,6 @@ def _print(done: Rekeyed) -> None:
     for key_id in done.dropped:
         print_line(f"no value is sealed with the key {key_id!r} any more: it may leave the key ring")
     for key_id in done.kept:
-        print_note(f"values are still sealed with the key {key_id!r}: keep it")
+        print_note(f"values are still sealed with the key {key_id!r}: keep it, if you have it")
     if done.unread:
         print_note(f"{done.unread:,} values could not be opened, and were left as they are")

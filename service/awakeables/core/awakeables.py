@@ -30,7 +30,7 @@ from awakeables.core.outcomes import (
 )
 from awakeables.core.records import Record, Row, text_from
 from awakeables.core.sameness import same_answer
-from awakeables.core.sealed import Unopened, rejection_of
+from awakeables.core.sealed import Unopened, raise_if_unopened, rejection_of
 from awakeables.core.sources import same_source
 from awakeables.core.texts import shortened
 
@@ -285,6 +285,16 @@ class AwakeableRow(Row):
         return rejection_of(content) if isinstance(content, Unopened) else decode_outcome(content)
 
     @property
+    def known_outcome(self) -> Outcome | None:
+        """How it was settled.
+
+        Raises:
+            ValueSealed: That can't be read.
+        """
+        raise_if_unopened(self.outcome_json)
+        return self.outcome
+
+    @property
     def verdicts(self) -> VerdictHistory:
         """The verdicts on its completions; none if they can't be read."""
         content = self.verdicts_json
@@ -433,6 +443,17 @@ def _settle(row: AwakeableRow, completion: Completion, *, expired: bool, now_ms:
         return _with_heartbeat(row, body, completion.worker, now_ms)
     if isinstance(body, DeadTask):
         return _with_verdict(row, completion, "late", now_ms, f"the awakeable is {row.state} already")
+    return _compared(row, completion, body, now_ms)
+
+
+def _compared(
+    row: AwakeableRow, completion: Completion, body: Resolution | Rejection, now_ms: int
+) -> Settled:
+    """Another answer to an awakeable that has one."""
+    if isinstance(row.outcome_json, Unopened):
+        # Most likely it is the same answer again, and there is nothing to compare it with.
+        reason = f"it is not compared with the answer that was accepted: {row.outcome_json.error}"
+        return _with_verdict(row, completion, "duplicate", now_ms, reason)
     outcome = row.outcome
     assert outcome is not None
     if same_answer(outcome, body):
@@ -451,7 +472,8 @@ def _with_heartbeat(row: AwakeableRow, heartbeat: Heartbeat, worker: str | None,
     if former is not None and bytes(progress) == b"null":
         progress = former.progress  # the first heartbeat of a task that is delivered again has none
     beat = LastHeartbeat(progress=progress, at_ms=now_ms, worker=worker)
-    after = replace(row, heartbeat_json=_encode(beat))
+    unread = bytes(progress) == b"null" and isinstance(row.heartbeat_json, Unopened)
+    after = replace(row, heartbeat_json=row.heartbeat_json if unread else _encode(beat))
     if row.watch_json is not None and row.state == "pending":
         watch = row.watch
         if watch.heartbeat_ms is not None:
@@ -502,12 +524,11 @@ def expire(awakeable: AwakeableRow, *, now_ms: int, horizon_ms: int) -> Awakeabl
     if awakeable.state != "pending" or deadline_ms is None or deadline_ms > horizon_ms:
         return None
     expiry = Expiry(deadline_ms=deadline_ms)
-    beat = awakeable.heartbeat
-    if beat is not None:
-        watch = awakeable.watch
+    if awakeable.heartbeat_json is not None:
+        beat, watch = awakeable.heartbeat, awakeable.watch
         is_silent = watch.heartbeat_ms is not None and deadline_ms != watch.final_ms
         kind: ExpiryKind = "heartbeat" if is_silent else "deadline"
-        expiry = Expiry(deadline_ms=deadline_ms, kind=kind, progress=beat.progress)
+        expiry = Expiry(deadline_ms=deadline_ms, kind=kind, progress=UNSET if beat is None else beat.progress)
     outcome = encode_outcome(expiry)
     return replace(awakeable, state="timed-out", outcome_json=outcome, settled_ms=now_ms)
 
@@ -601,5 +622,9 @@ def _verdict(
         at_ms=now_ms,
         event_id=completion.event_id,
         reason=reason,
-        outcome=row.outcome if outcome is None and row is not None else outcome,
+        outcome=_outcome_to_show(row) if outcome is None else outcome,
     )
+
+
+def _outcome_to_show(row: AwakeableRow | None) -> Outcome | None:
+    return None if row is None or isinstance(row.outcome_json, Unopened) else row.outcome

@@ -8,7 +8,7 @@ the reply is the first one's, or `Fenced`.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from awakeables.core.awakeables import CodecKind, Completion
 from awakeables.core.deadletters import DeadLetter, Folding
@@ -19,6 +19,9 @@ from awakeables.core.records import Record
 from awakeables.core.schedules import Declaration, Overlap
 from awakeables.core.versions import Versions
 
+UNREAD: Final = ""
+"""A fingerprint that can't be opened."""
+
 
 class Idempotency(Record):
     """The caller's key, and the fingerprint of its request."""
@@ -26,6 +29,10 @@ class Idempotency(Record):
     scope: str
     key: str
     fingerprint: str
+
+    def is_of(self, stored: str) -> bool:
+        """Whether a stored fingerprint is of the same request: as far as it can be read, and so compared."""
+        return stored in (self.fingerprint, UNREAD)
 
 
 class NewAwakeable(Record):

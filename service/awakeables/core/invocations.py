@@ -29,7 +29,7 @@ from msgspec.structs import replace
 from awakeables.core.acts import Acts, acts_from
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, decode_outcome, encode_outcome
 from awakeables.core.records import Record, Row, text_from
-from awakeables.core.sealed import Unopened, rejection_of
+from awakeables.core.sealed import Unopened, raise_if_unopened, rejection_of
 from awakeables.core.versions import Versions, versions_from
 
 Status: TypeAlias = Literal["queued", "pending", "running", "suspended", "backing-off", "paused", "completed"]
@@ -153,6 +153,16 @@ class Invocation(Row):
         if content is None:
             return None
         return rejection_of(content) if isinstance(content, Unopened) else decode_outcome(content)
+
+    @property
+    def known_result(self) -> Outcome | None:
+        """How it ended.
+
+        Raises:
+            ValueSealed: That can't be read.
+        """
+        raise_if_unopened(self.result_json)
+        return self.result
 
     @property
     def versions(self) -> Versions:

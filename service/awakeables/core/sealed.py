@@ -47,6 +47,11 @@ def wrapped(key_id: str, sealed: bytes) -> bytes:
     return b"%b%c%b%b" % (MAGIC, len(named), named, sealed)
 
 
+def is_sealed(stored: bytes) -> bool:
+    """Whether it has the form of a sealed value, or of a clear one that is marked."""
+    return stored.startswith(MAGIC)
+
+
 def unwrapped(stored: bytes) -> tuple[str, bytes]:
     """The key's ID, empty for a clear value, and the value of what begins with `MAGIC`."""
     start = len(MAGIC) + 1
@@ -59,11 +64,21 @@ def marked_clear(value: bytes) -> bytes:
     return MAGIC + b"\0" + value
 
 
+def raise_if_unopened(content: bytes | None) -> None:
+    """Refuse to go on with a value that can't be opened.
+
+    Raises:
+        ValueSealed: It can't.
+    """
+    if isinstance(content, Unopened):
+        raise content.error
+
+
 def text_or_problem(content: bytes) -> str:
     """The text of a column, or why it can't be read."""
     return f"it can't be read: {content.error}" if isinstance(content, Unopened) else text_from(content)
 
 
 def rejection_of(value: Unopened) -> Rejection:
-    """What stands for an outcome that can't be read, wherever it decides nothing."""
+    """What stands for an outcome that can't be read where it is only shown."""
     return Rejection(reason=f"it can't be read: {value.error}", code=500)

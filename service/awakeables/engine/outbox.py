@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -117,6 +117,7 @@ class Relay:
         self._counts = (metrics or Metrics()).publishes
         self._problems: dict[str, str] = {}
         self._streams: dict[str, deque[Effect]] = {}
+        self._held: set[str] = set()
         self._due: list[Effect] = []
         self._backoffs: dict[str, Backoff] = {}
         self._known: dict[str, int] = {}
@@ -150,6 +151,7 @@ class Relay:
         What is being published at this moment may be repeated by them (K3).
         """
         self._streams.clear()
+        self._held.clear()
         self._due.clear()
         self._backoffs.clear()
         self._known.clear()
@@ -181,7 +183,8 @@ class Relay:
     @property
     def idle(self) -> bool:
         """Whether all effects that were handed off are published or refused."""
-        return not self._known and not self._behind and not self._poked.is_set()
+        nothing = len(self._known) == self._held_back()
+        return nothing and not self._behind and not self._poked.is_set()
 
     async def drained(self, timeout_s: float) -> bool:
         """Wait until what was handed off is published; False if it is not within `timeout_s`.
@@ -200,14 +203,18 @@ class Relay:
         queue = self._streams.get(effect.stream)
         first = queue[0] if queue else effect
         problem = self._problems.get(first.topic)
+        if isinstance(first.value, Unopened):
+            problem = str(first.value.error)
         if problem is None or first.event_id == effect.event_id:
             return problem
         return f"it waits behind {first.event_id}: {problem}"
 
     def _under_way(self) -> int:
         queues = self._streams.values()
-        held_up = sum(len(queue) for queue in queues if queue[0].topic in self._problems)
-        return len(self._known) - held_up
+        held_up = [
+            queue for queue in queues if queue[0].topic in self._problems or queue[0].stream in self._held
+        ]
+        return len(self._known) - sum(map(len, held_up))
 
     # Taking in effects. Catching up reads the store while hand-offs and acknowledgements go on. So an effect
     # that is acknowledged meanwhile may still be among those read, and must not be published again
@@ -217,10 +224,14 @@ class Relay:
     def _enqueue(self, effects: Sequence[Effect]) -> bool:
         """Take in effects up to the first for which there is no room; False: there is one."""
         known, most, most_bytes = self._known, self._settings.max_waiting, self._settings.max_waiting_bytes
+        if self._held:
+            most += self._held_back()
         for effect in effects:
             if effect.event_id in known or self._tasks is None:
                 continue
             size = len(effect.key or b"") + len(effect.value or b"")
+            if isinstance(effect.value, Unopened):
+                size = 0  # it must not take the room of others
             if len(known) >= most or (known and self._held_bytes + size > most_bytes):
                 self._behind = True
                 return False
@@ -256,7 +267,7 @@ class Relay:
             self._poked.set()
 
     async def _catch_up(self) -> None:
-        room = self._settings.max_waiting - len(self._known)
+        room = self._settings.max_waiting - len(self._known) + self._held_back()
         if room <= 0 or self._held_bytes >= self._settings.max_waiting_bytes:
             return
         self._behind = False
@@ -279,7 +290,7 @@ class Relay:
             return
         # If there is more to read, a later read returns what was handed off meanwhile.
         found = unsent if len(unsent) >= limit else [*unsent, *handed_off]
-        if not self._enqueue([effect for effect in self._readable(found) if effect.event_id not in gone]):
+        if not self._enqueue([effect for effect in found if effect.event_id not in gone]):
             return
         if len(unsent) >= limit:
             self._behind = True
@@ -287,24 +298,27 @@ class Relay:
             # There is more to read, or a hand-off was declined meanwhile.
             self._poked.set()
 
-    def _readable(self, effects: Sequence[Effect]) -> Iterator[Effect]:
-        """Hold back those that can't be opened, and what comes after them in their streams."""
-        held: set[str] = set()
-        for effect in effects:
-            if isinstance(effect.value, Unopened):
-                held.add(effect.stream)
-                failures = self._outages.failed(effect.event_id)
-                if failures is not None:
-                    error = str(effect.value.error)
-                    log.error(events.EFFECT_SEALED, **_log_fields(effect), failures=failures, error=error)
-            if effect.stream not in held:
-                yield effect
+    def _hold(self, effect: Effect, error: Exception) -> None:
+        """Leave an effect that can't be opened, and what comes after it in its stream, for a later start.
+
+        This process will not get another key.
+        """
+        if effect.stream not in self._held:
+            self._held.add(effect.stream)
+            log.error(events.EFFECT_SEALED, **_log_fields(effect), error=str(error))
+
+    def _held_back(self) -> int:
+        """How many effects are known that wait for a later start; they leave the room to others."""
+        return sum(len(self._streams.get(stream, ())) for stream in self._held)
 
     # Publishing.
 
     def _publish_soon(self, effect: Effect) -> None:
         """Publish the first effect of a stream, with all others due in this turn of the event loop."""
         if self._tasks is None:
+            return
+        if isinstance(effect.value, Unopened):
+            self._hold(effect, effect.value.error)
             return
         if not self._due:
             self._tasks.create_task(self._publish_due())

@@ -31,7 +31,7 @@ from awakeables.engine.runner import Runner, RunnerSettings
 from awakeables.engine.settlement import PayloadValidator
 from awakeables.engine.timers import Timers
 from awakeables.engine.waiters import Waiters
-from awakeables.errors import AuthorError, KeyMissing, NotFound, StoreUnavailable
+from awakeables.errors import AuthorError, NotFound, StoreUnavailable, ValueSealed
 from awakeables.handlers.attempt import Attempt, Attempts, Progress, StateWait
 from awakeables.ports import Clock, Expectation, HandlerReader
 from awakeables.telemetry import events
@@ -539,8 +539,8 @@ class RunnerPool:
     def _run_again(self, invocation_id: str, runner: Runner, found: Histories) -> None:
         runner.preload(found.outcomes.get(invocation_id, {}))
         problem = found.problems.get(invocation_id)
-        if isinstance(problem, KeyMissing) and not self.member.alone:
-            runner.put_off(problem)  # others have the key, if keys are being changed
+        if isinstance(problem, ValueSealed):
+            runner.wait_for_key(problem)
         elif problem is not None:
             runner.pause(problem)
         elif invocation_id in found.journals:

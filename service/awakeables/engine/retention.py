@@ -81,19 +81,35 @@ class Retention:
             try:
                 # Two at once do no harm, but both would look for the same rows.
                 if self._is_first():
-                    await self.purge()
+                    await self.purge(failed)
             except Exception as error:
                 failed(error)
             await asyncio.sleep(self._settings.interval.total_seconds())
 
-    async def purge(self) -> int:
-        """Purge everything that has expired by now; return how many rows that were."""
-        invocations = await self._repeat(self._purge_invocations)
-        letters = await self._repeat(self._purge_letters)
-        keys = sum([await self._expire_state(name, kept) for name, kept in self._expiring.items()])
+    async def purge(self, failed: Callable[[Exception], None] | None = None) -> int:
+        """Purge everything that has expired by now; return how many rows that were.
+
+        Args:
+            failed: Called with the error of a part, after which the others go on; None: it is raised.
+        """
+        invocations = await self._part(self._repeat(self._purge_invocations), failed)
+        letters = await self._part(self._repeat(self._purge_letters), failed)
+        keys = 0
+        for name, kept in self._expiring.items():
+            keys += await self._part(self._expire_state(name, kept), failed)
         if invocations or letters or keys:
             log.info(events.PURGED, invocations=invocations, dead_letters=letters, object_keys=keys)
         return invocations + letters + keys
+
+    @staticmethod
+    async def _part(work: Awaitable[int], failed: Callable[[Exception], None] | None) -> int:
+        try:
+            return await work
+        except Exception as error:
+            if failed is None:
+                raise
+            failed(error)
+            return 0
 
     async def _expire_state(self, name: str, kept: timedelta) -> int:
         """Look at all keys of an object, a batch at a time; return how many have lost their state.

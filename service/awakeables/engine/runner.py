@@ -44,7 +44,7 @@ from awakeables.engine.invocationlog import InvocationLog
 from awakeables.engine.ownercommits import NOTHING, OwnerCommits
 from awakeables.engine.timers import has_come
 from awakeables.engine.waits import Waits
-from awakeables.errors import StoreRefused, ValueSealed
+from awakeables.errors import KeyMissing, StoreRefused, ValueSealed
 from awakeables.handlers.attempt import (
     Attempt,
     Broken,
@@ -138,6 +138,7 @@ class Runner:
         self._lost = False
         self._abandoned: tuple[str, ...] = ()
         self._refusal: Rejection | None = None
+        self._sealed = False  # it needs a value that can't be opened: its last commit says so
         self._letter: DeadLetter | None = None
         self._given: Input | None = None  # with the record that it was begun for
         self.suspected = False
@@ -212,9 +213,9 @@ class Runner:
         reply: Reply | Exception,
     ) -> None:
         """Handle the reply to the commit that creates the invocation."""
-        if isinstance(reply, StoreRefused) and first is not None:
-            # The handler produced what the store refuses, not the caller: the invocation is created
-            # without its first step, and fails (hard case 2).
+        if isinstance(reply, StoreRefused | ValueSealed) and first is not None:
+            # It is because of the handler's first step, not of the caller: the invocation is created without
+            # that, and fails or is paused (hard case 2).
             on_reply = functools.partial(self._on_begun, begun, command, None, 1)
             self._pool.committer.post(command, on_reply, given_up=begun.cancelled)
             self._not_committed(reply)
@@ -296,6 +297,14 @@ class Runner:
         self._log.paused(message_of(error))
         self._pool.on_failure(error)
         self._finish(Pause(failure=self._failure(type_of(error), message_of(error))), None)
+
+    def wait_for_key(self, error: ValueSealed) -> None:
+        """Leave an invocation that needs a value which can't be opened; to others, which may have its key."""
+        self._sealed = True
+        if isinstance(error, KeyMissing) and not self._pool.member.alone:
+            self.put_off(error)
+        else:
+            self.pause(error)
 
     def put_off(self, error: Exception) -> None:
         """Try again later: another instance may have the code that this one lacks, or may have it soon."""
@@ -484,7 +493,7 @@ class Runner:
             self._replies[index] = done.result()
             self.go_on()
         elif isinstance(error, ValueSealed):
-            self.pause(error)
+            self.wait_for_key(error)
         else:
             self._not_committed(error)
 
@@ -591,7 +600,9 @@ class Runner:
     ) -> None:
         """Handle the reply to the last commit."""
         if not isinstance(reply, Advanced):
-            if self._refusal is None:
+            if self._sealed and isinstance(step, Pause | BackOff):
+                self._give_up(reply)
+            elif self._refusal is None:
                 self._not_committed(reply)
             elif isinstance(step, End) and step.result is self._refusal:
                 # Even the refusal can't be committed, or the invocation was ended from outside.
@@ -645,7 +656,7 @@ class Runner:
             self._pool.publish(effects)
 
     def _not_committed(self, reply: Reply | BaseException) -> None:
-        if self._lost or self._refusal is not None:
+        if self._lost or self._sealed or self._refusal is not None:
             return  # commits after one that failed are fenced
         if isinstance(reply, StoreRefused):
             self._commits.roll_back(self._stored)
@@ -655,7 +666,14 @@ class Runner:
                 self._finish(End(result=self._refusal, abandoned=self._abandoned), None)
             else:
                 self.go_on()
-        elif isinstance(reply, BaseException):
+        elif isinstance(reply, ValueSealed):
+            self._commits.roll_back(self._stored)
+            self.wait_for_key(reply)
+        else:
+            self._give_up(reply)
+
+    def _give_up(self, reply: Reply | BaseException) -> None:
+        if isinstance(reply, BaseException):
             self._pool.failed(self, reply)
         else:
             self._lose(_name(reply))

@@ -26,18 +26,29 @@ class KeyRing:
     one after `awakeables rekey`, or when everything that was written before is purged.
 
     Attributes:
-        key_id: The ID of the key that seals.
+        key_id: The ID of the key that seals; None: nothing is sealed.
+        accepts_clear: Whether values that are not sealed are read.
         lost: The IDs of keys that are gone. What was sealed with one of them can't be read again: an
             invocation that needs it is paused, and records that contain it are not sent.
     """
 
-    def __init__(self, *, current: str, keys: Mapping[str, bytes], lost: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        current: str | None,
+        keys: Mapping[str, bytes],
+        lost: Collection[str] = (),
+        accepts_clear: bool = True,
+    ) -> None:
         """Take the keys.
 
         Args:
-            current: The ID of the key that seals from now on.
+            current: The ID of the key that seals from now on. None: values are opened, and none is sealed:
+                so several instances learn of a key before the first of them seals with it.
             keys: 32 random bytes each, by ID. IDs are stored in clear: they may be dates, not secrets.
             lost: As the attribute.
+            accepts_clear: Values that are not sealed are read, as they were stored before there was a codec.
+                Without it, one that somebody else has written to the database does not open.
 
         Raises:
             DeclarationError: A key has another length, an ID is too long, `current` is not in `keys`, or a
@@ -54,13 +65,14 @@ class KeyRing:
                     f"the key {key_id!r} must be {KEY_BYTES} random bytes, such as "
                     f"secrets.token_bytes({KEY_BYTES})"
                 )
-        if current not in keys:
+        if current is not None and current not in keys:
             known = ", ".join(map(repr, keys)) or "none"
             raise DeclarationError(f"the current key {current!r} is not among the keys of the ring: {known}")
         both = sorted(set(lost) & set(keys))
         if both:
             raise DeclarationError(f"the key {both[0]!r} is in the ring: it is not lost")
         self.key_id = current
+        self.accepts_clear = accepts_clear
         self.lost = frozenset(lost)
         make = _aead()
         self._keys: dict[str, AESGCMSIV] = {key_id: make(key) for key_id, key in keys.items()}
@@ -70,6 +82,7 @@ class KeyRing:
 
     def seal(self, content: bytes, /, *, bound_to: str) -> bytes:
         """Encrypt and authenticate a value, bound to where it is stored."""
+        assert self.key_id is not None, "it only opens"
         nonce = os.urandom(NONCE_BYTES)
         return nonce + self._keys[self.key_id].encrypt(nonce, content, _bound(bound_to))
 

@@ -391,6 +391,13 @@ class MemoryStore:
         keys = first_of(((key, chunks) for _, key, chunks in ended), limit)
         return [Ended(id=key, awakeables=tuple(waits_created(tables.chunks(key)))) for key in keys]
 
+    async def awakeables_of(self, invocation_ids: Sequence[str]) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for row in self.tables.awakeables.values():
+            if row.invocation_id in invocation_ids:
+                found.setdefault(row.invocation_id, []).append(row.id)
+        return found
+
     async def read_up_to(
         self, topic: str, partitions: int, mine: Sequence[PartitionRead], *, topic_id: str | None = None
     ) -> int | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from awakeables.core.sealed import MAGIC, unwrapped
+from awakeables.core.sealed import is_sealed, unwrapped
 from awakeables.ports import PayloadCodec
-from awakeables.store.sealing import SEALED_TABLES, Sealing
+from awakeables.store.sealing import SEALED_TABLES, Sealing, as_text, from_text
 
 PAGE_ROWS: Final = 200
 PASSES: Final = 5
@@ -36,7 +36,7 @@ class Rekeying:
     Attributes:
         values: How many values were written again.
         unread: How many could not be opened in the last pass.
-        seen: The IDs of the keys by which values were sealed after the last pass.
+        seen: The IDs of the keys by which values were sealed when the last pass came to them.
     """
 
     def __init__(self, codec: PayloadCodec, *, clear: bool) -> None:
@@ -48,10 +48,11 @@ class Rekeying:
         self.seen: set[str] = set()
 
     def begin_pass(self) -> None:
+        """Look at everything once more."""
         self.unread = 0
         self.seen = set()
 
-    def again(self, table: str, row: Sequence[Any]) -> list[bytes | None] | None:
+    def again(self, table: str, row: Sequence[Any]) -> list[bytes | str | None] | None:
         """The sealed columns of a row as they are to be stored; None: as they are.
 
         Args:
@@ -60,33 +61,39 @@ class Rekeying:
         """
         key_columns, columns = SEALED_TABLES[table]
         key, stored = row[: len(key_columns)], row[len(key_columns) :]
-        new: list[bytes | None] = []
+        new: list[bytes | str | None] = []
         for column, value in zip(columns, stored, strict=True):
-            new.append(value if value is None else self._value(table, column, key, value))
+            if isinstance(value, str):
+                known = from_text(value)
+                after = self._value(table, column, key, known)
+                new.append(
+                    value if after is known else as_text(after) if is_sealed(after) else after.decode()
+                )
+            else:
+                new.append(value if value is None else self._value(table, column, key, value))
         changed = sum(one is not other for one, other in zip(new, stored, strict=True))
         self.values += changed
         return new if changed else None
 
     def _value(self, table: str, column: str, key: Sequence[Any], stored: bytes) -> bytes:
-        key_id = unwrapped(stored)[0] if stored.startswith(MAGIC) else ""
+        key_id = unwrapped(stored)[0] if is_sealed(stored) else ""
+        self.seen.add(key_id)
         if key_id == (self._key_id or ""):
-            self.seen.add(key_id)
             return stored
         opened = self._from.opened(table, column, key, stored)
         if opened is None:
             self.unread += 1
-            self.seen.add(key_id)
             return stored
         return self._to.stored(table, column, key, opened)
 
     def result(self, key_ids: Sequence[str]) -> Rekeyed:
         """What was done, and which of the keys that were used are not any more."""
-        others = [key_id for key_id in key_ids if key_id != self._key_id]
+        used = self.seen - {"", self._key_id}
         return Rekeyed(
             values=self.values,
             unread=self.unread,
-            dropped=tuple(key_id for key_id in others if key_id not in self.seen),
-            kept=tuple(key_id for key_id in others if key_id in self.seen),
+            dropped=tuple(key_id for key_id in key_ids if key_id != self._key_id and key_id not in used),
+            kept=tuple(sorted(key_id for key_id in used if key_id)),
         )
 
 

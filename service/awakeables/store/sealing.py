@@ -7,10 +7,12 @@ store searches by them. A value is bound to its row and column: one that is move
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from awakeables.core.awakeables import AwakeableRow
+from awakeables.core.commands import UNREAD
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.invocations import Invocation
 from awakeables.core.objects import ObjectKey, StateEntry
@@ -18,9 +20,14 @@ from awakeables.core.outcomes import Outcome, decode_outcome
 from awakeables.core.records import Row, text_from
 from awakeables.core.rows import Chunk, EffectRow
 from awakeables.core.sealed import MAGIC, Unopened, marked_clear, rejection_of, unopened, unwrapped, wrapped
-from awakeables.errors import KeyMissing, ValueSealed
+from awakeables.errors import KeyMissing, StoreUnavailable, ValueSealed
 from awakeables.ports import PayloadCodec
 from awakeables.store.rows import Columns, dead_letter_from
+
+V = TypeVar("V", bytes, str)
+
+TEXT: Final = "sealed:"
+"""Before the base64 of a sealed value in a column of text. Fingerprints are hexadecimal."""
 
 PROBE: Final = b"awakeables"
 """What is kept sealed by each key that was ever used, to find out whether it opens again."""
@@ -45,6 +52,7 @@ SEALED_TABLES: Final[Mapping[str, SealedTable]] = {
     "outbox": SealedTable(("event_id",), ("reason", "facts", "headers", "key", "value")),
     "dead_letters": SealedTable(("id",), ("reason", "headers", "key", "value")),
     "state": SealedTable(("service", "key", "name"), ("value",)),
+    "idempotency": SealedTable(("scope", "key"), ("fingerprint",)),
 }
 
 
@@ -84,6 +92,7 @@ EFFECT: Final = _whole(
 DEAD_LETTER: Final = Sealed("dead_letters", (0,), {"reason": 7, "headers": 10, "key": 11, "value": 12})
 CHUNK: Final = Sealed("journal", (0, 1), {"chunk": 2})
 STATE: Final = Sealed("state", (0, 1, 2), {"value": 3})
+REQUEST: Final = Sealed("idempotency", (0, 1), {"fingerprint": 2})
 
 
 class Sealing:
@@ -91,10 +100,13 @@ class Sealing:
 
     Attributes:
         codec: The codec.
+        key_id: The key that it seals with; None: it only opens.
     """
 
     def __init__(self, codec: PayloadCodec | None = None) -> None:
         self.codec = codec
+        self.key_id = None if codec is None else codec.key_id
+        self._is_strict = not getattr(codec, "accepts_clear", True)
 
     # Reading. What can't be opened is in the row as `Unopened`.
 
@@ -131,6 +143,11 @@ class Sealing:
         opened = self._open(stored, _address("invocations", "result", [invocation_id]))
         return rejection_of(opened) if isinstance(opened, Unopened) else decode_outcome(opened)
 
+    def fingerprint(self, scope: bytes, key: bytes, stored: str) -> str:
+        """The fingerprint of a request; `UNREAD` if it can't be opened."""
+        opened = self._open(from_text(stored), _address("idempotency", "fingerprint", (scope, key)))
+        return UNREAD if isinstance(opened, Unopened) else opened.decode()
+
     def state_entry(self, object_key: ObjectKey, name: bytes, value: bytes, at_ms: int) -> StateEntry:
         """A name of a key's state."""
         opened = self._open(value, _address("state", "value", (*object_key, name)))
@@ -146,26 +163,32 @@ class Sealing:
         columns: list[Any] = list(row)
         for column, place in places.columns.items():
             content = columns[place]
-            if isinstance(content, bytes):
+            if content is not None:
                 key = [columns[each] for each in places.key]
                 columns[place] = self.stored(places.table, column, key, content)
         return columns
 
-    def stored(self, table: str, column: str, key: Sequence[Any], content: bytes) -> bytes:
-        """A single value as it is to be stored."""
+    def stored(self, table: str, column: str, key: Sequence[Any], content: V) -> V:
+        """A single value as it is to be stored; in a column of text, bytes are written as base64."""
+        if isinstance(content, str):
+            sealed = self._stored(table, column, key, content.encode())
+            return content if sealed == content.encode() else as_text(sealed)
+        return self._stored(table, column, key, content)
+
+    def _stored(self, table: str, column: str, key: Sequence[Any], content: bytes) -> bytes:
         if isinstance(content, Unopened):
             return bytes(content)
-        if self.codec is None:
+        if self.codec is None or self.key_id is None:
             return marked_clear(content) if content.startswith(MAGIC) else content
-        return wrapped(self.codec.key_id, self.codec.seal(content, bound_to=_address(table, column, key)))
+        return wrapped(self.key_id, self.codec.seal(content, bound_to=_address(table, column, key)))
 
     # Keys.
 
     def probe(self) -> tuple[str, bytes] | None:
         """The ID of the key that seals now, and what proves later that a key of this ID is the same."""
-        if self.codec is None:
+        key_id = self.key_id
+        if self.codec is None or key_id is None:
             return None
-        key_id = self.codec.key_id
         return key_id, self.codec.seal(PROBE, bound_to=_address("seals", "probe", [key_id]))
 
     def check(self, probes: Iterable[tuple[str, bytes]]) -> Iterator[str]:
@@ -202,28 +225,38 @@ class Sealing:
         columns = list(row)
         for column, place in places.columns.items():
             content = columns[place]
-            if isinstance(content, bytes) and content.startswith(MAGIC):
+            if isinstance(content, bytes) and (content.startswith(MAGIC) or self._is_strict):
                 key = [columns[each] for each in places.key]
                 columns[place] = self._open(content, _address(places.table, column, key))
         return columns
 
     def _open(self, stored: bytes, address: str) -> bytes:
-        if not stored.startswith(MAGIC):
-            return stored
-        key_id, content = unwrapped(stored)
+        key_id, content = unwrapped(stored) if stored.startswith(MAGIC) else ("", stored)
         if not key_id:
-            return content
+            return unopened(stored, ValueSealed(f"{address} is not sealed")) if self._is_strict else content
         if self.codec is None:
             return unopened(
                 stored, KeyMissing(f"it is sealed with the key {key_id!r}, and the app has no codec")
             )
         try:
             return self.codec.open(content, key_id=key_id, bound_to=address)
+        except StoreUnavailable:
+            raise
         except ValueSealed as error:
             return unopened(stored, error)
         except Exception as error:
             problem = f"{address} is not what was sealed there with the key {key_id!r}: {error!r}"
             return unopened(stored, ValueSealed(problem))
+
+
+def as_text(stored: bytes) -> str:
+    """A sealed value in a column of text."""
+    return TEXT + b64encode(stored).decode()
+
+
+def from_text(stored: str) -> bytes:
+    """What a column of text has, sealed or not."""
+    return b64decode(stored.removeprefix(TEXT)) if stored.startswith(TEXT) else stored.encode()
 
 
 def readable(value: bytes) -> bytes:

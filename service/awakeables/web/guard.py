@@ -99,6 +99,7 @@ class Guard:
         """
         holder = request.holder
         if holder is not None and not _began(holder, row):
+            _check_scope(holder, "read", request.names)
             _check_scope(holder, self._sees, request.names)
 
     def hides_payloads(self, holder: Holder | None) -> bool:
@@ -121,12 +122,15 @@ class Guard:
             Problem: 403: the key belongs to a call with another token.
         """
         holder = request.holder
-        if holder is not None and not _began(holder, row) and not holder.may(self._sees):
-            raise _forbidden(
-                self._sees,
-                f"it was begun by another caller than {holder.name!r}: use another key, "
-                f"or a token with the scope {self._sees!r}",
-            )
+        if holder is None or _began(holder, row):
+            return
+        for scope in ("read", self._sees):
+            if not holder.may(scope):
+                raise _forbidden(
+                    scope,
+                    f"it was begun by another caller than {holder.name!r}: use another key, "
+                    f"or a token with the scope {scope!r}",
+                )
 
     def shows_details(self, request: HttpRequest) -> bool:
         """Whether this request, which needs no token, may see details that require the scope `read`."""

@@ -86,15 +86,16 @@ class InvocationRoutes:
         """Return the result if there is one, without waiting."""
         row = await self._row(request)
         self._guard.check_own(request, row)
-        if row.result is None:
+        result = row.known_result
+        if result is None:
             return not_yet(row, retry_after=self._retry_after)
-        return of_result(row.id, row.result)
+        return of_result(row.id, result)
 
     async def attach(self, request: HttpRequest) -> Response:
         """Wait for the result, as a call does."""
         row = await self._row(request)
         self._guard.check_own(request, row)
-        outcome = row.result or await self._waiting.result(request, row.id)
+        outcome = row.known_result or await self._waiting.result(request, row.id)
         if outcome is not None:
             return of_result(row.id, outcome)
         return not_yet(await self._row(request), retry_after=self._retry_after)

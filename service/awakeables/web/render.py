@@ -298,7 +298,7 @@ def _invocation(row: Invocation) -> dict[str, Any]:
         "handler": row.handler,
         "key": row.key,
         "status": row.status,
-        "ended": _ended(row.result),
+        "ended": None if isinstance(row.result_json, Unopened) else _ended(row.result),
         "attempts": row.attempts,
         "due": _instant(None if row.due_ms is None else due_since_ms(row.due_ms)),
         "cancelled": _instant(row.cancelled_ms),

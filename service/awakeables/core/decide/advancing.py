@@ -57,7 +57,7 @@ def begin(  # noqa: C901 - one case after the other
         known = rows.keys[command.idempotency.scope, command.idempotency.key]
         if known is not None:
             fingerprint, invocation_id = known
-            if fingerprint != command.idempotency.fingerprint:
+            if not command.idempotency.is_of(fingerprint):
                 return KeyConflict(id=invocation_id)
             if invocation_id == command.id:
                 return _begun_before(command, rows)

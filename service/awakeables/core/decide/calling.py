@@ -53,7 +53,7 @@ def create_calls(draft: Draft, calls: Iterable[NewCall], caller: str, build: str
             known = draft.key(idempotency.scope, idempotency.key)
             if known is not None:
                 fingerprint, invocation_id = known
-                scope = ALIAS if fingerprint == idempotency.fingerprint else CONFLICT
+                scope = ALIAS if idempotency.is_of(fingerprint) else CONFLICT
                 draft.add_key(scope, call.id, "", invocation_id)
                 continue
         row = Invocation(call.id, call.service, call.handler, draft.now_ms, draft.now_ms, build=build)
@@ -116,7 +116,7 @@ def wait_for_promise(draft: Draft, wait: NewAwakeable, invocation_id: str) -> Ou
 
 def outcome_for_others(promise: AwakeableRow) -> Outcome:
     """What those that wait for a settled promise get."""
-    outcome = promise.outcome
+    outcome = promise.known_outcome
     return RUN_ENDED if outcome is None or isinstance(outcome, Cancellation) else outcome
 
 
@@ -138,7 +138,7 @@ def wait_for_call(draft: Draft, wait: NewAwakeable, invocation_id: str) -> Outco
     assert wait.source is not None
     target = _target(draft, wait.source, invocation_id)
     if isinstance(target, Invocation):
-        outcome = target.result
+        outcome = target.known_result
         if outcome is None and not wait.owned:  # it may be behind the caller, in the queue of a key
             outcome = circle(draft, target, [invocation_id], [])
         if outcome is None:

@@ -145,9 +145,10 @@ def _awakeable(loaded: Loaded, columns: Columns) -> Found:
     return columns[0], loaded.awakeable(columns)
 
 
-def _key(_loaded: Loaded, columns: Columns) -> Found:
-    scope, key, *known = columns
-    return (text_from(scope), text_from(key)), tuple(known)
+def _key(loaded: Loaded, columns: Columns) -> Found:
+    scope, key, fingerprint, invocation_id = columns
+    known = (loaded.sealing.fingerprint(scope, key, fingerprint), invocation_id)
+    return (text_from(scope), text_from(key)), known
 
 
 _MADE: dict[TableName, Callable[[Loaded, Columns], Found]] = {

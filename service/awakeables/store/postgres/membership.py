@@ -18,14 +18,18 @@ class PostgresMembership:
 
     shared = True
 
-    def __init__(self, session: Session, *, app: str, clock_ms: Callable[[], int] | None) -> None:
+    def __init__(
+        self, session: Session, *, app: str, clock_ms: Callable[[], int] | None, key_id: str | None = None
+    ) -> None:
         """Use this connection.
 
         Args:
             session: For nothing else.
             app: The app, for people.
             clock_ms: The clock, for tests; None: the database's.
+            key_id: The key that this instance seals with, if it does.
         """
+        self._key_id = key_id
         self._session = session
         self._app = app
         self._clock_ms = clock_ms
@@ -37,7 +41,7 @@ class PostgresMembership:
     async def register(self, instance: Instance) -> None:
         row = (instance.id, self._app, instance.host, instance.build, instance.level, list(instance.handlers))
         await self._execute("forget_dead", self._now_ms)
-        await self._execute("register", *row, self._now_ms)
+        await self._execute("register", *row, self._now_ms, self._key_id)
 
     async def beat(self, instance_id: str, *, timeout_ms: int) -> HeartbeatReply | None:
         # A statement each: in one, two that declare each other dead would wait for each other.

@@ -20,6 +20,7 @@ from awakeables.core.records import text_bytes, text_from
 from awakeables.core.replies import Position
 from awakeables.core.rows import PositionRow
 from awakeables.core.schedules import ListedSchedule, ScheduleRow
+from awakeables.core.sealed import Unopened
 from awakeables.core.versions import OpenInvocations
 from awakeables.ports import Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
@@ -102,8 +103,24 @@ async def ended(connection: Connection, before_ms: int, limit: int) -> list[Ende
     # Two statements are safe here: an ended invocation does not change until it is purged.
     found = await connection.fetch(QUERIES["ended"], before_ms, limit)
     keys = first_of(((key, version) for key, version in found), limit)
-    journals = await _chunks(connection, keys)
-    return [Ended(id=key, awakeables=tuple(waits_created(journals[key]))) for key in keys]
+    journals: dict[str, list[bytes]] = defaultdict(list)
+    for columns in await connection.fetch(QUERIES["history"], [*map(storable, keys)]):
+        chunk = connection.sealing.chunk(columns)
+        journals[chunk.invocation_id].append(chunk.content)
+    unread = [key for key in keys if any(isinstance(chunk, Unopened) for chunk in journals[key])]
+    waits = await awakeables_of(connection, unread) if unread else {}
+    return [
+        Ended(id=key, awakeables=tuple(waits.get(key, ()) if key in unread else waits_created(journals[key])))
+        for key in keys
+    ]
+
+
+async def awakeables_of(connection: Connection, invocation_ids: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    rows = await connection.fetch(QUERIES["awakeables_of"], [*map(storable, invocation_ids)])
+    for invocation_id, id_ in rows:
+        found[invocation_id].append(id_)
+    return found
 
 
 async def schedules(connection: Connection) -> list[ListedSchedule]:

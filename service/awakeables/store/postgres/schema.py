@@ -97,6 +97,9 @@ async def check_keys(connection: Connection, where: str) -> None:
     new = connection.sealing.probe()
     if new is not None and new[0] not in {key_id for key_id, _ in probes}:
         await connection.execute(QUERIES["add_seal"], *new)
+        # Another instance may have added another key of this ID at the same time, which was kept.
+        for _lost in connection.sealing.check(await connection.fetch(QUERIES["seals"])):
+            pass
 
 
 class Server(NamedTuple):

@@ -72,7 +72,8 @@ class PostgresStore:
         self._reader = Session(database, "reader")
         self._lister = Session(database, "reader")
         self._beater = Session(database, "beater")
-        self.membership = PostgresMembership(self._beater, app=app, clock_ms=self._clock_ms)
+        key_id = None if codec is None else codec.key_id
+        self.membership = PostgresMembership(self._beater, app=app, clock_ms=self._clock_ms, key_id=key_id)
         self.hints = PostgresHints(database)
         self._migrator = Session(database, "migrator")
         self._schemas: set[str] = set()
@@ -144,6 +145,9 @@ class PostgresStore:
 
     async def ended(self, before_ms: int, limit: int) -> list[Ended]:
         return await _read(self._lister, reading.ended, before_ms, limit)
+
+    async def awakeables_of(self, invocation_ids: Sequence[str]) -> dict[str, list[str]]:
+        return await _read(self._lister, reading.awakeables_of, invocation_ids)
 
     async def positions(self, topic: str, subscription: str = "") -> list[Position]:
         return await _read(self._reader, reading.positions, topic, subscription)

@@ -18,7 +18,7 @@ from awakeables.store.postgres.connection import Connection
 from awakeables.store.postgres.loading import Loaded
 from awakeables.store.postgres.queries import QUERIES, renumbered
 from awakeables.store.rows import Columns, dead_letter_notes, dead_letter_row
-from awakeables.store.sealing import AWAKEABLE, CHUNK, DEAD_LETTER, EFFECT, INVOCATION, STATE, Sealed
+from awakeables.store.sealing import AWAKEABLE, CHUNK, DEAD_LETTER, EFFECT, INVOCATION, REQUEST, STATE, Sealed
 
 GUARD_MS: Final = 5000
 """How old loaded rows may be when they are written: a process that was stopped in between must not write
@@ -88,6 +88,7 @@ SEALED: Final[Mapping[str, Sealed]] = {
     "update_effects": Sealed("outbox", (0,), {"reason": 3}),
     "insert_dead_letters": DEAD_LETTER,
     "write_states": STATE,
+    "insert_keys": REQUEST,
 }
 """Where the values to seal are, by kind."""
 

@@ -24,7 +24,7 @@ from awakeables.core.replies import Reply
 from awakeables.core.rows import Changes, NotLoaded, Rows, TableName
 from awakeables.core.sealed import MAGIC
 from awakeables.store.rows import Columns, dead_letter_notes, dead_letter_row
-from awakeables.store.sealing import AWAKEABLE, CHUNK, DEAD_LETTER, EFFECT, INVOCATION, STATE, Sealed
+from awakeables.store.sealing import AWAKEABLE, CHUNK, DEAD_LETTER, EFFECT, INVOCATION, REQUEST, STATE, Sealed
 from awakeables.store.sqlite.connection import FileConnection
 from awakeables.store.sqlite.counts import FAILED, LETTERS, PENDING, UNSENT
 from awakeables.store.sqlite.loading import find, id_list, load
@@ -49,6 +49,7 @@ SEALED: dict[str, Sealed] = {
     "update_effect": Sealed("outbox", (5,), {"reason": 2}),
     "insert_dead_letter": DEAD_LETTER,
     "write_state": STATE,
+    "insert_idempotent": REQUEST,
 }
 """Where the values to seal are, by statement."""
 
@@ -84,7 +85,7 @@ class Group:
         self, connection: FileConnection, known: RowCache, now_ms: int, living: Collection[str]
     ) -> None:
         self._connection = connection
-        self._seals = connection.sealing.codec is not None
+        self._seals = connection.sealing.key_id is not None
         self._living = living
         self._known = known
         self._rows = known.rows

@@ -72,7 +72,8 @@ def _lists(query: str) -> Read:
 def _keys(connection: FileConnection, keys: Collection[tuple[str, str]]) -> Iterable[tuple[Hashable, Any]]:
     for scope, key in keys:
         wanted = (text_bytes(scope), text_bytes(key))
-        yield (scope, key), connection.execute(QUERIES["idempotent"], wanted).fetchone()
+        found = connection.execute(QUERIES["idempotent"], wanted).fetchone()
+        yield (scope, key), found and (connection.sealing.fingerprint(*wanted, found[0]), found[1])
 
 
 def _positions(connection: FileConnection, keys: Collection[PartitionKey]) -> Iterable[tuple[Hashable, Any]]:

@@ -23,6 +23,7 @@ from awakeables.core.records import text_bytes, text_from
 from awakeables.core.replies import Position
 from awakeables.core.rows import PositionRow
 from awakeables.core.schedules import ListedSchedule, ScheduleRow
+from awakeables.core.sealed import Unopened
 from awakeables.core.versions import OpenInvocations
 from awakeables.ports import Expectation, Page
 from awakeables.store.batches import beginning_of, first_of
@@ -94,8 +95,23 @@ def effects(connection: FileConnection, owner: str, limit: int) -> list[Effect]:
 def ended(connection: FileConnection, before_ms: int, limit: int) -> list[Ended]:
     # Two statements are safe here: an ended invocation does not change until it is purged.
     keys = first_of(connection.execute(QUERIES["ended"], (before_ms, limit)), limit)
-    journals = _chunks(connection, keys)
-    return [Ended(id=key, awakeables=tuple(waits_created(journals[key]))) for key in keys]
+    journals: dict[str, list[bytes]] = defaultdict(list)
+    for columns in connection.execute(QUERIES["history"], (id_list(keys),)):
+        chunk = connection.sealing.chunk(columns)
+        journals[chunk.invocation_id].append(chunk.content)
+    unread = [key for key in keys if any(isinstance(chunk, Unopened) for chunk in journals[key])]
+    found = awakeables_of(connection, unread) if unread else {}
+    return [
+        Ended(id=key, awakeables=tuple(found.get(key, ()) if key in unread else waits_created(journals[key])))
+        for key in keys
+    ]
+
+
+def awakeables_of(connection: FileConnection, invocation_ids: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for invocation_id, id_ in connection.execute(QUERIES["awakeables_of"], (id_list(invocation_ids),)):
+        found[invocation_id].append(id_)
+    return found
 
 
 def schedules(connection: FileConnection) -> list[ListedSchedule]:

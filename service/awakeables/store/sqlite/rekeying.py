@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from awakeables.errors import OperatorError
+from awakeables.errors import OperatorError, StoreUnavailable
 from awakeables.ports import PayloadCodec
 from awakeables.store.rekeying import PAGE_ROWS, Rekeyed, Rekeying, page_query, update_query
 from awakeables.store.sealing import SEALED_TABLES, Sealing
@@ -22,7 +22,8 @@ def rekey(path: Path, *, app: str, codec: PayloadCodec, clear: bool) -> Rekeyed:
 
     Raises:
         OperatorError: There is no store, or a service has it open.
-        StoreUnavailable: It can't be read or written; what is done stays, and can be gone on with.
+        StoreUnavailable: It can't be read or written, or somebody else reads it; what is done stays, and can
+            be gone on with.
     """
     if not path.is_file():
         raise OperatorError(f"there is no store {path} to rekey")
@@ -51,10 +52,16 @@ def _rekey(connection: FileConnection, path: Path, app: str, rekeying: Rekeying)
     for table in SEALED_TABLES:
         _table(connection, table, rekeying)
     result = rekeying.result([key_id for key_id, _ in connection.execute(QUERIES["seals"])])
+    connection.execute("PRAGMA temp_store = FILE")  # the copy may be larger than memory
+    connection.execute("VACUUM")
+    busy, *_ = connection.execute(QUERIES["checkpoint"]).fetchone()
+    if busy:
+        raise StoreUnavailable(
+            f"{path} is being read, so what was there before is still in its log: end that, and run "
+            "rekey again"
+        )
     for key_id in result.dropped:
         connection.execute(QUERIES["drop_seal"], (key_id,))
-    connection.execute("VACUUM")
-    connection.execute(QUERIES["checkpoint"])
     return result
 
 

@@ -312,6 +312,9 @@ class SqliteStore:
     async def ended(self, before_ms: int, limit: int) -> list[Ended]:
         return await self._lister.run(reading.ended, before_ms, limit)
 
+    async def awakeables_of(self, invocation_ids: Sequence[str]) -> dict[str, list[str]]:
+        return await self._lister.run(reading.awakeables_of, invocation_ids)
+
     async def read_up_to(
         self, topic: str, partitions: int, mine: Sequence[PartitionRead], *, topic_id: str | None = None
     ) -> int | None:

@@ -6,4 +6,6 @@ CREATE TABLE awakeables.seals (
     probe   bytea NOT NULL
 );
 
+ALTER TABLE awakeables.instances ADD COLUMN key_id text;  -- what the instance seals with; NULL: it does not
+
 UPDATE awakeables.meta SET version = 7;

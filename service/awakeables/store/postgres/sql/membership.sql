@@ -1,11 +1,11 @@
 -- register --
 INSERT INTO awakeables.instances (
-    id, app, host, build, build_started_ms, level, handlers, started_ms, beat_ms, state
+    id, app, host, build, build_started_ms, level, handlers, started_ms, beat_ms, state, key_id
 )
 SELECT
     $1, $2, $3, $4, coalesce((SELECT min(n.build_started_ms) FROM awakeables.instances AS n WHERE n.build = $4),
                              clock.now_ms),
-    $5, $6::text[], clock.now_ms, clock.now_ms, 'alive'
+    $5, $6::text[], clock.now_ms, clock.now_ms, 'alive', $8::text
 FROM (SELECT coalesce($7::bigint, @now_ms) AS now_ms) AS clock
 ON CONFLICT (id) DO NOTHING
 
@@ -36,6 +36,11 @@ DELETE FROM awakeables.instances AS n WHERE n.id = $1
 -- instances --
 SELECT n.id, n.host, n.build, n.build_started_ms, n.level, n.handlers, n.started_ms, n.beat_ms, n.state
 FROM awakeables.instances AS n ORDER BY n.id
+
+-- sealing_instances --
+-- Those that may write, by the last heartbeat, with the keys that they seal with.
+SELECT n.id, n.host, n.key_id FROM awakeables.instances AS n
+WHERE n.state <> 'dead' AND n.beat_ms > @now_ms - $1::bigint ORDER BY n.id
 
 -- note_read --
 -- A partition whose row is being written is left out: its reader notes it again in a moment. A moment that is

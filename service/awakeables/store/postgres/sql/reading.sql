@@ -11,6 +11,10 @@ ORDER BY j.invocation_id, j.version
 SELECT a.settled_ms, a.id, a.outcome FROM awakeables.awakeables AS a
 WHERE a.id = ANY($1::text[]) AND a.outcome IS NOT NULL
 
+-- awakeables_of --
+-- Looks at every row: those that have ended are found by the journals of their invocations, unless these can't be read.
+SELECT a.invocation_id, a.id FROM awakeables.awakeables AS a WHERE a.invocation_id = ANY($1::text[])
+
 -- held_by --
 SELECT i.id FROM awakeables.invocations AS i WHERE i.owner = $1 ORDER BY i.id
 

@@ -26,6 +26,10 @@ WHERE id = ? AND state = ? AND (book IS ? OR substr(book, 1, 8) = x'0061776B930D
 SELECT invocation_id, id FROM awakeables INDEXED BY awakeables_waited
 WHERE state = 'pending' AND invocation_id IN (SELECT value FROM json_each(?))
 
+-- awakeables_of --
+-- Looks at every row: those that have ended are found by the journals of their invocations, unless these can't be read.
+SELECT invocation_id, id FROM awakeables NOT INDEXED WHERE invocation_id IN (SELECT value FROM json_each(?))
+
 -- waits_of --
 SELECT * FROM awakeables INDEXED BY awakeables_waited
 WHERE state = 'pending' AND invocation_id = ? ORDER BY id LIMIT ?
