@@ -88,7 +88,7 @@ lock: ## pin the dependencies anew (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
 		-c requirements/lock.txt --extra encryption --extra postgres -o requirements/runtime.txt pyproject.toml
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
-		-c requirements/lock.txt --extra dev --extra postgres --group build -o requirements/demo.txt pyproject.toml
+		-c requirements/lock.txt --extra dev --extra encryption --extra postgres --group build -o requirements/demo.txt pyproject.toml
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url \
 		-c requirements/lock.txt --group build -o requirements/build.txt
 
