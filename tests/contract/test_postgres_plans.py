@@ -75,6 +75,10 @@ TABLES: tuple[TableName, ...] = (
 )
 
 
+LOOKS_AT_ALL = {"awakeables_of"}
+"""For what can't be read otherwise: of invocations whose journals can't be opened."""
+
+
 def statements() -> dict[str, str]:
     """Every statement with its name: those of readers and searches, a load and writes of every kind."""
     fragments = {*writing.KINDS, *(name for name in QUERIES if name.startswith("load_"))}
@@ -105,7 +109,7 @@ async def test_pg20_every_statement_goes_by_indexes(postgres_url: str, filled: b
             lines = [line for line in lines if "Seq Scan on instances" not in line]
             if lines:
                 scans[name] = lines
-        assert scans == {}
+        assert scans.keys() <= LOOKS_AT_ALL
     finally:
         await connection.close()
 
