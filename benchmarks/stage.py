@@ -84,7 +84,8 @@ class Stage:
         port, program = free_port(), None
         if checkout is not None:
             program = str(checkout.absolute() / ".venv/bin/python")
-            settings = {"PYTHONPATH": str(checkout.absolute())} | dict(settings or {})
+            # Without this, Python would take the app from the folder that it is started in.
+            settings = {"PYTHONPATH": str(checkout.absolute()), "PYTHONSAFEPATH": "1"} | dict(settings or {})
         process = self.start(
             "ours",
             *(*RUN_CLI, "serve", app, "--kafka", self.kafka),

@@ -115,12 +115,14 @@ class Combined(Durable[Any]):
         if len(ended) > 1:
             ended.sort(key=self.parts.index)
         for part in ended:
-            self._end(part)
+            self.open.pop(part, None)
+            if self._number is None and self._take(part):
+                self._decide(part._ended_at())
 
     def _end(self, part: Durable[Any]) -> None:
-        self.open.pop(part, None)
-        if self._number is None and self._take(part):
-            self._decide(part._ended_at())
+        """A part was over when it was combined."""
+        self._ended = [part]
+        self.on_parts()
 
     def _decide(self, number: int) -> None:
         self._number = number
@@ -216,7 +218,9 @@ class Gather(Combined):
     def _value(self) -> tuple[Any, ...]:
         if self._first_failure is not None:
             self._first_failure._value()
-        return tuple([_result(part, return_exceptions=self._return_exceptions) for part in self.parts])
+        if self._return_exceptions:
+            return tuple([_result(part, return_exceptions=True) for part in self.parts])
+        return tuple([part._value() for part in self.parts])
 
     def _on_empty(self) -> None:
         self._number = self._execution.received

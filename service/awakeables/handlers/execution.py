@@ -377,8 +377,8 @@ class Execution:
         self.also.pop(index, None)
         for part, listener in self.listeners.pop(index, ()):
             listener.on_part(part)
-        if self._to_look:
-            self.look()
+        while self._to_look:  # as `look` does
+            heappop(self._to_look)[1].on_parts()
         target = self.target
         if target is None or target.done or self.afterwards:
             return True
