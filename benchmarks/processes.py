@@ -97,6 +97,7 @@ def running(
     folder: Path,
     environment: Mapping[str, str],
     program: str = sys.executable,
+    starts_in: Path | None = None,
 ) -> Iterator[Process]:
     """A process with these arguments, Python's unless said otherwise, until the block is left."""
     log = folder / f"{name}.log"
@@ -105,6 +106,7 @@ def running(
             [program, *arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
+            cwd=starts_in,
             env={**os.environ, **environment},  # noqa: TID251 - a child's environment is ours and more
         )
     process = Process(name, popen, log)

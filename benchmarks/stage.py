@@ -83,15 +83,16 @@ class Stage:
         """
         port, program = free_port(), None
         if checkout is not None:
-            program = str(checkout.absolute() / ".venv/bin/python")
-            # Without this, Python would take the app from the folder that it is started in.
-            settings = {"PYTHONPATH": str(checkout.absolute()), "PYTHONSAFEPATH": "1"} | dict(settings or {})
+            checkout = checkout.absolute()
+            program = str(checkout / ".venv/bin/python")
+            settings = {"PYTHONPATH": str(checkout)} | dict(settings or {})
         process = self.start(
             "ours",
             *(*RUN_CLI, "serve", app, "--kafka", self.kafka),
             *("--port", str(port), "--store", str(store)),
             environment=settings,
             program=program,
+            starts_in=checkout,  # it has an app of its own
         )
         return Server(process=process, port=port)
 
@@ -124,12 +125,13 @@ class Stage:
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         program: str | None = None,
+        starts_in: Path | None = None,
     ) -> Process:
         """Start a process that is ended with the stage."""
         variables = {"BENCH_NAME": self.name} | dict(environment or {})
         of = {} if program is None else {"program": program}
         return self._stack.enter_context(
-            running(what, arguments, folder=self.folder, environment=variables, **of)
+            running(what, arguments, folder=self.folder, environment=variables, starts_in=starts_in, **of)
         )
 
 
