@@ -270,10 +270,11 @@ class Api(Queries):
         scheduled_ms: int | None = None,
     ) -> tuple[Begin, asyncio.Future[Reply]]:
         engine = self._engine
-        if self.draining or not engine.serving.is_set():
+        # As `draining` says, and the length of `waiters`: each property is a call, for each callback.
+        if self._draining or self._pool.stopping or not engine.serving.is_set():
             raise Overloaded("the service is starting or stopping; try again later")
         self._committer.refuse_if_full()
-        if len(self._waiters) >= self._most_waiters:
+        if len(self._waiters.waiting) >= self._most_waiters:
             raise Overloaded("too many calls wait to run; try again later")
         if handler.keyed or key is not None:
             _check_key(handler, key)

@@ -18,19 +18,18 @@ class Waiters:
     A runner reports an end or a pause before it leaves the pool. So a waiter that is added while its
     invocation is in the pool will be resolved. For any other invocation, read the row to find out
     whether it has ended or is paused.
+
+    Attributes:
+        waiting: The futures by invocation, and whether each is also resolved by a pause; only to be looked at.
     """
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._waiting: dict[str, dict[Waiter, bool]] = {}
+        self.waiting: dict[str, dict[Waiter, bool]] = {}
 
     def __iter__(self) -> Iterator[str]:
         """The invocations that are waited for."""
-        return iter(list(self._waiting))
-
-    def __len__(self) -> int:
-        """The number of invocations that are waited for."""
-        return len(self._waiting)
+        return iter(list(self.waiting))
 
     def add(self, invocation_id: str, *, until_paused: bool) -> Waiter:
         """Wait for an invocation.
@@ -40,36 +39,36 @@ class Waiters:
             until_paused: Whether a pause, which only an operator ends, also ends the wait; and `release`.
         """
         waiter: Waiter = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(invocation_id, {})[waiter] = until_paused
+        self.waiting.setdefault(invocation_id, {})[waiter] = until_paused
         return waiter
 
     def remove(self, invocation_id: str, waiter: Waiter) -> None:
         """Stop waiting. Does nothing if the wait has ended already."""
-        waiting = self._waiting.get(invocation_id)
+        waiting = self.waiting.get(invocation_id)
         if waiting is not None:
             waiting.pop(waiter, None)
             if not waiting:
-                del self._waiting[invocation_id]
+                del self.waiting[invocation_id]
 
     def ended(self, invocation_id: str, outcome: Outcome) -> None:
         """Resolve all waiters of an invocation."""
-        for waiter in self._waiting.pop(invocation_id, ()):
+        for waiter in self.waiting.pop(invocation_id, ()):
             if not waiter.done():
                 waiter.set_result(outcome)
 
     def failed(self, invocation_id: str, error: BaseException) -> None:
         """Raise an error in all waiters of an invocation that could not be begun."""
-        for waiter in self._waiting.pop(invocation_id, ()):
+        for waiter in self.waiting.pop(invocation_id, ()):
             if not waiter.done():
                 waiter.set_exception(error)
 
     def paused(self, invocation_id: str) -> None:
         """Resolve the waiters that were added with `until_paused`."""
-        for waiter, until_paused in self._waiting.get(invocation_id, {}).items():
+        for waiter, until_paused in self.waiting.get(invocation_id, {}).items():
             if until_paused and not waiter.done():
                 waiter.set_result(None)
 
     def release(self) -> None:
         """End the waits that a pause would end, because the process is stopping."""
-        for invocation_id in list(self._waiting):
+        for invocation_id in list(self.waiting):
             self.paused(invocation_id)

@@ -252,7 +252,7 @@ class Web:
     @property
     def waiters(self) -> int:
         """How many futures wait for invocations."""
-        return sum(map(len, self.engine.waiters._waiting.values()))
+        return sum(map(len, self.engine.waiters.waiting.values()))
 
     async def begin(self, handler: str, content: bytes = b"null") -> str:
         return await self.bench.begin(self.process, handler, content)
