@@ -20,7 +20,7 @@ class Waiters:
     whether it has ended or is paused.
 
     Attributes:
-        waiting: The futures by invocation, and whether each is also resolved by a pause; only to be looked at.
+        waiting: The futures by invocation, and whether a pause resolves them, too; only to be looked at.
     """
 
     def __init__(self) -> None:
