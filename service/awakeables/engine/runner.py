@@ -93,6 +93,44 @@ class Runner:
         suspected: Whether it was in memory at each of the last crashes, and has committed nothing since.
     """
 
+    # More than 30 attributes are too many for what CPython shares between the dicts of a class's instances.
+    __slots__ = (
+        "_abandoned",
+        "_attempt",
+        "_attempts",
+        "_began_s",
+        "_cancelled",
+        "_commits",
+        "_durable",
+        "_exclusive",
+        "_given",
+        "_inbox",
+        "_lets_go",
+        "_letter",
+        "_log",
+        "_lost",
+        "_owes",
+        "_pausing",
+        "_pool",
+        "_raised",
+        "_refusal",
+        "_replies",
+        "_running",
+        "_sealed",
+        "_shielded",
+        "_stepping",
+        "_stored",
+        "_unsent",
+        "_waits",
+        "_wake",
+        "_wanted",
+        "_woken",
+        "closing",
+        "invocation_id",
+        "suspected",
+        "wakes_at",
+    )
+
     def __init__(
         self,
         pool: RunnerPool,

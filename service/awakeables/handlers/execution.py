@@ -137,6 +137,47 @@ class Execution:
         span: The span of the attempt; None: no spans are recorded.
     """
 
+    # More than 30 attributes are too many for what CPython shares between the dicts of a class's instances.
+    __slots__ = (
+        "_cancelling",
+        "_max_entries",
+        "_on_misuse",
+        "_reminders",
+        "_serials",
+        "_to_look",
+        "afterwards",
+        "also",
+        "begun",
+        "broken",
+        "cancellation",
+        "codecs",
+        "combinators",
+        "ending",
+        "exclusive",
+        "find",
+        "invocation_id",
+        "known",
+        "listeners",
+        "maps",
+        "new_awakeables",
+        "new_called_off",
+        "new_calls",
+        "new_effects",
+        "new_writes",
+        "no_longer",
+        "replay",
+        "runs",
+        "scopes",
+        "shields",
+        "span",
+        "target",
+        "thread",
+        "unawaited",
+        "waiting",
+        "waits",
+        "world",
+    )
+
     def __init__(
         self,
         history: Sequence[Entry],
