@@ -19,7 +19,7 @@ import httpx
 from e2e.chaos.app import NOBODY, SIDES
 from e2e.chaos.books import Books, SqliteBooks
 from e2e.chaos.ledger import Ledger
-from e2e.chaos.processes import CLI, Victim, ended
+from e2e.chaos.processes import CLI, TESTS, Victim, ended
 from support.eventually import eventually
 from support.real_kafka import free_port
 
@@ -214,6 +214,7 @@ class World:
         """Hold the product's own invariants against the rows."""
         process = await asyncio.create_subprocess_exec(
             *(CLI, "verify", "e2e.chaos.app:app"),
+            cwd=TESTS,
             env=os.environ | {"CHAOS_NAME": self.name, "AWAKEABLES_STORE": self.places[0].store},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
