@@ -8,7 +8,7 @@ store searches by them. A value is bound to its row and column: one that is move
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from awakeables.core.awakeables import AwakeableRow
@@ -191,12 +191,13 @@ class Sealing:
             return None
         return key_id, self.codec.seal(PROBE, bound_to=_address("seals", "probe", [key_id]))
 
-    def check(self, probes: Iterable[tuple[str, bytes]]) -> Iterator[str]:
+    def check(self, probes: Iterable[tuple[str, bytes]]) -> list[str]:
         """The IDs of the keys of these probes that do not open any more, and are not known to be lost.
 
         Raises:
             KeyMissing: There is no codec, or one of the keys is missing or another one.
         """
+        lost: list[str] = []
         for key_id, probe in probes:
             if self.codec is None:
                 raise KeyMissing(
@@ -209,7 +210,7 @@ class Sealing:
                     continue
             except KeyMissing as error:
                 if key_id in getattr(self.codec, "lost", ()):
-                    yield key_id
+                    lost.append(key_id)
                     continue
                 raise KeyMissing(
                     f"the store has values that are sealed with the key {key_id!r}: {error}. Add it, or say "
@@ -220,6 +221,7 @@ class Sealing:
                     f"the key {key_id!r} is not the one with which values in the store are sealed: {error}"
                 ) from error
             raise KeyMissing(f"the key {key_id!r} opens what it has sealed as something else")
+        return lost
 
     def _opened(self, places: Sealed, row: Iterable[Any]) -> list[Any]:
         columns = list(row)

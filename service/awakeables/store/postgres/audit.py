@@ -83,8 +83,7 @@ class PostgresAudit:
                 f"{self._where} has schema version {meta.version}, this release verifies version {newest}: "
                 "start the service once, which migrates it (back it up first)"
             )
-        for _lost in connection.sealing.check(await connection.fetch(QUERIES["seals"])):
-            pass
+        connection.sealing.check(await connection.fetch(QUERIES["seals"]))
 
 
 class PostgresSnapshot:

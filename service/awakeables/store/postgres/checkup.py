@@ -44,8 +44,7 @@ async def inspect_database(url: str, app: str = "", codec: PayloadCodec | None =
         server = await checked_server(connection, where)
         meta = await checked_meta(connection, where, app)
         if app and meta.version == len(migrations()):
-            for _lost in Sealing(codec).check(await connection.fetch(QUERIES["seals"])):
-                pass
+            Sealing(codec).check(await connection.fetch(QUERIES["seals"]))
         risks = list(server.risks)
         if database.pooled:
             risks.append("there is a pooler, which costs CPU time and hints: connect directly if you can")

@@ -47,7 +47,7 @@ def _before(page: Page) -> str | None:
 
 async def history(connection: Connection, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
     journals = await _chunks(connection, invocation_ids)
-    return {invocation_id: decode_chunks(chunks) for invocation_id, chunks in journals.items()}
+    return {invocation_id: decode_chunks(map(readable, chunks)) for invocation_id, chunks in journals.items()}
 
 
 async def journal(connection: Connection, invocation_id: str, most_bytes: int) -> tuple[list[Entry], bool]:
@@ -65,7 +65,7 @@ async def _chunks(connection: Connection, invocation_ids: Sequence[str]) -> dict
     chunks: dict[str, list[bytes]] = defaultdict(list)
     for columns in await connection.fetch(QUERIES["history"], [*map(storable, set(invocation_ids))]):
         chunk = connection.sealing.chunk(columns)
-        chunks[chunk.invocation_id].append(readable(chunk.content))
+        chunks[chunk.invocation_id].append(chunk.content)
     return chunks
 
 
@@ -103,10 +103,7 @@ async def ended(connection: Connection, before_ms: int, limit: int) -> list[Ende
     # Two statements are safe here: an ended invocation does not change until it is purged.
     found = await connection.fetch(QUERIES["ended"], before_ms, limit)
     keys = first_of(((key, version) for key, version in found), limit)
-    journals: dict[str, list[bytes]] = defaultdict(list)
-    for columns in await connection.fetch(QUERIES["history"], [*map(storable, keys)]):
-        chunk = connection.sealing.chunk(columns)
-        journals[chunk.invocation_id].append(chunk.content)
+    journals = await _chunks(connection, keys)
     unread = [key for key in keys if any(isinstance(chunk, Unopened) for chunk in journals[key])]
     waits = await awakeables_of(connection, unread) if unread else {}
     return [

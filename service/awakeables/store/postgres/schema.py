@@ -98,8 +98,7 @@ async def check_keys(connection: Connection, where: str) -> None:
     if new is not None and new[0] not in {key_id for key_id, _ in probes}:
         await connection.execute(QUERIES["add_seal"], *new)
         # Another instance may have added another key of this ID at the same time, which was kept.
-        for _lost in connection.sealing.check(await connection.fetch(QUERIES["seals"])):
-            pass
+        connection.sealing.check(await connection.fetch(QUERIES["seals"]))
 
 
 class Server(NamedTuple):

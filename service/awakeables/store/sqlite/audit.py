@@ -81,8 +81,7 @@ class SqliteAudit:
                 f"{self._path} has schema version {version}, this release verifies version {newest}: start "
                 "the service once, which migrates it (back it up first)"
             )
-        for _lost in self._sealing.check(connection.execute(QUERIES["seals"]).fetchall()):
-            pass
+        self._sealing.check(connection.execute(QUERIES["seals"]).fetchall())
 
 
 class SqliteSnapshot:

@@ -65,8 +65,7 @@ def inspect_store(
             check_file(connection, path, app)
             version = schema_version(connection)
             if app and version == newest_version:
-                for _lost in Sealing(codec).check(connection.execute(QUERIES["seals"]).fetchall()):
-                    pass
+                Sealing(codec).check(connection.execute(QUERIES["seals"]).fetchall())
             newest = connection.execute(QUERIES["newest_row"]).fetchone() if version else None
             damage, read_through = None, False
             if holder is None:

@@ -46,7 +46,7 @@ _BY_STATUS: dict[Status, str] = {
 
 def history(connection: FileConnection, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
     journals = _chunks(connection, invocation_ids)
-    return {invocation_id: decode_chunks(chunks) for invocation_id, chunks in journals.items()}
+    return {invocation_id: decode_chunks(map(readable, chunks)) for invocation_id, chunks in journals.items()}
 
 
 def journal(connection: FileConnection, invocation_id: str, most_bytes: int) -> tuple[list[Entry], bool]:
@@ -60,7 +60,7 @@ def _chunks(connection: FileConnection, invocation_ids: Sequence[str]) -> dict[s
     chunks: dict[str, list[bytes]] = defaultdict(list)
     for columns in connection.execute(QUERIES["history"], (id_list(set(invocation_ids)),)):
         chunk = connection.sealing.chunk(columns)
-        chunks[chunk.invocation_id].append(readable(chunk.content))
+        chunks[chunk.invocation_id].append(chunk.content)
     return chunks
 
 
@@ -95,10 +95,7 @@ def effects(connection: FileConnection, owner: str, limit: int) -> list[Effect]:
 def ended(connection: FileConnection, before_ms: int, limit: int) -> list[Ended]:
     # Two statements are safe here: an ended invocation does not change until it is purged.
     keys = first_of(connection.execute(QUERIES["ended"], (before_ms, limit)), limit)
-    journals: dict[str, list[bytes]] = defaultdict(list)
-    for columns in connection.execute(QUERIES["history"], (id_list(keys),)):
-        chunk = connection.sealing.chunk(columns)
-        journals[chunk.invocation_id].append(chunk.content)
+    journals = _chunks(connection, keys)
     unread = [key for key in keys if any(isinstance(chunk, Unopened) for chunk in journals[key])]
     found = awakeables_of(connection, unread) if unread else {}
     return [
