@@ -192,7 +192,7 @@ class Sealing:
         return key_id, self.codec.seal(PROBE, bound_to=_address("seals", "probe", [key_id]))
 
     def check(self, probes: Iterable[tuple[str, bytes]]) -> list[str]:
-        """The IDs of the keys of these probes that do not open any more, and are not known to be lost.
+        """The IDs of the keys of these probes that are declared lost; all others open again.
 
         Raises:
             KeyMissing: There is no codec, or one of the keys is missing or another one.
