@@ -83,6 +83,7 @@ class Owner:
             received = {entry.of for entry in again.entries if isinstance(entry, OutcomeDelivered)}
             received.update(again.no_longer)
             left = tuple(wait for wait in self.waits if wait.index not in received)
+            left += again.blocked_on
             again = msgspec.structs.replace(again, waits_on=False, no_longer=(), blocked_on=left)
         self.waits = again.blocked_on
         return again

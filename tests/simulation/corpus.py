@@ -313,6 +313,49 @@ async def calls_off_the_rest(ctx: Context, n: int) -> list[Any]:
 
 
 @service.handler()
+async def in_branches(ctx: Context, n: int) -> list[Any]:
+    async def asks(k: int) -> list[Any]:
+        a = ctx.awakeable(Answer)
+        ctx.publish(TASKS, n, awakeable=a)
+        async with ctx.shield():
+            await ctx.run(f"flaky-{k}", effect(ctx, f"flaky-{k}"))
+        result = await seen(a)
+        await ctx.sleep(timedelta(seconds=(n + k) % 4))
+        return [result, *await told(ctx.call(one, k))]
+
+    several = ctx.map(asks, range(4), concurrency=3)
+    return [each for part in await ctx.gather(*several) for each in part]
+
+
+@service.handler()
+async def in_branches_that_lose(ctx: Context, n: int) -> list[Any]:
+    """What loses a race, or is left when the handler ends, cleans up."""
+
+    async def asks(k: int) -> list[Any]:
+        a = ctx.awakeable(Answer)
+        ctx.publish(TASKS, n, awakeable=a)
+        try:
+            async with ctx.timeout(timedelta(seconds=3 + (n + k) % 9)):
+                return await seen(a)
+        except Cancelled:
+            await ctx.run(f"undo-{k}", effect(ctx, f"undo-{k}"))
+            await ctx.sleep(timedelta(seconds=k))
+            raise
+
+    async def reads_twice(futures: list[Durable[Any]]) -> list[Any]:
+        return [await each for each in futures]
+
+    several = ctx.map(asks, range(4))
+    try:
+        await ctx.race(reads_twice(several[:2]), reads_twice(several[1:]), cancel_losers=n % 2 == 0)
+    except TerminalError as error:
+        if isinstance(error, Cancelled) and error.own:
+            raise
+    results = [await each for each in several if each.done and each.exception() is None]
+    return [result for result in results if result[1] != "timed-out"]
+
+
+@service.handler()
 async def races_an_action(ctx: Context, n: int) -> list[Any]:
     a = ctx.awakeable(Answer)
     ctx.publish(TASKS, n, awakeable=a)

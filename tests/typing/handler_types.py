@@ -193,6 +193,10 @@ async def calls_objects(ctx: Context) -> None:
     assert_type(ctx.send(add, "x", key="c-7", delay=timedelta(1)), Call[int])
 
 
+async def branch(n: int) -> str:
+    return str(n)
+
+
 @service.handler()
 async def combined(ctx: Context) -> None:
     parcel, number = ctx.awakeable(Parcel), ctx.awakeable(int)
@@ -204,6 +208,10 @@ async def combined(ctx: Context) -> None:
         await ctx.gather(*[called, called], return_exceptions=True), tuple[Parcel | TerminalError, ...]
     )
     assert_type(await ctx.race(parcel, number), Parcel | int)
+    assert_type(ctx.gather(branch(1), parcel), Durable[tuple[str, Parcel]])
+    assert_type(await ctx.race(branch(1), number), str | int)
+    assert_type(ctx.map(branch, [1, 2], concurrency=2), list[Durable[str]])
+    assert_type(await ctx.quorum(1, [branch(1), branch(2)]), list[str])
     assert_type(await ctx.race(parcel, ctx.sleep(timedelta(1))), Parcel | None)
     assert_type(await ctx.any(*[number, number]), int)
     assert_type(await ctx.quorum(2, [number, number]), list[int])

@@ -56,6 +56,10 @@ async def size(ctx: SharedContext) -> int:
 async def no_writes(ctx: ObjectContext) -> None: ...
 
 
+async def branch(n: int) -> str:
+    return str(n)
+
+
 @service.handler()  # type: ignore[arg-type]
 async def no_object(ctx: SharedContext) -> None: ...
 
@@ -140,6 +144,8 @@ async def refused(ctx: Context) -> None:
     ctx.send(size)  # type: ignore[arg-type]
     ctx.get(COUNT)  # type: ignore[attr-defined]
     ctx.gather(1)  # type: ignore[call-overload]
+    ctx.select(branch(1))  # type: ignore[type-var]
+    ctx.gather(branch)  # type: ignore[call-overload]
     ctx.quorum(1, [1])  # type: ignore[arg-type]
     async with ctx.timeout(5):  # type: ignore[arg-type]
         pass

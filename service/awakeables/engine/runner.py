@@ -416,8 +416,10 @@ class Runner:
         if waits is not None and progress.entries and (progress.waits_on or len(waits.answers) > 1):
             for awakeable_id in waits.receive(progress.entries, progress.no_longer):
                 self._inbox.pop(awakeable_id, None)
-        if not progress.waits_on:
+        if not progress.waits_on or waits is None:
             self._waits = Waits(progress.blocked_on)
+        elif progress.blocked_on:
+            waits.add(Waits(progress.blocked_on))
         if progress.entries and not self._lost and self._refusal is None:
             if self._cancelled and not self._raised:
                 self._raised = any(isinstance(entry, CancellationRaised) for entry in progress.entries)

@@ -64,6 +64,19 @@ class Waits:
         self.only_reads = 0 < reads == len(blocked_on)
         self.needs_disk = bool(self.requests or self.runs)
 
+    def add(self, more: Waits) -> None:
+        """Wait for these, too."""
+        self.answers.update(more.answers)
+        if self._ids is not None:
+            self._ids.update((index, awakeable_id) for awakeable_id, index in more.answers.items())
+        self.timers += more.timers
+        self.requests += more.requests
+        self.runs += more.runs
+        self.is_acting = self.is_acting or more.is_acting
+        self.only_answers = self.only_answers and more.only_answers
+        self.only_reads = self.only_reads and more.only_reads
+        self.needs_disk = self.needs_disk or more.needs_disk
+
     def receive(self, entries: Iterable[Entry], no_longer: Iterable[int] = ()) -> list[str]:
         """Take out those whose outcomes were journaled, and others; return the IDs of their awakeables.
 

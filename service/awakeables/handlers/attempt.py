@@ -163,8 +163,8 @@ class Progress(Record):
         called_off: The awakeables and invocations that it cancels.
         writes: The changes to the state of its key.
         waits_on: It waits for the same as before, without those whose outcomes were journaled by this call,
-            and without `no_longer`; `blocked_on` is left out. So thousands of outcomes of a combinator don't
-            each list the others.
+            and without `no_longer`; `blocked_on` has only what is new. So thousands of outcomes of a
+            combinator don't each list the others.
         no_longer: Operations whose outcomes can't change anything any more.
         blocked_on: What the handler waits for; any one of them resumes it. If it is empty and the attempt
             has not ended, an outcome was journaled that the next call delivers.

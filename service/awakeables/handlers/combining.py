@@ -1,7 +1,8 @@
 """Combinators: durable futures that are over when enough of their parts are.
 
 A combinator is a function of which outcomes the handler has received, in which order. That order is in the
-journal, so a combinator needs no entries of its own, and a replay decides it in the same way.
+journal, so a combinator needs no entries of its own, and a replay decides it in the same way. The
+same holds for branches: coroutines that are parts.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
-from types import TracebackType
+from types import CoroutineType, TracebackType
 from typing import Any
 
 from awakeables.core.journal import TimeoutRequested
@@ -17,11 +18,12 @@ from awakeables.core.records import instant
 from awakeables.core.texts import excerpt
 from awakeables.errors import Cancelled, QuorumFailed, TerminalError, TimedOut
 from awakeables.handlers.attempt import TimerWait
+from awakeables.handlers.branches import Branches
 from awakeables.handlers.execution import NOWHERE, Awakeable, Durable, Execution
 
 
-def part_of(execution: Execution, part: object, name: str) -> Durable[Any]:
-    """A part of a combinator, checked: a durable future of this handler."""
+def part_of(execution: Execution, part: object, name: str, *, takes_coroutines: bool = True) -> Durable[Any]:
+    """A part of a combinator, checked: a durable future of this handler, or a branch of it."""
     if isinstance(part, Awakeable):
         part = part.promise
     if isinstance(part, Completed):
@@ -31,15 +33,33 @@ def part_of(execution: Execution, part: object, name: str) -> Durable[Any]:
             raise execution.misuse(f"{name}: {excerpt(part)} is of another handler's context")
         return part
     if inspect.iscoroutine(part):
-        part.close()
-        raise execution.misuse(
-            f"{name} takes durable futures, and was given a coroutine: make its function a handler, and pass "
-            "ctx.call(...); or await it directly"
-        )
+        if not takes_coroutines:
+            part.close()
+            raise execution.misuse(
+                f"{name} gives back what it was given, so it takes durable futures, and was given a "
+                "coroutine: begin it with ctx.map, which returns a future; or use ctx.race or ctx.gather"
+            )
+        return branch_of(execution, part, name)
     raise execution.misuse(
         f"{name} takes durable futures (what ctx.awakeable, ctx.call, ctx.run, ctx.sleep and the combinators "
         f"return), not {excerpt(part)}"
     )
+
+
+def branch_of(execution: Execution, coroutine: CoroutineType[Any, Any, Any], name: str) -> Branch:
+    """The branch that a coroutine becomes; it begins when the handler waits."""
+    if execution.branches is None:
+        execution.check()
+        execution.branches = Branches(execution)
+    known = execution.branches.find(coroutine)
+    if known is not None:
+        return known
+    if inspect.getcoroutinestate(coroutine) != inspect.CORO_CREATED:
+        raise execution.misuse(
+            f"{name} was given {coroutine.__qualname__}, a coroutine that has begun: it was awaited, or "
+            "passed to a combinator before; use what that returned, or call its function again"
+        )
+    return Branch(execution, coroutine)
 
 
 class Combined(Durable[Any]):
@@ -59,6 +79,9 @@ class Combined(Durable[Any]):
     is_mapped = False
     """Whether it is waited for whatever the handler waits for."""
 
+    takes_coroutines = True
+    """Whether its parts may be coroutines."""
+
     def __init__(
         self, execution: Execution, name: str, parts: Iterable[object], *, cancel_losers: bool = False
     ) -> None:
@@ -66,7 +89,9 @@ class Combined(Durable[Any]):
         execution.check()
         super().__init__(execution, NOWHERE, _no_outcome)
         self.name = name
-        self.parts = [part_of(execution, part, name) for part in parts]
+        self.parts = [
+            part_of(execution, part, name, takes_coroutines=self.takes_coroutines) for part in parts
+        ]
         self.open = dict.fromkeys(self.parts)
         self._cancel_losers = cancel_losers
         self._number: int | None = None
@@ -130,6 +155,8 @@ class Combined(Durable[Any]):
             self._execution.afterwards.append(self._cancel_open)
         for listener in self.listeners:
             listener.on_part(self)
+        if self._execution.branches is not None:
+            self._execution.branches.on_decided(self)
         if self.open:
             self._execution.release(self)
 
@@ -248,6 +275,8 @@ class Select(Race):
 
     __slots__ = ("_given",)
 
+    takes_coroutines = False
+
     def __init__(self, execution: Execution, parts: Iterable[object]) -> None:
         given = list(parts)
         super().__init__(execution, "ctx.select", given)
@@ -269,13 +298,13 @@ class Quorum(Combined):
     def __init__(
         self, execution: Execution, name: str, needed: int, parts: Iterable[object], *, cancel_losers: bool
     ) -> None:
-        given = list(parts)
+        given = [part_of(execution, part, name) for part in parts]
         if isinstance(needed, bool) or not isinstance(needed, int) or needed < 1:
             raise execution.misuse(f"{name}: the number needed must be positive, not {excerpt(needed)}")
         self._needed = needed
         self._successes: list[Durable[Any]] = []
         self._failures: list[Durable[Any]] = []
-        different = len({part_of(execution, part, name) for part in given})
+        different = len(set(given))
         if given and different < needed:
             raise execution.misuse(f"{name}: {needed} are needed, of {different} different futures")
         super().__init__(execution, name, given, cancel_losers=cancel_losers)
@@ -317,6 +346,7 @@ class Completed(Combined, AsyncIterator[Any]):
     __slots__ = ("_given", "_queue")
 
     _only_shrinks = True
+    takes_coroutines = False
 
     def __init__(self, execution: Execution, parts: Iterable[object]) -> None:
         given = list(parts)
@@ -327,6 +357,8 @@ class Completed(Combined, AsyncIterator[Any]):
 
     def _take(self, part: Durable[Any]) -> bool:
         self._queue.append(part)
+        if self._execution.branches is not None:
+            self._execution.branches.on_decided(self)
         return False
 
     def _on_empty(self) -> None:
@@ -344,6 +376,41 @@ class Completed(Combined, AsyncIterator[Any]):
 
     def _value(self) -> None:
         """Nothing: `__anext__` takes the part."""
+
+
+class Branch(Combined):
+    """A coroutine of the handler's, which runs beside it and is over when it has ended."""
+
+    __slots__ = ("_failure", "_fiber", "_returned")
+
+    def __init__(self, execution: Execution, coroutine: CoroutineType[Any, Any, Any]) -> None:
+        assert execution.branches is not None
+        super().__init__(execution, "a branch", ())
+        execution.is_awaited(self)  # it may go on when what it was a part of is over
+        self._returned: Any = None
+        self._failure: TerminalError | None = None
+        self._fiber = execution.branches.begin(coroutine, self)
+
+    def _on_empty(self) -> None:
+        """It has not ended."""
+
+    def end(self, returned: Any, failure: TerminalError | None) -> None:
+        """It has ended, with the outcome that was received last."""
+        self._returned, self._failure = returned, failure
+        self._decide(self._execution.received - 1)
+
+    def _failed(self) -> bool:
+        return self._failure is not None
+
+    def _value(self) -> Any:
+        if self._failure is not None:
+            raise self._failure
+        return self._returned
+
+    def cancel(self) -> None:
+        self._execution.check()
+        if self._execution.branches is not None:
+            self._execution.branches.cancel(self._fiber, "the branch was cancelled")
 
 
 class Mapped(Combined):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
@@ -83,8 +83,8 @@ T3 = TypeVar("T3")
 T4 = TypeVar("T4")
 F = TypeVar("F", bound="Durable[Any] | Awakeable[Any]")
 
-Part: TypeAlias = Durable[T] | Awakeable[T]
-"""What can be combined."""
+Part: TypeAlias = Durable[T] | Awakeable[T] | Coroutine[Any, Any, T]
+"""What can be combined: a future, or a coroutine of the handler's, which becomes a branch."""
 Args = TypeVarTuple("Args")
 
 SHORTEST_HEARTBEAT = timedelta(seconds=1)
@@ -250,6 +250,8 @@ class Context:
                 revoke_to=execution.world.revoke_to if revocable or heartbeat_ms is not None else None,
             )
             execution.new_awakeables.append(row)
+            if codec.schema_hash is not None and codec.schema is not None:
+                execution.new_schemas[codec.schema_hash] = codec.schema
         execution.codecs[awakeable_id] = codec
         execution.waits[index] = AwakeableWait(index=index, awakeable_id=awakeable_id)
         read = functools.partial(read_answer, execution, awakeable_id, codec)
@@ -407,7 +409,9 @@ class Context:
             )
         self._check_name(name)
         index, _ = self._execution.ask(RunRequested(name=name))
-        self._execution.runs[index] = RunCall(name, action, args, codec, retry)
+        branches = self._execution.branches
+        variables = None if branches is None else branches.current.variables
+        self._execution.runs[index] = RunCall(name, action, args, codec, retry, variables)
         self._execution.unawaited[index] = f"ctx.run({name!r})"
 
         def read(outcome: Outcome) -> Any:
@@ -619,7 +623,12 @@ class Context:
         self._execution.unawaited[index] = "ctx.sleep"
         return Durable(self._execution, index, _read_nothing)
 
-    # Several futures at once. Nothing is cancelled unless you say so.
+    # Several at once. Nothing is cancelled unless you say so.
+    #
+    # A coroutine becomes a branch: it begins when the handler waits, and runs beside it within the same
+    # invocation, one at a time, to its next await. Its outcome is what it returns, or the `TerminalError`
+    # that it raises; any other error fails the attempt. `cancel` raises `Cancelled` at its await. When the
+    # handler ends, so do its branches: `Cancelled` is raised in those that live, and they are waited for.
 
     @overload
     def gather(
@@ -653,7 +662,8 @@ class Context:
         """All of these: a tuple of their values, or the first failure.
 
         Args:
-            futures: What `awakeable`, `call`, `run`, `sleep` and the other combinators return.
+            futures: What `awakeable`, `call`, `run`, `sleep` and the other combinators return, or
+                coroutines, which become branches.
             return_exceptions: Wait for all, and give the failures in their places.
             cancel_losers: After a failure, cancel the others (`Durable.cancel`).
         """
@@ -717,7 +727,8 @@ class Context:
         handler waits, for whatever it waits.
 
         Args:
-            function: Returns a durable future: `lambda box: ctx.call(ship, box)`.
+            function: Returns a durable future, as `lambda box: ctx.call(ship, box)` does; or a coroutine, as
+                an `async def` does, which becomes a branch.
             items: Its arguments.
             concurrency: How many may be under way at once; None: all.
         """

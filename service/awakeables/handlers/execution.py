@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from contextvars import Context as Variables
 from contextvars import ContextVar
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -53,6 +54,7 @@ from awakeables.handlers.standin import INSTEAD, HandlerTask
 from awakeables.ports import Clock
 
 if TYPE_CHECKING:
+    from awakeables.handlers.branches import Branches
     from awakeables.handlers.combining import Combined, Map, Timeout
     from awakeables.handlers.service import Handler
     from awakeables.telemetry.spans import AttemptSpan
@@ -93,13 +95,18 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class RunCall:
-    """A call of `ctx.run`: its action, how the result is encoded, and when it is retried."""
+    """A call of `ctx.run`: its action, how the result is encoded, and when it is retried.
+
+    Attributes:
+        variables: The context variables of the branch that made it; None: those of the attempt.
+    """
 
     name: str
     action: Callable[..., Any]
     args: tuple[Any, ...]
     codec: Codec[Any]
     retry: RetryPolicy | None
+    variables: Variables | None = None
 
 
 class Execution:
@@ -125,6 +132,7 @@ class Execution:
         also: The operations that it waits for whenever it waits: those that `ctx.map` has begun.
         afterwards: What a delivery has made due, to be done when the handler goes on: it asks for operations.
         new_awakeables: Rows to insert with the new journal entries.
+        new_schemas: The JSON Schemas that those refer to, by their hashes.
         new_effects: Records to publish once these are durable.
         new_calls: Invocations that the handler calls, to create with these entries.
         new_called_off: Awakeables and invocations that the handler cancels with them.
@@ -133,6 +141,7 @@ class Execution:
         exclusive: Whether the invocation holds its key.
         known: The operations whose outcomes are the values of names in the state of its key.
         begun: The runs whose actions are being executed, or have just ended.
+        branches: The coroutines that are run beside the handler's own; None: there was none so far.
         find: Finds the handler that a function was declared as.
         span: The span of the attempt; None: no spans are recorded.
     """
@@ -148,6 +157,7 @@ class Execution:
         "afterwards",
         "also",
         "begun",
+        "branches",
         "broken",
         "cancellation",
         "codecs",
@@ -163,6 +173,7 @@ class Execution:
         "new_called_off",
         "new_calls",
         "new_effects",
+        "new_schemas",
         "new_writes",
         "no_longer",
         "replay",
@@ -191,6 +202,7 @@ class Execution:
         """Begin at the start of a journal; `on_misuse` is called from any thread."""
         self.exclusive = exclusive
         self.shields = 0
+        self.branches: Branches | None = None
         self.known: dict[str, list[int]] = {}
         self.new_writes: list[StateWrite] = []
         self.find = find
@@ -205,6 +217,7 @@ class Execution:
         self.runs: dict[int, RunCall] = {}
         self.unawaited: dict[int, str] = {}
         self.new_awakeables: list[NewAwakeable] = []
+        self.new_schemas: dict[str, bytes] = {}
         self.new_effects: list[Effect] = []
         self.new_calls: list[NewCall] = []
         self.broken: AuthorError | None = None
@@ -255,6 +268,10 @@ class Execution:
         """
         self._reminders += 1
         return self._reminders <= MAX_REMINDERS
+
+    def remind_anew(self) -> None:
+        """Remind as if it had not been done before."""
+        self._reminders = 0
 
     def _in_action(self, name: str) -> HandlerMisuse:
         return self.misuse(
@@ -340,7 +357,7 @@ class Execution:
                 yield BLOCK
                 recalled, self._cancelling = self._cancelling, None
             if isinstance(recalled, CancellationRaised):
-                raise self._cancelled(recalled)
+                raise self.cancelled(recalled)
         return outcomes[index]
 
     def wait(self, target: Durable[Any]) -> Generator[Any, Any, None]:
@@ -351,13 +368,13 @@ class Execution:
         """
         if self.thread != get_ident() or self.ending or self.broken is not None:
             yield from self._refuse_to_wait()
-        replay = self.replay
         if self.target is not target or self.scopes or self.also or not target._only_shrinks:
             self.target = target
             self.waiting = dict.fromkeys(scope.index for scope in self.scopes)
             self.waiting.update(dict.fromkeys(target._needs()))
-            self.waiting.update(self.also)
-            self.no_longer.clear()
+            if self.branches is None:
+                self.waiting.update(self.also)
+                self.no_longer.clear()
         while True:
             while self.afterwards:
                 self.afterwards.pop(0)()
@@ -366,19 +383,31 @@ class Execution:
                     raise scope.error()
             if target.done:
                 return
-            recalled = None
-            if replay.replaying:
-                recalled = self._recalled(self.waiting)
-                if isinstance(recalled, int):
-                    self.on_delivered(recalled)
-            elif replay.ran and (ended := [index for index in replay.ran if index in self.waiting]):
-                self._receive_of_run(ended[0])
+            if self.branches is not None:
+                yield BLOCK  # they receive for all
                 continue
-            if recalled is None:
-                yield BLOCK
-                recalled, self._cancelling = self._cancelling, None
-            if isinstance(recalled, CancellationRaised):
-                raise self._cancelled(recalled)
+            raised = yield from self.receive()
+            if raised is not None:
+                raise self.cancelled(raised)
+
+    def receive(self) -> Generator[Any, Any, CancellationRaised | None]:
+        """Receive an outcome of what is waited for: from the journal, or when it comes.
+
+        Returns:
+            The cancellation that is to be raised instead.
+        """
+        replay, recalled = self.replay, None
+        if replay.replaying:
+            recalled = self._recalled(self.waiting)
+            if isinstance(recalled, int):
+                self.on_delivered(recalled)
+        elif replay.ran and (ended := [index for index in replay.ran if index in self.waiting]):
+            self._receive_of_run(ended[0])
+            return None
+        if recalled is None:
+            yield BLOCK
+            recalled, self._cancelling = self._cancelling, None
+        return recalled if isinstance(recalled, CancellationRaised) else None
 
     def _refuse_to_wait(self) -> Generator[Any, Any, None]:
         if self.is_over or acting.get() is not None:
@@ -391,7 +420,8 @@ class Execution:
         except ReplayMismatch as error:
             raise self.break_off(error) from None
 
-    def _cancelled(self, raised: CancellationRaised) -> Cancelled:
+    def cancelled(self, raised: CancellationRaised) -> Cancelled:
+        """The invocation was cancelled: the error to raise in the handler."""
         self.cancellation = Cancelled(raised.reason, own=True)
         # What was asked for before is called off, and nothing of it begins any more.
         self.unawaited.clear()
@@ -414,6 +444,8 @@ class Execution:
 
     def on_delivered(self, index: int) -> bool:
         """Tell the combinators of an outcome; return whether the handler has to do something now."""
+        if self.branches is not None:
+            return self.branches.on_delivered(index)
         self.waiting.pop(index, None)
         self.also.pop(index, None)
         for part, listener in self.listeners.pop(index, ()):
@@ -448,7 +480,10 @@ class Execution:
         """Wait for these operations whenever the handler waits, from now on."""
         new = dict.fromkeys(indexes)
         self.also.update(new)
-        self.waiting = self.waiting | new
+        if self.branches is not None:
+            self.branches.wait_for_too(new)
+        else:
+            self.waiting = self.waiting | new
 
     def must_await(self, future: Durable[Any], name: str) -> None:
         """Note that the handler must await a combinator."""
@@ -460,22 +495,31 @@ class Execution:
 
     def release(self, combinator: Combined) -> None:
         """Stop waiting for the open parts of a combinator that has been decided, unless others need them."""
+        if self.branches is not None:
+            self.branches.release(combinator)
+            return
         for index in combinator._needs():
-            if index in self.waiting and not self._is_needed(index):
+            if index in self.waiting and not self.is_needed(index, self.target, self.scopes):
                 del self.waiting[index]
                 self.also.pop(index, None)
                 self.no_longer.append(index)
 
-    def _is_needed(self, index: int) -> bool:
-        """Whether an outcome may still change what the handler waits for."""
+    def is_needed(self, index: int, target: Durable[Any] | None, scopes: Iterable[Timeout]) -> bool:
+        """Whether an outcome may still change what is awaited, or what `ctx.map` has begun."""
         left = [listener for _, listener in self.listeners.get(index, ())]
         while left:
             combinator = left.pop()
             if not combinator.is_decided:
-                if combinator is self.target or combinator.is_mapped:
+                if combinator is target or combinator.is_mapped:
                     return True
                 left += combinator.listeners
-        return any(scope.index == index for scope in self.scopes)
+        return any(scope.index == index for scope in scopes)
+
+    def shield(self, by: int) -> None:
+        """Enter a block that a cancellation must not interrupt (1), or leave it (-1)."""
+        self.shields += by
+        if self.branches is not None:
+            self.branches.current.shields += by
 
     def forget(self) -> None:
         """Let go of the combinators: they refer to this, and would only be freed by the collector."""
@@ -514,6 +558,9 @@ class Execution:
     def receive_here(self, index: int, outcome: Outcome) -> None:
         """Receive an outcome that the handler itself has caused."""
         self.replay.receive(index, outcome)
+        if self.branches is not None:
+            self.branches.on_delivered(index, is_entry=False)
+            return
         if index in self.waiting:
             self.no_longer.append(index)
         self.on_delivered(index)
@@ -590,7 +637,7 @@ class Durable(_NotForAsyncio, Generic[T_co]):
 
     def __await__(self) -> Generator[Any, Any, T_co]:
         execution = self._execution
-        if not (execution.scopes or execution.also or execution.afterwards):
+        if not (execution.scopes or execution.also or execution.afterwards or execution.branches):
             return self._read((yield from execution.outcome_of(self._index)))
         self._combine()
         yield from execution.wait(self)

@@ -202,8 +202,14 @@ class LocalAttempt:
         if goes_on and not news.stop:
             return self._step(self._coroutine.send, None)
         if goes_on or (news.stop and not self._acted):
+            self._take_in_unawaited()
             return self._leave()
         return self._attend_to_actions(news)
+
+    @property
+    def is_acting(self) -> bool:
+        """Whether an action is being executed."""
+        return bool(self._acting)
 
     def codec_of(self, awakeable_id: str) -> Codec[Any] | None:
         """As the port says."""
@@ -238,6 +244,9 @@ class LocalAttempt:
         if self._coroutine is not None:
             held, self._coroutine = [self._coroutine], None
             self._variables.run(close, held)
+        if execution.branches is not None:
+            execution.branches.close()
+            execution.branches = None
         span, execution.span = execution.span, None
         if span is not None:
             # If an action that nobody waited for has failed, that is not how the attempt ended.
@@ -256,7 +265,7 @@ class LocalAttempt:
         for index, outcome in news.arrived:
             if index in waiting:
                 execution.replay.deliver(index, outcome)
-                alone = execution.target is None and not execution.listeners
+                alone = execution.target is None and not execution.listeners and execution.branches is None
                 if alone or execution.on_delivered(index):
                     if execution.span is not None:
                         wait = execution.waits.get(index)
@@ -312,6 +321,10 @@ class LocalAttempt:
                 raise
             self._coroutine = None
             return self._progress(self._end_of(error))
+        branches = execution.branches
+        if branches is not None and item is BLOCK and not branches.drives:
+            self._coroutine = branches.drive(self._coroutine)
+            return self._step(self._coroutine.send, None)
         if is_driven:
             return item  # type: ignore[no-any-return]
         if item is BLOCK:
@@ -322,7 +335,7 @@ class LocalAttempt:
 
     async def _drive(self, item: Any) -> Progress:
         """Step the handler in a task, while it awaits something from asyncio, until it yields `BLOCK`."""
-        execution, coroutine = self._execution, self._coroutine
+        execution = self._execution
         stand_in, driver = self._stand_in, asyncio.current_task()
         assert driver is not None
         stand_in.real = driver
@@ -332,9 +345,9 @@ class LocalAttempt:
                 try:
                     sent = await stand_in.awaiting(item)
                 except BaseException as error:
-                    item = self._step(coroutine.throw, error)
+                    item = self._step(self._coroutine.throw, error)
                 else:
-                    item = self._step(coroutine.send, sent)
+                    item = self._step(self._coroutine.send, sent)
                 if isinstance(item, Progress):
                     return item
                 clean_ups += driver.cancelling() > 0 or execution.is_over
@@ -371,12 +384,11 @@ class LocalAttempt:
         writes: tuple[StateWrite, ...] = ()
         if execution.new_writes:
             writes, execution.new_writes = tuple(execution.new_writes), []
+        schemas: tuple[tuple[str, bytes], ...] = ()
+        if execution.new_schemas:
+            schemas, execution.new_schemas = tuple(execution.new_schemas.items()), {}
         cancels, self._cancels = self._cancels, ()
-        schemas: dict[str, bytes] = {}
-        for row in awakeables:
-            codec = execution.codecs.get(row.id)  # None: it is a wait for a call
-            if codec is not None and codec.schema_hash is not None and codec.schema is not None:
-                schemas[codec.schema_hash] = codec.schema
+        new_waits = () if execution.branches is None else execution.branches.take_new()
         blocked_on: tuple[Wait, ...] = ()
         waits_on = False
         no_longer: tuple[int, ...] = ()
@@ -385,12 +397,13 @@ class LocalAttempt:
         if ended is None and not self._owes:
             told, self._told = self._told, execution.waiting
             is_told = told is execution.waiting
-            if not is_told:
+            if not is_told or new_waits:
                 runs = execution.runs
                 self._awaits_runs = bool(runs) and any(index in execution.waiting for index in runs)
             if is_told and not self._awaits_runs:
                 waits_on = True
                 no_longer = tuple(execution.no_longer)
+                blocked_on = tuple(map(execution.waits.__getitem__, new_waits))
             elif self._awaits_runs:
                 blocked_on = tuple([self._wait_at(index) for index in execution.waiting])
             else:
@@ -402,7 +415,7 @@ class LocalAttempt:
         return Progress(
             entries=tuple(new),
             awakeables=tuple(awakeables),
-            schemas=tuple(schemas.items()),
+            schemas=schemas,
             effects=tuple(effects),
             blocked_on=blocked_on,
             running=len(self._acting) + len(self._acted),
@@ -553,7 +566,7 @@ class LocalAttempt:
         last_failure = self._execution.replay.failed_attempts.get(index)
         if last_failure is not None and news.now_ms < last_failure.retry_at_ms:
             return
-        variables = self._variables.copy()
+        variables = (run.variables or self._variables).copy()
         variables.run(acting.set, run.name)
         # Before its task, which may begin at once (`asyncio.eager_task_factory`).
         self._acting.add(index)

@@ -25,10 +25,10 @@ class Shield:
 
     async def __aenter__(self) -> None:
         self._execution.check()
-        self._execution.shields += 1
+        self._execution.shield(1)
 
     async def __aexit__(self, *_: object) -> None:
-        self._execution.shields -= 1
+        self._execution.shield(-1)
 
 
 class _Undo(NamedTuple):

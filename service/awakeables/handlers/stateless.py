@@ -20,9 +20,20 @@ from msgspec.structs import replace
 from awakeables.core.journal import Entry, Input, OutcomeDelivered
 from awakeables.core.records import Record
 from awakeables.core.replay import open_awakeables
-from awakeables.handlers.attempt import Attempt, Broken, Left, News, Origin, Progress, Ready, RunWait, joined
+from awakeables.handlers.attempt import (
+    Attempt,
+    Broken,
+    Left,
+    News,
+    Origin,
+    Progress,
+    Ready,
+    RunWait,
+    Wait,
+    joined,
+)
 from awakeables.handlers.execution import World
-from awakeables.handlers.local import ActionOf, LocalAttempts, RunFailed
+from awakeables.handlers.local import ActionOf, LocalAttempt, LocalAttempts, RunFailed
 from awakeables.handlers.serde import Codec
 from awakeables.handlers.service import App
 from awakeables.telemetry.vocabulary import AttemptEnd
@@ -71,14 +82,14 @@ async def answer(attempts: LocalAttempts, request: bytes) -> bytes:
     return _encode(progress)
 
 
-async def _advanced(attempt: Attempt, wanted: AdvanceRequest, acted: asyncio.Event) -> Progress:
+async def _advanced(attempt: LocalAttempt, wanted: AdvanceRequest, acted: asyncio.Event) -> Progress:
     news = wanted.news
     progress = await _answered(attempt.advance(replace(news, arrived=(), stop=False)))
     if not wanted.begins and not progress.entries and progress.ended is None:
         parts = [await _answered(attempt.advance(news))]
         # Actions can't outlive the request: all of them are executed to their ends.
         while any(isinstance(wait, RunWait) and wait.began for wait in parts[-1].blocked_on):
-            if parts[-1].running:
+            while attempt.is_acting:
                 await acted.wait()
                 acted.clear()
             parts.append(await _answered(attempt.advance(replace(news, arrived=()))))
@@ -87,6 +98,8 @@ async def _advanced(attempt: Attempt, wanted: AdvanceRequest, acted: asyncio.Eve
         left = await _answered(attempt.advance(replace(news, arrived=(), cancel=False, stop=True)))
         if isinstance(left.ended, Broken):
             progress = left
+        elif left.entries:  # of actions that ended beside one that lets the handler go on
+            progress = replace(progress, entries=progress.entries + left.entries)
     return progress
 
 
@@ -94,11 +107,17 @@ def _in_full(progress: Progress, parts: Sequence[Progress]) -> Progress:
     """The progress with all that it waits for: the next attempt knows of no call before it."""
     if not progress.waits_on:
         return progress
-    full = next(part for part in reversed(parts) if not part.waits_on)
-    received = {entry.of for entry in progress.entries if isinstance(entry, OutcomeDelivered)}
-    received.update(index for part in parts for index in part.no_longer)
-    blocked_on = tuple(wait for wait in full.blocked_on if wait.index not in received)
-    return replace(progress, blocked_on=blocked_on, waits_on=False, no_longer=())
+    waits: dict[int, Wait] = {}
+    for part in parts:
+        if not part.waits_on:
+            waits.clear()
+        for index in part.no_longer:
+            waits.pop(index, None)
+        for entry in part.entries:
+            if isinstance(entry, OutcomeDelivered):
+                waits.pop(entry.of, None)
+        waits.update({wait.index: wait for wait in part.blocked_on})
+    return replace(progress, blocked_on=tuple(waits.values()), waits_on=False, no_longer=())
 
 
 async def _answered(progress: Progress | Awaitable[Progress]) -> Progress:

@@ -213,11 +213,12 @@ async def _delivery(
     )
     try:
         result = await _result(function, task, threads)
-        answer = result if threads is None and isinstance(result, Answer) else Answer(result)
-        if threads is None and isinstance(answer.value, Reject | bytes):
-            body = body_of(answer.value)
+        is_answer = threads is None and isinstance(result, Answer)
+        answer = result if is_answer else Answer(result)
+        if is_answer or (threads is None and isinstance(result, Reject | bytes)):
+            body = body_of(answer.value)  # what the function is declared to return is the `Answer`
         else:
-            body = result_of(function.result, answer.value, by=repr(function), as_answer=True)
+            body = result_of(function.result, result, by=repr(function), as_answer=True)
     except (Reject, TerminalError) as error:
         answer, body = Answer(), body_of(error)
     except BaseException as error:

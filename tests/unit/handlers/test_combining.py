@@ -753,7 +753,7 @@ async def coroutine() -> None: ...
 @pytest.mark.parametrize(
     ("combine", "says"),
     [
-        (lambda ctx: ctx.gather(coroutine()), "was given a coroutine"),
+        (lambda ctx: ctx.select(coroutine()), "begin it with ctx.map"),
         (lambda ctx: ctx.race(1), "takes durable futures"),
         (lambda ctx: ctx.race(), "ctx.race needs at least one"),
         (lambda ctx: ctx.any(), "ctx.any needs at least one"),

@@ -94,6 +94,19 @@ def test_calls_and_combinations_do_what_the_page_says(guide: Any) -> None:
     assert run(guide.pay_all, claims).value == 2
 
 
+def test_claims_are_decided_beside_each_other(guide: Any) -> None:
+    claims = [guide.Claim(order=f"o-{n}", cents=n) for n in range(12)]
+
+    def approve(task: Any) -> Answer:
+        verdict = "refuse" if task.payload["order"] == "o-3" else "pay"
+        return Answer(guide.Decision(verdict=verdict, by="Ann"), after=timedelta(hours=1))
+
+    told = run(guide.decide_all, claims, answers={"approve": approve})
+    assert told.value[3] == "refused"
+    assert all(decided.startswith(f"transfer-o-{n}-") for n, decided in enumerate(told.value) if n != 3)
+    assert told.duration < timedelta(hours=2, seconds=1)
+
+
 def test_a_reminder_goes_out_each_day_until_somebody_answers(guide: Any) -> None:
     claim = guide.Claim(order="o-1", cents=1)
     late = Answer(guide.Decision(verdict="pay", by="Ann"), after=timedelta(days=3, hours=1))

@@ -171,3 +171,16 @@ def test_on_wait_is_asked_before_any_time_passes(suspend: bool) -> None:
         return await ctx.awakeable(int, timeout=timedelta(milliseconds=1))
 
     assert run(pay, on_wait=lambda wait: wait.resolve(7), suspend=suspend).value == 7
+
+
+def test_a_function_that_answers_may_be_declared_to_return_an_answer() -> None:
+    async def handler(ctx: Context) -> int:
+        awakeable = ctx.awakeable(int)
+        ctx.publish("scales", 1, awakeable=awakeable)
+        return await awakeable
+
+    def later(task: Task[int]) -> Answer:
+        return Answer(task.payload + 1, after=timedelta(hours=1))
+
+    told = run(handler, answers={"scales": later})
+    assert (told.value, told.duration) == (2, timedelta(hours=1))

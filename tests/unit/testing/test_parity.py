@@ -54,8 +54,15 @@ class Case:
     key: str | None = None
 
 
-BY_CHANCE = ("combines", "calls_off_the_rest", "races_an_action", "noted_and_marked")
-"""Their journals depend on real time, or on which of two calls, or actions and reads, ends first."""
+BY_CHANCE = (
+    "combines",
+    "calls_off_the_rest",
+    "races_an_action",
+    "noted_and_marked",
+    "in_branches",
+    "in_branches_that_lose",
+)
+"""Their journals depend on real time, or on which of two calls, actions, branches or reads ends first."""
 
 
 BY_COUNT = ("golden:retries", "corpus:retried_effect:0", "corpus:retried_effect:10")

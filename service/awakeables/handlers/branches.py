@@ -1,0 +1,401 @@
+"""Branches: coroutines of a handler that run beside it, within its invocation and its journal.
+
+One fiber is run at a time, to its next durable await, in an order that depends only on the journal. So the
+operations of all of them form one sequence, which a replay repeats. Once all are blocked, one outcome is
+received, and those that can go on with it are run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine, Generator, Iterable
+from contextvars import Context as Variables
+from contextvars import copy_context
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any, cast
+
+from awakeables.errors import Cancelled, HandlerMisuse, Suspended, TerminalError
+from awakeables.handlers.calls import close
+from awakeables.handlers.execution import BLOCK, Durable, Execution
+
+if TYPE_CHECKING:
+    from awakeables.handlers.combining import Branch, Combined, Timeout
+
+LAST = sys.maxsize
+"""The number of the handler's own fiber: it is run last, so it finds what its branches have done."""
+
+
+class Fiber:
+    """A coroutine that is run in turn with others: the handler's own, or that of a branch.
+
+    Attributes:
+        number: Those that can go on are run in the order of their numbers.
+        coroutine: None: it is over.
+        branch: Its end, as a part of combinators; None: it is the handler's own.
+        variables: Its context variables; None: those of the attempt.
+        begun: It has been run.
+        waiting: The operations whose outcomes it waits for.
+        target: What it awaits.
+        scopes: The blocks with a time limit that it is in.
+        shields: How many blocks it is in that a cancellation must not interrupt.
+        unawaited: What it has asked for that must be awaited, as in `Execution.unawaited`.
+        raises: What is to be raised at its await, once it is in no such block.
+        is_told: It was cancelled.
+        is_ready: It is to be run.
+    """
+
+    __slots__ = (
+        "begun",
+        "branch",
+        "coroutine",
+        "is_ready",
+        "is_told",
+        "number",
+        "raises",
+        "scopes",
+        "shields",
+        "target",
+        "unawaited",
+        "variables",
+        "waiting",
+    )
+
+    def __init__(self, number: int, coroutine: Any, branch: Branch | None) -> None:
+        self.number = number
+        self.coroutine = coroutine
+        self.branch = branch
+        self.variables: Variables | None = None if branch is None else copy_context()
+        self.begun = False
+        self.waiting: dict[int, Any] = {}
+        self.target: Durable[Any] | None = None
+        self.scopes: list[Timeout] = []
+        self.shields = 0
+        self.unawaited: set[int] = set()
+        self.raises: TerminalError | None = None
+        self.is_told = False
+        self.is_ready = False
+
+    def awaits(self, index: int) -> bool:
+        """Whether it awaits this operation itself, not a combinator of it."""
+        return self.target is not None and self.target._index == index
+
+    def can_go_on(self) -> bool:
+        """Whether what it awaits is over, or the time for it."""
+        if self.target is not None and self.target.done:
+            return True
+        return any(scope.expired for scope in self.scopes)
+
+    def close(self) -> None:
+        """End it, without waiting for anything more."""
+        if self.coroutine is None:
+            return
+        held, self.coroutine = [self.coroutine], None
+        if self.variables is None:
+            close(held)
+        else:
+            self.variables.run(close, held)
+
+
+class Branches:
+    """The fibers of a handler, from the moment that it begins the first branch.
+
+    Attributes:
+        current: The fiber that is being run.
+        waiting: The operations that any of them waits for, with those that do.
+        new: Those that the owner of the attempt has not been told of.
+        drives: Whether it runs the handler's coroutine.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        """Begin within the handler, while it is being stepped."""
+        self.current = self._own = Fiber(LAST, None, None)
+        self._own.begun = True
+        self._own.shields = execution.shields
+        self.waiting: dict[int, list[Fiber]] = {index: [] for index in execution.also}
+        self.new: dict[int, None] = {}
+        self.drives = False
+        self._execution = execution
+        self._live: dict[Fiber, None] = {}
+        self._not_begun: dict[Any, Fiber] = {}
+        self._ready: list[tuple[int, Fiber]] = []
+        self._awaited: dict[Durable[Any], list[Fiber]] = {}
+        self._count = 0
+        self._result: tuple[Any, TerminalError | None] = (None, None)
+
+    # What branches are begun and cancelled with.
+
+    def find(self, coroutine: object) -> Branch | None:
+        """The branch of a coroutine that has not begun; None: there is none."""
+        known = self._not_begun.get(coroutine)
+        return None if known is None else known.branch
+
+    def begin(self, coroutine: Coroutine[Any, Any, Any], branch: Branch) -> Fiber:
+        """Begin a branch: it is run as soon as the one that asks for it waits."""
+        self._count += 1
+        fiber = self._not_begun[coroutine] = Fiber(self._count, coroutine, branch)
+        self._live[fiber] = None
+        self._make_ready(fiber)
+        return fiber
+
+    def cancel(self, fiber: Fiber, reason: str) -> None:
+        """Raise `Cancelled` at the await of a fiber. One that has not begun never begins."""
+        if fiber not in self._live:
+            return
+        fiber.is_told = True
+        if fiber.begun:
+            self._raise(fiber, Cancelled(reason))
+        else:
+            del self._not_begun[fiber.coroutine]
+            fiber.close()
+            self._end(fiber, None, Cancelled("it was cancelled before it began"))
+
+    # What the execution asks and tells.
+
+    def on_delivered(self, index: int, *, is_entry: bool = True) -> bool:
+        """As of `Execution`; without an entry, the owner does not know."""
+        execution = self._execution
+        fibers = self.waiting.pop(index, None)
+        execution.waiting.pop(index, None)  # of the fiber that is being run, if one is
+        execution.also.pop(index, None)
+        execution.runs.pop(index, None)
+        if fibers is not None:
+            if is_entry:
+                self.new.pop(index, None)
+            else:
+                self._not_any_more(index)
+        for part, listener in execution.listeners.pop(index, ()):
+            listener.on_part(part)
+        execution.look()
+        for fiber in fibers or ():
+            fiber.waiting.pop(index, None)
+            if fiber.can_go_on():
+                self._make_ready(fiber)
+        return bool(self._ready or execution.afterwards)
+
+    def on_decided(self, combinator: Combined) -> None:
+        """A combinator is over, or has something to give."""
+        for fiber in self._awaited.get(combinator, ()):
+            self._make_ready(fiber)
+
+    def take_new(self) -> Iterable[int]:
+        """The operations that the owner has not been told of, which it is told of now."""
+        new, self.new = self.new, {}
+        return new
+
+    def wait_for_too(self, indexes: Iterable[int]) -> None:
+        """As of `Execution`."""
+        for index in indexes:
+            if index not in self.waiting:
+                self.waiting[index] = []
+                self.new[index] = None
+
+    def release(self, combinator: Combined) -> None:
+        """As of `Execution`."""
+        execution = self._execution
+        for index in combinator._needs():
+            fibers = self.waiting.get(index)
+            if fibers is None:
+                continue
+            for fiber in list(fibers):
+                if not (fiber.awaits(index) or execution.is_needed(index, fiber.target, fiber.scopes)):
+                    fibers.remove(fiber)
+                    fiber.waiting.pop(index, None)
+            if not fibers and not execution.is_needed(index, None, ()):
+                execution.also.pop(index, None)
+                del self.waiting[index]
+                self._not_any_more(index)
+
+    # Running them.
+
+    def drive(self, coroutine: Any) -> Generator[Any, Any, Any]:
+        """Return what is stepped from now on in place of the handler's own coroutine, which is blocked."""
+        self.drives = True
+        self._own.coroutine = coroutine
+        self._live[self._own] = None
+        self._block(self._own)
+        return self._drive()
+
+    def close(self) -> None:
+        """End all that are left."""
+        for fiber in sorted(self._live, key=_number_of):
+            fiber.close()
+        self._live.clear()
+        self._awaited.clear()
+
+    def _drive(self) -> Generator[Any, Any, Any]:
+        execution = self._execution
+        try:
+            yield from self._run_all()
+        except GeneratorExit:  # `close` follows
+            raise
+        except BaseException as error:
+            # The attempt is over, whatever the others do.
+            was_ending, execution.ending = execution.ending, True
+            swallowed = yield from self._unwind()
+            execution.ending = was_ending
+            if swallowed and isinstance(error, Suspended):
+                raise HandlerMisuse("a branch caught Suspended") from None
+            raise
+        value, failure = self._result
+        if failure is not None:
+            raise failure
+        return value
+
+    def _run_all(self) -> Generator[Any, Any, None]:
+        execution = self._execution
+        while True:
+            while self._ready or execution.afterwards:
+                if execution.afterwards:
+                    execution.afterwards.pop(0)()
+                    continue
+                _, fiber = heappop(self._ready)
+                fiber.is_ready = False
+                if fiber in self._live:
+                    yield from self._run(fiber)
+                if execution.is_over:
+                    raise Suspended
+            if not self._live:
+                return
+            if not self.waiting:
+                raise execution.misuse("the handler and its branches wait for nothing but each other")
+            execution.waiting, execution.target = cast("dict[int, Any]", self.waiting), None
+            raised = yield from execution.receive()
+            if raised is not None:
+                error = execution.cancelled(raised)
+                for fiber in self._live:
+                    fiber.is_told = True
+                    self._raise(fiber, error if fiber is self._own else Cancelled(raised.reason, own=True))
+
+    def _run(self, fiber: Fiber) -> Generator[Any, Any, None]:
+        """Run one to its next durable await, or its end."""
+        execution = self._execution
+        self.current = fiber
+        execution.scopes, execution.target, execution.waiting = fiber.scopes, fiber.target, fiber.waiting
+        known = set(execution.unawaited)
+        if fiber.target is not None and (fibers := self._awaited.get(fiber.target)):
+            fibers.remove(fiber)
+            if not fibers:
+                del self._awaited[fiber.target]
+        error = None
+        if fiber.raises is not None and not fiber.shields:
+            error, fiber.raises = fiber.raises, None
+        if not fiber.begun:
+            fiber.begun = True
+            del self._not_begun[fiber.coroutine]
+        has_ended, value, failure = False, None, None
+        try:
+            has_ended, value = yield from _stepped(fiber, error)
+        except TerminalError as raised:
+            has_ended, failure = True, raised
+        fiber.unawaited.update(execution.unawaited.keys() - known)
+        if has_ended:
+            self._end(fiber, value, failure)
+        else:
+            self._block(fiber)
+
+    def _block(self, fiber: Fiber) -> None:
+        """Note what a fiber waits for."""
+        execution = self._execution
+        fiber.scopes, fiber.target = execution.scopes, execution.target
+        before, fiber.waiting = fiber.waiting, execution.waiting
+        if fiber.waiting is not before:
+            for index in before:
+                if index not in fiber.waiting:
+                    self._leave(fiber, index)
+            for index in fiber.waiting:
+                if index not in before:
+                    self.wait_for_too((index,))
+                    self.waiting[index].append(fiber)
+        if fiber.target is not None:
+            self._awaited.setdefault(fiber.target, []).append(fiber)
+        if fiber.raises is not None and not fiber.shields:
+            self._make_ready(fiber)
+
+    def _end(self, fiber: Fiber, value: Any, failure: TerminalError | None) -> None:
+        execution = self._execution
+        del self._live[fiber]
+        fiber.coroutine = None
+        for index in fiber.waiting:
+            self._leave(fiber, index)
+        if failure is not None:
+            # What it would have awaited.
+            for key in fiber.unawaited:
+                execution.unawaited.pop(key, None)
+        if fiber.branch is not None:
+            fiber.branch.end(value, failure)
+            execution.look()
+            return
+        self._result = (value, failure)
+        for other in list(self._live):
+            if not other.is_told:
+                self.cancel(other, "the handler has ended")
+
+    def _unwind(self) -> Generator[Any, Any, bool]:
+        """Raise `Suspended` in all that are blocked; return whether one has swallowed it."""
+        swallowed = False
+        for fiber in sorted(self._live, key=_number_of):
+            if fiber.begun:
+                self._execution.remind_anew()
+                try:
+                    yield from _stepped(fiber, Suspended())
+                    swallowed = True
+                except Suspended:
+                    pass
+                except (GeneratorExit, asyncio.CancelledError):
+                    raise
+                except BaseException:
+                    swallowed = True
+            fiber.close()
+        return swallowed
+
+    def _raise(self, fiber: Fiber, error: TerminalError) -> None:
+        fiber.raises = error
+        if not fiber.shields:
+            self._make_ready(fiber)
+
+    def _make_ready(self, fiber: Fiber) -> None:
+        if not fiber.is_ready:
+            fiber.is_ready = True
+            heappush(self._ready, (fiber.number, fiber))
+
+    def _leave(self, fiber: Fiber, index: int) -> None:
+        """A fiber no longer waits for an operation."""
+        fibers = self.waiting.get(index)
+        if fibers is None:  # it is over
+            return
+        fibers.remove(fiber)
+        if not fibers and index not in self._execution.also:
+            del self.waiting[index]
+            self._not_any_more(index)
+
+    def _not_any_more(self, index: int) -> None:
+        if index in self.new:
+            del self.new[index]
+        else:
+            self._execution.no_longer.append(index)
+
+
+def _stepped(fiber: Fiber, error: BaseException | None) -> Generator[Any, Any, tuple[bool, Any]]:
+    """Run a fiber to its next durable await; what it awaits from asyncio, all wait for.
+
+    Returns:
+        Whether it has returned, and what.
+    """
+    coroutine = fiber.coroutine
+    resume, given = (coroutine.send, None) if error is None else (coroutine.throw, error)
+    while True:
+        try:
+            item = resume(given) if fiber.variables is None else fiber.variables.run(resume, given)
+        except StopIteration as returned:
+            return True, returned.value
+        if item is BLOCK:
+            return False, None
+        try:
+            resume, given = coroutine.send, (yield item)
+        except BaseException as thrown:
+            resume, given = coroutine.throw, thrown
+
+
+def _number_of(fiber: Fiber) -> int:
+    return fiber.number
