@@ -42,6 +42,7 @@ from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Input, encode_chunk, waits_created
 from awakeables.core.objects import RUN, StateWrite
 from awakeables.core.outcomes import Outcome
+from awakeables.core.pauses import PauseRow
 from awakeables.core.replay import cut_problem, markers_in
 from awakeables.core.replies import (
     Begun,
@@ -300,8 +301,11 @@ class Api(Queries):
         )
         # Not at once by an instance that may be declared dead before the row is written.
         # An exclusive one may find its key held.
-        # A handler of a workflow may find that there is no run.
+        # A handler of a workflow may find that there is no run. A handler may be paused.
         waits_first = handler.exclusive or workflow is not None
+        waits_first = waits_first or (
+            bool(engine.pauses.rows) and engine.pauses.of(handler.service, handler.name) is not None
+        )
         at_once = idempotency is None and not delay and not waits_first and self._pool.may_begin()
         begin = Begin(
             id=engine.ids.new("inv"),
@@ -596,6 +600,31 @@ class Api(Queries):
         if not isinstance(reply, kind):
             raise TypeError(f"{type(command).__name__} got the reply {type(reply).__name__}")
         return reply
+
+    # Operating handlers
+
+    async def pause_handlers(self, service: str, handler: str | None, *, by: str | None = None) -> PauseRow:
+        """Claim nothing of a handler, or of a whole service (None), until it is resumed.
+
+        Calls are accepted and wait. What runs goes on to its next suspension. Other instances know within a
+        second, as a rule.
+
+        Raises:
+            NotFound: The app has no such service or handler.
+        """
+        return await self._engine.pauses.pause(service, handler, by=by)
+
+    async def resume_handlers(self, service: str, handler: str | None) -> Sequence[str]:
+        """Resume a handler; or a service, with those of its handlers that were paused one by one.
+
+        Returns:
+            What was paused, and is not any more, as `service` or `service/handler`.
+
+        Raises:
+            NotFound: The app has no such service or handler, and there is no pause of it.
+            NotPossible: The handler's whole service is paused.
+        """
+        return await self._engine.pauses.resume(service, handler)
 
     # Operating virtual objects
 

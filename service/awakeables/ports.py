@@ -24,6 +24,7 @@ from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
 from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome
+from awakeables.core.pauses import PauseRow
 from awakeables.core.records import Record
 from awakeables.core.replies import Position, Reply
 from awakeables.core.rows import Chunk, EffectRow, KeyRow, PositionRow
@@ -275,7 +276,15 @@ class Page(Record):
     before: str | None = None
 
 
-class Inspection(Protocol):
+class PauseReader(Protocol):
+    """Reads what operators have paused."""
+
+    async def pauses(self) -> list[PauseRow]:
+        """The handlers and services that are paused, by name."""
+        ...
+
+
+class Inspection(PauseReader, Protocol):
     """Reads for people and monitoring; lists are newest first.
 
     The rows of lists are brief (core/brief.py): without keys, values, headers, details and answers.

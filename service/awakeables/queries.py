@@ -16,6 +16,7 @@ from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
 from awakeables.core.objects import ObjectRow, StateEntry
+from awakeables.core.pauses import PauseRow, covers
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.versions import VersionUse, versions_in_use
 from awakeables.errors import InvalidInput, NotFound, NotPossible
@@ -32,10 +33,12 @@ class WaitingInvocation(NamedTuple):
 
     Attributes:
         waits: Its pending awakeables, and waits for calls, the oldest first; a few of many.
+        pause: The pause of its handler or service, if that is why it is not claimed.
     """
 
     row: Invocation
     waits: Sequence[AwakeableRow]
+    pause: PauseRow | None
 
 
 class KeyStatus(NamedTuple):
@@ -159,9 +162,20 @@ class Queries:
                 for wait in await self._store.waits_of(row.id, MOST_SHOWN)
                 if wait.source_utf8 != PROMISE  # which the run itself does not wait for
             ]
-            found[row.id] = WaitingInvocation(row, waits)
+            found[row.id] = WaitingInvocation(row, waits, await self._pause_of(row))
             row = await self._ahead_of(row, waits)
         return list(found.values())
+
+    async def _pause_of(self, row: Invocation) -> PauseRow | None:
+        """Why a pending invocation is not claimed, if its handler is paused."""
+        if row.status != "pending":
+            return None
+        rows = await self.pauses()
+        return next((each for each in rows if covers(each.target, row.service, row.handler)), None)
+
+    async def pauses(self) -> Sequence[PauseRow]:
+        """The handlers and services that are paused, by name."""
+        return await self._store.pauses()
 
     async def _ahead_of(self, row: Invocation, waits: Sequence[AwakeableRow]) -> Invocation | None:
         """The one invocation that another one waits for."""

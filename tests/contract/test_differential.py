@@ -33,6 +33,7 @@ from awakeables.core.commands import (
     NewSchedule,
     OfWorkflow,
     PartitionFence,
+    PauseHandlers,
     PauseInvocation,
     PauseKey,
     PausePartitions,
@@ -137,7 +138,8 @@ class Stream:
             self.begin_scheduled,
         ]
         rare = [self.cancel, self.kill, self.purge, self.purge_letters, self.resend]
-        rare += [self.republish, self.skip, Probe, self.pause_key, self.edit, self.expire_state]
+        rare += [self.republish, self.skip, Probe, self.pause_key, self.pause_handlers]
+        rare += [self.edit, self.expire_state]
         orders += [self.resume_key, self.take_tickets, self.pause, self.restart]
         often = [self.begin, self.enter, self.advance, self.settle] * 4
         make = self.chance.choice([*orders, *orders, *rare, *often, self.advance, self.refused])
@@ -180,6 +182,10 @@ class Stream:
 
     def pause_key(self) -> Command:
         return PauseKey(service="orders", key=f"key-{self.chance.randrange(3)}", by="ann")
+
+    def pause_handlers(self) -> Command:
+        target = self.chance.choice(["orders", "orders/fulfil"])
+        return PauseHandlers(target=target, paused=self.chance.random() < 0.5, by="ann")
 
     def resume_key(self) -> Command:
         return ResumeKey(service="orders", key=f"key-{self.chance.randrange(3)}")
@@ -565,6 +571,7 @@ async def rows(store: Store) -> dict[str, object]:
         "subscribed": await store.subscribed(),
         "open": [await store.count_open(SUBSCRIPTION, most) for most in (1, 3, 100)],
         "schedules": await store.schedules(),
+        "pauses": await store.pauses(),
         "versions": sorted(await store.open_by_versions(), key=str),
         "queues": await store.queues("orders", 100),
         "in_line": [await store.in_line(("orders", f"key-{n}".encode()), 100) for n in range(3)],

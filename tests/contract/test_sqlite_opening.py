@@ -358,6 +358,7 @@ WHOLE = (
     "all_positions",
     "all_objects",
     "schedules",  # as many as the code declares
+    "pauses",  # as many as operators have made
     "seals",  # as many as there were keys
     "awakeables_of",  # for what can't be read otherwise
     "schema_hashes",

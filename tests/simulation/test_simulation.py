@@ -63,6 +63,7 @@ WANTED = {
         "paused",
         "restarted",
         "held",
+        "stood still",
         "failed",
     ),
     *corpus.service.handlers,
@@ -84,6 +85,7 @@ def test_the_simulation_reaches_what_it_is_for() -> None:
         reached |= {"paused"} if world.paused else set()
         reached |= {"restarted"} if world.restarted else set()
         reached |= {"held"} if world.held else set()
+        reached |= {"stood still"} if world.stood_still else set()
         reached |= {row.handler for row in world.store.tables.invocations.values()}
         for row in world.store.tables.awakeables.values():
             reached |= set(row.verdicts.counts) | ({"timed-out"} if row.state == "timed-out" else set())

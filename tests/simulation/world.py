@@ -99,6 +99,7 @@ class Faults:
     pause: float = 0.1
     restart: float = 0.05
     hold: float = 0.05
+    stand_still: float = 0.05
 
 
 class FaultyStore:
@@ -349,6 +350,7 @@ class World:
         self.cancelled_waiting: set[str] = set()
         self.killed: dict[str, int] = {}
         self.paused = 0
+        self.stood_still = 0
         self.restarted = 0
         self.held = 0
         self._begun = 0
@@ -518,6 +520,18 @@ class World:
                 else:
                     await process.api.resume_subscription(name)
 
+    async def _stand_still(self, process: Process) -> None:
+        """An operator pauses a service or one of its handlers, or resumes it."""
+        service = self.chance.choice(list(corpus.app.services.values()))
+        handler = self.chance.choice([None, *service.handlers])
+        with suppress(TimeoutError, NotPossible):
+            async with asyncio.timeout(2):
+                if self.chance.random() < 0.5:
+                    await process.api.pause_handlers(service.name, handler)
+                    self.stood_still += 1
+                else:
+                    await process.api.resume_handlers(service.name, handler)
+
     async def _operate(self, process: Process) -> None:
         """What operators do to invocations."""
         faults = self.faults
@@ -533,6 +547,8 @@ class World:
             await self._resume_all(process)
         if self.chance.random() < faults.hold:
             await self._hold(process)
+        if self.chance.random() < faults.stand_still:
+            await self._stand_still(process)
 
     async def _cancel(self, process: Process, invocation_id: str) -> None:
         before = self.store.tables.invocations[invocation_id]
@@ -555,7 +571,12 @@ class World:
                 self.paused += 1
 
     async def _resume_all(self, process: Process) -> None:
-        """Those that an operator has paused, invocations and subscriptions."""
+        """What an operator has paused: handlers, subscriptions, and invocations."""
+        for target in sorted(self.store.tables.pauses):
+            service, _, handler = target.partition("/")
+            with suppress(TimeoutError, NotPossible):
+                async with asyncio.timeout(2):
+                    await process.api.resume_handlers(service, handler or None)
         for held in list(self.store.tables.positions.values()):
             if held.paused_ms is not None:
                 with suppress(TimeoutError):

@@ -35,7 +35,7 @@ DELETE FROM awakeables.invocations; DELETE FROM awakeables.journal; DELETE FROM 
 DELETE FROM awakeables.schemas; DELETE FROM awakeables.outbox; DELETE FROM awakeables.dead_letters;
 DELETE FROM awakeables.offsets; DELETE FROM awakeables.idempotency; DELETE FROM awakeables.topics;
 DELETE FROM awakeables.instances; DELETE FROM awakeables.objects; DELETE FROM awakeables.state;
-DELETE FROM awakeables.schedules; DELETE FROM awakeables.seals;
+DELETE FROM awakeables.schedules; DELETE FROM awakeables.pauses; DELETE FROM awakeables.seals;
 UPDATE awakeables.meta SET app = NULL
 """
 

@@ -1,4 +1,4 @@
-"""`pause`, `resume`, `restart`, `cancel`, `kill`, `purge`: an invocation that needs an operator."""
+"""`pause`, `resume`, `restart`, `cancel`, `kill`, `purge`: invocations that need an operator."""
 
 from __future__ import annotations
 
@@ -8,23 +8,52 @@ import typer
 
 from awakeables.cli.client import ServiceClient
 from awakeables.cli.options import AsJson, Config, Url
-from awakeables.cli.terminal import print_json, print_line
+from awakeables.cli.terminal import exit_with_error, print_json, print_line
+from awakeables.core.texts import excerpt
 
 InvocationArgument = Annotated[str, typer.Argument(metavar="ID", help="The invocation, inv_1….")]
 
 
-def resume(
-    invocation_id: InvocationArgument, url: Url = None, json_: AsJson = False, config: Config = None
-) -> None:
-    """Run a paused or backing-off invocation now, or take back a pause that has not come yet."""
+Subject = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID | SERVICE[/HANDLER]", help="An invocation, inv_1…; or a service, or one of its handlers."
+    ),
+]
+
+
+def resume(subject: Subject, url: Url = None, json_: AsJson = False, config: Config = None) -> None:
+    """Run a paused or backing-off invocation now; or let those of a paused service or handler begin again.
+
+    A service is resumed with those of its handlers that were paused one by one. An invocation that was to be
+    paused at its next wait goes on.
+    """
+    if not subject.startswith("inv_"):
+        reply = ServiceClient(config, url).post("pauses", *_target(subject), "resume").or_exit()
+        if json_:
+            print_json(reply.text)
+            return
+        for each in reply.document["resumed"]:
+            print_line(f"{each}: resumed")
+        if not reply.document["resumed"]:
+            print_line(f"{subject}: was not paused")
+        return
+    invocation_id = subject
     row = ServiceClient(config, url).post("invocations", invocation_id, "resume").or_exit()
     print_json(row.text) if json_ else print_line(f"{invocation_id}: {row.document['status']}")
 
 
-def pause(
-    invocation_id: InvocationArgument, url: Url = None, json_: AsJson = False, config: Config = None
-) -> None:
-    """Pause an invocation until it is resumed; one that runs is paused at its next wait."""
+def pause(subject: Subject, url: Url = None, json_: AsJson = False, config: Config = None) -> None:
+    """Pause an invocation, or all of a service or handler, until it is resumed.
+
+    An invocation that runs is paused at its next wait. Of a paused service or handler calls are accepted and
+    wait; what runs goes on until it is suspended. `awakeables pauses` lists them.
+    """
+    if not subject.startswith("inv_"):
+        reply = ServiceClient(config, url).post("pauses", *_target(subject), "pause").or_exit()
+        print_json(reply.text) if json_ else print_line(f"{subject}: paused since {reply.document['since']}")
+        return
+    invocation_id = subject
     row = ServiceClient(config, url).post("invocations", invocation_id, "pause").or_exit()
     if json_:
         print_json(row.text)
@@ -32,6 +61,17 @@ def pause(
     status = row.document["status"]
     soon = {"running": "; it is paused at its next wait", "queued": "; it is paused when its turn comes"}
     print_line(f"{invocation_id}: {status}{soon.get(status, '')}")
+
+
+def _target(subject: str) -> list[str]:
+    """A service, and perhaps a handler."""
+    parts = subject.split("/")
+    if not all(parts) or len(parts) > 2:
+        exit_with_error(
+            f"{excerpt(subject)} is neither an invocation's ID (inv_1…) nor SERVICE or SERVICE/HANDLER; for "
+            "a key of an object: awakeables objects pause OBJECT KEY"
+        )
+    return parts
 
 
 def restart(

@@ -19,6 +19,7 @@ from awakeables.cli import (
     objects,
     offsets,
     outbox,
+    pauses,
     rekey,
     replay,
     schedules,
@@ -76,6 +77,7 @@ cli.command(rich_help_panel=RECOVER)(invocations.restart)
 cli.command(rich_help_panel=RECOVER)(invocations.cancel)
 cli.command(rich_help_panel=RECOVER)(invocations.kill)
 cli.command(rich_help_panel=RECOVER)(invocations.purge)
+cli.command(rich_help_panel=RECOVER)(pauses.pauses)
 cli.add_typer(objects.group, name="objects", rich_help_panel=RECOVER)
 cli.add_typer(deadletters.group, name="dead-letters", rich_help_panel=RECOVER)
 cli.add_typer(outbox.group, name="outbox", rich_help_panel=RECOVER)

@@ -123,6 +123,8 @@ class _Report:
         if row["pausing"] is not None:
             comes = "when its turn comes" if row["status"] == "queued" else "at its next wait"
             yield "paused", f"{comes}, as asked {self._since.past(row['pausing'])} ago"
+        if item["pause"] is not None:
+            yield "paused", f"{item['pause']['target']}, for {self._since.past(item['pause']['since'])}"
         found = [self._wait(wait) for wait in item["waits"][:MOST_WAITS]]
         if len(item["waits"]) > MOST_WAITS:
             found.append("and others: see --json")
@@ -187,6 +189,8 @@ def _commands(item: dict[str, Any]) -> str:
     if row["status"] in ("paused", "backing-off") or row["pausing"] is not None:
         verbs.insert(0, "resume")
     commands = [f"awakeables {verb} {row['id']}" for verb in verbs]
+    if item["pause"] is not None:
+        commands.insert(0, f"awakeables resume {item['pause']['target']}")
     awaited = [each["id"] for each in item["waits"] if each["invocation"] is None and each["promise"] is None]
     if awaited:
         commands.insert(0, f"awakeables resolve {awaited[0] if len(awaited) == 1 else 'ID'}")

@@ -527,6 +527,18 @@ class PausePartitions(Record):
     paused: bool
 
 
+class PauseHandlers(Record):
+    """Claim nothing of a handler or a service until it is resumed; or resume it.
+
+    Attributes:
+        target: As `PauseRow.target`.
+    """
+
+    target: str
+    paused: bool
+    by: str | None = None
+
+
 class NewSchedule(Record):
     """A schedule that the code declares.
 
@@ -650,6 +662,7 @@ Operating: TypeAlias = (
     | Cancel
     | Kill
     | PauseKey
+    | PauseHandlers
     | ResumeKey
     | EditState
     | ExpireState

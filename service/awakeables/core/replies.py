@@ -10,6 +10,7 @@ from awakeables.core.effects import Effect, QueuedEffect
 from awakeables.core.invocations import Invocation
 from awakeables.core.objects import ObjectRow
 from awakeables.core.outcomes import Outcome
+from awakeables.core.pauses import PauseRow
 from awakeables.core.records import Record
 from awakeables.core.schedules import ScheduleRow
 
@@ -281,6 +282,17 @@ class Fired(Record):
     skipped_queue: int = 0
 
 
+class PauseChanged(Record):
+    """The pause after the command; None: there is none.
+
+    Attributes:
+        changed: Whether it was not so before.
+    """
+
+    row: PauseRow | None
+    changed: bool
+
+
 class ScheduleChanged(Record):
     """The schedule after the command; None: there is none."""
 
@@ -343,6 +355,7 @@ Reply: TypeAlias = (
     | BatchBegun
     | Fired
     | ScheduleChanged
+    | PauseChanged
     | ClaimedEffects
     | KeyChanged
     | StateExpired

@@ -22,6 +22,7 @@ from awakeables.core.ids import is_promise
 from awakeables.core.invocations import Invocation
 from awakeables.core.objects import ObjectKey, ObjectRow, StateWrite
 from awakeables.core.outcomes import Outcome, Rejection
+from awakeables.core.pauses import PauseRow
 from awakeables.core.records import Row, text_bytes, text_from
 from awakeables.core.replies import Position, Wake
 from awakeables.core.revocations import revocation
@@ -45,6 +46,7 @@ TableName: TypeAlias = Literal[
     "queue",
     "states",
     "schedules",
+    "pauses",
 ]
 
 PartitionKey: TypeAlias = tuple[str, str, int]
@@ -260,6 +262,7 @@ class Rows:
         queue: The ID of the queued invocation of a key that comes first after a ticket, by the key and that.
         states: The names of the state of a key, by the key.
         schedules: By name.
+        pauses: By target.
         retention_ms: An awakeable without a row whose ID is older than this was purged.
     """
 
@@ -280,6 +283,7 @@ class Rows:
         self.queue: Table[tuple[ObjectKey, int], str] = make("queue")
         self.states: Table[ObjectKey, list[str]] = make("states")
         self.schedules: Table[str, ScheduleRow] = make("schedules")
+        self.pauses: Table[str, PauseRow] = make("pauses")
 
 
 class Changes:
@@ -317,6 +321,7 @@ class Changes:
         self.states: dict[tuple[ObjectKey, str], tuple[bytes | None, int]] = {}
         self.queued: dict[ObjectKey, list[str]] = {}
         self.schedules: dict[str, ScheduleRow | None] = {}
+        self.pauses: dict[str, PauseRow | None] = {}
         self._new_waits: dict[str, list[str]] = {}
 
     def put_invocation(self, before: Invocation | None, row: Invocation) -> None:
@@ -362,6 +367,11 @@ class Changes:
         """Change, add or (None) delete the queue of a key."""
         self.objects.setdefault(object_key, before)
         self.rows.objects[object_key] = row
+
+    def put_pause(self, before: PauseRow | None, target: str, row: PauseRow | None) -> None:
+        """Add or (None) delete a pause."""
+        self.pauses.setdefault(target, before)
+        self.rows.pauses[target] = row
 
     def put_schedule(self, before: ScheduleRow | None, name: str, row: ScheduleRow | None) -> None:
         """Change, add or (None) delete a schedule."""

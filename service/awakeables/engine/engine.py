@@ -28,6 +28,7 @@ from awakeables.engine.invocationlog import log_failed_run
 from awakeables.engine.member import Member, MemberSettings
 from awakeables.engine.others import HintSender, OtherInstances
 from awakeables.engine.outbox import Relay, RelaySettings
+from awakeables.engine.pauses import Pauses
 from awakeables.engine.pool import DeadLetterTo, RunnerPool
 from awakeables.engine.readtopic import FoldingSettings, Reading
 from awakeables.engine.retention import Retention, RetentionSettings
@@ -205,6 +206,13 @@ class Engine:
             watermark=None if self.member.alone else store,
         )
         self.waiters = Waiters()
+        self.pauses = Pauses(
+            app,
+            store,
+            self.committer,
+            interval_s=settings.member.interval_s,
+            on_resumed=lambda: self.pool.look_again(),
+        )
         self.hints = HintSender(store.hints, self.member)
         self.pool = RunnerPool(
             attempts,
@@ -217,6 +225,7 @@ class Engine:
             waiters=self.waiters,
             clock=clock,
             member=self.member,
+            paused=lambda: self.pauses.targets,
             build=build,
             settings=settings.runner,
             max_running=settings.max_running,
@@ -319,7 +328,9 @@ class Engine:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.committer.run(), name="committer")
                 await self.member.register()
+                await self.pauses.load()
                 if not self.member.alone:
+                    tasks.create_task(self.pauses.run(self.unexpected), name="pauses")
                     tasks.create_task(self.member.run(self.unexpected), name="member")
                     tasks.create_task(self.others.run(), name="other-instances")
                     tasks.create_task(self.horizon.run(self.unexpected), name="horizon")

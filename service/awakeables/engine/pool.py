@@ -104,6 +104,7 @@ class RunnerPool:
         waiters: Waiters,
         clock: Clock,
         member: Member,
+        paused: Callable[[], Sequence[str]],
         build: str,
         settings: RunnerSettings,
         max_running: int,
@@ -131,6 +132,7 @@ class RunnerPool:
             waiters: The callers that wait for invocations to end.
             clock: The time.
             member: This process among the instances: the owner in the fences.
+            paused: The handlers that are paused, as `versions.target` names them.
             build: The version of the code, kept in the rows that it writes.
             settings: How invocations are run.
             max_running: How many may be in memory at once; further ones wait as rows.
@@ -163,6 +165,7 @@ class RunnerPool:
         self._store = store
         self._settle = settle
         self._unread = unread
+        self._paused = paused
         self._validator = validator
         self._waiters = waiters
         self._max_running = max_running
@@ -438,7 +441,7 @@ class RunnerPool:
             limit=limit,
             suspect=self._suspect is None,
             not_builds=self.member.not_builds,
-            not_handlers=self.member.not_handlers,
+            not_handlers=(*self.member.not_handlers, *self._paused()),
         )
         claimed = await self.committer.commit(command, Claimed)
         if claimed.effect_ids:

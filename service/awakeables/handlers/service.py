@@ -75,6 +75,7 @@ RESERVED_SERVICES = frozenset(
         "subscriptions",
         "schedules",
         "versions",
+        "pauses",
         "health",
         "metrics",
         "openapi.json",
@@ -743,6 +744,16 @@ class App:
     def revocations_topic(self) -> str:
         return f"{self.name}.revocations"
 
+    def service(self, name: str) -> Service | KeyedGroup:
+        """Find a service, object or workflow by name.
+
+        Raises:
+            NotFound: There is none; the message lists those that exist.
+        """
+        if name not in self.services:
+            raise NotFound(f"no service {name!r}; there are: {', '.join(sorted(self.services))}")
+        return self.services[name]
+
     def handler(self, service: str, name: str, version: int | None = None) -> Handler:
         """Find a handler by name.
 
@@ -754,9 +765,7 @@ class App:
         Raises:
             NotFound: There is none; the message lists those that exist.
         """
-        if service not in self.services:
-            raise NotFound(f"no service {service!r}; there are: {', '.join(sorted(self.services))}")
-        of = self.services[service]
+        of = self.service(service)
         handlers = of.handlers
         if name not in handlers:
             what = of.what

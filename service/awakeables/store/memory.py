@@ -31,6 +31,7 @@ from awakeables.core.invocations import STATUSES, Invocation, Status, due_since_
 from awakeables.core.journal import Entry, decode_chunks, waits_created
 from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome
+from awakeables.core.pauses import PauseRow
 from awakeables.core.replies import Position, Reply
 from awakeables.core.rows import (
     Changes,
@@ -111,6 +112,7 @@ class MemoryTables:
         self.keys = cast("dict[tuple[str, str], tuple[str, str]]", rows.keys)
         self.positions = cast("dict[PartitionKey, PositionRow]", rows.positions)
         self.schedules = cast("dict[str, ScheduleRow]", rows.schedules)
+        self.pauses = cast("dict[str, PauseRow]", rows.pauses)
         self.journals: dict[str, dict[int, bytes]] = {}
         self.schemas: dict[str, bytes] = {}
         self.states: dict[tuple[ObjectKey, str], tuple[bytes, int]] = {}
@@ -255,6 +257,9 @@ class MemoryTables:
         for name in changes.schedules:
             if self.rows.schedules.get(name) is None:
                 self.rows.schedules.pop(name, None)
+        for name in changes.pauses:
+            if self.rows.pauses.get(name) is None:
+                self.rows.pauses.pop(name, None)
         for state, (value, at_ms) in changes.states.items():
             if value is None:
                 self.states.pop(state, None)
@@ -278,6 +283,7 @@ class MemoryTables:
         _put_back(self.keys, changes.keys)
         _put_back(self.rows.objects, changes.objects)
         _put_back(self.schedules, changes.schedules)
+        _put_back(self.pauses, changes.pauses)
 
 
 def in_order(rows: list[EffectRow]) -> list[EffectRow]:
@@ -414,6 +420,9 @@ class MemoryStore:
         rows = self.tables.invocations.values()
         named = (row for row in rows if row.subscription == subscription and row.result_json is None)
         return sum(1 for _ in islice(named, most))
+
+    async def pauses(self) -> list[PauseRow]:
+        return [row for _, row in sorted(self.tables.pauses.items())]
 
     async def schedules(self) -> list[ListedSchedule]:
         listed = []

@@ -29,6 +29,7 @@ from awakeables.web.metrics import MetricsRoute
 from awakeables.web.objects import ObjectRoutes
 from awakeables.web.offsets import OffsetRoutes
 from awakeables.web.outbox import OutboxRoutes
+from awakeables.web.pauses import PauseRoutes
 from awakeables.web.problems import ClientGone, Problem
 from awakeables.web.request import HttpRequest, Response
 from awakeables.web.requestids import REQUEST_ID, RequestIds
@@ -171,6 +172,7 @@ def _routes(  # noqa: PLR0915 - a line per route
     objects = ObjectRoutes(api, waiting, bodies)
     offsets = OffsetRoutes(api, waiting)
     outbox = OutboxRoutes(api, waiting)
+    pauses = PauseRoutes(api, waiting)
     schedules = ScheduleRoutes(api, waiting)
     subscriptions = SubscriptionRoutes(api, waiting)
     versions = VersionRoutes(api, waiting)
@@ -230,6 +232,10 @@ def _routes(  # noqa: PLR0915 - a line per route
     routes.add("GET", "/schedules", schedules.list, scope="read")
     for verb in (schedules.pause, schedules.resume, schedules.trigger):
         routes.add("POST", f"/schedules/*/{verb.__name__}", verb, scope="operate")
+    routes.add("GET", "/pauses", pauses.list, scope="read")
+    for path in ("/pauses/*", "/pauses/*/*"):
+        routes.add("POST", f"{path}/pause", pauses.pause, scope="operate")
+        routes.add("POST", f"{path}/resume", pauses.resume, scope="operate")
     routes.add("GET", "/instances", instances.list, scope="read")
     routes.add("GET", "/versions", versions.list, scope="read")
     routes.add("GET", "/metrics", metrics_page.show, scope="metrics")

@@ -34,6 +34,7 @@ from awakeables.core.outcomes import (
     Resolution,
     as_resolution,
 )
+from awakeables.core.pauses import PauseRow
 from awakeables.core.records import rfc3339, text_from
 from awakeables.core.replay import describe
 from awakeables.core.sealed import Unopened
@@ -325,10 +326,16 @@ def _source(record: SourceRecord) -> views.SourceRecordView:
 def _waiting(chain: Sequence[WaitingInvocation]) -> list[views.WaitingInvocationView]:
     return [
         views.WaitingInvocationView(
-            invocation=invocation(each.row), waits=[_wait(wait) for wait in each.waits]
+            invocation=invocation(each.row),
+            waits=[_wait(wait) for wait in each.waits],
+            pause=None if each.pause is None else pause(each.pause),
         )
         for each in chain
     ]
+
+
+def pause(row: PauseRow) -> views.PauseView:
+    return views.PauseView(target=row.target, since=instant(row.since_ms), by=row.by)
 
 
 def _wait(row: AwakeableRow) -> views.WaitView:

@@ -271,10 +271,15 @@ class WaitView(View):
 
 
 class WaitingInvocationView(View):
-    """An invocation that has not ended, and what it waits for, the oldest first; at most 32."""
+    """An invocation that has not ended, and what it waits for, the oldest first; at most 32.
+
+    Attributes:
+        pause: The pause of its handler or service, if that is why it is not claimed.
+    """
 
     invocation: InvocationView
     waits: list[WaitView]
+    pause: PauseView | None
 
 
 class WhyView(View):
@@ -516,6 +521,30 @@ class SchedulesView(View):
     """All schedules, by name."""
 
     items: list[ScheduleView]
+
+
+class PauseView(View):
+    """A service, or a handler as `service/handler`, of which nothing is claimed until it is resumed.
+
+    Attributes:
+        by: The name of the token with which it was paused.
+    """
+
+    target: str
+    since: Instant
+    by: str | None
+
+
+class PausesView(View):
+    """What is paused, by name."""
+
+    items: list[PauseView]
+
+
+class ResumedView(View):
+    """What was paused, and is not any more."""
+
+    resumed: list[str]
 
 
 class TriggeredView(View):

@@ -638,3 +638,37 @@ def test_versions_says_how_many_open_invocations_need_which(stub: StubService, r
     assert lines[5][2:5] == ["discount", "-", "3"]
     assert "not in the code" in told.stdout.splitlines()[6]
     assert json.loads(run("versions", "--json").stdout) == {"items": items}
+
+
+# ── pauses ──────────────────────────────────────────────────────────────────────────────────
+
+PAUSE = {"target": "orders/fulfil", "since": "2026-11-29T12:00:00.000Z", "by": "ann"}
+
+
+@pytest.mark.parametrize("target", ["orders", "orders/fulfil"])
+def test_a_service_or_handler_is_paused_and_resumed(stub: StubService, run: Run, target: str) -> None:
+    stub.will_answer(f"POST /pauses/{target}/pause", PAUSE)
+    assert run("pause", target).stdout == f"{target}: paused since 2026-11-29T12:00:00.000Z\n"
+    stub.will_answer(f"POST /pauses/{target}/resume", {"resumed": ["orders", "orders/fulfil"]})
+    assert run("resume", target).stdout == "orders: resumed\norders/fulfil: resumed\n"
+    stub.will_answer(f"POST /pauses/{target}/resume", {"resumed": []})
+    assert run("resume", target).stdout == f"{target}: was not paused\n"
+    for act, answer in (("pause", PAUSE), ("resume", {"resumed": []})):
+        stub.will_answer(f"POST /pauses/{target}/{act}", answer)
+        assert json.loads(run(act, target, "--json").stdout) == answer
+
+
+def test_what_is_paused_is_listed(stub: StubService, run: Run) -> None:
+    stub.will_answer("GET /pauses", {"items": [PAUSE]})
+    row = run("pauses", "--wide").stdout.splitlines()[-1]
+    assert row.split() == ["orders/fulfil", "2026-11-29T12:00:00.000Z", "ann"]
+    stub.will_answer("GET /pauses", {"items": []})
+    assert run("pauses").stderr == "no service and no handler is paused\n"
+
+
+@pytest.mark.parametrize("subject", ["orders/fulfil/k", "/fulfil", "orders/", ""])
+def test_what_can_not_be_paused_is_refused_with_what_can(run: Run, subject: str) -> None:
+    told = run("pause", subject)
+    assert told.exit_code == 1
+    assert "nor SERVICE or SERVICE/HANDLER" in told.stderr
+    assert "awakeables objects pause OBJECT KEY" in told.stderr

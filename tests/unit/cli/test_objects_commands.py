@@ -70,7 +70,7 @@ def wait(wait_id: str = ANSWER, **fields: Any) -> views.WaitView:
 
 
 def item(row: views.InvocationView, *waits: views.WaitView) -> views.WaitingInvocationView:
-    return views.WaitingInvocationView(invocation=row, waits=[*waits])
+    return views.WaitingInvocationView(invocation=row, waits=[*waits], pause=None)
 
 
 def status(

@@ -45,6 +45,7 @@ BY_KEY: Mapping[type[Command], Decision] = {
     commands.PauseSchedule: scheduling.pause_schedule,
     commands.Resume: operating.resume,
     commands.PauseInvocation: operating.pause,
+    commands.PauseHandlers: operating.pause_handlers,
     commands.Restart: operating.restart,
     commands.Cancel: operating.cancel,
     commands.Kill: operating.kill,

@@ -23,6 +23,7 @@ from awakeables.core.commands import (
     FirstStep,
     Kill,
     MarkRefused,
+    PauseHandlers,
     PauseInvocation,
     PauseKey,
     PausePartitions,
@@ -377,6 +378,8 @@ def _add_named(command: Command, keys: Keys) -> None:  # noqa: C901, PLR0915 - o
         case Fire() | BeginQueued() | Trigger():
             keys["schedules"].add(command.schedule)
             _add_begins([tick.begin for tick in _ticks_of(command)], keys)
+        case PauseHandlers():
+            keys["pauses"].add(command.target)
         case PauseSchedule():
             keys["schedules"].add(command.schedule)
         case PlaceSchedules():

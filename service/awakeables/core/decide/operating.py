@@ -13,6 +13,7 @@ from awakeables.core.commands import (
     Cancel,
     ExpireState,
     Kill,
+    PauseHandlers,
     PauseInvocation,
     Probe,
     Purge,
@@ -26,10 +27,12 @@ from awakeables.core.decide.queueing import object_key_of, take_ticket
 from awakeables.core.decide.settling import add_dead_letters, new_letters
 from awakeables.core.invocations import CANCELLED_OUTCOME, Invocation
 from awakeables.core.objects import RUN, StateWrite
+from awakeables.core.pauses import PauseRow
 from awakeables.core.replies import (
     Acknowledged,
     CancelMarked,
     Killed,
+    PauseChanged,
     PauseMarked,
     Purged,
     Restarted,
@@ -51,6 +54,19 @@ def resume(command: Resume, rows: Rows, now_ms: int, changes: Changes) -> Resume
         resumed = _with_act(resumed, "resume", command.by, now_ms)
         changes.put_invocation(row, resumed)
     return Resumed(invocation=resumed, accepted=True)
+
+
+def pause_handlers(command: PauseHandlers, rows: Rows, now_ms: int, changes: Changes) -> PauseChanged:
+    """Pause a handler or a service, or resume it."""
+    held = rows.pauses[command.target]
+    row = held
+    if command.paused and held is None:
+        row = PauseRow(target=command.target, since_ms=now_ms, by=command.by)
+    elif not command.paused:
+        row = None
+    if row is not held:
+        changes.put_pause(held, command.target, row)
+    return PauseChanged(row=row, changed=row is not held)
 
 
 def pause(command: PauseInvocation, rows: Rows, now_ms: int, changes: Changes) -> PauseMarked:

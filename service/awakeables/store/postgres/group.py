@@ -23,10 +23,10 @@ from awakeables.core.decide.needs import Keys, missing, needs, needs_of_loaded
 from awakeables.core.replies import Reply
 from awakeables.core.rows import Changes, NotLoaded, Rows
 from awakeables.errors import StoreRefused, StoreUnavailable
+from awakeables.store.floors import Floors
 from awakeables.store.postgres.changes import BlindChanges, with_counts
 from awakeables.store.postgres.connection import Connection, transaction
 from awakeables.store.postgres.errors import EXISTS, STALE, is_tried_again, sqlstate
-from awakeables.store.postgres.floors import Floors
 from awakeables.store.postgres.loading import Loaded, keys_of, load, lock, merge
 from awakeables.store.postgres.searching import find
 from awakeables.store.postgres.writing import write

@@ -11,6 +11,7 @@ from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.decide.needs import Keys
 from awakeables.core.invocations import Invocation
 from awakeables.core.objects import ObjectRow
+from awakeables.core.pauses import PauseRow
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.rows import PositionRow, Rows, TableName
 from awakeables.core.schedules import ScheduleRow
@@ -26,6 +27,7 @@ Found: TypeAlias = tuple[Hashable, Any]
 LOCKED: tuple[TableName, ...] = (
     "positions",
     "schedules",
+    "pauses",
     "objects",
     "awakeables",
     "invocations",
@@ -160,6 +162,7 @@ _MADE: dict[TableName, Callable[[Loaded, Columns], Found]] = {
     "keys": _key,
     "positions": lambda _loaded, columns: (columns[:3], PositionRow(*columns)),
     "schedules": lambda _loaded, columns: (columns[0], ScheduleRow(*columns)),
+    "pauses": lambda _loaded, columns: (columns[0], PauseRow(*columns)),
     "waiting": lambda _loaded, columns: columns,
     "pending": lambda _loaded, columns: columns,
     "objects": lambda _loaded, columns: (columns[:2], ObjectRow(*columns)),

@@ -16,6 +16,7 @@ from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry, decode_chunks, waits_created
 from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome, decode_outcome
+from awakeables.core.pauses import PauseRow
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.replies import Position
 from awakeables.core.rows import PositionRow
@@ -118,6 +119,10 @@ async def awakeables_of(connection: Connection, invocation_ids: Sequence[str]) -
     for invocation_id, id_ in rows:
         found[invocation_id].append(id_)
     return found
+
+
+async def pauses(connection: Connection) -> list[PauseRow]:
+    return [PauseRow(*row) for row in await connection.fetch(QUERIES["pauses"])]
 
 
 async def schedules(connection: Connection) -> list[ListedSchedule]:

@@ -21,8 +21,8 @@ from awakeables.core.ids import EFFECT_KINDS, first_id
 from awakeables.core.invocations import NO_INSTANT_MS, SUSPECT_STARTS, Invocation, due_since_ms
 from awakeables.core.records import text_from
 from awakeables.core.rows import EffectRow
+from awakeables.store.floors import Floor, Floors
 from awakeables.store.postgres.connection import Connection
-from awakeables.store.postgres.floors import Floor, Floors
 from awakeables.store.postgres.loading import Loaded, hold_places
 from awakeables.store.postgres.queries import QUERIES
 
@@ -60,6 +60,8 @@ async def _due(connection: Connection, command: Claim, loaded: Loaded, floor: Fl
     regular = await due("due_invocations", command.limit - len(suspects), least_ms)
     if regular and regular[-1].due_ms is not None:
         floor.reached(due_since_ms(regular[-1].due_ms))
+    elif command.not_handlers:  # of which any number may be due
+        floor.reached(loaded.now_ms)
     found = [*suspects, *regular]
     if not found:
         return Due(invocations=())

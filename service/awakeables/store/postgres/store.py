@@ -20,14 +20,15 @@ from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
 from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome
+from awakeables.core.pauses import PauseRow
 from awakeables.core.replies import Position, Reply
 from awakeables.core.schedules import ListedSchedule
 from awakeables.core.versions import OpenInvocations
 from awakeables.ports import Clock, Expectation, Page, PayloadCodec
+from awakeables.store.floors import Floors
 from awakeables.store.postgres import reading
 from awakeables.store.postgres.connection import Connection, Database, Session
 from awakeables.store.postgres.counts import Counts
-from awakeables.store.postgres.floors import Floors
 from awakeables.store.postgres.group import OptimisticGroup
 from awakeables.store.postgres.hints import PostgresHints
 from awakeables.store.postgres.membership import PostgresMembership
@@ -154,6 +155,9 @@ class PostgresStore:
 
     async def subscribed(self) -> list[tuple[str, str]]:
         return await _read(self._reader, reading.subscribed)
+
+    async def pauses(self) -> list[PauseRow]:
+        return await _read(self._reader, reading.pauses)
 
     async def schedules(self) -> list[ListedSchedule]:
         return await _read(self._reader, reading.schedules)

@@ -31,6 +31,7 @@ KINDS: Final = (
     "hold_schedules",
     "update_schedules",
     "delete_schedules",
+    "delete_pauses",
     "hold_objects",
     "update_objects",
     "delete_objects",
@@ -50,6 +51,7 @@ KINDS: Final = (
     "delete_keys",
     "insert_positions",
     "insert_schedules",
+    "insert_pauses",
     "insert_objects",
     "write_states",
     "clear_states",
@@ -170,6 +172,11 @@ def _written(changes: Changes, loaded: Loaded, schemas: set[str]) -> Written:
         _objects(changes, written)
     if changes.schedules:
         _schedules(changes, written)
+    for target, pause in changes.pauses.items():
+        if pause is not None:
+            written["delete_pauses"].append((target, pause.since_ms))
+        if (now := changes.rows.pauses[target]) is not None:
+            written["insert_pauses"].append(astuple(now))
     if changes.purged:
         _purged(changes, loaded, written)
     for letter_id in changes.deleted_dead_letters:

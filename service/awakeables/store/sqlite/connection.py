@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 
+from awakeables.store.floors import Floor
 from awakeables.store.sealing import Sealing
 
 
@@ -13,9 +15,11 @@ class FileConnection(sqlite3.Connection):
 
     Attributes:
         sealing: Seals what is written, and opens what is read.
+        due: Where claims begin to search while they leave handlers alone.
     """
 
     sealing = Sealing()
+    due: Floor
 
 
 def connected(target: Path | str, sealing: Sealing, *, uri: bool = False) -> FileConnection:
@@ -24,4 +28,5 @@ def connected(target: Path | str, sealing: Sealing, *, uri: bool = False) -> Fil
         target, isolation_level=None, factory=FileConnection, uri=uri
     )
     connection.sealing = sealing
+    connection.due = Floor(time.monotonic)
     return connection

@@ -153,6 +153,7 @@ class Group:
         for few in (rows.effects, rows.dead_letters, rows.sources, rows.keys, rows.queue, rows.states):
             few.clear()
         rows.schedules.clear()
+        rows.pauses.clear()
         for object_key in self._idle:
             rows.objects.pop(object_key, None)
         many: tuple[dict[Any, Any], ...] = (rows.invocations, rows.awakeables, rows.objects)
@@ -205,7 +206,8 @@ class Group:
             self._effects(changes, statements)
         if changes.positions:
             self._positions(changes, statements)
-        if changes.keys or changes.dead_letters or changes.objects or changes.states or changes.schedules:
+        rare = changes.keys or changes.dead_letters or changes.objects or changes.states
+        if rare or changes.schedules or changes.pauses:
             self._others(changes, statements)
         for name, values in (self._sealed(statements) if self._seals else statements).items():
             self.wrote = True
@@ -361,8 +363,8 @@ class Group:
             self._keys_and_letters(changes, statements)
         if changes.objects or changes.states:
             self._objects(changes, statements)
-        if changes.schedules:
-            self._schedules(changes, statements)
+        if changes.schedules or changes.pauses:
+            self._operated(changes, statements)
 
     def _positions(self, changes: Changes, statements: Statements) -> None:
         for key, before in changes.positions.items():
@@ -374,7 +376,13 @@ class Group:
                 change = (row.next, row.epoch, row.owner, row.again_before, row.topic_id, row.paused_ms)
                 statements["update_position"].append((*change, *key, before.next, before.epoch))
 
-    def _schedules(self, changes: Changes, statements: Statements) -> None:
+    def _operated(self, changes: Changes, statements: Statements) -> None:
+        """Schedules, and what operators have paused."""
+        for target, pause in changes.pauses.items():
+            if pause is not None:
+                statements["delete_pause"].append((target,))
+            if (now := changes.rows.pauses[target]) is not None:
+                statements["insert_pause"].append(astuple(now))
         for name, before in changes.schedules.items():
             row = changes.rows.schedules[name]
             if before is None:

@@ -19,8 +19,9 @@ from awakeables.core.commands import (
 from awakeables.core.decide.claiming import Due, horizon_of
 from awakeables.core.decide.operating import KeyState, PurgeCandidates
 from awakeables.core.ids import EFFECT_KINDS, first_id
-from awakeables.core.invocations import NO_INSTANT_MS, SUSPECT_STARTS, Invocation
+from awakeables.core.invocations import NO_INSTANT_MS, SUSPECT_STARTS, Invocation, due_since_ms
 from awakeables.core.objects import ObjectKey, ObjectRow
+from awakeables.core.pauses import PauseRow
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.rows import EffectRow, PartitionKey, PositionRow, Rows, TableName
 from awakeables.core.schedules import ScheduleRow
@@ -107,6 +108,12 @@ def _schedules(connection: FileConnection, names: Collection[str]) -> Iterable[t
         yield name, columns and ScheduleRow(*columns)
 
 
+def _pauses(connection: FileConnection, targets: Collection[str]) -> Iterable[tuple[Hashable, Any]]:
+    for target in targets:
+        columns = connection.execute(QUERIES["pause"], (target,)).fetchone()
+        yield target, columns and PauseRow(*columns)
+
+
 _READ: dict[TableName, Read] = {
     "invocations": _reads("invocations", Sealing.invocation),
     "awakeables": _reads("awakeables", Sealing.awakeable),
@@ -121,6 +128,7 @@ _READ: dict[TableName, Read] = {
     "queue": _first_queued,
     "states": _state_names,
     "schedules": _schedules,
+    "pauses": _pauses,
 }
 
 
@@ -163,10 +171,19 @@ def _due(
     merged = (NO_INSTANT_MS, limit)
     if suspects:
         found = connection.execute(QUERIES["due_suspects"], (now_ms, SUSPECT_STARTS, *left, *merged))
-    else:
-        wanted = (SUSPECT_STARTS, *left, limit, now_ms, SUSPECT_STARTS, *left, limit, *merged)
-        found = connection.execute(QUERIES["due_invocations"], wanted)
-    return [connection.sealing.invocation(row) for row in found]
+        return [connection.sealing.invocation(row) for row in found]
+    least_ms = 0
+    if command.not_handlers:
+        least_ms = max(0, connection.due.begin(command.not_builds, command.not_handlers) or 0)
+    kind = (SUSPECT_STARTS, *left, limit)
+    wanted = (least_ms - NO_INSTANT_MS, *kind, least_ms, now_ms, *kind, *merged)
+    rows = [
+        connection.sealing.invocation(row) for row in connection.execute(QUERIES["due_invocations"], wanted)
+    ]
+    if command.not_handlers:
+        is_all = len(rows) < limit or not rows or rows[-1].due_ms is None
+        connection.due.reached(now_ms if is_all else due_since_ms(rows[-1].due_ms or 0))
+    return rows
 
 
 def _effects_of(connection: FileConnection, due: Sequence[Invocation], owner: str) -> list[EffectRow]:

@@ -19,6 +19,7 @@ from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry, decode_chunks, waits_created
 from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome, decode_outcome
+from awakeables.core.pauses import PauseRow
 from awakeables.core.records import text_bytes, text_from
 from awakeables.core.replies import Position
 from awakeables.core.rows import PositionRow
@@ -109,6 +110,10 @@ def awakeables_of(connection: FileConnection, invocation_ids: Sequence[str]) -> 
     for invocation_id, id_ in connection.execute(QUERIES["awakeables_of"], (id_list(invocation_ids),)):
         found[invocation_id].append(id_)
     return found
+
+
+def pauses(connection: FileConnection) -> list[PauseRow]:
+    return [PauseRow(*row) for row in connection.execute(QUERIES["pauses"])]
 
 
 def schedules(connection: FileConnection) -> list[ListedSchedule]:

@@ -29,6 +29,7 @@ from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import Entry
 from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome
+from awakeables.core.pauses import PauseRow
 from awakeables.core.replies import Position, Reply
 from awakeables.core.schedules import ListedSchedule
 from awakeables.core.versions import OpenInvocations
@@ -279,6 +280,7 @@ class SqliteStore:
     def _forget(self, connection: FileConnection) -> None:
         """Roll back and drop the cache: the transaction failed, or its outcome is unknown."""
         self._known = RowCache(self._retention_ms)
+        connection.due.forget()
         if connection.in_transaction:
             connection.execute(QUERIES["roll_back"])
 
@@ -325,6 +327,9 @@ class SqliteStore:
 
     async def subscribed(self) -> list[tuple[str, str]]:
         return await self._reader.run(reading.subscribed)
+
+    async def pauses(self) -> list[PauseRow]:
+        return await self._reader.run(reading.pauses)
 
     async def schedules(self) -> list[ListedSchedule]:
         return await self._reader.run(reading.schedules)

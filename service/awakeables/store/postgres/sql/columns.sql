@@ -26,6 +26,9 @@ p.subscription, p.topic, p.partition, p.next, p.epoch, p.owner, p.again_before, 
 -- schedule_columns --
 s.name, s.service, s.handler, s.spec, s.since_ms, s.next_ms, s.paused_ms, s.last_invocation, s.queued_ms
 
+-- pause_columns --
+u.target, u.since_ms, u.by
+
 -- new_rev --
 (random() * 2147483647)::integer
 

@@ -38,6 +38,10 @@ JOIN awakeables.offsets AS p
 SELECT 'schedules', ROW(@schedule_columns)
 FROM awakeables.schedules AS s WHERE s.name = ANY($1::text[])
 
+-- load_pauses --
+SELECT 'pauses', ROW(@pause_columns)
+FROM awakeables.pauses AS u WHERE u.target = ANY($1::text[])
+
 -- load_waiting --
 SELECT 'waiting', ROW(convert_from(a.source, 'UTF8'), array_agg(a.id ORDER BY a.id))
 FROM awakeables.awakeables AS a
@@ -60,6 +64,9 @@ ORDER BY p.subscription, p.topic, p.partition FOR UPDATE OF p
 
 -- lock_schedules --
 SELECT s.name FROM awakeables.schedules AS s WHERE s.name = ANY($1::text[]) ORDER BY s.name FOR UPDATE
+
+-- lock_pauses --
+SELECT u.target FROM awakeables.pauses AS u WHERE u.target = ANY($1::text[]) ORDER BY u.target FOR UPDATE
 
 -- lock_awakeables --
 SELECT a.id FROM awakeables.awakeables AS a WHERE a.id = ANY($1::text[]) ORDER BY a.id FOR UPDATE

@@ -60,6 +60,9 @@ SELECT @schedule_columns, i.status
 FROM awakeables.schedules AS s LEFT JOIN awakeables.invocations AS i ON i.id = s.last_invocation
 ORDER BY s.name
 
+-- pauses --
+SELECT @pause_columns FROM awakeables.pauses AS u ORDER BY u.target
+
 -- positions --
 SELECT @position_columns FROM awakeables.offsets AS p
 WHERE p.subscription = $1 AND p.topic = $2 ORDER BY p.partition

@@ -40,6 +40,12 @@ USING unnest($1::text[], $2::bigint[], $3::bigint[]) AS n (name, old_since_ms, o
 WHERE @after AND s.name = n.name AND s.since_ms = n.old_since_ms AND s.next_ms = n.old_next_ms
 RETURNING 1
 
+-- delete_pauses --
+DELETE FROM awakeables.pauses AS u
+USING unnest($1::text[], $2::bigint[]) AS n (target, old_since_ms)
+WHERE @after AND u.target = n.target AND u.since_ms = n.old_since_ms
+RETURNING 1
+
 -- update_awakeables --
 UPDATE awakeables.awakeables AS a
 SET state = n.state, settled_ms = n.settled_ms, settled_by = n.settled_by,
@@ -169,6 +175,12 @@ SELECT
 FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[],
             $9::bigint[])
     AS n (name, service, handler, spec, since_ms, next_ms, paused_ms, last_invocation, queued_ms)
+WHERE @after
+RETURNING 1
+
+-- insert_pauses --
+INSERT INTO awakeables.pauses (target, since_ms, by)
+SELECT n.target, n.since_ms, n.by FROM unnest($1::text[], $2::bigint[], $3::text[]) AS n (target, since_ms, by)
 WHERE @after
 RETURNING 1
 

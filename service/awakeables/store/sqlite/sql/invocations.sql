@@ -46,7 +46,7 @@ GROUP BY service, handler, versions
 SELECT * FROM (
     SELECT * FROM (
         SELECT * FROM invocations INDEXED BY invocations_due
-        WHERE due_ms IS NOT NULL AND due_ms < 0 AND starts < ?
+        WHERE due_ms IS NOT NULL AND due_ms BETWEEN ? AND -1 AND starts < ?
             AND ifnull(build, '') NOT IN (SELECT value FROM json_each(?))
             AND service || '/' || handler || ifnull('@' || json_extract(CAST(versions AS TEXT), '$.handler'), '')
                 NOT IN (SELECT value FROM json_each(?))
@@ -55,7 +55,7 @@ SELECT * FROM (
     UNION ALL
     SELECT * FROM (
         SELECT * FROM invocations INDEXED BY invocations_due
-        WHERE due_ms IS NOT NULL AND due_ms BETWEEN 0 AND ? AND starts < ?
+        WHERE due_ms IS NOT NULL AND due_ms BETWEEN ? AND ? AND starts < ?
             AND ifnull(build, '') NOT IN (SELECT value FROM json_each(?))
             AND service || '/' || handler || ifnull('@' || json_extract(CAST(versions AS TEXT), '$.handler'), '')
                 NOT IN (SELECT value FROM json_each(?))
