@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from awakeables import Context, Service
+from awakeables import Context, Service, TerminalError
 from awakeables.core.awakeables import Completion
 from awakeables.core.commands import Settle
 from awakeables.core.outcomes import Resolution
@@ -46,6 +46,16 @@ async def one_by_one(ctx: Context, count: int) -> int:
     async for done in ctx.as_completed([ctx.awakeable() for _ in range(count)]):
         total += await done
     return total
+
+
+@service.handler()
+async def in_branches(ctx: Context, count: int) -> int:
+    async def branch() -> int:
+        answer: int = await ctx.awakeable()
+        ctx.publish("notices", answer)
+        return answer
+
+    return sum(await ctx.gather(*[branch() for _ in range(count)]))
 
 
 @service.handler()
@@ -117,7 +127,7 @@ def test_a_gather_is_linear(at_once: int, most: int) -> None:
     assert few < most
 
 
-@pytest.mark.parametrize("handler", ["many_and_a_run", "one_by_one"])
+@pytest.mark.parametrize("handler", ["many_and_a_run", "one_by_one", "in_branches"])
 def test_so_are_other_ways_to_wait_for_many(handler: str) -> None:
     few, many_more = (in_virtual_time(cost_of_answers(count, 100, handler)) for count in (200, 2000))
     assert many_more < 1.2 * few
@@ -134,6 +144,33 @@ def test_a_combination_leaves_nothing_that_only_the_collector_frees() -> None:
             await ctx.resolve_awakeable(each.id, 1)
         return [await undecided]
 
+    assert_is_freed(handler)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_branches_leave_nothing_that_only_the_collector_frees(fails: bool) -> None:
+    async def handler(ctx: Context) -> None:
+        async def branch(seconds: int) -> None:
+            async with ctx.timeout(timedelta(seconds=2)):
+                await ctx.sleep(timedelta(seconds=seconds))
+
+        left = ctx.map(branch, [1, 9, 9], concurrency=2)
+        await ctx.race(branch(1), branch(9), *left)
+        if fails:
+            raise TerminalError("as planned")
+
+    assert_is_freed(handler)
+
+
+def test_a_failure_leaves_nothing_that_only_the_collector_frees() -> None:
+    async def handler(ctx: Context) -> None:
+        await ctx.sleep(timedelta(seconds=1))
+        raise TerminalError("as planned")
+
+    assert_is_freed(handler)
+
+
+def assert_is_freed(handler: Any) -> None:
     left = []
     for times in (1, 10):
         run(handler, suspend=False)

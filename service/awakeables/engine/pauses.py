@@ -7,6 +7,7 @@ heartbeat; the one that an operator asks knows at once.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -140,6 +141,10 @@ class Pauses:
             for target in self._app.targets
             if any(covers(row.target, *parsed_target(target)[:2]) for row in rows)
         )
-        log.warning(events.HANDLERS_PAUSED, paused=[row.target for row in rows])
+        log.log(
+            logging.WARNING if rows else logging.INFO,
+            events.HANDLERS_PAUSED,
+            paused=[row.target for row in rows],
+        )
         if not set(before) <= set(self.targets):
             self._on_resumed()

@@ -237,9 +237,12 @@ class Branches:
             if swallowed and isinstance(error, Suspended):
                 raise HandlerMisuse("a branch caught Suspended") from None
             raise
-        value, failure = self._result
-        if failure is not None:
-            raise failure
+        (value, failure), self._result = self._result, (None, None)
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            failure = None  # else it and its traceback refer to each other
         return value
 
     def _run_all(self) -> Generator[Any, Any, None]:
@@ -289,10 +292,13 @@ class Branches:
         except TerminalError as raised:
             has_ended, failure = True, raised
         fiber.unawaited.update(execution.unawaited.keys() - known)
-        if has_ended:
-            self._end(fiber, value, failure)
-        else:
-            self._block(fiber)
+        try:
+            if has_ended:
+                self._end(fiber, value, failure)
+            else:
+                self._block(fiber)
+        finally:
+            error = failure = None  # else they and their tracebacks refer to each other
 
     def _block(self, fiber: Fiber) -> None:
         """Note what a fiber waits for."""
@@ -384,17 +390,20 @@ def _stepped(fiber: Fiber, error: BaseException | None) -> Generator[Any, Any, t
     """
     coroutine = fiber.coroutine
     resume, given = (coroutine.send, None) if error is None else (coroutine.throw, error)
-    while True:
-        try:
-            item = resume(given) if fiber.variables is None else fiber.variables.run(resume, given)
-        except StopIteration as returned:
-            return True, returned.value
-        if item is BLOCK:
-            return False, None
-        try:
-            resume, given = coroutine.send, (yield item)
-        except BaseException as thrown:
-            resume, given = coroutine.throw, thrown
+    try:
+        while True:
+            try:
+                item = resume(given) if fiber.variables is None else fiber.variables.run(resume, given)
+            except StopIteration as returned:
+                return True, returned.value
+            if item is BLOCK:
+                return False, None
+            try:
+                resume, given = coroutine.send, (yield item)
+            except BaseException as thrown:
+                resume, given = coroutine.throw, thrown
+    finally:
+        error = given = None  # else it and its traceback refer to each other
 
 
 def _number_of(fiber: Fiber) -> int:

@@ -18,7 +18,7 @@ from awakeables.core.records import instant
 from awakeables.core.texts import excerpt
 from awakeables.errors import Cancelled, QuorumFailed, TerminalError, TimedOut
 from awakeables.handlers.attempt import TimerWait
-from awakeables.handlers.branches import Branches
+from awakeables.handlers.branches import Branches, Fiber
 from awakeables.handlers.execution import NOWHERE, Awakeable, Durable, Execution
 
 
@@ -48,8 +48,8 @@ def part_of(execution: Execution, part: object, name: str, *, takes_coroutines: 
 
 def branch_of(execution: Execution, coroutine: CoroutineType[Any, Any, Any], name: str) -> Branch:
     """The branch that a coroutine becomes; it begins when the handler waits."""
+    execution.check()
     if execution.branches is None:
-        execution.check()
         execution.branches = Branches(execution)
     known = execution.branches.find(coroutine)
     if known is not None:
@@ -389,14 +389,14 @@ class Branch(Combined):
         execution.is_awaited(self)  # it may go on when what it was a part of is over
         self._returned: Any = None
         self._failure: TerminalError | None = None
-        self._fiber = execution.branches.begin(coroutine, self)
+        self._fiber: Fiber | None = execution.branches.begin(coroutine, self)
 
     def _on_empty(self) -> None:
         """It has not ended."""
 
     def end(self, returned: Any, failure: TerminalError | None) -> None:
         """It has ended, with the outcome that was received last."""
-        self._returned, self._failure = returned, failure
+        self._returned, self._failure, self._fiber = returned, failure, None
         self._decide(self._execution.received - 1)
 
     def _failed(self) -> bool:
@@ -409,8 +409,12 @@ class Branch(Combined):
 
     def cancel(self) -> None:
         self._execution.check()
-        if self._execution.branches is not None:
+        if self._fiber is not None and self._execution.branches is not None:
             self._execution.branches.cancel(self._fiber, "the branch was cancelled")
+
+    def forget(self) -> None:
+        super().forget()
+        self._fiber = self._failure = None
 
 
 class Mapped(Combined):

@@ -251,6 +251,7 @@ class LocalAttempt:
         if span is not None:
             # If an action that nobody waited for has failed, that is not how the attempt ended.
             span.ended(end, error=(self._failure or self.error) if end in FAILED_ENDS else None)
+        self.error = self._failure = None  # whose tracebacks refer to this
 
     def _hand_out(self, news: News) -> bool:
         """Journal one thing that resumes the handler, if there is one: a cancellation or an outcome."""
@@ -452,6 +453,8 @@ class LocalAttempt:
             return self._broke_off() or self._crashed(asyncio.CancelledError("the handler cancelled itself"))
         except BaseException as other:
             return self._raised(loggable(other))
+        finally:
+            del error  # else it and its traceback refer to each other
 
     def _why_blocked(self) -> Ending | None:
         """Why a handler that yielded can't go on; None: it waits for something durable."""

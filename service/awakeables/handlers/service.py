@@ -765,7 +765,9 @@ class App:
         Raises:
             NotFound: There is none; the message lists those that exist.
         """
-        of = self.service(service)
+        of = self.services.get(service)
+        if of is None:  # not always: each call of a handler comes here
+            of = self.service(service)
         handlers = of.handlers
         if name not in handlers:
             what = of.what
