@@ -23,10 +23,10 @@ Subject = Annotated[
 
 
 def resume(subject: Subject, url: Url = None, json_: AsJson = False, config: Config = None) -> None:
-    """Run a paused or backing-off invocation now; or let those of a paused service or handler begin again.
+    """Run a paused or backing-off invocation now, or resume a service or handler.
 
-    A service is resumed with those of its handlers that were paused one by one. An invocation that was to be
-    paused at its next wait goes on.
+    An invocation that was to be paused at its next wait goes on.
+    A service is resumed with those of its handlers that were paused one by one.
     """
     if not subject.startswith("inv_"):
         reply = ServiceClient(config, url).post("pauses", *_target(subject), "resume").or_exit()
@@ -46,8 +46,9 @@ def resume(subject: Subject, url: Url = None, json_: AsJson = False, config: Con
 def pause(subject: Subject, url: Url = None, json_: AsJson = False, config: Config = None) -> None:
     """Pause an invocation, or all of a service or handler, until it is resumed.
 
-    An invocation that runs is paused at its next wait. Of a paused service or handler calls are accepted and
-    wait; what runs goes on until it is suspended. `awakeables pauses` lists them.
+    An invocation that runs is paused at its next wait.
+    Calls of a paused service or handler are accepted, and wait. What runs goes on
+    until it is suspended. `awakeables pauses` lists what is paused.
     """
     if not subject.startswith("inv_"):
         reply = ServiceClient(config, url).post("pauses", *_target(subject), "pause").or_exit()
