@@ -82,9 +82,10 @@ class Owner:
         if again.waits_on:
             received = {entry.of for entry in again.entries if isinstance(entry, OutcomeDelivered)}
             received.update(again.no_longer)
-            left = tuple(wait for wait in self.waits if wait.index not in received)
-            left += again.blocked_on
-            again = msgspec.structs.replace(again, waits_on=False, no_longer=(), blocked_on=left)
+            left = {wait.index: wait for wait in self.waits if wait.index not in received}
+            left.update((wait.index, wait) for wait in again.blocked_on)
+            whole = tuple(left.values())
+            again = msgspec.structs.replace(again, waits_on=False, no_longer=(), blocked_on=whole)
         self.waits = again.blocked_on
         return again
 

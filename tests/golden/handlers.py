@@ -349,6 +349,25 @@ async def changed_since(ctx: Context, n: int) -> list[Any]:
     return [n, route, first, await ctx.awakeable(int)]
 
 
+@recorded(Script(answers=(Resolution.of_json(b"1"),)))
+async def cancels_what_is_tried(ctx: Context) -> list[Any]:
+    async def tries() -> None:
+        await ctx.run("unreachable", unreachable, retry=RetryPolicy(initial_interval=timedelta(hours=1)))
+
+    async def asks() -> int:
+        return await ctx.awakeable(int)
+
+    trying = ctx.race(tries())
+    first = await ctx.race(asks(), trying, cancel_losers=True)
+    await ctx.sleep(timedelta(seconds=1))
+    error = trying.exception()
+    return [first, str(error)]
+
+
+async def unreachable() -> None:
+    raise ConnectionError("nobody is there")
+
+
 generations = Service("golden-generations")
 generations.handler("changes", version=1)(changed_since)
 generations.handler("changes", version=2)(rewritten_since)

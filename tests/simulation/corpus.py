@@ -366,6 +366,26 @@ async def races_an_action(ctx: Context, n: int) -> list[Any]:
     return [await seen(a)]
 
 
+@service.handler()
+async def cancels_what_acts(ctx: Context, n: int) -> list[Any]:
+    """Branches are cancelled, by an answer or with the handler, while their actions may be executed."""
+
+    async def acts(k: int) -> None:
+        async with ctx.saga() as undos:
+            undos.undo(f"undo-{k}", effect(ctx, f"undo-{k}"))
+            await ctx.run(f"flaky-{k}", slow(ctx, f"flaky-{k}", n % 4 * k), retry=SEVERAL_TRIES)
+            await ctx.run(f"slow-{k}", slow(ctx, f"slow-{k}", n % 7))
+            await ctx.sleep(timedelta(seconds=n % 20))
+
+    a = ctx.awakeable(Answer)
+    ctx.publish(TASKS, n, awakeable=a)
+    await ctx.race(seen(a), acts(1), acts(2), cancel_losers=n % 3 > 0)
+    return [await seen(a)]
+
+
+SEVERAL_TRIES = RetryPolicy(initial_interval=timedelta(seconds=2), max_attempts=3)
+
+
 def slow(ctx: Context, name: str, seconds: float) -> Any:
     """A side effect that takes its time."""
     act = effect(ctx, name)

@@ -255,6 +255,19 @@ class CancellationRaised(Record, tag_field="k", tag="cancel"):
     reason: str
 
 
+class BranchInterrupted(Record, tag_field="k", tag="interrupted"):
+    """At this point a cancelled branch was interrupted, although it awaited an action without an outcome.
+
+    It had been cancelled before, and was not interrupted while the action was being executed, which only the
+    attempt knows that executes it.
+
+    Attributes:
+        branch: Its number; None: the handler itself.
+    """
+
+    branch: int | None = None
+
+
 Operation: TypeAlias = (
     AwakeableCreated
     | PromisePeeked
@@ -284,6 +297,7 @@ Entry: TypeAlias = (
     | RunEnded
     | OutcomeDelivered
     | CancellationRaised
+    | BranchInterrupted
 )
 
 _decoder: msgspec.json.Decoder[list[Entry]] = msgspec.json.Decoder(list[Entry])

@@ -13,6 +13,7 @@ from awakeables.core.journal import (
     WAITS,
     AttachRequested,
     AwakeableCreated,
+    BranchInterrupted,
     CallOffRequested,
     CallRefused,
     CallRequested,
@@ -134,28 +135,34 @@ class Replay:
             self.entries.append(VersionChosen(name=name, version=version))
         return version
 
-    def recall(self, waited: Container[int]) -> int | CancellationRaised | None:
+    def recall(
+        self, waited: Container[int], cancelled: Container[int | None] = ()
+    ) -> int | CancellationRaised | BranchInterrupted | None:
         """Take the next outcome from the history, for a handler that awaits one of `waited`.
+
+        Args:
+            waited: The operations that the handler awaits.
+            cancelled: The branches that wait for actions although they are cancelled.
 
         Returns:
             The index of the operation that ended, whose outcome is now in `outcomes`; or the
-            cancellation to raise here; or None at the end of the history: the outcome must come from
-            outside.
+            cancellation to raise here; or the branch to interrupt; or None at the end of the history: the
+            outcome must come from outside.
 
         Raises:
             ReplayMismatch: In the history the handler did not wait here.
         """
-        while self.replaying:
+        if self.replaying:
             entry = self.entries[self._cursor]
             match entry:
-                case RunAttemptFailed() if entry.of in waited:
-                    self.failed_attempts[entry.of] = entry
-                    self._pass()
                 case OutcomeDelivered() if entry.of in waited:
                     self.receive(entry.of, entry.outcome)
                     self._pass()
                     return entry.of
                 case CancellationRaised():
+                    self._pass()
+                    return entry
+                case BranchInterrupted() if entry.branch in cancelled:
                     self._pass()
                     return entry
                 case _:
@@ -193,8 +200,8 @@ class Replay:
         self.failed_attempts[failed.of] = failed
         self.entries.append(failed)
 
-    def cancel(self, raised: CancellationRaised) -> None:
-        """Append that the invocation's cancellation is raised at this await."""
+    def cancel(self, raised: CancellationRaised | BranchInterrupted) -> None:
+        """Append that the invocation's cancellation, or that of a branch, is raised at this await."""
         self.entries.append(raised)
 
     @property
@@ -237,6 +244,8 @@ class Replay:
             entry = self.entries[self._cursor]
             if type(entry) is RunEnded:
                 self.ran[entry.of] = entry.outcome
+            elif type(entry) is RunAttemptFailed:
+                self.failed_attempts[entry.of] = entry
             elif type(entry) is not VersionChosen:
                 break
             self._cursor += 1
@@ -346,6 +355,8 @@ def describe(entry: Entry) -> str:  # noqa: C901 - one line per kind of entry
             return f"outcome of entry {entry.of}"
         case CancellationRaised():
             return f"cancellation: {entry.reason}"
+        case BranchInterrupted():
+            return f"{'the handler' if entry.branch is None else f'branch {entry.branch}'} was interrupted"
 
 
 def _signature(entry: Entry) -> tuple[object, ...]:

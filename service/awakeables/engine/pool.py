@@ -89,6 +89,7 @@ class RunnerPool:
         spans: Begins their spans; None: none are recorded.
         catch_up: Has the relay read the store before it publishes anything else.
         stopping: Whether claiming has stopped.
+        left: The invocations whose runners have left since the last sweep.
     """
 
     def __init__(  # noqa: PLR0913 - all of it is given by name
@@ -178,6 +179,7 @@ class RunnerPool:
         self._on_end_for_another = on_end_for_another
         self._on_cancelled_elsewhere = on_cancelled_elsewhere
         self._linger_s = settings.linger.total_seconds()
+        self.left: set[str] = set()
         self._runners: dict[str, Runner] = {}
         self._revived: set[Runner] = set()
         self._suspect: Runner | None = None
@@ -391,6 +393,7 @@ class RunnerPool:
         """Remove a runner, which frees its place."""
         if self._runners.get(runner.invocation_id) is runner:
             del self._runners[runner.invocation_id]
+            self.left.add(runner.invocation_id)
             if self._full:
                 self._poked.set()
         self._revived.discard(runner)

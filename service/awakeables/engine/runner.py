@@ -413,13 +413,14 @@ class Runner:
             self._conclude(whole, progress.ended)
             return False
         waits, self._running, self._shielded = self._waits, progress.running, progress.shielded
-        if waits is not None and progress.entries and (progress.waits_on or len(waits.answers) > 1):
+        is_new = progress.entries or progress.no_longer
+        if waits is not None and is_new and (progress.waits_on or len(waits.answers) > 1):
             for awakeable_id in waits.receive(progress.entries, progress.no_longer):
                 self._inbox.pop(awakeable_id, None)
         if not progress.waits_on or waits is None:
             self._waits = Waits(progress.blocked_on)
         elif progress.blocked_on:
-            waits.add(Waits(progress.blocked_on))
+            waits.add(progress.blocked_on)
         if progress.entries and not self._lost and self._refusal is None:
             if self._cancelled and not self._raised:
                 self._raised = any(isinstance(entry, CancellationRaised) for entry in progress.entries)
@@ -441,15 +442,14 @@ class Runner:
         if waits is not None and (self._inbox or not waits.only_answers):
             now_ms = self._pool.clock.now_ms()
             arrived = waits.arrived(self._inbox, self._replies, now_ms)
-        # An action in progress is not interrupted: the cancellation is raised at the next await.
-        raises = self._cancelled and not (self._raised or self._shielded)
-        raises = raises and waits is not None and not waits.is_acting
+        raises = self._cancelled and waits is not None and not (self._raised or self._shielded)
         if self._pausing and waits is not None and not (self._running or self._owes):
             # The row's mark makes it a pause. What has arrived is in the rows, for when it is resumed.
             self._commit_unsent()
             self._lets_go = Suspend(wake=-1)
             return self._stop()
-        hands_out, durable = bool(arrived) or raises or self._owes, self._durable
+        hands_out = bool(arrived) or raises or self._owes
+        durable = 0 if self._pausing else self._durable  # what began ends, and nothing begins any more
         if waits is not None and not (
             hands_out
             or self._wanted
@@ -479,7 +479,7 @@ class Runner:
         """
         if not waits.only_reads:  # which are done before a commit would be: it is made with what comes next
             self._commit_unsent()
-        for wait in waits.requests:
+        for wait in waits.requests.values():
             self._request(wait)
         pool, due_ms = self._pool, None if waits.only_answers else waits.due_ms()
         # Not while a commit is under way: its reply comes soon, and its effects must be published in order.

@@ -84,9 +84,16 @@ class Sweeper:
     async def _release_orphans(self) -> None:
         """Release rows that are claimed by this process but have no runner (hard case 3).
 
-        Only if they have none in two consecutive sweeps: a row that was just claimed has none yet.
+        Only if they have none in two consecutive sweeps, and had none in between: a row that was just claimed
+        has none yet.
         """
-        held = {key for key in await self._store.held_by(self._pool.member.id) if key not in self._pool}
+        pool, had = self._pool, self._pool.left
+        pool.left = set()
+        held = {
+            key
+            for key in await self._store.held_by(pool.member.id)
+            if not (key in pool or key in had or key in pool.left)
+        }
         orphans = held & self._suspected
         self._suspected = held - orphans
         if orphans:

@@ -19,63 +19,54 @@ class Waits:
 
     Attributes:
         answers: Awakeables that it waits for, with the indexes of their operations.
-        timers: Sleeps.
+        timers: Sleeps, by their indexes, as are the following.
         requests: Completions made by the handler, for whose verdicts it waits, and reads of state.
-        runs: Actions that have not started.
-        is_acting: Whether an action is being executed.
+        runs: Actions that are not being executed.
+        acting: Those that are.
         only_answers: Whether all waits are for awakeables.
         only_reads: Whether all waits are for state, which is read at once.
-        needs_disk: Whether something can start only once the entries before it are durable.
     """
 
-    __slots__ = (
-        "_ids",
-        "answers",
-        "is_acting",
-        "needs_disk",
-        "only_answers",
-        "only_reads",
-        "requests",
-        "runs",
-        "timers",
-    )
+    __slots__ = ("_ids", "acting", "answers", "only_answers", "only_reads", "requests", "runs", "timers")
 
     def __init__(self, blocked_on: Sequence[Wait]) -> None:
         self.answers: dict[str, int] = {}
-        self.timers: list[TimerWait] = []
-        self.requests: list[SettleWait | StateWait] = []
-        self.runs: list[RunWait] = []
-        self.is_acting = False
-        reads = 0
+        self.timers: dict[int, TimerWait] = {}
+        self.requests: dict[int, SettleWait | StateWait] = {}
+        self.runs: dict[int, RunWait] = {}
+        self.acting: set[int] = set()
+        self._ids: dict[int, str] | None = None
         for wait in blocked_on:
             if isinstance(wait, AwakeableWait):
                 self.answers[wait.awakeable_id] = wait.index
-            elif isinstance(wait, TimerWait):
-                self.timers.append(wait)
-            elif isinstance(wait, SettleWait | StateWait):
-                self.requests.append(wait)
-                reads += isinstance(wait, StateWait)
-            elif wait.began:
-                self.is_acting = True
             else:
-                self.runs.append(wait)
-        self._ids: dict[int, str] | None = None
+                self._note(wait)
         self.only_answers = len(self.answers) == len(blocked_on)
-        self.only_reads = 0 < reads == len(blocked_on)
-        self.needs_disk = bool(self.requests or self.runs)
+        self.only_reads = False if self.only_answers else self._are_reads()
 
-    def add(self, more: Waits) -> None:
-        """Wait for these, too."""
-        self.answers.update(more.answers)
-        if self._ids is not None:
-            self._ids.update((index, awakeable_id) for awakeable_id, index in more.answers.items())
-        self.timers += more.timers
-        self.requests += more.requests
-        self.runs += more.runs
-        self.is_acting = self.is_acting or more.is_acting
-        self.only_answers = self.only_answers and more.only_answers
-        self.only_reads = self.only_reads and more.only_reads
-        self.needs_disk = self.needs_disk or more.needs_disk
+    def _note(self, wait: TimerWait | SettleWait | StateWait | RunWait) -> None:
+        index = wait.index
+        if isinstance(wait, TimerWait):
+            self.timers[index] = wait
+        elif not isinstance(wait, RunWait):
+            self.requests[index] = wait
+        elif wait.began:
+            self.runs.pop(index, None)
+            self.acting.add(index)
+        else:
+            self.acting.discard(index)
+            self.runs[index] = wait
+
+    def add(self, more: Sequence[Wait]) -> None:
+        """Wait for these, too, or for what has changed of them."""
+        for wait in more:
+            if isinstance(wait, AwakeableWait):
+                self.answers[wait.awakeable_id] = wait.index
+                if self._ids is not None:
+                    self._ids[wait.index] = wait.awakeable_id
+            else:
+                self._note(wait)
+        self._classify()
 
     def receive(self, entries: Iterable[Entry], no_longer: Iterable[int] = ()) -> list[str]:
         """Take out those whose outcomes were journaled, and others; return the IDs of their awakeables.
@@ -93,11 +84,27 @@ class Waits:
             self.answers.pop(self._ids.pop(index, ""), None)
         for awakeable_id in ids:
             del self.answers[awakeable_id]
-        if self.timers:
-            self.timers = [wait for wait in self.timers if wait.index not in received]
-        if self.requests:
-            self.requests = [wait for wait in self.requests if wait.index not in received]
+        for index in received:
+            self.timers.pop(index, None)
+            self.requests.pop(index, None)
+            self.runs.pop(index, None)
+        self.acting -= received
+        self._classify()
         return ids
+
+    def _classify(self) -> None:
+        self.only_answers = not (self.timers or self.requests or self.runs or self.acting)
+        self.only_reads = not self.only_answers and self._are_reads()
+
+    def _are_reads(self) -> bool:
+        if not self.requests or self.answers or self.timers or self.runs or self.acting:
+            return False
+        return all(isinstance(wait, StateWait) for wait in self.requests.values())
+
+    @property
+    def needs_disk(self) -> bool:
+        """Whether something can start only once the entries before it are durable."""
+        return bool(self.requests or self.runs)
 
     def arrived(
         self, inbox: Mapping[str, Outcome], replies: Mapping[int, Outcome | None], now_ms: int
@@ -114,27 +121,28 @@ class Waits:
             arrived = [(answers[key], outcome) for key, outcome in inbox.items() if key in answers]
         if self.only_answers:
             return arrived
-        due = [wait for wait in self.timers if wait.until_ms <= now_ms]
+        due = [wait for wait in self.timers.values() if wait.until_ms <= now_ms]
         arrived += [(wait.index, SLEPT) for wait in sorted(due, key=lambda wait: wait.until_ms)]
-        for wait in self.requests:
-            reply = replies.get(wait.index)
+        for index in self.requests:
+            reply = replies.get(index)
             if reply is not None:
-                arrived.append((wait.index, reply))
+                arrived.append((index, reply))
         return arrived
 
     def may_start(self, durable: int, now_ms: int) -> bool:
         """Whether an action may start, when this many journal entries are durable."""
-        may = [run for run in self.runs if run.index < durable]
-        return bool(may) and any(run.due_ms is None or run.due_ms <= now_ms for run in may)
+        return any(
+            run.index < durable and (run.due_ms is None or run.due_ms <= now_ms) for run in self.runs.values()
+        )
 
     def due_ms(self) -> int | None:
         """Return the instant at which the first sleep ends or retry is due; None: there is none."""
-        instants = [wait.until_ms for wait in self.timers]
-        instants += [run.due_ms for run in self.runs if run.due_ms is not None]
+        instants = [wait.until_ms for wait in self.timers.values()]
+        instants += [run.due_ms for run in self.runs.values() if run.due_ms is not None]
         return min(instants, default=None)
 
     def keeps_in_memory(self) -> bool:
         """Whether something is in progress for which the handler must stay in memory."""
-        if self.is_acting or self.requests:
+        if self.acting or self.requests:
             return True
-        return bool(self.runs) and any(run.due_ms is None for run in self.runs)
+        return bool(self.runs) and any(run.due_ms is None for run in self.runs.values())

@@ -135,12 +135,11 @@ class News(Record):
     Attributes:
         now_ms: The owner's clock.
         durable: How many journal entries are on disk. An action starts only when its own entry and all
-            entries before it are (J3, A3).
+            entries before it are (J3, A3). 0: none is to start.
         arrived: Outcomes of operations that the attempt is blocked on, in order of arrival, with the
             operations' indexes. Each call delivers at most one to the handler.
         cancel: The invocation was cancelled. `Cancelled` is raised in the handler once, before any
-            outcome that is not journaled, but not while an action that it awaits is being executed, nor in a
-            block that is shielded.
+            outcome that is not journaled, but not while it is shielded.
         stop: Journal what this call delivers, then unwind the handler.
     """
 
@@ -163,14 +162,15 @@ class Progress(Record):
         called_off: The awakeables and invocations that it cancels.
         writes: The changes to the state of its key.
         waits_on: It waits for the same as before, without those whose outcomes were journaled by this call,
-            and without `no_longer`; `blocked_on` has only what is new. So thousands of outcomes of a
-            combinator don't each list the others.
+            and without `no_longer`; `blocked_on` has only what is new, and the actions whose state has
+            changed. So thousands of outcomes of a combinator don't each list the others.
         no_longer: Operations whose outcomes can't change anything any more.
         blocked_on: What the handler waits for; any one of them resumes it. If it is empty and the attempt
             has not ended, an outcome was journaled that the next call delivers.
         running: How many actions are being executed.
         ended: How the attempt ended; None: it has not.
-        shielded: The handler is in a block that its own cancellation must not interrupt.
+        shielded: The invocation's cancellation can't be raised now: the handler is in a block that it must
+            not interrupt, or awaits an action that is being executed, or has returned.
         cancels: The awakeables to cancel, because this call raised the invocation's cancellation: those
             whose outcomes the handler had not received by then.
         open_awakeables: Once it has ended, the awakeables whose outcomes the handler has not received.

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextvars import Context as Variables
 from contextvars import copy_context
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, cast
 
+from awakeables.core.journal import BranchInterrupted
 from awakeables.errors import Cancelled, HandlerMisuse, Suspended, TerminalError
 from awakeables.handlers.calls import close
 from awakeables.handlers.execution import BLOCK, Durable, Execution
@@ -40,8 +41,11 @@ class Fiber:
         scopes: The blocks with a time limit that it is in.
         shields: How many blocks it is in that a cancellation must not interrupt.
         unawaited: What it has asked for that must be awaited, as in `Execution.unawaited`.
-        raises: What is to be raised at its await, once it is in no such block.
-        is_told: It was cancelled.
+        is_told: It was cancelled. That happens once, so that it can clean up.
+        raises: What is to be raised at its await for that: not in such a block, not while an action that it
+            awaits is being executed, and not if what it awaits is over.
+        is_interrupted: That is raised when it is run.
+        is_blocked: It waits at an await.
         is_ready: It is to be run.
     """
 
@@ -49,6 +53,8 @@ class Fiber:
         "begun",
         "branch",
         "coroutine",
+        "is_blocked",
+        "is_interrupted",
         "is_ready",
         "is_told",
         "number",
@@ -74,6 +80,8 @@ class Fiber:
         self.unawaited: set[int] = set()
         self.raises: TerminalError | None = None
         self.is_told = False
+        self.is_interrupted = False
+        self.is_blocked = False
         self.is_ready = False
 
     def awaits(self, index: int) -> bool:
@@ -104,6 +112,7 @@ class Branches:
         current: The fiber that is being run.
         waiting: The operations that any of them waits for, with those that do.
         new: Those that the owner of the attempt has not been told of.
+        pending: Those that are cancelled and await actions, by their numbers as `BranchInterrupted` has them.
         drives: Whether it runs the handler's coroutine.
     """
 
@@ -114,6 +123,7 @@ class Branches:
         self._own.shields = execution.shields
         self.waiting: dict[int, list[Fiber]] = {index: [] for index in execution.also}
         self.new: dict[int, None] = {}
+        self.pending: dict[int | None, Fiber] = {}
         self.drives = False
         self._execution = execution
         self._live: dict[Fiber, None] = {}
@@ -139,16 +149,60 @@ class Branches:
         return fiber
 
     def cancel(self, fiber: Fiber, reason: str) -> None:
-        """Raise `Cancelled` at the await of a fiber. One that has not begun never begins."""
+        """Raise `Cancelled` at the await of a fiber, once. One that has not begun never begins."""
         if fiber not in self._live:
             return
-        fiber.is_told = True
         if fiber.begun:
-            self._raise(fiber, Cancelled(reason))
+            self._tell(fiber, Cancelled(reason))
         else:
             del self._not_begun[fiber.coroutine]
             fiber.close()
             self._end(fiber, None, Cancelled("it was cancelled before it began"))
+
+    def _tell(self, fiber: Fiber, error: TerminalError) -> None:
+        if fiber.is_told:
+            return
+        fiber.is_told, fiber.raises = True, error
+        self._stop_maps(fiber)
+        if fiber.is_blocked and not fiber.can_go_on():
+            self._interrupt(fiber)
+
+    def _interrupt(self, fiber: Fiber) -> None:
+        """Raise what is to be raised in a fiber that is blocked, unless it has to wait."""
+        if fiber.shields:
+            return  # `_block` follows
+        if any(index in self._execution.runs for index in fiber.waiting):
+            self.pending[_place_of(fiber)] = fiber
+        else:
+            fiber.is_interrupted = True
+            self._make_ready(fiber)
+
+    def _stop_maps(self, fiber: Fiber) -> None:
+        """Begin nothing more of what a fiber has asked `ctx.map` for."""
+        for each in self._execution.maps:
+            if fiber is self._own or each.fiber is fiber:
+                each.stop()
+
+    # Cancelled fibers that await actions. Only the attempt that executes an action knows that it is being
+    # executed, so the journal tells when one was interrupted.
+
+    def _first_to_interrupt(self) -> Fiber | None:
+        execution = self._execution
+        busy = execution.begun, execution.replay.ran
+        for fiber in self.pending.values():
+            if not any(index in busy[0] or index in busy[1] for index in fiber.waiting):
+                return fiber
+        return None
+
+    def has_to_interrupt(self) -> bool:
+        """Whether a fiber waits for no action any more that is being executed, or has ended."""
+        return bool(self.pending) and self._first_to_interrupt() is not None
+
+    def interrupt(self, entry: BranchInterrupted) -> None:
+        """Interrupt a fiber, as the journal says."""
+        fiber = self.pending.pop(entry.branch)
+        fiber.is_interrupted = True
+        self._make_ready(fiber)
 
     # What the execution asks and tells.
 
@@ -171,12 +225,17 @@ class Branches:
             fiber.waiting.pop(index, None)
             if fiber.can_go_on():
                 self._make_ready(fiber)
-        return bool(self._ready or execution.afterwards)
+        return bool(self._ready or execution.afterwards) or self.has_to_interrupt()
 
     def on_decided(self, combinator: Combined) -> None:
         """A combinator is over, or has something to give."""
         for fiber in self._awaited.get(combinator, ()):
             self._make_ready(fiber)
+
+    def next_to_read(self) -> list[int]:
+        """The operations whose outcomes are read when their fibers go on, which they can."""
+        targets = [fiber.target for _, fiber in self._ready if fiber.target is not None]
+        return [target._index for target in targets if target._index >= 0 and target.done]
 
     def take_new(self) -> Iterable[int]:
         """The operations that the owner has not been told of, which it is told of now."""
@@ -205,6 +264,24 @@ class Branches:
                 execution.also.pop(index, None)
                 del self.waiting[index]
                 self._not_any_more(index)
+
+    @property
+    def count(self) -> int:
+        """How many there have been, the handler's own among them."""
+        return 1 + self._count
+
+    @property
+    def handler_has_ended(self) -> bool:
+        """Whether the handler itself has returned or failed, and its branches are waited for."""
+        return self.drives and self._own not in self._live
+
+    def run_for(self, fiber: Fiber | None, function: Callable[[], object]) -> None:
+        """Call a function between the steps of fibers, as if one of them called it; None: the handler's."""
+        self.current = fiber or self._own
+        if self.current.variables is None:
+            function()
+        else:
+            self.current.variables.run(function)
 
     # Running them.
 
@@ -263,12 +340,18 @@ class Branches:
             if not self.waiting:
                 raise execution.misuse("the handler and its branches wait for nothing but each other")
             execution.waiting, execution.target = cast("dict[int, Any]", self.waiting), None
+            if self.pending and not execution.replay.replaying:
+                due = self._first_to_interrupt()
+                if due is not None:
+                    entry = BranchInterrupted(branch=_place_of(due))
+                    execution.replay.cancel(entry)
+                    self.interrupt(entry)
+                    continue
             raised = yield from execution.receive()
             if raised is not None:
                 error = execution.cancelled(raised)
                 for fiber in self._live:
-                    fiber.is_told = True
-                    self._raise(fiber, error if fiber is self._own else Cancelled(raised.reason, own=True))
+                    self._tell(fiber, error if fiber is self._own else Cancelled(raised.reason, own=True))
 
     def _run(self, fiber: Fiber) -> Generator[Any, Any, None]:
         """Run one to its next durable await, or its end."""
@@ -280,9 +363,12 @@ class Branches:
             fibers.remove(fiber)
             if not fibers:
                 del self._awaited[fiber.target]
+        self.pending.pop(_place_of(fiber), None)
+        fiber.is_blocked = False
         error = None
-        if fiber.raises is not None and not fiber.shields:
-            error, fiber.raises = fiber.raises, None
+        if fiber.is_interrupted:
+            error, fiber.raises, fiber.is_interrupted = fiber.raises, None, False
+            self._forget_unawaited(fiber)
         if not fiber.begun:
             fiber.begun = True
             del self._not_begun[fiber.coroutine]
@@ -291,6 +377,10 @@ class Branches:
             has_ended, value = yield from _stepped(fiber, error)
         except TerminalError as raised:
             has_ended, failure = True, raised
+        except BaseException:
+            fiber.coroutine = None
+            del self._live[fiber]
+            raise
         fiber.unawaited.update(execution.unawaited.keys() - known)
         try:
             if has_ended:
@@ -315,8 +405,9 @@ class Branches:
                     self.waiting[index].append(fiber)
         if fiber.target is not None:
             self._awaited.setdefault(fiber.target, []).append(fiber)
-        if fiber.raises is not None and not fiber.shields:
-            self._make_ready(fiber)
+        fiber.is_blocked = True
+        if fiber.raises is not None:
+            self._interrupt(fiber)
 
     def _end(self, fiber: Fiber, value: Any, failure: TerminalError | None) -> None:
         execution = self._execution
@@ -325,17 +416,22 @@ class Branches:
         for index in fiber.waiting:
             self._leave(fiber, index)
         if failure is not None:
-            # What it would have awaited.
-            for key in fiber.unawaited:
-                execution.unawaited.pop(key, None)
+            self._forget_unawaited(fiber)
+            self._stop_maps(fiber)
         if fiber.branch is not None:
             fiber.branch.end(value, failure)
             execution.look()
             return
         self._result = (value, failure)
+        self._stop_maps(fiber)
         for other in list(self._live):
-            if not other.is_told:
-                self.cancel(other, "the handler has ended")
+            self.cancel(other, "the handler has ended")
+
+    def _forget_unawaited(self, fiber: Fiber) -> None:
+        """A fiber has failed, or is interrupted: forget what it would have awaited."""
+        for key in fiber.unawaited:
+            self._execution.unawaited.pop(key, None)
+        fiber.unawaited.clear()
 
     def _unwind(self) -> Generator[Any, Any, bool]:
         """Raise `Suspended` in all that are blocked; return whether one has swallowed it."""
@@ -350,15 +446,12 @@ class Branches:
                     pass
                 except (GeneratorExit, asyncio.CancelledError):
                     raise
+                except BaseExceptionGroup as group:  # a TaskGroup has passed it on
+                    swallowed = swallowed or group.subgroup(Suspended) is None
                 except BaseException:
                     swallowed = True
             fiber.close()
         return swallowed
-
-    def _raise(self, fiber: Fiber, error: TerminalError) -> None:
-        fiber.raises = error
-        if not fiber.shields:
-            self._make_ready(fiber)
 
     def _make_ready(self, fiber: Fiber) -> None:
         if not fiber.is_ready:
@@ -408,3 +501,8 @@ def _stepped(fiber: Fiber, error: BaseException | None) -> Generator[Any, Any, t
 
 def _number_of(fiber: Fiber) -> int:
     return fiber.number
+
+
+def _place_of(fiber: Fiber) -> int | None:
+    """The number of a branch; None: it is the handler itself."""
+    return None if fiber.branch is None else fiber.number

@@ -34,7 +34,6 @@ def part_of(execution: Execution, part: object, name: str, *, takes_coroutines: 
         return part
     if inspect.iscoroutine(part):
         if not takes_coroutines:
-            part.close()
             raise execution.misuse(
                 f"{name} gives back what it was given, so it takes durable futures, and was given a "
                 "coroutine: begin it with ctx.map, which returns a future; or use ctx.race or ctx.gather"
@@ -44,6 +43,21 @@ def part_of(execution: Execution, part: object, name: str, *, takes_coroutines: 
         f"{name} takes durable futures (what ctx.awakeable, ctx.call, ctx.run, ctx.sleep and the combinators "
         f"return), not {excerpt(part)}"
     )
+
+
+def parts_of(
+    execution: Execution, given: Iterable[object], name: str, *, takes_coroutines: bool = True
+) -> list[Durable[Any]]:
+    """All parts of a combinator; if one is refused, no coroutine among them will ever begin."""
+    given = list(given)
+    try:
+        execution.check()
+        return [part_of(execution, part, name, takes_coroutines=takes_coroutines) for part in given]
+    except BaseException:
+        for part in given:
+            if inspect.iscoroutine(part) and inspect.getcoroutinestate(part) == inspect.CORO_CREATED:
+                part.close()
+        raise
 
 
 def branch_of(execution: Execution, coroutine: CoroutineType[Any, Any, Any], name: str) -> Branch:
@@ -86,12 +100,9 @@ class Combined(Durable[Any]):
         self, execution: Execution, name: str, parts: Iterable[object], *, cancel_losers: bool = False
     ) -> None:
         """Combine parts; those that are over already count in the order in which they ended."""
-        execution.check()
         super().__init__(execution, NOWHERE, _no_outcome)
         self.name = name
-        self.parts = [
-            part_of(execution, part, name, takes_coroutines=self.takes_coroutines) for part in parts
-        ]
+        self.parts = parts_of(execution, parts, name, takes_coroutines=self.takes_coroutines)
         self.open = dict.fromkeys(self.parts)
         self._cancel_losers = cancel_losers
         self._number: int | None = None
@@ -298,7 +309,7 @@ class Quorum(Combined):
     def __init__(
         self, execution: Execution, name: str, needed: int, parts: Iterable[object], *, cancel_losers: bool
     ) -> None:
-        given = [part_of(execution, part, name) for part in parts]
+        given = parts_of(execution, parts, name)
         if isinstance(needed, bool) or not isinstance(needed, int) or needed < 1:
             raise execution.misuse(f"{name}: the number needed must be positive, not {excerpt(needed)}")
         self._needed = needed
@@ -366,12 +377,14 @@ class Completed(Combined, AsyncIterator[Any]):
 
     @property
     def done(self) -> bool:
-        return bool(self._queue)
+        return bool(self._queue) or not self.open
 
     async def __anext__(self) -> Any:
         if not self._queue and not self.open:
             raise StopAsyncIteration
         await self
+        if not self._queue:  # another branch took the last one
+            raise StopAsyncIteration
         return self._given[self._queue.popleft()]
 
     def _value(self) -> None:
@@ -462,7 +475,12 @@ class Mapped(Combined):
 
 
 class Map:
-    """Calls a function for each item, at most so many at once."""
+    """Calls a function for each item, at most so many at once.
+
+    Attributes:
+        parts: What stands for the results, in the order of the items.
+        fiber: The branch that made it; None: the handler itself.
+    """
 
     def __init__(
         self,
@@ -476,12 +494,14 @@ class Map:
         self._execution = execution
         self._function = function
         self._left = deque((Mapped(execution, self), item) for item in items)
+        branches = execution.branches
+        self.fiber = None if branches is None or branches.current.branch is None else branches.current
         execution.maps.append(self)
         self.parts = [part for part, _ in self._left]
         for _ in range(len(self._left) if concurrency is None else min(concurrency, len(self._left))):
-            self.begin_next()
+            self._begin_next()
 
-    def begin_next(self) -> None:
+    def _begin_next(self) -> None:
         if self._left:
             part, item = self._left.popleft()
             try:
@@ -491,10 +511,17 @@ class Map:
                 self.free()
             part.begin(begun)
 
+    def _begin_later(self) -> None:
+        branches = self._execution.branches
+        if branches is None:
+            self._begin_next()
+        else:
+            branches.run_for(self.fiber, self._begin_next)
+
     def free(self) -> None:
         """One is over: the next begins when the handler waits again."""
         if self._left:
-            self._execution.afterwards.append(self.begin_next)
+            self._execution.afterwards.append(self._begin_later)
 
     def drop(self, part: Mapped) -> None:
         """A part that has not begun never will."""

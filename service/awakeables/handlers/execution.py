@@ -20,6 +20,7 @@ from awakeables.core.ids import Ids
 from awakeables.core.invocations import CALLED_OFF, CANCELLED
 from awakeables.core.journal import (
     AwakeableCreated,
+    BranchInterrupted,
     CallOffRequested,
     CancellationRaised,
     Entry,
@@ -376,7 +377,7 @@ class Execution:
                 self.waiting.update(self.also)
                 self.no_longer.clear()
         while True:
-            while self.afterwards:
+            while self.afterwards and (self.branches is None or not self.branches.drives):
                 self.afterwards.pop(0)()
             for scope in self.scopes:
                 if scope.expired:
@@ -401,6 +402,8 @@ class Execution:
             recalled = self._recalled(self.waiting)
             if isinstance(recalled, int):
                 self.on_delivered(recalled)
+            elif isinstance(recalled, BranchInterrupted) and self.branches is not None:
+                self.branches.interrupt(recalled)
         elif replay.ran and (ended := [index for index in replay.ran if index in self.waiting]):
             self._receive_of_run(ended[0])
             return None
@@ -414,9 +417,10 @@ class Execution:
             yield from self._wait_in_vain()
         self._refuse()
 
-    def _recalled(self, waited: Container[int]) -> int | CancellationRaised | None:
+    def _recalled(self, waited: Container[int]) -> int | CancellationRaised | BranchInterrupted | None:
+        cancelled = () if self.branches is None else self.branches.pending
         try:
-            return self.replay.recall(waited)
+            return self.replay.recall(waited, cancelled)
         except ReplayMismatch as error:
             raise self.break_off(error) from None
 

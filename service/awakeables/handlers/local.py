@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Executor
 from contextvars import Context as Variables
 from contextvars import copy_context
@@ -22,6 +22,7 @@ from awakeables.core.replay import Replay
 from awakeables.core.texts import loggable, message_of, stack_of, type_of
 from awakeables.errors import (
     AuthorError,
+    Cancelled,
     HandlerMisuse,
     ReplayMismatch,
     ResultMisfit,
@@ -70,8 +71,8 @@ ActionOf: TypeAlias = Callable[[RunCall], Callable[..., Any]]
 """Chooses what a call of `ctx.run` executes."""
 
 MAX_CLEAN_UPS = 100
-"""How often a handler may await something from asyncio once its attempt is over or the process stops. That is
-enough to clean up, and a loop that swallows the cancellation ends."""
+"""How often a handler, and each of its branches, may await something from asyncio once its attempt is over or
+the process stops. That is enough to clean up, and a loop that swallows the cancellation ends."""
 
 
 class LocalAttempts:
@@ -168,7 +169,7 @@ class LocalAttempt:
         )
         self._stand_in = HandlerTask(self._execution)
         self._taken = len(history)
-        self._awaits_runs = False
+        self._changed: list[int] = []  # actions that have begun or failed since
         self._told: dict[int, None] | None = None  # what the last progress said that the handler waits for
         self._cancelled = len(history) > 1 and self._execution.replay.cancelled
         self._variables = copy_context()
@@ -257,7 +258,7 @@ class LocalAttempt:
         """Journal one thing that resumes the handler, if there is one: a cancellation or an outcome."""
         execution = self._execution
         waiting = execution.waiting
-        if news.cancel and not self._cancelled and not execution.shields and not self._awaits_an_action():
+        if news.cancel and not self._cancelled and not self._is_shielded():
             self._cancelled = True
             # Awakeables that the handler creates later, to clean up, are not cancelled.
             self._cancels = execution.replay.open_awakeables()
@@ -274,9 +275,14 @@ class LocalAttempt:
                     return True
         return False
 
-    def _awaits_an_action(self) -> bool:
+    def _is_shielded(self) -> bool:
+        """Whether the invocation's cancellation can't be raised now."""
         execution = self._execution
-        return any(index in execution.waiting for index in execution.begun)
+        if execution.shields:
+            return True
+        if execution.branches is not None:
+            return execution.branches.handler_has_ended  # else each is interrupted when it can be
+        return bool(execution.begun) and any(index in execution.waiting for index in execution.begun)
 
     def _begin(self, given: Any) -> Any:
         execution, handler = self._execution, self._handler
@@ -342,7 +348,7 @@ class LocalAttempt:
         stand_in.real = driver
         clean_ups = 0
         try:
-            while item is not BLOCK and clean_ups < MAX_CLEAN_UPS:
+            while item is not BLOCK and clean_ups < MAX_CLEAN_UPS * self._fibers():
                 try:
                     sent = await stand_in.awaiting(item)
                 except BaseException as error:
@@ -358,6 +364,11 @@ class LocalAttempt:
         finally:
             stand_in.real = None
         return self._progress(self._why_blocked())
+
+    def _fibers(self) -> int:
+        """How many coroutines may clean up: the handler's, and those of its branches."""
+        branches = self._execution.branches
+        return 1 if branches is None else branches.count
 
     def _leave(self) -> Progress | Awaitable[Progress]:
         """Unwind the handler at its await."""
@@ -389,6 +400,7 @@ class LocalAttempt:
         if execution.new_schemas:
             schemas, execution.new_schemas = tuple(execution.new_schemas.items()), {}
         cancels, self._cancels = self._cancels, ()
+        is_held = execution.shields > 0 or len(execution.begun) > 0 or execution.branches is not None
         new_waits = () if execution.branches is None else execution.branches.take_new()
         blocked_on: tuple[Wait, ...] = ()
         waits_on = False
@@ -398,19 +410,19 @@ class LocalAttempt:
         if ended is None and not self._owes:
             told, self._told = self._told, execution.waiting
             is_told = told is execution.waiting
-            if not is_told or new_waits:
-                runs = execution.runs
-                self._awaits_runs = bool(runs) and any(index in execution.waiting for index in runs)
-            if is_told and not self._awaits_runs:
+            waits: Iterable[int] = execution.waiting
+            if is_told:
                 waits_on = True
                 no_longer = tuple(execution.no_longer)
-                blocked_on = tuple(map(execution.waits.__getitem__, new_waits))
-            elif self._awaits_runs:
-                blocked_on = tuple([self._wait_at(index) for index in execution.waiting])
-            else:
-                blocked_on = tuple(map(execution.waits.__getitem__, execution.waiting))
+                waits = new_waits
+                if self._changed:
+                    waits = [*waits, *(index for index in self._changed if index in execution.waiting)]
+            wait_at = self._wait_at if execution.runs else execution.waits.__getitem__
+            blocked_on = tuple(map(wait_at, waits))
         else:
             self._told = None
+        if self._changed:
+            self._changed = []
         if execution.no_longer:
             execution.no_longer = []  # told, or not among what is told now
         return Progress(
@@ -421,7 +433,7 @@ class LocalAttempt:
             blocked_on=blocked_on,
             running=len(self._acting) + len(self._acted),
             ended=ended,
-            shielded=execution.shields > 0,
+            shielded=is_held and self._is_shielded(),
             cancels=cancels,
             open_awakeables=execution.replay.open_awakeables() if ended is not None else (),
             calls=calls,
@@ -514,8 +526,9 @@ class LocalAttempt:
         incomplete = self._incomplete()
         if incomplete is not None:
             return incomplete
-        if error is self._execution.cancellation:
-            return Finished(result=Cancellation(reason=error.reason))
+        cancelled = self._execution.cancellation
+        if cancelled is not None and isinstance(error, Cancelled) and error.own:  # it may be a branch's
+            return Finished(result=Cancellation(reason=cancelled.reason))
         self._failure = error
         return Finished(result=rejection_of(error))
 
@@ -533,6 +546,8 @@ class LocalAttempt:
             if index in waiting:
                 return self._take_in(index, self._acted.pop(index), stop=news.stop)
         self._take_in_unawaited()
+        if news.stop:
+            return self._leave()
         runs = self._execution.runs
         if runs:
             few, many = (runs, waiting) if len(runs) < len(waiting) else (waiting, runs)
@@ -541,10 +556,12 @@ class LocalAttempt:
         return self._progress(None)
 
     def _take_in_unawaited(self) -> None:
-        """Journal the outcomes of actions that the handler does not wait for: they lost a race."""
+        """Journal how actions ended whose outcomes are not handed out: most have lost a race."""
         for index, acted in self._acted.items():
             if isinstance(acted, Resolution | Rejection):
                 self._execution.replay.end_run(index, acted)
+            elif isinstance(acted, RunAttemptFailed):
+                self._execution.replay.retry(acted)
         self._execution.begun.difference_update(self._acted)
         self._acted.clear()
 
@@ -554,13 +571,19 @@ class LocalAttempt:
         match acted:
             case RunAttemptFailed():
                 self._execution.replay.retry(acted)
+                self._changed.append(index)
+                branches = self._execution.branches
+                self._owes = branches is not None and branches.has_to_interrupt()
             case Crashed() | Broken():
                 self._because = acted
                 return self._leave()
             case _:
                 self._execution.replay.deliver(index, acted)
                 self._owes = self._execution.on_delivered(index)
-        return self._leave() if stop else self._progress(None)
+        if stop:
+            self._take_in_unawaited()
+            return self._leave()
+        return self._progress(None)
 
     def _start(self, index: int, news: News) -> None:
         run = self._execution.runs.get(index)
@@ -573,6 +596,7 @@ class LocalAttempt:
         variables.run(acting.set, run.name)
         # Before its task, which may begin at once (`asyncio.eager_task_factory`).
         self._acting.add(index)
+        self._changed.append(index)
         self._execution.begun.add(index)
         action = self._act(index, run, last_failure, self._execution.span)
         self._attempts.spawn(action, self._origin.invocation_id, variables)

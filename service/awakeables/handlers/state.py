@@ -226,22 +226,33 @@ def clear(execution: Execution, state: State[Any] | None) -> None:
         return
     earlier = [at for places in execution.known.values() for at in places]
     execution.known = {CLEARED: [index]}
-    _receive(execution, index, ABSENT, earlier)
+    _receive(execution, index, ABSENT, earlier, None)
 
 
 def _note(execution: Execution, name: str, index: int, value: Resolution) -> None:
     """Note what a name stands for now."""
     earlier = execution.known.get(name, ())
     execution.known[name] = [index]
-    _receive(execution, index, value, earlier)
+    _receive(execution, index, value, earlier, name)
 
 
-def _receive(execution: Execution, index: int, value: Resolution, earlier: Iterable[int]) -> None:
-    """Receive what was set here; reads that have not been answered yet are answered with that."""
-    execution.replay.receive(index, value)
+def _receive(
+    execution: Execution, index: int, value: Resolution, earlier: Iterable[int], name: str | None
+) -> None:
+    """Receive what was set here; reads that have not been answered yet are answered with that.
+
+    So are those that have been, of branches that have not gone on since: they would set what they read.
+    """
+    replay = execution.replay
+    replay.receive(index, value)
     for at in earlier:
-        if at not in execution.replay.outcomes:
+        if at not in replay.outcomes:
             execution.receive_here(at, value)
+    if execution.branches is not None:
+        for at in execution.branches.next_to_read():
+            entry = replay.entries[at]
+            if isinstance(entry, StateRead) and name in (None, entry.name):
+                replay.outcomes[at] = value
 
 
 def _known(execution: Execution, name: str) -> int | None:

@@ -28,7 +28,6 @@ from awakeables.handlers.attempt import (
     Origin,
     Progress,
     Ready,
-    RunWait,
     Wait,
     joined,
 )
@@ -88,7 +87,7 @@ async def _advanced(attempt: LocalAttempt, wanted: AdvanceRequest, acted: asynci
     if not wanted.begins and not progress.entries and progress.ended is None:
         parts = [await _answered(attempt.advance(news))]
         # Actions can't outlive the request: all of them are executed to their ends.
-        while any(isinstance(wait, RunWait) and wait.began for wait in parts[-1].blocked_on):
+        while _has_actions(parts[-1]):
             while attempt.is_acting:
                 await acted.wait()
                 acted.clear()
@@ -101,6 +100,12 @@ async def _advanced(attempt: LocalAttempt, wanted: AdvanceRequest, acted: asynci
         elif left.entries:  # of actions that ended beside one that lets the handler go on
             progress = replace(progress, entries=progress.entries + left.entries)
     return progress
+
+
+def _has_actions(progress: Progress) -> bool:
+    """Whether it waits for actions that are being executed, and not for what it was given to be journaled."""
+    waits = progress.waits_on or bool(progress.blocked_on)
+    return progress.ended is None and progress.running > 0 and waits
 
 
 def _in_full(progress: Progress, parts: Sequence[Progress]) -> Progress:

@@ -15,6 +15,7 @@ from awakeables.core import journal
 from awakeables.core.journal import (
     AttachRequested,
     AwakeableCreated,
+    BranchInterrupted,
     CallOffRequested,
     CallRefused,
     CallRequested,
@@ -110,6 +111,7 @@ entries: st.SearchStrategy[Entry] = st.one_of(
     ),
     st.builds(OutcomeDelivered, of=numbers, outcome=outcomes),
     st.builds(CancellationRaised, reason=texts),
+    st.builds(BranchInterrupted, branch=st.none() | st.integers(1, 9)),
 )
 
 
@@ -146,6 +148,7 @@ def test_the_strategies_know_every_kind_of_entry() -> None:
             RunAttemptFailed,
             OutcomeDelivered,
             CancellationRaised,
+            BranchInterrupted,
         )
     }
 

@@ -17,6 +17,7 @@ from awakeables import (
     ObjectContext,
     Reject,
     Rejected,
+    RetryPolicy,
     Service,
     TerminalError,
     TimedOut,
@@ -507,6 +508,384 @@ def test_a_cancellation_waits_until_no_branch_is_shielded(run: Runs) -> None:
 
     assert run(handler).value == 5
     assert sorted(executed) == ["a True", "b True", "handler"]
+
+
+# ── cancelled while something goes on ───────────────────────────────────────────────────────
+
+
+def slowly(name: str, seconds: float = 5, fails: int = 0) -> Callable[[], Coroutine[Any, Any, str]]:
+    """An action that takes some time, and fails some times."""
+
+    async def act() -> str:
+        executed.append(f"{name} begins")
+        await asyncio.sleep(seconds)
+        if executed.count(f"{name} begins") <= fails:
+            raise ConnectionError(name)
+        executed.append(f"{name} ends")
+        return name
+
+    return act
+
+
+SOON = RetryPolicy(initial_interval=timedelta(seconds=20), max_attempts=50)
+
+
+async def booked(ctx: Context, name: str, fails: int = 0) -> None:
+    """A step of a saga, and a long wait."""
+    async with ctx.saga() as saga:
+        saga.undo(f"undo {name}", executed.append, f"{name} undone")
+        await ctx.run(name, slowly(name, fails=fails), retry=SOON if fails else None)
+        await nap(ctx, 600)
+
+
+def test_an_action_that_a_cancelled_branch_awaits_is_not_interrupted() -> None:
+    async def handler(ctx: Context) -> float:
+        booking = ctx.race(booked(ctx, "a"))
+        await ctx.race(booking, nap(ctx, 1), cancel_losers=True)
+        began = ctx.now()
+        with pytest.raises(Cancelled, match="the branch was cancelled"):
+            await booking
+        return (ctx.now() - began).total_seconds()
+
+    told = run_in_memory(handler)
+    assert (told.value, executed) == (4, ["a begins", "a ends", "a undone"])
+
+
+def test_nor_is_one_that_runs_when_the_handler_has_ended() -> None:
+    async def handler(ctx: Context) -> str | None:
+        return await ctx.race(booked(ctx, "a"), answered(ctx, "x"))
+
+    told = run_in_memory(handler, answers={"x": after("X", 1)})
+    assert (told.value, executed) == ("X", ["a begins", "a ends", "a undone"])
+
+
+def test_a_cancelled_branch_whose_action_fails_does_not_wait_for_the_next_try() -> None:
+    async def handler(ctx: Context) -> float:
+        began = ctx.now()
+        booking = ctx.race(booked(ctx, "a", fails=10))
+        await nap(ctx, 1)
+        booking.cancel()
+        with pytest.raises(Cancelled):
+            await booking
+        return (ctx.now() - began).total_seconds()
+
+    told = run_in_memory(handler)
+    assert (told.value, executed) == (5, ["a begins", "a undone"])
+
+
+def test_a_cancelled_branch_whose_action_is_to_be_tried_again_is_interrupted_at_once(run: Runs) -> None:
+    async def handler(ctx: Context) -> float:
+        began = ctx.now()
+        booking = ctx.race(booked(ctx, "a", fails=10))
+        await nap(ctx, 10)
+        booking.cancel()
+        with pytest.raises(Cancelled):
+            await booking
+        return (ctx.now() - began).total_seconds()
+
+    told = run(handler)
+    assert told.value == 10
+    assert executed[-1] == "a undone"
+
+
+def test_what_a_cancelled_branch_awaits_beside_an_action_may_let_it_go_on() -> None:
+    async def branch(ctx: Context) -> None:
+        executed.append(await ctx.race(ctx.run("slow", slowly("slow", 60)), nap(ctx, 5)))
+        await nap(ctx, 600)
+
+    async def handler(ctx: Context) -> float:
+        began = ctx.now()
+        part = ctx.race(branch(ctx))
+        await nap(ctx, 1)
+        part.cancel()
+        with pytest.raises(Cancelled):
+            await part
+        return (ctx.now() - began).total_seconds()
+
+    told = run_in_memory(handler)
+    assert (told.value, executed[:2]) == (5, ["slow begins", 5])
+
+
+@service.handler()
+async def is_cancelled_while_it_acts(ctx: Context, how: str) -> str:
+    match how:
+        case "gather":
+            await ctx.gather(booked(ctx, "a"), booked(ctx, "b"), booked(ctx, "c", fails=10))
+        case "overlapping":  # at each moment the action of one of them is being executed
+
+            async def again(name: str) -> None:
+                for n in range(20):
+                    await ctx.run(f"{name}-{n}", slowly(f"{name}-{n}", 4))
+
+            async def later() -> None:
+                await nap(ctx, 2)
+                await again("b")
+
+            await ctx.gather(again("a"), later())
+        case _:
+
+            async def undoing() -> None:
+                try:
+                    await nap(ctx, 600)
+                except Cancelled:
+                    await ctx.run("undo", slowly("undo"))
+
+            await ctx.race(undoing(), nap(ctx, 1))
+    return "ended"
+
+
+def cancelled_after(run: Runs, how: str, seconds: float) -> tuple[Any, float]:
+    """How it ends if it is cancelled after some time, and after how many seconds."""
+
+    async def handler(ctx: Context) -> tuple[Any, float]:
+        call, began = ctx.call(is_cancelled_while_it_acts, how), ctx.now()
+        await nap(ctx, seconds)
+        call.cancel()
+        [result] = await ctx.gather(call, return_exceptions=True)
+        took_s = (ctx.now() - began).total_seconds()
+        return (type(result).__name__ if isinstance(result, Exception) else result, took_s)
+
+    result, took_s = run(handler).value
+    return result, took_s
+
+
+def test_a_cancellation_lets_actions_of_branches_end_and_undoes_them() -> None:
+    result, took_s = cancelled_after(run_in_memory, "gather", 1)
+    assert (result, took_s) == ("Cancelled", 5)
+    assert sorted(executed[3:]) == ["a ends", "a undone", "b ends", "b undone", "c undone"]
+
+
+def test_a_cancellation_comes_through_although_some_branch_always_acts() -> None:
+    result, took_s = cancelled_after(run_in_memory, "overlapping", 9)
+    assert (result, took_s < 20) == ("Cancelled", True)
+
+
+def test_branches_that_clean_up_after_the_handler_has_returned_are_not_cancelled_again() -> None:
+    result, took_s = cancelled_after(run_in_memory, "returned", 3)
+    assert (result, took_s, executed) == ("ended", 6, ["undo begins", "undo ends"])
+
+
+@pytest.mark.parametrize("limit", ["timeout", "cancel"])
+def test_an_action_that_was_left_while_it_would_be_tried_again_holds_nothing(run: Runs, limit: str) -> None:
+    async def branch(ctx: Context) -> str:
+        trying = ctx.run("tries", slowly("tries", 0.1, fails=100), retry=SOON)
+        if limit == "cancel":
+            await ctx.race(trying, nap(ctx, 1))
+            trying.cancel()
+        else:
+            with suppress(TimedOut):
+                async with ctx.timeout(timedelta(seconds=1)):
+                    await trying
+        return await answered(ctx, "x")
+
+    async def handler(ctx: Context) -> list[str]:
+        return [*await ctx.gather(branch(ctx))]
+
+    told = run(handler, answers={"x": after("X", 60)})
+    assert (told.value, executed.count("tries begins")) == (["X"], 1)
+
+
+@service.handler()
+async def waits_after_it_left_an_action(ctx: Context) -> str:
+    async def branch() -> str:
+        with suppress(TimedOut):
+            async with ctx.timeout(timedelta(seconds=1)):
+                await ctx.run("slow", slowly("slow", 30))
+        return await answered(ctx, "never")
+
+    return (await ctx.gather(branch()))[0]
+
+
+def test_a_cancellation_does_not_wait_for_an_action_that_was_left() -> None:
+    async def handler(ctx: Context) -> float:
+        call, began = ctx.call(waits_after_it_left_an_action), ctx.now()
+        await nap(ctx, 5)
+        call.cancel()
+        with pytest.raises(Cancelled):
+            await call
+        return (ctx.now() - began).total_seconds()
+
+    assert run_in_memory(handler, answers={"never": after("X", 6000)}).value == 5
+
+
+@pytest.mark.parametrize("twice", ["combinators", "handler", "sibling"])
+def test_a_branch_is_told_once_so_that_it_can_clean_up(run: Runs, twice: str) -> None:
+    async def handler(ctx: Context) -> str:
+        part = ctx.race(cleaning_up(ctx, "a"))
+        if twice == "combinators":
+            one = ctx.race(part, nap(ctx, 1), cancel_losers=True)
+            two = ctx.race(part, nap(ctx, 1.5), cancel_losers=True)
+            await ctx.gather(one, two)
+        elif twice == "sibling":
+
+            async def cancels() -> None:
+                await nap(ctx, 1)
+                part.cancel()
+                await nap(ctx, 0.5)
+                part.cancel()
+
+            await ctx.gather(cancels(), cancels())
+        else:
+            await nap(ctx, 1)
+            part.cancel()
+            await nap(ctx, 0.5)
+            part.cancel()
+        with pytest.raises(Cancelled):
+            await part
+        return "ended"
+
+    told = run(handler)
+    assert (told.value, executed) == ("ended", ["a: the branch was cancelled"])
+
+
+def test_a_cancelled_branch_that_ends_normally_need_not_await_what_it_had_asked_for(run: Runs) -> None:
+    async def branch(ctx: Context) -> str:
+        left = ctx.sleep(timedelta(seconds=9))
+        try:
+            await nap(ctx, 60)
+        except Cancelled:
+            return "fine"
+        await left
+        return "never"
+
+    async def handler(ctx: Context) -> str:
+        part = ctx.race(branch(ctx))
+        await nap(ctx, 1)
+        part.cancel()
+        return await part
+
+    assert run(handler).value == "fine"
+
+
+@service.handler()
+async def awaits_a_branch_that_is_cancelled(ctx: Context) -> None:
+    part = ctx.race(nap(ctx, 60))
+    try:
+        await nap(ctx, 60)
+    finally:
+        await part  # raises the branch's own cancellation
+
+
+def test_an_invocation_is_cancelled_whichever_of_its_coroutines_says_so(run: Runs) -> None:
+    async def handler(ctx: Context) -> str:
+        call = ctx.call(awaits_a_branch_that_is_cancelled)
+        await nap(ctx, 1)
+        call.cancel()
+        [error] = await ctx.gather(call, return_exceptions=True)
+        return type(error).__name__
+
+    assert run(handler).value == "Cancelled"
+
+
+# ── what begins later ───────────────────────────────────────────────────────────────────────
+
+
+def test_map_begins_nothing_once_the_handler_has_ended(run: Runs) -> None:
+    async def item(ctx: Context, name: str) -> str:
+        try:
+            await nap(ctx, 2)
+        except Cancelled:
+            await acted(ctx, f"{name} cancelled")
+            raise
+        return await acted(ctx, name)
+
+    async def handler(ctx: Context) -> str:
+        ctx.map(lambda name: item(ctx, name), "abcdef", concurrency=2)
+        await nap(ctx, 1)
+        return "ended"
+
+    told = run(handler)
+    assert (told.value, sorted(executed)) == ("ended", ["a cancelled", "b cancelled"])
+
+
+def test_map_begins_nothing_once_the_branch_that_called_it_is_cancelled(run: Runs) -> None:
+    async def branch(ctx: Context) -> None:
+        await ctx.gather(*ctx.map(lambda name: item(ctx, name), "abcdef", concurrency=2))
+
+    async def item(ctx: Context, name: str) -> str:
+        await nap(ctx, 2)
+        return await acted(ctx, name)
+
+    async def handler(ctx: Context) -> str:
+        await ctx.race(branch(ctx), nap(ctx, 3), cancel_losers=True)
+        await nap(ctx, 60)
+        return "ended"
+
+    told = run(handler)
+    assert (told.value, sorted(executed)) == ("ended", ["a", "b", "c", "d"])
+
+
+def test_what_map_begins_later_has_the_context_variables_of_its_caller(run: Runs) -> None:
+    tenant = ContextVar("tenant", default="nobody")
+
+    async def item(ctx: Context, name: str) -> str:
+        await nap(ctx, 1)
+        return await ctx.run(name, lambda: f"{name} of {tenant.get()}")
+
+    async def branch(ctx: Context, owner: str) -> list[str]:
+        tenant.set(owner)
+        return [*await ctx.gather(*ctx.map(lambda n: item(ctx, f"{owner}-{n}"), "123", concurrency=1))]
+
+    async def handler(ctx: Context) -> list[str]:
+        futures = ctx.map(lambda n: ctx.run(f"root-{n}", tenant.get), "12", concurrency=1)
+        of_branches = await ctx.gather(branch(ctx, "ada"), branch(ctx, "bob"))
+        return [*of_branches[0], *of_branches[1], *await ctx.gather(*futures)]
+
+    told = run(handler)
+    owners = [f"{owner}-{n} of {owner}" for owner in ("ada", "bob") for n in "123"]
+    assert told.value == [*owners, "nobody", "nobody"]
+
+
+# ── side by side ────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_branch_sees_what_another_has_set_while_both_waited_to_read(run: Runs) -> None:
+    async def adds(ctx: ObjectContext, n: int) -> None:
+        ctx.set(COUNT, await ctx.get(COUNT) + n)
+
+    async def handler(ctx: ObjectContext) -> int:
+        await ctx.gather(*(adds(ctx, n) for n in (1, 10, 100)))
+        return await ctx.get(COUNT)
+
+    assert run(counters.handler(f"h{id(handler)}")(handler), key="k").value == 111
+
+
+def test_two_branches_share_an_iteration(run: Runs) -> None:
+    async def takes(ctx: Context, ends: Any, name: str) -> list[float]:
+        return [await each async for each in ends]
+
+    async def handler(ctx: Context) -> list[float]:
+        ends = ctx.as_completed([ctx.sleep(timedelta(seconds=n)) for n in (1, 2, 3)])
+        parts = await ctx.gather(takes(ctx, ends, "a"), takes(ctx, ends, "b"))
+        return [len(part) for part in parts]
+
+    assert sum(run(handler).value) == 3
+
+
+def test_a_task_group_in_a_branch_does_not_swallow_that_the_attempt_ends(run: Runs) -> None:
+    async def branch(ctx: Context) -> str:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(0))
+            return await answered(ctx, "x")
+        return "never"
+
+    async def handler(ctx: Context) -> list[str]:
+        return [*await ctx.gather(branch(ctx), branch(ctx))]
+
+    assert run(handler, answers={"x": after("X", 60)}).value == ["X", "X"]
+
+
+def test_many_branches_may_clean_up_with_asyncio(run: Runs) -> None:
+    async def branch(ctx: Context) -> str:
+        try:
+            return await answered(ctx, "x")
+        finally:
+            await asyncio.sleep(0)
+
+    async def handler(ctx: Context) -> int:
+        return len(await ctx.gather(*(branch(ctx) for _ in range(150))))
+
+    assert run(handler, answers={"x": after("X", 60)}).value == 150
 
 
 # ── time limits ─────────────────────────────────────────────────────────────────────────────
