@@ -20,6 +20,7 @@ from awakeables.core.journal import (
     Input,
     OutcomeDelivered,
     RunAttemptFailed,
+    RunEnded,
     RunRequested,
 )
 from awakeables.core.outcomes import Cancellation, Outcome, Rejection, Resolution
@@ -320,7 +321,38 @@ class TestActions:
         owner = opened(handler)
         await owner.advance()
         progress = await owner.until_it_waits(await owner.advance(durable=2))
-        assert is_crash(progress, "ConnectionError", "down")
+        assert is_crash(progress, "ConnectionError", "down", of=1)
+
+    async def test_one_that_fails_ends_the_attempt_once_those_beside_it_have_ended(
+        self, opened: Opened
+    ) -> None:
+        ran: list[str] = []
+
+        async def fails() -> None:
+            ran.append("fails")
+            raise ConnectionError("down")
+
+        async def takes_time(name: str) -> str:
+            await asyncio.sleep(0.01)
+            ran.append(name)
+            return name
+
+        async def handler(ctx: Context) -> Any:
+            acts = [ctx.run(name, takes_time, name) for name in "ab"]
+            return await ctx.gather(ctx.run("fails", fails), *acts)
+
+        owner = opened(handler)
+        await owner.advance()
+        progress = await owner.until_it_waits(await owner.advance(durable=4))
+        assert is_crash(progress, "ConnectionError", "down", of=3)
+        assert progress.entries == (
+            RunEnded(of=1, outcome=Resolution.of_json(b'"a"')),
+            RunEnded(of=2, outcome=Resolution.of_json(b'"b"')),
+        )
+        again = opened(handler, owner.history)
+        await again.until_it_waits(await again.advance())
+        await again.until_it_waits(await again.advance(durable=len(again.history)))
+        assert sorted(ran) == ["a", "b", "fails", "fails"]
 
     async def test_one_that_is_recorded_is_never_executed_again(self, opened: Opened) -> None:
         """J3."""
@@ -438,14 +470,14 @@ async def test_an_error_ends_it_as_what_it_is(opened: Opened, error: Exception, 
     assert (await opened(handler).advance()).ended == ended
 
 
-def is_crash(progress: Progress, kind: str, message: str) -> bool:
+def is_crash(progress: Progress, kind: str, message: str, *, of: int | None = None) -> bool:
     """Whether this error crashed the attempt, with its stack down to where it was raised in this file."""
     ended = progress.ended
     assert isinstance(ended, Crashed)
     *stack, last = ended.traceback.splitlines()
     assert any(__file__ in line for line in stack)
     assert last == f"{kind}: {message}"
-    return (ended.kind, ended.message) == (kind, message)
+    return (ended.kind, ended.message, ended.of) == (kind, message, of)
 
 
 async def test_an_error_crosses_with_its_stack(opened: Opened) -> None:

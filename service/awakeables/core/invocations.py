@@ -66,11 +66,16 @@ KILLED = Cancellation(reason="the invocation was killed")
 
 
 class Failure(Record):
-    """Why an attempt failed or an invocation was paused; no stack trace, since clients may see it."""
+    """Why an attempt failed or an invocation was paused; no stack trace, since clients may see it.
+
+    Attributes:
+        of: The action that failed, by its place in the journal; None: it was none.
+    """
 
     kind: str
     message: str
     at_ms: int
+    of: int | None = None
 
 
 _encode_failure = msgspec.json.Encoder().encode
@@ -88,7 +93,7 @@ class Invocation(Row):
         version: Counts the chunks of the journal.
         wake: Counts wake-ups: outcomes and cancellations.
         starts: Claims since the last commit of any owner.
-        attempts: Failed attempts since the journal last grew.
+        attempts: Failed attempts since the journal last grew, other than beside an action that fails.
         due_ms: The earliest instant to claim it (`at_once`: immediately); None: not before it is woken.
         committed_by: The owner of the last commit; with `epoch` and `commits` it identifies a commit that
             is sent again after a lost acknowledgement.
@@ -290,13 +295,22 @@ def claim(row: Invocation, *, owner: str, now_ms: int) -> Invocation:
 
 
 def advance(
-    row: Invocation, step: Next, *, grows: bool, owner: str, number: int, build: str, now_ms: int
+    row: Invocation,
+    step: Next,
+    *,
+    grows: bool,
+    owner: str,
+    number: int,
+    build: str,
+    now_ms: int,
+    keeps_attempts: bool = False,
 ) -> Invocation:
     """Apply an owner's commit, number `number` of this epoch; `grows`: it appends to the journal."""
     row = replace(row, updated_ms=now_ms)
     if grows:
         row.version += 1
-        row.attempts = 0
+        if not keeps_attempts:
+            row.attempts = 0
     row.starts = 0
     row.committed_by = owner
     row.commits = number

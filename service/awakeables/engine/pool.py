@@ -494,6 +494,7 @@ class RunnerPool:
             version=row.version,
             wake=row.wake,
             attempts=row.attempts,
+            failing=row.failure.of if row.attempts and row.failure is not None else None,
             cancelled=row.cancelled_ms is not None,
             exclusive=row.ticket is not None,
         )

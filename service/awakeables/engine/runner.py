@@ -34,7 +34,7 @@ from awakeables.core.invocations import (
     Pause,
     Suspend,
 )
-from awakeables.core.journal import CancellationRaised, Entry, Input
+from awakeables.core.journal import CancellationRaised, Entry, Input, OutcomeDelivered, RunEnded
 from awakeables.core.outcomes import Outcome, Rejection
 from awakeables.core.replies import Advanced, Begun, Reply, Wake
 from awakeables.core.sources import source_of
@@ -103,6 +103,7 @@ class Runner:
         "_commits",
         "_durable",
         "_exclusive",
+        "_failing",
         "_given",
         "_inbox",
         "_lets_go",
@@ -131,7 +132,7 @@ class Runner:
         "wakes_at",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all of it is given by name
         self,
         pool: RunnerPool,
         invocation_log: InvocationLog,
@@ -140,6 +141,7 @@ class Runner:
         version: int,
         wake: int,
         attempts: int,
+        failing: int | None = None,
         cancelled: bool = False,
         exclusive: bool = False,
     ) -> None:
@@ -149,6 +151,7 @@ class Runner:
         self._pool = pool
         self._log = invocation_log
         self._attempts = attempts
+        self._failing = failing  # the action for which the last attempt failed, in its journal
         self._exclusive = exclusive
         self._commits = OwnerCommits(
             self.invocation_id, owner=pool.member.id, build=pool.build, epoch=epoch, version=version
@@ -549,31 +552,37 @@ class Runner:
             case Finished(result=result):
                 self._finish(End(result=result, abandoned=self._abandoned), progress)
             case Crashed() as crashed:
-                self._failed(crashed)
+                self._failed(crashed, progress)
             case Broken() as broken:
                 self._log.paused(broken.message)
-                self._finish(Pause(failure=self._failure(broken.kind, broken.message)), None)
+                self._failing = broken.of
+                beside = None if broken.of is None else progress
+                self._finish(Pause(failure=self._failure(broken.kind, broken.message)), beside)
             case _:
                 self._finish(self._lets_go or Suspend(wake=-1), progress)
 
-    def _failed(self, crashed: Crashed) -> None:
+    def _failed(self, crashed: Crashed, progress: Progress) -> None:
+        self._failing = crashed.of
         failure = self._failure(crashed.kind, crashed.message)
-        self._retry(failure, None if self._attempt is None else self._attempt.error, crashed.traceback)
+        error = None if self._attempt is None else self._attempt.error
+        self._retry(failure, error, crashed.traceback, beside=None if crashed.of is None else progress)
 
-    def _retry(self, failure: Failure, error: BaseException | None, traceback: str) -> None:
+    def _retry(
+        self, failure: Failure, error: BaseException | None, traceback: str, *, beside: Progress | None = None
+    ) -> None:
         failures = self._attempts + 1
         pause_ms = self._pool.settings.retry.pause_ms(failures)
         self._log.failed(error, traceback, failures=failures, retry_in_ms=pause_ms)
         if pause_ms is None:
             self._log.paused(failure.message)
-            self._finish(Pause(failure=failure), None)
+            self._finish(Pause(failure=failure), beside)
         else:
-            self._finish(BackOff(due_ms=failure.at_ms + pause_ms, failure=failure), None)
+            self._finish(BackOff(due_ms=failure.at_ms + pause_ms, failure=failure), beside)
 
     def _failure(self, kind: str, message: str) -> Failure:
         if self._attempt is not None and self._attempt.error is not None:
             self._pool.on_failure(self._attempt.error)
-        return Failure(kind=kind, message=message, at_ms=self._pool.clock.now_ms())
+        return Failure(kind=kind, message=message, at_ms=self._pool.clock.now_ms(), of=self._failing)
 
     def _finish(self, step: Next, progress: Progress | None) -> None:
         """End the attempt with a last commit, whose reply ends the runner."""
@@ -606,11 +615,24 @@ class Runner:
     def _commit(self, step: Next, progress: Progress | None, *, last: bool = False) -> None:
         command = self._commits.step(step, progress or NOTHING)
         if command.chunk is not None:
-            self._attempts = 0
+            if self._failing is not None and self._still_fails(step, progress or NOTHING):
+                command = replace(command, keeps_attempts=True)
+            else:
+                self._attempts, self._failing = 0, None
         if last and self._given is not None:
             command = self._with_dead_letter(command, self._given)
         on_reply = functools.partial(self._finished, step) if last else self._replied
         self._pool.committer.post(command, functools.partial(on_reply, progress, self._commits.entries))
+
+    def _still_fails(self, step: Next, progress: Progress) -> bool:
+        """Whether the action that has failed is still to be executed, with this progress beside it."""
+        of, waits = self._failing, self._waits
+        if isinstance(step, BackOff | Pause):
+            return True
+        for entry in progress.entries:
+            if isinstance(entry, OutcomeDelivered | RunEnded) and entry.of == of:
+                return False
+        return self._owes or waits is None or of in waits.runs or of in waits.acting
 
     def _with_dead_letter(self, command: Advance, given: Input) -> Advance:
         """The end of an invocation that fails makes its record a dead letter, unless it was cancelled."""

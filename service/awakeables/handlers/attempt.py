@@ -103,9 +103,11 @@ class Finished(Record, tag_field="end", tag="finished"):
 
 
 class Crashed(Record, tag_field="end", tag="crashed"):
-    """The handler raised another error: the attempt failed and can be retried.
+    """The handler or an action raised another error: the attempt failed and can be retried.
 
     Attributes:
+        of: The action, by its place in the journal. What went on beside it is in the progress, to be
+            committed; None: the handler raised it, and what the progress has is of a step that failed.
         traceback: The stack of the error as text for the log; its end, if it is longer than
             `MAX_TRACEBACK_CHARACTERS`. Not part of what is stored.
     """
@@ -113,13 +115,15 @@ class Crashed(Record, tag_field="end", tag="crashed"):
     kind: str
     message: str
     traceback: str = ""
+    of: int | None = None
 
 
 class Broken(Record, tag_field="end", tag="broken"):
-    """The attempt can't go on with this code: the invocation must be paused."""
+    """The attempt can't go on with this code: the invocation must be paused; `of` is as of `Crashed`."""
 
     kind: str
     message: str
+    of: int | None = None
 
 
 class Left(Record, tag_field="end", tag="left"):

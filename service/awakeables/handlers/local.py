@@ -13,6 +13,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
+from msgspec.structs import replace
 
 from awakeables.core.commands import NewCall
 from awakeables.core.journal import Entry, Input, RunAttemptFailed
@@ -196,6 +197,8 @@ class LocalAttempt:
             self._execution.allow_cleanup()
         if self._execution.broken is not None and not self._acting:
             return self._leave()
+        if self._because is not None and not self._left:
+            return self._give_up(stop=news.stop)
         if not self._begun:
             self._begun = True
             return self._leave() if news.stop else self._step(self._begin, None)
@@ -278,7 +281,7 @@ class LocalAttempt:
     def _is_shielded(self) -> bool:
         """Whether the invocation's cancellation can't be raised now."""
         execution = self._execution
-        if execution.shields:
+        if execution.shields or self._because is not None:
             return True
         if execution.branches is not None:
             return execution.branches.handler_has_ended  # else each is interrupted when it can be
@@ -405,9 +408,12 @@ class LocalAttempt:
         blocked_on: tuple[Wait, ...] = ()
         waits_on = False
         no_longer: tuple[int, ...] = ()
-        if ended is None and self._acted:
+        if ended is None and self._acted and self._because is None:
             self._ready()  # another call is to journal how these actions ended
-        if ended is None and not self._owes:
+        if ended is None and self._because is not None:
+            self._told = None
+            blocked_on = tuple([self._wait_at(index) for index in self._beside()])
+        elif ended is None and not self._owes:
             told, self._told = self._told, execution.waiting
             is_told = told is execution.waiting
             waits: Iterable[int] = execution.waiting
@@ -542,6 +548,10 @@ class LocalAttempt:
     def _attend_to_actions(self, news: News) -> Progress | Awaitable[Progress]:
         """Journal an action that has ended, or start those that may start now."""
         waiting = self._execution.waiting
+        for index, acted in self._acted.items():
+            if isinstance(acted, Crashed | Broken) and index in waiting:
+                self._because = replace(acted, of=index)
+                return self._give_up(stop=news.stop)
         for index in self._acted:
             if index in waiting:
                 return self._take_in(index, self._acted.pop(index), stop=news.stop)
@@ -574,16 +584,24 @@ class LocalAttempt:
                 self._changed.append(index)
                 branches = self._execution.branches
                 self._owes = branches is not None and branches.has_to_interrupt()
-            case Crashed() | Broken():
-                self._because = acted
-                return self._leave()
-            case _:
+            case Resolution() | Rejection():
                 self._execution.replay.deliver(index, acted)
                 self._owes = self._execution.on_delivered(index)
         if stop:
             self._take_in_unawaited()
             return self._leave()
         return self._progress(None)
+
+    def _beside(self) -> list[int]:
+        """The actions that the handler awaits and that are being executed, beside one that has failed."""
+        return [index for index in self._acting if index in self._execution.waiting]
+
+    def _give_up(self, *, stop: bool) -> Progress | Awaitable[Progress]:
+        """End the attempt for an action that has failed, once those beside it have ended: they count."""
+        if self._beside() and not stop:
+            return self._progress(None)
+        self._take_in_unawaited()
+        return self._leave()
 
     def _start(self, index: int, news: News) -> None:
         run = self._execution.runs.get(index)

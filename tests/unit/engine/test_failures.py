@@ -92,3 +92,65 @@ async def test_one_handler_s_unusual_error_affects_no_other_invocation() -> None
         await bench.status(await bench.begin(process, "odd"), "backing-off")
         await bench.settle(process, (await bench.awakeable(other)).id, {"weight": 7})
         assert value(await bench.status(other, "completed")) == 7
+
+
+async def test_an_action_that_keeps_failing_pauses_the_invocation_whatever_goes_on_beside_it() -> None:
+    """Of the actions beside it none is executed twice."""
+    bench = Bench()
+    acted: list[str] = []
+
+    async def fails() -> None:
+        raise ConnectionError("down")
+
+    async def takes_time(name: str) -> None:
+        await asyncio.sleep(0.7)
+        acted.append(name)
+
+    async def works(ctx: Context) -> None:
+        for n in range(400):
+            await ctx.run(f"act-{n}", takes_time, f"act-{n}")
+            await ctx.sleep(timedelta(seconds=5))
+
+    async def stuck(ctx: Context) -> None:
+        await ctx.run("fails", fails)
+
+    async def both(ctx: Context) -> None:
+        await ctx.gather(works(ctx), stuck(ctx))
+
+    seldom = replace(quick(), sweep_interval=timedelta(seconds=10))
+    async with bench.serving(seldom, both=both) as process:
+        invocation_id = await bench.begin(process, "both")
+        await asyncio.sleep(6000)
+        row = await bench.status(invocation_id, "paused")
+        assert row.failure is not None
+        assert (row.failure.kind, row.failure.message, row.failure.of) == ("ConnectionError", "down", 2)
+    assert len(acted) == len(set(acted)) > 20
+
+
+async def test_an_action_that_succeeds_after_others_went_on_beside_it_begins_the_count_anew() -> None:
+    bench = Bench()
+    tries: list[int] = []
+
+    async def flaky() -> None:
+        tries.append(len(tries))
+        if len(tries) < 4:
+            raise ConnectionError("down")
+
+    async def fails(ctx: Context) -> None:
+        await ctx.run("flaky", flaky)
+        await ctx.sleep(timedelta(seconds=60))
+        if len(tries) == 4:
+            tries.append(ctx.request.attempt)
+            raise ValueError("the first of its kind")
+
+    async def sleeps(ctx: Context) -> None:
+        for _ in range(30):
+            await ctx.sleep(timedelta(seconds=0.3))
+
+    async def both(ctx: Context) -> None:
+        await ctx.gather(sleeps(ctx), fails(ctx))
+
+    async with bench.serving(both=both) as process:
+        invocation_id = await bench.begin(process, "both")
+        await bench.status(invocation_id, "completed")
+    assert tries == [0, 1, 2, 3, 1]

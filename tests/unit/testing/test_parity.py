@@ -61,6 +61,8 @@ BY_CHANCE = (
     "noted_and_marked",
     "in_branches",
     "in_branches_that_lose",
+    "cancels_what_acts",
+    "cancels_what_is_tried",
 )
 """Their journals depend on real time, or on which of two calls, actions, branches or reads ends first."""
 
