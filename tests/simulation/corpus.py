@@ -373,7 +373,7 @@ async def cancels_what_acts(ctx: Context, n: int) -> list[Any]:
     async def acts(k: int) -> None:
         async with ctx.saga() as undos:
             undos.undo(f"undo-{k}", effect(ctx, f"undo-{k}"))
-            await ctx.run(f"flaky-{k}", slow(ctx, f"flaky-{k}", n % 4 * k), retry=SEVERAL_TRIES)
+            await ctx.run(f"flaky-{k}", effect(ctx, f"flaky-{k}"), retry=SEVERAL_TRIES)
             await ctx.run(f"slow-{k}", slow(ctx, f"slow-{k}", n % 7))
             await ctx.sleep(timedelta(seconds=n % 20))
 

@@ -163,7 +163,6 @@ class Branches:
         if fiber.is_told:
             return
         fiber.is_told, fiber.raises = True, error
-        self._stop_maps(fiber)
         if fiber.is_blocked and not fiber.can_go_on():
             self._interrupt(fiber)
 
@@ -276,8 +275,13 @@ class Branches:
         return self.drives and self._own not in self._live
 
     def run_for(self, fiber: Fiber | None, function: Callable[[], object]) -> None:
-        """Call a function between the steps of fibers, as if one of them called it; None: the handler's."""
+        """Call a function between the steps of fibers, as if one of them called it; None: the handler's.
+
+        Nothing is called for one that is to be interrupted.
+        """
         self.current = fiber or self._own
+        if self.current.raises is not None:
+            return
         if self.current.variables is None:
             function()
         else:
@@ -369,6 +373,7 @@ class Branches:
         if fiber.is_interrupted:
             error, fiber.raises, fiber.is_interrupted = fiber.raises, None, False
             self._forget_unawaited(fiber)
+            self._stop_maps(fiber)
         if not fiber.begun:
             fiber.begun = True
             del self._not_begun[fiber.coroutine]
@@ -417,6 +422,7 @@ class Branches:
             self._leave(fiber, index)
         if failure is not None:
             self._forget_unawaited(fiber)
+        if failure is not None or fiber.raises is not None:
             self._stop_maps(fiber)
         if fiber.branch is not None:
             fiber.branch.end(value, failure)

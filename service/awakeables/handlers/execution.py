@@ -430,8 +430,9 @@ class Execution:
         # What was asked for before is called off, and nothing of it begins any more.
         self.unawaited.clear()
         self.afterwards.clear()
-        for each in self.maps:
-            each.stop()
+        if self.branches is None:  # else when it is raised in each of them
+            for each in self.maps:
+                each.stop()
         return self.cancellation
 
     def _receive_of_run(self, index: int) -> None:

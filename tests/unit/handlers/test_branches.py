@@ -686,6 +686,33 @@ def test_an_action_that_was_left_while_it_would_be_tried_again_holds_nothing(run
 
 
 @service.handler()
+async def maps_slow_things(ctx: Context, what: str) -> None:
+    if what == "branches":
+        await ctx.gather(*ctx.map(lambda name: nap(ctx, 60), "abc", concurrency=2))
+    else:
+        parts = ctx.map(lambda name: ctx.run(name, slowly(name)), "abc", concurrency=2)
+        other = ctx.race(nap(ctx, 60))
+        await ctx.gather(*parts)
+        await other
+
+
+@pytest.mark.parametrize(("what", "ends_after_s"), [("branches", 1), ("actions", 5)])
+def test_a_cancellation_is_the_invocation_s_although_map_had_more_to_begin(
+    what: str, ends_after_s: float
+) -> None:
+    async def handler(ctx: Context) -> tuple[Any, float]:
+        call, began = ctx.call(maps_slow_things, what), ctx.now()
+        await nap(ctx, 1)
+        call.cancel()
+        [error] = await ctx.gather(call, return_exceptions=True)
+        return repr(error), (ctx.now() - began).total_seconds()
+
+    (error, after_s) = run_in_memory(handler).value
+    assert ("Cancelled" in error, after_s) == (True, ends_after_s)
+    assert executed == ([] if what == "branches" else ["a begins", "b begins", "a ends", "b ends"])
+
+
+@service.handler()
 async def waits_after_it_left_an_action(ctx: Context) -> str:
     async def branch() -> str:
         with suppress(TimedOut):
