@@ -280,7 +280,7 @@ class Branches:
         Nothing is called for one that is to be interrupted.
         """
         self.current = fiber or self._own
-        if self.current.raises is not None:
+        if self.current.raises is not None and not self.current.shields:
             return
         if self.current.variables is None:
             function()
@@ -341,7 +341,7 @@ class Branches:
                     raise Suspended
             if not self._live:
                 return
-            if not self.waiting:
+            if not (self.waiting or self.pending):
                 raise execution.misuse("the handler and its branches wait for nothing but each other")
             execution.waiting, execution.target = cast("dict[int, Any]", self.waiting), None
             if self.pending and not execution.replay.replaying:

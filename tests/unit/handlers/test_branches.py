@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
@@ -19,6 +20,7 @@ from awakeables import (
     Rejected,
     RetryPolicy,
     Service,
+    Suspended,
     TerminalError,
     TimedOut,
     VirtualObject,
@@ -458,6 +460,25 @@ def test_a_shield_holds_off_the_cancellation_of_a_branch(run: Runs) -> None:
     told = run(handler)
     assert (told.value, told.duration) == ("cancelled", timedelta(seconds=5))
     assert executed == ["shielded", "cancelled"]
+
+
+def test_map_goes_on_within_a_shield(run: Runs) -> None:
+    async def branch(ctx: Context) -> None:
+        async with ctx.shield():
+            await ctx.gather(*ctx.map(lambda name: acted(ctx, name), "abc", concurrency=1))
+            await nap(ctx, 5)
+            await ctx.gather(*ctx.map(lambda name: acted(ctx, name), "def", concurrency=1))
+        await nap(ctx, 60)
+
+    async def handler(ctx: Context) -> None:
+        shielded = ctx.race(branch(ctx))
+        await nap(ctx, 1)
+        shielded.cancel()
+        with pytest.raises(Cancelled):
+            await shielded
+
+    told = run(handler)
+    assert (told.value, told.duration, "".join(executed)) == (None, timedelta(seconds=5), "abcdef")
 
 
 @service.handler()
@@ -1018,9 +1039,37 @@ async def uses_asyncio(ctx: Context) -> None:
     await ctx.gather(branch())
 
 
+async def raises_suspended(ctx: Context) -> None:
+    async def branch() -> None:
+        await nap(ctx, 1)
+        raise Suspended
+
+    await ctx.gather(branch(), nap(ctx, 60))
+
+
+async def gathers_a_number(ctx: Context) -> None:
+    await ctx.gather(5, nap(ctx, 1), nap(ctx, 2))  # type: ignore[call-overload]
+
+
+async def selects_coroutines(ctx: Context) -> None:
+    await ctx.select(nap(ctx, 1), nap(ctx, 2))  # type: ignore[type-var, unused-coroutine]
+
+
+async def combines_when_it_ends(ctx: Context) -> None:
+    try:
+        await ctx.gather(nap(ctx, 60), gathers_a_number(ctx))
+    finally:
+        await ctx.gather(nap(ctx, 1), nap(ctx, 2))
+
+
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("handler", "says"),
     [
+        (raises_suspended, "the handler raised Suspended itself"),
+        (gathers_a_number, "takes durable futures"),
+        (selects_coroutines, "was given a coroutine"),
+        (combines_when_it_ends, "takes durable futures"),
         (begun_elsewhere, "a coroutine that has begun: it was awaited"),
         (handed_in_again, "a coroutine that has begun: it was awaited"),
         (waits_for_itself, "wait for nothing but each other"),
@@ -1033,6 +1082,7 @@ def test_misuse_is_said_by_name(handler: Any, says: str) -> None:
     with pytest.raises(Paused) as caught:
         _ = told.value
     assert says in str(caught.value)
+    gc.collect()  # a coroutine that was never awaited warns now
 
 
 def test_the_same_coroutine_twice_is_one_branch(run: Runs) -> None:
