@@ -211,6 +211,7 @@ class Engine:
             store,
             self.committer,
             interval_s=settings.member.interval_s,
+            metrics=self.metrics,
             on_resumed=lambda: self.pool.look_again(),
         )
         self.hints = HintSender(store.hints, self.member)

@@ -21,6 +21,7 @@ from awakeables.errors import NotPossible, StoreUnavailable
 from awakeables.handlers.service import App
 from awakeables.ports import PauseReader
 from awakeables.telemetry import events
+from awakeables.telemetry.metrics import Metrics
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -40,6 +41,7 @@ class Pauses:
         committer: Committer,
         *,
         interval_s: float,
+        metrics: Metrics,
         on_resumed: Callable[[], None],
     ) -> None:
         """Know of no pause before `load`.
@@ -49,6 +51,7 @@ class Pauses:
             reader: Where the pauses are read.
             committer: Commits them.
             interval_s: How often they are read again.
+            metrics: Has a gauge for each handler.
             on_resumed: Called when something can be claimed again.
         """
         self.rows: tuple[PauseRow, ...] = ()
@@ -57,7 +60,9 @@ class Pauses:
         self._reader = reader
         self._committer = committer
         self._interval_s = interval_s
+        self._metrics = metrics
         self._on_resumed = on_resumed
+        self._show()
 
     def of(self, service: str, handler: str) -> PauseRow | None:
         """The pause of a handler, or of its service; None: it is not paused."""
@@ -125,6 +130,12 @@ class Pauses:
         await self._read()
         return resumed
 
+    def _show(self) -> None:
+        paused = set(self.targets)
+        for target in self._app.targets:
+            service, handler = parsed_target(target)[:2]
+            self._metrics.handler_paused.labels(service, handler).set(target in paused)
+
     def _check(self, service: str, handler: str | None) -> None:
         if handler is None:
             self._app.service(service)
@@ -141,6 +152,7 @@ class Pauses:
             for target in self._app.targets
             if any(covers(row.target, *parsed_target(target)[:2]) for row in rows)
         )
+        self._show()
         log.log(
             logging.WARNING if rows else logging.INFO,
             events.HANDLERS_PAUSED,

@@ -53,6 +53,7 @@ class Metrics:
         self.subscription_expired = make.counter(words.SUBSCRIPTION_EXPIRED)
         self.schedule_ticks = make.counter(words.SCHEDULE)
         self.schedule_blocked = make.gauge(words.SCHEDULE_BLOCKED)
+        self.handler_paused = make.gauge(words.HANDLER_PAUSED)
         self.records_expired = make.counter(words.RECORDS_EXPIRED).labels()
         self.commit_members = make.histogram(words.COMMIT_MEMBERS).labels()
         self.commit_s = make.histogram(words.COMMIT_SECONDS).labels()

@@ -270,6 +270,13 @@ SCHEDULE_BLOCKED = Metric(
     labels=("schedule",),
     runbook="`awakeables schedules list` names it; then `awakeables resume`, `restart` or `kill`.",
 )
+HANDLER_PAUSED = Metric(
+    name="awakeables_handler_paused",
+    kind="gauge",
+    help="1 while an operator has paused the handler, or its service; its calls wait.",
+    labels=("service", "handler"),
+    runbook="`awakeables pauses` says since when, and by whom; then `awakeables resume`.",
+)
 RECORDS_EXPIRED = Metric(
     name="awakeables_records_expired",
     kind="counter",
@@ -390,7 +397,7 @@ WORKER_RUNNING = Metric(
 
 SERVICE_METRICS: tuple[Metric, ...] = (
     BUILD_INFO, READY, PROBLEMS, PENDING, PENDING_OLDEST, INVOCATIONS, QUEUED_OLDEST, HANDLERS_LIVE,
-    ATTEMPTS, ATTEMPT_SECONDS,
+    ATTEMPTS, ATTEMPT_SECONDS, HANDLER_PAUSED,
     VERDICTS_TOLD, VERDICTS_UNPUBLISHED, HEARTBEATS, DEAD_LETTERS_ADDED, DEAD_LETTERS_KEPT,
     SUBSCRIPTION_LAG, SUBSCRIPTION_BEHIND, SUBSCRIPTION_TRANSACTION, SUBSCRIPTION_WAITING,
     SUBSCRIPTION_RECORDS, SUBSCRIPTION_EXPIRED, SCHEDULE, SCHEDULE_BLOCKED,

@@ -189,3 +189,23 @@ async def test_the_service_starts_once_the_store_can_tell_what_is_paused(
     async with bench.running(app, SUSPENDED) as process:
         await until(lambda: process.engine.pauses.rows, "they are read")
         await stays_pending(bench, waits)
+
+
+async def test_a_gauge_says_which_handlers_are_paused() -> None:
+    bench = Bench()
+
+    def shown(process: Process) -> list[float | None]:
+        read = process.engine.metrics.registry.get_sample_value
+        labels = [("orders", "fulfil"), ("orders", "fulfil_again"), ("other", "at_once")]
+        return [read("awakeables_handler_paused", {"service": of, "handler": name}) for of, name in labels]
+
+    async with bench.running(app, SUSPENDED) as process:
+        assert shown(process) == [0, 0, 0]
+        await process.api.pause_handlers("orders", "fulfil_again")
+        assert shown(process) == [0, 1, 0]
+        await process.api.pause_handlers("orders", None)
+        assert shown(process) == [1, 1, 0]
+    async with bench.running(app, SUSPENDED) as process:
+        assert shown(process) == [1, 1, 0]
+        await process.api.resume_handlers("orders", None)
+        assert shown(process) == [0, 0, 0]
