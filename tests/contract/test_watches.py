@@ -208,7 +208,9 @@ async def test_a_late_answer_begins_its_handler_once(driver: Driver) -> None:
     await expire(driver)
     await driver.settle(replace(rejected(awakeable_id), source="t:0:1"))
     driver.clock.ms += 5
-    answer = await driver.settle(replace(resolved(awakeable_id, b'{"a": 1.10}', source="t:0:2"), worker="w"))
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    completion = resolved(awakeable_id, b'{"a": 1.10}', source="t:0:2")
+    answer = await driver.settle(replace(completion, worker="w", trace=trace))
     (verdict,), (begun,) = answer.verdicts, answer.begun
     assert verdict is not None
     assert verdict.kind == "late"
@@ -224,6 +226,7 @@ async def test_a_late_answer_begins_its_handler_once(driver: Driver) -> None:
         "worker": "w",
         "at": rfc3339(driver.clock.ms),
     }
+    assert given.headers == {"traceparent": trace}
     assert (await driver.awakeable(awakeable_id)).watch.late_id == begun
     for source in ("t:0:2", "t:0:3"):  # a repeat, and another answer
         again = await driver.settle(resolved(awakeable_id, b'{"a": 2}', source=source))

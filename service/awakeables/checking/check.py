@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Iterator
 from functools import partial
 from types import FunctionType, MethodType
 from typing import TypeAlias
@@ -10,10 +11,13 @@ from typing import TypeAlias
 from awakeables.checking.findings import CheckedCode, CodeFinding
 from awakeables.checking.rules import ActionCode, HandlerCode, PassedContext, action_parameters
 from awakeables.checking.source import source_of
-from awakeables.handlers.service import App
+from awakeables.handlers.service import App, Handler
 
 _Part: TypeAlias = tuple[FunctionType, str, bool]
 """A function, the name of the context in it, and whether it is called in an action."""
+
+_Codes: TypeAlias = dict[_Part, ActionCode | HandlerCode | None]
+"""What was visited; None: its source was not found."""
 
 
 def check(app: App) -> CheckedCode:
@@ -22,35 +26,76 @@ def check(app: App) -> CheckedCode:
     A function of the same module to which a handler passes its context is checked as the handler is. What
     else a handler calls is not.
     """
-    handlers, without_source = 0, []
-    seen: dict[_Part, list[CodeFinding]] = {}
+    without_source = []
+    codes: _Codes = {}
+    checked: list[tuple[Handler, list[ActionCode | HandlerCode]]] = []
     for handler in (each for service in app.services.values() for each in service.all_handlers()):
         function = _written(handler.function)
         if function is None or source_of(function) is None:
             without_source.append(f"{handler.service}/{handler.name}")
             continue
-        handlers += 1
         context = next(iter(inspect.signature(handler.function).parameters))
-        _check((function, context, False), seen)
-    findings = sorted({finding for each in seen.values() for finding in each})
-    return CheckedCode(handlers=handlers, findings=findings, without_source=without_source)
+        checked.append((handler, _visited((function, context, False), codes)))
+    findings = {finding for code in codes.values() if code is not None for finding in code.findings}
+    findings |= set(_blocked_keys(checked))
+    return CheckedCode(handlers=len(checked), findings=sorted(findings), without_source=without_source)
 
 
-def _check(first: _Part, seen: dict[_Part, list[CodeFinding]]) -> None:
-    """Check a function and those that it passes the context to, unless they were checked before."""
-    parts = [first]
+def _visited(first: _Part, codes: _Codes) -> list[ActionCode | HandlerCode]:
+    """Visit a function and those that it passes the context to; those that were not visited before."""
+    found, parts, seen = [], [first], {first}
     while parts:
-        part = function, context, in_action = parts.pop()
-        source = None if part in seen else source_of(function)
-        if source is None:
+        part = parts.pop()
+        if part not in codes:
+            codes[part] = _visit(part)
+        code = codes[part]
+        if code is None:
             continue
-        if in_action:
-            code: ActionCode | HandlerCode = ActionCode(source, context)
-        else:
-            code = HandlerCode(source, context, partial(_action_parameters, function))
-        code.visit_body()
-        seen[part] = code.findings
-        parts += [called for passed in code.passed if (called := _called(function, passed)) is not None]
+        found.append(code)
+        called = {_called(part[0], passed) for passed in code.passed} - {None} - seen
+        parts += called  # type: ignore[arg-type]
+        seen |= called  # type: ignore[arg-type]
+    return found
+
+
+def _visit(part: _Part) -> ActionCode | HandlerCode | None:
+    function, context, in_action = part
+    source = source_of(function)
+    if source is None:
+        return None
+    if in_action:
+        code: ActionCode | HandlerCode = ActionCode(source, context)
+    else:
+        code = HandlerCode(
+            source, context, partial(_action_parameters, function), partial(_is_coroutine_function, function)
+        )
+    code.visit_body()
+    return code
+
+
+def _blocked_keys(
+    checked: Iterable[tuple[Handler, list[ActionCode | HandlerCode]]],
+) -> Iterator[CodeFinding]:
+    """Where an exclusive handler settles awakeables while another one of its object waits for some.
+
+    While the other waits, it holds its key, so a call for that key never gets to settle anything.
+    """
+    exclusive = [(handler, codes) for handler, codes in checked if handler.kind == "exclusive"]
+    for handler, codes in exclusive:
+        waiting = sorted(
+            other.name
+            for other, of_other in exclusive
+            if other.service == handler.service and other.name != handler.name
+            if any(code.waits for code in of_other)
+        )
+        for code in codes if waiting else ():
+            for call in code.settles:
+                text = (
+                    f"{handler.name} settles awakeables, but can't run while {waiting[0]}, which is "
+                    "exclusive as well, waits for one in the same key; declare it with "
+                    f"`@{handler.service}.shared()`"
+                )
+                yield from code.finding(call, "blocked-key", text)
 
 
 def _written(function: object) -> FunctionType | None:
@@ -100,6 +145,11 @@ def _found(caller: FunctionType, path: str) -> tuple[FunctionType | None, bool]:
     if function is None or not (is_enclosed or function.__module__ == caller.__module__):
         return None, False
     return function, is_bound
+
+
+def _is_coroutine_function(caller: FunctionType, path: str) -> bool:
+    function, _ = _found(caller, path)
+    return function is not None and inspect.iscoroutinefunction(function)
 
 
 def _action_parameters(caller: FunctionType, name: str) -> list[tuple[str, int]]:

@@ -16,6 +16,7 @@ RuleName: TypeAlias = Literal[
     "unawaited",
     "blocking-io",
     "heartbeat",
+    "blocked-key",
 ]
 
 

@@ -11,7 +11,7 @@ from awakeables.checking.findings import CodeFinding, RuleName
 from awakeables.checking.replacements import METHODS, REPLACEMENTS
 from awakeables.checking.sets import is_set, set_names
 from awakeables.checking.source import FunctionNode, FunctionSource
-from awakeables.handlers.execution import Durable
+from awakeables.handlers.execution import Awakeable, Durable
 from awakeables.handlers.objectcontext import ObjectContext
 from awakeables.handlers.promises import DurablePromise
 
@@ -30,6 +30,12 @@ AWAITED: Final = _durable_methods(ObjectContext) - {"send"}
 """Methods of a context whose result must be awaited: that of `ctx.send` need not be."""
 
 AWAITED_OF_PROMISES: Final = _durable_methods(DurablePromise)
+AWAITED_OF_AWAKEABLES: Final = _durable_methods(Awakeable)
+
+BLOCKS: Final = frozenset({"timeout", "shield", "saga"})
+"""Methods of a context whose result does something only in `async with`."""
+
+SETTLING: Final = frozenset({"resolve_awakeable", "reject_awakeable"})
 
 IN_ACTIONS: Final = frozenset({"log", "request", "key"})
 """What an action may use of the context: reading these is not journaled."""
@@ -58,6 +64,9 @@ COMBINATORS: Final = frozenset({"map", "quorum", "as_completed"})
 ActionParameters: TypeAlias = Callable[[str], Collection[tuple[str, int]]]
 """Given a function's name: its parameters that it passes on to `ctx.run` as an action, with their places."""
 
+IsAsync: TypeAlias = Callable[[str], bool]
+"""Given a function's name, with dots if it is a method: whether it is a coroutine function."""
+
 
 class PassedContext(NamedTuple):
     """A call that passes the context to a function.
@@ -79,6 +88,8 @@ class _Code(ast.NodeVisitor):
     Attributes:
         findings: What was found.
         passed: The functions to look at next.
+        waits: Whether it creates awakeables.
+        settles: Where it settles some.
     """
 
     def __init__(self, source: FunctionSource, context: str) -> None:
@@ -86,6 +97,8 @@ class _Code(ast.NodeVisitor):
         self._context = context
         self.findings: list[CodeFinding] = []
         self.passed: list[PassedContext] = []
+        self.waits = False
+        self.settles: list[ast.Call] = []
 
     def visit_body(self) -> None:
         """Visit what a call of the function executes."""
@@ -127,10 +140,16 @@ class _Code(ast.NodeVisitor):
             places += [each.arg for each in keywords if each.arg and self._is_context(each.value)]
             self.passed += [PassedContext(name, place, in_action) for place in places]
 
-    def _report(self, at: ast.expr | ast.stmt | ast.ExceptHandler, rule: RuleName, text: str) -> None:
+    def finding(
+        self, at: ast.expr | ast.stmt | ast.ExceptHandler, rule: RuleName, text: str
+    ) -> Iterator[CodeFinding]:
+        """A finding, unless its line is silenced."""
         last = at.lineno if isinstance(at, ast.ExceptHandler) else at.end_lineno
         if not self._source.silenced & {at.lineno, last}:
-            self.findings.append(CodeFinding(self._source.path, at.lineno, rule, text))
+            yield CodeFinding(self._source.path, at.lineno, rule, text)
+
+    def _report(self, at: ast.expr | ast.stmt | ast.ExceptHandler, rule: RuleName, text: str) -> None:
+        self.findings += self.finding(at, rule, text)
 
 
 class ActionCode(_Code):
@@ -151,9 +170,15 @@ class ActionCode(_Code):
 class HandlerCode(_Code):
     """Code that each replay executes again: that of a handler, and of functions that it calls."""
 
-    def __init__(self, source: FunctionSource, context: str, action_parameters: ActionParameters) -> None:
+    def __init__(
+        self, source: FunctionSource, context: str, action_parameters: ActionParameters, is_async: IsAsync
+    ) -> None:
         super().__init__(source, context)
         self._action_parameters = action_parameters
+        self._is_async = is_async
+        nodes = list(ast.walk(source.node))
+        self._coroutines = {each.name for each in nodes[1:] if isinstance(each, ast.AsyncFunctionDef)}
+        self._awakeables = set(self._names_of_awakeables(nodes))
         self._sets = set_names(source)
         self._actions = self._written_actions()
         self._in_any_order: set[ast.AST] = set()
@@ -232,21 +257,47 @@ class HandlerCode(_Code):
         self._check_suppress(node)
         self._check_order_of_arguments(node)
         self._check_heartbeat(node)
+        method = self._method(node)
+        self.waits = self.waits or method == "awakeable"
+        if method in SETTLING:
+            self.settles.append(node)
         if isinstance(node.func, ast.Attribute) and node.func.attr == "pop" and not node.args:
             self._check_order(node.func.value)
         self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> None:
-        dropped, method = None, self._method(node.value)
+        call = node.value
+        if isinstance(call, ast.Call) and (text := self._dropped(call)) is not None:
+            self._report(call, "unawaited", text)
+        self.generic_visit(node)
+
+    def _dropped(self, call: ast.Call) -> str | None:
+        """What is lost if nothing is done with the result of a call; None: nothing is."""
+        dropped, path, method = None, _path(call.func), self._method(call)
         if method in AWAITED:
             dropped = f"{self._context}.{method}"
-        match node.value:
-            case ast.Call(func=ast.Attribute(value=of, attr=name)) if self._method(of) == "promise":
+        elif method in BLOCKS:
+            return f"{self._context}.{method} by itself does nothing; use `async with`"
+        elif method == "as_completed":
+            return f"{self._context}.as_completed by itself does nothing; use `async for`"
+        elif path is not None and (path in self._coroutines or self._is_async(path)):
+            what = f"the coroutine {path}(…) is never awaited, so nothing of it happens"
+            return f"{what}; put `await` before it, or pass it to {self._context}.gather"
+        match call.func:
+            case ast.Attribute(value=of, attr=name) if self._method(of) == "promise":
                 dropped = f"{self._context}.promise(…).{name}" if name in AWAITED_OF_PROMISES else None
-        if dropped is not None:
-            text = f"the result of {dropped} is never awaited; put `await` before it"
-            self._report(node.value, "unawaited", text)
-        self.generic_visit(node)
+            case ast.Attribute(value=ast.Name(id=of), attr=name) if of in self._awakeables:
+                dropped = f"{of}.{name}" if name in AWAITED_OF_AWAKEABLES else None
+        return None if dropped is None else f"the result of {dropped} is never awaited; put `await` before it"
+
+    def _names_of_awakeables(self, nodes: Sequence[ast.AST]) -> Iterator[str]:
+        """The names that `ctx.awakeable(…)` is assigned to."""
+        for node in nodes:
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=value) if (
+                    self._method(value) == "awakeable"
+                ):
+                    yield name
 
     def _check_heartbeat(self, node: ast.Call) -> None:
         """Warn of a silence that the time-out always cuts short, where both are written there."""

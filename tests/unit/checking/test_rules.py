@@ -6,8 +6,8 @@ import textwrap
 
 import pytest
 
-from awakeables.checking.rules import AWAITED, AWAITED_OF_PROMISES
-from unit.checking.conftest import Checking, rules
+from awakeables.checking.rules import AWAITED, AWAITED_OF_AWAKEABLES, AWAITED_OF_PROMISES
+from unit.checking.conftest import HEADER, Checking, rules
 
 HANDLER = """
 items = VirtualObject("items")
@@ -157,6 +157,14 @@ BAD = [
             "ctx.gather(ctx.sleep(SECOND))",
             "ctx.resolve_awakeable(order)",
             "ctx.promise(VERDICT).resolve(True)",
+            "done = ctx.awakeable(str)\ndone.progress(int)",
+            "ctx.as_completed([ctx.sleep(SECOND)])",
+            "ctx.timeout(SECOND)",
+            "ctx.shield()",
+            "ctx.saga()",
+            "step(ctx, 'pay', pay)",
+            "other(ctx)",
+            "async def ship(): await ctx.sleep(SECOND)\nship()",
         )
     ],
     *[
@@ -270,6 +278,13 @@ GOOD = [
             "ctx.publish('t', order)",
             "ctx.now()",
             "await ctx.promise(VERDICT).resolve(True)",
+            "done = ctx.awakeable(str)\nawait done.progress(int)",
+            "async for each in ctx.as_completed([ctx.sleep(SECOND)]): await each",
+            "async with ctx.timeout(SECOND): await ctx.sleep(SECOND)",
+            "await step(ctx, 'pay', pay)",
+            "shipped = step(ctx, 'pay', pay)\nawait ctx.gather(shipped)",
+            "def ship(): ...\nship()",
+            "partner(ctx)",
         )
     ],
     ("blocking-io", "await ctx.run('read', open, order)"),
@@ -295,8 +310,46 @@ def test_a_finding_names_its_place_what_happens_and_the_right_call(checked: Chec
     assert found.text == "datetime.datetime.now gives another time in each replay; use ctx.now()"
 
 
+CARTS = """
+carts = VirtualObject("carts")
+
+@carts.handler()
+async def check_out(ctx: ObjectContext) -> str:
+    return await ask_partner(ctx)
+
+async def ask_partner(ctx: ObjectContext) -> str:
+    return await ctx.awakeable(str)
+
+async def settle(ctx: Context, awakeable_id: str) -> None:
+    await ctx.resolve_awakeable(awakeable_id, "yes")
+
+@carts.{declared}()
+async def paid(ctx: Context, awakeable_id: str) -> None:
+    await settle(ctx, awakeable_id)
+"""
+
+
+def test_an_exclusive_handler_that_settles_what_another_waits_for_is_warned_of(
+    checked_module: Checking,
+) -> None:
+    def found(text: str, objects: str = "carts") -> list[str]:
+        end = f'app = App("shop", services=[service, {objects}])\n'
+        return [each.text for each in checked_module(HEADER + text + end).findings]
+
+    assert found(CARTS.format(declared="handler")) == [
+        "paid settles awakeables, but can't run while check_out, which is exclusive as well, waits for one "
+        "in the same key; declare it with `@carts.shared()`"
+    ]
+    assert found(CARTS.format(declared="shared")) == []
+    of_another = CARTS.format(declared="handler").replace(
+        "@carts.handler()\nasync def paid", "@other.handler()\nasync def paid"
+    )
+    assert found('other = VirtualObject("other")\n' + of_another, "carts, other") == []
+
+
 def test_what_must_be_awaited_is_read_off_the_contexts() -> None:
     combinators = {"gather", "race", "any", "quorum", "select"}
     settling = {"resolve_awakeable", "reject_awakeable"}
     assert combinators | settling | {"run", "call", "attach", "sleep", "get", "keys", "promise"} == AWAITED
     assert {"resolve", "reject", "peek"} == AWAITED_OF_PROMISES
+    assert {"progress"} == AWAITED_OF_AWAKEABLES

@@ -219,6 +219,7 @@ class _Batch(msgspec.Struct):
             seed=hashlib.blake2b(invocation.id.encode(), digest_size=SEED_BYTES).hexdigest(),
             at_ms=now_ms,
             value=Raw(msgspec.json.encode(given)),
+            headers={} if completion.trace is None else {"traceparent": completion.trace},
             version=version,
         )
         self.late.append((invocation, encode_chunk([journal])))
