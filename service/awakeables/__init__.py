@@ -12,6 +12,7 @@ from awakeables.errors import (
     TimedOut,
 )
 from awakeables.handlers.context import Context, Request
+from awakeables.handlers.current import current_context
 from awakeables.handlers.execution import Awakeable, Durable, Promise
 from awakeables.handlers.invoking import Call
 from awakeables.handlers.keyring import KeyRing
@@ -68,4 +69,5 @@ __all__ = [
     "VirtualObject",
     "Worker",
     "Workflow",
+    "current_context",
 ]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from awakeables.core.journal import BranchInterrupted
 from awakeables.errors import Cancelled, HandlerMisuse, Suspended, TerminalError
-from awakeables.handlers.calls import close
+from awakeables.handlers.calls import close, close_unbegun
 from awakeables.handlers.execution import BLOCK, Durable, Execution
 
 if TYPE_CHECKING:
@@ -381,6 +381,7 @@ class Branches:
         try:
             has_ended, value = yield from _stepped(fiber, error)
         except TerminalError as raised:
+            close_unbegun(raised)
             has_ended, failure = True, raised
         except BaseException:
             fiber.coroutine = None
@@ -448,8 +449,8 @@ class Branches:
                 try:
                     yield from _stepped(fiber, Suspended())
                     swallowed = True
-                except Suspended:
-                    pass
+                except Suspended as unwound:
+                    close_unbegun(unwound)
                 except (GeneratorExit, asyncio.CancelledError):
                     raise
                 except BaseExceptionGroup as group:  # a TaskGroup has passed it on

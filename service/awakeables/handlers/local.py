@@ -46,7 +46,8 @@ from awakeables.handlers.attempt import (
     RunWait,
     Wait,
 )
-from awakeables.handlers.calls import Raised, close
+from awakeables.handlers.calls import Raised, close, close_unbegun
+from awakeables.handlers.current import current
 from awakeables.handlers.execution import BLOCK, Execution, RunCall, World, acting
 from awakeables.handlers.rejections import rejection_of
 from awakeables.handlers.serde import Codec, result_of
@@ -290,6 +291,7 @@ class LocalAttempt:
     def _begin(self, given: Any) -> Any:
         execution, handler = self._execution, self._handler
         context = handler.context(execution, attempt=self._origin.number)
+        current.set((context, execution))
         if not handler.takes_input or (handler.has_default and execution.replay.input.is_absent):
             self._coroutine = handler.call(context)
         else:
@@ -330,6 +332,7 @@ class LocalAttempt:
             if is_driven and type(error) is asyncio.CancelledError and stand_in.real.cancelling():
                 raise
             self._coroutine = None
+            given = None  # it may be the error, whose traceback has this frame
             return self._progress(self._end_of(error))
         branches = execution.branches
         if branches is not None and item is BLOCK and not branches.drives:
@@ -459,6 +462,7 @@ class LocalAttempt:
 
     def _end_of(self, error: BaseException) -> Ending:
         """How the attempt ends with what the handler raised."""
+        close_unbegun(error)
         try:
             raise error  # noqa: TRY301 - an error may fake its `__class__`, which `except` ignores
         except Suspended:

@@ -34,6 +34,7 @@ from awakeables.testing.actions import Actions
 from awakeables.testing.answers import Answers
 from awakeables.testing.bench import FakeOffsets, Process, new_process
 from awakeables.testing.crashing import CrashingStore
+from awakeables.testing.dropped import noticed
 from awakeables.testing.given import stored
 from awakeables.testing.logs import redirected
 from awakeables.testing.loop import (
@@ -179,7 +180,7 @@ class SimulatedService:
 
     def _in_the_loop(self, work: Callable[[], Coroutine[Any, Any, T]], *, is_last: bool = False) -> T:
         def job() -> T:
-            with redirected():
+            with redirected(), noticed():
                 return self.loop.run_until_complete(work())
 
         self.refuse_within()
