@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from awakeables.handlers.serde import codec_of_value, explain, result_of
 from awakeables.testing.loop import ThreadInTurn
 from awakeables.wire.tasks import TaskRecord
 from awakeables.wire.traces import TRACEPARENT
+from awakeables.worker.heartbeats import TaskOver
 from awakeables.worker.task import Reject, Task
 from awakeables.worker.threads import Threads
 from awakeables.worker.worker import DEFAULT_RETRY, TaskFunction, Worker
@@ -148,7 +150,8 @@ class Answers:
     ) -> list[Delivery]:
         """Answer a task, by the test's own answers (by task before topic), or else by workers.
 
-        `beat` is called with the progress of each of their heartbeats.
+        `beat` is called with the progress of each of their heartbeats. A function that raises `TaskOver`
+        gives no answer, as in a worker.
 
         Raises:
             WrongAnswer: A worker that reads the topic would turn the task into a dead letter.
@@ -157,12 +160,15 @@ class Answers:
         for key in (task.task, topic):
             if key is not None and key in self._own:
                 self.unused.discard(key)
-                return [await _delivery(self._own[key], task, topic, headers, beat)]
+                with suppress(TaskOver):
+                    return [await _delivery(self._own[key], task, topic, headers, beat)]
+                return []
         deliveries = []
         for worker in self._workers:
             function = worker.function_for(topic, task.task)
             if function is not None:
-                deliveries.append(await _delivery(function, task, topic, headers, beat, self._threads))
+                with suppress(TaskOver):
+                    deliveries.append(await _delivery(function, task, topic, headers, beat, self._threads))
             elif topic in worker.topics:
                 raise WrongAnswer(
                     f"worker {worker.name!r} reads {topic!r} and has no function for task {task.task!r}, "

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from awakeables import Context, Reject, Rejected, Task, TimedOut, Worker
+from awakeables import Context, Reject, Rejected, Task, TaskOver, TimedOut, Worker
 from awakeables.errors import InvalidInput
 from awakeables.testing import Answer, PendingAwakeable, Stuck, WrongAnswer, run
 
@@ -255,3 +255,32 @@ def test_time_stands_still_while_a_socket_is_waited_for() -> None:
 @pytest.fixture(params=[True, False], ids=["always-suspend", "live"])
 def suspend(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
+
+
+@pytest.mark.parametrize("is_worker", [True, False], ids=["worker", "answer"])
+def test_a_function_that_nobody_waits_for_any_more_gives_no_answer(is_worker: bool) -> None:
+    over: list[str] = []
+
+    async def train(task: Task[Any]) -> str:
+        await task.heartbeat()
+        await asyncio.sleep(180)
+        try:
+            await task.heartbeat()
+        except TaskOver as error:
+            over.append(error.reason)
+            raise
+        return "too late"
+
+    async def trains(ctx: Context) -> str:
+        trained = ctx.awakeable(str, heartbeat_timeout=timedelta(minutes=2))
+        ctx.publish("jobs", None, awakeable=trained)
+        try:
+            return await trained
+        except TimedOut as error:
+            await ctx.sleep(timedelta(minutes=5))
+            return error.kind
+
+    worker = Worker("trainer")
+    worker.task("jobs")(train)
+    told = run(trains, workers=[worker]) if is_worker else run(trains, answers={"jobs": train})
+    assert (told.value, over) == ("heartbeat", ["timed-out"])
