@@ -30,6 +30,16 @@ def test_the_example_of_the_readme_is_the_example_that_runs() -> None:
     assert block == body
 
 
+def test_every_example_is_listed_in_the_readme_and_has_a_place_in_the_guide() -> None:
+    examples = {path.name for path in (ROOT / "examples").glob("*.py")} - {"__init__.py"}
+    section = (ROOT / "README.md").read_text().partition("\n## Examples\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| \[(\w+)\]\(examples/\1\.py\) \|", section, re.MULTILINE)
+    listed = re.findall(r"^\| \[\w+\]\(examples/(\w+\.py)\) \|", section, re.MULTILINE)
+    assert sorted(listed) == sorted(examples)
+    guide = set(re.findall(r"`examples/(\w+\.py)`", (ROOT / "docs/handlers.md").read_text()))
+    assert examples - guide == {"shop.py"}, "its code is in the README"
+
+
 def test_every_decision_is_listed_and_short() -> None:
     listed = (ROOT / "docs/adr/README.md").read_text()
     for decision in (ROOT / "docs/adr").glob("0*.md"):

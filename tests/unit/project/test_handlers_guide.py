@@ -20,7 +20,10 @@ from awakeables.errors import InvalidInput
 from awakeables.testing import Answer, Harness, run
 from support.ids import new_id
 
+pytest_plugins = ["pytester"]
+
 PAGE = Path(__file__).parents[3] / "docs/handlers.md"
+EXAMPLES = PAGE.parents[1] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,23 @@ def test_its_tests_pass(guide: Any) -> None:
             asyncio.run(test())
         else:
             test()
+
+
+def test_its_test_with_a_marker_passes(pytester: pytest.Pytester) -> None:
+    """It is a file of its own, beside the module of the app."""
+    (block,) = [
+        each for each in re.findall(r"```py\n(.*?)```", PAGE.read_text(), re.DOTALL) if "mark." in each
+    ]
+    pytester.makepyfile(shop=(EXAMPLES / "shop.py").read_text(), test_shop=block)
+    options = ("-p", "no:xdist", "-p", "no:cacheprovider", "-W", "ignore", "--strict-markers")
+    pytester.runpytest(*options).assert_outcomes(passed=1)
+
+
+def test_the_table_of_the_harness_has_all_that_it_can_do() -> None:
+    _, _, section = PAGE.read_text().partition("\n### A whole app, step by step\n")
+    cells = re.findall(r"^\| (`.*?) \| ", section.partition("\n## ")[0], re.MULTILINE)
+    named = {name for cell in cells for name in re.findall(r"`(\w+)[(`]", cell)}
+    assert [name for name in dir(Harness) if not name.startswith("_") and name not in named] == []
 
 
 def test_a_refused_claim_fails_as_it_says(guide: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from typer.main import get_command
@@ -12,7 +14,8 @@ from awakeables.kafka.recommendations import RECOMMENDATIONS, Role
 from awakeables.settings import PREFIX, Settings
 from awakeables.telemetry.spans import SHAPES
 
-TEXT = (Path(__file__).parents[3] / "docs/operations.md").read_text()
+ROOT = Path(__file__).parents[3]
+TEXT = (ROOT / "docs/operations.md").read_text()
 ROLES: tuple[Role, ...] = ("completions", "tasks", "dead letters", "verdicts", "revocations", "subscribed")
 
 
@@ -53,6 +56,43 @@ def test_the_table_of_spans_is_their_vocabulary() -> None:
     ]
     found = table("span", "kind", "what it covers", "parent", "attributes")
     assert found == "\n".join(rows), "it should be:\n" + "\n".join(rows)
+
+
+def test_what_the_document_says_to_be_on_no_span_is_on_none() -> None:
+    (name,) = re.findall(r"`([\w.]+)` is set on no span", TEXT)
+    assert not any(name in shape.attributes for shape in SHAPES)
+
+
+def test_the_code_of_the_document_sets_opentelemetry_up() -> None:
+    """In a process of its own, as it sets what is global; the exporter is installed by its user."""
+    [block] = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    names = re.findall(r"^from (opentelemetry\.exporter\S+) import OTLPSpanExporter$", block, re.MULTILINE)
+    assert names == ["opentelemetry.exporter.otlp.proto.http.trace_exporter"]
+    program = f"""
+import sys
+from types import ModuleType
+
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+exporter = InMemorySpanExporter()
+parts = {names[0]!r}.split(".")
+for at in range(2, len(parts) + 1):
+    sys.modules[".".join(parts[:at])] = ModuleType(parts[at - 1])
+sys.modules[{names[0]!r}].OTLPSpanExporter = lambda: exporter
+
+{block}
+from awakeables.telemetry.spans import Spans
+
+spans = Spans()
+attempt = {{"service": "orders", "handler": "fulfil", "number": 1, "resumed": False}}
+spans.attempt({{}}, invocation_id="inv_1", **attempt).ended()
+provider.shutdown()
+[span] = exporter.get_finished_spans()
+print(spans.has_provider, span.resource.attributes["service.name"], span.name)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["True", "shop", "orders/fulfil"], done.stderr
 
 
 def test_every_command_that_the_document_names_is_there() -> None:

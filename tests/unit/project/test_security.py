@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography.exceptions import InvalidTag
 
+from awakeables import App, PayloadCodec, Service
+from awakeables.errors import KeyMissing, StoreUnavailable
 from awakeables.settings import PREFIX, Settings
 from awakeables.telemetry.vocabulary import VOCABULARY
 from awakeables.web.tokenfile import SCOPES
@@ -18,6 +21,14 @@ DOCS = Path(__file__).parents[3] / "docs"
 TEXT = (DOCS / "security.md").read_text()
 THREATS = TEXT.partition("## Threat model\n")[2].partition("\n## ")[0]
 ACL = re.compile(r"^acl User:(\w+)\s+--operation (\w+)\s+--(topic|group) (\S+)$", re.MULTILINE)
+
+
+def executed() -> dict[str, Any]:
+    """The names of the document's code, which is one module."""
+    made: dict[str, Any] = {"__name__": "shop"}
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    exec(compile("\n".join(blocks), "security.md", "exec"), made)
+    return made
 
 
 def test_every_setting_that_the_document_names_is_there() -> None:
@@ -60,10 +71,59 @@ def test_the_code_of_the_document_makes_an_app_that_seals(monkeypatch: pytest.Mo
     monkeypatch.setenv(
         "SHOP_KEYS", f"2026-10:{b64encode(b'a' * 32).decode()} 2026-11:{b64encode(b'b' * 32).decode()}"
     )
-    (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    made: dict[str, Any] = {"__name__": "shop"}
-    exec(compile(block, "security.md", "exec"), made)
-    assert repr(made["app"].codec) == "KeyRing(current='2026-11', keys=['2026-10', '2026-11'], lost=[])"
+    app = executed()["app"]
+    assert repr(app.codec) == "KeyRing(current='2026-11', keys=['2026-10', '2026-11'], lost=[])"
+
+
+class KeyService:
+    """Has the keys, and counts how often it is asked for one."""
+
+    def __init__(self) -> None:
+        self.keys = {"2026-10": b"a" * 32, "2026-11": b"b" * 32}
+        self.asked: list[str] = []
+        self.is_down = False
+
+    def fetch(self, key_id: str) -> bytes:
+        self.asked.append(key_id)
+        if self.is_down:
+            raise ConnectionError("no answer")
+        return self.keys[key_id]
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> KeyService:
+    monkeypatch.setenv("SHOP_KEYS", f"2026-11:{b64encode(b'b' * 32).decode()}")
+    return KeyService()
+
+
+def test_the_codec_of_the_document_opens_what_it_has_sealed_in_its_place_alone(service: KeyService) -> None:
+    made = executed()["ManagedKeys"]
+    old: PayloadCodec = made(service.fetch, current="2026-10")
+    codec: PayloadCodec = made(service.fetch, current="2026-11")
+    assert App("shop", services=[Service("orders")], codec=codec).codec is codec
+    sealed = old.seal(b"a book", bound_to="state.value:c-7")
+    assert b"book" not in sealed
+    assert codec.key_id == "2026-11"
+    assert codec.open(sealed, key_id="2026-10", bound_to="state.value:c-7") == b"a book"
+    with pytest.raises(InvalidTag):
+        codec.open(sealed, key_id="2026-10", bound_to="state.value:c-8")
+    with pytest.raises(InvalidTag):
+        codec.open(sealed, key_id="2026-11", bound_to="state.value:c-7")
+
+
+def test_the_codec_of_the_document_asks_once_for_a_key_and_again_after_an_error(service: KeyService) -> None:
+    codec: PayloadCodec = executed()["ManagedKeys"](service.fetch, current="2026-11")
+    old: PayloadCodec = executed()["ManagedKeys"](service.fetch, current="2026-10")
+    sealed = [old.seal(content, bound_to="there") for content in (b"1", b"2")]
+    service.asked.clear()
+    with pytest.raises(KeyMissing, match="2026-09"):
+        codec.open(sealed[0], key_id="2026-09", bound_to="there")
+    service.is_down = True
+    with pytest.raises(StoreUnavailable):
+        codec.open(sealed[0], key_id="2026-10", bound_to="there")
+    service.is_down = False
+    assert [codec.open(each, key_id="2026-10", bound_to="there") for each in sealed] == [b"1", b"2"]
+    assert service.asked == ["2026-09", "2026-10", "2026-10"]
 
 
 def test_every_scope_is_explained() -> None:
