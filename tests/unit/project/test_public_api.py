@@ -42,6 +42,7 @@ PUBLIC = {
     "VirtualObject",
     "Worker",
     "Workflow",
+    "current_context",
 }
 
 
