@@ -342,6 +342,7 @@ def engine_settings(settings: Settings) -> EngineSettings:
                 max_attempts=settings.retry_max_attempts,
             ),
             always_suspend=settings.always_suspend,
+            max_actions=settings.max_actions,
         ),
         member=MemberSettings(timeout=settings.instance_timeout),
         relay=RelaySettings(publish_timeout=settings.publish_timeout),

@@ -197,6 +197,11 @@ class Settings(BaseSettings):
     max_journal_entries: int = Field(
         100_000, ge=10, description="Journal length at which an invocation is paused."
     )
+    max_actions: int = Field(
+        32,
+        ge=1,
+        description="Maximum actions (`ctx.run`) of one invocation that are executed at the same time.",
+    )
     completions_partitions: int = Field(4, ge=1, description="Partitions of the topics that `dev` creates.")
 
     call_timeout: Duration = Field(timedelta(seconds=60), description="Maximum wait of an HTTP call.")

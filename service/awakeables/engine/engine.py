@@ -179,6 +179,7 @@ class Engine:
             app=app.name,
             reply_to=app.completions_topic,
             max_entries=settings.max_journal_entries,
+            max_actions=settings.runner.max_actions,
             revoke_to=app.revocations_topic,
         )
         self.executor: Executor = executor or ThreadPoolExecutor(

@@ -77,11 +77,13 @@ class RunnerSettings:
         retry: When failed attempts are repeated.
         always_suspend: Suspend at every await, even if the outcome is known: a test mode in which every
             step of a handler is a replay.
+        max_actions: How many actions of an invocation are executed at the same time.
     """
 
     linger: timedelta = timedelta(seconds=1)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     always_suspend: bool = False
+    max_actions: int = 32
 
 
 class Runner:
@@ -456,7 +458,12 @@ class Runner:
         if waits is not None and not (
             hands_out
             or self._wanted
-            or (waits.needs_disk and waits.may_start(durable, now_ms) and self._pool.member.is_sure())
+            or (
+                waits.needs_disk
+                and self._running < self._pool.settings.max_actions
+                and waits.may_start(durable, now_ms)
+                and self._pool.member.is_sure()
+            )
         ):
             return self._stop() if self._on_blocked(waits) else None
         if hands_out and self._pool.settings.always_suspend and not self._running:
@@ -484,7 +491,9 @@ class Runner:
             self._commit_unsent()
         for wait in waits.requests.values():
             self._request(wait)
-        pool, due_ms = self._pool, None if waits.only_answers else waits.due_ms()
+        pool, due_ms = self._pool, None
+        if not waits.only_answers:
+            due_ms = waits.due_ms(runs=self._running < pool.settings.max_actions)
         # Not while a commit is under way: its reply comes soon, and its effects must be published in order.
         stays = self._running > 0 or self._durable < self._commits.entries or waits.keeps_in_memory()
         is_over = self.wakes_at is not None and has_come(self.wakes_at)

@@ -135,10 +135,15 @@ class Waits:
             run.index < durable and (run.due_ms is None or run.due_ms <= now_ms) for run in self.runs.values()
         )
 
-    def due_ms(self) -> int | None:
-        """Return the instant at which the first sleep ends or retry is due; None: there is none."""
+    def due_ms(self, *, runs: bool) -> int | None:
+        """Return the instant at which the first sleep ends or retry is due; None: there is none.
+
+        Args:
+            runs: Whether an action may begin before another one ends.
+        """
         instants = [wait.until_ms for wait in self.timers.values()]
-        instants += [run.due_ms for run in self.runs.values() if run.due_ms is not None]
+        if runs:
+            instants += [run.due_ms for run in self.runs.values() if run.due_ms is not None]
         return min(instants, default=None)
 
     def keeps_in_memory(self) -> bool:

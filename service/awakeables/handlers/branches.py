@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from awakeables.core.journal import BranchInterrupted
 from awakeables.errors import Cancelled, HandlerMisuse, Suspended, TerminalError
-from awakeables.handlers.calls import close, close_unbegun
+from awakeables.handlers.calls import close
 from awakeables.handlers.execution import BLOCK, Durable, Execution
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class Branches:
         self.new: dict[int, None] = {}
         self.pending: dict[int | None, Fiber] = {}
         self.drives = False
+        self._on_end: Callable[[BaseException], None] = lambda _error: None
         self._execution = execution
         self._live: dict[Fiber, None] = {}
         self._not_begun: dict[Any, Fiber] = {}
@@ -289,9 +290,14 @@ class Branches:
 
     # Running them.
 
-    def drive(self, coroutine: Any) -> Generator[Any, Any, Any]:
-        """Return what is stepped from now on in place of the handler's own coroutine, which is blocked."""
-        self.drives = True
+    def drive(self, coroutine: Any, on_end: Callable[[BaseException], None]) -> Generator[Any, Any, Any]:
+        """Return what is stepped from now on in place of the handler's own coroutine, which is blocked.
+
+        Args:
+            coroutine: The handler's own.
+            on_end: Called with what a branch raises when it ends.
+        """
+        self.drives, self._on_end = True, on_end
         self._own.coroutine = coroutine
         self._live[self._own] = None
         self._block(self._own)
@@ -381,7 +387,7 @@ class Branches:
         try:
             has_ended, value = yield from _stepped(fiber, error)
         except TerminalError as raised:
-            close_unbegun(raised)
+            self._on_end(raised)
             has_ended, failure = True, raised
         except BaseException:
             fiber.coroutine = None
@@ -450,7 +456,7 @@ class Branches:
                     yield from _stepped(fiber, Suspended())
                     swallowed = True
                 except Suspended as unwound:
-                    close_unbegun(unwound)
+                    self._on_end(unwound)
                 except (GeneratorExit, asyncio.CancelledError):
                     raise
                 except BaseExceptionGroup as group:  # a TaskGroup has passed it on

@@ -16,9 +16,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Executor
 from contextvars import copy_context
 from dataclasses import dataclass
-from inspect import CORO_CREATED, getcoroutinestate
 from itertools import islice
-from types import CoroutineType
 from typing import Any
 
 from awakeables.core.texts import loggable
@@ -141,27 +139,6 @@ def close(held: list[Any]) -> None:
         held.clear()
     finally:
         sys.unraisablehook = complain
-
-
-def close_unbegun(unwound: BaseException) -> None:
-    """Close the coroutines that a handler had made and not passed on yet when it raised this error.
-
-    That is no mistake: if it was suspended, its replay makes them again. But Python would warn of them.
-    """
-    try:
-        trace = unwound.__traceback__
-    except Exception:  # a user's class may forbid it
-        return
-    while trace is not None:
-        frame, trace = trace.tb_frame, trace.tb_next
-        if frame.f_globals.get("__name__", "").startswith("awakeables."):
-            continue  # some have the error: to look at their variables would make a cycle
-        for value in frame.f_locals.values():
-            # `type`, since an object may fake its `__class__`.
-            many = type(value) in (list, tuple) and value and type(value[0]) is CoroutineType
-            for each in value if many else (value,):
-                if type(each) is CoroutineType and getcoroutinestate(each) == CORO_CREATED:
-                    each.close()
 
 
 def _ignore(_unraisable: object) -> None:

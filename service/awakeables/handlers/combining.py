@@ -494,12 +494,22 @@ class Map:
         self._execution = execution
         self._function = function
         self._left = deque((Mapped(execution, self), item) for item in items)
+        self._check_room(len(self._left))
         branches = execution.branches
         self.fiber = None if branches is None or branches.current.branch is None else branches.current
         execution.maps.append(self)
         self.parts = [part for part, _ in self._left]
         for _ in range(len(self._left) if concurrency is None else min(concurrency, len(self._left))):
             self._begin_next()
+
+    def _check_room(self, items: int) -> None:
+        """Refuse what can't end: each item has an operation at least, and its outcome."""
+        room = self._execution.room
+        if items * 2 > room:
+            raise self._execution.misuse(
+                f"ctx.map of {items:,} items makes at least {items * 2:,} journal entries, and there is room "
+                f"for {room:,} (AWAKEABLES_MAX_JOURNAL_ENTRIES): send invocations for parts of them"
+            )
 
     def _begin_next(self) -> None:
         if self._left:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextvars import Context as Variables
 from contextvars import ContextVar
@@ -83,6 +84,7 @@ class World:
 
     Attributes:
         max_entries: The maximum length of a journal.
+        max_actions: How many actions of an attempt are executed at the same time.
         revoke_to: The topic for revocations; None: none are published.
     """
 
@@ -91,6 +93,7 @@ class World:
     app: str
     reply_to: str
     max_entries: int = 100_000
+    max_actions: int = 32
     revoke_to: str | None = None
 
 
@@ -245,6 +248,12 @@ class Execution:
     def is_over(self) -> bool:
         """Whether the attempt is over, so that what the handler does has no effect."""
         return self.ending or self.broken is not None
+
+    @property
+    def room(self) -> int:
+        """How many entries the journal can still take; in a replay they are there already."""
+        replay = self.replay
+        return sys.maxsize if replay.replaying else self._max_entries - len(replay.entries)
 
     def check(self) -> None:
         """Refuse what can't be replayed: a use in an action, after the end, or from another task."""

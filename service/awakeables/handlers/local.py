@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Executor
 from contextvars import Context as Variables
 from contextvars import copy_context
+from inspect import CORO_CREATED, getcoroutinestate
 from operator import attrgetter
 from threading import get_ident
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
@@ -46,7 +48,7 @@ from awakeables.handlers.attempt import (
     RunWait,
     Wait,
 )
-from awakeables.handlers.calls import Raised, close, close_unbegun
+from awakeables.handlers.calls import Raised, close
 from awakeables.handlers.current import current
 from awakeables.handlers.execution import BLOCK, Execution, RunCall, World, acting
 from awakeables.handlers.rejections import rejection_of
@@ -336,7 +338,7 @@ class LocalAttempt:
             return self._progress(self._end_of(error))
         branches = execution.branches
         if branches is not None and item is BLOCK and not branches.drives:
-            self._coroutine = branches.drive(self._coroutine)
+            self._coroutine = branches.drive(self._coroutine, _close_unbegun)
             return self._step(self._coroutine.send, None)
         if is_driven:
             return item  # type: ignore[no-any-return]
@@ -462,7 +464,7 @@ class LocalAttempt:
 
     def _end_of(self, error: BaseException) -> Ending:
         """How the attempt ends with what the handler raised."""
-        close_unbegun(error)
+        _close_unbegun(error)
         try:
             raise error  # noqa: TRY301 - an error may fake its `__class__`, which `except` ignores
         except Suspended:
@@ -566,6 +568,8 @@ class LocalAttempt:
         if runs:
             few, many = (runs, waiting) if len(runs) < len(waiting) else (waiting, runs)
             for index in [index for index in few if index in many]:
+                if len(self._acting) >= self._attempts.world.max_actions:
+                    break  # the end of one lets the next begin
                 self._start(index, news)
         return self._progress(None)
 
@@ -660,6 +664,27 @@ class LocalAttempt:
             self._acting.remove(index)
             self._acted[index] = acted
             self._ready()
+
+
+def _close_unbegun(unwound: BaseException) -> None:
+    """Close the coroutines that a handler had made and not passed on yet when it raised this error.
+
+    That is no mistake: if it was suspended, its replay makes them again. But Python would warn of them.
+    """
+    try:
+        trace = unwound.__traceback__
+    except Exception:  # a user's class may forbid it
+        return
+    while trace is not None:
+        frame, trace = trace.tb_frame, trace.tb_next
+        if frame.f_globals.get("__name__", "").startswith("awakeables."):
+            continue  # some have the error: to look at their variables would make a cycle
+        for value in frame.f_locals.values():
+            # `type`, since an object may fake its `__class__`.
+            many = type(value) in (list, tuple) and value and type(value[0]) is CoroutineType
+            for each in value if many else (value,):
+                if type(each) is CoroutineType and getcoroutinestate(each) == CORO_CREATED:
+                    each.close()
 
 
 _SWALLOWED = (

@@ -214,6 +214,9 @@ def _octets(value: Any) -> bytes:
 ANY: Codec[Any] = Codec("json", dump=to_json, load=decode_json, type_name="Any")
 BYTES: Codec[bytes] = Codec("bytes", dump=_octets, load=bytes)
 
+MAX_RESULT_BYTES = 32 * 1024 * 1024
+"""As much as an input may have: what one handler returns, another may take."""
+
 MOST_KEPT = 1000
 """Size of the caches; the oldest codec is dropped. A type declared in a handler's body is new in each run."""
 
@@ -282,15 +285,20 @@ def result_of(codec: Codec[Any], value: Any, *, by: str, as_answer: bool = False
         as_answer: The value will be the answer to an awakeable of that type.
 
     Raises:
-        ResultMisfit: It can't be encoded as that type, or can't be decoded again.
+        ResultMisfit: It can't be encoded as that type, can't be decoded again, or is too large.
     """
     try:
-        return codec.answer(value) if as_answer else codec.resolution(value)
+        result = codec.answer(value) if as_answer else codec.resolution(value)
     except BaseException as error:  # the user's serializers and validators may raise anything
         declares = "" if codec is ANY else f"declares -> {codec.type_name or codec.kind} but "
         raise ResultMisfit(f"{by} {declares}returned {_shown(value)}: {explain(error)}").with_traceback(
             error.__traceback__
         ) from error
+    size = memoryview(result.value if result.is_json else result.value_base64).nbytes  # type: ignore[arg-type]
+    if size > MAX_RESULT_BYTES:
+        told = f"{by} returned {size:,} bytes, and at most {MAX_RESULT_BYTES:,} are taken"
+        raise ResultMisfit(f"{told}; store them elsewhere, and return a reference")
+    return result
 
 
 def _shown(value: object) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
-from awakeables import Cancelled, Context
+import pytest
+
+from awakeables import Cancelled, Context, RetryPolicy
 from awakeables.core.journal import AwakeableCreated, RunRequested
 from awakeables.core.outcomes import Cancellation
 from awakeables.engine.engine import EngineSettings
@@ -70,3 +75,68 @@ async def test_one_that_was_paused_at_the_limit_can_be_cancelled_and_has_room_to
         assert any(
             isinstance(e, RunRequested) and e.name == "undo" for e in await bench.journal(invocation_id)
         )
+
+
+@pytest.mark.parametrize("settings", [quick(), quick(always_suspend=True)], ids=["live", "always-suspend"])
+async def test_so_many_actions_of_one_invocation_are_executed_at_once(settings: EngineSettings) -> None:
+    under_way: set[int] = set()
+    most, tries = 0, Counter[int]()
+
+    async def act(number: int) -> int:
+        nonlocal most
+        under_way.add(number)
+        most = max(most, len(under_way))
+        tries[number] += 1
+        await asyncio.sleep(1)
+        under_way.remove(number)
+        if number % 7 == 0 and tries[number] < 3:
+            raise ValueError("again")
+        return number
+
+    async def many(ctx: Context) -> int:
+        retry = RetryPolicy(initial_interval=timedelta(seconds=3), max_attempts=5)
+        return sum(await ctx.gather(*[ctx.run("act", act, n, retry=retry) for n in range(40)]))
+
+    bench = Bench()
+    settings = replace(settings, runner=replace(settings.runner, max_actions=5))
+    async with bench.serving(settings, many=many) as process:
+        invocation_id = await bench.begin(process, "many")
+        assert value(await bench.status(invocation_id, "completed")) == sum(range(40))
+    assert most == 5
+    assert {number: count for number, count in tries.items() if count > 1} == {
+        number: 3 for number in range(0, 40, 7)
+    }
+
+
+async def test_a_map_of_more_items_than_the_journal_has_room_for_begins_none() -> None:
+    async def maps(ctx: Context) -> None:
+        ctx.publish("notices", "first")
+        await ctx.gather(*ctx.map(lambda each: ctx.run("step", lambda: each), range(50)))
+
+    bench = Bench()
+    async with bench.serving(replace(quick(), max_journal_entries=100), maps=maps) as process:
+        row = await bench.status(await bench.begin(process, "maps"), "paused")
+    assert row.failure is not None
+    assert row.failure.message == (
+        "ctx.map of 50 items makes at least 100 journal entries, and there is room for 98 "
+        "(AWAKEABLES_MAX_JOURNAL_ENTRIES): send invocations for parts of them"
+    )
+    assert bench.broker.published == []
+
+
+@pytest.mark.parametrize("of", ["handler", "action"])
+async def test_a_result_that_is_too_large_pauses_the_invocation_and_says_its_size(of: str) -> None:
+    def large() -> str:
+        return "x" * (32 * 1024 * 1024)
+
+    async def returns(ctx: Context) -> str:
+        if of == "handler":
+            return large()
+        return (await ctx.run("large", large))[:3]
+
+    bench = Bench()
+    async with bench.serving(returns=returns) as process:
+        row = await bench.status(await bench.begin(process, "returns"), "paused")
+    assert row.failure is not None
+    told = "returned 33,554,434 bytes, and at most 33,554,432 are taken; store them elsewhere"
+    assert told in row.failure.message
