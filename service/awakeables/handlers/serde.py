@@ -15,7 +15,7 @@ from types import NoneType
 from typing import Any, Generic, Never, NoReturn, Protocol, TypeVar, cast
 
 import orjson
-from msgspec import Raw
+from msgspec import UNSET, Raw
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -294,7 +294,8 @@ def result_of(codec: Codec[Any], value: Any, *, by: str, as_answer: bool = False
         raise ResultMisfit(f"{by} {declares}returned {_shown(value)}: {explain(error)}").with_traceback(
             error.__traceback__
         ) from error
-    size = memoryview(result.value if result.is_json else result.value_base64).nbytes  # type: ignore[arg-type]
+    content: Any = result.value_base64 if result.value is UNSET else result.value
+    size = memoryview(content).nbytes
     if size > MAX_RESULT_BYTES:
         told = f"{by} returned {size:,} bytes, and at most {MAX_RESULT_BYTES:,} are taken"
         raise ResultMisfit(f"{told}; store them elsewhere, and return a reference")
