@@ -10,14 +10,17 @@ from typing import Any, assert_type
 from pydantic import BaseModel
 
 from awakeables import (
+    App,
     Awakeable,
     Call,
     Context,
     Durable,
     DurablePromise,
     KafkaRecord,
+    KeyRing,
     Late,
     ObjectContext,
+    PayloadCodec,
     Promise,
     PromiseName,
     RetryPolicy,
@@ -35,7 +38,8 @@ from awakeables import (
     Worker,
     Workflow,
 )
-from awakeables.testing import AsyncHarness, AsyncRunning, Harness, Running
+from awakeables.testing import Answer, AsyncHarness, AsyncRunning, Harness, Published, Run, Running, run
+from awakeables.worker.heartbeats import Beat
 
 
 class Parcel(BaseModel):
@@ -94,19 +98,24 @@ async def awakeables(ctx: Context) -> None:
 
 
 @service.handler()
-@service.handler()
 async def refund(ctx: Context, late: Late[Parcel]) -> None:
     assert_type(late.value, Parcel)
     assert_type(late.worker, str | None)
 
 
+@service.handler()
 async def watches(ctx: Context) -> None:
     job = ctx.awakeable(
         Parcel, timeout=timedelta(1), heartbeat_timeout=timedelta(minutes=2), on_late=refund, revocable=True
     )
     assert_type(job, Awakeable[Parcel])
+    assert_type(job.progress(Parcel), Durable[Parcel | None])
     assert_type(await job.progress(Parcel), Parcel | None)
     assert_type(await job.progress(), Any)
+    assert_type(await job.progress(list[Parcel]), list[Parcel] | None)
+    # type[T] refuses a union here, too.
+    epoch: int | str | None = await job.progress(int | str)
+    assert_type(epoch, int | str | None)
     assert_type(ctx.awakeable(int, on_late="dead-letter"), Awakeable[int])
     try:
         await job
@@ -149,6 +158,11 @@ async def calls(ctx: Context) -> None:
     assert_type(await ctx.send(without_input), None)
     assert_type(await ctx.attach("inv_1…", Parcel), Parcel)
     assert_type(await ctx.attach("inv_1…"), Any)
+    assert_type(ctx.attach("inv_1…", int), Call[int])
+    assert_type(await ctx.attach("inv_1…", list[Parcel]), list[Parcel])
+    assert_type(await ctx.attach("inv_1…", bytes), bytes)
+    maybe: int | None = await ctx.attach("inv_1…", int | None)
+    assert_type(maybe, int | None)
 
 
 carts = VirtualObject("carts")
@@ -207,7 +221,17 @@ async def combined(ctx: Context) -> None:
     assert_type(
         await ctx.gather(*[called, called], return_exceptions=True), tuple[Parcel | TerminalError, ...]
     )
+    assert_type(await ctx.gather(*ctx.map(branch, [1, 2])), tuple[str, ...])
+    assert_type(
+        await ctx.gather(parcel, called, branch(1), number, cancel_losers=True),
+        tuple[Parcel, Parcel, str, int],
+    )
     assert_type(await ctx.race(parcel, number), Parcel | int)
+    assert_type(await ctx.race(parcel, number, branch(1), cancel_losers=True), Parcel | int | str)
+    assert_type(await ctx.race(*ctx.map(branch, [1, 2])), str)
+    assert_type(await ctx.any(parcel, number), Parcel | int)
+    assert_type(ctx.quorum(1, [called], cancel_losers=True), Durable[list[Parcel]])
+    assert_type(await ctx.quorum(1, ctx.map(branch, [1, 2])), list[str])
     assert_type(ctx.gather(branch(1), parcel), Durable[tuple[str, Parcel]])
     assert_type(await ctx.race(branch(1), number), str | int)
     assert_type(ctx.map(branch, [1, 2], concurrency=2), list[Durable[str]])
@@ -220,6 +244,8 @@ async def combined(ctx: Context) -> None:
         assert_type(done, Call[Parcel])
         assert_type(await done, Parcel)
     assert_type(ctx.map(lambda order: ctx.call(runs, order), ["o-1"], concurrency=2), list[Durable[Parcel]])
+    assert_type(ctx.map(lambda days: ctx.sleep(timedelta(days)), (1, 2)), list[Durable[None]])
+    assert_type(ctx.map(lambda _: ctx.awakeable(Parcel), range(3)), list[Durable[Parcel]])
     async with ctx.timeout(timedelta(hours=1)):
         assert_type(number.done, bool)
     assert_type(number.exception(), TerminalError | None)
@@ -238,6 +264,20 @@ async def the_rest(ctx: Context) -> Sequence[str]:
 async def pack(task: Task[Parcel]) -> str:
     assert_type(task.payload, Parcel)
     return task.payload.id
+
+
+@worker.task("gpu-jobs", "train", keepalive=True)
+async def train(task: Task[Parcel]) -> int:
+    assert_type(task.heartbeat(Parcel(id="p-1")), Beat)
+    await task.heartbeat({"epoch": 1})
+    await task.heartbeat()
+    return task.attempt
+
+
+@worker.task("gpu-jobs", keepalive=False)
+def in_a_thread(task: Task[bytes]) -> bytes:
+    task.heartbeat(progress=1)
+    return task.payload
 
 
 def by_topic(record: KafkaRecord) -> str:
@@ -356,3 +396,46 @@ async def fulfil(ctx: Context, order: Parcel) -> Parcel:
     assert_type(await ctx.call(fulfil, order), Parcel)
     assert_type(await ctx.call(fulfilled_at_first, "o-1"), int)
     return order
+
+
+class Mask:
+    """A codec of one's own."""
+
+    key_id = "2026"
+
+    def seal(self, content: bytes, /, *, bound_to: str) -> bytes:
+        return content[::-1]
+
+    def open(self, sealed: bytes, /, *, key_id: str, bound_to: str) -> bytes:
+        return sealed[::-1]
+
+
+ring = KeyRing(current="2026", keys={"2026": bytes(32)}, lost=["2025"], accepts_clear=False)
+codec: PayloadCodec = ring
+App("shop", services=[service, carts, signups], codec=ring)
+App("shop", services=[service], codec=Mask())
+App("shop", services=(service,), codec=None)
+KeyRing(current=None, keys={})
+
+
+def answers(task: Task[Any]) -> Answer:
+    return Answer(task.payload, after=timedelta(1))
+
+
+def runs_a_handler(record: KafkaRecord, at: datetime) -> None:
+    assert_type(run(runs, "o-1"), Run)
+    assert_type(run(without_input, suspend=False, thorough=True, seed=1).duration, timedelta)
+    done = run(
+        watches,
+        workers=[worker],
+        answers={"pack-requests": "packed", "gpu-jobs": answers},
+        on_wait=lambda wait: wait.resolve(1),
+        headers={"a": "b"},
+        retry=RetryPolicy(max_attempts=1),
+    )
+    assert_type(done.value, Any)
+    assert_type(done.published, Sequence[Published])
+    assert_type(done.journal, Sequence[str])
+    run(add, "x", key="c-7", state={ITEMS: ["book"], SEEN["o-1"]: True})
+    run(fulfil_one, record=record)
+    run(report, scheduled_at=at)

@@ -8,17 +8,22 @@ from __future__ import annotations
 from datetime import timedelta
 
 from awakeables import (
+    App,
     Context,
     KafkaRecord,
+    KeyRing,
     ObjectContext,
     Schedule,
     Service,
     SharedContext,
     Subscription,
+    Task,
+    TimedOut,
     VirtualObject,
+    Worker,
     Workflow,
 )
-from awakeables.testing import Harness
+from awakeables.testing import Harness, run
 
 carts = VirtualObject("carts")
 service = Service("orders")
@@ -170,3 +175,135 @@ async def asks_for_versions(ctx: Context) -> None:
     ctx.version("discount", "2")  # type: ignore[arg-type]
     ctx.version("discount")  # type: ignore[call-arg]
     await ctx.version("discount", 2)  # type: ignore[misc]
+
+
+async def combined_badly(ctx: Context) -> None:
+    number, called = ctx.awakeable(int), ctx.call(pack, "o-1")
+    pair: tuple[str, int] = await ctx.gather(number, called)  # type: ignore[assignment]
+    three: tuple[int, int, int] = await ctx.gather(number, called)  # type: ignore[assignment]
+    mixed: tuple[int, int] = await ctx.gather(number, branch(1))  # type: ignore[assignment]
+    either: str = await ctx.race(number, branch(1))  # type: ignore[arg-type]
+    slept: int = await ctx.race(number, ctx.sleep(timedelta(1)))  # type: ignore[arg-type]
+    several: list[str] = await ctx.quorum(1, [number, number])  # type: ignore[list-item]
+    one: int = await ctx.quorum(1, [number, number])  # type: ignore[assignment]
+    failed: tuple[int, ...] = await ctx.gather(*[number, number], return_exceptions=True)  # type: ignore[assignment]
+    chosen: int = await ctx.select(number, number)  # type: ignore[assignment]
+    ctx.race(1, number)  # type: ignore[call-overload]
+    ctx.quorum("1", [number])  # type: ignore[arg-type]
+    ctx.quorum([number], 1)  # type: ignore[arg-type]
+    ctx.gather(number, called, cancel_losers="yes")  # type: ignore[call-overload]
+    print(pair, three, mixed, either, slept, several, one, failed, chosen)
+
+
+async def mapped_badly(ctx: Context) -> None:
+    ctx.map(branch, ["o-1"])  # type: ignore[arg-type]
+    ctx.map(counts, [1])  # type: ignore[arg-type]
+    ctx.map(branch)  # type: ignore[call-arg]
+    ctx.map(branch, [1], 2)  # type: ignore[call-arg]
+    ctx.map(branch, [1], concurrency="2")  # type: ignore[arg-type]
+    ctx.map(branch(1), [1])  # type: ignore[arg-type]
+    await ctx.map(branch, [1])  # type: ignore[misc]
+    numbers: list[int] = await ctx.gather(*ctx.map(branch, [1]))  # type: ignore[assignment]
+    print(numbers)
+
+
+def counts(n: int) -> int:
+    return n
+
+
+async def attaches_badly(ctx: Context) -> None:
+    attached = ctx.attach("inv_1…", int)
+    text: str = await attached  # type: ignore[assignment]
+    ctx.attach()  # type: ignore[call-overload]
+    ctx.attach(1, int)  # type: ignore[call-overload]
+    ctx.attach(ctx.send(pack, "o-1"), int)  # type: ignore[call-overload]
+    ctx.attach("inv_1…", int, 2)  # type: ignore[call-overload]
+    print(text)
+
+
+async def watches_badly(ctx: Context) -> None:
+    job = ctx.awakeable(str, heartbeat_timeout=timedelta(minutes=1))
+    epoch: int = await job.progress(int)  # type: ignore[assignment]
+    reported = job.progress(int)
+    name: str | None = await reported  # type: ignore[assignment]
+    job.progress(int, 0)  # type: ignore[call-overload]
+    job.progress(type=int)  # type: ignore[call-overload]
+    job.promise.progress(int)  # type: ignore[attr-defined]
+    len(job.progress())  # type: ignore[arg-type]
+    try:
+        await job
+    except TimedOut as late:
+        epoch = late.progress(int)  # type: ignore[assignment]
+        late.progress(type=int)  # type: ignore[call-overload]
+        await late.progress(int)  # type: ignore[misc]
+    print(epoch, name)
+
+
+worker = Worker("packer")
+
+
+@worker.task("packing", keepalive="yes")  # type: ignore[arg-type]
+async def packs(task: Task[int]) -> str:
+    task.heartbeat(1, 2)  # type: ignore[call-arg]
+    task.heartbeat(done=3)  # type: ignore[call-arg]
+    at: int = task.heartbeat(4)  # type: ignore[assignment]
+    return at  # type: ignore[return-value]
+
+
+@worker.task("packing", "box", True)  # type: ignore[arg-type,call-arg]
+async def packs_boxes(task: Task[int]) -> None: ...
+
+
+@worker.task("packing", "bag", keepalive=1)  # type: ignore[arg-type]
+async def packs_bags(task: Task[int]) -> None: ...
+
+
+@worker.task("packing", "other")  # type: ignore[type-var]
+async def packs_no_task(payload: int) -> None: ...
+
+
+class SealsOnly:
+    key_id: str | None = "2026"
+
+    def seal(self, content: bytes, /, *, bound_to: str) -> bytes:
+        return content
+
+
+class OpensWithoutAKey(SealsOnly):
+    def open(self, sealed: bytes, /, *, bound_to: str) -> bytes:
+        return sealed
+
+
+App("shop", services=[service], codec=SealsOnly())  # type: ignore[arg-type]
+App("shop", services=[service], codec=OpensWithoutAKey())  # type: ignore[arg-type]
+App("shop", services=[service], codec=KeyRing)  # type: ignore[arg-type]
+App("shop", services=[service], codec=b"key")  # type: ignore[arg-type]
+App("shop", [service])  # type: ignore[call-arg]
+App("shop", services=[service, worker])  # type: ignore[list-item]
+KeyRing(keys={"2026": b"key"})  # type: ignore[call-arg]
+KeyRing("2026", {"2026": b"key"})  # type: ignore[call-arg]
+KeyRing(current=2026, keys={})  # type: ignore[arg-type]
+KeyRing(current="2026", keys={"2026": "key"})  # type: ignore[dict-item]
+KeyRing(current="2026", keys=[b"key"])  # type: ignore[arg-type]
+KeyRing(current=None, keys={}, lost=2025)  # type: ignore[arg-type]
+KeyRing(current=None, keys={}, accepts_clear="no")  # type: ignore[arg-type]
+
+
+def run_badly() -> None:
+    run("orders/pack", "o-1")  # type: ignore[arg-type]
+    run(pack, "o-1", workers=worker)  # type: ignore[arg-type]
+    run(pack, "o-1", answers=[1])  # type: ignore[arg-type]
+    run(pack, "o-1", answers={1: "packed"})  # type: ignore[dict-item]
+    run(pack, "o-1", on_wait="resolve")  # type: ignore[arg-type]
+    run(pack, "o-1", headers={"attempt": 1})  # type: ignore[dict-item]
+    run(add, "x", key=7)  # type: ignore[arg-type]
+    run(add, "x", key="c-7", state={"count": 1})  # type: ignore[dict-item]
+    run(pack, "o-1", record=b"o-1")  # type: ignore[arg-type]
+    run(pack, "o-1", scheduled_at=timedelta(1))  # type: ignore[arg-type]
+    run(pack, "o-1", suspend="no")  # type: ignore[arg-type]
+    run(pack, "o-1", retry=3)  # type: ignore[arg-type]
+    run(pack, "o-1", seed="seed")  # type: ignore[arg-type]
+    done = run(pack, "o-1")
+    done.value = 1  # type: ignore[misc]
+    done.duration + 1  # type: ignore[operator]
+    done.result()  # type: ignore[attr-defined]
