@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -10,14 +11,20 @@ import pytest
 
 from awakeables import (
     App,
+    Cancelled,
     Context,
+    Durable,
     ObjectContext,
+    RetryPolicy,
     Service,
     SharedContext,
+    Subscription,
     TerminalError,
     VirtualObject,
 )
-from awakeables.core.outcomes import Rejection, Resolution
+from awakeables.core.invocations import CANCELLED
+from awakeables.core.outcomes import Cancellation, Rejection, Resolution
+from awakeables.engine.readtopic import ConsumedRecord
 from awakeables.errors import InvalidInput, NotFound, NotPossible, QueueIsFull
 from awakeables.testing.bench import Bench, Process, pass_time, quick, until
 
@@ -171,6 +178,147 @@ async def in_order(ctx: Context, key: str) -> list[int]:
     return list(await ctx.gather(*calls))
 
 
+@carts.handler()
+async def add_in_a_second(ctx: ObjectContext, item: str) -> None:
+    have = await ctx.get(ITEMS)
+    await ctx.sleep(timedelta(seconds=1))
+    ctx.set(ITEMS, [*have, item])
+
+
+@orders.handler()
+async def one_at_a_time(ctx: Context, pattern: str) -> None:
+    for n, verb in enumerate(pattern):
+        if verb == "T":
+            ctx.send(add_in_a_second, f"{verb}{n}", key="c-9")
+        else:
+            await ctx.call(add_in_a_second, f"{verb}{n}", key="c-9")
+
+
+@orders.handler()
+async def all_at_once(ctx: Context, pattern: str) -> None:
+    calls = []
+    for n, verb in enumerate(pattern):
+        begin = ctx.send if verb == "T" else ctx.call
+        call = begin(add_in_a_second, f"{verb}{n}", key="c-9")
+        if verb == "F":
+            calls.append(call)
+    await ctx.gather(*calls)
+
+
+@orders.handler()
+async def in_branches(ctx: Context, pattern: str) -> None:
+    async def branch(n: int) -> None:
+        begin = ctx.send if pattern[n] == "T" else ctx.call
+        call = begin(add_in_a_second, f"{pattern[n]}{n}", key="c-9")
+        if pattern[n] == "F":
+            await call
+
+    await ctx.gather(*ctx.map(branch, range(len(pattern))))
+
+
+entered: list[str] = []
+
+
+@carts.handler(topic=Subscription("additions", name="additions"))
+async def add_from_anywhere(ctx: ObjectContext, item: str) -> None:
+    have = await ctx.get(ITEMS)
+    await ctx.run("enter", entered.append, f"enter {item}")
+    await ctx.sleep(timedelta(seconds=1))
+    ctx.set(ITEMS, [*have, item])
+    await ctx.run("leave", entered.append, f"leave {item}")
+
+
+@orders.handler()
+async def call_several(ctx: Context) -> None:
+    await ctx.gather(*[ctx.call(add_from_anywhere, f"called {n}", key="c-7") for n in range(3)])
+
+
+@orders.handler()
+async def send_several(ctx: Context) -> None:
+    for n in range(3):
+        ctx.send(add_from_anywhere, f"sent {n}", key="c-7")
+
+
+@orders.handler()
+async def wait(ctx: Context) -> None:
+    await ctx.awakeable()
+
+
+@carts.handler()
+async def wait_here(ctx: ObjectContext) -> None:
+    await ctx.awakeable()
+
+
+@carts.handler()
+async def blocked(ctx: ObjectContext, on: str) -> None:
+    ctx.set(TOTAL, 1)
+    match on:
+        case "call":
+            await ctx.call(wait)
+        case "call of a key":
+            await ctx.call(wait_here, key="c-8")
+        case "queued call":
+            ctx.send(wait_here, key="c-8")
+            await ctx.call(wait_here, key="c-8")
+        case "attached":
+            await ctx.attach(ctx.send(wait).id)
+        case "sleep":
+            await ctx.sleep(timedelta(days=30))
+        case "awakeable":
+            await ctx.awakeable()
+        case "failing action":
+            await ctx.run("fail", fail, retry=RetryPolicy(initial_interval=timedelta(hours=1)))
+        case "long action":
+            await ctx.run("act", asyncio.sleep, 20)
+            await ctx.get(ITEMS)  # a read that asks the store is an await, too
+        case "branches":
+            await ctx.gather(wait_in_a_branch(ctx), ctx.call(wait))
+        case "race":
+            await ctx.race(ctx.awakeable(), ctx.sleep(timedelta(days=30)))
+        case _:
+            raise AssertionError(on)
+
+
+async def wait_in_a_branch(ctx: ObjectContext) -> None:
+    await ctx.awakeable()
+
+
+def fail() -> None:
+    raise ConnectionError("down")
+
+
+async def end_of(call: Durable[None]) -> str:
+    try:
+        await call
+    except Cancelled as error:
+        return f"cancelled, {'own' if error.own else 'of the call'}"
+    return "ended"
+
+
+@orders.handler()
+async def cancel_sent(ctx: Context, on: str) -> str:
+    sent = ctx.send(blocked, on, key="c-7")
+    await ctx.sleep(timedelta(seconds=10))
+    sent.cancel()
+    return await end_of(sent)
+
+
+@orders.handler()
+async def cancel_called(ctx: Context, on: str) -> str:
+    called = ctx.call(blocked, on, key="c-7")
+    await ctx.sleep(timedelta(seconds=10))
+    called.cancel()
+    return await end_of(called)
+
+
+@orders.handler()
+async def cancel_attached(ctx: Context, invocation_id: str) -> str:
+    attached = ctx.attach(invocation_id, None)
+    await ctx.sleep(timedelta(seconds=10))
+    attached.cancel()
+    return await end_of(attached)
+
+
 @orders.handler()
 async def later(ctx: Context, key: str) -> None:
     ctx.send(add, "late", key=key, delay=timedelta(days=7))
@@ -288,6 +436,108 @@ async def test_calls_and_sends_of_one_handler_keep_their_order(settings: Any) ->
         assert await result(process, await begin(process, "in_order", "c-9", key=None, of="orders")) == [1, 3]
         stored = await process.api.state("carts", "c-9", 9)
         assert [msgspec.json.decode(entry.value)["value"] for entry in stored] == [["a", "b", "c"]]
+
+
+@ALL
+@pytest.mark.parametrize("handler", ["one_at_a_time", "all_at_once", "in_branches"])
+@pytest.mark.parametrize("pattern", ["TFF", "FTF", "TTF"])
+async def test_a_key_sees_sends_and_calls_of_one_handler_in_the_order_made(
+    settings: Any, handler: str, pattern: str
+) -> None:
+    bench = Bench()
+    async with bench.running(app, settings) as process:
+        await result(process, await begin(process, handler, pattern, key=None, of="orders"))
+        await until(lambda: queues(bench) == 0, "what was sent has ended")
+        stored = await process.api.state("carts", "c-9", 9)
+        expected = [f"{verb}{n}" for n, verb in enumerate(pattern)]
+        assert [msgspec.json.decode(entry.value)["value"] for entry in stored] == [expected]
+
+
+@ALL
+async def test_calls_of_a_key_from_several_origins_run_one_by_one_each_origin_s_in_order(
+    settings: Any,
+) -> None:
+    async def over_http() -> None:
+        for n in range(3):
+            await begin(process, "add_from_anywhere", f"http {n}")
+
+    async def from_kafka() -> None:
+        sink = process.engine.subscriptions.topics["additions"].sink(0)
+        await sink.open()
+        values = [msgspec.json.encode(f"record {n}") for n in range(3)]
+        batch = [
+            ConsumedRecord(offset=n, timestamp_ms=0, key=b"c-7", value=value)
+            for n, value in enumerate(values)
+        ]
+        assert await sink.take(batch[:2]) == 2
+        assert await sink.take(batch[2:]) == 3
+
+    entered.clear()
+    bench = Bench()
+    async with bench.running(app, settings) as process:
+        await asyncio.gather(
+            over_http(),
+            begin(process, "call_several", key=None, of="orders"),
+            from_kafka(),
+            begin(process, "send_several", key=None, of="orders"),
+        )
+        await until(lambda: len(entered) == 24 and queues(bench) == 0, "all have run")
+        [entry] = await process.api.state("carts", "c-7", 9)
+        items = msgspec.json.decode(entry.value)["value"]
+        assert entered == [f"{verb} {item}" for item in items for verb in ("enter", "leave")]
+        for origin in ("http", "record", "called", "sent"):
+            assert [item for item in items if item.startswith(origin)] == [f"{origin} {n}" for n in range(3)]
+
+
+BLOCKED_ON = (
+    "call",
+    "call of a key",
+    "queued call",
+    "attached",
+    "sleep",
+    "awakeable",
+    "failing action",
+    "long action",
+    "branches",
+    "race",
+)
+
+
+@ALL
+@pytest.mark.parametrize("how", ["from outside", "sent", "called", "attached"])
+@pytest.mark.parametrize("on", BLOCKED_ON)
+async def test_a_holder_that_is_cancelled_while_it_is_blocked_ends_cancelled_and_frees_its_key(
+    settings: Any, how: str, on: str
+) -> None:
+    bench = Bench()
+    async with bench.running(app, settings) as process:
+        canceller = None
+        if how in ("sent", "called"):
+            canceller = await begin(process, f"cancel_{how}", on, key=None, of="orders")
+        else:
+            await begin(process, "blocked", on)
+        rows = bench.store.tables.invocations
+        await until(lambda: any(row.handler == "blocked" for row in rows.values()), "it is begun")
+        [holder] = [row.id for row in rows.values() if row.handler == "blocked"]
+        if how == "attached":
+            canceller = await begin(process, "cancel_attached", holder, key=None, of="orders")
+        behind = await begin(process, "add", "behind")
+        await asyncio.sleep(5)
+        assert (rows[holder].result, rows[behind].status) == (None, "queued")
+        queue = (await process.api.key_status("carts", "c-7")).queue
+        assert queue is not None
+        assert queue.head == holder
+        if canceller is None:
+            await process.api.cancel(holder)
+        else:
+            assert await result(process, canceller) == "cancelled, of the call"
+        await bench.status(holder, "completed")
+        assert rows[holder].result == Cancellation(reason=CANCELLED)
+        assert await result(process, behind) == 1
+        assert await result(process, await begin(process, "add", "next")) == 2
+        assert ("carts", b"c-7") not in bench.store.tables.rows.objects
+        stored = {entry.name for entry in await process.api.state("carts", "c-7", 9)}
+        assert stored == {"items", "total"}, "what it had set before stays"
 
 
 @ALL

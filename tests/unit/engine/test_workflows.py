@@ -10,6 +10,7 @@ import pytest
 
 from awakeables import (
     App,
+    Cancelled,
     Context,
     ObjectContext,
     Rejected,
@@ -111,6 +112,18 @@ async def calls_too_early(ctx: Context, key: str) -> Any:
 @callers.handler()
 async def misuses(ctx: Context, key: str) -> Any:
     return await ctx.call(signup, "a@b", key=key, idempotency_key="x")
+
+
+@callers.handler()
+async def cancels_the_run(ctx: Context, verb: str) -> str:
+    run = (ctx.call if verb == "call" else ctx.send)(signup, "a@b", key="k")
+    await ctx.sleep(timedelta(seconds=10))
+    run.cancel()
+    try:
+        await run
+    except Cancelled as error:
+        return f"cancelled, {'own' if error.own else 'of the run'}"
+    return "ended"
 
 
 app = App("shop", services=[signups, callers])
@@ -258,6 +271,21 @@ async def test_the_end_of_a_run_ends_its_promises(how: str) -> None:
             assert await called(bench, process, "clicked", True) == "late"
             assert await called(bench, process, "looked") == [None, "mailed"]
             assert await called(bench, process, "awaited") == [reason, 410]
+
+
+@ALL
+@pytest.mark.parametrize("verb", ["call", "send"])
+async def test_a_run_that_another_handler_cancels_at_its_promise_ends_cancelled(
+    settings: Any, verb: str
+) -> None:
+    bench = shop()
+    async with bench.running(app, settings) as process:
+        assert await called_by(bench, process, "cancels_the_run", verb) == "cancelled, of the run"
+        [run] = [row for row in bench.store.tables.invocations.values() if row.handler == "run"]
+        assert isinstance(run.result, Cancellation)
+        reason = "the run ended and had not settled this promise"
+        assert await called(bench, process, "awaited") == [reason, 410]
+        assert await called(bench, process, "looked") == [None, "mailed"]
 
 
 async def test_a_failed_run_keeps_its_key_until_it_is_purged() -> None:
