@@ -13,9 +13,14 @@ from pydantic import BaseModel
 from awakeables import Context, Late, TimedOut
 from awakeables.core.awakeables import Completion, Heartbeat
 from awakeables.core.sources import source_of
+from awakeables.engine.engine import EngineSettings
+from awakeables.engine.horizon import Moment
+from awakeables.engine.runner import RunnerSettings
 from awakeables.errors import HandlerMisuse
 from awakeables.handlers.service import App, Service, VirtualObject
 from awakeables.testing.bench import Bench, Process, pass_time, quick, until
+from awakeables.wire.completions import encode_completion
+from unit.engine.harness import resolution, value
 
 MINUTE = timedelta(minutes=1)
 
@@ -83,6 +88,109 @@ async def test_without_a_heartbeat_a_timeout_has_no_progress(bench: Bench) -> No
         await pass_time(12 * 3600 + 1)
         ended = await bench.status(invocation_id, "completed")
         assert ended.result.content == b'["deadline",null,null]'  # type: ignore[union-attr]
+
+
+def in_topic(awakeable_id: str, epoch: int) -> bytes:
+    """The record of a heartbeat."""
+    body = Heartbeat(progress=Raw(b'{"epoch": %d}' % epoch))
+    return encode_completion(Completion(awakeable_id=awakeable_id, body=body, source=""))
+
+
+def all_is_read(bench: Bench, process: Process) -> None:
+    """The completions topic, of one partition, is read to its end."""
+    process.engine.horizon.expect((0,), Moment.now(bench.clock))
+    process.engine.horizon.read_to_end(0, Moment.now(bench.clock), 1)
+
+
+async def silence(bench: Bench, process: Process, *, seconds: int) -> None:
+    """Time in which the topic is read, and nothing is in it."""
+    for _ in range(seconds):
+        all_is_read(bench, process)
+        await asyncio.sleep(1)
+
+
+HELD_BACK = EngineSettings(runner=RunnerSettings(linger=timedelta(0)), horizon=timedelta(minutes=5))
+
+
+@pytest.mark.parametrize("outage_s", [1, 121, 240])
+@pytest.mark.parametrize("restarted", [False, True], ids=["topic out of reach", "service down"])
+async def test_a_heartbeat_that_waits_in_the_topic_is_not_silence(
+    bench: Bench, outage_s: int, restarted: bool
+) -> None:
+    """The worker beats a second before it would count as silent, and that is not read for a while."""
+
+    async def go_on(process: Process) -> None:
+        process.engine.horizon.expect((0,), Moment.now(bench.clock))
+        await asyncio.sleep(5)  # the sweeper looks
+        assert bench.awakeables(invocation_id)[0].state == "pending"
+        await bench.records(process, in_topic(key, 2))
+        await silence(bench, process, seconds=118)
+        assert bench.awakeables(invocation_id)[0].state == "pending"
+        await silence(bench, process, seconds=5)
+        assert value(await bench.status(invocation_id, "completed")) == ["heartbeat", 2, {"epoch": 2}]
+
+    async with bench.serving(HELD_BACK, train=train) as process:
+        all_is_read(bench, process)
+        invocation_id = await bench.begin(process, "train")
+        key = (await bench.awakeable(invocation_id)).id
+        await bench.records(process, in_topic(key, 1))
+        await silence(bench, process, seconds=119)
+        # Here it beats; nothing is read any more.
+        if not restarted:
+            await asyncio.sleep(outage_s)
+            await go_on(process)
+    if restarted:
+        await asyncio.sleep(outage_s)
+        async with bench.serving(HELD_BACK, train=train) as process:
+            await go_on(process)
+
+
+async def test_an_answer_behind_unread_heartbeats_counts_after_an_outage(bench: Bench) -> None:
+    async with bench.serving(HELD_BACK, train=train) as process:
+        all_is_read(bench, process)
+        invocation_id = await bench.begin(process, "train")
+        key = (await bench.awakeable(invocation_id)).id
+        await bench.records(process, in_topic(key, 1))
+        await silence(bench, process, seconds=110)
+        await asyncio.sleep(240)
+        await bench.records(process, in_topic(key, 2), in_topic(key, 3), resolution(key, b'"model"'))
+        assert value(await bench.status(invocation_id, "completed")) == ["trained", "model"]
+
+
+@pytest.mark.parametrize(("read_after_s", "end"), [(119, "pending"), (121, "timed-out")])
+async def test_a_heartbeat_counts_if_the_topic_was_not_read_beyond_its_deadline(
+    bench: Bench, read_after_s: int, end: str
+) -> None:
+    """It is read long after the deadline; what was read before it decides whether it was in time."""
+    async with bench.serving(HELD_BACK, train=train) as process:
+        all_is_read(bench, process)
+        invocation_id = await bench.begin(process, "train")
+        key = (await bench.awakeable(invocation_id)).id
+        await bench.records(process, in_topic(key, 1))
+        await asyncio.sleep(read_after_s)
+        all_is_read(bench, process)
+        await asyncio.sleep(60)
+        await bench.records(process, in_topic(key, 2))
+        [row] = bench.awakeables(invocation_id)
+        assert row.state == end
+        if end == "timed-out":
+            assert value(await bench.status(invocation_id, "completed")) == ["heartbeat", 1, {"epoch": 1}]
+
+
+async def test_unread_heartbeats_are_waited_for_as_long_as_the_horizon_allows_and_no_longer(
+    bench: Bench,
+) -> None:
+    async with bench.serving(HELD_BACK, train=train) as process:
+        all_is_read(bench, process)
+        invocation_id = await bench.begin(process, "train")
+        key = (await bench.awakeable(invocation_id)).id
+        await bench.records(process, in_topic(key, 1))
+        await asyncio.sleep(120 + 290)
+        assert bench.awakeables(invocation_id)[0].state == "pending"
+        await asyncio.sleep(20)
+        assert value(await bench.status(invocation_id, "completed")) == ["heartbeat", 1, {"epoch": 1}]
+        await bench.records(process, in_topic(key, 2))
+        assert bench.awakeables(invocation_id)[0].state == "timed-out"
 
 
 async def looks(ctx: Context) -> list[Any]:
