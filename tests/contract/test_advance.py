@@ -68,18 +68,18 @@ async def test_an_owner_that_was_released_is_fenced(driver: Driver) -> None:
     await driver.do(Advanced, driver.an_advance(again))
 
 
-@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("counts", [0, 1])
 async def test_a_commit_that_grows_the_journal_resets_the_count_of_attempts_unless_it_says_so(
-    driver: Driver, keeps: bool
+    driver: Driver, counts: int
 ) -> None:
-    failure = Failure(kind="k", message="m", at_ms=1, of=3)
+    failure = Failure(kind="k", message="m", at_ms=1, tries={3: 1})
     row = await driver.begin(owner="me")
     await driver.do(Advanced, driver.an_advance(row, BackOff(due_ms=1, failure=failure), chunk=None))
     (row,) = await driver.claim("me")
     assert (row.attempts, row.failure) == (1, failure)
-    grows = msgspec.structs.replace(driver.an_advance(row), keeps_attempts=keeps)
+    grows = msgspec.structs.replace(driver.an_advance(row), attempts=counts)
     after = (await driver.do(Advanced, grows)).invocation
-    assert (after.attempts, after.version) == (1 if keeps else 0, row.version + 1)
+    assert (after.attempts, after.version) == (counts, row.version + 1)
 
 
 async def test_an_advance_of_an_invocation_that_is_not_there_is_fenced(driver: Driver) -> None:

@@ -321,7 +321,7 @@ class TestActions:
         owner = opened(handler)
         await owner.advance()
         progress = await owner.until_it_waits(await owner.advance(durable=2))
-        assert is_crash(progress, "ConnectionError", "down", of=1)
+        assert is_crash(progress, "ConnectionError", "down", of=(1,))
 
     async def test_one_that_fails_ends_the_attempt_once_those_beside_it_have_ended(
         self, opened: Opened
@@ -344,7 +344,7 @@ class TestActions:
         owner = opened(handler)
         await owner.advance()
         progress = await owner.until_it_waits(await owner.advance(durable=4))
-        assert is_crash(progress, "ConnectionError", "down", of=3)
+        assert is_crash(progress, "ConnectionError", "down", of=(3,))
         assert progress.entries == (
             RunEnded(of=1, outcome=Resolution.of_json(b'"a"')),
             RunEnded(of=2, outcome=Resolution.of_json(b'"b"')),
@@ -470,7 +470,7 @@ async def test_an_error_ends_it_as_what_it_is(opened: Opened, error: Exception, 
     assert (await opened(handler).advance()).ended == ended
 
 
-def is_crash(progress: Progress, kind: str, message: str, *, of: int | None = None) -> bool:
+def is_crash(progress: Progress, kind: str, message: str, *, of: tuple[int, ...] | None = None) -> bool:
     """Whether this error crashed the attempt, with its stack down to where it was raised in this file."""
     ended = progress.ended
     assert isinstance(ended, Crashed)

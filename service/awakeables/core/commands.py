@@ -194,8 +194,8 @@ class Advance(Record):
         dead_letter: The record that the invocation was begun for, which its end makes a dead letter.
         relay_to: With a dead letter, the dead-letter topic.
         markers: The versions of parts of the code that the chunk records, by name.
-        keeps_attempts: The count of failed attempts goes on: what the chunk has went on beside an action that
-            has failed, and is still to be executed.
+        attempts: With a chunk, how many failed attempts still count: what it has went on beside actions that
+            have failed, and are still to be executed.
     """
 
     invocation_id: str
@@ -216,7 +216,7 @@ class Advance(Record):
     dead_letter: DeadLetter | None = None
     relay_to: str = ""
     markers: dict[str, int] = {}
-    keeps_attempts: bool = False
+    attempts: int = 0
 
 
 class PartitionFence(Record):

@@ -69,13 +69,13 @@ class Failure(Record):
     """Why an attempt failed or an invocation was paused; no stack trace, since clients may see it.
 
     Attributes:
-        of: The action that failed, by its place in the journal; None: it was none.
+        tries: How often the actions that still fail have failed, by their places in the journal.
     """
 
     kind: str
     message: str
     at_ms: int
-    of: int | None = None
+    tries: dict[int, int] = {}
 
 
 _encode_failure = msgspec.json.Encoder().encode
@@ -93,7 +93,8 @@ class Invocation(Row):
         version: Counts the chunks of the journal.
         wake: Counts wake-ups: outcomes and cancellations.
         starts: Claims since the last commit of any owner.
-        attempts: Failed attempts since the journal last grew, other than beside an action that fails.
+        attempts: Failed attempts since the journal last grew; or of the action that has failed most often, if
+            it only grew beside actions that still fail.
         due_ms: The earliest instant to claim it (`at_once`: immediately); None: not before it is woken.
         committed_by: The owner of the last commit; with `epoch` and `commits` it identifies a commit that
             is sent again after a lost acknowledgement.
@@ -303,14 +304,16 @@ def advance(
     number: int,
     build: str,
     now_ms: int,
-    keeps_attempts: bool = False,
+    attempts: int = 0,
 ) -> Invocation:
-    """Apply an owner's commit, number `number` of this epoch; `grows`: it appends to the journal."""
+    """Apply an owner's commit, number `number` of this epoch; `grows`: it appends to the journal.
+
+    Then `attempts` have failed before.
+    """
     row = replace(row, updated_ms=now_ms)
     if grows:
         row.version += 1
-        if not keeps_attempts:
-            row.attempts = 0
+        row.attempts = attempts
     row.starts = 0
     row.committed_by = owner
     row.commits = number

@@ -494,7 +494,7 @@ class RunnerPool:
             version=row.version,
             wake=row.wake,
             attempts=row.attempts,
-            failing=row.failure.of if row.attempts and row.failure is not None else None,
+            tries=row.failure.tries if row.attempts and row.failure is not None else {},
             cancelled=row.cancelled_ms is not None,
             exclusive=row.ticket is not None,
         )

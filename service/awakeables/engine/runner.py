@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -105,7 +105,6 @@ class Runner:
         "_commits",
         "_durable",
         "_exclusive",
-        "_failing",
         "_given",
         "_inbox",
         "_lets_go",
@@ -123,6 +122,7 @@ class Runner:
         "_shielded",
         "_stepping",
         "_stored",
+        "_tries",
         "_unsent",
         "_waits",
         "_wake",
@@ -143,7 +143,7 @@ class Runner:
         version: int,
         wake: int,
         attempts: int,
-        failing: int | None = None,
+        tries: Mapping[int, int] | None = None,
         cancelled: bool = False,
         exclusive: bool = False,
     ) -> None:
@@ -153,7 +153,7 @@ class Runner:
         self._pool = pool
         self._log = invocation_log
         self._attempts = attempts
-        self._failing = failing  # the action for which the last attempt failed, in its journal
+        self._tries = dict(tries or {})  # how often the actions that still fail have failed
         self._exclusive = exclusive
         self._commits = OwnerCommits(
             self.invocation_id, owner=pool.member.id, build=pool.build, epoch=epoch, version=version
@@ -564,14 +564,18 @@ class Runner:
                 self._failed(crashed, progress)
             case Broken() as broken:
                 self._log.paused(broken.message)
-                self._failing = broken.of
                 beside = None if broken.of is None else progress
                 self._finish(Pause(failure=self._failure(broken.kind, broken.message)), beside)
             case _:
                 self._finish(self._lets_go or Suspend(wake=-1), progress)
 
     def _failed(self, crashed: Crashed, progress: Progress) -> None:
-        self._failing = crashed.of
+        if crashed.of is not None:
+            self._tries = self._left_of_tries(progress)
+            for index in crashed.of:
+                self._tries[index] = self._tries.get(index, 0) + 1
+            if progress.entries:
+                self._attempts = max(self._tries.values(), default=1) - 1
         failure = self._failure(crashed.kind, crashed.message)
         error = None if self._attempt is None else self._attempt.error
         self._retry(failure, error, crashed.traceback, beside=None if crashed.of is None else progress)
@@ -591,7 +595,7 @@ class Runner:
     def _failure(self, kind: str, message: str) -> Failure:
         if self._attempt is not None and self._attempt.error is not None:
             self._pool.on_failure(self._attempt.error)
-        return Failure(kind=kind, message=message, at_ms=self._pool.clock.now_ms(), of=self._failing)
+        return Failure(kind=kind, message=message, at_ms=self._pool.clock.now_ms(), tries=self._tries)
 
     def _finish(self, step: Next, progress: Progress | None) -> None:
         """End the attempt with a last commit, whose reply ends the runner."""
@@ -624,24 +628,26 @@ class Runner:
     def _commit(self, step: Next, progress: Progress | None, *, last: bool = False) -> None:
         command = self._commits.step(step, progress or NOTHING)
         if command.chunk is not None:
-            if self._failing is not None and self._still_fails(step, progress or NOTHING):
-                command = replace(command, keeps_attempts=True)
-            else:
-                self._attempts, self._failing = 0, None
+            if not isinstance(step, BackOff | Pause):  # else they are counted by now
+                if self._tries:
+                    self._tries = self._left_of_tries(progress or NOTHING)
+                self._attempts = max(self._tries.values()) if self._tries else 0
+            if self._attempts:
+                command = replace(command, attempts=self._attempts)
         if last and self._given is not None:
             command = self._with_dead_letter(command, self._given)
         on_reply = functools.partial(self._finished, step) if last else self._replied
         self._pool.committer.post(command, functools.partial(on_reply, progress, self._commits.entries))
 
-    def _still_fails(self, step: Next, progress: Progress) -> bool:
-        """Whether the action that has failed is still to be executed, with this progress beside it."""
-        of, waits = self._failing, self._waits
-        if isinstance(step, BackOff | Pause):
-            return True
-        for entry in progress.entries:
-            if isinstance(entry, OutcomeDelivered | RunEnded) and entry.of == of:
-                return False
-        return self._owes or waits is None or of in waits.runs or of in waits.acting
+    def _left_of_tries(self, progress: Progress) -> dict[int, int]:
+        """The failures of those actions that are still to be executed, with this progress beside them."""
+        over = {entry.of for entry in progress.entries if isinstance(entry, OutcomeDelivered | RunEnded)}
+        waits = None if self._owes or progress.ended is not None else self._waits
+        return {
+            index: count
+            for index, count in self._tries.items()
+            if index not in over and (waits is None or index in waits.runs or index in waits.acting)
+        }
 
     def _with_dead_letter(self, command: Advance, given: Input) -> Advance:
         """The end of an invocation that fails makes its record a dead letter, unless it was cancelled."""

@@ -106,8 +106,9 @@ class Crashed(Record, tag_field="end", tag="crashed"):
     """The handler or an action raised another error: the attempt failed and can be retried.
 
     Attributes:
-        of: The action, by its place in the journal. What went on beside it is in the progress, to be
-            committed; None: the handler raised it, and what the progress has is of a step that failed.
+        of: The actions that failed, by their places in the journal. What went on beside them is in the
+            progress, to be committed; None: the handler raised it, and what the progress has is of a step
+            that failed.
         traceback: The stack of the error as text for the log; its end, if it is longer than
             `MAX_TRACEBACK_CHARACTERS`. Not part of what is stored.
     """
@@ -115,7 +116,7 @@ class Crashed(Record, tag_field="end", tag="crashed"):
     kind: str
     message: str
     traceback: str = ""
-    of: int | None = None
+    of: tuple[int, ...] | None = None
 
 
 class Broken(Record, tag_field="end", tag="broken"):
@@ -123,7 +124,7 @@ class Broken(Record, tag_field="end", tag="broken"):
 
     kind: str
     message: str
-    of: int | None = None
+    of: tuple[int, ...] | None = None
 
 
 class Left(Record, tag_field="end", tag="left"):

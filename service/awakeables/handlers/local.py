@@ -417,7 +417,7 @@ class LocalAttempt:
             self._ready()  # another call is to journal how these actions ended
         if ended is None and self._because is not None:
             self._told = None
-            blocked_on = tuple([self._wait_at(index) for index in self._beside()])
+            blocked_on = tuple([self._wait_at(index) for index in self._acting])
         elif ended is None and not self._owes:
             told, self._told = self._told, execution.waiting
             is_told = told is execution.waiting
@@ -556,7 +556,7 @@ class LocalAttempt:
         waiting = self._execution.waiting
         for index, acted in self._acted.items():
             if isinstance(acted, Crashed | Broken) and index in waiting:
-                self._because = replace(acted, of=index)
+                self._because = acted
                 return self._give_up(stop=news.stop)
         for index in self._acted:
             if index in waiting:
@@ -600,14 +600,17 @@ class LocalAttempt:
             return self._leave()
         return self._progress(None)
 
-    def _beside(self) -> list[int]:
-        """The actions that the handler awaits and that are being executed, beside one that has failed."""
-        return [index for index in self._acting if index in self._execution.waiting]
-
     def _give_up(self, *, stop: bool) -> Progress | Awaitable[Progress]:
-        """End the attempt for an action that has failed, once those beside it have ended: they count."""
-        if self._beside() and not stop:
+        """End the attempt for an action that has failed, once those beside it have ended: they count.
+
+        Also those that nobody awaits just then: the next attempt would execute them again, beside themselves.
+        """
+        if self._acting and not stop:
             return self._progress(None)
+        waiting = self._execution.waiting
+        failed = [index for index, acted in self._acted.items() if isinstance(acted, Crashed | Broken)]
+        assert isinstance(self._because, Crashed | Broken)
+        self._because = replace(self._because, of=tuple(sorted(each for each in failed if each in waiting)))
         self._take_in_unawaited()
         return self._leave()
 

@@ -8,7 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from awakeables import Context
+from awakeables import Context, RetryPolicy
+from awakeables.engine.engine import EngineSettings
 from awakeables.errors import (
     NotFound,
     NotPossible,
@@ -123,7 +124,8 @@ async def test_an_action_that_keeps_failing_pauses_the_invocation_whatever_goes_
         await asyncio.sleep(6000)
         row = await bench.status(invocation_id, "paused")
         assert row.failure is not None
-        assert (row.failure.kind, row.failure.message, row.failure.of) == ("ConnectionError", "down", 2)
+        assert (row.failure.kind, row.failure.message) == ("ConnectionError", "down")
+        assert row.failure.tries == {2: 70}
     assert len(acted) == len(set(acted)) > 20
 
 
@@ -154,3 +156,90 @@ async def test_an_action_that_succeeds_after_others_went_on_beside_it_begins_the
         invocation_id = await bench.begin(process, "both")
         await bench.status(invocation_id, "completed")
     assert tries == [0, 1, 2, 3, 1]
+
+
+async def test_each_action_has_a_count_of_its_own_whatever_fails_beside_it() -> None:
+    tried: list[object] = []
+
+    async def fails() -> None:
+        tried.append("always")
+        await asyncio.sleep(5)
+        raise ConnectionError("down")
+
+    async def once(number: int) -> None:
+        tried.append(number)
+        if tried.count(number) == 1:
+            raise ConnectionError(f"{number} is down")
+
+    async def others(ctx: Context) -> None:
+        for number in range(40):
+            await ctx.run("once", once, number)
+
+    async def both(ctx: Context) -> None:
+        await ctx.gather(ctx.run("always", fails), others(ctx))
+
+    bench = Bench()
+    async with bench.serving(tries(3), both=both) as process:
+        row = await bench.status(await bench.begin(process, "both"), "paused")
+        assert row.failure is not None
+        assert max(row.failure.tries.values()) == 3
+    assert tried.count("always") == 3
+
+
+async def test_the_first_failure_of_an_action_is_one_whatever_has_failed_before() -> None:
+    tried: list[str] = []
+
+    async def in_the_third_try() -> None:
+        tried.append("third")
+        if tried.count("third") < 3:
+            raise ConnectionError("down")
+        await asyncio.sleep(1)
+
+    async def in_the_second_try() -> None:
+        tried.append("second")
+        if tried.count("second") < 2:
+            raise ConnectionError("down as well")
+
+    async def later(ctx: Context) -> None:
+        await ctx.sleep(timedelta(seconds=10))
+        await ctx.run("second", in_the_second_try)
+
+    async def both(ctx: Context) -> None:
+        await ctx.gather(ctx.run("third", in_the_third_try), later(ctx))
+
+    bench = Bench()
+    async with bench.serving(tries(3), both=both) as process:
+        await bench.status(await bench.begin(process, "both"), "completed")
+    assert (tried.count("third"), tried.count("second")) == (3, 2)
+
+
+async def test_an_action_that_lost_a_race_ends_before_the_attempt_does_for_one_that_fails() -> None:
+    said: list[str] = []
+
+    async def slow() -> str:
+        said.append("slow begins")
+        await asyncio.sleep(10)
+        said.append("slow ends")
+        return "slow"
+
+    async def flaky() -> None:
+        said.append("flaky")
+        if said.count("flaky") == 1:
+            raise ConnectionError("down")
+
+    async def loses(ctx: Context) -> str:
+        late = ctx.run("slow", slow)
+        await ctx.race(late, ctx.sleep(timedelta(seconds=1)))
+        await ctx.run("flaky", flaky)
+        return await late
+
+    bench = Bench()
+    async with bench.serving(loses=loses) as process:
+        assert value(await bench.status(await bench.begin(process, "loses"), "completed")) == "slow"
+    assert said == ["slow begins", "flaky", "slow ends", "flaky"]
+
+
+def tries(most: int) -> EngineSettings:
+    settings = quick()
+    retry = RetryPolicy(initial_interval=timedelta(seconds=5), max_attempts=most)
+    return replace(settings, runner=replace(settings.runner, retry=retry))

@@ -169,7 +169,7 @@ def advance(command: Advance, rows: Rows, now_ms: int, changes: Changes) -> Adva
         number=command.number,
         build=command.build,
         now_ms=now_ms,
-        keeps_attempts=command.keeps_attempts,
+        attempts=command.attempts,
     )
     if command.markers:
         after.versions_json = with_markers(row.versions_json, command.markers)
