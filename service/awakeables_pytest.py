@@ -64,13 +64,14 @@ def async_harness(request: pytest.FixtureRequest, awakeables_app: App) -> Iterat
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what has happened in a test that fails, and remember its error."""
+    """Show, once, what has happened in a test that fails, or its set-up or its end; remember its error."""
     report = yield
     if call.excinfo is not None:
         item.stash[ERROR] = call.excinfo.value
     harness = item.stash.get(HARNESS, None)
-    if harness is not None and call.when == "call" and report.failed:
+    if harness is not None and report.failed:
         report.sections.append(("awakeables", harness.describe()))
+        del item.stash[HARNESS]
     return report
 
 

@@ -171,6 +171,48 @@ def test_it(harness):
     )
 
 
+def test_a_test_that_fails_before_or_after_itself_shows_it_too_and_only_once(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        APP
+        + """
+@pytest.fixture
+def approved(harness):
+    harness.send(approve, "o-1")
+    raise LookupError
+
+def test_before(approved): ...
+
+def test_after(harness):
+    harness.send(approve, "o-2")
+    harness.replace("pay", int)
+
+@pytest.mark.asyncio
+async def test_awaited(async_harness):
+    await async_harness.send(approve, "o-3")
+    async_harness.replace("pay", int)
+
+@pytest.fixture
+def undone():
+    yield
+    raise LookupError
+
+def test_both(harness, undone):
+    harness.send(approve, "o-4")
+    assert False
+
+def test_that_passes(harness):
+    harness.send(approve, "o-5")
+"""
+    )
+    result = pytester.runpytest(*RUN)
+    result.assert_outcomes(passed=3, errors=4, failed=1)
+    published = [line for line in result.stdout.lines if "published to 'approvals': " in line]
+    assert [line[-5:-2] for line in published] == ["o-1", "o-2", "o-3", "o-4"]
+    assert result.stdout.str().count("- awakeables -") == 4
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [
