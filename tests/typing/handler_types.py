@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from pydantic import BaseModel
@@ -353,6 +353,17 @@ def tests_an_app(harness: Harness) -> None:
     assert_type(harness.next_task("packing").resolve(3), Verdict)
     assert_type(harness.state(STEP, "k"), str | None)
     harness.set_state(STEP, "k", "mailed")
+    assert_type(harness.next_task("packing").resolve(3, after=timedelta(hours=1)), None)
+    assert_type(harness.next_task("packing").reject("no", code=409), Verdict)
+    assert_type(harness.resolve("prom_1…", 3), Verdict)
+    assert_type(harness.reject("prom_1…", "no", after=timedelta(hours=1)), None)
+    assert_type(harness.send(add, "book", key="c-7").restart(from_entry=2), Running[int])
+    harness.pause(add)
+    harness.pause(service)
+    harness.resume(carts, "c-7")
+    harness.resume(signups)
+    harness.seek("reports.report", datetime.now(UTC))
+    assert_type(harness.trigger_schedule("daily"), Running[Any] | None)
 
 
 async def awaits_a_test(harness: AsyncHarness) -> None:
@@ -360,6 +371,13 @@ async def awaits_a_test(harness: AsyncHarness) -> None:
     assert_type(await (await harness.send(runs, "o-1")).result(), Parcel)
     assert_type(await harness.call(add, "book", key="c-7"), int)
     assert_type(await harness.next_task("packing").resolve(3), Verdict)
+    assert_type(await harness.next_task("packing").reject("no", after=timedelta(hours=1)), None)
+    assert_type(await harness.resolve("prom_1…", 3, after=timedelta(hours=1)), None)
+    assert_type(await harness.reject("prom_1…", "no", details=1), Verdict)
+    assert_type(await (await harness.send(runs, "o-1")).restart(), AsyncRunning[Parcel])
+    await harness.pause(carts, key="c-7")
+    await harness.resume(report)
+    assert_type(await harness.trigger_schedule("daily"), AsyncRunning[Any] | None)
 
 
 DAILY = Schedule("0 6 * * 1-5", timezone="Europe/Berlin", overlap="queue", missed="skip", name="daily")

@@ -168,6 +168,10 @@ def tested(harness: Harness) -> None:
     harness.set_state(COUNT, "c-7", "many")  # type: ignore[misc]
     harness.advance(text)  # type: ignore[arg-type]
     harness.next_task("packing").payload_as("Parcel")  # type: ignore[arg-type]
+    harness.next_task("packing").resolve(3, after=5)  # type: ignore[call-overload]
+    harness.pause("orders/pack")  # type: ignore[call-overload]
+    harness.pause(service, "c-7")  # type: ignore[call-overload]
+    harness.seek("orders", "first")  # type: ignore[arg-type]
 
 
 @service.handler("versions", version="2")  # type: ignore[arg-type]

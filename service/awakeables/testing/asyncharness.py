@@ -11,6 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
+from awakeables.api import SeekTo
 from awakeables.core.awakeables import Verdict
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.invocations import Status
@@ -21,6 +22,7 @@ from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.service import App, VirtualObject
 from awakeables.handlers.state import State
 from awakeables.testing.harness import Harness, SentTask
+from awakeables.testing.operations import Pausable
 from awakeables.testing.outside import Published
 from awakeables.testing.running import Running, WaitingAwakeable
 from awakeables.testing.simulated import FEW_TRIES, SimulatedService
@@ -97,6 +99,15 @@ class AsyncRunning(Generic[R_co]):
         """As `Running.resume`."""
         await self._thread.do(self._running.resume)
 
+    async def restart(self, *, from_entry: int = 0) -> AsyncRunning[R_co]:
+        """As `Running.restart`."""
+        restart = partial(self._running.restart, from_entry=from_entry)
+        return AsyncRunning(self._thread, await self._thread.do(restart))
+
+    async def purge(self) -> None:
+        """As `Running.purge`."""
+        await self._thread.do(self._running.purge)
+
 
 class AsyncSentTask:
     """As `SentTask`; answering it is awaited."""
@@ -146,13 +157,27 @@ class AsyncSentTask:
         """As `SentTask.heartbeat`."""
         await self._thread.do(partial(self._task.heartbeat, progress))
 
-    async def resolve(self, value: Any = None) -> Verdict:
-        """As `SentTask.resolve`."""
-        return await self._thread.do(partial(self._task.resolve, value))
+    @overload
+    async def resolve(self, value: Any = None) -> Verdict: ...
+    @overload
+    async def resolve(self, value: Any = None, *, after: timedelta) -> None: ...
 
-    async def reject(self, reason: str, *, code: int = 400, details: Any = None) -> Verdict:
+    async def resolve(self, value: Any = None, **options: Any) -> Verdict | None:
+        """As `SentTask.resolve`."""
+        resolve: Callable[..., Verdict | None] = self._task.resolve
+        return await self._thread.do(partial(resolve, value, **options))
+
+    @overload
+    async def reject(self, reason: str, *, code: int = 400, details: Any = None) -> Verdict: ...
+    @overload
+    async def reject(
+        self, reason: str, *, code: int = 400, details: Any = None, after: timedelta
+    ) -> None: ...
+
+    async def reject(self, reason: str, **options: Any) -> Verdict | None:
         """As `SentTask.reject`."""
-        return await self._thread.do(partial(self._task.reject, reason, code=code, details=details))
+        reject: Callable[..., Verdict | None] = self._task.reject
+        return await self._thread.do(partial(reject, reason, **options))
 
 
 class AsyncHarness:
@@ -334,16 +359,29 @@ class AsyncHarness:
         """As `Harness.waiting`."""
         return self._harness.waiting()
 
-    async def resolve(self, awakeable_id: str, value: Any = None) -> Verdict:
-        """As `Harness.resolve`."""
-        return await self._thread.do(partial(self._harness.resolve, awakeable_id, value))
+    @overload
+    async def resolve(self, awakeable_id: str, value: Any = None) -> Verdict: ...
+    @overload
+    async def resolve(self, awakeable_id: str, value: Any = None, *, after: timedelta) -> None: ...
 
+    async def resolve(self, awakeable_id: str, value: Any = None, **options: Any) -> Verdict | None:
+        """As `Harness.resolve`."""
+        resolve: Callable[..., Verdict | None] = self._harness.resolve
+        return await self._thread.do(partial(resolve, awakeable_id, value, **options))
+
+    @overload
     async def reject(
         self, awakeable_id: str, reason: str, *, code: int = 400, details: Any = None
-    ) -> Verdict:
+    ) -> Verdict: ...
+    @overload
+    async def reject(
+        self, awakeable_id: str, reason: str, *, code: int = 400, details: Any = None, after: timedelta
+    ) -> None: ...
+
+    async def reject(self, awakeable_id: str, reason: str, **options: Any) -> Verdict | None:
         """As `Harness.reject`."""
-        reject = partial(self._harness.reject, awakeable_id, reason, code=code, details=details)
-        return await self._thread.do(reject)
+        reject: Callable[..., Verdict | None] = self._harness.reject
+        return await self._thread.do(partial(reject, awakeable_id, reason, **options))
 
     async def produce(
         self,
@@ -399,6 +437,51 @@ class AsyncHarness:
     async def crash(self) -> None:
         """As `Harness.crash`."""
         await self._thread.do(self._harness.crash)
+
+    @overload
+    async def pause(self, of: Pausable) -> None: ...
+    @overload
+    async def pause(self, of: VirtualObject, key: str) -> None: ...
+
+    async def pause(self, of: Pausable, *args: Any, **options: Any) -> None:
+        """As `Harness.pause`."""
+        pause: Callable[..., None] = self._harness.pause
+        await self._thread.do(partial(pause, of, *args, **options))
+
+    @overload
+    async def resume(self, of: Pausable) -> None: ...
+    @overload
+    async def resume(self, of: VirtualObject, key: str) -> None: ...
+
+    async def resume(self, of: Pausable, *args: Any, **options: Any) -> None:
+        """As `Harness.resume`."""
+        resume: Callable[..., None] = self._harness.resume
+        await self._thread.do(partial(resume, of, *args, **options))
+
+    async def pause_subscription(self, name: str) -> None:
+        """As `Harness.pause_subscription`."""
+        await self._thread.do(partial(self._harness.pause_subscription, name))
+
+    async def resume_subscription(self, name: str) -> None:
+        """As `Harness.resume_subscription`."""
+        await self._thread.do(partial(self._harness.resume_subscription, name))
+
+    async def seek(self, name: str, to: SeekTo) -> None:
+        """As `Harness.seek`."""
+        await self._thread.do(partial(self._harness.seek, name, to))
+
+    async def pause_schedule(self, name: str) -> None:
+        """As `Harness.pause_schedule`."""
+        await self._thread.do(partial(self._harness.pause_schedule, name))
+
+    async def resume_schedule(self, name: str) -> None:
+        """As `Harness.resume_schedule`."""
+        await self._thread.do(partial(self._harness.resume_schedule, name))
+
+    async def trigger_schedule(self, name: str) -> AsyncRunning[Any] | None:
+        """As `Harness.trigger_schedule`."""
+        begun = await self._thread.do(partial(self._harness.trigger_schedule, name))
+        return None if begun is None else AsyncRunning(self._thread, begun)
 
     def state(self, state: State[T], key: str) -> T | None:
         """As `Harness.state`."""

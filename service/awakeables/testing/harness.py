@@ -11,7 +11,6 @@ from typing import Any, Self, TypeVar, overload
 from awakeables.core.awakeables import Verdict
 from awakeables.core.commands import Idempotency
 from awakeables.core.deadletters import DeadLetter
-from awakeables.core.invocations import Invocation
 from awakeables.core.outcomes import as_resolution
 from awakeables.core.records import instant
 from awakeables.core.texts import excerpt
@@ -21,12 +20,13 @@ from awakeables.handlers.invoking import NO_INPUT, idempotency_scope, key_proble
 from awakeables.handlers.objectcontext import ObjectContext
 from awakeables.handlers.retry import RetryPolicy
 from awakeables.handlers.serde import codec_for, codec_of_value, explain
-from awakeables.handlers.service import App, Handler, KeyedGroup, VirtualObject
+from awakeables.handlers.service import App, KeyedGroup, VirtualObject
 from awakeables.handlers.state import State
-from awakeables.testing.answers import Answers, Delivery, WrongAnswer, body_of
+from awakeables.testing.answers import AT_ONCE, Answer, Answers, Delivery, WrongAnswer, body_of
 from awakeables.testing.given import checked_headers, given_input, lower_case
+from awakeables.testing.operations import Operations
 from awakeables.testing.outside import Published, PublishedTask
-from awakeables.testing.running import Running, WaitingAwakeable, waiting
+from awakeables.testing.running import Running, WaitingAwakeable, found, waiting
 from awakeables.testing.simulated import FEW_TRIES, SimulatedService, seconds_since_start
 from awakeables.worker.heartbeats import TaskOver, progress_text
 from awakeables.worker.task import Reject
@@ -100,16 +100,28 @@ class SentTask:
         """
         self._harness._heartbeat(self.awakeable_id, progress)
 
-    def resolve(self, value: Any = None) -> Verdict:
+    @overload
+    def resolve(self, value: Any = None) -> Verdict: ...
+    @overload
+    def resolve(self, value: Any = None, *, after: timedelta) -> None: ...
+
+    def resolve(self, value: Any = None, *, after: timedelta | None = None) -> Verdict | None:
         """Answer it, as `Harness.resolve`."""
-        return self._harness.resolve(self.awakeable_id, value)
+        return self._harness._answer(self.awakeable_id, value, after)
 
-    def reject(self, reason: str, *, code: int = 400, details: Any = None) -> Verdict:
+    @overload
+    def reject(self, reason: str, *, code: int = 400, details: Any = None) -> Verdict: ...
+    @overload
+    def reject(self, reason: str, *, code: int = 400, details: Any = None, after: timedelta) -> None: ...
+
+    def reject(
+        self, reason: str, *, code: int = 400, details: Any = None, after: timedelta | None = None
+    ) -> Verdict | None:
         """Answer it with a rejection, as `Harness.reject`."""
-        return self._harness.reject(self.awakeable_id, reason, code=code, details=details)
+        return self._harness._answer(self.awakeable_id, Reject(reason, code=code, details=details), after)
 
 
-class Harness:
+class Harness(Operations):
     """An app that is served in memory, in virtual time, by the service's own engine.
 
     Each method returns when nothing more happens before time passes. Time passes only where the test says
@@ -148,9 +160,7 @@ class Harness:
                 service's own.
             seed: Decides random values and the order of simultaneous events.
         """
-        self._app = app
-        self._handed_out: set[str] = set()
-        self._service = SimulatedService(
+        service = SimulatedService(
             app,
             Answers({}, ()),
             retry=retry,
@@ -159,6 +169,9 @@ class Harness:
             schedules=schedules,
             seed=seed,
         )
+        super().__init__(service)
+        self._app = app
+        self._handed_out: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -325,36 +338,32 @@ class Harness:
         delay: timedelta = timedelta(0),
         idempotency_key: str | None = None,
     ) -> Running[Any]:
-        found = self._app.declared(handler)
-        content = given_input(found, *(() if given is NO_INPUT else (given,)))
+        declared = self._app.declared(handler)
+        content = given_input(declared, *(() if given is NO_INPUT else (given,)))
         lower = lower_case(headers)
         idempotency = None
         if idempotency_key is not None:
-            scope = idempotency_scope(found.service, found.name, key)
+            scope = idempotency_scope(declared.service, declared.name, key)
             fingerprint = hashlib.sha256(content or b"").hexdigest()
             idempotency = Idempotency(scope=scope, key=idempotency_key, fingerprint=fingerprint)
 
         async def begin() -> str:
             begun = await self._service.api(
                 lambda api: api.begin(
-                    found, content, key=key, headers=lower, delay=delay, idempotency=idempotency
+                    declared, content, key=key, headers=lower, delay=delay, idempotency=idempotency
                 )
             )
-            self._service.note(f"begun: {found.service}/{found.name} {begun.id}")
+            self._service.note(f"begun: {declared.service}/{declared.name} {begun.id}")
             await self._service.rest()
             return begun.id
 
-        return Running(self._service, found, self._service.drive(begin))
+        return Running(self._service, declared, self._service.drive(begin))
 
     def invocations(self, handler: Callable[..., Any] | None = None) -> Sequence[Running[Any]]:
         """The invocations, or those of a handler, oldest first; also what handlers, records, ticks began."""
-        rows = self._service.store.all_invocations()
-        found = [(self._handler_of(row), row.id) for row in rows]
         wanted = None if handler is None else self._app.declared(handler)
-        return [Running(self._service, of, each) for of, each in found if wanted in (None, of)]
-
-    def _handler_of(self, row: Invocation) -> Handler:
-        return self._app.handler(row.service, row.handler, row.versions.handler)
+        all_ = [found(self._service, row) for row in self._service.store.all_invocations()]
+        return [each for each in all_ if wanted in (None, each._handler)]
 
     # Tasks and awakeables
 
@@ -376,12 +385,12 @@ class Harness:
         Raises:
             AssertionError: There is none; the message lists what was published.
         """
-        found = self.tasks(name)
-        for task in found:
+        tasks = self.tasks(name)
+        for task in tasks:
             if task.awakeable_id not in self._handed_out:
                 self._handed_out.add(task.awakeable_id)
                 return task
-        again = "no further task" if found else "no task"
+        again = "no further task" if tasks else "no task"
         outside = self._service.outside
         raise AssertionError(
             f"{again} waits on {name!r}; published so far to: {outside.describe_published()}"
@@ -409,20 +418,49 @@ class Harness:
         """The awakeables that wait for answers, the oldest first."""
         return waiting(self._service)
 
-    def resolve(self, awakeable_id: str, value: Any = None) -> Verdict:
-        """Resolve an awakeable: with a model, any JSON value, or bytes for one that takes bytes.
+    @overload
+    def resolve(self, awakeable_id: str, value: Any = None) -> Verdict: ...
+    @overload
+    def resolve(self, awakeable_id: str, value: Any = None, *, after: timedelta) -> None: ...
+
+    def resolve(
+        self, awakeable_id: str, value: Any = None, *, after: timedelta | None = None
+    ) -> Verdict | None:
+        """Resolve an awakeable, now or when time has passed.
+
+        Args:
+            awakeable_id: Its ID, such as that of a `WaitingAwakeable`.
+            value: A model, any JSON value, or bytes for one that takes bytes.
+            after: How much later; it happens on the way when `advance` or a wait for a result lets time pass.
 
         Returns:
-            The verdict: accepted, or duplicate, conflict or late.
+            The verdict: accepted, or duplicate, conflict or late. With `after`, None.
 
         Raises:
-            WrongAnswer: The value does not fit, or there is no such awakeable.
+            WrongAnswer: The value does not fit, or there is no such awakeable. With `after`, what lets the
+                time pass raises it, also for a conflict.
+            ValueError: `after` is negative.
         """
-        return self._settle(awakeable_id, value)
+        return self._answer(awakeable_id, value, after)
 
-    def reject(self, awakeable_id: str, reason: str, *, code: int = 400, details: Any = None) -> Verdict:
-        """Reject an awakeable; the verdict and the errors are those of `resolve`."""
-        return self._settle(awakeable_id, Reject(reason, code=code, details=details))
+    @overload
+    def reject(self, awakeable_id: str, reason: str, *, code: int = 400, details: Any = None) -> Verdict: ...
+    @overload
+    def reject(
+        self, awakeable_id: str, reason: str, *, code: int = 400, details: Any = None, after: timedelta
+    ) -> None: ...
+
+    def reject(
+        self,
+        awakeable_id: str,
+        reason: str,
+        *,
+        code: int = 400,
+        details: Any = None,
+        after: timedelta | None = None,
+    ) -> Verdict | None:
+        """Reject an awakeable; `after`, the verdict and the errors are those of `resolve`."""
+        return self._answer(awakeable_id, Reject(reason, code=code, details=details), after)
 
     def _heartbeat(self, awakeable_id: str, progress: Any) -> None:
         row = self._service.store.tables.awakeables.get(awakeable_id)
@@ -438,20 +476,25 @@ class Harness:
 
         self._service.drive(beat)
 
-    def _settle(self, awakeable_id: str, value: Any) -> Verdict:
+    def _answer(self, awakeable_id: str, value: Any, after: timedelta | None) -> Verdict | None:
+        answer = Answer(value, AT_ONCE if after is None else after)
         what = f"the answer to awakeable {awakeable_id}"
         try:
             body = body_of(value)
         except Exception as error:  # a user's serializer may raise anything
             raise WrongAnswer(f"{what} can't be expressed as JSON: {explain(error)}") from error
-        delivery = Delivery(awakeable_id=awakeable_id, body=body, after=timedelta(0), what=what)
+        delivery = Delivery(awakeable_id=awakeable_id, body=body, after=answer.after, what=what)
 
-        async def settle() -> Verdict:
-            verdict = await self._service.outside.settle(delivery)
+        async def give() -> Verdict | None:
+            verdict = None
+            if after is None:
+                verdict = await self._service.outside.settle(delivery)
+            else:
+                self._service.outside.delay(delivery)
             await self._service.rest()
             return verdict
 
-        return self._service.drive(settle)
+        return self._service.drive(give)
 
     # Topics
 
@@ -492,7 +535,7 @@ class Harness:
             raise InvalidInput(f"the record can't be written: {explain(error)}") from error
 
         async def produce() -> None:
-            self._service.write(topic, written, content, given)
+            self._service.logs.write(topic, written, content, given)
             await self._service.rest()
 
         self._service.drive(produce)
@@ -643,7 +686,7 @@ class Harness:
             if (row.service, row.key) == (of.name, key) and row.ticket is not None and row.result is None
         ]
         rows.sort(key=lambda row: row.ticket or 0)
-        return [Running(self._service, self._handler_of(row), row.id) for row in rows]
+        return [found(self._service, row) for row in rows]
 
     def _check_declared(self, state: State[Any], key: str) -> None:
         group = self._app.services.get(state.of)

@@ -215,11 +215,15 @@ class Outside:
 
     async def _take(self, delivery: Delivery) -> None:
         if delivery.after:
-            due_ms = self._clock.now_ms() + delivery.after // timedelta(milliseconds=1)
-            self._count += 1
-            self._late.append((self._count, due_ms, delivery))
+            self.delay(delivery)
         else:
             await self._settle(delivery)
+
+    def delay(self, delivery: Delivery) -> None:
+        """Deliver an answer when its delay has passed: `give_what_is_due` does."""
+        due_ms = self._clock.now_ms() + delivery.after // timedelta(milliseconds=1)
+        self._count += 1
+        self._late.append((self._count, due_ms, delivery))
 
     async def _settle(self, delivery: Delivery) -> None:
         """Send an answer over the wire, as workers do.
@@ -261,13 +265,12 @@ class Outside:
         """Deliver the delayed answers that are due.
 
         Raises:
-            WrongAnswer: One is not accepted.
+            WrongAnswer: One is not accepted; those after it are still due.
         """
         now_ms = self._clock.now_ms()
-        due = [delivery for _, due_ms, delivery in self._late if due_ms <= now_ms]
-        self._late = [late for late in self._late if late[1] > now_ms]
-        for delivery in due:
-            await self._settle(delivery)
+        for late in [each for each in self._late if each[1] <= now_ms]:
+            self._late.remove(late)
+            await self._settle(late[2])
 
     async def ask(self, pending: Iterable[AwakeableRow]) -> bool:
         """Call `on_wait` for awakeables that nothing answers; return whether it gave an answer.

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from awakeables.core.awakeables import AwakeableRow
-from awakeables.core.invocations import Status
+from awakeables.core.invocations import Invocation, Status
 from awakeables.core.journal import decode_chunks
 from awakeables.core.outcomes import Resolution
 from awakeables.core.records import instant
 from awakeables.core.replay import describe
+from awakeables.errors import NotFound
 from awakeables.handlers.execution import raise_terminal
 from awakeables.handlers.service import Handler
 from awakeables.testing.simulated import SimulatedService
@@ -36,7 +37,8 @@ class Running(Generic[R_co]):
         self._id = invocation_id
 
     def __repr__(self) -> str:
-        return f"<{self._handler.service}/{self._handler.name} {self._id}: {self.status}>"
+        status = self.status if self._id in self._service.store.tables.invocations else "purged"
+        return f"<{self._handler.service}/{self._handler.name} {self._id}: {status}>"
 
     @property
     def id(self) -> str:
@@ -45,8 +47,12 @@ class Running(Generic[R_co]):
 
     @property
     def status(self) -> Status:
-        """Its status, such as `suspended`, `queued`, `paused` or `completed`."""
-        return self._service.store.tables.invocations[self._id].status
+        """Its status, such as `suspended`, `queued`, `paused` or `completed`.
+
+        Raises:
+            NotFound: It was purged.
+        """
+        return self._row.status
 
     @property
     def journal(self) -> Sequence[str]:
@@ -66,14 +72,15 @@ class Running(Generic[R_co]):
             Cancelled: It was cancelled.
             Paused: It was paused, or one that it calls; the message says why.
             Stuck: It waits for answers that never come; the message lists the awakeables.
+            NotFound: It was purged.
         """
-        service, rows = self._service, self._service.store.tables.invocations
+        service = self._service
 
         async def end() -> None:
-            await service.pass_time(lambda: rows[self._id].status in ("completed", "paused"))
+            await service.pass_time(lambda: self._row.status in ("completed", "paused"))
 
         service.drive(end)
-        row = rows[self._id]
+        row = self._row
         if row.result is None:
             raise why_open(service, self._handler.name, row, NOBODY_ANSWERS)
         if not isinstance(row.result, Resolution):
@@ -87,7 +94,7 @@ class Running(Generic[R_co]):
         Raises:
             NotPossible: It has ended.
         """
-        self._operate(lambda: self._service.api(lambda api: api.cancel(self._id)))
+        self._service.operate(lambda api: api.cancel(self._id))
 
     def kill(self) -> None:
         """End it, and what it has called, at once: no handler is run, nothing is compensated.
@@ -95,7 +102,7 @@ class Running(Generic[R_co]):
         Raises:
             NotPossible: It has ended.
         """
-        self._operate(lambda: self._service.api(lambda api: api.kill(self._id)))
+        self._service.operate(lambda api: api.kill(self._id))
 
     def pause(self) -> None:
         """Pause it at its handler's next await.
@@ -103,7 +110,7 @@ class Running(Generic[R_co]):
         Raises:
             NotPossible: It has ended, or is paused.
         """
-        self._operate(lambda: self._service.api(lambda api: api.pause(self._id)))
+        self._service.operate(lambda api: api.pause(self._id))
 
     def resume(self) -> None:
         """Let it go on if it is paused.
@@ -111,19 +118,48 @@ class Running(Generic[R_co]):
         Raises:
             NotPossible: It is not.
         """
-        self._operate(lambda: self._service.api(lambda api: api.resume(self._id)))
+        self._service.operate(lambda api: api.resume(self._id))
 
-    def _operate(self, operation: Callable[[], Awaitable[object]]) -> None:
-        async def operate() -> None:
-            await operation()
-            await self._service.rest()
+    def restart(self, *, from_entry: int = 0) -> Running[R_co]:
+        """Begin it again with the same input, as another invocation. If it is paused, it is killed.
 
-        self._service.drive(operate)
+        Args:
+            from_entry: The last entry of its journal to keep, as `journal` numbers them: the new one replays
+                it up to there. 0 keeps the input alone. The state of an object stays as it is now.
+
+        Raises:
+            NotPossible: It is still open, or its journal can't be cut there; the text says where it can.
+            NotFound: It was purged.
+        """
+        begun = self._service.operate(lambda api: api.restart(self._id, from_entry=from_entry))
+        return found(self._service, self._service.store.tables.invocations[begun])
+
+    def purge(self) -> None:
+        """Delete it, its journal and its awakeables; with the run of a workflow, what belongs to its key.
+
+        Raises:
+            NotPossible: It has not ended.
+            NotFound: It was purged.
+        """
+        self._service.operate(lambda api: api.purge(self._id))
+
+    @property
+    def _row(self) -> Invocation:
+        row = self._service.store.tables.invocations.get(self._id)
+        if row is None:
+            raise NotFound(f"no invocation {self._id}: it was purged")
+        return row
+
+
+def found(service: SimulatedService, row: Invocation) -> Running[Any]:
+    """An invocation that was found."""
+    handler = service.app.handler(row.service, row.handler, row.versions.handler)
+    return Running(service, handler, row.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingAwakeable:
-    """An awakeable that waits for its answer.
+    """An awakeable that waits for its answer: `Harness.resolve` and `Harness.reject` take its ID.
 
     Attributes:
         id: Its ID.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,12 +16,11 @@ from typing import Any, TypeVar
 
 from awakeables.api import Api
 from awakeables.core.awakeables import AwakeableRow
-from awakeables.core.effects import Header
 from awakeables.core.records import text_bytes
 from awakeables.core.rows import UNCLAIMED
 from awakeables.engine.engine import Engine, EngineSettings
 from awakeables.engine.outbox import RelaySettings
-from awakeables.engine.readtopic import ConsumedRecord, ReadTopic
+from awakeables.engine.readtopic import ReadTopic
 from awakeables.engine.retention import RetentionSettings
 from awakeables.engine.runner import RunnerSettings
 from awakeables.engine.schedules import ScheduleSettings
@@ -32,7 +32,7 @@ from awakeables.handlers.service import App
 from awakeables.handlers.state import State
 from awakeables.testing.actions import Actions
 from awakeables.testing.answers import Answers
-from awakeables.testing.bench import FakeOffsets, Process, new_process
+from awakeables.testing.bench import Process, new_process
 from awakeables.testing.crashing import CrashingStore
 from awakeables.testing.dropped import noticed
 from awakeables.testing.given import stored
@@ -47,6 +47,7 @@ from awakeables.testing.loop import (
 )
 from awakeables.testing.outside import OnWait, Outside, Topics
 from awakeables.testing.store import KitStore
+from awakeables.testing.topiclogs import TopicLogs
 from awakeables.testing.usercode import CountedAttempts, Endless, UserCode
 
 T = TypeVar("T")
@@ -91,6 +92,10 @@ class Serving:
         if not self.died.done():
             self.died.set_result(None)
 
+    def reopen(self, subscription: str, _partition: int) -> None:
+        """Claim the partition of a subscription again before more of it is read: it was moved or resumed."""
+        self.positions.pop(subscription, None)
+
 
 class SimulatedService:
     """An app that is served in memory. Everything happens within `drive`, in the loop of the service.
@@ -100,6 +105,7 @@ class SimulatedService:
         loop: The loop, with its virtual time.
         clock: The loop's clock.
         store: What survives each crash.
+        logs: The records of its topics.
         outside: Who does the tasks.
         actions: What is executed instead of an action.
         code: The user's code that is being executed.
@@ -142,14 +148,14 @@ class SimulatedService:
         self.timeline: list[tuple[int, str]] = []
         self.on_close: list[Callable[[], object]] = [answers.close]
         self._topics = Topics()
-        self._logs: dict[str, list[ConsumedRecord]] = {}
+        self.logs = TopicLogs(self.clock)
         self.outside = Outside(
             lambda ask: self.of(lambda serving: ask(serving.process.api)),
             self._topics,
             self.clock,
             answers,
             on_wait,
-            self.write,
+            self.logs.write,
             self.note,
             self._state_of,
         )
@@ -248,9 +254,13 @@ class SimulatedService:
             running = asyncio.ensure_future(serving.engine.run())
             try:
                 await serving.engine.serving.wait()
-                self._serving = serving
-                self._up.set()
-                await serving.died
+                with ExitStack() as listening:
+                    for name, topic in serving.engine.subscriptions.topics.items():
+                        await topic.prepare([0])  # the first process, before a commit of it can crash
+                        listening.enter_context(topic.listening(partial(serving.reopen, name)))
+                    self._serving = serving
+                    self._up.set()
+                    await serving.died
                 self.note("the process crashed")
             finally:
                 self._up.clear()
@@ -279,7 +289,7 @@ class SimulatedService:
             executor=ThreadInTurn(),
             on_failure=self.failures.append,
             handlers=self._attempts,
-            offsets=FakeOffsets(),
+            offsets=self.logs,
         )
 
     def _attempts(self, *args: Any) -> CountedAttempts:
@@ -303,6 +313,16 @@ class SimulatedService:
     async def api(self, ask: Callable[[Api], Awaitable[T]]) -> T:
         """The same of its application service."""
         return await self.of(lambda serving: ask(serving.process.api))
+
+    def operate(self, operation: Callable[[Api], Awaitable[T]]) -> T:
+        """Do something as an operator does, and let happen what follows from it at once."""
+
+        async def operate() -> T:
+            done = await self.api(operation)
+            await self.rest()
+            return done
+
+        return self.drive(operate)
 
     def note(self, what: str) -> None:
         """Add to the timeline."""
@@ -378,9 +398,9 @@ class SimulatedService:
         due = {event for event in (*self._events(), *self._ticks()) if event[1] <= now_ms}
         if due <= self._done:
             return False
-        self._done = due
         await self.outside.give_what_is_due()
         await self.of(lambda serving: serving.engine.sweep())
+        self._done = due
         return True
 
     def _events(self) -> Iterator[tuple[str, int]]:
@@ -420,36 +440,23 @@ class SimulatedService:
 
     # Topics.
 
-    def write(self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[Header]) -> None:
-        """Add a record to a topic, which has one partition."""
-        log = self._logs.setdefault(topic, [])
-        record = ConsumedRecord(
-            offset=len(log),
-            timestamp_ms=self.clock.now_ms(),
-            key=key,
-            value=value,
-            headers=tuple(headers),
-        )
-        log.append(record)
-
     def reads(self, topic: str) -> bool:
         """Whether the app reads a topic."""
         return topic == self.app.completions_topic or topic in _subscribed(self.app)
 
     async def _read_topics(self) -> bool:
         """Have what reads topics take what is new; whether it took anything."""
-        return await self.of(self._read) if self._logs else False
+        return await self.of(self._read) if self.logs else False
 
     async def _read(self, serving: Serving) -> bool:
         engine = serving.engine
         topics: dict[str, ReadTopic] = {"": engine.completions, **engine.subscriptions.topics}
         took = False
         for name, topic in topics.items():
-            log = self._logs.get(topic.name, [])
+            log = self.logs.of(topic.name)
             if not log:
                 continue
             if name not in serving.positions:
-                await topic.prepare([0])
                 sink = topic.sink(0)
                 serving.positions[name] = sink, await sink.open()
             sink, first = serving.positions[name]

@@ -10,8 +10,10 @@ from msgspec.structs import replace
 from awakeables.core.awakeables import AwakeableRow
 from awakeables.core.commands import Command
 from awakeables.core.deadletters import DeadLetter
+from awakeables.core.decide.queueing import object_key_of
 from awakeables.core.invocations import Invocation
 from awakeables.core.objects import ObjectKey
+from awakeables.core.pauses import covers
 from awakeables.core.replies import Reply
 from awakeables.store.memory import MemoryStore
 from awakeables.testing.loop import VirtualClock
@@ -38,6 +40,17 @@ class KitStore(MemoryStore):
         """What is waited for: awakeables, calls and promises."""
         with self._writing:
             return [row for row in self.tables.awakeables.values() if row.state == "pending"]
+
+    def pause_of(self, row: Invocation) -> str | None:
+        """What is paused, so that an invocation does not go on: its handler, its service, or its key."""
+        with self._writing:
+            if row.status == "queued":
+                queue = self.tables.rows.objects.get(object_key_of(row))
+                return None if queue is None or queue.paused_ms is None else f"{row.service}/{row.key}"
+            if row.due_ms is None or row.due_ms > self._clock.now_ms():
+                return None
+            targets = list(self.tables.pauses)
+        return next((each for each in targets if covers(each, row.service, row.handler)), None)
 
     def all_dead_letters(self) -> list[DeadLetter]:
         """The oldest first."""

@@ -20,7 +20,8 @@ class Stuck(AwakeablesError):
 class Paused(AwakeablesError):
     """The invocation was paused: its retries are exhausted, or its code can't be replayed.
 
-    Its `__cause__` is the exception of the handler or its action, if there was one.
+    Or the test has paused it, its handler, its service or its key. The `__cause__` is the exception of the
+    handler or its action, if there was one.
     """
 
 
@@ -40,6 +41,9 @@ def why_open(service: SimulatedService, name: str, row: Invocation, advice: str)
         if other.status == "paused" and other.failure is not None:
             where = f"{name} waits for {other.service}/{other.handler}, which is paused: "
             return _paused(service, other.failure, where)
+    for other in waits.invocations:
+        if (paused := service.store.pause_of(other)) is not None:
+            return Paused(f"{name} waits for {paused}, which is paused: it goes on when that is resumed")
     for other in waits.invocations:
         if service.code.awaits(other.id):
             of = "" if other is row else f"{other.service}/{other.handler}, which "

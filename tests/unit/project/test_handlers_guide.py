@@ -38,7 +38,7 @@ def guide() -> Iterator[Any]:
 
 def test_its_tests_pass(guide: Any) -> None:
     tests = [value for name, value in vars(guide).items() if name.startswith("test_")]
-    assert len(tests) == 15
+    assert len(tests) == 16
     for test in tests:
         if inspect.iscoroutinefunction(test):
             asyncio.run(test())
