@@ -13,7 +13,7 @@ Every method of a store may raise `StoreUnavailable`; `commit` may raise `StoreR
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import Final, Literal, Protocol, TypeAlias, TypeVar
 
 from awakeables.core.awakeables import AwakeableRow, AwakeableState, CodecKind
 from awakeables.core.commands import Command, Ended
@@ -276,6 +276,35 @@ class Page(Record):
     before: str | None = None
 
 
+ListedStatus: TypeAlias = Status | Literal["open"]
+"""A status to list, or `open`: each one but `completed`."""
+
+
+class InvocationFilter(Record):
+    """Which invocations to list; None: any.
+
+    Attributes:
+        handler: The name of a handler, in any service unless `service` is given.
+        subscription: The name of the subscription whose records they are for.
+    """
+
+    status: ListedStatus | None = None
+    service: str | None = None
+    handler: str | None = None
+    subscription: str | None = None
+
+    def includes(self, row: Invocation) -> bool:
+        return (
+            (row.status != "completed" if self.status == "open" else self.status in (None, row.status))
+            and self.service in (None, row.service)
+            and self.handler in (None, row.handler)
+            and self.subscription in (None, row.subscription)
+        )
+
+
+ANY_INVOCATION: Final = InvocationFilter()
+
+
 class PauseReader(Protocol):
     """Reads what operators have paused."""
 
@@ -292,9 +321,13 @@ class Inspection(PauseReader, Protocol):
 
     async def invocation(self, invocation_id: str) -> Invocation | None: ...
 
-    async def invocations(
-        self, page: Page, *, status: Status | None = None, service: str | None = None
-    ) -> list[Invocation]: ...
+    async def invocations(self, page: Page, which: InvocationFilter = ANY_INVOCATION) -> list[Invocation]:
+        """The invocations that the filter includes.
+
+        Open ones are found among the open ones, of a subscription among its own. Without a status all are
+        visited, newest first, until the page is full.
+        """
+        ...
 
     async def open_by_versions(self) -> list[OpenInvocations]:
         """The invocations that have not ended, by their handlers and versions.

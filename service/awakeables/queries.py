@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -13,7 +13,7 @@ from awakeables.core.deadletters import DeadLetter
 from awakeables.core.decide.calling import ALIAS
 from awakeables.core.decide.queueing import object_key_of
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
-from awakeables.core.invocations import Invocation, Status
+from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Entry
 from awakeables.core.objects import ObjectRow, StateEntry
 from awakeables.core.pauses import PauseRow, covers
@@ -22,10 +22,14 @@ from awakeables.core.versions import VersionUse, versions_in_use
 from awakeables.errors import InvalidInput, NotFound, NotPossible
 from awakeables.handlers.invoking import idempotency_scope, key_problem
 from awakeables.handlers.service import App, VirtualObject
-from awakeables.ports import Inspection, Page
+from awakeables.ports import ANY_INVOCATION, Inspection, InvocationFilter, OffsetReader, Page
 
 MOST_SHOWN: Final = 32
 """How many waits, invocations behind a key, and steps from one to the next are shown."""
+
+
+class QueriedStore(Inspection, OffsetReader, Protocol):
+    """What `Queries` reads."""
 
 
 class WaitingInvocation(NamedTuple):
@@ -65,7 +69,7 @@ class Queries:
         app: The app whose rows they are.
     """
 
-    def __init__(self, app: App, store: Inspection, holdup: Callable[[Effect], str | None]) -> None:
+    def __init__(self, app: App, store: QueriedStore, holdup: Callable[[Effect], str | None]) -> None:
         """Read from a store; `holdup` says why an effect is not out yet, as far as this process knows it."""
         self.app = app
         self._store = store
@@ -89,10 +93,59 @@ class Queries:
         return found[0].id if found else None
 
     async def invocations(
-        self, page: Page, *, status: Status | None = None, service: str | None = None
+        self, page: Page, which: InvocationFilter = ANY_INVOCATION, *, topic: str | None = None
     ) -> Sequence[Invocation]:
-        """Invocations, newest first."""
-        return await self._store.invocations(page, status=status, service=service)
+        """Invocations, newest first.
+
+        What the app no longer has can be named, too, as long as there are invocations of it.
+
+        Args:
+            page: Which part of the list.
+            which: What all of them have in common.
+            topic: Only those of the subscriptions of this topic.
+
+        Raises:
+            NotFound: There is none, and the app has no such service, handler or subscription; or nothing has
+                subscribed to the topic.
+        """
+        if topic is None:
+            rows: Sequence[Invocation] = await self._store.invocations(page, which)
+        else:
+            found: list[Invocation] = []
+            for name in await self._subscriptions_of(topic):  # an invocation never changes its subscription
+                found += await self._store.invocations(page, replace(which, subscription=name))
+            rows = sorted(found, key=lambda row: row.id, reverse=True)[: page.limit]
+        if not rows and page.before is None:
+            await self._check_names(which)
+        return rows
+
+    async def _subscriptions_of(self, topic: str) -> Sequence[str]:
+        subscribed = await self._subscribed()
+        names = sorted({name for name, read in subscribed if read == topic})
+        if not names:
+            topics = ", ".join(sorted({read for _, read in subscribed})) or "none"
+            raise NotFound(f"nothing has subscribed to topic {topic!r}; topics with subscriptions: {topics}")
+        return names
+
+    async def _subscribed(self) -> Sequence[tuple[str, str]]:
+        """The names of the app's subscriptions, and of those that only the store knows, each with a topic."""
+        declared = [
+            (name, handler.subscription.topic)
+            for name, handler in self.app.subscribed().items()
+            if handler.subscription is not None
+        ]
+        return [*declared, *await self._store.subscribed()]
+
+    async def _check_names(self, which: InvocationFilter) -> None:
+        if which.service is not None and which.handler is not None:
+            self.app.handler(which.service, which.handler)
+        elif which.service is not None:
+            self.app.service(which.service)
+        if which.subscription is not None:
+            names = {name for name, _ in await self._subscribed()}
+            if which.subscription not in names:
+                named = ", ".join(sorted(names)) or "none"
+                raise NotFound(f"no subscription {which.subscription!r}; there are: {named}")
 
     async def invocations_by_key(
         self,

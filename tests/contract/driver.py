@@ -93,9 +93,11 @@ class Driver:
         delay_ms: int = 0,
         idempotency: Idempotency | None = None,
         service: str = "orders",
+        handler: str = "fulfil",
         first: bool = False,
         key: str | None = None,
         queue: Queue | None = None,
+        subscription: str | None = None,
     ) -> Begin:
         """With `first` its owner, if it has one, has asked for an awakeable, published its task and waits."""
         id_ = self.id("inv")
@@ -103,8 +105,10 @@ class Driver:
         return Begin(
             id=id_,
             service=service,
-            handler="fulfil",
-            chunk=encode_chunk([self.an_input(service), *created(() if step is None else step.awakeables)]),
+            handler=handler,
+            chunk=encode_chunk(
+                [self.an_input(service, handler), *created(() if step is None else step.awakeables)]
+            ),
             owner=owner,
             delay_ms=delay_ms,
             idempotency=idempotency,
@@ -112,10 +116,11 @@ class Driver:
             first=step,
             key=key,
             queue=queue,
+            subscription=subscription,
         )
 
-    def an_input(self, service: str = "orders") -> Input:
-        return Input(service=service, handler="fulfil", seed="5eed", at_ms=START_MS)
+    def an_input(self, service: str = "orders", handler: str = "fulfil") -> Input:
+        return Input(service=service, handler=handler, seed="5eed", at_ms=START_MS)
 
     def a_first_step(self, invocation_id: str, step: Next | None = None) -> FirstStep:
         awakeable = NewAwakeable(id=self.id("prom"), timeout_ms=500, schema_hash="h1")
@@ -226,10 +231,20 @@ class Driver:
         owner: str | None = None,
         delay_ms: int = 0,
         service: str = "orders",
+        handler: str = "fulfil",
         key: str | None = None,
         queue: Queue | None = None,
+        subscription: str | None = None,
     ) -> Invocation:
-        order = self.a_begin(owner=owner, delay_ms=delay_ms, service=service, key=key, queue=queue)
+        order = self.a_begin(
+            owner=owner,
+            delay_ms=delay_ms,
+            service=service,
+            handler=handler,
+            key=key,
+            queue=queue,
+            subscription=subscription,
+        )
         await self.do(Begun, order)
         return await self.invocation(order.id)
 

@@ -23,23 +23,27 @@ from awakeables.core.invocations import STATUSES, BackOff, End, Failure, Invocat
 from awakeables.core.journal import ClockRead, Input, OutcomeDelivered, encode_chunk
 from awakeables.core.outcomes import Outcome, Rejection, Resolution
 from awakeables.core.replies import Acknowledged, Advanced, Begun, Expired, SettledAll
-from awakeables.ports import Page
+from awakeables.ports import InvocationFilter, ListedStatus, Page
 from contract.driver import DLQ, Driver, rejected, resolved
 
 FAILURE = Failure(kind="ValueError", message="\x00 ö", at_ms=1)
 
 
-async def in_every_status(driver: Driver) -> dict[Status, Invocation]:
+async def in_every_status(driver: Driver, subscription: str | None = None) -> dict[Status, Invocation]:
+    async def queue() -> Invocation:
+        return await driver.begin(key="c-7", queue=Queue(), subscription=subscription)
+
+    async def run() -> Invocation:
+        return await driver.begin(owner="me", subscription=subscription)
+
     return {
-        "pending": await driver.begin(key="c-7", queue=Queue()),
-        "queued": await driver.begin(key="c-7", queue=Queue()),
-        "running": await driver.begin(owner="me"),
-        "suspended": await driver.advance(await driver.begin(owner="me"), Suspend(wake=0)),
-        "backing-off": await driver.advance(
-            await driver.begin(owner="me"), BackOff(due_ms=2**40, failure=FAILURE)
-        ),
-        "paused": await driver.advance(await driver.begin(owner="me"), Pause(failure=FAILURE)),
-        "completed": await driver.end(await driver.begin(owner="me")),
+        "pending": await queue(),
+        "queued": await queue(),
+        "running": await run(),
+        "suspended": await driver.advance(await run(), Suspend(wake=0)),
+        "backing-off": await driver.advance(await run(), BackOff(due_ms=2**40, failure=FAILURE)),
+        "paused": await driver.advance(await run(), Pause(failure=FAILURE)),
+        "completed": await driver.end(await run()),
     }
 
 
@@ -55,8 +59,10 @@ async def a_paused(driver: Driver) -> Invocation:
 async def test_invocations_are_found_by_status(driver: Driver) -> None:
     rows = await in_every_status(driver)
     for status in STATUSES:
-        assert await driver.store.invocations(Page(), status=status) == [brief_invocation(rows[status])]
-        assert await driver.store.invocations(Page(), status=status, service="other") == []
+        assert await driver.store.invocations(Page(), InvocationFilter(status=status)) == [
+            brief_invocation(rows[status])
+        ]
+        assert await driver.store.invocations(Page(), InvocationFilter(status=status, service="other")) == []
     assert await driver.store.invocations(Page()) == [brief_invocation(r) for r in reversed(rows.values())]
     for row in rows.values():
         assert await driver.store.invocation(row.id) == row
@@ -72,15 +78,83 @@ async def test_invocations_are_listed_newest_first_in_pages(driver: Driver, stat
     rows = [await make.get(status, driver.begin)() for _ in range(4)]
     newest = [brief_invocation(row) for row in reversed(rows)]
     list_ = driver.store.invocations
-    assert await list_(Page(limit=2), status=status) == newest[:2]
-    assert await list_(Page(limit=2, before=newest[1].id), status=status) == newest[2:]
-    assert await list_(Page(limit=2, before=newest[3].id), status=status) == []
+    assert await list_(Page(limit=2), InvocationFilter(status=status)) == newest[:2]
+    assert await list_(Page(limit=2, before=newest[1].id), InvocationFilter(status=status)) == newest[2:]
+    assert await list_(Page(limit=2, before=newest[3].id), InvocationFilter(status=status)) == []
 
 
 async def test_invocations_are_found_by_service(driver: Driver) -> None:
     mine = await driver.begin(service="billing")
     await driver.begin()
-    assert await driver.store.invocations(Page(), service="billing") == [mine]
+    assert await driver.store.invocations(Page(), InvocationFilter(service="billing")) == [mine]
+
+
+async def test_invocations_are_found_by_handler(driver: Driver) -> None:
+    shipped, billed = await driver.begin(handler="ship"), await driver.begin(service="billing")
+    await driver.begin()
+    assert await driver.store.invocations(Page(), InvocationFilter(handler="ship")) == [shipped]
+    by_both = InvocationFilter(service="billing", handler="fulfil")
+    assert await driver.store.invocations(Page(), by_both) == [billed]
+    assert await driver.store.invocations(Page(), InvocationFilter(service="billing", handler="ship")) == []
+
+
+@pytest.mark.parametrize("status", ["pending", "running", "paused", "completed", "open"])
+async def test_a_handler_is_looked_for_within_a_status(driver: Driver, status: ListedStatus) -> None:
+    await a_completed(driver)
+    await a_paused(driver)
+    await driver.begin(owner="me")
+    await driver.begin()
+    list_ = driver.store.invocations
+    found = await list_(Page(), InvocationFilter(status=status, service="orders", handler="fulfil"))
+    assert len(found) == (3 if status == "open" else 1)
+    assert await list_(Page(), InvocationFilter(status=status, service="orders", handler="ship")) == []
+    assert await list_(Page(), InvocationFilter(status=status, service="billing", handler="fulfil")) == []
+
+
+@pytest.mark.impossible_rows
+async def test_open_invocations_are_those_that_have_not_ended(driver: Driver) -> None:
+    rows = await in_every_status(driver)
+    found = await driver.store.invocations(Page(), InvocationFilter(status="open"))
+    assert found == [row for row in reversed(rows.values()) if row.status != "completed"]
+
+
+@pytest.mark.impossible_rows
+async def test_invocations_are_found_by_subscription_and_status(driver: Driver) -> None:
+    rows = await in_every_status(driver, "orders.fulfil")
+    await driver.end(await driver.begin(owner="me", subscription="another"))
+    await driver.begin(subscription="another")
+    await driver.advance(await driver.begin(owner="me"), Pause(failure=FAILURE))
+    await driver.end(await driver.begin(owner="me"))
+    await driver.begin()
+
+    async def found(status: ListedStatus | None, **more: str) -> list[Invocation]:
+        which = InvocationFilter(status=status, subscription="orders.fulfil", **more)
+        return await driver.store.invocations(Page(), which)
+
+    newest = [brief_invocation(row) for row in reversed(rows.values())]
+    assert await found(None) == newest
+    assert await found("open") == [row for row in newest if row.status != "completed"]
+    for status in STATUSES:
+        assert await found(status) == [brief_invocation(rows[status])]
+        assert await found(status, service="orders", handler="fulfil") == [brief_invocation(rows[status])]
+        assert await found(status, handler="ship") == await found(status, service="billing") == []
+    nobodys = InvocationFilter(status="open", subscription="orders.ship")
+    assert await driver.store.invocations(Page(), nobodys) == []
+
+
+@pytest.mark.parametrize("status", [None, "open", "pending"])
+async def test_those_of_a_subscription_are_listed_newest_first_in_pages(
+    driver: Driver, status: ListedStatus | None
+) -> None:
+    rows = []
+    for _ in range(4):
+        rows.append(await driver.begin(subscription="orders.fulfil"))
+        await driver.begin(subscription="another")
+    newest = list(reversed(rows))
+    list_, which = driver.store.invocations, InvocationFilter(status=status, subscription="orders.fulfil")
+    assert await list_(Page(limit=2), which) == newest[:2]
+    assert await list_(Page(limit=2, before=newest[1].id), which) == newest[2:]
+    assert await list_(Page(limit=2, before=newest[3].id), which) == []
 
 
 async def test_awakeables_are_found_by_state(driver: Driver) -> None:
@@ -281,7 +355,7 @@ async def test_case_o3_rows_of_lists_are_brief_whatever_they_are_about(driver: D
     store = driver.store
     lists = (
         await store.invocations(Page()),
-        await store.invocations(Page(), status="completed"),
+        await store.invocations(Page(), InvocationFilter(status="completed")),
         await store.keyed(["orders/pay"], "k"),
         await store.awakeables(Page()),
         await store.dead_letters(Page()),
@@ -290,7 +364,7 @@ async def test_case_o3_rows_of_lists_are_brief_whatever_they_are_about(driver: D
     assert all(lists)
     assert "much" not in str(lists)
     assert str(letter.value) not in str(lists)
-    [ended] = await store.invocations(Page(), status="completed")
+    [ended] = await store.invocations(Page(), InvocationFilter(status="completed"))
     assert ended.result == Rejection(reason="no")
     assert (await driver.invocation(row.id)).result == result
 

@@ -33,7 +33,18 @@ UNPLANNED = {
         "try_lock",
         "clock",
     ),
-    *("register", "beat", "declare_dead", "leave", "gone", "instances", "for_me", "new_rev", "now_ms"),
+    *(
+        "register",
+        "beat",
+        "declare_dead",
+        "leave",
+        "gone",
+        "instances",
+        "for_me",
+        "listed",
+        "new_rev",
+        "now_ms",
+    ),
     *("follows", "check", "answer", "answer_wakes"),
     "count_rows",  # a count visits what it counts
 }
@@ -61,6 +72,11 @@ INSERT INTO awakeables.dead_letters (
     id, source, topic, partition, "offset", timestamp_ms, code, reason, at_ms, resent, count)
 SELECT 'dlq_' || n, 't:0:' || n, 't', 0, n, n, 'unreadable', '\\x00', n, 0, 1
 FROM generate_series(1, 20000) AS n;
+ANALYZE
+"""
+
+SUBSCRIBED = """
+UPDATE awakeables.invocations SET subscription = 'orders.' || created_ms % 50 WHERE created_ms % 5 > 0;
 ANALYZE
 """
 
@@ -144,5 +160,44 @@ async def test_pg20_a_search_has_one_index_to_go_by(
             plan = "\n".join(line for (line,) in await connection.fetch(explain))
             assert ("Seq Scan on" in plan) is dropped, plan
         await dropping.rollback()
+    finally:
+        await connection.close()
+
+
+IN_ORDER = {
+    "list_invocations": "invocations_pkey",
+    "list_open": "invocations_open",
+    "list_paused": "invocations_paused",
+}
+"""Lists that are read in the order of the IDs, until the page is full."""
+
+FEW = {"list_running": "invocations_owned", "list_subscribed": "invocations_subscribed"}
+"""Lists of a few rows, which are all visited; those of the page are read by their IDs."""
+
+FILTERS = (
+    "NULL, NULL, NULL, NULL",
+    "NULL, NULL, 'orders.7', NULL",
+    "'nobodys', 'nobodys', 'orders.7', 'pending'",
+)
+"""Without a subscription the list of one is not asked for."""
+
+
+@pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
+async def test_pg20_a_list_is_read_by_the_index_of_its_rows(postgres_url: str, mode: str) -> None:
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute(QUERIES["writer"])
+        await connection.execute(f"SET plan_cache_mode = {mode}")
+        for number, filling in enumerate((None, ROWS, SUBSCRIBED)):
+            if filling is not None:
+                await connection.execute(filling)
+            for name, index in (IN_ORDER | FEW).items():
+                await connection.execute(f"PREPARE {name}_{number} AS {QUERIES[name]}")
+                for names in FILTERS[name in FEW :]:
+                    explain = f"EXPLAIN EXECUTE {name}_{number}('z', {names}, 50)"
+                    plan = "\n".join(line for (line,) in await connection.fetch(explain))
+                    indexes = re.findall(r"(?:using|Bitmap Index Scan on) (\w+)", plan)
+                    assert indexes == ([index] if name in IN_ORDER else [index, "invocations_pkey"]), plan
+                    assert ("Sort" in plan) is (name in FEW), plan
     finally:
         await connection.close()

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from awakeables.core.commands import Begin, Cancel, Idempotency, MarkRefused, NewAwakeable, Settle
 from awakeables.core.replies import Advanced, Begun, CancelMarked, SettledAll
 from awakeables.errors import MalformedId
-from awakeables.ports import Page
+from awakeables.ports import InvocationFilter, Page
 from contract.driver import DLQ, Driver, rejected, resolved
 
 pytestmark = pytest.mark.parametrize(
@@ -59,7 +59,9 @@ async def test_pg21_odd_text_finds_nothing(driver: Driver, odd: str) -> None:
     assert await store.outcomes([odd]) == {}
     assert await store.expectations([odd]) == {}
     assert await store.ends([odd]) == {}
-    assert await store.invocations(Page(), service=odd) == []
+    assert await store.invocations(Page(), InvocationFilter(service=odd)) == []
+    assert await store.invocations(Page(), InvocationFilter(handler=odd)) == []
+    assert await store.invocations(Page(), InvocationFilter(status="open", subscription=odd)) == []
     assert await store.keyed([odd], odd) == []
     assert not (await driver.do(CancelMarked, Cancel(invocation_id=odd))).accepted
     with pytest.raises(MalformedId):

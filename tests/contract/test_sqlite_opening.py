@@ -414,6 +414,15 @@ async def test_what_looks_into_the_outbox_looks_only_at_what_it_finds(
     await store.close()
 
 
+async def test_the_open_invocations_of_a_subscription_are_listed_by_its_index(path: Path) -> None:
+    store = a_store(path)
+    await store.open()
+    query = QUERIES["list_subscribed"]
+    plan = [row[3] for row in await ask(store, "EXPLAIN QUERY PLAN " + query, [None] * query.count("?"))]
+    assert plan == ["SEARCH invocations USING INDEX invocations_subscribed (subscription=? AND id<?)"]
+    await store.close()
+
+
 def test_a_query_name_stands_once() -> None:
     assert named("-- a --\nSELECT 1\n\n-- b --\n-- why\nSELECT 2\n") == {
         "a": "SELECT 1",
@@ -423,6 +432,6 @@ def test_a_query_name_stands_once() -> None:
 
 def test_every_query_is_used() -> None:
     folder = Path(schema.__file__).parent
-    code = "".join(file.read_text() for file in folder.glob("*.py"))
+    code = "".join(file.read_text() for file in [*folder.glob("*.py"), folder.parent / "listing.py"])
     overlays = {"invocation", "invocations", "awakeable", "awakeables"}
     assert {name for name in QUERIES if f'"{name}"' not in code} <= overlays

@@ -30,7 +30,7 @@ from awakeables.core.replies import (
     SettledAll,
     Skipped,
 )
-from awakeables.ports import Page
+from awakeables.ports import InvocationFilter, Page
 from contract.driver import DLQ, TOPIC, Driver, resolved
 
 NAME = "orders/fulfil"
@@ -172,7 +172,7 @@ async def test_only_open_invocations_of_the_subscription_are_counted(driver: Dri
     row, *_ = await driver.claim(limit=1)
     await driver.advance(row, End(result=Resolution.of_json(b"1")))
     assert await driver.store.count_open(NAME, 10) == 3
-    left = await driver.store.invocations(Page(), status="pending")
+    left = await driver.store.invocations(Page(), InvocationFilter(status="pending"))
     await driver.do(CancelMarked, Cancel(invocation_id=next(each.id for each in left if each.subscription)))
     assert await driver.store.count_open(NAME, 10) == 2
 

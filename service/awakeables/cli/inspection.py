@@ -26,15 +26,18 @@ _TABLES = {
         spare=("invocation", "deadline", "created"),
     ),
     Resource.invocations: TableLayout(
-        names=("id", "status", "ended", "service", "key", "handler", "created", "attempts", "reason"),
-        spare=("attempts", "created", "ended", "service", "key"),
+        names=(
+            *("id", "status", "ended", "service", "key", "handler", "subscription"),
+            *("created", "attempts", "reason"),
+        ),
+        spare=("attempts", "created", "ended", "subscription", "service", "key"),
         prose="reason",
     ),
 }
 
 _STATES: dict[Resource, tuple[str, ...]] = {
     Resource.awakeables: awakeables.STATES,
-    Resource.invocations: invocations.STATUSES,
+    Resource.invocations: (*invocations.STATUSES, "open"),
 }
 
 _NOUNS = {"prom_": Resource.awakeables, "inv_": Resource.invocations}
@@ -45,9 +48,32 @@ def list_(  # noqa: PLR0913 - options of a command
     state: Annotated[
         str | None,
         typer.Option(
-            help="Only those in this state: pending, resolved… or suspended, paused, completed…",
+            help="Only those in this state: pending, resolved… or suspended, paused, completed, open…",
             show_default=False,
         ),
+    ] = None,
+    service: Annotated[
+        str | None, typer.Option(help="Only invocations of this service or object.", show_default=False)
+    ] = None,
+    handler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[SERVICE/]HANDLER",
+            help="Only invocations of this handler; its service can be given by --service, too.",
+            show_default=False,
+        ),
+    ] = None,
+    subscription: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Only invocations for records of this subscription, as `subscriptions list` names it.",
+            show_default=False,
+        ),
+    ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option(help="Only invocations of the subscriptions of this topic.", show_default=False),
     ] = None,
     idempotency_key: Annotated[
         str | None,
@@ -73,20 +99,50 @@ def list_(  # noqa: PLR0913 - options of a command
         raise typer.BadParameter(
             f"{state!r} is not one of {', '.join(_STATES[what])}", param_hint=f"--state of {what.value}"
         )
-    filter_ = {"state" if what is Resource.awakeables else "status": state}
-    if idempotency_key is not None:
-        if what is Resource.awakeables:
-            raise typer.BadParameter(
-                "awakeables have no idempotency key; list invocations", param_hint="--idempotency-key"
-            )
-        filter_ |= {"idempotency_key": idempotency_key, "key": key}
-    elif key is not None:
-        raise typer.BadParameter("give --idempotency-key, too", param_hint="--key")
+    invocations_only = {
+        "--service": service,
+        "--handler": handler,
+        "--subscription": subscription,
+        "--topic": topic,
+        "--idempotency-key": idempotency_key,
+        "--key": key,
+    }
+    if what is Resource.awakeables:
+        for option, value in invocations_only.items():
+            if value is not None:
+                raise typer.BadParameter("awakeables have none; list invocations", param_hint=option)
+        filter_ = {"state": state}
+    else:
+        if key is not None and idempotency_key is None:
+            raise typer.BadParameter("give --idempotency-key, too", param_hint="--key")
+        if handler is not None:
+            service, handler = _handler(service, handler, alone=idempotency_key is not None)
+        filter_ = {
+            "status": state,
+            "service": service,
+            "handler": handler,
+            "subscription": subscription,
+            "topic": topic,
+            "idempotency_key": idempotency_key,
+            "key": key,
+        }
     page = ServiceClient(config, url).get(what.value, limit=limit, before=before, **filter_).or_exit()
     if json_:
         print_json(page.text)
     else:
         print_page(_TABLES[what], page.document, none=f"no {what.value}", wide=wide)
+
+
+def _handler(service: str | None, handler: str, *, alone: bool) -> tuple[str | None, str]:
+    """The names of a service and of its handler; `alone`: the service may be missing."""
+    *before, name = handler.split("/")
+    if service is None and len(before) == 1:
+        service = before.pop()
+    if before or "" in (service, name) or (service is None and not alone):
+        raise typer.BadParameter(
+            f"{excerpt(handler)}: give SERVICE/HANDLER, or HANDLER and --service", param_hint="--handler"
+        )
+    return service, name
 
 
 def show(

@@ -27,7 +27,7 @@ from awakeables.core.decide.queueing import object_key_of
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.ids import EFFECT_KINDS, by_issue, first_id
 from awakeables.core.instances import PartitionRead
-from awakeables.core.invocations import STATUSES, Invocation, Status, due_since_ms, is_suspect
+from awakeables.core.invocations import STATUSES, Invocation, due_since_ms, is_suspect
 from awakeables.core.journal import Entry, decode_chunks, waits_created
 from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome
@@ -44,7 +44,7 @@ from awakeables.core.rows import (
 )
 from awakeables.core.schedules import ListedSchedule, ScheduleRow
 from awakeables.core.versions import OpenInvocations, target
-from awakeables.ports import Clock, Expectation, Page
+from awakeables.ports import ANY_INVOCATION, Clock, Expectation, InvocationFilter, Page
 from awakeables.store.batches import beginning_of, first_of
 from awakeables.store.membership import LocalHints, LocalMembership, LocalWatermark
 from awakeables.store.rows import open_invocations_from
@@ -434,14 +434,9 @@ class MemoryStore:
     async def invocation(self, invocation_id: str) -> Invocation | None:
         return self.tables.invocations.get(invocation_id)
 
-    async def invocations(
-        self, page: Page, *, status: Status | None = None, service: str | None = None
-    ) -> list[Invocation]:
+    async def invocations(self, page: Page, which: InvocationFilter = ANY_INVOCATION) -> list[Invocation]:
         rows = self.tables.invocations.values()
-        found = _newest(
-            {row.id: row for row in rows if status in (None, row.status) and service in (None, row.service)},
-            page,
-        )
+        found = _newest({row.id: row for row in rows if which.includes(row)}, page)
         return [brief_invocation(row) for row in found]
 
     async def open_by_versions(self) -> list[OpenInvocations]:

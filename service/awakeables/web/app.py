@@ -193,7 +193,10 @@ def _routes(  # noqa: PLR0915 - a line per route
         "/invocations",
         invocations.list,
         scope="read",
-        parameters=("status", "service", "handler", "key", "idempotency_key", *PAGING),
+        parameters=(
+            *("status", "service", "handler", "subscription", "topic", "key", "idempotency_key"),
+            *PAGING,
+        ),
     )
     routes.add("GET", "/invocations/*", invocations.show, scope="read")
     routes.add("GET", "/invocations/*/journal", invocations.journal, scope="read")

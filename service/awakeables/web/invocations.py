@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -10,6 +11,7 @@ from awakeables.api import Api
 from awakeables.core.ids import parse_id
 from awakeables.core.invocations import STATUSES, Invocation
 from awakeables.errors import ValueSealed
+from awakeables.ports import InvocationFilter, ListedStatus
 from awakeables.web import hiding, render, views
 from awakeables.web.audit import audited
 from awakeables.web.guard import Guard
@@ -20,6 +22,8 @@ from awakeables.web.request import HttpRequest, Response
 from awakeables.web.responses import as_json, ask_later, not_yet, of_result
 from awakeables.web.settings import WebSettings
 from awakeables.web.waiting import Waiting
+
+LISTED_STATUSES: Final[tuple[ListedStatus, ...]] = (*STATUSES, "open")
 
 MOST_OF_A_JOURNAL: Final = 4 * 1024 * 1024
 """Maximum bytes of a journal to show: rendering tens of thousands of entries blocks all other requests."""
@@ -39,21 +43,19 @@ class InvocationRoutes:
 
     async def list(self, request: HttpRequest) -> Response:
         asked = page_of(request, "inv")
-        status = one_of(request, "status", STATUSES)
-        service, handler = request.query.get("service"), request.query.get("handler")
+        which, topic = _filter(request), request.query.get("topic")
         key, object_key = request.query.get("idempotency_key"), request.query.get("key")
+        rows: Sequence[Invocation]
         if key is not None:
             found = await self._waiting.store(
-                self._api.invocations_by_key(key, service=service, handler=handler, object_key=object_key)
+                self._api.invocations_by_key(
+                    key, service=which.service, handler=which.handler, object_key=object_key
+                )
             )
-            rows = [row for row in found if status in (None, row.status)]
+            rows = [row for row in found if which.includes(row)]
             rows = [row for row in rows if asked.before is None or row.id < asked.before][: asked.limit]
-        elif handler is not None or object_key is not None:
-            raise bad_request("handler= and key= can be used only together with idempotency_key=")
         else:
-            rows = list(
-                await self._waiting.store(self._api.invocations(asked, status=status, service=service))
-            )
+            rows = await self._waiting.store(self._api.invocations(asked, which, topic=topic))
         return page([shown(request, row) for row in rows], asked, render.invocation, views.InvocationsView)
 
     async def show(self, request: HttpRequest) -> Response:
@@ -172,6 +174,30 @@ class InvocationRoutes:
     async def _row(self, request: HttpRequest) -> Invocation:
         invocation_id = _invocation_id(request)
         return await self._waiting.store(self._api.invocation(invocation_id))
+
+
+def _filter(request: HttpRequest) -> InvocationFilter:
+    """Which invocations are asked for, apart from what is looked up: a topic, or an idempotency key.
+
+    Raises:
+        Problem: A status is not one, or the parameters don't go together.
+    """
+    query = request.query
+    if "idempotency_key" in query:
+        if "subscription" in query or "topic" in query:
+            raise bad_request("subscription= and topic= can't be used together with idempotency_key=")
+    elif "key" in query:
+        raise bad_request("key= can be used only together with idempotency_key=")
+    elif "handler" in query and "service" not in query:
+        raise bad_request("handler= can be used only together with service= or idempotency_key=")
+    if "subscription" in query and "topic" in query:
+        raise bad_request("give subscription= or topic=, not both")
+    return InvocationFilter(
+        status=one_of(request, "status", LISTED_STATUSES),
+        service=query.get("service"),
+        handler=query.get("handler"),
+        subscription=query.get("subscription"),
+    )
 
 
 def _invocation_id(request: HttpRequest) -> str:

@@ -598,6 +598,60 @@ def test_case_u7_invocations_are_listed_by_their_idempotency_key(stub: StubServi
     assert len(stub.asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("--service orders --state paused", "status=paused&service=orders"),
+        ("--handler orders/pay --state open", "status=open&service=orders&handler=pay"),
+        ("--service orders --handler pay", "service=orders&handler=pay"),
+        ("--handler pay --idempotency-key k", "handler=pay&idempotency_key=k"),
+        ("--subscription orders.pay --state open", "status=open&subscription=orders.pay"),
+        ("--topic new-orders --before X", "before=X&topic=new-orders"),
+    ],
+)
+def test_invocations_are_listed_by_what_they_have_in_common(
+    stub: StubService, run: Run, words: str, asked: str
+) -> None:
+    row = {"id": INVOCATION, "status": "pending", "service": "orders", "handler": "pay"}
+    stub.will_answer(f"GET /invocations?limit=50&{asked}", {"items": [row | {"subscription": "orders.pay"}]})
+    told = run("list", "invocations", *words.split(), COLUMNS="120")
+    titles, cells = told.stdout.splitlines()
+    assert cells.split() == [INVOCATION, "pending", "orders", "pay", "orders.pay"]
+    assert titles.index("subscription") == cells.index("orders.pay")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("invocations --handler pay", "'pay': give SERVICE/HANDLER, or HANDLER and --service"),
+        ("invocations --handler orders/pay --service orders", "or HANDLER and --service"),
+        ("invocations --handler orders/c-7/pay", "give SERVICE/HANDLER"),
+        ("invocations --handler orders/", "give SERVICE/HANDLER"),
+        ("invocations --handler /pay", "give SERVICE/HANDLER"),
+        ("invocations --key c-7", "give --idempotency-key, too"),
+        ("invocations --state resolved", "completed, open"),
+        ("awakeables --state open", "'open' is not one of"),
+        ("awakeables --service orders", "awakeables have none; list invocations"),
+        ("awakeables --subscription orders.pay", "awakeables have none; list invocations"),
+    ],
+)
+def test_a_filter_that_does_not_fit_is_refused_before_anything_is_asked(
+    stub: StubService, run: Run, words: str, why: str
+) -> None:
+    told = run("list", *words.split())
+    assert told.exit_code == 2
+    assert why in " ".join(told.stderr.replace("│", " ").split())
+    assert stub.asked == []
+
+
+def test_a_wrong_name_is_reported_with_those_that_there_are(stub: StubService, run: Run) -> None:
+    detail = "no subscription 'x'; there are: orders.pay"
+    stub.will_answer("GET /invocations?limit=50&subscription=x", {"detail": detail}, status=404)
+    told = run("list", "invocations", "--subscription", "x")
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert detail in told.stderr
+
+
 def test_an_age_is_read_before_anything_is_asked(stub: StubService, run: Run) -> None:
     told = run("dead-letters", "purge", "--older-than", "soon")
     assert told.exit_code == 2

@@ -13,6 +13,7 @@ from awakeables.core.commands import Begin, Idempotency
 from awakeables.core.effects import TaskFacts
 from awakeables.core.ids import IdKind
 from awakeables.core.invocations import STATUSES
+from awakeables.core.rows import PositionRow
 from awakeables.testing.bench import until
 from awakeables.wire.journals import decode_journal
 from support.ids import new_id
@@ -53,11 +54,80 @@ async def test_invocations_are_filtered_by_status_and_service(web: Web) -> None:
         ({"status": "completed"}, [done]),
         ({"status": "paused"}, [stuck]),
         ({"status": "running"}, []),
+        ({"status": "open"}, [stuck]),
         ({"service": "orders"}, [stuck, done]),
-        ({"service": "other"}, []),
+        ({"service": "carts"}, []),
+        ({"service": "orders", "handler": "greet"}, [done]),
+        ({"service": "orders", "handler": "greet", "status": "paused"}, []),
+        ({"service": "orders", "handler": "misuse", "status": "open"}, [stuck]),
+        ({"service": "orders", "handler": "wait"}, []),
     ):
-        items = (await web.client.get("/invocations", params=params)).json()["items"]
-        assert [item["id"] for item in items] == expected
+        assert await listed(web, **params) == expected
+
+
+async def listed(web: Web, **query: str) -> list[str]:
+    page = (await web.client.get("/invocations", params=query)).json()
+    return [item["id"] for item in page["items"]]
+
+
+async def begun_for(web: Web, subscription: str | None, *, handler: str = "count") -> str:
+    """An invocation for a record that was read in this millisecond; it is not due yet."""
+    begin = Begin(
+        id=web.api.new_id("inv"),
+        service="orders",
+        handler=handler,
+        chunk=b"[]",
+        subscription=subscription,
+        delay_ms=10**9,
+    )
+    await web.store.commit([begin])
+    await asyncio.sleep(0.001)  # IDs sort by the millisecond
+    return begin.id
+
+
+async def test_invocations_are_filtered_by_subscription_and_by_its_topic(web: Web) -> None:
+    web.store.tables.positions["old", "counts", 0] = PositionRow("old", "counts", 0, next=3, epoch=1)
+    web.store.tables.positions["older", "others", 0] = PositionRow("older", "others", 0, next=3, epoch=1)
+    first, gone, last = [await begun_for(web, name) for name in ("orders.count", "old", "orders.count")]
+    elsewhere = await begun_for(web, "older")
+    await begun_for(web, None)
+    assert await listed(web, subscription="orders.count") == [last, first]
+    assert await listed(web, subscription="orders.count", status="open", service="orders") == [last, first]
+    assert await listed(web, subscription="orders.count", status="completed") == []
+    assert await listed(web, subscription="old", status="pending") == [gone]
+    assert await listed(web, topic="counts") == [last, gone, first]
+    assert await listed(web, topic="others", status="open") == [elsewhere]
+    page = (await web.client.get("/invocations", params={"topic": "counts", "limit": 2})).json()
+    assert ([item["id"] for item in page["items"]], page["next"]) == ([last, gone], gone)
+    assert page["items"][1]["subscription"] == "old"
+    assert await listed(web, topic="counts", before=gone) == [first]
+    assert await listed(web, topic="counts", before=first) == []
+
+
+async def test_what_the_code_no_longer_has_is_listed_as_long_as_there_are_invocations_of_it(web: Web) -> None:
+    removed = await begun_for(web, None, handler="removed")
+    query = {"service": "orders", "handler": "removed"}
+    assert await listed(web, **query) == [removed]
+    assert await listed(web, **query, before=removed) == []
+    problem(await web.client.get("/invocations", params=query | {"status": "paused"}), 404, "not-found")
+
+
+@pytest.mark.parametrize(
+    ("query", "there_is"),
+    [
+        ("service=order", "no service 'order'; there are: carts, orders"),
+        ("service=orders&handler=gret", "service 'orders' has no handler 'gret'; it has: anything, "),
+        ("service=order&handler=greet", "no service 'order'; there are: carts, orders"),
+        ("subscription=orders.cont", "no subscription 'orders.cont'; there are: old, orders.count"),
+        ("subscription=", "no subscription ''; there are: old, orders.count"),
+        ("topic=cont", "nothing has subscribed to topic 'cont'; topics with subscriptions: counts, others"),
+    ],
+)
+async def test_a_wrong_name_is_404_and_says_what_there_is(web: Web, query: str, there_is: str) -> None:
+    web.store.tables.positions["old", "others", 0] = PositionRow("old", "others", 0, next=3, epoch=1)
+    await begun_for(web, None)
+    refused = problem(await web.client.get(f"/invocations?{query}"), 404, "not-found")
+    assert there_is in refused["detail"]
 
 
 async def test_one_whose_journal_only_another_release_can_read_is_shown_without_it(web: Web) -> None:
@@ -73,7 +143,14 @@ async def test_one_whose_journal_only_another_release_can_read_is_shown_without_
     ("path", "allowed"),
     [
         ("/invocations?status=done", ", ".join(STATUSES)),
-        ("/invocations?state=pending", "status, service, handler, key, idempotency_key, limit"),
+        (
+            "/invocations?state=pending",
+            "status, service, handler, subscription, topic, key, idempotency_key, limit",
+        ),
+        ("/invocations?handler=greet", "together with service= or idempotency_key="),
+        ("/invocations?service=orders&key=c-7", "together with idempotency_key="),
+        ("/invocations?idempotency_key=k&topic=counts", "can't be used together with idempotency_key="),
+        ("/invocations?subscription=orders.count&topic=counts", "not both"),
         ("/invocations?limit=0", "1 to 500"),
         ("/invocations?limit=501", "1 to 500"),
         ("/invocations?limit=-1", "1 to 500"),

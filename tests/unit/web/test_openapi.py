@@ -16,7 +16,6 @@ from pydantic import BaseModel
 
 from awakeables.core.awakeables import AwakeableState
 from awakeables.core.effects import EffectState
-from awakeables.core.invocations import Status
 from awakeables.handlers.context import Context
 from awakeables.handlers.invoking import LONGEST_KEY, LONGEST_OBJECT_KEY
 from awakeables.handlers.service import App, KeyedGroup, Service
@@ -24,6 +23,7 @@ from awakeables.telemetry.vocabulary import LETTER_CODES
 from awakeables.web import views
 from awakeables.web.describing.contract import contract
 from awakeables.web.describing.openapi import openapi
+from awakeables.web.invocations import LISTED_STATUSES
 from awakeables.web.lists import LARGEST_LIMIT, USUAL_LIMIT
 from awakeables.web.objects import HAVING
 from awakeables.web.problems import MEDIA_TYPE
@@ -119,7 +119,7 @@ def query_of(path: str, name: str, method: str = "get") -> Any:
     ("path", "name", "method", "words"),
     [
         ("/awakeables", "state", "get", get_args(AwakeableState)),
-        ("/invocations", "status", "get", get_args(Status)),
+        ("/invocations", "status", "get", LISTED_STATUSES),
         ("/outbox", "state", "get", get_args(EffectState)),
         ("/objects/{object}", "having", "get", HAVING),
         ("/dead-letters/purge", "code", "post", LETTER_CODES),

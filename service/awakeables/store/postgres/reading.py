@@ -12,7 +12,7 @@ from awakeables.core.commands import Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.ids import EFFECT_KINDS, by_issue
-from awakeables.core.invocations import Invocation, Status
+from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Entry, decode_chunks, waits_created
 from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome, decode_outcome
@@ -23,8 +23,9 @@ from awakeables.core.rows import PositionRow
 from awakeables.core.schedules import ListedSchedule, ScheduleRow
 from awakeables.core.sealed import Unopened
 from awakeables.core.versions import OpenInvocations
-from awakeables.ports import Expectation, Page
+from awakeables.ports import Expectation, InvocationFilter, Page
 from awakeables.store.batches import beginning_of, first_of
+from awakeables.store.listing import listing_query
 from awakeables.store.postgres.connection import Connection
 from awakeables.store.postgres.queries import QUERIES
 from awakeables.store.postgres.texts import storable
@@ -33,13 +34,6 @@ from awakeables.store.sealing import readable
 
 _AFTER_ALL = "\U0010ffff"
 """Sorts after every ID, for the page that begins with the newest row."""
-
-_BY_STATUS: dict[Status, str] = {
-    "running": "list_running",
-    "paused": "list_paused",
-    "completed": "list_completed",
-}
-"""Queries of their own for statuses with few rows, or rows that are not open."""
 
 
 def _before(page: Page) -> str | None:
@@ -154,16 +148,12 @@ async def invocation(connection: Connection, invocation_id: str) -> Invocation |
     return None if row is None else connection.sealing.invocation(row)
 
 
-async def invocations(
-    connection: Connection, page: Page, status: Status | None, service: str | None
-) -> list[Invocation]:
-    wanted = (_before(page), service, page.limit)
-    if service is not None and storable(service) is None:
+async def invocations(connection: Connection, page: Page, which: InvocationFilter) -> list[Invocation]:
+    names = (which.service, which.handler, which.subscription)
+    if any(name is not None and storable(name) is None for name in names):
         return []
-    if status is None:
-        found = await connection.fetch(QUERIES["list_invocations"], *wanted)
-    else:
-        found = await connection.fetch(QUERIES[_BY_STATUS.get(status, "list_open")], *wanted, status)
+    status = None if which.status == "open" else which.status
+    found = await connection.fetch(QUERIES[listing_query(which)], _before(page), *names, status, page.limit)
     return [brief_invocation(connection.sealing.invocation(row)) for row in found]
 
 

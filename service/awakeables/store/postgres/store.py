@@ -16,7 +16,7 @@ from awakeables.core.commands import Command, Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.instances import PartitionRead
-from awakeables.core.invocations import Invocation, Status
+from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Entry
 from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome
@@ -24,7 +24,7 @@ from awakeables.core.pauses import PauseRow
 from awakeables.core.replies import Position, Reply
 from awakeables.core.schedules import ListedSchedule
 from awakeables.core.versions import OpenInvocations
-from awakeables.ports import Clock, Expectation, Page, PayloadCodec
+from awakeables.ports import ANY_INVOCATION, Clock, Expectation, InvocationFilter, Page, PayloadCodec
 from awakeables.store.floors import Floors
 from awakeables.store.postgres import reading
 from awakeables.store.postgres.connection import Connection, Database, Session
@@ -201,10 +201,8 @@ class PostgresStore:
 
     # Lists.
 
-    async def invocations(
-        self, page: Page, *, status: Status | None = None, service: str | None = None
-    ) -> list[Invocation]:
-        return await _read(self._lister, reading.invocations, page, status, service)
+    async def invocations(self, page: Page, which: InvocationFilter = ANY_INVOCATION) -> list[Invocation]:
+        return await _read(self._lister, reading.invocations, page, which)
 
     async def open_by_versions(self) -> list[OpenInvocations]:
         return await _read(self._lister, reading.open_by_versions)

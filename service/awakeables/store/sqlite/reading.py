@@ -15,7 +15,7 @@ from awakeables.core.commands import Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.ids import EFFECT_KINDS, by_issue
-from awakeables.core.invocations import Invocation, Status
+from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Entry, decode_chunks, waits_created
 from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome, decode_outcome
@@ -26,8 +26,9 @@ from awakeables.core.rows import PositionRow
 from awakeables.core.schedules import ListedSchedule, ScheduleRow
 from awakeables.core.sealed import Unopened
 from awakeables.core.versions import OpenInvocations
-from awakeables.ports import Expectation, Page
+from awakeables.ports import Expectation, InvocationFilter, Page
 from awakeables.store.batches import beginning_of, first_of
+from awakeables.store.listing import listing_query
 from awakeables.store.rows import expectation_from, open_invocations_from
 from awakeables.store.sealing import readable
 from awakeables.store.sqlite.connection import FileConnection
@@ -36,13 +37,6 @@ from awakeables.store.sqlite.queries import QUERIES
 
 _AFTER_ALL = "\U0010ffff"
 """Sorts after every ID, for the page that begins with the newest row."""
-
-_BY_STATUS: dict[Status, str] = {
-    "running": "list_running",
-    "paused": "list_paused",
-    "completed": "list_completed",
-}
-"""Queries of their own for statuses with few rows, or rows that are not open."""
 
 
 def history(connection: FileConnection, invocation_ids: Sequence[str]) -> dict[str, list[Entry]]:
@@ -145,15 +139,11 @@ def invocation(connection: FileConnection, invocation_id: str) -> Invocation | N
     return None if row is None else connection.sealing.invocation(row)
 
 
-def invocations(
-    connection: FileConnection, page: Page, status: Status | None, service: str | None
-) -> list[Invocation]:
+def invocations(connection: FileConnection, page: Page, which: InvocationFilter) -> list[Invocation]:
     before = _AFTER_ALL if page.before is None else page.before
-    if status is None:
-        found = connection.execute(QUERIES["list_invocations"], (before, service, page.limit))
-    else:
-        query = QUERIES[_BY_STATUS.get(status, "list_open")]
-        found = connection.execute(query, (before, service, status, page.limit))
+    status = None if which.status == "open" else which.status
+    wanted = (before, which.service, which.handler, which.subscription, status, page.limit)
+    found = connection.execute(QUERIES[listing_query(which)], wanted)
     return [brief_invocation(connection.sealing.invocation(row)) for row in found]
 
 

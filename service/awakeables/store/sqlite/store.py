@@ -25,7 +25,7 @@ from awakeables.core.commands import Command, Ended
 from awakeables.core.deadletters import DeadLetter
 from awakeables.core.effects import Effect, EffectState, QueuedEffect
 from awakeables.core.instances import PartitionRead
-from awakeables.core.invocations import Invocation, Status
+from awakeables.core.invocations import Invocation
 from awakeables.core.journal import Entry
 from awakeables.core.objects import ObjectKey, ObjectRow, StateEntry
 from awakeables.core.outcomes import Outcome
@@ -34,7 +34,7 @@ from awakeables.core.replies import Position, Reply
 from awakeables.core.schedules import ListedSchedule
 from awakeables.core.versions import OpenInvocations
 from awakeables.errors import StoreRefused, StoreUnavailable
-from awakeables.ports import Clock, Expectation, Page, PayloadCodec
+from awakeables.ports import ANY_INVOCATION, Clock, Expectation, InvocationFilter, Page, PayloadCodec
 from awakeables.store.membership import LocalHints, LocalMembership, LocalWatermark
 from awakeables.store.sealing import Sealing
 from awakeables.store.sqlite import reading
@@ -366,10 +366,8 @@ class SqliteStore:
 
     # Lists.
 
-    async def invocations(
-        self, page: Page, *, status: Status | None = None, service: str | None = None
-    ) -> list[Invocation]:
-        return await self._lister.run(reading.invocations, page, status, service)
+    async def invocations(self, page: Page, which: InvocationFilter = ANY_INVOCATION) -> list[Invocation]:
+        return await self._lister.run(reading.invocations, page, which)
 
     async def open_by_versions(self) -> list[OpenInvocations]:
         return await self._lister.run(reading.open_by_versions)

@@ -80,30 +80,48 @@ SELECT count(*) FROM (
 -- invocation --
 SELECT @invocation_columns FROM awakeables.invocations AS i WHERE i.id = $1
 
+-- listed --
+-- The planner takes each of these to be met by every second row, whatever the names are. So it goes along an index
+-- until the page is full, and does not sort all rows.
+coalesce(i.service = $2::text, true) AND coalesce(i.handler = $3::text, true)
+    AND coalesce(i.subscription = $4::text, $4::text IS NULL) AND coalesce(i.status = $5::text, true)
+
 -- list_invocations --
 SELECT @invocation_columns FROM awakeables.invocations AS i
-WHERE i.id < $1 AND ($2::text IS NULL OR i.service = $2)
-ORDER BY i.id DESC LIMIT $3
+WHERE i.id < $1 AND @listed
+ORDER BY i.id DESC LIMIT $6
 
 -- list_open --
 SELECT @invocation_columns FROM awakeables.invocations AS i
-WHERE i.result IS NULL AND i.id < $1 AND ($2::text IS NULL OR i.service = $2) AND i.status = $4
-ORDER BY i.id DESC LIMIT $3
+WHERE i.result IS NULL AND i.id < $1 AND @listed
+ORDER BY i.id DESC LIMIT $6
+
+-- list_subscribed --
+-- All open ones of the subscription are visited, up to its `max_open`, and then the rows of the page are read. In one step, or with the
+-- condition on IDs in the first one, an index of all that is open, or of the whole table, would seem as cheap.
+WITH open AS MATERIALIZED (
+    SELECT i.id FROM awakeables.invocations AS i
+    WHERE i.subscription IS NOT NULL AND i.subscription = $4 AND i.result IS NULL AND @listed
+), page AS MATERIALIZED (
+    SELECT open.id FROM open WHERE open.id < $1 ORDER BY open.id DESC LIMIT $6
+)
+SELECT @invocation_columns FROM page JOIN awakeables.invocations AS i ON i.id = page.id
+ORDER BY i.id DESC
 
 -- list_running --
-SELECT @invocation_columns FROM awakeables.invocations AS i
-WHERE i.owner IS NOT NULL AND i.id < $1 AND ($2::text IS NULL OR i.service = $2) AND i.status = $4
-ORDER BY i.id DESC LIMIT $3
+-- As above: there are as many as all instances run at a time.
+WITH owned AS MATERIALIZED (
+    SELECT i.id FROM awakeables.invocations AS i WHERE i.owner IS NOT NULL AND @listed
+), page AS MATERIALIZED (
+    SELECT owned.id FROM owned WHERE owned.id < $1 ORDER BY owned.id DESC LIMIT $6
+)
+SELECT @invocation_columns FROM page JOIN awakeables.invocations AS i ON i.id = page.id
+ORDER BY i.id DESC
 
 -- list_paused --
 SELECT @invocation_columns FROM awakeables.invocations AS i
-WHERE i.status = 'paused' AND i.id < $1 AND ($2::text IS NULL OR i.service = $2) AND i.status = $4
-ORDER BY i.id DESC LIMIT $3
-
--- list_completed --
-SELECT @invocation_columns FROM awakeables.invocations AS i
-WHERE i.id < $1 AND ($2::text IS NULL OR i.service = $2) AND i.status = $4
-ORDER BY i.id DESC LIMIT $3
+WHERE i.status = 'paused' AND i.id < $1 AND @listed
+ORDER BY i.id DESC LIMIT $6
 
 -- open_by_versions --
 SELECT i.service, i.handler, i.versions, count(*), min(i.created_ms)

@@ -83,27 +83,32 @@ SELECT id FROM invocations WHERE owner = ? ORDER BY id
 
 -- list_invocations --
 SELECT * FROM invocations
-WHERE id < ? AND ifnull(service = ?, 1)
+WHERE id < ?
+    AND ifnull(service = ?, 1) AND ifnull(handler = ?, 1) AND subscription IS ifnull(?, subscription) AND ifnull(status = ?, 1)
 ORDER BY id DESC LIMIT ?
 
 -- list_open --
 SELECT * FROM invocations INDEXED BY invocations_open
-WHERE result IS NULL AND id < ? AND ifnull(service = ?, 1) AND status = ?
+WHERE result IS NULL AND id < ?
+    AND ifnull(service = ?, 1) AND ifnull(handler = ?, 1) AND subscription IS ifnull(?, subscription) AND ifnull(status = ?, 1)
+ORDER BY id DESC LIMIT ?
+
+-- list_subscribed --
+SELECT * FROM invocations INDEXED BY invocations_subscribed
+WHERE subscription IS NOT NULL AND result IS NULL AND id < ?
+    AND ifnull(service = ?, 1) AND ifnull(handler = ?, 1) AND subscription = ? AND ifnull(status = ?, 1)
 ORDER BY id DESC LIMIT ?
 
 -- list_running --
 SELECT * FROM invocations INDEXED BY invocations_owned
-WHERE owner IS NOT NULL AND id < ? AND ifnull(service = ?, 1) AND status = ?
+WHERE owner IS NOT NULL AND id < ?
+    AND ifnull(service = ?, 1) AND ifnull(handler = ?, 1) AND subscription IS ifnull(?, subscription) AND ifnull(status = ?, 1)
 ORDER BY id DESC LIMIT ?
 
 -- list_paused --
 SELECT * FROM invocations INDEXED BY invocations_paused
-WHERE status = 'paused' AND id < ? AND ifnull(service = ?, 1) AND status = ?
-ORDER BY id DESC LIMIT ?
-
--- list_completed --
-SELECT * FROM invocations
-WHERE id < ? AND ifnull(service = ?, 1) AND status = ?
+WHERE status = 'paused' AND id < ?
+    AND ifnull(service = ?, 1) AND ifnull(handler = ?, 1) AND subscription IS ifnull(?, subscription) AND ifnull(status = ?, 1)
 ORDER BY id DESC LIMIT ?
 
 -- ended --
