@@ -220,8 +220,8 @@ class Queries:
         return list(found.values())
 
     async def _pause_of(self, row: Invocation) -> PauseRow | None:
-        """Why a pending invocation is not claimed, if its handler is paused."""
-        if row.status != "pending":
+        """Why an invocation that goes on by itself, now or at an instant, won't: its handler is paused."""
+        if row.status not in ("pending", "suspended", "backing-off") or row.due_ms is None:
             return None
         rows = await self.pauses()
         return next((each for each in rows if covers(each.target, row.service, row.handler)), None)

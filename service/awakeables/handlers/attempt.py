@@ -177,7 +177,8 @@ class Progress(Record):
         shielded: The invocation's cancellation can't be raised now: the handler is in a block that it must
             not interrupt, or awaits an action that is being executed, or has returned.
         cancels: The awakeables to cancel, because this call raised the invocation's cancellation: those
-            whose outcomes the handler had not received by then.
+            whose outcomes the handler had not received by then. What a branch awaits beside an action comes
+            later, when it goes on.
         open_awakeables: Once it has ended, the awakeables whose outcomes the handler has not received.
     """
 

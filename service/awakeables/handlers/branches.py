@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from contextvars import Context as Variables
 from contextvars import copy_context
 from heapq import heappop, heappush
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, cast
 
 from awakeables.core.journal import BranchInterrupted
 from awakeables.errors import Cancelled, HandlerMisuse, Suspended, TerminalError
+from awakeables.handlers.attempt import AwakeableWait
 from awakeables.handlers.calls import close
 from awakeables.handlers.execution import BLOCK, Durable, Execution
 
 if TYPE_CHECKING:
-    from awakeables.handlers.combining import Branch, Combined, Timeout
+    from awakeables.handlers.combining import Branch, Combined, Map, Timeout
 
 LAST = sys.maxsize
 """The number of the handler's own fiber: it is run last, so it finds what its branches have done."""
@@ -45,6 +47,10 @@ class Fiber:
         raises: What is to be raised at its await for that: not in such a block, not while an action that it
             awaits is being executed, and not if what it awaits is over.
         is_interrupted: That is raised when it is run.
+        kept: The branches that it awaits beside an action. They are told of the invocation's cancellation,
+            or of the handler's end, only when it goes on: their ends would cut it off from the action.
+        kept_waits: The awakeables that the cancellation leaves alone until then.
+        keepers: How many keep it.
         is_blocked: It waits at an await.
         is_ready: It is to be run.
     """
@@ -57,6 +63,9 @@ class Fiber:
         "is_interrupted",
         "is_ready",
         "is_told",
+        "keepers",
+        "kept",
+        "kept_waits",
         "number",
         "raises",
         "scopes",
@@ -80,6 +89,9 @@ class Fiber:
         self.unawaited: set[int] = set()
         self.raises: TerminalError | None = None
         self.is_told = False
+        self.kept: list[Fiber] = []
+        self.kept_waits: tuple[str, ...] = ()
+        self.keepers = 0
         self.is_interrupted = False
         self.is_blocked = False
         self.is_ready = False
@@ -167,6 +179,59 @@ class Branches:
         if fiber.is_blocked and not fiber.can_go_on():
             self._interrupt(fiber)
 
+    def _tell_all(self) -> None:
+        """Tell the fibers that the invocation was cancelled, or else that the handler has ended.
+
+        Not those that one awaits beside an action: their ends would cut it off from the action.
+        """
+        keepers: dict[Durable[Any] | None, list[Fiber]] = {}
+        for fiber in self.keeping():
+            keepers.setdefault(fiber.target, []).append(fiber)
+        for fiber in list(self._live):
+            for above in _above(fiber.branch) if keepers and fiber.branch is not None else ():
+                for keeper in keepers.get(above, ()):
+                    if fiber not in keeper.kept:
+                        keeper.kept.append(fiber)
+                        fiber.keepers += 1
+            if not fiber.keepers:
+                self._tell_of_the_end(fiber)
+
+    def _tell_of_the_end(self, fiber: Fiber) -> None:
+        error = self._execution.cancellation
+        if error is None:
+            self.cancel(fiber, "the handler has ended")
+        else:
+            self._tell(fiber, error if fiber is self._own else Cancelled(error.reason, own=True))
+
+    def keeping(self) -> list[Fiber]:
+        """The fibers that await an action, perhaps among other things: that one is not cut off."""
+        runs = self._execution.runs
+        return [
+            fiber
+            for fiber in self._live
+            if fiber.is_blocked and not fiber.can_go_on() and any(index in runs for index in fiber.waiting)
+        ]
+
+    def kept_waits(self) -> set[str]:
+        """The awakeables that the cancellation of the invocation leaves alone until their fibers go on."""
+        return {each for fiber in self.keeping() for each in self._awakeables_of(fiber)}
+
+    def _awakeables_of(self, fiber: Fiber) -> tuple[str, ...]:
+        waits = (self._execution.waits.get(index) for index in fiber.waiting)
+        return tuple([wait.awakeable_id for wait in waits if isinstance(wait, AwakeableWait)])
+
+    def _let_go(self, fiber: Fiber) -> None:
+        """Cancel what was left alone for a fiber, which goes on now."""
+        kept, fiber.kept = fiber.kept, []
+        for each in kept:
+            each.keepers -= 1
+            if not each.keepers and each in self._live:
+                self._tell_of_the_end(each)
+        waits, fiber.kept_waits = fiber.kept_waits, ()
+        if waits and not self._execution.replay.replaying:
+            still = set(self._execution.replay.open_awakeables())
+            self._execution.new_cancels += [each for each in waits if each in still]
+
     def _interrupt(self, fiber: Fiber) -> None:
         """Raise what is to be raised in a fiber that is blocked, unless it has to wait."""
         if fiber.shields:
@@ -179,9 +244,12 @@ class Branches:
 
     def _stop_maps(self, fiber: Fiber) -> None:
         """Begin nothing more of what a fiber has asked `ctx.map` for."""
-        for each in self._execution.maps:
-            if fiber is self._own or each.fiber is fiber:
-                each.stop()
+        for each in self._execution.maps if fiber is self._own else self._maps_of(fiber):
+            each.stop()
+
+    def _maps_of(self, fiber: Fiber) -> list[Map]:
+        of = None if fiber is self._own else fiber
+        return [each for each in self._execution.maps if each.fiber is of]
 
     # Cancelled fibers that await actions. Only the attempt that executes an action knows that it is being
     # executed, so the journal tells when one was interrupted.
@@ -359,9 +427,10 @@ class Branches:
                     continue
             raised = yield from execution.receive()
             if raised is not None:
-                error = execution.cancelled(raised)
-                for fiber in self._live:
-                    self._tell(fiber, error if fiber is self._own else Cancelled(raised.reason, own=True))
+                execution.cancelled(raised)
+                for fiber in self.keeping():
+                    fiber.kept_waits = self._awakeables_of(fiber)
+                self._tell_all()
 
     def _run(self, fiber: Fiber) -> Generator[Any, Any, None]:
         """Run one to its next durable await, or its end."""
@@ -374,6 +443,7 @@ class Branches:
             if not fibers:
                 del self._awaited[fiber.target]
         self.pending.pop(_place_of(fiber), None)
+        self._let_go(fiber)
         fiber.is_blocked = False
         error = None
         if fiber.is_interrupted:
@@ -383,6 +453,12 @@ class Branches:
         if not fiber.begun:
             fiber.begun = True
             del self._not_begun[fiber.coroutine]
+            if getcoroutinestate(fiber.coroutine) != CORO_CREATED:
+                name, fiber.coroutine = fiber.coroutine.__qualname__, None
+                raise execution.misuse(
+                    f"the coroutine {name}(…) was passed to a combinator, and awaited as well; await what "
+                    "the combinator returned"
+                )
         has_ended, value, failure = False, None, None
         try:
             has_ended, value = yield from _stepped(fiber, error)
@@ -420,6 +496,10 @@ class Branches:
         fiber.is_blocked = True
         if fiber.raises is not None:
             self._interrupt(fiber)
+            if fiber.shields:
+                self._execution.afterwards += [
+                    again for each in self._maps_of(fiber) for again in each.missed()
+                ]
 
     def _end(self, fiber: Fiber, value: Any, failure: TerminalError | None) -> None:
         execution = self._execution
@@ -437,8 +517,7 @@ class Branches:
             return
         self._result = (value, failure)
         self._stop_maps(fiber)
-        for other in list(self._live):
-            self.cancel(other, "the handler has ended")
+        self._tell_all()
 
     def _forget_unawaited(self, fiber: Fiber) -> None:
         """A fiber has failed, or is interrupted: forget what it would have awaited."""
@@ -510,6 +589,18 @@ def _stepped(fiber: Fiber, error: BaseException | None) -> Generator[Any, Any, t
                 resume, given = coroutine.throw, thrown
     finally:
         error = given = None  # else it and its traceback refer to each other
+
+
+def _above(part: Combined) -> Iterator[Durable[Any]]:
+    """A part, and all combinators that it is in."""
+    parts: list[Combined] = [part]
+    seen: set[Combined] = set()
+    while parts:
+        part = parts.pop()
+        if part not in seen:
+            seen.add(part)
+            parts += part.listeners
+            yield part
 
 
 def _number_of(fiber: Fiber) -> int:

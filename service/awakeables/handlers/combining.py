@@ -39,9 +39,15 @@ def part_of(execution: Execution, part: object, name: str, *, takes_coroutines: 
                 "coroutine: begin it with ctx.map, which returns a future; or use ctx.race or ctx.gather"
             )
         return branch_of(execution, part, name)
+    hint = ""
+    if isinstance(part, list | tuple | set | Iterator):
+        hint = "; put `*` before it"
+    elif inspect.iscoroutinefunction(part):
+        hint = "; call it"
+    takes = "durable futures" if not takes_coroutines else "durable futures and coroutines"
     raise execution.misuse(
-        f"{name} takes durable futures (what ctx.awakeable, ctx.call, ctx.run, ctx.sleep and the combinators "
-        f"return), not {excerpt(part)}"
+        f"{name} takes {takes} (what ctx.awakeable, ctx.call, ctx.run, ctx.sleep and the combinators "
+        f"return), not {excerpt(part)}{hint}"
     )
 
 
@@ -55,8 +61,9 @@ def parts_of(
         return [part_of(execution, part, name, takes_coroutines=takes_coroutines) for part in given]
     except BaseException:
         for part in given:
-            if inspect.iscoroutine(part) and inspect.getcoroutinestate(part) == inspect.CORO_CREATED:
-                part.close()
+            for each in part if isinstance(part, list | tuple) else (part,):
+                if inspect.iscoroutine(each) and inspect.getcoroutinestate(each) == inspect.CORO_CREATED:
+                    each.close()
         raise
 
 
@@ -493,6 +500,7 @@ class Map:
             raise execution.misuse(f"ctx.map: concurrency must be positive, not {excerpt(concurrency)}")
         self._execution = execution
         self._function = function
+        self._free = 0
         self._left = deque((Mapped(execution, self), item) for item in items)
         self._check_room(len(self._left))
         branches = execution.branches
@@ -512,6 +520,7 @@ class Map:
             )
 
     def _begin_next(self) -> None:
+        self._free = max(0, self._free - 1)
         if self._left:
             part, item = self._left.popleft()
             try:
@@ -531,7 +540,12 @@ class Map:
     def free(self) -> None:
         """One is over: the next begins when the handler waits again."""
         if self._left:
+            self._free += 1
             self._execution.afterwards.append(self._begin_later)
+
+    def missed(self) -> list[Callable[[], None]]:
+        """What begins parts in the places that were free while its branch was cancelled and not shielded."""
+        return [self._begin_later] * min(self._free, len(self._left))
 
     def drop(self, part: Mapped) -> None:
         """A part that has not begun never will."""

@@ -139,6 +139,7 @@ class Execution:
         new_schemas: The JSON Schemas that those refer to, by their hashes.
         new_effects: Records to publish once these are durable.
         new_calls: Invocations that the handler calls, to create with these entries.
+        new_cancels: Awakeables to cancel with the invocation.
         new_called_off: Awakeables and invocations that the handler cancels with them.
         shields: How many blocks it is in that its own cancellation must not interrupt.
         new_writes: Changes to the state of its key, to commit with them.
@@ -176,6 +177,7 @@ class Execution:
         "new_awakeables",
         "new_called_off",
         "new_calls",
+        "new_cancels",
         "new_effects",
         "new_schemas",
         "new_writes",
@@ -232,6 +234,7 @@ class Execution:
         self.scopes: list[Timeout] = []
         self.afterwards: list[Callable[[], object]] = []
         self.new_called_off: list[str] = []
+        self.new_cancels: list[str] = []
         self.combinators: list[Combined] = []
         self.maps: list[Map] = []
         self.no_longer: list[int] = []

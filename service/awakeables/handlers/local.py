@@ -182,7 +182,6 @@ class LocalAttempt:
         self._coroutine: Any = None
         self._begun = False
         self._owes = False
-        self._cancels: tuple[str, ...] = ()
         self._left = False
         self._failure: TerminalError | None = None
         self._because: Ending | None = None
@@ -267,7 +266,8 @@ class LocalAttempt:
         if news.cancel and not self._cancelled and not self._is_shielded():
             self._cancelled = True
             # Awakeables that the handler creates later, to clean up, are not cancelled.
-            self._cancels = execution.replay.open_awakeables()
+            kept = execution.branches.kept_waits() if execution.branches is not None else ()
+            execution.new_cancels += [each for each in execution.replay.open_awakeables() if each not in kept]
             execution.raise_cancellation()
             return True
         for index, outcome in news.arrived:
@@ -407,7 +407,7 @@ class LocalAttempt:
         schemas: tuple[tuple[str, bytes], ...] = ()
         if execution.new_schemas:
             schemas, execution.new_schemas = tuple(execution.new_schemas.items()), {}
-        cancels, self._cancels = self._cancels, ()
+        cancels, execution.new_cancels = tuple(execution.new_cancels), []
         is_held = execution.shields > 0 or len(execution.begun) > 0 or execution.branches is not None
         new_waits = () if execution.branches is None else execution.branches.take_new()
         blocked_on: tuple[Wait, ...] = ()
@@ -507,6 +507,9 @@ class LocalAttempt:
             # asyncio.wait refuses coroutines, and takes a durable future for one.
             refused = f"asyncio refused what the handler gave it ({message_of(error)})"
             self._execution.misuse(f"{refused}: {INSTEAD}")
+        if isinstance(error, RuntimeError) and str(error) == "cannot reuse already awaited coroutine":
+            twice = "a coroutine was awaited twice, or passed to a combinator and awaited as well"
+            self._execution.misuse(f"{twice}; await what the combinator returned, or call its function again")
         return self._broke_off() or self._crashed(error)
 
     def _crashed(self, error: BaseException) -> Crashed:

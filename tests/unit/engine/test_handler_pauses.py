@@ -42,6 +42,11 @@ async def at_once(ctx: Context) -> str:
     return "done"
 
 
+@other.handler()
+async def sleeps(ctx: Context) -> None:
+    await ctx.sleep(timedelta(hours=1))
+
+
 @counters.handler()
 async def add(ctx: ObjectContext) -> int:
     ctx.set(COUNT, await ctx.get(COUNT) + 1)
@@ -76,6 +81,19 @@ async def test_calls_of_a_paused_handler_wait_until_it_is_resumed() -> None:
         assert list(await process.api.resume_handlers("orders", "fulfil_again")) == ["orders/fulfil_again"]
         assert value(await bench.status(waits, "completed")) == "new"
         assert await process.api.pauses() == []
+
+
+async def test_one_whose_sleep_is_over_waits_too_and_why_says_so() -> None:
+    bench = Bench()
+    async with bench.running(app, SUSPENDED) as process:
+        sleeper = await begun(process, "sleeps", "other")
+        await bench.status(sleeper, "suspended")
+        row = await process.api.pause_handlers("other", "sleeps")
+        await pass_time(7200)
+        [told] = await process.api.why(sleeper)
+        assert (told.row.status, told.pause) == ("suspended", row)
+        await process.api.resume_handlers("other", "sleeps")
+        await bench.status(sleeper, "completed")
 
 
 async def test_one_that_was_called_waits_too_and_its_caller_for_it() -> None:

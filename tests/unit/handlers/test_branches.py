@@ -686,6 +686,108 @@ def test_branches_that_clean_up_after_the_handler_has_returned_are_not_cancelled
     assert (result, took_s, executed) == ("ended", 6, ["undo begins", "undo ends"])
 
 
+@service.handler()
+async def asked(ctx: Context) -> str:
+    return await answered(ctx, "never")
+
+
+@service.handler()
+async def acts_beside(ctx: Context, what: str) -> str:
+    """Cleans up once, after its action, whatever the cancellation ends beside that."""
+
+    async def beside() -> Any:
+        acting = ctx.run("act", slowly("act"))
+        others: dict[str, Callable[[], Any]] = {
+            "awakeable": lambda: ctx.awakeable(str),
+            "call": lambda: ctx.call(asked),
+            "branch": lambda: nap(ctx, 600),
+            "branch of a branch": lambda: ctx.race(ctx.race(nap(ctx, 600)), nap(ctx, 900)),
+            "action of a branch": lambda: acts_first(),
+        }
+        try:
+            await ctx.gather(acting, others[what]())
+        except Cancelled as error:
+            executed.append(f"own: {error.own}")
+            await ctx.run("undo", slowly("undo"))
+            raise
+
+    async def acts_first() -> None:
+        await ctx.run("first", slowly("first", 2))
+        await nap(ctx, 600)
+
+    await ctx.gather(beside(), nap(ctx, 700))
+    return "ended"
+
+
+@pytest.mark.parametrize("what", ["awakeable", "call", "branch", "branch of a branch", "action of a branch"])
+def test_a_cancellation_does_not_cut_a_branch_off_by_ending_what_it_awaits_beside_an_action(
+    what: str,
+) -> None:
+    async def handler(ctx: Context) -> str:
+        call = ctx.call(acts_beside, what)
+        await nap(ctx, 1)
+        call.cancel()
+        with pytest.raises(Cancelled):
+            await call
+        return "cancelled"
+
+    assert run_in_memory(handler).value == "cancelled"
+    order = [each for each in executed if each.startswith(("act", "undo"))]
+    assert order == ["act begins", "act ends", "undo begins", "undo ends"]
+    assert {each for each in executed if each.startswith("own")} == {"own: True"}
+
+
+def test_nor_does_the_end_of_the_handler() -> None:
+    async def saga(ctx: Context) -> None:
+        async with ctx.saga() as undoing:
+            undoing.undo("undo", slowly("undo"))
+            await ctx.gather(ctx.run("act", slowly("act")), nap(ctx, 600))
+
+    async def handler(ctx: Context) -> None:
+        undone = ctx.race(saga(ctx))
+        await ctx.race(undone, ctx.sleep(timedelta(seconds=1)))
+
+    assert run_in_memory(handler).value is None
+    assert executed == ["act begins", "act ends", "undo begins", "undo ends"]
+
+
+@pytest.mark.parametrize("of", ["branch", "handler"])
+def test_a_map_goes_on_in_a_shield_with_places_that_were_free_before(of: str) -> None:
+    async def work(ctx: Context) -> list[Any]:
+        parts = ctx.map(lambda seconds: nap(ctx, seconds), [3, 1, 2], concurrency=1)
+        await ctx.run("act", slowly("act", 10))
+        async with ctx.shield():
+            return [*await ctx.gather(*parts)]
+
+    async def in_a_branch(ctx: Context) -> list[Any]:
+        working = ctx.race(work(ctx))
+        await ctx.race(working, nap(ctx, 1))
+        working.cancel()
+        return await working
+
+    async def handler(ctx: Context) -> Any:
+        if of == "branch":
+            return await in_a_branch(ctx)
+        call = ctx.call(maps_in_a_shield)
+        await nap(ctx, 1)
+        call.cancel()
+        [ended] = await ctx.gather(call, return_exceptions=True)
+        return type(ended).__name__ if isinstance(ended, Exception) else ended
+
+    assert len(run_in_memory(handler, suspend=False).value) == 3
+
+
+@service.handler()
+async def maps_in_a_shield(ctx: Context) -> list[None]:
+    other = ctx.race(nap(ctx, 2))
+    parts = ctx.map(lambda seconds: ctx.sleep(timedelta(seconds=seconds)), [3, 1, 2], concurrency=1)
+    await ctx.run("act", slowly("act", 10))
+    async with ctx.shield():
+        with suppress(Cancelled):
+            await other
+        return [*await ctx.gather(*parts)]
+
+
 @pytest.mark.parametrize("limit", ["timeout", "cancel"])
 def test_an_action_that_was_left_while_it_would_be_tried_again_holds_nothing(run: Runs, limit: str) -> None:
     async def branch(ctx: Context) -> str:
@@ -1013,6 +1115,27 @@ async def handed_in_again(ctx: Context) -> None:
     await ctx.gather(work)
 
 
+async def awaits_it_too(ctx: Context) -> None:
+    work = nap(ctx, 2)
+    both = ctx.race(work)
+    await work
+    await both
+
+
+async def awaits_it_later(ctx: Context) -> None:
+    work = nap(ctx, 2)
+    await ctx.race(work)
+    await work
+
+
+async def forgets_the_star(ctx: Context) -> None:
+    await ctx.gather([nap(ctx, 1), nap(ctx, 2)])  # type: ignore[call-overload]
+
+
+async def forgets_to_call(ctx: Context) -> None:
+    await ctx.gather(nap)  # type: ignore[call-overload]
+
+
 async def waits_for_itself(ctx: Context) -> None:
     futures: list[Any] = []
 
@@ -1072,6 +1195,10 @@ async def combines_when_it_ends(ctx: Context) -> None:
         (combines_when_it_ends, "takes durable futures"),
         (begun_elsewhere, "a coroutine that has begun: it was awaited"),
         (handed_in_again, "a coroutine that has begun: it was awaited"),
+        (awaits_it_too, "the coroutine nap(…) was passed to a combinator, and awaited as well"),
+        (awaits_it_later, "a coroutine was awaited twice, or passed to a combinator and awaited as well"),
+        (forgets_the_star, "…; put `*` before it"),
+        (forgets_to_call, "; call it"),
         (waits_for_itself, "wait for nothing but each other"),
         (swallows, "caught Suspended"),
         (uses_asyncio, "from another asyncio task or thread"),
