@@ -118,9 +118,18 @@ def cancel(
     if json_:
         print_json(row.text)
         return
-    status = row.document["status"]
-    pending = f"{status}; its handler gets `Cancelled` at its next await"
-    print_line(f"{invocation_id}: {row.document.get('ended') or pending}")
+    found = row.document
+    if found.get("ended"):
+        told = found["ended"]
+    elif found["cancelled"] == found["updated"]:
+        told = f"{found['status']}; its handler gets `Cancelled` at its next await"
+    else:
+        told = (
+            f"{found['status']}; it was cancelled at {found['cancelled']} already, and its handler is told "
+            "once: at an await that is neither in `ctx.shield()` nor of an action that is being executed. "
+            f"`awakeables kill {invocation_id}` ends it without its handler"
+        )
+    print_line(f"{invocation_id}: {told}")
 
 
 def kill(

@@ -28,10 +28,21 @@ STUCK = {
 
 
 def test_an_invocation_is_cancelled_and_its_status_printed(stub: StubService, run: Run) -> None:
-    stub.will_answer(f"POST /invocations/{INVOCATION}/cancel", {"status": "suspended", "ended": None}, 202)
+    at = "2026-11-02T09:00:00.000Z"
+    row = {"status": "suspended", "ended": None, "cancelled": at, "updated": at}
+    stub.will_answer(f"POST /invocations/{INVOCATION}/cancel", row, 202)
     told = run("cancel", INVOCATION)
     assert told.exit_code == 0
     assert told.stdout == f"{INVOCATION}: suspended; its handler gets `Cancelled` at its next await\n"
+
+
+def test_one_that_was_cancelled_before_says_when_and_how_it_can_be_ended(stub: StubService, run: Run) -> None:
+    row = {"status": "running", "ended": None, "cancelled": "2026-11-02T09:00:00.000Z"}
+    row["updated"] = "2026-11-02T09:05:00.000Z"
+    stub.will_answer(f"POST /invocations/{INVOCATION}/cancel", row, 202)
+    told = run("cancel", INVOCATION).stdout
+    assert told.startswith(f"{INVOCATION}: running; it was cancelled at 2026-11-02T09:00:00.000Z already")
+    assert told.endswith(f"`awakeables kill {INVOCATION}` ends it without its handler\n")
 
 
 def test_one_that_is_cancelled_already_says_so(stub: StubService, run: Run) -> None:
