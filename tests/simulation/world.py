@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -39,6 +39,7 @@ from awakeables.errors import (
 )
 from awakeables.handlers.local import LocalAttempts
 from awakeables.handlers.retry import RetryPolicy
+from awakeables.handlers.service import App
 from awakeables.handlers.stateless import StatelessAttempts
 from awakeables.ports import PublishReport
 from awakeables.store.memory import MemoryStore
@@ -100,6 +101,9 @@ class Faults:
     restart: float = 0.05
     hold: float = 0.05
     stand_still: float = 0.05
+
+
+W = TypeVar("W", bound="World")
 
 
 class FaultyStore:
@@ -252,7 +256,7 @@ class Process:
             self.clock.follow(world.clock.now_ms(), 0)
         corpus.builds[self.clock] = world.next_build()
         process = new_process(
-            corpus.app,
+            world.app,
             self.store,
             FaultyPublisher(world),
             clock=self.clock,
@@ -330,7 +334,13 @@ class Process:
 
 
 class World:
-    """Everything of one run."""
+    """Everything of one run.
+
+    Attributes:
+        app: The handlers that are called.
+    """
+
+    app: App = corpus.app
 
     def __init__(self, seed: int, loop: SeededLoop, faults: Faults, instances: int) -> None:
         self.chance = Random(seed)
@@ -378,19 +388,11 @@ class World:
         worker = asyncio.ensure_future(self._work())
         freezer = asyncio.ensure_future(self._freeze())
         zombies: list[Process] = []
-        names = [(of.name, name) for of in (corpus.service, corpus.counters) for name in sorted(of.handlers)]
         ends = self.clock.monotonic() + 60
         next_crash = self.faults.crash_every_s * self.chance.random()
         while self.clock.monotonic() < ends or calls:
             process = self._one_of_them()
-            if calls:
-                calls -= await self._begin(process, *self.chance.choice(names))
-            if self.chance.random() < 0.1:
-                await self._begin(
-                    process, corpus.flows.name, self.chance.choice(sorted(corpus.flows.handlers))
-                )
-            if self.chance.random() < 0.05:
-                await self._begin(process, corpus.service.name, corpus.changed.__name__)
+            calls -= await self._call(process, calls)
             await asyncio.sleep(self.chance.random())
             if self.begun:
                 await self._operate(process)
@@ -422,6 +424,19 @@ class World:
         await self._finish()
         freezer.cancel()
         await asyncio.gather(freezer, return_exceptions=True)
+
+    async def _call(self, process: Process, calls: int) -> int:
+        """Begin one of the calls that are still to be made, and some that are not counted."""
+        begun = False
+        if calls:
+            groups = (corpus.service, corpus.counters)
+            names = [(of.name, name) for of in groups for name in sorted(of.handlers)]
+            begun = await self._begin(process, *self.chance.choice(names))
+        if self.chance.random() < 0.1:
+            await self._begin(process, corpus.flows.name, self.chance.choice(sorted(corpus.flows.handlers)))
+        if self.chance.random() < 0.05:
+            await self._begin(process, corpus.service.name, corpus.changed.__name__)
+        return int(begun)
 
     async def _finish(self) -> None:
         """No faults but freezes from here on: everything must come to its end."""
@@ -470,7 +485,7 @@ class World:
 
     def _all_read(self) -> bool:
         positions = self.store.tables.positions
-        topic = corpus.app.completions_topic
+        topic = self.app.completions_topic
         return (
             self._workers_done >= len(self.broker.tasks)
             and all(
@@ -480,7 +495,7 @@ class World:
             )
             and all(
                 (held := positions.get((name, corpus.RECORDS, n))) is not None and held.next == len(log)
-                for name in corpus.app.subscribed()
+                for name in self.app.subscribed()
                 for n, log in enumerate(self.broker.records)
                 if log
             )
@@ -488,7 +503,7 @@ class World:
 
     async def _begin(self, process: Process, of: str, name: str) -> bool:
         """Begin an invocation, if that is possible."""
-        handler = corpus.app.handler(of, name)
+        handler = self.app.handler(of, name)
         number = self.chance.randrange(100)
         key = f"k{number % 4}" if handler.keyed else None
         if handler.kind == "run":
@@ -522,7 +537,7 @@ class World:
 
     async def _stand_still(self, process: Process) -> None:
         """An operator pauses a service or one of its handlers, or resumes it."""
-        service = self.chance.choice(list(corpus.app.services.values()))
+        service = self.chance.choice(list(self.app.services.values()))
         handler = self.chance.choice([None, *service.handlers])
         with suppress(TimeoutError, NotPossible):
             async with asyncio.timeout(2):
@@ -609,7 +624,7 @@ class World:
 
     async def _skip_back(self, process: Process, partition: int) -> None:
         """An operator has a partition read again; of what is settled nothing changes (K1)."""
-        topic = corpus.app.completions_topic
+        topic = self.app.completions_topic
         held = self.store.tables.positions.get(("", topic, partition))
         if held is not None and held.next:
             with suppress(TimeoutError):
@@ -738,9 +753,14 @@ class WatchedLoop(SeededLoop):
 
 def simulate(seed: int, *, calls: int = 12, faults: Faults | None = None, instances: int = 1) -> World:
     """Run the world of a seed to its end, with this many instances of the service at a time."""
+    return live_to_the_end(seed, lambda loop: World(seed, loop, faults or Faults(), instances), calls=calls)
+
+
+def live_to_the_end(seed: int, begin: Callable[[WatchedLoop], W], *, calls: int) -> W:
+    """Run a world on a loop of its own."""
     loop = WatchedLoop(seed)
     try:
-        world = World(seed, loop, faults or Faults(), instances)
+        world = begin(loop)
         loop.run_until_complete(world.live(calls))
         return world
     except Exception:
