@@ -31,6 +31,7 @@ AT_ONCE = 500
 """How many outcomes come together, as a batch of completions brings them."""
 
 ENTRIES = 1_000
+CYCLES = 500
 ROUNDS = 9
 
 service = Service("many")
@@ -42,6 +43,14 @@ ids = Ids(clock.now_ms, SystemEntropy().bytes)
 @service.handler()
 async def gathers(ctx: Context, count: int) -> int:
     return sum(await ctx.gather(*[ctx.awakeable(int) for _ in range(count)]))
+
+
+@service.handler()
+async def asks(ctx: Context, count: int) -> int:
+    """What a handler does in the callback cycle."""
+    awakeable = ctx.awakeable(int)
+    ctx.publish("tasks", count, awakeable=awakeable)
+    return await awakeable
 
 
 @service.handler()
@@ -73,6 +82,7 @@ async def main() -> None:
             "few_us": _median(lambda: _gather_us(attempts, FEW)),
             "many_us": _median(lambda: _gather_us(attempts, MANY)),
             "replay_ms": _median(lambda: _replay_ms(attempts)),
+            "cycle_us": _median(lambda: _cycle_us(attempts)),
         }
     print(json.dumps(found))
 
@@ -105,6 +115,22 @@ def _gather_us(attempts: LocalAttempts, count: int) -> float:
     took_s = time.perf_counter() - began_s
     _check(attempt, progress, count)
     return took_s * 1e6 / count
+
+
+def _cycle_us(attempts: LocalAttempts) -> float:
+    """The attempts of callback cycles, one after the other, for each."""
+    began_s = time.perf_counter()
+    for number in range(CYCLES):
+        attempt = _opened(attempts, "asks", [_input("asks", number)])
+        progress = attempt.advance(News(now_ms=clock.now_ms()))
+        assert isinstance(progress, Progress)
+        (wait,) = progress.blocked_on
+        answer = Resolution.of_json(str(number).encode())
+        news = News(now_ms=0, durable=1 + len(progress.entries), arrived=((wait.index, answer),))
+        progress = attempt.advance(news)
+        assert isinstance(progress, Progress)
+        _check(attempt, progress, number)
+    return (time.perf_counter() - began_s) * 1e6 / CYCLES
 
 
 def _replay_ms(attempts: LocalAttempts) -> float:

@@ -201,6 +201,12 @@ def _attempts(found: Section) -> Iterable[str]:
             (f"`gather` of {found['many']:,} awakeables, µs for each", f"{found['many_us']:.2f}"),
             (f"of {found['few']:,}", f"{found['few_us']:.2f}"),
             (f"replay of a journal of {found['entries']:,} entries, ms", f"{found['replay_ms']:.2f}"),
+            ("the attempt of a callback cycle, µs", f"{found['cycle_us']:.0f}"),
+            ("a part of the large `gather`, × that", f"{found['many_us'] / found['cycle_us']:.3f}"),
+            (
+                "an entry that is replayed, × that",
+                f"{found['replay_ms'] * 1000 / found['entries'] / found['cycle_us']:.3f}",
+            ),
         ],
     )
     yield f"The outcomes come in batches of {found['at_once']:,}."
