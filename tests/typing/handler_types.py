@@ -457,3 +457,137 @@ def runs_a_handler(record: KafkaRecord, at: datetime) -> None:
     run(add, "x", key="c-7", state={ITEMS: ["book"], SEEN["o-1"]: True})
     run(fulfil_one, record=record)
     run(report, scheduled_at=at)
+
+
+async def read_flag(ctx: Context) -> bool:
+    return True
+
+
+@service.handler()
+async def combines_several_types(ctx: Context) -> None:
+    parcel, number, text = ctx.awakeable(Parcel), ctx.call(by_default), branch(1)
+    flag, nap, ratio = read_flag(ctx), ctx.sleep(timedelta(1)), ctx.awakeable(float)
+    assert_type(await ctx.gather(parcel), tuple[Parcel])
+    assert_type(await ctx.gather(parcel, number, text, flag, nap), tuple[Parcel, list[int], str, bool, None])
+    assert_type(
+        ctx.gather(parcel, number, text, flag, nap, ratio, cancel_losers=True),
+        Durable[tuple[Parcel, list[int], str, bool, None, float]],
+    )
+    assert_type(await ctx.race(parcel), Parcel)
+    assert_type(await ctx.race(parcel, number, text, flag), Parcel | list[int] | str | bool)
+    assert_type(await ctx.race(parcel, number, text, flag, nap), Parcel | list[int] | str | bool | None)
+    assert_type(
+        ctx.race(parcel, number, text, flag, nap, ratio, cancel_losers=True),
+        Durable[Parcel | list[int] | str | bool | None | float],
+    )
+    assert_type(await ctx.any(parcel), Parcel)
+    assert_type(await ctx.any(parcel, number, text), Parcel | list[int] | str)
+    assert_type(await ctx.any(parcel, number, text, flag), Parcel | list[int] | str | bool)
+    assert_type(await ctx.any(parcel, number, text, flag, nap), Parcel | list[int] | str | bool | None)
+    assert_type(
+        ctx.any(parcel, number, text, flag, nap, ratio, cancel_losers=True),
+        Durable[Parcel | list[int] | str | bool | None | float],
+    )
+    # A combination is a part like others.
+    assert_type(
+        await ctx.gather(ctx.race(parcel, text), ctx.gather(number, flag)),
+        tuple[Parcel | str, tuple[list[int], bool]],
+    )
+    # What is waited for may be annotated by a wider type.
+    wider: tuple[Parcel | None, object] = await ctx.gather(parcel, number)
+    sequence: Sequence[Parcel | str] = await ctx.gather(parcel, text)
+    either: Durable[Parcel | str | None] = ctx.race(parcel, text)
+    print(wider, sequence, either)
+
+
+@service.handler()
+async def gets_failures_in_place(ctx: Context, in_place: bool) -> None:
+    parcel, number, text = ctx.awakeable(Parcel), ctx.call(by_default), branch(1)
+    flag, nap, ratio = read_flag(ctx), ctx.sleep(timedelta(1)), ctx.awakeable(float)
+    assert_type(await ctx.gather(parcel, return_exceptions=True), tuple[Parcel | TerminalError])
+    assert_type(
+        await ctx.gather(parcel, text, return_exceptions=True),
+        tuple[Parcel | TerminalError, str | TerminalError],
+    )
+    assert_type(
+        await ctx.gather(parcel, text, nap, return_exceptions=True, cancel_losers=False),
+        tuple[Parcel | TerminalError, str | TerminalError, TerminalError | None],
+    )
+    assert_type(
+        await ctx.gather(parcel, text, nap, flag, return_exceptions=True),
+        tuple[Parcel | TerminalError, str | TerminalError, TerminalError | None, bool | TerminalError],
+    )
+    assert_type(
+        await ctx.gather(parcel, text, nap, flag, ratio, return_exceptions=True),
+        tuple[
+            Parcel | TerminalError,
+            str | TerminalError,
+            TerminalError | None,
+            bool | TerminalError,
+            float | TerminalError,
+        ],
+    )
+    assert_type(
+        ctx.gather(parcel, text, nap, flag, ratio, number, return_exceptions=True),
+        Durable[
+            tuple[
+                Parcel | TerminalError,
+                str | TerminalError,
+                TerminalError | None,
+                bool | TerminalError,
+                float | TerminalError,
+                list[int] | TerminalError,
+            ]
+        ],
+    )
+    first, second = await ctx.gather(parcel, text, return_exceptions=True)
+    if isinstance(first, TerminalError) or isinstance(second, TerminalError):
+        raise TerminalError("no parcel")
+    assert_type((first, second), tuple[Parcel, str])
+    assert_type(await ctx.gather(parcel, text, return_exceptions=False), tuple[Parcel, str])
+    # Known at run time only.
+    assert_type(
+        await ctx.gather(parcel, text, return_exceptions=in_place),
+        tuple[Parcel | TerminalError, str | TerminalError],
+    )
+    assert_type(await ctx.gather(*[parcel], return_exceptions=in_place), tuple[Parcel | TerminalError, ...])
+
+
+@service.handler()
+async def combines_any_number(ctx: Context) -> None:
+    number, text = ctx.awakeable(int), ctx.awakeable(str)
+    numbers = [ctx.awakeable(int) for _ in range(9)]
+    assert_type(await ctx.gather(*numbers), tuple[int, ...])
+    assert_type(await ctx.gather(number, *numbers), tuple[int, ...])
+    assert_type(await ctx.gather(*(branch(n) for n in range(9))), tuple[str, ...])
+    assert_type(await ctx.gather(number, number, number, number, number, number, number), tuple[int, ...])
+    assert_type(
+        await ctx.gather(number, number, number, number, number, number, number, return_exceptions=True),
+        tuple[int | TerminalError, ...],
+    )
+    assert_type(await ctx.race(*numbers), int)
+    assert_type(await ctx.race(number, *numbers), int)
+    assert_type(await ctx.race(number, number, number, number, number, number, number), int)
+    assert_type(await ctx.any(*(branch(n) for n in range(9))), str)
+    assert_type(await ctx.any(number, number, number, number, number, number, number), int)
+    pair = (number, text)
+    assert_type(await ctx.gather(*pair), tuple[int, str])
+    assert_type(await ctx.gather(*pair, branch(1), number), tuple[int, str, str, int])
+    assert_type(await ctx.race(*pair), int | str)
+    assert_type(await ctx.gather(), tuple[()])
+    assert_type(await ctx.gather(return_exceptions=True), tuple[()])
+
+
+@service.handler()
+async def combines_what_has_no_type(ctx: Context) -> None:
+    untyped, text = ctx.awakeable(), branch(1)
+    several = [ctx.awakeable(), ctx.awakeable()]
+    assert_type(await ctx.gather(untyped, text), tuple[Any, str])
+    assert_type(await ctx.race(untyped, text), Any | str)
+    [alone] = await ctx.gather(untyped, return_exceptions=True)
+    assert_type(alone, Any | TerminalError)
+    one, other = await ctx.gather(untyped, text, return_exceptions=True)
+    assert_type(one, Any | TerminalError)
+    assert_type(other, str | TerminalError)
+    first, second = await ctx.gather(*several, return_exceptions=True)
+    assert_type((first, second), tuple[Any | TerminalError, Any | TerminalError])

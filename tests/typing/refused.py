@@ -183,9 +183,9 @@ async def asks_for_versions(ctx: Context) -> None:
 
 async def combined_badly(ctx: Context) -> None:
     number, called = ctx.awakeable(int), ctx.call(pack, "o-1")
-    pair: tuple[str, int] = await ctx.gather(number, called)  # type: ignore[assignment]
+    pair: tuple[str, int] = await ctx.gather(number, called)  # type: ignore[arg-type]
     three: tuple[int, int, int] = await ctx.gather(number, called)  # type: ignore[assignment]
-    mixed: tuple[int, int] = await ctx.gather(number, branch(1))  # type: ignore[assignment]
+    mixed: tuple[int, int] = await ctx.gather(number, branch(1))  # type: ignore[arg-type]
     either: str = await ctx.race(number, branch(1))  # type: ignore[arg-type]
     slept: int = await ctx.race(number, ctx.sleep(timedelta(1)))  # type: ignore[arg-type]
     several: list[str] = await ctx.quorum(1, [number, number])  # type: ignore[list-item]
@@ -311,3 +311,42 @@ def run_badly() -> None:
     done.value = 1  # type: ignore[misc]
     done.duration + 1  # type: ignore[operator]
     done.result()  # type: ignore[attr-defined]
+
+
+async def combines_several_types_badly(ctx: Context, in_place: bool) -> None:
+    number, text, ratio = ctx.awakeable(int), branch(1), ctx.awakeable(float)
+    five = await ctx.gather(number, text, number, text, number)
+    six = await ctx.gather(number, text, number, text, number, ratio)
+    swapped: tuple[int, str, int, str, str] = five  # type: ignore[assignment]
+    shorter: tuple[int, str, int, str, int] = six  # type: ignore[assignment]
+    five[5]  # type: ignore[misc]
+    six[3].bit_length()  # type: ignore[attr-defined]
+    several: tuple[int, ...] = await ctx.gather(number, text, number, text, number)  # type: ignore[assignment]
+    print(swapped, shorter, several)
+
+    first, second = await ctx.gather(number, text, return_exceptions=True)
+    first.bit_length()  # type: ignore[union-attr]
+    second.upper()  # type: ignore[union-attr]
+    both: tuple[int, str] = await ctx.gather(number, text, return_exceptions=True)  # type: ignore[assignment]
+    perhaps: tuple[int, str] = await ctx.gather(number, text, return_exceptions=in_place)  # type: ignore[assignment]
+    last: int = (await ctx.gather(number, text, number, text, number, text, return_exceptions=True))[5]  # type: ignore[assignment]
+    a, b = await ctx.gather(number, text, number)  # type: ignore[misc]
+    print(both, perhaps, last, a, b)
+
+    (await ctx.race(number, text, ratio, text)).bit_length()  # type: ignore[union-attr]
+    (await ctx.any(number, text, ratio, text)).bit_length()  # type: ignore[union-attr]
+    either: int | str | float = await ctx.race(number, text, ratio, ctx.sleep(timedelta(1)))  # type: ignore[arg-type]
+    any_of_five: int | str | float = await ctx.any(number, text, ratio, text, ctx.sleep(timedelta(1)))  # type: ignore[arg-type]
+    any_of_six: int | str = await ctx.any(number, text, number, text, number, ratio)  # type: ignore[arg-type]
+    any_of_seven: str = await ctx.any(number, number, number, number, number, number, number)  # type: ignore[arg-type]
+    print(either, any_of_five, any_of_six, any_of_seven)
+
+    ctx.gather(number, text, number, text, number, 6)  # type: ignore[call-overload]
+    ctx.gather(number, 2, return_exceptions=True)  # type: ignore[call-overload]
+    ctx.gather(number, text, return_exceptions=1)  # type: ignore[call-overload]
+    ctx.gather([number, number])  # type: ignore[call-overload]
+    ctx.race([number, number])  # type: ignore[call-overload]
+    ctx.race(number, text, number, text, number, branch)  # type: ignore[call-overload]
+    ctx.any(number, text, number, 4)  # type: ignore[call-overload]
+    ctx.race(number, text, return_exceptions=True)  # type: ignore[call-overload]
+    ctx.any(number, text, return_exceptions=True)  # type: ignore[call-overload]

@@ -81,10 +81,29 @@ T1 = TypeVar("T1")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 T4 = TypeVar("T4")
+T5 = TypeVar("T5")
+T6 = TypeVar("T6")
 F = TypeVar("F", bound="Durable[Any] | Awakeable[Any]")
 
 Part: TypeAlias = Durable[T] | Awakeable[T] | Coroutine[Any, Any, T]
 """What can be combined: a future, or a coroutine of the handler's, which becomes a branch."""
+
+One: TypeAlias = tuple[Part[T1]]
+Two: TypeAlias = tuple[Part[T1], Part[T2]]
+Three: TypeAlias = tuple[Part[T1], Part[T2], Part[T3]]
+Four: TypeAlias = tuple[Part[T1], Part[T2], Part[T3], Part[T4]]
+Five: TypeAlias = tuple[Part[T1], Part[T2], Part[T3], Part[T4], Part[T5]]
+Six: TypeAlias = tuple[Part[T1], Part[T2], Part[T3], Part[T4], Part[T5], Part[T6]]
+More: TypeAlias = tuple[Part[T], Part[T], Part[T], Part[T], Part[T], Part[T], Part[T], *tuple[Part[T], ...]]
+"""Parts of different types, for an overload for each number: as `*futures: Part[T]`, mypy joins them.
+
+`More` begins where `Six` ends. If two overloads of `gather` took the same parts, mypy would give up on
+`one, other = await ctx.gather(…, return_exceptions=True)` when the type of a part is Any.
+"""
+
+OrError: TypeAlias = T | TerminalError
+"""What `gather` gives for a part with `return_exceptions`: its value, or its failure."""
+
 Args = TypeVarTuple("Args")
 
 SHORTEST_HEARTBEAT = timedelta(seconds=1)
@@ -632,29 +651,76 @@ class Context:
 
     @overload
     def gather(
-        self, f1: Part[T1], f2: Part[T2], /, *, cancel_losers: bool = False
+        self, *futures: *One[T1], return_exceptions: Literal[False] = False, cancel_losers: bool = False
+    ) -> Durable[tuple[T1]]: ...
+    @overload
+    def gather(
+        self, *futures: *Two[T1, T2], return_exceptions: Literal[False] = False, cancel_losers: bool = False
     ) -> Durable[tuple[T1, T2]]: ...
     @overload
     def gather(
-        self, f1: Part[T1], f2: Part[T2], f3: Part[T3], /, *, cancel_losers: bool = False
+        self,
+        *futures: *Three[T1, T2, T3],
+        return_exceptions: Literal[False] = False,
+        cancel_losers: bool = False,
     ) -> Durable[tuple[T1, T2, T3]]: ...
     @overload
     def gather(
         self,
-        f1: Part[T1],
-        f2: Part[T2],
-        f3: Part[T3],
-        f4: Part[T4],
-        /,
-        *,
+        *futures: *Four[T1, T2, T3, T4],
+        return_exceptions: Literal[False] = False,
         cancel_losers: bool = False,
     ) -> Durable[tuple[T1, T2, T3, T4]]: ...
     @overload
-    def gather(self, *futures: Part[T], cancel_losers: bool = False) -> Durable[tuple[T, ...]]: ...
+    def gather(
+        self,
+        *futures: *Five[T1, T2, T3, T4, T5],
+        return_exceptions: Literal[False] = False,
+        cancel_losers: bool = False,
+    ) -> Durable[tuple[T1, T2, T3, T4, T5]]: ...
     @overload
     def gather(
-        self, *futures: Part[T], return_exceptions: Literal[True], cancel_losers: bool = False
-    ) -> Durable[tuple[T | TerminalError, ...]]: ...
+        self,
+        *futures: *Six[T1, T2, T3, T4, T5, T6],
+        return_exceptions: Literal[False] = False,
+        cancel_losers: bool = False,
+    ) -> Durable[tuple[T1, T2, T3, T4, T5, T6]]: ...
+    @overload
+    def gather(
+        self, *futures: *One[T1], return_exceptions: bool, cancel_losers: bool = False
+    ) -> Durable[tuple[OrError[T1]]]: ...
+    @overload
+    def gather(
+        self, *futures: *Two[T1, T2], return_exceptions: bool, cancel_losers: bool = False
+    ) -> Durable[tuple[OrError[T1], OrError[T2]]]: ...
+    @overload
+    def gather(
+        self, *futures: *Three[T1, T2, T3], return_exceptions: bool, cancel_losers: bool = False
+    ) -> Durable[tuple[OrError[T1], OrError[T2], OrError[T3]]]: ...
+    @overload
+    def gather(
+        self, *futures: *Four[T1, T2, T3, T4], return_exceptions: bool, cancel_losers: bool = False
+    ) -> Durable[tuple[OrError[T1], OrError[T2], OrError[T3], OrError[T4]]]: ...
+    @overload
+    def gather(
+        self, *futures: *Five[T1, T2, T3, T4, T5], return_exceptions: bool, cancel_losers: bool = False
+    ) -> Durable[tuple[OrError[T1], OrError[T2], OrError[T3], OrError[T4], OrError[T5]]]: ...
+    @overload
+    def gather(
+        self, *futures: *Six[T1, T2, T3, T4, T5, T6], return_exceptions: bool, cancel_losers: bool = False
+    ) -> Durable[tuple[OrError[T1], OrError[T2], OrError[T3], OrError[T4], OrError[T5], OrError[T6]]]: ...
+    @overload
+    def gather(
+        self, *futures: *More[T], return_exceptions: Literal[False] = False, cancel_losers: bool = False
+    ) -> Durable[tuple[T, ...]]: ...
+    @overload
+    def gather(
+        self, *futures: *More[T], return_exceptions: bool, cancel_losers: bool = False
+    ) -> Durable[tuple[OrError[T], ...]]: ...
+    @overload
+    def gather(
+        self, *, return_exceptions: bool = False, cancel_losers: bool = False
+    ) -> Durable[tuple[()]]: ...
 
     def gather(
         self, *futures: Part[Any], return_exceptions: bool = False, cancel_losers: bool = False
@@ -672,11 +738,21 @@ class Context:
         )
 
     @overload
-    def race(self, f1: Part[T1], f2: Part[T2], /, *, cancel_losers: bool = False) -> Durable[T1 | T2]: ...
+    def race(self, *futures: *Two[T1, T2], cancel_losers: bool = False) -> Durable[T1 | T2]: ...
+    @overload
+    def race(self, *futures: *Three[T1, T2, T3], cancel_losers: bool = False) -> Durable[T1 | T2 | T3]: ...
     @overload
     def race(
-        self, f1: Part[T1], f2: Part[T2], f3: Part[T3], /, *, cancel_losers: bool = False
-    ) -> Durable[T1 | T2 | T3]: ...
+        self, *futures: *Four[T1, T2, T3, T4], cancel_losers: bool = False
+    ) -> Durable[T1 | T2 | T3 | T4]: ...
+    @overload
+    def race(
+        self, *futures: *Five[T1, T2, T3, T4, T5], cancel_losers: bool = False
+    ) -> Durable[T1 | T2 | T3 | T4 | T5]: ...
+    @overload
+    def race(
+        self, *futures: *Six[T1, T2, T3, T4, T5, T6], cancel_losers: bool = False
+    ) -> Durable[T1 | T2 | T3 | T4 | T5 | T6]: ...
     @overload
     def race(self, *futures: Part[T], cancel_losers: bool = False) -> Durable[T]: ...
 
@@ -685,11 +761,21 @@ class Context:
         return Race(self._execution, "ctx.race", futures, cancel_losers=cancel_losers)
 
     @overload
-    def any(self, f1: Part[T1], f2: Part[T2], /, *, cancel_losers: bool = False) -> Durable[T1 | T2]: ...
+    def any(self, *futures: *Two[T1, T2], cancel_losers: bool = False) -> Durable[T1 | T2]: ...
+    @overload
+    def any(self, *futures: *Three[T1, T2, T3], cancel_losers: bool = False) -> Durable[T1 | T2 | T3]: ...
     @overload
     def any(
-        self, f1: Part[T1], f2: Part[T2], f3: Part[T3], /, *, cancel_losers: bool = False
-    ) -> Durable[T1 | T2 | T3]: ...
+        self, *futures: *Four[T1, T2, T3, T4], cancel_losers: bool = False
+    ) -> Durable[T1 | T2 | T3 | T4]: ...
+    @overload
+    def any(
+        self, *futures: *Five[T1, T2, T3, T4, T5], cancel_losers: bool = False
+    ) -> Durable[T1 | T2 | T3 | T4 | T5]: ...
+    @overload
+    def any(
+        self, *futures: *Six[T1, T2, T3, T4, T5, T6], cancel_losers: bool = False
+    ) -> Durable[T1 | T2 | T3 | T4 | T5 | T6]: ...
     @overload
     def any(self, *futures: Part[T], cancel_losers: bool = False) -> Durable[T]: ...
 
