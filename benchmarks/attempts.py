@@ -109,7 +109,7 @@ def _gather_us(attempts: LocalAttempts, count: int) -> float:
         arrived = tuple((index, one) for index in waits[first : first + AT_ONCE])
         progress = attempt.advance(News(now_ms=0, durable=durable, arrived=arrived))
         assert isinstance(progress, Progress)
-        while progress.ended is None and not progress.waits_on and not progress.blocked_on:
+        while progress.owes:
             progress = attempt.advance(News(now_ms=0, durable=durable))
             assert isinstance(progress, Progress)
     took_s = time.perf_counter() - began_s

@@ -411,7 +411,7 @@ class Runner:
         thousand answers at hand makes one commit. An action's outcome is committed before it goes on (J3).
         """
         self.wakes_at = None
-        self._owes = not progress.blocked_on and not progress.waits_on
+        self._owes = progress.owes
         if progress.ended is not None:
             whole = joined([*self._unsent, progress]) if self._unsent else progress
             self._unsent = []

@@ -170,8 +170,9 @@ class Progress(Record):
             and without `no_longer`; `blocked_on` has only what is new, and the actions whose state has
             changed. So thousands of outcomes of a combinator don't each list the others.
         no_longer: Operations whose outcomes can't change anything any more.
-        blocked_on: What the handler waits for; any one of them resumes it. If it is empty and the attempt
-            has not ended, an outcome was journaled that the next call delivers.
+        blocked_on: What the handler waits for; any one of them resumes it.
+        owes: An outcome was journaled that the next call delivers, whatever it is given. What the handler
+            waits for is told then, or `waits_on` says that it is the same.
         running: How many actions are being executed.
         ended: How the attempt ended; None: it has not.
         shielded: The invocation's cancellation can't be raised now: the handler is in a block that it must
@@ -187,6 +188,7 @@ class Progress(Record):
     schemas: tuple[tuple[str, bytes], ...] = ()
     effects: tuple[Effect, ...] = ()
     blocked_on: tuple[Wait, ...] = ()
+    owes: bool = False
     running: int = 0
     ended: Ending | None = None
     shielded: bool = False

@@ -418,7 +418,9 @@ class LocalAttempt:
         if ended is None and self._because is not None:
             self._told = None
             blocked_on = tuple([self._wait_at(index) for index in self._acting])
-        elif ended is None and not self._owes:
+        elif ended is None and (
+            not self._owes or (execution.branches is not None and self._told is execution.waiting)
+        ):
             told, self._told = self._told, execution.waiting
             is_told = told is execution.waiting
             waits: Iterable[int] = execution.waiting
@@ -442,6 +444,7 @@ class LocalAttempt:
             schemas=schemas,
             effects=tuple(effects),
             blocked_on=blocked_on,
+            owes=self._owes,
             running=len(self._acting) + len(self._acted),
             ended=ended,
             shielded=is_held and self._is_shielded(),

@@ -104,12 +104,13 @@ async def _advanced(attempt: LocalAttempt, wanted: AdvanceRequest, acted: asynci
 
 def _has_actions(progress: Progress) -> bool:
     """Whether it waits for actions that are being executed, and not for what it was given to be journaled."""
-    waits = progress.waits_on or bool(progress.blocked_on)
-    return progress.ended is None and progress.running > 0 and waits
+    return progress.ended is None and progress.running > 0 and not progress.owes
 
 
 def _in_full(progress: Progress, parts: Sequence[Progress]) -> Progress:
     """The progress with all that it waits for: the next attempt knows of no call before it."""
+    if progress.owes:
+        return replace(progress, blocked_on=(), waits_on=False, no_longer=())
     if not progress.waits_on:
         return progress
     waits: dict[int, Wait] = {}
